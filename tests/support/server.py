@@ -1,0 +1,477 @@
+"""A package index on 127.0.0.1 that can be told to misbehave.
+
+::
+
+    with IndexServer(folder) as server:
+        server.set("demo-1.0-py3-none-any.whl", yanked="broken on Sundays")
+        server.fault("/simple/demo/", Fault(status=503, times=1, retry_after="0"))
+        ...                                  # use server.url
+        assert [request.path for request in server.requests] == [...]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+import tarfile
+import threading
+import time
+import zipfile
+from base64 import b64encode
+from dataclasses import dataclass, field, replace
+from email.parser import HeaderParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from types import TracebackType
+
+__all__ = ["Facts", "Fault", "FolderSource", "IndexServer", "Request", "Source", "normalized", "project_of"]
+
+JSON = "application/vnd.pypi.simple.v1+json"
+HTML = "application/vnd.pypi.simple.v1+html"
+UPLOAD_TIME = "2024-01-01T00:00:00Z"
+FROM_FILE = "from the file"  # Facts.requires_python: what the file's own metadata says
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the index tells of one file beside its name, hash and size."""
+
+    upload_time: str | None = UPLOAD_TIME  # None: this file has none
+    requires_python: str | None = FROM_FILE
+    yanked: str | bool = False
+    sha256: str | None = None  # instead of the true one
+    listed: bool = True
+
+
+@dataclass(slots=True, kw_only=True)
+class Fault:
+    """What goes wrong with a path, *times* times (None: always)."""
+
+    status: int | None = None
+    times: int | None = None
+    retry_after: str | None = None
+    truncate: int | None = None  # bytes sent before the connection drops, less than was promised
+    delay: float = 0.0  # seconds before the answer
+    body: bytes | None = None  # instead of the true one
+    content_type: str | None = None
+    method: str | None = None  # only for this one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request as it came; header names in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    status: int
+
+
+class Source(Protocol):
+    """Where the server's files come from; asked anew at each request, from several threads."""
+
+    def projects(self) -> Iterable[str]:
+        """Return the normalized names of what there is."""
+
+    def files(self, project: str) -> Mapping[str, Facts] | None:
+        """Return file names and facts of a project; None when there is no such project."""
+
+    def content(self, filename: str) -> bytes | None:
+        """Return the bytes of a file, the same each time; None when there is none."""
+
+
+class FolderSource:
+    """Wheels and sdists of one folder, as they are at the time of asking."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def projects(self) -> set[str]:
+        return {project_of(name) for name in self._names()}
+
+    def files(self, project: str) -> Mapping[str, Facts] | None:
+        found = {name: Facts() for name in self._names() if project_of(name) == project}
+        return found or None
+
+    def content(self, filename: str) -> bytes | None:
+        path = self.folder / filename
+        return path.read_bytes() if path.is_file() else None
+
+    def _names(self) -> list[str]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(
+            path.name for path in self.folder.iterdir() if path.name.endswith((".whl", ".tar.gz", ".zip"))
+        )
+
+
+@dataclass(slots=True)
+class _Cached:
+    content: bytes
+    sha256: str
+    metadata: bytes | None
+    requires_python: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Answer:
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class IndexServer:
+    """A simple index (PEP 503, 691, 700, 658) over a folder or a `Source`.
+
+    The switches may be changed while it runs.  *formats*: the page formats that it speaks, in order
+    of its own preference.  *ranges*, *etags*, *sizes*, *upload_times* and *metadata* turn those parts
+    off; *auth* asks for a user and password.  *prefix* is the path of the index.
+    """
+
+    def __init__(
+        self,
+        source: Path | Source,
+        *,
+        formats: Sequence[str] = ("json", "html"),
+        metadata: bool = True,
+        announce_metadata: bool = True,
+        ranges: bool = True,
+        sizes: bool = True,
+        upload_times: bool = True,
+        etags: bool = True,
+        auth: tuple[str, str] | None = None,
+        prefix: str = "/simple/",
+    ) -> None:
+        self.source: Source = FolderSource(source) if isinstance(source, Path) else source
+        self.formats = tuple(formats)
+        self.metadata = metadata
+        self.announce_metadata = announce_metadata
+        self.ranges = ranges
+        self.sizes = sizes
+        self.upload_times = upload_times
+        self.etags = etags
+        self.auth = auth
+        self.prefix = prefix
+        self.requests: list[Request] = []
+        self._facts: dict[str, Facts] = {}
+        self._faults: dict[str, Fault] = {}
+        self._redirects: dict[str, str] = {}
+        self._cache: dict[tuple[str, object], _Cached] = {}
+        self._lock = threading.Lock()
+        self._http = _Server(("127.0.0.1", 0), _Handler)
+        self._http.index = self
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> IndexServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    @property
+    def root(self) -> str:
+        """The server's URL without a path."""
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    @property
+    def url(self) -> str:
+        """The URL of the simple index."""
+        return self.root + self.prefix
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths asked for so far, in order."""
+        return [request.path for request in self.requests]
+
+    def file_url(self, filename: str) -> str:
+        """Return the URL of a file."""
+        return f"{self.root}/files/{quote(filename)}"
+
+    def set(self, filename: str, **facts: Any) -> None:
+        """Change what the index tells of one file (fields of `Facts`)."""
+        with self._lock:
+            self._facts[filename] = replace(self._facts.get(filename, Facts()), **facts)
+
+    def fault(self, path: str, fault: Fault) -> None:
+        """Let *fault* happen to a path (``/simple/demo/``, ``/files/demo-1.0.tar.gz``)."""
+        self._faults[path] = fault
+
+    def redirect(self, path: str, to: str) -> None:
+        """Answer *path* with a redirect to a URL or path."""
+        self._redirects[path] = to
+
+    def forget_requests(self) -> None:
+        """Start the log anew."""
+        self.requests.clear()
+
+    def take_fault(self, method: str, path: str) -> Fault | None:
+        """Return the fault due for a request, and count it."""
+        with self._lock:
+            fault = self._faults.get(path)
+            if fault is None or (fault.method is not None and fault.method != method):
+                return None
+            if fault.times is not None:
+                if fault.times == 0:
+                    return None
+                fault.times -= 1
+            return fault
+
+    def answer(self, path: str, accept: str) -> _Answer:
+        """Return what a whole, faultless GET of *path* gives."""
+        if path in self._redirects:
+            return _Answer(status=302, headers={"Location": self._redirects[path]})
+        if path == self.prefix:
+            return self._page(self._root_page, accept)
+        if path.startswith(self.prefix):
+            return self._project(path.removeprefix(self.prefix), accept)
+        if path.startswith("/files/"):
+            return self._file(unquote(path.removeprefix("/files/")))
+        return _Answer(status=404, body=b"no such path")
+
+    def _project(self, tail: str, accept: str) -> _Answer:
+        name = unquote(tail.rstrip("/"))
+        if not tail.endswith("/") or name != normalized(name):
+            return _Answer(status=301, headers={"Location": f"{self.prefix}{normalized(name)}/"})
+        files = self.source.files(name)
+        if files is None:
+            return _Answer(status=404, body=b"no such project")
+        entries = [self._entry(filename, facts) for filename, facts in files.items()]
+        listed = [entry for entry in entries if entry is not None]
+        return self._page(lambda kind: _project_page(kind, name, listed), accept)
+
+    def _root_page(self, kind: str) -> str:
+        names = sorted(self.source.projects())
+        if kind == "json":
+            meta = {"api-version": "1.1"}
+            return json.dumps({"meta": meta, "projects": [{"name": name} for name in names]})
+        return "".join(f'<a href="{self.prefix}{name}/">{name}</a>\n' for name in names)
+
+    def _page(self, render: Any, accept: str) -> _Answer:
+        kind = _negotiate(accept, self.formats)
+        if kind is None:
+            return _Answer(status=406, body=b"not acceptable")
+        types = {"json": JSON, "html": HTML if HTML in accept else "text/html; charset=utf-8"}
+        return _Answer(body=render(kind).encode(), headers={"Content-Type": types[kind]})
+
+    def _entry(self, filename: str, facts: Facts) -> dict[str, Any] | None:
+        facts = self._facts.get(filename, facts)
+        cached = self._load(filename)
+        if not facts.listed or cached is None:
+            return None
+        entry: dict[str, Any] = {
+            "filename": filename,
+            "url": self.file_url(filename),
+            "hashes": {"sha256": facts.sha256 or cached.sha256},
+            "yanked": facts.yanked,
+        }
+        requires_python = facts.requires_python
+        if requires_python == FROM_FILE:
+            requires_python = cached.requires_python
+        if requires_python is not None:
+            entry["requires-python"] = requires_python
+        if self.sizes:
+            entry["size"] = len(cached.content)
+        if self.upload_times and facts.upload_time is not None:
+            entry["upload-time"] = facts.upload_time
+        if self.metadata and self.announce_metadata and cached.metadata is not None:
+            entry["core-metadata"] = {"sha256": hashlib.sha256(cached.metadata).hexdigest()}
+        return entry
+
+    def _file(self, filename: str) -> _Answer:
+        wants_metadata = filename.endswith(".metadata")
+        cached = self._load(filename.removesuffix(".metadata"))
+        body = None if cached is None else cached.content
+        if wants_metadata:
+            body = cached.metadata if cached is not None and self.metadata else None
+        if body is None:
+            return _Answer(status=404, body=b"no such file")
+        return _Answer(body=body, headers={"Content-Type": "application/octet-stream"})
+
+    def _load(self, filename: str) -> _Cached | None:
+        stamp: object = None
+        if isinstance(self.source, FolderSource):
+            path = self.source.folder / filename
+            stamp = path.stat().st_mtime_ns if path.is_file() else None
+        cached = self._cache.get((filename, stamp))
+        if cached is None:
+            content = self.source.content(filename)
+            if content is None:
+                return None
+            metadata = _metadata(filename, content)
+            python = HeaderParser().parsestr((metadata or b"").decode("utf-8", "replace"))["Requires-Python"]
+            served = metadata if filename.endswith(".whl") else None
+            cached = _Cached(content, hashlib.sha256(content).hexdigest(), served, python)
+            self._cache[filename, stamp] = cached
+        return cached
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+    index: IndexServer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay quiet: clients that hang up are part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._serve(body=True)
+
+    def do_HEAD(self) -> None:
+        self._serve(body=False)
+
+    def log_message(self, *_: object) -> None:
+        """Keep the log in `IndexServer.requests` only."""
+
+    def _serve(self, *, body: bool) -> None:
+        index = self.server.index
+        path = urlsplit(self.path).path
+        fault = index.take_fault(self.command, path)
+        if fault is not None and fault.delay:
+            time.sleep(fault.delay)
+        answer = self._answer(path, fault)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        index.requests.append(Request(method=self.command, path=path, headers=headers, status=answer.status))
+        self._send(answer, body=body, truncate=None if fault is None else fault.truncate)
+
+    def _answer(self, path: str, fault: Fault | None) -> _Answer:
+        index = self.server.index
+        if fault is not None and fault.status is not None:
+            headers = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
+            return _Answer(status=fault.status, body=fault.body or b"fault", headers=headers)
+        if index.auth is not None and not self._authorised(index.auth):
+            return _Answer(status=401, headers={"WWW-Authenticate": 'Basic realm="index"'})
+        answer = index.answer(path, self.headers.get("Accept") or "*/*")
+        if fault is not None and fault.body is not None:
+            answer.body = fault.body
+        if fault is not None and fault.content_type is not None:
+            answer.headers["Content-Type"] = fault.content_type
+        if answer.status != 200:  # noqa: PLR2004 - HTTP's own number
+            return answer
+        return self._ranged(self._validated(answer), path)
+
+    def _authorised(self, auth: tuple[str, str]) -> bool:
+        expected = b64encode(":".join(auth).encode()).decode()
+        return self.headers.get("Authorization") == f"Basic {expected}"
+
+    def _validated(self, answer: _Answer) -> _Answer:
+        if not self.server.index.etags:
+            return answer
+        etag = '"' + hashlib.sha256(answer.body).hexdigest()[:32] + '"'
+        answer.headers["ETag"] = etag
+        if self.headers.get("If-None-Match") == etag:
+            return _Answer(status=304, headers={"ETag": etag})
+        return answer
+
+    def _ranged(self, answer: _Answer, path: str) -> _Answer:
+        if not self.server.index.ranges or not path.startswith("/files/") or answer.status == 304:  # noqa: PLR2004
+            return answer
+        answer.headers["Accept-Ranges"] = "bytes"
+        match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
+        if match is None:
+            return answer
+        size = len(answer.body)
+        start = int(match[1]) if match[1] else max(0, size - int(match[2]))
+        stop = min(size, int(match[2]) + 1) if match[1] and match[2] else size
+        if start >= size:
+            return _Answer(status=416, headers={"Content-Range": f"bytes */{size}"})
+        headers = {**answer.headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"}
+        return _Answer(status=206, body=answer.body[start:stop], headers=headers)
+
+    def _send(self, answer: _Answer, *, body: bool, truncate: int | None) -> None:
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if answer.status != 304:  # noqa: PLR2004
+            self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        if body:
+            self.wfile.write(answer.body if truncate is None else answer.body[:truncate])
+        if truncate is not None:
+            self.close_connection = True
+        self.wfile.flush()
+
+
+def normalized(name: str) -> str:
+    """Return the normal form of a project's name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def project_of(filename: str) -> str:
+    """Return the normalized project of a wheel or sdist by its file name."""
+    if filename.endswith(".whl"):
+        return normalized(filename.split("-")[0])
+    return normalized(re.sub(r"(\.tar\.gz|\.zip)$", "", filename).rpartition("-")[0])
+
+
+def _project_page(kind: str, name: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    if kind == "json":
+        return json.dumps({"meta": {"api-version": "1.1"}, "name": name, "files": list(entries)})
+    anchors = "".join(_anchor(entry) for entry in entries)
+    head = '<meta name="pypi:repository-version" content="1.0">'
+    return f"<!DOCTYPE html><html><head>{head}</head><body>\n{anchors}</body></html>"
+
+
+def _anchor(entry: Mapping[str, Any]) -> str:
+    attributes = {"href": f"{entry['url']}#sha256={entry['hashes']['sha256']}"}
+    if "requires-python" in entry:
+        attributes["data-requires-python"] = entry["requires-python"]
+    if entry["yanked"] is not False:
+        attributes["data-yanked"] = "" if entry["yanked"] is True else entry["yanked"]
+    if "core-metadata" in entry:
+        attributes["data-core-metadata"] = f"sha256={entry['core-metadata']['sha256']}"
+    text = " ".join(f'{key}="{html.escape(value)}"' for key, value in attributes.items())
+    return f"<a {text}>{html.escape(entry['filename'])}</a><br>\n"
+
+
+def _negotiate(accept: str, formats: Sequence[str]) -> str | None:
+    weights = {"json": 0.0, "html": 0.0}
+    for part in accept.split(","):
+        kind, _, parameters = part.strip().partition(";")
+        match = re.search(r"q=([0-9.]+)", parameters)
+        weight = float(match[1]) if match else 1.0
+        for name in weights:
+            if kind in ({"json": (JSON,), "html": (HTML, "text/html")}[name]) or kind == "*/*":
+                weights[name] = max(weights[name], weight)
+    best = max(formats, key=lambda name: weights[name])
+    return best if weights[best] > 0 else None
+
+
+def _metadata(filename: str, content: bytes) -> bytes | None:
+    """Return the METADATA or PKG-INFO of a file; None where it cannot be read."""
+    try:
+        if filename.endswith(".tar.gz"):
+            with tarfile.open(fileobj=BytesIO(content), mode="r:gz") as archive:
+                member = next(
+                    name for name in archive.getnames() if name.count("/") == 1 and "PKG-INFO" in name
+                )
+                stream = archive.extractfile(member)
+                return stream.read() if stream is not None else None
+        with zipfile.ZipFile(BytesIO(content)) as wheel:
+            inside = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+            return wheel.read(inside)
+    except (StopIteration, OSError, tarfile.TarError, zipfile.BadZipFile, KeyError):
+        return None
