@@ -36,6 +36,7 @@ class Installed:
     installer: str | None = None
     requested: bool = False
     size: int | None = None  # bytes on disk, from RECORD
+    sha256: str | None = None  # of the file it was installed from, where recorded (PEP 710)
     path: str | None = None  # the .dist-info (or .egg-info) directory; None when recorded
     has_record: bool = True
 

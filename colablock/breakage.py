@@ -1,0 +1,111 @@
+"""What a new state breaks that was whole before: judged from requirements and shared files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.requirements import Dependents, applies, parse_requirement
+
+if TYPE_CHECKING:
+    from colablock.snapshot import Installed, Snapshot
+
+__all__ = ["Broken", "Change", "find_broken", "unmet"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a plan does to a snapshot: new versions by name, and the names that go."""
+
+    moved: Mapping[NormalizedName, str] = field(default_factory=dict)
+    removed: frozenset[NormalizedName] = frozenset()
+
+    @property
+    def touched(self) -> frozenset[NormalizedName]:
+        return frozenset(self.moved) | self.removed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """One installed distribution that is newly broken.
+
+    *requirement* no longer holds because of *cause*, which is moved or shares
+    files (*direct*), or is removed or broken by a removal itself.
+    """
+
+    name: NormalizedName
+    version: str
+    requirement: str
+    cause: NormalizedName
+    direct: bool
+
+
+def find_broken(snapshot: Snapshot, change: Change, dependents: Dependents) -> dict[NormalizedName, Broken]:
+    """Return what *change* newly breaks, in the order it was found; what it touches is left out.
+
+    First the directly broken, then those behind a removal, and those behind
+    these: what needs a broken one is not whole either.
+    """
+    broken: dict[NormalizedName, Broken] = {}
+    for name in sorted(change.touched & snapshot.installed.keys()):
+        for item in _directly(snapshot, change, name, dependents):
+            broken.setdefault(item.name, item)
+    queue = [*sorted(change.removed)]
+    while queue:
+        cause = queue.pop(0)
+        for demand in dependents.of(cause):
+            owner = demand.owner
+            if owner in change.touched or owner in broken or cause not in snapshot.installed:
+                continue
+            if not demand.requirement.specifier.contains(snapshot.installed[cause].version, prereleases=True):
+                continue  # it was unmet before
+            broken[owner] = Broken(
+                name=owner,
+                version=snapshot.installed[owner].version,
+                requirement=str(demand.requirement),
+                cause=cause,
+                direct=False,
+            )
+            queue.append(owner)
+    return broken
+
+
+def _directly(
+    snapshot: Snapshot, change: Change, name: NormalizedName, dependents: Dependents
+) -> Iterator[Broken]:
+    """Yield what the move of *name* breaks: a range it leaves, or files it shares."""
+    before = snapshot.installed[name].version
+    after = change.moved.get(name)
+    if after is not None:
+        for demand in dependents.of(name):
+            if demand.owner in change.touched or demand.owner == name:
+                continue
+            specifier = demand.requirement.specifier
+            if specifier.contains(before, prereleases=True) and not specifier.contains(after, prereleases=True):
+                yield _broken(snapshot, demand.owner, str(demand.requirement), name)
+    for other in sorted(snapshot.shared.get(name, ())):
+        if other not in change.touched and other in snapshot.installed:
+            yield _broken(snapshot, other, f"files that it shares with {name}", name)
+
+
+def _broken(snapshot: Snapshot, owner: NormalizedName, requirement: str, cause: NormalizedName) -> Broken:
+    version = snapshot.installed[owner].version
+    return Broken(name=owner, version=version, requirement=requirement, cause=cause, direct=True)
+
+
+def unmet(installed: Mapping[NormalizedName, Installed], snapshot: Snapshot) -> dict[tuple[NormalizedName, str], str]:
+    """Return the requirements that do not hold among *installed*: (owner, requirement) → what is there."""
+    found: dict[tuple[NormalizedName, str], str] = {}
+    for owner in installed.values():
+        for line in owner.requires:
+            requirement = parse_requirement(line)
+            if requirement is None or not applies(requirement, snapshot.environment):
+                continue
+            there = installed.get(canonicalize_name(requirement.name))
+            if there is None:
+                found[owner.name, str(requirement)] = "it is missing"
+            elif not requirement.specifier.contains(there.version, prereleases=True):
+                found[owner.name, str(requirement)] = f"{there.version} is there"
+    return found

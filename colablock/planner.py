@@ -1,0 +1,307 @@
+"""Resolution × Snapshot → Plan, one function per rule: keep, move, absent, broken, order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock._vendor.packaging.version import Version
+from colablock.breakage import Broken, Change, find_broken
+from colablock.index import Origin
+from colablock.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
+from colablock.requirements import Dependents, parse_requirement
+from colablock.snapshot import Installed
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.matrix import Matrix, PackageEntry
+    from colablock.resolve import Pin, Resolution
+    from colablock.snapshot import Snapshot
+
+__all__ = ["Repair", "make_plan", "state_after"]
+
+Repair = Callable[["NormalizedName", Mapping["NormalizedName", Installed]], "Resolution | None"]
+"""Finds a version of one broken distribution that fits a state, moving nothing else."""
+
+
+@dataclass
+class _Draft:
+    """A plan on its way: pins by name (of the stack, then of repairs), and what goes."""
+
+    snapshot: Snapshot
+    pins: dict[NormalizedName, Pin]
+    entries: Mapping[NormalizedName, PackageEntry]
+    removed: dict[NormalizedName, str] = field(default_factory=dict)  # name → reason
+    repaired: dict[NormalizedName, str] = field(default_factory=dict)
+    breakages: list[Breakage] = field(default_factory=list)
+
+    def change(self) -> Change:
+        moved = {name: str(pin.version) for name, pin in self.pins.items() if not pin.is_installed}
+        return Change(moved=moved, removed=frozenset(self.removed))
+
+
+def make_plan(
+    *,
+    matrix: Matrix,
+    resolution: Resolution,
+    snapshot: Snapshot,
+    target: Target,
+    why_target: str = "",
+    repair: Repair | None = None,
+    broken: Remedy | None = None,
+    fingerprint: str = "",
+    notes: Iterable[str] = (),
+) -> Plan:
+    """Return the ordered steps from *snapshot* to *resolution*, each with its reason.
+
+    *broken* overrides what is done about every directly broken distribution;
+    by default it is repaired where *repair* finds a version, else removed, and
+    what is broken only by a removal is left and listed.
+    """
+    entries = {entry.name: entry for entry in resolution.request.roots}
+    draft = _Draft(snapshot=snapshot, pins=dict(resolution.pins), entries=entries)
+    _take_away_absent(draft, matrix)
+    _judge_broken(draft, repair, broken)
+    steps = [*_removals(draft), *_installations(draft, resolution)]
+    changed = {step.name for step in steps}
+    return Plan(
+        matrix=matrix.name,
+        matrix_digest=matrix.digest,
+        variant=matrix.variant,
+        target=target,
+        why_target=why_target,
+        python=snapshot.python,
+        python_version=str(snapshot.environment.python_version),
+        steps=tuple(steps),
+        kept=tuple(_kept(draft)),
+        breakages=tuple(draft.breakages),
+        restart={name: modules for name, modules in sorted(snapshot.loaded.items()) if name in changed},
+        fingerprint=fingerprint,
+        notes=tuple(notes),
+        requirements=tuple(_asked(entry) for entry in resolution.request.roots),
+    )
+
+
+def state_after(installed: Mapping[NormalizedName, Installed], draft_pins: Mapping[NormalizedName, Pin],
+                removed: Iterable[NormalizedName]) -> dict[NormalizedName, Installed]:
+    """Return what is installed once *draft_pins* are in place and *removed* are gone."""
+    after = {name: dist for name, dist in installed.items() if name not in set(removed)}
+    for name, pin in draft_pins.items():
+        if not pin.is_installed:
+            after[name] = Installed(name=name, version=str(pin.version), requires=pin.requires)
+    return after
+
+
+def _take_away_absent(draft: _Draft, matrix: Matrix) -> None:
+    """Remove what the matrix wants absent (``[absent]``) and the solve has not moved."""
+    for absent in matrix.absent:
+        there = draft.snapshot.installed.get(absent.name)
+        if there is None or absent.name in draft.pins:
+            continue
+        if absent.specifier.contains(Version(there.version), prereleases=True):
+            draft.removed[absent.name] = absent.why or f"{absent.path} keeps out {absent.name}{absent.specifier}"
+
+
+def _judge_broken(draft: _Draft, repair: Repair | None, override: Remedy | None) -> None:
+    """Decide about everything that is newly broken, until nothing more breaks directly."""
+    dependents = Dependents(draft.snapshot.installed, draft.snapshot.environment)
+    needed = _needed_by_protected(draft.snapshot)
+    settled: dict[NormalizedName, Breakage] = {}
+    while True:
+        found = find_broken(draft.snapshot, draft.change(), dependents)
+        direct = [item for item in found.values() if item.direct and item.name not in settled]
+        if not direct:
+            break
+        for item in direct:
+            settled[item.name] = _settle(draft, item, repair, override, needed)
+    left = [
+        _breakage(item, Remedy.LEAVE, _chain(item, found, draft))
+        for item in found.values()
+        if item.name not in settled
+    ]
+    draft.breakages = [*settled.values(), *left]
+
+
+def _settle(
+    draft: _Draft, item: Broken, repair: Repair | None, override: Remedy | None, needed: frozenset[NormalizedName]
+) -> Breakage:
+    """Repair, remove or leave one directly broken distribution, and say which."""
+    because = (_moved(draft, item.cause), f"{item.name} {item.version} needs {item.requirement}")
+    if override is Remedy.LEAVE or (override is Remedy.REMOVE and item.name in needed):
+        return _breakage(item, Remedy.LEAVE, because)
+    fixed = None
+    if override is not Remedy.REMOVE and repair is not None:
+        after = state_after(draft.snapshot.installed, draft.pins, draft.removed)
+        fixed = repair(item.name, after)
+    if fixed is not None:
+        draft.repaired[item.name] = f"{because[1]}, {because[0]}"
+        draft.pins.update({name: pin for name, pin in fixed.pins.items() if not pin.is_installed})
+        return _breakage(item, Remedy.REPAIR, because)
+    if override is Remedy.REPAIR or item.name in needed:
+        return _breakage(item, Remedy.LEAVE, because)
+    draft.removed[item.name] = f"{because[1]}, {because[0]}"
+    return _breakage(item, Remedy.REMOVE, because)
+
+
+def _breakage(item: Broken, remedy: Remedy, because: tuple[str, ...]) -> Breakage:
+    return Breakage(
+        name=item.name,
+        version=item.version,
+        requirement=item.requirement,
+        direct=item.direct,
+        because=because,
+        remedy=remedy,
+    )
+
+
+def _moved(draft: _Draft, name: NormalizedName) -> str:
+    before = draft.snapshot.installed[name].version
+    pin = draft.pins.get(name)
+    if name in draft.removed or pin is None:
+        return f"{name} {before} is removed"
+    return f"{name} {before} becomes {pin.version}"
+
+
+def _chain(item: Broken, found: Mapping[NormalizedName, Broken], draft: _Draft) -> tuple[str, ...]:
+    """Return the links from what is removed down to *item*, one sentence each."""
+    links = [f"{item.name} needs {item.requirement}"]
+    cause = item.cause
+    while cause in found and cause not in draft.removed:
+        links.insert(0, f"{cause} needs {found[cause].requirement}")
+        cause = found[cause].cause
+    return (_moved(draft, cause), *links)
+
+
+def _needed_by_protected(snapshot: Snapshot) -> frozenset[NormalizedName]:
+    """Return what protected distributions require directly: never removed."""
+    lines = (line for name in snapshot.protected & snapshot.installed.keys() for line in snapshot.installed[name].requires)
+    parsed = (parse_requirement(line) for line in lines)
+    return frozenset(canonicalize_name(requirement.name) for requirement in parsed if requirement is not None)
+
+
+def _removals(draft: _Draft) -> list[Step]:
+    """Return the removals, what needs others before what it needs."""
+    names = _in_order(draft.removed, lambda name: _required_names(draft.snapshot.installed[name].requires))
+    return [
+        Step(
+            action=Action.REMOVE,
+            name=name,
+            reason=draft.removed[name],
+            previous=draft.snapshot.installed[name].version,
+        )
+        for name in reversed(names)
+    ]
+
+
+def _installations(draft: _Draft, resolution: Resolution) -> list[Step]:
+    """Return replacements and installations, what is needed before what needs it."""
+    names = [name for name, pin in draft.pins.items() if not pin.is_installed]
+    ordered = _in_order(names, lambda name: _required_names(draft.pins[name].requires))
+    steps = []
+    for name in ordered:
+        pin = draft.pins[name]
+        before = draft.snapshot.installed.get(name)
+        steps.append(
+            Step(
+                action=Action.REPLACE if before else Action.INSTALL,
+                name=name,
+                reason=_reason(draft, pin, resolution),
+                version=str(pin.version),
+                previous=before.version if before else None,
+                artifact=_artifact(pin, draft.entries.get(name)),
+                requested=any(parent.name is None for parent in pin.parents) and name not in draft.repaired,
+            )
+        )
+    return steps
+
+
+def _reason(draft: _Draft, pin: Pin, resolution: Resolution) -> str:
+    """Say why this version goes in: the matrix's own words, who needs it, or what it repairs."""
+    if pin.name in draft.repaired:
+        return f"{draft.repaired[pin.name]}; {pin.version} fits"
+    roots = [parent for parent in pin.parents if parent.name is None]
+    needs = [parent for parent in pin.parents if parent.name is not None]
+    if roots:
+        entry = draft.entries.get(pin.name)
+        why = f": {entry.why}" if entry is not None and entry.why else ""
+        return f"{roots[0].path} asks for {roots[0].requirement}{why}"
+    released = resolution.released.get(pin.name)
+    if released:
+        return released
+    return f"{needs[0].name} needs {needs[0].requirement}" if needs else "part of the solution"
+
+
+def _kept(draft: _Draft) -> list[Kept]:
+    kept = []
+    for name, pin in sorted(draft.pins.items()):
+        if pin.is_installed and pin.candidate.installed is not None:
+            asked = pin.parents[0] if pin.parents else None
+            reason = f"meets {asked.requirement}" + (f" of {asked.name or asked.path}") if asked else "is there"
+            kept.append(Kept(name=name, version=pin.candidate.installed.version, reason=reason))
+    return kept
+
+
+def _artifact(pin: Pin, entry: PackageEntry | None) -> Artifact | None:
+    file = pin.candidate.file
+    if file is None:
+        return None
+    made = pin.candidate.origin is not Origin.LOCK  # a lock names the wheel that was made already
+    rebuilt = entry.path if entry is not None and entry.is_rebuilt and made else None
+    return Artifact(
+        name=pin.name,
+        version=str(pin.version),
+        filename=file.filename,
+        url=file.url,
+        hashes=dict(file.hashes),
+        size=file.size,
+        index=file.index,
+        build=not file.is_wheel and rebuilt is None,
+        rebuilt=rebuilt,
+        direct=pin.candidate.origin is Origin.DIRECT,
+    )
+
+
+def _asked(entry: PackageEntry) -> str:
+    extras = f"[{','.join(sorted(entry.extras))}]" if entry.extras else ""
+    tail = f" @ {entry.url}" if entry.url else str(entry.specifier)
+    marker = f"; {entry.marker}" if entry.marker else ""
+    return f"{entry.name}{extras}{tail}{marker}"
+
+
+def _required_names(lines: Iterable[str]) -> set[NormalizedName]:
+    parsed = (parse_requirement(line.split(" @ ")[0]) for line in lines)
+    return {canonicalize_name(requirement.name) for requirement in parsed if requirement is not None}
+
+
+def _in_order(
+    names: Iterable[NormalizedName], needs: Callable[[NormalizedName], set[NormalizedName]]
+) -> list[NormalizedName]:
+    """Return *names* with what is needed before what needs it; cycles fall back to the alphabet."""
+    waiting = {name: needs(name) for name in sorted(names)}
+    users: defaultdict[NormalizedName, list[NormalizedName]] = defaultdict(list)
+    for name, required in waiting.items():
+        waiting[name] = (required & waiting.keys()) - {name}
+        for needed in waiting[name]:
+            users[needed].append(name)
+    ordered: list[NormalizedName] = []
+    ready = sorted(name for name, required in waiting.items() if not required)
+    while waiting:
+        if not ready:  # a cycle: take the one that waits for the fewest
+            ready = [min(waiting, key=lambda name: (len(waiting[name]), name))]
+        name = ready.pop(0)
+        del waiting[name]
+        ordered.append(name)
+        for user in users[name]:
+            if user in waiting and name in waiting[user]:
+                waiting[user] = waiting[user] - {name}
+                if not waiting[user]:
+                    ready.append(user)
+    return ordered
+
+
+def with_target(plan: Plan, target: Target, why: str) -> Plan:
+    """Return *plan* with where it goes, and why."""
+    return replace(plan, target=target, why_target=why)
