@@ -86,8 +86,12 @@ class Want(NamedTuple):
         return f"{self.name}{extra}{tail}"
 
 
-class Choice(NamedTuple):
-    """A candidate in the solve: a distribution, or what one of its extras adds."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """A candidate in the solve: a distribution, or what one of its extras adds.
+
+    Two are the same when name, version, origin and extra are.
+    """
 
     candidate: Candidate
     extra: str | None = None
@@ -99,6 +103,16 @@ class Choice(NamedTuple):
     @property
     def version(self) -> Version:
         return self.candidate.version
+
+    @property
+    def _key(self) -> tuple[NormalizedName, Version, Origin, str | None]:
+        return self.candidate.name, self.candidate.version, self.candidate.origin, self.extra
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Choice) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

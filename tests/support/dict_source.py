@@ -1,0 +1,104 @@
+"""A CandidateSource from a dictionary: the seam of the resolver, faked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import Version
+from colablock.environment import Environment, environment_for
+from colablock.errors import BadDistribution
+from colablock.index import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
+from colablock.matrix import Constraint, PackageEntry
+from colablock.snapshot import Installed
+
+PYTHON_312: Environment = environment_for("3.12.11", "manylinux_2_35_x86_64")
+UNREADABLE = "unreadable"
+
+
+class DictSource:
+    """Candidates from ``{"torch 2.4.0": ["triton==3.0.0"]}``.
+
+    A version in *refused* has no usable file, for the reason given; a
+    requirement list of ``["unreadable"]`` stands for metadata that cannot be read.
+    """
+
+    def __init__(
+        self,
+        index: Mapping[str, Sequence[str]],
+        refused: Mapping[str, str] | None = None,
+        yanked: Iterable[str] = (),
+    ) -> None:
+        self.index = {_split(key): list(needs) for key, needs in index.items()}
+        self.refused = {_split(key): why for key, why in (refused or {}).items()}
+        self.yanked = {_split(key) for key in yanked}
+        self.asked: list[NormalizedName] = []
+
+    def judge(self, name: NormalizedName) -> Judged:
+        self.asked.append(name)
+        versions = sorted((v for n, v in self.index if n == name), reverse=True)
+        rejections = tuple(
+            Rejection(name=n, version=v, filename=f"{n}-{v}.whl", reason=Reason.TAGS, detail=why)
+            for (n, v), why in self.refused.items()
+            if n == name
+        )
+        return Judged(
+            candidates=tuple(self._candidate(name, version) for version in versions),
+            rejections=rejections,
+            found=bool(versions or rejections),
+        )
+
+    def metadata(self, candidate: Candidate) -> Metadata:
+        needs = self.index[candidate.name, candidate.version]
+        if needs == [UNREADABLE]:
+            raise BadDistribution(f"the metadata of {candidate} cannot be read")
+        return Metadata(requires=tuple(Requirement(line) for line in needs))
+
+    def prefetch(self, names: Iterable[NormalizedName]) -> None:
+        pass
+
+    def _candidate(self, name: NormalizedName, version: Version) -> Candidate:
+        file = File(
+            filename=f"{name}-{version}-py3-none-any.whl",
+            url=f"http://127.0.0.1/{name}-{version}-py3-none-any.whl",
+            hashes={"sha256": "0" * 64},
+            size=1000,
+            yanked="" if (name, version) in self.yanked else None,
+        )
+        return Candidate(name=name, version=version, origin=Origin.INDEX, files=(file,), all_files=(file,))
+
+
+def entries(*lines: str) -> tuple[PackageEntry, ...]:
+    """Return matrix entries from requirement lines."""
+    parsed = [Requirement(line) for line in lines]
+    return tuple(
+        PackageEntry(
+            name=canonicalize_name(r.name),
+            path=f"packages.{canonicalize_name(r.name)}",
+            specifier=r.specifier,
+            extras=frozenset(r.extras),
+            marker=r.marker,
+            url=r.url,
+        )
+        for r in parsed
+    )
+
+
+def constraints(*lines: str) -> tuple[Constraint, ...]:
+    """Return constraints from requirement lines."""
+    parsed = [Requirement(line) for line in lines]
+    return tuple(
+        Constraint(name=canonicalize_name(r.name), path=f"constraints.{r.name}", specifier=r.specifier) for r in parsed
+    )
+
+
+def installed(distributions: Mapping[str, Sequence[str]]) -> dict[NormalizedName, Installed]:
+    """Return what is installed from ``{"torch 2.8.0": ["triton==3.4.0"]}``."""
+    pairs = ((*_split(key), needs) for key, needs in distributions.items())
+    return {name: Installed(name=name, version=str(version), requires=tuple(needs)) for name, version, needs in pairs}
+
+
+def _split(key: str) -> tuple[NormalizedName, Version]:
+    name, version = key.split()
+    return canonicalize_name(name), Version(version)

@@ -1,0 +1,174 @@
+"""The rules of the solve that no other resolver has: least change, protected, absent; and the refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.errors import NoSolution
+from colablock.explain import explain
+from colablock.matrix import Absent
+from colablock.resolve import Request, Resolution, Unsolvable, resolve
+from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed
+
+
+def solve(index: Mapping[str, list[str]], *roots: str, refused: Any = None, yanked: Any = (), **facts: Any) -> Resolution:
+    request = Request(environment=PYTHON_312, roots=entries(*roots), **facts)
+    return resolve(request, DictSource(index, refused, yanked))
+
+
+def pins(resolution: Resolution) -> dict[str, str]:
+    return {str(name): str(pin.version) for name, pin in resolution.pins.items()}
+
+
+def names(*names: str) -> frozenset[NormalizedName]:
+    return frozenset(NormalizedName(name) for name in names)
+
+
+COLAB = {
+    "datasets 4.0.0": ["pyarrow>=15"],
+    "pyarrow 18.1.0": [],
+    "transformers 5.15.0": ["huggingface-hub>=1.0,<2"],
+    "huggingface-hub 1.27.0": [],
+    "torch 2.11.0+cu128": [],
+}
+TRL = {
+    "trl 0.29.1": ["datasets>=3", "transformers>=4.56"],
+    "trl 1.0.0": ["datasets>=4.7", "transformers>=4.56"],
+    "trl 1.16.0": ["datasets>=4.7", "transformers>=5.0"],
+    "datasets 4.7.0": ["pyarrow>=21"],
+    "pyarrow 26.0.0": [],
+}
+
+
+def test_an_older_release_of_something_new_is_preferred_to_moving_what_stands() -> None:
+    found = solve(TRL, "trl>=0.29,<2", installed=installed(COLAB))
+    assert pins(found)["trl"] == "0.29.1"
+    assert found.pins[NormalizedName("datasets")].is_installed
+    assert not found.released
+
+
+def test_from_nothing_the_newest_is_taken() -> None:
+    index = {**TRL, "transformers 5.15.0": []}
+    assert pins(solve(index, "trl>=0.29,<2"))["trl"] == "1.16.0"
+
+
+def test_what_is_held_is_not_even_looked_up() -> None:
+    source = DictSource(TRL)
+    request = Request(environment=PYTHON_312, roots=entries("trl", "torch>=2.9"), installed=installed(COLAB))
+    resolve(request, source)
+    assert "torch" not in source.asked
+    assert "pyarrow" not in source.asked
+
+
+def test_an_exact_pin_releases_what_it_excludes_and_no_more() -> None:
+    index = {"torch 2.4.0": ["triton==3.0.0", "sympy"], "triton 3.0.0": [], "sympy 1.99": []}
+    image = installed({"torch 2.8.0": ["triton==3.4.0"], "triton 3.4.0": [], "sympy 1.13.3": []})
+    found = solve(index, "torch==2.4.0", installed=image)
+    assert pins(found) == {"torch": "2.4.0", "triton": "3.0.0", "sympy": "1.13.3"}
+    assert set(found.released) == {"torch", "triton"}
+    assert found.released[NormalizedName("triton")] == "torch 2.4.0 needs triton==3.0.0"
+
+
+def test_a_range_that_no_version_beside_the_image_meets_releases_what_the_conflict_names() -> None:
+    image = installed(COLAB)
+    found = solve(TRL, "trl>=1.0,<2", installed=image)
+    assert pins(found) == {
+        "trl": "1.16.0",
+        "datasets": "4.7.0",
+        "pyarrow": "26.0.0",
+        "transformers": "5.15.0",
+        "huggingface-hub": "1.27.0",
+    }
+    assert set(found.released) == {"datasets", "pyarrow"}
+
+
+def test_an_installed_dependent_that_forbids_the_needed_version_is_released_too() -> None:
+    index = {"new 1": ["base>=2"], "base 2": [], "user 2": ["base>=2"]}
+    image = installed({"base 1": [], "user 1": ["base<2"]})
+    found = solve(index, "new", "user", installed=image)
+    assert pins(found) == {"new": "1", "base": "2", "user": "2"}
+
+
+def test_among_released_ones_the_version_that_breaks_least_comes_first() -> None:
+    index = {"stack 1": ["base<3"], "base 2.5": [], "base 2.0": []}
+    image = installed({"base 3.0": [], "bystander 1": ["base!=2.5"]})
+    assert pins(solve(index, "stack", installed=image))["base"] == "2.0"
+
+
+def test_protected_ones_stay_and_what_they_need_and_have_stays_true() -> None:
+    index = {"stack 1": ["numpy<2"], "numpy 1.26.4": [], "numpy 1.20.0": []}
+    image = installed({"google-colab 1.0": ["pandas==2.2.2"], "pandas 2.2.2": ["numpy>=1.26"], "numpy 2.0.2": []})
+    found = solve(index, "stack", installed=image, protected=names("google-colab", "pandas"))
+    assert pins(found)["numpy"] == "1.26.4"
+
+
+def test_a_solution_that_moves_a_protected_one_is_none() -> None:
+    index = {"stack 1": ["pandas>=3"], "pandas 3.0": []}
+    image = installed({"google-colab 1.0": ["pandas==2.2.2"], "pandas 2.2.2": []})
+    with pytest.raises(NoSolution) as caught:
+        solve(index, "stack", installed=image, protected=names("google-colab", "pandas"))
+    assert "pandas" in caught.value.names
+    assert isinstance(caught.value, Unsolvable)
+    text = str(explain(caught.value.conflict, asker="qlora-test"))
+    assert "stack 1 needs `pandas>=3`" in text
+    assert "qlora-test asks for `stack` (packages.stack)" in text
+    assert "pandas 2.2.2 is installed and protected" in text
+
+
+def test_what_was_unmet_before_in_a_protected_one_stays_unmet() -> None:
+    index = {"stack 1": ["jedi"], "jedi 0.19": []}
+    image = installed({"ipython 7.34.0": ["jedi>=0.16", "prompt-toolkit<3.1"], "prompt-toolkit 3.2": []})
+    found = solve(index, "stack", "prompt-toolkit", installed=image, protected=names("ipython"))
+    assert pins(found) == {"stack": "1", "jedi": "0.19", "prompt-toolkit": "3.2"}
+
+
+def test_absent_versions_are_no_candidates() -> None:
+    index = {"peft 0.20": ["torchao"], "torchao 0.16": [], "torchao 0.10": []}
+    absent = (Absent(name=NormalizedName("torchao"), path="absent.torchao", specifier=SpecifierSet("<0.16")),)
+    found = solve(index, "peft", installed=installed({"torchao 0.10": []}), absent=absent)
+    assert pins(found)["torchao"] == "0.16"
+
+
+def test_constraints_narrow_without_asking() -> None:
+    index = {"stack 1": ["setuptools"], "setuptools 84": [], "setuptools 80": []}
+    assert pins(solve(index, "stack", constraints=constraints("setuptools<81", "unused<1"))) == {
+        "stack": "1",
+        "setuptools": "80",
+    }
+
+
+def test_metadata_that_cannot_be_read_makes_room_for_the_next_version() -> None:
+    assert pins(solve({"a 2": ["unreadable"], "a 1": []}, "a")) == {"a": "1"}
+
+
+def test_the_refusal_of_a_file_is_quoted() -> None:
+    why = "torch 2.4.0 has no wheel for Python 3.13: cp311, cp312 only"
+    with pytest.raises(Unsolvable) as caught:
+        solve({}, "torch==2.4.0", refused={"torch 2.4.0": why, "torch 2.3.0": "another"})
+    text = str(explain(caught.value.conflict, asker="m"))
+    assert text.startswith("`torch==2.4.0` fits no candidate")
+    assert why in text
+    assert "another" not in text
+
+
+@pytest.mark.parametrize(("root", "expected"), [("a", "1.0"), ("a==2.0", "2.0")])
+def test_yanked_versions_are_taken_only_when_pinned(root: str, expected: str) -> None:
+    assert pins(solve({"a 2.0": [], "a 1.0": []}, root, yanked=["a 2.0"])) == {"a": expected}
+
+
+def test_an_unknown_project_is_said_to_be_unknown() -> None:
+    with pytest.raises(Unsolvable) as caught:
+        solve({"a 1": ["tranformers"]}, "a")
+    text = str(explain(caught.value.conflict, asker="m"))
+    assert "no index knows `tranformers`" in text
+    assert "a 1 needs `tranformers`" in text
+
+
+def test_the_order_of_the_roots_does_not_change_the_result() -> None:
+    index = {"a 2": ["c<2"], "a 1": ["c"], "b 1": ["c>=1"], "c 2": [], "c 1": []}
+    assert pins(solve(index, "a", "b")) == pins(solve(index, "b", "a"))
