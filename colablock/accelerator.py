@@ -1,10 +1,46 @@
 """The accelerator of this machine as facts: driver, CUDA, compute capability, memory."""
 
+# The loader of shared libraries takes strings.
+# ruff: noqa: PTH110, PTH118
+
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ctypes
+import difflib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-__all__ = ["Accelerator", "Device"]
+from colablock.environment import child_environ
+from colablock.errors import NotFound
+
+__all__ = ["Accelerator", "Device", "cuda_of_driver", "declared", "detect", "parse_nvidia_smi"]
+
+_GIB = 2**30
+_QUERY = "name,driver_version,memory.total,compute_cap"
+_SECONDS = 20.0  # a sick driver can keep nvidia-smi waiting for minutes
+
+#: The first driver of each CUDA release on Linux, newest first (NVIDIA's CUDA release notes, table 3).
+_CUDA_OF_DRIVER = (
+    ((590, 44), "13.1"),
+    ((580, 65), "13.0"),
+    ((575, 51), "12.9"),
+    ((570, 26), "12.8"),
+    ((560, 28), "12.6"),
+    ((555, 42), "12.5"),
+    ((550, 54), "12.4"),
+    ((545, 23), "12.3"),
+    ((535, 54), "12.2"),
+    ((530, 30), "12.1"),
+    ((525, 60), "12.0"),
+    ((520, 61), "11.8"),
+    ((515, 43), "11.7"),
+    ((510, 39), "11.6"),
+    ((495, 29), "11.5"),
+    ((470, 42), "11.4"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +67,198 @@ class Accelerator:
     devices: tuple[Device, ...] = ()
     source: str = "none"
     note: str | None = None
+
+
+#: The cards that hosted notebooks give out, by the name in their menus.
+_DECLARED = {
+    "T4": Device(name="Tesla T4", compute_capability="7.5", memory=15 * _GIB),
+    "L4": Device(name="NVIDIA L4", compute_capability="8.9", memory=22 * _GIB),
+    "A100": Device(name="NVIDIA A100-SXM4-40GB", compute_capability="8.0", memory=40 * _GIB),
+    "H100": Device(name="NVIDIA H100 80GB HBM3", compute_capability="9.0", memory=80 * _GIB),
+    "G4": Device(
+        name="NVIDIA RTX PRO 6000 Blackwell Server Edition", compute_capability="12.0", memory=95 * _GIB
+    ),
+    "P100": Device(name="Tesla P100-PCIE-16GB", compute_capability="6.0", memory=16 * _GIB),
+}
+
+
+def declared(name: str) -> Accelerator:
+    """Return the accelerator that *name* (``T4``, ``none``, ...) stands for.  Raises NotFound."""
+    wanted = name.strip().upper()
+    if wanted == "NONE":
+        return Accelerator(source="declared")
+    if wanted in _DECLARED:
+        return Accelerator(kind="cuda", devices=(_DECLARED[wanted],), source="declared")
+    known = [*_DECLARED, "none"]
+    near = difflib.get_close_matches(wanted, known, n=1)
+    hint = f"did you mean `{near[0]}`" if near else f"known ones are {', '.join(known)}"
+    message = f"no accelerator is known as `{name}`"
+    raise NotFound(message, hint=hint)
+
+
+def detect(environ: Mapping[str, str]) -> Accelerator:
+    """Return what accelerator this machine has; never raises, and says in *note* why there is none."""
+    found = _ask_nvml(environ)
+    if isinstance(found, str):
+        why = found
+        found = _ask_nvidia_smi(environ)
+        if isinstance(found, str):
+            return _without_gpu(environ, f"{why}; {found}")
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return found
+    return replace(found, note=f"CUDA_VISIBLE_DEVICES is `{visible}`: a process may see fewer of the cards")
+
+
+def _without_gpu(environ: Mapping[str, str], note: str) -> Accelerator:
+    for name in ("TPU_ACCELERATOR_TYPE", "COLAB_TPU_ADDR"):
+        if environ.get(name):
+            return Accelerator(kind="tpu", note=f"{name} is `{environ[name]}`")
+    return Accelerator(note=note)
+
+
+def cuda_of_driver(driver: str) -> str | None:
+    """Return the newest CUDA version that a Linux *driver* supports, as NVIDIA's release notes say."""
+    try:
+        major, minor = (int(part) for part in driver.split(".")[:2])
+    except ValueError:
+        return None
+    for first, cuda in _CUDA_OF_DRIVER:
+        if (major, minor) >= first:
+            return cuda
+    return None
+
+
+def parse_nvidia_smi(output: str) -> Accelerator | str:
+    """Return the accelerator of ``nvidia-smi --format=csv,noheader,nounits``, or why it shows none."""
+    devices, driver = [], None
+    for line in output.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) != len(_QUERY.split(",")):
+            continue
+        try:
+            memory = int(float(fields[2]) * 2**20)
+        except ValueError:  # "[N/A]" where memory is shared with the host
+            memory = 0
+        driver = fields[1]
+        capability = fields[3] if fields[3][:1].isdigit() else ""
+        devices.append(Device(name=fields[0], compute_capability=capability, memory=memory))
+    if not devices or driver is None:
+        return "nvidia-smi lists no card"
+    cuda = cuda_of_driver(driver)
+    return Accelerator(kind="cuda", driver=driver, cuda=cuda, devices=tuple(devices), source="nvidia-smi")
+
+
+def _ask_nvidia_smi(environ: Mapping[str, str]) -> Accelerator | str:
+    program = shutil.which("nvidia-smi", path=environ.get("PATH"))
+    if program is None:
+        return "there is no nvidia-smi"
+    command = [program, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            command,
+            env=child_environ(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nvidia-smi did not answer: {error}"
+    output = done.stdout.decode("utf-8", "replace")
+    if done.returncode:
+        said = (done.stderr.decode("utf-8", "replace") or output).strip().splitlines()
+        return f"nvidia-smi failed: {said[0] if said else f'exit status {done.returncode}'}"
+    return parse_nvidia_smi(output)
+
+
+class _NvmlError(Exception):
+    """A call into NVML that returned something else than success."""
+
+
+class _Memory(ctypes.Structure):
+    """``nvmlMemory_t``: bytes."""
+
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+def _ask_nvml(environ: Mapping[str, str]) -> Accelerator | str:
+    """Return what the driver's own library says, or why it says nothing."""
+    library = _load_nvml(environ)
+    if library is None:
+        return "there is no NVML library"
+    try:
+        _call(library, "nvmlInit_v2")
+        try:
+            return _read_nvml(library)
+        finally:
+            _call(library, "nvmlShutdown")
+    except (_NvmlError, OSError, ValueError) as error:
+        return f"NVML did not answer: {error}"
+
+
+def _load_nvml(environ: Mapping[str, str]) -> ctypes.CDLL | None:
+    # The loader has read LD_LIBRARY_PATH when this process began; *environ* may know better.
+    folders = [folder for folder in environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
+    for folder in [*folders, "", "/usr/lib64-nvidia"]:
+        path = os.path.join(folder, "libnvidia-ml.so.1")
+        if folder and not os.path.exists(path):
+            continue
+        try:
+            return ctypes.CDLL(path)
+        except OSError:
+            continue
+    return None
+
+
+def _call(library: ctypes.CDLL, function: str, *arguments: object) -> None:
+    try:
+        status = getattr(library, function)(*arguments)
+    except AttributeError as error:
+        message = f"it has no {function}"
+        raise _NvmlError(message) from error
+    if status != 0:
+        message = f"{function} returned {status}"
+        raise _NvmlError(message)
+
+
+def _read_nvml(library: ctypes.CDLL) -> Accelerator | str:
+    driver = ctypes.create_string_buffer(96)
+    _call(library, "nvmlSystemGetDriverVersion", driver, ctypes.c_uint(len(driver)))
+    cuda = ctypes.c_int()
+    _call(library, "nvmlSystemGetCudaDriverVersion_v2", ctypes.byref(cuda))
+    devices = tuple(_read_devices(library))
+    if not devices:
+        return "the driver lists no card"
+    return Accelerator(
+        kind="cuda",
+        driver=driver.value.decode("ascii", "replace"),
+        cuda=f"{cuda.value // 1000}.{cuda.value % 1000 // 10}",
+        devices=devices,
+        source="nvml",
+    )
+
+
+def _read_devices(library: ctypes.CDLL) -> Iterator[Device]:
+    count = ctypes.c_uint()
+    _call(library, "nvmlDeviceGetCount_v2", ctypes.byref(count))
+    for index in range(count.value):
+        device = ctypes.c_void_p()
+        _call(library, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
+        name = ctypes.create_string_buffer(96)
+        _call(library, "nvmlDeviceGetName", device, name, ctypes.c_uint(len(name)))
+        memory = _Memory()
+        _call(library, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        _call(
+            library,
+            "nvmlDeviceGetCudaComputeCapability",
+            device,
+            ctypes.byref(major),
+            ctypes.byref(minor),
+        )
+        yield Device(
+            name=name.value.decode("utf-8", "replace"),
+            compute_capability=f"{major.value}.{minor.value}",
+            memory=memory.total,
+        )

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from colablock._vendor.packaging.tags import Tag
-from colablock._vendor.packaging.version import Version
+from colablock._vendor.packaging.tags import (
+    INTERPRETER_SHORT_NAMES,
+    Tag,
+    compatible_tags,
+    cpython_tags,
+    generic_tags,
+    mac_platforms,
+)
+from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.errors import InvalidInput
 
-__all__ = ["Environment"]
+__all__ = ["Environment", "child_environ", "environment_for"]
+
+#: The glibc that a bare ``linux_<arch>`` stands for: what wheels are commonly built for.
+_COMMON_GLIBC = (2, 28)
+#: The older names of three glibc versions (PEP 600).
+_LEGACY_MANYLINUX = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
+_LINUX_MACHINES = frozenset(
+    {"aarch64", "armv7l", "armv8l", "i686", "loongarch64", "ppc64", "ppc64le", "riscv64", "s390x", "x86_64"}
+)
+_WINDOWS_MACHINES = {"win_amd64": "AMD64", "win_arm64": "ARM64", "win32": "x86"}
+_PLATFORM_HINT = (
+    "a platform is a wheel tag such as `manylinux_2_35_x86_64`, `macosx_14_0_arm64` or `win_amd64`"
+)
+_MARKER_NAMES = (
+    "implementation_name",
+    "implementation_version",
+    "os_name",
+    "platform_machine",
+    "platform_python_implementation",
+    "platform_release",
+    "platform_system",
+    "platform_version",
+    "python_full_version",
+    "python_version",
+    "sys_platform",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,4 +58,186 @@ class Environment:
         """The full Python version, such as ``3.12.11``."""
         return Version(self.markers["python_full_version"])
 
-    # TODO(snapshot helper): from_facts(), for_target(python_version, platform)
+    @property
+    def short(self) -> str:
+        """The version without its micro part, such as ``3.12``."""
+        return self.markers["python_version"]
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Environment:
+        """Return the environment of the interpreter that gave these *facts* (see ``_probe.py``)."""
+        try:
+            markers = {name: str(facts["markers"][name]) for name in _MARKER_NAMES}
+            # CPython built from a checkout calls itself `3.14.0a1+`, which is no version (PEP 440).
+            if markers["python_full_version"].endswith("+"):
+                markers["python_full_version"] += "local"
+            Version(markers["python_full_version"])
+            return cls(markers=markers, tags=tuple(_tags(facts)))
+        except (KeyError, TypeError, ValueError, InvalidVersion) as error:
+            message = f"what the interpreter says of itself cannot be used: {error!r}"
+            raise InvalidInput(message) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` reads: plain values only."""
+        return {"markers": dict(self.markers), "tags": [str(tag) for tag in self.tags]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Environment:
+        """Return the environment that ``to_json`` wrote."""
+        try:
+            markers = {str(name): str(value) for name, value in data["markers"].items()}
+            Version(markers["python_full_version"])
+            tags = tuple(Tag(*text.split("-")) for text in data["tags"])
+        except (AttributeError, KeyError, TypeError, InvalidVersion) as error:
+            message = f"not an environment: {error!r}"
+            raise InvalidInput(message) from error
+        return cls(markers=markers, tags=tags)
+
+
+def environment_for(python_version: str, platform: str) -> Environment:
+    """Return the environment of CPython *python_version* on *platform*, with no interpreter at hand.
+
+    *python_version* is ``3.12``, ``3.12.4`` or, free-threaded, ``3.13t``;
+    without a micro part it stands for ``.0``.  *platform* is a wheel tag: a
+    manylinux or musllinux one covers every older one of its kind,
+    ``linux_x86_64`` stands for ``manylinux_2_28_x86_64``.  What depends on the
+    running machine (``platform_release``, ``platform_version``) is empty.
+    """
+    match = re.fullmatch(r"3\.(\d{1,2})(?:\.(\d{1,3}))?((?:a|b|rc)\d+)?(t)?", python_version.strip())
+    if match is None:
+        message = f"`{python_version}` is no Python version that can be solved for"
+        raise InvalidInput(message, hint="write it as `3.12` or `3.12.4`")
+    minor, micro, pre = int(match[1]), int(match[2] or 0), match[3] or ""
+    facts = _platform_facts(platform)
+    full = f"3.{minor}.{micro}{pre}"
+    facts["markers"] |= {
+        "implementation_name": "cpython",
+        "implementation_version": full,
+        "platform_python_implementation": "CPython",
+        "platform_release": "",
+        "platform_version": "",
+        "python_full_version": full,
+        "python_version": f"3.{minor}",
+    }
+    facts |= {"version": [3, minor], "free_threaded": match[4] is not None, "debug": False}
+    return Environment.from_facts(facts)
+
+
+def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return *environ* without what a notebook host presets for other tools.
+
+    Hosted notebooks set `UV_SYSTEM_PYTHON`, constraint files that are not
+    there, `PYTHONPATH`, and a `MPLBACKEND` that only their kernel has.
+    """
+    names = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "MPLBACKEND", "__PYVENV_LAUNCHER__"}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in names and not name.upper().startswith(("UV_", "PIP_"))
+    }
+
+
+def _tags(facts: Mapping[str, Any]) -> Iterator[Tag]:
+    """Yield what ``packaging.tags.sys_tags`` yields in the interpreter of *facts*, in its order."""
+    version = [int(part) for part in facts["version"][:2]]
+    platforms = list(_platforms(facts))
+    implementation = facts["markers"]["implementation_name"]
+    short = INTERPRETER_SHORT_NAMES.get(implementation, implementation)
+    interpreter = f"{short}{version[0]}{version[1]}"
+    if short == "cp":
+        yield from cpython_tags(version, _cpython_abis(interpreter, facts), platforms)
+    else:
+        yield from generic_tags(interpreter, _generic_abis(str(facts.get("ext_suffix"))), platforms)
+    yield from compatible_tags(version, {"cp": interpreter, "pp": "pp3"}.get(short), platforms)
+
+
+def _cpython_abis(interpreter: str, facts: Mapping[str, Any]) -> list[str]:
+    abi = f"{interpreter}t" if facts.get("free_threaded") else interpreter
+    # A debug build loads extension modules of a normal one too (since Python 3.8).
+    return [f"{abi}d", abi] if facts.get("debug") else [abi]
+
+
+def _generic_abis(ext_suffix: str) -> list[str]:
+    """Return the ABI that an extension module's suffix names: ``.pypy310-pp73-...so`` is ``pypy310_pp73``."""
+    soabi = ext_suffix.lstrip(".").rpartition(".")[0]
+    if not soabi:
+        return []
+    words = soabi.split("-")
+    kept = 2 if words[0].startswith("pypy") else 3 if words[0].startswith("graalpy") else len(words)
+    return ["_".join(words[:kept])]
+
+
+def _platforms(facts: Mapping[str, Any]) -> Iterable[str]:
+    """Return the platform tags, best first, in the order that ``packaging.tags`` has."""
+    name = re.sub(r"[-. ]", "_", facts["platform"])
+    if facts["markers"]["platform_system"] == "Darwin":
+        major, minor, machine = facts["macos"]
+        return mac_platforms((int(major), int(minor)), machine)
+    if not name.startswith("linux_"):
+        return [name]
+    machine = name.removeprefix("linux_")
+    if facts.get("is_32bit"):  # a 32-bit Python on a 64-bit kernel
+        machine = {"x86_64": "i686", "aarch64": "armv8l"}.get(machine, machine)
+    machines = ["armv8l", "armv7l"] if machine == "armv8l" else [machine]
+    return _linux_platforms(machines, facts.get("glibc"), facts.get("musl"))
+
+
+def _linux_platforms(machines: list[str], glibc: list[int] | None, musl: list[int] | None) -> Iterator[str]:
+    for machine in machines:
+        yield f"linux_{machine}"
+    for machine in machines if glibc else ():
+        major, newest = glibc or (0, 0)
+        for minor in range(newest, _oldest_glibc(machine) - 1, -1):
+            yield f"manylinux_{major}_{minor}_{machine}"
+            if legacy := _LEGACY_MANYLINUX.get((major, minor)):
+                yield f"{legacy}_{machine}"
+    for machine in machines if musl else ():
+        major, newest = musl or (0, 0)
+        yield from (f"musllinux_{major}_{minor}_{machine}" for minor in range(newest, -1, -1))
+
+
+def _oldest_glibc(machine: str) -> int:
+    """Return the minor version of the oldest glibc that manylinux knows (PEP 600; PEP 513 for x86)."""
+    return 5 if machine in {"x86_64", "i686"} else 17
+
+
+def _platform_facts(platform: str) -> dict[str, Any]:
+    """Return the facts that follow from a platform tag alone.  Raises InvalidInput."""
+    name = re.sub(r"[-. ]", "_", platform.strip().lower())
+    if name in _WINDOWS_MACHINES:
+        markers = _platform_markers("nt", "win32", "Windows", _WINDOWS_MACHINES[name])
+        return {"platform": name, "markers": markers}
+    if match := re.fullmatch(r"macosx_(\d{2})_(\d{1,2})_(arm64|x86_64)", name):
+        markers = _platform_markers("posix", "darwin", "Darwin", match[3])
+        return {"platform": name, "markers": markers, "macos": [int(match[1]), int(match[2]), match[3]]}
+    return _linux_facts(name, platform)
+
+
+def _linux_facts(name: str, platform: str) -> dict[str, Any]:
+    match = re.fullmatch(r"(linux|manylinux1|manylinux20\d\d|(?:many|musl)linux_\d+_\d+)_(\w+)", name)
+    if match is None or match[2] not in _LINUX_MACHINES:
+        message = f"`{platform}` is no platform that can be solved for"
+        raise InvalidInput(message, hint=_PLATFORM_HINT)
+    kind, machine = match[1], match[2]
+    markers = _platform_markers("posix", "linux", "Linux", machine)
+    facts = {"platform": f"linux_{machine}", "markers": markers}
+    if kind.startswith("musllinux_"):
+        return {**facts, "musl": [int(part) for part in kind.split("_")[1:]]}
+    legacy = {alias: version for version, alias in _LEGACY_MANYLINUX.items()}
+    glibc = _COMMON_GLIBC if kind == "linux" else legacy.get(kind, (0, 0))
+    if kind.startswith("manylinux_"):
+        _, major, minor = kind.split("_")
+        glibc = (int(major), int(minor))
+    if not (2, _oldest_glibc(machine)) <= glibc < (2, 100):
+        message = f"`{platform}` names no glibc from 2.{_oldest_glibc(machine)} on"
+        raise InvalidInput(message, hint=_PLATFORM_HINT)
+    return {**facts, "glibc": list(glibc)}
+
+
+def _platform_markers(os_name: str, sys_platform: str, system: str, machine: str) -> dict[str, str]:
+    return {
+        "os_name": os_name,
+        "sys_platform": sys_platform,
+        "platform_system": system,
+        "platform_machine": machine,
+    }

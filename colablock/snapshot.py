@@ -1,16 +1,74 @@
 """One interpreter as it stands: everything a decision may depend on."""
 
+# Paths of 150,000 recorded files stay strings: as objects they take seconds.
+# ruff: noqa: PTH100, PTH112, PTH117, PTH118, PTH119, PTH120, PTH208
+
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import csv
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from colablock._vendor.packaging.utils import NormalizedName
-from colablock.accelerator import Accelerator
-from colablock.environment import Environment
+from colablock import _probe
+from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
+from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.accelerator import Accelerator, Device, detect
+from colablock.environment import Environment, child_environ
+from colablock.errors import InvalidInput, NotFound, Refused
 
-__all__ = ["Host", "Installed", "Snapshot"]
+__all__ = [
+    "Host",
+    "Installed",
+    "RecordFile",
+    "Snapshot",
+    "detect_host",
+    "fingerprint",
+    "from_json",
+    "installed_versions",
+    "protected_names",
+    "record_of",
+    "snapshot_of",
+    "take_snapshot",
+    "to_json",
+]
+
+_JSON_VERSION = 1
+_PROBE_SECONDS = 120.0  # a cold network disk may be slow; a hang must end
+_GOOGLE_COLAB = canonicalize_name("google-colab")
+_COLABLOCK = canonicalize_name("colablock")
+#: What a running kernel or its server has loaded, or loads at its next start.
+_KERNEL = frozenset(
+    canonicalize_name(name)
+    for name in (
+        "comm",
+        "ipykernel",
+        "ipython",
+        "jupyter-client",
+        "jupyter-core",
+        "jupyter-kernel-gateway",
+        "jupyter-server",
+        "jupyterlab",
+        "matplotlib-inline",
+        "notebook",
+        "pyzmq",
+        "tornado",
+        "traitlets",
+    )
+)
+_PLAIN_FIELDS = ("python", "prefix", "site", "externally_managed", "has_headers", "source", "date")
 
 
 class Host(Enum):
@@ -66,3 +124,441 @@ class Snapshot:
     source: str = "live"  # or the name of a recorded runtime
     date: str | None = None  # of a recorded runtime
     notes: tuple[str, ...] = ()  # what could not be read, and why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordFile:
+    """One file that a distribution owns.  *hash* as written: ``sha256=...`` (PEP 376)."""
+
+    path: str  # as recorded, relative to the site; forward slashes
+    absolute: str
+    hash: str | None = None
+    size: int | None = None
+
+
+def take_snapshot(
+    *,
+    protect: Iterable[str] = (),
+    loaded_modules: Mapping[str, ModuleType] | None = None,
+    environ: Mapping[str, str],
+    accelerator: Accelerator | None = None,
+) -> Snapshot:
+    """Return the running interpreter as it stands.
+
+    *loaded_modules* is ``sys.modules`` where this process is the notebook's
+    kernel, else None.  *accelerator* is asked for unless it is given.
+    """
+    modules = dict(loaded_modules or {})  # another thread may import while we look
+    snapshot = _assemble(
+        _probe.probe(), environ=environ, modules=modules, protect=protect, accelerator=accelerator
+    )
+    return replace(snapshot, loaded=_loaded(modules, snapshot.installed))
+
+
+def snapshot_of(
+    python: Path,
+    *,
+    protect: Iterable[str] = (),
+    environ: Mapping[str, str],
+    accelerator: Accelerator | None = None,
+) -> Snapshot:
+    """Return the interpreter *python* (or the environment of that folder) as it stands.
+
+    Raises NotFound when there is none, and InvalidInput when it is no Python
+    that can be asked.
+    """
+    executable = _find_executable(python, environ)
+    answer = _ask(executable, environ)
+    return _assemble(answer, environ=environ, modules={}, protect=protect, accelerator=accelerator)
+
+
+def installed_versions(site_paths: Iterable[str | Path]) -> dict[NormalizedName, str]:
+    """Return name and version of what is installed, from directory names alone; the first path wins.
+
+    The quick answer to "has anything changed": no file is opened.  What has no
+    ``.dist-info`` (legacy installations) is not seen.
+    """
+    found: dict[NormalizedName, str] = {}
+    for folder in site_paths:
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for entry in names:
+            name, _, version = entry.removesuffix(".dist-info").partition("-")
+            if entry.endswith(".dist-info") and version and is_normalized_name(canonicalize_name(name)):
+                found.setdefault(canonicalize_name(name), version)
+    return found
+
+
+def detect_host(environ: Mapping[str, str], modules: Container[str]) -> Host:
+    """Return where this process runs, from the variables and modules that each host is known by."""
+    if "COLAB_RELEASE_TAG" in environ or "google.colab" in modules:
+        return Host.COLAB
+    if "KAGGLE_KERNEL_RUN_TYPE" in environ:
+        return Host.KAGGLE
+    if "ipykernel" in modules or "JPY_PARENT_PID" in environ:
+        return Host.JUPYTER
+    return Host.PLAIN
+
+
+def fingerprint(snapshot: Snapshot) -> str:
+    """Return a digest of what is installed: the same for the same versions from the same places."""
+    lines = []
+    for name in sorted(snapshot.installed):
+        installed = snapshot.installed[name]
+        origin = json.dumps(installed.direct_url, sort_keys=True) if installed.direct_url else ""
+        lines.append(f"{name}=={installed.version} {origin}\n")
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def protected_names(
+    installed: Mapping[NormalizedName, Installed],
+    environment: Environment,
+    host: Host,
+    protect: Iterable[str] = (),
+) -> frozenset[NormalizedName]:
+    """Return what must stay: the host's own, a running kernel's, colablock, and what the user names.
+
+    Names of *protect* that are not installed are left out; one that is no
+    project name raises InvalidInput.
+    """
+    wanted = {_COLABLOCK, _GOOGLE_COLAB}
+    for text in protect:
+        if not is_normalized_name(canonicalize_name(text)):
+            message = f"`{text}` cannot be protected: it is no project name"
+            raise InvalidInput(message)
+        wanted.add(canonicalize_name(text))
+    if host is not Host.PLAIN:
+        wanted.update(_KERNEL)
+    if _GOOGLE_COLAB in installed:
+        wanted.update(_direct_requirements(installed[_GOOGLE_COLAB], environment))
+    return frozenset(wanted.intersection(installed))
+
+
+def record_of(installed: Installed, *, prefix: str | None = None) -> tuple[RecordFile, ...]:
+    """Return the files that *installed* owns, as its RECORD lists them (or ``installed-files.txt``).
+
+    Nothing when it has no record.  Raises Refused for a record that names a
+    file outside of the environment: its own, or the one at *prefix*.
+    """
+    if installed.path is None:
+        return ()
+    folder = os.path.dirname(os.path.abspath(installed.path))
+    roots = [_root_of(folder)] + ([os.path.abspath(prefix)] if prefix else [])
+    files = []
+    for path, digest, size in _rows(installed.path):
+        absolute = os.path.normpath(os.path.join(folder, path))
+        is_plain = not os.path.isabs(path) and ".." not in path.split("/")
+        if not (is_plain or any(_is_inside(absolute, root) for root in roots)):
+            message = f"the record of {installed.name} names `{path}`, which is outside of {roots[0]}"
+            raise Refused(message)
+        number = int(size) if size.isascii() and size.isdigit() else None
+        files.append(RecordFile(path=path, absolute=absolute, hash=digest or None, size=number))
+    return tuple(files)
+
+
+def to_json(snapshot: Snapshot) -> dict[str, Any]:
+    """Return *snapshot* as plain values, in a stable order; ``from_json`` reads them."""
+    accelerator = asdict(snapshot.accelerator)
+    return {
+        "version": _JSON_VERSION,
+        "environment": snapshot.environment.to_json(),
+        "installed": [_plain(asdict(snapshot.installed[name])) for name in sorted(snapshot.installed)],
+        "loaded": {name: list(snapshot.loaded[name]) for name in sorted(snapshot.loaded)},
+        "shared": {name: sorted(snapshot.shared[name]) for name in sorted(snapshot.shared)},
+        "protected": sorted(snapshot.protected),
+        "accelerator": {**accelerator, "devices": list(accelerator["devices"])},
+        "host": snapshot.host.value,
+        "notes": list(snapshot.notes),
+        **{name: getattr(snapshot, name) for name in _PLAIN_FIELDS},
+    }
+
+
+def from_json(data: Mapping[str, Any]) -> Snapshot:
+    """Return the snapshot that ``to_json`` wrote.  Raises InvalidInput."""
+    if data.get("version") != _JSON_VERSION:
+        message = f"a snapshot of version {data.get('version')!r} cannot be read"
+        raise InvalidInput(message, hint=f"this colablock reads version {_JSON_VERSION}")
+    try:
+        devices = tuple(Device(**device) for device in data["accelerator"]["devices"])
+        return Snapshot(
+            environment=Environment.from_json(data["environment"]),
+            installed=_installed(data["installed"]),
+            loaded={canonicalize_name(name): tuple(items) for name, items in data["loaded"].items()},
+            shared={canonicalize_name(name): _names(items) for name, items in data["shared"].items()},
+            protected=_names(data["protected"]),
+            accelerator=Accelerator(**{**data["accelerator"], "devices": devices}),
+            host=Host(data["host"]),
+            notes=tuple(data["notes"]),
+            **{name: data[name] for name in _PLAIN_FIELDS},
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = f"not a snapshot: {error!r}"
+        raise InvalidInput(message) from error
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    """Return *record* with lists for tuples, as JSON has them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in record.items()}
+
+
+def _names(items: Iterable[str]) -> frozenset[NormalizedName]:
+    return frozenset(canonicalize_name(name) for name in items)
+
+
+def _installed(records: Iterable[Mapping[str, Any]]) -> dict[NormalizedName, Installed]:
+    """Return the distributions of a probe's answer or of a stored snapshot."""
+    found = {}
+    for record in records:
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
+        }
+        installed = Installed(**values)
+        found[installed.name] = installed
+    return found
+
+
+def _assemble(
+    answer: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str],
+    modules: Mapping[str, ModuleType],
+    protect: Iterable[str],
+    accelerator: Accelerator | None,
+) -> Snapshot:
+    """Return the snapshot of a probe's *answer*, without what is loaded."""
+    facts = answer["facts"]
+    environment = Environment.from_facts(facts)
+    installed = _installed(answer["distributions"])
+    host = detect_host(environ, modules)
+    protect = tuple(protect)
+    return Snapshot(
+        environment=environment,
+        python=facts["executable"],
+        prefix=facts["prefix"],
+        site=facts["paths"]["purelib"],
+        installed=installed,
+        shared=_shared(installed),
+        protected=protected_names(installed, environment, host, protect),
+        accelerator=accelerator or detect(environ),
+        host=host,
+        externally_managed=facts["externally_managed"],
+        has_headers=facts["has_headers"],
+        notes=(*answer["notes"], *_remarks(facts, installed, protect)),
+    )
+
+
+def _remarks(
+    facts: Mapping[str, Any], installed: Mapping[NormalizedName, Installed], protect: Iterable[str]
+) -> Iterator[str]:
+    """Yield what a reader of the snapshot should know."""
+    for name, distribution in installed.items():
+        if not _is_version(distribution.version):
+            yield f"{name} has the version `{distribution.version}`, which is none (PEP 440)"
+    for text in protect:
+        if canonicalize_name(text) not in installed:
+            yield f"{text} is to be protected but not installed"
+    user_site = facts["user_site"]
+    if user_site and facts["prefix"] == facts["base_prefix"] and os.path.isdir(user_site):
+        yield f"the user's own packages in {user_site} are left out"
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
+
+
+def _direct_requirements(installed: Installed, environment: Environment) -> Iterator[NormalizedName]:
+    """Yield the names that *installed* requires without an extra; a broken line requires nothing."""
+    markers = {**environment.markers, "extra": ""}
+    for line in installed.requires:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if requirement.marker is None or requirement.marker.evaluate(markers):
+            yield canonicalize_name(requirement.name)
+
+
+def _find_executable(python: Path, environ: Mapping[str, str]) -> Path:
+    """Return the file to run for a path, an environment's folder or a bare name."""
+    if python.is_dir():
+        for name in ("bin/python", "Scripts/python.exe"):
+            if (python / name).is_file():
+                return python / name
+        message = f"the folder `{python}` holds no Python environment"
+        raise NotFound(message)
+    if python.is_file():
+        return python.absolute()
+    found = shutil.which(str(python), path=environ.get("PATH")) if len(python.parts) == 1 else None
+    if found is None:
+        message = f"there is no interpreter at `{python}`"
+        raise NotFound(message)
+    return Path(found)
+
+
+def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the answer of the probe, run by *executable* with a clean environment."""
+    command = [str(executable), "-I", str(Path(_probe.__file__))]
+    try:
+        done = subprocess.run(
+            command,
+            env=child_environ(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        message = f"`{executable}` cannot be run: {error}"
+        raise InvalidInput(message) from error
+    for line in reversed(done.stdout.decode("utf-8", "replace").splitlines()):
+        if line.startswith(_probe.MARK):
+            answer: dict[str, Any] = json.loads(line.removeprefix(_probe.MARK))
+            return answer
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    why = said[-1] if said else f"it ended with status {done.returncode} and said nothing"
+    message = f"`{executable}` does not answer as a Python does: {why}"
+    raise InvalidInput(message, hint="an interpreter of Python 3.8 or newer is needed")
+
+
+def _rows(path: str) -> Iterator[tuple[str, str, str]]:
+    """Yield path, hash and size of each file in a distribution's record; nothing when it has none."""
+    try:
+        text = Path(path, "RECORD").read_text("utf-8", "surrogateescape")
+    except OSError:
+        yield from _legacy_rows(path)
+        return
+    for line in text.splitlines():
+        row = next(csv.reader([line])) if '"' in line else line.rsplit(",", 2)
+        if row and row[0]:
+            path, digest, size = [*row, "", ""][:3]
+            yield path, digest, size
+
+
+def _legacy_rows(path: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the files of an ``.egg-info``, which names them relative to itself and without hashes."""
+    try:
+        text = Path(path, "installed-files.txt").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return
+    own = os.path.basename(path)
+    for line in text.splitlines():
+        if line:
+            yield os.path.normpath(os.path.join(own, line)), "", ""
+
+
+def _root_of(folder: str) -> str:
+    """Return the prefix that a site folder belongs to; a folder of another kind stands for itself."""
+    path = Path(folder)
+    if path.name not in {"site-packages", "dist-packages"}:
+        return folder
+    is_posix = path.parent.name.startswith(("python", "pypy"))
+    return str(path.parents[2] if is_posix else path.parents[1])
+
+
+def _is_inside(path: str, root: str) -> bool:
+    """Whether *path* is below *root*, links in both followed."""
+    real = os.path.realpath(root)
+    return os.path.commonpath([real, os.path.realpath(path)]) == real
+
+
+def _shared(
+    installed: Mapping[NormalizedName, Installed],
+) -> dict[NormalizedName, frozenset[NormalizedName]]:
+    """Return who owns a file that another one owns with other contents (see Snapshot).
+
+    Only distributions of one import name can, so most records stay unread.
+    """
+    by_import: dict[str, list[Installed]] = defaultdict(list)
+    for distribution in installed.values():
+        for import_name in distribution.import_names:
+            by_import[import_name].append(distribution)
+    contested = {name for name, owners in by_import.items() if len(owners) > 1}
+    owners: dict[str, list[tuple[NormalizedName, str]]] = defaultdict(list)
+    for distribution in installed.values():
+        if distribution.path is not None and contested.intersection(distribution.import_names):
+            folder = os.path.dirname(distribution.path)
+            for path in _contested_files(distribution.path, contested):
+                owners[f"{folder}/{path[0]}"].append((distribution.name, path[1]))
+    return _rivals(owners.values())
+
+
+def _contested_files(record: str, contested: Container[str]) -> Iterator[tuple[str, str]]:
+    """Yield path and hash of the files in a package of which there are several portions."""
+    for path, digest, _ in _rows(record):
+        top, slash, rest = path.partition("/")
+        # Portions of an old namespace package each ship its `__init__.py`.
+        if digest and rest != "__init__.py" and (top if slash else top.split(".")[0]) in contested:
+            yield path, digest
+
+
+def _rivals(
+    owners: Iterable[list[tuple[NormalizedName, str]]],
+) -> dict[NormalizedName, frozenset[NormalizedName]]:
+    found: dict[NormalizedName, set[NormalizedName]] = defaultdict(set)
+    for claims in owners:
+        for name, digest in claims if len(claims) > 1 else ():
+            found[name].update(other for other, its in claims if its != digest)
+    return {name: frozenset(others) for name, others in found.items() if others}
+
+
+def _loaded(
+    modules: Mapping[str, ModuleType], installed: Mapping[NormalizedName, Installed]
+) -> dict[NormalizedName, tuple[str, ...]]:
+    """Return which loaded modules belong to which distribution, by the file that each came from."""
+    names_of: dict[str, list[str]] = defaultdict(list)
+    folders: dict[str, str] = {}
+    for name, module in modules.items():
+        if file := _file_of(module):
+            folder, base = os.path.split(file)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            names_of[os.path.join(folders[folder], base)].append(name)
+    tops = {name.partition(".")[0] for names in names_of.values() for name in names}
+    # Those whose import names are loaded come first: the others are rarely needed.
+    likely = sorted(installed.values(), key=lambda item: tops.isdisjoint(item.import_names))
+    found: dict[NormalizedName, list[str]] = defaultdict(list)
+    for distribution in likely:
+        if not names_of:
+            break
+        for file in _owned(distribution, names_of):
+            found[distribution.name] += names_of.pop(file)
+    return {name: tuple(sorted(found[name])) for name in sorted(found)}
+
+
+def _file_of(module: object) -> str | None:
+    """Return the file of a module; not by attribute access, which wakes lazy modules."""
+    try:
+        file = vars(module).get("__file__")
+    except Exception:  # noqa: BLE001  # anything may stand in sys.modules
+        return None
+    return os.path.abspath(file) if isinstance(file, str) else None
+
+
+def _owned(installed: Installed, files: Iterable[str]) -> list[str]:
+    """Return those of *files* that are of *installed*: recorded, or in the folders that it imports from."""
+    if installed.path is None:
+        return []
+    folder = os.path.realpath(os.path.dirname(installed.path))
+    recorded = {os.path.normpath(os.path.join(folder, path)) for path, _, _ in _rows(installed.path)}
+    below: tuple[str, ...] = ()
+    if root := _editable_root(installed):
+        below = (root + os.sep,)
+    elif not recorded:
+        stems = [os.path.join(folder, name) for name in installed.import_names]
+        below = tuple(stem + end for stem in stems for end in (os.sep, "."))
+    return [file for file in files if file in recorded or (below and file.startswith(below))]
+
+
+def _editable_root(installed: Installed) -> str | None:
+    """Return the folder of the project that *installed* points to, when it is editable (PEP 610)."""
+    origin = installed.direct_url or {}
+    info, url = origin.get("dir_info"), origin.get("url")
+    if not isinstance(info, dict) or not info.get("editable") or not isinstance(url, str):
+        return None
+    return os.path.realpath(url2pathname(urlsplit(url).path))

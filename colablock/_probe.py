@@ -1,0 +1,363 @@
+"""Tell one interpreter's facts and what is installed for it, as one JSON line.
+
+Run by other interpreters as ``EXE -I _probe.py``: the standard library of
+Python 3.8 is all that may be used here, and nothing of colablock.  The running
+interpreter is read by the same functions, in process.
+"""
+
+# Paths stay strings: seven hundred folders are read, and objects double the time.
+# ruff: noqa: PTH109, PTH110, PTH112, PTH113, PTH118, PTH119, PTH120, PTH123, PTH208
+
+from __future__ import annotations
+
+import configparser
+import importlib.machinery
+import json
+import os
+import platform
+import re
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+__all__ = ["FORMAT", "MARK", "distributions", "interpreter_facts", "probe"]
+
+FORMAT = 1
+#: What the one line that counts begins with: a `.pth` file may print lines of its own.
+MARK = "colablock-probe "
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
+_FILE_SIZE = re.compile(rb",(\d+)\r?$", re.MULTILINE)
+_IN_PACKAGE = re.compile(rb'^"?([^/\\,"\r\n]+)/[^,"\n]*\.(?:py|so|pyd)"?,', re.MULTILINE)
+_TOP_FILE = re.compile(rb'^"?([^/\\,"\r\n]+\.(?:py|so|pyd|pth))"?,', re.MULTILINE)
+_SECTION = re.compile(r"\[([^:\]]*):?([^\]]*)\]")
+_SINGLE = ("name", "version", "requires-python")
+_MANY = ("requires-dist", "provides-extra", "import-name", "import-namespace")
+
+
+def probe(search_path: Iterable[str] | None = None) -> dict[str, Any]:
+    """Return everything: the facts, the distributions on *search_path* (sys.path), and notes."""
+    notes: list[str] = []
+    facts = interpreter_facts()
+    found = distributions(sys.path if search_path is None else search_path, notes)
+    return {"format": FORMAT, "facts": facts, "distributions": found, "notes": notes}
+
+
+def interpreter_facts() -> dict[str, Any]:
+    """Return what decides which wheels fit, where files go, and what may be done here."""
+    paths = sysconfig.get_paths()
+    glibc = _glibc()
+    return {
+        "markers": _markers(),
+        "version": list(sys.version_info[:2]),
+        "ext_suffix": sysconfig.get_config_var("EXT_SUFFIX"),
+        "free_threaded": sys.version_info >= (3, 13) and bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+        "debug": _is_debug_build(),
+        "is_32bit": sys.maxsize <= 2**32,
+        "platform": sysconfig.get_platform(),
+        "glibc": glibc,
+        "musl": None if glibc else _musl(),
+        "macos": _macos() if sys.platform == "darwin" else None,
+        "executable": sys.executable,
+        "prefix": sys.prefix,
+        "base_prefix": sys.base_prefix,
+        "paths": paths,
+        "has_headers": os.path.exists(os.path.join(paths["include"], "Python.h")),
+        "externally_managed": _externally_managed(paths["stdlib"]),
+        "user_site": site.getusersitepackages() if sys.flags.no_user_site else None,
+    }
+
+
+def _markers() -> dict[str, str]:
+    info = sys.implementation.version
+    implementation = f"{info.major}.{info.minor}.{info.micro}"
+    if info.releaselevel != "final":
+        implementation += info.releaselevel[0] + str(info.serial)
+    return {
+        "implementation_name": sys.implementation.name,
+        "implementation_version": implementation,
+        "os_name": os.name,
+        "platform_machine": platform.machine(),
+        "platform_python_implementation": platform.python_implementation(),
+        "platform_release": platform.release(),
+        "platform_system": platform.system(),
+        "platform_version": platform.version(),
+        "python_full_version": platform.python_version(),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "sys_platform": sys.platform,
+    }
+
+
+def _is_debug_build() -> bool:
+    flag = sysconfig.get_config_var("Py_DEBUG")
+    if flag is not None:
+        return bool(flag)
+    # Windows has no such variable.
+    return hasattr(sys, "gettotalrefcount") or "_d.pyd" in importlib.machinery.EXTENSION_SUFFIXES
+
+
+def _glibc() -> list[int] | None:
+    try:
+        text = os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (AttributeError, OSError, ValueError):
+        return None
+    match = re.match(r"glibc (\d+)\.(\d+)", text)
+    return [int(match.group(1)), int(match.group(2))] if match else None
+
+
+def _musl() -> list[int] | None:
+    """Return the version that musl's loader gives of itself; it has no other way to ask."""
+    if not sys.platform.startswith("linux"):
+        return None
+    for name in sorted(os.listdir("/lib")):
+        if name.startswith("ld-musl-"):
+            loader = os.path.join("/lib", name)
+            answer = subprocess.run([loader], stderr=subprocess.PIPE, check=False).stderr
+            match = re.search(rb"Version (\d+)\.(\d+)", answer)
+            if match:
+                return [int(match.group(1)), int(match.group(2))]
+    return None
+
+
+def _macos() -> list[Any]:
+    """Return major, minor and machine, as ``packaging.tags`` finds them."""
+    version, _, machine = platform.mac_ver()
+    if version.startswith("10.16"):
+        # Built against an old SDK, this Python is told 10.16 on every newer system.
+        command = [sys.executable, "-sS", "-c", "import platform; print(platform.mac_ver()[0])"]
+        environ = dict(os.environ, SYSTEM_VERSION_COMPAT="0")
+        version = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True).stdout.decode()
+    major, minor = [*version.strip().split("."), "0"][:2]
+    return [int(major), int(minor), machine]
+
+
+def _externally_managed(stdlib: str) -> str | None:
+    """Return the message of an environment that its distributor manages (PEP 668), outside a venv."""
+    marker = os.path.join(stdlib, "EXTERNALLY-MANAGED")
+    if sys.prefix != sys.base_prefix or not os.path.isfile(marker):
+        return None
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(marker, encoding="utf-8")
+        return parser["externally-managed"]["error"].strip()
+    except (configparser.Error, KeyError, UnicodeDecodeError, OSError):
+        return "this Python is managed by the system that installed it"
+
+
+def distributions(search_path: Iterable[str], notes: list[str]) -> list[dict[str, Any]]:
+    """Return what is installed on *search_path*; of one name the first counts, as for imports.
+
+    What cannot be read, and what is hidden by an earlier one, goes to *notes*.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for folder in _folders(search_path):
+        for entry in _entries(folder, notes):
+            record = _read_distribution(os.path.join(folder, entry), notes)
+            if record is None:
+                continue
+            first = found.setdefault(record["name"], record)
+            if first is not record:
+                other = f"{record['version']} in {folder}"
+                notes.append(f"{record['name']} {other} is hidden by {first['version']} in {first['path']}")
+    return list(found.values())
+
+
+def _folders(search_path: Iterable[str]) -> Iterator[str]:
+    """Yield the folders of a search path, each once, however it is spelled (`lib64` is often a link)."""
+    seen = set()
+    for item in search_path:
+        folder = os.fspath(item) or os.getcwd()
+        real = os.path.realpath(folder)
+        if real not in seen and os.path.isdir(folder):
+            seen.add(real)
+            yield folder
+
+
+def _entries(folder: str, notes: list[str]) -> Iterator[str]:
+    """Yield the metadata entries of a folder, in the order in which importlib.metadata sees them."""
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        notes.append(f"{folder} cannot be read: {error.strerror}")
+        return
+    is_egg = folder.lower().endswith(".egg")
+    for name in names:
+        lowered = name.lower()
+        if lowered.endswith((".dist-info", ".egg-info")) or (is_egg and lowered == "egg-info"):
+            yield name
+
+
+def _read_distribution(path: str, notes: list[str]) -> dict[str, Any] | None:
+    """Return one distribution, or None, with a note, for what is none."""
+    try:
+        is_folder = os.path.isdir(path)
+        names = set(os.listdir(path)) if is_folder else set()
+        headers = _headers(path, names) if is_folder else _read_headers(path)
+    except OSError as error:
+        notes.append(f"{path} cannot be read: {error.strerror}")
+        return None
+    if headers is None:
+        notes.append(f"{path} holds no metadata and is left out")
+        return None
+    stem = os.path.basename(path).rsplit(".", 1)[0].split("-")
+    name = headers["name"] or (stem[0] if stem[0] != "EGG" else "")
+    version = headers["version"] or (stem[1] if len(stem) > 1 else "")
+    if not _NAME.match(name) or not version:
+        notes.append(f"{path} is left out: `{name}` `{version}` is no name and version")
+        return None
+    return _describe(path, names, headers, name, version)
+
+
+def _describe(path: str, names: set[str], headers: dict[str, Any], name: str, version: str) -> dict[str, Any]:
+    data = _read(os.path.join(path, "RECORD")) if "RECORD" in names else b""
+    requires, extras = headers["requires-dist"], headers["provides-extra"]
+    if not requires and "requires.txt" in names:  # setuptools before it wrote Requires-Dist
+        requires, extras = _requires_txt(_text(path, "requires.txt"))
+    direct_url = _json(path, "direct_url.json") if "direct_url.json" in names else None
+    provenance = _json(path, "provenance_url.json") if "provenance_url.json" in names else None
+    return {
+        "name": re.sub(r"[-_.]+", "-", name).lower(),
+        "version": version,
+        "requires": requires,
+        "requires_python": headers["requires-python"],
+        "extras": extras,
+        "import_names": _import_names(path, names, headers, data),
+        "direct_url": direct_url,
+        "installer": _text(path, "INSTALLER").strip() or None if "INSTALLER" in names else None,
+        "requested": "REQUESTED" in names,
+        "size": sum(map(int, _FILE_SIZE.findall(data))) if data else None,
+        "sha256": _archive_hash(provenance) or _archive_hash(direct_url),
+        "path": path,
+        "has_record": bool(data),
+    }
+
+
+def _headers(path: str, names: set[str]) -> dict[str, Any] | None:
+    for name in ("METADATA", "PKG-INFO"):
+        if name in names:
+            return _read_headers(os.path.join(path, name))
+    return None
+
+
+def _read_headers(path: str) -> dict[str, Any]:
+    """Return the wanted headers of core metadata; reading stops at the blank line before the body."""
+    with open(path, "rb") as file:
+        data = file.read(8192)
+        while b"\n\n" not in data and b"\n\r\n" not in data:
+            more = file.read(65536)
+            if not more:
+                break
+            data += more
+    headers: dict[str, Any] = dict.fromkeys(_SINGLE)
+    headers.update((key, []) for key in _MANY)
+    last = None
+    for line in re.split(r"\r?\n", data.decode("utf-8", "replace").lstrip("\ufeff")):
+        if not line:
+            break
+        if line[0] in " \t":
+            if last in _MANY:  # a folded line
+                headers[last][-1] += " " + line.strip()
+            continue
+        key, _, value = line.partition(":")
+        last = key.lower()
+        if last in _MANY:
+            headers[last].append(value.strip())
+        elif last in _SINGLE and headers[last] is None:
+            headers[last] = value.strip() or None
+    return headers
+
+
+def _import_names(path: str, names: set[str], headers: dict[str, Any], data: bytes) -> list[str]:
+    """Return top-level names: as declared (PEP 794), else as setuptools lists them, else of the files."""
+    declared = headers["import-name"] + headers["import-namespace"]
+    if declared:
+        tops = {item.split(";")[0].split(".")[0].strip() for item in declared}
+    elif "top_level.txt" in names:
+        tops = {re.split(r"[./\\]", line.strip())[0] for line in _text(path, "top_level.txt").split("\n")}
+    else:
+        tops = _names_of_files(os.path.dirname(path), data)
+    return sorted(name for name in tops if name.isidentifier() and name != "__pycache__")
+
+
+def _names_of_files(folder: str, data: bytes) -> set[str]:
+    tops = {name.decode("utf-8", "replace") for name in set(_IN_PACKAGE.findall(data))}
+    for raw in _TOP_FILE.findall(data):
+        file = raw.decode("utf-8", "replace")
+        if file.endswith(".pth"):
+            tops |= _names_of_pth(os.path.join(folder, file))
+        elif not file.startswith("__editable__"):
+            tops.add(file.split(".")[0])
+    return tops
+
+
+def _names_of_pth(path: str) -> set[str]:
+    """Return what an editable installation's `.pth` file makes importable."""
+    tops = set()
+    for line in _read(path).decode("utf-8", "replace").splitlines():
+        if line.startswith(("#", "import ", "import\t")) or not os.path.isdir(line.strip()):
+            continue
+        for name in os.listdir(line.strip()):
+            child = os.path.join(line.strip(), name)
+            if name.endswith(".py") or os.path.isfile(os.path.join(child, "__init__.py")):
+                tops.add(name.split(".")[0])
+    return tops
+
+
+def _requires_txt(text: str) -> tuple[list[str], list[str]]:
+    """Return the requirements and extras of an `.egg-info`: `[extra:marker]` heads the lines below it."""
+    requires, extras = [], []
+    extra = marker = ""
+    for raw in text.splitlines():
+        line = raw.strip()
+        section = _SECTION.match(line)
+        if section:
+            extra, marker = section.group(1).strip(), section.group(2).strip()
+            if extra and extra not in extras:
+                extras.append(extra)
+        elif line and not line.startswith("#"):
+            conditions = [f"({marker})"] if marker else []
+            conditions += [f'extra == "{extra}"'] if extra else []
+            # A direct reference needs a space before its marker.
+            joined = f" ; {' and '.join(conditions)}" if conditions else ""
+            requires.append(line + joined)
+    return requires, extras
+
+
+def _archive_hash(origin: Any) -> str | None:
+    """Return the sha256 of the file installed from (PEP 710 and PEP 610 write it alike)."""
+    try:
+        archive = origin["archive_info"]
+        value = archive.get("hashes", {}).get("sha256")
+        if value is None and str(archive.get("hash", "")).startswith("sha256="):
+            value = archive["hash"][len("sha256=") :]
+    except (AttributeError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _json(path: str, name: str) -> Any:
+    """Return the object in a JSON file, or None when there is none to be had."""
+    try:
+        value = json.loads(_read(os.path.join(path, name)).decode("utf-8"))
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _text(path: str, name: str) -> str:
+    return _read(os.path.join(path, name)).decode("utf-8", "replace")
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n" + MARK + json.dumps(probe()) + "\n")
