@@ -64,6 +64,7 @@ class Request:
     protected: frozenset[NormalizedName] = frozenset()
     released: Mapping[NormalizedName, str] = field(default_factory=dict)
     fixed: Mapping[NormalizedName, Version] = field(default_factory=dict)
+    unfit: frozenset[NormalizedName] = frozenset()  # their installed version is no candidate
 
 
 class Want(NamedTuple):
@@ -417,7 +418,8 @@ class _Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None
     def installed_serves(self, installed: Installed, wants: Iterable[Want]) -> bool:
         """Whether what is installed meets *wants*, the guards and the asked provenance."""
         version = Version(installed.version)
-        fits = self._request.fixed.get(installed.name, version) == version
+        fits = installed.name not in self._request.unfit
+        fits = fits and self._request.fixed.get(installed.name, version) == version
         fits = fits and all(self._meets(want, version) for want in wants)
         fits = fits and all(guard.specifier.contains(version, prereleases=True) for guard in self._guards.get(installed.name, ()))
         return fits and self._allowed(installed.name, version) and self._provenance_fits(installed)
@@ -434,9 +436,14 @@ class _Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None
         candidates = [c for c in self._source.judge(name).candidates if self._fits(c, wants)]
         candidates = self._without_prereleases(name, candidates)
         if installed is not None:
-            candidates = [c for c in candidates if c.version != Version(installed.version) or not self._provenance_fits(installed)]
+            candidates = [c for c in candidates if self._is_another_build(c, installed)]
             candidates.sort(key=lambda c: self._breaks(name, c.version))
         yield from candidates
+
+    def _is_another_build(self, candidate: Candidate, installed: Installed) -> bool:
+        if candidate.version != Version(installed.version):
+            return True
+        return installed.name not in self._request.unfit and not self._provenance_fits(installed)
 
     def _fits(self, candidate: Candidate, wants: Sequence[Want]) -> bool:
         version = candidate.version

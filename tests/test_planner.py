@@ -1,0 +1,191 @@
+"""From a resolution and a snapshot to ordered steps, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.matrix import Absent, Matrix
+from colablock.plan import Action, Plan, Remedy, Target
+from colablock.planner import make_plan
+from colablock.repair import Repairer
+from colablock.resolve import Request, resolve
+from colablock.snapshot import Snapshot
+from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
+
+
+def plan_for(
+    index: Mapping[str, list[str]],
+    image: Mapping[str, list[str]],
+    *roots: str,
+    protected: tuple[str, ...] = (),
+    absent: tuple[Absent, ...] = (),
+    broken: Remedy | None = None,
+    **snapshot_facts: Any,
+) -> Plan:
+    there = installed(image)
+    snapshot = Snapshot(
+        environment=PYTHON_312,
+        python="/usr/bin/python3",
+        prefix="/usr",
+        site="/usr/lib",
+        installed=there,
+        protected=frozenset(NormalizedName(name) for name in protected),
+        **snapshot_facts,
+    )
+    request = Request(
+        environment=PYTHON_312, roots=entries(*roots), installed=there, protected=snapshot.protected, absent=absent
+    )
+    source = DictSource(index)
+    return make_plan(
+        matrix=Matrix(name="m", source="m.toml", digest="0", absent=absent),
+        resolution=resolve(request, source),
+        snapshot=snapshot,
+        target=Target.KERNEL,
+        repair=Repairer(request, source),
+        broken=broken,
+    )
+
+
+def steps(plan: Plan) -> list[tuple[str, str]]:
+    return [(step.action.value, step.name) for step in plan.steps]
+
+
+def remedies(plan: Plan) -> dict[str, tuple[bool, Remedy]]:
+    return {str(item.name): (item.direct, item.remedy) for item in plan.breakages}
+
+
+VISION = {
+    "torch 2.8.0": [],
+    "torchvision 0.23.0": ["torch==2.8.0"],
+    "timm 1.0": ["torchvision"],
+    "fastai 2.8": ["timm"],
+    "bystander 1": ["torch>=2"],
+}
+
+
+def test_nothing_is_done_when_everything_is_there() -> None:
+    plan = plan_for({}, {"torch 2.8.0": []}, "torch>=2")
+    assert plan.steps == ()
+    assert [(kept.name, kept.version) for kept in plan.kept] == [("torch", "2.8.0")]
+
+
+def test_what_breaks_directly_is_repaired_where_a_version_fits() -> None:
+    index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0"], "torchvision 0.20.0": ["torch==2.5.0"]}
+    plan = plan_for(index, VISION, "torch==2.4.0")
+    assert steps(plan) == [("replace", "torch"), ("replace", "torchvision")]
+    assert remedies(plan) == {"torchvision": (True, Remedy.REPAIR)}
+    repaired = plan.steps[-1]
+    assert repaired.version == "0.19.0"
+    assert "torchvision 0.23.0 needs torch==2.8.0" in repaired.reason
+    assert not repaired.requested
+
+
+def test_what_cannot_be_repaired_goes_and_what_stands_behind_it_is_listed() -> None:
+    plan = plan_for({"torch 2.4.0": []}, VISION, "torch==2.4.0")
+    assert steps(plan) == [("remove", "torchvision"), ("replace", "torch")]
+    assert remedies(plan) == {
+        "torchvision": (True, Remedy.REMOVE),
+        "timm": (False, Remedy.LEAVE),
+        "fastai": (False, Remedy.LEAVE),
+    }
+    fastai = next(item for item in plan.breakages if item.name == "fastai")
+    assert fastai.because == ("torchvision 0.23.0 is removed", "timm needs torchvision", "fastai needs timm")
+
+
+@pytest.mark.parametrize("broken", [Remedy.LEAVE, Remedy.REMOVE])
+def test_what_is_done_about_the_broken_can_be_said(broken: Remedy) -> None:
+    index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0"]}
+    plan = plan_for(index, VISION, "torch==2.4.0", broken=broken)
+    assert remedies(plan)["torchvision"] == (True, broken)
+
+
+def test_a_repair_moves_nothing_else() -> None:
+    index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0", "pillow<10"], "pillow 9": []}
+    image = {**VISION, "pillow 11": []}
+    plan = plan_for(index, image, "torch==2.4.0")
+    assert remedies(plan)["torchvision"] == (True, Remedy.REMOVE)
+
+
+def test_a_repair_may_bring_what_is_not_there_yet() -> None:
+    index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0", "extra-bit"], "extra-bit 1": []}
+    plan = plan_for(index, VISION, "torch==2.4.0")
+    assert steps(plan) == [("install", "extra-bit"), ("replace", "torch"), ("replace", "torchvision")]
+
+
+def test_what_was_broken_before_is_nobody_s_business() -> None:
+    image = {"torch 2.8.0": [], "old 1": ["torch<2"], "jedi-user 1": ["jedi"]}
+    plan = plan_for({"torch 2.4.0": []}, image, "torch==2.4.0")
+    assert plan.breakages == ()
+
+
+def test_what_a_protected_one_needs_is_left_rather_than_removed() -> None:
+    image = {"base 2": [], "helper 1": ["base>=2"], "google-colab 1": ["helper"]}
+    plan = plan_for({"base 1": []}, image, "base==1", protected=("google-colab",))
+    assert remedies(plan) == {"helper": (True, Remedy.LEAVE)}
+
+
+def test_absent_ones_are_taken_away_with_the_matrix_s_own_words() -> None:
+    absent = (
+        Absent(
+            name=NormalizedName("torchao"),
+            path="absent.torchao",
+            specifier=SpecifierSet("<0.16"),
+            why="peft refuses to start beside it",
+        ),
+    )
+    plan = plan_for({}, {"torchao 0.10.0": [], "torch 2.8.0": []}, "torch", absent=absent)
+    assert [(step.action, step.name, step.reason) for step in plan.steps] == [
+        (Action.REMOVE, "torchao", "peft refuses to start beside it")
+    ]
+
+
+def test_those_that_share_files_count_as_bound() -> None:
+    image = {"numpy 2.0": [], "opencv-python 4.12": ["numpy>=2"], "opencv-contrib-python 4.12": []}
+    shared = {
+        NormalizedName("opencv-python"): frozenset({NormalizedName("opencv-contrib-python")}),
+        NormalizedName("opencv-contrib-python"): frozenset({NormalizedName("opencv-python")}),
+    }
+    plan = plan_for({"numpy 1.26.4": []}, image, "numpy<2", shared=shared)
+    assert remedies(plan) == {
+        "opencv-python": (True, Remedy.REMOVE),
+        "opencv-contrib-python": (True, Remedy.REMOVE),
+    }
+
+
+def test_removals_come_first_users_before_what_they_use_and_installs_the_other_way() -> None:
+    image = {"a 1": ["x<2"], "b 1": ["a", "x<2"], "x 1": []}
+    index = {"x 2": [], "top 1": ["middle"], "middle 1": ["x>=2"]}
+    plan = plan_for(index, image, "top")
+    assert steps(plan) == [
+        ("remove", "b"),
+        ("remove", "a"),
+        ("replace", "x"),
+        ("install", "middle"),
+        ("install", "top"),
+    ]
+
+
+def test_circular_requirements_have_an_order_too() -> None:
+    plan = plan_for({"a 1": ["b"], "b 1": ["c"], "c 1": ["a"]}, {}, "a")
+    assert sorted(steps(plan)) == [("install", "a"), ("install", "b"), ("install", "c")]
+
+
+def test_a_restart_is_asked_for_by_the_loaded_modules_that_change() -> None:
+    loaded = {NormalizedName("numpy"): ("numpy",), NormalizedName("requests"): ("requests",)}
+    plan = plan_for({"numpy 1.26.4": []}, {"numpy 2.0": [], "requests 2": []}, "numpy<2", loaded=loaded)
+    assert plan.needs_restart
+    assert plan.restart == {"numpy": ("numpy",)}
+
+
+def test_every_step_says_why() -> None:
+    plan = plan_for({"torch 2.4.0": ["triton==3.0.0"], "triton 3.0.0": []}, {"triton 3.4.0": []}, "torch==2.4.0")
+    assert [step.reason for step in plan.steps] == [
+        "torch 2.4.0 needs triton==3.0.0",
+        "packages.torch asks for torch==2.4.0",
+    ]
+    assert [step.requested for step in plan.steps] == [False, True]
