@@ -11,8 +11,8 @@ import base64
 import hashlib
 import io
 import json
-import os
 import zipfile
+from pathlib import Path
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -39,20 +39,15 @@ def _quoted(path: str) -> str:
     return f'"{path}"' if "," in path else path
 
 
-def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):  # type: ignore[no-untyped-def]
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):  # type: ignore[no-untyped-def] # noqa: ARG001
     """Build the wheel that ``wheel.json`` describes (PEP 517)."""
-    with open("wheel.json", encoding="utf-8") as file:
-        described = json.load(file)
+    described = json.loads(Path("wheel.json").read_text(encoding="utf-8"))
     if described.get("fails"):
         raise RuntimeError(described["fails"])
-    files = {}
-    for folder, _, names in sorted(os.walk("tree")):
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            with open(path, "rb") as stream:
-                files[os.path.relpath(path, "tree").replace(os.sep, "/")] = stream.read()
-    with open(os.path.join(wheel_directory, described["filename"]), "wb") as stream:
-        stream.write(wheel_bytes(described["info"], files))
+    tree = Path("tree")
+    paths = sorted(path for path in tree.rglob("*") if path.is_file())
+    files = {path.relative_to(tree).as_posix(): path.read_bytes() for path in paths}
+    Path(wheel_directory, described["filename"]).write_bytes(wheel_bytes(described["info"], files))
     return described["filename"]
 
 

@@ -108,9 +108,7 @@ class FolderSource:
     def _names(self) -> list[str]:
         if not self.folder.is_dir():
             return []
-        return sorted(
-            path.name for path in self.folder.iterdir() if path.name.endswith((".whl", ".tar.gz", ".zip"))
-        )
+        return sorted(path.name for path in self.folder.iterdir() if path.is_file())
 
 
 @dataclass(slots=True)
@@ -170,7 +168,7 @@ class IndexServer:
         self._http.index = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
-    def __enter__(self) -> IndexServer:
+    def __enter__(self) -> IndexServer:  # noqa: PYI034 - nobody derives from it
         self._thread.start()
         return self
 
@@ -369,7 +367,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer.body = fault.body
         if fault is not None and fault.content_type is not None:
             answer.headers["Content-Type"] = fault.content_type
-        if answer.status != 200:  # noqa: PLR2004 - HTTP's own number
+        if answer.status != 200:
             return answer
         return self._ranged(self._validated(answer), path)
 
@@ -387,7 +385,7 @@ class _Handler(BaseHTTPRequestHandler):
         return answer
 
     def _ranged(self, answer: _Answer, path: str) -> _Answer:
-        if not self.server.index.ranges or not path.startswith("/files/") or answer.status == 304:  # noqa: PLR2004
+        if not self.server.index.ranges or not path.startswith("/files/") or answer.status == 304:
             return answer
         answer.headers["Accept-Ranges"] = "bytes"
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
@@ -405,7 +403,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
-        if answer.status != 304:  # noqa: PLR2004
+        if answer.status != 304:
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         if body:
@@ -421,10 +419,10 @@ def normalized(name: str) -> str:
 
 
 def project_of(filename: str) -> str:
-    """Return the normalized project of a wheel or sdist by its file name."""
-    if filename.endswith(".whl"):
-        return normalized(filename.split("-")[0])
-    return normalized(re.sub(r"(\.tar\.gz|\.zip)$", "", filename).rpartition("-")[0])
+    """Return the normalized project of a file by its name."""
+    if filename.endswith((".tar.gz", ".zip")):
+        return normalized(re.sub(r"(\.tar\.gz|\.zip)$", "", filename).rpartition("-")[0])
+    return normalized(filename.split("-", maxsplit=1)[0])
 
 
 def _project_page(kind: str, name: str, entries: Sequence[Mapping[str, Any]]) -> str:
@@ -453,9 +451,8 @@ def _negotiate(accept: str, formats: Sequence[str]) -> str | None:
         kind, _, parameters = part.strip().partition(";")
         match = re.search(r"q=([0-9.]+)", parameters)
         weight = float(match[1]) if match else 1.0
-        for name in weights:
-            if kind in ({"json": (JSON,), "html": (HTML, "text/html")}[name]) or kind == "*/*":
-                weights[name] = max(weights[name], weight)
+        meant = {JSON: ("json",), HTML: ("html",), "text/html": ("html",), "*/*": ("json", "html")}
+        weights.update({name: max(weights[name], weight) for name in meant.get(kind, ())})
     best = max(formats, key=lambda name: weights[name])
     return best if weights[best] > 0 else None
 

@@ -207,7 +207,7 @@ def _wheel_files(
 ) -> tuple[str, dict[str, bytes]]:
     parts = filename.removesuffix(".whl").split("-")
     stem = "-".join(parts[:2])
-    build = parts[2] if len(parts) == 6 else None  # noqa: PLR2004 - a build tag makes it six parts
+    build = parts[2] if len(parts) == 6 else None
     info = f"{stem}.dist-info"
     files = {path: source.encode() for path, source in modules.items()}
     files |= {f"{stem}.data/{path}": text.encode() for path, text in data_files.items()}
