@@ -1,0 +1,153 @@
+"""Stand-ins for installed environments: site-packages full of one-line stubs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from colablock.recorded import RecordedDistribution, load_runtime, recorded_distributions
+
+__all__ = ["Stub", "build_runtime", "build_site", "find_python", "make_venv", "site_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stub:
+    """One distribution to write.  *files* come beside (or replace) its one-line packages."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...] = ()
+    requires_python: str | None = None
+    extras: tuple[str, ...] = ()
+    import_names: tuple[str, ...] | None = None  # None: the name, with underscores
+    direct_url: Mapping[str, object] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    requested: bool = False
+
+
+def build_runtime(name: str, into: Path, python: str | None = None) -> Path:
+    """Write the distributions of a recorded runtime, and return the site that they are in.
+
+    With *python*, an interpreter of the runtime's minor version, *into*
+    becomes a virtual environment; else it is the site itself.
+    """
+    snapshot = load_runtime(name)
+    site = into
+    if python is not None:
+        make_venv(into, python)
+        site = site_of(into)
+        if site.parent.name != f"python{snapshot.environment.short}":
+            message = f"{name} has Python {snapshot.environment.short}, not that of {python}"
+            raise ValueError(message)
+    stubs = [_stub(item, snapshot.shared.keys()) for item in recorded_distributions(name)]
+    return build_site(site, stubs)
+
+
+def build_site(into: Path, distributions: Iterable[Stub]) -> Path:
+    """Write *distributions* into the folder *into*, and return it."""
+    for stub in distributions:
+        _write(into, stub)
+    return into
+
+
+def make_venv(into: Path, python: str) -> Path:
+    """Make an empty virtual environment without pip, and return its interpreter."""
+    subprocess.run([python, "-I", "-m", "venv", "--without-pip", str(into)], check=True)
+    return into / "bin" / "python"
+
+
+def site_of(venv: Path) -> Path:
+    """Return the site-packages of a virtual environment."""
+    (site,) = venv.glob("lib/python*/site-packages")
+    return site
+
+
+@cache
+def find_python(version: str) -> str | None:
+    """Return an interpreter of the minor *version* (``3.12``) that runs, or None: then skip the test."""
+    for candidate in _candidates(version):
+        command = [candidate, "-I", "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        except OSError:
+            continue
+        if done.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def _candidates(version: str) -> Iterator[str]:
+    if sys.version_info[:2] == tuple(map(int, version.split("."))):
+        yield sys.executable
+    if found := shutil.which(f"python{version}"):
+        yield found
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    yield from map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python"), reverse=True))
+    if uv := shutil.which("uv"):
+        command = [uv, "python", "find", "--no-project", "--no-python-downloads", version]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            yield done.stdout.strip()
+
+
+def _stub(item: RecordedDistribution, sharing: Iterable[object]) -> Stub:
+    known = item.installed
+    names = known.import_names or (re.sub(r"[-.]+", "_", item.spelled),)
+    # A stub that hid a module of the standard library would break the interpreter.
+    names = tuple(f"{name}_dist" if name in sys.stdlib_module_names else name for name in names)
+    build = {f"{names[0]}/_build.py": f'OF = "{known.name}"\n'} if known.name in sharing else {}
+    return Stub(
+        name=item.spelled,
+        version=known.version,
+        requires=known.requires,
+        requires_python=known.requires_python,
+        extras=known.extras,
+        import_names=names,
+        direct_url=known.direct_url,
+        files=build,
+    )
+
+
+def _write(site: Path, stub: Stub) -> None:
+    stem = re.sub(r"[-.]+", "_", stub.name)
+    info = f"{stem}-{stub.version}.dist-info"
+    modules = (stem,) if stub.import_names is None else stub.import_names
+    files = {
+        **{f"{module}/__init__.py": f'__version__ = "{stub.version}"\n' for module in modules},
+        **stub.files,
+        f"{info}/METADATA": _metadata(stub),
+        f"{info}/INSTALLER": "pip\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: stub\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/top_level.txt": "".join(f"{module}\n" for module in modules),
+    }
+    if stub.direct_url is not None:
+        files[f"{info}/direct_url.json"] = json.dumps(stub.direct_url)
+    if stub.requested:
+        files[f"{info}/REQUESTED"] = ""
+    rows = []
+    for name, text in files.items():
+        data = text.encode()
+        path = site / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        rows.append(f"{name},sha256={digest},{len(data)}\n")
+    (site / info / "RECORD").write_text("".join(rows) + f"{info}/RECORD,,\n")
+
+
+def _metadata(stub: Stub) -> str:
+    lines = ["Metadata-Version: 2.1", f"Name: {stub.name}", f"Version: {stub.version}"]
+    lines += [f"Requires-Python: {stub.requires_python}"] if stub.requires_python else []
+    lines += [f"Provides-Extra: {extra}" for extra in stub.extras]
+    lines += [f"Requires-Dist: {requirement}" for requirement in stub.requires]
+    return "\n".join([*lines, "", "What it is for.", ""])

@@ -1,0 +1,137 @@
+"""Make the compact data of recorded runtimes, ``colablock/runtimes/runtimes.json.gz``.
+
+    python tools/pack_runtimes.py FOLDER [--output FILE]
+
+FOLDER holds ``runtimes.toml`` (an array ``runtime`` with label, flavour,
+path, python, ubuntu, commit, date and, where known, torch, cuda_toolkit and
+driver), per runtime a ``pip-freeze.txt`` below its path, and
+``metadata.json.gz``: core metadata by ``name==version`` or ``name @ url``,
+each record with the source that it comes from.
+
+The same folder gives the same bytes.  Records of another release
+(``approximate``) and empty ones (``unknown``) are left out: of those
+distributions the requirements are not known, and the package says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: TPU images are left out: nothing that the package ships trains on one.
+FLAVOURS = ("cpu", "gpu")
+UNUSED = frozenset({"approximate", "unknown"})
+FIELDS = ("requires_python", "requires_dist", "provides_extra", "import_names", "size")
+#: Builds of one project that own the same files with other contents; the images' own records are not kept.
+SHARED = (("opencv-contrib-python", "opencv-python", "opencv-python-headless"),)
+OUTPUT = Path(__file__).resolve().parent.parent / "colablock" / "runtimes" / "runtimes.json.gz"
+
+Record = dict[str, Any]
+
+
+def normalize(name: str) -> str:
+    """Return the normal form of a project name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read_freeze(path: Path) -> list[str]:
+    """Return the lines of a ``pip freeze`` that name a distribution."""
+    lines = (line.strip() for line in path.read_text("utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def key_of(line: str) -> str:
+    """Return the key of a freeze line's record."""
+    separator = " @ " if " @ " in line else "=="
+    name, _, rest = line.partition(separator)
+    return f"{normalize(name)}{separator}{rest}"
+
+
+def version_of(line: str, record: Record) -> str:
+    """Return the version that a freeze line stands for, read from the file name where it has a URL."""
+    if " @ " not in line:
+        return line.partition("==")[2]
+    file = unquote(line.partition(" @ ")[2].split("#")[0].rsplit("/", 1)[-1])
+    match = re.match(r"[^-]+-([^-]+)-.*\.whl$", file) or re.match(r".+-([^-]+)\.tar\.gz$", file)
+    version = match.group(1) if match else record.get("version")
+    if not version:
+        sys.exit(f"no version can be told for: {line}")
+    return str(version)
+
+
+def pins_of(freezes: list[list[str]], records: dict[str, Record]) -> list[list[Any]]:
+    """Return every distinct line with its version and a bit for each runtime that has it."""
+    masks: dict[str, int] = {}
+    for place, lines in enumerate(freezes):
+        for line in lines:
+            masks[line] = masks.get(line, 0) | 1 << place
+    return [[line, version_of(line, records.get(key_of(line), {})), masks[line]] for line in sorted(masks)]
+
+
+def slim(record: Record) -> Record:
+    """Return what is used of a record: empty values left out."""
+    return {field: record[field] for field in FIELDS if record.get(field)}
+
+
+def by_label(record: Record, freezes: dict[str, list[str]]) -> dict[str, Record]:
+    """Return the requirements of each label, for a distribution whose pins change under one version.
+
+    The pins have been those of the image at every label where both are
+    public; a label without a record gets the same names at its image's versions.
+    """
+    known = {label: slim(entry) for label, entry in record["by_label"].items()}
+    names = sorted({line.split("==")[0] for entry in known.values() for line in entry["requires_dist"]})
+    for label, lines in freezes.items():
+        versions = {normalize(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line}
+        inferred = [f"{name}=={versions[normalize(name)]}" for name in names]
+        known.setdefault(label, {"requires_dist": inferred})
+    return known
+
+
+def pack(folder: Path) -> dict[str, Any]:
+    """Return the document for the runtimes of *folder*."""
+    index = tomllib.loads((folder / "runtimes.toml").read_text("utf-8"))["runtime"]
+    index = [entry for entry in index if entry["flavour"] in FLAVOURS]
+    freezes = [read_freeze(folder / entry["path"] / "pip-freeze.txt") for entry in index]
+    records = json.loads(gzip.decompress((folder / "metadata.json.gz").read_bytes()))["records"]
+    pins = pins_of(freezes, records)
+    of_label = {entry["label"]: lines for entry, lines in zip(index, freezes, strict=True)}
+    kept = {}
+    for key in sorted({key_of(line) for line, _, _ in pins}):
+        record = records.get(key, {"source": "unknown"})
+        if "by_label" in record:
+            kept[key] = {**slim(record), "by_label": by_label(record, of_label)}
+        elif record["source"] not in UNUSED:
+            kept[key] = slim(record)
+    keys = ("label", "flavour", "python", "ubuntu", "commit", "torch", "cuda_toolkit", "driver")
+    runtimes = [
+        {**{key: entry[key] for key in keys if key in entry}, "date": str(entry["date"])} for entry in index
+    ]
+    return {"format": 1, "runtimes": runtimes, "shared": SHARED, "pins": pins, "records": kept}
+
+
+def main() -> None:
+    """Read the command line and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    arguments = parser.parse_args()
+    text = json.dumps(pack(arguments.folder), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    # No time stamp and no file name in the header, so that the bytes follow from the input alone.
+    arguments.output.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+    sys.stdout.write(f"{arguments.output}: {arguments.output.stat().st_size} bytes\n")
+
+
+if __name__ == "__main__":
+    main()
