@@ -83,7 +83,9 @@ def _directly(
             if demand.owner in change.touched or demand.owner == name:
                 continue
             specifier = demand.requirement.specifier
-            if specifier.contains(before, prereleases=True) and not specifier.contains(after, prereleases=True):
+            if specifier.contains(before, prereleases=True) and not specifier.contains(
+                after, prereleases=True
+            ):
                 yield _broken(snapshot, demand.owner, str(demand.requirement), name)
     for other in sorted(snapshot.shared.get(name, ())):
         if other not in change.touched and other in snapshot.installed:
@@ -95,7 +97,9 @@ def _broken(snapshot: Snapshot, owner: NormalizedName, requirement: str, cause: 
     return Broken(name=owner, version=version, requirement=requirement, cause=cause, direct=True)
 
 
-def unmet(installed: Mapping[NormalizedName, Installed], snapshot: Snapshot) -> dict[tuple[NormalizedName, str], str]:
+def unmet(
+    installed: Mapping[NormalizedName, Installed], snapshot: Snapshot
+) -> dict[tuple[NormalizedName, str], str]:
     """Return the requirements that do not hold among *installed*: (owner, requirement) → what is there."""
     found: dict[tuple[NormalizedName, str], str] = {}
     for owner in installed.values():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.version import Version
 from colablock.errors import NoSolution
-from colablock.resolve import PYTHON, Choice, Conflict, Want
+from colablock.resolution import PYTHON, Choice, Conflict, Want
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -35,7 +35,9 @@ def unbuildable_names(conflict: Conflict) -> dict[NormalizedName, str]:
 
 
 def _headline(conflict: Conflict) -> str:
-    asked = {name: [w for w, _ in conflict.causes if w.name == name and w.extra is None] for name in conflict.names}
+    asked = {
+        name: [w for w, _ in conflict.causes if w.name == name and w.extra is None] for name in conflict.names
+    }
     wants = [str(want) for name in conflict.names for want in asked[name]]
     unique = list(dict.fromkeys(wants))
     if conflict.missing:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from colablock.environment import Environment
     from colablock.matrix import Matrix
-    from colablock.resolve import Pin, Resolution
+    from colablock.resolution import Pin, Resolution
 
 __all__ = ["LockSource", "Wheel", "lock_digest", "make_lock", "read_lock", "write_lock"]
 
@@ -239,15 +239,21 @@ class LockSource:
         one = Pylock(lock_version=self.lock.lock_version, created_by=CREATED_BY, packages=[package])
         markers: Any = dict(self.environment.markers)
         chosen = [file for _, file in one.select(environment=markers, tags=self.environment.tags)]
-        files = tuple(self._file(package, file) for file in chosen if isinstance(file, PackageWheel | PackageSdist))
-        candidate = Candidate(name=name, version=package.version, origin=Origin.LOCK, files=files, all_files=files)
+        files = tuple(
+            self._file(package, file) for file in chosen if isinstance(file, PackageWheel | PackageSdist)
+        )
+        candidate = Candidate(
+            name=name, version=package.version, origin=Origin.LOCK, files=files, all_files=files
+        )
         return Judged(candidates=(candidate,), where=where)
 
     def metadata(self, candidate: Candidate) -> Metadata:
         """Return what the lock says that *candidate* needs."""
         tool = (self._packages[candidate.name].tool or {}).get("colablock", {})
         parsed = (parse_requirement(line) for line in tool.get("requires-dist", ()))
-        return Metadata(requires=tuple(r for r in parsed if r is not None), extras=frozenset(tool.get("extras", ())))
+        return Metadata(
+            requires=tuple(r for r in parsed if r is not None), extras=frozenset(tool.get("extras", ()))
+        )
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
         """Everything is here already."""

@@ -18,7 +18,7 @@ from colablock.snapshot import Installed
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.matrix import Matrix, PackageEntry
-    from colablock.resolve import Pin, Resolution
+    from colablock.resolution import Pin, Resolution
     from colablock.snapshot import Snapshot
 
 __all__ = ["Repair", "make_plan", "state_after"]
@@ -85,8 +85,11 @@ def make_plan(
     )
 
 
-def state_after(installed: Mapping[NormalizedName, Installed], draft_pins: Mapping[NormalizedName, Pin],
-                removed: Iterable[NormalizedName]) -> dict[NormalizedName, Installed]:
+def state_after(
+    installed: Mapping[NormalizedName, Installed],
+    draft_pins: Mapping[NormalizedName, Pin],
+    removed: Iterable[NormalizedName],
+) -> dict[NormalizedName, Installed]:
     """Return what is installed once *draft_pins* are in place and *removed* are gone."""
     after = {name: dist for name, dist in installed.items() if name not in set(removed)}
     for name, pin in draft_pins.items():
@@ -102,7 +105,9 @@ def _take_away_absent(draft: _Draft, matrix: Matrix) -> None:
         if there is None or absent.name in draft.pins:
             continue
         if absent.specifier.contains(Version(there.version), prereleases=True):
-            draft.removed[absent.name] = absent.why or f"{absent.path} keeps out {absent.name}{absent.specifier}"
+            draft.removed[absent.name] = (
+                absent.why or f"{absent.path} keeps out {absent.name}{absent.specifier}"
+            )
 
 
 def _judge_broken(draft: _Draft, repair: Repair | None, override: Remedy | None) -> None:
@@ -126,7 +131,11 @@ def _judge_broken(draft: _Draft, repair: Repair | None, override: Remedy | None)
 
 
 def _settle(
-    draft: _Draft, item: Broken, repair: Repair | None, override: Remedy | None, needed: frozenset[NormalizedName]
+    draft: _Draft,
+    item: Broken,
+    repair: Repair | None,
+    override: Remedy | None,
+    needed: frozenset[NormalizedName],
 ) -> Breakage:
     """Repair, remove or leave one directly broken distribution, and say which."""
     because = (_moved(draft, item.cause), f"{item.name} {item.version} needs {item.requirement}")
@@ -177,7 +186,11 @@ def _chain(item: Broken, found: Mapping[NormalizedName, Broken], draft: _Draft) 
 
 def _needed_by_protected(snapshot: Snapshot) -> frozenset[NormalizedName]:
     """Return what protected distributions require directly: never removed."""
-    lines = (line for name in snapshot.protected & snapshot.installed.keys() for line in snapshot.installed[name].requires)
+    lines = (
+        line
+        for name in snapshot.protected & snapshot.installed.keys()
+        for line in snapshot.installed[name].requires
+    )
     parsed = (parse_requirement(line) for line in lines)
     return frozenset(canonicalize_name(requirement.name) for requirement in parsed if requirement is not None)
 
@@ -239,7 +252,9 @@ def _kept(draft: _Draft) -> list[Kept]:
     for name, pin in sorted(draft.pins.items()):
         if pin.is_installed and pin.candidate.installed is not None:
             asked = pin.parents[0] if pin.parents else None
-            reason = f"meets {asked.requirement}" + (f" of {asked.name or asked.path}") if asked else "is there"
+            reason = (
+                f"meets {asked.requirement}" + (f" of {asked.name or asked.path}") if asked else "is there"
+            )
             kept.append(Kept(name=name, version=pin.candidate.installed.version, reason=reason))
     return kept
 

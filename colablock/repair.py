@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from colablock.errors import FetchFailed, NoSolution
 from colablock.matrix import PackageEntry
-from colablock.resolve import Request, Resolution, resolve
+from colablock.resolution import Request, Resolution
+from colablock.resolve import resolve
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from colablock.environment import Environment
     from colablock.snapshot import Installed
 
-__all__ = ["Dependents", "Demand", "applies", "holding", "parse_requirement"]
+__all__ = ["Demand", "Dependents", "applies", "holding", "parse_requirement"]
 
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 

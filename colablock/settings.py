@@ -38,7 +38,9 @@ def read_settings(
     pip = _pip_configuration(environ)
     index = default_index or environ.get("COLABLOCK_DEFAULT_INDEX")
     if not index:
-        index, said = _fallback(environ, pip, ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"), "index-url")
+        index, said = _fallback(
+            environ, pip, ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"), "index-url"
+        )
         notes += [f"the default index is taken from {said}"] if said else []
     links = tuple(find_links) or tuple(environ.get("COLABLOCK_FIND_LINKS", "").split())
     if not links:

@@ -13,7 +13,8 @@ from colablock.matrix import Absent, Matrix
 from colablock.plan import Action, Plan, Remedy, Target
 from colablock.planner import make_plan
 from colablock.repair import Repairer
-from colablock.resolve import Request, resolve
+from colablock.resolution import Request
+from colablock.resolve import resolve
 from colablock.snapshot import Snapshot
 from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
 
@@ -38,7 +39,11 @@ def plan_for(
         **snapshot_facts,
     )
     request = Request(
-        environment=PYTHON_312, roots=entries(*roots), installed=there, protected=snapshot.protected, absent=absent
+        environment=PYTHON_312,
+        roots=entries(*roots),
+        installed=there,
+        protected=snapshot.protected,
+        absent=absent,
     )
     source = DictSource(index)
     return make_plan(
@@ -75,7 +80,11 @@ def test_nothing_is_done_when_everything_is_there() -> None:
 
 
 def test_what_breaks_directly_is_repaired_where_a_version_fits() -> None:
-    index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0"], "torchvision 0.20.0": ["torch==2.5.0"]}
+    index = {
+        "torch 2.4.0": [],
+        "torchvision 0.19.0": ["torch==2.4.0"],
+        "torchvision 0.20.0": ["torch==2.5.0"],
+    }
     plan = plan_for(index, VISION, "torch==2.4.0")
     assert steps(plan) == [("replace", "torch"), ("replace", "torchvision")]
     assert remedies(plan) == {"torchvision": (True, Remedy.REPAIR)}
@@ -183,7 +192,9 @@ def test_a_restart_is_asked_for_by_the_loaded_modules_that_change() -> None:
 
 
 def test_every_step_says_why() -> None:
-    plan = plan_for({"torch 2.4.0": ["triton==3.0.0"], "triton 3.0.0": []}, {"triton 3.4.0": []}, "torch==2.4.0")
+    plan = plan_for(
+        {"torch 2.4.0": ["triton==3.0.0"], "triton 3.0.0": []}, {"triton 3.4.0": []}, "torch==2.4.0"
+    )
     assert [step.reason for step in plan.steps] == [
         "torch 2.4.0 needs triton==3.0.0",
         "packages.torch asks for torch==2.4.0",

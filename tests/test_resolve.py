@@ -12,11 +12,14 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NoSolution
 from colablock.explain import explain
 from colablock.matrix import Absent
-from colablock.resolve import Request, Resolution, Unsolvable, resolve
+from colablock.resolution import Request, Resolution, Unsolvable
+from colablock.resolve import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed
 
 
-def solve(index: Mapping[str, list[str]], *roots: str, refused: Any = None, yanked: Any = (), **facts: Any) -> Resolution:
+def solve(
+    index: Mapping[str, list[str]], *roots: str, refused: Any = None, yanked: Any = (), **facts: Any
+) -> Resolution:
     request = Request(environment=PYTHON_312, roots=entries(*roots), **facts)
     return resolve(request, DictSource(index, refused, yanked))
 
@@ -102,7 +105,9 @@ def test_among_released_ones_the_version_that_breaks_least_comes_first() -> None
 
 def test_protected_ones_stay_and_what_they_need_and_have_stays_true() -> None:
     index = {"stack 1": ["numpy<2"], "numpy 1.26.4": [], "numpy 1.20.0": []}
-    image = installed({"google-colab 1.0": ["pandas==2.2.2"], "pandas 2.2.2": ["numpy>=1.26"], "numpy 2.0.2": []})
+    image = installed(
+        {"google-colab 1.0": ["pandas==2.2.2"], "pandas 2.2.2": ["numpy>=1.26"], "numpy 2.0.2": []}
+    )
     found = solve(index, "stack", installed=image, protected=names("google-colab", "pandas"))
     assert pins(found)["numpy"] == "1.26.4"
 

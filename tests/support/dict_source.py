@@ -89,14 +89,18 @@ def constraints(*lines: str) -> tuple[Constraint, ...]:
     """Return constraints from requirement lines."""
     parsed = [Requirement(line) for line in lines]
     return tuple(
-        Constraint(name=canonicalize_name(r.name), path=f"constraints.{r.name}", specifier=r.specifier) for r in parsed
+        Constraint(name=canonicalize_name(r.name), path=f"constraints.{r.name}", specifier=r.specifier)
+        for r in parsed
     )
 
 
 def installed(distributions: Mapping[str, Sequence[str]]) -> dict[NormalizedName, Installed]:
     """Return what is installed from ``{"torch 2.8.0": ["triton==3.4.0"]}``."""
     pairs = ((*_split(key), needs) for key, needs in distributions.items())
-    return {name: Installed(name=name, version=str(version), requires=tuple(needs)) for name, version, needs in pairs}
+    return {
+        name: Installed(name=name, version=str(version), requires=tuple(needs))
+        for name, version, needs in pairs
+    }
 
 
 def _split(key: str) -> tuple[NormalizedName, Version]:

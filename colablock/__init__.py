@@ -1,0 +1,36 @@
+"""Make a declared QLoRA stack fit the notebook runtime that is there.
+
+::
+
+    import colablock
+    report = colablock.apply("qlora-2026")   # resolve, plan, change, prove
+    report.python                            # the interpreter to train with
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from colablock.notebook import load_ipython_extension
+    from colablock.pipeline import apply, lock, plan, run, verify, why
+
+__all__ = ["__version__", "apply", "load_ipython_extension", "lock", "plan", "run", "verify", "why"]
+
+__version__ = "0.1.0"
+
+_HOME = {"load_ipython_extension": "colablock.notebook"}
+
+
+def __getattr__(name: str) -> object:
+    """Load a station when it is first asked for: importing colablock itself costs next to nothing."""
+    if name in __all__:
+        from importlib import import_module
+
+        return getattr(import_module(_HOME.get(name, "colablock.pipeline")), name)
+    message = f"module `colablock` has no attribute `{name}`"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,406 @@
+"""The command line: reads arguments, owns the console, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colablock import __version__
+from colablock.errors import AppliedNotProven, ColablockError, ExitCode, InvalidInput
+from colablock.plan import Remedy, Target
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from colablock.pipeline import Ask, Pipeline
+
+__all__ = ["build_parser", "main"]
+
+EPILOG = """exit codes: 0 done; 1 the request cannot be met and nothing changed; 2 usage or invalid matrix;
+3 failed and rolled back; 4 failed and not restored; 5 applied but not proven (--keep);
+70 a bug of ours; 130 interrupted"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; the reference page of the command line is made from it."""
+    parser = argparse.ArgumentParser(
+        prog="colablock",
+        description="Make a declared QLoRA stack fit the notebook runtime that is there.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"colablock {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_plan(commands)
+    _add_apply(commands)
+    _add_run(commands)
+    _add_lock(commands)
+    _add_verify(commands)
+    _add_why(commands)
+    _add_listings(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, help_text: str, **keywords: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.", **keywords
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    output.add_argument("-q", "--quiet", action="store_true", help="no progress and no notes")
+    output.add_argument(
+        "-v", "--verbose", action="store_true", help="fold nothing; show a traceback with an error"
+    )
+    return parser
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where candidates come from")
+    group.add_argument("--default-index", metavar="URL", help="simple index in place of the default one")
+    group.add_argument(
+        "--find-links",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="folder or page of files that come before any index (repeatable)",
+    )
+    group.add_argument("--offline", action="store_true", help="ask the network for nothing")
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what it is for")
+    group.add_argument("name", metavar="NAME", help="a matrix by name, or the path of its file")
+    group.add_argument(
+        "--into", choices=[t.value for t in Target], help="where it goes; by default chosen, with the reason"
+    )
+    group.add_argument(
+        "--python",
+        metavar="EXE",
+        help="interpreter whose environment is the kernel target, or that an env is made with",
+    )
+    group.add_argument(
+        "--variant", metavar="V", help="variant of the matrix; by default chosen by the accelerator"
+    )
+    group.add_argument(
+        "--with",
+        dest="with_",
+        metavar="REQ",
+        action="append",
+        default=[],
+        help="a requirement of your own, in the same solve (repeatable)",
+    )
+    group.add_argument(
+        "--lock",
+        metavar="FILE",
+        type=Path,
+        help="take the pins of this lock file; nothing else is asked of an index",
+    )
+    group.add_argument(
+        "--protect",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="keep this installed distribution as it is (repeatable)",
+    )
+    group.add_argument(
+        "--broken",
+        choices=[r.value for r in Remedy],
+        help="what is done with everything that breaks directly",
+    )
+
+
+def _add_plan(commands: Any) -> None:
+    parser = _command(commands, "plan", "what would change and why; nothing is touched")
+    _add_target(parser)
+    parser.add_argument(
+        "--runtime", metavar="R", help="plan for a recorded runtime, such as colab-2026.08-gpu"
+    )
+    _add_sources(parser)
+    parser.set_defaults(handler=_plan)
+
+
+def _add_apply(commands: Any) -> None:
+    parser = _command(commands, "apply", "change the environment and prove it")
+    _add_target(parser)
+    parser.add_argument(
+        "--yes", "-y", action="store_true", help="do not ask before an existing environment is changed"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what was applied even when a proof fails (exit 5)"
+    )
+    _add_sources(parser)
+    parser.set_defaults(handler=_apply)
+
+
+def _add_run(commands: Any) -> None:
+    parser = _command(commands, "run", "run a command in the environment that was applied")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("argv", metavar="CMD", nargs=argparse.REMAINDER, help="the command, after --")
+    parser.set_defaults(handler=_run)
+
+
+def _add_lock(commands: Any) -> None:
+    parser = _command(commands, "lock", "resolve from nothing and write a PEP 751 lock file")
+    parser.add_argument("name", metavar="NAME|FILE")
+    parser.add_argument("--python-version", metavar="X.Y[.Z]", help="the target's Python; default: this one")
+    parser.add_argument(
+        "--platform",
+        metavar="TAG",
+        help="the target's platform, such as manylinux_2_35_x86_64; default: this one",
+    )
+    parser.add_argument("--variant", metavar="V", help="variant of the matrix; by default the first")
+    parser.add_argument(
+        "--with",
+        dest="with_",
+        metavar="REQ",
+        action="append",
+        default=[],
+        help="a requirement of your own (repeatable)",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="write here in place of standard output"
+    )
+    _add_sources(parser)
+    parser.set_defaults(handler=_lock)
+
+
+def _add_verify(commands: Any) -> None:
+    parser = _command(commands, "verify", "prove the environment that was applied")
+    parser.add_argument("name", metavar="NAME")
+    parser.set_defaults(handler=_verify)
+
+
+def _add_why(commands: Any) -> None:
+    parser = _command(commands, "why", "why this version, or why this removal")
+    _add_target(parser)
+    parser.add_argument("package", metavar="PKG")
+    parser.add_argument("--runtime", metavar="R", help="ask for a recorded runtime")
+    _add_sources(parser)
+    parser.set_defaults(handler=_why)
+
+
+def _add_listings(commands: Any) -> None:
+    parser = _command(commands, "list", "the matrices that are found, and the recorded runtimes")
+    parser.set_defaults(handler=_list)
+    parser = _command(commands, "show", "one matrix, with the reason for every entry")
+    parser.add_argument("name", metavar="NAME")
+    parser.set_defaults(handler=_show)
+    parser = _command(commands, "info", "what colablock sees here: for a bug report")
+    parser.add_argument("--python", metavar="EXE", help="look at this interpreter")
+    parser.set_defaults(handler=_info)
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    environ = os.environ if environ is None else environ
+    args = build_parser().parse_args(argv)
+    out, err = _consoles(environ)
+    try:
+        code: int = args.handler(args, environ, out, err)
+    except ColablockError as error:
+        return _fail(error, args, out, err)
+    except KeyboardInterrupt:
+        err.print("interrupted", markup=False)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; nothing more can be said
+        return ExitCode.DONE
+    except Exception:  # noqa: BLE001 - the last line of defence: a bug of ours has its own exit code
+        err.print(traceback.format_exc(), markup=False, highlight=False)
+        err.print(
+            "This is a bug of colablock. Please report it with the output of `colablock info`.", markup=False
+        )
+        return ExitCode.BUG
+    return code
+
+
+def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
+    from rich.console import Console  # heavy, and only the command line draws with it
+
+    plain = {"NO_COLOR": environ["NO_COLOR"]} if environ.get("NO_COLOR") else {}
+    keywords: dict[str, Any] = {"highlight": False, "soft_wrap": False, "no_color": bool(plain) or None}
+    return Console(**keywords), Console(stderr=True, **keywords)
+
+
+def _fail(error: ColablockError, args: argparse.Namespace, out: Console, err: Console) -> int:
+    from colablock.display_text import render_error
+
+    if args.verbose:
+        err.print(traceback.format_exc(), markup=False)
+    if args.json:
+        value = {"error": {"reference": error.reference, "message": str(error), "hint": error.hint}}
+        _print_json({**value, "exit_code": int(error.exit_code)}, out)
+    else:
+        render_error(error, err)
+    return int(error.exit_code)
+
+
+def _print_json(value: object, out: Console) -> None:
+    out.file.write(json.dumps(value, indent=2) + "\n")
+
+
+def _pipeline(args: argparse.Namespace, environ: Mapping[str, str], err: Console) -> Pipeline:
+    from colablock.display import reporter_for
+    from colablock.pipeline import Pipeline
+
+    return Pipeline(environ=environ, reporter=reporter_for(err, quiet=args.quiet, notebook=False))
+
+
+def _ask(args: argparse.Namespace) -> Ask:
+    from colablock.pipeline import Ask
+
+    return Ask(
+        name=args.name,
+        into=Target(args.into) if args.into else None,
+        python=args.python,
+        runtime=getattr(args, "runtime", None),
+        variant=args.variant,
+        with_=tuple(args.with_),
+        lock=args.lock,
+        protect=tuple(args.protect),
+        broken=Remedy(args.broken) if args.broken else None,
+        default_index=args.default_index,
+        find_links=tuple(args.find_links),
+        offline=args.offline,
+        keep=getattr(args, "keep", False),
+    )
+
+
+def _plan(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+    from colablock.display_text import render_plan
+    from colablock.serialise import plan_to_json
+
+    with _pipeline(args, environ, err) as pipeline:
+        plan = pipeline.plan(_ask(args))
+    if args.json:
+        _print_json(plan_to_json(plan), out)
+    else:
+        render_plan(plan, out, verbose=args.verbose)
+    return ExitCode.DONE
+
+
+def _apply(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+    from colablock.display_text import render_plan, render_report
+    from colablock.serialise import plan_to_json, report_to_json
+
+    with _pipeline(args, environ, err) as pipeline:
+        prepared = pipeline.prepare(_ask(args))
+        plan = prepared.plan
+        if not args.quiet and not args.json and plan.steps:
+            render_plan(plan, err, verbose=args.verbose)
+        if plan.steps and plan.target is Target.KERNEL and not _agreed(args, err):
+            raise InvalidInput(
+                "nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`"
+            )
+        report = pipeline.carry_out(prepared)
+    if args.json:
+        _print_json({"plan": plan_to_json(plan), "report": report_to_json(report)}, out)
+    else:
+        render_report(report, out, verbose=args.verbose)
+    return ExitCode.DONE if report.passed else AppliedNotProven.exit_code
+
+
+def _agreed(args: argparse.Namespace, err: Console) -> bool:
+    """Ask a person at a terminal; where nobody can answer, the command itself is the answer."""
+    if args.yes or args.json or not (sys.stdin.isatty() and err.is_terminal):
+        return True
+    err.print("Change this environment? [y/N] ", end="", markup=False)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _run(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+    argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+    if not argv:
+        raise InvalidInput("no command to run", hint=f"colablock run {args.name} -- python train.py")
+    with _pipeline(args, environ, err) as pipeline:
+        return pipeline.run(args.name, argv)
+
+
+def _lock(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+    from colablock.pipeline import Ask
+
+    ask = Ask(
+        name=args.name,
+        variant=args.variant,
+        with_=tuple(args.with_),
+        default_index=args.default_index,
+        find_links=tuple(args.find_links),
+        offline=args.offline,
+    )
+    with _pipeline(args, environ, err) as pipeline:
+        text = pipeline.lock(
+            ask, python_version=args.python_version, platform=args.platform, output=args.output
+        )
+    if args.output is None:
+        out.file.write(text.decode())
+    elif args.json:
+        _print_json({"output": str(args.output), "bytes": len(text)}, out)
+    elif not args.quiet:
+        err.print(f"wrote {args.output}", markup=False)
+    return ExitCode.DONE
+
+
+def _verify(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+    from colablock.display_text import render_report
+    from colablock.serialise import report_to_json
+
+    with _pipeline(args, environ, err) as pipeline:
+        report = pipeline.verify(args.name)
+    if args.json:
+        _print_json(report_to_json(report), out)
+    else:
+        render_report(report, out, verbose=args.verbose)
+    return ExitCode.DONE if report.passed else ExitCode.UNMET
+
+
+def _why(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+    with _pipeline(args, environ, err) as pipeline:
+        lines = pipeline.why(_ask(args), args.package)
+    if args.json:
+        _print_json({"package": args.package, "because": lines}, out)
+    else:
+        for line in lines:
+            out.print(line, markup=False)
+    return ExitCode.DONE
+
+
+def _list(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+    from colablock.display_text import render_listing
+    from colablock.pipeline import listing
+
+    found = listing(environ)
+    if args.json:
+        _print_json(found, out)
+    else:
+        render_listing(found, out)
+    return ExitCode.DONE
+
+
+def _show(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+    from colablock.display_text import render_matrix
+    from colablock.pipeline import matrix_facts
+
+    facts = matrix_facts(args.name, environ)
+    if args.json:
+        _print_json(facts, out)
+    else:
+        render_matrix(facts, out)
+    return ExitCode.DONE
+
+
+def _info(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+    from colablock.display_text import render_info
+    from colablock.pipeline import info
+
+    facts = info(environ, python=args.python)
+    if args.json:
+        _print_json(facts, out)
+    else:
+        render_info(facts, out)
+    return ExitCode.DONE

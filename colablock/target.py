@@ -1,0 +1,88 @@
+"""Where a plan goes, and why: the kernel when that is harmless, else an isolated environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from colablock.snapshot import Host
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.version import Version
+    from colablock.plan import Plan
+    from colablock.resolution import Resolution
+    from colablock.snapshot import Snapshot
+
+__all__ = ["Offer", "best_offer", "fetch_size", "is_kernel", "why_not_kernel"]
+
+_NEAR = 1.1  # downloads within a tenth of each other count as the same
+
+
+def is_kernel(snapshot: Snapshot, *, named: bool) -> bool:
+    """Whether *snapshot* may be chosen as the kernel target: a notebook's, or one the user names.
+
+    A tool's own environment (a plain terminal, ``uvx``) is never changed unasked.
+    """
+    return named or snapshot.host is not Host.PLAIN
+
+
+def why_not_kernel(plan: Plan) -> str | None:
+    """Return what harm *plan* would do to a kernel; None when it is harmless.
+
+    Harmless: nothing that is loaded changes, and nothing is newly broken.  A
+    distribution that nobody requires may go.
+    """
+    if plan.restart:
+        return f"{_some(sorted(plan.restart))} would change while loaded, which takes a restart"
+    if plan.breakages:
+        names = sorted(breakage.name for breakage in plan.breakages)
+        return f"{_some(names)} would break"
+    return None
+
+
+def _some(names: Sequence[str]) -> str:
+    if len(names) <= 3:  # noqa: PLR2004 - as many as read well in one line
+        return ", ".join(names)
+    return f"{len(names)} distributions ({', '.join(names[:3])}, ...)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One Python that takes the stack: its solve and what it has to fetch (bytes)."""
+
+    python: str  # the executable; "" for one that would be fetched first
+    version: Version
+    resolution: Resolution
+    running: bool = False
+
+    @property
+    def size(self) -> int:
+        return fetch_size(self.resolution)
+
+
+def fetch_size(resolution: Resolution) -> int:
+    """Return the bytes that the chosen files have, as far as their indexes give sizes."""
+    files = (pin.candidate.file for pin in resolution.pins.values())
+    return sum(file.size or 0 for file in files if file is not None)
+
+
+def best_offer(offers: Sequence[Offer]) -> tuple[Offer, str]:
+    """Return the offer to take and why: the smallest download, then this Python, then the newest.
+
+    A build for the CPU may exist for one Python only, and be a tenth of the others.
+    """
+    least = min(offer.size for offer in offers)
+    near = [offer for offer in offers if offer.size <= least * _NEAR]
+    best = max(near, key=lambda offer: (bool(offer.python), offer.running, offer.version))
+    dearer = [offer for offer in offers if offer not in near]
+    if dearer:
+        others = ", ".join(f"{o.version.major}.{o.version.minor} {_size(o.size)}" for o in dearer)
+        return best, f"Python {best.version} takes it with {_size(best.size)} to fetch (others: {others})"
+    if best.running:
+        return best, f"Python {best.version} is the one that runs here"
+    return best, f"Python {best.version} is the newest at hand that takes it"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004
