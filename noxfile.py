@@ -1,0 +1,145 @@
+"""The chores of the project.  Plain ``nox`` runs what CI runs; ``nox --list`` names them all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+# Of the settings of this machine, those that say where things are fetched from; the others (a target
+# folder, a constraints file, "use the system's Python") would change what the chores do.
+FETCHING = re.compile(
+    r"(PIP|UV)_(\w*INDEX\w*|FIND_LINKS|CERT|TRUSTED_HOST|PROXY|\w*TIMEOUT|RETRIES|CACHE_DIR|LINK_MODE"
+    r"|INSECURE_HOST|NATIVE_TLS|SYSTEM_CERTS|KEYRING_PROVIDER|PYTHON_INSTALL_DIR)"
+)
+for variable in list(os.environ):
+    if variable.startswith(("PIP_", "UV_")) and not FETCHING.fullmatch(variable):
+        del os.environ[variable]
+for variable in ("PYTHONPATH", "PYTHONHOME"):
+    os.environ.pop(variable, None)
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"  # a missing Python is skipped with a message
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "types", "tests", "minimums", "properties", "docs", "build", "vendor"]
+
+
+def pythons() -> list[str]:
+    """Return the Pythons that the classifiers promise, and the running one."""
+    promised = nox.project.python_versions(PYPROJECT)
+    return promised if RUNNING in promised else [*promised, RUNNING]
+
+
+def group(name: str) -> tuple[str, ...]:
+    """Return the requirements of a dependency group (PEP 735)."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def follow_pip() -> None:
+    """Let uv ask the index that pip is set up for, where nobody told uv of another.
+
+    uv reads none of pip's settings, and on many machines only pip was told where the registry is.
+    """
+    if any(name in os.environ for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")):
+        return
+    asked = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    found = dict(re.findall(r"^\S*\.(index-url|cert)='(.*)'$", listed, re.MULTILINE))
+    if "index-url" in found:
+        os.environ["UV_DEFAULT_INDEX"] = found["index-url"]
+    if "cert" in found:
+        os.environ.setdefault("SSL_CERT_FILE", found["cert"])
+
+
+follow_pip()
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format and spelling."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    session.install("-e", ".", *group("types"))
+    session.run("mypy", *session.posargs)
+
+
+@nox.session(python=pythons())
+def tests(session: nox.Session) -> None:
+    """Run the tests on every supported Python that is here."""
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that the bounds allow."""
+    session.install("--resolution", "lowest-direct", "-e", ".")
+    session.install(*group("test"))  # leaves alone what is installed
+    session.run("uv", "pip", "list", external=True)
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def properties(session: nox.Session) -> None:
+    """Run the property tests with many more examples."""
+    session.install("-e", ".", *group("test"))
+    chosen = ("-m", "hypothesis and not network", "--hypothesis-profile", "thorough")
+    session.run("pytest", "-n", "auto", *chosen, *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error, and so is a stale generated page."""
+    session.install("-e", ".", *group("docs"))
+    session.run("python", "docs/generate.py", "--check")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build sdist and wheel, check their metadata, and start the wheel from outside the repository."""
+    session.install(*group("build"))
+    dist = Path(session.create_tmp()).resolve() / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(dist), ".")
+    (wheel,) = dist.glob("*.whl")
+    session.install(str(wheel))
+    with session.chdir(dist):
+        session.run("python", str(ROOT / "tests" / "check_dist.py"), str(dist), external=True)
+        session.run("colablock", "list")
+
+
+@nox.session
+def vendor(session: nox.Session) -> None:
+    """Vendor what colablock/_vendor/vendor.txt names, and fail on a difference (``-- --update``: take it)."""
+    session.install("pip", *group("vendor"))
+    # Beside the sources, not in place: a failed download must not leave the package without its parts.
+    scratch = Path(session.create_tmp()).resolve() / "vendor"
+    shutil.rmtree(scratch, ignore_errors=True)
+    vendored = Path("colablock", "_vendor")
+    shutil.copytree(ROOT / vendored, scratch / vendored, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", scratch)
+    with session.chdir(scratch):
+        # `vendoring` downloads into a folder of a fixed name below TMPDIR.
+        session.run("vendoring", "sync", env={"TMPDIR": str(scratch)})
+    if "--update" in session.posargs:
+        shutil.rmtree(ROOT / vendored)
+        shutil.copytree(scratch / vendored, ROOT / vendored)
+    session.run("diff", "-r", "-x", "__pycache__", str(vendored), str(scratch / vendored), external=True)
