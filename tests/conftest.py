@@ -1,0 +1,48 @@
+"""The ground every test stands on: no setting of this machine reaches it, and it leaves none behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A shared runner may stall in the middle of an example, so no example has a deadline.
+settings.register_profile("default", deadline=None, max_examples=40)
+settings.register_profile(
+    "thorough", deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("default")
+
+SETTINGS_OF_OTHERS = ("PIP_", "UV_", "COLABLOCK_", "XDG_")
+OTHERS = frozenset({"CLICOLOR", "COLUMNS", "FORCE_COLOR", "MPLBACKEND", "NETRC", "NO_COLOR", "VIRTUAL_ENV"})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the whole session an empty home and none of the settings of pip, uv and colablock.
+
+    Proxies stay as they are, but for the servers that the tests themselves start.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(SETTINGS_OF_OTHERS) or name in OTHERS:
+                patch.delenv(name)
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("HOME", str(home))
+        # pip would still read the machine's own files, in /etc for example.
+        patch.setenv("PIP_CONFIG_FILE", os.devnull)
+        patch.setenv("UV_NO_CONFIG", "1")
+        for name in ("NO_PROXY", "no_proxy"):
+            direct = ["127.0.0.1", "localhost", *filter(None, [os.environ.get(name)])]
+            patch.setenv(name, ",".join(direct))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test its own place for environments and for what is fetched."""
+    monkeypatch.setenv("COLABLOCK_HOME", str(tmp_path / "colablock-home"))
+    monkeypatch.setenv("COLABLOCK_CACHE_DIR", str(tmp_path / "colablock-cache"))
