@@ -33,6 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
 _FILE_SIZE = re.compile(rb",(\d+)\r?$", re.MULTILINE)
 _IN_PACKAGE = re.compile(rb'^"?([^/\\,"\r\n]+)/[^,"\n]*\.(?:py|so|pyd)"?,', re.MULTILINE)
 _TOP_FILE = re.compile(rb'^"?([^/\\,"\r\n]+\.(?:py|so|pyd|pth))"?,', re.MULTILINE)
+_BLANK_LINE = re.compile(rb"\n\r?\n")
 _SECTION = re.compile(r"\[([^:\]]*):?([^\]]*)\]")
 _SINGLE = ("name", "version", "requires-python")
 _MANY = ("requires-dist", "provides-extra", "import-name", "import-namespace")
@@ -246,18 +247,17 @@ def _read_headers(path: str) -> dict[str, Any]:
     """Return the wanted headers of core metadata; reading stops at the blank line before the body."""
     with open(path, "rb") as file:
         data = file.read(8192)
-        while b"\n\n" not in data and b"\n\r\n" not in data:
+        while not _BLANK_LINE.search(data):
             more = file.read(65536)
             if not more:
                 break
             data += more
+    text = _BLANK_LINE.split(data, maxsplit=1)[0].decode("utf-8", "replace")
     headers: dict[str, Any] = dict.fromkeys(_SINGLE)
     headers.update((key, []) for key in _MANY)
     last = None
-    for line in re.split(r"\r?\n", data.decode("utf-8", "replace").lstrip("\ufeff")):
-        if not line:
-            break
-        if line[0] in " \t":
+    for line in text.lstrip("\ufeff").replace("\r\n", "\n").split("\n"):
+        if line.startswith((" ", "\t")):
             if last in _MANY:  # a folded line
                 headers[last][-1] += " " + line.strip()
             continue
