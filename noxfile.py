@@ -118,11 +118,11 @@ def build(session: nox.Session) -> None:
     session.install(*group("build"))
     dist = Path(session.create_tmp()).resolve() / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(dist), ".")
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(dist))
+    session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
     (wheel,) = dist.glob("*.whl")
     session.install(str(wheel))
     with session.chdir(dist):
-        session.run("python", str(ROOT / "tests" / "check_dist.py"), str(dist), external=True)
         session.run("colablock", "list")
 
 

@@ -19,6 +19,8 @@ settings.load_profile("default")
 SETTINGS_OF_OTHERS = ("PIP_", "UV_", "COLABLOCK_", "XDG_")
 OTHERS = frozenset({"CLICOLOR", "COLUMNS", "FORCE_COLOR", "MPLBACKEND", "NETRC", "NO_COLOR", "VIRTUAL_ENV"})
 
+INTERPRETERS = {"PYENV_ROOT": ".pyenv", "UV_PYTHON_INSTALL_DIR": ".local/share/uv/python"}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -30,8 +32,10 @@ def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in list(os.environ):
             if name.startswith(SETTINGS_OF_OTHERS) or name in OTHERS:
                 patch.delenv(name)
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("HOME", str(home))
+        # Interpreters are no setting: those that the home of this machine holds stay in reach.
+        for name, folder in INTERPRETERS.items():
+            patch.setenv(name, os.environ.get(name, str(Path.home() / folder)))
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         # pip would still read the machine's own files, in /etc for example.
         patch.setenv("PIP_CONFIG_FILE", os.devnull)
         patch.setenv("UV_NO_CONFIG", "1")

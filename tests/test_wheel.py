@@ -1,0 +1,171 @@
+"""The wheel holds what it should, and installing it into a recorded runtime changes and breaks nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uv
+
+from colablock import __version__
+from colablock._vendor.packaging.metadata import Metadata
+from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.recorded import runtime_names, runtimes
+from tests.support.runtime import build_runtime, find_python, make_venv
+from tests.support.wheels import make_wheel
+
+REPOSITORY = Path(__file__).parents[1]
+PYTHON_OF = {runtime.name: ".".join(runtime.python_version.split(".")[:2]) for runtime in runtimes()}
+TEMPTING = {"rich": "99.0", "urllib3": "2.99"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel as a release has it: built from the sdist."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(REPOSITORY)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (found,) = out.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Metadata:
+    with zipfile.ZipFile(wheel) as archive:
+        return Metadata.from_email(archive.read(f"colablock-{__version__}.dist-info/METADATA"), validate=True)
+
+
+def tracked(folder: str, pattern: str) -> Iterator[str]:
+    """Yield the files of the repository below *folder*, relative to it."""
+    for path in (REPOSITORY / folder).rglob(pattern):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path.relative_to(REPOSITORY / folder).as_posix()
+
+
+def test_the_wheel_holds_the_whole_package(names: set[str]) -> None:
+    assert {f"colablock/{name}" for name in tracked("colablock", "*")} <= names
+    assert "colablock/py.typed" in names
+
+
+def test_the_wheel_holds_the_matrices(names: set[str]) -> None:
+    shipped = {f"colablock/matrices/{name}" for name in tracked("matrices", "*")}
+    assert shipped
+    assert shipped <= names
+
+
+def test_the_wheel_holds_the_licences_of_what_is_vendored(names: set[str]) -> None:
+    licences = {name for name in names if ".dist-info/licenses/" in name}
+    vendored = ("packaging/LICENSE", "packaging/LICENSE.APACHE", "packaging/LICENSE.BSD", "tomli_w/LICENSE")
+    base = f"colablock-{__version__}.dist-info/licenses"
+    assert licences == {f"{base}/LICENSE", *(f"{base}/colablock/_vendor/{name}" for name in vendored)}
+
+
+def test_the_wheel_holds_nothing_else(names: set[str]) -> None:
+    assert {name.split("/")[0] for name in names} == {"colablock", f"colablock-{__version__}.dist-info"}
+
+
+def test_the_metadata_is_valid_and_short(metadata: Metadata) -> None:
+    assert metadata.name == "colablock"
+    assert str(metadata.version) == __version__
+    assert metadata.license_expression == "Apache-2.0"
+    assert metadata.description_content_type == "text/markdown"
+    required = {requirement.name for requirement in metadata.requires_dist or ()}
+    assert required == {"resolvelib", "rich", "tomli", "urllib3", "uv"}
+
+
+def closure(requirements: list[Requirement]) -> dict[str, importlib.metadata.Distribution]:
+    """Return what *requirements* stand for here, with all that it requires in turn."""
+    found: dict[str, importlib.metadata.Distribution] = {}
+    waiting = list(requirements)
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        # Python 3.10's backports are needed there only: no runtime is that old.
+        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        found[name] = importlib.metadata.distribution(name)
+        waiting += [Requirement(line) for line in found[name].requires or ()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(metadata: Metadata, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an index in a folder: empty wheels with the versions and requirements of what runs this test.
+
+    What the runtimes have too is there in a far newer version as well, for an installer to be tempted by.
+    """
+    links = tmp_path_factory.mktemp("links")
+    for name, found in closure(metadata.requires_dist or []).items():
+        for version in {found.version, TEMPTING.get(name, found.version)}:
+            make_wheel(links, name, version, requires=tuple(found.requires or ()))
+    return links
+
+
+class Fake:
+    """A recorded runtime in a folder: a virtual environment, or without its Python only the site."""
+
+    def __init__(self, name: str, where: Path) -> None:
+        interpreter = find_python(PYTHON_OF[name])
+        self.real = interpreter is not None
+        self.site = build_runtime(name, where, interpreter)
+        self.where = where
+        self.version = PYTHON_OF[name]
+
+    def uv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("UV_")}
+        place = ["--python", str(self.where / "bin" / "python")] if self.real else []
+        command = [uv.find_uv_bin(), "pip", *arguments, *place, "--offline", "--no-config"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+
+    def install(self, wheel: Path, links: Path) -> subprocess.CompletedProcess[str]:
+        place = [] if self.real else ["--target", str(self.site), "--python-version", self.version]
+        return self.uv("install", "--no-index", "--find-links", str(links), *place, str(wheel))
+
+    def installed(self) -> dict[str, str]:
+        found = importlib.metadata.distributions(path=[str(self.site)])
+        return {canonicalize_name(item.metadata["Name"]): item.version for item in found}
+
+    def unmet(self) -> set[str]:
+        """Return the lines of ``uv pip check`` that name a requirement which does not hold."""
+        place = [] if self.real else ["--target", str(self.site), "--python-version", self.version]
+        checked = self.uv("check", *place)
+        return {line for line in checked.stderr.splitlines() if line.startswith("The package")}
+
+
+@pytest.mark.parametrize("name", runtime_names())
+def test_installing_it_changes_and_breaks_nothing(
+    name: str, wheel: Path, folder: Path, tmp_path: Path
+) -> None:
+    fake = Fake(name, tmp_path / "runtime")
+    before, unmet = fake.installed(), fake.unmet()
+    assert len(before) > 500
+    done = fake.install(wheel, folder)
+    assert done.returncode == 0, done.stderr
+    after = fake.installed()
+    assert {key: after.get(key) for key in before} == before
+    assert after.keys() - before.keys() == {"colablock", "resolvelib", "uv"}
+    assert fake.unmet() == unmet
+
+
+def test_it_starts_where_only_its_requirements_are(wheel: Path, folder: Path, tmp_path: Path) -> None:
+    python = make_venv(tmp_path / "env", sys.executable)
+    command = [uv.find_uv_bin(), "pip", "install", "--offline", "--no-index", "--find-links", str(folder)]
+    subprocess.run([*command, "--python", str(python), str(wheel)], check=True, capture_output=True)
+    shown = subprocess.run(
+        [str(python), "-I", "-m", "colablock", "--version"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == f"colablock {__version__}\n"
