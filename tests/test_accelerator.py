@@ -177,14 +177,20 @@ typedef struct { unsigned long long total, free, used; } memory;
 static int started;
 int nvmlInit_v2(void) { started = 1; return INIT; }
 int nvmlShutdown(void) { started = 0; return 0; }
-int nvmlSystemGetDriverVersion(char *text, unsigned size) { strncpy(text, "580.82.07", size); return !started; }
+int nvmlSystemGetDriverVersion(char *text, unsigned size) {
+    strncpy(text, "580.82.07", size);
+    return !started;
+}
 int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13000; return 0; }
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = COUNT; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
     *device = (void *)(0x7f0000000001UL + index);
     return 0;
 }
-int nvmlDeviceGetName(void *device, char *text, unsigned size) { strncpy(text, "NVIDIA L4", size); return 0; }
+int nvmlDeviceGetName(void *device, char *text, unsigned size) {
+    strncpy(text, "NVIDIA L4", size);
+    return 0;
+}
 int nvmlDeviceGetMemoryInfo(void *device, memory *info) {
     info->total = 22ULL << 30;
     return (unsigned long)device < 0x7f0000000001UL;

@@ -35,10 +35,9 @@ def test_every_label_is_there_for_both_flavours() -> None:
     assert [runtime.name for runtime in runtimes()] == runtime_names()
 
 
-@pytest.mark.parametrize(("name", "python", "count", "unknown", "torch", "driver"), COUNTS)
-def test_what_a_runtime_is_said_to_be(
-    name: str, python: str, count: int, unknown: int, torch: str, driver: str | None
-) -> None:
+@pytest.mark.parametrize("expected", COUNTS, ids=[case[0] for case in COUNTS])
+def test_what_a_runtime_is_said_to_be(expected: tuple[str, str, int, int, str, str | None]) -> None:
+    name, python, count, unknown, torch, driver = expected
     (about,) = [runtime for runtime in runtimes() if runtime.name == name]
     assert (about.python_version, about.distributions, about.unknown) == (python, count, unknown)
     assert (about.torch, about.driver) == (torch, driver)

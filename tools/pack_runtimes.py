@@ -13,6 +13,9 @@ The same folder gives the same bytes.  Records of another release
 distributions the requirements are not known, and the package says so.
 """
 
+# A script, no package.
+# ruff: noqa: INP001
+
 from __future__ import annotations
 
 import argparse
