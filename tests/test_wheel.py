@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from colablock import __version__
 from colablock._vendor.packaging.metadata import Metadata
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.recorded import runtime_names, runtimes
+from colablock.recorded import load_runtime, runtime_names, runtimes
 from tests.support.runtime import build_runtime, find_python, make_venv
 from tests.support.wheels import make_wheel
 
@@ -120,30 +120,42 @@ class Fake:
 
     def __init__(self, name: str, where: Path) -> None:
         interpreter = find_python(PYTHON_OF[name])
+        self.name = name
         self.real = interpreter is not None
         self.site = build_runtime(name, where, interpreter)
         self.where = where
-        self.version = PYTHON_OF[name]
-
-    def uv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("UV_")}
-        place = ["--python", str(self.where / "bin" / "python")] if self.real else []
-        command = [uv.find_uv_bin(), "pip", *arguments, *place, "--offline", "--no-config"]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
 
     def install(self, wheel: Path, links: Path) -> subprocess.CompletedProcess[str]:
-        place = [] if self.real else ["--target", str(self.site), "--python-version", self.version]
-        return self.uv("install", "--no-index", "--find-links", str(links), *place, str(wheel))
+        place = ["--target", str(self.site), "--python-version", PYTHON_OF[self.name]]
+        if self.real:
+            place = ["--python", str(self.where / "bin" / "python")]
+        command = [uv.find_uv_bin(), "pip", "install", "--offline", "--no-index", "--find-links", str(links)]
+        return subprocess.run([*command, *place, str(wheel)], capture_output=True, text=True, check=False)
 
     def installed(self) -> dict[str, str]:
         found = importlib.metadata.distributions(path=[str(self.site)])
         return {canonicalize_name(item.metadata["Name"]): item.version for item in found}
 
-    def unmet(self) -> set[str]:
-        """Return the lines of ``uv pip check`` that name a requirement which does not hold."""
-        place = [] if self.real else ["--target", str(self.site), "--python-version", self.version]
-        checked = self.uv("check", *place)
-        return {line for line in checked.stderr.splitlines() if line.startswith("The package")}
+    def unmet(self) -> set[tuple[str, str]]:
+        """Return each requirement that does not hold, with who has it."""
+        installed = self.installed()
+        markers = {**load_runtime(self.name).environment.markers, "extra": ""}
+        return {
+            (canonicalize_name(item.metadata["Name"]), line)
+            for item in importlib.metadata.distributions(path=[str(self.site)])
+            for line in item.requires or ()
+            if not holds(parsed(line), installed, markers)
+        }
+
+
+parsed = functools.cache(Requirement)
+
+
+def holds(requirement: Requirement, installed: Mapping[str, str], markers: dict[str, str]) -> bool:
+    if requirement.marker and not requirement.marker.evaluate(markers):
+        return True
+    version = installed.get(canonicalize_name(requirement.name))
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
 @pytest.mark.parametrize("name", runtime_names())
