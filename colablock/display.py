@@ -1,0 +1,73 @@
+"""The same values for terminal and notebook: what the command line and the front door call.
+
+`display_words` says it, `display_text` and `display_html` lay it out,
+`display_progress` and `display_notebook` follow the work.  Importing this
+loads no rich: only drawing on a terminal does.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from colablock.display_html import plan_to_html, report_to_html
+from colablock.display_notebook import NotebookReporter, current_shell, in_notebook, restart_prompt, show
+from colablock.display_progress import LiveReporter, PlainReporter, TerminalReporter, can_animate
+from colablock.display_text import (
+    error_text,
+    plan_text,
+    render_error,
+    render_plan,
+    render_report,
+    report_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import Console
+
+__all__ = [
+    "LiveReporter",
+    "NotebookReporter",
+    "PlainReporter",
+    "TerminalReporter",
+    "error_text",
+    "in_notebook",
+    "plan_text",
+    "plan_to_html",
+    "render_error",
+    "render_plan",
+    "render_report",
+    "report_text",
+    "report_to_html",
+    "reporter_for",
+    "restart_prompt",
+    "show",
+]
+
+
+def reporter_for(
+    console: Console | None = None,
+    *,
+    quiet: bool = False,
+    notebook: bool = False,
+    progress: bool = True,
+    environ: Mapping[str, str] = os.environ,
+) -> LiveReporter:
+    """Return the reporter for where the work is watched; use it in a ``with`` statement.
+
+    *notebook* asks for a cell's output, when a kernel runs.  *progress* False
+    never redraws (``--no-progress``).  Without a console and outside a notebook, or
+    *quiet*, it is silent.
+    """
+    if quiet:
+        return LiveReporter()
+    shell = current_shell() if notebook else None
+    if shell is not None:
+        return NotebookReporter(shell)
+    if console is None:
+        return LiveReporter()
+    if progress and can_animate(console, environ):
+        return TerminalReporter(console)
+    return PlainReporter(console)

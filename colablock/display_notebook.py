@@ -1,0 +1,193 @@
+"""What a notebook shows: plans, reports and progress as display messages of the running kernel.
+
+Works on the shell that is there and imports neither IPython nor rich: both may
+be missing, and a kernel should hold no module for our sake that a plan replaces.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from html import escape
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from colablock.display_html import page, plan_to_html, report_to_html
+from colablock.display_progress import DrawingReporter
+from colablock.display_text import plan_text, report_text
+from colablock.display_words import cost_text, one_line, plan_title, report_headline, seconds_text, some_of
+from colablock.plan import Plan
+from colablock.verify import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from colablock.display_progress import Clock
+
+__all__ = [
+    "NotebookReporter",
+    "Shell",
+    "current_shell",
+    "html_of",
+    "in_colab",
+    "in_notebook",
+    "last_matrix",
+    "restart_prompt",
+    "show",
+    "text_of",
+]
+
+_COLAB = "application/vnd.colab-display-data+json"
+_PAUSE = 0.2  # seconds between two updates
+_WIDTH = 100  # columns of the plain form beside the HTML
+
+
+class Publisher(Protocol):
+    """Sends one display message to the notebook."""
+
+    def publish(
+        self,
+        data: Mapping[str, object],
+        metadata: Mapping[str, object] | None = None,
+        *,
+        transient: Mapping[str, object] | None = None,
+        update: bool = False,
+    ) -> None: ...
+
+
+class Shell(Protocol):
+    """What is used of IPython's shell here."""
+
+    @property
+    def display_pub(self) -> Publisher:
+        """Where display messages go."""
+
+
+def current_shell() -> Shell | None:
+    """Return the running notebook shell, or None: a plain interpreter, or IPython in a terminal."""
+    ipython = sys.modules.get("IPython")
+    get: Any = getattr(ipython, "get_ipython", None)
+    shell = get() if get is not None else None
+    return cast("Shell", shell) if getattr(shell, "kernel", None) is not None else None
+
+
+def in_notebook() -> bool:
+    """Return whether this code runs in a notebook kernel."""
+    return current_shell() is not None
+
+
+def in_colab(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the notebook's front end is Colab's."""
+    return "COLAB_RELEASE_TAG" in environ or "google.colab" in sys.modules
+
+
+class _Session:
+    """What this kernel was shown last."""
+
+    shown: Plan | Report | None = None
+    matrix: str | None = None
+
+
+def show(value: Plan | Report, *, shell: Shell | None = None) -> None:
+    """Show a plan or a report as a cell's output; do nothing outside a notebook."""
+    shell = shell or current_shell()
+    if shell is None:
+        return
+    shell.display_pub.publish({"text/html": html_of(value), "text/plain": text_of(value)})
+    _Session.shown = value
+    if isinstance(value, Report):
+        _Session.matrix = value.matrix
+
+
+def last_matrix() -> str | None:
+    """Return the matrix of the last report that was shown."""
+    return _Session.matrix
+
+
+def html_of(value: Plan | Report) -> str:
+    """Return *value* as a cell's result in HTML: a line if it stands just above, as `apply` leaves it."""
+    if value is _Session.shown:
+        return page([f"<p>{escape(_headline(value))}</p>"])
+    return plan_to_html(value) if isinstance(value, Plan) else report_to_html(value)
+
+
+def text_of(value: Plan | Report) -> str:
+    """Return *value* as a cell's result in plain text: a line if it stands just above."""
+    if value is _Session.shown:
+        return _headline(value)
+    return plan_text(value, width=_WIDTH) if isinstance(value, Plan) else report_text(value, width=_WIDTH)
+
+
+def _headline(value: Plan | Report) -> str:
+    if isinstance(value, Plan):
+        return one_line(f"{plan_title(value)}: {cost_text(value)}")
+    return one_line(report_headline(value))
+
+
+def restart_prompt(modules: Sequence[str], *, shell: Shell | None = None, colab: bool | None = None) -> None:
+    """Ask for a restart in a sentence, and on Colab with its own button; nothing outside a notebook.
+
+    The sentence goes first and by itself: the button's message is private to
+    Colab and may stop to work any day.
+    """
+    shell = shell or current_shell()
+    if shell is None or not modules:
+        return
+    # Colab's message knows top-level names only, and they are enough for the sentence.
+    packages = sorted({module.partition(".")[0] for module in modules})
+    text = f"Restart the kernel before you go on: it still holds the old {one_line(some_of(packages, 6))}"
+    shell.display_pub.publish({"text/html": page([f"<p><b>{escape(text)}</b></p>"]), "text/plain": text})
+    if in_colab() if colab is None else colab:
+        shell.display_pub.publish({_COLAB: {"pip_warning": {"packages": packages}, "id": uuid.uuid4().hex}})
+
+
+class NotebookReporter(DrawingReporter):
+    """One display that is updated in place, at most five times a second, and ends as one line."""
+
+    def __init__(self, shell: Shell, *, clock: Clock = time.monotonic, display_id: str | None = None) -> None:
+        super().__init__(clock)
+        self._publisher = shell.display_pub
+        self._display_id = display_id or f"colablock-{uuid.uuid4().hex}"
+        self._shown_at: float | None = None
+        self._notes: list[str] = []
+        self._is_closed = False
+
+    def _started(self) -> None:
+        self._show()
+
+    def _moved(self) -> None:
+        if self._shown_at is None or self._clock() - self._shown_at >= _PAUSE:
+            self._show()
+
+    def _noted(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+        self._show()
+
+    def _closed(self, *, failed: bool) -> None:
+        if self._is_closed or self._shown_at is None:
+            return
+        self._is_closed = True
+        taken = seconds_text(self._clock() - self._work.began)
+        past = "; ".join(self._work.past)
+        self._publish(f"{'Stopped' if failed else 'Done'} in {taken}", past)
+
+    def _show(self) -> None:
+        work = self._work
+        self._publish(work.stage, " - ".join(part for part in (work.amount(), work.detail) if part))
+
+    def _publish(self, head: str, tail: str) -> None:
+        is_update = self._shown_at is not None
+        self._shown_at = self._clock()
+        lines = [": ".join(part for part in (head, tail) if part), *self._notes]
+        parts = [f'<p><b>{escape(head)}</b> <span class="cl-soft">{escape(tail)}</span></p>'] if head else []
+        if self._work.total and not self._is_closed:
+            share = min(self._work.done / self._work.total, 1)
+            parts.append(f'<progress max="1" value="{share:.3f}" style="width:min(24em,100%)"></progress>')
+        parts.extend(f"<p>{escape(note)}</p>" for note in self._notes)
+        self._publisher.publish(
+            {"text/html": page(parts), "text/plain": "\n".join(lines)},
+            transient={"display_id": self._display_id},
+            update=is_update,
+        )

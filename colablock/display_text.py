@@ -1,0 +1,398 @@
+"""Plans, reports and errors as lines of text, readable at 80 columns and without colour.
+
+Lines are made without rich and written through the `Console` that the caller
+holds: whoever only shows HTML must not load rich into a kernel whose rich the
+plan may replace.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from colablock.display_words import (
+    FOLD,
+    breakage_heading,
+    breakage_text,
+    chain_text,
+    checks_in_short,
+    clean,
+    cost_text,
+    one_line,
+    plan_title,
+    remedy_text,
+    report_headline,
+    rest_heading,
+    restart_text,
+    run_command,
+    seconds_text,
+    split_steps,
+    step_extras,
+    step_reason,
+    step_text,
+)
+from colablock.errors import NotRestored
+from colablock.plan import Action, Remedy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.console import Console
+
+    from colablock.errors import ColablockError
+    from colablock.plan import Breakage, Kept, Plan, Step
+    from colablock.verify import Check, Report
+
+__all__ = [
+    "Span",
+    "error_text",
+    "plan_text",
+    "render_error",
+    "render_info",
+    "render_listing",
+    "render_matrix",
+    "render_plan",
+    "render_report",
+    "report_text",
+]
+
+_LEAD = 24  # columns for what a reason explains
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_TRACEBACK = 12  # lines of a failing check
+
+
+class Span(NamedTuple):
+    """A piece of a line, and the rich style that it has where there is colour."""
+
+    text: str
+    style: str = ""
+
+
+def render_plan(plan: Plan, console: Console, *, verbose: bool = False) -> None:
+    """Write *plan* to *console*; *verbose* shows every reason, file and chain."""
+    _write(_plan_lines(plan, width=console.width, verbose=verbose), console)
+
+
+def render_report(report: Report, console: Console, *, verbose: bool = False) -> None:
+    """Write *report* to *console*; *verbose* folds no passed check and cuts no traceback."""
+    _write(_report_lines(report, width=console.width, verbose=verbose), console)
+
+
+def render_error(error: ColablockError, console: Console) -> None:
+    """Write *error* to *console*: what, why, and what to do."""
+    _write(_error_lines(error, width=console.width), console)
+
+
+def render_listing(found: Mapping[str, object], console: Console) -> None:
+    """Write what there is by name: matrices, runtimes."""
+    _write(_facts_lines(found, width=console.width), console)
+
+
+def render_matrix(facts: Mapping[str, object], console: Console) -> None:
+    """Write what one matrix says."""
+    _write(_facts_lines(facts, width=console.width), console)
+
+
+def render_info(facts: Mapping[str, object], console: Console) -> None:
+    """Write what is known about this machine and interpreter."""
+    _write(_facts_lines(facts, width=console.width), console)
+
+
+def plan_text(plan: Plan, *, width: int = 80, verbose: bool = False) -> str:
+    """Return *plan* as plain text."""
+    return _joined(_plan_lines(plan, width=width, verbose=verbose))
+
+
+def report_text(report: Report, *, width: int = 80, verbose: bool = False) -> str:
+    """Return *report* as plain text."""
+    return _joined(_report_lines(report, width=width, verbose=verbose))
+
+
+def error_text(error: ColablockError, *, width: int = 80) -> str:
+    """Return *error* as plain text."""
+    return _joined(_error_lines(error, width=width))
+
+
+def _write(lines: Iterable[Sequence[Span]], console: Console) -> None:
+    # `out` neither wraps nor reads markup: what is written is what stands in the lines.
+    # Within the context all of it is one write, which a notebook shows as one output.
+    with console:
+        for line in lines:
+            for span in line:
+                console.out(span.text, style=span.style or None, highlight=False, end="")
+            console.out("", highlight=False)
+
+
+def _joined(lines: Iterable[Sequence[Span]]) -> str:
+    return "\n".join("".join(span.text for span in line).rstrip() for line in lines)
+
+
+def _wrap(text: str, width: int, *, first: str = "", later: str = "") -> list[str]:
+    # Names, versions and paths are copied from here: they are never broken.
+    return textwrap.wrap(
+        text,
+        max(width, len(first) + 20, len(later) + 20),
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [first]
+
+
+def _paragraph(
+    text: str, *, width: int, indent: int = 0, hang: int = 0, style: str = ""
+) -> Iterator[list[Span]]:
+    """Yield *text* wrapped; the first line at *indent*, the others *hang* further."""
+    for line in _wrap(text, width, first=" " * indent, later=" " * (indent + hang)):
+        yield [Span(line, style)]
+
+
+def _listed(items: Iterable[str], *, width: int, indent: int, separator: str = ", ") -> Iterator[list[Span]]:
+    """Yield *items* in running text; no line ends within one."""
+    text = separator.join(item.replace(" ", _NO_BREAK) for item in items)
+    for line in _wrap(text, width, first=" " * indent, later=" " * indent):
+        yield [Span(line.replace(_NO_BREAK, " "))]
+
+
+def _column(leads: Sequence[str]) -> int:
+    return min(max(map(len, leads), default=0), _LEAD)
+
+
+def _pair(lead: str, text: str, *, width: int, column: int, style: str = "") -> Iterator[list[Span]]:
+    """Yield *lead*, and *text* from *column* on: a little later where the lead is too long."""
+    head = "  " + lead.ljust(column) + "  "
+    first, *others = _wrap(text, width, first=head, later=" " * (column + 4))
+    yield [Span("  "), Span(lead, style), Span(first[2 + len(lead) :])]
+    yield from ([Span(line)] for line in others)
+
+
+def _heading(text: str, style: str = "bold") -> Iterator[list[Span]]:
+    yield []
+    yield [Span(text, style)]
+
+
+# The plan
+
+
+def _plan_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]]:
+    title = f"{plan_title(plan)}: {cost_text(plan)}"
+    yield from _paragraph(one_line(title), width=width, hang=2, style="bold")
+    if plan.why_target:
+        yield from _paragraph(f"why there: {one_line(plan.why_target)}", width=width, indent=2, hang=2)
+    if plan.python:
+        yield from _paragraph(f"Python {plan.python_version}: {plan.python}", width=width, indent=2, hang=2)
+    for action in Action:
+        steps = [step for step in plan.steps if step.action is action]
+        if steps:
+            yield from _step_lines(action, steps, width=width, verbose=verbose)
+    yield from _kept_lines(plan.kept, width=width, verbose=verbose)
+    for direct in (True, False):
+        broken = [breakage for breakage in plan.breakages if breakage.direct is direct]
+        if broken:
+            yield from _heading(breakage_heading(direct=direct, number=len(broken)), "bold yellow")
+            yield from _breakage_lines(broken, width=width, verbose=verbose)
+    yield from _restart_lines(plan, width=width, verbose=verbose)
+    yield from _note_lines(plan.notes, width=width)
+
+
+def _step_lines(action: Action, steps: list[Step], *, width: int, verbose: bool) -> Iterator[list[Span]]:
+    style = {Action.REMOVE: "bold red", Action.REPLACE: "bold yellow", Action.INSTALL: "bold green"}[action]
+    yield from _heading(f"{action.value.capitalize()} ({len(steps)})", style)
+    shown, compact = split_steps(steps, verbose=verbose)
+    for step, lines in zip(shown, _step_pairs(shown, width=width, verbose=verbose), strict=True):
+        yield from lines
+        if verbose and step.artifact:
+            source = step.artifact.filename + (f" from {step.artifact.index}" if step.artifact.index else "")
+            yield from _paragraph(one_line(source), width=width, indent=4, hang=2, style="dim")
+    if compact:
+        yield [Span(f"  {rest_heading(shown, compact)}:")]
+        yield from _listed(map(step_text, compact), width=width, indent=4)
+
+
+def _step_pairs(steps: list[Step], *, width: int, verbose: bool) -> list[list[list[Span]]]:
+    column = _column([step_text(step) for step in steps])
+    found = []
+    for step in steps:
+        extras = step_extras(step, least=0 if verbose else 10_000_000)
+        reason = step_reason(step, verbose=verbose) + (f" ({extras})" if extras else "")
+        style = "bold" if step.requested else ""
+        found.append(list(_pair(step_text(step), reason, width=width, column=column, style=style)))
+    return found
+
+
+def _kept_lines(kept: Sequence[Kept], *, width: int, verbose: bool) -> Iterator[list[Span]]:
+    if not kept:
+        return
+    yield from _heading(f"Stays as it is ({len(kept)})")
+    names = [one_line(f"{one.name} {one.version}") for one in kept]
+    if verbose:
+        for lead, one in zip(names, kept, strict=True):
+            yield from _pair(lead, one_line(one.reason), width=width, column=_column(names))
+        return
+    more = [f"and {len(names) - 2 * FOLD} more"] if len(names) > 2 * FOLD else []
+    yield from _listed([*names[: 2 * FOLD], *more], width=width, indent=2)
+
+
+def _breakage_lines(broken: Sequence[Breakage], *, width: int, verbose: bool) -> Iterator[list[Span]]:
+    """Yield each with its remedy, and its chain where only a removal broke it; in short when many."""
+    direct = broken[0].direct
+    if not verbose and len(broken) > FOLD and not direct:
+        for remedy in Remedy:
+            names = [breakage_text(one, verbose=verbose) for one in broken if one.remedy is remedy]
+            if names:
+                yield from _paragraph(f"{remedy_text(remedy)} ({len(names)}):", width=width, indent=2)
+                yield from _listed(names, width=width, indent=4, separator="; ")
+        return
+    for one in broken:
+        text = f"{breakage_text(one, verbose=verbose)}: {remedy_text(one.remedy)}"
+        yield from _paragraph(text, width=width, indent=2, hang=4)
+        chain = chain_text(one)
+        if chain and (verbose or not direct):
+            yield from _paragraph(f"because {chain}", width=width, indent=4, hang=2, style="dim")
+
+
+def _restart_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]]:
+    if not plan.restart:
+        return
+    yield from _heading("Restart needed: the kernel holds modules of what changes", "bold yellow")
+    yield from _listed(restart_text(plan, verbose=verbose), width=width, indent=2)
+
+
+def _note_lines(notes: Sequence[str], *, width: int) -> Iterator[list[Span]]:
+    if notes:
+        yield []
+    for note in notes:
+        yield from _paragraph(f"note: {one_line(note)}", width=width, hang=6)
+
+
+# The report
+
+
+def _report_lines(report: Report, *, width: int, verbose: bool) -> Iterator[list[Span]]:
+    style = "bold green" if report.passed and report.checks else "bold red" if report.checks else "bold"
+    yield from _paragraph(one_line(report_headline(report)), width=width, hang=2, style=style)
+    shown, versions = checks_in_short(report, verbose=verbose)
+    if report.checks:
+        yield []
+    kind = max((len(check.kind) for check in report.checks), default=0)
+    if versions:
+        text = f"{'version'.ljust(kind)}  {len(versions)} as they should be"
+        yield _outcome(passed=True, seconds=sum(check.seconds for check in versions), text=text)
+    for check in shown:
+        yield from _check_lines(check, kind=kind, verbose=verbose)
+    yield from _note_lines(report.notes, width=width)
+    yield from _next_lines(report)
+
+
+def _outcome(*, passed: bool, seconds: float, text: str) -> list[Span]:
+    word = Span("PASS", "green") if passed else Span("FAIL", "bold red")
+    return [Span("  "), word, Span(f"  {seconds_text(seconds) if seconds else '':>8}  {text}")]
+
+
+def _check_lines(check: Check, *, kind: int, verbose: bool) -> Iterator[list[Span]]:
+    lines = [line.rstrip() for line in clean(check.detail).splitlines() if line.strip()]
+    text = f"{check.kind.ljust(kind)}  {one_line(check.subject)}"
+    inline = check.passed and len(lines) == 1
+    yield _outcome(
+        passed=check.passed, seconds=check.seconds, text=f"{text}  {lines[0].strip()}" if inline else text
+    )
+    if inline or (check.passed and not verbose):
+        return
+    for line in lines if verbose else lines[-_TRACEBACK:]:
+        yield [Span(f"          {line}", "" if check.passed else "red")]
+
+
+def _next_lines(report: Report) -> Iterator[list[Span]]:
+    """Yield what to do next: restart, the interpreter, and the command that uses it."""
+    yield []
+    if report.needs_restart:
+        yield [Span("Restart the kernel before you go on: it holds modules of what changed", "bold yellow")]
+    yield [Span(f"Python {report.python_version}: {report.python}")]
+    if report.passed:
+        yield [Span("next: "), Span(run_command(report), "bold")]
+
+
+# Facts: listings, one matrix, this machine
+
+
+def _facts_lines(facts: Mapping[str, object], *, width: int) -> Iterator[list[Span]]:
+    """Yield plain facts first, aligned; then what has parts of its own, each under a heading."""
+    plain = {_label(key): _value(value) for key, value in facts.items() if not _has_parts(value)}
+    column = _column(list(plain))
+    for label, text in plain.items():
+        yield from _pair(label, text, width=width, column=column)
+    for key, value in facts.items():
+        if not _has_parts(value):
+            continue
+        items = _items(value)
+        yield from _heading(f"{_label(key).capitalize()} ({len(items)})")
+        column = _column([name for name, _ in items])
+        for name, about in items:
+            yield from _pair(name, about, width=width, column=column, style="bold")
+
+
+def _has_parts(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(item, Mapping) for item in value)
+    return isinstance(value, Mapping) and bool(value)
+
+
+def _items(value: object) -> list[tuple[str, str]]:
+    """Return name and text of each part; the part's own ``name`` where it has one."""
+    if isinstance(value, Mapping):
+        return [(one_line(str(key)), _value(item)) for key, item in value.items()]
+    if not isinstance(value, (list, tuple)):
+        return []
+    found = []
+    for item in value:
+        rest = dict(item) if isinstance(item, Mapping) else {"name": item}
+        found.append((one_line(str(rest.pop("name", "-"))), _value(rest)))
+    return found
+
+
+def _label(key: str) -> str:
+    return one_line(str(key).replace("_", " ").replace("-", " "))
+
+
+def _value(value: object) -> str:
+    """Return *value* in one line, its own parts as ``key: value``; what is empty is left out."""
+    if isinstance(value, Mapping):
+        parts = {str(key): _value(item) for key, item in value.items() if item not in (None, "", [], (), {})}
+        summary = parts.pop("summary", "")
+        return "; ".join(part for part in (summary, *(f"{_label(k)}: {v}" for k, v in parts.items())) if part)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_value, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else one_line(str(value))
+
+
+# Errors
+
+
+def _error_lines(error: ColablockError, *, width: int) -> Iterator[list[Span]]:
+    first, *others = clean(str(error)).splitlines() or [type(error).__name__]
+    yield from _first_lines(one_line(first), f"[{error.reference}]", width=width)
+    if isinstance(error, NotRestored) and error.stash not in str(error):
+        others.append(f"what was moved away lies in `{error.stash}`")
+    for line in others:
+        indent = max(2, len(line) - len(line.lstrip()))
+        yield from _paragraph(line.strip(), width=width, indent=indent, hang=2)
+    if error.hint:
+        yield []
+        lead, *rest = _wrap(f"hint: {one_line(error.hint)}", width)
+        yield [Span("hint:", "bold cyan"), Span(lead[5:])]
+        yield from ([Span(line)] for line in rest)
+
+
+def _first_lines(message: str, reference: str, *, width: int) -> Iterator[list[Span]]:
+    """Yield the message with the reference at the right end of its first line."""
+    lead = "error: "
+    room = max(width - len(lead) - len(reference) - 2, 20)
+    first = _wrap(message, room)[0]
+    rest = message[len(first) :].strip()
+    gap = " " * max(width - len(lead) - len(first) - len(reference), 2)
+    yield [Span("error:", "bold red"), Span(f" {first}{gap}"), Span(reference, "dim")]
+    if rest:
+        yield from _paragraph(rest, width=width, indent=len(lead))

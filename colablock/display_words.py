@@ -1,0 +1,249 @@
+"""The words and groups that every display shares: sizes, headlines, what folds.
+
+Pure functions over plans and reports; the terminal and the notebook only lay
+out what is decided here, so both tell the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from colablock.plan import Action, Remedy, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from colablock.plan import Breakage, Plan, Step
+    from colablock.verify import Check, Report
+
+__all__ = [
+    "FOLD",
+    "breakage_heading",
+    "breakage_text",
+    "chain_text",
+    "checks_in_short",
+    "clean",
+    "cost_text",
+    "count",
+    "one_line",
+    "plan_title",
+    "remedy_text",
+    "report_headline",
+    "rest_heading",
+    "restart_text",
+    "run_command",
+    "seconds_text",
+    "size_text",
+    "some_of",
+    "split_steps",
+    "step_extras",
+    "step_reason",
+    "step_text",
+]
+
+FOLD = 12  # a list of details longer than this is shown in compact form
+FOLD_REMOVALS = 40  # what is taken away keeps its reasons for longer
+
+_CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
+_STEP = 1000
+_SMALL = 9.95  # below this a decimal is worth its place
+_MINUTE = 60
+_UNITS = ("kB", "MB", "GB", "TB")
+_MARKER = re.compile(
+    r"\s*;\s*\(*(?:(?:python|platform|implementation)_\w+|os_name|sys_platform|extra)\s*(?:[<>=!~]|not|in\b)"
+    r".*?(?=: |, |$)"
+)
+
+
+def clean(text: str) -> str:
+    """Return *text* without control characters: metadata and tracebacks must not steer a terminal."""
+    return text.translate(_CONTROL).expandtabs(4)
+
+
+def one_line(text: str) -> str:
+    """Return *text* with every run of white space as one space."""
+    return " ".join(clean(text).split())
+
+
+def size_text(size: int) -> str:
+    """Return *size* in bytes as a person reads it, in powers of 1000: ``812 kB``, ``2.9 GB``."""
+    value = float(size)
+    unit = "byte" if size == 1 else "bytes"
+    for larger in _UNITS:
+        if value < _STEP - 0.5:
+            break
+        value, unit = value / _STEP, larger
+    return f"{value:.1f} {unit}" if unit in _UNITS and value < _SMALL else f"{value:.0f} {unit}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration: ``0.3 s``, ``12 s``, ``2 min 5 s``."""
+    if seconds < _SMALL:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return ``1 file``, ``2 files``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def some_of(items: Sequence[str], limit: int) -> str:
+    """Return the first *limit* of *items*, and how many more there are."""
+    shown = ", ".join(items[:limit])
+    return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
+
+
+def plan_title(plan: Plan) -> str:
+    """Return matrix, variant and target: ``qlora-2024 (cu121) into the kernel``."""
+    where = "the kernel" if plan.target is Target.KERNEL else "an isolated environment"
+    variant = f" ({plan.variant})" if plan.variant else ""
+    return f"{plan.matrix}{variant} into {where}"
+
+
+def cost_text(plan: Plan) -> str:
+    """Return what the plan does in numbers: changes, bytes to fetch, restart or not."""
+    if not plan.steps:
+        return "nothing to do"
+    changes = ", ".join(
+        f"{action.value} {number}"
+        for action in Action
+        if (number := sum(step.action is action for step in plan.steps))
+    )
+    parts = [changes, _fetch_text(plan)]
+    if plan.target is Target.KERNEL:
+        parts.append("then restart the kernel" if plan.needs_restart else "no restart")
+    return "; ".join(part for part in parts if part)
+
+
+def _fetch_text(plan: Plan) -> str:
+    artifacts = [step.artifact for step in plan.steps if step.artifact]
+    unknown = sum(artifact.size is None for artifact in artifacts)
+    if not artifacts:
+        return ""
+    if unknown == len(artifacts):
+        return f"fetch {count(unknown, 'file')} of unknown size"
+    least = f"at least {size_text(plan.fetch_size)} ({count(unknown, 'file')} of unknown size)"
+    return f"fetch {least if unknown else size_text(plan.fetch_size)}"
+
+
+def step_text(step: Step) -> str:
+    """Return the name and its versions: ``torch 2.6.0 -> 2.4.0``."""
+    versions = [version for version in (step.previous, step.version) if version]
+    return one_line(f"{step.name} {' -> '.join(versions)}")
+
+
+def step_reason(step: Step, *, verbose: bool) -> str:
+    """Return the reason, its subject left out where it is the step's own distribution.
+
+    A marker (PEP 508) held, or the step would not be there: only *verbose* shows it.
+    """
+    reason = one_line(step.reason)
+    for version in (step.previous, step.version):
+        reason = reason.removeprefix(f"{step.name} {version} ")
+    return reason if verbose else _MARKER.sub("", reason)
+
+
+def step_extras(step: Step, *, least: int = 10_000_000) -> str:
+    """Return size (from *least* bytes up) and how the file is made: ``797 MB, built from source``."""
+    artifact = step.artifact
+    if artifact is None:
+        return ""
+    extras = []
+    if artifact.size is not None and artifact.size >= least:
+        extras.append(size_text(artifact.size))
+    if artifact.build:
+        extras.append("built from source")
+    if artifact.rebuilt:
+        extras.append(f"rebuilt as `{one_line(artifact.rebuilt)}` says")
+    return ", ".join(extras)
+
+
+def split_steps(steps: Iterable[Step], *, verbose: bool) -> tuple[list[Step], list[Step]]:
+    """Return the steps to show with their reason, and those to show in compact form.
+
+    What the matrix or the user names always has its reason.  So has the rest
+    while it is short; a compact list is in the order of names.
+    """
+    named: list[Step] = []
+    others: list[Step] = []
+    for step in steps:
+        (named if step.requested else others).append(step)
+    limit = FOLD_REMOVALS if others and others[0].action is Action.REMOVE else FOLD
+    if verbose or len(others) <= limit:
+        return [*named, *others], []
+    return named, sorted(others, key=lambda step: step.name)
+
+
+def rest_heading(shown: Sequence[Step], compact: Sequence[Step]) -> str:
+    """Return the words over the compact list: ``and 157 that they need (2.1 GB)``."""
+    size = sum(step.artifact.size or 0 for step in compact if step.artifact)
+    cost = f" ({size_text(size)})" if size else ""
+    if not shown:
+        return f"{len(compact)} in short{cost}"
+    return f"and {len(compact)} {'that they need' if compact[0].action is Action.INSTALL else 'more'}{cost}"
+
+
+def breakage_heading(*, direct: bool, number: int) -> str:
+    """Return the heading over the broken distributions of one kind."""
+    cause = "by a version that moves" if direct else "only by a removal"
+    return f"Broken {cause} ({number})"
+
+
+def breakage_text(breakage: Breakage, *, verbose: bool = True) -> str:
+    """Return the distribution and the requirement that breaks, its marker only when *verbose*."""
+    text = one_line(f"{breakage.name} {breakage.version} needs {breakage.requirement}")
+    return text if verbose else _MARKER.sub("", text)
+
+
+def chain_text(breakage: Breakage) -> str:
+    """Return the links from what moved down to what `breakage_text` says already; "" when there are none."""
+    links = [one_line(link) for link in breakage.because]
+    if links and links[-1].startswith(breakage.name) and links[-1].endswith(one_line(breakage.requirement)):
+        links.pop()
+    return "; ".join(links)
+
+
+def remedy_text(remedy: Remedy) -> str:
+    """Return what is done about a broken distribution."""
+    return {
+        Remedy.REPAIR: "repaired: another version fits",
+        Remedy.REMOVE: "removed",
+        Remedy.LEAVE: "left as it is",
+    }[remedy]
+
+
+def restart_text(plan: Plan, *, verbose: bool) -> list[str]:
+    """Return the distributions that ask for a restart, each with its loaded modules."""
+    limit = 10_000 if verbose else 3
+    return [one_line(f"{name} ({some_of(modules, limit)})") for name, modules in plan.restart.items()]
+
+
+def report_headline(report: Report) -> str:
+    """Return the outcome in one sentence."""
+    variant = f" ({report.variant})" if report.variant else ""
+    where = "the kernel" if report.target == Target.KERNEL.value else "its isolated environment"
+    what = f"{report.matrix}{variant} in {where}"
+    failed = sum(not check.passed for check in report.checks)
+    taken = f" in {seconds_text(report.seconds)}" if report.seconds else ""
+    if failed:
+        return f"{what} is not proven: {failed} of {count(len(report.checks), 'check')} failed{taken}"
+    if not report.checks:
+        return f"{what}: nothing was checked"
+    changed = "" if report.changed else "; nothing was changed"
+    return f"{what} is proven: {count(len(report.checks), 'check')} passed{taken}{changed}"
+
+
+def checks_in_short(report: Report, *, verbose: bool) -> tuple[list[Check], list[Check]]:
+    """Return the checks to show one by one, and the passed version checks to show as one."""
+    versions = [check for check in report.checks if check.kind == "version" and check.passed]
+    if verbose or len(versions) <= FOLD:
+        return list(report.checks), []
+    return [check for check in report.checks if check not in versions], versions
+
+
+def run_command(report: Report) -> str:
+    """Return the command that runs something with what was proven."""
+    return f"colablock run {report.matrix} -- python YOUR_SCRIPT.py"
