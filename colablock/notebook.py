@@ -1,0 +1,205 @@
+"""The notebook's edge: how plans, reports and errors show in a cell, and the ``%colablock`` magics.
+
+::
+
+    %colablock plan qlora-2026          any command of the command line
+    %%colablock run qlora-2026          the cell's body, in the environment that was applied
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from colablock.display_notebook import (
+    current_shell,
+    html_of,
+    in_notebook,
+    last_matrix,
+    restart_prompt,
+    show,
+    text_of,
+)
+from colablock.display_text import error_text
+from colablock.errors import ColablockError, ExitCode, InvalidInput
+from colablock.plan import Plan
+from colablock.verify import Report
+
+__all__ = [
+    "CommandFailed",
+    "Magic",
+    "activate",
+    "in_notebook",
+    "load_ipython_extension",
+    "restart_prompt",
+    "show",
+]
+
+Main = Callable[[Sequence[str]], int]
+Run = Callable[[str, Sequence[str]], int]
+
+# The current folder stays importable, as it is in a cell; the body is a real
+# file, so a traceback shows its lines and worker processes find it.
+_LAUNCH = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+
+_OUTPUTS = (1, 2)  # descriptors of standard output and standard error
+_LINGER = 2.0  # seconds to wait for the last of a child's output
+
+
+class CommandFailed(Exception):
+    """A command in a cell ended with another exit code than 0; it has said why itself."""
+
+    def __init__(self, command: str, code: int) -> None:
+        super().__init__(f"`{command}` ended with exit code {code}")
+        self.code = code
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks for this: the traceback of a magic tells the reader nothing.
+        return [str(self)]
+
+
+def activate() -> bool:
+    """Set up the running notebook, and return whether there is one; may be called again."""
+    shell = current_shell()
+    if shell is None:
+        return False
+    load_ipython_extension(shell)
+    return True
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """Register the magics, and how plans, reports and errors are shown (IPython calls this)."""
+    formatters = ipython.display_formatter.formatters
+    for kind in (Plan, Report):
+        formatters["text/html"].for_type(kind, html_of)
+        formatters["text/plain"].for_type(kind, _plain)
+    # IPython shows what this returns in place of a traceback: a request that
+    # cannot be met is an answer, and ours says what to do.
+    setattr(ColablockError, "_render_traceback_", _short_traceback)  # noqa: B010  # the class does not know IPython
+    ipython.register_magic_function(Magic(), "line_cell", "colablock")
+
+
+def _plain(value: Plan | Report, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
+    del cycle
+    printer.text(text_of(value))
+
+
+def _short_traceback(error: ColablockError) -> list[str]:
+    return error_text(error, width=100).splitlines()
+
+
+class Magic:
+    """``%colablock`` and ``%%colablock run``.
+
+    *main* and *run* stand for the command line's and the pipeline's own.
+    """
+
+    __name__ = "colablock"  # IPython reads it from what it registers
+
+    def __init__(self, *, main: Main | None = None, run: Run | None = None) -> None:
+        self._main = main
+        self._run = run
+
+    def __call__(self, line: str, cell: str | None = None) -> None:
+        """Run the command in *line*, or *cell* as a script; ``%colablock --help`` lists the commands."""
+        try:
+            argv = shlex.split(line)
+        except ValueError as error:
+            message = f"the line `{line}` cannot be split into words: {error}"
+            raise InvalidInput(message) from error
+        if cell is None:
+            self._finished(line, self._call_main(argv))
+        else:
+            self._run_cell(argv, cell)
+
+    def _call_main(self, argv: Sequence[str]) -> int:
+        try:
+            return (self._main or _cli_main)(argv)
+        except SystemExit as ended:  # argparse leaves this way
+            return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+
+    def _run_cell(self, argv: Sequence[str], cell: str) -> None:
+        """Run *cell* as a script: ``run [NAME] [-- ARGUMENTS]``."""
+        if argv[:1] != ["run"]:
+            message = "a cell can only be run: begin it with `%%colablock run NAME`"
+            raise InvalidInput(message, hint="Use `%colablock`, with one `%`, for any other command")
+        words = list(argv[1:])
+        at = words.index("--") if "--" in words else len(words)
+        names, arguments = words[:at], words[at + 1 :]
+        if len(names) > 1:
+            message = (
+                f"`%%colablock run` takes one name, not {len(names)}; arguments of the script follow `--`"
+            )
+            raise InvalidInput(message)
+        name = names[0] if names else last_matrix()
+        if name is None:
+            message = "nothing was applied in this session that could be run in"
+            raise InvalidInput(message, hint="Name the matrix: `%%colablock run NAME`")
+        with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
+            script = Path(folder) / "cell.py"
+            script.write_text(cell, encoding="utf-8")
+            command = ["python", "-c", _LAUNCH, str(script), *arguments]
+            with _cell_output():
+                code = (self._run or _pipeline_run)(name, command)
+            self._finished(f"run {name}", code)
+
+    def _finished(self, line: str, code: int) -> None:
+        if code != ExitCode.DONE:
+            raise CommandFailed(f"colablock {line}", code)
+
+
+@contextlib.contextmanager
+def _cell_output() -> Iterator[None]:
+    """Lead what child processes write to the cell, all of it before the cell is over.
+
+    A child writes to the kernel's descriptors.  ipykernel watches these too, but
+    what arrives late lands in another cell or nowhere.
+    """
+    if not in_notebook():
+        yield
+        return
+    reader, writer = os.pipe()
+    saved = {number: os.dup(number) for number in _OUTPUTS}
+    for number in _OUTPUTS:
+        os.dup2(writer, number)
+    os.close(writer)
+    thread = threading.Thread(target=_pump, args=(reader,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        for number, copy in saved.items():
+            os.dup2(copy, number)
+            os.close(copy)
+        # A process that was left behind keeps its end open: it is not waited for.
+        thread.join(timeout=_LINGER)
+
+
+def _pump(reader: int) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    try:
+        while data := os.read(reader, 65536):
+            sys.stdout.write(decoder.decode(data))
+    finally:
+        os.close(reader)
+
+
+def _cli_main(argv: Sequence[str]) -> int:
+    # Imported when it is called for: a cell that shows a plan needs no command line.
+    from colablock.cli import main  # noqa: PLC0415
+
+    return int(main(list(argv)))
+
+
+def _pipeline_run(name: str, argv: Sequence[str]) -> int:
+    from colablock.pipeline import run  # noqa: PLC0415
+
+    return int(run(name, argv))
