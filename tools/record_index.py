@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-import tomllib
 import urllib3
 import uv
 

@@ -25,9 +25,14 @@ def wheel_bytes(info: str, files: dict[str, bytes]) -> bytes:
         rows.append(f"{_quoted(path)},sha256={digest},{len(data)}")
     rows.append(f"{info}/RECORD,,")
     record = "".join(f"{row}\n" for row in rows).encode()
+    return zip_bytes({**files, f"{info}/RECORD": record})
+
+
+def zip_bytes(files: dict[str, bytes]) -> bytes:
+    """Return a zip archive of *files*."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for path, data in [*files.items(), (f"{info}/RECORD", record)]:
+        for path, data in files.items():
             entry = zipfile.ZipInfo(path, _EPOCH)
             executable = ".data/scripts/" in path
             entry.external_attr = (0o100755 if executable else 0o100644) << 16

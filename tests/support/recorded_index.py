@@ -13,17 +13,15 @@ name and succeed.  Hashes and sizes are those of what is really served.
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import sys
-import tarfile
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tests.support.server import Facts, project_of
-from tests.support.wheels import metadata_text, sdist_bytes, wheel_bytes
+from tests.support.wheels import metadata_text, sdist_bytes, tar_bytes, wheel_bytes
 
 __all__ = ["RecordedIndex", "axolotl_archive"]
 
@@ -120,7 +118,7 @@ class RecordedIndex:
 
     def _made(
         self, name: str, version: str, project: Mapping[str, Any], release: Mapping[str, Any], filename: str
-    ) -> bytes | None:
+    ) -> bytes:
         written = release.get("name", name)
         modules = self._modules(name, version, project)
         described: dict[str, Any] = {
@@ -138,11 +136,15 @@ class RecordedIndex:
                 modules=modules,
                 scripts=project["scripts"],
             )
-        if filename.endswith(".tar.gz"):
-            return sdist_bytes(
-                written, version, static=False, modules=modules, scripts=project["scripts"], **described
-            )
-        return b"recorded by name only"
+        return sdist_bytes(
+            written,
+            version,
+            static=False,
+            modules=modules,
+            scripts=project["scripts"],
+            zipped=filename.endswith(".zip"),
+            **described,
+        )
 
     def _modules(self, name: str, version: str, project: Mapping[str, Any]) -> Mapping[str, str]:
         names = project["imports"] or IMPORT_NAMES.get(name, (name.replace("-", "_"),))
@@ -171,18 +173,10 @@ def axolotl_archive(folder: Path) -> Path:
         "src/axolotl/cli/train.py": "import pkg_resources\nimport transformers\n",
         "src/axolotl/utils/__init__.py": "",
     }
-    buffer = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w") as archive,
-    ):
-        for path, text in files.items():
-            entry = tarfile.TarInfo(f"axolotl-0.4.0/{path}")
-            entry.size = len(text.encode())
-            archive.addfile(entry, io.BytesIO(text.encode()))
+    content = tar_bytes({f"axolotl-0.4.0/{path}": text.encode() for path, text in files.items()})
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "v0.4.0.tar.gz"
-    target.write_bytes(buffer.getvalue())
+    target.write_bytes(content)
     return target
 
 
@@ -196,7 +190,7 @@ def _facts(release: Mapping[str, Any], own: Mapping[str, Any]) -> Facts:
 
 def _is_for_linux(filename: str) -> bool:
     if not filename.endswith(".whl"):
-        return filename.endswith(".tar.gz")
+        return filename.endswith((".tar.gz", ".zip"))
     platform = filename.removesuffix(".whl").rpartition("-")[2]
     return platform == "any" or ("linux" in platform and LINUX in platform)
 

@@ -467,8 +467,8 @@ def _metadata(filename: str, content: bytes) -> bytes | None:
                 )
                 stream = archive.extractfile(member)
                 return stream.read() if stream is not None else None
-        with zipfile.ZipFile(BytesIO(content)) as wheel:
-            inside = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-            return wheel.read(inside)
+        wanted = ".dist-info/METADATA" if filename.endswith(".whl") else "/PKG-INFO"
+        with zipfile.ZipFile(BytesIO(content)) as archived:
+            return archived.read(next(name for name in archived.namelist() if name.endswith(wanted)))
     except (StopIteration, OSError, tarfile.TarError, zipfile.BadZipFile, KeyError):
         return None

@@ -8,14 +8,22 @@ import json
 import re
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from tests.support import backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["make_sdist", "make_wheel", "metadata_text", "sdist_bytes", "wheel_bytes", "wheel_filename"]
+__all__ = [
+    "make_sdist",
+    "make_wheel",
+    "metadata_text",
+    "sdist_bytes",
+    "tar_bytes",
+    "wheel_bytes",
+    "wheel_filename",
+]
 
 _PYPROJECT = """\
 [build-system]
@@ -166,8 +174,9 @@ def sdist_bytes(
     scripts: Mapping[str, str] | None = None,
     fails: str | None = None,
     legacy_name: bool = False,
+    zipped: bool = False,
 ) -> bytes:
-    """Return an sdist; see `make_sdist`."""
+    """Return an sdist, *zipped* as a ``.zip`` of old; see `make_sdist`."""
     requires, extras = tuple(requires), tuple(extras)
     full = metadata_text(name, version, requires=requires, requires_python=requires_python, extras=extras)
     known = metadata_text(
@@ -194,7 +203,23 @@ def sdist_bytes(
         "wheel.json": json.dumps(described, sort_keys=True).encode(),
         **{f"tree/{path}": data for path, data in files.items()},
     }
-    return _tarball(_sdist_stem(name, version, legacy_name=legacy_name), tree)
+    pack = backend.zip_bytes if zipped else tar_bytes
+    root = _sdist_stem(name, version, legacy_name=legacy_name)
+    return pack({f"{root}/{path}": data for path, data in tree.items()})
+
+
+def tar_bytes(files: Mapping[str, bytes]) -> bytes:
+    """Return a ``.tar.gz`` of *files*."""
+    buffer = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for path, data in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
 
 
 def _wheel_files(
@@ -249,20 +274,6 @@ def _escaped(name: str) -> str:
 
 def _sdist_stem(name: str, version: str, *, legacy_name: bool) -> str:
     return f"{name if legacy_name else _escaped(name)}-{version}"
-
-
-def _tarball(root: str, files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    kind: Literal["w"] = "w"
-    with (
-        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode=kind) as archive,
-    ):
-        for path, data in files.items():
-            entry = tarfile.TarInfo(f"{root}/{path}")
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def _written(folder: Path, filename: str, content: bytes) -> Path:
