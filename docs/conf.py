@@ -1,0 +1,24 @@
+"""How the documentation is built: ``nox -s docs``."""
+
+from __future__ import annotations
+
+import colablock
+
+project = "colablock"
+author = "colablock contributors"
+copyright = "2026, colablock contributors"  # noqa: A001 - the name that Sphinx reads
+release = version = colablock.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"colablock {release}"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True

@@ -1,0 +1,245 @@
+"""Write the reference pages that are made from code; ``--check`` only compares them.
+
+The command line's page comes from its parser, the matrix file's from its schema, and the exit codes
+from the errors that carry them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from colablock import errors
+from colablock.cli import build_parser
+from colablock.errors import ColablockError, ExitCode
+from colablock.matrix_schema import SCHEMA, Key
+
+REFERENCE = Path(__file__).parent / "reference"
+NOTICE = "<!-- Made by docs/generate.py: change the code that it reads, then run it again. -->"
+
+SECTIONS = {
+    "": "At the top",
+    "index[]": "`[[index]]`",
+    "packages.<name>": "`[packages]`",
+    "constraints.<name>": "`[constraints]`",
+    "absent.<name>": "`[absent]`",
+    "options": "`[options]`",
+    "variants.<name>": "`[variants.<name>]`",
+    "variants.<name>.system-requirements": "`[variants.<name>.system-requirements]`",
+    "verify": "`[verify]`",
+    "train": "`[train]`",
+}
+
+MATRIX_HEAD = """\
+# The matrix file
+
+A matrix is one TOML file: names, versions, indexes, reasons, what must be absent, and how the result is
+proven. It is looked up by name in `./matrices`, in the folders of `COLABLOCK_MATRICES`, in installed
+packages (entry-point group `colablock.matrices`) and among those that colablock ships. A path works
+wherever a name does.
+
+All faults of a file are reported at once, each with its path. An unknown key is a fault, and a near name
+is suggested. A file with a fault ends the command with exit code 2, and nothing is touched.
+
+```toml
+schema = 1
+name = "example"
+summary = "Two projects and a reason"
+requires-python = ">=3.10"
+
+[packages]
+numpy = ">=2"                                         # the short form: a specifier
+torch = { version = ">=2.4", why = "first with what we need" }
+
+[absent]
+torchao = { version = "<0.16", why = "peft refuses to start when an older one is importable" }
+
+[verify]
+imports = ["numpy", "torch:nn"]
+```
+
+A `<name>` below stands for a key that you choose. Under `[packages]` and `[constraints]` a plain string is
+short for a table with `version` alone.
+"""
+
+CLI_HEAD = """\
+# The command line
+
+`python -m colablock` is the same as `colablock`. Data goes to standard output, everything else to standard
+error. [Exit codes](exit-codes.md) are part of the promise.
+"""
+
+EXIT_HEAD = """\
+# Exit codes
+
+They are part of the documented interface: a script may rely on them. In Python the same outcomes are
+exceptions; all of them derive from `colablock.errors.ColablockError`, which knows its `exit_code`, a stable
+`reference` and, where something can be done about it, a `hint`.
+"""
+
+# Where the parser itself leaves it at the name.
+HELP = {
+    "NAME": "a matrix by name, or the path of its file",
+    "NAME|FILE": "a matrix by name, or the path of its file",
+    "PKG": "the project that is asked about",
+}
+
+EXIT_MEANING = {
+    ExitCode.DONE: "Done. `apply` with nothing left to do is done as well.",
+    ExitCode.UNMET: "The request cannot be met, and nothing changed: no solution, a refusal, a failed check.",
+    ExitCode.USAGE: "The command line, a matrix or another input is not usable as given; nothing changed.",
+    ExitCode.ROLLED_BACK: "The change failed; the environment is as it was before.",
+    ExitCode.NOT_RESTORED: "The change failed and could not be undone; the message says where the old files are.",
+    ExitCode.NOT_PROVEN: "Applied and kept, as `--keep` asks, although a proof failed.",
+    ExitCode.BUG: "A bug of colablock. Please report it.",
+    ExitCode.INTERRUPTED: "Interrupted from the keyboard.",
+}
+
+
+def cell(text: str) -> str:
+    """Return *text* fit for a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def table(*head: str, rows: Iterator[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join(f"| {' | '.join(map(cell, line))} |\n" for line in lines)
+
+
+def matrix_page() -> str:
+    """Return the page of the matrix file, in the order of the schema."""
+    parts = [NOTICE, MATRIX_HEAD]
+    unplaced = {key.section for key in SCHEMA} - SECTIONS.keys()
+    if unplaced:
+        raise SystemExit(f"docs/generate.py has no heading for {sorted(unplaced)}")
+    for section, title in SECTIONS.items():
+        keys = [key for key in SCHEMA if key.section == section]
+        parts += [f"## {title}\n", table("key", "what it takes", "meaning", rows=map(key_row, keys))]
+    return "\n".join(parts)
+
+
+def key_row(key: Key) -> tuple[str, str, str]:
+    """Return one key as a row."""
+    taken = key.type
+    if key.choices:
+        taken += ": " + ", ".join(f"`{choice}`" for choice in key.choices)
+    if key.required:
+        taken += "; required"
+    elif key.default is not None:
+        plain = " " in key.default or key.default == "any"
+        taken += f"; default {key.default}" if plain else f"; default `{key.default}`"
+    return f"`{key.name}`", taken, key.description
+
+
+def cli_page() -> str:
+    """Return the page of the command line, in the order of the parser."""
+    commands = commands_of(build_parser())
+    groups = {name: groups_of(command) for name, (command, _) in commands.items()}
+    shared = {title: text for found in groups.values() for title, text in found if title == "output"}
+    parts = [NOTICE, CLI_HEAD, *(f"Every command takes these:\n\n{text}" for text in shared.values())]
+    for name, (command, help_text) in commands.items():
+        parts += [f"## `colablock {name}`\n", f"{help_text[0].upper()}{help_text[1:]}.\n"]
+        parts += [f"```text\n{usage(name, command)}\n```\n"]
+        parts += [text for title, text in groups[name] if title not in shared]
+    return "\n".join(parts)
+
+
+def groups_of(command: argparse.ArgumentParser) -> list[tuple[str, str]]:
+    """Return the groups of a command as tables, those that hold what must be given first."""
+    found = []
+    for group in command._action_groups:
+        actions = [action for action in group._group_actions if "--help" not in action.option_strings]
+        if actions:
+            title = heading(group.title)
+            must = any(not action.option_strings for action in actions)
+            found.append((must, title, table(title, "meaning", rows=map(action_row, actions))))
+    found.sort(key=lambda one: not one[0])
+    return [(title, text) for _, title, text in found]
+
+
+def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, tuple[argparse.ArgumentParser, str]]:
+    """Return each command with its parser and its line of help."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    helps = {action.dest: action.help or "" for action in commands._choices_actions}
+    return {name: (command, helps[name]) for name, command in commands.choices.items()}
+
+
+def heading(title: str | None) -> str:
+    """Return the name of a group of arguments; argparse's own names are for its help text."""
+    names = {"positional arguments": "argument", "options": "option", "optional arguments": "option"}
+    return names.get(title or "", title or "option")
+
+
+def usage(name: str, command: argparse.ArgumentParser) -> str:
+    """Return the shape of a command; argparse words its own differently from Python to Python."""
+    actions = [action for action in command._actions if not action.option_strings]
+    words = [argument_name(action) for action in actions if action.nargs != argparse.REMAINDER]
+    tail = [f"-- {argument_name(action)} ..." for action in actions if action.nargs == argparse.REMAINDER]
+    return " ".join(["colablock", name, "[OPTIONS]", *words, *tail])
+
+
+def argument_name(action: argparse.Action) -> str:
+    """Return how an argument without dashes is called."""
+    return str(action.metavar or action.dest.upper())
+
+
+def action_row(action: argparse.Action) -> tuple[str, str]:
+    """Return one argument or option as a row."""
+    if not action.option_strings:
+        return f"`{argument_name(action)}`", action.help or HELP[argument_name(action)]
+    value = ""
+    if action.nargs != 0:
+        value = " " + ("|".join(map(str, action.choices)) if action.choices else argument_name(action))
+    return ", ".join(f"`{option}{value}`" for option in action.option_strings), action.help or ""
+
+
+def exit_page() -> str:
+    """Return the page of the exit codes, with the errors that lead to each."""
+
+    def row(code: ExitCode) -> tuple[str, str, str]:
+        return f"{int(code)}", EXIT_MEANING[code], ", ".join(f"`{kind}`" for kind in errors_of(code))
+
+    return "\n".join([NOTICE, EXIT_HEAD, table("code", "meaning", "error", rows=map(row, ExitCode))])
+
+
+def errors_of(code: ExitCode) -> list[str]:
+    """Return the names of the errors that end with *code*, as the module lists them."""
+    kinds = ((name, getattr(errors, name)) for name in errors.__all__)
+    found = [
+        (name, kind) for name, kind in kinds if inspect.isclass(kind) and issubclass(kind, ColablockError)
+    ]
+    return [name for name, kind in found if kind is not ColablockError and kind.exit_code is code]
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "cli.md": cli_page,
+    "exit-codes.md": exit_page,
+    "matrix.md": matrix_page,
+}
+
+
+def main() -> int:
+    """Write the pages, or with ``--check`` name the stale ones and return 1."""
+    parser = argparse.ArgumentParser(description="Write the reference pages that are made from code.")
+    parser.add_argument("--check", action="store_true", help="only compare")
+    only_check = parser.parse_args().check
+    stale = 0
+    for name, page in PAGES.items():
+        path, text = REFERENCE / name, page()
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        if not only_check:
+            path.write_text(text, encoding="utf-8")
+        print(f"{'stale' if only_check else 'written'}: docs/reference/{name}")
+    if stale and only_check:
+        print("hint: Run `python docs/generate.py`")
+    return 1 if stale and only_check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
