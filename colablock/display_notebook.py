@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from colablock.display_html import page, plan_to_html, report_to_html
 from colablock.display_progress import DrawingReporter
-from colablock.display_text import plan_text, report_text
+from colablock.display_text import error_text, plan_text, report_text
 from colablock.display_words import cost_text, one_line, plan_title, report_headline, seconds_text, some_of
+from colablock.errors import ColablockError
 from colablock.plan import Plan
 from colablock.verify import Report
 
@@ -33,6 +34,7 @@ __all__ = [
     "in_colab",
     "in_notebook",
     "last_matrix",
+    "register_displays",
     "restart_prompt",
     "show",
     "text_of",
@@ -80,6 +82,33 @@ def in_notebook() -> bool:
 def in_colab(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether the notebook's front end is Colab's."""
     return "COLAB_RELEASE_TAG" in environ or "google.colab" in sys.modules
+
+
+def register_displays(shell: Any = None) -> bool:
+    """Have plans, reports and errors show themselves in cells; return whether there is a notebook.
+
+    May be called again.  An error shows what `error_text` says in place of a
+    traceback: a request that cannot be met is an answer, and says what to do.
+    """
+    shell = shell or current_shell()
+    if shell is None:
+        return False
+    formatters = shell.display_formatter.formatters
+    for kind in (Plan, Report):
+        formatters["text/html"].for_type(kind, html_of)
+        formatters["text/plain"].for_type(kind, _plain)
+    # IPython asks an exception for this method; the class itself knows no IPython.
+    setattr(ColablockError, "_render_traceback_", _short_traceback)  # noqa: B010
+    return True
+
+
+def _plain(value: Plan | Report, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
+    del cycle
+    printer.text(text_of(value))
+
+
+def _short_traceback(error: ColablockError) -> list[str]:
+    return error_text(error, width=_WIDTH).splitlines()
 
 
 class _Session:

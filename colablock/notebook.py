@@ -21,17 +21,13 @@ from typing import Any
 
 from colablock.display_notebook import (
     current_shell,
-    html_of,
     in_notebook,
     last_matrix,
+    register_displays,
     restart_prompt,
     show,
-    text_of,
 )
-from colablock.display_text import error_text
-from colablock.errors import ColablockError, ExitCode, InvalidInput
-from colablock.plan import Plan
-from colablock.verify import Report
+from colablock.errors import ExitCode, InvalidInput
 
 __all__ = [
     "CommandFailed",
@@ -76,24 +72,9 @@ def activate() -> bool:
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """Register the magics, and how plans, reports and errors are shown (IPython calls this)."""
-    formatters = ipython.display_formatter.formatters
-    for kind in (Plan, Report):
-        formatters["text/html"].for_type(kind, html_of)
-        formatters["text/plain"].for_type(kind, _plain)
-    # IPython shows what this returns in place of a traceback: a request that
-    # cannot be met is an answer, and ours says what to do.
-    setattr(ColablockError, "_render_traceback_", _short_traceback)  # noqa: B010  # the class does not know IPython
+    """Register the magics, and how plans, reports and errors are shown: what ``%load_ext colablock`` does."""
+    register_displays(ipython)
     ipython.register_magic_function(Magic(), "line_cell", "colablock")
-
-
-def _plain(value: Plan | Report, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
-    del cycle
-    printer.text(text_of(value))
-
-
-def _short_traceback(error: ColablockError) -> list[str]:
-    return error_text(error, width=100).splitlines()
 
 
 class Magic:
