@@ -1,17 +1,40 @@
-"""A declared compatibility set: TOML → Matrix, every fault reported at once."""
+"""A declared compatibility set, its variants, and the requirements that it and a user stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol, TypeVar
 
 from colablock._vendor.packaging.markers import Marker
-from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
-from colablock._vendor.packaging.utils import NormalizedName
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.accelerator import Accelerator
+from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.matrix_schema import SCHEMA
+from colablock.matrix_values import near
 
-__all__ = ["Absent", "Constraint", "Index", "Matrix", "Options", "PackageEntry", "SystemRequirements", "Train", "Variant", "Verify"]
+__all__ = [
+    "SCHEMA",
+    "Absent",
+    "Constraint",
+    "Index",
+    "Matrix",
+    "Named",
+    "Options",
+    "PackageEntry",
+    "SystemRequirements",
+    "Train",
+    "Variant",
+    "Verify",
+    "entry_of",
+    "merged",
+    "roots",
+    "select_variant",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +155,141 @@ class Matrix:
     absent: tuple[Absent, ...] = ()
     options: Options = field(default_factory=Options)
     variants: Mapping[str, Variant] = field(default_factory=dict)
-    variant: str | None = None  # the one merged in by select()
+    variant: str | None = None  # the one merged in by select_variant()
     verify: Verify = field(default_factory=Verify)
     train: Train = field(default_factory=Train)
+
+
+class Named(Protocol):
+    """What a matrix holds by project name."""
+
+    @property
+    def name(self) -> NormalizedName:
+        """The normalized name."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+def merged(base: Sequence[N], nearer: Sequence[N]) -> tuple[N, ...]:
+    """Return both, where every entry of a name in *nearer* replaces all of that name in *base*.
+
+    What replaces stands where the replaced stood; the rest of *nearer* follows.
+    """
+    replacing: dict[NormalizedName, list[N]] = {}
+    for entry in nearer:
+        replacing.setdefault(entry.name, []).append(entry)
+    replaced = frozenset(replacing)
+    result: list[N] = []
+    for entry in base:
+        if entry.name not in replaced:
+            result.append(entry)
+        else:
+            result += replacing.pop(entry.name, [])
+    return (*result, *(entry for entries in replacing.values() for entry in entries))
+
+
+def entry_of(requirement: Requirement, *, path: str) -> PackageEntry:
+    """Return a PEP 508 requirement as an entry that stands at *path*."""
+    url, _, fragment = (requirement.url or "").partition("#")
+    hashes = dict(part.partition("=")[::2] for part in fragment.split("&"))
+    return PackageEntry(
+        name=canonicalize_name(requirement.name),
+        path=path,
+        specifier=requirement.specifier,
+        extras=frozenset(canonicalize_name(extra) for extra in requirement.extras),
+        marker=requirement.marker,
+        url=url or None,
+        sha256=hashes.get("sha256"),
+    )
+
+
+def roots(matrix: Matrix, extra: Sequence[str] = ()) -> tuple[PackageEntry, ...]:
+    """Return what one solve asks for: the matrix, then the user's own additions (PEP 508).
+
+    An addition's path is ``with: wandb>=0.17``.  Raises InvalidInput that names every unreadable one.
+    """
+    wrong: list[str] = []
+    read = ((line.strip(), _requirement(line, wrong)) for line in extra)
+    additions = tuple(entry_of(found, path=f"with: {line}") for line, found in read if found)
+    if wrong:
+        raise InvalidInput("\n".join(wrong))
+    return (*matrix.packages, *additions)
+
+
+def _requirement(line: str, wrong: list[str]) -> Requirement | None:
+    try:
+        return Requirement(line)
+    except InvalidRequirement as error:
+        wrong.append(f"`{line}` is no requirement (PEP 508): {str(error).splitlines()[0]}")
+        return None
+
+
+def select_variant(matrix: Matrix, accelerator: Accelerator, name: str | None = None) -> Matrix:
+    """Return *matrix* with one variant merged in: the one called *name*, else the first that fits.
+
+    A matrix without variants is returned as it is.  Raises NotFound for a
+    name that no variant has, and Refused where none fits *accelerator*.
+    """
+    if name is not None:
+        return _with_variant(matrix, _named(matrix, name))
+    if not matrix.variants or matrix.variant is not None:
+        return matrix
+    misfits = []
+    for variant in matrix.variants.values():
+        failing = tuple(_failing(variant.system, accelerator))
+        if not failing:
+            return _with_variant(matrix, variant)
+        misfits.append(f"  {variant.name}: {', '.join(failing)}")
+    lines = [f"no variant of `{matrix.name}` fits this accelerator", *misfits]
+    raise Refused("\n".join(lines), hint=f"choose one with `--variant`: {', '.join(matrix.variants)}")
+
+
+def _named(matrix: Matrix, name: str) -> Variant:
+    variant = matrix.variants.get(name)
+    if variant is None:
+        known = ", ".join(matrix.variants)
+        hint = near(name, matrix.variants) or (f"its variants are {known}" if known else "it has none")
+        raise NotFound(f"`{matrix.name}` has no variant `{name}`", hint=hint)
+    return variant
+
+
+def _with_variant(matrix: Matrix, variant: Variant) -> Matrix:
+    return replace(
+        matrix,
+        variant=variant.name,
+        packages=merged(matrix.packages, variant.packages),
+        constraints=merged(matrix.constraints, variant.constraints),
+        absent=merged(matrix.absent, variant.absent),
+    )
+
+
+def _failing(system: SystemRequirements, accelerator: Accelerator) -> Iterator[str]:
+    """Yield the facts that speak against a variant.  An unknown fact speaks against none."""
+    has_card = accelerator.kind == "cuda"
+    if system.accelerator == "none":
+        if has_card:
+            yield "there is a CUDA device here"
+        return
+    if not has_card:
+        if system != SystemRequirements():
+            yield "there is no CUDA device here"
+        return
+    if accelerator.driver is not None and system.driver is not None:
+        yield from _outside("driver", accelerator.driver, system.driver)
+    for device in accelerator.devices if system.compute_capability is not None else ():
+        what = f"compute capability of {device.name}"
+        yield from _outside(what, device.compute_capability, system.compute_capability or SpecifierSet())
+
+
+def _outside(what: str, value: str, specifier: SpecifierSet) -> Iterator[str]:
+    """Yield how *value* fails *specifier*, in the clause that it fails first; nothing when it does not."""
+    try:
+        version = Version(value)
+    except InvalidVersion:
+        return  # a vendor's own numbering proves nothing
+    for clause in sorted(specifier, key=str):
+        if not clause.contains(version, prereleases=True):
+            side = {">": "below", "<": "above"}.get(clause.operator[0], "outside")
+            yield f"{what} {value} is {side} {clause}"
+            return

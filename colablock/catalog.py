@@ -1,0 +1,186 @@
+"""Matrices by name: where they are looked for, and what there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Protocol
+
+from colablock.errors import ColablockError, Fault, InvalidMatrix, NotFound
+from colablock.matrix import Matrix, roots
+from colablock.matrix_reader import MatrixFile, is_path, load_matrix, read_file
+from colablock.matrix_values import near
+
+__all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "roots"]
+
+ENTRY_POINTS = "colablock.matrices"
+VARIABLE = "COLABLOCK_MATRICES"
+
+
+class Folder(Protocol):
+    """A folder on disk or in a package."""
+
+    @property
+    def name(self) -> str: ...
+    def iterdir(self) -> Iterator[Folder]: ...
+    def is_dir(self) -> bool: ...
+    def is_file(self) -> bool: ...
+    def read_bytes(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One matrix that can be named, or one that cannot because *shadowed_by* comes first.
+
+    *fault* says why a file is no matrix; its name cannot be used.
+    """
+
+    name: str
+    summary: str | None
+    source: str
+    shadowed_by: str | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """One place that matrices are looked for in.
+
+    *title* names it when the files have no path; *fault* says why it cannot be looked into.
+    """
+
+    title: str
+    folder: Folder | None
+    fault: str | None = None
+
+    def files(self) -> Iterator[tuple[str, Folder]]:
+        """Yield the matrix files here by name, sorted.  Locks stand beside matrices and are none."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        for entry in sorted(self.folder.iterdir(), key=lambda entry: entry.name):
+            stem, dot, ending = entry.name.rpartition(".")
+            if dot and ending == "toml" and stem.partition(".")[0] not in {"", "pylock"} and entry.is_file():
+                yield stem, entry
+
+    def read(self, entry: Folder) -> MatrixFile:
+        """Return one file of this place."""
+        if isinstance(entry, Path):
+            return read_file(entry)
+        return MatrixFile(source=f"{self.title}/{entry.name}", content=entry.read_bytes())
+
+
+def find_matrix(
+    name_or_path: str, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Matrix:
+    """Return a matrix by its name, or by a path (what ends in ``.toml`` or holds a separator).
+
+    Names are looked for in ``./matrices``, the folders of ``COLABLOCK_MATRICES``,
+    installed packages (entry points of ``colablock.matrices``) and those shipped,
+    in this order.  Raises NotFound, with near names, and InvalidMatrix.
+    """
+    environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
+    places = tuple(_places(environ, cwd))
+
+    def find(name: str) -> MatrixFile:
+        return _find(name, places)
+
+    if is_path(name_or_path):
+        return load_matrix(read_file(_below(cwd, name_or_path)), find=find)
+    file = find(name_or_path)
+    matrix = load_matrix(file, find=find)
+    _check_name(matrix, name_or_path)
+    return matrix
+
+
+def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[Listed]:
+    """Return every matrix that can be found, in the order of the search."""
+    places = tuple(_places(os.environ if environ is None else environ, cwd or Path.cwd()))
+    first: dict[str, str] = {}
+    listed: list[Listed] = []
+    for place in places:
+        if place.fault:
+            listed.append(Listed(name=place.title, summary=None, source=place.title, fault=place.fault))
+        for name, entry in place.files():
+            one = _listed(name, place, entry, places)
+            shadow = first.setdefault(name, one.source)
+            if shadow != one.source:
+                one = replace(one, shadowed_by=shadow)
+            elif any(other.source == one.source for other in listed):
+                continue  # a folder that is named twice
+            listed.append(one)
+    return listed
+
+
+def _listed(name: str, place: _Place, entry: Folder, places: tuple[_Place, ...]) -> Listed:
+    """Return one file as it is listed; a fault is a line of the list, not the end of it."""
+    try:
+        file = place.read(entry)
+        matrix = load_matrix(file, find=lambda other: _find(other, places))
+        _check_name(matrix, name)
+    except InvalidMatrix as error:
+        fault = str(error.faults[0]) + (f" (and {len(error.faults) - 1} more)" if error.faults[1:] else "")
+        return Listed(name=name, summary=None, source=error.source, fault=fault)
+    except ColablockError as error:
+        return Listed(name=name, summary=None, source=str(entry), fault=str(error))
+    return Listed(name=name, summary=matrix.summary, source=file.source)
+
+
+def _check_name(matrix: Matrix, name: str) -> None:
+    """Refuse a matrix that calls itself otherwise than its file: reports and locks would name another."""
+    if matrix.name != name:
+        fault = Fault(
+            path="name",
+            message=f"`{matrix.name}` is found as `{name}`, the name of its file",
+            hint=f"call the file `{matrix.name}.toml`, or the matrix `{name}`",
+        )
+        raise InvalidMatrix(matrix.source, [fault])
+
+
+def _find(name: str, places: tuple[_Place, ...]) -> MatrixFile:
+    known: list[str] = []
+    for place in places:
+        for stem, entry in place.files():
+            if stem == name:
+                return place.read(entry)
+            known.append(stem)
+    listed = ", ".join(dict.fromkeys(known))
+    hint = near(name, known) or (f"there are {listed}" if listed else None)
+    faults = (f"\n  {place.fault}" for place in places if place.fault)
+    raise NotFound(f"there is no matrix `{name}`{''.join(faults)}", hint=hint)
+
+
+def _below(cwd: Path, path: str) -> Path:
+    """Return *path* seen from *cwd*; short where it lies below, since messages show it."""
+    return Path(path) if cwd == Path.cwd() else cwd / path
+
+
+def _places(environ: Mapping[str, str], cwd: Path) -> Iterator[_Place]:
+    """Yield the places of the search, nearest first."""
+    yield _Place(title="matrices", folder=_below(cwd, "matrices"))
+    for text in environ.get(VARIABLE, "").split(os.pathsep):
+        if text:
+            yield _Place(title=text, folder=_below(cwd, text))
+    for entry_point in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda found: found.name):
+        yield _package(entry_point.value)
+    yield _Place(title="colablock/matrices", folder=_shipped())
+
+
+def _package(module: str) -> _Place:
+    """Return the resources of an installed package."""
+    try:
+        return _Place(title=module, folder=resources.files(module))
+    except Exception as error:  # noqa: BLE001 - importing somebody's package may raise anything
+        fault = f"the installed package `{module}` offers matrices but cannot be imported: {error}"
+        return _Place(title=module, folder=None, fault=fault)
+
+
+def _shipped() -> Folder:
+    """Return the folder of our own matrices: inside the package, beside it in a checkout."""
+    package = Path(__file__).parent
+    beside = package.parent
+    if not (package / "matrices").is_dir() and (beside / "pyproject.toml").is_file():
+        return beside / "matrices"
+    return package / "matrices"
