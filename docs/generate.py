@@ -92,7 +92,7 @@ EXIT_MEANING = {
     ExitCode.UNMET: "The request cannot be met, and nothing changed: no solution, a refusal, a failed check.",
     ExitCode.USAGE: "The command line, a matrix or another input is not usable as given; nothing changed.",
     ExitCode.ROLLED_BACK: "The change failed; the environment is as it was before.",
-    ExitCode.NOT_RESTORED: "The change failed and could not be undone; the message says where the old files are.",
+    ExitCode.NOT_RESTORED: "The change failed and could not be undone; the message says where the files are.",
     ExitCode.NOT_PROVEN: "Applied and kept, as `--keep` asks, although a proof failed.",
     ExitCode.BUG: "A bug of colablock. Please report it.",
     ExitCode.INTERRUPTED: "Interrupted from the keyboard.",
