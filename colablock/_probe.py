@@ -6,11 +6,12 @@ interpreter is read by the same functions, in process.
 """
 
 # Paths stay strings: seven hundred folders are read, and objects double the time.
-# ruff: noqa: PTH109, PTH110, PTH112, PTH113, PTH118, PTH119, PTH120, PTH123, PTH208
+# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH118, PTH119, PTH120, PTH123, PTH207, PTH208
 
 from __future__ import annotations
 
 import configparser
+import glob
 import importlib.machinery
 import json
 import os
@@ -113,13 +114,14 @@ def _musl() -> list[int] | None:
     """Return the version that musl's loader gives of itself; it has no other way to ask."""
     if not sys.platform.startswith("linux"):
         return None
-    for name in sorted(os.listdir("/lib")):
-        if name.startswith("ld-musl-"):
-            loader = os.path.join("/lib", name)
+    for loader in sorted(glob.glob("/lib/ld-musl-*.so.1")):
+        try:
             answer = subprocess.run([loader], stderr=subprocess.PIPE, check=False).stderr
-            match = re.search(rb"Version (\d+)\.(\d+)", answer)
-            if match:
-                return [int(match.group(1)), int(match.group(2))]
+        except OSError:
+            continue
+        match = re.search(rb"Version (\d+)\.(\d+)", answer)
+        if match:
+            return [int(match.group(1)), int(match.group(2))]
     return None
 
 
@@ -166,11 +168,16 @@ def distributions(search_path: Iterable[str], notes: list[str]) -> list[dict[str
     return list(found.values())
 
 
-def _folders(search_path: Iterable[str]) -> Iterator[str]:
+def _folders(search_path: Iterable[Any]) -> Iterator[str]:
     """Yield the folders of a search path, each once, however it is spelled (`lib64` is often a link)."""
     seen = set()
     for item in search_path:
-        folder = os.fspath(item) or os.getcwd()
+        if not isinstance(item, str):  # imports take no notice of such an entry either
+            continue
+        try:
+            folder = os.path.abspath(item)  # "" is the working directory, which may be gone
+        except OSError:
+            continue
         real = os.path.realpath(folder)
         if real not in seen and os.path.isdir(folder):
             seen.add(real)

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -385,19 +387,14 @@ def _direct_requirements(installed: Installed, environment: Environment) -> Iter
 
 def _find_executable(python: Path, environ: Mapping[str, str]) -> Path:
     """Return the file to run for a path, an environment's folder or a bare name."""
-    if python.is_dir():
-        for name in ("bin/python", "Scripts/python.exe"):
-            if (python / name).is_file():
-                return python / name
-        message = f"the folder `{python}` holds no Python environment"
-        raise NotFound(message)
-    if python.is_file():
-        return python.absolute()
+    for candidate in (python, python / "bin" / "python", python / "Scripts" / "python.exe"):
+        if candidate.is_file():
+            return candidate.absolute()
     found = shutil.which(str(python), path=environ.get("PATH")) if len(python.parts) == 1 else None
     if found is None:
         message = f"there is no interpreter at `{python}`"
         raise NotFound(message)
-    return Path(found)
+    return Path(found).absolute()
 
 
 def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -417,8 +414,9 @@ def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         raise InvalidInput(message) from error
     for line in reversed(done.stdout.decode("utf-8", "replace").splitlines()):
         if line.startswith(_probe.MARK):
-            answer: dict[str, Any] = json.loads(line.removeprefix(_probe.MARK))
-            return answer
+            with suppress(ValueError):  # cut off
+                answer: dict[str, Any] = json.loads(line.removeprefix(_probe.MARK))
+                return answer
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
     why = said[-1] if said else f"it ended with status {done.returncode} and said nothing"
     message = f"`{executable}` does not answer as a Python does: {why}"
@@ -433,7 +431,10 @@ def _rows(path: str) -> Iterator[tuple[str, str, str]]:
         yield from _legacy_rows(path)
         return
     for line in text.splitlines():
-        row = next(csv.reader([line])) if '"' in line else line.rsplit(",", 2)
+        row = line.rsplit(",", 2)
+        if '"' in line:
+            with suppress(csv.Error):  # a broken row stays as it is split
+                row = next(csv.reader([line]))
         if row and row[0]:
             path, digest, size = [*row, "", ""][:3]
             yield path, digest, size
@@ -461,9 +462,9 @@ def _root_of(folder: str) -> str:
 
 
 def _is_inside(path: str, root: str) -> bool:
-    """Whether *path* is below *root*, links in both followed."""
+    """Whether *path* is below *root*, links in both followed; what *path* itself links to is no matter."""
     real = os.path.realpath(root)
-    return os.path.commonpath([real, os.path.realpath(path)]) == real
+    return os.path.commonpath([real, os.path.realpath(os.path.dirname(path))]) == real
 
 
 def _shared(
@@ -518,7 +519,7 @@ def _loaded(
     for distribution in likely:
         if not names_of:
             break
-        for file in _owned(distribution, names_of):
+        for file in _owned(distribution, names_of.keys()):
             found[distribution.name] += names_of.pop(file)
     return {name: tuple(sorted(found[name])) for name in sorted(found)}
 
@@ -553,19 +554,21 @@ def _file_of(module: object) -> str | None:
     return os.path.abspath(file) if isinstance(file, str) else None
 
 
-def _owned(installed: Installed, files: Iterable[str]) -> list[str]:
+def _owned(installed: Installed, files: AbstractSet[str]) -> AbstractSet[str]:
     """Return those of *files* that are of *installed*: recorded, or in the folders that it imports from."""
     if installed.path is None:
-        return []
+        return frozenset()
     folder = os.path.realpath(os.path.dirname(installed.path))
-    recorded = {os.path.normpath(os.path.join(folder, path)) for path, _, _ in _rows(installed.path)}
-    below: tuple[str, ...] = ()
+    # No module is imported from where a path with `..` leads: those are scripts and data.
+    recorded = {os.path.join(folder, path) for path, _, _ in _rows(installed.path)}
     if root := _editable_root(installed):
-        below = (root + os.sep,)
+        below: tuple[str, ...] = (root + os.sep,)
     elif not recorded:
         stems = [os.path.join(folder, name) for name in installed.import_names]
         below = tuple(stem + end for stem in stems for end in (os.sep, "."))
-    return [file for file in files if file in recorded or (below and file.startswith(below))]
+    else:
+        return recorded & files
+    return {file for file in files if file in recorded or file.startswith(below)}
 
 
 def _editable_root(installed: Installed) -> str | None:

@@ -271,6 +271,18 @@ def test_a_site_that_is_a_link_keeps_its_spelling(tmp_path: Path) -> None:
     assert only(tmp_path / "link")["path"] == str(tmp_path / "link" / "numpy-2.0.dist-info")
 
 
+def test_a_working_directory_that_is_gone_is_no_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = build_site(tmp_path / "site", [Stub(name="numpy", version="2.0")])
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    notes: list[str] = []
+    strange: Any = ["", None, b"x", str(site)]
+    assert [item["name"] for item in _probe.distributions(strange, notes)] == ["numpy"]
+    monkeypatch.chdir(tmp_path)
+
+
 def test_files_on_the_search_path_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "python312.zip").write_bytes(b"PK")
     assert read(tmp_path / "python312.zip") == ({}, [])
@@ -389,6 +401,7 @@ def test_a_folder_that_is_no_environment(tmp_path: Path) -> None:
 
 
 IMPOSTORS = [
+    ('#!/bin/sh\necho \'colablock-probe {"format": 1, "fac\'\n', 0o755, "said nothing"),
     ("#!/bin/sh\necho nothing to see\n", 0o755, "said nothing"),
     ("#!/bin/sh\necho 'no such option' >&2; exit 2\n", 0o755, "no such option"),
     ("#!/bin/sh\n", 0o644, "cannot be run"),
@@ -663,6 +676,19 @@ def test_a_record_that_leaves_through_a_link_is_refused(tmp_path: Path) -> None:
     assert record_of(installed_at(info), prefix=str(tmp_path))[0].absolute == str(
         tmp_path / "venv" / "bin" / "tool"
     )
+
+
+def test_a_script_that_is_itself_a_link_belongs_to_its_environment(tmp_path: Path) -> None:
+    site = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
+    info = dist_info(site, {"RECORD": "../../../bin/tool,sha256=abc,1\n"}, "numpy-2.dist-info")
+    (tmp_path / "venv" / "bin").mkdir()
+    (tmp_path / "venv" / "bin" / "tool").symlink_to("/bin/sh")
+    assert record_of(installed_at(info))[0].absolute == str(tmp_path / "venv" / "bin" / "tool")
+
+
+def test_a_broken_row_is_kept_as_it_is_split(tmp_path: Path) -> None:
+    info = dist_info(tmp_path, {"RECORD": b'"a\x00b,sha256=abc,1\na\xff.py,sha256=abc,2\nonly-a-path\n'})
+    assert [file.size for file in record_of(installed_at(info))][-2:] == [2, None]
 
 
 def test_a_folder_that_is_no_site_is_its_own_environment(tmp_path: Path) -> None:
