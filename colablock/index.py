@@ -1,136 +1,512 @@
-"""Where candidates come from, and how each file is judged."""
+"""Where candidates come from: indexes, find-links and what a matrix names directly."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import Enum
-from typing import Protocol
+from pathlib import Path
+from typing import Generic, TypeVar
+from urllib.parse import quote, urlsplit
 
-from colablock._vendor.packaging.requirements import Requirement
-from colablock._vendor.packaging.utils import NormalizedName
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.snapshot import Installed
+from colablock.candidates import (
+    Candidate,
+    CandidateSource,
+    File,
+    Judged,
+    Metadata,
+    Origin,
+    Reason,
+    Rejection,
+)
+from colablock.environment import Environment
+from colablock.errors import BadDistribution, ColablockError, FetchFailed
+from colablock.fetch import Fetcher
+from colablock.judge import Policy, judge_files, parse_wheel_name
+from colablock.matrix import Index, Matrix, PackageEntry
+from colablock.metadata_source import MetadataSource
+from colablock.requirements import parse_requirement
+from colablock.rewheel import archive_version, rebuilt_version, replaced_metadata
+from colablock.simple import ACCEPT, Listing, parse_page
+from colablock.urls import basename, local_path, redacted, split_fragment
 
-__all__ = ["Candidate", "CandidateSource", "File", "Judged", "Metadata", "Origin", "Reason", "Rejection"]
+__all__ = [
+    "Candidate",
+    "CandidateSource",
+    "File",
+    "IndexSource",
+    "Judged",
+    "Metadata",
+    "Origin",
+    "Policy",
+    "Reason",
+    "Rejection",
+    "judge_files",
+]
+
+K = TypeVar("K")
+V = TypeVar("V")
+_ROWS = "simple-1"  # the kind of kept listings: another number when rows change
+_WORKERS = 16  # of these most wait for the network
+_WHEELS_AND_SDISTS = (".whl", ".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class File:
-    """One wheel, sdist or archive as an index, a folder or a matrix names it."""
+class IndexSource:
+    """The CandidateSource that asks indexes and folders; may be used from several threads.
 
-    filename: str
-    url: str  # canonical (before any mirror); file:// for local ones
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    size: int | None = None  # bytes
-    upload_time: datetime | None = None  # UTC (PEP 700)
-    requires_python: str | None = None
-    yanked: str | None = None  # the reason, "" when none was given; None: not yanked
-    core_metadata: Mapping[str, str] | bool = False  # PEP 658/714: hashes, or just "there is one"
-    index: str | None = None  # URL of the index it was listed by; None for folders and direct references
+    *entries* says of a name where it comes from: an index of its own (then no
+    other is asked for it), a direct reference, a preferred local label, what of
+    it is rebuilt.  Of the *default* indexes the first that knows a name is
+    the only one used for it.  Folders and pages in *find_links* come before
+    any index: their candidates stand first, and an index's of the same version
+    are left out.  *settled* names are not looked ahead for: they are installed.
 
-    @property
-    def is_wheel(self) -> bool:
-        return self.filename.endswith(".whl")
-
-
-class Origin(Enum):
-    """Which kind of place a candidate comes from."""
-
-    INDEX = "index"
-    FIND_LINKS = "find-links"
-    DIRECT = "direct"  # a URL or path the matrix names (PEP 610)
-    INSTALLED = "installed"
-    LOCK = "lock"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """One version of one project that could be chosen.  Making one costs nothing.
-
-    *files* are the usable files, best first (wheels by tag order, then the
-    sdist where it may be built); *all_files* all files of this version, for
-    the lock.  Both are empty for an installed one.
+    Candidates are newest first otherwise, those with the preferred local label
+    before the others.
     """
 
-    name: NormalizedName
-    version: Version
-    origin: Origin
-    files: tuple[File, ...] = ()
-    all_files: tuple[File, ...] = ()
-    installed: Installed | None = None
+    def __init__(
+        self,
+        *,
+        fetcher: Fetcher,
+        policy: Policy,
+        default: Sequence[str],
+        indexes: Sequence[Index] = (),
+        entries: Mapping[NormalizedName, PackageEntry] | None = None,
+        find_links: Sequence[str] = (),
+        build: Callable[[Path], Path] | None = None,
+        settled: Container[NormalizedName] = (),
+    ) -> None:
+        self._fetcher = fetcher
+        self._policy = policy
+        named = {index.name: index for index in indexes}
+        replacing = [index for index in indexes if index.default]
+        self._default = replacing or [Index(name="default", url=url) for url in default]
+        self._named = named
+        self._entries = entries or {}
+        self._find_links = tuple(find_links)
+        self._settled = settled
+        self._reader = MetadataSource(fetcher, build)
+        self._judged: _Once[NormalizedName, Judged] = _Once()
+        self._metadata: _Once[tuple[object, ...], Metadata] = _Once()
+        self._folders: _Once[str, Mapping[NormalizedName, Sequence[File]]] = _Once()
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: set[NormalizedName] = set()
+        self._lock = threading.Lock()
 
-    @property
-    def file(self) -> File | None:
-        return self.files[0] if self.files else None
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version}"
-
-
-class Reason(Enum):
-    """Why a file or a version is no candidate."""
-
-    UNREADABLE = "unreadable"
-    OTHER_PROJECT = "other-project"
-    TAGS = "tags"  # no wheel fits this Python or platform
-    REQUIRES_PYTHON = "requires-python"
-    YANKED = "yanked"
-    TOO_NEW = "too-new"  # uploaded after exclude-newer
-    NO_UPLOAD_TIME = "no-upload-time"
-    PRERELEASE = "prerelease"
-    SDIST = "sdist"  # only an sdist, and building is not allowed
-    NO_BINARY = "no-binary"
-    EXCLUDED = "excluded"  # `[absent]` or a constraint
-    UNUSABLE = "unusable"  # metadata that cannot be read
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejection:
-    """A file or version that was refused, and why; quoted in conflict reports."""
-
-    name: NormalizedName
-    version: Version | None
-    filename: str
-    reason: Reason
-    detail: str  # "no wheel for Python 3.13 (cp310, cp311, cp312 only)"
-
-    def __str__(self) -> str:
-        return self.detail
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What an index has of one project: candidates newest first, and the refused.
-
-    *found* is False when no index knows the project at all; *where* names the
-    places asked (URLs without credentials).
-    """
-
-    candidates: tuple[Candidate, ...] = ()
-    rejections: tuple[Rejection, ...] = ()
-    found: bool = True
-    where: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
-    """What a candidate says of itself (core metadata), requirements parsed."""
-
-    requires: tuple[Requirement, ...] = ()
-    requires_python: str | None = None
-    extras: frozenset[str] = frozenset()  # Provides-Extra, normalized
-
-
-class CandidateSource(Protocol):
-    """Where candidates come from: indexes and folders, a lock, a test's dict."""
+    @classmethod
+    def for_matrix(
+        cls,
+        matrix: Matrix,
+        *,
+        environment: Environment,
+        fetcher: Fetcher,
+        default_index: str,
+        find_links: Sequence[str] = (),
+        additions: Sequence[PackageEntry] = (),
+        build: Callable[[Path], Path] | None = None,
+        settled: Container[NormalizedName] = (),
+    ) -> IndexSource:
+        """Return the source that *matrix* (its variant selected) describes for *environment*."""
+        options = matrix.options
+        policy = Policy(
+            environment=environment,
+            exclude_newer=matrix.exclude_newer,
+            allow_build=options.allow_build,
+            no_binary=options.no_binary,
+        )
+        return cls(
+            fetcher=fetcher,
+            policy=policy,
+            default=(default_index,),
+            indexes=matrix.indexes,
+            entries=_by_name((*matrix.packages, *additions), environment),
+            find_links=find_links,
+            build=build,
+            settled=settled,
+        )
 
     def judge(self, name: NormalizedName) -> Judged:
-        """Return every version of *name*, judged; asked often, so answers are kept."""
+        """Return every version of *name*, judged, best first.  Raises FetchFailed."""
+        return self._judged.get(name, lambda: self._judge(name))
 
     def metadata(self, candidate: Candidate) -> Metadata:
-        """Return what *candidate* needs.  Raises BadDistribution when it cannot be read."""
+        """Return what *candidate* needs.  Raises BadDistribution or FetchFailed."""
+        file = candidate.file.url if candidate.file else None
+        key = (candidate.name, candidate.version, candidate.origin, file)
+        return self._metadata.get(key, lambda: self._read(candidate))
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
-        """Hint that these names will be asked for soon; never raises."""
+        """Have pages and likely metadata of *names*, and of what those need, fetched in the background."""
+        for name in names:
+            entry = self._entries.get(name)
+            self._look_ahead(name, entry.specifier if entry is not None else SpecifierSet())
+
+    def close(self) -> None:
+        """Start no further background work."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # -- one name
+
+    def _judge(self, name: NormalizedName) -> Judged:
+        entry = self._entries.get(name)
+        if entry is not None and entry.url is not None:
+            return self._direct(name, entry)
+        policy = self._policy_for(name, entry)
+        linked = self._linked(name, policy)
+        listed = self._listed(name, entry, policy)
+        there = {candidate.version for candidate in linked.candidates}
+        candidates = [*linked.candidates, *(c for c in listed.candidates if c.version not in there)]
+        if entry is not None and entry.prefer_local:
+            candidates.sort(key=lambda candidate: not _has_label(candidate.version, entry.prefer_local or ""))
+        if entry is not None and entry.is_rebuilt:
+            candidates = [_relabelled(candidate, entry) for candidate in candidates]
+        return Judged(
+            candidates=tuple(candidates),
+            rejections=(*linked.rejections, *listed.rejections),
+            found=linked.found or listed.found,
+            where=(*linked.where, *listed.where),
+        )
+
+    def _policy_for(self, name: NormalizedName, entry: PackageEntry | None) -> Policy:
+        """Return the policy; modules taken from a source root come from the sdist, and nothing is built."""
+        if entry is None or entry.source_root is None:
+            return self._policy
+        policy = self._policy
+        return replace(policy, allow_build=policy.allow_build | {name}, no_binary=policy.no_binary | {name})
+
+    def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> Judged:
+        """Return what the entry's own index lists, else the first default one that knows *name*."""
+        indexes = self._default
+        if entry is not None and entry.index is not None:
+            indexes = [self._index(entry, entry.index)]
+        where = []
+        for index in indexes:
+            url = _project_url(self._fetcher.learn_credentials(index.url), name)
+            where.append(redacted(index.url))
+            listing = self._listing(url)
+            if listing is None:
+                continue
+            files = listing.files(redacted(index.url))
+            judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
+            return replace(
+                judged, where=tuple(where), rejections=(*_status(name, listing), *judged.rejections)
+            )
+        return Judged(found=False, where=tuple(where))
+
+    def _index(self, entry: PackageEntry, name: str) -> Index:
+        try:
+            return self._named[name]
+        except KeyError:
+            raise FetchFailed(f"{entry.path} names the index `{name}`, and there is none", url=name) from None
+
+    def _listing(self, url: str) -> Listing | None:
+        page = self._fetcher.get_page(url, ACCEPT)
+        if page is None:
+            return None
+        key = f"{page.url}\n{page.digest}"
+        kept = Listing.from_json(self._fetcher.cache.read_json(_ROWS, key))
+        if kept is not None:
+            return kept
+        listing = parse_page(page.body, page.content_type, page.url)
+        self._fetcher.cache.write_json(_ROWS, key, listing.to_json())
+        return listing
+
+    # -- find-links
+
+    def _linked(self, name: NormalizedName, policy: Policy) -> Judged:
+        """Return what the folders and pages in find-links have; a cutoff does not concern them."""
+        files: dict[str, File] = {}
+        for link in self._find_links:
+            for file in self._folders.get(link, lambda link=link: self._read_links(link)).get(name, ()):  # type: ignore[misc]
+                files.setdefault(file.filename, file)
+        known = [self._hashed(file) for file in files.values()]
+        judged = judge_files(name, known, replace(policy, exclude_newer=None), origin=Origin.FIND_LINKS)
+        where = tuple(redacted(link) for link in self._find_links)
+        return replace(judged, found=bool(known), where=where)
+
+    def _read_links(self, link: str) -> Mapping[NormalizedName, Sequence[File]]:
+        """Return the files of a folder or of a page of links, by project."""
+        path = self._fetcher.local(link)
+        if path is not None and not path.exists():
+            message = f"there is no folder `{path}` to find files in"
+            raise FetchFailed(
+                message, url=link, hint="correct `--find-links`, or the setting it was taken from"
+            )
+        if path is not None and path.is_dir():
+            files = [
+                File(filename=file.name, url=file.resolve().as_uri(), size=file.stat().st_size)
+                for file in sorted(path.iterdir())
+                if file.name.endswith(_WHEELS_AND_SDISTS) and file.is_file()
+            ]
+        else:
+            listing = self._listing(self._fetcher.learn_credentials(link))
+            if listing is None:
+                raise FetchFailed(f"`{redacted(link)}` is not there (404)", url=redacted(link), status=404)
+            files = listing.files(None)
+        found: dict[NormalizedName, list[File]] = {}
+        for file in files:
+            for name in _possible_names(file.filename):
+                found.setdefault(name, []).append(file)
+        return found
+
+    def _hashed(self, file: File) -> File:
+        """Return *file* with its hash where it is a local one; a lock needs it."""
+        path = self._fetcher.local(file.url)
+        if path is None or "sha256" in file.hashes:
+            return file
+        try:
+            return replace(file, hashes={"sha256": self._fetcher.cache.local_digest(path)})
+        except OSError as error:
+            raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=file.url) from error
+
+    # -- direct references
+
+    def _direct(self, name: NormalizedName, entry: PackageEntry) -> Judged:
+        """Return the one candidate that a direct reference names (PEP 508, PEP 610)."""
+        file = self._direct_file(entry)
+        where = (redacted(file.url),)
+        if file.is_wheel:
+            policy = replace(self._policy, exclude_newer=None, no_binary=frozenset())
+            judged = judge_files(name, [file], policy, origin=Origin.DIRECT)
+            candidates = judged.candidates
+            if entry.is_rebuilt:
+                candidates = tuple(_relabelled(candidate, entry) for candidate in candidates)
+            return replace(judged, candidates=candidates, where=where)
+        if not entry.is_rebuilt and not self._policy.may_build(name):
+            detail = f"{name} is a source archive, and building is not allowed (options.allow-build)"
+            rejection = Rejection(
+                name=name, version=None, filename=file.filename, reason=Reason.SDIST, detail=detail
+            )
+            return Judged(rejections=(rejection,), where=where)
+        version = (
+            Version(entry.version) if entry.version else archive_version(self._fetcher.fetch(file), entry)
+        )
+        if entry.is_rebuilt:
+            version = rebuilt_version(entry, version, file.hashes["sha256"])
+        candidate = Candidate(
+            name=name, version=version, origin=Origin.DIRECT, files=(file,), all_files=(file,)
+        )
+        return Judged(candidates=(candidate,), where=where)
+
+    def _direct_file(self, entry: PackageEntry) -> File:
+        """Return the file of a direct reference with its hash, which is found out where none is given."""
+        assert entry.url is not None  # noqa: S101 - the caller's case
+        _check_direct(entry, entry.url)
+        plain, hashes = split_fragment(entry.url)
+        path = local_path(plain)
+        url = path.resolve().as_uri() if path is not None else self._fetcher.learn_credentials(plain)
+        if entry.sha256:
+            hashes["sha256"] = entry.sha256.lower()
+        file = File(filename=basename(plain), url=url, hashes=hashes)
+        if "sha256" not in hashes:
+            fetched = self._fetcher.fetch(file)
+            file = replace(file, hashes={**hashes, "sha256": self._fetcher.cache.local_digest(fetched)})
+            return replace(file, size=fetched.stat().st_size)
+        return file
+
+    # -- metadata
+
+    def _read(self, candidate: Candidate) -> Metadata:
+        if candidate.installed is not None:
+            return _installed_metadata(candidate)
+        file = candidate.file
+        if file is None:
+            raise BadDistribution(f"{candidate} has no file that could be read")
+        entry = self._entries.get(candidate.name)
+        if entry is None or not entry.is_rebuilt:
+            return self._reader.read(candidate.name, candidate.version, file).parsed(file.filename)
+        if entry.requires_dist is not None:
+            return replaced_metadata(entry, Metadata(requires_python=file.requires_python))
+        # Only modules are replaced: the archive has to say statically what it needs.
+        return replaced_metadata(entry, self._reader.read(candidate.name, None, file).parsed(file.filename))
+
+    # -- ahead of the questions
+
+    def _look_ahead(self, name: NormalizedName, specifier: SpecifierSet) -> None:
+        with self._lock:
+            if name in self._ahead or self._fetcher.offline:
+                return
+            self._ahead.add(name)
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="colablock-index")
+            try:
+                self._pool.submit(self._fetch_ahead, name, specifier)
+            except RuntimeError:  # closed, or the interpreter ends
+                return
+
+    def _fetch_ahead(self, name: NormalizedName, specifier: SpecifierSet) -> None:
+        """Fetch the page of *name*, the metadata of its likeliest candidate, and what that needs."""
+        try:
+            likely = _likeliest(self.judge(name).candidates, specifier)
+            # An sdist may have to be built: that waits until it is really asked for.
+            if likely is None or likely.file is None or not likely.file.is_wheel:
+                return
+            needed = self.metadata(likely).requires
+        except ColablockError:
+            return  # whoever asks for it will be told
+        markers = {**self._policy.environment.markers, "extra": ""}
+        for requirement in needed:
+            further = canonicalize_name(requirement.name)
+            if further in self._settled or further in self._ahead:
+                continue
+            if requirement.marker is None or requirement.marker.evaluate(markers):
+                own = self._entries.get(further)
+                self._look_ahead(
+                    further, requirement.specifier & own.specifier if own else requirement.specifier
+                )
+
+
+@dataclass(slots=True)
+class _Once(Generic[K, V]):
+    """Answers that are worked out once, by whoever asks first; the others wait for it."""
+
+    _answers: dict[K, Future[V]]
+    _lock: threading.Lock
+
+    def __init__(self) -> None:
+        self._answers = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        """Return the answer for *key*, or raise what making it raised."""
+        with self._lock:
+            answer = self._answers.get(key)
+            mine = answer is None
+            if answer is None:
+                answer = self._answers[key] = Future()
+        if mine:
+            try:
+                answer.set_result(make())
+            except BaseException as error:
+                if not isinstance(error, ColablockError):  # an interrupt is nobody else's answer
+                    with self._lock:
+                        del self._answers[key]
+                answer.set_exception(error)
+                raise
+        return answer.result()
+
+
+def _by_name(entries: Iterable[PackageEntry], environment: Environment) -> dict[NormalizedName, PackageEntry]:
+    """Return one entry a name, of those whose markers hold: what several say is joined, the first wins."""
+    found: dict[NormalizedName, PackageEntry] = {}
+    for entry in entries:
+        if entry.marker is not None and not entry.marker.evaluate({**environment.markers, "extra": ""}):
+            continue
+        known = found.get(entry.name)
+        if known is None:
+            found[entry.name] = entry
+            continue
+        direct = known if known.url is not None or entry.url is None else entry
+        found[entry.name] = replace(
+            direct,
+            specifier=known.specifier & entry.specifier,
+            index=known.index or entry.index,
+            prefer_local=known.prefer_local or entry.prefer_local,
+        )
+    return found
+
+
+def _project_url(index: str, name: NormalizedName) -> str:
+    """Return the page of a project (PEP 503); a query stays at the end."""
+    head, mark, query = index.partition("?")
+    return f"{head.rstrip('/')}/{quote(name)}/{mark}{query}"
+
+
+def _cutoff(index: Index, policy: Policy) -> datetime | None:
+    """Return the cutoff for an index: its own, none where it says False, else the matrix's."""
+    if isinstance(index.exclude_newer, datetime):
+        return index.exclude_newer
+    return None if index.exclude_newer is False else policy.exclude_newer
+
+
+def _status(name: NormalizedName, listing: Listing) -> Iterator[Rejection]:
+    """Yield why a quarantined project has no files (PEP 792)."""
+    if listing.status is not None and listing.status.startswith("quarantined"):
+        detail = f"its index has put {name} in quarantine ({listing.status})"
+        yield Rejection(name=name, version=None, filename="", reason=Reason.EXCLUDED, detail=detail)
+
+
+def _has_label(version: Version, label: str) -> bool:
+    """Whether *version* has the local label, such as ``cpu`` or ``cu118`` (``cu118.1`` counts)."""
+    local = version.local or ""
+    return local == label or local.startswith(f"{label}.")
+
+
+def _relabelled(candidate: Candidate, entry: PackageEntry) -> Candidate:
+    """Return the candidate under the version that our own wheel of it will have."""
+    file = candidate.file
+    if file is None or "sha256" not in file.hashes:
+        where = file.filename if file else str(candidate)
+        raise BadDistribution(f"`{where}` is listed without a sha256, and what is made from it needs one")
+    version = rebuilt_version(entry, candidate.version, file.hashes["sha256"])
+    return replace(candidate, version=version, files=(file,))
+
+
+def _check_direct(entry: PackageEntry, url: str) -> None:
+    """Raise FetchFailed for a direct reference that is no archive or wheel."""
+    scheme = urlsplit(url).scheme
+    if re.match(r"(git|hg|svn|bzr)\+", url) or scheme in {"git", "ssh"}:
+        message = (
+            f"{entry.path} names the repository `{redacted(url)}`, and only archives and wheels can be used"
+        )
+        raise FetchFailed(message, url=redacted(url), hint=_archive_hint(url))
+    filename = basename(split_fragment(url)[0])
+    path = local_path(split_fragment(url)[0])
+    if path is not None and path.is_dir():
+        message = f"{entry.path} names the folder `{path}`, and only archives and wheels can be used"
+        raise FetchFailed(message, url=url, hint="build a wheel of it, and name that")
+    if not filename.endswith(_WHEELS_AND_SDISTS):
+        message = f"{entry.path} names `{redacted(url)}`, which is neither a wheel nor an archive"
+        raise FetchFailed(message, url=redacted(url), hint="name a .whl, .tar.gz or .zip file")
+    if filename.endswith(".whl"):
+        try:
+            parse_wheel_name(filename)
+        except ValueError as error:
+            raise BadDistribution(f"{entry.path} names `{filename}`, which is no wheel: {error}") from error
+
+
+def _archive_hint(url: str) -> str:
+    """Return the archive's URL that a repository's stands for, where its host has such."""
+    match = re.match(r"git\+https://github\.com/([^/@]+)/([^/@]+?)(?:\.git)?@([^#]+)", url)
+    if match:
+        return f"give an archive's URL: https://github.com/{match[1]}/{match[2]}/archive/{match[3]}.tar.gz"
+    return "give the URL of an archive of one commit or tag, with its sha256"
+
+
+def _possible_names(filename: str) -> set[NormalizedName]:
+    """Return the projects that a file may be of: an sdist's name may hold more dashes than one."""
+    stem = re.sub(r"(\.whl|\.tar\.gz|\.zip|\.tgz|\.tar\.bz2|\.tar\.xz)$", "", filename)
+    if filename.endswith(".whl"):
+        return {canonicalize_name(stem.partition("-")[0])}
+    return {canonicalize_name(stem[: match.start()]) for match in re.finditer("-", stem)}
+
+
+def _installed_metadata(candidate: Candidate) -> Metadata:
+    """Return what an installed distribution needs; a line that cannot be read binds nobody."""
+    installed = candidate.installed
+    assert installed is not None  # noqa: S101 - the caller's case
+    parsed = (parse_requirement(line) for line in installed.requires)
+    return Metadata(
+        requires=tuple(requirement for requirement in parsed if requirement is not None),
+        requires_python=installed.requires_python,
+        extras=frozenset(canonicalize_name(extra) for extra in installed.extras),
+    )
+
+
+def _likeliest(candidates: Sequence[Candidate], specifier: SpecifierSet) -> Candidate | None:
+    """Return the candidate that a solve will look at first, as far as can be told."""
+    for candidate in candidates:
+        yanked = candidate.file is not None and candidate.file.yanked is not None
+        unwanted = yanked or candidate.version.is_prerelease
+        if not unwanted and specifier.contains(candidate.version, prereleases=True):
+            return candidate
+    return None

@@ -1,0 +1,107 @@
+"""sdist → wheel, where the matrix allows it: ``uv build`` in an environment of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import uv
+
+from colablock.cache import Cache, file_digest
+from colablock.environment import Environment, child_environ
+from colablock.errors import BadDistribution
+
+__all__ = ["Builder", "build_wheel"]
+
+_SHOWN = 12  # lines of a failed build: the error stands at the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """Builds wheels for one interpreter; called with an sdist, it returns a wheel.
+
+    *python* is its executable, "" for a recorded runtime or a bare target:
+    nothing can be built for those.  *index*, *find_links* and *exclude_newer*
+    are where the build requirements come from.
+    """
+
+    python: str
+    environment: Environment
+    cache: Cache
+    environ: Mapping[str, str] = field(default_factory=dict)
+    index: str | None = None
+    find_links: Sequence[str] = ()
+    exclude_newer: datetime | None = None
+    offline: bool = False
+
+    def __call__(self, sdist: Path) -> Path:
+        """Return the wheel of *sdist*, built once per sdist, Python, platform and cutoff.
+
+        Raises BadDistribution, with the last lines, when the build fails.
+        """
+        tag = self.environment.tags[0]
+        parts = (file_digest(sdist), tag.interpreter, tag.abi, tag.platform, str(self.exclude_newer))
+        folder = self.cache.path("built", "\n".join(parts))
+        built = sorted(folder.glob("*.whl"))
+        if built:
+            return built[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as scratch:
+            wheel = build_wheel(
+                sdist,
+                self.python,
+                Path(scratch),
+                environ=self.environ,
+                index=self.index,
+                find_links=self.find_links,
+                exclude_newer=self.exclude_newer,
+                offline=self.offline,
+            )
+            return wheel.replace(folder / wheel.name)
+
+
+def build_wheel(
+    sdist: Path,
+    python: str,
+    into: Path,
+    *,
+    environ: Mapping[str, str],
+    index: str | None = None,
+    find_links: Sequence[str] = (),
+    exclude_newer: datetime | None = None,
+    offline: bool = False,
+) -> Path:
+    """Return the wheel that ``uv build`` makes of *sdist* with *python*, in the empty folder *into*."""
+    if not python or not Path(python).exists():
+        message = f"`{sdist.name}` has to be built, and there is no interpreter here to build it with"
+        hint = "run this where the target's Python is, or name a version that has a wheel"
+        raise BadDistribution(message, hint=hint)
+    command = [uv.find_uv_bin(), "build", "--wheel", "--python", python, "--out-dir", str(into)]
+    command += ["--no-config", "--no-python-downloads", "--no-progress", "--color", "never"]
+    command += [f"--find-links={link}" for link in find_links]
+    command += ["--exclude-newer", exclude_newer.isoformat()] if exclude_newer else []
+    command += ["--offline"] if offline else []
+    # An index may hold a password, and a command line is for everyone to see.
+    own = {"UV_DEFAULT_INDEX": index} if index else {}
+    # The folder is empty, so that no file lying about is taken for the project or its settings.
+    done = subprocess.run(
+        [*command, str(sdist.resolve())],
+        cwd=into,
+        env={**child_environ(environ or os.environ), **own},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    wheels = sorted(into.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        lines = [line.rstrip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        message = "\n".join([f"`{sdist.name}` cannot be built", *(f"  {line}" for line in lines[-_SHOWN:])])
+        raise BadDistribution(message)
+    return wheels[0]

@@ -1,0 +1,514 @@
+"""Bytes from indexes and folders: pages, ranges and whole files, cached and hash-checked."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol, TypeVar
+
+from colablock.cache import Cache, cache_folder, place
+from colablock.errors import BadDistribution, FetchFailed
+from colablock.progress import Reporter
+from colablock.urls import Mirrors, basename, local_path, redacted
+
+if sys.platform != "win32":
+    import fcntl
+
+if TYPE_CHECKING:
+    from colablock.wire import Answer, Wire
+
+__all__ = ["Fetchable", "Fetcher", "Page", "Span"]
+
+T = TypeVar("T")
+_STRONG = ("sha512", "sha384", "sha256", "sha3_512", "sha3_384", "sha3_256", "blake2b", "blake2s", "sha224")
+_WEAK = ("sha1", "md5")  # better than nothing where an index has no other
+_WHOLE = {"Accept-Encoding": "identity"}
+_LONGEST_FRESH = 3600.0  # seconds that a page may be used without asking, whatever its max-age
+
+
+class Fetchable(Protocol):
+    """What ``download`` takes: a File of an index, or the artifact of a step."""
+
+    @property
+    def url(self) -> str:
+        """Canonical; ``file:`` for local ones."""
+
+    @property
+    def filename(self) -> str:
+        """The last part of its path."""
+
+    @property
+    def hashes(self) -> Mapping[str, str]:
+        """Expected hashes by algorithm."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, where known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page as it came.  *url* is canonical, after redirects; *digest* the SHA-256 of the body."""
+
+    url: str
+    content_type: str
+    body: bytes
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A part of a file: *data* from byte *start* of *total*."""
+
+    data: bytes
+    start: int
+    total: int
+
+
+class Fetcher:
+    """Reads URLs (``http:``, ``https:``, ``file:``) and plain paths; may be used from several threads.
+
+    Environment variables come in as *environ*: ``COLABLOCK_CACHE_DIR``,
+    ``COLABLOCK_MIRRORS``, ``COLABLOCK_TIMEOUT``, proxies, certificates, netrc.
+    With *offline* only the cache and local paths are read.  With *refresh*
+    every page is asked for anew.  Raises FetchFailed when something cannot be
+    read and BadDistribution when it is not what its hash promises.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        cache: Path | None = None,
+        offline: bool = False,
+        refresh: bool = False,
+        sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.cache = Cache(cache or cache_folder(environ))
+        self.offline = offline
+        self._environ = environ
+        self._refresh = refresh
+        self._sleep = sleep
+        self._now = now
+        self._mirrors = Mirrors.parse(environ.get("COLABLOCK_MIRRORS", ""))
+        self._lock = threading.Lock()
+        self._made: Wire | None = None
+        self._rangeless: set[str] = set()
+
+    @property
+    def bytes_fetched(self) -> int:
+        """The bytes of all bodies that came over the network so far."""
+        return self._made.received if self._made is not None else 0
+
+    def local(self, url: str) -> Path | None:
+        """Return the local path that *url* is read from, None where the network is needed."""
+        return local_path(self._mirrors.to_wire(url))
+
+    def learn_credentials(self, url: str) -> str:
+        """Return *url* without user and password, which are used for its host from now on."""
+        plain = redacted(url)
+        if plain != url and local_path(url) is None and not self.offline:
+            self._wire.learn(url)
+        return plain
+
+    def get_page(self, url: str, accept: str = "*/*") -> Page | None:
+        """Return a page, None where there is none (404).
+
+        A cached page is used as it is while its ``max-age`` lasts or when
+        offline, and revalidated by ETag and Last-Modified after that.
+        """
+        path = self.local(url)
+        if path is not None:
+            return _local_page(path, url)
+        key = f"{redacted(url)}\n{accept}"
+        kept = self._kept_page(key)
+        if kept is not None and (self.offline or self._is_fresh(kept[0])):
+            return kept[1]
+
+        def headers() -> dict[str, str]:
+            validators: dict[str, str] = {}
+            if kept is not None:
+                etag, modified = kept[0].get("etag"), kept[0].get("modified")
+                validators |= {"If-None-Match": etag} if etag else {}
+                validators |= {"If-Modified-Since": modified} if modified else {}
+            return {"Accept": accept, "Accept-Encoding": "gzip", **validators}
+
+        return self._exchange(url, headers, lambda answer: self._page(key, answer, kept))
+
+    def get_bytes(self, url: str, hashes: Mapping[str, str] | None = None) -> bytes:
+        """Return a small file whole, hash-checked, uncached."""
+        path = self.local(url)
+        data = _read_local(path, url) if path is not None else self._exchange(url, dict, _whole)
+        if data is None:
+            raise _gone(url)
+        checker = _Checker(hashes or {})
+        checker.update(data)
+        checker.finish(basename(url), url)
+        return data
+
+    def get_range(self, url: str, start: int, end: int | None = None) -> Span | None:
+        """Return the bytes from *start* up to *end*; a negative *start* counts from the file's end.
+
+        None when the server does not serve parts; it is not asked again then.
+        """
+        path = self.local(url)
+        if path is not None:
+            return _local_span(path, url, start, end)
+        host = url.partition("://")[2].partition("/")[0]
+        if host in self._rangeless:
+            return None
+        wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{'' if end is None else end - 1}"
+        span = self._exchange(url, lambda: {"Range": wanted, **_WHOLE}, _span)
+        if span is None:
+            self._rangeless.add(host)
+        return span
+
+    def download(
+        self,
+        files: Sequence[Fetchable],
+        into: Path,
+        reporter: Reporter | None = None,
+        *,
+        workers: int = 8,
+    ) -> list[Path]:
+        """Return the paths of *files* in the folder *into*, in the order given, each under its file name.
+
+        Hashes are checked while the bytes arrive; what was fetched before is
+        linked from the cache; a cut download goes on where it stopped, at the
+        next attempt or the next call.
+        """
+        reporter = reporter or Reporter()
+        into.mkdir(parents=True, exist_ok=True)
+        missing = [file for file in files if self.local(file.url) is None and self._cached(file) is None]
+        stop = threading.Event()
+        if not missing:
+            return [self._obtain(file, into, reporter, stop) for file in files]
+        reporter.fetch_started(len(missing), sum(file.size or 0 for file in missing))
+        with ThreadPoolExecutor(max_workers=min(workers, len(files))) as pool:
+            jobs = [pool.submit(self._obtain, file, into, reporter, stop) for file in files]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+            finally:
+                stop.set()  # after a failure or an interrupt the others end soon
+                pool.shutdown(wait=False, cancel_futures=True)
+        reporter.fetch_finished()
+        return [job.result() for job in jobs]
+
+    def fetch(
+        self, file: Fetchable, reporter: Reporter | None = None, stop: threading.Event | None = None
+    ) -> Path:
+        """Return a path to read one file from: the local file itself, or the cached one."""
+        path = self.local(file.url)
+        if path is not None:
+            _check_local(path, file)
+            return path
+        return self._cached(file) or self._stream(file, reporter or Reporter(), stop or threading.Event())
+
+    # -- pages
+
+    def _kept_page(self, key: str) -> tuple[dict[str, str], Page] | None:
+        data = self.cache.read("pages", key)
+        if data is None:
+            return None
+        head, _, body = data.partition(b"\n")
+        try:
+            facts = {str(name): str(value) for name, value in json.loads(head).items()}
+            digest = facts["sha256"]
+            page = Page(url=facts["url"], content_type=facts["type"], body=body, digest=digest)
+        except (ValueError, KeyError, AttributeError):
+            return None
+        # A page that was damaged on disk is as good as none.
+        return (facts, page) if hashlib.sha256(body).hexdigest() == digest else None
+
+    def _is_fresh(self, facts: Mapping[str, str]) -> bool:
+        if self._refresh:
+            return False
+        age = self._now() - float(facts.get("stored", "0"))
+        return 0 <= age < min(float(facts.get("max-age", "0")), _LONGEST_FRESH)
+
+    def _page(self, key: str, answer: Answer, kept: tuple[dict[str, str], Page] | None) -> Page | None:
+        if answer.status == 304 and kept is not None:  # noqa: PLR2004 - HTTP says so
+            page = kept[1]
+        elif answer.status == 200:  # noqa: PLR2004
+            body = answer.read()
+            content_type = answer.headers.get("content-type", "")
+            digest = hashlib.sha256(body).hexdigest()
+            page = Page(url=answer.url, content_type=content_type, body=body, digest=digest)
+        else:
+            return None
+        facts = {
+            "url": page.url,
+            "type": page.content_type,
+            "sha256": page.digest,
+            "stored": str(self._now()),
+            "max-age": _max_age(answer.headers.get("cache-control", "")),
+            "etag": answer.headers.get("etag") or (kept[0].get("etag", "") if kept else ""),
+            "modified": answer.headers.get("last-modified") or (kept[0].get("modified", "") if kept else ""),
+        }
+        if "no-store" not in answer.headers.get("cache-control", ""):
+            self.cache.write("pages", key, json.dumps(facts).encode() + b"\n" + page.body)
+        return page
+
+    # -- whole files
+
+    def _cached(self, file: Fetchable) -> Path | None:
+        sha256 = file.hashes.get("sha256", "").lower()
+        return self.cache.file(sha256) if sha256 else None
+
+    def _obtain(self, file: Fetchable, into: Path, reporter: Reporter, stop: threading.Event) -> Path:
+        if file.filename in {"", ".", ".."} or re.search(r"[/\\\0]", file.filename):
+            raise BadDistribution(f"`{file.filename!r}` is no file name")
+        source = self.fetch(file, reporter, stop)
+        target = into / file.filename
+        try:
+            if not (target.exists() and target.samefile(source)):
+                place(source, target)
+        except OSError as error:
+            raise _disk(target, error) from error
+        return target
+
+    def _stream(self, file: Fetchable, reporter: Reporter, stop: threading.Event) -> Path:
+        """Fetch a file into the cache and return its path there."""
+        key = file.hashes.get("sha256", "").lower() or redacted(file.url)
+        try:
+            with _partial(self.cache.path("partial", key)) as (path, stream):
+                download = _Download(file, stream, reporter, stop)
+                sha256 = self._whole(download)
+                stream.flush()
+                return self.cache.keep_file(sha256, path)
+        except OSError as error:
+            raise _disk(self.cache.folder, error) from error
+
+    def _whole(self, download: _Download) -> str:
+        """Return the SHA-256 of the file once it is there and its hashes hold."""
+        resumed = download.resume()
+        for last in (not resumed, True):
+            self._exchange(download.file.url, download.headers, download.receive, raw=True)
+            try:
+                return download.checker.finish(download.file.filename, download.file.url)
+            except BadDistribution:
+                download.restart()  # never keep it; and what an earlier run left may have been the cause
+                if last:
+                    raise
+        raise AssertionError
+
+    # -- the wire
+
+    @property
+    def _wire(self) -> Wire:
+        with self._lock:
+            if self._made is None:
+                # urllib3 takes longer to import than a plan from a lock may take in all.
+                from colablock.wire import Wire  # noqa: PLC0415
+
+                self._made = Wire(self._environ, self._mirrors, sleep=self._sleep)
+            return self._made
+
+    def _exchange(
+        self,
+        url: str,
+        headers: Callable[[], Mapping[str, str]],
+        consume: Callable[[Answer], T],
+        *,
+        raw: bool = False,
+    ) -> T:
+        if self.offline:
+            message = f"`{redacted(url)}` is not in the cache, and colablock is offline"
+            raise FetchFailed(
+                message, url=redacted(url), hint="go online once, or give the files with `--find-links`"
+            )
+        return self._wire.exchange(url, headers, consume, raw=raw)
+
+
+class _Checker:
+    """Hashes what passes, for the strongest of the hashes given and for the cache's own key."""
+
+    def __init__(self, hashes: Mapping[str, str]) -> None:
+        known = {name.lower(): value.lower() for name, value in hashes.items()}
+        chosen = next((name for name in (*_STRONG, *_WEAK) if name in known), None)
+        self._expected = (chosen, known[chosen]) if chosen else None
+        self._digests = {name: hashlib.new(name) for name in {"sha256", chosen or "sha256"}}
+
+    def update(self, data: bytes) -> None:
+        for digest in self._digests.values():
+            digest.update(data)
+
+    def finish(self, filename: str, url: str) -> str:
+        """Return the SHA-256.  Raises BadDistribution when the expected hash is another."""
+        if self._expected is not None:
+            name, expected = self._expected
+            found = self._digests[name].hexdigest()
+            if found != expected:
+                message = (
+                    f"`{filename}` from `{redacted(url)}` has {name} {found}, and {expected} was promised"
+                )
+                raise BadDistribution(message)
+        return self._digests["sha256"].hexdigest()
+
+
+class _Download:
+    """One file on its way into a partial file; survives cuts."""
+
+    def __init__(self, file: Fetchable, stream: IO[bytes], reporter: Reporter, stop: threading.Event) -> None:
+        self.file = file
+        self.checker = _Checker(file.hashes)
+        self._stream = stream
+        self._reporter = reporter
+        self._stop = stop
+        self._etag: str | None = None
+        self._done = 0
+
+    def resume(self) -> bool:
+        """Take up what an earlier run left; whether there was anything."""
+        self._stream.seek(0)
+        if not self.file.hashes:
+            self.restart()  # nothing could tell whether the two halves belong together
+        while chunk := self._stream.read(1 << 20):
+            self.checker.update(chunk)
+            self._done += len(chunk)
+        return self._done > 0
+
+    def restart(self) -> None:
+        self._stream.seek(0)
+        self._stream.truncate()
+        self.checker = _Checker(self.file.hashes)
+        self._done = 0
+
+    def headers(self) -> dict[str, str]:
+        if self._done and not self.file.hashes and self._etag is None:
+            self.restart()
+        if not self._done:
+            return dict(_WHOLE)
+        condition = {"If-Range": self._etag} if self._etag else {}
+        return {"Range": f"bytes={self._done}-", **condition, **_WHOLE}
+
+    def receive(self, answer: Answer) -> None:
+        if answer.status == 404:  # noqa: PLR2004 - HTTP says so
+            raise _gone(self.file.url)
+        if answer.status == 416:  # noqa: PLR2004 - all is here already, or too much: the hash tells
+            return
+        if answer.status != 206 or _first_byte(answer) != self._done:  # noqa: PLR2004
+            if answer.status == 206:  # noqa: PLR2004
+                message = f"`{redacted(self.file.url)}` was asked for another part than it sent"
+                raise FetchFailed(message, url=redacted(self.file.url), status=206)
+            self.restart()
+        etag = answer.headers.get("etag", "")
+        self._etag = etag if etag.startswith('"') else None  # a weak one does not serve (RFC 9110, 13.1.5)
+        for chunk in answer.chunks():
+            if self._stop.is_set():
+                raise FetchFailed("another file could not be fetched", url=redacted(self.file.url))
+            self._stream.write(chunk)
+            self.checker.update(chunk)
+            self._done += len(chunk)
+            self._reporter.fetched(self.file.filename, len(chunk))
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
+    """Open the partial file at *path*, or one beside it while another process or thread fills that."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("a+b")
+    if not _locked(stream, path):
+        stream.close()
+        path = path.with_name(f"{path.name}.{time.monotonic_ns():x}.{threading.get_ident():x}")
+        stream = path.open("w+b")
+    with stream:
+        yield path, stream
+
+
+def _locked(stream: IO[bytes], path: Path) -> bool:
+    """Whether *stream* is now ours alone, and still what *path* names."""
+    if sys.platform == "win32":
+        return False  # no lock to hold it by, so no partial file is taken up
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+def _whole(answer: Answer) -> bytes | None:
+    return answer.read() if answer.status == 200 else None  # noqa: PLR2004 - HTTP says so
+
+
+def _span(answer: Answer) -> Span | None:
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("content-range", ""))
+    if answer.status == 404:  # noqa: PLR2004 - HTTP says so
+        raise _gone(answer.url)
+    if answer.status != 206 or match is None:  # noqa: PLR2004
+        return None
+    return Span(data=answer.read(), start=int(match[1]), total=int(match[3]))
+
+
+def _first_byte(answer: Answer) -> int | None:
+    match = re.match(r"bytes (\d+)-", answer.headers.get("content-range", ""))
+    return int(match[1]) if match else None
+
+
+def _max_age(control: str) -> str:
+    match = re.search(r"(?:^|[\s,])max-age=(\d+)", control)
+    return match[1] if match and "no-cache" not in control else "0"
+
+
+def _gone(url: str) -> FetchFailed:
+    return FetchFailed(f"`{redacted(url)}` is not there (404)", url=redacted(url), status=404)
+
+
+def _disk(path: Path, error: OSError) -> FetchFailed:
+    hint = "make room, or set COLABLOCK_CACHE_DIR to a folder with more" if error.errno == 28 else None  # noqa: PLR2004
+    return FetchFailed(f"`{path}` cannot be written: {error.strerror or error}", url=path.as_uri(), hint=hint)
+
+
+def _read_local(path: Path, url: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=url) from error
+
+
+def _local_page(path: Path, url: str) -> Page | None:
+    """Return a page of an index in a folder: the folder's ``index.html``."""
+    file = path / "index.html" if path.is_dir() else path
+    if not file.is_file():
+        return None
+    body = _read_local(file, url)
+    content_type = "application/vnd.pypi.simple.v1+json" if file.suffix == ".json" else "text/html"
+    digest = hashlib.sha256(body).hexdigest()
+    base = url if path == file or url.endswith("/") else f"{url}/"
+    return Page(url=base, content_type=content_type, body=body, digest=digest)
+
+
+def _local_span(path: Path, url: str, start: int, end: int | None) -> Span:
+    try:
+        with path.open("rb") as stream:
+            total = stream.seek(0, 2)
+            first = max(0, total + start) if start < 0 else start
+            stream.seek(first)
+            return Span(data=stream.read(-1 if end is None else end - first), start=first, total=total)
+    except OSError as error:
+        raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=url) from error
+
+
+def _check_local(path: Path, file: Fetchable) -> None:
+    if not path.is_file():
+        raise FetchFailed(f"there is no file `{path}`", url=file.url)
+    checker = _Checker(file.hashes)
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                checker.update(chunk)
+    except OSError as error:
+        raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=file.url) from error
+    checker.finish(file.filename, file.url)

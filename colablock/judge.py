@@ -1,0 +1,325 @@
+"""Judges files: what fits becomes a candidate, what does not a rejection with its reason.
+
+Pure functions: an index page's files in, ``Judged`` out.  Pre-releases stay
+candidates, since whether one may be chosen depends on who asks.  A version
+whose usable files are all yanked stays one too, its files marked: only a pin
+(``==`` or ``===``) may choose it (PEP 592), and only the solve knows that.  It
+is listed among the rejections as well, for the report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import NamedTuple
+
+from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
+from colablock._vendor.packaging.tags import Tag
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.candidates import Candidate, File, Judged, Origin, Reason, Rejection
+from colablock.environment import Environment
+
+__all__ = ["Policy", "Stamp", "judge_files", "parse_sdist_stem", "parse_wheel_name"]
+
+_ARCHIVES = (".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
+_IGNORED = (".egg", ".exe", ".msi", ".rpm", ".deb", ".dmg", ".asc", ".sig", ".metadata")
+_ALL = ":all:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What may be used.  *exclude_newer* None: files of any age, known or not."""
+
+    environment: Environment
+    exclude_newer: datetime | None = None
+    allow_build: frozenset[str] = frozenset()
+    no_binary: frozenset[str] = frozenset()
+
+    def may_build(self, name: NormalizedName) -> bool:
+        """Whether a wheel may be made from an sdist of *name*."""
+        return _ALL in self.allow_build or name in self.allow_build
+
+    def may_use_wheels(self, name: NormalizedName) -> bool:
+        """Whether *name* may be taken as a wheel."""
+        return not (_ALL in self.no_binary or name in self.no_binary)
+
+
+class Stamp(NamedTuple):
+    """What a wheel's file name says (PEP 427)."""
+
+    project: str
+    version: Version
+    build: tuple[int, str]  # (-1, "") without one: any build is better than none
+    tags: str
+
+
+class _Known(NamedTuple):
+    """A file whose name could be read."""
+
+    file: File
+    version: Version
+    stamp: Stamp | None  # None: an sdist
+
+
+def judge_files(
+    name: NormalizedName, files: Iterable[File], policy: Policy, *, origin: Origin = Origin.INDEX
+) -> Judged:
+    """Return the candidates among *files*, newest first, and the refused."""
+    versions: dict[Version, list[_Known]] = {}
+    rejections: list[Rejection] = []
+    for file in files:
+        known = _read_name(name, file)
+        if isinstance(known, Rejection):
+            rejections.append(known)
+        elif known is not None:
+            versions.setdefault(known.version, []).append(known)
+    candidates = []
+    judge = _Judge(name, policy, origin)
+    for version in sorted(versions, reverse=True):
+        candidate, rejection = judge.version(version, versions[version])
+        if candidate is not None:
+            candidates.append(candidate)
+        if rejection is not None:
+            rejections.append(rejection)
+    return Judged(candidates=tuple(candidates), rejections=tuple(rejections))
+
+
+def parse_wheel_name(filename: str) -> Stamp:
+    """Return what a wheel's file name says.  Raises ValueError."""
+    parts = filename.removesuffix(".whl").split("-")
+    if len(parts) not in {5, 6}:
+        message = "a wheel's name has five or six parts"
+        raise ValueError(message)
+    build = (-1, "")
+    if len(parts) == 6:  # noqa: PLR2004 - with a build tag
+        match = re.fullmatch(r"(\d+)(.*)", parts[2])
+        if match is None:
+            message = f"`{parts[2]}` is no build tag"
+            raise ValueError(message)
+        build = (int(match[1]), match[2])
+    # Some old tools wrote the `-` of a local version or a post-release as `_`.
+    return Stamp(_normal(parts[0]), _version(parts[1].replace("_", "-")), build, "-".join(parts[-3:]))
+
+
+def parse_sdist_stem(name: NormalizedName, filename: str) -> Version | None:
+    """Return the version in an sdist's file name; None when it is one of another project."""
+    suffix = next(suffix for suffix in _ARCHIVES if filename.endswith(suffix))
+    stem = filename.removesuffix(suffix)
+    for match in re.finditer("-", stem):  # names of old sdists hold `-` too (before PEP 625)
+        if _normal(stem[: match.start()]) == name:
+            try:
+                return _version(stem[match.end() :])
+            except InvalidVersion:
+                continue
+    return None
+
+
+_normal = lru_cache(maxsize=4096)(canonicalize_name)
+_version = lru_cache(maxsize=65536)(Version)
+
+
+def _read_name(name: NormalizedName, file: File) -> _Known | Rejection | None:
+    """Return the file with its version; a rejection; None for what was never meant for installers."""
+    filename = file.filename
+    try:
+        if filename.endswith(".whl"):
+            stamp = parse_wheel_name(filename)
+            if stamp.project == name:
+                return _Known(file, stamp.version, stamp)
+            return _refused(
+                name, filename, Reason.OTHER_PROJECT, f"`{filename}` is a wheel of {stamp.project}"
+            )
+        if not filename.endswith(_ARCHIVES):
+            return None
+        version = parse_sdist_stem(name, filename)
+    except ValueError as error:
+        return _refused(
+            name, filename, Reason.UNREADABLE, f"the file name `{filename}` cannot be read: {error}"
+        )
+    if version is None:
+        return _refused(name, filename, Reason.UNREADABLE, f"`{filename}` does not say which version it is")
+    return _Known(file, version, None)
+
+
+def _refused(name: NormalizedName, filename: str, reason: Reason, detail: str) -> Rejection:
+    return Rejection(name=name, version=None, filename=filename, reason=reason, detail=detail)
+
+
+class _Judge:
+    """Judges version after version of one project; keeps what they share."""
+
+    def __init__(self, name: NormalizedName, policy: Policy, origin: Origin) -> None:
+        self._name = name
+        self._policy = policy
+        self._origin = origin
+        self._ranks = tag_ranks(policy.environment.tags)
+        self._python = policy.environment.python_version
+        self._fits_python: dict[str | None, bool | None] = {None: True}
+        cutoff = policy.exclude_newer
+        self._cutoff = cutoff.replace(tzinfo=timezone.utc) if cutoff and cutoff.tzinfo is None else cutoff
+
+    def version(self, version: Version, known: Sequence[_Known]) -> tuple[Candidate | None, Rejection | None]:
+        """Return the candidate of one version, and what has to be said of it."""
+        old = [item for item in known if self._is_old_enough(item.file)]
+        if not old:
+            return None, self._too_new(version, known)
+        fitting = [item for item in old if self._takes_python(item.file)]
+        ordered = self._usable(fitting)
+        if not ordered:
+            return None, self._no_file(version, old, fitting)
+        chosen = [item for item in ordered if item.file.yanked is None] or ordered
+        candidate = Candidate(
+            name=self._name,
+            version=version,
+            origin=self._origin,
+            files=tuple(self._mended(item.file) for item in chosen),
+            all_files=tuple(self._mended(item.file) for item in old),
+        )
+        why = chosen[0].file.yanked
+        return candidate, None if why is None else self._yanked(version, chosen[0].file, why)
+
+    def _is_old_enough(self, file: File) -> bool:
+        return self._cutoff is None or (file.upload_time is not None and file.upload_time < self._cutoff)
+
+    def _takes_python(self, file: File) -> bool:
+        text = file.requires_python
+        if text not in self._fits_python:
+            try:
+                self._fits_python[text] = SpecifierSet(text or "").contains(self._python, prereleases=True)
+            except InvalidSpecifier:
+                self._fits_python[text] = None  # pip takes no notice of it either
+        return self._fits_python[text] is not False
+
+    def _mended(self, file: File) -> File:
+        """Return *file* without a Requires-Python that is no specifier."""
+        return (
+            replace(file, requires_python=None)
+            if self._fits_python.get(file.requires_python) is None
+            else file
+        )
+
+    def _usable(self, known: Sequence[_Known]) -> list[_Known]:
+        """Return the wheels that fit, best first, then the sdist where it may be built."""
+        wheels = []
+        if self._policy.may_use_wheels(self._name):
+            for item in known:
+                rank = _rank(item.stamp.tags, self._ranks) if item.stamp else None
+                if rank is not None and item.stamp is not None:
+                    wheels.append(
+                        (
+                            rank,
+                            tuple(-part if isinstance(part, int) else part for part in item.stamp.build),
+                            item,
+                        )
+                    )
+            wheels.sort(key=lambda wheel: (wheel[0], wheel[1], wheel[2].file.filename))
+        sdists = [item for item in known if item.stamp is None] if self._policy.may_build(self._name) else []
+        # PEP 625 names .tar.gz; others are of older days.
+        sdists.sort(key=lambda item: (not item.file.filename.endswith(".tar.gz"), item.file.filename))
+        return [wheel[2] for wheel in wheels] + sdists
+
+    def _too_new(self, version: Version, known: Sequence[_Known]) -> Rejection:
+        times = [item.file.upload_time for item in known if item.file.upload_time is not None]
+        if not times:
+            index = known[0].file.index or "its index"
+            detail = (
+                f"{self._name} {version} has no upload time: `{index}` gives none, so `exclude-newer` cannot"
+                " be judged (`exclude-newer = false` in that [[index]] takes its files of any age)"
+            )
+            return self._rejection(version, known, Reason.NO_UPLOAD_TIME, detail)
+        cutoff = self._cutoff.date() if self._cutoff else ""
+        detail = f"{self._name} {version} was uploaded on {min(times).date()}, and exclude-newer is {cutoff}"
+        return self._rejection(version, known, Reason.TOO_NEW, detail)
+
+    def _no_file(self, version: Version, old: Sequence[_Known], fitting: Sequence[_Known]) -> Rejection:
+        """Say why no file of *version* is usable: the first rule that leaves none."""
+        what = f"{self._name} {version}"
+        if not fitting:
+            wanted = " or ".join(sorted({item.file.requires_python or "" for item in old}))
+            detail = f"{what} needs Python {wanted}, and this is {self._python}"
+            return self._rejection(version, old, Reason.REQUIRES_PYTHON, detail)
+        wheels = [item for item in fitting if item.stamp is not None]
+        sdists = [item for item in fitting if item.stamp is None]
+        if not wheels:
+            detail = (
+                f"{what} has only a source distribution, and building is not allowed (options.allow-build)"
+            )
+            return self._rejection(version, sdists, Reason.SDIST, detail)
+        if not self._policy.may_use_wheels(self._name):
+            detail = f"{what} has wheels, which options.no-binary forbids"
+            if sdists:
+                detail += ", and building its source distribution is not allowed (options.allow-build)"
+            return self._rejection(version, wheels, Reason.NO_BINARY, detail)
+        tail = "; building its source distribution is not allowed (options.allow-build)" if sdists else ""
+        stamps = [item.stamp for item in wheels if item.stamp]
+        detail = f"{what} has no wheel for {_missing(stamps, self._policy.environment)}{tail}"
+        return self._rejection(version, wheels, Reason.TAGS, detail)
+
+    def _yanked(self, version: Version, file: File, why: str) -> Rejection:
+        detail = f"{self._name} {version} was yanked" + (f": {why}" if why else "")
+        return Rejection(
+            name=self._name, version=version, filename=file.filename, reason=Reason.YANKED, detail=detail
+        )
+
+    def _rejection(self, version: Version, known: Sequence[_Known], reason: Reason, detail: str) -> Rejection:
+        filename = known[0].file.filename
+        return Rejection(name=self._name, version=version, filename=filename, reason=reason, detail=detail)
+
+
+@lru_cache(maxsize=8)
+def tag_ranks(tags: tuple[Tag, ...]) -> Mapping[str, int]:
+    """Return the place of each tag in the order of preference."""
+    return {str(tag): rank for rank, tag in enumerate(tags)}
+
+
+@lru_cache(maxsize=8)
+def _tag_pairs(tags: tuple[Tag, ...]) -> frozenset[tuple[str, str]]:
+    return frozenset((tag.interpreter, tag.abi) for tag in tags)
+
+
+def _rank(tags: str, ranks: Mapping[str, int]) -> int | None:
+    """Return the best place of a wheel's (compressed) tags; None when no tag fits."""
+    whole = ranks.get(tags)
+    if whole is not None or "." not in tags:
+        return whole
+    pythons, abis, platforms = (part.split(".") for part in tags.split("-"))
+    found = [ranks.get(f"{p}-{a}-{f}") for p in pythons for a in abis for f in platforms]
+    return min((rank for rank in found if rank is not None), default=None)
+
+
+def _missing(stamps: Sequence[Stamp], environment: Environment) -> str:
+    """Return what no wheel is for, and what there are wheels for."""
+    pairs = _tag_pairs(environment.tags)
+    split = [[part.split(".") for part in stamp.tags.split("-")] for stamp in stamps]
+    fits = [any((p, a) in pairs for p in pythons for a in abis) for pythons, abis, _ in split]
+    if any(fits):
+        there = {f for (_, _, platforms), fit in zip(split, fits, strict=True) if fit for f in platforms}
+        markers = environment.markers
+        newest = next(
+            (t.platform for t in environment.tags if "linux_" in t.platform and t.platform[0] == "m"), ""
+        )
+        here = f"{markers['sys_platform']} {markers['platform_machine']}" + (f" ({newest})" if newest else "")
+        return f"{here}: {', '.join(sorted(there))} only"
+    pythons_there = {p for pythons, _, _ in split for p in pythons}
+    here = f"Python {environment.short}"
+    best = environment.tags[0]
+    abis = sorted(
+        {tag for stamp in stamps for tag in _pairs(stamp.tags) if tag.startswith(f"{best.interpreter}-")}
+    )
+    if abis:  # the same Python with another ABI, such as the free-threaded cp313t
+        return f"{here} with ABI {best.abi}: {', '.join(abis)} only"
+    return f"{here}: {', '.join(sorted(pythons_there, key=_python_key))} only"
+
+
+def _pairs(tags: str) -> list[str]:
+    pythons, abis, _ = (part.split(".") for part in tags.split("-"))
+    return [f"{python}-{abi}" for python in pythons for abi in abis]
+
+
+def _python_key(tag: str) -> tuple[str, int, str]:
+    letters = tag.rstrip("0123456789")
+    return letters, len(tag), tag

@@ -1,0 +1,124 @@
+"""Fetches what a file says of itself, by the cheapest way that can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock._vendor.packaging.version import Version
+from colablock.candidates import File
+from colablock.errors import BadDistribution, FetchFailed
+from colablock.fetch import Fetcher
+from colablock.metadata import (
+    CoreMetadata,
+    RemoteFile,
+    parse_core_metadata,
+    read_wheel_metadata,
+    static_metadata,
+)
+
+__all__ = ["MetadataSource"]
+
+_TAIL = 1 << 16  # holds the directory and the metadata of all but the largest wheels
+
+
+class MetadataSource:
+    """Core metadata of wheels and sdists; kept on disk for ever by the file's hash.
+
+    A wheel: its announced metadata file (PEP 658), else a range request for
+    the end of the wheel, else the whole of it.  An sdist: what it states
+    statically, else what a build tells, where *build* is given.
+    """
+
+    def __init__(self, fetcher: Fetcher, build: Callable[[Path], Path] | None = None) -> None:
+        self._fetcher = fetcher
+        self._build = build
+
+    def read(self, name: NormalizedName, version: Version | None, file: File) -> CoreMetadata:
+        """Return the metadata of *file*.  Raises BadDistribution when it is that of something else."""
+        key = self._key(file)
+        kept = self._kept(key) if key is not None else None
+        if kept is not None:
+            return kept
+        found = self._read_wheel(file) if file.is_wheel else self._read_sdist(file)
+        found.check(name, version, file.filename)
+        if key is not None:
+            self._fetcher.cache.write_json("metadata", key, found.to_json())
+        return found
+
+    def _kept(self, key: str) -> CoreMetadata | None:
+        data: Any = self._fetcher.cache.read_json("metadata", key)
+        return CoreMetadata.from_json(data) if data is not None else None
+
+    def _key(self, file: File) -> str | None:
+        """Return what the file's contents are known by; None where they may change under the same name."""
+        sha256 = file.hashes.get("sha256")
+        if sha256:
+            # What a build says depends on who builds: that is kept with the built wheel.
+            return sha256.lower() if file.is_wheel else f"sdist {sha256}"
+        if self._fetcher.local(file.url) is not None or file.size is None:
+            return None
+        return f"{file.url}\n{file.size}"
+
+    def _read_wheel(self, file: File) -> CoreMetadata:
+        if file.core_metadata is not False:
+            announced = self._announced(file)
+            if announced is not None:
+                return announced
+        local = self._fetcher.local(file.url)
+        if local is None:
+            partly = self._partly(file)
+            if partly is not None:
+                return partly
+        path = self._fetcher.fetch(file)
+        with path.open("rb") as stream:
+            return read_wheel_metadata(stream, file.filename)
+
+    def _announced(self, file: File) -> CoreMetadata | None:
+        """Return the metadata file's; None where it is announced and yet not there."""
+        hashes: Mapping[str, str] = file.core_metadata if isinstance(file.core_metadata, Mapping) else {}
+        try:
+            return parse_core_metadata(self._fetcher.get_bytes(f"{file.url}.metadata", hashes))
+        except FetchFailed as error:
+            if error.status == 404:  # noqa: PLR2004 - HTTP says so
+                return None
+            raise
+
+    def _partly(self, file: File) -> CoreMetadata | None:
+        """Return the metadata by fetching parts of the wheel; None when the server serves none."""
+        sha256 = file.hashes.get("sha256")
+        if sha256 and self._fetcher.cache.file(sha256) is not None:
+            return None  # the whole is here already
+        start = -_TAIL if file.size is None else max(0, file.size - _TAIL)
+        tail = self._fetcher.get_range(file.url, start)
+        if tail is None:
+            return None
+
+        def more(start: int, end: int) -> bytes:
+            part = self._fetcher.get_range(file.url, start, end)
+            if (
+                part is None
+                or part.start != start
+                or len(part.data) != end - start
+                or part.total != tail.total
+            ):
+                raise BadDistribution(f"`{file.filename}` changed while it was read")
+            return part.data
+
+        if tail.start + len(tail.data) != tail.total:
+            return None  # not the end, whatever it is: the index's size is not the file's
+        return read_wheel_metadata(RemoteFile(more, tail.total, tail.data), file.filename)
+
+    def _read_sdist(self, file: File) -> CoreMetadata:
+        path = self._fetcher.fetch(file)
+        static = static_metadata(path)
+        if static is not None:
+            return static
+        if self._build is None:
+            message = f"`{file.filename}` does not say what it needs without being built"
+            raise BadDistribution(message, hint="name it in options.allow-build")
+        wheel = self._build(path)
+        with wheel.open("rb") as stream:
+            return read_wheel_metadata(stream, wheel.name)

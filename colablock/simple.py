@@ -1,0 +1,207 @@
+"""Pages of the simple repository API in, File records out; nothing is fetched here.
+
+JSON after PEP 691, 700 and 792; HTML after PEP 503, 592, 629, 658 and 714.
+A parsed page is kept as plain *rows*, which load many times faster than the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
+
+from colablock.candidates import File
+from colablock.errors import FetchFailed
+from colablock.urls import basename, redacted, split_fragment
+
+__all__ = ["ACCEPT", "Listing", "parse_page"]
+
+ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
+_MAJOR = "1"  # of the API (PEP 629): a page of another one must not be read
+
+Row = list[Any]  # filename, url, hashes, size, upload time (epoch), requires-python, yanked, core-metadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The files of one page, as rows.  *status* is the project's (PEP 792), None when active."""
+
+    rows: Sequence[Row]
+    status: str | None = None
+
+    def files(self, index: str | None) -> list[File]:
+        """Return the files, listed by the index of that URL."""
+        return [_file(row, index) for row in self.rows]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` reads."""
+        return {"rows": self.rows, "status": self.status}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Listing | None:
+        """Return the listing that ``to_json`` gave; None when *data* is nothing of the kind."""
+        if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
+            return None
+        if any(not isinstance(row, list) or len(row) != 8 for row in data["rows"]):  # noqa: PLR2004 - see Row
+            return None
+        return cls(rows=data["rows"], status=data.get("status"))
+
+
+def parse_page(body: bytes, content_type: str, url: str) -> Listing:
+    """Return the files of a project page or a page of links.
+
+    *url* is where the page came from: links may be relative.  Raises
+    FetchFailed for a page that cannot be read or is of a later major version.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind.endswith("json"):
+        return _parse_json(body, url)
+    if kind in {"text/html", "application/vnd.pypi.simple.v1+html", "application/xhtml+xml", ""}:
+        return _parse_html(body, content_type, url)
+    message = f"`{redacted(url)}` is neither a JSON nor an HTML page but `{kind}`"
+    raise FetchFailed(
+        message, url=redacted(url), hint="check that this is the URL of a simple index (PEP 503)"
+    )
+
+
+def _parse_json(body: bytes, url: str) -> Listing:
+    try:
+        page = json.loads(body)
+        version = str(page["meta"]["api-version"])
+        _check_version(version, url)
+        status = page.get("project-status") or {}
+        rows = [_json_row(entry, url) for entry in page["files"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"`{redacted(url)}` is no page of a simple index: {error!r}"
+        raise FetchFailed(message, url=redacted(url)) from error
+    return Listing(rows=rows, status=_status(status))
+
+
+def _status(status: Any) -> str | None:
+    """Return what PEP 792 says of a project that is not simply active."""
+    name = status.get("status", "active") if isinstance(status, dict) else str(status)
+    if name == "active":
+        return None
+    reason = status.get("reason") if isinstance(status, dict) else None
+    return f"{name}: {reason}" if reason else name
+
+
+def _json_row(entry: Mapping[str, Any], page: str) -> Row:
+    url = entry["url"]
+    # urljoin is slow, and nearly every link of a large index is absolute.
+    url = url if url.startswith(("https://", "http://")) else urljoin(page, url)
+    url, fragment_hashes = split_fragment(url) if "#" in url else (url, {})
+    announced = entry.get(
+        "core-metadata", entry.get("dist-info-metadata", entry.get("data-dist-info-metadata"))
+    )
+    yanked = entry.get("yanked", False)
+    return [
+        entry["filename"],
+        url,
+        entry.get("hashes") or fragment_hashes,
+        entry.get("size"),
+        _epoch(entry.get("upload-time")),
+        entry.get("requires-python") or None,
+        None if yanked is False else "" if yanked is True else str(yanked),
+        announced if isinstance(announced, dict) else bool(announced),
+    ]
+
+
+def _parse_html(body: bytes, content_type: str, url: str) -> Listing:
+    parameters = content_type.lower().partition("charset=")
+    charset = parameters[2].split(";")[0].strip().strip("\"'") or "utf-8"
+    parser = _Anchors(url)
+    try:
+        parser.feed(body.decode(charset, "replace"))
+    except LookupError:
+        parser.feed(body.decode("utf-8", "replace"))
+    parser.close()
+    return Listing(rows=parser.rows, status=parser.status)
+
+
+class _Anchors(HTMLParser):
+    """Collects what the anchors of a page say (PEP 503)."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.rows: list[Row] = []
+        self.status: str | None = None
+        self._page = url
+        self._base = url
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        if tag == "a" and attributes.get("href"):
+            self.rows.append(self._row(attributes["href"] or "", attributes))
+        elif tag == "base" and attributes.get("href"):
+            self._base = urljoin(self._page, attributes["href"] or "")
+        elif tag == "meta" and attributes.get("name") == "pypi:repository-version":
+            _check_version(attributes.get("content") or "", self._page)
+        elif tag == "meta" and attributes.get("name") == "pypi:project-status":
+            self.status = _status(attributes.get("content") or "active")
+
+    def _row(self, href: str, attributes: Mapping[str, str | None]) -> Row:
+        url, hashes = split_fragment(urljoin(self._base, href.strip()))
+        announced = attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata"))
+        name, _, value = (announced or "").partition("=")
+        metadata: Mapping[str, str] | bool = {name: value} if value else announced == "true"
+        yanked = attributes.get("data-yanked") or "" if "data-yanked" in attributes else None
+        filename = unquote(urlsplit(url).path).rpartition("/")[2] or basename(url)
+        return [
+            filename,
+            url,
+            hashes,
+            None,
+            None,
+            attributes.get("data-requires-python") or None,
+            yanked,
+            metadata,
+        ]
+
+
+def _check_version(version: str, url: str) -> None:
+    if version.partition(".")[0] != _MAJOR:
+        message = (
+            f"`{redacted(url)}` speaks version {version} of the simple API, and colablock version {_MAJOR}"
+        )
+        raise FetchFailed(message, url=redacted(url), hint="a newer colablock may read it")
+
+
+def _epoch(text: str | None) -> float | None:
+    """Return a PEP 700 upload time as seconds; None where there is none or it cannot be read."""
+    if not text:
+        return None
+    try:
+        # Before 3.11 fromisoformat takes no `Z` and only 0, 3 or 6 digits of a second.
+        head, _, fraction = text.removesuffix("Z").partition(".")
+        moment = datetime.fromisoformat(f"{head}.{fraction[:6]:0<6}" if fraction else head)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _file(row: Row, index: str | None) -> File:
+    filename, url, hashes, size, uploaded, requires_python, yanked, core_metadata = row
+    return File(
+        filename=filename,
+        url=url,
+        hashes=hashes,
+        size=size,
+        upload_time=None if uploaded is None else datetime.fromtimestamp(uploaded, timezone.utc),
+        requires_python=requires_python,
+        yanked=yanked,
+        core_metadata=core_metadata,
+        index=index,
+    )
+
+
+def merged(files: Iterable[File]) -> list[File]:
+    """Return *files* without those whose name came before."""
+    seen: dict[str, File] = {}
+    for file in files:
+        seen.setdefault(file.filename, file)
+    return list(seen.values())

@@ -1,0 +1,90 @@
+"""URLs: credentials out, fragments apart, local paths, and mirrors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import url2pathname
+
+from colablock.errors import InvalidInput
+
+__all__ = ["Mirrors", "basename", "local_path", "redacted", "split_credentials", "split_fragment"]
+
+
+def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Return *url* without user and password, and those (percent-encoded), None where there are none."""
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    user, _, password = userinfo.partition(":")
+    return urlunsplit(parts._replace(netloc=host)), (user, password)
+
+
+def redacted(url: str) -> str:
+    """Return *url* fit to be shown: without user and password."""
+    return split_credentials(url)[0]
+
+
+def split_fragment(url: str) -> tuple[str, dict[str, str]]:
+    """Return *url* without its fragment, and the hashes that the fragment names (``#sha256=...``)."""
+    plain, _, fragment = url.partition("#")
+    pairs = (part.partition("=") for part in fragment.split("&"))
+    known = {"md5", "sha1", "sha224", "sha256", "sha384", "sha512"}
+    return plain, {name: value.lower() for name, _, value in pairs if name in known and value}
+
+
+def basename(url: str) -> str:
+    """Return the file name at the end of a URL or path."""
+    local = local_path(url)
+    path = local.as_posix() if local is not None else unquote(urlsplit(url).path)
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def local_path(url: str) -> Path | None:
+    """Return the path that a ``file:`` URL or a plain path names; None for anything remote."""
+    scheme, colon, rest = url.partition(":")
+    if colon and scheme.lower() == "file":
+        parts = urlsplit(url)
+        return Path(url2pathname(parts.path)) if parts.netloc in {"", "localhost"} else None
+    # One letter before the colon is a drive, not a scheme.
+    if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("//"):
+        return None
+    return Path(url).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrors:
+    """URL prefixes that are replaced on the wire only: locks and messages keep the canonical ones."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Mirrors:
+        """Return the mirrors of ``COLABLOCK_MIRRORS``: ``https://a/=http://b/ ...``.  Raises InvalidInput."""
+        pairs = []
+        for part in text.split():
+            prefix, equals, replacement = part.partition("=")
+            if not equals or "://" not in prefix or ":" not in replacement:
+                message = f"`{redacted(part)}` in COLABLOCK_MIRRORS is no mirror"
+                raise InvalidInput(
+                    message, hint="write it as `https://index.example/=http://mirror.example/`"
+                )
+            pairs.append((prefix, replacement))
+        return cls(tuple(sorted(pairs, key=lambda pair: -len(pair[0]))))
+
+    def to_wire(self, url: str) -> str:
+        """Return where *url* is fetched from."""
+        for prefix, replacement in self.pairs:
+            if url.startswith(prefix):
+                return replacement + url[len(prefix) :]
+        return url
+
+    def to_canonical(self, url: str) -> str:
+        """Return the URL that *url*, found on a mirror's page, stands for."""
+        for prefix, replacement in self.pairs:
+            plain = redacted(replacement)
+            if url.startswith(plain):
+                return prefix + url[len(plain) :]
+        return url
