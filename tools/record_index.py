@@ -83,7 +83,7 @@ class Registry:
 
     def names(self, file: File) -> list[str]:
         """Return the names of the files inside a wheel, and after them its entry points."""
-        body = self._kept(f"names {file['url']}", lambda: self._names(file))
+        body = self._kept(f"contents {file['url']}", lambda: self._names(file))
         return (body or b"").decode().splitlines()
 
     def whole(self, file: File) -> bytes:
@@ -117,7 +117,7 @@ class Registry:
     def _names(self, file: File) -> bytes:
         with zipfile.ZipFile(_Remote(self._http, file)) as wheel:
             names = wheel.namelist()
-            points = [n for n in names if n.endswith(".dist-info/entry_points.txt")]
+            points = [n for n in names if re.fullmatch(r"[^/]+\.dist-info/entry_points\.txt", n)]
             texts = [wheel.read(n).decode() for n in points]
         return "\n".join([*names, "", *texts]).encode()
 
@@ -355,7 +355,7 @@ def version_of(filename: str) -> Version | None:
 
 def import_names(listing: list[str]) -> list[str]:
     """Return the import names of a wheel by its file names; of a namespace its portions (``google/auth``)."""
-    paths = [path for path in listing[: listing.index("")] if path] if "" in listing else []
+    paths = listing[: listing.index("")] if "" in listing else listing
     paths = [re.sub(r"^[^/]+\.data/(pure|plat)lib/", "", path) for path in paths]
     modules = [path for path in paths if re.search(r"\.(py|so|pyd)$", path) and ".data/" not in path]
     packages = {path.removesuffix("/__init__.py") for path in modules if path.endswith("/__init__.py")}
