@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-__all__ = ["Check", "Report"]
+from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.children import OPT_OUTS, environment_of, last_lines
+from colablock.errors import NotFound, Unmet
+from colablock.matrix import Verify
+from colablock.progress import Reporter
+from colablock.proofs import Answer, Child, run_jobs
+
+__all__ = ["Check", "Report", "prove", "run_in"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One proof: *kind* is ``version``, ``import``, ``command``, ``requirements`` or ``capability``."""
+    """One proof: *kind* is ``version``, ``import``, ``command``, ``requirements`` or ``capability``.
+
+    A *skipped* one could not be tried here, and *detail* says why; it stands
+    as passed, since nothing speaks against it.
+    """
 
     kind: str
     subject: str
     passed: bool
     detail: str = ""  # the version found, or the last lines of the traceback
     seconds: float = 0.0
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,4 +56,223 @@ class Report:
 
     @property
     def passed(self) -> bool:
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
+
+
+def prove(
+    python: str | Path,
+    *,
+    verify: Verify,
+    pins: Mapping[NormalizedName, str],
+    environ: Mapping[str, str],
+    expected_unmet: Collection[tuple[str, str]] = (),
+    bytecode: bool = False,
+    timeout: float = 300.0,
+    reporter: Reporter | None = None,
+) -> tuple[Check, ...]:
+    """Return the checks of an environment: versions, requirements, imports, capabilities, commands.
+
+    They run in fresh interpreters of *python* with the variables that a
+    training child gets, and without the network.  *expected_unmet* holds
+    pairs of a name and a requirement line that are known not to be met.
+    With *bytecode* the imports may leave theirs in the environment, which
+    speeds up the next start; without, nothing there changes.  *timeout* is
+    for one import, one capability or one command.
+    """
+    reporter = reporter or Reporter()
+    reporter.stage("Proving the environment")
+    total = len(verify.imports) + len(verify.capabilities) + len(verify.commands)
+    checks: list[Check] = []
+
+    def add(check: Check) -> None:
+        checks.append(check)
+        done = sum(check.kind in ("import", "capability", "command") for check in checks)
+        reporter.step(f"{check.kind} {check.subject}", done, total)
+
+    with tempfile.TemporaryDirectory(prefix="colablock-proof-") as scratch:
+        child = Child(
+            python=str(python),
+            environ=proof_environment(python, environ, Path(scratch), bytecode=bytecode),
+            folder=Path(scratch),
+            timeout=timeout,
+        )
+        (found,) = run_jobs(child, [("facts", "")])
+        if not found.passed:
+            raise Unmet(f"the interpreter `{python}` does not run\n{last_lines(found.detail, indent='  ')}")
+        state = _State.of(found.facts)
+        checks += [_version_check(name, wanted, state) for name, wanted in sorted(pins.items())]
+        checks += [_requirements_check(pins, state, frozenset(expected_unmet))] if pins else []
+        jobs = [("import", name) for name in verify.imports] + [
+            ("capability", name) for name in verify.capabilities
+        ]
+        for answer in run_jobs(child, jobs):
+            add(_check_of(answer))
+        for command in verify.commands:
+            add(_command_check(command, child, state.scripts))
+    return tuple(checks)
+
+
+def proof_environment(
+    python: str | Path, environ: Mapping[str, str], scratch: Path, *, bytecode: bool = False
+) -> dict[str, str]:
+    """Return the variables of a proof: a training child's, the network off and every cache in *scratch*."""
+    caches = {
+        "HF_HOME": "huggingface",
+        "MPLCONFIGDIR": "matplotlib",
+        "NUMBA_CACHE_DIR": "numba",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        "TRITON_CACHE_DIR": "triton",
+        "XDG_CACHE_HOME": "cache",
+    }
+    offline = {
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "WANDB_MODE": "offline",
+    }
+    extra = {**OPT_OUTS, **offline, **{name: str(scratch / folder) for name, folder in caches.items()}}
+    if not bytecode:
+        extra["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
+    return environment_of(python, environ, **extra)
+
+
+def run_in(python: str | Path, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run a command in the environment of *python*, on this terminal, and return its exit status.
+
+    ``python`` is this interpreter, and the environment's commands come first.
+    Raises NotFound when there is no such command.
+    """
+    variables = environment_of(python, environ)
+    command = [str(python), *argv[1:]] if argv[0] in ("python", "python3") else list(argv)
+    try:
+        return subprocess.run(command, env=variables, check=False).returncode
+    except (FileNotFoundError, PermissionError) as error:
+        raise NotFound(
+            f"the command `{argv[0]}` is not to be found in the environment of `{python}`"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What is installed in the target, as it says itself."""
+
+    versions: Mapping[NormalizedName, str]
+    requires: Mapping[NormalizedName, tuple[str, ...]]
+    markers: Mapping[str, str]
+    scripts: str
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> _State:
+        versions: dict[NormalizedName, str] = {}
+        requires: dict[NormalizedName, tuple[str, ...]] = {}
+        for row in facts["distributions"]:
+            name = canonicalize_name(row["name"])
+            if name not in versions:
+                versions[name] = row["version"]
+                requires[name] = tuple(row["requires"])
+        return cls(versions=versions, requires=requires, markers=facts["markers"], scripts=facts["scripts"])
+
+
+def _check_of(answer: Answer) -> Check:
+    return Check(
+        kind=answer.kind,
+        subject=answer.subject,
+        passed=answer.passed,
+        detail=answer.detail,
+        seconds=answer.seconds,
+        skipped=answer.skipped,
+    )
+
+
+def _version_check(name: NormalizedName, wanted: str, state: _State) -> Check:
+    found = state.versions.get(name)
+    passed = found is not None and _same(found, wanted)
+    detail = (
+        found
+        if passed and found
+        else f"{wanted} is wanted, " + (f"{found} is there" if found else "none is there")
+    )
+    return Check(kind="version", subject=name, passed=passed, detail=detail)
+
+
+def _same(found: str, wanted: str) -> bool:
+    try:
+        return Version(found) == Version(wanted)
+    except InvalidVersion:
+        return found == wanted
+
+
+def _requirements_check(
+    pins: Mapping[NormalizedName, str], state: _State, expected: Collection[tuple[str, str]]
+) -> Check:
+    lines = [
+        f"{name} {state.versions[name]} requires `{line}`, but {there}"
+        for name in sorted(pins)
+        for line, there in _unmet(name, state)
+        if (name, line) not in expected
+    ]
+    return Check(
+        kind="requirements",
+        subject="1 distribution" if len(pins) == 1 else f"{len(pins)} distributions",
+        passed=not lines,
+        detail="\n".join(lines),
+    )
+
+
+def _unmet(name: NormalizedName, state: _State) -> list[tuple[str, str]]:
+    """Return the requirements of *name* that do not hold, those of the extras it asks for included."""
+    found: list[tuple[str, str]] = []
+    seen: set[tuple[NormalizedName, str]] = set()
+    pending: list[tuple[NormalizedName, str]] = [(name, "")]
+    while pending:
+        project, extra = item = pending.pop()
+        if item in seen:
+            continue
+        seen.add(item)
+        for line in state.requires.get(project, ()):
+            requirement = _parsed(line)
+            if requirement is None or not _applies(requirement, extra, state):
+                continue
+            there = _what_is_there(requirement, state)
+            if there is not None:
+                found.append((line, there))
+            pending += [(canonicalize_name(requirement.name), extra) for extra in requirement.extras]
+    return found
+
+
+def _applies(requirement: Requirement, extra: str, state: _State) -> bool:
+    """Whether a line counts: always for the project itself, only what the extra adds for an extra."""
+    marker = requirement.marker
+    if marker is None:
+        return not extra
+    plain = marker.evaluate({**state.markers, "extra": ""})
+    return plain if not extra else not plain and marker.evaluate({**state.markers, "extra": extra})
+
+
+def _what_is_there(requirement: Requirement, state: _State) -> str | None:
+    """Return what is installed instead of what is required; None when the requirement holds."""
+    found = state.versions.get(canonicalize_name(requirement.name))
+    if found is None:
+        return "none is installed"
+    try:
+        holds = requirement.specifier.contains(Version(found), prereleases=True)
+    except InvalidVersion:
+        holds = not requirement.specifier
+    return None if holds else f"{found} is installed"
+
+
+def _parsed(line: str) -> Requirement | None:
+    try:
+        return Requirement(line)
+    except InvalidRequirement:
+        return None  # older metadata has such lines, and every installer passes over them
+
+
+def _command_check(command: Sequence[str], child: Child, scripts: str) -> Check:
+    subject = " ".join(command)
+    started = time.monotonic()
+    passed, detail = child.command(command, scripts)
+    return Check(
+        kind="command", subject=subject, passed=passed, detail=detail, seconds=time.monotonic() - started
+    )

@@ -1,0 +1,162 @@
+"""The proofs themselves, run in the target: the standard library only, and no module of colablock.
+
+Its source is given to ``python -c`` with two arguments: the number of an open
+file descriptor for the answers, and a JSON list of jobs ``[kind, subject]``.
+Each job says so when it starts and when it ends, one JSON line each, so that
+one that takes the whole process down is known by name.  Standard output
+belongs to whatever is imported.
+"""
+
+# What is proven is imported where it is proven, and not there where this is checked.
+# ruff: noqa: PLC0415
+# mypy: disable-error-code="import-not-found"
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import sysconfig
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+LINES = 8  # of a traceback: its end says what went wrong
+CPU_NF4 = (0, 46)  # the first bitsandbytes that quantises to 4 bits without a GPU
+NF4_ERROR = 0.12  # 4 bits of a standard normal value are off by 0.07 in the mean
+
+
+def main(descriptor: int, jobs: list[list[str]]) -> None:
+    """Run *jobs* in order and leave without the exit handlers of what was imported."""
+    os.set_inheritable(descriptor, False)
+    with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as answers:
+
+        def tell(**answer: Any) -> None:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+        for kind, subject in jobs:
+            tell(event="start", kind=kind, subject=subject)
+            started = time.monotonic()
+            result = run(kind, subject)
+            tell(event="end", kind=kind, subject=subject, seconds=time.monotonic() - started, **result)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def run(kind: str, subject: str) -> dict[str, Any]:
+    """Return the answer of one job; an exception of any kind is a failed one."""
+    try:
+        if kind == "facts":
+            return {"passed": True, "facts": facts()}
+        if kind == "import":
+            return {"passed": True, "detail": import_one(subject)}
+        return CAPABILITIES[subject]()
+    except BaseException:  # noqa: BLE001 (SystemExit too: some modules leave when something is missing)
+        lines = traceback.format_exc().rstrip().splitlines()
+        return {"passed": False, "detail": "\n".join(lines[-LINES:])}
+
+
+def facts() -> dict[str, Any]:
+    """Return what is installed here, and what markers and commands depend on."""
+    return {
+        "distributions": list(distributions()),
+        "scripts": sysconfig.get_path("scripts"),
+        "markers": {
+            "implementation_name": sys.implementation.name,
+            "implementation_version": version_of(sys.implementation.version),
+            "os_name": os.name,
+            "platform_machine": platform.machine(),
+            "platform_python_implementation": platform.python_implementation(),
+            "platform_release": platform.release(),
+            "platform_system": platform.system(),
+            "platform_version": platform.version(),
+            "python_full_version": platform.python_version(),
+            "python_version": ".".join(platform.python_version_tuple()[:2]),
+            "sys_platform": sys.platform,
+        },
+    }
+
+
+def distributions() -> Iterator[dict[str, Any]]:
+    """Yield name, version and requirements of what is installed; the first of a name counts."""
+    for found in importlib.metadata.distributions():
+        metadata = found.metadata
+        if metadata["Name"] and metadata["Version"]:
+            yield {
+                "name": metadata["Name"],
+                "version": metadata["Version"],
+                "requires": metadata.get_all("Requires-Dist") or [],
+            }
+
+
+def version_of(info: Any) -> str:
+    """Return the version of an implementation as markers write it (PEP 508)."""
+    version = f"{info.major}.{info.minor}.{info.micro}"
+    return version if info.releaselevel == "final" else f"{version}{info.releaselevel[0]}{info.serial}"
+
+
+def import_one(subject: str) -> str:
+    """Import ``module`` or ``module:attribute``, and return the module's version when it says one."""
+    name, _, attribute = subject.partition(":")
+    module = importlib.import_module(name)
+    found: Any = module
+    for part in filter(None, attribute.split(".")):
+        found = getattr(found, part)
+    version = getattr(module, "__version__", "")
+    return version if isinstance(version, str) else ""
+
+
+def nf4() -> dict[str, Any]:
+    """Quantise to NF4 and back: what comes back is near what went in."""
+    import torch
+
+    version = importlib.metadata.version("bitsandbytes")
+    has_gpu = torch.cuda.is_available()
+    if not has_gpu and tuple(map(int, version.split(".")[:2])) < CPU_NF4:
+        detail = (
+            f"not tried: there is no GPU here, and bitsandbytes {version} quantises to 4 bits on a GPU only"
+        )
+        return {"passed": True, "skipped": True, "detail": detail}
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    device = "cuda" if has_gpu else "cpu"
+    generator = torch.Generator().manual_seed(0)
+    original = torch.randn(256, 256, generator=generator).to(device)
+    packed, state = quantize_4bit(original, quant_type="nf4", compress_statistics=True)
+    returned = dequantize_4bit(packed, state)
+    error = float((original - returned).abs().mean())
+    where = torch.cuda.get_device_name(0) if has_gpu else "the CPU"
+    detail = f"mean error {error:.4f} of standard normal values, on {where}"
+    return {"passed": packed.numel() == original.numel() // 2 and error < NF4_ERROR, "detail": detail}
+
+
+def llama3_rope() -> dict[str, Any]:
+    """Take the rope scaling that Llama 3.1 and later ship with."""
+    from transformers import LlamaConfig
+    from transformers import __version__ as version
+
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    LlamaConfig(rope_scaling=scaling, rope_theta=500000.0, max_position_embeddings=131072)
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    known = "llama3" in ROPE_INIT_FUNCTIONS
+    detail = f"transformers {version}" if known else f"transformers {version} does not know `llama3`"
+    return {"passed": known, "detail": detail}
+
+
+CAPABILITIES = {"llama3-rope": llama3_rope, "nf4": nf4}
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,203 @@
+"""Isolated environments, one per lock, built where they stay.
+
+::
+
+    HOME/envs/<lock hash>/                  a virtual environment
+    HOME/envs/<lock hash>/colablock.json    its manifest: written last, so what has one is whole
+    HOME/current/<matrix name>              a link to the one that was applied last
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from urllib.parse import quote
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.children import run_uv
+from colablock.errors import Unmet
+from colablock.plan import Action, Plan
+from colablock.progress import Reporter
+from colablock.snapshot import installed_versions
+from colablock.staging import count_of, finish, install_wheels
+
+__all__ = ["Manifest", "build_env", "discard_env", "env_folder", "find_env", "read_env", "select_env"]
+
+_MANIFEST = "colablock.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What an environment was built from, and what it holds.  *python* is what to run things with."""
+
+    lock: str
+    matrix: str
+    matrix_digest: str
+    variant: str | None
+    python: str
+    python_version: str
+    interpreter: str  # the one it was made with
+    site: str
+    created: str  # UTC, ISO 8601
+    installed: Mapping[str, str] = field(default_factory=dict)
+    schema: int = 1
+
+
+def env_folder(home: Path, lock_hash: str) -> Path:
+    """Return where the environment of a lock stands, or would."""
+    return home / "envs" / lock_hash
+
+
+def build_env(
+    plan: Plan,
+    files: Mapping[NormalizedName, Path],
+    *,
+    lock_hash: str,
+    home: Path,
+    environ: Mapping[str, str],
+    interpreter: str | None = None,
+    reporter: Reporter | None = None,
+    now: datetime | None = None,
+) -> Path:
+    """Return the interpreter of the environment of a lock, built unless it stands whole.
+
+    Made with *interpreter* (default: ``plan.python``), it holds exactly the
+    wheels in *files* of the plan's steps.  A failure leaves nothing behind.
+    """
+    folder = env_folder(home, lock_hash)
+    with _building(folder):
+        standing = read_env(home, lock_hash)
+        if standing is not None:
+            return Path(standing.python)
+        _clear(folder)
+        steps = [step for step in plan.steps if step.action is not Action.REMOVE]
+        (reporter or Reporter()).stage(f"Building an environment of {count_of(len(steps), 'distribution')}")
+        try:
+            _fill(folder, plan, files, interpreter or plan.python, environ)
+            manifest = _manifest_of(folder, plan, lock_hash, interpreter or plan.python, now)
+            _write(folder / _MANIFEST, manifest)
+        except OSError as error:
+            _clear(folder)
+            raise Unmet(f"the environment `{folder}` could not be built: {error}") from error
+        except BaseException:
+            _clear(folder)
+            raise
+        return Path(manifest.python)
+
+
+def read_env(home: Path, lock_hash: str) -> Manifest | None:
+    """Return the manifest of the environment of a lock; None when there is none, or it is not whole."""
+    return _read(env_folder(home, lock_hash))
+
+
+def find_env(home: Path, matrix: str) -> Manifest | None:
+    """Return the environment that was selected last for a matrix; None when none is whole."""
+    return _read(_pointer(home, matrix).resolve())
+
+
+def select_env(home: Path, matrix: str, lock_hash: str) -> None:
+    """Make the environment of a lock the current one of a matrix, by one rename."""
+    pointer = _pointer(home, matrix)
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(Path("..", "envs", lock_hash))
+    temporary.replace(pointer)
+
+
+def discard_env(home: Path, lock_hash: str) -> None:
+    """Take away the environment of a lock, its manifest first."""
+    folder = env_folder(home, lock_hash)
+    with _building(folder):
+        _clear(folder)
+
+
+def _pointer(home: Path, matrix: str) -> Path:
+    return home / "current" / quote(matrix, safe="")
+
+
+def _read(folder: Path) -> Manifest | None:
+    try:
+        manifest = Manifest(**json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    if manifest.schema != 1 or not Path(manifest.python).exists():  # a link to an interpreter that is gone
+        return None
+    return manifest if installed_versions([manifest.site]) == manifest.installed else None
+
+
+def _fill(
+    folder: Path,
+    plan: Plan,
+    files: Mapping[NormalizedName, Path],
+    interpreter: str,
+    environ: Mapping[str, str],
+) -> None:
+    run_uv(
+        ["venv", "--no-project", "--prompt", plan.matrix, "--python", interpreter, str(folder)],
+        environ=environ,
+        doing=f"make an environment with `{interpreter}`",
+    )
+    steps = [step for step in plan.steps if step.action is not Action.REMOVE]
+    if not steps:
+        return
+    with tempfile.TemporaryDirectory(prefix="colablock-", dir=folder.parent) as scratch:
+        install_wheels(
+            [(step.artifact, files[step.name]) for step in steps],
+            ["--python", str(folder / "bin" / "python")],
+            scratch=Path(scratch),
+            environ=environ,
+        )
+    finish([_site_of(folder)], steps)
+
+
+def _site_of(folder: Path) -> Path:
+    (site,) = folder.glob("lib/python*/site-packages")
+    return site
+
+
+def _manifest_of(
+    folder: Path, plan: Plan, lock_hash: str, interpreter: str, now: datetime | None
+) -> Manifest:
+    site = _site_of(folder)
+    return Manifest(
+        lock=lock_hash,
+        matrix=plan.matrix,
+        matrix_digest=plan.matrix_digest,
+        variant=plan.variant,
+        python=str(folder / "bin" / "python"),
+        python_version=plan.python_version,
+        interpreter=interpreter,
+        site=str(site),
+        created=(now or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
+        installed=dict(sorted(installed_versions([site]).items())),
+    )
+
+
+def _write(path: Path, manifest: Manifest) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _clear(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        (folder / _MANIFEST).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _building(folder: Path) -> Iterator[None]:
+    """Hold an environment while it is built; a second builder waits, and then finds it whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,193 @@
+"""A plan carried out in an interpreter's own site: staged outside, then swapped in as one transaction."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.errors import ColablockError, NotRestored, Refused, RolledBack, Unmet
+from colablock.journal import Journal, Operation, Operations, settle_unfinished, tidy
+from colablock.locking import locked
+from colablock.plan import Action, Plan
+from colablock.progress import Reporter
+from colablock.site import Site, read_site
+from colablock.snapshot import Installed, Snapshot, installed_versions
+from colablock.staging import Staged, count_of, stage
+from colablock.swap import moves_in, moves_out, owned_files
+from colablock.verify import Check
+
+__all__ = ["Staged", "apply_plan", "stage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """What apply_plan was asked for, for the functions below it."""
+
+    plan: Plan
+    snapshot: Snapshot
+    site: Site
+    reporter: Reporter
+    disk: Operations
+
+
+def apply_plan(
+    plan: Plan,
+    snapshot: Snapshot,
+    files: Mapping[NormalizedName, Path],
+    *,
+    prove: Callable[[], tuple[Check, ...]],
+    keep: bool = False,
+    environ: Mapping[str, str],
+    reporter: Reporter | None = None,
+    fingerprint: Callable[[], str] | None = None,
+    wait: float = 10.0,
+    disk: Operations | None = None,
+) -> tuple[Check, ...]:
+    """Carry out *plan* in the site of ``plan.python`` and return the proofs, all of them passed.
+
+    *files* holds the wheel of each step that installs.  *prove* is called
+    once, when the new files are in place.  With *keep*, failed proofs are
+    returned too, and the change stands.  *fingerprint* gives that of the
+    environment as it is after staging.
+
+    Raises Refused (and BadDistribution, Unmet) before anything is changed,
+    RolledBack when the change was undone, NotRestored when that failed too.
+    """
+    reporter = reporter or Reporter()
+    _refuse_externally_managed(plan, snapshot)
+    site = read_site(plan.python, environ)
+    change = _Change(plan=plan, snapshot=snapshot, site=site, reporter=reporter, disk=disk or Operations())
+    with locked(site, wait=wait) as state:
+        if settle_unfinished(state, change.disk):
+            raise Refused(
+                "an interrupted change has just been put back, so this plan was made for another state",
+                hint="Call again: the plan is then made anew",
+            )
+        with _preparing(state):
+            staged = stage(
+                plan,
+                files,
+                python=plan.python,
+                into=state / "stage",
+                environ=environ,
+                reporter=reporter,
+                site=site,
+            )
+            _refuse_changed(change, fingerprint)
+            operations = _operations(change, staged, state)
+        return _swap(change, operations, state, prove, keep=keep)
+
+
+@contextmanager
+def _preparing(state: Path) -> Iterator[None]:
+    """Leave nothing behind when preparing a change fails."""
+    try:
+        yield
+    except OSError as error:
+        tidy(state)
+        raise Unmet(f"the change could not be prepared: {error}") from error
+    except BaseException:
+        tidy(state)
+        raise
+
+
+def _swap(
+    change: _Change,
+    operations: Sequence[Operation],
+    state: Path,
+    prove: Callable[[], tuple[Check, ...]],
+    *,
+    keep: bool,
+) -> tuple[Check, ...]:
+    count = count_of(len(change.plan.steps), "distribution")
+    change.reporter.stage(f"Changing {count} in {change.site.prefix}")
+    try:
+        with Journal(state, operations, disk=change.disk) as journal:
+            journal.swap()
+            change.reporter.step(f"Changed {count}", 1, 1)
+            checks = prove()
+            failed = [check for check in checks if not check.passed]
+            if not failed or keep:
+                journal.commit()
+    except (RolledBack, NotRestored):
+        raise
+    except (OSError, ColablockError) as error:
+        raise RolledBack(f"the change failed and was undone: {error}") from error
+    if failed and not keep:
+        raise RolledBack(_word_failures(failed), hint="Call with `--keep` to keep the change all the same")
+    importlib.invalidate_caches()  # this interpreter may be the one that changed
+    return checks
+
+
+def _operations(change: _Change, staged: Staged, state: Path) -> list[Operation]:
+    removed = _removed(change)
+    names = {installed.name for installed in removed}
+    staying = [found for found in change.snapshot.installed.values() if found.name not in names]
+    stash = state / "stash"
+    stash.mkdir()
+    outs = moves_out(change.site, owned_files(change.site, removed, staying), stash)
+    return [*outs, *moves_in(staged.tree, outs, stash)]
+
+
+def _removed(change: _Change) -> list[Installed]:
+    """Return the distributions whose files go.  One that stands in another site is shadowed, as pip does."""
+    removed = []
+    for step in change.plan.steps:
+        installed = change.snapshot.installed.get(step.name)
+        if step.action is Action.INSTALL or installed is None:
+            continue
+        if installed.path is None or change.site.holds(os.path.realpath(installed.path)):
+            removed.append(installed)
+        elif step.action is Action.REPLACE:
+            change.reporter.note(f"`{installed.path}` stays where it is; the new one comes before it")
+        else:
+            raise Refused(
+                f"`{installed.name}` {installed.version} stands in `{Path(installed.path).parent}`, "
+                f"which is not part of `{change.site.data}`",
+                hint="Use an isolated environment, with `--into env`",
+            )
+    return removed
+
+
+def _refuse_externally_managed(plan: Plan, snapshot: Snapshot) -> None:
+    if plan.steps and snapshot.externally_managed is not None:
+        raise Refused(
+            f"`{snapshot.prefix}` is externally managed (PEP 668): {snapshot.externally_managed.strip()}",
+            hint="Use an isolated environment, with `--into env`",
+        )
+
+
+def _refuse_changed(change: _Change, fingerprint: Callable[[], str] | None) -> None:
+    if fingerprint is None or fingerprint() == change.plan.fingerprint:
+        return
+    found = _differences(change)
+    lines = [f"`{change.site.prefix}` is no longer as it was when the plan was made", *found]
+    raise Refused("\n  ".join(lines), hint="Call again: the plan is then made anew")
+
+
+def _differences(change: _Change) -> list[str]:
+    """Return what differs from the snapshot, by the names of the .dist-info folders."""
+    folders = (change.site.purelib, change.site.platlib)
+    before = {
+        (name, installed.version)
+        for name, installed in change.snapshot.installed.items()
+        if installed.path
+        and installed.path.endswith(".dist-info")
+        and str(Path(installed.path).parent) in folders
+    }
+    now = set(installed_versions(folders).items())
+    gone = [f"`{name}` {version} is gone" for name, version in sorted(before - now)]
+    return gone + [f"`{name}` {version} is new" for name, version in sorted(now - before)]
+
+
+def _word_failures(failed: Sequence[Check]) -> str:
+    lines = [f"{count_of(len(failed), 'proof')} failed, and the change was undone"]
+    for check in failed:
+        lines.append(f"  {check.kind} `{check.subject}`")
+        lines += [f"    {line}" for line in check.detail.splitlines()]
+    return "\n".join(lines)

@@ -1,0 +1,194 @@
+"""The interpreters at hand that an isolated environment could be made with, and fetching one that is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from colablock._vendor.packaging.version import Version
+from colablock.children import clean_environment, last_lines, run_uv
+from colablock.errors import NotFound, Unmet
+from colablock.progress import Reporter
+
+__all__ = ["Found", "Interpreter", "fetch_interpreter", "find_interpreters", "look_for_interpreters"]
+
+# An interpreter built without what ctypes, ssl and zlib need runs no training stack: it counts as broken.
+_PROBE = """\
+import json, os, platform, sys, sysconfig
+import ctypes, ssl, zlib
+print(json.dumps({
+    "base": os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable),
+    "version": platform.python_version(),
+    "implementation": sys.implementation.name,
+    "has_headers": os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Python.h")),
+}))
+"""
+_NAME = re.compile(r"python(3(\.\d+)?)?")
+_TIMEOUT = 20.0  # seconds; a cold start on a busy notebook takes a few
+_NO_SUCH_COMMAND = 127  # what a pyenv shim answers for a version that is not chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpreter:
+    """A CPython that runs.  *source*: ``running``, ``path``, ``pyenv``, ``uv`` or ``fetched``."""
+
+    path: str  # of the base interpreter, never one of a virtual environment
+    version: str  # full, such as "3.12.11"
+    has_headers: bool
+    implementation: str = "cpython"
+    source: str = "path"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The interpreters that run, newest first, and a line for each that is there but broken."""
+
+    interpreters: tuple[Interpreter, ...] = ()
+    broken: tuple[str, ...] = ()
+
+
+def find_interpreters(environ: Mapping[str, str]) -> list[Interpreter]:
+    """Return every CPython at hand, newest first; each real file once."""
+    return list(look_for_interpreters(environ).interpreters)
+
+
+def look_for_interpreters(environ: Mapping[str, str]) -> Found:
+    """Return what find_interpreters() does, with what is there but does not run.
+
+    Asked for: the base of the running interpreter, the names on PATH, the
+    versions of pyenv and those that uv manages.
+    """
+    candidates = _unique(_candidates(environ))
+    with ThreadPoolExecutor(max_workers=min(8, len(candidates))) as pool:
+        answers = list(pool.map(lambda item: _probe(item[0], item[1], environ), candidates))
+    interpreters: dict[str, Interpreter] = {}
+    for answer in answers:
+        if isinstance(answer, Interpreter) and answer.implementation == "cpython":
+            interpreters.setdefault(os.path.realpath(answer.path), answer)
+    newest_first = sorted(interpreters.values(), key=lambda found: Version(found.version), reverse=True)
+    return Found(
+        interpreters=tuple(newest_first),
+        broken=tuple(answer for answer in answers if isinstance(answer, str)),
+    )
+
+
+def fetch_interpreter(
+    version: str, environ: Mapping[str, str], reporter: Reporter | None = None
+) -> Interpreter:
+    """Return a CPython of *version* (``3.12`` or ``3.12.11``) that uv fetches and keeps.
+
+    ``UV_PYTHON_INSTALL_MIRROR`` and ``UV_PYTHON_INSTALL_DIR`` are honoured.
+    Raises Unmet with uv's own words when it cannot be had.
+    """
+    (reporter or Reporter()).stage(f"Fetching Python {version}")
+    try:
+        run_uv(
+            ["python", "install", "--no-bin", version],
+            environ=environ,
+            doing=f"fetch Python {version}",
+            downloads=True,
+        )
+    except Unmet as error:
+        raise Unmet(error.message, hint=_fetch_hint(environ)) from error
+    found = run_uv(
+        ["python", "find", "--managed-python", "--no-project", version],
+        environ=environ,
+        doing=f"find the Python {version} that it fetched",
+    )
+    answer = _probe(found.stdout.strip(), "fetched", environ)
+    if not isinstance(answer, Interpreter):
+        raise NotFound(answer or f"the Python {version} that uv fetched does not run")
+    return answer
+
+
+def _fetch_hint(environ: Mapping[str, str]) -> str | None:
+    if environ.get("UV_PYTHON_INSTALL_MIRROR"):
+        return "`UV_PYTHON_INSTALL_MIRROR` says where it was looked for"
+    return None
+
+
+def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield paths with their source, the best source first: it names an interpreter found twice."""
+    yield getattr(sys, "_base_executable", None) or sys.executable, "running"
+    for path in _pyenv(environ):
+        yield path, "pyenv"
+    for folder in environ.get("PATH", "").split(os.pathsep):
+        for name in _names(folder):
+            yield str(Path(folder, name)), "path"
+    for path in _managed_by_uv(environ):
+        yield path, "uv"
+
+
+def _unique(candidates: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return *candidates* with each real file once; a shim's real file is the shim itself."""
+    seen: dict[str, tuple[str, str]] = {}
+    for path, source in candidates:
+        # A virtual environment's python links to its base: what is asked for is the base.
+        seen.setdefault(os.path.realpath(path), (path, source))
+    return list(seen.values())
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(path.name for path in Path(folder or ".").iterdir() if _NAME.fullmatch(path.name))
+    except OSError:
+        return []
+
+
+def _pyenv(environ: Mapping[str, str]) -> Iterator[str]:
+    root = Path(environ.get("PYENV_ROOT") or Path(environ.get("HOME", "/"), ".pyenv"))
+    for path in sorted(root.glob("versions/*/bin/python")):
+        yield str(path)
+
+
+def _managed_by_uv(environ: Mapping[str, str]) -> Iterator[str]:
+    try:
+        done = run_uv(
+            ["python", "list", "--only-installed", "--managed-python", "--output-format", "json"],
+            environ=environ,
+            doing="list its interpreters",
+            timeout=_TIMEOUT,
+        )
+        for row in json.loads(done.stdout):
+            if row.get("path") and row.get("implementation") == "cpython":
+                yield row["path"]
+    except (Unmet, ValueError):
+        return  # without uv there are none of uv's
+
+
+def _probe(path: str, source: str, environ: Mapping[str, str]) -> Interpreter | str | None:
+    """Return the base interpreter behind *path*, a line when it is broken, None for an idle shim."""
+    try:
+        done = subprocess.run(
+            [path, "-I", "-c", _PROBE],
+            env=clean_environment(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+            check=False,
+        )
+        if done.returncode == 0:
+            facts = json.loads(done.stdout.splitlines()[-1])  # a .pth file may print before
+            return Interpreter(
+                path=facts["base"],
+                version=facts["version"],
+                has_headers=facts["has_headers"],
+                implementation=facts["implementation"],
+                source=source,
+            )
+    except subprocess.TimeoutExpired:
+        return f"`{path}` did not answer within {_TIMEOUT:g} seconds"
+    except (OSError, ValueError, IndexError) as error:
+        return f"`{path}` does not run: {error}"
+    if done.returncode == _NO_SUCH_COMMAND or "Unknown option: -I" in done.stderr:  # the latter is Python 2
+        return None
+    return f"`{path}` does not run: {last_lines(done.stderr, 1)}"

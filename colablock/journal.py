@@ -1,0 +1,336 @@
+"""The transaction of a change: old files out to a stash, new ones in, and back again.
+
+Every operation is written down and synced before the first one runs.  Two
+facts make the way back decidable from the disk alone, with no log of progress:
+operations run strictly in order, and one end of every move is private to us
+(the stash for what goes out, the stage for what comes in), so whether a move
+has run is whether its private end holds something.
+
+The life of a change in its state folder::
+
+    stage/  stash/                 being prepared: nothing has changed yet
+    journal.json                   under way: recovery moves everything back
+    finished.json                  done or undone: recovery only tidies up
+"""
+
+# Paths are strings here: a change of a whole stack has 30,000 of them.
+# ruff: noqa: PTH101, PTH102, PTH104, PTH105, PTH106, PTH108, PTH112, PTH114, PTH116, PTH120, PTH123
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+
+from colablock.errors import NotRestored
+from colablock.locking import locked
+from colablock.site import Site
+
+__all__ = ["Journal", "Kind", "Operation", "Operations", "recover", "settle_unfinished", "tidy"]
+
+_TEMPORARY = ".colablock-new"
+
+
+class Kind(Enum):
+    """What an operation does to the environment."""
+
+    OUT = "out"  # into the stash: `destination` is the private end
+    IN = "in"  # out of the stage: `source` is the private end
+    MKDIR = "mkdir"
+    RMDIR = "rmdir"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One move of a file or of a whole folder, or a folder made or taken away."""
+
+    kind: Kind
+    source: str = ""
+    destination: str = ""
+    mode: int = 0o755
+
+    @property
+    def is_move(self) -> bool:
+        """Whether something goes from one place to another."""
+        return self.kind in (Kind.OUT, Kind.IN)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a move has run, as its private end tells."""
+        if self.kind is Kind.OUT:
+            return os.path.lexists(self.destination)
+        return not os.path.lexists(self.source)
+
+
+class Operations:
+    """What a change does to the disk, one method each; a test replaces it to make one fail."""
+
+    def rename(self, source: str, destination: str) -> None:
+        """Move within one mount; *destination* does not exist."""
+        os.rename(source, destination)
+
+    def copy(self, source: str, destination: str) -> None:
+        """Copy one file or link with its mode and times, and sync it."""
+        shutil.copy2(source, destination, follow_symlinks=False)
+        if not os.path.islink(destination):
+            _sync(destination)
+
+    def unlink(self, path: str) -> None:
+        """Take away one file or link."""
+        os.unlink(path)
+
+    def mkdir(self, path: str, mode: int) -> None:
+        """Make one folder with exactly these permissions."""
+        os.mkdir(path)
+        os.chmod(path, mode)
+
+    def rmdir(self, path: str) -> None:
+        """Take away one empty folder."""
+        os.rmdir(path)
+
+    def write(self, path: str, text: str) -> None:
+        """Write a whole file, synced, in place of what was there."""
+        temporary = path + _TEMPORARY
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync(os.path.dirname(path))
+
+
+class Journal:
+    """One change to an environment.  Leaving it without ``commit()`` undoes everything.
+
+    *state* is the state folder, which exists on the site's mount.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        operations: Iterable[Operation],
+        *,
+        disk: Operations | None = None,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
+        self._state = state
+        self._operations = list(operations)
+        self._disk = disk or Operations()
+        self._progress = progress
+        self._committed = False
+
+    def __enter__(self) -> Journal:  # noqa: PYI034 (nobody derives from it)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._committed:
+            _restore(self._state, self._operations, self._disk, error)
+        tidy(self._state)
+
+    def swap(self) -> None:
+        """Write the intent, then run every operation in order."""
+        self._write()
+        position = 0
+        while position < len(self._operations):
+            self._run(position)
+            position += 1
+            self._progress(position, len(self._operations))
+
+    def commit(self) -> None:
+        """Make the change final: renaming the record is what counts."""
+        if (self._state / "journal.json").exists():
+            self._disk.rename(str(self._state / "journal.json"), str(self._state / "finished.json"))
+        self._committed = True
+
+    def _write(self) -> None:
+        rows = [asdict(operation) | {"kind": operation.kind.value} for operation in self._operations]
+        record = {"schema": 1, "pid": os.getpid(), "operations": rows}
+        self._disk.write(str(self._state / "journal.json"), json.dumps(record))
+
+    def _run(self, position: int) -> None:
+        operation = self._operations[position]
+        if operation.kind is Kind.MKDIR:
+            self._disk.mkdir(operation.destination, operation.mode)
+        elif operation.kind is Kind.RMDIR:
+            self._disk.rmdir(operation.source)
+        elif not _move(operation.source, operation.destination, self._disk):
+            # A folder that cannot be renamed as a whole (on overlayfs, one that came with the image): its
+            # files go one by one, and the record says so before the first of them does.
+            self._operations[position : position + 1] = _expand(operation)
+            self._write()
+            self._run(position)
+
+
+def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) -> bool:
+    """Put back what an interrupted change left in *site*; whether there was anything.
+
+    Raises Refused while another process changes the site, NotRestored when
+    putting back fails.
+    """
+    if not site.state.is_dir():
+        return False
+    with locked(site, wait=wait):
+        return settle_unfinished(site.state, disk or Operations())
+
+
+def settle_unfinished(state: Path, disk: Operations) -> bool:
+    """Recover under a lock that is held; whether an unfinished change was undone."""
+    record = state / "journal.json"
+    found = record.is_file()
+    if found:
+        _restore(state, _read(record), disk, None)
+    tidy(state)
+    return found
+
+
+def _read(record: Path) -> list[Operation]:
+    rows = json.loads(record.read_text(encoding="utf-8", errors="surrogateescape"))["operations"]
+    return [Operation(**{**row, "kind": Kind(row["kind"])}) for row in rows]
+
+
+def _restore(
+    state: Path, operations: Sequence[Operation], disk: Operations, cause: BaseException | None
+) -> None:
+    """Undo what has run.  A second interrupt by the user does not stop it half way."""
+    record = state / "journal.json"
+    if not record.exists():
+        return
+    for attempt in (1, 2):
+        try:
+            _undo(state, operations, disk)
+            disk.rename(str(record), str(state / "finished.json"))
+        except KeyboardInterrupt as error:  # noqa: PERF203 (it is tried twice at most)
+            if attempt == 2:  # noqa: PLR2004 (the last of the two)
+                raise _not_restored(state, error) from (cause or error)
+        except Exception as error:  # noqa: BLE001 (whatever it was, the stash must be named)
+            raise _not_restored(state, error) from (cause or error)
+        else:
+            return
+
+
+def _not_restored(state: Path, error: BaseException) -> NotRestored:
+    return NotRestored(
+        f"the environment could not be put back: {str(error) or type(error).__name__}\n"
+        f"  what was moved away is kept in `{state / 'stash'}`; `{state / 'journal.json'}` says where it was",
+        stash=str(state / "stash"),
+        hint="Once the cause is mended, the next colablock call on this environment puts the rest back",
+    )
+
+
+def _undo(state: Path, operations: Sequence[Operation], disk: Operations) -> None:
+    for operation in operations:
+        if operation.is_move:
+            _settle(operation.source, operation.destination, disk)
+            _settle(operation.destination, operation.source, disk)
+    for operation in reversed(operations[: _reached(operations)]):
+        if operation.kind is Kind.MKDIR:
+            _unmake(operation.destination, state, disk)
+        elif operation.kind is Kind.RMDIR:
+            if not os.path.isdir(operation.source):
+                disk.mkdir(operation.source, operation.mode)
+        elif os.path.lexists(operation.destination):
+            _move_back(operation, state, disk)
+
+
+def _reached(operations: Sequence[Operation]) -> int:
+    """Return how many operations may have run: those before the first move that has not."""
+    for position, operation in enumerate(operations):
+        if operation.is_move and not operation.has_run:
+            return position
+    return len(operations)
+
+
+def _settle(source: str, destination: str, disk: Operations) -> None:
+    """End a copy that was cut short between *source* and *destination*."""
+    temporary = destination + _TEMPORARY
+    if not os.path.lexists(temporary):
+        return
+    if os.path.lexists(source):
+        disk.unlink(temporary)
+    else:
+        disk.rename(temporary, destination)
+
+
+def _move_back(operation: Operation, state: Path, disk: Operations) -> None:
+    if os.path.lexists(operation.source):  # somebody else put something where our old file was
+        _set_aside(operation.source, state, disk)
+    if not _move(operation.destination, operation.source, disk):
+        # It was renamed as a whole on its way here, so this is not a thing that happens by itself.
+        raise OSError(errno.EXDEV, "the folder cannot be moved back as a whole", operation.destination)
+
+
+def _unmake(path: str, state: Path, disk: Operations) -> None:
+    try:
+        disk.rmdir(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _set_aside(path, state, disk)  # files that were not there before and are not ours, such as .pyc
+
+
+def _set_aside(path: str, state: Path, disk: Operations) -> None:
+    aside = state / "aside"
+    aside.mkdir(exist_ok=True)
+    disk.rename(path, str(aside / str(len(list(aside.iterdir())))))
+
+
+def _move(source: str, destination: str, disk: Operations) -> bool:
+    """Move by a rename, a file by a copy where that cannot be; False for a folder where it cannot be."""
+    if os.path.lexists(destination):
+        raise FileExistsError(errno.EEXIST, "something stands in the way", destination)
+    try:
+        disk.rename(source, destination)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        if os.path.isdir(source) and not os.path.islink(source):
+            return False
+        # Never both ends at once: has_run relies on it.  The copy is synced before the source goes.
+        disk.copy(source, destination + _TEMPORARY)
+        disk.unlink(source)
+        disk.rename(destination + _TEMPORARY, destination)
+    return True
+
+
+def _expand(operation: Operation) -> list[Operation]:
+    """Return the move of a folder as the moves of what is in it."""
+    source, destination = operation.source, operation.destination
+    mode = os.stat(source).st_mode & 0o7777
+    steps = [Operation(kind=Kind.MKDIR, destination=destination, mode=mode)]
+    with os.scandir(source) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            move = Operation(
+                kind=operation.kind, source=entry.path, destination=f"{destination}/{entry.name}"
+            )
+            steps += _expand(move) if entry.is_dir(follow_symlinks=False) else [move]
+    return [*steps, Operation(kind=Kind.RMDIR, source=source, mode=mode)]
+
+
+def tidy(state: Path) -> None:
+    """Take away what a finished change leaves; what cannot be taken away now is tried again next time."""
+    if (state / "journal.json").exists():
+        return
+    for name in ("stage", "stash", "aside"):
+        shutil.rmtree(state / name, ignore_errors=True)
+    with suppress(OSError):
+        (state / f"journal.json{_TEMPORARY}").unlink(missing_ok=True)
+        (state / "finished.json").unlink(missing_ok=True)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

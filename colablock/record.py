@@ -1,0 +1,104 @@
+"""RECORD: which files belong to a distribution, and whether they are as recorded."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "Row",
+    "differences",
+    "digest",
+    "read_record",
+    "recorded_paths",
+    "replace_text",
+    "row_of",
+    "write_record",
+]
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of a RECORD: *path* as written, *hash* as ``sha256=...`` or empty."""
+
+    path: str
+    hash: str = ""
+    size: str = ""
+
+
+def read_record(dist_info: Path) -> tuple[Row, ...] | None:
+    """Return the rows of the RECORD in *dist_info*; None when it has none."""
+    try:
+        text = (dist_info / "RECORD").read_text(encoding="utf-8", errors="surrogateescape")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return tuple(_rows(text))
+
+
+def write_record(dist_info: Path, rows: Iterable[Row]) -> None:
+    """Write the RECORD in *dist_info*, sorted by path."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows((row.path, row.hash, row.size) for row in sorted(rows, key=lambda row: row.path))
+    replace_text(dist_info / "RECORD", out.getvalue())
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write *text* to a new file in place of *path*, which may be a hard link into uv's cache."""
+    path.unlink(missing_ok=True)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def recorded_paths(site: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Return the absolute path of each row of a distribution in the folder *site*."""
+    for row in rows:
+        yield os.path.normpath(os.path.join(site, row.path))  # noqa: PTH118 (hot: every file of a runtime)
+
+
+def digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the hash of a file as RECORD writes it (urlsafe base64 without padding)."""
+    hasher = hashlib.new(algorithm)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            hasher.update(block)
+    return f"{algorithm}={base64.urlsafe_b64encode(hasher.digest()).rstrip(b'=').decode()}"
+
+
+def row_of(path: Path, site: Path) -> Row:
+    """Return the row of a file that stands, relative to *site*."""
+    relative = Path(os.path.relpath(path, site)).as_posix()
+    return Row(path=relative, hash=digest(path), size=str(path.stat().st_size))
+
+
+def differences(site: Path, records: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return what is missing or not as recorded, one line each; *records* by dist-info name."""
+    work = [(name, row) for name, rows in records.items() for row in rows]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        answers = pool.map(lambda item: _difference(site, item[1]), work)
+        return [f"{name}: {answer}" for (name, _), answer in zip(work, answers, strict=True) if answer]
+
+
+def _difference(site: Path, row: Row) -> str | None:
+    path = site / row.path
+    if not path.exists():
+        return f"`{row.path}` is missing"
+    algorithm = row.hash.partition("=")[0]
+    if algorithm not in hashlib.algorithms_guaranteed:
+        return None
+    return None if digest(path, algorithm) == row.hash else f"`{row.path}` is not as recorded"
+
+
+def _rows(text: str) -> Iterator[Row]:
+    for fields in csv.reader(io.StringIO(text)):
+        if fields:
+            path, found, size = (*fields, "", "")[:3]
+            yield Row(path=path, hash=found, size=size)

@@ -1,0 +1,79 @@
+"""Where an interpreter keeps what is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from colablock.children import clean_environment, last_lines
+from colablock.errors import NotFound
+
+__all__ = ["Site", "read_site"]
+
+_PROBE = """\
+import json, os, sys, sysconfig
+paths = {key: os.path.realpath(value) for key, value in sysconfig.get_paths().items()}
+print(json.dumps({
+    "python": sys.executable,
+    "prefix": os.path.realpath(sys.prefix),
+    "is_venv": sys.prefix != sys.base_prefix,
+    "purelib": paths["purelib"],
+    "platlib": paths["platlib"],
+    "scripts": paths["scripts"],
+    "data": paths["data"],
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The folders that an interpreter installs into, symbolic links resolved.
+
+    On Debian and hosted notebooks *data* is ``/usr/local`` and *purelib*
+    ``/usr/local/lib/python3.X/dist-packages``, whatever the prefix is.
+    """
+
+    python: str
+    prefix: str
+    purelib: str
+    platlib: str
+    scripts: str
+    data: str
+    is_venv: bool = False
+
+    @property
+    def state(self) -> Path:
+        """Where the stage, the stash and the journal of a change stand: on the site's own mount."""
+        return Path(self.data) / ".colablock"
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The folders that a distribution may have files in."""
+        return tuple(dict.fromkeys((self.data, self.purelib, self.platlib, self.scripts)))
+
+    def holds(self, path: str) -> bool:
+        """Whether *path* (absolute, its folder resolved) lies in one of the roots."""
+        return any(path.startswith(root.rstrip(os.sep) + os.sep) for root in self.roots)
+
+
+def read_site(python: str | Path, environ: Mapping[str, str], *, timeout: float = 60) -> Site:
+    """Return the site of *python*, as it says itself.  Raises NotFound when it does not run."""
+    try:
+        done = subprocess.run(
+            [str(python), "-I", "-c", _PROBE],
+            env=clean_environment(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotFound(f"the interpreter `{python}` does not run: {error}") from error
+    if done.returncode != 0:
+        raise NotFound(f"the interpreter `{python}` does not run\n{last_lines(done.stderr, indent='  ')}")
+    return Site(**json.loads(done.stdout.splitlines()[-1]))  # a .pth file may print before

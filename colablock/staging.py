@@ -1,0 +1,248 @@
+"""The wheels of a plan unpacked in a prefix of their own, made ours, and checked before anything moves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from colablock._vendor.packaging.utils import (
+    InvalidWheelFilename,
+    NormalizedName,
+    canonicalize_name,
+    parse_wheel_filename,
+)
+from colablock._vendor.packaging.version import Version
+from colablock.children import run_uv
+from colablock.errors import BadDistribution
+from colablock.plan import Action, Artifact, Plan, Step
+from colablock.progress import Reporter
+from colablock.record import Row, differences, read_record, replace_text, row_of, write_record
+from colablock.site import Site, read_site
+from colablock.swap import StagedTree
+
+__all__ = ["Staged", "count_of", "finish", "install_wheels", "stage"]
+
+# What uv writes for itself: when it last looked at the local file, which means nothing elsewhere.
+_UV_OWN = "uv_cache.json"
+_SHOWN = 10  # faults of one change that are worth reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """Distributions that stand installed in a prefix of their own, checked and finished."""
+
+    tree: StagedTree
+    names: tuple[NormalizedName, ...] = ()
+    size: int = 0  # bytes, from their RECORDs
+
+
+def stage(
+    plan: Plan,
+    files: Mapping[NormalizedName, Path],
+    *,
+    python: str | Path,
+    into: Path,
+    environ: Mapping[str, str],
+    reporter: Reporter | None = None,
+    site: Site | None = None,
+) -> Staged:
+    """Install the wheels of *plan* into the empty prefix *into*, finish and check them.
+
+    Nothing outside of *into* changes.  The result says where in *python*'s
+    site each folder of the prefix belongs.
+    """
+    site = site or read_site(python, environ)
+    steps = [step for step in plan.steps if step.action is not Action.REMOVE]
+    into.mkdir(parents=True)
+    tree = StagedTree(folder=into, places=())
+    if not steps:
+        return Staged(tree=tree)
+    (reporter or Reporter()).stage(f"Staging {count_of(len(steps), 'distribution')}")
+    prefix = into / "prefix"
+    install_wheels(
+        [(step.artifact, files[step.name]) for step in steps],
+        ["--python", str(python), "--prefix", str(prefix)],
+        scratch=into,
+        environ=environ,
+    )
+    (prefix / ".lock").unlink(missing_ok=True)
+    tree = StagedTree(folder=prefix, places=_places(prefix, site))
+    sites = [Path(folder) for folder, _ in tree.places if folder.endswith("site-packages")]
+    size = finish(sites, steps)
+    for folder in sites:
+        _list_all(folder)
+        _relocate(folder, tree)
+    return Staged(tree=tree, names=tuple(step.name for step in steps), size=size)
+
+
+def install_wheels(
+    wheels: Iterable[tuple[Artifact | None, Path]],
+    target: Sequence[str],
+    *,
+    scratch: Path,
+    environ: Mapping[str, str],
+) -> None:
+    """Let uv install exactly these local wheels, hashes required, where the options *target* say.
+
+    They are offered in one folder, by name and version: uv records no direct URL for what it finds so.
+    """
+    links = scratch / "wheels"
+    links.mkdir()
+    lines = []
+    for artifact, path in wheels:
+        (links / path.name).symlink_to(path.absolute())
+        name, version = _wheel_identity(path)
+        lines.append(f"{name}=={version} --hash=sha256:{_sha256(artifact, path)}")
+    requirements = scratch / "requirements.txt"
+    requirements.write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
+    options = ["--no-deps", "--no-index", "--find-links", str(links), "--require-hashes"]
+    run_uv(
+        ["pip", "install", *target, *options, "-r", str(requirements)],
+        environ=environ,
+        doing=f"unpack {count_of(len(lines), 'wheel')}",
+    )
+
+
+def finish(folders: Iterable[Path], steps: Iterable[Step]) -> int:
+    """Make the distributions of *steps* in the site-packages *folders* ours, and return their bytes.
+
+    Installer, REQUESTED and direct URL are written, and RECORD says so.
+    Raises BadDistribution where a distribution or a file is missing, or a
+    file is not as recorded.
+    """
+    by_name = {step.name: step for step in steps}
+    faults: list[str] = []
+    size = 0
+    for folder in folders:
+        records: dict[str, Sequence[Row]] = {}
+        for dist_info in sorted(folder.glob("*.dist-info")):
+            step = by_name.pop(_name_of(dist_info), None)
+            if step is not None:
+                records[dist_info.name] = _finish_one(dist_info, step)
+        faults += differences(folder, records)
+        size += sum(int(row.size or 0) for rows in records.values() for row in rows)
+    faults += [f"`{name}` was not unpacked" for name in by_name]
+    if faults:
+        more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
+        raise BadDistribution(
+            "\n  ".join(["what was unpacked is not what its RECORD promises", *faults[:_SHOWN], *more])
+        )
+    return size
+
+
+def _finish_one(dist_info: Path, step: Step) -> Sequence[Row]:
+    rows = read_record(dist_info)
+    if rows is None:
+        raise BadDistribution(f"`{step.name}` {step.version} was unpacked without a RECORD")
+    ours = {"INSTALLER": "colablock\n"}
+    if step.requested:
+        ours["REQUESTED"] = ""
+    if step.artifact is not None and step.artifact.direct:
+        ours["direct_url.json"] = _direct_url(step.artifact)
+    for name in ("INSTALLER", "REQUESTED", "direct_url.json", _UV_OWN):
+        (dist_info / name).unlink(missing_ok=True)
+    for name, text in ours.items():
+        replace_text(dist_info / name, text)
+    site = dist_info.parent
+    replaced = {f"{dist_info.name}/{name}" for name in (*ours, "REQUESTED", "direct_url.json", _UV_OWN)}
+    kept = [row for row in rows if row.path not in replaced]
+    finished = [*kept, *(row_of(dist_info / name, site) for name in ours)]
+    write_record(dist_info, finished)
+    return finished
+
+
+def _direct_url(artifact: Artifact) -> str:
+    """Return the text of direct_url.json (PEP 610) for an archive."""
+    archive: dict[str, object] = {}
+    if artifact.hashes:
+        algorithm, value = next(iter(sorted(artifact.hashes.items(), key=lambda item: item[0] != "sha256")))
+        archive = {"hash": f"{algorithm}={value}", "hashes": dict(artifact.hashes)}
+    return json.dumps({"archive_info": archive, "url": artifact.url}, sort_keys=True)
+
+
+def _places(prefix: Path, site: Site) -> tuple[tuple[str, str], ...]:
+    """Return where each folder of a staged prefix goes; uv lays it out like a virtual environment."""
+    places = [(str(path), site.purelib) for path in prefix.glob("lib/python*/site-packages")]
+    places += [(str(path), site.platlib) for path in prefix.glob("lib64/python*/site-packages")]
+    places += [(str(prefix / "bin"), site.scripts)]
+    return (*places, (str(prefix), site.data))
+
+
+def _list_all(folder: Path) -> None:
+    """Add to the RECORDs what a wheel brought without listing it, so that it can be taken away again.
+
+    The wheel as a whole is what its hash promises, and such wheels are published; only what lies in a
+    top-level folder of a single distribution can be told whose it is.
+    """
+    records = {path: list(read_record(path) or ()) for path in sorted(folder.glob("*.dist-info"))}
+    owners: dict[str, set[Path]] = {}
+    listed: set[str] = set()
+    for dist_info, rows in records.items():
+        for row in rows:
+            listed.add(row.path)
+            owners.setdefault(row.path.partition("/")[0], set()).add(dist_info)
+    grown: set[Path] = set()
+    for path in folder.rglob("*"):
+        relative = path.relative_to(folder).as_posix()
+        if relative in listed or (path.is_dir() and not path.is_symlink()):
+            continue
+        owner = owners.get(relative.partition("/")[0], set())
+        if len(owner) != 1:
+            raise BadDistribution(f"no RECORD of what was unpacked lists `{relative}`")
+        (dist_info,) = owner
+        records[dist_info].append(row_of(path, folder))
+        grown.add(dist_info)
+    for dist_info in grown:
+        write_record(dist_info, records[dist_info])
+
+
+def _relocate(folder: Path, tree: StagedTree) -> None:
+    """Make the rows of files outside of site-packages right for where everything goes."""
+    goes = dict(tree.places)[str(folder)]
+    for dist_info in folder.glob("*.dist-info"):
+        rows = read_record(dist_info) or ()
+        moved = [_moved(row, folder, goes, tree) if row.path.startswith("../") else row for row in rows]
+        if moved != list(rows):
+            write_record(dist_info, moved)
+
+
+def _moved(row: Row, folder: Path, goes: str, tree: StagedTree) -> Row:
+    staged = os.path.normpath(folder / row.path)
+    for place, target in tree.places:
+        if staged.startswith(place + os.sep):
+            return replace(row, path=os.path.relpath(target + staged[len(place) :], goes))
+    raise BadDistribution(f"`{row.path}` lies outside of what was unpacked")
+
+
+def _name_of(dist_info: Path) -> NormalizedName:
+    return canonicalize_name(dist_info.name.removesuffix(".dist-info").rpartition("-")[0])
+
+
+def _wheel_identity(path: Path) -> tuple[NormalizedName, Version]:
+    try:
+        name, version, _, _ = parse_wheel_filename(path.name)
+    except InvalidWheelFilename as error:
+        raise BadDistribution(f"`{path.name}` is not the name of a wheel: {error}") from error
+    return name, version
+
+
+def _sha256(artifact: Artifact | None, path: Path) -> str:
+    """Return the hash to require: what the index promises of this very file, else the file's own."""
+    if artifact is not None and artifact.filename == path.name and not (artifact.build or artifact.rebuilt):
+        promised = artifact.hashes.get("sha256")
+        if promised:
+            return promised
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return ``1 wheel`` or ``2 wheels``."""
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"

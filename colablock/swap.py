@@ -1,0 +1,243 @@
+"""Which files a change moves out and in: the operations of its journal."""
+
+# Paths are strings here: a change of a whole stack has 30,000 of them, and Path objects would take seconds.
+# ruff: noqa: PTH112, PTH114, PTH120, PTH208
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from pathlib import Path
+
+from colablock.errors import Refused
+from colablock.journal import Kind, Operation
+from colablock.record import read_record, recorded_paths
+from colablock.site import Site
+from colablock.snapshot import Installed
+
+__all__ = ["StagedTree", "moves_in", "moves_out", "owned_files"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedTree:
+    """A staged prefix and where its folders go, the most specific first."""
+
+    folder: Path
+    places: tuple[tuple[str, str], ...]  # (staged folder, folder of the site)
+
+
+@dataclass(slots=True)
+class _Folders:
+    """The content of folders, each read once."""
+
+    site: Site
+    _names: dict[str, frozenset[str]] = field(default_factory=dict)
+    _real: dict[str, str] = field(default_factory=dict)
+
+    def names(self, folder: str) -> frozenset[str]:
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                self._names[folder] = frozenset()
+        return self._names[folder]
+
+    def resolve(self, path: str) -> str:
+        """Return *path* with the symbolic links of its folder, not its own, resolved."""
+        folder, name = os.path.split(path)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        return f"{self._real[folder].rstrip('/')}/{name}"
+
+
+def owned_files(site: Site, removed: Sequence[Installed], staying: Iterable[Installed]) -> frozenset[str]:
+    """Return the files of *removed*: those recorded, less what *staying* ones list too, and bytecode.
+
+    Raises Refused where a distribution does not say which files are its own,
+    or claims files outside the site.
+    """
+    folders = _Folders(site)
+    owned: set[str] = set()
+    for installed in removed:
+        owned.update(_recorded(installed, folders))
+    names = frozenset(map(os.path.basename, owned))
+    for installed in staying:
+        owned.difference_update(_listed(installed, names, folders))
+    return frozenset(owned | set(_bytecode(owned, folders)))
+
+
+def moves_out(site: Site, owned: frozenset[str], stash: Path) -> list[Operation]:
+    """Return the moves of *owned* into *stash*, of folders that hold nothing else or of single files."""
+    whole = _whole_folders(site, owned)
+    covered = [path for path in sorted(owned) if not _has_ancestor(path, whole)]
+    tops = [path for path in sorted(whole) if not _has_ancestor(path, whole)]
+    return [
+        Operation(kind=Kind.OUT, source=path, destination=str(stash / f"{number}"))
+        for number, path in enumerate([*tops, *covered])
+    ]
+
+
+def moves_in(tree: StagedTree, outs: Sequence[Operation], stash: Path) -> list[Operation]:
+    """Return the moves of a staged tree into the site, whole folders where nothing stands there.
+
+    What stands in the way and belongs to no removed distribution goes to the
+    stash first, so that it comes back with everything else.
+    """
+    placement = _Placement(
+        tree=tree, gone=frozenset(move.source for move in outs), stash=stash, count=len(outs)
+    )
+    for staged, destination in tree.places:
+        if os.path.isdir(staged):
+            placement.fill(staged, destination)
+    return placement.operations
+
+
+@dataclass(slots=True)
+class _Placement:
+    tree: StagedTree
+    gone: frozenset[str]
+    stash: Path
+    count: int
+    operations: list[Operation] = field(default_factory=list)
+    made: set[str] = field(default_factory=set)
+
+    def fill(self, staged: str, destination: str) -> None:
+        """Place what is in the folder *staged* into *destination*."""
+        places = [place for place, _ in self.tree.places]
+        with os.scandir(staged) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                target = f"{destination}/{entry.name}"
+                if entry.path in places:
+                    continue  # goes elsewhere, in its own turn
+                leads_to_place = any(place.startswith(entry.path + "/") for place in places)
+                if entry.is_dir(follow_symlinks=False) and (leads_to_place or self._is_folder(target)):
+                    self.fill(entry.path, target)
+                else:
+                    self._place(entry.path, target)
+
+    def _place(self, staged: str, target: str) -> None:
+        self._make(os.path.dirname(target))
+        if self._stands(target):
+            if os.path.isdir(target) and not os.path.islink(target):
+                raise Refused(f"the folder `{target}` stands where a file is to go")
+            self.operations.append(
+                Operation(kind=Kind.OUT, source=target, destination=str(self.stash / f"{self.count}"))
+            )
+            self.count += 1
+        self.operations.append(Operation(kind=Kind.IN, source=staged, destination=target))
+
+    def _make(self, folder: str) -> None:
+        if self._is_folder(folder) or folder in self.made:
+            return
+        self._make(os.path.dirname(folder))
+        self.operations.append(Operation(kind=Kind.MKDIR, destination=folder))
+        self.made.add(folder)
+
+    def _stands(self, path: str) -> bool:
+        return os.path.lexists(path) and path not in self.gone and not _has_ancestor(path, self.gone)
+
+    def _is_folder(self, path: str) -> bool:
+        return os.path.isdir(path) and self._stands(path)
+
+
+def _recorded(installed: Installed, folders: _Folders) -> Iterator[str]:
+    rows = read_record(Path(installed.path)) if installed.path else None
+    if rows is None or installed.path is None:
+        raise Refused(
+            f"`{installed.name}` {installed.version} has no RECORD, so nobody knows which files are its own",
+            hint=_way_out(installed),
+        )
+    for path in recorded_paths(os.path.dirname(installed.path), rows):
+        if not os.path.lexists(path) or (os.path.isdir(path) and not os.path.islink(path)):
+            continue
+        resolved = folders.resolve(path)
+        if not folders.site.holds(resolved):
+            raise Refused(
+                f"`{installed.name}` {installed.version} lists `{path}`, outside of `{folders.site.data}`"
+            )
+        yield resolved
+
+
+def _way_out(installed: Installed) -> str | None:
+    if installed.installer and installed.installer not in ("pip", "uv", "colablock"):
+        return f"`{installed.installer}` installed it: take it away with that"
+    if installed.path and installed.path.endswith(".dist-info"):
+        return (
+            f"`pip install --ignore-installed --no-deps {installed.name}=={installed.version}` writes one; "
+            "then call again"
+        )
+    return "Use an isolated environment, with `--into env`"
+
+
+def _listed(installed: Installed, names: frozenset[str], folders: _Folders) -> Iterator[str]:
+    """Yield what a staying distribution lists, as far as the file has one of *names* (few have)."""
+    if installed.path is None:
+        return
+    rows = read_record(Path(installed.path)) or ()
+    alike = [row for row in rows if row.path.rpartition("/")[2] in names]
+    for path in recorded_paths(os.path.dirname(installed.path), alike):
+        yield folders.resolve(path)
+
+
+def _bytecode(owned: Iterable[str], folders: _Folders) -> Iterator[str]:
+    """Yield the bytecode of each owned source file, and what is left of sources that are gone (PEP 3147)."""
+    stems: dict[str, set[str]] = {}
+    for path in owned:
+        folder, name = os.path.split(path)
+        if name.endswith(".py"):
+            stems.setdefault(folder, set()).add(name[:-3])
+    for folder, own in stems.items():
+        sources = folders.names(folder)
+        for name in folders.names(f"{folder}/__pycache__"):
+            stem = name.partition(".")[0]
+            left_over = f"{stem}.py" not in sources and folder not in folders.site.roots
+            if name.endswith(".pyc") and (stem in own or left_over):
+                yield f"{folder}/__pycache__/{name}"
+
+
+def _whole_folders(site: Site, owned: frozenset[str]) -> frozenset[str]:
+    """Return the folders in which everything is owned, but no root of the site and nothing right below data."""
+    whole: set[str] = set()
+    within: dict[str, set[str]] = {}
+    for path in owned:
+        within.setdefault(os.path.dirname(path), set()).add(path)
+    pending = [(-len(folder), folder) for folder in within]
+    heapify(pending)
+    while pending:
+        _, folder = heappop(
+            pending
+        )  # the longest path first: the answer for a folder is part of its parent's
+        if folder in whole or _is_fixed(site, folder) or not _is_whole(folder, within.get(folder, set())):
+            continue
+        whole.add(folder)
+        parent = os.path.dirname(folder)
+        within.setdefault(parent, set()).add(folder)
+        heappush(pending, (-len(parent), parent))
+    return frozenset(whole)
+
+
+def _is_whole(folder: str, within: set[str]) -> bool:
+    with os.scandir(folder) as entries:
+        return all(entry.path in within or _is_empty_tree(entry) for entry in entries)
+
+
+def _is_empty_tree(entry: os.DirEntry[str]) -> bool:
+    if not entry.is_dir(follow_symlinks=False):
+        return False
+    with os.scandir(entry.path) as entries:
+        return all(_is_empty_tree(child) for child in entries)
+
+
+def _is_fixed(site: Site, folder: str) -> bool:
+    return folder in site.roots or os.path.dirname(folder) == site.data or not site.holds(folder)
+
+
+def _has_ancestor(path: str, folders: frozenset[str] | Mapping[str, object]) -> bool:
+    parent = os.path.dirname(path)
+    while parent not in ("", "/"):
+        if parent in folders:
+            return True
+        parent = os.path.dirname(parent)
+    return False
