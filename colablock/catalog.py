@@ -60,10 +60,12 @@ class _Place:
         """Yield the matrix files here by name, sorted.  Locks stand beside matrices and are none."""
         if self.folder is None or not self.folder.is_dir():
             return
-        for entry in sorted(self.folder.iterdir(), key=lambda entry: entry.name):
+        found = {}
+        for entry in self.folder.iterdir():
             stem, dot, ending = entry.name.rpartition(".")
             if dot and ending == "toml" and stem.partition(".")[0] not in {"", "pylock"} and entry.is_file():
-                yield stem, entry
+                found[stem] = entry
+        yield from sorted(found.items())
 
     def read(self, entry: Folder) -> MatrixFile:
         """Return one file of this place."""
@@ -99,18 +101,18 @@ def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None 
     """Return every matrix that can be found, in the order of the search."""
     places = tuple(_places(os.environ if environ is None else environ, cwd or Path.cwd()))
     first: dict[str, str] = {}
+    seen: set[str] = set()
     listed: list[Listed] = []
     for place in places:
         if place.fault:
             listed.append(Listed(name=place.title, summary=None, source=place.title, fault=place.fault))
         for name, entry in place.files():
-            one = _listed(name, place, entry, places)
-            shadow = first.setdefault(name, one.source)
-            if shadow != one.source:
-                one = replace(one, shadowed_by=shadow)
-            elif any(other.source == one.source for other in listed):
-                continue  # a folder that is named twice
-            listed.append(one)
+            identity = os.path.realpath(entry) if isinstance(entry, Path) else f"{place.title}/{entry.name}"
+            if identity not in seen:  # one folder may be found in two ways
+                seen.add(identity)
+                one = _listed(name, place, entry, places)
+                shadow = first.setdefault(name, one.source)
+                listed.append(one if shadow == one.source else replace(one, shadowed_by=shadow))
     return listed
 
 
