@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
-from colablock.errors import InvalidInput
+from colablock.errors import FetchFailed, InvalidInput
 
 __all__ = ["Mirrors", "basename", "local_path", "redacted", "split_credentials", "split_fragment"]
 
 
 def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
     """Return *url* without user and password, and those (percent-encoded), None where there are none."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        shown = re.sub(r"//[^/]*@", "//", url)
+        raise FetchFailed(f"`{shown}` is no URL: {error}", url=shown) from error
     userinfo, at, host = parts.netloc.rpartition("@")
     if not at:
         return url, None
