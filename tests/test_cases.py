@@ -7,18 +7,41 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import uv
 
-from colablock._vendor.packaging.utils import canonicalize_name, parse_wheel_filename
+from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
+from colablock.build import Builder
+from colablock.environment import environment_for
+from colablock.errors import Unmet
+from colablock.explain import explain
+from colablock.fetch import Fetcher
+from colablock.index import IndexSource
+from colablock.matrix import Constraint, Matrix, Options, entry_of
+from colablock.resolve import Request, Unsolvable, resolve
 from tests.support.cases import Case, World, load_case
 
 CASES = {path.stem: load_case(path) for path in sorted((Path(__file__).parent / "cases").glob("*.toml"))}
 UV_CASES = {name: case for name, case in CASES.items() if case.without_uv is None}
 UV_PLATFORMS = {"win_amd64": "x86_64-pc-windows-msvc"}
 NO_ANSWER = ("No solution found", "Failed to", "not found", "Requested package name", "was not found")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_colablock_finds_what_the_case_expects(case: Case, tmp_path: Path) -> None:
+    with case.world(tmp_path) as world:
+        pins, report = own_pins(world, tmp_path / "cache")
+    if case.expect.unsatisfiable:
+        assert pins is None
+        assert [name for name in case.expect.names if name not in report] == [], report
+    else:
+        assert pins is not None, report
+        assert case.expect.pins is None or pins == case.expect.pins
 
 
 @pytest.mark.parametrize("case", UV_CASES.values(), ids=UV_CASES)
@@ -31,6 +54,63 @@ def test_uv_finds_what_the_case_expects(case: Case, tmp_path: Path) -> None:
         assert pins == case.expect.pins
     else:
         assert pins is not None
+
+
+def own_pins(world: World, cache: Path) -> tuple[Mapping[str, str] | None, str]:
+    """Return what colablock pins in *world*; None and the report when it finds no solution."""
+    matrix, environment = _matrix(world), environment_for(world.case.python, world.case.platform)
+    fetcher = Fetcher(os.environ, cache=cache)
+    source = IndexSource.for_matrix(
+        matrix,
+        environment=environment,
+        fetcher=fetcher,
+        default_index=world.server.url,
+        find_links=(str(world.local),) if world.case.find_links else (),
+        build=Builder(
+            python=sys.executable, environment=environment, cache=fetcher.cache, environ=os.environ
+        ),
+    )
+    request = Request(
+        environment=environment,
+        roots=matrix.packages,
+        constraints=matrix.constraints,
+        requires_python=matrix.requires_python,
+        prerelease=matrix.prerelease,
+    )
+    try:
+        pins = resolve(request, source).pins
+    except Unsolvable as error:
+        return None, str(explain(error.conflict, asker="the case"))
+    except Unmet as error:
+        return None, str(error)
+    finally:
+        source.close()
+    return {name: str(pin.version) for name, pin in pins.items()}, ""
+
+
+def _matrix(world: World) -> Matrix:
+    """Return the matrix that asks for what the case asks for."""
+    case = world.case
+    constraints = map(Requirement, case.constraints)
+    return Matrix(
+        name="case",
+        source="the case",
+        digest="",
+        requires_python=SpecifierSet(case.requires_python),
+        prerelease=case.prerelease,
+        exclude_newer=datetime.fromisoformat(case.exclude_newer[:19]) if case.exclude_newer else None,
+        packages=tuple(entry_of(Requirement(line), path="require") for line in world.require),
+        constraints=tuple(
+            Constraint(
+                name=canonicalize_name(line.name),
+                path=f"constraints.{line.name}",
+                specifier=line.specifier,
+                marker=line.marker,
+            )
+            for line in constraints
+        ),
+        options=Options(allow_build=frozenset(map(canonicalize_name, case.allow_build))),
+    )
 
 
 def uv_pins(world: World, cache: Path) -> Mapping[str, str] | None:
@@ -79,6 +159,11 @@ def _pin(line: str) -> tuple[str, str]:
     """Return name and version of a line of uv's output; of a direct reference by its file name."""
     if " @ " in line:
         name, url = line.split(" @ ")
-        return name, str(parse_wheel_filename(url.rpartition("/")[2])[1])
+        return name, _version(url.rpartition("/")[2])
     name, version = line.split("==", 1)
     return name, version
+
+
+def _version(filename: str) -> str:
+    wheel = filename.endswith(".whl")
+    return str(parse_wheel_filename(filename)[1] if wheel else parse_sdist_filename(filename)[1])

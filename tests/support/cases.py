@@ -14,6 +14,7 @@
     find-links = true                               # the local folder counts as --find-links
     clutter = ["app-1.0.egg"]                       # further names on the index page
     without-uv = "why only our own resolver is asked"
+    server = { metadata = false }                   # switches of the IndexServer
 
     [index."app 1.0"]                               # one release; [local."app 1.0"]: in the local folder
     needs = ["lib>=1"]
@@ -24,6 +25,7 @@
     yanked = "reason"
     yanked-files = { "app-1.0-py3-none-any.whl" = "reason" }
     uploaded = "2024-08-01T00:00:00Z"               # "": no upload time
+    page-says-python = false                        # only the metadata tells Requires-Python
 
     [versions.app]                                  # releases 1.0, 1.1, ... with {i} put in
     count = 40
@@ -43,7 +45,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.server import UPLOAD_TIME, IndexServer
+from tests.support.server import FROM_FILE, UPLOAD_TIME, IndexServer
 from tests.support.wheels import make_sdist, make_wheel
 
 if sys.version_info >= (3, 11):
@@ -68,6 +70,7 @@ class Release:
     yanked: str | bool = False
     yanked_files: Mapping[str, str] = field(default_factory=dict)
     uploaded: str = UPLOAD_TIME
+    page_says_python: bool = True
 
     def write(self, folder: Path) -> list[Path]:
         """Write the files of this release into *folder*."""
@@ -79,8 +82,17 @@ class Release:
         tags = self.tags or (() if self.sdist else ("py3-none-any",))
         paths = [make_wheel(folder, self.name, self.version, tag=tag, **common) for tag in tags]
         if self.sdist:
-            kind = {"static": self.sdist != "built", "legacy_name": self.sdist == "legacy"}
-            paths.append(make_sdist(folder, self.name, self.version, **kind, **common))
+            old_name = self.sdist == "legacy"
+            paths.append(
+                make_sdist(
+                    folder,
+                    self.name,
+                    self.version,
+                    static=self.sdist != "built",
+                    legacy_name=old_name,
+                    **common,
+                )
+            )
         return paths
 
 
@@ -113,6 +125,7 @@ class Case:
     find_links: bool = False
     clutter: tuple[str, ...] = ()
     without_uv: str | None = None
+    server: Mapping[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def world(self, folder: Path) -> Iterator[World]:
@@ -124,13 +137,14 @@ class Case:
             (remote / name).write_bytes(b"not what it says")
         for release in self.local:
             release.write(local)
-        with IndexServer(remote) as server:
+        with IndexServer(remote, **self.server) as server:
             for release in self.index:
                 for path in release.write(remote):
                     server.set(
                         path.name,
                         yanked=release.yanked_files.get(path.name, release.yanked),
                         upload_time=release.uploaded or None,
+                        requires_python=FROM_FILE if release.page_says_python else None,
                     )
             require = tuple(line.format(local=local.as_uri()) for line in self.require)
             yield World(case=self, server=server, local=local, require=require)
@@ -156,7 +170,11 @@ def load_case(path: Path) -> Case:
 
 
 def _releases(tables: Mapping[str, Mapping[str, Any]]) -> list[Release]:
-    return [_release(*key.split(), table) for key, table in tables.items()]
+    keys = [key.split() for key in tables]
+    return [
+        Release(name=name, version=version, **_fields(table))
+        for (name, version), table in zip(keys, tables.values(), strict=True)
+    ]
 
 
 def _series(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[Release]:
@@ -164,10 +182,6 @@ def _series(tables: Mapping[str, Mapping[str, Any]]) -> Iterator[Release]:
         needs: Sequence[str] = table.get("needs", ())
         for i in range(table["count"]):
             yield Release(name=name, version=f"1.{i}", needs=tuple(line.format(i=i) for line in needs))
-
-
-def _release(name: str, version: str, table: Mapping[str, Any]) -> Release:
-    return Release(name=name, version=version, **_fields(table))
 
 
 def _fields(table: Mapping[str, Any]) -> dict[str, Any]:
