@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from colablock.api import apply, lock, plan, run, verify, why
     from colablock.notebook import load_ipython_extension
-    from colablock.pipeline import apply, lock, plan, run, verify, why
 
 __all__ = ["__version__", "apply", "load_ipython_extension", "lock", "plan", "run", "verify", "why"]
 
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(_HOME.get(name, "colablock.pipeline")), name)
+        return getattr(import_module(_HOME.get(name, "colablock.api")), name)
     message = f"module `colablock` has no attribute `{name}`"
     raise AttributeError(message)
 

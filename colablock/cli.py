@@ -7,7 +7,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +181,7 @@ def _add_verify(commands: Any) -> None:
 def _add_why(commands: Any) -> None:
     parser = _command(commands, "why", "why this version, or why this removal")
     _add_target(parser)
-    parser.add_argument("package", metavar="PKG")
+    parser.add_argument("package", metavar="PKG", help="the package in question")
     parser.add_argument("--runtime", metavar="R", help="ask for a recorded runtime")
     _add_sources(parser)
     parser.set_defaults(handler=_why)
@@ -196,13 +198,23 @@ def _add_listings(commands: Any) -> None:
     parser.set_defaults(handler=_info)
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of the command line: what was asked, and where answers go."""
+
+    args: argparse.Namespace
+    environ: Mapping[str, str]
+    out: Console
+    err: Console
+
+
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Run one command and return its exit code."""
     environ = os.environ if environ is None else environ
     args = build_parser().parse_args(argv)
     out, err = _consoles(environ)
     try:
-        code: int = args.handler(args, environ, out, err)
+        code: int = args.handler(_Call(args, environ, out, err))
     except ColablockError as error:
         return _fail(error, args, out, err)
     except KeyboardInterrupt:
@@ -245,11 +257,13 @@ def _print_json(value: object, out: Console) -> None:
     out.file.write(json.dumps(value, indent=2) + "\n")
 
 
-def _pipeline(args: argparse.Namespace, environ: Mapping[str, str], err: Console) -> Pipeline:
+@contextmanager
+def _pipeline(call: _Call) -> Iterator[Pipeline]:
     from colablock.display import reporter_for
     from colablock.pipeline import Pipeline
 
-    return Pipeline(environ=environ, reporter=reporter_for(err, quiet=args.quiet, notebook=False))
+    with reporter_for(call.err, quiet=call.args.quiet or call.args.json, environ=call.environ) as reporter:
+        yield Pipeline(environ=call.environ, reporter=reporter)
 
 
 def _ask(args: argparse.Namespace) -> Ask:
@@ -272,135 +286,141 @@ def _ask(args: argparse.Namespace) -> Ask:
     )
 
 
-def _plan(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+def _plan(call: _Call) -> int:
     from colablock.display_text import render_plan
     from colablock.serialise import plan_to_json
 
-    with _pipeline(args, environ, err) as pipeline:
-        plan = pipeline.plan(_ask(args))
-    if args.json:
-        _print_json(plan_to_json(plan), out)
+    with _pipeline(call) as pipeline:
+        plan = pipeline.prepare(_ask(call.args)).plan
+    if call.args.json:
+        _print_json(plan_to_json(plan), call.out)
     else:
-        render_plan(plan, out, verbose=args.verbose)
+        render_plan(plan, call.out, verbose=call.args.verbose)
     return ExitCode.DONE
 
 
-def _apply(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+def _apply(call: _Call) -> int:
     from colablock.display_text import render_plan, render_report
     from colablock.serialise import plan_to_json, report_to_json
 
-    with _pipeline(args, environ, err) as pipeline:
-        prepared = pipeline.prepare(_ask(args))
+    ask = _ask(call.args)
+    with _pipeline(call) as pipeline:
+        report = pipeline.standing(ask)
+        prepared = pipeline.prepare(ask) if report is None else None
+    if prepared is not None:
         plan = prepared.plan
-        if not args.quiet and not args.json and plan.steps:
-            render_plan(plan, err, verbose=args.verbose)
-        if plan.steps and plan.target is Target.KERNEL and not _agreed(args, err):
+        if plan.steps and not (call.args.quiet or call.args.json):
+            render_plan(plan, call.err, verbose=call.args.verbose)
+        if plan.steps and plan.target is Target.KERNEL and not _agreed(call):
             raise InvalidInput(
                 "nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`"
             )
-        report = pipeline.carry_out(prepared)
-    if args.json:
-        _print_json({"plan": plan_to_json(plan), "report": report_to_json(report)}, out)
+        with _pipeline(call) as pipeline:
+            report = pipeline.carry_out(ask, prepared)
+    assert report is not None  # noqa: S101 - one of the two made it
+    if call.args.json:
+        written = {"plan": plan_to_json(prepared.plan)} if prepared is not None else {}
+        _print_json({**written, "report": report_to_json(report)}, call.out)
     else:
-        render_report(report, out, verbose=args.verbose)
+        render_report(report, call.out, verbose=call.args.verbose)
     return ExitCode.DONE if report.passed else AppliedNotProven.exit_code
 
 
-def _agreed(args: argparse.Namespace, err: Console) -> bool:
+def _agreed(call: _Call) -> bool:
     """Ask a person at a terminal; where nobody can answer, the command itself is the answer."""
-    if args.yes or args.json or not (sys.stdin.isatty() and err.is_terminal):
+    if call.args.yes or call.args.json or not (sys.stdin.isatty() and call.err.is_terminal):
         return True
-    err.print("Change this environment? [y/N] ", end="", markup=False)
+    call.err.print("Change this environment? [y/N] ", end="", markup=False)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-def _run(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
-    argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+def _run(call: _Call) -> int:
+    argv = call.args.argv[1:] if call.args.argv[:1] == ["--"] else call.args.argv
     if not argv:
-        raise InvalidInput("no command to run", hint=f"colablock run {args.name} -- python train.py")
-    with _pipeline(args, environ, err) as pipeline:
-        return pipeline.run(args.name, argv)
+        raise InvalidInput("no command to run", hint=f"colablock run {call.args.name} -- python train.py")
+    with _pipeline(call) as pipeline:
+        return pipeline.run(call.args.name, argv)
 
 
-def _lock(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+def _lock(call: _Call) -> int:
     from colablock.pipeline import Ask
 
     ask = Ask(
-        name=args.name,
-        variant=args.variant,
-        with_=tuple(args.with_),
-        default_index=args.default_index,
-        find_links=tuple(args.find_links),
-        offline=args.offline,
+        name=call.args.name,
+        variant=call.args.variant,
+        with_=tuple(call.args.with_),
+        default_index=call.args.default_index,
+        find_links=tuple(call.args.find_links),
+        offline=call.args.offline,
     )
-    with _pipeline(args, environ, err) as pipeline:
+    with _pipeline(call) as pipeline:
         text = pipeline.lock(
-            ask, python_version=args.python_version, platform=args.platform, output=args.output
+            ask, python_version=call.args.python_version, platform=call.args.platform, output=call.args.output
         )
-    if args.output is None:
-        out.file.write(text.decode())
-    elif args.json:
-        _print_json({"output": str(args.output), "bytes": len(text)}, out)
-    elif not args.quiet:
-        err.print(f"wrote {args.output}", markup=False)
+    if call.args.output is None:
+        call.out.file.write(text.decode())
+    elif call.args.json:
+        _print_json({"output": str(call.args.output), "bytes": len(text)}, call.out)
+    elif not call.args.quiet:
+        call.err.print(f"wrote {call.args.output}", markup=False)
     return ExitCode.DONE
 
 
-def _verify(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+def _verify(call: _Call) -> int:
     from colablock.display_text import render_report
     from colablock.serialise import report_to_json
 
-    with _pipeline(args, environ, err) as pipeline:
-        report = pipeline.verify(args.name)
-    if args.json:
-        _print_json(report_to_json(report), out)
+    with _pipeline(call) as pipeline:
+        report = pipeline.verify(call.args.name)
+    if call.args.json:
+        _print_json(report_to_json(report), call.out)
     else:
-        render_report(report, out, verbose=args.verbose)
+        render_report(report, call.out, verbose=call.args.verbose)
     return ExitCode.DONE if report.passed else ExitCode.UNMET
 
 
-def _why(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
-    with _pipeline(args, environ, err) as pipeline:
-        lines = pipeline.why(_ask(args), args.package)
-    if args.json:
-        _print_json({"package": args.package, "because": lines}, out)
+def _why(call: _Call) -> int:
+    with _pipeline(call) as pipeline:
+        lines = pipeline.prepare(_ask(call.args)).why(call.args.package)
+    if call.args.json:
+        _print_json({"package": call.args.package, "because": lines}, call.out)
     else:
         for line in lines:
-            out.print(line, markup=False)
+            call.out.print(line, markup=False)
     return ExitCode.DONE
 
 
-def _list(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+def _list(call: _Call) -> int:
     from colablock.display_text import render_listing
-    from colablock.pipeline import listing
+    from colablock.facts import listing
 
-    found = listing(environ)
-    if args.json:
-        _print_json(found, out)
+    found = listing(call.environ)
+    if call.args.json:
+        _print_json(found, call.out)
     else:
-        render_listing(found, out)
+        render_listing(found, call.out)
     return ExitCode.DONE
 
 
-def _show(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+def _show(call: _Call) -> int:
     from colablock.display_text import render_matrix
-    from colablock.pipeline import matrix_facts
+    from colablock.facts import matrix_facts
 
-    facts = matrix_facts(args.name, environ)
-    if args.json:
-        _print_json(facts, out)
+    facts = matrix_facts(call.args.name, call.environ)
+    if call.args.json:
+        _print_json(facts, call.out)
     else:
-        render_matrix(facts, out)
+        render_matrix(facts, call.out)
     return ExitCode.DONE
 
 
-def _info(args: argparse.Namespace, environ: Mapping[str, str], out: Console, err: Console) -> int:
+def _info(call: _Call) -> int:
     from colablock.display_text import render_info
-    from colablock.pipeline import info
+    from colablock.facts import info
 
-    facts = info(environ, python=args.python)
-    if args.json:
-        _print_json(facts, out)
+    facts = info(call.environ, python=call.args.python)
+    if call.args.json:
+        _print_json(facts, call.out)
     else:
-        render_info(facts, out)
+        render_info(facts, call.out)
     return ExitCode.DONE

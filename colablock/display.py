@@ -11,7 +11,14 @@ import os
 from typing import TYPE_CHECKING
 
 from colablock.display_html import plan_to_html, report_to_html
-from colablock.display_notebook import NotebookReporter, current_shell, in_notebook, restart_prompt, show
+from colablock.display_notebook import (
+    NotebookReporter,
+    current_shell,
+    in_notebook,
+    register_displays,
+    restart_prompt,
+    show,
+)
 from colablock.display_progress import LiveReporter, PlainReporter, TerminalReporter, can_animate
 from colablock.display_text import (
     error_text,
@@ -36,6 +43,7 @@ __all__ = [
     "in_notebook",
     "plan_text",
     "plan_to_html",
+    "register_displays",
     "render_error",
     "render_plan",
     "render_report",

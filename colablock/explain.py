@@ -3,35 +3,81 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.version import Version
-from colablock.errors import NoSolution
+from colablock.candidates import Reason
+from colablock.errors import FetchFailed, NoSolution
 from colablock.resolution import PYTHON, Choice, Conflict, Want
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.index import Rejection
+    from colablock.candidates import CandidateSource, Judged, Rejection
+    from colablock.resolution import Request
 
-__all__ = ["explain", "unbuildable_names"]
+__all__ = ["explain", "misfits"]
 
 _MOST_REFUSALS = 4  # of one name: the newest are enough to see why
 
 
-def explain(conflict: Conflict, *, asker: str, hint: str | None = None) -> NoSolution:
-    """Return the error that words *conflict*; *asker* is the matrix as the user knows it."""
-    lines = list(dict.fromkeys([*_causes(conflict, asker), *_facts(conflict)]))
-    return NoSolution(_headline(conflict), because=_joined(lines), names=conflict.names, hint=hint)
+def explain(
+    conflict: Conflict,
+    *,
+    asker: str,
+    misfits: Mapping[NormalizedName, str] | None = None,
+    hint: str | None = None,
+) -> NoSolution:
+    """Return the error that words *conflict*; *asker* is the matrix as the user knows it.
+
+    *misfits* are all the names that have no file for this Python, not only the
+    one that the solve met first.
+    """
+    lines = [*_causes(conflict, asker), *_facts(conflict), *(misfits or {}).values()]
+    names = sorted({*conflict.names, *(misfits or {})} - {PYTHON})
+    headline = _headline(conflict)
+    if misfits:
+        version = conflict.request.environment.python_version
+        headline = f"{_and(f'`{name}`' for name in misfits)} {_have(misfits)} no file for Python {version}"
+    return NoSolution(headline, because=_joined(list(dict.fromkeys(lines))), names=names, hint=hint)
 
 
-def unbuildable_names(conflict: Conflict) -> dict[NormalizedName, str]:
-    """Return the names that have no usable file for this Python, each with the reason."""
-    return {
-        name: str(refusals[0])
-        for name in conflict.names
-        if (refusals := list(_refusals(conflict, name))) and name not in conflict.request.installed
-    }
+def _have(names: Collection[str]) -> str:
+    return "has" if len(names) == 1 else "have"
+
+
+def misfits(request: Request, source: CandidateSource) -> dict[NormalizedName, str]:
+    """Return what the user asks for that no file fits here, with the reason of each, sorted by name.
+
+    A solve stops at the first conflict; whoever has to choose another Python
+    wants to know all of them.
+    """
+    found = {}
+    markers = dict(request.environment.markers)
+    for entry in request.roots:
+        if entry.marker is not None and not entry.marker.evaluate(markers):
+            continue
+        there = request.installed.get(entry.name)
+        if there is not None and entry.specifier.contains(there.version, prereleases=True):
+            continue
+        judged = _judged(source, entry.name)
+        if judged is None or any(
+            entry.specifier.contains(c.version, prereleases=True) for c in judged.candidates
+        ):
+            continue
+        for rejection in judged.rejections:
+            fits = rejection.version is None or entry.specifier.contains(rejection.version, prereleases=True)
+            if fits and rejection.reason in {Reason.TAGS, Reason.REQUIRES_PYTHON}:
+                found[entry.name] = str(rejection)
+                break
+    return dict(sorted(found.items()))
+
+
+def _judged(source: CandidateSource, name: NormalizedName) -> Judged | None:
+    try:
+        return source.judge(name)
+    except FetchFailed:
+        return None  # this explains another error; that one is the user's to read
 
 
 def _headline(conflict: Conflict) -> str:
@@ -67,7 +113,8 @@ def _causes(conflict: Conflict, asker: str) -> Iterator[str]:
 
 def _asks(want: Want, asker: str, conflict: Conflict) -> str:
     if want.name == PYTHON:
-        return f"{asker} needs Python{want.specifier}, and this is Python {conflict.request.environment.python_version}"
+        here = conflict.request.environment.python_version
+        return f"{asker} needs Python{want.specifier}, and this is Python {here}"
     return f"{asker} asks for {_spoken(want)} ({want.path})"
 
 

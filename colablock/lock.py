@@ -24,7 +24,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, parse_sdist_filename
 from colablock._vendor.packaging.version import Version
 from colablock.errors import BadDistribution, InvalidInput
-from colablock.index import Candidate, File, Judged, Metadata, Origin
+from colablock.candidates import Candidate, File, Judged, Metadata, Origin
 from colablock.requirements import parse_requirement
 
 if sys.version_info >= (3, 11):
@@ -117,7 +117,7 @@ def _about(resolution: Resolution, matrix: Matrix) -> dict[str, Any]:
         "matrix-digest": matrix.digest,
         "python": str(resolution.request.environment.python_version),
         "platform": resolution.request.environment.tags[0].platform,
-        "requirements": [pin_line for pin_line in _asked(resolution)],
+        "requirements": list(_asked(resolution)),
     }
     if matrix.variant:
         about["variant"] = matrix.variant

@@ -1,4 +1,4 @@
-"""Resolution × Snapshot → Plan, one function per rule: keep, move, absent, broken, order."""
+"""Resolution and Snapshot → Plan, one function per rule: keep, move, absent, broken, order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.breakage import Broken, Change, find_broken
-from colablock.index import Origin
+from colablock.candidates import Origin
 from colablock.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
 from colablock.requirements import Dependents, parse_requirement
 from colablock.snapshot import Installed

@@ -1,4 +1,4 @@
-"""What resolvelib asks, answered from a request and a source (wheel tags, Requires-Python and yanked included)."""
+"""What resolvelib asks, answered from a request and a source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import BadDistribution
-from colablock.index import Candidate, CandidateSource, Metadata, Origin, Reason, Rejection
+from colablock.candidates import Candidate, CandidateSource, Metadata, Origin, Reason, Rejection
 from colablock.requirements import Dependents, applies, holding, parse_requirement
 from colablock.resolution import ANY, PYTHON, Choice, Conflict, Guard, Request, Want
 

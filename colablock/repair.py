@@ -13,7 +13,7 @@ from colablock.resolve import resolve
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.index import CandidateSource
+    from colablock.candidates import CandidateSource
     from colablock.snapshot import Installed
 
 __all__ = ["Repairer"]

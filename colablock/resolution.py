@@ -10,7 +10,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.errors import NoSolution
-from colablock.index import Candidate, Origin, Rejection
+from colablock.candidates import Candidate, Origin, Rejection
 
 if TYPE_CHECKING:
     from colablock.environment import Environment

@@ -17,7 +17,7 @@ from resolvelib import BaseReporter, ResolutionImpossible, ResolutionTooDeep, Re
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NoSolution
-from colablock.index import CandidateSource, Origin
+from colablock.candidates import CandidateSource, Origin
 from colablock.progress import Reporter
 from colablock.provider import Provider
 from colablock.resolution import PYTHON, Choice, Conflict, Parent, Pin, Request, Resolution, Unsolvable, Want
@@ -47,7 +47,7 @@ def resolve(
         try:
             result: Any = Resolver(provider, BaseReporter()).resolve(provider.roots(), max_rounds=_MAX_ROUNDS)
         except ResolutionImpossible as error:
-            conflict = provider.conflict(error.causes)
+            conflict = provider.conflict(tuple(error.causes))
             more = _release(conflict, released) if may_release else {}
             if not more:
                 raise Unsolvable(conflict) from error

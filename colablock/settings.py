@@ -1,4 +1,4 @@
-"""Where the indexes and folders are, from arguments, our own variables, then pip's and uv's as a stated fallback."""
+"""Where indexes and folders are: arguments, our own variables, then pip's and uv's as a stated fallback."""
 
 from __future__ import annotations
 

@@ -10,11 +10,13 @@ from colablock.snapshot import Host
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
+    from colablock.environment import Environment
+    from colablock.matrix import PackageEntry
     from colablock.plan import Plan
     from colablock.resolution import Resolution
     from colablock.snapshot import Snapshot
 
-__all__ = ["Offer", "best_offer", "fetch_size", "is_kernel", "why_not_kernel"]
+__all__ = ["Offer", "best_offer", "build_note", "fetch_size", "is_kernel", "why_not_kernel"]
 
 _NEAR = 1.1  # downloads within a tenth of each other count as the same
 
@@ -52,12 +54,18 @@ class Offer:
     """One Python that takes the stack: its solve and what it has to fetch (bytes)."""
 
     python: str  # the executable; "" for one that would be fetched first
-    version: Version
+    environment: Environment
     resolution: Resolution
     running: bool = False
 
     @property
+    def version(self) -> Version:
+        """The full Python version."""
+        return self.environment.python_version
+
+    @property
     def size(self) -> int:
+        """The bytes to fetch."""
         return fetch_size(self.resolution)
 
 
@@ -82,6 +90,21 @@ def best_offer(offers: Sequence[Offer]) -> tuple[Offer, str]:
     if best.running:
         return best, f"Python {best.version} is the one that runs here"
     return best, f"Python {best.version} is the newest at hand that takes it"
+
+
+def build_note(resolution: Resolution, entry: PackageEntry) -> str | None:
+    """Return which build of a package with a preferred local label was found, and where; None for others."""
+    pin = resolution.pins.get(entry.name)
+    if entry.prefer_local is None or pin is None or pin.candidate.file is None:
+        return None
+    file = pin.candidate.file
+    if pin.version.local is not None and pin.version.local.split(".")[0] == entry.prefer_local:
+        return f"{pin.candidate} is a `+{entry.prefer_local}` build from {file.index or 'find-links'}: {_size(file.size or 0)}"
+    whole = _size(fetch_size(resolution))
+    return (
+        f"no `+{entry.prefer_local}` build of {entry.name} was found in find-links or an index:"
+        f" {pin.candidate} is the build of {file.index or 'find-links'}, and all takes {whole} to fetch"
+    )
 
 
 def _size(size: int) -> str:

@@ -1,0 +1,89 @@
+"""What was applied last, per matrix: so that a second apply, verify and run know where to look."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.errors import NotFound
+
+__all__ = ["Applied", "home_folder", "key_of", "load", "save", "versions_digest"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """One finished apply.
+
+    *key* digests everything that was asked for; *state* the names and versions
+    of the environment afterwards, so that a later change by somebody else is
+    noticed; *pins* the stack itself; *report* is in the written form.
+    """
+
+    name: str
+    key: str
+    target: str
+    python: str
+    prefix: str
+    sites: tuple[str, ...]  # the folders whose dist-info names make up *state*
+    state: str
+    matrix_digest: str
+    variant: str | None
+    pins: Mapping[NormalizedName, str] = field(default_factory=dict)
+    report: Mapping[str, object] = field(default_factory=dict)
+
+
+def home_folder(environ: Mapping[str, str]) -> Path:
+    """Return where environments and records are kept: ``COLABLOCK_HOME``, else the XDG data folder."""
+    if environ.get("COLABLOCK_HOME"):
+        return Path(environ["COLABLOCK_HOME"])
+    base = environ.get("XDG_DATA_HOME") or str(
+        Path(environ.get("HOME", "~")).expanduser() / ".local" / "share"
+    )
+    return Path(base) / "colablock"
+
+
+def key_of(facts: Mapping[str, object]) -> str:
+    """Return a digest of what was asked for."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def versions_digest(versions: Mapping[NormalizedName, str]) -> str:
+    """Return a digest of names and versions."""
+    lines = "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def save(applied: Applied, home: Path) -> None:
+    """Keep *applied* as the last one of its name, by one rename."""
+    path = _path(applied.name, home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        json.dump(asdict(applied), file)
+    os.replace(file.name, path)
+
+
+def load(name: str, home: Path) -> Applied | None:
+    """Return the last apply of *name*; None when there is none that can be read."""
+    try:
+        value = json.loads(_path(name, home).read_text(encoding="utf-8"))
+        return Applied(**{**value, "sites": tuple(value["sites"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def require(name: str, home: Path) -> Applied:
+    """Return the last apply of *name*.  Raises NotFound when nothing was applied."""
+    found = load(name, home)
+    if found is None:
+        raise NotFound(f"`{name}` has not been applied here", hint=f"Run `colablock apply {name}` first")
+    return found
+
+
+def _path(name: str, home: Path) -> Path:
+    return home / "applied" / f"{name}.json"

@@ -1,0 +1,341 @@
+"""The stations joined: what the command line and the front door call."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colablock import applied, envs
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.accelerator import detect
+from colablock.applied import Applied
+from colablock.catalog import find_matrix
+from colablock.environment import environment_for
+from colablock.errors import InvalidInput, NoSolution, RolledBack
+from colablock.execute import apply_plan
+from colablock.interpreters import fetch_interpreter
+from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
+from colablock.matrix import select_variant
+from colablock.plan import Plan, Remedy, Target
+from colablock.planner import with_target
+from colablock.progress import Reporter
+from colablock.recorded import load_runtime
+from colablock.serialise import report_from_json, report_to_json
+from colablock.settings import Settings, read_settings
+from colablock.snapshot import Host, Snapshot, fingerprint, installed_versions, snapshot_of, take_snapshot
+from colablock.solving import Prepared, Solving
+from colablock.target import is_kernel, why_not_kernel
+from colablock.verify import Check, Report, prove, run_in
+
+if TYPE_CHECKING:
+    from colablock.matrix import Matrix
+
+__all__ = ["Ask", "Pipeline"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What the user asks for; every field but the name has a default that is decided."""
+
+    name: str
+    into: Target | None = None
+    python: str | None = None
+    runtime: str | None = None
+    variant: str | None = None
+    with_: tuple[str, ...] = ()
+    lock: Path | None = None
+    protect: tuple[str, ...] = ()
+    broken: Remedy | None = None
+    default_index: str | None = None
+    find_links: tuple[str, ...] = ()
+    offline: bool = False
+    keep: bool = False
+
+
+class Pipeline:
+    """One call's work.  *environ* are the variables it may depend on; *reporter* follows it.
+
+    *in_kernel* says that this process is the notebook's kernel, so that what it
+    has loaded counts.
+    """
+
+    def __init__(
+        self, *, environ: Mapping[str, str], reporter: Reporter | None = None, in_kernel: bool = False
+    ) -> None:
+        self._environ = environ
+        self._reporter = reporter or Reporter()
+        self._in_kernel = in_kernel
+        self._home = applied.home_folder(environ)
+
+    def matrix(self, name: str) -> Matrix:
+        """Return the matrix of that name or path, no variant chosen."""
+        return find_matrix(name, environ=self._environ)
+
+    def standing(self, ask: Ask) -> Report | None:
+        """Return the report of the last apply where it still holds: same request, same state on disk.
+
+        Names and versions are read from directory names: no solve, no network, no file opened.
+        """
+        matrix = self.matrix(ask.name)
+        last = applied.load(matrix.name, self._home)
+        if last is None or ask.runtime or last.key != _key(ask, matrix):
+            return None
+        if applied.versions_digest(installed_versions(last.sites)) != last.state:
+            return None
+        return replace(report_from_json(last.report), changed=False, needs_restart=False, seconds=0.0)
+
+    def prepare(self, ask: Ask) -> Prepared:
+        """Return the plan with what is needed to carry it out; nothing is touched.
+
+        Raises NoSolution, FetchFailed, Refused (exit 1) and InvalidInput (exit 2).
+        """
+        solving = self._solving(ask)
+        if ask.into is not None:
+            return solving.in_env("asked for") if ask.into is Target.ENV else solving.in_kernel("asked for")
+        if not is_kernel(solving.kernel, named=bool(ask.python or ask.runtime)):
+            return solving.in_env("no notebook runs here")
+        try:
+            prepared = solving.in_kernel("harmless: nothing that is loaded changes and nothing breaks")
+        except NoSolution as error:
+            self._reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
+            return solving.in_env("the kernel cannot take it")
+        harm = why_not_kernel(prepared.plan)
+        return prepared if harm is None else solving.in_env(f"in the kernel {harm}")
+
+    def carry_out(self, ask: Ask, prepared: Prepared) -> Report:
+        """Change the target as planned, prove it, and return the report.
+
+        Raises RolledBack when it failed and was undone, Refused or Unmet before
+        anything has changed.  A report with failed checks is returned only when
+        the user keeps what fails.
+        """
+        if ask.runtime:
+            raise InvalidInput(
+                "a recorded runtime can be planned for, not changed", hint="Leave `--runtime` out"
+            )
+        started = time.monotonic()
+        to_target = self._to_env if prepared.plan.target is Target.ENV else self._to_kernel
+        report = to_target(ask, prepared)
+        report = replace(report, seconds=time.monotonic() - started)
+        if report.passed:
+            self._remember(ask, prepared, report)
+        return report
+
+    def apply(self, ask: Ask) -> Report:
+        """Change the environment and prove it; nothing is done where it stands already."""
+        return self.standing(ask) or self.carry_out(ask, self.prepare(ask))
+
+    def lock(
+        self,
+        ask: Ask,
+        *,
+        python_version: str | None = None,
+        platform: str | None = None,
+        output: Path | None = None,
+    ) -> bytes:
+        """Return the lock of a solve from nothing, written to *output* where that is given.
+
+        Only the target's tags and markers count; of this machine nothing is read
+        but the tags that are not given.
+        """
+        if output is not None:
+            check_lock_name(output)
+        solving = self._solving(
+            replace(ask, variant=ask.variant or next(iter(self.matrix(ask.name).variants), None))
+        )
+        environment = solving.kernel.environment
+        if python_version or platform:
+            version = python_version or str(environment.python_version)
+            environment = environment_for(version, platform or environment.tags[0].platform)
+        resolution, workshop = solving.from_nothing(environment, solving.kernel.python)
+        wheels = workshop.wheels_beside(resolution, output)
+        text = write_lock(make_lock(resolution, solving.matrix, wheels=wheels))
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_bytes(text)
+        return text
+
+    def verify(self, name: str) -> Report:
+        """Prove again what was applied last; the report says what changed since."""
+        last = self._last(name)
+        matrix = select_variant(self.matrix(name), detect(self._environ), last.variant)
+        started = time.monotonic()
+        checks = self._prove(last.python, matrix, last.pins)
+        kept = report_from_json(last.report)
+        return replace(kept, checks=checks, changed=False, seconds=time.monotonic() - started)
+
+    def run(self, name: str, argv: Sequence[str]) -> int:
+        """Run *argv* in the environment that was applied last for *name*, and return its exit code."""
+        return run_in(self._last(name).python, argv, self._environ)
+
+    # -- the parts
+
+    def _solving(self, ask: Ask) -> Solving:
+        settings = read_settings(
+            self._environ, default_index=ask.default_index, find_links=ask.find_links, offline=ask.offline
+        )
+        for note in settings.notes:
+            self._reporter.note(note)
+        kernel = self._kernel(ask)
+        return Solving(
+            matrix=select_variant(self.matrix(ask.name), kernel.accelerator, ask.variant),
+            kernel=kernel,
+            settings=settings,
+            environ=self._environ,
+            reporter=self._reporter,
+            with_=ask.with_,
+            broken=ask.broken,
+            lock=ask.lock,
+            python=ask.python,
+        )
+
+    def _kernel(self, ask: Ask) -> Snapshot:
+        """Return the state that a plan would change: the running interpreter's, a named one's, a recorded one's."""
+        if ask.runtime:
+            return _readable(load_runtime(ask.runtime))
+        if ask.python:
+            return _readable(snapshot_of(Path(ask.python), protect=ask.protect, environ=self._environ))
+        modules = sys.modules if self._in_kernel else None
+        return _readable(take_snapshot(protect=ask.protect, loaded_modules=modules, environ=self._environ))
+
+    def _to_kernel(self, ask: Ask, prepared: Prepared) -> Report:
+        plan = prepared.plan
+        pins = prepared.pins()
+
+        def prove_it() -> tuple[Check, ...]:
+            return self._prove(plan.python, prepared.matrix, pins)
+
+        if not plan.steps:
+            return self._report(prepared, plan.python, prove_it(), changed=False)
+        with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
+            files = prepared.workshop.gather(plan, Path(folder), self._reporter)
+            checks = apply_plan(
+                plan,
+                prepared.snapshot,
+                files,
+                prove=prove_it,
+                keep=ask.keep,
+                environ=self._environ,
+                reporter=self._reporter,
+                fingerprint=lambda: fingerprint(self._kernel(ask)),
+            )
+        return self._report(prepared, plan.python, checks, changed=True)
+
+    def _to_env(self, ask: Ask, prepared: Prepared) -> Report:
+        plan = prepared.plan
+        digest = lock_digest(
+            make_lock(
+                prepared.resolution,
+                prepared.matrix,
+                wheels=prepared.workshop.wheels_beside(prepared.resolution, None),
+            )
+        )
+        standing = envs.read_env(self._home, digest)
+        if standing is not None:
+            python = standing.python
+        else:
+            interpreter = (
+                plan.python
+                or fetch_interpreter(prepared.snapshot.environment.short, self._environ, self._reporter).path
+            )
+            with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
+                files = prepared.workshop.gather(plan, Path(folder), self._reporter)
+                python = str(
+                    envs.build_env(
+                        plan,
+                        files,
+                        lock_hash=digest,
+                        home=self._home,
+                        environ=self._environ,
+                        interpreter=interpreter,
+                        reporter=self._reporter,
+                    )
+                )
+        checks = self._prove(python, prepared.matrix, prepared.pins())
+        if not all(check.passed for check in checks) and not ask.keep:
+            if standing is None:
+                envs.discard_env(self._home, digest)
+            raise RolledBack(_failures(checks), hint="`--keep` keeps an environment that is not proven")
+        envs.select_env(self._home, prepared.matrix.name, digest)
+        return replace(self._report(prepared, python, checks, changed=standing is None), lock_digest=digest)
+
+    def _prove(self, python: str, matrix: Matrix, pins: Mapping[NormalizedName, str]) -> tuple[Check, ...]:
+        self._reporter.stage(f"Proving {matrix.name}")
+        return prove(python, verify=matrix.verify, pins=pins, environ=self._environ, reporter=self._reporter)
+
+    def _report(self, prepared: Prepared, python: str, checks: tuple[Check, ...], *, changed: bool) -> Report:
+        plan = prepared.plan
+        return Report(
+            matrix=plan.matrix,
+            variant=plan.variant,
+            target=plan.target.value,
+            python=python,
+            python_version=plan.python_version,
+            checks=checks,
+            changed=changed,
+            needs_restart=plan.needs_restart and changed,
+            notes=plan.notes,
+        )
+
+    def _remember(self, ask: Ask, prepared: Prepared, report: Report) -> None:
+        after = snapshot_of(
+            Path(report.python), environ=self._environ, accelerator=prepared.snapshot.accelerator
+        )
+        record = Applied(
+            name=prepared.matrix.name,
+            key=_key(ask, self.matrix(ask.name)),
+            target=report.target,
+            python=report.python,
+            prefix=after.prefix,
+            sites=(after.site,),
+            state=applied.versions_digest(installed_versions([after.site])),
+            matrix_digest=prepared.matrix.digest,
+            variant=prepared.matrix.variant,
+            pins=prepared.pins(),
+            report=report_to_json(report),
+        )
+        applied.save(record, self._home)
+
+    def _last(self, name: str) -> Applied:
+        return applied.require(self.matrix(name).name, self._home)
+
+
+def _readable(snapshot: Snapshot) -> Snapshot:
+    """Return *snapshot* without what has a version of no known form (PEP 440): nothing can be said of it."""
+    odd = sorted(name for name, there in snapshot.installed.items() if not _is_version(there.version))
+    if not odd:
+        return snapshot
+    installed = {name: there for name, there in snapshot.installed.items() if name not in odd}
+    note = f"left out, since their versions cannot be read: {', '.join(odd)}"
+    return replace(snapshot, installed=installed, notes=(*snapshot.notes, note))
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
+
+
+def _key(ask: Ask, matrix: Matrix) -> str:
+    """Return a digest of all that an apply depends on, apart from what the indexes have."""
+    facts = {**asdict(ask), "name": matrix.name, "digest": matrix.digest, "kernel": sys.prefix}
+    return applied.key_of(facts)
+
+
+def _failures(checks: Iterable[Check]) -> str:
+    failed = [check for check in checks if not check.passed]
+    lines = [f"{len(failed)} of the proofs failed, and the environment was taken away again"]
+    for check in failed:
+        lines.append(f"  {check.kind} {check.subject}")
+        lines += [f"    {line}" for line in check.detail.splitlines()[-8:]]
+    return "\n".join(lines)

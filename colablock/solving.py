@@ -1,0 +1,324 @@
+"""One request solved: for the kernel as it stands, or from nothing for the Pythons at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import Version
+from colablock.build import Builder
+from colablock.catalog import find_matrix, list_matrices
+from colablock.environment import Environment, environment_for
+from colablock.errors import ColablockError, InvalidInput, NoSolution, Refused, Unmet
+from colablock.explain import explain, misfits
+from colablock.fetch import Fetcher
+from colablock.index import IndexSource
+from colablock.interpreters import Interpreter, find_interpreters
+from colablock.lock import LockSource, read_lock
+from colablock.matrix import roots
+from colablock.plan import Plan, Remedy, Target
+from colablock.planner import make_plan
+from colablock.repair import Repairer
+from colablock.recorded import runtimes
+from colablock.resolution import PYTHON, Request, Unsolvable
+from colablock.resolve import resolve
+from colablock.snapshot import Snapshot, fingerprint, snapshot_of
+from colablock.target import Offer, best_offer, build_note
+from colablock.ways_out import ways_out
+from colablock.workshop import Workshop
+
+if TYPE_CHECKING:
+    from colablock.index import CandidateSource
+    from colablock.matrix import Matrix
+    from colablock.progress import Reporter
+    from colablock.resolution import Resolution
+    from colablock.settings import Settings
+
+__all__ = ["Prepared", "Solving"]
+
+# Where no interpreter takes a stack, one of these is fetched: the newest that does.
+FETCHABLE = ("3.13", "3.12", "3.11", "3.10")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A plan, with all that is needed to carry it out.
+
+    *snapshot* is the target's state; nothing is installed in an environment
+    that is to be made.
+    """
+
+    plan: Plan
+    matrix: Matrix
+    resolution: Resolution
+    snapshot: Snapshot
+    workshop: Workshop
+
+    def pins(self) -> dict[NormalizedName, str]:
+        """Return the versions of the stack, by name."""
+        return {name: str(pin.version) for name, pin in self.resolution.pins.items()}
+
+    def why(self, package: str) -> list[str]:
+        """Return why *package* is at its version, or goes, or stays out of it, one sentence each."""
+        name = canonicalize_name(package)
+        lines = [
+            f"{step.action.value} {name} {step.previous or ''} {'→' if step.previous and step.version else ''} {step.version or ''}: {step.reason}"
+            for step in self.plan.steps
+            if step.name == name
+        ]
+        lines += [
+            f"keep {name} {kept.version}: {kept.reason}" for kept in self.plan.kept if kept.name == name
+        ]
+        pin = self.resolution.pins.get(name)
+        for parent in pin.parents if pin is not None else ():
+            lines.append(f"{parent.name or parent.path} asks for {parent.requirement}")
+        for breakage in self.plan.breakages:
+            if breakage.name == name:
+                lines += [f"{link}" for link in breakage.because]
+                lines.append(f"so it is broken by this plan; what is done: {breakage.remedy.value}")
+        there = self.snapshot.installed.get(name)
+        if not lines and there is not None:
+            lines = [f"{name} {there.version} is installed, and this plan does not concern it"]
+        return [" ".join(line.split()) for line in lines] or [
+            f"{name} is neither installed nor part of {self.matrix.name}"
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solving:
+    """A matrix with its variant chosen, the user's additions, and where candidates come from."""
+
+    matrix: Matrix
+    kernel: Snapshot
+    settings: Settings
+    environ: Mapping[str, str]
+    reporter: Reporter
+    with_: tuple[str, ...] = ()
+    broken: Remedy | None = None
+    lock: Path | None = None
+    python: str | None = None  # asked for by name
+
+    # -- in the kernel
+
+    def in_kernel(self, why: str) -> Prepared:
+        """Return the plan for the kernel.  Raises NoSolution with what else would do."""
+        kernel = self.kernel
+        self.reporter.stage(
+            f"Resolving {self.matrix.name} for Python {kernel.environment.python_version} as it stands"
+        )
+        workshop = self._workshop(kernel.environment, kernel.python, settled=kernel.installed)
+        request = self._request(kernel.environment, installed=kernel.installed, protected=kernel.protected)
+        resolution = self._resolve(request, workshop.source)
+        plan = make_plan(
+            matrix=self.matrix,
+            resolution=resolution,
+            snapshot=kernel,
+            target=Target.KERNEL,
+            why_target=why,
+            repair=Repairer(request, workshop.source),
+            broken=self.broken,
+            fingerprint=fingerprint(kernel),
+            notes=self._notes(resolution),
+        )
+        return Prepared(
+            plan=plan, matrix=self.matrix, resolution=resolution, snapshot=kernel, workshop=workshop
+        )
+
+    # -- from nothing
+
+    def from_nothing(self, environment: Environment, python: str) -> tuple[Resolution, Workshop]:
+        """Return the newest solution for *environment*; *python* builds where something is built."""
+        self.reporter.stage(f"Resolving {self.matrix.name} for Python {environment.python_version}")
+        workshop = self._workshop(environment, python)
+        return self._resolve(self._request(environment), workshop.source), workshop
+
+    def in_env(self, why: str) -> Prepared:
+        """Return the plan for an isolated environment with the Python at hand that takes the stack best.
+
+        Raises NoSolution with the reason of each Python when none does.
+        """
+        offers: list[Offer] = []
+        workshops: dict[Version, Workshop] = {}
+        refusals: dict[str, ColablockError] = {}
+        for environment, python in self._pythons():
+            version = environment.python_version
+            try:
+                resolution, workshops[version] = self.from_nothing(environment, python)
+            except NoSolution as error:
+                refusals[str(version)] = error
+                continue
+            running = version == self.kernel.environment.python_version
+            offers.append(
+                Offer(python=python, environment=environment, resolution=resolution, running=running)
+            )
+        if not offers:
+            raise _no_python(self.matrix, refusals)
+        best, reason = best_offer(offers)
+        empty = _empty(best, self.kernel)
+        plan = make_plan(
+            matrix=self.matrix,
+            resolution=best.resolution,
+            snapshot=empty,
+            target=Target.ENV,
+            why_target=f"{why}; {reason}",
+            notes=self._notes(best.resolution),
+        )
+        workshop = workshops[best.version]
+        return Prepared(
+            plan=plan, matrix=self.matrix, resolution=best.resolution, snapshot=empty, workshop=workshop
+        )
+
+    def _pythons(self) -> Iterator[tuple[Environment, str]]:
+        """Yield each Python that may carry the environment, one per minor version, with its executable.
+
+        The executable is "" for one that would have to be fetched.
+        """
+        if self.kernel.python == "":
+            yield from self._recorded_pythons()
+            return
+        if self.python is not None:
+            yield self.kernel.environment, self.kernel.python
+            return
+        allowed = self.matrix.requires_python
+        seen: set[tuple[int, int]] = set()
+        for found in self._interpreters():
+            version = Version(found.version)
+            minor = (version.major, version.minor)
+            if minor in seen or not allowed.contains(version, prereleases=True):
+                continue
+            seen.add(minor)
+            try:
+                environment = snapshot_of(
+                    Path(found.path), environ=self.environ, accelerator=self.kernel.accelerator
+                ).environment
+            except InvalidInput:
+                continue
+            yield environment, found.path
+        if not seen:
+            yield from self._fetchable()
+
+    def _interpreters(self) -> list[Interpreter]:
+        """Return what is at hand, this very Python first; a stack that compiles needs Python.h."""
+        compiles = self.kernel.accelerator.kind == "cuda"
+        found = [one for one in find_interpreters(self.environ) if one.has_headers or not compiles]
+        return sorted(found, key=lambda one: one.source != "running")
+
+    def _fetchable(self) -> Iterator[tuple[Environment, str]]:
+        platform = self.kernel.environment.tags[0].platform
+        for short in FETCHABLE:
+            if self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
+                yield environment_for(short, platform), ""
+                return
+
+    def _recorded_pythons(self) -> Iterator[tuple[Environment, str]]:
+        own = self.kernel.environment
+        if self.matrix.requires_python.contains(own.python_version, prereleases=True):
+            yield own, ""
+        for short in FETCHABLE:
+            allowed = self.matrix.requires_python.contains(f"{short}.0", prereleases=True)
+            if allowed and not str(own.python_version).startswith(f"{short}."):
+                yield environment_for(short, own.tags[0].platform), ""
+
+    # -- one solve
+
+    def _request(self, environment: Environment, **facts: object) -> Request:
+        base = Request(
+            environment=environment,
+            roots=roots(self.matrix, self.with_),
+            constraints=self.matrix.constraints,
+            absent=self.matrix.absent,
+            requires_python=self.matrix.requires_python,
+            prerelease=self.matrix.prerelease,
+        )
+        return replace(base, **facts)  # type: ignore[arg-type]
+
+    def _resolve(self, request: Request, source: CandidateSource) -> Resolution:
+        try:
+            return resolve(request, source, self.reporter)
+        except Unsolvable as error:
+            found = misfits(request, source)
+            wrong_python = bool(found) or PYTHON in error.conflict.names
+            hint = self._ways_out(request) if wrong_python else None
+            raise explain(error.conflict, asker=self.matrix.name, misfits=found, hint=hint) from error
+
+    def _ways_out(self, request: Request) -> str | None:
+        others = [
+            one.name for one in list_matrices(environ=self.environ) if not (one.fault or one.shadowed_by)
+        ]
+        return ways_out(
+            self.matrix,
+            request.environment.python_version,
+            in_kernel=bool(request.installed),
+            runtimes=[runtime for runtime in runtimes() if runtime.flavour == "gpu"],
+            others=[find_matrix(name, environ=self.environ) for name in others],
+        )
+
+    def _workshop(
+        self, environment: Environment, python: str, settled: Container[NormalizedName] = ()
+    ) -> Workshop:
+        """Return the source of candidates for *environment*, with what makes wheels of their files."""
+        fetcher = Fetcher(self.environ, offline=self.settings.offline)
+        builder = Builder(
+            python=python,
+            environment=environment,
+            cache=fetcher.cache,
+            environ=self.environ,
+            index=self.settings.default_index,
+            find_links=self.settings.find_links,
+            exclude_newer=self.matrix.exclude_newer,
+            offline=self.settings.offline,
+        )
+        asked = roots(self.matrix, self.with_)
+        source: CandidateSource
+        if self.lock is not None:
+            source = LockSource(read_lock(self.lock), self.lock.parent, environment)
+        else:
+            source = IndexSource.for_matrix(
+                self.matrix,
+                environment=environment,
+                fetcher=fetcher,
+                default_index=self.settings.default_index,
+                find_links=self.settings.find_links,
+                additions=asked[len(self.matrix.packages) :],
+                build=builder,
+                settled=settled,
+            )
+        entries = {
+            entry.name: entry
+            for entry in asked
+            if entry.marker is None or entry.marker.evaluate(dict(environment.markers))
+        }
+        return Workshop(source=source, fetcher=fetcher, builder=builder, entries=entries)
+
+    def _notes(self, resolution: Resolution) -> tuple[str, ...]:
+        return tuple(filter(None, (build_note(resolution, entry) for entry in self.matrix.packages)))
+
+
+def _empty(offer: Offer, kernel: Snapshot) -> Snapshot:
+    """Return the state of an environment that is to be made with the Python of *offer*."""
+    return Snapshot(
+        environment=offer.environment,
+        python=offer.python,
+        prefix="",
+        site="",
+        installed={},
+        accelerator=kernel.accelerator,
+    )
+
+
+def _no_python(matrix: Matrix, refusals: Mapping[str, ColablockError]) -> Unmet:
+    """Return why no Python takes the stack: the reason of each, in full when they are the same."""
+    if not refusals:
+        message = f"no Python that {matrix.name} takes ({matrix.requires_python or 'any'}) is at hand or can be fetched"
+        return Refused(message)
+    texts = {str(error) for error in refusals.values()}
+    first = next(iter(refusals.values()))
+    if len(texts) == 1 and isinstance(first, NoSolution):
+        return first
+    lines = [f"no Python at hand takes {matrix.name}"]
+    for version, error in refusals.items():
+        lines.append(f"with Python {version}: {error}")
+    return NoSolution("\n".join(lines))

@@ -1,0 +1,94 @@
+"""The files of a plan at hand: fetched, built where the matrix allows, rebuilt where it replaces."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colablock.errors import BadDistribution
+from colablock.lock import Wheel
+from colablock.rewheel import rebuild
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.build import Builder
+    from colablock.candidates import File
+    from colablock.fetch import Fetcher
+    from colablock.index import CandidateSource
+    from colablock.matrix import PackageEntry
+    from colablock.plan import Artifact, Plan
+    from colablock.progress import Reporter
+    from colablock.resolution import Resolution
+
+__all__ = ["Workshop"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What candidates a solve asked, and how their files become wheels on disk."""
+
+    source: CandidateSource
+    fetcher: Fetcher
+    builder: Builder
+    entries: Mapping[NormalizedName, PackageEntry]
+
+    def gather(self, plan: Plan, into: Path, reporter: Reporter) -> dict[NormalizedName, Path]:
+        """Return a wheel for every step that installs, hash-checked, in the folder *into*.
+
+        Raises FetchFailed and BadDistribution; nothing outside of *into* and the cache changes.
+        """
+        artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
+        paths = self.fetcher.download(artifacts, into, reporter)
+        return {
+            artifact.name: self._wheel(artifact, path)
+            for artifact, path in zip(artifacts, paths, strict=True)
+        }
+
+    def wheels_beside(self, resolution: Resolution, lock: Path | None) -> dict[NormalizedName, Wheel]:
+        """Return the rebuilt wheels of *resolution*, laid in a folder beside the file *lock*.
+
+        Raises BadDistribution when there are some and no file to lay them beside.
+        """
+        wheels = {}
+        for name, pin in resolution.pins.items():
+            entry = self.entries.get(name)
+            if entry is None or not entry.is_rebuilt or pin.candidate.file is None:
+                continue
+            made = self._rebuilt(entry, pin.candidate.file)
+            folder = f"{lock.name.removesuffix('.toml')}.wheels" if lock is not None else "wheels"
+            if lock is not None:
+                _place(made, lock.parent / folder / made.name)
+            wheels[name] = Wheel(
+                path=f"{folder}/{made.name}",
+                sha256=hashlib.sha256(made.read_bytes()).hexdigest(),
+                size=made.stat().st_size,
+            )
+        return wheels
+
+    def _wheel(self, artifact: Artifact, path: Path) -> Path:
+        if artifact.rebuilt is not None:
+            return self._rebuild(self.entries[artifact.name], path, artifact.hashes.get("sha256"))
+        return self.builder(path) if artifact.build else path
+
+    def _rebuilt(self, entry: PackageEntry, file: File) -> Path:
+        return self._rebuild(entry, self.fetcher.fetch(file), file.hashes.get("sha256"))
+
+    def _rebuild(self, entry: PackageEntry, path: Path, sha256: str | None) -> Path:
+        wheel, _ = rebuild(entry, path, cache=self.fetcher.cache, sha256=sha256, build=self.builder)
+        return wheel
+
+
+def _place(wheel: Path, destination: Path) -> None:
+    """Copy *wheel* to *destination* in one step, over what an earlier lock left there."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    new = destination.with_name(f".{destination.name}.{os.getpid()}")
+    try:
+        new.write_bytes(wheel.read_bytes())
+        new.replace(destination)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise BadDistribution(f"`{destination}` cannot be written: {error.strerror}") from error
