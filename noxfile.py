@@ -61,7 +61,19 @@ def follow_pip() -> None:
         os.environ.setdefault("SSL_CERT_FILE", found["cert"])
 
 
+def follow_pyenv() -> None:
+    """Let every Python that pyenv has count as being here, after those that are chosen."""
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    chosen = root / "version"
+    if "PYENV_VERSION" in os.environ or not chosen.is_file():
+        return
+    here = [path.name for path in sorted((root / "versions").glob("3.*"))]
+    versions = [*chosen.read_text(encoding="utf-8").split(), *here]
+    os.environ["PYENV_VERSION"] = ":".join(dict.fromkeys(versions))
+
+
 follow_pip()
+follow_pyenv()
 
 
 @nox.session
