@@ -37,9 +37,8 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         )
         self._guards = _guards(request)
         self._excluded = {absent.name: absent for absent in request.absent}
-        self._explicit_pre = {
-            entry.name for entry in request.roots if any(spec.prereleases for spec in entry.specifier)
-        }
+        narrowed = (*request.roots, *request.constraints)
+        self._explicit_pre = {one.name for one in narrowed if any(s.prereleases for s in one.specifier)}
         self._direct = {entry.name: entry for entry in request.roots if entry.url}
         self._indexed = {entry.name for entry in request.roots if entry.index}
         self._python = Choice(
@@ -250,18 +249,14 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
     def _without_prereleases(self, name: NormalizedName, candidates: list[Candidate]) -> list[Candidate]:
         """Leave pre-releases out unless the mode lets them in; the modes are uv's.
 
-        ``explicit``: a root's own specifier names one.  ``if-necessary``: every
-        version of the project is one.
+        ``explicit``: the user's own specifier names one.  ``if-necessary``: no
+        final release meets what is asked (PEP 440, handling of pre-releases).
         """
         mode = self._request.prerelease
         if mode == "allow" or ("explicit" in mode and name in self._explicit_pre):
             return candidates
-        stable = [c for c in candidates if not c.version.is_prerelease]
-        if stable or "if-necessary" not in mode:
-            return stable
-        judged = self._source.judge(name)
-        known = [c.version for c in judged.candidates] + [r.version for r in judged.rejections if r.version]
-        return candidates if all(version.is_prerelease for version in known) else []
+        stable = [candidate for candidate in candidates if not candidate.version.is_prerelease]
+        return candidates if not stable and "if-necessary" in mode else stable
 
     def _breaks(self, name: NormalizedName, version: Version) -> int:
         """Count the installed distributions whose holding requirement *version* would break."""
