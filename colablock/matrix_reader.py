@@ -219,13 +219,12 @@ def _indexes(top: Table) -> tuple[Index, ...]:
         table = Table(data, section="index[]", path=f"index[{place}]", faults=top.faults)
         name, url = table.get("name", str), table.get("url", str)
         default, newer = table.get("default", bool), table.get("exclude-newer", object)
-        if name is None or url is None:
-            # It stands as declared all the same: what names it is not at fault.
-            name, url = name or f"<{place}>", url or ""
-        elif name in indexes:
-            table.fault("name", f"the index `{name}` is declared twice")
         moment = newer if isinstance(newer, (datetime, bool)) else None
-        indexes[name] = Index(name=name, url=url, default=bool(default), exclude_newer=moment)
+        if name in indexes:
+            table.fault("name", f"the index `{name}` is declared twice")
+        elif name is not None:
+            # Without a usable URL it is declared all the same: the packages that name it are not at fault.
+            indexes[name] = Index(name=name, url=url or "", default=bool(default), exclude_newer=moment)
     return tuple(indexes.values())
 
 
@@ -239,7 +238,8 @@ def _entries(table: Table, key: str, section: str) -> Iterator[tuple[NormalizedN
             continue
         if name in seen:
             message = f"`{name}` is declared twice: `{seen[name]}` is the same project"
-            hint = "several entries for one project are an array of tables with a marker each"
+            several = "several entries for one project are an array of tables with a marker each"
+            hint = None if key == "absent" else several
             table.faults.append(Fault(path=where, message=message, hint=hint))
             continue
         seen[name] = where

@@ -25,6 +25,7 @@ MATRIX_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 _PROJECT_NAME = re.compile(r"[A-Z0-9](?:[A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE)  # PEP 508
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LOCAL = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*", re.IGNORECASE)  # PEP 440
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _TYPE_NAMES: tuple[tuple[type, str], ...] = (
     (bool, "a boolean"),  # before int, of which it is a kind
     (str, "a string"),
@@ -153,7 +154,8 @@ class Table:
         raw = self.data.get(key, [])
         if isinstance(raw, list) and all(isinstance(table, dict) for table in raw):
             return raw
-        self.fault(key, f"must be an array of tables, not {type_name(raw)}", f"write `[[{self.where(key)}]]`")
+        found = "one of other values" if isinstance(raw, list) else type_name(raw)
+        self.fault(key, f"must be an array of tables, not {found}", f"write `[[{self.where(key)}]]`")
         return ()
 
 
@@ -273,12 +275,18 @@ def _marker(raw: object, _key: Key) -> Marker:
         raise _Wrong(f"`{text}` is no environment marker (PEP 508): {_first_line(error)}") from None
 
 
-def _requirement(raw: object, _key: Key) -> Requirement:
+def _requirement(raw: object, key: Key) -> Requirement:
     text = _string(raw)
     try:
-        return Requirement(text)
+        requirement = Requirement(text)
     except InvalidRequirement as error:
         raise _Wrong(f"`{text}` is no requirement (PEP 508): {_first_line(error)}") from None
+    if requirement.url is not None:
+        _url(requirement.url, key)
+        _, named, digest = requirement.url.partition("#sha256=")
+        if named and not _SHA256.fullmatch(digest):
+            raise _Wrong(f"`{text}`: the hash after `#sha256=` must be 64 hexadecimal digits")
+    return requirement
 
 
 def _url(raw: object, _key: Key) -> str:
@@ -296,7 +304,7 @@ def _url(raw: object, _key: Key) -> str:
 
 def _sha256(raw: object, _key: Key) -> str:
     text = _string(raw)
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+    if not _SHA256.fullmatch(text):
         hint = f"write `{text[7:]}`" if re.fullmatch(r"sha256[:=][0-9a-fA-F]{64}", text) else None
         raise _Wrong("must be 64 hexadecimal digits", hint)
     return text.lower()
