@@ -184,7 +184,10 @@ def _modules(archive: Archive, entry: PackageEntry) -> Iterator[_File]:
         raise BadDistribution(message, hint=f"name a wheel in {entry.path}")
     if not files:
         where = f"at `{root}`" if entry.source_root else "at its top (no `source-root` is given)"
-        likely = sorted({path.split("/")[0] for path in archive.members if path.endswith("/__init__.py")})
+        inner = [
+            path.split("/") for path in archive.members if re.fullmatch(r"[^/]+/[^/]+/__init__\.py", path)
+        ]
+        likely = sorted({top for top, _, _ in inner if top not in _BESIDE})
         hint = f"set `source-root` in {entry.path}"
         hint += f", perhaps to `{likely[0]}`" if len(likely) == 1 and likely[0] != root else ""
         raise BadDistribution(f"`{archive.filename}` holds no importable module {where}", hint=hint)

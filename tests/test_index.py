@@ -1,0 +1,729 @@
+"""Pages into files, files into candidates or refusals, and the sources that join it all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import Version
+from colablock.environment import environment_for
+from colablock.errors import BadDistribution, FetchFailed
+from colablock.fetch import Fetcher
+from colablock.index import Candidate, File, IndexSource, Judged, Origin, Policy, Reason, judge_files
+from colablock.matrix import Index, Matrix, Options, PackageEntry
+from colablock.simple import Listing, parse_page
+from colablock.snapshot import Installed
+from tests.support.server import Fault, IndexServer
+from tests.support.wheels import make_sdist, make_wheel
+
+PY312 = environment_for("3.12.4", "manylinux_2_28_x86_64")
+PY313 = environment_for("3.13.1", "manylinux_2_28_x86_64")
+PAGE = "https://index.example/simple/demo/"
+JSON = "application/vnd.pypi.simple.v1+json"
+NEW_YEAR = datetime(2024, 1, 1, tzinfo=timezone.utc)
+DEMO = NormalizedName("demo")
+
+
+def files(*names: str, **facts: object) -> list[File]:
+    return [replace(File(filename=name, url=f"https://x/{name}"), **facts) for name in names]  # type: ignore[arg-type]
+
+
+def judged(*names: str, policy: Policy | None = None, name: str = "demo", **facts: object) -> Judged:
+    return judge_files(canonicalize_name(name), files(*names, **facts), policy or Policy(environment=PY312))
+
+
+def only_reason(result: Judged) -> tuple[Reason, str]:
+    assert result.candidates == ()
+    (rejection,) = result.rejections
+    return rejection.reason, rejection.detail
+
+
+def names_of(candidates: Iterable[Candidate]) -> list[str]:
+    return [str(candidate) for candidate in candidates]
+
+
+# -- pages
+
+
+def page_of(*entries: dict[str, object], **more: object) -> bytes:
+    return json.dumps(
+        {"meta": {"api-version": "1.1"}, "name": "demo", "files": list(entries), **more}
+    ).encode()
+
+
+def test_a_json_page_gives_all_that_it_says() -> None:
+    entry: dict[str, object] = {
+        "filename": "demo-1.0-py3-none-any.whl",
+        "url": "../../files/demo-1.0-py3-none-any.whl#sha256=ff",
+        "hashes": {"sha256": "ab"},
+        "size": 12,
+        "upload-time": "2024-05-06T07:08:09.123456Z",
+        "requires-python": ">=3.9",
+        "yanked": "broken",
+        "core-metadata": {"sha256": "cd"},
+    }
+    (file,) = parse_page(page_of(entry), JSON, PAGE).files("https://index.example/simple/")
+    assert file == File(
+        filename="demo-1.0-py3-none-any.whl",
+        url="https://index.example/files/demo-1.0-py3-none-any.whl",
+        hashes={"sha256": "ab"},
+        size=12,
+        upload_time=datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=timezone.utc),
+        requires_python=">=3.9",
+        yanked="broken",
+        core_metadata={"sha256": "cd"},
+        index="https://index.example/simple/",
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ({}, (None, False, None)),
+        ({"yanked": False, "core-metadata": False}, (None, False, None)),
+        ({"yanked": True, "core-metadata": True}, ("", True, None)),
+        ({"dist-info-metadata": {"sha256": "ab"}}, (None, {"sha256": "ab"}, None)),
+        ({"upload-time": "2024-05-06T07:08:09Z"}, (None, False, 1714979289.0)),
+        ({"upload-time": "2024-05-06T07:08:09.5Z"}, (None, False, 1714979289.5)),
+        ({"upload-time": "long ago"}, (None, False, None)),
+    ],
+)
+def test_optional_keys_of_a_json_page(said: dict[str, object], known: tuple[object, ...]) -> None:
+    entry: dict[str, object] = {"filename": "d-1.whl", "url": "https://x/d-1.whl", "hashes": {}, **said}
+    (file,) = parse_page(page_of(entry), JSON, PAGE).files(None)
+    stamp = file.upload_time.timestamp() if file.upload_time else None
+    assert (file.yanked, file.core_metadata, stamp) == known
+
+
+HTML = """<!DOCTYPE html><html><head>
+<meta name="pypi:repository-version" content="1.3"><base href="https://files.example/f/">
+</head><body><a href="demo-1.0-py3-none-any.whl#sha256=AB" data-requires-python="&gt;=3.8"
+ data-yanked="bad &amp; worse" data-dist-info-metadata="sha256=cd">demo-1.0-py3-none-any.whl</a>
+<a href="/demo-2.0%2Bcu118-py3-none-any.whl" data-core-metadata="true" data-yanked>2</a>
+<a name="x">no link</a>
+</body></html>"""
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "application/vnd.pypi.simple.v1+html; charset=utf-8"])
+def test_an_html_page_gives_all_that_it_says(content_type: str) -> None:
+    first, second = parse_page(HTML.encode(), content_type, PAGE).files(None)
+    assert first == File(
+        filename="demo-1.0-py3-none-any.whl",
+        url="https://files.example/f/demo-1.0-py3-none-any.whl",
+        hashes={"sha256": "ab"},
+        requires_python=">=3.8",
+        yanked="bad & worse",
+        core_metadata={"sha256": "cd"},
+    )
+    assert second.filename == "demo-2.0+cu118-py3-none-any.whl"
+    assert second.url == "https://files.example/demo-2.0%2Bcu118-py3-none-any.whl"
+    assert (second.yanked, second.core_metadata) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"meta": {"api-version": "2.0"}, "name": "demo", "files": []}', JSON),
+        (b'<html><meta name="pypi:repository-version" content="2.0"></html>', "text/html"),
+        (b"not JSON", JSON),
+        (b'{"files": [1]}', JSON),
+        (b'{"meta": {"api-version": "1.0"}, "files": [{"filename": "x"}]}', JSON),
+        (b"%PDF", "application/pdf"),
+    ],
+)
+def test_a_page_that_is_none_or_of_another_age_is_a_failure(body: bytes, content_type: str) -> None:
+    with pytest.raises(FetchFailed) as caught:
+        parse_page(body, content_type, "https://user:secret@index.example/simple/demo/")
+    assert caught.value.url == PAGE
+    assert "secret" not in str(caught.value)
+
+
+def test_a_listing_survives_being_kept() -> None:
+    listing = parse_page(HTML.encode(), "text/html", PAGE)
+    again = Listing.from_json(json.loads(json.dumps(listing.to_json())))
+    assert again is not None
+    assert again.files("i") == listing.files("i")
+    assert Listing.from_json({"rows": [[1]]}) is None
+    assert Listing.from_json(None) is None
+
+
+# -- judging
+
+
+def test_candidates_are_newest_first_by_pep_440() -> None:
+    versions = ["1.0", "1.0.post1", "1.0rc1", "1!0.1", "1.0+cpu", "1.0.dev3", "0.9", "1.0+cu118"]
+    result = judged(*(f"demo-{version}-py3-none-any.whl" for version in versions))
+    expected = ["1!0.1", "1.0.post1", "1.0+cu118", "1.0+cpu", "1.0", "1.0rc1", "1.0.dev3", "0.9"]
+    assert [str(candidate.version) for candidate in result.candidates] == expected
+    assert result.rejections == ()
+
+
+def test_files_are_best_first_and_all_are_kept() -> None:
+    names = [
+        "demo-1.0.tar.gz",
+        "demo-1.0-py3-none-any.whl",
+        "demo-1.0-cp312-cp312-win_amd64.whl",
+        "demo-1.0-cp312-cp312-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "demo-1.0-cp38-abi3-manylinux_2_28_x86_64.whl",
+        "demo-1.0-2-py3-none-any.whl",
+        "demo-1.0-10-py3-none-any.whl",
+    ]
+    (candidate,) = judged(*names).candidates
+    assert [file.filename for file in candidate.files] == [names[3], names[4], names[6], names[5], names[1]]
+    assert {file.filename for file in candidate.all_files} == set(names)
+    allowed = Policy(environment=PY312, allow_build=frozenset({"demo"}))
+    (candidate,) = judged(*names, policy=allowed).candidates
+    assert candidate.files[-1].filename == "demo-1.0.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("names", "python", "reason", "words"),
+    [
+        (
+            ["torch-2.4.0-cp38-cp38-manylinux1_x86_64.whl", "torch-2.4.0-cp310-cp310-win_amd64.whl"],
+            PY313,
+            Reason.TAGS,
+            "torch 2.4.0 has no wheel for Python 3.13: cp38, cp310 only",
+        ),
+        (
+            ["torch-2.4.0-cp312-cp312-manylinux1_x86_64.whl", "torch-2.4.0.tar.gz"],
+            PY313,
+            Reason.TAGS,
+            (
+                "torch 2.4.0 has no wheel for Python 3.13: cp312 only;"
+                " building its source distribution is not allowed (options.allow-build)"
+            ),
+        ),
+        (
+            ["torch-2.4.0-cp312-cp312-win_amd64.whl", "torch-2.4.0-cp312-cp312-macosx_11_0_arm64.whl"],
+            PY312,
+            Reason.TAGS,
+            (
+                "torch 2.4.0 has no wheel for linux x86_64 (manylinux_2_28_x86_64):"
+                " macosx_11_0_arm64, win_amd64 only"
+            ),
+        ),
+        (
+            ["torch-2.4.0-cp313-cp313t-manylinux_2_28_x86_64.whl"],
+            PY313,
+            Reason.TAGS,
+            "torch 2.4.0 has no wheel for Python 3.13 with ABI cp313: cp313-cp313t only",
+        ),
+        (
+            ["torch-2.4.0.tar.gz"],
+            PY313,
+            Reason.SDIST,
+            "torch 2.4.0 has only a source distribution, and building is not allowed (options.allow-build)",
+        ),
+    ],
+)
+def test_a_version_without_a_usable_file_says_why(
+    names: list[str], python: object, reason: Reason, words: str
+) -> None:
+    policy = replace(Policy(environment=PY312), environment=python)  # type: ignore[arg-type]
+    assert only_reason(judged(*names, policy=policy, name="torch")) == (reason, words)
+
+
+def test_requires_python_is_judged_for_each_file() -> None:
+    name = "demo-1.0-py3-none-any.whl"
+    reason, words = only_reason(judged(name, requires_python=">=3.13"))
+    assert (reason, words) == (Reason.REQUIRES_PYTHON, "demo 1.0 needs Python >=3.13, and this is 3.12.4")
+    (candidate,) = judged(name, requires_python="not a specifier").candidates
+    assert candidate.files[0].requires_python is None
+    mixed = [*files(name, requires_python=">=3.13"), *files("demo-1.0-1-py3-none-any.whl")]
+    (candidate,) = judge_files(DEMO, mixed, Policy(environment=PY312)).candidates
+    assert [file.filename for file in candidate.files] == ["demo-1.0-1-py3-none-any.whl"]
+
+
+def test_no_binary_leaves_the_sdist() -> None:
+    names = ["demo-1.0-py3-none-any.whl", "demo-1.0.tar.gz"]
+    policy = Policy(environment=PY312, no_binary=frozenset({":all:"}))
+    reason, _ = only_reason(judged(*names, policy=policy))
+    assert reason is Reason.NO_BINARY
+    (candidate,) = judged(*names, policy=replace(policy, allow_build=frozenset({"demo"}))).candidates
+    assert [file.filename for file in candidate.files] == ["demo-1.0.tar.gz"]
+
+
+def test_a_yanked_version_stays_a_candidate_with_its_mark() -> None:
+    result = judged("demo-1.0-py3-none-any.whl", yanked="broken")
+    assert result.candidates[0].files[0].yanked == "broken"
+    assert [(r.reason, r.detail) for r in result.rejections] == [
+        (Reason.YANKED, "demo 1.0 was yanked: broken")
+    ]
+
+
+def test_a_file_that_is_not_yanked_goes_before_a_better_one_that_is() -> None:
+    good = files("demo-1.0-py3-none-any.whl")
+    yanked = files("demo-1.0-cp312-cp312-manylinux_2_28_x86_64.whl", yanked="")
+    result = judge_files(DEMO, [*yanked, *good], Policy(environment=PY312))
+    assert result.candidates[0].files == (good[0],)
+    assert result.rejections == ()
+
+
+def test_the_cutoff_leaves_older_files_and_says_why_not_the_others() -> None:
+    policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
+    name = "demo-1.0-py3-none-any.whl"
+    assert judged(name, policy=policy, upload_time=datetime(2023, 12, 31, tzinfo=timezone.utc)).candidates
+    reason, words = only_reason(judged(name, policy=policy, upload_time=NEW_YEAR))
+    assert reason is Reason.TOO_NEW
+    assert words == "demo 1.0 was uploaded on 2024-01-01, and exclude-newer is 2024-01-01"
+    reason, words = only_reason(judged(name, policy=policy, index="https://index.example/simple/"))
+    assert reason is Reason.NO_UPLOAD_TIME
+    assert "https://index.example/simple/" in words
+    naive = replace(policy, exclude_newer=NEW_YEAR.replace(tzinfo=None))
+    assert only_reason(judged(name, policy=naive, upload_time=NEW_YEAR))[0] is Reason.TOO_NEW
+
+
+def test_files_uploaded_after_the_cutoff_are_not_among_all_files() -> None:
+    old = files("demo-1.0-py3-none-any.whl", upload_time=datetime(2023, 1, 1, tzinfo=timezone.utc))
+    new = files("demo-1.0-1-py3-none-any.whl", upload_time=datetime(2025, 1, 1, tzinfo=timezone.utc))
+    policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
+    (candidate,) = judge_files(DEMO, [*old, *new], policy).candidates
+    assert candidate.all_files == tuple(old)
+
+
+@pytest.mark.parametrize(
+    ("filename", "reason"),
+    [
+        ("other-1.0-py3-none-any.whl", Reason.OTHER_PROJECT),
+        ("demo-one-py3-none-any.whl", Reason.UNREADABLE),
+        ("demo-1.0.whl", Reason.UNREADABLE),
+        ("demo-1.0-x-py3-none-any.whl", Reason.UNREADABLE),
+        ("demo.tar.gz", Reason.UNREADABLE),
+        ("demo-latest.zip", Reason.UNREADABLE),
+        ("demo-1.0.exe", None),
+        ("demo-1.0-py3.9.egg", None),
+        ("demo-1.0.tar.gz.asc", None),
+    ],
+)
+def test_a_name_that_cannot_be_read(filename: str, reason: Reason | None) -> None:
+    result = judged(filename)
+    assert result.candidates == ()
+    assert [rejection.reason for rejection in result.rejections] == ([] if reason is None else [reason])
+
+
+@pytest.mark.parametrize(
+    ("project", "filename", "version"),
+    [
+        ("my-demo", "my-demo-1.0.tar.gz", "1.0"),
+        ("my-demo", "My_Demo-1.0.zip", "1.0"),
+        ("my-demo", "my.demo-1.0-1.tar.gz", "1.0.post1"),
+        ("demo-2", "demo-2-3.tar.gz", "3"),
+    ],
+)
+def test_old_sdist_names(project: str, filename: str, version: str) -> None:
+    policy = Policy(environment=PY312, allow_build=frozenset({project}))
+    (candidate,) = judged(filename, policy=policy, name=project).candidates
+    assert candidate.version == Version(version)
+
+
+# -- sources
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """Return a folder of wheels that an index serves."""
+    folder = tmp_path / "shelf"
+    make_wheel(folder, "demo", "1.0", requires=["dep>=1"])
+    make_wheel(folder, "demo", "2.0", requires=["dep>=2", 'extra-dep; extra == "more"'], extras=["more"])
+    make_wheel(folder, "dep", "2.1", requires_python=">=3.9")
+    return folder
+
+
+@pytest.fixture
+def server(shelf: Path) -> Iterator[IndexServer]:
+    with IndexServer(shelf) as running:
+        yield running
+
+
+@pytest.fixture
+def fetcher(tmp_path: Path) -> Fetcher:
+    return Fetcher(os.environ, cache=tmp_path / "cache", sleep=lambda _: None)
+
+
+def source_of(fetcher: Fetcher, *default: str, **more: object) -> IndexSource:
+    policy = more.pop("policy", Policy(environment=PY312))
+    return IndexSource(fetcher=fetcher, policy=policy, default=default, **more)  # type: ignore[arg-type]
+
+
+def entry(name: str, **facts: object) -> dict[NormalizedName, PackageEntry]:
+    normal = canonicalize_name(name)
+    return {normal: replace(PackageEntry(name=normal, path=f"packages.{name}"), **facts)}  # type: ignore[arg-type]
+
+
+def lines(requirements: Sequence[Requirement]) -> list[str]:
+    return [str(requirement) for requirement in requirements]
+
+
+@pytest.mark.parametrize("formats", [("json",), ("html",), ("html", "json")])
+def test_an_index_is_read_in_either_format(shelf: Path, fetcher: Fetcher, formats: tuple[str, ...]) -> None:
+    with IndexServer(shelf, formats=formats) as server:
+        source = source_of(fetcher, server.url)
+        result = source.judge(DEMO)
+        assert names_of(result.candidates) == ["demo 2.0", "demo 1.0"]
+        assert result.where == (server.url,)
+        best = result.candidates[0]
+        assert best.file is not None
+        assert best.file.index == server.url
+        assert (
+            best.file.hashes["sha256"]
+            == hashlib.sha256((shelf / best.file.filename).read_bytes()).hexdigest()
+        )
+        found = source.metadata(best)
+        assert lines(found.requires) == ["dep>=2", 'extra-dep; extra == "more"']
+        assert found.extras == {"more"}
+        # The page once, the metadata once, however often it is asked.
+        source.judge(DEMO)
+        source.metadata(best)
+        assert len(server.requests) == 2
+        assert server.paths[1].endswith(".whl.metadata")
+
+
+def test_an_unknown_project_is_not_found(server: IndexServer, fetcher: Fetcher) -> None:
+    result = source_of(fetcher, server.url).judge(NormalizedName("unknown"))
+    assert (result.found, result.candidates, result.where) == (False, (), (server.url,))
+
+
+def test_an_index_that_fails_stops_the_work(server: IndexServer, fetcher: Fetcher) -> None:
+    server.fault("/simple/demo/", Fault(status=403))
+    source = source_of(fetcher, server.url)
+    for _ in range(2):
+        with pytest.raises(FetchFailed):
+            source.judge(DEMO)
+    assert len(server.requests) == 1
+
+
+def test_parsed_pages_and_metadata_are_kept_for_the_next_process(
+    server: IndexServer, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    first = source_of(fetcher, server.url)
+    first.metadata(first.judge(DEMO).candidates[0])
+    server.forget_requests()
+    second = source_of(Fetcher(os.environ, cache=tmp_path / "cache"), server.url)
+    assert second.judge(DEMO) == first.judge(DEMO)
+    assert second.metadata(second.judge(DEMO).candidates[0]) == first.metadata(
+        first.judge(DEMO).candidates[0]
+    )
+    assert [request.status for request in server.requests] == [304]
+
+
+def test_a_quarantined_project_says_so(server: IndexServer, fetcher: Fetcher) -> None:
+    status = {"status": "quarantined", "reason": "malware"}
+    body = page_of(**{"project-status": status})
+    server.fault("/simple/demo/", Fault(body=body, content_type=JSON))
+    reason, words = only_reason(source_of(fetcher, server.url).judge(DEMO))
+    assert reason is Reason.EXCLUDED
+    assert "quarantined: malware" in words
+
+
+def test_an_index_in_a_folder_is_read_like_any_other(shelf: Path, fetcher: Fetcher) -> None:
+    page = shelf.parent / "simple" / "demo" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text('<a href="../../shelf/demo-2.0-py3-none-any.whl">x</a>', encoding="utf-8")
+    source = source_of(fetcher, (shelf.parent / "simple").as_uri())
+    (candidate,) = source.judge(DEMO).candidates
+    assert lines(source.metadata(candidate).requires)[0] == "dep>=2"
+    assert not source.judge(NormalizedName("dep")).found
+
+
+# -- which index
+
+
+def test_an_index_named_for_a_package_is_the_only_one_asked(
+    server: IndexServer, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    make_wheel(tmp_path / "own", "demo", "0.5")
+    with IndexServer(tmp_path / "own") as own:
+        source = source_of(
+            fetcher,
+            server.url,
+            indexes=[Index(name="own", url=own.url)],
+            entries={**entry("demo", index="own"), **entry("dep", index="own")},
+        )
+        result = source.judge(DEMO)
+        assert names_of(result.candidates) == ["demo 0.5"]
+        assert result.where == (own.url,)
+        assert not source.judge(NormalizedName("dep")).found
+    assert server.requests == []
+
+
+def test_the_first_default_index_that_knows_a_name_is_used(
+    server: IndexServer, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    make_wheel(tmp_path / "own", "demo", "0.5")
+    with IndexServer(tmp_path / "own") as own:
+        source = source_of(fetcher, own.url, server.url)
+        assert names_of(source.judge(DEMO).candidates) == ["demo 0.5"]
+        dep = source.judge(NormalizedName("dep"))
+        assert names_of(dep.candidates) == ["dep 2.1"]
+        assert dep.where == (own.url, server.url)
+
+
+def test_an_index_marked_default_replaces_the_default(server: IndexServer, fetcher: Fetcher) -> None:
+    own = Index(name="own", url=server.url, default=True)
+    source = source_of(fetcher, "http://127.0.0.1:9/simple/", indexes=[own])
+    assert source.judge(DEMO).found
+
+
+def test_an_index_without_upload_times_needs_to_say_so(shelf: Path, fetcher: Fetcher) -> None:
+    policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
+    with IndexServer(shelf, upload_times=False) as server:
+        refused = source_of(fetcher, server.url, policy=policy).judge(DEMO)
+        assert {rejection.reason for rejection in refused.rejections} == {Reason.NO_UPLOAD_TIME}
+        index = Index(name="own", url=server.url, default=True, exclude_newer=False)
+        assert source_of(fetcher, indexes=[index], policy=policy).judge(DEMO).candidates
+
+
+def test_an_index_may_have_a_cutoff_of_its_own(server: IndexServer, fetcher: Fetcher) -> None:
+    later = datetime(2024, 6, 1, tzinfo=timezone.utc)
+    index = Index(name="own", url=server.url, default=True, exclude_newer=later)
+    policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
+    assert source_of(fetcher, indexes=[index], policy=policy).judge(DEMO).candidates
+    assert not source_of(fetcher, server.url, policy=policy).judge(DEMO).candidates
+
+
+def test_the_preferred_local_label_comes_first(fetcher: Fetcher, tmp_path: Path) -> None:
+    for version in ("1.0", "1.0+cpu", "2.0", "2.0+cu118", "1.5+cpu.1"):
+        make_wheel(tmp_path / "builds", "demo", version)
+    with IndexServer(tmp_path / "builds") as server:
+        source = source_of(fetcher, server.url, entries=entry("demo", prefer_local="cpu"))
+        found = names_of(source.judge(DEMO).candidates)
+    assert found == ["demo 1.5+cpu.1", "demo 1.0+cpu", "demo 2.0+cu118", "demo 2.0", "demo 1.0"]
+
+
+def test_credentials_of_an_index_are_used_and_not_recorded(shelf: Path, fetcher: Fetcher) -> None:
+    with IndexServer(shelf, auth=("user", "secret"), announce_metadata=False) as server:
+        source = source_of(fetcher, server.url.replace("http://", "http://user:secret@"))
+        result = source.judge(DEMO)
+        assert lines(source.metadata(result.candidates[0]).requires)[0] == "dep>=2"
+    assert "secret" not in repr(result)
+
+
+# -- find-links
+
+
+@pytest.mark.parametrize("form", ["path", "uri"])
+def test_find_links_come_before_any_index(
+    server: IndexServer, fetcher: Fetcher, tmp_path: Path, form: str
+) -> None:
+    own = make_wheel(tmp_path / "links", "demo", "1.0", requires=["own-dep"])
+    make_wheel(tmp_path / "links", "demo", "0.1")
+    (tmp_path / "links" / "notes.txt").write_text("no wheel", encoding="utf-8")
+    link = str(own.parent) if form == "path" else own.parent.as_uri()
+    source = source_of(fetcher, server.url, find_links=[link], policy=Policy(environment=PY312))
+    found = source.judge(DEMO)
+    assert [(str(c), c.origin) for c in found.candidates] == [
+        ("demo 1.0", Origin.FIND_LINKS),
+        ("demo 0.1", Origin.FIND_LINKS),
+        ("demo 2.0", Origin.INDEX),
+    ]
+    assert found.candidates[0].file == File(
+        filename=own.name,
+        url=own.as_uri(),
+        hashes={"sha256": hashlib.sha256(own.read_bytes()).hexdigest()},
+        size=own.stat().st_size,
+    )
+    assert lines(source.metadata(found.candidates[0]).requires) == ["own-dep"]
+
+
+def test_find_links_take_no_notice_of_the_cutoff(fetcher: Fetcher, tmp_path: Path) -> None:
+    make_wheel(tmp_path / "links", "demo", "1.0")
+    policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
+    source = source_of(fetcher, find_links=[str(tmp_path / "links")], policy=policy)
+    assert source.judge(DEMO).candidates
+    assert not source.judge(NormalizedName("dep")).found
+
+
+def test_find_links_may_be_a_page(shelf: Path, server: IndexServer, fetcher: Fetcher) -> None:
+    links = "".join(f'<a href="/files/{path.name}">{path.name}</a>' for path in sorted(shelf.iterdir()))
+    page = shelf.parent / "links.html"
+    page.write_text(links.replace("/files/", f"{server.root}/files/"), encoding="utf-8")
+    source = source_of(fetcher, find_links=[str(page)])
+    candidate = source.judge(DEMO).candidates[0]
+    assert (str(candidate), candidate.origin) == ("demo 2.0", Origin.FIND_LINKS)
+    assert lines(source.metadata(candidate).requires)[0] == "dep>=2"
+
+
+def test_a_folder_that_is_not_there_is_a_failure(fetcher: Fetcher, tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed, match="no folder"):
+        source_of(fetcher, find_links=[str(tmp_path / "gone")]).judge(DEMO)
+
+
+# -- direct references
+
+
+def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, shelf: Path) -> None:
+    wheel = shelf / "demo-1.0-py3-none-any.whl"
+    url = server.file_url(wheel.name)
+    source = source_of(fetcher, server.url, entries=entry("demo", url=url))
+    (candidate,) = source.judge(DEMO).candidates
+    assert (str(candidate), candidate.origin) == ("demo 1.0", Origin.DIRECT)
+    assert candidate.file is not None
+    # A lock needs a hash, so one that is not given is found out.
+    assert candidate.file.hashes == {"sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()}
+    assert lines(source.metadata(candidate).requires) == ["dep>=1"]
+    assert "/simple/demo/" not in server.paths
+
+
+def test_a_local_wheel_with_a_wrong_hash_is_refused(fetcher: Fetcher, shelf: Path) -> None:
+    url = f"{shelf / 'demo-1.0-py3-none-any.whl'}#sha256={'0' * 64}"
+    source = source_of(fetcher, entries=entry("demo", url=url))
+    (candidate,) = source.judge(DEMO).candidates
+    with pytest.raises(BadDistribution, match="was promised"):
+        source.metadata(candidate)
+
+
+def test_a_wheel_by_url_that_does_not_fit_is_a_rejection(fetcher: Fetcher, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, "demo", "1.0", tag="cp39-cp39-win_amd64")
+    result = source_of(fetcher, entries=entry("demo", url=str(wheel))).judge(DEMO)
+    assert only_reason(result)[0] is Reason.TAGS
+
+
+def test_a_source_archive_needs_leave_to_be_built(fetcher: Fetcher, tmp_path: Path) -> None:
+    sdist = make_sdist(tmp_path, "demo", "1.2", requires=["dep"])
+    entries = entry("demo", url=sdist.as_uri())
+    assert only_reason(source_of(fetcher, entries=entries).judge(DEMO))[0] is Reason.SDIST
+    policy = Policy(environment=PY312, allow_build=frozenset({"demo"}))
+    source = source_of(fetcher, entries=entries, policy=policy)
+    (candidate,) = source.judge(DEMO).candidates
+    assert str(candidate) == "demo 1.2"
+    assert lines(source.metadata(candidate).requires) == ["dep"]
+
+
+def test_a_rebuilt_archive_is_known_without_fetching_it(fetcher: Fetcher) -> None:
+    facts = {
+        "url": "http://127.0.0.1:9/v0.4.0.tar.gz",
+        "version": "0.4.0",
+        "sha256": "ab" * 32,
+        "source_root": "src",
+        "requires_dist": (Requirement("fire"), Requirement("art")),
+    }
+    source = source_of(fetcher, entries=entry("axolotl", **facts))
+    (candidate,) = source.judge(NormalizedName("axolotl")).candidates
+    assert str(candidate.version).startswith("0.4.0+colablock.")
+    assert lines(source.metadata(candidate).requires) == ["fire", "art"]
+    changed = source_of(
+        fetcher, entries=entry("axolotl", **{**facts, "requires_dist": (Requirement("fire"),)})
+    )
+    assert changed.judge(NormalizedName("axolotl")).candidates[0].version != candidate.version
+
+
+def test_an_index_package_with_replaced_requirements_has_our_label(
+    server: IndexServer, fetcher: Fetcher
+) -> None:
+    source = source_of(fetcher, server.url, entries=entry("demo", requires_dist=(Requirement("only-this"),)))
+    newest, older = source.judge(DEMO).candidates
+    assert newest.version.public == "2.0"
+    assert str(newest.version.local).startswith("colablock.")
+    assert newest.version.local != older.version.local
+    assert SpecifierSet("==2.0").contains(newest.version)
+    assert lines(source.metadata(newest).requires) == ["only-this"]
+
+
+@pytest.mark.parametrize(
+    ("url", "words", "hint"),
+    [
+        (
+            "git+https://github.com/owner/repo.git@v1.0",
+            "names the repository",
+            "https://github.com/owner/repo/archive/v1.0.tar.gz",
+        ),
+        ("git+https://forge.example/owner/repo", "names the repository", "archive of one commit"),
+        ("https://forge.example/page", "neither a wheel nor an archive", ".tar.gz"),
+    ],
+)
+def test_what_is_no_archive_is_refused_with_a_way_out(
+    fetcher: Fetcher, url: str, words: str, hint: str
+) -> None:
+    with pytest.raises(FetchFailed, match=words) as caught:
+        source_of(fetcher, entries=entry("demo", url=url)).judge(DEMO)
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_folder_as_a_direct_reference_is_refused(fetcher: Fetcher, tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed, match="names the folder"):
+        source_of(fetcher, entries=entry("demo", url=str(tmp_path))).judge(DEMO)
+
+
+# -- the rest
+
+
+def test_installed_candidates_speak_for_themselves(fetcher: Fetcher) -> None:
+    there = Installed(name=DEMO, version="1.0", requires=("dep>=1", "broken line >="), extras=("More",))
+    candidate = Candidate(name=DEMO, version=Version("1.0"), origin=Origin.INSTALLED, installed=there)
+    found = source_of(fetcher).metadata(candidate)
+    assert lines(found.requires) == ["dep>=1"]
+    assert found.extras == {"more"}
+
+
+def test_prefetching_goes_ahead_with_what_is_needed(server: IndexServer, fetcher: Fetcher) -> None:
+    source = source_of(fetcher, server.url, entries=entry("demo", specifier=SpecifierSet("==1.0")))
+    source.prefetch([DEMO])
+    assert source._pool is not None
+    deadline = time.monotonic() + 30
+    while len(server.requests) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)  # a page and a metadata file of demo 1.0 and of dep
+    source.close()
+    source._pool.shutdown(wait=True)
+    server.forget_requests()
+    one, dep = source.judge(DEMO).candidates[1], source.judge(NormalizedName("dep")).candidates[0]
+    assert lines(source.metadata(one).requires) == ["dep>=1"]
+    assert source.metadata(dep).requires_python == ">=3.9"
+    assert server.requests == []
+
+
+def test_prefetching_never_raises(fetcher: Fetcher) -> None:
+    source = source_of(fetcher, "http://127.0.0.1:9/simple/")
+    source.prefetch([DEMO])
+    with pytest.raises(FetchFailed):
+        source.judge(DEMO)
+    source.close()
+    source.prefetch([NormalizedName("late")])
+
+
+def test_the_source_of_a_matrix_follows_markers_and_options(
+    server: IndexServer, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    make_sdist(tmp_path / "own", "built", "1.0")
+    make_wheel(tmp_path / "own", "demo", "0.1")
+    with IndexServer(tmp_path / "own") as own:
+        marked = Requirement("demo; python_version < '3'").marker
+        matrix = Matrix(
+            name="m",
+            source="<text>",
+            digest="",
+            indexes=(Index(name="own", url=own.url),),
+            packages=(
+                *replace_all(entry("demo", index="own", marker=marked)),
+                *replace_all(entry("demo", specifier=SpecifierSet("<2"))),
+                *replace_all(entry("built", index="own")),
+            ),
+            options=Options(allow_build=frozenset({"built"})),
+        )
+        source = IndexSource.for_matrix(matrix, environment=PY312, fetcher=fetcher, default_index=server.url)
+        # The entry that names an index does not hold here.
+        assert names_of(source.judge(DEMO).candidates) == ["demo 2.0", "demo 1.0"]
+        assert names_of(source.judge(NormalizedName("built")).candidates) == ["built 1.0"]
+
+
+def replace_all(entries: dict[NormalizedName, PackageEntry]) -> Iterable[PackageEntry]:
+    return entries.values()
+
+
+def test_yanked_and_requires_python_of_a_real_page(server: IndexServer, fetcher: Fetcher) -> None:
+    server.set("demo-2.0-py3-none-any.whl", yanked=True)
+    server.set("demo-1.0-py3-none-any.whl", requires_python=">=3.13")
+    result = source_of(fetcher, server.url).judge(DEMO)
+    assert [c.files[0].yanked for c in result.candidates] == [""]
+    assert {r.reason for r in result.rejections} == {Reason.YANKED, Reason.REQUIRES_PYTHON}
