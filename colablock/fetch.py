@@ -216,6 +216,21 @@ class Fetcher:
             return path
         return self._cached(file) or self._stream(file, reporter or Reporter(), stop or threading.Event())
 
+    def fetch_named(self, file: Fetchable) -> Path:
+        """Return what ``fetch`` does under the file's own name: a build reads the format from it."""
+        _check_name(file.filename)
+        path = self.fetch(file)
+        if path.name == file.filename:
+            return path
+        named = self.cache.path("named", path.name) / file.filename
+        try:
+            if not (named.exists() and named.samefile(path)):
+                named.parent.mkdir(parents=True, exist_ok=True)
+                place(path, named)
+        except OSError as error:
+            raise _disk(named, error) from error
+        return named
+
     # -- pages
 
     def _kept_page(self, key: str) -> tuple[dict[str, str], Page] | None:
@@ -268,8 +283,7 @@ class Fetcher:
         return self.cache.file(sha256) if sha256 else None
 
     def _obtain(self, file: Fetchable, into: Path, reporter: Reporter, stop: threading.Event) -> Path:
-        if file.filename in {"", ".", ".."} or re.search(r"[/\\\0]", file.filename):
-            raise BadDistribution(f"`{file.filename!r}` is no file name")
+        _check_name(file.filename)
         source = self.fetch(file, reporter, stop)
         target = into / file.filename
         try:
@@ -437,6 +451,11 @@ def _locked(stream: IO[bytes], path: Path) -> bool:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except OSError:
         return False
+
+
+def _check_name(filename: str) -> None:
+    if filename in {"", ".", ".."} or re.search(r"[/\\\0]", filename):
+        raise BadDistribution(f"{filename!r} is no file name")
 
 
 def _whole(answer: Answer) -> bytes | None:

@@ -288,7 +288,9 @@ class IndexSource:
             )
             return Judged(rejections=(rejection,), where=where)
         version = (
-            Version(entry.version) if entry.version else archive_version(self._fetcher.fetch(file), entry)
+            Version(entry.version)
+            if entry.version
+            else archive_version(self._fetcher.fetch_named(file), entry)
         )
         if entry.is_rebuilt:
             version = rebuilt_version(entry, version, file.hashes["sha256"])

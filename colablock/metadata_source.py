@@ -112,7 +112,7 @@ class MetadataSource:
         return read_wheel_metadata(RemoteFile(more, tail.total, tail.data), file.filename)
 
     def _read_sdist(self, file: File) -> CoreMetadata:
-        path = self._fetcher.fetch(file)
+        path = self._fetcher.fetch_named(file)
         static = static_metadata(path)
         if static is not None:
             return static

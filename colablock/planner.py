@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Repair", "make_plan", "state_after"]
 
-Repair = Callable[["NormalizedName", Mapping["NormalizedName", Installed]], "Resolution | None"]
-"""Finds a version of one broken distribution that fits a state, moving nothing else."""
+class Repair(Protocol):
+    """Finds a version of one broken distribution that fits a state, moving nothing else."""
+
+    def look_ahead(self, names: Iterable[NormalizedName]) -> None:
+        """Hint that these will be asked for."""
+
+    def __call__(self, name: NormalizedName, after: Mapping[NormalizedName, Installed]) -> Resolution | None:
+        """Return the resolution with *name* repaired; None where nothing fits."""
 
 
 @dataclass
@@ -120,6 +126,8 @@ def _judge_broken(draft: _Draft, repair: Repair | None, override: Remedy | None)
         direct = [item for item in found.values() if item.direct and item.name not in settled]
         if not direct:
             break
+        if repair is not None and override in {None, Remedy.REPAIR}:
+            repair.look_ahead([item.name for item in direct])
         for item in direct:
             settled[item.name] = _settle(draft, item, repair, override, needed)
     left = [

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from colablock.errors import FetchFailed, NoSolution
+from colablock.errors import ColablockError, FetchFailed, NoSolution
 from colablock.matrix import PackageEntry
-from colablock.resolution import Request, Resolution
 from colablock.resolve import resolve
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.candidates import CandidateSource
+    from colablock.candidates import Candidate, CandidateSource, Judged, Metadata
+    from colablock.resolution import Request, Resolution
     from colablock.snapshot import Installed
 
 __all__ = ["Repairer"]
 
+# An older release of the last year or two may be what the user had in mind; one of a decade ago is not.
+_VERSIONS = 10
+_AHEAD = 3  # of these, as many as are fetched before they are asked for
+_WORKERS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Repairer:
-    """Asks for one name again, with everything else held where the plan puts it."""
+    """Asks for one name again, with everything else held where the plan puts it.
+
+    A repair takes one of the newest versions, and brings nothing that is not
+    there: what needs more than that is not a repair.
+    """
 
     request: Request
     source: CandidateSource
+
+    def look_ahead(self, names: Iterable[NormalizedName]) -> None:
+        """Fetch what repairing *names* will likely ask for, all at once."""
+        with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
+            list(pool.map(self._fetch, names))
 
     def __call__(self, name: NormalizedName, after: Mapping[NormalizedName, Installed]) -> Resolution | None:
         """Return a resolution in which *name* fits *after*; None where no version does."""
@@ -36,7 +51,32 @@ class Repairer:
             unfit=frozenset({name}),
         )
         try:
-            found = resolve(asked, self.source, may_release=False)
+            found = resolve(asked, _Newest(self.source, name), may_release=False)
         except (NoSolution, FetchFailed):
             return None  # a repair is a favour: where none can be had, the plan says what happens instead
-        return found if not found.pins[name].is_installed else None
+        return found if not found.pins.keys() - after.keys() else None
+
+    def _fetch(self, name: NormalizedName) -> None:
+        try:
+            for candidate in self.source.judge(name).candidates[:_AHEAD]:
+                self.source.metadata(candidate)
+        except ColablockError:
+            return  # it is asked again where the answer counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """A source that offers the newest versions of one name only."""
+
+    source: CandidateSource
+    name: NormalizedName
+
+    def judge(self, name: NormalizedName) -> Judged:
+        judged = self.source.judge(name)
+        return replace(judged, candidates=judged.candidates[:_VERSIONS]) if name == self.name else judged
+
+    def metadata(self, candidate: Candidate) -> Metadata:
+        return self.source.metadata(candidate)
+
+    def prefetch(self, names: Iterable[NormalizedName]) -> None:
+        self.source.prefetch(names)

@@ -106,6 +106,9 @@ class Choice:
     def __hash__(self) -> int:
         return hash(self._key)
 
+    def __repr__(self) -> str:
+        return f"Choice({self.candidate}{f'[{self.extra}]' if self.extra else ''})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:

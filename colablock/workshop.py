@@ -75,7 +75,7 @@ class Workshop:
         return self.builder(path) if artifact.build else path
 
     def _rebuilt(self, entry: PackageEntry, file: File) -> Path:
-        return self._rebuild(entry, self.fetcher.fetch(file), file.hashes.get("sha256"))
+        return self._rebuild(entry, self.fetcher.fetch_named(file), file.hashes.get("sha256"))
 
     def _rebuild(self, entry: PackageEntry, path: Path, sha256: str | None) -> Path:
         wheel, _ = rebuild(entry, path, cache=self.fetcher.cache, sha256=sha256, build=self.builder)

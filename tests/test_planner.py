@@ -120,10 +120,17 @@ def test_a_repair_moves_nothing_else() -> None:
     assert remedies(plan)["torchvision"] == (True, Remedy.REMOVE)
 
 
-def test_a_repair_may_bring_what_is_not_there_yet() -> None:
+def test_a_repair_brings_nothing_that_is_not_there() -> None:
     index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0", "extra-bit"], "extra-bit 1": []}
     plan = plan_for(index, VISION, "torch==2.4.0")
-    assert steps(plan) == [("install", "extra-bit"), ("replace", "torch"), ("replace", "torchvision")]
+    assert remedies(plan)["torchvision"] == (True, Remedy.REMOVE)
+
+
+def test_a_repair_does_not_go_back_for_ages() -> None:
+    fitting = {"torch 2.4.0": [], "torchvision 0.1": ["torch==2.4.0"]}
+    newer = {f"torchvision 0.{minor}": ["torch==2.5.0"] for minor in range(2, 14)}
+    plan = plan_for({**fitting, **newer}, VISION, "torch==2.4.0")
+    assert remedies(plan)["torchvision"] == (True, Remedy.REMOVE)
 
 
 def test_what_was_broken_before_is_nobody_s_business() -> None:
