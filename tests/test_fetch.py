@@ -502,3 +502,14 @@ def test_the_package_and_the_fetcher_come_without_urllib3() -> None:
     code = "import sys, colablock.fetch, colablock.index; sys.exit('urllib3' in sys.modules)"
     root = Path(__file__).parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_a_file_can_be_had_under_its_own_name(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
+    file = wanted(server, wheel)
+    for _ in range(2):
+        path = fetcher.fetch_named(file)
+        assert path.name == DEMO
+        assert path.read_bytes() == wheel.read_bytes()
+    assert fetcher.fetch_named(Wanted(url=str(wheel))) == wheel
+    with pytest.raises(BadDistribution, match="no file name"):
+        fetcher.fetch_named(wanted(server, wheel, filename="../x.whl"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
+from colablock.build import Builder
 from colablock.environment import environment_for
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.fetch import Fetcher
@@ -654,6 +656,16 @@ def test_what_is_no_archive_is_refused_with_a_way_out(
 def test_a_folder_as_a_direct_reference_is_refused(fetcher: Fetcher, tmp_path: Path) -> None:
     with pytest.raises(FetchFailed, match="names the folder"):
         source_of(fetcher, entries=entry("demo", url=str(tmp_path))).judge(DEMO)
+
+
+def test_what_an_sdist_of_an_index_needs_is_learnt_by_building_it(fetcher: Fetcher, tmp_path: Path) -> None:
+    make_sdist(tmp_path / "old", "demo", "1.0", requires=["dep"], static=False)
+    builder = Builder(python=sys.executable, environment=PY312, cache=fetcher.cache, environ=os.environ)
+    policy = Policy(environment=PY312, allow_build=frozenset({"demo"}))
+    with IndexServer(tmp_path / "old") as server:
+        source = source_of(fetcher, server.url, policy=policy, build=builder)
+        (candidate,) = source.judge(DEMO).candidates
+        assert lines(source.metadata(candidate).requires) == ["dep"]
 
 
 # -- the rest
