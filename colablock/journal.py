@@ -147,8 +147,12 @@ class Journal:
 
     def commit(self) -> None:
         """Make the change final: renaming the record is what counts."""
-        if (self._state / "journal.json").exists():
-            self._disk.rename(str(self._state / "journal.json"), str(self._state / "finished.json"))
+        record = self._state / "journal.json"
+        try:
+            self._disk.rename(str(record), str(self._state / "finished.json"))
+        except OSError:
+            if record.exists():
+                raise
         self._committed = True
 
     def _write(self) -> None:
@@ -231,14 +235,18 @@ def _undo(state: Path, operations: Sequence[Operation], disk: Operations) -> Non
         if operation.is_move:
             _settle(operation.source, operation.destination, disk)
             _settle(operation.destination, operation.source, disk)
-    for operation in reversed(operations[: _reached(operations)]):
+    reached = _reached(operations)
+    moved = max((i for i in range(reached) if operations[i].is_move), default=-1)
+    for position in reversed(range(reached)):
+        operation = operations[position]
         if operation.kind is Kind.MKDIR:
-            _unmake(operation.destination, state, disk)
+            # After the last move that ran, a folder may be somebody else's: only an empty one goes.
+            _unmake(operation.destination, disk, aside=state / "aside" if position < moved else None)
         elif operation.kind is Kind.RMDIR:
             if not os.path.isdir(operation.source):
                 disk.mkdir(operation.source, operation.mode)
         elif os.path.lexists(operation.destination):
-            _move_back(operation, state, disk)
+            _move_back(operation, state / "aside", disk)
 
 
 def _reached(operations: Sequence[Operation]) -> int:
@@ -260,15 +268,15 @@ def _settle(source: str, destination: str, disk: Operations) -> None:
         disk.rename(temporary, destination)
 
 
-def _move_back(operation: Operation, state: Path, disk: Operations) -> None:
+def _move_back(operation: Operation, aside: Path, disk: Operations) -> None:
     if os.path.lexists(operation.source):  # somebody else put something where our old file was
-        _set_aside(operation.source, state, disk)
+        _set_aside(operation.source, aside, disk)
     if not _move(operation.destination, operation.source, disk):
         # It was renamed as a whole on its way here, so this is not a thing that happens by itself.
         raise OSError(errno.EXDEV, "the folder cannot be moved back as a whole", operation.destination)
 
 
-def _unmake(path: str, state: Path, disk: Operations) -> None:
+def _unmake(path: str, disk: Operations, *, aside: Path | None) -> None:
     try:
         disk.rmdir(path)
     except FileNotFoundError:
@@ -276,11 +284,11 @@ def _unmake(path: str, state: Path, disk: Operations) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        _set_aside(path, state, disk)  # files that were not there before and are not ours, such as .pyc
+        if aside is not None:  # what others put into a folder of ours since, such as bytecode
+            _set_aside(path, aside, disk)
 
 
-def _set_aside(path: str, state: Path, disk: Operations) -> None:
-    aside = state / "aside"
+def _set_aside(path: str, aside: Path, disk: Operations) -> None:
     aside.mkdir(exist_ok=True)
     disk.rename(path, str(aside / str(len(list(aside.iterdir())))))
 

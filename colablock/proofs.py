@@ -92,7 +92,7 @@ def run_jobs(child: Child, jobs: Sequence[Job]) -> Iterator[Answer]:
     """
     pending = list(jobs)
     while pending:
-        for answer in _one_process(child, pending):
+        for answer in _one_process(child, tuple(pending)):
             del pending[0]
             yield answer
 

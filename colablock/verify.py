@@ -97,16 +97,16 @@ def prove(
             folder=Path(scratch),
             timeout=timeout,
         )
-        (found,) = run_jobs(child, [("facts", "")])
+        jobs = [("import", name) for name in verify.imports]
+        jobs += [("capability", name) for name in verify.capabilities]
+        answers = run_jobs(child, [("facts", ""), *jobs])
+        found = next(answers)
         if not found.passed:
             raise Unmet(f"the interpreter `{python}` does not run\n{last_lines(found.detail, indent='  ')}")
         state = _State.of(found.facts)
         checks += [_version_check(name, wanted, state) for name, wanted in sorted(pins.items())]
         checks += [_requirements_check(pins, state, frozenset(expected_unmet))] if pins else []
-        jobs = [("import", name) for name in verify.imports] + [
-            ("capability", name) for name in verify.capabilities
-        ]
-        for answer in run_jobs(child, jobs):
+        for answer in answers:
             add(_check_of(answer))
         for command in verify.commands:
             add(_command_check(command, child, state.scripts))

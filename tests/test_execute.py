@@ -1,0 +1,511 @@
+from __future__ import annotations
+
+import base64
+import csv
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
+from colablock.execute import apply_plan, stage
+from colablock.journal import Operations
+from colablock.plan import Action, Artifact, Plan, Step, Target
+from colablock.record import read_record
+from colablock.site import Site, read_site
+from colablock.snapshot import Snapshot, fingerprint, installed_versions, snapshot_of
+from colablock.verify import Check
+from tests.support.runtime import Stub, build_site, make_venv, site_of
+from tests.support.trees import listing
+from tests.support.wheels import make_wheel
+
+PASSED = (Check(kind="import", subject="new", passed=True),)
+FAILED = (*PASSED, Check(kind="import", subject="other", passed=False, detail="ImportError: no such thing"))
+
+STANDING = (
+    Stub(
+        name="gone",
+        version="1.0",
+        files={
+            "gone/deep/__init__.py": "",
+            "gone/data.txt": "d",
+            "shared/gone.py": "",
+            "shared/both.py": "both",
+            "gone_single.py": "",
+        },
+    ),
+    Stub(name="moved", version="1.0", files={"moved/old.py": "old", "../../../bin/moved": "#!python\n"}),
+    Stub(
+        name="stays",
+        version="1.0",
+        files={"shared/stays.py": "", "shared/both.py": "both", "shared/__init__.py": ""},
+    ),
+)
+
+
+class Place:
+    """A virtual environment with three distributions, and a folder of wheels for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.venv = folder / "env"
+        self.python = str(make_venv(self.venv, sys.executable))
+        self.site = site_of(self.venv)
+        build_site(self.site, STANDING)
+        (self.site / "gone" / "__pycache__").mkdir()
+        (self.site / "gone" / "__pycache__" / "__init__.cpython-311.pyc").write_bytes(b"x")
+        (self.site / "shared" / "__pycache__").mkdir()
+        (self.site / "shared" / "__pycache__" / "gone.cpython-311.pyc").write_bytes(b"x")
+        (self.site / "shared" / "__pycache__" / "stays.cpython-311.pyc").write_bytes(b"x")
+        self.files: dict[NormalizedName, Path] = {}
+
+    def snapshot(self) -> Snapshot:
+        return snapshot_of(Path(self.python), environ=os.environ)
+
+    def plan(self, *steps: Step) -> Plan:
+        return Plan(
+            matrix="tiny",
+            matrix_digest="0",
+            variant=None,
+            target=Target.KERNEL,
+            why_target="asked for",
+            python=self.python,
+            python_version="3",
+            steps=steps,
+            fingerprint=fingerprint(self.snapshot()),
+        )
+
+    def put(
+        self, wheel: Path, *, requested: bool = False, direct: bool = False, previous: str | None = None
+    ) -> Step:
+        """Return the step that installs *wheel*."""
+        name, version = wheel.name.split("-")[:2]
+        key = canonicalize_name(name)
+        self.files[key] = wheel
+        artifact = Artifact(
+            name=key,
+            version=version,
+            filename=wheel.name,
+            url=f"https://files.example/{wheel.name}",
+            hashes={"sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()},
+            direct=direct,
+        )
+        return Step(
+            action=Action.REPLACE if previous else Action.INSTALL,
+            name=key,
+            reason="the matrix names it",
+            version=version,
+            previous=previous,
+            artifact=artifact,
+            requested=requested,
+        )
+
+    def apply(self, *steps: Step, checks: tuple[Check, ...] = PASSED, **options: object) -> tuple[Check, ...]:
+        call: Mapping[str, object] = {"prove": lambda: checks, "environ": os.environ, **options}
+        return apply_plan(self.plan(*steps), self.snapshot(), self.files, **call)  # type: ignore[arg-type]
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return a change of all three kinds."""
+        wheels = self.folder / "wheels"
+        wheels.mkdir(exist_ok=True)
+        new = make_wheel(
+            wheels,
+            "new",
+            "2.0",
+            modules={"new/__init__.py": "", "shared/new.py": ""},
+            scripts={"new-command": "new:main"},
+            data_files={"data/share/new/x.txt": "x"},
+        )
+        moved = make_wheel(
+            wheels, "moved", "2.0+cpu", modules={"moved/__init__.py": "", "moved/fresh.py": ""}
+        )
+        return (remove("gone"), self.put(moved, previous="1.0"), self.put(new, requested=True))
+
+
+def remove(name: str) -> Step:
+    return Step(action=Action.REMOVE, name=canonicalize_name(name), reason="[absent]", previous="1.0")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def assert_records_hold(site: Path) -> None:
+    listed = set()
+    for info in site.glob("*.dist-info"):
+        for row in read_record(info) or ():
+            assert (site / row.path).is_file(), row
+            listed.add(os.path.normpath(site / row.path))
+            if row.hash:
+                digest = hashlib.sha256((site / row.path).read_bytes())
+                assert digest.hexdigest() == _hex(row.hash), row
+    for path in site.rglob("*"):
+        assert path.is_dir() or "__pycache__" in path.parts or str(path) in listed, path
+
+
+def _hex(recorded: str) -> str:
+    return base64.urlsafe_b64decode(recorded.partition("=")[2] + "=").hex()
+
+
+def test_a_change_of_all_kinds_is_carried_out(place: Place) -> None:
+    assert place.apply(*place.steps()) == PASSED
+    assert installed_versions([place.site]) == {"moved": "2.0+cpu", "new": "2.0", "stays": "1.0"}
+    found = {
+        path.relative_to(place.site).as_posix()
+        for path in place.site.rglob("*")
+        if ".dist-info" not in str(path)
+    }
+    assert found == {
+        "moved",
+        "moved/__init__.py",
+        "moved/fresh.py",
+        "new",
+        "new/__init__.py",
+        "shared",
+        "shared/__init__.py",
+        "shared/__pycache__",
+        "shared/__pycache__/stays.cpython-311.pyc",
+        "shared/both.py",
+        "shared/new.py",
+        "shared/stays.py",
+        "stays",
+        "stays/__init__.py",
+    }
+    assert not (place.venv / "bin" / "moved").exists()
+    assert (place.venv / "share" / "new" / "x.txt").read_text() == "x"
+    assert not (place.venv / ".colablock").exists()
+    assert_records_hold(place.site)
+
+
+def test_a_script_starts_the_interpreter_of_the_site(place: Place) -> None:
+    wheel = make_wheel(
+        place.folder,
+        "tool",
+        "1.0",
+        modules={"tool.py": "import sys\ndef main():\n    print(sys.prefix)\n"},
+        scripts={"tool": "tool:main"},
+    )
+    place.apply(place.put(wheel))
+    done = subprocess.run([place.venv / "bin" / "tool"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(place.venv)
+
+
+def test_the_installer_the_request_and_the_direct_url_are_recorded(place: Place) -> None:
+    wheels = {name: make_wheel(place.folder, name, "1.0") for name in ("asked", "brought", "archive")}
+    steps = (
+        place.put(wheels["asked"], requested=True),
+        place.put(wheels["brought"]),
+        place.put(wheels["archive"], direct=True),
+    )
+    place.apply(*steps)
+    names = {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
+    found = {
+        name: sorted(
+            path.name for path in (place.site / f"{name}-1.0.dist-info").iterdir() if path.name in names
+        )
+        for name in wheels
+    }
+    assert found == {
+        "asked": ["INSTALLER", "REQUESTED"],
+        "brought": ["INSTALLER"],
+        "archive": ["INSTALLER", "direct_url.json"],
+    }
+    assert (place.site / "asked-1.0.dist-info" / "INSTALLER").read_text() == "colablock\n"
+    sha256 = hashlib.sha256(wheels["archive"].read_bytes()).hexdigest()
+    assert json.loads((place.site / "archive-1.0.dist-info" / "direct_url.json").read_text()) == {
+        "url": f"https://files.example/{wheels['archive'].name}",
+        "archive_info": {"hash": f"sha256={sha256}", "hashes": {"sha256": sha256}},
+    }
+    assert_records_hold(place.site)
+
+
+def test_a_distribution_taken_away_again_leaves_the_site_as_it_was(place: Place) -> None:
+    (place.venv / "share").mkdir()  # one of the folders that stay even when empty
+    before = listing(place.venv)
+    wheel = make_wheel(
+        place.folder, "new", "1.0", scripts={"n": "new:main"}, data_files={"data/share/n/x": "x"}
+    )
+    place.apply(place.put(wheel))
+    place.apply(remove("new"))
+    assert listing(place.venv) == before
+
+
+@pytest.mark.parametrize("checks", [FAILED], ids=["a failed proof"])
+def test_a_failed_proof_rolls_back_and_is_named(place: Place, checks: tuple[Check, ...]) -> None:
+    steps = place.steps()
+    before = listing(place.venv)
+    with pytest.raises(RolledBack, match=r"import `other`\n\s+ImportError: no such thing"):
+        place.apply(*steps, checks=checks)
+    assert listing(place.venv) == before
+
+
+def test_a_failed_proof_can_be_kept(place: Place) -> None:
+    assert place.apply(*place.steps(), checks=FAILED, keep=True) == FAILED
+    assert "new" in installed_versions([place.site])
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), Unmet("no interpreter")])
+def test_an_error_of_the_proofs_rolls_back(place: Place, error: Exception) -> None:
+    steps = place.steps()
+    before = listing(place.venv)
+
+    def prove() -> tuple[Check, ...]:
+        raise error
+
+    with pytest.raises(RolledBack, match=r"no (space|interpreter)"):
+        place.apply(*steps, prove=prove)
+    assert listing(place.venv) == before
+
+
+def test_an_interrupt_during_the_proofs_rolls_back_and_goes_on(place: Place) -> None:
+    steps = place.steps()
+    before = listing(place.venv)
+
+    def prove() -> tuple[Check, ...]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.apply(*steps, prove=prove)
+    assert listing(place.venv) == before
+
+
+class FullDisk(Operations):
+    """No rename works from the given one on; with *forever* none after it either."""
+
+    def __init__(self, at: int, *, forever: bool) -> None:
+        self.left = at
+        self.forever = forever
+
+    def rename(self, source: str, destination: str) -> None:
+        self.left -= 1
+        if self.left == 0 or (self.left < 0 and self.forever):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().rename(source, destination)
+
+
+def test_a_disk_that_fails_in_the_middle_rolls_back(place: Place) -> None:
+    steps = place.steps()
+    before = listing(place.venv)
+    with pytest.raises(RolledBack, match="No space left"):
+        place.apply(*steps, disk=FullDisk(5, forever=False))
+    assert listing(place.venv) == before
+
+
+def test_a_disk_that_goes_on_failing_is_not_restored_until_the_next_call(place: Place) -> None:
+    steps = place.steps()
+    before = listing(place.venv)
+    with pytest.raises(NotRestored) as caught:
+        place.apply(*steps, disk=FullDisk(5, forever=True))
+    assert Path(caught.value.stash).is_dir()
+    with pytest.raises(Refused, match="put back"):
+        place.apply(*steps)
+    assert listing(place.venv) == before
+    place.apply(*steps)
+
+
+def test_an_environment_that_changed_after_the_plan_is_refused(place: Place) -> None:
+    steps = place.steps()
+    plan, snapshot = place.plan(*steps), place.snapshot()
+    build_site(place.site, [Stub(name="sudden", version="3")])
+    before = listing(place.venv)
+    with pytest.raises(Refused, match="`sudden` 3 is new"):
+        apply_plan(
+            plan,
+            snapshot,
+            place.files,
+            prove=lambda: PASSED,
+            environ=os.environ,
+            fingerprint=lambda: fingerprint(place.snapshot()),
+        )
+    assert listing(place.venv) == before
+
+
+def test_a_wheel_whose_hash_differs_is_refused(place: Place) -> None:
+    step = place.put(make_wheel(place.folder, "new", "1.0"))
+    assert step.artifact is not None
+    wrong = replace(step, artifact=replace(step.artifact, hashes={"sha256": "0" * 64}))
+    before = listing(place.venv)
+    with pytest.raises(Unmet, match="Hash mismatch"):
+        place.apply(wrong)
+    assert listing(place.venv) == before
+
+
+def rewrite(wheel: Path, change: Mapping[str, str], drop: Iterable[str] = ()) -> Path:
+    """Replace members of a wheel without telling its RECORD."""
+    with zipfile.ZipFile(wheel) as source:
+        members = {name: source.read(name) for name in source.namelist() if name not in drop}
+    with zipfile.ZipFile(wheel, "w") as out:
+        for name, data in {**members, **{name: text.encode() for name, text in change.items()}}.items():
+            out.writestr(name, data)
+    return wheel
+
+
+def test_a_file_that_is_not_as_recorded_is_refused(place: Place) -> None:
+    wheel = rewrite(make_wheel(place.folder, "new", "1.0"), {"new/__init__.py": "evil()"})
+    before = listing(place.venv)
+    with pytest.raises(BadDistribution, match=r"`new/__init__\.py` is not as recorded"):
+        place.apply(place.put(wheel))
+    assert listing(place.venv) == before
+
+
+def test_a_file_that_no_record_lists_is_added_to_it(place: Place) -> None:
+    before = listing(place.venv)
+    place.apply(place.put(rewrite(make_wheel(place.folder, "new", "1.0"), {"new/more.py": ""})))
+    assert_records_hold(place.site)
+    place.apply(remove("new"))
+    assert listing(place.venv) == before
+
+
+def test_a_file_in_the_way_comes_back_with_an_undo(place: Place) -> None:
+    (place.site / "new").mkdir()
+    (place.site / "new" / "__init__.py").write_text("mine")
+    before = listing(place.venv)
+    step = place.put(make_wheel(place.folder, "new", "1.0"))
+    with pytest.raises(RolledBack):
+        place.apply(step, checks=FAILED)
+    assert listing(place.venv) == before
+    place.apply(step)
+    assert (place.site / "new" / "__init__.py").read_text() != "mine"
+
+
+def test_a_distribution_without_record_is_refused_with_a_way_out(place: Place) -> None:
+    (place.site / "gone-1.0.dist-info" / "RECORD").unlink()
+    before = listing(place.venv)
+    with pytest.raises(Refused, match="has no RECORD") as caught:
+        place.apply(remove("gone"))
+    assert caught.value.hint is not None
+    assert "--ignore-installed --no-deps gone==1.0" in caught.value.hint
+    assert listing(place.venv) == before
+
+
+def test_one_that_conda_installed_is_left_to_conda(place: Place) -> None:
+    (place.site / "gone-1.0.dist-info" / "RECORD").unlink()
+    (place.site / "gone-1.0.dist-info" / "INSTALLER").write_text("conda\n")
+    with pytest.raises(Refused) as caught:
+        place.apply(remove("gone"))
+    assert caught.value.hint is not None
+    assert "conda" in caught.value.hint
+
+
+def test_paths_that_leave_the_environment_are_refused(place: Place) -> None:
+    outside = place.folder / "precious.txt"
+    outside.write_text("p")
+    with (place.site / "gone-1.0.dist-info" / "RECORD").open("a") as record:
+        csv.writer(record).writerow([os.path.relpath(outside, place.site), "", ""])
+    before = listing(place.folder)
+    with pytest.raises(Refused, match=r"precious\.txt"):
+        place.apply(remove("gone"))
+    assert listing(place.folder) == before
+
+
+def test_a_link_that_leads_outside_is_no_way_out_of_the_environment(place: Place) -> None:
+    (place.folder / "elsewhere").mkdir()
+    (place.folder / "elsewhere" / "x.py").write_text("")
+    (place.site / "linked").symlink_to(place.folder / "elsewhere")
+    with (place.site / "gone-1.0.dist-info" / "RECORD").open("a") as record:
+        record.write("linked/x.py,,\n")
+    with pytest.raises(Refused, match=r"linked/x\.py"):
+        place.apply(remove("gone"))
+    assert (place.folder / "elsewhere" / "x.py").exists()
+
+
+def test_an_editable_installation_goes_by_its_record(place: Place) -> None:
+    source = place.folder / "source" / "ed"
+    source.mkdir(parents=True)
+    (source / "__init__.py").write_text("")
+    before = listing(place.venv)
+    stub = Stub(name="ed", version="1.0", import_names=(), files={"__editable__.ed.pth": str(source.parent)})
+    build_site(place.site, [stub])
+    place.apply(remove("ed"))
+    assert listing(place.venv) == before
+    assert source.is_dir()
+
+
+def test_what_stands_in_another_site_is_shadowed_but_not_removed(tmp_path: Path) -> None:
+    base = Place(tmp_path / "base")
+    child = tmp_path / "child"
+    subprocess.run([base.python, "-m", "venv", "--without-pip", str(child)], check=True)
+    (site_of(child) / "base.pth").write_text(f"{base.site}\n")
+    place = Place.__new__(Place)
+    place.folder, place.venv, place.site = tmp_path, child, site_of(child)
+    place.python, place.files = str(child / "bin" / "python"), {}
+    before = listing(base.venv)
+    place.apply(place.put(make_wheel(tmp_path, "moved", "2.0"), previous="1.0"))
+    assert place.snapshot().installed[canonicalize_name("moved")].version == "2.0"
+    with pytest.raises(Refused, match="not part of"):
+        place.apply(remove("gone"))
+    assert listing(base.venv) == before
+
+
+def test_an_externally_managed_environment_is_refused(place: Place) -> None:
+    snapshot = replace(place.snapshot(), externally_managed="use apt\n")
+    with pytest.raises(Refused, match=r"PEP 668.*use apt"):
+        apply_plan(place.plan(remove("gone")), snapshot, {}, prove=lambda: PASSED, environ=os.environ)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_environment_that_cannot_be_written_is_refused(place: Place) -> None:
+    place.venv.chmod(0o555)
+    with pytest.raises(Refused, match="cannot be changed"):
+        place.apply(remove("gone"))
+
+
+def test_settings_for_uv_and_pip_do_not_reach_the_staging(place: Place) -> None:
+    environ = {**os.environ, "UV_CONSTRAINT": "/nowhere", "UV_SYSTEM_PYTHON": "1", "PIP_TARGET": "/nowhere"}
+    place.apply(place.put(make_wheel(place.folder, "new", "1.0")), environ=environ)
+    assert "new" in installed_versions([place.site])
+
+
+def test_the_stage_follows_the_layout_of_a_debian_site(place: Place, tmp_path: Path) -> None:
+    wheel = make_wheel(
+        tmp_path,
+        "new",
+        "1.0",
+        scripts={"n": "new:main"},
+        data_files={"data/share/n/x": "x", "platlib/p.py": ""},
+    )
+    packages = "/usr/local/lib/python3/dist-packages"
+    site = Site(
+        python=place.python,
+        prefix="/usr",
+        purelib=packages,
+        platlib=packages,
+        scripts="/usr/local/sbin/deep",
+        data="/usr/local",
+    )
+    staged = stage(
+        place.plan(place.put(wheel)),
+        place.files,
+        python=place.python,
+        into=tmp_path / "stage",
+        environ=os.environ,
+        site=site,
+    )
+    folders = dict(staged.tree.places)
+    (pure,) = (Path(folder) for folder, goes in folders.items() if goes == packages)
+    rows = {row.path for row in read_record(pure / "new-1.0.dist-info") or ()}
+    assert {"../../../sbin/deep/n", "../../../share/n/x", "new/__init__.py", "p.py"} <= rows
+    assert folders[str(pure.parents[2] / "bin")] == site.scripts
+    assert staged.size > 0
+
+
+def test_a_plan_without_steps_only_proves(place: Place) -> None:
+    before = listing(place.venv)
+    assert place.apply() == PASSED
+    assert listing(place.venv) == before
+
+
+def test_the_site_of_an_interpreter_is_read_from_itself(place: Place) -> None:
+    site = read_site(place.python, os.environ)
+    assert site.is_venv
+    assert (site.purelib, site.data) == (str(place.site), str(place.venv))

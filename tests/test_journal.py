@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from colablock.errors import NotRestored, Refused
+from colablock.journal import Journal, Kind, Operation, Operations, recover
+from colablock.locking import locked
+from colablock.site import Site
+from tests.support.trees import listing
+
+
+class Faulty(Operations):
+    """Fails at one operation, counted from nought, before or after it is done."""
+
+    def __init__(self, at: int, error: Callable[[], BaseException], *, after: bool = False) -> None:
+        self.at = at
+        self.error = error
+        self.after = after
+        self.count = 0
+
+    def _around(self, done: Callable[[], None]) -> None:
+        position, self.count = self.count, self.count + 1
+        if position != self.at:
+            done()
+            return
+        if self.after:
+            done()
+        raise self.error()
+
+    def rename(self, source: str, destination: str) -> None:
+        self._around(lambda: super(Faulty, self).rename(source, destination))
+
+    def copy(self, source: str, destination: str) -> None:
+        self._around(lambda: super(Faulty, self).copy(source, destination))
+
+    def unlink(self, path: str) -> None:
+        self._around(lambda: super(Faulty, self).unlink(path))
+
+    def mkdir(self, path: str, mode: int) -> None:
+        self._around(lambda: super(Faulty, self).mkdir(path, mode))
+
+    def rmdir(self, path: str) -> None:
+        self._around(lambda: super(Faulty, self).rmdir(path))
+
+    def write(self, path: str, text: str) -> None:
+        self._around(lambda: super(Faulty, self).write(path, text))
+
+
+class _Stuck:
+    """What a disk may refuse to rename: nothing, folders (overlayfs), or anything (another mount)."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def check(self, source: str) -> None:
+        is_folder = Path(source).is_dir() and not Path(source).is_symlink()
+        is_ours = source.endswith((".colablock-new", ".json"))
+        if (self.what == "everything" and not is_ours) or (self.what == "folders" and is_folder):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source)
+
+
+class FaultyAndStuck(Faulty):
+    def __init__(self, what: str, at: int, error: Callable[[], BaseException], *, after: bool) -> None:
+        super().__init__(at, error, after=after)
+        self._stuck = _Stuck(what)
+
+    def rename(self, source: str, destination: str) -> None:
+        self._stuck.check(source)
+        super().rename(source, destination)
+
+
+def full() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def write(root: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    root = tmp_path / "env"
+    purelib = root / "lib" / "site"
+    write(purelib, old__a="a", old__deep__b="b", single="s", shared__stays="x", shared__goes="y")
+    (purelib / "old" / "empty").mkdir(mode=0o700)
+    (purelib / "old" / "link").symlink_to("a")
+    (purelib / "single").chmod(0o640)
+    (purelib / "old" / "a").chmod(0o755)
+    return Site(
+        python="",
+        prefix=str(root),
+        data=str(root),
+        purelib=str(purelib),
+        platlib=str(purelib),
+        scripts=str(root / "bin"),
+    )
+
+
+def operations(site: Site) -> list[Operation]:
+    """Stage the new files, and return a change with every kind of operation."""
+    pure, state = site.purelib, site.state
+    write(state / "stage", new__a="new a", new__deep__c="new c", single="new s", goes="new y")
+    (state / "stash").mkdir(parents=True)
+    (state / "stage" / "new" / "deep").chmod(0o750)
+    outs = [f"{pure}/old", f"{pure}/single", f"{pure}/shared/goes"]
+    ins = [("new", f"{pure}/old"), ("single", f"{pure}/single"), ("goes", f"{pure}/made/goes")]
+    return [
+        *(
+            Operation(kind=Kind.OUT, source=path, destination=str(state / "stash" / str(number)))
+            for number, path in enumerate(outs)
+        ),
+        *(
+            Operation(kind=Kind.IN, source=str(state / "stage" / name), destination=path)
+            for name, path in ins[:2]
+        ),
+        Operation(kind=Kind.MKDIR, destination=f"{pure}/made"),
+        Operation(kind=Kind.IN, source=str(state / "stage" / ins[2][0]), destination=ins[2][1]),
+    ]
+
+
+def change(site: Site, disk: Operations) -> None:
+    with locked(site) as state, Journal(state, operations(site), disk=disk) as journal:
+        journal.swap()
+        journal.commit()
+
+
+def test_a_change_is_done_and_nothing_of_it_is_left_behind(site: Site) -> None:
+    change(site, Operations())
+    pure = Path(site.purelib)
+    found = {
+        path.relative_to(pure).as_posix(): path.read_text() for path in pure.rglob("*") if path.is_file()
+    }
+    assert found == {
+        "old/a": "new a",
+        "old/deep/c": "new c",
+        "single": "new s",
+        "shared/stays": "x",
+        "made/goes": "new y",
+    }
+    assert not site.state.exists()
+
+
+@pytest.mark.parametrize("what", ["folders", "everything"])
+def test_a_mount_that_refuses_renames_gives_the_same(site: Site, what: str, tmp_path: Path) -> None:
+    (tmp_path / "env").rename(tmp_path / "kept")
+    shutil.copytree(tmp_path / "kept", tmp_path / "env", symlinks=True)
+    change(site, Operations())
+    renamed = listing(tmp_path / "env")
+    shutil.rmtree(tmp_path / "env")
+    (tmp_path / "kept").rename(tmp_path / "env")
+    change(site, FaultyAndStuck(what, -1, full, after=False))
+    assert listing(tmp_path / "env") == renamed
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("error", [full, KeyboardInterrupt], ids=["disk full", "interrupt"])
+@pytest.mark.parametrize("what", ["nothing", "folders", "everything"])
+def test_a_failure_at_any_operation_leads_back(
+    site: Site, tmp_path: Path, what: str, error: Callable[[], BaseException], after: bool
+) -> None:
+    before = listing(tmp_path)
+    failures = 0
+    for at in range(200):
+        try:
+            change(site, FaultyAndStuck(what, at, error, after=after))
+        except (OSError, KeyboardInterrupt):
+            failures += 1
+            if listing(tmp_path) != before:
+                break
+        else:
+            break
+    # The rename of the record is the commit: what comes right after it comes too late to undo.
+    assert failures >= 8
+    assert not site.state.exists()
+    assert Path(site.purelib, "made", "goes").read_text() == "new y"
+
+
+@pytest.mark.parametrize("what", ["nothing", "folders", "everything"])
+def test_a_process_that_dies_at_any_operation_is_put_back_by_the_next(
+    site: Site, tmp_path: Path, what: str
+) -> None:
+    before = listing(tmp_path)
+    for at in range(200):
+        if _in_a_child(partial(change, site, FaultyAndStuck(what, at, _die, after=False))) == 0:
+            break
+        assert recover(site) in (True, False)
+        assert listing(tmp_path) == before, at
+    assert at >= 8
+
+
+def test_dying_while_putting_back_is_put_back_by_the_next_too(site: Site, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    for first in (6, 17, 30):
+        for at in range(200):
+            _in_a_child(partial(change, site, FaultyAndStuck("everything", first, _die, after=False)))
+            if _in_a_child(partial(recover, site, disk=Faulty(at, _die))) == 0:
+                break
+            recover(site)
+            assert listing(tmp_path) == before, (first, at)
+        assert listing(tmp_path) == before
+
+
+def _die() -> BaseException:
+    os._exit(9)
+
+
+def _in_a_child(work: Callable[[], object]) -> int:
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_without_commit_the_change_is_undone(site: Site, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    with locked(site) as state, Journal(state, operations(site)) as journal:
+        journal.swap()
+    assert listing(tmp_path) == before
+
+
+def test_what_others_wrote_meanwhile_does_not_hinder_the_way_back(site: Site, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    with locked(site) as state, Journal(state, operations(site)) as journal:
+        journal.swap()
+        write(Path(site.purelib), made____pycache____goes="bytecode", old__more="m")
+        write(Path(site.purelib, "shared"), goes="in the way")
+    assert listing(tmp_path) == before
+
+
+class Broken(Operations):
+    """Goes well until it is broken, and then fails always."""
+
+    broken = False
+
+    def rename(self, source: str, destination: str) -> None:
+        if self.broken:
+            raise full()
+        super().rename(source, destination)
+
+
+def test_a_failed_undo_keeps_the_stash_and_the_next_call_ends_it(site: Site, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    disk = Broken()
+    with (
+        pytest.raises(NotRestored) as caught,
+        locked(site) as state,
+        Journal(state, operations(site), disk=disk) as journal,
+    ):
+        journal.swap()
+        disk.broken = True
+    assert caught.value.stash == str(site.state / "stash")
+    assert Path(caught.value.stash, "1").read_text() == "s"
+    assert json.loads((site.state / "journal.json").read_text())["pid"] == os.getpid()
+    assert recover(site)
+    assert listing(tmp_path) == before
+    assert not recover(site)
+
+
+def test_something_in_the_way_is_never_overwritten(site: Site, tmp_path: Path) -> None:
+    steps = operations(site)
+    write(Path(site.purelib, "made"), goes="mine")
+    before = listing(tmp_path / "env" / "lib")
+    with pytest.raises(FileExistsError), locked(site) as state, Journal(state, steps) as journal:
+        journal.swap()
+    assert listing(tmp_path / "env" / "lib") == before
+
+
+def test_recover_has_nothing_to_do_in_a_site_that_was_never_changed(site: Site) -> None:
+    assert not recover(site)
+
+
+@pytest.fixture
+def other_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
+    folders = dict.fromkeys(("prefix", "purelib", "platlib", "scripts", "data"), site.data)
+    script = (
+        "import time\n"
+        "from colablock.locking import locked\n"
+        "from colablock.site import Site\n"
+        f"with locked(Site(python='', **{folders!r})):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environ)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    with process:
+        yield process
+        process.kill()
+
+
+def test_a_second_change_waits_a_little_and_names_the_first(
+    site: Site, other_process: subprocess.Popen[bytes]
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(Refused, match=str(other_process.pid)), locked(site, wait=0.3):
+        pass
+    assert 0.3 <= time.monotonic() - started < 5
+
+
+def test_a_lock_ends_with_its_process(site: Site, other_process: subprocess.Popen[bytes]) -> None:
+    other_process.kill()
+    other_process.wait()
+    with locked(site, wait=5) as state:
+        assert (state / "pid").read_text() == f"{os.getpid()}\n"
+    assert not site.state.exists()

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.errors import NotFound, Unmet
+from colablock.matrix import Verify
+from colablock.progress import Reporter
+from colablock.verify import Check, Report, prove, run_in
+from tests.support.runtime import Stub, build_site, make_venv, site_of
+from tests.support.trees import listing
+
+SEGFAULT = "import ctypes; ctypes.string_at(0)\n"
+ENVIRONMENT = """\
+import os, sys
+assert os.path.basename(os.getcwd()).startswith("colablock-proof-"), os.getcwd()
+assert sys.stdin.read() == ""
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    assert os.environ[name] == "1", name
+for name in ("MPLBACKEND", "PYTHONPATH", "UV_CONSTRAINT", "PIP_INDEX_URL"):
+    assert name not in os.environ, name
+assert os.environ["LD_LIBRARY_PATH"] == "/gpu"
+assert os.environ["HF_HOME"].startswith(os.getcwd())
+print("noise on standard output")
+"""
+
+STUBS = (
+    Stub(
+        name="good",
+        version="1.5",
+        requires=("lib>=2", "lib[more]>=2", "absent; python_version < '3'", "not ! a requirement"),
+        files={"good/__init__.py": "__version__ = '1.5'\nclass Thing:\n    inner = 1\n"},
+    ),
+    Stub(
+        name="lib",
+        version="2.0",
+        requires=("bonus>=0.9; extra == 'more'", "nobody; extra == 'less'"),
+        extras=("more", "less"),
+    ),
+    Stub(name="bonus", version="1.0rc1"),
+    Stub(name="bad", version="1", files={"bad/__init__.py": "def f():\n    import nowhere\nf()\n"}),
+    Stub(name="leaves", version="1", files={"leaves/__init__.py": "raise SystemExit('no GPU')\n"}),
+    Stub(name="crash", version="1", files={"crash/__init__.py": SEGFAULT}),
+    Stub(name="vanish", version="1", files={"vanish/__init__.py": "import os; print('oh'); os._exit(3)\n"}),
+    Stub(name="hang", version="1", files={"hang/__init__.py": "import time; time.sleep(60)\n"}),
+    Stub(name="around", version="1", files={"around/__init__.py": ENVIRONMENT}),
+    Stub(name="index", version="1", files={"index/__init__.py": "mine = True\n"}),
+)
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    venv = tmp_path_factory.mktemp("target") / "env"
+    executable = make_venv(venv, sys.executable)
+    build_site(site_of(venv), STUBS)
+    for name, text in {
+        "fine": "exit 0",
+        "fails": "echo went wrong >&2; exit 7",
+        "sleeps": "sleep 60",
+    }.items():
+        (venv / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (venv / "bin" / name).chmod(0o755)
+    return executable
+
+
+def proved(
+    python: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    timeout: float = 30,
+    **verify: tuple[object, ...],
+) -> dict[str, Check]:
+    wanted = Verify(**verify)  # type: ignore[arg-type]
+    checks = prove(python, verify=wanted, pins={}, environ=environ or os.environ, timeout=timeout)
+    return {check.subject: check for check in checks}
+
+
+def test_imports_pass_with_their_version_and_attribute(python: Path) -> None:
+    checks = proved(python, imports=("good", "good:Thing.inner", "bonus"))
+    assert [check.passed for check in checks.values()] == [True, True, True]
+    assert checks["good"].detail == "1.5"
+    assert checks["good"].seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("bad", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("good:Thing.missing", "has no attribute 'missing'"),
+        ("nowhere.at_all", "No module named 'nowhere'"),
+        ("leaves", "SystemExit: no GPU"),
+    ],
+)
+def test_a_failed_import_is_named_with_the_end_of_its_traceback(python: Path, name: str, detail: str) -> None:
+    check = proved(python, imports=(name, "good"))[name]
+    assert not check.passed
+    assert detail in check.detail.splitlines()[-1]
+    assert len(check.detail.splitlines()) <= 8
+
+
+def test_one_that_takes_the_process_down_is_named_and_the_rest_goes_on(python: Path) -> None:
+    checks = proved(python, imports=("good", "crash", "bonus", "vanish", "lib"))
+    assert {name: check.passed for name, check in checks.items()} == {
+        "good": True,
+        "crash": False,
+        "bonus": True,
+        "vanish": False,
+        "lib": True,
+    }
+    assert "SIGSEGV" in checks["crash"].detail
+    assert checks["vanish"].detail == "the process ended with status 3\noh"
+
+
+def test_one_that_hangs_is_ended(python: Path) -> None:
+    started = time.monotonic()
+    checks = proved(python, imports=("hang", "good"), timeout=1.5)
+    assert not checks["hang"].passed
+    assert "1.5 seconds" in checks["hang"].detail
+    assert checks["good"].passed
+    assert time.monotonic() - started < 20
+
+
+def test_proofs_get_the_variables_of_a_training_child(python: Path) -> None:
+    environ = {
+        **os.environ,
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": "/nowhere",
+        "UV_CONSTRAINT": "/nowhere",
+        "PIP_INDEX_URL": "http://nowhere",
+        "LD_LIBRARY_PATH": "/gpu",
+    }
+    check = proved(python, imports=("around",), environ=environ)["around"]
+    assert check.passed, check.detail
+
+
+def test_no_module_of_colablock_hides_one_of_the_target(python: Path) -> None:
+    assert proved(python, imports=("index:mine",))["index:mine"].passed
+
+
+def test_proofs_leave_nothing_in_the_environment(python: Path) -> None:
+    before = listing(python.parents[1])
+    proved(python, imports=("good", "lib", "bad"), commands=(("fine",),))
+    assert listing(python.parents[1]) == before
+
+
+def test_bytecode_may_be_left_where_it_is_welcome(tmp_path: Path) -> None:
+    executable = make_venv(tmp_path / "env", sys.executable)
+    site = build_site(site_of(tmp_path / "env"), [Stub(name="good", version="1")])
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    prove(executable, verify=Verify(imports=("good",)), pins={}, environ=environ, bytecode=True)
+    assert list((site / "good" / "__pycache__").glob("*.pyc"))
+
+
+def test_commands_are_those_of_the_environment(python: Path) -> None:
+    commands = (("fine", "--help"), ("fails",), ("sh", "-c", "true"), ("python", "-c", "import good"))
+    checks = proved(python, commands=commands)
+    assert {name: check.passed for name, check in checks.items()} == {
+        "fine --help": True,
+        "fails": False,
+        "sh -c true": False,
+        "python -c import good": True,
+    }
+    assert checks["fails"].detail == "the process ended with status 7\nwent wrong"
+    assert "no command `sh`" in checks["sh -c true"].detail
+
+
+def test_a_command_that_hangs_is_ended(python: Path) -> None:
+    check = proved(python, commands=(("sleeps",),), timeout=0.5)["sleeps"]
+    assert not check.passed
+    assert "0.5 seconds" in check.detail
+
+
+def pins(**versions: str) -> dict[object, str]:
+    return {canonicalize_name(name): version for name, version in versions.items()}
+
+
+def test_versions_are_those_of_the_target(python: Path) -> None:
+    wanted = pins(good="1.5.0", lib="3.0", nobody="1")
+    checks = prove(python, verify=Verify(), pins=wanted, environ=os.environ)  # type: ignore[arg-type]
+    found = {check.subject: check for check in checks if check.kind == "version"}
+    assert found["good"].passed
+    assert found["lib"].detail == "3.0 is wanted, 2.0 is there"
+    assert found["nobody"].detail == "1 is wanted, none is there"
+
+
+REQUIREMENTS = [
+    pytest.param((), (), "", id="all met"),
+    pytest.param(
+        (Stub(name="good", version="1.5", requires=("lib>=3",)),),
+        (),
+        "good 1.5 requires `lib>=3`, but 2.0 is installed",
+        id="other version",
+    ),
+    pytest.param(
+        (Stub(name="good", version="1.5", requires=("lib[less]",)),),
+        (),
+        "good 1.5 requires `nobody; extra == 'less'`, but none is installed",
+        id="of an extra",
+    ),
+    pytest.param(
+        (Stub(name="good", version="1.5", requires=("lib>=3",)),), (("good", "lib>=3"),), "", id="expected"
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected", "detail"), REQUIREMENTS)
+def test_requirements_of_the_pins_are_met(
+    tmp_path: Path, changes: tuple[Stub, ...], expected: tuple[tuple[str, str], ...], detail: str
+) -> None:
+    executable = make_venv(tmp_path / "env", sys.executable)
+    build_site(site_of(tmp_path / "env"), [*STUBS[:3], *changes])
+    checks = prove(
+        executable,
+        verify=Verify(),
+        pins=pins(good="1.5"),  # type: ignore[arg-type]
+        environ=os.environ,
+        expected_unmet=expected,
+    )
+    (check,) = (check for check in checks if check.kind == "requirements")
+    assert (check.passed, check.detail) == (not detail, detail)
+
+
+TORCH = """\
+class cuda:
+    @staticmethod
+    def is_available():
+        return False
+"""
+ROPE_KNOWN = "ROPE_INIT_FUNCTIONS = {'llama3': None}\n"
+
+
+@pytest.mark.parametrize(
+    ("stubs", "capability", "outcome", "detail"),
+    [
+        ((), "nf4", (False, False), "No module named 'torch'"),
+        (
+            (
+                Stub(name="torch", version="2.4", files={"torch/__init__.py": TORCH}),
+                Stub(name="bitsandbytes", version="0.43.3"),
+            ),
+            "nf4",
+            (True, True),
+            "no GPU here, and bitsandbytes 0.43.3",
+        ),
+        ((), "llama3-rope", (False, False), "No module named 'transformers'"),
+        ((), "telepathy", (False, False), "KeyError: 'telepathy'"),
+    ],
+)
+def test_a_capability_is_proven_or_says_why_not(
+    tmp_path: Path, stubs: tuple[Stub, ...], capability: str, outcome: tuple[bool, bool], detail: str
+) -> None:
+    executable = make_venv(tmp_path / "env", sys.executable)
+    build_site(site_of(tmp_path / "env"), stubs)
+    check = proved(executable, capabilities=(capability,))[capability]
+    assert (check.kind, check.passed, check.skipped) == ("capability", *outcome)
+    assert detail in check.detail
+
+
+def test_progress_is_told(python: Path) -> None:
+    class Told(Reporter):
+        def __init__(self) -> None:
+            self.steps: list[tuple[str, int, int]] = []
+
+        def step(self, text: str, done: int, total: int) -> None:
+            self.steps.append((text, done, total))
+
+    told = Told()
+    prove(python, verify=Verify(imports=("good", "bad")), pins={}, environ=os.environ, reporter=told)
+    assert told.steps == [("import good", 1, 2), ("import bad", 2, 2)]
+
+
+def test_an_interpreter_that_does_not_run_is_an_error() -> None:
+    with pytest.raises(Unmet, match="/no/such/python"):
+        prove("/no/such/python", verify=Verify(), pins={}, environ=os.environ)
+
+
+def test_a_report_passes_when_all_its_checks_do() -> None:
+    checks = (Check(kind="import", subject="a", passed=True), Check(kind="import", subject="b", passed=False))
+    report = Report(matrix="m", variant=None, target="env", python="p", python_version="3", checks=checks[:1])
+    assert report.passed
+    assert not Report(
+        matrix="m", variant=None, target="env", python="p", python_version="3", checks=checks
+    ).passed
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (["fine"], 0),
+        (["fails"], 7),
+        (["python", "-c", "import good, os, sys; sys.exit('MPLBACKEND' in os.environ)"], 0),
+        (["python", "-c", "import os, sys; sys.exit(sys.prefix != os.environ['VIRTUAL_ENV'])"], 0),
+    ],
+)
+def test_a_command_runs_in_the_environment(python: Path, argv: list[str], status: int) -> None:
+    assert run_in(python, argv, {**os.environ, "MPLBACKEND": "x"}) == status
+
+
+def test_a_command_that_is_not_there_is_named(python: Path) -> None:
+    with pytest.raises(NotFound, match="no-such-command"):
+        run_in(python, ["no-such-command"], os.environ)
