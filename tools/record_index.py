@@ -12,8 +12,6 @@ is ``tests/data/NAME.json.gz``, which ``tests/support/recorded_index.py`` serves
 The index is the one that pip is configured for, or ``--index-url``.
 """
 
-# ruff: noqa: INP001, T201 - a script of its own, which may speak
-
 from __future__ import annotations
 
 import argparse
@@ -21,6 +19,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -56,7 +55,9 @@ from colablock._vendor.packaging.utils import (  # noqa: E402
     parse_wheel_filename,
 )
 from colablock._vendor.packaging.version import Version  # noqa: E402
+from tests.support.recorded_index import axolotl_archive  # noqa: E402
 
+AXOLOTL = "https://github.com/axolotl-ai-cloud/axolotl/archive/refs/tags/="
 JSON = "application/vnd.pypi.simple.v1+json"
 NO_MODULES = re.compile(r"(tests?|docs?|examples?|benchmarks?|scripts|_distutils_hack)$|__")
 File = dict[str, Any]
@@ -249,6 +250,26 @@ def solve(proxy: Proxy, requirements: list[str], python: str, cutoff: str | None
     print(f"  {python}, {len(requirements)} requirements: {outcome}")
 
 
+def ask(proxy: Proxy, line: str, work: Path) -> None:
+    """Run a command of colablock against the proxy, as if nothing was known before."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(work),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PYTHONPATH": str(ROOT),
+        "COLABLOCK_CACHE_DIR": str(work / "cache"),
+        "COLABLOCK_HOME": str(work / "home"),
+        "COLABLOCK_DEFAULT_INDEX": f"{proxy.url}/simple/",
+        "COLABLOCK_MIRRORS": AXOLOTL + axolotl_archive(work).parent.as_uri() + "/",
+    }
+    command = [sys.executable, "-m", "colablock", *line.split()]
+    process = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environ)
+    outcome = (
+        f"{len(process.stdout.splitlines())} lines" if process.returncode == 0 else process.stderr.strip()
+    )
+    print(f"  {line}: {outcome}")
+
+
 class Recorder:
     """Turns what was asked for into the recording."""
 
@@ -264,6 +285,11 @@ class Recorder:
         versions = {version for version, _ in self._versions(name)}
         found = set(requirement.specifier.filter(versions, prereleases=False))
         return name, found if requirement.specifier else {max(found)}
+
+    def newest(self, name: str) -> set[Version]:
+        """Return the newest version, in a set of its own; the empty set where there is none."""
+        versions = [version for version, _ in self._versions(name) if not version.is_prerelease]
+        return {max(versions)} if versions else set()
 
     def project(self, name: str, versions: set[Version]) -> dict[str, Any] | None:
         """Return what is recorded of a project."""
@@ -387,11 +413,16 @@ def record(name: str, spec: Mapping[str, Any], registry: Registry) -> dict[str, 
     for requirements in spec["solves"]:
         for python in spec["pythons"]:
             solve(proxy, requirements, python, spec.get("exclude-newer"))
+    with tempfile.TemporaryDirectory() as work:
+        for line in spec["commands"]:
+            ask(proxy, line, Path(work))
     proxy.shutdown()
     recorder = Recorder(registry, spec, buildable)
     wanted: dict[str, set[Version]] = defaultdict(set)
     for project, filenames in proxy.asked.items():
         wanted[project] |= {version for f in filenames if (version := version_of(f)) is not None}
+        if not filenames:  # somebody looked, and took nothing: the newest stands for what was there
+            wanted[project] |= recorder.newest(project)
     for line in spec["keep"]:
         project, versions = recorder.kept(line)
         wanted[project] |= versions
