@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -35,6 +34,7 @@ class Applied:
     matrix_digest: str
     variant: str | None
     pins: Mapping[NormalizedName, str] = field(default_factory=dict)
+    unmet: tuple[tuple[str, str], ...] = ()  # requirements of the stack that nobody met before either
     report: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -65,14 +65,15 @@ def save(applied: Applied, home: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
         json.dump(asdict(applied), file)
-    os.replace(file.name, path)
+    Path(file.name).replace(path)
 
 
 def load(name: str, home: Path) -> Applied | None:
     """Return the last apply of *name*; None when there is none that can be read."""
     try:
         value = json.loads(_path(name, home).read_text(encoding="utf-8"))
-        return Applied(**{**value, "sites": tuple(value["sites"])})
+        unmet = tuple((name, line) for name, line in value["unmet"])
+        return Applied(**{**value, "sites": tuple(value["sites"]), "unmet": unmet})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

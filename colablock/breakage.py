@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.requirements import Dependents, applies, parse_requirement
 
 if TYPE_CHECKING:
-    from colablock.snapshot import Installed, Snapshot
+    from colablock.snapshot import Snapshot
 
 __all__ = ["Broken", "Change", "find_broken", "unmet"]
 
@@ -97,19 +97,15 @@ def _broken(snapshot: Snapshot, owner: NormalizedName, requirement: str, cause: 
     return Broken(name=owner, version=version, requirement=requirement, cause=cause, direct=True)
 
 
-def unmet(
-    installed: Mapping[NormalizedName, Installed], snapshot: Snapshot
-) -> dict[tuple[NormalizedName, str], str]:
-    """Return the requirements that do not hold among *installed*: (owner, requirement) → what is there."""
-    found: dict[tuple[NormalizedName, str], str] = {}
-    for owner in installed.values():
+def unmet(names: Iterable[NormalizedName], snapshot: Snapshot) -> frozenset[tuple[NormalizedName, str]]:
+    """Return the requirement lines of *names* that the snapshot does not meet as it stands: (name, line)."""
+    found = set()
+    for owner in (snapshot.installed[name] for name in names if name in snapshot.installed):
         for line in owner.requires:
             requirement = parse_requirement(line)
             if requirement is None or not applies(requirement, snapshot.environment):
                 continue
-            there = installed.get(canonicalize_name(requirement.name))
-            if there is None:
-                found[owner.name, str(requirement)] = "it is missing"
-            elif not requirement.specifier.contains(there.version, prereleases=True):
-                found[owner.name, str(requirement)] = f"{there.version} is there"
-    return found
+            there = snapshot.installed.get(canonicalize_name(requirement.name))
+            if there is None or not requirement.specifier.contains(there.version, prereleases=True):
+                found.add((owner.name, line))
+    return frozenset(found)

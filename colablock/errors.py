@@ -150,9 +150,7 @@ class FetchFailed(Unmet):
 
     reference = "fetch-failed"
 
-    def __init__(
-        self, message: str, *, url: str, status: int | None = None, hint: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, url: str, status: int | None = None, hint: str | None = None) -> None:
         self.url = url
         self.status = status
         super().__init__(message, hint=hint)

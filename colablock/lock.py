@@ -23,8 +23,8 @@ from colablock._vendor.packaging.pylock import (
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, parse_sdist_filename
 from colablock._vendor.packaging.version import Version
-from colablock.errors import BadDistribution, InvalidInput
 from colablock.candidates import Candidate, File, Judged, Metadata, Origin
+from colablock.errors import BadDistribution, InvalidInput
 from colablock.requirements import parse_requirement
 
 if sys.version_info >= (3, 11):

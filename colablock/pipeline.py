@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +22,11 @@ from colablock.execute import apply_plan
 from colablock.interpreters import fetch_interpreter
 from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.matrix import select_variant
-from colablock.plan import Plan, Remedy, Target
-from colablock.planner import with_target
+from colablock.plan import Remedy, Target
 from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.serialise import report_from_json, report_to_json
-from colablock.settings import Settings, read_settings
+from colablock.settings import read_settings
 from colablock.snapshot import Host, Snapshot, fingerprint, installed_versions, snapshot_of, take_snapshot
 from colablock.solving import Prepared, Solving
 from colablock.target import is_kernel, why_not_kernel
@@ -168,7 +165,7 @@ class Pipeline:
         last = self._last(name)
         matrix = select_variant(self.matrix(name), detect(self._environ), last.variant)
         started = time.monotonic()
-        checks = self._prove(last.python, matrix, last.pins)
+        checks = self._prove(last.python, matrix, last.pins, last.unmet)
         kept = report_from_json(last.report)
         return replace(kept, checks=checks, changed=False, seconds=time.monotonic() - started)
 
@@ -198,20 +195,25 @@ class Pipeline:
         )
 
     def _kernel(self, ask: Ask) -> Snapshot:
-        """Return the state that a plan would change: the running interpreter's, a named one's, a recorded one's."""
+        """Return the state that a plan would change: a recorded one, a named one's, or this interpreter's."""
         if ask.runtime:
             return _readable(load_runtime(ask.runtime))
         if ask.python:
             return _readable(snapshot_of(Path(ask.python), protect=ask.protect, environ=self._environ))
         modules = sys.modules if self._in_kernel else None
-        return _readable(take_snapshot(protect=ask.protect, loaded_modules=modules, environ=self._environ))
+        snapshot = take_snapshot(protect=ask.protect, loaded_modules=modules, environ=self._environ)
+        if snapshot.host is not Host.PLAIN and not self._in_kernel:
+            # `!colablock` is a process of its own: what the kernel holds is out of its sight.
+            note = "what the notebook's kernel has loaded cannot be seen from here: restart it after a change"
+            snapshot = replace(snapshot, notes=(*snapshot.notes, note))
+        return _readable(snapshot)
 
     def _to_kernel(self, ask: Ask, prepared: Prepared) -> Report:
         plan = prepared.plan
         pins = prepared.pins()
 
         def prove_it() -> tuple[Check, ...]:
-            return self._prove(plan.python, prepared.matrix, pins)
+            return self._prove(plan.python, prepared.matrix, pins, prepared.unmet_before())
 
         if not plan.steps:
             return self._report(prepared, plan.python, prove_it(), changed=False)
@@ -230,46 +232,53 @@ class Pipeline:
         return self._report(prepared, plan.python, checks, changed=True)
 
     def _to_env(self, ask: Ask, prepared: Prepared) -> Report:
-        plan = prepared.plan
-        digest = lock_digest(
-            make_lock(
-                prepared.resolution,
-                prepared.matrix,
-                wheels=prepared.workshop.wheels_beside(prepared.resolution, None),
-            )
-        )
+        workshop = prepared.workshop
+        wheels = workshop.wheels_beside(prepared.resolution, None)
+        digest = lock_digest(make_lock(prepared.resolution, prepared.matrix, wheels=wheels))
         standing = envs.read_env(self._home, digest)
-        if standing is not None:
-            python = standing.python
-        else:
-            interpreter = (
-                plan.python
-                or fetch_interpreter(prepared.snapshot.environment.short, self._environ, self._reporter).path
-            )
-            with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
-                files = prepared.workshop.gather(plan, Path(folder), self._reporter)
-                python = str(
-                    envs.build_env(
-                        plan,
-                        files,
-                        lock_hash=digest,
-                        home=self._home,
-                        environ=self._environ,
-                        interpreter=interpreter,
-                        reporter=self._reporter,
-                    )
-                )
+        python = standing.python if standing is not None else self._build(prepared, digest)
         checks = self._prove(python, prepared.matrix, prepared.pins())
         if not all(check.passed for check in checks) and not ask.keep:
             if standing is None:
                 envs.discard_env(self._home, digest)
             raise RolledBack(_failures(checks), hint="`--keep` keeps an environment that is not proven")
         envs.select_env(self._home, prepared.matrix.name, digest)
-        return replace(self._report(prepared, python, checks, changed=standing is None), lock_digest=digest)
+        report = self._report(prepared, python, checks, changed=standing is None)
+        return replace(report, lock_digest=digest)
 
-    def _prove(self, python: str, matrix: Matrix, pins: Mapping[NormalizedName, str]) -> tuple[Check, ...]:
-        self._reporter.stage(f"Proving {matrix.name}")
-        return prove(python, verify=matrix.verify, pins=pins, environ=self._environ, reporter=self._reporter)
+    def _build(self, prepared: Prepared, digest: str) -> str:
+        """Return the interpreter of the environment of a lock, which is built now."""
+        plan = prepared.plan
+        short = prepared.snapshot.environment.short
+        interpreter = plan.python or fetch_interpreter(short, self._environ, self._reporter).path
+        with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
+            files = prepared.workshop.gather(plan, Path(folder), self._reporter)
+            python = envs.build_env(
+                plan,
+                files,
+                lock_hash=digest,
+                home=self._home,
+                environ=self._environ,
+                interpreter=interpreter,
+                reporter=self._reporter,
+            )
+        return str(python)
+
+    def _prove(
+        self,
+        python: str,
+        matrix: Matrix,
+        pins: Mapping[NormalizedName, str],
+        unmet: Collection[tuple[str, str]] = (),
+    ) -> tuple[Check, ...]:
+        return prove(
+            python,
+            verify=matrix.verify,
+            pins=pins,
+            environ=self._environ,
+            expected_unmet=unmet,
+            reporter=self._reporter,
+        )
 
     def _report(self, prepared: Prepared, python: str, checks: tuple[Check, ...], *, changed: bool) -> Report:
         plan = prepared.plan
@@ -300,6 +309,7 @@ class Pipeline:
             matrix_digest=prepared.matrix.digest,
             variant=prepared.matrix.variant,
             pins=prepared.pins(),
+            unmet=tuple(sorted(prepared.unmet_before())),
             report=report_to_json(report),
         )
         applied.save(record, self._home)

@@ -19,6 +19,8 @@ class Target(Enum):
 
 
 class Action(Enum):
+    """What a step does to one distribution."""
+
     REMOVE = "remove"
     REPLACE = "replace"
     INSTALL = "install"

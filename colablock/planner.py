@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from colablock._vendor.packaging.utils import canonicalize_name
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from colablock.snapshot import Snapshot
 
 __all__ = ["Repair", "make_plan", "state_after"]
+
 
 class Repair(Protocol):
     """Finds a version of one broken distribution that fits a state, moving nothing else."""
@@ -323,8 +324,3 @@ def _in_order(
                 if not waiting[user]:
                     ready.append(user)
     return ordered
-
-
-def with_target(plan: Plan, target: Target, why: str) -> Plan:
-    """Return *plan* with where it goes, and why."""
-    return replace(plan, target=target, why_target=why)

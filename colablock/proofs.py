@@ -24,6 +24,7 @@ Job = tuple[str, str]
 """Kind and subject: ``("import", "torch")``."""
 
 _BLOCK = 1 << 16
+_START = 60.0  # seconds for an interpreter to start and to read what is installed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +145,7 @@ def _lines(answers: Any, timeout: float) -> Iterator[dict[str, Any] | None]:
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(answers, selectors.EVENT_READ)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + max(timeout, _START)
         while True:
             if not selector.select(max(0.0, deadline - time.monotonic())):
                 yield None
@@ -154,8 +155,10 @@ def _lines(answers: Any, timeout: float) -> Iterator[dict[str, Any] | None]:
                 return
             *lines, rest = (rest + block).split(b"\n")
             for line in lines:
-                deadline = time.monotonic() + timeout
-                yield json.loads(line)
+                answer = json.loads(line)
+                is_slow = answer["kind"] == "facts"
+                deadline = time.monotonic() + (max(timeout, _START) if is_slow else timeout)
+                yield answer
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

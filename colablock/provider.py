@@ -12,12 +12,13 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.errors import BadDistribution
 from colablock.candidates import Candidate, CandidateSource, Metadata, Origin, Reason, Rejection
+from colablock.errors import BadDistribution
 from colablock.requirements import Dependents, applies, holding, parse_requirement
 from colablock.resolution import ANY, PYTHON, Choice, Conflict, Guard, Request, Want
 
 if TYPE_CHECKING:
+    from colablock.matrix import Constraint, PackageEntry
     from colablock.progress import Reporter
     from colablock.snapshot import Installed
 
@@ -37,7 +38,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         )
         self._guards = _guards(request)
         self._excluded = {absent.name: absent for absent in request.absent}
-        narrowed = (*request.roots, *request.constraints)
+        narrowed: tuple[PackageEntry | Constraint, ...] = (*request.roots, *request.constraints)
         self._explicit_pre = {one.name for one in narrowed if any(s.prereleases for s in one.specifier)}
         self._direct = {entry.name: entry for entry in request.roots if entry.url}
         self._indexed = {entry.name for entry in request.roots if entry.index}

@@ -16,8 +16,8 @@ from typing import Any
 from resolvelib import BaseReporter, ResolutionImpossible, ResolutionTooDeep, Resolver
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.errors import NoSolution
 from colablock.candidates import CandidateSource, Origin
+from colablock.errors import NoSolution
 from colablock.progress import Reporter
 from colablock.provider import Provider
 from colablock.resolution import PYTHON, Choice, Conflict, Parent, Pin, Request, Resolution, Unsolvable, Want

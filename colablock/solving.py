@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Container, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
+from colablock.breakage import unmet
 from colablock.build import Builder
 from colablock.catalog import find_matrix, list_matrices
 from colablock.environment import Environment, environment_for
-from colablock.errors import ColablockError, InvalidInput, NoSolution, Refused, Unmet
+from colablock.errors import InvalidInput, NoSolution, Refused, Unmet
 from colablock.explain import explain, misfits
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.interpreters import Interpreter, find_interpreters
 from colablock.lock import LockSource, read_lock
 from colablock.matrix import roots
-from colablock.plan import Plan, Remedy, Target
+from colablock.plan import Plan, Remedy, Step, Target
 from colablock.planner import make_plan
-from colablock.repair import Repairer
 from colablock.recorded import runtimes
+from colablock.repair import Repairer
 from colablock.resolution import PYTHON, Request, Unsolvable
 from colablock.resolve import resolve
 from colablock.snapshot import Snapshot, fingerprint, snapshot_of
@@ -61,14 +62,15 @@ class Prepared:
         """Return the versions of the stack, by name."""
         return {name: str(pin.version) for name, pin in self.resolution.pins.items()}
 
+    def unmet_before(self) -> frozenset[tuple[NormalizedName, str]]:
+        """Return the requirements of kept distributions that nobody met before either."""
+        kept = [name for name, pin in self.resolution.pins.items() if pin.is_installed]
+        return unmet(kept, self.snapshot)
+
     def why(self, package: str) -> list[str]:
         """Return why *package* is at its version, or goes, or stays out of it, one sentence each."""
         name = canonicalize_name(package)
-        lines = [
-            f"{step.action.value} {name} {step.previous or ''} {'→' if step.previous and step.version else ''} {step.version or ''}: {step.reason}"
-            for step in self.plan.steps
-            if step.name == name
-        ]
+        lines = [_told(step) for step in self.plan.steps if step.name == name]
         lines += [
             f"keep {name} {kept.version}: {kept.reason}" for kept in self.plan.kept if kept.name == name
         ]
@@ -82,9 +84,12 @@ class Prepared:
         there = self.snapshot.installed.get(name)
         if not lines and there is not None:
             lines = [f"{name} {there.version} is installed, and this plan does not concern it"]
-        return [" ".join(line.split()) for line in lines] or [
-            f"{name} is neither installed nor part of {self.matrix.name}"
-        ]
+        return lines or [f"{name} is neither installed nor part of {self.matrix.name}"]
+
+
+def _told(step: Step) -> str:
+    versions = " -> ".join(filter(None, (step.previous, step.version)))
+    return f"{step.action.value} {step.name} {versions}: {step.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +126,7 @@ class Solving:
             repair=Repairer(request, workshop.source),
             broken=self.broken,
             fingerprint=fingerprint(kernel),
-            notes=self._notes(resolution),
+            notes=(*kernel.notes, *self._notes(resolution)),
         )
         return Prepared(
             plan=plan, matrix=self.matrix, resolution=resolution, snapshot=kernel, workshop=workshop
@@ -140,23 +145,17 @@ class Solving:
 
         Raises NoSolution with the reason of each Python when none does.
         """
-        offers: list[Offer] = []
-        workshops: dict[Version, Workshop] = {}
-        refusals: dict[str, ColablockError] = {}
+        tried = _Tried()
         for environment, python in self._pythons():
-            version = environment.python_version
-            try:
-                resolution, workshops[version] = self.from_nothing(environment, python)
-            except NoSolution as error:
-                refusals[str(version)] = error
-                continue
-            running = version == self.kernel.environment.python_version
-            offers.append(
-                Offer(python=python, environment=environment, resolution=resolution, running=running)
-            )
-        if not offers:
-            raise _no_python(self.matrix, refusals)
-        best, reason = best_offer(offers)
+            self._try(environment, python, tried)
+        if not tried.offers and self.kernel.python and self.python is None:
+            for environment in self._fetchable(tried.minors):
+                self._try(environment, "", tried)
+                if tried.offers:
+                    break
+        if not tried.offers:
+            raise _no_python(self.matrix, tried.refusals)
+        best, reason = best_offer(tried.offers)
         empty = _empty(best, self.kernel)
         plan = make_plan(
             matrix=self.matrix,
@@ -166,15 +165,28 @@ class Solving:
             why_target=f"{why}; {reason}",
             notes=self._notes(best.resolution),
         )
-        workshop = workshops[best.version]
+        workshop = tried.workshops[best.version]
         return Prepared(
             plan=plan, matrix=self.matrix, resolution=best.resolution, snapshot=empty, workshop=workshop
         )
 
+    def _try(self, environment: Environment, python: str, tried: _Tried) -> None:
+        """Solve for one Python, and keep the offer or the reason why there is none."""
+        version = environment.python_version
+        tried.minors.add(environment.short)
+        try:
+            resolution, tried.workshops[version] = self.from_nothing(environment, python)
+        except NoSolution as error:
+            tried.refusals[str(version)] = error
+            return
+        running = version == self.kernel.environment.python_version
+        offer = Offer(python=python, environment=environment, resolution=resolution, running=running)
+        tried.offers.append(offer)
+
     def _pythons(self) -> Iterator[tuple[Environment, str]]:
         """Yield each Python that may carry the environment, one per minor version, with its executable.
 
-        The executable is "" for one that would have to be fetched.
+        The executable is "" for a recorded runtime's.
         """
         if self.kernel.python == "":
             yield from self._recorded_pythons()
@@ -182,23 +194,19 @@ class Solving:
         if self.python is not None:
             yield self.kernel.environment, self.kernel.python
             return
-        allowed = self.matrix.requires_python
-        seen: set[tuple[int, int]] = set()
+        seen: set[str] = set()
         for found in self._interpreters():
-            version = Version(found.version)
-            minor = (version.major, version.minor)
-            if minor in seen or not allowed.contains(version, prereleases=True):
+            short = ".".join(found.version.split(".")[:2])
+            if short in seen or not self.matrix.requires_python.contains(found.version, prereleases=True):
                 continue
-            seen.add(minor)
+            seen.add(short)
             try:
-                environment = snapshot_of(
+                state = snapshot_of(
                     Path(found.path), environ=self.environ, accelerator=self.kernel.accelerator
-                ).environment
+                )
             except InvalidInput:
                 continue
-            yield environment, found.path
-        if not seen:
-            yield from self._fetchable()
+            yield state.environment, found.path
 
     def _interpreters(self) -> list[Interpreter]:
         """Return what is at hand, this very Python first; a stack that compiles needs Python.h."""
@@ -206,12 +214,11 @@ class Solving:
         found = [one for one in find_interpreters(self.environ) if one.has_headers or not compiles]
         return sorted(found, key=lambda one: one.source != "running")
 
-    def _fetchable(self) -> Iterator[tuple[Environment, str]]:
-        platform = self.kernel.environment.tags[0].platform
+    def _fetchable(self, seen: Collection[str]) -> Iterator[Environment]:
+        """Yield the environments of Pythons that uv can fetch, newest first, apart from those *seen*."""
         for short in FETCHABLE:
-            if self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
-                yield environment_for(short, platform), ""
-                return
+            if short not in seen and self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
+                yield environment_for(short, self.kernel.environment.tags[0].platform)
 
     def _recorded_pythons(self) -> Iterator[tuple[Environment, str]]:
         own = self.kernel.environment
@@ -297,6 +304,16 @@ class Solving:
         return tuple(filter(None, (build_note(resolution, entry) for entry in self.matrix.packages)))
 
 
+@dataclass(slots=True)
+class _Tried:
+    """What the Pythons that were asked so far have to offer."""
+
+    offers: list[Offer] = field(default_factory=list)
+    workshops: dict[Version, Workshop] = field(default_factory=dict)
+    refusals: dict[str, NoSolution] = field(default_factory=dict)
+    minors: set[str] = field(default_factory=set)
+
+
 def _empty(offer: Offer, kernel: Snapshot) -> Snapshot:
     """Return the state of an environment that is to be made with the Python of *offer*."""
     return Snapshot(
@@ -309,14 +326,14 @@ def _empty(offer: Offer, kernel: Snapshot) -> Snapshot:
     )
 
 
-def _no_python(matrix: Matrix, refusals: Mapping[str, ColablockError]) -> Unmet:
+def _no_python(matrix: Matrix, refusals: Mapping[str, NoSolution]) -> Unmet:
     """Return why no Python takes the stack: the reason of each, in full when they are the same."""
     if not refusals:
-        message = f"no Python that {matrix.name} takes ({matrix.requires_python or 'any'}) is at hand or can be fetched"
-        return Refused(message)
+        allowed = matrix.requires_python or "any"
+        return Refused(f"no Python that {matrix.name} takes ({allowed}) is at hand or can be fetched")
     texts = {str(error) for error in refusals.values()}
     first = next(iter(refusals.values()))
-    if len(texts) == 1 and isinstance(first, NoSolution):
+    if len(texts) == 1:
         return first
     lines = [f"no Python at hand takes {matrix.name}"]
     for version, error in refusals.items():

@@ -198,7 +198,7 @@ def _bytecode(owned: Iterable[str], folders: _Folders) -> Iterator[str]:
 
 
 def _whole_folders(site: Site, owned: frozenset[str]) -> frozenset[str]:
-    """Return the folders in which everything is owned; a root of the site never, nor what is right below data."""
+    """Return the folders in which all is owned; a root of the site never, nor what is right below data."""
     whole: set[str] = set()
     within: dict[str, set[str]] = {}
     for path in owned:

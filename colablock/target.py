@@ -99,7 +99,8 @@ def build_note(resolution: Resolution, entry: PackageEntry) -> str | None:
         return None
     file = pin.candidate.file
     if pin.version.local is not None and pin.version.local.split(".")[0] == entry.prefer_local:
-        return f"{pin.candidate} is a `+{entry.prefer_local}` build from {file.index or 'find-links'}: {_size(file.size or 0)}"
+        where = file.index or "find-links"
+        return f"{pin.candidate} is a `+{entry.prefer_local}` build from {where}: {_size(file.size or 0)}"
     whole = _size(fetch_size(resolution))
     return (
         f"no `+{entry.prefer_local}` build of {entry.name} was found in find-links or an index:"
