@@ -105,7 +105,8 @@ def minimums(session: nox.Session) -> None:
     session.install("--resolution", "lowest-direct", "-e", ".")
     session.install(*group("test"))  # leaves alone what is installed
     session.run("uv", "pip", "list", external=True)
-    session.run("pytest", "-n", "auto", *session.posargs)
+    # uv's own answers are what ours are compared with, and its newest ones at that.
+    session.run("pytest", "-n", "auto", "-k", "not uv_finds", *session.posargs)
 
 
 @nox.session

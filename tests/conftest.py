@@ -17,7 +17,9 @@ settings.register_profile(
 settings.load_profile("default")
 
 SETTINGS_OF_OTHERS = ("PIP_", "UV_", "COLABLOCK_", "XDG_")
-OTHERS = frozenset({"CLICOLOR", "COLUMNS", "FORCE_COLOR", "MPLBACKEND", "NETRC", "NO_COLOR", "VIRTUAL_ENV"})
+OTHERS = frozenset(
+    {"CLICOLOR", "COLUMNS", "FORCE_COLOR", "MPLBACKEND", "NETRC", "NO_COLOR", "PYENV_VERSION", "VIRTUAL_ENV"}
+)
 
 INTERPRETERS = {"PYENV_ROOT": ".pyenv", "UV_PYTHON_INSTALL_DIR": ".local/share/uv/python"}
 
