@@ -298,7 +298,13 @@ class Solving:
             for entry in asked
             if entry.marker is None or entry.marker.evaluate(dict(environment.markers))
         }
-        return Workshop(source=source, fetcher=fetcher, builder=builder, entries=entries)
+        return Workshop(
+            source=source,
+            fetcher=fetcher,
+            builder=builder,
+            entries=entries,
+            allow_build=self.matrix.options.allow_build,
+        )
 
     def _notes(self, resolution: Resolution) -> tuple[str, ...]:
         return tuple(filter(None, (build_note(resolution, entry) for entry in self.matrix.packages)))

@@ -35,6 +35,7 @@ class Workshop:
     fetcher: Fetcher
     builder: Builder
     entries: Mapping[NormalizedName, PackageEntry]
+    allow_build: frozenset[str] = frozenset()
 
     def gather(self, plan: Plan, into: Path, reporter: Reporter) -> dict[NormalizedName, Path]:
         """Return a wheel for every step that installs, hash-checked, in the folder *into*.
@@ -78,7 +79,9 @@ class Workshop:
         return self._rebuild(entry, self.fetcher.fetch_named(file), file.hashes.get("sha256"))
 
     def _rebuild(self, entry: PackageEntry, path: Path, sha256: str | None) -> Path:
-        wheel, _ = rebuild(entry, path, cache=self.fetcher.cache, sha256=sha256, build=self.builder)
+        # Modules that are not named by a source root come from a build, where the matrix allows one.
+        build = self.builder if {entry.name, ":all:"} & self.allow_build else None
+        wheel, _ = rebuild(entry, path, cache=self.fetcher.cache, sha256=sha256, build=build)
         return wheel
 
 
