@@ -162,7 +162,7 @@ class IndexSource:
             return self._direct(name, entry)
         policy = self._policy_for(name, entry)
         linked = self._linked(name, policy)
-        listed = self._listed(name, entry, policy)
+        listed = self._listed_where_it_can_be(name, entry, policy, linked)
         there = {candidate.version for candidate in linked.candidates}
         candidates = [*linked.candidates, *(c for c in listed.candidates if c.version not in there)]
         if entry is not None and entry.prefer_local:
@@ -175,6 +175,17 @@ class IndexSource:
             found=linked.found or listed.found,
             where=(*linked.where, *listed.where),
         )
+
+    def _listed_where_it_can_be(
+        self, name: NormalizedName, entry: PackageEntry | None, policy: Policy, linked: Judged
+    ) -> Judged:
+        """Return what the index lists; offline, what is found in folders does without the index."""
+        try:
+            return self._listed(name, entry, policy)
+        except FetchFailed:
+            if not (self._fetcher.offline and linked.candidates):
+                raise
+            return Judged(found=False)
 
     def _policy_for(self, name: NormalizedName, entry: PackageEntry | None) -> Policy:
         """Return the policy; modules taken from a source root come from the sdist, and nothing is built."""

@@ -539,6 +539,15 @@ def test_find_links_come_before_any_index(
     assert lines(source.metadata(found.candidates[0]).requires) == ["own-dep"]
 
 
+def test_offline_a_folder_does_without_the_index(tmp_path: Path) -> None:
+    make_wheel(tmp_path / "links", "demo", "1.0")
+    offline = Fetcher(os.environ, cache=tmp_path / "cache", offline=True)
+    source = source_of(offline, "https://index.invalid/simple/", find_links=[str(tmp_path / "links")])
+    assert names_of(source.judge(DEMO).candidates) == ["demo 1.0"]
+    with pytest.raises(FetchFailed, match="offline"):
+        source.judge(NormalizedName("other"))
+
+
 def test_find_links_take_no_notice_of_the_cutoff(fetcher: Fetcher, tmp_path: Path) -> None:
     make_wheel(tmp_path / "links", "demo", "1.0")
     policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
