@@ -80,21 +80,37 @@ def row_of(path: Path, site: Path) -> Row:
 
 
 def differences(site: Path, records: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return what is missing or not as recorded, one line each; *records* by dist-info name."""
-    work = [(name, row) for name, rows in records.items() for row in rows]
+    """Return what is missing or not as recorded, one line each; *records* by dist-info name.
+
+    Distributions that share a file (the builds of opencv) may each have another
+    one in mind; it is then as one of them recorded it.
+    """
+    claims: dict[str, list[tuple[str, Row]]] = {}
+    for name, rows in records.items():
+        for row in rows:
+            claims.setdefault(row.path, []).append((name, row))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        answers = pool.map(lambda item: _difference(site, item[1]), work)
-        return [f"{name}: {answer}" for (name, _), answer in zip(work, answers, strict=True) if answer]
+        answers = pool.map(lambda claimed: _difference(site, [row for _, row in claimed]), claims.values())
+        return [
+            f"{claimed[0][0]}: {answer}"
+            for claimed, answer in zip(claims.values(), answers, strict=True)
+            if answer
+        ]
 
 
-def _difference(site: Path, row: Row) -> str | None:
-    path = site / row.path
+def _difference(site: Path, rows: Sequence[Row]) -> str | None:
+    """Return what is wrong with a file that all of *rows* list."""
+    path = site / rows[0].path
     if not path.exists():
-        return f"`{row.path}` is missing"
-    algorithm = row.hash.partition("=")[0]
-    if algorithm not in hashlib.algorithms_guaranteed:
+        return f"`{rows[0].path}` is missing"
+    if any(_agrees(path, row) for row in rows):
         return None
-    return None if digest(path, algorithm) == row.hash else f"`{row.path}` is not as recorded"
+    return f"`{rows[0].path}` is not as recorded"
+
+
+def _agrees(path: Path, row: Row) -> bool:
+    algorithm = row.hash.partition("=")[0]
+    return algorithm not in hashlib.algorithms_guaranteed or digest(path, algorithm) == row.hash
 
 
 def _rows(text: str) -> Iterator[Row]:
