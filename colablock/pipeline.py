@@ -191,7 +191,8 @@ class Pipeline:
             with_=ask.with_,
             broken=ask.broken,
             lock=ask.lock,
-            python=ask.python,
+            # Without `into` it names the kernel: where that cannot take the stack, any Python may.
+            python=ask.python if ask.into is Target.ENV else None,
         )
 
     def _kernel(self, ask: Ask) -> Snapshot:
