@@ -82,6 +82,7 @@ class IndexSource:
         find_links: Sequence[str] = (),
         build: Callable[[Path], Path] | None = None,
         settled: Container[NormalizedName] = (),
+        unwanted_labels: frozenset[str] = frozenset(),
     ) -> None:
         self._fetcher = fetcher
         self._policy = policy
@@ -92,6 +93,7 @@ class IndexSource:
         self._entries = entries or {}
         self._find_links = tuple(find_links)
         self._settled = settled
+        self._unwanted_labels = unwanted_labels
         self._reader = MetadataSource(fetcher, build)
         self._judged: _Once[NormalizedName, Judged] = _Once()
         self._metadata: _Once[tuple[object, ...], Metadata] = _Once()
@@ -115,6 +117,8 @@ class IndexSource:
     ) -> IndexSource:
         """Return the source that *matrix* (its variant selected) describes for *environment*."""
         options = matrix.options
+        variant = matrix.variants.get(matrix.variant or "")
+        for_cards = variant is not None and variant.system.accelerator == "cuda"
         policy = Policy(
             environment=environment,
             exclude_newer=matrix.exclude_newer,
@@ -130,6 +134,7 @@ class IndexSource:
             find_links=find_links,
             build=build,
             settled=settled,
+            unwanted_labels=frozenset({"cpu"}) if for_cards else frozenset(),
         )
 
     def judge(self, name: NormalizedName) -> Judged:
@@ -169,9 +174,12 @@ class IndexSource:
             candidates.sort(key=lambda candidate: not _has_label(candidate.version, entry.prefer_local or ""))
         if entry is not None and entry.is_rebuilt:
             candidates = [_relabelled(candidate, entry) for candidate in candidates]
+        unwanted = [
+            c for c in candidates if any(_has_label(c.version, label) for label in self._unwanted_labels)
+        ]
         return Judged(
-            candidates=tuple(candidates),
-            rejections=(*linked.rejections, *listed.rejections),
+            candidates=tuple(candidate for candidate in candidates if candidate not in unwanted),
+            rejections=(*linked.rejections, *listed.rejections, *map(_without_card, unwanted)),
             found=linked.found or listed.found,
             where=(*linked.where, *listed.where),
         )
@@ -523,3 +531,13 @@ def _likeliest(candidates: Sequence[Candidate], specifier: SpecifierSet) -> Cand
         if not unwanted and specifier.contains(candidate.version, prereleases=True):
             return candidate
     return None
+
+
+def _without_card(candidate: Candidate) -> Rejection:
+    return Rejection(
+        name=candidate.name,
+        version=candidate.version,
+        filename=candidate.file.filename if candidate.file else "",
+        reason=Reason.EXCLUDED,
+        detail=f"{candidate} is built for the CPU alone, and this variant is for a card",
+    )

@@ -20,6 +20,7 @@ from colablock.environment import environment_for
 from colablock.errors import InvalidInput, NoSolution, RolledBack
 from colablock.execute import apply_plan
 from colablock.interpreters import fetch_interpreter
+from colablock.journal import recover
 from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.matrix import select_variant
 from colablock.plan import Remedy, Target
@@ -27,6 +28,7 @@ from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.serialise import report_from_json, report_to_json
 from colablock.settings import read_settings
+from colablock.site import STATE, read_site
 from colablock.snapshot import Host, Snapshot, fingerprint, installed_versions, snapshot_of, take_snapshot
 from colablock.solving import Prepared, Solving
 from colablock.target import is_kernel, why_not_kernel
@@ -199,15 +201,32 @@ class Pipeline:
         """Return the state that a plan would change: a recorded one, a named one's, or this interpreter's."""
         if ask.runtime:
             return _readable(load_runtime(ask.runtime))
+        snapshot = self._look(ask)
+        if self._recovered(snapshot):
+            snapshot = self._look(ask)
         if ask.python:
-            return _readable(snapshot_of(Path(ask.python), protect=ask.protect, environ=self._environ))
-        modules = sys.modules if self._in_kernel else None
-        snapshot = take_snapshot(protect=ask.protect, loaded_modules=modules, environ=self._environ)
+            return _readable(snapshot)
         if snapshot.host is not Host.PLAIN and not self._in_kernel:
             # `!colablock` is a process of its own: what the kernel holds is out of its sight.
             note = "what the notebook's kernel has loaded cannot be seen from here: restart it after a change"
             snapshot = replace(snapshot, notes=(*snapshot.notes, note))
         return _readable(snapshot)
+
+    def _look(self, ask: Ask) -> Snapshot:
+        if ask.python:
+            return snapshot_of(Path(ask.python), protect=ask.protect, environ=self._environ)
+        modules = sys.modules if self._in_kernel else None
+        return take_snapshot(protect=ask.protect, loaded_modules=modules, environ=self._environ)
+
+    def _recovered(self, snapshot: Snapshot) -> bool:
+        """Put an interrupted change back, and return whether there was one."""
+        folders = {Path(snapshot.prefix), *Path(snapshot.site).parents[:4]}
+        if not any((folder / STATE).is_dir() for folder in folders):
+            return False
+        if not recover(read_site(snapshot.python, self._environ)):
+            return False
+        self._reporter.note(f"a change of {snapshot.prefix} that was interrupted has been put back")
+        return True
 
     def _to_kernel(self, ask: Ask, prepared: Prepared) -> Report:
         plan = prepared.plan
@@ -238,7 +257,7 @@ class Pipeline:
         digest = lock_digest(make_lock(prepared.resolution, prepared.matrix, wheels=wheels))
         standing = envs.read_env(self._home, digest)
         python = standing.python if standing is not None else self._build(prepared, digest)
-        checks = self._prove(python, prepared.matrix, prepared.pins())
+        checks = self._prove(python, prepared.matrix, prepared.pins(), bytecode=True)
         if not all(check.passed for check in checks) and not ask.keep:
             if standing is None:
                 envs.discard_env(self._home, digest)
@@ -271,6 +290,8 @@ class Pipeline:
         matrix: Matrix,
         pins: Mapping[NormalizedName, str],
         unmet: Collection[tuple[str, str]] = (),
+        *,
+        bytecode: bool = False,
     ) -> tuple[Check, ...]:
         return prove(
             python,
@@ -278,6 +299,7 @@ class Pipeline:
             pins=pins,
             environ=self._environ,
             expected_unmet=unmet,
+            bytecode=bytecode,
             reporter=self._reporter,
         )
 

@@ -8,12 +8,13 @@ solution, what the conflict names is released, and the solve is asked again.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from resolvelib import BaseReporter, ResolutionImpossible, ResolutionTooDeep, Resolver
+from resolvelib import BaseReporter, ResolutionImpossible, ResolutionTooDeep
+from resolvelib.resolvers import Resolution as Search
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.candidates import CandidateSource, Origin
@@ -45,7 +46,10 @@ def resolve(
         rounds += 1
         provider = Provider(replace(request, released=released), source, reporter)
         try:
-            result: Any = Resolver(provider, BaseReporter()).resolve(provider.roots(), max_rounds=_MAX_ROUNDS)
+            roots = provider.roots()
+            # Not `Resolver`: it walks from each pin up to the roots, and never ends where two that were
+            # left over from an abandoned branch need each other.
+            state: Any = Search(provider, BaseReporter()).resolve(roots, max_rounds=_MAX_ROUNDS)
         except ResolutionImpossible as error:
             conflict = provider.conflict(tuple(error.causes))
             more = _release(conflict, released) if may_release else {}
@@ -60,7 +64,7 @@ def resolve(
         else:
             return Resolution(
                 request=request,
-                pins=_pins(result, provider),
+                pins=_pins(_reached(state.mapping, roots, provider), provider),
                 released=released,
                 rejections=tuple(provider.refused()),
                 rounds=rounds,
@@ -128,18 +132,43 @@ def _forced_releases(request: Request, source: CandidateSource) -> dict[Normaliz
     return forced
 
 
-def _pins(result: Any, provider: Provider) -> dict[NormalizedName, Pin]:
+_Edges = dict[tuple[NormalizedName, "str | None"], dict[tuple[Want, "Choice | None"], None]]
+
+
+def _reached(
+    mapping: Mapping[tuple[NormalizedName, str | None], Choice], roots: Iterable[Want], provider: Provider
+) -> list[tuple[Choice, tuple[tuple[Want, Choice | None], ...]]]:
+    """Return what the roots lead to in *mapping*, with the wants that led there, sorted by name."""
+    edges: _Edges = {}
+    queue: deque[tuple[Want, Choice | None]] = deque((want, None) for want in roots)
+    while queue:
+        want, parent = queue.popleft()
+        identifier = provider.identify(want)
+        if identifier not in edges:
+            choice = mapping[identifier]
+            queue.extend((need, choice) for need in provider.get_dependencies(choice))
+        edges.setdefault(identifier, {})[want, parent] = None
+    return [(mapping[key], tuple(edges[key])) for key in sorted(edges, key=lambda key: (key[0], key[1] or ""))]
+
+
+def _pins(
+    reached: Iterable[tuple[Choice, tuple[tuple[Want, Choice | None], ...]]], provider: Provider
+) -> dict[NormalizedName, Pin]:
     """Return the pins of a finished solve, sorted by name; extras joined to their base."""
+    chosen: dict[NormalizedName, Choice] = {}
     extras: defaultdict[NormalizedName, set[str]] = defaultdict(set)
     requires: defaultdict[NormalizedName, dict[str, None]] = defaultdict(dict)
     parents: defaultdict[NormalizedName, dict[Parent, None]] = defaultdict(dict)
-    for (name, extra), choice in result.mapping.items():
-        if extra is not None:
-            extras[name].add(extra)
+    for choice, wants in reached:
+        name = choice.name
+        if choice.extra is None:
+            chosen[name] = choice
+        else:
+            extras[name].add(choice.extra)
         for want in provider.get_dependencies(choice):
             if want.exact is None and want.name != PYTHON:
                 requires[name][str(want)] = None
-        for want, parent in _information(result, (name, extra)):
+        for want, parent in wants:
             if want.exact is None:
                 asker = parent.name if parent else None
                 parents[name][Parent(name=asker, requirement=str(want), path=want.path)] = None
@@ -151,10 +180,6 @@ def _pins(result: Any, provider: Provider) -> dict[NormalizedName, Pin]:
             extras=frozenset(extras[name]),
             parents=tuple(parents[name]),
         )
-        for (name, extra), choice in sorted(result.mapping.items(), key=lambda item: str(item[0]))
-        if extra is None and name != PYTHON
+        for name, choice in chosen.items()
+        if name != PYTHON
     }
-
-
-def _information(result: Any, identifier: Any) -> list[tuple[Want, Choice | None]]:
-    return [(info.requirement, info.parent) for info in result.criteria[identifier].information]

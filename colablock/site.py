@@ -12,7 +12,9 @@ from pathlib import Path
 from colablock.children import clean_environment, last_lines
 from colablock.errors import NotFound
 
-__all__ = ["Site", "read_site"]
+__all__ = ["STATE", "Site", "read_site"]
+
+STATE = ".colablock"
 
 _PROBE = """\
 import json, os, sys, sysconfig
@@ -48,7 +50,7 @@ class Site:
     @property
     def state(self) -> Path:
         """Where the stage, the stash and the journal of a change stand: on the site's own mount."""
-        return Path(self.data) / ".colablock"
+        return Path(self.data) / STATE
 
     @property
     def roots(self) -> tuple[str, ...]:

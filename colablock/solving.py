@@ -27,7 +27,7 @@ from colablock.repair import Repairer
 from colablock.resolution import PYTHON, Request, Unsolvable
 from colablock.resolve import resolve
 from colablock.snapshot import Snapshot, fingerprint, snapshot_of
-from colablock.target import Offer, best_offer, build_note
+from colablock.target import Offer, best_offer, build_note, has_preferred_builds
 from colablock.ways_out import ways_out
 from colablock.workshop import Workshop
 
@@ -148,6 +148,8 @@ class Solving:
         tried = _Tried()
         for environment, python in self._pythons():
             self._try(environment, python, tried)
+            if tried.offers and has_preferred_builds(tried.offers[-1].resolution, self.matrix.packages):
+                break
         if not tried.offers and self.kernel.python and self.python is None:
             for environment in self._fetchable(tried.minors):
                 self._try(environment, "", tried)

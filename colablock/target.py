@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from colablock.snapshot import Host
+from colablock.urls import redacted
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from colablock.resolution import Resolution
     from colablock.snapshot import Snapshot
 
-__all__ = ["Offer", "best_offer", "build_note", "fetch_size", "is_kernel", "why_not_kernel"]
+__all__ = [
+    "Offer",
+    "best_offer",
+    "build_note",
+    "fetch_size",
+    "has_preferred_builds",
+    "is_kernel",
+    "why_not_kernel",
+]
 
 _NEAR = 1.1  # downloads within a tenth of each other count as the same
 
@@ -92,20 +101,32 @@ def best_offer(offers: Sequence[Offer]) -> tuple[Offer, str]:
     return best, f"Python {best.version} is the newest at hand that takes it"
 
 
+def has_preferred_builds(resolution: Resolution, entries: Iterable[PackageEntry]) -> bool:
+    """Whether every package with a preferred local label got such a build: no other Python does better."""
+    return all(_is_preferred(resolution, entry) for entry in entries)
+
+
 def build_note(resolution: Resolution, entry: PackageEntry) -> str | None:
     """Return which build of a package with a preferred local label was found, and where; None for others."""
     pin = resolution.pins.get(entry.name)
     if entry.prefer_local is None or pin is None or pin.candidate.file is None:
         return None
     file = pin.candidate.file
-    if pin.version.local is not None and pin.version.local.split(".")[0] == entry.prefer_local:
-        where = file.index or "find-links"
+    where = redacted(file.index) if file.index else "find-links"
+    if _is_preferred(resolution, entry):
         return f"{pin.candidate} is a `+{entry.prefer_local}` build from {where}: {_size(file.size or 0)}"
     whole = _size(fetch_size(resolution))
     return (
         f"no `+{entry.prefer_local}` build of {entry.name} was found in find-links or an index:"
-        f" {pin.candidate} is the build of {file.index or 'find-links'}, and all takes {whole} to fetch"
+        f" {pin.candidate} is the build of {where}, and all takes {whole} to fetch"
     )
+
+
+def _is_preferred(resolution: Resolution, entry: PackageEntry) -> bool:
+    pin = resolution.pins.get(entry.name)
+    if entry.prefer_local is None or pin is None or pin.is_installed:
+        return True
+    return (pin.version.local or "").split(".")[0] == entry.prefer_local
 
 
 def _size(size: int) -> str:

@@ -47,9 +47,8 @@ def ways_out(
         if other.name != matrix.name and len(other.requires_python) and other.requires_python.contains(python)
     ]
     if admitting:
-        ways.append(
-            f"{_either(f'`{name}`' for name in sorted(admitting))} admits Python {python.major}.{python.minor}"
-        )
+        names = _either(f"`{name}`" for name in sorted(admitting))
+        ways.append(f"{names} admits Python {python.major}.{python.minor}")
     return "; ".join(ways) or None
 
 

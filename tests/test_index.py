@@ -23,7 +23,7 @@ from colablock.environment import environment_for
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.fetch import Fetcher
 from colablock.index import Candidate, File, IndexSource, Judged, Origin, Policy, Reason, judge_files
-from colablock.matrix import Index, Matrix, Options, PackageEntry
+from colablock.matrix import Index, Matrix, Options, PackageEntry, SystemRequirements, Variant
 from colablock.simple import Listing, parse_page
 from colablock.snapshot import Installed
 from tests.support.server import Fault, IndexServer
@@ -502,6 +502,26 @@ def test_the_preferred_local_label_comes_first(fetcher: Fetcher, tmp_path: Path)
         source = source_of(fetcher, server.url, entries=entry("demo", prefer_local="cpu"))
         found = names_of(source.judge(DEMO).candidates)
     assert found == ["demo 1.5+cpu.1", "demo 1.0+cpu", "demo 2.0+cu118", "demo 2.0", "demo 1.0"]
+
+
+def test_a_variant_for_a_card_takes_no_build_for_the_cpu(fetcher: Fetcher, tmp_path: Path) -> None:
+    make_wheel(tmp_path / "links", "demo", "2.1+cpu")
+    make_wheel(tmp_path / "links", "demo", "2.0")
+    variants = {
+        name: Variant(name=name, system=SystemRequirements(accelerator=name)) for name in ("cuda", "none")
+    }
+    matrix = Matrix(name="m", source="m.toml", digest="0", variants=variants)
+    found = {}
+    for name in variants:
+        source = IndexSource.for_matrix(
+            replace(matrix, variant=name),
+            environment=PY312,
+            fetcher=fetcher,
+            default_index=str(tmp_path / "empty"),
+            find_links=[str(tmp_path / "links")],
+        )
+        found[name] = names_of(source.judge(DEMO).candidates)
+    assert found == {"cuda": ["demo 2.0"], "none": ["demo 2.1+cpu", "demo 2.0"]}
 
 
 def test_credentials_of_an_index_are_used_and_not_recorded(shelf: Path, fetcher: Fetcher) -> None:
