@@ -389,7 +389,7 @@ def import_names(listing: list[str]) -> list[str]:
     for path in modules:
         parts = re.sub(r"\.[^/]*$", "", path).split("/")
         depth = next((n for n in range(1, len(parts)) if "/".join(parts[:n]) in packages), len(parts))
-        tops.add("/".join(parts[: min(depth, 2)]))
+        tops.add("/".join(parts[: min(depth, 4)]))
     return sorted(
         top for top in tops if all(p.isidentifier() and not NO_MODULES.match(p) for p in top.split("/"))
     )

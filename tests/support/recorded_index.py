@@ -15,12 +15,14 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tests.support.server import Facts, project_of
+from tests.support.stubs import CONTENTS
 from tests.support.wheels import metadata_text, sdist_bytes, tar_bytes, wheel_bytes
 
 __all__ = ["RecordedIndex", "axolotl_archive"]
@@ -33,27 +35,6 @@ def {function}():
     print("{script}", *sys.argv[1:])
     return 0
 """
-#: What a stub of a project holds beside its version, by path.
-CONTENTS: Mapping[str, Mapping[str, str]] = {
-    "torch": {
-        "torch/cuda/__init__.py": "def is_available():\n    return False\n\n\n"
-        "def device_count():\n    return 0\n",
-        "torch/version.py": "cuda = None\n",
-        "torch/__init__.py": "from torch import cuda, version\n",
-    },
-    "transformers": {
-        "transformers/__init__.py": "class AutoModelForCausalLM: ...\n\n\nclass AutoTokenizer: ...\n\n\n"
-        "class AutoConfig: ...\n\n\nclass BitsAndBytesConfig: ...\n",
-    },
-    "peft": {
-        "peft/__init__.py": "class LoraConfig: ...\n\n\ndef get_peft_model(model, config): ...\n\n\n"
-        "def prepare_model_for_kbit_training(model): ...\n",
-    },
-    "trl": {"trl/__init__.py": "class SFTTrainer: ...\n\n\nclass SFTConfig: ...\n"},
-    "datasets": {"datasets/__init__.py": "class Dataset: ...\n\n\ndef load_dataset(*args, **kwargs): ...\n"},
-    "accelerate": {"accelerate/__init__.py": "class Accelerator: ...\n"},
-    "axolotl": {"axolotl/cli/train.py": "", "axolotl/cli/__init__.py": ""},
-}
 #: Import names where the recording has none: a project of which no wheel was read.
 IMPORT_NAMES: Mapping[str, tuple[str, ...]] = {"fire": ("fire",)}
 
@@ -86,6 +67,12 @@ class RecordedIndex:
                     mine = projects.setdefault(name, {**project, "versions": {}})
                     mine["versions"] = {**project["versions"], **mine["versions"]}
         return projects
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """Import names that several projects have: their stubs are empty, as those of namespaces are."""
+        counted = Counter(top for project in self.recorded.values() for top in project["imports"])
+        return frozenset(top for top, count in counted.items() if count > 1)
 
     @cached_property
     def cutoff(self) -> str | None:
@@ -149,7 +136,11 @@ class RecordedIndex:
     def _modules(self, name: str, version: str, project: Mapping[str, Any]) -> Mapping[str, str]:
         names = project["imports"] or IMPORT_NAMES.get(name, (name.replace("-", "_"),))
         stub = f'__version__ = "{version}"\n'
-        modules = {f"{top}/__init__.py": stub for top in names if top not in sys.stdlib_module_names}
+        modules = {
+            f"{top}/__init__.py": "" if top in self.shared else stub
+            for top in names
+            if top not in sys.stdlib_module_names
+        }
         for path, source in self._contents.get(name, {}).items():
             modules[path] = modules.get(path, "") + source
         for script, target in project["scripts"].items():
