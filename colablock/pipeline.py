@@ -247,7 +247,7 @@ class Pipeline:
                 keep=ask.keep,
                 environ=self._environ,
                 reporter=self._reporter,
-                fingerprint=lambda: fingerprint(self._kernel(ask)),
+                fingerprint=lambda: fingerprint(_readable(self._look(ask))),
             )
         return self._report(prepared, plan.python, checks, changed=True)
 
