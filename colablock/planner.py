@@ -11,6 +11,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.breakage import Broken, Change, find_broken
 from colablock.candidates import Origin
+from colablock.errors import Refused
 from colablock.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
 from colablock.requirements import Dependents, parse_requirement
 from colablock.snapshot import Installed
@@ -112,6 +113,9 @@ def _take_away_absent(draft: _Draft, matrix: Matrix) -> None:
         if there is None or absent.name in draft.pins:
             continue
         if absent.specifier.contains(Version(there.version), prereleases=True):
+            if absent.name in draft.snapshot.protected:
+                message = f"{absent.path} wants {absent.name} {there.version} away, and it is protected here"
+                raise Refused(message, hint="`--into env` makes an environment without it")
             draft.removed[absent.name] = (
                 absent.why or f"{absent.path} keeps out {absent.name}{absent.specifier}"
             )

@@ -9,6 +9,7 @@ import pytest
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock.errors import Refused
 from colablock.matrix import Absent, Matrix
 from colablock.plan import Action, Plan, Remedy, Target
 from colablock.planner import make_plan
@@ -158,6 +159,12 @@ def test_absent_ones_are_taken_away_with_the_matrix_s_own_words() -> None:
     assert [(step.action, step.name, step.reason) for step in plan.steps] == [
         (Action.REMOVE, "torchao", "peft refuses to start beside it")
     ]
+
+
+def test_a_protected_one_is_not_taken_away_whatever_the_matrix_says() -> None:
+    absent = (Absent(name=NormalizedName("torchao"), path="absent.torchao", specifier=SpecifierSet()),)
+    with pytest.raises(Refused, match="it is protected here"):
+        plan_for({}, {"torchao 0.10.0": [], "torch 2.8.0": []}, "torch", absent=absent, protected=("torchao",))
 
 
 def test_those_that_share_files_count_as_bound() -> None:
