@@ -17,7 +17,7 @@ from colablock.accelerator import detect
 from colablock.applied import Applied
 from colablock.catalog import find_matrix
 from colablock.environment import environment_for
-from colablock.errors import InvalidInput, NoSolution, RolledBack
+from colablock.errors import InvalidInput, NoSolution, Refused, RolledBack
 from colablock.execute import apply_plan
 from colablock.interpreters import fetch_interpreter
 from colablock.journal import recover
@@ -103,7 +103,7 @@ class Pipeline:
             return solving.in_env("no notebook runs here")
         try:
             prepared = solving.in_kernel("harmless: nothing that is loaded changes and nothing breaks")
-        except NoSolution as error:
+        except (NoSolution, Refused) as error:
             self._reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
             return solving.in_env("the kernel cannot take it")
         harm = why_not_kernel(prepared.plan)
