@@ -1,0 +1,316 @@
+"""Laws of the solve and of the plan, over small random indexes and small random environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.breakage import unmet
+from colablock.errors import NoSolution
+from colablock.matrix import Matrix
+from colablock.plan import Action, Plan, Remedy, Target
+from colablock.planner import make_plan
+from colablock.repair import Repairer
+from colablock.resolution import Request, Resolution
+from colablock.resolve import resolve
+from colablock.snapshot import Installed, Snapshot
+from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
+
+NAMES = ("a", "b", "c", "d")
+VERSIONS = ("1", "2", "3")
+OPERATORS = ("", "==1", "==2", "==3", "<2", "<3", ">=2", ">=3", "!=2")
+EXTRA = "; extra == 'x'"
+
+
+@st.composite
+def needs_of(draw: st.DrawFn, name: str) -> list[str]:
+    """Draw what one version of *name* needs: few requirements, some of them behind its extra."""
+    lines = []
+    for needed in draw(st.lists(st.sampled_from(NAMES), max_size=2, unique=True)):
+        if needed != name:
+            asked = f"{needed}[x]" if draw(st.integers(0, 5)) == 0 else needed
+            marker = EXTRA if draw(st.integers(0, 4)) == 0 else ""
+            lines.append(f"{asked}{draw(st.sampled_from(OPERATORS))}{marker}")
+    return lines
+
+
+@dataclass(frozen=True)
+class World:
+    """An index, what is installed, and what is asked for."""
+
+    index: Mapping[str, Sequence[str]]
+    image: Mapping[str, Sequence[str]]
+    roots: tuple[str, ...]
+    protected: frozenset[str] = frozenset()
+
+    @property
+    def installed(self) -> dict[NormalizedName, Installed]:
+        return installed(self.image)
+
+    def request(self, *, roots: Sequence[str] | None = None) -> Request:
+        return Request(
+            environment=PYTHON_312,
+            roots=entries(*(self.roots if roots is None else roots)),
+            installed=self.installed,
+            protected=frozenset(canonicalize_name(name) for name in self.protected),
+        )
+
+    def solve(self) -> Resolution:
+        """Return the resolution; a world without one is no example of a law about resolutions."""
+        try:
+            return resolve(self.request(), DictSource(self.index))
+        except NoSolution:
+            assume(False)  # noqa: FBT003
+            raise
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            environment=PYTHON_312,
+            python="/usr/bin/python3",
+            prefix="/usr",
+            site="/usr/lib",
+            installed=self.installed,
+            protected=self.request().protected,
+        )
+
+
+@st.composite
+def worlds(draw: st.DrawFn, *, with_image: bool = True) -> World:
+    index = {
+        f"{name} {version}": draw(needs_of(name))
+        for name in NAMES
+        for version in VERSIONS
+        if draw(st.integers(0, 4)) != 0
+    }
+    image = {}
+    if with_image:
+        for name in draw(st.lists(st.sampled_from(NAMES), unique=True)):
+            version = draw(st.sampled_from(VERSIONS))
+            image[f"{name} {version}"] = draw(needs_of(name))
+    roots = tuple(
+        f"{name}{draw(st.sampled_from(['', '', '[x]']))}{draw(st.sampled_from(OPERATORS))}"
+        for name in draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
+    )
+    there = [key.split()[0] for key in image]
+    protected = frozenset(draw(st.lists(st.sampled_from(there), max_size=1)) if there else ())
+    return World(index, image, roots, protected)
+
+
+def applying(lines: Sequence[str], extras: frozenset[str]) -> list[Requirement]:
+    """Return the requirements among *lines* that hold with *extras* asked for."""
+    parsed = [Requirement(line) for line in lines]
+    return [
+        r
+        for r in parsed
+        if r.marker is None or any(r.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+    ]
+
+
+def pins(resolution: Resolution) -> dict[str, str]:
+    return {str(name): str(pin.version) for name, pin in resolution.pins.items()}
+
+
+@given(worlds())
+def test_the_pins_satisfy_each_other_and_the_user(world: World) -> None:
+    found = world.solve()
+    state = pins(found)
+    before = {key.split()[0]: key.split()[1] for key in world.image}
+    for root in map(Requirement, world.roots):
+        assert root.specifier.contains(state[root.name])
+    for name, pin in found.pins.items():
+        key = f"{name} {pin.version}"
+        lines = world.image[key] if pin.is_installed else world.index[key]
+        for needed in applying(lines, pin.extras):
+            held = needed.specifier.contains(state.get(needed.name, "0"))
+            # What was unmet among the installed before anybody asked may stay so.
+            was_unmet = needed.name in before and not needed.specifier.contains(before[needed.name])
+            assert held or (pin.is_installed and was_unmet), f"{key} needs {needed}"
+
+
+LEFT_OVERS = World(  # `c` and `d` need each other, and are left over from branches that led nowhere
+    index={
+        "a 1": [],
+        "a 2": ["d<2"],
+        "a 3": ["d<2"],
+        "b 2": ["c[x]<2"],
+        "b 3": ["a>=2"],
+        "c 1": ["a<2", "d"],
+        "c 2": [],
+        "d 1": ["c!=2"],
+        "d 2": [],
+    },
+    image={},
+    roots=("a",),
+)
+
+
+@given(worlds(with_image=False))
+@example(LEFT_OVERS)
+def test_every_pin_was_asked_for(world: World) -> None:
+    found = world.solve()
+    reached: set[str] = set()
+    queue = [Requirement(root).name for root in world.roots]
+    while queue:
+        name = queue.pop()
+        if name not in reached:
+            reached.add(name)
+            pin = found.pins[canonicalize_name(name)]
+            queue += [r.name for r in applying(world.index[f"{name} {pin.version}"], pin.extras)]
+    assert reached == set(pins(found))
+
+
+@given(worlds(), st.randoms())
+def test_the_order_of_the_roots_changes_nothing(world: World, random: object) -> None:
+    shuffled = list(world.roots)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert outcome(world, world.roots) == outcome(world, shuffled)
+
+
+def outcome(world: World, roots: Sequence[str]) -> dict[str, str] | None:
+    try:
+        return pins(resolve(world.request(roots=roots), DictSource(world.index)))
+    except NoSolution:
+        return None
+
+
+@given(worlds())
+def test_where_everything_may_stay_nothing_moves(world: World) -> None:
+    try:
+        held = resolve(world.request(), DictSource(world.index), may_release=False)
+    except NoSolution:
+        assume(False)  # noqa: FBT003
+        raise
+    found = resolve(world.request(), DictSource(world.index))
+    assert found.released == {}
+    there = world.installed.keys() & found.pins.keys()
+    assert [name for name in there if not found.pins[name].is_installed] == []
+    assert pins(found) == pins(held)
+
+
+@given(worlds())
+def test_what_stays_is_not_asked_for(world: World) -> None:
+    source = DictSource(world.index)
+    try:
+        found = resolve(world.request(), source)
+    except NoSolution:
+        assume(False)  # noqa: FBT003
+        raise
+    assume(not found.released)
+    assert set(source.asked) & world.installed.keys() == set()
+
+
+@given(worlds())
+def test_what_is_there_in_full_is_a_solution_already(world: World) -> None:
+    """Ask for just what is installed: the answer is what is installed."""
+    versions = dict(key.split() for key in world.image)
+    lines = [Requirement(line) for needs in world.image.values() for line in needs]
+    assume(lines and all(
+        line.name in versions and line.specifier.contains(versions[line.name]) for line in lines
+    ))
+    roots = [str(key.split()[0]) for key in world.image]
+    source = DictSource(world.index)
+    found = resolve(world.request(roots=roots), source)
+    assert all(pin.is_installed for pin in found.pins.values())
+    assert source.asked == []
+
+
+@given(worlds())
+def test_the_protected_stay(world: World) -> None:
+    found = world.solve()
+    for name in world.request().protected & found.pins.keys():
+        assert found.pins[name].is_installed
+
+
+@given(worlds(with_image=False))
+def test_a_solution_is_found_where_there_is_one(world: World) -> None:
+    assert (outcome(world, world.roots) is not None) == brute_force(world)
+
+
+def brute_force(world: World) -> bool:
+    """Whether some choice of versions meets everything: every one is tried."""
+
+    def works(chosen: Mapping[str, str], asked: list[Requirement], done: frozenset[str]) -> bool:
+        decided = [want for want in asked if want.name in chosen]
+        if not all(want.specifier.contains(chosen[want.name]) for want in decided):
+            return False
+        for want in asked:
+            if want.name not in chosen:
+                options = [v for v in VERSIONS if f"{want.name} {v}" in world.index]
+                return any(works({**chosen, want.name: v}, asked, done) for v in options)
+            missing = {f"{want.name}[{extra}]" for extra in ("", *want.extras)} - done
+            if missing:
+                lines = world.index[f"{want.name} {chosen[want.name]}"]
+                more = applying(lines, frozenset(want.extras))
+                return works(chosen, [*asked, *more], done | missing)
+        return True
+
+    return works({}, [Requirement(root) for root in world.roots], frozenset())
+
+
+def planned(world: World, found: Resolution, snapshot: Snapshot, broken: Remedy | None = None) -> Plan:
+    request = replace(found.request, installed=snapshot.installed)
+    return make_plan(
+        matrix=Matrix(name="m", source="m.toml", digest="0"),
+        resolution=found,
+        snapshot=snapshot,
+        target=Target.KERNEL,
+        repair=Repairer(request, DictSource(world.index)),
+        broken=broken,
+    )
+
+
+def replay(plan: Plan, world: World) -> dict[str, Sequence[str]]:
+    """Return what is installed after the steps of *plan*, in their order."""
+    state = dict(world.image)
+    for step in plan.steps:
+        if step.action is not Action.INSTALL:
+            del state[f"{step.name} {step.previous}"]
+        if step.action is not Action.REMOVE:
+            key = f"{step.name} {step.version}"
+            assert not any(there.split()[0] == step.name for there in state)
+            state[key] = world.index[key]
+    return state
+
+
+@given(worlds(), st.sampled_from([None, *Remedy]))
+def test_after_the_steps_the_stack_stands(world: World, broken: Remedy | None) -> None:
+    found = world.solve()
+    after = replay(planned(world, found, world.snapshot(), broken), world)
+    for name, pin in found.pins.items():
+        assert f"{name} {pin.version}" in after
+
+
+@given(worlds(), st.sampled_from([None, *Remedy]))
+def test_what_newly_breaks_is_in_the_plan(world: World, broken: Remedy | None) -> None:
+    found, snapshot = world.solve(), world.snapshot()
+    plan = planned(world, found, snapshot, broken)
+    after = installed(replay(plan, world))
+    before = unmet(snapshot.installed, snapshot)
+    told = {item.name for item in plan.breakages if item.remedy is Remedy.LEAVE}
+    new = {owner for owner, _ in unmet(after, replace(snapshot, installed=after)) - before}
+    assert new - told == set()
+
+
+@given(worlds(), st.sampled_from([None, *Remedy]))
+def test_what_the_plan_calls_broken_is_broken(world: World, broken: Remedy | None) -> None:
+    found, snapshot = world.solve(), world.snapshot()
+    plan = planned(world, found, snapshot, broken)
+    after = installed(replay(plan, world))
+    for item in plan.breakages:
+        if item.remedy is Remedy.REMOVE:
+            assert item.name not in after
+        elif item.remedy is Remedy.REPAIR:
+            assert after[item.name].version != item.version
+
+
+@given(worlds())
+def test_a_second_plan_is_empty(world: World) -> None:
+    found = world.solve()
+    after = replace(world, image=replay(planned(world, found, world.snapshot()), world))
+    again = resolve(after.request(), DictSource(world.index))
+    assert planned(after, again, after.snapshot()).steps == ()
