@@ -1,0 +1,207 @@
+"""A whole world for one test module: an index, a source archive, interpreters, and a home for colablock.
+
+::
+
+    with open_world(folder, RecordedIndex("qlora-2026")) as world:
+        venv = world.stand_in("colab-2026.08-gpu")
+        done = world.run("plan", "qlora-2026", "--python", venv.python)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uv
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.recorded import load_runtime, recorded_distributions
+from colablock.snapshot import installed_versions
+from tests.support.recorded_index import axolotl_archive
+from tests.support.runtime import Stub, build_runtime, build_site, find_python, site_of
+from tests.support.server import Facts, IndexServer, Source
+from tests.support.stubs import CONTENTS
+
+__all__ = ["Done", "Hiding", "StandIn", "World", "living", "new_complaints", "open_world"]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ARCHIVES = "https://github.com/axolotl-ai-cloud/axolotl/archive/refs/tags/"
+COMMAND = "#!{python}\nimport sys\nprint('accelerate', *sys.argv[1:])\n"
+
+
+class Hiding:
+    """A source without some of its projects."""
+
+    def __init__(self, source: Source, *hidden: str) -> None:
+        self._source = source
+        self._hidden = frozenset(hidden)
+
+    def projects(self) -> list[str]:
+        return [name for name in self._source.projects() if name not in self._hidden]
+
+    def files(self, project: str) -> Mapping[str, Facts] | None:
+        return None if project in self._hidden else self._source.files(project)
+
+    def content(self, filename: str) -> bytes | None:
+        return self._source.content(filename)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """One finished command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as JSON; fails where anything else is on it."""
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandIn:
+    """A virtual environment that holds what a runtime holds."""
+
+    folder: Path
+
+    @property
+    def python(self) -> str:
+        return str(self.folder / "bin" / "python")
+
+    @property
+    def site(self) -> Path:
+        return site_of(self.folder)
+
+    def versions(self) -> Mapping[NormalizedName, str]:
+        return installed_versions([str(self.site)])
+
+    def copy(self, folder: Path) -> StandIn:
+        """Return a copy in *folder*, to be changed."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        command = folder / "bin" / "accelerate"
+        command.write_text(COMMAND.format(python=folder / "bin" / "python"))
+        return StandIn(folder=folder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Where a module's tests happen.  *extra* variables stand beside those of every command."""
+
+    folder: Path
+    server: IndexServer
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def environ(self, **more: str) -> dict[str, str]:
+        """Return the variables of a process in this world."""
+        archives = self.folder / "archives"
+        mine = {
+            "COLABLOCK_CACHE_DIR": str(self.folder / "cache"),
+            "COLABLOCK_DEFAULT_INDEX": self.server.url,
+            "COLABLOCK_HOME": str(self.folder / "home"),
+            "COLABLOCK_MIRRORS": f"{ARCHIVES}={archives.as_uri()}/",
+            "UV_CACHE_DIR": str(self.folder / "uv-cache"),
+            "COLUMNS": "80",
+            "NO_COLOR": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        return {**os.environ, **mine, **self.extra, **more}
+
+    def run(self, *argv: str, cwd: Path | None = None, **more: str) -> Done:
+        """Run colablock's command line in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, "-m", "colablock", *argv],
+            env=self.environ(**more),
+            cwd=cwd or self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    def stand_in(self, runtime: str) -> StandIn:
+        """Return the stand-in of a recorded runtime, to be read and copied, not to be changed.
+
+        Skips the test where the runtime's Python is missing.
+        """
+        folder = self.folder / runtime
+        short = load_runtime(runtime).environment.short
+        python = find_python(short)
+        if python is None:
+            pytest.skip(f"there is no Python {short} here for a stand-in of {runtime}")
+        if not folder.is_dir():
+            site = build_runtime(runtime, folder, python)
+            living(site, runtime, folder)
+        return StandIn(folder=folder)
+
+    def uv(self, *argv: str) -> Done:
+        """Run uv, with no configuration but this world's."""
+        done = subprocess.run(
+            [uv.find_uv_bin(), *argv],
+            env={**self.environ(), "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+
+
+@contextmanager
+def open_world(folder: Path, source: Source, **extra: str) -> Iterator[World]:
+    """Serve *source* on 127.0.0.1 while the block lasts, with all else below *folder*."""
+    axolotl_archive(folder / "archives")
+    with IndexServer(source) as server:
+        yield World(folder=folder, server=server, extra=extra)
+
+
+def living(site: Path, runtime: str, venv: Path, only: Sequence[str] | None = None) -> None:
+    """Give the stack's stubs in *site* what the proofs import, and ``accelerate`` its command.
+
+    *only* these distributions of the runtime, where given, are written, others among them.
+    """
+    stubs = []
+    for item in recorded_distributions(runtime):
+        known = item.installed
+        if (known.name not in CONTENTS) if only is None else (known.name not in only):
+            continue
+        stub = f'__version__ = "{known.version}"\n'
+        names = known.import_names or (known.name.replace("-", "_"),)
+        files = {f"{name}/__init__.py": stub for name in names}
+        for path, source in CONTENTS.get(known.name, {}).items():
+            files[path] = files.get(path, "") + source
+        if known.name == "accelerate":
+            files["../../../bin/accelerate"] = COMMAND.format(python=venv / "bin" / "python")
+        stubs.append(
+            Stub(
+                name=item.spelled,
+                version=known.version,
+                requires=known.requires,
+                requires_python=known.requires_python,
+                extras=known.extras,
+                import_names=names,
+                files=files,
+            )
+        )
+    build_site(site, stubs)
+    (venv / "bin" / "accelerate").chmod(0o755)
+
+
+def new_complaints(before: Done, after: Done) -> set[str]:
+    """Return the names of which ``uv pip check`` complains after a change and did not before."""
+    return _complaints(after) - _complaints(before)
+
+
+def _complaints(done: Done) -> set[str]:
+    return set(re.findall(r"^The package `([^`]+)` requires", done.out + done.err, re.MULTILINE))
