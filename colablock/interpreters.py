@@ -23,8 +23,12 @@ __all__ = ["Found", "Interpreter", "fetch_interpreter", "find_interpreters", "lo
 _PROBE = """\
 import json, os, platform, sys, sysconfig
 import ctypes, ssl, zlib
+base = getattr(sys, "_base_executable", "") or sys.executable
+if sys.prefix != sys.base_prefix:  # before 3.11 a copy in a virtual environment takes itself for its base
+    likely = os.path.join(sys.base_prefix, "bin", "python%d.%d" % sys.version_info[:2])
+    base = likely if os.path.isfile(likely) else base
 print(json.dumps({
-    "base": os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable),
+    "base": os.path.realpath(base),
     "version": platform.python_version(),
     "implementation": sys.implementation.name,
     "has_headers": os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Python.h")),

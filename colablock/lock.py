@@ -209,7 +209,7 @@ def _sdist(file: File) -> PackageSdist:
 def _hashes(file: File) -> dict[str, str]:
     if not file.hashes:
         raise BadDistribution(
-            f"`{file.filename}` is listed without a hash by {file.index or 'its folder'}, and a lock needs one",
+            f"`{file.filename}` is listed without a hash by {file.index or 'its folder'}: a lock needs one",
         )
     return dict(sorted(file.hashes.items()))
 

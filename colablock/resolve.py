@@ -148,7 +148,8 @@ def _reached(
             choice = mapping[identifier]
             queue.extend((need, choice) for need in provider.get_dependencies(choice))
         edges.setdefault(identifier, {})[want, parent] = None
-    return [(mapping[key], tuple(edges[key])) for key in sorted(edges, key=lambda key: (key[0], key[1] or ""))]
+    ordered = sorted(edges, key=lambda key: (key[0], key[1] or ""))
+    return [(mapping[key], tuple(edges[key])) for key in ordered]
 
 
 def _pins(

@@ -117,7 +117,7 @@ TAGS = [
 
 
 @pytest.mark.parametrize(("platform", "tag", "fits"), TAGS)
-def test_a_platform_takes_wheels_of_the_older_ones(platform: str, tag: str, fits: bool) -> None:  # noqa: FBT001
+def test_a_platform_takes_wheels_of_the_older_ones(platform: str, tag: str, fits: bool) -> None:
     environment = environment_for("3.12", platform)
     assert (Tag("cp312", "cp312", tag) in environment.tags) is fits
     assert (Tag("cp38", "abi3", tag) in environment.tags) is fits

@@ -164,7 +164,9 @@ def test_absent_ones_are_taken_away_with_the_matrix_s_own_words() -> None:
 def test_a_protected_one_is_not_taken_away_whatever_the_matrix_says() -> None:
     absent = (Absent(name=NormalizedName("torchao"), path="absent.torchao", specifier=SpecifierSet()),)
     with pytest.raises(Refused, match="it is protected here"):
-        plan_for({}, {"torchao 0.10.0": [], "torch 2.8.0": []}, "torch", absent=absent, protected=("torchao",))
+        plan_for(
+            {}, {"torchao 0.10.0": [], "torch 2.8.0": []}, "torch", absent=absent, protected=("torchao",)
+        )
 
 
 def test_those_that_share_files_count_as_bound() -> None:

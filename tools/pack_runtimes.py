@@ -14,7 +14,6 @@ distributions the requirements are not known, and the package says so.
 """
 
 # A script, no package.
-# ruff: noqa: INP001
 
 from __future__ import annotations
 

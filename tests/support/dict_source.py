@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
+from colablock.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
 from colablock.environment import Environment, environment_for
 from colablock.errors import BadDistribution
-from colablock.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
 from colablock.matrix import Constraint, PackageEntry
 from colablock.snapshot import Installed
 
