@@ -195,14 +195,18 @@ class Fetcher:
         if not missing:
             return [self._obtain(file, into, reporter, stop) for file in files]
         reporter.fetch_started(len(missing), sum(file.size or 0 for file in missing))
-        with ThreadPoolExecutor(max_workers=min(workers, len(files))) as pool:
-            jobs = [pool.submit(self._obtain, file, into, reporter, stop) for file in files]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-            finally:
-                stop.set()  # after a failure or an interrupt the others end soon
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(max_workers=min(workers, len(files)))
+        jobs = [pool.submit(self._obtain, file, into, reporter, stop) for file in files]
+        patient = True
+        try:
+            for job in as_completed(jobs):
+                job.result()
+        except KeyboardInterrupt:
+            patient = False  # a server that does not answer is not waited for
+            raise
+        finally:
+            stop.set()  # after a failure or an interrupt the others end soon
+            pool.shutdown(wait=patient, cancel_futures=True)
         reporter.fetch_finished()
         return [job.result() for job in jobs]
 
