@@ -49,12 +49,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, help_text: str, **keywords: Any) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, help_text: str, *, has_result: bool = True) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}.", **keywords
+        name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}."
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    if has_result:
+        output.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    parser.set_defaults(json=False)
     output.add_argument("-q", "--quiet", action="store_true", help="no progress and no notes")
     output.add_argument(
         "-v", "--verbose", action="store_true", help="fold nothing; show a traceback with an error"
@@ -141,7 +143,7 @@ def _add_apply(commands: Any) -> None:
 
 
 def _add_run(commands: Any) -> None:
-    parser = _command(commands, "run", "run a command in the environment that was applied")
+    parser = _command(commands, "run", "run a command in the environment that was applied", has_result=False)
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("argv", metavar="CMD", nargs=argparse.REMAINDER, help="the command, after --")
     parser.set_defaults(handler=_run)
@@ -214,14 +216,15 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     args = build_parser().parse_args(argv)
     out, err = _consoles(environ)
     try:
-        code: int = args.handler(_Call(args, environ, out, err))
-    except ColablockError as error:
-        return _fail(error, args, out, err)
+        code = _answer(_Call(args, environ, out, err))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         err.print("interrupted", markup=False)
+        if argv is None:
+            _leave(ExitCode.INTERRUPTED)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; nothing more can be said
+        _forget_output()
         return ExitCode.DONE
     except Exception:  # noqa: BLE001 - the last line of defence: a bug of ours has its own exit code
         err.print(traceback.format_exc(), markup=False, highlight=False)
@@ -232,8 +235,33 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     return code
 
 
+def _answer(call: _Call) -> int:
+    try:
+        code: int = call.args.handler(call)
+    except ColablockError as error:
+        return _fail(error, call.args, call.out, call.err)
+    return code
+
+
+def _leave(code: ExitCode) -> None:
+    """End this process without waiting for the threads that still wait for the network."""
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _forget_output() -> None:
+    """Lead standard output nowhere: its reader has gone, and Python would complain of it at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
-    from rich.console import Console  # heavy, and only the command line draws with it
+    from rich.console import Console as Plain  # heavy, and only the command line draws with it
+
+    class Console(Plain):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # in place of rich's own way out, which is an exit code of 1
 
     plain = {"NO_COLOR": environ["NO_COLOR"]} if environ.get("NO_COLOR") else {}
     keywords: dict[str, Any] = {"highlight": False, "soft_wrap": False, "no_color": bool(plain) or None}
@@ -337,7 +365,8 @@ def _agreed(call: _Call) -> bool:
 def _run(call: _Call) -> int:
     argv = call.args.argv[1:] if call.args.argv[:1] == ["--"] else call.args.argv
     if not argv:
-        raise InvalidInput("no command to run", hint=f"colablock run {call.args.name} -- python train.py")
+        hint = f"Name one after `--`: `colablock run {call.args.name} -- python train.py`"
+        raise InvalidInput("no command to run", hint=hint)
     with _pipeline(call) as pipeline:
         return pipeline.run(call.args.name, argv)
 
@@ -357,10 +386,11 @@ def _lock(call: _Call) -> int:
         text = pipeline.lock(
             ask, python_version=call.args.python_version, platform=call.args.platform, output=call.args.output
         )
-    if call.args.output is None:
+    if call.args.json:
+        written = {"lock": text.decode()} if call.args.output is None else {"output": str(call.args.output)}
+        _print_json({**written, "bytes": len(text)}, call.out)
+    elif call.args.output is None:
         call.out.file.write(text.decode())
-    elif call.args.json:
-        _print_json({"output": str(call.args.output), "bytes": len(text)}, call.out)
     elif not call.args.quiet:
         call.err.print(f"wrote {call.args.output}", markup=False)
     return ExitCode.DONE
