@@ -318,7 +318,7 @@ def _next_lines(report: Report) -> Iterator[list[Span]]:
 
 def _facts_lines(facts: Mapping[str, object], *, width: int) -> Iterator[list[Span]]:
     """Yield plain facts first, aligned; then what has parts of its own, each under a heading."""
-    plain = {_label(key): _value(value) for key, value in facts.items() if not _has_parts(value)}
+    plain = {_label(key): _value(value) or "none" for key, value in facts.items() if not _has_parts(value)}
     column = _column(list(plain))
     for label, text in plain.items():
         yield from _pair(label, text, width=width, column=column)
@@ -362,7 +362,8 @@ def _value(value: object) -> str:
         summary = parts.pop("summary", "")
         return "; ".join(part for part in (summary, *(f"{_label(k)}: {v}" for k, v in parts.items())) if part)
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_value, value)) or "none"
+        words = (" ".join(map(str, item)) if isinstance(item, (list, tuple)) else item for item in value)
+        return ", ".join(map(_value, words)) or "none"  # a list within is a command
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else one_line(str(value))

@@ -47,7 +47,7 @@ def matrix_facts(name: str, environ: Mapping[str, str]) -> dict[str, object]:
         "name": matrix.name,
         "summary": matrix.summary,
         "source": matrix.source,
-        "requires-python": str(matrix.requires_python),
+        "requires-python": str(matrix.requires_python) or None,
         "exclude-newer": matrix.exclude_newer.isoformat() if matrix.exclude_newer else None,
         **_entries(matrix),
         "variants": {
