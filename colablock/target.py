@@ -97,7 +97,8 @@ def best_offer(offers: Sequence[Offer]) -> tuple[Offer, str]:
         others = ", ".join(f"{o.version.major}.{o.version.minor} {_size(o.size)}" for o in dearer)
         return best, f"Python {best.version} takes it with {_size(best.size)} to fetch (others: {others})"
     if best.running:
-        return best, f"Python {best.version} is the one that runs here"
+        here = "the one that runs here" if best.python else "the runtime's own"
+        return best, f"Python {best.version} is {here}"
     return best, f"Python {best.version} is the newest at hand that takes it"
 
 
