@@ -159,7 +159,7 @@ class World:
 
 
 @contextmanager
-def open_world(folder: Path, source: Source, **extra: str) -> Iterator[World]:
+def open_world(folder: Path, source: Path | Source, **extra: str) -> Iterator[World]:
     """Serve *source* on 127.0.0.1 while the block lasts, with all else below *folder*."""
     axolotl_archive(folder / "archives")
     with IndexServer(source) as server:
