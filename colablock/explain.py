@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from colablock._vendor.packaging.version import Version
 from colablock.candidates import Reason
 from colablock.errors import FetchFailed, NoSolution
-from colablock.resolution import PYTHON, Choice, Conflict, Want
+from colablock.resolution import LOCK, PYTHON, UNUSABLE, Choice, Conflict, Guard, Want
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["explain", "misfits"]
 
 _MOST_REFUSALS = 4  # of one name: the newest are enough to see why
+_MOST_SENTENCES = 3  # about what the versions of one asker need
+_MOST_VERSIONS = 5  # listed one by one
+_MOST_PLACES = 3
 
 
 def explain(
@@ -38,12 +41,20 @@ def explain(
     headline = _headline(conflict)
     if misfits:
         version = conflict.request.environment.python_version
-        headline = f"{_and(f'`{name}`' for name in misfits)} {_have(misfits)} no file for Python {version}"
+        markers = conflict.request.environment.markers
+        headline = (
+            f"{_and(f'`{name}`' for name in misfits)} {_have(misfits)} no file for Python {version}"
+            f" on {markers['sys_platform']} {markers['platform_machine']}"
+        )
     return NoSolution(headline, because=_joined(list(dict.fromkeys(lines))), names=names, hint=hint)
 
 
 def _have(names: Collection[str]) -> str:
     return "has" if len(names) == 1 else "have"
+
+
+def _is(names: Collection[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def misfits(request: Request, source: CandidateSource) -> dict[NormalizedName, str]:
@@ -81,102 +92,193 @@ def _judged(source: CandidateSource, name: NormalizedName) -> Judged | None:
 
 
 def _headline(conflict: Conflict) -> str:
-    asked = {
-        name: [w for w, _ in conflict.causes if w.name == name and w.extra is None] for name in conflict.names
-    }
-    wants = [str(want) for name in conflict.names for want in asked[name]]
-    unique = list(dict.fromkeys(wants))
     if conflict.missing:
-        return "no index knows " + _and(f"`{name}`" for name in sorted(conflict.missing))
+        names = _and(f"`{name}`" for name in sorted(conflict.missing))
+        if conflict.where == (LOCK,):
+            return f"{names} {_is(conflict.missing)} not in the lock"
+        return f"no index knows {names}"
     if PYTHON in conflict.names:
         return f"Python {conflict.request.environment.python_version} does not fit"
-    if len(unique) == 1:
-        return f"`{unique[0]}` fits no candidate"
+    wants = dict.fromkeys(str(want) for want, _ in conflict.causes if want.extra is None)
+    if not wants:
+        names = _and(f"`{name}`" for name in conflict.names)
+        return f"no version of {names} has metadata that can be read"
+    if len(wants) == 1:
+        return f"`{next(iter(wants))}` fits no candidate"
     return "no version of " + _and(f"`{name}`" for name in conflict.names) + " meets every requirement"
 
 
 def _causes(conflict: Conflict, asker: str) -> Iterator[str]:
     """Yield who asks for what, and for each asker why it is there."""
-    askers: defaultdict[tuple[str, str], list[Choice]] = defaultdict(list)
-    for want, parent in conflict.causes:
+    askers: defaultdict[tuple[NormalizedName, str | None, NormalizedName], dict[Choice, Want]]
+    askers = defaultdict(dict)
+    for want, parent in _pairs(conflict):
         if parent is None:
             yield _asks(want, asker, conflict)
+        elif want.extra == UNUSABLE:
+            yield from _origin(conflict, parent, asker, set())
         else:
-            askers[parent.name, _spoken(want)].append(parent)
-    explained: set[NormalizedName] = set()
-    for (_, spoken), parents in askers.items():
-        yield f"{_range(parents)} {'needs' if len(parents) == 1 else 'need'} {spoken}"
-        if parents[0].name not in explained:
-            explained.add(parents[0].name)
-            yield from _origin(conflict, parents[0].name, asker, set())
+            askers[parent.name, parent.extra, want.name][parent] = want
+    for wants in askers.values():
+        yield from _needs(wants)
+        yield from _origin(conflict, next(iter(wants)), asker, set())
+
+
+def _pairs(conflict: Conflict) -> Iterator[tuple[Want, Choice | None]]:
+    """Yield the causes, and what else was asked of the names in conflict where that is part of it.
+
+    The search ends at the last of many dead ends.  Those before it were other
+    versions of the same askers, and of another asker where one alone is no conflict.
+    """
+    yield from conflict.causes
+    for name in conflict.names:
+        causes = [(want, parent) for want, parent in conflict.causes if want.name == name]
+        askers = {parent.name if parent else None for _, parent in causes}
+        others = [edge for edge in conflict.edges.get(name, ()) if edge not in causes]
+        same = [(want, parent) for want, parent in others if parent and parent.name in askers]
+        yield from same
+        if len(askers) == 1 and name != PYTHON:
+            there = conflict.available.get(name, ())
+            fitting = [v for v in there if any(_takes(want, v) for want, _ in (*causes, *same))]
+            for want, parent in others:
+                known = parent is not None and parent.name in askers
+                if fitting and not known and not any(_takes(want, version) for version in fitting):
+                    yield want, parent
+
+
+def _takes(want: Want, version: Version) -> bool:
+    return want.specifier.contains(version, prereleases=True)
 
 
 def _asks(want: Want, asker: str, conflict: Conflict) -> str:
     if want.name == PYTHON:
         here = conflict.request.environment.python_version
-        return f"{asker} needs Python{want.specifier}, and this is Python {here}"
+        return f"{asker} needs {_spoken(want)}, and this is Python {here}"
     return f"{asker} asks for {_spoken(want)} ({want.path})"
 
 
 def _spoken(want: Want) -> str:
-    if want.name == PYTHON:
-        return f"Python{want.specifier}"
-    if want.extra == "unusable metadata":
-        return "metadata that can be read, which it lacks"
-    return f"`{want}`"
+    return f"Python {want.specifier}" if want.name == PYTHON else f"`{want}`"
+
+
+def _needs(wants: Mapping[Choice, Want]) -> Iterator[str]:
+    """Yield what the versions of one asker need: one sentence where it is the same, or too much to list."""
+    by_need: defaultdict[str, list[Choice]] = defaultdict(list)
+    for parent in sorted(wants, key=lambda choice: choice.version, reverse=True):
+        by_need[_spoken(wants[parent])].append(parent)
+    if len(by_need) <= _MOST_SENTENCES:
+        for spoken, parents in by_need.items():
+            yield f"{_range(parents)} {'needs' if len(parents) == 1 else 'need'} {spoken}"
+        return
+    first, *_, last = by_need
+    yield f"{_range([*wants])} need one version each: from {first} to {last}"
 
 
 def _range(parents: list[Choice]) -> str:
     versions = sorted({parent.version for parent in parents})
-    name = parents[0].name
+    name = _called(parents[0])
     if len(versions) == 1:
         return f"{name} {versions[0]}"
+    if len(versions) == 2:  # noqa: PLR2004 - a pair has nothing between
+        return f"{name} {versions[0]} and {versions[1]}"
     return f"{name} {versions[0]} to {versions[-1]} ({len(versions)} versions tried)"
 
 
-def _origin(conflict: Conflict, name: NormalizedName, asker: str, seen: set[NormalizedName]) -> Iterator[str]:
-    """Yield the chain from *name* up to the user, one sentence a link."""
-    seen.add(name)
-    edges = conflict.edges.get(name, ())
+def _called(choice: Choice) -> str:
+    return f"{choice.name}[{choice.extra}]" if choice.extra else choice.name
+
+
+def _origin(
+    conflict: Conflict, choice: Choice, asker: str, seen: set[tuple[NormalizedName, str | None]]
+) -> Iterator[str]:
+    """Yield the chain from *choice* up to the user, one sentence a link."""
+    seen.add((choice.name, choice.extra))
+    edges = [edge for edge in conflict.edges.get(choice.name, ()) if edge[0].extra == choice.extra]
     for want, parent in edges:
         if parent is None:
             yield _asks(want, asker, conflict)
             return
     for want, parent in edges:
-        if parent is not None and parent.name not in seen and parent.name != name:
-            yield f"{parent.candidate} needs {_spoken(want)}"
-            yield from _origin(conflict, parent.name, asker, seen)
+        if parent is not None and (parent.name, parent.extra) not in seen:
+            yield f"{_range([parent])} needs {_spoken(want)}"
+            yield from _origin(conflict, parent, asker, seen)
             return
 
 
 def _facts(conflict: Conflict) -> Iterator[str]:
     """Yield what stands in the way: protected ones, constraints, refused files."""
     request = conflict.request
+    if PYTHON in conflict.names and any(parent for want, parent in conflict.causes if want.name == PYTHON):
+        yield f"this is Python {request.environment.python_version}"
+    for want, parent in conflict.causes:
+        if want.url and parent is not None:
+            yield f"a direct reference is followed only where the matrix itself names it ({want.name})"
     for name in conflict.names:
         installed = request.installed.get(name)
         if installed is not None and name in request.protected:
             yield f"{name} {installed.version} is installed and protected"
-        for guard in conflict.guards.get(name, ()):
+        for guard in _guards(conflict, name):
             yield guard.text
         for absent in request.absent:
-            if absent.name == name:
-                yield f"{absent.path} keeps out {name}{absent.specifier}"
+            if absent.name == name and any(map(absent.specifier.contains, _fitting(conflict, name))):
+                yield f"{absent.path} keeps out `{name}{absent.specifier}`"
         fixed = request.fixed.get(name)
         if fixed is not None:
             yield f"{name} is fixed at {fixed}"
         for rejection in _refusals(conflict, name):
-            yield str(rejection)
+            only = ", and only `==` takes a yanked version" if rejection.reason is Reason.YANKED else ""
+            yield f"{rejection}{only}"
+        yield from _there_is(conflict, name)
+    if conflict.missing and conflict.where and conflict.where != (LOCK,):
+        yield f"it was looked for in {_and(conflict.where[:_MOST_PLACES])}"
+
+
+def _guards(conflict: Conflict, name: NormalizedName) -> Iterator[Guard]:
+    """Yield the narrowings that leave out a version which the requirements take."""
+    fitting = _fitting(conflict, name)
+    for guard in conflict.guards.get(name, ()):
+        left_out = not all(guard.specifier.contains(version, prereleases=True) for version in fitting)
+        if left_out or name in conflict.request.protected:
+            yield guard
+
+
+def _there_is(conflict: Conflict, name: NormalizedName) -> Iterator[str]:
+    """Yield which versions there are, where one requirement alone takes none of them."""
+    versions = conflict.available.get(name, ())
+    wants = _wants(conflict, name)
+    mode = conflict.request.prerelease
+    fitting = _fitting(conflict, name)
+    if fitting and "if-necessary" not in mode and all(version.is_prerelease for version in fitting):
+        yield f"{name} {fitting[0]} is a pre-release, and those are left out (`prerelease`)"
+    alone = all(any(_takes(want, v) for v in versions) for want in wants)
+    if versions and wants and not alone:
+        few = len(versions) <= _MOST_VERSIONS
+        listed = _and(map(str, sorted(versions))) if few else f"{min(versions)} to {max(versions)}"
+        yield (
+            f"the versions of {name} to be had are {listed}"
+            if len(versions) > 1
+            else (f"the one version of {name} to be had is {listed}")
+        )
+
+
+def _wants(conflict: Conflict, name: NormalizedName) -> list[Want]:
+    return [want for want, _ in conflict.causes if want.name == name and want.extra is None]
+
+
+def _fitting(conflict: Conflict, name: NormalizedName) -> list[Version]:
+    """Return the versions to be had that meet all that is asked of *name*."""
+    wants = _wants(conflict, name)
+    versions = conflict.available.get(name, ())
+    return [v for v in versions if all(_takes(want, v) for want in wants)]
 
 
 def _refusals(conflict: Conflict, name: NormalizedName) -> Iterator[Rejection]:
     """Yield the refusals of versions that would have met the requirements, the newest first."""
-    wants = [want for want, _ in conflict.causes if want.name == name and want.extra is None]
+    wants = _wants(conflict, name)
     by_version: dict[Version | None, Rejection] = {}
     for rejection in conflict.refused:
         version = rejection.version
-        if rejection.name == name and (
-            version is None or all(want.specifier.contains(version, prereleases=True) for want in wants)
-        ):
+        if rejection.name == name and (version is None or all(_takes(want, version) for want in wants)):
             by_version.setdefault(version, rejection)
     ordered = sorted(by_version, key=lambda version: version or Version("0"), reverse=True)
     for version in ordered[:_MOST_REFUSALS]:

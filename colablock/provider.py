@@ -15,7 +15,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.candidates import Candidate, CandidateSource, Metadata, Origin, Reason, Rejection
 from colablock.errors import BadDistribution
 from colablock.requirements import Dependents, applies, holding, parse_requirement
-from colablock.resolution import ANY, PYTHON, Choice, Conflict, Guard, Request, Want
+from colablock.resolution import ANY, PYTHON, UNUSABLE, Choice, Conflict, Guard, Request, Want
 
 if TYPE_CHECKING:
     from colablock.matrix import Constraint, PackageEntry
@@ -40,6 +40,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         self._excluded = {absent.name: absent for absent in request.absent}
         narrowed: tuple[PackageEntry | Constraint, ...] = (*request.roots, *request.constraints)
         self._explicit_pre = {one.name for one in narrowed if any(s.prereleases for s in one.specifier)}
+        self._roots = frozenset(entry.name for entry in request.roots)
         self._direct = {entry.name: entry for entry in request.roots if entry.url}
         self._indexed = {entry.name for entry in request.roots if entry.index}
         self._python = Choice(
@@ -75,13 +76,15 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         information: Mapping[Any, Iterator[Any]],
         backtrack_causes: Sequence[Any],  # noqa: ARG002
     ) -> tuple[Any, ...]:
-        """Order decisions the way pip documents it: direct, pinned, bounded, the user's order, name."""
+        """Order decisions the way pip documents it: direct, pinned, bounded, the user's own, name.
+
+        Not in the order of the user's lines: to sort a matrix must not change its lock.
+        """
         name, extra = identifier
         wants = [info.requirement for info in information[identifier]]
         operators = [(s.operator, s.version) for want in wants for s in want.specifier]
         pinned = any(op in {"==", "==="} and not version.endswith(".*") for op, version in operators)
         bounded = any(op in {"<", "<=", "~=", "=="} for op, _ in operators)
-        order = min((i for i, entry in enumerate(self._request.roots) if entry.name == name), default=1 << 30)
         base_undecided = extra is not None and (name, None) not in resolutions
         return (
             name != PYTHON,
@@ -89,7 +92,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             name not in self._direct,
             not (pinned or name in self._held or name in self._request.fixed),
             not bounded,
-            order,
+            name not in self._roots,
             not operators,
             name,
             extra or "",
@@ -284,7 +287,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
                 detail=str(error),
             )
             # Nothing can meet this one: resolvelib then goes on to the next candidate.
-            yield Want(candidate.name, SpecifierSet("<0.dev0"), extra="unusable metadata")
+            yield Want(candidate.name, SpecifierSet("<0.dev0"), extra=UNUSABLE)
             return
         if metadata.requires_python and candidate.origin is not Origin.INSTALLED:
             yield Want(PYTHON, SpecifierSet(metadata.requires_python))
@@ -337,13 +340,16 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         asked = [name for name in sorted(names) if name not in self._held]
         judged = {name: self._source.judge(name) for name in asked}
         refused = [*self._unusable.values(), *(r for name in asked for r in judged[name].rejections)]
+        missing = frozenset(name for name in asked if not judged[name].found)
         return Conflict(
             request=self._request,
             causes=pairs,
             edges={name: tuple(edges) for name, edges in self._edges.items()},
             refused=tuple(refused),
-            missing=frozenset(name for name in asked if not judged[name].found),
+            missing=missing,
             guards={name: tuple(self._guards[name]) for name in sorted(names) if name in self._guards},
+            available={name: tuple(c.version for c in judged[name].candidates) for name in asked},
+            where=tuple(dict.fromkeys(place for name in sorted(missing) for place in judged[name].where)),
         )
 
 
@@ -369,12 +375,12 @@ def _guards(request: Request) -> dict[NormalizedName, list[Guard]]:
     guards: defaultdict[NormalizedName, list[Guard]] = defaultdict(list)
     for constraint in request.constraints:
         if constraint.marker is None or constraint.marker.evaluate(dict(request.environment.markers)):
-            text = f"{constraint.path} keeps it {constraint.specifier}"
+            text = f"{constraint.path} takes only `{constraint.name}{constraint.specifier}`"
             guards[constraint.name].append(Guard(constraint.specifier, text))
     for name in sorted(request.protected & request.installed.keys()):
         keeper = request.installed[name]
         for requirement in holding(keeper, request.environment, request.installed):
             needed = canonicalize_name(requirement.name)
-            text = f"{keeper.name} {keeper.version} is protected and needs {needed}{requirement.specifier}"
+            text = f"{keeper.name} {keeper.version} is protected and needs `{needed}{requirement.specifier}`"
             guards[needed].append(Guard(requirement.specifier, text))
     return guards

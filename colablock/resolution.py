@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANY",
+    "LOCK",
     "PYTHON",
+    "UNUSABLE",
     "Choice",
     "Conflict",
     "Guard",
@@ -33,6 +35,8 @@ __all__ = [
 
 PYTHON = NormalizedName("python")  # the interpreter, as a candidate like any other
 ANY = SpecifierSet()
+UNUSABLE = "unusable metadata"  # as an extra: what no candidate has
+LOCK = "the lock"  # as a place that was asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +159,9 @@ class Conflict:
     """Why there is no solution: the last conflict, and how each part came up.
 
     *causes* are (want, parent choice or None); *edges* map a name to the wants
-    that brought it in; *refused* the rejections of the names concerned.
+    that brought it in; *refused* the rejections of the names concerned;
+    *available* their versions that can be had, newest first; *where* the
+    places that were asked for the missing.
     """
 
     request: Request
@@ -164,6 +170,8 @@ class Conflict:
     refused: tuple[Rejection, ...]
     missing: frozenset[NormalizedName]
     guards: Mapping[NormalizedName, tuple[Guard, ...]]
+    available: Mapping[NormalizedName, tuple[Version, ...]] = field(default_factory=dict)
+    where: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[NormalizedName, ...]:

@@ -43,10 +43,16 @@ class DictSource:
             for (n, v), why in self.refused.items()
             if n == name
         )
+        yanked = tuple(
+            Rejection(name=n, version=v, filename="", reason=Reason.YANKED, detail=f"{n} {v} was yanked")
+            for n, v in sorted(self.yanked)
+            if n == name
+        )
         return Judged(
             candidates=tuple(self._candidate(name, version) for version in versions),
-            rejections=rejections,
+            rejections=(*rejections, *yanked),
             found=bool(versions or rejections),
+            where=("http://127.0.0.1/simple/",),
         )
 
     def metadata(self, candidate: Candidate) -> Metadata:

@@ -1,0 +1,393 @@
+"""The whole text of each kind of conflict: read them as a user would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock._vendor.packaging.version import Version
+from colablock.candidates import Candidate, Judged, Metadata
+from colablock.errors import ExitCode, FetchFailed, NoSolution
+from colablock.explain import explain, misfits
+from colablock.matrix import Absent
+from colablock.resolution import LOCK, Request, Unsolvable
+from colablock.resolve import resolve
+from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed
+
+COLAB = installed({"google-colab 1.0": ["pandas==2.2.2"], "pandas 2.2.2": ["numpy>=1.26"], "numpy 2.0.2": []})
+PROTECTED = frozenset(map(canonicalize_name, ("google-colab", "pandas")))
+OLD_TORCHAO = Absent(
+    name=canonicalize_name("torchao"), path="absent.torchao", specifier=SpecifierSet("<0.16")
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request that cannot be met, and the whole report of it."""
+
+    roots: Sequence[str]
+    index: Mapping[str, Sequence[str]]
+    report: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    yanked: Sequence[str] = ()
+
+
+CASES = {
+    "diamond": Case(
+        ["a", "b"],
+        {"a 1": ["c<2"], "b 1": ["c>=2"], "c 1": [], "c 2": []},
+        """
+        no version of `c` meets every requirement
+          because a 1 needs `c<2`
+          and demo asks for `a` (packages.a)
+          and b 1 needs `c>=2`
+          and demo asks for `b` (packages.b)
+        """,
+    ),
+    "diamond of many versions": Case(
+        ["a", "b"],
+        {
+            **{f"a {version}": ["c<2"] for version in range(1, 6)},
+            **{f"b {version}": ["c>=2"] for version in range(1, 3)},
+            "c 1": [],
+            "c 2": [],
+        },
+        """
+        no version of `c` meets every requirement
+          because a 1 to 5 (5 versions tried) need `c<2`
+          and demo asks for `a` (packages.a)
+          and b 1 and 2 need `c>=2`
+          and demo asks for `b` (packages.b)
+        """,
+    ),
+    "every version of one asks for another": Case(
+        ["a", "b"],
+        {"a 2": ["c==2"], "a 1": ["c==1"], "b 1": ["c==3"], "c 1": [], "c 2": [], "c 3": []},
+        """
+        no version of `c` meets every requirement
+          because a 2 needs `c==2`
+          and a 1 needs `c==1`
+          and demo asks for `a` (packages.a)
+          and b 1 needs `c==3`
+          and demo asks for `b` (packages.b)
+        """,
+    ),
+    "a chain": Case(
+        ["a", "e"],
+        {"a 1": ["b"], "b 1": ["c"], "c 1": ["d<1"], "e 1": ["d>=1"], "d 1": [], "d 0.5": []},
+        """
+        no version of `d` meets every requirement
+          because e 1 needs `d>=1`
+          and demo asks for `e` (packages.e)
+          and c 1 needs `d<1`
+          and b 1 needs `c`
+          and a 1 needs `b`
+          and demo asks for `a` (packages.a)
+        """,
+    ),
+    "the user alone": Case(
+        ["a>=2", "a<2"],
+        {"a 1": [], "a 2": []},
+        """
+        no version of `a` meets every requirement
+          because demo asks for `a>=2` (packages.a)
+          and demo asks for `a<2` (packages.a)
+        """,
+    ),
+    "protected": Case(
+        ["stack"],
+        {"stack 1": ["pandas>=3"], "pandas 3": []},
+        """
+        `pandas>=3` fits no candidate
+          because stack 1 needs `pandas>=3`
+          and demo asks for `stack` (packages.stack)
+          and pandas 2.2.2 is installed and protected
+          and google-colab 1.0 is protected and needs `pandas==2.2.2`
+        """,
+        facts={"installed": COLAB, "protected": PROTECTED},
+    ),
+    "what a protected one needs": Case(
+        ["stack"],
+        {"stack 1": ["numpy<1.26"], "numpy 1.25": []},
+        """
+        `numpy<1.26` fits no candidate
+          because stack 1 needs `numpy<1.26`
+          and demo asks for `stack` (packages.stack)
+          and pandas 2.2.2 is protected and needs `numpy>=1.26`
+        """,
+        facts={"installed": COLAB, "protected": PROTECTED},
+    ),
+    "a protected one that is not in the way": Case(
+        ["stack"],
+        {"stack 1": ["numpy>=9"], "numpy 2.0.2": []},
+        """
+        `numpy>=9` fits no candidate
+          because stack 1 needs `numpy>=9`
+          and demo asks for `stack` (packages.stack)
+          and the one version of numpy to be had is 2.0.2
+        """,
+        facts={"installed": COLAB, "protected": PROTECTED},
+    ),
+    "constraint": Case(
+        ["stack"],
+        {"stack 1": ["setuptools>=81"], "setuptools 81": [], "setuptools 80": []},
+        """
+        `setuptools>=81` fits no candidate
+          because stack 1 needs `setuptools>=81`
+          and demo asks for `stack` (packages.stack)
+          and constraints.setuptools takes only `setuptools<81`
+        """,
+        facts={"constraints": constraints("setuptools<81")},
+    ),
+    "absent": Case(
+        ["peft"],
+        {"peft 1": ["torchao"], "torchao 0.10": []},
+        """
+        `torchao` fits no candidate
+          because peft 1 needs `torchao`
+          and demo asks for `peft` (packages.peft)
+          and absent.torchao keeps out `torchao<0.16`
+        """,
+        facts={"absent": (OLD_TORCHAO,)},
+    ),
+    "no such project": Case(
+        ["a"],
+        {"a 1": ["b"], "b 1": ["tranformers>=1"]},
+        """
+        no index knows `tranformers`
+          because b 1 needs `tranformers>=1`
+          and a 1 needs `b`
+          and demo asks for `a` (packages.a)
+          and it was looked for in http://127.0.0.1/simple/
+        """,
+    ),
+    "no such version": Case(
+        ["a>=3"],
+        {"a 1": [], "a 2": []},
+        """
+        `a>=3` fits no candidate
+          because demo asks for `a>=3` (packages.a)
+          and the versions of a to be had are 1 and 2
+        """,
+    ),
+    "no such version among many": Case(
+        ["a>=30"],
+        {f"a {version}": [] for version in range(1, 30)},
+        """
+        `a>=30` fits no candidate
+          because demo asks for `a>=30` (packages.a)
+          and the versions of a to be had are 1 to 29
+        """,
+    ),
+    "no wheel": Case(
+        ["torch==2.4.0", "numpy"],
+        {"numpy 2": []},
+        """
+        `torch` has no file for Python 3.12.11 on linux x86_64
+          because demo asks for `torch==2.4.0` (packages.torch)
+          and torch 2.4.0 has no wheel for Python 3.12: cp311 only
+        """,
+        refused={"torch 2.4.0": "torch 2.4.0 has no wheel for Python 3.12: cp311 only"},
+    ),
+    "several without a wheel": Case(
+        ["torch==2.4.0", "numpy==1", "peft"],
+        {"peft 1": []},
+        """
+        `numpy` and `torch` have no file for Python 3.12.11 on linux x86_64
+          because demo asks for `torch==2.4.0` (packages.torch)
+          and torch 2.4.0 has no wheel
+          and numpy 1 has no wheel
+        """,
+        refused={"torch 2.4.0": "torch 2.4.0 has no wheel", "numpy 1": "numpy 1 has no wheel"},
+    ),
+    "no wheel of something needed": Case(
+        ["a"],
+        {"a 1": ["torch==2.4.0"]},
+        """
+        `torch==2.4.0` fits no candidate
+          because a 1 needs `torch==2.4.0`
+          and demo asks for `a` (packages.a)
+          and torch 2.4.0 has no wheel for Python 3.12: cp311 only
+        """,
+        refused={"torch 2.4.0": "torch 2.4.0 has no wheel for Python 3.12: cp311 only"},
+    ),
+    "yanked": Case(
+        ["a>=2"],
+        {"a 2": [], "a 1": []},
+        """
+        `a>=2` fits no candidate
+          because demo asks for `a>=2` (packages.a)
+          and a 2 was yanked, and only `==` takes a yanked version
+        """,
+        yanked=["a 2"],
+    ),
+    "pre-releases only": Case(
+        ["b"],
+        {"b 1": ["a>1"], "a 2rc1": [], "a 1": []},
+        """
+        `a>1` fits no candidate
+          because b 1 needs `a>1`
+          and demo asks for `b` (packages.b)
+          and a 2rc1 is a pre-release, and those are left out (`prerelease`)
+        """,
+        facts={"prerelease": "disallow"},
+    ),
+    "the Python of the matrix": Case(
+        ["a"],
+        {"a 1": []},
+        """
+        Python 3.12.11 does not fit
+          because demo needs Python >=3.13, and this is Python 3.12.11
+        """,
+        facts={"requires_python": SpecifierSet(">=3.13")},
+    ),
+    "metadata": Case(
+        ["b"],
+        {"b 1": ["a"], "a 1": ["unreadable"], "a 2": ["unreadable"]},
+        """
+        no version of `a` has metadata that can be read
+          because b 1 needs `a`
+          and demo asks for `b` (packages.b)
+          and the metadata of a 2 cannot be read
+          and the metadata of a 1 cannot be read
+        """,
+    ),
+    "fixed": Case(
+        ["a>=2"],
+        {"a 1": [], "a 2": []},
+        """
+        `a>=2` fits no candidate
+          because demo asks for `a>=2` (packages.a)
+          and a is fixed at 1
+        """,
+        facts={"fixed": {canonicalize_name("a"): Version("1")}},
+    ),
+    "an extra": Case(
+        ["a[x]", "b<2"],
+        {"a 1": ["b>=2; extra == 'x'"], "b 1": [], "b 2": []},
+        """
+        no version of `b` meets every requirement
+          because demo asks for `b<2` (packages.b)
+          and a[x] 1 needs `b>=2`
+          and demo asks for `a[x]` (packages.a)
+        """,
+    ),
+    "an extra that is needed": Case(
+        ["a"],
+        {"a 1": ["b[x]"], "b 1": ["c>=3; extra == 'x'"], "c 2": []},
+        """
+        `c>=3` fits no candidate
+          because b[x] 1 needs `c>=3`
+          and a 1 needs `b[x]`
+          and demo asks for `a` (packages.a)
+          and the one version of c to be had is 2
+        """,
+    ),
+    "a direct reference of somebody else": Case(
+        ["a"],
+        {"a 1": ["b @ https://files.example/b-1-py3-none-any.whl"], "b 1": []},
+        """
+        `b @ https://files.example/b-1-py3-none-any.whl` fits no candidate
+          because a 1 needs `b @ https://files.example/b-1-py3-none-any.whl`
+          and demo asks for `a` (packages.a)
+          and a direct reference is followed only where the matrix itself names it (b)
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_report_says_what_what_for_and_what_the_user_wrote(case: Case) -> None:
+    assert str(report(case)) == dedent(case.report).strip()
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_no_sentence_is_said_twice(case: Case) -> None:
+    lines = [line.removeprefix("because ").removeprefix("and ") for line in report(case).because]
+    assert len(set(lines)) == len(lines)
+
+
+def test_the_error_carries_its_facts() -> None:
+    error = report(CASES["diamond"], hint="Ask for less")
+    assert error.names == ("c",)
+    assert error.hint == "Ask for less"
+    assert error.because[0] == "because a 1 needs `c<2`"
+    assert error.exit_code is ExitCode.UNMET
+
+
+def test_an_asker_of_many_versions_takes_one_sentence() -> None:
+    index = {f"a 1.{i}": [f"c==1.{i}"] for i in range(9)} | {f"c 1.{i}": [] for i in range(9)}
+    error = report(Case(["a", "c>=2"], {**index, "c 2": []}, ""))
+    assert "and a 1.0 to 1.8 (9 versions tried) need one version each: from `c==1.8` to `c==1.0`" in (
+        error.because
+    )
+
+
+def test_the_other_asker_is_named_though_the_last_dead_end_was_of_one() -> None:
+    """Of the many releases of `back` all but one need what does not exist; `front` excludes that one."""
+    index = {f"front 1.{i}": [f"base==1.{i}"] for i in range(5)} | {f"base 1.{i}": [] for i in range(5)}
+    index |= {f"back 1.{i}": [f"base==2.{i}"] for i in range(5)} | {"base 2.0": []}
+    text = str(report(Case(["front", "back"], index, "")))
+    for words in ("front 1.0 to 1.4", "back 1.0 to 1.4", "asks for `front`", "asks for `back`"):
+        assert words in text
+
+
+def test_what_a_lock_lacks_is_not_said_to_be_in_no_index() -> None:
+    error = report(Case(["a"], {}, ""), source=EmptyLock())
+    assert str(error) == "`a` is not in the lock\n  because demo asks for `a` (packages.a)"
+
+
+def test_what_is_installed_and_fits_is_no_misfit() -> None:
+    source = DictSource({}, refused={"torch 2.4.0": "no wheel"})
+    request = Request(
+        environment=PYTHON_312, roots=entries("torch"), installed=installed({"torch 2.8.0": []})
+    )
+    assert misfits(request, source) == {}
+    assert list(misfits(Request(environment=PYTHON_312, roots=entries("torch")), source)) == ["torch"]
+
+
+@pytest.mark.parametrize("root", ["torch>=3", "torch; python_version < '3'"])
+def test_what_nobody_asks_for_is_no_misfit(root: str) -> None:
+    source = DictSource({}, refused={"torch 2.4.0": "no wheel"})
+    assert misfits(Request(environment=PYTHON_312, roots=entries(root)), source) == {}
+
+
+def test_an_index_that_cannot_be_read_leaves_the_report_to_others() -> None:
+    assert misfits(Request(environment=PYTHON_312, roots=entries("torch")), Unreachable()) == {}
+
+
+class EmptyLock:
+    """A lock with nothing in it."""
+
+    def judge(self, name: str) -> Judged:  # noqa: ARG002
+        return Judged(found=False, where=(LOCK,))
+
+    def metadata(self, candidate: Candidate) -> Metadata:
+        raise AssertionError(candidate)
+
+    def prefetch(self, names: object) -> None:
+        pass
+
+
+class Unreachable(EmptyLock):
+    """An index that does not answer."""
+
+    def judge(self, name: str) -> Judged:
+        message = "no answer"
+        raise FetchFailed(message, url=name)
+
+
+def report(case: Case, *, source: Any = None, hint: str | None = None) -> NoSolution:
+    """Return the report of *case*, as the pipeline words it."""
+    request = Request(environment=PYTHON_312, roots=entries(*case.roots), **case.facts)
+    source = source or DictSource(case.index, case.refused, case.yanked)
+    with pytest.raises(Unsolvable) as caught:
+        resolve(request, source)
+    return explain(caught.value.conflict, asker="demo", misfits=misfits(request, source), hint=hint)
