@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +32,16 @@ def __getattr__(name: str) -> object:
         return getattr(import_module(_HOME.get(name, "colablock.api")), name)
     message = f"module `colablock` has no attribute `{name}`"
     raise AttributeError(message)
+
+
+def _door(name: str) -> property:
+    return property(lambda _: __getattr__(name), lambda *_: None)
+
+
+# Some functions bear the name of a module.  Importing that would put it in the function's place, where
+# the package is an ordinary module; a property of its class stays what it is.
+_DOORS = {name: _door(name) for name in ("lock", "plan", "verify")}
+sys.modules[__name__].__class__ = type("FrontDoor", (ModuleType,), _DOORS)
 
 
 def __dir__() -> list[str]:
