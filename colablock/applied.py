@@ -21,7 +21,8 @@ class Applied:
 
     *key* digests everything that was asked for; *state* the names and versions
     of the environment afterwards, so that a later change by somebody else is
-    noticed; *pins* the stack itself; *report* is in the written form.
+    noticed; *pins* the stack itself; *report* is in the written form.  *source*
+    finds the matrix again: the name, or the absolute path, that was asked for.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Applied:
     pins: Mapping[NormalizedName, str] = field(default_factory=dict)
     unmet: tuple[tuple[str, str], ...] = ()  # requirements of the stack that nobody met before either
     report: Mapping[str, object] = field(default_factory=dict)
+    source: str = ""
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:

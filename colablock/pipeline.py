@@ -23,6 +23,7 @@ from colablock.interpreters import fetch_interpreter
 from colablock.journal import recover
 from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.matrix import select_variant
+from colablock.matrix_reader import is_path
 from colablock.plan import Remedy, Target
 from colablock.progress import Reporter
 from colablock.recorded import load_runtime
@@ -165,7 +166,7 @@ class Pipeline:
     def verify(self, name: str) -> Report:
         """Prove again what was applied last; the report says what changed since."""
         last = self._last(name)
-        matrix = select_variant(self.matrix(name), detect(self._environ), last.variant)
+        matrix = select_variant(self.matrix(last.source or name), detect(self._environ), last.variant)
         started = time.monotonic()
         checks = self._prove(last.python, matrix, last.pins, last.unmet)
         kept = report_from_json(last.report)
@@ -334,11 +335,14 @@ class Pipeline:
             pins=prepared.pins(),
             unmet=tuple(sorted(prepared.unmet_before())),
             report=report_to_json(report),
+            source=str(Path(ask.name).absolute()) if is_path(ask.name) else ask.name,
         )
         applied.save(record, self._home)
 
     def _last(self, name: str) -> Applied:
-        return applied.require(self.matrix(name).name, self._home)
+        """Return the last apply of a matrix by its name, or by a path; one applied by path has a name too."""
+        last = None if is_path(name) else applied.load(name, self._home)
+        return last or applied.require(self.matrix(name).name, self._home)
 
 
 def _readable(snapshot: Snapshot) -> Snapshot:
