@@ -224,7 +224,7 @@ def _facts(conflict: Conflict) -> Iterator[str]:
                 yield f"{absent.path} keeps out `{name}{absent.specifier}`"
         fixed = request.fixed.get(name)
         if fixed is not None:
-            yield f"{name} is fixed at {fixed}"
+            yield f"{name} is locked at {fixed}"
         for rejection in _refusals(conflict, name):
             only = ", and only `==` takes a yanked version" if rejection.reason is Reason.YANKED else ""
             yield f"{rejection}{only}"

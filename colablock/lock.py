@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.pylock import (
     Package,
+    PackageArchive,
     PackageSdist,
     PackageWheel,
     Pylock,
@@ -21,11 +23,20 @@ from colablock._vendor.packaging.pylock import (
     is_valid_pylock_path,
 )
 from colablock._vendor.packaging.specifiers import SpecifierSet
-from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, parse_sdist_filename
+from colablock._vendor.packaging.utils import (
+    NormalizedName,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, File, Judged, Metadata, Origin
-from colablock.errors import BadDistribution, InvalidInput
+from colablock.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
+from colablock.errors import BadDistribution, InvalidInput, NoSolution
+from colablock.judge import Policy, judge_files, parse_sdist_stem
+from colablock.matrix import PackageEntry
 from colablock.requirements import parse_requirement
+from colablock.resolution import LOCK
+from colablock.urls import basename, redacted
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,7 +50,7 @@ if TYPE_CHECKING:
     from colablock.matrix import Matrix
     from colablock.resolution import Pin, Resolution
 
-__all__ = ["LockSource", "Wheel", "lock_digest", "make_lock", "read_lock", "write_lock"]
+__all__ = ["LockSource", "Wheel", "check_lock_name", "lock_digest", "make_lock", "read_lock", "write_lock"]
 
 CREATED_BY = "colablock"
 
@@ -81,7 +92,18 @@ def make_lock(
 
 def write_lock(lock: Pylock) -> bytes:
     """Return the bytes of the lock file, the same for the same lock."""
-    return tomli_w.dumps(dict(lock.to_dict()), multiline_strings=False).encode()
+    text = tomli_w.dumps(dict(lock.to_dict()), multiline_strings=False)
+    return _STRING.sub(_plainer, text).encode()
+
+
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
+
+
+def _plainer(match: re.Match[str]) -> str:
+    """Return a string without its escaped quotes (TOML, literal strings): markers are full of them."""
+    inner = match[0][1:-1].replace('\\"', '"')
+    plain = '"' in inner and "'" not in inner and "\\" not in inner
+    return f"'{inner}'" if plain else match[0]
 
 
 def lock_digest(lock: Pylock) -> str:
@@ -109,7 +131,15 @@ def check_lock_name(path: Path) -> None:
 
 
 def _about(resolution: Resolution, matrix: Matrix) -> dict[str, Any]:
-    """Return what the format has no field for, under ``[tool.colablock]``."""
+    """Return what the format has no field for, under ``[tool.colablock]``.
+
+    ``schema`` and ``kind`` of this table, ``matrix`` and ``matrix-digest`` of
+    what was solved (with ``variant`` and ``exclude-newer`` where it has them),
+    the full ``python`` and the ``platform`` it was solved for, and the
+    ``requirements`` that were asked for.  A package's own table holds its
+    ``requires-dist`` as far as it applies, its ``extras`` in use, and what a
+    rebuilt one was ``made-from``.
+    """
     about: dict[str, Any] = {
         "schema": 1,
         "kind": "complete",
@@ -117,20 +147,26 @@ def _about(resolution: Resolution, matrix: Matrix) -> dict[str, Any]:
         "matrix-digest": matrix.digest,
         "python": str(resolution.request.environment.python_version),
         "platform": resolution.request.environment.tags[0].platform,
-        "requirements": list(_asked(resolution)),
+        "requirements": _asked(resolution),
     }
     if matrix.variant:
         about["variant"] = matrix.variant
     if matrix.exclude_newer is not None:
-        about["exclude-newer"] = matrix.exclude_newer
+        about["exclude-newer"] = _utc(matrix.exclude_newer)
     return about
 
 
-def _asked(resolution: Resolution) -> Iterable[str]:
-    for _, pin in sorted(resolution.pins.items()):
-        for parent in pin.parents:
-            if parent.name is None:
-                yield parent.requirement
+def _asked(resolution: Resolution) -> list[str]:
+    """Return the roots whose markers hold, as PEP 508 lines without the markers, sorted."""
+    request = resolution.request
+    markers = dict(request.environment.markers)
+    lines = set()
+    for entry in request.roots:
+        if entry.marker is None or entry.marker.evaluate(markers):
+            extras = f"[{','.join(sorted(entry.extras))}]" if entry.extras else ""
+            tail = f" @ {redacted(entry.url)}" if entry.url else str(entry.specifier)
+            lines.add(f"{entry.name}{extras}{tail}")
+    return sorted(lines)
 
 
 def _environment_marker(environment: Environment) -> Marker:
@@ -146,26 +182,96 @@ def _package(pin: Pin, rebuilt: Wheel | None) -> Package:
     tool: dict[str, Any] = {"requires-dist": sorted(pin.requires)}
     if pin.extras:
         tool["extras"] = sorted(pin.extras)
-    wheels: list[PackageWheel] = []
-    sdist = None
-    if rebuilt is not None:
-        wheels = [PackageWheel(path=rebuilt.path, size=rebuilt.size, hashes={"sha256": rebuilt.sha256})]
-        if candidate.file is not None:
-            tool["made-from"] = {"url": candidate.file.url, "hashes": dict(candidate.file.hashes)}
-    else:
-        files = candidate.all_files or candidate.files
-        wheels = [_wheel(file) for file in sorted(files, key=lambda f: f.filename) if file.is_wheel]
-        sdist = next((_sdist(file) for file in files if not file.is_wheel and _is_sdist(file)), None)
+    if rebuilt is not None and candidate.file is not None and candidate.origin is not Origin.LOCK:
+        tool["made-from"] = {"url": candidate.file.url, "hashes": dict(candidate.file.hashes)}
     return Package(
         name=pin.name,
         version=pin.version,
         requires_python=_requires_python(candidate),
         dependencies=[{"name": name} for name in _needed(pin)] or None,
         index=candidate.file.index if candidate.file and rebuilt is None else None,
-        wheels=wheels or None,
-        sdist=sdist,
         tool={"colablock": tool},
+        **_files(candidate, rebuilt),
     )
+
+
+def _files(candidate: Candidate, rebuilt: Wheel | None) -> dict[str, Any]:
+    """Return what a package is installed from: our wheel, a direct reference, or the files of an index.
+
+    Of these all that the format takes are listed, for whoever installs elsewhere.
+    """
+    if rebuilt is not None:
+        hashes = {"sha256": rebuilt.sha256}
+        return {"wheels": [PackageWheel(path=rebuilt.path, size=rebuilt.size, hashes=hashes)]}
+    best = candidate.file
+    if best is None or not (
+        _hashes(best) and (candidate.origin is Origin.DIRECT or _is_named(best, candidate))
+    ):
+        _refuse(candidate)
+    elif candidate.origin is Origin.DIRECT:
+        return {"archive": PackageArchive(url=best.url, size=best.size, hashes=_hashes(best))}
+    files = [
+        file
+        for file in candidate.all_files or candidate.files
+        if _hashes(file) and _is_named(file, candidate)
+    ]
+    wheels = [_described(PackageWheel, f) for f in sorted(files, key=lambda f: f.filename) if f.is_wheel]
+    sdists = [_described(PackageSdist, file) for file in files if not file.is_wheel]
+    # PEP 625 names .tar.gz; others are of older days.
+    sdists.sort(key=lambda sdist: (not sdist.filename.endswith(".tar.gz"), sdist.filename))
+    return {"wheels": wheels or None, "sdist": sdists[0] if sdists else None}
+
+
+def _refuse(candidate: Candidate) -> NoReturn:
+    """Raise BadDistribution with the reason why the file of *candidate* cannot be locked."""
+    file = candidate.file
+    if file is None:
+        raise BadDistribution(f"{candidate} has no file to lock")
+    if not _hashes(file):
+        where = file.index or "its folder"
+        message = f"`{file.filename}` is listed without a hash by {where}, and a lock needs one"
+        raise BadDistribution(message, hint="Fetch the file, and name its folder with `--find-links`")
+    message = (
+        f"`{file.filename}` is not named as a lock needs it: {candidate} does not follow from it (PEP 751)"
+    )
+    raise BadDistribution(message)
+
+
+def _is_named(file: File, candidate: Candidate) -> bool:
+    """Whether the name of *file* says project and version in the way that a lock needs (PEP 751)."""
+    try:
+        parts = (
+            parse_wheel_filename(file.filename)[:2] if file.is_wheel else parse_sdist_filename(file.filename)
+        )
+    except ValueError:
+        return False
+    return parts == (candidate.name, candidate.version)
+
+
+_F = TypeVar("_F", PackageWheel, PackageSdist)
+
+
+def _described(kind: type[_F], file: File) -> _F:
+    return kind(
+        name=file.filename,
+        url=file.url,
+        size=file.size,
+        upload_time=_utc(file.upload_time) if file.upload_time else None,
+        hashes=_hashes(file),
+    )
+
+
+def _hashes(file: File) -> dict[str, str]:
+    """Return the hashes of *file* that prove anything, sorted."""
+    return {name: value for name, value in sorted(file.hashes.items()) if name in _STRONG}
+
+
+_STRONG = frozenset({"sha256", "sha384", "sha512"})
+
+
+def _utc(moment: datetime) -> datetime:
+    """Return *moment* in UTC; one without a zone is in UTC already."""
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def _needed(pin: Pin) -> list[str]:
@@ -178,88 +284,152 @@ def _requires_python(candidate: Candidate) -> SpecifierSet | None:
     return SpecifierSet(text) if text else None
 
 
-def _is_sdist(file: File) -> bool:
-    try:
-        parse_sdist_filename(file.filename)
-    except ValueError:
-        return False  # an archive of another form (.zip by an old name, a tag's archive)
-    return True
-
-
-def _wheel(file: File) -> PackageWheel:
-    return PackageWheel(
-        name=file.filename,
-        url=file.url,
-        size=file.size,
-        upload_time=_utc(file.upload_time),
-        hashes=_hashes(file),
-    )
-
-
-def _sdist(file: File) -> PackageSdist:
-    return PackageSdist(
-        name=file.filename,
-        url=file.url,
-        size=file.size,
-        upload_time=_utc(file.upload_time),
-        hashes=_hashes(file),
-    )
-
-
-def _hashes(file: File) -> dict[str, str]:
-    if not file.hashes:
-        raise BadDistribution(
-            f"`{file.filename}` is listed without a hash by {file.index or 'its folder'}: a lock needs one",
-        )
-    return dict(sorted(file.hashes.items()))
-
-
-def _utc(moment: datetime | None) -> datetime | None:
-    return moment.astimezone(timezone.utc) if moment is not None else None
-
-
 @dataclass
 class LockSource:
-    """A CandidateSource whose candidates are a lock's: nothing is asked of the network."""
+    """A CandidateSource whose candidates are a lock's: nothing is asked of the network.
+
+    A lock of ours tells what each package needs.  Another tool's does not:
+    all that it lists for this environment is to be installed, and `entries`
+    are roots that ask for it.  An sdist is used only where *allow_build* names it.
+
+    Raises NoSolution where the lock is for another Python or platform.
+    """
 
     lock: Pylock
     folder: Path
     environment: Environment
+    allow_build: frozenset[str] = frozenset()
+    name: str = LOCK
     _packages: dict[NormalizedName, Package] = field(init=False)
+    _policy: Policy = field(init=False)
 
     def __post_init__(self) -> None:
-        self._packages = {package.name: package for package in self.lock.packages}
+        _check_environment(self.lock, self.environment, self.name)
+        self._packages = _selected(self.lock, self.environment, self.name)
+        self._policy = Policy(environment=self.environment, allow_build=self.allow_build)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether colablock wrote the lock."""
+        return self.lock.created_by == CREATED_BY and CREATED_BY in (self.lock.tool or {})
+
+    @property
+    def versions(self) -> dict[NormalizedName, Version]:
+        """The version of each package: a lock's pins are exact."""
+        judged = {name: self.judge(name).candidates for name in self._packages}
+        return {name: candidates[0].version for name, candidates in judged.items() if candidates}
+
+    def entries(self) -> tuple[PackageEntry, ...]:
+        """Return roots for all that another tool's lock lists; a lock of ours needs none."""
+        if self.is_ours:
+            return ()
+        return tuple(
+            PackageEntry(
+                name=name,
+                path=self.name,
+                specifier=SpecifierSet(f"=={package.version}" if package.version else ""),
+            )
+            for name, package in sorted(self._packages.items())
+        )
 
     def judge(self, name: NormalizedName) -> Judged:
         """Return the locked version of *name*, with the files that fit here, best first."""
         package = self._packages.get(name)
-        where = ("the lock",)
-        if package is None or package.version is None:
-            return Judged(found=package is not None, where=where)
-        one = Pylock(lock_version=self.lock.lock_version, created_by=CREATED_BY, packages=[package])
-        markers: Any = dict(self.environment.markers)
-        chosen = [file for _, file in one.select(environment=markers, tags=self.environment.tags)]
-        files = tuple(
-            self._file(package, file) for file in chosen if isinstance(file, PackageWheel | PackageSdist)
-        )
-        candidate = Candidate(
-            name=name, version=package.version, origin=Origin.LOCK, files=files, all_files=files
-        )
-        return Judged(candidates=(candidate,), where=where)
+        if package is None:
+            return Judged(found=False, where=(LOCK,))
+        if package.archive is not None:
+            return self._archive(package, package.archive)
+        if package.is_direct:
+            kind = "repository" if package.vcs is not None else "folder"
+            detail = f"{name} is locked to a {kind}, and only archives and wheels can be used"
+            return _rejected(name, Reason.UNUSABLE, detail)
+        listed = [*(package.wheels or ()), *([package.sdist] if package.sdist else ())]
+        files = [self._file(package, file, file.filename) for file in listed]
+        return replace(judge_files(name, files, self._policy, origin=Origin.LOCK), where=(LOCK,))
 
     def metadata(self, candidate: Candidate) -> Metadata:
         """Return what the lock says that *candidate* needs."""
-        tool = (self._packages[candidate.name].tool or {}).get("colablock", {})
-        parsed = (parse_requirement(line) for line in tool.get("requires-dist", ()))
+        package = self._packages[candidate.name]
+        tool = (package.tool or {}).get("colablock", {})
+        lines = tool.get("requires-dist", ()) if self.is_ours else self._dependencies(package)
+        parsed = (parse_requirement(line) for line in lines)
         return Metadata(
-            requires=tuple(r for r in parsed if r is not None), extras=frozenset(tool.get("extras", ()))
+            requires=tuple(r for r in parsed if r is not None),
+            requires_python=str(package.requires_python) if package.requires_python else None,
+            extras=frozenset(tool.get("extras", ())),
         )
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
         """Everything is here already."""
 
-    def _file(self, package: Package, file: PackageWheel | PackageSdist) -> File:
-        url = file.url or (self.folder / (file.path or "")).resolve().as_uri()
-        return File(
-            filename=file.filename, url=url, hashes=dict(file.hashes), size=file.size, index=package.index
+    def _dependencies(self, package: Package) -> Iterator[str]:
+        """Yield the names that another tool's lock says *package* needs, as far as it lists them here."""
+        for dependency in package.dependencies or ():
+            name = canonicalize_name(str(dependency.get("name", "")))
+            if name in self._packages:
+                yield name
+
+    def _archive(self, package: Package, archive: PackageArchive) -> Judged:
+        """Return the one candidate of a direct reference."""
+        name, filename = package.name, basename(archive.url or archive.path or "")
+        file = self._file(package, archive, filename)
+        if file.is_wheel:
+            return replace(judge_files(name, [file], self._policy, origin=Origin.DIRECT), where=(LOCK,))
+        version = package.version or parse_sdist_stem(name, filename)
+        if version is None:
+            detail = f"the lock does not say which version of {name} `{filename}` is"
+            return _rejected(name, Reason.UNREADABLE, detail)
+        if not self._policy.may_build(name):
+            detail = f"{name} is a source archive, and building is not allowed (options.allow-build)"
+            return _rejected(name, Reason.SDIST, detail, version)
+        candidate = Candidate(
+            name=name, version=version, origin=Origin.DIRECT, files=(file,), all_files=(file,)
         )
+        return Judged(candidates=(candidate,), where=(LOCK,))
+
+    def _file(self, package: Package, file: _Listed, filename: str) -> File:
+        return File(
+            filename=filename,
+            # "If both are given, the path is preferred" (PEP 751), as it is nearer.
+            url=(self.folder / file.path).resolve().as_uri() if file.path else file.url or "",
+            hashes=dict(file.hashes),
+            size=file.size,
+            upload_time=_utc(file.upload_time) if file.upload_time else None,
+            requires_python=str(package.requires_python) if package.requires_python else None,
+            index=package.index,
+        )
+
+
+_Listed: TypeAlias = PackageWheel | PackageSdist | PackageArchive
+
+
+def _rejected(name: NormalizedName, reason: Reason, detail: str, version: Version | None = None) -> Judged:
+    rejection = Rejection(name=name, version=version, filename="", reason=reason, detail=detail)
+    return Judged(rejections=(rejection,), where=(LOCK,))
+
+
+def _check_environment(lock: Pylock, environment: Environment, name: str) -> None:
+    """Raise NoSolution where *lock* says that it is not for *environment* (PEP 751, installing)."""
+    here = f"Python {environment.python_version}"
+    wanted = lock.requires_python
+    if wanted and not wanted.contains(environment.python_version, prereleases=True):
+        raise NoSolution(f"{name} is for Python {wanted}, and this is {here}")
+    markers: Any = dict(environment.markers)
+    if lock.environments and not any(marker.evaluate(markers) for marker in lock.environments):
+        wanted_text = " or ".join(f"`{marker}`" for marker in lock.environments)
+        system = f"{environment.markers['sys_platform']} {environment.markers['platform_machine']}"
+        raise NoSolution(f"{name} is for {wanted_text}, and this is {here} on {system}")
+
+
+def _selected(lock: Pylock, environment: Environment, name: str) -> dict[NormalizedName, Package]:
+    """Return the packages whose markers hold here, no extra asked for (PEP 751, installing)."""
+    groups = frozenset(lock.default_groups or ())
+    markers: Any = {**environment.markers, "extras": frozenset(), "dependency_groups": groups}
+    found: dict[NormalizedName, Package] = {}
+    for package in lock.packages:
+        if package.marker is not None and not package.marker.evaluate(markers, context="lock_file"):
+            continue
+        if package.name in found:
+            raise InvalidInput(f"{name} lists {package.name} twice for Python {environment.python_version}")
+        found[package.name] = package
+    return found

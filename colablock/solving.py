@@ -234,9 +234,15 @@ class Solving:
     # -- one solve
 
     def _request(self, environment: Environment, **facts: object) -> Request:
+        asked = roots(self.matrix, self.with_)
+        locked = self._locked(environment)
+        known = {entry.name for entry in asked}
         base = Request(
             environment=environment,
-            roots=roots(self.matrix, self.with_),
+            roots=(*asked, *(entry for entry in locked.entries() if entry.name not in known))
+            if locked
+            else asked,
+            fixed=locked.versions if locked else {},
             constraints=self.matrix.constraints,
             absent=self.matrix.absent,
             requires_python=self.matrix.requires_python,
@@ -282,8 +288,9 @@ class Solving:
         )
         asked = roots(self.matrix, self.with_)
         source: CandidateSource
-        if self.lock is not None:
-            source = LockSource(read_lock(self.lock), self.lock.parent, environment)
+        locked = self._locked(environment)
+        if locked is not None:
+            source = locked
         else:
             source = IndexSource.for_matrix(
                 self.matrix,
@@ -306,6 +313,18 @@ class Solving:
             builder=builder,
             entries=entries,
             allow_build=self.matrix.options.allow_build,
+        )
+
+    def _locked(self, environment: Environment) -> LockSource | None:
+        """Return the lock as a source.  Raises NoSolution where it is for another Python."""
+        if self.lock is None:
+            return None
+        return LockSource(
+            read_lock(self.lock),
+            self.lock.parent,
+            environment,
+            allow_build=self.matrix.options.allow_build,
+            name=f"the lock `{self.lock.name}`",
         )
 
     def _notes(self, resolution: Resolution) -> tuple[str, ...]:

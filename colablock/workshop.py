@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock.candidates import Origin
 from colablock.errors import BadDistribution
 from colablock.lock import Wheel
 from colablock.rewheel import rebuild
@@ -16,7 +17,7 @@ from colablock.rewheel import rebuild
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.build import Builder
-    from colablock.candidates import File
+    from colablock.candidates import Candidate, File
     from colablock.fetch import Fetcher
     from colablock.index import CandidateSource
     from colablock.matrix import PackageEntry
@@ -52,14 +53,14 @@ class Workshop:
     def wheels_beside(self, resolution: Resolution, lock: Path | None) -> dict[NormalizedName, Wheel]:
         """Return the rebuilt wheels of *resolution*, laid in a folder beside the file *lock*.
 
-        Raises BadDistribution when there are some and no file to lay them beside.
+        Without a *lock* they are made and named, and laid nowhere.  Raises BadDistribution.
         """
         wheels = {}
         for name, pin in resolution.pins.items():
             entry = self.entries.get(name)
             if entry is None or not entry.is_rebuilt or pin.candidate.file is None:
                 continue
-            made = self._rebuilt(entry, pin.candidate.file)
+            made = self._rebuilt(entry, pin.candidate, pin.candidate.file)
             folder = f"{lock.name.removesuffix('.toml')}.wheels" if lock is not None else "wheels"
             if lock is not None:
                 _place(made, lock.parent / folder / made.name)
@@ -75,7 +76,9 @@ class Workshop:
             return self._rebuild(self.entries[artifact.name], path, artifact.hashes.get("sha256"))
         return self.builder(path) if artifact.build else path
 
-    def _rebuilt(self, entry: PackageEntry, file: File) -> Path:
+    def _rebuilt(self, entry: PackageEntry, candidate: Candidate, file: File) -> Path:
+        if candidate.origin is Origin.LOCK:  # it names the wheel that was made already
+            return self.fetcher.fetch_named(file)
         return self._rebuild(entry, self.fetcher.fetch_named(file), file.hashes.get("sha256"))
 
     def _rebuild(self, entry: PackageEntry, path: Path, sha256: str | None) -> Path:

@@ -265,7 +265,7 @@ CASES = {
         """
         `a>=2` fits no candidate
           because demo asks for `a>=2` (packages.a)
-          and a is fixed at 1
+          and a is locked at 1
         """,
         facts={"fixed": {canonicalize_name("a"): Version("1")}},
     ),
