@@ -74,7 +74,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     for version in ("1.0", "2.0", "3.0"):
         make_wheel(wheels, "colours", version)
     make_wheel(wheels, "shapes", "1.0", requires=["colours"])
-    make_wheel(wheels, "shapes", "2.0", requires=["colours>=2"], scripts={"shapes": "shapes:main"})
+    drawing = {"shapes/__init__.py": "def main():\n    print('a square')\n"}
+    script = {"shapes": "shapes:main"}
+    make_wheel(wheels, "shapes", "2.0", requires=["colours>=2"], modules=drawing, scripts=script)
     make_wheel(wheels, "other", "1.0", requires=["colours<2"])
     matrices.mkdir()
     tiny = {"shapes": ">=2", "imports": ["shapes", "colours"]}
@@ -266,6 +268,15 @@ def test_an_isolated_environment_from_first_to_last(world: World, tmp_path: Path
     failed = [check for check in broken.json["checks"] if not check["passed"]]
     assert [check["subject"] for check in failed] == ["colours"]
     assert "ImportError: gone pale" in failed[0]["detail"]
+
+
+def test_what_was_applied_by_its_path_has_a_name(world: World, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(TINY.format(name="own", shapes=">=2", imports=["shapes"]))
+    home = str(tmp_path / "home")
+    assert world.run("apply", "own.toml", cwd=tmp_path, COLABLOCK_HOME=home).code == ExitCode.DONE
+    assert world.run("run", "own", "--", "shapes", COLABLOCK_HOME=home).out == "a square\n"
+    assert world.run("verify", "own", COLABLOCK_HOME=home).code == ExitCode.DONE
 
 
 def test_an_environment_is_changed_and_undone(world: World, venv: StandIn) -> None:

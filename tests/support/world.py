@@ -15,24 +15,37 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import sysconfig
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uv
 
-from colablock._vendor.packaging.utils import NormalizedName
+from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.recorded import load_runtime, recorded_distributions
 from colablock.snapshot import installed_versions
 from tests.support.recorded_index import axolotl_archive
-from tests.support.runtime import Stub, build_runtime, build_site, find_python, site_of
+from tests.support.runtime import Stub, build_runtime, build_site, find_python, make_venv, site_of
 from tests.support.server import Facts, IndexServer, Source
 from tests.support.stubs import CONTENTS
 
-__all__ = ["Done", "Hiding", "StandIn", "World", "living", "new_complaints", "open_world"]
+__all__ = [
+    "Done",
+    "Hiding",
+    "StandIn",
+    "World",
+    "new_complaints",
+    "notebook_venv",
+    "open_world",
+    "run_cells",
+    "shown",
+]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ARCHIVES = "https://github.com/axolotl-ai-cloud/axolotl/archive/refs/tags/"
@@ -143,7 +156,7 @@ class World:
             pytest.skip(f"there is no Python {short} here for a stand-in of {runtime}")
         if not folder.is_dir():
             site = build_runtime(runtime, folder, python)
-            living(site, runtime, folder)
+            _living(site, runtime, folder)
         return StandIn(folder=folder)
 
     def uv(self, *argv: str) -> Done:
@@ -166,7 +179,7 @@ def open_world(folder: Path, source: Path | Source, **extra: str) -> Iterator[Wo
         yield World(folder=folder, server=server, extra=extra)
 
 
-def living(site: Path, runtime: str, venv: Path, only: Sequence[str] | None = None) -> None:
+def _living(site: Path, runtime: str, venv: Path, only: Collection[str] | None = None) -> None:
     """Give the stack's stubs in *site* what the proofs import, and ``accelerate`` its command.
 
     *only* these distributions of the runtime, where given, are written, others among them.
@@ -205,3 +218,70 @@ def new_complaints(before: Done, after: Done) -> set[str]:
 
 def _complaints(done: Done) -> set[str]:
     return set(re.findall(r"^The package `([^`]+)` requires", done.out + done.err, re.MULTILINE))
+
+
+def notebook_venv(folder: Path, runtime: str, names: Collection[str]) -> StandIn:
+    """Return an environment with the distributions *names* of *runtime*, in which a real kernel starts.
+
+    The kernel and colablock with all that they need are those of the environment that runs the tests.
+    Skips the test where there is none.
+    """
+    pytest.importorskip("ipykernel")
+    make_venv(folder, sys.executable)
+    venv = StandIn(folder=folder)
+    ours = _needed_by("ipykernel", "colablock")
+    _living(venv.site, runtime, folder, only=[name for name in names if name not in ours])
+    paths = dict.fromkeys([str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    (venv.site / "tests.pth").write_text("".join(f"{path}\n" for path in paths))
+    return venv
+
+
+def _needed_by(*names: str) -> set[str]:
+    """Return *names* and what they need, as far as it is installed beside the tests."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        try:
+            lines = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        requirements = map(Requirement, lines)
+        waiting += [one.name for one in requirements if one.marker is None or one.marker.evaluate()]
+    return found
+
+
+def run_cells(world: World, venv: StandIn, folder: Path, *cells: str) -> list[list[dict[str, Any]]]:
+    """Run *cells* as a notebook in a kernel of *venv*, and return the outputs of each."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    jupyter_client = pytest.importorskip("jupyter_client")
+    spec = {
+        "argv": [venv.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "stand-in",
+        "language": "python",
+    }
+    (folder / "kernels" / "stand-in").mkdir(parents=True, exist_ok=True)
+    (folder / "kernels" / "stand-in" / "kernel.json").write_text(json.dumps(spec))
+    specs = jupyter_client.kernelspec.KernelSpecManager(kernel_dirs=[str(folder / "kernels")])
+    manager = jupyter_client.AsyncKernelManager(kernel_name="stand-in", kernel_spec_manager=specs)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    client = nbclient.NotebookClient(notebook, km=manager, timeout=120, allow_errors=True)
+    client.execute(cwd=str(folder), env=world.environ(COLABLOCK_HOME=str(folder / "home")))
+    return [[dict(output) for output in cell.outputs] for cell in notebook.cells]
+
+
+def shown(outputs: list[dict[str, Any]], kind: str = "text/plain") -> str:
+    """Return what a cell shows, of one kind; streams and errors count as plain text."""
+    parts = []
+    for output in outputs:
+        if output["output_type"] in {"display_data", "execute_result"}:
+            parts.append(output["data"].get(kind, ""))
+        elif output["output_type"] == "stream" and kind == "text/plain":
+            parts.append(output["text"])
+        elif output["output_type"] == "error" and kind == "text/plain":
+            parts.append("\n".join(output["traceback"]))
+    return "\n".join(parts)

@@ -1,0 +1,125 @@
+"""A notebook as its author writes it, run in a real kernel on what a runtime of 2026 holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.recorded import load_runtime
+from colablock.requirements import parse_requirement
+from tests.support.recorded_index import RecordedIndex
+from tests.support.world import World, notebook_venv, open_world, run_cells, shown
+
+RUNTIME = "colab-2026.08-gpu"
+# What the stack stands on there; datasets asks for the http extra of fsspec, which is aiohttp.
+ROOTS = (
+    *("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "huggingface-hub"),
+    *("torchao", "aiohttp", "pyarrow"),
+)
+CELLS = {
+    "start": "import torch, transformers, pyarrow\nimport colablock",
+    "plan": "plan = colablock.plan('qlora-2026', variant='cuda')\nplan",
+    "apply": "report = colablock.apply('qlora-2026', variant='cuda')\nreport",
+    "use": "import sys, bitsandbytes, trl\nprint(trl.__version__, report.python == sys.executable)",
+    "again": "again = colablock.apply('qlora-2026', variant='cuda')\nprint(again.changed, again.seconds < 1)",
+    "run": "%%colablock run\nimport sys, trl\nprint('trl', trl.__version__, 'in', sys.executable)",
+    "run-named": "%%colablock run qlora-2026 -- 5\nimport sys\nsys.exit(int(sys.argv[1]))",
+    "typo": "%colablock plan qlora-2062",
+    "refused": "colablock.plan('nothing-fits.toml', into='kernel')",
+}
+REFUSED = """\
+schema = 1
+name = "nothing-fits"
+[packages]
+trl = ">=99"
+"""
+
+
+def standing() -> set[NormalizedName]:
+    """Return what the runtime's distributions of the stack need, all of it installed there."""
+    runtime = load_runtime(RUNTIME)
+    variables = {**runtime.environment.markers, "extra": ""}
+    found: set[NormalizedName] = set()
+    waiting = [canonicalize_name(name) for name in ROOTS]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in runtime.installed:
+            continue
+        found.add(name)
+        requirements = filter(None, map(parse_requirement, runtime.installed[name].requires))
+        waiting += [
+            canonicalize_name(one.name)
+            for one in requirements
+            if one.marker is None or one.marker.evaluate(variables)
+        ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with open_world(tmp_path_factory.mktemp("notebook"), RecordedIndex("qlora-2026")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cells(world: World) -> dict[str, list[dict[str, Any]]]:
+    """The outputs of each cell of one notebook."""
+    venv = notebook_venv(world.folder / "venv", RUNTIME, standing())
+    (world.folder / "nothing-fits.toml").write_text(REFUSED)
+    outputs = run_cells(world, venv, world.folder, "%load_ext colablock", *CELLS.values())
+    return dict(zip(CELLS, outputs[1:], strict=True))
+
+
+def test_it_starts_with_the_stack_loaded(cells: dict[str, list[dict[str, Any]]]) -> None:
+    assert cells["start"] == []
+
+
+def test_the_plan_is_shown_as_html_and_as_text(cells: dict[str, list[dict[str, Any]]]) -> None:
+    result = cells["plan"][-1]
+    assert result["output_type"] == "execute_result"
+    html = result["data"]["text/html"]
+    assert html.startswith('<div class="colablock">')
+    for words in (
+        "qlora-2026 (cuda) into the kernel",
+        "Remove (1)",
+        "Install (2)",
+        "torchao",
+        "<b>trl</b> 0.29.1",
+    ):
+        assert words in html
+    text = result["data"]["text/plain"]
+    assert "remove 1, install 2;" in text
+    assert "no restart" in text
+
+
+def test_the_kernel_is_changed_and_proven(cells: dict[str, list[dict[str, Any]]]) -> None:
+    html = shown(cells["apply"], "text/html")
+    assert "in the kernel is proven" in html, shown(cells["apply"])
+    plan, report = html.index("into the kernel"), html.index("in the kernel is proven")
+    assert plan < report
+    assert "transformers:AutoModelForCausalLM" in html
+    assert "Restart the kernel" not in html
+    progress = cells["apply"][0]
+    assert progress["output_type"] == "display_data"
+    assert "Proving" in progress["data"]["text/plain"]
+    assert shown(cells["use"]) == "0.29.1 True\n"
+
+
+def test_a_second_apply_finds_nothing_to_do(cells: dict[str, list[dict[str, Any]]]) -> None:
+    assert "nothing was changed" in shown(cells["again"], "text/html")
+    assert shown(cells["again"]).endswith("False True\n")
+
+
+def test_a_cell_runs_as_a_script_in_what_was_applied(cells: dict[str, list[dict[str, Any]]]) -> None:
+    assert shown(cells["run"]).startswith("trl 0.29.1 in ")
+    assert "ended with exit code 5" in shown(cells["run-named"])
+
+
+def test_what_stands_in_the_way_is_said_without_a_traceback(cells: dict[str, list[dict[str, Any]]]) -> None:
+    assert "did you mean `qlora-2026`?" in shown(cells["typo"])
+    refused = shown(cells["refused"])
+    assert "error: `trl>=99` fits no candidate" in refused
+    assert "Traceback" not in shown(cells["typo"]) + refused

@@ -1,0 +1,89 @@
+"""What a real kernel has loaded decides where a plan goes, and whether a restart is asked for."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.runtime import Stub, build_site
+from tests.support.wheels import make_wheel
+from tests.support.world import StandIn, World, notebook_venv, open_world, run_cells, shown
+
+MATRIX = """\
+schema = 1
+name = "painting"
+[packages]
+colours = "==2.0"
+[verify]
+imports = ["colours"]
+"""
+SHOW = "print(report.target, report.changed, report.needs_restart)"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    make_wheel(tmp_path / "index", "colours", "2.0")
+    (tmp_path / "painting.toml").write_text(MATRIX)
+    with open_world(tmp_path, tmp_path / "index") as found:
+        yield found
+
+
+@pytest.fixture
+def venv(world: World) -> StandIn:
+    found = notebook_venv(world.folder / "venv", "colab-2026.08-gpu", ["accelerate"])
+    build_site(found.site, [Stub(name="colours", version="1.0")])
+    return found
+
+
+def run(world: World, venv: StandIn, *cells: str) -> list[list[dict[str, Any]]]:
+    return run_cells(world, venv, world.folder, *cells)
+
+
+def test_what_is_not_loaded_is_replaced_in_the_kernel(world: World, venv: StandIn) -> None:
+    apply = f"report = colablock.apply('painting.toml')\n{SHOW}"
+    _, applied, used = run(
+        world, venv, "import colablock", apply, "import colours\nprint(colours.__version__)"
+    )
+    assert shown(applied).endswith("kernel True False\n")
+    assert shown(used) == "2.0\n"
+
+
+def test_what_is_loaded_stays_and_an_environment_is_built(world: World, venv: StandIn) -> None:
+    cells = ["import colablock, colours", f"report = colablock.apply('painting.toml')\n{SHOW}"]
+    cells += ["print(colours.__version__)", "%load_ext colablock"]
+    cells += ["%%colablock run\nimport colours\nprint(colours.__version__)"]
+    _, applied, kept, _, ran = run(world, venv, *cells)
+    assert shown(applied).endswith("env True False\n")
+    assert "colours would change while loaded, which takes a restart" in shown(applied)
+    assert "Restart the kernel" not in shown(applied)
+    assert (shown(kept), shown(ran)) == ("1.0\n", "2.0\n")
+    assert venv.versions()["colours"] == "1.0"  # type: ignore[index]
+
+
+def test_a_restart_is_asked_for_where_the_kernel_was_asked_for(world: World, venv: StandIn) -> None:
+    apply = f"report = colablock.apply('painting.toml', into='kernel')\n{SHOW}"
+    before, applied, second = run(world, venv, "import colablock, colours", apply, apply)
+    assert before == []
+    assert "Restart the kernel before you go on: it still holds the old colours" in shown(applied)
+    assert "Restart the kernel" in shown(applied, "text/html")
+    assert "kernel True True\n" in shown(applied)
+    assert shown(second).endswith("kernel False False\n")
+    # What a restarted kernel finds: nothing to do, and the new one in place.
+    after, used = run(world, venv, f"import colablock\n{apply}", "import colours\nprint(colours.__version__)")
+    assert "nothing was changed" in shown(after)
+    assert shown(used) == "2.0\n"
+
+
+def test_the_functions_of_the_package_stay_beside_its_modules() -> None:
+    code = (
+        "import colablock.lock, colablock.plan, colablock.verify; import colablock\n"
+        "for name in colablock.__all__[1:]: print(callable(getattr(colablock, name)))\n"
+        "from colablock.plan import Plan; print(callable(colablock.plan))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"True"}
