@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["DEFAULT_INDEX", "Settings", "read_settings"]
 
+_EXTRA = "extra-index-url"
 DEFAULT_INDEX = "https://pypi.org/simple/"
 
 
@@ -32,7 +34,9 @@ def read_settings(
 ) -> Settings:
     """Return the settings in force: arguments first, then ``COLABLOCK_*``, then pip's and uv's.
 
-    Values of several parts are split at white space, as pip and uv do.
+    Values of several parts are split at white space; those of ``UV_FIND_LINKS``
+    at commas, as uv does.  Further indexes of pip and uv are not used: a matrix
+    names the index of each package that has one of its own.
     """
     notes: list[str] = []
     pip = _pip_configuration(environ)
@@ -41,18 +45,33 @@ def read_settings(
         index, said = _fallback(
             environ, pip, ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"), "index-url"
         )
+        index = _without_name(index)
         notes += [f"the default index is taken from {said}"] if said else []
     links = tuple(find_links) or tuple(environ.get("COLABLOCK_FIND_LINKS", "").split())
     if not links:
         text, said = _fallback(environ, pip, ("UV_FIND_LINKS", "PIP_FIND_LINKS"), "find-links")
-        links = tuple((text or "").split())
+        links = _parts(text or "", by_comma=said == "UV_FIND_LINKS")
         notes += [f"find-links are taken from {said}"] if said else []
+    _, said = _fallback(environ, pip, ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"), _EXTRA)
+    if said:
+        notes.append(f"the further indexes of {said} are not used: a matrix names those that it needs")
     return Settings(
         default_index=index or DEFAULT_INDEX,
         find_links=links,
         offline=offline or environ.get("COLABLOCK_OFFLINE", "") not in {"", "0"},
         notes=tuple(notes),
     )
+
+
+def _without_name(index: str | None) -> str | None:
+    """Return the URL of an index that uv was given as ``name=url``."""
+    named = re.fullmatch(r"[A-Za-z0-9._-]+=(.+://.+)", index or "")
+    return named[1] if named else index
+
+
+def _parts(text: str, *, by_comma: bool) -> tuple[str, ...]:
+    parts = text.split(",") if by_comma else text.split()
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _fallback(

@@ -1,0 +1,167 @@
+"""Where the indexes come from: which setting wins, and what is said about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.facts import info
+from colablock.settings import DEFAULT_INDEX, Settings, read_settings
+
+A, B, C = (f"https://{name}.example/simple/" for name in "abc")
+PIP_CONF = f"[global]\nindex-url = {A}\n"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Variables, configuration files of pip (under the home) and arguments; what comes out."""
+
+    environ: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    index: str = DEFAULT_INDEX
+    links: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    offline: bool = False
+
+
+FROM_UV = ["the default index is taken from UV_DEFAULT_INDEX"]
+FROM_PIP = ["the default index is taken from pip's configuration"]
+CASES = {
+    "nothing": Case(),
+    "argument": Case({"COLABLOCK_DEFAULT_INDEX": B}, arguments={"default_index": A}, index=A),
+    "own variable": Case({"COLABLOCK_DEFAULT_INDEX": A, "UV_DEFAULT_INDEX": B}, index=A),
+    "uv": Case({"UV_DEFAULT_INDEX": A, "UV_INDEX_URL": B, "PIP_INDEX_URL": C}, index=A, notes=FROM_UV),
+    "uv with a name": Case({"UV_DEFAULT_INDEX": f"mine={A}?x=y"}, index=f"{A}?x=y", notes=FROM_UV),
+    "uv of old": Case(
+        {"UV_INDEX_URL": A, "PIP_INDEX_URL": B},
+        index=A,
+        notes=["the default index is taken from UV_INDEX_URL"],
+    ),
+    "pip": Case(
+        {"PIP_INDEX_URL": A},
+        {".config/pip/pip.conf": f"[global]\nindex-url = {B}\n"},
+        index=A,
+        notes=["the default index is taken from PIP_INDEX_URL"],
+    ),
+    "empty variables": Case({"COLABLOCK_DEFAULT_INDEX": "", "UV_DEFAULT_INDEX": "", "PIP_INDEX_URL": ""}),
+    "pip.conf": Case(files={".config/pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP),
+    "pip.conf of old": Case(files={".pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP),
+    "the nearer pip.conf": Case(
+        files={".pip/pip.conf": f"[global]\nindex-url = {B}", ".config/pip/pip.conf": PIP_CONF},
+        index=A,
+        notes=FROM_PIP,
+    ),
+    "[install] before [global]": Case(
+        files={".config/pip/pip.conf": f"[install]\nindex_url = {A}\n[global]\nindex-url = {B}\n"},
+        index=A,
+        notes=FROM_PIP,
+    ),
+    "another section": Case(files={".config/pip/pip.conf": f"[download]\nindex-url = {A}\n"}),
+    "XDG_CONFIG_HOME": Case(
+        {"XDG_CONFIG_HOME": "{home}/xdg"}, {"xdg/pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP
+    ),
+    "XDG_CONFIG_DIRS": Case(
+        {"XDG_CONFIG_DIRS": "{home}/one:{home}/two"},
+        {"one/pip/pip.conf": PIP_CONF, "two/pip/pip.conf": f"[global]\nindex-url = {B}\n"},
+        index=A,
+        notes=FROM_PIP,
+    ),
+    "the environment's pip.conf": Case(
+        {"VIRTUAL_ENV": "{home}/venv"},
+        {"venv/pip.conf": PIP_CONF, ".config/pip/pip.conf": f"[global]\nindex-url = {B}\n"},
+        index=A,
+        notes=FROM_PIP,
+    ),
+    "PIP_CONFIG_FILE": Case(
+        {"PIP_CONFIG_FILE": "{home}/my.conf"},
+        {"my.conf": PIP_CONF, ".config/pip/pip.conf": f"[global]\nindex-url = {B}\n"},
+        index=A,
+        notes=FROM_PIP,
+    ),
+    "no configuration wanted": Case(
+        {"PIP_CONFIG_FILE": os.devnull}, {".config/pip/pip.conf": PIP_CONF, ".pip/pip.conf": PIP_CONF}
+    ),
+    "a pip.conf that is none": Case(
+        files={".config/pip/pip.conf": "index-url", ".pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP
+    ),
+    "percent signs": Case(
+        files={".config/pip/pip.conf": "[global]\nindex-url = https://a.example/a%20b/\n"},
+        index="https://a.example/a%20b/",
+        notes=FROM_PIP,
+    ),
+    "links as an argument": Case(
+        {"COLABLOCK_FIND_LINKS": "b"}, arguments={"find_links": ["a b"]}, links=["a b"]
+    ),
+    "own links": Case({"COLABLOCK_FIND_LINKS": "a  b\n", "UV_FIND_LINKS": "c"}, links=["a", "b"]),
+    "links of uv": Case(
+        {"UV_FIND_LINKS": "/with space, b", "PIP_FIND_LINKS": "c"},
+        links=["/with space", "b"],
+        notes=["find-links are taken from UV_FIND_LINKS"],
+    ),
+    "links of pip": Case(
+        {"PIP_FIND_LINKS": "a b"}, links=["a", "b"], notes=["find-links are taken from PIP_FIND_LINKS"]
+    ),
+    "links of pip.conf": Case(
+        files={".config/pip/pip.conf": "[global]\nfind-links =\n    a\n    b\n"},
+        links=["a", "b"],
+        notes=["find-links are taken from pip's configuration"],
+    ),
+    "further indexes": Case(
+        {"PIP_EXTRA_INDEX_URL": B},
+        notes=["the further indexes of PIP_EXTRA_INDEX_URL are not used: a matrix names those that it needs"],
+    ),
+    "offline": Case({"COLABLOCK_OFFLINE": "1"}, offline=True),
+    "not offline": Case({"COLABLOCK_OFFLINE": "0"}),
+    "offline as an argument": Case(arguments={"offline": True}, offline=True),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_nearest_setting_wins(case: Case, tmp_path: Path) -> None:
+    found = read_settings(environ_of(case, tmp_path), **case.arguments)
+    assert found == Settings(
+        default_index=case.index,
+        find_links=tuple(case.links),
+        offline=case.offline,
+        notes=tuple(case.notes),
+    )
+
+
+def environ_of(case: Case, home: Path) -> dict[str, str]:
+    for name, text in case.files.items():
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    # What this machine has in /etc/xdg is no part of the case.
+    base = {"HOME": str(home), "XDG_CONFIG_DIRS": str(home / "none")}
+    return {**base, **{name: value.format(home=home) for name, value in case.environ.items()}}
+
+
+def test_without_a_home_there_is_a_default() -> None:
+    assert read_settings({"XDG_CONFIG_DIRS": "/nowhere"}).find_links == ()
+
+
+SECRET = "s3cret"
+PRIVATE = f"https://me:{SECRET}@a.example/simple/"
+
+
+@pytest.mark.parametrize("name", ["COLABLOCK_DEFAULT_INDEX", "UV_DEFAULT_INDEX", "PIP_INDEX_URL"])
+def test_passwords_are_used_and_not_shown(name: str, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), name: PRIVATE, "COLABLOCK_FIND_LINKS": PRIVATE}
+    found = read_settings(environ)
+    assert found.default_index == PRIVATE
+    assert SECRET not in " ".join(found.notes)
+    shown = info(environ)
+    assert shown["default index"] == "https://a.example/simple/"
+    assert shown["find-links"] == ["https://a.example/simple/"]
+    assert SECRET not in repr(shown)
+
+
+def test_a_password_in_further_indexes_is_not_shown(tmp_path: Path) -> None:
+    assert SECRET not in repr(info({"HOME": str(tmp_path), "PIP_EXTRA_INDEX_URL": PRIVATE}))
