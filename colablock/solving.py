@@ -267,6 +267,7 @@ class Solving:
             self.matrix,
             request.environment.python_version,
             in_kernel=bool(request.installed),
+            pythons=FETCHABLE,
             runtimes=[runtime for runtime in runtimes() if runtime.flavour == "gpu"],
             others=[find_matrix(name, environ=self.environ) for name in others],
         )

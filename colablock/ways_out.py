@@ -18,37 +18,41 @@ def ways_out(
     python: Version,
     *,
     in_kernel: bool,
+    pythons: Iterable[str],
     runtimes: Iterable[RecordedRuntime] = (),
     others: Iterable[Matrix] = (),
 ) -> str | None:
     """Return what else would do when *python* is what does not fit; None when nothing is known to.
 
     Judged by the Python versions that the matrix admits: necessary, not sufficient.
+    *pythons* are those that can be had, newest first.
     """
     ways = []
     allowed = matrix.requires_python
-    minors = (
-        [f"3.{minor}" for minor in range(20, 8, -1) if allowed.contains(f"3.{minor}.99")]
-        if len(allowed)
-        else []
-    )
+    own = f"{python.major}.{python.minor}"
+    # The last of a series that nobody has numbered yet: `<3.13` takes some 3.12, and `>=3.12.4` too.
+    minors = [one for one in pythons if len(allowed) and one != own and allowed.contains(f"{one}.99")]
     if in_kernel and minors:
         ways.append(f"`--into env` makes an isolated environment with Python {' or '.join(minors[:2])}")
     fitting: dict[str, str] = {}
     for runtime in runtimes:
-        if in_kernel and len(allowed) and allowed.contains(runtime.python_version, prereleases=True):
+        same = runtime.python_version.startswith(f"{own}.")
+        if in_kernel and minors and not same and allowed.contains(runtime.python_version, prereleases=True):
             fitting.setdefault(runtime.label, runtime.python_version)
     if fitting:
         labels = sorted(fitting, reverse=True)[:3]
-        ways.append(f"the runtime version {_either(labels)} has Python {fitting[labels[0]]}")
+        versions = list(dict.fromkeys(fitting[label] for label in labels))
+        ways.append(f"the runtime version {_either(labels)} has Python {_either(versions)}")
     admitting = [
         other.name
         for other in others
-        if other.name != matrix.name and len(other.requires_python) and other.requires_python.contains(python)
+        if other.name != matrix.name
+        and len(other.requires_python)
+        and other.requires_python.contains(python, prereleases=True)
     ]
     if admitting:
         names = _either(f"`{name}`" for name in sorted(admitting))
-        ways.append(f"{names} admits Python {python.major}.{python.minor}")
+        ways.append(f"{names} admits Python {own}")
     return "; ".join(ways) or None
 
 
