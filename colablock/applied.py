@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -41,13 +42,18 @@ class Applied:
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:
-    """Return where environments and records are kept: ``COLABLOCK_HOME``, else the XDG data folder."""
-    if environ.get("COLABLOCK_HOME"):
-        return Path(environ["COLABLOCK_HOME"])
-    base = environ.get("XDG_DATA_HOME") or str(
-        Path(environ.get("HOME", "~")).expanduser() / ".local" / "share"
-    )
-    return Path(base) / "colablock"
+    """Return where environments and records are kept: ``COLABLOCK_HOME``, else the XDG data folder.
+
+    Absolute, since environments hold their own place; a relative XDG folder is
+    none (XDG base directory specification).
+    """
+    own = environ.get("COLABLOCK_HOME")
+    if own:
+        return Path(own).expanduser().absolute()
+    data = Path(environ.get("XDG_DATA_HOME", ""))
+    if not data.is_absolute():
+        data = Path(environ.get("HOME") or "~").expanduser().absolute() / ".local" / "share"
+    return data / "colablock"
 
 
 def key_of(facts: Mapping[str, object]) -> str:
@@ -64,10 +70,20 @@ def versions_digest(versions: Mapping[NormalizedName, str]) -> str:
 def save(applied: Applied, home: Path) -> None:
     """Keep *applied* as the last one of its name, by one rename."""
     path = _path(applied.name, home)
+    text = json.dumps(asdict(applied))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(asdict(applied), file)
-    Path(file.name).replace(path)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=".new-", delete=False, encoding="utf-8"
+    ) as file:
+        new = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a crash may leave the new name with nothing in it
+        except OSError:
+            new.unlink()
+            raise
+    new.replace(path)
 
 
 def load(name: str, home: Path) -> Applied | None:

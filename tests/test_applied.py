@@ -1,0 +1,146 @@
+"""The record of the last apply."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.applied import Applied, home_folder, key_of, load, require, save, versions_digest
+from colablock.errors import NotFound
+from colablock.matrix import Matrix
+from colablock.pipeline import Ask, _key
+from colablock.plan import Remedy, Target
+
+RECORD = Applied(
+    name="demo",
+    key="k",
+    target="env",
+    python="/envs/1/bin/python",
+    prefix="/envs/1",
+    sites=("/envs/1/lib", "/envs/1/lib64"),
+    state="s",
+    matrix_digest="d",
+    variant="cpu",
+    pins={NormalizedName("torch"): "2.4.0+cu118"},
+    unmet=(("ipython", "jedi>=0.16"),),
+    report={"checks": [1, {"two": None}]},
+)
+
+
+def test_what_is_kept_is_found(tmp_path: Path) -> None:
+    home = tmp_path / "not" / "yet"
+    assert load("demo", home) is None
+    save(RECORD, home)
+    assert load("demo", home) == RECORD
+    assert require("demo", home) == RECORD
+    assert load("other", home) is None
+
+
+def test_the_last_one_counts_and_nothing_else_is_left(tmp_path: Path) -> None:
+    save(RECORD, tmp_path)
+    save(replace(RECORD, key="new"), tmp_path)
+    found = load("demo", tmp_path)
+    assert found is not None
+    assert found.key == "new"
+    assert [path.name for path in (tmp_path / "applied").iterdir()] == ["demo.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    save(RECORD, tmp_path)
+    with pytest.raises(TypeError):
+        save(replace(RECORD, report={"odd": object()}), tmp_path)
+    assert load("demo", tmp_path) == RECORD
+    assert [path.name for path in (tmp_path / "applied").iterdir()] == ["demo.json"]
+
+
+WRITTEN: dict[str, Any] = json.loads(json.dumps(asdict(RECORD)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        json.dumps({**WRITTEN, "new": 1}).encode(),
+        json.dumps({**WRITTEN, "sites": None}).encode(),
+        json.dumps({**WRITTEN, "unmet": [1]}).encode(),
+        json.dumps({name: value for name, value in WRITTEN.items() if name != "python"}).encode(),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_none(content: bytes, tmp_path: Path) -> None:
+    save(RECORD, tmp_path)
+    (tmp_path / "applied" / "demo.json").write_bytes(content)
+    assert load("demo", tmp_path) is None
+
+
+def test_without_a_record_the_way_to_one_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="`demo` has not been applied here") as caught:
+        require("demo", tmp_path)
+    assert caught.value.hint == "Run `colablock apply demo` first"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"COLABLOCK_HOME": "/a", "XDG_DATA_HOME": "/b", "HOME": "/c"}, "/a"),
+        ({"COLABLOCK_HOME": "", "XDG_DATA_HOME": "/b", "HOME": "/c"}, "/b/colablock"),
+        ({"XDG_DATA_HOME": "relative", "HOME": "/c"}, "/c/.local/share/colablock"),
+        ({"HOME": "/c"}, "/c/.local/share/colablock"),
+    ],
+)
+def test_where_records_are_kept(environ: dict[str, str], expected: str) -> None:
+    assert home_folder(environ) == Path(expected)
+
+
+@pytest.mark.parametrize("environ", [{}, {"COLABLOCK_HOME": "here"}, {"COLABLOCK_HOME": "~/here"}])
+def test_it_is_absolute_in_any_case(environ: dict[str, str]) -> None:
+    assert home_folder(environ).is_absolute()
+    assert "~" not in str(home_folder(environ))
+
+
+MATRIX = Matrix(name="demo", source="demo.toml", digest="0")
+CHANGED: dict[str, Any] = {
+    "name": "other",
+    "variant": "cpu",
+    "with_": ("wandb",),
+    "into": Target.ENV,
+    "broken": Remedy.LEAVE,
+    "python": "/usr/bin/python3",
+    "default_index": "https://a.example/simple/",
+    "find_links": ("wheels",),
+    "lock": Path("pylock.toml"),
+    "protect": ("numpy",),
+}
+
+
+@pytest.mark.parametrize("field", CHANGED)
+def test_the_key_changes_with_what_is_asked_for(field: str) -> None:
+    ask = Ask(name="demo")
+    name = "other" if field == "name" else "demo"
+    changed = _key(replace(ask, **{field: CHANGED[field]}), replace(MATRIX, name=name))
+    assert changed != _key(ask, MATRIX)
+    assert _key(ask, MATRIX) == _key(Ask(name="demo"), MATRIX)
+
+
+def test_the_key_changes_with_the_matrix() -> None:
+    assert _key(Ask(name="demo"), MATRIX) != _key(Ask(name="demo"), replace(MATRIX, digest="1"))
+
+
+def test_every_field_of_an_ask_is_known_to_these_tests() -> None:
+    rest = {"keep", "offline", "runtime"}
+    assert {field.name for field in fields(Ask)} <= CHANGED.keys() | rest
+
+
+def test_digests_do_not_depend_on_order() -> None:
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    a, b = NormalizedName("a"), NormalizedName("b")
+    assert versions_digest({a: "1", b: "2"}) == versions_digest({b: "2", a: "1"})
+    assert versions_digest({a: "1", b: "2"}) != versions_digest({a: "1", b: "2.0"})
