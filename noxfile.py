@@ -126,6 +126,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure whole processes beside uv and pip-tools (not among the default chores)."""
+    session.install("-e", ".", *group("bench"))
+    session.run("python", "-m", "benchmarks.bench", *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build sdist and wheel, check their metadata, and start the wheel from outside the repository."""
     session.install(*group("build"))

@@ -1,0 +1,404 @@
+"""Whole processes side by side: colablock beside uv and pip-tools on the same input.
+
+    python -m benchmarks.bench [--runs N] [--only WHAT] [--index-url URL] [--json]
+
+The sides of a contest take turns in one run, and what counts is the median of the ratios of each turn:
+a machine that slows down slows both.  Without ``--index-url`` everything is asked of a recording of a
+real index, served on 127.0.0.1, so there is no network in the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+import uv
+
+from colablock.recorded import recorded_distributions
+from tests.support.recorded_index import RecordedIndex
+from tests.support.runtime import build_runtime, find_python
+from tests.support.server import IndexServer
+from tests.support.wheels import make_wheel
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MATRIX = "qlora-2026"
+RUNTIME = "colab-2026.08-gpu"
+RUNTIME_PYTHON = "3.13"
+VARIANT = ("--variant", "cuda")
+# How a registry is reached is no setting of a tool; all else of theirs would change the contest.
+REACHING = frozenset({"PIP_CERT", "PIP_PROXY"})
+# `PYTHONDONTWRITEBYTECODE` above all: with it every start compiles the sources anew.
+PREFIXES = ("COLABLOCK_", "PIP_", "PYTHON", "UV_", "XDG_")
+UNSET = frozenset({"MPLBACKEND", "VIRTUAL_ENV"})
+
+HERE = ("--python", sys.executable)
+UNPROVEN = (
+    "schema = 1",
+    'name = "again"',
+    f'extends = "{MATRIX}"',
+    "[verify]",
+    "imports = []",
+    "commands = []",
+    "capabilities = []",
+)
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One way to do it: commands that are timed together, and folders that are taken away before."""
+
+    label: str
+    commands: tuple[Command, ...]
+    forget: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """Our side beside another's.  *aim* is what the ratio should not exceed, *limit* our seconds."""
+
+    about: str
+    ours: Side
+    theirs: Side
+    aim: float | None = None
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the turns of one contest took, in seconds."""
+
+    about: str
+    beside: str
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+    aim: float | None = None
+    limit: float | None = None
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Ours by theirs, turn by turn."""
+        return tuple(mine / other for mine, other in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def reached(self) -> bool:
+        """Whether the aim is met by the medians."""
+        if self.limit is not None:
+            return median(self.ours) <= self.limit
+        return self.aim is None or median(self.ratios) <= self.aim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """Where the contests are held: a scratch folder, an index and clean variables."""
+
+    folder: Path
+    index: str
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def colablock(self, *words: str | Path, index: bool = True) -> Command:
+        """Return a command of ours."""
+        asked = ("--default-index", self.index) if index else ()
+        return (sys.executable, "-m", "colablock", *map(str, words), "--quiet", *asked)
+
+    def uv(self, *words: str | Path, cache: str = "uv-cache") -> Command:
+        """Return a command of uv's, with a cache of its own."""
+        return (uv.find_uv_bin(), *map(str, words), "--quiet", "--cache-dir", str(self.folder / cache))
+
+    def run(self, command: Command) -> str:
+        """Run *command* to its end and return what it says.  Raises RuntimeError where it fails."""
+        done = subprocess.run(
+            command, env=dict(self.environ), cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            message = f"{' '.join(command)}\nended with {done.returncode}\n{done.stdout}{done.stderr}"
+            raise RuntimeError(message)
+        return done.stdout
+
+    def write(self, name: str, lines: Sequence[str]) -> Path:
+        """Write a file of lines and return its path."""
+        path = self.folder / name
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return path
+
+    def stand_in(self, name: str) -> Path:
+        """Return the interpreter of a new stand-in of the runtime: 703 distributions of one line each."""
+        python = find_python(RUNTIME_PYTHON)
+        if python is None:
+            message = f"there is no Python {RUNTIME_PYTHON} here, which {RUNTIME} has"
+            raise RuntimeError(message)
+        build_runtime(RUNTIME, self.folder / name, python)
+        return self.folder / name / "bin" / "python"
+
+
+def plan_contests(ground: Ground) -> Iterator[Contest]:
+    """Yield the plans over a runtime that stands, beside a dry run of the pins that come out."""
+    python = ground.stand_in("planned")
+    ours = ground.colablock("plan", MATRIX, *VARIANT, "--python", python)
+    pins = planned_pins(json.loads(ground.run((*ours, "--json"))))
+    theirs = ground.uv(
+        *("pip", "install", "--dry-run", "--python", python, "--index-url", ground.index),
+        *("--requirements", ground.write("planned.txt", pins)),
+    )
+    locked = (*ours, "--lock", str(runtime_lock(ground, pins)))
+    if planned_pins(json.loads(ground.run((*locked, "--json")))) != pins:
+        message = "the plan of the lock is another one"
+        raise RuntimeError(message)
+    for about, command, aim in (("lock at hand", locked, 1.0), ("without a lock", ours, None)):
+        yield Contest(
+            about=f"plan over 703 distributions, {about}",
+            ours=Side(label="colablock plan", commands=(command,)),
+            theirs=Side(label="uv pip install --dry-run", commands=(theirs,)),
+            aim=aim,
+        )
+
+
+def runtime_lock(ground: Ground, pins: Sequence[str]) -> Path:
+    """Return a lock of *pins*, made with wheels of what the runtime has and the index may lack."""
+    wheels, wanted = ground.folder / "wheels", set(pins)
+    for item in recorded_distributions(RUNTIME):
+        there = item.installed
+        if f"{there.name}=={there.version}" in wanted:
+            make_wheel(wheels, item.spelled, there.version, requires=there.requires, extras=there.extras)
+    path = ground.folder / "pylock.planned.toml"
+    where = ("--python-version", RUNTIME_PYTHON, "--platform", "manylinux_2_35_x86_64")
+    asked = (word for pin in pins for word in ("--with", pin))
+    ground.run(
+        ground.colablock("lock", MATRIX, *VARIANT, *where, "--find-links", wheels, "--output", path, *asked)
+    )
+    return path
+
+
+def again_contests(ground: Ground) -> Iterator[Contest]:
+    """Yield a second apply where the first one holds, beside an install of what is already there."""
+    python = ground.stand_in("applied")
+    matrix = ground.write("again.toml", UNPROVEN)  # the stand-in's stubs would pass no proof
+    ours = ground.colablock("apply", matrix, *VARIANT, "--python", python, "--yes")
+    told = json.loads(ground.run((*ours, "--json")))
+    pins = ground.write("applied.txt", planned_pins(told["plan"]))
+    theirs = ground.uv("pip", "install", "--python", python, "-r", pins, "--index-url", ground.index)
+    yield Contest(
+        about="apply again, nothing to do",
+        ours=Side(label="colablock apply", commands=(ours,)),
+        theirs=Side(label="uv pip install", commands=(theirs,)),
+        limit=0.3,
+    )
+
+
+def apply_contests(ground: Ground) -> Iterator[Contest]:
+    """Yield a new environment of the wheels of one lock, with nothing to prove, cold and warm."""
+    lock = own_lock(ground)
+    pins = [f"{row['name']}=={row['version']}" for row in tomllib.loads(lock.read_text("utf-8"))["packages"]]
+    lines = ["schema = 1", 'name = "unproven"', "requirements = [", *(f'  "{pin}",' for pin in pins), "]"]
+    matrix = ground.write("unproven.toml", lines)
+    home, theirs = ground.folder / "home", ground.folder / "theirs"
+    ours = ground.colablock(
+        "apply", matrix, "--into", "env", "--python", sys.executable, "--lock", lock, "--yes"
+    )
+    make = ground.uv("venv", "--python", sys.executable, theirs)
+    fill = ground.uv(
+        "pip", "install", "--no-deps", "--python", theirs, "-r", lock, "--index-url", ground.index
+    )
+    caches = {"cold": (ground.folder / "cache", ground.folder / "uv-cache"), "warm": ()}
+    for state, aim in (("cold", 1.05), ("warm", 1.3)):
+        yield Contest(
+            about=f"apply of {len(pins)} wheels, no proofs, {state} caches",
+            ours=Side(label="colablock apply", commands=(ours,), forget=(home, *caches[state])),
+            theirs=Side(
+                label="uv venv + uv pip install", commands=(make, fill), forget=(theirs, *caches[state])
+            ),
+            aim=aim,
+        )
+
+
+def lock_contests(ground: Ground) -> Iterator[Contest]:
+    """Yield a lock from nothing, beside uv's and pip-tools' of the same requirements, cold and warm."""
+    asked = ground.run(ground.colablock("plan", MATRIX, *VARIANT, "--into", "env", *HERE, "--json"))
+    wanted = ground.write("wanted.in", json.loads(asked)["requirements"])
+    output = ground.folder / "pylock.lock.toml"
+    ours = ground.colablock("lock", MATRIX, *VARIANT, "--output", output)
+    uvs = ground.uv(
+        *("pip", "compile", wanted, "--python", sys.executable, "--only-binary", ":all:", "--no-header"),
+        *("--format", "pylock.toml", "--index-url", ground.index, "--output-file"),
+        ground.folder / "pylock.uv.toml",
+    )
+    pip_cache = ground.folder / "pip-cache"
+    pip_tools = (
+        *(sys.executable, "-m", "piptools", "compile", str(wanted), "--quiet", "--rebuild"),
+        *("--cache-dir", str(pip_cache / "pip-tools"), "--index-url", ground.index, "--strip-extras"),
+        *("--output-file", str(ground.folder / "pip-compiled.txt"), "--pip-args"),
+        f"--only-binary :all: --cache-dir {pip_cache}",
+    )
+    caches = (ground.folder / "cache", ground.folder / "uv-cache", pip_cache)
+    for state, aim in (("cold", 2.0), ("warm", 1.0)):
+        forget = caches if state == "cold" else ()
+        mine = Side(label="colablock lock", commands=(ours,), forget=forget)
+        others = (("uv pip compile", uvs, aim), ("pip-compile", pip_tools, 0.1))
+        for label, command, wish in others:
+            yield Contest(
+                about=f"lock, {state} cache",
+                ours=mine,
+                theirs=Side(label=label, commands=(command,), forget=forget),
+                aim=wish,
+            )
+
+
+CONTESTS: Mapping[str, Callable[[Ground], Iterator[Contest]]] = {
+    "plan": plan_contests,
+    "again": again_contests,
+    "apply": apply_contests,
+    "lock": lock_contests,
+}
+
+
+def planned_pins(plan: Mapping[str, list[Mapping[str, str]]]) -> list[str]:
+    """Return what stands after a plan, as requirements."""
+    rows = [*plan["kept"], *(step for step in plan["steps"] if step["version"])]
+    return sorted(f"{row['name']}=={row['version']}" for row in rows)
+
+
+def own_lock(ground: Ground) -> Path:
+    """Return a lock of the matrix for this very Python."""
+    path = ground.folder / "pylock.own.toml"
+    ground.run(ground.colablock("lock", MATRIX, *VARIANT, "--output", path))
+    return path
+
+
+def hold(contest: Contest, ground: Ground, runs: int) -> Outcome:
+    """Return what *runs* turns took, after one that is not counted."""
+    sides = (contest.ours, contest.theirs)
+    turns = [tuple(timed(side, ground) for side in sides) for _ in range(runs + 1)][1:]
+    ours, theirs = zip(*turns, strict=True)
+    return Outcome(
+        about=contest.about,
+        beside=contest.theirs.label,
+        ours=ours,
+        theirs=theirs,
+        aim=contest.aim,
+        limit=contest.limit,
+    )
+
+
+def timed(side: Side, ground: Ground) -> float:
+    """Return the seconds that the commands of a side take, from their start to their end."""
+    for folder in side.forget:
+        shutil.rmtree(folder, ignore_errors=True)
+    started = time.perf_counter()
+    for command in side.commands:
+        ground.run(command)
+    return time.perf_counter() - started
+
+
+def clean(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Return *environ* without settings of tools, and with homes and caches below *folder*."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name in REACHING or (name not in UNSET and not name.startswith(PREFIXES))
+    }
+    own = {
+        "COLABLOCK_CACHE_DIR": str(folder / "cache"),
+        "COLABLOCK_HOME": str(folder / "home"),
+        "NO_PROXY": ",".join(filter(None, ("127.0.0.1", kept.get("NO_PROXY")))),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "UV_NO_CONFIG": "1",
+        "UV_PYTHON_DOWNLOADS": "never",
+    }
+    return kept | own
+
+
+@contextmanager
+def held(index_url: str | None) -> Iterator[Ground]:
+    """Give the ground of one run, with a served recording unless an index is named."""
+    with tempfile.TemporaryDirectory(prefix="colablock-bench-") as name:
+        ground = Ground(folder=Path(name), index=index_url or "", environ=clean(os.environ, Path(name)))
+        if index_url is not None:
+            yield ground
+            return
+        with IndexServer(RecordedIndex(MATRIX)) as server:
+            yield replace(ground, index=server.url)
+
+
+def row(outcome: Outcome) -> tuple[str, ...]:
+    """Return the cells of one outcome."""
+    aim = f"{outcome.limit:g} s" if outcome.limit is not None else f"{outcome.aim:g}" if outcome.aim else ""
+    ratios = outcome.ratios
+    return (
+        outcome.about,
+        outcome.beside,
+        f"{median(outcome.ours):.2f}",
+        f"{median(outcome.theirs):.2f}",
+        f"{median(ratios):.2f}",
+        f"{min(ratios):.2f} to {max(ratios):.2f}",
+        aim,
+        "" if not aim else "yes" if outcome.reached else "no",
+    )
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return the outcomes as a table that Markdown takes too."""
+    head = ("what", "beside", "ours, s", "theirs, s", "ratio", "of the turns", "aim", "reached")
+    rows = [head, *map(row, outcomes)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+        for cells in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def as_json(outcomes: Sequence[Outcome], runs: int, index_url: str | None) -> str:
+    """Return the outcomes with every turn, and what they were measured on."""
+    rows = [
+        {**asdict(outcome), "ratio": median(outcome.ratios), "reached": outcome.reached}
+        for outcome in outcomes
+    ]
+    on = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "index": "named" if index_url else "recorded, on 127.0.0.1",
+    }
+    return json.dumps({"runs": runs, "on": on, "contests": rows}, indent=2)
+
+
+def main() -> int:
+    """Hold the contests asked for and print what came out; a slow ratio is no failure."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="turns that count (default: 5)")
+    parser.add_argument(
+        "--only", action="append", choices=[*CONTESTS], help="only these contests (repeatable)"
+    )
+    parser.add_argument("--index-url", metavar="URL", help="a real index instead of the recorded one")
+    parser.add_argument("--json", action="store_true", help="print every turn as JSON")
+    args = parser.parse_args()
+    outcomes: list[Outcome] = []
+    with held(args.index_url) as ground:
+        for name in args.only or CONTESTS:
+            for contest in CONTESTS[name](ground):
+                print(f"{contest.about}, beside {contest.theirs.label} ...", file=sys.stderr)
+                outcomes.append(hold(contest, ground, max(1, args.runs)))
+    print(as_json(outcomes, args.runs, args.index_url) if args.json else table(outcomes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
