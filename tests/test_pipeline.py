@@ -239,7 +239,8 @@ def test_it_ends_in_a_proven_environment_of_its_own(dated: World) -> None:
     ask = Ask(name="qlora-2024", variant="cu121", python=venv.python)
     report = pipeline(dated, notes).apply(ask)
     assert (report.target, report.passed, report.changed) == ("env", True, True)
-    assert report.python_version.startswith(("3.12.", "3.11."))
+    # The Python that runs this comes first, and that may be 3.10.
+    assert report.python_version.startswith(("3.12.", "3.11.", "3.10."))
     assert any("not into the kernel: `numpy`, `tokenizers` and `torch`" in note for note in notes.notes)
     assert venv.versions() == before
     dated.server.forget_requests()
