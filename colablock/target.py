@@ -99,6 +99,8 @@ def best_offer(offers: Sequence[Offer]) -> tuple[Offer, str]:
     if best.running:
         here = "the one that runs here" if best.python else "the runtime's own"
         return best, f"Python {best.version} is {here}"
+    if not best.python:
+        return best, f"Python {best.version} takes it, and is fetched first"
     return best, f"Python {best.version} is the newest at hand that takes it"
 
 

@@ -1,0 +1,59 @@
+"""Requirement lines, read when their name matters."""
+
+from __future__ import annotations
+
+import pytest
+
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.requirements import Dependents, applies, holding, parse_requirement
+from tests.support.dict_source import PYTHON_312, installed
+
+
+@pytest.mark.parametrize("line", ["a>=1", "A.b_c[x] (>=1)", "a @ https://x.example/a.whl", "a; sys_platform"])
+def test_a_line_is_a_requirement_or_nothing(line: str) -> None:
+    found = parse_requirement(line)
+    assert found is None or str(found)
+    assert (found is None) == line.endswith("sys_platform")
+
+
+@pytest.mark.parametrize(
+    ("line", "extras", "expected"),
+    [
+        ("a", (), True),
+        ("a; python_version >= '3.12'", (), True),
+        ("a; python_version < '3.12'", (), False),
+        ("a; extra == 'x'", (), False),
+        ("a; extra == 'x'", ("x",), True),
+        ("a; extra == 'x'", ("y", "x"), True),
+        ("a; extra == 'X_y'", ("x-y",), True),
+        ("a; extra == 'x' and python_version < '3'", ("x",), False),
+        ("a; platform_machine == 'x86_64'", (), True),
+    ],
+)
+def test_markers_are_judged_for_the_target(line: str, extras: tuple[str, ...], *, expected: bool) -> None:
+    requirement = parse_requirement(line)
+    assert requirement is not None
+    assert applies(requirement, PYTHON_312, extras) is expected
+
+
+IMAGE = installed(
+    {
+        "a 1": ["B-b>=1", "c<2", "gone", "not a line (", "c; extra == 'x'"],
+        "d 1": ["b_B<9"],
+        "b-b 2": [],
+        "c 3rc1": [],
+    }
+)
+
+
+def test_dependents_are_found_by_any_spelling() -> None:
+    dependents = Dependents(IMAGE, PYTHON_312)
+    found = [(demand.owner, str(demand.requirement)) for demand in dependents.of(canonicalize_name("b-b"))]
+    assert found == [("a", "B-b>=1"), ("d", "b_B<9")]
+    assert [demand.owner for demand in dependents.of(canonicalize_name("c"))] == ["a"]
+    assert list(dependents.of(canonicalize_name("nobody"))) == []
+
+
+def test_what_holds_now() -> None:
+    found = holding(IMAGE[canonicalize_name("a")], PYTHON_312, IMAGE)
+    assert [str(requirement) for requirement in found] == ["B-b>=1"]
