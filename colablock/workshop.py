@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,11 +91,12 @@ class Workshop:
 
 def _place(wheel: Path, destination: Path) -> None:
     """Copy *wheel* to *destination* in one step, over what an earlier lock left there."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
     new = destination.with_name(f".{destination.name}.{os.getpid()}")
     try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
         new.write_bytes(wheel.read_bytes())
         new.replace(destination)
     except OSError as error:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
         raise BadDistribution(f"`{destination}` cannot be written: {error.strerror}") from error

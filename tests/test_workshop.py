@@ -1,0 +1,194 @@
+"""From the files of a plan to wheels on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.utils import canonicalize_name, parse_wheel_filename
+from colablock.build import Builder
+from colablock.environment import Environment
+from colablock.errors import BadDistribution, FetchFailed
+from colablock.fetch import Fetcher
+from colablock.index import IndexSource
+from colablock.lock import LockSource, make_lock, read_lock, write_lock
+from colablock.matrix import Matrix, Options, PackageEntry
+from colablock.plan import Plan, Target
+from colablock.planner import make_plan
+from colablock.progress import Reporter
+from colablock.resolution import Request, Resolution
+from colablock.resolve import resolve
+from colablock.snapshot import Snapshot, take_snapshot
+from colablock.workshop import Workshop
+from tests.support.wheels import make_sdist, make_wheel, tar_bytes
+
+OWN = canonicalize_name("own")
+
+
+@pytest.fixture(scope="module")
+def here() -> Environment:
+    return take_snapshot(environ=os.environ).environment
+
+
+def matrix_of(*packages: PackageEntry, **facts: Any) -> Matrix:
+    return Matrix(name="demo", source="demo.toml", digest="0", packages=packages, **facts)
+
+
+def entry(name: str, **facts: Any) -> PackageEntry:
+    return PackageEntry(name=canonicalize_name(name), path=f"packages.{name}", **facts)
+
+
+def workshop_of(
+    matrix: Matrix, links: Path, environment: Environment, source: Any = None
+) -> tuple[Workshop, Resolution]:
+    """Return the workshop of *matrix* over the folder *links*, and its solve."""
+    fetcher = Fetcher(os.environ, offline=True)
+    builder = Builder(
+        python=sys.executable,
+        environment=environment,
+        cache=fetcher.cache,
+        environ=os.environ,
+        find_links=[str(links)],
+        offline=True,
+    )
+    source = source or IndexSource.for_matrix(
+        matrix,
+        environment=environment,
+        fetcher=fetcher,
+        default_index=(links / "no-index").as_uri(),
+        find_links=[str(links)],
+        build=builder,
+    )
+    resolution = resolve(Request(environment=environment, roots=matrix.packages), source)
+    workshop = Workshop(
+        source=source,
+        fetcher=fetcher,
+        builder=builder,
+        entries={entry.name: entry for entry in matrix.packages},
+        allow_build=matrix.options.allow_build,
+    )
+    return workshop, resolution
+
+
+def plan_of(matrix: Matrix, resolution: Resolution) -> Plan:
+    empty = Snapshot(environment=resolution.request.environment, python="", prefix="", site="", installed={})
+    return make_plan(matrix=matrix, resolution=resolution, snapshot=empty, target=Target.ENV)
+
+
+def archive(folder: Path) -> Path:
+    """Write a source archive whose modules lie where a plain build does not look."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "v1.0.tar.gz"
+    files = {"setup.py": b"raise SystemExit('never run')", "src/own/__init__.py": b"answer = 42\n"}
+    path.write_bytes(tar_bytes({f"own-1.0/{name}": data for name, data in files.items()}))
+    return path
+
+
+def rebuilt_entry(folder: Path) -> PackageEntry:
+    url = archive(folder).as_uri()
+    return entry("own", url=url, version="1.0", source_root="src", requires_dist=(Requirement("a"),))
+
+
+def test_wheels_are_taken_as_they_are_and_sdists_are_built(tmp_path: Path, here: Environment) -> None:
+    links = tmp_path / "links"
+    make_wheel(links, "a", "1.0")
+    make_sdist(links, "b", "1.0")
+    matrix = matrix_of(entry("a"), entry("b"), options=Options(allow_build=frozenset({"b"})))
+    workshop, resolution = workshop_of(matrix, links, here)
+    into = tmp_path / "files"
+    into.mkdir()
+    wheels = workshop.gather(plan_of(matrix, resolution), into, Reporter())
+    assert {name: parse_wheel_filename(path.name)[0] for name, path in wheels.items()} == {"a": "a", "b": "b"}
+    assert all(path.is_file() for path in wheels.values())
+
+
+def test_what_the_matrix_replaces_is_made_anew(tmp_path: Path, here: Environment) -> None:
+    links = tmp_path / "links"
+    make_wheel(links, "a", "1.0")
+    matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
+    workshop, resolution = workshop_of(matrix, links, here)
+    into = tmp_path / "files"
+    into.mkdir()
+    wheels = workshop.gather(plan_of(matrix, resolution), into, Reporter())
+    assert sorted(wheels) == ["a", "own"]
+    assert parse_wheel_filename(wheels[OWN].name)[1] == resolution.pins[OWN].version
+    assert "colablock" in str(resolution.pins[OWN].version.local)
+
+
+def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path, here: Environment) -> None:
+    links = tmp_path / "links"
+    wheel = make_wheel(links, "a", "1.0")
+    matrix = matrix_of(entry("a"))
+    workshop, resolution = workshop_of(matrix, links, here)
+    wheel.write_bytes(wheel.read_bytes() + b"more")
+    (tmp_path / "files").mkdir()
+    with pytest.raises((BadDistribution, FetchFailed), match=r"a-1\.0-py3-none-any\.whl"):
+        workshop.gather(plan_of(matrix, resolution), tmp_path / "files", Reporter())
+
+
+def test_own_wheels_lie_beside_the_lock_and_are_used_from_there(tmp_path: Path, here: Environment) -> None:
+    links = tmp_path / "links"
+    make_wheel(links, "a", "1.0")
+    matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
+    workshop, resolution = workshop_of(matrix, links, here)
+    path = tmp_path / "locks" / "pylock.demo.toml"
+    wheels = workshop.wheels_beside(resolution, path)
+    assert list(wheels) == [OWN]
+    wheel = path.parent / wheels[OWN].path
+    assert wheel.parent.name == "pylock.demo.wheels"
+    assert wheels[OWN].sha256 == hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert wheels[OWN].size == wheel.stat().st_size
+    text = write_lock(make_lock(resolution, matrix, wheels=wheels))
+    path.write_bytes(text)
+
+    # The archive may go: what was made from it is locked.
+    (tmp_path / "archive" / "v1.0.tar.gz").unlink()
+    source = LockSource(read_lock(path), path.parent, here)
+    again, found = workshop_of(matrix, links, here, source)
+    assert {name: pin.version for name, pin in found.pins.items()} == {
+        name: pin.version for name, pin in resolution.pins.items()
+    }
+    (tmp_path / "files").mkdir()
+    gathered = again.gather(plan_of(matrix, found), tmp_path / "files", Reporter())
+    assert gathered[OWN].read_bytes() == wheel.read_bytes()
+    assert again.wheels_beside(found, None)[OWN].sha256 == wheels[OWN].sha256
+
+
+def test_the_same_lock_twice_is_the_same_file(tmp_path: Path, here: Environment) -> None:
+    links = tmp_path / "links"
+    make_wheel(links, "a", "1.0")
+    matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
+    texts = []
+    for folder in ("one", "two"):
+        workshop, resolution = workshop_of(matrix, links, here)
+        wheels = workshop.wheels_beside(resolution, tmp_path / folder / "pylock.toml")
+        texts.append(write_lock(make_lock(resolution, matrix, wheels=wheels)))
+    assert texts[0] == texts[1]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["pylock.wheels"]
+
+
+def test_a_wheel_without_a_lock_is_laid_nowhere(
+    tmp_path: Path, here: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links, nowhere = tmp_path / "links", tmp_path / "empty"
+    make_wheel(links, "a", "1.0")
+    nowhere.mkdir()
+    monkeypatch.chdir(nowhere)
+    workshop, resolution = workshop_of(matrix_of(rebuilt_entry(tmp_path / "archive")), links, here)
+    assert list(workshop.wheels_beside(resolution, None)) == [OWN]
+    assert list(nowhere.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, here: Environment) -> None:
+    links = tmp_path / "links"
+    make_wheel(links, "a", "1.0")
+    workshop, resolution = workshop_of(matrix_of(rebuilt_entry(tmp_path / "archive")), links, here)
+    (tmp_path / "pylock.wheels").write_text("a file", encoding="utf-8")
+    with pytest.raises(BadDistribution, match="cannot be written"):
+        workshop.wheels_beside(resolution, tmp_path / "pylock.toml")
