@@ -20,7 +20,10 @@ from colablock.plan import Remedy, Target
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from colablock.pipeline import Ask, Pipeline
+    from colablock.pipeline import Pipeline
+    from colablock.plan import Plan
+    from colablock.standing import Ask
+    from colablock.verify import Report
 
 __all__ = ["build_parser", "main"]
 
@@ -295,7 +298,7 @@ def _pipeline(call: _Call) -> Iterator[Pipeline]:
 
 
 def _ask(args: argparse.Namespace) -> Ask:
-    from colablock.pipeline import Ask
+    from colablock.standing import Ask
 
     return Ask(
         name=args.name,
@@ -328,30 +331,35 @@ def _plan(call: _Call) -> int:
 
 
 def _apply(call: _Call) -> int:
-    from colablock.display_text import render_plan, render_report
+    from colablock.display_text import render_report
     from colablock.serialise import plan_to_json, report_to_json
+    from colablock.standing import standing_report
 
     ask = _ask(call.args)
-    with _pipeline(call) as pipeline:
-        report = pipeline.standing(ask)
-        prepared = pipeline.prepare(ask) if report is None else None
-    if prepared is not None:
-        plan = prepared.plan
-        if plan.steps and not (call.args.quiet or call.args.json):
-            render_plan(plan, call.err, verbose=call.args.verbose)
-        if plan.steps and plan.target is Target.KERNEL and not _agreed(call):
-            raise InvalidInput(
-                "nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`"
-            )
-        with _pipeline(call) as pipeline:
-            report = pipeline.carry_out(ask, prepared)
-    assert report is not None  # noqa: S101 - one of the two made it
+    plan, report = None, standing_report(ask, call.environ)
+    if report is None:
+        plan, report = _carried_out(call, ask)
     if call.args.json:
-        written = {"plan": plan_to_json(prepared.plan)} if prepared is not None else {}
+        written = {"plan": plan_to_json(plan)} if plan is not None else {}
         _print_json({**written, "report": report_to_json(report)}, call.out)
     else:
         render_report(report, call.out, verbose=call.args.verbose)
     return ExitCode.DONE if report.passed else AppliedNotProven.exit_code
+
+
+def _carried_out(call: _Call, ask: Ask) -> tuple[Plan, Report]:
+    """Plan, show the plan, and do it where it is agreed to."""
+    from colablock.display_text import render_plan
+
+    with _pipeline(call) as pipeline:
+        prepared = pipeline.prepare(ask)
+    plan = prepared.plan
+    if plan.steps and not (call.args.quiet or call.args.json):
+        render_plan(plan, call.err, verbose=call.args.verbose)
+    if plan.steps and plan.target is Target.KERNEL and not _agreed(call):
+        raise InvalidInput("nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`")
+    with _pipeline(call) as pipeline:
+        return plan, pipeline.carry_out(ask, prepared)
 
 
 def _agreed(call: _Call) -> bool:
@@ -372,7 +380,7 @@ def _run(call: _Call) -> int:
 
 
 def _lock(call: _Call) -> int:
-    from colablock.pipeline import Ask
+    from colablock.standing import Ask
 
     ask = Ask(
         name=call.args.name,

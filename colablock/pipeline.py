@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from colablock.journal import recover
 from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.matrix import select_variant
 from colablock.matrix_reader import is_path
-from colablock.plan import Remedy, Target
+from colablock.plan import Target
 from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.serialise import report_from_json, report_to_json
@@ -32,6 +32,7 @@ from colablock.settings import read_settings
 from colablock.site import STATE, read_site
 from colablock.snapshot import Host, Snapshot, fingerprint, installed_versions, snapshot_of, take_snapshot
 from colablock.solving import Prepared, Solving
+from colablock.standing import Ask, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
 from colablock.verify import Check, Report, prove, run_in
 
@@ -39,25 +40,6 @@ if TYPE_CHECKING:
     from colablock.matrix import Matrix
 
 __all__ = ["Ask", "Pipeline"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What the user asks for; every field but the name has a default that is decided."""
-
-    name: str
-    into: Target | None = None
-    python: str | None = None
-    runtime: str | None = None
-    variant: str | None = None
-    with_: tuple[str, ...] = ()
-    lock: Path | None = None
-    protect: tuple[str, ...] = ()
-    broken: Remedy | None = None
-    default_index: str | None = None
-    find_links: tuple[str, ...] = ()
-    offline: bool = False
-    keep: bool = False
 
 
 class Pipeline:
@@ -80,17 +62,8 @@ class Pipeline:
         return find_matrix(name, environ=self._environ)
 
     def standing(self, ask: Ask) -> Report | None:
-        """Return the report of the last apply where it still holds: same request, same state on disk.
-
-        Names and versions are read from directory names: no solve, no network, no file opened.
-        """
-        matrix = self.matrix(ask.name)
-        last = applied.load(matrix.name, self._home)
-        if last is None or ask.runtime or last.key != _key(ask, matrix):
-            return None
-        if applied.versions_digest(installed_versions(last.sites)) != last.state:
-            return None
-        return replace(report_from_json(last.report), changed=False, needs_restart=False, seconds=0.0)
+        """Return the report of the last apply where it still holds: same request, same state on disk."""
+        return standing_report(ask, self._environ)
 
     def prepare(self, ask: Ask) -> Prepared:
         """Return the plan with what is needed to carry it out; nothing is touched.
@@ -324,7 +297,7 @@ class Pipeline:
         )
         record = Applied(
             name=prepared.matrix.name,
-            key=_key(ask, self.matrix(ask.name)),
+            key=request_key(ask, self.matrix(ask.name)),
             target=report.target,
             python=report.python,
             prefix=after.prefix,
@@ -361,12 +334,6 @@ def _is_version(text: str) -> bool:
     except InvalidVersion:
         return False
     return True
-
-
-def _key(ask: Ask, matrix: Matrix) -> str:
-    """Return a digest of all that an apply depends on, apart from what the indexes have."""
-    facts = {**asdict(ask), "name": matrix.name, "digest": matrix.digest, "kernel": sys.prefix}
-    return applied.key_of(facts)
 
 
 def _failures(checks: Iterable[Check]) -> str:

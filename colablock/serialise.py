@@ -14,6 +14,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from colablock.errors import InvalidInput
@@ -72,10 +73,15 @@ def _read_form(kind: type[T], value: object, path: str) -> T:
     return cast("T", _read_record(kind, value, path))
 
 
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)  # slow, and a report has a check for every pin
+
+
 def _read_record(kind: Any, value: object, path: str) -> object:
     if not isinstance(value, Mapping):
         raise _unreadable(path, "a table", value)
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     found = {}
     for field in fields(kind):
         where = f"{path}.{field.name}"

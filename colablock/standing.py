@@ -1,0 +1,65 @@
+"""Whether the last apply still holds: what is asked first, before any station of the solve is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from colablock import applied
+from colablock.catalog import find_matrix
+from colablock.matrix import Matrix
+from colablock.plan import Remedy, Target
+from colablock.serialise import report_from_json
+from colablock.snapshot import installed_versions
+from colablock.verify import Report
+
+__all__ = ["Ask", "request_key", "standing_report"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What the user asks for; every field but the name has a default that is decided."""
+
+    name: str
+    into: Target | None = None
+    python: str | None = None
+    runtime: str | None = None
+    variant: str | None = None
+    with_: tuple[str, ...] = ()
+    lock: Path | None = None
+    protect: tuple[str, ...] = ()
+    broken: Remedy | None = None
+    default_index: str | None = None
+    find_links: tuple[str, ...] = ()
+    offline: bool = False
+    keep: bool = False
+
+
+def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
+    """Return the report of the last apply where it still holds: same request, same state on disk.
+
+    Names and versions are read from directory names: no solve, no network, no metadata opened.
+    """
+    matrix = find_matrix(ask.name, environ=environ)
+    last = applied.load(matrix.name, applied.home_folder(environ))
+    if last is None or ask.runtime or last.key != request_key(ask, matrix):
+        return None
+    if applied.versions_digest(installed_versions(last.sites)) != last.state:
+        return None
+    return replace(report_from_json(last.report), changed=False, needs_restart=False, seconds=0.0)
+
+
+def request_key(ask: Ask, matrix: Matrix) -> str:
+    """Return a digest of all that an apply depends on, apart from what the indexes have."""
+    facts = {**asdict(ask), "name": matrix.name, "digest": matrix.digest, "kernel": sys.prefix}
+    return applied.key_of({**facts, "locked": _digest(ask.lock) if ask.lock else None})
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None  # who reads the lock says what is wrong with it

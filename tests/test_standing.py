@@ -1,0 +1,104 @@
+"""Whether an apply still holds is asked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from colablock import applied
+from colablock.applied import Applied
+from colablock.catalog import find_matrix
+from colablock.serialise import report_to_json
+from colablock.snapshot import installed_versions
+from colablock.standing import Ask, request_key, standing_report
+from colablock.verify import Check, Report
+
+MATRIX = 'schema = 1\nname = "demo"\nrequirements = ["demo"]\n'
+
+
+@pytest.fixture
+def stands(tmp_path: Path) -> Ask:
+    """A request whose apply is on record, with one distribution in its site."""
+    path = tmp_path / "demo.toml"
+    path.write_text(MATRIX)
+    (tmp_path / "site" / "demo-1.0.dist-info").mkdir(parents=True)
+    ask = Ask(name=str(path))
+    remember(ask, tmp_path / "site")
+    return ask
+
+
+def remember(ask: Ask, site: Path) -> None:
+    check = Check(kind="version", subject="demo", passed=True, detail="1.0")
+    report = Report(
+        matrix="demo",
+        variant=None,
+        target="kernel",
+        python=sys.executable,
+        python_version="3.12.0",
+        checks=(check,),
+        changed=True,
+        needs_restart=True,
+        seconds=4.0,
+    )
+    matrix = find_matrix(ask.name, environ=os.environ)
+    record = Applied(
+        name="demo",
+        key=request_key(ask, matrix),
+        target="kernel",
+        python=sys.executable,
+        prefix=str(site),
+        sites=(str(site),),
+        state=applied.versions_digest(installed_versions([site])),
+        matrix_digest=matrix.digest,
+        variant=None,
+        report=report_to_json(report),
+    )
+    applied.save(record, applied.home_folder(os.environ))
+
+
+def test_what_holds_is_reported_as_unchanged(stands: Ask) -> None:
+    report = standing_report(stands, os.environ)
+    assert report is not None
+    assert report.passed
+    assert (report.changed, report.needs_restart, report.seconds) == (False, False, 0.0)
+
+
+def test_another_state_no_longer_holds(stands: Ask, tmp_path: Path) -> None:
+    (tmp_path / "site" / "demo-1.0.dist-info").rename(tmp_path / "site" / "demo-2.0.dist-info")
+    assert standing_report(stands, os.environ) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"with_": ("more",)}, {"protect": ("demo",)}, {"runtime": "colab-2026.08-gpu"}]
+)
+def test_another_request_is_not_answered(stands: Ask, change: dict[str, object]) -> None:
+    assert standing_report(replace(stands, **change), os.environ) is None  # type: ignore[arg-type]
+
+
+def test_another_matrix_is_not_answered(stands: Ask) -> None:
+    Path(stands.name).write_text(MATRIX.replace('["demo"]', '["demo>1"]'))
+    assert standing_report(stands, os.environ) is None
+
+
+def test_another_lock_under_the_same_name_is_not_answered(stands: Ask, tmp_path: Path) -> None:
+    lock = tmp_path / "pylock.toml"
+    lock.write_text("one")
+    ask = replace(stands, lock=lock)
+    remember(ask, tmp_path / "site")
+    assert standing_report(ask, os.environ) is not None
+    lock.write_text("two")
+    assert standing_report(ask, os.environ) is None
+    lock.unlink()
+    assert standing_report(ask, os.environ) is None
+
+
+def test_the_question_loads_nothing_heavy() -> None:
+    heavy = {"colablock.pipeline", "colablock.resolve", "resolvelib", "rich", "urllib3"}
+    code = "import sys, colablock.standing; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy & set(done.stdout.split()) == set()
