@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -303,6 +304,43 @@ def test_an_environment_is_changed_and_undone(world: World, venv: StandIn) -> No
     done = world.run("apply", "tiny", *options)
     assert done.code == ExitCode.DONE, done.err
     assert venv.versions() == {"colours": "2.0", "shapes": "2.0", "beside": "1.0"}
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", ExitCode.USAGE), ("yes", ExitCode.DONE)])
+def test_a_person_is_asked_before_an_environment_changes(
+    answer: str, code: ExitCode, world: World, venv: StandIn
+) -> None:
+    before = listing(venv.folder)
+    here, there = os.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "colablock",
+        "apply",
+        "tiny",
+        "--into",
+        "kernel",
+        "--python",
+        venv.python,
+    ]
+    os.write(here, f"{answer}\n".encode())
+    with subprocess.Popen(
+        command,
+        env=world.environ(TERM="dumb"),
+        cwd=world.folder,
+        stdin=there,
+        stdout=subprocess.DEVNULL,
+        stderr=there,
+    ) as process:
+        os.close(there)
+        said = b""
+        with contextlib.suppress(OSError):  # the terminal goes with the process
+            while data := os.read(here, 65536):
+                said += data
+    os.close(here)
+    assert b"Change this environment? [y/N]" in said
+    assert process.returncode == code
+    assert (listing(venv.folder) == before) == (code != ExitCode.DONE)
 
 
 def test_an_environment_that_is_not_proven_is_taken_away(world: World, tmp_path: Path) -> None:
