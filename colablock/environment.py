@@ -63,6 +63,13 @@ class Environment:
         """The version without its micro part, such as ``3.12``."""
         return self.markers["python_version"]
 
+    @property
+    def platform(self) -> str:
+        """The platform tag that stands for this one: the newest that it is compatible with (PEP 600, PEP 656)."""
+        platforms = [tag.platform for tag in self.tags]
+        named = (one for one in platforms if one.startswith(("manylinux_", "musllinux_")))
+        return next(named, platforms[0])
+
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Environment:
         """Return the environment of the interpreter that gave these *facts* (see ``_probe.py``)."""

@@ -127,7 +127,8 @@ class NoSolution(Unmet):
     """No set of versions meets every requirement.
 
     *because* is the chain, one sentence each, that ends at what the user
-    wrote; *names* the normalized names in conflict, sorted.
+    wrote; *names* the normalized names in conflict, sorted.  *is_about_python*:
+    another Python or platform may have a solution.
     """
 
     reference = "no-solution"
@@ -138,8 +139,10 @@ class NoSolution(Unmet):
         *,
         because: Sequence[str] = (),
         names: Sequence[str] = (),
+        is_about_python: bool = True,
         hint: str | None = None,
     ) -> None:
+        self.is_about_python = is_about_python
         self.because = tuple(because)
         self.names = tuple(names)
         super().__init__("\n".join([message, *(f"  {line}" for line in self.because)]), hint=hint)

@@ -24,6 +24,10 @@ _MOST_VERSIONS = 5  # listed one by one
 _MOST_PLACES = 3
 
 
+# A build may fail for one Python only; an sdist stands where another Python has a wheel.
+_OF_PYTHON = {Reason.TAGS, Reason.REQUIRES_PYTHON, Reason.SDIST, Reason.UNUSABLE}
+
+
 def explain(
     conflict: Conflict,
     *,
@@ -46,7 +50,18 @@ def explain(
             f"{_and(f'`{name}`' for name in misfits)} {_have(misfits)} no file for Python {version}"
             f" on {markers['sys_platform']} {markers['platform_machine']}"
         )
-    return NoSolution(headline, because=_joined(list(dict.fromkeys(lines))), names=names, hint=hint)
+    return NoSolution(
+        headline,
+        because=_joined(list(dict.fromkeys(lines))),
+        names=names,
+        is_about_python=bool(misfits) or _is_about_python(conflict),
+        hint=hint,
+    )
+
+
+def _is_about_python(conflict: Conflict) -> bool:
+    reasons = {rejection.reason for rejection in conflict.refused}
+    return PYTHON in conflict.names or bool(reasons & _OF_PYTHON)
 
 
 def _have(names: Collection[str]) -> str:
@@ -64,10 +79,7 @@ def misfits(request: Request, source: CandidateSource) -> dict[NormalizedName, s
     wants to know all of them.
     """
     found = {}
-    markers = dict(request.environment.markers)
-    for entry in request.roots:
-        if entry.marker is not None and not entry.marker.evaluate(markers):
-            continue
+    for entry in request.asked:
         there = request.installed.get(entry.name)
         if there is not None and entry.specifier.contains(there.version, prereleases=True):
             continue

@@ -146,7 +146,7 @@ def _about(resolution: Resolution, matrix: Matrix) -> dict[str, Any]:
         "matrix": matrix.name,
         "matrix-digest": matrix.digest,
         "python": str(resolution.request.environment.python_version),
-        "platform": resolution.request.environment.tags[0].platform,
+        "platform": resolution.request.environment.platform,
         "requirements": _asked(resolution),
     }
     if matrix.variant:
@@ -158,15 +158,8 @@ def _about(resolution: Resolution, matrix: Matrix) -> dict[str, Any]:
 
 def _asked(resolution: Resolution) -> list[str]:
     """Return the roots whose markers hold, as PEP 508 lines without the markers, sorted."""
-    request = resolution.request
-    markers = dict(request.environment.markers)
-    lines = set()
-    for entry in request.roots:
-        if entry.marker is None or entry.marker.evaluate(markers):
-            extras = f"[{','.join(sorted(entry.extras))}]" if entry.extras else ""
-            tail = f" @ {redacted(entry.url)}" if entry.url else str(entry.specifier)
-            lines.add(f"{entry.name}{extras}{tail}")
-    return sorted(lines)
+    entries = (replace(one, url=redacted(one.url) if one.url else None) for one in resolution.request.asked)
+    return sorted({entry.requirement for entry in entries})
 
 
 def _environment_marker(environment: Environment) -> Marker:

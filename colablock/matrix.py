@@ -66,6 +66,12 @@ class PackageEntry:
     why: str | None = None
 
     @property
+    def requirement(self) -> str:
+        """The PEP 508 line of this entry, without its marker."""
+        extras = f"[{','.join(sorted(self.extras))}]" if self.extras else ""
+        return f"{self.name}{extras} @ {self.url}" if self.url else f"{self.name}{extras}{self.specifier}"
+
+    @property
     def is_rebuilt(self) -> bool:
         """Whether we make our own wheel of it (metadata or modules replaced)."""
         return self.source_root is not None or self.requires_dist is not None

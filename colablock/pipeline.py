@@ -127,7 +127,7 @@ class Pipeline:
         environment = solving.kernel.environment
         if python_version or platform:
             version = python_version or str(environment.python_version)
-            environment = environment_for(version, platform or environment.tags[0].platform)
+            environment = environment_for(version, platform or environment.platform)
         resolution, workshop = solving.from_nothing(environment, solving.kernel.python)
         wheels = workshop.wheels_beside(resolution, output)
         text = write_lock(make_lock(resolution, solving.matrix, wheels=wheels))

@@ -111,6 +111,7 @@ class Plan:
     kept: tuple[Kept, ...] = ()
     breakages: tuple[Breakage, ...] = ()
     restart: Mapping[NormalizedName, tuple[str, ...]] = field(default_factory=dict)
+    unknown: tuple[NormalizedName, ...] = ()  # may break by what is replaced: requirements not recorded
     fingerprint: str = ""  # of the state it was made for
     notes: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()  # what was asked for: PEP 508 lines

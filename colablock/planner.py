@@ -13,7 +13,7 @@ from colablock.breakage import Broken, Change, find_broken
 from colablock.candidates import Origin
 from colablock.errors import Refused
 from colablock.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
-from colablock.requirements import Dependents, parse_requirement
+from colablock.requirements import Dependents, applies, parse_requirement
 from colablock.snapshot import Installed
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def make_plan(
     by default it is repaired where *repair* finds a version, else removed, and
     what is broken only by a removal is left and listed.
     """
-    entries = {entry.name: entry for entry in resolution.request.roots}
+    entries = {entry.name: entry for entry in resolution.request.asked}
     draft = _Draft(snapshot=snapshot, pins=dict(resolution.pins), entries=entries)
     _take_away_absent(draft, matrix)
     _judge_broken(draft, repair, broken)
@@ -86,11 +86,19 @@ def make_plan(
         steps=tuple(steps),
         kept=tuple(_kept(draft)),
         breakages=tuple(draft.breakages),
+        unknown=_unknown(snapshot, steps),
         restart={name: modules for name, modules in sorted(snapshot.loaded.items()) if name in changed},
         fingerprint=fingerprint,
         notes=tuple(notes),
-        requirements=tuple(_asked(entry) for entry in resolution.request.roots),
+        requirements=tuple(entry.requirement for entry in resolution.request.asked),
     )
+
+
+def _unknown(snapshot: Snapshot, steps: Iterable[Step]) -> tuple[NormalizedName, ...]:
+    """Return what may break unseen: those of unrecorded requirements, where something is replaced."""
+    if not any(step.action is Action.REPLACE for step in steps):
+        return ()
+    return tuple(sorted(name for name, there in snapshot.installed.items() if not there.is_known))
 
 
 def state_after(
@@ -205,7 +213,11 @@ def _needed_by_protected(snapshot: Snapshot) -> frozenset[NormalizedName]:
         for line in snapshot.installed[name].requires
     )
     parsed = (parse_requirement(line) for line in lines)
-    return frozenset(canonicalize_name(requirement.name) for requirement in parsed if requirement is not None)
+    return frozenset(
+        canonicalize_name(requirement.name)
+        for requirement in parsed
+        if requirement is not None and applies(requirement, snapshot.environment)
+    )
 
 
 def _removals(draft: _Draft) -> list[Step]:
@@ -254,10 +266,20 @@ def _reason(draft: _Draft, pin: Pin, resolution: Resolution) -> str:
         entry = draft.entries.get(pin.name)
         why = f": {entry.why}" if entry is not None and entry.why else ""
         return f"{roots[0].path} asks for {roots[0].requirement}{why}"
-    released = resolution.released.get(pin.name)
-    if released:
-        return released
-    return f"{needs[0].name} needs {needs[0].requirement}" if needs else "part of the solution"
+    before = draft.snapshot.installed.get(pin.name)
+    movers = [
+        parent for parent in needs if before is not None and _excludes(parent.requirement, before.version)
+    ]
+    if movers or (needs and pin.name not in resolution.released):
+        parent = (movers or needs)[0]
+        version = f" {draft.pins[parent.name].version}" if parent.name in draft.pins else ""
+        return f"{parent.name}{version} needs {parent.requirement}"
+    return resolution.released.get(pin.name, "part of the solution")
+
+
+def _excludes(line: str, version: str) -> bool:
+    requirement = parse_requirement(line)
+    return requirement is not None and not requirement.specifier.contains(version, prereleases=True)
 
 
 def _kept(draft: _Draft) -> list[Kept]:
@@ -290,13 +312,6 @@ def _artifact(pin: Pin, entry: PackageEntry | None) -> Artifact | None:
         rebuilt=rebuilt,
         direct=pin.candidate.origin is Origin.DIRECT,
     )
-
-
-def _asked(entry: PackageEntry) -> str:
-    extras = f"[{','.join(sorted(entry.extras))}]" if entry.extras else ""
-    tail = f" @ {entry.url}" if entry.url else str(entry.specifier)
-    marker = f"; {entry.marker}" if entry.marker else ""
-    return f"{entry.name}{extras}{tail}{marker}"
 
 
 def _required_names(lines: Iterable[str]) -> set[NormalizedName]:

@@ -38,11 +38,12 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         )
         self._guards = _guards(request)
         self._excluded = {absent.name: absent for absent in request.absent}
-        narrowed: tuple[PackageEntry | Constraint, ...] = (*request.roots, *request.constraints)
+        self._entries = request.asked
+        narrowed: tuple[PackageEntry | Constraint, ...] = (*self._entries, *request.constraints)
         self._explicit_pre = {one.name for one in narrowed if any(s.prereleases for s in one.specifier)}
-        self._roots = frozenset(entry.name for entry in request.roots)
-        self._direct = {entry.name: entry for entry in request.roots if entry.url}
-        self._indexed = {entry.name for entry in request.roots if entry.index}
+        self._roots = frozenset(entry.name for entry in self._entries)
+        self._direct = {entry.name: entry for entry in self._entries if entry.url}
+        self._indexed = {entry.name for entry in self._entries if entry.index}
         self._python = Choice(
             Candidate(name=PYTHON, version=request.environment.python_version, origin=Origin.INSTALLED)
         )
@@ -55,11 +56,8 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
 
     def roots(self) -> list[Want]:
         """Return what the user asks for, where the markers hold."""
-        environment = self._request.environment
         wants = [Want(PYTHON, self._request.requires_python, path="requires-python")]
-        for entry in self._request.roots:
-            if entry.marker is not None and not entry.marker.evaluate(dict(environment.markers)):
-                continue
+        for entry in self._entries:
             wants += _wants(entry.name, entry.specifier, entry.extras, entry.url, entry.path)
         self._record(wants, None)
         self._prefetch(wants)

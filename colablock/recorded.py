@@ -173,6 +173,7 @@ def _distribution(line: str, version: str, label: str) -> RecordedDistribution:
             direct_url=_direct_url(rest) if at else None,
             installer="pip",
             size=record.get("size"),
+            is_known=known is not None,
         ),
     )
 

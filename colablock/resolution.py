@@ -61,6 +61,12 @@ class Request:
     fixed: Mapping[NormalizedName, Version] = field(default_factory=dict)
     unfit: frozenset[NormalizedName] = frozenset()  # their installed version is no candidate
 
+    @property
+    def asked(self) -> tuple[PackageEntry, ...]:
+        """The roots whose markers hold here (PEP 508)."""
+        markers = dict(self.environment.markers)
+        return tuple(one for one in self.roots if one.marker is None or one.marker.evaluate(markers))
+
 
 class Want(NamedTuple):
     """One requirement inside the solve.

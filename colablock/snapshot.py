@@ -98,6 +98,7 @@ class Installed:
     sha256: str | None = None  # of the file it was installed from, where recorded (PEP 710)
     path: str | None = None  # the .dist-info (or .egg-info) directory; None when recorded
     has_record: bool = True
+    is_known: bool = True  # whether its requirements are recorded; installed ones always are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

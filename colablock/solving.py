@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Prepared", "Solving"]
 
 # Where no interpreter takes a stack, one of these is fetched: the newest that does.
+_OLDEST = Version("3.9")  # of the Pythons at hand: what older ones take is no training stack of today
+_ENOUGH = 2
 FETCHABLE = ("3.13", "3.12", "3.11", "3.10")
 
 
@@ -150,7 +153,9 @@ class Solving:
             self._try(environment, python, tried)
             if tried.offers and has_preferred_builds(tried.offers[-1].resolution, self.matrix.packages):
                 break
-        if not tried.offers and self.kernel.python and self.python is None:
+            if not tried.worthwhile:
+                break
+        if not tried.offers and tried.worthwhile and self.kernel.python and self.python is None:
             for environment in self._fetchable(tried.minors):
                 self._try(environment, "", tried)
                 if tried.offers:
@@ -180,8 +185,10 @@ class Solving:
             resolution, tried.workshops[version] = self.from_nothing(environment, python)
         except NoSolution as error:
             tried.refusals[str(version)] = error
+            # A conflict among plain ranges hardly ends with another Python; a second one tells.
+            tried.worthwhile = error.is_about_python or len(tried.refusals) < _ENOUGH
             return
-        running = version == self.kernel.environment.python_version
+        running = environment.short == self.kernel.environment.short
         offer = Offer(python=python, environment=environment, resolution=resolution, running=running)
         tried.offers.append(offer)
 
@@ -199,7 +206,9 @@ class Solving:
         seen: set[str] = set()
         for found in self._interpreters():
             short = ".".join(found.version.split(".")[:2])
-            if short in seen or not self.matrix.requires_python.contains(found.version, prereleases=True):
+            if Version(found.version) < _OLDEST or short in seen:
+                continue
+            if not self.matrix.requires_python.contains(found.version, prereleases=True):
                 continue
             seen.add(short)
             try:
@@ -211,16 +220,16 @@ class Solving:
             yield state.environment, found.path
 
     def _interpreters(self) -> list[Interpreter]:
-        """Return what is at hand, this very Python first; a stack that compiles needs Python.h."""
+        """Return what is at hand, the kernel's minor version first; a stack that compiles needs Python.h."""
         compiles = self.kernel.accelerator.kind == "cuda"
         found = [one for one in find_interpreters(self.environ) if one.has_headers or not compiles]
-        return sorted(found, key=lambda one: one.source != "running")
+        return sorted(found, key=lambda one: not one.version.startswith(f"{self.kernel.environment.short}."))
 
     def _fetchable(self, seen: Collection[str]) -> Iterator[Environment]:
         """Yield the environments of Pythons that uv can fetch, newest first, apart from those *seen*."""
         for short in FETCHABLE:
             if short not in seen and self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
-                yield environment_for(short, self.kernel.environment.tags[0].platform)
+                yield environment_for(short, self.kernel.environment.platform)
 
     def _recorded_pythons(self) -> Iterator[tuple[Environment, str]]:
         own = self.kernel.environment
@@ -229,7 +238,7 @@ class Solving:
         for short in FETCHABLE:
             allowed = self.matrix.requires_python.contains(f"{short}.0", prereleases=True)
             if allowed and not str(own.python_version).startswith(f"{short}."):
-                yield environment_for(short, own.tags[0].platform), ""
+                yield environment_for(short, own.platform), ""
 
     # -- one solve
 
@@ -255,8 +264,7 @@ class Solving:
             return resolve(request, source, self.reporter)
         except Unsolvable as error:
             found = misfits(request, source)
-            wrong_python = bool(found) or PYTHON in error.conflict.names
-            hint = self._ways_out(request) if wrong_python else None
+            hint = self._ways_out(request) if found or PYTHON in error.conflict.names else None
             raise explain(error.conflict, asker=self.matrix.name, misfits=found, hint=hint) from error
 
     def _ways_out(self, request: Request) -> str | None:
@@ -278,7 +286,7 @@ class Solving:
         """Return the source of candidates for *environment*, with what makes wheels of their files."""
         fetcher = Fetcher(self.environ, offline=self.settings.offline)
         builder = Builder(
-            python=python,
+            python=python or self._builder_for(environment),
             environment=environment,
             cache=fetcher.cache,
             environ=self.environ,
@@ -316,6 +324,18 @@ class Solving:
             allow_build=self.matrix.options.allow_build,
         )
 
+    def _builder_for(self, environment: Environment) -> str:
+        """Return an interpreter that tells what an sdist needs where the target's own is not here.
+
+        The requirements of an sdist seldom depend on who builds it; its own
+        minor version is asked first.
+        """
+        if not self.matrix.options.allow_build:
+            return ""
+        here = find_interpreters(self.environ)
+        same = (one for one in here if one.version.startswith(f"{environment.short}."))
+        return next(same, here[0]).path if here else sys.executable
+
     def _locked(self, environment: Environment) -> LockSource | None:
         """Return the lock as a source.  Raises NoSolution where it is for another Python."""
         if self.lock is None:
@@ -340,6 +360,7 @@ class _Tried:
     workshops: dict[Version, Workshop] = field(default_factory=dict)
     refusals: dict[str, NoSolution] = field(default_factory=dict)
     minors: set[str] = field(default_factory=set)
+    worthwhile: bool = True  # to ask another Python: nothing refused so far but for the Python's sake
 
 
 def _empty(offer: Offer, kernel: Snapshot) -> Snapshot:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from colablock.plan import Remedy
 from colablock.snapshot import Host
 from colablock.urls import redacted
 
@@ -46,9 +47,11 @@ def why_not_kernel(plan: Plan) -> str | None:
     """
     if plan.restart:
         return f"{_some(sorted(plan.restart))} would change while loaded, which takes a restart"
-    if plan.breakages:
-        names = sorted(breakage.name for breakage in plan.breakages)
+    names = sorted(item.name for item in plan.breakages if item.remedy is not Remedy.REPAIR)
+    if names:
         return f"{_some(names)} would break"
+    if plan.unknown:
+        return f"what it would break is not known: the requirements of {_some(plan.unknown)} are not recorded"
     return None
 
 

@@ -126,7 +126,7 @@ def test_a_lock_is_valid_and_says_what_it_is_for(server: IndexServer) -> None:
         "matrix": "demo",
         "matrix-digest": "d" * 64,
         "python": "3.12.11",
-        "platform": "linux_x86_64",
+        "platform": "manylinux_2_35_x86_64",
         "requirements": ["stack"],
         "variant": "cpu",
     }
