@@ -118,7 +118,9 @@ class Solving:
             f"Resolving {self.matrix.name} for Python {kernel.environment.python_version} as it stands"
         )
         workshop = self._workshop(kernel.environment, kernel.python, settled=kernel.installed)
-        request = self._request(kernel.environment, installed=kernel.installed, protected=kernel.protected)
+        request = self._request(
+            kernel.environment, workshop.source, installed=kernel.installed, protected=kernel.protected
+        )
         resolution = self._resolve(request, workshop.source)
         plan = make_plan(
             matrix=self.matrix,
@@ -141,7 +143,7 @@ class Solving:
         """Return the newest solution for *environment*; *python* builds where something is built."""
         self.reporter.stage(f"Resolving {self.matrix.name} for Python {environment.python_version}")
         workshop = self._workshop(environment, python)
-        return self._resolve(self._request(environment), workshop.source), workshop
+        return self._resolve(self._request(environment, workshop.source), workshop.source), workshop
 
     def in_env(self, why: str) -> Prepared:
         """Return the plan for an isolated environment with the Python at hand that takes the stack best.
@@ -242,9 +244,9 @@ class Solving:
 
     # -- one solve
 
-    def _request(self, environment: Environment, **facts: object) -> Request:
+    def _request(self, environment: Environment, source: CandidateSource, **facts: object) -> Request:
         asked = roots(self.matrix, self.with_)
-        locked = self._locked(environment)
+        locked = source if isinstance(source, LockSource) else None
         known = {entry.name for entry in asked}
         base = Request(
             environment=environment,
