@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from colablock.environment import child_environ
+from colablock.children import clean_environment
 from colablock.errors import NotFound
 
 __all__ = ["Accelerator", "Device", "cuda_of_driver", "declared", "detect", "parse_nvidia_smi"]
@@ -157,7 +157,7 @@ def _ask_nvidia_smi(environ: Mapping[str, str]) -> Accelerator | str:
     try:
         done = subprocess.run(
             command,
-            env=child_environ(environ),
+            env=clean_environment(environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_SECONDS,

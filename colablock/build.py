@@ -13,7 +13,8 @@ from pathlib import Path
 import uv
 
 from colablock.cache import Cache, file_digest
-from colablock.environment import Environment, child_environ
+from colablock.children import clean_environment
+from colablock.environment import Environment
 from colablock.errors import BadDistribution
 
 __all__ = ["Builder", "build_wheel"]
@@ -92,7 +93,7 @@ def build_wheel(
     done = subprocess.run(
         [*command, str(sdist.resolve())],
         cwd=into,
-        env={**child_environ(environ or os.environ), **own},
+        env=clean_environment(environ or os.environ, **own),
         capture_output=True,
         text=True,
         errors="replace",

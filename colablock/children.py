@@ -104,7 +104,7 @@ def last_lines(text: str, count: int = 12, *, indent: str = "") -> str:
 def _is_dropped(name: str) -> bool:
     if name in _KEPT:
         return False
-    return name in _DROPPED or name.startswith(_DROPPED_PREFIXES)
+    return name in _DROPPED or name.upper().startswith(_DROPPED_PREFIXES)
 
 
 def _find_uv(environ: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from colablock._vendor.packaging.tags import (
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import InvalidInput
 
-__all__ = ["Environment", "child_environ", "environment_for"]
+__all__ = ["Environment", "environment_for"]
 
 #: The glibc that a bare ``linux_<arch>`` stands for: what wheels are commonly built for.
 _COMMON_GLIBC = (2, 28)
@@ -65,7 +65,7 @@ class Environment:
 
     @property
     def platform(self) -> str:
-        """The platform tag that stands for this one: the newest that it is compatible with (PEP 600, PEP 656)."""
+        """The newest platform tag that it is compatible with (PEP 600, PEP 656)."""
         platforms = [tag.platform for tag in self.tags]
         named = (one for one in platforms if one.startswith(("manylinux_", "musllinux_")))
         return next(named, platforms[0])
@@ -128,20 +128,6 @@ def environment_for(python_version: str, platform: str) -> Environment:
     }
     facts |= {"version": [3, minor], "free_threaded": match[4] is not None, "debug": False}
     return Environment.from_facts(facts)
-
-
-def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return *environ* without what a notebook host presets for other tools.
-
-    Hosted notebooks set `UV_SYSTEM_PYTHON`, constraint files that are not
-    there, `PYTHONPATH`, and a `MPLBACKEND` that only their kernel has.
-    """
-    names = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "MPLBACKEND", "__PYVENV_LAUNCHER__"}
-    return {
-        name: value
-        for name, value in environ.items()
-        if name not in names and not name.upper().startswith(("UV_", "PIP_"))
-    }
 
 
 def _tags(facts: Mapping[str, Any]) -> Iterator[Tag]:

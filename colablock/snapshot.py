@@ -27,7 +27,8 @@ from colablock._vendor.packaging.requirements import InvalidRequirement, Require
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.accelerator import Accelerator, Device, detect
-from colablock.environment import Environment, child_environ
+from colablock.children import clean_environment
+from colablock.environment import Environment
 from colablock.errors import InvalidInput, NotFound, Refused
 
 __all__ = [
@@ -404,7 +405,7 @@ def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         done = subprocess.run(
             command,
-            env=child_environ(environ),
+            env=clean_environment(environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_PROBE_SECONDS,

@@ -20,6 +20,7 @@ NOTEBOOK = {
     "NVIDIA_VISIBLE_DEVICES": "all",
     "PATH": "/usr/bin",
     "PIP_INDEX_URL": "http://pip",
+    "pip_no_deps": "1",
     "PYTHONHOME": "/nowhere",
     "PYTHONPATH": "/env/python",
     "PYTHONSTARTUP": "x.py",

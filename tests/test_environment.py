@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from colablock import _probe
 from colablock._vendor.packaging.markers import Marker, default_environment
 from colablock._vendor.packaging.tags import Tag, sys_tags
 from colablock._vendor.packaging.version import Version
-from colablock.environment import Environment, child_environ, environment_for
+from colablock.environment import Environment, environment_for
 from colablock.errors import InvalidInput
 from tests.support.runtime import find_python
 
@@ -275,16 +274,3 @@ def test_an_environment_survives_json() -> None:
 def test_json_that_is_no_environment_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         Environment.from_json(data)
-
-
-def test_a_child_gets_nothing_that_a_host_presets_for_other_tools() -> None:
-    environ = {
-        "PATH": "/bin",
-        "LD_LIBRARY_PATH": "/usr/lib64-nvidia",
-        "UV_CONSTRAINT": "missing.txt",
-        "PIP_INDEX_URL": "x",
-        "PYTHONPATH": "/env/python",
-        "PYTHONHOME": sys.prefix,
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    }
-    assert child_environ(environ) == {"PATH": "/bin", "LD_LIBRARY_PATH": "/usr/lib64-nvidia"}

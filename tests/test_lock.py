@@ -22,7 +22,8 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.candidates import Candidate, File, Origin
-from colablock.environment import Environment, child_environ, environment_for
+from colablock.children import clean_environment
+from colablock.environment import Environment, environment_for
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
@@ -552,7 +553,7 @@ def test_the_lock_that_uv_writes_can_be_used(server: IndexServer, tmp_path: Path
 def run_uv(arguments: Sequence[str], *, input_: str | None = None) -> str:
     command = [uv.find_uv_bin(), *arguments, "--no-config", "--no-python-downloads"]
     done = subprocess.run(
-        command, input=input_, capture_output=True, text=True, check=False, env=child_environ(os.environ)
+        command, input=input_, capture_output=True, text=True, check=False, env=clean_environment(os.environ)
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

@@ -24,7 +24,7 @@ from colablock._vendor.packaging.utils import NormalizedName, parse_wheel_filena
 from colablock._vendor.packaging.version import Version
 from colablock.archive import open_archive
 from colablock.cache import Cache
-from colablock.environment import child_environ
+from colablock.children import clean_environment
 from colablock.errors import BadDistribution
 from colablock.matrix import PackageEntry
 from colablock.rewheel import archive_version, rebuild, rebuilt_version
@@ -121,7 +121,7 @@ def test_the_wheel_installs_and_imports(tmp_path: Path, cache: Cache) -> None:
     site = tmp_path / "site"
     install = [uv.find_uv_bin(), "pip", "install", "--no-config", "--offline", "--no-deps", "--quiet"]
     command = [*install, "--python", sys.executable, "--target", str(site), str(wheel)]
-    environ = {**child_environ(os.environ), "UV_CACHE_DIR": str(tmp_path / "uv")}
+    environ = {**clean_environment(os.environ), "UV_CACHE_DIR": str(tmp_path / "uv")}
     subprocess.run(command, check=True, env=environ)
     code = (
         "from axolotl.cli.train import answer; import single; from importlib.metadata import version as v; "
