@@ -13,8 +13,8 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.applied import Applied, home_folder, key_of, load, require, save, versions_digest
 from colablock.errors import NotFound
 from colablock.matrix import Matrix
-from colablock.pipeline import Ask, _key
 from colablock.plan import Remedy, Target
+from colablock.standing import Ask, request_key
 
 RECORD = Applied(
     name="demo",
@@ -29,6 +29,8 @@ RECORD = Applied(
     pins={NormalizedName("torch"): "2.4.0+cu118"},
     unmet=(("ipython", "jedi>=0.16"),),
     report={"checks": [1, {"two": None}]},
+    process=7,
+    restart=("numpy",),
 )
 
 
@@ -116,7 +118,7 @@ CHANGED: dict[str, Any] = {
     "python": "/usr/bin/python3",
     "default_index": "https://a.example/simple/",
     "find_links": ("wheels",),
-    "lock": Path("pylock.toml"),
+    "lock": Path(__file__),
     "protect": ("numpy",),
 }
 
@@ -125,13 +127,30 @@ CHANGED: dict[str, Any] = {
 def test_the_key_changes_with_what_is_asked_for(field: str) -> None:
     ask = Ask(name="demo")
     name = "other" if field == "name" else "demo"
-    changed = _key(replace(ask, **{field: CHANGED[field]}), replace(MATRIX, name=name))
-    assert changed != _key(ask, MATRIX)
-    assert _key(ask, MATRIX) == _key(Ask(name="demo"), MATRIX)
+    changed = request_key(replace(ask, **{field: CHANGED[field]}), replace(MATRIX, name=name))
+    assert changed != request_key(ask, MATRIX)
+    assert request_key(ask, MATRIX) == request_key(Ask(name="demo"), MATRIX)
+
+
+def test_the_key_changes_with_what_a_lock_holds(tmp_path: Path) -> None:
+    lock = tmp_path / "pylock.toml"
+    keys = set()
+    for text in ("one", "two", "one"):
+        lock.write_text(text, encoding="utf-8")
+        keys.add(request_key(Ask(name="demo", lock=lock), MATRIX))
+    assert len(keys) == 2
+
+
+def test_the_key_stays_where_the_result_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wheels").mkdir()
+    near, far = (Ask(name="demo", find_links=(link,)) for link in ("wheels", str(tmp_path / "wheels")))
+    assert request_key(near, MATRIX) == request_key(far, MATRIX)
+    assert request_key(replace(near, offline=True, keep=True), MATRIX) == request_key(near, MATRIX)
 
 
 def test_the_key_changes_with_the_matrix() -> None:
-    assert _key(Ask(name="demo"), MATRIX) != _key(Ask(name="demo"), replace(MATRIX, digest="1"))
+    assert request_key(Ask(name="demo"), MATRIX) != request_key(Ask(name="demo"), replace(MATRIX, digest="1"))
 
 
 def test_every_field_of_an_ask_is_known_to_these_tests() -> None:
