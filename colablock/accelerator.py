@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ctypes
-import difflib
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from colablock.children import clean_environment
 from colablock.errors import NotFound
+from colablock.hints import near
 
 __all__ = ["Accelerator", "Device", "cuda_of_driver", "declared", "detect", "parse_nvidia_smi"]
 
@@ -90,8 +90,7 @@ def declared(name: str) -> Accelerator:
     if wanted in _DECLARED:
         return Accelerator(kind="cuda", devices=(_DECLARED[wanted],), source="declared")
     known = [*_DECLARED, "none"]
-    near = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"did you mean `{near[0]}`" if near else f"known ones are {', '.join(known)}"
+    hint = near(wanted, known) or f"known ones are {', '.join(known)}"
     message = f"no accelerator is known as `{name}`"
     raise NotFound(message, hint=hint)
 

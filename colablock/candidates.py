@@ -81,7 +81,6 @@ class Reason(Enum):
     YANKED = "yanked"
     TOO_NEW = "too-new"  # uploaded after exclude-newer
     NO_UPLOAD_TIME = "no-upload-time"
-    PRERELEASE = "prerelease"
     SDIST = "sdist"  # only an sdist, and building is not allowed
     NO_BINARY = "no-binary"
     EXCLUDED = "excluded"  # `[absent]` or a constraint

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NotFound
+from colablock.hints import near
 from colablock.matrix import Matrix, roots
 from colablock.matrix_reader import MatrixFile, is_path, load_matrix, read_file
-from colablock.matrix_values import near
 
 __all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "roots"]
 

@@ -80,9 +80,9 @@ class Fetcher:
 
     Environment variables come in as *environ*: ``COLABLOCK_CACHE_DIR``,
     ``COLABLOCK_MIRRORS``, ``COLABLOCK_TIMEOUT``, proxies, certificates, netrc.
-    With *offline* only the cache and local paths are read.  With *refresh*
-    every page is asked for anew.  Raises FetchFailed when something cannot be
-    read and BadDistribution when it is not what its hash promises.
+    With *offline* only the cache and local paths are read.  Raises FetchFailed
+    when something cannot be read and BadDistribution when it is not what its
+    hash promises.
     """
 
     def __init__(
@@ -91,14 +91,12 @@ class Fetcher:
         *,
         cache: Path | None = None,
         offline: bool = False,
-        refresh: bool = False,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.cache = Cache(cache or cache_folder(environ))
         self.offline = offline
         self._environ = environ
-        self._refresh = refresh
         self._sleep = sleep
         self._now = now
         self._mirrors = Mirrors.parse(environ.get("COLABLOCK_MIRRORS", ""))
@@ -252,8 +250,6 @@ class Fetcher:
         return (facts, page) if hashlib.sha256(body).hexdigest() == digest else None
 
     def _is_fresh(self, facts: Mapping[str, str]) -> bool:
-        if self._refresh:
-            return False
         age = self._now() - float(facts.get("stored", "0"))
         return 0 <= age < min(float(facts.get("max-age", "0")), _LONGEST_FRESH)
 

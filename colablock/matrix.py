@@ -14,8 +14,8 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.accelerator import Accelerator
 from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.hints import near
 from colablock.matrix_schema import SCHEMA
-from colablock.matrix_values import near
 
 __all__ = [
     "SCHEMA",

@@ -15,6 +15,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.errors import Fault, InvalidInput, InvalidMatrix, NotFound
+from colablock.hints import near
 from colablock.matrix import (
     Absent,
     Constraint,
@@ -29,14 +30,14 @@ from colablock.matrix import (
     entry_of,
     merged,
 )
-from colablock.matrix_values import Table, join, near, project_name, type_name
+from colablock.matrix_values import Table, join, project_name, type_name
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["Find", "MatrixFile", "is_path", "load_matrix", "parse_matrix", "read_matrix"]
+__all__ = ["Find", "MatrixFile", "is_path", "load_matrix", "parse_matrix", "read_file"]
 
 SCHEMA_VERSION = 1
 
@@ -66,14 +67,6 @@ def is_path(text: str) -> bool:
     """Whether *text* means a file, not the name of a matrix."""
     separators = {"/", os.sep} | ({os.altsep} if os.altsep else set())
     return text.endswith(".toml") or any(separator in text for separator in separators)
-
-
-def read_matrix(path: Path, *, find: Find | None = None) -> Matrix:
-    """Return the matrix of a file.  *find* looks up what it extends by name (else: files beside it).
-
-    Raises InvalidMatrix with all faults of the file, and NotFound without one.
-    """
-    return load_matrix(read_file(path), find=find)
 
 
 def parse_matrix(text: str, source: str = "<text>", *, find: Find | None = None) -> Matrix:

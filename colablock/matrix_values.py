@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import keyword
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, datetime, timezone
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -17,9 +16,10 @@ from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSe
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import Fault
+from colablock.hints import near
 from colablock.matrix_schema import Key, keys_of
 
-__all__ = ["MATRIX_NAME", "Table", "join", "near", "project_name", "type_name"]
+__all__ = ["MATRIX_NAME", "Table", "join", "project_name", "type_name"]
 
 MATRIX_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 _PROJECT_NAME = re.compile(r"[A-Z0-9](?:[A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE)  # PEP 508
@@ -56,12 +56,6 @@ def join(path: str, key: str) -> str:
     """Return the path of *key* in the table at *path*, quoted where TOML would quote it."""
     quoted = key if _BARE_KEY.fullmatch(key) else '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"{path}.{quoted}" if path else quoted
-
-
-def near(word: str, known: Iterable[str]) -> str | None:
-    """Return a hint with the one of *known* that *word* may have been meant for."""
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean `{found[0]}`?" if found else None
 
 
 def project_name(name: str) -> NormalizedName | None:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from colablock.display_notebook import (
-    current_shell,
     in_notebook,
     last_matrix,
     register_displays,
@@ -32,7 +31,6 @@ from colablock.errors import ExitCode, InvalidInput
 __all__ = [
     "CommandFailed",
     "Magic",
-    "activate",
     "in_notebook",
     "load_ipython_extension",
     "restart_prompt",
@@ -60,15 +58,6 @@ class CommandFailed(Exception):
     def _render_traceback_(self) -> list[str]:
         # IPython asks for this: the traceback of a magic tells the reader nothing.
         return [str(self)]
-
-
-def activate() -> bool:
-    """Set up the running notebook, and return whether there is one; may be called again."""
-    shell = current_shell()
-    if shell is None:
-        return False
-    load_ipython_extension(shell)
-    return True
 
 
 def load_ipython_extension(ipython: Any) -> None:

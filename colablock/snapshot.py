@@ -1,7 +1,7 @@
 """One interpreter as it stands: everything a decision may depend on."""
 
 # Paths of 150,000 recorded files stay strings: as objects they take seconds.
-# ruff: noqa: PTH100, PTH112, PTH117, PTH118, PTH119, PTH120, PTH208
+# ruff: noqa: PTH100, PTH112, PTH118, PTH119, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -29,19 +29,17 @@ from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.accelerator import Accelerator, Device, detect
 from colablock.children import clean_environment
 from colablock.environment import Environment
-from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.errors import InvalidInput, NotFound
 
 __all__ = [
     "Host",
     "Installed",
-    "RecordFile",
     "Snapshot",
     "detect_host",
     "fingerprint",
     "from_json",
     "installed_versions",
     "protected_names",
-    "record_of",
     "snapshot_of",
     "take_snapshot",
     "to_json",
@@ -127,16 +125,7 @@ class Snapshot:
     source: str = "live"  # or the name of a recorded runtime
     date: str | None = None  # of a recorded runtime
     notes: tuple[str, ...] = ()  # what could not be read, and why
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordFile:
-    """One file that a distribution owns.  *hash* as written: ``sha256=...`` (PEP 376)."""
-
-    path: str  # as recorded, relative to the site; forward slashes
-    absolute: str
-    hash: str | None = None
-    size: int | None = None
+    unreadable: frozenset[NormalizedName] = frozenset()  # installed with a version of no known form
 
 
 def take_snapshot(
@@ -237,28 +226,6 @@ def protected_names(
     if _GOOGLE_COLAB in installed:
         wanted.update(_direct_requirements(installed[_GOOGLE_COLAB], environment))
     return frozenset(wanted.intersection(installed))
-
-
-def record_of(installed: Installed, *, prefix: str | None = None) -> tuple[RecordFile, ...]:
-    """Return the files that *installed* owns, as its RECORD lists them (or ``installed-files.txt``).
-
-    Nothing when it has no record.  Raises Refused for a record that names a
-    file outside of the environment: its own, or the one at *prefix*.
-    """
-    if installed.path is None:
-        return ()
-    folder = os.path.dirname(os.path.abspath(installed.path))
-    roots = [_root_of(folder)] + ([os.path.abspath(prefix)] if prefix else [])
-    files = []
-    for path, digest, size in _rows(installed.path):
-        absolute = os.path.normpath(os.path.join(folder, path))
-        is_plain = not os.path.isabs(path) and ".." not in path.split("/")
-        if not (is_plain or any(_is_inside(absolute, root) for root in roots)):
-            message = f"the record of {installed.name} names `{path}`, which is outside of {roots[0]}"
-            raise Refused(message)
-        number = int(size) if size.isascii() and size.isdigit() else None
-        files.append(RecordFile(path=path, absolute=absolute, hash=digest or None, size=number))
-    return tuple(files)
 
 
 def to_json(snapshot: Snapshot) -> dict[str, Any]:
@@ -425,8 +392,8 @@ def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     raise InvalidInput(message, hint="an interpreter of Python 3.8 or newer is needed")
 
 
-def _rows(path: str) -> Iterator[tuple[str, str, str]]:
-    """Yield path, hash and size of each file in a distribution's record; nothing when it has none."""
+def _rows(path: str) -> Iterator[tuple[str, str]]:
+    """Yield path and hash of each file in a distribution's record; nothing when it has none."""
     try:
         text = Path(path, "RECORD").read_text("utf-8", "surrogateescape")
     except OSError:
@@ -438,11 +405,10 @@ def _rows(path: str) -> Iterator[tuple[str, str, str]]:
             with suppress(csv.Error):  # a broken row stays as it is split
                 row = next(csv.reader([line]))
         if row and row[0]:
-            path, digest, size = [*row, "", ""][:3]
-            yield path, digest, size
+            yield row[0], row[1] if len(row) > 1 else ""
 
 
-def _legacy_rows(path: str) -> Iterator[tuple[str, str, str]]:
+def _legacy_rows(path: str) -> Iterator[tuple[str, str]]:
     """Yield the files of an ``.egg-info``, which names them relative to itself and without hashes."""
     try:
         text = Path(path, "installed-files.txt").read_text("utf-8", "surrogateescape")
@@ -451,22 +417,7 @@ def _legacy_rows(path: str) -> Iterator[tuple[str, str, str]]:
     own = os.path.basename(path)
     for line in text.splitlines():
         if line:
-            yield os.path.normpath(os.path.join(own, line)), "", ""
-
-
-def _root_of(folder: str) -> str:
-    """Return the prefix that a site folder belongs to; a folder of another kind stands for itself."""
-    path = Path(folder)
-    if path.name not in {"site-packages", "dist-packages"}:
-        return folder
-    is_posix = path.parent.name.startswith(("python", "pypy"))
-    return str(path.parents[2] if is_posix else path.parents[1])
-
-
-def _is_inside(path: str, root: str) -> bool:
-    """Whether *path* is below *root*, links in both followed; what *path* itself links to is no matter."""
-    real = os.path.realpath(root)
-    return os.path.commonpath([real, os.path.realpath(os.path.dirname(path))]) == real
+            yield os.path.normpath(os.path.join(own, line)), ""
 
 
 def _shared(
@@ -492,7 +443,7 @@ def _shared(
 
 def _contested_files(record: str, contested: Container[str]) -> Iterator[tuple[str, str]]:
     """Yield path and hash of the files in a package of which there are several portions."""
-    for path, digest, _ in _rows(record):
+    for path, digest in _rows(record):
         top, slash, rest = path.partition("/")
         # Portions of an old namespace package each ship its `__init__.py`.
         if digest and rest != "__init__.py" and (top if slash else top.split(".")[0]) in contested:
@@ -562,7 +513,7 @@ def _owned(installed: Installed, files: AbstractSet[str]) -> AbstractSet[str]:
         return frozenset()
     folder = os.path.realpath(os.path.dirname(installed.path))
     # No module is imported from where a path with `..` leads: those are scripts and data.
-    recorded = {os.path.join(folder, path) for path, _, _ in _rows(installed.path)}
+    recorded = {os.path.join(folder, path) for path, _ in _rows(installed.path)}
     if root := _editable_root(installed):
         below: tuple[str, ...] = (root + os.sep,)
     elif not recorded:

@@ -15,7 +15,7 @@ from colablock._vendor import tomli_w
 from colablock.accelerator import Accelerator, Device
 from colablock.errors import ExitCode, Fault, InvalidInput, InvalidMatrix, NotFound, Refused
 from colablock.matrix import SCHEMA, Index, Matrix, PackageEntry, Variant, roots, select_variant
-from colablock.matrix_reader import MatrixFile, parse_matrix, read_matrix
+from colablock.matrix_reader import MatrixFile, load_matrix, parse_matrix, read_file
 from colablock.matrix_schema import keys_of
 from colablock.matrix_values import READABLE
 
@@ -25,7 +25,7 @@ HEAD = 'schema = 1\nname = "m"\n'
 
 
 def good(name: str) -> Matrix:
-    return read_matrix(DATA / "good" / f"{name}.toml")
+    return load_matrix(read_file(DATA / "good" / f"{name}.toml"))
 
 
 def by_path(matrix: Matrix) -> dict[str, PackageEntry]:
@@ -38,7 +38,7 @@ def by_path(matrix: Matrix) -> dict[str, PackageEntry]:
 @pytest.mark.parametrize("path", BAD, ids=[path.stem for path in BAD])
 def test_every_fault_of_a_bad_file_is_reported(path: Path) -> None:
     with pytest.raises(InvalidMatrix) as caught:
-        read_matrix(path)
+        load_matrix(read_file(path))
     folder = f"{path.parent}/"
     found = [str(fault).replace(folder, "") for fault in caught.value.faults]
     assert found == path.with_suffix(".faults").read_text(encoding="utf-8").splitlines()
@@ -112,13 +112,13 @@ def test_any_value_of_a_key_is_read_or_is_a_fault(key: Any, value: Any) -> None:
 def test_a_missing_file_names_the_near_one(tmp_path: Path) -> None:
     (tmp_path / "qlora.toml").write_text(HEAD)
     with pytest.raises(NotFound) as caught:
-        read_matrix(tmp_path / "qlara.toml")
+        read_file(tmp_path / "qlara.toml")
     assert caught.value.hint == "did you mean `qlora.toml`?"
     with pytest.raises(NotFound) as caught:
-        read_matrix(tmp_path / "no" / "qlora.toml")
+        read_file(tmp_path / "no" / "qlora.toml")
     assert caught.value.hint == f"there is no folder `{tmp_path / 'no'}` either"
     with pytest.raises(InvalidInput, match="cannot be read"):
-        read_matrix(tmp_path)
+        read_file(tmp_path)
 
 
 # --- good files --------------------------------------------------------------------------------

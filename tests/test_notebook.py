@@ -11,7 +11,7 @@ import pytest
 
 from colablock.display_notebook import NotebookReporter, in_colab
 from colablock.errors import ColablockError, InvalidInput
-from colablock.notebook import CommandFailed, Magic, activate, in_notebook, restart_prompt, show
+from colablock.notebook import CommandFailed, Magic, in_notebook, restart_prompt, show
 from colablock.serialise import report_from_json
 
 CASES = Path(__file__).parent / "data" / "display"
@@ -59,7 +59,6 @@ class Clock:
 
 def test_a_plain_interpreter_is_no_notebook() -> None:
     assert not in_notebook()
-    assert not activate()
     report = report_from_json(json.loads((CASES / "report-proven.json").read_text(encoding="utf-8")))
     show(report)
     restart_prompt(["numpy"])
@@ -69,10 +68,10 @@ def test_ipython_in_a_terminal_is_no_notebook() -> None:
     pytest.importorskip("IPython")
     code = (
         "from IPython.core.interactiveshell import InteractiveShell; InteractiveShell.instance();"
-        "from colablock.notebook import activate, in_notebook; print(in_notebook(), activate())"
+        "from colablock.notebook import in_notebook; print(in_notebook())"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "False False\n"
+    assert ran.stdout == "False\n"
 
 
 def test_colab_is_known_by_its_variable() -> None:
@@ -265,7 +264,9 @@ from colablock.serialise import plan_from_json, report_from_json
 folder = Path(FOLDER)
 plan = plan_from_json(json.loads((folder / "plan-kernel-breaks-much.json").read_text()))
 report = report_from_json(json.loads((folder / "report-failed.json").read_text()))
-assert notebook.activate() and notebook.activate() and notebook.in_notebook()
+for _ in range(2):
+    notebook.load_ipython_extension(get_ipython())
+assert notebook.in_notebook()
 assert "rich" not in sys.modules
 """
 

@@ -17,18 +17,16 @@ from colablock import _probe
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.accelerator import Accelerator
 from colablock.environment import environment_for
-from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.errors import InvalidInput, NotFound
 from colablock.snapshot import (
     Host,
     Installed,
-    RecordFile,
     Snapshot,
     detect_host,
     fingerprint,
     from_json,
     installed_versions,
     protected_names,
-    record_of,
     snapshot_of,
     take_snapshot,
     to_json,
@@ -619,97 +617,6 @@ def test_portions_of_a_namespace_do_not_share(tmp_path: Path, monkeypatch: pytes
         for part, version in (("auth", "1"), ("api", "2"))
     ]
     assert shared_in(tmp_path, monkeypatch, *portions) == {}
-
-
-def test_the_record_of_a_distribution(venv: Path) -> None:
-    site = build_site(site_of(venv), [Stub(name="numpy", version="2")])
-    info = site / "numpy-2.dist-info"
-    (info / "RECORD").write_text(
-        "numpy/__init__.py,sha256=abc,17\n"
-        '"numpy/a,b.txt",sha256=def,0\n'
-        "numpy/__pycache__/x.cpython-312.pyc,,\n"
-        "../../../bin/f2py,sha256=ghi,5\n"
-        f"{venv}/share/man/f2py.1,sha256=jkl,odd\n"
-        "\n"
-        "numpy-2.dist-info/RECORD,,\n"
-    )
-    (installed,) = snapshot_of(venv, environ=PLAIN, accelerator=NONE).installed.values()
-    assert record_of(installed) == (
-        RecordFile(
-            path="numpy/__init__.py", absolute=str(site / "numpy" / "__init__.py"), hash="sha256=abc", size=17
-        ),
-        RecordFile(path="numpy/a,b.txt", absolute=str(site / "numpy" / "a,b.txt"), hash="sha256=def", size=0),
-        RecordFile(
-            path="numpy/__pycache__/x.cpython-312.pyc",
-            absolute=str(site / "numpy" / "__pycache__" / "x.cpython-312.pyc"),
-        ),
-        RecordFile(path="../../../bin/f2py", absolute=str(venv / "bin" / "f2py"), hash="sha256=ghi", size=5),
-        RecordFile(
-            path=f"{venv}/share/man/f2py.1", absolute=f"{venv}/share/man/f2py.1", hash="sha256=jkl", size=None
-        ),
-        RecordFile(path="numpy-2.dist-info/RECORD", absolute=str(info / "RECORD")),
-    )
-
-
-def installed_at(info: Path) -> Installed:
-    return Installed(name=canonicalize_name("numpy"), version="2", path=str(info))
-
-
-@pytest.mark.parametrize(
-    "row", ["../../../../outside", "/etc/passwd", "numpy/../../../../../outside", "../../../../venv2/x"]
-)
-def test_a_record_that_leaves_the_environment_is_refused(tmp_path: Path, row: str) -> None:
-    site = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
-    info = dist_info(site, {"RECORD": f"{row},sha256=abc,1\n"}, "numpy-2.dist-info")
-    with pytest.raises(Refused) as raised:
-        record_of(installed_at(info))
-    assert row in str(raised.value)
-
-
-def test_a_record_that_leaves_through_a_link_is_refused(tmp_path: Path) -> None:
-    site = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
-    info = dist_info(site, {"RECORD": "../../../bin/tool,sha256=abc,1\n"}, "numpy-2.dist-info")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "venv" / "bin").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Refused):
-        record_of(installed_at(info))
-    assert record_of(installed_at(info), prefix=str(tmp_path))[0].absolute == str(
-        tmp_path / "venv" / "bin" / "tool"
-    )
-
-
-def test_a_script_that_is_itself_a_link_belongs_to_its_environment(tmp_path: Path) -> None:
-    site = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
-    info = dist_info(site, {"RECORD": "../../../bin/tool,sha256=abc,1\n"}, "numpy-2.dist-info")
-    (tmp_path / "venv" / "bin").mkdir()
-    (tmp_path / "venv" / "bin" / "tool").symlink_to("/bin/sh")
-    assert record_of(installed_at(info))[0].absolute == str(tmp_path / "venv" / "bin" / "tool")
-
-
-def test_a_broken_row_is_kept_as_it_is_split(tmp_path: Path) -> None:
-    info = dist_info(tmp_path, {"RECORD": b'"a\x00b,sha256=abc,1\na\xff.py,sha256=abc,2\nonly-a-path\n'})
-    assert [file.size for file in record_of(installed_at(info))][-2:] == [2, None]
-
-
-def test_a_folder_that_is_no_site_is_its_own_environment(tmp_path: Path) -> None:
-    info = dist_info(tmp_path / "target", {"RECORD": "../bin/tool,sha256=abc,1\n"}, "numpy-2.dist-info")
-    with pytest.raises(Refused):
-        record_of(installed_at(info))
-    assert len(record_of(installed_at(info), prefix=str(tmp_path))) == 1
-
-
-def test_files_of_a_legacy_installation(tmp_path: Path) -> None:
-    listing = "../some/__init__.py\nPKG-INFO\n"
-    info = dist_info(tmp_path, {"installed-files.txt": listing}, "some_dist-1.0-py3.12.egg-info")
-    assert [file.path for file in record_of(installed_at(info))] == [
-        "some/__init__.py",
-        "some_dist-1.0-py3.12.egg-info/PKG-INFO",
-    ]
-
-
-def test_without_a_record_nothing_is_owned(tmp_path: Path) -> None:
-    assert record_of(installed_at(tmp_path / "numpy-2.dist-info")) == ()
-    assert record_of(replace(installed_at(tmp_path), path=None)) == ()
 
 
 def snapshot_with(installed: dict[NormalizedName, Installed]) -> Snapshot:
