@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.errors import NotFound
+from colablock.errors import NotFound, Unmet
 
-__all__ = ["Applied", "home_folder", "key_of", "load", "save", "versions_digest"]
+__all__ = ["Applied", "check_home", "home_folder", "key_of", "load", "save", "versions_digest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,8 @@ class Applied:
     unmet: tuple[tuple[str, str], ...] = ()  # requirements of the stack that nobody met before either
     report: Mapping[str, object] = field(default_factory=dict)
     source: str = ""
+    process: int = 0  # the one that applied it, and...
+    restart: tuple[str, ...] = ()  # ...the modules that it had loaded and that were replaced
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:
@@ -86,12 +88,24 @@ def save(applied: Applied, home: Path) -> None:
     new.replace(path)
 
 
+def check_home(home: Path) -> None:
+    """Raise Unmet where nothing could be kept in *home*: better before a change than after it."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        message = f"`{home}` cannot be written, and what is applied is recorded there: {error.strerror}"
+        raise Unmet(message, hint="Name another folder in `COLABLOCK_HOME`") from error
+
+
 def load(name: str, home: Path) -> Applied | None:
     """Return the last apply of *name*; None when there is none that can be read."""
     try:
         value = json.loads(_path(name, home).read_text(encoding="utf-8"))
         unmet = tuple((name, line) for name, line in value["unmet"])
-        return Applied(**{**value, "sites": tuple(value["sites"]), "unmet": unmet})
+        lists = {key: tuple(value[key]) for key in ("sites", "restart")}
+        return Applied(**{**value, **lists, "unmet": unmet})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock import applied, envs
+from colablock._probe import interpreter_facts
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.accelerator import detect
 from colablock.applied import Applied
 from colablock.catalog import find_matrix
-from colablock.environment import environment_for
-from colablock.errors import InvalidInput, NoSolution, Refused, RolledBack
+from colablock.environment import Environment, environment_for
+from colablock.errors import InvalidInput, NoSolution, NotProven, Refused, RolledBack
 from colablock.execute import apply_plan
 from colablock.interpreters import fetch_interpreter
 from colablock.journal import recover
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from colablock.matrix import Matrix
 
 __all__ = ["Ask", "Pipeline"]
+
+_UNFINISHED = "a change of this environment was interrupted: the next `apply` puts it back first"
 
 
 class Pipeline:
@@ -65,12 +69,14 @@ class Pipeline:
         """Return the report of the last apply where it still holds: same request, same state on disk."""
         return standing_report(ask, self._environ)
 
-    def prepare(self, ask: Ask) -> Prepared:
+    def prepare(self, ask: Ask, *, recover: bool = False) -> Prepared:
         """Return the plan with what is needed to carry it out; nothing is touched.
 
-        Raises NoSolution, FetchFailed, Refused (exit 1) and InvalidInput (exit 2).
+        With *recover* a change that was interrupted is put back first; else the
+        plan only notes that there is one.  Raises NoSolution, FetchFailed and
+        Refused (exit 1), InvalidInput (exit 2).
         """
-        solving = self._solving(ask)
+        solving = self._solving(ask, self._kernel(ask, may_recover=recover))
         if ask.into is not None:
             return solving.in_env("asked for") if ask.into is Target.ENV else solving.in_kernel("asked for")
         if not is_kernel(solving.kernel, named=bool(ask.python or ask.runtime)):
@@ -96,15 +102,14 @@ class Pipeline:
             )
         started = time.monotonic()
         to_target = self._to_env if prepared.plan.target is Target.ENV else self._to_kernel
+        applied.check_home(self._home)
         report = to_target(ask, prepared)
         report = replace(report, seconds=time.monotonic() - started)
-        if report.passed:
-            self._remember(ask, prepared, report)
-        return report
+        return self._remember(ask, prepared, report)
 
     def apply(self, ask: Ask) -> Report:
         """Change the environment and prove it; nothing is done where it stands already."""
-        return self.standing(ask) or self.carry_out(ask, self.prepare(ask))
+        return self.standing(ask) or self.carry_out(ask, self.prepare(ask, recover=True))
 
     def lock(
         self,
@@ -121,10 +126,11 @@ class Pipeline:
         """
         if output is not None:
             check_lock_name(output)
-        solving = self._solving(
-            replace(ask, variant=ask.variant or next(iter(self.matrix(ask.name).variants), None))
-        )
-        environment = solving.kernel.environment
+        variant = ask.variant or next(iter(self.matrix(ask.name).variants), None)
+        here = Environment.from_facts(interpreter_facts())
+        nobody = Snapshot(environment=here, python=sys.executable, prefix="", site="", installed={})
+        solving = self._solving(replace(ask, variant=variant), nobody)
+        environment = here
         if python_version or platform:
             version = python_version or str(environment.python_version)
             environment = environment_for(version, platform or environment.platform)
@@ -151,13 +157,12 @@ class Pipeline:
 
     # -- the parts
 
-    def _solving(self, ask: Ask) -> Solving:
+    def _solving(self, ask: Ask, kernel: Snapshot) -> Solving:
         settings = read_settings(
             self._environ, default_index=ask.default_index, find_links=ask.find_links, offline=ask.offline
         )
         for note in settings.notes:
             self._reporter.note(note)
-        kernel = self._kernel(ask)
         return Solving(
             matrix=select_variant(self.matrix(ask.name), kernel.accelerator, ask.variant),
             kernel=kernel,
@@ -171,19 +176,19 @@ class Pipeline:
             python=ask.python if ask.into is Target.ENV else None,
         )
 
-    def _kernel(self, ask: Ask) -> Snapshot:
+    def _kernel(self, ask: Ask, *, may_recover: bool = False) -> Snapshot:
         """Return the state that a plan would change: a recorded one, a named one's, or this interpreter's."""
         if ask.runtime:
             return _readable(load_runtime(ask.runtime))
         snapshot = self._look(ask)
-        if self._recovered(snapshot):
-            snapshot = self._look(ask)
+        if _is_unfinished(snapshot):
+            snapshot = self._recovered(ask, snapshot) if may_recover else _noted(snapshot, _UNFINISHED)
         if ask.python:
             return _readable(snapshot)
         if snapshot.host is not Host.PLAIN and not self._in_kernel:
             # `!colablock` is a process of its own: what the kernel holds is out of its sight.
             note = "what the notebook's kernel has loaded cannot be seen from here: restart it after a change"
-            snapshot = replace(snapshot, notes=(*snapshot.notes, note))
+            snapshot = _noted(snapshot, note)
         return _readable(snapshot)
 
     def _look(self, ask: Ask) -> Snapshot:
@@ -192,15 +197,11 @@ class Pipeline:
         modules = sys.modules if self._in_kernel else None
         return take_snapshot(protect=ask.protect, loaded_modules=modules, environ=self._environ)
 
-    def _recovered(self, snapshot: Snapshot) -> bool:
-        """Put an interrupted change back, and return whether there was one."""
-        folders = {Path(snapshot.prefix), *Path(snapshot.site).parents[:4]}
-        if not any((folder / STATE).is_dir() for folder in folders):
-            return False
-        if not recover(read_site(snapshot.python, self._environ)):
-            return False
-        self._reporter.note(f"a change of {snapshot.prefix} that was interrupted has been put back")
-        return True
+    def _recovered(self, ask: Ask, snapshot: Snapshot) -> Snapshot:
+        """Return the state after an interrupted change was put back."""
+        if recover(read_site(snapshot.python, self._environ)):
+            self._reporter.note(f"a change of {snapshot.prefix} that was interrupted has been put back")
+        return self._look(ask)
 
     def _to_kernel(self, ask: Ask, prepared: Prepared) -> Report:
         plan = prepared.plan
@@ -233,9 +234,11 @@ class Pipeline:
         python = standing.python if standing is not None else self._build(prepared, digest)
         checks = self._prove(python, prepared.matrix, prepared.pins(), bytecode=True)
         if not all(check.passed for check in checks) and not ask.keep:
-            if standing is None:
-                envs.discard_env(self._home, digest)
-            raise RolledBack(_failures(checks), hint="`--keep` keeps an environment that is not proven")
+            if standing is not None:
+                raise NotProven(_failures(checks, "the environment, which stood already, is left as it was"))
+            envs.discard_env(self._home, digest)
+            hint = "`--keep` keeps an environment that is not proven"
+            raise RolledBack(_failures(checks, "the environment was taken away again"), hint=hint)
         envs.select_env(self._home, prepared.matrix.name, digest)
         report = self._report(prepared, python, checks, changed=standing is None)
         return replace(report, lock_digest=digest)
@@ -291,7 +294,8 @@ class Pipeline:
             notes=plan.notes,
         )
 
-    def _remember(self, ask: Ask, prepared: Prepared, report: Report) -> None:
+    def _remember(self, ask: Ask, prepared: Prepared, report: Report) -> Report:
+        """Keep what was applied for `run`, `verify` and the next `apply`; say so where that fails."""
         after = snapshot_of(
             Path(report.python), environ=self._environ, accelerator=prepared.snapshot.accelerator
         )
@@ -309,13 +313,30 @@ class Pipeline:
             unmet=tuple(sorted(prepared.unmet_before())),
             report=report_to_json(report),
             source=str(Path(ask.name).absolute()) if is_path(ask.name) else ask.name,
+            process=os.getpid(),
+            restart=tuple(sorted(prepared.plan.restart)) if report.needs_restart else (),
         )
-        applied.save(record, self._home)
+        try:
+            applied.save(record, self._home)
+        except OSError as error:
+            note = f"applied, but not recorded in {self._home}: {error.strerror}; `run` and `verify` miss it"
+            return replace(report, notes=(*report.notes, note))
+        return report
 
     def _last(self, name: str) -> Applied:
         """Return the last apply of a matrix by its name, or by a path; one applied by path has a name too."""
         last = None if is_path(name) else applied.load(name, self._home)
         return last or applied.require(self.matrix(name).name, self._home)
+
+
+def _is_unfinished(snapshot: Snapshot) -> bool:
+    """Whether a change of this environment left its record behind; its folder is on the site's mount."""
+    folders = {Path(snapshot.prefix), *Path(snapshot.site).parents[:4]}
+    return any((folder / STATE / "journal.json").exists() for folder in folders)
+
+
+def _noted(snapshot: Snapshot, note: str) -> Snapshot:
+    return replace(snapshot, notes=(*snapshot.notes, note))
 
 
 def _readable(snapshot: Snapshot) -> Snapshot:
@@ -324,8 +345,7 @@ def _readable(snapshot: Snapshot) -> Snapshot:
     if not odd:
         return snapshot
     installed = {name: there for name, there in snapshot.installed.items() if name not in odd}
-    note = f"left out, since their versions cannot be read: {', '.join(odd)}"
-    return replace(snapshot, installed=installed, notes=(*snapshot.notes, note))
+    return replace(snapshot, installed=installed, unreadable=frozenset(odd))
 
 
 def _is_version(text: str) -> bool:
@@ -336,9 +356,9 @@ def _is_version(text: str) -> bool:
     return True
 
 
-def _failures(checks: Iterable[Check]) -> str:
+def _failures(checks: Iterable[Check], then: str) -> str:
     failed = [check for check in checks if not check.passed]
-    lines = [f"{len(failed)} of the proofs failed, and the environment was taken away again"]
+    lines = [f"{len(failed)} of the proofs failed, and {then}"]
     for check in failed:
         lines.append(f"  {check.kind} {check.subject}")
         lines += [f"    {line}" for line in check.detail.splitlines()[-8:]]

@@ -240,6 +240,11 @@ def _installations(draft: _Draft, resolution: Resolution) -> list[Step]:
     ordered = _in_order(names, lambda name: _required_names(draft.pins[name].requires))
     steps = []
     for name in ordered:
+        if name in draft.snapshot.unreadable:
+            message = (
+                f"{name} is installed with a version that cannot be read, so it cannot be replaced safely"
+            )
+            raise Refused(message, hint=f"Remove it by hand: `uv pip uninstall {name}`")
         pin = draft.pins[name]
         before = draft.snapshot.installed.get(name)
         steps.append(
@@ -267,9 +272,7 @@ def _reason(draft: _Draft, pin: Pin, resolution: Resolution) -> str:
         why = f": {entry.why}" if entry is not None and entry.why else ""
         return f"{roots[0].path} asks for {roots[0].requirement}{why}"
     before = draft.snapshot.installed.get(pin.name)
-    movers = [
-        parent for parent in needs if before is not None and _excludes(parent.requirement, before.version)
-    ]
+    movers = [one for one in needs if before is not None and _excludes(one.requirement, before.version)]
     if movers or (needs and pin.name not in resolution.released):
         parent = (movers or needs)[0]
         version = f" {draft.pins[parent.name].version}" if parent.name in draft.pins else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -49,13 +50,35 @@ def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
         return None
     if applied.versions_digest(installed_versions(last.sites)) != last.state:
         return None
-    return replace(report_from_json(last.report), changed=False, needs_restart=False, seconds=0.0)
+    report = report_from_json(last.report)
+    if not report.passed:
+        return None
+    # The process that held the old modules when they were replaced still does.
+    waits = bool(last.restart) and last.process == os.getpid()
+    return replace(report, changed=False, needs_restart=waits, seconds=0.0)
 
 
 def request_key(ask: Ask, matrix: Matrix) -> str:
-    """Return a digest of all that an apply depends on, apart from what the indexes have."""
-    facts = {**asdict(ask), "name": matrix.name, "digest": matrix.digest, "kernel": sys.prefix}
-    return applied.key_of({**facts, "locked": _digest(ask.lock) if ask.lock else None})
+    """Return a digest of all that an apply depends on, apart from what the indexes have.
+
+    Paths count as the places they name, a lock as what it holds; what does not
+    change the result (``offline``, ``keep``) does not count.
+    """
+    facts = {
+        **asdict(ask),
+        "name": matrix.name,
+        "digest": matrix.digest,
+        "kernel": sys.prefix,
+        "python": _place(ask.python) if ask.python else None,
+        "find_links": [_place(link) for link in ask.find_links],
+        "lock": _digest(ask.lock) if ask.lock else None,
+    }
+    return applied.key_of({key: value for key, value in facts.items() if key not in {"offline", "keep"}})
+
+
+def _place(text: str) -> str:
+    """Return a path as an absolute one, its links kept: a virtual environment's python is one."""
+    return str(Path(text).absolute()) if os.path.lexists(text) else text
 
 
 def _digest(path: Path) -> str | None:
