@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from colablock.environment import Environment
     from colablock.snapshot import Installed
 
-__all__ = ["Demand", "Dependents", "applies", "holding", "parse_requirement"]
+__all__ = ["Demand", "Dependents", "applies", "holding", "only_with", "parse_requirement"]
 
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
+# A marker that is one clause or clauses joined by "and", one of them about an extra.
+_WITH_EXTRA = re.compile(r"""[^;]*;(?!.*\bor\b).*\bextra\s*==\s*(["'])([^"']+)\1""")
 
 
 @lru_cache(maxsize=65536)
@@ -30,6 +32,15 @@ def parse_requirement(line: str) -> Requirement | None:
         return Requirement(line)
     except InvalidRequirement:
         return None
+
+
+def only_with(line: str) -> NormalizedName | None:
+    """Return the extra without which *line* asks for nothing; None where its text does not tell.
+
+    Most lines of large projects are such ones, and telling costs a tenth of parsing them.
+    """
+    match = _WITH_EXTRA.match(line)
+    return canonicalize_name(match[2]) if match else None
 
 
 def applies(requirement: Requirement, environment: Environment, extras: Iterable[str] = ()) -> bool:

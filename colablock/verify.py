@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
+from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.children import OPT_OUTS, environment_of, last_lines
@@ -18,6 +18,7 @@ from colablock.errors import NotFound, Unmet
 from colablock.matrix import Verify
 from colablock.progress import Reporter
 from colablock.proofs import Answer, Child, run_jobs
+from colablock.requirements import only_with, parse_requirement
 
 __all__ = ["Check", "Report", "prove", "run_in"]
 
@@ -231,7 +232,9 @@ def _unmet(name: NormalizedName, state: _State) -> list[tuple[str, str]]:
             continue
         seen.add(item)
         for line in state.requires.get(project, ()):
-            requirement = _parsed(line)
+            if only_with(line) not in (None, canonicalize_name(extra)):
+                continue
+            requirement = parse_requirement(line)
             if requirement is None or not _applies(requirement, extra, state):
                 continue
             there = _what_is_there(requirement, state)
@@ -260,13 +263,6 @@ def _what_is_there(requirement: Requirement, state: _State) -> str | None:
     except InvalidVersion:
         holds = not requirement.specifier
     return None if holds else f"{found} is installed"
-
-
-def _parsed(line: str) -> Requirement | None:
-    try:
-        return Requirement(line)
-    except InvalidRequirement:
-        return None  # older metadata has such lines, and every installer passes over them
 
 
 def _command_check(command: Sequence[str], child: Child, scripts: str) -> Check:

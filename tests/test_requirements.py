@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.requirements import Dependents, applies, holding, parse_requirement
+from colablock.recorded import recorded_distributions
+from colablock.requirements import Dependents, applies, holding, only_with, parse_requirement
 from tests.support.dict_source import PYTHON_312, installed
 
 
@@ -57,3 +58,31 @@ def test_dependents_are_found_by_any_spelling() -> None:
 def test_what_holds_now() -> None:
     found = holding(IMAGE[canonicalize_name("a")], PYTHON_312, IMAGE)
     assert [str(requirement) for requirement in found] == ["B-b>=1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a; extra == 'X_y'", "x-y"),
+        ('a[b]>=1 ; python_version < "3.9" and extra == "x"', "x"),
+        ("a; (extra == 'x') and (sys_platform != 'win32')", "x"),
+        ("a; extra == 'x' or extra == 'y'", None),
+        ("a; python_version < '3' or (os_name == 'nt' and extra == 'x')", None),
+        ("a; 'x' == extra", None),
+        ("a; extra != 'x'", None),
+        ("a; sys_platform == 'linux'", None),
+        ("extra == 'x'", None),
+        ("a", None),
+    ],
+)
+def test_the_extra_of_a_line_is_told_from_its_text(line: str, expected: str | None) -> None:
+    assert only_with(line) == expected
+
+
+def test_what_the_text_tells_is_what_the_marker_says() -> None:
+    lines = {line for one in recorded_distributions("colab-2026.08-gpu") for line in one.installed.requires}
+    told = [line for line in lines if only_with(line)]
+    assert len(told) > len(lines) / 2
+    assert not any(
+        requirement and applies(requirement, PYTHON_312) for requirement in map(parse_requirement, told)
+    )
