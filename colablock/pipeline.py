@@ -136,6 +136,9 @@ class Pipeline:
             environment = environment_for(version, platform or environment.platform)
         resolution, workshop = solving.from_nothing(environment, solving.kernel.python)
         wheels = workshop.wheels_beside(resolution, output)
+        if wheels and output is None:
+            names = ", ".join(sorted(wheels))
+            self._reporter.note(f"the lock names our own wheel of {names}: `--output FILE` lays it beside")
         text = write_lock(make_lock(resolution, solving.matrix, wheels=wheels))
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
