@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from colablock.display import in_notebook, register_displays, reporter_for, restart_prompt, show
+from colablock.errors import InvalidInput
 from colablock.pipeline import Ask, Pipeline
 from colablock.plan import Plan, Remedy, Target
+from colablock.urls import checked_index
 from colablock.verify import Report
 
 __all__ = ["apply", "lock", "plan", "run", "verify", "why"]
 
+C = TypeVar("C", Target, Remedy)
+Name = str | os.PathLike[str]
 
-def plan(name: str, *, quiet: bool = False, **options: Any) -> Plan:
+
+def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
     """Return what `apply` would change and why; nothing is touched.
 
     Takes the options of `apply`, and ``runtime="colab-2026.08-gpu"`` for a recorded runtime.
@@ -25,7 +31,7 @@ def plan(name: str, *, quiet: bool = False, **options: Any) -> Plan:
         return pipeline.prepare(_ask(name, **options)).plan
 
 
-def apply(name: str, *, quiet: bool = False, **options: Any) -> Report:
+def apply(name: Name, *, quiet: bool = False, **options: Any) -> Report:
     """Make the environment what the matrix *name* declares, prove it, and return the report.
 
     Options, each with a default that is decided:
@@ -49,7 +55,7 @@ def apply(name: str, *, quiet: bool = False, **options: Any) -> Report:
         report = pipeline.standing(ask)
         restart: tuple[str, ...] = ()
         if report is None:
-            prepared = pipeline.prepare(ask)
+            prepared = pipeline.prepare(ask, recover=True)
             if not quiet and prepared.plan.steps:
                 show(prepared.plan)
             report = pipeline.carry_out(ask, prepared)
@@ -61,23 +67,34 @@ def apply(name: str, *, quiet: bool = False, **options: Any) -> Report:
     return report
 
 
-def verify(name: str, *, quiet: bool = False) -> Report:
+def verify(name: Name, *, quiet: bool = False) -> Report:
     """Prove again what was applied last for *name*."""
     with _pipeline(quiet=quiet) as pipeline:
-        report = pipeline.verify(name)
+        report = pipeline.verify(os.fspath(name))
     if not quiet:
         show(report)
     return report
 
 
-def run(name: str, argv: Sequence[str]) -> int:
-    """Run the command *argv* in the environment that was applied for *name*; return its exit code."""
+def run(name: Name, argv: str | Sequence[str]) -> int:
+    """Run the command *argv* in the environment that was applied for *name*; return its exit code.
+
+    One string is split as a shell does.
+    """
+    try:
+        command = shlex.split(argv) if isinstance(argv, str) else list(argv)
+    except ValueError as error:
+        raise InvalidInput(f"the command `{argv}` cannot be split: {error}") from error
+    if not command:
+        raise InvalidInput(
+            "no command to run", hint='Name one: `colablock.run(name, ["python", "train.py"])`'
+        )
     with _pipeline(quiet=True) as pipeline:
-        return pipeline.run(name, argv)
+        return pipeline.run(os.fspath(name), command)
 
 
 def lock(
-    name: str,
+    name: Name,
     *,
     python_version: str | None = None,
     platform: str | None = None,
@@ -95,7 +112,7 @@ def lock(
         )
 
 
-def why(name: str, package: str, *, quiet: bool = False, **options: Any) -> list[str]:
+def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> list[str]:
     """Return why *package* is at its version in the plan of *name*, or why it goes."""
     with _pipeline(quiet=quiet) as pipeline:
         return pipeline.prepare(_ask(name, **options)).why(package)
@@ -108,22 +125,37 @@ def _pipeline(*, quiet: bool) -> Iterator[Pipeline]:
         yield Pipeline(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
 
 
-def _ask(name: str, **options: Any) -> Ask:
+def _ask(name: Name, **options: Any) -> Ask:
     """Return the options of a call as one value, words turned into what they stand for."""
     unknown = sorted(options.keys() - Ask.__dataclass_fields__.keys())
     if unknown:
         message = f"no such option: {', '.join(unknown)}"
         raise TypeError(message)
     for key in ("with_", "protect", "find_links"):
-        value = options.get(key, ())
-        options[key] = (value,) if isinstance(value, str) else tuple(value)
+        options[key] = _several(options.get(key))
     if options.get("into") is not None:
-        options["into"] = Target(options["into"])
+        options["into"] = _choice(Target, "into", options["into"])
     if options.get("broken") is not None:
-        options["broken"] = Remedy(options["broken"])
-    for key in ("lock",):
+        options["broken"] = _choice(Remedy, "broken", options["broken"])
+    if options.get("lock") is not None:
+        options["lock"] = Path(options["lock"])
+    for key in ("python", "default_index"):
         if options.get(key) is not None:
-            options[key] = Path(options[key])
-    if options.get("python") is not None:
-        options["python"] = str(options["python"])
-    return Ask(name=name, **options)
+            options[key] = str(options[key])
+    checked_index(options.get("default_index"))
+    return Ask(name=os.fspath(name), **options)
+
+
+def _several(value: Any) -> tuple[str, ...]:
+    """Return one or several words or paths as words."""
+    if value is None:
+        return ()
+    return (str(value),) if isinstance(value, (str, os.PathLike)) else tuple(map(str, value))
+
+
+def _choice(kind: type[C], key: str, value: Any) -> C:
+    try:
+        return kind(value)
+    except ValueError as error:
+        choices = ", ".join(f"`{one.value}`" for one in kind)
+        raise InvalidInput(f"`{key}` is `{value}`, and has to be one of {choices}") from error

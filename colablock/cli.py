@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock import __version__
-from colablock.errors import AppliedNotProven, ColablockError, ExitCode, InvalidInput
+from colablock._vendor.packaging.utils import InvalidName, canonicalize_name
+from colablock.errors import AppliedNotProven, ColablockError, ExitCode, InvalidInput, NotFound, Refused
 from colablock.plan import Remedy, Target
+from colablock.urls import checked_index
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -216,7 +218,7 @@ class _Call:
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Run one command and return its exit code."""
     environ = os.environ if environ is None else environ
-    args = build_parser().parse_args(argv)
+    args = _parsed(sys.argv[1:] if argv is None else argv)
     out, err = _consoles(environ)
     try:
         code = _answer(_Call(args, environ, out, err))
@@ -236,6 +238,22 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         )
         return ExitCode.BUG
     return code
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments; of `run`, what stands after the first ``--`` is the command, untouched."""
+    parser = build_parser()
+    if list(argv[:1]) != ["run"] or "--" not in argv:
+        return parser.parse_args(argv)
+    at = list(argv).index("--")
+    own, command = list(argv[:at]), list(argv[at + 1 :])
+    args = parser.parse_args(own)
+    if args.argv:  # options after the name, which argparse took for the command
+        args = parser.parse_args([own[0], *args.argv, *own[1 : len(own) - len(args.argv)]])
+    if args.argv:
+        parser.error(f"what is `{args.argv[0]}` before `--`?")
+    args.argv = command
+    return args
 
 
 def _answer(call: _Call) -> int:
@@ -310,7 +328,7 @@ def _ask(args: argparse.Namespace) -> Ask:
         lock=args.lock,
         protect=tuple(args.protect),
         broken=Remedy(args.broken) if args.broken else None,
-        default_index=args.default_index,
+        default_index=checked_index(args.default_index),
         find_links=tuple(args.find_links),
         offline=args.offline,
         keep=getattr(args, "keep", False),
@@ -352,12 +370,12 @@ def _carried_out(call: _Call, ask: Ask) -> tuple[Plan, Report]:
     from colablock.display_text import render_plan
 
     with _pipeline(call) as pipeline:
-        prepared = pipeline.prepare(ask)
+        prepared = pipeline.prepare(ask, recover=True)
     plan = prepared.plan
     if plan.steps and not (call.args.quiet or call.args.json):
         render_plan(plan, call.err, verbose=call.args.verbose)
     if plan.steps and plan.target is Target.KERNEL and not _agreed(call):
-        raise InvalidInput("nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`")
+        raise Refused("nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`")
     with _pipeline(call) as pipeline:
         return plan, pipeline.carry_out(ask, prepared)
 
@@ -371,7 +389,7 @@ def _agreed(call: _Call) -> bool:
 
 
 def _run(call: _Call) -> int:
-    argv = call.args.argv[1:] if call.args.argv[:1] == ["--"] else call.args.argv
+    argv = call.args.argv
     if not argv:
         hint = f"Name one after `--`: `colablock run {call.args.name} -- python train.py`"
         raise InvalidInput("no command to run", hint=hint)
@@ -386,11 +404,11 @@ def _lock(call: _Call) -> int:
         name=call.args.name,
         variant=call.args.variant,
         with_=tuple(call.args.with_),
-        default_index=call.args.default_index,
+        default_index=checked_index(call.args.default_index),
         find_links=tuple(call.args.find_links),
         offline=call.args.offline,
     )
-    with _pipeline(call) as pipeline:
+    with _pipeline(call) as pipeline, _writing(call.args.output):
         text = pipeline.lock(
             ask, python_version=call.args.python_version, platform=call.args.platform, output=call.args.output
         )
@@ -402,6 +420,19 @@ def _lock(call: _Call) -> int:
     elif not call.args.quiet:
         call.err.print(f"wrote {call.args.output}", markup=False)
     return ExitCode.DONE
+
+
+@contextmanager
+def _writing(output: Path | None) -> Iterator[None]:
+    """Word it when *output* cannot be written; a folder is told of before anything is solved."""
+    if output is not None and os.path.isdir(output):  # noqa: PTH112 - Path raises of a long name
+        raise InvalidInput(f"`{output}` cannot be written: it is a folder")
+    try:
+        yield
+    except OSError as error:
+        if output is None or str(error.filename) not in {str(output), *map(str, output.parents)}:
+            raise
+        raise InvalidInput(f"`{output}` cannot be written: {error.strerror}") from error
 
 
 def _verify(call: _Call) -> int:
@@ -418,8 +449,15 @@ def _verify(call: _Call) -> int:
 
 
 def _why(call: _Call) -> int:
+    try:
+        name = canonicalize_name(call.args.package, validate=True)
+    except InvalidName as error:
+        raise InvalidInput(f"`{call.args.package}` is no name of a project") from error
     with _pipeline(call) as pipeline:
-        lines = pipeline.prepare(_ask(call.args)).why(call.args.package)
+        prepared = pipeline.prepare(_ask(call.args))
+    lines = list(dict.fromkeys(prepared.why(name)))
+    if name not in prepared.resolution.pins and name not in prepared.snapshot.installed:
+        raise NotFound("\n".join(lines))
     if call.args.json:
         _print_json({"package": call.args.package, "because": lines}, call.out)
     else:

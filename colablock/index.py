@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -217,7 +218,9 @@ class IndexSource:
             files = listing.files(redacted(index.url))
             judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
             return replace(
-                judged, where=tuple(where), rejections=(*_status(name, listing), *judged.rejections)
+                judged,
+                where=tuple(where),
+                rejections=(*_status(name, listing, judged, url), *judged.rejections),
             )
         return Judged(found=False, where=tuple(where))
 
@@ -255,7 +258,7 @@ class IndexSource:
     def _read_links(self, link: str) -> Mapping[NormalizedName, Sequence[File]]:
         """Return the files of a folder or of a page of links, by project."""
         path = self._fetcher.local(link)
-        if path is not None and not path.exists():
+        if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path raises of a long name
             message = f"there is no folder `{path}` to find files in"
             raise FetchFailed(
                 message, url=link, hint="correct `--find-links`, or the setting it was taken from"
@@ -449,11 +452,14 @@ def _cutoff(index: Index, policy: Policy) -> datetime | None:
     return None if index.exclude_newer is False else policy.exclude_newer
 
 
-def _status(name: NormalizedName, listing: Listing) -> Iterator[Rejection]:
-    """Yield why a quarantined project has no files (PEP 792)."""
+def _status(name: NormalizedName, listing: Listing, judged: Judged, url: str) -> Iterator[Rejection]:
+    """Yield why a project has no files: in quarantine (PEP 792), or a page that lists none, as of a login."""
     if listing.status is not None and listing.status.startswith("quarantined"):
         detail = f"its index has put {name} in quarantine ({listing.status})"
         yield Rejection(name=name, version=None, filename="", reason=Reason.EXCLUDED, detail=detail)
+    elif not (judged.candidates or judged.rejections):
+        detail = f"its page at `{redacted(url)}` lists no files"
+        yield Rejection(name=name, version=None, filename="", reason=Reason.UNREADABLE, detail=detail)
 
 
 def _has_label(version: Version, label: str) -> bool:

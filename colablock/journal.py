@@ -197,8 +197,17 @@ def settle_unfinished(state: Path, disk: Operations) -> bool:
 
 
 def _read(record: Path) -> list[Operation]:
-    rows = json.loads(record.read_text(encoding="utf-8", errors="surrogateescape"))["operations"]
-    return [Operation(**{**row, "kind": Kind(row["kind"])}) for row in rows]
+    try:
+        rows = json.loads(record.read_text(encoding="utf-8", errors="surrogateescape"))["operations"]
+        return [Operation(**{**row, "kind": Kind(row["kind"])}) for row in rows]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        stash = record.parent / "stash"
+        raise NotRestored(
+            f"a change of this environment was interrupted, and its record cannot be read: {error}\n"
+            f"  what was moved away is kept in `{stash}`; the record is `{record}`",
+            stash=str(stash),
+            hint=f"Move what is in the stash back by hand, or install it again, then remove `{record}`",
+        ) from error
 
 
 def _restore(

@@ -18,13 +18,18 @@ from typing import Any, BinaryIO
 
 from colablock.children import last_lines
 
-__all__ = ["Answer", "Child", "Job", "run_jobs"]
+__all__ = ["Answer", "Child", "Job", "is_python", "run_jobs"]
 
 Job = tuple[str, str]
 """Kind and subject: ``("import", "torch")``."""
 
 _BLOCK = 1 << 16
 _START = 60.0  # seconds for an interpreter to start and to read what is installed
+
+
+def is_python(command: str) -> bool:
+    """Whether a command means the interpreter of the environment, whatever it is called there."""
+    return command in {"python", "python3"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +57,14 @@ class Child:
     def command(self, command: Sequence[str], scripts: str) -> tuple[bool, str]:
         """Run a command of the environment; whether it succeeded, and the last lines it said if not."""
         own = os.pathsep.join([scripts, str(Path(self.python).parent)])
-        program = self.python if command[0] == "python" else shutil.which(command[0], path=own)
+        program = self.python if is_python(command[0]) else shutil.which(command[0], path=own)
         if program is None:
             return False, f"there is no command `{command[0]}` in `{scripts}`"
         with (self.folder / "output").open("w+b") as output:
-            process = self._start([program, *command[1:]], output)
+            try:
+                process = self._start([program, *command[1:]], output)
+            except OSError as error:
+                return False, f"`{program}` cannot be run: {error.strerror}"
             try:
                 status = process.wait(self.timeout)
             except subprocess.TimeoutExpired:

@@ -357,7 +357,7 @@ def _direct_requirements(installed: Installed, environment: Environment) -> Iter
 def _find_executable(python: Path, environ: Mapping[str, str]) -> Path:
     """Return the file to run for a path, an environment's folder or a bare name."""
     for candidate in (python, python / "bin" / "python", python / "Scripts" / "python.exe"):
-        if os.path.isfile(candidate):  # of a name that is too long it says no, where Path raises
+        if os.path.isfile(candidate):  # noqa: PTH113 - Path raises of a long name
             return candidate.absolute()
     found = shutil.which(str(python), path=environ.get("PATH")) if len(python.parts) == 1 else None
     if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,15 @@ from urllib.request import url2pathname
 
 from colablock.errors import FetchFailed, InvalidInput
 
-__all__ = ["Mirrors", "basename", "local_path", "redacted", "split_credentials", "split_fragment"]
+__all__ = [
+    "Mirrors",
+    "basename",
+    "checked_index",
+    "local_path",
+    "redacted",
+    "split_credentials",
+    "split_fragment",
+]
 
 
 def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
@@ -57,6 +66,15 @@ def local_path(url: str) -> Path | None:
     if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("//"):
         return None
     return Path(url).expanduser()
+
+
+def checked_index(index: str | None) -> str | None:
+    """Return *index*, a URL or a folder that is there.  Raises InvalidInput for anything else."""
+    path = None if index is None else local_path(index)
+    if path is not None and not os.path.isdir(path):  # noqa: PTH112 - Path raises of a long name
+        message = f"the default index `{index}` is neither a URL nor a folder that is there"
+        raise InvalidInput(message, hint="Write the whole URL, `https://` included")
+    return index
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import tempfile
 import time
@@ -14,10 +15,10 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.children import OPT_OUTS, environment_of, last_lines
-from colablock.errors import NotFound, Unmet
+from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
 from colablock.progress import Reporter
-from colablock.proofs import Answer, Child, run_jobs
+from colablock.proofs import Answer, Child, is_python, run_jobs
 from colablock.requirements import only_with, parse_requirement
 
 __all__ = ["Check", "Report", "prove", "run_in"]
@@ -141,17 +142,38 @@ def proof_environment(
 def run_in(python: str | Path, argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run a command in the environment of *python*, on this terminal, and return its exit status.
 
-    ``python`` is this interpreter, and the environment's commands come first.
-    Raises NotFound when there is no such command.
+    ``python`` and ``python3`` are this interpreter, and the environment's commands
+    come first.  One ended by signal n gives 128 + n, as in a shell.  Raises NotFound
+    when there is no such command, InvalidInput when it cannot be run.
     """
     variables = environment_of(python, environ)
-    command = [str(python), *argv[1:]] if argv[0] in ("python", "python3") else list(argv)
+    command = [str(python), *argv[1:]] if is_python(argv[0]) else list(argv)
     try:
-        return subprocess.run(command, env=variables, check=False).returncode
-    except (FileNotFoundError, PermissionError) as error:
+        process = subprocess.Popen(command, env=variables)
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         raise NotFound(
             f"the command `{argv[0]}` is not to be found in the environment of `{python}`"
         ) from error
+    except OSError as error:
+        hint = (
+            "Its first line has to name what runs it: `#!/bin/sh`" if error.errno == errno.ENOEXEC else None
+        )
+        raise InvalidInput(f"the command `{argv[0]}` cannot be run: {error.strerror}", hint=hint) from error
+    status = _outlast(process)
+    return status if status >= 0 else 128 - status
+
+
+def _outlast(process: subprocess.Popen[bytes]) -> int:
+    """Return the status of *process* once it ends by itself.
+
+    Ctrl-C reaches it as well, since it is in the same process group: what it
+    does then (a training saves) is its own affair, and takes as long as it takes.
+    """
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # noqa: PERF203 - once for each Ctrl-C
+            continue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ request: a plan with a lock at hand never pays for it.
 from __future__ import annotations
 
 import email.utils
+import math
 import netrc
 import ssl
 import threading
@@ -29,7 +30,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from colablock.errors import FetchFailed
+from colablock.errors import FetchFailed, InvalidInput
 from colablock.urls import Mirrors, redacted, split_credentials
 
 __all__ = ["Answer", "Wire"]
@@ -73,7 +74,7 @@ class Wire:
         self._sleep = sleep
         self._options: dict[str, object] = {
             "ssl_context": _ssl_context(environ),
-            "timeout": urllib3.Timeout(connect=15, read=float(environ.get("COLABLOCK_TIMEOUT") or 60)),
+            "timeout": urllib3.Timeout(connect=15, read=_timeout(environ)),
             "retries": False,  # both are done here: a cut body has to be retried too
             "maxsize": connections,
         }
@@ -211,6 +212,18 @@ def _ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
     if environ.get("SSL_CLIENT_CERT"):
         context.load_cert_chain(environ["SSL_CLIENT_CERT"])
     return context
+
+
+def _timeout(environ: Mapping[str, str]) -> float:
+    text = environ.get("COLABLOCK_TIMEOUT") or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        message = f"`{text}` in COLABLOCK_TIMEOUT is no number of seconds"
+        raise InvalidInput(message, hint="Write it as `60`, or leave it out")
+    return seconds
 
 
 def _netrc(environ: Mapping[str, str]) -> netrc.netrc | None:

@@ -145,7 +145,6 @@ def check_snapshot(name: str, world: World, *argv: str, code: ExitCode = ExitCod
         ("show", ["show", "tiny"]),
         ("plan-env", ["plan", "tiny", "--into", "env", "--runtime", "colab-2026.08-gpu"]),
         ("why-in", ["why", "tiny", "colours", "--runtime", "colab-2026.08-gpu", "--into", "kernel"]),
-        ("why-not", ["why", "tiny", "unheard-of", "--runtime", "colab-2026.08-gpu", "--into", "kernel"]),
     ],
 )
 def test_what_is_asked_for_is_said(name: str, argv: list[str], world: World) -> None:
@@ -162,6 +161,7 @@ def test_what_is_asked_for_is_said(name: str, argv: list[str], world: World) -> 
         ("error-no-solution", ExitCode.UNMET, ["plan", "nowhere", "--runtime", "colab-2026.08-gpu"]),
         ("error-not-applied", ExitCode.USAGE, ["run", "tiny", "--", "python"]),
         ("error-no-command", ExitCode.USAGE, ["run", "tiny"]),
+        ("why-not", ExitCode.USAGE, ["why", "tiny", "unheard-of", "--runtime", "colab-2026.08-gpu"]),
         ("error-usage", ExitCode.USAGE, ["plan"]),
     ],
 )
@@ -306,7 +306,7 @@ def test_an_environment_is_changed_and_undone(world: World, venv: StandIn) -> No
     assert venv.versions() == {"colours": "2.0", "shapes": "2.0", "beside": "1.0"}
 
 
-@pytest.mark.parametrize(("answer", "code"), [("n", ExitCode.USAGE), ("yes", ExitCode.DONE)])
+@pytest.mark.parametrize(("answer", "code"), [("n", ExitCode.UNMET), ("yes", ExitCode.DONE)])
 def test_a_person_is_asked_before_an_environment_changes(
     answer: str, code: ExitCode, world: World, venv: StandIn
 ) -> None:
@@ -499,3 +499,34 @@ def test_an_empty_lock_says_so(world: World, tmp_path: Path) -> None:
     _, text = lock(world, tmp_path, "empty", *LINUX)
     assert b"\npackages = []\n" in text
     assert json.dumps(tomllib.loads(text.decode())["packages"]) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["plan", "tiny", "--python", "x" * 300], "there is no interpreter"),
+        (["lock", "tiny", "-o", "matrices/../pylock.toml"], "cannot be written"),
+        (["plan", "tiny", "--default-index", "foo"], "`foo` is neither a URL nor a folder"),
+        (["why", "tiny", "!!"], "`!!` is no name of a project"),
+        (["why", "tiny", "nothing"], "nothing is neither installed nor part of tiny"),
+        (["run", "tiny", "word", "--", "true"], "what is `tiny` before `--`?"),
+    ],
+)
+def test_what_cannot_be_used_is_no_bug(argv: list[str], words: str, world: World) -> None:
+    (world.folder / "pylock.toml").mkdir(exist_ok=True)
+    done = world.run(*argv)
+    assert done.code == ExitCode.USAGE
+    assert words in " ".join(done.err.split())
+
+
+def test_a_timeout_that_is_none_is_named(world: World, tmp_path: Path) -> None:
+    done = world.run("lock", "tiny", COLABLOCK_CACHE_DIR=str(tmp_path), COLABLOCK_TIMEOUT="xx")
+    assert done.code == ExitCode.USAGE
+    assert "`xx` in COLABLOCK_TIMEOUT" in done.err
+
+
+def test_what_stands_after_the_dashes_is_the_command(world: World, tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    assert world.run("apply", "tiny", "--into", "env", COLABLOCK_HOME=home).code == ExitCode.DONE
+    done = world.run("run", "tiny", "-q", "--", "python", "-c", "print('--')", COLABLOCK_HOME=home)
+    assert (done.code, done.out) == (0, "--\n")

@@ -768,3 +768,10 @@ def test_yanked_and_requires_python_of_a_real_page(server: IndexServer, fetcher:
     result = source_of(fetcher, server.url).judge(DEMO)
     assert [c.files[0].yanked for c in result.candidates] == [""]
     assert {r.reason for r in result.rejections} == {Reason.YANKED, Reason.REQUIRES_PYTHON}
+
+
+@pytest.mark.parametrize("body", [b"<h1>Log in</h1>", b'<a href="/help">Help</a>'])
+def test_a_page_without_files_is_told_by_url(body: bytes, server: IndexServer, fetcher: Fetcher) -> None:
+    server.fault("/simple/demo/", Fault(body=body, content_type="text/html"))
+    _, words = only_reason(source_of(fetcher, server.url).judge(DEMO))
+    assert words == f"its page at `{server.url}demo/` lists no files"

@@ -319,3 +319,14 @@ def test_a_lock_ends_with_its_process(site: Site, other_process: subprocess.Pope
     with locked(site, wait=5) as state:
         assert (state / "pid").read_text() == f"{os.getpid()}\n"
     assert not site.state.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"operations": [{"kind": "sideways"}]}', '{"operations": 1}'])
+def test_a_damaged_record_is_told_with_the_stash(text: str, site: Site) -> None:
+    (site.state / "stash").mkdir(parents=True)
+    (site.state / "stash" / "kept").touch()
+    (site.state / "journal.json").write_text(text)
+    with pytest.raises(NotRestored, match="its record cannot be read") as caught:
+        recover(site)
+    assert caught.value.stash == str(site.state / "stash")
+    assert (site.state / "stash" / "kept").exists()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.errors import NotFound, Unmet
+from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
 from colablock.progress import Reporter
 from colablock.verify import Check, Report, prove, run_in
@@ -305,3 +307,55 @@ def test_a_command_runs_in_the_environment(python: Path, argv: list[str], status
 def test_a_command_that_is_not_there_is_named(python: Path) -> None:
     with pytest.raises(NotFound, match="no-such-command"):
         run_in(python, ["no-such-command"], os.environ)
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "words"),
+    [
+        ("/etc/passwd/x", NotFound, "/etc/passwd/x"),
+        ("x" * 300, InvalidInput, "File name too long"),
+        ("plain", InvalidInput, "Exec format error"),
+    ],
+)
+def test_a_command_that_cannot_be_run_says_why(
+    command: str, error: type[InvalidInput], words: str, python: Path
+) -> None:
+    plain = python.parent / "plain"
+    plain.write_text("exit 0\n")
+    plain.chmod(0o755)
+    with pytest.raises(error, match=words):
+        run_in(python, [command], os.environ)
+
+
+def test_a_command_ended_by_a_signal_gives_what_a_shell_gives(python: Path) -> None:
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    assert run_in(python, ["python3", "-c", code], os.environ) == 128 + signal.SIGTERM
+
+
+SAVES = """\
+import pathlib, sys, time
+pathlib.Path(sys.argv[1], "started").touch()
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    time.sleep(1)
+    pathlib.Path(sys.argv[1], "saved").touch()
+    sys.exit(9)
+"""
+RUNS = """\
+import os, sys
+from colablock.verify import run_in
+sys.exit(run_in(sys.argv[1], sys.argv[2:], os.environ))
+"""
+
+
+def test_an_interrupted_command_may_finish(python: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUNS, str(python), "python", "-c", SAVES, str(tmp_path)]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) == 9
+    assert (tmp_path / "saved").exists()
