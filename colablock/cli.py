@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock import __version__
-from colablock._vendor.packaging.utils import InvalidName, canonicalize_name
-from colablock.errors import AppliedNotProven, ColablockError, ExitCode, InvalidInput, NotFound, Refused
+from colablock.errors import AppliedNotProven, ColablockError, ExitCode, InvalidInput, Refused
 from colablock.plan import Remedy, Target
 from colablock.urls import checked_index
 
@@ -408,7 +407,7 @@ def _lock(call: _Call) -> int:
         find_links=tuple(call.args.find_links),
         offline=call.args.offline,
     )
-    with _pipeline(call) as pipeline, _writing(call.args.output):
+    with _pipeline(call) as pipeline:
         text = pipeline.lock(
             ask, python_version=call.args.python_version, platform=call.args.platform, output=call.args.output
         )
@@ -420,19 +419,6 @@ def _lock(call: _Call) -> int:
     elif not call.args.quiet:
         call.err.print(f"wrote {call.args.output}", markup=False)
     return ExitCode.DONE
-
-
-@contextmanager
-def _writing(output: Path | None) -> Iterator[None]:
-    """Word it when *output* cannot be written; a folder is told of before anything is solved."""
-    if output is not None and os.path.isdir(output):  # noqa: PTH112 - Path raises of a long name
-        raise InvalidInput(f"`{output}` cannot be written: it is a folder")
-    try:
-        yield
-    except OSError as error:
-        if output is None or str(error.filename) not in {str(output), *map(str, output.parents)}:
-            raise
-        raise InvalidInput(f"`{output}` cannot be written: {error.strerror}") from error
 
 
 def _verify(call: _Call) -> int:
@@ -449,15 +435,9 @@ def _verify(call: _Call) -> int:
 
 
 def _why(call: _Call) -> int:
-    try:
-        name = canonicalize_name(call.args.package, validate=True)
-    except InvalidName as error:
-        raise InvalidInput(f"`{call.args.package}` is no name of a project") from error
     with _pipeline(call) as pipeline:
         prepared = pipeline.prepare(_ask(call.args))
-    lines = list(dict.fromkeys(prepared.why(name)))
-    if name not in prepared.resolution.pins and name not in prepared.snapshot.installed:
-        raise NotFound("\n".join(lines))
+    lines = prepared.why(call.args.package)
     if call.args.json:
         _print_json({"package": call.args.package, "because": lines}, call.out)
     else:

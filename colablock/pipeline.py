@@ -126,6 +126,8 @@ class Pipeline:
         """
         if output is not None:
             check_lock_name(output)
+            if os.path.isdir(output):  # noqa: PTH112 - Path raises of a long name
+                raise InvalidInput(f"`{output}` cannot be written: it is a folder")
         variant = ask.variant or next(iter(self.matrix(ask.name).variants), None)
         here = Environment.from_facts(interpreter_facts())
         nobody = Snapshot(environment=here, python=sys.executable, prefix="", site="", installed={})
@@ -141,8 +143,7 @@ class Pipeline:
             self._reporter.note(f"the lock names our own wheel of {names}: `--output FILE` lays it beside")
         text = write_lock(make_lock(resolution, solving.matrix, wheels=wheels))
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_bytes(text)
+            _write(output, text)
         return text
 
     def verify(self, name: str) -> Report:
@@ -340,6 +341,14 @@ def _is_unfinished(snapshot: Snapshot) -> bool:
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:
     return replace(snapshot, notes=(*snapshot.notes, note))
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
 
 
 def _readable(snapshot: Snapshot) -> Snapshot:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.breakage import unmet
 from colablock.build import Builder
 from colablock.catalog import find_matrix, list_matrices
 from colablock.environment import Environment, environment_for
-from colablock.errors import InvalidInput, NoSolution, Refused, Unmet
+from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.explain import explain, misfits
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
@@ -71,8 +71,15 @@ class Prepared:
         return unmet(kept, self.snapshot)
 
     def why(self, package: str) -> list[str]:
-        """Return why *package* is at its version, or goes, or stays out of it, one sentence each."""
-        name = canonicalize_name(package)
+        """Return why *package* is at its version, or goes, or stays, one sentence each.
+
+        Raises InvalidInput for what is no name, NotFound for what is neither
+        installed nor part of the stack.
+        """
+        try:
+            name = canonicalize_name(package, validate=True)
+        except InvalidName as error:
+            raise InvalidInput(f"`{package}` is no name of a project") from error
         lines = [_told(step) for step in self.plan.steps if step.name == name]
         lines += [
             f"keep {name} {kept.version}: {kept.reason}" for kept in self.plan.kept if kept.name == name
@@ -87,7 +94,9 @@ class Prepared:
         there = self.snapshot.installed.get(name)
         if not lines and there is not None:
             lines = [f"{name} {there.version} is installed, and this plan does not concern it"]
-        return lines or [f"{name} is neither installed nor part of {self.matrix.name}"]
+        if not lines:
+            raise NotFound(f"{name} is neither installed nor part of {self.matrix.name}")
+        return list(dict.fromkeys(lines))
 
 
 def _told(step: Step) -> str:
