@@ -34,6 +34,9 @@ nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["lint", "types", "tests", "minimums", "properties", "docs", "build", "vendor"]
 
 
+QUICK = ("-m", "not network and not slow")
+
+
 def pythons() -> list[str]:
     """Return the Pythons that the classifiers promise, and the running one."""
     promised = nox.project.python_versions(PYPROJECT)
@@ -94,9 +97,12 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=pythons())
 def tests(session: nox.Session) -> None:
-    """Run the tests on every supported Python that is here."""
+    """Run the tests on every supported Python that is here; the slow ones on the oldest and the newest."""
     session.install("-e", ".", *group("test"))
-    session.run("pytest", "-n", "auto", *session.posargs)
+    supported = nox.project.python_versions(PYPROJECT)
+    ends = (supported[0], supported[-1])
+    chosen = () if session.python in ends or session.posargs else QUICK
+    session.run("pytest", "-n", "auto", *chosen, *session.posargs)
 
 
 @nox.session
@@ -106,7 +112,7 @@ def minimums(session: nox.Session) -> None:
     session.install(*group("test"))  # leaves alone what is installed
     session.run("uv", "pip", "list", external=True)
     # uv's own answers are what ours are compared with, and its newest ones at that.
-    session.run("pytest", "-n", "auto", "-k", "not uv_finds", *session.posargs)
+    session.run("pytest", "-n", "auto", "-k", "not uv_finds", *QUICK, *session.posargs)
 
 
 @nox.session

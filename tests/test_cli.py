@@ -25,6 +25,8 @@ from tests.support.trees import listing
 from tests.support.wheels import make_wheel
 from tests.support.world import StandIn, World, open_world
 
+pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:

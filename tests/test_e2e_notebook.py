@@ -19,6 +19,8 @@ ROOTS = (
     *("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "huggingface-hub"),
     *("torchao", "aiohttp", "pyarrow"),
 )
+
+pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
 CELLS = {
     "start": "import torch, transformers, pyarrow\nimport colablock",
     "plan": "plan = colablock.plan('qlora-2026', variant='cuda')\nplan",

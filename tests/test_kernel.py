@@ -14,6 +14,8 @@ from tests.support.runtime import Stub, build_site
 from tests.support.wheels import make_wheel
 from tests.support.world import StandIn, World, notebook_venv, open_world, run_cells, shown
 
+pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
+
 MATRIX = """\
 schema = 1
 name = "painting"

@@ -22,6 +22,8 @@ from tests.support.runtime import find_python
 from tests.support.trees import listing
 from tests.support.world import Hiding, StandIn, World, new_complaints, open_world
 
+pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
+
 OLD = "colab-2025.09-gpu"
 NEW = "colab-2026.08-gpu"
 
