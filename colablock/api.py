@@ -53,17 +53,14 @@ def apply(name: Name, *, quiet: bool = False, **options: Any) -> Report:
     ask = _ask(name, **options)
     with _pipeline(quiet=quiet) as pipeline:
         report = pipeline.standing(ask)
-        restart: tuple[str, ...] = ()
         if report is None:
             prepared = pipeline.prepare(ask, recover=True)
             if not quiet and prepared.plan.steps:
                 show(prepared.plan)
             report = pipeline.carry_out(ask, prepared)
-            restart = tuple(module for modules in prepared.plan.restart.values() for module in modules)
     if not quiet:
         show(report)
-    if report.needs_restart:
-        restart_prompt(restart)
+    restart_prompt(report.restart)
     return report
 
 

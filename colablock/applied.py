@@ -39,8 +39,7 @@ class Applied:
     unmet: tuple[tuple[str, str], ...] = ()  # requirements of the stack that nobody met before either
     report: Mapping[str, object] = field(default_factory=dict)
     source: str = ""
-    process: int = 0  # the one that applied it, and...
-    restart: tuple[str, ...] = ()  # ...the modules that it had loaded and that were replaced
+    process: int = 0  # the one that applied it
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:
@@ -104,8 +103,7 @@ def load(name: str, home: Path) -> Applied | None:
     try:
         value = json.loads(_path(name, home).read_text(encoding="utf-8"))
         unmet = tuple((name, line) for name, line in value["unmet"])
-        lists = {key: tuple(value[key]) for key in ("sites", "restart")}
-        return Applied(**{**value, **lists, "unmet": unmet})
+        return Applied(**{**value, "sites": tuple(value["sites"]), "unmet": unmet})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -295,6 +295,7 @@ class Pipeline:
             checks=checks,
             changed=changed,
             needs_restart=plan.needs_restart and changed,
+            restart=tuple(one for modules in plan.restart.values() for one in modules) if changed else (),
             notes=plan.notes,
         )
 
@@ -318,7 +319,6 @@ class Pipeline:
             report=report_to_json(report),
             source=str(Path(ask.name).absolute()) if is_path(ask.name) else ask.name,
             process=os.getpid(),
-            restart=tuple(sorted(prepared.plan.restart)) if report.needs_restart else (),
         )
         try:
             applied.save(record, self._home)

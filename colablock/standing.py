@@ -54,8 +54,9 @@ def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
     if not report.passed:
         return None
     # The process that held the old modules when they were replaced still does.
-    waits = bool(last.restart) and last.process == os.getpid()
-    return replace(report, changed=False, needs_restart=waits, seconds=0.0)
+    waits = report.needs_restart and last.process == os.getpid()
+    restart = report.restart if waits else ()
+    return replace(report, changed=False, needs_restart=waits, restart=restart, seconds=0.0)
 
 
 def request_key(ask: Ask, matrix: Matrix) -> str:

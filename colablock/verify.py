@@ -54,6 +54,7 @@ class Report:
     changed: bool = False  # whether this call changed anything
     seconds: float = 0.0
     needs_restart: bool = False
+    restart: tuple[str, ...] = ()  # the modules that the kernel still holds as they were
     notes: tuple[str, ...] = ()
 
     @property

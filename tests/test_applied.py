@@ -30,7 +30,6 @@ RECORD = Applied(
     unmet=(("ipython", "jedi>=0.16"),),
     report={"checks": [1, {"two": None}]},
     process=7,
-    restart=("numpy",),
 )
 
 

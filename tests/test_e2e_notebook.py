@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ ROOTS = (
 )
 
 pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
+# aiohttp of the image needs async-timeout below Python 3.11, where that image has never been.
+ADDED = 2 if sys.version_info >= (3, 11) else 3
 CELLS = {
     "start": "import torch, transformers, pyarrow\nimport colablock",
     "plan": "plan = colablock.plan('qlora-2026', variant='cuda')\nplan",
@@ -87,13 +90,13 @@ def test_the_plan_is_shown_as_html_and_as_text(cells: dict[str, list[dict[str, A
     for words in (
         "qlora-2026 (cuda) into the kernel",
         "Remove (1)",
-        "Install (2)",
+        f"Install ({ADDED})",
         "torchao",
         "<b>trl</b> 0.29.1",
     ):
         assert words in html
     text = result["data"]["text/plain"]
-    assert "remove 1, install 2;" in text
+    assert f"remove 1, install {ADDED};" in text
     assert "no restart" in text
 
 
