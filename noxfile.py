@@ -13,6 +13,7 @@ import nox
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+QUICK = ("-m", "not network and not slow")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 # Of the settings of this machine, those that say where things are fetched from; the others (a target
@@ -32,9 +33,6 @@ nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"  # a missing Python is skipped with a message
 nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["lint", "types", "tests", "minimums", "properties", "docs", "build", "vendor"]
-
-
-QUICK = ("-m", "not network and not slow")
 
 
 def pythons() -> list[str]:
@@ -99,8 +97,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on every supported Python that is here; the slow ones on the oldest and the newest."""
     session.install("-e", ".", *group("test"))
-    supported = nox.project.python_versions(PYPROJECT)
-    ends = (supported[0], supported[-1])
+    here = [python for python in pythons() if python == RUNNING or shutil.which(f"python{python}")]
+    ends = (here[0], here[-1])
     chosen = () if session.python in ends or session.posargs else QUICK
     session.run("pytest", "-n", "auto", *chosen, *session.posargs)
 

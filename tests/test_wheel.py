@@ -17,9 +17,15 @@ from colablock import __version__
 from colablock._vendor.packaging.metadata import Metadata
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.recorded import load_runtime, runtime_names, runtimes
-from tests.support.runtime import build_runtime, find_python, make_venv
-from tests.support.wheels import make_wheel
+from colablock.recorded import (
+    RecordedDistribution,
+    load_runtime,
+    recorded_distributions,
+    runtime_names,
+    runtimes,
+)
+from tests.support.runtime import find_python, make_venv, site_of
+from tests.support.wheels import make_wheel, metadata_text
 
 REPOSITORY = Path(__file__).parents[1]
 PYTHON_OF = {runtime.name: ".".join(runtime.python_version.split(".")[:2]) for runtime in runtimes()}
@@ -115,6 +121,17 @@ def folder(metadata: Metadata, tmp_path_factory: pytest.TempPathFactory) -> Path
     return links
 
 
+def write_metadata(site: Path, item: RecordedDistribution) -> None:
+    """Write what an installer reads of a distribution, and none of its modules."""
+    info = site / f"{item.spelled.replace('-', '_')}-{item.installed.version}.dist-info"
+    info.mkdir(parents=True)
+    requires = item.installed.requires
+    info.joinpath("METADATA").write_text(
+        metadata_text(item.spelled, item.installed.version, requires=requires)
+    )
+    info.joinpath("RECORD").write_text(f"{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
+
+
 class Fake:
     """A recorded runtime in a folder: a virtual environment, or without its Python only the site."""
 
@@ -122,8 +139,13 @@ class Fake:
         interpreter = find_python(PYTHON_OF[name])
         self.name = name
         self.real = interpreter is not None
-        self.site = build_runtime(name, where, interpreter)
         self.where = where
+        self.site = where
+        if interpreter is not None:
+            make_venv(where, interpreter)
+            self.site = site_of(where)
+        for item in recorded_distributions(name):
+            write_metadata(self.site, item)
 
     def install(self, wheel: Path, links: Path) -> subprocess.CompletedProcess[str]:
         place = ["--target", str(self.site), "--python-version", PYTHON_OF[self.name]]
@@ -158,6 +180,7 @@ def holds(requirement: Requirement, installed: Mapping[str, str], markers: dict[
     return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", runtime_names())
 def test_installing_it_changes_and_breaks_nothing(
     name: str, wheel: Path, folder: Path, tmp_path: Path
