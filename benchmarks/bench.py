@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -83,12 +84,14 @@ class Contest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What the turns of one contest took, in seconds."""
+    """What the turns of one contest took, in seconds by the clock, and in processor time by the median."""
 
     about: str
     beside: str
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
+    ours_processor: float
+    theirs_processor: float
     aim: float | None = None
     limit: float | None = None
 
@@ -283,27 +286,34 @@ def own_lock(ground: Ground) -> Path:
 
 def hold(contest: Contest, ground: Ground, runs: int) -> Outcome:
     """Return what *runs* turns took, after one that is not counted."""
-    sides = (contest.ours, contest.theirs)
-    turns = [tuple(timed(side, ground) for side in sides) for _ in range(runs + 1)][1:]
+    turns = [(timed(contest.ours, ground), timed(contest.theirs, ground)) for _ in range(runs + 1)][1:]
     ours, theirs = zip(*turns, strict=True)
     return Outcome(
         about=contest.about,
         beside=contest.theirs.label,
-        ours=ours,
-        theirs=theirs,
+        ours=tuple(clock for clock, _ in ours),
+        theirs=tuple(clock for clock, _ in theirs),
+        ours_processor=median(processor for _, processor in ours),
+        theirs_processor=median(processor for _, processor in theirs),
         aim=contest.aim,
         limit=contest.limit,
     )
 
 
-def timed(side: Side, ground: Ground) -> float:
-    """Return the seconds that the commands of a side take, from their start to their end."""
+def timed(side: Side, ground: Ground) -> tuple[float, float]:
+    """Return what the commands of a side take from start to end: by the clock, and of processors."""
     for folder in side.forget:
         shutil.rmtree(folder, ignore_errors=True)
-    started = time.perf_counter()
+    used, started = processor_time(), time.perf_counter()
     for command in side.commands:
         ground.run(command)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, processor_time() - used
+
+
+def processor_time() -> float:
+    """Return the seconds that the processes which ended so far used."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def clean(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -348,6 +358,7 @@ def row(outcome: Outcome) -> tuple[str, ...]:
         f"{median(outcome.theirs):.2f}",
         f"{median(ratios):.2f}",
         f"{min(ratios):.2f} to {max(ratios):.2f}",
+        f"{outcome.ours_processor:.2f} / {outcome.theirs_processor:.2f}",
         aim,
         "" if not aim else "yes" if outcome.reached else "no",
     )
@@ -355,7 +366,17 @@ def row(outcome: Outcome) -> tuple[str, ...]:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes as a table that Markdown takes too."""
-    head = ("what", "beside", "ours, s", "theirs, s", "ratio", "of the turns", "aim", "reached")
+    head = (
+        "what",
+        "beside",
+        "ours, s",
+        "theirs, s",
+        "ratio",
+        "of the turns",
+        "processor, s",
+        "aim",
+        "reached",
+    )
     rows = [head, *map(row, outcomes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
