@@ -147,13 +147,16 @@ class Pipeline:
         return text
 
     def verify(self, name: str) -> Report:
-        """Prove again what was applied last; the report says what changed since."""
+        """Prove again what was applied last; versions that moved since fail their check."""
         last = self._last(name)
         matrix = select_variant(self.matrix(last.source or name), detect(self._environ), last.variant)
         started = time.monotonic()
         checks = self._prove(last.python, matrix, last.pins, last.unmet)
         kept = report_from_json(last.report)
-        return replace(kept, checks=checks, changed=False, seconds=time.monotonic() - started)
+        notes = kept.notes
+        if matrix.digest != last.matrix_digest:
+            notes = (*notes, f"{matrix.name} has changed since it was applied: these are its proofs of today")
+        return replace(kept, checks=checks, changed=False, seconds=time.monotonic() - started, notes=notes)
 
     def run(self, name: str, argv: Sequence[str]) -> int:
         """Run *argv* in the environment that was applied last for *name*, and return its exit code."""
@@ -215,7 +218,10 @@ class Pipeline:
             return self._prove(plan.python, prepared.matrix, pins, prepared.unmet_before())
 
         if not plan.steps:
-            return self._report(prepared, plan.python, prove_it(), changed=False)
+            checks = prove_it()
+            if not (ask.keep or all(check.passed for check in checks)):
+                raise NotProven(_failures(checks, "nothing was to be changed"))
+            return self._report(prepared, plan.python, checks, changed=False)
         with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
             files = prepared.workshop.gather(plan, Path(folder), self._reporter)
             checks = apply_plan(
