@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from colablock import applied, envs
 from colablock._probe import interpreter_facts
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.accelerator import detect
 from colablock.applied import Applied
 from colablock.catalog import find_matrix
@@ -32,7 +31,15 @@ from colablock.recorded import load_runtime
 from colablock.serialise import report_from_json, report_to_json
 from colablock.settings import read_settings
 from colablock.site import STATE, read_site
-from colablock.snapshot import Host, Snapshot, fingerprint, installed_versions, snapshot_of, take_snapshot
+from colablock.snapshot import (
+    Host,
+    Snapshot,
+    fingerprint,
+    installed_versions,
+    is_version,
+    snapshot_of,
+    take_snapshot,
+)
 from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
@@ -359,19 +366,11 @@ def _write(path: Path, data: bytes) -> None:
 
 def _readable(snapshot: Snapshot) -> Snapshot:
     """Return *snapshot* without what has a version of no known form (PEP 440): nothing can be said of it."""
-    odd = sorted(name for name, there in snapshot.installed.items() if not _is_version(there.version))
+    odd = sorted(name for name, there in snapshot.installed.items() if not is_version(there.version))
     if not odd:
         return snapshot
     installed = {name: there for name, there in snapshot.installed.items() if name not in odd}
     return replace(snapshot, installed=installed, unreadable=frozenset(odd))
-
-
-def _is_version(text: str) -> bool:
-    try:
-        Version(text)
-    except InvalidVersion:
-        return False
-    return True
 
 
 def _failures(checks: Iterable[Check], then: str) -> str:

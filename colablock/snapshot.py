@@ -39,6 +39,7 @@ __all__ = [
     "fingerprint",
     "from_json",
     "installed_versions",
+    "is_version",
     "protected_names",
     "snapshot_of",
     "take_snapshot",
@@ -324,7 +325,7 @@ def _remarks(
 ) -> Iterator[str]:
     """Yield what a reader of the snapshot should know."""
     for name, distribution in installed.items():
-        if not _is_version(distribution.version):
+        if not is_version(distribution.version):
             yield f"{name} has the version `{distribution.version}`, which is none (PEP 440)"
     for text in protect:
         if canonicalize_name(text) not in installed:
@@ -334,7 +335,8 @@ def _remarks(
         yield f"the user's own packages in {user_site} are left out"
 
 
-def _is_version(text: str) -> bool:
+def is_version(text: str) -> bool:
+    """Whether *text* is a version that can be compared (PEP 440); what is installed may have any."""
     try:
         Version(text)
     except InvalidVersion:
