@@ -4,24 +4,45 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
+from colablock import __version__
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.errors import ColablockError, NotRestored, Refused, RolledBack, Unmet
-from colablock.journal import Journal, Operation, Operations, settle_unfinished, tidy
+from colablock.errors import ColablockError, NotRestored, Refused, RolledBack
+from colablock.history import differences, facts_of, next_folder
+from colablock.journal import (
+    CHANGES,
+    RECORD,
+    STASH,
+    Journal,
+    Operation,
+    Operations,
+    preparing,
+    settle_unfinished,
+)
 from colablock.locking import locked
 from colablock.plan import Action, Plan
 from colablock.progress import Reporter
+from colablock.recorded import runtime_of
 from colablock.site import Site, read_site
 from colablock.snapshot import Installed, Snapshot, installed_versions
 from colablock.staging import Staged, count_of, stage
 from colablock.swap import moves_in, moves_out, owned_files
 from colablock.verify import Check
 
-__all__ = ["Staged", "apply_plan", "stage"]
+__all__ = ["Origin", "Staged", "apply_plan", "stage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a plan comes from, as the history tells it: see `history.Change`."""
+
+    stack: str = ""
+    lock: str | None = None
+    applied_before: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +52,7 @@ class _Change:
     plan: Plan
     snapshot: Snapshot
     site: Site
+    origin: Origin
     reporter: Reporter
     disk: Operations
 
@@ -41,6 +63,7 @@ def apply_plan(
     files: Mapping[NormalizedName, Path],
     *,
     prove: Callable[[], tuple[Check, ...]],
+    origin: Origin | None = None,
     keep: bool = False,
     environ: Mapping[str, str],
     reporter: Reporter | None = None,
@@ -52,7 +75,8 @@ def apply_plan(
 
     *files* holds the wheel of each step that installs.  *prove* is called
     once, when the new files are in place.  With *keep*, failed proofs are
-    returned too, and the change stands.  *fingerprint* gives that of the
+    returned too, and the change stands.  *origin* is kept in the environment's
+    history, with what is needed to undo the change.  *fingerprint* gives that of the
     environment as it is after staging.
 
     Raises Refused (and BadDistribution, Unmet) before anything is changed,
@@ -61,14 +85,21 @@ def apply_plan(
     reporter = reporter or Reporter()
     _refuse_externally_managed(plan, snapshot)
     site = read_site(plan.python, environ)
-    change = _Change(plan=plan, snapshot=snapshot, site=site, reporter=reporter, disk=disk or Operations())
+    change = _Change(
+        plan=plan,
+        snapshot=snapshot,
+        site=site,
+        origin=origin or Origin(),
+        reporter=reporter,
+        disk=disk or Operations(),
+    )
     with locked(site, wait=wait) as state:
         if settle_unfinished(state, change.disk):
             raise Refused(
                 "an interrupted change has just been put back, so this plan was made for another state",
                 hint="Call again: the plan is then made anew",
             )
-        with _preparing(state):
+        with preparing(state):
             staged = stage(
                 plan,
                 files,
@@ -79,35 +110,25 @@ def apply_plan(
                 site=site,
             )
             _refuse_changed(change, fingerprint)
-            operations = _operations(change, staged, state)
-        return _swap(change, operations, state, prove, keep=keep)
-
-
-@contextmanager
-def _preparing(state: Path) -> Iterator[None]:
-    """Leave nothing behind when preparing a change fails."""
-    try:
-        yield
-    except OSError as error:
-        tidy(state)
-        raise Unmet(f"the change could not be prepared: {error}") from error
-    except BaseException:
-        tidy(state)
-        raise
+            folder = next_folder(state)
+            operations = _operations(change, staged, folder / STASH)
+            journal = Journal(
+                state,
+                operations,
+                becomes=folder / RECORD,
+                facts=_facts(change, operations, state),
+                disk=change.disk,
+            )
+        return _swap(change, journal, prove, keep=keep)
 
 
 def _swap(
-    change: _Change,
-    operations: Sequence[Operation],
-    state: Path,
-    prove: Callable[[], tuple[Check, ...]],
-    *,
-    keep: bool,
+    change: _Change, journal: Journal, prove: Callable[[], tuple[Check, ...]], *, keep: bool
 ) -> tuple[Check, ...]:
     count = count_of(len(change.plan.steps), "distribution")
     change.reporter.stage(f"Changing {count} in {change.site.prefix}")
     try:
-        with Journal(state, operations, disk=change.disk) as journal:
+        with journal:
             journal.swap()
             change.reporter.step(f"Changed {count}", 1, 1)
             checks = prove()
@@ -124,14 +145,27 @@ def _swap(
     return checks
 
 
-def _operations(change: _Change, staged: Staged, state: Path) -> list[Operation]:
+def _operations(change: _Change, staged: Staged, stash: Path) -> list[Operation]:
     removed = _removed(change)
     names = {installed.name for installed in removed}
     staying = [found for found in change.snapshot.installed.values() if found.name not in names]
-    stash = state / "stash"
-    stash.mkdir()
+    stash.mkdir(parents=True)
     outs = moves_out(change.site, owned_files(change.site, removed, staying), stash)
     return [*outs, *moves_in(staged.tree, outs, stash)]
+
+
+def _facts(change: _Change, operations: Sequence[Operation], state: Path) -> dict[str, object]:
+    is_first = not any(state.glob(f"{CHANGES}/*/{RECORD}"))
+    return facts_of(
+        change.plan.steps,
+        operations,
+        when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        matrix=change.plan.matrix,
+        before=installed_versions((change.site.purelib, change.site.platlib)),
+        runtime=runtime_of(change.snapshot) if is_first else None,
+        colablock=__version__,
+        **asdict(change.origin),
+    )
 
 
 def _removed(change: _Change) -> list[Installed]:
@@ -174,15 +208,13 @@ def _differences(change: _Change) -> list[str]:
     """Return what differs from the snapshot, by the names of the .dist-info folders."""
     folders = (change.site.purelib, change.site.platlib)
     before = {
-        (name, installed.version)
+        name: installed.version
         for name, installed in change.snapshot.installed.items()
         if installed.path
         and installed.path.endswith(".dist-info")
         and str(Path(installed.path).parent) in folders
     }
-    now = set(installed_versions(folders).items())
-    gone = [f"`{name}` {version} is gone" for name, version in sorted(before - now)]
-    return gone + [f"`{name}` {version} is new" for name, version in sorted(now - before)]
+    return differences(before, installed_versions(folders))
 
 
 def _word_failures(failed: Sequence[Check]) -> str:

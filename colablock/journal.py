@@ -3,14 +3,16 @@
 Every operation is written down and synced before the first one runs.  Two
 facts make the way back decidable from the disk alone, with no log of progress:
 operations run strictly in order, and one end of every move is private to us
-(the stash for what goes out, the stage for what comes in), so whether a move
-has run is whether its private end holds something.
+(a stash for what goes out, a stage or an older stash for what comes in), so
+whether a move has run is whether its private end holds something.
 
 The life of a change in its state folder::
 
-    stage/  stash/                 being prepared: nothing has changed yet
+    stage/  changes/0001/stash/    being prepared: nothing has changed yet
     journal.json                   under way: recovery moves everything back
-    finished.json                  done or undone: recovery only tidies up
+    changes/0001/record.json       committed: the same file, renamed; the stash stays, for the way back
+    changes/0001/undone.json       rolled back by a later change, whose journal this was: tidied away
+    finished.json                  undone on the way: tidied away
 """
 
 # Paths are strings here: a change of a whole stack has 30,000 of them.
@@ -22,20 +24,45 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from colablock.errors import NotRestored
+from colablock.errors import NotRestored, Unmet
 from colablock.locking import locked
 from colablock.site import Site
 
-__all__ = ["Journal", "Kind", "Operation", "Operations", "recover", "settle_unfinished", "tidy"]
+__all__ = [
+    "CHANGES",
+    "RECORD",
+    "STASH",
+    "UNDONE",
+    "Journal",
+    "Kind",
+    "Operation",
+    "Operations",
+    "preparing",
+    "read_operations",
+    "recover",
+    "remove_tree",
+    "settle_unfinished",
+    "tidy",
+]
 
+CHANGES = "changes"
+STASH = "stash"
+RECORD = "record.json"
+UNDONE = "undone.json"
+
+_JOURNAL = "journal.json"
+_FINISHED = "finished.json"
 _TEMPORARY = ".colablock-new"
+# Another name on the way back: a path may be where one thing was taken from and another put.
+_TEMPORARY_BACK = ".back.colablock-new"
 
 
 class Kind(Enum):
@@ -109,7 +136,9 @@ class Operations:
 class Journal:
     """One change to an environment.  Leaving it without ``commit()`` undoes everything.
 
-    *state* is the state folder, which exists on the site's mount.
+    *state* is the state folder, which exists on the site's mount.  Its commit
+    renames the record to *becomes*, in that folder.  *facts* are written into
+    the record beside the operations.
     """
 
     def __init__(
@@ -117,11 +146,15 @@ class Journal:
         state: Path,
         operations: Iterable[Operation],
         *,
+        becomes: Path,
+        facts: Mapping[str, object] | None = None,
         disk: Operations | None = None,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self._state = state
         self._operations = list(operations)
+        self._becomes = becomes
+        self._facts = dict(facts or {})
         self._disk = disk or Operations()
         self._progress = progress
         self._committed = False
@@ -147,9 +180,9 @@ class Journal:
 
     def commit(self) -> None:
         """Make the change final: renaming the record is what counts."""
-        record = self._state / "journal.json"
+        record = self._state / _JOURNAL
         try:
-            self._disk.rename(str(record), str(self._state / "finished.json"))
+            self._disk.rename(str(record), str(self._becomes))
         except OSError:
             if record.exists():
                 raise
@@ -157,8 +190,8 @@ class Journal:
 
     def _write(self) -> None:
         rows = [asdict(operation) | {"kind": operation.kind.value} for operation in self._operations]
-        record = {"schema": 1, "pid": os.getpid(), "operations": rows}
-        self._disk.write(str(self._state / "journal.json"), json.dumps(record))
+        record = {"schema": 1, "pid": os.getpid(), **self._facts, "operations": rows}
+        self._disk.write(str(self._state / _JOURNAL), json.dumps(record))
 
     def _run(self, position: int) -> None:
         operation = self._operations[position]
@@ -172,6 +205,19 @@ class Journal:
             self._operations[position : position + 1] = _expand(operation)
             self._write()
             self._run(position)
+
+
+@contextmanager
+def preparing(state: Path) -> Iterator[None]:
+    """Leave nothing behind when preparing a change fails; raise Unmet where the disk did."""
+    try:
+        yield
+    except OSError as error:
+        tidy(state)
+        raise Unmet(f"the change could not be prepared: {error}") from error
+    except BaseException:
+        tidy(state)
+        raise
 
 
 def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) -> bool:
@@ -188,7 +234,7 @@ def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) ->
 
 def settle_unfinished(state: Path, disk: Operations) -> bool:
     """Recover under a lock that is held; whether an unfinished change was undone."""
-    record = state / "journal.json"
+    record = state / _JOURNAL
     found = record.is_file()
     if found:
         _restore(state, _read(record), disk, None)
@@ -196,12 +242,16 @@ def settle_unfinished(state: Path, disk: Operations) -> bool:
     return found
 
 
+def read_operations(record: Mapping[str, Any]) -> list[Operation]:
+    """Return the operations of a record.  Raises LookupError, TypeError or ValueError where it has none."""
+    return [Operation(**{**row, "kind": Kind(row["kind"])}) for row in record["operations"]]
+
+
 def _read(record: Path) -> list[Operation]:
     try:
-        rows = json.loads(record.read_text(encoding="utf-8", errors="surrogateescape"))["operations"]
-        return [Operation(**{**row, "kind": Kind(row["kind"])}) for row in rows]
+        return read_operations(json.loads(record.read_text(encoding="utf-8", errors="surrogateescape")))
     except (OSError, ValueError, LookupError, TypeError) as error:
-        stash = record.parent / "stash"
+        stash = _stash_of(record.parent)
         raise NotRestored(
             f"a change of this environment was interrupted, and its record cannot be read: {error}\n"
             f"  what was moved away is kept in `{stash}`; the record is `{record}`",
@@ -214,13 +264,13 @@ def _restore(
     state: Path, operations: Sequence[Operation], disk: Operations, cause: BaseException | None
 ) -> None:
     """Undo what has run.  A second interrupt by the user does not stop it half way."""
-    record = state / "journal.json"
+    record = state / _JOURNAL
     if not record.exists():
         return
     for attempt in (1, 2):
         try:
             _undo(state, operations, disk)
-            disk.rename(str(record), str(state / "finished.json"))
+            disk.rename(str(record), str(state / _FINISHED))
         except KeyboardInterrupt as error:  # noqa: PERF203 (it is tried twice at most)
             if attempt == 2:  # noqa: PLR2004 (the last of the two)
                 raise _not_restored(state, error) from (cause or error)
@@ -231,19 +281,26 @@ def _restore(
 
 
 def _not_restored(state: Path, error: BaseException) -> NotRestored:
+    stash = _stash_of(state)
     return NotRestored(
         f"the environment could not be put back: {str(error) or type(error).__name__}\n"
-        f"  what was moved away is kept in `{state / 'stash'}`; `{state / 'journal.json'}` says where it was",
-        stash=str(state / "stash"),
+        f"  what was moved away is kept in `{stash}`; `{state / _JOURNAL}` says where it was",
+        stash=str(stash),
         hint="Once the cause is mended, the next colablock call on this environment puts the rest back",
     )
+
+
+def _stash_of(state: Path) -> Path:
+    """Return the stash of the change that is under way: the one that no record tells of yet."""
+    folders = [path for path in sorted(state.glob(f"{CHANGES}/*")) if not (path / RECORD).exists()]
+    return folders[-1] / STASH if folders else state / CHANGES
 
 
 def _undo(state: Path, operations: Sequence[Operation], disk: Operations) -> None:
     for operation in operations:
         if operation.is_move:
-            _settle(operation.source, operation.destination, disk)
-            _settle(operation.destination, operation.source, disk)
+            _settle(operation.source, operation.destination, _TEMPORARY, disk)
+            _settle(operation.destination, operation.source, _TEMPORARY_BACK, disk)
     reached = _reached(operations)
     moved = max((i for i in range(reached) if operations[i].is_move), default=-1)
     for position in reversed(range(reached)):
@@ -266,9 +323,9 @@ def _reached(operations: Sequence[Operation]) -> int:
     return len(operations)
 
 
-def _settle(source: str, destination: str, disk: Operations) -> None:
+def _settle(source: str, destination: str, suffix: str, disk: Operations) -> None:
     """End a copy that was cut short between *source* and *destination*."""
-    temporary = destination + _TEMPORARY
+    temporary = destination + suffix
     if not os.path.lexists(temporary):
         return
     if os.path.lexists(source):
@@ -280,7 +337,7 @@ def _settle(source: str, destination: str, disk: Operations) -> None:
 def _move_back(operation: Operation, aside: Path, disk: Operations) -> None:
     if os.path.lexists(operation.source):  # somebody else put something where our old file was
         _set_aside(operation.source, aside, disk)
-    if not _move(operation.destination, operation.source, disk):
+    if not _move(operation.destination, operation.source, disk, suffix=_TEMPORARY_BACK):
         # It was renamed as a whole on its way here, so this is not a thing that happens by itself.
         raise OSError(errno.EXDEV, "the folder cannot be moved back as a whole", operation.destination)
 
@@ -302,7 +359,7 @@ def _set_aside(path: str, aside: Path, disk: Operations) -> None:
     disk.rename(path, str(aside / str(len(list(aside.iterdir())))))
 
 
-def _move(source: str, destination: str, disk: Operations) -> bool:
+def _move(source: str, destination: str, disk: Operations, *, suffix: str = _TEMPORARY) -> bool:
     """Move by a rename, a file by a copy where that cannot be; False for a folder where it cannot be."""
     if os.path.lexists(destination):
         raise FileExistsError(errno.EEXIST, "something stands in the way", destination)
@@ -314,9 +371,9 @@ def _move(source: str, destination: str, disk: Operations) -> bool:
         if os.path.isdir(source) and not os.path.islink(source):
             return False
         # Never both ends at once: has_run relies on it.  The copy is synced before the source goes.
-        disk.copy(source, destination + _TEMPORARY)
+        disk.copy(source, destination + suffix)
         disk.unlink(source)
-        disk.rename(destination + _TEMPORARY, destination)
+        disk.rename(destination + suffix, destination)
     return True
 
 
@@ -336,13 +393,30 @@ def _expand(operation: Operation) -> list[Operation]:
 
 def tidy(state: Path) -> None:
     """Take away what a finished change leaves; what cannot be taken away now is tried again next time."""
-    if (state / "journal.json").exists():
+    if (state / _JOURNAL).exists():
         return
-    for name in ("stage", "stash", "aside"):
-        shutil.rmtree(state / name, ignore_errors=True)
+    for name in ("stage", "aside"):
+        remove_tree(state / name)
+    for change in state.glob(f"{CHANGES}/*"):
+        if (change / UNDONE).exists():
+            (change / RECORD).unlink(missing_ok=True)  # first, so that a rest of it counts for nothing
+        if not (change / RECORD).exists():
+            remove_tree(change)
     with suppress(OSError):
-        (state / f"journal.json{_TEMPORARY}").unlink(missing_ok=True)
-        (state / "finished.json").unlink(missing_ok=True)
+        (state / f"{_JOURNAL}{_TEMPORARY}").unlink(missing_ok=True)
+        (state / _FINISHED).unlink(missing_ok=True)
+    with suppress(OSError):
+        (state / CHANGES).rmdir()
+
+
+def remove_tree(folder: Path) -> None:
+    """Take away a whole folder as far as that goes, folders without write permission included."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():
+        for path, _, _ in os.walk(folder):
+            with suppress(OSError):
+                os.chmod(path, 0o700)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(path: str) -> None:

@@ -16,6 +16,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.accelerator import Accelerator, cuda_of_driver
 from colablock.environment import environment_for
 from colablock.errors import NotFound
+from colablock.requirements import parse_requirement
 from colablock.snapshot import Host, Installed, Snapshot, protected_names
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "load_runtime",
     "recorded_distributions",
     "runtime_names",
+    "runtime_of",
     "runtimes",
 ]
 
@@ -102,6 +104,24 @@ def load_runtime(name: str) -> Snapshot:
     )
 
 
+def runtime_of(snapshot: Snapshot) -> str | None:
+    """Return the name of the recorded runtime that *snapshot* is, untouched; None where it is none.
+
+    colablock and what was installed for it may stand there beside the image's own.
+    """
+    installed = {name: there.version for name, there in snapshot.installed.items()}
+    ours = _needed_by(canonicalize_name("colablock"), snapshot)
+    for entry in reversed(_data()["runtimes"]):
+        if str(entry["python"]).rpartition(".")[0] != snapshot.environment.short:
+            continue
+        name = _name(entry)
+        image = {item.installed.name: item.installed.version for item in recorded_distributions(name)}
+        is_whole = all(installed.get(item) == version for item, version in image.items())
+        if is_whole and installed.keys() - image.keys() <= ours:
+            return name
+    return None
+
+
 @lru_cache(maxsize=4)
 def recorded_distributions(name: str) -> tuple[RecordedDistribution, ...]:
     """Return what the runtime *name* has installed, sorted by name.  Raises NotFound."""
@@ -133,6 +153,19 @@ def _entry(name: str) -> Mapping[str, Any]:
     hint = f"did you mean {', '.join(f'`{item}`' for item in near)}" if near else None
     message = f"no runtime is recorded as `{name}`"
     raise NotFound(message, hint=hint or f"recorded ones are {', '.join(runtime_names())}")
+
+
+def _needed_by(name: NormalizedName, snapshot: Snapshot) -> frozenset[NormalizedName]:
+    """Return *name* and all that its requirements lead to, markers not asked."""
+    found: set[NormalizedName] = set()
+    pending = [name]
+    while pending:
+        one = pending.pop()
+        if one not in found and one in snapshot.installed:
+            found.add(one)
+            parsed = map(parse_requirement, snapshot.installed[one].requires)
+            pending += [canonicalize_name(requirement.name) for requirement in parsed if requirement]
+    return frozenset(found)
 
 
 def _describe(entry: Mapping[str, Any], distributions: tuple[RecordedDistribution, ...]) -> RecordedRuntime:

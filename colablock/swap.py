@@ -1,12 +1,12 @@
 """Which files a change moves out and in: the operations of its journal."""
 
 # Paths are strings here: a change of a whole stack has 30,000 of them, and Path objects would take seconds.
-# ruff: noqa: PTH112, PTH114, PTH120, PTH208
+# ruff: noqa: PTH112, PTH114, PTH116, PTH120, PTH122, PTH208
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -17,7 +17,7 @@ from colablock.record import read_record, recorded_paths
 from colablock.site import Site
 from colablock.snapshot import Installed
 
-__all__ = ["StagedTree", "moves_in", "moves_out", "owned_files"]
+__all__ = ["StagedTree", "moves_back", "moves_in", "moves_out", "owned_files", "removable_folders"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +85,59 @@ def moves_in(tree: StagedTree, outs: Sequence[Operation], stash: Path) -> list[O
     What stands in the way and belongs to no removed distribution goes to the
     stash first, so that it comes back with everything else.
     """
-    placement = _Placement(
-        tree=tree, gone=frozenset(move.source for move in outs), stash=stash, count=len(outs)
-    )
+    placement = _Placement(tree=tree, gone={move.source for move in outs}, stash=stash, count=len(outs))
     for staged, destination in tree.places:
         if os.path.isdir(staged):
             placement.fill(staged, destination)
     return placement.operations
 
 
+def removable_folders(
+    created: Iterable[str], outs: Sequence[Operation], needed: Iterable[str]
+) -> list[Operation]:
+    """Return the removals of the *created* folders, and those in them, that *outs* leave empty.
+
+    A folder that leads to one of the paths *needed* stays.
+    """
+    gone = {move.source for move in outs}
+    needed = tuple(needed)
+    operations = []
+    for top in created:
+        if not os.path.isdir(top) or os.path.islink(top) or top in gone or _has_ancestor(top, gone):
+            continue
+        for folder, folders, files in os.walk(top, topdown=False):
+            inside = {f"{folder}/{name}" for name in (*folders, *files)}
+            is_needed = any(path == folder or path.startswith(f"{folder}/") for path in needed)
+            if folder not in gone and inside <= gone and not is_needed and not _has_ancestor(folder, gone):
+                mode = os.stat(folder).st_mode & 0o7777
+                operations.append(Operation(kind=Kind.RMDIR, source=folder, mode=mode))
+                gone.add(folder)
+    return operations
+
+
+def moves_back(
+    old: Path, stashed: Mapping[str, str], before: Sequence[Operation], stash: Path
+) -> list[Operation]:
+    """Return the moves of what the stash *old* holds to where each thing came from.
+
+    *before* are the operations that run first.  What others put in the way
+    goes to the new *stash*.
+    """
+    placement = _Placement(
+        tree=StagedTree(folder=old, places=()),
+        gone={operation.source for operation in before},
+        stash=stash,
+        count=sum(operation.kind is Kind.OUT for operation in before),
+    )
+    for name, path in stashed.items():
+        placement.put(f"{old}/{name}", path)
+    return placement.operations
+
+
 @dataclass(slots=True)
 class _Placement:
     tree: StagedTree
-    gone: frozenset[str]
+    gone: set[str]
     stash: Path
     count: int
     operations: list[Operation] = field(default_factory=list)
@@ -111,22 +151,47 @@ class _Placement:
                 target = f"{destination}/{entry.name}"
                 if entry.path in places:
                     continue  # goes elsewhere, in its own turn
-                leads_to_place = any(place.startswith(entry.path + "/") for place in places)
-                if entry.is_dir(follow_symlinks=False) and (leads_to_place or self._is_folder(target)):
+                if any(place.startswith(entry.path + "/") for place in places):
                     self.fill(entry.path, target)
                 else:
-                    self._place(entry.path, target)
+                    self.put(entry.path, target)
+
+    def put(self, staged: str, target: str) -> None:
+        """Place the file or folder *staged* at *target*, merged into a folder that stands there."""
+        if os.path.isdir(staged) and not os.path.islink(staged) and self._is_folder(target):
+            self.fill(staged, target)
+        else:
+            self._place(staged, target)
 
     def _place(self, staged: str, target: str) -> None:
         self._make(os.path.dirname(target))
         if self._stands(target):
             if os.path.isdir(target) and not os.path.islink(target):
                 raise Refused(f"the folder `{target}` stands where a file is to go")
-            self.operations.append(
-                Operation(kind=Kind.OUT, source=target, destination=str(self.stash / f"{self.count}"))
-            )
-            self.count += 1
+            self._stash(target)
+            for cached in self._bytecode_of(target):  # it is that of the file which goes
+                self._stash(cached)
         self.operations.append(Operation(kind=Kind.IN, source=staged, destination=target))
+
+    def _bytecode_of(self, path: str) -> list[str]:
+        folder, name = os.path.split(path)
+        stem, suffix = os.path.splitext(name)
+        if suffix != ".py" or not os.path.isdir(f"{folder}/__pycache__"):
+            return []
+        with os.scandir(f"{folder}/__pycache__") as entries:
+            return sorted(
+                entry.path
+                for entry in entries
+                if entry.name.endswith(".pyc")
+                and entry.name.partition(".")[0] == stem
+                and self._stands(entry.path)
+            )
+
+    def _stash(self, path: str) -> None:
+        destination = str(self.stash / f"{self.count}")
+        self.operations.append(Operation(kind=Kind.OUT, source=path, destination=destination))
+        self.gone.add(path)
+        self.count += 1
 
     def _make(self, folder: str) -> None:
         if self._is_folder(folder) or folder in self.made:
@@ -234,7 +299,7 @@ def _is_fixed(site: Site, folder: str) -> bool:
     return folder in site.roots or os.path.dirname(folder) == site.data or not site.holds(folder)
 
 
-def _has_ancestor(path: str, folders: frozenset[str] | Mapping[str, object]) -> bool:
+def _has_ancestor(path: str, folders: Collection[str]) -> bool:
     parent = os.path.dirname(path)
     while parent not in ("", "/"):
         if parent in folders:

@@ -17,7 +17,7 @@ from colablock.errors import NotRestored, Refused
 from colablock.journal import Journal, Kind, Operation, Operations, recover
 from colablock.locking import locked
 from colablock.site import Site
-from tests.support.trees import listing
+from tests.support.trees import Listing, listing
 
 
 class Faulty(Operations):
@@ -110,17 +110,31 @@ def site(tmp_path: Path) -> Site:
     )
 
 
+def stash_of(site: Site) -> Path:
+    return site.state / "changes" / "0001" / "stash"
+
+
+def journal(site: Site, state: Path, disk: Operations | None = None) -> Journal:
+    return Journal(state, operations(site), becomes=stash_of(site).with_name("record.json"), disk=disk)
+
+
+def without_record(root: Path) -> Listing:
+    """Return all, the stash included, but the record of a change, which has its operations."""
+    return {path: what for path, what in listing(root).items() if not path.endswith("/record.json")}
+
+
 def operations(site: Site) -> list[Operation]:
     """Stage the new files, and return a change with every kind of operation."""
     pure, state = site.purelib, site.state
     write(state / "stage", new__a="new a", new__deep__c="new c", single="new s", goes="new y")
-    (state / "stash").mkdir(parents=True)
+    stash = stash_of(site)
+    stash.mkdir(parents=True)
     (state / "stage" / "new" / "deep").chmod(0o750)
     outs = [f"{pure}/old", f"{pure}/single", f"{pure}/shared/goes"]
     ins = [("new", f"{pure}/old"), ("single", f"{pure}/single"), ("goes", f"{pure}/made/goes")]
     return [
         *(
-            Operation(kind=Kind.OUT, source=path, destination=str(state / "stash" / str(number)))
+            Operation(kind=Kind.OUT, source=path, destination=str(stash / str(number)))
             for number, path in enumerate(outs)
         ),
         *(
@@ -133,12 +147,12 @@ def operations(site: Site) -> list[Operation]:
 
 
 def change(site: Site, disk: Operations) -> None:
-    with locked(site) as state, Journal(state, operations(site), disk=disk) as journal:
-        journal.swap()
-        journal.commit()
+    with locked(site) as state, journal(site, state, disk) as change:
+        change.swap()
+        change.commit()
 
 
-def test_a_change_is_done_and_nothing_of_it_is_left_behind(site: Site) -> None:
+def test_a_change_is_done_and_only_the_way_back_is_kept(site: Site) -> None:
     change(site, Operations())
     pure = Path(site.purelib)
     found = {
@@ -151,7 +165,8 @@ def test_a_change_is_done_and_nothing_of_it_is_left_behind(site: Site) -> None:
         "shared/stays": "x",
         "made/goes": "new y",
     }
-    assert not site.state.exists()
+    assert [path.name for path in site.state.iterdir()] == ["changes"]
+    assert stash_of(site).joinpath("0", "deep", "b").read_text() == "b"
 
 
 @pytest.mark.parametrize("what", ["folders", "everything"])
@@ -159,11 +174,11 @@ def test_a_mount_that_refuses_renames_gives_the_same(site: Site, what: str, tmp_
     (tmp_path / "env").rename(tmp_path / "kept")
     shutil.copytree(tmp_path / "kept", tmp_path / "env", symlinks=True)
     change(site, Operations())
-    renamed = listing(tmp_path / "env")
+    renamed = without_record(tmp_path / "env")
     shutil.rmtree(tmp_path / "env")
     (tmp_path / "kept").rename(tmp_path / "env")
     change(site, FaultyAndStuck(what, -1, full, after=False))
-    assert listing(tmp_path / "env") == renamed
+    assert without_record(tmp_path / "env") == renamed
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -185,7 +200,7 @@ def test_a_failure_at_any_operation_leads_back(
             break
     # The rename of the record is the commit: what comes right after it comes too late to undo.
     assert failures >= 8
-    assert not site.state.exists()
+    assert stash_of(site).with_name("record.json").is_file()
     assert Path(site.purelib, "made", "goes").read_text() == "new y"
 
 
@@ -228,15 +243,15 @@ def _in_a_child(work: Callable[[], object]) -> int:
 
 def test_without_commit_the_change_is_undone(site: Site, tmp_path: Path) -> None:
     before = listing(tmp_path)
-    with locked(site) as state, Journal(state, operations(site)) as journal:
-        journal.swap()
+    with locked(site) as state, journal(site, state) as change:
+        change.swap()
     assert listing(tmp_path) == before
 
 
 def test_what_others_wrote_meanwhile_does_not_hinder_the_way_back(site: Site, tmp_path: Path) -> None:
     before = listing(tmp_path)
-    with locked(site) as state, Journal(state, operations(site)) as journal:
-        journal.swap()
+    with locked(site) as state, journal(site, state) as change:
+        change.swap()
         write(Path(site.purelib), made____pycache____goes="bytecode", old__more="m")
         write(Path(site.purelib, "shared"), goes="in the way")
     assert listing(tmp_path) == before
@@ -259,11 +274,11 @@ def test_a_failed_undo_keeps_the_stash_and_the_next_call_ends_it(site: Site, tmp
     with (
         pytest.raises(NotRestored) as caught,
         locked(site) as state,
-        Journal(state, operations(site), disk=disk) as journal,
+        journal(site, state, disk) as change,
     ):
-        journal.swap()
+        change.swap()
         disk.broken = True
-    assert caught.value.stash == str(site.state / "stash")
+    assert caught.value.stash == str(stash_of(site))
     assert Path(caught.value.stash, "1").read_text() == "s"
     assert json.loads((site.state / "journal.json").read_text())["pid"] == os.getpid()
     assert recover(site)
@@ -272,11 +287,10 @@ def test_a_failed_undo_keeps_the_stash_and_the_next_call_ends_it(site: Site, tmp
 
 
 def test_something_in_the_way_is_never_overwritten(site: Site, tmp_path: Path) -> None:
-    steps = operations(site)
     write(Path(site.purelib, "made"), goes="mine")
     before = listing(tmp_path / "env" / "lib")
-    with pytest.raises(FileExistsError), locked(site) as state, Journal(state, steps) as journal:
-        journal.swap()
+    with pytest.raises(FileExistsError), locked(site) as state, journal(site, state) as change:
+        change.swap()
     assert listing(tmp_path / "env" / "lib") == before
 
 
@@ -323,10 +337,10 @@ def test_a_lock_ends_with_its_process(site: Site, other_process: subprocess.Pope
 
 @pytest.mark.parametrize("text", ["", "[]", '{"operations": [{"kind": "sideways"}]}', '{"operations": 1}'])
 def test_a_damaged_record_is_told_with_the_stash(text: str, site: Site) -> None:
-    (site.state / "stash").mkdir(parents=True)
-    (site.state / "stash" / "kept").touch()
+    stash_of(site).mkdir(parents=True)
+    (stash_of(site) / "kept").touch()
     (site.state / "journal.json").write_text(text)
     with pytest.raises(NotRestored, match="its record cannot be read") as caught:
         recover(site)
-    assert caught.value.stash == str(site.state / "stash")
-    assert (site.state / "stash" / "kept").exists()
+    assert caught.value.stash == str(stash_of(site))
+    assert (stash_of(site) / "kept").exists()

@@ -6,12 +6,14 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["listing"]
+__all__ = ["installed_listing", "listing"]
+
+Listing = dict[str, tuple[str, int, str | bytes]]
 
 
-def listing(root: Path) -> dict[str, tuple[str, int, str | bytes]]:
+def listing(root: Path) -> Listing:
     """Return everything below *root*: kind, permissions, and content or where a link points."""
-    found: dict[str, tuple[str, int, str | bytes]] = {}
+    found: Listing = {}
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
             path = Path(folder, name)
@@ -25,3 +27,8 @@ def listing(root: Path) -> dict[str, tuple[str, int, str | bytes]]:
             else:
                 found[key] = ("file", mode, path.read_bytes())
     return found
+
+
+def installed_listing(root: Path) -> Listing:
+    """Return the listing without what colablock keeps beside the environment for the way back."""
+    return {path: what for path, what in listing(root).items() if ".colablock" not in Path(path).parts}

@@ -1,0 +1,176 @@
+"""What colablock has changed in an environment, oldest first, and what is kept to undo it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.journal import CHANGES, RECORD, STASH, UNDONE, Kind, Operation, Operations, remove_tree
+from colablock.plan import Action, Step
+
+__all__ = ["Change", "Done", "differences", "drop", "facts_of", "next_folder", "read_history"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """One step that was carried out."""
+
+    action: Action
+    name: NormalizedName
+    previous: str | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One committed change of an environment.
+
+    *before* holds the versions that stood before it; *runtime* names the
+    recorded image that this state was, where it was one.  *stashed* says where
+    each thing in the stash came from, *created* which folders the change made.
+    """
+
+    number: int
+    folder: Path
+    when: str  # UTC, ISO 8601
+    matrix: str
+    stack: str  # sha256 (hex) of the names and versions of the stack
+    lock: str | None  # sha256 (hex) of the lock file that gave the pins
+    steps: tuple[Done, ...]
+    before: Mapping[NormalizedName, str] = field(repr=False)
+    runtime: str | None
+    stashed: Mapping[str, str] = field(repr=False)
+    created: tuple[str, ...] = field(repr=False)
+    applied_before: str | None = field(repr=False)  # the record of the matrix's apply before this one
+    is_dropped: bool
+
+    @property
+    def stash(self) -> Path:
+        """Where the files are that the change moved away."""
+        return self.folder / STASH
+
+    @property
+    def size(self) -> int:
+        """Bytes that the stash holds."""
+        return sum(
+            os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - there are 30,000 of them
+            for folder, _, names in os.walk(self.stash)
+            for name in names
+        )
+
+
+def next_folder(state: Path) -> Path:
+    """Return the folder of the next change, which does not exist yet."""
+    numbers = [int(path.name) for path in state.glob(f"{CHANGES}/*") if path.name.isdecimal()]
+    return state / CHANGES / f"{max(numbers, default=0) + 1:04}"
+
+
+def facts_of(
+    steps: Sequence[Step],
+    operations: Sequence[Operation],
+    **more: object,
+) -> dict[str, object]:
+    """Return what a journal has to record for the change to be told of and undone later.
+
+    *more* are the other fields of `Change`, as they are written.
+    """
+    return {
+        **more,
+        "steps": [
+            {
+                "action": step.action.value,
+                "name": step.name,
+                "previous": step.previous,
+                "version": step.version,
+            }
+            for step in steps
+        ],
+        "stashed": {
+            os.path.basename(operation.destination): operation.source  # noqa: PTH119
+            for operation in operations
+            if operation.kind is Kind.OUT
+        },
+        "created": [
+            operation.destination
+            for operation in operations
+            if operation.kind is Kind.MKDIR or (operation.kind is Kind.IN and os.path.isdir(operation.source))  # noqa: PTH112
+        ],
+    }
+
+
+def read_history(state: Path) -> tuple[Change, ...]:
+    """Return the changes that stand, oldest first.  Raises InvalidInput for a record that is none."""
+    return tuple(_read(folder) for folder in _folders(state))
+
+
+def drop(state: Path, number: int | None, disk: Operations | None = None) -> tuple[Change, ...]:
+    """Give up the way back over change *number* and those before it (default: all); return them.
+
+    Their stashes are taken away; that they were made stays known.  Raises
+    NotFound where there is no such change.
+    """
+    found = read_history(state)
+    if number is not None and number not in {change.number for change in found}:
+        raise NotFound(f"there is no change {number} here", hint="`colablock history` lists them")
+    dropped = [change for change in found if number is None or change.number <= number]
+    for change in dropped:
+        try:
+            record = {**_json(change.folder / RECORD), "operations": [], "stashed": {}, "is_dropped": True}
+            (disk or Operations()).write(str(change.folder / RECORD), json.dumps(record))
+        except OSError as error:
+            raise Refused(f"`{change.folder}` cannot be changed: {error.strerror}") from error
+        remove_tree(change.stash)
+    return tuple(dropped)
+
+
+def differences(before: Mapping[NormalizedName, str], now: Mapping[NormalizedName, str]) -> list[str]:
+    """Return how the versions *now* differ from those *before*, a sentence each."""
+    gone = [f"`{name}` {before[name]} is gone" for name in sorted(before.keys() - now.keys())]
+    moved = [
+        f"`{name}` is {now[name]}, and was {before[name]}"
+        for name in sorted(before.keys() & now.keys())
+        if before[name] != now[name]
+    ]
+    return gone + moved + [f"`{name}` {now[name]} is new" for name in sorted(now.keys() - before.keys())]
+
+
+def _folders(state: Path) -> Iterator[Path]:
+    for folder in sorted(state.glob(f"{CHANGES}/*")):
+        if (folder / RECORD).exists() and not (folder / UNDONE).exists():
+            yield folder
+
+
+def _read(folder: Path) -> Change:
+    try:
+        record = _json(folder / RECORD)
+        return Change(
+            number=int(folder.name),
+            folder=folder,
+            when=record["when"],
+            matrix=record["matrix"],
+            stack=record["stack"],
+            lock=record["lock"],
+            steps=tuple(Done(**{**row, "action": Action(row["action"])}) for row in record["steps"]),
+            before={NormalizedName(name): version for name, version in record["before"].items()},
+            runtime=record["runtime"],
+            stashed=dict(record["stashed"]),
+            created=tuple(record["created"]),
+            applied_before=record["applied_before"],
+            is_dropped=record.get("is_dropped", False),
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InvalidInput(
+            f"`{folder / RECORD}` is not the record of a change: {error}",
+            hint=f"What that change moved away is in `{folder / STASH}`",
+        ) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    return dict(value)
