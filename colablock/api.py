@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from colablock.display import in_notebook, register_displays, reporter_for, restart_prompt, show
+from colablock.display import in_notebook, register_displays, reporter_for, restart_prompt, show, undone_text
 from colablock.errors import InvalidInput
+from colablock.history import Change
 from colablock.pipeline import Ask, Pipeline
 from colablock.plan import Plan, Remedy, Target
+from colablock.rollback import Undone
 from colablock.urls import checked_index
 from colablock.verify import Report
 
-__all__ = ["apply", "lock", "plan", "run", "verify", "why"]
+__all__ = ["apply", "history", "lock", "plan", "rollback", "run", "verify", "why"]
 
 C = TypeVar("C", Target, Remedy)
 Name = str | os.PathLike[str]
@@ -71,6 +73,29 @@ def verify(name: Name, *, quiet: bool = False) -> Report:
     if not quiet:
         show(report)
     return report
+
+
+def rollback(
+    *, to_first: bool = False, python: str | os.PathLike[str] | None = None, quiet: bool = False
+) -> tuple[Undone, ...]:
+    """Undo the last change that colablock made in place, or with *to_first* every one.
+
+    *python* names another interpreter whose environment is meant.  What was
+    installed since by others stays, and is told.  Raises NotFound where there
+    is nothing to undo, Refused where what is needed for it was dropped.
+    """
+    with _pipeline(quiet=quiet) as pipeline:
+        undone = pipeline.rollback(os.fspath(python) if python is not None else None, to_first=to_first)
+    if not quiet:
+        print(undone_text(undone))  # noqa: T201
+    restart_prompt([module for one in undone for module in one.restart])
+    return undone
+
+
+def history(*, python: str | os.PathLike[str] | None = None) -> tuple[Change, ...]:
+    """Return what colablock changed in place, oldest first."""
+    with _pipeline(quiet=True) as pipeline:
+        return pipeline.history(os.fspath(python) if python is not None else None)
 
 
 def run(name: Name, argv: str | Sequence[str]) -> int:

@@ -12,8 +12,19 @@ from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NotFound, Unmet
+from colablock.plan import Target
 
-__all__ = ["Applied", "check_home", "home_folder", "key_of", "load", "save", "versions_digest"]
+__all__ = [
+    "Applied",
+    "check_home",
+    "home_folder",
+    "key_of",
+    "load",
+    "put_back",
+    "read_text",
+    "save",
+    "versions_digest",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +81,10 @@ def versions_digest(versions: Mapping[NormalizedName, str]) -> str:
 
 def save(applied: Applied, home: Path) -> None:
     """Keep *applied* as the last one of its name, by one rename."""
-    path = _path(applied.name, home)
-    text = json.dumps(asdict(applied))
+    _write(_path(applied.name, home), json.dumps(asdict(applied)))
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=".new-", delete=False, encoding="utf-8"
@@ -85,6 +98,25 @@ def save(applied: Applied, home: Path) -> None:
             new.unlink()
             raise
     new.replace(path)
+
+
+def read_text(name: str, home: Path) -> str | None:
+    """Return the record of *name* as it is written, to be put back later; None where there is none."""
+    try:
+        return _path(name, home).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def put_back(name: str, home: Path, text: str | None, *, prefix: str) -> None:
+    """Make *text*, or nothing, the record of *name* again, where the last apply was in place at *prefix*."""
+    last = load(name, home)
+    if last is None or last.target != Target.KERNEL.value or os.path.realpath(last.prefix) != prefix:
+        return
+    if text is None:
+        _path(name, home).unlink(missing_ok=True)
+    else:
+        _write(_path(name, home), text)
 
 
 def check_home(home: Path) -> None:

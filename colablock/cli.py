@@ -49,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lock(commands)
     _add_verify(commands)
     _add_why(commands)
+    _add_rollback(commands)
+    _add_history(commands)
     _add_listings(commands)
     return parser
 
@@ -191,6 +193,34 @@ def _add_why(commands: Any) -> None:
     parser.add_argument("--runtime", metavar="R", help="ask for a recorded runtime")
     _add_sources(parser)
     parser.set_defaults(handler=_why)
+
+
+def _add_rollback(commands: Any) -> None:
+    parser = _command(commands, "rollback", "undo the last change of an environment")
+    parser.add_argument(
+        "--python", metavar="EXE", help="undo what was changed in this interpreter's environment"
+    )
+    parser.add_argument(
+        "--to", choices=["last", "first"], default="last", help="before the last change, or before the first"
+    )
+    parser.add_argument(
+        "--yes", "-y", action="store_true", help="do not ask before the environment is changed"
+    )
+    parser.set_defaults(handler=_rollback)
+
+
+def _add_history(commands: Any) -> None:
+    parser = _command(commands, "history", "what was changed in an environment, and when")
+    parser.add_argument("--python", metavar="EXE", help="tell of this interpreter's environment")
+    parser.add_argument(
+        "--drop",
+        metavar="N",
+        type=int,
+        nargs="?",
+        const=0,
+        help="free the disk of what is kept to undo change N and those before it; without N, all of them",
+    )
+    parser.set_defaults(handler=_history)
 
 
 def _add_listings(commands: Any) -> None:
@@ -373,17 +403,17 @@ def _carried_out(call: _Call, ask: Ask) -> tuple[Plan, Report]:
     plan = prepared.plan
     if plan.steps and not (call.args.quiet or call.args.json):
         render_plan(plan, call.err, verbose=call.args.verbose)
-    if plan.steps and plan.target is Target.KERNEL and not _agreed(call):
+    if plan.steps and plan.target is Target.KERNEL and not _agreed(call, "Change this environment?"):
         raise Refused("nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`")
     with _pipeline(call) as pipeline:
         return plan, pipeline.carry_out(ask, prepared)
 
 
-def _agreed(call: _Call) -> bool:
+def _agreed(call: _Call, question: str) -> bool:
     """Ask a person at a terminal; where nobody can answer, the command itself is the answer."""
     if call.args.yes or call.args.json or not (sys.stdin.isatty() and call.err.is_terminal):
         return True
-    call.err.print("Change this environment? [y/N] ", end="", markup=False)
+    call.err.print(f"{question} [y/N] ", end="", markup=False)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
@@ -443,6 +473,42 @@ def _why(call: _Call) -> int:
     else:
         for line in lines:
             call.out.print(line, markup=False)
+    return ExitCode.DONE
+
+
+def _rollback(call: _Call) -> int:
+    from colablock.display_text import render_history, render_undone
+    from colablock.serialise import undone_to_json
+
+    args = call.args
+    with _pipeline(call) as pipeline:
+        changes = pipeline.history(args.python)
+    if changes and not (args.quiet or args.json):
+        render_history(changes if args.to == "first" else changes[-1:], call.err)
+    if changes and not _agreed(call, "Undo this?" if args.to == "last" else "Undo all of this?"):
+        raise Refused("nothing was changed: it was not agreed to", hint="Say yes, or pass `--yes`")
+    with _pipeline(call) as pipeline:
+        undone = pipeline.rollback(args.python, to_first=args.to == "first")
+    if args.json:
+        _print_json({"undone": [undone_to_json(one) for one in undone]}, call.out)
+    else:
+        render_undone(undone, call.out)
+    return ExitCode.DONE
+
+
+def _history(call: _Call) -> int:
+    from colablock.display_text import render_history
+    from colablock.serialise import change_to_json
+
+    args = call.args
+    with _pipeline(call) as pipeline:
+        if args.drop is not None:
+            pipeline.drop(args.python, args.drop or None)
+        changes = pipeline.history(args.python)
+    if args.json:
+        _print_json({"changes": [change_to_json(change) for change in changes]}, call.out)
+    else:
+        render_history(changes, call.out)
     return ExitCode.DONE
 
 

@@ -27,6 +27,7 @@ from colablock.display_text import (
     render_plan,
     render_report,
     report_text,
+    undone_text,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ __all__ = [
     "reporter_for",
     "restart_prompt",
     "show",
+    "undone_text",
 ]
 
 

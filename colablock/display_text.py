@@ -16,6 +16,8 @@ from colablock.display_words import (
     breakage_heading,
     breakage_text,
     chain_text,
+    change_details,
+    change_title,
     checks_in_short,
     clean,
     cost_text,
@@ -31,6 +33,7 @@ from colablock.display_words import (
     step_extras,
     step_reason,
     step_text,
+    undone_words,
 )
 from colablock.errors import NotRestored
 from colablock.plan import Action, Remedy
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from colablock.errors import ColablockError
+    from colablock.history import Change
     from colablock.plan import Breakage, Kept, Plan, Step
+    from colablock.rollback import Undone
     from colablock.verify import Check, Report
 
 __all__ = [
@@ -49,12 +54,15 @@ __all__ = [
     "error_text",
     "plan_text",
     "render_error",
+    "render_history",
     "render_info",
     "render_listing",
     "render_matrix",
     "render_plan",
     "render_report",
+    "render_undone",
     "report_text",
+    "undone_text",
 ]
 
 _LEAD = 24  # columns for what a reason explains
@@ -97,6 +105,21 @@ def render_matrix(facts: Mapping[str, object], console: Console) -> None:
 def render_info(facts: Mapping[str, object], console: Console) -> None:
     """Write what is known about this machine and interpreter."""
     _write(_facts_lines(facts, width=console.width), console)
+
+
+def render_history(changes: Sequence[Change], console: Console) -> None:
+    """Write what was changed in an environment, and what is kept to undo it."""
+    _write(_history_lines(changes, width=console.width), console)
+
+
+def render_undone(undone: Sequence[Undone], console: Console) -> None:
+    """Write what was undone, and what is still not as it was."""
+    _write(_undone_lines(undone, width=console.width), console)
+
+
+def undone_text(undone: Sequence[Undone], *, width: int = 80) -> str:
+    """Return what was undone as plain text."""
+    return _joined(_undone_lines(undone, width=width))
 
 
 def plan_text(plan: Plan, *, width: int = 80, verbose: bool = False) -> str:
@@ -311,6 +334,26 @@ def _next_lines(report: Report) -> Iterator[list[Span]]:
     yield [Span(f"Python {report.python_version}: {report.python}")]
     if report.passed:
         yield [Span("next: "), Span(run_command(report), "bold")]
+
+
+# The history, and the way back
+
+
+def _history_lines(changes: Sequence[Change], *, width: int) -> Iterator[list[Span]]:
+    if not changes:
+        yield [Span("colablock has changed nothing in this environment")]
+    for change in changes:
+        yield from _paragraph(change_title(change), width=width, hang=3, style="bold")
+        for line in change_details(change):
+            yield from _paragraph(line, width=width, indent=3)
+
+
+def _undone_lines(undone: Sequence[Undone], *, width: int) -> Iterator[list[Span]]:
+    for one in undone:
+        head, *others = undone_words(one)
+        yield from _paragraph(head, width=width, style="bold")
+        for line in others:
+            yield from _paragraph(one_line(line), width=width, indent=2, hang=2)
 
 
 # Facts: listings, one matrix, this machine

@@ -14,7 +14,9 @@ from colablock.plan import Action, Remedy, Target
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from colablock.history import Change
     from colablock.plan import Breakage, Plan, Step
+    from colablock.rollback import Undone
     from colablock.verify import Check, Report
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "breakage_heading",
     "breakage_text",
     "chain_text",
+    "change_details",
+    "change_title",
     "checks_in_short",
     "clean",
     "cost_text",
@@ -40,6 +44,7 @@ __all__ = [
     "step_extras",
     "step_reason",
     "step_text",
+    "undone_words",
 ]
 
 FOLD = 12  # a list of details longer than this is shown in compact form
@@ -242,6 +247,35 @@ def checks_in_short(report: Report, *, verbose: bool) -> tuple[list[Check], list
     if verbose or len(versions) <= FOLD:
         return list(report.checks), []
     return [check for check in report.checks if check not in versions], versions
+
+
+def change_title(change: Change) -> str:
+    """Return what a change did and when: ``1  2026-11-24 14:02  qlora-2026: remove 3, install 31``."""
+    numbers = {action: sum(done.action is action for done in change.steps) for action in Action}
+    steps = ", ".join(f"{action.value} {number}" for action, number in numbers.items() if number)
+    return one_line(f"{change.number}  {change.when[:10]} {change.when[11:16]}  {change.matrix}: {steps}")
+
+
+def change_details(change: Change) -> list[str]:
+    """Return by which lock or stack a change was made, from which state, and what is kept to undo it."""
+    by = f"lock {change.lock[:12]}" if change.lock else f"stack {change.stack[:12]}"
+    kept = (
+        "what it moved away was dropped: it cannot be undone"
+        if change.is_dropped
+        else f"{size_text(change.size)} are kept to undo it"
+    )
+    before = [f"before it, the environment was {change.runtime} as recorded"] if change.runtime else []
+    return [f"{by}; {kept}", *before]
+
+
+def undone_words(undone: Undone) -> list[str]:
+    """Return what was undone, then what is not as it was before it."""
+    change = undone.change
+    if not undone.differences:
+        state = f" It is {change.runtime} again, as recorded." if change.runtime else ""
+        return [f"The environment is as it was before change {change.number} ({change.matrix}).{state}"]
+    head = f"Change {change.number} ({change.matrix}) is undone. Still not as it was before it:"
+    return [head, *undone.differences]
 
 
 def run_command(report: Report) -> str:

@@ -14,26 +14,30 @@ from typing import TYPE_CHECKING
 from colablock import applied, envs
 from colablock._probe import interpreter_facts
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.accelerator import detect
+from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
 from colablock.catalog import find_matrix
 from colablock.environment import Environment, environment_for
-from colablock.errors import InvalidInput, NoSolution, NotProven, Refused, RolledBack
-from colablock.execute import apply_plan
+from colablock.errors import InvalidInput, NoSolution, NotFound, NotProven, Refused, RolledBack
+from colablock.execute import Origin, apply_plan
+from colablock.history import Change, drop, read_history
 from colablock.interpreters import fetch_interpreter
 from colablock.journal import recover
 from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
+from colablock.locking import locked
 from colablock.matrix import select_variant
 from colablock.matrix_reader import is_path
 from colablock.plan import Target
 from colablock.progress import Reporter
 from colablock.recorded import load_runtime
+from colablock.rollback import Undone, roll_back
 from colablock.serialise import report_from_json, report_to_json
 from colablock.settings import read_settings
-from colablock.site import STATE, read_site
+from colablock.site import STATE, Site, read_site
 from colablock.snapshot import (
     Host,
     Snapshot,
+    find_executable,
     fingerprint,
     installed_versions,
     is_version,
@@ -41,7 +45,7 @@ from colablock.snapshot import (
     take_snapshot,
 )
 from colablock.solving import Prepared, Solving
-from colablock.standing import Ask, request_key, standing_report
+from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
 from colablock.verify import Check, Report, prove, run_in
 
@@ -169,7 +173,41 @@ class Pipeline:
         """Run *argv* in the environment that was applied last for *name*, and return its exit code."""
         return run_in(self._last(name).python, argv, self._environ)
 
+    def history(self, python: str | None = None) -> tuple[Change, ...]:
+        """Return what colablock changed in the environment of *python* (default: this one), oldest first."""
+        return read_history(self._site(python).state)
+
+    def drop(self, python: str | None = None, number: int | None = None) -> tuple[Change, ...]:
+        """Give up the way back over change *number* and those before it (default: all); return them.
+
+        Raises NotFound for a change that there is not, Refused while another process
+        changes the environment.
+        """
+        site = self._site(python)
+        if not read_history(site.state):
+            raise NotFound(f"colablock has changed nothing in `{site.prefix}`, so nothing is kept")
+        with locked(site):
+            return drop(site.state, number)
+
+    def rollback(self, python: str | None = None, *, to_first: bool = False) -> tuple[Undone, ...]:
+        """Undo the last change in the environment of *python*, or every one; see `rollback.roll_back`."""
+        site = self._site(python)
+        undone = roll_back(
+            site, look=lambda: self._look(python, drives=False), to_first=to_first, reporter=self._reporter
+        )
+        try:
+            for change in (one.change for one in undone):
+                applied.put_back(change.matrix, self._home, change.applied_before, prefix=site.prefix)
+        except OSError as error:
+            self._reporter.note(f"undone, but not recorded in {self._home}: {error.strerror}")
+        return undone
+
     # -- the parts
+
+    def _site(self, python: str | None) -> Site:
+        return read_site(
+            find_executable(Path(python), self._environ) if python else sys.executable, self._environ
+        )
 
     def _solving(self, ask: Ask, kernel: Snapshot) -> Solving:
         settings = read_settings(
@@ -194,7 +232,7 @@ class Pipeline:
         """Return the state that a plan would change: a recorded one, a named one's, or this interpreter's."""
         if ask.runtime:
             return _readable(load_runtime(ask.runtime))
-        snapshot = self._look(ask)
+        snapshot = self._look(ask.python, ask.protect)
         if _is_unfinished(snapshot):
             snapshot = self._recovered(ask, snapshot) if may_recover else _noted(snapshot, _UNFINISHED)
         if ask.python:
@@ -205,17 +243,21 @@ class Pipeline:
             snapshot = _noted(snapshot, note)
         return _readable(snapshot)
 
-    def _look(self, ask: Ask) -> Snapshot:
-        if ask.python:
-            return snapshot_of(Path(ask.python), protect=ask.protect, environ=self._environ)
+    def _look(self, python: str | None, protect: Iterable[str] = (), *, drives: bool = True) -> Snapshot:
+        """Return the state of *python*, else of this interpreter; with *drives*, its accelerator too."""
+        accelerator = None if drives else Accelerator()
+        if python:
+            return snapshot_of(Path(python), protect=protect, environ=self._environ, accelerator=accelerator)
         modules = sys.modules if self._in_kernel else None
-        return take_snapshot(protect=ask.protect, loaded_modules=modules, environ=self._environ)
+        return take_snapshot(
+            protect=protect, loaded_modules=modules, environ=self._environ, accelerator=accelerator
+        )
 
     def _recovered(self, ask: Ask, snapshot: Snapshot) -> Snapshot:
         """Return the state after an interrupted change was put back."""
         if recover(read_site(snapshot.python, self._environ)):
             self._reporter.note(f"a change of {snapshot.prefix} that was interrupted has been put back")
-        return self._look(ask)
+        return self._look(ask.python, ask.protect)
 
     def _to_kernel(self, ask: Ask, prepared: Prepared) -> Report:
         plan = prepared.plan
@@ -236,10 +278,15 @@ class Pipeline:
                 prepared.snapshot,
                 files,
                 prove=prove_it,
+                origin=Origin(
+                    stack=applied.versions_digest(pins),
+                    lock=digest_of(ask.lock) if ask.lock else None,
+                    applied_before=applied.read_text(prepared.matrix.name, self._home),
+                ),
                 keep=ask.keep,
                 environ=self._environ,
                 reporter=self._reporter,
-                fingerprint=lambda: fingerprint(_readable(self._look(ask))),
+                fingerprint=lambda: fingerprint(_readable(self._look(ask.python, ask.protect))),
             )
         return self._report(prepared, plan.python, checks, changed=True)
 

@@ -15,13 +15,25 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from colablock.errors import InvalidInput
 from colablock.plan import Plan
 from colablock.verify import Report
 
-__all__ = ["FORM_VERSION", "plan_from_json", "plan_to_json", "report_from_json", "report_to_json"]
+if TYPE_CHECKING:
+    from colablock.history import Change
+    from colablock.rollback import Undone
+
+__all__ = [
+    "FORM_VERSION",
+    "change_to_json",
+    "plan_from_json",
+    "plan_to_json",
+    "report_from_json",
+    "report_to_json",
+    "undone_to_json",
+]
 
 FORM_VERSION = 1
 
@@ -47,6 +59,25 @@ def report_to_json(report: Report) -> dict[str, object]:
 def report_from_json(value: Mapping[str, object]) -> Report:
     """Return the report that `report_to_json` wrote; raise `InvalidInput` with the path of a fault."""
     return _read_form(Report, value, "report")
+
+
+def change_to_json(change: Change) -> dict[str, object]:
+    """Return what the history has of one change, the files that it moved left out."""
+    left_out = {"folder", "before", "stashed", "created", "applied_before"}
+    written = {key: value for key, value in _written_record(change).items() if key not in left_out}
+    return {**written, "stash": str(change.stash), "size": change.size}
+
+
+def undone_to_json(undone: Undone) -> dict[str, object]:
+    """Return what was undone, and what is still not as it was."""
+    return {
+        "number": undone.change.number,
+        "matrix": undone.change.matrix,
+        "when": undone.change.when,
+        "runtime": undone.change.runtime,
+        "differences": list(undone.differences),
+        "restart": list(undone.restart),
+    }
 
 
 def _written_record(record: Any) -> dict[str, object]:

@@ -36,6 +36,7 @@ __all__ = [
     "Installed",
     "Snapshot",
     "detect_host",
+    "find_executable",
     "fingerprint",
     "from_json",
     "installed_versions",
@@ -160,7 +161,7 @@ def snapshot_of(
     Raises NotFound when there is none, and InvalidInput when it is no Python
     that can be asked.
     """
-    executable = _find_executable(python, environ)
+    executable = find_executable(python, environ)
     answer = _ask(executable, environ)
     return _assemble(answer, environ=environ, modules={}, protect=protect, accelerator=accelerator)
 
@@ -356,8 +357,8 @@ def _direct_requirements(installed: Installed, environment: Environment) -> Iter
             yield canonicalize_name(requirement.name)
 
 
-def _find_executable(python: Path, environ: Mapping[str, str]) -> Path:
-    """Return the file to run for a path, an environment's folder or a bare name."""
+def find_executable(python: Path, environ: Mapping[str, str]) -> Path:
+    """Return the file to run for a path, an environment's folder or a bare name.  Raises NotFound."""
     for candidate in (python, python / "bin" / "python", python / "Scripts" / "python.exe"):
         if os.path.isfile(candidate):  # noqa: PTH113 - Path raises of a long name
             return candidate.absolute()

@@ -17,7 +17,7 @@ from colablock.serialise import report_from_json
 from colablock.snapshot import installed_versions
 from colablock.verify import Report
 
-__all__ = ["Ask", "request_key", "standing_report"]
+__all__ = ["Ask", "digest_of", "request_key", "standing_report"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def request_key(ask: Ask, matrix: Matrix) -> str:
         "kernel": sys.prefix,
         "python": _place(ask.python) if ask.python else None,
         "find_links": [_place(link) for link in ask.find_links],
-        "lock": _digest(ask.lock) if ask.lock else None,
+        "lock": digest_of(ask.lock) if ask.lock else None,
     }
     return applied.key_of({key: value for key, value in facts.items() if key not in {"offline", "keep"}})
 
@@ -82,7 +82,8 @@ def _place(text: str) -> str:
     return str(Path(text).absolute()) if os.path.lexists(text) else text
 
 
-def _digest(path: Path) -> str | None:
+def digest_of(path: Path) -> str | None:
+    """Return the sha256 (hex) of a file, None where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
