@@ -60,6 +60,7 @@ UNDONE = "undone.json"
 
 _JOURNAL = "journal.json"
 _FINISHED = "finished.json"
+_SHOWN = 10  # paths of a loss that are worth reading
 _TEMPORARY = ".colablock-new"
 # Another name on the way back: a path may be where one thing was taken from and another put.
 _TEMPORARY_BACK = ".back.colablock-new"
@@ -269,7 +270,7 @@ def _restore(
         return
     for attempt in (1, 2):
         try:
-            _undo(state, operations, disk)
+            lost = _undo(state, operations, disk)
             disk.rename(str(record), str(state / _FINISHED))
         except KeyboardInterrupt as error:  # noqa: PERF203 (it is tried twice at most)
             if attempt == 2:  # noqa: PLR2004 (the last of the two)
@@ -277,7 +278,20 @@ def _restore(
         except Exception as error:  # noqa: BLE001 (whatever it was, the stash must be named)
             raise _not_restored(state, error) from (cause or error)
         else:
-            return
+            break
+    if lost:
+        raise _lost(state, lost) from cause
+
+
+def _lost(state: Path, paths: Sequence[str]) -> NotRestored:
+    shown = [f"`{path}`" for path in paths[:_SHOWN]]
+    more = [f"and {len(paths) - _SHOWN} more"] if len(paths) > _SHOWN else []
+    stash = _stash_of(state)
+    return NotRestored(
+        "\n  ".join([f"all was put back but what is no longer in `{stash}`:", *shown, *more]),
+        stash=str(stash),
+        hint="Somebody took it away from there: install again the distributions that these belong to",
+    )
 
 
 def _not_restored(state: Path, error: BaseException) -> NotRestored:
@@ -296,13 +310,20 @@ def _stash_of(state: Path) -> Path:
     return folders[-1] / STASH if folders else state / CHANGES
 
 
-def _undo(state: Path, operations: Sequence[Operation], disk: Operations) -> None:
+def _undo(state: Path, operations: Sequence[Operation], disk: Operations) -> list[str]:
+    """Move back what has run, and return the paths whose old content is not to be found."""
     for operation in operations:
         if operation.is_move:
             _settle(operation.source, operation.destination, _TEMPORARY, disk)
             _settle(operation.destination, operation.source, _TEMPORARY_BACK, disk)
-    reached = _reached(operations)
-    moved = max((i for i in range(reached) if operations[i].is_move), default=-1)
+    moves = [
+        (position, operation.has_run) for position, operation in enumerate(operations) if operation.is_move
+    ]
+    moved = max((position for position, has_run in moves if has_run), default=-1)
+    # Folders are made and removed up to the first move that has not run.
+    reached = next((position for position, _ in moves if position > moved), len(operations))
+    # They run in order: one that has not, before one that has, is one whose stash somebody emptied.
+    lost = [operations[position].source for position, has_run in moves if position < moved and not has_run]
     for position in reversed(range(reached)):
         operation = operations[position]
         if operation.kind is Kind.MKDIR:
@@ -311,16 +332,9 @@ def _undo(state: Path, operations: Sequence[Operation], disk: Operations) -> Non
         elif operation.kind is Kind.RMDIR:
             if not os.path.isdir(operation.source):
                 disk.mkdir(operation.source, operation.mode)
-        elif os.path.lexists(operation.destination):
+        elif os.path.lexists(operation.destination) and operation.destination not in lost:
             _move_back(operation, state / "aside", disk)
-
-
-def _reached(operations: Sequence[Operation]) -> int:
-    """Return how many operations may have run: those before the first move that has not."""
-    for position, operation in enumerate(operations):
-        if operation.is_move and not operation.has_run:
-            return position
-    return len(operations)
+    return lost
 
 
 def _settle(source: str, destination: str, suffix: str, disk: Operations) -> None:

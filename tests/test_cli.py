@@ -21,7 +21,7 @@ from colablock.errors import ExitCode
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import Stub, build_site, find_python, make_venv
 from tests.support.server import Fault
-from tests.support.trees import listing
+from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel
 from tests.support.world import StandIn, World, open_world
 
@@ -306,6 +306,78 @@ def test_an_environment_is_changed_and_undone(world: World, venv: StandIn) -> No
     done = world.run("apply", "tiny", *options)
     assert done.code == ExitCode.DONE, done.err
     assert venv.versions() == {"colours": "2.0", "shapes": "2.0", "beside": "1.0"}
+
+
+def test_what_was_done_is_told_and_undone(world: World, venv: StandIn, tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    before = listing(venv.folder)
+    options = ("--into", "kernel", "--python", venv.python)
+    nothing = world.run("history", "--python", venv.python)
+    assert nothing.out == "colablock has changed nothing in this environment\n"
+    refused = world.run("rollback", "--python", venv.python)
+    assert refused.code == ExitCode.USAGE
+    assert "has changed nothing in" in refused.err
+    assert listing(venv.folder) == before
+
+    assert world.run("apply", "unproven", *options, "--keep", COLABLOCK_HOME=home).code == ExitCode.NOT_PROVEN
+    middle = installed_listing(venv.folder)
+    make_wheel(tmp_path / "wheels", "triangles", "1.0")
+    added = ("--with", "triangles", "--find-links", str(tmp_path / "wheels"))
+    done = world.run("apply", "tiny", *options, *added, COLABLOCK_HOME=home)
+    assert done.code == ExitCode.DONE, done.err
+    told = world.run("history", "--python", venv.python, "--json").json["changes"]
+    assert [(change["number"], change["matrix"], len(change["steps"])) for change in told] == [
+        (1, "unproven", 4),
+        (2, "tiny", 1),
+    ]
+    assert [change["size"] > 0 for change in told] == [True, False]  # nothing goes for an installation
+    said = world.run("history", "--python", venv.python)
+    assert re.search(
+        r"^1  \d{4}-\d\d-\d\d \d\d:\d\d  unproven: remove 2, replace 1, install 1$", said.out, re.MULTILINE
+    )
+    assert "are kept to undo it" in said.out
+
+    undone = world.run("rollback", "--python", venv.python, COLABLOCK_HOME=home)
+    assert undone.code == ExitCode.DONE, undone.err
+    assert "as it was before change 2 (tiny)" in undone.out
+    assert installed_listing(venv.folder) == middle
+    assert (
+        world.run("verify", "tiny", COLABLOCK_HOME=home).code == ExitCode.USAGE
+    )  # it is not applied any more
+    first = world.run("rollback", "--to", "first", "--python", venv.python, "--json", COLABLOCK_HOME=home)
+    assert [one["number"] for one in first.json["undone"]] == [1]
+    assert listing(venv.folder) == before
+
+
+def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: StandIn) -> None:
+    options = ("--python", venv.python)
+    assert world.run("history", "--drop", *options).code == ExitCode.USAGE
+    assert world.run("apply", "tiny", "--into", "kernel", *options).code == ExitCode.DONE
+    assert "no change 5" in world.run("history", "--drop", "5", *options).err
+    dropped = world.run("history", *options, "--drop", "--json").json["changes"]
+    assert [(change["is_dropped"], change["size"]) for change in dropped] == [(True, 0)]
+    assert "it cannot be undone" in world.run("history", *options).out
+    refused = world.run("rollback", *options)
+    assert refused.code == ExitCode.UNMET
+    assert "its stash was dropped" in refused.err
+
+
+def test_an_undo_that_cannot_be_is_exit_code_four(world: World, venv: StandIn, tmp_path: Path) -> None:
+    """The proof takes away what was kept to go back, and then fails."""
+    stash = venv.folder / ".colablock" / "changes" / "0001" / "stash"
+    lost = f"import shutil, sys; shutil.rmtree(r'{stash / '0'}'); sys.exit(1)"
+    matrix = tmp_path / "losing.toml"
+    matrix.write_text(
+        TINY.format(name="losing", shapes=">=2", imports=["shapes"])
+        + f"commands = [['python', '-c', {json.dumps(lost)}]]\n"
+    )
+    done = world.run("apply", str(matrix), "--into", "kernel", "--python", venv.python)
+    assert done.code == ExitCode.NOT_RESTORED
+    assert str(stash) in done.err
+    assert "put back but what is no longer in" in " ".join(done.err.split())
+    assert str(venv.site / "colours") in done.err
+    assert venv.versions() == dict.fromkeys(("colours", "monochrome", "other", "beside"), "1.0")
+    assert not (venv.folder / ".colablock" / "journal.json").exists()
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n", ExitCode.UNMET), ("yes", ExitCode.DONE)])
