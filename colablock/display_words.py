@@ -250,10 +250,12 @@ def checks_in_short(report: Report, *, verbose: bool) -> tuple[list[Check], list
 
 
 def change_title(change: Change) -> str:
-    """Return what a change did and when: ``1  2026-11-24 14:02  qlora-2026: remove 3, install 31``."""
+    """Return what a change did and when: ``change 1, 2026-11-24 14:02 UTC, tiny: remove 3``."""
     numbers = {action: sum(done.action is action for done in change.steps) for action in Action}
     steps = ", ".join(f"{action.value} {number}" for action, number in numbers.items() if number)
-    return one_line(f"{change.number}  {change.when[:10]} {change.when[11:16]}  {change.matrix}: {steps}")
+    return one_line(
+        f"change {change.number}, {change.when[:10]} {change.when[11:16]} UTC, {change.matrix}: {steps}"
+    )
 
 
 def change_details(change: Change) -> list[str]:

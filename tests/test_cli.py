@@ -332,18 +332,15 @@ def test_what_was_done_is_told_and_undone(world: World, venv: StandIn, tmp_path:
     ]
     assert [change["size"] > 0 for change in told] == [True, False]  # nothing goes for an installation
     said = world.run("history", "--python", venv.python)
-    assert re.search(
-        r"^1  \d{4}-\d\d-\d\d \d\d:\d\d  unproven: remove 2, replace 1, install 1$", said.out, re.MULTILINE
-    )
+    title = r"^change 1, \d{4}-\d\d-\d\d \d\d:\d\d UTC, unproven: remove 2, replace 1, install 1$"
+    assert re.search(title, said.out, re.MULTILINE)
     assert "are kept to undo it" in said.out
 
     undone = world.run("rollback", "--python", venv.python, COLABLOCK_HOME=home)
     assert undone.code == ExitCode.DONE, undone.err
     assert "as it was before change 2 (tiny)" in undone.out
     assert installed_listing(venv.folder) == middle
-    assert (
-        world.run("verify", "tiny", COLABLOCK_HOME=home).code == ExitCode.USAGE
-    )  # it is not applied any more
+    assert world.run("verify", "tiny", COLABLOCK_HOME=home).code == ExitCode.USAGE  # applied no more
     first = world.run("rollback", "--to", "first", "--python", venv.python, "--json", COLABLOCK_HOME=home)
     assert [one["number"] for one in first.json["undone"]] == [1]
     assert listing(venv.folder) == before
