@@ -202,8 +202,13 @@ class Journal:
             self._disk.rmdir(operation.source)
         elif not _move(operation.source, operation.destination, self._disk):
             # A folder that cannot be renamed as a whole (on overlayfs, one that came with the image): its
-            # files go one by one, and the record says so before the first of them does.
-            self._operations[position : position + 1] = _expand(operation)
+            # files go one by one, and the record says so before the first of them does.  So do those of
+            # the folders after it, most of which came with the image too: the record is written once.
+            self._operations[position:] = [
+                step
+                for other in self._operations[position:]
+                for step in (_expand(other) if other is operation or _is_alike(other, operation) else [other])
+            ]
             self._write()
             self._run(position)
 
@@ -389,6 +394,12 @@ def _move(source: str, destination: str, disk: Operations, *, suffix: str = _TEM
         disk.unlink(source)
         disk.rename(destination + suffix, destination)
     return True
+
+
+def _is_alike(other: Operation, operation: Operation) -> bool:
+    """Whether *other* moves a folder the same way as *operation*."""
+    source = other.source
+    return other.kind is operation.kind and os.path.isdir(source) and not os.path.islink(source)
 
 
 def _expand(operation: Operation) -> list[Operation]:
