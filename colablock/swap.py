@@ -52,11 +52,14 @@ class _Folders:
         return f"{self._real[folder].rstrip('/')}/{name}"
 
 
-def owned_files(site: Site, removed: Sequence[Installed], staying: Iterable[Installed]) -> frozenset[str]:
+def owned_files(
+    site: Site, removed: Sequence[Installed], staying: Iterable[Installed], *, left_over: bool = True
+) -> frozenset[str]:
     """Return the files of *removed*: those recorded, less what *staying* ones list too, and bytecode.
 
-    Raises Refused where a distribution does not say which files are its own,
-    or claims files outside the site.
+    *left_over*: so is bytecode beside theirs whose source is gone.  Raises
+    Refused where a distribution does not say which files are its own, or
+    claims files outside the site.
     """
     folders = _Folders(site)
     owned: set[str] = set()
@@ -65,7 +68,7 @@ def owned_files(site: Site, removed: Sequence[Installed], staying: Iterable[Inst
     names = frozenset(map(os.path.basename, owned))
     for installed in staying:
         owned.difference_update(_listed(installed, names, folders))
-    return frozenset(owned | set(_bytecode(owned, folders)))
+    return frozenset(owned | set(_bytecode(owned, folders, left_over=left_over)))
 
 
 def moves_out(site: Site, owned: frozenset[str], stash: Path) -> list[Operation]:
@@ -246,7 +249,7 @@ def _listed(installed: Installed, names: frozenset[str], folders: _Folders) -> I
         yield folders.resolve(path)
 
 
-def _bytecode(owned: Iterable[str], folders: _Folders) -> Iterator[str]:
+def _bytecode(owned: Iterable[str], folders: _Folders, *, left_over: bool) -> Iterator[str]:
     """Yield the bytecode of each owned source file, and what is left of sources that are gone (PEP 3147)."""
     stems: dict[str, set[str]] = {}
     for path in owned:
@@ -257,8 +260,8 @@ def _bytecode(owned: Iterable[str], folders: _Folders) -> Iterator[str]:
         sources = folders.names(folder)
         for name in folders.names(f"{folder}/__pycache__"):
             stem = name.partition(".")[0]
-            left_over = f"{stem}.py" not in sources and folder not in folders.site.roots
-            if name.endswith(".pyc") and (stem in own or left_over):
+            is_left = left_over and f"{stem}.py" not in sources and folder not in folders.site.roots
+            if name.endswith(".pyc") and (stem in own or is_left):
                 yield f"{folder}/__pycache__/{name}"
 
 

@@ -124,6 +124,15 @@ def test_bytecode_written_since_goes_with_its_source(place: Place) -> None:
     assert listing(place.venv) == before
 
 
+def test_bytecode_of_nobody_that_stood_there_stays(place: Place) -> None:
+    (place.site / "stays" / "__pycache__").mkdir()
+    (place.site / "stays" / "__pycache__" / "long_gone.cpython-311.pyc").write_bytes(b"x")
+    before = listing(place.venv)
+    place.apply(place.put(make_wheel(place.folder, "new", "2.0", modules={"stays/new.py": ""})))
+    undo(place)
+    assert listing(place.venv) == before
+
+
 def test_an_overlapping_file_that_stood_goes_back_to_its_bytes(place: Place) -> None:
     before = listing(place.venv)
     wheel = make_wheel(place.folder, "new", "2.0", modules={"shared/both.py": "new", "shared/stays.py": "n"})
