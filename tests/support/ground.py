@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.plan import Action, Artifact, Plan, Step, Target
 from colablock.recorded import recorded_distributions
@@ -21,6 +22,7 @@ from tests.support.wheels import make_wheel
 __all__ = ["RUNTIME", "Ground", "make_ground"]
 
 RUNTIME = "colab-2025.09-gpu"
+NEWER = "9999.0"  # than any release, those counted by the year among them
 _LONG_AGO = 1_500_000_000_123_456_789  # ns: a copy that loses times is seen
 
 # Of each family some are removed, some replaced, and the others stay beside them.
@@ -75,6 +77,37 @@ class Ground:
 
     def snapshot(self) -> Snapshot:
         return snapshot_of(Path(self.python), environ=os.environ)
+
+    def write_matrix(self) -> Path:
+        """Write a matrix for as much of the change as breaks nothing else of the runtime."""
+        held = _held_back()
+        asked = [f'{s.name} = "=={s.version}"' for s in self.steps if s.version and s.name not in held]
+        unwanted = [s.name for s in self.steps if s.version is None and s.name not in held]
+        lines = [
+            "schema = 1",
+            'name = "big"',
+            'summary = "Many at once"',
+            "[packages]",
+            *asked,
+            "[absent]",
+            *(f'{name} = {{ version = "<{NEWER}", why = "in the way" }}' for name in unwanted),
+            "[verify]",
+            'imports = ["new_1", "new_2.a.b.c"]',
+        ]
+        path = self.folder / "big.toml"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+
+def _held_back() -> set[NormalizedName]:
+    """Return what something in the runtime needs in another version than the newer one, or at all there."""
+    held: set[NormalizedName] = set()
+    for item in recorded_distributions(RUNTIME):
+        for requirement in map(Requirement, item.installed.requires):
+            name = canonicalize_name(requirement.name)
+            if not requirement.specifier.contains(NEWER):
+                held.add(name)
+    return held
 
 
 def make_ground(folder: Path) -> Ground:
@@ -237,7 +270,7 @@ def _wheels(folder: Path, replaced: Sequence[str]) -> Iterator[tuple[NormalizedN
             f"{package}/fresh/deep/new.py": "",
         }
         scripts = {name.lower(): f"{package.replace('/', '.')}:core"} if number % 2 == 0 else None
-        yield canonicalize_name(name), make_wheel(folder, name, "999.0", modules=modules, scripts=scripts)
+        yield canonicalize_name(name), make_wheel(folder, name, NEWER, modules=modules, scripts=scripts)
     for number in range(_NEW):
         name = f"new-{number}"
         modules = {
