@@ -144,6 +144,13 @@ def _add_apply(commands: Any) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="keep what was applied even when a proof fails (exit 5)"
     )
+    parser.add_argument(
+        "--no-undo",
+        dest="undo",
+        action="store_false",
+        help="where an image's files would have to be copied to keep them (overlayfs), take them away:"
+        " quicker and smaller, but such a change can neither be rolled back nor undone",
+    )
     _add_sources(parser)
     parser.set_defaults(handler=_apply)
 
@@ -361,6 +368,7 @@ def _ask(args: argparse.Namespace) -> Ask:
         find_links=tuple(args.find_links),
         offline=args.offline,
         keep=getattr(args, "keep", False),
+        undo=getattr(args, "undo", True),
     )
 
 

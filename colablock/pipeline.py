@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ask", "Pipeline"]
 
-_UNFINISHED = "a change of this environment was interrupted: the next `apply` puts it back first"
+_UNFINISHED = "a change of this environment was interrupted: the next `apply` sees to it first"
 
 
 class Pipeline:
@@ -255,8 +255,9 @@ class Pipeline:
 
     def _recovered(self, ask: Ask, snapshot: Snapshot) -> Snapshot:
         """Return the state after an interrupted change was put back."""
-        if recover(read_site(snapshot.python, self._environ)):
-            self._reporter.note(f"a change of {snapshot.prefix} that was interrupted has been put back")
+        settled = recover(read_site(snapshot.python, self._environ))
+        if settled is not None:
+            self._reporter.note(f"a change of {snapshot.prefix} that was interrupted {settled.value}")
         return self._look(ask.python, ask.protect)
 
     def _to_kernel(self, ask: Ask, prepared: Prepared) -> Report:
@@ -284,6 +285,7 @@ class Pipeline:
                     applied_before=applied.read_text(prepared.matrix.name, self._home),
                 ),
                 keep=ask.keep,
+                undo=ask.undo,
                 environ=self._environ,
                 reporter=self._reporter,
                 fingerprint=lambda: fingerprint(_readable(self._look(ask.python, ask.protect))),
