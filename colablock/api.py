@@ -83,7 +83,8 @@ def rollback(
     """Undo the last change that colablock made in place, or with *to_first* every one.
 
     *python* names another interpreter whose environment is meant.  What was
-    installed since by others stays, and is told.  Raises NotFound where there
+    installed since by others stays, and is told.  Where the last change was
+    interrupted it is put back, and that is all.  Raises NotFound where there
     is nothing to undo, Refused where what is needed for it was dropped.
     """
     with _pipeline(quiet=quiet) as pipeline:

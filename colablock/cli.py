@@ -486,19 +486,22 @@ def _why(call: _Call) -> int:
 
 def _rollback(call: _Call) -> int:
     from colablock.display_text import render_history, render_undone
+    from colablock.journal import Settled
     from colablock.serialise import undone_to_json
 
     args = call.args
     with _pipeline(call) as pipeline:
-        changes = pipeline.history(args.python)
+        is_put_back = pipeline.settle(args.python) is Settled.UNDONE and args.to == "last"
+        changes = () if is_put_back else pipeline.history(args.python)
     if changes and not (args.quiet or args.json):
         render_history(changes if args.to == "first" else changes[-1:], call.err)
     if changes and not _agreed(call, "Undo this?" if args.to == "last" else "Undo all of this?"):
         raise Refused("nothing was changed: it was not agreed to", hint="Say yes, or pass `--yes`")
     with _pipeline(call) as pipeline:
-        undone = pipeline.rollback(args.python, to_first=args.to == "first")
+        undone = () if is_put_back else pipeline.rollback(args.python, to_first=args.to == "first")
     if args.json:
-        _print_json({"undone": [undone_to_json(one) for one in undone]}, call.out)
+        written = [undone_to_json(one) for one in undone]
+        _print_json({"undone": written, "interrupted": is_put_back}, call.out)
     else:
         render_undone(undone, call.out)
     return ExitCode.DONE

@@ -22,7 +22,7 @@ from colablock.errors import InvalidInput, NoSolution, NotFound, NotProven, Refu
 from colablock.execute import Origin, apply_plan
 from colablock.history import Change, drop, read_history
 from colablock.interpreters import fetch_interpreter
-from colablock.journal import recover
+from colablock.journal import Settled, recover
 from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.locking import locked
 from colablock.matrix import select_variant
@@ -189,8 +189,22 @@ class Pipeline:
         with locked(site):
             return drop(site.state, number)
 
+    def settle(self, python: str | None = None) -> Settled | None:
+        """Put back, or finish, a change of the environment of *python* that was interrupted."""
+        site = self._site(python)
+        settled = recover(site)
+        if settled is not None:
+            self._reporter.note(f"a change of {site.prefix} that was interrupted {settled.value}")
+        return settled
+
     def rollback(self, python: str | None = None, *, to_first: bool = False) -> tuple[Undone, ...]:
-        """Undo the last change in the environment of *python*, or every one; see `rollback.roll_back`."""
+        """Undo the last change in the environment of *python*, or every one; see `rollback.roll_back`.
+
+        Where the last one was interrupted it is put back, and that is all: then
+        nothing is returned.
+        """
+        if self.settle(python) is Settled.UNDONE and not to_first:
+            return ()
         site = self._site(python)
         undone = roll_back(
             site, look=lambda: self._look(python, drives=False), to_first=to_first, reporter=self._reporter
@@ -255,9 +269,7 @@ class Pipeline:
 
     def _recovered(self, ask: Ask, snapshot: Snapshot) -> Snapshot:
         """Return the state after an interrupted change was put back."""
-        settled = recover(read_site(snapshot.python, self._environ))
-        if settled is not None:
-            self._reporter.note(f"a change of {snapshot.prefix} that was interrupted {settled.value}")
+        self.settle(snapshot.python)
         return self._look(ask.python, ask.protect)
 
     def _to_kernel(self, ask: Ask, prepared: Prepared) -> Report:
