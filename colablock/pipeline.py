@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -302,7 +303,9 @@ class Pipeline:
                 reporter=self._reporter,
                 fingerprint=lambda: fingerprint(_readable(self._look(ask.python, ask.protect))),
             )
-        return self._report(prepared, plan.python, checks, changed=True)
+        report = self._report(prepared, plan.python, checks, changed=True)
+        where = ["--python", ask.python] if ask.python else []
+        return replace(report, undo=shlex.join(["colablock", "rollback", *where]) if ask.undo else "")
 
     def _to_env(self, ask: Ask, prepared: Prepared) -> Report:
         workshop = prepared.workshop

@@ -303,9 +303,11 @@ def test_an_environment_is_changed_and_undone(world: World, venv: StandIn) -> No
     kept = world.run("apply", "unproven", *options, "--keep")
     assert kept.code == ExitCode.NOT_PROVEN
     assert "FAIL" in kept.out
+    assert f"undo: colablock rollback --python {venv.python}" in kept.out
     done = world.run("apply", "tiny", *options)
     assert done.code == ExitCode.DONE, done.err
     assert venv.versions() == {"colours": "2.0", "shapes": "2.0", "beside": "1.0"}
+    assert "undo:" not in done.out  # it changed nothing
 
 
 def test_what_was_done_is_told_and_undone(world: World, venv: StandIn, tmp_path: Path) -> None:
