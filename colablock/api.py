@@ -48,6 +48,8 @@ def apply(name: Name, *, quiet: bool = False, **options: Any) -> Report:
     - ``protect``: names that stay as they are
     - ``broken``: ``"repair"``, ``"remove"`` or ``"leave"`` what breaks directly
     - ``keep``: keep what was applied even when a proof fails
+    - ``undo``: ``False`` takes an image's files away where they would have to be copied to
+      keep them (overlayfs): such a change can neither be rolled back nor undone
 
     Called again, it finds nothing to do.  Raises ColablockError: what stands in
     the way, and what to do about it where that is known.
@@ -81,7 +83,8 @@ def rollback(
     """Undo the last change that colablock made in place, or with *to_first* every one.
 
     *python* names another interpreter whose environment is meant.  What was
-    installed since by others stays, and is told.  Raises NotFound where there
+    installed since by others stays, and is told.  Where the last change was
+    interrupted it is put back, and that is all.  Raises NotFound where there
     is nothing to undo, Refused where what is needed for it was dropped.
     """
     with _pipeline(quiet=quiet) as pipeline:

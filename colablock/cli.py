@@ -144,6 +144,13 @@ def _add_apply(commands: Any) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="keep what was applied even when a proof fails (exit 5)"
     )
+    parser.add_argument(
+        "--no-undo",
+        dest="undo",
+        action="store_false",
+        help="where an image's files would have to be copied to keep them (overlayfs), take them away:"
+        " quicker and smaller, but such a change can neither be rolled back nor undone",
+    )
     _add_sources(parser)
     parser.set_defaults(handler=_apply)
 
@@ -361,6 +368,7 @@ def _ask(args: argparse.Namespace) -> Ask:
         find_links=tuple(args.find_links),
         offline=args.offline,
         keep=getattr(args, "keep", False),
+        undo=getattr(args, "undo", True),
     )
 
 
@@ -478,19 +486,22 @@ def _why(call: _Call) -> int:
 
 def _rollback(call: _Call) -> int:
     from colablock.display_text import render_history, render_undone
+    from colablock.journal import Settled
     from colablock.serialise import undone_to_json
 
     args = call.args
     with _pipeline(call) as pipeline:
-        changes = pipeline.history(args.python)
+        is_put_back = pipeline.settle(args.python) is Settled.UNDONE and args.to == "last"
+        changes = () if is_put_back else pipeline.history(args.python)
     if changes and not (args.quiet or args.json):
         render_history(changes if args.to == "first" else changes[-1:], call.err)
     if changes and not _agreed(call, "Undo this?" if args.to == "last" else "Undo all of this?"):
         raise Refused("nothing was changed: it was not agreed to", hint="Say yes, or pass `--yes`")
     with _pipeline(call) as pipeline:
-        undone = pipeline.rollback(args.python, to_first=args.to == "first")
+        undone = () if is_put_back else pipeline.rollback(args.python, to_first=args.to == "first")
     if args.json:
-        _print_json({"undone": [undone_to_json(one) for one in undone]}, call.out)
+        written = [undone_to_json(one) for one in undone]
+        _print_json({"undone": written, "interrupted": is_put_back}, call.out)
     else:
         render_undone(undone, call.out)
     return ExitCode.DONE

@@ -249,4 +249,6 @@ def _next(report: Report) -> str:
     parts.append(f'<p class="cl-soft">{python}</p>')
     if report.passed:
         parts.append(f"<p>next: <code>{_text(run_command(report))}</code></p>")
+    if report.changed and report.undo:
+        parts.append(f"<p>undo: <code>{_text(report.undo)}</code></p>")
     return "".join(parts)

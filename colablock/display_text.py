@@ -334,6 +334,8 @@ def _next_lines(report: Report) -> Iterator[list[Span]]:
     yield [Span(f"Python {report.python_version}: {report.python}")]
     if report.passed:
         yield [Span("next: "), Span(run_command(report), "bold")]
+    if report.changed and report.undo:
+        yield [Span("undo: "), Span(report.undo, "bold")]
 
 
 # The history, and the way back

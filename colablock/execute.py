@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from colablock import __version__
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.errors import ColablockError, NotRestored, Refused, RolledBack
+from colablock.errors import AppliedNotProven, ColablockError, NotRestored, Refused, RolledBack
 from colablock.history import differences, facts_of, next_folder
 from colablock.journal import (
     CHANGES,
@@ -65,6 +66,7 @@ def apply_plan(
     prove: Callable[[], tuple[Check, ...]],
     origin: Origin | None = None,
     keep: bool = False,
+    undo: bool = True,
     environ: Mapping[str, str],
     reporter: Reporter | None = None,
     fingerprint: Callable[[], str] | None = None,
@@ -75,9 +77,10 @@ def apply_plan(
 
     *files* holds the wheel of each step that installs.  *prove* is called
     once, when the new files are in place.  With *keep*, failed proofs are
-    returned too, and the change stands.  *origin* is kept in the environment's
-    history, with what is needed to undo the change.  *fingerprint* gives that of the
-    environment as it is after staging.
+    returned too, and the change stands.  So they are without *undo*, where what
+    is replaced could only be kept by copying it (see `journal.Journal`).
+    *origin* is kept in the environment's history, with what is needed to undo
+    the change.  *fingerprint* gives that of the environment as it is after staging.
 
     Raises Refused (and BadDistribution, Unmet) before anything is changed,
     RolledBack when the change was undone, NotRestored when that failed too.
@@ -94,9 +97,10 @@ def apply_plan(
         disk=disk or Operations(),
     )
     with locked(site, wait=wait) as state:
-        if settle_unfinished(state, change.disk):
+        settled = settle_unfinished(state, change.disk)
+        if settled is not None:
             raise Refused(
-                "an interrupted change has just been put back, so this plan was made for another state",
+                f"a change that was interrupted {settled.value}, so this plan was made for another state",
                 hint="Call again: the plan is then made anew",
             )
         with preparing(state):
@@ -117,7 +121,9 @@ def apply_plan(
                 operations,
                 becomes=folder / RECORD,
                 facts=_facts(change, operations, state),
+                undo=undo,
                 disk=change.disk,
+                progress=partial(reporter.step, "Moving files"),
             )
         return _swap(change, journal, prove, keep=keep)
 
@@ -130,16 +136,17 @@ def _swap(
     try:
         with journal:
             journal.swap()
-            change.reporter.step(f"Changed {count}", 1, 1)
             checks = prove()
             failed = [check for check in checks if not check.passed]
-            if not failed or keep:
+            if not failed or keep or journal.is_forward:
                 journal.commit()
     except (RolledBack, NotRestored):
         raise
     except (OSError, ColablockError) as error:
+        if journal.is_forward:
+            raise AppliedNotProven(f"the change was made for good, but not proven: {error}") from error
         raise RolledBack(f"the change failed and was undone: {error}") from error
-    if failed and not keep:
+    if failed and not (keep or journal.is_forward):
         raise RolledBack(_word_failures(failed), hint="Call with `--keep` to keep the change all the same")
     importlib.invalidate_caches()  # this interpreter may be the one that changed
     return checks

@@ -13,6 +13,10 @@ The life of a change in its state folder::
     changes/0001/record.json       committed: the same file, renamed; the stash stays, for the way back
     changes/0001/undone.json       rolled back by a later change, whose journal this was: tidied away
     finished.json                  undone on the way: tidied away
+
+A change may be told to keep nothing that cannot be moved as a whole.  From the
+first folder that it takes away on, its record says ``"forward": true``, and
+recovery finishes it in place of moving everything back.
 """
 
 # Paths are strings here: a change of a whole stack has 30,000 of them.
@@ -45,8 +49,8 @@ __all__ = [
     "Kind",
     "Operation",
     "Operations",
+    "Settled",
     "preparing",
-    "read_operations",
     "recover",
     "remove_tree",
     "settle_unfinished",
@@ -97,6 +101,13 @@ class Operation:
         return not os.path.lexists(self.source)
 
 
+class Settled(Enum):
+    """What became of a change that was interrupted."""
+
+    UNDONE = "has been put back"
+    FINISHED = "has been finished"
+
+
 class Operations:
     """What a change does to the disk, one method each; a test replaces it to make one fail."""
 
@@ -139,7 +150,10 @@ class Journal:
 
     *state* is the state folder, which exists on the site's mount.  Its commit
     renames the record to *becomes*, in that folder.  *facts* are written into
-    the record beside the operations.
+    the record beside the operations.  Without *undo*, a folder that cannot be
+    moved as a whole is taken away in place of being copied; from then on the
+    change *is_forward*: it is finished however it is left.  *operations* that
+    move out come before those that move in.
     """
 
     def __init__(
@@ -149,6 +163,7 @@ class Journal:
         *,
         becomes: Path,
         facts: Mapping[str, object] | None = None,
+        undo: bool = True,
         disk: Operations | None = None,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
@@ -156,6 +171,8 @@ class Journal:
         self._operations = list(operations)
         self._becomes = becomes
         self._facts = dict(facts or {})
+        self._has_undo = undo
+        self.is_forward = False
         self._disk = disk or Operations()
         self._progress = progress
         self._committed = False
@@ -166,7 +183,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._committed:
+        if not self._committed and self.is_forward:
+            _finish(self._state, self._operations, self._disk, self._becomes, error)
+        elif not self._committed:
             _restore(self._state, self._operations, self._disk, error)
         tidy(self._state)
 
@@ -182,6 +201,8 @@ class Journal:
     def commit(self) -> None:
         """Make the change final: renaming the record is what counts."""
         record = self._state / _JOURNAL
+        if self.is_forward:
+            remove_tree(self._becomes.with_name(STASH))  # nothing leads back to it
         try:
             self._disk.rename(str(record), str(self._becomes))
         except OSError:
@@ -189,9 +210,11 @@ class Journal:
                 raise
         self._committed = True
 
-    def _write(self) -> None:
+    def _write(self, *, is_forward: bool = False) -> None:
         rows = [asdict(operation) | {"kind": operation.kind.value} for operation in self._operations]
-        record = {"schema": 1, "pid": os.getpid(), **self._facts, "operations": rows}
+        own = {"schema": 1, "pid": os.getpid(), "forward": is_forward, "is_dropped": is_forward}
+        becomes = self._becomes.relative_to(self._state).as_posix()
+        record = {**own, "becomes": becomes, **self._facts, "operations": rows}
         self._disk.write(str(self._state / _JOURNAL), json.dumps(record))
 
     def _run(self, position: int) -> None:
@@ -201,16 +224,24 @@ class Journal:
         elif operation.kind is Kind.RMDIR:
             self._disk.rmdir(operation.source)
         elif not _move(operation.source, operation.destination, self._disk):
-            # A folder that cannot be renamed as a whole (on overlayfs, one that came with the image): its
-            # files go one by one, and the record says so before the first of them does.  So do those of
-            # the folders after it, most of which came with the image too: the record is written once.
+            # A folder that cannot be renamed as a whole: on overlayfs, one that came with the image.
+            if operation.kind is Kind.OUT and not self._has_undo:
+                self._go_forward()
+                _take_away(operation.source, self._disk)
+                return
+            # Its files go one by one, and so do those of the folders after it, which mostly are like it.  The
+            # record says so before the first of them does.
+            rest = self._operations[position:]
             self._operations[position:] = [
-                step
-                for other in self._operations[position:]
-                for step in (_expand(other) if other is operation or _is_alike(other, operation) else [other])
+                step for one in rest for step in (_expand(one) if one.kind is operation.kind else [one])
             ]
             self._write()
             self._run(position)
+
+    def _go_forward(self) -> None:
+        if not self.is_forward:
+            self._write(is_forward=True)
+            self.is_forward = True  # not before: what is not written can still go back
 
 
 @contextmanager
@@ -226,36 +257,45 @@ def preparing(state: Path) -> Iterator[None]:
         raise
 
 
-def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) -> bool:
-    """Put back what an interrupted change left in *site*; whether there was anything.
+def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) -> Settled | None:
+    """Put back, or finish, the change of *site* that was interrupted; None where none was.
 
     Raises Refused while another process changes the site, NotRestored when
-    putting back fails.
+    it cannot be.
     """
     if not site.state.is_dir():
-        return False
+        return None
     with locked(site, wait=wait):
         return settle_unfinished(site.state, disk or Operations())
 
 
-def settle_unfinished(state: Path, disk: Operations) -> bool:
-    """Recover under a lock that is held; whether an unfinished change was undone."""
+def settle_unfinished(state: Path, disk: Operations) -> Settled | None:
+    """Recover under a lock that is held; what became of an unfinished change, None where there was none."""
     record = state / _JOURNAL
-    found = record.is_file()
-    if found:
-        _restore(state, _read(record), disk, None)
+    settled = None
+    if record.is_file():
+        written = _read(record)
+        settled = Settled.FINISHED if written.is_forward else Settled.UNDONE
+        if written.is_forward:
+            _finish(state, written.operations, disk, state / written.becomes, None)
+        else:
+            _restore(state, written.operations, disk, None)
     tidy(state)
-    return found
+    return settled
 
 
-def read_operations(record: Mapping[str, Any]) -> list[Operation]:
-    """Return the operations of a record.  Raises LookupError, TypeError or ValueError where it has none."""
-    return [Operation(**{**row, "kind": Kind(row["kind"])}) for row in record["operations"]]
+@dataclass(frozen=True, slots=True)
+class _Written:
+    operations: list[Operation]
+    becomes: str
+    is_forward: bool
 
 
-def _read(record: Path) -> list[Operation]:
+def _read(record: Path) -> _Written:
     try:
-        return read_operations(json.loads(record.read_text(encoding="utf-8", errors="surrogateescape")))
+        value: dict[str, Any] = json.loads(record.read_text(encoding="utf-8", errors="surrogateescape"))
+        operations = [Operation(**{**row, "kind": Kind(row["kind"])}) for row in value["operations"]]
+        return _Written(operations, value["becomes"], is_forward=value["forward"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         stash = _stash_of(record.parent)
         raise NotRestored(
@@ -286,6 +326,65 @@ def _restore(
             break
     if lost:
         raise _lost(state, lost) from cause
+
+
+def _finish(
+    state: Path,
+    operations: Sequence[Operation],
+    disk: Operations,
+    becomes: Path,
+    cause: BaseException | None,
+) -> None:
+    """Run what is left of a change that cannot go back, and commit it."""
+    record = state / _JOURNAL
+    if not record.exists():
+        return
+    try:
+        _go_on(operations, disk)
+        remove_tree(becomes.with_name(STASH))
+        disk.rename(str(record), str(becomes))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (whatever it was, the record must be named)
+        why = str(error) or type(error).__name__
+        raise NotRestored(
+            f"the change could not be finished, and there is no way back: {why}\n"
+            f"  what is to be done is in `{record}`",
+            stash=str(becomes.with_name(STASH)),
+            hint="Once the cause is mended, the next colablock call on this environment does the rest",
+        ) from (cause or error)
+
+
+def _go_on(operations: Sequence[Operation], disk: Operations) -> None:
+    for operation in operations:
+        if operation.is_move:
+            _settle(operation.source, operation.destination, _TEMPORARY, disk)
+    # What goes out goes first: where something has come in, nothing is left to go, and its place is taken.
+    has_come = any(operation.kind is Kind.IN and operation.has_run for operation in operations)
+    for operation in operations:
+        source, destination = operation.source, operation.destination
+        if operation.kind is Kind.OUT:
+            if not has_come and os.path.lexists(source) and not _move(source, destination, disk):
+                _take_away(source, disk)
+        elif operation.kind is Kind.IN:
+            if not operation.has_run:
+                _move(source, destination, disk)
+        elif operation.kind is Kind.MKDIR:
+            if not os.path.isdir(destination):
+                disk.mkdir(destination, operation.mode)
+        elif os.path.isdir(source):
+            disk.rmdir(source)
+
+
+def _take_away(folder: str, disk: Operations) -> None:
+    for inner, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            disk.unlink(f"{inner}/{name}")
+        for name in folders:
+            path = f"{inner}/{name}"
+            if os.path.islink(path):
+                disk.unlink(path)
+            else:
+                disk.rmdir(path)
+    disk.rmdir(folder)
 
 
 def _lost(state: Path, paths: Sequence[str]) -> NotRestored:
@@ -396,15 +495,11 @@ def _move(source: str, destination: str, disk: Operations, *, suffix: str = _TEM
     return True
 
 
-def _is_alike(other: Operation, operation: Operation) -> bool:
-    """Whether *other* moves a folder the same way as *operation*."""
-    source = other.source
-    return other.kind is operation.kind and os.path.isdir(source) and not os.path.islink(source)
-
-
 def _expand(operation: Operation) -> list[Operation]:
-    """Return the move of a folder as the moves of what is in it."""
+    """Return the move of a folder as the moves of what is in it, and that of a file as it is."""
     source, destination = operation.source, operation.destination
+    if not os.path.isdir(source) or os.path.islink(source):
+        return [operation]
     mode = os.stat(source).st_mode & 0o7777
     steps = [Operation(kind=Kind.MKDIR, destination=destination, mode=mode)]
     with os.scandir(source) as entries:
@@ -412,7 +507,7 @@ def _expand(operation: Operation) -> list[Operation]:
             move = Operation(
                 kind=operation.kind, source=entry.path, destination=f"{destination}/{entry.name}"
             )
-            steps += _expand(move) if entry.is_dir(follow_symlinks=False) else [move]
+            steps += _expand(move)
     return [*steps, Operation(kind=Kind.RMDIR, source=source, mode=mode)]
 
 

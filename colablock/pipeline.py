@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ from colablock.errors import InvalidInput, NoSolution, NotFound, NotProven, Refu
 from colablock.execute import Origin, apply_plan
 from colablock.history import Change, drop, read_history
 from colablock.interpreters import fetch_interpreter
-from colablock.journal import recover
+from colablock.journal import Settled, recover
 from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.locking import locked
 from colablock.matrix import select_variant
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ask", "Pipeline"]
 
-_UNFINISHED = "a change of this environment was interrupted: the next `apply` puts it back first"
+_UNFINISHED = "a change of this environment was interrupted: the next `apply` sees to it first"
 
 
 class Pipeline:
@@ -189,8 +190,22 @@ class Pipeline:
         with locked(site):
             return drop(site.state, number)
 
+    def settle(self, python: str | None = None) -> Settled | None:
+        """Put back, or finish, a change of the environment of *python* that was interrupted."""
+        site = self._site(python)
+        settled = recover(site)
+        if settled is not None:
+            self._reporter.note(f"a change of {site.prefix} that was interrupted {settled.value}")
+        return settled
+
     def rollback(self, python: str | None = None, *, to_first: bool = False) -> tuple[Undone, ...]:
-        """Undo the last change in the environment of *python*, or every one; see `rollback.roll_back`."""
+        """Undo the last change in the environment of *python*, or every one; see `rollback.roll_back`.
+
+        Where the last one was interrupted it is put back, and that is all: then
+        nothing is returned.
+        """
+        if self.settle(python) is Settled.UNDONE and not to_first:
+            return ()
         site = self._site(python)
         undone = roll_back(
             site, look=lambda: self._look(python, drives=False), to_first=to_first, reporter=self._reporter
@@ -255,8 +270,7 @@ class Pipeline:
 
     def _recovered(self, ask: Ask, snapshot: Snapshot) -> Snapshot:
         """Return the state after an interrupted change was put back."""
-        if recover(read_site(snapshot.python, self._environ)):
-            self._reporter.note(f"a change of {snapshot.prefix} that was interrupted has been put back")
+        self.settle(snapshot.python)
         return self._look(ask.python, ask.protect)
 
     def _to_kernel(self, ask: Ask, prepared: Prepared) -> Report:
@@ -284,11 +298,14 @@ class Pipeline:
                     applied_before=applied.read_text(prepared.matrix.name, self._home),
                 ),
                 keep=ask.keep,
+                undo=ask.undo,
                 environ=self._environ,
                 reporter=self._reporter,
                 fingerprint=lambda: fingerprint(_readable(self._look(ask.python, ask.protect))),
             )
-        return self._report(prepared, plan.python, checks, changed=True)
+        report = self._report(prepared, plan.python, checks, changed=True)
+        where = ["--python", ask.python] if ask.python else []
+        return replace(report, undo=shlex.join(["colablock", "rollback", *where]) if ask.undo else "")
 
     def _to_env(self, ask: Ask, prepared: Prepared) -> Report:
         workshop = prepared.workshop

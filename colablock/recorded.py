@@ -107,19 +107,12 @@ def load_runtime(name: str) -> Snapshot:
 def runtime_of(snapshot: Snapshot) -> str | None:
     """Return the name of the recorded runtime that *snapshot* is, untouched; None where it is none.
 
-    colablock and what was installed for it may stand there beside the image's own.
+    colablock and what was installed for it may stand there beside the image's
+    own.  Of two images with the same distributions the accelerator decides.
     """
-    installed = {name: there.version for name, there in snapshot.installed.items()}
-    ours = _needed_by(canonicalize_name("colablock"), snapshot)
-    for entry in reversed(_data()["runtimes"]):
-        if str(entry["python"]).rpartition(".")[0] != snapshot.environment.short:
-            continue
-        name = _name(entry)
-        image = {item.installed.name: item.installed.version for item in recorded_distributions(name)}
-        is_whole = all(installed.get(item) == version for item, version in image.items())
-        if is_whole and installed.keys() - image.keys() <= ours:
-            return name
-    return None
+    flavour = "gpu" if snapshot.accelerator.kind == "cuda" else "cpu"
+    entries = sorted(_data()["runtimes"], key=lambda entry: bool(entry["flavour"] != flavour))
+    return next((_name(entry) for entry in entries if _is_image(snapshot, entry)), None)
 
 
 @lru_cache(maxsize=4)
@@ -153,6 +146,17 @@ def _entry(name: str) -> Mapping[str, Any]:
     hint = f"did you mean {', '.join(f'`{item}`' for item in near)}" if near else None
     message = f"no runtime is recorded as `{name}`"
     raise NotFound(message, hint=hint or f"recorded ones are {', '.join(runtime_names())}")
+
+
+def _is_image(snapshot: Snapshot, entry: Mapping[str, Any]) -> bool:
+    if str(entry["python"]).rpartition(".")[0] != snapshot.environment.short:
+        return False
+    installed = {name: there.version for name, there in snapshot.installed.items()}
+    found = recorded_distributions(_name(entry))
+    image = {item.installed.name: item.installed.version for item in found}
+    is_whole = all(installed.get(name) == version for name, version in image.items())
+    more = installed.keys() - image.keys()
+    return is_whole and more <= _needed_by(canonicalize_name("colablock"), snapshot)
 
 
 def _needed_by(name: NormalizedName, snapshot: Snapshot) -> frozenset[NormalizedName]:

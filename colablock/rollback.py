@@ -56,8 +56,9 @@ def roll_back(
     if not site.state.is_dir():  # the lock would make the folder, only to take it away again
         raise _nothing(site)
     with locked(site, wait=wait) as state:
-        if settle_unfinished(state, way.disk):
-            way.reporter.note("a change that was interrupted has been put back first")
+        settled = settle_unfinished(state, way.disk)
+        if settled is not None:
+            way.reporter.note(f"a change that was interrupted {settled.value} first")
         changes = read_history(state)
         if not changes:
             raise _nothing(site)

@@ -17,6 +17,9 @@ from colablock.serialise import report_from_json
 from colablock.snapshot import installed_versions
 from colablock.verify import Report
 
+# What an apply does not depend on: how it is done.
+_UNASKED = frozenset({"offline", "keep", "undo"})
+
 __all__ = ["Ask", "digest_of", "request_key", "standing_report"]
 
 
@@ -37,6 +40,7 @@ class Ask:
     find_links: tuple[str, ...] = ()
     offline: bool = False
     keep: bool = False
+    undo: bool = True
 
 
 def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
@@ -63,7 +67,7 @@ def request_key(ask: Ask, matrix: Matrix) -> str:
     """Return a digest of all that an apply depends on, apart from what the indexes have.
 
     Paths count as the places they name, a lock as what it holds; what does not
-    change the result (``offline``, ``keep``) does not count.
+    change the result (``offline``, ``keep``, ``undo``) does not count.
     """
     facts = {
         **asdict(ask),
@@ -74,7 +78,7 @@ def request_key(ask: Ask, matrix: Matrix) -> str:
         "find_links": [_place(link) for link in ask.find_links],
         "lock": digest_of(ask.lock) if ask.lock else None,
     }
-    return applied.key_of({key: value for key, value in facts.items() if key not in {"offline", "keep"}})
+    return applied.key_of({key: value for key, value in facts.items() if key not in _UNASKED})
 
 
 def _place(text: str) -> str:

@@ -86,13 +86,13 @@ def moves_in(tree: StagedTree, outs: Sequence[Operation], stash: Path) -> list[O
     """Return the moves of a staged tree into the site, whole folders where nothing stands there.
 
     What stands in the way and belongs to no removed distribution goes to the
-    stash first, so that it comes back with everything else.
+    stash before anything comes in, so that it comes back with everything else.
     """
     placement = _Placement(tree=tree, gone={move.source for move in outs}, stash=stash, count=len(outs))
     for staged, destination in tree.places:
         if os.path.isdir(staged):
             placement.fill(staged, destination)
-    return placement.operations
+    return placement.ordered()
 
 
 def removable_folders(
@@ -134,7 +134,7 @@ def moves_back(
     )
     for name, path in stashed.items():
         placement.put(f"{old}/{name}", path)
-    return placement.operations
+    return placement.ordered()
 
 
 @dataclass(slots=True)
@@ -158,6 +158,10 @@ class _Placement:
                     self.fill(entry.path, target)
                 else:
                     self.put(entry.path, target)
+
+    def ordered(self) -> list[Operation]:
+        """Return the operations, what goes out first."""
+        return sorted(self.operations, key=lambda operation: operation.kind is not Kind.OUT)
 
     def put(self, staged: str, target: str) -> None:
         """Place the file or folder *staged* at *target*, merged into a folder that stands there."""

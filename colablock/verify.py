@@ -56,6 +56,7 @@ class Report:
     needs_restart: bool = False
     restart: tuple[str, ...] = ()  # the modules that the kernel still holds as they were
     notes: tuple[str, ...] = ()
+    undo: str = ""  # the command that undoes what this call changed
 
     @property
     def passed(self) -> bool:

@@ -303,9 +303,11 @@ def test_an_environment_is_changed_and_undone(world: World, venv: StandIn) -> No
     kept = world.run("apply", "unproven", *options, "--keep")
     assert kept.code == ExitCode.NOT_PROVEN
     assert "FAIL" in kept.out
+    assert f"undo: colablock rollback --python {venv.python}" in kept.out
     done = world.run("apply", "tiny", *options)
     assert done.code == ExitCode.DONE, done.err
     assert venv.versions() == {"colours": "2.0", "shapes": "2.0", "beside": "1.0"}
+    assert "undo:" not in done.out  # it changed nothing
 
 
 def test_what_was_done_is_told_and_undone(world: World, venv: StandIn, tmp_path: Path) -> None:
@@ -357,6 +359,31 @@ def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: StandI
     refused = world.run("rollback", *options)
     assert refused.code == ExitCode.UNMET
     assert "its stash was dropped" in refused.err
+
+
+def test_after_a_crash_a_rollback_puts_back_what_was_interrupted_and_no_more(
+    world: World, venv: StandIn, tmp_path: Path
+) -> None:
+    """The proof kills the whole command."""
+    assert world.run("apply", "tiny", "--into", "kernel", "--python", venv.python).code == ExitCode.DONE
+    before = listing(venv.folder)
+    make_wheel(tmp_path / "wheels", "triangles", "1.0")
+    killing = "import os; os.kill(os.getppid(), 9)"
+    matrix = tmp_path / "killing.toml"
+    matrix.write_text(
+        TINY.format(name="killing", shapes=">=2", imports=["shapes"])
+        + f"commands = [['python', '-c', {json.dumps(killing)}]]\n"
+    )
+    options = ("--into", "kernel", "--python", venv.python, "--with", "triangles")
+    killed = world.run("apply", str(matrix), *options, "--find-links", str(tmp_path / "wheels"))
+    assert killed.code == -signal.SIGKILL
+    assert (venv.site / "triangles").is_dir()
+    said = world.run("plan", "tiny", "--into", "kernel", "--python", venv.python).out
+    assert "interrupted" in said
+    back = world.run("rollback", "--python", venv.python)
+    assert back.code == ExitCode.DONE
+    assert "that was interrupted has been put back" in back.err
+    assert listing(venv.folder) == before
 
 
 def test_an_undo_that_cannot_be_is_exit_code_four(world: World, venv: StandIn, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def test_a_process_that_dies_at_any_operation_is_put_back_by_the_next(
     for at in range(200):
         if in_a_child(partial(change, site, FaultyAndStuck(what, at, die))) == 0:
             break
-        assert recover(site) in (True, False)
+        recover(site)
         assert listing(tmp_path) == before, at
     assert at >= 8
 
@@ -179,6 +180,76 @@ def test_what_others_wrote_meanwhile_does_not_hinder_the_way_back(site: Site, tm
         write(Path(site.purelib), made____pycache____goes="bytecode", old__more="m")
         write(Path(site.purelib, "shared"), goes="in the way")
     assert listing(tmp_path) == before
+
+
+class Image(Faulty):
+    """A disk on which the folders that came with the image cannot be renamed, as on overlayfs."""
+
+    def __init__(
+        self, at: int = -1, error: Callable[[], BaseException] = full, *, after: bool = False
+    ) -> None:
+        super().__init__(at, error, after=after)
+
+    def rename(self, source: str, destination: str) -> None:
+        if Path(source).is_dir() and "/.colablock/" not in source:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source)
+        super().rename(source, destination)
+
+
+def change_for_good(site: Site, disk: Operations) -> None:
+    becomes = stash_of(site).with_name("record.json")
+    with (
+        locked(site) as state,
+        Journal(state, operations(site), becomes=becomes, undo=False, disk=disk) as change,
+    ):
+        change.swap()
+        change.commit()
+
+
+def test_a_change_for_good_takes_away_what_it_cannot_move(site: Site) -> None:
+    change_for_good(site, Image())
+    pure = Path(site.purelib)
+    assert (pure / "old" / "a").read_text() == "new a"
+    assert not (pure / "old" / "empty").exists()
+    record = json.loads(stash_of(site).with_name("record.json").read_text())
+    assert record["is_dropped"]
+    assert not stash_of(site).exists()
+
+
+def test_a_change_for_good_that_takes_nothing_away_can_be_undone(site: Site) -> None:
+    change_for_good(site, Operations())
+    assert not json.loads(stash_of(site).with_name("record.json").read_text())["is_dropped"]
+    assert (stash_of(site) / "1").read_text() == "s"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("dies", [False, True], ids=["disk full", "killed"])
+def test_a_change_for_good_ends_before_or_after_wherever_it_is_stopped(
+    site: Site, tmp_path: Path, after: bool, dies: bool
+) -> None:
+    before = listing(tmp_path)
+    kept = tmp_path.with_name(f"{tmp_path.name}-kept")
+    shutil.copytree(tmp_path, kept, symlinks=True)
+    change_for_good(site, Image())
+    done = without_record(tmp_path)
+    ends = []
+    for at in range(200):
+        shutil.rmtree(tmp_path)
+        shutil.copytree(kept, tmp_path, symlinks=True)
+        disk = Image(at, _die if dies else full, after=after)
+        if dies:
+            is_over = _in_a_child(partial(change_for_good, site, disk)) == 0
+        else:
+            with suppress(OSError):
+                change_for_good(site, disk)
+            is_over = disk.count <= at
+        recover(site)
+        ends.append(listing(tmp_path) == before)
+        assert ends[-1] or without_record(tmp_path) == done, at
+        if is_over:
+            break
+    assert 1 <= sum(ends) < len(ends) - 8
+    assert ends == sorted(ends, reverse=True)
 
 
 class Broken(Operations):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from colablock._vendor.packaging.tags import Tag
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import NotFound
-from colablock.recorded import load_runtime, recorded_distributions, runtime_names, runtimes
-from colablock.snapshot import Host, fingerprint, from_json, snapshot_of, to_json
+from colablock.recorded import load_runtime, recorded_distributions, runtime_names, runtime_of, runtimes
+from colablock.snapshot import Host, Installed, fingerprint, from_json, snapshot_of, to_json
 from tests.support.runtime import build_runtime, find_python
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +91,24 @@ def test_every_version_and_requirement_of_a_runtime_can_be_read(name: str) -> No
         Version(item.installed.version)
         for line in item.installed.requires:
             Requirement(line)
+
+
+@pytest.mark.parametrize("name", runtime_names())
+def test_an_untouched_image_is_known_again(name: str) -> None:
+    image = load_runtime(name)
+    assert runtime_of(image) == name
+    ours = {
+        canonicalize_name(one): Installed(name=canonicalize_name(one), version="1", requires=requires)
+        for one, requires in (("colablock", ("Brand-New>=1",)), ("brand-new", ()))
+    }
+    assert runtime_of(replace(image, installed={**ours, **image.installed})) == name
+    torch = image.installed[canonicalize_name("torch")]
+    for touched in (
+        {key: value for key, value in image.installed.items() if key != "torch"},
+        {**image.installed, torch.name: replace(torch, version="0.1")},
+        {**image.installed, canonicalize_name("brand-new"): ours[canonicalize_name("brand-new")]},
+    ):
+        assert runtime_of(replace(image, installed=touched)) is None
 
 
 def test_origins_are_kept() -> None:
