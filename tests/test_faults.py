@@ -51,6 +51,7 @@ EVERY = {
     ("plain", "apply"): 10,
     ("overlay", "swap"): 3,
     ("overlay", "rollback"): 3,
+    ("overlay", "for good"): 3,
     ("overlay", "apply"): 50,
 }
 
@@ -72,8 +73,16 @@ def test_a_change_that_is_stopped_leads_back_or_was_made(
         record_property(f"stopped: {change} on {base}, {name}", count)
 
 
-@pytest.mark.parametrize("change", ["swap", "rollback"])
-@pytest.mark.parametrize("base", ["plain", "overlay"])
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        ("plain", "swap"),
+        ("plain", "rollback"),
+        ("overlay", "swap"),
+        ("overlay", "rollback"),
+        ("overlay", "for good"),
+    ],
+)
 def test_a_recovery_that_is_stopped_is_ended_by_the_next(
     *, base: str, change: str, ground: Ground, is_thorough: bool, record_property: Record
 ) -> None:
@@ -88,7 +97,7 @@ def test_a_recovery_that_is_stopped_is_ended_by_the_next(
                 step = max(1, len(places) // (25 if is_thorough else 1))
                 for at in places[number * step // 4 :: step]:
                     scene.stop_recovery(first, name, at)
-                    stopped[f"then {name} at a {recovery[at]} of the recovery, went back"] += 1
+                    stopped[f"then {name} at a {recovery[at]} of the recovery"] += 1
         return stopped
 
     for name, count in on(ground, base, stop).items():
@@ -122,6 +131,7 @@ class Commands:
     def __init__(self, ground: Ground, home: Path) -> None:
         self._ground = ground
         self._matrix = ground.write_matrix()
+        self._there = ("--python", ground.python, "--yes")
         self.home = home
         self._number = 0
 
@@ -129,7 +139,7 @@ class Commands:
         """Let the next commands know nothing of what was applied before."""
         self._number += 1
 
-    def start(self, *argv: str) -> subprocess.Popen[str]:
+    def start(self, command: str, *argv: str) -> subprocess.Popen[str]:
         environ = {
             **os.environ,
             "COLABLOCK_HOME": str(self.home / str(self._number)),
@@ -137,7 +147,7 @@ class Commands:
             "TMPDIR": str(self.home),
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "colablock", *argv, "--python", self._ground.python],
+            [sys.executable, "-m", "colablock", command, *argv],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -148,12 +158,11 @@ class Commands:
 
     def apply(self) -> subprocess.Popen[str]:
         links = str(self._ground.folder / "wheels")
-        return self.start(
-            "apply", str(self._matrix), "--into", "kernel", "--find-links", links, "--offline", "--yes"
-        )
+        options = ("--into", "kernel", "--find-links", links, "--offline", *self._there)
+        return self.start("apply", str(self._matrix), *options)
 
     def rollback(self) -> subprocess.Popen[str]:
-        return self.start("rollback", "--yes")
+        return self.start("rollback", *self._there)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

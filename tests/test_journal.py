@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -166,6 +167,28 @@ def test_dying_while_putting_back_is_put_back_by_the_next_too(site: Site, tmp_pa
         assert listing(tmp_path) == before
 
 
+def test_a_folder_whose_making_was_cut_short_gets_its_permissions(site: Site, tmp_path: Path) -> None:
+    Path(site.purelib, "old").chmod(0o700)
+    before = listing(tmp_path)
+    stop = partial(change, site, FaultyAndStuck("folders", 12, die))
+    in_a_child(stop)
+    seen = Faulty(-1, die)
+    assert recover(site, disk=seen)
+    in_a_child(stop)
+    cut_short = Faulty(seen.names.index("mkdir"), die, moment=Moment.MIDWAY)
+    assert in_a_child(partial(recover, site, disk=cut_short)) < 0
+    assert recover(site)
+    assert listing(tmp_path) == before
+
+
+def test_a_full_disk_does_not_hinder_the_lock(site: Site) -> None:
+    site.state.mkdir()
+    (site.state / "pid").symlink_to("/dev/full")
+    with locked(site):
+        pass
+    assert not site.state.exists()
+
+
 def test_without_commit_the_change_is_undone(site: Site, tmp_path: Path) -> None:
     before = listing(tmp_path)
     with locked(site) as state, journal(site, state) as change:
@@ -186,9 +209,9 @@ class Image(Faulty):
     """A disk on which the folders that came with the image cannot be renamed, as on overlayfs."""
 
     def __init__(
-        self, at: int = -1, error: Callable[[], BaseException] = full, *, after: bool = False
+        self, at: int = -1, error: Callable[[], BaseException] = full, *, moment: Moment = Moment.BEFORE
     ) -> None:
-        super().__init__(at, error, after=after)
+        super().__init__(at, error, moment=moment)
 
     def rename(self, source: str, destination: str) -> None:
         if Path(source).is_dir() and "/.colablock/" not in source:
@@ -222,10 +245,10 @@ def test_a_change_for_good_that_takes_nothing_away_can_be_undone(site: Site) -> 
     assert (stash_of(site) / "1").read_text() == "s"
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 @pytest.mark.parametrize("dies", [False, True], ids=["disk full", "killed"])
 def test_a_change_for_good_ends_before_or_after_wherever_it_is_stopped(
-    site: Site, tmp_path: Path, after: bool, dies: bool
+    site: Site, tmp_path: Path, moment: Moment, dies: bool
 ) -> None:
     before = listing(tmp_path)
     kept = tmp_path.with_name(f"{tmp_path.name}-kept")
@@ -236,9 +259,9 @@ def test_a_change_for_good_ends_before_or_after_wherever_it_is_stopped(
     for at in range(200):
         shutil.rmtree(tmp_path)
         shutil.copytree(kept, tmp_path, symlinks=True)
-        disk = Image(at, _die if dies else full, after=after)
+        disk = Image(at, die if dies else full, moment=moment)
         if dies:
-            is_over = _in_a_child(partial(change_for_good, site, disk)) == 0
+            is_over = in_a_child(partial(change_for_good, site, disk)) == 0
         else:
             with suppress(OSError):
                 change_for_good(site, disk)

@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
-from colablock.errors import NotRestored, RolledBack
+from colablock.errors import AppliedNotProven, NotRestored, RolledBack
 from colablock.execute import apply_plan, stage
-from colablock.journal import Journal, Operations, read_operations, recover
+from colablock.journal import Journal, Kind, Operation, Operations, Settled, recover
 from colablock.locking import locked
 from colablock.rollback import roll_back
 from colablock.site import Site, read_site
@@ -177,26 +177,35 @@ class Applying:
 
 
 class Swapping:
-    """What an apply does once it has staged, with a stage that is copied."""
+    """What an apply does once it has staged, with a stage that is copied; *undo* as in `Journal`."""
 
-    def __init__(self, ground: Ground, site: Site) -> None:
+    def __init__(self, ground: Ground, site: Site, *, undo: bool = True) -> None:
         self._site = site
+        self._undo = undo
         self._stage = ground.folder / "staged"
         if not self._stage.exists():
             stage(ground.plan, ground.files, python=ground.python, into=self._stage, environ=os.environ)
-        in_a_child(partial(Applying(ground, site), Operations(), prove=die))
-        record = site.state / "journal.json"
-        self._facts: dict[str, Any] = json.loads(record.read_text())
-        self._operations = read_operations(self._facts)
-        assert recover(site)
+        assert in_a_child(partial(Applying(ground, site), Faulty(1, die))) < 0
+        self._facts: dict[str, Any] = json.loads((site.state / "journal.json").read_text())
+        rows = self._facts.pop("operations")
+        self._operations = [Operation(**{**row, "kind": Kind(row["kind"])}) for row in rows]
+        for own in ("forward", "is_dropped"):
+            del self._facts[own]
+        assert recover(site) is Settled.UNDONE
 
     def __call__(self, disk: Operations) -> None:
         with locked(self._site, wait=0) as state:
             shutil.copytree(self._stage, state / "stage", symlinks=True)
             folder = state / "changes" / "0001"
             (folder / "stash").mkdir(parents=True)
-            record = folder / "record.json"
-            with Journal(state, self._operations, becomes=record, facts=self._facts, disk=disk) as journal:
+            with Journal(
+                state,
+                self._operations,
+                becomes=folder / "record.json",
+                facts=self._facts,
+                undo=self._undo,
+                disk=disk,
+            ) as journal:
                 journal.swap()
                 journal.commit()
 
@@ -216,6 +225,7 @@ class RollingBack:
 CHANGES: Mapping[str, Callable[[Ground, Site], Change]] = {
     "apply": Applying,
     "swap": Swapping,
+    "for good": partial(Swapping, undo=False),
     "rollback": RollingBack,
 }
 
@@ -257,39 +267,58 @@ class Scene:
         disk = Faulty(-1, die)
         self.watch = Watch(ground, base, lambda: self.change(disk))
         self.operations = tuple(disk.names)
+        # From where a change for good is finished in place of being undone: its record is written again.
+        writes = [at for at, name in enumerate(self.operations) if name == "write"]
+        self._turns = writes[1] if change == "for good" else len(self.operations)
 
     def stop(self, name: str, at: int) -> bool:
         """Stop the change at one operation and do as the next call does; whether the change was made."""
-        fault, is_last = FAULTS[name], at == len(self.operations) - 1
+        fault = FAULTS[name]
+        is_made = self._is_made(fault, at)
         about = f"{name} at operation {at} of {len(self.operations)}, {self.operations[at]}"
         if fault.error is die:
             assert in_a_child(partial(self.change, fault.disk(at))) < 0, about
-            is_made = is_last and fault.moment is Moment.AFTER
-            has_begun = at > 0 or fault.moment is Moment.AFTER
-            assert recover(self.site) is (has_begun and not is_made), about
+            self._recover(is_made=is_made)
         else:
-            is_made = self._fail(fault, at)
-            assert fault.stays or is_made is (is_last and fault.moment is Moment.AFTER), about
+            self._fail(fault, at, is_made=is_made)
         self.watch.check(forward=is_made, about=about)
         return is_made
 
-    def _fail(self, fault: Fault, at: int) -> bool:
+    def _is_made(self, fault: Fault, at: int) -> bool:
+        if at == self._turns and fault.moment is Moment.AFTER:
+            return fault.error is die  # written, but whoever lives on can still go back
+        return at > self._turns or (at == len(self.operations) - 1 and fault.moment is Moment.AFTER)
+
+    def _recover(self, *, is_made: bool) -> None:
+        has_begun = (self.site.state / "journal.json").exists()
+        settled = Settled.FINISHED if is_made else Settled.UNDONE
+        assert recover(self.site) is (settled if has_begun else None)
+
+    def _fail(self, fault: Fault, at: int, *, is_made: bool) -> None:
+        disk = fault.disk(at)
         try:
-            self.change(fault.disk(at))
+            self.change(disk)
         except NotRestored as error:
-            self._mend(fault, Path(error.stash))
-        except (OSError, RolledBack):
+            assert fault.stays, "a failure that is over kept the change from being undone"
+            self._mend(disk, Path(error.stash), is_made=is_made)
+        except (OSError, RolledBack, AppliedNotProven):
             assert not (self.site.state / "journal.json").exists()
         else:
-            return True
-        return False
+            assert is_made
+
+    def _mend(self, disk: Faulty, stash: Path, *, is_made: bool) -> None:
+        """Recover from a failed undo, when the cause is mended and not before."""
+        assert stash.is_dir() or is_made
+        with pytest.raises(NotRestored):
+            recover(self.site, disk=disk)
+        self._recover(is_made=is_made)
 
     def recovery(self, first: int) -> tuple[str, ...]:
         """Return the operations of the recovery after the change was killed at the one of that number."""
         disk = Faulty(-1, die)
         self._kill(first)
-        assert recover(self.site, disk=disk)
-        self.watch.check(forward=False, about=f"killed at operation {first}")
+        assert recover(self.site, disk=disk) is not None
+        self.watch.check(forward=first > self._turns, about=f"killed at operation {first}")
         return tuple(disk.names)
 
     def stop_recovery(self, first: int, name: str, at: int) -> None:
@@ -301,21 +330,13 @@ class Scene:
         else:
             with pytest.raises(NotRestored) as caught:
                 recover(self.site, disk=fault.disk(at))
-            assert Path(caught.value.stash).is_dir()
-        assert recover(self.site)
+            assert Path(caught.value.stash).is_dir() or first > self._turns
+        assert recover(self.site) is not None
         about = f"killed at operation {first}, then {name} at operation {at} of the recovery"
-        self.watch.check(forward=False, about=about)
+        self.watch.check(forward=first > self._turns, about=about)
 
     def _kill(self, at: int) -> None:
         assert in_a_child(partial(self.change, FAULTS["killed"].disk(at))) < 0
-
-    def _mend(self, fault: Fault, stash: Path) -> None:
-        """Recover from a failed undo, when the cause is mended and not before."""
-        assert fault.stays, "a failure that is over kept the change from being undone"
-        assert stash.is_dir()
-        with pytest.raises(NotRestored):
-            recover(self.site, disk=fault.disk(0))
-        assert recover(self.site)
 
 
 def on(ground: Ground, base: str, work: Callable[[Base], T]) -> T:
