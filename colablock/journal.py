@@ -365,8 +365,8 @@ def _go_on(operations: Sequence[Operation], disk: Operations) -> None:
             if not has_come and os.path.lexists(source) and not _move(source, destination, disk):
                 _take_away(source, disk)
         elif operation.kind is Kind.IN:
-            if not operation.has_run:
-                _move(source, destination, disk)
+            if not operation.has_run and not _move(source, destination, disk):
+                raise OSError(errno.EXDEV, "the folder cannot be moved as a whole", source)
         elif operation.kind is Kind.MKDIR:
             if not os.path.isdir(destination):
                 disk.mkdir(destination, operation.mode)
