@@ -39,7 +39,7 @@ from typing import Any
 
 from colablock.errors import NotRestored, Unmet
 from colablock.locking import locked
-from colablock.site import Site
+from colablock.site import JOURNAL, Site
 
 __all__ = [
     "CHANGES",
@@ -63,7 +63,6 @@ STASH = "stash"
 RECORD = "record.json"
 UNDONE = "undone.json"
 
-_JOURNAL = "journal.json"
 _FINISHED = "finished.json"
 _SHOWN = 10  # paths of a loss that are worth reading
 _TEMPORARY = ".colablock-new"
@@ -201,7 +200,7 @@ class Journal:
 
     def commit(self) -> None:
         """Make the change final: renaming the record is what counts."""
-        record = self._state / _JOURNAL
+        record = self._state / JOURNAL
         if self.is_forward:
             remove_tree(self._becomes.with_name(STASH))  # nothing leads back to it
         try:
@@ -216,7 +215,7 @@ class Journal:
         own = {"schema": 1, "pid": os.getpid(), "forward": is_forward, "is_dropped": is_forward}
         becomes = self._becomes.relative_to(self._state).as_posix()
         record = {**own, "becomes": becomes, **self._facts, "operations": rows}
-        self._disk.write(str(self._state / _JOURNAL), json.dumps(record))
+        self._disk.write(str(self._state / JOURNAL), json.dumps(record))
 
     def _run(self, position: int) -> None:
         operation = self._operations[position]
@@ -272,7 +271,7 @@ def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) ->
 
 def settle_unfinished(state: Path, disk: Operations) -> Settled | None:
     """Recover under a lock that is held; what became of an unfinished change, None where there was none."""
-    record = state / _JOURNAL
+    record = state / JOURNAL
     settled = None
     if record.is_file():
         written = _read(record)
@@ -311,7 +310,7 @@ def _restore(
     state: Path, operations: Sequence[Operation], disk: Operations, cause: BaseException | None
 ) -> None:
     """Undo what has run.  A second interrupt by the user does not stop it half way."""
-    record = state / _JOURNAL
+    record = state / JOURNAL
     if not record.exists():
         return
     for attempt in (1, 2):
@@ -337,7 +336,7 @@ def _finish(
     cause: BaseException | None,
 ) -> None:
     """Run what is left of a change that cannot go back, and commit it."""
-    record = state / _JOURNAL
+    record = state / JOURNAL
     if not record.exists():
         return
     try:
@@ -366,8 +365,8 @@ def _go_on(operations: Sequence[Operation], disk: Operations) -> None:
             if not has_come and os.path.lexists(source) and not _move(source, destination, disk):
                 _take_away(source, disk)
         elif operation.kind is Kind.IN:
-            if not operation.has_run:
-                _move(source, destination, disk)
+            if not operation.has_run and not _move(source, destination, disk):
+                raise OSError(errno.EXDEV, "the folder cannot be moved as a whole", source)
         elif operation.kind is Kind.MKDIR:
             _make(destination, operation.mode, disk)
         elif os.path.isdir(source):
@@ -410,7 +409,7 @@ def _not_restored(state: Path, error: BaseException) -> NotRestored:
     stash = _stash_of(state)
     return NotRestored(
         f"the environment could not be put back: {str(error) or type(error).__name__}\n"
-        f"  what was moved away is kept in `{stash}`; `{state / _JOURNAL}` says where it was",
+        f"  what was moved away is kept in `{stash}`; `{state / JOURNAL}` says where it was",
         stash=str(stash),
         hint="Once the cause is mended, the next colablock call on this environment puts the rest back",
     )
@@ -520,7 +519,7 @@ def _expand(operation: Operation) -> list[Operation]:
 
 def tidy(state: Path) -> None:
     """Take away what a finished change leaves; what cannot be taken away now is tried again next time."""
-    if (state / _JOURNAL).exists():
+    if (state / JOURNAL).exists():
         return
     for name in ("stage", "aside"):
         remove_tree(state / name)
@@ -530,7 +529,7 @@ def tidy(state: Path) -> None:
         if not (change / RECORD).exists():
             remove_tree(change)
     with suppress(OSError):
-        (state / f"{_JOURNAL}{_TEMPORARY}").unlink(missing_ok=True)
+        (state / f"{JOURNAL}{_TEMPORARY}").unlink(missing_ok=True)
         (state / _FINISHED).unlink(missing_ok=True)
     with suppress(OSError):
         (state / CHANGES).rmdir()

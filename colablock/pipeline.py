@@ -34,7 +34,7 @@ from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
 from colablock.serialise import report_from_json, report_to_json
 from colablock.settings import read_settings
-from colablock.site import STATE, Site, read_site
+from colablock.site import Site, is_unfinished, read_site
 from colablock.snapshot import (
     Host,
     Snapshot,
@@ -248,7 +248,7 @@ class Pipeline:
         if ask.runtime:
             return _readable(load_runtime(ask.runtime))
         snapshot = self._look(ask.python, ask.protect)
-        if _is_unfinished(snapshot):
+        if is_unfinished(snapshot.prefix, snapshot.site):
             snapshot = self._recovered(ask, snapshot) if may_recover else _noted(snapshot, _UNFINISHED)
         if ask.python:
             return _readable(snapshot)
@@ -405,15 +405,15 @@ class Pipeline:
         return report
 
     def _last(self, name: str) -> Applied:
-        """Return the last apply of a matrix by its name, or by a path; one applied by path has a name too."""
+        """Return the last apply of a matrix by its name, or by a path; one applied by path has a name too.
+
+        A later change of that environment that was interrupted is put back first.
+        """
         last = None if is_path(name) else applied.load(name, self._home)
-        return last or applied.require(self.matrix(name).name, self._home)
-
-
-def _is_unfinished(snapshot: Snapshot) -> bool:
-    """Whether a change of this environment left its record behind; its folder is on the site's mount."""
-    folders = {Path(snapshot.prefix), *Path(snapshot.site).parents[:4]}
-    return any((folder / STATE / "journal.json").exists() for folder in folders)
+        last = last or applied.require(self.matrix(name).name, self._home)
+        if last.target == Target.KERNEL.value and is_unfinished(last.prefix, last.sites[0]):
+            self.settle(last.python)
+        return last
 
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:

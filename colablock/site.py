@@ -12,9 +12,10 @@ from pathlib import Path
 from colablock.children import clean_environment, last_lines
 from colablock.errors import NotFound
 
-__all__ = ["STATE", "Site", "read_site"]
+__all__ = ["JOURNAL", "STATE", "Site", "is_unfinished", "read_site"]
 
 STATE = ".colablock"
+JOURNAL = "journal.json"
 
 _PROBE = """\
 import json, os, sys, sysconfig
@@ -60,6 +61,12 @@ class Site:
     def holds(self, path: str) -> bool:
         """Whether *path* (absolute, its folder resolved) lies in one of the roots."""
         return any(path.startswith(root.rstrip(os.sep) + os.sep) for root in self.roots)
+
+
+def is_unfinished(prefix: str, purelib: str) -> bool:
+    """Whether a change of an environment left its journal behind, as far as these two folders tell."""
+    folders = {Path(prefix), *Path(purelib).parents[:4]}  # one of them is the data folder
+    return any((folder / STATE / JOURNAL).exists() for folder in folders)
 
 
 def read_site(python: str | Path, environ: Mapping[str, str], *, timeout: float = 60) -> Site:

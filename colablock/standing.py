@@ -14,6 +14,7 @@ from colablock.catalog import find_matrix
 from colablock.matrix import Matrix
 from colablock.plan import Remedy, Target
 from colablock.serialise import report_from_json
+from colablock.site import is_unfinished
 from colablock.snapshot import installed_versions
 from colablock.verify import Report
 
@@ -51,6 +52,8 @@ def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
     matrix = find_matrix(ask.name, environ=environ)
     last = applied.load(matrix.name, applied.home_folder(environ))
     if last is None or ask.runtime or last.key != request_key(ask, matrix):
+        return None
+    if is_unfinished(last.prefix, last.sites[0]):
         return None
     if applied.versions_digest(installed_versions(last.sites)) != last.state:
         return None

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -361,7 +362,7 @@ def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: StandI
     assert "its stash was dropped" in refused.err
 
 
-def test_after_a_crash_a_rollback_puts_back_what_was_interrupted_and_no_more(
+def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
     world: World, venv: StandIn, tmp_path: Path
 ) -> None:
     """The proof kills the whole command."""
@@ -378,12 +379,22 @@ def test_after_a_crash_a_rollback_puts_back_what_was_interrupted_and_no_more(
     killed = world.run("apply", str(matrix), *options, "--find-links", str(tmp_path / "wheels"))
     assert killed.code == -signal.SIGKILL
     assert (venv.site / "triangles").is_dir()
+    mixed = tmp_path / "mixed"
+    shutil.copytree(venv.folder, mixed, symlinks=True)
     said = world.run("plan", "tiny", "--into", "kernel", "--python", venv.python).out
     assert "interrupted" in said
-    back = world.run("rollback", "--python", venv.python)
-    assert back.code == ExitCode.DONE
-    assert "that was interrupted has been put back" in back.err
-    assert listing(venv.folder) == before
+    for command in (
+        ("rollback", "--python", venv.python),
+        ("verify", "tiny"),
+        ("run", "tiny", "--", "shapes"),
+        ("apply", "tiny", "--into", "kernel", "--python", venv.python),
+    ):
+        back = world.run(*command)
+        assert back.code == ExitCode.DONE, back.err
+        assert "that was interrupted has been put back" in back.err, command
+        assert listing(venv.folder) == before, command
+        shutil.rmtree(venv.folder)
+        shutil.copytree(mixed, venv.folder, symlinks=True)
 
 
 def test_an_undo_that_cannot_be_is_exit_code_four(world: World, venv: StandIn, tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ CELLS = {
     "run-named": "%%colablock run qlora-2026 -- 5\nimport sys\nsys.exit(int(sys.argv[1]))",
     "typo": "%colablock plan qlora-2062",
     "refused": "colablock.plan('nothing-fits.toml', into='kernel')",
+    "told": "%colablock history",
+    "back": "undone = colablock.rollback()",
+    "gone": "import importlib.metadata\nprint([one.change.number for one in undone], colablock.history())\n"
+    "importlib.metadata.version('trl')",
 }
 REFUSED = """\
 schema = 1
@@ -128,3 +132,12 @@ def test_what_stands_in_the_way_is_said_without_a_traceback(cells: dict[str, lis
     refused = shown(cells["refused"])
     assert "error: `trl>=99` fits no candidate" in refused
     assert "Traceback" not in shown(cells["typo"]) + refused
+
+
+def test_the_way_back_is_one_call(cells: dict[str, list[dict[str, Any]]]) -> None:
+    assert f"qlora-2026: remove 1, install {ADDED}" in shown(cells["told"])
+    said = shown(cells["back"])
+    assert "The environment is as it was before change 1 (qlora-2026)." in said
+    assert "Restart the kernel before you go on: it still holds the old bitsandbytes, trl" in said
+    assert "[1] ()" in shown(cells["gone"])
+    assert cells["gone"][-1]["ename"] == "PackageNotFoundError"
