@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from colablock.errors import ColablockError, ExitCode, Refused
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.errors import ExitCode, Refused, RolledBack, Unmet
 from colablock.journal import Operations, recover
 from colablock.progress import Reporter
 from colablock.rollback import roll_back
 from colablock.site import read_site
 from tests.conftest import EVERY_FAULT
-from tests.support.faults import Faulty, die, in_a_child, mounted
-from tests.support.ground import Ground, make_ground
+from tests.support.faults import Faulty, die, has_own_mounts, in_a_child, in_own_mounts, mounted
+from tests.support.ground import Ground, copy_tree, make_ground
 from tests.support.scenes import FAULTS, Applying, Base, Scene, Watch, on, points
+from tests.support.trees import Tree, differences
 from tests.support.world import ROOT
 
 Record = Callable[[str, object], None]
@@ -35,8 +35,13 @@ Record = Callable[[str, object], None]
 @pytest.fixture(scope="session")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     ground = make_ground(tmp_path_factory.mktemp("ground"))
-    assert len(list(ground.site.glob("*.dist-info"))) >= 671
+    assert len(list(ground.real.glob("lib/python*/site-packages/*.dist-info"))) >= 671
     return ground
+
+
+@pytest.fixture(scope="session")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    return make_ground(tmp_path_factory.mktemp("debian"), debian=True)
 
 
 @pytest.fixture
@@ -61,12 +66,13 @@ def test_a_change_that_is_stopped_leads_back_or_was_made(
     *, base: str, change: str, ground: Ground, is_thorough: bool, record_property: Record
 ) -> None:
     every = EVERY[base, change] if is_thorough else None
+    turn = [*EVERY].index((base, change))
 
     def stop(base: Base) -> Counter[str]:
         scene = Scene(ground, base, change)
         return Counter(
             f"{fault} at a {scene.operations[at]}, went {'forward' if scene.stop(fault, at) else 'back'}"
-            for fault, at in points(scene.operations, every)
+            for fault, at in points(scene.operations, every, turn)
         )
 
     for name, count in on(ground, base, stop).items():
@@ -262,3 +268,114 @@ def test_while_one_changes_another_is_told_who(ground: Ground) -> None:
         assert os.waitpid(child, 0)[1] == 0
 
     on(ground, "plain", run)
+
+
+# A disk that fills up
+
+
+class Filling(Reporter):
+    """Fills the disk to the last byte when the moving of files begins."""
+
+    def __init__(self, disk: Path) -> None:
+        self._disk = disk
+
+    def stage(self, text: str) -> None:
+        if text.startswith(("Changing", "Undoing")):
+            fill(self._disk, 0)
+
+
+def fill(disk: Path, leave: int) -> None:
+    """Leave so many bytes of a mount free."""
+    status = os.statvfs(disk)
+    free = status.f_bavail * status.f_frsize
+    with (disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free - leave)
+
+
+@pytest.mark.skipif(not has_own_mounts(), reason="a process here may not mount anything")
+def test_a_disk_that_fills_up_leaves_the_state_before(ground: Ground, is_thorough: bool) -> None:
+    def run() -> tuple[int, int]:
+        with mounted("tmpfs", ground.real, "size=64m,mode=755"):
+            copy_tree(ground.pristine, ground.real)
+            return fill_up(ground, steps=64 if is_thorough else 6)
+
+    failed, made = in_own_mounts(run)
+    assert failed > 1
+    assert made == 1
+
+
+def fill_up(ground: Ground, steps: int) -> tuple[int, int]:
+    """Apply with more and more room until there is enough; how often it failed, and whether it was made."""
+    tree = Tree(ground.real)
+    before = tree.listing()
+    applying = Applying(ground, read_site(ground.python, os.environ))
+    for step in range(steps + 1):
+        fill(ground.real, step * (4 << 20) // steps)
+        try:
+            applying(Operations())
+        except (Unmet, RolledBack) as error:
+            assert "o space left" in str(error), error  # noqa: PT017
+            (ground.real / "filler").unlink()
+            assert not differences(before, tree.listing()), step
+        else:
+            return step, 1
+    return steps, 0
+
+
+@pytest.mark.skipif(not has_own_mounts(), reason="a process here may not mount anything")
+def test_a_disk_that_is_full_once_all_is_staged_leaves_the_state_before(ground: Ground) -> None:
+    def run() -> None:
+        with mounted("tmpfs", ground.real, "size=64m,mode=755"):
+            copy_tree(ground.pristine, ground.real)
+            stop_when_full(ground)
+
+    in_own_mounts(run)
+
+
+def stop_when_full(ground: Ground) -> None:
+    """Fill the disk before the first move of an apply and of a rollback, and before a recovery."""
+    tree = Tree(ground.real)
+    filler = ground.real / "filler"
+    site = read_site(ground.python, os.environ)
+    before = tree.listing()
+    applying = Applying(ground, site)
+    with pytest.raises(RolledBack, match="No space left"):
+        applying(Operations(), reporter=Filling(ground.real))
+    filler.unlink()
+    assert not differences(before, tree.listing())
+    in_a_child(partial(applying, Faulty(300, die)))
+    fill(ground.real, 0)
+    assert recover(site) is not None
+    filler.unlink()
+    assert not differences(before, tree.listing())
+    applying(Operations())
+    after, snapshot = tree.listing(), ground.snapshot()
+    with pytest.raises((RolledBack, Unmet), match="No space left"):
+        roll_back(site, look=lambda: snapshot, reporter=Filling(ground.real))
+    filler.unlink()
+    assert not differences(after, tree.listing())
+    roll_back(site, look=lambda: snapshot)
+    assert not differences(before, tree.listing())
+
+
+# Another layout
+
+
+@pytest.mark.parametrize("base", ["plain", "overlay"])
+def test_a_site_laid_out_as_on_debian_comes_back(debian: Ground, base: str) -> None:
+    """A hosted notebook's: ``/usr/local/lib/python3.X/dist-packages``, whatever the prefix is."""
+
+    def run(base: Base) -> None:
+        scene = Scene(debian, base, "apply")
+        site = scene.site
+        assert (site.is_venv, site.data) == (False, str(debian.real))
+        assert site.purelib.endswith("/usr/local/lib/" + Path(site.purelib).parent.name + "/dist-packages")
+        for fault, at in points(scene.operations, None, turn=0):
+            scene.stop(fault, at)
+        scene.change(Operations())
+        snapshot = debian.snapshot()
+        assert Path(snapshot.installed[canonicalize_name("new-1")].path or "").parent == Path(site.purelib)
+        roll_back(site, look=lambda: snapshot)
+        scene.watch.check(forward=False, about="after the rollback")
+
+    on(debian, base, run)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +21,20 @@ from colablock.snapshot import Snapshot, snapshot_of
 from tests.support.runtime import Stub, build_runtime, build_site, make_venv, site_of
 from tests.support.wheels import make_wheel
 
-__all__ = ["RUNTIME", "Ground", "make_ground"]
+__all__ = ["RUNTIME", "Ground", "copy_tree", "make_ground"]
 
 RUNTIME = "colab-2025.09-gpu"
 NEWER = "9999.0"  # than any release, those counted by the year among them
+# What Debian changes in its interpreters, as far as it concerns where things are installed.
+_DEBIAN = """\
+import site, sys, sysconfig
+
+local = sys.prefix + "/local"
+packages = "%s/lib/python%d.%d/dist-packages" % (local, *sys.version_info[:2])
+changed = {"purelib": packages, "platlib": packages, "scripts": local + "/bin", "data": local}
+sysconfig._INSTALL_SCHEMES["posix_prefix"].update(changed)
+site.addsitedir(packages)
+"""
 _LONG_AGO = 1_500_000_000_123_456_789  # ns: a copy that loses times is seen
 
 # Of each family some are removed, some replaced, and the others stay beside them.
@@ -33,33 +45,21 @@ _NEW = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """The environment ``env`` in *folder*, reached by a link, and the change that it is to undergo."""
+    """An environment in *folder*, and the change that it is to undergo.
+
+    *real* is the folder that the change is made in, *python* the interpreter that installs into it.
+    """
 
     folder: Path
+    real: Path
+    python: str
     steps: tuple[Step, ...]
     files: Mapping[NormalizedName, Path] = field(repr=False)
 
     @property
-    def env(self) -> Path:
-        return self.folder / "env"
-
-    @property
-    def real(self) -> Path:
-        """The folder of the environment itself."""
-        return self.folder / "real"
-
-    @property
     def pristine(self) -> Path:
-        """A copy of it, as it was built."""
+        """A copy of what the change is made in, as it was built."""
         return self.folder / "pristine"
-
-    @property
-    def python(self) -> str:
-        return str(self.env / "bin" / "python")
-
-    @property
-    def site(self) -> Path:
-        return site_of(self.real)
 
     @cached_property
     def plan(self) -> Plan:
@@ -110,12 +110,13 @@ def _held_back() -> set[NormalizedName]:
     return held
 
 
-def make_ground(folder: Path) -> Ground:
-    """Build the runtime, spoil it as years of use would, and make the wheels of the change."""
+def make_ground(folder: Path, *, debian: bool = False) -> Ground:
+    """Build the runtime, spoil it as years of use would, and make the wheels of the change.
+
+    It stands in a virtual environment that is reached by a link, or where Debian's interpreters keep it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    make_venv(folder / "real", sys.executable)
-    (folder / "env").symlink_to("real")
-    site = site_of(folder / "real")
+    real, python, site = (_debian if debian else _linked_venv)(folder)
     build_runtime(RUNTIME, site)
     versions = {item.spelled: item.installed.version for item in recorded_distributions(RUNTIME)}
     removed, replaced = _chosen(list(versions))
@@ -124,16 +125,49 @@ def make_ground(folder: Path) -> Ground:
         _enrich(site, name, versions[name], number)
     _editable(site, folder)
     _spoil(site, removed, replaced)
-    _age(folder / "real")
-    subprocess.run(["cp", "--archive", folder / "real", folder / "pristine"], check=True)  # noqa: S607
-    wheels = folder / "wheels"
-    files = dict(_wheels(wheels, replaced))
+    _age(real)
+    files = dict(_wheels(folder / "wheels", replaced))
+    gone = {**{name: versions[name] for name in removed}, "ed": "1.0"}
     steps = [
-        *(_remove(name, version) for name, version in [*((n, versions[n]) for n in removed), ("ed", "1.0")]),
-        *(_put(files[canonicalize_name(name)], versions.get(name)) for name in replaced),
+        *(_remove(name, version) for name, version in gone.items()),
+        *(_put(files[canonicalize_name(name)], versions[name]) for name in replaced),
         *(_put(path, None) for name, path in files.items() if name.startswith("new-")),
     ]
-    return Ground(folder=folder, steps=tuple(steps), files=files)
+    ground = Ground(folder=folder, real=real, python=str(python), steps=tuple(steps), files=files)
+    copy_tree(real, ground.pristine)
+    return ground
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Let the folder *target* hold what *source* holds, and nothing else: owners, times and all."""
+    target.mkdir(exist_ok=True)
+    for path in target.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    subprocess.run(["cp", "--archive", f"{source}/.", target], check=True)  # noqa: S607
+
+
+def _linked_venv(folder: Path) -> tuple[Path, Path, Path]:
+    make_venv(folder / "real", sys.executable)
+    (folder / "env").symlink_to("real")
+    return folder / "real", folder / "env" / "bin" / "python", site_of(folder / "real")
+
+
+def _debian(folder: Path) -> tuple[Path, Path, Path]:
+    """Copy an interpreter, and let it install into ``local/lib/python3.X/dist-packages`` below its prefix."""
+    usr = folder / "usr"
+    library = Path(sysconfig.get_path("stdlib"))
+    ours = usr / "lib" / library.name
+    python = usr / "bin" / library.name
+    for path in (ours, python.parent):
+        path.mkdir(parents=True)
+    shutil.copy(Path(sys.executable).resolve(), python)
+    for path in library.iterdir():
+        if path.name not in {"site-packages", "sitecustomize.py"}:
+            (ours / path.name).symlink_to(path)
+    site = usr / "local" / "lib" / library.name / "dist-packages"
+    site.mkdir(parents=True)
+    (ours / "sitecustomize.py").write_text(_DEBIAN, encoding="utf-8")
+    return usr / "local", python, site
 
 
 def _chosen(names: Sequence[str]) -> tuple[list[str], list[str]]:

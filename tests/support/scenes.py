@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from colablock.errors import AppliedNotProven, NotRestored, RolledBack
 from colablock.execute import apply_plan, stage
 from colablock.journal import Journal, Kind, Operation, Operations, Settled, recover
 from colablock.locking import locked
+from colablock.progress import Reporter
 from colablock.rollback import roll_back
 from colablock.site import Site, read_site
 from colablock.verify import Check
@@ -34,8 +34,8 @@ from tests.support.faults import (
     in_own_mounts,
     mounted,
 )
-from tests.support.ground import Ground
-from tests.support.trees import Tree, differences
+from tests.support.ground import Ground, copy_tree
+from tests.support.trees import StrictListing, Tree, differences
 
 __all__ = [
     "CHANGES",
@@ -49,7 +49,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Listing = Mapping[str, tuple[object, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +107,14 @@ class Plain:
             for folder in (self._real, self._start):
                 folder.mkdir(exist_ok=True)
                 mounts.enter_context(mounted("tmpfs", folder, "size=1g,mode=755"))
-        _fill(self._real, ground.pristine)
+        copy_tree(ground.pristine, self._real)
 
     def keep(self) -> None:
-        _fill(self._start, self._real)
+        copy_tree(self._real, self._start)
 
     def reset(self, *, moved: bool) -> None:
         if moved:
-            _fill(self._real, self._start)
+            copy_tree(self._start, self._real)
 
 
 class Overlay:
@@ -129,25 +128,17 @@ class Overlay:
         self.reset(moved=True)
 
     def keep(self) -> None:
-        _fill(self._layers / "start", self._layers / "upper")
+        copy_tree(self._layers / "upper", self._layers / "start")
 
     def reset(self, *, moved: bool) -> None:  # noqa: ARG002 (what was copied up is there even so)
         self._mount.close()
         shutil.rmtree(self._layers / "work", ignore_errors=True)
         for name in ("start", "upper", "work"):
             (self._layers / name).mkdir(exist_ok=True)
-        _fill(self._layers / "upper", self._layers / "start")
+        copy_tree(self._layers / "start", self._layers / "upper")
         layers = {"lowerdir": self._real, **{f"{n}dir": self._layers / n for n in ("upper", "work")}}
         options = ",".join(f"{name}={folder}" for name, folder in layers.items())
         self._mount.enter_context(mounted("overlay", self._real, options))
-
-
-def _fill(folder: Path, source: Path) -> None:
-    """Let *folder* hold what *source* holds, and nothing else."""
-    folder.mkdir(exist_ok=True)
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    subprocess.run(["cp", "--archive", f"{source}/.", str(folder)], check=True)  # noqa: S607
 
 
 # What is done there
@@ -165,14 +156,23 @@ class Applying:
         self._ground = ground
         self._snapshot = ground.snapshot()
 
-    def __call__(self, disk: Operations, prove: Callable[[], object] = tuple) -> None:
+    def __call__(
+        self, disk: Operations, *, prove: Callable[[], object] = tuple, reporter: Reporter | None = None
+    ) -> None:
         def checks() -> tuple[Check, ...]:
             prove()
             return ()
 
         ground = self._ground
         apply_plan(
-            ground.plan, self._snapshot, ground.files, prove=checks, environ=os.environ, disk=disk, wait=0
+            ground.plan,
+            self._snapshot,
+            ground.files,
+            prove=checks,
+            environ=os.environ,
+            reporter=reporter,
+            disk=disk,
+            wait=0,
         )
 
 
@@ -238,9 +238,9 @@ class Watch:
         base.keep()
         base.reset(moved=True)
         self._tree = Tree(ground.real)
-        self.before: Listing = self._tree.listing()
+        self.before = self._tree.listing()
         change()
-        self.after: Listing = self._tree.listing()
+        self.after = self._tree.listing()
         assert differences(self.before, self.after)
         base.reset(moved=True)
 
@@ -253,7 +253,7 @@ class Watch:
         assert not wrong, f"{about}: {len(wrong)} paths, such as\n" + "\n".join(wrong[:10])
         self._base.reset(moved=forward)
 
-    def _without_new_times(self, found: Listing) -> Listing:
+    def _without_new_times(self, found: StrictListing) -> StrictListing:
         """Leave out when a file was made that the change brought: that is another time each time."""
         return {path: what if self.before.get(path) == what else what[:4] for path, what in found.items()}
 
@@ -265,7 +265,7 @@ class Scene:
         self.site = read_site(ground.python, os.environ)
         self.change = CHANGES[change](ground, self.site)
         disk = Faulty(-1, die)
-        self.watch = Watch(ground, base, lambda: self.change(disk))
+        self.watch = Watch(ground, base, partial(self.change, disk))
         self.operations = tuple(disk.names)
         # From where a change for good is finished in place of being undone: its record is written again.
         writes = [at for at, name in enumerate(self.operations) if name == "write"]
@@ -351,12 +351,19 @@ def on(ground: Ground, base: str, work: Callable[[Base], T]) -> T:
     return in_own_mounts(in_mounts) if has_own_mounts() else in_mounts()
 
 
-def points(operations: Sequence[str], every: int | None) -> Iterator[tuple[str, int]]:
-    """Yield faults and positions: one each, or every so many; those of OFTEN at all of them in turn."""
+def points(operations: Sequence[str], every: int | None, turn: int) -> Iterator[tuple[str, int]]:
+    """Yield faults and positions: every so many of all, or without *every* one each of some faults.
+
+    Those of OFTEN come at *every* position in turn, the others at 40 of them.
+    Which faults a sample has goes by *turn*.
+    """
     for number, (name, fault) in enumerate(FAULTS.items()):
         places = fault.places(operations)
-        step = len(places)
-        if every is not None:
+        if every is None:
+            if number % 3 != turn % 3:
+                continue
+            step = len(places)
+        else:
             step = every if name in OFTEN else max(every, len(places) // 40)
         chosen = set(places[number * step // len(FAULTS) :: max(step, 1)])
         if fault.moment is Moment.AFTER:

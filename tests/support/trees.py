@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Tree", "differences", "installed_listing", "listing"]
+__all__ = ["Listing", "StrictListing", "Tree", "differences", "installed_listing", "listing"]
 
 Listing = dict[str, tuple[str, int, str | bytes]]
+StrictListing = dict[str, tuple[object, ...]]
 
 
 def listing(root: Path) -> Listing:
@@ -46,7 +47,7 @@ class Tree:
         self.root = root
         self._known: dict[tuple[int, int, int], bytes] = {}
 
-    def listing(self) -> dict[str, tuple[object, ...]]:
+    def listing(self) -> StrictListing:
         """Return what stands at each path.  Of the record of a change, what differs each time is left out."""
         return dict(self._below(str(self.root), ""))
 
@@ -73,9 +74,7 @@ class Tree:
         return self._known[key]
 
 
-def differences(
-    expected: Mapping[str, tuple[object, ...]], found: Mapping[str, tuple[object, ...]]
-) -> list[str]:
+def differences(expected: StrictListing, found: StrictListing) -> list[str]:
     """Return how *found* differs from what was expected, a line for each path."""
     paths = sorted(expected.keys() | found.keys())
     return [
