@@ -99,6 +99,8 @@ class Pipeline:
             self._reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
             return solving.in_env("the kernel cannot take it")
         harm = why_not_kernel(prepared.plan)
+        if harm is None and prepared.plan.steps and _is_closed(prepared.snapshot, ask):
+            harm = "the environment is externally managed"
         return prepared if harm is None else solving.in_env(f"in the kernel {harm}")
 
     def carry_out(self, ask: Ask, prepared: Prepared) -> Report:
@@ -299,6 +301,7 @@ class Pipeline:
                 ),
                 keep=ask.keep,
                 undo=ask.undo,
+                break_system_packages=ask.break_system_packages,
                 environ=self._environ,
                 reporter=self._reporter,
                 fingerprint=lambda: fingerprint(_readable(self._look(ask.python, ask.protect))),
@@ -414,6 +417,10 @@ def _is_unfinished(snapshot: Snapshot) -> bool:
     """Whether a change of this environment left its record behind; its folder is on the site's mount."""
     folders = {Path(snapshot.prefix), *Path(snapshot.site).parents[:4]}
     return any((folder / STATE / "journal.json").exists() for folder in folders)
+
+
+def _is_closed(snapshot: Snapshot, ask: Ask) -> bool:
+    return snapshot.externally_managed is not None and not ask.break_system_packages
 
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:
