@@ -67,6 +67,7 @@ def apply_plan(
     origin: Origin | None = None,
     keep: bool = False,
     undo: bool = True,
+    break_system_packages: bool = False,
     environ: Mapping[str, str],
     reporter: Reporter | None = None,
     fingerprint: Callable[[], str] | None = None,
@@ -80,13 +81,15 @@ def apply_plan(
     returned too, and the change stands.  So they are without *undo*, where what
     is replaced could only be kept by copying it (see `journal.Journal`).
     *origin* is kept in the environment's history, with what is needed to undo
-    the change.  *fingerprint* gives that of the environment as it is after staging.
+    the change.  With *break_system_packages* an environment is changed that is
+    marked as externally managed (PEP 668).  *fingerprint* gives that of the environment as it is after staging.
 
     Raises Refused (and BadDistribution, Unmet) before anything is changed,
     RolledBack when the change was undone, NotRestored when that failed too.
     """
     reporter = reporter or Reporter()
-    _refuse_externally_managed(plan, snapshot)
+    if not break_system_packages:
+        _refuse_externally_managed(plan, snapshot)
     site = read_site(plan.python, environ)
     change = _Change(
         plan=plan,
@@ -199,7 +202,8 @@ def _refuse_externally_managed(plan: Plan, snapshot: Snapshot) -> None:
     if plan.steps and snapshot.externally_managed is not None:
         raise Refused(
             f"`{snapshot.prefix}` is externally managed (PEP 668): {snapshot.externally_managed.strip()}",
-            hint="Use an isolated environment, with `--into env`",
+            hint="Use an isolated environment, with `--into env`; `--break-system-packages` "
+            "(`break_system_packages=True`) changes it all the same",
         )
 
 

@@ -99,6 +99,8 @@ class Pipeline:
             self._reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
             return solving.in_env("the kernel cannot take it")
         harm = why_not_kernel(prepared.plan)
+        if harm is None and prepared.plan.steps and _is_closed(prepared.snapshot, ask):
+            harm = "the environment is externally managed"
         return prepared if harm is None else solving.in_env(f"in the kernel {harm}")
 
     def carry_out(self, ask: Ask, prepared: Prepared) -> Report:
@@ -299,6 +301,7 @@ class Pipeline:
                 ),
                 keep=ask.keep,
                 undo=ask.undo,
+                break_system_packages=ask.break_system_packages,
                 environ=self._environ,
                 reporter=self._reporter,
                 fingerprint=lambda: fingerprint(_readable(self._look(ask.python, ask.protect))),
@@ -414,6 +417,10 @@ class Pipeline:
         if last.target == Target.KERNEL.value and is_unfinished(last.prefix, last.sites[0]):
             self.settle(last.python)
         return last
+
+
+def _is_closed(snapshot: Snapshot, ask: Ask) -> bool:
+    return snapshot.externally_managed is not None and not ask.break_system_packages
 
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:

@@ -449,8 +449,10 @@ def test_what_stands_in_another_site_is_shadowed_but_not_removed(tmp_path: Path)
 
 def test_an_externally_managed_environment_is_refused(place: Place) -> None:
     snapshot = replace(place.snapshot(), externally_managed="use apt\n")
-    with pytest.raises(Refused, match=r"PEP 668.*use apt"):
+    with pytest.raises(Refused, match=r"PEP 668.*use apt") as caught:
         apply_plan(place.plan(remove("gone")), snapshot, {}, prove=lambda: PASSED, environ=os.environ)
+    assert "`--into env`" in str(caught.value.hint)
+    assert "`break_system_packages=True`" in str(caught.value.hint)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
