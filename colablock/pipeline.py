@@ -20,7 +20,7 @@ from colablock.applied import Applied
 from colablock.catalog import find_matrix
 from colablock.environment import Environment, environment_for
 from colablock.errors import InvalidInput, NoSolution, NotFound, NotProven, Refused, RolledBack
-from colablock.execute import Origin, apply_plan
+from colablock.execute import Origin, apply_plan, refuse_externally_managed
 from colablock.history import Change, drop, read_history
 from colablock.interpreters import fetch_interpreter
 from colablock.journal import Settled, recover
@@ -287,6 +287,8 @@ class Pipeline:
             if not (ask.keep or all(check.passed for check in checks)):
                 raise NotProven(_failures(checks, "nothing was to be changed"))
             return self._report(prepared, plan.python, checks, changed=False)
+        if not ask.break_system_packages:
+            refuse_externally_managed(plan, prepared.snapshot)  # before gigabytes are fetched for it
         with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
             files = prepared.workshop.gather(plan, Path(folder), self._reporter)
             checks = apply_plan(
