@@ -122,6 +122,13 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Stop a change at every operation of it, and print how often (not among the default chores)."""
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", "-n", "auto", "tests/test_faults.py", "--every-fault", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error, and so is a stale generated page."""
     session.install("-e", ".", *group("docs"))

@@ -28,6 +28,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -367,10 +368,17 @@ def _go_on(operations: Sequence[Operation], disk: Operations) -> None:
             if not operation.has_run and not _move(source, destination, disk):
                 raise OSError(errno.EXDEV, "the folder cannot be moved as a whole", source)
         elif operation.kind is Kind.MKDIR:
-            if not os.path.isdir(destination):
-                disk.mkdir(destination, operation.mode)
+            _make(destination, operation.mode, disk)
         elif os.path.isdir(source):
             disk.rmdir(source)
+
+
+def _make(folder: str, mode: int, disk: Operations) -> None:
+    """Make a folder, or end the making of one: a recovery may have been killed before its permissions."""
+    if not os.path.isdir(folder):
+        disk.mkdir(folder, mode)
+    elif stat.S_IMODE(os.stat(folder).st_mode) != mode:
+        os.chmod(folder, mode)
 
 
 def _take_away(folder: str, disk: Operations) -> None:
@@ -433,8 +441,7 @@ def _undo(state: Path, operations: Sequence[Operation], disk: Operations) -> lis
             # After the last move that ran, a folder may be somebody else's: only an empty one goes.
             _unmake(operation.destination, disk, aside=state / "aside" if position < moved else None)
         elif operation.kind is Kind.RMDIR:
-            if not os.path.isdir(operation.source):
-                disk.mkdir(operation.source, operation.mode)
+            _make(operation.source, operation.mode, disk)
         elif os.path.lexists(operation.destination) and operation.destination not in lost:
             _move_back(operation, state / "aside", disk)
     return lost

@@ -33,7 +33,8 @@ def locked(site: Site, *, wait: float = 10.0) -> Iterator[Path]:
             held.enter_context(_flock(uv_lock, deadline, site))
         state = _make_state(site)
         try:
-            (state / "pid").write_text(f"{os.getpid()}\n", encoding="ascii")
+            with suppress(OSError):  # a full disk must not keep a change from being put back
+                (state / "pid").write_text(f"{os.getpid()}\n", encoding="ascii")
             yield state
         finally:
             with suppress(OSError):

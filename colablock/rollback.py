@@ -139,4 +139,5 @@ def _is_ours(found: Installed, version: str | None) -> bool:
 
 
 def _owned(site: Site, removed: Sequence[Installed], staying: Sequence[Installed]) -> frozenset[str]:
-    return owned_files(site, removed, staying) if removed else frozenset()
+    # Bytecode of sources that are gone may have stood before the change, and nobody would put it back.
+    return owned_files(site, removed, staying, left_over=False) if removed else frozenset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,27 @@ OTHERS = frozenset(
 )
 
 INTERPRETERS = {"PYENV_ROOT": ".pyenv", "UV_PYTHON_INSTALL_DIR": ".local/share/uv/python"}
+
+
+EVERY_FAULT = "--every-fault"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the fault injection be asked for whole."""
+    parser.addoption(EVERY_FAULT, action="store_true", help="stop a change at every operation, not at some")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print how often a change was stopped, and where that led, when all of it was asked for."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, count in report.user_properties:
+            if name.startswith("stopped: "):
+                counts[name] += count
+    if config.getoption(EVERY_FAULT) and counts:
+        terminalreporter.section(f"{sum(counts.values())} times a change was stopped", sep="-")
+        for name, count in sorted(counts.items()):
+            terminalreporter.write_line(f"{count:6} {name}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -491,6 +491,28 @@ def test_an_environment_that_is_not_proven_is_taken_away(world: World, tmp_path:
     assert list(home.glob("envs/[!.]*"))
 
 
+def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    assert "no isolated environment" in world.run("env", "list", COLABLOCK_HOME=home).out
+    assert world.run("apply", "tiny", "--into", "env", COLABLOCK_HOME=home).code == ExitCode.DONE
+    (one,) = world.run("env", "list", "--json", COLABLOCK_HOME=home).json["environments"]
+    assert (one["matrix"], one["is_whole"], one["current_of"]) == ("tiny", True, ["tiny"])
+    said = world.run("env", "list", COLABLOCK_HOME=home).out
+    assert said.startswith(
+        f"tiny, Python {one['python_version']}, current\n   lock {one['lock'][:12]}, built "
+    )
+    planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
+    assert "stands already: nothing is fetched" in " ".join(planned.out.split())
+    wrong = world.run("env", "remove", "tinny", COLABLOCK_HOME=home)
+    assert (wrong.code, "colablock env list" in wrong.err) == (ExitCode.USAGE, True)
+    removed = world.run("env", "remove", "tiny", "--json", COLABLOCK_HOME=home)
+    assert removed.json["removed"]["lock"] == one["lock"]
+    assert world.run("env", "list", "--json", COLABLOCK_HOME=home).json == {"environments": []}
+    assert world.run("run", "tiny", "--", "true", COLABLOCK_HOME=home).code == ExitCode.USAGE
+    planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
+    assert "stands already" not in planned.out
+
+
 def test_quiet_is_quiet(world: World, tmp_path: Path) -> None:
     done = world.run("apply", "tiny", "--quiet", COLABLOCK_HOME=str(tmp_path / "home"))
     assert (done.code, done.err) == (0, "")

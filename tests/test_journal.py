@@ -18,71 +18,8 @@ from colablock.errors import NotRestored, Refused
 from colablock.journal import Journal, Kind, Operation, Operations, recover
 from colablock.locking import locked
 from colablock.site import Site
+from tests.support.faults import Faulty, FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.trees import Listing, listing
-
-
-class Faulty(Operations):
-    """Fails at one operation, counted from nought, before or after it is done."""
-
-    def __init__(self, at: int, error: Callable[[], BaseException], *, after: bool = False) -> None:
-        self.at = at
-        self.error = error
-        self.after = after
-        self.count = 0
-
-    def _around(self, done: Callable[[], None]) -> None:
-        position, self.count = self.count, self.count + 1
-        if position != self.at:
-            done()
-            return
-        if self.after:
-            done()
-        raise self.error()
-
-    def rename(self, source: str, destination: str) -> None:
-        self._around(lambda: super(Faulty, self).rename(source, destination))
-
-    def copy(self, source: str, destination: str) -> None:
-        self._around(lambda: super(Faulty, self).copy(source, destination))
-
-    def unlink(self, path: str) -> None:
-        self._around(lambda: super(Faulty, self).unlink(path))
-
-    def mkdir(self, path: str, mode: int) -> None:
-        self._around(lambda: super(Faulty, self).mkdir(path, mode))
-
-    def rmdir(self, path: str) -> None:
-        self._around(lambda: super(Faulty, self).rmdir(path))
-
-    def write(self, path: str, text: str) -> None:
-        self._around(lambda: super(Faulty, self).write(path, text))
-
-
-class _Stuck:
-    """What a disk may refuse to rename: nothing, folders (overlayfs), or anything (another mount)."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def check(self, source: str) -> None:
-        is_folder = Path(source).is_dir() and not Path(source).is_symlink()
-        is_ours = source.endswith((".colablock-new", ".json"))
-        if (self.what == "everything" and not is_ours) or (self.what == "folders" and is_folder):
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source)
-
-
-class FaultyAndStuck(Faulty):
-    def __init__(self, what: str, at: int, error: Callable[[], BaseException], *, after: bool) -> None:
-        super().__init__(at, error, after=after)
-        self._stuck = _Stuck(what)
-
-    def rename(self, source: str, destination: str) -> None:
-        self._stuck.check(source)
-        super().rename(source, destination)
-
-
-def full() -> OSError:
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write(root: Path, **files: str) -> None:
@@ -178,21 +115,21 @@ def test_a_mount_that_refuses_renames_gives_the_same(site: Site, what: str, tmp_
     renamed = without_record(tmp_path / "env")
     shutil.rmtree(tmp_path / "env")
     (tmp_path / "kept").rename(tmp_path / "env")
-    change(site, FaultyAndStuck(what, -1, full, after=False))
+    change(site, FaultyAndStuck(what, -1, full))
     assert without_record(tmp_path / "env") == renamed
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 @pytest.mark.parametrize("error", [full, KeyboardInterrupt], ids=["disk full", "interrupt"])
 @pytest.mark.parametrize("what", ["nothing", "folders", "everything"])
 def test_a_failure_at_any_operation_leads_back(
-    site: Site, tmp_path: Path, what: str, error: Callable[[], BaseException], after: bool
+    site: Site, tmp_path: Path, what: str, error: Callable[[], BaseException], moment: Moment
 ) -> None:
     before = listing(tmp_path)
     failures = 0
     for at in range(200):
         try:
-            change(site, FaultyAndStuck(what, at, error, after=after))
+            change(site, FaultyAndStuck(what, at, error, moment=moment))
         except (OSError, KeyboardInterrupt):
             failures += 1
             if listing(tmp_path) != before:
@@ -211,7 +148,7 @@ def test_a_process_that_dies_at_any_operation_is_put_back_by_the_next(
 ) -> None:
     before = listing(tmp_path)
     for at in range(200):
-        if _in_a_child(partial(change, site, FaultyAndStuck(what, at, _die, after=False))) == 0:
+        if in_a_child(partial(change, site, FaultyAndStuck(what, at, die))) == 0:
             break
         recover(site)
         assert listing(tmp_path) == before, at
@@ -222,24 +159,34 @@ def test_dying_while_putting_back_is_put_back_by_the_next_too(site: Site, tmp_pa
     before = listing(tmp_path)
     for first in (6, 17, 30):
         for at in range(200):
-            _in_a_child(partial(change, site, FaultyAndStuck("everything", first, _die, after=False)))
-            if _in_a_child(partial(recover, site, disk=Faulty(at, _die))) == 0:
+            in_a_child(partial(change, site, FaultyAndStuck("everything", first, die)))
+            if in_a_child(partial(recover, site, disk=Faulty(at, die))) == 0:
                 break
             recover(site)
             assert listing(tmp_path) == before, (first, at)
         assert listing(tmp_path) == before
 
 
-def _die() -> BaseException:
-    os._exit(9)
+def test_a_folder_whose_making_was_cut_short_gets_its_permissions(site: Site, tmp_path: Path) -> None:
+    Path(site.purelib, "old").chmod(0o700)
+    before = listing(tmp_path)
+    stop = partial(change, site, FaultyAndStuck("folders", 12, die))
+    in_a_child(stop)
+    seen = Faulty(-1, die)
+    assert recover(site, disk=seen)
+    in_a_child(stop)
+    cut_short = Faulty(seen.names.index("mkdir"), die, moment=Moment.MIDWAY)
+    assert in_a_child(partial(recover, site, disk=cut_short)) < 0
+    assert recover(site)
+    assert listing(tmp_path) == before
 
 
-def _in_a_child(work: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        work()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def test_a_full_disk_does_not_hinder_the_lock(site: Site) -> None:
+    site.state.mkdir()
+    (site.state / "pid").symlink_to("/dev/full")
+    with locked(site):
+        pass
+    assert not site.state.exists()
 
 
 def test_without_commit_the_change_is_undone(site: Site, tmp_path: Path) -> None:
@@ -262,9 +209,9 @@ class Image(Faulty):
     """A disk on which the folders that came with the image cannot be renamed, as on overlayfs."""
 
     def __init__(
-        self, at: int = -1, error: Callable[[], BaseException] = full, *, after: bool = False
+        self, at: int = -1, error: Callable[[], BaseException] = full, *, moment: Moment = Moment.BEFORE
     ) -> None:
-        super().__init__(at, error, after=after)
+        super().__init__(at, error, moment=moment)
 
     def rename(self, source: str, destination: str) -> None:
         if Path(source).is_dir() and "/.colablock/" not in source:
@@ -298,10 +245,10 @@ def test_a_change_for_good_that_takes_nothing_away_can_be_undone(site: Site) -> 
     assert (stash_of(site) / "1").read_text() == "s"
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 @pytest.mark.parametrize("dies", [False, True], ids=["disk full", "killed"])
 def test_a_change_for_good_ends_before_or_after_wherever_it_is_stopped(
-    site: Site, tmp_path: Path, after: bool, dies: bool
+    site: Site, tmp_path: Path, moment: Moment, dies: bool
 ) -> None:
     before = listing(tmp_path)
     kept = tmp_path.with_name(f"{tmp_path.name}-kept")
@@ -312,9 +259,9 @@ def test_a_change_for_good_ends_before_or_after_wherever_it_is_stopped(
     for at in range(200):
         shutil.rmtree(tmp_path)
         shutil.copytree(kept, tmp_path, symlinks=True)
-        disk = Image(at, _die if dies else full, after=after)
+        disk = Image(at, die if dies else full, moment=moment)
         if dies:
-            is_over = _in_a_child(partial(change_for_good, site, disk)) == 0
+            is_over = in_a_child(partial(change_for_good, site, disk)) == 0
         else:
             with suppress(OSError):
                 change_for_good(site, disk)

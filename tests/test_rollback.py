@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,11 @@ from colablock.history import drop, read_history
 from colablock.journal import recover
 from colablock.rollback import Undone, roll_back
 from colablock.site import read_site
+from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.runtime import Stub, build_site
 from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel
 from tests.test_execute import Place, remove
-from tests.test_journal import FaultyAndStuck, full
 
 
 @pytest.fixture
@@ -125,6 +124,15 @@ def test_bytecode_written_since_goes_with_its_source(place: Place) -> None:
     assert listing(place.venv) == before
 
 
+def test_bytecode_of_nobody_that_stood_there_stays(place: Place) -> None:
+    (place.site / "stays" / "__pycache__").mkdir()
+    (place.site / "stays" / "__pycache__" / "long_gone.cpython-311.pyc").write_bytes(b"x")
+    before = listing(place.venv)
+    place.apply(place.put(make_wheel(place.folder, "new", "2.0", modules={"stays/new.py": ""})))
+    undo(place)
+    assert listing(place.venv) == before
+
+
 def test_an_overlapping_file_that_stood_goes_back_to_its_bytes(place: Place) -> None:
     before = listing(place.venv)
     wheel = make_wheel(place.folder, "new", "2.0", modules={"shared/both.py": "new", "shared/stays.py": "n"})
@@ -153,30 +161,18 @@ def test_a_dropped_stash_cannot_be_undone(place: Place) -> None:
 
 
 @pytest.mark.parametrize("what", ["nothing", "folders", "everything"])
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_rollback_that_fails_anywhere_leads_back(place: Place, what: str, after: bool) -> None:
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
+def test_a_rollback_that_fails_anywhere_leads_back(place: Place, what: str, moment: Moment) -> None:
     place.apply(*place.steps())
     before = listing(place.venv)
     for at in range(500):
         try:
-            undo(place, disk=FaultyAndStuck(what, at, full, after=after))
+            undo(place, disk=FaultyAndStuck(what, at, full, moment=moment))
         except RolledBack:
             assert listing(place.venv) == before, at
         else:
             break
     assert at >= 10
-
-
-def in_a_child(work: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        work()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def die() -> BaseException:
-    os._exit(9)
 
 
 @pytest.mark.parametrize("what", ["nothing", "folders"])
@@ -186,7 +182,7 @@ def test_a_rollback_that_dies_anywhere_is_put_back_by_the_next_call(place: Place
     before = listing(place.venv)
     site = read_site(place.python, os.environ)
     for at in range(500):
-        if in_a_child(lambda: undo(place, disk=FaultyAndStuck(what, at, die, after=False))) == 0:  # noqa: B023
+        if in_a_child(lambda: undo(place, disk=FaultyAndStuck(what, at, die))) == 0:  # noqa: B023
             break
         recover(site)
         assert listing(place.venv) == before, at

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["installed_listing", "listing"]
+__all__ = ["Listing", "StrictListing", "Tree", "differences", "installed_listing", "listing"]
 
 Listing = dict[str, tuple[str, int, str | bytes]]
+StrictListing = dict[str, tuple[object, ...]]
 
 
 def listing(root: Path) -> Listing:
@@ -32,3 +35,57 @@ def listing(root: Path) -> Listing:
 def installed_listing(root: Path) -> Listing:
     """Return the listing without what colablock keeps beside the environment for the way back."""
     return {path: what for path, what in listing(root).items() if ".colablock" not in Path(path).parts}
+
+
+class Tree:
+    """The folder *root*, listed again and again: a file is read anew only where its inode has changed.
+
+    Stricter than `listing`: owners count too, and the times of all but folders.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._known: dict[tuple[int, int, int], bytes] = {}
+
+    def listing(self) -> StrictListing:
+        """Return what stands at each path.  Of the record of a change, what differs each time is left out."""
+        return dict(self._below(str(self.root), ""))
+
+    def _below(self, folder: str, prefix: str) -> Iterator[tuple[str, tuple[object, ...]]]:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path = prefix + entry.name
+                status = entry.stat(follow_symlinks=False)
+                owned = (status.st_mode, status.st_uid, status.st_gid)
+                if stat.S_ISDIR(status.st_mode):
+                    yield path, owned
+                    yield from self._below(entry.path, f"{path}/")
+                elif stat.S_ISLNK(status.st_mode):
+                    yield path, (*owned, str(Path(entry.path).readlink()), status.st_mtime_ns)
+                elif entry.name == "record.json":
+                    yield path, (*owned, _without_process(self._bytes(entry.path, status)))
+                else:
+                    yield path, (*owned, self._bytes(entry.path, status), status.st_mtime_ns)
+
+    def _bytes(self, path: str, status: os.stat_result) -> bytes:
+        key = (status.st_ino, status.st_ctime_ns, status.st_size)
+        if key not in self._known:
+            self._known[key] = Path(path).read_bytes()
+        return self._known[key]
+
+
+def differences(expected: StrictListing, found: StrictListing) -> list[str]:
+    """Return how *found* differs from what was expected, a line for each path."""
+    paths = sorted(expected.keys() | found.keys())
+    return [
+        f"{path!r}: {expected.get(path)} became {found.get(path)}"
+        for path in paths
+        if expected.get(path) != found.get(path)
+    ]
+
+
+def _without_process(record: bytes) -> str:
+    facts = json.loads(record)
+    return json.dumps(
+        {key: value for key, value in facts.items() if key not in {"pid", "when"}}, sort_keys=True
+    )

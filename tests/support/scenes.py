@@ -1,0 +1,371 @@
+"""A change of a whole runtime that is stopped again and again, and the ways to stop it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import pytest
+
+from colablock.errors import AppliedNotProven, NotRestored, RolledBack
+from colablock.execute import apply_plan, stage
+from colablock.journal import Journal, Kind, Operation, Operations, Settled, recover
+from colablock.locking import locked
+from colablock.progress import Reporter
+from colablock.rollback import roll_back
+from colablock.site import Site, read_site
+from colablock.verify import Check
+from tests.support.faults import (
+    WRITING,
+    Faulty,
+    Moment,
+    die,
+    error_of,
+    has_own_mounts,
+    in_a_child,
+    in_own_mounts,
+    mounted,
+)
+from tests.support.ground import Ground, copy_tree
+from tests.support.trees import StrictListing, Tree, differences
+
+__all__ = [
+    "CHANGES",
+    "FAULTS",
+    "Applying",
+    "Base",
+    "Scene",
+    "Watch",
+    "on",
+    "points",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A way to be stopped.  With *stays* everything later fails too, of what *only* names."""
+
+    error: Callable[[], BaseException]
+    moment: Moment = Moment.BEFORE
+    stays: bool = False
+    only: frozenset[str] | None = None
+
+    def places(self, operations: Sequence[str]) -> list[int]:
+        """Return the positions at which it can happen."""
+        only = self.only if self.moment is Moment.MIDWAY else None
+        return [at for at, name in enumerate(operations) if only is None or name in only]
+
+    def disk(self, at: int) -> Faulty:
+        """Return a disk to which it happens at that position."""
+        return Faulty(at, self.error, moment=self.moment, stays=self.stays, only=self.only)
+
+
+FAULTS = {
+    "killed": Fault(error=die),
+    "killed midway": Fault(error=die, moment=Moment.MIDWAY, only=WRITING),
+    "killed after": Fault(error=die, moment=Moment.AFTER),
+    "ENOSPC": Fault(error=error_of(errno.ENOSPC)),
+    "ENOSPC midway": Fault(error=error_of(errno.ENOSPC), moment=Moment.MIDWAY, only=WRITING),
+    "ENOSPC that stays": Fault(error=error_of(errno.ENOSPC), stays=True, only=WRITING | {"rename"}),
+    "EACCES": Fault(error=error_of(errno.EACCES)),
+    "EACCES that stays": Fault(error=error_of(errno.EACCES), stays=True),
+    "EIO, yet done": Fault(error=error_of(errno.EIO), moment=Moment.AFTER),
+}
+
+OFTEN = ("killed", "ENOSPC", "EACCES")
+
+
+# Where the environment stands
+
+
+class Base(Protocol):
+    """Where the environment stands, and how it gets back to where every point starts."""
+
+    def keep(self) -> None:
+        """Take what stands now as the start."""
+
+    def reset(self, *, moved: bool) -> None:
+        """Go back to the start; unless *moved*, everything stands as it did, by its listing."""
+
+
+class Plain:
+    """On a plain file system, where a folder is renamed as a whole."""
+
+    def __init__(self, ground: Ground, mounts: ExitStack) -> None:
+        self._real, self._start = ground.real, ground.folder / "start"
+        if has_own_mounts():  # in memory: faster, and the one on disk stays as it was built
+            for folder in (self._real, self._start):
+                folder.mkdir(exist_ok=True)
+                mounts.enter_context(mounted("tmpfs", folder, "size=1g,mode=755"))
+        copy_tree(ground.pristine, self._real)
+
+    def keep(self) -> None:
+        copy_tree(self._real, self._start)
+
+    def reset(self, *, moved: bool) -> None:
+        if moved:
+            copy_tree(self._start, self._real)
+
+
+class Overlay:
+    """As the lower layer of a mount, where a folder cannot be renamed and a file is copied up."""
+
+    def __init__(self, ground: Ground, mounts: ExitStack) -> None:
+        self._real, self._layers = ground.real, ground.folder / "layers"
+        self._layers.mkdir(exist_ok=True)
+        mounts.enter_context(mounted("tmpfs", self._layers, "size=1g"))
+        self._mount = ExitStack()
+        self.reset(moved=True)
+
+    def keep(self) -> None:
+        copy_tree(self._layers / "upper", self._layers / "start")
+
+    def reset(self, *, moved: bool) -> None:  # noqa: ARG002 (what was copied up is there even so)
+        self._mount.close()
+        shutil.rmtree(self._layers / "work", ignore_errors=True)
+        for name in ("start", "upper", "work"):
+            (self._layers / name).mkdir(exist_ok=True)
+        copy_tree(self._layers / "start", self._layers / "upper")
+        layers = {"lowerdir": self._real, **{f"{n}dir": self._layers / n for n in ("upper", "work")}}
+        options = ",".join(f"{name}={folder}" for name, folder in layers.items())
+        self._mount.enter_context(mounted("overlay", self._real, options))
+
+
+# What is done there
+
+
+class Change(Protocol):
+    def __call__(self, disk: Operations) -> None:
+        """Change the environment from the start to the end."""
+
+
+class Applying:
+    """All of an apply: staged by uv each time."""
+
+    def __init__(self, ground: Ground, _site: Site) -> None:
+        self._ground = ground
+        self._snapshot = ground.snapshot()
+
+    def __call__(
+        self, disk: Operations, *, prove: Callable[[], object] = tuple, reporter: Reporter | None = None
+    ) -> None:
+        def checks() -> tuple[Check, ...]:
+            prove()
+            return ()
+
+        ground = self._ground
+        apply_plan(
+            ground.plan,
+            self._snapshot,
+            ground.files,
+            prove=checks,
+            environ=os.environ,
+            reporter=reporter,
+            disk=disk,
+            wait=0,
+        )
+
+
+class Swapping:
+    """What an apply does once it has staged, with a stage that is copied; *undo* as in `Journal`."""
+
+    def __init__(self, ground: Ground, site: Site, *, undo: bool = True) -> None:
+        self._site = site
+        self._undo = undo
+        self._stage = ground.folder / "staged"
+        if not self._stage.exists():
+            stage(ground.plan, ground.files, python=ground.python, into=self._stage, environ=os.environ)
+        assert in_a_child(partial(Applying(ground, site), Faulty(1, die))) < 0
+        self._facts: dict[str, Any] = json.loads((site.state / "journal.json").read_text())
+        rows = self._facts.pop("operations")
+        self._operations = [Operation(**{**row, "kind": Kind(row["kind"])}) for row in rows]
+        for own in ("forward", "is_dropped"):
+            del self._facts[own]
+        assert recover(site) is Settled.UNDONE
+
+    def __call__(self, disk: Operations) -> None:
+        with locked(self._site, wait=0) as state:
+            shutil.copytree(self._stage, state / "stage", symlinks=True)
+            folder = state / "changes" / "0001"
+            (folder / "stash").mkdir(parents=True)
+            with Journal(
+                state,
+                self._operations,
+                becomes=folder / "record.json",
+                facts=self._facts,
+                undo=self._undo,
+                disk=disk,
+            ) as journal:
+                journal.swap()
+                journal.commit()
+
+
+class RollingBack:
+    """All of a rollback."""
+
+    def __init__(self, ground: Ground, site: Site) -> None:
+        self._site = site
+        Applying(ground, site)(Operations())
+        self._snapshot = ground.snapshot()
+
+    def __call__(self, disk: Operations) -> None:
+        roll_back(self._site, look=lambda: self._snapshot, disk=disk, wait=0)
+
+
+CHANGES: Mapping[str, Callable[[Ground, Site], Change]] = {
+    "apply": Applying,
+    "swap": Swapping,
+    "for good": partial(Swapping, undo=False),
+    "rollback": RollingBack,
+}
+
+
+class Watch:
+    """What an environment holds before a change and after it, each path with its bytes, owner and times."""
+
+    def __init__(self, ground: Ground, base: Base, change: Callable[[], object]) -> None:
+        self._base = base
+        base.keep()
+        base.reset(moved=True)
+        self._tree = Tree(ground.real)
+        self.before = self._tree.listing()
+        change()
+        self.after = self._tree.listing()
+        assert differences(self.before, self.after)
+        base.reset(moved=True)
+
+    def check(self, *, forward: bool, about: object) -> None:
+        """Compare every path with what is to be there, and go back to the start."""
+        expected, found = self.before, self._tree.listing()
+        if forward:
+            expected, found = self._without_new_times(self.after), self._without_new_times(found)
+        wrong = differences(expected, found)
+        assert not wrong, f"{about}: {len(wrong)} paths, such as\n" + "\n".join(wrong[:10])
+        self._base.reset(moved=forward)
+
+    def _without_new_times(self, found: StrictListing) -> StrictListing:
+        """Leave out when a file was made that the change brought: that is another time each time."""
+        return {path: what if self.before.get(path) == what else what[:4] for path, what in found.items()}
+
+
+class Scene:
+    """A change that is stopped again and again, each time from the same start."""
+
+    def __init__(self, ground: Ground, base: Base, change: str) -> None:
+        self.site = read_site(ground.python, os.environ)
+        self.change = CHANGES[change](ground, self.site)
+        disk = Faulty(-1, die)
+        self.watch = Watch(ground, base, partial(self.change, disk))
+        self.operations = tuple(disk.names)
+        # From where a change for good is finished in place of being undone: its record is written again.
+        writes = [at for at, name in enumerate(self.operations) if name == "write"]
+        self._turns = writes[1] if change == "for good" else len(self.operations)
+
+    def stop(self, name: str, at: int) -> bool:
+        """Stop the change at one operation and do as the next call does; whether the change was made."""
+        fault = FAULTS[name]
+        is_made = self._is_made(fault, at)
+        about = f"{name} at operation {at} of {len(self.operations)}, {self.operations[at]}"
+        if fault.error is die:
+            assert in_a_child(partial(self.change, fault.disk(at))) < 0, about
+            self._recover(is_made=is_made)
+        else:
+            self._fail(fault, at, is_made=is_made)
+        self.watch.check(forward=is_made, about=about)
+        return is_made
+
+    def _is_made(self, fault: Fault, at: int) -> bool:
+        if at == self._turns and fault.moment is Moment.AFTER:
+            return fault.error is die  # written, but whoever lives on can still go back
+        return at > self._turns or (at == len(self.operations) - 1 and fault.moment is Moment.AFTER)
+
+    def _recover(self, *, is_made: bool) -> None:
+        has_begun = (self.site.state / "journal.json").exists()
+        settled = Settled.FINISHED if is_made else Settled.UNDONE
+        assert recover(self.site) is (settled if has_begun else None)
+
+    def _fail(self, fault: Fault, at: int, *, is_made: bool) -> None:
+        disk = fault.disk(at)
+        try:
+            self.change(disk)
+        except NotRestored as error:
+            assert fault.stays, "a failure that is over kept the change from being undone"
+            self._mend(disk, Path(error.stash), is_made=is_made)
+        except (OSError, RolledBack, AppliedNotProven):
+            assert not (self.site.state / "journal.json").exists()
+        else:
+            assert is_made
+
+    def _mend(self, disk: Faulty, stash: Path, *, is_made: bool) -> None:
+        """Recover from a failed undo, when the cause is mended and not before."""
+        assert stash.is_dir() or is_made
+        with pytest.raises(NotRestored):
+            recover(self.site, disk=disk)
+        self._recover(is_made=is_made)
+
+    def recovery(self, first: int) -> tuple[str, ...]:
+        """Return the operations of the recovery after the change was killed at the one of that number."""
+        disk = Faulty(-1, die)
+        self._kill(first)
+        assert recover(self.site, disk=disk) is not None
+        self.watch.check(forward=first > self._turns, about=f"killed at operation {first}")
+        return tuple(disk.names)
+
+    def stop_recovery(self, first: int, name: str, at: int) -> None:
+        """Kill the change at *first*, stop its recovery at one operation, and do as the next call does."""
+        fault = FAULTS[name]
+        self._kill(first)
+        if fault.error is die:
+            assert in_a_child(partial(recover, self.site, disk=fault.disk(at))) < 0
+        else:
+            with pytest.raises(NotRestored) as caught:
+                recover(self.site, disk=fault.disk(at))
+            assert Path(caught.value.stash).is_dir() or first > self._turns
+        assert recover(self.site) is not None
+        about = f"killed at operation {first}, then {name} at operation {at} of the recovery"
+        self.watch.check(forward=first > self._turns, about=about)
+
+    def _kill(self, at: int) -> None:
+        assert in_a_child(partial(self.change, FAULTS["killed"].disk(at))) < 0
+
+
+def on(ground: Ground, base: str, work: Callable[[Base], T]) -> T:
+    """Do *work* where the environment stands on a *base* of that name."""
+    if base == "overlay" and not has_own_mounts():
+        pytest.skip("a process here may not mount anything")
+
+    def in_mounts() -> T:
+        with ExitStack() as mounts:
+            return work((Plain if base == "plain" else Overlay)(ground, mounts))
+
+    return in_own_mounts(in_mounts) if has_own_mounts() else in_mounts()
+
+
+def points(operations: Sequence[str], every: int | None, turn: int) -> Iterator[tuple[str, int]]:
+    """Yield faults and positions: every so many of all, or without *every* one each of some faults.
+
+    Those of OFTEN come at *every* position in turn, the others at 40 of them.
+    Which faults a sample has goes by *turn*.
+    """
+    for number, (name, fault) in enumerate(FAULTS.items()):
+        places = fault.places(operations)
+        if every is None:
+            if number % 3 != turn % 3:
+                continue
+            step = len(places)
+        else:
+            step = every if name in OFTEN else max(every, len(places) // 40)
+        chosen = set(places[number * step // len(FAULTS) :: max(step, 1)])
+        if fault.moment is Moment.AFTER:
+            chosen.add(places[-1])  # the commit
+        yield from ((name, at) for at in sorted(chosen))
