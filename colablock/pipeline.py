@@ -36,7 +36,7 @@ from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.locking import locked
 from colablock.matrix import select_variant
 from colablock.matrix_reader import is_path
-from colablock.plan import Target
+from colablock.plan import Remedy, Target
 from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
@@ -309,7 +309,14 @@ class Pipeline:
         pins = prepared.pins()
 
         def prove_it() -> tuple[Check, ...]:
-            return self._prove(plan.python, prepared.matrix, pins, prepared.unmet_before())
+            return self._prove(
+                plan.python,
+                prepared.matrix,
+                pins,
+                prepared.unmet_before(),
+                before=prepared.snapshot if plan.steps else None,
+                listed={item.name for item in plan.breakages if item.remedy is Remedy.LEAVE},
+            )
 
         if not plan.steps:
             checks = prove_it()
@@ -388,6 +395,8 @@ class Pipeline:
         pins: Mapping[NormalizedName, str],
         unmet: Collection[tuple[str, str]] = (),
         *,
+        before: Snapshot | None = None,
+        listed: Collection[NormalizedName] = (),
         bytecode: bool = False,
     ) -> tuple[Check, ...]:
         return prove(
@@ -396,6 +405,8 @@ class Pipeline:
             pins=pins,
             environ=self._environ,
             expected_unmet=unmet,
+            before=before,
+            listed=listed,
             bytecode=bytecode,
             reporter=self._reporter,
         )

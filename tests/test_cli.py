@@ -21,9 +21,9 @@ from colablock.cli import main
 from colablock.errors import ExitCode
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import Stub, build_site, find_python, make_venv
-from tests.support.server import Fault
+from tests.support.server import JSON, Fault
 from tests.support.trees import installed_listing, listing
-from tests.support.wheels import make_wheel
+from tests.support.wheels import make_wheel, metadata_text
 from tests.support.world import StandIn, World, open_world
 
 pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
@@ -413,6 +413,35 @@ def test_an_undo_that_cannot_be_is_exit_code_four(world: World, venv: StandIn, t
     assert str(venv.site / "colours") in done.err
     assert venv.versions() == dict.fromkeys(("colours", "monochrome", "other", "beside"), "1.0")
     assert not (venv.folder / ".colablock" / "journal.json").exists()
+
+
+def test_a_breakage_that_the_plan_could_not_know_rolls_back(venv: StandIn, tmp_path: Path) -> None:
+    """What the index says of `other` is not what its wheel says (PEP 658)."""
+    folder = tmp_path / "false"
+    index = folder / "index"
+    make_wheel(index, "colours", "2.0")
+    make_wheel(index, "shapes", "2.0", requires=["colours>=2"])
+    wheel = make_wheel(index, "other", "2.0", requires=["colours<2"])
+    (folder / "tiny.toml").write_text(TINY.format(name="tiny", shapes=">=2", imports=["shapes"]))
+    with open_world(folder, index) as world:
+        page = json.loads(world.server.answer("/simple/other/", JSON).body)
+        page["files"][0]["core-metadata"] = True
+        promised = metadata_text("other", "2.0", requires=["colours>=2"])
+        world.server.fault("/simple/other/", Fault(body=json.dumps(page).encode()))
+        world.server.fault(f"/files/{wheel.name}.metadata", Fault(body=promised.encode()))
+        options = ("tiny.toml", "--into", "kernel", "--python", venv.python)
+        (breakage,) = world.run("plan", *options, "--json").json["breakages"]
+        assert (breakage["name"], breakage["remedy"]) == ("other", "repair")
+        before = listing(venv.folder)
+        undone = world.run("apply", *options)
+        assert undone.code == ExitCode.ROLLED_BACK
+        assert "breakage `other`\n    other 2.0 requires `colours<2`, but 2.0 is installed" in undone.err
+        assert listing(venv.folder) == before
+        kept = world.run("apply", *options, "--keep", "--json")
+        assert kept.code == ExitCode.NOT_PROVEN
+        failed = [check for check in kept.json["report"]["checks"] if not check["passed"]]
+        assert [(check["kind"], check["subject"]) for check in failed] == [("breakage", "other")]
+        assert venv.versions()["other"] == "2.0"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n", ExitCode.UNMET), ("yes", ExitCode.DONE)])
