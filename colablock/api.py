@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from colablock.display import in_notebook, register_displays, reporter_for, restart_prompt, show, undone_text
+from colablock.display import (
+    in_notebook,
+    register_displays,
+    reporter_for,
+    restart_kernel,
+    restart_prompt,
+    show,
+    undone_text,
+)
 from colablock.errors import InvalidInput
 from colablock.history import Change
 from colablock.pipeline import Ask, Pipeline
@@ -33,7 +41,7 @@ def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
         return pipeline.prepare(_ask(name, **options)).plan
 
 
-def apply(name: Name, *, quiet: bool = False, **options: Any) -> Report:
+def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: Any) -> Report:
     """Make the environment what the matrix *name* declares, prove it, and return the report.
 
     Options, each with a default that is decided:
@@ -53,10 +61,13 @@ def apply(name: Name, *, quiet: bool = False, **options: Any) -> Report:
     - ``break_system_packages``: change the kernel's environment although it is marked as
       externally managed (PEP 668)
 
+    *restart* says what is done when the kernel holds modules of what changed:
+    ``"ask"`` for a restart, ``"auto"`` restarts it, ``"never"`` leaves it to you.
+
     Called again, it finds nothing to do.  Raises ColablockError: what stands in
     the way, and what to do about it where that is known.
     """
-    ask = _ask(name, **options)
+    ask, see_to = _ask(name, **options), _restarting(restart)
     with _pipeline(quiet=quiet) as pipeline:
         report = pipeline.standing(ask)
         if report is None:
@@ -66,7 +77,7 @@ def apply(name: Name, *, quiet: bool = False, **options: Any) -> Report:
             report = pipeline.carry_out(ask, prepared)
     if not quiet:
         show(report)
-    restart_prompt(report.restart)
+    see_to(report.restart)
     return report
 
 
@@ -80,20 +91,26 @@ def verify(name: Name, *, quiet: bool = False) -> Report:
 
 
 def rollback(
-    *, to_first: bool = False, python: str | os.PathLike[str] | None = None, quiet: bool = False
+    *,
+    to_first: bool = False,
+    python: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+    restart: str = "ask",
 ) -> tuple[Undone, ...]:
     """Undo the last change that colablock made in place, or with *to_first* every one.
 
-    *python* names another interpreter whose environment is meant.  What was
+    *python* names another interpreter whose environment is meant, and *restart*
+    is that of `apply`.  What was
     installed since by others stays, and is told.  Where the last change was
     interrupted it is put back, and that is all.  Raises NotFound where there
     is nothing to undo, Refused where what is needed for it was dropped.
     """
+    see_to = _restarting(restart)
     with _pipeline(quiet=quiet) as pipeline:
         undone = pipeline.rollback(os.fspath(python) if python is not None else None, to_first=to_first)
     if not quiet:
         print(undone_text(undone))  # noqa: T201
-    restart_prompt([module for one in undone for module in one.restart])
+    see_to([module for one in undone for module in one.restart])
     return undone
 
 
@@ -171,6 +188,15 @@ def _ask(name: Name, **options: Any) -> Ask:
             options[key] = str(options[key])
     checked_index(options.get("default_index"))
     return Ask(name=os.fspath(name), **options)
+
+
+def _restarting(restart: str) -> Callable[[Sequence[str]], None]:
+    """Return what is done about the modules that the kernel holds as they were."""
+    ways = {"ask": restart_prompt, "auto": restart_kernel, "never": lambda _: None}
+    if restart not in ways:
+        choices = ", ".join(f"`{way}`" for way in ways)
+        raise InvalidInput(f"`restart` is `{restart}`, and has to be one of {choices}")
+    return ways[restart]
 
 
 def _several(value: Any) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from colablock.display_notebook import (
     current_shell,
     in_notebook,
     register_displays,
+    restart_kernel,
     restart_prompt,
     show,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "report_text",
     "report_to_html",
     "reporter_for",
+    "restart_kernel",
     "restart_prompt",
     "show",
     "undone_text",

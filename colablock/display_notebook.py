@@ -171,6 +171,16 @@ def restart_prompt(modules: Sequence[str], *, shell: Shell | None = None, colab:
         shell.display_pub.publish({_COLAB: {"pip_warning": {"packages": packages}, "id": uuid.uuid4().hex}})
 
 
+def restart_kernel(modules: Sequence[str]) -> None:
+    """Say that the kernel restarts, and end it: who watches it starts it again; nothing outside a notebook."""
+    shell: Any = current_shell()
+    if shell is None or not modules:
+        return
+    text = "The kernel restarts now, since it holds modules of what changed: then run this cell again"
+    shell.display_pub.publish({"text/html": page([f"<p><b>{escape(text)}</b></p>"]), "text/plain": text})
+    shell.kernel.do_shutdown(restart=True)
+
+
 class NotebookReporter(DrawingReporter):
     """One display that is updated in place, at most five times a second, and ends as one line."""
 

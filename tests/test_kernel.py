@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
+import colablock
+from colablock.errors import InvalidInput
 from tests.support.runtime import Stub, build_site
 from tests.support.wheels import make_wheel
-from tests.support.world import StandIn, World, notebook_venv, open_world, run_cells, shown
+from tests.support.world import StandIn, World, kernel_options, notebook_venv, open_world, run_cells, shown
 
 pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
 
@@ -80,6 +83,57 @@ def test_a_restart_is_asked_for_where_the_kernel_was_asked_for(world: World, ven
     after, used = run(world, venv, f"import colablock\n{apply}", "import colours\nprint(colours.__version__)")
     assert "nothing was changed" in shown(after)
     assert shown(used) == "2.0\n"
+
+
+async def restarted(world: World, venv: StandIn, cell: str) -> list[str]:
+    """Run *cell* in a kernel that is watched as by a notebook server, and again once it was restarted."""
+    ioloop = pytest.importorskip("jupyter_client.ioloop")
+    manager = ioloop.AsyncIOLoopKernelManager(**kernel_options(venv, world.folder))
+    is_back = asyncio.Event()
+    await manager.start_kernel(
+        cwd=str(world.folder), env=world.environ(COLABLOCK_HOME=str(world.folder / "home"))
+    )
+    manager.add_restart_callback(is_back.set, "restart")
+    client = manager.client()
+    client.start_channels()
+    outputs: list[dict[str, Any]] = []
+
+    def keep(message: dict[str, Any]) -> None:
+        outputs.append({"output_type": message["msg_type"], **message["content"]})
+
+    said = []
+    try:
+        for number in range(2):
+            await client.wait_for_ready(timeout=60)
+            outputs.clear()
+            await client.execute_interactive(cell, output_hook=keep, timeout=60)
+            said.append(shown([one for one in outputs if one["output_type"] in {"display_data", "stream"}]))
+            if number == 0:
+                await asyncio.wait_for(is_back.wait(), 60)
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+    return said
+
+
+def test_a_kernel_restarts_by_itself_and_goes_on(world: World, venv: StandIn) -> None:
+    cell = (
+        "import colablock, colours\n"
+        f"report = colablock.apply('painting.toml', into='kernel', restart='auto')\n{SHOW}\n"
+        "print(colours.__version__, report.seconds < 1)"
+    )
+    first, second = asyncio.run(restarted(world, venv, cell))
+    assert "The kernel restarts now" in first
+    assert first.endswith("kernel True True\n1.0 False\n")
+    assert "nothing was changed" in second
+    assert second.endswith("kernel False False\n2.0 True\n")
+
+
+def test_there_are_three_ways_to_see_to_a_restart() -> None:
+    with pytest.raises(
+        InvalidInput, match="`restart` is `soon`, and has to be one of `ask`, `auto`, `never`"
+    ):
+        colablock.apply("qlora-2026", restart="soon")
 
 
 def test_the_functions_of_the_package_stay_beside_its_modules() -> None:

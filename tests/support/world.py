@@ -259,6 +259,16 @@ def run_cells(world: World, venv: StandIn, folder: Path, *cells: str) -> list[li
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     jupyter_client = pytest.importorskip("jupyter_client")
+    manager = jupyter_client.AsyncKernelManager(**kernel_options(venv, folder))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    client = nbclient.NotebookClient(notebook, km=manager, timeout=120, allow_errors=True)
+    client.execute(cwd=str(folder), env=world.environ(COLABLOCK_HOME=str(folder / "home")))
+    return [[dict(output) for output in cell.outputs] for cell in notebook.cells]
+
+
+def kernel_options(venv: StandIn, folder: Path) -> dict[str, Any]:
+    """Return what a kernel manager needs to start a kernel in *venv*."""
+    jupyter_client = pytest.importorskip("jupyter_client")
     spec = {
         "argv": [venv.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "stand-in",
@@ -267,11 +277,7 @@ def run_cells(world: World, venv: StandIn, folder: Path, *cells: str) -> list[li
     (folder / "kernels" / "stand-in").mkdir(parents=True, exist_ok=True)
     (folder / "kernels" / "stand-in" / "kernel.json").write_text(json.dumps(spec))
     specs = jupyter_client.kernelspec.KernelSpecManager(kernel_dirs=[str(folder / "kernels")])
-    manager = jupyter_client.AsyncKernelManager(kernel_name="stand-in", kernel_spec_manager=specs)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    client = nbclient.NotebookClient(notebook, km=manager, timeout=120, allow_errors=True)
-    client.execute(cwd=str(folder), env=world.environ(COLABLOCK_HOME=str(folder / "home")))
-    return [[dict(output) for output in cell.outputs] for cell in notebook.cells]
+    return {"kernel_name": "stand-in", "kernel_spec_manager": specs}
 
 
 def shown(outputs: list[dict[str, Any]], kind: str = "text/plain") -> str:
