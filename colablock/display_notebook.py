@@ -172,7 +172,7 @@ def restart_prompt(modules: Sequence[str], *, shell: Shell | None = None, colab:
 
 
 def restart_kernel(modules: Sequence[str]) -> None:
-    """Say that the kernel restarts, and end it: who watches it starts it again; nothing outside a notebook."""
+    """Say that the kernel restarts, and end it: who watches it starts it again.  Only in a notebook."""
     shell: Any = current_shell()
     if shell is None or not modules:
         return
