@@ -18,6 +18,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
 from colablock.catalog import find_matrix
+from colablock.disk import room_note, undo_cost
 from colablock.environment import Environment, environment_for
 from colablock.errors import (
     BadDistribution,
@@ -235,9 +236,15 @@ class Pipeline:
         """Return *prepared* with what can be told beforehand of what its plan costs on this machine."""
         if ask.runtime:
             return prepared
-        if prepared.plan.target is Target.ENV:
-            return _with_notes(prepared, _STANDS) if self._stands(prepared) else prepared
-        return prepared
+        plan, folder = prepared.plan, Path(prepared.snapshot.site)
+        if plan.target is Target.ENV:
+            if self._stands(prepared):
+                return _with_notes(prepared, _STANDS)
+            folder = self._home
+        elif ask.undo:
+            plan = replace(plan, undo_cost=undo_cost(plan, prepared.snapshot))
+        note = room_note(plan, folder)
+        return _with_notes(replace(prepared, plan=plan), *([note] if note else []))
 
     def _stands(self, prepared: Prepared) -> bool:
         """Whether the environment stands already, as far as that can be known with nothing fetched."""
