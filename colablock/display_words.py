@@ -234,14 +234,14 @@ def plan_notes(plan: Plan) -> list[str]:
     """Return what is to be known beside the steps: what keeping an image's files costs, then the notes."""
     cost = plan.undo_cost
     if cost is None:
-        return list(plan.notes)
+        return [*plan.beforehand, *plan.notes]
     seconds = f": about {seconds_text(cost.seconds)}" if cost.seconds else ""
     files = "1 file" if cost.files == 1 else f"{cost.files:,} files"
     kept = (
         f"{files} ({size_text(cost.bytes)}) that came with the image are copied to keep them for an undo"
         f"{seconds}; `--no-undo` takes them away instead"
     )
-    return [kept, *plan.notes]
+    return [kept, *plan.beforehand, *plan.notes]
 
 
 def report_headline(report: Report) -> str:

@@ -239,12 +239,12 @@ class Pipeline:
         plan, folder = prepared.plan, Path(prepared.snapshot.site)
         if plan.target is Target.ENV:
             if self._stands(prepared):
-                return _with_notes(prepared, _STANDS)
+                return replace(prepared, plan=replace(plan, beforehand=(_STANDS,)))
             folder = self._home
         elif ask.undo:
             plan = replace(plan, undo_cost=undo_cost(plan, prepared.snapshot))
         note = room_note(plan, folder)
-        return _with_notes(replace(prepared, plan=plan), *([note] if note else []))
+        return replace(prepared, plan=replace(plan, beforehand=(note,) if note else ()))
 
     def _stands(self, prepared: Prepared) -> bool:
         """Whether the environment stands already, as far as that can be known with nothing fetched."""
@@ -346,7 +346,7 @@ class Pipeline:
     def _to_env(self, ask: Ask, prepared: Prepared) -> Report:
         digest = self._digest(prepared)
         standing = envs.read_env(self._home, digest)
-        if standing is not None and _STANDS not in prepared.plan.notes:
+        if standing is not None and _STANDS not in prepared.plan.beforehand:
             self._reporter.note(_STANDS)
         python = standing.python if standing is not None else self._build(prepared, digest)
         checks = self._prove(python, prepared.matrix, prepared.pins(), bytecode=True)
@@ -459,10 +459,6 @@ class Pipeline:
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:
     return replace(snapshot, notes=(*snapshot.notes, note))
-
-
-def _with_notes(prepared: Prepared, *notes: str) -> Prepared:
-    return replace(prepared, plan=replace(prepared.plan, notes=(*prepared.plan.notes, *notes)))
 
 
 def _write(path: Path, data: bytes) -> None:

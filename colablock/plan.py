@@ -128,6 +128,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()  # what was asked for: PEP 508 lines
     undo_cost: UndoCost | None = None
+    beforehand: tuple[str, ...] = ()  # notes that mean nothing once it is carried out
 
     @property
     def needs_restart(self) -> bool:
