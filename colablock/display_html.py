@@ -21,6 +21,7 @@ from colablock.display_words import (
     cost_text,
     count,
     one_line,
+    plan_notes,
     plan_title,
     remedy_text,
     report_headline,
@@ -89,7 +90,7 @@ def plan_to_html(plan: Plan) -> str:
         parts.append(_kept(plan.kept))
     if plan.restart:
         parts.append(_restart(plan))
-    parts.extend(_notes(plan.notes))
+    parts.extend(_notes(plan_notes(plan)))
     return page(parts)
 
 

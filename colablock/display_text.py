@@ -24,6 +24,7 @@ from colablock.display_words import (
     clean,
     cost_text,
     one_line,
+    plan_notes,
     plan_title,
     remedy_text,
     report_headline,
@@ -225,7 +226,7 @@ def _plan_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]
             yield from _heading(breakage_heading(direct=direct, number=len(broken)), "bold yellow")
             yield from _breakage_lines(broken, width=width, verbose=verbose)
     yield from _restart_lines(plan, width=width, verbose=verbose)
-    yield from _note_lines(plan.notes, width=width)
+    yield from _note_lines(plan_notes(plan), width=width)
 
 
 def _step_lines(action: Action, steps: list[Step], *, width: int, verbose: bool) -> Iterator[list[Span]]:

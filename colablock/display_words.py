@@ -34,6 +34,7 @@ __all__ = [
     "cost_text",
     "count",
     "one_line",
+    "plan_notes",
     "plan_title",
     "remedy_text",
     "report_headline",
@@ -227,6 +228,20 @@ def restart_text(plan: Plan, *, verbose: bool) -> list[str]:
     """Return the distributions that ask for a restart, each with its loaded modules."""
     limit = 10_000 if verbose else 3
     return [one_line(f"{name} ({some_of(modules, limit)})") for name, modules in plan.restart.items()]
+
+
+def plan_notes(plan: Plan) -> list[str]:
+    """Return what is to be known beside the steps: what keeping an image's files costs, then the notes."""
+    cost = plan.undo_cost
+    if cost is None:
+        return [*plan.beforehand, *plan.notes]
+    seconds = f": about {seconds_text(cost.seconds)}" if cost.seconds else ""
+    files = "1 file" if cost.files == 1 else f"{cost.files:,} files"
+    kept = (
+        f"{files} ({size_text(cost.bytes)}) that came with the image are copied to keep them for an undo"
+        f"{seconds}; `--no-undo` takes them away instead"
+    )
+    return [kept, *plan.beforehand, *plan.notes]
 
 
 def report_headline(report: Report) -> str:

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 from colablock import applied
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.children import run_uv
-from colablock.disk import tree_size
+from colablock.disk import check_room, tree_size, unpacked_size
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.plan import Action, Plan
 from colablock.progress import Reporter
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _MANIFEST = "colablock.json"
+_MORE_ROOM = "`colablock env list` shows what stands; `colablock env remove NAME` frees its size"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,7 @@ def build_env(
         _clear(folder)
         steps = [step for step in plan.steps if step.action is not Action.REMOVE]
         (reporter or Reporter()).stage(f"Building an environment of {count_of(len(steps), 'distribution')}")
+        check_room(unpacked_size(files.values()), folder.parent, hint=_MORE_ROOM)
         try:
             _fill(folder, plan, files, interpreter or plan.python, environ)
             manifest = _manifest_of(folder, plan, lock_hash, interpreter or plan.python, now)

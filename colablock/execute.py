@@ -13,6 +13,7 @@ from pathlib import Path
 
 from colablock import __version__
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock.disk import check_room, unpacked_size
 from colablock.errors import AppliedNotProven, ColablockError, NotRestored, Refused, RolledBack
 from colablock.history import differences, facts_of, next_folder
 from colablock.journal import (
@@ -37,6 +38,8 @@ from colablock.swap import listed_among, moves_in, moves_out, owned_files, sourc
 from colablock.verify import Check
 
 __all__ = ["Origin", "Staged", "apply_plan", "refuse_externally_managed", "stage"]
+
+_MORE_ROOM = "`colablock history --drop` frees what is kept to undo earlier changes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,8 @@ def apply_plan(
                 hint="Call again: the plan is then made anew",
             )
         with preparing(state):
+            copied = plan.undo_cost.bytes if undo and plan.undo_cost is not None else 0
+            check_room(unpacked_size(files.values()) + copied, state, hint=_MORE_ROOM)
             staged = stage(
                 plan,
                 files,

@@ -18,6 +18,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
 from colablock.catalog import find_matrix
+from colablock.disk import room_note, undo_cost
 from colablock.environment import Environment, environment_for
 from colablock.errors import (
     BadDistribution,
@@ -237,9 +238,15 @@ class Pipeline:
         """Return *prepared* with what can be told beforehand of what its plan costs on this machine."""
         if ask.runtime:
             return prepared
-        if prepared.plan.target is Target.ENV:
-            return _with_notes(prepared, _STANDS) if self._stands(prepared) else prepared
-        return prepared
+        plan, folder = prepared.plan, Path(prepared.snapshot.site)
+        if plan.target is Target.ENV:
+            if self._stands(prepared):
+                return replace(prepared, plan=replace(plan, beforehand=(_STANDS,)))
+            folder = self._home
+        elif ask.undo:
+            plan = replace(plan, undo_cost=undo_cost(plan, prepared.snapshot))
+        note = room_note(plan, folder)
+        return replace(prepared, plan=replace(plan, beforehand=(note,) if note else ()))
 
     def _stands(self, prepared: Prepared) -> bool:
         """Whether the environment stands already, as far as that can be known with nothing fetched."""
@@ -351,7 +358,7 @@ class Pipeline:
     def _to_env(self, ask: Ask, prepared: Prepared) -> Report:
         digest = self._digest(prepared)
         standing = envs.read_env(self._home, digest)
-        if standing is not None and _STANDS not in prepared.plan.notes:
+        if standing is not None and _STANDS not in prepared.plan.beforehand:
             self._reporter.note(_STANDS)
         python = standing.python if standing is not None else self._build(prepared, digest)
         checks = self._prove(python, prepared.matrix, prepared.pins(), bytecode=True)
@@ -472,10 +479,6 @@ def _is_closed(snapshot: Snapshot, ask: Ask) -> bool:
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:
     return replace(snapshot, notes=(*snapshot.notes, note))
-
-
-def _with_notes(prepared: Prepared, *notes: str) -> Prepared:
-    return replace(prepared, plan=replace(prepared.plan, notes=(*prepared.plan.notes, *notes)))
 
 
 def _write(path: Path, data: bytes) -> None:

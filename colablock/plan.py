@@ -8,7 +8,7 @@ from enum import Enum
 
 from colablock._vendor.packaging.utils import NormalizedName
 
-__all__ = ["Action", "Artifact", "Breakage", "Kept", "Plan", "Remedy", "Step", "Target"]
+__all__ = ["Action", "Artifact", "Breakage", "Kept", "Plan", "Remedy", "Step", "Target", "UndoCost"]
 
 
 class Target(Enum):
@@ -97,6 +97,18 @@ class Breakage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UndoCost:
+    """What is copied, since it came with the image, to keep it for an undo.
+
+    *seconds* are estimated from a small copy; 0.0 where it is not worth telling.
+    """
+
+    files: int
+    bytes: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Ordered steps, removals first, and what they cost and leave behind."""
 
@@ -115,6 +127,8 @@ class Plan:
     fingerprint: str = ""  # of the state it was made for
     notes: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()  # what was asked for: PEP 508 lines
+    undo_cost: UndoCost | None = None
+    beforehand: tuple[str, ...] = ()  # notes that mean nothing once it is carried out
 
     @property
     def needs_restart(self) -> bool:

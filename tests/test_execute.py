@@ -19,7 +19,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
 from colablock.execute import apply_plan, stage
 from colablock.journal import Operations
-from colablock.plan import Action, Artifact, Plan, Step, Target
+from colablock.plan import Action, Artifact, Plan, Step, Target, UndoCost
 from colablock.progress import Reporter
 from colablock.record import read_record
 from colablock.site import Site, read_site
@@ -130,6 +130,14 @@ class Place:
             wheels, "moved", "2.0+cpu", modules={"moved/__init__.py": "", "moved/fresh.py": ""}
         )
         return (remove("gone"), self.put(moved, previous="1.0"), self.put(new, requested=True))
+
+
+def grown(wheel: Path) -> Path:
+    """Make *wheel* say that it unpacks to more than any disk holds."""
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("large/weights.bin", b"")
+        archive.infolist()[-1].file_size = 10**18
+    return wheel
 
 
 def remove(name: str) -> Step:
@@ -538,3 +546,23 @@ def test_what_is_replaced_of_others_is_told(place: Place) -> None:
     place.apply(place.put(wheel), reporter=Notes())
     (note,) = notes
     assert f"`{place.site / 'shared' / 'stays.py'}` of `stays`: replaced" in note
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_changes(place: Place) -> None:
+    before = listing(place.venv)
+    wheel = grown(make_wheel(place.folder, "large", "1.0"))
+    with pytest.raises(Unmet, match=r"1000000000\.0 GB are needed") as caught:
+        place.apply(remove("gone"), place.put(wheel))
+    assert str(place.venv) in str(caught.value)
+    assert "history --drop" in (caught.value.hint or "")
+    assert listing(place.venv) == before
+
+
+def test_what_is_copied_for_an_undo_needs_room_too(place: Place) -> None:
+    before = listing(place.venv)
+    plan = replace(place.plan(remove("gone")), undo_cost=UndoCost(files=3, bytes=10**18))
+    options = {"prove": lambda: PASSED, "environ": os.environ}
+    with pytest.raises(Unmet, match=r"1000000000\.0 GB are needed"):
+        apply_plan(plan, place.snapshot(), {}, **options)  # type: ignore[arg-type]
+    assert listing(place.venv) == before
+    assert apply_plan(plan, place.snapshot(), {}, undo=False, **options) == PASSED  # type: ignore[arg-type]
