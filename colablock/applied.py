@@ -52,6 +52,7 @@ class Applied:
     report: Mapping[str, object] = field(default_factory=dict)
     source: str = ""
     process: int = 0  # the one that applied it
+    versions: Mapping[NormalizedName, str] = field(default_factory=dict)  # what *state* digests
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:

@@ -17,8 +17,10 @@ from colablock._probe import interpreter_facts
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
+from colablock.breakage import unmet
 from colablock.catalog import find_matrix
 from colablock.disk import room_note, undo_cost
+from colablock.drift import SINCE, Drift, find_drifts, notes_of
 from colablock.environment import Environment, environment_for
 from colablock.errors import (
     BadDistribution,
@@ -98,7 +100,14 @@ class Pipeline:
         plan only notes that there is one.  Raises NoSolution, FetchFailed and
         Refused (exit 1), InvalidInput (exit 2).
         """
-        return self._with_costs(ask, self._planned(ask, recover=recover))
+        kernel = self._kernel(ask, may_recover=recover)
+        matrix = self.matrix(ask.name)
+        last = None if ask.runtime else applied.load(matrix.name, self._home)
+        solving = replace(self._solving(ask, kernel), owed=_owed(last, kernel) if last else frozenset())
+        prepared = self._with_costs(ask, self._planned(ask, solving))
+        is_same = last is not None and last.key == request_key(ask, matrix)
+        since = tuple(notes_of(self._drifts(last, kernel))) if last and is_same else ()
+        return replace(_with_notes(prepared, *since), since=since)
 
     def carry_out(self, ask: Ask, prepared: Prepared) -> Report:
         """Change the target as planned, prove it, and return the report.
@@ -163,8 +172,11 @@ class Pipeline:
         matrix = select_variant(self.matrix(last.source or name), detect(self._environ), last.variant)
         started = time.monotonic()
         checks = self._prove(last.python, matrix, last.pins, last.unmet)
+        drifts = self._drifts(last)
+        told = {str(drift.name): drift.text for drift in drifts if drift.is_pin}
+        checks = tuple(_with_cause(check, told) for check in checks)
         kept = report_from_json(last.report)
-        notes = kept.notes
+        notes = (*kept.notes, *notes_of(drifts, with_pins=False))
         if matrix.digest != last.matrix_digest:
             notes = (*notes, f"{matrix.name} has changed since it was applied: these are its proofs of today")
         return replace(kept, checks=checks, changed=False, seconds=time.monotonic() - started, notes=notes)
@@ -218,8 +230,7 @@ class Pipeline:
 
     # -- the parts
 
-    def _planned(self, ask: Ask, *, recover: bool) -> Prepared:
-        solving = self._solving(ask, self._kernel(ask, may_recover=recover))
+    def _planned(self, ask: Ask, solving: Solving) -> Prepared:
         if ask.into is not None:
             return solving.in_env("asked for") if ask.into is Target.ENV else solving.in_kernel("asked for")
         if not is_kernel(solving.kernel, named=bool(ask.python or ask.runtime)):
@@ -247,6 +258,18 @@ class Pipeline:
             plan = replace(plan, undo_cost=undo_cost(plan, prepared.snapshot))
         note = room_note(plan, folder)
         return replace(prepared, plan=replace(plan, beforehand=(note,) if note else ()))
+
+    def _drifts(self, last: Applied, snapshot: Snapshot | None = None) -> tuple[Drift, ...]:
+        """Return what has changed in the environment of *last*, which *snapshot* may be of."""
+        now = installed_versions(last.sites)
+        if not (now and last.versions) or now == last.versions:
+            return ()
+        if snapshot is None or snapshot.site not in last.sites:
+            try:
+                snapshot = snapshot_of(Path(last.python), environ=self._environ, accelerator=Accelerator())
+            except (InvalidInput, NotFound):
+                return ()  # the environment is gone, or no longer one
+        return find_drifts(last.versions, now, snapshot, last.pins)
 
     def _stands(self, prepared: Prepared) -> bool:
         """Whether the environment stands already, as far as that can be known with nothing fetched."""
@@ -438,6 +461,8 @@ class Pipeline:
         after = snapshot_of(
             Path(report.python), environ=self._environ, accelerator=prepared.snapshot.accelerator
         )
+        versions = installed_versions([after.site])
+        lasting = tuple(note for note in report.notes if note not in prepared.since)
         record = Applied(
             name=prepared.matrix.name,
             key=request_key(ask, self.matrix(ask.name)),
@@ -445,12 +470,13 @@ class Pipeline:
             python=report.python,
             prefix=after.prefix,
             sites=(after.site,),
-            state=applied.versions_digest(installed_versions([after.site])),
+            state=applied.versions_digest(versions),
+            versions=versions,
             matrix_digest=prepared.matrix.digest,
             variant=prepared.matrix.variant,
             pins=prepared.pins(),
             unmet=tuple(sorted(prepared.unmet_before())),
-            report=report_to_json(report),
+            report=report_to_json(replace(report, notes=lasting)),
             source=str(Path(ask.name).absolute()) if is_path(ask.name) else ask.name,
             process=os.getpid(),
         )
@@ -496,6 +522,22 @@ def _readable(snapshot: Snapshot) -> Snapshot:
         return snapshot
     installed = {name: there for name, there in snapshot.installed.items() if name not in odd}
     return replace(snapshot, installed=installed, unreadable=frozenset(odd))
+
+
+def _owed(last: Applied, kernel: Snapshot) -> frozenset[tuple[NormalizedName, str]]:
+    """Return the requirements of the stack that *last* proved to hold, and that *kernel* does not meet."""
+    if kernel.site not in last.sites or not report_from_json(last.report).passed:
+        return frozenset()
+    there = kernel.installed
+    standing = [name for name, pin in last.pins.items() if name in there and there[name].version == pin]
+    return unmet(standing, kernel) - frozenset((NormalizedName(name), line) for name, line in last.unmet)
+
+
+def _with_cause(check: Check, told: Mapping[str, str]) -> Check:
+    """Return a failed check of a version with what has changed since the apply."""
+    if check.passed or check.kind != "version" or check.subject not in told:
+        return check
+    return replace(check, detail=f"{check.detail}\n{SINCE}{told[check.subject]}")
 
 
 def _failures(checks: Iterable[Check], then: str) -> str:

@@ -44,6 +44,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         self._roots = frozenset(entry.name for entry in self._entries)
         self._direct = {entry.name: entry for entry in self._entries if entry.url}
         self._indexed = {entry.name for entry in self._entries if entry.index}
+        self._owed = {(name, parse_requirement(line)) for name, line in request.owed}
         self._python = Choice(
             Candidate(name=PYTHON, version=request.environment.python_version, origin=Origin.INSTALLED)
         )
@@ -302,11 +303,14 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
                 yield from self._needed(candidate, requirement)
 
     def _needed(self, candidate: Candidate, requirement: Requirement) -> Iterator[Want]:
-        """Yield what *requirement* asks for; what was unmet in the environment before stays so."""
+        """Yield what *requirement* asks for; what was unmet before stays so, unless it is owed."""
         name = canonicalize_name(requirement.name)
         if candidate.origin is Origin.INSTALLED:
             there = self._request.installed.get(name)
-            if there is not None and not requirement.specifier.contains(there.version, prereleases=True):
+            is_unmet = there is not None and not requirement.specifier.contains(
+                there.version, prereleases=True
+            )
+            if is_unmet and (candidate.name, requirement) not in self._owed:
                 return
             yield from _wants(name, requirement.specifier, requirement.extras, None, "")
         else:

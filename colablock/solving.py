@@ -52,7 +52,8 @@ class Prepared:
     """A plan, with all that is needed to carry it out.
 
     *snapshot* is the target's state; nothing is installed in an environment
-    that is to be made.
+    that is to be made.  *since* are those notes of the plan that tell what has
+    changed since the last apply.
     """
 
     plan: Plan
@@ -60,6 +61,7 @@ class Prepared:
     resolution: Resolution
     snapshot: Snapshot
     workshop: Workshop
+    since: tuple[str, ...] = ()
 
     def pins(self) -> dict[NormalizedName, str]:
         """Return the versions of the stack, by name."""
@@ -68,7 +70,7 @@ class Prepared:
     def unmet_before(self) -> frozenset[tuple[NormalizedName, str]]:
         """Return the requirements of kept distributions that nobody met before either."""
         kept = [name for name, pin in self.resolution.pins.items() if pin.is_installed]
-        return unmet(kept, self.snapshot)
+        return unmet(kept, self.snapshot) - self.resolution.request.owed
 
     def why(self, package: str) -> list[str]:
         """Return why *package* is at its version, or goes, or stays, one sentence each.
@@ -117,6 +119,7 @@ class Solving:
     broken: Remedy | None = None
     lock: Path | None = None
     python: str | None = None  # asked for by name
+    owed: frozenset[tuple[NormalizedName, str]] = frozenset()  # of the kernel: see Request
 
     # -- in the kernel
 
@@ -128,7 +131,11 @@ class Solving:
         )
         workshop = self._workshop(kernel.environment, kernel.python, settled=kernel.installed)
         request = self._request(
-            kernel.environment, workshop.source, installed=kernel.installed, protected=kernel.protected
+            kernel.environment,
+            workshop.source,
+            installed=kernel.installed,
+            protected=kernel.protected,
+            owed=self.owed,
         )
         resolution = self._resolve(request, workshop.source)
         plan = make_plan(

@@ -30,6 +30,7 @@ RECORD = Applied(
     unmet=(("ipython", "jedi>=0.16"),),
     report={"checks": [1, {"two": None}]},
     process=7,
+    versions={NormalizedName("torch"): "2.4.0+cu118"},
 )
 
 
@@ -162,3 +163,12 @@ def test_digests_do_not_depend_on_order() -> None:
     a, b = NormalizedName("a"), NormalizedName("b")
     assert versions_digest({a: "1", b: "2"}) == versions_digest({b: "2", a: "1"})
     assert versions_digest({a: "1", b: "2"}) != versions_digest({a: "1", b: "2.0"})
+
+
+def test_a_record_of_before_the_versions_were_kept_is_read(tmp_path: Path) -> None:
+    save(RECORD, tmp_path)
+    path = tmp_path / "applied" / "demo.json"
+    value = json.loads(path.read_text())
+    del value["versions"]
+    path.write_text(json.dumps(value))
+    assert load("demo", tmp_path) == replace(RECORD, versions={})

@@ -1,0 +1,210 @@
+"""What has changed since an apply, and on whose account."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.drift import find_drifts, notes_of
+from colablock.errors import ExitCode
+from colablock.snapshot import Installed, Snapshot
+from tests.support.dict_source import PYTHON_312
+from tests.support.runtime import Stub, build_site, make_venv
+from tests.support.wheels import make_wheel
+from tests.support.world import StandIn, World, open_world
+
+STACK = {"numpy": "2.2.0", "torch": "2.8.0", "beside": "1.0"}
+PINS = ("numpy", "torch")
+
+
+@dataclass(frozen=True)
+class Case:
+    """*now* by name: version, installer, whether asked for by name, requirements."""
+
+    now: Mapping[str, tuple[str, str, bool, tuple[str, ...]]]
+    notes: tuple[str, ...] = ()
+    before: Mapping[str, str] = field(default_factory=lambda: STACK)
+
+
+def stands(*names: str) -> dict[str, tuple[str, str, bool, tuple[str, ...]]]:
+    needs = {"torch": ("numpy", "beside>=1; python_version > '3'", "other; extra == 'x'")}
+    return {name: (STACK[name], "colablock", False, needs.get(name, ())) for name in names}
+
+
+CASES = {
+    "nothing": Case(stands(*STACK)),
+    "a culprit": Case(
+        {
+            **stands("torch", "beside"),
+            "numpy": ("1.26.4", "pip", False, ()),
+            "foo": ("1.0", "pip", True, ("numpy<2", "numpy<9; extra == 'old'")),
+            "innocent": ("1.0", "pip", True, ("numpy",)),
+        },
+        (
+            (
+                "`numpy` is 1.26.4, and was 2.2.0 (by pip), because `foo` 1.0 requires `numpy<2`; "
+                "`foo` 1.0 is new (by pip, asked for by name)"
+            ),
+            "1 distribution beside the stack changed, without harm to it",
+        ),
+    ),
+    "a chain": Case(
+        {
+            **stands("torch", "beside"),
+            "numpy": ("1.26.4", "uv", True, ()),  # uv says so of everything
+            "aaa": ("3.0", "uv", True, ("numpy<2", "zoo")),  # and back again
+            "zoo": ("1.0", "uv", True, ("aaa>=3",)),
+        },
+        (
+            (
+                "`numpy` is 1.26.4, and was 2.2.0 (by uv), because `aaa` 3.0 requires `numpy<2`; "
+                "`aaa` 3.0 is new (by uv), because `zoo` 1.0 requires `aaa>=3`; "
+                "`zoo` 1.0 is new (by uv)"
+            ),
+        ),
+    ),
+    "a changed culprit": Case(
+        {
+            **stands("torch"),
+            "numpy": ("1.0", "pip", False, ()),
+            "beside": ("2.0", "pip", True, ("numpy==1",)),
+        },
+        (
+            (
+                "`numpy` is 1.0, and was 2.2.0 (by pip), because `beside` 2.0 requires `numpy==1`; "
+                "`beside` is 2.0, and was 1.0 (by pip, asked for by name)"
+            ),
+        ),
+    ),
+    "asked for itself": Case(
+        {
+            **stands("torch", "beside"),
+            "numpy": ("1.26.4", "pip", True, ()),
+            "foo": ("1.0", "pip", False, ("numpy<2",)),
+        },
+        (
+            "`numpy` is 1.26.4, and was 2.2.0 (by pip, asked for by name)",
+            "1 distribution beside the stack changed, without harm to it",
+        ),
+    ),
+    "nobody says why": Case(
+        {**stands("torch", "beside"), "numpy": ("2.3.0", "", False, ())},
+        ("`numpy` is 2.3.0, and was 2.2.0",),
+    ),
+    "gone": Case(stands("torch", "beside"), ("`numpy` 2.2.0 is gone",)),
+    "what the stack requires": Case(
+        {**stands("numpy", "torch"), "beside": ("0.9", "pip", True, ())},
+        ("`beside` is 0.9, and was 1.0 (by pip, asked for by name)",),
+    ),
+    "only others": Case(
+        {**stands("numpy", "torch"), "beside": ("1.1", "pip", True, ()), "new": ("1", "pip", True, ())},
+        ("2 distributions beside the stack changed, without harm to it",),
+    ),
+    "a whole stack": Case(
+        {f"p{number}": ("2", "pip", False, ()) for number in range(12)},
+        (
+            *[f"`p{n}` is 2, and was 1 (by pip)" for n in (0, 1, 10, 11, *range(2, 8))],
+            "2 more of the stack have changed",
+        ),
+        before={f"p{number}": "1" for number in range(12)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_what_changed_is_told_with_its_cause(case: Case) -> None:
+    installed = {
+        canonicalize_name(name): Installed(
+            name=canonicalize_name(name),
+            version=version,
+            installer=installer or None,
+            requested=requested,
+            requires=requires,
+        )
+        for name, (version, installer, requested, requires) in case.now.items()
+    }
+    snapshot = Snapshot(environment=PYTHON_312, python="", prefix="", site="", installed=installed)
+    now = {name: there.version for name, there in installed.items()}
+    before = {NormalizedName(name): version for name, version in case.before.items()}
+    pins = [NormalizedName(name) for name in (PINS if case.before is STACK else case.before)]
+    drifts = find_drifts(before, now, snapshot, pins)
+    assert notes_of(drifts) == [f"since it was applied: {note}" for note in case.notes]
+    beside = [note for note in notes_of(drifts) if not any(f": `{name}` " in note for name in pins)]
+    assert [note for note in notes_of(drifts, with_pins=False) if "more of the stack" not in note] == [
+        note for note in beside if "more of the stack" not in note
+    ]
+
+
+MATRIX = """\
+schema = 1
+name = "tiny"
+[packages]
+shapes = ">=2"
+[verify]
+imports = ["shapes"]
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    index = tmp_path / "index"
+    for version in ("1.0", "2.0"):
+        make_wheel(index, "colours", version)
+    make_wheel(index, "shapes", "2.0", requires=["colours>=2"])
+    make_wheel(index, "painter", "1.0", requires=["colours<2"])
+    (tmp_path / "tiny.toml").write_text(MATRIX)
+    with open_world(tmp_path, index) as found:
+        yield found
+
+
+@pytest.fixture
+def venv(world: World) -> StandIn:
+    found = StandIn(folder=world.folder / "venv")
+    make_venv(found.folder, sys.executable)
+    build_site(found.site, [Stub(name="colours", version="1.0")])
+    return found
+
+
+CULPRIT = (
+    "since it was applied: `colours` is 1.0, and was 2.0 (by uv), "
+    "because `painter` 1.0 requires `colours<2`; `painter` 1.0 is new (by uv)"
+)
+
+
+@pytest.mark.slow
+def test_a_later_installation_is_named_and_repaired(world: World, venv: StandIn) -> None:
+    options = ("tiny.toml", "--into", "kernel", "--python", venv.python, "--json")
+    first = world.run("apply", *options)
+    assert first.code == ExitCode.DONE, first.err
+    assert world.run("verify", "tiny").code == ExitCode.DONE
+
+    links = ("--no-config", "--no-index", "--find-links", str(world.folder / "index"))
+    done = world.uv("pip", "install", "--python", venv.python, *links, "painter")
+    assert done.code == 0, done.err
+    broken = world.run("verify", "tiny", "--json")
+    assert broken.code == ExitCode.UNMET
+    details = {check["kind"]: check["detail"] for check in broken.json["checks"] if not check["passed"]}
+    assert details["version"] == f"2.0 is wanted, 1.0 is there\n{CULPRIT}"
+    assert broken.json["notes"] == []
+
+    again = world.run("apply", *options)
+    assert again.code == ExitCode.DONE, again.err
+    assert again.json["plan"]["notes"] == [CULPRIT]
+    assert venv.versions() == {"colours": "2.0", "shapes": "2.0"}, (again.out, again.err)
+    mended = world.run("verify", "tiny", "--json")
+    assert (mended.code, mended.json["notes"]) == (ExitCode.DONE, [])
+    assert world.run("apply", *options).json["report"]["notes"] == []
+
+    # The way back is a change since too, to what was broken; one more, and nothing is applied.
+    assert world.run("rollback", "--python", venv.python).code == ExitCode.DONE
+    back = world.run("verify", "tiny", "--json")
+    details = {check["kind"]: check["detail"] for check in back.json["checks"] if not check["passed"]}
+    assert details["version"].endswith(CULPRIT)
+    assert world.run("rollback", "--python", venv.python).code == ExitCode.DONE
+    assert world.run("verify", "tiny").code == ExitCode.USAGE
+    assert world.run("plan", *options).json["notes"] == []
