@@ -107,7 +107,8 @@ class Pipeline:
         prepared = self._with_costs(ask, self._planned(ask, solving))
         is_same = last is not None and last.key == request_key(ask, matrix)
         since = tuple(notes_of(self._drifts(last, kernel))) if last and is_same else ()
-        return replace(_with_notes(prepared, *since), since=since)
+        plan = replace(prepared.plan, beforehand=(*since, *prepared.plan.beforehand))
+        return replace(prepared, plan=plan)
 
     def carry_out(self, ask: Ask, prepared: Prepared) -> Report:
         """Change the target as planned, prove it, and return the report.
@@ -462,7 +463,6 @@ class Pipeline:
             Path(report.python), environ=self._environ, accelerator=prepared.snapshot.accelerator
         )
         versions = installed_versions([after.site])
-        lasting = tuple(note for note in report.notes if note not in prepared.since)
         record = Applied(
             name=prepared.matrix.name,
             key=request_key(ask, self.matrix(ask.name)),
@@ -476,7 +476,7 @@ class Pipeline:
             variant=prepared.matrix.variant,
             pins=prepared.pins(),
             unmet=tuple(sorted(prepared.unmet_before())),
-            report=report_to_json(replace(report, notes=lasting)),
+            report=report_to_json(report),
             source=str(Path(ask.name).absolute()) if is_path(ask.name) else ask.name,
             process=os.getpid(),
         )

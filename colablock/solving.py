@@ -52,8 +52,7 @@ class Prepared:
     """A plan, with all that is needed to carry it out.
 
     *snapshot* is the target's state; nothing is installed in an environment
-    that is to be made.  *since* are those notes of the plan that tell what has
-    changed since the last apply.
+    that is to be made.
     """
 
     plan: Plan
@@ -61,7 +60,6 @@ class Prepared:
     resolution: Resolution
     snapshot: Snapshot
     workshop: Workshop
-    since: tuple[str, ...] = ()
 
     def pins(self) -> dict[NormalizedName, str]:
         """Return the versions of the stack, by name."""
