@@ -194,7 +194,7 @@ def test_a_later_installation_is_named_and_repaired(world: World, venv: StandIn)
 
     again = world.run("apply", *options)
     assert again.code == ExitCode.DONE, again.err
-    assert again.json["plan"]["notes"] == [CULPRIT]
+    assert again.json["plan"]["beforehand"] == [CULPRIT]
     assert venv.versions() == {"colours": "2.0", "shapes": "2.0"}, (again.out, again.err)
     mended = world.run("verify", "tiny", "--json")
     assert (mended.code, mended.json["notes"]) == (ExitCode.DONE, [])
