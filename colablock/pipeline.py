@@ -58,7 +58,7 @@ from colablock.snapshot import (
 from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
-from colablock.verify import Check, Report, prove, run_in
+from colablock.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:
     from colablock.matrix import Matrix
@@ -170,10 +170,10 @@ class Pipeline:
         last = self._last(name)
         matrix = select_variant(self.matrix(last.source or name), detect(self._environ), last.variant)
         started = time.monotonic()
-        checks = self._prove(last.python, matrix, last.pins, last.unmet)
+        proofs = self._prove(last.python, matrix, last.pins, last.unmet)
         drifts = self._drifts(last)
         told = {str(drift.name): drift.text for drift in drifts if drift.is_pin}
-        checks = tuple(_with_cause(check, told) for check in checks)
+        checks = tuple(_with_cause(check, told) for check in (*files_checks(last.sites, last.pins), *proofs))
         kept = report_from_json(last.report)
         notes = (*kept.notes, *notes_of(drifts, with_pins=False))
         if matrix.digest != last.matrix_digest:

@@ -6,7 +6,8 @@ import errno
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,21 +21,24 @@ from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
 from colablock.progress import Reporter
 from colablock.proofs import Answer, Child, is_python, run_jobs
+from colablock.record import lost_files, read_record
 from colablock.requirements import only_with, parse_requirement
 from colablock.snapshot import Installed
 
 if TYPE_CHECKING:
     from colablock.snapshot import Snapshot
 
-__all__ = ["Check", "Report", "prove", "run_in"]
+__all__ = ["Check", "Report", "files_checks", "prove", "run_in"]
+
+_FILES = 5  # that a failed check names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One proof, of a *kind*.
 
-    ``version``, ``requirements``, ``import``, ``command`` and ``capability`` are about the
-    stack; ``breakage`` is about what stands beside it, which a change must not
+    ``version``, ``requirements``, ``files``, ``import``, ``command`` and ``capability`` are
+    about the stack; ``breakage`` is about what stands beside it, which a change must not
     break unless the plan says so.  A *skipped* one could not be tried here,
     and *detail* says why; it stands as passed, since nothing speaks against it.
     """
@@ -128,6 +132,48 @@ def prove(
         for command in verify.commands:
             add(_command_check(command, child, state.scripts))
     return tuple(checks)
+
+
+def files_checks(sites: Iterable[str], pins: Mapping[NormalizedName, str]) -> tuple[Check, ...]:
+    """Return a failed check for each of *pins* that lacks files, else one that passed.
+
+    Only what colablock installed is looked at: hosted images leave files out of
+    what they ship.  Existence and size count, contents are not read.
+    """
+    started = time.monotonic()
+    lost: dict[str, list[str]] = {}
+    count = 0
+    for site in sites:
+        records = {info.name: read_record(info) or () for info in _ours(Path(site), pins)}
+        count += len(records)
+        lost.update(lost_files(site, records))
+    if not lost and count:
+        subject = "1 distribution" if count == 1 else f"{count} distributions"
+        return (Check(kind="files", subject=subject, passed=True, seconds=time.monotonic() - started),)
+    return tuple(
+        Check(
+            kind="files",
+            subject=canonicalize_name(info.partition("-")[0]),
+            passed=False,
+            detail=_in_short(lines),
+        )
+        for info, lines in sorted(lost.items())
+    )
+
+
+def _ours(site: Path, pins: Mapping[NormalizedName, str]) -> Iterator[Path]:
+    """Yield the dist-info folders of *pins* that colablock installed."""
+    for info in sorted(site.glob("*.dist-info")):
+        if canonicalize_name(info.name.partition("-")[0]) not in pins:
+            continue
+        with suppress(OSError):
+            if (info / "INSTALLER").read_text(encoding="utf-8").strip() == "colablock":
+                yield info
+
+
+def _in_short(lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - _FILES} more"] if len(lines) > _FILES else []
+    return "\n".join([*lines[:_FILES], *more])
 
 
 def proof_environment(

@@ -16,7 +16,7 @@ from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
 from colablock.progress import Reporter
 from colablock.snapshot import snapshot_of
-from colablock.verify import Check, Report, prove, run_in
+from colablock.verify import Check, Report, files_checks, prove, run_in
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import listing
 
@@ -263,6 +263,33 @@ def test_a_change_breaks_nothing_beside_the_stack_unlisted(
     )
     breakages = [check for check in checks if check.kind == "breakage"]
     assert [(check.subject, check.passed, check.detail) for check in breakages] == found
+
+
+def test_files_that_are_gone_or_replaced_are_named(tmp_path: Path) -> None:
+    files = {f"mine/{number}.py": "x" for number in range(8)}
+    stubs = [
+        Stub(name="Mine.Own", version="1", files={**files, "both.py": "1"}),
+        Stub(name="too", version="1", files={"both.py": "22", "too/__pycache__/x.pyc": "x"}),
+        Stub(name="of-the-image", version="1", files={"of_the_image/big.py": "x"}),
+    ]
+    site = build_site(tmp_path, stubs)
+    for name in ("Mine_Own", "too"):
+        record = site / f"{name}-1.dist-info" / "RECORD"
+        rows = [line for line in record.read_text().splitlines() if "INSTALLER" not in line]
+        record.write_text("\n".join(rows))
+        (site / f"{name}-1.dist-info" / "INSTALLER").write_text("colablock\n")
+    stack = pins(mine_own="1", too="1", of_the_image="1")
+    (site / "too" / "__pycache__" / "x.pyc").unlink()
+    (site / "of_the_image" / "big.py").unlink()
+    (whole,) = files_checks([str(site)], stack)  # type: ignore[arg-type]
+    assert (whole.kind, whole.subject, whole.passed) == ("files", "2 distributions", True)
+    for path in files:
+        (site / path).unlink()
+    (site / "too" / "__init__.py").write_text("")
+    lost, replaced = files_checks([str(site)], stack)  # type: ignore[arg-type]
+    assert (lost.subject, lost.passed, replaced.passed) == ("mine-own", False, False)
+    assert lost.detail.splitlines() == [*[f"`mine/{n}.py` is missing" for n in range(5)], "and 3 more"]
+    assert (replaced.subject, replaced.detail) == ("too", "`too/__init__.py` has 0 bytes, and had 18")
 
 
 TORCH = """\
