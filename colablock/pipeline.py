@@ -38,7 +38,7 @@ from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.locking import locked
 from colablock.matrix import select_variant
 from colablock.matrix_reader import is_path
-from colablock.plan import Remedy, Target
+from colablock.plan import Plan, Target
 from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
@@ -337,8 +337,8 @@ class Pipeline:
                 prepared.matrix,
                 pins,
                 prepared.unmet_before(),
-                before=prepared.snapshot if plan.steps else None,
-                listed={item.name for item in plan.breakages if item.remedy is Remedy.LEAVE},
+                plan=plan,
+                before=prepared.snapshot,
             )
 
         if not plan.steps:
@@ -418,8 +418,8 @@ class Pipeline:
         pins: Mapping[NormalizedName, str],
         unmet: Collection[tuple[str, str]] = (),
         *,
+        plan: Plan | None = None,
         before: Snapshot | None = None,
-        listed: Collection[NormalizedName] = (),
         bytecode: bool = False,
     ) -> tuple[Check, ...]:
         return prove(
@@ -428,8 +428,8 @@ class Pipeline:
             pins=pins,
             environ=self._environ,
             expected_unmet=unmet,
+            plan=plan,
             before=before,
-            listed=listed,
             bytecode=bytecode,
             reporter=self._reporter,
         )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
+from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.progress import Reporter
 from colablock.snapshot import snapshot_of
 from colablock.verify import Check, Report, files_checks, prove, run_in
@@ -230,17 +232,36 @@ def test_requirements_of_the_pins_are_met(
     assert (check.passed, check.detail) == (not detail, detail)
 
 
+LEFT = Breakage(
+    name=canonicalize_name("third"),
+    version="1",
+    requirement="lib<3",
+    direct=True,
+    because=(),
+    remedy=Remedy.LEAVE,
+)
+WHOLE = [("3 other distributions", True, "")]
+BROKEN = [("third", False, "third 1 requires `lib<3`, but 3.0 is installed")]
+
+
 @pytest.mark.parametrize(
-    ("change", "listed", "found"),
+    ("stub", "changed", "breakages", "found"),
     [
-        ((), (), [("3 other distributions", True, "")]),
-        (("lib", "3.0"), (), [("third", False, "third 1 requires `lib<3`, but 3.0 is installed")]),
-        (("lib", "3.0"), ("third",), [("2 other distributions", True, "")]),
+        (None, "lib", (), WHOLE),
+        (Stub(name="lib", version="3.0"), "lib", (), BROKEN),
+        (Stub(name="lib", version="3.0"), "lib", (replace(LEFT, remedy=Remedy.REPAIR),), BROKEN),
+        (Stub(name="lib", version="3.0"), "lib", (LEFT,), [("2 other distributions", True, "")]),
+        # This interpreter sees another `lib` than the proofs do: not by this change.
+        (Stub(name="lib", version="3.0"), "good", (), WHOLE),
     ],
-    ids=["whole", "broken", "listed"],
+    ids=["whole", "broken", "not repaired", "listed", "not by the plan"],
 )
 def test_a_change_breaks_nothing_beside_the_stack_unlisted(
-    tmp_path: Path, change: tuple[str, ...], listed: tuple[str, ...], found: list[tuple[str, bool, str]]
+    tmp_path: Path,
+    stub: Stub | None,
+    changed: str,
+    breakages: tuple[Breakage, ...],
+    found: list[tuple[str, bool, str]],
 ) -> None:
     executable = make_venv(tmp_path / "env", sys.executable)
     beside = [
@@ -249,20 +270,30 @@ def test_a_change_breaks_nothing_beside_the_stack_unlisted(
     ]
     site = build_site(site_of(tmp_path / "env"), [*STUBS[:3], *beside])
     before = snapshot_of(executable, environ=os.environ)
-    if change:
-        name, version = change
-        shutil.rmtree(site / "lib-2.0.dist-info")
-        build_site(site, [Stub(name=name, version=version)])
+    if stub is not None:
+        shutil.rmtree(site / f"{stub.name}-2.0.dist-info")
+        build_site(site, [stub])
+    plan = Plan(
+        matrix="m",
+        matrix_digest="",
+        variant=None,
+        target=Target.KERNEL,
+        why_target="",
+        python=str(executable),
+        python_version="3",
+        steps=(Step(action=Action.REPLACE, name=canonicalize_name(changed), reason=""),),
+        breakages=breakages,
+    )
     checks = prove(
         executable,
         verify=Verify(),
-        pins=pins(good="1.5", lib=change[1] if change else "2.0"),  # type: ignore[arg-type]
+        pins=pins(good="1.5", lib=stub.version if stub is not None else "2.0"),  # type: ignore[arg-type]
         environ=os.environ,
+        plan=plan,
         before=before,
-        listed=list(map(canonicalize_name, listed)),
     )
-    breakages = [check for check in checks if check.kind == "breakage"]
-    assert [(check.subject, check.passed, check.detail) for check in breakages] == found
+    told = [check for check in checks if check.kind == "breakage"]
+    assert [(check.subject, check.passed, check.detail) for check in told] == found
 
 
 def test_files_that_are_gone_or_replaced_are_named(tmp_path: Path) -> None:
