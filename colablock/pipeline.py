@@ -39,7 +39,7 @@ from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.locking import locked
 from colablock.matrix import select_variant
 from colablock.matrix_reader import is_path
-from colablock.plan import Remedy, Target
+from colablock.plan import Plan, Target
 from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
@@ -59,7 +59,7 @@ from colablock.snapshot import (
 from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
-from colablock.verify import Check, Report, prove, run_in
+from colablock.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:
     from colablock.matrix import Matrix
@@ -172,10 +172,10 @@ class Pipeline:
         last = self._last(name)
         matrix = select_variant(self.matrix(last.source or name), detect(self._environ), last.variant)
         started = time.monotonic()
-        checks = self._prove(last.python, matrix, last.pins, last.unmet)
+        proofs = self._prove(last.python, matrix, last.pins, last.unmet)
         drifts = self._drifts(last)
         told = {str(drift.name): drift.text for drift in drifts if drift.is_pin}
-        checks = tuple(_with_cause(check, told) for check in checks)
+        checks = tuple(_with_cause(check, told) for check in (*files_checks(last.sites, last.pins), *proofs))
         kept = report_from_json(last.report)
         notes = (*kept.notes, *notes_of(drifts, with_pins=False))
         if matrix.digest != last.matrix_digest:
@@ -345,8 +345,8 @@ class Pipeline:
                 prepared.matrix,
                 pins,
                 prepared.unmet_before(),
-                before=prepared.snapshot if plan.steps else None,
-                listed={item.name for item in plan.breakages if item.remedy is Remedy.LEAVE},
+                plan=plan,
+                before=prepared.snapshot,
             )
 
         if not plan.steps:
@@ -426,8 +426,8 @@ class Pipeline:
         pins: Mapping[NormalizedName, str],
         unmet: Collection[tuple[str, str]] = (),
         *,
+        plan: Plan | None = None,
         before: Snapshot | None = None,
-        listed: Collection[NormalizedName] = (),
         bytecode: bool = False,
     ) -> tuple[Check, ...]:
         return prove(
@@ -436,8 +436,8 @@ class Pipeline:
             pins=pins,
             environ=self._environ,
             expected_unmet=unmet,
+            plan=plan,
             before=before,
-            listed=listed,
             bytecode=bytecode,
             reporter=self._reporter,
         )

@@ -16,6 +16,7 @@ __all__ = [
     "Row",
     "differences",
     "digest",
+    "lost_files",
     "read_record",
     "recorded_paths",
     "replace_text",
@@ -96,6 +97,31 @@ def differences(site: Path, records: Mapping[str, Sequence[Row]]) -> list[str]:
             for claimed, answer in zip(claims.values(), answers, strict=True)
             if answer
         ]
+
+
+def lost_files(site: str, records: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
+    """Return what is missing or of another size, by dist-info name; bytecode is left out.
+
+    Nothing is read.  A file that several list has the size that one of them recorded.
+    """
+    lost: dict[str, list[str]] = {}
+    resized: list[tuple[str, Row, str]] = []
+    for name, rows in records.items():
+        for row in rows:
+            if row.path.endswith(".pyc"):
+                continue
+            try:
+                size = str(os.stat(f"{site}/{row.path}").st_size)  # noqa: PTH116 (hot: every file of a stack)
+            except OSError:
+                lost.setdefault(name, []).append(f"`{row.path}` is missing")
+                continue
+            if row.size not in ("", size):
+                resized.append((name, row, size))
+    claims = {(row.path, row.size) for rows in records.values() for row in rows} if resized else set()
+    for name, row, size in resized:
+        if (row.path, size) not in claims:
+            lost.setdefault(name, []).append(f"`{row.path}` has {size} bytes, and had {row.size}")
+    return lost
 
 
 def _difference(site: Path, rows: Sequence[Row]) -> str | None:

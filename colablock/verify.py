@@ -6,7 +6,8 @@ import errno
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,23 +19,27 @@ from colablock.breakage import newly_unmet
 from colablock.children import OPT_OUTS, environment_of, last_lines
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
+from colablock.plan import Plan, Remedy
 from colablock.progress import Reporter
 from colablock.proofs import Answer, Child, is_python, run_jobs
+from colablock.record import lost_files, read_record
 from colablock.requirements import only_with, parse_requirement
 from colablock.snapshot import Installed
 
 if TYPE_CHECKING:
     from colablock.snapshot import Snapshot
 
-__all__ = ["Check", "Report", "prove", "run_in"]
+__all__ = ["Check", "Report", "files_checks", "prove", "run_in"]
+
+_FILES = 5  # that a failed check names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One proof, of a *kind*.
 
-    ``version``, ``requirements``, ``import``, ``command`` and ``capability`` are about the
-    stack; ``breakage`` is about what stands beside it, which a change must not
+    ``version``, ``requirements``, ``files``, ``import``, ``command`` and ``capability`` are
+    about the stack; ``breakage`` is about what stands beside it, which a change must not
     break unless the plan says so.  A *skipped* one could not be tried here,
     and *detail* says why; it stands as passed, since nothing speaks against it.
     """
@@ -78,8 +83,8 @@ def prove(
     pins: Mapping[NormalizedName, str],
     environ: Mapping[str, str],
     expected_unmet: Collection[tuple[str, str]] = (),
+    plan: Plan | None = None,
     before: Snapshot | None = None,
-    listed: Collection[NormalizedName] = (),
     bytecode: bool = False,
     timeout: float = 300.0,
     reporter: Reporter | None = None,
@@ -89,8 +94,8 @@ def prove(
     They run in fresh interpreters of *python* with the variables that a
     training child gets, and without the network.  *expected_unmet* holds
     pairs of a name and a requirement line that are known not to be met.  With
-    *before*, the state that was changed, a distribution beside *pins* must not
-    be broken newly, unless it is *listed* as one that the change breaks.
+    *plan*, which has changed the state *before*, a distribution beside *pins*
+    must not be broken by that, unless the plan lists it as one that is left so.
     With *bytecode* the imports may leave theirs in the environment, which
     speeds up the next start; without, nothing there changes.  *timeout* is
     for one import, one capability or one command.
@@ -121,13 +126,55 @@ def prove(
         state = _State.of(found.facts)
         checks += [_version_check(name, wanted, state) for name, wanted in sorted(pins.items())]
         checks += [_requirements_check(pins, state, frozenset(expected_unmet))] if pins else []
-        if before is not None:
-            checks += _breakage_checks(state, before, frozenset(pins), frozenset(listed))
+        if plan is not None and plan.steps and before is not None:
+            checks += _breakage_checks(state, plan, before, frozenset(pins))
         for answer in answers:
             add(_check_of(answer))
         for command in verify.commands:
             add(_command_check(command, child, state.scripts))
     return tuple(checks)
+
+
+def files_checks(sites: Iterable[str], pins: Mapping[NormalizedName, str]) -> tuple[Check, ...]:
+    """Return a failed check for each of *pins* that lacks files, else one that passed.
+
+    Only what colablock installed is looked at: hosted images leave files out of
+    what they ship.  Existence and size count, contents are not read.
+    """
+    started = time.monotonic()
+    lost: dict[str, list[str]] = {}
+    count = 0
+    for site in sites:
+        records = {info.name: read_record(info) or () for info in _ours(Path(site), pins)}
+        count += len(records)
+        lost.update(lost_files(site, records))
+    if not lost and count:
+        subject = "1 distribution" if count == 1 else f"{count} distributions"
+        return (Check(kind="files", subject=subject, passed=True, seconds=time.monotonic() - started),)
+    return tuple(
+        Check(
+            kind="files",
+            subject=canonicalize_name(info.partition("-")[0]),
+            passed=False,
+            detail=_in_short(lines),
+        )
+        for info, lines in sorted(lost.items())
+    )
+
+
+def _ours(site: Path, pins: Mapping[NormalizedName, str]) -> Iterator[Path]:
+    """Yield the dist-info folders of *pins* that colablock installed."""
+    for info in sorted(site.glob("*.dist-info")):
+        if canonicalize_name(info.name.partition("-")[0]) not in pins:
+            continue
+        with suppress(OSError):
+            if (info / "INSTALLER").read_text(encoding="utf-8").strip() == "colablock":
+                yield info
+
+
+def _in_short(lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - _FILES} more"] if len(lines) > _FILES else []
+    return "\n".join([*lines[:_FILES], *more])
 
 
 def proof_environment(
@@ -259,25 +306,28 @@ def _requirements_check(
 
 
 def _breakage_checks(
-    state: _State,
-    before: Snapshot,
-    pins: frozenset[NormalizedName],
-    listed: frozenset[NormalizedName],
+    state: _State, plan: Plan, before: Snapshot, pins: frozenset[NormalizedName]
 ) -> list[Check]:
     """Return a failed check for each distribution that is broken unlisted; one that passed if there is none.
 
-    It judges as the plan does (`breakage.find_broken`): extras that are asked for do not count.
+    It judges as the plan does (`breakage.find_broken`): extras that are asked
+    for do not count.  Only what *plan* has changed can break something: this
+    interpreter may see others than *state* does, by its ``PYTHONPATH``.
     """
     installed = {
         name: Installed(name=name, version=version, requires=state.requires[name])
         for name, version in state.versions.items()
         if name not in before.unreadable
     }
+    listed = {item.name for item in plan.breakages if item.remedy is Remedy.LEAVE}
+    changed = {step.name for step in plan.steps}
     others = installed.keys() - pins - listed
     lines: dict[NormalizedName, list[str]] = {}
     for name, line in sorted(newly_unmet(others, before, installed)):
         requirement = parse_requirement(line)
-        there = _what_is_there(requirement, state) if requirement is not None else None
+        if requirement is None or changed.isdisjoint((name, canonicalize_name(requirement.name))):
+            continue
+        there = _what_is_there(requirement, state)
         lines.setdefault(name, []).append(_broken_words(name, line, there, state))
     if not lines and others:
         subject = "1 other distribution" if len(others) == 1 else f"{len(others)} other distributions"

@@ -270,8 +270,12 @@ def test_an_isolated_environment_from_first_to_last(world: World, tmp_path: Path
     broken = world.run("verify", "tiny", "--json", COLABLOCK_HOME=home)
     assert broken.code == ExitCode.UNMET
     failed = [check for check in broken.json["checks"] if not check["passed"]]
-    assert [check["subject"] for check in failed] == ["colours"]
-    assert "ImportError: gone pale" in failed[0]["detail"]
+    assert [(check["kind"], check["subject"]) for check in failed] == [
+        ("files", "colours"),
+        ("import", "colours"),
+    ]
+    assert "`colours/__init__.py` has 31 bytes, and had 20" in failed[0]["detail"]
+    assert "ImportError: gone pale" in failed[1]["detail"]
 
 
 def test_what_was_applied_by_its_path_has_a_name(world: World, tmp_path: Path) -> None:

@@ -136,6 +136,17 @@ def test_there_are_three_ways_to_see_to_a_restart() -> None:
         colablock.apply("qlora-2026", restart="soon")
 
 
+def test_a_file_of_the_users_own_by_the_name_of_what_changes_is_no_reason_to_restart(
+    world: World, venv: StandIn
+) -> None:
+    """It goes by the file that a module came from; `colours` of the environment is not loaded."""
+    (world.folder / "colours.py").write_text("__version__ = 'mine'\n")
+    imports = "import sys; sys.path.insert(0, '.')\nimport colablock, colours\nprint(colours.__version__)"
+    loaded, applied = run(world, venv, imports, f"report = colablock.apply('painting.toml')\n{SHOW}")
+    assert shown(loaded) == "mine\n"
+    assert shown(applied).endswith("kernel True False\n")
+
+
 def test_the_functions_of_the_package_stay_beside_its_modules() -> None:
     code = (
         "import colablock.lock, colablock.plan, colablock.verify; import colablock\n"

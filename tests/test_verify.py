@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ import pytest
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
+from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.progress import Reporter
 from colablock.snapshot import snapshot_of
-from colablock.verify import Check, Report, prove, run_in
+from colablock.verify import Check, Report, files_checks, prove, run_in
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import listing
 
@@ -230,17 +232,36 @@ def test_requirements_of_the_pins_are_met(
     assert (check.passed, check.detail) == (not detail, detail)
 
 
+LEFT = Breakage(
+    name=canonicalize_name("third"),
+    version="1",
+    requirement="lib<3",
+    direct=True,
+    because=(),
+    remedy=Remedy.LEAVE,
+)
+WHOLE = [("3 other distributions", True, "")]
+BROKEN = [("third", False, "third 1 requires `lib<3`, but 3.0 is installed")]
+
+
 @pytest.mark.parametrize(
-    ("change", "listed", "found"),
+    ("stub", "changed", "breakages", "found"),
     [
-        ((), (), [("3 other distributions", True, "")]),
-        (("lib", "3.0"), (), [("third", False, "third 1 requires `lib<3`, but 3.0 is installed")]),
-        (("lib", "3.0"), ("third",), [("2 other distributions", True, "")]),
+        (None, "lib", (), WHOLE),
+        (Stub(name="lib", version="3.0"), "lib", (), BROKEN),
+        (Stub(name="lib", version="3.0"), "lib", (replace(LEFT, remedy=Remedy.REPAIR),), BROKEN),
+        (Stub(name="lib", version="3.0"), "lib", (LEFT,), [("2 other distributions", True, "")]),
+        # This interpreter sees another `lib` than the proofs do: not by this change.
+        (Stub(name="lib", version="3.0"), "good", (), WHOLE),
     ],
-    ids=["whole", "broken", "listed"],
+    ids=["whole", "broken", "not repaired", "listed", "not by the plan"],
 )
 def test_a_change_breaks_nothing_beside_the_stack_unlisted(
-    tmp_path: Path, change: tuple[str, ...], listed: tuple[str, ...], found: list[tuple[str, bool, str]]
+    tmp_path: Path,
+    stub: Stub | None,
+    changed: str,
+    breakages: tuple[Breakage, ...],
+    found: list[tuple[str, bool, str]],
 ) -> None:
     executable = make_venv(tmp_path / "env", sys.executable)
     beside = [
@@ -249,20 +270,57 @@ def test_a_change_breaks_nothing_beside_the_stack_unlisted(
     ]
     site = build_site(site_of(tmp_path / "env"), [*STUBS[:3], *beside])
     before = snapshot_of(executable, environ=os.environ)
-    if change:
-        name, version = change
-        shutil.rmtree(site / "lib-2.0.dist-info")
-        build_site(site, [Stub(name=name, version=version)])
+    if stub is not None:
+        shutil.rmtree(site / f"{stub.name}-2.0.dist-info")
+        build_site(site, [stub])
+    plan = Plan(
+        matrix="m",
+        matrix_digest="",
+        variant=None,
+        target=Target.KERNEL,
+        why_target="",
+        python=str(executable),
+        python_version="3",
+        steps=(Step(action=Action.REPLACE, name=canonicalize_name(changed), reason=""),),
+        breakages=breakages,
+    )
     checks = prove(
         executable,
         verify=Verify(),
-        pins=pins(good="1.5", lib=change[1] if change else "2.0"),  # type: ignore[arg-type]
+        pins=pins(good="1.5", lib=stub.version if stub is not None else "2.0"),  # type: ignore[arg-type]
         environ=os.environ,
+        plan=plan,
         before=before,
-        listed=list(map(canonicalize_name, listed)),
     )
-    breakages = [check for check in checks if check.kind == "breakage"]
-    assert [(check.subject, check.passed, check.detail) for check in breakages] == found
+    told = [check for check in checks if check.kind == "breakage"]
+    assert [(check.subject, check.passed, check.detail) for check in told] == found
+
+
+def test_files_that_are_gone_or_replaced_are_named(tmp_path: Path) -> None:
+    files = {f"mine/{number}.py": "x" for number in range(8)}
+    stubs = [
+        Stub(name="Mine.Own", version="1", files={**files, "both.py": "1"}),
+        Stub(name="too", version="1", files={"both.py": "22", "too/__pycache__/x.pyc": "x"}),
+        Stub(name="of-the-image", version="1", files={"of_the_image/big.py": "x"}),
+    ]
+    site = build_site(tmp_path, stubs)
+    for name in ("Mine_Own", "too"):
+        record = site / f"{name}-1.dist-info" / "RECORD"
+        rows = [line for line in record.read_text().splitlines() if "INSTALLER" not in line]
+        record.write_text("\n".join(rows))
+        (site / f"{name}-1.dist-info" / "INSTALLER").write_text("colablock\n")
+    stack = pins(mine_own="1", too="1", of_the_image="1")
+    (site / "too" / "__pycache__" / "x.pyc").unlink()
+    (site / "of_the_image" / "big.py").unlink()
+    (whole,) = files_checks([str(site)], stack)  # type: ignore[arg-type]
+    assert (whole.kind, whole.subject, whole.passed) == ("files", "2 distributions", True)
+    for path in files:
+        (site / path).unlink()
+    (site / "too" / "__init__.py").write_text("")
+    lost, replaced = files_checks([str(site)], stack)  # type: ignore[arg-type]
+    assert (lost.subject, lost.passed, replaced.passed) == ("mine-own", False, False)
+    assert lost.detail.splitlines() == [*[f"`mine/{n}.py` is missing" for n in range(5)], "and 3 more"]
+    assert (replaced.subject, replaced.detail) == ("too", "`too/__init__.py` has 0 bytes, and had 18")
 
 
 TORCH = """\
