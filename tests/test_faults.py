@@ -148,6 +148,7 @@ class Commands:
     def start(self, command: str, *argv: str) -> subprocess.Popen[str]:
         environ = {
             **os.environ,
+            "COLUMNS": "1000",
             "COLABLOCK_HOME": str(self.home / str(self._number)),
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(self.home),
@@ -215,7 +216,7 @@ def test_a_command_killed_at_any_time_is_put_back_by_the_next(
                 was = "after it"
             if number % 4 < 2:  # what was made is undone, what was not is put back
                 code, said = ended(commands.rollback())
-                assert code == (ExitCode.DONE if was == "after it" else ExitCode.USAGE), said
+                assert code == (ExitCode.USAGE if was == "before it" else ExitCode.DONE), said
             else:
                 code, said = ended(commands.apply())
                 assert code == ExitCode.DONE, said
