@@ -50,6 +50,8 @@ def apply(name: Name, *, quiet: bool = False, **options: Any) -> Report:
     - ``keep``: keep what was applied even when a proof fails
     - ``undo``: ``False`` takes an image's files away where they would have to be copied to
       keep them (overlayfs): such a change can neither be rolled back nor undone
+    - ``break_system_packages``: change the kernel's environment although it is marked as
+      externally managed (PEP 668)
 
     Called again, it finds nothing to do.  Raises ColablockError: what stands in
     the way, and what to do about it where that is known.

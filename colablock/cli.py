@@ -151,6 +151,11 @@ def _add_apply(commands: Any) -> None:
         help="where an image's files would have to be copied to keep them (overlayfs), take them away:"
         " quicker and smaller, but such a change can neither be rolled back nor undone",
     )
+    parser.add_argument(
+        "--break-system-packages",
+        action="store_true",
+        help="change the environment although it is marked as externally managed (PEP 668)",
+    )
     _add_sources(parser)
     parser.set_defaults(handler=_apply)
 
@@ -369,6 +374,7 @@ def _ask(args: argparse.Namespace) -> Ask:
         offline=args.offline,
         keep=getattr(args, "keep", False),
         undo=getattr(args, "undo", True),
+        break_system_packages=getattr(args, "break_system_packages", False),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import importlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from colablock.journal import (
     RECORD,
     STASH,
     Journal,
+    Kind,
     Operation,
     Operations,
     preparing,
@@ -31,10 +33,10 @@ from colablock.recorded import runtime_of
 from colablock.site import Site, read_site
 from colablock.snapshot import Installed, Snapshot, installed_versions
 from colablock.staging import Staged, count_of, stage
-from colablock.swap import moves_in, moves_out, owned_files
+from colablock.swap import listed_among, moves_in, moves_out, owned_files, source_of
 from colablock.verify import Check
 
-__all__ = ["Origin", "Staged", "apply_plan", "stage"]
+__all__ = ["Origin", "Staged", "apply_plan", "refuse_externally_managed", "stage"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ def apply_plan(
     origin: Origin | None = None,
     keep: bool = False,
     undo: bool = True,
+    break_system_packages: bool = False,
     environ: Mapping[str, str],
     reporter: Reporter | None = None,
     fingerprint: Callable[[], str] | None = None,
@@ -80,13 +83,16 @@ def apply_plan(
     returned too, and the change stands.  So they are without *undo*, where what
     is replaced could only be kept by copying it (see `journal.Journal`).
     *origin* is kept in the environment's history, with what is needed to undo
-    the change.  *fingerprint* gives that of the environment as it is after staging.
+    the change.  With *break_system_packages* an environment is changed that is
+    marked as externally managed (PEP 668).  *fingerprint* gives that of the
+    environment as it is after staging.
 
     Raises Refused (and BadDistribution, Unmet) before anything is changed,
     RolledBack when the change was undone, NotRestored when that failed too.
     """
     reporter = reporter or Reporter()
-    _refuse_externally_managed(plan, snapshot)
+    if not break_system_packages:
+        refuse_externally_managed(plan, snapshot)
     site = read_site(plan.python, environ)
     change = _Change(
         plan=plan,
@@ -158,7 +164,44 @@ def _operations(change: _Change, staged: Staged, stash: Path) -> list[Operation]
     staying = [found for found in change.snapshot.installed.values() if found.name not in names]
     stash.mkdir(parents=True)
     outs = moves_out(change.site, owned_files(change.site, removed, staying), stash)
-    return [*outs, *moves_in(staged.tree, outs, stash)]
+    return [*outs, *_beside(change, staged, staying, moves_in(staged.tree, outs, stash))]
+
+
+def _beside(
+    change: _Change, staged: Staged, staying: Sequence[Installed], ins: list[Operation]
+) -> list[Operation]:
+    """Return *ins* without what would only replace a protected file by its like; tell whose files go.
+
+    Raises Refused where a protected distribution would not stay whole.
+    """
+    ways = {operation.source for operation in ins if operation.kind is Kind.OUT}
+    comes = {operation.destination: operation.source for operation in ins if operation.kind is Kind.IN}
+    whole: set[str] = set()
+    replaced: list[str] = []
+    for installed in staying if ways else ():
+        listed = listed_among(change.site, installed, ways)
+        others = sorted(path for path in listed & comes.keys() if not _is_alike(comes[path], path))
+        if installed.name not in change.snapshot.protected:
+            replaced += [f"`{path}` of `{installed.name}`" for path in others]
+        elif others:
+            raise Refused(
+                f"`{others[0]}` of `{installed.name}`, which is protected, would be replaced"
+                f" by that of {staged.owner(comes[others[0]])}",
+                hint="Use an isolated environment, with `--into env`",
+            )
+        else:
+            whole |= listed
+    if replaced:
+        more = f" and {len(replaced) - 1} more" if len(replaced) > 1 else ""
+        change.reporter.note(f"{replaced[0]}{more}: replaced by what the plan brings to the same place")
+    whole |= {path for path in ways if source_of(path) in whole}
+    return [one for one in ins if not {one.source, one.destination} & whole]
+
+
+def _is_alike(staged: str, standing: str) -> bool:
+    """Whether two files are the same; what is no file is like nothing."""
+    are_files = all(Path(path).is_file() and not Path(path).is_symlink() for path in (staged, standing))
+    return are_files and filecmp.cmp(staged, standing, shallow=False)
 
 
 def _facts(change: _Change, operations: Sequence[Operation], state: Path) -> dict[str, object]:
@@ -195,11 +238,13 @@ def _removed(change: _Change) -> list[Installed]:
     return removed
 
 
-def _refuse_externally_managed(plan: Plan, snapshot: Snapshot) -> None:
+def refuse_externally_managed(plan: Plan, snapshot: Snapshot) -> None:
+    """Raise Refused where a plan would change what another installer manages (PEP 668)."""
     if plan.steps and snapshot.externally_managed is not None:
         raise Refused(
             f"`{snapshot.prefix}` is externally managed (PEP 668): {snapshot.externally_managed.strip()}",
-            hint="Use an isolated environment, with `--into env`",
+            hint="Use an isolated environment, with `--into env`; `--break-system-packages` "
+            "(`break_system_packages=True`) changes it all the same",
         )
 
 

@@ -20,7 +20,7 @@ from colablock.applied import Applied
 from colablock.catalog import find_matrix
 from colablock.environment import Environment, environment_for
 from colablock.errors import InvalidInput, NoSolution, NotFound, NotProven, Refused, RolledBack
-from colablock.execute import Origin, apply_plan
+from colablock.execute import Origin, apply_plan, refuse_externally_managed
 from colablock.history import Change, drop, read_history
 from colablock.interpreters import fetch_interpreter
 from colablock.journal import Settled, recover
@@ -99,6 +99,8 @@ class Pipeline:
             self._reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
             return solving.in_env("the kernel cannot take it")
         harm = why_not_kernel(prepared.plan)
+        if harm is None and prepared.plan.steps and _is_closed(prepared.snapshot, ask):
+            harm = "the environment is externally managed"
         return prepared if harm is None else solving.in_env(f"in the kernel {harm}")
 
     def carry_out(self, ask: Ask, prepared: Prepared) -> Report:
@@ -285,6 +287,8 @@ class Pipeline:
             if not (ask.keep or all(check.passed for check in checks)):
                 raise NotProven(_failures(checks, "nothing was to be changed"))
             return self._report(prepared, plan.python, checks, changed=False)
+        if not ask.break_system_packages:
+            refuse_externally_managed(plan, prepared.snapshot)  # before gigabytes are fetched for it
         with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
             files = prepared.workshop.gather(plan, Path(folder), self._reporter)
             checks = apply_plan(
@@ -299,6 +303,7 @@ class Pipeline:
                 ),
                 keep=ask.keep,
                 undo=ask.undo,
+                break_system_packages=ask.break_system_packages,
                 environ=self._environ,
                 reporter=self._reporter,
                 fingerprint=lambda: fingerprint(_readable(self._look(ask.python, ask.protect))),
@@ -414,6 +419,10 @@ class Pipeline:
         if last.target == Target.KERNEL.value and is_unfinished(last.prefix, last.sites[0]):
             self.settle(last.python)
         return last
+
+
+def _is_closed(snapshot: Snapshot, ask: Ask) -> bool:
+    return snapshot.externally_managed is not None and not ask.break_system_packages
 
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:

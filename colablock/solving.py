@@ -140,7 +140,7 @@ class Solving:
             repair=Repairer(request, workshop.source),
             broken=self.broken,
             fingerprint=fingerprint(kernel),
-            notes=(*kernel.notes, *self._notes(resolution)),
+            notes=(*kernel.notes, *_managed(kernel), *self._notes(resolution)),
         )
         return Prepared(
             plan=plan, matrix=self.matrix, resolution=resolution, snapshot=kernel, workshop=workshop
@@ -372,6 +372,14 @@ class _Tried:
     refusals: dict[str, NoSolution] = field(default_factory=dict)
     minors: set[str] = field(default_factory=set)
     worthwhile: bool = True  # to ask another Python: nothing refused so far but for the Python's sake
+
+
+def _managed(kernel: Snapshot) -> Iterator[str]:
+    if kernel.externally_managed is not None:
+        yield (
+            f"{kernel.prefix or 'this runtime'} is externally managed (PEP 668): "
+            "`apply` changes it with `--break-system-packages` only"
+        )
 
 
 def _empty(offer: Offer, kernel: Snapshot) -> Snapshot:

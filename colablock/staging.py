@@ -20,7 +20,15 @@ from colablock.children import run_uv
 from colablock.errors import BadDistribution
 from colablock.plan import Action, Artifact, Plan, Step
 from colablock.progress import Reporter
-from colablock.record import Row, differences, read_record, replace_text, row_of, write_record
+from colablock.record import (
+    Row,
+    differences,
+    read_record,
+    recorded_paths,
+    replace_text,
+    row_of,
+    write_record,
+)
 from colablock.site import Site, read_site
 from colablock.swap import StagedTree
 
@@ -38,6 +46,16 @@ class Staged:
     tree: StagedTree
     names: tuple[NormalizedName, ...] = ()
     size: int = 0  # bytes, from their RECORDs
+
+    def owner(self, path: str) -> str:
+        """Return the name and version, as a person reads it, of who brings the staged file *path*."""
+        for folder, _ in self.tree.places:
+            for dist_info in Path(folder).glob("*.dist-info"):
+                listed = recorded_paths(folder, read_record(dist_info) or ())
+                if path in map(os.path.normpath, listed):
+                    name, _, version = dist_info.name.removesuffix(".dist-info").rpartition("-")
+                    return f"`{canonicalize_name(name)}` {version}"
+        return "the plan"
 
 
 def stage(

@@ -19,7 +19,7 @@ from colablock.snapshot import installed_versions
 from colablock.verify import Report
 
 # What an apply does not depend on: how it is done.
-_UNASKED = frozenset({"offline", "keep", "undo"})
+_UNASKED = frozenset({"break_system_packages", "keep", "offline", "undo"})
 
 __all__ = ["Ask", "digest_of", "request_key", "standing_report"]
 
@@ -42,6 +42,7 @@ class Ask:
     offline: bool = False
     keep: bool = False
     undo: bool = True
+    break_system_packages: bool = False
 
 
 def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
@@ -70,7 +71,7 @@ def request_key(ask: Ask, matrix: Matrix) -> str:
     """Return a digest of all that an apply depends on, apart from what the indexes have.
 
     Paths count as the places they name, a lock as what it holds; what does not
-    change the result (``offline``, ``keep``, ``undo``) does not count.
+    change the result (``_UNASKED``) does not count.
     """
     facts = {
         **asdict(ask),

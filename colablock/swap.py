@@ -1,7 +1,7 @@
 """Which files a change moves out and in: the operations of its journal."""
 
 # Paths are strings here: a change of a whole stack has 30,000 of them, and Path objects would take seconds.
-# ruff: noqa: PTH112, PTH114, PTH116, PTH120, PTH122, PTH208
+# ruff: noqa: PTH112, PTH114, PTH116, PTH118, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ from colablock.record import read_record, recorded_paths
 from colablock.site import Site
 from colablock.snapshot import Installed
 
-__all__ = ["StagedTree", "moves_back", "moves_in", "moves_out", "owned_files", "removable_folders"]
+__all__ = [
+    "StagedTree",
+    "listed_among",
+    "moves_back",
+    "moves_in",
+    "moves_out",
+    "owned_files",
+    "removable_folders",
+    "source_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +78,12 @@ def owned_files(
     for installed in staying:
         owned.difference_update(_listed(installed, names, folders))
     return frozenset(owned | set(_bytecode(owned, folders, left_over=left_over)))
+
+
+def listed_among(site: Site, installed: Installed, paths: Collection[str]) -> frozenset[str]:
+    """Return those of *paths* (absolute, folders resolved) that *installed* lists as its own."""
+    names = frozenset(map(os.path.basename, paths))
+    return frozenset(_listed(installed, names, _Folders(site))).intersection(paths)
 
 
 def moves_out(site: Site, owned: frozenset[str], stash: Path) -> list[Operation]:
@@ -181,18 +196,11 @@ class _Placement:
         self.operations.append(Operation(kind=Kind.IN, source=staged, destination=target))
 
     def _bytecode_of(self, path: str) -> list[str]:
-        folder, name = os.path.split(path)
-        stem, suffix = os.path.splitext(name)
-        if suffix != ".py" or not os.path.isdir(f"{folder}/__pycache__"):
+        cache = os.path.join(os.path.dirname(path), "__pycache__")
+        if not path.endswith(".py") or not os.path.isdir(cache):
             return []
-        with os.scandir(f"{folder}/__pycache__") as entries:
-            return sorted(
-                entry.path
-                for entry in entries
-                if entry.name.endswith(".pyc")
-                and entry.name.partition(".")[0] == stem
-                and self._stands(entry.path)
-            )
+        found = (os.path.join(cache, name) for name in os.listdir(cache))
+        return sorted(one for one in found if source_of(one) == path and self._stands(one))
 
     def _stash(self, path: str) -> None:
         destination = str(self.stash / f"{self.count}")
@@ -251,6 +259,14 @@ def _listed(installed: Installed, names: frozenset[str], folders: _Folders) -> I
     alike = [row for row in rows if row.path.rpartition("/")[2] in names]
     for path in recorded_paths(os.path.dirname(installed.path), alike):
         yield folders.resolve(path)
+
+
+def source_of(path: str) -> str | None:
+    """Return the source file whose bytecode *path* is (PEP 3147); None for another file."""
+    folder, name = os.path.split(path)
+    parent, cache = os.path.split(folder)
+    is_bytecode = cache == "__pycache__" and name.endswith(".pyc")
+    return f"{parent}/{name.partition('.')[0]}.py" if is_bytecode else None
 
 
 def _bytecode(owned: Iterable[str], folders: _Folders, *, left_over: bool) -> Iterator[str]:

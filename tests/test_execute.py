@@ -20,6 +20,7 @@ from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, 
 from colablock.execute import apply_plan, stage
 from colablock.journal import Operations
 from colablock.plan import Action, Artifact, Plan, Step, Target
+from colablock.progress import Reporter
 from colablock.record import read_record
 from colablock.site import Site, read_site
 from colablock.snapshot import Snapshot, fingerprint, installed_versions, snapshot_of
@@ -459,8 +460,10 @@ def test_what_stands_in_another_site_is_shadowed_but_not_removed(tmp_path: Path)
 
 def test_an_externally_managed_environment_is_refused(place: Place) -> None:
     snapshot = replace(place.snapshot(), externally_managed="use apt\n")
-    with pytest.raises(Refused, match=r"PEP 668.*use apt"):
+    with pytest.raises(Refused, match=r"PEP 668.*use apt") as caught:
         apply_plan(place.plan(remove("gone")), snapshot, {}, prove=lambda: PASSED, environ=os.environ)
+    assert "`--into env`" in str(caught.value.hint)
+    assert "`break_system_packages=True`" in str(caught.value.hint)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -513,3 +516,35 @@ def test_the_site_of_an_interpreter_is_read_from_itself(place: Place) -> None:
     site = read_site(place.python, os.environ)
     assert site.is_venv
     assert (site.purelib, site.data) == (str(place.site), str(place.venv))
+
+
+def test_a_protected_distribution_stays_whole(place: Place) -> None:
+    snapshot = replace(place.snapshot(), protected=frozenset({canonicalize_name("stays")}))
+    before = listing(place.venv)
+
+    def apply(version: str, modules: Mapping[str, str]) -> None:
+        step = place.put(make_wheel(place.folder, "new", version, modules=modules))
+        apply_plan(place.plan(step), snapshot, place.files, prove=lambda: PASSED, environ=os.environ)
+
+    with pytest.raises(Refused, match=r"of `stays`, which is protected, .* that of `new` 2.0"):
+        apply("2.0", {"shared/stays.py": "other"})
+    assert listing(place.venv) == before
+    apply("3.0", {"shared/both.py": "both", "shared/stays.py": "", "shared/more.py": "m"})
+    after = listing(place.venv)
+    assert {path: after.get(path) for path in before} == before
+    assert (place.site / "shared" / "more.py").read_text() == "m"
+
+
+def test_what_is_replaced_of_others_is_told(place: Place) -> None:
+    notes: list[str] = []
+
+    class Notes(Reporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    wheel = make_wheel(
+        place.folder, "new", "1.0", modules={"shared/stays.py": "other", "shared/both.py": "both"}
+    )
+    place.apply(place.put(wheel), reporter=Notes())
+    (note,) = notes
+    assert f"`{place.site / 'shared' / 'stays.py'}` of `stays`: replaced" in note

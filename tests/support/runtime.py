@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from colablock.recorded import RecordedDistribution, load_runtime, recorded_distributions
 
-__all__ = ["Stub", "build_runtime", "build_site", "find_python", "make_venv", "site_of"]
+__all__ = ["Stub", "build_runtime", "build_site", "find_python", "make_system_python", "make_venv", "site_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,24 @@ def make_venv(into: Path, python: str) -> Path:
     """Make an empty virtual environment without pip, and return its interpreter."""
     subprocess.run([python, "-I", "-m", "venv", "--without-pip", str(into)], check=True)
     return into / "bin" / "python"
+
+
+def make_system_python(into: Path, marker: str) -> Path:
+    """Make a Python of its own, no virtual environment, that is externally managed; return its interpreter.
+
+    Its standard library is that of the Python which runs this, by links.
+    """
+    home = Path(sysconfig.get_path("stdlib"))
+    library = into / "lib" / home.name
+    (library / "site-packages").mkdir(parents=True)
+    for path in home.iterdir():
+        if path.name not in {"site-packages", "EXTERNALLY-MANAGED"}:
+            (library / path.name).symlink_to(path)
+    (library / "EXTERNALLY-MANAGED").write_text(marker)
+    python = into / "bin" / "python"
+    python.parent.mkdir()
+    shutil.copy2(Path(sys.executable).resolve(), python)
+    return python
 
 
 def site_of(venv: Path) -> Path:
