@@ -17,6 +17,7 @@ from colablock.plan import Target
 __all__ = [
     "Applied",
     "check_home",
+    "forget",
     "home_folder",
     "key_of",
     "load",
@@ -117,6 +118,14 @@ def put_back(name: str, home: Path, text: str | None, *, prefix: str) -> None:
         _path(name, home).unlink(missing_ok=True)
     else:
         _write(_path(name, home), text)
+
+
+def forget(home: Path, *, python: str) -> None:
+    """Take away the records of what was applied in the environment of the interpreter *python*."""
+    for path in (home / "applied").glob("[!.]*.json"):
+        last = load(path.stem, home)
+        if last is not None and last.python == python:
+            path.unlink(missing_ok=True)
 
 
 def check_home(home: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.requirements import Dependents, applies, parse_requirement
+from colablock.requirements import Dependents, applies, only_with, parse_requirement
 
 if TYPE_CHECKING:
-    from colablock.snapshot import Snapshot
+    from colablock.snapshot import Installed, Snapshot
 
-__all__ = ["Broken", "Change", "find_broken", "unmet"]
+__all__ = ["Broken", "Change", "find_broken", "newly_unmet", "unmet"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +102,18 @@ def unmet(names: Iterable[NormalizedName], snapshot: Snapshot) -> frozenset[tupl
     found = set()
     for owner in (snapshot.installed[name] for name in names if name in snapshot.installed):
         for line in owner.requires:
-            requirement = parse_requirement(line)
+            requirement = None if only_with(line) else parse_requirement(line)
             if requirement is None or not applies(requirement, snapshot.environment):
                 continue
             there = snapshot.installed.get(canonicalize_name(requirement.name))
             if there is None or not requirement.specifier.contains(there.version, prereleases=True):
                 found.add((owner.name, line))
     return frozenset(found)
+
+
+def newly_unmet(
+    names: Iterable[NormalizedName], before: Snapshot, installed: Mapping[NormalizedName, Installed]
+) -> frozenset[tuple[NormalizedName, str]]:
+    """Return the requirement lines of *names* that hold no longer once *installed* is there: (name, line)."""
+    found = unmet(names, replace(before, installed=installed))
+    return found - unmet({name for name, _ in found}, before)

@@ -51,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_why(commands)
     _add_rollback(commands)
     _add_history(commands)
+    _add_env(commands)
     _add_listings(commands)
     return parser
 
@@ -233,6 +234,20 @@ def _add_history(commands: Any) -> None:
         help="free the disk of what is kept to undo change N and those before it; without N, all of them",
     )
     parser.set_defaults(handler=_history)
+
+
+def _add_env(commands: Any) -> None:
+    parser = commands.add_parser(
+        "env", help="the isolated environments", description="The isolated environments that were built."
+    )
+    below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    parser = _command(below, "list", "which isolated environments there are, and which are current")
+    parser.set_defaults(handler=_list_envs)
+    parser = _command(below, "remove", "take an isolated environment away")
+    parser.add_argument(
+        "name", metavar="NAME|HASH", help="the current one of a matrix, or the beginning of its lock's hash"
+    )
+    parser.set_defaults(handler=_remove_env)
 
 
 def _add_listings(commands: Any) -> None:
@@ -526,6 +541,34 @@ def _history(call: _Call) -> int:
         _print_json({"changes": [change_to_json(change) for change in changes]}, call.out)
     else:
         render_history(changes, call.out)
+    return ExitCode.DONE
+
+
+def _list_envs(call: _Call) -> int:
+    from colablock.applied import home_folder
+    from colablock.display_text import render_envs
+    from colablock.envs import list_envs
+    from colablock.serialise import built_to_json
+
+    built = list_envs(home_folder(call.environ))
+    if call.args.json:
+        _print_json({"environments": [built_to_json(one) for one in built]}, call.out)
+    else:
+        render_envs(built, call.out)
+    return ExitCode.DONE
+
+
+def _remove_env(call: _Call) -> int:
+    from colablock.applied import home_folder
+    from colablock.display_words import size_text
+    from colablock.envs import remove_env
+    from colablock.serialise import built_to_json
+
+    removed = remove_env(home_folder(call.environ), call.args.name)
+    if call.args.json:
+        _print_json({"removed": built_to_json(removed)}, call.out)
+    elif not call.args.quiet:
+        call.err.print(f"removed {removed.folder}: {size_text(removed.size)}", markup=False)
     return ExitCode.DONE
 
 

@@ -15,6 +15,8 @@ from colablock.display_words import (
     FOLD,
     breakage_heading,
     breakage_text,
+    built_details,
+    built_title,
     chain_text,
     change_details,
     change_title,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from colablock.envs import Built
     from colablock.errors import ColablockError
     from colablock.history import Change
     from colablock.plan import Breakage, Kept, Plan, Step
@@ -53,6 +56,7 @@ __all__ = [
     "Span",
     "error_text",
     "plan_text",
+    "render_envs",
     "render_error",
     "render_history",
     "render_info",
@@ -110,6 +114,11 @@ def render_info(facts: Mapping[str, object], console: Console) -> None:
 def render_history(changes: Sequence[Change], console: Console) -> None:
     """Write what was changed in an environment, and what is kept to undo it."""
     _write(_history_lines(changes, width=console.width), console)
+
+
+def render_envs(built: Sequence[Built], console: Console) -> None:
+    """Write which isolated environments stand."""
+    _write(_env_lines(built, width=console.width), console)
 
 
 def render_undone(undone: Sequence[Undone], console: Console) -> None:
@@ -338,7 +347,7 @@ def _next_lines(report: Report) -> Iterator[list[Span]]:
         yield [Span("undo: "), Span(report.undo, "bold")]
 
 
-# The history, and the way back
+# The history, the way back, and isolated environments
 
 
 def _history_lines(changes: Sequence[Change], *, width: int) -> Iterator[list[Span]]:
@@ -348,6 +357,14 @@ def _history_lines(changes: Sequence[Change], *, width: int) -> Iterator[list[Sp
         yield from _paragraph(change_title(change), width=width, hang=3, style="bold")
         for line in change_details(change):
             yield from _paragraph(line, width=width, indent=3)
+
+
+def _env_lines(built: Sequence[Built], *, width: int) -> Iterator[list[Span]]:
+    if not built:
+        yield [Span("there is no isolated environment")]
+    for one in built:
+        yield from _paragraph(built_title(one), width=width, hang=3, style="bold")
+        yield from _paragraph(built_details(one), width=width, indent=3)
 
 
 def _undone_lines(undone: Sequence[Undone], *, width: int) -> Iterator[list[Span]]:

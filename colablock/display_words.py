@@ -14,6 +14,7 @@ from colablock.plan import Action, Remedy, Target
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from colablock.envs import Built
     from colablock.history import Change
     from colablock.plan import Breakage, Plan, Step
     from colablock.rollback import Undone
@@ -23,6 +24,8 @@ __all__ = [
     "FOLD",
     "breakage_heading",
     "breakage_text",
+    "built_details",
+    "built_title",
     "chain_text",
     "change_details",
     "change_title",
@@ -268,6 +271,24 @@ def change_details(change: Change) -> list[str]:
     )
     before = [f"before it, the environment was {change.runtime} as recorded"] if change.runtime else []
     return [f"{by}; {kept}", *before]
+
+
+def built_title(built: Built) -> str:
+    """Return what an environment is for: ``tiny (cpu), Python 3.12.4, current``."""
+    if built.manifest is None:
+        return one_line(f"{built.matrix or 'an environment'}, not whole")
+    variant = f" ({built.manifest.variant})" if built.manifest.variant else ""
+    current = ", current" if built.matrix in built.current_of else ""
+    return one_line(f"{built.matrix}{variant}, Python {built.manifest.python_version}{current}")
+
+
+def built_details(built: Built) -> str:
+    """Return the lock of an environment, when it was built, its size and its place."""
+    created = built.manifest.created if built.manifest else ""
+    when = f", built {created[:10]} {created[11:16]} UTC" if created else ""
+    others = [matrix for matrix in built.current_of if matrix != built.matrix]
+    also = f", current of {', '.join(others)}" if others else ""
+    return one_line(f"lock {built.lock[:12]}{when}{also}; {size_text(built.size)} in {built.folder}")
 
 
 def undone_words(undone: Undone) -> list[str]:

@@ -19,17 +19,29 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from colablock import applied
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.children import run_uv
-from colablock.errors import Unmet
+from colablock.disk import tree_size
+from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.plan import Action, Plan
 from colablock.progress import Reporter
 from colablock.snapshot import installed_versions
 from colablock.staging import count_of, finish, install_wheels
 
-__all__ = ["Manifest", "build_env", "discard_env", "env_folder", "find_env", "read_env", "select_env"]
+__all__ = [
+    "Built",
+    "Manifest",
+    "build_env",
+    "discard_env",
+    "env_folder",
+    "list_envs",
+    "read_env",
+    "remove_env",
+    "select_env",
+]
 
 _MANIFEST = "colablock.json"
 
@@ -49,6 +61,31 @@ class Manifest:
     created: str  # UTC, ISO 8601
     installed: Mapping[str, str] = field(default_factory=dict)
     schema: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """One environment that stands in a home, whole or not.
+
+    *manifest* is None where it is not whole: its build or its removal was
+    interrupted, or somebody changed it.  *size* in bytes.  *current_of* names
+    the matrices that lead to it.
+    """
+
+    lock: str
+    folder: Path
+    manifest: Manifest | None
+    size: int
+    current_of: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        return self.manifest is not None
+
+    @property
+    def matrix(self) -> str | None:
+        """The matrix that it was built for, as far as that is known."""
+        return self.manifest.matrix if self.manifest is not None else next(iter(self.current_of), None)
 
 
 def env_folder(home: Path, lock_hash: str) -> Path:
@@ -98,11 +135,6 @@ def read_env(home: Path, lock_hash: str) -> Manifest | None:
     return _read(env_folder(home, lock_hash))
 
 
-def find_env(home: Path, matrix: str) -> Manifest | None:
-    """Return the environment that was selected last for a matrix; None when none is whole."""
-    return _read(_pointer(home, matrix).resolve())
-
-
 def select_env(home: Path, matrix: str, lock_hash: str) -> None:
     """Make the environment of a lock the current one of a matrix, by one rename."""
     pointer = _pointer(home, matrix)
@@ -113,15 +145,93 @@ def select_env(home: Path, matrix: str, lock_hash: str) -> None:
     temporary.replace(pointer)
 
 
+def list_envs(home: Path) -> tuple[Built, ...]:
+    """Return the environments in *home*, by matrix, the oldest first; those that are not whole come last."""
+    pointers = _pointers(home)
+    built = [
+        Built(
+            lock=folder.name,
+            folder=folder,
+            manifest=_read(folder),
+            size=tree_size(folder),
+            current_of=tuple(matrix for matrix, lock in pointers.items() if lock == folder.name),
+        )
+        for folder in _folders(home)
+    ]
+    return tuple(sorted(built, key=_place_in_list))
+
+
+def remove_env(home: Path, name: str) -> Built:
+    """Take away the current environment of a matrix, or that whose lock hash begins with *name*; return it.
+
+    Raises NotFound where there is none, InvalidInput where the hash leaves
+    several, Refused where it cannot be taken away whole.
+    """
+    built = list_envs(home)
+    found = [one for one in built if name in one.current_of]
+    found = found or [one for one in built if name and one.lock.startswith(name)]
+    if not found:
+        raise NotFound(
+            f"there is no isolated environment of `{name}` in `{home}`",
+            hint="`colablock env list` shows those that there are",
+        )
+    if len(found) > 1:
+        hashes = ", ".join(f"`{one.lock[: len(name) + 12]}`" for one in found)
+        raise InvalidInput(f"`{name}` is the beginning of {len(found)} lock hashes: {hashes}")
+    discard_env(home, found[0].lock)
+    return found[0]
+
+
 def discard_env(home: Path, lock_hash: str) -> None:
-    """Take away the environment of a lock, its manifest first."""
+    """Take away the environment of a lock, its manifest first, and what leads to it.
+
+    Wherever it is stopped, what is left counts as not whole and can be
+    discarded again.  Raises Refused where something of it cannot be taken away.
+    """
     folder = env_folder(home, lock_hash)
     with _building(folder):
-        _clear(folder)
+        try:
+            (folder / _MANIFEST).unlink(missing_ok=True)
+            applied.forget(home, python=_python_of(folder))
+            for matrix, lock in _pointers(home).items():
+                if lock == lock_hash:
+                    _pointer(home, matrix).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise Refused(
+                f"`{error.filename or folder}` cannot be taken away: {error.strerror}",
+                hint=f"The rest of `{folder}` is of no use any more: remove it once you may",
+            ) from error
+
+
+def _folders(home: Path) -> list[Path]:
+    try:
+        return sorted(
+            path
+            for path in (home / "envs").iterdir()
+            if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")
+        )
+    except FileNotFoundError:
+        return []
+
+
+def _place_in_list(built: Built) -> tuple[bool, str, str]:
+    return not built.is_whole, built.matrix or "", built.manifest.created if built.manifest else built.lock
 
 
 def _pointer(home: Path, matrix: str) -> Path:
     return home / "current" / quote(matrix, safe="")
+
+
+def _pointers(home: Path) -> dict[str, str]:
+    """Return the lock hash that each matrix leads to."""
+    links = [path for path in sorted((home / "current").glob("[!.]*")) if path.is_symlink()]
+    return {unquote(link.name): link.readlink().name for link in links}
+
+
+def _python_of(folder: Path) -> str:
+    return str(folder / "bin" / "python")
 
 
 def _read(folder: Path) -> Manifest | None:
@@ -149,10 +259,10 @@ def _fill(
     steps = [step for step in plan.steps if step.action is not Action.REMOVE]
     if not steps:
         return
-    with tempfile.TemporaryDirectory(prefix="colablock-", dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=".colablock-", dir=folder) as scratch:
         install_wheels(
             [(step.artifact, files[step.name]) for step in steps],
-            ["--python", str(folder / "bin" / "python")],
+            ["--python", _python_of(folder)],
             scratch=Path(scratch),
             environ=environ,
         )
@@ -173,7 +283,7 @@ def _manifest_of(
         matrix=plan.matrix,
         matrix_digest=plan.matrix_digest,
         variant=plan.variant,
-        python=str(folder / "bin" / "python"),
+        python=_python_of(folder),
         python_version=plan.python_version,
         interpreter=interpreter,
         site=str(site),

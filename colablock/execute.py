@@ -102,7 +102,7 @@ def apply_plan(
         reporter=reporter,
         disk=disk or Operations(),
     )
-    with locked(site, wait=wait) as state:
+    with locked(site, wait=wait, reporter=reporter) as state:
         settled = settle_unfinished(state, change.disk)
         if settled is not None:
             raise Refused(

@@ -19,7 +19,15 @@ from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
 from colablock.catalog import find_matrix
 from colablock.environment import Environment, environment_for
-from colablock.errors import InvalidInput, NoSolution, NotFound, NotProven, Refused, RolledBack
+from colablock.errors import (
+    BadDistribution,
+    InvalidInput,
+    NoSolution,
+    NotFound,
+    NotProven,
+    Refused,
+    RolledBack,
+)
 from colablock.execute import Origin, apply_plan, refuse_externally_managed
 from colablock.history import Change, drop, read_history
 from colablock.interpreters import fetch_interpreter
@@ -28,7 +36,7 @@ from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
 from colablock.locking import locked
 from colablock.matrix import select_variant
 from colablock.matrix_reader import is_path
-from colablock.plan import Target
+from colablock.plan import Remedy, Target
 from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
@@ -55,6 +63,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ask", "Pipeline"]
 
+_STANDS = "the environment of this lock stands already: nothing is fetched"
 _UNFINISHED = "a change of this environment was interrupted: the next `apply` sees to it first"
 
 
@@ -88,20 +97,7 @@ class Pipeline:
         plan only notes that there is one.  Raises NoSolution, FetchFailed and
         Refused (exit 1), InvalidInput (exit 2).
         """
-        solving = self._solving(ask, self._kernel(ask, may_recover=recover))
-        if ask.into is not None:
-            return solving.in_env("asked for") if ask.into is Target.ENV else solving.in_kernel("asked for")
-        if not is_kernel(solving.kernel, named=bool(ask.python or ask.runtime)):
-            return solving.in_env("no notebook runs here")
-        try:
-            prepared = solving.in_kernel("harmless: nothing that is loaded changes and nothing breaks")
-        except (NoSolution, Refused) as error:
-            self._reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
-            return solving.in_env("the kernel cannot take it")
-        harm = why_not_kernel(prepared.plan)
-        if harm is None and prepared.plan.steps and _is_closed(prepared.snapshot, ask):
-            harm = "the environment is externally managed"
-        return prepared if harm is None else solving.in_env(f"in the kernel {harm}")
+        return self._with_costs(ask, self._planned(ask, recover=recover))
 
     def carry_out(self, ask: Ask, prepared: Prepared) -> Report:
         """Change the target as planned, prove it, and return the report.
@@ -221,6 +217,39 @@ class Pipeline:
 
     # -- the parts
 
+    def _planned(self, ask: Ask, *, recover: bool) -> Prepared:
+        solving = self._solving(ask, self._kernel(ask, may_recover=recover))
+        if ask.into is not None:
+            return solving.in_env("asked for") if ask.into is Target.ENV else solving.in_kernel("asked for")
+        if not is_kernel(solving.kernel, named=bool(ask.python or ask.runtime)):
+            return solving.in_env("no notebook runs here")
+        try:
+            prepared = solving.in_kernel("harmless: nothing that is loaded changes and nothing breaks")
+        except (NoSolution, Refused) as error:
+            self._reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
+            return solving.in_env("the kernel cannot take it")
+        harm = why_not_kernel(prepared.plan)
+        if harm is None and prepared.plan.steps and _is_closed(prepared.snapshot, ask):
+            harm = "the environment is externally managed"
+        return prepared if harm is None else solving.in_env(f"in the kernel {harm}")
+
+    def _with_costs(self, ask: Ask, prepared: Prepared) -> Prepared:
+        """Return *prepared* with what can be told beforehand of what its plan costs on this machine."""
+        if ask.runtime:
+            return prepared
+        if prepared.plan.target is Target.ENV:
+            return _with_notes(prepared, _STANDS) if self._stands(prepared) else prepared
+        return prepared
+
+    def _stands(self, prepared: Prepared) -> bool:
+        """Whether the environment stands already, as far as that can be known with nothing fetched."""
+        if not prepared.workshop.is_at_hand(prepared.resolution):
+            return False
+        try:
+            return envs.read_env(self._home, self._digest(prepared)) is not None
+        except BadDistribution:
+            return False  # the apply says what is wrong with it
+
     def _site(self, python: str | None) -> Site:
         return read_site(
             find_executable(Path(python), self._environ) if python else sys.executable, self._environ
@@ -280,7 +309,14 @@ class Pipeline:
         pins = prepared.pins()
 
         def prove_it() -> tuple[Check, ...]:
-            return self._prove(plan.python, prepared.matrix, pins, prepared.unmet_before())
+            return self._prove(
+                plan.python,
+                prepared.matrix,
+                pins,
+                prepared.unmet_before(),
+                before=prepared.snapshot if plan.steps else None,
+                listed={item.name for item in plan.breakages if item.remedy is Remedy.LEAVE},
+            )
 
         if not plan.steps:
             checks = prove_it()
@@ -313,10 +349,10 @@ class Pipeline:
         return replace(report, undo=shlex.join(["colablock", "rollback", *where]) if ask.undo else "")
 
     def _to_env(self, ask: Ask, prepared: Prepared) -> Report:
-        workshop = prepared.workshop
-        wheels = workshop.wheels_beside(prepared.resolution, None)
-        digest = lock_digest(make_lock(prepared.resolution, prepared.matrix, wheels=wheels))
+        digest = self._digest(prepared)
         standing = envs.read_env(self._home, digest)
+        if standing is not None and _STANDS not in prepared.plan.notes:
+            self._reporter.note(_STANDS)
         python = standing.python if standing is not None else self._build(prepared, digest)
         checks = self._prove(python, prepared.matrix, prepared.pins(), bytecode=True)
         if not all(check.passed for check in checks) and not ask.keep:
@@ -328,6 +364,11 @@ class Pipeline:
         envs.select_env(self._home, prepared.matrix.name, digest)
         report = self._report(prepared, python, checks, changed=standing is None)
         return replace(report, lock_digest=digest)
+
+    def _digest(self, prepared: Prepared) -> str:
+        """Return the name of the environment; our own wheels are made for that where they are not yet."""
+        wheels = prepared.workshop.wheels_beside(prepared.resolution, None)
+        return lock_digest(make_lock(prepared.resolution, prepared.matrix, wheels=wheels))
 
     def _build(self, prepared: Prepared, digest: str) -> str:
         """Return the interpreter of the environment of a lock, which is built now."""
@@ -354,6 +395,8 @@ class Pipeline:
         pins: Mapping[NormalizedName, str],
         unmet: Collection[tuple[str, str]] = (),
         *,
+        before: Snapshot | None = None,
+        listed: Collection[NormalizedName] = (),
         bytecode: bool = False,
     ) -> tuple[Check, ...]:
         return prove(
@@ -362,6 +405,8 @@ class Pipeline:
             pins=pins,
             environ=self._environ,
             expected_unmet=unmet,
+            before=before,
+            listed=listed,
             bytecode=bytecode,
             reporter=self._reporter,
         )
@@ -427,6 +472,10 @@ def _is_closed(snapshot: Snapshot, ask: Ask) -> bool:
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:
     return replace(snapshot, notes=(*snapshot.notes, note))
+
+
+def _with_notes(prepared: Prepared, *notes: str) -> Prepared:
+    return replace(prepared, plan=replace(prepared.plan, notes=(*prepared.plan.notes, *notes)))
 
 
 def _write(path: Path, data: bytes) -> None:

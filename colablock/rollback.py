@@ -55,7 +55,7 @@ def roll_back(
     way = _Way(site=site, reporter=reporter or Reporter(), disk=disk or Operations())
     if not site.state.is_dir():  # the lock would make the folder, only to take it away again
         raise _nothing(site)
-    with locked(site, wait=wait) as state:
+    with locked(site, wait=wait, reporter=way.reporter) as state:
         settled = settle_unfinished(state, way.disk)
         if settled is not None:
             way.reporter.note(f"a change that was interrupted {settled.value} first")

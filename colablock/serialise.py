@@ -22,11 +22,13 @@ from colablock.plan import Plan
 from colablock.verify import Report
 
 if TYPE_CHECKING:
+    from colablock.envs import Built
     from colablock.history import Change
     from colablock.rollback import Undone
 
 __all__ = [
     "FORM_VERSION",
+    "built_to_json",
     "change_to_json",
     "plan_from_json",
     "plan_to_json",
@@ -66,6 +68,23 @@ def change_to_json(change: Change) -> dict[str, object]:
     left_out = {"folder", "before", "stashed", "created", "applied_before"}
     written = {key: value for key, value in _written_record(change).items() if key not in left_out}
     return {**written, "stash": str(change.stash), "size": change.size}
+
+
+def built_to_json(built: Built) -> dict[str, object]:
+    """Return what is known of an isolated environment."""
+    manifest = built.manifest
+    return {
+        "lock": built.lock,
+        "folder": str(built.folder),
+        "matrix": built.matrix,
+        "variant": manifest.variant if manifest else None,
+        "python": manifest.python if manifest else None,
+        "python_version": manifest.python_version if manifest else None,
+        "created": manifest.created if manifest else None,
+        "size": built.size,
+        "is_whole": built.is_whole,
+        "current_of": list(built.current_of),
+    }
 
 
 def undone_to_json(undone: Undone) -> dict[str, object]:

@@ -9,27 +9,34 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.breakage import newly_unmet
 from colablock.children import OPT_OUTS, environment_of, last_lines
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
 from colablock.progress import Reporter
 from colablock.proofs import Answer, Child, is_python, run_jobs
 from colablock.requirements import only_with, parse_requirement
+from colablock.snapshot import Installed
+
+if TYPE_CHECKING:
+    from colablock.snapshot import Snapshot
 
 __all__ = ["Check", "Report", "prove", "run_in"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One proof: *kind* is ``version``, ``import``, ``command``, ``requirements`` or ``capability``.
+    """One proof, of a *kind*.
 
-    A *skipped* one could not be tried here, and *detail* says why; it stands
-    as passed, since nothing speaks against it.
+    ``version``, ``requirements``, ``import``, ``command`` and ``capability`` are about the
+    stack; ``breakage`` is about what stands beside it, which a change must not
+    break unless the plan says so.  A *skipped* one could not be tried here,
+    and *detail* says why; it stands as passed, since nothing speaks against it.
     """
 
     kind: str
@@ -71,6 +78,8 @@ def prove(
     pins: Mapping[NormalizedName, str],
     environ: Mapping[str, str],
     expected_unmet: Collection[tuple[str, str]] = (),
+    before: Snapshot | None = None,
+    listed: Collection[NormalizedName] = (),
     bytecode: bool = False,
     timeout: float = 300.0,
     reporter: Reporter | None = None,
@@ -79,7 +88,9 @@ def prove(
 
     They run in fresh interpreters of *python* with the variables that a
     training child gets, and without the network.  *expected_unmet* holds
-    pairs of a name and a requirement line that are known not to be met.
+    pairs of a name and a requirement line that are known not to be met.  With
+    *before*, the state that was changed, a distribution beside *pins* must not
+    be broken newly, unless it is *listed* as one that the change breaks.
     With *bytecode* the imports may leave theirs in the environment, which
     speeds up the next start; without, nothing there changes.  *timeout* is
     for one import, one capability or one command.
@@ -110,6 +121,8 @@ def prove(
         state = _State.of(found.facts)
         checks += [_version_check(name, wanted, state) for name, wanted in sorted(pins.items())]
         checks += [_requirements_check(pins, state, frozenset(expected_unmet))] if pins else []
+        if before is not None:
+            checks += _breakage_checks(state, before, frozenset(pins), frozenset(listed))
         for answer in answers:
             add(_check_of(answer))
         for command in verify.commands:
@@ -232,7 +245,7 @@ def _requirements_check(
     pins: Mapping[NormalizedName, str], state: _State, expected: Collection[tuple[str, str]]
 ) -> Check:
     lines = [
-        f"{name} {state.versions[name]} requires `{line}`, but {there}"
+        _broken_words(name, line, there, state)
         for name in sorted(pins)
         for line, there in _unmet(name, state)
         if (name, line) not in expected
@@ -243,6 +256,40 @@ def _requirements_check(
         passed=not lines,
         detail="\n".join(lines),
     )
+
+
+def _breakage_checks(
+    state: _State,
+    before: Snapshot,
+    pins: frozenset[NormalizedName],
+    listed: frozenset[NormalizedName],
+) -> list[Check]:
+    """Return a failed check for each distribution that is broken unlisted; one that passed if there is none.
+
+    It judges as the plan does (`breakage.find_broken`): extras that are asked for do not count.
+    """
+    installed = {
+        name: Installed(name=name, version=version, requires=state.requires[name])
+        for name, version in state.versions.items()
+        if name not in before.unreadable
+    }
+    others = installed.keys() - pins - listed
+    lines: dict[NormalizedName, list[str]] = {}
+    for name, line in sorted(newly_unmet(others, before, installed)):
+        requirement = parse_requirement(line)
+        there = _what_is_there(requirement, state) if requirement is not None else None
+        lines.setdefault(name, []).append(_broken_words(name, line, there, state))
+    if not lines and others:
+        subject = "1 other distribution" if len(others) == 1 else f"{len(others)} other distributions"
+        return [Check(kind="breakage", subject=subject, passed=True)]
+    return [
+        Check(kind="breakage", subject=name, passed=False, detail="\n".join(found))
+        for name, found in lines.items()
+    ]
+
+
+def _broken_words(name: NormalizedName, line: str, there: str | None, state: _State) -> str:
+    return f"{name} {state.versions[name]} requires `{line}`, but {there}"
 
 
 def _unmet(name: NormalizedName, state: _State) -> list[tuple[str, str]]:

@@ -51,6 +51,17 @@ class Workshop:
             for artifact, path in zip(artifacts, paths, strict=True)
         }
 
+    def is_at_hand(self, resolution: Resolution) -> bool:
+        """Whether `wheels_beside` would fetch and build nothing for *resolution*."""
+        for name, pin in resolution.pins.items():
+            entry, file = self.entries.get(name), pin.candidate.file
+            if entry is None or not entry.is_rebuilt or file is None:
+                continue
+            is_kept = self.fetcher.cache.file(file.hashes.get("sha256", "")) is not None
+            if not (is_kept and (file.is_wheel or entry.source_root)):
+                return False
+        return True
+
     def wheels_beside(self, resolution: Resolution, lock: Path | None) -> dict[NormalizedName, Wheel]:
         """Return the rebuilt wheels of *resolution*, laid in a folder beside the file *lock*.
 

@@ -162,10 +162,14 @@ def groups_of(command: argparse.ArgumentParser) -> list[tuple[str, str]]:
 
 
 def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, tuple[argparse.ArgumentParser, str]]:
-    """Return each command with its parser and its line of help."""
-    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    helps = {action.dest: action.help or "" for action in commands._choices_actions}
-    return {name: (command, helps[name]) for name, command in commands.choices.items()}
+    """Return each command with its parser and its line of help; ``env list`` is a command of its own."""
+    found: dict[str, tuple[argparse.ArgumentParser, str]] = {}
+    for commands in (action for action in parser._actions if isinstance(action, argparse._SubParsersAction)):
+        helps = {action.dest: action.help or "" for action in commands._choices_actions}
+        for name, command in commands.choices.items():
+            below = {f"{name} {inner}": about for inner, about in commands_of(command).items()}
+            found |= below or {name: (command, helps[name])}
+    return found
 
 
 def heading(title: str | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.breakage import Change, find_broken, unmet
+from colablock.breakage import Change, find_broken, newly_unmet, unmet
 from colablock.requirements import Dependents
 from colablock.snapshot import Snapshot
 from tests.support.dict_source import PYTHON_312, installed
@@ -132,3 +132,22 @@ def test_what_is_unmet_as_it_stands() -> None:
     )
     names = [NormalizedName(name) for name in ("a", "c", "not-here")]
     assert unmet(names, snapshot) == {("a", "b<1"), ("a", "gone")}
+
+
+NEWLY: dict[str, tuple[dict[str, list[str]], set[tuple[str, str]]]] = {
+    "unchanged": ({"a 1": ["b<1"], "b 2": [], "c 1": ["b"]}, set()),
+    "another version": ({"a 1": ["b<1"], "b 3": [], "c 1": ["b<3"]}, {("c", "b<3")}),
+    "gone": ({"a 1": ["b<1"], "c 1": ["b"]}, {("c", "b")}),
+    "new and unmet": (
+        {"a 1": ["b<1"], "b 2": [], "c 1": ["b"], "d 1": ["b>2", "e; extra == 'x'"]},
+        {("d", "b>2")},
+    ),
+}
+
+
+@pytest.mark.parametrize(("after", "found"), NEWLY.values(), ids=NEWLY.keys())
+def test_what_holds_no_longer(after: dict[str, list[str]], found: set[tuple[str, str]]) -> None:
+    """`a` was broken before; what `c` asks for was met, whatever it asks for now."""
+    before = snapshot_of(Case({"a 1": ["b<1"], "b 2": [], "c 1": ["b"]}))
+    now = installed(after)
+    assert newly_unmet(now, before, now) == found

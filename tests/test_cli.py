@@ -21,9 +21,9 @@ from colablock.cli import main
 from colablock.errors import ExitCode
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import Stub, build_site, find_python, make_venv
-from tests.support.server import Fault
+from tests.support.server import JSON, Fault
 from tests.support.trees import installed_listing, listing
-from tests.support.wheels import make_wheel
+from tests.support.wheels import make_wheel, metadata_text
 from tests.support.world import StandIn, World, open_world
 
 pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
@@ -415,6 +415,35 @@ def test_an_undo_that_cannot_be_is_exit_code_four(world: World, venv: StandIn, t
     assert not (venv.folder / ".colablock" / "journal.json").exists()
 
 
+def test_a_breakage_that_the_plan_could_not_know_rolls_back(venv: StandIn, tmp_path: Path) -> None:
+    """What the index says of `other` is not what its wheel says (PEP 658)."""
+    folder = tmp_path / "false"
+    index = folder / "index"
+    make_wheel(index, "colours", "2.0")
+    make_wheel(index, "shapes", "2.0", requires=["colours>=2"])
+    wheel = make_wheel(index, "other", "2.0", requires=["colours<2"])
+    (folder / "tiny.toml").write_text(TINY.format(name="tiny", shapes=">=2", imports=["shapes"]))
+    with open_world(folder, index) as world:
+        page = json.loads(world.server.answer("/simple/other/", JSON).body)
+        page["files"][0]["core-metadata"] = True
+        promised = metadata_text("other", "2.0", requires=["colours>=2"])
+        world.server.fault("/simple/other/", Fault(body=json.dumps(page).encode()))
+        world.server.fault(f"/files/{wheel.name}.metadata", Fault(body=promised.encode()))
+        options = ("tiny.toml", "--into", "kernel", "--python", venv.python)
+        (breakage,) = world.run("plan", *options, "--json").json["breakages"]
+        assert (breakage["name"], breakage["remedy"]) == ("other", "repair")
+        before = listing(venv.folder)
+        undone = world.run("apply", *options)
+        assert undone.code == ExitCode.ROLLED_BACK
+        assert "breakage `other`\n    other 2.0 requires `colours<2`, but 2.0 is installed" in undone.err
+        assert listing(venv.folder) == before
+        kept = world.run("apply", *options, "--keep", "--json")
+        assert kept.code == ExitCode.NOT_PROVEN
+        failed = [check for check in kept.json["report"]["checks"] if not check["passed"]]
+        assert [(check["kind"], check["subject"]) for check in failed] == [("breakage", "other")]
+        assert venv.versions()["other"] == "2.0"  # type: ignore[index]
+
+
 @pytest.mark.parametrize(("answer", "code"), [("n", ExitCode.UNMET), ("yes", ExitCode.DONE)])
 def test_a_person_is_asked_before_an_environment_changes(
     answer: str, code: ExitCode, world: World, venv: StandIn
@@ -460,6 +489,28 @@ def test_an_environment_that_is_not_proven_is_taken_away(world: World, tmp_path:
     kept = world.run("apply", "unproven", "--into", "env", "--keep", COLABLOCK_HOME=str(home))
     assert kept.code == ExitCode.NOT_PROVEN
     assert list(home.glob("envs/[!.]*"))
+
+
+def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    assert "no isolated environment" in world.run("env", "list", COLABLOCK_HOME=home).out
+    assert world.run("apply", "tiny", "--into", "env", COLABLOCK_HOME=home).code == ExitCode.DONE
+    (one,) = world.run("env", "list", "--json", COLABLOCK_HOME=home).json["environments"]
+    assert (one["matrix"], one["is_whole"], one["current_of"]) == ("tiny", True, ["tiny"])
+    said = world.run("env", "list", COLABLOCK_HOME=home).out
+    assert said.startswith(
+        f"tiny, Python {one['python_version']}, current\n   lock {one['lock'][:12]}, built "
+    )
+    planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
+    assert "stands already: nothing is fetched" in " ".join(planned.out.split())
+    wrong = world.run("env", "remove", "tinny", COLABLOCK_HOME=home)
+    assert (wrong.code, "colablock env list" in wrong.err) == (ExitCode.USAGE, True)
+    removed = world.run("env", "remove", "tiny", "--json", COLABLOCK_HOME=home)
+    assert removed.json["removed"]["lock"] == one["lock"]
+    assert world.run("env", "list", "--json", COLABLOCK_HOME=home).json == {"environments": []}
+    assert world.run("run", "tiny", "--", "true", COLABLOCK_HOME=home).code == ExitCode.USAGE
+    planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
+    assert "stands already" not in planned.out
 
 
 def test_quiet_is_quiet(world: World, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def commands() -> Iterator[tuple[str, str]]:
                     _, found, rest = f" {part}".partition("colablock ")
                     if found:
                         yield page, rest
-        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        text = re.sub(r"^#.*", "", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
         for rest in re.findall(r"`%?colablock ([^`]*[^`.])`", text):
             if " " in rest and "[" not in rest:
                 yield page, rest

@@ -14,8 +14,17 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.envs import build_env, discard_env, env_folder, find_env, read_env, select_env
-from colablock.errors import BadDistribution, Unmet
+from colablock.applied import Applied, load, save
+from colablock.envs import (
+    build_env,
+    discard_env,
+    env_folder,
+    list_envs,
+    read_env,
+    remove_env,
+    select_env,
+)
+from colablock.errors import BadDistribution, InvalidInput, NotFound, Refused, Unmet
 from colablock.plan import Action, Artifact, Plan, Step, Target
 from tests.support.runtime import site_of
 from tests.support.trees import listing
@@ -161,17 +170,147 @@ def test_an_environment_may_be_empty(shop: Shop) -> None:
     assert python.exists()
 
 
+def current(home: Path) -> dict[str, tuple[str, ...]]:
+    return {one.lock: one.current_of for one in list_envs(home)}
+
+
 def test_the_current_one_is_switched(shop: Shop) -> None:
-    assert find_env(shop.home, "tiny") is None
+    assert list_envs(shop.home) == ()
     for lock_hash in ("abc", "def"):
         shop.build(lock_hash)
         select_env(shop.home, "tiny", lock_hash)
-        found = find_env(shop.home, "tiny")
-        assert found is not None
-        assert found.lock == lock_hash
-    discard_env(shop.home, "def")
-    assert find_env(shop.home, "tiny") is None
-    assert read_env(shop.home, "abc") is not None
+    assert current(shop.home) == {"abc": (), "def": ("tiny",)}
+    select_env(shop.home, "tiny", "abc")
+    assert current(shop.home) == {"abc": ("tiny",), "def": ()}
+
+
+def test_a_kill_while_the_current_one_is_switched_leaves_the_old_or_the_new(shop: Shop) -> None:
+    for lock_hash in ("abc", "def"):
+        shop.build(lock_hash)
+    ends = []
+    for at in range(100):
+        select_env(shop.home, "tiny", "abc")
+        is_over = _stopped_at(at, lambda: select_env(shop.home, "tiny", "def"))
+        ends.append([one.lock for one in list_envs(shop.home) if one.current_of])
+        if is_over:
+            break
+    assert ends[0] == ["abc"]
+    assert ends[-1] == ["def"]
+    assert all(end in (["abc"], ["def"]) for end in ends)
+    assert len(ends) > 3
+
+
+def test_a_kill_while_one_is_taken_away_leaves_it_whole_or_to_be_taken_away_again(shop: Shop) -> None:
+    for at in range(100):
+        shop.build()
+        select_env(shop.home, "tiny", "abc")
+        is_over = _stopped_at(at, lambda: discard_env(shop.home, "abc"))
+        for one in list_envs(shop.home):
+            # What leads to it leads to something, and what is not whole does not pass for whole.
+            assert one.is_whole == (read_env(shop.home, "abc") is not None)
+            assert one.is_whole <= (one.current_of == ("tiny",))
+            remove_env(shop.home, "abc")
+        assert list_envs(shop.home) == ()
+        assert not list((shop.home / "current").iterdir())
+        if is_over:
+            break
+    assert at > 3
+
+
+def _stopped_at(at: int, call: Callable[[], object]) -> bool:
+    """Run *call* in a child that ends before its file operation number *at*; whether it came to its end."""
+    pid = os.fork()
+    if pid == 0:
+        seen = 0
+
+        def count(event: str, _arguments: object) -> None:
+            nonlocal seen
+            if event in _CHANGES:
+                if seen == at:
+                    os._exit(9)
+                seen += 1
+
+        sys.addaudithook(count)
+        try:
+            call()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+_CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.rmtree"}
+
+
+def test_what_stands_is_listed(shop: Shop) -> None:
+    for lock_hash in ("abc", "def", "123"):
+        shop.build(lock_hash)
+    select_env(shop.home, "tiny", "def")
+    _no_manifest(env_folder(shop.home, "abc"))
+    (shop.home / "current" / "tidy").symlink_to("../envs/gone")
+    found = list_envs(shop.home)
+    assert [(one.lock, one.is_whole, one.matrix, one.current_of) for one in found] == [
+        ("123", True, "tiny", ()),
+        ("def", True, "tiny", ("tiny",)),
+        ("abc", False, None, ()),
+    ]
+    assert found[0].size >= (env_folder(shop.home, "123") / "colablock.json").stat().st_size
+
+
+@pytest.mark.parametrize(("name", "goes"), [("tiny", "abd"), ("ab1", "ab1"), ("abd", "abd"), ("f", "f00")])
+def test_one_is_taken_away_by_its_matrix_or_its_hash(shop: Shop, name: str, goes: str) -> None:
+    for lock_hash in ("ab1", "abd", "f00"):
+        python = shop.build(lock_hash)
+        save(_applied(f"m-{lock_hash}", python), shop.home)
+    select_env(shop.home, "tiny", "abd")
+    assert remove_env(shop.home, name).lock == goes
+    left = {"ab1", "abd", "f00"} - {goes}
+    assert {one.lock for one in list_envs(shop.home)} == left
+    assert {lock for lock in ("ab1", "abd", "f00") if load(f"m-{lock}", shop.home) is not None} == left
+    assert (shop.home / "current" / "tiny").is_symlink() == (goes != "abd")
+
+
+def _applied(name: str, python: Path) -> Applied:
+    return Applied(
+        name=name,
+        key="k",
+        target="env",
+        python=str(python),
+        prefix="",
+        sites=(),
+        state="s",
+        matrix_digest="d",
+        variant=None,
+    )
+
+
+def test_one_that_is_not_whole_is_taken_away_too(shop: Shop) -> None:
+    shop.build()
+    select_env(shop.home, "tiny", "abc")
+    _no_manifest(env_folder(shop.home, "abc"))
+    assert not remove_env(shop.home, "tiny").is_whole
+    assert list_envs(shop.home) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("nothing", NotFound), ("", NotFound), ("../envs", NotFound), ("ab", InvalidInput)]
+)
+def test_what_names_none_or_several_takes_nothing_away(shop: Shop, name: str, error: type[Exception]) -> None:
+    for lock_hash in ("ab1", "abd"):
+        env_folder(shop.home, lock_hash).mkdir(parents=True)
+    with pytest.raises(error):
+        remove_env(shop.home, name)
+    assert len(list_envs(shop.home)) == 2
+
+
+def test_what_cannot_be_taken_away_is_said(shop: Shop) -> None:
+    shop.build()
+    (shop.home / "current").mkdir()
+    (shop.home / "applied").mkdir()
+    folder = env_folder(shop.home, "abc")
+    (folder / "colablock.json").unlink()
+    (folder / "colablock.json").mkdir()
+    with pytest.raises(Refused, match=r"colablock\.json"):
+        remove_env(shop.home, "abc")
 
 
 def test_two_builders_build_it_once(shop: Shop) -> None:

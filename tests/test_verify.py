@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
 from colablock.progress import Reporter
+from colablock.snapshot import snapshot_of
 from colablock.verify import Check, Report, prove, run_in
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import listing
@@ -226,6 +228,41 @@ def test_requirements_of_the_pins_are_met(
     )
     (check,) = (check for check in checks if check.kind == "requirements")
     assert (check.passed, check.detail) == (not detail, detail)
+
+
+@pytest.mark.parametrize(
+    ("change", "listed", "found"),
+    [
+        ((), (), [("3 other distributions", True, "")]),
+        (("lib", "3.0"), (), [("third", False, "third 1 requires `lib<3`, but 3.0 is installed")]),
+        (("lib", "3.0"), ("third",), [("2 other distributions", True, "")]),
+    ],
+    ids=["whole", "broken", "listed"],
+)
+def test_a_change_breaks_nothing_beside_the_stack_unlisted(
+    tmp_path: Path, change: tuple[str, ...], listed: tuple[str, ...], found: list[tuple[str, bool, str]]
+) -> None:
+    executable = make_venv(tmp_path / "env", sys.executable)
+    beside = [
+        Stub(name="third", version="1", requires=("lib<3", "gone")),
+        Stub(name="fourth", version="1", requires=("lib[less]; python_version > '3'",)),
+    ]
+    site = build_site(site_of(tmp_path / "env"), [*STUBS[:3], *beside])
+    before = snapshot_of(executable, environ=os.environ)
+    if change:
+        name, version = change
+        shutil.rmtree(site / "lib-2.0.dist-info")
+        build_site(site, [Stub(name=name, version=version)])
+    checks = prove(
+        executable,
+        verify=Verify(),
+        pins=pins(good="1.5", lib=change[1] if change else "2.0"),  # type: ignore[arg-type]
+        environ=os.environ,
+        before=before,
+        listed=list(map(canonicalize_name, listed)),
+    )
+    breakages = [check for check in checks if check.kind == "breakage"]
+    assert [(check.subject, check.passed, check.detail) for check in breakages] == found
 
 
 TORCH = """\
