@@ -113,11 +113,12 @@ class _Way:
 def _operations(change: Change, site: Site, snapshot: Snapshot, stash: Path) -> list[Operation]:
     stash.mkdir(parents=True)
     ours, theirs = _goes(change, site, snapshot)
+    created = frozenset(change.created)
+    of_others = {str(folder) for path in theirs for folder in Path(path).parents}
 
     def may_go(folder: str) -> bool:
-        """Whether a folder did not stand before the change, empty perhaps."""
-        made = any(folder == path or folder.startswith(f"{path}/") for path in change.created)
-        return made or any(path.startswith(f"{folder}/") for path in theirs)
+        """Whether a folder was made by the change, or since: another one may have stood empty before."""
+        return folder in of_others or not created.isdisjoint((folder, *map(str, Path(folder).parents)))
 
     outs = moves_out(site, ours | theirs, stash, may_go=may_go)
     emptied = removable_folders(change.created, outs, change.stashed.values())
