@@ -125,7 +125,9 @@ def properties(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Stop a change at every operation of it, and print how often (not among the default chores)."""
     session.install("-e", ".", *group("test"))
-    session.run("pytest", "-n", "auto", "tests/test_faults.py", "--every-fault", *session.posargs)
+    # Some take a quarter of an hour, and are best spread by what is left.
+    chosen = ("-n", "auto", "--dist", "worksteal", "tests/test_faults.py", "--every-fault")
+    session.run("pytest", *chosen, *session.posargs)
 
 
 @nox.session

@@ -269,7 +269,7 @@ def _differences(change: _Change) -> list[str]:
         for name, installed in change.snapshot.installed.items()
         if installed.path
         and installed.path.endswith(".dist-info")
-        and str(Path(installed.path).parent) in folders
+        and os.path.realpath(Path(installed.path).parent) in folders
     }
     return differences(before, installed_versions(folders))
 

@@ -112,13 +112,21 @@ class _Way:
 
 def _operations(change: Change, site: Site, snapshot: Snapshot, stash: Path) -> list[Operation]:
     stash.mkdir(parents=True)
-    outs = moves_out(site, _goes(change, site, snapshot), stash)
+    ours, theirs = _goes(change, site, snapshot)
+    created = frozenset(change.created)
+    of_others = {str(folder) for path in theirs for folder in Path(path).parents}
+
+    def may_go(folder: str) -> bool:
+        """Whether a folder was made by the change, or since: another one may have stood empty before."""
+        return folder in of_others or not created.isdisjoint((folder, *map(str, Path(folder).parents)))
+
+    outs = moves_out(site, ours | theirs, stash, may_go=may_go)
     emptied = removable_folders(change.created, outs, change.stashed.values())
     return [*outs, *emptied, *moves_back(change.stash, change.stashed, [*outs, *emptied], stash)]
 
 
-def _goes(change: Change, site: Site, snapshot: Snapshot) -> frozenset[str]:
-    """Return the files of what stands now under the names that the change concerned.
+def _goes(change: Change, site: Site, snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the files of what stands now under the names that the change concerned: its own, and others'.
 
     What the change placed goes even where a distribution lists it that stood
     there before: then either the stash has the file of before, or there was none.
@@ -131,7 +139,7 @@ def _goes(change: Change, site: Site, snapshot: Snapshot) -> frozenset[str]:
     ours = [found for found in concerned if _is_ours(found, versions[found.name])]
     theirs = [found for found in concerned if found not in ours]
     since = [found for found in staying if change.before.get(found.name) != found.version]
-    return _owned(site, ours, since) | _owned(site, theirs, staying)
+    return _owned(site, ours, since), _owned(site, theirs, staying)
 
 
 def _is_ours(found: Installed, version: str | None) -> bool:

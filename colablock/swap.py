@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -86,9 +86,18 @@ def listed_among(site: Site, installed: Installed, paths: Collection[str]) -> fr
     return frozenset(_listed(installed, names, _Folders(site))).intersection(paths)
 
 
-def moves_out(site: Site, owned: frozenset[str], stash: Path) -> list[Operation]:
-    """Return the moves of *owned* into *stash*, of folders that hold nothing else or of single files."""
-    whole = _whole_folders(site, owned)
+def moves_out(
+    site: Site,
+    owned: frozenset[str],
+    stash: Path,
+    *,
+    may_go: Callable[[str], bool] = lambda _folder: True,
+) -> list[Operation]:
+    """Return the moves of *owned* into *stash*, of folders that hold nothing else or of single files.
+
+    A folder goes as a whole only where it *may_go*.
+    """
+    whole = frozenset(filter(may_go, _whole_folders(site, owned)))
     covered = [path for path in sorted(owned) if not _has_ancestor(path, whole)]
     tops = [path for path in sorted(whole) if not _has_ancestor(path, whole)]
     return [
@@ -191,8 +200,8 @@ class _Placement:
             if os.path.isdir(target) and not os.path.islink(target):
                 raise Refused(f"the folder `{target}` stands where a file is to go")
             self._stash(target)
-            for cached in self._bytecode_of(target):  # it is that of the file which goes
-                self._stash(cached)
+        for cached in self._bytecode_of(target):  # of the file which goes, or of one that went long ago
+            self._stash(cached)
         self.operations.append(Operation(kind=Kind.IN, source=staged, destination=target))
 
     def _bytecode_of(self, path: str) -> list[str]:

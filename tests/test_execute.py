@@ -339,6 +339,16 @@ def test_an_environment_that_changed_after_the_plan_is_refused(place: Place) -> 
     assert listing(place.venv) == before
 
 
+def test_only_what_differs_is_told_where_a_link_leads_to_the_environment(place: Place) -> None:
+    (place.folder / "link").symlink_to("env")
+    place.python = str(place.folder / "link" / "bin" / "python")
+    plan, snapshot = place.plan(remove("gone")), place.snapshot()
+    build_site(place.site, [Stub(name="sudden", version="3")])
+    with pytest.raises(Refused) as caught:
+        apply_plan(plan, snapshot, {}, prove=tuple, environ=os.environ, fingerprint=lambda: "another")
+    assert caught.value.message.splitlines()[1:] == ["  `sudden` 3 is new"]
+
+
 def test_a_wheel_whose_hash_differs_is_refused(place: Place) -> None:
     step = place.put(make_wheel(place.folder, "new", "1.0"))
     assert step.artifact is not None

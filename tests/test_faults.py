@@ -51,13 +51,13 @@ def is_thorough(request: pytest.FixtureRequest) -> bool:
 
 # Of all operations each one, but where it takes long each third by one fault, the next by another.
 EVERY = {
-    ("plain", "swap"): 1,
-    ("plain", "rollback"): 1,
-    ("plain", "apply"): 10,
     ("overlay", "swap"): 3,
     ("overlay", "rollback"): 3,
     ("overlay", "for good"): 3,
     ("overlay", "apply"): 50,
+    ("plain", "swap"): 1,
+    ("plain", "rollback"): 1,
+    ("plain", "apply"): 10,
 }
 
 
@@ -148,6 +148,7 @@ class Commands:
     def start(self, command: str, *argv: str) -> subprocess.Popen[str]:
         environ = {
             **os.environ,
+            "COLUMNS": "1000",
             "COLABLOCK_HOME": str(self.home / str(self._number)),
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(self.home),

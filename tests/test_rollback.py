@@ -126,9 +126,18 @@ def test_bytecode_written_since_goes_with_its_source(place: Place) -> None:
 
 def test_bytecode_of_nobody_that_stood_there_stays(place: Place) -> None:
     (place.site / "stays" / "__pycache__").mkdir()
-    (place.site / "stays" / "__pycache__" / "long_gone.cpython-311.pyc").write_bytes(b"x")
+    for module in ("long_gone", "new"):
+        (place.site / "stays" / "__pycache__" / f"{module}.cpython-311.pyc").write_bytes(b"x")
     before = listing(place.venv)
     place.apply(place.put(make_wheel(place.folder, "new", "2.0", modules={"stays/new.py": ""})))
+    undo(place)
+    assert listing(place.venv) == before
+
+
+def test_an_empty_folder_that_stood_there_stays(place: Place) -> None:
+    (place.site / "new" / "empty").mkdir(parents=True)
+    before = listing(place.venv)
+    place.apply(*place.steps())
     undo(place)
     assert listing(place.venv) == before
 

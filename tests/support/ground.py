@@ -32,7 +32,10 @@ import site, sys, sysconfig
 local = sys.prefix + "/local"
 packages = "%s/lib/python%d.%d/dist-packages" % (local, *sys.version_info[:2])
 changed = {"purelib": packages, "platlib": packages, "scripts": local + "/bin", "data": local}
-sysconfig._INSTALL_SCHEMES["posix_prefix"].update(changed)
+sysconfig._INSTALL_SCHEMES["posix_local"] = {**sysconfig._INSTALL_SCHEMES["posix_prefix"], **changed}
+sysconfig.get_default_scheme = lambda: "posix_local"
+sysconfig.get_paths.__defaults__ = ("posix_local", *sysconfig.get_paths.__defaults__[1:])
+sysconfig.get_path.__defaults__ = ("posix_local", *sysconfig.get_path.__defaults__[1:])
 site.addsitedir(packages)
 """
 _LONG_AGO = 1_500_000_000_123_456_789  # ns: a copy that loses times is seen
