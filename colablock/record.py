@@ -111,7 +111,7 @@ def lost_files(site: str, records: Mapping[str, Sequence[Row]]) -> dict[str, lis
             if row.path.endswith(".pyc"):
                 continue
             try:
-                size = str(os.stat(f"{site}/{row.path}").st_size)  # noqa: PTH116 (hot: every file of a stack)
+                size = str(os.stat(os.path.join(site, row.path)).st_size)  # noqa: PTH116, PTH118 (hot: every file)
             except OSError:
                 lost.setdefault(name, []).append(f"`{row.path}` is missing")
                 continue

@@ -256,17 +256,17 @@ def test_what_stands_is_listed(shop: Shop) -> None:
     assert found[0].size >= (env_folder(shop.home, "123") / "colablock.json").stat().st_size
 
 
-@pytest.mark.parametrize(("name", "goes"), [("tiny", "abd"), ("ab1", "ab1"), ("abd", "abd"), ("f", "f00")])
+@pytest.mark.parametrize(("name", "goes"), [("tiny", "abf"), ("ab1", "ab1"), ("abf", "abf"), ("f", "f00")])
 def test_one_is_taken_away_by_its_matrix_or_its_hash(shop: Shop, name: str, goes: str) -> None:
-    for lock_hash in ("ab1", "abd", "f00"):
+    for lock_hash in ("ab1", "abf", "f00"):
         python = shop.build(lock_hash)
         save(_applied(f"m-{lock_hash}", python), shop.home)
-    select_env(shop.home, "tiny", "abd")
+    select_env(shop.home, "tiny", "abf")
     assert remove_env(shop.home, name).lock == goes
-    left = {"ab1", "abd", "f00"} - {goes}
+    left = {"ab1", "abf", "f00"} - {goes}
     assert {one.lock for one in list_envs(shop.home)} == left
-    assert {lock for lock in ("ab1", "abd", "f00") if load(f"m-{lock}", shop.home) is not None} == left
-    assert (shop.home / "current" / "tiny").is_symlink() == (goes != "abd")
+    assert {lock for lock in ("ab1", "abf", "f00") if load(f"m-{lock}", shop.home) is not None} == left
+    assert (shop.home / "current" / "tiny").is_symlink() == (goes != "abf")
 
 
 def _applied(name: str, python: Path) -> Applied:
@@ -295,7 +295,7 @@ def test_one_that_is_not_whole_is_taken_away_too(shop: Shop) -> None:
     ("name", "error"), [("nothing", NotFound), ("", NotFound), ("../envs", NotFound), ("ab", InvalidInput)]
 )
 def test_what_names_none_or_several_takes_nothing_away(shop: Shop, name: str, error: type[Exception]) -> None:
-    for lock_hash in ("ab1", "abd"):
+    for lock_hash in ("ab1", "abf"):
         env_folder(shop.home, lock_hash).mkdir(parents=True)
     with pytest.raises(error):
         remove_env(shop.home, name)

@@ -275,7 +275,7 @@ def _spoil(site: Path, removed: Sequence[str], replaced: Sequence[str]) -> None:
             package.chmod(0o2750)
             (package / "deep").chmod(0o1777)
         elif kind == 4:
-            odd = os.fsdecode(b"caf\xe9, \xff.txt")
+            odd = os.fsdecode(b"\xe9t\xe9, \xff.txt")
             (package / odd).write_text("a name that is no text\n")
             _list(site, name, [f"{_portion(name)}/{odd}"])
         else:
