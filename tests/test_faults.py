@@ -275,14 +275,16 @@ def test_while_one_changes_another_is_told_who(ground: Ground) -> None:
 
 
 class Filling(Reporter):
-    """Fills the disk to the last byte when the moving of files begins."""
+    """Fills the disk when a part of the work begins, but for some bytes."""
 
-    def __init__(self, disk: Path) -> None:
+    def __init__(self, disk: Path, *parts: str, leave: int = 0) -> None:
         self._disk = disk
+        self._parts = parts
+        self._leave = leave
 
     def stage(self, text: str) -> None:
-        if text.startswith(("Changing", "Undoing")):
-            fill(self._disk, 0)
+        if text.startswith(self._parts):
+            fill(self._disk, self._leave)
 
 
 def fill(disk: Path, leave: int) -> None:
@@ -306,14 +308,14 @@ def test_a_disk_that_fills_up_leaves_the_state_before(ground: Ground, is_thoroug
 
 
 def fill_up(ground: Ground, steps: int) -> tuple[int, int]:
-    """Apply with more and more room until there is enough; how often it failed, and whether it was made."""
+    """Apply, with more and more room to stage in, until it is enough; how often it failed, and was made."""
     tree = Tree(ground.real)
     before = tree.listing()
     applying = Applying(ground, read_site(ground.python, os.environ))
     for step in range(steps + 1):
-        fill(ground.real, step * (4 << 20) // steps)
+        reporter = Filling(ground.real, "Staging", leave=step * (4 << 20) // steps)
         try:
-            applying(Operations())
+            applying(Operations(), reporter=reporter)
         except (Unmet, RolledBack) as error:
             assert "o space left" in str(error), error  # noqa: PT017
             (ground.real / "filler").unlink()
@@ -341,7 +343,7 @@ def stop_when_full(ground: Ground) -> None:
     before = tree.listing()
     applying = Applying(ground, site)
     with pytest.raises(RolledBack, match="No space left"):
-        applying(Operations(), reporter=Filling(ground.real))
+        applying(Operations(), reporter=Filling(ground.real, "Changing"))
     filler.unlink()
     assert not differences(before, tree.listing())
     in_a_child(partial(applying, Faulty(300, die)))
@@ -352,7 +354,7 @@ def stop_when_full(ground: Ground) -> None:
     applying(Operations())
     after, snapshot = tree.listing(), ground.snapshot()
     with pytest.raises((RolledBack, Unmet), match="No space left"):
-        roll_back(site, look=lambda: snapshot, reporter=Filling(ground.real))
+        roll_back(site, look=lambda: snapshot, reporter=Filling(ground.real, "Undoing"))
     filler.unlink()
     assert not differences(after, tree.listing())
     roll_back(site, look=lambda: snapshot)
