@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.history import differences
-from colablock.requirements import applies, only_with, parse_requirement
+from colablock.requirements import Demand, Dependents
 
 if TYPE_CHECKING:
-    from colablock._vendor.packaging.requirements import Requirement
+    from colablock._vendor.packaging.utils import NormalizedName
     from colablock.snapshot import Installed, Snapshot
 
 __all__ = ["SINCE", "Drift", "find_drifts", "notes_of"]
@@ -46,10 +45,16 @@ def find_drifts(
     *snapshot* is the environment as it is now: it tells who installed what, what
     was asked for by name (``REQUESTED``, PEP 376), and what requires what.
     """
-    changes = _Changes(before=before, now=now, snapshot=snapshot)
+    changes = _Changes(
+        before=before,
+        now=now,
+        snapshot=snapshot,
+        names=frozenset(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)),
+        dependents=Dependents(snapshot.installed, snapshot.environment),
+    )
     stack = frozenset(pins)
     found = []
-    for name in changes.names:
+    for name in sorted(changes.names):
         clauses, because = changes.told(name)
         found.append(
             Drift(
@@ -76,7 +81,7 @@ def notes_of(drifts: Sequence[Drift], *, with_pins: bool = True) -> list[str]:
         notes.append(f"{SINCE}{len(shown) - _MOST} more of the stack have changed")
     if others := sum(drift.name not in named for drift in drifts):
         count = "1 distribution" if others == 1 else f"{others} distributions"
-        notes.append(f"{SINCE}{count} beside the stack changed, without harm to it")
+        notes.append(f"{SINCE}{count} beside the stack changed; what it requires of them holds")
     return notes
 
 
@@ -85,14 +90,8 @@ class _Changes:
     before: Mapping[NormalizedName, str]
     now: Mapping[NormalizedName, str]
     snapshot: Snapshot
-
-    @property
-    def names(self) -> list[NormalizedName]:
-        return sorted(
-            name
-            for name in self.before.keys() | self.now.keys()
-            if self.before.get(name) != self.now.get(name)
-        )
+    names: frozenset[NormalizedName]
+    dependents: Dependents
 
     def told(self, name: NormalizedName) -> tuple[list[str], frozenset[NormalizedName]]:
         """Return how *name* differs and on whose account, a clause for each link of that chain."""
@@ -110,12 +109,13 @@ class _Changes:
             link = cause[0] if cause is not None else None
         return clauses, frozenset(seen - {name})
 
-    def is_missed(self, name: NormalizedName, stack: Iterable[NormalizedName]) -> bool:
+    def is_missed(self, name: NormalizedName, stack: Container[NormalizedName]) -> bool:
         """Whether one of *stack* requires *name* as it was, and not as it is now."""
         return any(
-            _holds(requirement, self.before.get(name)) and not _holds(requirement, self.now.get(name))
-            for owner in stack
-            for requirement in self._demands(owner, name)
+            demand.owner in stack
+            and _holds(demand, self.before.get(name))
+            and not _holds(demand, self.now.get(name))
+            for demand in self.dependents.of(name)
         )
 
     def _sentence(self, name: NormalizedName) -> str:
@@ -132,24 +132,19 @@ class _Changes:
         installed = self.snapshot.installed
         if name not in self.now or (name in installed and _is_asked_for(installed[name])):
             return None
-        changed = [other for other in self.names if other in installed and other not in seen]
-        for other in sorted(changed, key=lambda other: not _is_asked_for(installed[other])):
-            for requirement in self._demands(other, name):
-                if _holds(requirement, self.now[name]) and not _holds(requirement, self.before.get(name)):
-                    return other, str(requirement)
-        return None
-
-    def _demands(self, owner: NormalizedName, name: NormalizedName) -> Iterator[Requirement]:
-        """Yield what *owner* requires of *name*, extras left out."""
-        installed = self.snapshot.installed.get(owner)
-        for line in installed.requires if installed is not None else ():
-            requirement = None if only_with(line) else parse_requirement(line)
-            if (
-                requirement is not None
-                and canonicalize_name(requirement.name) == name
-                and applies(requirement, self.snapshot.environment)
-            ):
-                yield requirement
+        found = [
+            demand
+            for demand in self.dependents.of(name)
+            if demand.owner in self.names
+            and demand.owner in self.now
+            and demand.owner not in seen
+            and _holds(demand, self.now[name])
+            and not _holds(demand, self.before.get(name))
+        ]
+        if not found:
+            return None
+        first = min(found, key=lambda one: (not _is_asked_for(installed[one.owner]), one.owner))
+        return first.owner, str(first.requirement)
 
 
 def _is_asked_for(installed: Installed) -> bool:
@@ -157,8 +152,8 @@ def _is_asked_for(installed: Installed) -> bool:
     return installed.requested and installed.installer != "uv"
 
 
-def _holds(requirement: Requirement, version: str | None) -> bool:
-    return version is not None and requirement.specifier.contains(version, prereleases=True)
+def _holds(demand: Demand, version: str | None) -> bool:
+    return version is not None and demand.requirement.specifier.contains(version, prereleases=True)
 
 
 def _only(name: NormalizedName, versions: Mapping[NormalizedName, str]) -> dict[NormalizedName, str]:
