@@ -361,24 +361,31 @@ def stop_when_full(ground: Ground) -> None:
     assert not differences(before, tree.listing())
 
 
-# Another layout
+# There and back, in both layouts
 
 
 @pytest.mark.parametrize("base", ["plain", "overlay"])
-def test_a_site_laid_out_as_on_debian_comes_back(debian: Ground, base: str) -> None:
-    """A hosted notebook's: ``/usr/local/lib/python3.X/dist-packages``, whatever the prefix is."""
+@pytest.mark.parametrize("layout", ["ground", "debian"])
+def test_an_apply_and_its_rollback_leave_all_as_it_was(
+    base: str, layout: str, request: pytest.FixtureRequest
+) -> None:
+    there: Ground = request.getfixturevalue(layout)
 
     def run(base: Base) -> None:
-        scene = Scene(debian, base, "apply")
-        site = scene.site
-        assert (site.is_venv, site.data) == (False, str(debian.real))
-        assert site.purelib.endswith("/usr/local/lib/" + Path(site.purelib).parent.name + "/dist-packages")
+        scene = Scene(there, base, "apply")
         for fault, at in points(scene.operations, None, turn=0):
             scene.stop(fault, at)
         scene.change(Operations())
-        snapshot = debian.snapshot()
-        assert Path(snapshot.installed[canonicalize_name("new-1")].path or "").parent == Path(site.purelib)
-        roll_back(site, look=lambda: snapshot)
+        snapshot = there.snapshot()
+        roll_back(scene.site, look=lambda: snapshot)
         scene.watch.check(forward=False, about="after the rollback")
 
-    on(debian, base, run)
+    on(there, base, run)
+
+
+def test_a_site_as_on_debian_is_where_a_hosted_notebook_has_it(debian: Ground) -> None:
+    site = read_site(debian.python, os.environ)
+    python = Path(debian.python).name
+    assert (site.is_venv, site.data) == (False, str(debian.real))
+    assert site.purelib == str(debian.folder / "usr" / "local" / "lib" / python / "dist-packages")
+    assert Path(debian.snapshot().installed[canonicalize_name("ed")].path or "").parent == Path(site.purelib)
