@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from colablock.display import (
     in_notebook,
@@ -19,12 +19,15 @@ from colablock.display import (
     undone_text,
 )
 from colablock.errors import InvalidInput
-from colablock.history import Change
-from colablock.pipeline import Ask, Pipeline
 from colablock.plan import Plan, Remedy, Target
-from colablock.rollback import Undone
+from colablock.standing import Ask, standing_report
 from colablock.urls import checked_index
 from colablock.verify import Report
+
+if TYPE_CHECKING:
+    from colablock.history import Change
+    from colablock.pipeline import Pipeline
+    from colablock.rollback import Undone
 
 __all__ = ["apply", "history", "lock", "plan", "rollback", "run", "verify", "why"]
 
@@ -68,9 +71,10 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
     the way, and what to do about it where that is known.
     """
     ask, see_to = _ask(name, **options), _restarting(restart)
-    with _pipeline(quiet=quiet) as pipeline:
-        report = pipeline.standing(ask)
-        if report is None:
+    register_displays()
+    report = standing_report(ask, os.environ)
+    if report is None:
+        with _pipeline(quiet=quiet) as pipeline:
             prepared = pipeline.prepare(ask, recover=True)
             if not quiet and prepared.plan.steps:
                 show(prepared.plan)
@@ -164,6 +168,8 @@ def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> lis
 
 @contextmanager
 def _pipeline(*, quiet: bool) -> Iterator[Pipeline]:
+    from colablock.pipeline import Pipeline
+
     register_displays()
     with reporter_for(None, quiet=quiet, notebook=True) as reporter:
         yield Pipeline(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
