@@ -34,7 +34,8 @@ class Change:
 
     *before* holds the versions that stood before it; *runtime* names the
     recorded image that this state was, where it was one.  *stashed* says where
-    each thing in the stash came from, *created* which folders the change made.
+    each thing in the stash came from, *placed* what the change put where, *created*
+    which folders it made.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Change:
     before: Mapping[NormalizedName, str] = field(repr=False)
     runtime: str | None
     stashed: Mapping[str, str] = field(repr=False)
+    placed: tuple[str, ...] = field(repr=False)
     created: tuple[str, ...] = field(repr=False)
     applied_before: str | None = field(repr=False)  # the record of the matrix's apply before this one
     is_dropped: bool
@@ -157,6 +159,7 @@ def _read(folder: Path) -> Change:
             before={NormalizedName(name): version for name, version in record["before"].items()},
             runtime=record["runtime"],
             stashed=dict(record["stashed"]),
+            placed=tuple(row["destination"] for row in record["operations"] if row["kind"] == Kind.IN.value),
             created=tuple(record["created"]),
             applied_before=record["applied_before"],
             is_dropped=record.get("is_dropped", False),

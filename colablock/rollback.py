@@ -16,7 +16,7 @@ from colablock.progress import Reporter
 from colablock.site import Site
 from colablock.snapshot import Installed, Snapshot, installed_versions
 from colablock.staging import count_of
-from colablock.swap import moves_back, moves_out, owned_files, removable_folders
+from colablock.swap import moves_back, moves_out, owned_files, placed_among, removable_folders
 
 __all__ = ["Undone", "roll_back"]
 
@@ -130,6 +130,7 @@ def _goes(change: Change, site: Site, snapshot: Snapshot) -> tuple[frozenset[str
 
     What the change placed goes even where a distribution lists it that stood
     there before: then either the stash has the file of before, or there was none.
+    What it found alike and left there stays.
     """
     versions = {done.name: done.version for done in change.steps}
     installed = snapshot.installed.values()
@@ -139,7 +140,8 @@ def _goes(change: Change, site: Site, snapshot: Snapshot) -> tuple[frozenset[str
     ours = [found for found in concerned if _is_ours(found, versions[found.name])]
     theirs = [found for found in concerned if found not in ours]
     since = [found for found in staying if change.before.get(found.name) != found.version]
-    return _owned(site, ours, since), _owned(site, theirs, staying)
+    placed = [str(Path(os.path.realpath(path.parent), path.name)) for path in map(Path, change.placed)]
+    return placed_among(_owned(site, ours, since), frozenset(placed)), _owned(site, theirs, staying)
 
 
 def _is_ours(found: Installed, version: str | None) -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "moves_in",
     "moves_out",
     "owned_files",
+    "placed_among",
     "removable_folders",
     "source_of",
 ]
@@ -84,6 +85,15 @@ def listed_among(site: Site, installed: Installed, paths: Collection[str]) -> fr
     """Return those of *paths* (absolute, folders resolved) that *installed* lists as its own."""
     names = frozenset(map(os.path.basename, paths))
     return frozenset(_listed(installed, names, _Folders(site))).intersection(paths)
+
+
+def placed_among(paths: Iterable[str], placed: Collection[str]) -> frozenset[str]:
+    """Return those of *paths* that are *placed* or lie below what is, and the bytecode of such sources."""
+
+    def is_placed(path: str) -> bool:
+        return path in placed or _has_ancestor(path, placed)
+
+    return frozenset(path for path in paths if is_placed(path) or is_placed(source_of(path) or path))
 
 
 def moves_out(

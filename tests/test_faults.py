@@ -275,14 +275,16 @@ def test_while_one_changes_another_is_told_who(ground: Ground) -> None:
 
 
 class Filling(Reporter):
-    """Fills the disk to the last byte when the moving of files begins."""
+    """Fills the disk when a part of the work begins, but for some bytes."""
 
-    def __init__(self, disk: Path) -> None:
+    def __init__(self, disk: Path, *parts: str, leave: int = 0) -> None:
         self._disk = disk
+        self._parts = parts
+        self._leave = leave
 
     def stage(self, text: str) -> None:
-        if text.startswith(("Changing", "Undoing")):
-            fill(self._disk, 0)
+        if text.startswith(self._parts):
+            fill(self._disk, self._leave)
 
 
 def fill(disk: Path, leave: int) -> None:
@@ -306,14 +308,14 @@ def test_a_disk_that_fills_up_leaves_the_state_before(ground: Ground, is_thoroug
 
 
 def fill_up(ground: Ground, steps: int) -> tuple[int, int]:
-    """Apply with more and more room until there is enough; how often it failed, and whether it was made."""
+    """Apply, with more and more room to stage in, until it is enough; how often it failed, and was made."""
     tree = Tree(ground.real)
     before = tree.listing()
     applying = Applying(ground, read_site(ground.python, os.environ))
     for step in range(steps + 1):
-        fill(ground.real, step * (4 << 20) // steps)
+        reporter = Filling(ground.real, "Staging", leave=step * (4 << 20) // steps)
         try:
-            applying(Operations())
+            applying(Operations(), reporter=reporter)
         except (Unmet, RolledBack) as error:
             assert "o space left" in str(error), error  # noqa: PT017
             (ground.real / "filler").unlink()
@@ -341,7 +343,7 @@ def stop_when_full(ground: Ground) -> None:
     before = tree.listing()
     applying = Applying(ground, site)
     with pytest.raises(RolledBack, match="No space left"):
-        applying(Operations(), reporter=Filling(ground.real))
+        applying(Operations(), reporter=Filling(ground.real, "Changing"))
     filler.unlink()
     assert not differences(before, tree.listing())
     in_a_child(partial(applying, Faulty(300, die)))
@@ -352,31 +354,38 @@ def stop_when_full(ground: Ground) -> None:
     applying(Operations())
     after, snapshot = tree.listing(), ground.snapshot()
     with pytest.raises((RolledBack, Unmet), match="No space left"):
-        roll_back(site, look=lambda: snapshot, reporter=Filling(ground.real))
+        roll_back(site, look=lambda: snapshot, reporter=Filling(ground.real, "Undoing"))
     filler.unlink()
     assert not differences(after, tree.listing())
     roll_back(site, look=lambda: snapshot)
     assert not differences(before, tree.listing())
 
 
-# Another layout
+# There and back, in both layouts
 
 
 @pytest.mark.parametrize("base", ["plain", "overlay"])
-def test_a_site_laid_out_as_on_debian_comes_back(debian: Ground, base: str) -> None:
-    """A hosted notebook's: ``/usr/local/lib/python3.X/dist-packages``, whatever the prefix is."""
+@pytest.mark.parametrize("layout", ["ground", "debian"])
+def test_an_apply_and_its_rollback_leave_all_as_it_was(
+    base: str, layout: str, request: pytest.FixtureRequest
+) -> None:
+    there: Ground = request.getfixturevalue(layout)
 
     def run(base: Base) -> None:
-        scene = Scene(debian, base, "apply")
-        site = scene.site
-        assert (site.is_venv, site.data) == (False, str(debian.real))
-        assert site.purelib.endswith("/usr/local/lib/" + Path(site.purelib).parent.name + "/dist-packages")
+        scene = Scene(there, base, "apply")
         for fault, at in points(scene.operations, None, turn=0):
             scene.stop(fault, at)
         scene.change(Operations())
-        snapshot = debian.snapshot()
-        assert Path(snapshot.installed[canonicalize_name("new-1")].path or "").parent == Path(site.purelib)
-        roll_back(site, look=lambda: snapshot)
+        snapshot = there.snapshot()
+        roll_back(scene.site, look=lambda: snapshot)
         scene.watch.check(forward=False, about="after the rollback")
 
-    on(debian, base, run)
+    on(there, base, run)
+
+
+def test_a_site_as_on_debian_is_where_a_hosted_notebook_has_it(debian: Ground) -> None:
+    site = read_site(debian.python, os.environ)
+    python = Path(debian.python).name
+    assert (site.is_venv, site.data) == (False, str(debian.real))
+    assert site.purelib == str(debian.folder / "usr" / "local" / "lib" / python / "dist-packages")
+    assert Path(debian.snapshot().installed[canonicalize_name("ed")].path or "").parent == Path(site.purelib)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.errors import NotFound, Refused, RolledBack
+from colablock.execute import apply_plan
 from colablock.history import drop, read_history
 from colablock.journal import recover
 from colablock.rollback import Undone, roll_back
@@ -147,6 +150,16 @@ def test_an_overlapping_file_that_stood_goes_back_to_its_bytes(place: Place) -> 
     wheel = make_wheel(place.folder, "new", "2.0", modules={"shared/both.py": "new", "shared/stays.py": "n"})
     place.apply(place.put(wheel))
     assert (place.site / "shared" / "both.py").read_text() == "new"
+    undo(place)
+    assert listing(place.venv) == before
+
+
+def test_a_protected_file_that_was_left_in_its_place_stays(place: Place) -> None:
+    before = listing(place.venv)
+    snapshot = replace(place.snapshot(), protected=frozenset({canonicalize_name("stays")}))
+    modules = {"shared/__init__.py": "", "shared/more.py": ""}
+    step = place.put(make_wheel(place.folder, "new", "2.0", modules=modules))
+    apply_plan(place.plan(step), snapshot, place.files, prove=tuple, environ=os.environ)
     undo(place)
     assert listing(place.venv) == before
 

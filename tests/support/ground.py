@@ -264,8 +264,9 @@ def _spoil(site: Path, removed: Sequence[str], replaced: Sequence[str]) -> None:
         kind = number % 6
         if kind == 0:
             (package / "core.py").chmod(0o444)
-            (package / "deep" / "er").chmod(0o555)
-            (package / "deep").chmod(0o555)
+            if os.geteuid() == 0:  # another user could not move it
+                (package / "deep" / "er").chmod(0o555)
+                (package / "deep").chmod(0o555)
         elif kind == 1:
             (package / "empty").mkdir(mode=0o700)
             (package / "__init__.py").chmod(0o600)
