@@ -116,13 +116,16 @@ def state_after(
 
 def _take_away_absent(draft: _Draft, matrix: Matrix) -> None:
     """Remove what the matrix wants absent (``[absent]``) and the solve has not moved."""
+    needed = _needed_by_protected(draft.snapshot)
     for absent in matrix.absent:
         there = draft.snapshot.installed.get(absent.name)
         if there is None or absent.name in draft.pins:
             continue
         if absent.specifier.contains(Version(there.version), prereleases=True):
-            if absent.name in draft.snapshot.protected:
-                message = f"{absent.path} wants {absent.name} {there.version} away, and it is protected here"
+            is_protected = absent.name in draft.snapshot.protected
+            if is_protected or absent.name in needed:
+                why = "it is protected" if is_protected else "what is protected needs it"
+                message = f"{absent.path} wants {absent.name} {there.version} away, and {why} here"
                 raise Refused(message, hint="`--into env` makes an environment without it")
             draft.removed[absent.name] = (
                 absent.why or f"{absent.path} keeps out {absent.name}{absent.specifier}"

@@ -158,6 +158,36 @@ def test_a_call_ends_whatever_becomes_of_what_it_runs_by(
     assert listing(own) == before
 
 
+WATCHED = """\
+import sys
+late, is_changed = [], []
+def watch(event, facts):
+    if event == "os.rename" and any("/.colablock/" in str(path) for path in facts[:2]):
+        is_changed.append(True)
+    if event == "import" and is_changed and facts[0].partition(".")[0] not in sys.stdlib_module_names:
+        late.append(facts[0])
+sys.addaudithook(watch)
+from colablock.cli import main
+code = main(sys.argv[1:])
+assert is_changed
+sys.exit(f"imported late: {late}" if late else code)
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["--quiet"]], ids=["text", "json", "quiet"])
+@pytest.mark.parametrize("proof", ["colours", "nothing_there"])
+def test_nothing_is_imported_once_the_environment_has_changed(
+    proof: str, more: list[str], world: World, own: Path
+) -> None:
+    (world.folder / "own.toml").write_text(MATRIX.replace('["colours"]', f'["{proof}"]'))
+    apply = ["-c", WATCHED, "apply", "own.toml", "--into", "kernel", *more]
+    done = call(world, own, *apply)
+    assert done.code == (ExitCode.DONE if proof == "colours" else ExitCode.ROLLED_BACK), done.err
+    if proof == "colours":
+        back = call(world, own, "-c", WATCHED, "rollback", *more)
+        assert back.code == ExitCode.DONE, back.err
+
+
 def test_the_next_call_starts_by_what_the_plan_brought(world: World, own: Path) -> None:
     offer(world, hollow=False)
     (world.folder / "own.toml").write_text(OWN.format(imports="rich"))
@@ -179,3 +209,13 @@ def test_no_plan_takes_what_colablock_runs_by_out_of_its_bounds(world: World, ow
     assert refused.code == ExitCode.UNMET
     assert "colablock" in refused.err
     assert "is protected and needs `rich>=13`" in " ".join(refused.err.split())
+
+
+def test_no_plan_takes_away_what_colablock_runs_by(world: World, own: Path) -> None:
+    (world.folder / "own.toml").write_text(MATRIX + '[absent]\nrich = ">=0"\n')
+    before = listing(own)
+    refused = call(world, own, "-m", "colablock", "apply", "own.toml", "--into", "kernel", "--json")
+    assert refused.code == ExitCode.UNMET, refused.err
+    assert "wants rich" in refused.json["error"]["message"]
+    assert "what is protected needs it" in refused.json["error"]["message"]
+    assert listing(own) == before
