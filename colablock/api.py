@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,12 +66,13 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
       externally managed (PEP 668)
 
     *restart* says what is done when the kernel holds modules of what changed:
-    ``"ask"`` for a restart, ``"auto"`` restarts it, ``"never"`` leaves it to you.
+    ``"ask"`` for a restart, ``"never"`` leaves it to you, ``"auto"`` restarts it: the cell ends
+    there, and goes on when it is run again.
 
     Called again, it finds nothing to do.  Raises ColablockError: what stands in
     the way, and what to do about it where that is known.
     """
-    ask, see_to = _ask(name, **options), _restarting(restart)
+    ask, see_to = _ask(name, **options), _restarting(restart, then="run this cell again")
     register_displays()
     report = standing_report(ask, os.environ)
     if report is None:
@@ -104,10 +106,10 @@ def rollback(
     """Undo the last change that colablock made in place, or with *to_first* every one.
 
     *python* names another interpreter whose environment is meant, and *restart*
-    is that of `apply`.  What was
-    installed since by others stays, and is told.  Where the last change was
-    interrupted it is put back, and that is all.  Raises NotFound where there
-    is nothing to undo, Refused where what is needed for it was dropped.
+    is that of `apply`.  What was installed since by others stays, and is told.
+    Where the last change was interrupted it is put back, and that is all.
+    Raises NotFound where there is nothing to undo, Refused where what is needed
+    for it was dropped.
     """
     see_to = _restarting(restart)
     with _pipeline(quiet=quiet) as pipeline:
@@ -196,9 +198,13 @@ def _ask(name: Name, **options: Any) -> Ask:
     return Ask(name=os.fspath(name), **options)
 
 
-def _restarting(restart: str) -> Callable[[Sequence[str]], None]:
+def _restarting(restart: str, *, then: str = "go on below") -> Callable[[Sequence[str]], None]:
     """Return what is done about the modules that the kernel holds as they were."""
-    ways = {"ask": restart_prompt, "auto": restart_kernel, "never": lambda _: None}
+    ways: dict[str, Callable[[Sequence[str]], None]] = {
+        "ask": restart_prompt,
+        "auto": partial(restart_kernel, then=then),
+        "never": lambda _: None,
+    }
     if restart not in ways:
         choices = ", ".join(f"`{way}`" for way in ways)
         raise InvalidInput(f"`restart` is `{restart}`, and has to be one of {choices}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from colablock.display_progress import Clock
 
 __all__ = [
+    "KernelRestarts",
     "NotebookReporter",
     "Shell",
     "current_shell",
@@ -35,6 +36,7 @@ __all__ = [
     "in_notebook",
     "last_matrix",
     "register_displays",
+    "restart_kernel",
     "restart_prompt",
     "show",
     "text_of",
@@ -43,6 +45,18 @@ __all__ = [
 _COLAB = "application/vnd.colab-display-data+json"
 _PAUSE = 0.2  # seconds between two updates
 _WIDTH = 100  # columns of the plain form beside the HTML
+
+
+class KernelRestarts(BaseException):
+    """Ends the cell whose kernel is about to go; as with SystemExit, nobody catches it by mistake.
+
+    A kernel ends only when it is idle.  This keeps the rest of the cell, and
+    the cells that wait behind it, from running with the old modules until then.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks for this: nothing failed, so there is nothing to trace.
+        return [str(self)]
 
 
 class Publisher(Protocol):
@@ -58,12 +72,23 @@ class Publisher(Protocol):
     ) -> None: ...
 
 
+class Kernel(Protocol):
+    """The process that runs the cells."""
+
+    def do_shutdown(self, restart: bool) -> object:  # noqa: FBT001  # ipykernel's signature
+        """End once nothing runs."""
+
+
 class Shell(Protocol):
     """What is used of IPython's shell here."""
 
     @property
     def display_pub(self) -> Publisher:
         """Where display messages go."""
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel that it is the shell of."""
 
 
 def current_shell() -> Shell | None:
@@ -163,22 +188,30 @@ def restart_prompt(modules: Sequence[str], *, shell: Shell | None = None, colab:
     shell = shell or current_shell()
     if shell is None or not modules:
         return
-    # Colab's message knows top-level names only, and they are enough for the sentence.
-    packages = sorted({module.partition(".")[0] for module in modules})
+    packages = _packages(modules)
     text = f"Restart the kernel before you go on: it still holds the old {one_line(some_of(packages, 6))}"
     shell.display_pub.publish({"text/html": page([f"<p><b>{escape(text)}</b></p>"]), "text/plain": text})
     if in_colab() if colab is None else colab:
         shell.display_pub.publish({_COLAB: {"pip_warning": {"packages": packages}, "id": uuid.uuid4().hex}})
 
 
-def restart_kernel(modules: Sequence[str]) -> None:
-    """Say that the kernel restarts, and end it: who watches it starts it again.  Only in a notebook."""
-    shell: Any = current_shell()
+def restart_kernel(modules: Sequence[str], *, then: str = "", shell: Shell | None = None) -> None:
+    """Restart a kernel that holds old *modules*; do nothing outside a notebook.
+
+    The kernel ends, and who watches it starts it again.  Raises KernelRestarts,
+    which tells the reader so, and what to do *then*.
+    """
+    shell = shell or current_shell()
     if shell is None or not modules:
         return
-    text = "The kernel restarts now, since it holds modules of what changed: then run this cell again"
-    shell.display_pub.publish({"text/html": page([f"<p><b>{escape(text)}</b></p>"]), "text/plain": text})
     shell.kernel.do_shutdown(restart=True)
+    names = one_line(some_of(_packages(modules), 6))
+    raise KernelRestarts(f"The kernel restarts, since it holds the old {names}{then and f': {then}'}")
+
+
+def _packages(modules: Sequence[str]) -> list[str]:
+    """Return the top-level names: Colab's message knows no others, and they are enough for a sentence."""
+    return sorted({module.partition(".")[0] for module in modules})
 
 
 class NotebookReporter(DrawingReporter):

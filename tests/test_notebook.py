@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from colablock.display_notebook import NotebookReporter, in_colab
+from colablock.display_notebook import KernelRestarts, NotebookReporter, in_colab, restart_kernel
 from colablock.errors import ColablockError, InvalidInput
 from colablock.notebook import CommandFailed, Magic, in_notebook, restart_prompt, show
 from colablock.serialise import report_from_json
@@ -41,9 +41,20 @@ class Pub:
         return [str(data["text/plain"]) for data, _, _ in self.sent if "text/plain" in data]
 
 
+class Kernel:
+    """Keeps how it was ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[bool] = []
+
+    def do_shutdown(self, restart: bool) -> None:
+        self.ends.append(restart)
+
+
 class FakeShell:
     def __init__(self) -> None:
         self.display_pub = Pub()
+        self.kernel = Kernel()
 
 
 class Clock:
@@ -62,6 +73,7 @@ def test_a_plain_interpreter_is_no_notebook() -> None:
     report = report_from_json(json.loads((CASES / "report-proven.json").read_text(encoding="utf-8")))
     show(report)
     restart_prompt(["numpy"])
+    restart_kernel(["numpy"])
 
 
 def test_ipython_in_a_terminal_is_no_notebook() -> None:
@@ -167,6 +179,15 @@ def test_on_colab_its_own_button_follows_the_sentence() -> None:
     assert list(button) == ["application/vnd.colab-display-data+json"]
     warning = button["application/vnd.colab-display-data+json"]
     assert warning["pip_warning"] == {"packages": ["PIL", "numpy"]}
+
+
+def test_a_kernel_is_restarted_only_where_it_holds_something_old() -> None:
+    shell = FakeShell()
+    restart_kernel([], shell=shell)
+    assert shell.kernel.ends == []
+    with pytest.raises(KernelRestarts, match="holds the old PIL, numpy: go on below"):
+        restart_kernel(["numpy", "numpy.linalg", "PIL._imaging"], then="go on below", shell=shell)
+    assert shell.kernel.ends == [True]
 
 
 # The magics
