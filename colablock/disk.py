@@ -41,7 +41,7 @@ class _Mount:
     @property
     def upper(self) -> str | None:
         """The folder of an overlay's own layer, where it can be seen from here."""
-        found = re.search(r"(?:^|,)upperdir=((?:\\.|[^,\\])+)", self.options)
+        found = re.search(r"(?:^|,)upperdir=(/(?:\\.|[^,\\])+)", self.options)  # a relative one leads nowhere
         path = found[1].replace("\\,", ",") if found else None
         return path if path is not None and os.access(path, os.R_OK | os.X_OK) else None
 
@@ -110,7 +110,8 @@ def undo_cost(
     can be seen, else by their time of change, which is before *started* (default:
     the start of process 1, with which a container begins).
     """
-    mount = _mount_of(os.path.realpath(snapshot.site), mountinfo)
+    site = os.path.realpath(snapshot.site)
+    mount = _mount_of(site, mountinfo)
     if mount is None or mount.kind != "overlay":
         return None
     gone = [
@@ -127,11 +128,11 @@ def undo_cost(
         found = [path for path, _ in looked_at if image.holds(path)]
         share = len(found) / max(len(looked_at), 1)
         files += share * len(rows)
-        size += share * sum(int(row.size or 0) for _, row in rows)
+        size += share * sum(int(row.size) for _, row in rows if row.size.isdecimal())
         sample += found
     if not files:
         return None
-    seconds = _copy_time(sample, round(files), size, snapshot.site) if size >= _WORTH_MEASURING else 0.0
+    seconds = _copy_time(sample, round(files), size, site) if size >= _WORTH_MEASURING else 0.0
     return UndoCost(files=round(files), bytes=round(size), seconds=seconds)
 
 

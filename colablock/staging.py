@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,11 +119,17 @@ def install_wheels(
     requirements = scratch / "requirements.txt"
     requirements.write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
     options = ["--no-deps", "--no-index", "--find-links", str(links), "--require-hashes"]
+    # uv unpacks into a cache and makes hard links from there.  In the user's own cache all of it would stay,
+    # not to be used again (the folder of wheels is another one each time), and taking away an environment, or
+    # the stash of a change, would free nothing.
+    cache = scratch / "uv-cache"
+    options += ["--cache-dir", str(cache)]
     run_uv(
         ["pip", "install", *target, *options, "-r", str(requirements)],
         environ=environ,
         doing=f"unpack {count_of(len(lines), 'wheel')}",
     )
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 def finish(folders: Iterable[Path], steps: Iterable[Step]) -> int:

@@ -126,6 +126,26 @@ def test_mounts_that_cannot_be_read_cost_nothing(tmp_path: Path) -> None:
     assert undo_cost(removing("one"), standing(tmp_path), mountinfo=tmp_path / "none") is None
 
 
+def test_a_size_that_is_none_counts_as_nothing(tmp_path: Path) -> None:
+    site = build_site(tmp_path / "site", [Stub(name="one", version="1.0")])
+    with (site / "one-1.0.dist-info" / "RECORD").open("a") as record:
+        record.write("one/x.py,,many\n")
+    mounts = mounted(tmp_path, site, "overlay")
+    found = undo_cost(removing("one"), standing(site), mountinfo=mounts, started=time.time() + 10)
+    assert found is not None
+    assert found.files == 6
+
+
+def test_an_upper_layer_by_a_relative_path_is_not_looked_for_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "diff").mkdir()
+    monkeypatch.chdir(tmp_path)
+    site = build_site(tmp_path / "site", [Stub(name="one", version="1.0")])
+    mounts = mounted(tmp_path, site, "overlay", "rw,lowerdir=l/A,upperdir=diff,workdir=work")
+    assert undo_cost(removing("one"), standing(site), mountinfo=mounts, started=0.0) is None
+
+
 # The image holds `old` and `both`; over the mount, `new` was installed and `both` written anew.
 CHILD = """
 import json, sys, time

@@ -576,3 +576,12 @@ def test_what_is_copied_for_an_undo_needs_room_too(place: Place) -> None:
         apply_plan(plan, place.snapshot(), {}, **options)  # type: ignore[arg-type]
     assert listing(place.venv) == before
     assert apply_plan(plan, place.snapshot(), {}, undo=False, **options) == PASSED  # type: ignore[arg-type]
+
+
+def test_what_is_installed_shares_no_file_with_a_cache(place: Place) -> None:
+    cache = place.folder / "uv-cache"
+    place.apply(
+        place.put(make_wheel(place.folder, "new", "1.0")), environ={**os.environ, "UV_CACHE_DIR": str(cache)}
+    )
+    assert {path.stat().st_nlink for path in place.site.glob("new*/**/*") if path.is_file()} == {1}
+    assert not list(cache.glob("archive-*/*"))
