@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -187,9 +188,10 @@ def test_a_dropped_stash_cannot_be_undone(place: Place) -> None:
 def test_a_rollback_that_fails_anywhere_leads_back(place: Place, what: str, moment: Moment) -> None:
     place.apply(*place.steps())
     before = listing(place.venv)
+    site, snapshot = read_site(place.python, os.environ), place.snapshot()  # it is put back each time
     for at in range(500):
         try:
-            undo(place, disk=FaultyAndStuck(what, at, full, moment=moment))
+            roll_back(site, look=lambda: snapshot, disk=FaultyAndStuck(what, at, full, moment=moment))
         except RolledBack:
             assert listing(place.venv) == before, at
         else:
@@ -202,9 +204,13 @@ def test_a_rollback_that_dies_anywhere_is_put_back_by_the_next_call(place: Place
     first = listing(place.venv)
     place.apply(*place.steps())
     before = listing(place.venv)
-    site = read_site(place.python, os.environ)
+    site, snapshot = read_site(place.python, os.environ), place.snapshot()  # it is put back each time
+
+    def dies(at: int) -> None:
+        roll_back(site, look=lambda: snapshot, disk=FaultyAndStuck(what, at, die))
+
     for at in range(500):
-        if in_a_child(lambda: undo(place, disk=FaultyAndStuck(what, at, die))) == 0:  # noqa: B023
+        if in_a_child(partial(dies, at)) == 0:
             break
         recover(site)
         assert listing(place.venv) == before, at
