@@ -29,6 +29,8 @@ from tests.support.scenes import FAULTS, Applying, Base, Scene, Watch, on, point
 from tests.support.trees import Tree, differences
 from tests.support.world import ROOT
 
+pytestmark = pytest.mark.slow  # hundreds of stops: on the oldest and the newest Python
+
 Record = Callable[[str, object], None]
 
 
@@ -187,7 +189,6 @@ def killed_after(process: subprocess.Popen[str], seconds: float, *, file: Path |
     process.communicate()
 
 
-@pytest.mark.slow
 def test_a_command_killed_at_any_time_is_put_back_by_the_next(
     ground: Ground, is_thorough: bool, record_property: Record, tmp_path: Path
 ) -> None:
@@ -228,7 +229,6 @@ def test_a_command_killed_at_any_time_is_put_back_by_the_next(
         record_property(f"stopped: by the clock, {name}", count)
 
 
-@pytest.mark.slow
 def test_of_two_applies_at_once_one_wins(ground: Ground, tmp_path: Path) -> None:
     def run(base: Base) -> None:
         commands = Commands(ground, tmp_path)
