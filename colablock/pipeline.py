@@ -89,10 +89,6 @@ class Pipeline:
         """Return the matrix of that name or path, no variant chosen."""
         return find_matrix(name, environ=self._environ)
 
-    def standing(self, ask: Ask) -> Report | None:
-        """Return the report of the last apply where it still holds: same request, same state on disk."""
-        return standing_report(ask, self._environ)
-
     def prepare(self, ask: Ask, *, recover: bool = False) -> Prepared:
         """Return the plan with what is needed to carry it out; nothing is touched.
 
@@ -130,7 +126,7 @@ class Pipeline:
 
     def apply(self, ask: Ask) -> Report:
         """Change the environment and prove it; nothing is done where it stands already."""
-        return self.standing(ask) or self.carry_out(ask, self.prepare(ask, recover=True))
+        return standing_report(ask, self._environ) or self.carry_out(ask, self.prepare(ask, recover=True))
 
     def lock(
         self,
