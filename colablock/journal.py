@@ -13,6 +13,7 @@ The life of a change in its state folder::
     changes/0001/record.json       committed: the same file, renamed; the stash stays, for the way back
     changes/0001/undone.json       rolled back by a later change, whose journal this was: tidied away
     finished.json                  undone on the way: tidied away
+    trash/                         what was tidied away and is being deleted
 
 A change may be told to keep nothing that cannot be moved as a whole.  From the
 first folder that it takes away on, its record says ``"forward": true``, and
@@ -29,11 +30,15 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Any
 
@@ -64,6 +69,8 @@ RECORD = "record.json"
 UNDONE = "undone.json"
 
 _FINISHED = "finished.json"
+_TRASH = "trash"
+_PATIENCE = 0.3  # seconds
 _SHOWN = 10  # paths of a loss that are worth reading
 _TEMPORARY = ".colablock-new"
 # Another name on the way back: a path may be where one thing was taken from and another put.
@@ -518,21 +525,51 @@ def _expand(operation: Operation) -> list[Operation]:
 
 
 def tidy(state: Path) -> None:
-    """Take away what a finished change leaves; what cannot be taken away now is tried again next time."""
+    """Take away what a finished change leaves; what cannot be taken away now is tried again next time.
+
+    Gigabytes take seconds to delete.  Nobody waits for more than a moment of
+    that: a process of its own does the rest.
+    """
     if (state / JOURNAL).exists():
         return
-    for name in ("stage", "aside"):
-        remove_tree(state / name)
+    leftovers = [state / "stage", state / "aside"]
     for change in state.glob(f"{CHANGES}/*"):
         if (change / UNDONE).exists():
             (change / RECORD).unlink(missing_ok=True)  # first, so that a rest of it counts for nothing
         if not (change / RECORD).exists():
-            remove_tree(change)
+            leftovers.append(change)
+    _discard(state / _TRASH, leftovers)
     with suppress(OSError):
         (state / f"{JOURNAL}{_TEMPORARY}").unlink(missing_ok=True)
         (state / _FINISHED).unlink(missing_ok=True)
     with suppress(OSError):
         (state / CHANGES).rmdir()
+
+
+def _discard(trash: Path, folders: Iterable[Path]) -> None:
+    """Delete *folders*, which go into *trash* first: there no later change uses their names."""
+    for folder in folders:
+        if folder.is_dir():
+            try:
+                trash.mkdir(exist_ok=True)
+                os.rename(folder, trash / f"{os.getpid()}-{time.monotonic_ns()}")
+            except OSError:
+                remove_tree(folder)
+    if not trash.is_dir():
+        return
+    worker = Thread(target=remove_tree, args=(trash,), daemon=True)
+    worker.start()
+    worker.join(_PATIENCE)
+    if worker.is_alive():
+        delete = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
+        with suppress(OSError):
+            subprocess.Popen(  # its own session: it outlives a kernel that is restarted
+                [sys.executable, "-I", "-c", delete, str(trash)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
 
 def remove_tree(folder: Path) -> None:

@@ -362,3 +362,17 @@ def test_a_damaged_record_is_told_with_the_stash(text: str, site: Site) -> None:
         recover(site)
     assert caught.value.stash == str(stash_of(site))
     assert (stash_of(site) / "kept").exists()
+
+
+def test_what_takes_long_to_delete_is_deleted_by_another_process(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3000):
+        write(site.state / "stage" / str(number), file="x")
+    monkeypatch.setattr("colablock.journal._PATIENCE", 0)
+    recover(site)
+    assert not (site.state / "stage").exists()
+    until = time.monotonic() + 60
+    while (site.state / "trash").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not (site.state / "trash").exists()
