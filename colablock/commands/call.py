@@ -1,0 +1,163 @@
+"""What the commands share: one call, its arguments, and how it answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colablock.plan import Remedy, Target
+from colablock.urls import checked_index
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from colablock.pipeline import Pipeline
+    from colablock.standing import Ask
+
+__all__ = [
+    "Call",
+    "add_command",
+    "add_sources",
+    "add_target",
+    "agreed",
+    "ask_of",
+    "pipeline_of",
+    "print_json",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the command line: what was asked, and where answers go."""
+
+    args: argparse.Namespace
+    environ: Mapping[str, str]
+    out: Console
+    err: Console
+
+
+def add_command(
+    commands: Any, name: str, help_text: str, *, has_result: bool = True
+) -> argparse.ArgumentParser:
+    """Return the parser of a command, with the options that every one has."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}."
+    )
+    output = parser.add_argument_group("output")
+    if has_result:
+        output.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+    parser.set_defaults(json=False)
+    output.add_argument("-q", "--quiet", action="store_true", help="no progress and no notes")
+    output.add_argument(
+        "-v", "--verbose", action="store_true", help="fold nothing; show a traceback with an error"
+    )
+    return parser
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add what says which matrix goes where."""
+    group = parser.add_argument_group("what it is for")
+    group.add_argument("name", metavar="NAME", help="a matrix by name, or the path of its file")
+    group.add_argument(
+        "--into", choices=[t.value for t in Target], help="where it goes; by default chosen, with the reason"
+    )
+    group.add_argument(
+        "--python",
+        metavar="EXE",
+        help="interpreter whose environment is the kernel target, or that an env is made with",
+    )
+    group.add_argument(
+        "--variant", metavar="V", help="variant of the matrix; by default chosen by the accelerator"
+    )
+    group.add_argument(
+        "--with",
+        dest="with_",
+        metavar="REQ",
+        action="append",
+        default=[],
+        help="a requirement of your own, in the same solve (repeatable)",
+    )
+    group.add_argument(
+        "--lock",
+        metavar="FILE",
+        type=Path,
+        help="take the pins of this lock file; nothing else is asked of an index",
+    )
+    group.add_argument(
+        "--protect",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="keep this installed distribution as it is (repeatable)",
+    )
+    group.add_argument(
+        "--broken",
+        choices=[r.value for r in Remedy],
+        help="what is done with everything that breaks directly",
+    )
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Add what says where candidates come from."""
+    group = parser.add_argument_group("where candidates come from")
+    group.add_argument("--default-index", metavar="URL", help="simple index in place of the default one")
+    group.add_argument(
+        "--find-links",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="folder or page of files that come before any index (repeatable)",
+    )
+    group.add_argument("--offline", action="store_true", help="ask the network for nothing")
+
+
+def ask_of(args: argparse.Namespace) -> Ask:
+    """Return what the arguments ask for."""
+    from colablock.standing import Ask
+
+    return Ask(
+        name=args.name,
+        into=Target(args.into) if args.into else None,
+        python=args.python,
+        runtime=getattr(args, "runtime", None),
+        variant=args.variant,
+        with_=tuple(args.with_),
+        lock=args.lock,
+        protect=tuple(args.protect),
+        broken=Remedy(args.broken) if args.broken else None,
+        default_index=checked_index(args.default_index),
+        find_links=tuple(args.find_links),
+        offline=args.offline,
+        keep=getattr(args, "keep", False),
+        undo=getattr(args, "undo", True),
+        break_system_packages=getattr(args, "break_system_packages", False),
+    )
+
+
+@contextmanager
+def pipeline_of(call: Call) -> Iterator[Pipeline]:
+    """Give a pipeline whose progress is shown while it works."""
+    from colablock.display import reporter_for
+    from colablock.pipeline import Pipeline
+
+    with reporter_for(call.err, quiet=call.args.quiet or call.args.json, environ=call.environ) as reporter:
+        yield Pipeline(environ=call.environ, reporter=reporter)
+
+
+def agreed(call: Call, question: str) -> bool:
+    """Ask a person at a terminal; where nobody can answer, the command itself is the answer."""
+    if call.args.yes or call.args.json or not (sys.stdin.isatty() and call.err.is_terminal):
+        return True
+    call.err.print(f"{question} [y/N] ", end="", markup=False)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def print_json(value: object, out: Console) -> None:
+    """Print a result as JSON."""
+    out.file.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,173 @@
+"""Plan a change, make it, prove it, and run in what came of it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from colablock.commands.call import (
+    Call,
+    add_command,
+    add_sources,
+    add_target,
+    agreed,
+    ask_of,
+    pipeline_of,
+    print_json,
+)
+from colablock.errors import AppliedNotProven, ExitCode, InvalidInput, Refused
+from colablock.plan import Target
+
+if TYPE_CHECKING:
+    from colablock.plan import Plan
+    from colablock.standing import Ask
+    from colablock.verify import Report
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    _add_plan(commands)
+    _add_apply(commands)
+    _add_run(commands)
+    _add_verify(commands)
+    _add_why(commands)
+
+
+def _add_plan(commands: Any) -> None:
+    parser = add_command(commands, "plan", "what would change and why; nothing is touched")
+    add_target(parser)
+    parser.add_argument(
+        "--runtime", metavar="R", help="plan for a recorded runtime, such as colab-2026.08-gpu"
+    )
+    add_sources(parser)
+    parser.set_defaults(handler=_plan)
+
+
+def _add_apply(commands: Any) -> None:
+    parser = add_command(commands, "apply", "change the environment and prove it")
+    add_target(parser)
+    parser.add_argument(
+        "--yes", "-y", action="store_true", help="do not ask before an existing environment is changed"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what was applied even when a proof fails (exit 5)"
+    )
+    parser.add_argument(
+        "--no-undo",
+        dest="undo",
+        action="store_false",
+        help="where an image's files would have to be copied to keep them (overlayfs), take them away:"
+        " quicker and smaller, but such a change can neither be rolled back nor undone",
+    )
+    parser.add_argument(
+        "--break-system-packages",
+        action="store_true",
+        help="change the environment although it is marked as externally managed (PEP 668)",
+    )
+    add_sources(parser)
+    parser.set_defaults(handler=_apply)
+
+
+def _add_run(commands: Any) -> None:
+    parser = add_command(
+        commands, "run", "run a command in the environment that was applied", has_result=False
+    )
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("argv", metavar="CMD", nargs=argparse.REMAINDER, help="the command, after --")
+    parser.set_defaults(handler=_run)
+
+
+def _add_verify(commands: Any) -> None:
+    parser = add_command(commands, "verify", "prove the environment that was applied")
+    parser.add_argument("name", metavar="NAME")
+    parser.set_defaults(handler=_verify)
+
+
+def _add_why(commands: Any) -> None:
+    parser = add_command(commands, "why", "why this version, or why this removal")
+    add_target(parser)
+    parser.add_argument("package", metavar="PKG", help="the package in question")
+    parser.add_argument("--runtime", metavar="R", help="ask for a recorded runtime")
+    add_sources(parser)
+    parser.set_defaults(handler=_why)
+
+
+def _plan(call: Call) -> int:
+    from colablock.display_text import render_plan
+    from colablock.serialise import plan_to_json
+
+    with pipeline_of(call) as pipeline:
+        plan = pipeline.prepare(ask_of(call.args)).plan
+    if call.args.json:
+        print_json(plan_to_json(plan), call.out)
+    else:
+        render_plan(plan, call.out, verbose=call.args.verbose)
+    return ExitCode.DONE
+
+
+def _apply(call: Call) -> int:
+    from colablock.display_text import render_report
+    from colablock.serialise import plan_to_json, report_to_json
+    from colablock.standing import standing_report
+
+    ask = ask_of(call.args)
+    plan, report = None, standing_report(ask, call.environ)
+    if report is None:
+        plan, report = _carried_out(call, ask)
+    if call.args.json:
+        written = {"plan": plan_to_json(plan)} if plan is not None else {}
+        print_json({**written, "report": report_to_json(report)}, call.out)
+    else:
+        render_report(report, call.out, verbose=call.args.verbose)
+    return ExitCode.DONE if report.passed else AppliedNotProven.exit_code
+
+
+def _carried_out(call: Call, ask: Ask) -> tuple[Plan, Report]:
+    """Plan, show the plan, and do it where it is agreed to."""
+    from colablock.display_text import render_plan
+
+    with pipeline_of(call) as pipeline:
+        prepared = pipeline.prepare(ask, recover=True)
+    plan = prepared.plan
+    if plan.steps and not (call.args.quiet or call.args.json):
+        render_plan(plan, call.err, verbose=call.args.verbose)
+    if plan.steps and plan.target is Target.KERNEL and not agreed(call, "Change this environment?"):
+        raise Refused("nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`")
+    with pipeline_of(call) as pipeline:
+        return plan, pipeline.carry_out(ask, prepared)
+
+
+def _run(call: Call) -> int:
+    argv = call.args.argv
+    if not argv:
+        hint = f"Name one after `--`: `colablock run {call.args.name} -- python train.py`"
+        raise InvalidInput("no command to run", hint=hint)
+    with pipeline_of(call) as pipeline:
+        return pipeline.run(call.args.name, argv)
+
+
+def _verify(call: Call) -> int:
+    from colablock.display_text import render_report
+    from colablock.serialise import report_to_json
+
+    with pipeline_of(call) as pipeline:
+        report = pipeline.verify(call.args.name)
+    if call.args.json:
+        print_json(report_to_json(report), call.out)
+    else:
+        render_report(report, call.out, verbose=call.args.verbose)
+    return ExitCode.DONE if report.passed else ExitCode.UNMET
+
+
+def _why(call: Call) -> int:
+    with pipeline_of(call) as pipeline:
+        prepared = pipeline.prepare(ask_of(call.args))
+    lines = prepared.why(call.args.package)
+    if call.args.json:
+        print_json({"package": call.args.package, "because": lines}, call.out)
+    else:
+        for line in lines:
+            call.out.print(line, markup=False)
+    return ExitCode.DONE

@@ -1,0 +1,53 @@
+"""Isolated environments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from colablock.commands.call import Call, add_command, print_json
+from colablock.errors import ExitCode
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    parser = commands.add_parser(
+        "env", help="the isolated environments", description="The isolated environments that were built."
+    )
+    below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    parser = add_command(below, "list", "which isolated environments there are, and which are current")
+    parser.set_defaults(handler=_list_envs)
+    parser = add_command(below, "remove", "take an isolated environment away")
+    parser.add_argument(
+        "name", metavar="NAME|HASH", help="the current one of a matrix, or the beginning of its lock's hash"
+    )
+    parser.set_defaults(handler=_remove_env)
+
+
+def _list_envs(call: Call) -> int:
+    from colablock.applied import home_folder
+    from colablock.display_text import render_envs
+    from colablock.envs import list_envs
+    from colablock.serialise import built_to_json
+
+    built = list_envs(home_folder(call.environ))
+    if call.args.json:
+        print_json({"environments": [built_to_json(one) for one in built]}, call.out)
+    else:
+        render_envs(built, call.out)
+    return ExitCode.DONE
+
+
+def _remove_env(call: Call) -> int:
+    from colablock.applied import home_folder
+    from colablock.display_words import size_text
+    from colablock.envs import remove_env
+    from colablock.serialise import built_to_json
+
+    removed = remove_env(home_folder(call.environ), call.args.name)
+    if call.args.json:
+        print_json({"removed": built_to_json(removed)}, call.out)
+    elif not call.args.quiet:
+        call.err.print(f"removed {removed.folder}: {size_text(removed.size)}", markup=False)
+    return ExitCode.DONE

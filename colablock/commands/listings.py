@@ -1,0 +1,58 @@
+"""What there is: matrices, runtimes, this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from colablock.commands.call import Call, add_command, print_json
+from colablock.errors import ExitCode
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    parser = add_command(commands, "list", "the matrices that are found, and the recorded runtimes")
+    parser.set_defaults(handler=_list)
+    parser = add_command(commands, "show", "one matrix, with the reason for every entry")
+    parser.add_argument("name", metavar="NAME")
+    parser.set_defaults(handler=_show)
+    parser = add_command(commands, "info", "what colablock sees here: for a bug report")
+    parser.add_argument("--python", metavar="EXE", help="look at this interpreter")
+    parser.set_defaults(handler=_info)
+
+
+def _list(call: Call) -> int:
+    from colablock.display_text import render_listing
+    from colablock.facts import listing
+
+    found = listing(call.environ)
+    if call.args.json:
+        print_json(found, call.out)
+    else:
+        render_listing(found, call.out)
+    return ExitCode.DONE
+
+
+def _show(call: Call) -> int:
+    from colablock.display_text import render_matrix
+    from colablock.facts import matrix_facts
+
+    facts = matrix_facts(call.args.name, call.environ)
+    if call.args.json:
+        print_json(facts, call.out)
+    else:
+        render_matrix(facts, call.out)
+    return ExitCode.DONE
+
+
+def _info(call: Call) -> int:
+    from colablock.display_text import render_info
+    from colablock.facts import info
+
+    facts = info(call.environ, python=call.args.python)
+    if call.args.json:
+        print_json(facts, call.out)
+    else:
+        render_info(facts, call.out)
+    return ExitCode.DONE

@@ -1,0 +1,83 @@
+"""The way back, and what was changed when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from colablock.commands.call import Call, add_command, agreed, pipeline_of, print_json
+from colablock.errors import ExitCode, Refused
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    _add_rollback(commands)
+    _add_history(commands)
+
+
+def _add_rollback(commands: Any) -> None:
+    parser = add_command(commands, "rollback", "undo the last change of an environment")
+    parser.add_argument(
+        "--python", metavar="EXE", help="undo what was changed in this interpreter's environment"
+    )
+    parser.add_argument(
+        "--to", choices=["last", "first"], default="last", help="before the last change, or before the first"
+    )
+    parser.add_argument(
+        "--yes", "-y", action="store_true", help="do not ask before the environment is changed"
+    )
+    parser.set_defaults(handler=_rollback)
+
+
+def _add_history(commands: Any) -> None:
+    parser = add_command(commands, "history", "what was changed in an environment, and when")
+    parser.add_argument("--python", metavar="EXE", help="tell of this interpreter's environment")
+    parser.add_argument(
+        "--drop",
+        metavar="N",
+        type=int,
+        nargs="?",
+        const=0,
+        help="free the disk of what is kept to undo change N and those before it; without N, all of them",
+    )
+    parser.set_defaults(handler=_history)
+
+
+def _rollback(call: Call) -> int:
+    from colablock.display_text import render_history, render_undone
+    from colablock.journal import Settled
+    from colablock.serialise import undone_to_json
+
+    args = call.args
+    with pipeline_of(call) as pipeline:
+        is_put_back = pipeline.settle(args.python) is Settled.UNDONE and args.to == "last"
+        changes = () if is_put_back else pipeline.history(args.python)
+    if changes and not (args.quiet or args.json):
+        render_history(changes if args.to == "first" else changes[-1:], call.err)
+    if changes and not agreed(call, "Undo this?" if args.to == "last" else "Undo all of this?"):
+        raise Refused("nothing was changed: it was not agreed to", hint="Say yes, or pass `--yes`")
+    with pipeline_of(call) as pipeline:
+        undone = () if is_put_back else pipeline.rollback(args.python, to_first=args.to == "first")
+    if args.json:
+        written = [undone_to_json(one) for one in undone]
+        print_json({"undone": written, "interrupted": is_put_back}, call.out)
+    else:
+        render_undone(undone, call.out)
+    return ExitCode.DONE
+
+
+def _history(call: Call) -> int:
+    from colablock.display_text import render_history
+    from colablock.serialise import change_to_json
+
+    args = call.args
+    with pipeline_of(call) as pipeline:
+        if args.drop is not None:
+            pipeline.drop(args.python, args.drop or None)
+        changes = pipeline.history(args.python)
+    if args.json:
+        print_json({"changes": [change_to_json(change) for change in changes]}, call.out)
+    else:
+        render_history(changes, call.out)
+    return ExitCode.DONE
