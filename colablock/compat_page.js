@@ -3,25 +3,41 @@
 (() => {
   const find = (selector, from = document) => [...from.querySelectorAll(selector)];
   const named = (id) => document.getElementById(id);
+  const textOf = (selector, from) => from.querySelector(selector).textContent;
   const grid = named("grid"), cards = named("cards"), filters = named("filters");
   const { q, on, is } = filters.elements;
   const links = find("a", grid);
-  const target = (link) => named(decodeURIComponent(link.hash.slice(1)));
+  const target = (link) => named(meant(link.hash));
+  const places = new Map(links.map((link) => [target(link), link]));
   const isOn = (part) => !on.value || part.dataset.on.split(" ").includes(on.value);
   let opened = null;
 
+  // What a fragment names; nothing, where it is malformed.
+  function meant(hash) {
+    try {
+      return decodeURIComponent(hash.slice(1));
+    } catch {
+      return "";
+    }
+  }
+
   // A long reason is written once for each matrix; where it is only referred to, it is said here in full.
-  for (const short of find("[data-as]")) short.replaceChildren(...named(short.dataset.as).cloneNode(true).childNodes);
+  for (const short of find("[data-as]")) {
+    short.replaceChildren(...named(short.dataset.as).cloneNode(true).childNodes);
+  }
 
   function close() {
     find(".panel", grid).forEach((panel) => panel.remove());
-    opened?.setAttribute("aria-expanded", "false");
+    if (opened) {
+      opened.setAttribute("aria-expanded", "false");
+      target(opened).open = false;
+    }
     opened = null;
   }
 
   function remember(link) {
-    const hash = link ? link.hash + (on.value && "/" + encodeURIComponent(on.value)) : " ";
-    history.replaceState(null, "", hash.trim() || location.pathname + location.search);
+    const hash = link ? link.hash + (on.value && "/" + encodeURIComponent(on.value)) : "";
+    history.replaceState(null, "", location.pathname + location.search + hash);
   }
 
   function show(link) {
@@ -31,20 +47,22 @@
     find("[id]", say).forEach((part) => part.removeAttribute("id"));
     const head = document.createElement("h3");
     head.tabIndex = -1;
-    head.textContent = details.closest("article").querySelector("h3").textContent + ": " + details.querySelector("summary > span").textContent;
+    head.textContent = `${textOf("h3", details.closest("article"))}: ${textOf("summary > span", details)}`;
     const button = document.createElement("button");
     button.textContent = "Close";
     button.addEventListener("click", () => leave());
     say.prepend(head, button);
-    const row = link.closest("tr").cloneNode(false);
+    const above = link.closest("tr");
+    const row = above.cloneNode(false); // it hides with the row above
     row.className = "panel";
-    row.append(document.createElement("td"));
-    row.firstChild.colSpan = 1000;
-    row.firstChild.append(say);
-    link.closest("tr").after(row);
+    row.insertCell().colSpan = above.cells.length;
+    row.cells[0].append(say);
+    above.after(row);
     link.setAttribute("aria-expanded", "true");
+    details.open = true; // for a narrower window, and for paper
     opened = link;
     filter();
+    link.scrollIntoView({ block: "nearest", inline: "nearest" });
     head.focus({ preventScroll: true });
     row.scrollIntoView({ block: "nearest" });
   }
@@ -58,18 +76,17 @@
 
   // "#qlora-2026/colab-2026.08-gpu/T4": a matrix, a runtime and an accelerator, as far as they are given.
   function follow() {
-    const parts = decodeURIComponent(location.hash.slice(1)).split("/");
+    const parts = meant(location.hash).split("/");
     if (parts.length === 3) {
       on.value = parts.pop();
       if (on.selectedIndex < 0) on.value = "";
       filter();
     }
-    const id = parts.join("/");
-    const link = links.find((one) => target(one)?.id === id);
-    if (!link) return named(id)?.scrollIntoView();
-    if (grid.offsetParent) return show(link);
-    target(link).open = true;
-    target(link).scrollIntoView();
+    const place = named(parts.join("/"));
+    const link = places.get(place);
+    if (link && grid.offsetParent) return show(link);
+    if (link) place.open = true;
+    place?.scrollIntoView();
   }
 
   function filter() {
@@ -79,13 +96,14 @@
     document.body.classList.toggle("on", on.value !== "");
     for (const part of find("[data-on]")) part.hidden = !isOn(part);
     for (const article of find("article", cards)) {
-      const about = article.querySelector("h3").textContent + article.querySelector("p").textContent;
+      const about = textOf("h3", article) + " " + textOf("p", article);
       let left = 0;
       for (const details of find("details.cell", article)) {
         const groups = find(".group", details).filter(isOn);
-        const said = [about, details.querySelector("summary").textContent, details.querySelector(".facts").textContent];
-        const fits = groups.some((one) => (!is.value || one.dataset.is === is.value) && has([...said, one.textContent].join(" ")));
-        const cell = links.find((link) => target(link) === details).parentNode;
+        const said = [about, textOf("summary", details), textOf(".facts", details)].join(" ");
+        const asked = groups.filter((group) => !is.value || group.dataset.is === is.value);
+        const fits = asked.some((group) => has(said + " " + group.textContent));
+        const cell = places.get(details).parentNode;
         cell.classList.toggle("gap", !groups.length);
         cell.classList.toggle("off", !fits);
         details.hidden = !fits;
@@ -93,12 +111,14 @@
         left += fits;
       }
       article.hidden = !left;
-      find(`tr[data-matrix="${CSS.escape(article.id)}"]`, grid).forEach((row) => { row.hidden = !left; });
+      for (const row of find(`tr[data-matrix="${CSS.escape(article.id)}"]`, grid)) row.hidden = !left;
       matches += left;
     }
     hideColumns();
+    if (opened?.closest(".gap")) close();
     named("nothing").hidden = matches > 0;
-    filters.querySelector("output").textContent = matches < cells ? `${matches} of ${cells} cells match` : `${cells} cells`;
+    const counted = matches < cells ? `${matches} of ${cells} cells match` : `${cells} cells`;
+    filters.querySelector("output").textContent = counted;
   }
 
   // A column without a result for the accelerator is no answer to the question.
@@ -106,8 +126,8 @@
     const rows = find("tr:not(.panel)", grid);
     for (let column = 1; column < rows[0].cells.length; column++) {
       const all = rows.map((row) => row.cells[column]);
-      const isEmpty = on.value !== "" && all.slice(1).every((cell) => !cell.firstElementChild?.matches("a") || cell.matches(".gap"));
-      all.forEach((cell) => { cell.hidden = isEmpty; });
+      const isEmpty = all.slice(1).every((cell) => cell.matches(".gap") || !cell.querySelector("a"));
+      for (const cell of all) cell.hidden = on.value !== "" && isEmpty;
     }
   }
 
@@ -119,12 +139,11 @@
     const [down, right] = steps[event.key];
     const row = rows[rows.indexOf(cell.parentNode) + down];
     let next = row?.cells[cell.cellIndex + right];
-    while (next?.hidden) next = row.cells[next.cellIndex + right];
+    while (right && next?.hidden) next = row.cells[next.cellIndex + right];
     const link = next?.querySelector("a");
-    if (link?.closest("td")) {
-      event.preventDefault();
-      link.focus();
-    }
+    if (!link || next.matches("th")) return;
+    event.preventDefault();
+    link.focus();
   }
 
   grid.addEventListener("click", (event) => {
@@ -136,11 +155,14 @@
     remember(link);
   });
   grid.addEventListener("keydown", step);
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && opened) leave(); });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && opened && !filters.contains(event.target)) leave();
+  });
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("input", () => {
+    const was = opened;
     filter();
-    if (opened) remember(opened);
+    if (was) remember(opened);
   });
   addEventListener("hashchange", follow);
 

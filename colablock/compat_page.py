@@ -33,6 +33,7 @@ _VERDICTS = {
     "unknown": ("Unknown", "no lock says anything of it"),
 }
 _ORDER = list(_VERDICTS)
+_TAKES = frozenset({"kernel", "env"})
 _ACCELERATORS = ("T4", "L4", "A100", "H100", "G4", "P100", "none")
 _FEW = 2  # accelerators that a cell names; more are counted
 _LONG = 160  # characters: a longer reason is written once for each matrix, and begun where it comes again
@@ -59,6 +60,10 @@ class _Group:
     verdict: str
     reason: str
     parts: tuple[_Part, ...]
+
+    @property
+    def takes(self) -> bool:
+        return self.verdict in _TAKES
 
     @property
     def accelerators(self) -> list[str]:
@@ -128,6 +133,11 @@ def _groups(results: Iterable[Mapping[str, Any]]) -> list[_Group]:
     return sorted(groups, key=lambda group: _ORDER.index(group.verdict))
 
 
+def _plain(value: str) -> str:
+    """Return *value* as one escaped line, for text and attributes."""
+    return escape(one_line(value))
+
+
 # The frame
 
 
@@ -178,7 +188,7 @@ def _filters(rows: Iterable[_Row]) -> str:
 
 
 def _select(label: str, name: str, options: Mapping[str, str]) -> str:
-    entries = "".join(f'<option value="{escape(value)}">{escape(word)}' for value, word in options.items())
+    entries = "".join(f'<option value="{_plain(value)}">{_plain(word)}' for value, word in options.items())
     return f'<label>{label} <select name="{name}">{entries}</select></label>'
 
 
@@ -194,11 +204,11 @@ def _accelerator(name: str) -> str:
 
 def _joined(accelerators: Iterable[str]) -> str:
     """Return *accelerators* as an attribute that the script splits."""
-    return escape(" ".join(accelerators))
+    return _plain(" ".join(accelerators))
 
 
 def _listed(accelerators: Iterable[str]) -> str:
-    return escape(", ".join(map(_accelerator, accelerators)))
+    return _plain(", ".join(map(_accelerator, accelerators)))
 
 
 # The grid
@@ -207,27 +217,27 @@ def _listed(accelerators: Iterable[str]) -> str:
 def _grid(rows: Iterable[_Row], columns: Mapping[str, RecordedRuntime | None]) -> str:
     heads = "".join(_column(name, facts) for name, facts in columns.items())
     body = "".join(
-        f'<tr data-matrix="{escape(row.name)}"><th scope="row"><b>{escape(row.name)}</b>'
+        f'<tr data-matrix="{_plain(row.name)}"><th scope="row"><b>{_plain(row.name)}</b>'
         f"<small>{text_to_html(row.summary)}</small>{_finds_link(row)}</th>"
         f"{''.join(_cell(row, name) for name in columns)}</tr>\n"
         for row in rows
     )
     return (
-        '<div id="grid" role="region" aria-label="Verdicts" tabindex="0"><table>\n<thead><tr>'
+        '<div id="grid" role="region" aria-label="Matrices and runtimes" tabindex="0"><table>\n<thead><tr>'
         f'<th scope="col">Matrix</th>{heads}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n'
     )
 
 
 def _column(name: str, facts: RecordedRuntime | None) -> str:
     if facts is None:
-        return f'<th scope="col"><b>{escape(name)}</b></th>'
+        return f'<th scope="col"><b>{_plain(name)}</b></th>'
     python = ".".join(facts.python_version.split(".")[:2])
-    torch = f"<small>torch {escape(facts.torch.partition('+')[0])}</small>" if facts.torch else ""
-    return f'<th scope="col"><b>{_short(name, facts)}</b><small>Python {escape(python)}</small>{torch}</th>'
+    torch = f"<small>torch {_plain(facts.torch.partition('+')[0])}</small>" if facts.torch else ""
+    return f'<th scope="col"><b>{_short(name, facts)}</b><small>Python {_plain(python)}</small>{torch}</th>'
 
 
 def _short(name: str, facts: RecordedRuntime | None) -> str:
-    return escape(f"{facts.label} {facts.flavour.upper()}" if facts else name)
+    return _plain(f"{facts.label} {facts.flavour.upper()}" if facts else name)
 
 
 def _cell(row: _Row, runtime: str) -> str:
@@ -241,7 +251,7 @@ def _finds_link(row: _Row) -> str:
 
 
 def _link(*parts: str) -> str:
-    return escape(f"#{quote('/'.join(parts))}")
+    return "#" + quote(one_line("/".join(parts)))
 
 
 def _verdicts(groups: Sequence[_Group]) -> str:
@@ -274,7 +284,7 @@ def _card(row: _Row, columns: Mapping[str, RecordedRuntime | None]) -> str:
     written: dict[str, str] = {}
     body = "".join(_details(row, name, columns[name], written) for name in columns if name in row.cells)
     return (
-        f'<article id="{escape(row.name)}"><h3>{escape(row.name)}</h3>'
+        f'<article id="{_plain(row.name)}"><h3>{_plain(row.name)}</h3>'
         f'<p class="soft">{text_to_html(row.summary)}</p>\n{_finds(row)}{body}</article>\n'
     )
 
@@ -282,8 +292,10 @@ def _card(row: _Row, columns: Mapping[str, RecordedRuntime | None]) -> str:
 def _details(row: _Row, runtime: str, facts: RecordedRuntime | None, written: dict[str, str]) -> str:
     name = _short(runtime, facts)
     groups = "".join(_group(row.name, group, written) for group in row.cells[runtime])
+    if not any(group.takes for group in row.cells[runtime]):
+        groups += _entries([("Command", _code(f"colablock plan {row.name} --runtime {runtime}"))])
     return (
-        f'<details id="{escape(row.name)}/{escape(runtime)}" class="cell">'
+        f'<details id="{_plain(row.name)}/{_plain(runtime)}" class="cell">'
         f"<summary><span>{name}</span>{_verdicts(row.cells[runtime])}</summary>"
         f'<div class="say"><p class="facts">{_facts(runtime, facts)}</p>{groups}</div></details>\n'
     )
@@ -291,7 +303,7 @@ def _details(row: _Row, runtime: str, facts: RecordedRuntime | None, written: di
 
 def _facts(runtime: str, facts: RecordedRuntime | None) -> str:
     if facts is None:
-        return escape(runtime)
+        return _plain(runtime)
     versions = [
         f"{what} {version}"
         for what, version in (
@@ -301,7 +313,7 @@ def _facts(runtime: str, facts: RecordedRuntime | None) -> str:
         )
         if version
     ]
-    return escape(", ".join([runtime, *versions, f"recorded {facts.date}"]))
+    return _plain(", ".join([runtime, *versions, f"recorded {facts.date}"]))
 
 
 def _group(matrix: str, group: _Group, written: dict[str, str]) -> str:
@@ -317,7 +329,7 @@ def _parts(matrix: str, parts: Sequence[_Part]) -> str:
     """Return what differs between the *parts*, side by side, and below it what is the same for all."""
     about = [_about(matrix, part.result) for part in parts]
     same = [entry for entry in about[0] if all(entry in other for other in about)]
-    if len(parts) == 1:
+    if all(facts == same for facts in about):
         return _entries(same)
     own = (
         _entries(
@@ -328,7 +340,9 @@ def _parts(matrix: str, parts: Sequence[_Part]) -> str:
     return f'<div class="parts">{"".join(own)}</div>{_entries(same)}'
 
 
-def _entries(facts: Iterable[tuple[str, str]], part: _Part | None = None) -> str:
+def _entries(facts: Sequence[tuple[str, str]], part: _Part | None = None) -> str:
+    if not facts:
+        return ""
     on = f' data-on="{_joined(part.accelerators)}"' if part else ""
     return f"<dl{on}>{''.join(f'<dt>{name}<dd>{text}' for name, text in facts)}</dl>"
 
@@ -339,31 +353,35 @@ def _reason(matrix: str, reason: str, written: dict[str, str]) -> str:
     text = "\n".join(lines)
     shown = "\n".join(map(text_to_html, lines))
     if len(text) <= _LONG:
-        return f'<p class="why">{shown}</p>'
+        return f"<p>{shown}</p>"
     if text in written:
         more = f'<a href="{_link(written[text])}">the whole reason</a>'
         begun = text_to_html(shorten(text, _BEGUN, placeholder=" …"))
-        return f'<p class="why" data-as="{escape(written[text])}">{begun} {more}</p>'
+        return f'<p data-as="{_plain(written[text])}">{begun} {more}</p>'
     written[text] = f"{matrix}/why-{len(written) + 1}"
-    return f'<p class="why" id="{escape(written[text])}">{shown}</p>'
+    return f'<p id="{_plain(written[text])}">{shown}</p>'
 
 
 def _about(matrix: str, result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what there is to know beside the reason: headings, and what stands there as HTML."""
-    takes = result["verdict"] in {"kernel", "env"}
-    look = ["plan", matrix, "--runtime", result["runtime"]]
-    look += ["--variant", result["variant"]] if result["variant"] else []
-    command = " ".join(["colablock", *(["apply", matrix] if takes else look)])
-    stack = [f"variant {result['variant']}" if result["variant"] else "", f"Python {result['python']}"]
-    facts = [
-        ("Stack", text_to_html(", ".join(filter(None, stack))) if takes else ""),
-        ("Changes", text_to_html(_changes(result)) if takes else ""),
-        ("Breaks", "<br>".join(map(text_to_html, result["breaks"]))),
-        ("Claims", "<br>".join(map(text_to_html, _claims(result["claims"])))),
-        ("Lock file", f"<code>{escape(result['lock'])}</code>" if result["lock"] else ""),
-        ("Command", f"<code>{escape(one_line(command))}</code>"),
-    ]
-    return [(name, text) for name, text in facts if text]
+    variant = f"variant {result['variant']}, " if result["variant"] else ""
+    done = {
+        "Stack": text_to_html(f"{variant}Python {result['python']}"),
+        "Changes": text_to_html(_changes(result)),
+    }
+    known = {
+        "Breaks": "<br>".join(map(text_to_html, result["breaks"])),
+        "Claims": "<br>".join(map(text_to_html, _claims(result["claims"]))),
+        "Lock file": _code(result["lock"] or ""),
+    }
+    command = {"Command": _code(f"colablock apply {matrix}")}
+    takes = result["verdict"] in _TAKES
+    facts = {**done, **known, **command} if takes else known
+    return [(name, text) for name, text in facts.items() if text]
+
+
+def _code(text: str) -> str:
+    return f"<code>{_plain(text)}</code>" if text else ""
 
 
 def _changes(result: Mapping[str, Any]) -> str:
@@ -376,7 +394,7 @@ def _changes(result: Mapping[str, Any]) -> str:
     ]
     changes = ", ".join(filter(None, parts)) or "none"
     fetched = f"{size_text(size)} to fetch" if size is not None else ""
-    restart = "a kernel that has loaded what is replaced restarts" if result["restart"] else "no restart"
+    restart = "restart if the kernel has loaded what is replaced" if result["restart"] else "no restart"
     is_kernel = result["verdict"] == "kernel"
     return "; ".join(filter(None, [changes, fetched, restart if is_kernel else ""]))
 
@@ -402,12 +420,12 @@ def _finds(row: _Row) -> str:
     if not row.finds:
         return ""
     items = "".join(
-        f"<li><b>{escape(find['severity'])}</b> {escape(find['package'])} {escape(find['version'])}:"
-        f" {escape(find['kind'])} <code>{escape(find['name'])}</code> in <code>{escape(find['where'])}</code>"
+        f"<li><b>{_plain(find['severity'])}</b> {_plain(find['package'])} {_plain(find['version'])}:"
+        f" {_plain(find['kind'])} <code>{_plain(find['name'])}</code> in <code>{_plain(find['where'])}</code>"
         f"<br>{text_to_html(find['detail'])}"
         for find in row.finds
     )
     return (
-        f'<details id="{escape(row.name)}/imports"><summary><span>{_finds_title(row)}</span></summary>'
+        f'<details id="{_plain(row.name)}/imports"><summary><span>{_finds_title(row)}</span></summary>'
         f'<div class="say"><ul class="finds">{items}</ul></div></details>\n'
     )
