@@ -90,7 +90,8 @@ def cell(matrix: str, runtime: str) -> str:
 
 
 def fragment(page: Page) -> str:
-    return page.url.partition("#")[2]
+    url: str = page.url
+    return url.partition("#")[2]
 
 
 def test_a_red_cell_is_clicked_and_its_reason_is_read(open_page: Open) -> None:
