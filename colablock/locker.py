@@ -17,7 +17,7 @@ from colablock.catalog import lock_folder
 from colablock.environment import Environment, environment_for
 from colablock.errors import InvalidInput, NoSolution, Refused
 from colablock.lock import LockOrigin, check_lock_name, make_lock, read_lock, write_lock
-from colablock.locks import PLATFORM, environment_target, lock_file_name, runtime_target
+from colablock.locks import PLATFORM, environment_target, lock_file_name, runtime_target, write_beside
 from colablock.matrix import select_variant
 from colablock.recorded import load_runtime, runtime_names
 from colablock.requirements import applies
@@ -61,7 +61,7 @@ class LockAsk:
 class Locked:
     """One lock that was made, with how its pins moved; or the *refusal*: why there is none."""
 
-    target: str  # a recorded runtime, or a Python
+    target: str  # a recorded runtime, or ``py312``
     variant: str | None
     path: Path
     text: bytes = b""
@@ -108,24 +108,26 @@ class Locker:
         is yielded as a refusal, and kept beside the matrix for `colablock check`.
         Raises FetchFailed where an index cannot be read.
         """
-        variants: dict[str | None, None] = {}
         refused: list[dict[str, str | None]] = []
+        for made in self._each(ask, wanted):
+            if made.refusal is not None:
+                refused.append({"target": made.target, "variant": made.variant, "reason": made.refusal})
+            yield made
+        if not wanted.dry:
+            _write_refusals(self._folder, self.matrix, refused)
+
+    def _each(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
+        variants: dict[str | None, None] = {}
         shorts: dict[str, None] = {}
-        for name in runtime_names():
-            runtime = load_runtime(name)
+        for runtime in map(load_runtime, runtime_names()):
             shorts.setdefault(runtime.environment.short)
             for variant in self._variants(runtime):
                 variants.setdefault(variant)
-                made = self._tried(ask, wanted, variant, runtime)
-                if made.refusal is not None:
-                    refused.append({"runtime": name, "variant": variant, "reason": made.refusal})
-                yield made
+                yield self._tried(ask, wanted, variant, runtime)
         for short in shorts:
             if self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
                 for variant in variants:
                     yield self._tried(ask, wanted, variant, environment_for(short, PLATFORM))
-        if not wanted.dry:
-            _write_refusals(self._folder, self.matrix, refused)
 
     # -- one lock
 
@@ -211,7 +213,7 @@ class Locker:
         before = path.read_bytes() if path.is_file() else None
         moved = tuple(_moves(_versions(path), {p.name: p.version for p in lock.packages if p.version}))
         if is_kept and text != before:
-            _write(path, text)
+            write_beside(path, text)
         return Locked(
             target=target,
             variant=solving.matrix.variant,
@@ -232,7 +234,7 @@ class Locker:
         """Return what a lock for *target* is called by, and the variant that it chooses by itself."""
         if isinstance(target, Environment):
             first = next(iter(self.matrix.variants), None)
-            return _Aim(f"Python {target.short}", environment_target(target), first)
+            return _Aim(environment_target(target), environment_target(target), first)
         own = self._variant(target.accelerator)
         return _Aim(target.source, runtime_target(target.source), own)
 
@@ -342,30 +344,18 @@ def _write_refusals(folder: Path, matrix: Matrix, refused: Sequence[Mapping[str,
     path = _refusals_path(folder, matrix)
     if refused:
         value = {"schema": 1, "matrix": matrix.name, "matrix-digest": matrix.digest, REFUSED: refused}
-        _write(path, f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
+        write_beside(path, f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
     else:
         path.unlink(missing_ok=True)
 
 
 def read_refusals(folders: Iterable[Path], matrix: Matrix) -> dict[tuple[str, str | None], str]:
-    """Return why there is no lock, by runtime and variant, as far as that was found of this very matrix."""
+    """Return why there is no lock, by target and variant, as far as that was found of this very matrix."""
     for folder in folders:
         try:
             value = json.loads(_refusals_path(folder, matrix).read_text(encoding="utf-8"))
             if value["matrix-digest"] == matrix.digest:
-                return {(row["runtime"], row["variant"]): row["reason"] for row in value[REFUSED]}
+                return {(row["target"], row["variant"]): row["reason"] for row in value[REFUSED]}
         except (OSError, ValueError, LookupError, TypeError):  # noqa: PERF203 - a folder or two
             continue
     return {}
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a whole file in one step."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(data)
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error

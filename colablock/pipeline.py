@@ -18,7 +18,9 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
 from colablock.breakage import unmet
-from colablock.catalog import find_matrix, lock_files
+from colablock.catalog import find_matrix, lock_files, lock_folder
+from colablock.check import Checker
+from colablock.checks_file import Checked, compared
 from colablock.disk import room_note, undo_cost
 from colablock.drift import SINCE, Drift, find_drifts, notes_of
 from colablock.environment import Environment
@@ -142,6 +144,19 @@ class Pipeline:
     def lock_all(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
         """Make the locks for every recorded runtime and every Python; see `Locker.all`."""
         return self._locker(ask).all(ask, wanted)
+
+    def check(self, name: str, *, update: bool = False) -> Checked:
+        """Return whether a matrix holds on every recorded runtime, from its locks; no network is asked.
+
+        With *update* the results are written beside it.
+        """
+        matrix = self.matrix(name)
+        self._reporter.stage(f"Checking {matrix.name}")
+        outcomes = Checker(matrix=matrix, environ=self._environ).outcomes()
+        checked = compared(matrix, lock_folder(matrix), tuple(outcomes))
+        if update:
+            checked.write()
+        return checked
 
     def verify(self, name: str) -> Report:
         """Prove again what was applied last; versions that moved since fail their check."""

@@ -199,18 +199,25 @@ class Solving:
         if not tried.offers:
             raise _no_python(self.matrix, tried.refusals)
         best, reason = best_offer(tried.offers)
-        empty = _empty(best, self.kernel)
+        return self._env_plan(best, tried.workshops[best.version], f"{why}; {reason}")
+
+    def in_env_of(self, environment: Environment, why: str) -> Prepared:
+        """Return the plan for an isolated environment of this very Python, which need not be at hand."""
+        resolution, workshop = self.from_nothing(environment, "")
+        return self._env_plan(Offer(python="", environment=environment, resolution=resolution), workshop, why)
+
+    def _env_plan(self, offer: Offer, workshop: Workshop, why: str) -> Prepared:
+        empty = _empty(offer, self.kernel)
         plan = make_plan(
             matrix=self.matrix,
-            resolution=best.resolution,
+            resolution=offer.resolution,
             snapshot=empty,
             target=Target.ENV,
-            why_target=f"{why}; {reason}",
-            notes=self._notes(best.resolution, tried.workshops[best.version].source),
+            why_target=why,
+            notes=self._notes(offer.resolution, workshop.source),
         )
-        workshop = tried.workshops[best.version]
         return Prepared(
-            plan=plan, matrix=self.matrix, resolution=best.resolution, snapshot=empty, workshop=workshop
+            plan=plan, matrix=self.matrix, resolution=offer.resolution, snapshot=empty, workshop=workshop
         )
 
     def _try(self, environment: Environment, python: str, tried: _Tried) -> None:
