@@ -81,4 +81,4 @@ def _print_reasons(outcomes: tuple[Outcome, ...], console: Console, *, verbose: 
             console.print(f"    {line}", markup=False)
         failing = {claim: said for one in alike for claim, said in one.claims.items() if said != "holds"}
         for claim, said in failing.items():
-            console.print(f"    {claim}: {said}", markup=False)
+            _print(f"{claim}: {said}", console, indent=4)

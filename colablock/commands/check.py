@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def _check(call: Call) -> int:
         listed = [one for one in list_matrices(environ=call.environ) if not one.shadowed_by]
         names = [one.name for one in listed]
     with pipeline_of(call) as pipeline:
-        checked = [pipeline.check(name, update=args.update) for name in names]
+        checked = pipeline.check(names, update=args.update)
     if args.html is not None:
         _write_page(args.html, checked)
     if args.json:
@@ -54,7 +55,7 @@ def _check(call: Call) -> int:
     return ExitCode.DONE if is_current else ExitCode.UNMET
 
 
-def _write_page(path: Path, checked: list[Checked]) -> None:
+def _write_page(path: Path, checked: Sequence[Checked]) -> None:
     from colablock.compat_page import render_page
     from colablock.recorded import runtimes
 
