@@ -50,7 +50,7 @@ def _check(call: Call) -> int:
         print_json({"checks": [one.facts() for one in checked]}, call.out)
     else:
         for one in checked:
-            render_checked(one, call.out, verbose=args.verbose)
+            render_checked(one, call.out, updated=args.update, verbose=args.verbose)
     is_current = args.update or not any(one.drift for one in checked)
     return ExitCode.DONE if is_current else ExitCode.UNMET
 
