@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,13 @@ from colablock.accelerator import Accelerator, cuda_of_driver
 from colablock.environment import environment_for
 from colablock.errors import InvalidInput, NotFound
 from colablock.requirements import parse_requirement
-from colablock.runtime_file import RecordedDistribution, RecordedRuntime, Recording, read_document
+from colablock.runtime_file import (
+    RecordedDistribution,
+    RecordedRuntime,
+    Recording,
+    read_document,
+    write_document,
+)
 from colablock.runtime_pack import FOLDER, packed, packed_runtimes
 from colablock.snapshot import Snapshot, protected_names
 
@@ -29,6 +36,7 @@ __all__ = [
     "runtime_names",
     "runtime_of",
     "runtimes",
+    "save_recording",
     "snapshot_of_recording",
 ]
 
@@ -121,7 +129,8 @@ def load_recording(
 ) -> Recording:
     """Return a recorded runtime whole, by its name or by a path.
 
-    A path ends in ``.json`` or holds a separator.  Raises NotFound, with near names, and InvalidInput for a file that is none.
+    A path ends in ``.json`` or holds a separator.  Raises NotFound, with near
+    names, and InvalidInput for a file that is none.
     """
     if name_or_path.endswith(_ENDING) or os.sep in name_or_path:
         return _read_file(_below(cwd or Path.cwd(), name_or_path))
@@ -151,6 +160,20 @@ def recorded_distributions(
 ) -> tuple[RecordedDistribution, ...]:
     """Return what a runtime has installed, sorted by name; it is found as `load_recording` does."""
     return load_recording(name_or_path, environ=environ, cwd=cwd).distributions
+
+
+def save_recording(recording: Recording, path: Path) -> None:
+    """Write the document of *recording* to *path*, over what stood there.  Raises InvalidInput."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(write_document(recording), "utf-8")
+        new.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        message = f"`{path}` cannot be written: {error.strerror}"
+        raise InvalidInput(message) from error
 
 
 def snapshot_of_recording(recording: Recording) -> Snapshot:
