@@ -112,19 +112,18 @@ def _named_section(named: Sequence[Mapping[str, Any]]) -> Section:
 def _sayings(by: Sequence[Mapping[str, Any]]) -> str:
     """Return what matrices say of a version: those that it suits by name, the others with their range."""
     asked = [one for one in by if one["kind"] != "absent"]
-    suited = [one["matrix"] for one in asked if one["met"]]
-    misfits = [f"{one['matrix']} ({one['specifier']})" for one in asked if not one["met"]]
-    away = [f"{one['matrix']} ({one['specifier'] or 'any version'})" for one in by if one["kind"] == "absent"]
-    absent = [one for one in by if one["kind"] == "absent"]
-    away = [text for text, one in zip(away, absent, strict=True) if one["met"]]
-    free = [one["matrix"] for one in absent if not one["met"]]
+    unwanted = [one for one in by if one["kind"] == "absent"]
     parts = (
-        ("suits", suited),
-        ("not", misfits),
-        ("must be absent for", away),
-        ("need not be absent for", free),
+        ("suits", [one["matrix"] for one in asked if one["met"]]),
+        ("not", [_with_range(one) for one in asked if not one["met"]]),
+        ("must be absent for", [_with_range(one) for one in unwanted if one["met"]]),
+        ("need not be absent for", [one["matrix"] for one in unwanted if not one["met"]]),
     )
     return "; ".join(f"{word} {', '.join(dict.fromkeys(names))}" for word, names in parts if names)
+
+
+def _with_range(saying: Mapping[str, Any]) -> str:
+    return f"{saying['matrix']} ({saying['specifier'] or 'any version'})"
 
 
 def _unmet_sections(unmet: Sequence[Mapping[str, Any]], *, everything: bool) -> Iterator[Section]:
@@ -225,13 +224,13 @@ def _verdict(concern: Concern) -> str:
 # What became of a freeze
 
 
-def imported_words(imported: Imported) -> Iterable[str]:
-    """Return what a user should know of an import, one sentence each."""
+def imported_words(imported: Imported, index: str) -> Iterable[str]:
+    """Return what a user should know of an import that asked *index*, one sentence each."""
     about = imported.recording.about
     known = about.distributions - about.unknown
     yield (
         f"requirements are known for {known} of {about.distributions} distributions:"
-        f" {imported.taken} from recorded runtimes, {imported.learnt} from the index"
+        f" {imported.taken} from recorded runtimes, {imported.learnt} from {index}"
     )
     if imported.stand_ins:
         names = some_of(imported.stand_ins, FOLD)

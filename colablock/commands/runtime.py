@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock.commands.call import Call, add_command, print_json
 from colablock.errors import ExitCode, InvalidInput
-from colablock.urls import checked_index
+from colablock.urls import checked_index, redacted
 
 if TYPE_CHECKING:
     from colablock.runtime_file import Recording
@@ -129,7 +129,7 @@ def _import(call: Call) -> int:
     from colablock.environment import environment_for
     from colablock.fetch import Fetcher
     from colablock.freeze import parse_freeze
-    from colablock.recorded import load_recording, runtime_names
+    from colablock.recorded import load_recording, runtimes
     from colablock.releases import Releases
     from colablock.runtime_file import PLATFORM, RecordedRuntime, check_name, is_date
     from colablock.runtime_import import flavour_of, host_of, import_freeze
@@ -159,7 +159,9 @@ def _import(call: Call) -> int:
         platform=args.platform or PLATFORM,
         driver=args.driver,
     )
-    recordings = [load_recording(name, environ=call.environ) for name in runtime_names(environ=call.environ)]
+    # What an earlier import wrote under this name is what is made anew.
+    known = [one.name for one in runtimes(environ=call.environ) if not (one.file and one.name == args.name)]
+    recordings = [load_recording(name, environ=call.environ) for name in known]
     with reporter_for(call.err, quiet=args.quiet or args.json, environ=call.environ) as reporter:
         fetcher = Fetcher(call.environ)
         releases = None if settings.offline else Releases(fetcher, environment, settings.default_index)
@@ -171,7 +173,9 @@ def _import(call: Call) -> int:
         "unknown": dict(imported.unknown),
         "left_out": list(imported.left_out),
     }
-    return _written(call, imported.recording, facts, [*settings.notes, *imported_words(imported)])
+    return _written(
+        call, imported.recording, facts, list(imported_words(imported, redacted(settings.default_index)))
+    )
 
 
 def _record(call: Call) -> int:
@@ -193,6 +197,7 @@ def _record(call: Call) -> int:
 
 def _written(call: Call, recording: Recording, facts: dict[str, object], notes: list[str]) -> int:
     """Write the document, and say so."""
+    from colablock.display_text import Section, render_sections
     from colablock.recorded import save_recording
 
     about = recording.about
@@ -202,9 +207,8 @@ def _written(call: Call, recording: Recording, facts: dict[str, object], notes: 
         counts = {"distributions": about.distributions, "unknown_count": about.unknown}
         print_json({"output": str(output), "name": about.name, **counts, **facts}, call.out)
     elif not call.args.quiet:
-        for note in notes:
-            call.err.print(f"note: {note}", markup=False)
-        call.err.print(f"wrote {output}: {about.name}, {about.distributions} distributions", markup=False)
+        title = f"wrote {output}: {about.name}, {about.distributions} distributions"
+        render_sections(title, [Section(title="", pairs=[("note:", note) for note in notes])], call.err)
     return ExitCode.DONE
 
 
