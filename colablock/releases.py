@@ -23,11 +23,14 @@ from colablock.runtime_file import RecordedDistribution, Recording
 from colablock.snapshot import is_version
 from colablock.urls import basename, split_fragment
 
-__all__ = ["Known", "Learnt", "Releases", "without_cuda"]
+__all__ = ["Known", "Learnt", "Releases", "stand_in"]
 
 _WORKERS = 16  # of these most wait for the network
 _LARGEST_SDIST = 30_000_000  # bytes; few say statically what they need, and some have hundreds of megabytes
-_CUDA = re.compile(r"(nvidia|cuda)-")
+#: A local label that names what a build is for: its requirements are near those of the plain release.
+_BUILD = re.compile(r"cpu|xpu|cu\d+|rocm\d[\d.]*")
+_FOREIGN = re.compile(r"(nvidia|cuda)-")
+_FOREIGN_TO_CPU = re.compile(r"(nvidia|cuda)-|triton(?![\w.-])")
 
 
 class Known:
@@ -124,19 +127,26 @@ class Releases:
         return [job.result() for job in jobs]
 
     def _ask(self, line: Frozen) -> Learnt:
-        if line.url is not None:
-            return self._direct(line, line.url)
         if line.version is None or not is_version(line.version):
             return Learnt(why=f"`{line.version}` is no version (PEP 440)")
-        judged = self._source.judge(line.name)
+        version = Version(line.version)
+        if line.url is None:
+            return self._listed(line.name, version)
+        learnt = self._direct(line, line.url)
+        if learnt.metadata is None and _BUILD.fullmatch(version.local or ""):
+            return self._listed(line.name, version)
+        return learnt
+
+    def _listed(self, name: NormalizedName, version: Version) -> Learnt:
+        """Return what the index has of a release, or of the one without its local label."""
+        judged = self._source.judge(name)
         if not judged.found:
             return Learnt(why="the index does not know the project")
-        version = Version(line.version)
         for wanted in dict.fromkeys((version, Version(version.public))):
             for candidate in judged.candidates:
                 if candidate.version == wanted and candidate.file is not None:
                     of = None if wanted == version else wanted.public
-                    return self._read(line.name, wanted, candidate.file, of)
+                    return self._read(name, wanted, candidate.file, of)
         refused = (rejection.detail for rejection in judged.rejections if rejection.version == version)
         return Learnt(why=next(refused, "the index does not have this release"))
 
@@ -164,6 +174,10 @@ class Releases:
             return Learnt(why=str(error))
 
 
-def without_cuda(lines: Iterable[str]) -> tuple[str, ...]:
-    """Return *lines* without CUDA libraries: those of the plain release are not those of a labelled build."""
-    return tuple(line for line in lines if not _CUDA.match(line))
+def stand_in(lines: Iterable[str], version: str) -> tuple[str, ...]:
+    """Return those of a plain release's *lines* that its labelled build *version* has too.
+
+    The CUDA libraries are not those of another CUDA; a build for the CPU has neither them nor triton.
+    """
+    foreign = _FOREIGN_TO_CPU if Version(version).local == "cpu" else _FOREIGN
+    return tuple(line for line in lines if not foreign.match(line))

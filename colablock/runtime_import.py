@@ -11,7 +11,7 @@ from colablock.environment import environment_for
 from colablock.errors import InvalidInput
 from colablock.freeze import Freeze, Frozen
 from colablock.progress import Reporter
-from colablock.releases import Known, Learnt, Releases, without_cuda
+from colablock.releases import Known, Learnt, Releases, stand_in
 from colablock.runtime_file import (
     RecordedDistribution,
     RecordedRuntime,
@@ -127,7 +127,7 @@ def _learnt(line: Frozen, learnt: Learnt) -> RecordedDistribution:
         requires = learnt.metadata.requires
         installed = replace(
             installed,
-            requires=without_cuda(requires) if learnt.requires_of else requires,
+            requires=stand_in(requires, installed.version) if learnt.requires_of else requires,
             requires_python=learnt.metadata.requires_python,
             extras=learnt.metadata.extras,
         )

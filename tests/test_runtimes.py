@@ -339,6 +339,8 @@ def index(tmp_path: Path) -> Iterator[IndexServer]:
     make_wheel(wheels, "known-here", "2.0", requires=["never"])
     cuda = ["nvidia-cublas-cu12==1", "cuda-bindings", "triton==3", "filelock"]
     make_wheel(wheels, "torch", "9.9.9", requires=cuda)
+    make_wheel(wheels, "torchvision", "8.0", requires=[*cuda, "triton-like"])
+    make_wheel(wheels, "patched", "1.0")
     make_sdist(wheels, "says-so", "1.0", requires=["alpha"])
     make_sdist(wheels, "must-build", "1.0", static=False)
     with IndexServer(wheels) as server:
@@ -364,6 +366,8 @@ says-so==1.0
 must-build==1.0
 -e /src/mine
 odd @ git+https://x.example/odd@1234
+torchvision @ http://127.0.0.1:9/torchvision-8.0%2Bcpu-py3-none-any.whl
+patched @ http://127.0.0.1:9/patched-1.0%2Bmine-py3-none-any.whl
 """
 
 
@@ -381,7 +385,11 @@ def test_requirements_are_taken_over_and_the_rest_is_learnt_from_the_index(
 ) -> None:
     answer, recording = imported(capsys, tmp_path, "--default-index", index.url, "--driver", "600.1")
     assert answer["output"] == "runtimes/kaggle-2030.01.json"
-    assert (answer["taken"], answer["learnt"], answer["stand_ins"]) == (2, 3, ["torch 9.9.9+cu200"])
+    assert (answer["taken"], answer["learnt"], answer["stand_ins"]) == (
+        2,
+        4,
+        ["torch 9.9.9+cu200", "torchvision 8.0+cpu"],
+    )
     assert "without being built" in answer["unknown"]["must-build"]
     assert len(answer["left_out"]) == 2
     about = recording.about
@@ -397,6 +405,9 @@ def test_requirements_are_taken_over_and_the_rest_is_learnt_from_the_index(
     assert (known.requires_python, known.extras) == (">=3.9", ("b",))
     torch = found["torch"]
     assert (torch.installed.requires, torch.requires_of) == (("triton==3", "filelock"), "9.9.9")
+    vision = found["torchvision"]
+    assert (vision.installed.requires, vision.requires_of) == (("filelock", "triton-like"), "8.0")
+    assert "patched" in answer["unknown"]  # another project of the index may have its name
     assert found["says-so"].installed.requires == ("alpha",)
     shipped = load_runtime(NEW, cwd=tmp_path.parent).installed[canonicalize_name("accelerate")]
     assert found["accelerate"].installed == shipped
