@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -121,7 +122,8 @@ def broken_since(outcomes: Iterable[Outcome]) -> tuple[Broke, ...]:
     last: dict[tuple[str, str], Verdict] = {}
     found: dict[str, Broke] = {}
     for one in outcomes:
-        line = (one.accelerator, one.runtime.rpartition("-")[2])  # cpu and gpu images go side by side
+        # Images of one host and kind follow each other: `colab-2026.08-gpu` after `colab-2026.07-gpu`.
+        line = (one.accelerator, re.sub(r"\d[\d.]*", "", one.runtime))
         was = last.get(line)
         if was is not None and _RANK[one.verdict] > _RANK[was]:
             broke = Broke(
@@ -186,8 +188,8 @@ class Checker:
     def outcomes(self) -> Iterator[Outcome]:
         """Yield what becomes of the matrix on every recorded runtime with each card, oldest runtime first."""
         refusals = read_refusals(self._folders(), self.matrix)
-        for name in runtime_names():
-            runtime = load_runtime(name)
+        for name in runtime_names(environ=self.environ, cwd=self.cwd):
+            runtime = load_runtime(name, environ=self.environ, cwd=self.cwd)
             kept: dict[str | None, Outcome] = {}
             for card, accelerator in accelerators_of(runtime).items():
                 try:

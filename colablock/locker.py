@@ -87,6 +87,7 @@ class Locker:
     solving: Callable[[Ask, Snapshot], Solving]
     here: Callable[[], Snapshot]  # this interpreter, with nothing installed
     reporter: Reporter
+    environ: Mapping[str, str]
     cwd: Path = field(default_factory=Path)
 
     def one(self, ask: Ask, wanted: LockAsk) -> Locked:
@@ -99,7 +100,7 @@ class Locker:
         if wanted.python_version or wanted.platform:
             message = "a recorded runtime has its own Python and platform"
             raise InvalidInput(message, hint="Leave `--python-version` and `--platform` out")
-        return self._delta(ask, wanted, load_runtime(ask.runtime))
+        return self._delta(ask, wanted, load_runtime(ask.runtime, environ=self.environ))
 
     def all(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
         """Yield the locks for every recorded runtime, then the complete ones for the Pythons that these have.
@@ -119,7 +120,8 @@ class Locker:
     def _each(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
         variants: dict[str | None, None] = {}
         shorts: dict[str, None] = {}
-        for runtime in map(load_runtime, runtime_names()):
+        for name in runtime_names(environ=self.environ):
+            runtime = load_runtime(name, environ=self.environ)
             shorts.setdefault(runtime.environment.short)
             for variant in self._variants(runtime):
                 variants.setdefault(variant)

@@ -226,7 +226,11 @@ class Pipeline:
 
     def _locker(self, ask: Ask) -> Locker:
         return Locker(
-            matrix=self.matrix(ask.name), solving=self._solving, here=_nobody, reporter=self._reporter
+            matrix=self.matrix(ask.name),
+            solving=self._solving,
+            here=_nobody,
+            reporter=self._reporter,
+            environ=self._environ,
         )
 
     def _planned(self, ask: Ask, solving: Solving) -> Prepared:

@@ -1,0 +1,259 @@
+"""Locks for runtimes, and the lock that stands beside a matrix: made, found, used, and no longer fitting."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock._vendor.packaging.pylock import Pylock
+from colablock.errors import ExitCode
+from tests.support.runtime import Stub, build_site, find_python, make_venv
+from tests.support.wheels import make_wheel
+from tests.support.world import Done, StandIn, World, open_world
+
+pytestmark = pytest.mark.slow  # whole commands
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TINY = """\
+schema = 1
+name = "tiny"
+
+[packages.shapes]
+version = ">=2"
+why = "the newest draws in colour"
+
+[absent]
+monochrome = { version = "<2", why = "takes every colour away" }
+
+[verify]
+imports = ["shapes", "colours"]
+"""
+LOCK = "pylock.tiny--small-1.toml"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A small index, a matrix for it, and a recorded runtime that the matrix changes and repairs."""
+    folder = tmp_path / "world"
+    wheels, matrices = folder / "index", folder / "matrices"
+    for version in ("1.0", "2.0"):
+        make_wheel(wheels, "colours", version)
+    make_wheel(wheels, "shapes", "2.0", requires=["colours>=2", "lines"])
+    make_wheel(wheels, "lines", "1.0")
+    make_wheel(wheels, "other", "1.0", requires=["colours<2"])
+    make_wheel(wheels, "other", "1.1", requires=["colours<3"])
+    matrices.mkdir(parents=True)
+    (matrices / "tiny.toml").write_text(TINY)
+    with open_world(folder, wheels) as found:
+        yield found
+
+
+@pytest.fixture
+def venv(world: World) -> StandIn:
+    """An environment, recorded as the runtime ``small-1``."""
+    folder = world.folder / "venv"
+    make_venv(folder, sys.executable)
+    stubs = [
+        Stub(name="colours", version="1.0"),
+        Stub(name="lines", version="1.0"),
+        Stub(name="monochrome", version="1.0"),
+        Stub(name="other", version="1.0", requires=("colours<2",)),
+    ]
+    found = StandIn(folder=folder)
+    build_site(found.site, stubs)
+    done = world.run("runtime", "record", "--python", found.python, "--name", "small-1")
+    assert done.code == ExitCode.DONE, done.err
+    return found
+
+
+def locked(world: World, *options: str) -> dict[str, Any]:
+    """Make the lock of the runtime, and return what it says."""
+    done = world.run("lock", "tiny", "--runtime", "small-1", *options)
+    assert done.code == ExitCode.DONE, done.err
+    return tomllib.loads((world.folder / "matrices" / LOCK).read_text())
+
+
+def planned(world: World, venv: StandIn, *options: str) -> Done:
+    return world.run("plan", "tiny", "--into", "kernel", "--python", venv.python, *options)
+
+
+def move_lines(venv: StandIn) -> None:
+    """Put another version of what the lock assumes in its place, as somebody else would."""
+    shutil.rmtree(venv.site / "lines-1.0.dist-info")
+    build_site(venv.site, [Stub(name="lines", version="2.0")])
+
+
+def pages(world: World) -> list[str]:
+    """Return the index pages that were asked for so far."""
+    return [path for path in world.server.paths if not re.search(r"\.(whl|metadata)$", path)]
+
+
+@pytest.mark.usefixtures("venv")
+def test_a_lock_of_a_runtime_lists_what_comes_and_says_what_it_assumes(world: World) -> None:
+    lock = locked(world)
+    Pylock.from_dict(lock).validate()
+    assert [package["name"] for package in lock["packages"]] == ["colours", "other", "shapes"]
+    about = lock["tool"]["colablock"]
+    assert (about["kind"], about["runtime"]) == ("delta", "small-1")
+    assert about["assumes"] == {"lines": "1.0"}
+    assert about["index"] == world.server.url
+    by_name = {package["name"]: package for package in lock["packages"]}
+    assert by_name["other"]["tool"]["colablock"]["repair"] is True
+    assert by_name["shapes"]["dependencies"] == [{"name": "colours"}]
+
+
+def test_an_apply_goes_by_the_lock_and_asks_no_index(world: World, venv: StandIn, tmp_path: Path) -> None:
+    locked(world)
+    make_wheel(world.folder / "index", "colours", "2.1")
+    asked = pages(world)
+    done = world.run(
+        *("apply", "tiny", "--into", "kernel", "--python", venv.python),
+        COLABLOCK_CACHE_DIR=str(tmp_path / "cache"),
+    )
+    assert done.code == ExitCode.DONE, done.err
+    assert pages(world) == asked
+    assert venv.versions() == {"colours": "2.0", "lines": "1.0", "other": "1.1", "shapes": "2.0"}
+    assert f"the versions are those of the lock `{LOCK}`" in " ".join(done.out.split())
+    again = world.run("apply", "tiny", "--into", "kernel", "--python", venv.python, "--json")
+    assert again.json["report"]["changed"] is False
+
+
+def test_a_lock_may_be_left_aside(world: World, venv: StandIn) -> None:
+    locked(world)
+    make_wheel(world.folder / "index", "colours", "2.1")
+    assert "colours 2.1" not in planned(world, venv).out
+    done = planned(world, venv, "--no-lock")
+    assert "2.1" in done.out
+    assert "the lock" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("matrix", f"the lock `{LOCK}` is stale: tiny has changed since"),
+        (
+            "state",
+            f"no lock is for what is installed here; the nearest, `{LOCK}`, differs: lines is 2.0 here",
+        ),
+        ("index", f"the lock `{LOCK}` is left aside: it was made from"),
+    ],
+)
+def test_a_lock_that_does_not_fit_is_left_aside_and_said_so(
+    change: str, said: str, world: World, venv: StandIn
+) -> None:
+    locked(world)
+    options: list[str] = []
+    if change == "matrix":
+        (world.folder / "matrices/tiny.toml").write_text(TINY.replace(">=2", ">=1"))
+    elif change == "state":
+        move_lines(venv)
+    else:
+        options = ["--default-index", f"{world.server.url.rstrip('/')}/../simple/"]
+    done = planned(world, venv, *options)
+    assert done.code == ExitCode.DONE, done.err
+    assert said in " ".join(done.err.split())
+
+
+def test_a_lock_asked_for_by_name_is_refused_over_another_state(world: World, venv: StandIn) -> None:
+    locked(world)
+    move_lines(venv)
+    lock = str(world.folder / "matrices" / LOCK)
+    done = planned(world, venv, "--lock", lock)
+    assert done.code == ExitCode.UNMET
+    text = " ".join(done.err.split())
+    assert f"the lock `{LOCK}` is a delta over small-1" in text
+    assert "this is another state" in text
+    assert "lines is 2.0 here, not 1.0" in text
+    env = world.run("plan", "tiny", "--into", "env", "--python", venv.python, "--lock", lock)
+    assert env.code == ExitCode.UNMET
+    assert "nothing is installed in an isolated environment" in " ".join(env.err.split())
+
+
+@pytest.mark.usefixtures("venv")
+def test_versions_of_a_lock_stay_until_they_are_let_go(world: World) -> None:
+    first = locked(world)
+    make_wheel(world.folder / "index", "colours", "2.1")
+    make_wheel(world.folder / "index", "shapes", "2.1", requires=["colours>=2", "lines"])
+
+    def versions(lock: dict[str, Any]) -> dict[str, str]:
+        return {package["name"]: package["version"] for package in lock["packages"]}
+
+    done = world.run("lock", "tiny", "--runtime", "small-1")
+    assert done.err.splitlines()[-1].startswith("up to date")
+    checked = world.run("lock", "tiny", "--runtime", "small-1", "--check", "--upgrade")
+    assert checked.code == ExitCode.UNMET
+    assert locked(world) == first
+    assert versions(locked(world, "-P", "shapes")) == {**versions(first), "shapes": "2.1"}
+    done = world.run("lock", "tiny", "--runtime", "small-1", "--upgrade")
+    assert "colours 2.0 -> 2.1" in done.err
+    current = world.run("lock", "tiny", "--runtime", "small-1", "--check", "--upgrade")
+    assert current.code == ExitCode.DONE
+
+
+@pytest.mark.usefixtures("venv")
+@pytest.mark.parametrize("short", ["3.10", "3.11", "3.12", "3.13"])
+def test_a_lock_has_the_same_bytes_under_any_python(short: str, world: World) -> None:
+    python = find_python(short)
+    if python is None:
+        pytest.skip(f"there is no Python {short} here")
+    if short == "3.10" and sys.version_info >= (3, 11):
+        pytest.skip("tomli is not here for Python 3.10")
+    locked(world)
+    path = world.folder / "matrices" / LOCK
+    first = path.read_bytes()
+    path.unlink()
+    ours = f"{world.environ()['PYTHONPATH']}:{sysconfig.get_path('purelib')}"
+    subprocess.run(
+        [python, "-m", "colablock", "lock", "tiny", "--runtime", "small-1", "-q"],
+        env=world.environ(PYTHONPATH=ours, COLABLOCK_CACHE_DIR=str(world.folder / short)),
+        cwd=world.folder,
+        check=True,
+    )
+    assert path.read_bytes() == first
+
+
+def test_a_complete_lock_beside_the_matrix_makes_the_environment(world: World) -> None:
+    short = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    done = world.run("lock", "tiny", "--python-version", short, "--platform", "manylinux_2_35_x86_64")
+    assert done.code == ExitCode.DONE, done.err
+    name = f"pylock.tiny--py{short.replace('.', '')}.toml"
+    assert (world.folder / "matrices" / name).is_file()
+    make_wheel(world.folder / "index", "colours", "2.1")
+    done = world.run("plan", "tiny", "--into", "env", "--python", sys.executable, "--json")
+    assert f"the versions are those of the lock `{name}`" in done.json["notes"]
+
+
+@pytest.mark.usefixtures("venv")
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--runtime", "small-2"], "no runtime is recorded as `small-2`"),
+        (["--runtime", "small-1", "--python-version", "3.12"], "has its own Python and platform"),
+        (["--all", "--runtime", "small-1"], "`--all` and `--runtime` do not go together"),
+        (["--exclude-newer", "yesterday"], "`yesterday` is no date"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_lock(argv: list[str], said: str, world: World) -> None:
+    done = world.run("lock", "tiny", *argv)
+    assert done.code == ExitCode.USAGE
+    assert said in " ".join(done.err.split())
+
+
+@pytest.mark.usefixtures("venv")
+def test_a_cutoff_is_asked_for_and_stands_in_the_lock(world: World) -> None:
+    done = world.run("lock", "tiny", "--runtime", "small-1", "--exclude-newer", "2000-01-01")
+    assert done.code == ExitCode.UNMET
+    lock = locked(world, "--exclude-newer", "2099-01-01T12:00:00Z")
+    assert lock["tool"]["colablock"]["exclude-newer"].year == 2099
