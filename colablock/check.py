@@ -140,16 +140,19 @@ def differences(before: Sequence[Outcome], now: Sequence[Outcome]) -> tuple[str,
     new = {(one.runtime, one.accelerator): one for one in now}
     lines = []
     for key, one in new.items():
-        title = f"{one.runtime} with {one.accelerator}" if one.accelerator != "none" else one.runtime
-        was = old.get(key)
+        title, was = _title(key), old.get(key)
         if was is None:
             lines.append(f"{title}: new, {one.verdict.value}: {one.reason}")
         elif was.verdict is not one.verdict:
             lines.append(f"{title}: {was.verdict.value} -> {one.verdict.value}: {one.reason}")
         elif was != one:
             lines += [f"{title}: {text}" for text in _details(was, one)]
-    gone = (key for key in old if key not in new)
-    return (*lines, *(f"{runtime} with {accelerator}: no longer recorded" for runtime, accelerator in gone))
+    return (*lines, *(f"{_title(key)}: no longer recorded" for key in old if key not in new))
+
+
+def _title(key: tuple[str, str]) -> str:
+    runtime, accelerator = key
+    return runtime if accelerator == "none" else f"{runtime} with {accelerator}"
 
 
 def _details(was: Outcome, one: Outcome) -> Iterator[str]:
@@ -353,8 +356,9 @@ def _summary(prepared: Prepared) -> str:
     """Return in a line what a harmless plan does."""
     parts = []
     words = {Action.INSTALL: "come", Action.REPLACE: "move", Action.REMOVE: "go"}
+    steps = sorted(prepared.plan.steps, key=lambda step: not step.requested)  # the matrix's own first
     for action, word in words.items():
-        names = [str(step.name) for step in prepared.plan.steps if step.action is action]
+        names = [str(step.name) for step in steps if step.action is action]
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004 - as many as read well
             parts.append(f"{shown} {word if len(names) > 1 else _SINGULAR[word]}")

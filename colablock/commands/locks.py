@@ -82,11 +82,9 @@ def _lock(call: Call) -> int:
     from colablock.standing import Ask
 
     args = call.args
-    is_several = [
-        flag for flag in ("runtime", "python_version", "platform", "output", "variant") if getattr(args, flag)
-    ]
-    if args.all and is_several:
-        named = f"--{is_several[0].replace('_', '-')}"
+    of_one = ("runtime", "python_version", "platform", "output", "variant")
+    named = [f"--{option.replace('_', '-')}" for option in of_one if getattr(args, option)]
+    if args.all and named:
         raise InvalidInput(f"`--all` and `{named[0]}` do not go together", hint="Leave one of them out")
     ask = Ask(
         name=args.name,

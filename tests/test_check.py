@@ -1,0 +1,248 @@
+"""Whether matrices hold on recorded runtimes: what is told, and what counts as drift."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.accelerator import CARDS, Accelerator, declared
+from colablock.check import Outcome, Verdict, broken_since, differences
+from colablock.claims import CLAIMS, HOLDS, judge_claim
+from colablock.errors import ExitCode
+from colablock.matrix_schema import CAPABILITIES
+from tests.support.runtime import Stub, build_site, make_venv
+from tests.support.wheels import make_wheel
+from tests.support.world import StandIn, World, open_world
+
+MATRIX = """\
+schema = 1
+name = "{name}"
+summary = "Shapes"
+requirements = ["{line}"]
+"""
+
+
+def outcome(runtime: str, verdict: str, accelerator: str = "T4", **facts: Any) -> Outcome:
+    return Outcome(
+        runtime=runtime,
+        accelerator=accelerator,
+        variant=None,
+        verdict=Verdict(verdict),
+        reason=facts.pop("reason", f"because {verdict}"),
+        **facts,
+    )
+
+
+# What follows from outcomes
+
+
+def test_an_outcome_is_read_as_it_was_written() -> None:
+    one = outcome("colab-1-gpu", "kernel", removes=("a 1", "b 2"), claims={"nf4": HOLDS}, fetch_bytes=7)
+    assert Outcome.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "first"),
+    [
+        (["kernel", "kernel"], None),
+        (["env", "kernel"], None),
+        (["kernel", "env", "none"], ("colab-2-gpu", "kernel", "env")),
+        (["unknown", "kernel", "none"], ("colab-3-gpu", "kernel", "none")),
+    ],
+)
+def test_the_first_runtime_that_does_worse_is_named(
+    verdicts: list[str], first: tuple[str, str, str] | None
+) -> None:
+    outcomes = []
+    for number, verdict in enumerate(verdicts, start=1):
+        outcomes += [outcome(f"colab-{number}-gpu", verdict), outcome(f"colab-{number}-cpu", "env", "none")]
+    found = [(one.runtime, one.was.value, one.now.value) for one in broken_since(outcomes)]
+    assert found == ([first] if first else [])
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "lines"),
+    [
+        ([outcome("r-1", "env")], [outcome("r-1", "env")], []),
+        ([], [outcome("r-1", "env")], ["r-1 with T4: new, env: because env"]),
+        (
+            [outcome("r-1", "kernel")],
+            [outcome("r-1", "none")],
+            ["r-1 with T4: kernel -> none: because none"],
+        ),
+        (
+            [outcome("r-1", "env", "none", installs=3)],
+            [outcome("r-1", "env", "none", installs=4, removes=("a 1",))],
+            ["r-1: installs 3 -> 4", "r-1: removes none -> a 1"],
+        ),
+        ([outcome("r-1", "env")], [], ["r-1 with T4: no longer recorded"]),
+    ],
+)
+def test_drift_is_told_line_by_line(before: list[Outcome], now: list[Outcome], lines: list[str]) -> None:
+    assert list(differences(before, now)) == lines
+
+
+# Claims
+
+
+def test_there_is_a_rule_for_every_capability() -> None:
+    assert CLAIMS.keys() == set(CAPABILITIES)
+
+
+NO_CARD = Accelerator()
+
+
+@pytest.mark.parametrize(
+    ("claim", "versions", "accelerator", "said"),
+    [
+        ("nf4", {"bitsandbytes": "0.43.3"}, declared("T4"), "holds"),
+        (
+            "nf4",
+            {"bitsandbytes": "0.43.3"},
+            NO_CARD,
+            "does not hold: bitsandbytes 0.43.3 quantises on CUDA",
+        ),
+        ("nf4", {"bitsandbytes": "0.50.2"}, NO_CARD, "holds"),
+        ("nf4", {}, NO_CARD, "does not hold: bitsandbytes is no part of the stack"),
+        (
+            "llama3-rope",
+            {"transformers": "4.41.0"},
+            NO_CARD,
+            "does not hold: transformers 4.41.0 reads no",
+        ),
+        ("llama3-rope", {"transformers": "4.43.0"}, NO_CARD, "holds"),
+        ("flight", {}, NO_CARD, "not known: no rule for `flight`"),
+    ],
+)
+def test_claims_are_judged_by_versions_and_cards(
+    claim: str, versions: Any, accelerator: Accelerator, said: str
+) -> None:
+    assert judge_claim(claim, versions, accelerator).startswith(said)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Matrices, and two recorded runtimes of an image: the newer one has moved what `other` needs."""
+    folder = tmp_path_factory.mktemp("check")
+    wheels, matrices = folder / "index", folder / "matrices"
+    make_wheel(wheels, "colours", "1.0")
+    make_wheel(wheels, "colours", "2.0")
+    make_wheel(wheels, "shapes", "2.0", requires=["colours>=2"])
+    matrices.mkdir()
+    for name, line in {"good": "shapes", "nowhere": "shapes>=9"}.items():
+        (matrices / f"{name}.toml").write_text(MATRIX.format(name=name, line=line))
+    images = {
+        "image-1-cpu": [Stub(name="other", version="1.0", requires=("colours",))],
+        "image-2-cpu": [
+            Stub(name="colours", version="1.0"),
+            Stub(name="other", version="1.0", requires=("colours<2",)),
+        ],
+    }
+    with open_world(folder, wheels) as found:
+        for name, stubs in images.items():
+            make_venv(folder / name, sys.executable)
+            venv = StandIn(folder=folder / name)
+            build_site(venv.site, stubs)
+            done = found.run("runtime", "record", "--python", venv.python, "--name", name)
+            assert done.code == ExitCode.DONE, done.err
+        for name in ("good", "nowhere"):
+            found.run("lock", name, "--all")
+        yield found
+
+
+@pytest.fixture
+def copy(world: World, tmp_path: Path) -> Path:
+    """A folder like that of *world*, to be changed."""
+    for name in ("matrices", "runtimes"):
+        shutil.copytree(world.folder / name, tmp_path / name)
+    return tmp_path
+
+
+def row(found: Any, runtime: str) -> dict[str, Any]:
+    (one,) = (one for one in found["results"] if one["runtime"] == runtime)
+    return dict(one)
+
+
+@pytest.mark.slow
+def test_a_matrix_is_checked_on_every_runtime_and_card_without_a_network(world: World, copy: Path) -> None:
+    asked = list(world.server.paths)
+    done = world.run("check", "good", "nowhere", "--json", cwd=copy)
+    assert world.server.paths == asked
+    good, nowhere = done.json["checks"]
+    assert row(good, "image-1-cpu")["verdict"] == "kernel"
+    assert row(good, "image-1-cpu")["reason"] == "shapes, colours come; nothing that worked breaks"
+    broken = row(good, "image-2-cpu")
+    assert (broken["verdict"], broken["reason"]) == ("env", "in the kernel other would break")
+    assert broken["lock"].startswith("pylock.good--py3")
+    cards = {one["accelerator"] for one in good["results"] if one["runtime"] == "colab-2026.08-gpu"}
+    assert cards == set(CARDS)
+    assert [one["runtime"] for one in good["broken-since"]] == ["image-2-cpu"]
+    assert {one["verdict"] for one in nowhere["results"]} == {"none"}
+    assert "shapes>=9" in row(nowhere, "image-1-cpu")["reason"]
+
+
+@pytest.mark.slow
+def test_drift_is_what_differs_from_the_committed_results(world: World, copy: Path) -> None:
+    first = world.run("check", "good", cwd=copy)
+    assert first.code == ExitCode.UNMET
+    assert "no results are committed" in " ".join(first.out.split())
+    assert world.run("check", "good", "--update", cwd=copy).code == ExitCode.DONE
+    written = (copy / "matrices/good.checks.json").read_bytes()
+    assert world.run("check", "good", cwd=copy).code == ExitCode.DONE
+    shutil.move(copy / "runtimes/image-1-cpu.json", copy / "elsewhere.json")
+    moved = world.run("check", "good", cwd=copy)
+    assert moved.code == ExitCode.UNMET
+    assert "image-1-cpu: no longer recorded" in " ".join(moved.out.split())
+    assert (copy / "matrices/good.checks.json").read_bytes() == written
+
+
+@pytest.mark.slow
+def test_without_locks_nothing_is_known_and_the_way_out_is_said(world: World, copy: Path) -> None:
+    for lock in (copy / "matrices").glob("pylock.*"):
+        lock.unlink()
+    done = world.run("check", "good", "--json", cwd=copy)
+    found = row(done.json["checks"][0], "image-1-cpu")
+    assert found["verdict"] == "unknown"
+    assert "`colablock lock good --all` makes the locks that tell" in found["reason"]
+
+
+@pytest.mark.slow
+def test_the_page_holds_what_was_found(world: World, copy: Path) -> None:
+    done = world.run("check", "good", "nowhere", "--html", "pages/compat.html", cwd=copy)
+    assert done.code == ExitCode.UNMET, done.err
+    text = (copy / "pages/compat.html").read_text(encoding="utf-8")
+    assert "in the kernel other would break" in text
+    assert "image-2-cpu" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "name the matrices to check, or pass `--all`"),
+        (["good", "--all"], "name the matrices to check, or pass `--all`"),
+        (["goood"], "did you mean `good`?"),
+    ],
+)
+def test_what_cannot_be_checked(argv: list[str], said: str, world: World) -> None:
+    done = world.run("check", *argv)
+    assert done.code == ExitCode.USAGE
+    assert said in " ".join(done.err.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["", "{}", '{"schema": 2}', '{"schema": 1, "results": [{}]}'])
+def test_results_that_cannot_be_read_are_told(text: str, world: World, copy: Path) -> None:
+    (copy / "matrices/good.checks.json").write_text(text)
+    done = world.run("check", "good", cwd=copy)
+    assert done.code == ExitCode.USAGE
+    assert "good.checks.json" in done.err
