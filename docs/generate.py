@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from colablock import errors
+from colablock.authoring import schema_text
 from colablock.cli import build_parser
 from colablock.errors import ColablockError, ExitCode
-from colablock.matrix_json import SCHEMA_FILE, json_schema
+from colablock.matrix_json import SCHEMA_FILE
 from colablock.matrix_schema import SCHEMA, Key
 
 ROOT = Path(__file__).parent.parent
@@ -231,16 +231,11 @@ def errors_of(code: ExitCode) -> list[str]:
     return [name for name, kind in found if kind is not ColablockError and kind.exit_code is code]
 
 
-def schema_file() -> str:
-    """Return the JSON schema as the matrices have it beside them, in the repository and in the wheel."""
-    return json.dumps(json_schema(), indent=2) + "\n"
-
-
 MADE: Mapping[str, Callable[[], str]] = {
     "docs/reference/cli.md": cli_page,
     "docs/reference/exit-codes.md": exit_page,
     "docs/reference/matrix.md": matrix_page,
-    f"matrices/{SCHEMA_FILE}": schema_file,
+    f"matrices/{SCHEMA_FILE}": schema_text,
 }
 
 
