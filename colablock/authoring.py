@@ -105,7 +105,8 @@ def _extends(base: str, name: str, output: Path, environ: Mapping[str, str]) -> 
     find_matrix(base, environ=environ)
     if not is_path(base):
         return base
-    return Path(os.path.relpath(base, output.parent)).as_posix()
+    relative = Path(os.path.relpath(base, output.parent)).as_posix()
+    return relative if is_path(relative) else f"./{relative}"
 
 
 def _is_at(one: Listed, output: Path) -> bool:

@@ -95,6 +95,9 @@ def test_a_base_is_named_by_its_name_or_by_its_path_from_the_new_file() -> None:
     further = Path("deep/down/further.toml")
     assert 'extends = "../../matrices/mine.toml"' in further.read_text(encoding="utf-8")
     assert "trl" in {entry.name for entry in find_matrix(str(further), environ={}).packages}
+    Path("base").write_text('schema = 1\nname = "base"\n')
+    new("last", "--extends", "./base", "--output", "last.toml")
+    assert 'extends = "./base"' in Path("last.toml").read_text(encoding="utf-8")
 
 
 def test_the_schema_is_named_where_it_stands_beside_the_file() -> None:
