@@ -13,7 +13,8 @@ import nox
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-QUICK = ("-m", "not network and not slow")
+QUICK = ("-m", "not network and not browser and not slow")
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 # Of the settings of this machine, those that say where things are fetched from; the others (a target
@@ -32,7 +33,17 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"  # a missing Python is skipped with a message
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "minimums", "properties", "docs", "build", "vendor"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "tests",
+    "minimums",
+    "properties",
+    "browser",
+    "docs",
+    "build",
+    "vendor",
+]
 
 
 def pythons() -> list[str]:
@@ -119,6 +130,15 @@ def properties(session: nox.Session) -> None:
     session.install("-e", ".", *group("test"))
     chosen = ("-m", "hypothesis and not network", "--hypothesis-profile", "thorough")
     session.run("pytest", "-n", "auto", *chosen, *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Look at the compatibility page in the Chromium that is here; without one, skip with a message."""
+    if not any(map(shutil.which, CHROMIUM)):
+        session.skip(f"there is no Chromium here (none of {', '.join(CHROMIUM)}): the page was not looked at")
+    session.install("-e", ".", *group("browser"))
+    session.run("pytest", "-m", "browser", "tests/test_compat_page_browser.py", *session.posargs)
 
 
 @nox.session

@@ -16,7 +16,7 @@ from colablock.children import clean_environment
 from colablock.errors import NotFound
 from colablock.hints import near
 
-__all__ = ["Accelerator", "Device", "cuda_of_driver", "declared", "detect", "parse_nvidia_smi"]
+__all__ = ["CARDS", "Accelerator", "Device", "cuda_of_driver", "declared", "detect", "parse_nvidia_smi"]
 
 _GIB = 2**30
 _QUERY = "name,driver_version,memory.total,compute_cap"
@@ -80,6 +80,10 @@ _DECLARED = {
     ),
     "P100": Device(name="Tesla P100-PCIE-16GB", compute_capability="6.0", memory=16 * _GIB),
 }
+
+
+#: Their names, in the order in which tables show them.
+CARDS = tuple(_DECLARED)
 
 
 def declared(name: str) -> Accelerator:

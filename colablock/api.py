@@ -56,7 +56,8 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
     - ``with_``: requirements of your own, in the same solve
     - ``python``: the interpreter whose environment is the kernel target
     - ``find_links``, ``default_index``, ``offline``: where candidates come from
-    - ``lock``: a lock file, whose pins are taken
+    - ``lock``: a lock file, whose pins are taken; by default the one beside the matrix that
+      fits, and none with ``use_locks=False``
     - ``protect``: names that stay as they are
     - ``broken``: ``"repair"``, ``"remove"`` or ``"leave"`` what breaks directly
     - ``keep``: keep what was applied even when a proof fails
@@ -146,20 +147,29 @@ def run(name: Name, argv: str | Sequence[str]) -> int:
 def lock(
     name: Name,
     *,
+    runtime: str | None = None,
     python_version: str | None = None,
     platform: str | None = None,
     output: str | Path | None = None,
+    upgrade: bool = False,
     quiet: bool = False,
     **options: Any,
 ) -> bytes:
-    """Return the PEP 751 lock of a solve from nothing, and write it to *output* where that is given."""
+    """Return a PEP 751 lock, and write it: to *output*, by default beside the matrix.
+
+    For a recorded *runtime* it lists what is to come there, else all that is
+    needed from nothing.  With *upgrade* no version of the lock that is there is kept.
+    """
+    from colablock.locker import LockAsk
+
+    wanted = LockAsk(
+        python_version=python_version,
+        platform=platform,
+        output=Path(output) if output is not None else None,
+        upgrade=upgrade,
+    )
     with _pipeline(quiet=quiet) as pipeline:
-        return pipeline.lock(
-            _ask(name, **options),
-            python_version=python_version,
-            platform=platform,
-            output=Path(output) if output is not None else None,
-        )
+        return pipeline.lock(_ask(name, runtime=runtime, use_locks=False, **options), wanted).text
 
 
 def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> list[str]:

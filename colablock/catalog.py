@@ -14,7 +14,7 @@ from colablock.hints import near
 from colablock.matrix import Matrix, roots
 from colablock.matrix_reader import MatrixFile, is_path, load_matrix, read_file
 
-__all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "roots"]
+__all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "lock_files", "lock_folder", "roots"]
 
 ENTRY_POINTS = "colablock.matrices"
 VARIABLE = "COLABLOCK_MATRICES"
@@ -95,6 +95,38 @@ def find_matrix(
     matrix = load_matrix(file, find=find)
     _check_name(matrix, name_or_path)
     return matrix
+
+
+def lock_files(
+    matrix: Matrix, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> tuple[Path, ...]:
+    """Return the lock files that are called after *matrix*, nearest first, and sorted by name in each folder.
+
+    They are looked for in ``./matrices``, the folders of ``COLABLOCK_MATRICES``,
+    and beside the matrix itself: there first, where it was found by its path.
+    """
+    environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
+    named = [text for text in environ.get(VARIABLE, "").split(os.pathsep) if text]
+    folders = [_below(cwd, "matrices"), *(_below(cwd, text) for text in named)]
+    beside = Path(matrix.source).parent
+    if beside not in folders and is_path(matrix.source):
+        folders = [*folders, beside] if _is_packaged(matrix) else [beside, *folders]
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.glob(f"pylock.{matrix.name.replace('.', '_')}--*.toml")):
+            found.setdefault(os.path.realpath(path), path)
+    return tuple(found.values())
+
+
+def lock_folder(matrix: Matrix, *, cwd: Path | None = None) -> Path:
+    """Return where locks of *matrix* are written: beside it, or in ``./matrices`` for one of a package."""
+    return _below(cwd or Path.cwd(), "matrices") if _is_packaged(matrix) else Path(matrix.source).parent
+
+
+def _is_packaged(matrix: Matrix) -> bool:
+    """Whether *matrix* came with an installed package, whose folder is not the user's to write to."""
+    folders = Path(matrix.source).resolve().parts
+    return not os.path.isfile(matrix.source) or not {"site-packages", "dist-packages"}.isdisjoint(folders)  # noqa: PTH113
 
 
 def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[Listed]:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from colablock.plan import Breakage, Kept, Plan, Step
     from colablock.verify import Check, Report
 
-__all__ = ["STYLE", "page", "plan_to_html", "report_to_html"]
+__all__ = ["STYLE", "page", "plan_to_html", "report_to_html", "text_to_html"]
 
 # Every rule starts at our own class.  Doubling it outweighs the rules that notebooks have for lists and code.
 STYLE = """
@@ -114,21 +114,21 @@ def page(parts: Iterable[str]) -> str:
     return f'<div class="colablock"><style>{STYLE}</style>{"".join(parts)}</div>'
 
 
-def _text(value: str) -> str:
+def text_to_html(value: str) -> str:
     """Return *value* escaped, its words in backticks as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(one_line(value)))
 
 
 def _fold(title: str, body: str, *, is_open: bool = False, tint: str = "") -> str:
-    head = _tag(title, tint) if tint else _text(title)
+    head = _tag(title, tint) if tint else text_to_html(title)
     return f"<details{' open' if is_open else ''}><summary>{head}</summary>{body}</details>"
 
 
 def _tag(word: str, tint: str = "") -> str:
     return (
-        f'<span class="cl-tag {tint}">{_text(word)}</span>'
+        f'<span class="cl-tag {tint}">{text_to_html(word)}</span>'
         if tint
-        else f'<span class="cl-tag">{_text(word)}</span>'
+        else f'<span class="cl-tag">{text_to_html(word)}</span>'
     )
 
 
@@ -137,24 +137,23 @@ def _row(left: str, right: str) -> str:
 
 
 def _many(items: Iterable[str]) -> str:
-    return f'<div class="cl-many">{" ".join(f"<span>{_text(item)}</span>" for item in items)}</div>'
+    return f'<div class="cl-many">{" ".join(f"<span>{text_to_html(item)}</span>" for item in items)}</div>'
 
 
 def _soft(text: str) -> str:
-    return f'<p class="cl-soft">{_text(text)}</p>'
+    return f'<p class="cl-soft">{text_to_html(text)}</p>'
 
 
 # The plan
 
 
 def _plan_head(plan: Plan) -> str:
-    parts = [f'<p class="cl-head">{_text(plan_title(plan))}: {_text(cost_text(plan))}</p>']
+    parts = [f'<p class="cl-head">{text_to_html(plan_title(plan))}: {text_to_html(cost_text(plan))}</p>']
     if plan.why_target:
-        parts.append(f"<p>Why there: {_text(plan.why_target)}</p>")
+        parts.append(f"<p>Why there: {text_to_html(plan.why_target)}</p>")
     if plan.python:
-        parts.append(
-            f'<p class="cl-soft">Python {_text(plan.python_version)}: <code>{_text(plan.python)}</code></p>'
-        )
+        version, path = text_to_html(plan.python_version), text_to_html(plan.python)
+        parts.append(f'<p class="cl-soft">Python {version}: <code>{path}</code></p>')
     return "".join(parts)
 
 
@@ -168,10 +167,12 @@ def _steps(action: Action, steps: Sequence[Step]) -> str:
 
 
 def _step(step: Step) -> str:
-    versions = " \N{RIGHTWARDS ARROW} ".join(_text(one) for one in (step.previous, step.version) if one)
-    name = f"<b>{_text(step.name)}</b>" if step.requested else _text(step.name)
+    versions = " \N{RIGHTWARDS ARROW} ".join(
+        text_to_html(one) for one in (step.previous, step.version) if one
+    )
+    name = f"<b>{text_to_html(step.name)}</b>" if step.requested else text_to_html(step.name)
     extras = step_extras(step, least=1_000_000)
-    reason = _text(step_reason(step, verbose=True) + (f" ({extras})" if extras else ""))
+    reason = text_to_html(step_reason(step, verbose=True) + (f" ({extras})" if extras else ""))
     return _row(f"{name} {versions}", f'<span class="cl-soft">{reason}</span>')
 
 
@@ -189,9 +190,9 @@ def _breakages(broken: Sequence[Breakage], *, direct: bool) -> str:
 
 def _breakage(breakage: Breakage) -> str:
     chain = chain_text(breakage)
-    because = f' <span class="cl-soft">because {_text(chain)}</span>' if chain else ""
+    because = f' <span class="cl-soft">because {text_to_html(chain)}</span>' if chain else ""
     tag = _tag(remedy_text(breakage.remedy), _REMEDY_TINT[breakage.remedy])
-    return _row(_text(breakage_text(breakage)), f"{tag}{because}")
+    return _row(text_to_html(breakage_text(breakage)), f"{tag}{because}")
 
 
 def _restart(plan: Plan) -> str:
@@ -199,11 +200,11 @@ def _restart(plan: Plan) -> str:
     title = (
         f"Restart needed: the kernel holds modules of {count(len(plan.restart), 'distribution')} that change"
     )
-    return _fold(title, f"<ul><li><span>{_text(loaded)}</span></li></ul>", is_open=True)
+    return _fold(title, f"<ul><li><span>{text_to_html(loaded)}</span></li></ul>", is_open=True)
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
-    return [f"<p>{_tag('note')}{_text(note)}</p>" for note in notes]
+    return [f"<p>{_tag('note')}{text_to_html(note)}</p>" for note in notes]
 
 
 # The report
@@ -212,7 +213,7 @@ def _notes(notes: Sequence[str]) -> list[str]:
 def _report_head(report: Report) -> str:
     word, tint = ("PASS", "cl-good") if report.passed else ("FAIL", "cl-bad")
     tag = _tag(word, tint) if report.checks else ""
-    return f'<p class="cl-head">{tag}{_text(report_headline(report))}</p>'
+    return f'<p class="cl-head">{tag}{text_to_html(report_headline(report))}</p>'
 
 
 def _failed_check(check: Check) -> str:
@@ -223,13 +224,13 @@ def _failed_check(check: Check) -> str:
 
 def _check_name(check: Check) -> str:
     taken = f' <span class="cl-soft">{seconds_text(check.seconds)}</span>' if check.seconds else ""
-    return f"{_text(check.kind)} <b>{_text(check.subject)}</b>{taken}"
+    return f"{text_to_html(check.kind)} <b>{text_to_html(check.subject)}</b>{taken}"
 
 
 def _passed_checks(report: Report, passed: Sequence[Check]) -> str:
     shown, versions = checks_in_short(report, verbose=False)
     rows = "".join(
-        _row(f"{_tag('PASS', 'cl-good')}{_check_name(check)}", _text(check.detail))
+        _row(f"{_tag('PASS', 'cl-good')}{_check_name(check)}", text_to_html(check.detail))
         for check in shown
         if check.passed
     )
@@ -246,10 +247,10 @@ def _next(report: Report) -> str:
     if report.needs_restart:
         held = "Restart the kernel before you go on: it holds modules of what changed"
         parts.append(f"<p>{_tag('restart', 'cl-warn')}{held}</p>")
-    python = f"Python {_text(report.python_version)}: <code>{_text(report.python)}</code>"
+    python = f"Python {text_to_html(report.python_version)}: <code>{text_to_html(report.python)}</code>"
     parts.append(f'<p class="cl-soft">{python}</p>')
     if report.passed:
-        parts.append(f"<p>next: <code>{_text(run_command(report))}</code></p>")
+        parts.append(f"<p>next: <code>{text_to_html(run_command(report))}</code></p>")
     if report.changed and report.undo:
-        parts.append(f"<p>undo: <code>{_text(report.undo)}</code></p>")
+        parts.append(f"<p>undo: <code>{text_to_html(report.undo)}</code></p>")
     return "".join(parts)

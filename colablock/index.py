@@ -33,7 +33,13 @@ from colablock.judge import Policy, judge_files, parse_wheel_name
 from colablock.matrix import Index, Matrix, PackageEntry
 from colablock.metadata_source import MetadataSource
 from colablock.requirements import parse_requirement
-from colablock.rewheel import archive_version, rebuilt_version, replaced_metadata
+from colablock.rewheel import (
+    archive_version,
+    pinned_sha256,
+    rebuilt_version,
+    replaced_metadata,
+    source_identity,
+)
 from colablock.simple import ACCEPT, Listing, parse_page
 from colablock.urls import basename, local_path, redacted, split_fragment
 
@@ -315,7 +321,9 @@ class IndexSource:
             else archive_version(self._fetcher.fetch_named(file), entry)
         )
         if entry.is_rebuilt:
-            version = rebuilt_version(entry, version, file.hashes["sha256"])
+            pinned = pinned_sha256(entry)
+            identity = pinned or source_identity(entry, self._fetcher.fetch_named(file))
+            version = rebuilt_version(entry, version, identity)
         candidate = Candidate(
             name=name, version=version, origin=Origin.DIRECT, files=(file,), all_files=(file,)
         )

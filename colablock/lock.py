@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
@@ -50,33 +50,72 @@ if TYPE_CHECKING:
     from colablock.matrix import Matrix
     from colablock.resolution import Pin, Resolution
 
-__all__ = ["LockSource", "Wheel", "check_lock_name", "lock_digest", "make_lock", "read_lock", "write_lock"]
+__all__ = [
+    "COMPLETE",
+    "DELTA",
+    "LockOrigin",
+    "LockSource",
+    "Wheel",
+    "check_lock_name",
+    "lock_digest",
+    "make_lock",
+    "read_lock",
+    "write_lock",
+]
 
 CREATED_BY = "colablock"
+COMPLETE = "complete"
+DELTA = "delta"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheel:
     """A wheel that we made from what the matrix names, as it lies beside the lock.
 
-    *path* is relative to the lock file, *size* in bytes.
+    *path* is relative to the lock file, *size* in bytes.  *promised* are the
+    hashes of the file that it was made from, where somebody promises those.
     """
 
     path: str
     sha256: str
     size: int
+    promised: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockOrigin:
+    """What a lock was made from beside the matrix: the *runtime* of a delta, the default *index* (its URL
+    without credentials), and the requirements that the user added to the matrix's own.
+    """
+
+    runtime: str | None = None
+    index: str | None = None
+    with_: tuple[str, ...] = ()
 
 
 def make_lock(
-    resolution: Resolution, matrix: Matrix, *, wheels: Mapping[NormalizedName, Wheel] | None = None
+    resolution: Resolution,
+    matrix: Matrix,
+    *,
+    wheels: Mapping[NormalizedName, Wheel] | None = None,
+    origin: LockOrigin | None = None,
+    repairs: Iterable[Pin] = (),
 ) -> Pylock:
-    """Return the PEP 751 lock of a solve from nothing.
+    """Return the PEP 751 lock of a solve: *complete* from nothing, a *runtime delta* from what is installed.
 
-    *wheels* are those of rebuilt packages.  Raises BadDistribution for a file
-    that its index lists without a hash, since a lock without one proves nothing.
+    A delta lists what comes, *repairs* of what the stack breaks among it; what
+    it needs and finds installed is assumed.  *wheels* are those of rebuilt
+    packages.  Raises BadDistribution for a file that its index lists without a
+    hash, since a lock without one proves nothing.
     """
     environment = resolution.request.environment
-    packages = [_package(pin, (wheels or {}).get(name)) for name, pin in sorted(resolution.pins.items())]
+    pins = {name: pin for name, pin in resolution.pins.items() if not pin.is_installed}
+    mended = {pin.name: pin for pin in repairs}
+    listed = {**pins, **mended}
+    packages = [
+        _package(pin, (wheels or {}).get(name), listed.keys(), is_repair=name in mended)
+        for name, pin in sorted(listed.items())
+    ]
     version = environment.python_version
     lock = Pylock(
         lock_version=Version("1.0"),
@@ -84,7 +123,7 @@ def make_lock(
         requires_python=SpecifierSet(f"=={version.major}.{version.minor}.*"),
         created_by=CREATED_BY,
         packages=packages,
-        tool={"colablock": _about(resolution, matrix)},
+        tool={"colablock": _about(resolution, matrix, origin or LockOrigin())},
     )
     lock.validate()
     return lock
@@ -130,19 +169,23 @@ def check_lock_name(path: Path) -> None:
         raise InvalidInput(f"`{path.name}` is not a name for a lock file", hint=hint)
 
 
-def _about(resolution: Resolution, matrix: Matrix) -> dict[str, Any]:
+def _about(resolution: Resolution, matrix: Matrix, origin: LockOrigin) -> dict[str, Any]:
     """Return what the format has no field for, under ``[tool.colablock]``.
 
-    ``schema`` and ``kind`` of this table, ``matrix`` and ``matrix-digest`` of
-    what was solved (with ``variant`` and ``exclude-newer`` where it has them),
-    the full ``python`` and the ``platform`` it was solved for, and the
-    ``requirements`` that were asked for.  A package's own table holds its
-    ``requires-dist`` as far as it applies, its ``extras`` in use, and what a
-    rebuilt one was ``made-from``.
+    ``schema`` and ``kind`` (``complete`` or ``delta``) of this table, ``matrix``
+    and ``matrix-digest`` of what was solved (with ``variant`` and
+    ``exclude-newer`` where it has them), the full ``python`` and the
+    ``platform`` it was solved for, the ``requirements`` that were asked for,
+    those ``with`` which the user added, and the default ``index``.  A delta
+    names its ``runtime`` and ``assumes`` versions of what is installed there.
+    A package's own table holds its ``requires-dist`` as far as it applies, its
+    ``extras`` in use, what a rebuilt one was ``made-from``, and whether it is a
+    ``repair`` of what the stack would break.
     """
+    is_delta = bool(resolution.request.installed)
     about: dict[str, Any] = {
         "schema": 1,
-        "kind": "complete",
+        "kind": DELTA if is_delta else COMPLETE,
         "matrix": matrix.name,
         "matrix-digest": matrix.digest,
         "python": str(resolution.request.environment.python_version),
@@ -153,6 +196,18 @@ def _about(resolution: Resolution, matrix: Matrix) -> dict[str, Any]:
         about["variant"] = matrix.variant
     if matrix.exclude_newer is not None:
         about["exclude-newer"] = _utc(matrix.exclude_newer)
+    if origin.with_:
+        about["with"] = sorted(origin.with_)
+    if origin.index is not None:
+        about["index"] = origin.index
+    if origin.runtime is not None:
+        about["runtime"] = origin.runtime
+    if is_delta:
+        about["assumes"] = {
+            str(name): pin.candidate.installed.version
+            for name, pin in sorted(resolution.pins.items())
+            if pin.candidate.installed is not None
+        }
     return about
 
 
@@ -170,18 +225,23 @@ def _environment_marker(environment: Environment) -> Marker:
     )
 
 
-def _package(pin: Pin, rebuilt: Wheel | None) -> Package:
+def _package(
+    pin: Pin, rebuilt: Wheel | None, listed: Container[NormalizedName], *, is_repair: bool
+) -> Package:
     candidate = pin.candidate
     tool: dict[str, Any] = {"requires-dist": sorted(pin.requires)}
+    if is_repair:
+        tool["repair"] = True
     if pin.extras:
         tool["extras"] = sorted(pin.extras)
     if rebuilt is not None and candidate.file is not None and candidate.origin is not Origin.LOCK:
-        tool["made-from"] = {"url": candidate.file.url, "hashes": dict(candidate.file.hashes)}
+        promised = {"hashes": dict(rebuilt.promised)} if rebuilt.promised else {}
+        tool["made-from"] = {"url": candidate.file.url, **promised}
     return Package(
         name=pin.name,
         version=pin.version,
         requires_python=_requires_python(candidate),
-        dependencies=[{"name": name} for name in _needed(pin)] or None,
+        dependencies=[{"name": name} for name in _needed(pin) if name in listed] or None,
         index=candidate.file.index if candidate.file and rebuilt is None else None,
         tool={"colablock": tool},
         **_files(candidate, rebuilt),
@@ -267,9 +327,9 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
-def _needed(pin: Pin) -> list[str]:
+def _needed(pin: Pin) -> list[NormalizedName]:
     parsed = (parse_requirement(line) for line in pin.requires)
-    return sorted({str(canonicalize_name(r.name)) for r in parsed if r is not None} - {str(pin.name)})
+    return sorted({canonicalize_name(r.name) for r in parsed if r is not None} - {pin.name})
 
 
 def _requires_python(candidate: Candidate) -> SpecifierSet | None:
@@ -336,6 +396,16 @@ class LockSource:
             kind = "repository" if package.vcs is not None else "folder"
             detail = f"{name} is locked to a {kind}, and only archives and wheels can be used"
             return _rejected(name, Reason.UNUSABLE, detail)
+        source = self._source_of(package)
+        if source is not None:
+            candidate = Candidate(
+                name=name,
+                version=package.version or Version("0"),
+                origin=Origin.DIRECT,
+                files=(source,),
+                all_files=(source,),
+            )
+            return Judged(candidates=(candidate,), where=(LOCK,))
         listed = [*(package.wheels or ()), *([package.sdist] if package.sdist else ())]
         files = [self._file(package, file, file.filename) for file in listed]
         return replace(judge_files(name, files, self._policy, origin=Origin.LOCK), where=(LOCK,))
@@ -354,6 +424,21 @@ class LockSource:
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
         """Everything is here already."""
+
+    def wheel(self, name: NormalizedName) -> PackageWheel | None:
+        """Return our own wheel of *name* as the lock lists it, be it beside the lock or not."""
+        package = self._packages.get(name)
+        is_made = package is not None and "made-from" in (package.tool or {}).get(CREATED_BY, {})
+        return package.wheels[0] if package is not None and package.wheels and is_made else None
+
+    def _source_of(self, package: Package) -> File | None:
+        """Return what our wheel of *package* is made from, where the wheel does not lie beside the lock."""
+        wheel = self.wheel(package.name) if self.is_ours else None
+        if wheel is None or (self.folder / (wheel.path or "")).is_file():
+            return None
+        made_from = (package.tool or {})[CREATED_BY]["made-from"]
+        url = str(made_from["url"])
+        return File(filename=basename(url), url=url, hashes=dict(made_from.get("hashes", {})))
 
     def _dependencies(self, package: Package) -> Iterator[str]:
         """Yield the names that another tool's lock says *package* needs, as far as it lists them here."""

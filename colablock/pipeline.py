@@ -7,7 +7,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +18,12 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
 from colablock.breakage import unmet
-from colablock.catalog import find_matrix
+from colablock.catalog import find_matrix, lock_files, lock_folder
+from colablock.check import Checker
+from colablock.checks_file import Checked, compared
 from colablock.disk import room_note, undo_cost
 from colablock.drift import SINCE, Drift, find_drifts, notes_of
-from colablock.environment import Environment, environment_for
+from colablock.environment import Environment
 from colablock.errors import (
     BadDistribution,
     InvalidInput,
@@ -35,8 +37,10 @@ from colablock.execute import Origin, apply_plan, refuse_externally_managed
 from colablock.history import Change, drop, read_history
 from colablock.interpreters import fetch_interpreter
 from colablock.journal import Settled, recover
-from colablock.lock import check_lock_name, lock_digest, make_lock, write_lock
+from colablock.lock import lock_digest, make_lock
+from colablock.locker import LockAsk, Locked, Locker
 from colablock.locking import locked
+from colablock.locks import Shelf
 from colablock.matrix import select_variant
 from colablock.matrix_reader import is_path
 from colablock.plan import Plan, Target
@@ -44,7 +48,7 @@ from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
 from colablock.serialise import report_from_json, report_to_json
-from colablock.settings import read_settings
+from colablock.settings import Settings, read_settings
 from colablock.site import Site, is_unfinished, read_site
 from colablock.snapshot import (
     Host,
@@ -59,6 +63,7 @@ from colablock.snapshot import (
 from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
+from colablock.urls import redacted
 from colablock.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:
@@ -84,6 +89,7 @@ class Pipeline:
         self._reporter = reporter or Reporter()
         self._in_kernel = in_kernel
         self._home = applied.home_folder(environ)
+        self._has_told = False
 
     def matrix(self, name: str) -> Matrix:
         """Return the matrix of that name or path, no variant chosen."""
@@ -101,7 +107,7 @@ class Pipeline:
         last = None if ask.runtime else applied.load(matrix.name, self._home)
         solving = replace(self._solving(ask, kernel), owed=_owed(last, kernel) if last else frozenset())
         prepared = self._with_costs(ask, self._planned(ask, solving))
-        is_same = last is not None and last.key == request_key(ask, matrix)
+        is_same = last is not None and last.key == request_key(ask, matrix, self._environ)
         since = tuple(notes_of(self._drifts(last, kernel))) if last and is_same else ()
         plan = replace(prepared.plan, beforehand=(*since, *prepared.plan.beforehand))
         return replace(prepared, plan=plan)
@@ -128,40 +134,29 @@ class Pipeline:
         """Change the environment and prove it; nothing is done where it stands already."""
         return standing_report(ask, self._environ) or self.carry_out(ask, self.prepare(ask, recover=True))
 
-    def lock(
-        self,
-        ask: Ask,
-        *,
-        python_version: str | None = None,
-        platform: str | None = None,
-        output: Path | None = None,
-    ) -> bytes:
-        """Return the lock of a solve from nothing, written to *output* where that is given.
+    def lock(self, ask: Ask, wanted: LockAsk) -> Locked:
+        """Make the lock of *ask*: a runtime delta where it names a runtime, else a complete one.
 
-        Only the target's tags and markers count; of this machine nothing is read
-        but the tags that are not given.
+        Of this machine nothing is read but the tags that are not given.
         """
-        if output is not None:
-            check_lock_name(output)
-            if os.path.isdir(output):  # noqa: PTH112 - Path raises of a long name
-                raise InvalidInput(f"`{output}` cannot be written: it is a folder")
-        variant = ask.variant or next(iter(self.matrix(ask.name).variants), None)
-        here = Environment.from_facts(interpreter_facts())
-        nobody = Snapshot(environment=here, python=sys.executable, prefix="", site="", installed={})
-        solving = self._solving(replace(ask, variant=variant), nobody)
-        environment = here
-        if python_version or platform:
-            version = python_version or str(environment.python_version)
-            environment = environment_for(version, platform or environment.platform)
-        resolution, workshop = solving.from_nothing(environment, solving.kernel.python)
-        wheels = workshop.wheels_beside(resolution, output)
-        if wheels and output is None:
-            names = ", ".join(sorted(wheels))
-            self._reporter.note(f"the lock names our own wheel of {names}: `--output FILE` lays it beside")
-        text = write_lock(make_lock(resolution, solving.matrix, wheels=wheels))
-        if output is not None:
-            _write(output, text)
-        return text
+        return self._locker(ask).one(ask, wanted)
+
+    def lock_all(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
+        """Make the locks for every recorded runtime and every Python; see `Locker.all`."""
+        return self._locker(ask).all(ask, wanted)
+
+    def check(self, name: str, *, update: bool = False) -> Checked:
+        """Return whether a matrix holds on every recorded runtime, from its locks; no network is asked.
+
+        With *update* the results are written beside it.
+        """
+        matrix = self.matrix(name)
+        self._reporter.stage(f"Checking {matrix.name}")
+        outcomes = Checker(matrix=matrix, environ=self._environ).outcomes()
+        checked = compared(matrix, lock_folder(matrix), tuple(outcomes))
+        if update:
+            checked.write()
+        return checked
 
     def verify(self, name: str) -> Report:
         """Prove again what was applied last; versions that moved since fail their check."""
@@ -227,6 +222,11 @@ class Pipeline:
 
     # -- the parts
 
+    def _locker(self, ask: Ask) -> Locker:
+        return Locker(
+            matrix=self.matrix(ask.name), solving=self._solving, here=_nobody, reporter=self._reporter
+        )
+
     def _planned(self, ask: Ask, solving: Solving) -> Prepared:
         if ask.into is not None:
             return solving.in_env("asked for") if ask.into is Target.ENV else solving.in_kernel("asked for")
@@ -283,13 +283,10 @@ class Pipeline:
         )
 
     def _solving(self, ask: Ask, kernel: Snapshot) -> Solving:
-        settings = read_settings(
-            self._environ, default_index=ask.default_index, find_links=ask.find_links, offline=ask.offline
-        )
-        for note in settings.notes:
-            self._reporter.note(note)
+        settings = self._settings(ask)
+        matrix = select_variant(self.matrix(ask.name), kernel.accelerator, ask.variant)
         return Solving(
-            matrix=select_variant(self.matrix(ask.name), kernel.accelerator, ask.variant),
+            matrix=matrix,
             kernel=kernel,
             settings=settings,
             environ=self._environ,
@@ -297,8 +294,33 @@ class Pipeline:
             with_=ask.with_,
             broken=ask.broken,
             lock=ask.lock,
+            shelf=self._shelf(ask, matrix, settings),
             # Without `into` it names the kernel: where that cannot take the stack, any Python may.
             python=ask.python if ask.into is Target.ENV else None,
+        )
+
+    def _settings(self, ask: Ask) -> Settings:
+        """Return where indexes and folders are; what was taken from another tool's settings is said once."""
+        settings = read_settings(
+            self._environ, default_index=ask.default_index, find_links=ask.find_links, offline=ask.offline
+        )
+        for note in settings.notes if not self._has_told else ():
+            self._reporter.note(note)
+        self._has_told = True
+        return settings
+
+    def _shelf(self, ask: Ask, matrix: Matrix, settings: Settings) -> Shelf | None:
+        """Return the locks that stand beside *matrix*, as far as they count for *ask*."""
+        paths = lock_files(matrix, environ=self._environ) if ask.use_locks and ask.lock is None else ()
+        if paths and settings.find_links:
+            self._reporter.note(f"the locks beside {matrix.name} are left aside: find-links come first")
+            return None
+        return Shelf(
+            paths=paths,
+            matrix=matrix,
+            with_=ask.with_,
+            index=redacted(settings.default_index),
+            reporter=self._reporter,
         )
 
     def _kernel(self, ask: Ask, *, may_recover: bool = False) -> Snapshot:
@@ -461,7 +483,7 @@ class Pipeline:
         versions = installed_versions([after.site])
         record = Applied(
             name=prepared.matrix.name,
-            key=request_key(ask, self.matrix(ask.name)),
+            key=request_key(ask, self.matrix(ask.name), self._environ),
             target=report.target,
             python=report.python,
             prefix=after.prefix,
@@ -495,20 +517,18 @@ class Pipeline:
         return last
 
 
+def _nobody() -> Snapshot:
+    """Return this interpreter with nothing installed."""
+    here = Environment.from_facts(interpreter_facts())
+    return Snapshot(environment=here, python=sys.executable, prefix="", site="", installed={})
+
+
 def _is_closed(snapshot: Snapshot, ask: Ask) -> bool:
     return snapshot.externally_managed is not None and not ask.break_system_packages
 
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:
     return replace(snapshot, notes=(*snapshot.notes, note))
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
 
 
 def _readable(snapshot: Snapshot) -> Snapshot:

@@ -184,6 +184,9 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         if installed is not None:
             candidates = [c for c in candidates if self._is_another_build(c, installed)]
             candidates.sort(key=lambda c: self._breaks(name, c.version))
+        preferred = self._request.preferred.get(name)
+        if preferred is not None:
+            candidates.sort(key=lambda c: c.version != preferred)
         yield from candidates
 
     def _is_another_build(self, candidate: Candidate, installed: Installed) -> bool:

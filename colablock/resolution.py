@@ -46,8 +46,9 @@ class Request:
     *roots* and *constraints* are taken as they stand; their markers are judged
     here.  *installed* are facts (empty for a solve from nothing), *protected*
     the names among them that never move, *fixed* versions that a lock or an
-    earlier solve has decided.  *owed* are requirements of installed ones that
-    do not hold and have to: elsewhere, what was unmet before may stay so.
+    earlier solve has decided, *preferred* ones that are tried first.  *owed* are
+    requirements of installed ones that do not hold and have to: elsewhere, what
+    was unmet before may stay so.
     """
 
     environment: Environment
@@ -60,6 +61,7 @@ class Request:
     protected: frozenset[NormalizedName] = frozenset()
     released: Mapping[NormalizedName, str] = field(default_factory=dict)
     fixed: Mapping[NormalizedName, Version] = field(default_factory=dict)
+    preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)
     unfit: frozenset[NormalizedName] = frozenset()  # their installed version is no candidate
     owed: frozenset[tuple[NormalizedName, str]] = frozenset()  # name and line
 

@@ -4,6 +4,9 @@ Nothing of the archive is run.  The same input gives the same bytes anywhere:
 sorted entries, fixed times, no compression (zlib's output differs between
 builds of Python).  The version carries what it was made from, as a local label:
 ``0.4.0+colablock.<8 hex digits>``.
+
+A repository's archive is known by what it holds: the host may compress it anew
+at any time, and has, so the bytes of the file itself are promised by nobody.
 """
 
 from __future__ import annotations
@@ -29,10 +32,18 @@ from colablock.errors import BadDistribution
 from colablock.judge import parse_wheel_name
 from colablock.matrix import PackageEntry
 from colablock.metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
+from colablock.urls import split_fragment
 
-__all__ = ["archive_version", "rebuild", "rebuilt_version", "replaced_metadata"]
+__all__ = [
+    "archive_version",
+    "pinned_sha256",
+    "rebuild",
+    "rebuilt_version",
+    "replaced_metadata",
+    "source_identity",
+]
 
-_FORMAT = 1  # of what is written below: a change here must change the labels
+_FORMAT = 2  # of what is written below: a change here must change the labels
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
 _NATIVE = (".so", ".pyd", ".dylib", ".pyx")
@@ -47,12 +58,39 @@ _BESIDE = frozenset(
 )
 
 
-def rebuilt_version(entry: PackageEntry, version: Version, sha256: str) -> Version:
-    """Return the version of our wheel: *version* with a label of what it is made from."""
+def rebuilt_version(entry: PackageEntry, version: Version, identity: str) -> Version:
+    """Return the version of our wheel: *version* with a label of what it is made from.
+
+    *identity* is the SHA-256 of a file of an index, and `source_identity` of a direct reference.
+    """
     requires = None if entry.requires_dist is None else [str(line) for line in entry.requires_dist]
-    source = json.dumps([_FORMAT, sha256, entry.source_root, requires])
+    source = json.dumps([_FORMAT, identity, entry.source_root, requires])
     label = f"colablock.{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     return Version(f"{version}{'.' if version.local else '+'}{label}")
+
+
+def pinned_sha256(entry: PackageEntry) -> str | None:
+    """Return the SHA-256 that the matrix promises of a direct reference, None where it promises none."""
+    promised = entry.sha256 or split_fragment(entry.url or "")[1].get("sha256")
+    return promised.lower() if promised else None
+
+
+def source_identity(entry: PackageEntry, path: Path) -> str:
+    """Return what the file *path* of *entry* is known by: its SHA-256, or that of what an archive holds.
+
+    The bytes of an archive count only where the matrix pins them.  Raises BadDistribution.
+    """
+    if entry.url is None or path.suffix == ".whl":
+        return file_digest(path)
+    pinned = pinned_sha256(entry)
+    if pinned is not None:
+        return pinned
+    with open_archive(path) as archive:
+        rows = [
+            f"{inner} {member.executable:d} {hashlib.sha256(member.read()).hexdigest()}"
+            for inner, member in sorted(archive.members.items())
+        ]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def archive_version(path: Path, entry: PackageEntry) -> Version:
@@ -85,14 +123,14 @@ def rebuild(
     module would be importable, when the archive holds what needs a compiler, or
     when its hash is not *sha256*.
     """
-    digest = file_digest(source)
-    if sha256 is not None and digest != sha256.lower():
+    if sha256 is not None and (digest := file_digest(source)) != sha256.lower():
         raise BadDistribution(f"`{source.name}` has sha256 {digest}, and {sha256} was promised")
+    identity = source_identity(entry, source)
     if source.suffix == ".whl":
-        return _repacked(entry, source, digest, cache)
+        return _repacked(entry, source, identity, cache)
     if entry.source_root is None and build is not None:
-        return _repacked(entry, build(source), digest, cache)
-    return _from_archive(entry, source, digest, cache)
+        return _repacked(entry, build(source), identity, cache)
+    return _from_archive(entry, source, identity, cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +142,10 @@ class _File:
     open: Callable[[], IO[bytes]]
 
 
-def _from_archive(entry: PackageEntry, source: Path, digest: str, cache: Cache) -> tuple[Path, Metadata]:
+def _from_archive(entry: PackageEntry, source: Path, identity: str, cache: Cache) -> tuple[Path, Metadata]:
     with open_archive(source) as archive:
         facts = archive_facts(archive)
-        version = rebuilt_version(entry, _version(entry, facts, source), digest)
+        version = rebuilt_version(entry, _version(entry, facts, source), identity)
         if entry.requires_dist is None and "requires-dist" in facts.dynamic:
             message = f"`{source.name}` does not say what it needs without running code"
             raise BadDistribution(message, hint=f"set `requires-dist` in {entry.path}")
@@ -241,7 +279,7 @@ def _entry_points(archive: Archive, entry: PackageEntry) -> str:
 # -- wheels
 
 
-def _repacked(entry: PackageEntry, source: Path, digest: str, cache: Cache) -> tuple[Path, Metadata]:
+def _repacked(entry: PackageEntry, source: Path, identity: str, cache: Cache) -> tuple[Path, Metadata]:
     """Return *source* with the entry's requirements and our label; the rest is as it was."""
     try:
         stamp = parse_wheel_name(source.name)
@@ -252,7 +290,7 @@ def _repacked(entry: PackageEntry, source: Path, digest: str, cache: Cache) -> t
             known = parse_core_metadata(old)
             known.check(entry.name, stamp.version, source.name)
             _check_modules(names, info, source.name, entry)
-            version = rebuilt_version(entry, stamp.version, digest)
+            version = rebuilt_version(entry, stamp.version, identity)
             stem = f"{info.removesuffix('.dist-info').rpartition('-')[0]}-{version}"
             text = _with_fields(old, version, entry)
             files = list(_wheel_files(wheel, info, stem, text))

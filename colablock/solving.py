@@ -19,7 +19,8 @@ from colablock.explain import explain, misfits
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.interpreters import Interpreter, find_interpreters
-from colablock.lock import LockSource, read_lock
+from colablock.lock import DELTA, LockSource, read_lock
+from colablock.locks import LockHead, Shelf, assumed_otherwise, read_head
 from colablock.matrix import roots
 from colablock.plan import Plan, Remedy, Step, Target
 from colablock.planner import make_plan
@@ -115,7 +116,9 @@ class Solving:
     reporter: Reporter
     with_: tuple[str, ...] = ()
     broken: Remedy | None = None
-    lock: Path | None = None
+    lock: Path | None = None  # asked for by name
+    shelf: Shelf | None = None  # of the locks that stand beside the matrix
+    preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # of an earlier lock
     python: str | None = None  # asked for by name
     owed: frozenset[tuple[NormalizedName, str]] = frozenset()  # of the kernel: see Request
 
@@ -127,7 +130,8 @@ class Solving:
         self.reporter.stage(
             f"Resolving {self.matrix.name} for Python {kernel.environment.python_version} as it stands"
         )
-        workshop = self._workshop(kernel.environment, kernel.python, settled=kernel.installed)
+        locked = self._locked(kernel.environment, kernel)
+        workshop = self._workshop(kernel.environment, kernel.python, settled=kernel.installed, locked=locked)
         request = self._request(
             kernel.environment,
             workshop.source,
@@ -135,7 +139,13 @@ class Solving:
             protected=kernel.protected,
             owed=self.owed,
         )
-        resolution = self._resolve(request, workshop.source)
+        try:
+            resolution = self._resolve(request, workshop.source)
+        except NoSolution as error:
+            if locked is None or self.lock is not None:
+                raise
+            self._set_aside(locked, error)
+            return replace(self, shelf=None).in_kernel(why)
         plan = make_plan(
             matrix=self.matrix,
             resolution=resolution,
@@ -145,7 +155,7 @@ class Solving:
             repair=Repairer(request, workshop.source),
             broken=self.broken,
             fingerprint=fingerprint(kernel),
-            notes=(*kernel.notes, *_managed(kernel), *self._notes(resolution)),
+            notes=(*kernel.notes, *_managed(kernel), *self._notes(resolution, locked)),
         )
         return Prepared(
             plan=plan, matrix=self.matrix, resolution=resolution, snapshot=kernel, workshop=workshop
@@ -154,10 +164,20 @@ class Solving:
     # -- from nothing
 
     def from_nothing(self, environment: Environment, python: str) -> tuple[Resolution, Workshop]:
-        """Return the newest solution for *environment*; *python* builds where something is built."""
+        """Return the newest solution for *environment*; *python* builds where something is built.
+
+        Where a complete lock stands beside the matrix, its pins are the solution.
+        """
         self.reporter.stage(f"Resolving {self.matrix.name} for Python {environment.python_version}")
-        workshop = self._workshop(environment, python)
-        return self._resolve(self._request(environment, workshop.source), workshop.source), workshop
+        locked = self._locked(environment)
+        workshop = self._workshop(environment, python, locked=locked)
+        try:
+            return self._resolve(self._request(environment, workshop.source), workshop.source), workshop
+        except NoSolution as error:
+            if locked is None or self.lock is not None:
+                raise
+            self._set_aside(locked, error)
+            return replace(self, shelf=None).from_nothing(environment, python)
 
     def in_env(self, why: str) -> Prepared:
         """Return the plan for an isolated environment with the Python at hand that takes the stack best.
@@ -179,18 +199,25 @@ class Solving:
         if not tried.offers:
             raise _no_python(self.matrix, tried.refusals)
         best, reason = best_offer(tried.offers)
-        empty = _empty(best, self.kernel)
+        return self._env_plan(best, tried.workshops[best.version], f"{why}; {reason}")
+
+    def in_env_of(self, environment: Environment, why: str) -> Prepared:
+        """Return the plan for an isolated environment of this very Python, which need not be at hand."""
+        resolution, workshop = self.from_nothing(environment, "")
+        return self._env_plan(Offer(python="", environment=environment, resolution=resolution), workshop, why)
+
+    def _env_plan(self, offer: Offer, workshop: Workshop, why: str) -> Prepared:
+        empty = _empty(offer, self.kernel)
         plan = make_plan(
             matrix=self.matrix,
-            resolution=best.resolution,
+            resolution=offer.resolution,
             snapshot=empty,
             target=Target.ENV,
-            why_target=f"{why}; {reason}",
-            notes=self._notes(best.resolution),
+            why_target=why,
+            notes=self._notes(offer.resolution, workshop.source),
         )
-        workshop = tried.workshops[best.version]
         return Prepared(
-            plan=plan, matrix=self.matrix, resolution=best.resolution, snapshot=empty, workshop=workshop
+            plan=plan, matrix=self.matrix, resolution=offer.resolution, snapshot=empty, workshop=workshop
         )
 
     def _try(self, environment: Environment, python: str, tried: _Tried) -> None:
@@ -272,6 +299,7 @@ class Solving:
             absent=self.matrix.absent,
             requires_python=self.matrix.requires_python,
             prerelease=self.matrix.prerelease,
+            preferred=self.preferred,
         )
         return replace(base, **facts)  # type: ignore[arg-type]
 
@@ -297,7 +325,11 @@ class Solving:
         )
 
     def _workshop(
-        self, environment: Environment, python: str, settled: Container[NormalizedName] = ()
+        self,
+        environment: Environment,
+        python: str,
+        settled: Container[NormalizedName] = (),
+        locked: LockSource | None = None,
     ) -> Workshop:
         """Return the source of candidates for *environment*, with what makes wheels of their files."""
         fetcher = Fetcher(self.environ, offline=self.settings.offline)
@@ -313,7 +345,6 @@ class Solving:
         )
         asked = roots(self.matrix, self.with_)
         source: CandidateSource
-        locked = self._locked(environment)
         if locked is not None:
             source = locked
         else:
@@ -352,20 +383,41 @@ class Solving:
         same = (one for one in here if one.version.startswith(f"{environment.short}."))
         return next(same, here[0]).path if here else sys.executable
 
-    def _locked(self, environment: Environment) -> LockSource | None:
-        """Return the lock as a source.  Raises NoSolution where it is for another Python."""
-        if self.lock is None:
+    def _locked(self, environment: Environment, kernel: Snapshot | None = None) -> LockSource | None:
+        """Return the lock to go by as a source: the one asked for, else the one beside the matrix that fits.
+
+        Raises NoSolution where the one asked for is for another Python, or assumes
+        to be installed what *kernel* has not.
+        """
+        if self.lock is not None:
+            _check_assumed(read_head(self.lock), kernel)
+            return self._lock_source(self.lock, environment)
+        if self.shelf is None:
             return None
+        head = self.shelf.for_kernel(kernel) if kernel else self.shelf.for_environment(environment)
+        try:
+            return self._lock_source(head.path, environment) if head is not None else None
+        except NoSolution as error:  # it is for another platform
+            self.reporter.note(f"a lock is left aside: {error.message.splitlines()[0]}")
+            return None
+
+    def _lock_source(self, path: Path, environment: Environment) -> LockSource:
         return LockSource(
-            read_lock(self.lock),
-            self.lock.parent,
+            read_lock(path),
+            path.parent,
             environment,
             allow_build=self.matrix.options.allow_build,
-            name=f"the lock `{self.lock.name}`",
+            name=f"the lock `{path.name}`",
         )
 
-    def _notes(self, resolution: Resolution) -> tuple[str, ...]:
-        return tuple(filter(None, (build_note(resolution, entry) for entry in self.matrix.packages)))
+    def _set_aside(self, locked: LockSource, error: NoSolution) -> None:
+        self.reporter.note(f"{locked.name} is left aside: {error.message.splitlines()[0]}")
+
+    def _notes(self, resolution: Resolution, source: CandidateSource | None) -> tuple[str, ...]:
+        builds = filter(None, (build_note(resolution, entry) for entry in self.matrix.packages))
+        if self.lock is None and isinstance(source, LockSource):
+            return (*builds, f"the versions are those of {source.name}")
+        return tuple(builds)
 
 
 @dataclass(slots=True)
@@ -377,6 +429,20 @@ class _Tried:
     refusals: dict[str, NoSolution] = field(default_factory=dict)
     minors: set[str] = field(default_factory=set)
     worthwhile: bool = True  # to ask another Python: nothing refused so far but for the Python's sake
+
+
+def _check_assumed(head: LockHead | None, kernel: Snapshot | None) -> None:
+    """Raise NoSolution where a runtime delta is for another state than that of *kernel*."""
+    if head is None or head.kind != DELTA:
+        return
+    what = f"the lock `{head.path.name}` is a delta over {head.runtime}"
+    if kernel is None:
+        hint = "Use it with `--into kernel`, or make a complete lock with `--python-version`"
+        raise NoSolution(f"{what}, and nothing is installed in an isolated environment", hint=hint)
+    differing = assumed_otherwise(head, kernel)
+    if differing:
+        hint = "Make a lock for this state, or call without `--lock`"
+        raise NoSolution("\n  ".join([f"{what}, and this is another state", *differing]), hint=hint)
 
 
 def _managed(kernel: Snapshot) -> Iterator[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from colablock import applied
-from colablock.catalog import find_matrix
+from colablock.catalog import find_matrix, lock_files
 from colablock.matrix import Matrix
 from colablock.plan import Remedy, Target
 from colablock.serialise import report_from_json
@@ -35,6 +35,7 @@ class Ask:
     variant: str | None = None
     with_: tuple[str, ...] = ()
     lock: Path | None = None
+    use_locks: bool = True  # those that stand beside the matrix
     protect: tuple[str, ...] = ()
     broken: Remedy | None = None
     default_index: str | None = None
@@ -52,7 +53,7 @@ def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
     """
     matrix = find_matrix(ask.name, environ=environ)
     last = applied.load(matrix.name, applied.home_folder(environ))
-    if last is None or ask.runtime or last.key != request_key(ask, matrix):
+    if last is None or ask.runtime or last.key != request_key(ask, matrix, environ):
         return None
     if is_unfinished(last.prefix, last.sites[0]):
         return None
@@ -67,7 +68,7 @@ def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
     return replace(report, changed=False, needs_restart=waits, restart=restart, seconds=0.0)
 
 
-def request_key(ask: Ask, matrix: Matrix) -> str:
+def request_key(ask: Ask, matrix: Matrix, environ: Mapping[str, str] | None = None) -> str:
     """Return a digest of all that an apply depends on, apart from what the indexes have.
 
     Paths count as the places they name, a lock as what it holds; what does not
@@ -81,8 +82,15 @@ def request_key(ask: Ask, matrix: Matrix) -> str:
         "python": _place(ask.python) if ask.python else None,
         "find_links": [_place(link) for link in ask.find_links],
         "lock": digest_of(ask.lock) if ask.lock else None,
+        "locks": _stamps(lock_files(matrix, environ=environ)) if ask.use_locks and not ask.lock else None,
     }
     return applied.key_of({key: value for key, value in facts.items() if key not in _UNASKED})
+
+
+def _stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return what tells that files have changed without reading them: their times and sizes."""
+    found = ((path.name, path.stat()) for path in paths)
+    return [(name, status.st_mtime_ns, status.st_size) for name, status in found]
 
 
 def _place(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock.cache import file_digest
 from colablock.candidates import Origin
 from colablock.errors import BadDistribution
-from colablock.lock import Wheel
-from colablock.rewheel import rebuild
+from colablock.lock import LockSource, Wheel
+from colablock.rewheel import pinned_sha256, rebuild
 
 if TYPE_CHECKING:
+    from colablock._vendor.packaging.pylock import PackageWheel
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.build import Builder
     from colablock.candidates import Candidate, File
@@ -57,6 +58,8 @@ class Workshop:
             entry, file = self.entries.get(name), pin.candidate.file
             if entry is None or not entry.is_rebuilt or file is None:
                 continue
+            if self._kept(entry) is not None:
+                continue
             is_kept = self.fetcher.cache.file(file.hashes.get("sha256", "")) is not None
             if not (is_kept and (file.is_wheel or entry.source_root)):
                 return False
@@ -76,10 +79,12 @@ class Workshop:
             folder = f"{lock.name.removesuffix('.toml')}.wheels" if lock is not None else "wheels"
             if lock is not None:
                 _place(made, lock.parent / folder / made.name)
+            is_promised = entry.url is None or pinned_sha256(entry) is not None
             wheels[name] = Wheel(
                 path=f"{folder}/{made.name}",
-                sha256=hashlib.sha256(made.read_bytes()).hexdigest(),
+                sha256=file_digest(made),
                 size=made.stat().st_size,
+                promised=pin.candidate.file.hashes if is_promised else {},
             )
         return wheels
 
@@ -91,13 +96,33 @@ class Workshop:
     def _rebuilt(self, entry: PackageEntry, candidate: Candidate, file: File) -> Path:
         if candidate.origin is Origin.LOCK:  # it names the wheel that was made already
             return self.fetcher.fetch_named(file)
-        return self._rebuild(entry, self.fetcher.fetch_named(file), file.hashes.get("sha256"))
+        return self._kept(entry) or self._rebuild(
+            entry, self.fetcher.fetch_named(file), file.hashes.get("sha256")
+        )
 
     def _rebuild(self, entry: PackageEntry, path: Path, sha256: str | None) -> Path:
         # Modules that are not named by a source root come from a build, where the matrix allows one.
         build = self.builder if {entry.name, ":all:"} & self.allow_build else None
         wheel, _ = rebuild(entry, path, cache=self.fetcher.cache, sha256=sha256, build=build)
+        promised = self._promised(entry)
+        if promised is not None and file_digest(wheel) != promised.hashes.get("sha256"):
+            message = f"`{wheel.name}`, made from `{path.name}`, is not the wheel that the lock names"
+            hint = "What the archive holds has changed: make the lock anew, and look at what is new in it"
+            raise BadDistribution(message, hint=hint)
         return wheel
+
+    def _promised(self, entry: PackageEntry) -> PackageWheel | None:
+        """Return our own wheel of *entry* as a lock lists it, None where no lock does."""
+        return self.source.wheel(entry.name) if isinstance(self.source, LockSource) else None
+
+    def _kept(self, entry: PackageEntry) -> Path | None:
+        """Return the wheel that a lock lists from an earlier time, where it is kept whole."""
+        promised = self._promised(entry)
+        if promised is None:
+            return None
+        kept = self.fetcher.cache.path("rebuilt", promised.filename) / promised.filename
+        is_whole = kept.is_file() and file_digest(kept) == promised.hashes.get("sha256")
+        return kept if is_whole else None
 
 
 def _place(wheel: Path, destination: Path) -> None:

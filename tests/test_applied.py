@@ -120,6 +120,7 @@ CHANGED: dict[str, Any] = {
     "find_links": ("wheels",),
     "lock": Path(__file__),
     "protect": ("numpy",),
+    "use_locks": False,
 }
 
 

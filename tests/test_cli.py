@@ -34,6 +34,7 @@ else:
     import tomli as tomllib
 
 DATA = Path(__file__).parent / "data" / "cli"
+LOCKED = {"target", "variant", "moved", "changed", "refusal"}
 UPDATE = "UPDATE_SNAPSHOTS"
 
 TINY = """\
@@ -217,8 +218,8 @@ def test_what_is_seen_here_is_told_without_secrets(world: World) -> None:
         (["info"], 0, {"colablock", "python", "accelerator", "protected"}),
         (["plan", "tiny", "--into", "env"], 0, {"version", "steps", "fetch_size", "needs_restart"}),
         (["why", "tiny", "shapes", "--into", "env"], 0, {"package", "because"}),
-        (["lock", "tiny"], 0, {"lock", "bytes"}),
-        (["lock", "tiny", "-o", "pylock.tiny.toml"], 0, {"output", "bytes"}),
+        (["lock", "tiny", "-o", "-"], 0, {"lock", "bytes", "packages", *LOCKED}),
+        (["lock", "tiny", "-o", "pylock.tiny.toml"], 0, {"output", "bytes", "packages", *LOCKED}),
         (["plan", "bad.toml"], 2, {"error", "exit_code"}),
         (["plan", "nowhere"], 1, {"error", "exit_code"}),
         (["verify", "nowhere"], 2, {"error", "exit_code"}),
@@ -577,7 +578,7 @@ def test_an_interrupted_fetch_changes_nothing(world: World, venv: StandIn, tmp_p
     assert world.run("apply", "tiny", "--into", "kernel", "--python", venv.python).code == ExitCode.DONE
 
 
-@pytest.mark.parametrize("argv", [["list"], ["list", "--json"], ["lock", "tiny"]])
+@pytest.mark.parametrize("argv", [["list"], ["list", "--json"], ["lock", "tiny", "-o", "-"]])
 def test_a_reader_that_leaves_early_is_no_fault(argv: list[str], world: World) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -684,7 +685,7 @@ def test_what_cannot_be_used_is_no_bug(argv: list[str], words: str, world: World
 
 
 def test_a_timeout_that_is_none_is_named(world: World, tmp_path: Path) -> None:
-    done = world.run("lock", "tiny", COLABLOCK_CACHE_DIR=str(tmp_path), COLABLOCK_TIMEOUT="xx")
+    done = world.run("lock", "tiny", "-o", "-", COLABLOCK_CACHE_DIR=str(tmp_path), COLABLOCK_TIMEOUT="xx")
     assert done.code == ExitCode.USAGE
     assert "`xx` in COLABLOCK_TIMEOUT" in done.err
 

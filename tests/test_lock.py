@@ -388,9 +388,26 @@ def test_a_wheel_beside_the_lock_is_found_wherever_both_are(server: IndexServer,
         canonicalize_name("base"): Wheel(path="own/base-1.5-py3-none-any.whl", sha256="a" * 64, size=7)
     }
     path = written_to(make_lock(resolution, matrix, wheels=rebuilt), tmp_path / "moved")
+    wheel = tmp_path / "moved/own/base-1.5-py3-none-any.whl"
+    wheel.parent.mkdir()
+    wheel.touch()
     file = again(path, "base").pins[canonicalize_name("base")].candidate.file
     assert file is not None
-    assert file.url == (tmp_path / "moved/own/base-1.5-py3-none-any.whl").as_uri()
+    assert file.url == wheel.as_uri()
+
+
+def test_a_wheel_that_is_not_beside_the_lock_is_made_again_from_what_the_lock_names(
+    server: IndexServer, tmp_path: Path
+) -> None:
+    resolution, matrix = solved(server, "base")
+    rebuilt = {
+        canonicalize_name("base"): Wheel(path="own/base-1.5-py3-none-any.whl", sha256="a" * 64, size=7)
+    }
+    path = written_to(make_lock(resolution, matrix, wheels=rebuilt), tmp_path)
+    candidate = again(path, "base").pins[canonicalize_name("base")].candidate
+    assert candidate.file is not None
+    assert candidate.origin is Origin.DIRECT
+    assert candidate.file.url == server.file_url("base-1.5-py3-none-any.whl")
 
 
 def test_the_pins_of_a_lock_are_exact_whatever_is_installed(server: IndexServer, tmp_path: Path) -> None:

@@ -89,6 +89,20 @@ def assert_record_holds(wheel: Path) -> None:
             assert (digest, size) == (f"sha256={expected}", str(len(data)))
 
 
+def test_an_archive_is_known_by_what_it_holds_unless_the_matrix_pins_its_bytes(
+    tmp_path: Path, cache: Cache
+) -> None:
+    entry = replace(ENTRY, url="https://host.example/archive/v0.4.0.tar.gz")
+    first, second = tarball(tmp_path / "a.tar.gz", TREE), zipball(tmp_path / "b.zip", TREE)
+    assert first.read_bytes() != second.read_bytes()
+    wheels = [rebuild(entry, archive, cache=cache)[0] for archive in (first, second)]
+    assert wheels[0].name == wheels[1].name
+    pinned = replace(entry, sha256=hashlib.sha256(first.read_bytes()).hexdigest())
+    assert rebuild(pinned, first, cache=cache)[0].name != wheels[0].name
+    other = tarball(tmp_path / "c.tar.gz", {**TREE, "README.md": "another text"})
+    assert rebuild(entry, other, cache=cache)[0].name != wheels[0].name
+
+
 @pytest.mark.parametrize("make", [tarball, zipball])
 def test_an_archive_becomes_a_wheel_of_its_modules(tmp_path: Path, cache: Cache, make: object) -> None:
     archive = make(tmp_path / "v0.4.0.archive", TREE)  # type: ignore[operator]

@@ -90,6 +90,12 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help="take the pins of this lock file; nothing else is asked of an index",
     )
     group.add_argument(
+        "--no-lock",
+        dest="use_locks",
+        action="store_false",
+        help="resolve anew, whatever lock stands beside the matrix",
+    )
+    group.add_argument(
         "--protect",
         metavar="NAME",
         action="append",
@@ -129,6 +135,7 @@ def ask_of(args: argparse.Namespace) -> Ask:
         variant=args.variant,
         with_=tuple(args.with_),
         lock=args.lock,
+        use_locks=args.use_locks,
         protect=tuple(args.protect),
         broken=Remedy(args.broken) if args.broken else None,
         default_index=checked_index(args.default_index),

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.commands.call import Call, add_command, add_sources, pipeline_of, print_json
 from colablock.errors import ExitCode
 from colablock.urls import checked_index
+
+if TYPE_CHECKING:
+    from colablock.locker import Locked
 
 __all__ = ["add"]
 
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    parser = add_command(commands, "lock", "resolve from nothing and write a PEP 751 lock file")
+    parser = add_command(commands, "lock", "resolve and write PEP 751 lock files, beside the matrix")
     parser.add_argument("name", metavar="NAME|FILE")
-    parser.add_argument("--python-version", metavar="X.Y[.Z]", help="the target's Python; default: this one")
-    parser.add_argument(
+    group = parser.add_argument_group("what it is for")
+    group.add_argument(
+        "--runtime",
+        metavar="R",
+        help="a recorded runtime, such as colab-2026.08-gpu: the lock lists what is to come there",
+    )
+    group.add_argument(
+        "--all",
+        action="store_true",
+        help="every recorded runtime that takes the matrix, and every Python from nothing",
+    )
+    group.add_argument("--python-version", metavar="X.Y[.Z]", help="the target's Python; default: this one")
+    group.add_argument(
         "--platform",
         metavar="TAG",
         help="the target's platform, such as manylinux_2_35_x86_64; default: this one",
     )
-    parser.add_argument("--variant", metavar="V", help="variant of the matrix; by default the first")
-    parser.add_argument(
+    group.add_argument("--variant", metavar="V", help="variant of the matrix; by default the target's own")
+    group.add_argument(
         "--with",
         dest="with_",
         metavar="REQ",
@@ -31,33 +48,125 @@ def add(commands: Any) -> None:
         default=[],
         help="a requirement of your own (repeatable)",
     )
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write here in place of standard output"
+    group = parser.add_argument_group("which versions")
+    group.add_argument(
+        "-U", "--upgrade", action="store_true", help="keep no version of the lock that is there"
+    )
+    group.add_argument(
+        "-P",
+        "--upgrade-package",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="let this one move, and keep the others (repeatable)",
+    )
+    group.add_argument(
+        "--exclude-newer",
+        metavar="DATE",
+        help="pass over files uploaded later, in place of the matrix's own date (2026-09-01, or with a time)",
+    )
+    group = parser.add_argument_group("where it goes")
+    group.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="write here; `-` for standard output"
+    )
+    group.add_argument(
+        "--check", action="store_true", help="write nothing; exit code 1 where a lock is not up to date"
     )
     add_sources(parser)
     parser.set_defaults(handler=_lock)
 
 
 def _lock(call: Call) -> int:
+    from colablock.errors import InvalidInput
+    from colablock.locker import LockAsk
     from colablock.standing import Ask
 
+    args = call.args
+    is_several = [
+        flag for flag in ("runtime", "python_version", "platform", "output", "variant") if getattr(args, flag)
+    ]
+    if args.all and is_several:
+        named = f"--{is_several[0].replace('_', '-')}"
+        raise InvalidInput(f"`--all` and `{named[0]}` do not go together", hint="Leave one of them out")
     ask = Ask(
-        name=call.args.name,
-        variant=call.args.variant,
-        with_=tuple(call.args.with_),
-        default_index=checked_index(call.args.default_index),
-        find_links=tuple(call.args.find_links),
-        offline=call.args.offline,
+        name=args.name,
+        runtime=args.runtime,
+        variant=args.variant,
+        with_=tuple(args.with_),
+        default_index=checked_index(args.default_index),
+        find_links=tuple(args.find_links),
+        offline=args.offline,
+        use_locks=False,
+    )
+    wanted = LockAsk(
+        python_version=args.python_version,
+        platform=args.platform,
+        output=args.output,
+        upgrade=args.upgrade,
+        upgrade_packages=frozenset(map(canonicalize_name, args.upgrade_package)),
+        exclude_newer=_moment(args.exclude_newer),
+        dry=args.check,
     )
     with pipeline_of(call) as pipeline:
-        text = pipeline.lock(
-            ask, python_version=call.args.python_version, platform=call.args.platform, output=call.args.output
-        )
-    if call.args.json:
-        written = {"lock": text.decode()} if call.args.output is None else {"output": str(call.args.output)}
-        print_json({**written, "bytes": len(text)}, call.out)
-    elif call.args.output is None:
-        call.out.file.write(text.decode())
-    elif not call.args.quiet:
-        call.err.print(f"wrote {call.args.output}", markup=False)
-    return ExitCode.DONE
+        made = list(pipeline.lock_all(ask, wanted)) if args.all else [pipeline.lock(ask, wanted)]
+    _tell(call, made)
+    if args.check:
+        is_current = not any(one.is_changed for one in made)
+        return ExitCode.DONE if is_current else ExitCode.UNMET
+    return ExitCode.DONE if any(one.refusal is None for one in made) else ExitCode.UNMET
+
+
+def _tell(call: Call, made: Sequence[Locked]) -> None:
+    args = call.args
+    to_stdout = args.output is not None and str(args.output) == "-"
+    if args.json:
+        print_json(_facts(made, whole=to_stdout) if args.all else _facts(made, whole=to_stdout)[0], call.out)
+    elif to_stdout:
+        call.out.file.write(made[0].text.decode())
+    elif not args.quiet:
+        for one in made:
+            for line in _lines(one, checked=args.check):
+                call.err.print(line, markup=False, soft_wrap=True)
+
+
+def _lines(one: Locked, *, checked: bool) -> Iterator[str]:
+    """Yield what is said of one lock: what became of it, and how its pins moved."""
+    what = f"{one.target}" + (f" ({one.variant})" if one.variant else "")
+    if one.refusal is not None:
+        yield f"no lock    {what}: {one.refusal.splitlines()[0]}"
+        return
+    changed = "not current" if checked else "wrote      "
+    count = f"{one.packages} package{'' if one.packages == 1 else 's'}"
+    yield f"{changed if one.is_changed else 'up to date '}{one.path}: {what}, {count}"
+    yield from (f"             {line}" for line in one.moved)
+
+
+def _facts(made: Sequence[Locked], *, whole: bool) -> list[dict[str, object]]:
+    return [
+        {
+            "target": one.target,
+            "variant": one.variant,
+            "output": None if whole or one.refusal is not None else str(one.path),
+            **({"lock": one.text.decode()} if whole else {}),
+            "bytes": len(one.text),
+            "packages": one.packages,
+            "moved": list(one.moved),
+            "changed": one.is_changed,
+            "refusal": one.refusal,
+        }
+        for one in made
+    ]
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Return a date (midnight, UTC) or a time of RFC 3339.  Raises InvalidInput."""
+    from colablock.errors import InvalidInput
+
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as error:
+        hint = "Write it as 2026-09-01 or 2026-09-01T12:00:00Z"
+        raise InvalidInput(f"`{text}` is no date", hint=hint) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

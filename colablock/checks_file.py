@@ -1,0 +1,103 @@
+"""The results of a check as they stand beside the matrix, and what has changed since they were committed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from colablock.check import Outcome, broken_since, differences
+from colablock.errors import InvalidInput
+from colablock.locks import write_beside
+from colablock.matrix import Matrix
+
+__all__ = ["Checked", "compared", "results_path"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a check found of one matrix, and how it differs from what is committed (*drift*).
+
+    *imports* are findings about imports that no requirement covers, as JSON-ready values.
+    """
+
+    matrix: str
+    summary: str
+    digest: str
+    path: Path
+    outcomes: tuple[Outcome, ...]
+    imports: tuple[Mapping[str, Any], ...] = ()
+    drift: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the file, in an order that keeps changes of it small."""
+        imports = {"imports": [dict(one) for one in self.imports]} if self.imports else {}
+        return {
+            "schema": SCHEMA,
+            "matrix": self.matrix,
+            "matrix-digest": self.digest,
+            "results": [one.to_json() for one in self.outcomes],
+            **imports,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that is known, for other programs."""
+        broke = [
+            {**asdict(one), "was": one.was.value, "now": one.now.value} for one in broken_since(self.outcomes)
+        ]
+        return {**self.to_json(), "file": str(self.path), "broken-since": broke, "drift": list(self.drift)}
+
+    def write(self) -> None:
+        """Write the file.  Raises InvalidInput where that fails."""
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
+        write_beside(self.path, text.encode())
+
+
+def results_path(matrix: Matrix, folder: Path) -> Path:
+    """Return where the results of *matrix* stand in *folder*."""
+    return folder / f"{matrix.name}.checks.json"
+
+
+def compared(
+    matrix: Matrix, folder: Path, outcomes: Sequence[Outcome], imports: Sequence[Mapping[str, Any]] = ()
+) -> Checked:
+    """Return *outcomes* beside those that are committed in *folder*.
+
+    Raises InvalidInput where the committed file cannot be read.
+    """
+    path = results_path(matrix, folder)
+    committed = _read(path)
+    if committed is None:
+        drift: tuple[str, ...] = (f"no results are committed as `{path}`",)
+    else:
+        drift = differences(committed[0], outcomes)
+        if list(committed[1]) != [dict(one) for one in imports]:
+            drift = (*drift, "the findings about imports have changed")
+    return Checked(
+        matrix=matrix.name,
+        summary=matrix.summary or "",
+        digest=matrix.digest,
+        path=path,
+        outcomes=tuple(outcomes),
+        imports=tuple(imports),
+        drift=drift,
+    )
+
+
+def _read(path: Path) -> tuple[list[Outcome], list[Mapping[str, Any]]] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["schema"] != SCHEMA:
+            raise InvalidInput(f"`{path}` has schema {value['schema']}, and this colablock reads {SCHEMA}")
+        return [Outcome.from_json(row) for row in value["results"]], list(value.get("imports", ()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        hint = "Write it anew with `colablock check NAME --update`"
+        raise InvalidInput(
+            f"`{path}` cannot be read as the results of a check: {error}", hint=hint
+        ) from error

@@ -1,0 +1,58 @@
+"""What a matrix claims to be capable of, judged from versions and cards alone: a live proof says more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import Version
+from colablock.accelerator import Accelerator
+
+__all__ = ["CLAIMS", "HOLDS", "judge_claim"]
+
+HOLDS = "holds"
+
+_BITSANDBYTES = canonicalize_name("bitsandbytes")
+_TRANSFORMERS = canonicalize_name("transformers")
+_NF4_ON_CPU = Version("0.50")
+_NF4_CAPABILITY = Version("6.0")  # bitsandbytes, installation guide: NF4 and FP4 from Pascal on
+_LLAMA3_ROPE = Version("4.43")  # transformers 4.43.0, release notes: Llama 3.1
+
+Versions = Mapping[NormalizedName, str]
+
+
+def judge_claim(claim: str, versions: Versions, accelerator: Accelerator) -> str:
+    """Return ``holds``, ``does not hold: ...`` or ``not known: ...`` for one of a matrix's capabilities.
+
+    *versions* are those of the stack, by name.
+    """
+    judge = CLAIMS.get(claim)
+    return judge(versions, accelerator) if judge else f"not known: no rule for `{claim}`"
+
+
+def _nf4(versions: Versions, accelerator: Accelerator) -> str:
+    there = versions.get(_BITSANDBYTES)
+    if there is None:
+        return "does not hold: bitsandbytes is no part of the stack"
+    if accelerator.kind != "cuda":
+        if Version(there) >= _NF4_ON_CPU:
+            return HOLDS
+        return f"does not hold: bitsandbytes {there} quantises on CUDA only, 0.50 on the CPU too"
+    for device in accelerator.devices:
+        if Version(device.compute_capability) < _NF4_CAPABILITY:
+            return (
+                f"does not hold: {device.name} has compute capability {device.compute_capability}, below 6.0"
+            )
+    return HOLDS
+
+
+def _llama3_rope(versions: Versions, accelerator: Accelerator) -> str:  # noqa: ARG001 - as the others
+    there = versions.get(_TRANSFORMERS)
+    if there is None:
+        return "does not hold: transformers is no part of the stack"
+    if Version(there) >= _LLAMA3_ROPE:
+        return HOLDS
+    return f"does not hold: transformers {there} reads no llama3 rope scaling, 4.43 does"
+
+
+CLAIMS: Mapping[str, Callable[[Versions, Accelerator], str]] = {"llama3-rope": _llama3_rope, "nf4": _nf4}

@@ -1,0 +1,70 @@
+"""Whether matrices still hold on the recorded runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colablock.commands.call import Call, add_command, pipeline_of, print_json
+from colablock.errors import ExitCode, InvalidInput
+
+if TYPE_CHECKING:
+    from colablock.checks_file import Checked
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    parser = add_command(
+        commands, "check", "does a matrix still hold on every recorded runtime; what drifted (no network)"
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a matrix by name, or the path of its file")
+    parser.add_argument("--all", action="store_true", help="every matrix that is found")
+    parser.add_argument(
+        "--update", action="store_true", help="write the results beside the matrix, to be committed"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help="write the compatibility page, one self-contained file"
+    )
+    parser.set_defaults(handler=_check)
+
+
+def _check(call: Call) -> int:
+    from colablock.catalog import list_matrices
+    from colablock.display_check import render_checked
+
+    args = call.args
+    if args.all == bool(args.names):
+        raise InvalidInput("name the matrices to check, or pass `--all`")
+    names = args.names
+    if args.all:
+        listed = [one for one in list_matrices(environ=call.environ) if not one.shadowed_by]
+        names = [one.name for one in listed]
+    with pipeline_of(call) as pipeline:
+        checked = [pipeline.check(name, update=args.update) for name in names]
+    if args.html is not None:
+        _write_page(args.html, checked)
+    if args.json:
+        print_json({"checks": [one.facts() for one in checked]}, call.out)
+    else:
+        for one in checked:
+            render_checked(one, call.out, verbose=args.verbose)
+    is_current = args.update or not any(one.drift for one in checked)
+    return ExitCode.DONE if is_current else ExitCode.UNMET
+
+
+def _write_page(path: Path, checked: list[Checked]) -> None:
+    from colablock.compat_page import render_page
+    from colablock.recorded import runtimes
+
+    text = render_page(
+        [one.to_json() for one in checked],
+        matrices={one.matrix: one.summary for one in checked},
+        runtimes=runtimes(),
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
