@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from colablock.matrix import Matrix
     from colablock.snapshot import Snapshot
 
-__all__ = ["Broke", "Checker", "Outcome", "Verdict", "broken_since", "differences"]
+__all__ = ["Broke", "Checker", "Outcome", "Verdict", "broken_since", "differences", "outcomes_of"]
 
 
 class Verdict(Enum):
@@ -301,6 +305,24 @@ class Checker:
     def _folders(self) -> list[Path]:
         beside = (path.parent for path in lock_files(self.matrix, environ=self.environ, cwd=self.cwd))
         return list(dict.fromkeys([*beside, lock_folder(self.matrix, cwd=self.cwd)]))
+
+
+def outcomes_of(
+    matrices: Sequence[Matrix], environ: Mapping[str, str], *, cwd: Path | None = None
+) -> Iterator[tuple[Outcome, ...]]:
+    """Yield the outcomes of each matrix in turn; several are checked side by side, in processes."""
+    job = partial(_outcomes, environ=dict(environ), cwd=cwd or Path())
+    workers = min(len(matrices), os.cpu_count() or 1)
+    if workers < 2:  # noqa: PLR2004 - nothing to share the work with
+        yield from map(job, matrices)
+        return
+    # Not forked: a progress line may be drawn by a thread of this process.
+    with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(job, matrices)
+
+
+def _outcomes(matrix: Matrix, environ: Mapping[str, str], cwd: Path) -> tuple[Outcome, ...]:
+    return tuple(Checker(matrix=matrix, environ=environ, cwd=cwd).outcomes())
 
 
 def _told(base: Outcome, verdict: Verdict, found: _Found, reason: str) -> Outcome:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from colablock.check import Verdict, broken_since
 from colablock.display_words import one_line, size_text
@@ -22,25 +24,39 @@ _STYLES = {Verdict.KERNEL: "green", Verdict.ENV: "yellow", Verdict.NONE: "red", 
 _WORDS = {Verdict.KERNEL: "kernel", Verdict.ENV: "env", Verdict.NONE: "no", Verdict.UNKNOWN: "?"}
 
 
-def render_checked(checked: Checked, console: Console, *, verbose: bool = False) -> None:
-    """Print one matrix: a table of runtimes and cards, the reasons below it, and what has drifted."""
-    console.print(f"{checked.matrix}: {checked.summary}".rstrip(": "), markup=False, style="bold")
+def render_checked(
+    checked: Checked, console: Console, *, updated: bool = False, verbose: bool = False
+) -> None:
+    """Print one matrix: a table of runtimes and cards, the reasons below it, and what has drifted.
+
+    *updated* says that the results were written, so that what has drifted is history.
+    """
+    console.print(Text(f"{checked.matrix}: {checked.summary}".rstrip(": "), style="bold"))
     console.print(_table(checked.outcomes))
     _print_reasons(checked.outcomes, console, verbose=verbose)
+    worse: defaultdict[str, list[str]] = defaultdict(list)
     for broke in broken_since(checked.outcomes):
-        text = (
-            f"first worse with {broke.accelerator}: {broke.runtime}, {broke.was.value} -> {broke.now.value}"
-        )
-        console.print(f"  {text}", markup=False)
+        worse[f"{broke.runtime}, {broke.was.value} -> {broke.now.value}"].append(broke.accelerator)
+    for what, cards in worse.items():
+        with_ = "" if cards == ["none"] else f" with {' '.join(cards)}"
+        _print(f"first worse{with_}: {what}", console)
     for finding in checked.imports:
-        console.print(
-            f"  import {finding['severity']}: {finding['package']}: {finding['detail']}", markup=False
-        )
+        title = f"{finding['severity']}: imports of {finding['package']}"
+        _print(f"{title}: {finding['detail']}", console)
     if checked.drift:
-        console.print("  drift:", style="red")
+        _print(f"written to {checked.path}:" if updated else "drift:", console)
         for line in checked.drift:
-            console.print(f"    {line if verbose else one_line(line)}", markup=False)
+            _print(line if verbose else _in_a_line(line), console, indent=4)
     console.print()
+
+
+def _in_a_line(text: str) -> str:
+    return one_line("; ".join(text.splitlines()))
+
+
+def _print(text: str, console: Console, *, indent: int = 2) -> None:
+    """Print *text* below an indent, which its further lines have too."""
+    console.print(Padding(Text(text), (0, 0, 0, indent)))
 
 
 def _table(outcomes: tuple[Outcome, ...]) -> Table:
@@ -74,11 +90,10 @@ def _print_reasons(outcomes: tuple[Outcome, ...], console: Console, *, verbose: 
         size = f"; fetch {size_text(sizes[-1])}" if sizes else ""
         pythons = sorted({one.python for one in alike if one.python and verdict is Verdict.ENV})
         python = f"; Python {', '.join(pythons)}" if pythons else ""
-        console.print(
-            f"  {_WORDS[verdict]}: {where}{f' ({cards})' if cards else ''}{python}{size}", markup=False
-        )
-        for line in reason.splitlines() if verbose else [one_line(reason)]:
-            console.print(f"    {line}", markup=False)
+        with_ = f" ({cards})" if cards else ""
+        _print(f"{_WORDS[verdict]}: {where}{with_}{python}{size}", console)
+        for line in reason.splitlines() if verbose else [_in_a_line(reason)]:
+            _print(line, console, indent=4)
         failing = {claim: said for one in alike for claim, said in one.claims.items() if said != "holds"}
         for claim, said in failing.items():
-            console.print(f"    {claim}: {said}", markup=False)
+            _print(f"{claim}: {said}", console, indent=4)

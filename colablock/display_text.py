@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from colablock.verify import Check, Report
 
 __all__ = [
+    "Section",
     "Span",
     "error_text",
     "plan_text",
@@ -65,6 +66,7 @@ __all__ = [
     "render_matrix",
     "render_plan",
     "render_report",
+    "render_sections",
     "render_undone",
     "report_text",
     "undone_text",
@@ -80,6 +82,14 @@ class Span(NamedTuple):
 
     text: str
     style: str = ""
+
+
+class Section(NamedTuple):
+    """A part of a display: *pairs* of a lead and a text, then words that are *listed*; *title* may be ""."""
+
+    title: str
+    pairs: Sequence[tuple[str, str]] = ()
+    listed: Sequence[str] = ()
 
 
 def render_plan(plan: Plan, console: Console, *, verbose: bool = False) -> None:
@@ -110,6 +120,11 @@ def render_matrix(facts: Mapping[str, object], console: Console) -> None:
 def render_info(facts: Mapping[str, object], console: Console) -> None:
     """Write what is known about this machine and interpreter."""
     _write(_facts_lines(facts, width=console.width), console)
+
+
+def render_sections(title: str, sections: Iterable[Section], console: Console) -> None:
+    """Write *title*, then each of *sections*."""
+    _write(_section_lines(title, sections, width=console.width), console)
 
 
 def render_history(changes: Sequence[Change], console: Console) -> None:
@@ -393,6 +408,17 @@ def _facts_lines(facts: Mapping[str, object], *, width: int) -> Iterator[list[Sp
         column = _column([name for name, _ in items])
         for name, about in items:
             yield from _pair(name, about, width=width, column=column, style="bold")
+
+
+def _section_lines(title: str, sections: Iterable[Section], *, width: int) -> Iterator[list[Span]]:
+    yield from _paragraph(one_line(title), width=width, hang=2, style="bold")
+    for section in sections:
+        yield from _heading(section.title) if section.title else [[]]
+        column = min(max((len(lead) for lead, _ in section.pairs), default=0), width // 2)
+        for lead, text in section.pairs:
+            yield from _pair(one_line(lead), one_line(text), width=width, column=column)
+        if section.listed:
+            yield from _listed(map(one_line, section.listed), width=width, indent=2)
 
 
 def _has_parts(value: object) -> bool:

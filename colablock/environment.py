@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from colablock._vendor.packaging.tags import (
@@ -101,6 +102,7 @@ class Environment:
         return cls(markers=markers, tags=tags)
 
 
+@lru_cache(maxsize=64)  # a thousand tags each, and the same one is asked for again and again
 def environment_for(python_version: str, platform: str) -> Environment:
     """Return the environment of CPython *python_version* on *platform*, with no interpreter at hand.
 

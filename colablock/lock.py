@@ -355,6 +355,7 @@ class LockSource:
     name: str = LOCK
     _packages: dict[NormalizedName, Package] = field(init=False)
     _policy: Policy = field(init=False)
+    _judged: dict[NormalizedName, Judged] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_environment(self.lock, self.environment, self.name)
@@ -387,6 +388,11 @@ class LockSource:
 
     def judge(self, name: NormalizedName) -> Judged:
         """Return the locked version of *name*, with the files that fit here, best first."""
+        if name not in self._judged:
+            self._judged[name] = self._judge(name)
+        return self._judged[name]
+
+    def _judge(self, name: NormalizedName) -> Judged:
         package = self._packages.get(name)
         if package is None:
             return Judged(found=False, where=(LOCK,))

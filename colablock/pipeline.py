@@ -19,7 +19,7 @@ from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
 from colablock.breakage import unmet
 from colablock.catalog import find_matrix, lock_files, lock_folder
-from colablock.check import Checker
+from colablock.check import outcomes_of
 from colablock.checks_file import Checked, compared
 from colablock.disk import room_note, undo_cost
 from colablock.drift import SINCE, Drift, find_drifts, notes_of
@@ -145,18 +145,20 @@ class Pipeline:
         """Make the locks for every recorded runtime and every Python; see `Locker.all`."""
         return self._locker(ask).all(ask, wanted)
 
-    def check(self, name: str, *, update: bool = False) -> Checked:
-        """Return whether a matrix holds on every recorded runtime, from its locks; no network is asked.
+    def check(self, names: Sequence[str], *, update: bool = False) -> tuple[Checked, ...]:
+        """Return whether matrices hold on every recorded runtime, from their locks; no network is asked.
 
-        With *update* the results are written beside it.
+        With *update* the results are written beside each.
         """
-        matrix = self.matrix(name)
-        self._reporter.stage(f"Checking {matrix.name}")
-        outcomes = Checker(matrix=matrix, environ=self._environ).outcomes()
-        checked = compared(matrix, lock_folder(matrix), tuple(outcomes))
-        if update:
-            checked.write()
-        return checked
+        matrices = [self.matrix(name) for name in names]
+        self._reporter.stage(f"Checking {', '.join(matrix.name for matrix in matrices)}")
+        found = []
+        for matrix, outcomes in zip(matrices, outcomes_of(matrices, self._environ), strict=True):
+            checked = compared(matrix, lock_folder(matrix), outcomes)
+            if update:
+                checked.write()
+            found.append(checked)
+        return tuple(found)
 
     def verify(self, name: str) -> Report:
         """Prove again what was applied last; versions that moved since fail their check."""

@@ -28,7 +28,14 @@ __all__ = ["Provider"]
 class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"]]):
     """What resolvelib asks; the answers come from the request and the source."""
 
-    def __init__(self, request: Request, source: CandidateSource, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        request: Request,
+        source: CandidateSource,
+        reporter: Reporter,
+        *,
+        before: Provider | None = None,
+    ) -> None:
         self._request = request
         self._source = source
         self._reporter = reporter
@@ -53,7 +60,8 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         self._matching: dict[tuple[NormalizedName, frozenset[SpecifierSet], Any], tuple[Candidate, ...]] = {}
         self._asked: set[NormalizedName] = set()
         self._unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
-        self._dependents: Dependents | None = None
+        # Who needs what does not depend on what is released: a round *before* may know it.
+        self.dependents: Dependents | None = before.dependents if before is not None else None
 
     def roots(self) -> list[Want]:
         """Return what the user asks for, where the markers hold."""
@@ -266,10 +274,10 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
 
     def _breaks(self, name: NormalizedName, version: Version) -> int:
         """Count the installed distributions whose holding requirement *version* would break."""
-        if self._dependents is None:
-            self._dependents = Dependents(self._request.installed, self._request.environment)
+        if self.dependents is None:
+            self.dependents = Dependents(self._request.installed, self._request.environment)
         there = self._request.installed[name].version
-        holds = (d.requirement.specifier for d in self._dependents.of(name))
+        holds = (d.requirement.specifier for d in self.dependents.of(name))
         return sum(
             s.contains(there, prereleases=True) and not s.contains(version, prereleases=True) for s in holds
         )

@@ -1,86 +1,186 @@
-"""Recorded runtimes: what public notebook images had installed, as snapshots."""
+"""Recorded runtimes by name, as snapshots: what public notebook images had installed, and a user's own."""
 
 from __future__ import annotations
 
 import difflib
-import gzip
-import json
-import re
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
-from typing import Any
+from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.accelerator import Accelerator, cuda_of_driver
 from colablock.environment import environment_for
-from colablock.errors import NotFound
+from colablock.errors import InvalidInput, NotFound
 from colablock.requirements import parse_requirement
-from colablock.snapshot import Host, Installed, Snapshot, protected_names
+from colablock.runtime_file import (
+    RecordedDistribution,
+    RecordedRuntime,
+    Recording,
+    read_document,
+    write_document,
+)
+from colablock.runtime_pack import FOLDER, packed, packed_runtimes
+from colablock.snapshot import Snapshot, protected_names
 
 __all__ = [
+    "ListedRuntime",
     "RecordedDistribution",
     "RecordedRuntime",
+    "list_runtimes",
+    "load_recording",
     "load_runtime",
     "recorded_distributions",
     "runtime_names",
     "runtime_of",
     "runtimes",
+    "save_recording",
+    "snapshot_of_recording",
 ]
 
-#: Ubuntu 22.04, which all the images have been built on, has glibc 2.35.
-_PLATFORM = "manylinux_2_35_x86_64"
+VARIABLE = "COLABLOCK_RUNTIMES"
+_ENDING = ".json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedRuntime:
-    """One recorded image.  *unknown* counts the distributions whose requirements are not recorded."""
+class ListedRuntime:
+    """One runtime that can be named, or one that cannot because *shadowed_by* comes first.
 
-    name: str  # colab-2026.08-gpu
-    label: str  # 2026.08, as the host's own version menu has it
-    flavour: str  # cpu or gpu
-    python_version: str
-    date: str  # of the commit
-    commit: str  # of googlecolab/backend-info
-    distributions: int
-    unknown: int
-    torch: str | None = None
-    cuda_toolkit: str | None = None
-    driver: str | None = None
+    *file* is None for one that is shipped.  *fault* says why a file is no
+    recorded runtime; *about* is None then.
+    """
+
+    name: str
+    file: str | None
+    about: RecordedRuntime | None = None
+    shadowed_by: str | None = None
+    fault: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedDistribution:
-    """One line of an image's freeze, with its metadata where that is known."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one runtime stands: a document at *path*, or the packed file where that is None."""
 
-    spelled: str  # the name as the freeze has it
-    url: str | None
-    installed: Installed
-    is_known: bool
+    name: str
+    path: Path | None
+    is_shipped: bool = False
+
+    @property
+    def file(self) -> str | None:
+        return None if self.is_shipped else str(self.path)
+
+    def about(self) -> RecordedRuntime:
+        return packed_runtimes()[self.name] if self.path is None else self.read().about
+
+    def read(self) -> Recording:
+        """Return the whole of it.  Raises InvalidInput, and NotFound where the file has gone."""
+        if self.path is None:
+            return packed(self.name)
+        recording = _read_file(self.path, is_shipped=self.is_shipped)
+        if recording.about.name != self.name:
+            message = (
+                f"`{self.path}` holds the runtime `{recording.about.name}`, and is found as `{self.name}`"
+            )
+            raise InvalidInput(message, hint=f"call the file `{recording.about.name}{_ENDING}`")
+        return recording
 
 
-def runtime_names() -> list[str]:
+def list_runtimes(
+    *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> tuple[ListedRuntime, ...]:
+    """Return every runtime that can be found, by date; those that cannot be read stand first.
+
+    They are looked for in ``./runtimes``, the folders of ``COLABLOCK_RUNTIMES``,
+    and among those shipped, in this order; the first of a name is the one that is meant.
+    """
+    first: dict[str, str] = {}
+    found = []
+    for place in _places(environ, cwd):
+        shadow = first.get(place.name)
+        about, fault = None, None
+        try:
+            about = place.about()
+        except InvalidInput as error:
+            fault = str(error)
+        found.append(
+            ListedRuntime(name=place.name, file=place.file, about=about, shadowed_by=shadow, fault=fault)
+        )
+        first.setdefault(place.name, place.file or "shipped")
+    return tuple(sorted(found, key=lambda one: (one.about.date if one.about else "", one.name)))
+
+
+def runtimes(
+    *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> tuple[RecordedRuntime, ...]:
+    """Return the recorded runtimes that can be named, oldest first; files that are none are left out."""
+    listed = list_runtimes(environ=environ, cwd=cwd)
+    return tuple(one.about for one in listed if one.about is not None and one.shadowed_by is None)
+
+
+def runtime_names(*, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[str]:
     """Return the names of the recorded runtimes, oldest first."""
-    return [_name(entry) for entry in _data()["runtimes"]]
+    return [about.name for about in runtimes(environ=environ, cwd=cwd)]
 
 
-def runtimes() -> tuple[RecordedRuntime, ...]:
-    """Return the recorded runtimes, oldest first."""
-    return tuple(_describe(entry, recorded_distributions(_name(entry))) for entry in _data()["runtimes"])
+def load_recording(
+    name_or_path: str, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Recording:
+    """Return a recorded runtime whole, by its name or by a path.
+
+    A path ends in ``.json`` or holds a separator.  Raises NotFound, with near
+    names, and InvalidInput for a file that is none.
+    """
+    if name_or_path.endswith(_ENDING) or os.sep in name_or_path:
+        return _read_file(_below(cwd or Path.cwd(), name_or_path))
+    for place in _places(environ, cwd):
+        if place.name == name_or_path:
+            return place.read()
+    names = runtime_names(environ=environ, cwd=cwd)
+    near = difflib.get_close_matches(name_or_path, names, n=3)
+    hint = f"did you mean {', '.join(f'`{item}`' for item in near)}" if near else None
+    message = f"no runtime is recorded as `{name_or_path}`"
+    raise NotFound(message, hint=hint or f"recorded ones are {', '.join(names)}")
 
 
-def load_runtime(name: str) -> Snapshot:
-    """Return the snapshot of a recorded runtime.  Raises NotFound.
+def load_runtime(
+    name_or_path: str, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Snapshot:
+    """Return the snapshot of a recorded runtime, found as `load_recording` does.
 
     It is the image before anything ran: no module is loaded, and of the
     accelerator only the driver is known.
     """
-    entry = _entry(name)
-    distributions = recorded_distributions(name)
-    about = _describe(entry, distributions)
-    installed = {item.installed.name: item.installed for item in distributions}
-    environment = environment_for(about.python_version, _PLATFORM)
+    return snapshot_of_recording(load_recording(name_or_path, environ=environ, cwd=cwd))
+
+
+def recorded_distributions(
+    name_or_path: str, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> tuple[RecordedDistribution, ...]:
+    """Return what a runtime has installed, sorted by name; it is found as `load_recording` does."""
+    return load_recording(name_or_path, environ=environ, cwd=cwd).distributions
+
+
+def save_recording(recording: Recording, path: Path) -> None:
+    """Write the document of *recording* to *path*, over what stood there.  Raises InvalidInput."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(write_document(recording), "utf-8")
+        new.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        message = f"`{path}` cannot be written: {error.strerror}"
+        raise InvalidInput(message) from error
+
+
+def snapshot_of_recording(recording: Recording) -> Snapshot:
+    """Return a recorded image as a snapshot."""
+    about = recording.about
+    installed = {item.installed.name: item.installed for item in recording.distributions}
+    environment = environment_for(about.python_version, about.platform)
     accelerator = Accelerator()
     if about.flavour == "gpu":
         cuda = cuda_of_driver(about.driver) if about.driver else None
@@ -91,69 +191,40 @@ def load_runtime(name: str) -> Snapshot:
         prefix="/usr",
         site=f"/usr/local/lib/python{environment.short}/dist-packages",
         installed=installed,
-        shared=_shared(installed),
-        protected=protected_names(installed, environment, Host.COLAB),
+        shared={name: group - {name} for group in recording.shared for name in group},
+        protected=protected_names(installed, environment, about.host),
         accelerator=accelerator,
-        host=Host.COLAB,
-        source=name,
+        host=about.host,
+        source=about.name,
         date=about.date,
         notes=(
-            f"recorded from googlecolab/backend-info {about.commit[:7]} of {about.date}",
+            f"recorded from {about.source or about.file}",
             f"requirements are known for {len(installed) - about.unknown} of {len(installed)} distributions",
         ),
     )
 
 
-def runtime_of(snapshot: Snapshot) -> str | None:
+def runtime_of(
+    snapshot: Snapshot, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> str | None:
     """Return the name of the recorded runtime that *snapshot* is, untouched; None where it is none.
 
     colablock and what was installed for it may stand there beside the image's
     own.  Of two images with the same distributions the accelerator decides.
     """
     flavour = "gpu" if snapshot.accelerator.kind == "cuda" else "cpu"
-    entries = sorted(_data()["runtimes"], key=lambda entry: bool(entry["flavour"] != flavour))
-    return next((_name(entry) for entry in entries if _is_image(snapshot, entry)), None)
+    likely = sorted(runtimes(environ=environ, cwd=cwd), key=lambda about: about.flavour != flavour)
+    for about in likely:
+        if environment_for(about.python_version, about.platform).short == snapshot.environment.short:
+            image = recorded_distributions(about.name, environ=environ, cwd=cwd)
+            if _is_image(snapshot, image):
+                return about.name
+    return None
 
 
-@lru_cache(maxsize=4)
-def recorded_distributions(name: str) -> tuple[RecordedDistribution, ...]:
-    """Return what the runtime *name* has installed, sorted by name.  Raises NotFound."""
-    entry = _entry(name)
-    bit = 1 << _data()["runtimes"].index(entry)
-    found = [
-        _distribution(line, version, entry["label"]) for line, version, mask in _data()["pins"] if mask & bit
-    ]
-    return tuple(sorted(found, key=lambda item: item.installed.name))
-
-
-@lru_cache(maxsize=1)
-def _data() -> Mapping[str, Any]:
-    packed = (files("colablock") / "runtimes" / "runtimes.json.gz").read_bytes()
-    data: Mapping[str, Any] = json.loads(gzip.decompress(packed))
-    return data
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    return f"colab-{entry['label']}-{entry['flavour']}"
-
-
-def _entry(name: str) -> Mapping[str, Any]:
-    for entry in _data()["runtimes"]:
-        if _name(entry) == name:
-            found: Mapping[str, Any] = entry
-            return found
-    near = difflib.get_close_matches(name, runtime_names(), n=3)
-    hint = f"did you mean {', '.join(f'`{item}`' for item in near)}" if near else None
-    message = f"no runtime is recorded as `{name}`"
-    raise NotFound(message, hint=hint or f"recorded ones are {', '.join(runtime_names())}")
-
-
-def _is_image(snapshot: Snapshot, entry: Mapping[str, Any]) -> bool:
-    if str(entry["python"]).rpartition(".")[0] != snapshot.environment.short:
-        return False
+def _is_image(snapshot: Snapshot, distributions: tuple[RecordedDistribution, ...]) -> bool:
     installed = {name: there.version for name, there in snapshot.installed.items()}
-    found = recorded_distributions(_name(entry))
-    image = {item.installed.name: item.installed.version for item in found}
+    image = {item.installed.name: item.installed.version for item in distributions}
     is_whole = all(installed.get(name) == version for name, version in image.items())
     more = installed.keys() - image.keys()
     return is_whole and more <= _needed_by(canonicalize_name("colablock"), snapshot)
@@ -172,64 +243,50 @@ def _needed_by(name: NormalizedName, snapshot: Snapshot) -> frozenset[Normalized
     return frozenset(found)
 
 
-def _describe(entry: Mapping[str, Any], distributions: tuple[RecordedDistribution, ...]) -> RecordedRuntime:
-    return RecordedRuntime(
-        name=_name(entry),
-        label=entry["label"],
-        flavour=entry["flavour"],
-        python_version=entry["python"],
-        date=entry["date"],
-        commit=entry["commit"],
-        distributions=len(distributions),
-        unknown=sum(not item.is_known for item in distributions),
-        torch=entry.get("torch"),
-        cuda_toolkit=entry.get("cuda_toolkit"),
-        driver=entry.get("driver"),
-    )
+# Where they are looked for
 
 
-def _distribution(line: str, version: str, label: str) -> RecordedDistribution:
-    spelled, at, rest = line.partition(" @ ")
-    if not at:
-        spelled = line.partition("==")[0]
-    name = canonicalize_name(spelled)
-    known = _data()["records"].get(f"{name} @ {rest}" if at else f"{name}=={version}")
-    record = known or {}
-    record = {**record, **record.get("by_label", {}).get(label, {})}
-    return RecordedDistribution(
-        spelled=spelled,
-        url=rest or None,
-        is_known=known is not None,
-        installed=Installed(
-            name=name,
-            version=version,
-            requires=tuple(record.get("requires_dist", ())),
-            requires_python=record.get("requires_python"),
-            extras=tuple(record.get("provides_extra", ())),
-            import_names=tuple(record.get("import_names", ())),
-            direct_url=_direct_url(rest) if at else None,
-            installer="pip",
-            size=record.get("size"),
-            is_known=known is not None,
-        ),
-    )
+def _places(environ: Mapping[str, str] | None, cwd: Path | None) -> Iterator[_Place]:
+    """Yield where runtimes stand, nearest first."""
+    environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
+    named = [text for text in environ.get(VARIABLE, "").split(os.pathsep) if text]
+    seen: set[str] = set()
+    for folder in (_below(cwd, text) for text in ("runtimes", *named)):
+        for path in _documents(folder):
+            identity = os.path.realpath(path)
+            if identity not in seen:  # one folder may be found in two ways
+                seen.add(identity)
+                yield _Place(path.name.removesuffix(_ENDING), path)
+    for path in _documents(FOLDER):
+        yield _Place(path.name.removesuffix(_ENDING), path, is_shipped=True)
+    yield from (_Place(name, None, is_shipped=True) for name in packed_runtimes())
 
 
-def _direct_url(url: str) -> dict[str, object]:
-    """Return the origin (PEP 610) that ``pip freeze`` showed as *url*."""
-    if url.startswith("git+"):
-        repository, _, commit = url.removeprefix("git+").rpartition("@")
-        return {"url": repository, "vcs_info": {"vcs": "git", "commit_id": commit}}
-    base, _, fragment = url.partition("#")
-    digest = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment)
-    return {"url": base, "archive_info": {"hashes": {"sha256": digest[1]}} if digest else {}}
+def _documents(folder: Path) -> list[Path]:
+    """Return the documents of one folder; none where it is no folder."""
+    return sorted(path for path in folder.glob(f"*{_ENDING}") if path.is_file())
 
 
-def _shared(installed: Mapping[NormalizedName, Installed]) -> dict[NormalizedName, frozenset[NormalizedName]]:
-    """Return who shares files with whom, as far as both are installed."""
-    found = {}
-    for group in _data()["shared"]:
-        names = {canonicalize_name(name) for name in group} & installed.keys()
-        if len(names) > 1:
-            found.update({name: frozenset(names - {name}) for name in names})
-    return found
+def _below(cwd: Path, path: str) -> Path:
+    """Return *path* seen from *cwd*; short where it lies below, since messages show it."""
+    return Path(path) if cwd == Path.cwd() else cwd / path
+
+
+def _read_file(path: Path, *, is_shipped: bool = False) -> Recording:
+    """Return what the document at *path* records; read once while the file stays as it is."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        message = f"there is no recorded runtime at `{path}`"
+        raise NotFound(message) from error
+    return _read_document(path, (status.st_ino, status.st_mtime_ns, status.st_size), is_shipped=is_shipped)
+
+
+@lru_cache(maxsize=16)
+def _read_document(path: Path, _stamp: tuple[int, int, int], *, is_shipped: bool) -> Recording:
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"`{path}` cannot be read: {error}"
+        raise InvalidInput(message) from error
+    return read_document(text, None if is_shipped else str(path))

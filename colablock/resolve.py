@@ -42,9 +42,10 @@ def resolve(
     if may_release:
         released = {**_forced_releases(request, source), **released}
     rounds = 0
+    provider: Provider | None = None
     while True:
         rounds += 1
-        provider = Provider(replace(request, released=released), source, reporter)
+        provider = Provider(replace(request, released=released), source, reporter, before=provider)
         try:
             roots = provider.roots()
             # Not `Resolver`: it walks from each pin up to the roots, and never ends where two that were
@@ -99,12 +100,14 @@ def _needs(want: Want, parent: Choice | None) -> str:
 def _forced_releases(request: Request, source: CandidateSource) -> dict[NormalizedName, str]:
     """Return the installed names that exact pins leave no choice about.
 
-    Unit propagation: where the roots leave one version of a name, what that
-    version needs is needed for certain.  It saves a round for each of them.
+    Unit propagation: where the roots or a lock leave one version of a name, what
+    that version needs is needed for certain.  It saves a round for each of them.
     """
     if not request.installed:
         return {}
-    provider = Provider(request, source, Reporter())
+    # With a lock all may be looked at as if it moved: what is fixed is known, and costs no request.
+    movable = dict.fromkeys(request.installed, "") if request.fixed else request.released
+    provider = Provider(replace(request, released=movable), source, Reporter())
     forced: dict[NormalizedName, str] = {}
     known: defaultdict[NormalizedName, list[Want]] = defaultdict(list)
     queue: list[tuple[Want, Choice | None]] = [(want, None) for want in provider.roots()]
@@ -119,7 +122,9 @@ def _forced_releases(request: Request, source: CandidateSource) -> dict[Normaliz
             if provider.installed_serves(installed, known[want.name]):
                 continue
             forced[want.name] = _needs(want, parent)
-        exact = any(s.operator in {"==", "==="} and not s.version.endswith(".*") for s in want.specifier)
+        exact = want.name in request.fixed or any(
+            s.operator in {"==", "==="} and not s.version.endswith(".*") for s in want.specifier
+        )
         if not exact or (want.name, want.extra) in expanded:
             continue
         expanded.add((want.name, want.extra))

@@ -25,6 +25,7 @@ def ways_out(
     """Return what else would do when *python* is what does not fit; None when nothing is known to.
 
     Judged by the Python versions that the matrix admits: necessary, not sufficient.
+    Of *runtimes* those with a label count, which a host's own menu offers.
     *pythons* are those that can be had, newest first.
     """
     ways = []
@@ -35,7 +36,7 @@ def ways_out(
     if in_kernel and minors:
         ways.append(f"`--into env` makes an isolated environment with Python {' or '.join(minors[:2])}")
     fitting: dict[str, str] = {}
-    for runtime in runtimes:
+    for runtime in (one for one in runtimes if one.label):
         same = runtime.python_version.startswith(f"{own}.")
         if in_kernel and minors and not same and allowed.contains(runtime.python_version, prereleases=True):
             fitting.setdefault(runtime.label, runtime.python_version)

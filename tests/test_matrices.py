@@ -200,7 +200,7 @@ def summer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_the_stack_of_2025_locks_for_each_of_its_pythons(python: str, summer: World) -> None:
     target = ("--python-version", python, "--platform", "manylinux_2_35_x86_64")
-    done = summer.run("lock", "qlora-2025", "--variant", "cuda", *target)
+    done = summer.run("lock", "qlora-2025", "--variant", "cuda", *target, "--output", "-")
     assert done.code == ExitCode.DONE, done.err
     pins = {package["name"]: package["version"] for package in tomllib.loads(done.out)["packages"]}
     assert len(pins) == 63
@@ -210,7 +210,8 @@ def test_the_stack_of_2025_locks_for_each_of_its_pythons(python: str, summer: Wo
 
 
 def test_the_stack_of_2025_has_no_solution_where_its_python_ends(summer: World) -> None:
-    done = summer.run("lock", "qlora-2025", "--python-version", "3.10", "--platform", "manylinux_2_35_x86_64")
+    target = ("--python-version", "3.10", "--platform", "manylinux_2_35_x86_64")
+    done = summer.run("lock", "qlora-2025", *target, "--output", "-")
     assert done.code == ExitCode.UNMET
     assert ">=3.11" in done.err
 

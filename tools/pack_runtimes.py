@@ -1,6 +1,6 @@
 """Make the compact data of recorded runtimes, ``colablock/runtimes/runtimes.json.gz``.
 
-    python tools/pack_runtimes.py FOLDER [--output FILE]
+    python tools/pack_runtimes.py FOLDER [DOCUMENT ...] [--output FILE]
 
 FOLDER holds ``runtimes.toml`` (an array ``runtime`` with label, flavour,
 path, python, ubuntu, commit, date and, where known, torch, cuda_toolkit and
@@ -8,7 +8,11 @@ driver), per runtime a ``pip-freeze.txt`` below its path, and
 ``metadata.json.gz``: core metadata by ``name==version`` or ``name @ url``,
 each record with the source that it comes from.
 
-The same folder gives the same bytes.  Records of another release
+DOCUMENTs, which ``colablock runtime import`` writes, say what a release
+requires of which the folder does not.  ``colablock runtime import`` takes over
+what is shipped, so what they know once is known ever after.
+
+The same input gives the same bytes.  Records of another release
 (``approximate``) and empty ones (``unknown``) are left out: of those
 distributions the requirements are not known, and the package says so.
 """
@@ -34,7 +38,9 @@ else:
 #: TPU images are left out: nothing that the package ships trains on one.
 FLAVOURS = ("cpu", "gpu")
 UNUSED = frozenset({"approximate", "unknown"})
-FIELDS = ("requires_python", "requires_dist", "provides_extra", "import_names", "size")
+FIELDS = ("requires_python", "requires_dist", "provides_extra", "import_names", "size", "requires_of")
+#: The same in a document.
+NAMES = {"requires": "requires_dist", "extras": "provides_extra"}
 #: Builds of one project that own the same files with other contents; the images' own records are not kept.
 SHARED = (("opencv-contrib-python", "opencv-python", "opencv-python-headless"),)
 OUTPUT = Path(__file__).resolve().parent.parent / "colablock" / "runtimes" / "runtimes.json.gz"
@@ -81,8 +87,24 @@ def pins_of(freezes: list[list[str]], records: dict[str, Record]) -> list[list[A
     return [[line, version_of(line, records.get(key_of(line), {})), masks[line]] for line in sorted(masks)]
 
 
+def read_documents(paths: list[Path]) -> dict[str, Record]:
+    """Return a record of each distribution whose requirements *paths* know; the first document counts."""
+    found: dict[str, Record] = {}
+    for path in paths:
+        for line in json.loads(path.read_text("utf-8"))["distributions"]:
+            frozen = (
+                f"{line['name']} @ {line['url']}" if "url" in line else f"{line['name']}=={line['version']}"
+            )
+            record = {NAMES.get(key, key): value for key, value in line.items()}
+            if "requires" in line:
+                found.setdefault(key_of(frozen), {**record, "source": "document"})
+    return found
+
+
 def slim(record: Record) -> Record:
     """Return what is used of a record: empty values left out."""
+    if record.get("source") == "plain-release":
+        record = {**record, "requires_of": record["version"].partition("+")[0]}
     return {field: record[field] for field in FIELDS if record.get(field)}
 
 
@@ -101,12 +123,15 @@ def by_label(record: Record, freezes: dict[str, list[str]]) -> dict[str, Record]
     return known
 
 
-def pack(folder: Path) -> dict[str, Any]:
-    """Return the document for the runtimes of *folder*."""
+def pack(folder: Path, documents: list[Path]) -> dict[str, Any]:
+    """Return the data for the runtimes of *folder*; *documents* fill what it does not know."""
     index = tomllib.loads((folder / "runtimes.toml").read_text("utf-8"))["runtime"]
     index = [entry for entry in index if entry["flavour"] in FLAVOURS]
     freezes = [read_freeze(folder / entry["path"] / "pip-freeze.txt") for entry in index]
     records = json.loads(gzip.decompress((folder / "metadata.json.gz").read_bytes()))["records"]
+    for key, record in read_documents(documents).items():
+        if records.get(key, {"source": "unknown"})["source"] in UNUSED:
+            records[key] = record
     pins = pins_of(freezes, records)
     of_label = {entry["label"]: lines for entry, lines in zip(index, freezes, strict=True)}
     kept = {}
@@ -127,9 +152,12 @@ def main() -> None:
     """Read the command line and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("documents", metavar="DOCUMENT", type=Path, nargs="*")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     arguments = parser.parse_args()
-    text = json.dumps(pack(arguments.folder), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    text = json.dumps(
+        pack(arguments.folder, arguments.documents), ensure_ascii=False, separators=(",", ":"), sort_keys=True
+    )
     # No time stamp and no file name in the header, so that the bytes follow from the input alone.
     arguments.output.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
     sys.stdout.write(f"{arguments.output}: {arguments.output.stat().st_size} bytes\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,19 +43,19 @@ def _check(call: Call) -> int:
         listed = [one for one in list_matrices(environ=call.environ) if not one.shadowed_by]
         names = [one.name for one in listed]
     with pipeline_of(call) as pipeline:
-        checked = [pipeline.check(name, update=args.update) for name in names]
+        checked = pipeline.check(names, update=args.update)
     if args.html is not None:
         _write_page(args.html, checked)
     if args.json:
         print_json({"checks": [one.facts() for one in checked]}, call.out)
     else:
         for one in checked:
-            render_checked(one, call.out, verbose=args.verbose)
+            render_checked(one, call.out, updated=args.update, verbose=args.verbose)
     is_current = args.update or not any(one.drift for one in checked)
     return ExitCode.DONE if is_current else ExitCode.UNMET
 
 
-def _write_page(path: Path, checked: list[Checked]) -> None:
+def _write_page(path: Path, checked: Sequence[Checked]) -> None:
     from colablock.compat_page import render_page
     from colablock.recorded import runtimes
 

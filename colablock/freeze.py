@@ -1,0 +1,111 @@
+"""What ``pip freeze`` and its kin print, as values: every line that cannot be read is reported at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.errors import Fault, FetchFailed, InvalidInput
+from colablock.judge import parse_sdist_stem, parse_wheel_name
+from colablock.snapshot import is_version
+from colablock.urls import basename, redacted, split_fragment
+
+__all__ = ["Freeze", "Frozen", "parse_freeze"]
+
+_NAME = r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)"
+_PINNED = re.compile(rf"{_NAME}\s*(?P<equals>===?)\s*(?P<version>[^\s=]+)")
+_DIRECT = re.compile(rf"{_NAME}(?:\[[^\]]*\])?\s*@\s*(?P<url>[A-Za-z][A-Za-z0-9+.-]*:\S+)")
+_EDITABLE = re.compile(r"(-e|--editable)[\s=]\s*(?P<what>\S.*)")
+_ARCHIVES = (".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
+_HINT = "`pip list --format=freeze` prints every distribution as `name==version`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frozen:
+    """One distribution of a freeze.  *version* is None where a URL does not tell it."""
+
+    spelled: str
+    version: str | None = None
+    url: str | None = None  # without credentials
+
+    @property
+    def name(self) -> NormalizedName:
+        """The normalized name."""
+        return canonicalize_name(self.spelled)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freeze:
+    """A whole freeze: *lines* in its order; *editable* what was installed so, and is left out."""
+
+    lines: tuple[Frozen, ...]
+    editable: tuple[str, ...] = ()
+
+
+def parse_freeze(text: str, source: str) -> Freeze:
+    """Return what *text*, the contents of *source*, lists.  Raises InvalidInput with every bad line."""
+    lines: list[Frozen] = []
+    editable: list[str] = []
+    faults: list[Fault] = []
+    first: dict[NormalizedName, int] = {}
+    for number, line in _lines(text):
+        where = f"line {number}"
+        if match := _EDITABLE.fullmatch(line):
+            editable.append(match["what"])
+            continue
+        try:
+            found = _frozen(line)
+        except ValueError as error:
+            faults.append(Fault(path=where, message=f"{error}: `{line}`"))
+            continue
+        if first.setdefault(found.name, number) != number:
+            message = f"`{found.name}` is on line {first[found.name]} already: `{line}`"
+            faults.append(Fault(path=where, message=message))
+        lines.append(found)
+    if faults:
+        count = "1 line" if len(faults) == 1 else f"{len(faults)} lines"
+        told = "\n".join(f"  {fault}" for fault in faults)
+        raise InvalidInput(f"`{source}` has {count} that no freeze has\n{told}", hint=_HINT)
+    if not lines:
+        raise InvalidInput(f"`{source}` lists no distribution", hint="it is the output of `pip freeze`")
+    return Freeze(lines=tuple(lines), editable=tuple(editable))
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that say something, with their numbers; comments say nothing."""
+    for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
+        line = re.sub(r"(^|\s)#.*", "", raw).strip()
+        if line:
+            yield number, line
+
+
+def _frozen(line: str) -> Frozen:
+    """Return the distribution of one line.  Raises ValueError."""
+    if match := _PINNED.fullmatch(line):
+        if match["equals"] == "==" and not is_version(match["version"]):
+            message = f"`{match['version']}` is no version (PEP 440)"
+            raise ValueError(message)
+        return Frozen(spelled=match["name"], version=match["version"])
+    match = _DIRECT.fullmatch(line)
+    if match is None:
+        message = "neither `name==version` nor `name @ url`"
+        raise ValueError(message)
+    try:
+        url = redacted(match["url"])
+    except FetchFailed as error:
+        raise ValueError(str(error)) from error
+    return Frozen(spelled=match["name"], version=_version_in(match["name"], url), url=url)
+
+
+def _version_in(spelled: str, url: str) -> str | None:
+    """Return the version in the file name of a wheel or an sdist; None where there is none."""
+    filename = basename(split_fragment(url)[0])
+    try:
+        if filename.endswith(".whl"):
+            return str(parse_wheel_name(filename).version)
+    except ValueError:
+        return None
+    version = parse_sdist_stem(canonicalize_name(spelled), filename) if filename.endswith(_ARCHIVES) else None
+    return None if version is None else str(version)

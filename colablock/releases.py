@@ -1,0 +1,183 @@
+"""What very releases require: from recorded runtimes that have them too, else from an index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import Version
+from colablock.candidates import File
+from colablock.environment import Environment
+from colablock.errors import BadDistribution, FetchFailed
+from colablock.fetch import Fetcher
+from colablock.freeze import Frozen
+from colablock.index import IndexSource, Policy
+from colablock.metadata import CoreMetadata
+from colablock.metadata_source import MetadataSource
+from colablock.progress import Reporter
+from colablock.requirements import parse_requirement
+from colablock.runtime_file import RecordedDistribution, Recording
+from colablock.snapshot import is_version
+from colablock.urls import basename, split_fragment
+
+__all__ = ["Known", "Learnt", "Releases", "stand_in"]
+
+_WORKERS = 16  # of these most wait for the network
+_LARGEST_SDIST = 30_000_000  # bytes; few say statically what they need, and some have hundreds of megabytes
+#: A local label that names what a build is for: its requirements are near those of the plain release.
+_BUILD = re.compile(r"cpu|xpu|cu\d+|rocm\d[\d.]*")
+_FOREIGN = re.compile(r"(nvidia|cuda)-")
+_FOREIGN_TO_CPU = re.compile(r"(nvidia|cuda)-|triton(?![\w.-])")
+
+
+class Known:
+    """What recorded runtimes know of releases.  Of several the newest runtime is believed."""
+
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        self._found: dict[str, list[RecordedDistribution]] = {}
+        for recording in recordings:
+            for item in recording.distributions:
+                key = _key(item.installed.name, item.installed.version, item.url)
+                if item.is_known:
+                    self._found.setdefault(key, []).append(item)
+        self.versions = {
+            f"{item.installed.name} @ {item.url}": item.installed.version
+            for recording in recordings
+            for item in recording.distributions
+            if item.url
+        }
+
+    def of(self, line: Frozen, image: Mapping[NormalizedName, str]) -> RecordedDistribution | None:
+        """Return what is known of the release of *line*; None where nothing is.
+
+        One project pins its image under one version (google-colab 1.0.0): it
+        pins the same names here, at the versions of this *image*.
+        """
+        found = self._found.get(_key(line.name, line.version or "", line.url), [])
+        if not found or len({frozenset(item.installed.requires) for item in found}) == 1:
+            return found[-1] if found else None
+        return _pinning(found[-1], image)
+
+
+def _key(name: NormalizedName, version: str, url: str | None) -> str:
+    return f"{name} @ {url}" if url else f"{name}=={version}"
+
+
+def _pinning(item: RecordedDistribution, image: Mapping[NormalizedName, str]) -> RecordedDistribution | None:
+    """Return *item* with its pins at the versions of *image*; None where it does more than pin."""
+    pins = []
+    for line in item.installed.requires:
+        requirement = parse_requirement(line)
+        if (
+            requirement is None
+            or requirement.marker
+            or not re.fullmatch(r"==[^=,]+", str(requirement.specifier))
+        ):
+            return None
+        version = image.get(canonicalize_name(requirement.name))
+        if version is None:
+            return None
+        pins.append(f"{requirement.name}=={version}")
+    return replace(item, installed=replace(item.installed, requires=tuple(pins)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """What was learnt of one release; without *metadata*, *why* not.
+
+    *requires_of*: the release without a local label that stands in for it, CUDA libraries left out.
+    """
+
+    metadata: CoreMetadata | None = None
+    requires_of: str | None = None
+    why: str = ""
+
+
+class Releases:
+    """Reads what very releases say of themselves, from an index or the URL that they came from.
+
+    Nothing is built: a source distribution counts where it says statically what it needs.
+    """
+
+    def __init__(self, fetcher: Fetcher, environment: Environment, index: str) -> None:
+        policy = Policy(environment=environment, allow_build=frozenset({":all:"}))
+        self._source = IndexSource(fetcher=fetcher, policy=policy, default=(index,))
+        self._reader = MetadataSource(fetcher)
+
+    def learn(self, lines: Sequence[Frozen], reporter: Reporter) -> list[Learnt]:
+        """Return what each of *lines* requires, in their order.
+
+        Raises FetchFailed when the index cannot be asked: a record must not depend on a bad connection.
+        """
+        pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="colablock-releases")
+        jobs = {pool.submit(self._ask, line): line for line in lines}
+        patient = True
+        try:
+            for done, job in enumerate(as_completed(jobs), start=1):
+                job.result()
+                reporter.step(jobs[job].spelled, done, len(lines))
+        except BaseException:
+            patient = False  # a server that does not answer is not waited for
+            raise
+        finally:
+            pool.shutdown(wait=patient, cancel_futures=True)
+        return [job.result() for job in jobs]
+
+    def _ask(self, line: Frozen) -> Learnt:
+        if line.version is None or not is_version(line.version):
+            return Learnt(why=f"`{line.version}` is no version (PEP 440)")
+        version = Version(line.version)
+        if line.url is None:
+            return self._listed(line.name, version)
+        learnt = self._direct(line, line.url)
+        if learnt.metadata is None and _BUILD.fullmatch(version.local or ""):
+            return self._listed(line.name, version)
+        return learnt
+
+    def _listed(self, name: NormalizedName, version: Version) -> Learnt:
+        """Return what the index has of a release, or of the one without its local label."""
+        judged = self._source.judge(name)
+        if not judged.found:
+            return Learnt(why="the index does not know the project")
+        for wanted in dict.fromkeys((version, Version(version.public))):
+            for candidate in judged.candidates:
+                if candidate.version == wanted and candidate.file is not None:
+                    of = None if wanted == version else wanted.public
+                    return self._read(name, wanted, candidate.file, of)
+        refused = (rejection.detail for rejection in judged.rejections if rejection.version == version)
+        return Learnt(why=next(refused, "the index does not have this release"))
+
+    def _direct(self, line: Frozen, url: str) -> Learnt:
+        """Return what the wheel at a URL says; a host that does not answer is no reason to stop."""
+        plain, hashes = split_fragment(url)
+        file = File(filename=basename(plain), url=plain, hashes=hashes)
+        if not (plain.startswith(("https:", "http:")) and file.is_wheel and line.version):
+            return Learnt(why="it comes from no wheel that could be asked for")
+        try:
+            return self._read(line.name, Version(line.version), file, None)
+        except FetchFailed as error:
+            return Learnt(why=str(error))
+
+    def _read(self, name: NormalizedName, version: Version, file: File, of: str | None) -> Learnt:
+        if not file.is_wheel and (file.size or 0) > _LARGEST_SDIST:
+            return Learnt(why="it has only a source distribution, too large to look into")
+        try:
+            return Learnt(metadata=self._reader.read(name, version, file), requires_of=of)
+        except BadDistribution as error:
+            return Learnt(why=str(error))
+        except FetchFailed as error:
+            if error.status is None:
+                raise
+            return Learnt(why=str(error))
+
+
+def stand_in(lines: Iterable[str], version: str) -> tuple[str, ...]:
+    """Return those of a plain release's *lines* that its labelled build *version* has too.
+
+    The CUDA libraries are not those of another CUDA; a build for the CPU has neither them nor triton.
+    """
+    foreign = _FOREIGN_TO_CPU if Version(version).local == "cpu" else _FOREIGN
+    return tuple(line for line in lines if not foreign.match(line))

@@ -1,0 +1,145 @@
+"""From a freeze, or an interpreter as it stands, to a recorded runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock._vendor.packaging.version import Version
+from colablock.environment import environment_for
+from colablock.errors import InvalidInput
+from colablock.freeze import Freeze, Frozen
+from colablock.progress import Reporter
+from colablock.releases import Known, Learnt, Releases, stand_in
+from colablock.runtime_file import (
+    RecordedDistribution,
+    RecordedRuntime,
+    Recording,
+    direct_url_of,
+    recording_of,
+)
+from colablock.snapshot import Host, Installed, is_version
+
+__all__ = ["Imported", "flavour_of", "host_of", "import_freeze"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """A freeze as a recording, and how its requirements became known.
+
+    *taken* are known from recorded runtimes, *learnt* from an index; of these
+    *stand_ins* have the requirements of another build.  *unknown* says why of
+    each that is not known, *left_out* what of the freeze is not in the recording.
+    """
+
+    recording: Recording
+    taken: int
+    learnt: int
+    stand_ins: tuple[str, ...] = ()
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+
+def host_of(name: str) -> Host:
+    """Return the host that the first word of a runtime's *name* says; a plain one for any other word."""
+    word = name.partition("-")[0]
+    return Host(word) if word in {Host.COLAB.value, Host.KAGGLE.value} else Host.PLAIN
+
+
+def flavour_of(freeze: Freeze, driver: str | None) -> str:
+    """Return ``gpu`` where a driver is known or torch is a CUDA build, else ``cpu``."""
+    versions = [line.version or "" for line in freeze.lines if line.name == "torch"]
+    labels = [Version(text).local or "" for text in versions if is_version(text)]
+    return "gpu" if driver or any(label.startswith("cu") for label in labels) else "cpu"
+
+
+def import_freeze(
+    freeze: Freeze,
+    about: RecordedRuntime,
+    recordings: Sequence[Recording],
+    releases: Releases | None,
+    reporter: Reporter,
+) -> Imported:
+    """Return the recording of *freeze*, which *about* describes.
+
+    *recordings*, oldest first, are what is known already; *releases* are asked
+    for the rest, unless it is None.  Raises FetchFailed.
+    """
+    environment_for(about.python_version, about.platform)
+    known = Known(recordings)
+    lines, left_out = _with_versions(freeze, known)
+    image = {line.name: line.version or "" for line in lines}
+    taken = {line.name: item for line in lines if (item := known.of(line, image))}
+    asked = [line for line in lines if line.name not in taken]
+    found = dict.fromkeys((line.name for line in asked), Learnt(why="no index was asked"))
+    if releases is not None and asked:
+        reporter.stage(f"Reading what {len(asked)} releases require")
+        found = dict(zip(found, releases.learn(asked, reporter), strict=True))
+    distributions = [
+        _taken(line, taken[line.name]) if line.name in taken else _learnt(line, found[line.name])
+        for line in lines
+    ]
+    recording = recording_of(about, tuple(distributions), _groups(recordings))
+    return Imported(
+        recording=recording,
+        taken=len(taken),
+        learnt=sum(one.metadata is not None for one in found.values()),
+        stand_ins=tuple(
+            f"{item.installed.name} {item.installed.version}"
+            for item in recording.distributions
+            if item.requires_of
+        ),
+        unknown={name: one.why for name, one in sorted(found.items()) if one.metadata is None},
+        left_out=left_out,
+    )
+
+
+def _with_versions(freeze: Freeze, known: Known) -> tuple[list[Frozen], tuple[str, ...]]:
+    """Return the lines whose versions are known, and what is left out, with the reason."""
+    lines = []
+    left_out = [f"`{what}` is installed in editable mode" for what in freeze.editable]
+    for line in freeze.lines:
+        version = line.version or known.versions.get(f"{line.name} @ {line.url}")
+        if version is None:
+            left_out.append(f"the URL of {line.spelled} does not tell its version: {line.url}")
+        else:
+            lines.append(replace(line, version=version))
+    if not lines:
+        message = "nothing is left of this freeze: no line tells a version"
+        raise InvalidInput(message, hint="`pip list --format=freeze` prints the version of everything")
+    return lines, tuple(left_out)
+
+
+def _taken(line: Frozen, item: RecordedDistribution) -> RecordedDistribution:
+    return replace(item, spelled=line.spelled, url=line.url)
+
+
+def _learnt(line: Frozen, learnt: Learnt) -> RecordedDistribution:
+    installed = Installed(
+        name=line.name,
+        version=line.version or "",
+        direct_url=direct_url_of(line.url) if line.url else None,
+        installer="pip",
+        is_known=learnt.metadata is not None,
+    )
+    if learnt.metadata is not None:
+        requires = learnt.metadata.requires
+        installed = replace(
+            installed,
+            requires=stand_in(requires, installed.version) if learnt.requires_of else requires,
+            requires_python=learnt.metadata.requires_python,
+            extras=learnt.metadata.extras,
+        )
+    return RecordedDistribution(
+        spelled=line.spelled,
+        url=line.url,
+        installed=installed,
+        is_known=installed.is_known,
+        requires_of=learnt.requires_of,
+    )
+
+
+def _groups(recordings: Sequence[Recording]) -> tuple[frozenset[NormalizedName], ...]:
+    """Return which distributions share files, as any recorded runtime has it."""
+    return tuple(dict.fromkeys(group for recording in recordings for group in recording.shared))

@@ -1,0 +1,115 @@
+"""The recorded runtimes that are shipped in one compact file, which ``tools/pack_runtimes.py`` makes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.runtime_file import (
+    RecordedDistribution,
+    RecordedRuntime,
+    Recording,
+    direct_url_of,
+    recording_of,
+)
+from colablock.snapshot import Installed
+
+__all__ = ["FOLDER", "packed", "packed_runtimes"]
+
+#: What is shipped: the compact file, and beside it documents that are not yet part of it.
+FOLDER = Path(__file__).parent / "runtimes"
+
+
+@lru_cache(maxsize=1)
+def packed_runtimes() -> Mapping[str, RecordedRuntime]:
+    """Return the packed runtimes by name; no distribution is made for that."""
+    data = _data()
+    known = data["records"].keys()
+    found = {}
+    for place, entry in enumerate(data["runtimes"]):
+        bit = 1 << place
+        keys = [_key(line) for line, _, mask in data["pins"] if mask & bit]
+        about = _describe(entry, distributions=len(keys), unknown=sum(key not in known for key in keys))
+        found[about.name] = about
+    return found
+
+
+@lru_cache(maxsize=4)
+def packed(name: str) -> Recording:
+    """Return one packed runtime.  *name* is one of ``packed_runtimes``."""
+    data = _data()
+    place = list(packed_runtimes()).index(name)
+    entry = data["runtimes"][place]
+    return recording_of(
+        _describe(entry),
+        tuple(
+            _distribution(line, version, entry["label"])
+            for line, version, mask in data["pins"]
+            if mask & 1 << place
+        ),
+        tuple(frozenset(map(canonicalize_name, group)) for group in data["shared"]),
+    )
+
+
+@lru_cache(maxsize=1)
+def _data() -> Mapping[str, Any]:
+    data: Mapping[str, Any] = json.loads(gzip.decompress((FOLDER / "runtimes.json.gz").read_bytes()))
+    return data
+
+
+def _describe(entry: Mapping[str, Any], *, distributions: int = 0, unknown: int = 0) -> RecordedRuntime:
+    return RecordedRuntime(
+        name=f"colab-{entry['label']}-{entry['flavour']}",
+        label=entry["label"],
+        flavour=entry["flavour"],
+        python_version=entry["python"],
+        date=entry["date"],
+        commit=entry["commit"],
+        source=f"googlecolab/backend-info {entry['commit'][:7]} of {entry['date']}",
+        distributions=distributions,
+        unknown=unknown,
+        torch=entry.get("torch"),
+        cuda_toolkit=entry.get("cuda_toolkit"),
+        driver=entry.get("driver"),
+    )
+
+
+def _key(line: str) -> str:
+    """Return what a freeze line's record is kept by."""
+    spelled, at, rest = line.partition(" @ ")
+    if at:
+        return f"{canonicalize_name(spelled)} @ {rest}"
+    spelled, _, version = line.partition("==")
+    return f"{canonicalize_name(spelled)}=={version}"
+
+
+def _distribution(line: str, version: str, label: str) -> RecordedDistribution:
+    spelled, at, url = line.partition(" @ ")
+    if not at:
+        spelled = line.partition("==")[0]
+    known = _data()["records"].get(_key(line))
+    record = known or {}
+    record = {**record, **record.get("by_label", {}).get(label, {})}
+    return RecordedDistribution(
+        spelled=spelled,
+        url=url or None,
+        is_known=known is not None,
+        requires_of=record.get("requires_of"),
+        installed=Installed(
+            name=canonicalize_name(spelled),
+            version=version,
+            requires=tuple(record.get("requires_dist", ())),
+            requires_python=record.get("requires_python"),
+            extras=tuple(record.get("provides_extra", ())),
+            import_names=tuple(record.get("import_names", ())),
+            direct_url=direct_url_of(url) if at else None,
+            installer="pip",
+            size=record.get("size"),
+            is_known=known is not None,
+        ),
+    )

@@ -1,0 +1,125 @@
+"""An interpreter as it stands, recorded: what belongs to the image, without what came with colablock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment import Environment, environment_for
+from colablock.errors import InvalidInput
+from colablock.requirements import applies, only_with, parse_requirement
+from colablock.runtime_file import (
+    RecordedDistribution,
+    RecordedRuntime,
+    Recording,
+    direct_url_of,
+    recording_of,
+)
+from colablock.snapshot import Installed, Snapshot
+from colablock.urls import redacted
+
+__all__ = ["record_snapshot"]
+
+_COLABLOCK = canonicalize_name("colablock")
+
+
+def record_snapshot(
+    snapshot: Snapshot, *, name: str, date: str, source: str
+) -> tuple[Recording, tuple[str, ...]]:
+    """Return the recording of a live interpreter, and what it leaves out, with the reason.
+
+    colablock is left out, and what only it needs and nobody asked for by name
+    (PEP 376, REQUESTED); so is what is installed in editable mode.  Raises
+    InvalidInput for an interpreter that a recorded runtime cannot stand for.
+    """
+    environment = snapshot.environment
+    python, platform = str(environment.python_version), environment.platform
+    if snapshot.accelerator.kind == "tpu":
+        message = "a runtime with a TPU is not recorded: nothing that colablock ships trains on one"
+        raise InvalidInput(message)
+    if environment_for(python, platform).tags != environment.tags:
+        message = f"`{snapshot.python}` cannot be recorded: it is not a usual build of CPython"
+        raise InvalidInput(message, hint="free-threaded and debug builds, and PyPy, have tags of their own")
+    ours = _came_with_colablock(snapshot)
+    editable = {name for name, one in snapshot.installed.items() if _is_editable(one)} - ours
+    kept = [one for name, one in snapshot.installed.items() if name not in ours | editable]
+    about = RecordedRuntime(
+        name=name,
+        flavour="gpu" if snapshot.accelerator.kind == "cuda" else "cpu",
+        python_version=python,
+        date=date,
+        distributions=len(kept),
+        unknown=0,
+        host=snapshot.host,
+        source=source,
+        platform=platform,
+        driver=snapshot.accelerator.driver,
+    )
+    shared = tuple({frozenset({name, *others}) for name, others in snapshot.shared.items()})
+    left_out = [f"{one} came with colablock" for one in sorted(ours)]
+    left_out += [f"{one} is installed in editable mode" for one in sorted(editable)]
+    return recording_of(about, tuple(map(_recorded, kept)), shared), tuple(left_out)
+
+
+def _recorded(installed: Installed) -> RecordedDistribution:
+    """Return what a document keeps of *installed*: nothing of this machine's paths."""
+    url = _url_of(installed.direct_url)
+    kept = Installed(
+        name=installed.name,
+        version=installed.version,
+        requires=installed.requires,
+        requires_python=installed.requires_python,
+        extras=installed.extras,
+        import_names=installed.import_names,
+        direct_url=direct_url_of(url) if url else None,
+        installer="pip",
+        size=installed.size,
+    )
+    return RecordedDistribution(spelled=installed.name, url=url, installed=kept, is_known=True)
+
+
+def _came_with_colablock(snapshot: Snapshot) -> frozenset[NormalizedName]:
+    """Return colablock, and what it needs that nobody else needs or asked for."""
+    installed = snapshot.installed
+    needed = {name: _needs(one, snapshot.environment) for name, one in installed.items()}
+    ours = {_COLABLOCK} & installed.keys()
+    while True:
+        others = {name for owner, names in needed.items() if owner not in ours for name in names}
+        wanted = {name for owner in ours for name in needed[owner] if name in installed}
+        more = {name for name in wanted - ours - others if not installed[name].requested}
+        if not more:
+            return frozenset(ours)
+        ours |= more
+
+
+def _needs(installed: Installed, environment: Environment) -> frozenset[NormalizedName]:
+    parsed = (parse_requirement(line) for line in installed.requires if not only_with(line))
+    return frozenset(
+        canonicalize_name(requirement.name)
+        for requirement in parsed
+        if requirement is not None and applies(requirement, environment)
+    )
+
+
+def _is_editable(installed: Installed) -> bool:
+    info = (installed.direct_url or {}).get("dir_info")
+    return isinstance(info, dict) and bool(info.get("editable"))
+
+
+def _url_of(origin: Mapping[str, object] | None) -> str | None:
+    """Return *origin* (PEP 610) as ``pip freeze`` shows it; None where there is none that can be shown."""
+    url = (origin or {}).get("url")
+    if origin is None or not isinstance(url, str):
+        return None
+    url = redacted(url)
+    vcs, archive, below = origin.get("vcs_info"), origin.get("archive_info"), origin.get("subdirectory")
+    if isinstance(vcs, dict):
+        url = f"{vcs.get('vcs')}+{url}@{vcs.get('commit_id')}"
+    fragment = {}
+    hashes = archive.get("hashes") if isinstance(archive, dict) else None
+    if isinstance(hashes, dict) and isinstance(hashes.get("sha256"), str):
+        fragment["sha256"] = hashes["sha256"]
+    if isinstance(below, str):
+        fragment["subdirectory"] = below
+    return f"{url}#{urlencode(fragment, safe='/')}" if fragment else url
