@@ -5,6 +5,7 @@
     ColablockError
     ├── InvalidInput            exit 2: usage, or a file that cannot be read as what it should be
     │   ├── InvalidMatrix       every fault of one matrix file, each with its path
+    │   ├── InvalidRequirements every fault of a requirements file and those that it names, each with its line
     │   └── NotFound            no matrix, runtime or interpreter of that name
     ├── Unmet                   exit 1: the request cannot be met; nothing was changed
     │   ├── NoSolution          with the because-chain
@@ -39,6 +40,7 @@ __all__ = [
     "FetchFailed",
     "InvalidInput",
     "InvalidMatrix",
+    "InvalidRequirements",
     "NoSolution",
     "NotFound",
     "NotProven",
@@ -105,9 +107,23 @@ class InvalidMatrix(InvalidInput):
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
         self.source = source
         self.faults = tuple(faults)
-        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        lines = [f"the matrix `{source}` has {count}", *(f"  {fault}" for fault in self.faults)]
-        super().__init__("\n".join(lines))
+        super().__init__(_counted(f"the matrix `{source}`", self.faults))
+
+
+class InvalidRequirements(InvalidInput):
+    """A file of requirements with faults, those of the files that it names among them; all at once."""
+
+    reference = "invalid-requirements"
+
+    def __init__(self, source: str, faults: Sequence[Fault]) -> None:
+        self.source = source
+        self.faults = tuple(faults)
+        super().__init__(_counted(f"`{source}`", self.faults))
+
+
+def _counted(subject: str, faults: Sequence[Fault]) -> str:
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return "\n".join([f"{subject} has {count}", *(f"  {fault}" for fault in faults)])
 
 
 class NotFound(InvalidInput):

@@ -1,4 +1,4 @@
-"""Schema 1 of the matrix file as data: what the reader accepts and the reference page is made from."""
+"""Schema 1 of the matrix file as data: the reader, the reference page and the JSON schema go by it."""
 
 from __future__ import annotations
 

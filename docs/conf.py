@@ -12,6 +12,7 @@ release = version = colablock.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
+html_extra_path = ["../matrices/matrix-1.schema.json"]  # published at the top, for `#:schema` lines
 html_theme = "furo"
 html_title = f"colablock {release}"
 

@@ -1,7 +1,7 @@
 """Write the reference pages that are made from code; ``--check`` only compares them.
 
 The command line's page comes from its parser, the matrix file's from its schema, and the exit codes
-from the errors that carry them.
+from the errors that carry them.  The JSON schema says to editors what the matrix file's page says to people.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from colablock import errors
+from colablock.authoring import schema_text
 from colablock.cli import build_parser
 from colablock.errors import ColablockError, ExitCode
+from colablock.matrix_json import SCHEMA_FILE
 from colablock.matrix_schema import SCHEMA, Key
 
-REFERENCE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parent.parent
 NOTICE = "<!-- Made by docs/generate.py: change the code that it reads, then run it again. -->"
 
 SECTIONS = {
@@ -59,6 +61,16 @@ torchao = { version = "<0.16", why = "peft refuses to start when an older one is
 
 [verify]
 imports = ["numpy", "torch:nn"]
+```
+
+`colablock new NAME` writes such a file to start from, with every section explained in it.
+
+Editors that know JSON schemas for TOML (Even Better TOML in VS Code, Taplo elsewhere) complete the keys, show
+what they mean and mark what is wrong. `colablock schema --output matrices/matrix-1.schema.json` writes the
+schema beside your matrices; the first line of each then names it:
+
+```toml
+#:schema ./matrix-1.schema.json
 ```
 
 A `<name>` below stands for a key that you choose. Under `[packages]` and `[constraints]` a plain string is
@@ -219,27 +231,28 @@ def errors_of(code: ExitCode) -> list[str]:
     return [name for name, kind in found if kind is not ColablockError and kind.exit_code is code]
 
 
-PAGES: Mapping[str, Callable[[], str]] = {
-    "cli.md": cli_page,
-    "exit-codes.md": exit_page,
-    "matrix.md": matrix_page,
+MADE: Mapping[str, Callable[[], str]] = {
+    "docs/reference/cli.md": cli_page,
+    "docs/reference/exit-codes.md": exit_page,
+    "docs/reference/matrix.md": matrix_page,
+    f"matrices/{SCHEMA_FILE}": schema_text,
 }
 
 
 def main() -> int:
-    """Write the pages, or with ``--check`` name the stale ones and return 1."""
-    parser = argparse.ArgumentParser(description="Write the reference pages that are made from code.")
+    """Write the files, or with ``--check`` name the stale ones and return 1."""
+    parser = argparse.ArgumentParser(description="Write the pages and the schema that are made from code.")
     parser.add_argument("--check", action="store_true", help="only compare")
     only_check = parser.parse_args().check
     stale = 0
-    for name, page in PAGES.items():
-        path, text = REFERENCE / name, page()
+    for name, make in MADE.items():
+        path, text = ROOT / name, make()
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1
         if not only_check:
             path.write_text(text, encoding="utf-8")
-        print(f"{'stale' if only_check else 'written'}: docs/reference/{name}")
+        print(f"{'stale' if only_check else 'written'}: {name}")
     if stale and only_check:
         print("hint: Run `python docs/generate.py`")
     return 1 if stale and only_check else 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -9,10 +12,17 @@ import pytest
 from colablock._vendor.packaging.version import Version
 from colablock.accelerator import Accelerator, Device
 from colablock.catalog import find_matrix, list_matrices
-from colablock.errors import Refused
+from colablock.errors import ExitCode, Refused
 from colablock.matrix import Matrix, Variant, select_variant
+from tests.support.recorded_index import RecordedIndex
+from tests.support.world import World, open_world
 
-NAMES = ["qlora-2024", "qlora-2026", "qlora-2026-axolotl"]
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NAMES = ["qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl"]
 RECIPE = {
     "torch": "==2.4.0",
     "transformers": "==4.41.0",
@@ -27,6 +37,16 @@ RECIPE = {
     "fire": "",
     "pyyaml": "",
     "huggingface-hub": "",
+}
+SUMMER_2025 = {
+    "torch": "==2.7.1",
+    "transformers": "==4.55.2",
+    "peft": "==0.17.0",
+    "accelerate": "==1.10.0",
+    "bitsandbytes": "==0.47.0",
+    "trl": "==0.21.0",
+    "datasets": "==4.0.0",
+    "huggingface-hub": "==0.34.4",
 }
 # What two recorded runtimes hold of the names that `qlora-2026` asks for.
 IMAGES = {
@@ -155,6 +175,54 @@ def test_the_old_axolotl_is_rebuilt_with_requirements_of_our_own(tmp_path: Path)
     assert matrix.train.mends == ("load-in-4bit-twice",)
 
 
+def test_the_stack_of_2025_is_pinned_and_dated(tmp_path: Path) -> None:
+    matrix = shipped("qlora-2025", tmp_path)
+    for variant in ("cuda", "cpu"):
+        chosen = select_variant(matrix, Accelerator(), variant)
+        assert {entry.name: str(entry.specifier) for entry in chosen.packages} == SUMMER_2025
+    assert matrix.exclude_newer == datetime(2025, 9, 1, tzinfo=timezone.utc)
+    assert [matrix.requires_python.contains(python) for python in ("3.10", "3.11", "3.13", "3.14")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    with pytest.raises(Refused, match="no variant of `qlora-2025` fits"):
+        select_variant(matrix, card("12.0"))  # its build of torch has no kernels for Blackwell
+
+
+@pytest.fixture(scope="module")
+def summer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with open_world(tmp_path_factory.mktemp("summer"), RecordedIndex("qlora-2025")) as world:
+        yield world
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_stack_of_2025_locks_for_each_of_its_pythons(python: str, summer: World) -> None:
+    target = ("--python-version", python, "--platform", "manylinux_2_35_x86_64")
+    done = summer.run("lock", "qlora-2025", "--variant", "cuda", *target, "--output", "-")
+    assert done.code == ExitCode.DONE, done.err
+    pins = {package["name"]: package["version"] for package in tomllib.loads(done.out)["packages"]}
+    assert len(pins) == 63
+    assert {name: f"=={pins[name]}" for name in SUMMER_2025} == SUMMER_2025
+    # The cut-off decides what the matrix does not pin.
+    assert (pins["numpy"], pins["pyarrow"], pins["tokenizers"]) == ("2.3.2", "21.0.0", "0.21.4")
+
+
+def test_the_stack_of_2025_has_no_solution_where_its_python_ends(summer: World) -> None:
+    target = ("--python-version", "3.10", "--platform", "manylinux_2_35_x86_64")
+    done = summer.run("lock", "qlora-2025", *target, "--output", "-")
+    assert done.code == ExitCode.UNMET
+    assert ">=3.11" in done.err
+
+
+@pytest.mark.parametrize("runtime", ["colab-2025.07-gpu", "colab-2026.08-gpu"])
+def test_the_stack_of_2025_goes_into_an_environment_of_its_own(runtime: str, summer: World) -> None:
+    done = summer.run("plan", "qlora-2025", "--runtime", runtime, "--json")
+    assert done.code == ExitCode.DONE, done.err
+    assert (done.json["target"], done.json["variant"]) == ("env", "cuda")
+
+
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("variant", ["cuda", "cpu"])
 def test_the_image_satisfies_the_ranges_of_2026(image: str, variant: str, tmp_path: Path) -> None:
@@ -171,7 +239,7 @@ def test_the_image_satisfies_the_ranges_of_2026(image: str, variant: str, tmp_pa
     assert matrix.indexes == ()
 
 
-@pytest.mark.parametrize("name", ["qlora-2026", "qlora-2026-axolotl"])
+@pytest.mark.parametrize("name", ["qlora-2025", "qlora-2026", "qlora-2026-axolotl"])
 def test_the_variant_without_a_card_prefers_a_cpu_build_and_takes_any(name: str, tmp_path: Path) -> None:
     matrix = shipped(name, tmp_path)
     assert list(matrix.variants) == ["cuda", "cpu"]

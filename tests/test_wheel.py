@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from colablock import __version__
 from colablock._vendor.packaging.metadata import Metadata
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.errors import ExitCode
 from colablock.recorded import (
     RecordedDistribution,
     load_runtime,
@@ -204,3 +208,115 @@ def test_it_starts_where_only_its_requirements_are(wheel: Path, folder: Path, tm
         [str(python), "-I", "-m", "colablock", "--version"], capture_output=True, text=True, check=True
     )
     assert shown.stdout == f"colablock {__version__}\n"
+
+
+# --- packages of matrices, installed beside it -------------------------------------------------
+
+HOW_TO = REPOSITORY / "docs" / "how-to" / "share-matrices.md"
+
+
+@dataclass(frozen=True)
+class Team:
+    """A virtual environment with colablock and packages of matrices."""
+
+    folder: Path
+
+    def run(self, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        command = [str(self.folder / "bin" / "colablock"), *argv, "--json"]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+    def listed(self, cwd: Path) -> dict[str, dict[str, str]]:
+        done = self.run("list", cwd=cwd)
+        assert done.returncode == ExitCode.DONE, done.stderr
+        return {one["name"]: one for one in json.loads(done.stdout)["matrices"]}
+
+    def packages(self, name: str, cwd: Path) -> dict[str, str]:
+        """Return what a matrix asks for, with the reasons."""
+        done = self.run("show", name, cwd=cwd)
+        assert done.returncode == ExitCode.DONE, done.stderr
+        found: dict[str, str] = json.loads(done.stdout)["packages"]
+        return found
+
+
+def examples() -> list[str]:
+    """Return the TOML files that the guide shows, in its order."""
+    return re.findall(r"^```toml\n(.*?)^```", HOW_TO.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def make_package(folder: Path, files: Mapping[str, str]) -> Path:
+    """Build a project with its own backend, as the guide says, and return its wheel."""
+    for name, text in files.items():
+        path = folder / "project" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    subprocess.run([*command, str(folder / "project")], check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def make_team(folder: Path, metadata: Metadata, *wheels: Path) -> Team:
+    """Install *wheels* into an environment; what colablock needs is what the tests have."""
+    python = make_venv(folder, sys.executable)
+    command = [uv.find_uv_bin(), "pip", "install", "--offline", "--no-index", "--no-deps", "--quiet"]
+    subprocess.run([*command, "--python", str(python), *map(str, wheels)], check=True)
+    needed = closure(metadata.requires_dist or []).values()
+    places = dict.fromkeys(str(found.locate_file("")) for found in needed)
+    (site_of(folder) / "needed.pth").write_text("".join(f"{place}\n" for place in places))
+    return Team(folder)
+
+
+@pytest.fixture(scope="module")
+def team(wheel: Path, metadata: Metadata, tmp_path_factory: pytest.TempPathFactory) -> Team:
+    """Return an environment in which the guide was followed to the letter."""
+    folder = tmp_path_factory.mktemp("team")
+    pyproject, matrix, _ = examples()
+    files = {"pyproject.toml": pyproject, "team_matrices/__init__.py": ""}
+    made = make_package(folder, {**files, "team_matrices/team-qlora.toml": matrix})
+    return make_team(folder / "env", metadata, wheel, made)
+
+
+def test_a_package_of_matrices_is_found_with_its_place(team: Team, tmp_path: Path) -> None:
+    found = team.listed(tmp_path)
+    assert found["team-qlora"] == {
+        "name": "team-qlora",
+        "summary": "What we train with: qlora-2026 and our tracking",
+        "source": str(site_of(team.folder) / "team_matrices" / "team-qlora.toml"),
+    }
+    assert not any("fault" in one for one in found.values())
+    assert {"trl<2,>=0.29", "wandb>=0.17"} <= set(team.packages("team-qlora", tmp_path))
+
+
+def test_a_users_matrix_builds_on_one_of_a_package(team: Team, tmp_path: Path) -> None:
+    (tmp_path / "matrices").mkdir()
+    (tmp_path / "matrices" / "mine.toml").write_text(examples()[2])
+    found = team.packages("mine", tmp_path)
+    assert found["trl<1,>=0.29"] == "our callbacks are written for 0.x"
+    assert found["wandb>=0.17"] == "every run of ours is tracked"
+    assert "trl<2,>=0.29" not in found
+
+
+def test_what_is_wrong_with_a_package_of_matrices_is_told(
+    wheel: Path, metadata: Metadata, tmp_path: Path
+) -> None:
+    """One matrix has a fault, another extends it, and a second entry point leads nowhere."""
+    pyproject = examples()[0].replace("team_matrices", "faulty").replace("team-matrices", "faulty")
+    files = {
+        "pyproject.toml": f'{pyproject}gone = "no_such_module"\n',
+        "faulty/__init__.py": "",
+        "faulty/broken.toml": 'schema = 1\nname = "broken"\ncolour = "red"\n',
+        "faulty/above.toml": 'schema = 1\nname = "above"\nextends = "broken"\n',
+        "faulty/fine.toml": 'schema = 1\nname = "fine"\nextends = "qlora-2026"\n',
+    }
+    team = make_team(tmp_path / "env", metadata, wheel, make_package(tmp_path, files))
+    faults = {name: one["fault"] for name, one in team.listed(tmp_path).items() if "fault" in one}
+    assert faults.pop("no_such_module").endswith("cannot be imported: No module named 'no_such_module'")
+    broken = site_of(team.folder) / "faulty" / "broken.toml"
+    assert {name: fault.partition(" (")[0] for name, fault in faults.items()} == {
+        "broken": "colour: unknown key",
+        "above": f"{broken}: colour: unknown key",
+    }
+    done = team.run("show", "above", cwd=tmp_path)
+    assert done.returncode == ExitCode.USAGE
+    assert f"{broken}: colour: unknown key" in json.loads(done.stdout)["error"]["message"]
+    assert team.packages("fine", tmp_path)

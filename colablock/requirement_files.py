@@ -1,0 +1,233 @@
+"""Other tools' requirements, read as one value.
+
+``requirements.txt`` and ``.in`` with what they name, ``pip freeze``, ``pylock.toml`` (PEP 751) and
+``pyproject.toml`` (PEP 621, PEP 735).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from colablock.errors import Fault, InvalidInput, InvalidRequirements, NotFound
+from colablock.hints import near
+from colablock.lock import read_lock
+from colablock.requirement_lines import (
+    FoundRequirement,
+    Line,
+    decoded,
+    logical_lines,
+    parse_line,
+    parse_named,
+    release_hint,
+)
+from colablock.requirement_tables import (
+    default_index_of,
+    group_requirements,
+    locked_requirements,
+    project_requirements,
+)
+from colablock.urls import local_path, redacted
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["FoundRequirement", "RequirementFile", "read_requirements"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequirementFile:
+    """What a file asks for, with the files that it names, in the order in which it stands.
+
+    *indexes* are asked beside *default_index*, None where the file names no
+    default.  *find_links* are folders and pages of files.  No URL holds user or
+    password.  *notes* say what the file asks for that no field here holds.
+    """
+
+    requirements: tuple[FoundRequirement, ...] = ()
+    constraints: tuple[FoundRequirement, ...] = ()
+    indexes: tuple[str, ...] = ()
+    default_index: str | None = None
+    find_links: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_requirements(path: str) -> RequirementFile:
+    """Return what the file at *path* asks for; ``pyproject.toml:GROUP`` names a dependency group.
+
+    Without a group a ``pyproject.toml`` stands for its ``[project].dependencies``.
+    Raises NotFound where there is no file, InvalidRequirements with all faults
+    of it and of those that it names.
+    """
+    file, colon, group = path.rpartition(":")
+    if not (colon and file.endswith(".toml")):
+        file, group = path, ""
+    data = _content(file)
+    if file.endswith(".toml"):
+        return _from_toml(file, data, group)
+    reader = _Reader()
+    reader.read(file, data, is_constraint=False, above=(Path(file).resolve(),))
+    if reader.faults:
+        raise InvalidRequirements(file, reader.faults)
+    return reader.result()
+
+
+def _content(file: str) -> bytes:
+    path = Path(file)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        there = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise NotFound(f"there is no file `{file}`", hint=near(path.name, there)) from None
+    except OSError as error:
+        raise InvalidInput(f"`{file}` cannot be read: {error.strerror}") from error
+
+
+def _from_toml(file: str, content: bytes, group: str) -> RequirementFile:
+    try:
+        data = tomllib.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput(f"`{file}` is not TOML: {error}") from error
+    folder = Path(file).parent
+    if "lock-version" in data:
+        return _from_lock(file)
+    if group:
+        found, faults = group_requirements(data, group, file, folder)
+    else:
+        found, faults = project_requirements(data, file, folder)
+    if faults:
+        raise InvalidRequirements(file, faults)
+    return RequirementFile(requirements=tuple(found))
+
+
+def _from_lock(file: str) -> RequirementFile:
+    lock = read_lock(Path(file))
+    found, faults = locked_requirements(lock, file)
+    if faults:
+        raise InvalidRequirements(file, faults)
+    beside = {
+        Path(file).parent / wheel.path for one in lock.packages for wheel in one.wheels or () if wheel.path
+    }
+    return RequirementFile(
+        requirements=tuple(found),
+        indexes=tuple(sorted({one.index for one in found if one.index})),
+        default_index=default_index_of(lock),
+        find_links=tuple(sorted({str(path.parent) for path in beside})),
+    )
+
+
+_HASH = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
+# What has no field in a RequirementFile, and what does the same here.
+_UNKEPT = {
+    "--config-settings": "building takes no settings here",
+    "--global-option": "building takes no options here",
+    "--no-binary": "`options.no-binary` of a matrix says it",
+    "--no-index": "`--offline` with `--find-links` asks no index",
+    "--pre": '`prerelease = "allow"` of a matrix says it',
+    "--trusted-host": "`SSL_CERT_FILE` names the certificates to trust",
+    "--use-feature": "it is a feature of pip's",
+}
+
+
+@dataclass
+class _Reader:
+    """What was found so far in a file and those that it names."""
+
+    faults: list[Fault] = field(default_factory=list)
+    _requirements: list[FoundRequirement] = field(default_factory=list)
+    _constraints: list[FoundRequirement] = field(default_factory=list)
+    _indexes: list[str] = field(default_factory=list)
+    _default: str | None = None
+    _find_links: list[str] = field(default_factory=list)
+    _notes: list[str] = field(default_factory=list)
+
+    def result(self) -> RequirementFile:
+        """Return all that was found."""
+        return RequirementFile(
+            requirements=tuple(self._requirements),
+            constraints=tuple(self._constraints),
+            indexes=tuple(dict.fromkeys(self._indexes)),
+            default_index=self._default,
+            find_links=tuple(dict.fromkeys(self._find_links)),
+            notes=tuple(self._notes),
+        )
+
+    def read(self, file: str, data: bytes, *, is_constraint: bool, above: tuple[Path, ...]) -> None:
+        """Add what one file says; *above* are the files that led to it."""
+        try:
+            text = decoded(data)
+        except UnicodeDecodeError as error:
+            self.faults.append(Fault(path=file, message=f"is no text: {error}"))
+            return
+        for number, content in logical_lines(text):
+            where = f"{file}:{number}"
+            try:
+                line = parse_line(content)
+                self._options(line, file, where, above)
+                if line.requirement:
+                    self._add(line, Path(file).parent, where, is_constraint=is_constraint)
+            except InvalidInput as error:
+                self.faults.append(Fault(path=where, message=error.message, hint=error.hint))
+
+    def _options(self, line: Line, file: str, where: str, above: tuple[Path, ...]) -> None:
+        folder = Path(file).parent
+        for option in line.options:
+            if option.name == "--editable":
+                message = f"`{option.value}` is installed editable, which is no release to pin"
+                raise InvalidInput(message, hint=release_hint(option.value))
+            if option.name in {"--requirement", "--constraint"}:
+                is_constraint = option.name == "--constraint"
+                self._nested(option.value, folder, above, is_constraint=is_constraint)
+            elif option.name == "--index-url":
+                self._default = self._index(option.value, where)
+            elif option.name == "--extra-index-url":
+                self._indexes.append(self._index(option.value, where))
+            elif option.name == "--find-links":
+                self._find_links.append(self._place(option.value, folder, where))
+            elif option.name in _UNKEPT:
+                self._notes.append(f"{where}: `{option.name}` is not taken over: {_UNKEPT[option.name]}")
+
+    def _nested(self, name: str, folder: Path, above: tuple[Path, ...], *, is_constraint: bool) -> None:
+        path = local_path(name)
+        if path is None:
+            message = f"`{redacted(name)}` is not fetched"
+            raise InvalidInput(message, hint="save it beside this file, and name that")
+        path = folder / path
+        if path.resolve() in above:
+            raise InvalidInput(f"`{name}` leads back to itself")
+        data = _content(str(path))
+        self.read(str(path), data, is_constraint=is_constraint, above=(*above, path.resolve()))
+
+    def _index(self, url: str, where: str) -> str:
+        """Return the URL of an index without user and password."""
+        plain = redacted(url)
+        if plain != url:
+            self._notes.append(
+                f"{where}: user and password of `{plain}` are left out: a netrc file holds them"
+            )
+        return plain
+
+    def _place(self, link: str, folder: Path, where: str) -> str:
+        """Return a find-links place; a relative path is one from the file's folder, where that is there."""
+        path = local_path(link)
+        if path is None:
+            return self._index(link, where)
+        beside = folder / path
+        return str(beside if beside.exists() else path)
+
+    def _add(self, line: Line, folder: Path, where: str, *, is_constraint: bool) -> None:
+        requirement = parse_named(line.requirement, folder)
+        if is_constraint and requirement.extras:
+            raise InvalidInput(f"the constraint `{line.requirement}` cannot have extras")
+        hashes = tuple(sorted(line.values("--hash")))
+        for one in hashes:
+            if not _HASH.fullmatch(one):
+                raise InvalidInput(
+                    f"`{one}` is no hash", hint="write `--hash=sha256:` and 64 hexadecimal digits"
+                )
+        found = FoundRequirement(requirement=requirement, where=where, hashes=hashes)
+        (self._constraints if is_constraint else self._requirements).append(found)

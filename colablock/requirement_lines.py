@@ -1,0 +1,236 @@
+"""The text of a requirements file → its lines (pip's requirements file format).  No file is read here."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
+from colablock._vendor.packaging.utils import parse_sdist_filename, parse_wheel_filename
+from colablock.errors import InvalidInput
+from colablock.hints import near
+from colablock.urls import basename
+
+__all__ = [
+    "FoundRequirement",
+    "Line",
+    "Option",
+    "decoded",
+    "logical_lines",
+    "parse_line",
+    "parse_named",
+    "release_hint",
+]
+
+# Which options a line may have, with the name that stands for all spellings of one.
+_WITH_VALUE = {
+    "-c": "--constraint",
+    "--constraint": "--constraint",
+    "-C": "--config-settings",
+    "--config-settings": "--config-settings",
+    "-e": "--editable",
+    "--editable": "--editable",
+    "--extra-index-url": "--extra-index-url",
+    "-f": "--find-links",
+    "--find-links": "--find-links",
+    "--global-option": "--global-option",
+    "--hash": "--hash",
+    "-i": "--index-url",
+    "--index-url": "--index-url",
+    "--pypi-url": "--index-url",
+    "--no-binary": "--no-binary",
+    "--only-binary": "--only-binary",
+    "-r": "--requirement",
+    "--requirement": "--requirement",
+    "--trusted-host": "--trusted-host",
+    "--use-feature": "--use-feature",
+}
+_FLAGS = frozenset({"--no-index", "--pre", "--prefer-binary", "--require-hashes"})
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+_OPTIONS = re.compile(r"(?:^|\s)(?=-)")
+_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
+_USER = re.compile(r"//[^/\s]*@")
+_ARCHIVE = (".whl", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+_GITHUB = re.compile(r"git\+[a-z]+://(?:[^/@]*@)?github\.com/([^/]+/[^/@#]+?)(?:\.git)?@([^#]+)")
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundRequirement:
+    """A requirement and *where* it stood: ``a.txt:12``, ``pyproject.toml:project.dependencies[0]``.
+
+    *hashes* are those it gives of files that may be taken, as ``sha256:...``.
+    *index* is the one that it has to come from, where the file says so.
+    """
+
+    requirement: Requirement
+    where: str
+    hashes: tuple[str, ...] = ()
+    index: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option of a line under its long name; a flag's *value* is empty."""
+
+    name: str
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line: a *requirement* (which may be a path or a URL) with options, or options alone."""
+
+    requirement: str = ""
+    options: tuple[Option, ...] = ()
+
+    def values(self, name: str) -> tuple[str, ...]:
+        """Return what the option *name* was given, each time."""
+        return tuple(option.value for option in self.options if option.name == name)
+
+
+def decoded(data: bytes) -> str:
+    """Return the text of a file: UTF-8, or what its byte order mark says.  Raises UnicodeDecodeError."""
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    return data.decode(encoding)
+
+
+def logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line with the number where it starts: continued ones joined, comments and blanks left out.
+
+    A comment ends a continuation, as in pip: a backslash of its own continues nothing.
+    """
+    parts: list[str] = []
+    start = 1
+    for number, raw in enumerate(text.splitlines(), start=1):
+        start = start if parts else number
+        is_comment = raw.lstrip().startswith("#")
+        if raw.endswith("\\") and not is_comment:
+            parts.append(raw.removesuffix("\\"))
+            continue
+        parts.append(f" {raw}" if is_comment else raw)
+        if line := _COMMENT.sub("", "".join(parts)).strip():
+            yield start, line
+        parts.clear()
+    if line := _COMMENT.sub("", "".join(parts)).strip():
+        yield start, line
+
+
+def parse_line(line: str) -> Line:
+    """Return what one line says.  Raises InvalidInput with what is wrong with it."""
+    if match := _VARIABLE.search(_USER.sub("//", line)):
+        raise InvalidInput(f"`{match[0]}` is not replaced here", hint="write what it stands for")
+    at = match.start() if (match := _OPTIONS.search(line)) else len(line)
+    try:
+        words = iter(shlex.split(line[at:]))
+    except ValueError as error:
+        raise InvalidInput(f"`{line[at:].strip()}` cannot be split into words: {error}") from None
+    options = tuple(_option(word, words) for word in words)
+    return Line(requirement=line[:at].strip(), options=options)
+
+
+def _option(word: str, following: Iterator[str]) -> Option:
+    """Return the option that *word* begins."""
+    if word in _FLAGS:
+        return Option(name=word)
+    if word.startswith("--"):
+        name, _, value = word.partition("=")
+    else:
+        name, value = word[:2], word[2:].removeprefix("=")
+    if name not in _WITH_VALUE:
+        hint = near(name, [*_WITH_VALUE, *_FLAGS])
+        raise InvalidInput(f"`{word}` is no option of a requirements file", hint=hint)
+    value = value or next(following, "")
+    if not value:
+        raise InvalidInput(f"`{name}` needs a value")
+    return Option(name=_WITH_VALUE[name], value=value)
+
+
+def parse_named(text: str, folder: Path) -> Requirement:
+    """Return the requirement that *text* is: a PEP 508 one, or the URL or path of an archive.
+
+    Relative paths are those of *folder*.  User and password of a URL are left
+    out.  Raises InvalidInput for what is none, and for what cannot be pinned: a
+    folder, a repository.
+    """
+    if " @ " not in text and (_is_url(text) or _is_path(text)):
+        return _unnamed(text, folder)
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        first_line = str(error).partition("\n")[0]
+        raise InvalidInput(f"`{text}` is no requirement (PEP 508): {first_line}", hint=_meant(text)) from None
+    if requirement.url is not None:
+        requirement.url = _archive_url(requirement.url, folder, requirement.name)
+    return requirement
+
+
+def _meant(text: str) -> str | None:
+    """Return a hint for a single ``=``, as conda writes it."""
+    match = re.fullmatch(r"([A-Za-z0-9._-]+)\s*=\s*([^=\s]+)(=\S+)?", text)
+    return f"write `{match[1]}=={match[2]}`" if match else None
+
+
+def _is_url(text: str) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text) is not None
+
+
+def _is_path(text: str) -> bool:
+    plain = text.partition(";")[0].strip()
+    return plain.startswith((".", "/", "~")) or plain.endswith(_ARCHIVE)
+
+
+def _unnamed(text: str, folder: Path) -> Requirement:
+    """Return the requirement of a bare URL or path, whose name its file name gives."""
+    place, semicolon, marker = text.partition(" ;" if _is_url(text) else ";")
+    plain, _, fragment = place.strip().partition("#")
+    egg = re.search(r"(?:^|&)egg=([A-Za-z0-9._-]+)", fragment)
+    # A name says the same as `egg`; a hash in the fragment stays.
+    url = _archive_url(re.sub(r"#egg=[^&]+$", "", place.strip()), folder, egg[1] if egg else None)
+    name = egg[1] if egg else _name_of(basename(plain))
+    if name is None:
+        raise InvalidInput(f"`{text}` does not say what it is", hint=f"write `NAME @ {url}`")
+    try:
+        return Requirement(f"{name} @ {url}" + (f" ; {marker}" if semicolon else ""))
+    except InvalidRequirement as error:
+        first_line = str(error).partition("\n")[0]
+        raise InvalidInput(f"`{text}` is no requirement (PEP 508): {first_line}") from None
+
+
+def _name_of(filename: str) -> str | None:
+    try:
+        is_wheel = filename.endswith(".whl")
+        return str(parse_wheel_filename(filename)[0] if is_wheel else parse_sdist_filename(filename)[0])
+    except ValueError:
+        return None
+
+
+def _archive_url(url: str, folder: Path, name: str | None) -> str:
+    """Return the URL of an archive as it can be fetched."""
+    if re.match(r"(git|hg|svn|bzr)\+", url):
+        raise InvalidInput(f"`{_plain(url)}` is a repository, not an archive", hint=release_hint(url, name))
+    if not _is_url(url):
+        url = (folder / Path(url).expanduser()).absolute().as_uri()
+    if not basename(url.partition("#")[0]).endswith(_ARCHIVE):
+        what = "is a folder, not an archive" if url.startswith("file:") else "is no archive"
+        hint = "build a wheel of it, and name that" if url.startswith("file:") else None
+        raise InvalidInput(f"`{_plain(url)}` {what}", hint=hint)
+    return _plain(url)
+
+
+def _plain(url: str) -> str:
+    return _USER.sub("//", url, count=1)
+
+
+def release_hint(url: str, name: str | None = None) -> str:
+    """Return how the same state of a repository is named as an archive, as far as that can be told."""
+    egg = re.search(r"[#&]egg=([A-Za-z0-9._-]+)", url)
+    match = _GITHUB.match(url)
+    if match is None:
+        return "name an archive or a wheel of it"
+    name = name or (egg[1] if egg else "NAME")
+    return f"write `{name} @ https://github.com/{match[1]}/archive/{match[2]}.tar.gz`"

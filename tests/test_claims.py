@@ -1,0 +1,37 @@
+"""Claims judged from versions and cards alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.accelerator import Accelerator, Device
+from colablock.claims import HOLDS, judge_claim
+
+
+def card(capability: str) -> Accelerator:
+    device = Device(name="a card", compute_capability=capability, memory=16 << 30)
+    return Accelerator(kind="cuda", driver="580.82.07", devices=(device,))
+
+
+@pytest.mark.parametrize(
+    ("claim", "versions", "accelerator", "answer"),
+    [
+        ("nf4", {"bitsandbytes": "0.45.5"}, Accelerator(), "does not hold: bitsandbytes 0.45.5 quantises on"),
+        ("nf4", {"bitsandbytes": "0.46.0"}, Accelerator(), HOLDS),
+        ("nf4", {"bitsandbytes": "0.43.3"}, card("7.5"), HOLDS),
+        ("nf4", {"bitsandbytes": "0.50.2"}, card("5.2"), "does not hold: a card has compute capability 5.2"),
+        ("nf4", {}, card("7.5"), "does not hold: bitsandbytes is no part of the stack"),
+        ("llama3-rope", {"transformers": "4.43.0"}, Accelerator(), HOLDS),
+        (
+            "llama3-rope",
+            {"transformers": "4.41.0"},
+            Accelerator(),
+            "does not hold: transformers 4.41.0 reads",
+        ),
+        ("flight", {}, Accelerator(), "not known: no rule for `flight`"),
+    ],
+)
+def test_a_claim(claim: str, versions: dict[str, str], accelerator: Accelerator, answer: str) -> None:
+    known = {canonicalize_name(name): version for name, version in versions.items()}
+    assert judge_claim(claim, known, accelerator).startswith(answer)
