@@ -35,7 +35,7 @@ def listing(environ: Mapping[str, str]) -> dict[str, object]:
                 "distributions": one.distributions,
                 "date": one.date,
             }
-            for one in runtimes()
+            for one in runtimes(environ=environ)
         ],
     }
 

@@ -24,10 +24,10 @@ LABELS = ["2025.07", "2025.09", "2025.10", "2026.01", "2026.04", "2026.07", "202
 
 COUNTS = [
     # name, Python, distributions, unknown requirements, torch, driver
-    ("colab-2025.09-gpu", "3.12.11", 671, 72, "2.8.0+cu126", None),
-    ("colab-2026.07-gpu", "3.12.13", 704, 143, "2.11.0+cu128", "580.82.07"),
-    ("colab-2026.08-gpu", "3.13.15", 703, 61, "2.11.0+cu128", "580.82.07"),
-    ("colab-2026.08-cpu", "3.13.15", 641, 33, "2.11.0+cpu", None),
+    ("colab-2025.09-gpu", "3.12.11", 671, 40, "2.8.0+cu126", None),
+    ("colab-2026.07-gpu", "3.12.13", 704, 26, "2.11.0+cu128", "580.82.07"),
+    ("colab-2026.08-gpu", "3.13.15", 703, 26, "2.11.0+cu128", "580.82.07"),
+    ("colab-2026.08-cpu", "3.13.15", 641, 23, "2.11.0+cpu", None),
 ]
 
 
@@ -188,16 +188,40 @@ ubuntu = "24.04"
 commit = "0123456789abcdef"
 date = 2030-01-02
 """
-FREEZE = """\
+URL = "https://files.example/beta-2.0%2Bcpu-py3-none-any.whl"
+FREEZE = f"""\
 # a comment
 Alpha_one==1.0
-beta @ https://files.example/beta-2.0%2Bcpu-py3-none-any.whl
+beta @ {URL}
 gamma==3
 """
 RECORDS = {
     "alpha-one==1.0": {"source": "installed", "requires_dist": ["gamma"], "provides_extra": [], "size": 5},
     "gamma==3": {"source": "approximate", "requires_dist": ["not-this"]},
 }
+
+
+def test_packing_takes_from_documents_what_the_folder_does_not_know(tmp_path: Path) -> None:
+    folder = tmp_path / "colab" / "2030.01" / "gpu"
+    folder.mkdir(parents=True)
+    (tmp_path / "runtimes.toml").write_text(INDEX)
+    (folder / "pip-freeze.txt").write_text(FREEZE)
+    (tmp_path / "metadata.json.gz").write_bytes(gzip.compress(json.dumps({"records": RECORDS}).encode()))
+    lines = [
+        {"name": "alpha.one", "version": "1.0", "requires": ["the-folder-knows-better"]},
+        {"name": "beta", "version": "2.0+cpu", "url": URL, "requires": ["gamma"], "requires_of": "2.0"},
+        {"name": "gamma", "version": "3", "requires": ["delta"], "extras": ["e"]},
+        {"name": "unheard-of", "version": "1", "requires": []},
+    ]
+    (tmp_path / "document.json").write_text(json.dumps({"distributions": lines}))
+    command = [sys.executable, str(ROOT / "tools" / "pack_runtimes.py"), str(tmp_path)]
+    command += [str(tmp_path / "document.json"), "--output", str(tmp_path / "packed.gz")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert json.loads(gzip.decompress((tmp_path / "packed.gz").read_bytes()))["records"] == {
+        "alpha-one==1.0": {"requires_dist": ["gamma"], "size": 5},
+        f"beta @ {URL}": {"requires_dist": ["gamma"], "requires_of": "2.0"},
+        "gamma==3": {"requires_dist": ["delta"], "provides_extra": ["e"]},
+    }
 
 
 def test_packing_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -217,7 +241,7 @@ def test_packing_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     assert data["runtimes"][0]["date"] == "2030-01-02"
     assert data["pins"] == [
         ["Alpha_one==1.0", "1.0", 1],
-        ["beta @ https://files.example/beta-2.0%2Bcpu-py3-none-any.whl", "2.0+cpu", 1],
+        [f"beta @ {URL}", "2.0+cpu", 1],
         ["gamma==3", "3", 1],
     ]
     assert data["records"] == {"alpha-one==1.0": {"requires_dist": ["gamma"], "size": 5}}

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
+_ONE = "a recorded runtime by name, or the path of its document"
+
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
@@ -28,13 +30,13 @@ def add(commands: Any) -> None:
     parser = add_command(below, "list", "the recorded runtimes, oldest first")
     parser.set_defaults(handler=_list)
     parser = add_command(below, "show", "one recorded runtime, and what matrices say of it")
-    parser.add_argument("name", metavar="NAME|FILE")
+    parser.add_argument("name", metavar="NAME|FILE", help=_ONE)
     parser.add_argument("--all", action="store_true", help="name every distribution")
     parser.add_argument("--freeze", action="store_true", help="print what `pip freeze` printed there")
     parser.set_defaults(handler=_show)
     parser = add_command(below, "diff", "what changed between two runtimes, and which matrices that concerns")
-    parser.add_argument("before", metavar="NAME|FILE")
-    parser.add_argument("after", metavar="NAME|FILE")
+    parser.add_argument("before", metavar="NAME|FILE", help=_ONE)
+    parser.add_argument("after", metavar="NAME|FILE", help="the later one")
     parser.set_defaults(handler=_diff)
     _add_import(below)
     parser = add_command(
