@@ -43,6 +43,7 @@ def export_text(lock: Pylock, form: Format, *, source: str, find_links: Sequence
     pins, faults = pins_of(lock, source)
     if faults:
         raise InvalidRequirements(source, faults)
+    pins.sort(key=lambda pin: _by_name(_line(pin)))
     write = {
         Format.REQUIREMENTS: _requirements,
         Format.CONSTRAINTS: _constraints,
@@ -70,7 +71,7 @@ def _requirements(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[
     yield from options
     yield from [""] if options else []
     parents = _parents(lock)
-    for pin in sorted(pins, key=_line):
+    for pin in pins:
         hashes = [f"    --hash={text}" for text in pin.hashes]
         yield " \\\n".join([_line(pin), *hashes])
         yield from _via(sorted(parents[pin.package.name]))
@@ -81,7 +82,7 @@ def _constraints(lock: Pylock, pins: Sequence[LockedPin], _find_links: Sequence[
     assumed = [
         f"{canonicalize_name(name)}=={version}" for name, version in _about(lock, "assumes", {}).items()
     ]
-    yield from sorted({*map(_version_line, pins), *assumed})
+    yield from sorted(dict.fromkeys([*map(_version_line, pins), *assumed]), key=_by_name)
 
 
 def _script(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) -> Iterator[str]:
@@ -93,7 +94,7 @@ def _script(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) 
     data: dict[str, Any] = {}
     if lock.requires_python:
         data["requires-python"] = str(lock.requires_python)
-    data["dependencies"] = sorted(map(_line, pins))
+    data["dependencies"] = [_line(pin) for pin in pins]
     if settings := _uv_settings(lock, pins, find_links):
         data["tool"] = {"uv": settings}
     yield "# /// script"
@@ -150,6 +151,11 @@ def _header(lock: Pylock, form: Format) -> Iterator[str]:
 def _about(lock: Pylock, key: str, otherwise: Any) -> Any:
     """Return what a lock of ours says of itself; *otherwise* where it does not, or is another tool's."""
     return (lock.tool or {}).get("colablock", {}).get(key, otherwise)
+
+
+def _by_name(line: str) -> tuple[str, str]:
+    """Return the sort key of a line: `pydantic` comes before `pydantic-core`."""
+    return _name(line), line
 
 
 def _line(pin: LockedPin) -> str:
