@@ -143,7 +143,7 @@ def pins_of(lock: Pylock, source: str) -> tuple[list[LockedPin], list[Fault]]:
 def default_index_of(packages: Sequence[Package]) -> str | None:
     """Return the index that most of *packages* come from, without user and password."""
     counted = Counter(redacted(package.index) for package in packages if package.index)
-    return counted.most_common(1)[0][0] if counted else None
+    return min(counted, key=lambda url: (-counted[url], url), default=None)
 
 
 def _pinned(package: Package) -> str:

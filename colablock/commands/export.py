@@ -90,5 +90,5 @@ def _export(call: Call) -> int:
         call.out.file.write(exported.text)
     if not (args.json or args.quiet):
         for path in [*wheels, *([str(args.output)] if args.output is not None else [])]:
-            call.err.print(f"wrote {path}", markup=False)
+            call.err.print(f"wrote {path}", markup=False, soft_wrap=True)
     return ExitCode.DONE
