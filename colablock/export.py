@@ -15,8 +15,8 @@ from colablock._vendor import tomli_w
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.errors import InvalidInput, InvalidRequirements
-from colablock.requirement_tables import LockedPin, default_index_of, pins_of
+from colablock.errors import Fault, InvalidInput, InvalidRequirements
+from colablock.requirement_tables import LockedPin, default_index_of, hash_texts, pins_of
 from colablock.requirements import parse_requirement
 from colablock.settings import DEFAULT_INDEX
 from colablock.urls import local_path, redacted
@@ -41,6 +41,9 @@ def export_text(lock: Pylock, form: Format, *, source: str, find_links: Sequence
     what *form* cannot say.
     """
     pins, faults = pins_of(lock, source)
+    if form is Format.REQUIREMENTS:
+        unproven = (pin for pin in pins if not pin.hashes)
+        faults += [Fault(path=pin.where, message=f"{pin.package.name} has no sha256") for pin in unproven]
     if faults:
         raise InvalidRequirements(source, faults)
     pins.sort(key=lambda pin: _by_name(_line(pin)))
@@ -49,14 +52,14 @@ def export_text(lock: Pylock, form: Format, *, source: str, find_links: Sequence
         Format.CONSTRAINTS: _constraints,
         Format.NOTEBOOK: _script,
     }[form]
-    lines = chain(_header(lock, form), write(lock, pins, (*find_links, *_local_folders(pins))))
+    lines = chain(_header(lock, pins, form), write(lock, pins, (*find_links, *_local_folders(pins))))
     return "".join(f"{line}\n" for line in lines)
 
 
-def files_beside(lock: Pylock) -> dict[str, str]:
-    """Return the sha256 (hex) of each file that lies beside *lock*, by its path from there; sorted."""
+def files_beside(lock: Pylock) -> dict[str, list[str]]:
+    """Return the hashes (``sha256:...``) of each file beside *lock*, by its path from there; sorted."""
     files = (file for package in lock.packages for file in _files(package))
-    return dict(sorted((file.path, file.hashes["sha256"]) for file in files if file.path and not file.url))
+    return dict(sorted((file.path, hash_texts(file.hashes)) for file in files if file.path and not file.url))
 
 
 # -- the forms
@@ -128,21 +131,23 @@ def _uv_settings(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[s
 # -- their parts
 
 
-def _header(lock: Pylock, form: Format) -> Iterator[str]:
+def _header(lock: Pylock, pins: Sequence[LockedPin], form: Format) -> Iterator[str]:
     """Yield what the file says of itself: how it is made, for what, and what it assumes."""
-    matrix, python, platform = (_about(lock, key, None) for key in ("matrix", "python", "platform"))
+    keys = ("matrix", "variant", "python", "platform", "runtime")
+    matrix, variant, python, platform, runtime = (_about(lock, key, None) for key in keys)
     if matrix is None:
         yield f"# The pins of a lock file (PEP 751) made by {lock.created_by}"
     else:
-        variant = _about(lock, "variant", None)
         words = ["colablock", "export", matrix, *(["--variant", variant] if variant else [])]
-        words += ["--python-version", python, "--platform", platform]
+        words += ["--runtime", runtime] if runtime else ["--python-version", python, "--platform", platform]
         words += [] if form is Format.REQUIREMENTS else ["--format", form.value]
         yield f"# Made by `{shlex.join(words)}`"
         yield f"# matrix {matrix}{f' ({variant})' if variant else ''}, Python {python}, {platform}"
+        for name in map(str, filter(None, map(_unlisted, pins))):
+            yield f"# {name} is on no index: name the page of its files with `--find-links`"
     if cutoff := _about(lock, "exclude-newer", None):
         yield f"# nothing that was uploaded after {_zulu(cutoff)}"
-    where = f" in {runtime}" if (runtime := _about(lock, "runtime", None)) else ""
+    where = f" in {runtime}" if runtime else ""
     for name, version in sorted(_about(lock, "assumes", {}).items()):
         yield f"# assumes {name}=={version}, already installed{where}"
     yield ""
@@ -214,6 +219,13 @@ def _local_folders(pins: Iterable[LockedPin]) -> list[str]:
     files = (file for pin in pins if pin.package.archive is None for file in _files(pin.package))
     paths = (local_path(file.url) for file in files if file.url)
     return sorted({str(path.parent) for path in paths if path is not None})
+
+
+def _unlisted(pin: LockedPin) -> str | None:
+    """Return the name of a package whose files come from a page that is no index."""
+    package = pin.package
+    remote = [file for file in _files(package) if file.url and local_path(file.url) is None]
+    return package.name if remote and package.index is None and package.archive is None else None
 
 
 def _index(pin: LockedPin) -> str | None:

@@ -52,8 +52,8 @@ def export(
         lock = read_lock(path)
         if ask.lock is not None and ask.name:
             _check_matrix(lock, ask.lock, pipeline.matrix(ask.name).name)
-        wheels = {path.parent / name: sha256 for name, sha256 in files_beside(lock).items()}
-        contents = {wheel.name: _checked(wheel, sha256) for wheel, sha256 in wheels.items()}
+        wheels = {path.parent / name: hashes for name, hashes in files_beside(lock).items()}
+        contents = {wheel.name: _checked(wheel, hashes) for wheel, hashes in wheels.items()}
         if wheelhouse is not None:
             folders = {wheelhouse} if wheels else set()
         elif ask.lock is None and wheels and form is not Format.CONSTRAINTS:
@@ -109,14 +109,15 @@ def _check_matrix(lock: Pylock, path: Path, name: str) -> None:
         raise InvalidInput(f"`{path}` is a lock of {made_for}, not of {name}")
 
 
-def _checked(wheel: Path, sha256: str) -> bytes:
+def _checked(wheel: Path, hashes: Iterable[str]) -> bytes:
     """Return the bytes of a wheel beside the lock, which has to be the one that the lock means."""
     try:
         content = wheel.read_bytes()
     except OSError as error:
         message = f"`{wheel}`, which the lock names, cannot be read: {error.strerror}"
         raise BadDistribution(message, hint="Lay its folder beside the lock, or lock again") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
+    pairs = (text.split(":") for text in hashes)
+    if any(hashlib.new(name, content).hexdigest() != value for name, value in pairs):
         raise BadDistribution(f"`{wheel}` is not the wheel that the lock names", hint="Lock again")
     return content
 

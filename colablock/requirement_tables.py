@@ -21,6 +21,7 @@ __all__ = [
     "LockedPin",
     "default_index_of",
     "group_requirements",
+    "hash_texts",
     "locked_requirements",
     "pins_of",
     "project_requirements",
@@ -122,7 +123,7 @@ class LockedPin(NamedTuple):
         """The sha256 of each file, or its stronger hashes where the lock gives no such one; sorted."""
         package = self.package
         files = [*(package.wheels or ()), package.sdist, package.archive]
-        return tuple(sorted({text for file in files if file for text in _hash_texts(file.hashes)}))
+        return tuple(sorted({text for file in files if file for text in hash_texts(file.hashes)}))
 
 
 def pins_of(lock: Pylock, source: str) -> tuple[list[LockedPin], list[Fault]]:
@@ -157,7 +158,8 @@ def _pinned(package: Package) -> str:
     return f"{package.name}=={package.version}"
 
 
-def _hash_texts(hashes: Mapping[str, str]) -> list[str]:
+def hash_texts(hashes: Mapping[str, str]) -> list[str]:
+    """Return the sha256 of a file as ``sha256:...``, its stronger hashes where there is none; sorted."""
     names = ["sha256"] if "sha256" in hashes else sorted({"sha384", "sha512"} & hashes.keys())
     return [f"{name}:{hashes[name]}" for name in names]
 

@@ -27,6 +27,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+PYPI = "https://pypi.org/simple"
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
 # -- the text
@@ -77,9 +78,9 @@ def body(text: str) -> list[str]:
 
 def test_a_requirements_file_whole() -> None:
     lock = lock_of(
-        package("colours", needs=[]),
-        package("colours-extra", needs=["colours>=1", "colours-extra[fast]; extra == 'fast'"]),
-        package("shapes", needs=["colours", "colours-extra[fast]"]),
+        package("colours", index=PYPI, needs=[]),
+        package("colours-extra", index=PYPI, needs=["colours>=1", "colours-extra[fast]; extra == 'fast'"]),
+        package("shapes", index=PYPI, needs=["colours", "colours-extra[fast]"]),
         ours={
             "variant": "cpu",
             "exclude-newer": _moment("2026-08-01T00:00:00Z"),
@@ -152,7 +153,6 @@ def test_a_direct_reference_stays_one() -> None:
     assert f'"{line}"' in written(lock, Format.NOTEBOOK)
 
 
-PYPI = "https://pypi.org/simple"
 MIRROR = "https://me:secret@mirror.example/simple/"
 OTHER = "https://other.example/whl/cu128"
 
@@ -187,7 +187,7 @@ def test_files_of_this_machine_come_by_their_folder(tmp_path: Path) -> None:
         package("a", wheels=[{"url": local.as_uri(), "hashes": {"sha256": A}}]),
         package("b", wheels=[{"path": "pylock.wheels/b-1.0-py3-none-any.whl", "hashes": {"sha256": B}}]),
     )
-    assert files_beside(lock) == {"pylock.wheels/b-1.0-py3-none-any.whl": B}
+    assert files_beside(lock) == {"pylock.wheels/b-1.0-py3-none-any.whl": [f"sha256:{B}"]}
     options = [line for line in body(written(lock, find_links=["house"])) if line.startswith("--")]
     assert options == ["--find-links house", f"--find-links '{local.parent}'"]
 
@@ -200,6 +200,21 @@ def test_what_is_no_release_is_refused(form: Format) -> None:
     assert len(caught.value.faults) == 2
 
 
+def test_what_no_hash_proves_is_no_line_of_a_hashed_file() -> None:
+    weak = [{"url": "https://files.example/a-1.0-py3-none-any.whl", "hashes": {"md5": "1"}}]
+    lock = lock_of(package("a", wheels=weak))
+    with pytest.raises(InvalidRequirements, match=r"pylock.toml:packages\[0\]: a has no sha256"):
+        written(lock)
+    assert body(written(lock, Format.CONSTRAINTS)) == ["a==1.0"]
+
+
+def test_the_files_of_a_page_are_told_of() -> None:
+    """A lock of ours does not hold the page that they were found on."""
+    head, _, _ = written(lock_of(package("a"), package("b", index=PYPI), ours={})).partition("\n\n")
+    note = "# a is on no index: name the page of its files with `--find-links`"
+    assert head.splitlines()[2:] == [note]
+
+
 # -- a delta
 
 DELTA = {
@@ -210,9 +225,11 @@ DELTA = {
 
 
 def test_a_delta_says_what_it_assumes() -> None:
-    lock = lock_of(package("shapes", needs=["torch"]), ours=DELTA)
+    lock = lock_of(package("shapes", index=PYPI, needs=["torch"]), ours=DELTA)
     head, _, rest = written(lock).partition("\n\n")
-    assert head.splitlines()[2:] == [
+    assert head.splitlines() == [
+        "# Made by `colablock export demo --runtime colab-2026.08-gpu`",
+        "# matrix demo, Python 3.12.4, manylinux_2_35_x86_64",
         "# assumes numpy==2.0.2, already installed in colab-2026.08-gpu",
         "# assumes torch==2.11.0+cu128, already installed in colab-2026.08-gpu",
     ]
