@@ -14,12 +14,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from colablock.api import apply, history, lock, plan, rollback, run, verify, why
+    from colablock.api import apply, export, history, lock, plan, rollback, run, verify, why
     from colablock.notebook import load_ipython_extension
 
 __all__ = [
     "__version__",
     "apply",
+    "export",
     "history",
     "load_ipython_extension",
     "lock",
@@ -51,7 +52,7 @@ def _door(name: str) -> property:
 
 # Some functions bear the name of a module.  Importing that would put it in the function's place, where
 # the package is an ordinary module; a property of its class stays what it is.
-_DOORS = {name: _door(name) for name in ("history", "lock", "plan", "rollback", "verify")}
+_DOORS = {name: _door(name) for name in ("export", "history", "lock", "plan", "rollback", "verify")}
 sys.modules[__name__].__class__ = type("FrontDoor", (ModuleType,), _DOORS)
 
 

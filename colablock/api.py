@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from colablock.pipeline import Pipeline
     from colablock.rollback import Undone
 
-__all__ = ["apply", "history", "lock", "plan", "rollback", "run", "verify", "why"]
+__all__ = ["apply", "export", "history", "lock", "plan", "rollback", "run", "verify", "why"]
 
-C = TypeVar("C", Target, Remedy)
+C = TypeVar("C", bound=Enum)
 Name = str | os.PathLike[str]
 
 
@@ -170,6 +171,40 @@ def lock(
     )
     with _pipeline(quiet=quiet) as pipeline:
         return pipeline.lock(_ask(name, runtime=runtime, use_locks=False, **options), wanted).text
+
+
+def export(
+    name: Name = "",
+    *,
+    format: str = "requirements",  # noqa: A002 - the word of the command line
+    output: str | Path | None = None,
+    wheelhouse: str | Path | None = None,
+    python_version: str | None = None,
+    platform: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> str:
+    """Return a lock as another installer reads it, and write it to *output* where that is given.
+
+    *format* is ``"requirements"``, ``"constraints"`` or ``"notebook"``.  The
+    lock is the file that the option ``lock`` names, else one solved from
+    nothing.  *wheelhouse* is the folder for the wheels that no index has.
+    """
+    from colablock.export import Format
+    from colablock.exporting import export
+
+    form = _choice(Format, "format", format)
+    with _pipeline(quiet=quiet) as pipeline:
+        exported = export(
+            pipeline,
+            _ask(name, **options),
+            form=form,
+            output=Path(output) if output is not None else None,
+            wheelhouse=Path(wheelhouse) if wheelhouse is not None else None,
+            python_version=python_version,
+            platform=platform,
+        )
+    return exported.text
 
 
 def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> list[str]:

@@ -115,7 +115,7 @@ def _from_lock(file: str) -> RequirementFile:
     return RequirementFile(
         requirements=tuple(found),
         indexes=tuple(sorted({one.index for one in found if one.index})),
-        default_index=default_index_of(lock),
+        default_index=default_index_of(lock.packages),
         find_links=tuple(sorted({str(path.parent) for path in beside})),
     )
 

@@ -55,6 +55,8 @@ _OPTIONS = re.compile(r"(?:^|\s)(?=-)")
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 _USER = re.compile(r"//[^/\s]*@")
 _ARCHIVE = (".whl", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+_DIRECT = re.compile(r"[A-Za-z0-9._-]+\s*(\[[^\]]*\])?\s*@")  # PEP 508, `name @ url`
+_EXTRAS = re.compile(r"\[[A-Za-z0-9._, -]+\]$")
 _GITHUB = re.compile(r"git\+[a-z]+://(?:[^/@]*@)?github\.com/([^/]+/[^/@#]+?)(?:\.git)?@([^#]+)")
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -129,8 +131,11 @@ def parse_line(line: str) -> Line:
         words = iter(shlex.split(line[at:]))
     except ValueError as error:
         raise InvalidInput(f"`{line[at:].strip()}` cannot be split into words: {error}") from None
-    options = tuple(_option(word, words) for word in words)
-    return Line(requirement=line[:at].strip(), options=options)
+    parsed = Line(requirement=line[:at].strip(), options=tuple(_option(word, words) for word in words))
+    if parsed.values("--hash") and not parsed.requirement:
+        hint = "end the line before it with a backslash"
+        raise InvalidInput("a hash belongs to a requirement, and there is none", hint=hint)
+    return parsed
 
 
 def _option(word: str, following: Iterator[str]) -> Option:
@@ -157,16 +162,21 @@ def parse_named(text: str, folder: Path) -> Requirement:
     out.  Raises InvalidInput for what is none, and for what cannot be pinned: a
     folder, a repository.
     """
-    if " @ " not in text and (_is_url(text) or _is_path(text)):
+    if not _DIRECT.match(text) and (_is_url(text) or _is_path(text)):
         return _unnamed(text, folder)
-    try:
-        requirement = Requirement(text)
-    except InvalidRequirement as error:
-        first_line = str(error).partition("\n")[0]
-        raise InvalidInput(f"`{text}` is no requirement (PEP 508): {first_line}", hint=_meant(text)) from None
+    requirement = _requirement(text, text)
     if requirement.url is not None:
         requirement.url = _archive_url(requirement.url, folder, requirement.name)
     return requirement
+
+
+def _requirement(line: str, text: str) -> Requirement:
+    """Return the requirement in *line*, which says what *text* does."""
+    try:
+        return Requirement(line)
+    except InvalidRequirement as error:
+        first_line = str(error).partition("\n")[0]
+        raise InvalidInput(f"`{text}` is no requirement (PEP 508): {first_line}", hint=_meant(text)) from None
 
 
 def _meant(text: str) -> str | None:
@@ -181,24 +191,22 @@ def _is_url(text: str) -> bool:
 
 def _is_path(text: str) -> bool:
     plain = text.partition(";")[0].strip()
-    return plain.startswith((".", "/", "~")) or plain.endswith(_ARCHIVE)
+    return plain.startswith((".", "/", "~")) or _EXTRAS.sub("", plain).endswith(_ARCHIVE)
 
 
 def _unnamed(text: str, folder: Path) -> Requirement:
     """Return the requirement of a bare URL or path, whose name its file name gives."""
     place, semicolon, marker = text.partition(" ;" if _is_url(text) else ";")
-    plain, _, fragment = place.strip().partition("#")
-    egg = re.search(r"(?:^|&)egg=([A-Za-z0-9._-]+)", fragment)
+    place = place.strip()
+    extras = match[0] if (match := _EXTRAS.search(place)) else ""
+    place = place.removesuffix(extras)
+    egg = re.search(r"[#&]egg=([A-Za-z0-9._-]+)", place)
     # A name says the same as `egg`; a hash in the fragment stays.
-    url = _archive_url(re.sub(r"#egg=[^&]+$", "", place.strip()), folder, egg[1] if egg else None)
-    name = egg[1] if egg else _name_of(basename(plain))
+    url = _archive_url(re.sub(r"#egg=[^&]+$", "", place), folder, egg[1] if egg else None)
+    name = egg[1] if egg else _name_of(basename(url.partition("#")[0]))
     if name is None:
         raise InvalidInput(f"`{text}` does not say what it is", hint=f"write `NAME @ {url}`")
-    try:
-        return Requirement(f"{name} @ {url}" + (f" ; {marker}" if semicolon else ""))
-    except InvalidRequirement as error:
-        first_line = str(error).partition("\n")[0]
-        raise InvalidInput(f"`{text}` is no requirement (PEP 508): {first_line}") from None
+    return _requirement(f"{name}{extras} @ {url}" + (f" ; {marker}" if semicolon else ""), text)
 
 
 def _name_of(filename: str) -> str | None:
@@ -209,17 +217,18 @@ def _name_of(filename: str) -> str | None:
         return None
 
 
-def _archive_url(url: str, folder: Path, name: str | None) -> str:
-    """Return the URL of an archive as it can be fetched."""
-    if re.match(r"(git|hg|svn|bzr)\+", url):
-        raise InvalidInput(f"`{_plain(url)}` is a repository, not an archive", hint=release_hint(url, name))
-    if not _is_url(url):
-        url = (folder / Path(url).expanduser()).absolute().as_uri()
-    if not basename(url.partition("#")[0]).endswith(_ARCHIVE):
-        what = "is a folder, not an archive" if url.startswith("file:") else "is no archive"
-        hint = "build a wheel of it, and name that" if url.startswith("file:") else None
-        raise InvalidInput(f"`{_plain(url)}` {what}", hint=hint)
-    return _plain(url)
+def _archive_url(place: str, folder: Path, name: str | None) -> str:
+    """Return the URL of the archive at *place*, which is a URL or a path, as it can be fetched."""
+    if re.match(r"(git|hg|svn|bzr)\+", place):
+        raise InvalidInput(
+            f"`{_plain(place)}` is a repository, not an archive", hint=release_hint(place, name)
+        )
+    if basename(place.partition("#")[0]).endswith(_ARCHIVE):
+        return _plain(place) if _is_url(place) else (folder / Path(place).expanduser()).absolute().as_uri()
+    if place.startswith("file:") or not _is_url(place):
+        hint = "build a wheel of it, and name that"
+        raise InvalidInput(f"`{place}` is a folder, not an archive", hint=hint)
+    raise InvalidInput(f"`{_plain(place)}` is no archive")
 
 
 def _plain(url: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from colablock._vendor.packaging.dependency_groups import DependencyGroupInclude, DependencyGroupResolver
 from colablock._vendor.packaging.errors import ExceptionGroup
@@ -17,7 +17,15 @@ from colablock.hints import near
 from colablock.requirement_lines import FoundRequirement, parse_named
 from colablock.urls import redacted
 
-__all__ = ["default_index_of", "group_requirements", "locked_requirements", "project_requirements"]
+__all__ = [
+    "LockedPin",
+    "default_index_of",
+    "group_requirements",
+    "hash_texts",
+    "locked_requirements",
+    "pins_of",
+    "project_requirements",
+]
 
 
 def project_requirements(
@@ -88,35 +96,55 @@ def locked_requirements(lock: Pylock, source: str) -> tuple[list[FoundRequiremen
 
     A package that comes from another index than most names it.
     """
-    default = default_index_of(lock)
-    found, faults = [], []
+    pins, faults = pins_of(lock, source)
+    default = default_index_of(lock.packages)
+    found = []
+    for pin in pins:
+        index = redacted(pin.package.index) if pin.package.index else None
+        one = FoundRequirement(
+            requirement=pin.requirement,
+            where=pin.where,
+            hashes=pin.hashes,
+            index=index if index != default else None,
+        )
+        found.append(one)
+    return found, faults
+
+
+class LockedPin(NamedTuple):
+    """A *package* of a lock as an exact *requirement*; see `FoundRequirement` for the rest."""
+
+    package: Package
+    requirement: Requirement
+    where: str
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """The sha256 of each file, or its stronger hashes where the lock gives no such one; sorted."""
+        package = self.package
+        files = [*(package.wheels or ()), package.sdist, package.archive]
+        return tuple(sorted({text for file in files if file for text in hash_texts(file.hashes)}))
+
+
+def pins_of(lock: Pylock, source: str) -> tuple[list[LockedPin], list[Fault]]:
+    """Return what a lock pins, no extra and only its default groups asked for, and what cannot be a pin."""
+    pins, faults = [], []
     for place, package in enumerate(lock.packages):
         where = f"{source}:packages[{place}]"
         try:
             marker = _reduced(package.marker, lock)
-            line = _pinned(package)
+            if marker is not False:
+                line = _pinned(package) if marker is True else f"{_pinned(package)} ; {marker}"
+                pins.append(LockedPin(package, Requirement(line), where))
         except InvalidInput as error:
             faults.append(Fault(path=where, message=error.message, hint=error.hint))
-            continue
-        if marker is False:
-            continue
-        requirement = Requirement(line if marker is True else f"{line} ; {marker}")
-        index = package.index if package.index not in {None, default} else None
-        found.append(
-            FoundRequirement(
-                requirement=requirement,
-                where=where,
-                hashes=_hashes(package),
-                index=redacted(index) if index else None,
-            )
-        )
-    return found, faults
+    return pins, faults
 
 
-def default_index_of(lock: Pylock) -> str | None:
-    """Return the index that most packages of a lock come from, without user and password."""
-    counted = Counter(package.index for package in lock.packages if package.index)
-    return redacted(counted.most_common(1)[0][0]) if counted else None
+def default_index_of(packages: Sequence[Package]) -> str | None:
+    """Return the index that most of *packages* come from, without user and password."""
+    counted = Counter(redacted(package.index) for package in packages if package.index)
+    return min(counted, key=lambda url: (-counted[url], url), default=None)
 
 
 def _pinned(package: Package) -> str:
@@ -130,9 +158,10 @@ def _pinned(package: Package) -> str:
     return f"{package.name}=={package.version}"
 
 
-def _hashes(package: Package) -> tuple[str, ...]:
-    files = [*(package.wheels or ()), package.sdist, package.archive]
-    return tuple(sorted({f"{name}:{value}" for file in files if file for name, value in file.hashes.items()}))
+def hash_texts(hashes: Mapping[str, str]) -> list[str]:
+    """Return the sha256 of a file as ``sha256:...``, its stronger hashes where there is none; sorted."""
+    names = ["sha256"] if "sha256" in hashes else sorted({"sha384", "sha512"} & hashes.keys())
+    return [f"{name}:{hashes[name]}" for name in names]
 
 
 def _reduced(marker: Marker | None, lock: Pylock) -> Marker | bool:

@@ -1,0 +1,250 @@
+"""Lock → what other installers read: hashed requirements, constraints, a script's metadata.  No I/O here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from enum import Enum
+from itertools import chain
+from typing import Any
+
+from colablock._vendor import tomli_w
+from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
+from colablock._vendor.packaging.requirements import Requirement
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.errors import Fault, InvalidInput, InvalidRequirements
+from colablock.requirement_tables import LockedPin, default_index_of, hash_texts, pins_of
+from colablock.requirements import parse_requirement
+from colablock.settings import DEFAULT_INDEX
+from colablock.urls import local_path, redacted
+
+__all__ = ["Format", "export_text", "files_beside"]
+
+
+class Format(Enum):
+    """What a lock can be written as."""
+
+    REQUIREMENTS = "requirements"
+    CONSTRAINTS = "constraints"
+    NOTEBOOK = "notebook"
+
+
+def export_text(lock: Pylock, form: Format, *, source: str, find_links: Sequence[str] = ()) -> str:
+    """Return *lock* as *form*.
+
+    *source* names the lock in messages, and *find_links* are the folders of
+    what lies beside it, as the new file has to name them.  Raises
+    InvalidRequirements for what is no exact pin of a release, InvalidInput for
+    what *form* cannot say.
+    """
+    pins, faults = pins_of(lock, source)
+    if form is Format.REQUIREMENTS:
+        unproven = (pin for pin in pins if not pin.hashes)
+        faults += [Fault(path=pin.where, message=f"{pin.package.name} has no sha256") for pin in unproven]
+    if faults:
+        raise InvalidRequirements(source, faults)
+    pins.sort(key=lambda pin: _by_name(_line(pin)))
+    write = {
+        Format.REQUIREMENTS: _requirements,
+        Format.CONSTRAINTS: _constraints,
+        Format.NOTEBOOK: _script,
+    }[form]
+    lines = chain(_header(lock, pins, form), write(lock, pins, (*find_links, *_local_folders(pins))))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def files_beside(lock: Pylock) -> dict[str, list[str]]:
+    """Return the hashes (``sha256:...``) of each file beside *lock*, by its path from there; sorted."""
+    files = (file for package in lock.packages for file in _files(package))
+    return dict(sorted((file.path, hash_texts(file.hashes)) for file in files if file.path and not file.url))
+
+
+# -- the forms
+
+
+def _requirements(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) -> Iterator[str]:
+    """Yield a requirements file as pip-compile writes it: sorted, each with its hashes and who needs it."""
+    default, extra = _indexes(pins)
+    options = [f"--index-url {default}"] if default else []
+    options += [f"--extra-index-url {url}" for url in extra]
+    options += [f"--find-links {shlex.quote(folder)}" for folder in dict.fromkeys(find_links)]
+    yield from options
+    yield from [""] if options else []
+    parents = _parents(lock)
+    for pin in pins:
+        hashes = [f"    --hash={text}" for text in pin.hashes]
+        yield " \\\n".join([_line(pin), *hashes])
+        yield from _via(sorted(parents[pin.package.name]))
+
+
+def _constraints(lock: Pylock, pins: Sequence[LockedPin], _find_links: Sequence[str]) -> Iterator[str]:
+    """Yield the versions, those that the lock assumes to be there among them."""
+    assumed = [
+        f"{canonicalize_name(name)}=={version}" for name, version in _about(lock, "assumes", {}).items()
+    ]
+    yield from sorted(dict.fromkeys([*map(_version_line, pins), *assumed]), key=_by_name)
+
+
+def _script(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) -> Iterator[str]:
+    """Yield a block of inline script metadata (PEP 723)."""
+    if assumed := _about(lock, "assumes", {}):
+        count = len(assumed)
+        message = f"a script gets an environment of its own, and the lock assumes {count} distributions in it"
+        raise InvalidInput(message, hint="A complete lock assumes none")
+    data: dict[str, Any] = {}
+    if lock.requires_python:
+        data["requires-python"] = str(lock.requires_python)
+    data["dependencies"] = [_line(pin) for pin in pins]
+    if settings := _uv_settings(lock, pins, find_links):
+        data["tool"] = {"uv": settings}
+    yield "# /// script"
+    for line in tomli_w.dumps(data, multiline_strings=False).splitlines():
+        yield f"# {line}".rstrip()
+    yield "# ///"
+
+
+def _uv_settings(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) -> dict[str, Any]:
+    """Return what uv has to be told to find the same files: nothing where it would anyway."""
+    settings: dict[str, Any] = {}
+    cutoff = _about(lock, "exclude-newer", None)
+    # uv takes a file without an upload time for a newer one.
+    if cutoff and all(file.upload_time for pin in pins for file in _files(pin.package)):
+        settings["exclude-newer"] = _zulu(cutoff)
+    if find_links:
+        settings["find-links"] = list(dict.fromkeys(find_links))
+    default, extra = _indexes(pins)
+    indexes: list[dict[str, Any]] = [{"url": default, "default": True}] if default else []
+    # An index that is named for a package is asked for nothing else.
+    indexes += [{"name": _slug(url), "url": url, "explicit": True} for url in extra]
+    if indexes:
+        settings["index"] = indexes
+    named = {pin.package.name: _index(pin) for pin in pins}
+    sources = {str(name): {"index": _slug(url)} for name, url in sorted(named.items()) if url in extra}
+    if sources:
+        settings["sources"] = sources
+    return settings
+
+
+# -- their parts
+
+
+def _header(lock: Pylock, pins: Sequence[LockedPin], form: Format) -> Iterator[str]:
+    """Yield what the file says of itself: how it is made, for what, and what it assumes."""
+    keys = ("matrix", "variant", "python", "platform", "runtime")
+    matrix, variant, python, platform, runtime = (_about(lock, key, None) for key in keys)
+    if matrix is None:
+        yield f"# The pins of a lock file (PEP 751) made by {lock.created_by}"
+    else:
+        words = ["colablock", "export", matrix, *(["--variant", variant] if variant else [])]
+        words += ["--runtime", runtime] if runtime else ["--python-version", python, "--platform", platform]
+        words += [] if form is Format.REQUIREMENTS else ["--format", form.value]
+        yield f"# Made by `{shlex.join(words)}`"
+        yield f"# matrix {matrix}{f' ({variant})' if variant else ''}, Python {python}, {platform}"
+        for name in map(str, filter(None, map(_unlisted, pins))):
+            yield f"# {name} is on no index: name the page of its files with `--find-links`"
+    if cutoff := _about(lock, "exclude-newer", None):
+        yield f"# nothing that was uploaded after {_zulu(cutoff)}"
+    where = f" in {runtime}" if runtime else ""
+    for name, version in sorted(_about(lock, "assumes", {}).items()):
+        yield f"# assumes {name}=={version}, already installed{where}"
+    yield ""
+
+
+def _about(lock: Pylock, key: str, otherwise: Any) -> Any:
+    """Return what a lock of ours says of itself; *otherwise* where it does not, or is another tool's."""
+    return (lock.tool or {}).get("colablock", {}).get(key, otherwise)
+
+
+def _by_name(line: str) -> tuple[str, str]:
+    """Return the sort key of a line: `pydantic` comes before `pydantic-core`."""
+    return _name(line), line
+
+
+def _line(pin: LockedPin) -> str:
+    return _spaced(pin.requirement)
+
+
+def _version_line(pin: LockedPin) -> str:
+    """Return the pin as a constraint: its version wherever that is known."""
+    package, marker = pin.package, pin.requirement.marker
+    if package.version is None:
+        return _line(pin)
+    return f"{package.name}=={package.version}" + (f" ; {marker}" if marker else "")
+
+
+def _spaced(requirement: Requirement) -> str:
+    marker, requirement = requirement.marker, Requirement(str(requirement))
+    requirement.marker = None
+    return f"{requirement} ; {marker}" if marker else str(requirement)
+
+
+def _via(names: Sequence[str]) -> Iterator[str]:
+    if len(names) == 1:
+        yield f"    # via {names[0]}"
+    elif names:
+        yield "    # via"
+        yield from (f"    #   {name}" for name in names)
+
+
+def _parents(lock: Pylock) -> defaultdict[str, set[str]]:
+    """Return who asks for each name: other packages, and the matrix for its roots."""
+    parents: defaultdict[str, set[str]] = defaultdict(set)
+    matrix = _about(lock, "matrix", None)
+    for line in _about(lock, "requirements", ()) if matrix else ():
+        parents[_name(line)].add(matrix)
+    for package in lock.packages:
+        ours = (package.tool or {}).get("colablock", {}).get("requires-dist")
+        others = (str(needed.get("name", "")) for needed in package.dependencies or ())
+        for name in map(_name, others if ours is None else ours):
+            if name != package.name:  # an extra of its own
+                parents[name].add(package.name)
+    return parents
+
+
+def _name(line: str) -> str:
+    requirement = parse_requirement(line)
+    return canonicalize_name(requirement.name) if requirement else ""
+
+
+def _files(package: Package) -> list[PackageWheel | PackageSdist | PackageArchive]:
+    listed = (*(package.wheels or ()), package.sdist, package.archive)
+    return [file for file in listed if file is not None]
+
+
+def _local_folders(pins: Iterable[LockedPin]) -> list[str]:
+    """Return the folders of this machine that files of the lock come from, sorted."""
+    files = (file for pin in pins if pin.package.archive is None for file in _files(pin.package))
+    paths = (local_path(file.url) for file in files if file.url)
+    return sorted({str(path.parent) for path in paths if path is not None})
+
+
+def _unlisted(pin: LockedPin) -> str | None:
+    """Return the name of a package whose files come from a page that is no index."""
+    package = pin.package
+    remote = [file for file in _files(package) if file.url and local_path(file.url) is None]
+    return package.name if remote and package.index is None and package.archive is None else None
+
+
+def _index(pin: LockedPin) -> str | None:
+    return redacted(pin.package.index) if pin.package.index else None
+
+
+def _indexes(pins: Sequence[LockedPin]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the index in place of the one that every installer knows, if any, and those beside it."""
+    used = {url for url in map(_index, pins) if url}
+    known = {url for url in used if url.rstrip("/") == DEFAULT_INDEX.rstrip("/")}
+    if known or not used:
+        return None, tuple(sorted(used - known))
+    default = default_index_of([pin.package for pin in pins])
+    return default, tuple(sorted(used - {default}))
+
+
+def _slug(url: str) -> str:
+    return "-".join(re.findall(r"[a-z0-9]+", url.partition("://")[2].lower()))
+
+
+def _zulu(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,139 @@
+"""A lock written for other installers, with the wheels that lie beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colablock.errors import BadDistribution, InvalidInput
+from colablock.export import Format, export_text, files_beside
+from colablock.lock import read_lock
+from colablock.recorded import load_runtime
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.pylock import Pylock
+    from colablock.pipeline import Pipeline
+    from colablock.standing import Ask
+
+__all__ = ["Exported", "export"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What was written: the *text*, and the *wheels* that were laid in the wheelhouse."""
+
+    text: str
+    wheels: tuple[Path, ...] = ()
+
+
+def export(
+    pipeline: Pipeline,
+    ask: Ask,
+    *,
+    form: Format = Format.REQUIREMENTS,
+    output: Path | None = None,
+    wheelhouse: Path | None = None,
+    python_version: str | None = None,
+    platform: str | None = None,
+) -> Exported:
+    """Return the lock that *ask* names as *form*, written to *output* where that is given.
+
+    The wheels that lie beside the lock are copied to *wheelhouse*; without one
+    the text names the folder where they are.  Raises InvalidInput for what
+    cannot be exported so, BadDistribution for a wheel that is not the lock's.
+    """
+    with tempfile.TemporaryDirectory(prefix="colablock-") as scratch:
+        path = _lock_of(pipeline, ask, Path(scratch), python_version, platform)
+        lock = read_lock(path)
+        if ask.lock is not None and ask.name:
+            _check_matrix(lock, ask.lock, pipeline.matrix(ask.name).name)
+        wheels = {path.parent / name: hashes for name, hashes in files_beside(lock).items()}
+        contents = {wheel.name: _checked(wheel, hashes) for wheel, hashes in wheels.items()}
+        if wheelhouse is not None:
+            folders = {wheelhouse} if wheels else set()
+        elif ask.lock is None and wheels and form is not Format.CONSTRAINTS:
+            raise InvalidInput(f"no index has {_listed(contents)}", hint="`--wheelhouse DIR` lays it there")
+        else:
+            folders = {wheel.parent for wheel in wheels}
+        links = [_from(output, folder) for folder in sorted(folders)]
+        text = export_text(lock, form, source=str(ask.lock or ask.name), find_links=links)
+    laid = tuple(wheelhouse / name for name in contents) if wheelhouse is not None else ()
+    for destination in laid:
+        _write(destination, contents[destination.name])
+    if output is not None:
+        _write(output, text.encode())
+    return Exported(text=text, wheels=laid)
+
+
+def _lock_of(
+    pipeline: Pipeline, ask: Ask, scratch: Path, python_version: str | None, platform: str | None
+) -> Path:
+    """Return the lock file that *ask* means: the one it names, else one solved from nothing."""
+    if ask.lock is not None:
+        _refuse_choices(ask, python_version, platform)
+        return ask.lock
+    if not ask.name:
+        raise InvalidInput("there is nothing to export", hint="Name a matrix, or a lock with `--lock FILE`")
+    if ask.runtime:
+        environment = load_runtime(ask.runtime).environment
+        python_version = python_version or str(environment.python_version)
+        platform = platform or environment.platform
+    path = scratch / "pylock.toml"
+    pipeline.lock(ask, python_version=python_version, platform=platform, output=path)
+    return path
+
+
+def _refuse_choices(ask: Ask, python_version: str | None, platform: str | None) -> None:
+    """Refuse what would choose between locks, where one is named."""
+    choices = {
+        "--platform": platform,
+        "--python-version": python_version,
+        "--runtime": ask.runtime,
+        "--variant": ask.variant,
+        "--with": ask.with_,
+    }
+    given = [option for option, value in choices.items() if value]
+    if given:
+        message = f"the lock `{ask.lock}` decides what {_listed(given)} would"
+        raise InvalidInput(message, hint="Leave that out, or `--lock`")
+
+
+def _check_matrix(lock: Pylock, path: Path, name: str) -> None:
+    made_for = (lock.tool or {}).get("colablock", {}).get("matrix", name)
+    if made_for != name:
+        raise InvalidInput(f"`{path}` is a lock of {made_for}, not of {name}")
+
+
+def _checked(wheel: Path, hashes: Iterable[str]) -> bytes:
+    """Return the bytes of a wheel beside the lock, which has to be the one that the lock means."""
+    try:
+        content = wheel.read_bytes()
+    except OSError as error:
+        message = f"`{wheel}`, which the lock names, cannot be read: {error.strerror}"
+        raise BadDistribution(message, hint="Lay its folder beside the lock, or lock again") from error
+    pairs = (text.split(":") for text in hashes)
+    if any(hashlib.new(name, content).hexdigest() != value for name, value in pairs):
+        raise BadDistribution(f"`{wheel}` is not the wheel that the lock names", hint="Lock again")
+    return content
+
+
+def _from(output: Path | None, folder: Path) -> str:
+    """Return how a file at *output*, or one in the current folder, names *folder*."""
+    return os.path.relpath(folder, output.parent if output is not None else Path())
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
