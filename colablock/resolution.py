@@ -163,6 +163,21 @@ class Resolution:
     rejections: tuple[Rejection, ...] = ()
     rounds: int = 1
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return what indexes hold against the chosen files (PEP 592, 792), one sentence each."""
+        files = [(pin.candidate, pin.candidate.file) for pin in self.pins.values()]
+        said = [
+            f"{chosen} was yanked from its index" + (f": {file.yanked}" if file.yanked else "")
+            for chosen, file in files
+            if file is not None and file.yanked is not None
+        ]
+        said += [
+            f"{chosen.name} is no active project of its index: {file.status}"
+            for chosen, file in files
+            if file is not None and file.status is not None
+        ]
+        return tuple(said)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:

@@ -31,6 +31,7 @@ class Wanted:
     filename: str = DEMO
     hashes: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None
+    index: str | None = None
 
 
 class Log(Reporter):
