@@ -67,7 +67,7 @@ class Cache:
         return self.folder / _place_of(kind, key)
 
     def make_way(self, path: Path) -> Path:
-        """Return *path*, a place in the cache, fit to be written: what is in its way goes.  Raises OSError."""
+        """Return *path*, a place in the cache, fit to be written: what is in its way goes; else OSError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):

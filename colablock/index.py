@@ -41,14 +41,13 @@ from colablock.rewheel import (
     source_identity,
 )
 from colablock.settings import mirror_variable
-from colablock.simple import ACCEPT, Listing, parse_page
+from colablock.simple import ACCEPT, ROWS, Listing, parse_page
 from colablock.urls import basename, local_path, redacted, split_fragment
 
 __all__ = [
     "Candidate",
     "CandidateSource",
     "File",
-    "ROWS",
     "IndexSource",
     "Judged",
     "Metadata",
@@ -59,7 +58,6 @@ __all__ = [
     "judge_files",
 ]
 
-ROWS = "simple-2"  # the kind of kept listings: another number when rows change
 _WORKERS = 16  # of these most wait for the network
 _NO_LINKS = "correct `--find-links`, or the setting it was taken from"
 _WHEELS_AND_SDISTS = (".whl", ".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
@@ -437,7 +435,7 @@ def _of_index(error: FetchFailed, what: str, index: Index) -> FetchFailed:
     url = redacted(index.url)
     where = f"the index `{index.name}`" + ("" if url in error.message else f" at `{url}`")
     hint = error.hint
-    if error.status not in {401, 403}:
+    if error.is_passing:
         other = f"set {mirror_variable(index.name)} to a mirror of it"
         hint = f"{hint}, or {other}" if hint else other
     return FetchFailed(f"{what} in {where}: {error.message}", url=error.url, status=error.status, hint=hint)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, Origin, Rejection
+from colablock.candidates import Candidate, Origin, Reason, Rejection
 from colablock.errors import NoSolution
 
 if TYPE_CHECKING:
@@ -176,6 +176,11 @@ class Resolution:
             for chosen, file in files
             if file is not None and file.status is not None
         ]
+        for refused in self.rejections:
+            pin = self.pins.get(refused.name)
+            is_newer = pin is not None and refused.version is not None and refused.version > pin.version
+            if refused.reason is Reason.UNUSABLE and is_newer:
+                said.append(f"{refused.name} {refused.version} was passed over: {refused}")
         return tuple(said)
 
 

@@ -18,12 +18,13 @@ from colablock.candidates import File
 from colablock.errors import FetchFailed
 from colablock.urls import basename, redacted, split_fragment
 
-__all__ = ["ACCEPT", "Listing", "parse_page"]
+__all__ = ["ACCEPT", "ROWS", "Listing", "parse_page"]
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _NO_INDEX = "check that the URL of the index is that of a simple one (PEP 503): it often ends with `/simple/`"
 _MAJOR = "1"  # of the API (PEP 629): a page of another one must not be read
 
+ROWS = "simple-2"  # the kind under which they are kept: another number when rows change
 Row = list[Any]  # filename, url, hashes, size, upload time (epoch), requires-python, yanked, core-metadata
 
 
@@ -90,7 +91,7 @@ def _fault(body: bytes, error: Exception) -> str:
         return "it is empty"
     if isinstance(error, ValueError):
         return f"it is not JSON ({error})"
-    return f"it has no {error}" if isinstance(error, KeyError) else f"it has another form ({error})"
+    return f"it has no `{error.args[0]}`" if isinstance(error, KeyError) else f"it has another form ({error})"
 
 
 def _status(status: Any) -> str | None:
@@ -141,9 +142,13 @@ class _Anchors(HTMLParser):
     def __init__(self, url: str, base: str) -> None:
         super().__init__()
         self.rows: list[Row] = []
-        self.status: str | None = None
+        self._status: dict[str, str] = {}
         self._page = url
         self._base = base
+
+    @property
+    def status(self) -> str | None:
+        return _status(self._status)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = dict(attrs)
@@ -154,7 +159,9 @@ class _Anchors(HTMLParser):
         elif tag == "meta" and attributes.get("name") == "pypi:repository-version":
             _check_version(attributes.get("content") or "", self._page)
         elif tag == "meta" and attributes.get("name") == "pypi:project-status":
-            self.status = _status(attributes.get("content") or "active")
+            self._status["status"] = attributes.get("content") or "active"
+        elif tag == "meta" and attributes.get("name") == "pypi:project-status-reason":
+            self._status["reason"] = attributes.get("content") or ""
 
     def _row(self, href: str, attributes: Mapping[str, str | None]) -> Row:
         url, hashes = split_fragment(urljoin(self._base, href.strip()))

@@ -23,7 +23,7 @@ from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canon
 from colablock.cache import NEW, decoded, flocked
 from colablock.download import locked
 from colablock.errors import InvalidInput
-from colablock.index import ROWS
+from colablock.simple import ROWS
 
 __all__ = ["KINDS", "Kind", "Swept", "clean", "contents", "prune"]
 
@@ -58,7 +58,7 @@ class Kind:
 
 @dataclass(slots=True)
 class Swept:
-    """What a sweep took away, and how many bytes that freed; *left* entries are in use, or not ours to remove."""
+    """What a sweep took away, and the bytes it freed; *left* is what is in use, or not ours to remove."""
 
     entries: int = 0
     size: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from urllib3.exceptions import (
     ConnectTimeoutError,
     DecodeError,
     HTTPError,
+    IncompleteRead,
     LocationValueError,
     MaxRetryError,
     NameResolutionError,
@@ -28,6 +30,7 @@ from colablock.urls import redacted
 __all__ = ["Route", "is_final", "no_answer", "refusal"]
 
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NO_TLS = frozenset({"HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "WRONG_VERSION_NUMBER"})
 _LATER = "try again later"
 _NETWORK = "check the network, and HTTPS_PROXY where there is a proxy"
 
@@ -65,8 +68,9 @@ def is_final(error: HTTPError) -> bool:
     reason = _reason(error)
     if isinstance(reason, ProxyError):
         return " 407 " in f"{reason.original_error} "
-    untrusted = isinstance(reason, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(reason)
-    return untrusted or isinstance(reason, LocationValueError)
+    if isinstance(reason, SSLError):
+        return isinstance(_cause(reason), ssl.SSLCertVerificationError) or _speaks_no_tls(reason)
+    return isinstance(reason, LocationValueError)
 
 
 def no_answer(
@@ -74,7 +78,7 @@ def no_answer(
 ) -> FetchFailed:
     """Return what to raise when *route* broke with *error* for the last of *attempts* times."""
     message, hint = _told(route, _reason(error), environ=environ, attempts=attempts, timeout=timeout)
-    return FetchFailed(message, url=route.url, hint=hint)
+    return FetchFailed(message, url=route.url, hint=hint, is_passing=not is_final(error))
 
 
 def _told(
@@ -90,10 +94,10 @@ def _told(
         return _tls_told(route, reason, environ)
     if isinstance(reason, NameResolutionError):
         return f"the host {route.host} is not known here", _NETWORK
-    if isinstance(reason, ConnectTimeoutError):
-        return f"no connection to {route.host} within a few seconds{times}", _NETWORK
     if isinstance(reason, NewConnectionError):
         return f"no connection to {route.host}: {why}", _NETWORK
+    if isinstance(reason, ConnectTimeoutError):
+        return f"no connection to {route.host} within a few seconds{times}", _NETWORK
     if isinstance(reason, TimeoutError):
         more = "try again later, or wait longer with COLABLOCK_TIMEOUT (in seconds)"
         return f"`{route.url}` sent nothing for {timeout:g} seconds{times}", more
@@ -120,18 +124,25 @@ def _wants_password(proxy: str, variable: str) -> tuple[str, str]:
 
 
 def _tls_told(route: Route, reason: SSLError, environ: Mapping[str, str]) -> tuple[str, str | None]:
-    cause = reason.args[0] if reason.args else reason
+    cause = _cause(reason)
+    if _speaks_no_tls(reason):
+        message = f"no encrypted connection to {route.host}: what answers there does not speak TLS"
+        return message, "write its URL with `http://`, if that is what it speaks"
     if not isinstance(cause, ssl.SSLCertVerificationError):
-        why = getattr(cause, "reason", None) or _plain(reason)
-        words = str(why).replace("_", " ").lower()
-        return (
-            f"no encrypted connection to {route.host}: {words}",
-            "check that its URL begins with `https://`",
-        )
-    message = f"the certificate of {route.host} is not trusted: {cause.verify_message.rstrip('.')}"
-    if "mismatch" in cause.verify_message:
+        return f"no encrypted connection to {route.host}: {_plain(reason)}", _NETWORK
+    why = cause.verify_message.rstrip(".").replace("self signed", "self-signed")
+    message = f"the certificate of {route.host} is not trusted: {why}"
+    if "mismatch" in why:
         return message, "ask for it by a name that its certificate holds"
     return message, trust_advice(environ)
+
+
+def _cause(reason: SSLError) -> object:
+    return reason.args[0] if reason.args else reason
+
+
+def _speaks_no_tls(reason: SSLError) -> bool:
+    return getattr(_cause(reason), "reason", "") in _NO_TLS
 
 
 def refusal(route: Route, status: int, *, advice: str) -> FetchFailed:
@@ -149,7 +160,8 @@ def refusal(route: Route, status: int, *, advice: str) -> FetchFailed:
         message, hint = _wants_password(*route.proxy)
     elif status in PASSING:
         hint = _LATER
-    return FetchFailed(message, url=route.url, status=status, hint=hint)
+    is_passing = status in PASSING
+    return FetchFailed(message, url=route.url, status=status, hint=hint, is_passing=is_passing)
 
 
 def _reason(error: HTTPError) -> BaseException:
@@ -157,6 +169,8 @@ def _reason(error: HTTPError) -> BaseException:
 
 
 def _plain(error: BaseException) -> str:
-    """Return what an error says, without the object that it names first."""
-    text = str(error.args[-1] if error.args else error)
-    return text.rpartition("object at 0x")[2].partition(": ")[2] if "object at 0x" in text else text
+    """Return what an error says, without the objects and numbers that it names first."""
+    last = error.args[-1] if error.args else error
+    if isinstance(last, IncompleteRead):
+        return f"it ended after {last.partial} of {last.partial + (last.expected or 0)} bytes"
+    return re.sub(r"^.*(\[Errno -?[0-9]+\] |object at 0x[0-9a-f]+>: )", "", str(last))

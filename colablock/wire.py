@@ -59,7 +59,7 @@ class Answer:
             size += len(chunk)
             if limit is not None and size > limit:
                 message = f"`{self.url}` sends more than {limit >> 20} MiB, which is no page of an index"
-                raise FetchFailed(message, url=self.url)
+                raise FetchFailed(message, url=self.url, hint="check the URL of the index")
         return b"".join(parts)
 
 
