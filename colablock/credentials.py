@@ -41,11 +41,14 @@ class Credentials:
         self._refusing: set[str] = set()
         self._fault = ""
 
-    def learn(self, url: str) -> str:
-        """Return *url* without user and password, which are used for its host from now on."""
+    def learn(self, url: str, *, is_index: bool = False) -> str:
+        """Return *url* without user and password, which are used for its host from now on.
+
+        Of an index it is kept even without any: it is what a keyring knows it by.
+        """
         plain, found = split_credentials(url)
         pair = (unquote(found[0]), unquote(found[1])) if found is not None else None
-        if found is not None or self._keyring:
+        if is_index or (pair is not None and self._told(plain) != pair):
             with self._lock:
                 known = self._learnt.setdefault(_origin(plain), {})
                 path = urlsplit(plain).path

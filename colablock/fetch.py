@@ -89,6 +89,8 @@ class Fetcher:
         self._now = now
         self._mirrors = Mirrors.parse(environ.get("COLABLOCK_MIRRORS", "")).and_indexes(mirrors)
         self._credentials = Credentials(environ, keyring=keyring)
+        for _, place_of_mirror in self._mirrors.pairs:
+            self.learn_credentials(place_of_mirror)
         self._lock = threading.Lock()
         self._made: Wire | None = None
         self._rangeless: set[str] = set()
@@ -109,7 +111,7 @@ class Fetcher:
 
     def learn_credentials(self, url: str) -> str:
         """Return *url* without user and password, which are used for its host from now on."""
-        return self._credentials.learn(url)
+        return self._credentials.learn(url, is_index=True)
 
     def address(self, index: str) -> str:
         """Return the URL at which somebody else finds *index*: its mirror's where it has one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,9 +116,16 @@ def _mirrors(
         if variable in known:
             places.append((redacted(named[known[variable]]), _place(variable, environ[variable])))
         else:
-            hint = near(variable, known) or f"there are {', '.join(f'`{one}`' for one in known)}"
-            notes.append(f"{variable} names no index of this matrix: {hint}")
+            notes.append(f"{variable} names no index of this matrix: {_near(variable, known)}")
     return tuple(places), notes
+
+
+def _near(variable: str, known: Iterable[str]) -> str:
+    """Return which of the variables *known* was meant; their common beginning would make all of them near."""
+    tails = [one.removeprefix(MIRROR) for one in known]
+    hint = near(variable.removeprefix(MIRROR), tails)
+    listed = ", ".join(f"`{MIRROR}{tail}`" for tail in tails)
+    return hint.replace("`", f"`{MIRROR}", 1) if hint else f"there are {listed}"
 
 
 def _place(variable: str, text: str) -> str:

@@ -119,7 +119,7 @@ class Mirrors:
         """
         found = [(prefix, _plain(place)) for prefix, place in self.pairs]
         found = [(prefix, place) for prefix, place in found if url.startswith(place)]
-        if not found:
+        if not found or "/../" in url:  # which may lead out of the mirror
             return url
         prefix, place = max(found, key=lambda pair: (len(pair[1]), asked.startswith(pair[0])))
         return prefix + url[len(place) :]

@@ -148,8 +148,8 @@ class IndexServer:
 
     The switches may be changed while it runs.  *formats*: the page formats that it speaks, in order
     of its own preference.  *ranges*, *etags*, *sizes*, *upload_times* and *metadata* turn those parts
-    off; *auth* asks for a user and password.  *prefix* is the path of the index; with *tls*
-    it speaks HTTPS, with a certificate for 127.0.0.1 that nobody trusts by himself (`CERTIFICATE`).
+    off; *auth* asks for a user and password.  *prefix* is the path of the index, *files* that of its
+    files; with *tls* it speaks HTTPS, with a certificate for 127.0.0.1 that nobody trusts by himself (`CERTIFICATE`).
     """
 
     def __init__(
@@ -165,6 +165,7 @@ class IndexServer:
         etags: bool = True,
         auth: tuple[str, str] | None = None,
         prefix: str = "/simple/",
+        files: str = "/files/",
         tls: bool = False,
     ) -> None:
         self.source: Source = FolderSource(source) if isinstance(source, Path) else source
@@ -177,6 +178,7 @@ class IndexServer:
         self.etags = etags
         self.auth = auth
         self.prefix = prefix
+        self.files = files
         self.requests: list[Request] = []
         self._facts: dict[str, Facts] = {}
         self._faults: dict[str, Fault] = {}
@@ -226,7 +228,7 @@ class IndexServer:
 
     def file_url(self, filename: str) -> str:
         """Return the URL of a file."""
-        return f"{self.root}/files/{quote(filename)}"
+        return f"{self.root}{self.files}{quote(filename)}"
 
     def set(self, filename: str, **facts: Any) -> None:
         """Change what the index tells of one file (fields of `Facts`)."""
@@ -265,12 +267,12 @@ class IndexServer:
         """Return what a whole, faultless GET of *path* gives."""
         if path in self._redirects:
             return _Answer(status=302, headers={"Location": self._redirects[path]})
+        if path.startswith(self.files):
+            return self._file(unquote(path.removeprefix(self.files)))
         if path == self.prefix:
             return self._page(self._root_page, accept)
         if path.startswith(self.prefix):
             return self._project(path.removeprefix(self.prefix), accept)
-        if path.startswith("/files/"):
-            return self._file(unquote(path.removeprefix("/files/")))
         return _Answer(status=404, body=b"no such path")
 
     def _project(self, tail: str, accept: str) -> _Answer:
@@ -428,11 +430,16 @@ class _Handler(BaseHTTPRequestHandler):
         return answer
 
     def _ranged(self, answer: _Answer, path: str) -> _Answer:
-        if not self.server.index.ranges or not path.startswith("/files/") or answer.status == 304:
+        if (
+            not self.server.index.ranges
+            or not path.startswith(self.server.index.files)
+            or answer.status == 304
+        ):
             return answer
         answer.headers["Accept-Ranges"] = "bytes"
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
-        if match is None:
+        condition = self.headers.get("If-Range")
+        if match is None or condition not in {None, answer.headers.get("ETag")}:
             return answer
         size = len(answer.body)
         start = int(match[1]) if match[1] else max(0, size - int(match[2]))
