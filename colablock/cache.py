@@ -131,13 +131,17 @@ class Cache:
             with contextlib.suppress(OSError):
                 stamp = _stamp(path, sampled=True)
                 if self.read("stamps", sha256) == stamp:
-                    os.utime(self.path("stamps", sha256))  # when it was last of use
+                    self._note_use(sha256)
                     return path
                 if file_digest(path) == sha256:
                     self.write("stamps", sha256, stamp)
                     return path
                 path.unlink()
         return None
+
+    def _note_use(self, sha256: str) -> None:
+        with contextlib.suppress(OSError):  # of a cache that is only read nobody needs to know it
+            os.utime(self.path("stamps", sha256))
 
     def keep_file(self, sha256: str, temporary: Path) -> Path:
         """Move *temporary*, whose hash was checked, into the cache and return its new path."""

@@ -37,6 +37,7 @@ url = "{OWN}"
 [packages]
 demo = {{ index = "pytorch-cu118" }}
 """
+INDEXED = '{ index = "pytorch-cu118" }'
 PLAIN = 'schema = 1\nname = "tiny"\nrequirements = ["demo"]\n'
 DEFAULT = "https://default.invalid/simple/"
 BELOW: Mapping[str, Any] = {"prefix": "/mirror/", "files": "/mirror/files/"}
@@ -88,9 +89,7 @@ CASES = {
         url=f"{DEFAULT}files/{WHEEL}",
     ),
     "the default index of the matrix": Case(
-        matrix=NAMED.replace(f'"{OWN}"', f'"{OWN}"\ndefault = true').replace(
-            '{ index = "pytorch-cu118" }', '"*"'
-        ),
+        matrix=NAMED.replace('cu118"\n\n', 'cu118"\ndefault = true\n\n').replace(INDEXED, '""'),
         server=BELOW,
         environ={"COLABLOCK_INDEX_DEFAULT": "{place}"},
         url=f"{OWN}/files/{WHEEL}",
@@ -186,7 +185,7 @@ def test_where_one_place_mirrors_several_the_one_that_was_asked_counts() -> None
 SAID = {
     "refused": (
         {"status": 403},
-        "`https://index.invalid/whl/cu118/demo/` answered 403 (Forbidden) hint: correct the user and password",
+        "`https://index.invalid/whl/cu118/demo/` answered 403 (Forbidden) hint: correct the user",
     ),
     "in trouble": (
         {"status": 503},

@@ -149,7 +149,7 @@ class IndexServer:
     The switches may be changed while it runs.  *formats*: the page formats that it speaks, in order
     of its own preference.  *ranges*, *etags*, *sizes*, *upload_times* and *metadata* turn those parts
     off; *auth* asks for a user and password.  *prefix* is the path of the index, *files* that of its
-    files; with *tls* it speaks HTTPS, with a certificate for 127.0.0.1 that nobody trusts by himself (`CERTIFICATE`).
+    files; with *tls* it speaks HTTPS, with `CERTIFICATE`, which is for 127.0.0.1 and signed by itself.
     """
 
     def __init__(
