@@ -139,6 +139,18 @@ def test_offline_reads_what_was_fetched_before(server: IndexServer, fetcher: Fet
     assert len(server.requests) == 1
 
 
+def test_offline_all_files_that_are_missing_are_named(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    kept = wanted(server, wheel)
+    fetcher.download([kept], tmp_path / "into")
+    gone = [Wanted(url=server.file_url(name), filename=name) for name in ("a-1.whl", "b-1.whl")]
+    offline = Fetcher(os.environ, cache=tmp_path / "cache", offline=True)
+    with pytest.raises(FetchFailed, match=r"offline: `a-1\.whl`, `b-1\.whl`$"):
+        offline.download([kept, *gone], tmp_path / "offline")
+    assert offline.download([kept], tmp_path / "offline")
+
+
 # -- failures and retries
 
 

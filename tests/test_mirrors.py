@@ -180,6 +180,13 @@ def test_where_one_place_mirrors_several_the_one_that_was_asked_counts() -> None
         assert mirrors.to_canonical("http://m/all/demo.whl", f"{asked}demo/") == f"{asked}demo.whl"
 
 
+@pytest.mark.parametrize("index", [OWN, f"{OWN}/", f"{OWN}/".replace("://", "://a:b@")])
+def test_who_builds_is_told_of_the_mirror(index: str, tmp_path: Path) -> None:
+    mirrored = Fetcher(os.environ, cache=tmp_path, mirrors=[(OWN, "https://me:secret@m.invalid/x")])
+    assert mirrored.address(index) == "https://me:secret@m.invalid/x/"
+    assert mirrored.address("https://a:b@other.invalid/simple") == "https://a:b@other.invalid/simple"
+
+
 # -- what is said
 
 SAID = {
