@@ -386,7 +386,9 @@ def _of_index(error: FetchFailed, file: Fetchable) -> FetchFailed:
     if file.index is None or file.index in error.message:
         return error
     message = f"{error.message} (`{file.filename}` is listed by the index `{file.index}`)"
-    return FetchFailed(message, url=error.url, status=error.status, hint=error.hint)
+    return FetchFailed(
+        message, url=error.url, status=error.status, hint=error.hint, is_passing=error.is_passing
+    )
 
 
 def _not_at_hand(files: Sequence[Fetchable]) -> FetchFailed:
