@@ -119,10 +119,19 @@ class Fetcher:
         found = self._mirrors.to_wire(plain)
         return index if found == plain else found
 
-    def canonical(self, url: str, page: Page) -> str:
-        """Return the URL that a link of *page* stands for, without credentials, which are kept."""
-        plain = self._credentials.learn(url) if "@" in url else url
-        return self._mirrors.to_canonical(plain, page.url) if self._mirrors.pairs else plain
+    def naming(self, page: Page) -> Callable[[str], str] | None:
+        """Return what turns a link of *page* into the URL that it stands for; None: all are that already.
+
+        User and password that stand in a link are kept for its host.
+        """
+        if not self._mirrors.pairs and b"@" not in page.body:
+            return None  # as nearly always, and there may be thousands of links
+
+        def name(url: str) -> str:
+            plain = self._credentials.learn(url) if "@" in url else url
+            return self._mirrors.to_canonical(plain, page.url)
+
+        return name
 
     def get_page(self, url: str, accept: str = "*/*") -> Page | None:
         """Return a page, None where there is none (404).

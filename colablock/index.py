@@ -244,7 +244,7 @@ class IndexSource:
         if listing is None:
             listing = parse_page(page.body, page.content_type, page.url, base=page.base)
             self._fetcher.cache.write_json(ROWS, key, listing.to_json())
-        return listing.files(index, lambda link: self._fetcher.canonical(link, page)), listing.status
+        return listing.files(index, self._fetcher.naming(page)), listing.status
 
     # -- find-links
 
@@ -454,15 +454,13 @@ def _standing(name: NormalizedName, status: str | None, judged: Judged, url: str
     Nothing is taken from quarantine; and a page that lists no files, as that of
     a login, is told of.
     """
-    detail = ""
     if status is not None and status.startswith("quarantined"):
-        detail = f"its index has put {name} in quarantine ({status})"
+        reason, detail = Reason.EXCLUDED, f"its index has put {name} in quarantine ({status})"
         judged = replace(judged, candidates=())
     elif not (judged.candidates or judged.rejections):
-        detail = f"its page at `{redacted(url)}` lists no files"
-    if not detail:
+        reason, detail = Reason.UNREADABLE, f"its page at `{redacted(url)}` lists no files"
+    else:
         return judged
-    reason = Reason.UNREADABLE if status is None else Reason.EXCLUDED
     refusal = Rejection(name=name, version=None, filename="", reason=reason, detail=detail)
     return replace(judged, rejections=(refusal, *judged.rejections))
 

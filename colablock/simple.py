@@ -35,9 +35,9 @@ class Listing:
     rows: Sequence[Row]
     status: str | None = None
 
-    def files(self, index: str | None, place: Callable[[str], str] = str) -> list[File]:
-        """Return the files, listed by the index of that URL, each at what *place* makes of its own."""
-        return [_file(row, index, place, self.status) for row in self.rows]
+    def files(self, index: str | None, naming: Callable[[str], str] | None = None) -> list[File]:
+        """Return the files, listed by the index of that URL; *naming* gives the URL that a link stands for."""
+        return [_file(row, index, naming, self.status) for row in self.rows]
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` reads."""
@@ -203,11 +203,11 @@ def _epoch(text: str | None) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
-def _file(row: Row, index: str | None, place: Callable[[str], str], status: str | None) -> File:
+def _file(row: Row, index: str | None, naming: Callable[[str], str] | None, status: str | None) -> File:
     filename, url, hashes, size, uploaded, requires_python, yanked, core_metadata = row
     return File(
         filename=filename,
-        url=place(url),
+        url=naming(url) if naming is not None else url,
         hashes=hashes,
         size=size,
         upload_time=None if uploaded is None else datetime.fromtimestamp(uploaded, timezone.utc),

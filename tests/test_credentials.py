@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from colablock._vendor.packaging.utils import NormalizedName
 from colablock.cli import main
 from colablock.credentials import Credentials
 from colablock.errors import ExitCode, FetchFailed
 from colablock.fetch import Fetcher
-from tests.support.server import CERTIFICATE, IndexServer
+from tests.support.server import CERTIFICATE, Fault, IndexServer
 from tests.support.wheels import make_wheel
+from tests.test_index import source_of
 
 NONE = dict.fromkeys(("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "SSL_CLIENT_CERT"), "")
 USER, PASSWORD = "user@x", "s3:cret"
@@ -128,11 +130,13 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(shelf: Path, tmp_p
 def test_credentials_in_the_links_of_a_page_are_used_and_not_recorded(shelf: Path, tmp_path: Path) -> None:
     with IndexServer(shelf, auth=(USER, PASSWORD)) as files, IndexServer(shelf) as index:
         link = files.file_url("demo-1.0-py3-none-any.whl").replace("://", "://user%40x:s3%3Acret@")
-        ours = fetcher(tmp_path)
-        page = ours.get_page(f"{index.url}demo/")
-        assert page is not None
-        assert ours.canonical(link, page) == files.file_url("demo-1.0-py3-none-any.whl")
-        assert ours.get_bytes(files.file_url("demo-1.0-py3-none-any.whl"))
+        page = f'<a href="{link}">demo</a>'.encode()
+        index.fault("/simple/demo/", Fault(body=page, content_type="text/html"))
+        source = source_of(fetcher(tmp_path), index.url)
+        (candidate,) = source.judge(NormalizedName("demo")).candidates
+        assert candidate.file is not None
+        assert candidate.file.url == files.file_url("demo-1.0-py3-none-any.whl")
+        assert [str(one) for one in source.metadata(candidate).requires] == ["dep"]
 
 
 # -- netrc
