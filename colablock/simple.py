@@ -36,7 +36,7 @@ class Listing:
     status: str | None = None
 
     def files(self, index: str | None, naming: Callable[[str], str] | None = None) -> list[File]:
-        """Return the files, listed by the index of that URL; *naming* gives the URL that a link stands for."""
+        """Return the files, listed by the index of that URL; *naming* tells what a link stands for."""
         return [_file(row, index, naming, self.status) for row in self.rows]
 
     def to_json(self) -> dict[str, Any]:
