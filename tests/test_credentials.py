@@ -254,7 +254,7 @@ def test_nothing_that_is_written_holds_a_password(
     argv = ["lock", str(matrix), "--default-index", index, "-v", "-o", str(tmp_path / "pylock.toml")]
     assert main(argv, environ) == ExitCode.DONE
     server.auth = (USER, "another")
-    assert main([*argv[:4], "--with", "more", "-v"], environ) == ExitCode.UNMET
+    assert main([*argv[:4], "--with", "more", "-v", "-o", "-"], environ) == ExitCode.UNMET
     said = capsys.readouterr()
     assert note in said.err
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".log"]

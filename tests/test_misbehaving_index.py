@@ -431,7 +431,7 @@ def lock(
     argv = [argument.format(**known) for argument in case.argv]
     index = argv.pop(0) if argv and not argv[0].startswith("-") else known["url"]
     environ = {**os.environ, "COLUMNS": "80", **case.environ}
-    code = main(["lock", str(matrix), "--default-index", index, *argv], environ)
+    code = main(["lock", str(matrix), "--default-index", index, "--output", "-", *argv], environ)
     captured = capsys.readouterr()
     assert "secret" not in captured.out + captured.err
     lines = [line for line in captured.err.splitlines() if not PROGRESS.match(line)]
