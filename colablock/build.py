@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -48,7 +49,7 @@ class Builder:
         tag = self.environment.tags[0]
         parts = (file_digest(sdist), tag.interpreter, tag.abi, tag.platform, str(self.exclude_newer))
         folder = self.cache.path("built", "\n".join(parts))
-        built = sorted(folder.glob("*.whl"))
+        built = [wheel for wheel in sorted(folder.glob("*.whl")) if zipfile.is_zipfile(wheel)]
         if built:
             return built[0]
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,22 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
+import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cache", "cache_folder", "file_digest", "place"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Cache", "cache_folder", "decoded", "file_digest", "flocked", "place"]
 
 _CHUNK = 1 << 20
+_SAMPLE = 1 << 16
+NEW = ".new-"  # begins the name of what is being written
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
@@ -31,9 +39,14 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 class Cache:
     """Entries by kind and key; each is whole or absent, whatever other processes do.
 
-    An entry is written under a name of its own and put in place by one
-    rename.  A folder that cannot be written to is replaced by a temporary one:
-    the cache saves time, and is never needed for an answer.
+    An entry is written under a name of its own and put in place by one rename,
+    with a hash that is checked when it is read: one that was damaged is as good
+    as none, and is written anew.  What is in the way of an entry goes.  A folder
+    that cannot be written to is only read, and a temporary one written: the cache
+    saves time, and is never needed for an answer.
+
+    While it lives it holds a shared lock on its folder: nobody else takes away
+    the files that were handed out (`sweep`).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,24 +57,43 @@ class Cache:
             writable = False
         self._temporary = None if writable else tempfile.TemporaryDirectory(prefix="colablock-")
         self.folder = Path(self._temporary.name) if self._temporary else folder
+        self._read_only: tuple[Path, ...] = () if writable else (folder,)
+        held = flocked(folder, exclusive=False)
+        if held is not None:
+            weakref.finalize(self, os.close, held)
 
     def path(self, kind: str, key: str) -> Path:
         """Return where the entry of *key* stands, be it there or not; any text serves as a key."""
-        name = key if _is_digest(key) else hashlib.sha256(key.encode()).hexdigest()
-        return self.folder / kind / name[:2] / name
+        return self.folder / _place_of(kind, key)
+
+    def make_way(self, path: Path) -> Path:
+        """Return *path*, a place in the cache, fit to be written: what is in its way goes; else OSError."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            for folder in path.relative_to(self.folder).parents:
+                above = self.folder / folder
+                if above.is_file() or above.is_symlink():
+                    above.unlink()
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        return path
 
     def read(self, kind: str, key: str) -> bytes | None:
-        """Return an entry, None when there is none."""
-        try:
-            return self.path(kind, key).read_bytes()
-        except OSError:
-            return None
+        """Return an entry, None when there is none that is whole."""
+        for folder in (self.folder, *self._read_only):
+            with contextlib.suppress(OSError):
+                data = decoded((folder / _place_of(kind, key)).read_bytes())
+                if data is not None:
+                    return data
+        return None
 
     def write(self, kind: str, key: str, data: bytes) -> None:
         """Keep an entry; a disk that is full or read-only is no reason to stop."""
         path = self.path(kind, key)
         with contextlib.suppress(OSError), self.new(path) as temporary:
-            temporary.write_bytes(data)
+            temporary.write_bytes(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
 
     def read_json(self, kind: str, key: str) -> Any:
         """Return an entry, None when there is none or it cannot be read (it is then written anew)."""
@@ -78,8 +110,8 @@ class Cache:
     @contextlib.contextmanager
     def new(self, path: Path) -> Iterator[Path]:
         """Give a name to write to; it becomes *path* when the block ends well, and goes when it does not."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        self.make_way(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=NEW)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -91,28 +123,31 @@ class Cache:
     def file(self, sha256: str) -> Path | None:
         """Return the kept file of that hash, None when there is none.
 
-        It is hashed again unless size and time are those of when it was last
-        seen whole; one that is no longer what it was is thrown away.
+        It is hashed again unless its size, time, beginning and end are those of
+        when it was last seen whole; one that is no longer what it was is thrown away.
         """
-        path = self.path("files", sha256)
-        try:
-            stamp = _stamp(path)
-            if self.read("stamps", sha256) == stamp:
-                return path
-            if file_digest(path) == sha256:
-                self.write("stamps", sha256, stamp)
-                return path
-            path.unlink()
-        except OSError:
-            pass
+        for folder in (self.folder, *self._read_only):
+            path = folder / _place_of("files", sha256)
+            with contextlib.suppress(OSError):
+                stamp = _stamp(path, sampled=True)
+                if self.read("stamps", sha256) == stamp:
+                    self._note_use(sha256)
+                    return path
+                if file_digest(path) == sha256:
+                    self.write("stamps", sha256, stamp)
+                    return path
+                path.unlink()
         return None
+
+    def _note_use(self, sha256: str) -> None:
+        with contextlib.suppress(OSError):  # of a cache that is only read nobody needs to know it
+            os.utime(self.path("stamps", sha256))
 
     def keep_file(self, sha256: str, temporary: Path) -> Path:
         """Move *temporary*, whose hash was checked, into the cache and return its new path."""
-        path = self.path("files", sha256)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self.make_way(self.path("files", sha256))
         temporary.replace(path)
-        self.write("stamps", sha256, _stamp(path))
+        self.write("stamps", sha256, _stamp(path, sampled=True))
         return path
 
     def local_digest(self, path: Path) -> str:
@@ -137,7 +172,7 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 def place(source: Path, target: Path) -> None:
     """Put *source* at *target* as a hard link, or a copy where that cannot be; an older file there goes."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident():x}")
     temporary.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), temporary)
@@ -148,9 +183,50 @@ def place(source: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
 
 
-def _stamp(path: Path) -> bytes:
-    status = path.stat()
-    return f"{status.st_size} {status.st_mtime_ns}".encode()
+def decoded(data: bytes) -> bytes | None:
+    """Return what an entry holds, None where that is not what was written."""
+    digest, _, rest = data.partition(b"\n")
+    return rest if digest == hashlib.sha256(rest).hexdigest().encode() else None
+
+
+def flocked(folder: Path, *, exclusive: bool) -> int | None:
+    """Return a descriptor that holds a lock on *folder*; None where it cannot be had.
+
+    Who wants to be alone (*exclusive*) does not wait for it; the others wait
+    until that one has done.
+    """
+    if sys.platform == "win32":
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+    except OSError:  # held by others, or a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _place_of(kind: str, key: str) -> Path:
+    name = key if _is_digest(key) else hashlib.sha256(key.encode()).hexdigest()
+    return Path(kind, name[:2], name)
+
+
+def _stamp(path: Path, *, sampled: bool = False) -> bytes:
+    """Return what tells whether a file changed; *sampled* looks at its two ends too.
+
+    After a crash a file may have the size and the time that it had, and zeros for contents.
+    """
+    with path.open("rb") as stream:
+        status = os.fstat(stream.fileno())
+        parts = [str(status.st_size), str(status.st_mtime_ns)]
+        if sampled:
+            ends = stream.read(_SAMPLE)
+            stream.seek(max(0, status.st_size - _SAMPLE))
+            parts.append(hashlib.sha256(ends + stream.read()).hexdigest())
+    return " ".join(parts).encode()
 
 
 def _is_digest(text: str) -> bool:

@@ -29,6 +29,7 @@ class File:
     yanked: str | None = None  # the reason, "" when none was given; None: not yanked
     core_metadata: Mapping[str, str] | bool = False  # PEP 658/714: hashes, or just "there is one"
     index: str | None = None  # URL of the index it was listed by; None for folders and direct references
+    status: str | None = None  # of its project, with the reason (PEP 792), where that is not simply active
 
     @property
     def is_wheel(self) -> bool:

@@ -165,13 +165,25 @@ class NoSolution(Unmet):
 
 
 class FetchFailed(Unmet):
-    """An index or a file could not be read over the network or from disk."""
+    """An index or a file could not be read over the network or from disk.
+
+    *is_passing*: at another time, or from another place, it may be.
+    """
 
     reference = "fetch-failed"
 
-    def __init__(self, message: str, *, url: str, status: int | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        url: str,
+        status: int | None = None,
+        hint: str | None = None,
+        is_passing: bool = False,
+    ) -> None:
         self.url = url
         self.status = status
+        self.is_passing = is_passing
         super().__init__(message, hint=hint)
 
 

@@ -2,65 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import json
-import os
 import re
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from colablock.cache import Cache, cache_folder, place
+from colablock.credentials import Credentials
+from colablock.download import WHOLE, Checker, Download, Fetchable, gone, open_partial
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.progress import Reporter
 from colablock.urls import Mirrors, basename, local_path, redacted
 
-if sys.platform != "win32":
-    import fcntl
-
 if TYPE_CHECKING:
+    from colablock.settings import Settings
     from colablock.wire import Answer, Wire
 
 __all__ = ["Fetchable", "Fetcher", "Page", "Span"]
 
 T = TypeVar("T")
-_STRONG = ("sha512", "sha384", "sha256", "sha3_512", "sha3_384", "sha3_256", "blake2b", "blake2s", "sha224")
-_WEAK = ("sha1", "md5")  # better than nothing where an index has no other
-_WHOLE = {"Accept-Encoding": "identity"}
 _LONGEST_FRESH = 3600.0  # seconds that a page may be used without asking, whatever its max-age
-
-
-class Fetchable(Protocol):
-    """What ``download`` takes: a File of an index, or the artifact of a step."""
-
-    @property
-    def url(self) -> str:
-        """Canonical; ``file:`` for local ones."""
-
-    @property
-    def filename(self) -> str:
-        """The last part of its path."""
-
-    @property
-    def hashes(self) -> Mapping[str, str]:
-        """Expected hashes by algorithm."""
-
-    @property
-    def size(self) -> int | None:
-        """Bytes, where known."""
+_LONGEST_PAGE = 1 << 27  # bytes, unpacked: several times the largest page of the largest index
+_GO_ONLINE = (
+    "go online once (without `--offline` and COLABLOCK_OFFLINE), or name a folder with `--find-links`"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One page as it came.  *url* is canonical, after redirects; *digest* the SHA-256 of the body."""
+    """One page as it came.
+
+    *url* is canonical, after redirects; *base* is where it really came from,
+    a mirror perhaps: what its links are relative to.  *digest* is the SHA-256
+    of the body.
+    """
 
     url: str
+    base: str
     content_type: str
     body: bytes
     digest: str
@@ -79,10 +64,11 @@ class Fetcher:
     """Reads URLs (``http:``, ``https:``, ``file:``) and plain paths; may be used from several threads.
 
     Environment variables come in as *environ*: ``COLABLOCK_CACHE_DIR``,
-    ``COLABLOCK_MIRRORS``, ``COLABLOCK_TIMEOUT``, proxies, certificates, netrc.
-    With *offline* only the cache and local paths are read.  Raises FetchFailed
-    when something cannot be read and BadDistribution when it is not what its
-    hash promises.
+    ``COLABLOCK_MIRRORS``, ``COLABLOCK_TIMEOUT``, ``COLABLOCK_RETRIES``, proxies,
+    certificates, netrc.  *mirrors* are further ones, of whole indexes.  With
+    *offline* only the cache and local paths are read; with *keyring* the keyring
+    is asked for passwords.  Raises FetchFailed when something cannot be read and
+    BadDistribution when it is not what its hash promises.
     """
 
     def __init__(
@@ -91,6 +77,8 @@ class Fetcher:
         *,
         cache: Path | None = None,
         offline: bool = False,
+        keyring: bool = False,
+        mirrors: Iterable[tuple[str, str]] = (),
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -99,10 +87,18 @@ class Fetcher:
         self._environ = environ
         self._sleep = sleep
         self._now = now
-        self._mirrors = Mirrors.parse(environ.get("COLABLOCK_MIRRORS", ""))
+        self._mirrors = Mirrors.parse(environ.get("COLABLOCK_MIRRORS", "")).and_indexes(mirrors)
+        self._credentials = Credentials(environ, keyring=keyring)
+        for _, place_of_mirror in self._mirrors.pairs:
+            self.learn_credentials(place_of_mirror)
         self._lock = threading.Lock()
         self._made: Wire | None = None
         self._rangeless: set[str] = set()
+
+    @classmethod
+    def for_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Fetcher:
+        """Return a fetcher as the settings want it."""
+        return cls(environ, offline=settings.offline, keyring=settings.keyring, mirrors=settings.mirrors)
 
     @property
     def bytes_fetched(self) -> int:
@@ -115,10 +111,27 @@ class Fetcher:
 
     def learn_credentials(self, url: str) -> str:
         """Return *url* without user and password, which are used for its host from now on."""
-        plain = redacted(url)
-        if plain != url and local_path(url) is None and not self.offline:
-            self._wire.learn(url)
-        return plain
+        return self._credentials.learn(url, is_index=True)
+
+    def address(self, index: str) -> str:
+        """Return the URL at which somebody else finds *index*: its mirror's where it has one."""
+        plain = f"{redacted(index).rstrip('/')}/"
+        found = self._mirrors.to_wire(plain)
+        return index if found == plain else found
+
+    def naming(self, page: Page) -> Callable[[str], str] | None:
+        """Return what turns a link of *page* into the URL that it stands for; None: all are that already.
+
+        User and password that stand in a link are kept for its host.
+        """
+        if not self._mirrors.pairs and b"@" not in page.body:
+            return None  # as nearly always, and there may be thousands of links
+
+        def name(url: str) -> str:
+            plain = self._credentials.learn(url) if "@" in url else url
+            return self._mirrors.to_canonical(plain, page.url)
+
+        return name
 
     def get_page(self, url: str, accept: str = "*/*") -> Page | None:
         """Return a page, None where there is none (404).
@@ -128,8 +141,9 @@ class Fetcher:
         """
         path = self.local(url)
         if path is not None:
-            return _local_page(path, url)
-        key = f"{redacted(url)}\n{accept}"
+            return _local_page(path, url, self._mirrors.to_wire(url))
+        # What a mirror has is not what the index itself has, though both are known by one name.
+        key = f"{redacted(self._mirrors.to_wire(url))}\n{accept}"
         kept = self._kept_page(key)
         if kept is not None and (self.offline or self._is_fresh(kept[0])):
             return kept[1]
@@ -149,8 +163,8 @@ class Fetcher:
         path = self.local(url)
         data = _read_local(path, url) if path is not None else self._exchange(url, dict, _whole)
         if data is None:
-            raise _gone(url)
-        checker = _Checker(hashes or {})
+            raise gone(url)
+        checker = Checker(hashes or {})
         checker.update(data)
         checker.finish(basename(url), url)
         return data
@@ -167,7 +181,7 @@ class Fetcher:
         if host in self._rangeless:
             return None
         wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{'' if end is None else end - 1}"
-        span = self._exchange(url, lambda: {"Range": wanted, **_WHOLE}, _span)
+        span = self._exchange(url, lambda: {"Range": wanted, **WHOLE}, _span)
         if span is None:
             self._rangeless.add(host)
         return span
@@ -189,6 +203,8 @@ class Fetcher:
         reporter = reporter or Reporter()
         into.mkdir(parents=True, exist_ok=True)
         missing = [file for file in files if self.local(file.url) is None and self._cached(file) is None]
+        if self.offline and missing:
+            raise _not_at_hand(missing)
         stop = threading.Event()
         if not missing:
             return [self._obtain(file, into, reporter, stop) for file in files]
@@ -227,8 +243,7 @@ class Fetcher:
         named = self.cache.path("named", path.name) / file.filename
         try:
             if not (named.exists() and named.samefile(path)):
-                named.parent.mkdir(parents=True, exist_ok=True)
-                place(path, named)
+                place(path, self.cache.make_way(named))
         except OSError as error:
             raise _disk(named, error) from error
         return named
@@ -243,11 +258,11 @@ class Fetcher:
         try:
             facts = {str(name): str(value) for name, value in json.loads(head).items()}
             digest = facts["sha256"]
-            page = Page(url=facts["url"], content_type=facts["type"], body=body, digest=digest)
+            return facts, Page(
+                url=facts["url"], base=facts["base"], content_type=facts["type"], body=body, digest=digest
+            )
         except (ValueError, KeyError, AttributeError):
-            return None
-        # A page that was damaged on disk is as good as none.
-        return (facts, page) if hashlib.sha256(body).hexdigest() == digest else None
+            return None  # of another release of colablock
 
     def _is_fresh(self, facts: Mapping[str, str]) -> bool:
         age = self._now() - float(facts.get("stored", "0"))
@@ -257,14 +272,15 @@ class Fetcher:
         if answer.status == 304 and kept is not None:  # noqa: PLR2004 - HTTP says so
             page = kept[1]
         elif answer.status == 200:  # noqa: PLR2004
-            body = answer.read()
+            body = answer.read(_LONGEST_PAGE)
             content_type = answer.headers.get("content-type", "")
             digest = hashlib.sha256(body).hexdigest()
-            page = Page(url=answer.url, content_type=content_type, body=body, digest=digest)
+            page = Page(url=answer.url, base=answer.base, content_type=content_type, body=body, digest=digest)
         else:
             return None
         facts = {
             "url": page.url,
+            "base": page.base,
             "type": page.content_type,
             "sha256": page.digest,
             "stored": str(self._now()),
@@ -284,37 +300,44 @@ class Fetcher:
 
     def _obtain(self, file: Fetchable, into: Path, reporter: Reporter, stop: threading.Event) -> Path:
         _check_name(file.filename)
-        source = self.fetch(file, reporter, stop)
         target = into / file.filename
-        try:
-            if not (target.exists() and target.samefile(source)):
-                place(source, target)
-        except OSError as error:
-            raise _disk(target, error) from error
-        return target
+        for last in (False, True):
+            source = self.fetch(file, reporter, stop)
+            try:
+                if not (target.exists() and target.samefile(source)):
+                    place(source, target)
+            except OSError as error:
+                if last or source.exists():
+                    raise _disk(target, error) from error
+            else:
+                return target
+        raise AssertionError
 
     def _stream(self, file: Fetchable, reporter: Reporter, stop: threading.Event) -> Path:
         """Fetch a file into the cache and return its path there."""
         key = file.hashes.get("sha256", "").lower() or redacted(file.url)
         try:
-            with _partial(self.cache.path("partial", key)) as (path, stream):
-                download = _Download(file, stream, reporter, stop)
+            with open_partial(self.cache.make_way(self.cache.path("partial", key))) as (path, stream):
+                download = Download(file, stream, reporter, stop)
                 sha256 = self._whole(download)
                 stream.flush()
                 return self.cache.keep_file(sha256, path)
         except OSError as error:
             raise _disk(self.cache.folder, error) from error
+        except FetchFailed as error:
+            raise _of_index(error, file) from error
 
-    def _whole(self, download: _Download) -> str:
+    def _whole(self, download: Download) -> str:
         """Return the SHA-256 of the file once it is there and its hashes hold."""
-        resumed = download.resume()
-        for last in (not resumed, True):
+        download.resume()
+        for last in (False, True):
             self._exchange(download.file.url, download.headers, download.receive, raw=True)
             try:
                 return download.checker.finish(download.file.filename, download.file.url)
             except BadDistribution:
-                download.restart()  # never keep it; and what an earlier run left may have been the cause
-                if last:
+                pieced = download.is_pieced
+                download.restart()  # never keep it
+                if last or not pieced:  # of two pieces the first may have been of another file
                     raise
         raise AssertionError
 
@@ -327,7 +350,7 @@ class Fetcher:
                 # urllib3 takes longer to import than a plan from a lock may take in all.
                 from colablock.wire import Wire  # noqa: PLC0415
 
-                self._made = Wire(self._environ, self._mirrors, sleep=self._sleep)
+                self._made = Wire(self._environ, self._mirrors, self._credentials, sleep=self._sleep)
             return self._made
 
     def _exchange(
@@ -340,117 +363,8 @@ class Fetcher:
     ) -> T:
         if self.offline:
             message = f"`{redacted(url)}` is not in the cache, and colablock is offline"
-            raise FetchFailed(
-                message, url=redacted(url), hint="go online once, or give the files with `--find-links`"
-            )
+            raise FetchFailed(message, url=redacted(url), hint=_GO_ONLINE)
         return self._wire.exchange(url, headers, consume, raw=raw)
-
-
-class _Checker:
-    """Hashes what passes, for the strongest of the hashes given and for the cache's own key."""
-
-    def __init__(self, hashes: Mapping[str, str]) -> None:
-        known = {name.lower(): value.lower() for name, value in hashes.items()}
-        chosen = next((name for name in (*_STRONG, *_WEAK) if name in known), None)
-        self._expected = (chosen, known[chosen]) if chosen else None
-        self._digests = {name: hashlib.new(name) for name in {"sha256", chosen or "sha256"}}
-
-    def update(self, data: bytes) -> None:
-        for digest in self._digests.values():
-            digest.update(data)
-
-    def finish(self, filename: str, url: str) -> str:
-        """Return the SHA-256.  Raises BadDistribution when the expected hash is another."""
-        if self._expected is not None:
-            name, expected = self._expected
-            found = self._digests[name].hexdigest()
-            if found != expected:
-                message = (
-                    f"`{filename}` from `{redacted(url)}` has {name} {found}, and {expected} was promised"
-                )
-                raise BadDistribution(message)
-        return self._digests["sha256"].hexdigest()
-
-
-class _Download:
-    """One file on its way into a partial file; survives cuts."""
-
-    def __init__(self, file: Fetchable, stream: IO[bytes], reporter: Reporter, stop: threading.Event) -> None:
-        self.file = file
-        self.checker = _Checker(file.hashes)
-        self._stream = stream
-        self._reporter = reporter
-        self._stop = stop
-        self._etag: str | None = None
-        self._done = 0
-
-    def resume(self) -> bool:
-        """Take up what an earlier run left; whether there was anything."""
-        self._stream.seek(0)
-        if not self.file.hashes:
-            self.restart()  # nothing could tell whether the two halves belong together
-        while chunk := self._stream.read(1 << 20):
-            self.checker.update(chunk)
-            self._done += len(chunk)
-        return self._done > 0
-
-    def restart(self) -> None:
-        self._stream.seek(0)
-        self._stream.truncate()
-        self.checker = _Checker(self.file.hashes)
-        self._done = 0
-
-    def headers(self) -> dict[str, str]:
-        if self._done and not self.file.hashes and self._etag is None:
-            self.restart()
-        if not self._done:
-            return dict(_WHOLE)
-        condition = {"If-Range": self._etag} if self._etag else {}
-        return {"Range": f"bytes={self._done}-", **condition, **_WHOLE}
-
-    def receive(self, answer: Answer) -> None:
-        if answer.status == 404:  # noqa: PLR2004 - HTTP says so
-            raise _gone(self.file.url)
-        if answer.status == 416:  # noqa: PLR2004 - all is here already, or too much: the hash tells
-            return
-        if answer.status != 206 or _first_byte(answer) != self._done:  # noqa: PLR2004
-            if answer.status == 206:  # noqa: PLR2004
-                message = f"`{redacted(self.file.url)}` was asked for another part than it sent"
-                raise FetchFailed(message, url=redacted(self.file.url), status=206)
-            self.restart()
-        etag = answer.headers.get("etag", "")
-        self._etag = etag if etag.startswith('"') else None  # a weak one does not serve (RFC 9110, 13.1.5)
-        for chunk in answer.chunks():
-            if self._stop.is_set():
-                raise FetchFailed("another file could not be fetched", url=redacted(self.file.url))
-            self._stream.write(chunk)
-            self.checker.update(chunk)
-            self._done += len(chunk)
-            self._reporter.fetched(self.file.filename, len(chunk))
-
-
-@contextlib.contextmanager
-def _partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Open the partial file at *path*, or one beside it while another process or thread fills that."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stream = path.open("a+b")
-    if not _locked(stream, path):
-        stream.close()
-        path = path.with_name(f"{path.name}.{time.monotonic_ns():x}.{threading.get_ident():x}")
-        stream = path.open("w+b")
-    with stream:
-        yield path, stream
-
-
-def _locked(stream: IO[bytes], path: Path) -> bool:
-    """Whether *stream* is now ours alone, and still what *path* names."""
-    if sys.platform == "win32":
-        return False  # no lock to hold it by, so no partial file is taken up
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except OSError:
-        return False
 
 
 def _check_name(filename: str) -> None:
@@ -459,21 +373,16 @@ def _check_name(filename: str) -> None:
 
 
 def _whole(answer: Answer) -> bytes | None:
-    return answer.read() if answer.status == 200 else None  # noqa: PLR2004 - HTTP says so
+    return answer.read(_LONGEST_PAGE) if answer.status == 200 else None  # noqa: PLR2004 - HTTP says so
 
 
 def _span(answer: Answer) -> Span | None:
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("content-range", ""))
     if answer.status == 404:  # noqa: PLR2004 - HTTP says so
-        raise _gone(answer.url)
+        raise gone(answer.url)
     if answer.status != 206 or match is None:  # noqa: PLR2004
         return None
     return Span(data=answer.read(), start=int(match[1]), total=int(match[3]))
-
-
-def _first_byte(answer: Answer) -> int | None:
-    match = re.match(r"bytes (\d+)-", answer.headers.get("content-range", ""))
-    return int(match[1]) if match else None
 
 
 def _max_age(control: str) -> str:
@@ -481,12 +390,27 @@ def _max_age(control: str) -> str:
     return match[1] if match and "no-cache" not in control else "0"
 
 
-def _gone(url: str) -> FetchFailed:
-    return FetchFailed(f"`{redacted(url)}` is not there (404)", url=redacted(url), status=404)
+def _of_index(error: FetchFailed, file: Fetchable) -> FetchFailed:
+    """Return *error* with the index that lists *file*, where it does not name that already."""
+    if file.index is None or file.index in error.message:
+        return error
+    message = f"{error.message} (`{file.filename}` is listed by the index `{file.index}`)"
+    return FetchFailed(
+        message, url=error.url, status=error.status, hint=error.hint, is_passing=error.is_passing
+    )
+
+
+def _not_at_hand(files: Sequence[Fetchable]) -> FetchFailed:
+    names = ", ".join(f"`{file.filename}`" for file in files)
+    message = f"not in the cache, and colablock is offline: {names}"
+    return FetchFailed(message, url=redacted(files[0].url), hint=_GO_ONLINE)
 
 
 def _disk(path: Path, error: OSError) -> FetchFailed:
-    hint = "make room, or set COLABLOCK_CACHE_DIR to a folder with more" if error.errno == 28 else None  # noqa: PLR2004
+    hints = dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT), "make room, with `colablock cache prune` for example, or"
+    )
+    hint = f"{hints.get(error.errno or 0, '')} set COLABLOCK_CACHE_DIR to a folder on another disk".strip()
     return FetchFailed(f"`{path}` cannot be written: {error.strerror or error}", url=path.as_uri(), hint=hint)
 
 
@@ -497,16 +421,16 @@ def _read_local(path: Path, url: str) -> bytes:
         raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=url) from error
 
 
-def _local_page(path: Path, url: str) -> Page | None:
-    """Return a page of an index in a folder: the folder's ``index.html``."""
+def _local_page(path: Path, url: str, base: str) -> Page | None:
+    """Return a page of an index in a folder: the folder's ``index.html``, found at the URL *base*."""
     file = path / "index.html" if path.is_dir() else path
     if not file.is_file():
         return None
     body = _read_local(file, url)
     content_type = "application/vnd.pypi.simple.v1+json" if file.suffix == ".json" else "text/html"
     digest = hashlib.sha256(body).hexdigest()
-    base = url if path == file or url.endswith("/") else f"{url}/"
-    return Page(url=base, content_type=content_type, body=body, digest=digest)
+    tail = "" if path == file or url.endswith("/") else "/"
+    return Page(url=url + tail, base=base + tail, content_type=content_type, body=body, digest=digest)
 
 
 def _local_span(path: Path, url: str, start: int, end: int | None) -> Span:
@@ -523,7 +447,7 @@ def _local_span(path: Path, url: str, start: int, end: int | None) -> Span:
 def _check_local(path: Path, file: Fetchable) -> None:
     if not path.is_file():
         raise FetchFailed(f"there is no file `{path}`", url=file.url)
-    checker = _Checker(file.hashes)
+    checker = Checker(file.hashes)
     try:
         with path.open("rb") as stream:
             while chunk := stream.read(1 << 20):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, TypeVar
 from urllib.parse import quote, urlsplit
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
@@ -32,6 +31,7 @@ from colablock.fetch import Fetcher
 from colablock.judge import Policy, judge_files, parse_wheel_name
 from colablock.matrix import Index, Matrix, PackageEntry
 from colablock.metadata_source import MetadataSource
+from colablock.once import Once
 from colablock.requirements import parse_requirement
 from colablock.rewheel import (
     archive_version,
@@ -40,7 +40,8 @@ from colablock.rewheel import (
     replaced_metadata,
     source_identity,
 )
-from colablock.simple import ACCEPT, Listing, parse_page
+from colablock.settings import mirror_variable
+from colablock.simple import ACCEPT, ROWS, Listing, parse_page
 from colablock.urls import basename, local_path, redacted, split_fragment
 
 __all__ = [
@@ -57,10 +58,8 @@ __all__ = [
     "judge_files",
 ]
 
-K = TypeVar("K")
-V = TypeVar("V")
-_ROWS = "simple-1"  # the kind of kept listings: another number when rows change
 _WORKERS = 16  # of these most wait for the network
+_NO_LINKS = "correct `--find-links`, or the setting it was taken from"
 _WHEELS_AND_SDISTS = (".whl", ".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -102,9 +101,9 @@ class IndexSource:
         self._settled = settled
         self._unwanted_labels = unwanted_labels
         self._reader = MetadataSource(fetcher, build)
-        self._judged: _Once[NormalizedName, Judged] = _Once()
-        self._metadata: _Once[tuple[object, ...], Metadata] = _Once()
-        self._folders: _Once[str, Mapping[NormalizedName, Sequence[File]]] = _Once()
+        self._judged: Once[NormalizedName, Judged] = Once()
+        self._metadata: Once[tuple[object, ...], Metadata] = Once()
+        self._folders: Once[str, Mapping[NormalizedName, Sequence[File]]] = Once()
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: set[NormalizedName] = set()
         self._lock = threading.Lock()
@@ -218,16 +217,15 @@ class IndexSource:
         for index in indexes:
             url = _project_url(self._fetcher.learn_credentials(index.url), name)
             where.append(redacted(index.url))
-            listing = self._listing(url)
-            if listing is None:
+            try:
+                found = self._files(url, redacted(index.url))
+            except FetchFailed as error:
+                raise _of_index(error, f"{name} cannot be looked up", index) from error
+            if found is None:
                 continue
-            files = listing.files(redacted(index.url))
+            files, status = found
             judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
-            return replace(
-                judged,
-                where=tuple(where),
-                rejections=(*_status(name, listing, judged, url), *judged.rejections),
-            )
+            return _standing(name, status, replace(judged, where=tuple(where)), url)
         return Judged(found=False, where=tuple(where))
 
     def _index(self, entry: PackageEntry, name: str) -> Index:
@@ -236,17 +234,17 @@ class IndexSource:
         except KeyError:
             raise FetchFailed(f"{entry.path} names the index `{name}`, and there is none", url=name) from None
 
-    def _listing(self, url: str) -> Listing | None:
+    def _files(self, url: str, index: str | None) -> tuple[list[File], str | None] | None:
+        """Return what a page lists and the status of its project (PEP 792); None where there is no page."""
         page = self._fetcher.get_page(url, ACCEPT)
         if page is None:
             return None
-        key = f"{page.url}\n{page.digest}"
-        kept = Listing.from_json(self._fetcher.cache.read_json(_ROWS, key))
-        if kept is not None:
-            return kept
-        listing = parse_page(page.body, page.content_type, page.url)
-        self._fetcher.cache.write_json(_ROWS, key, listing.to_json())
-        return listing
+        key = f"{page.base}\n{page.digest}"
+        listing = Listing.from_json(self._fetcher.cache.read_json(ROWS, key))
+        if listing is None:
+            listing = parse_page(page.body, page.content_type, page.url, base=page.base)
+            self._fetcher.cache.write_json(ROWS, key, listing.to_json())
+        return listing.files(index, self._fetcher.naming(page)), listing.status
 
     # -- find-links
 
@@ -266,9 +264,7 @@ class IndexSource:
         path = self._fetcher.local(link)
         if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path raises of a long name
             message = f"there is no folder `{path}` to find files in"
-            raise FetchFailed(
-                message, url=link, hint="correct `--find-links`, or the setting it was taken from"
-            )
+            raise FetchFailed(message, url=link, hint=_NO_LINKS)
         if path is not None and path.is_dir():
             files = [
                 File(filename=file.name, url=file.resolve().as_uri(), size=file.stat().st_size)
@@ -276,10 +272,11 @@ class IndexSource:
                 if file.name.endswith(_WHEELS_AND_SDISTS) and file.is_file()
             ]
         else:
-            listing = self._listing(self._fetcher.learn_credentials(link))
-            if listing is None:
-                raise FetchFailed(f"`{redacted(link)}` is not there (404)", url=redacted(link), status=404)
-            files = listing.files(None)
+            listed = self._files(self._fetcher.learn_credentials(link), None)
+            if listed is None:
+                message = f"the page of files `{redacted(link)}` is not there (404)"
+                raise FetchFailed(message, url=redacted(link), status=404, hint=_NO_LINKS)
+            files = listed[0]
         found: dict[NormalizedName, list[File]] = {}
         for file in files:
             for name in _possible_names(file.filename):
@@ -355,7 +352,10 @@ class IndexSource:
             raise BadDistribution(f"{candidate} has no file that could be read")
         entry = self._entries.get(candidate.name)
         if entry is None or not entry.is_rebuilt:
-            return self._reader.read(candidate.name, candidate.version, file).parsed(file.filename)
+            try:
+                return self._reader.read(candidate.name, candidate.version, file).parsed(file.filename)
+            except FetchFailed as error:
+                raise _unread(error, candidate, file) from error
         if entry.requires_dist is not None:
             return replaced_metadata(entry, Metadata(requires_python=file.requires_python))
         # Only modules are replaced: the archive has to say statically what it needs.
@@ -397,36 +397,6 @@ class IndexSource:
                 )
 
 
-@dataclass(slots=True)
-class _Once(Generic[K, V]):
-    """Answers that are worked out once, by whoever asks first; the others wait for it."""
-
-    _answers: dict[K, Future[V]]
-    _lock: threading.Lock
-
-    def __init__(self) -> None:
-        self._answers = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the answer for *key*, or raise what making it raised."""
-        with self._lock:
-            answer = self._answers.get(key)
-            mine = answer is None
-            if answer is None:
-                answer = self._answers[key] = Future()
-        if mine:
-            try:
-                answer.set_result(make())
-            except BaseException as error:
-                if not isinstance(error, ColablockError):  # an interrupt is nobody else's answer
-                    with self._lock:
-                        del self._answers[key]
-                answer.set_exception(error)
-                raise
-        return answer.result()
-
-
 def _by_name(entries: Iterable[PackageEntry], environment: Environment) -> dict[NormalizedName, PackageEntry]:
     """Return one entry a name, of those whose markers hold: what several say is joined, the first wins."""
     found: dict[NormalizedName, PackageEntry] = {}
@@ -460,14 +430,39 @@ def _cutoff(index: Index, policy: Policy) -> datetime | None:
     return None if index.exclude_newer is False else policy.exclude_newer
 
 
-def _status(name: NormalizedName, listing: Listing, judged: Judged, url: str) -> Iterator[Rejection]:
-    """Yield why a project has no files: in quarantine (PEP 792), or a page that lists none, as of a login."""
-    if listing.status is not None and listing.status.startswith("quarantined"):
-        detail = f"its index has put {name} in quarantine ({listing.status})"
-        yield Rejection(name=name, version=None, filename="", reason=Reason.EXCLUDED, detail=detail)
+def _of_index(error: FetchFailed, what: str, index: Index) -> FetchFailed:
+    """Return *error* with what was asked of which index, and how another may answer in its place."""
+    url = redacted(index.url)
+    where = f"the index `{index.name}`" + ("" if url in error.message else f" at `{url}`")
+    hint = error.hint
+    if error.is_passing:
+        other = f"set {mirror_variable(index.name)} to a mirror of it"
+        hint = f"{hint}, or {other}" if hint else other
+    return FetchFailed(f"{what} in {where}: {error.message}", url=error.url, status=error.status, hint=hint)
+
+
+def _unread(error: FetchFailed, candidate: Candidate, file: File) -> FetchFailed:
+    """Return *error* with whose metadata was asked for, and which index lists the file."""
+    where = f", which the index `{file.index}` lists" if file.index else ""
+    message = f"what {candidate} needs cannot be read from `{file.filename}`{where}: {error.message}"
+    return FetchFailed(message, url=error.url, status=error.status, hint=error.hint)
+
+
+def _standing(name: NormalizedName, status: str | None, judged: Judged, url: str) -> Judged:
+    """Return *judged* as the status of its project has it (PEP 792).
+
+    Nothing is taken from quarantine; and a page that lists no files, as that of
+    a login, is told of.
+    """
+    if status is not None and status.startswith("quarantined"):
+        reason, detail = Reason.EXCLUDED, f"its index has put {name} in quarantine ({status})"
+        judged = replace(judged, candidates=())
     elif not (judged.candidates or judged.rejections):
-        detail = f"its page at `{redacted(url)}` lists no files"
-        yield Rejection(name=name, version=None, filename="", reason=Reason.UNREADABLE, detail=detail)
+        reason, detail = Reason.UNREADABLE, f"its page at `{redacted(url)}` lists no files"
+    else:
+        return judged
+    refusal = Rejection(name=name, version=None, filename="", reason=reason, detail=detail)
+    return replace(judged, rejections=(refusal, *judged.rejections))
 
 
 def _has_label(version: Version, label: str) -> bool:

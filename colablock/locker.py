@@ -195,6 +195,8 @@ class Locker:
         workshop: Workshop,
         repairs: Sequence[Pin] = (),
     ) -> Locked:
+        for remark in resolution.remarks():
+            self.reporter.note(remark)
         is_kept = wanted.output != _STDOUT and not wanted.dry
         wheels = workshop.wheels_beside(resolution, path if is_kept else None)
         if wheels and wanted.output == _STDOUT:

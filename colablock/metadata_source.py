@@ -27,8 +27,8 @@ _TAIL = 1 << 16  # holds the directory and the metadata of all but the largest w
 class MetadataSource:
     """Core metadata of wheels and sdists; kept on disk for ever by the file's hash.
 
-    A wheel: its announced metadata file (PEP 658), else a range request for
-    the end of the wheel, else the whole of it.  An sdist: what it states
+    A wheel: the wheel itself where it was fetched before, else its announced
+    metadata file (PEP 658), else a range request for its end, else the whole of it.  An sdist: what it states
     statically, else what a build tells, where *build* is given.
     """
 
@@ -63,12 +63,13 @@ class MetadataSource:
         return f"{file.url}\n{file.size}"
 
     def _read_wheel(self, file: File) -> CoreMetadata:
-        if file.core_metadata is not False:
+        sha256 = file.hashes.get("sha256")
+        is_here = sha256 is not None and self._fetcher.cache.file(sha256) is not None
+        if file.core_metadata is not False and not is_here:
             announced = self._announced(file)
             if announced is not None:
                 return announced
-        local = self._fetcher.local(file.url)
-        if local is None:
+        if self._fetcher.local(file.url) is None and not is_here:
             partly = self._partly(file)
             if partly is not None:
                 return partly
@@ -88,9 +89,6 @@ class MetadataSource:
 
     def _partly(self, file: File) -> CoreMetadata | None:
         """Return the metadata by fetching parts of the wheel; None when the server serves none."""
-        sha256 = file.hashes.get("sha256")
-        if sha256 and self._fetcher.cache.file(sha256) is not None:
-            return None  # the whole is here already
         start = -_TAIL if file.size is None else max(0, file.size - _TAIL)
         tail = self._fetcher.get_range(file.url, start)
         if tail is None:

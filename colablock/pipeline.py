@@ -289,8 +289,8 @@ class Pipeline:
         )
 
     def _solving(self, ask: Ask, kernel: Snapshot) -> Solving:
-        settings = self._settings(ask)
         matrix = select_variant(self.matrix(ask.name), kernel.accelerator, ask.variant)
+        settings = self._settings(ask, matrix)
         return Solving(
             matrix=matrix,
             kernel=kernel,
@@ -305,10 +305,14 @@ class Pipeline:
             python=ask.python if ask.into is Target.ENV else None,
         )
 
-    def _settings(self, ask: Ask) -> Settings:
+    def _settings(self, ask: Ask, matrix: Matrix) -> Settings:
         """Return where indexes and folders are; what was taken from another tool's settings is said once."""
         settings = read_settings(
-            self._environ, default_index=ask.default_index, find_links=ask.find_links, offline=ask.offline
+            self._environ,
+            default_index=ask.default_index,
+            find_links=ask.find_links,
+            offline=ask.offline,
+            indexes=matrix.indexes,
         )
         for note in settings.notes if not self._has_told else ():
             self._reporter.note(note)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, Origin, Rejection
+from colablock.candidates import Candidate, Origin, Reason, Rejection
 from colablock.errors import NoSolution
 
 if TYPE_CHECKING:
@@ -162,6 +162,26 @@ class Resolution:
     released: Mapping[NormalizedName, str]  # installed ones that had to move, and why
     rejections: tuple[Rejection, ...] = ()
     rounds: int = 1
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what indexes hold against the chosen files (PEP 592, 792), one sentence each."""
+        files = [(pin.candidate, pin.candidate.file) for pin in self.pins.values()]
+        said = [
+            f"{chosen} was yanked from its index" + (f": {file.yanked}" if file.yanked else "")
+            for chosen, file in files
+            if file is not None and file.yanked is not None
+        ]
+        said += [
+            f"{chosen.name} is no active project of its index: {file.status}"
+            for chosen, file in files
+            if file is not None and file.status is not None
+        ]
+        for refused in self.rejections:
+            pin = self.pins.get(refused.name)
+            is_newer = pin is not None and refused.version is not None and refused.version > pin.version
+            if refused.reason is Reason.UNUSABLE and is_newer:
+                said.append(f"{refused.name} {refused.version} was passed over: {refused}")
+        return tuple(said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,23 +5,38 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["DEFAULT_INDEX", "Settings", "read_settings"]
+from colablock.errors import InvalidInput
+from colablock.hints import near
+from colablock.urls import checked_index, redacted
+
+if TYPE_CHECKING:
+    from colablock.matrix import Index
+
+__all__ = ["DEFAULT_INDEX", "MIRROR", "Settings", "mirror_variable", "read_settings"]
 
 _EXTRA = "extra-index-url"
+MIRROR = "COLABLOCK_INDEX_"  # and the name of an index: where it is fetched from
 DEFAULT_INDEX = "https://pypi.org/simple/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Index and folders; *notes* say what was taken from another tool's configuration."""
+    """Index and folders; *notes* say what was taken from another tool's configuration.
+
+    *mirrors* are pairs of an index's URL and the one that it is fetched from;
+    *keyring* says that the keyring is asked for user and password.
+    """
 
     default_index: str
     find_links: tuple[str, ...] = ()
     offline: bool = False
+    keyring: bool = False
+    mirrors: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -31,12 +46,16 @@ def read_settings(
     default_index: str | None = None,
     find_links: Sequence[str] = (),
     offline: bool = False,
+    indexes: Sequence[Index] | None = None,
 ) -> Settings:
     """Return the settings in force: arguments first, then ``COLABLOCK_*``, then pip's and uv's.
 
     Values of several parts are split at white space; those of ``UV_FIND_LINKS``
     at commas, as uv does.  Further indexes of pip and uv are not used: a matrix
-    names the index of each package that has one of its own.
+    names the index of each package that has one of its own.  *indexes* are
+    those that it declares; without them no mirror is looked for.
+
+    Raises InvalidInput for a variable of ours that cannot be used as it is.
     """
     notes: list[str] = []
     pip = _pip_configuration(environ)
@@ -55,12 +74,81 @@ def read_settings(
     _, said = _fallback(environ, pip, ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"), _EXTRA)
     if said:
         notes.append(f"the further indexes of {said} are not used: a matrix names those that it needs")
+    keyring, said = _keyring(environ, pip)
+    notes += [f"the keyring is asked for passwords, as {said} says"] if said else []
+    mirrors: tuple[tuple[str, str], ...] = ()
+    if indexes is not None:
+        mirrors, unknown = _mirrors(environ, indexes, index or DEFAULT_INDEX)
+        notes += unknown
     return Settings(
         default_index=index or DEFAULT_INDEX,
         find_links=links,
         offline=offline or environ.get("COLABLOCK_OFFLINE", "") not in {"", "0"},
+        keyring=keyring,
+        mirrors=mirrors,
         notes=tuple(notes),
     )
+
+
+def mirror_variable(name: str) -> str:
+    """Return the variable that says where the index *name* of a matrix is fetched from."""
+    return MIRROR + re.sub(r"[^A-Z0-9]", "_", name.upper())
+
+
+def _mirrors(
+    environ: Mapping[str, str], indexes: Sequence[Index], default: str
+) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """Return what is fetched from elsewhere, and what is to be said of variables that name no index.
+
+    `default` is the index that is asked where a package names none, unless one is declared by that name.
+    """
+    named = {"default": next((index.url for index in indexes if index.default), default)}
+    named |= {index.name: index.url for index in indexes}
+    known: dict[str, str] = {}
+    for name in named:
+        variable = mirror_variable(name)
+        other = known.setdefault(variable, name)
+        if other != name and environ.get(variable):
+            message = f"{variable} is the variable of two indexes, `{other}` and `{name}`"
+            raise InvalidInput(message, hint="Use COLABLOCK_MIRRORS, which names URLs")
+    places, notes = [], []
+    for variable in sorted(name for name in environ if name.startswith(MIRROR) and environ[name]):
+        if variable in known:
+            places.append((redacted(named[known[variable]]), _place(variable, environ[variable])))
+        else:
+            notes.append(f"{variable} names no index of this matrix: {_near(variable, known)}")
+    return tuple(places), notes
+
+
+def _near(variable: str, known: Iterable[str]) -> str:
+    """Return which of the variables *known* was meant; their common beginning would make all of them near."""
+    tails = [one.removeprefix(MIRROR) for one in known]
+    hint = near(variable.removeprefix(MIRROR), tails)
+    listed = ", ".join(f"`{MIRROR}{tail}`" for tail in tails)
+    return hint.replace("`", f"`{MIRROR}", 1) if hint else f"there are {listed}"
+
+
+def _place(variable: str, text: str) -> str:
+    """Return the URL of a mirror: a folder's, where it is one."""
+    checked_index(text, f"{variable}:")
+    if "://" not in text:
+        return Path(text).expanduser().resolve().as_uri()
+    if "?" in text or "#" in text:
+        message = f"`{redacted(text)}` in {variable} is no URL of a mirror: it has a query"
+        raise InvalidInput(message, hint="Write it up to the folder of the projects, without `?` and `#`")
+    return text
+
+
+def _keyring(environ: Mapping[str, str], pip: Mapping[str, str]) -> tuple[bool, str | None]:
+    """Return whether the keyring is asked, and where that stands when another tool was told so."""
+    own = environ.get("COLABLOCK_KEYRING_PROVIDER")
+    if own:
+        if own not in {"subprocess", "disabled"}:
+            message = f"`{own}` in COLABLOCK_KEYRING_PROVIDER is no way to ask the keyring"
+            raise InvalidInput(message, hint="Write `subprocess` or `disabled`")
+        return own == "subprocess", None
+    text, said = _fallback(environ, pip, ("UV_KEYRING_PROVIDER", "PIP_KEYRING_PROVIDER"), "keyring-provider")
+    return (True, said) if text == "subprocess" else (False, None)
 
 
 def _without_name(index: str | None) -> str | None:

@@ -7,7 +7,7 @@ A parsed page is kept as plain *rows*, which load many times faster than the pag
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from html.parser import HTMLParser
@@ -18,11 +18,13 @@ from colablock.candidates import File
 from colablock.errors import FetchFailed
 from colablock.urls import basename, redacted, split_fragment
 
-__all__ = ["ACCEPT", "Listing", "parse_page"]
+__all__ = ["ACCEPT", "ROWS", "Listing", "parse_page"]
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
+_NO_INDEX = "check that the URL of the index is that of a simple one (PEP 503): it often ends with `/simple/`"
 _MAJOR = "1"  # of the API (PEP 629): a page of another one must not be read
 
+ROWS = "simple-2"  # the kind under which they are kept: another number when rows change
 Row = list[Any]  # filename, url, hashes, size, upload time (epoch), requires-python, yanked, core-metadata
 
 
@@ -33,9 +35,9 @@ class Listing:
     rows: Sequence[Row]
     status: str | None = None
 
-    def files(self, index: str | None) -> list[File]:
-        """Return the files, listed by the index of that URL."""
-        return [_file(row, index) for row in self.rows]
+    def files(self, index: str | None, naming: Callable[[str], str] | None = None) -> list[File]:
+        """Return the files, listed by the index of that URL; *naming* tells what a link stands for."""
+        return [_file(row, index, naming, self.status) for row in self.rows]
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` reads."""
@@ -51,34 +53,45 @@ class Listing:
         return cls(rows=data["rows"], status=data.get("status"))
 
 
-def parse_page(body: bytes, content_type: str, url: str) -> Listing:
+def parse_page(body: bytes, content_type: str, url: str, *, base: str | None = None) -> Listing:
     """Return the files of a project page or a page of links.
 
-    *url* is where the page came from: links may be relative.  Raises
-    FetchFailed for a page that cannot be read or is of a later major version.
+    *url* is where the page came from, *base* what its links are relative to
+    where that is another one.  Raises FetchFailed for a page that cannot be read
+    or is of a later major version.
     """
+    base = base or url
     kind = content_type.partition(";")[0].strip().lower()
     if kind.endswith("json"):
-        return _parse_json(body, url)
+        return _parse_json(body, url, base)
     if kind in {"text/html", "application/vnd.pypi.simple.v1+html", "application/xhtml+xml", ""}:
-        return _parse_html(body, content_type, url)
-    message = f"`{redacted(url)}` is neither a JSON nor an HTML page but `{kind}`"
+        return _parse_html(body, content_type, url, base)
     raise FetchFailed(
-        message, url=redacted(url), hint="check that this is the URL of a simple index (PEP 503)"
+        f"`{redacted(url)}` is neither a JSON nor an HTML page but `{kind}`",
+        url=redacted(url),
+        hint=_NO_INDEX,
     )
 
 
-def _parse_json(body: bytes, url: str) -> Listing:
+def _parse_json(body: bytes, url: str, base: str) -> Listing:
     try:
         page = json.loads(body)
         version = str(page["meta"]["api-version"])
         _check_version(version, url)
         status = page.get("project-status") or {}
-        rows = [_json_row(entry, url) for entry in page["files"]]
+        rows = [_json_row(entry, base) for entry in page["files"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"`{redacted(url)}` is no page of a simple index: {error!r}"
-        raise FetchFailed(message, url=redacted(url)) from error
+        message = f"`{redacted(url)}` is no page of a simple index: {_fault(body, error)}"
+        raise FetchFailed(message, url=redacted(url), hint=_NO_INDEX) from error
     return Listing(rows=rows, status=_status(status))
+
+
+def _fault(body: bytes, error: Exception) -> str:
+    if not body.strip():
+        return "it is empty"
+    if isinstance(error, ValueError):
+        return f"it is not JSON ({error})"
+    return f"it has no `{error.args[0]}`" if isinstance(error, KeyError) else f"it has another form ({error})"
 
 
 def _status(status: Any) -> str | None:
@@ -111,10 +124,10 @@ def _json_row(entry: Mapping[str, Any], page: str) -> Row:
     ]
 
 
-def _parse_html(body: bytes, content_type: str, url: str) -> Listing:
+def _parse_html(body: bytes, content_type: str, url: str, base: str) -> Listing:
     parameters = content_type.lower().partition("charset=")
     charset = parameters[2].split(";")[0].strip().strip("\"'") or "utf-8"
-    parser = _Anchors(url)
+    parser = _Anchors(url, base)
     try:
         parser.feed(body.decode(charset, "replace"))
     except LookupError:
@@ -126,23 +139,29 @@ def _parse_html(body: bytes, content_type: str, url: str) -> Listing:
 class _Anchors(HTMLParser):
     """Collects what the anchors of a page say (PEP 503)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, base: str) -> None:
         super().__init__()
         self.rows: list[Row] = []
-        self.status: str | None = None
+        self._status: dict[str, str] = {}
         self._page = url
-        self._base = url
+        self._base = base
+
+    @property
+    def status(self) -> str | None:
+        return _status(self._status)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = dict(attrs)
         if tag == "a" and attributes.get("href"):
             self.rows.append(self._row(attributes["href"] or "", attributes))
         elif tag == "base" and attributes.get("href"):
-            self._base = urljoin(self._page, attributes["href"] or "")
+            self._base = urljoin(self._base, attributes["href"] or "")
         elif tag == "meta" and attributes.get("name") == "pypi:repository-version":
             _check_version(attributes.get("content") or "", self._page)
         elif tag == "meta" and attributes.get("name") == "pypi:project-status":
-            self.status = _status(attributes.get("content") or "active")
+            self._status["status"] = attributes.get("content") or "active"
+        elif tag == "meta" and attributes.get("name") == "pypi:project-status-reason":
+            self._status["reason"] = attributes.get("content") or ""
 
     def _row(self, href: str, attributes: Mapping[str, str | None]) -> Row:
         url, hashes = split_fragment(urljoin(self._base, href.strip()))
@@ -184,11 +203,11 @@ def _epoch(text: str | None) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
-def _file(row: Row, index: str | None) -> File:
+def _file(row: Row, index: str | None, naming: Callable[[str], str] | None, status: str | None) -> File:
     filename, url, hashes, size, uploaded, requires_python, yanked, core_metadata = row
     return File(
         filename=filename,
-        url=url,
+        url=naming(url) if naming is not None else url,
         hashes=hashes,
         size=size,
         upload_time=None if uploaded is None else datetime.fromtimestamp(uploaded, timezone.utc),
@@ -196,6 +215,7 @@ def _file(row: Row, index: str | None) -> File:
         yanked=yanked,
         core_metadata=core_metadata,
         index=index,
+        status=status,
     )
 
 

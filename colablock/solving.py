@@ -332,13 +332,13 @@ class Solving:
         locked: LockSource | None = None,
     ) -> Workshop:
         """Return the source of candidates for *environment*, with what makes wheels of their files."""
-        fetcher = Fetcher(self.environ, offline=self.settings.offline)
+        fetcher = Fetcher.for_settings(self.settings, self.environ)
         builder = Builder(
             python=python or self._builder_for(environment),
             environment=environment,
             cache=fetcher.cache,
             environ=self.environ,
-            index=self.settings.default_index,
+            index=fetcher.address(self.settings.default_index),
             find_links=self.settings.find_links,
             exclude_newer=self.matrix.exclude_newer,
             offline=self.settings.offline,
@@ -417,7 +417,7 @@ class Solving:
         builds = filter(None, (build_note(resolution, entry) for entry in self.matrix.packages))
         if self.lock is None and isinstance(source, LockSource):
             return (*builds, f"the versions are those of {source.name}")
-        return tuple(builds)
+        return (*builds, *resolution.remarks())
 
 
 @dataclass(slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
@@ -68,11 +70,11 @@ def local_path(url: str) -> Path | None:
     return Path(url).expanduser()
 
 
-def checked_index(index: str | None) -> str | None:
+def checked_index(index: str | None, what: str = "the default index") -> str | None:
     """Return *index*, a URL or a folder that is there.  Raises InvalidInput for anything else."""
     path = None if index is None else local_path(index)
     if path is not None and not os.path.isdir(path):  # noqa: PTH112 - Path raises of a long name
-        message = f"the default index `{index}` is neither a URL nor a folder that is there"
+        message = f"{what} `{index}` is neither a URL nor a folder that is there"
         raise InvalidInput(message, hint="Write the whole URL, `https://` included")
     return index
 
@@ -95,7 +97,12 @@ class Mirrors:
                     message, hint="write it as `https://index.example/=http://mirror.example/`"
                 )
             pairs.append((prefix, replacement))
-        return cls(tuple(sorted(pairs, key=lambda pair: -len(pair[0]))))
+        return cls(_longest_first(pairs))
+
+    def and_indexes(self, places: Iterable[tuple[str, str]]) -> Mirrors:
+        """Return these mirrors and those of whole indexes: the canonical URL of each, and its mirror's."""
+        pairs = [(_folder(redacted(url)), _folder(place)) for url, place in places]
+        return Mirrors(_longest_first([*pairs, *self.pairs]))
 
     def to_wire(self, url: str) -> str:
         """Return where *url* is fetched from."""
@@ -104,10 +111,26 @@ class Mirrors:
                 return replacement + url[len(prefix) :]
         return url
 
-    def to_canonical(self, url: str) -> str:
-        """Return the URL that *url*, found on a mirror's page, stands for."""
-        for prefix, replacement in self.pairs:
-            plain = redacted(replacement)
-            if url.startswith(plain):
-                return prefix + url[len(plain) :]
-        return url
+    def to_canonical(self, url: str, asked: str = "") -> str:
+        """Return the URL that *url*, found on a mirror's page, stands for.
+
+        What lies on no mirror stands for itself.  Where one place mirrors
+        several, it is the one through which *asked* (canonical) was fetched.
+        """
+        found = [(prefix, _plain(place)) for prefix, place in self.pairs]
+        found = [(prefix, place) for prefix, place in found if url.startswith(place)]
+        if not found or "/../" in url:  # which may lead out of the mirror
+            return url
+        prefix, place = max(found, key=lambda pair: (len(pair[1]), asked.startswith(pair[0])))
+        return prefix + url[len(place) :]
+
+
+_plain = lru_cache(maxsize=64)(redacted)
+
+
+def _folder(url: str) -> str:
+    return f"{url.rstrip('/')}/"
+
+
+def _longest_first(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(pairs, key=lambda pair: -len(pair[0])))

@@ -1,61 +1,75 @@
 """The wire: HTTP exchanges with retries, redirects, proxies, credentials and mirrors.
 
-Nothing else imports urllib3, and this module is imported at the first
-request: a plan with a lock at hand never pays for it.
+Nothing else but its words (`unanswered`) imports urllib3, and this module is
+imported at the first request: a plan with a lock at hand never pays for it.
 """
 
 from __future__ import annotations
 
 import email.utils
 import math
-import netrc
-import ssl
+import re
 import threading
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
-from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import (
-    HTTPError,
-    LocationValueError,
-    MaxRetryError,
-    NameResolutionError,
-    NewConnectionError,
-    SSLError,
-)
+from urllib3.exceptions import HTTPError
 
+from colablock.credentials import Credentials
 from colablock.errors import FetchFailed, InvalidInput
-from colablock.urls import Mirrors, redacted, split_credentials
+from colablock.trust import ssl_context
+from colablock.unanswered import PASSING, Route, is_final, no_answer, refusal
+from colablock.urls import Mirrors, split_credentials
 
 __all__ = ["Answer", "Wire"]
 
 T = TypeVar("T")
-_ATTEMPTS = 5
+_RETRIES = 4
 _REDIRECTS = 10
 _LONGEST_WAIT = 60.0  # seconds: what a Retry-After may ask of somebody who looks on
 _CHUNK = 1 << 18
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MOVED = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response; its body is read at most once, through ``chunks`` or ``read``."""
+    """One response; its body is read at most once, through ``chunks`` or ``read``.
+
+    *url* is canonical, after redirects, without credentials; *base* is where the
+    body really came from, a mirror perhaps: what its links are relative to.
+    """
 
     status: int
     headers: Mapping[str, str]
-    url: str  # canonical, after redirects, without credentials
+    url: str
+    base: str
     chunks: Callable[[], Iterator[bytes]]
 
-    def read(self) -> bytes:
-        """Return the whole body."""
-        return b"".join(self.chunks())
+    def read(self, limit: int | None = None) -> bytes:
+        """Return the whole body.  Raises FetchFailed for one of more than *limit* bytes."""
+        parts, size = [], 0
+        for chunk in self.chunks():
+            parts.append(chunk)
+            size += len(chunk)
+            if limit is not None and size > limit:
+                message = f"`{self.url}` sends more than {limit >> 20} MiB, which is no page of an index"
+                raise FetchFailed(message, url=self.url, hint="check the URL of the index")
+        return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What one request came to: *after* is how long the server asks to wait, *value* absent for a refusal."""
+
+    status: int
+    after: float | None = None
+    value: tuple[object, ...] = ()
 
 
 class Wire:
@@ -65,22 +79,24 @@ class Wire:
         self,
         environ: Mapping[str, str],
         mirrors: Mirrors,
+        credentials: Credentials,
         *,
         connections: int = 16,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._environ = environ
         self._mirrors = mirrors
+        self._credentials = credentials
         self._sleep = sleep
+        self._timeout = _number(environ, "COLABLOCK_TIMEOUT", 60.0, "seconds", least=0.001)
+        self._attempts = 1 + int(_number(environ, "COLABLOCK_RETRIES", _RETRIES, "retries"))
         self._options: dict[str, object] = {
-            "ssl_context": _ssl_context(environ),
-            "timeout": urllib3.Timeout(connect=15, read=_timeout(environ)),
+            "ssl_context": ssl_context(environ),
+            "timeout": urllib3.Timeout(connect=min(15.0, self._timeout), read=self._timeout),
             "retries": False,  # both are done here: a cut body has to be retried too
             "maxsize": connections,
         }
         self._pools: dict[str, urllib3.PoolManager] = {}
-        self._credentials: dict[str, str] = {}
-        self._netrc = _netrc(environ)
         self._lock = threading.Lock()
         self.received = 0
 
@@ -99,60 +115,83 @@ class Wire:
         Any other status than 2xx, 304, 404 and 416 raises FetchFailed;
         *consume* judges those.  *raw*: the body as sent, without decoding.
         """
-        for attempt in range(1, _ATTEMPTS + 1):
-            wait = min(0.25 * 2**attempt, 8.0)
+        url = self._credentials.learn(url)
+        for attempt in range(1, self._attempts + 1):
+            route, wait = Route(url), min(0.25 * 2**attempt, 8.0)
             try:
-                status, after, value = self._once(url, dict(headers()), consume, raw=raw)
+                outcome = self._once(route, dict(headers()), consume, raw=raw)
             except HTTPError as error:
-                if attempt == _ATTEMPTS or _is_final(error):
-                    raise _no_answer(url, error) from error
+                if attempt == self._attempts or is_final(error):
+                    raise no_answer(
+                        route, error, environ=self._environ, attempts=attempt, timeout=self._timeout
+                    ) from error
             else:
-                if value is not None:
-                    return value[0]
-                if attempt == _ATTEMPTS or status not in _PASSING:
-                    raise _refusal(url, status)
-                wait = min(after, _LONGEST_WAIT) if after is not None else wait
+                if outcome.value:
+                    return outcome.value[0]  # type: ignore[return-value]
+                if attempt == self._attempts or outcome.status not in PASSING:
+                    advice = self._credentials.advice(route.target)
+                    raise refusal(route, outcome.status, advice=advice)
+                wait = wait if outcome.after is None else min(outcome.after, _LONGEST_WAIT)
             self._sleep(wait)
         raise AssertionError  # the last attempt returns or raises
 
     def _once(
-        self, url: str, headers: dict[str, str], consume: Callable[[Answer], T], *, raw: bool
-    ) -> tuple[int, float | None, tuple[T] | None]:
-        """Return the status, the seconds that the server asks to wait, and what was made of the answer."""
-        response, at = self._follow(url, headers)
+        self, route: Route, headers: dict[str, str], consume: Callable[[Answer], T], *, raw: bool
+    ) -> _Outcome:
+        """Return what was made of the answer to one request, or how it was refused."""
+        response = self._follow(route, headers)
         try:
             status = response.status
             usable = 200 <= status < 300 or status in {304, 404, 416}  # noqa: PLR2004 - HTTP says so
             if not usable:
-                return status, _seconds(response.headers.get("Retry-After")), None
+                return _Outcome(status, _seconds(response.headers.get("Retry-After")))
             head = {name.lower(): value for name, value in response.headers.items()}
-            return status, None, (consume(Answer(status, head, at, lambda: self._chunks(response, raw=raw))),)
+            canonical = self._mirrors.to_canonical(route.at, route.asked)
+            answer = Answer(status, head, canonical, route.target, lambda: self._chunks(response, raw=raw))
+            return _Outcome(status, value=(consume(answer),))
         finally:
             response.close()  # a body that nobody wanted is not drained
             response.release_conn()
 
-    def _follow(self, url: str, headers: dict[str, str]) -> tuple[urllib3.BaseHTTPResponse, str]:
-        """Return the response after redirects, and the canonical URL that gave it."""
-        at = self._learnt(url)
-        for _ in range(_REDIRECTS):
-            target = self._learnt(self._mirrors.to_wire(at))
-            response = self._pool(target).request(
-                "GET",
-                target,
-                headers={**headers, **self._authorization(target)},
-                preload_content=False,
-                redirect=False,
-            )
+    def _follow(self, route: Route, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        """Return the response after redirects; *route* is kept up to date on the way."""
+        route.at = route.asked
+        for route.hops in range(_REDIRECTS):
+            route.target = self._credentials.learn(self._mirrors.to_wire(route.at))
+            response = self._request(route, headers)
             location = response.headers.get("Location")
             if response.status not in _MOVED or not location:
-                return response, self._mirrors.to_canonical(at)
+                return response
             response.close()
             response.release_conn()
-            further = urljoin(target, location)
-            if urlsplit(target).scheme == "https" and urlsplit(further).scheme != "https":
-                raise FetchFailed(f"`{redacted(url)}` redirects to an unencrypted address", url=redacted(url))
-            at = self._learnt(self._mirrors.to_canonical(further))
-        raise FetchFailed(f"`{redacted(url)}` redirects more than {_REDIRECTS} times", url=redacted(url))
+            further = self._credentials.learn(urljoin(route.target, location))
+            if urlsplit(route.target).scheme == "https" and urlsplit(further).scheme != "https":
+                message = (
+                    f"`{route.url}` redirects to an unencrypted address at `{urlsplit(further).hostname}`"
+                )
+                hint = "ask its keeper to mend the redirect, or use another index"
+                raise FetchFailed(message, url=route.url, hint=hint)
+            route.at = self._mirrors.to_canonical(further, route.asked)
+        message = f"`{route.url}` redirects more than {_REDIRECTS} times"
+        raise FetchFailed(message, url=route.url, hint="check the URL of the index: it leads in a circle")
+
+    def _request(self, route: Route, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        """Send one request, and once more with what the keyring tells where it is refused."""
+        pair = self._credentials.find(route.target)
+        response = self._send(route, headers, pair)
+        if response.status in {401, 403} and self._credentials.find_others(route.target, pair):
+            response.close()
+            response.release_conn()
+            return self._send(route, headers, self._credentials.find(route.target))
+        return response
+
+    def _send(
+        self, route: Route, headers: dict[str, str], pair: tuple[str, str] | None
+    ) -> urllib3.BaseHTTPResponse:
+        own = {"Authorization": _basic(*pair)} if pair is not None else {}
+        return self._pool(route).request(
+            "GET", route.target, headers={**headers, **own}, preload_content=False, redirect=False
+        )
 
     def _chunks(self, response: urllib3.BaseHTTPResponse, *, raw: bool) -> Iterator[bytes]:
         for chunk in response.stream(_CHUNK, decode_content=not raw):
@@ -160,150 +199,70 @@ class Wire:
                 self.received += len(chunk)
             yield chunk
 
-    def _learnt(self, url: str) -> str:
-        """Return *url* without its credentials, which are kept for its host."""
-        plain, credentials = split_credentials(url)
-        if credentials is not None:
-            user, password = (unquote(part) for part in credentials)
-            with self._lock:
-                self._credentials[_origin(plain)] = f"{user}:{password}"
-        return plain
-
-    def learn(self, url: str) -> None:
-        """Use the credentials that stand in *url* for its host from now on."""
-        self._learnt(url)
-
-    def _authorization(self, url: str) -> dict[str, str]:
-        pair = self._credentials.get(_origin(url))
-        if pair is None and self._netrc is not None:
-            known = self._netrc.authenticators(urlsplit(url).hostname or "")
-            pair = f"{known[0]}:{known[2]}" if known else None
-        return urllib3.make_headers(basic_auth=pair) if pair is not None else {}
-
-    def _pool(self, url: str) -> urllib3.PoolManager:
-        proxy = _proxy(url, self._environ)
+    def _pool(self, route: Route) -> urllib3.PoolManager:
+        proxy, variable = _proxy(route.target, self._environ)
+        plain, credentials = split_credentials(proxy if "://" in proxy or not proxy else f"http://{proxy}")
+        route.proxy = (plain, variable)
         with self._lock:
             pool = self._pools.get(proxy)
             if pool is None:
-                pool = self._pools[proxy] = self._new_pool(url, proxy)
+                pool = self._pools[proxy] = self._new_pool(route, credentials)
             return pool
 
-    def _new_pool(self, url: str, proxy: str) -> urllib3.PoolManager:
+    def _new_pool(self, route: Route, credentials: tuple[str, str] | None) -> urllib3.PoolManager:
         options: dict[str, object] = self._options
+        proxy, variable = route.proxy
         if not proxy:
             return urllib3.PoolManager(**options)  # type: ignore[arg-type]
-        plain, credentials = split_credentials(proxy if "://" in proxy else f"http://{proxy}")
-        if urlsplit(plain).scheme not in {"http", "https"}:
-            message = f"the proxy `{plain}` is not an HTTP one"
-            raise FetchFailed(
-                message, url=redacted(url), hint="set HTTPS_PROXY to an http:// or https:// proxy"
-            )
-        pair = ":".join(unquote(part) for part in credentials) if credentials else None
-        headers = urllib3.make_headers(proxy_basic_auth=pair) if pair else None
-        return urllib3.ProxyManager(plain, proxy_headers=headers, **options)  # type: ignore[arg-type]
+        if urlsplit(proxy).scheme not in {"http", "https"}:
+            message = f"the proxy `{proxy}` is not an HTTP one"
+            hint = f"set {variable} to an http:// or https:// proxy"
+            raise FetchFailed(message, url=route.url, hint=hint)
+        headers = {"Proxy-Authorization": _basic(*map(unquote, credentials))} if credentials else None
+        return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)  # type: ignore[arg-type]
 
 
-def _ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
-    """Return a context that trusts SSL_CERT_FILE and SSL_CERT_DIR, or else what the system trusts."""
-    file, folder = environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")
-    file = file if file and Path(file).is_file() else None
-    folder = folder if folder and Path(folder).is_dir() else None
-    context = ssl.create_default_context(cafile=file, capath=folder)
-    if environ.get("SSL_CLIENT_CERT"):
-        context.load_cert_chain(environ["SSL_CLIENT_CERT"])
-    return context
+def _basic(user: str, password: str) -> str:
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _timeout(environ: Mapping[str, str]) -> float:
-    text = environ.get("COLABLOCK_TIMEOUT") or "60"
+def _number(
+    environ: Mapping[str, str], variable: str, default: float, what: str, *, least: float = 0.0
+) -> float:
+    """Return the number in *variable*.  Raises InvalidInput for what is none."""
+    text = environ.get(variable)
+    if not text:
+        return default
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        message = f"`{text}` in COLABLOCK_TIMEOUT is no number of seconds"
-        raise InvalidInput(message, hint="Write it as `60`, or leave it out")
-    return seconds
+        number = math.nan
+    if not least <= number < math.inf:
+        message = f"`{text}` in {variable} is no number of {what}"
+        raise InvalidInput(message, hint=f"Write it as `{default:g}`, or leave it out")
+    return number
 
 
-def _netrc(environ: Mapping[str, str]) -> netrc.netrc | None:
-    named = environ.get("NETRC")
-    path = Path(named) if named else Path(environ.get("HOME") or "/nonexistent") / ".netrc"
-    try:
-        return netrc.netrc(str(path)) if path.is_file() else None
-    except (OSError, netrc.NetrcParseError):
-        return None
-
-
-def _proxy(url: str, environ: Mapping[str, str]) -> str:
-    """Return the proxy for *url*, "" for none; names in lower case win, as everywhere."""
+def _proxy(url: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the proxy for *url* and the variable that names it; names in lower case win, as everywhere."""
     parts = urlsplit(url)
-    named = {
-        key: environ.get(f"{key}_proxy") or environ.get(f"{key}_proxy".upper()) or ""
-        for key in (parts.scheme, "all", "no")
-    }
-    excepted = {"no": named["no"]} if named["no"] else {}
+    named = {}
+    for key in (parts.scheme, "all", "no"):
+        spelled = (f"{key}_proxy", f"{key}_proxy".upper())
+        named[key] = next(((environ[name], name) for name in spelled if environ.get(name)), ("", ""))
+    excepted = {"no": named["no"][0]} if named["no"][0] else {}
     if excepted and urllib.request.proxy_bypass_environment(parts.netloc, excepted):  # type: ignore[attr-defined]
-        return ""
-    return named[parts.scheme] or named["all"]
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}".lower()
+        return "", ""
+    return named[parts.scheme] if named[parts.scheme][0] else named["all"]
 
 
 def _seconds(value: str | None) -> float | None:
     """Return what a Retry-After header asks for: seconds, or a date."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch(r"\s*[0-9]+\s*", value):
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _is_final(error: HTTPError) -> bool:
-    """Whether asking again cannot help: an untrusted certificate, a URL that is none."""
-    reason = error.reason if isinstance(error, MaxRetryError) else error
-    untrusted = isinstance(reason, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(reason)
-    return untrusted or isinstance(reason, LocationValueError)
-
-
-def _no_answer(url: str, error: HTTPError) -> FetchFailed:
-    reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
-    host = urlsplit(url).hostname
-    if isinstance(reason, SSLError):
-        hint = "set SSL_CERT_FILE to the certificates to trust" if _is_final(error) else None
-        return FetchFailed(f"`{host}` cannot be trusted: {_plain(reason)}", url=redacted(url), hint=hint)
-    if isinstance(reason, LocationValueError):
-        return FetchFailed(f"`{redacted(url)}` cannot be fetched: {reason}", url=redacted(url))
-    if isinstance(reason, NameResolutionError):
-        hint = "check the network, and HTTPS_PROXY where there is a proxy"
-        return FetchFailed(f"the host `{host}` is not known here", url=redacted(url), hint=hint)
-    if isinstance(reason, NewConnectionError):
-        hint = "check the network, and HTTPS_PROXY where there is a proxy"
-        return FetchFailed(f"no connection to `{host}`: {_plain(reason)}", url=redacted(url), hint=hint)
-    what = f"`{redacted(url)}` could not be read whole in {_ATTEMPTS} attempts: {_plain(reason)}"
-    return FetchFailed(what, url=redacted(url))
-
-
-def _plain(error: BaseException) -> str:
-    """Return what an error of urllib3 says, without the object that it names first."""
-    text = str(error.args[-1] if error.args else error)
-    return text.rpartition("object at 0x")[2].partition(": ")[2] if "object at 0x" in text else text
-
-
-def _refusal(url: str, status: int) -> FetchFailed:
-    try:
-        phrase = f"{status} ({HTTPStatus(status).phrase})"
-    except ValueError:
-        phrase = str(status)
-    hint = None
-    if status in {401, 403}:
-        hint = f"give a user and password for `{urlsplit(url).hostname}` in the URL of the index or in netrc"
-    elif status == 407:  # noqa: PLR2004 - HTTP says so
-        hint = "give a user and password in the URL of the proxy"
-    return FetchFailed(f"`{redacted(url)}` answered {phrase}", url=redacted(url), status=status, hint=hint)

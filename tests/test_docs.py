@@ -74,3 +74,12 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert len(re.findall(r"^<!-- tests -->\n```sh\n.+\n```$", readme, re.MULTILINE)) == 1
     assert "nox" not in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_variable_of_ours_is_documented() -> None:
+    sources = [path for path in (REPOSITORY / "colablock").rglob("*.py") if "_vendor" not in path.parts]
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    page = (REPOSITORY / "docs" / "reference" / "environment-variables.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"\bCOLABLOCK_[A-Z_]*[A-Z]\b", text))
+    listed = re.findall(r"^\| `(COLABLOCK_[A-Z_]*[A-Z])(?:_<NAME>)?`", page, re.MULTILINE)
+    assert used | {"COLABLOCK_INDEX", "COLABLOCK_INDEX_DEFAULT"} == set(listed)

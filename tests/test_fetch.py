@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ class Wanted:
     filename: str = DEMO
     hashes: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None
+    index: str | None = None
 
 
 class Log(Reporter):
@@ -137,6 +139,18 @@ def test_offline_reads_what_was_fetched_before(server: IndexServer, fetcher: Fet
     assert len(server.requests) == 1
 
 
+def test_offline_all_files_that_are_missing_are_named(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    kept = wanted(server, wheel)
+    fetcher.download([kept], tmp_path / "into")
+    gone = [Wanted(url=server.file_url(name), filename=name) for name in ("a-1.whl", "b-1.whl")]
+    offline = Fetcher(os.environ, cache=tmp_path / "cache", offline=True)
+    with pytest.raises(FetchFailed, match=r"offline: `a-1\.whl`, `b-1\.whl`$"):
+        offline.download([kept, *gone], tmp_path / "offline")
+    assert offline.download([kept], tmp_path / "offline")
+
+
 # -- failures and retries
 
 
@@ -157,7 +171,41 @@ def test_retry_after_is_heeded(server: IndexServer, fetcher: Fetcher, waits: lis
 
 
 @pytest.mark.parametrize(
-    ("status", "hint"), [(403, "netrc"), (401, "netrc"), (418, None), (500, None), (503, None)]
+    ("after", "waited"),
+    [
+        ("86400", 60.0),  # somebody looks on
+        ("9" * 400, 60.0),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 60.0),
+        ("Sat, 01 Jan 2000 00:00:00 GMT", 0.0),
+        ("soon", 0.5),
+        ("\N{SUPERSCRIPT TWO}", 0.5),
+        ("-1", 0.5),
+    ],
+)
+def test_retry_after_has_its_limits(
+    server: IndexServer, fetcher: Fetcher, waits: list[float], after: str, waited: float
+) -> None:
+    server.fault("/simple/demo/", Fault(status=429, times=1, retry_after=after))
+    fetcher.get_page(f"{server.url}demo/")
+    assert waits == [waited]
+
+
+def test_how_often_it_is_tried_again_may_be_set(
+    server: IndexServer, waits: list[float], tmp_path: Path
+) -> None:
+    server.fault("/simple/demo/", Fault(status=503))
+    for retries in (0, 1, 2):
+        environ = {**os.environ, "COLABLOCK_RETRIES": str(retries)}
+        fetcher = Fetcher(environ, cache=tmp_path / "cache", sleep=waits.append)
+        with pytest.raises(FetchFailed):
+            fetcher.get_page(f"{server.url}demo/")
+    assert waits == [0.5, 0.5, 1.0]
+    with pytest.raises(InvalidInput, match="`often` in COLABLOCK_RETRIES is no number of retries"):
+        fresh(tmp_path, COLABLOCK_RETRIES="often").get_page(f"{server.url}demo/")
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"), [(403, "netrc"), (401, "netrc"), (418, None), (500, "later"), (503, "later")]
 )
 def test_a_refusal_names_url_and_status(
     server: IndexServer, fetcher: Fetcher, status: int, hint: str | None
@@ -219,13 +267,45 @@ def test_netrc_gives_credentials(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_a_proxy_is_asked_unless_the_host_is_excepted(server: IndexServer, tmp_path: Path) -> None:
-    plain = dict.fromkeys(("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy"), "")
-    through = fresh(tmp_path, **{**plain, "HTTP_PROXY": server.root})
+    through = fresh(tmp_path, **{**PLAIN, "HTTP_PROXY": server.root})
     through.get_page("http://index.invalid/simple/demo/")
     assert server.paths == ["/simple/demo/"]
     assert server.requests[0].headers["host"] == "index.invalid"
-    around = fresh(tmp_path, **{**plain, "http_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"})
+    around = fresh(tmp_path, **{**PLAIN, "http_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"})
     assert around.get_page(f"{server.url}demo/") is not None
+
+
+PLAIN = dict.fromkeys(("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "")
+
+
+def test_a_proxy_gets_its_password_and_nobody_sees_it(server: IndexServer, tmp_path: Path) -> None:
+    proxy = server.root.replace("://", "://me:se%3Acret@")
+    through = fresh(tmp_path, **{**PLAIN, "ALL_PROXY": proxy})
+    through.get_page("http://index.invalid/simple/demo/")
+    sent = server.requests[0].headers["proxy-authorization"]
+    assert b64decode(sent.removeprefix("Basic ")) == b"me:se:cret"
+    server.fault("/simple/demo/", Fault(status=407))
+    with pytest.raises(FetchFailed, match="asks for a user and password") as caught:
+        fresh(tmp_path, **{**PLAIN, "HTTP_PROXY": proxy}).get_page("http://index.invalid/simple/demo/")
+    assert server.root in str(caught.value)
+    assert caught.value.hint == f"give them in HTTP_PROXY, as `http://USER:PASSWORD@{server.root[7:]}`"
+    assert "cret" not in f"{caught.value}{caught.value.hint}"
+
+
+def test_a_proxy_that_refuses_a_tunnel_is_told_of(server: IndexServer, tmp_path: Path) -> None:
+    # It answers CONNECT with 501: any proxy that does not let us through.
+    fetcher = fresh(tmp_path, **{**PLAIN, "HTTPS_PROXY": server.root, "https_proxy": ""})
+    with pytest.raises(FetchFailed, match=f"the proxy `{server.root}` gives no connection") as caught:
+        fetcher.get_page("https://index.invalid/simple/demo/")
+    assert caught.value.hint == "correct HTTPS_PROXY, or name `index.invalid` in NO_PROXY"
+
+
+def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed, match="is not an HTTP one") as caught:
+        fresh(tmp_path, **{**PLAIN, "http_proxy": "socks5://me:secret@127.0.0.1:9"}).get_page(
+            "http://x.invalid/"
+        )
+    assert "secret" not in str(caught.value)
 
 
 # -- ranges
@@ -281,6 +361,21 @@ def test_a_cut_download_goes_on_where_it_stopped(
     assert second.headers["if-range"].startswith('"')
     assert second.status == 206
     assert "range" not in first.headers
+
+
+@pytest.mark.parametrize("etags", [True, False])
+@pytest.mark.parametrize("hashes", [True, False])
+def test_two_halves_of_different_files_are_not_glued_together(
+    server: IndexServer, wheel: Path, tmp_path: Path, *, etags: bool, hashes: bool
+) -> None:
+    old, new = bytes(500_000), wheel.read_bytes()
+    server.etags = etags
+    file = wanted(server, wheel) if hashes else wanted(server, wheel, hashes={})
+    server.fault(f"/files/{DEMO}", Fault(body=old, truncate=400_000, times=1))
+    (path,) = Fetcher(os.environ, cache=tmp_path / "cache", sleep=lambda _: None).download(
+        [file], tmp_path / "into"
+    )
+    assert path.read_bytes() == new
 
 
 def test_a_download_goes_on_in_the_next_process(

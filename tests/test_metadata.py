@@ -227,6 +227,16 @@ def test_damaged_metadata_in_the_cache_is_read_anew(
         assert read(fetcher, file).requires == ("dep>=1",)
 
 
+def test_a_wheel_that_is_here_needs_no_network(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    file = remote_file(server, wheel, announced=True)
+    fetcher.fetch(file)
+    offline = Fetcher(os.environ, cache=tmp_path / "cache", offline=True)
+    assert read(offline, file).requires == ("dep>=1",)
+    assert server.paths == [f"/files/{wheel.name}"]
+
+
 # -- sdists
 
 

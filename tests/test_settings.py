@@ -28,6 +28,7 @@ class Case:
     links: Sequence[str] = ()
     notes: Sequence[str] = ()
     offline: bool = False
+    keyring: bool = False
 
 
 FROM_UV = ["the default index is taken from UV_DEFAULT_INDEX"]
@@ -118,6 +119,21 @@ CASES = {
     ),
     "offline": Case({"COLABLOCK_OFFLINE": "1"}, offline=True),
     "not offline": Case({"COLABLOCK_OFFLINE": "0"}),
+    "keyring": Case(
+        {"COLABLOCK_KEYRING_PROVIDER": "subprocess", "PIP_KEYRING_PROVIDER": "disabled"}, keyring=True
+    ),
+    "no keyring": Case({"COLABLOCK_KEYRING_PROVIDER": "disabled", "UV_KEYRING_PROVIDER": "subprocess"}),
+    "keyring of uv": Case(
+        {"UV_KEYRING_PROVIDER": "subprocess"},
+        keyring=True,
+        notes=["the keyring is asked for passwords, as UV_KEYRING_PROVIDER says"],
+    ),
+    "keyring of pip.conf": Case(
+        files={".config/pip/pip.conf": "[global]\nkeyring-provider = subprocess\n"},
+        keyring=True,
+        notes=["the keyring is asked for passwords, as pip's configuration says"],
+    ),
+    "a keyring that pip imports": Case({"PIP_KEYRING_PROVIDER": "import"}),
     "offline as an argument": Case(arguments={"offline": True}, offline=True),
 }
 
@@ -129,6 +145,7 @@ def test_the_nearest_setting_wins(case: Case, tmp_path: Path) -> None:
         default_index=case.index,
         find_links=tuple(case.links),
         offline=case.offline,
+        keyring=case.keyring,
         notes=tuple(case.notes),
     )
 

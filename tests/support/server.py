@@ -15,6 +15,9 @@ import hashlib
 import html
 import json
 import re
+import socket
+import ssl
+import struct
 import tarfile
 import threading
 import time
@@ -32,11 +35,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
-__all__ = ["Facts", "Fault", "FolderSource", "IndexServer", "Request", "Source", "normalized", "project_of"]
+__all__ = [
+    "CERTIFICATE",
+    "Facts",
+    "Fault",
+    "FolderSource",
+    "IndexServer",
+    "Request",
+    "Source",
+    "normalized",
+    "project_of",
+]
 
 JSON = "application/vnd.pypi.simple.v1+json"
 HTML = "application/vnd.pypi.simple.v1+html"
 UPLOAD_TIME = "2024-01-01T00:00:00Z"
+CERTIFICATE = Path(__file__).parent.parent / "data" / "tls" / "certificate.pem"
 FROM_FILE = "from the file"  # Facts.requires_python: what the file's own metadata says
 
 
@@ -62,6 +76,9 @@ class Fault:
     delay: float = 0.0  # seconds before the answer
     body: bytes | None = None  # instead of the true one
     content_type: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)  # beside the true ones
+    reset: bool = False  # the connection, in place of an answer
+    pause: float = 0.0  # seconds in the middle of the body
     method: str | None = None  # only for this one
 
 
@@ -131,7 +148,8 @@ class IndexServer:
 
     The switches may be changed while it runs.  *formats*: the page formats that it speaks, in order
     of its own preference.  *ranges*, *etags*, *sizes*, *upload_times* and *metadata* turn those parts
-    off; *auth* asks for a user and password.  *prefix* is the path of the index.
+    off; *auth* asks for a user and password.  *prefix* is the path of the index, *files* that of its
+    files; with *tls* it speaks HTTPS, with `CERTIFICATE`, which is for 127.0.0.1 and signed by itself.
     """
 
     def __init__(
@@ -147,6 +165,8 @@ class IndexServer:
         etags: bool = True,
         auth: tuple[str, str] | None = None,
         prefix: str = "/simple/",
+        files: str = "/files/",
+        tls: bool = False,
     ) -> None:
         self.source: Source = FolderSource(source) if isinstance(source, Path) else source
         self.formats = tuple(formats)
@@ -158,14 +178,23 @@ class IndexServer:
         self.etags = etags
         self.auth = auth
         self.prefix = prefix
+        self.files = files
         self.requests: list[Request] = []
         self._facts: dict[str, Facts] = {}
         self._faults: dict[str, Fault] = {}
         self._redirects: dict[str, str] = {}
+        self._statuses: dict[str, tuple[str, str]] = {}
         self._cache: dict[tuple[str, object], _Cached] = {}
         self._lock = threading.Lock()
         self._http = _Server(("127.0.0.1", 0), _Handler)
         self._http.index = self
+        self.scheme = "https" if tls else "http"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
+            self._http.socket = context.wrap_socket(
+                self._http.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> IndexServer:  # noqa: PYI034 - nobody derives from it
@@ -185,7 +214,7 @@ class IndexServer:
     @property
     def root(self) -> str:
         """The server's URL without a path."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self._http.server_address[1]}"
 
     @property
     def url(self) -> str:
@@ -199,7 +228,7 @@ class IndexServer:
 
     def file_url(self, filename: str) -> str:
         """Return the URL of a file."""
-        return f"{self.root}/files/{quote(filename)}"
+        return f"{self.root}{self.files}{quote(filename)}"
 
     def set(self, filename: str, **facts: Any) -> None:
         """Change what the index tells of one file (fields of `Facts`)."""
@@ -213,6 +242,10 @@ class IndexServer:
     def redirect(self, path: str, to: str) -> None:
         """Answer *path* with a redirect to a URL or path."""
         self._redirects[path] = to
+
+    def status(self, project: str, status: str, reason: str) -> None:
+        """Say of a project that it is not simply active (PEP 792)."""
+        self._statuses[project] = (status, reason)
 
     def forget_requests(self) -> None:
         """Start the log anew."""
@@ -234,12 +267,12 @@ class IndexServer:
         """Return what a whole, faultless GET of *path* gives."""
         if path in self._redirects:
             return _Answer(status=302, headers={"Location": self._redirects[path]})
+        if path.startswith(self.files):
+            return self._file(unquote(path.removeprefix(self.files)))
         if path == self.prefix:
             return self._page(self._root_page, accept)
         if path.startswith(self.prefix):
             return self._project(path.removeprefix(self.prefix), accept)
-        if path.startswith("/files/"):
-            return self._file(unquote(path.removeprefix("/files/")))
         return _Answer(status=404, body=b"no such path")
 
     def _project(self, tail: str, accept: str) -> _Answer:
@@ -251,7 +284,8 @@ class IndexServer:
             return _Answer(status=404, body=b"no such project")
         entries = [self._entry(filename, facts) for filename, facts in files.items()]
         listed = [entry for entry in entries if entry is not None]
-        return self._page(lambda kind: _project_page(kind, name, listed), accept)
+        status = self._statuses.get(name)
+        return self._page(lambda kind: _project_page(kind, name, listed, status), accept)
 
     def _root_page(self, kind: str) -> str:
         names = sorted(self.source.projects())
@@ -350,16 +384,25 @@ class _Handler(BaseHTTPRequestHandler):
         fault = index.take_fault(self.command, path)
         if fault is not None and fault.delay:
             time.sleep(fault.delay)
+        if fault is not None and fault.reset:
+            # Closed with what was sent to it unread, a connection is reset.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            index.requests.append(Request(method=self.command, path=path, headers={}, status=0))
+            return
         answer = self._answer(path, fault)
         headers = {name.lower(): value for name, value in self.headers.items()}
         index.requests.append(Request(method=self.command, path=path, headers=headers, status=answer.status))
-        self._send(answer, body=body, truncate=None if fault is None else fault.truncate)
+        self._send(answer, fault or Fault(), body=body)
 
     def _answer(self, path: str, fault: Fault | None) -> _Answer:
         index = self.server.index
         if fault is not None and fault.status is not None:
             headers = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
-            return _Answer(status=fault.status, body=fault.body or b"fault", headers=headers)
+            return _Answer(
+                status=fault.status, body=fault.body or b"fault", headers={**headers, **fault.headers}
+            )
         if index.auth is not None and not self._authorised(index.auth):
             return _Answer(status=401, headers={"WWW-Authenticate": 'Basic realm="index"'})
         answer = index.answer(path, self.headers.get("Accept") or "*/*")
@@ -367,6 +410,8 @@ class _Handler(BaseHTTPRequestHandler):
             answer.body = fault.body
         if fault is not None and fault.content_type is not None:
             answer.headers["Content-Type"] = fault.content_type
+        if fault is not None:
+            answer.headers.update(fault.headers)
         if answer.status != 200:
             return answer
         return self._ranged(self._validated(answer), path)
@@ -385,11 +430,16 @@ class _Handler(BaseHTTPRequestHandler):
         return answer
 
     def _ranged(self, answer: _Answer, path: str) -> _Answer:
-        if not self.server.index.ranges or not path.startswith("/files/") or answer.status == 304:
+        if (
+            not self.server.index.ranges
+            or not path.startswith(self.server.index.files)
+            or answer.status == 304
+        ):
             return answer
         answer.headers["Accept-Ranges"] = "bytes"
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
-        if match is None:
+        condition = self.headers.get("If-Range")
+        if match is None or condition not in {None, answer.headers.get("ETag")}:
             return answer
         size = len(answer.body)
         start = int(match[1]) if match[1] else max(0, size - int(match[2]))
@@ -399,16 +449,22 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {**answer.headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"}
         return _Answer(status=206, body=answer.body[start:stop], headers=headers)
 
-    def _send(self, answer: _Answer, *, body: bool, truncate: int | None) -> None:
+    def _send(self, answer: _Answer, fault: Fault, *, body: bool) -> None:
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
         if answer.status != 304:
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
+        sent = answer.body if fault.truncate is None else answer.body[: fault.truncate]
+        if body and fault.pause:
+            self.wfile.write(sent[: len(sent) // 2])
+            self.wfile.flush()
+            time.sleep(fault.pause)
+            sent = sent[len(sent) // 2 :]
         if body:
-            self.wfile.write(answer.body if truncate is None else answer.body[:truncate])
-        if truncate is not None:
+            self.wfile.write(sent)
+        if fault.truncate is not None:
             self.close_connection = True
         self.wfile.flush()
 
@@ -425,11 +481,17 @@ def project_of(filename: str) -> str:
     return normalized(filename.split("-", maxsplit=1)[0])
 
 
-def _project_page(kind: str, name: str, entries: Sequence[Mapping[str, Any]]) -> str:
+def _project_page(
+    kind: str, name: str, entries: Sequence[Mapping[str, Any]], status: tuple[str, str] | None
+) -> str:
     if kind == "json":
-        return json.dumps({"meta": {"api-version": "1.1"}, "name": name, "files": list(entries)})
+        said = {"project-status": {"status": status[0], "reason": status[1]}} if status else {}
+        return json.dumps({"meta": {"api-version": "1.1"}, "name": name, "files": list(entries), **said})
     anchors = "".join(_anchor(entry) for entry in entries)
     head = '<meta name="pypi:repository-version" content="1.0">'
+    if status:
+        head += f'<meta name="pypi:project-status" content="{status[0]}">'
+        head += f'<meta name="pypi:project-status-reason" content="{html.escape(status[1])}">'
     return f"<!DOCTYPE html><html><head>{head}</head><body>\n{anchors}</body></html>"
 
 

@@ -1,0 +1,105 @@
+"""What was fetched before, on disk."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colablock.commands.call import Call, add_command, print_json
+from colablock.errors import ExitCode, InvalidInput
+
+if TYPE_CHECKING:
+    from colablock.sweep import Swept
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    parser = commands.add_parser(
+        "cache", help="what was fetched before", description="What was fetched before, on disk."
+    )
+    below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    parser = add_command(below, "dir", "the folder of the cache")
+    parser.set_defaults(handler=_dir)
+    parser = add_command(below, "info", "what the cache holds, and how much room that takes")
+    parser.set_defaults(handler=_info)
+    parser = add_command(
+        below, "prune", "take away what is of no use any more: leftovers, cut downloads, old pages"
+    )
+    parser.add_argument(
+        "--older-than",
+        metavar="DAYS",
+        type=float,
+        help="also the files that were of no use for so many days",
+    )
+    parser.set_defaults(handler=_prune)
+    parser = add_command(below, "clean", "take away all that is kept, or what concerns some projects")
+    parser.add_argument(
+        "names", metavar="PROJECT", nargs="*", help="only what concerns this project (repeatable)"
+    )
+    parser.set_defaults(handler=_clean)
+
+
+def _dir(call: Call) -> int:
+    folder = _folder(call)
+    if call.args.json:
+        print_json({"folder": str(folder)}, call.out)
+    else:
+        call.out.print(str(folder), markup=False, soft_wrap=True)
+    return ExitCode.DONE
+
+
+def _info(call: Call) -> int:
+    from colablock.display_words import size_text
+    from colablock.sweep import contents
+
+    folder = _folder(call)
+    kinds = contents(folder)
+    if call.args.json:
+        print_json({"folder": str(folder), "kinds": [asdict(kind) for kind in kinds]}, call.out)
+        return ExitCode.DONE
+    call.out.print(str(folder), markup=False, soft_wrap=True)
+    for kind in kinds:
+        size = size_text(kind.size)
+        call.out.print(f"  {size:>9} in {kind.entries:>6}  {kind.about}", markup=False, soft_wrap=True)
+    if not kinds:
+        call.out.print("  nothing is kept", markup=False)
+    return ExitCode.DONE
+
+
+def _prune(call: Call) -> int:
+    from colablock.sweep import prune
+
+    days = call.args.older_than
+    if days is not None and not 0 <= days < float("inf"):
+        raise InvalidInput("`--older-than` takes a number of days", hint="Write it as `--older-than 30`")
+    return _tell(call, prune(_folder(call), now=time.time(), days=days))
+
+
+def _clean(call: Call) -> int:
+    from colablock.sweep import clean
+
+    return _tell(call, clean(_folder(call), call.args.names))
+
+
+def _tell(call: Call, swept: Swept) -> int:
+    from colablock.display_words import size_text
+
+    if call.args.json:
+        print_json(asdict(swept), call.out)
+    elif not call.args.quiet:
+        what = f"removed {swept.entries} entries: {size_text(swept.size)} freed" if swept.entries else ""
+        call.err.print(what or "there was nothing to remove", markup=False)
+        if swept.left:
+            words = f"left {swept.left}: in use by another process, or not yours to remove"
+            call.err.print(words, markup=False)
+    return ExitCode.DONE
+
+
+def _folder(call: Call) -> Path:
+    from colablock.cache import cache_folder
+
+    return cache_folder(call.environ)

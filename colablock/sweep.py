@@ -1,0 +1,291 @@
+"""What of the cache may go: leftovers, what is old, what concerns a project.
+
+Another process may use the cache meanwhile.  Files that it was handed out (the
+kinds in ``_BY_PATH``) stay as long as it lives, and so does what is being
+written; the rest is read whole or not at all, and may go at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
+from colablock.cache import NEW, decoded, flocked
+from colablock.download import locked
+from colablock.errors import InvalidInput
+from colablock.simple import ROWS
+
+__all__ = ["KINDS", "Kind", "Swept", "clean", "contents", "prune"]
+
+KINDS = {
+    "files": "wheels, sdists and archives",
+    "pages": "pages of indexes",
+    ROWS: "the same pages, parsed",
+    "metadata": "what wheels and sdists need",
+    "built": "wheels built from sdists",
+    "rebuilt": "wheels made for a matrix",
+    "named": "files under names of their own",
+    "partial": "downloads that were cut",
+    "digests": "hashes of local files",
+    "stamps": "when each file was last seen whole",
+}
+_BY_PATH = frozenset({"built", "files", "named", "rebuilt"})
+_FORMER = re.compile(r"simple-[0-9]+")  # kinds of earlier releases
+_DAY = 86_400.0
+_PAGE_DAYS = 30.0
+_WRITING_DAYS = 1.0  # nothing is being written for longer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What is kept of one kind; *size* in bytes."""
+
+    name: str
+    about: str
+    entries: int
+    size: int
+
+
+@dataclass(slots=True)
+class Swept:
+    """What a sweep took away, and the bytes it freed; *left* is what is in use, or not ours to remove."""
+
+    entries: int = 0
+    size: int = 0
+    left: int = 0
+
+
+def contents(folder: Path) -> list[Kind]:
+    """Return what the cache in *folder* holds, of the kinds that there are."""
+    found = []
+    for name, about in KINDS.items():
+        entries = list(_entries(folder, name))
+        if entries:
+            size = sum(path.lstat().st_size for entry in entries for path in _files(entry))
+            found.append(Kind(name=name, about=about, entries=len(entries), size=size))
+    return found
+
+
+def prune(folder: Path, *, now: float, days: float | None = None) -> Swept:
+    """Take away what is of no use any more, and return what that was.
+
+    That is: what an interrupted process left, downloads that were cut and
+    nobody continues, what earlier releases kept, pages that nobody asked for in
+    30 days, and with *days* every file that was of no use for so long.
+    """
+    with _Broom(folder) as broom:
+        for kind in _former(folder):
+            broom.sweep(kind, lambda _: True)
+        page_age = now - _PAGE_DAYS * _DAY
+        for kind in ("pages", ROWS, "digests"):
+            broom.sweep(kind, lambda entry: _is_older(entry, page_age))
+        if days is not None:
+            age = now - days * _DAY
+            broom.sweep("files", lambda entry: _is_older(_stamp_of(entry), age) and _is_older(entry, age))
+            for kind in ("built", "rebuilt", "metadata"):
+                broom.sweep(kind, lambda entry: _is_older(entry, age))
+        for kind in ("named", "stamps"):
+            broom.sweep(kind, lambda entry: not _file_of(entry).exists())
+        broom.sweep("partial", lambda _: True)
+        broom.sweep_leftovers(now - _WRITING_DAYS * _DAY)
+        return broom.swept
+
+
+def clean(folder: Path, names: Collection[str] = ()) -> Swept:
+    """Take away all that is kept, or what concerns the projects *names*, and return what that was.
+
+    Raises InvalidInput for what is no name.
+    """
+    wanted = {_name(name) for name in names}
+    with _Broom(folder) as broom:
+        if not wanted:
+            for kind in (*KINDS, *_former(folder)):
+                broom.sweep(kind, lambda _: True)
+            broom.sweep_leftovers(0.0)
+            return broom.swept
+        known = {entry.name for entry in _entries(folder, "metadata") if _metadata_name(entry) in wanted}
+        concerned: dict[str, Callable[[Path], bool]] = {
+            "pages": lambda entry: _page_name(entry) in wanted,
+            ROWS: lambda entry: _listed_name(entry) in wanted,
+            "files": lambda entry: entry.name in known or _file_name(entry) in wanted,
+            "metadata": lambda entry: entry.name in known,
+        }
+        for kind in ("built", "rebuilt", "named"):
+            concerned[kind] = lambda entry: any(_project(path.name) in wanted for path in entry.iterdir())
+        for kind, concerns in concerned.items():
+            broom.sweep(kind, concerns)
+        broom.sweep("stamps", lambda entry: not _file_of(entry).exists())
+        return broom.swept
+
+
+class _Broom:
+    """Removes entries of one cache, alone if nobody else uses it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: int | None = None
+        self.swept = Swept()
+
+    def __enter__(self) -> _Broom:  # noqa: PYI034 - nobody derives from it
+        self._held = flocked(self._folder, exclusive=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held is not None:
+            os.close(self._held)
+
+    def sweep(self, kind: str, is_due: Callable[[Path], bool]) -> None:
+        """Remove the entries of *kind* that are due; those in use count as left."""
+        for entry in list(_entries(self._folder, kind)):
+            with suppress(OSError):  # gone meanwhile
+                if not is_due(entry):
+                    continue
+                if self._is_in_use(kind, entry):
+                    self.swept.left += 1
+                else:
+                    self._remove(entry)
+        if self._held is not None:
+            _remove_empty(self._folder / kind)
+
+    def sweep_leftovers(self, before: float) -> None:
+        """Remove what was being written when its process ended: all of it when alone, else what is old."""
+        for kind in KINDS:
+            for leftover in list((self._folder / kind).glob(f"**/{NEW}*")):
+                with suppress(OSError):
+                    if self._held is not None or _is_older(leftover, before):
+                        self._remove(leftover)
+
+    def _is_in_use(self, kind: str, entry: Path) -> bool:
+        if kind == "partial" and entry.is_file():
+            with entry.open("rb") as stream:
+                return not locked(stream, entry)
+        return kind in _BY_PATH and self._held is None
+
+    def _remove(self, entry: Path) -> None:
+        paths = [path.lstat() for path in _files(entry)]
+        try:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        except OSError:
+            self.swept.left += 1
+            return
+        self.swept.entries += 1
+        # What has another name still takes its room.
+        self.swept.size += sum(status.st_size for status in paths if status.st_nlink == 1)
+
+
+def _entries(folder: Path, kind: str) -> Iterator[Path]:
+    """Yield the entries of a kind, and nothing that a stranger may have put beside them."""
+    for shelf in _listed(folder / kind):
+        if re.fullmatch(r"[0-9a-f]{2}", shelf.name):
+            yield from (entry for entry in _listed(shelf) if entry.name.startswith(shelf.name))
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _files(entry: Path) -> Iterator[Path]:
+    if entry.is_dir() and not entry.is_symlink():
+        yield from (path for path in entry.rglob("*") if not path.is_dir())
+    else:
+        yield entry
+
+
+def _former(folder: Path) -> list[str]:
+    return [path.name for path in _listed(folder) if _FORMER.fullmatch(path.name) and path.name != ROWS]
+
+
+def _remove_empty(folder: Path) -> None:
+    for path in (*_listed(folder), folder):
+        with suppress(OSError):
+            path.rmdir()  # only where nothing is in it
+
+
+def _is_older(path: Path, moment: float) -> bool:
+    try:
+        return path.lstat().st_mtime < moment
+    except FileNotFoundError:
+        return True
+
+
+def _file_of(entry: Path) -> Path:
+    """Return the whole file that an entry of another kind is about: it has the same key."""
+    return entry.parent.parent.parent / "files" / entry.parent.name / entry.name
+
+
+def _stamp_of(entry: Path) -> Path:
+    return entry.parent.parent.parent / "stamps" / entry.parent.name / entry.name
+
+
+# Which project an entry is about
+
+
+def _name(text: str) -> NormalizedName:
+    try:
+        return canonicalize_name(text, validate=True)
+    except InvalidName as error:
+        raise InvalidInput(f"`{text}` is no name of a project") from error
+
+
+def _project(filename: str) -> NormalizedName:
+    """Return the project of a file by its name: of a wheel, or of an sdist."""
+    if filename.endswith(".whl"):
+        return canonicalize_name(filename.partition("-")[0])
+    return canonicalize_name(filename.rpartition("-")[0])
+
+
+def _json_of(entry: Path, *, first_line: bool = False) -> object:
+    try:
+        data = decoded(entry.read_bytes()) or b""
+        return json.loads(data.partition(b"\n")[0] if first_line else data)
+    except (OSError, ValueError):
+        return None
+
+
+def _page_name(entry: Path) -> NormalizedName | None:
+    head = _json_of(entry, first_line=True)
+    if not isinstance(head, dict):
+        return None
+    return canonicalize_name(urlsplit(str(head.get("url", ""))).path.rstrip("/").rpartition("/")[2])
+
+
+def _listed_name(entry: Path) -> NormalizedName | None:
+    listing = _json_of(entry)
+    rows = listing.get("rows") if isinstance(listing, dict) else None
+    return _project(str(rows[0][0])) if rows else None
+
+
+def _metadata_name(entry: Path) -> NormalizedName | None:
+    facts = _json_of(entry)
+    return canonicalize_name(str(facts.get("name", ""))) if isinstance(facts, dict) else None
+
+
+def _file_name(entry: Path) -> NormalizedName | None:
+    """Return the project of a kept file: what its contents say, since its name is a hash."""
+    try:
+        if zipfile.is_zipfile(entry):
+            with zipfile.ZipFile(entry) as archive:
+                tops = {name.partition("/")[0] for name in archive.namelist()}
+            infos = [top for top in tops if top.endswith(".dist-info")]
+            return canonicalize_name((infos or sorted(tops))[0].partition("-")[0])
+        with tarfile.open(entry) as tar:
+            first = tar.next()
+            return _project(first.name.partition("/")[0]) if first is not None else None
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, IndexError):
+        return None

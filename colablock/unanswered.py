@@ -1,0 +1,176 @@
+"""Why a URL could not be had, in words: errors of urllib3 and refusals of servers into FetchFailed."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    IncompleteRead,
+    LocationValueError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+    TimeoutError,  # noqa: A004 - urllib3's own
+)
+
+from colablock.errors import FetchFailed
+from colablock.trust import trust_advice
+from colablock.urls import redacted
+
+__all__ = ["Route", "is_final", "no_answer", "refusal"]
+
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NO_TLS = frozenset({"HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "WRONG_VERSION_NUMBER"})
+_LATER = "try again later"
+_NETWORK = "check the network, and HTTPS_PROXY where there is a proxy"
+
+
+@dataclass(slots=True)
+class Route:
+    """The way of one exchange: what was asked for, and where mirrors and redirects have led.
+
+    *at* is canonical, *target* what is on the wire; neither holds credentials.
+    *proxy* is the one in use and the variable that names it, both "" for none.
+    """
+
+    asked: str
+    at: str = ""
+    target: str = ""
+    hops: int = 0
+    proxy: tuple[str, str] = ("", "")
+
+    @property
+    def url(self) -> str:
+        """What was asked for, fit to be shown."""
+        return redacted(self.asked)
+
+    @property
+    def host(self) -> str:
+        """The host that does not answer, in words: it may be a mirror's, or one that was redirected to."""
+        host, asked = urlsplit(self.target).hostname, urlsplit(self.asked).hostname
+        if host == asked or not host:
+            return f"`{asked}`"
+        return f"`{host}` (`{asked}` redirects there)" if self.hops else f"`{host}` (the mirror of `{asked}`)"
+
+
+def is_final(error: HTTPError) -> bool:
+    """Whether asking again cannot help: of an untrusted certificate, what is no URL, a proxy that refuses."""
+    reason = _reason(error)
+    if isinstance(reason, ProxyError):
+        return " 407 " in f"{reason.original_error} "
+    if isinstance(reason, SSLError):
+        return isinstance(_cause(reason), ssl.SSLCertVerificationError) or _speaks_no_tls(reason)
+    return isinstance(reason, LocationValueError)
+
+
+def no_answer(
+    route: Route, error: HTTPError, *, environ: Mapping[str, str], attempts: int, timeout: float
+) -> FetchFailed:
+    """Return what to raise when *route* broke with *error* for the last of *attempts* times."""
+    message, hint = _told(route, _reason(error), environ=environ, attempts=attempts, timeout=timeout)
+    return FetchFailed(message, url=route.url, hint=hint, is_passing=not is_final(error))
+
+
+def _told(
+    route: Route, reason: BaseException, *, environ: Mapping[str, str], attempts: int, timeout: float
+) -> tuple[str, str | None]:
+    times = f", {attempts} times" if attempts > 1 else ""
+    why = _plain(reason)
+    if isinstance(reason, ProxyError):
+        return _proxy_told(route, reason)
+    if isinstance(reason, LocationValueError):
+        return f"`{route.url}` cannot be fetched: {reason}", None
+    if isinstance(reason, SSLError):
+        return _tls_told(route, reason, environ)
+    if isinstance(reason, NameResolutionError):
+        return f"the host {route.host} is not known here", _NETWORK
+    if isinstance(reason, NewConnectionError):
+        return f"no connection to {route.host}: {why}", _NETWORK
+    if isinstance(reason, ConnectTimeoutError):
+        return f"no connection to {route.host} within a few seconds{times}", _NETWORK
+    if isinstance(reason, TimeoutError):
+        more = "try again later, or wait longer with COLABLOCK_TIMEOUT (in seconds)"
+        return f"`{route.url}` sent nothing for {timeout:g} seconds{times}", more
+    if isinstance(reason, DecodeError):
+        return f"`{route.url}` sent what cannot be unpacked{times}: {why}", _LATER
+    whole = f"in {attempts} attempts" if attempts > 1 else ""
+    return f"`{route.url}` could not be read whole {whole}".rstrip() + f": {why}", _LATER
+
+
+def _proxy_told(route: Route, reason: ProxyError) -> tuple[str, str]:
+    proxy, variable = route.proxy
+    host = urlsplit(route.target).hostname
+    inner = reason.original_error
+    if " 407 " in f"{inner} ":
+        return _wants_password(proxy, variable)
+    message = f"the proxy `{proxy}` gives no connection to `{host}`: {_plain(inner)}"
+    return message, f"correct {variable}, or name `{host}` in NO_PROXY"
+
+
+def _wants_password(proxy: str, variable: str) -> tuple[str, str]:
+    message = f"the proxy `{proxy}` asks for a user and password (407)"
+    scheme, _, rest = proxy.rpartition("://")
+    return message, f"give them in {variable}, as `{scheme or 'http'}://USER:PASSWORD@{rest}`"
+
+
+def _tls_told(route: Route, reason: SSLError, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    cause = _cause(reason)
+    if _speaks_no_tls(reason):
+        message = f"no encrypted connection to {route.host}: what answers there does not speak TLS"
+        return message, "write its URL with `http://`, if that is what it speaks"
+    if not isinstance(cause, ssl.SSLCertVerificationError):
+        return f"no encrypted connection to {route.host}: {_plain(reason)}", _NETWORK
+    why = cause.verify_message.rstrip(".").replace("self signed", "self-signed")
+    message = f"the certificate of {route.host} is not trusted: {why}"
+    if "mismatch" in why:
+        return message, "ask for it by a name that its certificate holds"
+    return message, trust_advice(environ)
+
+
+def _cause(reason: SSLError) -> object:
+    return reason.args[0] if reason.args else reason
+
+
+def _speaks_no_tls(reason: SSLError) -> bool:
+    return getattr(_cause(reason), "reason", "") in _NO_TLS
+
+
+def refusal(route: Route, status: int, *, advice: str) -> FetchFailed:
+    """Return what to raise when a server answers *status*; *advice* is about who asks."""
+    try:
+        phrase = f"{status} ({HTTPStatus(status).phrase})"
+    except ValueError:
+        phrase = str(status)
+    message, hint = f"`{route.url}` answered {phrase}", None
+    if route.hops:
+        message = f"`{route.url}` redirects to `{urlsplit(route.target).hostname}`, which answered {phrase}"
+    if status in {401, 403}:
+        hint = advice
+    elif status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and route.proxy[0]:
+        message, hint = _wants_password(*route.proxy)
+    elif status in PASSING:
+        hint = _LATER
+    is_passing = status in PASSING
+    return FetchFailed(message, url=route.url, status=status, hint=hint, is_passing=is_passing)
+
+
+def _reason(error: HTTPError) -> BaseException:
+    return error.reason if isinstance(error, MaxRetryError) and error.reason else error
+
+
+def _plain(error: BaseException) -> str:
+    """Return what an error says, without the objects and numbers that it names first."""
+    last = error.args[-1] if error.args else error
+    if isinstance(last, IncompleteRead):
+        return f"it ended after {last.partial} of {last.partial + (last.expected or 0)} bytes"
+    return re.sub(r"^.*(\[Errno -?[0-9]+\] |object at 0x[0-9a-f]+>: )", "", str(last))
