@@ -45,7 +45,7 @@ class Statement:
 def read_statements(
     source: bytes, module: str, *, is_package: bool, markers: Mapping[str, str]
 ) -> tuple[Statement, ...]:
-    """Return what *module* imports on the Python that *markers* (PEP 508) describe, in the order of its lines.
+    """Return what *module* imports, line by line, on the Python that *markers* describe (PEP 508).
 
     Raises SyntaxError where the Python that runs this cannot parse it.
     """
@@ -73,7 +73,9 @@ class _Reader(ast.NodeVisitor):
         self._lazy = False
 
     @contextmanager
-    def _inside(self, kind: Kind, unless: frozenset[str] = frozenset(), *, lazy: bool = False) -> Iterator[None]:
+    def _inside(
+        self, kind: Kind, unless: frozenset[str] = frozenset(), *, lazy: bool = False
+    ) -> Iterator[None]:
         before = self._kind, self._unless, self._lazy
         self._kind = max(self._kind, kind)
         self._unless += (unless,) if unless else ()
@@ -87,18 +89,18 @@ class _Reader(ast.NodeVisitor):
 
     # -- what imports
 
-    def visit_Import(self, node: ast.Import) -> None:  # noqa: N802 - ast names it
+    def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
             bound = alias.asname or alias.name.partition(".")[0]
             self._add(alias.name, None, bound, node.lineno)
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:  # noqa: N802
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         base = self._absolute("." * node.level + (node.module or ""), self._package)
         for alias in node.names if base else ():
             self._add(base, alias.name, alias.asname or alias.name, node.lineno)
 
-    def visit_Call(self, node: ast.Call) -> None:  # noqa: N802
-        """Take ``importlib.import_module`` and ``__import__`` of a literal for the statements that they are."""
+    def visit_Call(self, node: ast.Call) -> None:
+        """Take ``importlib.import_module`` and ``__import__`` of a literal for statements."""
         name = _dotted(node.func).rpartition(".")[2]
         arguments = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
         if name in {"import_module", "__import__"} and arguments and isinstance(arguments[0], str):
@@ -136,7 +138,7 @@ class _Reader(ast.NodeVisitor):
 
     # -- what decides when
 
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._visit_all(node.decorator_list)
         self.visit(node.args)  # defaults are computed where the function is defined
         with self._inside(Kind.DEFERRED, lazy=node.name == "__getattr__" and self._kind is not Kind.DEFERRED):
@@ -144,18 +146,15 @@ class _Reader(ast.NodeVisitor):
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
 
-    def visit_Lambda(self, node: ast.Lambda) -> None:  # noqa: N802
+    def visit_Lambda(self, node: ast.Lambda) -> None:
         self.visit(node.args)
         with self._inside(Kind.DEFERRED):
             self.visit(node.body)
 
-    def visit_If(self, node: ast.If) -> None:  # noqa: N802
+    def visit_If(self, node: ast.If) -> None:
         for_types = _names_type_checking(node.test)
         as_script = _dotted(node.test.left) == "__name__" if isinstance(node.test, ast.Compare) else False
-        try:
-            holds = None if as_script else bool(_value(node.test, self._facts))
-        except _UnknownError:
-            holds = None
+        holds = None if as_script else _truth(node.test, self._facts)
         if as_script:
             with self._inside(Kind.DEFERRED):
                 self._visit_all(node.body)
@@ -170,7 +169,7 @@ class _Reader(ast.NodeVisitor):
         elif not holds:
             self._visit_all(node.orelse)
 
-    def visit_Try(self, node: Any) -> None:  # noqa: N802 - ast.Try, and ast.TryStar since Python 3.11
+    def visit_Try(self, node: Any) -> None:
         catching = next((handler for handler in node.handlers if _catches(handler.type)), None)
         guard = Kind.HARD if catching is None or _leaves(catching) else Kind.GUARDED
         first = len(self.found)
@@ -180,18 +179,20 @@ class _Reader(ast.NodeVisitor):
             self._visit_all(node.orelse)
         for handler in node.handlers:
             is_instead = handler is catching and tried
-            with self._inside(Kind.HARD if is_instead else Kind.GUARDED, tried if is_instead else frozenset()):
+            with self._inside(
+                Kind.HARD if is_instead else Kind.GUARDED, tried if is_instead else frozenset()
+            ):
                 self._visit_all(handler.body)
         self._visit_all(node.finalbody)
 
     visit_TryStar = visit_Try  # noqa: N815
 
-    def visit_With(self, node: ast.With) -> None:  # noqa: N802
+    def visit_With(self, node: ast.With) -> None:
         self._visit_all(node.items)
         with self._inside(Kind.GUARDED if any(map(_suppresses, node.items)) else Kind.HARD):
             self._visit_all(node.body)
 
-    def visit_Match(self, node: Any) -> None:  # noqa: N802 - ast.Match
+    def visit_Match(self, node: Any) -> None:
         with self._inside(Kind.GUARDED):
             self.generic_visit(node)
 
@@ -277,6 +278,14 @@ _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
+def _truth(node: ast.expr, facts: Mapping[str, Any]) -> bool | None:
+    """Return what a condition comes to, None where the source does not tell."""
+    try:
+        return bool(_value(node, facts))
+    except _UnknownError:
+        return None
+
+
 def _value(node: ast.expr, facts: Mapping[str, Any]) -> Any:
     """Return what an expression is, as far as *facts* tell.  Raises _UnknownError."""
     if isinstance(node, ast.Constant):
@@ -316,16 +325,10 @@ def _attempt(function: Callable[..., Any] | None, *values: Any) -> Any:
 def _joined(node: ast.BoolOp, facts: Mapping[str, Any]) -> bool:
     """Return an ``and`` or ``or``: one part that is known may decide it."""
     decides = isinstance(node.op, ast.Or)
-    unknown = False
-    for part in node.values:
-        try:
-            if bool(_value(part, facts)) is decides:
-                return decides
-        except _UnknownError:
-            unknown = True
-    if unknown:
+    parts = [_truth(part, facts) for part in node.values]
+    if decides not in parts and None in parts:
         raise _UnknownError
-    return not decides
+    return decides if decides in parts else not decides
 
 
 def _index(node: ast.expr) -> Any:

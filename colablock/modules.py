@@ -13,7 +13,16 @@ from typing import NamedTuple
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 
-__all__ = ["ModuleFile", "Modules", "Provider", "Providers", "Supply", "modules_of", "standard_library"]
+__all__ = [
+    "ModuleFile",
+    "Modules",
+    "Provider",
+    "Providers",
+    "Supply",
+    "installed_path",
+    "modules_of",
+    "standard_library",
+]
 
 # The two folders of a wheel's .data that are installed among the modules (binary distribution format).
 _INSTALLED = re.compile(r"^[^/]+\.data/(?:pure|plat)lib/")
@@ -25,7 +34,19 @@ _REMOVED = {
     11: {"binhex"},
     12: {"asynchat", "asyncore", "distutils", "imp", "smtpd"},
     13: {
-        *("aifc", "audioop", "cgi", "cgitb", "chunk", "crypt", "imghdr", "lib2to3", "mailcap", "msilib", "nis"),
+        *(
+            "aifc",
+            "audioop",
+            "cgi",
+            "cgitb",
+            "chunk",
+            "crypt",
+            "imghdr",
+            "lib2to3",
+            "mailcap",
+            "msilib",
+            "nis",
+        ),
         *("nntplib", "ossaudiodev", "pipes", "sndhdr", "spwd", "sunau", "telnetlib", "uu", "xdrlib"),
     },
 }
@@ -80,11 +101,16 @@ class Modules:
     partial: bool = False
 
 
+def installed_path(path: str) -> str:
+    """Return where a file of a wheel is installed, relative to the other modules."""
+    return _INSTALLED.sub("", path)
+
+
 def modules_of(paths: Iterable[str], *, partial: bool = False) -> Modules:
-    """Return the modules among the files of a distribution, by paths relative to where it is installed."""
+    """Return the modules among the files of a distribution, as a wheel or the site has them."""
     names, packages = set(), set()
     for path in paths:
-        file = ModuleFile.of(_INSTALLED.sub("", path))
+        file = ModuleFile.of(installed_path(path))
         if file is not None:
             names.add(file.name)
         if file is not None and file.is_package and file.is_source:
@@ -135,12 +161,20 @@ class Providers:
         for name in dict.fromkeys((full, base)):
             if name in self._holding:
                 return Supply(frozenset(self._holding[name]))
-        if base in self._namespaces:
+        if self.is_namespace(base):
             return None if full != base else Supply(frozenset(self._namespaces[base]))
         for parent in _parents(base):
             if parent in self._holding:
                 return Supply(frozenset(self._holding[parent]), base if self._is_known(parent) else None)
         return None
+
+    def is_module(self, name: str) -> bool:
+        """Whether somebody has a module of that name."""
+        return name in self._holding
+
+    def is_namespace(self, name: str) -> bool:
+        """Whether *name* is no module itself, and holds some."""
+        return name in self._namespaces and name not in self._holding
 
     def gap(self, base: str, member: str | None = None) -> str:
         """Return the shortest part of a name that nobody provides: what has to come from somewhere."""

@@ -96,12 +96,16 @@ class _Own:
 class _Walk:
     own: _Own
     markers: Mapping[str, str]
+    _standard: frozenset[str] = field(init=False)
     _queue: list[tuple[Kind, int, str]] = field(default_factory=list)
     _seen: dict[str, Kind] = field(default_factory=dict)
     _taken: dict[tuple[str, str], Kind] = field(default_factory=dict)
     _statements: dict[str, tuple[Statement, ...]] = field(default_factory=dict)
     _imports: list[Import] = field(default_factory=list)
     _unread: list[Unread] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._standard = standard_library(Version(self.markers["python_full_version"]))
 
     def enter(self, name: str) -> None:
         """Begin at a module."""
@@ -118,10 +122,8 @@ class _Walk:
             if kind == self._seen[module]:  # else it has been read at a stronger one since
                 for statement in self._read(module):
                     self._follow(statement, module, max(kind, statement.kind))
-        standard = standard_library(Version(self.markers["python_full_version"]))
-        found = {one: None for one in self._imports if one.own or one.name.partition(".")[0] not in standard}
         return Reached(
-            imports=tuple(sorted(found, key=lambda one: one.kind)),
+            imports=tuple(sorted(dict.fromkeys(self._imports), key=lambda one: one.kind)),
             unread=tuple(self._unread),
             modules=frozenset(self._seen),
         )
@@ -134,13 +136,21 @@ class _Walk:
                 heapq.heappush(self._queue, (kind, len(self._seen), module))
 
     def _follow(self, statement: Statement, module: str, kind: Kind) -> None:
+        """Take up one statement of *module*, which runs there as *kind* says."""
         base, member = statement.base, statement.member
-        path = self.own.paths[module]
-        found = Import(
-            name=base, member=member, kind=kind, path=path, line=statement.line, unless=statement.unless
-        )
+        groups = [{name for name in group if not self._is_standard(name)} for group in statement.unless]
+        if self._is_standard(base) or not all(groups):
+            return  # Python has it, or has what it stands in for
         # What runs only instead of something is not known to run.
-        within = max(kind, Kind.GUARDED) if statement.unless else kind
+        within = max(kind, Kind.GUARDED) if groups else kind
+        found = Import(
+            name=base,
+            member=member,
+            kind=kind if all(group - self.own.paths.keys() for group in groups) else within,
+            path=self.own.paths[module],
+            line=statement.line,
+            unless=tuple(frozenset(rest) for group in groups if (rest := group - self.own.paths.keys())),
+        )
         self._load(base, within)
         if base in self.own.paths:
             self._take(base, member, within)
@@ -148,11 +158,17 @@ class _Walk:
             self._load(f"{base}.{member}", within)
         elif self.own.owns(base):
             self._imports.append(replace(found, own=True))
-        elif base not in self.own.spaces or member is not None:
+        elif base not in self.own.spaces:
             self._imports.append(found)
+        elif member is not None:  # a portion of the namespace that somebody else may have
+            self._imports.append(replace(found, name=f"{base}.{member}", member=None))
+
+    def _is_standard(self, name: str) -> bool:
+        top = name.partition(".")[0]
+        return top in self._standard and top not in self.own.paths
 
     def _take(self, base: str, member: str | None, kind: Kind) -> None:
-        """Load what ``from base import member`` runs apart from *base*: a submodule, or what stands for it."""
+        """Load what ``from base import member`` runs apart from *base*, be it a submodule or a lazy name."""
         if member is None:
             return
         if f"{base}.{member}" in self.own.paths:
