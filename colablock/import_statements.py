@@ -51,13 +51,11 @@ def read_statements(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an invalid escape is its author's affair
+        reader = _Reader(module if is_package else module.rpartition(".")[0], markers)
         try:
-            tree = ast.parse(source)
+            reader.visit(ast.parse(source))
         except (ValueError, RecursionError) as error:  # a null byte, or nested without end
             raise SyntaxError(str(error)) from error
-    package = module if is_package else module.rpartition(".")[0]
-    reader = _Reader(package, markers)
-    reader.visit(tree)
     return tuple(reader.found)
 
 
@@ -99,17 +97,34 @@ class _Reader(ast.NodeVisitor):
         for alias in node.names if base else ():
             self._add(base, alias.name, alias.asname or alias.name, node.lineno)
 
-    def visit_Call(self, node: ast.Call) -> None:
+    def visit(self, node: ast.AST) -> None:
+        """Visit a statement with all that is in it; expressions, which nest deeply, take no recursion."""
+        if not isinstance(node, ast.expr):
+            super().visit(node)
+            return
+        nodes: list[ast.AST] = [node]
+        while nodes:
+            one = nodes.pop()
+            if isinstance(one, ast.Lambda):
+                nodes.append(one.args)
+                with self._inside(Kind.DEFERRED):
+                    self.visit(one.body)
+                continue
+            if isinstance(one, ast.Call):
+                self._call(one)
+            nodes += ast.iter_child_nodes(one)
+
+    def _call(self, node: ast.Call) -> None:
         """Take ``importlib.import_module`` and ``__import__`` of a literal for statements."""
         name = _dotted(node.func).rpartition(".")[2]
-        arguments = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-        if name in {"import_module", "__import__"} and arguments and isinstance(arguments[0], str):
-            package = self._package
-            if len(node.args) > 1 and isinstance(node.args[1], ast.Constant):
-                package = str(node.args[1].value)
-            if base := self._absolute(arguments[0], package):
-                self._add(base, None, "", node.lineno)
-        self.generic_visit(node)
+        if name not in {"import_module", "__import__"}:
+            return
+        literals = [one.value if isinstance(one, ast.Constant) else None for one in node.args]
+        package = self._package
+        if len(literals) > 1 and name == "import_module" and isinstance(literals[1], str):
+            package = literals[1]
+        if literals and isinstance(literals[0], str) and (base := self._absolute(literals[0], package)):
+            self._add(base, None, "", node.lineno)
 
     def _add(self, base: str, member: str | None, bound: str, line: int) -> None:
         self.found.append(
@@ -145,11 +160,6 @@ class _Reader(ast.NodeVisitor):
             self._visit_all(node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
-
-    def visit_Lambda(self, node: ast.Lambda) -> None:
-        self.visit(node.args)
-        with self._inside(Kind.DEFERRED):
-            self.visit(node.body)
 
     def visit_If(self, node: ast.If) -> None:
         for_types = _names_type_checking(node.test)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, cast
 
@@ -24,9 +24,9 @@ _WORKERS = 8
 class ModuleSource:
     """The modules of wheels, sdists and installed distributions; kept on disk for ever by a file's hash.
 
-    Of a wheel the directory at its end is read, by a range request.  An sdist
-    is read whole: what stands at its top or below ``src``; what is compiled
-    from it is not seen.  Of what is installed only the top-level names are known.
+    Of a wheel the directory at its end is read, by a range request.  An sdist is
+    fetched whole, and what is compiled from it is not seen.  Of what is installed
+    only the top-level names are known.
     """
 
     def __init__(self, fetcher: Fetcher) -> None:
@@ -78,12 +78,21 @@ def _directory(stream: IO[bytes]) -> Modules:
         return modules_of(wheel.namelist())
 
 
-def _sources(archive: Archive) -> list[str]:
-    """Return the files of an sdist as they are likely to be installed: its ``top_level.txt`` tells which."""
+def _sources(archive: Archive) -> Iterator[str]:
+    """Yield the files of an sdist as they are likely to be installed.
+
+    A package is taken from wherever its outermost ``__init__.py`` lies; the
+    rest from the top or ``src``.  What ``top_level.txt`` does not list is left out.
+    """
     listed = [path for path in archive.members if path.endswith(".egg-info/top_level.txt")]
     tops = {line for path in listed for line in (archive.read_text(path) or "").split()}
-    paths = [path.removeprefix("src/") for path in archive.members]
-    return [path for path in paths if not tops or path.split("/")[0].removesuffix(".py") in tops]
+    for path in archive.members:
+        parts = path.split("/")
+        folders = range(1, len(parts))
+        root = next((n for n in folders if "/".join([*parts[:n], "__init__.py"]) in archive.members), 0)
+        found = "/".join(parts[root - 1 :]) if root else path.removeprefix("src/")
+        if not tops or found.split("/")[0].removesuffix(".py") in tops:
+            yield found
 
 
 def _to_json(modules: Modules) -> dict[str, Any]:

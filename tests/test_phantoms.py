@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment import environment_for
 from colablock.modules import Provider, Providers, modules_of
@@ -22,9 +21,7 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).parent / "data" / "phantoms"
-CASES = {
-    path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.toml"))
-}
+CASES = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def reached(case: Mapping[str, Any]) -> Reached:
@@ -73,3 +70,22 @@ def test_a_case_is_judged_as_it_expects(name: str) -> None:
     assert told == CASES[name]["findings"]
     if "texts" in CASES[name]:
         assert [finding.text for finding in findings] == CASES[name]["texts"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import x\nvalue = " + "1 + " * 900 + "1\nimport y\n",
+        "import x\nvalue = " + "[" * 90 + "]" * 90 + "\nimport y\n",
+    ],
+)
+def test_an_expression_may_nest_deeper_than_the_stack_of_python(source: str) -> None:
+    walked = reached({"files": {"pkg.py": source}, "entry": ["pkg"]})
+    assert [one.name for one in walked.imports] == ["x", "y"]
+
+
+@pytest.mark.parametrize("source", ["import x\0", "if a: pass\n" + "elif b: pass\n" * 3000, "(" * 5000])
+def test_what_is_no_source_or_nests_without_end_is_told(source: str) -> None:
+    walked = reached({"files": {"pkg.py": source}, "entry": ["pkg"]})
+    assert [one.path for one in walked.unread] == ["pkg.py"]
+    assert walked.unread[0].reason

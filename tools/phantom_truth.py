@@ -2,14 +2,15 @@
 
 ::
 
-    python tools/phantom_truth.py --python ENV/bin/python trl:trl.cli peft accelerate
+    python tools/phantom_truth.py --python ENV/bin/python trl:trl.scripts.sft peft accelerate
 
 For each installed distribution (with modules to enter at, else its top-level ones) the entry modules are
 imported in fresh processes of ENV.  The first notes which other top-level names the distribution's own
-modules ask for.  Then, one name at a time, that name alone is missing for these modules, as it would be in
-a clean environment: if the import of the entry fails, it is required, else it is not.  This is compared
-with what ``colablock.reached`` says: hard imports against required names (errors), and all that is reached
-against all that was asked for.
+modules ask for.  Then one name at a time is missing: its import by these modules fails, and nobody finds its
+spec or its metadata, as in a clean environment.  If the import of the entry fails, the name is required.
+
+This is compared with what ``colablock.phantoms`` says of the same: the names that are errors when nothing
+in ENV provides them against the required ones, and all that is reached against all that was asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -27,9 +29,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from colablock.import_statements import Kind  # noqa: E402 - run as a script
-from colablock.modules import modules_of  # noqa: E402
-from colablock.reached import reached_imports  # noqa: E402
+from colablock._vendor.packaging.utils import NormalizedName  # noqa: E402 - run as a script
+from colablock.import_statements import Kind  # noqa: E402
+from colablock.modules import Provider, Providers, modules_of  # noqa: E402
+from colablock.phantoms import Examined, Severity, judge  # noqa: E402
+from colablock.reached import Import, Reached, reached_imports  # noqa: E402
 
 FACTS = """
 import importlib.metadata, json, os, platform, sys
@@ -43,16 +47,22 @@ markers = {
 }
 files = {str(file): str(file.locate()) for file in importlib.metadata.distribution(sys.argv[1]).files}
 version = importlib.metadata.version(sys.argv[1])
-json.dump({"markers": markers, "files": files, "version": version}, sys.stdout)
+others = {
+    one.name: [one.version, *map(str, one.files or ())]
+    for one in importlib.metadata.distributions()
+    if one.name != importlib.metadata.distribution(sys.argv[1]).name
+}
+json.dump({"markers": markers, "files": files, "version": version, "others": others}, sys.stdout)
 """
-#: argv: the entry modules and the own top-level names.  What others bring is loaded once: each trial is a
-#: fork that imports the own modules anew.  The first, without anything missing, shows that this can be done.
+#: argv: the entry modules and the own top-level names.  The first trial shows what is asked for and loaded.
+#: What of that belongs to others is then loaded once, and each further trial is a fork of this process.
 CHILD = """
-import builtins, importlib, importlib.util, json, os, sys
+import builtins, functools, gc, importlib, importlib.metadata, importlib.util, json, os, sys
 entries, own = json.loads(sys.argv[1]), set(json.loads(sys.argv[2]))
 answers = os.dup(1)
 os.dup2(2, 1)
 real_import, real_module, real_spec = builtins.__import__, importlib.import_module, importlib.util.find_spec
+real_distribution, owners = importlib.metadata.distribution, importlib.metadata.packages_distributions()
 asked, missing = {}, None
 
 def is_absent(name, importer):
@@ -76,14 +86,17 @@ def hooked_module(name, package=None):
     return real_module(name, package)
 
 def hooked_spec(name, package=None):
-    importer = str(sys._getframe(1).f_globals.get("__name__", ""))
-    if missing and name.partition(".")[0] == missing and importer.partition(".")[0] in own:
-        return None
-    return real_spec(name, package)
+    return None if missing and name.partition(".")[0] == missing else real_spec(name, package)
+
+def plain(name):
+    return name.lower().replace("_", "-")
+
+def hooked_distribution(name):
+    if missing and plain(name) in {missing, *map(plain, owners.get(missing, ()))}:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return real_distribution(name)
 
 def outcome():
-    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
-        del sys.modules[name]
     try:
         for entry in entries:
             real_module(entry)
@@ -91,17 +104,37 @@ def outcome():
         return f"{type(error).__name__}: {error}"[:200]
     return ""
 
-def tell(trial, ended):
-    os.write(answers, json.dumps([trial, ended, asked]).encode() + b"\\n")
+def trial(name):
+    global missing
+    reading, writing = os.pipe()
+    if not os.fork():
+        missing = name
+        for one in gc.get_objects():  # who has asked before whether it is there asks again
+            if name and isinstance(one, functools._lru_cache_wrapper):
+                one.cache_clear()
+        ended = outcome()
+        others = [name for name in sys.modules if name.partition(".")[0] not in own]
+        with open(writing, "w") as stream:
+            json.dump([name, ended, asked, others], stream)
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as stream:
+        text = stream.read()
+    os.wait()
+    return json.loads(text or json.dumps([name, "the process died", {}, []]))
 
 builtins.__import__, importlib.import_module, importlib.util.find_spec = hooked, hooked_module, hooked_spec
-tell(None, outcome())
-for missing in ["", *sorted(asked)]:
-    if os.fork():
-        os.wait()
-    else:
-        tell(missing, outcome())
-        os._exit(0)
+importlib.metadata.distribution = hooked_distribution
+first = trial("")
+for name in first[3]:
+    try:
+        real_module(name)
+    except BaseException:
+        pass
+for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+    del sys.modules[name]
+trials = [first, *map(trial, sorted(first[2]))]
+os.write(answers, json.dumps([one[:3] for one in trials]).encode())
 os._exit(0)
 """
 
@@ -131,51 +164,71 @@ class Case:
             facts=facts,
         )
 
-    def predicted(self) -> dict[str, tuple[Kind, str]]:
-        """Return the reached top-level names, each with the strongest kind and where that is."""
+    def reached(self) -> Reached:
+        """Return what the walk finds."""
         files = {
             name: Path(path).read_bytes() if name.endswith(".py") else b""
             for name, path in self.facts["files"].items()
         }
-        found: dict[str, tuple[Kind, str]] = {}
-        for one in reached_imports(files, self.entries, self.facts["markers"]).imports:
-            found.setdefault(one.name if one.own else one.name.partition(".")[0], (one.kind, one.where))
-        return found
+        return reached_imports(files, self.entries, self.facts["markers"])
 
-    def run(self) -> dict[str | None, tuple[str, dict[str, str]]]:
+    def errors(self, reached: Reached) -> set[str]:
+        """Return the names that are errors where nothing provides them and everything else is as it is."""
+        names = {one.name.partition(".")[0] for one in reached.imports if not one.own}
+        return {name for name in names if name in self._missing(reached, name)}
+
+    def _missing(self, reached: Reached, without: str) -> set[str]:
+        providers = {}
+        for name, (version, *files) in self.facts["others"].items():
+            paths = [path for path in files if re.split(r"[/.]", path)[0] != without]
+            named = NormalizedName(name)
+            providers[named] = Provider(name=named, version=version, modules=modules_of(paths))
+        examined = Examined(
+            name=NormalizedName(self.name), version="", reached=reached, declared=frozenset(providers)
+        )
+        findings = judge(examined, Providers(providers), {})
+        return {one.name.partition(".")[0] for one in findings if one.severity is Severity.ERROR}
+
+    def run(self) -> dict[str, tuple[str, dict[str, str]]]:
         """Return how each trial ended ("" for well) and what was asked for by whom, by what was missing.
 
-        None and "" are the trials in which nothing is: in the process itself, and in a fork of it.
+        "" is the trial in which nothing is.
         """
         arguments = [json.dumps(self.entries), json.dumps(self.tops)]
         environ = {**os.environ, "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         done = subprocess.run(
             [self.python, "-c", CHILD, *arguments], capture_output=True, text=True, check=False, env=environ
         )
-        return {trial: (ended, asked) for trial, ended, asked in map(json.loads, done.stdout.splitlines())}
+        return {missing: (ended, asked) for missing, ended, asked in json.loads(done.stdout)}
 
 
 def examine(case: Case) -> dict[str, set[str]]:
     """Print how the walk of *case* compares with the truth, and return the four sets of names."""
-    predicted = case.predicted()
+    reached = case.reached()
+    places: dict[str, Import] = {}
+    for one in reached.imports:
+        places.setdefault(one.name if one.own else one.name.partition(".")[0], one)
+    errors = case.errors(reached)
     trials = case.run()
-    asked = trials[None][1]
-    whole = trials[None][0] or trials.get("", ("no second import", {}))[0]
-    required = {name for name in asked if name not in trials or trials[name][0]} if not whole else set()
-    hard = {name for name, (kind, _) in predicted.items() if kind is Kind.HARD}
+    whole, asked = trials[""]
+    required = {name for name in asked if trials[name][0]} if not whole else set()
     print(f"{case.name} {case.facts['version']} at {', '.join(case.entries)}" + (whole and f": {whole}"))
-    print(f"  errors   {score(hard, required)}")
-    print(f"  overall  {score(set(predicted), set(asked))}")
-    for name in sorted(hard - required):
+    print(f"  errors   {score(errors, required)}")
+    print(f"  overall  {score(set(places), set(asked))}")
+    for name in sorted(errors - required):
         print(
-            f"  false alarm: {name} ({predicted[name][1]}), {'asked for' if name in asked else 'not asked'}"
+            f"  false alarm: {name} ({places[name].where}), {'asked for' if name in asked else 'not asked'}"
         )
-    for name in sorted(required - hard):
-        kind = predicted[name][0].name.lower() if name in predicted else "not reached"
+    for name in sorted(required - errors):
+        kind = places[name].kind.name.lower() if name in places else "not reached"
         print(f"  missed: {name} (walk: {kind}; {asked[name]}): {trials[name][0]}")
-    for name in sorted(asked.keys() - predicted.keys()):
-        print(f"  not reached: {name}, asked for by {asked[name]}", flush=True)
-    return {"hard": hard, "required": required, "reached": set(predicted), "asked": set(asked)}
+    for name in sorted(asked.keys() - places.keys()):
+        print(f"  not reached: {name}, asked for by {asked[name]}")
+    for one in reached.imports:
+        if one.own and one.kind is Kind.HARD:
+            print(f"  own and not there: {one.name} ({one.where})")
+    sys.stdout.flush()
+    return {"errors": errors, "required": required, "reached": set(places), "asked": set(asked)}
 
 
 def score(said: set[str], true: set[str]) -> str:
@@ -193,12 +246,12 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="an interpreter that has them installed")
     parser.add_argument("distributions", nargs="+", metavar="DISTRIBUTION[:MODULE,...]")
     arguments = parser.parse_args()
-    totals: dict[str, set[str]] = {"hard": set(), "required": set(), "reached": set(), "asked": set()}
+    totals: dict[str, set[str]] = {"errors": set(), "required": set(), "reached": set(), "asked": set()}
     for text in arguments.distributions:
         for key, names in examine(Case.of(arguments.python, text)).items():
             totals[key] |= {f"{text} {name}" for name in names}
     print("all")
-    print(f"  errors   {score(totals['hard'], totals['required'])}")
+    print(f"  errors   {score(totals['errors'], totals['required'])}")
     print(f"  overall  {score(totals['reached'], totals['asked'])}")
 
 
