@@ -26,7 +26,7 @@ __all__ = [
 
 # The two folders of a wheel's .data that are installed among the modules (binary distribution format).
 _INSTALLED = re.compile(r"^[^/]+\.data/(?:pure|plat)lib/")
-_MODULE = re.compile(r"(?P<stem>[^.]+)\.(?:[\w-]+\.)?(?P<suffix>py|pyc|so|pyd)")
+_MODULE = re.compile(r"(?P<stem>[^.]+)\.(?:(?P<source>py)|pyc|(?:[\w-]+\.)?(?:so|pyd))")
 _DISTUTILS = "distutils-precedence.pth"  # of setuptools: gives ``distutils`` where Python has none
 #: Modules that Python gained and lost, by the minor version that made the change.
 _ADDED = {11: {"tomllib"}, 14: {"annotationlib", "compression"}}
@@ -85,7 +85,7 @@ class ModuleFile:
             return None
         is_package = len(parts) > 1 and parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
-        return cls(name=name, is_package=is_package, is_source=match["suffix"] == "py")
+        return cls(name=name, is_package=is_package, is_source=match["source"] is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

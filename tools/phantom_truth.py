@@ -62,7 +62,7 @@ entries, own = json.loads(sys.argv[1]), set(json.loads(sys.argv[2]))
 answers = os.dup(1)
 os.dup2(2, 1)
 real_import, real_module, real_spec = builtins.__import__, importlib.import_module, importlib.util.find_spec
-real_distribution, owners = importlib.metadata.distribution, importlib.metadata.packages_distributions()
+real_name, owners = importlib.metadata.Distribution.from_name, importlib.metadata.packages_distributions()
 asked, missing = {}, None
 
 def is_absent(name, importer):
@@ -91,10 +91,10 @@ def hooked_spec(name, package=None):
 def plain(name):
     return name.lower().replace("_", "-")
 
-def hooked_distribution(name):
+def hooked_name(name):
     if missing and plain(name) in {missing, *map(plain, owners.get(missing, ()))}:
         raise importlib.metadata.PackageNotFoundError(name)
-    return real_distribution(name)
+    return real_name(name)
 
 def outcome():
     try:
@@ -124,7 +124,7 @@ def trial(name):
     return json.loads(text or json.dumps([name, "the process died", {}, []]))
 
 builtins.__import__, importlib.import_module, importlib.util.find_spec = hooked, hooked_module, hooked_spec
-importlib.metadata.distribution = hooked_distribution
+importlib.metadata.Distribution.from_name = hooked_name
 first = trial("")
 for name in first[3]:
     try:
