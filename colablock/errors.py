@@ -11,6 +11,7 @@
     │   ├── NoSolution          with the because-chain
     │   ├── FetchFailed         an index or a file could not be read
     │   ├── BadDistribution     a file is not what its metadata, hash or format promise
+    │   │   └── NoModules       nothing of it could be imported
     │   ├── Refused             a rule forbids it (protected, externally managed, another state)
     │   └── NotProven           a check failed on an environment that we did not change
     ├── RolledBack              exit 3: the change failed; the environment is as it was before
@@ -41,6 +42,7 @@ __all__ = [
     "InvalidInput",
     "InvalidMatrix",
     "InvalidRequirements",
+    "NoModules",
     "NoSolution",
     "NotFound",
     "NotProven",
@@ -191,6 +193,10 @@ class BadDistribution(Unmet):
     """A wheel, sdist or archive is not what its name, hash or metadata promise."""
 
     reference = "bad-distribution"
+
+
+class NoModules(BadDistribution):
+    """A wheel or archive that would install nothing that can be imported."""
 
 
 class Refused(Unmet):

@@ -19,7 +19,7 @@ from colablock.metadata import (
     static_metadata,
 )
 
-__all__ = ["MetadataSource"]
+__all__ = ["MetadataSource", "contents_key", "remote_wheel"]
 
 _TAIL = 1 << 16  # holds the directory and the metadata of all but the largest wheels
 
@@ -38,7 +38,7 @@ class MetadataSource:
 
     def read(self, name: NormalizedName, version: Version | None, file: File) -> CoreMetadata:
         """Return the metadata of *file*.  Raises BadDistribution when it is that of something else."""
-        key = self._key(file)
+        key = contents_key(self._fetcher, file)
         kept = self._kept(key) if key is not None else None
         if kept is not None:
             return kept
@@ -52,16 +52,6 @@ class MetadataSource:
         data: Any = self._fetcher.cache.read_json("metadata", key)
         return CoreMetadata.from_json(data) if data is not None else None
 
-    def _key(self, file: File) -> str | None:
-        """Return what the file's contents are known by; None where they may change under the same name."""
-        sha256 = file.hashes.get("sha256")
-        if sha256:
-            # What a build says depends on who builds: that is kept with the built wheel.
-            return sha256.lower() if file.is_wheel else f"sdist {sha256}"
-        if self._fetcher.local(file.url) is not None or file.size is None:
-            return None
-        return f"{file.url}\n{file.size}"
-
     def _read_wheel(self, file: File) -> CoreMetadata:
         sha256 = file.hashes.get("sha256")
         is_here = sha256 is not None and self._fetcher.cache.file(sha256) is not None
@@ -70,9 +60,9 @@ class MetadataSource:
             if announced is not None:
                 return announced
         if self._fetcher.local(file.url) is None and not is_here:
-            partly = self._partly(file)
+            partly = remote_wheel(self._fetcher, file)
             if partly is not None:
-                return partly
+                return read_wheel_metadata(partly, file.filename)
         path = self._fetcher.fetch(file)
         with path.open("rb") as stream:
             return read_wheel_metadata(stream, file.filename)
@@ -87,28 +77,6 @@ class MetadataSource:
                 return None
             raise
 
-    def _partly(self, file: File) -> CoreMetadata | None:
-        """Return the metadata by fetching parts of the wheel; None when the server serves none."""
-        start = -_TAIL if file.size is None else max(0, file.size - _TAIL)
-        tail = self._fetcher.get_range(file.url, start)
-        if tail is None:
-            return None
-
-        def more(start: int, end: int) -> bytes:
-            part = self._fetcher.get_range(file.url, start, end)
-            if (
-                part is None
-                or part.start != start
-                or len(part.data) != end - start
-                or part.total != tail.total
-            ):
-                raise BadDistribution(f"`{file.filename}` changed while it was read")
-            return part.data
-
-        if tail.start + len(tail.data) != tail.total:
-            return None  # not the end, whatever it is: the index's size is not the file's
-        return read_wheel_metadata(RemoteFile(more, tail.total, tail.data), file.filename)
-
     def _read_sdist(self, file: File) -> CoreMetadata:
         path = self._fetcher.fetch_named(file)
         static = static_metadata(path)
@@ -120,3 +88,38 @@ class MetadataSource:
         wheel = self._build(path)
         with wheel.open("rb") as stream:
             return read_wheel_metadata(stream, wheel.name)
+
+
+def contents_key(fetcher: Fetcher, file: File) -> str | None:
+    """Return what the contents of *file* are known by; None where they may change under the same name."""
+    sha256 = file.hashes.get("sha256")
+    if sha256:
+        # What a build says depends on who builds: that is kept with the built wheel.
+        return sha256.lower() if file.is_wheel else f"sdist {sha256}"
+    if fetcher.local(file.url) is not None or file.size is None:
+        return None
+    return f"{file.url}\n{file.size}"
+
+
+def remote_wheel(fetcher: Fetcher, file: File) -> RemoteFile | None:
+    """Return a wheel of which only what is read is fetched; None when its server serves no parts.
+
+    None too for one that is here already, as a whole.
+    """
+    sha256 = file.hashes.get("sha256")
+    if sha256 and fetcher.cache.file(sha256) is not None:
+        return None
+    start = -_TAIL if file.size is None else max(0, file.size - _TAIL)
+    tail = fetcher.get_range(file.url, start)
+    if tail is None:
+        return None
+
+    def more(start: int, end: int) -> bytes:
+        part = fetcher.get_range(file.url, start, end)
+        if part is None or part.start != start or len(part.data) != end - start or part.total != tail.total:
+            raise BadDistribution(f"`{file.filename}` changed while it was read")
+        return part.data
+
+    if tail.start + len(tail.data) != tail.total:
+        return None  # not the end, whatever it is: the index's size is not the file's
+    return RemoteFile(more, tail.total, tail.data)

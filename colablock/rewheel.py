@@ -28,7 +28,7 @@ from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.archive import Archive, Member, open_archive
 from colablock.cache import Cache, file_digest
 from colablock.candidates import Metadata
-from colablock.errors import BadDistribution
+from colablock.errors import BadDistribution, NoModules
 from colablock.judge import parse_wheel_name
 from colablock.matrix import PackageEntry
 from colablock.metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
@@ -228,7 +228,7 @@ def _modules(archive: Archive, entry: PackageEntry) -> Iterator[_File]:
         likely = sorted({top for top, _, _ in inner if top not in _BESIDE})
         hint = f"set `source-root` in {entry.path}"
         hint += f", perhaps to `{likely[0]}`" if len(likely) == 1 and likely[0] != root else ""
-        raise BadDistribution(f"`{archive.filename}` holds no importable module {where}", hint=hint)
+        raise NoModules(f"`{archive.filename}` holds no importable module {where}", hint=hint)
     for path, member in sorted(files.items()):
         yield _File(path, member.executable, _opener(member))
 
@@ -316,7 +316,7 @@ def _check_modules(names: Iterable[str], info: str, filename: str, entry: Packag
         for name in inside
     ):
         hint = f"set `url` and `source-root` in {entry.path}"
-        raise BadDistribution(f"`{filename}` holds no importable module", hint=hint)
+        raise NoModules(f"`{filename}` holds no importable module", hint=hint)
 
 
 def _with_fields(old: bytes, version: Version, entry: PackageEntry) -> bytes:

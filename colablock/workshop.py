@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from colablock.matrix import PackageEntry
     from colablock.plan import Artifact, Plan
     from colablock.progress import Reporter
-    from colablock.resolution import Resolution
+    from colablock.resolution import Pin, Resolution
 
 __all__ = ["Workshop"]
 
@@ -51,6 +51,16 @@ class Workshop:
             artifact.name: self._wheel(artifact, path)
             for artifact, path in zip(artifacts, paths, strict=True)
         }
+
+    def wheel_of(self, pin: Pin) -> Path:
+        """Return the wheel that *pin* is installed from: ours, built or as it is.  Raises BadDistribution."""
+        file, entry = pin.candidate.file, self.entries.get(pin.name)
+        if file is None:
+            raise BadDistribution(f"{pin.candidate} is installed, and no wheel of it is at hand")
+        if entry is not None and entry.is_rebuilt:
+            return self._rebuilt(entry, pin.candidate, file)
+        path = self.fetcher.fetch_named(file)
+        return path if file.is_wheel else self.builder(path)
 
     def is_at_hand(self, resolution: Resolution) -> bool:
         """Whether `wheels_beside` would fetch and build nothing for *resolution*."""

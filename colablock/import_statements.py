@@ -1,0 +1,359 @@
+"""The import statements of one module, read from its source: nothing is run."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+__all__ = ["Kind", "Statement", "read_statements"]
+
+
+class Kind(IntEnum):
+    """When an import runs.  Of two that follow each other the greater counts."""
+
+    HARD = 0  # whenever the module is imported, and a failure goes up
+    GUARDED = 1  # under a condition that the source does not decide, or where a failure is caught
+    DEFERRED = 2  # inside a function, or when the module is run as a script
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """One name of one import statement, made absolute (PEP 328).
+
+    ``from base import member as bound``; *member* is None for ``import base``
+    and ``*`` for all.  *unless* are groups of modules: the statement runs only
+    if of each group one cannot be imported (``except ImportError``).  A *lazy*
+    one runs when the module is asked for *bound*: it stands in the module's
+    ``__getattr__`` (PEP 562), or is for type checkers what that does.
+    """
+
+    base: str
+    member: str | None
+    bound: str
+    kind: Kind
+    line: int
+    unless: tuple[frozenset[str], ...] = ()
+    lazy: bool = False
+
+
+def read_statements(
+    source: bytes, module: str, *, is_package: bool, markers: Mapping[str, str]
+) -> tuple[Statement, ...]:
+    """Return what *module* imports, line by line, on the Python that *markers* describe (PEP 508).
+
+    Raises SyntaxError where the Python that runs this cannot parse it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an invalid escape is its author's affair
+        reader = _Reader(module if is_package else module.rpartition(".")[0], markers)
+        try:
+            reader.visit(ast.parse(source))
+        except (ValueError, RecursionError) as error:  # a null byte, or nested without end
+            raise SyntaxError(str(error)) from error
+    return tuple(reader.found)
+
+
+class _Reader(ast.NodeVisitor):
+    """Collects statements; what it is inside of stands in its fields."""
+
+    def __init__(self, package: str, markers: Mapping[str, str]) -> None:
+        self.found: list[Statement] = []
+        self._package = package
+        self._facts = _facts(markers)
+        self._kind = Kind.HARD
+        self._unless: tuple[frozenset[str], ...] = ()
+        self._lazy = False
+
+    @contextmanager
+    def _inside(
+        self, kind: Kind, unless: frozenset[str] = frozenset(), *, lazy: bool = False
+    ) -> Iterator[None]:
+        before = self._kind, self._unless, self._lazy
+        self._kind = max(self._kind, kind)
+        self._unless += (unless,) if unless else ()
+        self._lazy = self._lazy or lazy
+        yield
+        self._kind, self._unless, self._lazy = before
+
+    def _visit_all(self, nodes: Iterable[ast.AST]) -> None:
+        for node in nodes:
+            self.visit(node)
+
+    # -- what imports
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            bound = alias.asname or alias.name.partition(".")[0]
+            self._add(alias.name, None, bound, node.lineno)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = self._absolute("." * node.level + (node.module or ""), self._package)
+        for alias in node.names if base else ():
+            self._add(base, alias.name, alias.asname or alias.name, node.lineno)
+
+    def visit(self, node: ast.AST) -> None:
+        """Visit a statement with all that is in it; expressions, which nest deeply, take no recursion."""
+        if not isinstance(node, ast.expr):
+            super().visit(node)
+            return
+        nodes: list[ast.AST] = [node]
+        while nodes:
+            one = nodes.pop()
+            if isinstance(one, ast.Lambda):
+                nodes.append(one.args)
+                with self._inside(Kind.DEFERRED):
+                    self.visit(one.body)
+                continue
+            if isinstance(one, ast.Call):
+                self._call(one)
+            nodes += ast.iter_child_nodes(one)
+
+    def _call(self, node: ast.Call) -> None:
+        """Take ``importlib.import_module`` and ``__import__`` of a literal for statements."""
+        name = _dotted(node.func).rpartition(".")[2]
+        if name not in {"import_module", "__import__"}:
+            return
+        literals = [one.value if isinstance(one, ast.Constant) else None for one in node.args]
+        package = self._package
+        if len(literals) > 1 and name == "import_module" and isinstance(literals[1], str):
+            package = literals[1]
+        if literals and isinstance(literals[0], str) and (base := self._absolute(literals[0], package)):
+            self._add(base, None, "", node.lineno)
+
+    def _add(self, base: str, member: str | None, bound: str, line: int) -> None:
+        self.found.append(
+            Statement(
+                base=base,
+                member=member,
+                bound=bound,
+                kind=self._kind,
+                line=line,
+                unless=self._unless,
+                lazy=self._lazy,
+            )
+        )
+
+    @staticmethod
+    def _absolute(name: str, package: str) -> str:
+        """Return the full name of a relative one; "" where it leads out of the top-level package."""
+        tail = name.lstrip(".")
+        level = len(name) - len(tail)
+        if not level:
+            return name
+        parts = package.split(".") if package else []
+        if level > len(parts):
+            return ""
+        return ".".join([*parts[: len(parts) - level + 1], *([tail] if tail else [])])
+
+    # -- what decides when
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self._visit_all(node.decorator_list)
+        self.visit(node.args)  # defaults are computed where the function is defined
+        with self._inside(Kind.DEFERRED, lazy=node.name == "__getattr__" and self._kind is not Kind.DEFERRED):
+            self._visit_all(node.body)
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+
+    def visit_If(self, node: ast.If) -> None:
+        for_types = _names_type_checking(node.test)
+        as_script = _dotted(node.test.left) == "__name__" if isinstance(node.test, ast.Compare) else False
+        holds = None if as_script else _truth(node.test, self._facts)
+        if as_script:
+            with self._inside(Kind.DEFERRED):
+                self._visit_all(node.body)
+        elif holds is None or for_types:
+            with self._inside(Kind.GUARDED, lazy=for_types):
+                self._visit_all(node.body)
+        elif holds:
+            self._visit_all(node.body)
+        if holds is None and not as_script:
+            with self._inside(Kind.GUARDED):
+                self._visit_all(node.orelse)
+        elif not holds:
+            self._visit_all(node.orelse)
+
+    def visit_Try(self, node: Any) -> None:
+        catching = next((handler for handler in node.handlers if _catches(handler.type)), None)
+        guard = Kind.HARD if catching is None or _leaves(catching) else Kind.GUARDED
+        first = len(self.found)
+        with self._inside(guard):
+            self._visit_all(node.body)
+            tried = frozenset(one.base for one in self.found[first:] if one.kind <= max(self._kind, guard))
+            self._visit_all(node.orelse)
+        for handler in node.handlers:
+            is_instead = handler is catching and tried
+            with self._inside(
+                Kind.HARD if is_instead else Kind.GUARDED, tried if is_instead else frozenset()
+            ):
+                self._visit_all(handler.body)
+        self._visit_all(node.finalbody)
+
+    visit_TryStar = visit_Try  # noqa: N815
+
+    def visit_With(self, node: ast.With) -> None:
+        self._visit_all(node.items)
+        with self._inside(Kind.GUARDED if any(map(_suppresses, node.items)) else Kind.HARD):
+            self._visit_all(node.body)
+
+    def visit_Match(self, node: Any) -> None:
+        with self._inside(Kind.GUARDED):
+            self.generic_visit(node)
+
+
+def _dotted(node: ast.AST) -> str:
+    """Return ``a.b.c`` of a name or attribute, "" of anything else."""
+    parts = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+_IMPORT_ERRORS = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
+
+
+def _catches(node: ast.expr | None) -> bool:
+    """Whether an ``except`` of this type catches a failed import."""
+    if node is None:
+        return True
+    types = node.elts if isinstance(node, ast.Tuple) else [node]
+    return any(_dotted(one).rpartition(".")[2] in _IMPORT_ERRORS for one in types)
+
+
+def _leaves(handler: ast.ExceptHandler) -> bool:
+    """Whether a handler ends the import all the same: it raises, or ends the process."""
+    for node in handler.body:
+        call = node.value if isinstance(node, ast.Expr) else None
+        name = _dotted(call.func) if isinstance(call, ast.Call) else ""
+        if isinstance(node, ast.Raise) or name in {"exit", "quit", "sys.exit", "os._exit"}:
+            return True
+    return False
+
+
+def _suppresses(item: ast.withitem) -> bool:
+    """Whether a context manager swallows failed imports: ``suppress``, or one named after importing."""
+    if not isinstance(item.context_expr, ast.Call):
+        return False
+    name = _dotted(item.context_expr.func).rpartition(".")[2]
+    return "import" in name or (name == "suppress" and any(map(_catches, item.context_expr.args)))
+
+
+def _names_type_checking(node: ast.expr) -> bool:
+    return _dotted(node).rpartition(".")[2] == "TYPE_CHECKING"
+
+
+# -- what a condition comes to
+
+
+class _UnknownError(Exception):
+    """The source alone does not tell."""
+
+
+def _facts(markers: Mapping[str, str]) -> dict[str, Any]:
+    """Return what an interpreter with these *markers* says of itself, by the names that sources use."""
+    version = tuple(int(part) for part in markers["python_full_version"].split(".")[:3] if part.isdigit())
+    return {
+        "TYPE_CHECKING": False,
+        "typing.TYPE_CHECKING": False,
+        "sys.version_info": version,
+        "sys.version_info.major": version[0],
+        "sys.version_info.minor": version[1],
+        "version_info": version,
+        "sys.platform": markers["sys_platform"],
+        "os.name": markers["os_name"],
+        "platform.system": markers["platform_system"],
+        "platform.machine": markers["platform_machine"],
+        "platform.python_implementation": markers["platform_python_implementation"],
+        "six.PY2": False,
+        "six.PY3": True,
+    }
+
+
+_COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda left, right: left in right,
+    ast.NotIn: lambda left, right: left not in right,
+}
+
+
+def _truth(node: ast.expr, facts: Mapping[str, Any]) -> bool | None:
+    """Return what a condition comes to, None where the source does not tell."""
+    try:
+        return bool(_value(node, facts))
+    except _UnknownError:
+        return None
+
+
+def _value(node: ast.expr, facts: Mapping[str, Any]) -> Any:
+    """Return what an expression is, as far as *facts* tell.  Raises _UnknownError."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, (ast.Name, ast.Attribute)):
+        return _fact(_dotted(node), facts)
+    if isinstance(node, (ast.Tuple, ast.List)):
+        return tuple(_value(one, facts) for one in node.elts)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return not _value(node.operand, facts)
+    if isinstance(node, ast.BoolOp):
+        return _joined(node, facts)
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        compare = _COMPARISONS.get(type(node.ops[0]))
+        values = _value(node.left, facts), _value(node.comparators[0], facts)
+        return _attempt(compare, *values)
+    if isinstance(node, ast.Subscript):
+        return _attempt(operator.getitem, _value(node.value, facts), _index(node.slice))
+    if isinstance(node, ast.Call):
+        return _called(node, facts)
+    raise _UnknownError
+
+
+def _fact(name: str, facts: Mapping[str, Any]) -> Any:
+    if name not in facts:
+        raise _UnknownError
+    return facts[name]
+
+
+def _attempt(function: Callable[..., Any] | None, *values: Any) -> Any:
+    try:
+        return function(*values) if function is not None else _fact("", {})
+    except (TypeError, IndexError, KeyError) as error:
+        raise _UnknownError from error
+
+
+def _joined(node: ast.BoolOp, facts: Mapping[str, Any]) -> bool:
+    """Return an ``and`` or ``or``: one part that is known may decide it."""
+    decides = isinstance(node.op, ast.Or)
+    parts = [_truth(part, facts) for part in node.values]
+    if decides not in parts and None in parts:
+        raise _UnknownError
+    return decides if decides in parts else not decides
+
+
+def _index(node: ast.expr) -> Any:
+    """Return a subscript of constants: ``[0]`` or ``[:2]``."""
+    if isinstance(node, ast.Slice):
+        bounds = [part and _value(part, {}) for part in (node.lower, node.upper, node.step)]
+        return slice(*bounds)
+    return _value(node, {})
+
+
+def _called(node: ast.Call, facts: Mapping[str, Any]) -> Any:
+    """Return ``platform.system()`` and its like, and ``sys.platform.startswith("win")``."""
+    name = _dotted(node.func)
+    if not node.args and name.startswith("platform."):
+        return _fact(name, facts)
+    if isinstance(node.func, ast.Attribute) and node.func.attr == "startswith" and len(node.args) == 1:
+        return _attempt(str.startswith, _value(node.func.value, facts), _value(node.args[0], facts))
+    raise _UnknownError

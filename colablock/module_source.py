@@ -1,0 +1,114 @@
+"""Reads which modules a distribution brings, without fetching the whole of it where that can be spared."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, cast
+
+from colablock.archive import Archive, open_archive
+from colablock.candidates import File
+from colablock.errors import BadDistribution
+from colablock.fetch import Fetcher
+from colablock.metadata_source import contents_key, remote_wheel
+from colablock.modules import Modules, Provider, modules_of
+from colablock.resolution import Pin
+
+__all__ = ["ModuleSource"]
+
+_KIND = "provides"
+_WORKERS = 8
+
+
+class ModuleSource:
+    """The modules of wheels, sdists and installed distributions; kept on disk for ever by a file's hash.
+
+    Of a wheel the directory at its end is read, by a range request.  An sdist is
+    fetched whole, and what is compiled from it is not seen.  Of what is installed
+    only the top-level names are known.
+    """
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+
+    def providers(self, pins: Iterable[Pin]) -> list[Provider]:
+        """Return what each pin brings, several read at a time.  Raises FetchFailed and BadDistribution."""
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            return list(pool.map(self._provider, pins))
+
+    def read(self, file: File) -> Modules:
+        """Return the modules of *file*."""
+        key = contents_key(self._fetcher, file)
+        kept = _from_json(self._fetcher.cache.read_json(_KIND, key)) if key is not None else None
+        if kept is not None:
+            return kept
+        found = self._of_wheel(file) if file.is_wheel else self._of_sdist(file)
+        if key is not None:
+            self._fetcher.cache.write_json(_KIND, key, _to_json(found))
+        return found
+
+    def _provider(self, pin: Pin) -> Provider:
+        installed, file = pin.candidate.installed, pin.candidate.file
+        modules = Modules(partial=True)
+        if file is not None:
+            modules = self.read(file)
+        elif installed is not None:
+            modules = Modules(names=frozenset(installed.import_names), partial=True)
+        return Provider(name=pin.name, version=str(pin.version), modules=modules)
+
+    def _of_wheel(self, file: File) -> Modules:
+        is_local = self._fetcher.local(file.url) is not None
+        stream = None if is_local else remote_wheel(self._fetcher, file)
+        try:
+            if stream is not None:
+                return _directory(cast("IO[bytes]", stream))
+            with self._fetcher.fetch(file).open("rb") as whole:
+                return _directory(whole)
+        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+            raise BadDistribution(f"`{file.filename}` cannot be read as a wheel: {error}") from error
+
+    def _of_sdist(self, file: File) -> Modules:
+        with open_archive(self._fetcher.fetch_named(file)) as archive:
+            return modules_of(_sources(archive), partial=True)
+
+
+def _directory(stream: IO[bytes]) -> Modules:
+    with zipfile.ZipFile(stream) as wheel:
+        return modules_of(wheel.namelist())
+
+
+def _sources(archive: Archive) -> Iterator[str]:
+    """Yield the files of an sdist as they are likely to be installed.
+
+    A package is taken from wherever its outermost ``__init__.py`` lies; the
+    rest from the top or ``src``.  What ``top_level.txt`` does not list is left out.
+    """
+    listed = [path for path in archive.members if path.endswith(".egg-info/top_level.txt")]
+    tops = {line for path in listed for line in (archive.read_text(path) or "").split()}
+    for path in archive.members:
+        parts = path.split("/")
+        folders = range(1, len(parts))
+        root = next((n for n in folders if "/".join([*parts[:n], "__init__.py"]) in archive.members), 0)
+        found = "/".join(parts[root - 1 :]) if root else path.removeprefix("src/")
+        if not tops or found.split("/")[0].removesuffix(".py") in tops:
+            yield found
+
+
+def _to_json(modules: Modules) -> dict[str, Any]:
+    return {
+        "names": sorted(modules.names),
+        "packages": sorted(modules.packages),
+        "partial": modules.partial,
+    }
+
+
+def _from_json(data: Any) -> Modules | None:
+    try:
+        return Modules(
+            names=frozenset(data["names"]),
+            packages=frozenset(data["packages"]),
+            partial=bool(data["partial"]),
+        )
+    except (KeyError, TypeError):
+        return None

@@ -1,0 +1,134 @@
+"""Phantom imports of the packages whose requirements or modules a matrix replaces."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment import Environment
+from colablock.errors import NoModules
+from colablock.matrix import Matrix
+from colablock.module_source import ModuleSource
+from colablock.modules import Providers, installed_path, modules_of
+from colablock.phantoms import Examined, Finding, judge, no_modules
+from colablock.reached import reached_imports
+from colablock.requirements import parse_requirement
+from colablock.resolution import Pin
+from colablock.workshop import Workshop
+
+__all__ = ["phantom_findings"]
+
+#: What a training runner starts.
+_RUNNERS = {"axolotl": "axolotl.cli.train"}
+_OUR_LABEL = re.compile(r"[+.]colablock\.[0-9a-f]+$")
+
+
+def phantom_findings(
+    matrix: Matrix, pins: Mapping[NormalizedName, Pin], workshop: Workshop, environment: Environment
+) -> tuple[Finding, ...]:
+    """Return the phantom imports of every package of *matrix* whose requirements or modules it replaces.
+
+    *pins* are those of a solve for *environment* (`Resolution.pins`, of an index
+    or of a lock), and *workshop* what it was solved with.  A package that is
+    named by a URL is looked at too, for whether it holds a module.  Fetches what
+    is examined, and of the others the list of their files, as far as they are
+    needed.  Raises FetchFailed and BadDistribution.
+    """
+    findings: list[Finding] = []
+    for name, entry in workshop.entries.items():
+        pin = pins.get(name)
+        if pin is None or pin.candidate.file is None or not (entry.is_rebuilt or entry.url):
+            continue
+        version = _OUR_LABEL.sub("", str(pin.version))
+        try:
+            wheel = workshop.wheel_of(pin)
+        except NoModules as error:
+            findings.append(no_modules(name, version, error.message))
+            continue
+        files = _read(wheel)
+        if not modules_of(files).names:
+            held = f"`{wheel.name}` holds {len(files)} files, and no module among them"
+            findings.append(no_modules(name, version, held))
+        elif entry.is_rebuilt:
+            points = _entry_points(matrix, files)
+            examined = Examined(
+                name=name,
+                version=version,
+                reached=reached_imports(files, points, environment.markers),
+                declared=frozenset(_required(pin)),
+            )
+            findings += _judged(examined, pins, ModuleSource(workshop.fetcher))
+    return tuple(findings)
+
+
+def _judged(
+    examined: Examined, pins: Mapping[NormalizedName, Pin], source: ModuleSource
+) -> tuple[Finding, ...]:
+    """Return the findings; who is not declared is looked at only where the declared do not provide all."""
+    others = {name: pin for name, pin in pins.items() if name != examined.name}
+    known = {
+        one.name: one for one in source.providers(p for n, p in others.items() if n in examined.declared)
+    }
+    declared = Providers(known)
+    if any(_is_open(declared, one.name, one.member) for one in examined.reached.imports if not one.own):
+        rest = source.providers(pin for name, pin in others.items() if name not in known)
+        known |= {one.name: one for one in rest}
+    return judge(examined, Providers(known), {name: set(_required(pin)) for name, pin in others.items()})
+
+
+def _is_open(providers: Providers, name: str, member: str | None) -> bool:
+    supply = providers.find(name, member)
+    return supply is None or supply.lacking is not None
+
+
+def _required(pin: Pin) -> Iterator[NormalizedName]:
+    for line in pin.requires:
+        requirement = parse_requirement(line)
+        if requirement is not None:
+            yield canonicalize_name(requirement.name)
+
+
+def _read(wheel: Path) -> dict[str, bytes]:
+    """Return the files of *wheel* by the paths they are installed at; contents of sources and text only."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {
+            installed_path(name): archive.read(name) if name.endswith((".py", ".txt")) else b""
+            for name in archive.namelist()
+            if not name.endswith("/")
+        }
+
+
+def _entry_points(matrix: Matrix, files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Return the modules at which the distribution of *files* is entered.
+
+    What the matrix imports, runs and trains with, and the console scripts; its
+    top-level modules where none of these is its own.
+    """
+    tops = {name.partition(".")[0] for name in modules_of(files).names}
+    scripts = _console_scripts(files)
+    asked = [line.partition(":")[0] for line in matrix.verify.imports]
+    for command in matrix.verify.commands:
+        asked += [scripts[word] for word in command[:1] if word in scripts]
+        asked += [word for option, word in pairwise(command) if option == "-m"]
+    asked += [_RUNNERS[matrix.train.runner]] if matrix.train.runner in _RUNNERS else []
+    own = [name for name in (*asked, *scripts.values()) if name.partition(".")[0] in tops]
+    return tuple(dict.fromkeys(own)) or tuple(sorted(tops))
+
+
+def _console_scripts(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the modules of the console scripts by their names (entry points specification)."""
+    texts = [data for path, data in files.items() if path.endswith(".dist-info/entry_points.txt")]
+    parser = configparser.RawConfigParser(delimiters=("=",), strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    try:
+        parser.read_string(b"\n".join(texts).decode("utf-8", "replace"))
+    except configparser.Error:
+        return {}
+    if not parser.has_section("console_scripts"):
+        return {}
+    return {name: value.partition(":")[0].strip() for name, value in parser.items("console_scripts")}

@@ -1,0 +1,204 @@
+"""What a distribution imports of others, walked from its entry points through its own modules."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from colablock._vendor.packaging.version import Version
+from colablock.import_statements import Kind, Statement, read_statements
+from colablock.modules import ModuleFile, standard_library
+
+__all__ = ["Import", "Reached", "Unread", "reached_imports"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """``import name`` or ``from name import member`` at a line of a file; *path* "" for an entry point.
+
+    *own*: the name belongs to the distribution itself, which does not hold it.
+    *unless*: see `Statement`.
+    """
+
+    name: str
+    member: str | None
+    kind: Kind
+    path: str
+    line: int
+    unless: tuple[frozenset[str], ...] = ()
+    own: bool = False
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.line}" if self.path else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """A module whose source this Python cannot parse; what it imports is not known."""
+
+    path: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """What was found: hard imports first, else in the order in which the modules run."""
+
+    imports: tuple[Import, ...]
+    unread: tuple[Unread, ...] = ()
+    modules: frozenset[str] = frozenset()  # own ones that are reached
+
+
+def reached_imports(
+    files: Mapping[str, bytes], entry_points: Iterable[str], markers: Mapping[str, str]
+) -> Reached:
+    """Return what the distribution of *files* (path to contents) imports of others, apart from Python's own.
+
+    *entry_points* are modules of it.  As at run time, a module brings those
+    that it lies in; what a deferred or guarded one imports counts as no more
+    than that itself.  Conditions on the Python or the platform are decided by
+    *markers* (PEP 508).
+    """
+    walk = _Walk(_Own(files), markers)
+    for name in entry_points:
+        walk.enter(name)
+    return walk.done()
+
+
+@dataclass(slots=True)
+class _Own:
+    """The modules of the distribution itself."""
+
+    files: Mapping[str, bytes]
+    modules: dict[str, ModuleFile] = field(default_factory=dict)  # by dotted name
+    paths: dict[str, str] = field(default_factory=dict)
+    spaces: set[str] = field(default_factory=set)  # folders without __init__ (PEP 420)
+
+    def __post_init__(self) -> None:
+        for path in self.files:
+            file = ModuleFile.of(path)
+            if file is not None and (file.is_source or file.name not in self.modules):
+                self.modules[file.name] = file
+                self.paths[file.name] = path
+        for name in self.paths:
+            self.spaces.update(_chain(name))
+        self.spaces -= self.paths.keys()
+
+    def owns(self, name: str) -> bool:
+        """Whether *name* is ours, be it there or not: below a real package of ours."""
+        return any(part in self.paths for part in _chain(name))
+
+
+@dataclass(slots=True)
+class _Walk:
+    own: _Own
+    markers: Mapping[str, str]
+    _standard: frozenset[str] = field(init=False)
+    _queue: list[tuple[Kind, int, str]] = field(default_factory=list)
+    _seen: dict[str, Kind] = field(default_factory=dict)
+    _taken: dict[tuple[str, str], Kind] = field(default_factory=dict)
+    _statements: dict[str, tuple[Statement, ...]] = field(default_factory=dict)
+    _imports: list[Import] = field(default_factory=list)
+    _unread: list[Unread] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._standard = standard_library(Version(self.markers["python_full_version"]))
+
+    def enter(self, name: str) -> None:
+        """Begin at a module."""
+        if name in self.own.paths or name in self.own.spaces:
+            self._load(name, Kind.HARD)
+        else:
+            missing = Import(name=name, member=None, kind=Kind.HARD, path="", line=0, own=True)
+            self._imports.append(missing)
+
+    def done(self) -> Reached:
+        """Walk to the end: what runs for certain first, so that each module is read at its strongest."""
+        while self._queue:
+            kind, _, module = heapq.heappop(self._queue)
+            if kind == self._seen[module]:  # else it has been read at a stronger one since
+                for statement in self._read(module):
+                    self._follow(statement, module, max(kind, statement.kind))
+        return Reached(
+            imports=tuple(sorted(dict.fromkeys(self._imports), key=lambda one: one.kind)),
+            unread=tuple(self._unread),
+            modules=frozenset(self._seen),
+        )
+
+    def _load(self, name: str, kind: Kind) -> None:
+        """Queue a module with those that it lies in."""
+        for module in _chain(name):
+            if module in self.own.paths and self._seen.get(module, len(Kind)) > kind:
+                self._seen[module] = kind
+                heapq.heappush(self._queue, (kind, len(self._seen), module))
+
+    def _follow(self, statement: Statement, module: str, kind: Kind) -> None:
+        """Take up one statement of *module*, which runs there as *kind* says."""
+        base, member = statement.base, statement.member
+        groups = [{name for name in group if not self._is_standard(name)} for group in statement.unless]
+        if self._is_standard(base) or not all(groups):
+            return  # Python has it, or has what it stands in for
+        # What runs only instead of something is not known to run.
+        within = max(kind, Kind.GUARDED) if groups else kind
+        found = Import(
+            name=base,
+            member=member,
+            kind=kind if all(group - self.own.paths.keys() for group in groups) else within,
+            path=self.own.paths[module],
+            line=statement.line,
+            unless=tuple(frozenset(rest) for group in groups if (rest := group - self.own.paths.keys())),
+        )
+        self._load(base, within)
+        if base in self.own.paths:
+            self._take(base, member, within)
+        elif base in self.own.spaces and member is not None and f"{base}.{member}" in self.own.paths:
+            self._load(f"{base}.{member}", within)
+        elif self.own.owns(base):
+            self._imports.append(replace(found, own=True))
+        elif base not in self.own.spaces:
+            self._imports.append(found)
+        elif member is not None:  # a portion of the namespace that somebody else may have
+            self._imports.append(replace(found, name=f"{base}.{member}", member=None))
+
+    def _is_standard(self, name: str) -> bool:
+        top = name.partition(".")[0]
+        return top in self._standard and top not in self.own.paths
+
+    def _take(self, base: str, member: str | None, kind: Kind) -> None:
+        """Load what ``from base import member`` runs apart from *base*, be it a submodule or a lazy name."""
+        if member is None:
+            return
+        if f"{base}.{member}" in self.own.paths:
+            self._load(f"{base}.{member}", kind)
+            return
+        if self._taken.get((base, member), len(Kind)) <= kind:
+            return
+        self._taken[base, member] = kind
+        for statement in self._read(base):
+            if statement.lazy and statement.bound == member and statement.base != base:
+                self._follow(statement, base, kind)
+
+    def _read(self, module: str) -> tuple[Statement, ...]:
+        if module not in self._statements:
+            path, file = self.own.paths[module], self.own.modules[module]
+            self._statements[module] = ()
+            if file.is_source:
+                try:
+                    self._statements[module] = read_statements(
+                        self.own.files[path],
+                        module,
+                        is_package=file.is_package,
+                        markers=self.markers,
+                    )
+                except SyntaxError as error:
+                    self._unread.append(Unread(path=path, line=error.lineno or 0, reason=error.msg or ""))
+        return self._statements[module]
+
+
+def _chain(name: str) -> Iterator[str]:
+    """Yield what importing *name* runs: its parents, the outermost first, and itself."""
+    parts = name.split(".")
+    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
