@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from colablock.errors import BadDistribution, InvalidInput
 from colablock.export import Format, export_text, files_beside
 from colablock.lock import read_lock
-from colablock.recorded import load_runtime
+from colablock.locker import LockAsk
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
@@ -56,7 +56,7 @@ def export(
         contents = {wheel.name: _checked(wheel, hashes) for wheel, hashes in wheels.items()}
         if wheelhouse is not None:
             folders = {wheelhouse} if wheels else set()
-        elif ask.lock is None and wheels and form is not Format.CONSTRAINTS:
+        elif path.parent == Path(scratch) and wheels and form is not Format.CONSTRAINTS:
             raise InvalidInput(f"no index has {_listed(contents)}", hint="`--wheelhouse DIR` lays it there")
         else:
             folders = {wheel.parent for wheel in wheels}
@@ -73,19 +73,17 @@ def export(
 def _lock_of(
     pipeline: Pipeline, ask: Ask, scratch: Path, python_version: str | None, platform: str | None
 ) -> Path:
-    """Return the lock file that *ask* means: the one it names, else one solved from nothing."""
+    """Return the lock file that *ask* means: the one it names, the one beside the matrix, else a new one."""
     if ask.lock is not None:
         _refuse_choices(ask, python_version, platform)
         return ask.lock
     if not ask.name:
         raise InvalidInput("there is nothing to export", hint="Name a matrix, or a lock with `--lock FILE`")
-    if ask.runtime:
-        environment = load_runtime(ask.runtime).environment
-        python_version = python_version or str(environment.python_version)
-        platform = platform or environment.platform
-    path = scratch / "pylock.toml"
-    pipeline.lock(ask, python_version=python_version, platform=platform, output=path)
-    return path
+    wanted = LockAsk(
+        python_version=python_version, platform=platform, output=scratch / "pylock.toml", upgrade=True
+    )
+    standing = pipeline.standing_lock(ask, wanted)
+    return standing if standing is not None else pipeline.lock(ask, wanted).path
 
 
 def _refuse_choices(ask: Ask, python_version: str | None, platform: str | None) -> None:

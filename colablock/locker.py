@@ -102,6 +102,19 @@ class Locker:
             raise InvalidInput(message, hint="Leave `--python-version` and `--platform` out")
         return self._delta(ask, wanted, load_runtime(ask.runtime, environ=self.environ))
 
+    def standing(self, ask: Ask, wanted: LockAsk) -> Path | None:
+        """Return the lock beside the matrix that is what `one` would make; None where there is none."""
+        if ask.runtime is not None:
+            runtime = load_runtime(ask.runtime, environ=self.environ)
+            shelf = self.solving(ask, runtime).shelf
+            head = shelf.for_kernel(runtime) if shelf else None
+        else:
+            environment = self._environment(wanted)
+            variant = ask.variant or self._aim(environment).variant
+            shelf = self.solving(replace(ask, variant=variant), self.here()).shelf
+            head = shelf.for_environment(environment) if shelf else None
+        return head.path if head is not None else None
+
     def all(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
         """Yield the locks for every recorded runtime, then the complete ones for the Pythons that these have.
 

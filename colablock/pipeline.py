@@ -141,6 +141,10 @@ class Pipeline:
         """
         return self._locker(ask).one(ask, wanted)
 
+    def standing_lock(self, ask: Ask, wanted: LockAsk) -> Path | None:
+        """Return the lock beside the matrix that serves *ask*, None where there is none or it is stale."""
+        return self._locker(ask).standing(ask, wanted)
+
     def lock_all(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
         """Make the locks for every recorded runtime and every Python; see `Locker.all`."""
         return self._locker(ask).all(ask, wanted)

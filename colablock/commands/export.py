@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         "--lock",
         metavar="FILE",
         type=Path,
-        help="export this lock file; by default one is solved from nothing",
+        help="export this lock file; by default the one beside the matrix, or one that is solved now",
     )
     parser.add_argument(
         "--format",
@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
         metavar="TAG",
         help="the target's platform, such as manylinux_2_35_x86_64; default: this one",
     )
-    parser.add_argument("--runtime", metavar="R", help="Python and platform of a recorded runtime")
+    parser.add_argument("--runtime", metavar="R", help="what is to come on this recorded runtime")
     parser.add_argument("--variant", metavar="V", help="variant of the matrix; by default the first")
     parser.add_argument(
         "--with",
