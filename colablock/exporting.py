@@ -56,7 +56,7 @@ def export(
         contents = {wheel.name: _checked(wheel, hashes) for wheel, hashes in wheels.items()}
         if wheelhouse is not None:
             folders = {wheelhouse} if wheels else set()
-        elif path.parent == Path(scratch) and wheels and form is not Format.CONSTRAINTS:
+        elif wheels and path.parent == Path(scratch) and form is not Format.CONSTRAINTS:
             raise InvalidInput(f"no index has {_listed(contents)}", hint="`--wheelhouse DIR` lays it there")
         else:
             folders = {wheel.parent for wheel in wheels}
