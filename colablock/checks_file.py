@@ -13,7 +13,7 @@ from colablock.errors import InvalidInput
 from colablock.locks import write_beside
 from colablock.matrix import Matrix
 
-__all__ = ["Checked", "compared", "results_path"]
+__all__ = ["Checked", "compared", "replaces_requirements", "results_path"]
 
 SCHEMA = 1
 
@@ -63,41 +63,65 @@ def results_path(matrix: Matrix, folder: Path) -> Path:
 
 
 def compared(
-    matrix: Matrix, folder: Path, outcomes: Sequence[Outcome], imports: Sequence[Mapping[str, Any]] = ()
+    matrix: Matrix,
+    folder: Path,
+    outcomes: Sequence[Outcome],
+    imports: Sequence[Mapping[str, Any]] | None = None,
 ) -> Checked:
-    """Return *outcomes* beside those that are committed in *folder*.
+    """Return *outcomes*, and the findings about *imports*, beside those that are committed in *folder*.
 
-    Raises InvalidInput where the committed file cannot be read.
+    Where the imports were not examined this time (None) the committed findings
+    stand, as long as they are of this very matrix.  Raises InvalidInput where
+    the committed file cannot be read.
     """
     path = results_path(matrix, folder)
     committed = _read(path)
+    examined = tuple(dict(one) for one in imports or ())
     if committed is None:
         drift: tuple[str, ...] = (f"no results are committed as `{path}`",)
     else:
-        drift = differences(committed[0], outcomes)
-        if list(committed[1]) != [dict(one) for one in imports]:
-            drift = (*drift, "the findings about imports have changed")
+        drift = differences(committed.outcomes, outcomes)
+        if imports is None:
+            examined = committed.imports
+        elif examined != committed.imports:
+            drift = (*drift, "the findings about imports are others")
+    is_known = committed is not None and committed.digest == matrix.digest
+    if imports is None and replaces_requirements(matrix) and not is_known:
+        drift = (*drift, "the imports of what the matrix replaces are to be examined: pass `--imports`")
     return Checked(
         matrix=matrix.name,
         summary=matrix.summary or "",
         digest=matrix.digest,
         path=path,
         outcomes=tuple(outcomes),
-        imports=tuple(imports),
+        imports=examined,
         drift=drift,
     )
 
 
-def _read(path: Path) -> tuple[list[Outcome], list[Mapping[str, Any]]] | None:
+def replaces_requirements(matrix: Matrix) -> bool:
+    """Whether *matrix* names something of its own in place of what an index has."""
+    entries = (*matrix.packages, *(one for variant in matrix.variants.values() for one in variant.packages))
+    return any(entry.is_rebuilt or entry.url for entry in entries)
+
+
+@dataclass(frozen=True, slots=True)
+class _Committed:
+    digest: str
+    outcomes: list[Outcome]
+    imports: tuple[dict[str, Any], ...]
+
+
+def _read(path: Path) -> _Committed | None:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if value["schema"] != SCHEMA:
             raise InvalidInput(f"`{path}` has schema {value['schema']}, and this colablock reads {SCHEMA}")
-        return [Outcome.from_json(row) for row in value["results"]], list(value.get("imports", ()))
+        outcomes = [Outcome.from_json(row) for row in value["results"]]
+        return _Committed(value["matrix-digest"], outcomes, tuple(value.get("imports", ())))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         hint = "Write it anew with `colablock check NAME --update`"
-        raise InvalidInput(
-            f"`{path}` cannot be read as the results of a check: {error}", hint=hint
-        ) from error
+        message = f"`{path}` cannot be read as the results of a check: {error}"
+        raise InvalidInput(message, hint=hint) from error

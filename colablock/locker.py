@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from colablock._probe import interpreter_facts
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.accelerator import CARDS, Accelerator, declared
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from colablock.standing import Ask
     from colablock.workshop import Workshop
 
-__all__ = ["LockAsk", "Locked", "Locker", "accelerators_of", "read_refusals"]
+__all__ = ["LockAsk", "Locked", "Locker", "accelerators_of", "nobody", "read_refusals"]
 
 REFUSED = "refused"
 
@@ -79,13 +81,18 @@ def accelerators_of(runtime: Snapshot) -> dict[str, Accelerator]:
     return {card: replace(declared(card), driver=facts.driver, cuda=facts.cuda) for card in CARDS}
 
 
+def nobody() -> Snapshot:
+    """Return this interpreter with nothing installed: what a solve from nothing starts with."""
+    here = Environment.from_facts(interpreter_facts())
+    return Snapshot(environment=here, python=sys.executable, prefix="", site="", installed={})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locker:
     """Makes locks of one matrix, no variant chosen; *solving* gives the solve of a request over a state."""
 
     matrix: Matrix
     solving: Callable[[Ask, Snapshot], Solving]
-    here: Callable[[], Snapshot]  # this interpreter, with nothing installed
     reporter: Reporter
     environ: Mapping[str, str]
     cwd: Path = field(default_factory=Path)
@@ -111,7 +118,7 @@ class Locker:
         else:
             environment = self._environment(wanted)
             variant = ask.variant or self._aim(environment).variant
-            shelf = self.solving(replace(ask, variant=variant), self.here()).shelf
+            shelf = self.solving(replace(ask, variant=variant), nobody()).shelf
             head = shelf.for_environment(environment) if shelf else None
         return head.path if head is not None else None
 
@@ -163,7 +170,7 @@ class Locker:
     def _complete(self, ask: Ask, wanted: LockAsk, environment: Environment) -> Locked:
         aim = self._aim(environment)
         path = self._path(wanted, aim, ask.variant)
-        solving = self._solving(replace(ask, variant=ask.variant or aim.variant), wanted, self.here(), path)
+        solving = self._solving(replace(ask, variant=ask.variant or aim.variant), wanted, nobody(), path)
         resolution, workshop = solving.from_nothing(environment, solving.kernel.python)
         return self._written(
             wanted,
@@ -267,7 +274,7 @@ class Locker:
         return self._folder / lock_file_name(self.matrix.name, aim.name, further)
 
     def _environment(self, wanted: LockAsk) -> Environment:
-        here = self.here().environment
+        here = nobody().environment
         if not (wanted.python_version or wanted.platform):
             return here
         return environment_for(

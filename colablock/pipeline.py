@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock import applied, envs
-from colablock._probe import interpreter_facts
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
 from colablock.breakage import unmet
-from colablock.catalog import find_matrix, lock_files, lock_folder
-from colablock.check import outcomes_of
-from colablock.checks_file import Checked, compared
+from colablock.catalog import find_matrix, lock_files
+from colablock.checking import check_matrices
+from colablock.checks_file import Checked
 from colablock.disk import room_note, undo_cost
 from colablock.drift import SINCE, Drift, find_drifts, notes_of
-from colablock.environment import Environment
 from colablock.errors import (
     BadDistribution,
     InvalidInput,
@@ -149,20 +147,18 @@ class Pipeline:
         """Make the locks for every recorded runtime and every Python; see `Locker.all`."""
         return self._locker(ask).all(ask, wanted)
 
-    def check(self, names: Sequence[str], *, update: bool = False) -> tuple[Checked, ...]:
-        """Return whether matrices hold on every recorded runtime, from their locks; no network is asked.
-
-        With *update* the results are written beside each.
-        """
-        matrices = [self.matrix(name) for name in names]
-        self._reporter.stage(f"Checking {', '.join(matrix.name for matrix in matrices)}")
-        found = []
-        for matrix, outcomes in zip(matrices, outcomes_of(matrices, self._environ), strict=True):
-            checked = compared(matrix, lock_folder(matrix), outcomes)
-            if update:
-                checked.write()
-            found.append(checked)
-        return tuple(found)
+    def check(
+        self, names: Sequence[str], *, update: bool = False, imports: bool = False
+    ) -> tuple[Checked, ...]:
+        """Return whether matrices hold on every recorded runtime; see `checking.check_matrices`."""
+        return check_matrices(
+            [self.matrix(name) for name in names],
+            environ=self._environ,
+            solving=self._solving,
+            reporter=self._reporter,
+            update=update,
+            imports=imports,
+        )
 
     def verify(self, name: str) -> Report:
         """Prove again what was applied last; versions that moved since fail their check."""
@@ -232,7 +228,6 @@ class Pipeline:
         return Locker(
             matrix=self.matrix(ask.name),
             solving=self._solving,
-            here=_nobody,
             reporter=self._reporter,
             environ=self._environ,
         )
@@ -529,12 +524,6 @@ class Pipeline:
         if last.target == Target.KERNEL.value and is_unfinished(last.prefix, last.sites[0]):
             self.settle(last.python)
         return last
-
-
-def _nobody() -> Snapshot:
-    """Return this interpreter with nothing installed."""
-    here = Environment.from_facts(interpreter_facts())
-    return Snapshot(environment=here, python=sys.executable, prefix="", site="", installed={})
 
 
 def _is_closed(snapshot: Snapshot, ask: Ask) -> bool:

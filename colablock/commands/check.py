@@ -26,6 +26,11 @@ def add(commands: Any) -> None:
         "--update", action="store_true", help="write the results beside the matrix, to be committed"
     )
     parser.add_argument(
+        "--imports",
+        action="store_true",
+        help="examine what the packages import whose requirements a matrix replaces (fetches them)",
+    )
+    parser.add_argument(
         "--html", metavar="FILE", type=Path, help="write the compatibility page, one self-contained file"
     )
     parser.set_defaults(handler=_check)
@@ -43,7 +48,7 @@ def _check(call: Call) -> int:
         listed = [one for one in list_matrices(environ=call.environ) if not one.shadowed_by]
         names = [one.name for one in listed]
     with pipeline_of(call) as pipeline:
-        checked = pipeline.check(names, update=args.update)
+        checked = pipeline.check(names, update=args.update, imports=args.imports)
     if args.html is not None:
         _write_page(args.html, checked)
     if args.json:

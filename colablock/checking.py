@@ -1,0 +1,69 @@
+"""Checks matrices and keeps the results: outcomes from the locks, and the imports of what a matrix replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from colablock.catalog import lock_folder
+from colablock.check import outcomes_of
+from colablock.checks_file import Checked, compared, replaces_requirements
+from colablock.environment import environment_for
+from colablock.errors import NoSolution
+from colablock.locker import nobody
+from colablock.locks import PLATFORM
+from colablock.phantom_check import phantom_findings
+from colablock.solving import FETCHABLE
+from colablock.standing import Ask
+
+if TYPE_CHECKING:
+    from colablock.matrix import Matrix
+    from colablock.progress import Reporter
+    from colablock.snapshot import Snapshot
+    from colablock.solving import Solving
+
+__all__ = ["check_matrices"]
+
+
+def check_matrices(
+    matrices: Sequence[Matrix],
+    *,
+    environ: Mapping[str, str],
+    solving: Callable[[Ask, Snapshot], Solving],
+    reporter: Reporter,
+    update: bool = False,
+    imports: bool = False,
+) -> tuple[Checked, ...]:
+    """Return whether *matrices* hold on every recorded runtime, from their locks; no network is asked.
+
+    With *update* the results are written beside each.  With *imports* those of the
+    packages are examined whose requirements a matrix replaces, which are fetched for it.
+    """
+    reporter.stage(f"Checking {', '.join(matrix.name for matrix in matrices)}")
+    found = []
+    for matrix, outcomes in zip(matrices, outcomes_of(matrices, environ), strict=True):
+        examined = _examined(matrix, solving) if imports else None
+        checked = compared(matrix, lock_folder(matrix), outcomes, examined)
+        if update:
+            checked.write()
+        found.append(checked)
+    return tuple(found)
+
+
+def _examined(matrix: Matrix, solving: Callable[[Ask, Snapshot], Solving]) -> list[dict[str, object]]:
+    """Return the findings about imports, for the newest Python that takes *matrix* from nothing."""
+    if not replaces_requirements(matrix):
+        return []
+    ask = Ask(name=matrix.source, variant=next(iter(matrix.variants), None))
+    chosen = solving(ask, nobody())
+    for short in FETCHABLE:
+        if not matrix.requires_python.contains(f"{short}.0", prereleases=True):
+            continue
+        environment = environment_for(short, PLATFORM)
+        try:
+            resolution, workshop = chosen.from_nothing(environment, "")
+        except NoSolution:
+            continue
+        findings = phantom_findings(chosen.matrix, resolution.pins, workshop, environment)
+        return [finding.to_json() for finding in findings]
+    return []
