@@ -1,4 +1,4 @@
-"""Checks matrices and keeps the results: outcomes from the locks, and the imports of what a matrix replaces."""
+"""Checks matrices: outcomes from their locks, and the imports of what a matrix replaces; keeps the results."""
 
 from __future__ import annotations
 
