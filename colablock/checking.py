@@ -1,4 +1,4 @@
-"""Checks matrices: outcomes from their locks, and the imports of what a matrix replaces; keeps the results."""
+"""Checks matrices: outcomes from their locks, and the imports of what a matrix replaces; keeps them."""
 
 from __future__ import annotations
 

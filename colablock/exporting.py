@@ -14,6 +14,7 @@ from colablock.errors import BadDistribution, InvalidInput
 from colablock.export import Format, export_text, files_beside
 from colablock.lock import read_lock
 from colablock.locker import LockAsk
+from colablock.locks import read_head
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
@@ -52,11 +53,15 @@ def export(
         lock = read_lock(path)
         if ask.lock is not None and ask.name:
             _check_matrix(lock, ask.lock, pipeline.matrix(ask.name).name)
-        wheels = {path.parent / name: hashes for name, hashes in files_beside(lock).items()}
+        beside = files_beside(lock)
+        folder = path.parent
+        if not all((folder / name).is_file() for name in beside) and (head := read_head(path)) is not None:
+            folder = pipeline.lay_wheels(head, Path(scratch))
+        wheels = {folder / name: hashes for name, hashes in beside.items()}
         contents = {wheel.name: _checked(wheel, hashes) for wheel, hashes in wheels.items()}
         if wheelhouse is not None:
             folders = {wheelhouse} if wheels else set()
-        elif wheels and path.parent == Path(scratch) and form is not Format.CONSTRAINTS:
+        elif wheels and folder == Path(scratch) and form is not Format.CONSTRAINTS:
             raise InvalidInput(f"no index has {_listed(contents)}", hint="`--wheelhouse DIR` lays it there")
         else:
             folders = {wheel.parent for wheel in wheels}

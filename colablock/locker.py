@@ -19,13 +19,21 @@ from colablock.catalog import lock_folder
 from colablock.environment import Environment, environment_for
 from colablock.errors import InvalidInput, NoSolution, Refused
 from colablock.lock import LockOrigin, check_lock_name, make_lock, read_lock, write_lock
-from colablock.locks import PLATFORM, environment_target, lock_file_name, runtime_target, write_beside
+from colablock.locks import (
+    PLATFORM,
+    LockHead,
+    environment_target,
+    lock_file_name,
+    runtime_target,
+    write_beside,
+)
 from colablock.matrix import select_variant
 from colablock.recorded import load_runtime, runtime_names
 from colablock.requirements import applies
 from colablock.resolution import Pin
 from colablock.snapshot import Snapshot
 from colablock.solving import Prepared
+from colablock.standing import Ask
 from colablock.urls import local_path, redacted
 
 if TYPE_CHECKING:
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
     from colablock.progress import Reporter
     from colablock.resolution import Resolution
     from colablock.solving import Solving
-    from colablock.standing import Ask
     from colablock.workshop import Workshop
 
 __all__ = ["LockAsk", "Locked", "Locker", "accelerators_of", "nobody", "read_refusals"]
@@ -121,6 +128,23 @@ class Locker:
             shelf = self.solving(replace(ask, variant=variant), nobody()).shelf
             head = shelf.for_environment(environment) if shelf else None
         return head.path if head is not None else None
+
+    def lay_wheels(self, head: LockHead, into: Path) -> Path:
+        """Make the wheels of ours that a lock names, in the folder *into* as beside the lock; return it.
+
+        Raises NoSolution where the lock is of another matrix than it is now, FetchFailed, BadDistribution.
+        """
+        ask = Ask(name=self.matrix.source, variant=head.variant, use_locks=False)
+        if head.runtime is not None:
+            runtime = load_runtime(head.runtime, environ=self.environ)
+            prepared = replace(self.solving(ask, runtime), lock=head.path, shelf=None).in_kernel("exported")
+            resolution, workshop = prepared.resolution, prepared.workshop
+        else:
+            solving = replace(self.solving(ask, nobody()), lock=head.path, shelf=None)
+            environment = environment_for(head.python, head.platform)
+            resolution, workshop = solving.from_nothing(environment, solving.kernel.python)
+        workshop.wheels_beside(resolution, into / head.path.name)
+        return into
 
     def all(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
         """Yield the locks for every recorded runtime, then the complete ones for the Pythons that these have.

@@ -38,7 +38,7 @@ from colablock.journal import Settled, recover
 from colablock.lock import lock_digest, make_lock
 from colablock.locker import LockAsk, Locked, Locker
 from colablock.locking import locked
-from colablock.locks import Shelf
+from colablock.locks import LockHead, Shelf
 from colablock.matrix import select_variant
 from colablock.matrix_reader import is_path
 from colablock.plan import Plan, Target
@@ -142,6 +142,10 @@ class Pipeline:
     def standing_lock(self, ask: Ask, wanted: LockAsk) -> Path | None:
         """Return the lock beside the matrix that serves *ask*, None where there is none or it is stale."""
         return self._locker(ask).standing(ask, wanted)
+
+    def lay_wheels(self, head: LockHead, into: Path) -> Path:
+        """Make the wheels of ours that a lock names, in the folder *into*; see `Locker.lay_wheels`."""
+        return self._locker(Ask(name=head.matrix)).lay_wheels(head, into)
 
     def lock_all(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
         """Make the locks for every recorded runtime and every Python; see `Locker.all`."""
