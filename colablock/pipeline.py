@@ -339,7 +339,7 @@ class Pipeline:
     def _kernel(self, ask: Ask, *, may_recover: bool = False) -> Snapshot:
         """Return the state that a plan would change: a recorded one, a named one's, or this interpreter's."""
         if ask.runtime:
-            return _readable(load_runtime(ask.runtime))
+            return _readable(load_runtime(ask.runtime, environ=self._environ))
         snapshot = self._look(ask.python, ask.protect)
         if is_unfinished(snapshot.prefix, snapshot.site):
             snapshot = self._recovered(ask, snapshot) if may_recover else _noted(snapshot, _UNFINISHED)

@@ -320,7 +320,7 @@ class Solving:
             request.environment.python_version,
             in_kernel=bool(request.installed),
             pythons=FETCHABLE,
-            runtimes=[runtime for runtime in runtimes() if runtime.flavour == "gpu"],
+            runtimes=[runtime for runtime in runtimes(environ=self.environ) if runtime.flavour == "gpu"],
             others=[find_matrix(name, environ=self.environ) for name in others],
         )
 

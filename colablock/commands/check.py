@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ def _check(call: Call) -> int:
     with pipeline_of(call) as pipeline:
         checked = pipeline.check(names, update=args.update, imports=args.imports)
     if args.html is not None:
-        _write_page(args.html, checked)
+        _write_page(args.html, checked, call.environ)
     if args.json:
         print_json({"checks": [one.facts() for one in checked]}, call.out)
     else:
@@ -60,14 +60,14 @@ def _check(call: Call) -> int:
     return ExitCode.DONE if is_current else ExitCode.UNMET
 
 
-def _write_page(path: Path, checked: Sequence[Checked]) -> None:
+def _write_page(path: Path, checked: Sequence[Checked], environ: Mapping[str, str]) -> None:
     from colablock.compat_page import render_page
     from colablock.recorded import runtimes
 
     text = render_page(
         [one.to_json() for one in checked],
         matrices={one.matrix: one.summary for one in checked},
-        runtimes=runtimes(),
+        runtimes=runtimes(environ=environ),
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
