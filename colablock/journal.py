@@ -71,6 +71,16 @@ UNDONE = "undone.json"
 _FINISHED = "finished.json"
 _TRASH = "trash"
 _PATIENCE = 0.3  # seconds
+# Deletes the trash, then the state folder where nothing is left in it: under the lock of whoever changes it.
+_DELETE = """
+import contextlib, fcntl, os, shutil, sys
+state = os.path.dirname(sys.argv[1])
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+with contextlib.suppress(OSError):
+    descriptor = os.open(os.path.dirname(state), os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.rmdir(state)
+"""
 _SHOWN = 10  # paths of a loss that are worth reading
 _TEMPORARY = ".colablock-new"
 # Another name on the way back: a path may be where one thing was taken from and another put.
@@ -561,10 +571,9 @@ def _discard(trash: Path, folders: Iterable[Path]) -> None:
     worker.start()
     worker.join(_PATIENCE)
     if worker.is_alive():
-        delete = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
         with suppress(OSError):
             subprocess.Popen(  # its own session: it outlives a kernel that is restarted
-                [sys.executable, "-I", "-c", delete, str(trash)],
+                [sys.executable, "-I", "-c", _DELETE, str(trash)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

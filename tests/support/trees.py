@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,11 @@ StrictListing = dict[str, tuple[object, ...]]
 
 
 def listing(root: Path) -> Listing:
-    """Return everything below *root*: kind, permissions, and content or where a link points."""
+    """Return everything below *root*: kind, permissions, and content or where a link points.
+
+    What a change is still deleting is waited for.
+    """
+    _wait_for_deletion(root / ".colablock")
     found: Listing = {}
     for folder, folders, files in os.walk(root):
         for name in [*folders, *files]:
@@ -30,6 +35,14 @@ def listing(root: Path) -> Listing:
             else:
                 found[key] = ("file", mode, path.read_bytes())
     return found
+
+
+def _wait_for_deletion(state: Path, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while (state / "trash").exists() or (state.is_dir() and not any(state.iterdir())):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
 
 
 def installed_listing(root: Path) -> Listing:
