@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import weakref
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Cache:
     """Entries by kind and key; each is whole or absent, whatever other processes do.
 
     An entry is written under a name of its own and put in place by one rename,
-    with a hash that is checked when it is read: one that was damaged is as good
+    with a checksum that is looked at when it is read: one that was damaged is as good
     as none, and is written anew.  What is in the way of an entry goes.  A folder
     that cannot be written to is only read, and a temporary one written: the cache
     saves time, and is never needed for an answer.
@@ -93,7 +94,7 @@ class Cache:
         """Keep an entry; a disk that is full or read-only is no reason to stop."""
         path = self.path(kind, key)
         with contextlib.suppress(OSError), self.new(path) as temporary:
-            temporary.write_bytes(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+            temporary.write_bytes(_checksum(data) + b"\n" + data)
 
     def read_json(self, kind: str, key: str) -> Any:
         """Return an entry, None when there is none or it cannot be read (it is then written anew)."""
@@ -185,8 +186,8 @@ def place(source: Path, target: Path) -> None:
 
 def decoded(data: bytes) -> bytes | None:
     """Return what an entry holds, None where that is not what was written."""
-    digest, _, rest = data.partition(b"\n")
-    return rest if digest == hashlib.sha256(rest).hexdigest().encode() else None
+    checksum, _, rest = data.partition(b"\n")
+    return rest if checksum == _checksum(rest) else None
 
 
 def flocked(folder: Path, *, exclusive: bool) -> int | None:
@@ -207,6 +208,11 @@ def flocked(folder: Path, *, exclusive: bool) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _checksum(data: bytes) -> bytes:
+    """Return what tells damage, quickly: parsed pages are large, and read by every solve."""
+    return f"{zlib.crc32(data):08x} {len(data)}".encode()
 
 
 def _place_of(kind: str, key: str) -> Path:
