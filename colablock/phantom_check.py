@@ -14,7 +14,7 @@ from colablock.environment import Environment
 from colablock.errors import NoModules
 from colablock.matrix import Matrix
 from colablock.module_source import ModuleSource
-from colablock.modules import Providers, installed_path, modules_of
+from colablock.modules import ModuleFile, Providers, installed_path, modules_of
 from colablock.phantoms import Examined, Finding, judge, no_modules
 from colablock.reached import reached_imports
 from colablock.requirements import parse_requirement
@@ -109,7 +109,7 @@ def _entry_points(matrix: Matrix, files: Mapping[str, bytes]) -> tuple[str, ...]
     What the matrix imports, runs and trains with, and the console scripts; its
     top-level modules where none of these is its own.
     """
-    tops = {name.partition(".")[0] for name in modules_of(files).names}
+    tops = {file.name.partition(".")[0] for path in files if (file := ModuleFile.of(path)) is not None}
     scripts = _console_scripts(files)
     asked = [line.partition(":")[0] for line in matrix.verify.imports]
     for command in matrix.verify.commands:

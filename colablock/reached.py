@@ -49,7 +49,6 @@ class Reached:
 
     imports: tuple[Import, ...]
     unread: tuple[Unread, ...] = ()
-    modules: frozenset[str] = frozenset()  # own ones that are reached
 
 
 def reached_imports(
@@ -125,7 +124,6 @@ class _Walk:
         return Reached(
             imports=tuple(sorted(dict.fromkeys(self._imports), key=lambda one: one.kind)),
             unread=tuple(self._unread),
-            modules=frozenset(self._seen),
         )
 
     def _load(self, name: str, kind: Kind) -> None:

@@ -153,8 +153,8 @@ def test_the_recipes_three_requirements_are_not_enough(index: IndexServer, tmp_p
         "kind": "missing",
         "severity": "error",
         "name": "gradio",
-        "where": "axolotl/cli/__init__.py:8",
-        "detail": "imports `gradio` (axolotl/cli/__init__.py:8), which nothing in the stack provides",
+        "where": "axolotl/cli/__init__.py:10",
+        "detail": "imports `gradio` (axolotl/cli/__init__.py:10), which nothing in the stack provides",
     }
 
 

@@ -153,7 +153,9 @@ class Case:
     def of(cls, python: str, text: str) -> Case:
         """Return the case of ``distribution`` or ``distribution:module,module``."""
         name, _, entries = text.partition(":")
-        done = subprocess.run([python, "-c", FACTS, name], capture_output=True, text=True, check=True)
+        done = subprocess.run([python, "-c", FACTS, name], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{name}: {done.stderr.splitlines()[-1]}")
         facts = json.loads(done.stdout)
         tops = sorted({module.partition(".")[0] for module in modules_of(facts["files"]).names})
         return cls(
