@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,12 +27,13 @@ _SHOWN = 12  # lines of a failed build: the error stands at the end
 class Builder:
     """Builds wheels for one interpreter; called with an sdist, it returns a wheel.
 
-    *python* is its executable, "" for a recorded runtime or a bare target:
-    nothing can be built for those.  *index*, *find_links* and *exclude_newer*
-    are where the build requirements come from.
+    *python* is its executable, or a function that finds it once something is to
+    be built; "" for a recorded runtime or a bare target: nothing can be built for
+    those.  *index*, *find_links* and *exclude_newer* are where the build
+    requirements come from.
     """
 
-    python: str
+    python: str | Callable[[], str]
     environment: Environment
     cache: Cache
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -56,7 +57,7 @@ class Builder:
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as scratch:
             wheel = build_wheel(
                 sdist,
-                self.python,
+                self.python if isinstance(self.python, str) else self.python(),
                 Path(scratch),
                 environ=self.environ,
                 index=self.index,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.padding import Padding
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from colablock.check import Verdict, broken_since
+from colablock.claims import HOLDS
 from colablock.display_words import one_line, size_text
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def _in_a_line(text: str) -> str:
 
 def _print(text: str, console: Console, *, indent: int = 2) -> None:
     """Print *text* below an indent, which its further lines have too."""
-    console.print(Padding(Text(text), (0, 0, 0, indent)))
+    console.print(Padding(Text(text), (0, 0, 0, indent), expand=False))
 
 
 def _table(outcomes: tuple[Outcome, ...]) -> Table:
@@ -94,6 +96,18 @@ def _print_reasons(outcomes: tuple[Outcome, ...], console: Console, *, verbose: 
         _print(f"{_WORDS[verdict]}: {where}{with_}{python}{size}", console)
         for line in reason.splitlines() if verbose else [_in_a_line(reason)]:
             _print(line, console, indent=4)
-        failing = {claim: said for one in alike for claim, said in one.claims.items() if said != "holds"}
-        for claim, said in failing.items():
-            _print(f"{claim}: {said}", console, indent=4)
+        for line in _failing(alike):
+            _print(line, console, indent=4)
+
+
+def _failing(outcomes: list[Outcome]) -> Iterator[str]:
+    """Yield the claims that do not hold, each once, with the cards where not all fail."""
+    cards: defaultdict[str, list[str]] = defaultdict(list)
+    for one in outcomes:
+        for claim, said in one.claims.items():
+            if said != HOLDS and one.accelerator not in cards[f"{claim}: {said}"]:
+                cards[f"{claim}: {said}"].append(one.accelerator)
+    everywhere = {one.accelerator for one in outcomes}
+    for line, where in cards.items():
+        named = " ".join("no card" if card == "none" else card for card in where)
+        yield line if set(where) == everywhere else f"{line} ({named})"

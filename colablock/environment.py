@@ -80,7 +80,7 @@ class Environment:
             if markers["python_full_version"].endswith("+"):
                 markers["python_full_version"] += "local"
             Version(markers["python_full_version"])
-            return cls(markers=markers, tags=tuple(_tags(facts)))
+            return cls(markers=markers, tags=_one(tuple(_tags(facts))))
         except (KeyError, TypeError, ValueError, InvalidVersion) as error:
             message = f"what the interpreter says of itself cannot be used: {error!r}"
             raise InvalidInput(message) from error
@@ -99,7 +99,13 @@ class Environment:
         except (AttributeError, KeyError, TypeError, InvalidVersion) as error:
             message = f"not an environment: {error!r}"
             raise InvalidInput(message) from error
-        return cls(markers=markers, tags=tags)
+        return cls(markers=markers, tags=_one(tags))
+
+
+@lru_cache(maxsize=64)
+def _one(tags: tuple[Tag, ...]) -> tuple[Tag, ...]:
+    """Return the same object for the same tags: equal ones are compared one by one, a thousand of them."""
+    return tags
 
 
 @lru_cache(maxsize=64)  # a thousand tags each, and the same one is asked for again and again

@@ -58,6 +58,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         self._needs: dict[Choice, tuple[Want, ...]] = {}
         self._edges: defaultdict[NormalizedName, dict[tuple[Want, Choice | None], None]] = defaultdict(dict)
         self._matching: dict[tuple[NormalizedName, frozenset[SpecifierSet], Any], tuple[Candidate, ...]] = {}
+        self._satisfied: dict[tuple[int, int], tuple[Want, Choice, bool]] = {}
         self._asked: set[NormalizedName] = set()
         self._unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
         # Who needs what does not depend on what is released: a round *before* may know it.
@@ -142,6 +143,14 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         return [Choice(c, extra) for c in self.matching(name, wants) if c.version not in bad]
 
     def is_satisfied_by(self, requirement: Want, candidate: Choice) -> bool:
+        # resolvelib asks this of every pin in every round, of the same objects.
+        key = id(requirement), id(candidate)
+        known = self._satisfied.get(key)
+        if known is None or known[0] is not requirement or known[1] is not candidate:
+            known = self._satisfied[key] = requirement, candidate, self._satisfies(requirement, candidate)
+        return known[2]
+
+    def _satisfies(self, requirement: Want, candidate: Choice) -> bool:
         if requirement.exact is not None:
             return candidate.version == requirement.exact
         if requirement.url and not self._follows(requirement, candidate.candidate):
@@ -191,7 +200,8 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         candidates = self._without_prereleases(name, candidates)
         if installed is not None:
             candidates = [c for c in candidates if self._is_another_build(c, installed)]
-            candidates.sort(key=lambda c: self._breaks(name, c.version))
+            if len(candidates) > 1:
+                candidates.sort(key=lambda c: self._breaks(name, c.version))
         preferred = self._request.preferred.get(name)
         if preferred is not None:
             candidates.sort(key=lambda c: c.version != preferred)

@@ -37,7 +37,9 @@ class Repairer:
     source: CandidateSource
 
     def look_ahead(self, names: Iterable[NormalizedName]) -> None:
-        """Fetch what repairing *names* will likely ask for, all at once."""
+        """Fetch what repairing *names* will likely ask for, all at once; with a lock all is here."""
+        if self.request.fixed:
+            return
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
             list(pool.map(self._fetch, names))
 

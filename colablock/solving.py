@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -334,7 +335,7 @@ class Solving:
         """Return the source of candidates for *environment*, with what makes wheels of their files."""
         fetcher = Fetcher.for_settings(self.settings, self.environ)
         builder = Builder(
-            python=python or self._builder_for(environment),
+            python=python or partial(self._builder_for, environment),
             environment=environment,
             cache=fetcher.cache,
             environ=self.environ,
