@@ -78,7 +78,7 @@ state = os.path.dirname(sys.argv[1])
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 with contextlib.suppress(OSError):
     descriptor = os.open(os.path.dirname(state), os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a change that is under way leaves as it finds
     os.rmdir(state)
 """
 _SHOWN = 10  # paths of a loss that are worth reading
