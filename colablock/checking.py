@@ -50,10 +50,13 @@ def check_matrices(
     return tuple(found)
 
 
-def _examined(matrix: Matrix, solving: Callable[[Ask, Snapshot], Solving]) -> list[dict[str, object]]:
-    """Return the findings about imports, for the newest Python that takes *matrix* from nothing."""
+def _examined(matrix: Matrix, solving: Callable[[Ask, Snapshot], Solving]) -> list[dict[str, object]] | None:
+    """Return the findings about imports, for the newest Python that takes *matrix* from nothing.
+
+    None where the matrix replaces nothing, or no Python takes it.
+    """
     if not replaces_requirements(matrix):
-        return []
+        return None
     ask = Ask(name=matrix.source, variant=next(iter(matrix.variants), None))
     chosen = solving(ask, nobody())
     for short in FETCHABLE:
@@ -66,4 +69,4 @@ def _examined(matrix: Matrix, solving: Callable[[Ask, Snapshot], Solving]) -> li
             continue
         findings = phantom_findings(chosen.matrix, resolution.pins, workshop, environment)
         return [finding.to_json() for finding in findings]
-    return []
+    return None

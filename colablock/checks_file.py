@@ -22,7 +22,8 @@ SCHEMA = 1
 class Checked:
     """What a check found of one matrix, and how it differs from what is committed (*drift*).
 
-    *imports* are findings about imports that no requirement covers, as JSON-ready values.
+    *imports* are findings about imports that no requirement covers, as
+    JSON-ready values; None where nobody has looked.
     """
 
     matrix: str
@@ -30,12 +31,12 @@ class Checked:
     digest: str
     path: Path
     outcomes: tuple[Outcome, ...]
-    imports: tuple[Mapping[str, Any], ...] = ()
+    imports: tuple[Mapping[str, Any], ...] | None = None
     drift: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file, in an order that keeps changes of it small."""
-        imports = {"imports": [dict(one) for one in self.imports]} if self.imports else {}
+        imports = {"imports": [dict(one) for one in self.imports]} if self.imports is not None else {}
         return {
             "schema": SCHEMA,
             "matrix": self.matrix,
@@ -76,17 +77,18 @@ def compared(
     """
     path = results_path(matrix, folder)
     committed = _read(path)
-    examined = tuple(dict(one) for one in imports or ())
+    found: tuple[Mapping[str, Any], ...] | None = None
+    if imports is not None:
+        found = tuple(dict(one) for one in imports)
+    elif committed is not None and committed.digest == matrix.digest:
+        found = committed.imports
     if committed is None:
         drift: tuple[str, ...] = (f"no results are committed as `{path}`",)
     else:
         drift = differences(committed.outcomes, outcomes)
-        if imports is None:
-            examined = committed.imports
-        elif examined != committed.imports:
+        if imports is not None and found != committed.imports:
             drift = (*drift, "the findings about imports are others")
-    is_known = committed is not None and committed.digest == matrix.digest
-    if imports is None and replaces_requirements(matrix) and not is_known:
+    if found is None and replaces_requirements(matrix):
         drift = (*drift, "the imports of what the matrix replaces are to be examined: pass `--imports`")
     return Checked(
         matrix=matrix.name,
@@ -94,7 +96,7 @@ def compared(
         digest=matrix.digest,
         path=path,
         outcomes=tuple(outcomes),
-        imports=examined,
+        imports=found,
         drift=drift,
     )
 
@@ -109,7 +111,7 @@ def replaces_requirements(matrix: Matrix) -> bool:
 class _Committed:
     digest: str
     outcomes: list[Outcome]
-    imports: tuple[dict[str, Any], ...]
+    imports: tuple[Mapping[str, Any], ...] | None
 
 
 def _read(path: Path) -> _Committed | None:
@@ -118,7 +120,8 @@ def _read(path: Path) -> _Committed | None:
         if value["schema"] != SCHEMA:
             raise InvalidInput(f"`{path}` has schema {value['schema']}, and this colablock reads {SCHEMA}")
         outcomes = [Outcome.from_json(row) for row in value["results"]]
-        return _Committed(value["matrix-digest"], outcomes, tuple(value.get("imports", ())))
+        imports = tuple(value["imports"]) if "imports" in value else None
+        return _Committed(value["matrix-digest"], outcomes, imports)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -42,7 +42,7 @@ def render_checked(
     for what, cards in worse.items():
         with_ = "" if cards == ["none"] else f" with {' '.join(cards)}"
         _print(f"first worse{with_}: {what}", console)
-    for finding in checked.imports:
+    for finding in checked.imports or ():
         title = f"{finding['severity']}: imports of {finding['package']}"
         _print(f"{title}: {finding['detail']}", console)
     if checked.drift:
@@ -58,7 +58,9 @@ def _in_a_line(text: str) -> str:
 
 def _print(text: str, console: Console, *, indent: int = 2) -> None:
     """Print *text* below an indent, which its further lines have too."""
-    console.print(Padding(Text(text), (0, 0, 0, indent), expand=False))
+    margin = " " * indent
+    for line in wrap(text, console.width, initial_indent=margin, subsequent_indent=margin):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _table(outcomes: tuple[Outcome, ...]) -> Table:

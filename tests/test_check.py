@@ -28,6 +28,16 @@ requirements = ["{line}"]
 """
 
 
+OWNED = """\
+schema = 1
+name = "owned"
+
+[packages.own]
+version = "==1.0"
+requires-dist = ["shapes"]
+"""
+
+
 def outcome(runtime: str, verdict: str, accelerator: str = "T4", **facts: Any) -> Outcome:
     return Outcome(
         runtime=runtime,
@@ -137,7 +147,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     make_wheel(wheels, "colours", "1.0")
     make_wheel(wheels, "colours", "2.0")
     make_wheel(wheels, "shapes", "2.0", requires=["colours>=2"])
+    make_wheel(wheels, "own", "1.0", modules={"own/__init__.py": "import colours\nimport shapes\n"})
     matrices.mkdir()
+    (matrices / "owned.toml").write_text(OWNED)
     for name, line in {"good": "shapes", "nowhere": "shapes>=9"}.items():
         (matrices / f"{name}.toml").write_text(MATRIX.format(name=name, line=line))
     images = {
@@ -213,6 +225,20 @@ def test_without_locks_nothing_is_known_and_the_way_out_is_said(world: World, co
     found = row(done.json["checks"][0], "image-1-cpu")
     assert found["verdict"] == "unknown"
     assert "`colablock lock good --all` makes the locks that tell" in found["reason"]
+
+
+@pytest.mark.slow
+def test_the_imports_of_what_a_matrix_replaces_are_examined_when_asked(world: World, copy: Path) -> None:
+    for options in ([], ["--update"], []):
+        before = world.run("check", "owned", *options, cwd=copy)
+        assert "are to be examined: pass `--imports`" in " ".join(before.out.split())
+    assert before.code == ExitCode.UNMET
+    assert world.run("check", "owned", "--imports", "--update", cwd=copy).code == ExitCode.DONE
+    done = world.run("check", "owned", "--json", cwd=copy)
+    assert done.code == ExitCode.DONE
+    (finding,) = done.json["checks"][0]["imports"]
+    assert (finding["package"], finding["kind"], finding["name"]) == ("own", "undeclared", "colours")
+    assert finding["where"] == "own/__init__.py:1"
 
 
 @pytest.mark.slow
