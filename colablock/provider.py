@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         self._needs: dict[Choice, tuple[Want, ...]] = {}
         self._edges: defaultdict[NormalizedName, dict[tuple[Want, Choice | None], None]] = defaultdict(dict)
         self._matching: dict[tuple[NormalizedName, frozenset[SpecifierSet], Any], tuple[Candidate, ...]] = {}
+        self._blamed: Counter[tuple[Want, Choice | None]] = Counter()
         self._satisfied: dict[tuple[int, int], tuple[Want, Choice, bool]] = {}
         self._asked: set[NormalizedName] = set()
         self._unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
@@ -120,9 +121,24 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             return [identifier for identifier in identifiers if identifier[0] == PYTHON]
         if not backtrack_causes:
             return identifiers
+        self._blame(backtrack_causes)
         causes = {info.requirement.name for info in backtrack_causes}
         causes |= {info.parent.name for info in backtrack_causes if info.parent}
         return [identifier for identifier in identifiers if identifier[0] in causes] or identifiers
+
+    def _blame(self, causes: Iterable[Any]) -> None:
+        """Count what asks for another version of a distribution that is held where it is."""
+        for info in causes:
+            want = info.requirement
+            held = self._request.installed.get(want.name) if want.name in self._held else None
+            if held is None or want.name in self._request.protected:
+                continue
+            if not want.specifier.contains(held.version, prereleases=True):
+                self._blamed[want, info.parent] += 1
+
+    def most_blamed(self) -> tuple[Want, Choice | None] | None:
+        """Return who asked most often for another version of what is held; None where nobody did."""
+        return self._blamed.most_common(1)[0][0] if self._blamed else None
 
     def find_matches(
         self,

@@ -26,6 +26,8 @@ from colablock.resolution import PYTHON, Choice, Conflict, Parent, Pin, Request,
 __all__ = ["Request", "Resolution", "Unsolvable", "resolve"]
 
 _MAX_ROUNDS = 200_000
+# Rounds in which a way around what is installed is looked for: beyond, what was most in the way is released.
+_HELD_ROUNDS = 1_000
 
 
 def resolve(
@@ -42,6 +44,7 @@ def resolve(
     if may_release:
         released = {**_forced_releases(request, source), **released}
     rounds = 0
+    patience = _HELD_ROUNDS if may_release and request.installed else _MAX_ROUNDS
     provider: Provider | None = None
     while True:
         rounds += 1
@@ -50,7 +53,7 @@ def resolve(
             roots = provider.roots()
             # Not `Resolver`: it walks from each pin up to the roots, and never ends where two that were
             # left over from an abandoned branch need each other.
-            state: Any = Search(provider, BaseReporter()).resolve(roots, max_rounds=_MAX_ROUNDS)
+            state: Any = Search(provider, BaseReporter()).resolve(roots, max_rounds=patience)
         except ResolutionImpossible as error:
             conflict = provider.conflict(tuple(error.causes))
             more = _release(conflict, released) if may_release else {}
@@ -58,6 +61,14 @@ def resolve(
                 raise Unsolvable(conflict) from error
             released = {**released, **more}
         except ResolutionTooDeep as error:
+            blamed = provider.most_blamed() if may_release else None
+            if blamed is not None:
+                want, parent = blamed
+                released = {**released, want.name: _needs(want, parent)}
+                continue
+            if patience < _MAX_ROUNDS:
+                patience = _MAX_ROUNDS
+                continue
             message = f"no solution was found in {_MAX_ROUNDS} rounds"
             raise NoSolution(
                 message, hint="Narrow the ranges of the matrix, or pin what it backtracks on"

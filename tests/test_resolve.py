@@ -177,3 +177,17 @@ def test_an_unknown_project_is_said_to_be_unknown() -> None:
 def test_the_order_of_the_roots_does_not_change_the_result() -> None:
     index = {"a 2": ["c<2"], "a 1": ["c"], "b 1": ["c>=1"], "c 2": [], "c 1": []}
     assert pins(solve(index, "a", "b")) == pins(solve(index, "b", "a"))
+
+
+def test_a_way_around_what_stands_is_not_looked_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    clouds = ("blue", "green", "red")
+    index = {f"{cloud} {n}.0": ["crypto<2", f"base<{n + 1}"] for cloud in clouds for n in range(1, 30)}
+    index |= {f"base {n}.0": ["crypto<2"] for n in range(1, 30)}
+    index |= {"crypto 1.0": [], "hub 1.0": list(clouds)}
+    stands = installed({"crypto 2.0": []})
+    found = solve(index, "hub", installed=stands)
+    monkeypatch.setattr("colablock.resolve._HELD_ROUNDS", 2)
+    hasty = solve(index, "hub", installed=stands)
+    assert pins(hasty) == pins(found) == {**pins(found), "crypto": "1.0", "blue": "29.0", "base": "29.0"}
+    assert hasty.released.keys() == {NormalizedName("crypto")}
+    assert "crypto<2" in hasty.released[NormalizedName("crypto")]
