@@ -123,7 +123,7 @@ def venv(tmp_path: Path) -> StandIn:
 def filtered(text: str, world: World) -> str:
     """Return *text* without what differs from machine to machine."""
     text = text.replace(str(world.folder), "[FOLDER]").replace(world.server.root, "[INDEX]")
-    text = re.sub(r"\b\d+\.\d s\b", "[TIME]", text)
+    text = re.sub(r"\b(\d+ min )?\d+(\.\d)? s\b", "[TIME]", text)
     text = re.sub(r"\b\d+(\.\d+)? (bytes|kB|MB)(/s)?", "[SIZE]", text)
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 

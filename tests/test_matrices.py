@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -13,7 +14,10 @@ from colablock._vendor.packaging.version import Version
 from colablock.accelerator import Accelerator, Device
 from colablock.catalog import find_matrix, list_matrices
 from colablock.errors import ExitCode, Refused
+from colablock.lock import read_lock
+from colablock.locks import lock_file_name, read_head, runtime_target
 from colablock.matrix import Matrix, Variant, select_variant
+from colablock.settings import DEFAULT_INDEX
 from tests.support.recorded_index import RecordedIndex
 from tests.support.world import World, open_world
 
@@ -22,6 +26,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+ROOT = Path(__file__).resolve().parent.parent
 NAMES = ["qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl"]
 RECIPE = {
     "torch": "==2.4.0",
@@ -247,3 +252,29 @@ def test_the_variant_without_a_card_prefers_a_cpu_build_and_takes_any(name: str,
     assert (torch.prefer_local, torch.index) == ("cpu", None)
     with_card = next(entry for entry in matrix.packages if entry.name == "torch")
     assert torch.specifier == with_card.specifier
+
+
+LOCKS = sorted((ROOT / "matrices").glob("pylock.*.toml"))
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_a_shipped_lock_is_that_of_its_matrix(path: Path) -> None:
+    head = read_head(path)
+    assert head is not None
+    matrix = find_matrix(str(path.parent / f"{head.matrix}.toml"))
+    assert head.matrix_digest == matrix.digest, "make it anew: `colablock lock NAME --all`"
+    assert head.index == DEFAULT_INDEX
+    target = runtime_target(head.runtime) if head.runtime else f"py{head.short.replace('.', '')}"
+    assert path.name.startswith(lock_file_name(head.matrix, target).removesuffix(".toml"))
+    lock = read_lock(path)
+    lock.validate()
+    urls = [file.url or "" for package in lock.packages for file in package.wheels or () if not file.path]
+    assert all(url.startswith("https://") for url in urls)
+
+
+def test_every_shipped_matrix_has_locks_and_results() -> None:
+    names = {path.stem for path in (ROOT / "matrices").glob("*.toml") if not path.name.startswith("pylock.")}
+    assert {path.name.split(".")[1].split("--")[0] for path in LOCKS} == names
+    for name in names:
+        found = json.loads((ROOT / "matrices" / f"{name}.checks.json").read_text(encoding="utf-8"))
+        assert found["matrix-digest"] == find_matrix(str(ROOT / "matrices" / f"{name}.toml")).digest
