@@ -10,8 +10,8 @@ from typing import Any
 
 from colablock.check import Outcome, broken_since, differences
 from colablock.errors import InvalidInput
-from colablock.locks import write_beside
 from colablock.matrix import Matrix
+from colablock.whole_file import write_whole
 
 __all__ = ["Checked", "compared", "replaces_requirements", "results_path"]
 
@@ -55,7 +55,7 @@ class Checked:
     def write(self) -> None:
         """Write the file.  Raises InvalidInput where that fails."""
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
-        write_beside(self.path, text.encode())
+        write_whole(self.path, text.encode())
 
 
 def results_path(matrix: Matrix, folder: Path) -> Path:

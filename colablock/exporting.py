@@ -15,6 +15,7 @@ from colablock.export import Format, export_text, files_beside
 from colablock.lock import read_lock
 from colablock.locker import LockAsk
 from colablock.locks import read_head
+from colablock.whole_file import write_whole
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
@@ -69,9 +70,9 @@ def export(
         text = export_text(lock, form, source=str(ask.lock or ask.name), find_links=links)
     laid = tuple(wheelhouse / name for name in contents) if wheelhouse is not None else ()
     for destination in laid:
-        _write(destination, contents[destination.name])
+        write_whole(destination, contents[destination.name])
     if output is not None:
-        _write(output, text.encode())
+        write_whole(output, text.encode())
     return Exported(text=text, wheels=laid)
 
 
@@ -132,11 +133,3 @@ def _from(output: Path | None, folder: Path) -> str:
 
 def _listed(words: Iterable[str]) -> str:
     return ", ".join(f"`{word}`" for word in words)
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error

@@ -25,7 +25,6 @@ from colablock.locks import (
     environment_target,
     lock_file_name,
     runtime_target,
-    write_beside,
 )
 from colablock.matrix import select_variant
 from colablock.recorded import load_runtime, runtime_names
@@ -35,6 +34,7 @@ from colablock.snapshot import Snapshot
 from colablock.solving import Prepared
 from colablock.standing import Ask
 from colablock.urls import local_path, redacted
+from colablock.whole_file import write_whole
 
 if TYPE_CHECKING:
     from colablock.matrix import Matrix
@@ -261,7 +261,7 @@ class Locker:
         before = path.read_bytes() if path.is_file() else None
         moved = tuple(_moves(_versions(path), {p.name: p.version for p in lock.packages if p.version}))
         if is_kept and text != before:
-            write_beside(path, text)
+            write_whole(path, text)
         return Locked(
             target=target,
             variant=solving.matrix.variant,
@@ -392,7 +392,7 @@ def _write_refusals(folder: Path, matrix: Matrix, refused: Sequence[Mapping[str,
     path = _refusals_path(folder, matrix)
     if refused:
         value = {"schema": 1, "matrix": matrix.name, "matrix-digest": matrix.digest, REFUSED: refused}
-        write_beside(path, f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
+        write_whole(path, f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
     else:
         path.unlink(missing_ok=True)
 

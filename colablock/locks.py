@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment import Environment
-from colablock.errors import InvalidInput
 from colablock.lock import COMPLETE, DELTA
 from colablock.matrix import Matrix
 from colablock.progress import Reporter
@@ -34,7 +31,6 @@ __all__ = [
     "lock_file_name",
     "read_head",
     "runtime_target",
-    "write_beside",
 ]
 
 #: What locks for no runtime are made for when nothing else is asked: the images' glibc (Ubuntu 22.04).
@@ -194,19 +190,6 @@ class Shelf:
         if text not in self._told:
             self._told.add(text)
             self.reporter.note(text)
-
-
-def write_beside(path: Path, data: bytes) -> None:
-    """Write a whole file beside a matrix in one step.  Raises InvalidInput where that fails."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(data)
-        new.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            new.unlink()
-        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
 
 
 def _told(head: LockHead, differing: Sequence[str]) -> str:

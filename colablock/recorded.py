@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from colablock.runtime_file import (
 )
 from colablock.runtime_pack import FOLDER, packed, packed_runtimes
 from colablock.snapshot import Snapshot, protected_names
+from colablock.whole_file import write_whole
 
 __all__ = [
     "ListedRuntime",
@@ -164,16 +164,7 @@ def recorded_distributions(
 
 def save_recording(recording: Recording, path: Path) -> None:
     """Write the document of *recording* to *path*, over what stood there.  Raises InvalidInput."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(write_document(recording), "utf-8")
-        new.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            new.unlink()
-        message = f"`{path}` cannot be written: {error.strerror}"
-        raise InvalidInput(message) from error
+    write_whole(path, write_document(recording).encode())
 
 
 def snapshot_of_recording(recording: Recording) -> Snapshot:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Call",
     "add_command",
+    "add_lock_target",
     "add_sources",
     "add_target",
     "agreed",
@@ -106,6 +107,25 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         "--broken",
         choices=[r.value for r in Remedy],
         help="what is done with everything that breaks directly",
+    )
+
+
+def add_lock_target(parser: Any) -> None:
+    """Add what says which Python, platform and variant a lock from nothing is for."""
+    parser.add_argument("--python-version", metavar="X.Y[.Z]", help="the target's Python; default: this one")
+    parser.add_argument(
+        "--platform",
+        metavar="TAG",
+        help="the target's platform, such as manylinux_2_35_x86_64; default: this one",
+    )
+    parser.add_argument("--variant", metavar="V", help="variant of the matrix; by default the target's own")
+    parser.add_argument(
+        "--with",
+        dest="with_",
+        metavar="REQ",
+        action="append",
+        default=[],
+        help="a requirement of your own (repeatable)",
     )
 
 

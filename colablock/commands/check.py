@@ -63,14 +63,11 @@ def _check(call: Call) -> int:
 def _write_page(path: Path, checked: Sequence[Checked], environ: Mapping[str, str]) -> None:
     from colablock.compat_page import render_page
     from colablock.recorded import runtimes
+    from colablock.whole_file import write_whole
 
     text = render_page(
         [one.to_json() for one in checked],
         matrices={one.matrix: one.summary for one in checked},
         runtimes=runtimes(environ=environ),
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
+    write_whole(path, text.encode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from colablock.commands.call import Call, add_command, add_sources, pipeline_of, print_json
+from colablock.commands.call import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
 from colablock.errors import ExitCode
 from colablock.urls import checked_index
 
@@ -36,22 +36,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--wheelhouse", metavar="DIR", type=Path, help="copy the wheels that no index has to this folder"
     )
-    parser.add_argument("--python-version", metavar="X.Y[.Z]", help="the target's Python; default: this one")
-    parser.add_argument(
-        "--platform",
-        metavar="TAG",
-        help="the target's platform, such as manylinux_2_35_x86_64; default: this one",
-    )
     parser.add_argument("--runtime", metavar="R", help="what is to come on this recorded runtime")
-    parser.add_argument("--variant", metavar="V", help="variant of the matrix; by default the first")
-    parser.add_argument(
-        "--with",
-        dest="with_",
-        metavar="REQ",
-        action="append",
-        default=[],
-        help="a requirement of your own (repeatable)",
-    )
+    add_lock_target(parser)
     add_sources(parser)
     parser.set_defaults(handler=_export)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.commands.call import Call, add_command, add_sources, pipeline_of, print_json
+from colablock.commands.call import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
 from colablock.errors import ExitCode
 from colablock.urls import checked_index
 
@@ -33,21 +33,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="every recorded runtime that takes the matrix, and every Python from nothing",
     )
-    group.add_argument("--python-version", metavar="X.Y[.Z]", help="the target's Python; default: this one")
-    group.add_argument(
-        "--platform",
-        metavar="TAG",
-        help="the target's platform, such as manylinux_2_35_x86_64; default: this one",
-    )
-    group.add_argument("--variant", metavar="V", help="variant of the matrix; by default the target's own")
-    group.add_argument(
-        "--with",
-        dest="with_",
-        metavar="REQ",
-        action="append",
-        default=[],
-        help="a requirement of your own (repeatable)",
-    )
+    add_lock_target(group)
     group = parser.add_argument_group("which versions")
     group.add_argument(
         "-U", "--upgrade", action="store_true", help="keep no version of the lock that is there"
