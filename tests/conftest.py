@@ -26,11 +26,20 @@ INTERPRETERS = {"PYENV_ROOT": ".pyenv", "UV_PYTHON_INSTALL_DIR": ".local/share/u
 
 
 EVERY_FAULT = "--every-fault"
+WORLDS = frozenset({"summer", "today", "world"})  # fixtures, see tests/support/world.py
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the fault injection be asked for whole."""
     parser.addoption(EVERY_FAULT, action="store_true", help="stop a change at every operation, not at some")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs whole commands in a world of its own as slow, before what is slow is left out."""
+    for item in items:
+        if not WORLDS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

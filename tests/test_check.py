@@ -184,7 +184,6 @@ def row(found: Any, runtime: str) -> dict[str, Any]:
     return dict(one)
 
 
-@pytest.mark.slow
 def test_a_matrix_is_checked_on_every_runtime_and_card_without_a_network(world: World, copy: Path) -> None:
     asked = list(world.server.paths)
     done = world.run("check", "good", "nowhere", "--json", cwd=copy)
@@ -202,7 +201,6 @@ def test_a_matrix_is_checked_on_every_runtime_and_card_without_a_network(world: 
     assert "shapes>=9" in row(nowhere, "image-1-cpu")["reason"]
 
 
-@pytest.mark.slow
 def test_drift_is_what_differs_from_the_committed_results(world: World, copy: Path) -> None:
     first = world.run("check", "good", cwd=copy)
     assert first.code == ExitCode.UNMET
@@ -217,7 +215,6 @@ def test_drift_is_what_differs_from_the_committed_results(world: World, copy: Pa
     assert (copy / "matrices/good.checks.json").read_bytes() == written
 
 
-@pytest.mark.slow
 def test_without_locks_nothing_is_known_and_the_way_out_is_said(world: World, copy: Path) -> None:
     for lock in (copy / "matrices").glob("pylock.*"):
         lock.unlink()
@@ -227,7 +224,6 @@ def test_without_locks_nothing_is_known_and_the_way_out_is_said(world: World, co
     assert "`colablock lock good --all` makes the locks that tell" in found["reason"]
 
 
-@pytest.mark.slow
 def test_the_imports_of_what_a_matrix_replaces_are_examined_when_asked(world: World, copy: Path) -> None:
     for options in ([], ["--update"], []):
         before = world.run("check", "owned", *options, cwd=copy)
@@ -241,7 +237,6 @@ def test_the_imports_of_what_a_matrix_replaces_are_examined_when_asked(world: Wo
     assert finding["where"] == "own/__init__.py:1"
 
 
-@pytest.mark.slow
 def test_the_page_holds_what_was_found(world: World, copy: Path) -> None:
     done = world.run("check", "good", "nowhere", "--html", "pages/compat.html", cwd=copy)
     assert done.code == ExitCode.UNMET, done.err
@@ -250,7 +245,6 @@ def test_the_page_holds_what_was_found(world: World, copy: Path) -> None:
     assert "image-2-cpu" in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -265,7 +259,6 @@ def test_what_cannot_be_checked(argv: list[str], said: str, world: World) -> Non
     assert said in " ".join(done.err.split())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 2}', '{"schema": 1, "results": [{}]}'])
 def test_results_that_cannot_be_read_are_told(text: str, world: World, copy: Path) -> None:
     (copy / "matrices/good.checks.json").write_text(text)

@@ -257,6 +257,7 @@ def test_the_variant_without_a_card_prefers_a_cpu_build_and_takes_any(name: str,
 LOCKS = sorted((ROOT / "matrices").glob("pylock.*.toml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_a_shipped_lock_is_that_of_its_matrix(path: Path) -> None:
     head = read_head(path)
