@@ -38,6 +38,8 @@ from pathlib import Path
 from colablock.errors import ColablockError
 from colablock.fetch import Fetcher
 
+pytestmark = pytest.mark.slow  # against servers, and nothing in it depends on the Python
+
 @dataclass
 class Wanted:
     url: str

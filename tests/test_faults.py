@@ -29,7 +29,7 @@ from tests.support.scenes import FAULTS, Applying, Base, Scene, Watch, on, point
 from tests.support.trees import Tree, differences
 from tests.support.world import ROOT
 
-pytestmark = pytest.mark.slow  # hundreds of stops: on the oldest and the newest Python
+pytestmark = pytest.mark.slow  # hundreds of stops: on the newest Python
 
 Record = Callable[[str, object], None]
 

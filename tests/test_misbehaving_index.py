@@ -25,6 +25,8 @@ from colablock.errors import ExitCode
 from tests.support.server import CERTIFICATE, Fault, IndexServer
 from tests.support.wheels import make_wheel
 
+pytestmark = pytest.mark.slow  # against servers, and nothing in it depends on the Python
+
 PROGRESS = re.compile(r"Resolving tiny |  (stopped after )?(1 decided, )?[0-9.]+ s$")
 PAGE = "/simple/demo/"
 NEWEST = "demo-2.0-py3-none-any.whl"
