@@ -29,6 +29,8 @@ from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 from tests.test_index import source_of
 
+pytestmark = pytest.mark.slow  # against servers, and nothing in it depends on the Python
+
 ROOT = Path(__file__).parent.parent
 DAY = 86_400.0
 WORKER = """\
@@ -37,8 +39,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from colablock.errors import ColablockError
 from colablock.fetch import Fetcher
-
-pytestmark = pytest.mark.slow  # against servers, and nothing in it depends on the Python
 
 @dataclass
 class Wanted:
