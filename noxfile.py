@@ -16,6 +16,40 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 QUICK = ("-m", "not network and not browser and not slow")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+# What depends on the interpreter, for the Pythons between the oldest and the newest.
+OF_THE_INTERPRETER = [
+    f"tests/test_{name}.py"
+    for name in (
+        *(
+            "applied",
+            "build",
+            "children",
+            "envs",
+            "environment",
+            "execute",
+            "imports",
+            "interpreters",
+            "journal",
+        ),
+        *(
+            "lock",
+            "matrix",
+            "metadata",
+            "phantoms",
+            "recorded",
+            "rewheel",
+            "rollback",
+            "serialise",
+            "snapshot",
+            "verify",
+        ),
+    )
+]
+# What depends on the distributions that we require.
+OF_OUR_REQUIREMENTS = [
+    f"tests/test_{name}.py"
+    for name in ("cases", "display", "explain", "fetch", "index", "lock", "matrix", "resolve", "settings")
+]
 
 # Of the settings of this machine, those that say where things are fetched from; the others (a target
 # folder, a constraints file, "use the system's Python") would change what the chores do.
@@ -106,21 +140,24 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=pythons())
 def tests(session: nox.Session) -> None:
-    """Run the tests on every supported Python that is here; the slow ones on the newest."""
+    """Run the tests: all on the newest Python here, the quick ones on the oldest, between what may differ."""
     session.install("-e", ".", *group("test"))
     here = [python for python in pythons() if python == RUNNING or shutil.which(f"python{python}")]
-    chosen = () if session.python == here[-1] or session.posargs else QUICK
+    chosen: list[str] = []
+    if session.python != here[-1] and not session.posargs:
+        chosen = [*QUICK, *(OF_THE_INTERPRETER if session.python != here[0] else ())]
     session.run("pytest", "-n", "auto", *chosen, *session.posargs)
 
 
 @nox.session
 def minimums(session: nox.Session) -> None:
-    """Run the tests with the lowest versions that the bounds allow."""
+    """Run with the lowest versions that the bounds allow what depends on them."""
     session.install("--resolution", "lowest-direct", "-e", ".")
     session.install(*group("test"))  # leaves alone what is installed
     session.run("uv", "pip", "list", external=True)
     # uv's own answers are what ours are compared with, and its newest ones at that.
-    session.run("pytest", "-n", "auto", "-k", "not uv_finds", *QUICK, *session.posargs)
+    chosen = session.posargs or OF_OUR_REQUIREMENTS
+    session.run("pytest", "-n", "auto", "-k", "not uv_finds", *QUICK, *chosen)
 
 
 @nox.session
