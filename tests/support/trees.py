@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 __all__ = ["Listing", "StrictListing", "Tree", "differences", "installed_listing", "listing"]
@@ -37,6 +37,13 @@ def listing(root: Path) -> Listing:
     return found
 
 
+def _is_deleting(paths: Collection[str]) -> bool:
+    """Whether a change is still deleting, in a process of its own, what it took out."""
+    states = [path for path in paths if path.rpartition("/")[2] == ".colablock"]
+    inside = {state: [path for path in paths if path.startswith(f"{state}/")] for state in states}
+    return any(not below or f"{state}/trash" in below for state, below in inside.items())
+
+
 def _wait_for_deletion(state: Path, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while (state / "trash").exists() or (state.is_dir() and not any(state.iterdir())):
@@ -62,7 +69,17 @@ class Tree:
 
     def listing(self) -> StrictListing:
         """Return what stands at each path.  Of the record of a change, what differs each time is left out."""
-        return dict(self._below(str(self.root), ""))
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                found = dict(self._below(str(self.root), ""))
+            except FileNotFoundError:  # it was deleted as we looked
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                if not _is_deleting(found) or time.monotonic() > deadline:
+                    return found
+            time.sleep(0.05)
 
     def _below(self, folder: str, prefix: str) -> Iterator[tuple[str, tuple[object, ...]]]:
         with os.scandir(folder) as entries:
