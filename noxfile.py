@@ -16,7 +16,7 @@ PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 QUICK = ("-m", "not network and not browser and not slow")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
-# What depends on the interpreter, for the Pythons between the oldest and the newest.
+# What depends on the interpreter: run on every Python, where the newest runs all.
 OF_THE_INTERPRETER = [
     f"tests/test_{name}.py"
     for name in (
@@ -140,12 +140,12 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=pythons())
 def tests(session: nox.Session) -> None:
-    """Run the tests: all on the newest Python here, the quick ones on the oldest, between what may differ."""
+    """Run the tests: all on the newest Python here, on the others what depends on the interpreter."""
     session.install("-e", ".", *group("test"))
     here = [python for python in pythons() if python == RUNNING or shutil.which(f"python{python}")]
     chosen: list[str] = []
     if session.python != here[-1] and not session.posargs:
-        chosen = [*QUICK, *(OF_THE_INTERPRETER if session.python != here[0] else ())]
+        chosen = [*QUICK, *OF_THE_INTERPRETER]
     session.run("pytest", "-n", "auto", *chosen, *session.posargs)
 
 

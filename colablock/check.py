@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._vendor.packaging.version import Version
 from colablock.catalog import lock_files, lock_folder
 from colablock.claims import judge_claim
 from colablock.environment import Environment, environment_for
@@ -22,9 +23,9 @@ from colablock.locks import PLATFORM, LockHead, Shelf, environment_target
 from colablock.matrix import select_variant
 from colablock.plan import Action, Remedy
 from colablock.progress import Reporter
-from colablock.recorded import load_runtime, runtime_names
+from colablock.recorded import load_runtime, runtime_names, runtimes
 from colablock.settings import DEFAULT_INDEX, Settings
-from colablock.solving import FETCHABLE, Prepared, Solving
+from colablock.solving import Prepared, Solving
 from colablock.target import why_not_kernel
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ class Checker:
         """Return what an environment takes: with the runtime's own Python, else with the newest that does."""
         own = runtime.environment.short
         reasons: list[str | None] = []
-        for short in (own, *(one for one in FETCHABLE if one != own)):
+        for short in (own, *(one for one in self._shorts() if one != own)):
             if not self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
                 continue
             if (variant, short) not in self._envs:
@@ -306,6 +307,12 @@ class Checker:
         except (NoSolution, Refused) as error:
             return _Found(head=head, reason=error.message)
         return _Found(head=head, prepared=prepared, python=environment.short)
+
+    def _shorts(self) -> list[str]:
+        """Return the Pythons of the recorded runtimes, newest first: complete locks are made for these."""
+        recorded = runtimes(environ=self.environ, cwd=self.cwd)
+        newest_first = sorted({Version(one.python_version).release[:2] for one in recorded}, reverse=True)
+        return [f"{major}.{minor}" for major, minor in newest_first]
 
     def _folders(self) -> list[Path]:
         beside = (path.parent for path in lock_files(self.matrix, environ=self.environ, cwd=self.cwd))
