@@ -18,8 +18,6 @@ from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
 from colablock.breakage import unmet
 from colablock.catalog import find_matrix, lock_files
-from colablock.checking import check_matrices
-from colablock.checks_file import Checked
 from colablock.disk import room_note, undo_cost
 from colablock.drift import SINCE, Drift, find_drifts, notes_of
 from colablock.errors import (
@@ -65,6 +63,7 @@ from colablock.urls import redacted
 from colablock.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:
+    from colablock.checks_file import Checked
     from colablock.matrix import Matrix
 
 __all__ = ["Ask", "Pipeline"]
@@ -155,6 +154,8 @@ class Pipeline:
         self, names: Sequence[str], *, update: bool = False, imports: bool = False
     ) -> tuple[Checked, ...]:
         """Return whether matrices hold on every recorded runtime; see `checking.check_matrices`."""
+        from colablock.checking import check_matrices  # noqa: PLC0415 - processes and walks no plan needs
+
         return check_matrices(
             [self.matrix(name) for name in names],
             environ=self._environ,
