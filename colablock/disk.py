@@ -1,7 +1,6 @@
 """What a change takes of the disk: sizes, free space, and what it costs to keep an image's files."""
 
 # Paths are strings here: a change of a whole stack has 30,000 of them.
-# ruff: noqa: PTH118
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -48,9 +48,15 @@ class _Mount:
 
 def tree_size(folder: Path) -> int:
     """Return the bytes of all files below *folder*."""
-    return sum(
-        os.lstat(os.path.join(inner, name)).st_size for inner, _, names in os.walk(folder) for name in names
-    )
+    size, pending = 0, [str(folder)]
+    while pending:
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                else:
+                    size += entry.stat(follow_symlinks=False).st_size
+    return size
 
 
 def free_space(folder: Path) -> int:

@@ -70,7 +70,7 @@ UNDONE = "undone.json"
 
 _FINISHED = "finished.json"
 _TRASH = "trash"
-_PATIENCE = 0.3  # seconds
+_PATIENCE = 0.1  # seconds
 # Deletes the trash, then the state folder where nothing is left in it: under the lock of whoever changes it.
 _DELETE = """
 import contextlib, fcntl, os, shutil, sys

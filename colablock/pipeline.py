@@ -87,6 +87,7 @@ class Pipeline:
         self._in_kernel = in_kernel
         self._home = applied.home_folder(environ)
         self._has_told = False
+        self._sites: dict[str | None, Site] = {}  # an interpreter is started to tell its own
 
     def matrix(self, name: str) -> Matrix:
         """Return the matrix of that name or path, no variant chosen."""
@@ -288,9 +289,10 @@ class Pipeline:
             return False  # the apply says what is wrong with it
 
     def _site(self, python: str | None) -> Site:
-        return read_site(
-            find_executable(Path(python), self._environ) if python else sys.executable, self._environ
-        )
+        if python not in self._sites:
+            executable = find_executable(Path(python), self._environ) if python else sys.executable
+            self._sites[python] = read_site(executable, self._environ)
+        return self._sites[python]
 
     def _solving(self, ask: Ask, kernel: Snapshot) -> Solving:
         matrix = select_variant(self.matrix(ask.name), kernel.accelerator, ask.variant)

@@ -16,7 +16,7 @@ from colablock.progress import Reporter
 from colablock.site import Site
 from colablock.snapshot import Installed, Snapshot, installed_versions
 from colablock.staging import count_of
-from colablock.swap import moves_back, moves_out, owned_files, placed_among, removable_folders
+from colablock.swap import has_ancestor, moves_back, moves_out, owned_files, placed_among, removable_folders
 
 __all__ = ["Undone", "roll_back"]
 
@@ -118,7 +118,7 @@ def _operations(change: Change, site: Site, snapshot: Snapshot, stash: Path) -> 
 
     def may_go(folder: str) -> bool:
         """Whether a folder was made by the change, or since: another one may have stood empty before."""
-        return folder in of_others or not created.isdisjoint((folder, *map(str, Path(folder).parents)))
+        return folder in of_others or folder in created or has_ancestor(folder, created)
 
     outs = moves_out(site, ours | theirs, stash, may_go=may_go)
     emptied = removable_folders(change.created, outs, change.stashed.values())

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from colablock._vendor.packaging.utils import (
@@ -239,7 +239,7 @@ def _moved(row: Row, folder: Path, goes: str, tree: StagedTree) -> Row:
     staged = os.path.normpath(folder / row.path)
     for place, target in tree.places:
         if staged.startswith(place + os.sep):
-            return replace(row, path=os.path.relpath(target + staged[len(place) :], goes))
+            return row._replace(path=os.path.relpath(target + staged[len(place) :], goes))
     raise BadDistribution(f"`{row.path}` lies outside of what was unpacked")
 
 

@@ -19,6 +19,7 @@ from colablock.snapshot import Installed
 
 __all__ = [
     "StagedTree",
+    "has_ancestor",
     "listed_among",
     "moves_back",
     "moves_in",
@@ -43,23 +44,41 @@ class _Folders:
     """The content of folders, each read once."""
 
     site: Site
-    _names: dict[str, frozenset[str]] = field(default_factory=dict)
+    _files: dict[str, frozenset[str]] = field(default_factory=dict)
     _real: dict[str, str] = field(default_factory=dict)
+    _held: dict[str, bool] = field(default_factory=dict)
 
-    def names(self, folder: str) -> frozenset[str]:
-        if folder not in self._names:
+    def files(self, folder: str) -> frozenset[str]:
+        """Return the names of what is in *folder* and no folder itself; links count."""
+        if folder not in self._files:
             try:
-                self._names[folder] = frozenset(os.listdir(folder))
+                with os.scandir(folder) as entries:
+                    found = frozenset(one.name for one in entries if not one.is_dir(follow_symlinks=False))
             except (FileNotFoundError, NotADirectoryError):
-                self._names[folder] = frozenset()
-        return self._names[folder]
+                found = frozenset()
+            self._files[folder] = found
+        return self._files[folder]
 
     def resolve(self, path: str) -> str:
         """Return *path* with the symbolic links of its folder, not its own, resolved."""
-        folder, name = os.path.split(path)
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder)
-        return f"{self._real[folder].rstrip('/')}/{name}"
+        folder, _, name = path.rpartition("/")
+        return f"{self._resolved(folder)}/{name}"
+
+    def holds(self, path: str) -> bool:
+        """Whether *path* (resolved) lies in the site; asked once for each folder."""
+        folder = path.rpartition("/")[0]
+        if folder not in self._held:
+            self._held[folder] = self.site.holds(f"{folder}/")
+        return self._held[folder]
+
+    def _resolved(self, folder: str) -> str:
+        """Return *folder* (normalised) with all links resolved; a parent that is known is not asked again."""
+        if folder and folder not in self._real:
+            parent, _, name = folder.rpartition("/")
+            above = self._resolved(parent)
+            path = f"{above}/{name}"
+            self._real[folder] = os.path.realpath(path).rstrip("/") if os.path.islink(path) else path
+        return self._real.get(folder, folder)
 
 
 def owned_files(
@@ -89,9 +108,10 @@ def listed_among(site: Site, installed: Installed, paths: Collection[str]) -> fr
 
 def placed_among(paths: Iterable[str], placed: Collection[str]) -> frozenset[str]:
     """Return those of *paths* that are *placed* or lie below what is, and the bytecode of such sources."""
+    is_below = _below(placed)
 
     def is_placed(path: str) -> bool:
-        return path in placed or _has_ancestor(path, placed)
+        return path in placed or is_below(path)
 
     return frozenset(path for path in paths if is_placed(path) or is_placed(source_of(path) or path))
 
@@ -108,8 +128,9 @@ def moves_out(
     A folder goes as a whole only where it *may_go*.
     """
     whole = frozenset(filter(may_go, _whole_folders(site, owned)))
-    covered = [path for path in sorted(owned) if not _has_ancestor(path, whole)]
-    tops = [path for path in sorted(whole) if not _has_ancestor(path, whole)]
+    is_below = _below(whole)
+    covered = [path for path in sorted(owned) if not is_below(path)]
+    tops = [path for path in sorted(whole) if not is_below(path)]
     return [
         Operation(kind=Kind.OUT, source=path, destination=str(stash / f"{number}"))
         for number, path in enumerate([*tops, *covered])
@@ -140,12 +161,12 @@ def removable_folders(
     needed = tuple(needed)
     operations = []
     for top in created:
-        if not os.path.isdir(top) or os.path.islink(top) or top in gone or _has_ancestor(top, gone):
+        if not os.path.isdir(top) or os.path.islink(top) or top in gone or has_ancestor(top, gone):
             continue
         for folder, folders, files in os.walk(top, topdown=False):
             inside = {f"{folder}/{name}" for name in (*folders, *files)}
             is_needed = any(path == folder or path.startswith(f"{folder}/") for path in needed)
-            if folder not in gone and inside <= gone and not is_needed and not _has_ancestor(folder, gone):
+            if folder not in gone and inside <= gone and not is_needed and not has_ancestor(folder, gone):
                 mode = os.stat(folder).st_mode & 0o7777
                 operations.append(Operation(kind=Kind.RMDIR, source=folder, mode=mode))
                 gone.add(folder)
@@ -235,7 +256,7 @@ class _Placement:
         self.made.add(folder)
 
     def _stands(self, path: str) -> bool:
-        return os.path.lexists(path) and path not in self.gone and not _has_ancestor(path, self.gone)
+        return os.path.lexists(path) and path not in self.gone and not has_ancestor(path, self.gone)
 
     def _is_folder(self, path: str) -> bool:
         return os.path.isdir(path) and self._stands(path)
@@ -249,10 +270,11 @@ def _recorded(installed: Installed, folders: _Folders) -> Iterator[str]:
             hint=_way_out(installed),
         )
     for path in recorded_paths(os.path.dirname(installed.path), rows):
-        if not os.path.lexists(path) or (os.path.isdir(path) and not os.path.islink(path)):
+        folder, _, name = path.rpartition("/")
+        if name not in folders.files(folder):
             continue
         resolved = folders.resolve(path)
-        if not folders.site.holds(resolved):
+        if not folders.holds(resolved):
             raise Refused(
                 f"`{installed.name}` {installed.version} lists `{path}`, outside of `{folders.site.data}`"
             )
@@ -282,22 +304,23 @@ def _listed(installed: Installed, names: frozenset[str], folders: _Folders) -> I
 
 def source_of(path: str) -> str | None:
     """Return the source file whose bytecode *path* is (PEP 3147); None for another file."""
-    folder, name = os.path.split(path)
-    parent, cache = os.path.split(folder)
-    is_bytecode = cache == "__pycache__" and name.endswith(".pyc")
-    return f"{parent}/{name.partition('.')[0]}.py" if is_bytecode else None
+    if not path.endswith(".pyc"):
+        return None
+    folder, _, name = path.rpartition("/")
+    parent, _, cache = folder.rpartition("/")
+    return f"{parent}/{name.partition('.')[0]}.py" if cache == "__pycache__" else None
 
 
 def _bytecode(owned: Iterable[str], folders: _Folders, *, left_over: bool) -> Iterator[str]:
     """Yield the bytecode of each owned source file, and what is left of sources that are gone (PEP 3147)."""
     stems: dict[str, set[str]] = {}
     for path in owned:
-        folder, name = os.path.split(path)
-        if name.endswith(".py"):
+        if path.endswith(".py"):
+            folder, _, name = path.rpartition("/")
             stems.setdefault(folder, set()).add(name[:-3])
     for folder, own in stems.items():
-        sources = folders.names(folder)
-        for name in folders.names(f"{folder}/__pycache__"):
+        sources = folders.files(folder)
+        for name in folders.files(f"{folder}/__pycache__"):
             stem = name.partition(".")[0]
             is_left = left_over and f"{stem}.py" not in sources and folder not in folders.site.roots
             if name.endswith(".pyc") and (stem in own or is_left):
@@ -309,7 +332,7 @@ def _whole_folders(site: Site, owned: frozenset[str]) -> frozenset[str]:
     whole: set[str] = set()
     within: dict[str, set[str]] = {}
     for path in owned:
-        within.setdefault(os.path.dirname(path), set()).add(path)
+        within.setdefault(path.rpartition("/")[0], set()).add(path)
     pending = [(-len(folder), folder) for folder in within]
     heapify(pending)
     while pending:
@@ -341,10 +364,24 @@ def _is_fixed(site: Site, folder: str) -> bool:
     return folder in site.roots or os.path.dirname(folder) == site.data or not site.holds(folder)
 
 
-def _has_ancestor(path: str, folders: Collection[str]) -> bool:
-    parent = os.path.dirname(path)
-    while parent not in ("", "/"):
+def has_ancestor(path: str, folders: Collection[str]) -> bool:
+    """Whether one of *folders* is above *path* (absolute)."""
+    parent = path.rpartition("/")[0]
+    while parent:
         if parent in folders:
             return True
-        parent = os.path.dirname(parent)
+        parent = parent.rpartition("/")[0]
     return False
+
+
+def _below(folders: Collection[str]) -> Callable[[str], bool]:
+    """Return `has_ancestor` for many paths of few folders; *folders* do not change meanwhile."""
+    known: dict[str, bool] = {}
+
+    def is_below(path: str) -> bool:
+        parent = path.rpartition("/")[0]
+        if parent not in known:
+            known[parent] = parent in folders or has_ancestor(parent, folders)
+        return known[parent]
+
+    return is_below
