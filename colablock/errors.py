@@ -5,6 +5,7 @@
     ColablockError
     ├── InvalidInput            exit 2: usage, or a file that cannot be read as what it should be
     │   ├── InvalidMatrix       every fault of one matrix file, each with its path
+    │   ├── InvalidConfig       every fault of a training config, each with its key
     │   ├── InvalidRequirements every fault of a requirements file and those that it names, each with its line
     │   └── NotFound            no matrix, runtime or interpreter of that name
     ├── Unmet                   exit 1: the request cannot be met; nothing was changed
@@ -13,7 +14,8 @@
     │   ├── BadDistribution     a file is not what its metadata, hash or format promise
     │   │   └── NoModules       nothing of it could be imported
     │   ├── Refused             a rule forbids it (protected, externally managed, another state)
-    │   └── NotProven           a check failed on an environment that we did not change
+    │   ├── NotProven           a check failed on an environment that we did not change
+    │   └── TrainingFailed      a run ended before it was done
     ├── RolledBack              exit 3: the change failed; the environment is as it was before
     ├── NotRestored             exit 4: the change failed and could not be undone
     └── AppliedNotProven        exit 5: applied and kept although a proof failed (``--keep``)
@@ -39,6 +41,7 @@ __all__ = [
     "ExitCode",
     "Fault",
     "FetchFailed",
+    "InvalidConfig",
     "InvalidInput",
     "InvalidMatrix",
     "InvalidRequirements",
@@ -49,6 +52,7 @@ __all__ = [
     "NotRestored",
     "Refused",
     "RolledBack",
+    "TrainingFailed",
     "Unmet",
 ]
 
@@ -110,6 +114,17 @@ class InvalidMatrix(InvalidInput):
         self.source = source
         self.faults = tuple(faults)
         super().__init__(_counted(f"the matrix `{source}`", self.faults))
+
+
+class InvalidConfig(InvalidInput):
+    """A training config with faults; all of them are reported at once."""
+
+    reference = "invalid-config"
+
+    def __init__(self, source: str, faults: Sequence[Fault]) -> None:
+        self.source = source
+        self.faults = tuple(faults)
+        super().__init__(_counted(f"the config `{source}`", self.faults))
 
 
 class InvalidRequirements(InvalidInput):
@@ -209,6 +224,16 @@ class NotProven(Unmet):
     """A proof failed; the environment was not changed by this call."""
 
     reference = "not-proven"
+
+
+class TrainingFailed(Unmet):
+    """A training run ended before it was done; *folder* is where its log and its checkpoints are."""
+
+    reference = "training-failed"
+
+    def __init__(self, message: str, *, folder: str = "", hint: str | None = None) -> None:
+        self.folder = folder
+        super().__init__(message, hint=hint)
 
 
 class RolledBack(ColablockError):

@@ -1,0 +1,233 @@
+"""The folder of a run: what is written where, by whom, and what state it is in.
+
+::
+
+    OUTPUT/
+        run.json           what was asked for and on what: written before the start, by `launch`
+        job.json           what the shim is to do: written by `launch`
+        config.yaml        what the runner reads
+        data/              the tokens, as prepared
+        log.txt            all that the processes print
+        metrics.jsonl      one JSON object a line: written by the shim of rank 0
+        stop               exists when the run is asked to stop at a checkpoint
+        checkpoint-40/     the trainer's own
+            colablock.json     its manifest, written last: names, sizes, hashes
+        adapter/           what was learnt, once it is done
+        end.json           how it ended: written by the shim; a killed process leaves none
+
+    HOME/runs/ID.json      where the folder of each run is
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from colablock.errors import NotFound
+from colablock.hints import near
+from colablock.whole_file import write_whole
+
+__all__ = ["RunFolder", "RunRecord", "State", "find_run", "list_runs", "register", "start_time_of"]
+
+MANIFEST = "colablock.json"  # in a checkpoint
+
+
+class State(Enum):
+    """What a run is doing, as its folder and its process tell."""
+
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"  # asked to, at a checkpoint
+    FAILED = "failed"  # with an exception
+    KILLED = "killed"  # the process is gone and left no word
+    PREPARED = "prepared"  # not started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """``run.json``: the manifest of a run as it was started last.
+
+    *lock* is the lock's digest or, in a kernel, that of its pins.  *process* is
+    the launcher's number and *process_started* its start in clock ticks since boot: a
+    number alone is used again.  Times are seconds since the epoch.
+    """
+
+    id: str
+    matrix: str
+    runner: str
+    python: str
+    lock: str
+    config: Mapping[str, Any]
+    config_digest: str
+    data_digest: str
+    model: str
+    mends: Sequence[str] = ()
+    precision: str = ""  # "bf16", "fp16" or "fp32"
+    processes: int = 1
+    runtime: str | None = None
+    cards: Sequence[str] = ()
+    driver: str | None = None
+    seed: int = 0
+    git_revision: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    started: float = 0.0
+    resumed_from: str | None = None  # the checkpoint's folder name
+    total_steps: int | None = None
+    process: int = 0
+    process_started: int = 0
+    command: Sequence[str] = ()
+    estimate: int | None = None  # bytes of a card's memory, as preflight reckoned
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run on disk.  Nothing is cached: every call looks."""
+
+    path: Path
+
+    @property
+    def record_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def job_file(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "stop"
+
+    @property
+    def end_file(self) -> Path:
+        return self.path / "end.json"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    def record(self) -> RunRecord | None:
+        """Return what was started here; None where nothing was, or it cannot be read."""
+        value = _object(self.record_file)
+        known = {one.name for one in fields(RunRecord)}
+        try:
+            return RunRecord(**{key: each for key, each in value.items() if key in known})
+        except TypeError:
+            return None
+
+    def write_record(self, record: RunRecord) -> None:
+        """Keep *record*, as a whole."""
+        write_whole(self.record_file, (json.dumps(asdict(record), indent=2) + "\n").encode())
+
+    def end(self) -> Mapping[str, Any]:
+        """Return how it ended, in the shim's words: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
+        return _object(self.end_file)
+
+    def is_alive(self) -> bool:
+        """Whether the process that was started last still runs."""
+        record = self.record()
+        return (
+            record is not None
+            and record.process > 0
+            and start_time_of(record.process) == record.process_started
+        )
+
+    def state(self) -> State:
+        """Return what the run is doing."""
+        record = self.record()
+        if record is None or not record.process:
+            return State.PREPARED
+        if self.is_alive():
+            return State.RUNNING
+        try:
+            return State(self.end().get("state"))
+        except ValueError:
+            return State.KILLED
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return every event so far, oldest first; a last line that is being written is left out."""
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        events = []
+        for line in lines:
+            with suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    events.append(event)
+        return events
+
+    def ask_to_stop(self) -> None:
+        """Have the run stop at its next checkpoint, which it makes after the step that it is at."""
+        self.stop_file.touch()
+
+
+def start_time_of(process: int) -> int:
+    """Return when a process started, in clock ticks since boot; 0 where it is gone or a zombie (proc(5))."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    state, *rest = stat.rpartition(")")[2].split()
+    return 0 if state in ("Z", "X") else int(rest[18])
+
+
+def register(home: Path, run_id: str, folder: Path) -> None:
+    """Have `find_run` and `list_runs` know the run."""
+    write_whole(home / "runs" / f"{run_id}.json", json.dumps({"folder": os.fspath(folder)}).encode())
+
+
+def list_runs(home: Path) -> Iterator[tuple[str, RunFolder]]:
+    """Yield every run that was started here, newest first; the folder of one may be gone."""
+    known = sorted((home / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in known:
+        folder = _object(path).get("folder")
+        if isinstance(folder, str):
+            yield path.stem, RunFolder(Path(folder))
+
+
+def find_run(home: Path, run_id: str | None = None) -> tuple[str, RunFolder]:
+    """Return the run of that name, or of that folder; the newest one by default.  Raises NotFound."""
+    known = dict(list_runs(home))
+    if run_id is None:
+        for name, folder in known.items():
+            return name, folder
+        raise NotFound("no run was started here", hint="`colablock train NAME` starts one")
+    if run_id in known:
+        return run_id, known[run_id]
+    folder = RunFolder(Path(run_id))
+    record = folder.record()
+    if record is not None:
+        return record.id, folder
+    hint = near(run_id, list(known)) or "`colablock runs list` shows them"
+    raise NotFound(f"no run is called `{run_id}`", hint=hint)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
