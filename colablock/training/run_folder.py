@@ -141,7 +141,7 @@ class RunFolder:
         write_whole(self.record_file, (json.dumps(asdict(record), indent=2) + "\n").encode())
 
     def end(self) -> Mapping[str, Any]:
-        """Return how it ended, in the shim's words: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
+        """Return how it ended, as the shim says: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
         return _object(self.end_file)
 
     def is_alive(self) -> bool:
