@@ -1,0 +1,402 @@
+"""The loss curve of a run: its points, a small SVG of our own, and a PNG that matplotlib draws in a child."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from colablock.children import environment_of, last_lines
+from colablock.errors import InvalidInput, Unmet
+from colablock.training.run_folder import RunFolder
+from colablock.whole_file import write_whole
+
+__all__ = [
+    "Point",
+    "curve_png",
+    "curve_svg",
+    "evaluation_points",
+    "loss_points",
+    "number_of",
+    "smoothed",
+    "sparkline_svg",
+    "write_curve",
+    "write_png",
+]
+
+_WEIGHT = 0.9  # of what was before, in the smoothed loss: about ten points back
+_MOST = 400  # points that a curve of this size can show
+_PATIENCE = 120.0  # seconds: matplotlib's first import may build its list of fonts
+_NO_MATPLOTLIB = 3  # exit code of the child
+_LINE = "#3b82f6"  # readable on white and on the near black of dark notebooks
+_DOTS = "#d97706"
+_SVG = "http://www.w3.org/2000/svg"
+
+
+class Point(NamedTuple):
+    """The loss at a step."""
+
+    step: int
+    loss: float
+
+
+def number_of(event: Mapping[str, Any], key: str) -> float | None:
+    """Return the number that *event* has under *key*, not a number among them; None for anything else."""
+    value = event.get(key)
+    return None if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+
+
+def loss_points(events: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
+    """Return the training loss by step; where a step comes again, the later event counts.
+
+    A start at an earlier step undoes what lies behind it: those steps are trained
+    again.  What is not finite is left out.
+    """
+    return _points(events, "log", "loss")
+
+
+def evaluation_points(events: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
+    """Return the loss on the rows that are kept for evaluation, as `loss_points`."""
+    return _points(events, "log", "eval_loss")
+
+
+def _points(events: Iterable[Mapping[str, Any]], kind: str, key: str) -> tuple[Point, ...]:
+    found: dict[int, float] = {}
+    for event in events:
+        step = number_of(event, "step")
+        if step is None or not math.isfinite(step):
+            continue
+        if event.get("event") == "start":
+            found = {at: loss for at, loss in found.items() if at <= step}
+        loss = number_of(event, key) if event.get("event") == kind else None
+        if loss is not None and math.isfinite(loss):
+            found[int(step)] = loss
+    return tuple(Point(*one) for one in sorted(found.items()))
+
+
+def smoothed(points: Sequence[Point], weight: float = _WEIGHT) -> tuple[Point, ...]:
+    """Return the running mean of *points* that forgets, without a bias to where it began."""
+    mean, seen, found = 0.0, 0.0, []
+    for step, loss in points:
+        mean = weight * mean + (1 - weight) * loss
+        seen = weight * seen + (1 - weight)
+        found.append(Point(step, mean / seen))
+    return tuple(found)
+
+
+# SVG
+
+
+def sparkline_svg(points: Sequence[Point], *, width: int = 120, height: int = 28) -> str:
+    """Return *points* as a line without axes; "" for fewer than two."""
+    if len(points) < 2:  # noqa: PLR2004  # a line has two ends
+        return ""
+    box = _Box(left=2, top=2, right=width - 2, bottom=height - 2, steps=_span(points), losses=_range(points))
+    last = points[-1]
+    text = f"loss from {points[0].loss:.3g} to {last.loss:.3g}"
+    return (
+        f'<svg xmlns="{_SVG}" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        f' role="img" aria-label="{text}">{_path(_thinned(points), box, width=1.5)}'
+        f'<circle cx="{box.x(last.step):.1f}" cy="{box.y(last.loss):.1f}" r="2" fill="{_LINE}"/></svg>'
+    )
+
+
+def curve_svg(
+    points: Sequence[Point],
+    *,
+    width: int = 480,
+    height: int = 240,
+    title: str = "",
+    evaluations: Sequence[Point] = (),
+    is_file: bool = False,
+) -> str:
+    """Return *points* as a curve with axes, the smoothed one in front, *evaluations* as dots.
+
+    Text and axes have the colour of the page; *is_file* gives them one of
+    their own, light or dark as the viewer asks.  "" without a point.
+    """
+    every = [*points, *evaluations]
+    if not every:
+        return ""
+    losses = _ticks(*_range(every), most=5)
+    box = _Box(
+        left=12 + 7.2 * max(map(len, map(_number_text, losses))),
+        top=32 if title else 12,
+        right=width - 14,
+        bottom=height - 38,
+        steps=_span(every),
+        losses=(losses[0], losses[-1]),
+    )
+    shown = _thinned(points)
+    parts = [_own_colours() if is_file else "", *_axes(box, losses)]
+    if title:
+        size = min(13.5, 1.7 * (width - 24) / max(len(title), 1))
+        parts.append(_text(12, 20, title, anchor="start", size=size, weight=600))
+    if len(points) > 1:
+        parts.append(_path(shown, box, width=1, opacity=0.4))
+        parts.append(_path(_thinned(smoothed(points)), box, width=2))
+    elif points:
+        parts.append(_dot(box, points[0], _LINE))
+    parts.extend(_dot(box, point, _DOTS) for point in _thinned(evaluations))
+    parts.append(_legend(box, has_evaluations=bool(evaluations)))
+    about = escape(title or "loss by step", quote=True)
+    return (
+        f'<svg xmlns="{_SVG}" viewBox="0 0 {width} {height}" role="img" aria-label="{about}"'
+        f' style="display:block;width:100%;max-width:{round(width * 1.25)}px;height:auto"'
+        f' font-family="system-ui,sans-serif">{"".join(parts)}</svg>'
+    )
+
+
+class _Box(NamedTuple):
+    """Where on the picture the points lie, and which steps and losses its edges are."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    steps: tuple[float, float]
+    losses: tuple[float, float]
+
+    def x(self, step: float) -> float:
+        low, high = self.steps
+        return self.left + (self.right - self.left) * (step - low) / ((high - low) or 1)
+
+    def y(self, loss: float) -> float:
+        low, high = self.losses
+        return self.bottom - (self.bottom - self.top) * (loss - low) / ((high - low) or 1)
+
+
+def _axes(box: _Box, losses: Sequence[float]) -> Iterator[str]:
+    for loss in losses:
+        y = box.y(loss)
+        yield _line(box.left, y, box.right, y, opacity=0.16)
+        yield _text(box.left - 6, y + 4, _number_text(loss), anchor="end")
+    for step in _ticks(*box.steps, most=6, whole=True):
+        if box.steps[0] <= step <= box.steps[1]:
+            x = box.x(step)
+            yield _line(x, box.bottom, x, box.bottom + 4, opacity=0.6)
+            yield _text(x, box.bottom + 17, _number_text(step))
+    yield _line(box.left, box.bottom, box.right, box.bottom, opacity=0.6)
+    yield _text((box.left + box.right) / 2, box.bottom + 33, "step")
+
+
+def _legend(box: _Box, *, has_evaluations: bool) -> str:
+    entries = [("training loss, smoothed", _LINE)] + ([("evaluation", _DOTS)] if has_evaluations else [])
+    parts, x = [], box.right
+    for text, colour in reversed(entries):
+        parts.append(_text(x, box.top + 12, text, anchor="end", size=11.5))
+        x -= 6.1 * len(text) + 10
+        parts.append(f'<circle cx="{x:.1f}" cy="{box.top + 8:.1f}" r="3.5" fill="{colour}"/>')
+        x -= 14
+    return "".join(parts)
+
+
+def _own_colours() -> str:
+    return (
+        "<style>:root{color:#1f2328;background:#fff}"
+        "@media(prefers-color-scheme:dark){:root{color:#e6e6e6;background:#16181d}}</style>"
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, *, opacity: float) -> str:
+    return (
+        f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+        f' stroke="currentColor" stroke-opacity="{opacity}"/>'
+    )
+
+
+def _text(
+    x: float, y: float, text: str, *, anchor: str = "middle", size: float = 12.5, weight: int = 400
+) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size:.1f}" font-weight="{weight}"'
+        f' fill="currentColor">{escape(text)}</text>'
+    )
+
+
+def _dot(box: _Box, point: Point, colour: str) -> str:
+    return f'<circle cx="{box.x(point.step):.1f}" cy="{box.y(point.loss):.1f}" r="3.5" fill="{colour}"/>'
+
+
+def _path(points: Iterable[Point], box: _Box, *, width: float, opacity: float = 1) -> str:
+    corners = " ".join(f"{box.x(point.step):.1f},{box.y(point.loss):.1f}" for point in points)
+    return (
+        f'<polyline points="{corners}" fill="none" stroke="{_LINE}" stroke-width="{width}"'
+        f' stroke-opacity="{opacity}" stroke-linejoin="round"/>'
+    )
+
+
+def _thinned(points: Sequence[Point]) -> list[Point]:
+    """Return at most `_MOST` of *points*: of each stretch its lowest and its highest, and always the ends."""
+    if len(points) <= _MOST:
+        return list(points)
+    inner = points[1:-1]
+    length = math.ceil(2 * len(inner) / (_MOST - 2))
+    kept = {points[0], points[-1]}
+    for at in range(0, len(inner), length):
+        stretch = inner[at : at + length]
+        kept |= {
+            min(stretch, key=lambda point: point.loss),
+            max(stretch, key=lambda point: point.loss),
+        }
+    return sorted(kept)
+
+
+def _span(points: Sequence[Point]) -> tuple[float, float]:
+    steps = [point.step for point in points]
+    return min(steps), max(steps)
+
+
+def _range(points: Sequence[Point]) -> tuple[float, float]:
+    losses = [point.loss for point in points]
+    return min(losses), max(losses)
+
+
+def _ticks(low: float, high: float, *, most: int, whole: bool = False) -> list[float]:
+    """Return round numbers, at most *most* and one, that enclose the range; *whole* allows no fractions."""
+    if high <= low:
+        around = abs(low) * 0.1 or 1.0
+        low, high = low - around, high + around
+    rough = (high - low) / most
+    scale: float = 10 ** math.floor(math.log10(rough))
+    width = next(factor * scale for factor in (1, 2, 2.5, 5, 10) if factor * scale >= rough * 0.999)
+    if whole:
+        width = max(1, math.ceil(width))
+    first, last = math.floor(low / width + 1e-9), math.ceil(high / width - 1e-9)
+    return [at * width for at in range(first, last + 1)]
+
+
+def _number_text(value: float) -> str:
+    """Return *value* as an axis has it: ``0.5``, ``12000``, ``2e-05``."""
+    return "0" if abs(value) < 1e-12 else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"  # noqa: PLR2004
+
+
+# PNG
+
+_DRAW = """
+import io, json, sys
+try:
+    import matplotlib
+except ImportError:
+    sys.exit(3)
+matplotlib.use("Agg")
+from matplotlib import pyplot
+job = json.load(sys.stdin)
+figure, axes = pyplot.subplots(figsize=(7, 3.5), dpi=130, layout="constrained")
+alone = len(job["losses"]) == 1
+axes.plot(*zip(*job["losses"]), color=job["line"], alpha=1 if alone else 0.35, linewidth=1,
+          marker="o" if alone else None)
+axes.plot(*zip(*job["smoothed"]), color=job["line"], linewidth=2, label="training loss, smoothed")
+if job["evaluations"]:
+    axes.plot(*zip(*job["evaluations"]), "o", color=job["dots"], label="evaluation")
+axes.set_title(job["title"].replace("$", r"\\$"), loc="left", fontsize=11)
+axes.set_xlabel("step")
+axes.set_ylabel("loss")
+axes.xaxis.get_major_locator().set_params(integer=True)
+axes.grid(alpha=0.25)
+axes.spines[["top", "right"]].set_visible(False)
+axes.legend(frameon=False)
+picture = io.BytesIO()
+figure.savefig(picture, format="png")
+sys.stdout.buffer.write(picture.getvalue())
+"""
+
+
+def curve_png(
+    folder: RunFolder, pythons: Sequence[str], *, environ: Mapping[str, str] = os.environ, title: str = ""
+) -> bytes:
+    """Return the loss curve of a run as a PNG, drawn by the first of *pythons* that has matplotlib.
+
+    It is drawn in a child: matplotlib is never loaded here.  Raises Unmet where
+    nothing is to be drawn, or nobody can.
+    """
+    job = _job(folder, title)
+    said = ""
+    for python in dict.fromkeys(pythons):
+        try:
+            done = _drawn(python, job, environ)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            said = str(error)
+            continue
+        if done.returncode == 0 and done.stdout.startswith(b"\x89PNG"):
+            return done.stdout
+        if done.returncode != _NO_MATPLOTLIB:
+            said = last_lines(done.stderr.decode(errors="replace"), 1)
+    reason = said or "none of the interpreters that were asked has matplotlib"
+    raise Unmet(
+        f"the loss curve cannot be drawn as PNG: {reason}",
+        hint="Name a file that ends in `.svg`: that needs no matplotlib",
+    )
+
+
+def write_png(
+    folder: RunFolder,
+    path: Path,
+    pythons: Sequence[str],
+    *,
+    environ: Mapping[str, str] = os.environ,
+    title: str = "",
+) -> None:
+    """Write what `curve_png` returns to *path*, as a whole."""
+    write_whole(path, curve_png(folder, pythons, environ=environ, title=title))
+
+
+def write_curve(
+    folder: RunFolder,
+    path: Path,
+    pythons: Sequence[str],
+    *,
+    environ: Mapping[str, str] = os.environ,
+    title: str = "",
+) -> None:
+    """Write the loss curve to *path* as its name ends: ``.png`` or ``.svg``.  Raises Unmet, InvalidInput."""
+    kind = path.suffix.lower()
+    if kind == ".png":
+        write_png(folder, path, pythons, environ=environ, title=title)
+    elif kind == ".svg":
+        events = _logged(folder)
+        svg = curve_svg(loss_points(events), title=title, evaluations=evaluation_points(events), is_file=True)
+        write_whole(path, svg.encode())
+    else:
+        raise InvalidInput(f"`{path}` has to end in `.png` or `.svg`")
+
+
+def _job(folder: RunFolder, title: str) -> bytes:
+    events = _logged(folder)
+    points = loss_points(events)
+    job = {
+        "losses": _thinned(points),
+        "smoothed": _thinned(smoothed(points)),
+        "evaluations": evaluation_points(events),
+        "title": title,
+        "line": _LINE,
+        "dots": _DOTS,
+    }
+    return json.dumps(job).encode()
+
+
+def _logged(folder: RunFolder) -> list[dict[str, Any]]:
+    events = folder.metrics()
+    if not loss_points(events):
+        raise Unmet("no loss was logged yet: there is nothing to draw")
+    return events
+
+
+def _drawn(python: str, job: bytes, environ: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
+    # Its own folder: the current one may hold a file called `matplotlib.py`.
+    with tempfile.TemporaryDirectory(prefix="colablock-") as empty:
+        return subprocess.run(
+            [python, "-c", _DRAW],
+            input=job,
+            capture_output=True,
+            cwd=empty,
+            env=environment_of(python, environ, PYTHONDONTWRITEBYTECODE="1"),
+            timeout=_PATIENCE,
+            check=False,
+        )

@@ -1,0 +1,151 @@
+"""A run in short, for lists and for its end: what was asked for, how far it came, how it ended."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from colablock.training.crash import Explanation, explain
+from colablock.training.follow import (
+    Clock,
+    Progress,
+    Sleep,
+    attach_words,
+    follow,
+    look,
+    stop_and_wait,
+)
+from colablock.training.run_folder import RunFolder, RunRecord, State, list_runs
+
+__all__ = ["RunSummary", "View", "summaries", "summary_of", "summary_to_json", "watch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """One run.  *record* is None where its folder is gone, or was never written."""
+
+    id: str
+    folder: Path
+    record: RunRecord | None
+    progress: Progress
+    explanation: Explanation | None = None
+    adapter: Path | None = None  # what was learnt, once it is whole
+
+    @property
+    def state(self) -> State:
+        return self.progress.state
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its folder still stands."""
+        return self.record is not None
+
+    @property
+    def first_loss(self) -> float | None:
+        """The loss that was logged first."""
+        return self.progress.points[0].loss if self.progress.points else None
+
+    @property
+    def last_loss(self) -> float | None:
+        """The smoothed loss at the end, which says more than that of one step."""
+        return self.progress.smooth_loss
+
+
+class View(Protocol):
+    """Where a run is shown while it is followed."""
+
+    def update(self, progress: Progress) -> None:
+        """Show how far it is: called about twice a second."""
+
+    def note(self, text: str) -> None:
+        """Show a sentence that stays."""
+
+
+def summary_of(run_id: str, folder: RunFolder, *, clock: Clock = time.time) -> RunSummary:
+    """Return the run in *folder* as it stands."""
+    progress = look(folder, clock=clock)
+    is_whole = progress.state in (State.DONE, State.STOPPED) and any(
+        folder.adapter.glob("adapter_config.json")
+    )
+    return RunSummary(
+        id=run_id,
+        folder=folder.path,
+        record=folder.record(),
+        progress=progress,
+        explanation=explain(folder),
+        adapter=folder.adapter if is_whole else None,
+    )
+
+
+def summaries(home: Path, *, clock: Clock = time.time) -> Iterator[RunSummary]:
+    """Yield every run that was started here, newest first."""
+    for run_id, folder in list_runs(home):
+        yield summary_of(run_id, folder, clock=clock)
+
+
+def watch(
+    run_id: str,
+    folder: RunFolder,
+    view: View,
+    *,
+    stops: bool = True,
+    clock: Clock = time.time,
+    sleep: Sleep = time.sleep,
+    poll: float = 0.5,
+) -> RunSummary:
+    """Show the run in *view* until it has ended, and return it.
+
+    A KeyboardInterrupt asks it to stop and waits for that, and a second one waits no
+    longer; without *stops* the first already leaves it to itself.  Then the state that is
+    returned is RUNNING.
+    """
+    try:
+        for progress in follow(folder, clock=clock, sleep=sleep, poll=poll):
+            view.update(progress)
+    except KeyboardInterrupt:
+        if stops:
+            stop_and_wait(
+                folder,
+                run_id=run_id,
+                update=view.update,
+                tell=view.note,
+                clock=clock,
+                sleep=sleep,
+                poll=poll,
+            )
+        else:
+            view.note(f"the run goes on; {attach_words(run_id)}")
+    return summary_of(run_id, folder, clock=clock)
+
+
+def summary_to_json(summary: RunSummary) -> dict[str, Any]:
+    """Return *summary* as plain values; what is not finite is null, and points are left out."""
+    progress = asdict(summary.progress)
+    for name in ("points", "evaluations", "state"):
+        del progress[name]
+    record = asdict(summary.record) if summary.record is not None else None
+    plain: dict[str, Any] = {
+        "id": summary.id,
+        "folder": str(summary.folder),
+        "state": summary.state.value if summary.is_there else "gone",
+        "adapter": str(summary.adapter) if summary.adapter is not None else None,
+        "first_loss": summary.first_loss,
+        "progress": progress,
+        "explanation": asdict(summary.explanation) if summary.explanation is not None else None,
+        "record": record,
+    }
+    return {key: _finite(value) for key, value in plain.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return value
