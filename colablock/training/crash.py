@@ -16,9 +16,12 @@ from colablock.training.follow import plain_text
 from colablock.training.known_crashes import Advice, Cause, cause_in, cause_of_signal, named_cause
 from colablock.training.run_folder import RunFolder, RunRecord, State
 
-__all__ = ["Explanation", "Traceback", "explain", "tracebacks"]
+__all__ = ["START_MARK", "Explanation", "Traceback", "explain", "tracebacks"]
 
 _END_OF_LOG = 512 * 1024  # bytes
+START_MARK = "--- colablock: started"
+"""How a line of the log begins from which on it is of another start."""
+
 _LAST = 80  # lines of a log in which a cause is looked for when there is no traceback
 _OF_THE_RUN = ("matrix", "model", "precision", "runner")
 _SHOWN = 12  # lines of a traceback
@@ -34,7 +37,7 @@ _LAUNCHER = re.compile(
 )
 _SIGNAL = re.compile(
     r"died with <Signals\.\w+: (?P<a>\d+)>|[Ss]ignal (?P<b>\d+) \(SIG|exitcode\s*: -(?P<c>\d+)"
-    r"|terminated with signal (?P<d>SIG\w+)|(?P<e>Segmentation fault|Bus error)"
+    r"|terminated with signal (?P<d>SIG\w+)|Fatal Python error: (?P<e>Segmentation fault|Bus error|Aborted)"
 )
 _NAMED = {
     "SIGKILL": 9,
@@ -43,6 +46,7 @@ _NAMED = {
     "SIGBUS": 7,
     "Bus error": 7,
     "SIGABRT": 6,
+    "Aborted": 6,
     "SIGTERM": 15,
 }
 
@@ -87,10 +91,13 @@ class Traceback:
     at: int = 0  # the line of the log where it begins
 
 
-def explain(folder: RunFolder, *, system: Path = Path("/")) -> Explanation | None:
+def explain(
+    folder: RunFolder, *, exit_code: int | None = None, system: Path = Path("/")
+) -> Explanation | None:
     """Return why the run ended before it was done, or learnt nothing; None where it is well, or still runs.
 
-    *system* is where ``proc`` and ``sys`` are looked for.
+    *exit_code* is that of its process, below 0 by a signal, where somebody knows it; *system*
+    where ``proc`` and ``sys`` are looked for.
     """
     state = folder.state()
     if state in (State.RUNNING, State.PREPARED):
@@ -108,7 +115,7 @@ def explain(folder: RunFolder, *, system: Path = Path("/")) -> Explanation | Non
     return (
         case.not_finite(failure)
         or (case.unknown(failure) if failure is not None else None)
-        or case.killed(log)
+        or case.killed(log, exit_code)
     )
 
 
@@ -217,6 +224,8 @@ class _Case:
     def told(self, cause: Cause, failure: Traceback | None, **more: object) -> Explanation:
         """Return *cause* in words, with what the message and the machine add to it."""
         facts = self.facts() | {key: str(value) for key, value in more.items()}
+        facts["checkpoint"] = self._checkpoint() or "the start"
+        facts["killer"] = "idle" if _killed(self.system)[0] == 0 else ""
         said = failure.said if failure is not None else ""
         return Explanation(
             cause=cause.name,
@@ -254,10 +263,10 @@ class _Case:
         """Return what was raised, since nothing is known about it."""
         return self.told(named_cause("unknown"), failure)
 
-    def killed(self, log: str) -> Explanation:
+    def killed(self, log: str, exit_code: int | None) -> Explanation:
         """Return what ended processes that could not say it themselves."""
         tail = "\n".join(log.splitlines()[-_LAST:])
-        by_signal = cause_of_signal(_signal_in(tail))
+        by_signal = cause_of_signal(_signal_in(tail) or max(-(exit_code or 0), 0))
         cause = cause_in(tail, is_log=True)
         record = self.folder.record()
         if cause is not None and not (cause.is_consequence and by_signal is not None):
@@ -279,7 +288,7 @@ class _Case:
     def _advice(self, advice: Sequence[Advice], facts: Mapping[str, str]) -> Iterator[str]:
         record = self.folder.record()
         settings = dict(record.config) if record is not None else {}
-        settings |= {name: facts.get(name, "") for name in _OF_THE_RUN}
+        settings |= {name: facts.get(name, "") for name in (*_OF_THE_RUN, "killer")}
         for one in advice:
             if any(_is_among(settings.get(key), value) for key, value in one.unless.items()):
                 continue
@@ -351,9 +360,10 @@ def _end_of(log: Path) -> str:
         with log.open("rb") as file:
             file.seek(0, 2)
             file.seek(max(file.tell() - _END_OF_LOG, 0))
-            return plain_text(file.read().decode(errors="replace"))
+            text = plain_text(file.read().decode(errors="replace"))
     except OSError:
         return ""
+    return text[max(text.rfind(f"\n{START_MARK}"), 0) :]
 
 
 # What the machine says
@@ -377,18 +387,32 @@ def _room(path: Path, where: str) -> Iterator[str]:
 
 
 def _killer(system: Path) -> Iterator[str]:
-    """Yield how often the kernel's out-of-memory killer struck: in this container, else on the machine."""
+    """Yield what the kernel's out-of-memory killer did."""
+    killed, where = _killed(system)
+    if killed is None:
+        yield "most often that is the kernel, when the machine's memory is full; it keeps no count here"
+    elif killed:
+        processes = "1 process" if killed == 1 else f"{killed} processes"
+        yield (
+            f"the kernel has ended {processes} in {where} for want of memory since it was started:"
+            " most likely this one was among them"
+        )
+    else:
+        yield f"it was not for want of memory: the kernel has ended nothing in {where} for that"
+
+
+def _killed(system: Path) -> tuple[int | None, str]:
+    """Return how many processes the kernel ended for want of memory, None if unknown, and where."""
     for path, where in (
         ("sys/fs/cgroup/memory.events", "this container"),
         ("sys/fs/cgroup/memory/memory.oom_control", "this container"),
         ("proc/vmstat", "this machine"),
     ):
         found = re.search(r"^oom_kill (\d+)$", _read(system / path), re.MULTILINE)
-        if found:
-            killed = int(found[1])
-            times = f"{killed} process{'' if killed == 1 else 'es'}" if killed else "nothing"
-            yield f"the kernel's out-of-memory killer has ended {times} in {where} since it was started"
-            return
+        # Version 1 counts no groups below, so that 0 says nothing.
+        if found and (found[1] != "0" or not path.endswith("oom_control")):
+            return int(found[1]), where
+    return None, ""
 
 
 def _boot_time(system: Path) -> float:

@@ -30,7 +30,7 @@ __all__ = [
     "write_png",
 ]
 
-_WEIGHT = 0.9  # of what was before, in the smoothed loss: about ten points back
+_WEIGHT = 0.85  # of what was before, in the smoothed loss: about seven points back
 _MOST = 400  # points that a curve of this size can show
 _PATIENCE = 120.0  # seconds: matplotlib's first import may build its list of fonts
 _NO_MATPLOTLIB = 3  # exit code of the child
@@ -148,7 +148,7 @@ def curve_svg(
     about = escape(title or "loss by step", quote=True)
     return (
         f'<svg xmlns="{_SVG}" viewBox="0 0 {width} {height}" role="img" aria-label="{about}"'
-        f' style="display:block;width:100%;max-width:{round(width * 1.25)}px;height:auto"'
+        f' style="display:block;width:100%;max-width:{round(width * 1.1)}px;height:auto"'
         f' font-family="system-ui,sans-serif">{"".join(parts)}</svg>'
     )
 
@@ -191,7 +191,7 @@ def _legend(box: _Box, *, has_evaluations: bool) -> str:
     parts, x = [], box.right
     for text, colour in reversed(entries):
         parts.append(_text(x, box.top + 12, text, anchor="end", size=11.5))
-        x -= 6.1 * len(text) + 10
+        x -= 5.8 * len(text) + 9
         parts.append(f'<circle cx="{x:.1f}" cy="{box.top + 8:.1f}" r="3.5" fill="{colour}"/>')
         x -= 14
     return "".join(parts)

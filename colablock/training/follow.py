@@ -47,8 +47,8 @@ _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|
 class Progress:
     """A run at one moment.
 
-    *seconds*, *tokens* and the rates are those of the process that runs, which
-    may have resumed at *first_step*; the losses are of the whole run.  *loss* is the one
+    *seconds*, *tokens* (of all ranks) and the rates are those of the start that runs,
+    which may have resumed at *first_step*; the losses are of the whole run.  *loss* is the one
     that was logged last, not a number among them.
     """
 
@@ -104,6 +104,7 @@ class Tally:
         self._last: dict[str, float] = {}
         self._total: int | None = None
         self._step = self._first_step = 0
+        self._ranks = 1  # each tells its own tokens, and only the first one tells
         self._checkpoint: str | None = None
         self._checkpoints = 0
         self._samples: deque[_Sample] = deque()
@@ -120,7 +121,7 @@ class Tally:
         step = _finite(event, "step")
         if kind == "start":
             self._start(event, int(step or 0))
-        elif step is not None:
+        elif step is not None and kind != "evaluation":  # one may come before the start
             self._step = int(step)
         if kind in ("log", "step"):
             self._sample(event)
@@ -150,6 +151,7 @@ class Tally:
             self._total = int(total)
         if self._samples:
             self._earlier += self._samples[-1].seconds
+        self._ranks = max(int(_finite(event, "world_size") or 1), 1)
         self._step = self._first_step = step
         self._began = _Sample(0.0, step, 0)
         self._samples.clear()
@@ -159,7 +161,9 @@ class Tally:
         seconds = _finite(event, "seconds")
         if seconds is None:
             return
-        tokens = int(_finite(event, "tokens") or (self._samples[-1].tokens if self._samples else 0))
+        told = _finite(event, "tokens")
+        before = self._samples[-1].tokens if self._samples else 0
+        tokens = before if told is None else int(told) * self._ranks
         self._samples.append(_Sample(seconds, self._step, tokens))
         self._sampled_at = _finite(event, "time") or self._sampled_at
         while len(self._samples) > _FEWEST and self._samples[1].seconds < seconds - _WINDOW:
@@ -176,7 +180,8 @@ class Tally:
         per_step, per_token = self._rates(last, is_over=state is not State.RUNNING)
         left = None
         if per_step and self._total is not None and state is State.RUNNING:
-            left = max((self._total - last.step) * per_step - since, 0.0)
+            # A step that takes longer than the others is still one step.
+            left = max((self._total - last.step) * per_step - min(since, per_step), 0.0)
         return Progress(
             state=state,
             stage=stage,

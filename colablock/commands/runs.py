@@ -1,0 +1,156 @@
+"""Training runs: which there are, how far they are, how one is stopped, and its loss curve."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colablock.commands.call import Call, add_command, print_json
+from colablock.errors import ExitCode, InvalidInput, Refused
+
+if TYPE_CHECKING:
+    from colablock.training.run_folder import RunFolder
+    from colablock.training.run_summary import RunSummary
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    parser = commands.add_parser("runs", help="training runs", description="Training runs.")
+    below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    parser = add_command(below, "list", "the training runs that were started here, newest first")
+    parser.set_defaults(handler=_list)
+    parser = add_command(below, "show", "one run: what was started on what, how far it came, why it ended")
+    _add_id(parser)
+    parser.set_defaults(handler=_show)
+    parser = add_command(below, "follow", "watch a run until it ends; an interrupt leaves it running")
+    _add_id(parser)
+    parser.set_defaults(handler=_follow)
+    parser = add_command(below, "stop", "ask a run to save a checkpoint after its step, and to end")
+    _add_id(parser)
+    parser.add_argument("--wait", action="store_true", help="wait until it has ended")
+    parser.set_defaults(handler=_stop)
+    parser = add_command(below, "plot", "draw the loss curve of a run")
+    _add_id(parser)
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help="a file that ends in .png or .svg"
+    )
+    parser.set_defaults(handler=_plot)
+
+
+def _add_id(parser: Any) -> None:
+    parser.add_argument(
+        "id",
+        metavar="ID",
+        nargs="?",
+        help="the run by name, or its folder; without it, the one that runs, else the newest",
+    )
+
+
+def _list(call: Call) -> int:
+    from colablock.applied import home_folder
+    from colablock.display_training import render_runs
+    from colablock.training.run_summary import summaries, summary_to_json
+
+    found = list(summaries(home_folder(call.environ)))
+    if call.args.json:
+        print_json({"runs": [summary_to_json(one) for one in found]}, call.out)
+    else:
+        render_runs(found, call.out)
+    return ExitCode.DONE
+
+
+def _show(call: Call) -> int:
+    from colablock.display_training import render_run
+    from colablock.training.run_summary import summary_of, summary_to_json
+
+    summary = summary_of(*_chosen(call))
+    if call.args.json:
+        print_json(summary_to_json(summary), call.out)
+    else:
+        render_run(summary, call.out, verbose=call.args.verbose)
+    return ExitCode.DONE
+
+
+def _follow(call: Call) -> int:
+    run_id, folder = _chosen(call)
+    return _ended(call, _watched(call, run_id, folder))
+
+
+def _stop(call: Call) -> int:
+    from colablock.training.run_folder import State
+
+    run_id, folder = _chosen(call)
+    state = folder.state()
+    if state is not State.RUNNING:
+        raise Refused(f"`{run_id}` does not run: it is {state.value}")
+    folder.ask_to_stop()
+    if call.args.wait:
+        return _ended(call, _watched(call, run_id, folder))
+    if call.args.json:
+        print_json({"id": run_id, "asked_to_stop": True}, call.out)
+    elif not call.args.quiet:
+        call.err.print(
+            f"asked {run_id} to stop: it saves a checkpoint after its step, and ends",
+            markup=False,
+            soft_wrap=True,
+        )
+    return ExitCode.DONE
+
+
+def _plot(call: Call) -> int:
+    from colablock.training.curve import write_curve
+
+    run_id, folder = _chosen(call)
+    record = folder.record()
+    pythons = [sys.executable, *([record.python] if record is not None and record.python else [])]
+    title = f"{run_id}: {Path(record.model).name}" if record is not None else run_id
+    output = call.args.output
+    write_curve(folder, output, pythons, environ=call.environ, title=title)
+    if call.args.json:
+        print_json({"id": run_id, "written": str(output.absolute())}, call.out)
+    elif not call.args.quiet:
+        call.err.print(f"written {output}", markup=False, soft_wrap=True)
+    return ExitCode.DONE
+
+
+def _chosen(call: Call) -> tuple[str, RunFolder]:
+    """Return the run that is meant.  Raises NotFound; InvalidInput where several run and none is named."""
+    from colablock.applied import home_folder
+    from colablock.training.run_folder import find_run, list_runs
+
+    home = home_folder(call.environ)
+    if call.args.id is None:
+        running = [(run_id, folder) for run_id, folder in list_runs(home) if folder.is_alive()]
+        if len(running) > 1:
+            names = ", ".join(f"`{run_id}`" for run_id, _ in running)
+            raise InvalidInput(f"{len(running)} runs are going on: {names}", hint="Name one of them")
+        if running:
+            return running[0]
+    return find_run(home, call.args.id)
+
+
+def _watched(call: Call, run_id: str, folder: RunFolder) -> RunSummary:
+    from colablock.display_follow import follow_view
+    from colablock.training.run_summary import watch
+
+    quiet = call.args.quiet or call.args.json
+    with follow_view(call.err, quiet=quiet, environ=call.environ) as view:
+        return watch(run_id, folder, view, stops=False)
+
+
+def _ended(call: Call, summary: RunSummary) -> int:
+    """Write what became of a run; return whether it is well, or was left while it goes on."""
+    from colablock.display_training import render_summary
+    from colablock.training.run_folder import State
+    from colablock.training.run_summary import summary_to_json
+
+    if call.args.json:
+        print_json(summary_to_json(summary), call.out)
+    elif summary.state is not State.RUNNING:
+        render_summary(summary, call.out, verbose=call.args.verbose)
+    if summary.state is State.RUNNING:
+        return ExitCode.INTERRUPTED
+    return ExitCode.DONE if summary.state in (State.DONE, State.STOPPED) else ExitCode.UNMET
