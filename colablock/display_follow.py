@@ -140,7 +140,8 @@ class PlainFollow(FollowView):
         self._checkpoints = progress.checkpoints
         is_due = self._written_at is None or self._clock() - self._written_at >= _BEAT
         if is_saved:
-            self._write(f"{checkpoint_words(progress)}: {progress_line(progress, width=10_000)}")
+            how_far = "" if progress.is_over else f": {progress_line(progress, width=10_000)}"
+            self._write(f"{checkpoint_words(progress)}{how_far}")
         elif (is_due or progress.stage != self._stage) and not progress.is_over:
             self._write(progress_line(progress, width=self._console.width))
         self._stage = progress.stage

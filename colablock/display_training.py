@@ -278,7 +278,7 @@ def render_run(summary: RunSummary, console: Console, *, verbose: bool = False) 
         console.out("", highlight=False)
         render_explanation(summary.explanation, console, verbose=verbose)
     for word in _next_words(summary):
-        _write([("", ""), *_wrapped(one_line(word), console.width, hang=2)], console)
+        _write([("", ""), (one_line(word), "")], console)
 
 
 def render_runs(found: Iterable[RunSummary], console: Console) -> None:
@@ -325,7 +325,7 @@ def _summary_lines(summary: RunSummary, *, width: int, verbose: bool) -> Iterato
         yield "", ""
         yield from _explanation_lines(summary.explanation, width=width, verbose=verbose)
     for word in _next_words(summary):
-        yield from _wrapped(one_line(word), width, hang=2)
+        yield one_line(word), ""  # in one line: it ends in what is copied
 
 
 def _explanation_lines(explanation: Explanation, *, width: int, verbose: bool) -> Iterator[tuple[str, str]]:
@@ -343,7 +343,7 @@ def _explanation_lines(explanation: Explanation, *, width: int, verbose: bool) -
         yield "what to do:", "bold"
     for advice in explanation.advice:
         yield from _wrapped(f"- {one_line(advice)}", width, indent=2, hang=2)
-    yield from _wrapped(f"the whole log: {one_line(explanation.log)}", width, hang=2)
+    yield f"the whole log: {one_line(explanation.log)}", ""
 
 
 def _wrapped(
@@ -409,7 +409,9 @@ def runs_to_html(found: Iterable[RunSummary]) -> str:
         "<tr>" + "".join(f'<td style="{_CELL}">{escape(clean(cell))}</td>' for cell in row) + "</tr>"
         for row in rows
     )
-    table = f'<table style="border-collapse:collapse;margin:0;font-size:inherit"><tr>{head}</tr>{body}</table>'
+    table = (
+        f'<table style="border-collapse:collapse;margin:0;font-size:inherit"><tr>{head}</tr>{body}</table>'
+    )
     return page([f'<div style="overflow-x:auto">{table}</div>'])
 
 

@@ -394,19 +394,19 @@ def _killer(system: Path) -> Iterator[str]:
     elif killed:
         processes = "1 process" if killed == 1 else f"{killed} processes"
         yield (
-            f"the kernel has ended {processes} in {where} for want of memory since it was started:"
+            f"the kernel has ended {processes} {where} for want of memory since it was started:"
             " most likely this one was among them"
         )
     else:
-        yield f"it was not for want of memory: the kernel has ended nothing in {where} for that"
+        yield f"it was not for want of memory: the kernel has ended nothing {where} for that"
 
 
 def _killed(system: Path) -> tuple[int | None, str]:
     """Return how many processes the kernel ended for want of memory, None if unknown, and where."""
     for path, where in (
-        ("sys/fs/cgroup/memory.events", "this container"),
-        ("sys/fs/cgroup/memory/memory.oom_control", "this container"),
-        ("proc/vmstat", "this machine"),
+        ("sys/fs/cgroup/memory.events", "in this container"),
+        ("sys/fs/cgroup/memory/memory.oom_control", "in this container"),
+        ("proc/vmstat", "on this machine"),
     ):
         found = re.search(r"^oom_kill (\d+)$", _read(system / path), re.MULTILINE)
         # Version 1 counts no groups below, so that 0 says nothing.

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import tempfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -18,6 +19,7 @@ from colablock.training.run_folder import RunFolder
 from colablock.whole_file import write_whole
 
 __all__ = [
+    "GrowingCurve",
     "Point",
     "curve_png",
     "curve_svg",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _WEIGHT = 0.85  # of what was before, in the smoothed loss: about seven points back
+_REMEMBERED = 200  # points, of which the first has a weight of 1e-14
 _MOST = 400  # points that a curve of this size can show
 _PATIENCE = 120.0  # seconds: matplotlib's first import may build its list of fonts
 _NO_MATPLOTLIB = 3  # exit code of the child
@@ -58,26 +61,54 @@ def loss_points(events: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
     A start at an earlier step undoes what lies behind it: those steps are trained
     again.  What is not finite is left out.
     """
-    return _points(events, "log", "loss")
+    return _points(events, "loss")
 
 
 def evaluation_points(events: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
     """Return the loss on the rows that are kept for evaluation, as `loss_points`."""
-    return _points(events, "log", "eval_loss")
+    return _points(events, "eval_loss")
 
 
-def _points(events: Iterable[Mapping[str, Any]], kind: str, key: str) -> tuple[Point, ...]:
-    found: dict[int, float] = {}
-    for event in events:
+class GrowingCurve:
+    """The points of one kind of loss while they come, each event at the cost of that one."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._points: list[Point] = []
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take one event; one that is no point of this curve changes nothing."""
+        kind = event.get("event")
+        if kind not in ("start", "log"):
+            return
         step = number_of(event, "step")
         if step is None or not math.isfinite(step):
-            continue
-        if event.get("event") == "start":
-            found = {at: loss for at, loss in found.items() if at <= step}
-        loss = number_of(event, key) if event.get("event") == kind else None
+            return
+        if kind == "start":
+            del self._points[bisect_right(self._points, (step, math.inf)) :]
+            return
+        loss = number_of(event, self._key)
         if loss is not None and math.isfinite(loss):
-            found[int(step)] = loss
-    return tuple(Point(*one) for one in sorted(found.items()))
+            at = bisect_left(self._points, (step, -math.inf))
+            is_again = at < len(self._points) and self._points[at].step == step
+            self._points[at : at + is_again] = [Point(int(step), loss)]
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        return tuple(self._points)
+
+    @property
+    def smooth_end(self) -> float | None:
+        """The last of the smoothed points: what lies far back has no weight in it."""
+        last = self._points[-_REMEMBERED:]
+        return smoothed(last)[-1].loss if last else None
+
+
+def _points(events: Iterable[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
+    curve = GrowingCurve(key)
+    for event in events:
+        curve.add(event)
+    return curve.points
 
 
 def smoothed(points: Sequence[Point], weight: float = _WEIGHT) -> tuple[Point, ...]:
@@ -259,7 +290,7 @@ def _range(points: Sequence[Point]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, *, most: int, whole: bool = False) -> list[float]:
-    """Return round numbers, at most *most* and one, that enclose the range; *whole* allows no fractions."""
+    """Return round numbers, about *most*, that enclose the range; *whole* allows no fractions."""
     if high <= low:
         around = abs(low) * 0.1 or 1.0
         low, high = low - around, high + around

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from colablock.training.curve import Point, evaluation_points, loss_points, number_of, smoothed
+from colablock.training.curve import GrowingCurve, Point, number_of
 from colablock.training.run_folder import RunFolder, State
 
 __all__ = [
@@ -100,10 +100,10 @@ class Tally:
 
     def __init__(self) -> None:
         self.newest = 0.0  # the time of the newest event
-        self._events: list[Mapping[str, Any]] = []  # those that make the curve
+        self._losses, self._evaluations = GrowingCurve("loss"), GrowingCurve("eval_loss")
         self._last: dict[str, float] = {}
-        self._total: int | None = None
-        self._step = self._first_step = 0
+        self.total: int | None = None
+        self.step = self.first_step = 0
         self._ranks = 1  # each tells its own tokens, and only the first one tells
         self._checkpoint: str | None = None
         self._checkpoints = 0
@@ -112,7 +112,6 @@ class Tally:
         self._sampled_at = 0.0
         self._earlier = 0.0
         self._fixed: dict[str, float] = {}
-        self._curve: tuple[tuple[Point, ...], tuple[Point, ...], float | None] | None = None
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take one event; what is not as it should be in it is left out."""
@@ -122,7 +121,7 @@ class Tally:
         if kind == "start":
             self._start(event, int(step or 0))
         elif step is not None and kind != "evaluation":  # one may come before the start
-            self._step = int(step)
+            self.step = int(step)
         if kind in ("log", "step"):
             self._sample(event)
         if kind == "log":
@@ -134,9 +133,8 @@ class Tally:
                 value = _finite(event, key)
                 if value is not None:
                     self._last[key] = max(value, self._last.get(key, 0.0))
-        if kind in ("log", "start"):
-            self._events.append(event)
-            self._curve = None
+        self._losses.add(event)
+        self._evaluations.add(event)
         if kind == "save" and isinstance(event.get("path"), str):
             self._checkpoint = Path(event["path"]).name
             self._checkpoints += 1
@@ -148,11 +146,11 @@ class Tally:
     def _start(self, event: Mapping[str, Any], step: int) -> None:
         total = _finite(event, "total_steps")
         if total is not None and total > 0:
-            self._total = int(total)
+            self.total = int(total)
         if self._samples:
             self._earlier += self._samples[-1].seconds
         self._ranks = max(int(_finite(event, "world_size") or 1), 1)
-        self._step = self._first_step = step
+        self.step = self.first_step = step
         self._began = _Sample(0.0, step, 0)
         self._samples.clear()
         self._sampled_at = _finite(event, "time") or 0.0
@@ -164,7 +162,7 @@ class Tally:
         told = _finite(event, "tokens")
         before = self._samples[-1].tokens if self._samples else 0
         tokens = before if told is None else int(told) * self._ranks
-        self._samples.append(_Sample(seconds, self._step, tokens))
+        self._samples.append(_Sample(seconds, self.step, tokens))
         self._sampled_at = _finite(event, "time") or self._sampled_at
         while len(self._samples) > _FEWEST and self._samples[1].seconds < seconds - _WINDOW:
             self._samples.popleft()
@@ -174,24 +172,23 @@ class Tally:
 
         While it runs, the clock goes on between two events: *now* is its time.
         """
-        points, evaluations, smooth = self._drawn()
         last = self._samples[-1] if self._samples else self._began
         since = max(now - self._sampled_at, 0.0) if now is not None and self._sampled_at else 0.0
         per_step, per_token = self._rates(last, is_over=state is not State.RUNNING)
         left = None
-        if per_step and self._total is not None and state is State.RUNNING:
+        if per_step and self.total is not None and state is State.RUNNING:
             # A step that takes longer than the others is still one step.
-            left = max((self._total - last.step) * per_step - min(since, per_step), 0.0)
+            left = max((self.total - last.step) * per_step - min(since, per_step), 0.0)
         return Progress(
             state=state,
             stage=stage,
             detail=detail,
-            step=self._step,
-            first_step=self._first_step,
-            total=self._total,
+            step=self.step,
+            first_step=self.first_step,
+            total=self.total,
             epoch=self._last.get("epoch"),
             loss=self._last.get("loss"),
-            smooth_loss=smooth,
+            smooth_loss=self._losses.smooth_end,
             evaluation_loss=self._last.get("eval_loss"),
             learning_rate=self._last.get("learning_rate"),
             gradient_norm=self._last.get("grad_norm"),
@@ -204,8 +201,8 @@ class Tally:
             seconds_in_all=self._earlier + last.seconds + since,
             checkpoint=self._checkpoint,
             checkpoints=self._checkpoints,
-            points=points,
-            evaluations=evaluations,
+            points=self._losses.points,
+            evaluations=self._evaluations.points,
             before=self._fixed.get("before"),
             after=self._fixed.get("after"),
         )
@@ -217,13 +214,6 @@ class Tally:
         if taken <= 0:
             return None, None
         return (taken / steps if steps > 0 else None), (tokens / taken if tokens > 0 else None)
-
-    def _drawn(self) -> tuple[tuple[Point, ...], tuple[Point, ...], float | None]:
-        if self._curve is None:
-            points = loss_points(self._events)
-            smooth = smoothed(points)[-1].loss if points else None
-            self._curve = (points, evaluation_points(self._events), smooth)
-        return self._curve
 
 
 def follow(
@@ -315,10 +305,9 @@ def _stage(folder: RunFolder, state: State, tally: Tally) -> str:
         return LOADING  # the events are of the process before
     if folder.stop_file.exists():
         return "stopping at a checkpoint"
-    now = tally.progress(state, stage="")
-    if now.total and now.step >= now.total:
+    if tally.total and tally.step >= tally.total:
         return "finishing: keeping what was learnt"
-    return "training" if now.step > now.first_step else "starting: the first step"
+    return "training" if tally.step > tally.first_step else "starting: the first step"
 
 
 def _loading(folder: RunFolder, tally: Tally, now: float) -> Progress:

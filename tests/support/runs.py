@@ -1,0 +1,177 @@
+"""Folders of runs: built as a whole, or written by a real child as the shim writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from colablock.training.run_folder import RunFolder, RunRecord, register, start_time_of
+
+__all__ = ["STARTED", "a_run", "a_sleeper", "add_events", "events_of", "record_of", "train"]
+
+STARTED = 1_790_000_000.0
+
+# Trains nothing, and writes what the shim would: each step a log event, a checkpoint every tenth.
+_CHILD = """
+import json, sys, time
+from pathlib import Path
+
+folder, steps, pause, ending = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+began = time.monotonic()
+print("Loading checkpoint shards: 50%\\rLoading checkpoint shards: 100%", flush=True)
+while not (folder / "go").exists():
+    time.sleep(0.01)
+metrics = (folder / "metrics.jsonl").open("a")
+
+def tell(event, **facts):
+    print(json.dumps({"event": event, "time": time.time(), **facts}), file=metrics, flush=True)
+
+def end(state, step, **facts):
+    (folder / "end.json").write_text(json.dumps({"state": state, "step": step, "time": time.time(), **facts}))
+    sys.exit(state == "failed")
+
+tell("start", step=0, total_steps=steps, resumed=False, world_size=1)
+for step in range(1, steps + 1):
+    time.sleep(pause)
+    seconds = time.monotonic() - began
+    tell("step", step=step, tokens=100 * step, seconds=seconds)
+    tell("log", step=step, loss=6 - step / steps, learning_rate=1e-4, tokens=100 * step, seconds=seconds,
+         memory=2**30 + step)
+    wants_stop = (folder / "stop").exists()
+    if wants_stop or step % 10 == 0:
+        (folder / f"checkpoint-{step}").mkdir(exist_ok=True)
+        tell("save", step=step, path=f"checkpoint-{step}", bytes=0, seconds=0.1)
+    if wants_stop:
+        end("stopped", step)
+if ending == "failed":
+    end("failed", steps, error="ValueError: no", traceback="")
+(folder / "adapter").mkdir()
+(folder / "adapter" / "adapter_config.json").write_text("{}")
+end("done", steps)
+"""
+
+
+def record_of(**facts: Any) -> RunRecord:
+    """Return the record of a run of a small Llama, with *facts* in place of what is usual."""
+    usual: dict[str, Any] = {
+        "id": "tiny",
+        "matrix": "qlora-2026",
+        "runner": "trl",
+        "python": sys.executable,
+        "lock": "ab12cd34ef567890",
+        "config": {
+            "base_model": "some/tiny-llama",
+            "sequence_len": 1024,
+            "micro_batch_size": 4,
+            "learning_rate": 0.0002,
+            "warmup_ratio": 0.03,
+            "adapter": "qlora",
+            "gradient_checkpointing": True,
+            "save_total_limit": 2,
+        },
+        "config_digest": "c" * 64,
+        "data_digest": "d" * 64,
+        "model": "some/tiny-llama",
+        "precision": "bf16",
+        "cards": ("Tesla T4",),
+        "started": STARTED,
+        "process": 2**30,  # none has it: the run is over
+        "process_started": 1,
+    }
+    return RunRecord(**(usual | facts))
+
+
+def a_run(
+    path: Path,
+    *,
+    events: Sequence[Mapping[str, Any]] = (),
+    end: Mapping[str, Any] | None = None,
+    log: str = "",
+    home: Path | None = None,
+    **facts: Any,
+) -> RunFolder:
+    """Return the folder of a run as it was left at *path*; known by its id at *home*."""
+    path.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(path)
+    record = record_of(**({"id": path.name} | facts))
+    folder.write_record(record)
+    add_events(folder, *events)
+    folder.log.write_text(log, encoding="utf-8")
+    if end is not None:
+        folder.end_file.write_text(json.dumps(end), encoding="utf-8")
+    if home is not None:
+        register(home, record.id, path)
+    return folder
+
+
+def add_events(folder: RunFolder, *events: Mapping[str, Any]) -> None:
+    """Append *events*, as the shim does."""
+    with folder.metrics_file.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+
+
+def events_of(
+    losses: Sequence[float],
+    *,
+    total: int | None = None,
+    first: int = 0,
+    began: float = STARTED + 20,
+    seconds: float = 2.0,
+    save_every: int = 0,
+) -> list[dict[str, Any]]:
+    """Return the events of one start from step *first* on, *seconds* a step and 1000 tokens each."""
+    steps = total if total is not None else first + len(losses)
+    events: list[dict[str, Any]] = [
+        {"event": "start", "time": began, "step": first, "total_steps": steps, "resumed": first > 0}
+    ]
+    for at, loss in enumerate(losses, 1):
+        step = first + at
+        when = {"time": began + at * seconds, "step": step}
+        done = {"tokens": 1000 * at, "seconds": at * seconds}
+        rate = {"learning_rate": 1e-4, "memory": 2**30 + step, "memory_reserved": 2**31}
+        events.append({"event": "log", **when, "loss": loss, **done, **rate})
+        if save_every and step % save_every == 0:
+            events.append({"event": "save", **when, "path": f"checkpoint-{step}", "bytes": 9, "seconds": 0.2})
+    return events
+
+
+@contextmanager
+def train(
+    path: Path,
+    *,
+    steps: int = 30,
+    pause: float = 0.01,
+    ending: str = "done",
+    home: Path | None = None,
+    waits: bool = False,
+) -> Iterator[tuple[RunFolder, subprocess.Popen[bytes]]]:
+    """Give the folder of a run that a child writes; with *waits* it tells nothing until `go` is there."""
+    folder = a_run(path, home=home)
+    folder.log.unlink()
+    folder.metrics_file.unlink()
+    if not waits:
+        (path / "go").touch()
+    command = [sys.executable, "-c", _CHILD, os.fspath(path), str(steps), str(pause), ending]
+    with folder.log.open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as child:
+        started = start_time_of(child.pid)
+        folder.write_record(record_of(id=path.name, process=child.pid, process_started=started))
+        try:
+            yield folder, child
+        finally:
+            child.kill()
+
+
+@contextmanager
+def a_sleeper() -> Iterator[dict[str, Any]]:
+    """Give what a record says of a process that runs, and does nothing."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        try:
+            yield {"process": child.pid, "process_started": start_time_of(child.pid)}
+        finally:
+            child.kill()

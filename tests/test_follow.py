@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.training.follow import (
+    LOADING,
+    Progress,
+    Tally,
+    follow,
+    last_line,
+    look,
+    stop_and_wait,
+)
+from colablock.training.run_folder import RunFolder, State
+from colablock.training.run_summary import summary_of, watch
+from tests.support.runs import STARTED, a_run, a_sleeper, add_events, events_of, train
+
+SOON = 0.01
+
+
+class Notes:
+    """A view that keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[Progress] = []
+        self.notes: list[str] = []
+
+    def update(self, progress: Progress) -> None:
+        self.shown.append(progress)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[RunFolder]:
+    """A run whose process is there, and that has told nothing yet."""
+    with a_sleeper() as process:
+        yield a_run(tmp_path / "run", **process)
+
+
+def told(folder: RunFolder) -> Iterator[Progress]:
+    """Follow without waiting, at a fixed time."""
+    return follow(folder, clock=lambda: STARTED + 30, sleep=lambda _: None)
+
+
+def progress_of(events: list[dict[str, Any]], state: State = State.RUNNING, **options: Any) -> Progress:
+    tally = Tally()
+    for event in events:
+        tally.add(event)
+    return tally.progress(state, stage="training", **options)
+
+
+# A run of a real child
+
+
+def test_a_run_is_followed_from_before_its_first_event_to_its_end(tmp_path: Path) -> None:
+    with train(tmp_path / "run", waits=True) as (folder, _):
+        seen = []
+        for progress in follow(folder, poll=SOON):
+            seen.append(progress)
+            if progress.detail:
+                (folder.path / "go").touch()
+    first = next(one for one in seen if one.detail)
+    assert (first.stage, first.detail) == (LOADING, "Loading checkpoint shards: 100%")
+    assert first.step == 0
+    assert {one.stage for one in seen} >= {LOADING, "training", "done"}
+    assert [one.step for one in seen] == sorted(one.step for one in seen)
+    last = seen[-1]
+    assert (last.state, last.is_over, last.step, last.total, last.share) == (State.DONE, True, 30, 30, 1.0)
+    assert [point.step for point in last.points] == list(range(1, 31))
+    assert (last.loss, last.learning_rate, last.memory) == (5.0, 1e-4, 2**30 + 30)
+    assert (last.checkpoint, last.checkpoints) == ("checkpoint-30", 3)
+    assert last.tokens == 3000
+    assert last.tokens_per_second == pytest.approx(3000 / last.seconds)
+    assert last.seconds_left is None
+
+
+def test_one_that_is_killed_ends_what_follows_it(tmp_path: Path) -> None:
+    with train(tmp_path / "run", steps=100_000) as (folder, child):
+        for progress in follow(folder, poll=SOON):
+            if progress.step >= 2:
+                child.send_signal(signal.SIGKILL)
+    assert (progress.state, progress.stage) == (State.KILLED, "killed")
+    assert progress.step >= 2
+
+
+def test_an_interrupt_asks_it_to_stop_at_a_checkpoint(tmp_path: Path) -> None:
+    view = Notes()
+
+    def update(progress: Progress) -> None:
+        Notes.update(view, progress)
+        if progress.step >= 3 and not view.notes:
+            raise KeyboardInterrupt
+
+    view.update = update  # type: ignore[method-assign]
+    with train(tmp_path / "run", steps=100_000) as (folder, _):
+        summary = watch("run", folder, view, poll=SOON)
+    assert summary.state is State.STOPPED
+    assert summary.explanation is None
+    assert summary.progress.checkpoint == f"checkpoint-{summary.progress.step}"
+    assert any(one.stage == "stopping at a checkpoint" for one in view.shown)
+    assert view.shown[-1].state is State.STOPPED
+    (note,) = view.notes
+    assert "interrupt again" in note
+
+
+def test_a_second_interrupt_leaves_it_to_itself(running: RunFolder) -> None:
+    said: list[str] = []
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    progress = stop_and_wait(running, run_id="tiny", update=lambda _: None, tell=said.append, sleep=interrupt)
+    assert progress.state is State.RUNNING
+    assert running.stop_file.exists()
+    assert "`colablock runs follow tiny`" in said[-1]
+    assert "`colablock.attach('tiny')`" in said[-1]
+
+
+def test_an_interrupt_of_one_who_only_watches_asks_for_nothing(running: RunFolder) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    view = Notes()
+    summary = watch("tiny", running, view, stops=False, sleep=interrupt)
+    assert summary.state is State.RUNNING
+    assert not running.stop_file.exists()
+    assert "goes on" in view.notes[-1]
+
+
+# The file
+
+
+def test_a_line_that_is_half_written_counts_once_it_is_whole(running: RunFolder) -> None:
+    following = told(running)
+    add_events(running, *events_of([5.0], total=4))
+    assert next(following).step == 1
+    with running.metrics_file.open("a", encoding="utf-8") as file:
+        file.write('{"event": "log", "time": 1790000024.0, "st')
+        file.flush()
+        assert next(following).step == 1
+        file.write('ep": 2, "loss": 4.0}\nno json\n[1]\n{"event": "log", "step": 3, "loss": 3.5}\n')
+    assert [point.loss for point in next(following).points] == [5.0, 4.0, 3.5]
+
+
+def test_only_what_is_new_is_read(running: RunFolder) -> None:
+    add_events(running, *events_of([5.0, 4.0], total=4))
+    following = told(running)
+    assert next(following).step == 2
+    # As long as before, and nothing of it could be read again.
+    size = running.metrics_file.stat().st_size
+    with running.metrics_file.open("r+b") as file:
+        file.write(b"x" * (size - 1) + b"\n")
+    add_events(running, {"event": "log", "step": 3, "loss": 3.0})
+    assert [point.loss for point in next(following).points] == [5.0, 4.0, 3.0]
+
+
+@pytest.mark.parametrize("way", ["moved", "cut"])
+def test_a_file_that_another_takes_the_place_of_is_read_from_its_start(running: RunFolder, way: str) -> None:
+    add_events(running, *events_of([5.0, 4.0, 3.0], total=4))
+    following = told(running)
+    assert next(following).step == 3
+    if way == "moved":
+        running.metrics_file.rename(running.path / "metrics.1")
+    else:
+        running.metrics_file.write_text("")
+    add_events(running, *events_of([2.0], total=9))
+    progress = next(following)
+    assert (progress.step, progress.total) == (1, 9)
+    assert [point.loss for point in progress.points] == [2.0]
+
+
+def test_a_run_that_was_not_started_is_not_waited_for(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "run", process=0)
+    (progress,) = follow(folder, sleep=lambda _: pytest.fail("it waited"))
+    assert (progress.state, progress.stage) == (State.PREPARED, "not started")
+    assert look(RunFolder(tmp_path / "nothing")).state is State.PREPARED
+
+
+def test_a_resumed_run_loads_before_it_trains_again(running: RunFolder) -> None:
+    add_events(running, *events_of([5.0, 4.0], total=4, began=STARTED - 500))
+    running.log.write_text("old\n\x1b[31mLoading\x1b[0m weights\n\n")
+    following = told(running)
+    progress = next(following)
+    assert (progress.stage, progress.detail, progress.seconds) == (LOADING, "Loading weights", 30.0)
+    assert (progress.step, progress.loss, progress.seconds_left) == (2, 4.0, None)
+    add_events(
+        running, {"event": "evaluation", "time": STARTED + 15, "step": 0, "when": "before", "loss": 6.0}
+    )
+    assert next(following).stage != LOADING
+    add_events(running, *events_of([3.0], total=4, first=2))
+    progress = next(following)
+    assert (progress.stage, progress.step, progress.first_step) == ("training", 3, 2)
+
+
+def test_what_is_said_between_the_last_step_and_the_end(running: RunFolder) -> None:
+    add_events(running, *events_of([5.0, 4.0]))
+    assert next(told(running)).stage == "finishing: keeping what was learnt"
+    running.stop_file.touch()
+    assert next(told(running)).stage == "stopping at a checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        ("", ""),
+        ("one\ntwo\n\n  \n", "two"),
+        (" 1%\r 50%\r 99%", "99%"),
+        ("\x1b]0;title\x07\x1b[1mbold\x1b[0m\n", "bold"),
+        ("x" * 20_000 + "\nlast", "last"),
+    ],
+)
+def test_the_last_line_of_a_log(tmp_path: Path, log: str, line: str) -> None:
+    (tmp_path / "log.txt").write_text(log)
+    assert last_line(tmp_path / "log.txt") == line
+    assert last_line(tmp_path / "none.txt") == ""
+
+
+# What events add up to
+
+
+def test_rates_are_those_of_lately() -> None:
+    slow, fast = events_of([5.0], total=100, seconds=100), events_of([4.0] * 40, total=100)
+    later = [
+        event
+        | {"step": event["step"] + 1, "seconds": event["seconds"] + 100, "tokens": event["tokens"] + 1000}
+        for event in fast[1:]
+    ]
+    progress = progress_of([*slow, *later])
+    assert progress.step == 41
+    assert progress.seconds_left == pytest.approx(59 * 2.0)
+    assert progress.tokens_per_second == pytest.approx(500)
+    ended = progress_of([*slow, *later], State.DONE)
+    assert ended.tokens_per_second == pytest.approx(41_000 / 180)
+
+
+def test_the_clock_goes_on_between_two_events() -> None:
+    events = events_of([5.0] * 10, total=20)
+    last = events[-1]["time"]
+    assert progress_of(events, now=last).seconds_left == pytest.approx(20.0)
+    later = progress_of(events, now=last + 1.5)
+    assert later.seconds == pytest.approx(21.5)
+    assert later.seconds_left == pytest.approx(18.5)
+    assert progress_of(events, now=last + 600).seconds_left == pytest.approx(18.0)  # a long step is one
+
+
+def test_tokens_are_those_of_every_rank() -> None:
+    events = events_of([5.0] * 10)
+    events[0]["world_size"] = 2
+    assert progress_of(events).tokens == 20_000
+    assert progress_of(events).tokens_per_second == pytest.approx(1000)
+
+
+def test_a_resumed_run_goes_on_from_its_checkpoint() -> None:
+    first = events_of([5.0, 4.0, 3.0, 2.0], total=6, save_every=2)
+    second = events_of([3.1, 2.1], total=6, first=2, began=STARTED + 100)
+    progress = progress_of([*first, *second])
+    assert [tuple(point) for point in progress.points] == [(1, 5.0), (2, 4.0), (3, 3.1), (4, 2.1)]
+    assert (progress.first_step, progress.seconds, progress.seconds_in_all) == (2, 4.0, 12.0)
+    assert progress.checkpoint == "checkpoint-4"
+
+
+def test_a_loss_that_is_no_number_is_told_and_not_drawn() -> None:
+    progress = progress_of(events_of([5.0, math.nan]))
+    assert progress.loss is not None
+    assert math.isnan(progress.loss)
+    assert [point.loss for point in progress.points] == [5.0]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"event": "log"},
+        {"event": "log", "step": "7", "loss": "low", "seconds": None, "tokens": True},
+        {"event": "log", "step": math.inf, "loss": 1.0},
+        {"event": "start", "total_steps": -1},
+        {"event": "save", "path": 7},
+        {"event": "evaluation", "when": "before", "loss": None},
+        {"event": "of a later version", "step": None},
+    ],
+)
+def test_what_is_not_as_it_should_be_is_left_out(event: dict[str, Any]) -> None:
+    progress = progress_of([event])
+    assert (progress.step, progress.total, progress.loss or 1.0, progress.checkpoint) == (0, None, 1.0, None)
+
+
+def test_the_fixed_evaluation_loss_and_that_on_kept_rows() -> None:
+    events = [
+        {"event": "evaluation", "when": "before", "step": 0, "loss": 6.0},
+        *events_of([5.0]),
+        {"event": "log", "step": 1, "eval_loss": 5.5},
+        {"event": "evaluation", "when": "after", "step": 0, "loss": 4.0},
+    ]
+    progress = progress_of(events)
+    assert (progress.before, progress.after, progress.evaluation_loss) == (6.0, 4.0, 5.5)
+    assert [tuple(point) for point in progress.evaluations] == [(1, 5.5)]
+    assert progress.step == 1
+
+
+def test_a_summary_says_what_there_is(tmp_path: Path) -> None:
+    events = events_of([5.0, 4.0], save_every=1)
+    folder = a_run(tmp_path / "run", events=events, end={"state": "done", "step": 2})
+    folder.adapter.mkdir()
+    assert summary_of("run", folder).adapter is None  # nothing is in it
+    (folder.adapter / "adapter_config.json").write_text("{}")
+    summary = summary_of("run", folder)
+    assert (summary.state, summary.adapter, summary.first_loss) == (State.DONE, folder.adapter, 5.0)
+    assert summary.last_loss == pytest.approx(4.46, abs=0.01)
