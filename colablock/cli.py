@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from colablock import __version__
-from colablock.commands import author, cache, change, check, env, export, listings, locks, runs, runtime, undo
+from colablock.commands import author, cache, change, check, env, export, listings, locks, runtime, undo
 from colablock.commands.call import Call, print_json
 from colablock.errors import ColablockError, ExitCode
 
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"colablock {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (change, locks, export, check, undo, env, runs, runtime, author, cache, listings):
+    for group in (change, locks, export, check, undo, env, runtime, author, cache, listings):
         group.add(commands)
     return parser
 
