@@ -100,6 +100,7 @@ def prepare(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         kept, evaluated = both["train"], both["test"]
         evaluated.to_parquet(folder / "eval.parquet")
     kept.to_parquet(folder / "train.parquet")
+    fixed = kept.select(range(min(job["evaluate"], len(kept))))
     return {
         **counts,
         "forms": forms,
@@ -107,6 +108,7 @@ def prepare(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "eval_rows": len(evaluated) if evaluated is not None else 0,
         "longest": max(lengths),
         "sample": sample(tokenizer, kept[0]),
+        "evaluate": [{name: row[name] for name in ("input_ids", "labels")} for row in fixed],
         "pad_token": tokenizer.pad_token,
         "eos_token": tokenizer.eos_token,
         "vocabulary": len(tokenizer),

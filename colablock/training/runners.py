@@ -56,8 +56,17 @@ class Entry:
 class Runner(Protocol):
     """A trainer that can be handed a config."""
 
-    name: str
-    passes_through: bool  # whether it takes keys that are not ours
+    @property
+    def name(self) -> str:
+        """What a matrix or an option calls it."""
+
+    @property
+    def passes_through(self) -> bool:
+        """Whether it takes keys that are not ours."""
+
+    @property
+    def splits(self) -> bool:
+        """Whether rows for evaluation have to be set apart for it."""
 
     def write(self, config: TrainConfig, decided: Decided, folder: RunFolder) -> Entry:
         """Write what it reads into *folder* and return how it is started there."""
@@ -69,6 +78,7 @@ class Trl:
 
     name: str = "trl"
     passes_through: bool = False
+    splits: bool = True
 
     def write(self, config: TrainConfig, decided: Decided, folder: RunFolder) -> Entry:
         """Leave everything to ``job.json``."""
@@ -82,6 +92,7 @@ class Axolotl:
 
     name: str = "axolotl"
     passes_through: bool = True
+    splits: bool = False
 
     def write(self, config: TrainConfig, decided: Decided, folder: RunFolder) -> Entry:
         """Write ``config.yaml`` as axolotl reads it."""
@@ -95,7 +106,7 @@ RUNNERS: Mapping[str, Runner] = {"axolotl": Axolotl(), "trl": Trl()}
 
 def runner_of(name: str | None) -> Runner:
     """Return the runner of that name.  Raises InvalidInput."""
-    if name not in RUNNERS:
+    if name is None or name not in RUNNERS:
         known = ", ".join(f"`{one}`" for one in RUNNERS)
         what = f"the runner `{name}` is not known" if name else "the matrix names no runner under `[train]`"
         raise InvalidInput(what, hint=f"`--runner` takes one of {known}")
