@@ -59,6 +59,7 @@ from colablock.snapshot import (
 from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
+from colablock.training.ready import Ready
 from colablock.urls import redacted
 from colablock.verify import Check, Report, files_checks, prove, run_in
 
@@ -184,6 +185,36 @@ class Pipeline:
     def run(self, name: str, argv: Sequence[str]) -> int:
         """Run *argv* in the environment that was applied last for *name*, and return its exit code."""
         return run_in(self._last(name).python, argv, self._environ)
+
+    def ready(self, name: str) -> Ready:
+        """Return the environment that was applied last for *name*, to train in.
+
+        Raises NotFound where none was, Refused where what was applied is no longer
+        there: a run is started on what was proven.
+        """
+        last = self._last(name)
+        matrix = select_variant(self.matrix(last.source or name), detect(self._environ), last.variant)
+        moved = [drift.text for drift in self._drifts(last) if drift.is_pin]
+        if moved:
+            raise Refused(
+                "\n".join(
+                    [f"the stack of `{last.name}` is not as it was proven", *(f"  {one}" for one in moved)]
+                ),
+                hint=f"`colablock apply {name}` makes it so again",
+            )
+        kept = report_from_json(last.report)
+        return Ready(
+            matrix=last.name,
+            python=last.python,
+            lock=kept.lock_digest or applied.versions_digest(last.pins),
+            runner=matrix.train.runner,
+            mends=matrix.train.mends,
+            variant=last.variant,
+            matrix_digest=last.matrix_digest,
+            matrix_source=matrix.source,
+            python_version=kept.python_version,
+            versions={str(project): version for project, version in last.pins.items()},
+        )
 
     def history(self, python: str | None = None) -> tuple[Change, ...]:
         """Return what colablock changed in the environment of *python* (default: this one), oldest first."""

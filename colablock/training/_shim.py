@@ -8,7 +8,7 @@ and says in ``end.json`` how it ended.  The files and their fields are those of
 
 # What is trained with is imported where it is, and not there where this is checked.
 # ruff: noqa: PLC0415, E402
-# mypy: disable-error-code="import-not-found,attr-defined"
+# mypy: disable-error-code="import-not-found,misc"
 
 import sys
 
@@ -56,6 +56,7 @@ def main(folder: Path) -> None:
         ending.failed(error)
         raise
     if rank == 0:
+        gather_adapter(folder)
         watch.tell("end", step=watch.step, state="stopped" if watch.was_stopped else "done")
         ending.ended("stopped" if watch.was_stopped else "done", watch.step)
 
@@ -68,6 +69,18 @@ def start(job: dict[str, Any], folder: Path) -> None:
         runpy.run_path(job["entry"], run_name="__main__")
     else:
         runpy.run_module(job["entry"], run_name="__main__", alter_sys=True)
+
+
+def gather_adapter(folder: Path) -> None:
+    """Have what was learnt in ``adapter/``: axolotl leaves it beside its checkpoints."""
+    learnt = [*folder.glob("adapter_*"), *folder.glob("*token*"), *folder.glob("chat_template*")]
+    if (folder / "adapter").exists() or not any(path.name == "adapter_config.json" for path in learnt):
+        return
+    new = folder / ".adapter"
+    new.mkdir(exist_ok=True)
+    for path in learnt:
+        path.replace(new / path.name)
+    new.rename(folder / "adapter")
 
 
 class Ending:
@@ -322,7 +335,7 @@ def memory() -> dict[str, int]:
 
 def seal(folder: Path, step: int) -> int:
     """Write the manifest of a checkpoint, last and synced; return the bytes that it covers."""
-    files = {}
+    files, total = {}, 0
     for path in files_below(folder):
         with path.open("rb") as file:
             hasher = hashlib.sha256()
@@ -331,13 +344,14 @@ def seal(folder: Path, step: int) -> int:
             os.fsync(file.fileno())
             size = os.fstat(file.fileno()).st_size
         files[path.relative_to(folder).as_posix()] = {"size": size, "sha256": hasher.hexdigest()}
+        total += size
     new = folder / f".{MANIFEST}"
     with new.open("w", encoding="utf-8") as out:
         json.dump({"schema": 1, "step": step, "files": files}, out)
         out.flush()
         os.fsync(out.fileno())
     new.replace(folder / MANIFEST)
-    return sum(one["size"] for one in files.values())
+    return total
 
 
 def files_below(folder: Path) -> Iterator[Path]:

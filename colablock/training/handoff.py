@@ -29,32 +29,15 @@ from colablock.training.launch import (
     write_job,
 )
 from colablock.training.precision import Precision
+from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runners import Decided, runner_of
 
-__all__ = ["Job", "Ready", "begin", "claimed", "default_folder", "free_id", "prepare_data"]
+__all__ = ["Job", "begin", "claimed", "default_folder", "free_id", "prepare_data"]
 
 _SAVE_SECONDS = 600.0  # between two checkpoints: what a cut runtime loses at most
 _NEVER = 1_000_000_000  # steps: the clock decides
 _HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """An environment that was applied and proven, to train in.
-
-    *lock* is the digest of its lock or, in a kernel, of its pins.
-    """
-
-    matrix: str
-    python: str
-    lock: str
-    runner: str | None
-    mends: tuple[str, ...] = ()
-    variant: str | None = None
-    matrix_digest: str = ""
-    python_version: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +51,7 @@ class Job:
     config: TrainConfig
     runner: str
     precision: Precision
+    mends: tuple[str, ...] = ()
     attention: str = "sdpa"
     accelerator: Accelerator = field(default_factory=Accelerator)
     cards: tuple[int, ...] | None = None  # those it may see; None: as the variables say
@@ -194,7 +178,7 @@ def begin(
     *,
     home: Path,
     environ: Mapping[str, str],
-    git_revision: str | None = None,
+    revision: str | None = None,
 ) -> RunRecord:
     """Start *job* on the tokens that were *prepared* and return its record; the process goes on by itself."""
     config, precision = job.config, job.precision
@@ -232,7 +216,7 @@ def begin(
             "id": run_id,
             "entry": entry.entry,
             "arguments": entry.arguments,
-            "mends": job.ready.mends if job.runner == job.ready.runner else (),
+            "mends": job.mends,
             "lock": job.ready.lock,
             "cast_trainable": precision.cast_trainable,
             "save_seconds": _SAVE_SECONDS if config.save_steps is None else float(_NEVER),
@@ -267,14 +251,14 @@ def begin(
         config_digest=config.digest(),
         data_digest=job.data_digest,
         model=config.base_model,
-        mends=tuple(job.ready.mends) if job.runner == job.ready.runner else (),
+        mends=job.mends,
         precision=decided.precision,
         processes=job.processes,
         runtime=environ.get("COLAB_RELEASE_TAG") or environ.get("KAGGLE_KERNEL_RUN_TYPE"),
         cards=tuple(device.name for device in job.accelerator.devices),
         driver=job.accelerator.driver,
         seed=config.seed,
-        git_revision=git_revision,
+        git_revision=revision,
         versions=dict(job.ready.versions),
         started=time.time(),
         resumed_from=job.resume.name if job.resume else None,

@@ -23,9 +23,10 @@ from colablock.children import last_lines
 from colablock.errors import TrainingFailed, Unmet
 from colablock.progress import Reporter
 from colablock.training.config import Adapter, DataSource, TrainConfig
-from colablock.training.handoff import Job, Ready, begin, prepare_data
+from colablock.training.handoff import Job, begin, prepare_data
 from colablock.training.launch import exit_code_of, launch_environment
 from colablock.training.precision import Precision, precision_for
+from colablock.training.ready import Ready
 from colablock.training.receipts import Receipt
 from colablock.training.run_folder import RunFolder, State
 
@@ -80,7 +81,7 @@ def smoke(
         matrix_digest=ready.matrix_digest,
         variant=ready.variant,
         runner=runner,
-        mends=tuple(ready.mends) if runner == ready.runner else (),
+        mends=attempt.mends,
         lock=ready.lock,
         python_version=ready.python_version,
         card=device.name if device else "cpu",
@@ -117,6 +118,10 @@ class _Attempt:
     deadline: float
 
     @property
+    def mends(self) -> tuple[str, ...]:
+        return self.ready.mends if self.runner == self.ready.runner else ()
+
+    @property
     def model(self) -> Path:
         return self.scratch / "model"
 
@@ -150,6 +155,7 @@ class _Attempt:
         job = Job(
             ready=self.ready,
             runner=self.runner,
+            mends=self.mends,
             config=TrainConfig(
                 base_model=str(self.model),
                 datasets=(DataSource(path=str(_TEXT)),),
