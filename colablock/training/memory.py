@@ -238,10 +238,10 @@ def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estima
     """Return what training *shape* as *config* says takes in one process; the module says how."""
     on_card, c = setting.on_card, setting.precision.size
     adapters = adapter_parameters(config, shape)
-    is_half = _is_quantized(config) and setting.habits.half_adapters and setting.precision.bf16
+    is_half = _is_quantized(config, shape) and setting.habits.half_adapters and setting.precision.bf16
     adapter_size = 2 if is_half else 4
     cast = c if adapter_size > c else 0
-    s = _residual_size(config, setting)
+    s = _residual_size(config, shape, setting)
     tokens = config.micro_batch_size * config.sequence_len
     layer = _layer_activations(config, shape, setting) * tokens + _scores(
         config, shape, setting, COEFFICIENTS.score_kept
@@ -250,7 +250,7 @@ def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estima
     working = (layer if config.gradient_checkpointing else 0) + _layer_working(config, shape, setting, s)
     loss = _loss(shape, setting, tokens, s)
     parts = {
-        "weights": shape.linear_parameters * (_QUANTIZED if _is_quantized(config) else c),
+        "weights": shape.linear_parameters * (_QUANTIZED if _is_quantized(config, shape) else c),
         "embeddings": shape.embedding_parameters * s,
         "adapters": adapters * (adapter_size + cast),
         "gradients": adapters * adapter_size * (2 if setting.processes > 1 else 1),
@@ -267,16 +267,16 @@ def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estima
 _QUANTIZED = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
-def _is_quantized(config: TrainConfig) -> bool:
-    return config.adapter is Adapter.QLORA
+def _is_quantized(config: TrainConfig, shape: ModelShape) -> bool:
+    return config.adapter is Adapter.QLORA or shape.quantized == "bitsandbytes"
 
 
 def _targets(config: TrainConfig, shape: ModelShape) -> frozenset[str]:
     return frozenset(config.lora_target_modules or (one.name for one in shape.linears))
 
 
-def _residual_size(config: TrainConfig, setting: Setting) -> int:
-    is_cast = _is_quantized(config) and setting.precision.name in setting.habits.embeddings_in_float32
+def _residual_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> int:
+    is_cast = _is_quantized(config, shape) and setting.precision.name in setting.habits.embeddings_in_float32
     return 4 if is_cast else setting.precision.size
 
 
@@ -289,7 +289,7 @@ def _state_bytes(optimizer: str, size: int) -> float:
 
 def _layer_activations(config: TrainConfig, shape: ModelShape, setting: Setting) -> float:
     """Return the bytes that the backward pass of a layer reads, for each token."""
-    c, s = setting.precision.size, _residual_size(config, setting)
+    c, s = setting.precision.size, _residual_size(config, shape, setting)
     h, q, f = shape.hidden, shape.query, shape.intermediate
     targets = _targets(config, shape)
     norms = 4 * h * shape.norms + (4 * (q + shape.key) if shape.has_head_norms else 0)
@@ -320,7 +320,7 @@ def _layer_working(config: TrainConfig, shape: ModelShape, setting: Setting, s: 
     unpacked = setting.precision.size * max(one.parameters for one in shape.linears)
     return (
         gradients
-        + (unpacked if _is_quantized(config) else 0)
+        + (unpacked if _is_quantized(config, shape) else 0)
         + _scores(config, shape, setting, COEFFICIENTS.score_working)
     )
 
@@ -347,7 +347,7 @@ def _loss(shape: ModelShape, setting: Setting, tokens: int, s: int) -> float:
 
 
 def largest_sequence(config: TrainConfig, shape: ModelShape, setting: Setting, room: int) -> int | None:
-    """Return the longest ``sequence_len``, a multiple of 128, for which *room* bytes are enough; None for none."""
+    """Return the longest ``sequence_len``, a multiple of 128, for which *room* bytes are enough, or None."""
     step = 128
     low, high = 0, (shape.max_positions or 131_072) // step
     while low < high:
@@ -361,10 +361,10 @@ def largest_sequence(config: TrainConfig, shape: ModelShape, setting: Setting, r
 
 
 def ways_to_fit(config: TrainConfig, shape: ModelShape, setting: Setting, room: int) -> tuple[str, ...]:
-    """Return the changes to *config* with each of which *room* bytes are enough; the last may be several at once.
+    """Return the changes to *config* with each of which *room* bytes are enough.
 
-    They are words for a person, each a setting as it stands in the config; none
-    where nothing helps.
+    They are words for a person, each a setting as it stands in the config.  Where no
+    single one helps it is all of them at once; none where that does not help, either.
     """
     changes: list[tuple[str, TrainConfig]] = []
     if not config.gradient_checkpointing:
@@ -373,7 +373,7 @@ def ways_to_fit(config: TrainConfig, shape: ModelShape, setting: Setting, room: 
         steps = config.gradient_accumulation_steps * config.micro_batch_size
         words = f"`micro_batch_size: 1` with `gradient_accumulation_steps: {steps}`"
         changes.append((words, replace(config, micro_batch_size=1, gradient_accumulation_steps=steps)))
-    if not _is_quantized(config):
+    if not _is_quantized(config, shape):
         changes.append(("`adapter: qlora`", replace(config, adapter=Adapter.QLORA)))
     found = [words for words, other in changes if estimate(other, shape, setting).total <= room]
     shorter = largest_sequence(config, shape, setting, room)

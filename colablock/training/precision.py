@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["BF16", "FP16", "FP32", "FIRST_WITH_BF16", "Precision", "precision_for"]
+__all__ = ["BF16", "FIRST_WITH_BF16", "FP16", "FP32", "Precision", "precision_for"]
 
 FIRST_WITH_BF16 = (8, 0)
 
