@@ -10,7 +10,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from colablock import __version__
-from colablock.commands import author, cache, change, check, env, export, listings, locks, runtime, undo
+from colablock.commands import (
+    author,
+    cache,
+    change,
+    check,
+    env,
+    export,
+    listings,
+    locks,
+    new_config,
+    runtime,
+    undo,
+)
 from colablock.commands.call import Call, print_json
 from colablock.errors import ColablockError, ExitCode
 
@@ -34,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"colablock {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (change, locks, export, check, undo, env, runtime, author, cache, listings):
+    for group in (change, locks, export, check, undo, env, runtime, author, new_config, cache, listings):
         group.add(commands)
     return parser
 
