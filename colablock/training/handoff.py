@@ -28,7 +28,8 @@ from colablock.training.launch import (
     threads_for,
     write_job,
 )
-from colablock.training.precision import Precision
+from colablock.training.precision import FIRST_WITH_BF16, Precision
+from colablock.training.preflight import GQA_MEND
 from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runners import Decided, runner_of
@@ -63,6 +64,14 @@ class Job:
     data_digest: str = ""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     launch_arguments: tuple[str, ...] = ()
+
+
+def mends_for(ready: Ready, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
+    """Return the named corrections of a run: those of the matrix for its runner, and those of the card."""
+    of_matrix = ready.mends if runner == ready.runner else ()
+    capabilities = [tuple(map(int, one.compute_capability.split("."))) for one in accelerator.devices]
+    is_old = bool(capabilities) and min(capabilities) < FIRST_WITH_BF16
+    return (*of_matrix, GQA_MEND) if is_old else of_matrix
 
 
 def default_folder(config: TrainConfig) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 from colablock.accelerator import Accelerator
 from colablock.errors import InvalidInput
+from colablock.whole_file import write_whole
 
 __all__ = [
     "Receipt",
@@ -23,6 +24,7 @@ __all__ = [
     "receipt_from",
     "receipt_to",
     "receipts_folder",
+    "write_receipt",
 ]
 
 SCHEMA = 1
@@ -85,6 +87,11 @@ STILL = 1e-3
 def receipt_to(receipt: Receipt) -> dict[str, Any]:
     """Return *receipt* as it is written."""
     return {**asdict(receipt), "passed": receipt.passed}
+
+
+def write_receipt(receipt: Receipt, path: Path) -> None:
+    """Write *receipt* to *path* as a whole.  Raises InvalidInput where it cannot be."""
+    write_whole(path, (json.dumps(receipt_to(receipt), indent=2) + "\n").encode())
 
 
 def receipt_from(value: object, *, source: str) -> Receipt:

@@ -11,7 +11,7 @@ from colablock.accelerator import detect
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.progress import Reporter
 from colablock.training.checkpoints import data_digest, newest_whole, resume_decision
-from colablock.training.config import TrainConfig, config_to
+from colablock.training.config import TrainConfig, config_from, config_to, read_yaml, yaml_value
 from colablock.training.handoff import (
     Job,
     begin,
@@ -19,6 +19,7 @@ from colablock.training.handoff import (
     default_folder,
     free_id,
     git_revision,
+    mends_for,
     prepare_data,
     put_aside,
 )
@@ -32,7 +33,7 @@ from colablock.training.run_folder import RunFolder, RunRecord, State, find_run
 from colablock.training.runners import runner_of
 from colablock.training.vaults import secrets_environment, vaults_here
 
-__all__ = ["Asked", "Briefing", "Run", "train"]
+__all__ = ["Asked", "Briefing", "Run", "config_of", "train"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,35 @@ class Run:
         """Return the run of that name or folder, by default the newest.  Raises NotFound."""
         name, folder = find_run(home, run_id)
         return cls(name, folder, environ)
+
+
+def config_of(
+    path: Path | None,
+    *,
+    runner: str | None,
+    model: str | None = None,
+    datasets: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    output_dir: str | None = None,
+) -> TrainConfig:
+    """Return the config in the file *path*, if there is one, with what was said beside it.
+
+    *settings* are pairs ``key=value``, their values read as YAML.  Raises InvalidConfig, NotFound.
+    """
+    values: dict[str, Any] = dict(read_yaml(path)) if path is not None else {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidInput(f"`--set {setting}` is no pair: write `--set key=value`")
+        values[key.strip()] = yaml_value(value)
+    if model is not None:
+        values["base_model"] = model
+    if datasets:
+        values["datasets"] = list(datasets)
+    if output_dir is not None:
+        values["output_dir"] = output_dir
+    source = str(path) if path is not None else "the config"
+    return config_from(values, source=source, passes_through=runner_of(runner).passes_through)
 
 
 def train(
@@ -206,8 +236,8 @@ class _Way:
         config, environ, folder = self.asked.config, self.run.environ, self.run.folder
         secrets, notes = secrets_environment(config, environ, vaults_here(environ))
         preflight = self._preflight(secrets.get("HF_TOKEN"), notes)
-        mends = self.ready.mends if self.runner == self.ready.runner else ()
         accelerator = detect(environ)
+        mends = mends_for(self.ready, self.runner, accelerator)
         job = Job(
             ready=self.ready,
             config=config,
@@ -258,7 +288,7 @@ class _Way:
             read_stack(Path(self.ready.python), environ),
             access,
             self.runner,
-            mends=frozenset(self.ready.mends if self.runner == self.ready.runner else ()),
+            mends=frozenset(mends_for(self.ready, self.runner, detect(environ))),
         )
         if not (preflight.passed or self.asked.anyway):
             raise Refused(_refusal(preflight), hint="`--anyway` starts it all the same")

@@ -23,7 +23,7 @@ from colablock.children import last_lines
 from colablock.errors import TrainingFailed, Unmet
 from colablock.progress import Reporter
 from colablock.training.config import Adapter, DataSource, TrainConfig
-from colablock.training.handoff import Job, begin, prepare_data
+from colablock.training.handoff import Job, begin, mends_for, prepare_data
 from colablock.training.launch import exit_code_of, launch_environment
 from colablock.training.precision import Precision, precision_for
 from colablock.training.ready import Ready
@@ -119,7 +119,7 @@ class _Attempt:
 
     @property
     def mends(self) -> tuple[str, ...]:
-        return self.ready.mends if self.runner == self.ready.runner else ()
+        return mends_for(self.ready, self.runner, self.accelerator)
 
     @property
     def model(self) -> Path:
