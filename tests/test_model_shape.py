@@ -228,6 +228,8 @@ def test_the_type_of_rotary_embeddings_is_read_under_old_and_new_keys(
         ({"tie_word_embeddings": None}, "tied", False),
         ({"tie_word_embeddings": None, "model_type": "gemma"}, "tied", True),
         ({"max_position_embeddings": "many"}, "max_positions", None),
+        ({"max_position_embeddings": 4096.0}, "max_positions", 4096),
+        ({"max_position_embeddings": float("nan")}, "max_positions", None),
         ({"something": {"else": [1]}}, "model_type", "llama"),
     ],
 )

@@ -293,7 +293,12 @@ PHI_3 = {**LLAMA_1B, "model_type": "phi3", "rope_scaling": {"type": "su"}}
     [
         (OLD, LLAMA_1B, "which came with transformers 4.43", "a matrix with transformers 4.43 or later"),
         (OLD, QWEN_3, "it came with transformers 4.51", "a matrix with transformers 4.51 or later"),
-        (TODAY, {**LLAMA_1B, "model_type": "lama"}, "did you mean `llama`?", "a model of a type that it has"),
+        (
+            TODAY,
+            {**LLAMA_1B, "model_type": "quen2"},
+            "did you mean `qwen2`?",
+            "a model of a type that it has",
+        ),
         (TODAY, {**LLAMA_1B, "model_type": "olmo3"}, "4.57", "a model of a type that it has"),
         (
             OLD,
