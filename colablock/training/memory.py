@@ -47,8 +47,9 @@ context
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.training.config import Adapter, TrainConfig
@@ -66,10 +67,13 @@ __all__ = [
     "estimate",
     "habits_of",
     "largest_sequence",
+    "least",
     "ways_to_fit",
 ]
 
 GIB = 2**30
+_STEP = 128  # tokens: lengths that are proposed are multiples of it
+_LONGEST = 131_072  # tokens, for a model that names no limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,18 +117,19 @@ class Habits:
     half_adapters: bool = False
 
 
-_FULL = (
-    3.0  # the softmax's logarithms, their gradient and that of the logits, in float32: 2.95 to 3.0 measured
-)
+# The logarithms of the softmax, their gradient and that of the logits, in float32: with 3 the peaks of two
+# measured settings come out to 0.1 %.
+_FULL = 3.0
+_SHIFTED = 3.5  # transformers before 4.49 makes a copy without the last token, beside the logits in 16 bits
 
 HABITS: Mapping[str, tuple[Habits, ...]] = {  # newest first
     "trl": (
         Habits(
-            since="1.16",
+            since="1.15",
             logits=0.5,
             tile=(4096, 32768),
             half_adapters=True,
-            source="trl 1.16 kernels/chunked_logprob.py: tiles in 16 bits, in one buffer",
+            source="trl 1.15 and 1.16 kernels/chunked_logprob.py: tiles in 16 bits, in one buffer",
         ),
         Habits(
             since="1.7",
@@ -132,7 +137,7 @@ HABITS: Mapping[str, tuple[Habits, ...]] = {  # newest first
             tile=(256, 0),
             head_in_float32=True,
             half_adapters=True,
-            source="trl 1.7 to 1.9 trainer/sft_trainer.py, _chunk: logits, logarithms, their entropy",
+            source="trl 1.7 to 1.14 trainer/sft_trainer.py, _chunk: logits, logarithms, their entropy",
         ),
         Habits(
             since="0.25",
@@ -141,23 +146,30 @@ HABITS: Mapping[str, tuple[Habits, ...]] = {  # newest first
             source="trl 0.29.1 trainer/sft_trainer.py; its own preparation casts no embeddings",
         ),
         Habits(
-            since="0",
+            since="0.21",
             logits=_FULL,
             embeddings_in_float32=("fp16",),
             half_adapters=True,
             source="trl 0.21 trainer/sft_trainer.py: peft's preparation, and a cast back for bf16",
         ),
+        Habits(
+            since="0",
+            logits=_SHIFTED,
+            embeddings_in_float32=("fp16",),
+            half_adapters=True,
+            source="trl 0.10.1 trainer/sft_trainer.py",
+        ),
     ),
     "axolotl": (
         Habits(
-            since="0.5",
+            since="0.8",
             logits=_FULL,
             source="axolotl loaders/model.py: embeddings are cast back to the type of the weights",
         ),
         Habits(
             since="0",
-            logits=3.5,
-            source="axolotl 0.4.0 utils/models.py; transformers 4.41 shifts a copy of the logits",
+            logits=_SHIFTED,
+            source="axolotl 0.4.0 utils/models.py",
         ),
     ),
     "transformers": (
@@ -347,17 +359,16 @@ def _loss(shape: ModelShape, setting: Setting, tokens: int, s: int) -> float:
 
 
 def largest_sequence(config: TrainConfig, shape: ModelShape, setting: Setting, room: int) -> int | None:
-    """Return the longest ``sequence_len``, a multiple of 128, for which *room* bytes are enough, or None."""
-    step = 128
-    low, high = 0, (shape.max_positions or 131_072) // step
+    """Return the longest ``sequence_len``, a multiple of 128, that fits *room* bytes, or None."""
+    low, high = 0, (shape.max_positions or _LONGEST) // _STEP
     while low < high:
         middle = (low + high + 1) // 2
-        longer = replace(config, sequence_len=middle * step)
+        longer = replace(config, sequence_len=middle * _STEP)
         if estimate(longer, shape, setting).total <= room:
             low = middle
         else:
             high = middle - 1
-    return low * step or None
+    return low * _STEP or None
 
 
 def ways_to_fit(config: TrainConfig, shape: ModelShape, setting: Setting, room: int) -> tuple[str, ...]:
@@ -366,39 +377,41 @@ def ways_to_fit(config: TrainConfig, shape: ModelShape, setting: Setting, room: 
     They are words for a person, each a setting as it stands in the config.  Where no
     single one helps it is all of them at once; none where that does not help, either.
     """
-    changes: list[tuple[str, TrainConfig]] = []
-    if not config.gradient_checkpointing:
-        changes.append(("`gradient_checkpointing: true`", replace(config, gradient_checkpointing=True)))
-    if config.micro_batch_size > 1:
-        steps = config.gradient_accumulation_steps * config.micro_batch_size
-        words = f"`micro_batch_size: 1` with `gradient_accumulation_steps: {steps}`"
-        changes.append((words, replace(config, micro_batch_size=1, gradient_accumulation_steps=steps)))
-    if not _is_quantized(config, shape):
-        changes.append(("`adapter: qlora`", replace(config, adapter=Adapter.QLORA)))
-    found = [words for words, other in changes if estimate(other, shape, setting).total <= room]
+    changes = [*_changes(config, shape)]
+    found = [
+        words
+        for words, change in changes
+        if estimate(replace(config, **change), shape, setting).total <= room
+    ]
     shorter = largest_sequence(config, shape, setting, room)
-    if shorter is not None and _SHORTEST <= shorter < config.sequence_len:
+    if shorter is not None and shorter < config.sequence_len:
         found.append(f"`sequence_len: {shorter}`")
     if found:
         return tuple(found)
     together, other = [], config
-    for words, changed in changes:
+    for words, change in changes:
         together.append(words)
-        other = _with_changes(other, config, changed)
+        other = replace(other, **change)
         if estimate(other, shape, setting).total <= room:
             return (", ".join(together),)
     shorter = largest_sequence(other, shape, setting, room)
-    if shorter is not None and shorter >= _SHORTEST and together:
-        return (", ".join([*together, f"`sequence_len: {shorter}`"]),)
-    return ()
+    return () if shorter is None else (", ".join([*together, f"`sequence_len: {shorter}`"]),)
 
 
-_SHORTEST = 128  # tokens: below that nothing is worth training
+def least(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estimate:
+    """Return what *shape* takes with all that spares memory and the shortest of sequences."""
+    for _, change in _changes(config, shape):
+        config = replace(config, **change)
+    return estimate(replace(config, sequence_len=_STEP), shape, setting)
 
 
-def _with_changes(base: TrainConfig, config: TrainConfig, changed: TrainConfig) -> TrainConfig:
-    names = ("gradient_checkpointing", "micro_batch_size", "gradient_accumulation_steps", "adapter")
-    different = {
-        name: getattr(changed, name) for name in names if getattr(changed, name) != getattr(config, name)
-    }
-    return replace(base, **different)
+def _changes(config: TrainConfig, shape: ModelShape) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what spares memory, in words and as values; what is learnt from stays as it is."""
+    if not config.gradient_checkpointing:
+        yield "`gradient_checkpointing: true`", {"gradient_checkpointing": True}
+    if config.micro_batch_size > 1:
+        steps = config.gradient_accumulation_steps * config.micro_batch_size
+        words = f"`micro_batch_size: 1` with `gradient_accumulation_steps: {steps}`"
+        yield words, {"micro_batch_size": 1, "gradient_accumulation_steps": steps}
+    if not _is_quantized(config, shape):
+        yield "`adapter: qlora`", {"adapter": Adapter.QLORA}

@@ -234,8 +234,9 @@ class _Reading:
 
 def _positive(value: object) -> int | None:
     """Return *value* where it is a whole number above 0."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return int(value) if is_number and value >= 1 and value == int(value) else None  # type: ignore[operator,call-overload]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else None
 
 
 def _tied(config: Mapping[str, Any], text: Mapping[str, Any], *, default: bool) -> bool:

@@ -26,6 +26,7 @@ from colablock.training.memory import (
     checkpoint_size,
     estimate,
     habits_of,
+    least,
     ways_to_fit,
 )
 from colablock.training.model_shape import ModelShape
@@ -346,7 +347,8 @@ def _memory_findings(case: _Case, shape: ModelShape, cards: list[Card], found: E
             fixes.append(f"it fits with {', or '.join(ways)}")
         elif not fix:
             kind = "a card" if cards else "a machine"
-            fixes.append(f"a smaller model, or {kind} with {gib(found.total)} free")
+            lowest = gib(least(case.config, shape, setting).total)
+            fixes.append(f"a smaller model, or {kind} with more than {lowest}, its least at any setting")
         what = f"{needed}, and {gib(room)} are free"
         yield Finding(level=Level.REFUSE, what=what, why=why, fix="; or ".join(fixes))
         return

@@ -96,8 +96,8 @@ def model_findings(config: TrainConfig, shape: ModelShape, stack: Stack) -> Iter
     if shape.max_positions is not None and config.sequence_len > shape.max_positions:
         yield Finding(
             level=Level.WARN,
-            what=f"`sequence_len: {config.sequence_len}` is more than the model's {shape.max_positions} positions",
-            why="it has never seen tokens at positions beyond them",
+            what=f"`sequence_len: {config.sequence_len}` exceeds the model's {shape.max_positions} positions",
+            why="it was not trained on longer texts",
             fix=f"`sequence_len: {shape.max_positions}`",
         )
 
