@@ -20,8 +20,8 @@ from colablock.commands import (
     listings,
     locks,
     new_config,
-    runtime,
     runs,
+    runtime,
     train,
     undo,
 )
@@ -48,7 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"colablock {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    groups = (change, train, runs, locks, export, check, undo, env, runtime, author, new_config, cache, listings)
+    groups = (
+        change,
+        train,
+        runs,
+        locks,
+        export,
+        check,
+        undo,
+        env,
+        runtime,
+        author,
+        new_config,
+        cache,
+        listings,
+    )
     for group in groups:
         group.add(commands)
     return parser

@@ -10,7 +10,7 @@ from colablock.commands.call import Call, add_command, pipeline_of, print_json
 from colablock.errors import ExitCode, TrainingFailed
 
 if TYPE_CHECKING:
-    from colablock.training.run import Asked, Run
+    from colablock.training.run import Asked, Named
 
 __all__ = ["add"]
 
@@ -102,17 +102,17 @@ def _asked(args: argparse.Namespace, runner: str | None) -> Asked:
     )
 
 
-def _followed(call: Call, run: Run) -> int:
+def _followed(call: Call, run: Named) -> int:
     from colablock.commands.runs import follow_run
 
     return follow_run(call, run.id, run.folder)
 
 
-def _told(call: Call, run: Run) -> int:
+def _told(call: Call, run: Named) -> int:
     if call.args.json:
-        print_json({"id": run.id, "folder": str(run.folder.path), "state": run.state.value}, call.out)
+        print_json({"id": run.id, "folder": str(run.folder.path), "state": run.folder.state().value}, call.out)
     else:
-        call.out.print(f"{run.id} is {run.state.value}: `colablock runs follow {run.id}`", markup=False)
+        call.out.print(f"{run.id} is {run.folder.state().value}: `colablock runs follow {run.id}`", markup=False)
     return ExitCode.DONE
 
 

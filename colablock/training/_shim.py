@@ -38,9 +38,7 @@ def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     ending = Ending(folder)
-    # Whoever ends it from outside (a runtime that goes, `kill`) gets a checkpoint, too.
-    signal.signal(signal.SIGTERM, lambda *_: (folder / "stop").touch())
-    signal.signal(signal.SIGINT, lambda *_: (folder / "stop").touch())
+    stop_on_signals(folder)
     try:
         agree_on_lock(job["lock"], rank, world)
         for name in job["mends"]:
@@ -69,6 +67,24 @@ def start(job: dict[str, Any], folder: Path) -> None:
         runpy.run_path(job["entry"], run_name="__main__")
     else:
         runpy.run_module(job["entry"], run_name="__main__", alter_sys=True)
+
+
+def stop_on_signals(folder: Path) -> None:
+    """Have whoever ends this process from outside get a checkpoint, as who asks for a stop does.
+
+    A process that was forked off ends as it would: a pool of workers is ended by this very signal.
+    """
+    own = os.getpid()
+
+    def ask(number: int, _frame: Any) -> None:
+        if os.getpid() == own:
+            (folder / "stop").touch()
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
 
 
 def gather_adapter(folder: Path) -> None:

@@ -125,7 +125,6 @@ def launch_environment(
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         "TOKENIZERS_PARALLELISM": "false",  # forks of data loaders warn of it otherwise
-        "ACCELERATE_DISABLE_RICH": "1",
     }
     if not reports:
         extra |= {"WANDB_MODE": "disabled", "WANDB_DISABLED": "true"}

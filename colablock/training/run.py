@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from colablock.accelerator import detect
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
@@ -29,11 +29,11 @@ from colablock.training.mirror import restore, start_mirror, store_of
 from colablock.training.model_shape import ModelShape, from_config
 from colablock.training.preflight import Level, Preflight, judge
 from colablock.training.ready import Ready
-from colablock.training.run_folder import RunFolder, RunRecord, State, find_run
+from colablock.training.run_folder import RunFolder, RunRecord, State
 from colablock.training.runners import runner_of
 from colablock.training.vaults import secrets_environment, vaults_here
 
-__all__ = ["Asked", "Briefing", "Run", "config_of", "train"]
+__all__ = ["Asked", "Briefing", "Named", "config_of", "train"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,32 +71,11 @@ class Briefing:
     resumed_from: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A training run by its name and its folder.  Every property looks anew."""
+class Named(NamedTuple):
+    """A run by its name and its folder."""
 
     id: str
     folder: RunFolder
-    environ: Mapping[str, str]
-
-    @property
-    def state(self) -> State:
-        return self.folder.state()
-
-    @property
-    def record(self) -> RunRecord | None:
-        return self.folder.record()
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Every event so far, oldest first."""
-        return self.folder.metrics()
-
-    @classmethod
-    def find(cls, home: Path, run_id: str | None, environ: Mapping[str, str]) -> Run:
-        """Return the run of that name or folder, by default the newest.  Raises NotFound."""
-        name, folder = find_run(home, run_id)
-        return cls(name, folder, environ)
 
 
 def config_of(
@@ -136,7 +115,7 @@ def train(
     environ: Mapping[str, str],
     reporter: Reporter,
     show: Callable[[Briefing], None] = lambda _: None,
-) -> Run:
+) -> Named:
     """Start a run in the environment *ready*, go on with the one that stands in its folder, or find it.
 
     One that runs is found, and so is one that is done; one that ended early goes
@@ -146,7 +125,7 @@ def train(
     """
     folder = RunFolder(default_folder(asked.config))
     with claimed(folder.path):
-        run = Run(free_id(home, folder.path), folder, environ)
+        run = Named(free_id(home, folder.path), folder)
         way = _Way(
             ready=ready,
             asked=asked,
@@ -154,11 +133,12 @@ def train(
             run=run,
             data=data_digest(asked.config.datasets),
             home=home,
+            environ=environ,
             reporter=reporter,
             show=show,
         )
         way.go()
-    if asked.mirror and run.state is State.RUNNING:
+    if asked.mirror and folder.state() is State.RUNNING:
         start_mirror(folder.path, asked.mirror, environ=environ)
     return run
 
@@ -170,9 +150,10 @@ class _Way:
     ready: Ready
     asked: Asked
     runner: str
-    run: Run
+    run: Named
     data: str
     home: Path
+    environ: Mapping[str, str]
     reporter: Reporter
     show: Callable[[Briefing], None]
 
@@ -207,7 +188,7 @@ class _Way:
     def _restored(self, mirror: str) -> RunRecord | None:
         """Return the record of a run that only its mirror holds any more, brought back; None without one."""
         folder = self.run.folder
-        store = store_of(mirror, python=self.ready.python, environ=self.run.environ)
+        store = store_of(mirror, python=self.ready.python, environ=self.environ)
         try:
             restore(store, self.run.id, folder.path, reporter=self.reporter)
         except NotFound:  # a first start
@@ -233,7 +214,7 @@ class _Way:
         return not decision.changes and record.runner == self.runner
 
     def _start(self, checkpoint: Path | None, record: RunRecord | None) -> None:
-        config, environ, folder = self.asked.config, self.run.environ, self.run.folder
+        config, environ, folder = self.asked.config, self.environ, self.run.folder
         secrets, notes = secrets_environment(config, environ, vaults_here(environ))
         preflight = self._preflight(secrets.get("HF_TOKEN"), notes)
         accelerator = detect(environ)
@@ -274,7 +255,7 @@ class _Way:
 
     def _preflight(self, token: str | None, notes: Sequence[str]) -> Preflight:
         """Return what was found.  Raises Refused for what the run would fail by."""
-        config, environ = self.asked.config, self.run.environ
+        config, environ = self.asked.config, self.environ
         self.reporter.stage("Looking at the model, the card and the stack")
         access = ask_access(config.base_model, config.revision, token, environ)
         shape, problem = _shape_of(config, token, environ)
