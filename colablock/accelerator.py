@@ -16,7 +16,19 @@ from colablock.children import clean_environment
 from colablock.errors import NotFound
 from colablock.hints import near
 
-__all__ = ["CARDS", "Accelerator", "Device", "cuda_of_driver", "declared", "detect", "parse_nvidia_smi"]
+__all__ = [
+    "CARDS",
+    "Accelerator",
+    "Device",
+    "NvmlError",
+    "NvmlMemory",
+    "call_nvml",
+    "cuda_of_driver",
+    "declared",
+    "detect",
+    "load_nvml",
+    "parse_nvidia_smi",
+]
 
 _GIB = 2**30
 _QUERY = "name,driver_version,memory.total,compute_cap"
@@ -175,11 +187,11 @@ def _ask_nvidia_smi(environ: Mapping[str, str]) -> Accelerator | str:
     return parse_nvidia_smi(output)
 
 
-class _NvmlError(Exception):
+class NvmlError(Exception):
     """A call into NVML that returned something else than success."""
 
 
-class _Memory(ctypes.Structure):
+class NvmlMemory(ctypes.Structure):
     """``nvmlMemory_t``: bytes."""
 
     _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
@@ -187,20 +199,21 @@ class _Memory(ctypes.Structure):
 
 def _ask_nvml(environ: Mapping[str, str]) -> Accelerator | str:
     """Return what the driver's own library says, or why it says nothing."""
-    library = _load_nvml(environ)
+    library = load_nvml(environ)
     if library is None:
         return "there is no NVML library"
     try:
-        _call(library, "nvmlInit_v2")
+        call_nvml(library, "nvmlInit_v2")
         try:
             return _read_nvml(library)
         finally:
-            _call(library, "nvmlShutdown")
-    except (_NvmlError, OSError, ValueError) as error:
+            call_nvml(library, "nvmlShutdown")
+    except (NvmlError, OSError, ValueError) as error:
         return f"NVML did not answer: {error}"
 
 
-def _load_nvml(environ: Mapping[str, str]) -> ctypes.CDLL | None:
+def load_nvml(environ: Mapping[str, str]) -> ctypes.CDLL | None:
+    """Return the driver's own library, None where there is none."""
     # The loader has read LD_LIBRARY_PATH when this process began; *environ* may know better.
     folders = [folder for folder in environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
     for folder in [*folders, "", "/usr/lib64-nvidia"]:
@@ -214,22 +227,23 @@ def _load_nvml(environ: Mapping[str, str]) -> ctypes.CDLL | None:
     return None
 
 
-def _call(library: ctypes.CDLL, function: str, *arguments: object) -> None:
+def call_nvml(library: ctypes.CDLL, function: str, *arguments: object) -> None:
+    """Call a function of the driver's library.  Raises NvmlError where it does not succeed."""
     try:
         status = getattr(library, function)(*arguments)
     except AttributeError as error:
         message = f"it has no {function}"
-        raise _NvmlError(message) from error
+        raise NvmlError(message) from error
     if status != 0:
         message = f"{function} returned {status}"
-        raise _NvmlError(message)
+        raise NvmlError(message)
 
 
 def _read_nvml(library: ctypes.CDLL) -> Accelerator | str:
     driver = ctypes.create_string_buffer(96)
-    _call(library, "nvmlSystemGetDriverVersion", driver, ctypes.c_uint(len(driver)))
+    call_nvml(library, "nvmlSystemGetDriverVersion", driver, ctypes.c_uint(len(driver)))
     cuda = ctypes.c_int()
-    _call(library, "nvmlSystemGetCudaDriverVersion_v2", ctypes.byref(cuda))
+    call_nvml(library, "nvmlSystemGetCudaDriverVersion_v2", ctypes.byref(cuda))
     devices = tuple(_read_devices(library))
     if not devices:
         return "the driver lists no card"
@@ -244,16 +258,16 @@ def _read_nvml(library: ctypes.CDLL) -> Accelerator | str:
 
 def _read_devices(library: ctypes.CDLL) -> Iterator[Device]:
     count = ctypes.c_uint()
-    _call(library, "nvmlDeviceGetCount_v2", ctypes.byref(count))
+    call_nvml(library, "nvmlDeviceGetCount_v2", ctypes.byref(count))
     for index in range(count.value):
         device = ctypes.c_void_p()
-        _call(library, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
+        call_nvml(library, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
         name = ctypes.create_string_buffer(96)
-        _call(library, "nvmlDeviceGetName", device, name, ctypes.c_uint(len(name)))
-        memory = _Memory()
-        _call(library, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
+        call_nvml(library, "nvmlDeviceGetName", device, name, ctypes.c_uint(len(name)))
+        memory = NvmlMemory()
+        call_nvml(library, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
         major, minor = ctypes.c_int(), ctypes.c_int()
-        _call(
+        call_nvml(
             library,
             "nvmlDeviceGetCudaComputeCapability",
             device,

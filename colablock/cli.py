@@ -10,7 +10,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from colablock import __version__
-from colablock.commands import author, cache, change, check, env, export, listings, locks, runtime, undo
+from colablock.commands import (
+    author,
+    cache,
+    change,
+    check,
+    env,
+    export,
+    listings,
+    locks,
+    new_config,
+    runs,
+    runtime,
+    train,
+    undo,
+)
 from colablock.commands.call import Call, print_json
 from colablock.errors import ColablockError, ExitCode
 
@@ -34,7 +48,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"colablock {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for group in (change, locks, export, check, undo, env, runtime, author, cache, listings):
+    groups = (
+        change,
+        train,
+        runs,
+        locks,
+        export,
+        check,
+        undo,
+        env,
+        runtime,
+        author,
+        new_config,
+        cache,
+        listings,
+    )
+    for group in groups:
         group.add(commands)
     return parser
 
@@ -67,6 +96,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
 def _parsed(argv: Sequence[str]) -> argparse.Namespace:
     """Return the arguments; of `run`, what stands after the first ``--`` is the command, untouched."""
     parser = build_parser()
+    if list(argv[:1]) == ["train"] and "--" in argv:
+        at = list(argv).index("--")
+        args = parser.parse_args(argv[:at])
+        args.launch = list(argv[at + 1 :])
+        return args
     if list(argv[:1]) != ["run"] or "--" not in argv:
         return parser.parse_args(argv)
     at = list(argv).index("--")

@@ -59,12 +59,14 @@ from colablock.snapshot import (
 from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
+from colablock.training.ready import Ready
 from colablock.urls import redacted
 from colablock.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:
     from colablock.checks_file import Checked
     from colablock.matrix import Matrix
+    from colablock.training.receipts import Receipt
 
 __all__ = ["Ask", "Pipeline"]
 
@@ -83,7 +85,7 @@ class Pipeline:
         self, *, environ: Mapping[str, str], reporter: Reporter | None = None, in_kernel: bool = False
     ) -> None:
         self._environ = environ
-        self._reporter = reporter or Reporter()
+        self.reporter = reporter or Reporter()
         self._in_kernel = in_kernel
         self._home = applied.home_folder(environ)
         self._has_told = False
@@ -161,7 +163,7 @@ class Pipeline:
             [self.matrix(name) for name in names],
             environ=self._environ,
             solving=self._solving,
-            reporter=self._reporter,
+            reporter=self.reporter,
             update=update,
             imports=imports,
         )
@@ -185,6 +187,50 @@ class Pipeline:
         """Run *argv* in the environment that was applied last for *name*, and return its exit code."""
         return run_in(self._last(name).python, argv, self._environ)
 
+    def ready(self, name: str) -> Ready:
+        """Return the environment that was applied last for *name*, to train in.
+
+        Raises NotFound where none was, Refused where what was applied is no longer
+        there: a run is started on what was proven.
+        """
+        last = self._last(name)
+        matrix = select_variant(self.matrix(last.source or name), detect(self._environ), last.variant)
+        moved = [drift.text for drift in self._drifts(last) if drift.is_pin]
+        if moved:
+            raise Refused(
+                "\n".join(
+                    [f"the stack of `{last.name}` is not as it was proven", *(f"  {one}" for one in moved)]
+                ),
+                hint=f"`colablock apply {name}` makes it so again",
+            )
+        kept = report_from_json(last.report)
+        return Ready(
+            matrix=last.name,
+            python=last.python,
+            lock=kept.lock_digest or applied.versions_digest(last.pins),
+            runner=matrix.train.runner,
+            mends=matrix.train.mends,
+            variant=last.variant,
+            matrix_digest=last.matrix_digest,
+            matrix_source=matrix.source,
+            python_version=kept.python_version,
+            versions={str(project): version for project, version in last.pins.items()},
+        )
+
+    def smoke(self, name: str, *, runner: str | None = None) -> Receipt:
+        """Train a tiny model in the environment that was applied for *name*; see `smoke.smoke`."""
+        from colablock.training.runners import runner_of  # noqa: PLC0415 - only who trains reads YAML
+        from colablock.training.smoke import smoke  # noqa: PLC0415
+
+        ready = self.ready(name)
+        return smoke(
+            ready,
+            runner=runner_of(runner or ready.runner).name,
+            accelerator=detect(self._environ),
+            environ=self._environ,
+            reporter=self.reporter,
+        )
+
     def history(self, python: str | None = None) -> tuple[Change, ...]:
         """Return what colablock changed in the environment of *python* (default: this one), oldest first."""
         return read_history(self._site(python).state)
@@ -206,7 +252,7 @@ class Pipeline:
         site = self._site(python)
         settled = recover(site)
         if settled is not None:
-            self._reporter.note(f"a change of {site.prefix} that was interrupted {settled.value}")
+            self.reporter.note(f"a change of {site.prefix} that was interrupted {settled.value}")
         return settled
 
     def rollback(self, python: str | None = None, *, to_first: bool = False) -> tuple[Undone, ...]:
@@ -219,13 +265,13 @@ class Pipeline:
             return ()
         site = self._site(python)
         undone = roll_back(
-            site, look=lambda: self._look(python, drives=False), to_first=to_first, reporter=self._reporter
+            site, look=lambda: self._look(python, drives=False), to_first=to_first, reporter=self.reporter
         )
         try:
             for change in (one.change for one in undone):
                 applied.put_back(change.matrix, self._home, change.applied_before, prefix=site.prefix)
         except OSError as error:
-            self._reporter.note(f"undone, but not recorded in {self._home}: {error.strerror}")
+            self.reporter.note(f"undone, but not recorded in {self._home}: {error.strerror}")
         return undone
 
     # -- the parts
@@ -234,7 +280,7 @@ class Pipeline:
         return Locker(
             matrix=self.matrix(ask.name),
             solving=self._solving,
-            reporter=self._reporter,
+            reporter=self.reporter,
             environ=self._environ,
         )
 
@@ -246,7 +292,7 @@ class Pipeline:
         try:
             prepared = solving.in_kernel("harmless: nothing that is loaded changes and nothing breaks")
         except (NoSolution, Refused) as error:
-            self._reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
+            self.reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
             return solving.in_env("the kernel cannot take it")
         harm = why_not_kernel(prepared.plan)
         if harm is None and prepared.plan.steps and _is_closed(prepared.snapshot, ask):
@@ -302,7 +348,7 @@ class Pipeline:
             kernel=kernel,
             settings=settings,
             environ=self._environ,
-            reporter=self._reporter,
+            reporter=self.reporter,
             with_=ask.with_,
             broken=ask.broken,
             lock=ask.lock,
@@ -321,7 +367,7 @@ class Pipeline:
             indexes=matrix.indexes,
         )
         for note in settings.notes if not self._has_told else ():
-            self._reporter.note(note)
+            self.reporter.note(note)
         self._has_told = True
         return settings
 
@@ -329,14 +375,14 @@ class Pipeline:
         """Return the locks that stand beside *matrix*, as far as they count for *ask*."""
         paths = lock_files(matrix, environ=self._environ) if ask.use_locks and ask.lock is None else ()
         if paths and settings.find_links:
-            self._reporter.note(f"the locks beside {matrix.name} are left aside: find-links come first")
+            self.reporter.note(f"the locks beside {matrix.name} are left aside: find-links come first")
             return None
         return Shelf(
             paths=paths,
             matrix=matrix,
             with_=ask.with_,
             index=redacted(settings.default_index),
-            reporter=self._reporter,
+            reporter=self.reporter,
         )
 
     def _kernel(self, ask: Ask, *, may_recover: bool = False) -> Snapshot:
@@ -391,7 +437,7 @@ class Pipeline:
         if not ask.break_system_packages:
             refuse_externally_managed(plan, prepared.snapshot)  # before gigabytes are fetched for it
         with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
-            files = prepared.workshop.gather(plan, Path(folder), self._reporter)
+            files = prepared.workshop.gather(plan, Path(folder), self.reporter)
             checks = apply_plan(
                 plan,
                 prepared.snapshot,
@@ -406,7 +452,7 @@ class Pipeline:
                 undo=ask.undo,
                 break_system_packages=ask.break_system_packages,
                 environ=self._environ,
-                reporter=self._reporter,
+                reporter=self.reporter,
                 fingerprint=lambda: fingerprint(_readable(self._look(ask.python, ask.protect))),
             )
         report = self._report(prepared, plan.python, checks, changed=True)
@@ -417,7 +463,7 @@ class Pipeline:
         digest = self._digest(prepared)
         standing = envs.read_env(self._home, digest)
         if standing is not None and _STANDS not in prepared.plan.beforehand:
-            self._reporter.note(_STANDS)
+            self.reporter.note(_STANDS)
         python = standing.python if standing is not None else self._build(prepared, digest)
         checks = self._prove(python, prepared.matrix, prepared.pins(), bytecode=True)
         if not all(check.passed for check in checks) and not ask.keep:
@@ -439,9 +485,9 @@ class Pipeline:
         """Return the interpreter of the environment of a lock, which is built now."""
         plan = prepared.plan
         short = prepared.snapshot.environment.short
-        interpreter = plan.python or fetch_interpreter(short, self._environ, self._reporter).path
+        interpreter = plan.python or fetch_interpreter(short, self._environ, self.reporter).path
         with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
-            files = prepared.workshop.gather(plan, Path(folder), self._reporter)
+            files = prepared.workshop.gather(plan, Path(folder), self.reporter)
             python = envs.build_env(
                 plan,
                 files,
@@ -449,7 +495,7 @@ class Pipeline:
                 home=self._home,
                 environ=self._environ,
                 interpreter=interpreter,
-                reporter=self._reporter,
+                reporter=self.reporter,
             )
         return str(python)
 
@@ -473,7 +519,7 @@ class Pipeline:
             plan=plan,
             before=before,
             bytecode=bytecode,
-            reporter=self._reporter,
+            reporter=self.reporter,
         )
 
     def _report(self, prepared: Prepared, python: str, checks: tuple[Check, ...], *, changed: bool) -> Report:

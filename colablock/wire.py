@@ -15,6 +15,7 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -73,7 +74,7 @@ class _Outcome:
 
 
 class Wire:
-    """Sends GET requests; may be used from several threads."""
+    """Sends requests; may be used from several threads."""
 
     def __init__(
         self,
@@ -133,6 +134,29 @@ class Wire:
                     raise refusal(route, outcome.status, advice=advice)
                 wait = wait if outcome.after is None else min(outcome.after, _LONGEST_WAIT)
             self._sleep(wait)
+        raise AssertionError  # the last attempt returns or raises
+
+    def ask(self, method: str, url: str, headers: Mapping[str, str]) -> Answer:
+        """Return the answer to one request, whatever its status is; its body is read already.
+
+        No redirect is followed, so that nobody else gets what *headers* hold, and no
+        password is sent of our own accord.  A broken connection or a status that passes
+        is tried again.  Raises FetchFailed where nothing answers.
+        """
+        route = Route(url, target=url)
+        for attempt in range(1, self._attempts + 1):
+            try:
+                response = self._pool(route).request(method, url, headers=dict(headers), redirect=False)
+            except HTTPError as error:
+                if attempt == self._attempts or is_final(error):
+                    raise no_answer(
+                        route, error, environ=self._environ, attempts=attempt, timeout=self._timeout
+                    ) from error
+            else:
+                if attempt == self._attempts or response.status not in PASSING:
+                    head = {name.lower(): value for name, value in response.headers.items()}
+                    return Answer(response.status, head, url, url, partial(iter, (response.data,)))
+            self._sleep(min(0.25 * 2**attempt, 8.0))
         raise AssertionError  # the last attempt returns or raises
 
     def _once(

@@ -25,6 +25,8 @@ __all__ = [
     "config_from",
     "config_to",
     "read_config",
+    "read_yaml",
+    "yaml_value",
 ]
 
 C = TypeVar("C", bound=Enum)
@@ -145,6 +147,11 @@ _HINTS = dict.fromkeys(_OURS, "it follows from the card and from `adapter`: leav
 
 def read_config(path: Path, *, passes_through: bool = False) -> TrainConfig:
     """Return the config in the YAML file *path*; see `config_from`.  Raises NotFound, InvalidConfig."""
+    return config_from(read_yaml(path), source=str(path), passes_through=passes_through)
+
+
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """Return the keys of a YAML file as they are.  Raises NotFound, InvalidConfig."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -155,7 +162,18 @@ def read_config(path: Path, *, passes_through: bool = False) -> TrainConfig:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidConfig(str(path), [Fault(path="", message=f"no YAML: {_in_one_line(error)}")]) from error
-    return config_from(value, source=str(path), passes_through=passes_through)
+    if not isinstance(value, Mapping):
+        message = "it has to be a mapping of keys to values"
+        raise InvalidConfig(str(path), [Fault(path="", message=message)])
+    return value
+
+
+def yaml_value(text: str) -> Any:
+    """Return what *text* is in YAML: a number, a truth value, a list, else itself."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def config_from(value: object, *, source: str = "the config", passes_through: bool = False) -> TrainConfig:

@@ -1,0 +1,249 @@
+"""The front door of training: what a notebook calls to train, to come back to a run, and to use what was learnt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colablock.api import Name, open_pipeline
+from colablock.applied import home_folder
+from colablock.display_briefing import briefing_text, briefing_to_html, receipt_text, receipt_to_html
+from colablock.display_follow import view_for
+from colablock.display_notebook import current_shell
+from colablock.display_training import summary_text, summary_to_html
+from colablock.errors import InvalidInput, TrainingFailed
+from colablock.training import after
+from colablock.training.config import config_from
+from colablock.training.curve import write_curve
+from colablock.training.receipts import Receipt
+from colablock.training.run import Asked, Briefing, Named
+from colablock.training.run import config_of as read_config_of
+from colablock.training.run import train as start_or_find
+from colablock.training.run_folder import RunRecord, State, find_run, list_runs
+from colablock.training.run_summary import RunSummary, summary_of, watch
+from colablock.training.runners import runner_of
+
+if TYPE_CHECKING:
+    from colablock.training.config import TrainConfig
+
+__all__ = ["Run", "attach", "runs", "smoke", "train"]
+
+
+class Run:
+    """A training run.  Every property looks at its folder anew, and none of them waits."""
+
+    def __init__(self, named: Named, *, environ: Mapping[str, str] = os.environ) -> None:
+        self.id = named.id
+        self._folder = named.folder
+        self._environ = environ
+
+    @property
+    def folder(self) -> Path:
+        """Where its log, its metrics, its checkpoints and what it learnt are."""
+        return self._folder.path
+
+    @property
+    def state(self) -> str:
+        """``running``, ``done``, ``stopped`` (at a checkpoint), ``failed``, ``killed`` or ``prepared``."""
+        return self._folder.state().value
+
+    @property
+    def record(self) -> RunRecord | None:
+        """What was started: lock, matrix, config, cards, seeds, git revision."""
+        return self._folder.record()
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every event so far, oldest first."""
+        return self._folder.metrics()
+
+    @property
+    def summary(self) -> RunSummary:
+        """How far it came and how it ended."""
+        return summary_of(self.id, self._folder)
+
+    def follow(self) -> Run:
+        """Show it until it has ended; an interrupt asks it to stop at a checkpoint, a second one waits no longer.
+
+        Raises TrainingFailed, with what is known of the cause, where it failed.
+        """
+        with view_for(self.id, self._folder, environ=self._environ, notebook=True) as view:
+            summary = watch(self.id, self._folder, view)
+            view.close(summary)
+        raise_failure(summary)
+        return self
+
+    def stop(self) -> None:
+        """Ask it to stop at a checkpoint, after the step that it is at; returns at once."""
+        self._folder.ask_to_stop()
+
+    def plot(self, path: str | os.PathLike[str] = "loss.png") -> Path:
+        """Draw its loss curve into a PNG or SVG file, and return the path."""
+        target = Path(path)
+        write_curve(self._folder, target, environ=self._environ)
+        return target
+
+    def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
+        """Return what the trained model says to each prompt; *options* are those of `after.generate`."""
+        asked = [prompts] if isinstance(prompts, str) else list(prompts)
+        return after.generate(self._folder, asked, environ=self._environ, **options)
+
+    def merge(self, output: str | os.PathLike[str] | None = None) -> Path:
+        """Write the base model with what was learnt, shard by shard; return its folder."""
+        return after.merge(self._folder, Path(output) if output else None, environ=self._environ)
+
+    def download(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Pack what was learnt into a zip file and return it; in Colab the browser fetches it, too."""
+        return after.download(self._folder, Path(path) if path else None, environ=self._environ)
+
+    def push(self, repo: str, **options: Any) -> str:
+        """Put what was learnt on the hub, privately unless told otherwise; return its address."""
+        return after.push(self._folder, repo, environ=self._environ, **options)
+
+    def __repr__(self) -> str:
+        return summary_text(self.summary)
+
+    def _repr_html_(self) -> str:
+        return summary_to_html(self.summary)
+
+
+def train(
+    name: Name,
+    *,
+    model: str | None = None,
+    dataset: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    config: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    runner: str | None = None,
+    wait: bool = True,
+    fresh: bool = False,
+    resume_anyway: bool = False,
+    anyway: bool = False,
+    mirror: str | os.PathLike[str] | None = None,
+    launch_arguments: Sequence[str] = (),
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train in the environment that was applied for *name*, and follow it to its end.
+
+    *config* is a YAML file or a mapping of its keys; *model*, *dataset*, *output_dir*
+    and any further key of the config, given here, come before it.  What stands in
+    the output folder is gone on with: a run that was cut off from its newest whole
+    checkpoint, one that runs is followed, one that is done is returned.
+
+    - ``wait=False`` returns as soon as it is started
+    - ``fresh``: put aside what stands there
+    - ``resume_anyway``: go on although config, data or lock changed
+    - ``anyway``: start although preflight refuses
+    - ``mirror``: a mounted folder or ``hf://name/repository`` for whole checkpoints
+    - ``launch_arguments``: accelerate's own, for several hosts
+
+    Raises Refused with every reason why it would fail, TrainingFailed when it did.
+    """
+    with open_pipeline(quiet=quiet) as pipeline:
+        ready = pipeline.ready(os.fspath(name))
+        asked = Asked(
+            config=_config(config, runner or ready.runner, model, dataset, output_dir, settings),
+            runner=runner,
+            fresh=fresh,
+            resume_anyway=resume_anyway,
+            anyway=anyway,
+            mirror=os.fspath(mirror) if mirror is not None else None,
+            launch_arguments=tuple(launch_arguments),
+        )
+        named = start_or_find(
+            ready,
+            asked,
+            home=home_folder(os.environ),
+            environ=os.environ,
+            reporter=pipeline.reporter,
+            show=(lambda _: None) if quiet else _show_briefing,
+        )
+    run = Run(named)
+    if wait and not quiet:
+        return run.follow()
+    if wait:
+        summary = watch(run.id, named.folder, _Silent())
+        raise_failure(summary)
+    return run
+
+
+def attach(run_id: str | os.PathLike[str] | None = None, *, wait: bool = True) -> Run:
+    """Return a run by its name or folder, by default the newest, and follow it if it runs."""
+    home = home_folder(os.environ)
+    run = Run(Named(*find_run(home, os.fspath(run_id) if run_id is not None else None)))
+    return run.follow() if wait and run.state == State.RUNNING.value else run
+
+
+def runs() -> list[Run]:
+    """Return the runs that were started here, newest first."""
+    return [Run(Named(name, folder)) for name, folder in list_runs(home_folder(os.environ))]
+
+
+def smoke(name: Name, *, runner: str | None = None, quiet: bool = False) -> Receipt:
+    """Train a tiny model for ten steps, offline, in the environment that was applied; return the receipt.
+
+    Raises TrainingFailed where a run fails; a receipt that did not pass says so.
+    """
+    with open_pipeline(quiet=quiet) as pipeline:
+        receipt = pipeline.smoke(os.fspath(name), runner=runner)
+    if not quiet:
+        _publish(receipt_to_html(receipt), receipt_text(receipt))
+    return receipt
+
+
+def raise_failure(summary: RunSummary) -> None:
+    """Raise TrainingFailed where the run did not come to an end of its own or of the user's."""
+    if summary.state not in (State.FAILED, State.KILLED):
+        return
+    explanation = summary.explanation
+    if explanation is None:
+        raise TrainingFailed(f"the run `{summary.id}` failed", folder=str(summary.folder))
+    hint = " ".join(explanation.advice[:1]) or None
+    message = f"the run `{summary.id}` failed: {explanation.title}"
+    raise TrainingFailed(message, folder=str(summary.folder), hint=hint)
+
+
+def _config(
+    config: str | os.PathLike[str] | Mapping[str, Any] | None,
+    runner: str | None,
+    model: str | None,
+    dataset: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
+    output_dir: str | os.PathLike[str] | None,
+    settings: Mapping[str, Any],
+) -> TrainConfig:
+    values = dict(config) if isinstance(config, Mapping) else {}
+    path = None if config is None or isinstance(config, Mapping) else Path(config)
+    if model is not None:
+        values["base_model"] = model
+    if dataset is not None:
+        several = [dataset] if isinstance(dataset, (str, os.PathLike)) else list(dataset)
+        values["datasets"] = [os.fspath(one) for one in several]
+    if output_dir is not None:
+        values["output_dir"] = os.fspath(output_dir)
+    values.update(settings)
+    if path is not None:
+        return read_config_of(path, runner=runner, values=values)
+    return config_from(values, passes_through=runner_of(runner).passes_through)
+
+
+class _Silent:
+    def update(self, progress: object) -> None:
+        """Show nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+def _show_briefing(briefing: Briefing) -> None:
+    _publish(briefing_to_html(briefing), briefing_text(briefing))
+
+
+def _publish(html: str, text: str) -> None:
+    shell = current_shell()
+    if shell is None:
+        print(text)  # noqa: T201 - outside a notebook this is where it is read
+    else:
+        shell.display_pub.publish({"text/html": html, "text/plain": text})

@@ -1,0 +1,96 @@
+"""Writing training configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colablock.commands.call import Call, add_command, print_json
+from colablock.errors import ColablockError, ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from colablock.training.model_shape import ModelShape
+    from colablock.training.preflight import Card
+
+__all__ = ["add"]
+
+_MODEL = "Qwen/Qwen2.5-1.5B"  # open to everybody, and trained on every card that notebooks give out
+_DATASET = "data.jsonl"
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    parser = add_command(commands, "new-config", "write a commented training config, sized for a card")
+    parser.add_argument(
+        "--model", metavar="M", default=_MODEL, help=f"a folder, or a name on the hub; default: {_MODEL}"
+    )
+    parser.add_argument(
+        "--dataset",
+        metavar="D",
+        default=_DATASET,
+        help=f"a file of JSON lines, or a name on the hub; default: {_DATASET}",
+    )
+    parser.add_argument(
+        "--card", metavar="CARD", help="the card that it is for, such as T4, or none; default: the one here"
+    )
+    parser.add_argument(
+        "--runner", choices=["axolotl", "trl"], default="trl", help="what trains; default: trl"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="write here in place of standard output"
+    )
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.set_defaults(handler=_new_config)
+
+
+def _new_config(call: Call) -> int:
+    import yaml
+
+    from colablock.authoring import write_file
+    from colablock.training.machine import read_machine
+    from colablock.training.new_config import config_text, fits_on
+
+    args = call.args
+    machine = read_machine(call.environ, args.output or Path())
+    card = _declared(args.card) if args.card else next(iter(machine.cards), None)
+    shape, notes = _shape(args.model, call.environ)
+    fits = fits_on(card, machine.ram, shape, args.runner)
+    text = config_text(args.model, args.dataset, card, shape, args.runner, fits=fits)
+    if args.output is not None:
+        write_file(args.output, text, force=args.force)
+    if args.json:
+        output = str(args.output) if args.output is not None else None
+        print_json({"output": output, "config": yaml.safe_load(text), "notes": notes}, call.out)
+        return ExitCode.DONE
+    if args.output is None:
+        call.out.file.write(text)
+    elif not args.quiet:
+        call.err.print(f"wrote {args.output}", markup=False, soft_wrap=True)
+    for note in () if args.quiet else notes:
+        call.err.print(f"note: {note}", markup=False, soft_wrap=True)
+    return ExitCode.DONE
+
+
+def _declared(name: str) -> Card | None:
+    """Return the card of that name; None for ``none``."""
+    from colablock.accelerator import declared
+    from colablock.training.machine import card_of
+
+    return next(map(card_of, declared(name).devices), None)
+
+
+def _shape(model: str, environ: Mapping[str, str]) -> tuple[ModelShape | None, list[str]]:
+    """Return the model's shape, and what to know: the config can be written without."""
+    from colablock.training.hub import read_model_config
+    from colablock.training.model_shape import from_config
+    from colablock.training.vaults import find_token, vaults_here
+
+    token, notes = find_token("HF_TOKEN", environ, vaults_here(environ))
+    try:
+        found = from_config(read_model_config(model, None, token.value if token else None, environ))
+    except ColablockError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        return None, [*notes, f"the model's config was not read: {error}{hint}"]
+    return found, []

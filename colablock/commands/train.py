@@ -1,0 +1,136 @@
+"""Training: preflight, launch and follow; and the tiny run that proves a stack."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colablock.commands.call import Call, add_command, pipeline_of, print_json
+from colablock.errors import ExitCode, TrainingFailed
+
+if TYPE_CHECKING:
+    from colablock.training.run import Asked, Named
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    _add_train(commands)
+    _add_smoke(commands)
+
+
+def _add_train(commands: Any) -> None:
+    parser = add_command(commands, "train", "train in the environment that was applied")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="a training config (see `new-config`)")
+    parser.add_argument("--model", metavar="M", help="the base model: a folder, or a name on the hub")
+    parser.add_argument(
+        "--dataset",
+        metavar="D",
+        action="append",
+        default=[],
+        help="a file, or a name on the hub (repeatable)",
+    )
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="any key of the config (repeatable)"
+    )
+    parser.add_argument(
+        "--output-dir", metavar="DIR", help="where the run goes; default: `outputs/MODEL-DATA`"
+    )
+    parser.add_argument("--runner", choices=["axolotl", "trl"], help="in place of the matrix's own")
+    parser.add_argument("--mirror", metavar="TARGET", help="a folder or hf://NAME/REPO for whole checkpoints")
+    parser.add_argument("--fresh", action="store_true", help="put aside what stands there, and begin anew")
+    parser.add_argument(
+        "--resume-anyway", action="store_true", help="go on although config, data or lock changed"
+    )
+    parser.add_argument("--anyway", action="store_true", help="start although preflight refuses")
+    parser.add_argument("--no-wait", dest="wait", action="store_false", help="start, and do not follow")
+    parser.epilog = "What follows `--` goes to accelerate: --num_machines, --machine_rank, --main_process_ip."
+    parser.set_defaults(launch=[])
+    parser.set_defaults(handler=_train)
+
+
+def _add_smoke(commands: Any) -> None:
+    parser = add_command(commands, "smoke", "ten tiny training steps, offline: proves that a stack trains")
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--runner", choices=["axolotl", "trl"], help="in place of the matrix's own")
+    parser.add_argument("--receipt", metavar="FILE", type=Path, help="write the receipt, to contribute it")
+    parser.set_defaults(handler=_smoke)
+
+
+def _train(call: Call) -> int:
+    from colablock.applied import home_folder
+    from colablock.display_briefing import render_briefing
+    from colablock.training.run import train
+
+    args = call.args
+    is_quiet = args.quiet or args.json
+    with pipeline_of(call) as pipeline:
+        ready = pipeline.ready(args.name)
+        run = train(
+            ready,
+            _asked(args, ready.runner),
+            home=home_folder(call.environ),
+            environ=call.environ,
+            reporter=pipeline.reporter,
+            show=lambda briefing: None if is_quiet else render_briefing(briefing, call.err),
+        )
+    return _followed(call, run) if args.wait else _told(call, run)
+
+
+def _asked(args: argparse.Namespace, runner: str | None) -> Asked:
+    from colablock.training.run import Asked, config_of
+
+    config = config_of(
+        args.config,
+        runner=args.runner or runner,
+        model=args.model,
+        datasets=args.dataset,
+        settings=args.set,
+        output_dir=args.output_dir,
+    )
+    return Asked(
+        config=config,
+        runner=args.runner,
+        fresh=args.fresh,
+        resume_anyway=args.resume_anyway,
+        anyway=args.anyway,
+        mirror=args.mirror,
+        launch_arguments=tuple(args.launch),
+    )
+
+
+def _followed(call: Call, run: Named) -> int:
+    from colablock.commands.runs import follow_run
+
+    return follow_run(call, run.id, run.folder)
+
+
+def _told(call: Call, run: Named) -> int:
+    if call.args.json:
+        print_json({"id": run.id, "folder": str(run.folder.path), "state": run.folder.state().value}, call.out)
+    else:
+        call.out.print(f"{run.id} is {run.folder.state().value}: `colablock runs follow {run.id}`", markup=False)
+    return ExitCode.DONE
+
+
+def _smoke(call: Call) -> int:
+    from colablock.display_briefing import render_receipt
+    from colablock.training.receipts import receipt_to, write_receipt
+
+    args = call.args
+    with pipeline_of(call) as pipeline:
+        receipt = pipeline.smoke(args.name, runner=args.runner)
+    if args.receipt:
+        write_receipt(receipt, args.receipt)
+    if args.json:
+        print_json(receipt_to(receipt), call.out)
+    else:
+        render_receipt(receipt, call.out)
+        if args.receipt:
+            call.out.print(f"  receipt   {args.receipt}", markup=False, soft_wrap=True)
+    if not receipt.passed:
+        raise TrainingFailed(f"`{args.name}` does not train here: the loss is not what it has to be")
+    return ExitCode.DONE

@@ -1,0 +1,249 @@
+"""Rows → tokens, run in the target: the standard library and the target's own datasets and transformers.
+
+``_prepare.py JOB.json`` reads what is wanted, writes ``train.parquet`` (and
+``eval.parquet``) with the columns ``input_ids``, ``attention_mask`` and ``labels``, and
+``result.json`` beside them: numbers, and one row as it is trained on.  Both
+runners read these files, so that what preflight shows is what is learnt.
+"""
+
+# What is used is the target's, and not there where this is checked.
+# ruff: noqa: PLC0415, E402
+# mypy: disable-error-code="import-not-found"
+
+import sys
+
+del sys.path[0]  # modules of colablock, some with names of the standard library's
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+IGNORED = -100  # the label of a token that does not count for the loss
+FORMS = {
+    "messages": ("messages",),
+    "completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "text": ("text",),
+}
+READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# The prompts of the Stanford Alpaca project, as axolotl has them.
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the "
+    "request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+)
+ALPACA_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
+    "### Input:\n{input}\n\n### Response:\n"
+)
+
+
+class Unusable(Exception):
+    """The data cannot be trained on; the message says why and what to do."""
+
+
+def main(job_file: Path) -> None:
+    """Prepare what the job asks for; what is wrong with the data is an answer, not a crash."""
+    job = json.loads(job_file.read_text(encoding="utf-8"))
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        result = prepare(job, folder)
+    except Unusable as error:
+        result = {"error": str(error)}
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def prepare(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write the files of tokens and return what is to be said of them."""
+    from datasets import concatenate_datasets
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["base_model"], revision=job["revision"])
+    if job["chat_template"] == "chatml":
+        tokenizer.chat_template = CHATML
+    elif job["chat_template"]:
+        tokenizer.chat_template = job["chat_template"]
+    parts, forms, counts = [], [], {}
+    limit = job["sequence_len"]
+    for source in job["datasets"]:
+        rows = load(source)
+        form = source["type"] or form_of(rows.column_names, source["path"])
+        maker = Maker(tokenizer, form, whole=job["train_on_inputs"], source=source["path"])
+        rows = rows.map(maker, remove_columns=rows.column_names, with_indices=True, desc="tokens")
+        parts.append(rows)
+        forms.append(form)
+    rows = concatenate_datasets(parts)
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    counts["rows"], counts["tokens"] = len(rows), sum(lengths)
+    counts["cut"] = sum(length > limit for length in lengths)
+    counts["lost"] = sum(max(0, length - limit) for length in lengths)
+    if counts["cut"]:
+        rows = rows.map(lambda row: {name: values[:limit] for name, values in row.items()}, desc="cut")
+    kept = rows.filter(lambda row: any(label != IGNORED for label in row["labels"]), desc="kept")
+    counts["dropped"] = len(rows) - len(kept)
+    if not len(kept):
+        raise Unusable(
+            f"no row has a token left to learn from within `sequence_len` {limit}: raise it, or set "
+            "`train_on_inputs: true`"
+        )
+    counts["trained"] = sum(label != IGNORED for labels in kept["labels"] for label in labels)
+    evaluated = None
+    if job["val_set_size"]:
+        both = kept.train_test_split(test_size=job["val_set_size"], seed=job["seed"])
+        kept, evaluated = both["train"], both["test"]
+        evaluated.to_parquet(folder / "eval.parquet")
+    kept.to_parquet(folder / "train.parquet")
+    fixed = kept.select(range(min(job["evaluate"], len(kept))))
+    return {
+        **counts,
+        "forms": forms,
+        "train_rows": len(kept),
+        "eval_rows": len(evaluated) if evaluated is not None else 0,
+        "longest": max(lengths),
+        "sample": sample(tokenizer, kept[0]),
+        "evaluate": [{name: row[name] for name in ("input_ids", "labels")} for row in fixed],
+        "pad_token": tokenizer.pad_token,
+        "eos_token": tokenizer.eos_token,
+        "vocabulary": len(tokenizer),
+    }
+
+
+def load(source: Mapping[str, Any]) -> Any:
+    """Return the rows of a local file or folder, or of a dataset on the hub."""
+    from datasets import load_dataset
+
+    path = Path(source["path"]).expanduser()
+    if path.is_file():
+        reader = READERS.get(path.suffix.lower())
+        if reader is None:
+            known = ", ".join(READERS)
+            raise Unusable(f"`{path}` has no ending that says how to read it: known ones are {known}")
+        try:
+            return load_dataset(reader, data_files=str(path), split="train")
+        except Exception as error:
+            raise Unusable(f"`{path}` cannot be read as {reader}: {cause_of(error)}") from error
+    return load_dataset(str(path) if path.is_dir() else source["path"], source["name"], split=source["split"])
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the first cause in a line: what datasets raises itself says only that it failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]
+
+
+def form_of(columns: list[str], path: str) -> str:
+    """Return the form that the columns of a dataset tell."""
+    for form, needed in FORMS.items():
+        if all(name in columns for name in needed):
+            return form
+    shown = ", ".join(f"`{name}`" for name in columns)
+    hint = ""
+    if "conversations" in columns:
+        hint = "; rows with `conversations` become `messages` with `role` and `content` in each"
+    raise Unusable(
+        f"`{path}` has the columns {shown}, and none of the forms: `text`; `prompt` and `completion`; "
+        f"`messages`; `instruction` and `output`{hint}"
+    )
+
+
+class Maker:
+    """One row → its tokens, and which of them count."""
+
+    def __init__(self, tokenizer: Any, form: str, *, whole: bool, source: str) -> None:
+        self._tokenizer, self._form, self._whole, self._source = tokenizer, form, whole, source
+
+    def __call__(self, row: Mapping[str, Any], at: int) -> dict[str, list[int]]:
+        pieces = self._pieces(row, at)
+        ids = [one for part, _ in pieces for one in part]
+        labels = [one if counts or self._whole else IGNORED for part, counts in pieces for one in part]
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+    def _pieces(self, row: Mapping[str, Any], at: int) -> list[tuple[list[int], bool]]:
+        if self._form == "messages":
+            return self._turns(row["messages"], at)
+        if self._form == "text":
+            return [(self._first(self._text(row, "text", at)), True), (self._end(), True)]
+        if self._form == "alpaca":
+            template = ALPACA_INPUT if row.get("input") else ALPACA
+            given = {key: row.get(key) or "" for key in ("instruction", "input")}
+            prompt, answer = template.format(**given), self._text(row, "output", at)
+        else:
+            prompt, answer = self._text(row, "prompt", at), self._text(row, "completion", at)
+        return [(self._first(prompt), False), (self._more(answer), True), (self._end(), True)]
+
+    def _text(self, row: Mapping[str, Any], key: str, at: int) -> str:
+        value = row.get(key)
+        if not isinstance(value, str):
+            raise Unusable(f"row {at + 1} of `{self._source}` has no text in `{key}`")
+        return value
+
+    def _first(self, text: str) -> list[int]:
+        ids = list(self._tokenizer(text)["input_ids"])
+        end = self._tokenizer.eos_token_id
+        return ids[:-1] if ids and ids[-1] == end and end is not None else ids  # some close every text
+
+    def _more(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _end(self) -> list[int]:
+        return [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else []
+
+    def _turns(self, messages: Any, at: int) -> list[tuple[list[int], bool]]:
+        """Return what the template makes of each turn: the assistant's words and what closes them count."""
+        if not self._tokenizer.chat_template:
+            raise Unusable(
+                "the model's tokenizer has no chat template: take the instruction-tuned model, or set "
+                "`chat_template: chatml`"
+            )
+        pieces: list[tuple[list[int], bool]] = []
+        before = ""
+        for number, message in enumerate(messages):
+            is_answer = message.get("role") == "assistant"
+            if is_answer:
+                opened = self._render(messages[:number], prompts=True)
+                if opened.startswith(before):
+                    pieces.append((self._more(opened[len(before) :]), False))
+                    before = opened
+            rendered = self._render(messages[: number + 1], prompts=False)
+            if not rendered.startswith(before):
+                raise Unusable(
+                    f"row {at + 1} of `{self._source}`: the chat template writes earlier turns anew with "
+                    "each turn, so what counts cannot be told: set another `chat_template`"
+                )
+            pieces.append((self._more(rendered[len(before) :]), is_answer))
+            before = rendered
+        return pieces
+
+    def _render(self, messages: Any, *, prompts: bool) -> str:
+        return (
+            str(
+                self._tokenizer.apply_chat_template(
+                    list(messages), tokenize=False, add_generation_prompt=prompts
+                )
+            )
+            if messages
+            else ""
+        )
+
+
+def sample(tokenizer: Any, row: Mapping[str, Any]) -> list[list[Any]]:
+    """Return a row as texts, each with whether its tokens count for the loss."""
+    pieces: list[list[Any]] = []
+    for token, label in zip(row["input_ids"], row["labels"]):  # noqa: B905 (Python 3.9 has no strict)
+        counts = label != IGNORED
+        if not pieces or pieces[-1][1] != counts:
+            pieces.append([[], counts])
+        pieces[-1][0].append(token)
+    return [[tokenizer.decode(tokens), counts] for tokens, counts in pieces]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,154 @@
+"""QLoRA and LoRA with trl's SFTTrainer, run in the target by the shim; no module of colablock.
+
+``job.json`` holds the config as it was read, with what preflight decided:
+precision, attention, number of warm-up steps.
+"""
+
+# What is trained with is the target's, and not there where this is checked.
+# ruff: noqa: PLC0415
+# mypy: disable-error-code="import-not-found"
+
+import json
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+IGNORED = -100
+
+
+def main(folder: Path) -> None:
+    """Train as ``job.json`` says, and leave the adapter in ``adapter/``."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoTokenizer
+    from trl import SFTTrainer
+
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    config = job["config"]
+    tokenizer = AutoTokenizer.from_pretrained(config["base_model"], revision=config.get("revision"))
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model = load_model(job, torch)
+    rows = Dataset.from_parquet(str(folder / "data" / "train.parquet"))
+    held = folder / "data" / "eval.parquet"
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config["lora_r"],
+        lora_alpha=config["lora_alpha"],
+        lora_dropout=config["lora_dropout"],
+        target_modules=config.get("lora_target_modules") or "all-linear",
+    )
+    key = (
+        "processing_class" if "processing_class" in SFTTrainer.__init__.__code__.co_varnames else "tokenizer"
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments(job, folder, torch),
+        train_dataset=rows,
+        eval_dataset=Dataset.from_parquet(str(held)) if held.exists() else None,
+        data_collator=Collator(tokenizer.pad_token_id or 0, torch),
+        peft_config=lora,
+        **{key: tokenizer},
+    )
+    trainer.train()  # the shim names the checkpoint to go on from
+    if trainer.is_world_process_zero():
+        trainer.save_model(str(folder / "adapter"))
+        tokenizer.save_pretrained(str(folder / "adapter"))
+
+
+def load_model(job: dict[str, Any], torch: Any) -> Any:
+    """Return the model on this rank's card, its linear layers in NF4 for QLoRA."""
+    import transformers
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config, dtype = job["config"], getattr(torch, job["dtype"])
+    older = tuple(map(int, transformers.__version__.split(".")[:2])) < (4, 56)
+    options: dict[str, Any] = {"torch_dtype" if older else "dtype": dtype}
+    if config["adapter"] == "qlora":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if torch.cuda.is_available():
+        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    return AutoModelForCausalLM.from_pretrained(
+        config["base_model"],
+        revision=config.get("revision") or "main",
+        attn_implementation=job["attention"],
+        **options,
+    )
+
+
+def arguments(job: dict[str, Any], folder: Path, torch: Any) -> Any:
+    """Return the trainer's arguments: of those below, the ones that this trl knows."""
+    from trl import SFTConfig
+
+    config = job["config"]
+    values = {
+        "output_dir": str(folder),
+        "max_steps": config.get("max_steps") or -1,
+        "num_train_epochs": config["num_epochs"],
+        "per_device_train_batch_size": config["micro_batch_size"],
+        "per_device_eval_batch_size": config["micro_batch_size"],
+        "gradient_accumulation_steps": config["gradient_accumulation_steps"],
+        "learning_rate": config["learning_rate"],
+        "lr_scheduler_type": config["lr_scheduler"],
+        "warmup_steps": job["warmup_steps"],
+        "weight_decay": config["weight_decay"],
+        "max_grad_norm": config["max_grad_norm"],
+        "optim": config["optimizer"],
+        "gradient_checkpointing": config["gradient_checkpointing"],
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "bf16": job["precision"] == "bf16",  # left alone, trl takes it for granted
+        "fp16": job["precision"] == "fp16",
+        "logging_steps": config["logging_steps"],
+        "save_strategy": "steps",
+        "save_steps": job["save_steps"],
+        "save_total_limit": config["save_total_limit"],
+        "eval_strategy": "steps" if job["eval_steps"] else "no",
+        "eval_steps": job["eval_steps"] or None,
+        "seed": config["seed"],
+        "data_seed": config["seed"],
+        "report_to": config.get("report_to") or "none",
+        "run_name": job["id"],
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # `_prepare` has made the tokens
+        "max_length": config["sequence_len"],
+        "max_seq_length": config["sequence_len"],
+        "disable_tqdm": True,
+    }
+    known = {one.name for one in fields(SFTConfig)}
+    if "eval_strategy" not in known:  # transformers before 4.41
+        values["evaluation_strategy"] = values["eval_strategy"]
+    return SFTConfig(**{name: value for name, value in values.items() if name in known})
+
+
+class Collator:
+    """Rows of tokens → a batch, padded at the right to its longest row."""
+
+    def __init__(self, pad: int, torch: Any) -> None:
+        self._pad, self._torch = pad, torch
+
+    def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+        lengths = [len(row["input_ids"]) for row in rows]
+        longest = max(lengths)
+
+        def padded(lists: Any, pad: int) -> Any:
+            return self._torch.tensor([[*one, *[pad] * (longest - len(one))] for one in lists])
+
+        return {
+            "input_ids": padded((row["input_ids"] for row in rows), self._pad),
+            "attention_mask": padded(([1] * length for length in lengths), 0),
+            "labels": padded((row["labels"] for row in rows), IGNORED),
+        }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

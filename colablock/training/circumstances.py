@@ -1,0 +1,108 @@
+"""What preflight judges by, and what it says: values only, filled in at the edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from colablock._vendor.packaging.version import InvalidVersion, Version
+
+__all__ = ["Access", "Card", "Finding", "Level", "Machine", "Stack", "gib", "is_older"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One card.  *memory* and *free* in bytes; *free* is None where nobody could tell."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    memory: int
+    free: int | None = None
+
+    @property
+    def capability(self) -> str:
+        """The compute capability as NVIDIA writes it: ``7.5``."""
+        return "{}.{}".format(*self.compute_capability)
+
+    @property
+    def sm(self) -> str:
+        """The compute capability as compilers write it: ``sm_75``."""
+        return "sm_{}{}".format(*self.compute_capability)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The machine as it stands, in bytes.
+
+    *held* is what this very kernel holds of the cards' memory, *holders* who else
+    does: ``python (pid 123)``.
+    """
+
+    cards: tuple[Card, ...]
+    ram: int
+    ram_free: int
+    disk_free: int
+    held: int = 0
+    holders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """What the target interpreter has; versions are None for what is not installed.
+
+    *arch_list* is ``torch.cuda.get_arch_list()``, empty for a build without CUDA.
+    *model_types* and *rope_types* are those that transformers knows; empty: not known.
+    """
+
+    torch: str
+    transformers: str
+    arch_list: tuple[str, ...] = ()
+    cuda: str | None = None
+    trl: str | None = None
+    bitsandbytes: str | None = None
+    axolotl: str | None = None
+    flash_attn: str | None = None
+    model_types: frozenset[str] = field(default_factory=frozenset)
+    rope_types: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What the hub said of the model; *weights*: bytes that are to be fetched, 0 for cached or local ones."""
+
+    status: str  # "open", "gated", "missing", "unreachable" or "local"
+    weights: int = 0
+    repo: str = ""
+    url: str = ""
+    has_token: bool = False
+
+
+class Level(Enum):
+    """What a finding means for the run."""
+
+    REFUSE = "refuse"  # it would fail
+    WARN = "warn"  # it may not do what is wanted
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that preflight found; *fix* is empty in a note that asks for nothing."""
+
+    level: Level
+    what: str
+    why: str = ""
+    fix: str = ""
+
+
+def gib(size: float) -> str:
+    """Return bytes of memory as a person reads them: ``14.6 GiB``."""
+    return f"{size / 2**30:.1f} GiB"
+
+
+def is_older(version: str | None, than: str) -> bool:
+    """Whether *version* is one that comes before *than*; one that cannot be read is not."""
+    try:
+        return version is not None and Version(version) < Version(than)
+    except InvalidVersion:
+        return False

@@ -1,0 +1,306 @@
+"""The hand-off: what is asked for → tokens, decisions, and a process that trains."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from colablock.accelerator import Accelerator
+from colablock.children import last_lines
+from colablock.errors import InvalidInput, Refused, Unmet
+from colablock.progress import Reporter
+from colablock.training.config import TrainConfig, config_to
+from colablock.training.launch import (
+    accelerate_config,
+    launch_command,
+    launch_environment,
+    start,
+    threads_for,
+    write_job,
+)
+from colablock.training.precision import FIRST_WITH_BF16, Precision
+from colablock.training.preflight import GQA_MEND
+from colablock.training.ready import Ready
+from colablock.training.run_folder import RunFolder, RunRecord, list_runs, register
+from colablock.training.runners import Decided, runner_of
+
+__all__ = ["Job", "begin", "claimed", "default_folder", "free_id", "prepare_data"]
+
+_SAVE_SECONDS = 600.0  # between two checkpoints: what a cut runtime loses at most
+_NEVER = 1_000_000_000  # steps: the clock decides
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One start: the config and everything that was decided about it.
+
+    *evaluate* is how many rows the fixed evaluation loss is taken over, before and after.
+    """
+
+    ready: Ready
+    config: TrainConfig
+    runner: str
+    precision: Precision
+    mends: tuple[str, ...] = ()
+    attention: str = "sdpa"
+    accelerator: Accelerator = field(default_factory=Accelerator)
+    cards: tuple[int, ...] | None = None  # those it may see; None: as the variables say
+    processes: int = 1
+    resume: Path | None = None
+    evaluate: int = 0
+    offline: bool = False
+    estimate: int | None = None
+    data_digest: str = ""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    launch_arguments: tuple[str, ...] = ()
+
+
+def mends_for(ready: Ready, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
+    """Return the named corrections of a run: those of the matrix for its runner, and those of the card."""
+    of_matrix = ready.mends if runner == ready.runner else ()
+    capabilities = [tuple(map(int, one.compute_capability.split("."))) for one in accelerator.devices]
+    is_old = bool(capabilities) and min(capabilities) < FIRST_WITH_BF16
+    return (*of_matrix, GQA_MEND) if is_old else of_matrix
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """Return where a run goes: by the names of model and data where nobody says, to be found again."""
+    if config.output_dir:
+        return Path(config.output_dir).expanduser().absolute()
+    model = Path(config.base_model.rstrip("/")).name
+    data = Path(config.datasets[0].path.rstrip("/")).name.partition(".")[0]
+    return (Path("outputs") / f"{model}-{data}").absolute()
+
+
+def free_id(home: Path, folder: Path) -> str:
+    """Return the name of the run in *folder*: the folder's own, with a number where another run has it."""
+    known = dict(list_runs(home))
+    name, number = folder.name, 1
+    while name in known and known[name].path != folder and known[name].path.exists():
+        number += 1
+        name = f"{folder.name}-{number}"
+    return name
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run while it is started.  Raises Refused where another call does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InvalidInput(f"the output folder `{folder}` cannot be used: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Refused(f"another call is starting a run in `{folder}`") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Give the name of *folder* free for a fresh run; return where what was there is now, None if nothing."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    return aside
+
+
+def prepare_data(
+    job: Job, folder: RunFolder, environ: Mapping[str, str], reporter: Reporter, *, reuse: bool = False
+) -> dict[str, Any]:
+    """Make the tokens of *job* and return what is to be said of them; see ``_prepare.py``.
+
+    *reuse* takes those that stand: they are of the same config and data.  Raises InvalidInput
+    for data that cannot be trained on, Unmet where making them failed.
+    """
+    result_file = folder.data / "result.json"
+    if reuse and result_file.is_file():
+        return dict(json.loads(result_file.read_text(encoding="utf-8")))
+    reporter.stage("Reading the data and making tokens")
+    shutil.rmtree(folder.data, ignore_errors=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    config = job.config
+    sources = [
+        {
+            "path": _local(one.path),
+            "type": one.form.value if one.form else None,
+            "split": one.split,
+            "name": one.name,
+        }
+        for one in config.datasets
+    ]
+    asked = {
+        "base_model": _local(config.base_model),
+        "revision": config.revision,
+        "chat_template": config.chat_template,
+        "datasets": sources,
+        "sequence_len": config.sequence_len,
+        "train_on_inputs": config.train_on_inputs,
+        "val_set_size": config.val_set_size if runner_of(job.runner).splits else 0,
+        "seed": config.seed,
+        "evaluate": job.evaluate,
+        "folder": str(folder.data),
+    }
+    asked_file = folder.path / "prepare.json"
+    asked_file.write_text(json.dumps(asked), encoding="utf-8")
+    environment = launch_environment(
+        job.ready.python, environ, reports=False, secrets=job.secrets, offline=job.offline
+    ) | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        [job.ready.python, str(_HERE / "_prepare.py"), str(asked_file)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Unmet(f"the data could not be prepared\n{last_lines(done.stderr, indent='  ')}")
+    result: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
+    if "error" in result:
+        raise InvalidInput(f"the data cannot be trained on: {result['error']}")
+    return result
+
+
+def begin(
+    job: Job,
+    prepared: Mapping[str, Any],
+    folder: RunFolder,
+    *,
+    home: Path,
+    environ: Mapping[str, str],
+    revision: str | None = None,
+) -> RunRecord:
+    """Start *job* on the tokens that were *prepared* and return its record; the process goes on by itself."""
+    config, precision = job.config, job.precision
+    runner = runner_of(job.runner)
+    rows = int(prepared["train_rows"])
+    a_step = config.micro_batch_size * config.gradient_accumulation_steps * job.processes
+    total = config.max_steps or max(1, math.ceil(config.num_epochs * math.ceil(rows / a_step)))
+    has_card = job.accelerator.kind == "cuda"
+    decided = Decided(
+        precision=precision.name,
+        dtype=precision.compute,
+        attention=job.attention,
+        has_card=has_card,
+        warmup_steps=math.ceil(config.warmup_ratio * total),
+        total_steps=total,
+        has_eval=bool(config.val_set_size),
+        pads_with_eos=prepared["pad_token"] is None,
+        eos_token=prepared["eos_token"],
+    )
+    local = replace(config, base_model=_local(config.base_model))
+    entry = runner.write(local, decided, folder)
+    run_id = free_id(home, folder.path)
+    environment = launch_environment(
+        job.ready.python,
+        environ,
+        reports=bool(config.report_to),
+        cards=job.cards,
+        secrets=job.secrets,
+        offline=job.offline,
+    )
+    write_job(
+        folder,
+        {
+            "schema": 1,
+            "id": run_id,
+            "entry": entry.entry,
+            "arguments": entry.arguments,
+            "mends": job.mends,
+            "lock": job.ready.lock,
+            "cast_trainable": precision.cast_trainable,
+            "save_seconds": _SAVE_SECONDS if config.save_steps is None else float(_NEVER),
+            "save_steps": config.save_steps or _NEVER,
+            "resume": str(job.resume) if job.resume else None,
+            "evaluate": prepared.get("evaluate", []),
+            "config": config_to(local),
+            "precision": decided.precision,
+            "dtype": decided.dtype,
+            "attention": decided.attention,
+            "warmup_steps": decided.warmup_steps,
+            "eval_steps": config.eval_steps or decided.eval_steps,
+        },
+        accelerate_config(precision=decided.precision, processes=job.processes, has_card=has_card),
+    )
+    command = launch_command(
+        job.ready.python,
+        folder,
+        precision=decided.precision,
+        processes=job.processes,
+        has_card=has_card,
+        threads=threads_for(job.processes),
+        extra=job.launch_arguments,
+    )
+    record = RunRecord(
+        id=run_id,
+        matrix=job.ready.matrix,
+        runner=job.runner,
+        python=job.ready.python,
+        lock=job.ready.lock,
+        config=config_to(config),
+        config_digest=config.digest(),
+        data_digest=job.data_digest,
+        model=config.base_model,
+        mends=job.mends,
+        precision=decided.precision,
+        processes=job.processes,
+        runtime=environ.get("COLAB_RELEASE_TAG") or environ.get("KAGGLE_KERNEL_RUN_TYPE"),
+        cards=tuple(device.name for device in job.accelerator.devices),
+        driver=job.accelerator.driver,
+        seed=config.seed,
+        git_revision=revision,
+        versions=dict(job.ready.versions),
+        started=time.time(),
+        resumed_from=job.resume.name if job.resume else None,
+        total_steps=total,
+        command=tuple(command),
+        estimate=job.estimate,
+    )
+    folder.write_record(record)  # before the start: a run that is killed at once is known
+    started = start(command, folder, environment)
+    record = replace(record, process=started.process, process_started=started.process_started)
+    folder.write_record(record)
+    register(home, run_id, folder.path)
+    return record
+
+
+def git_revision(folder: Path, environ: Mapping[str, str]) -> str | None:
+    """Return the commit of the clone *folder*, with ``+`` where something is changed; None for no clone."""
+    git = shutil.which("git", path=environ.get("PATH"))
+    if git is None:
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+
+        def ask(*words: str) -> str:
+            done = subprocess.run(
+                [git, "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+            )
+            return done.stdout.strip()
+
+        return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "-uno") else "")
+    return None
+
+
+def _local(path: str) -> str:
+    """Return a path that exists as an absolute one, since the run has its own folder; else the hub's name."""
+    found = Path(path).expanduser()
+    return str(found.absolute()) if found.exists() else path

@@ -1,0 +1,189 @@
+"""Starting a run: the command, its variables and the process that outlives this one.
+
+Always ``accelerate launch`` with every argument given: a default config that
+somebody once wrote for another machine is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from colablock.children import OPT_OUTS, environment_of
+from colablock.errors import Unmet
+from colablock.training.run_folder import RunFolder, start_time_of
+
+__all__ = ["Started", "launch_command", "launch_environment", "start"]
+
+_SHIM = Path(__file__).with_name("_shim.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A run's launcher: its number, and when it started in clock ticks since boot."""
+
+    process: int
+    process_started: int
+    command: tuple[str, ...]
+
+
+def launch_command(
+    python: str,
+    folder: RunFolder,
+    *,
+    precision: str,
+    processes: int,
+    has_card: bool,
+    threads: int,
+    extra: Sequence[str] = (),
+    port: int | None = None,
+) -> list[str]:
+    """Return the command that starts the shim in every rank.
+
+    *processes* are those of this host's share unless *extra*, which are accelerate's own arguments for
+    several hosts, says otherwise: those come last and win.
+    """
+    mixed = precision if precision in ("bf16", "fp16") else "no"
+    arguments = [
+        "--config_file",
+        str(folder.path / "accelerate.yaml"),
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+        "--machine_rank",
+        "0",
+        "--mixed_precision",
+        mixed,
+        "--dynamo_backend",
+        "no",
+        "--num_cpu_threads_per_process",
+        str(threads),
+    ]
+    if not has_card:
+        arguments.append("--cpu")
+    if processes > 1:
+        arguments += ["--multi_gpu"] if has_card else []
+        arguments += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port or free_port())]
+    return [
+        python,
+        "-m",
+        "accelerate.commands.launch",
+        *arguments,
+        *extra,
+        str(_SHIM),
+        str(folder.path),
+    ]
+
+
+def accelerate_config(*, precision: str, processes: int, has_card: bool) -> str:
+    """Return the file that stands in for the user's default config."""
+    mixed = precision if precision in ("bf16", "fp16") else "no"
+    several = "MULTI_GPU" if has_card else "MULTI_CPU"
+    values = {
+        "compute_environment": "LOCAL_MACHINE",
+        "debug": False,
+        "distributed_type": several if processes > 1 else "NO",
+        "downcast_bf16": "no",
+        "machine_rank": 0,
+        "main_training_function": "main",
+        "mixed_precision": mixed,
+        "num_machines": 1,
+        "num_processes": processes,
+        "rdzv_backend": "static",
+        "same_network": True,
+        "use_cpu": not has_card,
+    }
+    return yaml.safe_dump(values, sort_keys=True)
+
+
+def launch_environment(
+    python: str,
+    environ: Mapping[str, str],
+    *,
+    reports: bool,
+    cards: Sequence[int] | None = None,
+    secrets: Mapping[str, str] | None = None,
+    offline: bool = False,
+) -> dict[str, str]:
+    """Return the variables of a training child.
+
+    The cleaned ones of this process, nothing that reports home, and *secrets*,
+    which go nowhere else.  *cards* are the ones that it may see; None leaves
+    that as it is.  Without *reports*, wandb is off although it is installed.
+    """
+    extra = {
+        **OPT_OUTS,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "TOKENIZERS_PARALLELISM": "false",  # forks of data loaders warn of it otherwise
+    }
+    if not reports:
+        extra |= {"WANDB_MODE": "disabled", "WANDB_DISABLED": "true"}
+    if offline:
+        extra |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if cards is not None:
+        extra["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, cards))
+    return environment_of(python, environ, **extra, **(secrets or {}))
+
+
+def start(command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]) -> Started:
+    """Start a run in a session of its own, its output in the log, and return at once.
+
+    An interrupt of this process does not reach it, nor does the end of a kernel.  Raises Unmet.
+    """
+    with suppress(FileNotFoundError):
+        folder.stop_file.unlink()
+    with suppress(FileNotFoundError):
+        folder.end_file.unlink()
+    try:
+        with folder.log.open("ab") as log:
+            process = subprocess.Popen(
+                list(command),
+                cwd=folder.path,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise Unmet(f"the run could not be started: {error}") from error
+    _CHILDREN[process.pid] = process
+    return Started(process.pid, start_time_of(process.pid), tuple(command))
+
+
+# Kept so that one which ends is reaped, and so that nobody warns of one that goes on.
+_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def exit_code_of(process: int) -> int | None:
+    """Return how a launcher that was started here ended; None where it runs, or is another process's."""
+    child = _CHILDREN.get(process)
+    return child.poll() if child is not None else None
+
+
+def write_job(folder: RunFolder, job: Mapping[str, object], accelerate: str) -> None:
+    """Write what the shim and the launcher read."""
+    folder.job_file.write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
+    (folder.path / "accelerate.yaml").write_text(accelerate, encoding="utf-8")
+
+
+def free_port() -> int:
+    """Return a port of this host that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def threads_for(processes: int) -> int:
+    """Return the threads of each process on this host."""
+    return max(1, len(os.sched_getaffinity(0)) // max(1, processes))

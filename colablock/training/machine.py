@@ -1,0 +1,305 @@
+"""What a run meets: the cards with their free memory, who holds the rest, memory and disk; and the stack."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from colablock.accelerator import Device, NvmlError, NvmlMemory, call_nvml, detect, load_nvml
+from colablock.children import OPT_OUTS, clean_environment, environment_of, last_lines
+from colablock.disk import free_space
+from colablock.errors import Unmet
+from colablock.training.preflight import Card, Machine, Stack
+
+__all__ = ["card_of", "read_machine", "read_stack", "system_memory"]
+
+_SECONDS = 20.0  # a sick driver can keep nvidia-smi waiting for minutes
+_STACK_SECONDS = 300.0  # the first import of torch from a cold disk
+_MARK = "colablock-stack "
+_UNKNOWN = (1 << 64) - 1  # NVML_VALUE_NOT_AVAILABLE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Use:
+    """How a card is used now.  *processes* are pairs of a process' number and the bytes that it holds."""
+
+    uuid: str
+    free: int | None
+    processes: tuple[tuple[int, int], ...] = ()
+
+
+class _Process(ctypes.Structure):
+    """``nvmlProcessInfo_t`` since its second version."""
+
+    _fields_ = (
+        ("pid", ctypes.c_uint),
+        ("used", ctypes.c_ulonglong),
+        ("gpu_instance", ctypes.c_uint),
+        ("compute_instance", ctypes.c_uint),
+    )
+
+
+def read_machine(
+    environ: Mapping[str, str],
+    folder: Path,
+    *,
+    modules: Mapping[str, Any] = sys.modules,
+    root: Path = Path("/"),
+) -> Machine:
+    """Return what there is for a run that writes into *folder*; never raises.
+
+    Of the cards those count that ``CUDA_VISIBLE_DEVICES`` leaves.  What this kernel
+    holds of them is told by the driver or, in a container where it knows no process
+    numbers, by the torch among *modules*.
+    """
+    devices = detect(environ).devices
+    uses = _uses(environ, len(devices)) if devices else []
+    seen = [at for at in _visible(environ, uses, len(devices)) if at < len(devices)]
+    cards = tuple(card_of(devices[at], uses[at].free) for at in seen)
+    own = os.getpid()
+    held: dict[int, int] = {}
+    for at in seen:
+        for process, size in uses[at].processes:
+            held[process] = held.get(process, 0) + size
+    ram, ram_free = system_memory(root)
+    return Machine(
+        cards=cards,
+        ram=ram,
+        ram_free=ram_free,
+        disk_free=free_space(folder),
+        held=max(held.pop(own, 0), _held_by_torch(modules)),
+        holders=tuple(_named(process, root) for process in sorted(held)),
+    )
+
+
+def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
+    """Return what the environment of *python* trains with, as it says itself in a process of its own.
+
+    Raises Unmet where torch or transformers is missing or does not import there.
+    """
+    script = resources.files("colablock.training").joinpath("_stack.py").read_text(encoding="utf-8")
+    try:
+        done = subprocess.run(
+            [str(python), "-c", script],
+            env=environment_of(python, environ, **OPT_OUTS),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_STACK_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unmet(f"`{python}` cannot be asked for its stack: {error}") from error
+    told = _told(done.stdout.decode("utf-8", "replace"))
+    if told is None:
+        said = last_lines(done.stderr.decode("utf-8", "replace"), indent="  ")
+        raise Unmet(f"`{python}` did not tell its stack (status {done.returncode})\n{said}".rstrip())
+    if "error" in told:
+        hint = "`colablock verify` says what else does not work there"
+        raise Unmet(f"the environment of `{python}` cannot train: {told['error']}", hint=hint)
+    return Stack(
+        torch=told["torch"],
+        arch_list=tuple(told["arch_list"]),
+        cuda=told["cuda"],
+        transformers=told["transformers"],
+        trl=told["trl"],
+        bitsandbytes=told["bitsandbytes"],
+        axolotl=told["axolotl"],
+        flash_attn=told["flash_attn"],
+        model_types=frozenset(told["model_types"]),
+        rope_types=frozenset(told["rope_types"]),
+    )
+
+
+def system_memory(root: Path = Path("/")) -> tuple[int, int]:
+    """Return the memory that this process may use, and how much of it is free; 0 where nothing tells.
+
+    A container has less than its host: the smallest limit of its control groups counts.
+    """
+    fields = dict(_pairs(_text(root / "proc/meminfo").replace(" kB", "")))
+    total, free = fields.get("MemTotal", 0) << 10, fields.get("MemAvailable", 0) << 10
+    for limit, used in _limits(root):
+        if limit < total:
+            total, free = limit, min(free, max(limit - used, 0))
+    return total, free
+
+
+def card_of(device: Device, free: int | None = None) -> Card:
+    """Return a device as a card; (0, 0) stands for a compute capability that nobody tells."""
+    major, _, minor = device.compute_capability.partition(".")
+    capability = (int(major), int(minor or 0)) if major.isdecimal() else (0, 0)
+    return Card(name=device.name, compute_capability=capability, memory=device.memory, free=free)
+
+
+def _visible(environ: Mapping[str, str], uses: Sequence[_Use], count: int) -> list[int]:
+    """Return the places of the cards that CUDA shows: it stops at the first that it does not know."""
+    text = environ.get("CUDA_VISIBLE_DEVICES")
+    if text is None or text.strip().startswith("MIG-"):  # a part of a card: the driver tells of the whole
+        return list(range(count))
+    found: list[int] = []
+    for word in (part.strip() for part in text.split(",")):
+        if word.isdecimal():
+            places = [int(word)] if int(word) < count else []
+        else:
+            places = [at for at, use in enumerate(uses) if word and use.uuid.startswith(word)]
+        if len(places) != 1 or places[0] in found:
+            break
+        found += places
+    return found
+
+
+def _uses(environ: Mapping[str, str], count: int) -> list[_Use]:
+    """Return how each of *count* cards is used, in the driver's order; nothing is known of those left out."""
+    found = _ask_nvml(environ) or _ask_nvidia_smi(environ)
+    return found if len(found) == count else [_Use(uuid="", free=None)] * count
+
+
+def _ask_nvml(environ: Mapping[str, str]) -> list[_Use]:
+    library = load_nvml(environ)
+    if library is None:
+        return []
+    with suppress(NvmlError, OSError, ValueError):
+        call_nvml(library, "nvmlInit_v2")
+        try:
+            return list(_read_nvml(library))
+        finally:
+            call_nvml(library, "nvmlShutdown")
+    return []
+
+
+def _read_nvml(library: ctypes.CDLL) -> Iterator[_Use]:
+    count = ctypes.c_uint()
+    call_nvml(library, "nvmlDeviceGetCount_v2", ctypes.byref(count))
+    for index in range(count.value):
+        device, memory, uuid = ctypes.c_void_p(), NvmlMemory(), ctypes.create_string_buffer(96)
+        call_nvml(library, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
+        call_nvml(library, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
+        call_nvml(library, "nvmlDeviceGetUUID", device, uuid, ctypes.c_uint(len(uuid)))
+        yield _Use(
+            uuid=uuid.value.decode("ascii", "replace"),
+            free=memory.free,
+            processes=tuple(_processes(library, device)),
+        )
+
+
+def _processes(library: ctypes.CDLL, device: ctypes.c_void_p) -> Iterator[tuple[int, int]]:
+    """Yield who computes on *device*; nothing where the driver is older than the question."""
+    rows = (_Process * 256)()
+    count = ctypes.c_uint(len(rows))
+    for version in ("v3", "v2"):
+        with suppress(NvmlError):
+            function = f"nvmlDeviceGetComputeRunningProcesses_{version}"
+            call_nvml(library, function, device, ctypes.byref(count), rows)
+            for row in rows[: count.value]:
+                yield row.pid, 0 if row.used == _UNKNOWN else row.used
+            return
+
+
+def _ask_nvidia_smi(environ: Mapping[str, str]) -> list[_Use]:
+    holding: dict[str, list[tuple[int, int]]] = {}
+    for row in _rows(environ, "--query-compute-apps=gpu_uuid,pid,used_memory"):
+        if len(row) == 3 and row[1].isdecimal():  # noqa: PLR2004 - as asked
+            holding.setdefault(row[0], []).append((int(row[1]), _mebibytes(row[2]) or 0))
+    return [
+        _Use(uuid=row[0], free=_mebibytes(row[1]), processes=tuple(holding.get(row[0], ())))
+        for row in _rows(environ, "--query-gpu=uuid,memory.free")
+        if len(row) == 2  # noqa: PLR2004 - as asked
+    ]
+
+
+def _rows(environ: Mapping[str, str], question: str) -> list[list[str]]:
+    program = shutil.which("nvidia-smi", path=environ.get("PATH"))
+    if program is None:
+        return []
+    try:
+        done = subprocess.run(
+            [program, question, "--format=csv,noheader,nounits"],
+            env=clean_environment(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = done.stdout.decode("utf-8", "replace").splitlines() if done.returncode == 0 else []
+    return [[field.strip() for field in line.split(",")] for line in lines]
+
+
+def _mebibytes(text: str) -> int | None:
+    return int(text) << 20 if text.isdecimal() else None  # "[N/A]" where nobody knows
+
+
+def _held_by_torch(modules: Mapping[str, Any]) -> int:
+    """Return what the torch of this kernel keeps of all cards, without its context of some hundred MB."""
+    cuda = getattr(modules.get("torch"), "cuda", None)
+    try:
+        if cuda is None or not cuda.is_initialized():
+            return 0
+        return sum(int(cuda.memory_reserved(at)) for at in range(cuda.device_count()))
+    except Exception:  # noqa: BLE001 - a torch that was replaced on disk, or stands in for one
+        return 0
+
+
+def _named(process: int, root: Path) -> str:
+    name = _text(root / "proc" / str(process) / "comm").strip()
+    return f"{name} (pid {process})" if name else f"a process outside of this container (pid {process})"
+
+
+def _limits(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield limit and use of every control group that this process is in (cgroups(7)).
+
+    Pages of files that nobody asked for lately are used, and free for the asking.
+    """
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2) if line.count(":") > 1 else ("", "-", "")
+        if controllers == "":
+            names = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = (
+                "sys/fs/cgroup/memory",
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
+        else:
+            continue
+        base, limit, usage, idle = names
+        inner = Path(path.lstrip("/"))
+        for group in (root / base / one for one in (inner, *inner.parents)):
+            allowed, used = _text(group / limit).strip(), _text(group / usage).strip()
+            if allowed.isdecimal() and used.isdecimal():
+                idling = dict(_pairs(_text(group / "memory.stat"))).get(idle, 0)
+                yield int(allowed), max(int(used) - idling, 0)
+
+
+def _pairs(text: str) -> Iterator[tuple[str, int]]:
+    for line in text.splitlines():
+        words = line.replace(":", " ").split()
+        if len(words) == 2 and words[1].isdecimal():  # noqa: PLR2004 - a name and a number
+            yield words[0], int(words[1])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _told(output: str) -> dict[str, Any] | None:
+    for line in reversed(output.splitlines()):
+        if line.startswith(_MARK):
+            with suppress(ValueError):  # cut off
+                answer: dict[str, Any] = json.loads(line.removeprefix(_MARK))
+                return answer
+    return None

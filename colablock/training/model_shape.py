@@ -1,0 +1,294 @@
+"""The sizes of a model, as its ``config.json`` tells them: what memory and preflight reckon with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from colablock.errors import InvalidInput
+
+__all__ = ["Linear", "ModelShape", "from_config"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """One linear layer of each decoder layer, by the name that ``lora_target_modules`` takes."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+    @property
+    def parameters(self) -> int:
+        return self.inputs * self.outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Family:
+    """What a model type's config leaves unsaid.
+
+    The values are the defaults of transformers' configuration classes, since a
+    nested ``text_config`` is saved as its difference from them.  *norms* counts
+    those of a decoder layer; *biases*: of the query, key and value projections.
+    """
+
+    tied: bool = False
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    vocabulary: int | None = None
+    max_positions: int | None = None
+    norms: int = 2
+    has_head_norms: bool = False
+    has_biases: bool = False
+    is_fused: bool = False  # one projection for query, key and value, one for gate and up
+
+
+_GEMMA = _Family(tied=True, head_dim=256, max_positions=8192)
+_GEMMA_2 = _Family(
+    tied=True, heads=8, kv_heads=4, head_dim=256, vocabulary=256_000, max_positions=8192, norms=4
+)
+_GEMMA_3 = _Family(
+    tied=True,
+    heads=8,
+    kv_heads=4,
+    head_dim=256,
+    vocabulary=262_208,
+    max_positions=131_072,
+    norms=4,
+    has_head_norms=True,
+)
+_FAMILIES: Mapping[str, _Family] = {  # transformers 5.24, models/*/configuration_*.py and modeling_*.py
+    "llama": _Family(),
+    "mistral": _Family(vocabulary=32_000, kv_heads=8),
+    "qwen2": _Family(vocabulary=151_936, has_biases=True),
+    "qwen3": _Family(vocabulary=151_936, head_dim=128, has_head_norms=True),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA_2,
+    "gemma3": _GEMMA_3,
+    "gemma3_text": _GEMMA_3,
+    "phi3": _Family(is_fused=True),
+}
+
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_OTHER_LAYERS = {  # a key that only such a model has: what its layers are
+    "kv_lora_rank": "compressed attention",
+    "linear_num_key_heads": "linear attention",
+    "mamba_d_state": "state-space layers",
+    "ssm_state_size": "state-space layers",
+    "is_encoder_decoder": "an encoder beside the decoder",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """A decoder of like layers: attention, a gated MLP, norms.
+
+    *quantized* is ``quantization_config.quant_method``, *rope_type* None for
+    plain rotary embeddings.  *peculiar* says in words what of the model is not such
+    a layer, so that nothing that is counted here holds for it.  *image_parameters*
+    are those of an image tower beside the decoder.
+    """
+
+    model_type: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool
+    architectures: tuple[str, ...] = ()
+    max_positions: int | None = None
+    rope_type: str | None = None
+    quantized: str | None = None
+    torch_dtype: str | None = None
+    norms: int = 2
+    has_head_norms: bool = False
+    has_biases: bool = False
+    is_fused: bool = False
+    caps_attention: bool = False  # attn_logit_softcapping, which sdpa cannot do
+    is_known: bool = True  # the model type is one whose layers were looked at
+    peculiar: str | None = None
+    image_parameters: int = 0
+
+    @property
+    def query(self) -> int:
+        """The width of all query heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        """The width of all key heads together; the values' is the same."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The linear layers of one decoder layer."""
+        if self.is_fused:
+            return (
+                Linear(name="qkv_proj", inputs=self.hidden, outputs=self.query + 2 * self.key),
+                Linear(name="o_proj", inputs=self.query, outputs=self.hidden),
+                Linear(name="gate_up_proj", inputs=self.hidden, outputs=2 * self.intermediate),
+                Linear(name="down_proj", inputs=self.intermediate, outputs=self.hidden),
+            )
+        return (
+            Linear(name="q_proj", inputs=self.hidden, outputs=self.query),
+            Linear(name="k_proj", inputs=self.hidden, outputs=self.key),
+            Linear(name="v_proj", inputs=self.hidden, outputs=self.key),
+            Linear(name="o_proj", inputs=self.query, outputs=self.hidden),
+            Linear(name="gate_proj", inputs=self.hidden, outputs=self.intermediate),
+            Linear(name="up_proj", inputs=self.hidden, outputs=self.intermediate),
+            Linear(name="down_proj", inputs=self.intermediate, outputs=self.hidden),
+        )
+
+    @property
+    def linear_parameters(self) -> int:
+        """How many parameters are quantised: those of linear layers, the head left out."""
+        return self.layers * sum(one.parameters for one in self.linears) + self.image_parameters
+
+    @property
+    def embedding_parameters(self) -> int:
+        """How many parameters embeddings and head have; a tied head has none of its own."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters there are."""
+        of_layer = self.norms * self.hidden
+        if self.has_head_norms:
+            of_layer += 2 * self.head_dim
+        if self.has_biases:
+            of_layer += self.query + 2 * self.key
+        return self.linear_parameters + self.embedding_parameters + self.layers * of_layer + self.hidden
+
+
+def from_config(config: Mapping[str, Any]) -> ModelShape:
+    """Return the shape that a ``config.json`` describes; keys that are not known are passed over.
+
+    Raises InvalidInput naming the keys that are missing, or are no numbers.
+    """
+    text = config.get("text_config")
+    text = text if isinstance(text, Mapping) else config
+    model_type = str(config.get("model_type") or text.get("model_type") or "")
+    kind = str(text.get("model_type") or model_type)
+    family = _FAMILIES.get(kind) or _FAMILIES.get(model_type) or _Family()
+    reading = _Reading(text, faults=[] if model_type else ["`model_type` is missing"])
+    hidden = reading.number("hidden_size")
+    layers = reading.number("num_hidden_layers")
+    heads = reading.number("num_attention_heads", family.heads)
+    intermediate = reading.number("intermediate_size")
+    vocabulary = reading.number("vocab_size", family.vocabulary)
+    kv_heads = reading.number("num_key_value_heads", family.kv_heads or heads)
+    head_dim = reading.number("head_dim", family.head_dim or hidden // max(heads, 1))
+    if reading.faults:
+        faults = "; ".join(reading.faults)
+        raise InvalidInput(
+            f"the model's `config.json` does not tell its sizes: {faults}",
+            hint="decoders of the Llama kind can be trained: `base_model` may name something else",
+        )
+    return ModelShape(
+        model_type=model_type,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        intermediate=intermediate,
+        vocabulary=vocabulary,
+        tied=_tied(config, text, default=family.tied),
+        architectures=tuple(str(one) for one in config.get("architectures") or ()),
+        max_positions=_positive(text.get("max_position_embeddings")) or family.max_positions,
+        rope_type=_rope_type(text),
+        quantized=_quantized(config, text),
+        torch_dtype=_dtype(config) or _dtype(text),
+        norms=family.norms,
+        has_head_norms=family.has_head_norms,
+        has_biases=family.has_biases or bool(text.get("attention_bias")),
+        is_fused=family.is_fused,
+        caps_attention=text.get("attn_logit_softcapping", 50.0 if kind == "gemma2" else None) is not None,
+        is_known=kind in _FAMILIES or model_type in _FAMILIES,
+        peculiar=_peculiar(text),
+        image_parameters=_image_parameters(config.get("vision_config")),
+    )
+
+
+class _Reading:
+    """Takes numbers out of a config, and collects what is wrong with them."""
+
+    def __init__(self, config: Mapping[str, Any], *, faults: list[str]) -> None:
+        self.config = config
+        self.faults = faults
+
+    def number(self, key: str, default: int | None = None) -> int:
+        given = self.config.get(key)
+        if given is None and default is not None:
+            return default
+        found = _positive(given)
+        if found is None:
+            self.faults.append(f"`{key}` is missing" if given is None else f"`{key}` is {given!r}")
+        return found or 0
+
+
+def _positive(value: object) -> int | None:
+    """Return *value* where it is a whole number above 0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else None
+
+
+def _tied(config: Mapping[str, Any], text: Mapping[str, Any], *, default: bool) -> bool:
+    for one in (text, config):
+        if isinstance(one.get("tie_word_embeddings"), bool):
+            return bool(one["tie_word_embeddings"])
+    return default
+
+
+def _rope_type(text: Mapping[str, Any]) -> str | None:
+    """Return the kind of rotary embedding; of several for different layers, the first that is not plain."""
+    for key in ("rope_scaling", "rope_parameters"):
+        for value in _tables(text.get(key)):
+            found = value.get("rope_type") or value.get("type")
+            if found is not None and found not in ("default", "mrope"):  # mrope: plain for text
+                return str(found)
+    return None
+
+
+def _tables(value: object) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        yield value
+        yield from (one for one in value.values() if isinstance(one, Mapping))
+
+
+def _quantized(*configs: Mapping[str, Any]) -> str | None:
+    for config in configs:
+        value = config.get("quantization_config")
+        if isinstance(value, Mapping):
+            return str(value.get("quant_method") or "unknown")
+    return None
+
+
+def _dtype(config: Mapping[str, Any]) -> str | None:
+    found = config.get("dtype") or config.get("torch_dtype")  # transformers 5, and before
+    return str(found).removeprefix("torch.") if found else None
+
+
+def _peculiar(text: Mapping[str, Any]) -> str | None:
+    for key in _EXPERTS:
+        count = _positive(text.get(key))
+        if count is not None and count > 1:
+            return f"a mixture of {count} experts"
+    return next((words for key, words in _OTHER_LAYERS.items() if text.get(key)), None)
+
+
+def _image_parameters(vision: object) -> int:
+    """Return about how many parameters an image tower has; 0 where there is none, or it does not tell."""
+    if not isinstance(vision, Mapping):
+        return 0
+    hidden, layers = _positive(vision.get("hidden_size")), _positive(vision.get("num_hidden_layers"))
+    intermediate = _positive(vision.get("intermediate_size"))
+    if hidden is None or layers is None or intermediate is None:
+        return 0
+    return layers * (4 * hidden * hidden + 2 * hidden * intermediate)

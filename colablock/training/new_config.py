@@ -1,0 +1,187 @@
+"""The text of a new training config: every key with its reason, sized for a card by what is said to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import yaml
+
+from colablock.training.config import DataSource, TrainConfig, config_to
+from colablock.training.memory import estimate
+from colablock.training.model_shape import ModelShape
+from colablock.training.preflight import Card, Stack, room_of, setting_for
+
+__all__ = ["Fits", "Sized", "config_text", "fits_on", "sized"]
+
+Fits = Callable[[TrainConfig], bool]
+
+_SEQUENCES = 16  # of one optimiser step: what QLoRA recipes use for models up to 13B
+_LENGTHS = (2048, 1024, 512, 256)  # tokens; what is longer is for who knows that the data is
+_BATCHES = (8, 4, 2, 1)
+_CAUTIOUS = 1024  # tokens, where nobody can tell what fits
+_WITHOUT_CARD = 512  # tokens: a CPU takes its time for each
+_SHARE = 0.93  # of the room: an estimate is no measurement, and another notebook's card is not empty
+_COLUMN = 34  # where the words begin, behind a key that leaves the room
+
+# One for each key, in the order of the config.
+_WORDS: Mapping[str, str] = {
+    "base_model": "a folder, or a name on the hub",
+    "datasets": "`path`: a file or a name on the hub; `type`: text, completion, messages, alpaca",
+    "revision": "of the model on the hub; a commit keeps a run repeatable",
+    "adapter": "qlora: weights in 4 bits; lora: whole ones, about four times the memory",
+    "sequence_len": "tokens of a row; preflight says how much of the data that cuts off",
+    "micro_batch_size": "rows at a time on one card: more is faster, and takes memory",
+    "gradient_accumulation_steps": "such batches before each step of the optimiser",
+    "num_epochs": "times through the data",
+    "max_steps": "ends it before the epochs do",
+    "learning_rate": "2e-4 is usual for QLoRA up to 13B, 1e-4 above",
+    "lr_scheduler": "how the rate falls: cosine, linear, constant",
+    "warmup_ratio": "share of the steps in which the rate rises first",
+    "weight_decay": "an adapter rarely needs any",
+    "max_grad_norm": "longer gradients are cut to it",
+    "optimizer": "adamw_torch; adamw_8bit and paged_adamw_8bit take less memory",
+    "lora_r": "rank of the adapter: more learns more, and takes memory",
+    "lora_alpha": "the adapter's weight is lora_alpha / lora_r",
+    "lora_dropout": "0 is fastest; 0.05 helps where there is little data",
+    "lora_target_modules": "left out: every linear layer but the head",
+    "gradient_checkpointing": "computes activations twice and keeps few: slower, far less memory",
+    "train_on_inputs": "whether the prompt's tokens count for the loss, too",
+    "chat_template": "left out: the tokenizer's own; chatml for one that has none",
+    "val_set_size": "share of the rows that is kept for evaluation, such as 0.05",
+    "eval_steps": "steps between two evaluations",
+    "logging_steps": "steps between two points of the curve",
+    "save_steps": "left out: by the clock, at most ten minutes apart",
+    "save_total_limit": "checkpoints that are kept; one may be damaged, so at least two",
+    "seed": "of the shuffling, the dropout and the adapter's first values",
+    "output_dir": "left out: outputs/, by the names of model and data",
+    "report_to": "wandb, tensorboard; left out: the run's own files only",
+    "wandb_project": "its key comes from WANDB_API_KEY or the notebook's secrets, never from here",
+}
+# What is left out, as it might be said.
+_EXAMPLES: Mapping[str, Any] = {
+    "revision": "main",
+    "max_steps": 200,
+    "lora_target_modules": ["q_proj", "v_proj"],
+    "chat_template": "chatml",
+    "eval_steps": 50,
+    "save_steps": 100,
+    "output_dir": "outputs/mine",
+    "report_to": ["wandb"],
+    "wandb_project": "mine",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """A config, and whether it was found to fit; None where nobody could tell."""
+
+    config: TrainConfig
+    fits: bool | None
+
+
+def fits_on(card: Card | None, ram: int, shape: ModelShape | None, runner: str) -> Fits | None:
+    """Return what tells whether a config fits on *card*, once it is empty, or else into *ram*.
+
+    None where nobody can tell: the shape is not known, or it is not one that can be
+    reckoned with.  The versions of a stack are not known here, so the most wasteful ones count.
+    """
+    if shape is None or shape.peculiar is not None:
+        return None
+    cards = [] if card is None else [replace(card, free=None)]
+    setting = setting_for(shape, cards, Stack(torch="", transformers=""), runner)
+    room = _SHARE * (room_of(cards[0]) if cards else ram)
+    return lambda config: estimate(config, shape, setting).total <= room
+
+
+def sized(
+    model: str, dataset: str, card: Card | None, shape: ModelShape | None = None, *, fits: Fits | None = None
+) -> Sized:
+    """Return a config for *card* (None: no card): the longest rows that fit, then the most of them at a time.
+
+    *fits* is asked some twenty times at most.  Only where all of a config fits with
+    checkpointing is it asked whether it does without.
+    """
+    most = min(_LENGTHS[0] if card else _WITHOUT_CARD, (shape and shape.max_positions) or _LENGTHS[0])
+    base = TrainConfig(
+        base_model=model,
+        datasets=(DataSource(path=dataset),),
+        sequence_len=min(most, _CAUTIOUS),
+        gradient_accumulation_steps=_SEQUENCES,
+    )
+    if fits is None:
+        return Sized(config=base, fits=None)
+    lengths = (most, *(length for length in _LENGTHS if length < most))
+    for length in lengths:
+        for batch in _BATCHES if card else (1,):
+            steps = _SEQUENCES // batch
+            config = replace(
+                base, sequence_len=length, micro_batch_size=batch, gradient_accumulation_steps=steps
+            )
+            if fits(config):
+                faster = replace(config, gradient_checkpointing=False)
+                return Sized(config=faster if fits(faster) else config, fits=True)
+    return Sized(config=replace(base, sequence_len=lengths[-1]), fits=False)
+
+
+def config_text(
+    model: str,
+    dataset: str,
+    card: Card | None,
+    shape: ModelShape | None,
+    runner: str,
+    *,
+    fits: Fits | None = None,
+) -> str:
+    """Return a commented config in YAML, which `read_config` reads; see `sized` for what stands in it.
+
+    A line that begins with ``#`` and no space is an example: it counts without its ``#``.
+    """
+    found = sized(model, dataset, card, shape, fits=fits)
+    lines = [*_head(found, card, runner), ""]
+    written = config_to(found.config)
+    for name in (one.name for one in fields(TrainConfig) if one.name != "extra"):
+        key, *rest = _entry(name, written.get(name, _EXAMPLES.get(name)))
+        lines.append(f"{key if name in written else f'#{key}':<{_COLUMN}} # {_WORDS[name]}")
+        lines += rest
+    return "\n".join(lines) + "\n"
+
+
+def _head(found: Sized, card: Card | None, runner: str) -> Iterator[str]:
+    yield "# A training config: `colablock train NAME --config FILE` runs it."
+    yield "# A line that begins with `#` and no space is an example: it counts without its `#`."
+    where = f"{card.name}, {card.memory / 2**30:.0f} GiB" if card else "a machine without a card"
+    told = {
+        True: "this fits, by the estimate",
+        False: "not even this fits, by the estimate: take a smaller model or a larger card",
+        None: "what fits is not known without the model's config, so this is cautious",
+    }
+    yield f"# Sized for {where}: {told[found.fits]}."
+    if runner == "axolotl":
+        yield "# Further keys of axolotl's go to it as they are."
+    yield "# There is no key for the precision: it follows from the card."
+
+
+def _entry(name: str, value: Any) -> Iterator[str]:
+    """Yield the lines of one key, its first one alone where it holds all."""
+    if name != "datasets":
+        yield f"{name}: {_scalar(value)}"
+        return
+    yield "datasets:"
+    for source in value:
+        for at, (key, each) in enumerate(source.items()):
+            yield f"  {' ' if at else '-'} {key}: {_scalar(each)}"
+
+
+def _scalar(value: Any) -> str:
+    """Return a value in YAML, in one line; what does not show itself is written as an escape."""
+    is_shown = not isinstance(value, str) or value.isprintable()
+    text: str = yaml.safe_dump(
+        value,
+        default_flow_style=True,
+        default_style=None if is_shown else '"',
+        allow_unicode=is_shown,
+        width=float("inf"),
+    )
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,59 @@
+"""The precision of a training run, chosen once and set everywhere together.
+
+It follows from the compute capability alone: cards of 8.0 and above have units
+for bfloat16.  ``torch.cuda.is_bf16_supported()`` is not asked, since it counts
+emulation and says yes on a T4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["BF16", "FIRST_WITH_BF16", "FP16", "FP32", "Precision", "precision_for"]
+
+FIRST_WITH_BF16 = (8, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """What every part of a run is told, by the names of torch's types.
+
+    *weights*: of what is not quantised; *compute*: what 4-bit weights are
+    unpacked to; *adapters*: of trainable parameters.  *bf16* and *fp16* are the
+    trainer's flags.
+    """
+
+    name: str
+    weights: str
+    compute: str
+    adapters: str
+    bf16: bool = False
+    fp16: bool = False
+
+    @property
+    def cast_trainable(self) -> bool:
+        """Whether trainable parameters have to be cast to float32 once the trainer is built.
+
+        trl casts the adapters of a quantised model to bfloat16, for which the
+        gradient scaler of fp16 has no kernel.
+        """
+        return self.fp16
+
+    @property
+    def size(self) -> int:
+        """The bytes of one number in *compute*."""
+        return 4 if self.compute == "float32" else 2
+
+
+BF16 = Precision(name="bf16", weights="bfloat16", compute="bfloat16", adapters="bfloat16", bf16=True)
+FP16 = Precision(name="fp16", weights="float16", compute="float16", adapters="float32", fp16=True)
+FP32 = Precision(name="fp32", weights="float32", compute="float32", adapters="float32")
+
+
+def precision_for(capabilities: Iterable[tuple[int, int]]) -> Precision:
+    """Return the precision for cards of these compute capabilities; for none of them that of a CPU."""
+    lowest = min(capabilities, default=None)
+    if lowest is None:
+        return FP32
+    return BF16 if lowest >= FIRST_WITH_BF16 else FP16

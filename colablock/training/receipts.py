@@ -1,0 +1,146 @@
+"""Receipts: what a smoke run proved, on which card, with which versions.
+
+``MATRIX.receipts/CARD.json`` beside a matrix file are its evidence.  One covers
+the cards of its compute capability, and the matrix as it was then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from colablock.accelerator import Accelerator
+from colablock.errors import InvalidInput
+from colablock.whole_file import write_whole
+
+__all__ = [
+    "Receipt",
+    "card_key",
+    "covering",
+    "read_receipts",
+    "receipt_from",
+    "receipt_to",
+    "receipts_folder",
+    "write_receipt",
+]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """One smoke run.  Losses are means over fixed rows, in nats per token; *memory* is the peak in bytes.
+
+    *before* and *after* are those of the run that learns, *held* those of the
+    one with learning rate 0.  *fell* and *held_still* are the two claims.
+    """
+
+    matrix: str
+    matrix_digest: str
+    variant: str | None
+    runner: str
+    mends: tuple[str, ...]
+    lock: str
+    python_version: str
+    card: str  # its name, or "cpu"
+    compute_capability: str | None
+    driver: str | None
+    cuda: str | None
+    precision: str
+    quantized: bool  # whether the linear layers were in NF4
+    steps: int
+    losses: tuple[float, ...]
+    before: float
+    after: float
+    held: tuple[float, float]
+    seconds: float
+    memory: int
+    date: str  # ISO 8601, UTC
+    colablock: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    runtime: str | None = None
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def fell(self) -> bool:
+        """Whether the loss fell by more than what differs between two evaluations."""
+        return self.after < self.before - FALL
+
+    @property
+    def held_still(self) -> bool:
+        """Whether a learning rate of 0 left the loss where it was."""
+        return abs(self.held[1] - self.held[0]) <= STILL
+
+    @property
+    def passed(self) -> bool:
+        return self.fell and self.held_still
+
+
+FALL = 0.05  # nats per token
+STILL = 1e-3
+
+
+def receipt_to(receipt: Receipt) -> dict[str, Any]:
+    """Return *receipt* as it is written."""
+    return {**asdict(receipt), "passed": receipt.passed}
+
+
+def write_receipt(receipt: Receipt, path: Path) -> None:
+    """Write *receipt* to *path* as a whole.  Raises InvalidInput where it cannot be."""
+    write_whole(path, (json.dumps(receipt_to(receipt), indent=2) + "\n").encode())
+
+
+def receipt_from(value: object, *, source: str) -> Receipt:
+    """Return the receipt that was written.  Raises InvalidInput."""
+    try:
+        if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
+            raise InvalidInput(f"`{source}` is no receipt of schema {SCHEMA}")
+        known = {one.name for one in fields(Receipt)}
+        found: dict[str, Any] = {
+            key: tuple(each) if isinstance(each, list) else each
+            for key, each in value.items()
+            if key in known
+        }
+        return Receipt(**found)
+    except TypeError as error:
+        raise InvalidInput(f"`{source}` is no whole receipt: {error}") from error
+
+
+def receipts_folder(source: str) -> Path:
+    """Return the folder of the receipts of the matrix file *source*."""
+    path = Path(source)
+    return path.with_name(f"{path.stem}.receipts")
+
+
+def read_receipts(source: str) -> tuple[Receipt, ...]:
+    """Return the receipts beside the matrix file *source*, by card; what cannot be read is left out."""
+    found = []
+    for path in sorted(receipts_folder(source).glob("*.json")):
+        try:
+            found.append(receipt_from(json.loads(path.read_text(encoding="utf-8")), source=str(path)))
+        except (OSError, ValueError, InvalidInput):  # noqa: PERF203 - a handful of files
+            continue
+    return tuple(found)
+
+
+def covering(receipts: Iterable[Receipt], accelerator: Accelerator, *, digest: str) -> Receipt | None:
+    """Return a receipt that passed on such a card, with the matrix as it is now; None where there is none."""
+    key = card_key(accelerator)
+    for receipt in receipts:
+        if (
+            receipt.passed
+            and receipt.matrix_digest == digest
+            and (receipt.compute_capability or "cpu") == key
+        ):
+            return receipt
+    return None
+
+
+def card_key(accelerator: Accelerator) -> str:
+    """Return what two machines have in common that run the same kernels: ``9.0``, or ``cpu``."""
+    capabilities: Sequence[str] = [device.compute_capability for device in accelerator.devices]
+    return min(capabilities, key=lambda text: [int(part) for part in text.split(".")], default="cpu")

@@ -1,0 +1,295 @@
+"""A run: what `colablock.train` starts, finds or goes on with, and what can be done with it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from colablock.accelerator import detect
+from colablock.errors import InvalidInput, NotFound, Refused, Unmet
+from colablock.progress import Reporter
+from colablock.training.checkpoints import data_digest, newest_whole, resume_decision
+from colablock.training.config import TrainConfig, config_from, config_to, read_yaml, yaml_value
+from colablock.training.handoff import (
+    Job,
+    begin,
+    claimed,
+    default_folder,
+    free_id,
+    git_revision,
+    mends_for,
+    prepare_data,
+    put_aside,
+)
+from colablock.training.hub import ask_access, is_offline, read_model_config
+from colablock.training.machine import read_machine, read_stack
+from colablock.training.mirror import restore, start_mirror, store_of
+from colablock.training.model_shape import ModelShape, from_config
+from colablock.training.preflight import Level, Preflight, judge
+from colablock.training.ready import Ready
+from colablock.training.run_folder import RunFolder, RunRecord, State
+from colablock.training.runners import runner_of
+from colablock.training.vaults import secrets_environment, vaults_here
+
+__all__ = ["Asked", "Briefing", "Named", "config_of", "train"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a caller wants of a run.
+
+    *anyway* starts although preflight refuses, *fresh* puts aside what stands in
+    the output folder, *resume_anyway* goes on although something changed.
+    *mirror* is a folder or ``hf://name/repository`` for whole checkpoints;
+    *launch_arguments* go to accelerate, after ours.
+    """
+
+    config: TrainConfig
+    runner: str | None = None
+    fresh: bool = False
+    resume_anyway: bool = False
+    anyway: bool = False
+    mirror: str | None = None
+    launch_arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Briefing:
+    """What is known before a run starts: shown, so that nobody waits an hour for a surprise.
+
+    *prepared* says what the data came to: numbers, and one row as it is trained on.
+    """
+
+    config: TrainConfig
+    runner: str
+    preflight: Preflight
+    folder: Path
+    mends: tuple[str, ...] = ()
+    prepared: Mapping[str, Any] | None = None
+    resumed_from: str | None = None
+
+
+class Named(NamedTuple):
+    """A run by its name and its folder."""
+
+    id: str
+    folder: RunFolder
+
+
+def config_of(
+    path: Path | None,
+    *,
+    runner: str | None,
+    model: str | None = None,
+    datasets: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    output_dir: str | None = None,
+) -> TrainConfig:
+    """Return the config in the file *path*, if there is one, with what was said beside it.
+
+    *settings* are pairs ``key=value``, their values read as YAML.  Raises InvalidConfig, NotFound.
+    """
+    values: dict[str, Any] = dict(read_yaml(path)) if path is not None else {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidInput(f"`--set {setting}` is no pair: write `--set key=value`")
+        values[key.strip()] = yaml_value(value)
+    if model is not None:
+        values["base_model"] = model
+    if datasets:
+        values["datasets"] = list(datasets)
+    if output_dir is not None:
+        values["output_dir"] = output_dir
+    source = str(path) if path is not None else "the config"
+    return config_from(values, source=source, passes_through=runner_of(runner).passes_through)
+
+
+def train(
+    ready: Ready,
+    asked: Asked,
+    *,
+    home: Path,
+    environ: Mapping[str, str],
+    reporter: Reporter,
+    show: Callable[[Briefing], None] = lambda _: None,
+) -> Named:
+    """Start a run in the environment *ready*, go on with the one that stands in its folder, or find it.
+
+    One that runs is found, and so is one that is done; one that ended early goes
+    on from its newest whole checkpoint.  *show* is given what is known before
+    anything starts.  Returns at once.  Raises Refused where preflight or a change
+    since forbids it, InvalidInput for data or settings that are no use.
+    """
+    folder = RunFolder(default_folder(asked.config))
+    with claimed(folder.path):
+        run = Named(free_id(home, folder.path), folder)
+        way = _Way(
+            ready=ready,
+            asked=asked,
+            runner=runner_of(asked.runner or ready.runner).name,
+            run=run,
+            data=data_digest(asked.config.datasets),
+            home=home,
+            environ=environ,
+            reporter=reporter,
+            show=show,
+        )
+        way.go()
+    if asked.mirror and folder.state() is State.RUNNING:
+        start_mirror(folder.path, asked.mirror, environ=environ)
+    return run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """From what was asked to a process that trains; *data* is the digest of the data."""
+
+    ready: Ready
+    asked: Asked
+    runner: str
+    run: Named
+    data: str
+    home: Path
+    environ: Mapping[str, str]
+    reporter: Reporter
+    show: Callable[[Briefing], None]
+
+    def go(self) -> None:
+        """Find the run that stands, go on with it, or start one."""
+        folder, asked = self.run.folder, self.asked
+        record, state = folder.record(), folder.state()
+        if record is not None and state is State.RUNNING:
+            if asked.fresh:
+                raise Refused(f"the run `{record.id}` is going on", hint=f"`colablock runs stop {record.id}`")
+            self.reporter.note(f"the run `{record.id}` is going on already: it is followed")
+            return
+        if asked.fresh:
+            aside = put_aside(folder.path)
+            if aside is not None:
+                self.reporter.note(f"what stood in `{folder.path}` is in `{aside}` now")
+                folder.path.mkdir(parents=True, exist_ok=True)
+            record = None
+        elif asked.mirror and record is None:
+            record = self._restored(asked.mirror)
+        if record is None:
+            self._start(None, None)
+            return
+        is_same = self._may_go_on(record)
+        if state is State.DONE and is_same:
+            self.reporter.note(f"the run `{record.id}` is done: `--fresh` trains again")
+            return
+        # The end of a run that is done is no place to go on from: its schedule is over.
+        whole = newest_whole(folder.path, self.reporter) if state is not State.DONE else None
+        self._start(whole, record)
+
+    def _restored(self, mirror: str) -> RunRecord | None:
+        """Return the record of a run that only its mirror holds any more, brought back; None without one."""
+        folder = self.run.folder
+        store = store_of(mirror, python=self.ready.python, environ=self.environ)
+        try:
+            restore(store, self.run.id, folder.path, reporter=self.reporter)
+        except NotFound:  # a first start
+            return None
+        return folder.record()
+
+    def _may_go_on(self, record: RunRecord) -> bool:
+        """Return whether nothing that counts has changed since.  Raises Refused where it has, unless allowed."""
+        asked = self.asked
+        if record.runner != self.runner and not asked.resume_anyway:
+            hint = "`--resume-anyway` goes on with another runner, another `output_dir` starts anew"
+            raise Refused(f"the run `{record.id}` was made by {record.runner}, not {self.runner}", hint=hint)
+        decision = resume_decision(
+            record,
+            asked.config.digest(),
+            self.data,
+            self.ready.lock,
+            config=config_to(asked.config),
+            anyway=asked.resume_anyway,
+        )
+        for change in decision.changes:
+            self.reporter.note(change)
+        return not decision.changes and record.runner == self.runner
+
+    def _start(self, checkpoint: Path | None, record: RunRecord | None) -> None:
+        config, environ, folder = self.asked.config, self.environ, self.run.folder
+        secrets, notes = secrets_environment(config, environ, vaults_here(environ))
+        preflight = self._preflight(secrets.get("HF_TOKEN"), notes)
+        accelerator = detect(environ)
+        mends = mends_for(self.ready, self.runner, accelerator)
+        job = Job(
+            ready=self.ready,
+            config=config,
+            runner=self.runner,
+            mends=mends,
+            precision=preflight.precision,
+            attention=preflight.attention,
+            accelerator=accelerator,
+            cards=preflight.cards if accelerator.kind == "cuda" else None,
+            processes=preflight.processes,
+            resume=checkpoint,
+            offline=is_offline(environ),
+            estimate=preflight.estimate.total if preflight.estimate else None,
+            data_digest=self.data,
+            secrets=secrets,
+            launch_arguments=self.asked.launch_arguments,
+        )
+        stands = record is not None and record.config_digest == config.digest()
+        is_same = stands and record is not None and record.data_digest == self.data
+        prepared = prepare_data(job, folder, environ, self.reporter, reuse=is_same)
+        self.show(
+            Briefing(
+                config=config,
+                runner=self.runner,
+                preflight=preflight,
+                folder=folder.path,
+                mends=mends,
+                prepared=prepared,
+                resumed_from=checkpoint.name if checkpoint else None,
+            )
+        )
+        revision = git_revision(Path.cwd(), environ)
+        begin(job, prepared, folder, home=self.home, environ=environ, revision=revision)
+
+    def _preflight(self, token: str | None, notes: Sequence[str]) -> Preflight:
+        """Return what was found.  Raises Refused for what the run would fail by."""
+        config, environ = self.asked.config, self.environ
+        self.reporter.stage("Looking at the model, the card and the stack")
+        access = ask_access(config.base_model, config.revision, token, environ)
+        shape, problem = _shape_of(config, token, environ)
+        for note in (*notes, problem):
+            if note:
+                self.reporter.note(note)
+        preflight = judge(
+            config,
+            shape,
+            read_machine(environ, self.run.folder.path),
+            read_stack(Path(self.ready.python), environ),
+            access,
+            self.runner,
+            mends=frozenset(mends_for(self.ready, self.runner, detect(environ))),
+        )
+        if not (preflight.passed or self.asked.anyway):
+            raise Refused(_refusal(preflight), hint="`--anyway` starts it all the same")
+        return preflight
+
+
+def _shape_of(
+    config: TrainConfig, token: str | None, environ: Mapping[str, str]
+) -> tuple[ModelShape | None, str]:
+    """Return the model's shape, or None and why it cannot be told."""
+    try:
+        return from_config(read_model_config(config.base_model, config.revision, token, environ)), ""
+    except (Unmet, InvalidInput) as error:
+        return None, f"the model's config cannot be read: {error.message}"
+
+
+def _refusal(preflight: Preflight) -> str:
+    refused = [finding for finding in preflight.findings if finding.level is Level.REFUSE]
+    lines = ["this run would fail, so it is not started"]
+    for finding in refused:
+        lines.append(f"  {finding.what}: {finding.why}" if finding.why else f"  {finding.what}")
+        lines += [f"    {finding.fix}"] if finding.fix else []
+    return "\n".join(lines)

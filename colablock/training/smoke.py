@@ -1,0 +1,225 @@
+"""Ten real training steps on a tiny model and a tiny text, with no network: the proof that a stack trains.
+
+The whole way of a run is taken (tokens, launch, runner, callback, adapter),
+twice: once to see a fixed loss fall, once with learning rate 0 to see that it
+was the training that did it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from colablock import __version__
+from colablock.accelerator import Accelerator
+from colablock.children import last_lines
+from colablock.errors import TrainingFailed, Unmet
+from colablock.progress import Reporter
+from colablock.training.config import Adapter, DataSource, TrainConfig
+from colablock.training.handoff import Job, begin, mends_for, prepare_data
+from colablock.training.launch import exit_code_of, launch_environment
+from colablock.training.precision import Precision, precision_for
+from colablock.training.ready import Ready
+from colablock.training.receipts import Receipt
+from colablock.training.run_folder import RunFolder, State
+
+__all__ = ["STEPS", "smoke"]
+
+STEPS = 10
+_SEED = 0
+_ROWS = 8  # of the fixed evaluation
+_CPU_NF4 = (0, 46)  # the first bitsandbytes that quantises to 4 bits without a card
+_HERE = Path(__file__).parent
+_TEXT = _HERE / "toy.jsonl"
+_PAUSE = 0.1
+
+
+def smoke(
+    ready: Ready,
+    *,
+    runner: str,
+    accelerator: Accelerator,
+    environ: Mapping[str, str],
+    reporter: Reporter,
+    timeout: float = 1800.0,
+) -> Receipt:
+    """Train the tiny model in the environment *ready* and return the receipt, passed or not.
+
+    Raises TrainingFailed, with the last lines of its log, when a run does not
+    come to its end; Unmet when the tiny model cannot be made.
+    """
+    started = time.monotonic()
+    has_card = accelerator.kind == "cuda"
+    capabilities = [_numbers(device.compute_capability) for device in accelerator.devices] if has_card else []
+    quantized, notes = _can_quantize(ready, has_card=has_card)
+    with tempfile.TemporaryDirectory(prefix="colablock-smoke-") as scratch:
+        attempt = _Attempt(
+            ready=ready,
+            runner=runner,
+            precision=precision_for(capabilities[:1]),
+            accelerator=replace(accelerator, devices=accelerator.devices[:1]),
+            adapter=Adapter.QLORA if quantized else Adapter.LORA,
+            scratch=Path(scratch),
+            environ=environ,
+            reporter=reporter,
+            deadline=started + timeout,
+        )
+        attempt.make_model()
+        learnt = attempt.train("learns", learning_rate=1e-2)
+        still = attempt.train("stays", learning_rate=0.0)
+    device = accelerator.devices[0] if has_card else None
+    before, after = _evaluations(learnt)
+    return Receipt(
+        matrix=ready.matrix,
+        matrix_digest=ready.matrix_digest,
+        variant=ready.variant,
+        runner=runner,
+        mends=attempt.mends,
+        lock=ready.lock,
+        python_version=ready.python_version,
+        card=device.name if device else "cpu",
+        compute_capability=device.compute_capability if device else None,
+        driver=accelerator.driver if has_card else None,
+        cuda=accelerator.cuda if has_card else None,
+        precision=attempt.precision.name,
+        quantized=quantized,
+        steps=STEPS,
+        losses=tuple(event["loss"] for event in learnt if event["event"] == "log" and "loss" in event),
+        before=before,
+        after=after,
+        held=_evaluations(still),
+        seconds=round(time.monotonic() - started, 1),
+        memory=max((event["memory"] for event in learnt if "memory" in event), default=0),
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        colablock=__version__,
+        versions=dict(ready.versions),
+        runtime=environ.get("COLAB_RELEASE_TAG"),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    ready: Ready
+    runner: str
+    precision: Precision
+    accelerator: Accelerator
+    adapter: Adapter
+    scratch: Path
+    environ: Mapping[str, str]
+    reporter: Reporter
+    deadline: float
+
+    @property
+    def mends(self) -> tuple[str, ...]:
+        return mends_for(self.ready, self.runner, self.accelerator)
+
+    @property
+    def model(self) -> Path:
+        return self.scratch / "model"
+
+    @property
+    def tokens(self) -> Path:
+        return self.scratch / "tokens"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a run, with every cache where it goes with the rest."""
+        caches = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton"}
+        return {**self.environ, **{name: str(self.scratch / folder) for name, folder in caches.items()}}
+
+    def make_model(self) -> None:
+        """Write the tiny model and its tokenizer."""
+        self.reporter.stage("Making a tiny model")
+        done = subprocess.run(
+            [self.ready.python, str(_HERE / "_toy.py"), str(self.model), str(_TEXT), str(_SEED)],
+            env=launch_environment(self.ready.python, self.environment, reports=False, offline=True),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode != 0:
+            raise Unmet(f"the tiny model could not be made\n{last_lines(done.stderr, indent='  ')}")
+
+    def train(self, name: str, *, learning_rate: float) -> list[dict[str, Any]]:
+        """Run once and return its events."""
+        job = Job(
+            ready=self.ready,
+            runner=self.runner,
+            mends=self.mends,
+            config=TrainConfig(
+                base_model=str(self.model),
+                datasets=(DataSource(path=str(_TEXT)),),
+                adapter=self.adapter,
+                sequence_len=64,
+                micro_batch_size=4,
+                gradient_accumulation_steps=1,
+                max_steps=STEPS,
+                learning_rate=learning_rate,
+                lr_scheduler="constant",
+                warmup_ratio=0.0,
+                max_grad_norm=1.0,
+                seed=_SEED,
+            ),
+            precision=self.precision,
+            accelerator=self.accelerator,
+            cards=(0,) if self.accelerator.kind == "cuda" else None,
+            evaluate=_ROWS,
+            offline=True,
+        )
+        folder = RunFolder(self.scratch / name)
+        if self.tokens.is_dir():
+            shutil.copytree(self.tokens, folder.data)
+        prepared = prepare_data(job, folder, self.environment, self.reporter, reuse=True)
+        if not self.tokens.is_dir():
+            shutil.copytree(folder.data, self.tokens)
+        rate = "" if learning_rate else " with learning rate 0"
+        self.reporter.stage(f"Training {STEPS} steps{rate}")
+        record = begin(job, prepared, folder, home=self.scratch, environ=self.environment)
+        while exit_code_of(record.process) is None:
+            if time.monotonic() > self.deadline:
+                folder.ask_to_stop()
+                raise TrainingFailed("the smoke run took too long", folder="")
+            steps = [event["step"] for event in folder.metrics() if event["event"] in ("step", "log")]
+            if steps:
+                self.reporter.step(f"step {steps[-1]}", min(steps[-1], STEPS), STEPS)
+            time.sleep(_PAUSE)
+        if folder.state() is not State.DONE:
+            raise _failed(folder)
+        return folder.metrics()
+
+
+def _failed(folder: RunFolder) -> TrainingFailed:
+    end = folder.end()
+    told = str(end.get("traceback") or "") or folder.log.read_text(encoding="utf-8", errors="replace")
+    return TrainingFailed(f"the tiny training run failed\n{last_lines(told, indent='  ')}")
+
+
+def _evaluations(events: list[dict[str, Any]]) -> tuple[float, float]:
+    """Return the fixed loss before and after."""
+    found = {event["when"]: float(event["loss"]) for event in events if event["event"] == "evaluation"}
+    return found["before"], found["after"]
+
+
+def _can_quantize(ready: Ready, *, has_card: bool) -> tuple[bool, list[str]]:
+    """Return whether NF4 can be tried here, and what is to be said where it cannot."""
+    version = ready.versions.get("bitsandbytes")
+    if version is None:
+        return False, ["no bitsandbytes is in this stack: LoRA on whole weights was trained"]
+    if has_card or _numbers(version) >= _CPU_NF4:
+        return True, []
+    return False, [f"bitsandbytes {version} quantises on a card only: LoRA on whole weights was trained"]
+
+
+def _numbers(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)

@@ -1,0 +1,209 @@
+"""Tokens, where their owners keep them: they go from there into a child's variables and nowhere else.
+
+A hosted notebook's vault answers its own kernel alone, so all of this happens there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import netrc
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from colablock.display_notebook import in_notebook
+from colablock.training.config import Report, TrainConfig
+from colablock.training.hub import home_of
+
+__all__ = [
+    "ColabVault",
+    "KaggleVault",
+    "Secret",
+    "Vault",
+    "VaultClosed",
+    "find_token",
+    "secrets_environment",
+    "vaults_here",
+]
+
+#: Each secret under the names that its own library knows it by; the first is the one that children get.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN"),
+    "WANDB_API_KEY": ("WANDB_API_KEY",),
+}
+_ASKING = threading.Lock()  # Colab's vault answers one thread at a time, and two may wait for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A token, and where it was found; its value is never shown."""
+
+    value: str = field(repr=False)
+    source: str
+
+    def __str__(self) -> str:
+        return f"the token of {self.source}"
+
+
+class VaultClosed(Exception):
+    """A vault holds a secret that it does not give; says why and what to do."""
+
+
+class Vault(Protocol):
+    """Where a hosted notebook keeps secrets."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    def read(self, name: str) -> str | None:
+        """Return a secret, None where there is none of that name.  Raises VaultClosed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColabVault:
+    """Colab's secrets.  *userdata* stands for ``google.colab.userdata``; it answers in the kernel only."""
+
+    userdata: Any
+    name: str = "Colab's secrets"
+
+    def read(self, name: str) -> str | None:
+        """Return what ``userdata.get`` does; its errors are told by their names, which did not change yet."""
+        try:
+            with _ASKING:
+                value = self.userdata.get(name)
+        except Exception as error:
+            kind = type(error).__name__
+            if kind == "SecretNotFoundError":
+                return None
+            why = {
+                "NotebookAccessError": "it is not granted to this notebook: switch `Notebook access` on "
+                "beside it (the key in the left margin), and run the cell again",
+                "TimeoutException": "Colab did not answer: its page has to be open; run the cell again",
+            }.get(kind, f"{kind}: set {name} in the environment instead")
+            message = f"the secret {name} of Colab was not read: {why}"
+            raise VaultClosed(message) from error
+        return value if isinstance(value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class KaggleVault:
+    """Kaggle's secrets.  *client* stands for ``kaggle_secrets.UserSecretsClient``."""
+
+    client: Callable[[], Any]
+    name: str = "Kaggle's secrets"
+
+    def read(self, name: str) -> str | None:
+        """Return what ``get_secret`` does; what does not exist and what is not attached look alike there."""
+        try:
+            value = self.client().get_secret(name)
+        except Exception as error:
+            kind = type(error).__name__
+            if kind == "NotFoundError" or "No user secrets exist" in str(error):
+                return None
+            why = f"{kind}: attach it to this notebook (Add-ons, Secrets), with the internet switched on"
+            message = f"the secret {name} of Kaggle was not read: {why}"
+            raise VaultClosed(message) from error
+        return value if isinstance(value, str) else None
+
+
+def vaults_here(environ: Mapping[str, str]) -> tuple[Vault, ...]:
+    """Return the vaults that this process can ask: Colab's in its kernel, Kaggle's by its variables."""
+    found: list[Vault] = []
+    if in_notebook() and environ.get("VERTEX_PRODUCT") != "COLAB_ENTERPRISE" and _has("google.colab"):
+        with suppress(ImportError):
+            found.append(ColabVault(importlib.import_module("google.colab.userdata")))
+    if environ.get("KAGGLE_KERNEL_RUN_TYPE") and _has("kaggle_secrets"):
+        with suppress(ImportError):
+            found.append(KaggleVault(importlib.import_module("kaggle_secrets").UserSecretsClient))
+    return tuple(found)
+
+
+def find_token(
+    name: str, environ: Mapping[str, str], vaults: Sequence[Vault] = ()
+) -> tuple[Secret | None, tuple[str, ...]]:
+    """Return the secret *name* (``HF_TOKEN``, ``WANDB_API_KEY``), and what to know where a vault kept it.
+
+    The environment comes first, then the library's own file, then the *vaults*.
+    """
+    for variable in _NAMES.get(name, (name,)):
+        if value := _clean(environ.get(variable, "")):
+            return Secret(value, f"the variable {variable}"), ()
+    for secret in {"HF_TOKEN": _in_token_file, "WANDB_API_KEY": _in_netrc}.get(name, _nowhere)(environ):
+        return secret, ()
+    notes = []
+    for vault in vaults:
+        try:
+            value = _clean(vault.read(name) or "")
+        except VaultClosed as error:
+            notes.append(str(error))
+            continue
+        if value:
+            return Secret(value, vault.name), ()
+    return None, tuple(notes)
+
+
+def secrets_environment(
+    config: TrainConfig, environ: Mapping[str, str], vaults: Sequence[Vault] = ()
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the variables with secrets that a run's processes get, and notes about what is missing.
+
+    The hub's token, where there is one.  The key of wandb only where the metrics go
+    there; without a key wandb writes to disk (``WANDB_MODE=offline``), unless its
+    mode is set already.
+    """
+    variables: dict[str, str] = {}
+    secret, notes = find_token("HF_TOKEN", environ, vaults)
+    if secret is not None:
+        variables["HF_TOKEN"] = secret.value
+    if Report.WANDB not in config.report_to:
+        return variables, notes
+    secret, more = find_token("WANDB_API_KEY", environ, vaults)
+    notes += more
+    if secret is not None:
+        variables["WANDB_API_KEY"] = secret.value
+    elif not environ.get("WANDB_MODE"):
+        variables["WANDB_MODE"] = "offline"
+        notes += ("wandb has no key and works offline: set WANDB_API_KEY, or upload later with `wandb sync`",)
+    return variables, notes
+
+
+def _clean(text: str) -> str:
+    """Return a token without the line ends that come with pasting."""
+    return text.replace("\r", "").replace("\n", "").strip()
+
+
+def _nowhere(environ: Mapping[str, str]) -> Iterator[Secret]:  # noqa: ARG001 - as the others
+    yield from ()
+
+
+def _in_token_file(environ: Mapping[str, str]) -> Iterator[Secret]:
+    """Yield what ``hf auth login`` left."""
+    named = environ.get("HF_TOKEN_PATH")
+    path = Path(named) if named else home_of(environ) / "token"
+    with suppress(OSError, UnicodeDecodeError):
+        if value := _clean(path.read_text(encoding="utf-8")):
+            yield Secret(value, f"the file {path}")
+
+
+def _in_netrc(environ: Mapping[str, str]) -> Iterator[Secret]:
+    """Yield what ``wandb login`` left."""
+    host = urlsplit(environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"
+    named = environ.get("NETRC")
+    path = Path(named) if named else Path(environ.get("HOME") or "/nonexistent") / ".netrc"
+    with suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
+        known = netrc.netrc(str(path)).hosts.get(host)  # not `default`: that is somebody else's password
+        if known is not None and (value := _clean(known[2] or "")):
+            yield Secret(value, f"the file {path}")
+
+
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # no `google`, or one that is no package
+        return False

@@ -1,0 +1,92 @@
+"""Values that tests of the training hand-off start from: stacks, machines, configs and models' shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from colablock.training.config import DataSource, TrainConfig
+from colablock.training.model_shape import ModelShape, from_config
+from colablock.training.preflight import Access, Card, Machine, Stack
+
+GIB = 2**30
+
+LLAMA_1B: Mapping[str, Any] = {  # Llama 3.2 1B
+    "architectures": ["LlamaForCausalLM"],
+    "head_dim": 64,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 8,
+    "rope_scaling": {"factor": 32.0, "rope_type": "llama3"},
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 128256,
+}
+LLAMA_8B = {  # Llama 3.1 8B
+    **LLAMA_1B,
+    "head_dim": 128,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "tie_word_embeddings": False,
+}
+LLAMA_70B = {  # Llama 3.3 70B
+    **LLAMA_8B,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_attention_heads": 64,
+    "num_hidden_layers": 80,
+}
+SHAPES: Mapping[str, ModelShape] = {
+    "1B": from_config(LLAMA_1B),
+    "8B": from_config(LLAMA_8B),
+    "70B": from_config(LLAMA_70B),
+}
+
+_TODAY = Stack(
+    torch="2.11.0+cu130",
+    arch_list=("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"),
+    cuda="13.0",
+    transformers="5.24.0",
+    trl="1.16.0",
+    bitsandbytes="0.50.2",
+    model_types=frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "mixtral"}),
+    rope_types=frozenset({"linear", "dynamic", "yarn", "longrope", "llama3", "proportional"}),
+)
+STACKS: Mapping[str, Stack] = {
+    "2026": _TODAY,
+    "2026-colab": replace(_TODAY, torch="2.11.0+cu128", transformers="5.15.0", trl="0.29.1"),
+    "2025": replace(
+        _TODAY,
+        torch="2.7.1+cu126",
+        arch_list=("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"),
+        cuda="12.6",
+        transformers="4.55.2",
+        trl="0.21.0",
+        bitsandbytes="0.47.0",
+    ),
+}
+OPEN = Access(status="open", repo="someone/model", url="https://huggingface.co/someone/model")
+
+
+def a_config(**changes: Any) -> TrainConfig:
+    return replace(
+        TrainConfig(base_model="someone/model", datasets=(DataSource(path="data.jsonl"),)), **changes
+    )
+
+
+def a_card(name: str = "Tesla T4", capability: str = "7.5", memory: float = 15, **more: Any) -> Card:
+    """Return a card; *memory* in GiB."""
+    major, minor = capability.split(".")
+    return Card(name=name, compute_capability=(int(major), int(minor)), memory=round(memory * GIB), **more)
+
+
+def a_machine(*cards: Card, **changes: Any) -> Machine:
+    """Return a machine with plenty of everything but cards."""
+    whole = Machine(cards=cards, ram=64 * GIB, ram_free=60 * GIB, disk_free=500 * 10**9)
+    return replace(whole, **changes)

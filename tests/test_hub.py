@@ -1,0 +1,331 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from colablock.credentials import Credentials
+from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused
+from colablock.training.hub import Cache, ask_access, home_of, read_model_config
+from colablock.training.preflight import Access
+from colablock.urls import Mirrors
+from colablock.wire import Wire
+from tests.support.hub import COMMIT, TOKEN, HubServer, Repo, fill_cache
+
+CONFIG = b'{"model_type": "llama", "hidden_size": 64}'
+TOLD = {"model_type": "llama", "hidden_size": 64}
+SHARDED = {
+    "model-00001-of-00002.safetensors": 4_000,
+    "model-00002-of-00002.safetensors": 3_000,
+    "model.safetensors.index.json": 50,
+    "original/consolidated.00.pth": 9_000,
+    "onnx/model.safetensors": 8_000,
+    "consolidated.safetensors": 7_000,
+    "pytorch_model-00001-of-00001.bin": 7_000,
+}
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    repos = {
+        "open/model": Repo(files={"config.json": CONFIG}, sizes=SHARDED),
+        "gated/model": Repo(files={"config.json": CONFIG}, sizes={"model.safetensors": 5_000}, gated=True),
+        "private/model": Repo(files={"config.json": CONFIG}, sizes={"model.safetensors": 5}, private=True),
+        "old/name": Repo(renamed="open/model"),
+        "gguf/model": Repo(sizes={"model.Q4_K_M.gguf": 5_000}),
+    }
+    with HubServer(repos) as server:
+        yield server
+
+
+@pytest.fixture
+def environ(hub: HubServer, tmp_path: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": f"{hub.url}/", "HF_HOME": str(tmp_path / "home"), "COLABLOCK_RETRIES": "0"}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "hub"
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> dict[str, str]:
+    """The variables of a machine whose hub does not answer."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    return {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "COLABLOCK_RETRIES": "0"}
+
+
+def access(hub: HubServer, repo: str, status: str, weights: int = 0, *, token: bool = False) -> Access:
+    return Access(status=status, weights=weights, repo=repo, url=f"{hub.url}/{repo}", has_token=token)
+
+
+def test_a_folder_is_read_as_it_is(hub: HubServer, environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_bytes(CONFIG)
+    model = str(tmp_path / "model")
+    assert read_model_config(model, None, None, environ) == TOLD
+    assert ask_access(model, None, TOKEN, environ) == Access(
+        status="local", weights=0, repo=model, url="", has_token=True
+    )
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b"\xff\xfe"])
+def test_a_config_that_is_no_object_is_refused(data: bytes, environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(InvalidInput, match=r"config\.json"):
+        read_model_config(str(tmp_path), None, None, environ)
+
+
+def test_a_folder_without_a_config_is_no_model(environ: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="is no model"):
+        read_model_config(str(tmp_path), None, None, environ)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./none", "a/b/c", "two words"])
+def test_what_is_neither_a_folder_nor_a_name_is_missing(
+    name: str, hub: HubServer, environ: dict[str, str]
+) -> None:
+    assert ask_access(name, None, None, environ).status == "missing"
+    with pytest.raises(NotFound):
+        read_model_config(name, None, None, environ)
+    assert hub.requests == []
+
+
+def test_one_head_request_and_one_page_tell_all_of_an_open_model(
+    hub: HubServer, environ: dict[str, str]
+) -> None:
+    assert ask_access("open/model", None, None, environ) == access(hub, "open/model", "open", 7_000)
+    assert hub.asked == [
+        "HEAD /open/model/resolve/main/config.json",
+        "GET /api/models/open/model/revision/main?blobs=true",
+    ]
+    assert {seen.token for seen in hub.requests} == {None}
+
+
+WEIGHTS: list[tuple[str, dict[str, int], int]] = [
+    ("one file", {"model.safetensors": 5, "model-00001-of-00001.safetensors": 5}, 5),
+    ("shards, and another form of them", SHARDED, 7_000),
+    ("another name", {"weights.safetensors": 6, "pytorch_model.bin": 7}, 6),
+    ("the old form", {"pytorch_model.bin": 7, "training_args.bin": 1}, 7),
+    ("shards of the old form", {"pytorch_model-00001-of-00001.bin": 8, "training_args.bin": 1}, 8),
+    ("only in a folder", {"onnx/model.safetensors": 9}, 0),
+    ("none", {"model.gguf": 9}, 0),
+]
+
+
+@pytest.mark.parametrize(("sizes", "weights"), [case[1:] for case in WEIGHTS], ids=[c[0] for c in WEIGHTS])
+def test_what_would_be_loaded_is_what_is_counted(
+    sizes: dict[str, int], weights: int, hub: HubServer, environ: dict[str, str]
+) -> None:
+    hub.repos["some/model"] = Repo(files={"config.json": CONFIG}, sizes=sizes)
+    assert ask_access("some/model", None, None, environ).weights == weights
+
+
+STATUSES = [
+    ("open/model", None, None, "open", 7_000),
+    ("old/name", None, None, "open", 7_000),
+    ("open/model", COMMIT, None, "open", 7_000),
+    ("open/model", "v9", None, "missing", 0),
+    ("gated/model", None, None, "gated", 0),
+    ("gated/model", None, TOKEN, "open", 5_000),
+    ("private/model", None, None, "missing", 0),
+    ("private/model", None, TOKEN, "open", 5),
+    ("nobody/nothing", None, None, "missing", 0),
+    ("nobody/nothing", None, TOKEN, "missing", 0),
+    ("gguf/model", None, None, "open", 0),
+]
+
+
+@pytest.mark.parametrize("case", STATUSES)
+def test_the_hub_says_who_may_read_a_model(
+    case: tuple[str, str | None, str | None, str, int], hub: HubServer, environ: dict[str, str]
+) -> None:
+    repo, revision, token, status, weights = case
+    expected = access(hub, repo, status, weights, token=token is not None)
+    assert ask_access(repo, revision, token, environ) == expected
+    assert {seen.token for seen in hub.requests} == {token}
+    assert sum(seen.method == "HEAD" for seen in hub.requests) == (2 if repo == "old/name" else 1)
+
+
+def test_a_token_that_the_hub_does_not_know_is_said(environ: dict[str, str]) -> None:
+    for ask in (ask_access, read_model_config):
+        with pytest.raises(InvalidInput, match="does not know the token") as raised:
+            ask("open/model", None, "hf_withdrawn", environ)
+        assert "hf_withdrawn" not in f"{raised.value} {raised.value.hint}"
+
+
+def test_access_that_is_forbidden_counts_as_gated(hub: HubServer, environ: dict[str, str]) -> None:
+    hub.statuses["/open/model"] = 403
+    assert ask_access("open/model", None, TOKEN, environ) == access(hub, "open/model", "gated", token=True)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 418])
+def test_a_hub_that_fails_is_not_reached(status: int, hub: HubServer, environ: dict[str, str]) -> None:
+    hub.statuses["/"] = status
+    assert ask_access("open/model", None, None, environ) == access(hub, "open/model", "unreachable")
+    with pytest.raises(FetchFailed) as raised:
+        read_model_config("open/model", None, None, environ)
+    assert raised.value.status == status
+
+
+def test_a_hub_that_tells_no_sizes_is_open_all_the_same(hub: HubServer, environ: dict[str, str]) -> None:
+    hub.repos["open/model"] = Repo(files={"config.json": CONFIG}, sizes=SHARDED, has_api=False)
+    assert ask_access("open/model", None, None, environ) == access(hub, "open/model", "open")
+
+
+def test_a_failure_that_passes_is_asked_through(hub: HubServer, environ: dict[str, str]) -> None:
+    hub.statuses["/open"] = 503
+
+    ended = []
+
+    def sleep(seconds: float) -> None:
+        ended.append(seconds)
+        hub.statuses.clear()
+
+    wire = Wire({"COLABLOCK_RETRIES": "1"}, Mirrors(()), Credentials({}), sleep=sleep)
+    assert ask_access("open/model", None, None, environ, transport=wire).status == "open"
+    assert len(ended) == 1
+
+
+def test_no_network_is_no_answer(nowhere: dict[str, str]) -> None:
+    assert ask_access("open/model", None, None, nowhere).status == "unreachable"
+    with pytest.raises(FetchFailed, match=r"no connection to `127\.0\.0\.1`"):
+        read_model_config("open/model", None, None, nowhere)
+
+
+@pytest.mark.parametrize("repo", ["open/model", "old/name"])
+def test_the_config_is_read_from_the_hub(repo: str, hub: HubServer, environ: dict[str, str]) -> None:
+    assert read_model_config(repo, None, None, environ) == TOLD
+    assert {seen.method for seen in hub.requests} == {"GET"}
+
+
+def test_a_config_that_another_host_keeps_is_fetched_there_without_the_token(
+    hub: HubServer, environ: dict[str, str]
+) -> None:
+    files = Repo(files={"config.json": CONFIG})
+    with HubServer({"far/model": files}) as other:
+        hub.repos["far/model"] = Repo(sizes={"model.safetensors": 5}, elsewhere=other.url)
+        assert read_model_config("far/model", None, TOKEN, environ) == TOLD
+        assert [seen.token for seen in other.requests] == [None]
+        assert ask_access("far/model", None, TOKEN, environ).status == "open"
+        assert len(other.requests) == 1
+
+
+def test_redirects_in_a_circle_end(hub: HubServer, environ: dict[str, str]) -> None:
+    hub.repos |= {"a/one": Repo(renamed="a/two"), "a/two": Repo(renamed="a/one")}
+    with pytest.raises(FetchFailed, match="redirects more than"):
+        read_model_config("a/one", None, None, environ)
+
+
+def test_a_gated_config_is_refused_with_the_way_in(hub: HubServer, environ: dict[str, str]) -> None:
+    with pytest.raises(Refused, match="is gated") as raised:
+        read_model_config("gated/model", None, None, environ)
+    assert f"{hub.url}/gated/model" in (raised.value.hint or "")
+    assert read_model_config("gated/model", None, TOKEN, environ) == TOLD
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "words"),
+    [
+        ("nobody/nothing", None, "has no model `nobody/nothing`, or does not show it"),
+        ("open/model", "v9", "at revision `v9`"),
+        ("gguf/model", None, r"has no `config\.json`"),
+    ],
+)
+def test_what_is_not_there_is_said(
+    repo: str, revision: str | None, words: str, environ: dict[str, str]
+) -> None:
+    with pytest.raises(NotFound, match=words):
+        read_model_config(repo, revision, None, environ)
+
+
+WHOLE: Mapping[str, bytes | None] = {"config.json": b'{"kept": 1}', "model.safetensors": b"12345"}
+INDEX = json.dumps(
+    {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+)
+SHARDS: Mapping[str, bytes | None] = {
+    "config.json": CONFIG,
+    "model.safetensors.index.json": INDEX.encode(),
+    "model-00001-of-00002.safetensors": b"1",
+    "model-00002-of-00002.safetensors": b"2",
+}
+KEPT: list[tuple[str, Mapping[str, bytes | None], bool]] = [
+    ("whole", WHOLE, True),
+    ("whole, the old form", {"config.json": CONFIG, "pytorch_model.bin": b"1"}, True),
+    ("whole, in shards", SHARDS, True),
+    ("no weights", {"config.json": CONFIG}, False),
+    ("no config", {"model.safetensors": b"1"}, False),
+    ("cut off", {"config.json": CONFIG, "model.safetensors": None}, False),
+    ("a shard is missing", {**SHARDS, "model-00002-of-00002.safetensors": None}, False),
+    ("a spoilt index", {"config.json": CONFIG, "model.safetensors.index.json": b"[]"}, False),
+    ("an empty index", {"config.json": CONFIG, "model.safetensors.index.json": b"{}"}, False),
+]
+
+
+@pytest.mark.parametrize(("files", "is_whole"), [case[1:] for case in KEPT], ids=[case[0] for case in KEPT])
+@pytest.mark.parametrize("way", ["offline", "unreachable"])
+def test_a_model_that_is_kept_whole_needs_no_hub(
+    files: Mapping[str, bytes | None], is_whole: bool, way: str, nowhere: dict[str, str], cache: Path
+) -> None:
+    environ = {**nowhere, "HF_HUB_OFFLINE": "1" if way == "offline" else ""}
+    fill_cache(cache, "open/model", files)
+    found = ask_access("open/model", None, None, environ)
+    assert (found.status, found.weights) == ("local" if is_whole else "unreachable", 0)
+    if "config.json" in files:
+        assert read_model_config("open/model", None, None, environ) == json.loads(files["config.json"] or b"")
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_nothing_is_asked(variable: str, hub: HubServer, environ: dict[str, str]) -> None:
+    environ[variable] = "true"
+    assert ask_access("open/model", None, None, environ).status == "unreachable"
+    with pytest.raises(FetchFailed, match="HF_HUB_OFFLINE forbids"):
+        read_model_config("open/model", None, None, environ)
+    assert hub.requests == []
+
+
+def test_what_is_kept_is_not_fetched_again(hub: HubServer, environ: dict[str, str], cache: Path) -> None:
+    fill_cache(cache, "open/model", {**SHARDS, "model-00002-of-00002.safetensors": None})
+    assert ask_access("open/model", None, None, environ) == access(hub, "open/model", "open", 3_000)
+
+
+def test_a_branch_is_asked_for_again_and_a_commit_is_not(
+    hub: HubServer, environ: dict[str, str], cache: Path
+) -> None:
+    fill_cache(cache, "open/model", WHOLE)
+    assert read_model_config("open/model", COMMIT, None, environ) == {"kept": 1}
+    assert hub.requests == []
+    assert read_model_config("open/model", None, None, environ) == TOLD
+
+
+@pytest.mark.parametrize("repo", ["gated/model", "gone/model"])
+def test_what_the_hub_no_longer_gives_is_taken_from_the_cache(
+    repo: str, environ: dict[str, str], cache: Path
+) -> None:
+    fill_cache(cache, repo, WHOLE)
+    assert ask_access(repo, None, None, environ).status == "local"
+    assert read_model_config(repo, None, None, environ) == {"kept": 1}
+
+
+PLACES = [
+    ({"HOME": "/h"}, "/h/.cache/huggingface/hub"),
+    ({"HOME": "/h", "XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
+    ({"HOME": "/h", "XDG_CACHE_HOME": "/x", "HF_HOME": "~/hf"}, "/h/hf/hub"),
+    ({"HOME": "/h", "HF_HOME": "$DISK/hf", "DISK": "/d"}, "/d/hf/hub"),
+    ({"HOME": "/h", "HF_HOME": "/a", "HUGGINGFACE_HUB_CACHE": "/b"}, "/b"),
+    ({"HOME": "/h", "HF_HUB_CACHE": "${DISK}/c", "HUGGINGFACE_HUB_CACHE": "/b", "DISK": "/d"}, "/d/c"),
+    ({}, "/nonexistent/.cache/huggingface/hub"),
+]
+
+
+@pytest.mark.parametrize(("environ", "folder"), PLACES)
+def test_the_cache_is_where_huggingface_hub_has_it(environ: dict[str, str], folder: str) -> None:
+    assert Cache.of(environ).folder == Path(folder)
+    if "CACHE" not in " ".join(environ).replace("XDG_CACHE_HOME", ""):
+        assert home_of(environ) == Path(folder).parent

@@ -1,0 +1,424 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from colablock.accelerator import Device, detect
+from colablock.errors import Unmet
+from colablock.training.machine import card_of, read_machine, read_stack, system_memory
+from colablock.training.preflight import Card, Stack
+from tests.support.runtime import Stub, build_site, make_venv, site_of
+
+GIB = 2**30
+MIB = 2**20
+
+has_nvml = detect({}).source == "nvml"
+without_nvml = pytest.mark.skipif(has_nvml, reason="this machine's own driver answers first")
+
+
+def nvidia_smi(folder: Path, cards: str, processes: str = "") -> dict[str, str]:
+    """Put an nvidia-smi into *folder*, and return an environment that finds it before all others."""
+    listed = "Tesla T4, 580.82.07, 15360, 7.5\\n" * cards.count("GPU-")
+    script = f"""#!/bin/sh
+case "$1" in
+  --query-gpu=name*) printf '{listed}' ;;
+  --query-gpu=uuid,memory.free) printf '{cards}' ;;
+  --query-compute-apps=gpu_uuid,pid,used_memory) printf '{processes}' ;;
+  *) exit 9 ;;
+esac
+"""
+    path = folder / "nvidia-smi"
+    path.write_text(script)
+    path.chmod(0o755)
+    return {"PATH": f"{folder}:/bin:/usr/bin"}
+
+
+def t4(free: int | None) -> Card:
+    return Card(name="Tesla T4", compute_capability=(7, 5), memory=15 * GIB, free=free)
+
+
+def tree(root: Path, files: Mapping[str, str]) -> Path:
+    """Write *files* below *root*, and return it."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@without_nvml
+def test_a_machine_without_a_card(tmp_path: Path) -> None:
+    machine = read_machine({"PATH": str(tmp_path)}, tmp_path / "not" / "there", modules={})
+    assert (machine.cards, machine.held, machine.holders) == ((), 0, ())
+    assert machine.ram >= machine.ram_free > 0
+    assert machine.disk_free > 0
+
+
+@without_nvml
+def test_a_card_tells_what_is_free_and_who_has_the_rest(tmp_path: Path) -> None:
+    root = tree(tmp_path / "root", {"proc/7/comm": "python\n"})
+    processes = f"GPU-a, {os.getpid()}, 300\\nGPU-b, {os.getpid()}, 200\\nGPU-a, 7, 4000\\nGPU-b, 8, [N/A]\\n"
+    environ = nvidia_smi(tmp_path, "GPU-a, 10000\\nGPU-b, [N/A]\\n", processes)
+    machine = read_machine(environ, tmp_path, modules={}, root=root)
+    assert machine.cards == (t4(10000 * MIB), t4(None))
+    assert machine.held == 500 * MIB
+    assert machine.holders == ("python (pid 7)", "a process outside of this container (pid 8)")
+
+
+VISIBLE = [
+    (None, "ab"),
+    ("0,1", "ab"),
+    ("1", "b"),
+    ("1,0", "ba"),
+    (" 1 , 0 ", "ba"),
+    ("", ""),
+    ("-1", ""),
+    ("0,-1,1", "a"),
+    ("0,7,1", "a"),
+    ("1,1", "b"),
+    ("GPU-b", "b"),
+    ("GPU-b,GPU-a", "ba"),
+    ("GPU-", ""),
+    ("GPU-c", ""),
+    ("MIG-GPU-a/1/0", "ab"),
+    ("NoDevFiles", ""),
+]
+
+
+@without_nvml
+@pytest.mark.parametrize(("value", "expected"), VISIBLE)
+def test_hidden_cards_are_none(value: str | None, expected: str, tmp_path: Path) -> None:
+    environ = nvidia_smi(tmp_path, "GPU-a, 1\\nGPU-b, 2\\n", "GPU-a, 7, 4000\\n")
+    environ |= {"CUDA_VISIBLE_DEVICES": value} if value is not None else {}
+    machine = read_machine(environ, tmp_path, modules={})
+    assert [card.free for card in machine.cards] == [{"a": MIB, "b": 2 * MIB}[name] for name in expected]
+    assert len(machine.holders) == expected.count("a")
+
+
+@without_nvml
+@pytest.mark.parametrize("cards", ["GPU-a, 1, what\\n", "garbage\\nGPU-a\\n"])
+def test_an_answer_that_does_not_fit_the_cards_leaves_them_as_they_are(cards: str, tmp_path: Path) -> None:
+    machine = read_machine(nvidia_smi(tmp_path, cards), tmp_path, modules={})
+    assert machine.cards == (t4(None),)
+
+
+class Cuda:
+    """The ``torch.cuda`` of a kernel."""
+
+    def __init__(self, *reserved: int | Exception, initialized: bool = True) -> None:
+        self.reserved = reserved
+        self.initialized = initialized
+
+    def is_initialized(self) -> bool:
+        return self.initialized
+
+    def device_count(self) -> int:
+        return len(self.reserved)
+
+    def memory_reserved(self, at: int) -> int:
+        found = self.reserved[at]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+TORCHES: list[tuple[Mapping[str, Any], int]] = [
+    ({}, 0),
+    ({"torch": None}, 0),
+    ({"torch": SimpleNamespace()}, 0),
+    ({"torch": SimpleNamespace(cuda=Cuda(5, 6, initialized=False))}, 0),
+    ({"torch": SimpleNamespace(cuda=Cuda(5, 6))}, 11),
+    ({"torch": SimpleNamespace(cuda=Cuda(5, RuntimeError("CUDA error")))}, 0),
+    ({"torch": SimpleNamespace(cuda=SimpleNamespace())}, 0),
+]
+
+
+@pytest.mark.parametrize(("modules", "held"), TORCHES)
+def test_a_kernel_knows_what_its_torch_holds(modules: Mapping[str, Any], held: int, tmp_path: Path) -> None:
+    assert read_machine({"PATH": str(tmp_path)}, tmp_path, modules=modules).held == held
+
+
+@without_nvml
+def test_the_larger_of_two_answers_counts(tmp_path: Path) -> None:
+    environ = nvidia_smi(tmp_path, "GPU-a, 1\\n", f"GPU-a, {os.getpid()}, 300\\n")
+    modules = {"torch": SimpleNamespace(cuda=Cuda(5))}
+    assert read_machine(environ, tmp_path, modules=modules).held == 300 * MIB
+    modules = {"torch": SimpleNamespace(cuda=Cuda(GIB))}
+    assert read_machine(environ, tmp_path, modules=modules).held == GIB
+
+
+LIBRARY = r"""
+#include <string.h>
+typedef struct { unsigned long long total, free, used; } memory;
+typedef struct { unsigned pid; unsigned long long used; unsigned gpu, compute; } process;
+#define AT(device) ((unsigned long)device - 1)
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlSystemGetDriverVersion(char *text, unsigned size) { strncpy(text, "580.82.07", size); return 0; }
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13000; return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    *device = (void *)(index + 1UL);
+    return 0;
+}
+int nvmlDeviceGetName(void *device, char *text, unsigned size) { strncpy(text, "NVIDIA L4", size); return 0; }
+int nvmlDeviceGetMemoryInfo(void *device, memory *info) {
+    info->total = 22ULL << 30;
+    info->free = (AT(device) + 1) << 30;
+    return 0;
+}
+int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
+    *major = 8;
+    *minor = 9;
+    return 0;
+}
+int nvmlDeviceGetUUID(void *device, char *text, unsigned size) {
+    strncpy(text, AT(device) ? "GPU-b" : "GPU-a", size);
+    return UUID;
+}
+#ifdef VERSION
+int VERSION(void *device, unsigned *count, process *rows) {
+    if (*count < 2) return 7;
+    *count = AT(device) ? 0 : 2;
+    if (AT(device)) return 0;
+    rows[0] = (process){ OWN, 300ULL << 20, -1, -1 };
+    rows[1] = (process){ 4000000, -1ULL, -1, -1 };
+    return 0;
+}
+#endif
+"""
+
+
+def library(folder: Path, **macros: object) -> dict[str, str]:
+    """Compile a driver library into *folder*, and return an environment that finds it."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    source = folder / "nvml.c"
+    source.write_text(LIBRARY)
+    defines = [f"-D{name}={value}" for name, value in {"UUID": 0, "OWN": os.getpid(), **macros}.items()]
+    output = str(folder / "libnvidia-ml.so.1")
+    subprocess.run([compiler, "-shared", "-fPIC", *defines, str(source), "-o", output], check=True)
+    return {"LD_LIBRARY_PATH": str(folder), "PATH": str(folder)}
+
+
+def l4(free: int | None) -> Card:
+    return Card(name="NVIDIA L4", compute_capability=(8, 9), memory=22 * GIB, free=free)
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_the_driver_is_asked_itself(version: str, tmp_path: Path) -> None:
+    environ = library(tmp_path, VERSION=f"nvmlDeviceGetComputeRunningProcesses_{version}")
+    machine = read_machine(environ, tmp_path, modules={}, root=tmp_path)
+    assert machine.cards == (l4(GIB), l4(2 * GIB))
+    assert machine.held == 300 * MIB
+    assert machine.holders == ("a process outside of this container (pid 4000000)",)
+    machine = read_machine({**environ, "CUDA_VISIBLE_DEVICES": "GPU-b"}, tmp_path, modules={})
+    assert (machine.cards, machine.held, machine.holders) == ((l4(2 * GIB),), 0, ())
+
+
+def test_a_driver_that_knows_no_processes_tells_what_is_free(tmp_path: Path) -> None:
+    machine = read_machine(library(tmp_path), tmp_path, modules={})
+    assert (machine.cards, machine.held, machine.holders) == ((l4(GIB), l4(2 * GIB)), 0, ())
+
+
+def test_a_driver_that_fails_leaves_the_cards_as_they_are(tmp_path: Path) -> None:
+    machine = read_machine(library(tmp_path, UUID=999), tmp_path, modules={})
+    assert machine.cards == (l4(None), l4(None))
+
+
+def test_a_capability_that_nobody_tells_is_none() -> None:
+    device = Device(name="?", compute_capability="", memory=5)
+    assert card_of(device) == Card(name="?", compute_capability=(0, 0), memory=5, free=None)
+
+
+MEMINFO = (
+    "MemTotal:       16384 kB\nMemFree:         1024 kB\nMemAvailable:    8192 kB\nHugePages_Total:   0\n"
+)
+V2 = "sys/fs/cgroup/"
+V1 = "sys/fs/cgroup/memory/"
+MEMORY: list[tuple[str, dict[str, str], tuple[int, int]]] = [
+    ("nothing", {}, (0, 0)),
+    ("a machine", {"proc/self/cgroup": "0::/\n"}, (16 * MIB, 8 * MIB)),
+    (
+        "a container (v2)",
+        {
+            "proc/self/cgroup": "0::/\n",
+            f"{V2}memory.max": f"{4 * MIB}\n",
+            f"{V2}memory.current": f"{3 * MIB}\n",
+            f"{V2}memory.stat": f"anon 5\ninactive_file {MIB}\n",
+        },
+        (4 * MIB, 2 * MIB),
+    ),
+    (
+        "no limit (v2)",
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            f"{V2}a/b/memory.max": "max\n",
+            f"{V2}a/memory.max": "max\n",
+        },
+        (16 * MIB, 8 * MIB),
+    ),
+    (
+        "the limit of a group above (v2)",
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            f"{V2}a/b/memory.max": f"{6 * MIB}\n",
+            f"{V2}a/b/memory.current": f"{MIB}\n",
+            f"{V2}a/memory.max": f"{5 * MIB}\n",
+            f"{V2}a/memory.current": f"{4 * MIB}\n",
+        },
+        (5 * MIB, MIB),
+    ),
+    (
+        "more is used than allowed (v2)",
+        {
+            "proc/self/cgroup": "0::/\n",
+            f"{V2}memory.max": f"{4 * MIB}\n",
+            f"{V2}memory.current": f"{5 * MIB}\n",
+        },
+        (4 * MIB, 0),
+    ),
+    (
+        "the host has less to give (v2)",
+        {
+            "proc/self/cgroup": "0::/\n",
+            f"{V2}memory.max": f"{15 * MIB}\n",
+            f"{V2}memory.current": "0\n",
+        },
+        (15 * MIB, 8 * MIB),
+    ),
+    (
+        "a container whose path is the host's (v1)",
+        {
+            "proc/self/cgroup": "9:name=systemd:/docker/1\n4:cpu,memory:/docker/1\n0::/\n",
+            f"{V1}memory.limit_in_bytes": f"{4 * MIB}\n",
+            f"{V1}memory.usage_in_bytes": f"{3 * MIB}\n",
+            f"{V1}memory.stat": f"inactive_file 1\ntotal_inactive_file {2 * MIB}\n",
+        },
+        (4 * MIB, 3 * MIB),
+    ),
+    (
+        "no limit (v1)",
+        {
+            "proc/self/cgroup": "4:memory:/\n",
+            f"{V1}memory.limit_in_bytes": "9223372036854771712\n",
+            f"{V1}memory.usage_in_bytes": "1\n",
+        },
+        (16 * MIB, 8 * MIB),
+    ),
+    ("what is no list of groups", {"proc/self/cgroup": "what\n\n"}, (16 * MIB, 8 * MIB)),
+]
+
+
+@pytest.mark.parametrize(("files", "expected"), [case[1:] for case in MEMORY], ids=[c[0] for c in MEMORY])
+def test_memory_is_what_the_container_leaves_of_the_machine(
+    files: dict[str, str], expected: tuple[int, int], tmp_path: Path
+) -> None:
+    meminfo = {"proc/meminfo": MEMINFO} if files else {}
+    assert system_memory(tree(tmp_path, {**meminfo, **files})) == expected
+
+
+TORCH = {
+    "torch/__init__.py": "from torch import _C, version\n__version__ = '2.11.0+cu128'\nprint('hello')\n",
+    "torch/_C.py": "def _cuda_getArchFlags():\n    return 'sm_75 sm_90 compute_90'\n",
+    "torch/version.py": "cuda = '12.8'\n",
+}
+TRANSFORMERS = {
+    "transformers/__init__.py": "__version__ = '5.24.0'\n",
+    "transformers/models/__init__.py": "",
+    "transformers/models/auto/__init__.py": "",
+    "transformers/models/auto/configuration_auto.py": "CONFIG_MAPPING_NAMES = {'llama': 0, 'phi3': 0}\n",
+}
+ROPE = {"transformers/modeling_rope_utils.py": "ROPE_INIT_FUNCTIONS = {'linear': 0, 'llama3': 0}\n"}
+WHOLE = Stack(
+    torch="2.11.0+cu128",
+    arch_list=("sm_75", "sm_90", "compute_90"),
+    cuda="12.8",
+    transformers="5.24.0",
+    trl="1.8.0",
+    bitsandbytes="0.50.2",
+    axolotl=None,
+    flash_attn="2.8.3",
+    model_types=frozenset({"llama", "phi3"}),
+    rope_types=frozenset({"default", "linear", "llama3"}),
+)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_venv(tmp_path_factory.mktemp("stack") / "env", sys.executable)
+
+
+@pytest.fixture
+def python(empty: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "env"
+    shutil.copytree(empty.parents[1], folder, symlinks=True)
+    return folder / "bin" / "python"
+
+
+def install(python: Path, torch: Mapping[str, str], transformers: Mapping[str, str], *more: Stub) -> None:
+    stubs = [
+        Stub(name="torch", version="2.11.0", import_names=(), files=torch),
+        Stub(name="transformers", version="5.24.0", import_names=(), files=transformers),
+    ]
+    build_site(site_of(python.parents[1]), [*stubs, *more])
+
+
+def test_a_stack_is_what_the_target_says_itself(
+    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [("trl", "1.8.0"), ("bitsandbytes", "0.50.2"), ("flash-attn", "2.8.3")]
+    install(python, TORCH, TRANSFORMERS | ROPE, *(Stub(name=name, version=text) for name, text in others))
+    (tmp_path / "torch.py").write_text("raise RuntimeError('not the one')")
+    monkeypatch.chdir(tmp_path)
+    assert read_stack(python, {"PATH": "/bin", "PYTHONPATH": str(tmp_path)}) == WHOLE
+
+
+def test_an_old_stack_without_cuda_is_a_stack_too(python: Path) -> None:
+    build = {"torch/__init__.py": "from torch import _C, version\n__version__ = '2.4.0+cpu'\n"}
+    old = {**TORCH, **build, "torch/_C.py": "", "torch/version.py": "cuda = None\n"}
+    install(python, old, TRANSFORMERS)
+    stack = read_stack(python, {})
+    assert (stack.torch, stack.arch_list, stack.cuda) == ("2.4.0+cpu", (), None)
+    assert stack.rope_types == {"default", "linear", "dynamic"}
+    assert (stack.trl, stack.bitsandbytes, stack.flash_attn) == (None, None, None)
+
+
+BROKEN: list[tuple[dict[str, str], dict[str, str], str]] = [
+    ({}, {}, "torch cannot be imported: (AttributeError|ModuleNotFoundError)"),
+    (
+        {"torch/__init__.py": "import _no_such"},
+        {},
+        "torch cannot be imported: ModuleNotFoundError: No module",
+    ),
+    (
+        TORCH,
+        {"transformers/__init__.py": "raise OSError('libcudart')"},
+        "transformers .*: OSError: libcudart",
+    ),
+    ({"torch/__init__.py": "import os; os._exit(7)"}, {}, r"did not tell its stack \(status 7\)"),
+    ({"torch/__init__.py": "import os; os.write(1, b'colablock-stack {'); os._exit(0)"}, {}, "did not tell"),
+]
+
+
+@pytest.mark.parametrize(("torch", "transformers", "words"), BROKEN)
+def test_a_stack_that_cannot_train_says_why(
+    torch: dict[str, str], transformers: dict[str, str], words: str, python: Path
+) -> None:
+    install(python, torch, transformers)
+    with pytest.raises(Unmet, match=words):
+        read_stack(python, {})
+
+
+def test_no_interpreter_is_no_stack(tmp_path: Path) -> None:
+    with pytest.raises(Unmet, match="cannot be asked"):
+        read_stack(tmp_path / "none", {})

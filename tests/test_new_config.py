@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colablock.accelerator import CARDS, declared
+from colablock.cli import main
+from colablock.errors import ExitCode
+from colablock.training.config import DataSource, TrainConfig, config_from, config_to, read_config
+from colablock.training.machine import card_of
+from colablock.training.model_shape import ModelShape, from_config
+from colablock.training.new_config import config_text, fits_on, sized
+from colablock.training.preflight import Card
+
+GIB = 2**30
+LLAMA_1B = {
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "intermediate_size": 8192,
+    "vocab_size": 128_256,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 131_072,
+}
+LLAMA_8B = {
+    **LLAMA_1B,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "head_dim": 128,
+    "intermediate_size": 14_336,
+    "tie_word_embeddings": False,
+}
+LLAMA_70B = {
+    **LLAMA_8B,
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "intermediate_size": 28_672,
+}
+
+
+def card(name: str) -> Card | None:
+    return next(map(card_of, declared(name).devices), None)
+
+
+T4 = card("T4")
+
+
+def text_for(model: str = "owner/model", dataset: str = "data.jsonl", runner: str = "trl") -> str:
+    return config_text(model, dataset, T4, None, runner)
+
+
+def uncommented(text: str) -> str:
+    """Return *text* with its examples counting."""
+    lines = (
+        line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in text.splitlines()
+    )
+    return "\n".join(lines)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text_for(), encoding="utf-8")
+    assert read_config(path) == sized("owner/model", "data.jsonl", T4).config
+
+
+def test_every_key_is_there_once_with_its_words() -> None:
+    lines = [line for line in text_for().splitlines() if not line.startswith(("# ", "  ")) and line]
+    keys = [line.lstrip("#").partition(":")[0] for line in lines]
+    assert keys == [one.name for one in fields(TrainConfig) if one.name != "extra"]
+    assert all(line.partition(" # ")[2] for line in lines)
+
+
+def test_every_example_counts_without_its_mark() -> None:
+    value = yaml.safe_load(uncommented(text_for()))
+    assert value.keys() == {one.name for one in fields(TrainConfig)} - {"extra"}
+    assert config_to(config_from(value)).keys() == value.keys()
+
+
+def test_keys_of_the_runner_are_told_of_where_it_takes_them() -> None:
+    assert "Further keys of axolotl's" in text_for(runner="axolotl")
+    assert "axolotl's go" not in text_for(runner="trl")
+
+
+NAMES = [
+    "~/models/mine",
+    "yes",
+    "1e5",
+    "0x10",
+    "null",
+    "a: b",
+    "- x",
+    "# c",
+    "'q'",
+    '"',
+    "emoji 😀",
+    "\x85\u2028",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_survives(name: str) -> None:
+    found = config_from(yaml.safe_load(text_for(name, f"{name}.jsonl")))
+    assert (found.base_model, found.datasets) == (name, (DataSource(path=f"{name}.jsonl"),))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_text_survives(name: str) -> None:
+    assert config_from(yaml.safe_load(text_for(name))).base_model == name
+
+
+def tokens(most: int, *, without: int = 0) -> Callable[[TrainConfig], bool]:
+    """Return what takes *most* tokens at a time, and *without* checkpointing fewer."""
+
+    def fits(config: TrainConfig) -> bool:
+        room = most if config.gradient_checkpointing else without
+        return config.micro_batch_size * config.sequence_len <= room
+
+    return fits
+
+
+# Tokens with and without checkpointing, the model's longest; sequence_len, batch, accumulation,
+# checkpointing and whether it fits.
+SIZES = [
+    (1 << 20, 1 << 20, None, (2048, 8, 2, False, True)),
+    (1 << 20, 4096, None, (2048, 8, 2, True, True)),
+    (8192, 0, None, (2048, 4, 4, True, True)),
+    (2048, 2048, None, (2048, 1, 16, False, True)),
+    (2047, 0, None, (1024, 1, 16, True, True)),
+    (1024, 0, None, (1024, 1, 16, True, True)),
+    (256, 0, None, (256, 1, 16, True, True)),
+    (255, 0, None, (256, 1, 16, True, False)),
+    (1 << 20, 0, 512, (512, 8, 2, True, True)),
+    (100, 0, 77, (77, 1, 16, True, True)),
+    (10, 0, 77, (77, 1, 16, True, False)),
+]
+
+
+@pytest.mark.parametrize(("most", "without", "longest", "expected"), SIZES)
+def test_the_longest_rows_come_first_then_the_largest_batch(
+    most: int, without: int, longest: int | None, expected: tuple[int, int, int, bool, bool]
+) -> None:
+    shape = replace(from_config(LLAMA_1B), max_positions=longest)
+    found = sized("m", "d", T4, shape, fits=tokens(most, without=without))
+    config = found.config
+    assert (
+        config.sequence_len,
+        config.micro_batch_size,
+        config.gradient_accumulation_steps,
+        config.gradient_checkpointing,
+        found.fits,
+    ) == expected
+
+
+def test_without_a_card_rows_are_short_and_one_at_a_time() -> None:
+    config = sized("m", "d", None, None, fits=tokens(1 << 20)).config
+    assert (config.sequence_len, config.micro_batch_size) == (512, 1)
+
+
+@pytest.mark.parametrize(("longest", "length"), [(None, 1024), (131_072, 1024), (512, 512)])
+def test_where_nobody_can_tell_it_is_cautious(longest: int | None, length: int) -> None:
+    found = sized("m", "d", T4, replace(from_config(LLAMA_1B), max_positions=longest))
+    config = found.config
+    assert (config.sequence_len, config.micro_batch_size, found.fits) == (length, 1, None)
+    assert config.gradient_checkpointing
+
+
+WORDS = [
+    (tokens(1 << 20), "# Sized for Tesla T4, 15 GiB: this fits, by the estimate."),
+    (tokens(0), "# Sized for Tesla T4, 15 GiB: not even this fits"),
+    (None, "# Sized for Tesla T4, 15 GiB: what fits is not known"),
+]
+
+
+@pytest.mark.parametrize(("fits", "words"), WORDS)
+def test_the_head_says_what_it_is_sized_by(fits: Callable[[TrainConfig], bool] | None, words: str) -> None:
+    assert words in config_text("m", "d", T4, None, "trl", fits=fits)
+    assert "for a machine without a card:" in config_text("m", "d", None, None, "trl", fits=fits)
+
+
+@pytest.mark.parametrize("runner", ["axolotl", "trl"])
+@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("model", [LLAMA_1B, LLAMA_8B], ids=["1B", "8B"])
+def test_every_card_of_a_notebook_trains_a_small_model(
+    model: dict[str, object], name: str, runner: str
+) -> None:
+    shape = from_config(model)
+    fits = fits_on(card(name), 0, shape, runner)
+    found = sized("m", "d", card(name), shape, fits=fits)
+    assert found.fits
+    assert found.config.sequence_len >= 1024
+    assert found.config.micro_batch_size * found.config.gradient_accumulation_steps == 16
+
+
+def test_a_larger_card_takes_no_less() -> None:
+    shape = from_config(LLAMA_8B)
+    found = [
+        sized("m", "d", card(name), shape, fits=fits_on(card(name), 0, shape, "trl")).config
+        for name in ("T4", "L4", "A100", "H100")
+    ]
+    at_a_time = [config.micro_batch_size * config.sequence_len for config in found]
+    assert at_a_time == sorted(at_a_time)
+    assert at_a_time[0] < at_a_time[-1]
+
+
+@pytest.mark.parametrize("name", ["T4", "L4", "A100"])
+def test_a_model_that_is_too_large_fits_in_no_size(name: str) -> None:
+    shape = from_config(LLAMA_70B)
+    assert sized("m", "d", card(name), shape, fits=fits_on(card(name), 0, shape, "trl")).fits is False
+
+
+def test_what_a_card_has_free_now_does_not_count() -> None:
+    shape = from_config(LLAMA_1B)
+    full = replace(T4, free=GIB) if T4 else None
+    fits = fits_on(full, 0, shape, "trl")
+    assert fits is not None
+    assert fits(sized("m", "d", T4).config)
+
+
+def test_without_a_card_memory_counts() -> None:
+    shape = from_config(LLAMA_8B)
+    config = sized("m", "d", None).config
+    answers = [fits(config) for ram in (4, 64) if (fits := fits_on(None, ram * GIB, shape, "trl"))]
+    assert answers == [False, True]
+
+
+@pytest.mark.parametrize("shape", [None, from_config({**LLAMA_1B, "num_local_experts": 8})])
+def test_of_a_shape_that_cannot_be_reckoned_with_nobody_can_tell(shape: ModelShape | None) -> None:
+    assert fits_on(T4, 0, shape, "trl") is None
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path), "PATH": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(LLAMA_1B))
+    return str(tmp_path / "model")
+
+
+def test_the_command_writes_a_config_that_is_sized(
+    model: str, environ: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new" / "config.yaml"
+    argv = ["new-config", "--model", model, "--dataset", "mine.jsonl", "--card", "t4", "-o", str(path)]
+    assert main(argv, environ) == ExitCode.DONE
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"wrote {path}\n")
+    found = read_config(path)
+    assert (found.base_model, found.datasets[0].path) == (model, "mine.jsonl")
+    assert "Tesla T4, 15 GiB: this fits, by the estimate" in path.read_text()
+    assert main(argv, environ) == ExitCode.USAGE
+    assert "is there already" in capsys.readouterr().err
+    assert main([*argv, "--force", "-q"], environ) == ExitCode.DONE
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_file_the_config_goes_to_standard_output(
+    model: str, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new-config", "--model", model, "--card", "none", "--runner", "axolotl"], environ) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "a machine without a card" in out
+    assert config_from(yaml.safe_load(out)).base_model == model
+
+
+def test_a_model_that_is_not_known_gives_a_cautious_config(
+    environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new-config", "--card", "L4"], environ) == ExitCode.DONE
+    out, err = capsys.readouterr()
+    assert "this is cautious" in out
+    assert "note: the model's config was not read" in err
+    assert "HF_HUB_OFFLINE" in err
+
+
+def test_the_result_can_be_had_as_json(
+    model: str, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new-config", "--model", model, "--card", "A100", "--json"], environ) == ExitCode.DONE
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["output"], answer["notes"]) == (None, [])
+    assert config_from(answer["config"]).base_model == model
+
+
+def test_an_unknown_card_is_refused(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new-config", "--card", "A10"], environ) == ExitCode.USAGE
+    assert "`A100`" in capsys.readouterr().err

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import colablock.training
+from colablock.training.config import DataSource, Report, TrainConfig
+from colablock.training.vaults import (
+    ColabVault,
+    KaggleVault,
+    Secret,
+    Vault,
+    VaultClosed,
+    find_token,
+    secrets_environment,
+    vaults_here,
+)
+
+NETRC = """\
+machine api.wandb.ai login user password wandb-of-netrc
+machine wandb.example login user password wandb-of-ours
+default login anybody password of-nobody
+"""
+
+
+class Shelf:
+    """A vault that holds what it is given, and raises what it is given."""
+
+    name = "the shelf"
+
+    def __init__(self, **held: str | Exception) -> None:
+        self.held = held
+        self.asked: list[str] = []
+
+    def read(self, name: str) -> str | None:
+        self.asked.append(name)
+        value = self.held.get(name)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+def home(folder: Path) -> dict[str, str]:
+    """Return the variables of somebody who has logged in to both."""
+    (folder / ".netrc").write_text(NETRC)
+    (folder / ".netrc").chmod(0o600)
+    path = folder / ".cache" / "huggingface" / "token"
+    path.parent.mkdir(parents=True)
+    path.write_text("hf_of_file\r\n")
+    return {"HOME": str(folder)}
+
+
+def config(*reports: Report) -> TrainConfig:
+    return TrainConfig(base_model="m", datasets=(DataSource(path="d"),), report_to=reports)
+
+
+def test_a_secret_shows_where_it_is_from_and_not_itself() -> None:
+    secret = Secret("hf_hidden", "the shelf")
+    assert "hf_hidden" not in f"{secret} {secret!r} {[secret]}"
+    assert str(secret) == "the token of the shelf"
+
+
+ENVIRONMENTS: list[tuple[str, dict[str, str], str, str]] = [
+    ("HF_TOKEN", {"HF_TOKEN": "a", "HUGGING_FACE_HUB_TOKEN": "b"}, "a", "the variable HF_TOKEN"),
+    ("HF_TOKEN", {"HF_TOKEN": " \n", "HUGGING_FACE_HUB_TOKEN": "b\n"}, "b", "HUGGING_FACE_HUB_TOKEN"),
+    ("HF_TOKEN", {"HUGGINGFACE_TOKEN": "c"}, "c", "the variable HUGGINGFACE_TOKEN"),
+    ("HF_TOKEN", {}, "hf_of_file", ".cache/huggingface/token"),
+    ("HF_TOKEN", {"HF_TOKEN_PATH": "{folder}/other"}, "hf_of_other", "{folder}/other"),
+    ("WANDB_API_KEY", {"WANDB_API_KEY": "w", "HF_TOKEN": "a"}, "w", "the variable WANDB_API_KEY"),
+    ("WANDB_API_KEY", {}, "wandb-of-netrc", ".netrc"),
+    ("WANDB_API_KEY", {"WANDB_BASE_URL": "https://wandb.example/"}, "wandb-of-ours", ".netrc"),
+    ("WANDB_API_KEY", {"NETRC": "{folder}/none"}, "of-the-shelf", "the shelf"),
+    ("WANDB_API_KEY", {"WANDB_BASE_URL": "https://other.example/"}, "of-the-shelf", "the shelf"),
+    ("HF_TOKEN", {"HF_HOME": "{folder}/none"}, "of-the-shelf", "the shelf"),
+]
+
+
+@pytest.mark.parametrize(("name", "variables", "value", "source"), ENVIRONMENTS)
+def test_a_token_is_where_its_library_looks_for_it_and_then_in_a_vault(
+    name: str, variables: dict[str, str], value: str, source: str, tmp_path: Path
+) -> None:
+    environ = home(tmp_path)
+    (tmp_path / "other").write_text("hf_of_other")
+    environ |= {key: text.replace("{folder}", str(tmp_path)) for key, text in variables.items()}
+    vault = Shelf(HF_TOKEN="of-the-shelf", WANDB_API_KEY="of-the-shelf")
+    secret, notes = find_token(name, environ, [Shelf(), vault])
+    assert secret is not None
+    assert (secret.value, notes) == (value, ())
+    assert source.replace("{folder}", str(tmp_path)) in secret.source
+    assert vault.asked == ([name] if value == "of-the-shelf" else [])
+
+
+@pytest.mark.parametrize("spoilt", ["netrc", "folder", "token"])
+def test_a_file_that_cannot_be_read_holds_nothing(spoilt: str, tmp_path: Path) -> None:
+    environ = home(tmp_path)
+    token = tmp_path / ".cache" / "huggingface" / "token"
+    for path in (tmp_path / ".netrc", token):
+        path.unlink()
+        if spoilt == "folder":
+            path.mkdir()
+        else:
+            path.write_bytes(b"machine" if spoilt == "netrc" and path != token else b"\xff\xfe\x00")
+    assert find_token("HF_TOKEN", environ) == (None, ())
+    assert find_token("WANDB_API_KEY", environ) == (None, ())
+
+
+def test_a_vault_that_gives_nothing_is_passed_by_and_said(tmp_path: Path) -> None:
+    closed = Shelf(HF_TOKEN=VaultClosed("it is locked: open it"))
+    environ = {"HOME": str(tmp_path)}
+    assert find_token("HF_TOKEN", environ, [closed, Shelf()]) == (None, ("it is locked: open it",))
+    secret, notes = find_token("HF_TOKEN", environ, [closed, Shelf(HF_TOKEN="found\n")])
+    assert (secret, notes) == (Secret("found", "the shelf"), ())
+
+
+PASSED: list[tuple[str, tuple[Report, ...], dict[str, str], dict[str, str], dict[str, str], int]] = [
+    ("nothing", (), {}, {}, {}, 0),
+    ("a token", (), {"HF_TOKEN": "t"}, {}, {"HF_TOKEN": "t"}, 0),
+    ("an old name", (), {"HUGGINGFACE_TOKEN": "t"}, {}, {"HF_TOKEN": "t"}, 0),
+    ("of a vault", (), {}, {"HF_TOKEN": "t", "WANDB_API_KEY": "w"}, {"HF_TOKEN": "t"}, 0),
+    ("no wandb", (Report.TENSORBOARD,), {"WANDB_API_KEY": "w"}, {}, {}, 0),
+    ("wandb", (Report.WANDB,), {}, {"WANDB_API_KEY": "w"}, {"WANDB_API_KEY": "w"}, 0),
+    ("no key", (Report.WANDB,), {}, {}, {"WANDB_MODE": "offline"}, 1),
+    ("a mode", (Report.WANDB,), {"WANDB_MODE": "disabled"}, {}, {}, 0),
+]
+
+
+@pytest.mark.parametrize("case", PASSED, ids=[case[0] for case in PASSED])
+def test_a_run_gets_the_secrets_that_it_needs(
+    case: tuple[str, tuple[Report, ...], Mapping[str, str], Mapping[str, str], Mapping[str, str], int],
+    tmp_path: Path,
+) -> None:
+    _, reports, variables, held, passed, count = case
+    vault = Shelf(**held)
+    environ = {"HOME": str(tmp_path), **variables}
+    mapping, notes = secrets_environment(config(*reports), environ, [vault])
+    assert (mapping, len(notes)) == (passed, count)
+    assert ("WANDB_API_KEY" in vault.asked) == (Report.WANDB in reports)
+    assert list(tmp_path.iterdir()) == []
+
+
+def raising(name: str, base: type[Exception] = Exception) -> Callable[[str], Any]:
+    """Return a function that raises an error of that name, as google.colab and Kaggle have them."""
+
+    def get(key: str) -> Any:
+        raise type(name, (base,), {})(f"about {key}")
+
+    return get
+
+
+def colab(get: Callable[[str], Any]) -> Vault:
+    return ColabVault(SimpleNamespace(get=get))
+
+
+def kaggle(get: Callable[[str], Any]) -> Vault:
+    return KaggleVault(lambda: SimpleNamespace(get_secret=get))
+
+
+@pytest.mark.parametrize("vault", [colab, kaggle])
+def test_a_hosted_vault_gives_what_it_holds(vault: Callable[[Callable[[str], Any]], Vault]) -> None:
+    assert vault(lambda name: f"of {name}").read("HF_TOKEN") == "of HF_TOKEN"
+    assert vault(lambda _: None).read("HF_TOKEN") is None
+
+
+@pytest.mark.parametrize(
+    "vault",
+    [
+        colab(raising("SecretNotFoundError")),
+        kaggle(raising("NotFoundError")),
+    ],
+)
+def test_a_secret_that_does_not_exist_is_none(vault: Vault) -> None:
+    assert vault.read("HF_TOKEN") is None
+
+
+def test_a_kernel_of_kaggle_without_secrets_has_none() -> None:
+    def get(name: str) -> str:
+        raise RuntimeError(f"No user secrets exist for kernel id 1 and label {name}.")
+
+    assert kaggle(get).read("HF_TOKEN") is None
+
+
+@pytest.mark.parametrize(
+    ("vault", "words"),
+    [
+        (colab(raising("NotebookAccessError")), "switch `Notebook access` on"),
+        (colab(raising("TimeoutException")), "its page has to be open"),
+        (colab(raising("MessageError")), "MessageError: set HF_TOKEN in the environment"),
+        (kaggle(raising("BackendError")), "BackendError: attach it to this notebook"),
+    ],
+)
+def test_a_secret_that_is_not_given_says_what_to_do(vault: Vault, words: str) -> None:
+    with pytest.raises(VaultClosed, match=words):
+        vault.read("HF_TOKEN")
+    secret, notes = find_token("HF_TOKEN", {}, [vault])
+    assert secret is None
+    assert words in notes[0]
+
+
+def test_a_plain_interpreter_has_no_vaults() -> None:
+    assert vaults_here({}) == ()
+    assert vaults_here({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}) == ()
+
+
+KAGGLE = "class UserSecretsClient:\n    def get_secret(self, name):\n        return f'kaggle {name}'\n"
+COLAB = "def get(name):\n    return f'colab {name}'\n"
+ASK = """
+import sys, types, os
+if sys.argv[1] == "kernel":
+    shell = types.SimpleNamespace(kernel=object())
+    sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+from colablock.training.vaults import vaults_here
+print([(vault.name, vault.read("X")) for vault in vaults_here(os.environ)])
+"""
+HOSTS = [
+    ("script", {}, "[]"),
+    ("kernel", {}, """[("Colab's secrets", 'colab X')]"""),
+    ("kernel", {"VERTEX_PRODUCT": "COLAB_ENTERPRISE"}, "[]"),
+    ("script", {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}, """[("Kaggle's secrets", 'kaggle X')]"""),
+]
+
+
+@pytest.mark.parametrize(("place", "variables", "expected"), HOSTS)
+def test_vaults_are_asked_where_they_answer(
+    place: str, variables: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    for path, text in {
+        "kaggle_secrets.py": KAGGLE,
+        "google/__init__.py": "",
+        "google/colab/__init__.py": "",
+        "google/colab/userdata.py": COLAB,
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    root = Path(colablock.training.__file__).parents[2]
+    environ = {"PYTHONPATH": f"{tmp_path}:{root}", **variables}
+    command = [sys.executable, "-c", ASK, place]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
+def test_no_file_of_the_folder_hides_a_module_of_the_standard_library() -> None:
+    # Scripts of it are run as files by other interpreters: the folder is then the first that is searched.
+    folder = Path(colablock.training.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} & sys.stdlib_module_names == set()
