@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from colablock.display_notebook import current_shell
@@ -15,10 +16,13 @@ from colablock.display_training import (
     progress_line,
     progress_parts,
     progress_to_html,
+    render_summary,
     summary_text,
     summary_to_html,
 )
 from colablock.display_words import one_line
+from colablock.errors import Unmet
+from colablock.training.curve import curve_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,9 +35,10 @@ if TYPE_CHECKING:
     from colablock.display_notebook import Shell
     from colablock.display_training import Part
     from colablock.training.follow import Progress
+    from colablock.training.run_folder import RunFolder
     from colablock.training.run_summary import RunSummary
 
-__all__ = ["FollowView", "NotebookFollow", "PlainFollow", "TerminalFollow", "follow_view"]
+__all__ = ["FollowView", "NotebookFollow", "PlainFollow", "TerminalFollow", "view_for"]
 
 V = TypeVar("V", bound="FollowView")
 
@@ -52,8 +57,8 @@ class FollowView:
     def note(self, text: str) -> None:
         """Show a sentence that stays."""
 
-    def close(self, final: RunSummary | None = None, *, png: bytes | None = None) -> None:
-        """Leave the final state, or what was shown last; *png* is the loss curve.  May be called twice."""
+    def close(self, final: RunSummary | None = None) -> None:
+        """Leave the final state, or what was shown last.  May be called twice."""
 
     def __enter__(self: V) -> V:  # noqa: PYI019  # typing.Self came with 3.11
         return self
@@ -65,18 +70,23 @@ class FollowView:
 
 
 class NotebookFollow(FollowView):
-    """One display that is updated in place, at most five times a second, and ends with the loss curve."""
+    """One display that is updated in place, at most five times a second, and ends with the loss curve.
+
+    *draw* makes it as a PNG, or raises Unmet: then it stays an SVG.
+    """
 
     def __init__(
         self,
         shell: Shell,
         *,
         title: str = "",
+        draw: Callable[[], bytes] | None = None,
         clock: Callable[[], float] = time.monotonic,
         display_id: str | None = None,
     ) -> None:
         self._publisher = shell.display_pub
         self._title = title
+        self._draw = draw
         self._clock = clock
         self._display_id = display_id or f"colablock-{uuid.uuid4().hex}"
         self._shown_at: float | None = None
@@ -97,14 +107,20 @@ class NotebookFollow(FollowView):
         self._notes.append(one_line(text))
         self._show()
 
-    def close(self, final: RunSummary | None = None, *, png: bytes | None = None) -> None:
-        """Leave the final state."""
+    def close(self, final: RunSummary | None = None) -> None:
+        """Leave the final state: at once, and again once the PNG is drawn."""
         if final is not None:
-            html = summary_to_html(final, png=png, notes=self._notes)
-            self._publish(html, "\n".join([summary_text(final, width=_WIDTH), *self._notes]))
+            self._publish_end(final)
+            if self._draw is not None and final.progress.is_over and len(final.progress.points) > 1:
+                with contextlib.suppress(Unmet):
+                    self._publish_end(final, self._draw())
         elif self._waits:
             self._show()
         self._waits = False
+
+    def _publish_end(self, final: RunSummary, png: bytes | None = None) -> None:
+        html = summary_to_html(final, png=png, notes=self._notes)
+        self._publish(html, "\n".join([summary_text(final, width=_WIDTH), *self._notes]))
 
     def _show(self) -> None:
         if self._last is None:
@@ -127,8 +143,11 @@ class NotebookFollow(FollowView):
 class PlainFollow(FollowView):
     """Single lines for logs and pipes: each stage, each checkpoint, and every ten seconds how far it is."""
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console, *, tells_end: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console
+        self._tells_end = tells_end
         self._clock = clock
         self._written_at: float | None = None
         self._stage = ""
@@ -150,6 +169,12 @@ class PlainFollow(FollowView):
         """Write it."""
         self._write(one_line(text))
 
+    def close(self, final: RunSummary | None = None) -> None:
+        """Write what became of it, where nobody else does."""
+        if final is not None and self._tells_end:
+            with contextlib.suppress(OSError, ValueError):
+                render_summary(final, self._console)
+
     def _write(self, text: str) -> None:
         self._written_at = self._clock()
         with contextlib.suppress(OSError, ValueError):  # a closed stream
@@ -159,8 +184,9 @@ class PlainFollow(FollowView):
 class TerminalFollow(FollowView):
     """A live line on a terminal; checkpoints and notes stay as lines above it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, tells_end: bool = False) -> None:
         self._console = console
+        self._tells_end = tells_end
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._checkpoints: int | None = None
@@ -192,33 +218,43 @@ class TerminalFollow(FollowView):
         with contextlib.suppress(OSError, ValueError):
             self._console.out(one_line(text), highlight=False)
 
-    def close(self, final: RunSummary | None = None, *, png: bytes | None = None) -> None:
-        """Take the live line away: whoever asked for the run writes what became of it."""
-        del final, png
-        if self._bar is not None:
-            with contextlib.suppress(OSError, ValueError):
+    def close(self, final: RunSummary | None = None) -> None:
+        """Take the live line away, and write what became of the run where nobody else does."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._bar is not None:
                 self._bar.stop()
+            if final is not None and self._tells_end:
+                render_summary(final, self._console)
         self._bar = self._task = None
 
 
-def follow_view(
-    console: Console | None = None,
+def view_for(
+    run_id: str,
+    folder: RunFolder,
     *,
-    title: str = "",
-    quiet: bool = False,
+    console: Console | None = None,
     notebook: bool = False,
-    progress: bool = True,
+    quiet: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> FollowView:
-    """Return the view for where a run is watched, as `display.reporter_for` does for other work."""
-    if quiet:
+    """Return the view for where a run is watched.
+
+    *notebook* asks for a cell's output; outside of a kernel that is standard
+    error, and the end is written there, too.  With *console* the caller writes the end.
+    Without either, or *quiet*, nothing is shown.
+    """
+    if quiet or (console is None and not notebook):
         return FollowView()
     shell = current_shell() if notebook else None
     if shell is not None:
-        return NotebookFollow(shell, title=title)
+        return NotebookFollow(shell, title=run_id, draw=partial(curve_png, folder, environ=environ))
+    tells_end = console is None
     if console is None:
-        return FollowView()
-    return TerminalFollow(console) if progress and can_animate(console, environ) else PlainFollow(console)
+        from rich.console import Console as Plain  # noqa: PLC0415  # a notebook does without it
+
+        console = Plain(stderr=True, highlight=False, no_color=bool(environ.get("NO_COLOR")) or None)
+    kind = TerminalFollow if can_animate(console, environ) else PlainFollow
+    return kind(console, tells_end=tells_end)
 
 
 def _joined(parts: list[Part]) -> str:

@@ -86,7 +86,7 @@ def test_what_is_not_known_speaks_for_itself(tmp_path: Path) -> None:
     found = explain(folder)
     assert found is not None
     assert (found.cause, found.is_known, found.advice) == ("unknown", False, ())
-    assert found.line == "pkg.Strange: it"
+    assert found.line == found.title == "pkg.Strange: it"
     assert found.trace[-2:] == ("pkg.Strange: it", "was so")
     assert len(found.trace) == 12
     assert (found.step, found.checkpoint) == (3, "checkpoint-2")

@@ -16,7 +16,7 @@ from colablock.display_follow import (
     NotebookFollow,
     PlainFollow,
     TerminalFollow,
-    follow_view,
+    view_for,
 )
 from colablock.display_training import (
     duration_text,
@@ -34,9 +34,10 @@ from colablock.display_training import (
     summary_text,
     summary_to_html,
 )
+from colablock.errors import Unmet
 from colablock.training.curve import Point
 from colablock.training.follow import Progress
-from colablock.training.run_folder import State
+from colablock.training.run_folder import RunFolder, State
 from colablock.training.run_summary import RunSummary, summary_of
 from tests.support.html import Element, read
 from tests.support.runs import STARTED, a_run, events_of, record_of
@@ -392,7 +393,7 @@ def at_step(step: int, **facts: object) -> Progress:
 
 def test_a_notebook_is_updated_at_most_five_times_a_second(tmp_path: Path) -> None:
     shell, clock = Shell(), Clock()
-    with NotebookFollow(shell, title="tiny", clock=clock, display_id="x") as view:
+    with NotebookFollow(shell, title="tiny", draw=lambda: PNG, clock=clock, display_id="x") as view:
         view.update(LOADING)
         for step in range(100):
             clock.now += 0.05
@@ -400,10 +401,11 @@ def test_a_notebook_is_updated_at_most_five_times_a_second(tmp_path: Path) -> No
         shown = len(shell.display_pub.sent)
         assert 20 <= shown <= 28
         view.note("a note")
-        view.close(summary(State.DONE, tmp_path), png=PNG)
+        view.close(summary(State.DONE, tmp_path))
     sent = shell.display_pub.sent
     assert [update for _, update in sent] == [False] + [True] * (len(sent) - 1)
-    assert len(sent) == shown + 2
+    assert len(sent) == shown + 3
+    assert "<svg" in str(sent[-2][0]["text/html"])
     assert "data:image/png" in str(sent[-1][0]["text/html"])
     assert shell.display_pub.plain()[-1].splitlines()[0].startswith("tiny: done")
     assert shell.display_pub.plain()[-1].endswith("a note")
@@ -472,12 +474,39 @@ def test_a_closed_stream_stops_nothing(kind: type[FollowView]) -> None:
         view.note("x")
 
 
-def test_the_view_is_that_of_where_one_looks() -> None:
-    assert type(follow_view(console(), quiet=True)) is FollowView
-    assert type(follow_view(None, notebook=True)) is FollowView
-    assert isinstance(follow_view(console(), environ={}), PlainFollow)
-    assert isinstance(follow_view(console(terminal=True), environ={"TERM": "xterm"}), TerminalFollow)
-    assert isinstance(follow_view(console(terminal=True), environ={"CI": "true"}), PlainFollow)
+def test_where_nothing_draws_a_png_the_svg_stays(tmp_path: Path) -> None:
+    def draw() -> bytes:
+        raise Unmet("no")
+
+    shell = Shell()
+    with NotebookFollow(shell, draw=draw, display_id="x") as view:
+        view.close(summary(State.DONE, tmp_path))
+        view.close(summary(State.RUNNING, tmp_path, progress=TRAINING))
+    assert len(shell.display_pub.sent) == 2
+    assert "<svg" in str(shell.display_pub.sent[0][0]["text/html"])
+
+
+@pytest.mark.parametrize("kind", [PlainFollow, TerminalFollow])
+@pytest.mark.parametrize("tells_end", [True, False])
+def test_the_end_is_written_where_nobody_else_does(
+    kind: type[PlainFollow | TerminalFollow], tells_end: bool, tmp_path: Path
+) -> None:
+    to = console(terminal=True)
+    with kind(to, tells_end=tells_end) as view:
+        view.update(TRAINING)
+        view.close(summary(State.DONE, tmp_path))
+    assert ("tiny: done, 1200 steps" in written(to)) == tells_end
+
+
+def test_the_view_is_that_of_where_one_looks(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert type(view_for("x", folder, console=console(), quiet=True)) is FollowView
+    assert type(view_for("x", folder)) is FollowView
+    assert isinstance(view_for("x", folder, console=console(), environ={}), PlainFollow)
+    assert isinstance(view_for("x", folder, notebook=True, environ={"CI": "1"}), PlainFollow)
+    terminal = console(terminal=True)
+    assert isinstance(view_for("x", folder, console=terminal, environ={"TERM": "xterm"}), TerminalFollow)
+    assert isinstance(view_for("x", folder, console=terminal, environ={"CI": "true"}), PlainFollow)
     silent = FollowView()
     with silent:
         silent.update(TRAINING)

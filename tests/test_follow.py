@@ -215,6 +215,7 @@ def test_what_is_said_between_the_last_step_and_the_end(running: RunFolder) -> N
         (" 1%\r 50%\r 99%", "99%"),
         ("\x1b]0;title\x07\x1b[1mbold\x1b[0m\n", "bold"),
         ("x" * 20_000 + "\nlast", "last"),
+        ("of before\n--- colablock: started at noon\n", ""),
     ],
 )
 def test_the_last_line_of_a_log(tmp_path: Path, log: str, line: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from colablock.training.run_folder import RunFolder
     from colablock.training.run_summary import RunSummary
 
-__all__ = ["add"]
+__all__ = ["add", "follow_run"]
 
 
 def add(commands: Any) -> None:
@@ -49,6 +48,14 @@ def _add_id(parser: Any) -> None:
     )
 
 
+def follow_run(call: Call, run_id: str, folder: RunFolder, *, stops: bool = True) -> int:
+    """Show a run until it has ended, and write what became of it; return the exit code.
+
+    An interrupt asks it to stop, or leaves it to itself without *stops*.
+    """
+    return _ended(call, _watched(call, run_id, folder, stops=stops))
+
+
 def _list(call: Call) -> int:
     from colablock.applied import home_folder
     from colablock.display_training import render_runs
@@ -76,7 +83,7 @@ def _show(call: Call) -> int:
 
 def _follow(call: Call) -> int:
     run_id, folder = _chosen(call)
-    return _ended(call, _watched(call, run_id, folder))
+    return follow_run(call, run_id, folder, stops=False)
 
 
 def _stop(call: Call) -> int:
@@ -88,7 +95,7 @@ def _stop(call: Call) -> int:
         raise Refused(f"`{run_id}` does not run: it is {state.value}")
     folder.ask_to_stop()
     if call.args.wait:
-        return _ended(call, _watched(call, run_id, folder))
+        return follow_run(call, run_id, folder, stops=False)
     if call.args.json:
         print_json({"id": run_id, "asked_to_stop": True}, call.out)
     elif not call.args.quiet:
@@ -104,11 +111,8 @@ def _plot(call: Call) -> int:
     from colablock.training.curve import write_curve
 
     run_id, folder = _chosen(call)
-    record = folder.record()
-    pythons = [sys.executable, *([record.python] if record is not None and record.python else [])]
-    title = f"{run_id}: {Path(record.model).name}" if record is not None else run_id
     output = call.args.output
-    write_curve(folder, output, pythons, environ=call.environ, title=title)
+    write_curve(folder, output, environ=call.environ)
     if call.args.json:
         print_json({"id": run_id, "written": str(output.absolute())}, call.out)
     elif not call.args.quiet:
@@ -132,13 +136,13 @@ def _chosen(call: Call) -> tuple[str, RunFolder]:
     return find_run(home, call.args.id)
 
 
-def _watched(call: Call, run_id: str, folder: RunFolder) -> RunSummary:
-    from colablock.display_follow import follow_view
+def _watched(call: Call, run_id: str, folder: RunFolder, *, stops: bool) -> RunSummary:
+    from colablock.display_follow import view_for
     from colablock.training.run_summary import watch
 
     quiet = call.args.quiet or call.args.json
-    with follow_view(call.err, quiet=quiet, environ=call.environ) as view:
-        return watch(run_id, folder, view, stops=False)
+    with view_for(run_id, folder, console=call.err, quiet=quiet, environ=call.environ) as view:
+        return watch(run_id, folder, view, stops=stops)
 
 
 def _ended(call: Call, summary: RunSummary) -> int:

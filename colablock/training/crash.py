@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from colablock.training.curve import number_of
-from colablock.training.follow import plain_text
+from colablock.training.follow import START_MARK, plain_text
 from colablock.training.known_crashes import Advice, Cause, cause_in, cause_of_signal, named_cause
 from colablock.training.run_folder import RunFolder, RunRecord, State
 
-__all__ = ["START_MARK", "Explanation", "Traceback", "explain", "tracebacks"]
+__all__ = ["Explanation", "Traceback", "explain", "tracebacks"]
 
 _END_OF_LOG = 512 * 1024  # bytes
-START_MARK = "--- colablock: started"
-"""How a line of the log begins from which on it is of another start."""
-
 _LAST = 80  # lines of a log in which a cause is looked for when there is no traceback
 _OF_THE_RUN = ("matrix", "model", "precision", "runner")
 _SHOWN = 12  # lines of a traceback
@@ -70,6 +67,11 @@ class Explanation:
     step: int = 0
     checkpoint: str | None = None  # the last that was saved: what a new call resumes from
     rank: int | None = None  # of several, the one that failed first
+
+    @property
+    def title(self) -> str:
+        """The reason in one sentence: the meaning of a known cause, else the exception itself."""
+        return self.means if self.is_known or not self.line else self.line
 
     @property
     def is_known(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import subprocess
+import sys
 import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -340,16 +341,21 @@ sys.stdout.buffer.write(picture.getvalue())
 
 
 def curve_png(
-    folder: RunFolder, pythons: Sequence[str], *, environ: Mapping[str, str] = os.environ, title: str = ""
+    folder: RunFolder,
+    pythons: Sequence[str] | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    title: str | None = None,
 ) -> bytes:
     """Return the loss curve of a run as a PNG, drawn by the first of *pythons* that has matplotlib.
 
-    It is drawn in a child: matplotlib is never loaded here.  Raises Unmet where
-    nothing is to be drawn, or nobody can.
+    By default that is this interpreter, then the run's own.  It is drawn in a
+    child: matplotlib is never loaded here.  Raises Unmet where nothing is to be
+    drawn, or nobody can.
     """
-    job = _job(folder, title)
+    job = _job(folder, _title(folder) if title is None else title)
     said = ""
-    for python in dict.fromkeys(pythons):
+    for python in dict.fromkeys(_pythons(folder) if pythons is None else pythons):
         try:
             done = _drawn(python, job, environ)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -369,10 +375,10 @@ def curve_png(
 def write_png(
     folder: RunFolder,
     path: Path,
-    pythons: Sequence[str],
+    pythons: Sequence[str] | None = None,
     *,
     environ: Mapping[str, str] = os.environ,
-    title: str = "",
+    title: str | None = None,
 ) -> None:
     """Write what `curve_png` returns to *path*, as a whole."""
     write_whole(path, curve_png(folder, pythons, environ=environ, title=title))
@@ -381,10 +387,10 @@ def write_png(
 def write_curve(
     folder: RunFolder,
     path: Path,
-    pythons: Sequence[str],
+    pythons: Sequence[str] | None = None,
     *,
     environ: Mapping[str, str] = os.environ,
-    title: str = "",
+    title: str | None = None,
 ) -> None:
     """Write the loss curve to *path* as its name ends: ``.png`` or ``.svg``.  Raises Unmet, InvalidInput."""
     kind = path.suffix.lower()
@@ -392,10 +398,25 @@ def write_curve(
         write_png(folder, path, pythons, environ=environ, title=title)
     elif kind == ".svg":
         events = _logged(folder)
-        svg = curve_svg(loss_points(events), title=title, evaluations=evaluation_points(events), is_file=True)
+        svg = curve_svg(
+            loss_points(events),
+            title=_title(folder) if title is None else title,
+            evaluations=evaluation_points(events),
+            is_file=True,
+        )
         write_whole(path, svg.encode())
     else:
         raise InvalidInput(f"`{path}` has to end in `.png` or `.svg`")
+
+
+def _title(folder: RunFolder) -> str:
+    record = folder.record()
+    return f"{record.id}: {Path(record.model).name}" if record is not None else folder.path.name
+
+
+def _pythons(folder: RunFolder) -> list[str]:
+    record = folder.record()
+    return [sys.executable, *([record.python] if record is not None and record.python else [])]
 
 
 def _job(folder: RunFolder, title: str) -> bytes:

@@ -22,6 +22,7 @@ from colablock.training.run_folder import RunFolder, State
 
 __all__ = [
     "LOADING",
+    "START_MARK",
     "Progress",
     "Tally",
     "attach_words",
@@ -36,6 +37,8 @@ Clock = Callable[[], float]
 Sleep = Callable[[float], object]
 
 LOADING = "starting: loading the model"
+START_MARK = "--- colablock: started"
+"""How a line of the log begins from which on it is of another start."""
 
 _WINDOW = 60.0  # seconds that the rates are of
 _FEWEST = 4  # samples of the rates, however long a step takes
@@ -287,7 +290,8 @@ def last_line(log: Path) -> str:
     except OSError:
         return ""
     lines = [line.strip() for line in plain_text(text).splitlines()]
-    return next((line for line in reversed(lines) if line), "")
+    last = next((line for line in reversed(lines) if line), "")
+    return "" if last.startswith(START_MARK) else last
 
 
 def plain_text(text: str) -> str:
