@@ -119,8 +119,9 @@ class NotebookFollow(FollowView):
         self._waits = False
 
     def _publish_end(self, final: RunSummary, png: bytes | None = None) -> None:
-        html = summary_to_html(final, png=png, notes=self._notes)
-        self._publish(html, "\n".join([summary_text(final, width=_WIDTH), *self._notes]))
+        notes = [] if final.progress.is_over else self._notes  # of what is past
+        html = summary_to_html(final, png=png, notes=notes)
+        self._publish(html, "\n".join([summary_text(final, width=_WIDTH), *notes]))
 
     def _show(self) -> None:
         if self._last is None:

@@ -158,7 +158,7 @@ def curve_svg(
         return ""
     losses = _ticks(*_range(every), most=5)
     box = _Box(
-        left=12 + 7.2 * max(map(len, map(_number_text, losses))),
+        left=12 + 7.2 * max(map(len, _labels(losses))),
         top=32 if title else 12,
         right=width - 14,
         bottom=height - 38,
@@ -205,15 +205,16 @@ class _Box(NamedTuple):
 
 
 def _axes(box: _Box, losses: Sequence[float]) -> Iterator[str]:
-    for loss in losses:
+    for loss, label in zip(losses, _labels(losses), strict=True):
         y = box.y(loss)
         yield _line(box.left, y, box.right, y, opacity=0.16)
-        yield _text(box.left - 6, y + 4, _number_text(loss), anchor="end")
-    for step in _ticks(*box.steps, most=6, whole=True):
+        yield _text(box.left - 6, y + 4, label, anchor="end")
+    steps = _ticks(*box.steps, most=6, whole=True)
+    for step, label in zip(steps, _labels(steps), strict=True):
         if box.steps[0] <= step <= box.steps[1]:
             x = box.x(step)
             yield _line(x, box.bottom, x, box.bottom + 4, opacity=0.6)
-            yield _text(x, box.bottom + 17, _number_text(step))
+            yield _text(x, box.bottom + 17, label)
     yield _line(box.left, box.bottom, box.right, box.bottom, opacity=0.6)
     yield _text((box.left + box.right) / 2, box.bottom + 33, "step")
 
@@ -304,9 +305,20 @@ def _ticks(low: float, high: float, *, most: int, whole: bool = False) -> list[f
     return [at * width for at in range(first, last + 1)]
 
 
-def _number_text(value: float) -> str:
-    """Return *value* as an axis has it: ``0.5``, ``12000``, ``2e-05``."""
-    return "0" if abs(value) < 1e-12 else f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"  # noqa: PLR2004
+def _labels(values: Sequence[float]) -> list[str]:
+    """Return *values* as an axis has them, each another: ``0.5``, ``12000``, ``2e-05``."""
+    found: list[str] = []
+    for digits in range(4, 16):
+        found = [_label(value, digits) for value in values]
+        if len(set(found)) == len(found):
+            break
+    return found
+
+
+def _label(value: float, digits: int) -> str:
+    if abs(value) < 1e-12:  # noqa: PLR2004  # what is left of a 0 that was reckoned
+        return "0"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
 
 
 # PNG

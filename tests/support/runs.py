@@ -158,7 +158,10 @@ def train(
     if not waits:
         (path / "go").touch()
     command = [sys.executable, "-c", _CHILD, os.fspath(path), str(steps), str(pause), ending]
-    with folder.log.open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as child:
+    with (
+        folder.log.open("ab") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as child,
+    ):
         started = start_time_of(child.pid)
         folder.write_record(record_of(id=path.name, process=child.pid, process_started=started))
         try:
