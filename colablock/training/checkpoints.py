@@ -153,7 +153,7 @@ def _facts_of(source: DataSource, path: Path, revision: str | None) -> list[obje
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """Whether there is a run to go on with; *changes* since then, a sentence each, where they are accepted."""
+    """Whether there is a run to go on with; *changes* since then that were accepted, a sentence each."""
 
     is_resumed: bool
     changes: tuple[str, ...] = ()
