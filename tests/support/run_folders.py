@@ -1,0 +1,74 @@
+"""Folders of runs as training leaves them, and what was said about them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from colablock.progress import Reporter
+from colablock.training.checkpoints import write_manifest
+from colablock.training.run_folder import RunFolder, RunRecord, start_time_of
+
+__all__ = ["CHECKPOINT", "Told", "end", "make_checkpoint", "make_run"]
+
+CHECKPOINT = {
+    "adapter_model.safetensors": b"a" * 5000,
+    "optimizer.pt": b"o" * 3400,
+    "scheduler.pt": b"s" * 900,
+    "rng_state.pth": b"r" * 700,
+    "trainer_state.json": b'{"global_step": 40}',
+    "global_step40/rank 0.pt": b"x" * 100,
+}
+
+
+class Told(Reporter):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def make_checkpoint(run: Path, step: int, *, is_whole: bool = True, more: bytes = b"") -> Path:
+    """Write a checkpoint, with *more* in its weights."""
+    folder = run / f"checkpoint-{step}"
+    for name, data in CHECKPOINT.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data + (more if name.startswith("adapter") else b""))
+    if is_whole:
+        write_manifest(folder)
+    return folder
+
+
+def make_run(folder: Path, *, process: int | None = None, **facts: Any) -> RunFolder:
+    """Write the record of a run that *process* (default: this one) is."""
+    process = os.getpid() if process is None else process
+    run = RunFolder(folder)
+    known: dict[str, Any] = {
+        "id": "run-1",
+        "matrix": "tiny",
+        "runner": "trl",
+        "python": "python",
+        "lock": "l",
+        "config": {},
+        "config_digest": "c",
+        "data_digest": "d",
+        "model": "a/b",
+        "process": process,
+        "process_started": start_time_of(process) if process else 0,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    run.write_record(RunRecord(**{**known, **facts}))
+    return run
+
+
+def end(run: RunFolder, state: str = "done") -> None:
+    """Have the run end, as the shim writes it."""
+    record = run.record()
+    assert record is not None
+    make_run(run.path, process=2**22 + 1, process_started=1, id=record.id)  # no process has that number
+    run.end_file.write_text(json.dumps({"state": state, "step": 40, "time": 0.0}))

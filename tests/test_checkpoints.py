@@ -1,0 +1,268 @@
+"""The newest whole checkpoint is taken; a run that changed does not go on unasked."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.training.checkpoints import (
+    data_digest,
+    list_checkpoints,
+    newest_whole,
+    resume_decision,
+    verify_checkpoint,
+    write_manifest,
+)
+from colablock.training.config import DataSource, config_from, config_to
+from colablock.training.run_folder import RunRecord
+from tests.support.run_folders import CHECKPOINT, Told, make_checkpoint
+
+MANIFEST = "colablock.json"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for step in (20, 40):
+        make_checkpoint(tmp_path, step)
+    return tmp_path
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:12])
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def replace_by_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_a_link(path: Path) -> None:
+    path.rename(path.with_suffix(".aside"))
+    path.symlink_to(path.with_suffix(".aside"))
+
+
+def test_checkpoints_are_listed_by_their_step_the_latest_first(run: Path) -> None:
+    make_checkpoint(run, 100, is_whole=False)
+    (run / "checkpoint-best").mkdir()
+    (run / "checkpoint-7").write_text("no folder")
+    names = [path.name for path in list_checkpoints(run)]
+    assert names == ["checkpoint-100", "checkpoint-40", "checkpoint-20"]
+    assert list_checkpoints(run / "none") == ()
+
+
+def test_the_newest_whole_one_is_taken_and_nothing_is_said(run: Path) -> None:
+    told = Told()
+    assert newest_whole(run, told) == run / "checkpoint-40"
+    assert told.notes == []
+
+
+DAMAGES = [Path.unlink, truncate, zero, replace_by_a_folder, replace_by_a_link]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [*itertools.product(CHECKPOINT, DAMAGES), *((MANIFEST, one) for one in DAMAGES[:-1])]
+)
+def test_whichever_file_is_damaged_the_one_before_is_taken(
+    run: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    damage(run / "checkpoint-40" / name)
+    told = Told()
+    assert newest_whole(run, told) == run / "checkpoint-20"
+    (note,) = told.notes
+    assert note.startswith("checkpoint-40 is damaged: ")
+    assert "manifest" in note if name == MANIFEST else f"`{name}`" in note
+    assert note.endswith("; checkpoint-20 is taken")
+
+
+def test_what_is_wrong_is_said_in_numbers(run: Path) -> None:
+    truncate(run / "checkpoint-40" / "optimizer.pt")
+    told = Told()
+    newest_whole(run, told)
+    assert told.notes == [
+        "checkpoint-40 is damaged: `optimizer.pt` has 12 bytes, and had 3,400; checkpoint-20 is taken"
+    ]
+
+
+def test_where_none_is_whole_none_is_taken(run: Path) -> None:
+    (run / "checkpoint-40" / MANIFEST).unlink()
+    for path in (run / "checkpoint-20").glob("*.*"):
+        path.unlink() if path.name != MANIFEST else None
+    told = Told()
+    assert newest_whole(run, told) is None
+    missing = ", ".join(f"`{name}` is missing" for name in sorted(CHECKPOINT)[:1] + sorted(CHECKPOINT)[2:4])
+    then = "there is no whole one before it"
+    assert told.notes == [
+        f"checkpoint-40 is damaged: it has no manifest, so its saving was interrupted; {then}",
+        f"checkpoint-20 is damaged: {missing} and 2 more; {then}",
+    ]
+    assert newest_whole(run / "none", told) is None
+
+
+def test_more_files_than_the_manifest_names_are_fine(run: Path) -> None:
+    (run / "checkpoint-40" / "README.md").write_text("more")
+    assert verify_checkpoint(run / "checkpoint-40") == ()
+
+
+ROW = {"size": 1, "sha256": ""}
+MANIFESTS = {
+    "[]": "cannot be read",
+    '{"schema": 1}': "cannot be read",
+    '{"schema": 1, "files": []}': "cannot be read",
+    '{"schema": 1, "files": {"a": 3}}': "cannot be read",
+    '{"schema": 1, "files": {}}': "names no file",
+    json.dumps({"schema": 2, "files": {"a": ROW}}): "of schema 2, and 1 is known",
+    json.dumps({"schema": 1, "files": {"../a": ROW}}): "names `../a`, which is outside of it",
+    json.dumps({"schema": 1, "files": {"/etc/hostname": ROW}}): "which is outside of it",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), MANIFESTS.items())
+def test_a_manifest_that_is_none_does_not_hold(run: Path, text: str, said: str) -> None:
+    (run / "checkpoint-40" / MANIFEST).write_text(text)
+    (fault,) = verify_checkpoint(run / "checkpoint-40")
+    assert said in fault
+
+
+def test_a_manifest_names_sizes_and_hashes(run: Path) -> None:
+    manifest = json.loads((run / "checkpoint-40" / MANIFEST).read_text())
+    assert manifest == {
+        "schema": 1,
+        "step": 40,
+        "files": {
+            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in CHECKPOINT.items()
+        },
+    }
+    with pytest.raises(InvalidInput, match="not called as a checkpoint is"):
+        write_manifest(run)
+
+
+# Whether the same run goes on
+
+
+CONFIG = config_to(config_from({"base_model": "a/b", "datasets": ["x.jsonl"]}))
+
+
+def digest(config: dict[str, Any]) -> str:
+    return config_from(config, passes_through=True).digest()
+
+
+RECORD = RunRecord(
+    id="run-1",
+    matrix="tiny",
+    runner="trl",
+    python="python",
+    lock="l",
+    config=CONFIG,
+    config_digest=digest(CONFIG),
+    data_digest="d",
+    model="a/b",
+)
+
+
+def test_without_a_record_a_run_is_new() -> None:
+    assert not resume_decision(None, "c", "d", "l").is_resumed
+
+
+def test_the_same_run_goes_on() -> None:
+    found = resume_decision(RECORD, digest(CONFIG), "d", "l", config=CONFIG)
+    assert (found.is_resumed, found.changes) == (True, ())
+
+
+CHANGED = {
+    "config": (
+        {"learning_rate": 1e-4, "lora_r": 8},
+        {},
+        ["the config (learning_rate: 0.0002 → 0.0001; lora_r: 16 → 8) changed since"],
+    ),
+    "data": ({}, {"data_digest": "other"}, ["the data changed since"]),
+    "lock": ({}, {"lock": "other"}, ["the lock of the environment changed since"]),
+    "all": (
+        {"max_steps": 10, "save_steps": 5, "output_dir": "other"},
+        {"data_digest": "other", "lock": "other"},
+        [
+            "the config (max_steps: unset → 10)",
+            "the data and the lock of the environment changed since",
+        ],
+    ),
+    "runner's own": ({"lora_fan": True}, {}, ["the config (lora_fan: unset → true) changed since"]),
+}
+
+
+@pytest.mark.parametrize(("keys", "record", "said"), CHANGED.values(), ids=CHANGED)
+def test_what_changed_is_named_and_refused(
+    keys: dict[str, Any], record: dict[str, Any], said: list[str]
+) -> None:
+    config = {**CONFIG, **keys}
+    old = replace(RECORD, **record)
+    with pytest.raises(Refused) as caught:
+        resume_decision(old, digest(config), "d", "l", config=config)
+    for words in said:
+        assert words in str(caught.value)
+    for name in ("config", "data", "lock"):
+        assert (f"the {name}" in str(caught.value)) == (f"the {name}" in " ".join(said))
+    assert "save_steps" not in str(caught.value)
+    assert "`--resume-anyway`" in (caught.value.hint or "")
+    accepted = resume_decision(old, digest(config), "d", "l", config=config, anyway=True)
+    assert accepted.is_resumed
+    assert len(accepted.changes) == len(set(keys) & {"learning_rate", "max_steps", "lora_fan"}) + len(record)
+
+
+def test_a_config_of_another_version_is_told_apart_as_well() -> None:
+    old = {"base_model": "a/b", "datasets": [], "sequence_len": 7, "adapter": "x" * 100}
+    with pytest.raises(Refused, match=r"base_model: .a/b. → .c/d.") as caught:
+        resume_decision(replace(RECORD, config=old), "c", "d", "l", config={**CONFIG, "base_model": "c/d"})
+    assert f'adapter: "{"x" * 58}… → "qlora"' in str(caught.value)
+    assert "sequence_len: 7 → 1024" in str(caught.value)
+    with pytest.raises(Refused, match="the config changed since"):
+        resume_decision(RECORD, "c", "d", "l")
+
+
+# The data
+
+
+def test_the_digest_of_local_data_is_that_of_its_contents(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("1")
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    (tmp_path / "folder" / "below" / "b.jsonl").write_text("2")
+    first = [DataSource(path="a.jsonl"), DataSource(path="folder")]
+    found = data_digest(first, folder=tmp_path)
+    assert len(found) == 64
+    assert data_digest([DataSource(path=str(tmp_path / one.path)) for one in first]) == found
+    assert data_digest(first[::-1], folder=tmp_path) != found
+    (tmp_path / "a.jsonl").rename(tmp_path / "moved.jsonl")
+    assert data_digest([DataSource(path="moved.jsonl"), first[1]], folder=tmp_path) == found
+    (tmp_path / "folder" / "below" / "b.jsonl").write_text("3")
+    assert data_digest([DataSource(path="moved.jsonl"), first[1]], folder=tmp_path) != found
+
+
+def test_the_digest_of_data_of_the_hub_is_that_of_its_names() -> None:
+    one = DataSource(path="org/data")
+    variants = [
+        data_digest([one]),
+        data_digest([replace(one, split="test")]),
+        data_digest([replace(one, name="main")]),
+        data_digest([one], revisions={"org/data": "abc"}),
+    ]
+    assert len(set(variants)) == len(variants)
+    assert data_digest([one], revisions={"other": "abc"}) == variants[0]
+
+
+def test_data_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
+    with pytest.raises(NotFound, match=r"`.*/socket` cannot be read: No such device"):
+        data_digest([DataSource(path="socket")], folder=tmp_path)
