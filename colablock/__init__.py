@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from colablock.api import apply, export, history, lock, plan, rollback, run, verify, why
+    from colablock.api_train import attach, runs, smoke, train
     from colablock.notebook import load_ipython_extension
 
 __all__ = [
     "__version__",
     "apply",
+    "attach",
     "export",
     "history",
     "load_ipython_extension",
@@ -27,13 +29,19 @@ __all__ = [
     "plan",
     "rollback",
     "run",
+    "runs",
+    "smoke",
+    "train",
     "verify",
     "why",
 ]
 
 __version__ = "0.1.0"
 
-_HOME = {"load_ipython_extension": "colablock.notebook"}
+_HOME = {
+    "load_ipython_extension": "colablock.notebook",
+    **dict.fromkeys(("attach", "runs", "smoke", "train"), "colablock.api_train"),
+}
 
 
 def __getattr__(name: str) -> object:

@@ -31,7 +31,18 @@ if TYPE_CHECKING:
     from colablock.pipeline import Pipeline
     from colablock.rollback import Undone
 
-__all__ = ["apply", "export", "history", "lock", "plan", "rollback", "run", "verify", "why"]
+__all__ = [
+    "apply",
+    "export",
+    "history",
+    "lock",
+    "open_pipeline",
+    "plan",
+    "rollback",
+    "run",
+    "verify",
+    "why",
+]
 
 C = TypeVar("C", bound=Enum)
 Name = str | os.PathLike[str]
@@ -42,7 +53,7 @@ def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
 
     Takes the options of `apply`, and ``runtime="colab-2026.08-gpu"`` for a recorded runtime.
     """
-    with _pipeline(quiet=quiet) as pipeline:
+    with open_pipeline(quiet=quiet) as pipeline:
         return pipeline.prepare(_ask(name, **options)).plan
 
 
@@ -78,7 +89,7 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
     register_displays()
     report = standing_report(ask, os.environ)
     if report is None:
-        with _pipeline(quiet=quiet) as pipeline:
+        with open_pipeline(quiet=quiet) as pipeline:
             prepared = pipeline.prepare(ask, recover=True)
             if not quiet and prepared.plan.steps:
                 show(prepared.plan)
@@ -91,7 +102,7 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
 
 def verify(name: Name, *, quiet: bool = False) -> Report:
     """Prove again what was applied last for *name*."""
-    with _pipeline(quiet=quiet) as pipeline:
+    with open_pipeline(quiet=quiet) as pipeline:
         report = pipeline.verify(os.fspath(name))
     if not quiet:
         show(report)
@@ -114,7 +125,7 @@ def rollback(
     for it was dropped.
     """
     see_to = _restarting(restart)
-    with _pipeline(quiet=quiet) as pipeline:
+    with open_pipeline(quiet=quiet) as pipeline:
         undone = pipeline.rollback(os.fspath(python) if python is not None else None, to_first=to_first)
     if not quiet:
         print(undone_text(undone))  # noqa: T201
@@ -124,7 +135,7 @@ def rollback(
 
 def history(*, python: str | os.PathLike[str] | None = None) -> tuple[Change, ...]:
     """Return what colablock changed in place, oldest first."""
-    with _pipeline(quiet=True) as pipeline:
+    with open_pipeline(quiet=True) as pipeline:
         return pipeline.history(os.fspath(python) if python is not None else None)
 
 
@@ -141,7 +152,7 @@ def run(name: Name, argv: str | Sequence[str]) -> int:
         raise InvalidInput(
             "no command to run", hint='Name one: `colablock.run(name, ["python", "train.py"])`'
         )
-    with _pipeline(quiet=True) as pipeline:
+    with open_pipeline(quiet=True) as pipeline:
         return pipeline.run(os.fspath(name), command)
 
 
@@ -169,7 +180,7 @@ def lock(
         output=Path(output) if output is not None else None,
         upgrade=upgrade,
     )
-    with _pipeline(quiet=quiet) as pipeline:
+    with open_pipeline(quiet=quiet) as pipeline:
         return pipeline.lock(_ask(name, runtime=runtime, use_locks=False, **options), wanted).text
 
 
@@ -194,7 +205,7 @@ def export(
     from colablock.exporting import export
 
     form = _choice(Format, "format", format)
-    with _pipeline(quiet=quiet) as pipeline:
+    with open_pipeline(quiet=quiet) as pipeline:
         exported = export(
             pipeline,
             _ask(name, **options),
@@ -209,12 +220,13 @@ def export(
 
 def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> list[str]:
     """Return why *package* is at its version in the plan of *name*, or why it goes."""
-    with _pipeline(quiet=quiet) as pipeline:
+    with open_pipeline(quiet=quiet) as pipeline:
         return pipeline.prepare(_ask(name, **options)).why(package)
 
 
 @contextmanager
-def _pipeline(*, quiet: bool) -> Iterator[Pipeline]:
+def open_pipeline(*, quiet: bool) -> Iterator[Pipeline]:
+    """Give a pipeline whose progress is shown where this is called: in a cell, if in one."""
     from colablock.pipeline import Pipeline
 
     register_displays()

@@ -1,4 +1,4 @@
-"""The front door of training: what a notebook calls to train, to come back to a run, and to use what was learnt."""
+"""The front door of training: to train, to come back to a run, and to use what was learnt."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from colablock.display_briefing import briefing_text, briefing_to_html, receipt_
 from colablock.display_follow import view_for
 from colablock.display_notebook import current_shell
 from colablock.display_training import summary_text, summary_to_html
-from colablock.errors import InvalidInput, TrainingFailed
+from colablock.errors import TrainingFailed
 from colablock.training import after
-from colablock.training.config import config_from
 from colablock.training.curve import write_curve
 from colablock.training.receipts import Receipt
-from colablock.training.run import Asked, Briefing, Named
-from colablock.training.run import config_of as read_config_of
+from colablock.training.run import Asked, Briefing, Named, config_of
 from colablock.training.run import train as start_or_find
 from colablock.training.run_folder import RunRecord, State, find_run, list_runs
 from colablock.training.run_summary import RunSummary, summary_of, watch
-from colablock.training.runners import runner_of
+from colablock.training.vaults import find_token, vaults_here
 
 if TYPE_CHECKING:
     from colablock.training.config import TrainConfig
@@ -65,8 +63,9 @@ class Run:
         return summary_of(self.id, self._folder)
 
     def follow(self) -> Run:
-        """Show it until it has ended; an interrupt asks it to stop at a checkpoint, a second one waits no longer.
+        """Show it until it has ended.
 
+        An interrupt asks it to stop at a checkpoint, a second one waits no longer.
         Raises TrainingFailed, with what is known of the cause, where it failed.
         """
         with view_for(self.id, self._folder, environ=self._environ, notebook=True) as view:
@@ -88,19 +87,21 @@ class Run:
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
         """Return what the trained model says to each prompt; *options* are those of `after.generate`."""
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        return after.generate(self._folder, asked, environ=self._environ, **options)
+        return after.generate(self.folder, asked, environ=self._environ, **options)
 
     def merge(self, output: str | os.PathLike[str] | None = None) -> Path:
-        """Write the base model with what was learnt, shard by shard; return its folder."""
-        return after.merge(self._folder, Path(output) if output else None, environ=self._environ)
+        """Write the base model with what was learnt, shard by shard, to a new folder; return that."""
+        return after.merge(self.folder, Path(output or self.folder / "merged"), environ=self._environ)
 
     def download(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Pack what was learnt into a zip file and return it; in Colab the browser fetches it, too."""
-        return after.download(self._folder, Path(path) if path else None, environ=self._environ)
+        return after.download(self.folder, Path(path) if path else None)
 
     def push(self, repo: str, **options: Any) -> str:
         """Put what was learnt on the hub, privately unless told otherwise; return its address."""
-        return after.push(self._folder, repo, environ=self._environ, **options)
+        token, _ = find_token("HF_TOKEN", self._environ, vaults_here(self._environ))
+        value = token.value if token is not None else None
+        return after.push(self.folder, repo, token=value, environ=self._environ, **options)
 
     def __repr__(self) -> str:
         return summary_text(self.summary)
@@ -145,7 +146,11 @@ def train(
     with open_pipeline(quiet=quiet) as pipeline:
         ready = pipeline.ready(os.fspath(name))
         asked = Asked(
-            config=_config(config, runner or ready.runner, model, dataset, output_dir, settings),
+            config=_config(
+                config,
+                runner=runner or ready.runner,
+                values=_values(model, dataset, output_dir, settings),
+            ),
             runner=runner,
             fresh=fresh,
             resume_anyway=resume_anyway,
@@ -201,32 +206,38 @@ def raise_failure(summary: RunSummary) -> None:
     explanation = summary.explanation
     if explanation is None:
         raise TrainingFailed(f"the run `{summary.id}` failed", folder=str(summary.folder))
-    hint = " ".join(explanation.advice[:1]) or None
+    hint = explanation.advice[0] if explanation.advice else None
     message = f"the run `{summary.id}` failed: {explanation.title}"
     raise TrainingFailed(message, folder=str(summary.folder), hint=hint)
 
 
 def _config(
     config: str | os.PathLike[str] | Mapping[str, Any] | None,
+    *,
     runner: str | None,
+    values: Mapping[str, Any],
+) -> TrainConfig:
+    if isinstance(config, Mapping):
+        return config_of(None, runner=runner, values={**config, **values})
+    return config_of(Path(config) if config is not None else None, runner=runner, values=values)
+
+
+def _values(
     model: str | None,
     dataset: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
     output_dir: str | os.PathLike[str] | None,
     settings: Mapping[str, Any],
-) -> TrainConfig:
-    values = dict(config) if isinstance(config, Mapping) else {}
-    path = None if config is None or isinstance(config, Mapping) else Path(config)
+) -> dict[str, Any]:
+    """Return what was said beside the config, as its keys."""
+    values = dict(settings)
     if model is not None:
-        values["base_model"] = model
+        values["base_model"] = os.fspath(model)
     if dataset is not None:
         several = [dataset] if isinstance(dataset, (str, os.PathLike)) else list(dataset)
         values["datasets"] = [os.fspath(one) for one in several]
     if output_dir is not None:
         values["output_dir"] = os.fspath(output_dir)
-    values.update(settings)
-    if path is not None:
-        return read_config_of(path, runner=runner, values=values)
-    return config_from(values, passes_through=runner_of(runner).passes_through)
+    return values
 
 
 class _Silent:

@@ -110,9 +110,13 @@ def _followed(call: Call, run: Named) -> int:
 
 def _told(call: Call, run: Named) -> int:
     if call.args.json:
-        print_json({"id": run.id, "folder": str(run.folder.path), "state": run.folder.state().value}, call.out)
+        print_json(
+            {"id": run.id, "folder": str(run.folder.path), "state": run.folder.state().value}, call.out
+        )
     else:
-        call.out.print(f"{run.id} is {run.folder.state().value}: `colablock runs follow {run.id}`", markup=False)
+        call.out.print(
+            f"{run.id} is {run.folder.state().value}: `colablock runs follow {run.id}`", markup=False
+        )
     return ExitCode.DONE
 
 

@@ -34,7 +34,18 @@ from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runners import Decided, runner_of
 
-__all__ = ["Job", "begin", "claimed", "default_folder", "free_id", "prepare_data"]
+__all__ = [
+    "Job",
+    "begin",
+    "claimed",
+    "default_folder",
+    "free_id",
+    "git_revision",
+    "local_path",
+    "mends_for",
+    "prepare_data",
+    "put_aside",
+]
 
 _SAVE_SECONDS = 600.0  # between two checkpoints: what a cut runtime loses at most
 _NEVER = 1_000_000_000  # steps: the clock decides
@@ -139,7 +150,7 @@ def prepare_data(
     config = job.config
     sources = [
         {
-            "path": _local(one.path),
+            "path": local_path(one.path),
             "type": one.form.value if one.form else None,
             "split": one.split,
             "name": one.name,
@@ -147,7 +158,7 @@ def prepare_data(
         for one in config.datasets
     ]
     asked = {
-        "base_model": _local(config.base_model),
+        "base_model": config.base_model,
         "revision": config.revision,
         "chat_template": config.chat_template,
         "datasets": sources,
@@ -207,8 +218,7 @@ def begin(
         pads_with_eos=prepared["pad_token"] is None,
         eos_token=prepared["eos_token"],
     )
-    local = replace(config, base_model=_local(config.base_model))
-    entry = runner.write(local, decided, folder)
+    entry = runner.write(config, decided, folder)
     run_id = free_id(home, folder.path)
     environment = launch_environment(
         job.ready.python,
@@ -232,7 +242,7 @@ def begin(
             "save_steps": config.save_steps or _NEVER,
             "resume": str(job.resume) if job.resume else None,
             "evaluate": prepared.get("evaluate", []),
-            "config": config_to(local),
+            "config": config_to(config),
             "precision": decided.precision,
             "dtype": decided.dtype,
             "attention": decided.attention,
@@ -300,7 +310,7 @@ def git_revision(folder: Path, environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def _local(path: str) -> str:
+def local_path(path: str) -> str:
     """Return a path that exists as an absolute one, since the run has its own folder; else the hub's name."""
     found = Path(path).expanduser()
     return str(found.absolute()) if found.exists() else path

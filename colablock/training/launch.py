@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import yaml
 
 from colablock.children import OPT_OUTS, environment_of
 from colablock.errors import Unmet
+from colablock.training.follow import START_MARK
 from colablock.training.run_folder import RunFolder, start_time_of
 
 __all__ = ["Started", "launch_command", "launch_environment", "start"]
@@ -146,6 +148,8 @@ def start(command: Sequence[str], folder: RunFolder, environment: Mapping[str, s
         folder.end_file.unlink()
     try:
         with folder.log.open("ab") as log:
+            log.write(f"\n{START_MARK} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            log.flush()
             process = subprocess.Popen(
                 list(command),
                 cwd=folder.path,

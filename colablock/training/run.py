@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from colablock.training.handoff import (
     default_folder,
     free_id,
     git_revision,
+    local_path,
     mends_for,
     prepare_data,
     put_aside,
@@ -86,25 +87,27 @@ def config_of(
     datasets: Sequence[str] = (),
     settings: Sequence[str] = (),
     output_dir: str | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """Return the config in the file *path*, if there is one, with what was said beside it.
 
-    *settings* are pairs ``key=value``, their values read as YAML.  Raises InvalidConfig, NotFound.
+    *settings* are pairs ``key=value``, their values read as YAML; *values* are keys
+    with theirs.  Raises InvalidConfig, NotFound.
     """
-    values: dict[str, Any] = dict(read_yaml(path)) if path is not None else {}
+    found: dict[str, Any] = {**(read_yaml(path) if path is not None else {}), **(values or {})}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise InvalidInput(f"`--set {setting}` is no pair: write `--set key=value`")
-        values[key.strip()] = yaml_value(value)
+        found[key.strip()] = yaml_value(value)
     if model is not None:
-        values["base_model"] = model
+        found["base_model"] = model
     if datasets:
-        values["datasets"] = list(datasets)
+        found["datasets"] = list(datasets)
     if output_dir is not None:
-        values["output_dir"] = output_dir
+        found["output_dir"] = output_dir
     source = str(path) if path is not None else "the config"
-    return config_from(values, source=source, passes_through=runner_of(runner).passes_through)
+    return config_from(found, source=source, passes_through=runner_of(runner).passes_through)
 
 
 def train(
@@ -123,7 +126,9 @@ def train(
     anything starts.  Returns at once.  Raises Refused where preflight or a change
     since forbids it, InvalidInput for data or settings that are no use.
     """
-    folder = RunFolder(default_folder(asked.config))
+    config = replace(asked.config, base_model=local_path(asked.config.base_model))
+    asked = replace(asked, config=config)
+    folder = RunFolder(default_folder(config))
     with claimed(folder.path):
         run = Named(free_id(home, folder.path), folder)
         way = _Way(
@@ -196,7 +201,7 @@ class _Way:
         return folder.record()
 
     def _may_go_on(self, record: RunRecord) -> bool:
-        """Return whether nothing that counts has changed since.  Raises Refused where it has, unless allowed."""
+        """Return whether nothing that counts has changed.  Raises Refused where it has, unless allowed."""
         asked = self.asked
         if record.runner != self.runner and not asked.resume_anyway:
             hint = "`--resume-anyway` goes on with another runner, another `output_dir` starts anew"
