@@ -229,8 +229,11 @@ def merge(adapter: str, output: str, base: str | None, revision: str | None) -> 
     work = Work(sorted_, tensors, added, replaced)
     target = Path(output)
     need = sum((folder / shard).stat().st_size for shard in shards)
-    if shutil.disk_usage(target.parent).free < need:
-        raise Refusal(f"{need / 1e9:.1f} GB are needed in `{target.parent}`, and there is less")
+    free = shutil.disk_usage(target.parent).free
+    if free < need:
+        raise Refusal(
+            f"{need / 1e9:.1f} GB are needed in `{target.parent}`, and {free / 1e9:.1f} GB are free"
+        )
     partial = target.parent / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
