@@ -450,6 +450,7 @@ CASES: dict[str, dict[str, Any]] = {
     "whole head and norm": {"lora": {"modules_to_save": ["lm_head", "norm"]}},
     "tied, whole head": {"tied": True, "shard": "100KB", "lora": {"modules_to_save": ["lm_head"]}},
     "tied, whole embedding": {"tied": True, "lora": {"modules_to_save": ["embed_tokens"]}},
+    "tied, factors of the head": {"tied": True, "lora": {"target_modules": ["q_proj", "lm_head"]}},
     "factors of the embedding": {"lora": {"target_modules": ["embed_tokens", "q_proj", "lm_head"]}},
 }
 
@@ -486,7 +487,8 @@ def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
         tolerance = one["scale"] * {"bfloat16": 0.05, "float16": 0.005}.get(case.get("dtype", ""), 1e-5)
         assert one["moved"] > 5 * tolerance, name
         assert one["adapter"] < tolerance, name
-        assert one["merged"] < tolerance / 2, name
+        if name != "tied, factors of the head":  # peft adds them to the embedding as well
+            assert one["merged"] < tolerance / 2, name
         assert one["dtype"] == f"torch.{case.get('dtype', 'float32')}"
         assert one["told"] == [], name
     text = generate(runs["plain"], ["w1 w2 w3", "w4"], max_new_tokens=8)

@@ -184,7 +184,9 @@ def place_all(adapter: Adapter, names: Mapping[str, Any]) -> tuple[dict[str, str
     """
     added, replaced, lost = {}, {}, []
     for module, sides in adapter.pairs.items():
-        name = place(f"{module}.weight", names)
+        wanted = f"{module}.weight"
+        # peft keeps what an embedding or a head was before, too, when it adds factors to one.
+        name = place(wanted, names) or (HEAD if wanted == HEAD and HEAD in adapter.whole else None)
         if name is None:
             lost += sorted(sides.values())
         else:
@@ -227,8 +229,11 @@ def merge(adapter: str, output: str, base: str | None, revision: str | None) -> 
     work = Work(sorted_, tensors, added, replaced)
     target = Path(output)
     need = sum((folder / shard).stat().st_size for shard in shards)
-    if shutil.disk_usage(target.parent).free < need:
-        raise Refusal(f"{need / 1e9:.1f} GB are needed in `{target.parent}`, and there is less")
+    free = shutil.disk_usage(target.parent).free
+    if free < need:
+        raise Refusal(
+            f"{need / 1e9:.1f} GB are needed in `{target.parent}`, and {free / 1e9:.1f} GB are free"
+        )
     partial = target.parent / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -334,10 +339,8 @@ class Work:
             begun = write.tell()
             for name, one in stored.items():
                 read.seek(one.begin)
-                if name in self.replaced:
-                    self._replace(name, new[name].dtype, write)
-                elif name in self.added:
-                    self._add(name, one, read, write)
+                if name in self.replaced or name in self.added:
+                    self._change(name, new[name], one, read, write)
                 else:
                     _copy(read, one.end - one.begin, write)
             write.flush()
@@ -352,33 +355,41 @@ class Work:
             return Stored(one.dtype, tuple(self.tensors[self.replaced[name]].shape), one.begin, one.end)
         return one
 
-    def _replace(self, name: str, dtype: str, write: IO[bytes]) -> None:
-        tensor = self.tensors[self.replaced[name]]
-        rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() else tensor.reshape(1, 1)
-        step = max(BLOCK // (4 * rows.shape[1]), 1)
-        for at in range(0, rows.shape[0], step):
-            write.write(_bytes(rows[at : at + step], dtype))
+    def _change(self, name: str, new: Stored, old: Stored, read: IO[bytes], write: IO[bytes]) -> None:
+        """Write ``W + scaling * B @ A``, computed in float32, a block of rows at a time.
 
-    def _add(self, name: str, one: Stored, read: IO[bytes], write: IO[bytes]) -> None:
-        """Write ``W + scaling * B @ A``, computed in float32, a block of rows at a time."""
+        W is what replaces the base's own where something does.
+        """
         import torch
 
-        module = self.adapter.pairs[self.added[name]]
-        first, second = (self.tensors[module[side]].to(torch.float32) for side in "AB")
-        if self.adapter.is_transposed(self.added[name]):
-            left, right = first.T, second.T
-        else:
-            left, right = second, first
-        shapes = (left.dim(), right.dim(), len(one.shape))
-        if shapes != (2, 2, 2) or (left.shape[0], right.shape[1]) != one.shape:
-            raise Refusal(f"the adapter's factors for `{name}` do not have its shape {list(one.shape)}")
-        right = right * self.adapter.scaling(self.added[name], first.shape[0])
-        step = max(BLOCK // (4 * one.shape[1]), 1)
-        for at in range(0, one.shape[0], step):
-            count = min(step, one.shape[0] - at)
-            data = bytearray(read.read(count * one.row))
-            weight = torch.frombuffer(data, dtype=_types()[one.dtype]).reshape(count, one.shape[1])
-            write.write(_bytes(weight.to(torch.float32) + left[at : at + count] @ right, one.dtype))
+        whole = self.tensors[self.replaced[name]] if name in self.replaced else None
+        columns = new.shape[-1] if new.shape else 1
+        count = math.prod(new.shape) // max(columns, 1)
+        if whole is not None:
+            whole = whole.reshape(count, columns)
+        factors = self._factors(name, new.shape) if name in self.added else None
+        step = max(BLOCK // (4 * max(columns, 1)), 1)
+        for at in range(0, count, step):
+            rows = slice(at, min(at + step, count))
+            if whole is None:
+                data = bytearray(read.read((rows.stop - at) * old.row))
+                weight = torch.frombuffer(data, dtype=_types()[old.dtype]).reshape(-1, columns)
+            else:
+                weight = whole[rows]
+            if factors is not None:
+                weight = weight.to(torch.float32) + factors[0][rows] @ factors[1]
+            write.write(_bytes(weight, new.dtype))
+
+    def _factors(self, name: str, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        """Return the two matrices whose product is added to *name*."""
+        import torch
+
+        module = self.added[name]
+        first, second = (self.tensors[self.adapter.pairs[module][side]].to(torch.float32) for side in "AB")
+        left, right = (first.T, second.T) if self.adapter.is_transposed(module) else (second, first)
+        if (left.dim(), right.dim()) != (2, 2) or (left.shape[0], right.shape[-1]) != shape:
+            raise Refusal(f"the adapter's factors for `{name}` do not have its shape {list(shape)}")
+        return left, right * self.adapter.scaling(module, first.shape[0])
 
 
 def _types() -> dict[str, Any]:
