@@ -214,9 +214,7 @@ def _record_of(folder: Path) -> RunRecord:
 
 
 def _is_chat(record: RunRecord) -> bool:
-    sources = record.config.get("datasets") or ()
-    is_told = any(isinstance(one, Mapping) and one.get("type") == "messages" for one in sources)
-    return is_told or bool(record.config.get("chat_template"))
+    return "messages" in record.forms or bool(record.config.get("chat_template"))
 
 
 def _files(folder: Path, merged: Path | None, reporter: Reporter) -> Iterator[tuple[str, Path]]:

@@ -267,6 +267,7 @@ def begin(
         python=job.ready.python,
         lock=job.ready.lock,
         config=config_to(config),
+        forms=tuple(prepared["forms"]),
         config_digest=config.digest(),
         data_digest=job.data_digest,
         model=config.base_model,

@@ -129,6 +129,12 @@ def train(
     config = replace(asked.config, base_model=local_path(asked.config.base_model))
     asked = replace(asked, config=config)
     folder = RunFolder(default_folder(config))
+    secrets, notes = secrets_environment(config, environ, vaults_here(environ))
+    for note in notes:
+        reporter.note(note)
+    mirrored = {**environ, **secrets}
+    if asked.mirror:
+        store_of(asked.mirror, python=ready.python, environ=mirrored)  # one that is no use is known now
     with claimed(folder.path):
         run = Named(free_id(home, folder.path), folder)
         way = _Way(
@@ -139,12 +145,13 @@ def train(
             data=data_digest(asked.config.datasets),
             home=home,
             environ=environ,
+            secrets=secrets,
             reporter=reporter,
             show=show,
         )
         way.go()
     if asked.mirror and folder.state() is State.RUNNING:
-        start_mirror(folder.path, asked.mirror, environ=environ)
+        start_mirror(folder.path, asked.mirror, environ=mirrored)
     return run
 
 
@@ -159,6 +166,7 @@ class _Way:
     data: str
     home: Path
     environ: Mapping[str, str]
+    secrets: Mapping[str, str]
     reporter: Reporter
     show: Callable[[Briefing], None]
 
@@ -193,7 +201,7 @@ class _Way:
     def _restored(self, mirror: str) -> RunRecord | None:
         """Return the record of a run that only its mirror holds any more, brought back; None without one."""
         folder = self.run.folder
-        store = store_of(mirror, python=self.ready.python, environ=self.environ)
+        store = store_of(mirror, python=self.ready.python, environ={**self.environ, **self.secrets})
         try:
             restore(store, self.run.id, folder.path, reporter=self.reporter)
         except NotFound:  # a first start
@@ -220,8 +228,7 @@ class _Way:
 
     def _start(self, checkpoint: Path | None, record: RunRecord | None) -> None:
         config, environ, folder = self.asked.config, self.environ, self.run.folder
-        secrets, notes = secrets_environment(config, environ, vaults_here(environ))
-        preflight = self._preflight(secrets.get("HF_TOKEN"), notes)
+        preflight = self._preflight(self.secrets.get("HF_TOKEN"))
         accelerator = detect(environ)
         mends = mends_for(self.ready, self.runner, accelerator)
         job = Job(
@@ -238,7 +245,7 @@ class _Way:
             offline=is_offline(environ),
             estimate=preflight.estimate.total if preflight.estimate else None,
             data_digest=self.data,
-            secrets=secrets,
+            secrets=self.secrets,
             launch_arguments=self.asked.launch_arguments,
         )
         stands = record is not None and record.config_digest == config.digest()
@@ -258,15 +265,14 @@ class _Way:
         revision = git_revision(Path.cwd(), environ)
         begin(job, prepared, folder, home=self.home, environ=environ, revision=revision)
 
-    def _preflight(self, token: str | None, notes: Sequence[str]) -> Preflight:
+    def _preflight(self, token: str | None) -> Preflight:
         """Return what was found.  Raises Refused for what the run would fail by."""
         config, environ = self.asked.config, self.environ
         self.reporter.stage("Looking at the model, the card and the stack")
         access = ask_access(config.base_model, config.revision, token, environ)
         shape, problem = _shape_of(config, token, environ)
-        for note in (*notes, problem):
-            if note:
-                self.reporter.note(note)
+        if problem:
+            self.reporter.note(problem)
         preflight = judge(
             config,
             shape,

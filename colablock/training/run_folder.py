@@ -14,6 +14,7 @@
             colablock.json     its manifest, written last: names, sizes, hashes
         adapter/           what was learnt, once it is done
         end.json           how it ended: written by the shim; a killed process leaves none
+        mirror.*           what the process that mirrors checkpoints says and knows
 
     HOME/runs/ID.json      where the folder of each run is
 """
@@ -67,6 +68,7 @@ class RunRecord:
     config_digest: str
     data_digest: str
     model: str
+    forms: Sequence[str] = ()  # of the datasets, as they were found
     mends: Sequence[str] = ()
     precision: str = ""  # "bf16", "fp16" or "fp32"
     processes: int = 1
@@ -149,7 +151,7 @@ class RunFolder:
         record = self.record()
         return (
             record is not None
-            and record.process > 0
+            and record.process_started > 0
             and start_time_of(record.process) == record.process_started
         )
 
