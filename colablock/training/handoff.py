@@ -252,13 +252,13 @@ def begin(
             "warmup_steps": decided.warmup_steps,
             "eval_steps": config.eval_steps or decided.eval_steps,
         },
-        accelerate_config(precision=decided.precision, ranks=ranks, has_card=has_card),
+        accelerate_config(precision=decided.precision, processes=ranks.in_all, has_card=has_card),
     )
     command = launch_command(
         job.ready.python,
         folder,
         precision=decided.precision,
-        ranks=ranks,
+        processes=job.processes,
         has_card=has_card,
         threads=threads_for(ranks.here),
         extra=job.launch_arguments,

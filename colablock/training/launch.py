@@ -72,7 +72,7 @@ def launch_command(
     folder: RunFolder,
     *,
     precision: str,
-    ranks: Ranks,
+    processes: int,
     has_card: bool,
     threads: int,
     extra: Sequence[str] = (),
@@ -80,8 +80,10 @@ def launch_command(
 ) -> list[str]:
     """Return the command that starts the shim in every rank of this host.
 
-    *extra* are accelerate's own arguments for several hosts: those come last and win.
+    *processes* are those of this host unless *extra*, which are accelerate's own arguments for
+    several hosts, says otherwise: those come last and win.
     """
+    ranks = ranks_of(processes, extra)
     mixed = precision if precision in ("bf16", "fp16") else "no"
     arguments = [
         "--config_file",
@@ -89,7 +91,7 @@ def launch_command(
         "--num_processes",
         str(ranks.in_all),
         "--num_machines",
-        "1",
+        str(ranks.hosts),
         "--machine_rank",
         "0",
         "--mixed_precision",
@@ -117,20 +119,20 @@ def launch_command(
     ]
 
 
-def accelerate_config(*, precision: str, ranks: Ranks, has_card: bool) -> str:
+def accelerate_config(*, precision: str, processes: int, has_card: bool) -> str:
     """Return the file that stands in for the user's default config."""
     mixed = precision if precision in ("bf16", "fp16") else "no"
     several = "MULTI_GPU" if has_card else "MULTI_CPU"
     values = {
         "compute_environment": "LOCAL_MACHINE",
         "debug": False,
-        "distributed_type": several if ranks.in_all > 1 else "NO",
+        "distributed_type": several if processes > 1 else "NO",
         "downcast_bf16": "no",
         "machine_rank": 0,
         "main_training_function": "main",
         "mixed_precision": mixed,
         "num_machines": 1,
-        "num_processes": ranks.in_all,
+        "num_processes": processes,
         "rdzv_backend": "static",
         "same_network": True,
         "use_cpu": not has_card,
