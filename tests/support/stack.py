@@ -15,15 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colablock.training.run_folder import RunFolder
+from colablock.training.run_folder import RunFolder, State
 from tests.support.world import ROOT, Done
 
-__all__ = ["NAME", "TEST_HOME", "TEXT", "Stack", "kill", "losses_of", "make_stack", "wait_for"]
+__all__ = ["NAME", "TEST_HOME", "TEXT", "USUAL", "Stack", "kill", "losses_of", "make_stack", "wait_for"]
 
 NAME = "qlora-2026"
 TEST_HOME = os.environ.get("COLABLOCK_TEST_HOME")  # read before the tests' own machine begins
 TEXT = ROOT / "colablock" / "training" / "toy.jsonl"
+USUAL: Mapping[str, Any] = {
+    "sequence_len": 64,
+    "micro_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.01,
+    "max_steps": 8,
+    "save_steps": 2,
+}
 _TOY = TEXT.with_name("_toy.py")
+_OVER = (State.DONE, State.FAILED, State.KILLED)
 _PATIENCE = 240.0
 
 
@@ -67,15 +76,7 @@ class Stack:
         self, out: str, *argv: str | Path, model: Path | None = None, data: Path = TEXT, **settings: Any
     ) -> Done:
         """Train the tiny model into the folder *out*, with *settings* in place of what is usual."""
-        usual: dict[str, Any] = {
-            "sequence_len": 64,
-            "micro_batch_size": 4,
-            "gradient_accumulation_steps": 1,
-            "learning_rate": 0.01,
-            "max_steps": 8,
-            "save_steps": 2,
-        }
-        pairs = [f"--set={key}={json.dumps(value)}" for key, value in {**usual, **settings}.items()]
+        pairs = [f"--set={key}={json.dumps(value)}" for key, value in {**USUAL, **settings}.items()]
         where = ("--model", model or self.model, "--dataset", data, "--output-dir", self.folder / out)
         return self.run("train", NAME, *where, *pairs, *argv)
 
@@ -104,12 +105,12 @@ def losses_of(folder: RunFolder) -> dict[int, tuple[float, float]]:
     return {event["step"]: (event["loss"], event["grad_norm"]) for event in logs}
 
 
-def wait_for(folder: RunFolder, holds: Callable[[list[Mapping[str, Any]]], object]) -> None:
+def wait_for(folder: RunFolder, holds: Callable[[list[dict[str, Any]]], object]) -> None:
     """Wait until *holds* does of the events of a run."""
     end = time.monotonic() + _PATIENCE
     while not holds(folder.metrics()):
         assert time.monotonic() < end, folder.log.read_text(encoding="utf-8", errors="replace")[-4000:]
-        assert not folder.end_file.exists(), folder.end_file.read_text(encoding="utf-8")
+        assert folder.state() not in _OVER, folder.end()
         time.sleep(0.005)
 
 
