@@ -23,6 +23,7 @@ import pytest
 from colablock.errors import ExitCode, InvalidInput
 from colablock.training.checkpoints import list_checkpoints, newest_whole, verify_checkpoint
 from colablock.training.config import DataSource, TrainConfig
+from colablock.training.crash import explain
 from colablock.training.handoff import Job, prepare_data
 from colablock.training.launch import (
     accelerate_config,
@@ -482,7 +483,8 @@ def test_what_is_learnt_is_marked_token_by_token(stack: Stack) -> None:
     pieces = [list(pieces_of(row)) for row in told["evaluate"]]
     command = [stack.python, "-c", DECODE, str(model / "tokenizer.json")]
     ids = json.dumps([one for row in pieces for one, _ in row])
-    decoded = iter(json.loads(subprocess.run(command, input=ids, capture_output=True, check=True).stdout))
+    done = subprocess.run(command, input=ids, capture_output=True, text=True, check=True)
+    decoded = iter(json.loads(done.stdout))
     assert [[(next(decoded), is_learnt) for _, is_learnt in row] for row in pieces] == LEARNT
     assert [tuple(piece) for piece in told["sample"]] == LEARNT[0]
     assert told["trained"] == sum(len(one) for row in pieces for one, is_learnt in row if is_learnt)
@@ -511,7 +513,13 @@ def test_a_chat_without_a_template_is_refused_with_the_way_out(stack: Stack) -> 
 def test_a_crash_is_explained(stack: Stack) -> None:
     model = stack.folder / "broken-model"
     shutil.copytree(stack.model, model)
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
+    weights = model / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)  # as a download that was broken off
     done = stack.train("broken", model=model)
     assert done.code == ExitCode.UNMET, done.err
+    assert "a file of weights is not whole" in done.out + done.err
+    told = explain(stack.run_folder("broken"))
+    assert told is not None
+    assert (told.cause, told.step, told.checkpoint) == ("weights-damaged", 0, None)
+    assert "SafetensorError" in told.line
+    assert told.advice
