@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import torch
 
-_SPEED = 100.0  # what a learning rate for weights is to a table of scores
+_SPEED = float(os.environ.get("STAND_IN_SPEED", "100"))  # of a table of scores, by the rate of weights
 _FORGETS = 0.9
 
 
