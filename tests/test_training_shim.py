@@ -83,7 +83,7 @@ def test_checkpoints_are_sealed_and_rotate(whole: RunFolder) -> None:
         assert manifest["step"] == int(path.name.partition("-")[2])
         assert manifest["files"].keys() == {
             *("adapter_config.json", "adapter_model.safetensors", "optimizer.pt"),
-            *("rng_state.pth", "trainer_state.json"),
+            *("rng_state.pth", "trainer_state.json", "training_args.bin"),
         }
     saves = [event for event in whole.metrics() if event["event"] == "save"]
     sizes = [path.stat().st_size for path in (whole.path / "checkpoint-6").iterdir()]

@@ -3,7 +3,6 @@
 import errno
 import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
@@ -93,6 +92,8 @@ class Trainer:
         self.accelerator = SimpleNamespace(autocast=nullcontext)
         self._momentum = [0.0] * len(model.scores.data.values)
         if os.environ.get("STAND_IN_POOL"):
+            import multiprocessing  # noqa: PLC0415 - most runs start without
+
             with multiprocessing.get_context("fork").Pool(2) as pool:  # leaving it terminates its workers
                 pool.map(len, ["a", "b"])
 
@@ -204,6 +205,7 @@ class Trainer:
             if os.environ.get("STAND_IN_FAILS_AT") == str(self.state.global_step):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             (folder / "optimizer.pt").write_text(json.dumps(self._momentum))
+            (folder / "training_args.bin").write_text(json.dumps(asdict(self.args)))
             self.state.save_to_json(folder / "trainer_state.json")
             kept = sorted(folder.parent.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
             for old in kept[: -self.args.save_total_limit]:
