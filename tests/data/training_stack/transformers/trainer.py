@@ -94,8 +94,13 @@ class Trainer:
         if os.environ.get("STAND_IN_POOL"):
             import multiprocessing  # noqa: PLC0415 - most runs start without
 
-            with multiprocessing.get_context("fork").Pool(2) as pool:  # leaving it terminates its workers
-                pool.map(len, ["a", "b"])
+            fork = multiprocessing.get_context("fork")
+            workers = [fork.Process(target=time.sleep, args=(60,)) for _ in range(2)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:  # as a pool does with those that are at work
+                worker.terminate()
+                worker.join()
 
     def add_callback(self, callback):
         self.callbacks.append(callback)
