@@ -87,11 +87,11 @@ class Run:
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
         """Return what the trained model says to each prompt; *options* are those of `after.generate`."""
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        return after.generate(self.folder, asked, environ=self._environ, **options)
+        return after.generate(self.folder, asked, environ=self._with_token(), **options)
 
     def merge(self, output: str | os.PathLike[str] | None = None) -> Path:
         """Write the base model with what was learnt, shard by shard, to a new folder; return that."""
-        return after.merge(self.folder, Path(output or self.folder / "merged"), environ=self._environ)
+        return after.merge(self.folder, Path(output or self.folder / "merged"), environ=self._with_token())
 
     def download(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Pack what was learnt into a zip file and return it; in Colab the browser fetches it, too."""
@@ -99,9 +99,12 @@ class Run:
 
     def push(self, repo: str, **options: Any) -> str:
         """Put what was learnt on the hub, privately unless told otherwise; return its address."""
+        return after.push(self.folder, repo, environ=self._with_token(), **options)
+
+    def _with_token(self) -> Mapping[str, str]:
+        """Return the variables of a child, the hub's token among them where there is one."""
         token, _ = find_token("HF_TOKEN", self._environ, vaults_here(self._environ))
-        value = token.value if token is not None else None
-        return after.push(self.folder, repo, token=value, environ=self._environ, **options)
+        return self._environ if token is None else {**self._environ, "HF_TOKEN": token.value}
 
     def __repr__(self) -> str:
         return summary_text(self.summary)
