@@ -176,7 +176,7 @@ def yaml_value(text: str) -> Any:
         return text
 
 
-def config_from(value: object, *, source: str = "the config", passes_through: bool = False) -> TrainConfig:
+def config_from(value: object, *, source: str = "", passes_through: bool = False) -> TrainConfig:
     """Return the config that a mapping of keys stands for.
 
     *passes_through*: keys that are not ours are kept for the runner (axolotl);
