@@ -17,6 +17,7 @@ from colablock.errors import Fault, InvalidConfig, NotFound
 from colablock.hints import near
 
 __all__ = [
+    "RANGES",
     "Adapter",
     "DataSource",
     "Form",
@@ -117,7 +118,7 @@ class TrainConfig:
 
 
 # Key: what is between the smallest and the largest value that makes sense.
-_RANGES: Mapping[str, tuple[float, float]] = {
+RANGES: Mapping[str, tuple[float, float]] = {
     "sequence_len": (8, 1 << 20),
     "micro_batch_size": (1, 1 << 16),
     "gradient_accumulation_steps": (1, 1 << 16),
@@ -274,7 +275,7 @@ class _Reading:
         if not fits or (whole and given != int(given)):
             self.fault(key, f"is {given!r}, and has to be a {'whole ' if whole else ''}number")
             return given
-        lowest, highest = _RANGES[key]
+        lowest, highest = RANGES[key]
         if not lowest <= given <= highest:
             self.fault(key, f"is {given:g}, and has to be between {lowest:g} and {highest:g}")
         return int(given) if whole else float(given)
