@@ -193,7 +193,7 @@ HELP = {
 
 EXIT_MEANING = {
     ExitCode.DONE: "Done. `apply` with nothing left to do is done as well.",
-    ExitCode.UNMET: "The request cannot be met, and nothing changed: no solution, a refusal, a failed check, a failed run.",
+    ExitCode.UNMET: "It cannot be done, and nothing changed: no solution, a refusal, a failed check or run.",
     ExitCode.USAGE: "The command line, a matrix or another input is not usable as given; nothing changed.",
     ExitCode.ROLLED_BACK: "The change failed; the environment is as it was before.",
     ExitCode.NOT_RESTORED: "The change failed and could not be undone; the message says where the files are.",
