@@ -21,6 +21,7 @@ import json
 import os
 import resource
 import runpy
+import shutil
 import signal
 import time
 import traceback
@@ -53,10 +54,12 @@ def main(folder: Path) -> None:
     except BaseException as error:
         ending.failed(error)
         raise
+    state = "stopped" if watch.was_stopped else "done"
     if rank == 0:
         gather_adapter(folder)
-        watch.tell("end", step=watch.step, state="stopped" if watch.was_stopped else "done")
-        ending.ended("stopped" if watch.was_stopped else "done", watch.step)
+        watch.tell("end", step=watch.step, state=state)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # another host has a folder of its own
+        ending.ended(state, watch.step)
 
 
 def start(job: dict[str, Any], folder: Path) -> None:
@@ -100,12 +103,13 @@ def stop_on_signals(folder: Path) -> None:
 def gather_adapter(folder: Path) -> None:
     """Have what was learnt in ``adapter/``: axolotl leaves it beside its checkpoints."""
     learnt = [*folder.glob("adapter_*"), *folder.glob("*token*"), *folder.glob("chat_template*")]
-    if (folder / "adapter").exists() or not any(path.name == "adapter_config.json" for path in learnt):
+    if not any(path.name == "adapter_config.json" for path in learnt):
         return
     new = folder / ".adapter"
     new.mkdir(exist_ok=True)
     for path in learnt:
         path.replace(new / path.name)
+    shutil.rmtree(folder / "adapter", ignore_errors=True)  # of a start before, that was stopped
     new.rename(folder / "adapter")
 
 

@@ -17,6 +17,7 @@ from colablock.errors import Fault, InvalidConfig, NotFound
 from colablock.hints import near
 
 __all__ = [
+    "RANGES",
     "Adapter",
     "DataSource",
     "Form",
@@ -117,7 +118,7 @@ class TrainConfig:
 
 
 # Key: what is between the smallest and the largest value that makes sense.
-_RANGES: Mapping[str, tuple[float, float]] = {
+RANGES: Mapping[str, tuple[float, float]] = {
     "sequence_len": (8, 1 << 20),
     "micro_batch_size": (1, 1 << 16),
     "gradient_accumulation_steps": (1, 1 << 16),
@@ -176,7 +177,7 @@ def yaml_value(text: str) -> Any:
         return text
 
 
-def config_from(value: object, *, source: str = "the config", passes_through: bool = False) -> TrainConfig:
+def config_from(value: object, *, source: str = "", passes_through: bool = False) -> TrainConfig:
     """Return the config that a mapping of keys stands for.
 
     *passes_through*: keys that are not ours are kept for the runner (axolotl);
@@ -274,7 +275,7 @@ class _Reading:
         if not fits or (whole and isinstance(given, float) and not given.is_integer()):
             self.fault(key, f"is {given!r}, and has to be a {'whole ' if whole else ''}number")
             return given
-        lowest, highest = _RANGES[key]
+        lowest, highest = RANGES[key]
         if not lowest <= given <= highest:
             self.fault(key, f"is {given!r}, and has to be between {lowest:,} and {highest:,}")
             return given

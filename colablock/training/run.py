@@ -106,7 +106,7 @@ def config_of(
         found["datasets"] = list(datasets)
     if output_dir is not None:
         found["output_dir"] = output_dir
-    source = str(path) if path is not None else "the config"
+    source = str(path) if path is not None else ""
     return config_from(found, source=source, passes_through=runner_of(runner).passes_through)
 
 
