@@ -166,7 +166,7 @@ def test_what_follows_two_dashes_goes_to_the_launcher(shell: Shell) -> None:
 
 USAGE: list[tuple[list[str], str]] = [
     (["train", "tiny", "--set", "seed"], "`--set seed` is no pair: write `--set key=value`"),
-    (["train", "tiny"], "the config `the config` has 2 faults base_model: is missing datasets: is missing"),
+    (["train", "tiny"], "the config has 2 faults base_model: is missing datasets: is missing"),
     (["train", "tiny", "--config", "none.yaml"], "the config `none.yaml` cannot be read"),
     (["train", "tiny", "--model", "a", "--dataset", "d", "--set", "seedd=1"], "did you mean `seed`?"),
     (["train", "tiny", "--model", "a/b", "--dataset", "d", "--mirror", "/no/such"], "Is the drive mounted?"),
