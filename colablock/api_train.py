@@ -87,21 +87,38 @@ class Run:
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
         """Return what the trained model says to each prompt; *options* are those of `after.generate`."""
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        return after.generate(self.folder, asked, environ=self._environ, **options)
+        return after.generate(self.folder, asked, environ=self._with_token(), **options)
 
-    def merge(self, output: str | os.PathLike[str] | None = None) -> Path:
-        """Write the base model with what was learnt, shard by shard, to a new folder; return that."""
-        return after.merge(self.folder, Path(output or self.folder / "merged"), environ=self._environ)
+    def merge(self, output: str | os.PathLike[str] | None = None, *, base: str | None = None) -> Path:
+        """Write the base model with what was learnt, shard by shard, to a new folder; return that.
 
-    def download(self, path: str | os.PathLike[str] | None = None) -> Path:
-        """Pack what was learnt into a zip file and return it; in Colab the browser fetches it, too."""
-        return after.download(self.folder, Path(path) if path else None)
+        *base* stands in for the run's own, where that is quantised.
+        """
+        target = Path(output or self.folder / "merged")
+        return after.merge(self.folder, target, base=base, environ=self._with_token())
 
-    def push(self, repo: str, **options: Any) -> str:
-        """Put what was learnt on the hub, privately unless told otherwise; return its address."""
+    def download(
+        self, path: str | os.PathLike[str] | None = None, *, merged: str | os.PathLike[str] | None = None
+    ) -> Path:
+        """Pack what was learnt, or the folder *merged*, into a zip file and return it.
+
+        In Colab the browser fetches it, too.
+        """
+        zipped, model = (Path(one) if one is not None else None for one in (path, merged))
+        return after.download(self.folder, zipped, merged=model)
+
+    def push(self, repo: str, *, private: bool = True, merged: str | os.PathLike[str] | None = None) -> str:
+        """Put what was learnt, or the folder *merged*, on the hub, and return its address.
+
+        A public repository is written to only where *private* is false.
+        """
+        model = Path(merged) if merged is not None else None
+        return after.push(self.folder, repo, private=private, merged=model, environ=self._with_token())
+
+    def _with_token(self) -> Mapping[str, str]:
+        """Return the variables of a child, the hub's token among them where there is one."""
         token, _ = find_token("HF_TOKEN", self._environ, vaults_here(self._environ))
-        value = token.value if token is not None else None
-        return after.push(self.folder, repo, token=value, environ=self._environ, **options)
+        return self._environ if token is None else {**self._environ, "HF_TOKEN": token.value}
 
     def __repr__(self) -> str:
         return summary_text(self.summary)

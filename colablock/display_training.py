@@ -218,6 +218,8 @@ def _pairs(summary: RunSummary) -> Iterator[tuple[str, str]]:
         yield label, f"{memory_text(progress.memory)} at the peak{estimate}"
     if progress.checkpoint:
         yield "checkpoint", f"{progress.checkpoint}, {count(progress.checkpoints, 'save')} in all"
+    if summary.mirror:
+        yield "mirror", summary.mirror
 
 
 def _record_pairs(record: RunRecord) -> Iterator[tuple[str, str]]:

@@ -117,14 +117,14 @@ class InvalidMatrix(InvalidInput):
 
 
 class InvalidConfig(InvalidInput):
-    """A training config with faults; all of them are reported at once."""
+    """A training config with faults; all are reported at once.  *source* is "" where it is no file."""
 
     reference = "invalid-config"
 
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
         self.source = source
         self.faults = tuple(faults)
-        super().__init__(_counted(f"the config `{source}`", self.faults))
+        super().__init__(_counted(f"the config `{source}`" if source else "the config", self.faults))
 
 
 class InvalidRequirements(InvalidInput):

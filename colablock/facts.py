@@ -11,10 +11,12 @@ from pathlib import Path
 from colablock import __version__
 from colablock.applied import home_folder
 from colablock.catalog import find_matrix, list_matrices
+from colablock.errors import InvalidInput
 from colablock.matrix import Absent, Constraint, Matrix, PackageEntry
 from colablock.recorded import runtimes
 from colablock.settings import read_settings
 from colablock.snapshot import snapshot_of, take_snapshot
+from colablock.training.receipts import proven_on
 from colablock.urls import redacted
 
 __all__ = ["info", "listing", "matrix_facts"]
@@ -24,7 +26,10 @@ def listing(environ: Mapping[str, str]) -> dict[str, object]:
     """Return the matrices that can be named and the recorded runtimes."""
     return {
         "matrices": [
-            {key: value for key, value in asdict(one).items() if value is not None}
+            {
+                **{key: value for key, value in asdict(one).items() if value is not None},
+                **_proofs(one.name, environ),
+            }
             for one in list_matrices(environ=environ)
         ],
         "runtimes": [
@@ -38,6 +43,18 @@ def listing(environ: Mapping[str, str]) -> dict[str, object]:
             for one in runtimes(environ=environ)
         ],
     }
+
+
+def _proofs(name: str, environ: Mapping[str, str]) -> dict[str, object]:
+    """Return on which cards a matrix that trains is proven to; nothing for one that cannot be read."""
+    try:
+        matrix = find_matrix(name, environ=environ)
+    except InvalidInput:
+        return {}
+    if matrix.train.runner is None:
+        return {}
+    cards = proven_on(matrix.source, digest=matrix.digest)
+    return {"training": f"proven on {', '.join(cards)}" if cards else "not proven by us on any card"}
 
 
 def matrix_facts(name: str, environ: Mapping[str, str]) -> dict[str, object]:

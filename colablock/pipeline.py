@@ -60,6 +60,7 @@ from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
 from colablock.training.ready import Ready
+from colablock.training.receipts import proof_note
 from colablock.urls import redacted
 from colablock.verify import Check, Report, files_checks, prove, run_in
 
@@ -109,7 +110,8 @@ class Pipeline:
         prepared = self._with_costs(ask, self._planned(ask, solving))
         is_same = last is not None and last.key == request_key(ask, matrix, self._environ)
         since = tuple(notes_of(self._drifts(last, kernel))) if last and is_same else ()
-        plan = replace(prepared.plan, beforehand=(*since, *prepared.plan.beforehand))
+        proof = self._proof(matrix, kernel.accelerator)
+        plan = replace(prepared.plan, beforehand=(*since, *prepared.plan.beforehand, *proof))
         return replace(prepared, plan=plan)
 
     def carry_out(self, ask: Ask, prepared: Prepared) -> Report:
@@ -283,6 +285,12 @@ class Pipeline:
             reporter=self.reporter,
             environ=self._environ,
         )
+
+    def _proof(self, matrix: Matrix, accelerator: Accelerator) -> tuple[str, ...]:
+        """Return whether training with a matrix is proven on such a card; nothing without a runner."""
+        if matrix.train.runner is None:
+            return ()
+        return (proof_note(matrix.source, matrix.name, accelerator, digest=matrix.digest),)
 
     def _planned(self, ask: Ask, solving: Solving) -> Prepared:
         if ask.into is not None:

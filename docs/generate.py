@@ -1,7 +1,8 @@
 """Write the reference pages that are made from code; ``--check`` only compares them.
 
-The command line's page comes from its parser, the matrix file's from its schema, and the exit codes
-from the errors that carry them.  The JSON schema says to editors what the matrix file's page says to people.
+The command line's page comes from its parser, the matrix file's from its schema, the training
+config's from its class and from what axolotl is told, and the exit codes from the errors that carry them.
+The JSON schema says to editors what the matrix file's page says to people.
 """
 
 from __future__ import annotations
@@ -9,8 +10,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields, replace
+from enum import Enum
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from colablock import errors
 from colablock.authoring import schema_text
@@ -18,6 +24,10 @@ from colablock.cli import build_parser
 from colablock.errors import ColablockError, ExitCode
 from colablock.matrix_json import SCHEMA_FILE
 from colablock.matrix_schema import SCHEMA, Key
+from colablock.training.config import RANGES, Adapter, DataSource, Form, Report, TrainConfig
+from colablock.training.new_config import EXAMPLES, MEANINGS
+from colablock.training.run_folder import RunFolder
+from colablock.training.runners import Decided, axolotl_config
 
 ROOT = Path(__file__).parent.parent
 NOTICE = "<!-- Made by docs/generate.py: change the code that it reads, then run it again. -->"
@@ -92,6 +102,88 @@ exceptions; all of them derive from `colablock.errors.ColablockError`, which kno
 `reference` and, where something can be done about it, a `hint`.
 """
 
+CONFIG_HEAD = """\
+# The training config
+
+One YAML file says what is trained on what, and how; the keys are axolotl's, as far as they go, and mean the
+same with every runner. `colablock new-config` writes one with a reason beside every key, sized for a card;
+`colablock train NAME --config FILE` runs it. Every key can also be given as `--set KEY=VALUE`, or in Python
+as `colablock.train(NAME, KEY=VALUE)`: what is given there comes before the file. `--model` is short for
+`base_model`, `--dataset` for `datasets`.
+
+```yaml
+base_model: Qwen/Qwen2.5-1.5B
+datasets:
+  - path: data.jsonl
+sequence_len: 1024
+num_epochs: 2
+```
+
+All faults of a config are reported at once, each with its path, and end the command with exit code 2. An
+unknown key is a fault, unless the runner is axolotl: it is passed on then. There is no key for the
+precision, and none for 4 bits: the former follows from the card, the latter from `adapter`.
+
+## Keys
+"""
+
+CONFIG_DATASETS = """\
+## `datasets`
+
+A list. An entry is a path or a name on the hub, or a mapping of these keys:
+
+| key | what it takes | meaning |
+| --- | --- | --- |
+| `path` | text; required | a file (JSON lines, JSON, CSV, Parquet, text), a folder, or a name on the hub |
+| `type` | {forms} | the form of a row; left out, its columns tell |
+| `split` | text; default `train` | of a dataset on the hub |
+| `name` | text | the configuration of a dataset on the hub |
+
+| form | columns | what counts for the loss |
+| --- | --- | --- |
+| `text` | `text` | all of it |
+| `completion` | `prompt`, `completion` | the completion |
+| `messages` | `messages`: a list of `role` and `content` | what the assistant says |
+| `alpaca` | `instruction`, `output`, and `input` where there is one | the output |
+
+Where columns of several forms are there, the first of `messages`, `completion`, `alpaca`, `text` counts.
+With `train_on_inputs: true` everything counts. The token that ends a text is added and learnt; in
+`messages` the chat template closes each turn, and what closes the assistant's is learnt.
+"""
+
+CONFIG_AXOLOTL = """\
+## What axolotl is told
+
+The runner `trl` reads the same values as fields of its `SFTConfig` and of peft's `LoraConfig`. The runner
+`axolotl` reads `config.yaml` in the run's folder, which is written from them:
+
+"""
+
+CONFIG_DECIDED = """\
+A dash stands where a key decides what the tokens are, which are made before, where things go, or what is in
+the next table. What follows from the card and the data:
+
+"""
+
+CONFIG_FIXED = """\
+And these always, so that no default of a version decides:
+
+"""
+
+CONFIG_TAIL = """\
+Keys of axolotl's that are none of ours come last and win, so most of these can be set otherwise.
+"""
+
+BEYOND = 10_000_000  # an upper bound that is there for slips of the pen only
+DECIDED: Mapping[str, Mapping[str, Any]] = {
+    "the precision": {"precision": "bf16"},
+    "the same on a card before 8.0": {"precision": "fp16"},
+    "attention": {"attention": "sdpa"},
+    "the same where flash attention runs": {"attention": "flash_attention_2"},
+    "no card": {"has_card": False},
+    "`warmup_ratio` of all steps": {"warmup_steps": 2},
+    "a tokenizer without a padding token": {"pads_with_eos": True, "eos_token": "d"},
+}
+
 # Where the parser itself leaves it at the name.
 HELP = {
     "NAME": "a matrix by name, or the path of its file",
@@ -101,7 +193,7 @@ HELP = {
 
 EXIT_MEANING = {
     ExitCode.DONE: "Done. `apply` with nothing left to do is done as well.",
-    ExitCode.UNMET: "The request cannot be met, and nothing changed: no solution, a refusal, a failed check.",
+    ExitCode.UNMET: "It cannot be done, and nothing changed: no solution, a refusal, a failed check or run.",
     ExitCode.USAGE: "The command line, a matrix or another input is not usable as given; nothing changed.",
     ExitCode.ROLLED_BACK: "The change failed; the environment is as it was before.",
     ExitCode.NOT_RESTORED: "The change failed and could not be undone; the message says where the files are.",
@@ -157,6 +249,7 @@ def cli_page() -> str:
         parts += [f"## `colablock {name}`\n", f"{help_text[0].upper()}{help_text[1:]}.\n"]
         parts += [f"```text\n{usage(name, command)}\n```\n"]
         parts += [text for title, text in groups[name] if title not in shared]
+        parts += [f"{command.epilog}\n"] if command.epilog else []
     return "\n".join(parts)
 
 
@@ -213,6 +306,131 @@ def action_row(action: argparse.Action) -> tuple[str, str]:
     return ", ".join(f"`{option}{value}`" for option in action.option_strings), action.help or ""
 
 
+def config_page() -> str:
+    """Return the page of the training config, in the order of its class."""
+    keys = [one for one in fields(TrainConfig) if one.name != "extra"]
+    forms = ", ".join(f"`{form.value}`" for form in Form)
+    told, decided, fixed = axolotl_keys(keys)
+    parts = [
+        NOTICE,
+        CONFIG_HEAD,
+        table("key", "what it takes", "default", "meaning", rows=map(config_row, keys)),
+        CONFIG_DATASETS.format(forms=forms),
+        CONFIG_AXOLOTL + table("key", "axolotl's", rows=told),
+        CONFIG_DECIDED + table("what is decided", "axolotl's", rows=decided),
+        CONFIG_FIXED + table("axolotl's", "value", rows=fixed),
+        CONFIG_TAIL,
+    ]
+    return "\n".join(parts)
+
+
+def config_row(key: Field[Any]) -> tuple[str, str, str, str]:
+    """Return one key of the training config as a row."""
+    return f"`{key.name}`", taken_by(key), default_of(key), MEANINGS[key.name]
+
+
+def taken_by(key: Field[Any]) -> str:
+    """Return which values a key takes, in words."""
+    kind = str(key.type).removesuffix(" | None")
+    choices: dict[str, type[Enum]] = {"Adapter": Adapter, "tuple[Report, ...]": Report}
+    if kind in choices:
+        shown = ", ".join(f"`{one.value}`" for one in choices[kind])
+        return f"a list of {shown}" if kind.startswith("tuple") else f"one of {shown}"
+    words = {
+        "str": "text",
+        "bool": "`true` or `false`",
+        "int": "whole number",
+        "float": "number",
+        "tuple[str, ...]": "a list of texts",
+        "tuple[DataSource, ...]": "a list, see below",
+    }[kind]
+    return words + (f", {in_figures(RANGES[key.name])}" if key.name in RANGES else "")
+
+
+def in_figures(bounds: tuple[float, float]) -> str:
+    """Return a range in words: what is beyond every use is no bound that anybody needs to read."""
+    lowest, highest = bounds
+    return f"at least {lowest:,}" if highest >= BEYOND else f"{lowest:,} to {highest:,}".replace(".0", "")
+
+
+def default_of(key: Field[Any]) -> str:
+    """Return what counts where a key is left out."""
+    value = key.default
+    if value is MISSING:
+        return "required"
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value.value}`" if isinstance(value, Enum) else f"`{value}`"
+
+
+def axolotl_keys(
+    keys: Iterable[Field[Any]],
+) -> tuple[Iterator[tuple[str, str]], Iterator[tuple[str, str]], Iterator[tuple[str, str]]]:
+    """Return which of axolotl's keys follow from each of ours, which from what is decided, and the rest.
+
+    One value is changed at a time, and what axolotl is told is compared.
+    """
+    folder = RunFolder(Path("FOLDER"))
+    config = TrainConfig(
+        base_model="a",
+        datasets=(DataSource(path="b"),),
+        report_to=tuple(Report),
+        val_set_size=0.1,
+    )
+    decided = Decided(
+        precision="fp32", dtype="float32", attention="eager", has_card=True, warmup_steps=1, total_steps=100
+    )
+    plain = axolotl_config(config, decided, folder)
+
+    def differing(changed: Mapping[str, Any]) -> list[str]:
+        return [name for name in {**plain, **changed} if plain.get(name) != changed.get(name)]
+
+    ours = {
+        key.name: differing(axolotl_config(replace(config, **{key.name: other(key)}), decided, folder))
+        for key in keys
+    }
+    theirs = {
+        words: differing(axolotl_config(config, replace(decided, **changes), folder))
+        for words, changes in DECIDED.items()
+    }
+    followed = {name for names in (*ours.values(), *theirs.values()) for name in names}
+    rest = {name: value for name, value in plain.items() if name not in followed}
+
+    def row(item: tuple[str, list[str]]) -> tuple[str, str]:
+        return item[0], ", ".join(f"`{name}`" for name in item[1]) or "-"
+
+    told = {f"`{name}`": names for name, names in ours.items()}
+    return (
+        map(row, told.items()),
+        map(row, theirs.items()),
+        ((f"`{name}`", f"`{in_yaml(value)}`") for name, value in rest.items()),
+    )
+
+
+def other(key: Field[Any]) -> Any:
+    """Return a value of *key* that is not its default."""
+    value = EXAMPLES.get(key.name, key.default)
+    if key.name == "report_to":
+        return ()
+    if isinstance(value, Adapter):
+        return Adapter.LORA
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 0.5 if isinstance(value, float) else value + 1
+    if isinstance(value, list):
+        return tuple(value)
+    return (DataSource(path="c"),) if key.name == "datasets" else "c"
+
+
+def in_yaml(value: object) -> str:
+    """Return a plain value as YAML has it."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def exit_page() -> str:
     """Return the page of the exit codes, with the errors that lead to each."""
 
@@ -235,6 +453,7 @@ MADE: Mapping[str, Callable[[], str]] = {
     "docs/reference/cli.md": cli_page,
     "docs/reference/exit-codes.md": exit_page,
     "docs/reference/matrix.md": matrix_page,
+    "docs/reference/training-config.md": config_page,
     f"matrices/{SCHEMA_FILE}": schema_text,
 }
 

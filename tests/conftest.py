@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.training_stack import Bench, TrainingStack, build_training_stack
+
 # A shared runner may stall in the middle of an example, so no example has a deadline.
 settings.register_profile("default", deadline=None, max_examples=40)
 settings.register_profile(
@@ -85,3 +87,15 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test its own place for environments and for what is fetched."""
     monkeypatch.setenv("COLABLOCK_HOME", str(tmp_path / "colablock-home"))
     monkeypatch.setenv("COLABLOCK_CACHE_DIR", str(tmp_path / "colablock-cache"))
+
+
+@pytest.fixture(scope="session")
+def training_stack(tmp_path_factory: pytest.TempPathFactory) -> TrainingStack:
+    """Give an environment of stand-ins that trains."""
+    return build_training_stack(tmp_path_factory.mktemp("stack") / "env")
+
+
+@pytest.fixture
+def bench(training_stack: TrainingStack, tmp_path: Path) -> Bench:
+    """Give a place of its own for the runs of a test."""
+    return Bench(stack=training_stack, folder=tmp_path)

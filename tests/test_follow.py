@@ -138,6 +138,22 @@ def test_an_interrupt_of_one_who_only_watches_asks_for_nothing(running: RunFolde
     assert "goes on" in view.notes[-1]
 
 
+def test_what_its_mirror_says_meanwhile_is_said(running: RunFolder) -> None:
+    mirrored = running.path / "mirror.txt"
+    mirrored.write_text("checkpoint-10 is mirrored, not confirmed\n", encoding="utf-8")
+
+    def sleep(_: float) -> None:
+        if view.notes:
+            raise KeyboardInterrupt
+        with mirrored.open("a", encoding="utf-8") as file:
+            file.write("checkpoint-20 is mirrored, not confirmed\n")
+
+    view = Notes()
+    summary = watch("tiny", running, view, stops=False, sleep=sleep)
+    assert view.notes[:-1] == ["checkpoint-20 is mirrored, not confirmed"]
+    assert summary.mirror == "checkpoint-20 is mirrored, not confirmed"
+
+
 # The file
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +26,12 @@ from colablock.training.memory import (
 )
 from colablock.training.model_shape import from_config
 from colablock.training.precision import BF16, FP16, FP32
-from tests.support.training import GIB, LLAMA_1B, SHAPES, a_config
+from tests.support.training import GIB, LLAMA_1B, LLAMA_8B, SHAPES, a_config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 BY_HAND = Setting(precision=BF16, habits=habits_of("transformers", "5.17.0"))
 TRL = Setting(precision=BF16, habits=habits_of("trl", "1.16.0"))
@@ -262,3 +269,25 @@ def test_more_takes_more(model: str, config: TrainConfig, version: str) -> None:
         assert estimate(more, shape, setting).total >= total
     assert estimate(replace(config, gradient_checkpointing=True), shape, setting).total <= total
     assert least(config, shape, setting).total <= total
+
+
+def measured() -> list[dict[str, Any]]:
+    """Return what was measured on a card; see the head of the file."""
+    text = (Path(__file__).parent / "data" / "memory-h100.toml").read_text(encoding="utf-8")
+    return list(tomllib.loads(text)["measured"])
+
+
+@pytest.mark.parametrize(
+    "point",
+    measured(),
+    ids=lambda point: "-".join(
+        str(point[key]) for key in ("shape", "vocabulary", "sequence_len", "smallest")
+    ),
+)
+def test_the_estimate_is_a_little_more_than_a_card_needs(point: Mapping[str, Any]) -> None:
+    shape = {"1b": LLAMA_1B, "8b": LLAMA_8B}[point["shape"]]
+    keys = ("sequence_len", "micro_batch_size", "gradient_checkpointing")
+    config = a_config(**{key: point[key] for key in keys})
+    found = estimate(config, from_config({**shape, "vocab_size": point["vocabulary"]}), TRL)
+    assert point["smallest"] <= found.total / GIB <= point["smallest"] * 1.15
+    assert point["allocated"] == pytest.approx(found.allocated / GIB, rel=0.12)

@@ -47,7 +47,10 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("--anyway", action="store_true", help="start although preflight refuses")
     parser.add_argument("--no-wait", dest="wait", action="store_false", help="start, and do not follow")
-    parser.epilog = "What follows `--` goes to accelerate: --num_machines, --machine_rank, --main_process_ip."
+    parser.epilog = (
+        "What follows `--` goes to accelerate, after our own; for several hosts: `--multi_gpu`, "
+        "`--num_machines`, `--num_processes`, `--machine_rank`, `--main_process_ip`, `--main_process_port`."
+    )
     parser.set_defaults(launch=[])
     parser.set_defaults(handler=_train)
 
@@ -135,6 +138,8 @@ def _smoke(call: Call) -> int:
         render_receipt(receipt, call.out)
         if args.receipt:
             call.out.print(f"  receipt   {args.receipt}", markup=False, soft_wrap=True)
+    if not receipt.passed and args.json:  # the receipt says so, and is the one answer
+        return TrainingFailed.exit_code
     if not receipt.passed:
         raise TrainingFailed(f"`{args.name}` does not train here: the loss is not what it has to be")
     return ExitCode.DONE

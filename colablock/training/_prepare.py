@@ -129,6 +129,8 @@ def load(source: Mapping[str, Any]) -> Any:
             return load_dataset(reader, data_files=str(path), split="train")
         except Exception as error:
             raise Unusable(f"`{path}` cannot be read as {reader}: {cause_of(error)}") from error
+    if not path.is_dir() and path.suffix.lower() in READERS:  # no dataset of the hub is called so
+        raise Unusable(f"there is no file `{path}`")
     return load_dataset(str(path) if path.is_dir() else source["path"], source["name"], split=source["split"])
 
 

@@ -75,19 +75,29 @@ def start(job: dict[str, Any], folder: Path) -> None:
 def stop_on_signals(folder: Path) -> None:
     """Have whoever ends this process from outside get a checkpoint, as who asks for a stop does.
 
-    A process that was forked off ends as it would: a pool of workers is ended by this very signal.
+    A process that is forked off ends as it would: a pool of workers is ended by this very signal.
+    It waits until the new process has its own way with it: Python forgets what arrives before.
     """
-    own = os.getpid()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    masks: list[Any] = []
 
-    def ask(number: int, _frame: Any) -> None:
-        if os.getpid() == own:
-            (folder / "stop").touch()
-        else:
+    def ask(_number: int, _frame: Any) -> None:
+        (folder / "stop").touch()
+
+    def hold() -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, numbers))
+
+    def let_go() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    def be_plain() -> None:
+        for number in numbers:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        let_go()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in numbers:
         signal.signal(number, ask)
+    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=be_plain)
 
 
 def gather_adapter(folder: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from colablock.errors import Fault, InvalidConfig, NotFound
 from colablock.hints import near
 
 __all__ = [
+    "RANGES",
     "Adapter",
     "DataSource",
     "Form",
@@ -117,7 +118,7 @@ class TrainConfig:
 
 
 # Key: what is between the smallest and the largest value that makes sense.
-_RANGES: Mapping[str, tuple[float, float]] = {
+RANGES: Mapping[str, tuple[float, float]] = {
     "sequence_len": (8, 1 << 20),
     "micro_batch_size": (1, 1 << 16),
     "gradient_accumulation_steps": (1, 1 << 16),
@@ -126,7 +127,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "learning_rate": (0, 10),
     "warmup_ratio": (0, 1),
     "weight_decay": (0, 10),
-    "max_grad_norm": (0, 1e6),
+    "max_grad_norm": (0, 1_000_000),
     "lora_r": (1, 4096),
     "lora_alpha": (1, 1 << 16),
     "lora_dropout": (0, 0.99),
@@ -176,7 +177,7 @@ def yaml_value(text: str) -> Any:
         return text
 
 
-def config_from(value: object, *, source: str = "the config", passes_through: bool = False) -> TrainConfig:
+def config_from(value: object, *, source: str = "", passes_through: bool = False) -> TrainConfig:
     """Return the config that a mapping of keys stands for.
 
     *passes_through*: keys that are not ours are kept for the runner (axolotl);
@@ -193,7 +194,7 @@ def config_from(value: object, *, source: str = "the config", passes_through: bo
             if given is not None:
                 found[key] = reading.value(known[key].type, key, given)
         elif passes_through and key not in _HINTS:
-            extra[str(key)] = given
+            extra[str(key)] = reading.plain(str(key), given)
         else:
             hint = _HINTS.get(str(key)) or near(str(key), list(known))
             reading.fault(str(key), "no such key", hint=hint)
@@ -271,13 +272,22 @@ class _Reading:
             with suppress(ValueError):
                 given = float(given)
         fits = isinstance(given, (int, float)) and not isinstance(given, bool)
-        if not fits or (whole and given != int(given)):
+        if not fits or (whole and isinstance(given, float) and not given.is_integer()):
             self.fault(key, f"is {given!r}, and has to be a {'whole ' if whole else ''}number")
             return given
-        lowest, highest = _RANGES[key]
+        lowest, highest = RANGES[key]
         if not lowest <= given <= highest:
-            self.fault(key, f"is {given:g}, and has to be between {lowest:g} and {highest:g}")
+            self.fault(key, f"is {given!r}, and has to be between {lowest:,} and {highest:,}")
+            return given
         return int(given) if whole else float(given)
+
+    def plain(self, key: str, given: Any) -> Any:
+        """Return a value that is not ours: it is kept as JSON."""
+        try:
+            json.dumps(given, sort_keys=True)
+        except (TypeError, ValueError):
+            self.fault(key, "is nothing that JSON can hold", hint="put it in quotes where it is a date")
+        return given
 
     def _text(self, key: str, given: Any) -> str:
         if not isinstance(given, str) or not given:
@@ -306,7 +316,9 @@ class _Reading:
                 for key in one.keys() - keys.keys():
                     hint = near(str(key), list(keys)) or f"known ones are {', '.join(keys)}"
                     self.fault(f"{where}.{key}", "no such key", hint=hint)
-                found = {keys[key]: str(value) for key, value in one.items() if key in keys}
+                found = {
+                    keys[key]: str(value) for key, value in one.items() if key in keys and value is not None
+                }
                 form = found.pop("form", None)
                 kind = self._choice(Form, f"{where}.type", form) if form is not None else None
                 yield DataSource(form=kind, **found)
@@ -314,8 +326,3 @@ class _Reading:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def merged(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """Return *config* with other values; each is checked as if it stood in the file."""
-    return config_from({**config_to(replace(config, extra={})), **changes}, passes_through=False)

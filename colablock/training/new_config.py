@@ -13,7 +13,7 @@ from colablock.training.memory import estimate
 from colablock.training.model_shape import ModelShape
 from colablock.training.preflight import Card, Stack, room_of, setting_for
 
-__all__ = ["Fits", "Sized", "config_text", "fits_on", "sized"]
+__all__ = ["EXAMPLES", "MEANINGS", "Fits", "Sized", "config_text", "fits_on", "sized"]
 
 Fits = Callable[[TrainConfig], bool]
 
@@ -26,7 +26,7 @@ _SHARE = 0.93  # of the room: an estimate is no measurement, and another noteboo
 _COLUMN = 34  # where the words begin, behind a key that leaves the room
 
 # One for each key, in the order of the config.
-_WORDS: Mapping[str, str] = {
+MEANINGS: Mapping[str, str] = {
     "base_model": "a folder, or a name on the hub",
     "datasets": "`path`: a file or a name on the hub; `type`: text, completion, messages, alpaca",
     "revision": "of the model on the hub; a commit keeps a run repeatable",
@@ -60,7 +60,7 @@ _WORDS: Mapping[str, str] = {
     "wandb_project": "its key comes from WANDB_API_KEY or the notebook's secrets, never from here",
 }
 # What is left out, as it might be said.
-_EXAMPLES: Mapping[str, Any] = {
+EXAMPLES: Mapping[str, Any] = {
     "revision": "main",
     "max_steps": 200,
     "lora_target_modules": ["q_proj", "v_proj"],
@@ -142,8 +142,8 @@ def config_text(
     lines = [*_head(found, card, runner), ""]
     written = config_to(found.config)
     for name in (one.name for one in fields(TrainConfig) if one.name != "extra"):
-        key, *rest = _entry(name, written.get(name, _EXAMPLES.get(name)))
-        lines.append(f"{key if name in written else f'#{key}':<{_COLUMN}} # {_WORDS[name]}")
+        key, *rest = _entry(name, written.get(name, EXAMPLES.get(name)))
+        lines.append(f"{key if name in written else f'#{key}':<{_COLUMN}} # {MEANINGS[name]}")
         lines += rest
     return "\n".join(lines) + "\n"
 

@@ -20,6 +20,8 @@ __all__ = [
     "Receipt",
     "card_key",
     "covering",
+    "proof_note",
+    "proven_on",
     "read_receipts",
     "receipt_from",
     "receipt_to",
@@ -138,6 +140,22 @@ def covering(receipts: Iterable[Receipt], accelerator: Accelerator, *, digest: s
         ):
             return receipt
     return None
+
+
+def proof_note(source: str, name: str, accelerator: Accelerator, *, digest: str) -> str:
+    """Return whether a receipt of the matrix file *source* covers such a card, in a sentence."""
+    found = covering(read_receipts(source), accelerator, digest=digest)
+    if found is not None:
+        where = "a CPU" if found.card == "cpu" else found.card
+        return f"training with it is proven on {where}, {found.date[:10]}"
+    here = accelerator.devices[0].name if accelerator.devices else "a CPU"
+    return f"training with it is not proven by us on {here}: `colablock smoke {name}` proves it in a minute"
+
+
+def proven_on(source: str, *, digest: str) -> tuple[str, ...]:
+    """Return the cards on which receipts of the matrix file *source*, as it is now, say that it trains."""
+    passed = (one for one in read_receipts(source) if one.passed and one.matrix_digest == digest)
+    return tuple(dict.fromkeys("CPU" if one.card == "cpu" else one.card for one in passed))
 
 
 def card_key(accelerator: Accelerator) -> str:

@@ -106,7 +106,7 @@ def config_of(
         found["datasets"] = list(datasets)
     if output_dir is not None:
         found["output_dir"] = output_dir
-    source = str(path) if path is not None else "the config"
+    source = str(path) if path is not None else ""
     return config_from(found, source=source, passes_through=runner_of(runner).passes_through)
 
 
@@ -180,23 +180,32 @@ class _Way:
             self.reporter.note(f"the run `{record.id}` is going on already: it is followed")
             return
         if asked.fresh:
-            aside = put_aside(folder.path)
-            if aside is not None:
-                self.reporter.note(f"what stood in `{folder.path}` is in `{aside}` now")
-                folder.path.mkdir(parents=True, exist_ok=True)
-            record = None
-        elif asked.mirror and record is None:
+            self._start_anew()
+            return
+        if asked.mirror and record is None:
             record = self._restored(asked.mirror)
         if record is None:
             self._start(None, None)
             return
         is_same = self._may_go_on(record)
-        if state is State.DONE and is_same:
+        if state is not State.DONE:
+            self._start(newest_whole(folder.path, self.reporter), record)
+        elif is_same:
             self.reporter.note(f"the run `{record.id}` is done: `--fresh` trains again")
+        else:
+            # Its schedule is over: none of its checkpoints is a place to go on from, now or later.
+            self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Start in an empty folder of the same name; what stood there stays, under another."""
+        folder = self.run.folder.path
+        aside = put_aside(folder)
+        if aside is None:
+            self._start(None, None)
             return
-        # The end of a run that is done is no place to go on from: its schedule is over.
-        whole = newest_whole(folder.path, self.reporter) if state is not State.DONE else None
-        self._start(whole, record)
+        self.reporter.note(f"what stood in `{folder}` is in `{aside}` now")
+        with claimed(folder):  # what was claimed has another name now
+            self._start(None, None)
 
     def _restored(self, mirror: str) -> RunRecord | None:
         """Return the record of a run that only its mirror holds any more, brought back; None without one."""

@@ -19,6 +19,7 @@ from colablock.training.follow import (
     look,
     stop_and_wait,
 )
+from colablock.training.mirror import mirror_notes
 from colablock.training.run_folder import RunFolder, RunRecord, State, list_runs
 
 __all__ = ["RunSummary", "View", "summaries", "summary_of", "summary_to_json", "watch"]
@@ -34,6 +35,7 @@ class RunSummary:
     progress: Progress
     explanation: Explanation | None = None
     adapter: Path | None = None  # what was learnt, once it is whole
+    mirror: str | None = None  # what its mirror said last
 
     @property
     def state(self) -> State:
@@ -78,6 +80,7 @@ def summary_of(run_id: str, folder: RunFolder, *, clock: Clock = time.time) -> R
         progress=progress,
         explanation=explain(folder),
         adapter=folder.adapter if is_whole else None,
+        mirror=next(reversed(mirror_notes(folder.path)), None),
     )
 
 
@@ -99,13 +102,17 @@ def watch(
 ) -> RunSummary:
     """Show the run in *view* until it has ended, and return it.
 
-    A KeyboardInterrupt asks it to stop and waits for that, and a second one waits no
-    longer; without *stops* the first already leaves it to itself.  Then the state that is
-    returned is RUNNING.
+    What its mirror says meanwhile is noted.  A KeyboardInterrupt asks it to stop and waits
+    for that, and a second one waits no longer; without *stops* the first already leaves it
+    to itself.  Then the state that is returned is RUNNING.
     """
+    told = len(mirror_notes(folder.path))
     try:
         for progress in follow(folder, clock=clock, sleep=sleep, poll=poll):
             view.update(progress)
+            for note in mirror_notes(folder.path)[told:]:
+                view.note(note)
+                told += 1
     except KeyboardInterrupt:
         if stops:
             stop_and_wait(
@@ -133,6 +140,7 @@ def summary_to_json(summary: RunSummary) -> dict[str, Any]:
         "folder": str(summary.folder),
         "state": summary.state.value if summary.is_there else "gone",
         "adapter": str(summary.adapter) if summary.adapter is not None else None,
+        "mirror": summary.mirror,
         "first_loss": summary.first_loss,
         "progress": progress,
         "explanation": asdict(summary.explanation) if summary.explanation is not None else None,

@@ -7,11 +7,14 @@ was the training that did it.
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -185,17 +188,32 @@ class _Attempt:
         rate = "" if learning_rate else " with learning rate 0"
         self.reporter.stage(f"Training {STEPS} steps{rate}")
         record = begin(job, prepared, folder, home=self.scratch, environ=self.environment)
-        while exit_code_of(record.process) is None:
+        try:
+            self._wait(record.process, folder)
+        except BaseException:
+            _end(record.process)  # its folder is taken away
+            raise
+        if folder.state() is not State.DONE:
+            raise _failed(folder)
+        return folder.metrics()
+
+    def _wait(self, process: int, folder: RunFolder) -> None:
+        """Tell how far the run is until it has ended.  Raises TrainingFailed where that takes too long."""
+        while exit_code_of(process) is None:
             if time.monotonic() > self.deadline:
-                folder.ask_to_stop()
                 raise TrainingFailed("the smoke run took too long", folder="")
             steps = [event["step"] for event in folder.metrics() if event["event"] in ("step", "log")]
             if steps:
                 self.reporter.step(f"step {steps[-1]}", min(steps[-1], STEPS), STEPS)
             time.sleep(_PAUSE)
-        if folder.state() is not State.DONE:
-            raise _failed(folder)
-        return folder.metrics()
+
+
+def _end(process: int) -> None:
+    """End a launcher that was started here, with all that is in its session, and wait for it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    while exit_code_of(process) is None:
+        time.sleep(_PAUSE)
 
 
 def _failed(folder: RunFolder) -> TrainingFailed:

@@ -1,0 +1,1 @@
+ROPE_INIT_FUNCTIONS = {"linear": None, "llama3": None}

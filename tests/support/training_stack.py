@@ -1,0 +1,266 @@
+"""A virtual environment that trains with stand-ins, and runs in it: see ``tests/data/training_stack``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from colablock.accelerator import Accelerator
+from colablock.applied import Applied, save, versions_digest
+from colablock.catalog import find_matrix
+from colablock.plan import Target
+from colablock.progress import Reporter
+from colablock.serialise import report_to_json
+from colablock.snapshot import installed_versions
+from colablock.training.config import Adapter, DataSource, TrainConfig
+from colablock.training.handoff import Job, begin, prepare_data
+from colablock.training.launch import exit_code_of, start
+from colablock.training.precision import FP32
+from colablock.training.ready import Ready
+from colablock.training.run_folder import RunFolder, RunRecord
+from colablock.verify import Report
+from tests.support.runtime import Stub, build_site, make_venv, site_of
+
+__all__ = [
+    "Bench",
+    "TrainingStack",
+    "again",
+    "build_training_stack",
+    "end_of",
+    "kill",
+    "losses_of",
+    "record_of",
+    "steps_of",
+    "until",
+]
+
+FOLDER = Path(__file__).parent.parent / "data" / "training_stack"
+VERSIONS: Mapping[str, str] = {
+    "accelerate": "1.15.0",
+    "axolotl": "0.18.0",
+    "bitsandbytes": "0.50.2",
+    "datasets": "4.0.0",
+    "peft": "0.21.2",
+    "tokenizers": "0.22.2",
+    "torch": "2.11.0",
+    "transformers": "5.17.0",
+    "trl": "1.16.0",
+}
+_VOCABULARY = 259
+_SHAPE = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 4096,
+    "vocab_size": _VOCABULARY,
+}
+_PATIENCE = 30.0  # seconds, on a busy machine
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStack:
+    """An environment that trains, and the tiny model that it trains."""
+
+    folder: Path
+
+    @property
+    def python(self) -> str:
+        return str(self.folder / "bin" / "python")
+
+    @property
+    def site(self) -> Path:
+        return site_of(self.folder)
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    def ready(self, **changes: Any) -> Ready:
+        """Return what the solver would hand over."""
+        usual = Ready(matrix="tiny", python=self.python, lock="l" * 64, runner="trl", versions=VERSIONS)
+        return replace(usual, **changes)
+
+    def apply(self, home: Path, matrix: Path) -> None:
+        """Write the record of an apply of *matrix*, with this as its environment, to *home*."""
+        found = find_matrix(str(matrix))
+        versions = installed_versions([str(self.site)])
+        version = ".".join(map(str, sys.version_info[:3]))
+        report = Report(
+            matrix=found.name,
+            variant=None,
+            target="env",
+            python=self.python,
+            python_version=version,
+            checks=(),
+            lock_digest="l" * 64,
+        )
+        record = Applied(
+            name=found.name,
+            key="k",
+            target=Target.ENV.value,
+            python=self.python,
+            prefix=str(self.folder),
+            sites=(str(self.site),),
+            state=versions_digest(versions),
+            matrix_digest=found.digest,
+            variant=None,
+            pins=versions,
+            report=report_to_json(report),
+            source=str(matrix),
+            versions=versions,
+        )
+        save(record, home)
+
+
+def build_training_stack(folder: Path, *, without: Iterable[str] = ()) -> TrainingStack:
+    """Make the environment in *folder*, the distributions *without* left out."""
+    make_venv(folder, sys.executable)
+    stack = TrainingStack(folder)
+    stubs = [
+        Stub(name=name, version=version, import_names=(), files=dict(_files_of(name)))
+        for name, version in VERSIONS.items()
+        if name not in without
+    ]
+    # The configs of accelerate and axolotl are YAML; pure Python is enough of it.
+    parts = {f"yaml/{path.name}": path.read_text() for path in Path(yaml.__file__).parent.glob("*.py")}
+    build_site(stack.site, [*stubs, Stub(name="PyYAML", version="6.0", import_names=(), files=parts)])
+    stack.model.mkdir()
+    (stack.model / "config.json").write_text(json.dumps(_SHAPE))
+    scores = [(at * 37 % 101) / 50 - 1 for at in range(_VOCABULARY)]
+    (stack.model / "model.safetensors").write_text(json.dumps(scores))
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "chat_template": "ChatML"}
+    (stack.model / "tokenizer_config.json").write_text(json.dumps(tokens))
+    return stack
+
+
+def _files_of(name: str) -> Iterable[tuple[str, str]]:
+    module, package = FOLDER / f"{name}.py", FOLDER / name
+    for path in [module] if module.is_file() else sorted(package.rglob("*.py")):
+        yield path.relative_to(FOLDER).as_posix(), path.read_text()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where runs of one stack lie; *extra* variables reach every process."""
+
+    stack: TrainingStack
+    folder: Path
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @cached_property
+    def data(self) -> Path:
+        path = self.folder / "data.jsonl"
+        rows = [{"text": "a kernel begins empty " * (at % 3 + 1)} for at in range(12)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    def environ(self, **more: str) -> dict[str, str]:
+        """Return the variables of a process here."""
+        own = {"COLABLOCK_HOME": str(self.home), "COLUMNS": "80", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
+        return {**os.environ, **own, **self.extra, **more}
+
+    def config(self, **changes: Any) -> TrainConfig:
+        usual = TrainConfig(
+            base_model=str(self.stack.model),
+            datasets=(DataSource(path=str(self.data)),),
+            adapter=Adapter.QLORA,
+            sequence_len=64,
+            micro_batch_size=2,
+            gradient_accumulation_steps=2,
+            max_steps=6,
+            learning_rate=1e-2,
+            output_dir=str(self.folder / "run"),
+        )
+        return replace(usual, **changes)
+
+    def job(self, *, ready: Ready | None = None, **changes: Any) -> Job:
+        """Return a start as preflight would have decided it on a machine without a card."""
+        ready = ready or self.stack.ready()
+        usual = Job(
+            ready=ready,
+            config=self.config(),
+            runner=ready.runner or "trl",
+            precision=FP32,
+            accelerator=Accelerator(),
+            mends=ready.mends,
+        )
+        return replace(usual, **changes)
+
+    def begin(self, job: Job, name: str = "run", **more: str) -> RunFolder:
+        """Start *job* in the folder *name* and return that; tokens that stand there are taken."""
+        folder, environ = RunFolder(self.folder / name), self.environ(**more)
+        prepared = prepare_data(job, folder, environ, Reporter(), reuse=True)
+        begin(job, prepared, folder, home=self.home, environ=environ)
+        return folder
+
+    def train(self, job: Job, name: str = "run", **more: str) -> RunFolder:
+        """Start *job* and wait for its end."""
+        return end_of(self.begin(job, name, **more))
+
+
+def until(holds: Callable[[], Any], *, patience: float = _PATIENCE) -> None:
+    """Wait until *holds*."""
+    deadline = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)
+
+
+def end_of(folder: RunFolder) -> RunFolder:
+    """Wait until the launcher of the run has ended, and return the folder."""
+    until(lambda: exit_code_of(record_of(folder).process) is not None)
+    return folder
+
+
+def record_of(folder: RunFolder) -> RunRecord:
+    record = folder.record()
+    assert record is not None
+    return record
+
+
+def kill(folder: RunFolder) -> None:
+    """End every process of the run at once, as a runtime that is taken away does."""
+    os.killpg(record_of(folder).process, signal.SIGKILL)
+    end_of(folder)
+
+
+def again(folder: RunFolder, environ: Mapping[str, str], **job: Any) -> RunFolder:
+    """Start the command of an ended run anew, with other values in its job, and return the folder."""
+    known = json.loads(folder.job_file.read_text())
+    folder.job_file.write_text(json.dumps({**known, **job}))
+    record = record_of(folder)
+    started = start(record.command, folder, environ)
+    known_as = replace(record, process=started.process, process_started=started.process_started)
+    folder.write_record(known_as)
+    return folder
+
+
+def losses_of(folder: RunFolder) -> dict[int, float]:
+    """Return the loss of each step; the later event of a step wins."""
+    return {
+        event["step"]: event["loss"]
+        for event in folder.metrics()
+        if "loss" in event and event["event"] == "log"
+    }
+
+
+def steps_of(folder: RunFolder, event: str = "log") -> list[int]:
+    """Return the steps of all events of one kind, in their order."""
+    return [one["step"] for one in folder.metrics() if one["event"] == event]

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from colablock.errors import InvalidConfig, InvalidInput, NotFound
+from colablock.training.config import (
+    Adapter,
+    DataSource,
+    Form,
+    Report,
+    TrainConfig,
+    config_from,
+    config_to,
+    read_config,
+    yaml_value,
+)
+from colablock.training.run import config_of
+
+LEAST: dict[str, Any] = {"base_model": "someone/model", "datasets": ["data.jsonl"]}
+# Each key with a value that is not its default: how it is written, and how it is read.
+KEYS: dict[str, tuple[Any, Any]] = {
+    "base_model": ("other/model", "other/model"),
+    "datasets": (
+        [{"path": "a.jsonl", "type": "messages"}, {"path": "x/y", "split": "test", "name": "en"}],
+        (
+            DataSource(path="a.jsonl", form=Form.MESSAGES),
+            DataSource(path="x/y", split="test", name="en"),
+        ),
+    ),
+    "revision": ("v1", "v1"),
+    "adapter": ("lora", Adapter.LORA),
+    "sequence_len": (512, 512),
+    "micro_batch_size": (4, 4),
+    "gradient_accumulation_steps": (2, 2),
+    "num_epochs": (0.5, 0.5),
+    "max_steps": (40, 40),
+    "learning_rate": (1e-4, 1e-4),
+    "lr_scheduler": ("linear", "linear"),
+    "warmup_ratio": (0.1, 0.1),
+    "weight_decay": (0.01, 0.01),
+    "max_grad_norm": (1.0, 1.0),
+    "optimizer": ("adamw_8bit", "adamw_8bit"),
+    "lora_r": (8, 8),
+    "lora_alpha": (16, 16),
+    "lora_dropout": (0.05, 0.05),
+    "lora_target_modules": (["q_proj", "v_proj"], ("q_proj", "v_proj")),
+    "gradient_checkpointing": (False, False),
+    "train_on_inputs": (True, True),
+    "chat_template": ("chatml", "chatml"),
+    "val_set_size": (0.1, 0.1),
+    "eval_steps": (10, 10),
+    "logging_steps": (5, 5),
+    "save_steps": (20, 20),
+    "save_total_limit": (3, 3),
+    "seed": (7, 7),
+    "output_dir": ("out", "out"),
+    "report_to": (["wandb"], (Report.WANDB,)),
+    "wandb_project": ("mine", "mine"),
+}
+WHERE = {"output_dir", "report_to", "wandb_project", "save_steps", "save_total_limit", "logging_steps"}
+
+
+def faults_of(value: object, *, passes_through: bool = False) -> dict[str, tuple[str, str | None]]:
+    with pytest.raises(InvalidConfig) as caught:
+        config_from(value, passes_through=passes_through)
+    return {fault.path: (fault.message, fault.hint) for fault in caught.value.faults}
+
+
+def test_every_key_is_tried_here() -> None:
+    assert KEYS.keys() | {"extra"} == {one.name for one in fields(TrainConfig)}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_is_read_written_and_counted(key: str) -> None:
+    written, read = KEYS[key]
+    usual = config_from(LEAST)
+    config = config_from({**LEAST, key: written})
+    assert getattr(config, key) == read
+    assert config == replace(usual, **{key: read})
+    assert config != usual
+    assert config_to(config)[key] == written
+    assert config_from(yaml.safe_load(yaml.safe_dump(config_to(config)))) == config
+    assert (config.digest() == usual.digest()) == (key in WHERE)
+
+
+def test_what_is_not_said_has_a_default() -> None:
+    config = config_from(LEAST)
+    assert config == TrainConfig(base_model="someone/model", datasets=(DataSource(path="data.jsonl"),))
+    assert config_from({**LEAST, "max_steps": None, "seed": None}) == config
+    assert len(config.digest()) == 64
+
+
+@pytest.mark.parametrize(
+    ("value", "alike"),
+    [
+        ({"datasets": "data.jsonl"}, {"datasets": [{"path": "data.jsonl"}]}),
+        (
+            {"datasets": [{"path": "data.jsonl", "type": None, "split": None, "name": None}]},
+            {},
+        ),
+        ({"report_to": "none"}, {}),
+        ({"report_to": "wandb"}, {"report_to": ["wandb"]}),
+        ({"lora_target_modules": "q_proj"}, {"lora_target_modules": ["q_proj"]}),
+        ({"learning_rate": "2e-4"}, {"learning_rate": 0.0002}),  # a text in YAML 1.1
+        ({"sequence_len": 512.0}, {"sequence_len": 512}),
+        ({"sequence_len": "512"}, {"sequence_len": 512}),
+        ({"num_epochs": 2}, {"num_epochs": 2.0}),
+    ],
+)
+def test_what_means_the_same_is_the_same(value: dict[str, Any], alike: dict[str, Any]) -> None:
+    one, other = config_from({**LEAST, **value}), config_from({**LEAST, **alike})
+    assert one == other
+    assert one.digest() == other.digest()
+
+
+FAULTS: list[tuple[str, Any, str, str, str | None]] = [
+    ("learning_rate", "fast", "learning_rate", "is 'fast', and has to be a number", None),
+    ("learning_rate", True, "learning_rate", "is True, and has to be a number", None),
+    ("learning_rate", 11, "learning_rate", "is 11, and has to be between 0 and 10", None),
+    ("sequence_len", 7, "sequence_len", "is 7, and has to be between 8 and 1,048,576", None),
+    ("sequence_len", 8.5, "sequence_len", "is 8.5, and has to be a whole number", None),
+    ("sequence_len", float("nan"), "sequence_len", "is nan, and has to be a whole number", None),
+    ("sequence_len", "inf", "sequence_len", "is inf, and has to be a whole number", None),
+    ("seed", 10**400, "seed", "is 1000", None),
+    ("learning_rate", 10**400, "learning_rate", "is 1000", None),
+    ("learning_rate", float("nan"), "learning_rate", "is nan, and has to be between 0 and 10", None),
+    ("sequence_len", [8], "sequence_len", "is [8], and has to be a whole number", None),
+    ("save_total_limit", 1, "save_total_limit", "is 1, and has to be between 2 and 1,000", None),
+    ("max_steps", 0, "max_steps", "is 0, and has to be between 1 and 1,099,511,627,776", None),
+    ("adapter", "dora", "adapter", "is 'dora', and has to be one of `qlora`, `lora`", None),
+    ("report_to", ["comet"], "report_to", "is 'comet', and has to be one of `wandb`, `tensorboard`", None),
+    ("gradient_checkpointing", "yes", "gradient_checkpointing", "is 'yes', and has to be `true` or", None),
+    ("base_model", "", "base_model", "is '', and has to be a text", None),
+    ("base_model", 3, "base_model", "is 3, and has to be a text", None),
+    ("base_model", None, "base_model", "is missing", None),
+    ("datasets", [], "datasets", "is missing", None),
+    ("datasets", [3], "datasets[0]", "is 3, and has to be a path or a mapping", None),
+    ("datasets", ["a", {"split": "train"}], "datasets[1].path", "is missing", None),
+    ("datasets", [{"path": "a", "type": "sharegpt"}], "datasets[0].type", "is 'sharegpt', and has", None),
+    ("datasets", [{"path": "a", "splitt": 1}], "datasets[0].splitt", "no such key", "did you mean `split`?"),
+    ("datasets", [{"path": "a", "z": 1}], "datasets[0].z", "no such key", "known ones are path, type"),
+    ("lora_target_modules", ["a", 3], "lora_target_modules[1]", "is 3, and has to be a text", None),
+    ("learning_rat", 1, "learning_rat", "no such key", "did you mean `learning_rate`?"),
+    ("bf16", True, "bf16", "no such key", "it follows from the card and from `adapter`: leave it out"),
+    ("load_in_4bit", True, "load_in_4bit", "no such key", "it follows from the card"),
+    ("model", "a", "model", "no such key", "axolotl's name for it is `base_model`"),
+    ("dataset", "a", "dataset", "no such key", "axolotl's name for it is `datasets`, a list"),
+    ("batch_size", 8, "batch_size", "no such key", "say `micro_batch_size` and"),
+    ("extra", {"a": 1}, "extra", "no such key", None),
+    ("qqqq", 1, "qqqq", "no such key", None),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "path", "message", "hint"), FAULTS)
+def test_what_is_wrong_is_named(key: str, value: Any, path: str, message: str, hint: str | None) -> None:
+    faults = faults_of({**LEAST, key: value})
+    assert list(faults) == [path]
+    said, hinted = faults[path]
+    assert said.startswith(message)
+    assert (hinted or "").startswith(hint or "")
+    assert hint is None or hinted is not None
+
+
+def test_every_fault_is_told_at_once() -> None:
+    found = {"learning_rat": 1, "seed": -1, "datasets": [{"type": "x"}, {"path": "a", "type": "x"}]}
+    with pytest.raises(InvalidConfig) as caught:
+        config_from(found, source="train.yaml")
+    paths = [fault.path for fault in caught.value.faults]
+    assert paths == ["learning_rat", "seed", "datasets[0].path", "datasets[1].type", "base_model"]
+    assert caught.value.source == "train.yaml"
+    assert str(caught.value).startswith("the config `train.yaml` has 5 faults\n  learning_rat: no such key (")
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 3])
+def test_a_config_is_a_mapping(value: object) -> None:
+    assert faults_of(value) == {"": ("it has to be a mapping of keys to values", None)}
+
+
+def test_a_runner_may_take_keys_that_are_not_ours() -> None:
+    config = config_from({**LEAST, "sample_packing": True, "plugins": ["a"]}, passes_through=True)
+    assert config.extra == {"sample_packing": True, "plugins": ["a"]}
+    assert config_to(config)["sample_packing"] is True
+    assert config_from(config_to(config), passes_through=True) == config
+    assert config.digest() != config_from(LEAST).digest()
+    faults = faults_of({**LEAST, "sample_packing": True, "bf16": True, "model": "a"}, passes_through=True)
+    assert list(faults) == ["bf16", "model"]  # ours to decide, or misnamed
+    for value in (date(2026, 1, 1), {"a": {1: 2, "b": 3}}):  # what YAML has and JSON has not
+        faults = faults_of({**LEAST, "since": value}, passes_through=True)
+        assert faults["since"][0] == "is nothing that JSON can hold"
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text("base_model: a/b\ndatasets:\n  - path: data.jsonl\nlearning_rate: 2e-4\n")
+    assert read_config(path) == TrainConfig(base_model="a/b", datasets=(DataSource(path="data.jsonl"),))
+    path.write_text("base_model: a/b\ndatasets: [d]\nlora_target_linear: true\n")
+    assert read_config(path, passes_through=True).extra == {"lora_target_linear": True}
+    with pytest.raises(InvalidConfig, match=r"train\.yaml` has 1 fault\n  lora_target_linear: no such key"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        (None, NotFound, "cannot be read: No such file or directory"),
+        (b"\xff\xfe", NotFound, "cannot be read: it is no text in UTF-8"),
+        (b"a: [", InvalidConfig, "no YAML: while parsing"),
+        (b"a: !!python/object:os.system {}", InvalidConfig, "no YAML: could not determine a constructor"),
+        (b"- a\n", InvalidConfig, "it has to be a mapping"),
+        (b"", InvalidConfig, "it has to be a mapping"),
+    ],
+)
+def test_a_file_that_is_no_config(
+    content: bytes | None, kind: type[InvalidInput], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(kind, match=words) as caught:
+        read_config(path)
+    assert "\n" not in str(caught.value).split("\n  ", 1)[-1]
+    assert kind is InvalidConfig or caught.value.hint == "`colablock new-config` writes one"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("2e-4", "2e-4"),
+        ("true", True),
+        ("[a, b]", ["a", "b"]),
+        ("null", None),
+        ("[", "["),
+        ("", None),
+    ],
+)
+def test_a_value_of_the_command_line_is_yaml(text: str, value: object) -> None:
+    assert yaml_value(text) == value
+
+
+def test_what_is_said_beside_a_file_comes_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text("base_model: a/b\ndatasets: [d]\nseed: 1\nlora_r: 4\noutput_dir: out\n")
+    config = config_of(
+        path,
+        runner="trl",
+        model="c/d",
+        datasets=["e", "f"],
+        settings=["seed=2", " learning_rate =1e-3", "chat_template=a=b"],
+        output_dir="elsewhere",
+        values={"seed": 5, "max_steps": 3},
+    )
+    assert (config.base_model, config.seed, config.lora_r, config.max_steps) == ("c/d", 2, 4, 3)
+    assert (config.learning_rate, config.chat_template, config.output_dir) == (1e-3, "a=b", "elsewhere")
+    assert [one.path for one in config.datasets] == ["e", "f"]
+
+
+def test_what_is_said_may_be_wrong() -> None:
+    with pytest.raises(InvalidInput, match=r"`--set seed` is no pair: write `--set key=value`"):
+        config_of(None, runner="trl", settings=["seed"])
+    with pytest.raises(InvalidConfig, match="the config has"):
+        config_of(None, runner="trl", settings=["sample_packing=true"], model="a", datasets=["d"])
+    settings = ["sample_packing=true"]
+    assert config_of(None, runner="axolotl", settings=settings, model="a", datasets=["d"]).extra
+    with pytest.raises(InvalidInput, match="the runner `torchtune` is not known"):
+        config_of(None, runner="torchtune", values=LEAST)

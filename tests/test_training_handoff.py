@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.accelerator import Accelerator, declared
+from colablock.errors import InvalidInput, Refused
+from colablock.training.config import DataSource
+from colablock.training.handoff import (
+    claimed,
+    default_folder,
+    free_id,
+    git_revision,
+    local_path,
+    mends_for,
+    put_aside,
+)
+from colablock.training.preflight import GQA_MEND
+from colablock.training.ready import Ready
+from colablock.training.run_folder import register
+from tests.support.training import a_config
+from tests.support.training_stack import Bench, end_of, record_of
+
+MENDED = Ready(matrix="m", python="p", lock="l", runner="axolotl", mends=("load-in-4bit-twice",))
+
+
+@pytest.mark.parametrize(
+    ("runner", "cards", "mends"),
+    [
+        ("axolotl", [], ("load-in-4bit-twice",)),
+        ("axolotl", ["A100"], ("load-in-4bit-twice",)),
+        ("axolotl", ["T4"], ("load-in-4bit-twice", GQA_MEND)),
+        ("trl", ["A100"], ()),  # the matrix's mends are for its own runner
+        ("trl", ["T4"], (GQA_MEND,)),
+        ("trl", ["A100", "T4"], (GQA_MEND,)),
+        ("trl", ["G4"], ()),  # 12.0 is no less than 8.0
+    ],
+)
+def test_mends_are_those_of_the_matrix_and_of_the_card(
+    runner: str, cards: list[str], mends: tuple[str, ...]
+) -> None:
+    devices = tuple(device for name in cards for device in declared(name).devices)
+    accelerator = Accelerator(kind="cuda" if cards else "none", devices=devices)
+    assert mends_for(MENDED, runner, accelerator) == mends
+
+
+@pytest.mark.parametrize(
+    ("changes", "folder"),
+    [
+        ({}, "outputs/model-data"),
+        ({"base_model": "/models/tiny-llama/"}, "outputs/tiny-llama-data"),
+        ({"datasets": (DataSource(path="someone/set.v2"),)}, "outputs/model-set"),
+        ({"datasets": (DataSource(path="a/rows/"), DataSource(path="b"))}, "outputs/model-rows"),
+        ({"output_dir": "out"}, "out"),
+        ({"output_dir": "/absolute"}, "/absolute"),
+        ({"output_dir": "~/out"}, "{home}/out"),
+    ],
+)
+def test_where_a_run_goes(changes: dict[str, Any], folder: str) -> None:
+    expected = Path.cwd() / folder.replace("{home}", os.environ["HOME"])
+    assert default_folder(a_config(**changes)) == expected
+
+
+def test_a_name_that_another_folder_has_gets_a_number(tmp_path: Path) -> None:
+    home, folders = tmp_path / "home", [tmp_path / name / "run" for name in "abcd"]
+    for folder in folders[:3]:
+        folder.mkdir(parents=True)
+    assert free_id(home, folders[0]) == "run"
+    register(home, "run", folders[0])
+    register(home, "run-2", folders[1])
+    assert free_id(home, folders[0]) == "run"
+    assert free_id(home, folders[1]) == "run-2"
+    assert free_id(home, folders[2]) == "run-3"
+    folders[0].rmdir()  # the name of one that is gone is free again
+    assert free_id(home, folders[3]) == "run"
+
+
+def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "run"
+    for _ in range(2):  # it is given back
+        with claimed(folder):
+            assert folder.is_dir()
+            with pytest.raises(Refused, match=r"another call is starting a run in `.*run`"), claimed(folder):
+                pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match="cannot be used"), claimed(tmp_path / "file"):
+        pass
+
+
+def test_what_stands_is_put_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert put_aside(folder) is None
+    folder.mkdir()
+    assert put_aside(folder) is None
+    for number in (1, 2):
+        folder.mkdir(exist_ok=True)
+        (folder / "log.txt").write_text(str(number))
+        assert put_aside(folder) == tmp_path / f"run.{number}"
+        assert not folder.exists()
+    assert [(tmp_path / f"run.{number}/log.txt").read_text() for number in (1, 2)] == ["1", "2"]
+
+
+def test_the_revision_is_that_of_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = shutil.which("git") or pytest.skip("there is no git here")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    environ = dict(os.environ)
+
+    def run(*words: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run([git, *identity, *words], cwd=tmp_path, check=True)
+
+    assert git_revision(tmp_path, environ) is None
+    run("init", "-q")
+    (tmp_path / "a").write_text("1")
+    assert git_revision(tmp_path, environ) is None  # nothing is committed
+    run("add", "a")
+    run("commit", "-q", "-m", "first")
+    (tmp_path / "untracked").write_text("")
+    clean = git_revision(tmp_path, environ)
+    assert clean is not None
+    assert len(clean) == 40
+    (tmp_path / "a").write_text("2")
+    assert git_revision(tmp_path, environ) == f"{clean}+"
+    assert git_revision(tmp_path, {"PATH": "/none"}) is None
+
+
+def test_only_what_exists_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    assert local_path("model") == str(tmp_path / "model")
+    assert local_path("./model") == str(tmp_path / "model")
+    assert local_path("someone/model") == "someone/model"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/model") == str(tmp_path / "model")
+
+
+def test_what_the_shim_is_told(bench: Bench) -> None:
+    job = bench.job(config=bench.config(max_steps=None, num_epochs=3, warmup_ratio=0.1), evaluate=2)
+    folder = bench.begin(job)
+    told = json.loads(folder.job_file.read_text())
+    assert {key: told[key] for key in told if key not in ("config", "entry", "arguments", "evaluate")} == {
+        "schema": 1,
+        "id": "run",
+        "mends": [],
+        "lock": "l" * 64,
+        "cast_trainable": False,
+        "save_seconds": 600.0,
+        "save_steps": 1_000_000_000,
+        "resume": None,
+        "precision": "fp32",
+        "dtype": "float32",
+        "attention": "sdpa",
+        "warmup_steps": 1,
+        "eval_steps": 0,
+    }
+    assert len(told["evaluate"]) == 2
+    assert record_of(folder).total_steps == 9  # 12 rows, 4 a step, 3 times
+    end_of(folder)
+    assert folder.metrics()[-1]["step"] == 9
+    bench.begin(bench.job(config=bench.config(save_steps=3, max_steps=3)))
+    told = json.loads(folder.job_file.read_text())
+    assert (told["save_steps"], told["save_seconds"]) == (3, 1e9)  # the user's own interval, and no clock
+    end_of(folder)

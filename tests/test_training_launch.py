@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from colablock import training
+from colablock.errors import Unmet
+from colablock.training.launch import (
+    accelerate_config,
+    exit_code_of,
+    free_port,
+    launch_command,
+    launch_environment,
+    start,
+    threads_for,
+    write_job,
+)
+from colablock.training.run_folder import RunFolder, start_time_of
+from tests.support.training_stack import Bench, record_of, until
+
+SHIM = str(Path(training.__file__).parent / "_shim.py")
+OUT = RunFolder(Path("/out"))
+
+# What is asked for, and the whole command, of which {shim} is the one of ours.
+COMMANDS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"precision": "fp32", "processes": 1, "has_card": False, "threads": 2},
+        (
+            "--num_processes 1 --num_machines 1 --machine_rank 0 --mixed_precision no --dynamo_backend no"
+            " --num_cpu_threads_per_process 2 --cpu"
+        ),
+    ),
+    (
+        {"precision": "bf16", "processes": 1, "has_card": True, "threads": 8},
+        (
+            "--num_processes 1 --num_machines 1 --machine_rank 0 --mixed_precision bf16 --dynamo_backend no"
+            " --num_cpu_threads_per_process 8"
+        ),
+    ),
+    (
+        {"precision": "fp16", "processes": 2, "has_card": True, "threads": 4, "port": 29501},
+        (
+            "--num_processes 2 --num_machines 1 --machine_rank 0 --mixed_precision fp16 --dynamo_backend no"
+            " --num_cpu_threads_per_process 4 --multi_gpu --main_process_ip 127.0.0.1"
+            " --main_process_port 29501"
+        ),
+    ),
+    (
+        {"precision": "fp32", "processes": 2, "has_card": False, "threads": 1, "port": 29501},
+        (
+            "--num_processes 2 --num_machines 1 --machine_rank 0 --mixed_precision no --dynamo_backend no"
+            " --num_cpu_threads_per_process 1 --cpu --main_process_ip 127.0.0.1 --main_process_port 29501"
+        ),
+    ),
+    (
+        {
+            "precision": "bf16",
+            "processes": 1,
+            "has_card": True,
+            "threads": 8,
+            "extra": ["--num_machines", "2", "--num_processes", "2", "--machine_rank", "1"],
+        },
+        (
+            "--num_processes 1 --num_machines 1 --machine_rank 0 --mixed_precision bf16 --dynamo_backend no"
+            " --num_cpu_threads_per_process 8 --num_machines 2 --num_processes 2 --machine_rank 1"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("asked", "arguments"), COMMANDS)
+def test_the_command_says_everything(asked: Mapping[str, Any], arguments: str) -> None:
+    head = ["/env/bin/python", "-m", "accelerate.commands.launch", "--config_file", "/out/accelerate.yaml"]
+    assert launch_command("/env/bin/python", OUT, **asked) == [*head, *arguments.split(), SHIM, "/out"]
+
+
+@pytest.mark.parametrize(
+    ("processes", "has_card", "kind"),
+    [(1, True, "NO"), (1, False, "NO"), (2, True, "MULTI_GPU"), (2, False, "MULTI_CPU")],
+)
+def test_a_config_of_our_own_stands_in_for_the_users(processes: int, has_card: bool, kind: str) -> None:
+    text = accelerate_config(precision="fp16", processes=processes, has_card=has_card)
+    found = yaml.safe_load(text)
+    assert (found["distributed_type"], found["use_cpu"]) == (kind, not has_card)
+    assert (found["num_processes"], found["num_machines"], found["mixed_precision"]) == (processes, 1, "fp16")
+    assert yaml.safe_load(accelerate_config(precision="fp32", processes=1, has_card=True))[
+        "mixed_precision"
+    ] == ("no")
+
+
+NOTEBOOK = {
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYTHONPATH": "/env/python",
+    "PYTHONHOME": "/usr",
+    "PYTHONSTARTUP": "/root/.pythonrc",
+    "PIP_CONSTRAINT": "/none.txt",
+    "PIP_INDEX_URL": "https://example.com",
+    "UV_SYSTEM_PYTHON": "true",
+    "UV_CONSTRAINT": "/none.txt",
+    "VIRTUAL_ENV": "/other",
+}
+KEPT = {
+    "LD_LIBRARY_PATH": "/usr/lib64-nvidia",
+    "LD_PRELOAD": "/usr/lib/libtcmalloc.so",
+    "CUDA_VISIBLE_DEVICES": "1",
+    "CUDA_HOME": "/usr/local/cuda",
+    "NVIDIA_VISIBLE_DEVICES": "all",
+    "NCCL_DEBUG": "INFO",
+    "HF_HOME": "/hub",
+    "HF_ENDPOINT": "https://mirror.example.com",
+    "HTTPS_PROXY": "http://proxy:3128",
+    "no_proxy": "localhost",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+}
+TOLD = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "AXOLOTL_DO_NOT_TRACK": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+OFF = {"WANDB_MODE": "disabled", "WANDB_DISABLED": "true"}
+HUB_OFF = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "more"),
+    [
+        ({"reports": False}, OFF),
+        ({"reports": True}, {}),
+        ({"reports": True, "offline": True}, HUB_OFF),
+        ({"reports": True, "cards": (0, 2)}, {"CUDA_VISIBLE_DEVICES": "0,2"}),
+        ({"reports": True, "cards": ()}, {"CUDA_VISIBLE_DEVICES": ""}),
+        ({"reports": True, "secrets": {"HF_TOKEN": "hf_a", "WANDB_API_KEY": "b"}}, {"HF_TOKEN": "hf_a"}),
+    ],
+)
+def test_what_a_child_gets_of_a_notebooks_variables(asked: dict[str, Any], more: dict[str, str]) -> None:
+    environ = {**NOTEBOOK, **KEPT, "PATH": "/usr/bin", "GRADIO_ANALYTICS_ENABLED": "True"}
+    found = launch_environment("/env/bin/python", environ, **asked)
+    expected = {**KEPT, **TOLD, "PATH": "/env/bin:/usr/bin", **asked.get("secrets", {}), **more}
+    assert found == expected
+    assert "HF_TOKEN" not in environ
+
+
+def test_a_user_who_wants_wandb_offline_has_it_so() -> None:
+    environ = {"WANDB_MODE": "offline"}
+    assert launch_environment("/env/bin/python", environ, reports=True)["WANDB_MODE"] == "offline"
+    assert launch_environment("/env/bin/python", environ, reports=False)["WANDB_MODE"] == "disabled"
+
+
+TELLS = """
+import json, os, sys
+print("to both", file=sys.stderr)
+stat = os.stat(0)
+null = os.stat(os.devnull)
+print(json.dumps({
+    "null": (stat.st_dev, stat.st_ino) == (null.st_dev, null.st_ino),
+    "leads": os.getsid(0) == os.getpid(),
+    "cwd": os.getcwd(),
+    "variables": dict(os.environ),
+}))
+sys.exit(7)
+"""
+
+
+def test_a_run_has_a_session_and_a_log_of_its_own(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.ask_to_stop()
+    folder.end_file.write_text("{}")
+    started = start([sys.executable, "-I", "-c", TELLS], folder, {"ONLY": "this", "LC_CTYPE": "C.UTF-8"})
+    assert started.command == (sys.executable, "-I", "-c", TELLS)
+    until(lambda: exit_code_of(started.process) is not None)
+    assert exit_code_of(started.process) == 7
+    assert start_time_of(started.process) == 0  # reaped
+    assert not folder.stop_file.exists()  # what the last run left
+    assert not folder.end_file.exists()
+    marked, said, told = folder.log.read_text().split("\n", 3)[1:]
+    assert marked.startswith("--- colablock: started ")
+    assert said == "to both"
+    assert json.loads(told) == {
+        "null": True,
+        "leads": True,
+        "cwd": str(tmp_path.resolve()),
+        "variables": {"ONLY": "this", "LC_CTYPE": "C.UTF-8"},
+    }
+    start([sys.executable, "-c", ""], folder, {})
+    assert folder.log.read_text().count("--- colablock: started ") == 2
+
+
+def test_one_that_cannot_be_started_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Unmet, match=r"the run could not be started: .*No such file"):
+        start([str(tmp_path / "none")], RunFolder(tmp_path), {})
+
+
+def test_of_another_processs_run_no_exit_code_is_known() -> None:
+    assert exit_code_of(os.getpid()) is None
+
+
+def test_what_is_secret_reaches_the_child_and_no_file(bench: Bench) -> None:
+    entry = bench.folder / "entry.py"
+    entry.write_text("import json, os; print(json.dumps(dict(os.environ)))")
+    job = bench.job(secrets={"HF_TOKEN": "hf_secret"})
+    folder = bench.train(job, MPLBACKEND="agg", LD_LIBRARY_PATH="/usr/lib64-nvidia", PIP_INDEX_URL="x")
+    assert "hf_secret" not in repr(job)
+    assert not [
+        path for path in bench.folder.rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()
+    ]
+    write_job(
+        folder,
+        {**json.loads(folder.job_file.read_text()), "entry": str(entry)},
+        (folder.path / "accelerate.yaml").read_text(),
+    )
+    environment = launch_environment(
+        bench.stack.python,
+        bench.environ(MPLBACKEND="agg", LD_LIBRARY_PATH="/usr/lib64-nvidia", PIP_INDEX_URL="x"),
+        reports=False,
+        secrets=job.secrets,
+    )
+    started = start(record_of(folder).command, folder, environment)
+    until(lambda: exit_code_of(started.process) is not None)
+    (line,) = [one for one in folder.log.read_text().splitlines() if one.startswith("{")]
+    found = json.loads(line)
+    assert found["HF_TOKEN"] == "hf_secret"
+    assert found["LD_LIBRARY_PATH"] == "/usr/lib64-nvidia"
+    assert not {"MPLBACKEND", "PIP_INDEX_URL", "PYTHONPATH"} & found.keys()
+    assert found["ACCELERATE_USE_CPU"] == "True"
+
+
+def test_ports_and_threads_are_those_of_this_host() -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", free_port()))
+    whole = threads_for(1)
+    assert whole == len(os.sched_getaffinity(0))
+    assert threads_for(10_000) == 1
+    assert threads_for(0) == whole

@@ -1,0 +1,338 @@
+"""Rows → tokens: the pure parts with a tokenizer of words, the whole way in the environment of stand-ins."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from colablock.errors import InvalidInput, Unmet
+from colablock.progress import Reporter
+from colablock.training.config import DataSource, Form
+from colablock.training.handoff import prepare_data
+from colablock.training.run_folder import RunFolder
+from tests.support.training_stack import Bench, TrainingStack, build_training_stack
+
+
+@pytest.fixture(scope="module")
+def prepare() -> Iterator[ModuleType]:
+    """Give the script as a module; as a script it takes its own folder off the path."""
+    sys.path.insert(0, "")
+    return importlib.import_module("colablock.training._prepare")
+
+
+class Words:
+    """A tokenizer whose tokens are words, and what is between them."""
+
+    def __init__(
+        self, *, template: str | None = None, bos: bool = True, closes: bool = False, eos: str | None = "</s>"
+    ) -> None:
+        self.known = ["<s>", "</s>"]
+        self.chat_template = template
+        self.eos_token_id = self.known.index(eos) if eos else None
+        self._bos, self._closes = bos, closes
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        parts = re.findall(r"<[^>]*>|\w+|\s+|[^\w\s]", text)
+        self.known += [part for part in dict.fromkeys(parts) if part not in self.known]
+        ids = [self.known.index(part) for part in parts]
+        if add_special_tokens:
+            ids = [0] * self._bos + ids + [1] * self._closes
+        return {"input_ids": ids}
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.known[one] for one in ids)
+
+    def apply_chat_template(
+        self, messages: list[Mapping[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        assert not tokenize
+        return TEMPLATES[str(self.chat_template)](messages, add_generation_prompt)
+
+
+def plain_template(messages: list[Mapping[str, str]], opens: bool) -> str:
+    turns = [f"<{one['role']}>{one['content']}<end>" for one in messages]
+    return "".join(turns) + ("<assistant>" if opens else "")
+
+
+def forgetful_template(messages: list[Mapping[str, str]], opens: bool) -> str:
+    """Leave the thoughts of earlier turns out, as some templates do."""
+    texts = [one["content"] for one in messages]
+    kept = [text.split("/")[-1] for text in texts[:-1]] + texts[-1:]
+    return plain_template([{**one, "content": text} for one, text in zip(messages, kept, strict=True)], opens)
+
+
+def promptless_template(messages: list[Mapping[str, str]], opens: bool) -> str:
+    return plain_template(messages, False) if not opens else "elsewhere"
+
+
+TEMPLATES: Mapping[str, Callable[[list[Mapping[str, str]], bool], str]] = {
+    "plain": plain_template,
+    "forgetful": forgetful_template,
+    "promptless": promptless_template,
+}
+
+
+def made(
+    prepare: ModuleType, tokenizer: Words, form: str, row: Mapping[str, Any], *, whole: bool = False
+) -> list[tuple[str, bool]]:
+    """Return what is made of a row: each piece, and whether it is learnt."""
+    found = prepare.Maker(tokenizer, form, whole=whole, source="d")(row, 0)
+    assert found.keys() == {"input_ids", "attention_mask", "labels"}
+    assert found["attention_mask"] == [1] * len(found["input_ids"]) == [1] * len(found["labels"])
+    assert all(label in (-100, one) for one, label in zip(found["input_ids"], found["labels"], strict=True))
+    return [(text, counts) for text, counts in prepare.sample(tokenizer, found)]
+
+
+SHORT = "Below is an instruction that describes a task. Write a response that appropriately completes the "
+SHORT += "request.\n\n### Instruction:\nadd\n\n### Response:\n"
+TALK = [
+    {"role": "system", "content": "be kind"},
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "hi"},
+    {"role": "user", "content": "more"},
+    {"role": "assistant", "content": "no"},
+]
+FORMS: list[tuple[str, dict[str, Any], list[tuple[str, bool]]]] = [
+    ("text", {"text": "a b"}, [("<s>a b</s>", True)]),
+    ("text", {"text": ""}, [("<s></s>", True)]),
+    ("completion", {"prompt": "a", "completion": " b"}, [("<s>a", False), (" b</s>", True)]),
+    ("alpaca", {"instruction": "add", "input": "", "output": "2"}, [("<s>" + SHORT, False), ("2</s>", True)]),
+    ("alpaca", {"instruction": "add", "output": "2"}, [("<s>" + SHORT, False), ("2</s>", True)]),
+    ("alpaca", {"instruction": None, "input": None, "output": "2"}, [("", False), ("2</s>", True)]),
+    (
+        "messages",
+        {"messages": TALK},
+        [
+            ("<system>be kind<end><user>hello<end><assistant>", False),
+            ("hi<end>", True),
+            ("<user>more<end><assistant>", False),
+            ("no<end>", True),
+        ],
+    ),
+    ("messages", {"messages": TALK[:2]}, [("<system>be kind<end><user>hello<end>", False)]),
+    ("messages", {"messages": TALK[2:3]}, [("<assistant>hi<end>", True)]),
+    ("messages", {"messages": []}, []),
+]
+
+
+@pytest.mark.parametrize(("form", "row", "pieces"), FORMS)
+def test_each_form_and_what_counts_of_it(
+    prepare: ModuleType, form: str, row: dict[str, Any], pieces: list[tuple[str, bool]]
+) -> None:
+    found = made(prepare, Words(template="plain"), form, row)
+    if pieces and not pieces[0][0]:  # of the long prompts only that they are none of what is learnt
+        found[0] = ("", found[0][1])
+    assert found == pieces
+    text = "".join(piece for piece, _ in made(prepare, Words(template="plain"), form, row))
+    whole = made(prepare, Words(template="plain"), form, row, whole=True)
+    assert whole == ([(text, True)] if text else [])
+
+
+def test_the_input_of_alpaca_has_a_place_of_its_own(prepare: ModuleType) -> None:
+    row = {"instruction": "add", "input": "1 1", "output": "2"}
+    (given, _), _ = made(prepare, Words(), "alpaca", row)
+    assert "provides further context" in given
+    assert given.endswith("### Instruction:\nadd\n\n### Input:\n1 1\n\n### Response:\n")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "pieces"),
+    [
+        (Words(bos=False), [("a", False), ("b</s>", True)]),
+        (Words(closes=True), [("<s>a", False), ("b</s>", True)]),  # one that closes every text itself
+        (Words(eos=None), [("<s>a", False), ("b", True)]),
+        (Words(eos=None, closes=True), [("<s>a</s>", False), ("b", True)]),
+    ],
+)
+def test_tokenizers_that_open_or_close_a_text(
+    prepare: ModuleType, tokenizer: Words, pieces: list[tuple[str, bool]]
+) -> None:
+    assert made(prepare, tokenizer, "completion", {"prompt": "a", "completion": "b"}) == pieces
+
+
+def test_a_template_without_a_prompt_for_answers(prepare: ModuleType) -> None:
+    found = made(prepare, Words(template="promptless"), "messages", {"messages": TALK[1:3]})
+    assert found == [("<user>hello<end>", False), ("<assistant>hi<end>", True)]
+
+
+UNUSABLE: list[tuple[str | None, str, dict[str, Any], str]] = [
+    (None, "text", {"text": 3}, r"row 1 of `d` has no text in `text`"),
+    (None, "text", {"text": None}, r"row 1 of `d` has no text in `text`"),
+    (None, "completion", {"prompt": "a"}, r"row 1 of `d` has no text in `completion`"),
+    (None, "alpaca", {"instruction": "a", "output": 2}, r"row 1 of `d` has no text in `output`"),
+    (None, "messages", {"messages": TALK}, r"no chat template: .* or set `chat_template: chatml`"),
+    (
+        "forgetful",
+        "messages",
+        {"messages": [TALK[1], {"role": "assistant", "content": "think/hi"}, *TALK[3:]]},
+        r"row 1 of `d`: the chat template writes earlier turns anew",
+    ),
+]
+
+
+@pytest.mark.parametrize(("template", "form", "row", "words"), UNUSABLE)
+def test_a_row_that_is_no_use_is_named(
+    prepare: ModuleType, template: str | None, form: str, row: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(prepare.Unusable, match=words):
+        made(prepare, Words(template=template), form, row)
+
+
+@pytest.mark.parametrize(
+    ("columns", "form"),
+    [
+        (["text"], "text"),
+        (["id", "text", "prompt"], "text"),
+        (["prompt", "completion"], "completion"),
+        (["instruction", "output"], "alpaca"),
+        (["instruction", "input", "output", "text"], "alpaca"),
+        (["messages", "prompt", "completion"], "messages"),
+    ],
+)
+def test_columns_tell_the_form(prepare: ModuleType, columns: list[str], form: str) -> None:
+    assert prepare.form_of(columns, "d") == form
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (["question", "answer"], r"`d` has the columns `question`, `answer`, and none of the forms: `text`;"),
+        (["conversations"], r"rows with `conversations` become `messages` with `role` and `content`"),
+        (["prompt"], "none of the forms"),
+    ],
+)
+def test_columns_that_tell_none(prepare: ModuleType, columns: list[str], words: str) -> None:
+    with pytest.raises(prepare.Unusable, match=words):
+        prepare.form_of(columns, "d")
+
+
+def test_the_first_cause_is_told_in_a_line(prepare: ModuleType) -> None:
+    outer = ValueError("it failed")
+    outer.__cause__ = KeyError("a\n  b")
+    assert prepare.cause_of(outer) == r"'a\n b'"
+    assert len(prepare.cause_of(ValueError("long " * 100))) == 300
+
+
+# -- the whole way
+
+
+def prepared(bench: Bench, rows: Sequence[Mapping[str, Any]] | str, **changes: Any) -> dict[str, Any]:
+    """Return what is said of *rows* as the only file of data."""
+    name = changes.pop("name", "rows.jsonl")
+    path = bench.folder / name
+    text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(text)
+    source = DataSource(path=str(path), form=changes.pop("form", None))
+    evaluate = changes.pop("evaluate", 0)
+    job = bench.job(
+        config=bench.config(datasets=changes.pop("datasets", (source,)), **changes), evaluate=evaluate
+    )
+    return prepare_data(job, RunFolder(bench.folder / "run"), bench.environ(), Reporter())
+
+
+def rows_of(bench: Bench, name: str = "train") -> list[dict[str, list[int]]]:
+    found: list[dict[str, list[int]]] = json.loads((bench.folder / f"run/data/{name}.parquet").read_text())
+    return found
+
+
+def test_rows_become_tokens_and_what_is_said_of_them(bench: Bench) -> None:
+    rows = [{"text": "a" * length} for length in (3, 10, 30)]
+    said = prepared(bench, rows, sequence_len=20, evaluate=2)
+    assert said == said | {
+        "rows": 3,
+        "tokens": 3 + 10 + 30 + 3 * 2,
+        "cut": 1,
+        "lost": 12,
+        "dropped": 0,
+        "trained": 5 + 12 + 20,
+        "forms": ["text"],
+        "train_rows": 3,
+        "eval_rows": 0,
+        "longest": 32,
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "vocabulary": 259,
+    }
+    assert said["sample"] == [["<s>aaa</s>", True]]
+    assert [len(row["input_ids"]) for row in rows_of(bench)] == [5, 12, 20]
+    assert said["evaluate"] == [
+        {name: row[name] for name in ("input_ids", "labels")} for row in rows_of(bench)[:2]
+    ]
+    assert json.loads((bench.folder / "run/data/result.json").read_text()) == said
+
+
+def test_what_is_cut_off_may_be_all_that_counts(bench: Bench) -> None:
+    rows = [{"prompt": "p" * 30, "completion": "c"}, {"prompt": "p", "completion": "c"}]
+    said = prepared(bench, rows, sequence_len=16)
+    assert (said["rows"], said["dropped"], said["train_rows"]) == (2, 1, 1)
+    with pytest.raises(InvalidInput, match="no row has a token left to learn from within `sequence_len` 16"):
+        prepared(bench, rows[:1], sequence_len=16)
+    assert prepared(bench, rows[:1], sequence_len=16, train_on_inputs=True)["trained"] == 16
+
+
+def test_rows_are_held_back_for_evaluation(bench: Bench) -> None:
+    said = prepared(bench, [{"text": str(at)} for at in range(10)], val_set_size=0.2)
+    assert (said["train_rows"], said["eval_rows"]) == (8, 2)
+    assert (len(rows_of(bench)), len(rows_of(bench, "eval"))) == (8, 2)
+
+
+def test_a_template_is_the_users_or_chatml(bench: Bench) -> None:
+    rows = [{"messages": TALK[1:3]}]
+    said = prepared(bench, rows, chat_template="chatml", sequence_len=128)
+    assert said["sample"] == [
+        ["<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n", False],
+        ["hi<|im_end|>\n", True],
+    ]
+    assert said["forms"] == ["messages"]
+
+
+def test_several_sources_come_one_after_the_other(bench: Bench) -> None:
+    other = bench.folder / "other.csv"
+    other.write_text("prompt,completion\na,b\n")
+    first = DataSource(path=str(bench.folder / "rows.jsonl"))
+    said = prepared(bench, [{"text": "x"}], datasets=(first, DataSource(path=str(other))))
+    assert said["forms"] == ["text", "completion"]
+    assert said["rows"] == 2
+
+
+FAULTY: list[tuple[dict[str, Any], str]] = [
+    ({"rows": "{\n"}, r"`.*rows\.jsonl` cannot be read as json: Expecting property name"),
+    ({"rows": "a", "name": "rows.doc"}, r"has no ending that says how to read it: known ones are \.jsonl"),
+    ({"rows": [{"question": "a"}]}, "and none of the forms"),
+    ({"rows": [{"text": "a"}, {"text": None}]}, r"row 2 of `.*rows\.jsonl` has no text in `text`"),
+    ({"rows": [{"text": "a"}], "form": Form.ALPACA}, r"row 1 of .* has no text in `output`"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), FAULTY)
+def test_data_that_cannot_be_trained_on(bench: Bench, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=f"the data cannot be trained on: .*{words}"):
+        prepared(bench, **given)
+
+
+def test_a_tokenizer_that_is_not_there_is_no_fault_of_the_data(bench: Bench) -> None:
+    with pytest.raises(Unmet, match=r"the data could not be prepared\n(?s:.*)Can't load tokenizer for"):
+        prepared(bench, [{"text": "a"}], base_model="someone/model")
+
+
+def test_tokens_that_stand_are_taken_when_they_may_be(bench: Bench) -> None:
+    said = prepared(bench, [{"text": "a"}])
+    (bench.folder / "rows.jsonl").write_text('{"text": "longer"}\n')
+    job = bench.job(config=bench.config(datasets=(DataSource(path=str(bench.folder / "rows.jsonl")),)))
+    folder = RunFolder(bench.folder / "run")
+    assert prepare_data(job, folder, bench.environ(), Reporter(), reuse=True) == said
+    assert prepare_data(job, folder, bench.environ(), Reporter())["tokens"] == said["tokens"] + 5
+
+
+def test_a_stack_without_datasets_is_said(tmp_path: Path) -> None:
+    stack: TrainingStack = build_training_stack(tmp_path / "env", without=["datasets"])
+    with pytest.raises(Unmet, match="ModuleNotFoundError: No module named 'datasets'"):
+        prepared(Bench(stack=stack, folder=tmp_path), [{"text": "a"}])

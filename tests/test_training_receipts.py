@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.accelerator import Accelerator, declared
+from colablock.errors import InvalidInput
+from colablock.training.receipts import (
+    Receipt,
+    card_key,
+    covering,
+    read_receipts,
+    receipt_from,
+    receipt_to,
+    receipts_folder,
+    write_receipt,
+)
+
+T4 = Receipt(
+    matrix="qlora-2026",
+    matrix_digest="d",
+    variant="cu128",
+    runner="trl",
+    mends=("gqa-before-ampere",),
+    lock="l",
+    python_version="3.13.15",
+    card="Tesla T4",
+    compute_capability="7.5",
+    driver="580.82.07",
+    cuda="13.0",
+    precision="fp16",
+    quantized=True,
+    steps=10,
+    losses=(5.8, 5.0),
+    before=5.75,
+    after=4.93,
+    held=(5.75, 5.75),
+    seconds=31.5,
+    memory=2**30,
+    date="2026-11-26T10:00:00Z",
+    colablock="1.0",
+    versions={"torch": "2.11.0"},
+    notes=("a note",),
+)
+CPU = replace(T4, card="cpu", compute_capability=None, driver=None, cuda=None, precision="fp32")
+
+
+@pytest.mark.parametrize("receipt", [T4, CPU])
+def test_a_receipt_survives_being_written(receipt: Receipt, tmp_path: Path) -> None:
+    path = tmp_path / "m.receipts" / "a.json"
+    path.parent.mkdir()
+    write_receipt(receipt, path)
+    value = json.loads(path.read_text())
+    assert value["passed"] is True
+    assert receipt_from(value, source="a") == receipt
+    assert read_receipts(str(tmp_path / "m.toml")) == (receipt,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fell", "held_still"),
+    [
+        ({}, True, True),
+        ({"after": 5.75}, False, True),
+        ({"after": 5.71}, False, True),  # within what two evaluations differ by
+        ({"after": 5.69}, True, True),
+        ({"after": float("nan")}, False, True),
+        ({"held": (5.75, 5.7509)}, True, True),
+        ({"held": (5.75, 5.74)}, True, False),
+        ({"held": (5.75, float("nan"))}, True, False),
+    ],
+)
+def test_two_claims_make_it_pass(changes: dict[str, Any], fell: bool, held_still: bool) -> None:
+    receipt = replace(T4, **changes)
+    assert (receipt.fell, receipt.held_still) == (fell, held_still)
+    assert receipt.passed == (fell and held_still)
+    assert receipt_to(receipt)["passed"] == receipt.passed
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "`r.json` is no receipt of schema 1"),
+        ({}, "`r.json` is no receipt of schema 1"),
+        ({**receipt_to(T4), "schema": 2}, "`r.json` is no receipt of schema 1"),
+        ({"schema": 1, "matrix": "m"}, "`r.json` is no whole receipt: .*missing"),
+    ],
+)
+def test_what_is_no_receipt(value: object, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        receipt_from(value, source="r.json")
+    assert receipt_from({**receipt_to(T4), "of_a_later_version": 1}, source="r.json") == T4
+
+
+def test_evidence_lies_beside_the_matrix(tmp_path: Path) -> None:
+    matrix = tmp_path / "my.matrix.toml"
+    folder = receipts_folder(str(matrix))
+    assert folder == tmp_path / "my.matrix.receipts"
+    assert read_receipts(str(matrix)) == ()
+    folder.mkdir()
+    write_receipt(T4, folder / "tesla-t4.json")
+    write_receipt(CPU, folder / "cpu.json")
+    (folder / "half.json").write_text("{")
+    (folder / "other.json").write_text("[]")
+    (folder / "note.txt").write_text("")
+    assert read_receipts(str(matrix)) == (CPU, T4)
+
+
+@pytest.mark.parametrize(
+    ("cards", "key"),
+    [([], "cpu"), (["T4"], "7.5"), (["H100", "T4"], "7.5"), (["G4"], "12.0"), (["A100", "G4"], "8.0")],
+)
+def test_a_machine_is_known_by_its_oldest_card(cards: list[str], key: str) -> None:
+    devices = tuple(device for name in cards for device in declared(name).devices)
+    assert card_key(Accelerator(kind="cuda", devices=devices)) == key
+
+
+@pytest.mark.parametrize(
+    ("receipts", "card", "digest", "found"),
+    [
+        ([T4, CPU], "T4", "d", T4),
+        ([T4, CPU], "none", "d", CPU),
+        ([T4, CPU], "A100", "d", None),
+        ([T4], "T4", "changed since", None),
+        ([replace(T4, after=9.0)], "T4", "d", None),
+        ([replace(T4, after=9.0), T4], "T4", "d", T4),
+        ([], "T4", "d", None),
+    ],
+)
+def test_a_receipt_covers_such_a_card_and_the_matrix_as_it_is(
+    receipts: list[Receipt], card: str, digest: str, found: Receipt | None
+) -> None:
+    assert covering(receipts, declared(card), digest=digest) == found

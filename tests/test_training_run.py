@@ -1,0 +1,322 @@
+"""A run is started, found or gone on with: real processes of the stack of stand-ins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.errors import InvalidInput, Refused
+from colablock.training.checkpoints import list_checkpoints
+from colablock.training.config import TrainConfig, config_to
+from colablock.training.handoff import claimed
+from colablock.training.mirror import FolderStore, Mirror
+from colablock.training.ready import Ready
+from colablock.training.run import Asked, Briefing, Named, train
+from colablock.training.run_folder import RunFolder, State, find_run
+from tests.support.run_folders import Told
+from tests.support.training_stack import (
+    Bench,
+    TrainingStack,
+    build_training_stack,
+    end_of,
+    kill,
+    losses_of,
+    record_of,
+    steps_of,
+    until,
+)
+
+
+class Call:
+    """One call of `train`, and what it said."""
+
+    def __init__(
+        self, bench: Bench, config: TrainConfig | None = None, *, ready: Ready | None = None, **asked: Any
+    ) -> None:
+        extra = asked.pop("environ", {})
+        self.briefings: list[Briefing] = []
+        self.reporter = Told()
+        self.run: Named = train(
+            ready or bench.stack.ready(),
+            Asked(config=config or bench.config(), **asked),
+            home=bench.home,
+            environ=bench.environ(**extra),
+            reporter=self.reporter,
+            show=self.briefings.append,
+        )
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return [note for note in self.reporter.notes if not note.startswith("the secret")]
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.run.folder
+
+
+SLOW = {"STAND_IN_PAUSE": "0.05"}
+
+
+def cut_off(bench: Bench, config: TrainConfig, *, at: int = 4, **asked: Any) -> RunFolder:
+    """Return the folder of a run that was killed once it had saved at the step *at*."""
+    folder = Call(bench, config, environ=SLOW, **asked).folder
+    until(lambda: at in steps_of(folder, "save"))
+    kill(folder)
+    return folder
+
+
+def test_a_run_is_started_recorded_and_then_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = shutil.which("git") or pytest.skip("there is no git here")
+    clone = bench.folder / "clone"
+    clone.mkdir()
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([git, "-C", str(clone), *words], check=True)
+    monkeypatch.chdir(clone)
+    config = bench.config(val_set_size=0.2)
+    ready = bench.stack.ready(mends=("load-in-4bit-twice",))
+    call = Call(bench, config, ready=ready, environ={"COLAB_RELEASE_TAG": "release-colab_20260825"})
+    assert call.run == ("run", RunFolder(bench.folder / "run"))
+    assert find_run(bench.home) == call.run
+    (briefing,) = call.briefings
+    assert (briefing.runner, briefing.mends, briefing.resumed_from) == ("trl", ready.mends, None)
+    assert briefing.preflight.passed
+    assert briefing.prepared is not None
+    assert briefing.prepared["train_rows"] == 10
+    assert end_of(call.folder).state() is State.DONE
+    record = record_of(call.folder)
+    assert record.config == json.loads(json.dumps(config_to(config)))
+    assert (record.id, record.matrix, record.runner, record.python) == ("run", "tiny", "trl", ready.python)
+    assert (record.lock, record.mends, record.forms) == (ready.lock, ["load-in-4bit-twice"], ["text"])
+    assert (record.precision, record.processes, record.total_steps, record.seed) == ("fp32", 1, 6, 42)
+    assert (record.runtime, record.resumed_from) == ("release-colab_20260825", None)
+    assert record.versions["trl"] == "1.16.0"
+    assert record.estimate is not None
+    assert record.git_revision is not None
+    assert len(record.git_revision) == 40
+    assert record.command[1:3] == ["-m", "accelerate.commands.launch"]
+    assert [event for event in call.folder.metrics() if "eval_loss" in event]  # about ten times
+
+
+def test_one_that_is_done_is_found(bench: Bench) -> None:
+    first = Call(bench)
+    end_of(first.folder)
+    before = record_of(first.folder)
+    second = Call(bench, bench.config(logging_steps=2, save_total_limit=5))  # changes nothing that is learnt
+    assert second.notes == ["the run `run` is done: `--fresh` trains again"]
+    assert (second.briefings, record_of(second.folder)) == ([], before)
+    third = Call(bench, fresh=True)
+    assert third.notes == [f"what stood in `{bench.folder}/run` is in `{bench.folder}/run.1` now"]
+    assert end_of(third.folder).state() is State.DONE
+    assert record_of(RunFolder(bench.folder / "run.1")) == before
+    assert steps_of(third.folder, "start") == [0]
+
+
+def test_one_that_is_done_is_no_place_to_go_on_from(bench: Bench) -> None:
+    end_of(Call(bench).folder)
+    other = bench.config(max_steps=3)
+    with pytest.raises(
+        Refused, match=r"cannot go on as it was: the config \(max_steps: 6 → 3\) changed since"
+    ):
+        Call(bench, other)
+    call = Call(bench, other, resume_anyway=True)
+    assert call.notes == [
+        "the config (max_steps: 6 → 3) changed since",
+        f"what stood in `{bench.folder}/run` is in `{bench.folder}/run.1` now",
+    ]
+    end_of(call.folder)
+    assert list(losses_of(call.folder)) == [1, 2, 3]
+    assert [path.name for path in list_checkpoints(call.folder.path)] == ["checkpoint-3"]
+
+
+def test_one_that_runs_is_found_and_not_disturbed(bench: Bench) -> None:
+    config = bench.config(max_steps=1000)
+    first = Call(bench, config, environ=SLOW)
+    second = Call(bench, bench.config(seed=7))  # whatever it would be started with
+    assert second.notes == ["the run `run` is going on already: it is followed"]
+    assert second.run == first.run
+    assert second.briefings == []
+    with pytest.raises(Refused, match="the run `run` is going on") as caught:
+        Call(bench, config, fresh=True)
+    assert caught.value.hint == "`colablock runs stop run`"
+    assert first.folder.state() is State.RUNNING
+    kill(first.folder)
+
+
+def test_one_that_was_killed_goes_on(bench: Bench) -> None:
+    config = bench.config(max_steps=8, save_steps=2)
+    folder = cut_off(bench, config)
+    made = (folder.data / "train.parquet").stat().st_mtime_ns
+    call = Call(bench, config)
+    assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
+    assert call.notes == []
+    assert end_of(folder).state() is State.DONE
+    assert record_of(folder).resumed_from == "checkpoint-4"
+    assert list(losses_of(folder)) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert steps_of(folder, "start") == [0, 4]
+    assert (folder.data / "train.parquet").stat().st_mtime_ns == made  # the same tokens
+
+
+@pytest.mark.parametrize(("damaged", "taken"), [(1, 2), (2, 0)])
+def test_a_damaged_checkpoint_is_passed_over(bench: Bench, damaged: int, taken: int) -> None:
+    config = bench.config(max_steps=8, save_steps=2)
+    folder = cut_off(bench, config)
+    for path in list_checkpoints(folder.path):
+        if path.name not in ("checkpoint-4", "checkpoint-2"):  # it came a step further
+            shutil.rmtree(path)
+    for path in list_checkpoints(folder.path)[:damaged]:
+        (path / "optimizer.pt").write_text("[]")
+    call = Call(bench, config)
+    then = "checkpoint-2 is taken" if taken else "there is no whole one before it"
+    assert call.notes[0].startswith("checkpoint-4 is damaged: `optimizer.pt` has 2 bytes, and had ")
+    assert call.notes[0].endswith(f"; {then}")
+    assert len(call.notes) == damaged
+    assert end_of(folder).state() is State.DONE
+    assert steps_of(folder, "start") == [0, taken]
+
+
+def test_one_that_was_stopped_goes_on(bench: Bench) -> None:
+    config = bench.config(max_steps=30)
+    first = Call(bench, config, environ=SLOW)
+    until(lambda: 2 in steps_of(first.folder))
+    first.folder.ask_to_stop()
+    stopped = end_of(first.folder).end()["step"]
+    assert first.folder.state() is State.STOPPED
+    call = Call(bench, config)
+    assert [one.resumed_from for one in call.briefings] == [f"checkpoint-{stopped}"]
+    assert end_of(call.folder).state() is State.DONE
+    assert not call.folder.stop_file.exists()
+
+
+def test_what_changed_is_refused_unless_it_is_allowed(bench: Bench) -> None:
+    config = bench.config(max_steps=8, save_steps=2)
+    folder = cut_off(bench, config)
+    bench.data.write_text('{"text": "something else"}\n')
+    changed = bench.config(max_steps=8, save_steps=2, learning_rate=1e-3)
+    ready = bench.stack.ready(lock="another")
+    words = (
+        "the run `run` cannot go on as it was: the config (learning_rate: 0.01 → 0.001), the data and "
+        "the lock of the environment changed since"
+    )
+    with pytest.raises(Refused) as caught:
+        Call(bench, changed, ready=ready)
+    assert str(caught.value) == words
+    assert caught.value.hint is not None
+    assert "--resume-anyway" in caught.value.hint
+    assert folder.state() is State.KILLED
+    call = Call(bench, changed, ready=ready, resume_anyway=True)
+    assert call.notes == [
+        "the config (learning_rate: 0.01 → 0.001) changed since",
+        "the data changed since",
+        "the lock of the environment changed since",
+    ]
+    assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
+    assert [(one.prepared or {})["rows"] for one in call.briefings] == [1]  # the tokens are made anew
+    end_of(folder)
+    record = record_of(folder)
+    assert (record.lock, record.config["learning_rate"]) == ("another", 1e-3)
+    assert Call(bench, changed, ready=ready).notes == ["the run `run` is done: `--fresh` trains again"]
+
+
+def test_another_runner_is_another_run(bench: Bench) -> None:
+    config = bench.config(max_steps=8, save_steps=2)
+    folder = cut_off(bench, config)
+    mended = bench.stack.ready(runner="axolotl", mends=("load-in-4bit-twice",))
+    with pytest.raises(Refused, match="the run `run` was made by trl, not axolotl") as caught:
+        Call(bench, config, ready=mended)
+    assert caught.value.hint is not None
+    assert "--resume-anyway" in caught.value.hint
+    with pytest.raises(Refused):
+        Call(bench, config, runner="axolotl")
+    call = Call(bench, config, ready=mended, resume_anyway=True)
+    assert end_of(folder).state() is State.DONE
+    assert record_of(folder).runner == "axolotl"
+    assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
+
+
+def test_a_run_comes_back_from_its_mirror(bench: Bench) -> None:
+    config, drive = bench.config(max_steps=8, save_steps=2), bench.folder / "drive"
+    folder = cut_off(bench, config)
+    Mirror(folder, FolderStore(drive), lambda _: None).once()
+    (kept,) = drive.glob("*.tar")
+    step = int(kept.stem.rpartition("-")[2])
+    shutil.rmtree(folder.path)
+    shutil.rmtree(bench.home)
+    call = Call(bench, config, mirror=str(drive))
+    assert [one.resumed_from for one in call.briefings] == [f"checkpoint-{step}"]
+    assert end_of(folder).state() is State.DONE
+    assert list(losses_of(folder)) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.slow  # it looks every five seconds
+def test_a_mirror_is_fed_while_a_run_goes_on(bench: Bench) -> None:
+    drive = bench.folder / "drive"
+    call = Call(bench, bench.config(max_steps=40, save_steps=10), mirror=str(drive), environ=SLOW)
+    until(lambda: list(drive.glob("run-checkpoint-*.tar.sha256")))  # of a first start nothing is restored
+    kill(call.folder)
+    with pytest.raises(InvalidInput, match="no repository of the hub"):
+        Call(bench, mirror="hf://nobody")
+
+
+def test_two_calls_at_once_are_one_too_many(bench: Bench) -> None:
+    with claimed(bench.folder / "run"), pytest.raises(Refused, match="another call is starting a run in `"):
+        Call(bench)
+    end_of(Call(bench).folder)
+    with pytest.raises(Refused, match="another call"), claimed(bench.folder / "run"):
+        Call(bench, fresh=True)
+
+
+def test_what_would_fail_is_not_started_unless_it_has_to_be(tmp_path: Path) -> None:
+    stack: TrainingStack = build_training_stack(tmp_path / "env", without=["bitsandbytes"])
+    bench = Bench(stack=stack, folder=tmp_path)
+    with pytest.raises(Refused) as caught:
+        Call(bench)
+    assert str(caught.value).splitlines() == [
+        "this run would fail, so it is not started",
+        "  bitsandbytes is not installed in the target: `adapter: qlora` needs it",
+        "    apply a matrix that has it (any for QLoRA), or `adapter: lora`",
+    ]
+    assert caught.value.hint == "`--anyway` starts it all the same"
+    assert RunFolder(tmp_path / "run").state() is State.PREPARED
+    call = Call(bench, anyway=True)
+    assert end_of(call.folder).state() is State.DONE  # the stand-ins do not need it
+    assert not call.briefings[0].preflight.passed
+
+
+def test_data_and_folders_that_are_no_use_are_said(bench: Bench) -> None:
+    (bench.folder / "file").write_text("")
+    with pytest.raises(InvalidInput, match=r"the output folder `.*/run` cannot be used: Not a directory"):
+        Call(bench, bench.config(output_dir=str(bench.folder / "file/run")))
+    bench.data.write_text('{"question": "a"}\n')
+    with pytest.raises(InvalidInput, match="the data cannot be trained on"):
+        Call(bench)
+    assert RunFolder(bench.folder / "run").state() is State.PREPARED
+
+
+def test_a_model_whose_shape_is_unknown_is_tried(bench: Bench) -> None:
+    model = bench.folder / "model"
+    shutil.copytree(bench.stack.model, model)
+    shape = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**shape, "hidden_size": None}))
+    call = Call(bench, bench.config(base_model=str(model)))
+    assert [note for note in call.notes if "the model's config cannot be read" in note]
+    assert record_of(call.folder).estimate is None
+    assert end_of(call.folder).state() is State.DONE
+
+
+def test_runs_of_one_name_are_told_apart(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+    for place in ("a", "b", "a"):
+        (bench.folder / place).mkdir(exist_ok=True)
+        monkeypatch.chdir(bench.folder / place)
+        call = Call(bench, bench.config(output_dir=None))
+        assert call.folder.path == bench.folder / place / "outputs" / "model-data"
+        end_of(call.folder)
+        names.append(call.run.id)
+    assert names == ["model-data", "model-data-2", "model-data"]

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.errors import NotFound
+from colablock.training.run_folder import (
+    RunFolder,
+    State,
+    find_run,
+    list_runs,
+    register,
+    start_time_of,
+)
+from tests.support.runs import a_run, a_sleeper, add_events, record_of
+
+ENDS: list[tuple[dict[str, Any] | None, State]] = [
+    (None, State.KILLED),
+    ({"state": "done", "step": 3}, State.DONE),
+    ({"state": "stopped", "step": 3}, State.STOPPED),
+    ({"state": "failed", "error": "E"}, State.FAILED),
+    ({"state": "asleep"}, State.KILLED),
+    ({}, State.KILLED),
+]
+
+
+def test_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "none")
+    assert folder.state() is State.PREPARED
+    assert folder.record() is None
+    assert folder.end() == {}
+    assert folder.metrics() == []
+    assert not folder.is_alive()
+
+
+def test_a_record_without_a_process_was_not_started(tmp_path: Path) -> None:
+    assert a_run(tmp_path, process=0, process_started=0).state() is State.PREPARED
+
+
+@pytest.mark.parametrize(("end", "state"), ENDS)
+def test_a_run_whose_process_is_gone_is_as_it_said(
+    end: dict[str, Any] | None, state: State, tmp_path: Path
+) -> None:
+    assert a_run(tmp_path, end=end).state() is state
+
+
+def test_a_run_is_alive_while_its_own_process_is(tmp_path: Path) -> None:
+    with a_sleeper() as process:
+        folder = a_run(tmp_path, end={"state": "done"}, **process)
+        assert folder.state() is State.RUNNING
+        other = {**process, "process_started": process["process_started"] + 1}
+        a_run(tmp_path, end={"state": "failed"}, **other)  # the number was given to somebody else since
+        assert folder.state() is State.FAILED
+        a_run(tmp_path, **{**process, "process_started": 0})
+        assert folder.state() is State.FAILED
+        a_run(tmp_path, **process)
+        assert folder.state() is State.RUNNING
+    assert folder.state() is State.FAILED
+
+
+def test_a_process_that_nobody_waits_for_is_gone(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        started = start_time_of(child.pid)
+        folder = a_run(tmp_path, process=child.pid, process_started=started)
+        child.kill()
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.005)
+        assert start_time_of(child.pid) == 0  # a zombie
+        assert folder.state() is State.KILLED
+    assert start_time_of(child.pid) == 0
+
+
+def test_a_start_is_told_by_the_kernel(tmp_path: Path) -> None:
+    command = tmp_path / "a) b (c"  # the name of a command may hold anything
+    command.symlink_to("/bin/sleep")
+    ticks = os.sysconf("SC_CLK_TCK")
+    up = float(Path("/proc/uptime").read_text().split()[0])
+    with subprocess.Popen([str(command), "60"]) as child:
+        assert abs(start_time_of(child.pid) / ticks - up) < 5
+        child.kill()
+
+
+def test_a_record_is_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    record = record_of(mends=("a",), versions={"torch": "2.4.0"}, total_steps=9)
+    folder.write_record(record)
+    found = folder.record()
+    assert found is not None
+    assert json.dumps(found.config) == json.dumps(record.config)
+    assert (found.mends, found.versions, found.total_steps) == (["a"], {"torch": "2.4.0"}, 9)
+    known = json.loads(folder.record_file.read_text())
+    folder.record_file.write_text(json.dumps({**known, "of_a_later_version": 1}))
+    assert folder.record() == found
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"id": "a"}'])
+def test_a_record_that_cannot_be_read_is_none(content: bytes, tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    folder.record_file.write_bytes(content)
+    assert folder.record() is None
+    assert folder.state() is State.PREPARED
+
+
+def test_events_are_read_as_far_as_they_are_whole(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    add_events(folder, {"event": "start", "step": 0}, {"event": "log", "step": 1})
+    with folder.metrics_file.open("ab") as file:
+        file.write(b'[1]\nnot json\n\xff\xfe\n{"event": "log", "step": 2}\n{"event": "log", "st')
+    assert [event["step"] for event in folder.metrics()] == [0, 1, 2]
+
+
+def test_a_stop_is_a_file(tmp_path: Path) -> None:
+    folder = a_run(tmp_path)
+    folder.ask_to_stop()
+    folder.ask_to_stop()
+    assert folder.stop_file.exists()
+
+
+def test_runs_are_found_by_name_by_folder_and_as_the_newest(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert list(list_runs(home)) == []
+    with pytest.raises(NotFound, match="no run was started here") as caught:
+        find_run(home)
+    assert caught.value.hint == "`colablock train NAME` starts one"
+    for at, name in enumerate(("first", "second", "third")):
+        a_run(tmp_path / name, home=home)
+        os.utime(home / "runs" / f"{name}.json", (at, at))
+    register(home, "gone", tmp_path / "gone")
+    os.utime(home / "runs" / "gone.json", (9, 9))
+    assert [name for name, _ in list_runs(home)] == ["gone", "third", "second", "first"]
+    assert find_run(home) == ("gone", RunFolder(tmp_path / "gone"))
+    assert find_run(home, "second") == ("second", RunFolder(tmp_path / "second"))
+    a_run(tmp_path / "elsewhere", id="its-own")  # registered in another home
+    assert find_run(home, str(tmp_path / "elsewhere")) == ("its-own", RunFolder(tmp_path / "elsewhere"))
+    for asked, hint in (("secnod", "did you mean `second`?"), ("x", "`colablock runs list` shows them")):
+        with pytest.raises(NotFound, match=f"no run is called `{asked}`") as caught:
+            find_run(home, asked)
+        assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"folder": 3}'])
+def test_a_note_that_cannot_be_read_names_no_run(content: str, tmp_path: Path) -> None:
+    register(tmp_path, "whole", tmp_path / "whole")
+    (tmp_path / "runs" / "broken.json").write_text(content)
+    assert [name for name, _ in list_runs(tmp_path)] == ["whole"]

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from colablock.errors import InvalidInput
+from colablock.training.config import Adapter, Report, TrainConfig
+from colablock.training.run_folder import RunFolder
+from colablock.training.runners import RUNNERS, Decided, axolotl_config, runner_of
+from tests.support.training import a_config
+
+OUT = RunFolder(Path("/out"))
+CARD = Decided(
+    precision="bf16",
+    dtype="bfloat16",
+    attention="sdpa",
+    has_card=True,
+    warmup_steps=3,
+    total_steps=95,
+)
+USUAL: dict[str, Any] = {
+    "base_model": "someone/model",
+    "base_model_config": "someone/model",
+    "model_type": "AutoModelForCausalLM",
+    "tokenizer_type": "AutoTokenizer",
+    "load_in_8bit": False,
+    "load_in_4bit": True,
+    "strict": False,
+    "adapter": "qlora",
+    "datasets": [{"path": "/out/data/train.parquet", "ds_type": "parquet", "type": None}],
+    "dataset_prepared_path": "/out/prepared",
+    "val_set_size": 0.0,
+    "output_dir": "/out",
+    "sequence_len": 1024,
+    "sample_packing": False,
+    "pad_to_sequence_len": False,
+    "lora_r": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.0,
+    "lora_target_linear": True,
+    "gradient_accumulation_steps": 8,
+    "micro_batch_size": 1,
+    "num_epochs": 1.0,
+    "optimizer": "adamw_torch",
+    "lr_scheduler": "cosine",
+    "learning_rate": 2e-4,
+    "max_grad_norm": 0.3,
+    "weight_decay": 0.0,
+    "warmup_steps": 3,
+    "train_on_inputs": False,
+    "group_by_length": False,
+    "bf16": True,
+    "fp16": False,
+    "tf32": False,
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 1_000_000_000,
+    "save_total_limit": 2,
+    "flash_attention": False,
+    "sdp_attention": True,
+    "seed": 42,
+}
+GONE = object()
+
+# A config, what was decided, and what is different from the usual in axolotl's words.
+CASES: list[tuple[str, TrainConfig, Decided, dict[str, Any]]] = [
+    ("the usual", a_config(), CARD, {}),
+    (
+        "a T4",
+        a_config(),
+        replace(CARD, precision="fp16", dtype="float16"),
+        {"bf16": False, "fp16": True},
+    ),
+    (
+        "a CPU",
+        a_config(adapter=Adapter.LORA),
+        replace(CARD, precision="fp32", dtype="float32", has_card=False),
+        {
+            "bf16": False,
+            "load_in_4bit": False,
+            "adapter": "lora",
+            "lora_qkv_kernel": False,
+            "lora_mlp_kernel": False,
+            "lora_o_kernel": False,
+        },
+    ),
+    (
+        "flash attention",
+        a_config(),
+        replace(CARD, attention="flash_attention_2"),
+        {"flash_attention": True, "sdp_attention": False},
+    ),
+    ("neither", a_config(), replace(CARD, attention="eager"), {"sdp_attention": False}),
+    (
+        "what is trained",
+        a_config(lora_target_modules=("q_proj", "v_proj"), revision="v1", max_steps=40, save_steps=20),
+        CARD,
+        {
+            "lora_target_linear": False,
+            "lora_target_modules": ["q_proj", "v_proj"],
+            "revision_of_model": "v1",
+            "max_steps": 40,
+            "save_steps": 20,
+        },
+    ),
+    (
+        "no checkpointing",
+        a_config(gradient_checkpointing=False),
+        CARD,
+        {"gradient_checkpointing": False, "gradient_checkpointing_kwargs": GONE},
+    ),
+    (
+        "an evaluation about ten times",
+        a_config(val_set_size=0.1),
+        replace(CARD, has_eval=True),
+        {"val_set_size": 0.1, "eval_steps": 9},
+    ),
+    (
+        "an evaluation as often as asked for",
+        a_config(val_set_size=0.1, eval_steps=5),
+        replace(CARD, has_eval=True),
+        {"val_set_size": 0.1, "eval_steps": 5},
+    ),
+    ("wandb", a_config(report_to=(Report.WANDB,)), CARD, {"wandb_project": "colablock"}),
+    (
+        "both reports",
+        a_config(report_to=(Report.WANDB, Report.TENSORBOARD), wandb_project="mine"),
+        CARD,
+        {"wandb_project": "mine", "use_tensorboard": True},
+    ),
+    ("a project is not a report", a_config(wandb_project="mine"), CARD, {}),
+    (
+        "a tokenizer that cannot pad",
+        a_config(),
+        replace(CARD, pads_with_eos=True, eos_token="</s>"),
+        {"special_tokens": {"pad_token": "</s>"}},
+    ),
+    ("nor end a text", a_config(), replace(CARD, pads_with_eos=True), {}),
+    (
+        "the user's own keys win",
+        a_config(extra={"sample_packing": True, "plugins": ["a"], "strict": True}),
+        CARD,
+        {"sample_packing": True, "plugins": ["a"], "strict": True},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "decided", "different"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_a_config_in_axolotls_words(config: TrainConfig, decided: Decided, different: dict[str, Any]) -> None:
+    expected = {key: value for key, value in (USUAL | different).items() if value is not GONE}
+    assert axolotl_config(config, decided, OUT) == expected
+
+
+def test_axolotl_reads_a_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    config = a_config(chat_template="ü")
+    entry = runner_of("axolotl").write(config, CARD, folder)
+    assert (entry.entry, entry.arguments) == ("axolotl.cli.train", (str(tmp_path / "config.yaml"),))
+    assert yaml.safe_load(folder.config_file.read_text()) == axolotl_config(config, CARD, folder)
+
+
+def test_trl_reads_what_is_written_anyway(tmp_path: Path) -> None:
+    entry = runner_of("trl").write(a_config(), CARD, RunFolder(tmp_path))
+    assert Path(entry.entry).name == "_trl.py"
+    assert Path(entry.entry).is_file()
+    assert entry.arguments == (str(tmp_path),)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_runners_are_two() -> None:
+    assert {name: (one.name, one.passes_through, one.splits) for name, one in RUNNERS.items()} == {
+        "axolotl": ("axolotl", True, False),
+        "trl": ("trl", False, True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("torchtune", "the runner `torchtune` is not known"),
+        (None, r"the matrix names no runner under `\[train\]`"),
+    ],
+)
+def test_another_runner_is_no_runner(name: str | None, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        runner_of(name)
+    assert caught.value.hint == "`--runner` takes one of `axolotl`, `trl`"
+
+
+@pytest.mark.parametrize(("has_eval", "total", "steps"), [(False, 95, 0), (True, 95, 9), (True, 3, 1)])
+def test_evaluations_are_about_ten(has_eval: bool, total: int, steps: int) -> None:
+    assert replace(CARD, has_eval=has_eval, total_steps=total).eval_steps == steps

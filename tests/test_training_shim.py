@@ -1,0 +1,301 @@
+"""What every rank starts with: real runs of a stack of stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock import training
+from colablock.training.checkpoints import list_checkpoints, newest_whole, verify_checkpoint
+from colablock.training.crash import explain
+from colablock.training.launch import exit_code_of, free_port
+from colablock.training.precision import FP16
+from colablock.training.run_folder import RunFolder, State
+from tests.support.run_folders import Told
+from tests.support.training_stack import (
+    Bench,
+    TrainingStack,
+    again,
+    end_of,
+    kill,
+    losses_of,
+    record_of,
+    steps_of,
+    until,
+)
+
+SHIM = Path(training.__file__).parent / "_shim.py"
+
+
+@pytest.fixture(scope="module")
+def whole(training_stack: TrainingStack, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Give a run of six steps that nothing interrupted, saved every second step."""
+    bench = Bench(stack=training_stack, folder=tmp_path_factory.mktemp("whole"))
+    return bench.train(bench.job(config=bench.config(save_steps=2), evaluate=4))
+
+
+def shim_of(folder: RunFolder) -> int:
+    """Return the number of the process that trains, below the launcher."""
+    launcher = record_of(folder).process
+    children = Path(f"/proc/{launcher}/task/{launcher}/children")
+    until(lambda: children.read_text().split())
+    return int(children.read_text().split()[0])
+
+
+def at_step(folder: RunFolder, step: int) -> None:
+    """Wait until a run has told of a step."""
+    until(lambda: step in steps_of(folder))
+
+
+def test_a_run_tells_how_it_goes(whole: RunFolder) -> None:
+    assert whole.state() is State.DONE
+    assert whole.end()["state"] == "done"
+    assert whole.end()["step"] == 6
+    kinds = [event["event"] for event in whole.metrics() if event["event"] != "step"]
+    assert kinds[:2] == ["evaluation", "start"]
+    assert kinds[-2:] == ["evaluation", "end"]
+    assert steps_of(whole, "save") == [2, 4, 6]
+    (began,) = (event for event in whole.metrics() if event["event"] == "start")
+    assert (began["step"], began["total_steps"], began["resumed"], began["world_size"]) == (0, 6, False, 1)
+    logs = [event for event in whole.metrics() if event["event"] == "log"]
+    assert list(losses_of(whole)) == [1, 2, 3, 4, 5, 6]
+    tokens = [event["tokens"] for event in logs]
+    assert tokens == sorted(tokens)
+    assert logs[0].keys() == {
+        *("event", "time", "step", "loss", "grad_norm", "learning_rate", "epoch"),
+        *("tokens", "seconds", "memory"),  # and no `note`, which is no number
+    }
+    before, after = (event["loss"] for event in whole.metrics() if event["event"] == "evaluation")
+    assert after < before - 0.3
+
+
+def test_checkpoints_are_sealed_and_rotate(whole: RunFolder) -> None:
+    assert [path.name for path in list_checkpoints(whole.path)] == ["checkpoint-6", "checkpoint-4"]
+    for path in list_checkpoints(whole.path):
+        assert verify_checkpoint(path) == ()
+        manifest = json.loads((path / "colablock.json").read_text())
+        assert manifest["step"] == int(path.name.partition("-")[2])
+        assert manifest["files"].keys() == {
+            *("adapter_config.json", "adapter_model.safetensors", "optimizer.pt"),
+            *("rng_state.pth", "trainer_state.json", "training_args.bin"),
+        }
+    saves = [event for event in whole.metrics() if event["event"] == "save"]
+    sizes = [path.stat().st_size for path in (whole.path / "checkpoint-6").iterdir()]
+    assert saves[-1]["bytes"] == sum(sizes) - (whole.path / "checkpoint-6/colablock.json").stat().st_size
+    assert {"adapter_config.json", "tokenizer_config.json"} <= {path.name for path in whole.adapter.iterdir()}
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(whole: RunFolder, bench: Bench) -> None:
+    job = bench.job(config=bench.config(save_steps=2), evaluate=4)
+    folder = bench.begin(job, STAND_IN_PAUSE="0.1")
+    until(lambda: 4 in steps_of(folder, "save"))
+    kill(folder)
+    assert folder.state() is State.KILLED
+    assert not folder.end_file.exists()
+    newest = newest_whole(folder.path, Told())
+    assert newest == folder.path / "checkpoint-4"
+    for path in list_checkpoints(folder.path)[1:]:  # asked to find one, a trainer would take any
+        path.rename(folder.path / "checkpoint-99")
+    bench.train(bench.job(config=bench.config(save_steps=2), resume=newest))
+    assert folder.state() is State.DONE
+    assert [event["step"] for event in folder.metrics() if event.get("resumed")] == [4]
+    assert losses_of(folder) == losses_of(whole)
+    learnt = [(one.adapter / "adapter_model.safetensors").read_bytes() for one in (folder, whole)]
+    assert learnt[0] == learnt[1]
+
+
+def test_who_asks_for_a_stop_gets_a_checkpoint(bench: Bench) -> None:
+    folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), STAND_IN_PAUSE="0.02")
+    at_step(folder, 2)
+    folder.ask_to_stop()
+    end_of(folder)
+    stopped = folder.end()["step"]
+    assert folder.state() is State.STOPPED
+    assert 2 <= stopped < 1000
+    assert newest_whole(folder.path, Told()) == folder.path / f"checkpoint-{stopped}"
+    assert folder.metrics()[-1] == folder.metrics()[-1] | {
+        "event": "end",
+        "state": "stopped",
+        "step": stopped,
+    }
+
+
+def test_asking_after_the_last_step_leaves_it_done(bench: Bench) -> None:
+    job = bench.job(config=bench.config(max_steps=1))
+    folder = bench.begin(job, STAND_IN_PAUSE="0.4")
+    until(lambda: steps_of(folder, "start"))
+    folder.ask_to_stop()
+    assert end_of(folder).state() is State.DONE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_from_outside_asks_for_a_stop(bench: Bench, number: signal.Signals) -> None:
+    folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), STAND_IN_PAUSE="0.02")
+    at_step(folder, 2)
+    os.kill(shim_of(folder), number)
+    end_of(folder)
+    assert folder.state() is State.STOPPED
+    assert verify_checkpoint(folder.path / f"checkpoint-{folder.end()['step']}") == ()
+
+
+def test_a_pool_of_workers_ends_by_the_signal(bench: Bench) -> None:
+    folder = bench.begin(bench.job(), STAND_IN_POOL="1")
+    until(lambda: exit_code_of(record_of(folder).process) is not None, patience=15)
+    assert folder.state() is State.DONE
+    assert len(losses_of(folder)) == 6  # the signal to the workers was no wish to stop
+
+
+def test_a_failure_is_kept_and_explained(bench: Bench) -> None:
+    job = bench.job(config=bench.config(save_steps=2))
+    folder = bench.train(job, STAND_IN_FAILS_AT="4")
+    assert folder.state() is State.FAILED
+    end = folder.end()
+    assert end["error"] == "OSError: [Errno 28] No space left on device"
+    assert end["traceback"].startswith("Traceback (most recent call last):")
+    found = explain(folder)
+    assert found is not None
+    assert (found.cause, found.checkpoint) == ("disk-full", "checkpoint-2")
+    told = Told()
+    assert newest_whole(folder.path, told) == folder.path / "checkpoint-2"  # the half one is passed over
+    assert "checkpoint-4 is damaged: it has no manifest" in told.notes[0]
+    bench.train(bench.job(config=bench.config(save_steps=2), resume=folder.path / "checkpoint-2"))
+    assert folder.state() is State.DONE  # and the old end is gone
+
+
+def test_checkpoints_come_by_the_clock(bench: Bench) -> None:
+    folder = bench.train(bench.job(config=bench.config(max_steps=8, logging_steps=100)))
+    assert steps_of(folder, "save") == [8]  # the usual interval is ten minutes
+    folder.metrics_file.unlink()
+    end_of(again(folder, bench.environ(STAND_IN_PAUSE="0.1"), save_seconds=0.35))
+    saved = steps_of(folder, "save")
+    assert 2 <= len(saved) <= 5
+    assert "step" in {event["event"] for event in folder.metrics()}  # a beat where nothing is logged
+
+
+def test_what_is_trained_is_float32_where_the_scaler_wants_it(bench: Bench) -> None:
+    folder = bench.train(bench.job(precision=FP16))
+    assert folder.state() is State.DONE
+    end_of(again(folder, bench.environ(), cast_trainable=False))
+    assert folder.state() is State.FAILED
+    found = explain(folder)
+    assert found is not None
+    assert found.cause == "fp16-scaler-meets-bf16"
+
+
+def test_axolotl_trains_with_the_mend_and_not_without(bench: Bench) -> None:
+    ready = bench.stack.ready(runner="axolotl")
+    folder = bench.train(bench.job(ready=ready))
+    assert folder.state() is State.FAILED
+    assert folder.end()["error"].startswith("ValueError: You can't pass `load_in_4bit`or `load_in_8bit`")
+    found = explain(folder)
+    assert found is not None
+    assert found.cause == "load-in-4bit-twice"
+    bench.train(bench.job(ready=bench.stack.ready(runner="axolotl", mends=("load-in-4bit-twice",))))
+    assert folder.state() is State.DONE
+    assert min(losses_of(folder).values()) < losses_of(folder)[1] - 0.3
+    beside = {path.name for path in folder.path.iterdir()}
+    assert {path.name for path in folder.adapter.iterdir()} == {
+        *("adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json")
+    }
+    assert "adapter_config.json" not in beside
+
+
+SCRIPTS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
+    ("import sys; sys.exit()", {}, 0, {"state": "done"}),
+    ("import sys; sys.exit(0)", {}, 0, {"state": "done"}),
+    ("import sys; sys.exit('no')", {}, 1, {"state": "failed", "error": "SystemExit: no"}),
+    ("import sys; sys.exit(3)", {}, 3, {"state": "failed", "error": "SystemExit: 3"}),
+    ("raise KeyError('a')", {}, 1, {"state": "failed", "error": "KeyError: 'a'"}),
+    ("import no_such_module", {}, 1, {"error": "ModuleNotFoundError: No module named 'no_such_module'"}),
+    ("", {"mends": ["no-such-mend"]}, 1, {"error": "KeyError: 'no-such-mend'"}),
+    (
+        "import sys; assert sys.argv == [__file__, 'a', 'b'], sys.argv; assert __name__ == '__main__'",
+        {"arguments": ["a", "b"]},
+        0,
+        {"state": "done"},
+    ),
+    # The modules beside the shim do not hide those of others.
+    ("import sys; assert not any('colablock' in one for one in sys.path), sys.path", {}, 0, {}),
+    (
+        "from transformers.integrations.sdpa_attention import use_gqa_in_sdpa as use; assert use(None, None)",
+        {},
+        0,
+        {},
+    ),
+    (
+        "from transformers.integrations import sdpa_attention as s; assert not s.use_gqa_in_sdpa(0, key=1)",
+        {"mends": ["gqa-before-ampere"]},
+        0,
+        {},
+    ),
+]
+
+
+@pytest.mark.parametrize(("script", "job", "code", "end"), SCRIPTS)
+def test_how_what_it_starts_ends_is_how_it_ends(
+    bench: Bench, script: str, job: dict[str, Any], code: int, end: dict[str, Any]
+) -> None:
+    entry = bench.folder / "entry.py"
+    entry.write_text(script)
+    usual = {"entry": str(entry), "arguments": [], "mends": [], "lock": "l", "cast_trainable": False}
+    (bench.folder / "job.json").write_text(json.dumps({**usual, **job}))
+    done = run_shim(bench)
+    assert done.returncode == code, done.stderr
+    found = RunFolder(bench.folder).end()
+    assert {key: found[key] for key in end} == end
+    assert not list(bench.folder.glob(".end-*"))
+    if code == 0 and job:  # of several ranks the first word counts
+        entry.write_text("raise ValueError")
+        assert run_shim(bench).returncode == 1
+        assert RunFolder(bench.folder).end() == found
+
+
+def run_shim(bench: Bench) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [bench.stack.python, str(SHIM), str(bench.folder)],
+        env={name: value for name, value in bench.environ().items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_several_ranks_train_save_and_stop_together(bench: Bench) -> None:
+    job = bench.job(config=bench.config(max_steps=1000), processes=2)
+    folder = bench.begin(job, STAND_IN_PAUSE="0.02", TMPDIR=str(bench.folder))
+    at_step(folder, 2)
+    folder.ask_to_stop()
+    end_of(folder)
+    assert folder.state() is State.STOPPED
+    stopped = folder.end()["step"]
+    checkpoint = folder.path / f"checkpoint-{stopped}"
+    assert verify_checkpoint(checkpoint) == ()
+    assert {path.name for path in checkpoint.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    (began,) = (event for event in folder.metrics() if event["event"] == "start")  # one rank tells
+    assert began["world_size"] == 2
+
+
+@pytest.mark.parametrize("other", ["l" * 64, "0ther" + "l" * 59])
+def test_a_rank_with_another_stack_is_refused(bench: Bench, other: str) -> None:
+    store, port = bench.folder / "store", str(free_port())
+    store.mkdir()
+    hosts = []
+    for rank, lock in enumerate(("l" * 64, other)):
+        several = ("--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank))
+        place = ("--main_process_ip", "127.0.0.1", "--main_process_port", port)
+        job = bench.job(ready=bench.stack.ready(lock=lock), launch_arguments=(*several, *place))
+        hosts.append(bench.begin(job, f"host-{rank}", STAND_IN_STORE=str(store)))
+    first, second = map(end_of, hosts)
+    if other == "l" * 64:
+        assert first.state() is State.DONE
+        assert steps_of(second) == []  # rank 0 tells
+        return
+    assert (first.state(), second.state()) == (State.FAILED, State.FAILED)
+    words = "rank 1 has another stack than rank 0: its lock is 0therlllllll, not llllllllllll"
+    assert first.end()["error"] == second.end()["error"] == f"SystemExit: {words}"

@@ -1,0 +1,117 @@
+"""The tiny run, in the environment of stand-ins: the whole way, with nothing learnt that is worth it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.accelerator import Accelerator, declared
+from colablock.errors import TrainingFailed, Unmet
+from colablock.progress import Reporter
+from colablock.training.receipts import Receipt
+from colablock.training.smoke import STEPS, smoke
+from tests.support.training_stack import Bench, TrainingStack, build_training_stack, until
+
+
+class Stages(Reporter):
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, text: str) -> None:
+        self.stages.append(text)
+
+
+def smoked(
+    bench: Bench, *, runner: str = "trl", accelerator: Accelerator | None = None, **more: Any
+) -> Receipt:
+    environ = more.pop("environ", {})
+    reporter = more.pop("reporter", Reporter())
+    return smoke(
+        bench.stack.ready(runner=runner, matrix_digest="d", variant="cpu", python_version="3.12.3", **more),
+        runner=runner,
+        accelerator=accelerator or Accelerator(),
+        environ=bench.environ(TMPDIR=str(bench.folder), **environ),
+        reporter=reporter,
+    )
+
+
+def test_ten_steps_prove_that_it_trains(bench: Bench) -> None:
+    reporter = Stages()
+    receipt = smoked(bench, reporter=reporter, environ={"COLAB_RELEASE_TAG": "release-colab_20260825"})
+    assert receipt.passed
+    assert receipt.after < receipt.before - 0.05
+    assert receipt.held[0] == receipt.held[1] == receipt.before
+    assert len(receipt.losses) == receipt.steps == STEPS
+    assert (receipt.matrix, receipt.matrix_digest, receipt.variant) == ("tiny", "d", "cpu")
+    assert (receipt.runner, receipt.mends, receipt.lock) == ("trl", (), "l" * 64)
+    assert (receipt.card, receipt.compute_capability, receipt.driver, receipt.cuda) == ("cpu", *[None] * 3)
+    assert (receipt.precision, receipt.quantized, receipt.notes) == ("fp32", True, ())
+    assert (receipt.python_version, receipt.runtime) == ("3.12.3", "release-colab_20260825")
+    assert receipt.versions["torch"] == "2.11.0"
+    assert receipt.memory > 0
+    assert receipt.date.endswith("Z")
+    assert reporter.stages == [
+        "Making a tiny model",
+        "Reading the data and making tokens",
+        "Training 10 steps",
+        "Training 10 steps with learning rate 0",
+    ]
+    assert not (bench.folder / "home").exists()  # no run of the user's
+
+
+def test_a_card_and_an_old_bitsandbytes_decide_what_is_trained(bench: Bench) -> None:
+    receipt = smoked(bench, versions={"bitsandbytes": "0.45.5"})
+    assert not receipt.quantized
+    assert receipt.notes == (
+        "bitsandbytes 0.45.5 quantises on a card only: LoRA on whole weights was trained",
+    )
+    assert receipt.passed
+    receipt = smoked(bench, accelerator=declared("T4"), versions={"bitsandbytes": "0.43.3"})
+    assert (receipt.card, receipt.compute_capability, receipt.precision) == ("Tesla T4", "7.5", "fp16")
+    assert receipt.mends == ("gqa-before-ampere",)
+    assert receipt.quantized
+    assert receipt.passed  # its adapters are cast, or the scaler would refuse them
+
+
+def test_axolotl_needs_its_mend(bench: Bench) -> None:
+    assert smoked(bench, runner="axolotl", mends=("load-in-4bit-twice",)).passed
+    with pytest.raises(TrainingFailed) as caught:
+        smoked(bench, runner="axolotl")
+    first, *rest = str(caught.value).splitlines()
+    assert first == "the tiny training run failed"
+    assert rest[-1].startswith("  ValueError: You can't pass `load_in_4bit`or `load_in_8bit` as a kwarg")
+
+
+def test_a_stack_without_bitsandbytes_trains_on_whole_weights(bench: Bench) -> None:
+    receipt = smoked(bench, versions={})
+    assert receipt.notes == ("no bitsandbytes is in this stack: LoRA on whole weights was trained",)
+    assert receipt.passed
+
+
+def test_a_stack_that_cannot_make_the_model_is_said(tmp_path: Path) -> None:
+    stack: TrainingStack = build_training_stack(tmp_path / "env", without=["tokenizers"])
+    with pytest.raises(Unmet, match=r"the tiny model could not be made\n(?s:.*)No module named 'tokenizers'"):
+        smoked(Bench(stack=stack, folder=tmp_path))
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
+def test_one_that_takes_too_long_is_stopped(bench: Bench) -> None:
+    with pytest.raises(TrainingFailed, match="the smoke run took too long"):
+        smoke(
+            bench.stack.ready(),
+            runner="trl",
+            accelerator=Accelerator(),
+            environ=bench.environ(STAND_IN_PAUSE="60", TMPDIR=str(bench.folder)),
+            reporter=Reporter(),
+            timeout=0.5,
+        )
+    here = str(bench.folder).encode()
+    until(lambda: not [path for path in Path("/proc").glob("[0-9]*/cmdline") if here in read(path)])
