@@ -223,7 +223,10 @@ def training(session: nox.Session) -> None:
         "COLABLOCK_TEST_HOME": str(home),
         "COLABLOCK_TEST_STACK": str(home / "current" / STACK / "bin" / "python"),
     }
-    chosen = ("-n", "2", "--dist", "loadgroup", "-m", "stack", "tests")
+    # Two at a time, those that take longest first.
+    names = ("training_stack", "training_stack_notebook", "training_stack_smoke", "after")
+    files = [f"tests/test_{name}.py" for name in names]
+    chosen = ("-n", "2", "--dist", "loadfile", "-m", "stack", *files)
     session.run("pytest", *chosen, *session.posargs, env=stack)
 
 

@@ -127,6 +127,25 @@ def test_a_second_interrupt_leaves_it_to_itself(running: RunFolder) -> None:
     assert "`colablock.attach('tiny')`" in said[-1]
 
 
+def test_an_interrupt_by_which_a_kernel_is_restarted_asks_for_nothing(running: RunFolder) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    view = Notes()
+    summary = watch("tiny", running, view, is_leaving=lambda: True, sleep=interrupt)
+    assert summary.state is State.RUNNING
+    assert not running.stop_file.exists()
+    assert "the run goes on" in view.notes[-1]
+
+
+def test_an_interrupt_meanwhile_is_one_of_the_user(running: RunFolder) -> None:
+    def interrupt(_: float = 0.0) -> bool:
+        raise KeyboardInterrupt
+
+    assert watch("tiny", running, Notes(), is_leaving=interrupt, sleep=interrupt).state is State.RUNNING
+    assert running.stop_file.exists()
+
+
 def test_an_interrupt_of_one_who_only_watches_asks_for_nothing(running: RunFolder) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from colablock.training.run_folder import RunFolder, State
 from tests.support.world import ROOT, Done
 
@@ -84,10 +86,12 @@ class Stack:
         return RunFolder(self.folder / out)
 
 
-def make_stack(folder: Path, *, shared: Path) -> Stack:
-    """Return the stack of `TEST_HOME` for what goes on in *folder*; the model is made once, in *shared*."""
+def make_stack(folders: pytest.TempPathFactory) -> Stack:
+    """Return the stack of `TEST_HOME` in a folder of its own; the model is made once for all workers."""
     assert TEST_HOME is not None
-    (folder / "home").mkdir(parents=True)
+    folder, shared = folders.mktemp("stack"), folders.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
     shutil.copytree(Path(TEST_HOME) / "applied", folder / "home" / "applied")
     applied = json.loads((folder / "home" / "applied" / f"{NAME}.json").read_text(encoding="utf-8"))
     stack = Stack(folder=folder, python=applied["python"], model=shared / "tiny-model")
