@@ -92,6 +92,7 @@ def make_stack(folders: pytest.TempPathFactory) -> Stack:
     folder, shared = folders.mktemp("stack"), folders.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
+        take_own_cores()
     shutil.copytree(Path(TEST_HOME) / "applied", folder / "home" / "applied")
     applied = json.loads((folder / "home" / "applied" / f"{NAME}.json").read_text(encoding="utf-8"))
     stack = Stack(folder=folder, python=applied["python"], model=shared / "tiny-model")
@@ -101,6 +102,13 @@ def make_stack(folders: pytest.TempPathFactory) -> Stack:
             command = [stack.python, str(_TOY), str(stack.model), str(TEXT), "0"]
             subprocess.run(command, check=True, capture_output=True, cwd=shared)
     return stack
+
+
+def take_own_cores() -> None:
+    """Keep this worker and its children to its share of the cores: each would start threads for all of them."""
+    cores, own = os.sched_getaffinity(0), int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    share = sorted(cores)[own :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
+    os.sched_setaffinity(0, share or cores)
 
 
 def losses_of(folder: RunFolder) -> dict[int, tuple[float, float]]:
