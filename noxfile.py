@@ -10,10 +10,14 @@ import sys
 from pathlib import Path
 
 import nox
+from packaging.specifiers import SpecifierSet
+from packaging.tags import platform_tags
+from packaging.utils import parse_wheel_filename
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
-QUICK = ("-m", "not network and not browser and not slow")
+QUICK = ("-m", "not network and not browser and not slow and not stack")
+STACK = "qlora-2026"  # what is trained in
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # What depends on the interpreter: run on every Python, where the newest runs all.
@@ -74,6 +78,7 @@ nox.options.sessions = [
     "minimums",
     "properties",
     "browser",
+    "training",
     "docs",
     "build",
     "vendor",
@@ -175,6 +180,54 @@ def browser(session: nox.Session) -> None:
         session.skip(f"there is no Chromium here (none of {', '.join(CHROMIUM)}): the page was not looked at")
     session.install("-e", ".", *group("browser"))
     session.run("pytest", "-m", "browser", "tests/test_compat_page_browser.py", *session.posargs)
+
+
+def python_with_torch() -> tuple[str, str] | None:
+    """Return a Python and a folder of pip's find-links that holds a CPU build of torch for it."""
+    asked = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    said = re.findall(r"^\S*\.find-links='(.*)'$", listed, re.MULTILINE)
+    wanted = nox.project.load_toml(ROOT / "matrices" / f"{STACK}.toml")["packages"]["torch"]["version"]
+    for place in dict.fromkeys(" ".join([os.environ.get("PIP_FIND_LINKS", ""), *said]).split()):
+        folder = Path(place.removeprefix("file://"))
+        for wheel in sorted(folder.glob("torch-*+cpu-*.whl"), reverse=True):
+            _, version, _, tags = parse_wheel_filename(wheel.name)
+            fits = version in SpecifierSet(wanted) and any(tag.platform in platform_tags() for tag in tags)
+            found = [interpreter(tag.interpreter) for tag in tags if fits]
+            if found and found[0]:
+                return found[0], str(folder)
+    return None
+
+
+def interpreter(tag: str) -> str | None:
+    """Return the Python that a tag like ``cp311`` means; None where it does not run here."""
+    python = shutil.which(f"python3.{tag.removeprefix('cp3')}")
+    if python is None:
+        return None
+    asked = [python, "-c", "import sys; print(sys.executable)"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
+@nox.session
+def training(session: nox.Session) -> None:
+    """Apply a training stack and train in it, on the CPU; with no `+cpu` build of torch at hand, skip."""
+    found = python_with_torch()
+    if found is None:
+        session.skip("no folder of pip's find-links has a `+cpu` build of torch: nothing was trained")
+    python, folder = found
+    session.install("-e", ".", *group("test"))
+    home = Path(session.create_tmp()).resolve() / "home"
+    where = ("--into", "env", "--variant", "cpu", "--python", python, "--find-links", folder)
+    session.run("colablock", "apply", STACK, *where, env={"COLABLOCK_HOME": str(home)})
+    stack = {
+        "COLABLOCK_TEST_HOME": str(home),
+        "COLABLOCK_TEST_STACK": str(home / "current" / STACK / "bin" / "python"),
+    }
+    # Two at a time, those that take longest first.
+    names = ("training_stack", "training_stack_notebook", "training_stack_smoke", "after")
+    files = [f"tests/test_{name}.py" for name in names]
+    chosen = ("-n", "2", "--dist", "loadfile", "-m", "stack", *files)
+    session.run("pytest", *chosen, *session.posargs, env=stack)
 
 
 @nox.session

@@ -11,7 +11,7 @@ from colablock.api import Name, open_pipeline
 from colablock.applied import home_folder
 from colablock.display_briefing import briefing_text, briefing_to_html, receipt_text, receipt_to_html
 from colablock.display_follow import view_for
-from colablock.display_notebook import current_shell
+from colablock.display_notebook import current_shell, is_ending
 from colablock.display_training import summary_text, summary_to_html
 from colablock.errors import TrainingFailed
 from colablock.training import after
@@ -69,7 +69,7 @@ class Run:
         Raises TrainingFailed, with what is known of the cause, where it failed.
         """
         with view_for(self.id, self._folder, environ=self._environ, notebook=True) as view:
-            summary = watch(self.id, self._folder, view)
+            summary = watch(self.id, self._folder, view, is_leaving=is_ending)
             view.close(summary)
         raise_failure(summary)
         return self
@@ -187,7 +187,7 @@ def train(
     if wait and not quiet:
         return run.follow()
     if wait:
-        summary = watch(run.id, named.folder, _Silent())
+        summary = watch(run.id, named.folder, _Silent(), is_leaving=is_ending)
         raise_failure(summary)
     return run
 

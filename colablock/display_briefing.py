@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock.display_html import page, text_to_html
@@ -29,6 +31,9 @@ __all__ = [
 _LABEL = 10  # columns
 _SHOWN = 1200  # characters of one piece of the row that is shown
 _WORDS = {Level.REFUSE: "refused", Level.WARN: "warning", Level.NOTE: "note"}
+_UNIT = re.compile(r" (?=(?:%|[KMGT]i?B)(?!\w))")  # stands in one line with its number
+_TINTS = {"refused": "cl-bad", "warning": "cl-warn", "FAIL": "cl-bad", "PASS": "cl-good"}
+_LEARNT = 'style="background:rgba(46,160,67,.28);color:inherit;border-radius:3px"'  # of both kinds of page
 _STYLES = {"refused": "bold red", "warning": "yellow", "note": "dim", "FAIL": "bold red", "PASS": "green"}
 
 Fact = tuple[str, str]  # a label and what stands beside it
@@ -41,12 +46,20 @@ def briefing_title(briefing: Briefing) -> str:
     several = f", {preflight.processes} processes" if preflight.processes > 1 else ""
     resumed = f", going on from {briefing.resumed_from}" if briefing.resumed_from else ""
     return one_line(
-        f"{kind} of {config.base_model} with {briefing.runner}, {preflight.precision.name}{several}{resumed}"
+        f"{kind} of {_short(config.base_model)} with {briefing.runner}, {preflight.precision.name}"
+        f"{several}{resumed}"
     )
+
+
+def _short(model: str) -> str:
+    """Return the name of a model: of one in a folder, the folder's."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def briefing_facts(briefing: Briefing) -> Iterator[Fact]:
     """Yield the facts of a run that is about to start, in the order in which they are shown."""
+    if Path(briefing.config.base_model).is_absolute():
+        yield "model", briefing.config.base_model
     estimate = briefing.preflight.estimate
     if estimate is not None:
         parts = sorted(estimate.parts.items(), key=lambda part: -part[1])
@@ -159,16 +172,18 @@ def _lines(title: str, facts: Iterator[Fact], width: int) -> Iterator[tuple[str,
         yield line, "bold"
     for label, text in facts:
         head = f"  {label:<{_LABEL}}"
-        wrapped = textwrap.wrap(one_line(text), max(20, width - len(head)), break_on_hyphens=False) or [""]
+        whole = _UNIT.sub("\N{NO-BREAK SPACE}", one_line(text))
+        wrapped = textwrap.wrap(whole, max(20, width - len(head)), break_on_hyphens=False) or [""]
         for number, line in enumerate(wrapped):
-            yield (head if not number else " " * len(head)) + line, _STYLES.get(label, "")
+            shown = line.replace("\N{NO-BREAK SPACE}", " ")
+            yield (head if not number else " " * len(head)) + shown, _STYLES.get(label, "")
 
 
 def briefing_to_html(briefing: Briefing) -> str:
     """Return *briefing* as a block for a notebook."""
     parts = [_head(briefing_title(briefing)), _list(briefing_facts(briefing))]
     pieces = [
-        f"<span>{escape(text)}</span>" if label == "given" else f"<mark>{escape(text)}</mark>"
+        f"<span>{escape(text)}</span>" if label == "given" else f"<mark {_LEARNT}>{escape(text)}</mark>"
         for label, text in sample_pieces(briefing)
     ]
     if pieces:
@@ -188,6 +203,14 @@ def _head(title: str) -> str:
 
 def _list(facts: Iterator[Fact]) -> str:
     rows = (
-        f"<li><span>{escape(label)}</span><span>{text_to_html(text)}</span></li>" for label, text in facts
+        f'<li><span style="flex:0 0 5.5em">{_label(label)}</span>'
+        f'<span style="flex:1 1 20em">{text_to_html(text)}</span></li>'
+        for label, text in facts
     )
-    return f"<ul>{''.join(rows)}</ul>"
+    return f'<ul style="padding-left:0">{"".join(rows)}</ul>'
+
+
+def _label(label: str) -> str:
+    tint = _TINTS.get(label)
+    kind = f"cl-tag {tint}" if tint else "cl-soft"
+    return f'<span class="{kind}">{escape(label)}</span>'

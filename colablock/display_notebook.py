@@ -34,6 +34,7 @@ __all__ = [
     "html_of",
     "in_colab",
     "in_notebook",
+    "is_ending",
     "last_matrix",
     "register_displays",
     "restart_kernel",
@@ -97,6 +98,20 @@ def current_shell() -> Shell | None:
     get: Any = getattr(ipython, "get_ipython", None)
     shell = get() if get is not None else None
     return cast("Shell", shell) if getattr(shell, "kernel", None) is not None else None
+
+
+def is_ending(*, seconds: float = 1.0) -> bool:
+    """Return whether the kernel is about to end, as far as shows within *seconds* of an interrupt.
+
+    Who restarts a kernel interrupts its cell first, and then asks it to end or ends it at once.
+    """
+    shell = current_shell()
+    until = time.monotonic() + (seconds if shell is not None else 0.0)
+    while time.monotonic() < until:
+        if getattr(shell, "exit_now", False):
+            return True
+        time.sleep(_PAUSE)
+    return False
 
 
 def in_notebook() -> bool:

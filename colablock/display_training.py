@@ -112,7 +112,7 @@ def progress_parts(progress: Progress) -> list[Part]:
         parts.append(Part("", f"{round(progress.tokens_per_second):,} tokens/s", 3))
     if progress.memory:
         parts.append(Part("", memory_text(progress.memory), 4))
-    if progress.seconds_left is not None:
+    if progress.seconds_left is not None and progress.step != progress.total:
         parts.append(Part("", f"{duration_text(progress.seconds_left)} left", 2))
     return parts
 

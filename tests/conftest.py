@@ -45,12 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print how often a change was stopped, and where that led, when all of it was asked for."""
+    """Print what was measured, and how often a change was stopped when all of that was asked for."""
     counts: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed"):
-        for name, count in report.user_properties:
+        for name, value in report.user_properties:
             if name.startswith("stopped: "):
-                counts[name] += count
+                counts[name] += value
+            elif name == "figures":
+                terminalreporter.write_line(value)
     if config.getoption(EVERY_FAULT) and counts:
         terminalreporter.section(f"{sum(counts.values())} times a change was stopped", sep="-")
         for name, count in sorted(counts.items()):

@@ -464,6 +464,7 @@ def in_stack(*args: str) -> str:
     return done.stdout
 
 
+@pytest.mark.stack
 @needs_stack
 @pytest.mark.slow
 def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
@@ -496,6 +497,7 @@ def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
     assert len(text) == 2
 
 
+@pytest.mark.stack
 @needs_stack
 @pytest.mark.slow
 def test_an_adapter_of_another_model_is_named_and_leaves_nothing(tmp_path: Path) -> None:
@@ -523,6 +525,7 @@ def test_an_adapter_of_another_model_is_named_and_leaves_nothing(tmp_path: Path)
     assert len(generate(run.path, ["w1 w2"], max_new_tokens=4, temperature=0.7, seed=1)) == 1
 
 
+@pytest.mark.stack
 @needs_stack
 @pytest.mark.slow
 def test_the_hub_of_the_stack_takes_what_is_asked_of_it() -> None:

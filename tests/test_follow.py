@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from colablock.training.follow import (
     look,
     stop_and_wait,
 )
-from colablock.training.run_folder import RunFolder, State
+from colablock.training.run_folder import RunFolder, State, start_time_of
 from colablock.training.run_summary import summary_of, watch
 from tests.support.runs import STARTED, a_run, a_sleeper, add_events, events_of, train
 
@@ -122,6 +125,25 @@ def test_a_second_interrupt_leaves_it_to_itself(running: RunFolder) -> None:
     assert running.stop_file.exists()
     assert "`colablock runs follow tiny`" in said[-1]
     assert "`colablock.attach('tiny')`" in said[-1]
+
+
+def test_an_interrupt_by_which_a_kernel_is_restarted_asks_for_nothing(running: RunFolder) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    view = Notes()
+    summary = watch("tiny", running, view, is_leaving=lambda: True, sleep=interrupt)
+    assert summary.state is State.RUNNING
+    assert not running.stop_file.exists()
+    assert "the run goes on" in view.notes[-1]
+
+
+def test_an_interrupt_meanwhile_is_one_of_the_user(running: RunFolder) -> None:
+    def interrupt(_: float = 0.0) -> bool:
+        raise KeyboardInterrupt
+
+    assert watch("tiny", running, Notes(), is_leaving=interrupt, sleep=interrupt).state is State.RUNNING
+    assert running.stop_file.exists()
 
 
 def test_an_interrupt_of_one_who_only_watches_asks_for_nothing(running: RunFolder) -> None:
@@ -331,3 +353,23 @@ def test_a_summary_says_what_there_is(tmp_path: Path) -> None:
     summary = summary_of("run", folder)
     assert (summary.state, summary.adapter, summary.first_loss) == (State.DONE, folder.adapter, 5.0)
     assert summary.last_loss == pytest.approx(4.46, abs=0.01)
+
+
+def test_a_rank_that_a_killed_launcher_left_behind_is_the_run_still(tmp_path: Path) -> None:
+    command = ["sh", "-c", "sleep 600 & echo $!; wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as launcher:
+        assert launcher.stdout is not None
+        rank = int(launcher.stdout.readline())
+        since = start_time_of(launcher.pid)
+        folder = a_run(tmp_path / "tiny", process=launcher.pid, process_started=since)
+        launcher.kill()
+    try:
+        assert folder.state() is State.RUNNING
+        folder.end_file.write_text('{"state": "done"}')  # what it says itself counts
+        assert folder.state() is State.DONE
+        folder.end_file.unlink()
+    finally:
+        os.kill(rank, signal.SIGKILL)
+    while start_time_of(rank):
+        time.sleep(0.01)
+    assert folder.state() is State.KILLED

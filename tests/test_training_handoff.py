@@ -149,7 +149,7 @@ def test_what_the_shim_is_told(bench: Bench) -> None:
         "id": "run",
         "mends": [],
         "lock": "l" * 64,
-        "cast_trainable": False,
+        "cast_trainable": True,
         "save_seconds": 600.0,
         "save_steps": 1_000_000_000,
         "resume": None,

@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from colablock import training
-from colablock.errors import Unmet
+from colablock.errors import InvalidInput, Unmet
 from colablock.training.launch import (
     accelerate_config,
     exit_code_of,
     free_port,
     launch_command,
     launch_environment,
+    ranks_of,
     start,
     threads_for,
     write_job,
@@ -57,7 +58,8 @@ COMMANDS: list[tuple[dict[str, Any], str]] = [
         {"precision": "fp32", "processes": 2, "has_card": False, "threads": 1, "port": 29501},
         (
             "--num_processes 2 --num_machines 1 --machine_rank 0 --mixed_precision no --dynamo_backend no"
-            " --num_cpu_threads_per_process 1 --cpu --main_process_ip 127.0.0.1 --main_process_port 29501"
+            " --num_cpu_threads_per_process 1 --multi_gpu --main_process_ip 127.0.0.1"
+            " --main_process_port 29501"
         ),
     ),
     (
@@ -69,11 +71,33 @@ COMMANDS: list[tuple[dict[str, Any], str]] = [
             "extra": ["--num_machines", "2", "--num_processes", "2", "--machine_rank", "1"],
         },
         (
-            "--num_processes 1 --num_machines 1 --machine_rank 0 --mixed_precision bf16 --dynamo_backend no"
-            " --num_cpu_threads_per_process 8 --num_machines 2 --num_processes 2 --machine_rank 1"
+            "--num_processes 2 --num_machines 2 --machine_rank 0 --mixed_precision bf16 --dynamo_backend no"
+            " --num_cpu_threads_per_process 8 --multi_gpu --num_machines 2 --num_processes 2 --machine_rank 1"
         ),
     ),
 ]
+
+
+# What each host starts, accelerate's own arguments, and how many there are in all, on how many hosts.
+RANKS: list[tuple[int, str, tuple[int, int, int]]] = [
+    (1, "", (1, 1, 1)),
+    (2, "", (2, 1, 2)),
+    (1, "--num_processes 2", (2, 1, 2)),
+    (1, "--num_machines 2 --machine_rank 1", (2, 2, 1)),
+    (4, "--num-machines=2 --main_process_ip 10.0.0.1", (8, 2, 4)),
+    (4, "--num_machines 2 --num_processes=4", (4, 2, 2)),
+]
+
+
+@pytest.mark.parametrize(("processes", "extra", "expected"), RANKS)
+def test_ranks_are_counted_over_all_hosts(processes: int, extra: str, expected: tuple[int, int, int]) -> None:
+    found = ranks_of(processes, extra.split())
+    assert (found.in_all, found.hosts, found.here) == expected
+
+
+def test_a_number_of_ranks_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="--num_processes"):
+        ranks_of(1, ["--num_processes", "many"])
 
 
 @pytest.mark.parametrize(("asked", "arguments"), COMMANDS)

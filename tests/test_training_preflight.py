@@ -124,7 +124,7 @@ def test_a_precision_is_one_for_everything() -> None:
     assert (BF16.bf16, BF16.fp16, BF16.cast_trainable, BF16.size) == (True, False, False, 2)
     assert (FP16.weights, FP16.compute, FP16.adapters) == ("float16", "float16", "float32")
     assert (FP16.bf16, FP16.fp16, FP16.cast_trainable, FP16.size) == (False, True, True, 2)
-    assert (FP32.bf16, FP32.fp16, FP32.cast_trainable, FP32.size) == (False, False, False, 4)
+    assert (FP32.bf16, FP32.fp16, FP32.cast_trainable, FP32.size) == (False, False, True, 4)
 
 
 @pytest.mark.parametrize(

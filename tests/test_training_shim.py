@@ -243,7 +243,8 @@ def test_how_what_it_starts_ends_is_how_it_ends(
 ) -> None:
     entry = bench.folder / "entry.py"
     entry.write_text(script)
-    usual = {"entry": str(entry), "arguments": [], "mends": [], "lock": "l", "cast_trainable": False}
+    usual: dict[str, Any] = {"entry": str(entry), "arguments": [], "mends": [], "lock": "l"}
+    usual |= {"cast_trainable": False, "config": {"seed": 42}}
     (bench.folder / "job.json").write_text(json.dumps({**usual, **job}))
     done = run_shim(bench)
     assert done.returncode == code, done.stderr

@@ -207,10 +207,14 @@ def hook(watch: "Watch", job: dict[str, Any]) -> None:
 
     A trainer takes callbacks when it is made; its `train` is given the
     checkpoint, by its path: asked to find one, it takes the highest number unread.
+    Some draw the adapters before a trainer sets its seed, so it is set here.
     """
+    import torch
     from transformers import Trainer
 
+    torch.manual_seed(job["config"]["seed"])
     make, train, training_step = Trainer.__init__, Trainer.train, Trainer.training_step
+    load = getattr(Trainer, "_load_from_checkpoint", None)  # no event tells of it
 
     @functools.wraps(make)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -227,6 +231,13 @@ def hook(watch: "Watch", job: dict[str, Any]) -> None:
         watch.evaluate(self, "after")
         return found
 
+    def load_as_it_was(self: Any, *args: Any, **kwargs: Any) -> None:
+        types = {name: one.dtype for name, one in self.model.named_parameters() if one.requires_grad}
+        load(self, *args, **kwargs)
+        for name, one in self.model.named_parameters():
+            if name in types:  # peft makes what it loads float32
+                one.data = one.data.to(types[name])
+
     @functools.wraps(training_step)
     def counted_step(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         ids = inputs.get("input_ids")
@@ -234,12 +245,15 @@ def hook(watch: "Watch", job: dict[str, Any]) -> None:
         return training_step(self, model, inputs, *args, **kwargs)
 
     Trainer.__init__, Trainer.train, Trainer.training_step = init, train_from, counted_step
+    if load is not None:
+        Trainer._load_from_checkpoint = load_as_it_was  # noqa: SLF001
 
 
 def cast_trainable(model: Any) -> None:
-    """Make what is trained float32: the scaler of fp16 refuses gradients of another type.
+    """Make what is trained float32, where it is not trained in bf16.
 
-    trl casts the adapters of a model in 4 bits to bf16 (trl#4901), whatever the card.
+    trl casts the adapters of a model in 4 bits to bf16 (trl#4901), whatever the card, and the
+    scaler of fp16 refuses their gradients.
     """
     import torch
 

@@ -24,6 +24,7 @@ from colablock.training.launch import (
     accelerate_config,
     launch_command,
     launch_environment,
+    ranks_of,
     start,
     threads_for,
     write_job,
@@ -204,7 +205,8 @@ def begin(
     config, precision = job.config, job.precision
     runner = runner_of(job.runner)
     rows = int(prepared["train_rows"])
-    a_step = config.micro_batch_size * config.gradient_accumulation_steps * job.processes
+    ranks = ranks_of(job.processes, job.launch_arguments)
+    a_step = config.micro_batch_size * config.gradient_accumulation_steps * ranks.in_all
     total = config.max_steps or max(1, math.ceil(config.num_epochs * math.ceil(rows / a_step)))
     has_card = job.accelerator.kind == "cuda"
     decided = Decided(
@@ -224,6 +226,7 @@ def begin(
         job.ready.python,
         environ,
         reports=bool(config.report_to),
+        has_card=has_card,
         cards=job.cards,
         secrets=job.secrets,
         offline=job.offline,
@@ -249,7 +252,7 @@ def begin(
             "warmup_steps": decided.warmup_steps,
             "eval_steps": config.eval_steps or decided.eval_steps,
         },
-        accelerate_config(precision=decided.precision, processes=job.processes, has_card=has_card),
+        accelerate_config(precision=decided.precision, processes=ranks.in_all, has_card=has_card),
     )
     command = launch_command(
         job.ready.python,
@@ -257,7 +260,7 @@ def begin(
         precision=decided.precision,
         processes=job.processes,
         has_card=has_card,
-        threads=threads_for(job.processes),
+        threads=threads_for(ranks.here),
         extra=job.launch_arguments,
     )
     record = RunRecord(
@@ -273,7 +276,7 @@ def begin(
         model=config.base_model,
         mends=job.mends,
         precision=decided.precision,
-        processes=job.processes,
+        processes=ranks.in_all,
         runtime=environ.get("COLAB_RELEASE_TAG") or environ.get("KAGGLE_KERNEL_RUN_TYPE"),
         cards=tuple(device.name for device in job.accelerator.devices),
         driver=job.accelerator.driver,

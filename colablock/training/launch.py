@@ -6,6 +6,7 @@ somebody once wrote for another machine is not read.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -19,11 +20,11 @@ from pathlib import Path
 import yaml
 
 from colablock.children import OPT_OUTS, environment_of
-from colablock.errors import Unmet
+from colablock.errors import InvalidInput, Unmet
 from colablock.training.follow import START_MARK
 from colablock.training.run_folder import RunFolder, start_time_of
 
-__all__ = ["Started", "launch_command", "launch_environment", "start"]
+__all__ = ["Ranks", "Started", "launch_command", "launch_environment", "ranks_of", "start"]
 
 _SHIM = Path(__file__).with_name("_shim.py")
 
@@ -37,6 +38,35 @@ class Started:
     command: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """How many processes train together: *in_all*, spread evenly over so many *hosts*."""
+
+    in_all: int = 1
+    hosts: int = 1
+
+    @property
+    def here(self) -> int:
+        """How many of them run on this host."""
+        return max(1, self.in_all // self.hosts)
+
+
+def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
+    """Return how many ranks there are when each host starts *processes*, unless *extra* says otherwise.
+
+    accelerate counts `--num_processes` over all hosts.  Raises InvalidInput.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--num_machines", "--num-machines", type=int, default=1)
+    parser.add_argument("--num_processes", "--num-processes", type=int)
+    try:
+        said, _ = parser.parse_known_args(list(extra))
+    except argparse.ArgumentError as error:
+        raise InvalidInput(f"accelerate's arguments cannot be read: {error}") from error
+    hosts = max(1, said.num_machines)
+    return Ranks(max(1, said.num_processes or processes * hosts), hosts)
+
+
 def launch_command(
     python: str,
     folder: RunFolder,
@@ -48,19 +78,20 @@ def launch_command(
     extra: Sequence[str] = (),
     port: int | None = None,
 ) -> list[str]:
-    """Return the command that starts the shim in every rank.
+    """Return the command that starts the shim in every rank of this host.
 
-    *processes* are those of this host's share unless *extra*, which are accelerate's own arguments for
+    *processes* are those of this host unless *extra*, which are accelerate's own arguments for
     several hosts, says otherwise: those come last and win.
     """
+    ranks = ranks_of(processes, extra)
     mixed = precision if precision in ("bf16", "fp16") else "no"
     arguments = [
         "--config_file",
         str(folder.path / "accelerate.yaml"),
         "--num_processes",
-        str(processes),
+        str(ranks.in_all),
         "--num_machines",
-        "1",
+        str(ranks.hosts),
         "--machine_rank",
         "0",
         "--mixed_precision",
@@ -70,11 +101,13 @@ def launch_command(
         "--num_cpu_threads_per_process",
         str(threads),
     ]
-    if not has_card:
+    if ranks.in_all > 1:
+        # The only launcher that starts several, on whatever device: with `--cpu` there would be one process.
+        arguments.append("--multi_gpu")
+        if ranks.hosts == 1:
+            arguments += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port or free_port())]
+    elif not has_card:
         arguments.append("--cpu")
-    if processes > 1:
-        arguments += ["--multi_gpu"] if has_card else []
-        arguments += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port or free_port())]
     return [
         python,
         "-m",
@@ -112,6 +145,7 @@ def launch_environment(
     environ: Mapping[str, str],
     *,
     reports: bool,
+    has_card: bool = True,
     cards: Sequence[int] | None = None,
     secrets: Mapping[str, str] | None = None,
     offline: bool = False,
@@ -132,6 +166,8 @@ def launch_environment(
         extra |= {"WANDB_MODE": "disabled", "WANDB_DISABLED": "true"}
     if offline:
         extra |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if not has_card:
+        extra["ACCELERATE_USE_CPU"] = "true"  # the launcher of several ranks does not set it
     if cards is not None:
         extra["CUDA_VISIBLE_DEVICES"] = ",".join(_named(cards, environ))
     return environment_of(python, environ, **extra, **(secrets or {}))

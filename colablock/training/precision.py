@@ -36,9 +36,9 @@ class Precision:
         """Whether trainable parameters have to be cast to float32 once the trainer is built.
 
         trl casts the adapters of a quantised model to bfloat16, for which the
-        gradient scaler of fp16 has no kernel.
+        gradient scaler of fp16 has no kernel, and which is not what a CPU is told to train in.
         """
-        return self.fp16
+        return self.adapters == "float32"
 
     @property
     def size(self) -> int:

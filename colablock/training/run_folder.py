@@ -147,13 +147,14 @@ class RunFolder:
         return _object(self.end_file)
 
     def is_alive(self) -> bool:
-        """Whether the process that was started last still runs."""
+        """Whether the process that was started last still runs, or one that it left behind still trains."""
         record = self.record()
-        return (
-            record is not None
-            and record.process_started > 0
-            and start_time_of(record.process) == record.process_started
-        )
+        if record is None or record.process_started <= 0:
+            return False
+        if start_time_of(record.process) == record.process_started:
+            return True
+        # A launcher that was killed leaves its ranks running, which write here as before.
+        return not self.end_file.exists() and _is_session_alive(record.process)
 
     def state(self) -> State:
         """Return what the run is doing."""
@@ -188,12 +189,24 @@ class RunFolder:
 
 def start_time_of(process: int) -> int:
     """Return when a process started, in clock ticks since boot; 0 where it is gone or a zombie (proc(5))."""
+    facts = _stat(process)
+    return int(facts[19]) if facts else 0
+
+
+def _is_session_alive(leader: int) -> bool:
+    """Whether a process of the session that *leader* began still runs; its number is in use until then."""
+    found = (_stat(int(path.name)) for path in Path("/proc").glob("[0-9]*"))
+    return any(facts and int(facts[3]) == leader for facts in found)
+
+
+def _stat(process: int) -> list[str]:
+    """Return what the kernel tells of a process from its state on; nothing where it is gone or a zombie."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return 0
-    state, *rest = stat.rpartition(")")[2].split()
-    return 0 if state in ("Z", "X") else int(rest[18])
+        return []
+    facts = stat.rpartition(")")[2].split()
+    return [] if facts[0] in ("Z", "X") else facts
 
 
 def register(home: Path, run_id: str, folder: Path) -> None:

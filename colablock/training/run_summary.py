@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,6 +96,7 @@ def watch(
     view: View,
     *,
     stops: bool = True,
+    is_leaving: Callable[[], bool] = lambda: False,
     clock: Clock = time.time,
     sleep: Sleep = time.sleep,
     poll: float = 0.5,
@@ -104,7 +105,8 @@ def watch(
 
     What its mirror says meanwhile is noted.  A KeyboardInterrupt asks it to stop and waits
     for that, and a second one waits no longer; without *stops* the first already leaves it
-    to itself.  Then the state that is returned is RUNNING.
+    to itself, and so it does where *is_leaving* says that who watches is about to go.  Then the
+    state that is returned is RUNNING.
     """
     told = len(mirror_notes(folder.path))
     try:
@@ -114,7 +116,7 @@ def watch(
                 view.note(note)
                 told += 1
     except KeyboardInterrupt:
-        if stops:
+        if stops and not _leaves(is_leaving):
             stop_and_wait(
                 folder,
                 run_id=run_id,
@@ -127,6 +129,13 @@ def watch(
         else:
             view.note(f"the run goes on; {attach_words(run_id)}")
     return summary_of(run_id, folder, clock=clock)
+
+
+def _leaves(is_leaving: Callable[[], bool]) -> bool:
+    try:
+        return is_leaving()
+    except KeyboardInterrupt:  # twice: it is the user, who is there
+        return False
 
 
 def summary_to_json(summary: RunSummary) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""A real training stack, which colablock applied in the home that COLABLOCK_TEST_HOME names; a tiny model."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.training.run_folder import RunFolder, State
+from tests.support.world import ROOT, Done
+
+__all__ = ["NAME", "TEST_HOME", "TEXT", "USUAL", "Stack", "kill", "losses_of", "make_stack", "wait_for"]
+
+NAME = "qlora-2026"
+TEST_HOME = os.environ.get("COLABLOCK_TEST_HOME")  # read before the tests' own machine begins
+TEXT = ROOT / "colablock" / "training" / "toy.jsonl"
+USUAL: Mapping[str, Any] = {
+    "sequence_len": 64,
+    "micro_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0.01,
+    "max_steps": 8,
+    "save_steps": 2,
+}
+_TOY = TEXT.with_name("_toy.py")
+_OVER = (State.DONE, State.FAILED, State.KILLED)
+_PATIENCE = 240.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """The stack, with a home that knows of it and of no run; all that is written goes below *folder*."""
+
+    folder: Path
+    python: str
+    model: Path
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    def environ(self, **more: str) -> dict[str, str]:
+        """Return the variables of a process of colablock, which finds no network."""
+        mine = {
+            "COLABLOCK_HOME": str(self.home),
+            "COLUMNS": "100",
+            "HF_HUB_OFFLINE": "1",
+            "NO_COLOR": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        return {**os.environ, **mine, **more}
+
+    def run(self, *argv: str | Path, **more: str) -> Done:
+        """Run colablock's command line in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, "-m", "colablock", *map(str, argv)],
+            env=self.environ(**more),
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return Done(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    def train(
+        self, out: str, *argv: str | Path, model: Path | None = None, data: Path = TEXT, **settings: Any
+    ) -> Done:
+        """Train the tiny model into the folder *out*, with *settings* in place of what is usual."""
+        pairs = [f"--set={key}={json.dumps(value)}" for key, value in {**USUAL, **settings}.items()]
+        where = ("--model", model or self.model, "--dataset", data, "--output-dir", self.folder / out)
+        return self.run("train", NAME, *where, *pairs, *argv)
+
+    def run_folder(self, out: str) -> RunFolder:
+        return RunFolder(self.folder / out)
+
+
+def make_stack(folders: pytest.TempPathFactory) -> Stack:
+    """Return the stack of `TEST_HOME` in a folder of its own; the model is made once for all workers."""
+    assert TEST_HOME is not None
+    folder, shared = folders.mktemp("stack"), folders.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    shutil.copytree(Path(TEST_HOME) / "applied", folder / "home" / "applied")
+    applied = json.loads((folder / "home" / "applied" / f"{NAME}.json").read_text(encoding="utf-8"))
+    stack = Stack(folder=folder, python=applied["python"], model=shared / "tiny-model")
+    with (shared / "tiny-model.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stack.model.is_dir():
+            command = [stack.python, str(_TOY), str(stack.model), str(TEXT), "0"]
+            subprocess.run(command, check=True, capture_output=True, cwd=shared)
+    return stack
+
+
+def losses_of(folder: RunFolder) -> dict[int, tuple[float, float]]:
+    """Return the loss and the norm of the gradients by step; where a step was done again, the later one."""
+    logs = [event for event in folder.metrics() if event["event"] == "log" and "loss" in event]
+    return {event["step"]: (event["loss"], event["grad_norm"]) for event in logs}
+
+
+def wait_for(folder: RunFolder, holds: Callable[[list[dict[str, Any]]], object]) -> None:
+    """Wait until *holds* does of the events of a run."""
+    end = time.monotonic() + _PATIENCE
+    while not holds(folder.metrics()):
+        assert time.monotonic() < end, folder.log.read_text(encoding="utf-8", errors="replace")[-4000:]
+        assert folder.state() not in _OVER, folder.end()
+        time.sleep(0.005)
+
+
+def kill(folder: RunFolder) -> None:
+    """End every process of a run at once, as a runtime does that is taken away."""
+    record = folder.record()
+    assert record is not None
+    os.killpg(record.process, signal.SIGKILL)
+    end = time.monotonic() + _PATIENCE
+    while folder.is_alive():
+        assert time.monotonic() < end
+        time.sleep(0.01)

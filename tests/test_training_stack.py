@@ -1,0 +1,195 @@
+"""A run that is cut off in the middle, for real: `nox -s training` applies a stack and runs this in it.
+
+A start of a training process takes half a minute, so tests share runs and each looks at much of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from colablock.training.checkpoints import list_checkpoints, newest_whole, verify_checkpoint
+from colablock.training.launch import (
+    accelerate_config,
+    free_port,
+    launch_command,
+    launch_environment,
+    start,
+    write_job,
+)
+from colablock.training.run_folder import MANIFEST, RunFolder, State
+from tests.support.run_folders import Told
+from tests.support.stack import NAME, TEST_HOME, Stack, kill, losses_of, make_stack, wait_for
+
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.skipif(
+        not TEST_HOME, reason=f"COLABLOCK_TEST_HOME names no home in which {NAME} was applied"
+    ),
+]
+EXACT = 1e-6
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    return make_stack(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(stack: Stack) -> RunFolder:
+    done = stack.train("uninterrupted", lora_dropout=0.1)
+    assert done.code == 0, done.err
+    return stack.run_folder("uninterrupted")
+
+
+@pytest.fixture(scope="module")
+def killed(stack: Stack) -> RunFolder:
+    """A run as SIGKILL left it, after its second checkpoint."""
+    done = stack.train("killed", "--no-wait", lora_dropout=0.1)
+    assert done.code == 0, done.err
+    folder = stack.run_folder("killed")
+    wait_for(folder, lambda events: sum(event["event"] == "save" for event in events) > 1)
+    kill(folder)
+    assert folder.state() is State.KILLED
+    assert not folder.adapter.exists()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def damaged(killed: RunFolder) -> RunFolder:
+    """A copy of that run in which a file of the newest whole checkpoint holds nothing but zeros."""
+    copy = RunFolder(killed.path.with_name("damaged"))
+    shutil.copytree(killed.path, copy.path)
+    newest = newest_whole(copy.path, Told())
+    assert newest is not None
+    file = newest / "optimizer.pt"
+    file.write_bytes(bytes(file.stat().st_size))
+    return copy
+
+
+def test_a_run_tells_its_steps_and_seals_its_checkpoints(uninterrupted: RunFolder) -> None:
+    assert uninterrupted.state() is State.DONE
+    assert list(losses_of(uninterrupted)) == list(range(1, 9))
+    assert [path.name for path in list_checkpoints(uninterrupted.path)] == ["checkpoint-8", "checkpoint-6"]
+    assert all(verify_checkpoint(path) == () for path in list_checkpoints(uninterrupted.path))
+    assert (uninterrupted.adapter / "adapter_model.safetensors").exists()
+    record = uninterrupted.record()
+    assert record is not None
+    assert (record.runner, record.processes, record.total_steps) == ("trl", 1, 8)
+
+
+def test_a_checkpoint_with_any_file_damaged_is_passed_over(killed: RunFolder, tmp_path: Path) -> None:
+    newest = newest_whole(killed.path, Told())
+    assert newest is not None
+    before = next(path for path in list_checkpoints(killed.path) if path.name < newest.name)
+    files = [path.relative_to(newest) for path in newest.rglob("*") if path.is_file()]
+    assert {"adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", MANIFEST} <= set(
+        map(str, files)
+    )
+    for number, file in enumerate(files):
+        for how in ("deleted", "truncated", "zeroed"):
+            run = tmp_path / f"{number}-{how}"
+            for checkpoint in (newest, before):
+                shutil.copytree(checkpoint, run / checkpoint.name)
+            damage(run / newest.name / file, how)
+            told = Told()
+            taken = newest_whole(run, told)
+            assert taken == run / before.name, f"{file} {how}"
+            assert [note.partition(":")[0] for note in told.notes] == [f"{newest.name} is damaged"]
+            assert told.notes[0].endswith(f"; {before.name} is taken")
+
+
+def damage(file: Path, how: str) -> None:
+    size = file.stat().st_size
+    if how == "deleted":
+        file.unlink()
+    elif how == "truncated":
+        os.truncate(file, size // 2)
+    else:
+        file.write_bytes(bytes(size))
+
+
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
+    stack: Stack, uninterrupted: RunFolder, damaged: RunFolder, killed: RunFolder
+) -> None:
+    del damaged  # copied before it goes on
+    newest = newest_whole(killed.path, Told())
+    assert newest is not None
+    goes_on_from(stack, killed, newest.name, as_in=uninterrupted)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    stack: Stack, uninterrupted: RunFolder, damaged: RunFolder
+) -> None:
+    (newest, *_), whole = list_checkpoints(damaged.path), newest_whole(damaged.path, Told())
+    assert whole is not None
+    said = goes_on_from(stack, damaged, whole.name, as_in=uninterrupted)
+    assert "`optimizer.pt` has other content than when it was saved" in said
+    assert newest.name != whole.name
+
+
+def goes_on_from(stack: Stack, folder: RunFolder, checkpoint: str, *, as_in: RunFolder) -> str:
+    """Assert that the same call ends the run as the other one ended; return what was said."""
+    done = stack.train(folder.path.name, lora_dropout=0.1)
+    assert done.code == 0, done.err
+    assert f"going on from {checkpoint}" in done.err
+    record = folder.record()
+    assert record is not None
+    assert record.resumed_from == checkpoint
+    assert folder.state() is State.DONE
+    starts = [event["step"] for event in folder.metrics() if event["event"] == "start"]
+    assert starts == [0, int(checkpoint.partition("-")[2])]
+    expected = losses_of(as_in)
+    for step, (loss, norm) in losses_of(folder).items():
+        assert loss == pytest.approx(expected[step][0], abs=EXACT), step
+        assert norm == pytest.approx(expected[step][1], abs=EXACT), step
+    assert len(losses_of(folder)) == len(expected)
+    return done.err
+
+
+# Several hosts
+
+
+def test_a_rank_with_another_lock_is_refused(stack: Stack, uninterrupted: RunFolder) -> None:
+    port = str(free_port())
+    hosts = [share(stack, uninterrupted, f"host-{rank}", rank=rank, port=port) for rank in range(2)]
+    for folder in hosts:
+        while folder.is_alive():
+            time.sleep(0.1)
+        assert folder.state() is State.FAILED
+        assert "rank 1 has another stack than rank 0: its lock is other-1, not" in folder.end()["error"]
+        assert not folder.metrics()
+
+
+def share(stack: Stack, of: RunFolder, name: str, *, rank: int, port: str) -> RunFolder:
+    """Start one host's share of a run as it was prepared once, the second with another lock."""
+    folder = stack.run_folder(name)
+    folder.path.mkdir()
+    job = json.loads(of.job_file.read_text().replace(str(of.path), str(folder.path)))
+    if rank:
+        job["lock"] = f"other-{rank}"
+    write_job(folder, job, accelerate_config(precision="fp32", processes=2, has_card=False))
+    arguments = ["--num_machines", "2", "--machine_rank", str(rank), "--main_process_ip", "127.0.0.1"]
+    command = launch_command(
+        stack.python,
+        folder,
+        precision="fp32",
+        processes=1,
+        has_card=False,
+        threads=1,
+        extra=[*arguments, "--main_process_port", port],
+    )
+    environment = launch_environment(stack.python, stack.environ(), reports=False, has_card=False)
+    started = start(command, folder, environment)
+    record = of.record()
+    assert record is not None
+    folder.write_record(
+        replace(record, process=started.process, process_started=started.process_started, id=name)
+    )
+    return folder
