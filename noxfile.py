@@ -20,35 +20,29 @@ QUICK = ("-m", "not network and not browser and not slow and not stack")
 STACK = "qlora-2026"  # what is trained in
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
-# What depends on the interpreter: run on every Python, where the newest runs all.
-OF_THE_INTERPRETER = [
-    f"tests/test_{name}.py"
-    for name in (
-        *(
-            "applied",
-            "build",
-            "children",
-            "envs",
-            "environment",
-            "execute",
-            "imports",
-            "interpreters",
-            "journal",
-        ),
-        *(
-            "lock",
-            "matrix",
-            "metadata",
-            "phantoms",
-            "recorded",
-            "rewheel",
-            "rollback",
-            "serialise",
-            "snapshot",
-            "verify",
-        ),
-    )
-]
+# What depends on the interpreter.  The newest Python runs all tests, the oldest all of these; those between
+# run what meets the interpreter itself, since what is new or gone in one of them shows at an end, too.
+MEETS_THE_INTERPRETER = (
+    "build",
+    "environment",
+    "imports",
+    "interpreters",
+    "snapshot",
+    "training_config",
+    "verify",
+)
+OF_THE_INTERPRETER = (
+    *MEETS_THE_INTERPRETER,
+    *("applied", "children", "envs", "execute", "journal", "lock", "matrix", "metadata", "phantoms"),
+    *("recorded", "rewheel", "rollback", "serialise", "training_launch", "training_run_folder"),
+)
+# Of what trains in a real stack, what each run of CI has the minutes for; the whole takes ten of them.
+OF_THE_STACK = (
+    "tests/test_training_stack_smoke.py::test_the_stack_trains",
+    "tests/test_training_stack.py::test_a_run_tells_its_steps_and_seals_its_checkpoints",
+    "tests/test_training_stack.py::test_a_checkpoint_with_any_file_damaged_is_passed_over",
+    "tests/test_training_stack.py::test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened",
+)
 # What depends on the distributions that we require.
 OF_OUR_REQUIREMENTS = [
     f"tests/test_{name}.py"
@@ -150,7 +144,8 @@ def tests(session: nox.Session) -> None:
     here = [python for python in pythons() if python == RUNNING or shutil.which(f"python{python}")]
     chosen: list[str] = []
     if session.python != here[-1] and not session.posargs:
-        chosen = [*QUICK, *OF_THE_INTERPRETER]
+        names = OF_THE_INTERPRETER if session.python == here[0] else MEETS_THE_INTERPRETER
+        chosen = [*QUICK, *(f"tests/test_{name}.py" for name in names)]
     session.run("pytest", "-n", "auto", *chosen, *session.posargs)
 
 
@@ -210,7 +205,7 @@ def interpreter(tag: str) -> str | None:
 
 @nox.session
 def training(session: nox.Session) -> None:
-    """Apply a training stack and train in it, on the CPU; with no `+cpu` build of torch at hand, skip."""
+    """Apply a stack and train in it on the CPU (``-- --whole``: all of it); without a `+cpu` torch, skip."""
     found = python_with_torch()
     if found is None:
         session.skip("no folder of pip's find-links has a `+cpu` build of torch: nothing was trained")
@@ -223,11 +218,11 @@ def training(session: nox.Session) -> None:
         "COLABLOCK_TEST_HOME": str(home),
         "COLABLOCK_TEST_STACK": str(home / "current" / STACK / "bin" / "python"),
     }
-    # Two at a time, those that take longest first.
-    names = ("training_stack", "training_stack_notebook", "training_stack_smoke", "after")
-    files = [f"tests/test_{name}.py" for name in names]
-    chosen = ("-n", "2", "--dist", "loadfile", "-m", "stack", *files)
-    session.run("pytest", *chosen, *session.posargs, env=stack)
+    chosen = (*OF_THE_STACK, *session.posargs)
+    if "--whole" in session.posargs:
+        names = ("training_stack", "training_stack_notebook", "training_stack_smoke", "after")
+        chosen = tuple(f"tests/test_{name}.py" for name in names)
+    session.run("pytest", "-n", "2", "--dist", "loadfile", "-m", "stack", *chosen, env=stack)
 
 
 @nox.session

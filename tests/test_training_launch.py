@@ -164,7 +164,7 @@ HUB_OFF = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
         ({"reports": False}, OFF),
         ({"reports": True}, {}),
         ({"reports": True, "offline": True}, HUB_OFF),
-        ({"reports": True, "cards": (0, 2)}, {"CUDA_VISIBLE_DEVICES": "0,2"}),
+        ({"reports": True, "cards": (0,)}, {"CUDA_VISIBLE_DEVICES": "1"}),
         ({"reports": True, "cards": ()}, {"CUDA_VISIBLE_DEVICES": ""}),
         ({"reports": True, "secrets": {"HF_TOKEN": "hf_a", "WANDB_API_KEY": "b"}}, {"HF_TOKEN": "hf_a"}),
     ],

@@ -13,6 +13,8 @@ from colablock.training.receipts import (
     Receipt,
     card_key,
     covering,
+    proof_note,
+    proven_on,
     read_receipts,
     receipt_from,
     receipt_to,
@@ -134,3 +136,25 @@ def test_a_receipt_covers_such_a_card_and_the_matrix_as_it_is(
     receipts: list[Receipt], card: str, digest: str, found: Receipt | None
 ) -> None:
     assert covering(receipts, declared(card), digest=digest) == found
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "said"),
+    [
+        (declared("H100"), "training with it is proven on NVIDIA H100 80GB HBM3, 2026-11-26"),
+        (declared("T4"), "training with it is not proven by us on Tesla T4: `colablock smoke tiny`"),
+        (Accelerator(), "training with it is not proven by us on a CPU: `colablock smoke tiny`"),
+        (Accelerator(kind="cuda"), "training with it is proven on NVIDIA H100 80GB HBM3; `colablock smoke"),
+    ],
+)
+def test_what_a_plan_says_of_the_cards_that_receipts_cover(
+    tmp_path: Path, accelerator: Accelerator, said: str
+) -> None:
+    matrix = tmp_path / "tiny.toml"
+    shown = {"card": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "date": "2026-11-26T10:00:00Z"}
+    write_receipt(replace(T4, matrix_digest="now", **shown), receipts_folder(str(matrix)) / "h100.json")
+    assert proof_note(str(matrix), "tiny", accelerator, digest="now").startswith(said)
+    assert proven_on(str(matrix), digest="now") == ("NVIDIA H100 80GB HBM3",)
+    changed = proof_note(str(matrix), "tiny", accelerator, digest="since")
+    assert "not proven by us" in changed  # the matrix is another one by now
+    assert proven_on(str(matrix), digest="since") == ()

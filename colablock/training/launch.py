@@ -169,8 +169,14 @@ def launch_environment(
     if not has_card:
         extra["ACCELERATE_USE_CPU"] = "true"  # the launcher of several ranks does not set it
     if cards is not None:
-        extra["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, cards))
+        extra["CUDA_VISIBLE_DEVICES"] = ",".join(_named(cards, environ))
     return environment_of(python, environ, **extra, **(secrets or {}))
+
+
+def _named(cards: Sequence[int], environ: Mapping[str, str]) -> list[str]:
+    """Return the names of *cards*, indices among those that this process may see, as CUDA takes them."""
+    seen = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return [seen[card] if card < len(seen) else str(card) for card in cards]
 
 
 def start(command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]) -> Started:

@@ -144,6 +144,10 @@ def covering(receipts: Iterable[Receipt], accelerator: Accelerator, *, digest: s
 
 def proof_note(source: str, name: str, accelerator: Accelerator, *, digest: str) -> str:
     """Return whether a receipt of the matrix file *source* covers such a card, in a sentence."""
+    if accelerator.kind == "cuda" and not accelerator.devices:  # a recorded runtime: any card may come
+        cards = ", ".join(one for one in proven_on(source, digest=digest) if one != "CPU")
+        proven = f"is proven on {cards}" if cards else "is not proven by us on any card"
+        return f"training with it {proven}; `colablock smoke {name}` proves it on the card that is there"
     found = covering(read_receipts(source), accelerator, digest=digest)
     if found is not None:
         where = "a CPU" if found.card == "cpu" else found.card

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from colablock.accelerator import detect
+from colablock.accelerator import Accelerator, detect
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.progress import Reporter
 from colablock.training.checkpoints import data_digest, newest_whole, resume_decision
@@ -26,7 +26,7 @@ from colablock.training.handoff import (
 )
 from colablock.training.hub import ask_access, is_offline, read_model_config
 from colablock.training.machine import read_machine, read_stack
-from colablock.training.mirror import restore, start_mirror, store_of
+from colablock.training.mirror import list_mirrored, restore, start_mirror, store_of
 from colablock.training.model_shape import ModelShape, from_config
 from colablock.training.preflight import Level, Preflight, judge
 from colablock.training.ready import Ready
@@ -133,10 +133,13 @@ def train(
     for note in notes:
         reporter.note(note)
     mirrored = {**environ, **secrets}
-    if asked.mirror:
-        store_of(asked.mirror, python=ready.python, environ=mirrored)  # one that is no use is known now
+    # One that is no use is known now, not after hours.
+    store = store_of(asked.mirror, python=ready.python, environ=mirrored) if asked.mirror else None
     with claimed(folder.path):
         run = Named(free_id(home, folder.path), folder)
+        if asked.fresh and store is not None and list_mirrored(store, run.id):
+            hint = "Name another mirror, or another `output_dir`"
+            raise Refused(f"the mirror holds checkpoints of an earlier run `{run.id}`", hint=hint)
         way = _Way(
             ready=ready,
             asked=asked,
@@ -238,7 +241,8 @@ class _Way:
     def _start(self, checkpoint: Path | None, record: RunRecord | None) -> None:
         config, environ, folder = self.asked.config, self.environ, self.run.folder
         preflight = self._preflight(self.secrets.get("HF_TOKEN"))
-        accelerator = detect(environ)
+        # Cards that `CUDA_VISIBLE_DEVICES` hides are none.
+        accelerator = detect(environ) if preflight.cards else Accelerator()
         mends = mends_for(self.ready, self.runner, accelerator)
         job = Job(
             ready=self.ready,

@@ -128,6 +128,7 @@ class World:
             "COLUMNS": "80",
             "NO_COLOR": "1",
             "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",  # trees are compared, and a command may write its own
         }
         return {**os.environ, **mine, **self.extra, **more}
 
