@@ -105,7 +105,7 @@ def make_stack(folders: pytest.TempPathFactory) -> Stack:
 
 
 def take_own_cores() -> None:
-    """Keep this worker and its children to its share of the cores: each would start threads for all of them."""
+    """Keep this worker and its children to its share of the cores: each starts threads for all it sees."""
     cores, own = os.sched_getaffinity(0), int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
     share = sorted(cores)[own :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
     os.sched_setaffinity(0, share or cores)
