@@ -151,8 +151,11 @@ def test_what_a_plan_says_of_the_cards_that_receipts_cover(
     tmp_path: Path, accelerator: Accelerator, said: str
 ) -> None:
     matrix = tmp_path / "tiny.toml"
-    shown = {"card": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "date": "2026-11-26T10:00:00Z"}
-    write_receipt(replace(T4, matrix_digest="now", **shown), receipts_folder(str(matrix)) / "h100.json")
+    card = "NVIDIA H100 80GB HBM3"
+    proven = replace(
+        T4, matrix_digest="now", card=card, compute_capability="9.0", date="2026-11-26T10:00:00Z"
+    )
+    write_receipt(proven, receipts_folder(str(matrix)) / "h100.json")
     assert proof_note(str(matrix), "tiny", accelerator, digest="now").startswith(said)
     assert proven_on(str(matrix), digest="now") == ("NVIDIA H100 80GB HBM3",)
     changed = proof_note(str(matrix), "tiny", accelerator, digest="since")
