@@ -15,7 +15,7 @@ from tests.support.training_stack import Bench, TrainingStack, build_training_st
 # A shared runner may stall in the middle of an example, so no example has a deadline.
 settings.register_profile("default", deadline=None, max_examples=40)
 settings.register_profile(
-    "thorough", deadline=None, max_examples=250, suppress_health_check=[HealthCheck.too_slow]
+    "thorough", deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
 

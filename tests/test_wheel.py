@@ -94,7 +94,7 @@ def test_the_metadata_is_valid_and_short(metadata: Metadata) -> None:
     assert metadata.license_expression == "Apache-2.0"
     assert metadata.description_content_type == "text/markdown"
     required = {requirement.name for requirement in metadata.requires_dist or ()}
-    assert required == {"resolvelib", "rich", "tomli", "urllib3", "uv"}
+    assert required == {"pyyaml", "resolvelib", "rich", "tomli", "urllib3", "uv"}
 
 
 def closure(requirements: list[Requirement]) -> dict[str, importlib.metadata.Distribution]:
@@ -281,7 +281,7 @@ def test_a_package_of_matrices_is_found_with_its_place(team: Team, tmp_path: Pat
     assert found["team-qlora"] == {
         "name": "team-qlora",
         "summary": "What we train with: qlora-2026 and our tracking",
-        "source": str(site_of(team.folder) / "team_matrices" / "team-qlora.toml"),
+        "source": str(site_of(team.folder) / "team_matrices" / "team-qlora.toml"),        "training": "not proven by us on any card",
     }
     assert not any("fault" in one for one in found.values())
     assert {"trl<2,>=0.29", "wandb>=0.17"} <= set(team.packages("team-qlora", tmp_path))
