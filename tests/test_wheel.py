@@ -281,7 +281,8 @@ def test_a_package_of_matrices_is_found_with_its_place(team: Team, tmp_path: Pat
     assert found["team-qlora"] == {
         "name": "team-qlora",
         "summary": "What we train with: qlora-2026 and our tracking",
-        "source": str(site_of(team.folder) / "team_matrices" / "team-qlora.toml"),        "training": "not proven by us on any card",
+        "source": str(site_of(team.folder) / "team_matrices" / "team-qlora.toml"),
+        "training": "not proven by us on any card",
     }
     assert not any("fault" in one for one in found.values())
     assert {"trl<2,>=0.29", "wandb>=0.17"} <= set(team.packages("team-qlora", tmp_path))
