@@ -35,6 +35,7 @@ USUAL: Mapping[str, Any] = {
 }
 _TOY = TEXT.with_name("_toy.py")
 _OVER = (State.DONE, State.FAILED, State.KILLED)
+_CORES = sorted(os.sched_getaffinity(0))
 _PATIENCE = 240.0
 
 
@@ -105,10 +106,10 @@ def make_stack(folders: pytest.TempPathFactory) -> Stack:
 
 
 def take_own_cores() -> None:
-    """Keep this worker and its children to its share of the cores: each starts threads for all it sees."""
-    cores, own = os.sched_getaffinity(0), int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
-    share = sorted(cores)[own :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
-    os.sched_setaffinity(0, share or cores)
+    """Keep this worker to its share of the cores: else each child would start threads for all of them."""
+    own, workers = os.environ["PYTEST_XDIST_WORKER"], os.environ["PYTEST_XDIST_WORKER_COUNT"]
+    share = _CORES[int(own.removeprefix("gw")) :: int(workers)]
+    os.sched_setaffinity(0, share or _CORES)
 
 
 def losses_of(folder: RunFolder) -> dict[int, tuple[float, float]]:
