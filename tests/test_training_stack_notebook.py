@@ -31,6 +31,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
 
 # A notebook
 
+STEPS = 60
 IN_A_NOTEBOOK: dict[str, Any] = {"lr_scheduler": "constant", "warmup_ratio": 0.0, "save_steps": 1000}
 STEERING = {"PIP_CONSTRAINT": "/none.txt", "UV_SYSTEM_PYTHON": "1"}
 CELLS = (
@@ -68,7 +69,7 @@ async def in_a_notebook(stack: Stack) -> Notebook:
         "model": str(stack.model),
         "dataset": str(TEXT),
         "output_dir": str(folder.path),
-        "max_steps": 40,
+        "max_steps": STEPS,
     }
     cells = [nbformat.new_code_cell(cell.format(name=NAME, asked=asked)) for cell in CELLS]
     client = nbclient.NotebookClient(
@@ -95,7 +96,7 @@ async def in_a_notebook(stack: Stack) -> Notebook:
         await task
         assert folder.state() is State.STOPPED
         task = asyncio.create_task(client.async_execute_cell(cells[2], 2))
-        await asyncio.to_thread(wait_for, folder, lambda events: events[-1]["event"] == "step")
+        await asyncio.to_thread(wait_for, folder, lambda _: goes_on(folder))  # it loads the model yet
         task.cancel()
         await client.km.restart_kernel()  # as a notebook server does: interrupted, asked to end, killed
         await client.kc.wait_for_ready()
@@ -103,6 +104,11 @@ async def in_a_notebook(stack: Stack) -> Notebook:
         await client.async_execute_cell(cells[3], 3)
     outputs = [[dict(output) for output in cell.outputs] for cell in cells]
     return Notebook(run=folder, outputs=outputs, sent=sent, variables=variables, outlived=outlived)
+
+
+def goes_on(folder: RunFolder) -> bool:
+    record = folder.record()
+    return record is not None and record.resumed_from is not None and folder.is_alive()
 
 
 def variables_of(process: int) -> frozenset[str]:
@@ -157,7 +163,7 @@ def test_a_run_outlives_its_kernel_and_is_followed_again(notebook: Notebook) -> 
     assert "DONE" in last
     assert "<svg" in last or "data:image/png;base64," in last
     assert shown(notebook.outputs[3]).endswith("done True\n")
-    assert list(losses_of(notebook.run)) == list(range(1, 41))
+    assert list(losses_of(notebook.run)) == list(range(1, STEPS + 1))
 
 
 def test_two_processes_learn_what_one_does_from_twice_the_batch(stack: Stack, notebook: Notebook) -> None:
