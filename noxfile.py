@@ -39,6 +39,7 @@ OF_THE_INTERPRETER = (
 # Of what trains in a real stack, what each run of CI has the minutes for; the whole takes ten of them.
 OF_THE_STACK = (
     "tests/test_training_stack_smoke.py::test_the_stack_trains",
+    "tests/test_training_stack_smoke.py::test_two_processes_learn_what_one_does_from_twice_the_batch",
     "tests/test_training_stack.py::test_a_run_tells_its_steps_and_seals_its_checkpoints",
     "tests/test_training_stack.py::test_a_checkpoint_with_any_file_damaged_is_passed_over",
     "tests/test_training_stack.py::test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened",

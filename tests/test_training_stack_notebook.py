@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from colablock.training.checkpoints import verify_checkpoint
 from colablock.training.run_folder import RunFolder, State
 from tests.support.stack import NAME, TEST_HOME, TEXT, USUAL, Stack, losses_of, make_stack, wait_for
 from tests.support.world import shown
@@ -164,19 +163,3 @@ def test_a_run_outlives_its_kernel_and_is_followed_again(notebook: Notebook) -> 
     assert "<svg" in last or "data:image/png;base64," in last
     assert shown(notebook.outputs[3]).endswith("done True\n")
     assert list(losses_of(notebook.run)) == list(range(1, STEPS + 1))
-
-
-def test_two_processes_learn_what_one_does_from_twice_the_batch(stack: Stack, notebook: Notebook) -> None:
-    done = stack.train("two", "--", "--num_processes", "2", micro_batch_size=2, **IN_A_NOTEBOOK)
-    assert done.code == 0, done.err
-    folder = stack.run_folder("two")
-    record = folder.record()
-    assert record is not None
-    assert record.processes == 2
-    (start,) = [event for event in folder.metrics() if event["event"] == "start"]
-    assert start["world_size"] == 2
-    assert verify_checkpoint(folder.path / "checkpoint-8") == ()
-    alone = losses_of(notebook.run)
-    for step, (loss, norm) in losses_of(folder).items():
-        assert loss == pytest.approx(alone[step][0], abs=1e-3), step
-        assert norm == pytest.approx(alone[step][1], rel=0.02), step

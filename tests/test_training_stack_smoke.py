@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from colablock.errors import ExitCode, InvalidInput
+from colablock.training.checkpoints import verify_checkpoint
 from colablock.training.config import DataSource, TrainConfig
 from colablock.training.crash import explain
 from colablock.training.handoff import Job, prepare_data
@@ -21,7 +22,7 @@ from colablock.training.precision import precision_for
 from colablock.training.ready import Ready
 from colablock.training.receipts import receipt_from, receipt_to
 from tests.support.run_folders import Told
-from tests.support.stack import NAME, TEST_HOME, Stack, make_stack
+from tests.support.stack import NAME, TEST_HOME, Stack, losses_of, make_stack
 
 pytestmark = [
     pytest.mark.stack,
@@ -174,3 +175,22 @@ def test_a_crash_is_explained(stack: Stack) -> None:
     assert (told.cause, told.step, told.checkpoint) == ("weights-damaged", 0, None)
     assert "SafetensorError" in told.line
     assert told.advice
+
+
+def test_two_processes_learn_what_one_does_from_twice_the_batch(stack: Stack) -> None:
+    steady: dict[str, Any] = {"lr_scheduler": "constant", "warmup_ratio": 0.0, "save_steps": 1000}
+    once = stack.train("once", **steady)
+    assert once.code == 0, once.err
+    done = stack.train("two", "--", "--num_processes", "2", micro_batch_size=2, **steady)
+    assert done.code == 0, done.err
+    folder = stack.run_folder("two")
+    record = folder.record()
+    assert record is not None
+    assert record.processes == 2
+    (start,) = [event for event in folder.metrics() if event["event"] == "start"]
+    assert start["world_size"] == 2
+    assert verify_checkpoint(folder.path / "checkpoint-8") == ()
+    alone = losses_of(stack.run_folder("once"))
+    for step, (loss, norm) in losses_of(folder).items():
+        assert loss == pytest.approx(alone[step][0], abs=1e-3), step
+        assert norm == pytest.approx(alone[step][1], rel=0.02), step
