@@ -124,7 +124,7 @@ NOTEBOOK = {
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYTHONPATH": "/env/python",
     "PYTHONHOME": "/usr",
-    "PYTHONSTARTUP": "/root/.pythonrc",
+    "PYTHONSTARTUP": "/home/someone/.pythonrc",
     "PIP_CONSTRAINT": "/none.txt",
     "PIP_INDEX_URL": "https://example.com",
     "UV_SYSTEM_PYTHON": "true",
