@@ -75,7 +75,8 @@ class Cache:
             for folder in path.relative_to(self.folder).parents:
                 above = self.folder / folder
                 if above.is_file() or above.is_symlink():
-                    above.unlink()
+                    with contextlib.suppress(OSError):  # another thread or process was quicker
+                        above.unlink()
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             shutil.rmtree(path)

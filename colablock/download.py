@@ -27,6 +27,7 @@ __all__ = ["WHOLE", "Checker", "Download", "Fetchable", "gone", "locked", "open_
 
 _STRONG = ("sha512", "sha384", "sha256", "sha3_512", "sha3_384", "sha3_256", "blake2b", "blake2s", "sha224")
 _WEAK = ("sha1", "md5")  # better than nothing where an index has no other
+_TRIES = 8  # a sweep of the cache may take a new file away before it is locked, though hardly so often
 WHOLE = {"Accept-Encoding": "identity"}
 
 
@@ -145,11 +146,13 @@ class Download:
 def open_partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """Open the partial file at *path*, or one beside it while another process or thread fills that."""
     stream = path.open("a+b")
-    if not locked(stream, path):
+    named = path
+    for _ in range(_TRIES):
+        if locked(stream, path):
+            break
         stream.close()
-        path = path.with_name(f"{path.name}.{time.monotonic_ns():x}.{threading.get_ident():x}")
+        path = named.with_name(f"{named.name}.{time.monotonic_ns():x}.{threading.get_ident():x}")
         stream = path.open("w+b")
-        locked(stream, path)  # so that no sweep of the cache takes it for a leftover
     with stream:
         yield path, stream
 

@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -150,10 +150,11 @@ class _Broom:
             with suppress(OSError):  # gone meanwhile
                 if not is_due(entry):
                     continue
-                if self._is_in_use(kind, entry):
-                    self.swept.left += 1
-                else:
-                    self._remove(entry)
+                with self._claimed(kind, entry) as is_ours:
+                    if is_ours:
+                        self._remove(entry)
+                    else:
+                        self.swept.left += 1
         if self._held is not None:
             _remove_empty(self._folder / kind)
 
@@ -165,11 +166,14 @@ class _Broom:
                     if self._held is not None or _is_older(leftover, before):
                         self._remove(leftover)
 
-    def _is_in_use(self, kind: str, entry: Path) -> bool:
+    @contextmanager
+    def _claimed(self, kind: str, entry: Path) -> Iterator[bool]:
+        """Give whether *entry* is in nobody's use; nobody takes it up within the block."""
         if kind == "partial" and entry.is_file():
             with entry.open("rb") as stream:
-                return not locked(stream, entry)
-        return kind in _BY_PATH and self._held is None
+                yield locked(stream, entry)
+        else:
+            yield kind not in _BY_PATH or self._held is not None
 
     def _remove(self, entry: Path) -> None:
         paths = [path.lstat() for path in _files(entry)]

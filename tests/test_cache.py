@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from colablock.cli import main
 from colablock.download import open_partial
 from colablock.errors import ExitCode, FetchFailed
 from colablock.fetch import Fetcher
+from colablock.sweep import clean
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 from tests.test_index import source_of
@@ -299,6 +301,27 @@ def test_a_cache_may_be_swept_while_it_is_used(server: IndexServer, shelf: Path,
             sweeps += 1
     assert [ended(process) for process in processes] == ["[]\n"] * 2
     assert sweeps > 3
+
+
+def test_what_is_being_fetched_is_never_swept(tmp_path: Path) -> None:
+    ours = Cache(tmp_path / "cache")
+    path = ours.make_way(ours.path("partial", "one"))
+    stop = threading.Event()
+
+    def sweep() -> None:
+        while not stop.is_set():
+            clean(ours.folder)
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    lost = 0
+    for _ in range(4000):
+        with open_partial(path) as (opened, _):
+            time.sleep(0)
+            lost += not opened.exists()
+    stop.set()
+    sweeper.join()
+    assert lost == 0
 
 
 def test_what_a_killed_process_began_is_gone_on_with(
