@@ -57,11 +57,17 @@ _CUDA_OF_DRIVER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One card.  *compute_capability* as in ``"7.5"``; *memory* in bytes."""
+    """One card.  *compute_capability* as in ``"7.5"``, empty where nobody tells; *memory* in bytes."""
 
     name: str
     compute_capability: str
     memory: int
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """The compute capability as numbers that compare; None where nobody tells."""
+        major, _, minor = self.compute_capability.partition(".")
+        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ HOLDS = "holds"
 _BITSANDBYTES = canonicalize_name("bitsandbytes")
 _TRANSFORMERS = canonicalize_name("transformers")
 _NF4_ON_CPU = Version("0.46")  # registers kernels of `quantize_4bit` for the CPU; 0.45 asks for CUDA
-_NF4_CAPABILITY = Version("6.0")  # bitsandbytes, installation guide: NF4 and FP4 from Pascal on
+_NF4_CAPABILITY = (6, 0)  # bitsandbytes, installation guide: NF4 and FP4 from Pascal on
 _LLAMA3_ROPE = Version("4.43")  # transformers 4.43.0, release notes: Llama 3.1
 
 Versions = Mapping[NormalizedName, str]
@@ -39,7 +39,9 @@ def _nf4(versions: Versions, accelerator: Accelerator) -> str:
             return HOLDS
         return f"does not hold: bitsandbytes {there} quantises on CUDA only, 0.46 on the CPU too"
     for device in accelerator.devices:
-        if Version(device.compute_capability) < _NF4_CAPABILITY:
+        if device.capability is None:
+            return f"not known: nobody tells the compute capability of the {device.name}"
+        if device.capability < _NF4_CAPABILITY:
             return (
                 f"does not hold: {device.name} has compute capability {device.compute_capability}, below 6.0"
             )

@@ -196,7 +196,8 @@ class Pipeline:
         there: a run is started on what was proven.
         """
         last = self._last(name)
-        matrix = select_variant(self.matrix(last.source or name), detect(self._environ), last.variant)
+        accelerator = detect(self._environ)
+        matrix = select_variant(self.matrix(last.source or name), accelerator, last.variant)
         moved = [drift.text for drift in self._drifts(last) if drift.is_pin]
         if moved:
             raise Refused(
@@ -217,6 +218,7 @@ class Pipeline:
             matrix_source=matrix.source,
             python_version=kept.python_version,
             versions={str(project): version for project, version in last.pins.items()},
+            accelerator=accelerator,
         )
 
     def smoke(self, name: str, *, runner: str | None = None) -> Receipt:
@@ -228,7 +230,7 @@ class Pipeline:
         return smoke(
             ready,
             runner=runner_of(runner or ready.runner).name,
-            accelerator=detect(self._environ),
+            accelerator=ready.accelerator or detect(self._environ),
             environ=self._environ,
             reporter=self.reporter,
         )

@@ -21,6 +21,12 @@ def card(capability: str) -> Accelerator:
         ("nf4", {"bitsandbytes": "0.46.0"}, Accelerator(), HOLDS),
         ("nf4", {"bitsandbytes": "0.43.3"}, card("7.5"), HOLDS),
         ("nf4", {"bitsandbytes": "0.50.2"}, card("5.2"), "does not hold: a card has compute capability 5.2"),
+        (
+            "nf4",
+            {"bitsandbytes": "0.50.2"},
+            card(""),
+            "not known: nobody tells the compute capability of the a",
+        ),
         ("nf4", {}, card("7.5"), "does not hold: bitsandbytes is no part of the stack"),
         ("llama3-rope", {"transformers": "4.43.0"}, Accelerator(), HOLDS),
         (

@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from colablock.accelerator import Device, detect
+from colablock.accelerator import Accelerator, Device, declared, detect
 from colablock.errors import Unmet
 from colablock.training.machine import card_of, read_machine, read_stack, system_memory
 from colablock.training.preflight import Card, Stack
@@ -88,7 +89,8 @@ VISIBLE = [
     ("GPU-b,GPU-a", "ba"),
     ("GPU-", ""),
     ("GPU-c", ""),
-    ("MIG-GPU-a/1/0", "ab"),
+    ("MIG-GPU-a/1/0", "a"),  # of the parts of cards a process sees the first
+    ("MIG-a,MIG-b", "a"),
     ("NoDevFiles", ""),
 ]
 
@@ -101,6 +103,28 @@ def test_hidden_cards_are_none(value: str | None, expected: str, tmp_path: Path)
     machine = read_machine(environ, tmp_path, modules={})
     assert [card.free for card in machine.cards] == [{"a": MIB, "b": 2 * MIB}[name] for name in expected]
     assert len(machine.holders) == expected.count("a")
+    assert len(machine.accelerator.devices) == len(expected)
+    assert machine.has_slices is (value is not None and value.startswith("MIG"))
+
+
+@without_nvml
+def test_what_is_known_already_is_not_asked_again(tmp_path: Path) -> None:
+    environ = nvidia_smi(tmp_path, "GPU-a, 1\\nGPU-b, 2\\n") | {"CUDA_VISIBLE_DEVICES": "1"}
+    known = Accelerator(kind="cuda", devices=declared("T4").devices + declared("L4").devices, driver="580.1")
+    machine = read_machine(environ, tmp_path, accelerator=known, modules={})
+    assert machine.accelerator == replace(known, devices=declared("L4").devices)
+    assert [(card.name, card.free) for card in machine.cards] == [("NVIDIA L4", 2 * MIB)]
+
+
+@without_nvml
+def test_the_hubs_cache_may_be_on_a_disk_of_its_own(tmp_path: Path) -> None:
+    environ = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    assert read_machine(environ, tmp_path, modules={}).cache_free is None
+    if (shared := Path("/dev/shm")).stat().st_dev == tmp_path.stat().st_dev:  # noqa: S108
+        pytest.skip("there is one file system only")
+    machine = read_machine({**environ, "HF_HOME": str(shared / "not-there")}, tmp_path, modules={})
+    assert machine.cache_free is not None
+    assert machine.cache_free != machine.disk_free
 
 
 @without_nvml
@@ -237,7 +261,7 @@ def test_a_driver_that_fails_leaves_the_cards_as_they_are(tmp_path: Path) -> Non
 
 def test_a_capability_that_nobody_tells_is_none() -> None:
     device = Device(name="?", compute_capability="", memory=5)
-    assert card_of(device) == Card(name="?", compute_capability=(0, 0), memory=5, free=None)
+    assert card_of(device) == Card(name="?", compute_capability=None, memory=5, free=None)
 
 
 MEMINFO = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from colablock.accelerator import Accelerator, declared
+from colablock.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput, Refused
 from colablock.training.config import DataSource
 from colablock.training.handoff import (
@@ -48,6 +48,11 @@ def test_mends_are_those_of_the_matrix_and_of_the_card(
     devices = tuple(device for name in cards for device in declared(name).devices)
     accelerator = Accelerator(kind="cuda" if cards else "none", devices=devices)
     assert mends_for(MENDED, runner, accelerator) == mends
+
+
+def test_a_card_that_tells_no_capability_is_mended_like_an_old_one() -> None:
+    unknown = Device(name="?", compute_capability="", memory=1)
+    assert mends_for(MENDED, "trl", Accelerator(kind="cuda", devices=(unknown,))) == (GQA_MEND,)
 
 
 @pytest.mark.parametrize(

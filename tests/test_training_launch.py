@@ -164,8 +164,8 @@ HUB_OFF = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
         ({"reports": False}, OFF),
         ({"reports": True}, {}),
         ({"reports": True, "offline": True}, HUB_OFF),
-        ({"reports": True, "cards": (0,)}, {"CUDA_VISIBLE_DEVICES": "1"}),
-        ({"reports": True, "cards": ()}, {"CUDA_VISIBLE_DEVICES": ""}),
+        ({"reports": True, "cards": (0,)}, {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}),
+        ({"reports": True, "cards": ()}, {"CUDA_VISIBLE_DEVICES": "", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}),
         ({"reports": True, "secrets": {"HF_TOKEN": "hf_a", "WANDB_API_KEY": "b"}}, {"HF_TOKEN": "hf_a"}),
     ],
 )

@@ -130,8 +130,10 @@ def test_adapters_are_of_the_type_that_they_are_trained_in() -> None:
     assert bf16["weights"] == pytest.approx(0.516 * shape.linear_parameters, rel=0.001)
     two = estimate(config, shape, replace(TRL, processes=2)).parts
     assert two["gradients"] == 4 * count
-    assert checkpoint_size(config, shape, BF16) == 6 * count
-    assert checkpoint_size(config, shape, FP16) == 12 * count
+    assert checkpoint_size(config, shape, TRL) == 6 * count
+    assert checkpoint_size(config, shape, replace(TRL, precision=FP16)) == 12 * count
+    assert checkpoint_size(a_config(adapter=Adapter.LORA), shape, TRL) == 12 * count
+    assert checkpoint_size(config, shape, replace(TRL, habits=habits_of("axolotl", "0.18.0"))) == 12 * count
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,6 @@ def test_the_verdict_is_that_of_the_table(
     assert verdict_of(found) == verdict, [*found.findings, found.estimate]
     assert found.passed is (verdict != "refuse")
     assert found.precision.name == case["expect"]["precision"]
-    assert found.checkpointing is checkpointing
     whole = case["expect"]["models"][model]["processes"]
     assert found.processes == (whole if found.passed else 1)
     assert len(found.cards) == (found.processes if machine.cards else 0)
@@ -111,18 +110,20 @@ def test_the_verdict_is_that_of_the_table(
         ([(8, 0)], BF16),
         ([(8, 9)], BF16),
         ([(12, 0)], BF16),
+        ([None], FP16),  # what every card can
+        ([(9, 0), None], FP16),
     ],
 )
 def test_precision_follows_from_compute_capability(
-    capabilities: list[tuple[int, int]], precision: object
+    capabilities: list[tuple[int, int] | None], precision: object
 ) -> None:
     assert precision_for(capabilities) is precision
 
 
 def test_a_precision_is_one_for_everything() -> None:
-    assert (BF16.weights, BF16.compute, BF16.adapters) == ("bfloat16",) * 3
+    assert (BF16.compute, BF16.adapters) == ("bfloat16", "bfloat16")
     assert (BF16.bf16, BF16.fp16, BF16.cast_trainable, BF16.size) == (True, False, False, 2)
-    assert (FP16.weights, FP16.compute, FP16.adapters) == ("float16", "float16", "float32")
+    assert (FP16.compute, FP16.adapters) == ("float16", "float32")
     assert (FP16.bf16, FP16.fp16, FP16.cast_trainable, FP16.size) == (False, True, True, 2)
     assert (FP32.bf16, FP32.fp16, FP32.cast_trainable, FP32.size) == (False, False, True, 4)
 
@@ -455,6 +456,47 @@ def test_memory_for_loading_and_disk_are_asked_for() -> None:
     assert "`HF_HOME`" in disk.fix
     full = judge(a_config(), SHAPES["1B"], replace(poor, ram_free=8 * GIB, disk_free=1), TODAY, OPEN, "trl")
     assert "HF_HOME" not in refusal(full).fix  # checkpoints would find no room, either
+
+
+DISKS: list[tuple[int, int, list[tuple[str, str]]]] = [  # free for the run, for the hub's cache, in GB
+    (5, 5, []),
+    (5, 1, [("2.5 GB of disk are needed for the hub's cache, and 1.0 GB are free", "`HF_HOME`")]),
+    (0, 5, [("203 MB of disk are needed for the run, and 0 MB are free", "`output_dir`")]),
+]
+
+
+@pytest.mark.parametrize(("for_run", "for_cache", "said"), DISKS)
+def test_weights_go_to_the_disk_of_the_hubs_cache(
+    for_run: int, for_cache: int, said: list[tuple[str, str]]
+) -> None:
+    machine = a_machine(H100, disk_free=for_run * 10**9, cache_free=for_cache * 10**9)
+    access = replace(OPEN, weights=2_500_000_000)
+    found = of_level(judge(a_config(), SHAPES["1B"], machine, TODAY, access, "trl"), Level.REFUSE)
+    assert [one.what for one in found] == [what for what, _ in said]
+    assert all(fix in one.fix for one, (_, fix) in zip(found, said, strict=True))
+
+
+def test_weights_need_their_disk_though_the_model_cannot_be_reckoned() -> None:
+    machine = a_machine(H100, disk_free=10**9)
+    found = judge(a_config(), None, machine, TODAY, replace(OPEN, weights=90 * 10**9), "trl")
+    assert refusal(found).what == "90.0 GB of disk are needed, and 1.0 GB are free"
+
+
+def test_a_card_that_tells_no_capability_trains_with_a_warning() -> None:
+    card = replace(T4, compute_capability=None)
+    found = judge(a_config(), SHAPES["1B"], a_machine(card), TODAY, OPEN, "trl", mends=frozenset({GQA_MEND}))
+    assert (verdict_of(found), found.precision, found.attention) == ("warn", FP16, "sdpa")
+    (warned,) = of_level(found, Level.WARN)
+    assert warned.what == "the compute capability of the Tesla T4 is not known: it trains in fp16"
+    without_cuda = judge(a_config(), SHAPES["1B"], a_machine(card), replace(TODAY, arch_list=()), OPEN, "trl")
+    assert "built without CUDA" in refusal(without_cuda).what
+
+
+def test_a_part_of_a_card_is_said_to_be_smaller() -> None:
+    found = judge(a_config(), SHAPES["1B"], a_machine(H100, has_slices=True), TODAY, OPEN, "trl")
+    (warned,) = of_level(found, Level.WARN)
+    assert warned.what.startswith(f"a part of the {H100.name} trains")
+    assert "nvidia-smi -L" in warned.fix
 
 
 def test_a_small_model_on_a_cpu_has_no_warning() -> None:

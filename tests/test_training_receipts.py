@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from colablock.accelerator import Accelerator, declared
+from colablock.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput
 from colablock.training.receipts import (
     Receipt,
@@ -118,6 +118,14 @@ def test_evidence_lies_beside_the_matrix(tmp_path: Path) -> None:
 def test_a_machine_is_known_by_its_oldest_card(cards: list[str], key: str) -> None:
     devices = tuple(device for name in cards for device in declared(name).devices)
     assert card_key(Accelerator(kind="cuda", devices=devices)) == key
+
+
+def test_a_card_that_tells_no_capability_is_like_no_other() -> None:
+    unknown = Accelerator(kind="cuda", devices=(Device(name="GRID", compute_capability="", memory=1),))
+    its_own = replace(T4, card="GRID", compute_capability="")
+    assert covering([T4, CPU, its_own], unknown, digest="d") is None
+    assert covering([its_own], Accelerator(), digest="d") is None
+    assert "is not proven by us on GRID" in proof_note("m.toml", "tiny", unknown, digest="d")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from colablock.accelerator import Accelerator, declared
 from colablock.errors import InvalidInput, Refused
 from colablock.training.checkpoints import list_checkpoints
 from colablock.training.config import TrainConfig, config_to
@@ -102,6 +103,21 @@ def test_a_run_is_started_recorded_and_then_known(bench: Bench, monkeypatch: pyt
     assert len(record.git_revision) == 40
     assert record.command[1:3] == ["-m", "accelerate.commands.launch"]
     assert [event for event in call.folder.metrics() if "eval_loss" in event]  # about ten times
+
+
+def test_a_run_knows_the_cards_that_it_trains_on(bench: Bench) -> None:
+    devices = declared("T4").devices + declared("H100").devices
+    accelerator = Accelerator(kind="cuda", driver="580.82.07", devices=devices)
+    call = Call(
+        bench,
+        ready=bench.stack.ready(accelerator=accelerator),
+        environ={"CUDA_VISIBLE_DEVICES": "1"},
+        anyway=True,  # the stack's torch is built without CUDA
+    )
+    record = record_of(call.folder)
+    kill(call.folder)
+    assert (record.cards, record.driver) == ([devices[1].name], "580.82.07")
+    assert (record.precision, record.mends) == ("bf16", [])
 
 
 def test_one_that_is_done_is_found(bench: Bench) -> None:

@@ -49,14 +49,17 @@ def _new_config(call: Call) -> int:
     import yaml
 
     from colablock.authoring import write_file
-    from colablock.training.machine import read_machine
+    from colablock.training.machine import read_machine, system_memory
     from colablock.training.new_config import config_text, fits_on
 
     args = call.args
-    machine = read_machine(call.environ, args.output or Path())
-    card = _declared(args.card) if args.card else next(iter(machine.cards), None)
+    if args.card:
+        card, (ram, _) = _declared(args.card), system_memory()
+    else:
+        machine = read_machine(call.environ, args.output or Path())
+        card, ram = next(iter(machine.cards), None), machine.ram
     shape, notes = _shape(args.model, call.environ)
-    fits = fits_on(card, machine.ram, shape, args.runner)
+    fits = fits_on(card, ram, shape, args.runner)
     text = config_text(args.model, args.dataset, card, shape, args.runner, fits=fits)
     if args.output is not None:
         write_file(args.output, text, force=args.force)

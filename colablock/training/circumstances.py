@@ -6,44 +6,46 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.accelerator import Accelerator
 
 __all__ = ["Access", "Card", "Finding", "Level", "Machine", "Stack", "gib", "is_older"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One card.  *memory* and *free* in bytes; *free* is None where nobody could tell."""
+    """One card.  *memory* and *free* in bytes; what nobody could tell is None."""
 
     name: str
-    compute_capability: tuple[int, int]
+    compute_capability: tuple[int, int] | None
     memory: int
     free: int | None = None
 
     @property
-    def capability(self) -> str:
-        """The compute capability as NVIDIA writes it: ``7.5``."""
-        return "{}.{}".format(*self.compute_capability)
-
-    @property
     def sm(self) -> str:
-        """The compute capability as compilers write it: ``sm_75``."""
-        return "sm_{}{}".format(*self.compute_capability)
+        """The compute capability as compilers write it: ``sm_75``; empty where it is not known."""
+        return "sm_{}{}".format(*self.compute_capability) if self.compute_capability else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """The machine as it stands, in bytes.
 
-    *held* is what this very kernel holds of the cards' memory, *holders* who else
-    does: ``python (pid 123)``.
+    *disk_free* is of the disk that the run is written to, *cache_free* of the one that
+    the hub's files are kept on, None where that is the same.  *held* is what this very kernel
+    holds of the cards' memory, *holders* who else does: ``python (pid 123)``.  *accelerator*
+    has the same cards as *cards*, in the same order; *has_slices* says that they are parts of
+    cards (MIG), each told of as if it were the whole.
     """
 
     cards: tuple[Card, ...]
     ram: int
     ram_free: int
     disk_free: int
+    cache_free: int | None = None
     held: int = 0
     holders: tuple[str, ...] = ()
+    accelerator: Accelerator = field(default_factory=Accelerator)
+    has_slices: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

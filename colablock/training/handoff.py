@@ -29,7 +29,7 @@ from colablock.training.launch import (
     threads_for,
     write_job,
 )
-from colablock.training.precision import FIRST_WITH_BF16, Precision
+from colablock.training.precision import Precision, has_bf16
 from colablock.training.preflight import GQA_MEND
 from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord, list_runs, register
@@ -81,8 +81,7 @@ class Job:
 def mends_for(ready: Ready, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
     """Return the named corrections of a run: those of the matrix for its runner, and those of the card."""
     of_matrix = ready.mends if runner == ready.runner else ()
-    capabilities = [tuple(map(int, one.compute_capability.split("."))) for one in accelerator.devices]
-    is_old = bool(capabilities) and min(capabilities) < FIRST_WITH_BF16
+    is_old = not all(has_bf16(device.capability) for device in accelerator.devices)
     return (*of_matrix, GQA_MEND) if is_old else of_matrix
 
 

@@ -170,6 +170,8 @@ def launch_environment(
         extra["ACCELERATE_USE_CPU"] = "true"  # the launcher of several ranks does not set it
     if cards is not None:
         extra["CUDA_VISIBLE_DEVICES"] = ",".join(_named(cards, environ))
+        # The driver counts the cards as they are plugged in, CUDA by itself the fastest first.
+        extra["CUDA_DEVICE_ORDER"] = environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     return environment_of(python, environ, **extra, **(secrets or {}))
 
 

@@ -10,15 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from colablock.accelerator import Device, NvmlError, NvmlMemory, call_nvml, detect, load_nvml
+from colablock.accelerator import Accelerator, Device, NvmlError, NvmlMemory, call_nvml, detect, load_nvml
 from colablock.children import OPT_OUTS, clean_environment, environment_of, last_lines
-from colablock.disk import free_space
+from colablock.disk import free_space, is_same_disk
 from colablock.errors import Unmet
+from colablock.training.hub import Cache
 from colablock.training.preflight import Card, Machine, Stack
 
 __all__ = ["card_of", "read_machine", "read_stack", "system_memory"]
@@ -53,18 +54,21 @@ def read_machine(
     environ: Mapping[str, str],
     folder: Path,
     *,
+    accelerator: Accelerator | None = None,
     modules: Mapping[str, Any] = sys.modules,
     root: Path = Path("/"),
 ) -> Machine:
     """Return what there is for a run that writes into *folder*; never raises.
 
-    Of the cards those count that ``CUDA_VISIBLE_DEVICES`` leaves.  What this kernel
+    *accelerator* is what this machine has, where that is known already.  Of the cards
+    those count that ``CUDA_VISIBLE_DEVICES`` leaves.  What this kernel
     holds of them is told by the driver or, in a container where it knows no process
     numbers, by the torch among *modules*.
     """
-    devices = detect(environ).devices
+    accelerator = accelerator or detect(environ)
+    devices = accelerator.devices
     uses = _uses(environ, len(devices)) if devices else []
-    seen = [at for at in _visible(environ, uses, len(devices)) if at < len(devices)]
+    seen = _visible(environ, uses)
     cards = tuple(card_of(devices[at], uses[at].free) for at in seen)
     own = os.getpid()
     held: dict[int, int] = {}
@@ -72,13 +76,19 @@ def read_machine(
         for process, size in uses[at].processes:
             held[process] = held.get(process, 0) + size
     ram, ram_free = system_memory(root)
+    cache = Cache.of(environ).folder
     return Machine(
         cards=cards,
         ram=ram,
         ram_free=ram_free,
         disk_free=free_space(folder),
+        cache_free=None if is_same_disk(cache, folder) else free_space(cache),
         held=max(held.pop(own, 0), _held_by_torch(modules)),
         holders=tuple(_named(process, root) for process in sorted(held)),
+        accelerator=replace(accelerator, devices=tuple(devices[at] for at in seen))
+        if seen
+        else Accelerator(),
+        has_slices=bool(seen) and _names_slices(environ),
     )
 
 
@@ -134,17 +144,25 @@ def system_memory(root: Path = Path("/")) -> tuple[int, int]:
 
 
 def card_of(device: Device, free: int | None = None) -> Card:
-    """Return a device as a card; (0, 0) stands for a compute capability that nobody tells."""
-    major, _, minor = device.compute_capability.partition(".")
-    capability = (int(major), int(minor or 0)) if major.isdecimal() else (0, 0)
-    return Card(name=device.name, compute_capability=capability, memory=device.memory, free=free)
+    """Return a device as a card."""
+    return Card(name=device.name, compute_capability=device.capability, memory=device.memory, free=free)
 
 
-def _visible(environ: Mapping[str, str], uses: Sequence[_Use], count: int) -> list[int]:
-    """Return the places of the cards that CUDA shows: it stops at the first that it does not know."""
+def _names_slices(environ: Mapping[str, str]) -> bool:
+    return environ.get("CUDA_VISIBLE_DEVICES", "").strip().startswith("MIG-")
+
+
+def _visible(environ: Mapping[str, str], uses: Sequence[_Use]) -> list[int]:
+    """Return the places of the cards that CUDA shows: it stops at the first that it does not know.
+
+    Of the parts of a card (MIG) a process sees the first one only.
+    """
+    count = len(uses)
     text = environ.get("CUDA_VISIBLE_DEVICES")
-    if text is None or text.strip().startswith("MIG-"):  # a part of a card: the driver tells of the whole
+    if text is None:
         return list(range(count))
+    if _names_slices(environ):
+        return list(range(count))[:1]
     found: list[int] = []
     for word in (part.strip() for part in text.split(",")):
         if word.isdecimal():

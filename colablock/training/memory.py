@@ -240,9 +240,9 @@ def adapter_parameters(config: TrainConfig, shape: ModelShape) -> int:
     )
 
 
-def checkpoint_size(config: TrainConfig, shape: ModelShape, precision: Precision) -> int:
+def checkpoint_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> int:
     """Return the bytes of a checkpoint: the adapter and the optimizer's states."""
-    size = 2 if precision.adapters == "bfloat16" else 4
+    size = _adapter_size(config, shape, setting)
     return round(adapter_parameters(config, shape) * (size + _state_bytes(config.optimizer, size)))
 
 
@@ -250,8 +250,7 @@ def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estima
     """Return what training *shape* as *config* says takes in one process; the module says how."""
     on_card, c = setting.on_card, setting.precision.size
     adapters = adapter_parameters(config, shape)
-    is_half = _is_quantized(config, shape) and setting.habits.half_adapters and setting.precision.bf16
-    adapter_size = 2 if is_half else 4
+    adapter_size = _adapter_size(config, shape, setting)
     cast = c if adapter_size > c else 0
     s = _residual_size(config, shape, setting)
     tokens = config.micro_batch_size * config.sequence_len
@@ -281,6 +280,11 @@ _QUANTIZED = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 def _is_quantized(config: TrainConfig, shape: ModelShape) -> bool:
     return config.adapter is Adapter.QLORA or shape.quantized == "bitsandbytes"
+
+
+def _adapter_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> int:
+    is_half = _is_quantized(config, shape) and setting.habits.half_adapters and setting.precision.bf16
+    return 2 if is_half else 4
 
 
 def _targets(config: TrainConfig, shape: ModelShape) -> frozenset[str]:

@@ -10,22 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["BF16", "FIRST_WITH_BF16", "FP16", "FP32", "Precision", "precision_for"]
+__all__ = ["BF16", "FP16", "FP32", "Precision", "has_bf16", "precision_for"]
 
-FIRST_WITH_BF16 = (8, 0)
+_FIRST_WITH_BF16 = (8, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
     """What every part of a run is told, by the names of torch's types.
 
-    *weights*: of what is not quantised; *compute*: what 4-bit weights are
-    unpacked to; *adapters*: of trainable parameters.  *bf16* and *fp16* are the
-    trainer's flags.
+    *compute*: of what is not quantised, and what 4-bit weights are unpacked to;
+    *adapters*: of trainable parameters.  *bf16* and *fp16* are the trainer's flags.
     """
 
     name: str
-    weights: str
     compute: str
     adapters: str
     bf16: bool = False
@@ -46,14 +44,22 @@ class Precision:
         return 4 if self.compute == "float32" else 2
 
 
-BF16 = Precision(name="bf16", weights="bfloat16", compute="bfloat16", adapters="bfloat16", bf16=True)
-FP16 = Precision(name="fp16", weights="float16", compute="float16", adapters="float32", fp16=True)
-FP32 = Precision(name="fp32", weights="float32", compute="float32", adapters="float32")
+BF16 = Precision(name="bf16", compute="bfloat16", adapters="bfloat16", bf16=True)
+FP16 = Precision(name="fp16", compute="float16", adapters="float32", fp16=True)
+FP32 = Precision(name="fp32", compute="float32", adapters="float32")
 
 
-def precision_for(capabilities: Iterable[tuple[int, int]]) -> Precision:
-    """Return the precision for cards of these compute capabilities; for none of them that of a CPU."""
-    lowest = min(capabilities, default=None)
-    if lowest is None:
+def has_bf16(capability: tuple[int, int] | None) -> bool:
+    """Whether a card has units for bfloat16, and flash attention's kernels with them; not known is no."""
+    return capability is not None and capability >= _FIRST_WITH_BF16
+
+
+def precision_for(capabilities: Iterable[tuple[int, int] | None]) -> Precision:
+    """Return the precision for cards of these compute capabilities; for none of them that of a CPU.
+
+    A card whose capability is not known gets what every card can: float16.
+    """
+    found = [has_bf16(one) for one in capabilities]
+    if not found:
         return FP32
-    return BF16 if lowest >= FIRST_WITH_BF16 else FP16
+    return BF16 if all(found) else FP16

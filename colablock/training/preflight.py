@@ -30,7 +30,7 @@ from colablock.training.memory import (
     ways_to_fit,
 )
 from colablock.training.model_shape import ModelShape
-from colablock.training.precision import FIRST_WITH_BF16, Precision, precision_for
+from colablock.training.precision import Precision, has_bf16, precision_for
 from colablock.training.stack_rules import (
     access_findings,
     build_for,
@@ -75,7 +75,6 @@ class Preflight:
     estimate: Estimate | None
     processes: int
     attention: str  # "sdpa", "flash_attention_2" or "eager"
-    checkpointing: bool
     cards: tuple[int, ...] = ()
 
     @property
@@ -112,22 +111,25 @@ def judge(  # noqa: PLR0917 - each is of a type of its own
             config, stack, runner, has_card=bool(machine.cards), is_prequantized=is_prequantized
         ),
         *choice.findings,
+        *_slice_findings(machine),
         *_precision_findings(shape, cards, precision),
         *_flash_findings(cards, stack, attention),
     ]
+    checkpoint = 0
     if shape is None or choice.estimate is None:
         findings.append(_unreckoned(shape))
     else:
         findings += _attention_findings(shape, cards, case.setting(shape, cards))
         findings += _memory_findings(case, shape, cards, choice.estimate)
-        findings += _machine_findings(case, shape, access, precision, processes=len(cards))
+        findings += _loading_findings(shape, machine, processes=len(cards))
+        checkpoint = checkpoint_size(config, shape, case.setting(shape, cards))
+    findings += _disk_findings(config, machine, access, checkpoint)
     return Preflight(
         findings=tuple(findings),
         precision=precision,
         estimate=choice.estimate,
         processes=max(len(cards), 1),
         attention=attention,
-        checkpointing=config.gradient_checkpointing,
         cards=choice.at,
     )
 
@@ -243,7 +245,7 @@ def _attention(shape: ModelShape | None, cards: list[Card], stack: Stack) -> str
 
 def _have_flash(cards: list[Card]) -> bool:
     """Whether all of *cards* run flash attention, whose kernels begin with 8.0."""
-    return bool(cards) and all(card.compute_capability >= FIRST_WITH_BF16 for card in cards)
+    return bool(cards) and all(has_bf16(card.compute_capability) for card in cards)
 
 
 def _is_fused(shape: ModelShape, cards: list[Card], stack: Stack, mends: frozenset[str]) -> bool:
@@ -266,13 +268,20 @@ def _precision_findings(
     shape: ModelShape | None, cards: list[Card], precision: Precision
 ) -> Iterator[Finding]:
     if precision.fp16:
-        oldest = min(cards, key=lambda card: card.compute_capability)
-        yield Finding(
-            level=Level.NOTE,
-            what="trains in fp16",
-            why=f"the {oldest.name} has no units for bf16, which begin with compute capability 8.0 "
-            f"(it has {oldest.capability})",
-        )
+        without = next(card for card in cards if not has_bf16(card.compute_capability))
+        if without.compute_capability is None:
+            yield Finding(
+                level=Level.WARN,
+                what=f"the compute capability of the {without.name} is not known: it trains in fp16",
+                why="neither NVML nor nvidia-smi tells it, and fp16 is what every card can",
+            )
+        else:
+            yield Finding(
+                level=Level.NOTE,
+                what="trains in fp16",
+                why=f"the {without.name} has no units for bf16, which begin with compute capability 8.0 "
+                "(it has {}.{})".format(*without.compute_capability),
+            )
         if shape is not None and shape.model_type.startswith("gemma3"):
             yield Finding(
                 level=Level.WARN,
@@ -289,6 +298,16 @@ def _precision_findings(
                 why="each step computes with all of them for every token",
                 fix="choose a runtime with a card, or a smaller model",
             )
+
+
+def _slice_findings(machine: Machine) -> Iterator[Finding]:
+    if machine.has_slices:
+        yield Finding(
+            level=Level.WARN,
+            what=f"a part of the {machine.cards[0].name} trains, and is reckoned with as the whole",
+            why="the driver tells the memory of whole cards, and `CUDA_VISIBLE_DEVICES` names a MIG device",
+            fix="see with `nvidia-smi -L` how much that part has, and compare it with the estimate",
+        )
 
 
 def _flash_findings(cards: list[Card], stack: Stack, attention: str) -> Iterator[Finding]:
@@ -399,11 +418,8 @@ _PARTS = {
 }
 
 
-def _machine_findings(
-    case: _Case, shape: ModelShape, access: Access, precision: Precision, *, processes: int
-) -> Iterator[Finding]:
-    """Yield whether there is memory to load the model with, and disk for it and for checkpoints."""
-    config, machine = case.config, case.machine
+def _loading_findings(shape: ModelShape, machine: Machine, *, processes: int) -> Iterator[Finding]:
+    """Yield whether there is memory to load the model with."""
     tensor = shape.vocabulary * shape.hidden * 2  # the largest: files are mapped and read one by one
     ram = processes * (_PROCESS_RAM + tensor)
     if ram > machine.ram_free:
@@ -414,18 +430,33 @@ def _machine_findings(
             why=f"{'each process' if processes > 1 else 'a process'} holds {gib(_PROCESS_RAM)} and a tensor",
             fix="free some (a restarted kernel holds nothing), or choose a runtime with more memory",
         )
-    checkpoints = (config.save_total_limit + 1) * checkpoint_size(config, shape, precision)
-    disk = access.weights + checkpoints
-    if disk > machine.disk_free:
-        fix = f"free {_gigabytes(disk - machine.disk_free)}"
-        if checkpoints <= machine.disk_free:
-            fix += ", or point `HF_HOME` at a larger disk"
+
+
+def _disk_findings(
+    config: TrainConfig, machine: Machine, access: Access, checkpoint: int
+) -> Iterator[Finding]:
+    """Yield whether there is disk for the model and for checkpoints of *checkpoint* bytes each."""
+    weights, checkpoints = access.weights, (config.save_total_limit + 1) * checkpoint
+    fetched = f"{_gigabytes(weights)} of weights are to be fetched"
+    taken = f"{config.save_total_limit} checkpoints and one more on the way take {_gigabytes(checkpoints)}"
+    elsewhere = "point `HF_HOME` at a larger disk"
+    if machine.cache_free is not None:
+        yield from _shortage_of_disk(weights, machine.cache_free, " for the hub's cache", fetched, elsewhere)
+        other = "name an `output_dir` on a larger disk"
+        yield from _shortage_of_disk(checkpoints, machine.disk_free, " for the run", taken, other)
+        return
+    ways = elsewhere if checkpoints <= machine.disk_free else ""
+    why = f"{fetched}, and {taken}" if checkpoints else fetched
+    yield from _shortage_of_disk(weights + checkpoints, machine.disk_free, "", why, ways)
+
+
+def _shortage_of_disk(need: int, free: int, where: str, why: str, elsewhere: str) -> Iterator[Finding]:
+    if need > free:
         yield Finding(
             level=Level.REFUSE,
-            what=f"{_gigabytes(disk)} of disk are needed, and {_gigabytes(machine.disk_free)} are free",
-            why=f"{_gigabytes(access.weights)} of weights are to be fetched, and "
-            f"{config.save_total_limit} checkpoints and one more on the way take {_gigabytes(checkpoints)}",
-            fix=fix,
+            what=f"{_gigabytes(need)} of disk are needed{where}, and {_gigabytes(free)} are free",
+            why=why,
+            fix=f"free {_gigabytes(need - free)}{', or ' + elsewhere if elsewhere else ''}",
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from colablock.accelerator import Accelerator
+
 __all__ = ["Ready"]
 
 
@@ -25,3 +27,4 @@ class Ready:
     matrix_source: str = ""  # its file
     python_version: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    accelerator: Accelerator | None = None  # of this machine, where it was looked at

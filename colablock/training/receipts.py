@@ -7,7 +7,7 @@ the cards of its compute capability, and the matrix as it was then.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -133,11 +133,8 @@ def covering(receipts: Iterable[Receipt], accelerator: Accelerator, *, digest: s
     """Return a receipt that passed on such a card, with the matrix as it is now; None where there is none."""
     key = card_key(accelerator)
     for receipt in receipts:
-        if (
-            receipt.passed
-            and receipt.matrix_digest == digest
-            and (receipt.compute_capability or "cpu") == key
-        ):
+        proven = "cpu" if receipt.compute_capability is None else receipt.compute_capability
+        if receipt.passed and receipt.matrix_digest == digest and key and proven == key:
             return receipt
     return None
 
@@ -163,6 +160,12 @@ def proven_on(source: str, *, digest: str) -> tuple[str, ...]:
 
 
 def card_key(accelerator: Accelerator) -> str:
-    """Return what two machines have in common that run the same kernels: ``9.0``, or ``cpu``."""
-    capabilities: Sequence[str] = [device.compute_capability for device in accelerator.devices]
-    return min(capabilities, key=lambda text: [int(part) for part in text.split(".")], default="cpu")
+    """Return what two machines have in common that run the same kernels: ``9.0``, or ``cpu``.
+
+    It is empty for a card whose compute capability nobody tells: no other is known to be like it.
+    """
+    capabilities = [device.capability for device in accelerator.devices]
+    known = [one for one in capabilities if one is not None]
+    if len(known) < len(capabilities):
+        return ""
+    return "{}.{}".format(*min(known)) if known else "cpu"

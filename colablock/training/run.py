@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from colablock.accelerator import Accelerator, detect
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.progress import Reporter
 from colablock.training.checkpoints import data_digest, newest_whole, resume_decision
@@ -28,7 +27,7 @@ from colablock.training.hub import ask_access, is_offline, read_model_config
 from colablock.training.machine import read_machine, read_stack
 from colablock.training.mirror import list_mirrored, restore, start_mirror, store_of
 from colablock.training.model_shape import ModelShape, from_config
-from colablock.training.preflight import Level, Preflight, judge
+from colablock.training.preflight import Level, Machine, Preflight, judge
 from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord, State
 from colablock.training.runners import runner_of
@@ -240,10 +239,11 @@ class _Way:
 
     def _start(self, checkpoint: Path | None, record: RunRecord | None) -> None:
         config, environ, folder = self.asked.config, self.environ, self.run.folder
-        preflight = self._preflight(self.secrets.get("HF_TOKEN"))
-        # Cards that `CUDA_VISIBLE_DEVICES` hides are none.
-        accelerator = detect(environ) if preflight.cards else Accelerator()
-        mends = mends_for(self.ready, self.runner, accelerator)
+        machine = read_machine(environ, folder.path, accelerator=self.ready.accelerator)
+        mends = mends_for(self.ready, self.runner, machine.accelerator)
+        preflight = self._preflight(machine, mends, self.secrets.get("HF_TOKEN"))
+        devices = tuple(machine.accelerator.devices[card] for card in preflight.cards)
+        accelerator = replace(machine.accelerator, devices=devices)
         job = Job(
             ready=self.ready,
             config=config,
@@ -278,7 +278,7 @@ class _Way:
         revision = git_revision(Path.cwd(), environ)
         begin(job, prepared, folder, home=self.home, environ=environ, revision=revision)
 
-    def _preflight(self, token: str | None) -> Preflight:
+    def _preflight(self, machine: Machine, mends: tuple[str, ...], token: str | None) -> Preflight:
         """Return what was found.  Raises Refused for what the run would fail by."""
         config, environ = self.asked.config, self.environ
         self.reporter.stage("Looking at the model, the card and the stack")
@@ -289,11 +289,11 @@ class _Way:
         preflight = judge(
             config,
             shape,
-            read_machine(environ, self.run.folder.path),
+            machine,
             read_stack(Path(self.ready.python), environ),
             access,
             self.runner,
-            mends=frozenset(mends_for(self.ready, self.runner, detect(environ))),
+            mends=frozenset(mends),
         )
         if not (preflight.passed or self.asked.anyway):
             raise Refused(_refusal(preflight), hint="`--anyway` starts it all the same")

@@ -60,13 +60,12 @@ def smoke(
     """
     started = time.monotonic()
     has_card = accelerator.kind == "cuda"
-    capabilities = [_numbers(device.compute_capability) for device in accelerator.devices] if has_card else []
     quantized, notes = _can_quantize(ready, has_card=has_card)
     with tempfile.TemporaryDirectory(prefix="colablock-smoke-") as scratch:
         attempt = _Attempt(
             ready=ready,
             runner=runner,
-            precision=precision_for(capabilities[:1]),
+            precision=precision_for(device.capability for device in accelerator.devices[:1]),
             accelerator=replace(accelerator, devices=accelerator.devices[:1]),
             adapter=Adapter.QLORA if quantized else Adapter.LORA,
             scratch=Path(scratch),

@@ -166,13 +166,16 @@ def runner_findings(
         )
 
 
-def runs_on(capability: tuple[int, int], arch_list: Sequence[str]) -> bool:
+def runs_on(capability: tuple[int, int] | None, arch_list: Sequence[str]) -> bool:
     """Whether a torch with kernels for *arch_list* (``sm_75``, ``compute_90``) runs on a card.
 
     Machine code runs on cards of the same major version and the same or a
     later minor one; PTX (``compute_``) is compiled for any later card.  What is
     marked ``a`` runs on that very card, ``f`` on its family (CUDA's guide of compute capabilities).
+    Of a card whose capability is not known nothing speaks against it but a build without CUDA.
     """
+    if capability is None:
+        return bool(arch_list)
     for arch in arch_list:
         found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", arch)
         if found is None:
@@ -203,7 +206,8 @@ def build_for(card: Card, stack: Stack) -> Finding:
         what=f"torch {stack.torch} has no kernels for the {card.name}",
         why=f"the card is {card.sm}, and the build has {', '.join(stack.arch_list)}; "
         "`torch.cuda.is_available()` is true all the same",
-        fix=_build(card.compute_capability) or "choose a runtime with another card",
+        fix=(card.compute_capability and _build(card.compute_capability))
+        or "choose a runtime with another card",
     )
 
 
