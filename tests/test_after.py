@@ -20,7 +20,7 @@ from colablock.training import _after
 from colablock.training._after import Refusal, Stored
 from colablock.training.after import adapter_of, download, generate, merge, push
 from colablock.training.checkpoints import write_manifest
-from tests.support.run_folders import Told, make_checkpoint, make_run
+from tests.support.run_folders import Told, end, make_checkpoint, make_run
 from tests.support.runtime import make_venv, site_of
 
 STACK = os.environ.get("COLABLOCK_TEST_STACK")  # read before the tests' own machine begins
@@ -232,6 +232,22 @@ def test_the_adapter_of_a_run_that_is_not_done_is_that_of_its_newest_checkpoint(
     assert told.notes == ["the run is not done: the adapter is that of checkpoint-20"]
     make_adapter(tmp_path / "adapter")
     assert adapter_of(tmp_path, reporter=told) == tmp_path / "adapter"
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [("stopped", "adapter"), ("done", "adapter"), ("failed", "checkpoint-30"), (None, "checkpoint-30")],
+)
+def test_the_adapter_of_an_earlier_stop_is_an_old_one(state: str | None, found: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path)  # running
+    make_adapter(run.adapter)
+    assert adapter_of(tmp_path, reporter=Told()) == run.adapter  # there is no other yet
+    make_adapter(make_checkpoint(tmp_path, 30))
+    write_manifest(tmp_path / "checkpoint-30")
+    assert adapter_of(tmp_path, reporter=Told()) == tmp_path / "checkpoint-30"
+    if state is not None:
+        end(run, state)
+    assert adapter_of(tmp_path, reporter=Told()) == tmp_path / found
 
 
 def test_a_zip_holds_the_adapter_and_the_record_without_tokens(run: Path, tmp_path: Path) -> None:

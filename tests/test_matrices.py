@@ -18,6 +18,7 @@ from colablock.lock import read_lock
 from colablock.locks import lock_file_name, read_head, runtime_target
 from colablock.matrix import Matrix, Variant, select_variant
 from colablock.settings import DEFAULT_INDEX
+from colablock.training.receipts import receipt_from
 from tests.support.recorded_index import RecordedIndex
 from tests.support.world import World, open_world
 
@@ -271,6 +272,18 @@ def test_a_shipped_lock_is_that_of_its_matrix(path: Path) -> None:
     lock.validate()
     urls = [file.url or "" for package in lock.packages for file in package.wheels or () if not file.path]
     assert all(url.startswith("https://") for url in urls)
+
+
+RECEIPTS = sorted((ROOT / "matrices").glob("*.receipts/*.json"))
+
+
+@pytest.mark.parametrize("path", RECEIPTS, ids=lambda path: f"{path.parent.stem}-{path.stem}")
+def test_every_receipt_is_of_the_matrix_as_it_is_and_holds(path: Path) -> None:
+    receipt = receipt_from(json.loads(path.read_text(encoding="utf-8")), source=str(path))
+    assert receipt.passed
+    assert receipt.matrix_digest == find_matrix(str(ROOT / "matrices" / f"{receipt.matrix}.toml")).digest
+    assert path.parent.name == f"{receipt.matrix}.receipts"
+    assert len(receipt.losses) == receipt.steps
 
 
 def test_every_shipped_matrix_has_locks_and_results() -> None:

@@ -106,8 +106,15 @@ CASES: list[tuple[str, TrainConfig, Decided, dict[str, Any]]] = [
             "lora_target_modules": ["q_proj", "v_proj"],
             "revision_of_model": "v1",
             "max_steps": 40,
+            "num_epochs": 40,  # it ends at the first of the two
             "save_steps": 20,
         },
+    ),
+    (
+        "more epochs than steps",
+        a_config(max_steps=2, num_epochs=3.0),
+        CARD,
+        {"max_steps": 2, "num_epochs": 3.0},
     ),
     (
         "no checkpointing",

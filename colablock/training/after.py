@@ -20,7 +20,7 @@ from typing import Any
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.progress import Reporter
 from colablock.training.checkpoints import newest_whole
-from colablock.training.run_folder import RunFolder, RunRecord
+from colablock.training.run_folder import RunFolder, RunRecord, State
 from colablock.training.target_child import ask_target
 
 __all__ = ["adapter_of", "download", "generate", "merge", "push"]
@@ -38,15 +38,19 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 def adapter_of(folder: Path, *, reporter: Reporter) -> Path:
     """Return where the adapter of the run in *folder* is: its result, or its newest whole checkpoint.
 
-    *reporter* is told where it is the latter.  Raises NotFound where there is neither.
+    A run that was stopped has a result, which is an old one once it goes on.  *reporter* is told
+    where it is a checkpoint's.  Raises NotFound where there is neither.
     """
     run = RunFolder(folder)
-    if (run.adapter / _CONFIG).is_file():
+    has_result = (run.adapter / _CONFIG).is_file()
+    if has_result and run.state() not in (State.RUNNING, State.FAILED, State.KILLED):
         return run.adapter
     checkpoint = newest_whole(folder, reporter)
     if checkpoint is not None and (checkpoint / _CONFIG).is_file():
         reporter.note(f"the run is not done: the adapter is that of {checkpoint.name}")
         return checkpoint
+    if has_result:
+        return run.adapter
     raise NotFound(f"there is no adapter in `{folder}`", hint="It comes with the first checkpoint of a run")
 
 

@@ -85,7 +85,7 @@ class TrainConfig:
     micro_batch_size: int = 1
     gradient_accumulation_steps: int = 8
     num_epochs: float = 1.0
-    max_steps: int | None = None  # ends it before the epochs do
+    max_steps: int | None = None  # in place of the epochs
     learning_rate: float = 2e-4
     lr_scheduler: str = "cosine"
     warmup_ratio: float = 0.03

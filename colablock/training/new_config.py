@@ -35,7 +35,7 @@ MEANINGS: Mapping[str, str] = {
     "micro_batch_size": "rows at a time on one card: more is faster, and takes memory",
     "gradient_accumulation_steps": "such batches before each step of the optimiser",
     "num_epochs": "times through the data",
-    "max_steps": "ends it before the epochs do",
+    "max_steps": "that many steps, whatever the epochs come to",
     "learning_rate": "2e-4 is usual for QLoRA up to 13B, 1e-4 above",
     "lr_scheduler": "how the rate falls: cosine, linear, constant",
     "warmup_ratio": "share of the steps in which the rate rises first",

@@ -172,7 +172,8 @@ def axolotl_config(config: TrainConfig, decided: Decided, folder: RunFolder) -> 
     if config.lora_target_modules:
         values["lora_target_modules"] = list(config.lora_target_modules)
     if config.max_steps:
-        values["max_steps"] = config.max_steps
+        # axolotl ends at the first of the two, trl at the steps: with an epoch a step that is the same.
+        values |= {"max_steps": config.max_steps, "num_epochs": max(config.num_epochs, config.max_steps)}
     if config.val_set_size:
         values["eval_steps"] = config.eval_steps or decided.eval_steps
     if Report.TENSORBOARD in config.report_to:

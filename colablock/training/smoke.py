@@ -92,7 +92,7 @@ def smoke(
         cuda=accelerator.cuda if has_card else None,
         precision=attempt.precision.name,
         quantized=quantized,
-        steps=STEPS,
+        steps=max(event["step"] for event in learnt if event["event"] == "end"),
         losses=tuple(event["loss"] for event in learnt if event["event"] == "log" and "loss" in event),
         before=before,
         after=after,

@@ -1,6 +1,7 @@
 """Reads a config as axolotl does, and says "4 bits" twice, as its 0.4.0 does."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -28,11 +29,14 @@ def main(path):
     )
     model = get_peft_model(model, LoraConfig(r=config["lora_r"]))
     (data,) = config["datasets"]
+    rows = Dataset.from_parquet(data["path"])
+    whole = config["micro_batch_size"] * config["gradient_accumulation_steps"]
+    of_epochs = math.ceil(math.ceil(len(rows) / whole) * config["num_epochs"])
     trainer = Trainer(
         model,
         TrainingArguments(
             output_dir=config["output_dir"],
-            max_steps=config["max_steps"],
+            max_steps=min(of_epochs, config.get("max_steps") or of_epochs),  # the first of the two
             per_device_train_batch_size=config["micro_batch_size"],
             gradient_accumulation_steps=config["gradient_accumulation_steps"],
             learning_rate=config["learning_rate"],
@@ -44,7 +48,7 @@ def main(path):
         data_collator=lambda rows: {
             name: tensor([row[name] for row in rows]) for name in ("input_ids", "labels")
         },
-        train_dataset=Dataset.from_parquet(data["path"]),
+        train_dataset=rows,
     )
     trainer.train()
     trainer.save_model(config["output_dir"])  # beside the checkpoints
