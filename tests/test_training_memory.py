@@ -15,6 +15,7 @@ from colablock.training.config import Adapter, TrainConfig
 from colablock.training.memory import (
     COEFFICIENTS,
     HABITS,
+    Habits,
     Setting,
     adapter_parameters,
     checkpoint_size,
@@ -33,7 +34,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-BY_HAND = Setting(precision=BF16, habits=habits_of("transformers", "5.17.0"))
+# Trainer, prepare_model_for_kbit_training and peft, without a runner.
+BY_HAND = Setting(
+    precision=BF16,
+    habits=Habits(since="5.17", logits=3.0, embeddings_in_float32=("bf16", "fp16"), source="measured"),
+)
 TRL = Setting(precision=BF16, habits=habits_of("trl", "1.16.0"))
 
 # One H100, driver 580, torch 2.11.0+cu130, transformers 5.17.0, peft 0.21.2, bitsandbytes 0.50.2, by hand.
@@ -88,7 +93,6 @@ def test_the_logits_of_a_batch_are_there_as_often_as_the_runner_has_them() -> No
         ("axolotl", "0.18.0", "0.8"),
         ("axolotl", "0.4.0+colablock.f6d3559c", "0"),
         ("axolotl", None, "0"),
-        ("transformers", "5.17.0", "0"),
     ],
 )
 def test_habits_are_those_of_the_installed_version(runner: str, version: str | None, since: str) -> None:

@@ -172,14 +172,6 @@ HABITS: Mapping[str, tuple[Habits, ...]] = {  # newest first
             source="axolotl 0.4.0 utils/models.py",
         ),
     ),
-    "transformers": (
-        Habits(
-            since="0",
-            logits=_FULL,
-            embeddings_in_float32=("bf16", "fp16"),
-            source="measured: Trainer, prepare_model_for_kbit_training and peft by hand",
-        ),
-    ),
 }
 
 

@@ -100,11 +100,9 @@ class ModelShape:
     intermediate: int
     vocabulary: int
     tied: bool
-    architectures: tuple[str, ...] = ()
     max_positions: int | None = None
     rope_type: str | None = None
     quantized: str | None = None
-    torch_dtype: str | None = None
     norms: int = 2
     has_head_norms: bool = False
     has_biases: bool = False
@@ -199,11 +197,9 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
         intermediate=intermediate,
         vocabulary=vocabulary,
         tied=_tied(config, text, default=family.tied),
-        architectures=tuple(str(one) for one in config.get("architectures") or ()),
         max_positions=_positive(text.get("max_position_embeddings")) or family.max_positions,
         rope_type=_rope_type(text),
         quantized=_quantized(config, text),
-        torch_dtype=_dtype(config) or _dtype(text),
         norms=family.norms,
         has_head_norms=family.has_head_norms,
         has_biases=family.has_biases or bool(text.get("attention_bias")),
@@ -268,11 +264,6 @@ def _quantized(*configs: Mapping[str, Any]) -> str | None:
         if isinstance(value, Mapping):
             return str(value.get("quant_method") or "unknown")
     return None
-
-
-def _dtype(config: Mapping[str, Any]) -> str | None:
-    found = config.get("dtype") or config.get("torch_dtype")  # transformers 5, and before
-    return str(found).removeprefix("torch.") if found else None
 
 
 def _peculiar(text: Mapping[str, Any]) -> str | None:
