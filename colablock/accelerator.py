@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from colablock.children import clean_environment
@@ -20,14 +21,16 @@ __all__ = [
     "CARDS",
     "Accelerator",
     "Device",
-    "NvmlError",
+    "DriverError",
     "NvmlMemory",
     "call_nvml",
     "cuda_of_driver",
     "declared",
     "detect",
-    "load_nvml",
+    "nvml_devices",
+    "open_nvml",
     "parse_nvidia_smi",
+    "run_nvidia_smi",
 ]
 
 _GIB = 2**30
@@ -171,10 +174,19 @@ def parse_nvidia_smi(output: str) -> Accelerator | str:
 
 
 def _ask_nvidia_smi(environ: Mapping[str, str]) -> Accelerator | str:
+    try:
+        return parse_nvidia_smi(run_nvidia_smi(environ, f"--query-gpu={_QUERY}"))
+    except DriverError as error:
+        return str(error)
+
+
+def run_nvidia_smi(environ: Mapping[str, str], question: str) -> str:
+    """Return what nvidia-smi answers to *question*, a row for each line.  Raises DriverError."""
     program = shutil.which("nvidia-smi", path=environ.get("PATH"))
     if program is None:
-        return "there is no nvidia-smi"
-    command = [program, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
+        message = "there is no nvidia-smi"
+        raise DriverError(message)
+    command = [program, question, "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
             command,
@@ -185,16 +197,18 @@ def _ask_nvidia_smi(environ: Mapping[str, str]) -> Accelerator | str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"nvidia-smi did not answer: {error}"
+        message = f"nvidia-smi did not answer: {error}"
+        raise DriverError(message) from error
     output = done.stdout.decode("utf-8", "replace")
     if done.returncode:
         said = (done.stderr.decode("utf-8", "replace") or output).strip().splitlines()
-        return f"nvidia-smi failed: {said[0] if said else f'exit status {done.returncode}'}"
-    return parse_nvidia_smi(output)
+        message = f"nvidia-smi failed: {said[0] if said else f'exit status {done.returncode}'}"
+        raise DriverError(message)
+    return output
 
 
-class NvmlError(Exception):
-    """A call into NVML that returned something else than success."""
+class DriverError(Exception):
+    """A question that the driver, its library or its program, did not answer."""
 
 
 class NvmlMemory(ctypes.Structure):
@@ -205,20 +219,28 @@ class NvmlMemory(ctypes.Structure):
 
 def _ask_nvml(environ: Mapping[str, str]) -> Accelerator | str:
     """Return what the driver's own library says, or why it says nothing."""
-    library = load_nvml(environ)
-    if library is None:
-        return "there is no NVML library"
     try:
-        call_nvml(library, "nvmlInit_v2")
-        try:
+        with open_nvml(environ) as library:
             return _read_nvml(library)
-        finally:
-            call_nvml(library, "nvmlShutdown")
-    except (NvmlError, OSError, ValueError) as error:
-        return f"NVML did not answer: {error}"
+    except (DriverError, OSError, ValueError) as error:
+        return str(error)
 
 
-def load_nvml(environ: Mapping[str, str]) -> ctypes.CDLL | None:
+@contextmanager
+def open_nvml(environ: Mapping[str, str]) -> Iterator[ctypes.CDLL]:
+    """Give the driver's own library, ready to be asked.  Raises DriverError."""
+    library = _load_nvml(environ)
+    if library is None:
+        message = "there is no NVML library"
+        raise DriverError(message)
+    call_nvml(library, "nvmlInit_v2")
+    try:
+        yield library
+    finally:
+        call_nvml(library, "nvmlShutdown")
+
+
+def _load_nvml(environ: Mapping[str, str]) -> ctypes.CDLL | None:
     """Return the driver's own library, None where there is none."""
     # The loader has read LD_LIBRARY_PATH when this process began; *environ* may know better.
     folders = [folder for folder in environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
@@ -234,15 +256,15 @@ def load_nvml(environ: Mapping[str, str]) -> ctypes.CDLL | None:
 
 
 def call_nvml(library: ctypes.CDLL, function: str, *arguments: object) -> None:
-    """Call a function of the driver's library.  Raises NvmlError where it does not succeed."""
+    """Call a function of the driver's library.  Raises DriverError where it does not succeed."""
     try:
         status = getattr(library, function)(*arguments)
     except AttributeError as error:
-        message = f"it has no {function}"
-        raise NvmlError(message) from error
+        message = f"NVML did not answer: it has no {function}"
+        raise DriverError(message) from error
     if status != 0:
-        message = f"{function} returned {status}"
-        raise NvmlError(message)
+        message = f"NVML did not answer: {function} returned {status}"
+        raise DriverError(message)
 
 
 def _read_nvml(library: ctypes.CDLL) -> Accelerator | str:
@@ -262,12 +284,18 @@ def _read_nvml(library: ctypes.CDLL) -> Accelerator | str:
     )
 
 
-def _read_devices(library: ctypes.CDLL) -> Iterator[Device]:
+def nvml_devices(library: ctypes.CDLL) -> Iterator[ctypes.c_void_p]:
+    """Yield the driver's handle of each card, in its order.  Raises DriverError."""
     count = ctypes.c_uint()
     call_nvml(library, "nvmlDeviceGetCount_v2", ctypes.byref(count))
     for index in range(count.value):
         device = ctypes.c_void_p()
         call_nvml(library, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
+        yield device
+
+
+def _read_devices(library: ctypes.CDLL) -> Iterator[Device]:
+    for device in nvml_devices(library):
         name = ctypes.create_string_buffer(96)
         call_nvml(library, "nvmlDeviceGetName", device, name, ctypes.c_uint(len(name)))
         memory = NvmlMemory()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from colablock.accelerator import Accelerator, Device, NvmlError, NvmlMemory, call_nvml, detect, load_nvml
-from colablock.children import OPT_OUTS, clean_environment, environment_of, last_lines
+from colablock.accelerator import (
+    Accelerator,
+    Device,
+    DriverError,
+    NvmlMemory,
+    call_nvml,
+    detect,
+    nvml_devices,
+    open_nvml,
+    run_nvidia_smi,
+)
+from colablock.children import OPT_OUTS, environment_of, last_lines
 from colablock.disk import free_space, is_same_disk
 from colablock.errors import Unmet
 from colablock.training.hub import Cache
@@ -24,7 +33,6 @@ from colablock.training.preflight import Card, Machine, Stack
 
 __all__ = ["card_of", "read_machine", "read_stack", "system_memory"]
 
-_SECONDS = 20.0  # a sick driver can keep nvidia-smi waiting for minutes
 _STACK_SECONDS = 300.0  # the first import of torch from a cold disk
 _MARK = "colablock-stack "
 _UNKNOWN = (1 << 64) - 1  # NVML_VALUE_NOT_AVAILABLE
@@ -182,31 +190,20 @@ def _uses(environ: Mapping[str, str], count: int) -> list[_Use]:
 
 
 def _ask_nvml(environ: Mapping[str, str]) -> list[_Use]:
-    library = load_nvml(environ)
-    if library is None:
-        return []
-    with suppress(NvmlError, OSError, ValueError):
-        call_nvml(library, "nvmlInit_v2")
-        try:
-            return list(_read_nvml(library))
-        finally:
-            call_nvml(library, "nvmlShutdown")
+    with suppress(DriverError, OSError, ValueError), open_nvml(environ) as library:
+        return [_read_use(library, device) for device in nvml_devices(library)]
     return []
 
 
-def _read_nvml(library: ctypes.CDLL) -> Iterator[_Use]:
-    count = ctypes.c_uint()
-    call_nvml(library, "nvmlDeviceGetCount_v2", ctypes.byref(count))
-    for index in range(count.value):
-        device, memory, uuid = ctypes.c_void_p(), NvmlMemory(), ctypes.create_string_buffer(96)
-        call_nvml(library, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
-        call_nvml(library, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
-        call_nvml(library, "nvmlDeviceGetUUID", device, uuid, ctypes.c_uint(len(uuid)))
-        yield _Use(
-            uuid=uuid.value.decode("ascii", "replace"),
-            free=memory.free,
-            processes=tuple(_processes(library, device)),
-        )
+def _read_use(library: ctypes.CDLL, device: ctypes.c_void_p) -> _Use:
+    memory, uuid = NvmlMemory(), ctypes.create_string_buffer(96)
+    call_nvml(library, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
+    call_nvml(library, "nvmlDeviceGetUUID", device, uuid, ctypes.c_uint(len(uuid)))
+    return _Use(
+        uuid=uuid.value.decode("ascii", "replace"),
+        free=memory.free,
+        processes=tuple(_processes(library, device)),
+    )
 
 
 def _processes(library: ctypes.CDLL, device: ctypes.c_void_p) -> Iterator[tuple[int, int]]:
@@ -214,7 +211,7 @@ def _processes(library: ctypes.CDLL, device: ctypes.c_void_p) -> Iterator[tuple[
     rows = (_Process * 256)()
     count = ctypes.c_uint(len(rows))
     for version in ("v3", "v2"):
-        with suppress(NvmlError):
+        with suppress(DriverError):
             function = f"nvmlDeviceGetComputeRunningProcesses_{version}"
             call_nvml(library, function, device, ctypes.byref(count), rows)
             for row in rows[: count.value]:
@@ -235,21 +232,10 @@ def _ask_nvidia_smi(environ: Mapping[str, str]) -> list[_Use]:
 
 
 def _rows(environ: Mapping[str, str], question: str) -> list[list[str]]:
-    program = shutil.which("nvidia-smi", path=environ.get("PATH"))
-    if program is None:
-        return []
     try:
-        done = subprocess.run(
-            [program, question, "--format=csv,noheader,nounits"],
-            env=clean_environment(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        lines = run_nvidia_smi(environ, question).splitlines()
+    except DriverError:
         return []
-    lines = done.stdout.decode("utf-8", "replace").splitlines() if done.returncode == 0 else []
     return [[field.strip() for field in line.split(",")] for line in lines]
 
 
