@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock.api import Name, open_pipeline
 from colablock.applied import home_folder
+from colablock.display import reporter_for
 from colablock.display_briefing import briefing_text, briefing_to_html, receipt_text, receipt_to_html
 from colablock.display_follow import view_for
 from colablock.display_notebook import current_shell, is_ending
@@ -16,10 +17,11 @@ from colablock.display_training import summary_text, summary_to_html
 from colablock.errors import TrainingFailed
 from colablock.training import after
 from colablock.training.curve import write_curve
+from colablock.training.follow import attach_words
 from colablock.training.receipts import Receipt
 from colablock.training.run import Asked, Briefing, Named, config_of
 from colablock.training.run import train as start_or_find
-from colablock.training.run_folder import RunRecord, State, find_run, list_runs
+from colablock.training.run_folder import RunRecord, State, find_run, list_runs, stop_run
 from colablock.training.run_summary import RunSummary, summary_of, watch
 from colablock.training.vaults import find_token, vaults_here
 
@@ -62,21 +64,27 @@ class Run:
         """How far it came and how it ended."""
         return summary_of(self.id, self._folder)
 
-    def follow(self) -> Run:
-        """Show it until it has ended.
+    def follow(self, *, quiet: bool = False) -> Run:
+        """Show it until it has ended; with *quiet* only wait for that.
 
-        An interrupt asks it to stop at a checkpoint, a second one waits no longer.
+        An interrupt asks it to stop at a checkpoint, a second one waits no longer: then
+        KeyboardInterrupt is raised, so that nothing goes on by a run that is not over.
         Raises TrainingFailed, with what is known of the cause, where it failed.
         """
-        with view_for(self.id, self._folder, environ=self._environ, notebook=True) as view:
+        with view_for(self.id, self._folder, environ=self._environ, notebook=True, quiet=quiet) as view:
             summary = watch(self.id, self._folder, view, is_leaving=is_ending)
             view.close(summary)
+        if summary.state is State.RUNNING:
+            raise KeyboardInterrupt(f"the run `{self.id}` goes on; {attach_words(self.id)}")
         raise_failure(summary)
         return self
 
     def stop(self) -> None:
-        """Ask it to stop at a checkpoint, after the step that it is at; returns at once."""
-        self._folder.ask_to_stop()
+        """Ask it to stop at a checkpoint, after the step that it is at; returns at once.
+
+        Raises Refused where it does not run.
+        """
+        stop_run(self.id, self._folder)
 
     def plot(self, path: str | os.PathLike[str] = "loss.png") -> Path:
         """Draw its loss curve into a PNG or SVG file, and return the path."""
@@ -87,7 +95,9 @@ class Run:
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
         """Return what the trained model says to each prompt; *options* are those of `after.generate`."""
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
-        return after.generate(self.folder, asked, environ=self._with_token(), **options)
+        with reporter_for(notebook=True) as reporter:
+            options = {"reporter": reporter, **options}
+            return after.generate(self.folder, asked, environ=self._with_token(), **options)
 
     def merge(self, output: str | os.PathLike[str] | None = None, *, base: str | None = None) -> Path:
         """Write the base model with what was learnt, shard by shard, to a new folder; return that.
@@ -95,7 +105,8 @@ class Run:
         *base* stands in for the run's own, where that is quantised.
         """
         target = Path(output or self.folder / "merged")
-        return after.merge(self.folder, target, base=base, environ=self._with_token())
+        with reporter_for(notebook=True) as reporter:
+            return after.merge(self.folder, target, base=base, environ=self._with_token(), reporter=reporter)
 
     def download(
         self, path: str | os.PathLike[str] | None = None, *, merged: str | os.PathLike[str] | None = None
@@ -105,7 +116,8 @@ class Run:
         In Colab the browser fetches it, too.
         """
         zipped, model = (Path(one) if one is not None else None for one in (path, merged))
-        return after.download(self.folder, zipped, merged=model)
+        with reporter_for(notebook=True) as reporter:
+            return after.download(self.folder, zipped, merged=model, reporter=reporter)
 
     def push(self, repo: str, *, private: bool = True, merged: str | os.PathLike[str] | None = None) -> str:
         """Put what was learnt, or the folder *merged*, on the hub, and return its address.
@@ -113,7 +125,15 @@ class Run:
         A public repository is written to only where *private* is false.
         """
         model = Path(merged) if merged is not None else None
-        return after.push(self.folder, repo, private=private, merged=model, environ=self._with_token())
+        with reporter_for(notebook=True) as reporter:
+            return after.push(
+                self.folder,
+                repo,
+                private=private,
+                merged=model,
+                environ=self._with_token(),
+                reporter=reporter,
+            )
 
     def _with_token(self) -> Mapping[str, str]:
         """Return the variables of a child, the hub's token among them where there is one."""
@@ -184,12 +204,7 @@ def train(
             show=(lambda _: None) if quiet else _show_briefing,
         )
     run = Run(named)
-    if wait and not quiet:
-        return run.follow()
-    if wait:
-        summary = watch(run.id, named.folder, _Silent(), is_leaving=is_ending)
-        raise_failure(summary)
-    return run
+    return run.follow(quiet=quiet) if wait else run
 
 
 def attach(run_id: str | os.PathLike[str] | None = None, *, wait: bool = True) -> Run:
@@ -255,14 +270,6 @@ def _values(
     if output_dir is not None:
         values["output_dir"] = os.fspath(output_dir)
     return values
-
-
-class _Silent:
-    def update(self, progress: object) -> None:
-        """Show nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
 
 
 def _show_briefing(briefing: Briefing) -> None:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import colablock
 from colablock.api_train import Run
 from colablock.errors import InvalidConfig, NotFound, Refused, TrainingFailed
+from colablock.training.checkpoints import write_manifest
+from colablock.training.run import Named
+from tests.support.run_folders import make_checkpoint, make_run
+from tests.support.runs import a_run, a_sleeper
 from tests.support.training_stack import Bench, end_of, kill, losses_of, steps_of, until
 
 
@@ -79,6 +90,75 @@ def test_one_that_is_left_is_attached_to_and_stopped(applied: Bench, monkeypatch
     assert resumed.record.resumed_from == f"checkpoint-{steps_of(run._folder, 'save')[0]}"
 
 
+CELLS = """\
+import sys
+from pathlib import Path
+from colablock.api_train import Run
+from colablock.training.run import Named
+from colablock.training.run_folder import RunFolder
+run = Run(Named("tiny", RunFolder(Path(sys.argv[1]))))
+print("follows", flush=True)
+run.follow(**eval(sys.argv[2]))
+print("the cell behind")
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"quiet": True}])
+def test_one_that_is_not_over_ends_the_cell_that_waits_for_it(
+    tmp_path: Path, options: dict[str, bool]
+) -> None:
+    with a_sleeper() as process:
+        folder = a_run(tmp_path / "tiny", **process)
+        command = [sys.executable, "-c", CELLS, str(folder.path), repr(options)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as user:
+            assert user.stdout is not None
+            assert user.stdout.readline() == "follows\n"
+            time.sleep(0.3)
+            user.send_signal(signal.SIGINT)
+            until(folder.stop_file.exists)
+            time.sleep(0.1)
+            user.send_signal(signal.SIGINT)
+            out, err = user.communicate(timeout=30)
+        assert out == ""
+        assert "KeyboardInterrupt: the run `tiny` goes on; `colablock.attach('tiny')`" in err
+        assert folder.is_alive()
+
+
+def test_only_one_that_runs_is_asked_to_stop(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "tiny", end={"state": "done"})
+    run = Run(Named("tiny", folder))
+    with pytest.raises(Refused, match="`tiny` does not run: it is done"):
+        run.stop()
+    assert not folder.stop_file.exists()
+    shutil.rmtree(folder.path)
+    with pytest.raises(Refused, match="`tiny` does not run: its folder is gone"):
+        run.stop()
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """Return what the cells of a notebook show; this process is its kernel."""
+    sent: list[Mapping[str, Any]] = []
+    shell = SimpleNamespace(
+        kernel=object(),
+        display_pub=SimpleNamespace(publish=lambda data, *_, **__: sent.append(data)),
+    )
+    monkeypatch.setitem(sys.modules, "IPython", cast("Any", SimpleNamespace(get_ipython=lambda: shell)))
+    return sent
+
+
+def test_what_was_passed_over_is_said(tmp_path: Path, published: list[Mapping[str, Any]]) -> None:
+    folder = make_run(tmp_path / "run", process=0, python=sys.executable)
+    checkpoint = make_checkpoint(folder.path, 20)
+    (checkpoint / "adapter_config.json").write_text("{}")
+    write_manifest(checkpoint)
+    make_checkpoint(folder.path, 40, is_whole=False)
+    Run(Named("run", folder)).download(tmp_path / "learnt.zip")
+    said = str(published[-1]["text/plain"])
+    assert "the run is not done: the adapter is that of checkpoint-20" in said
+    assert "checkpoint-40" in said
+
+
 def test_a_failure_is_raised_with_its_reason(applied: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_FAILS_AT", "4")
     for quiet in (True, False):
@@ -97,7 +177,7 @@ def test_one_that_was_killed_is_a_failure(applied: Bench, monkeypatch: pytest.Mo
     until(lambda: steps_of(run._folder))
     kill(run._folder)
     assert run.state == "killed"
-    with pytest.raises(TrainingFailed, match="the run `run` failed"):
+    with pytest.raises(TrainingFailed, match=r"the run `run` failed: .* was killed from outside \(SIGKILL\)"):
         run.follow()
 
 

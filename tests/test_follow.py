@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,18 +12,11 @@ from typing import Any
 
 import pytest
 
-from colablock.training.follow import (
-    LOADING,
-    Progress,
-    Tally,
-    follow,
-    last_line,
-    look,
-    stop_and_wait,
-)
+from colablock.display_training import progress_line
+from colablock.training.follow import LOADING, Progress, Tally, follow, last_line
 from colablock.training.run_folder import RunFolder, State, start_time_of
 from colablock.training.run_summary import summary_of, watch
-from tests.support.runs import STARTED, a_run, a_sleeper, add_events, events_of, train
+from tests.support.runs import STARTED, a_run, a_sleeper, add_events, events_of, record_of, train
 
 SOON = 0.01
 
@@ -115,16 +109,36 @@ def test_an_interrupt_asks_it_to_stop_at_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_second_interrupt_leaves_it_to_itself(running: RunFolder) -> None:
-    said: list[str] = []
-
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    progress = stop_and_wait(running, run_id="tiny", update=lambda _: None, tell=said.append, sleep=interrupt)
-    assert progress.state is State.RUNNING
+    view = Notes()
+    assert watch("tiny", running, view, sleep=interrupt).state is State.RUNNING
     assert running.stop_file.exists()
-    assert "`colablock runs follow tiny`" in said[-1]
-    assert "`colablock.attach('tiny')`" in said[-1]
+    asked, left = view.notes
+    assert "interrupt again" in asked
+    assert "`colablock runs follow tiny`" in left
+    assert "`colablock.attach('tiny')`" in left
+
+
+def test_an_interrupt_of_one_that_has_just_ended_leaves_no_request(running: RunFolder) -> None:
+    def end(_: float) -> None:
+        running.end_file.write_text('{"state": "done"}')
+        running.write_record(record_of(id="run"))
+        raise KeyboardInterrupt
+
+    view = Notes()
+    assert watch("tiny", running, view, sleep=end).state is State.DONE
+    assert not running.stop_file.exists()
+    assert view.notes == []
+
+
+def test_an_interrupt_where_the_folder_is_gone_ends_it(running: RunFolder) -> None:
+    def clear(_: float) -> None:
+        shutil.rmtree(running.path)
+        raise KeyboardInterrupt
+
+    assert watch("tiny", running, Notes(), sleep=clear).state is State.PREPARED
 
 
 def test_an_interrupt_by_which_a_kernel_is_restarted_asks_for_nothing(running: RunFolder) -> None:
@@ -173,6 +187,19 @@ def test_what_its_mirror_says_meanwhile_is_said(running: RunFolder) -> None:
     assert summary.mirror == "checkpoint-20 is mirrored, not confirmed"
 
 
+def test_what_its_mirror_says_while_it_stops_is_said(running: RunFolder) -> None:
+    mirrored = running.path / "mirror.txt"
+
+    def sleep(_: float) -> None:
+        if not running.stop_file.exists() or mirrored.exists():
+            raise KeyboardInterrupt
+        mirrored.write_text("checkpoint-20 is mirrored, not confirmed\n")
+
+    view = Notes()
+    watch("tiny", running, view, sleep=sleep)
+    assert view.notes[1:-1] == ["checkpoint-20 is mirrored, not confirmed"]
+
+
 # The file
 
 
@@ -219,7 +246,7 @@ def test_a_run_that_was_not_started_is_not_waited_for(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "run", process=0)
     (progress,) = follow(folder, sleep=lambda _: pytest.fail("it waited"))
     assert (progress.state, progress.stage) == (State.PREPARED, "not started")
-    assert look(RunFolder(tmp_path / "nothing")).state is State.PREPARED
+    assert summary_of("none", RunFolder(tmp_path / "nothing")).state is State.PREPARED
 
 
 def test_a_resumed_run_loads_before_it_trains_again(running: RunFolder) -> None:
@@ -243,6 +270,15 @@ def test_what_is_said_between_the_last_step_and_the_end(running: RunFolder) -> N
     assert next(told(running)).stage == "finishing: keeping what was learnt"
     running.stop_file.touch()
     assert next(told(running)).stage == "stopping at a checkpoint"
+
+
+def test_of_one_that_stops_nobody_says_how_long_all_of_it_would_take(running: RunFolder) -> None:
+    add_events(running, *events_of([5.0, 4.0], total=9))
+    assert next(told(running)).seconds_left == pytest.approx(7 * 2.0 - 2.0)
+    running.stop_file.touch()
+    progress = next(told(running))
+    assert (progress.step, progress.seconds_left) == (2, None)
+    assert "left" not in progress_line(progress)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +388,7 @@ def test_a_summary_says_what_there_is(tmp_path: Path) -> None:
     (folder.adapter / "adapter_config.json").write_text("{}")
     summary = summary_of("run", folder)
     assert (summary.state, summary.adapter, summary.first_loss) == (State.DONE, folder.adapter, 5.0)
-    assert summary.last_loss == pytest.approx(4.46, abs=0.01)
+    assert summary.progress.smooth_loss == pytest.approx(4.46, abs=0.01)
 
 
 def test_a_rank_that_a_killed_launcher_left_behind_is_the_run_still(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +59,28 @@ def test_the_list_is_newest_first_and_tells_what_is_gone(
     ]
     assert found[0]["explanation"]["cause"] == "disk-full"
     assert found[2]["progress"]["step"] == 2
+
+
+def test_for_the_list_each_file_is_read_once_and_no_log(
+    tmp_path: Path, home: Path, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed(tmp_path / "tiny", home)
+    opened: list[str] = []
+    really = Path.open
+
+    def noted(path: Path, *args: Any, **options: Any) -> Any:
+        if path.parent == tmp_path / "tiny":
+            opened.append(path.name)
+        return really(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", noted)
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: path.open(**options).read())
+    assert run(environ, "list") == 0
+    assert sorted(name for name in opened if not name.startswith("mirror")) == [
+        "end.json",
+        "metrics.jsonl",
+        "run.json",
+    ]
 
 
 def test_one_run_is_shown_by_name_or_by_its_folder(
@@ -115,6 +139,9 @@ def test_a_run_is_stopped_at_a_checkpoint(
     assert "the same call again goes on from checkpoint-" in capsys.readouterr().out
     assert run(environ, "stop") == 1
     assert "`tiny` does not run: it is stopped" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "tiny")
+    assert run(environ, "stop") == 1
+    assert "`tiny` does not run: its folder is gone" in capsys.readouterr().err
 
 
 def test_asking_is_enough(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.commands.call import Call, add_command, print_json
-from colablock.errors import ExitCode, InvalidInput, Refused
+from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
     from colablock.training.run_folder import RunFolder
@@ -61,7 +61,7 @@ def _list(call: Call) -> int:
     from colablock.display_training import render_runs
     from colablock.training.run_summary import summaries, summary_to_json
 
-    found = list(summaries(home_folder(call.environ)))
+    found = list(summaries(home_folder(call.environ), explained=call.args.json))
     if call.args.json:
         print_json({"runs": [summary_to_json(one) for one in found]}, call.out)
     else:
@@ -87,13 +87,10 @@ def _follow(call: Call) -> int:
 
 
 def _stop(call: Call) -> int:
-    from colablock.training.run_folder import State
+    from colablock.training.run_folder import stop_run
 
     run_id, folder = _chosen(call)
-    state = folder.state()
-    if state is not State.RUNNING:
-        raise Refused(f"`{run_id}` does not run: it is {state.value}")
-    folder.ask_to_stop()
+    stop_run(run_id, folder)
     if call.args.wait:
         return follow_run(call, run_id, folder, stops=False)
     if call.args.json:

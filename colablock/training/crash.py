@@ -94,22 +94,28 @@ class Traceback:
 
 
 def explain(
-    folder: RunFolder, *, exit_code: int | None = None, system: Path = Path("/")
+    folder: RunFolder,
+    *,
+    state: State | None = None,
+    events: Sequence[Mapping[str, Any]] | None = None,
+    exit_code: int | None = None,
+    system: Path = Path("/"),
 ) -> Explanation | None:
     """Return why the run ended before it was done, or learnt nothing; None where it is well, or still runs.
 
-    *exit_code* is that of its process, below 0 by a signal, where somebody knows it; *system*
-    where ``proc`` and ``sys`` are looked for.
+    *state* and *events* are those of the run, where they were read already; *exit_code* that of
+    its process, below 0 by a signal, where somebody knows it; *system* where ``proc`` and
+    ``sys`` are looked for.
     """
-    state = folder.state()
+    record = folder.record()
+    state = state or folder.state(record)
     if state in (State.RUNNING, State.PREPARED):
         return None
-    events = folder.metrics()
-    case = _Case(folder, events, system)
+    case = _Case(folder, record, folder.metrics() if events is None else events, system)
     if state in (State.DONE, State.STOPPED):
         return case.not_finite()
     log = _end_of(folder.log)
-    failure = _failure(folder, log)
+    failure = _failure(folder, record, log)
     if failure is not None:
         cause = cause_in(failure.said)
         if cause is not None:
@@ -183,12 +189,11 @@ def _next_of_chain(lines: Sequence[tuple[int, str]], end: int) -> int:
     return at
 
 
-def _failure(folder: RunFolder, log: str) -> Traceback | None:
+def _failure(folder: RunFolder, record: RunRecord | None, log: str) -> Traceback | None:
     """Return what failed: as the shim says, or as the log does where that is empty or only a consequence."""
     end = folder.end()
     told = plain_text(str(end.get("traceback") or ""))
     line = plain_text(str(end.get("error") or ""))
-    record = folder.record()
     several = record.processes if record is not None else 1
     if not told and not line:
         return _first_of_last(tracebacks(log), several)
@@ -220,6 +225,7 @@ class _Case:
     """One run that ended, and what can be looked up of it."""
 
     folder: RunFolder
+    record: RunRecord | None
     events: Sequence[Mapping[str, Any]]
     system: Path
 
@@ -270,7 +276,7 @@ class _Case:
         tail = "\n".join(log.splitlines()[-_LAST:])
         by_signal = cause_of_signal(_signal_in(tail) or max(-(exit_code or 0), 0))
         cause = cause_in(tail, is_log=True)
-        record = self.folder.record()
+        record = self.record
         if cause is not None and not (cause.is_consequence and by_signal is not None):
             return self.told(cause, Traceback(text=tail, line=_line_with(cause, tail), said=tail))
         if by_signal is not None:
@@ -281,14 +287,14 @@ class _Case:
 
     def facts(self) -> dict[str, str]:
         """Return what texts may name."""
-        record = self.folder.record()
+        record = self.record
         if record is None:
             return {}
         facts = {key: str(value) for key, value in record.config.items()}
         return facts | {name: getattr(record, name) for name in _OF_THE_RUN}
 
     def _advice(self, advice: Sequence[Advice], facts: Mapping[str, str]) -> Iterator[str]:
-        record = self.folder.record()
+        record = self.record
         settings = dict(record.config) if record is not None else {}
         settings |= {name: facts.get(name, "") for name in (*_OF_THE_RUN, "killer")}
         for one in advice:

@@ -11,18 +11,19 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from colablock.training.curve import GrowingCurve, Point, number_of
-from colablock.training.run_folder import RunFolder, State
+from colablock.training.run_folder import RunFolder, RunRecord, State
 
 __all__ = [
     "LOADING",
     "START_MARK",
+    "STOPPING",
     "Progress",
     "Tally",
     "attach_words",
@@ -30,13 +31,13 @@ __all__ = [
     "last_line",
     "look",
     "plain_text",
-    "stop_and_wait",
 ]
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], object]
 
 LOADING = "starting: loading the model"
+STOPPING = "stopping at a checkpoint"
 START_MARK = "--- colablock: started"
 """How a line of the log begins from which on it is of another start."""
 
@@ -179,7 +180,7 @@ class Tally:
         since = max(now - self._sampled_at, 0.0) if now is not None and self._sampled_at else 0.0
         per_step, per_token = self._rates(last, is_over=state is not State.RUNNING)
         left = None
-        if per_step and self.total is not None and state is State.RUNNING:
+        if per_step and self.total is not None and state is State.RUNNING and stage != STOPPING:
             # A step that takes longer than the others is still one step.
             left = max((self.total - last.step) * per_step - min(since, per_step), 0.0)
         return Progress(
@@ -229,51 +230,32 @@ def follow(
     """
     tail, tally = _Tail(folder.metrics_file), Tally()
     while True:
-        state = folder.state()  # asked first: of a run that has ended, every event is there by then
+        record = folder.record()
+        state = folder.state(record)  # asked first: of a run that has ended, every event is there by then
         is_new, lines = tail.read()
         if is_new:
             tally = Tally()
         for event in _events(lines):
             tally.add(event)
-        stage = _stage(folder, state, tally)
-        if stage == LOADING:
-            yield _loading(folder, tally, clock())
-        else:
-            yield tally.progress(state, stage=stage, now=clock() if state is State.RUNNING else None)
+        yield _progress(folder, record, state, tally, clock())
         if state is not State.RUNNING:
             return
         sleep(poll)
 
 
-def look(folder: RunFolder, *, clock: Clock = time.time) -> Progress:
-    """Return how far the run is now."""
-    return next(follow(folder, clock=clock))
-
-
-def stop_and_wait(
+def look(
     folder: RunFolder,
+    record: RunRecord | None,
+    state: State,
+    events: Iterable[Mapping[str, Any]],
     *,
-    run_id: str,
-    update: Callable[[Progress], object],
-    tell: Callable[[str], object],
     clock: Clock = time.time,
-    sleep: Sleep = time.sleep,
-    poll: float = 0.5,
 ) -> Progress:
-    """Ask the run to stop, follow it until it has, and return its last progress.
-
-    A KeyboardInterrupt on the way leaves it to itself: then the progress that is
-    returned is not over, and *tell* was given how to follow it again.
-    """
-    latest: Progress | None = None
-    try:
-        folder.ask_to_stop()
-        tell("asked to stop: it saves a checkpoint after this step; interrupt again to wait no longer")
-        for latest in follow(folder, clock=clock, sleep=sleep, poll=poll):
-            update(latest)
-    except KeyboardInterrupt:
-        tell(f"it goes on by itself, and stops once its checkpoint is saved; {attach_words(run_id)}")
-    return latest or look(folder, clock=clock)
+    """Return how far the run is, by what was read of it: its *state* before its *events*."""
+    tally = Tally()
+    for event in events:
+        tally.add(event)
+    return _progress(folder, record, state, tally, clock())
 
 
 def attach_words(run_id: str) -> str:
@@ -299,27 +281,30 @@ def plain_text(text: str) -> str:
     return _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _stage(folder: RunFolder, state: State, tally: Tally) -> str:
+def _progress(
+    folder: RunFolder, record: RunRecord | None, state: State, tally: Tally, now: float
+) -> Progress:
+    stage = _stage(folder, record, state, tally)
+    if stage == LOADING:
+        # How long it has loaded, and what it logged before a resume.
+        before = tally.progress(State.RUNNING, stage=LOADING, detail=last_line(folder.log))
+        taken = max(now - record.started, 0.0) if record is not None and record.started else 0.0
+        return replace(before, seconds=taken, seconds_left=None, tokens_per_second=None)
+    return tally.progress(state, stage=stage, now=now if state is State.RUNNING else None)
+
+
+def _stage(folder: RunFolder, record: RunRecord | None, state: State, tally: Tally) -> str:
     if state is State.PREPARED:
         return "not started"
     if state is not State.RUNNING:
         return str(state.value)
-    record = folder.record()
     if not tally.newest or (record is not None and tally.newest < record.started):
         return LOADING  # the events are of the process before
     if folder.stop_file.exists():
-        return "stopping at a checkpoint"
+        return STOPPING
     if tally.total and tally.step >= tally.total:
         return "finishing: keeping what was learnt"
     return "training" if tally.step > tally.first_step else "starting: the first step"
-
-
-def _loading(folder: RunFolder, tally: Tally, now: float) -> Progress:
-    """Return the run before its first event: how long it has loaded, and what it logged before a resume."""
-    record = folder.record()
-    before = tally.progress(State.RUNNING, stage=LOADING, detail=last_line(folder.log))
-    taken = max(now - record.started, 0.0) if record is not None and record.started else 0.0
-    return replace(before, seconds=taken, seconds_left=None, tokens_per_second=None)
 
 
 class _Tail:

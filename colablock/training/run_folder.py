@@ -30,11 +30,20 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from colablock.errors import NotFound
+from colablock.errors import NotFound, Refused
 from colablock.hints import near
 from colablock.whole_file import write_whole
 
-__all__ = ["RunFolder", "RunRecord", "State", "find_run", "list_runs", "register", "start_time_of"]
+__all__ = [
+    "RunFolder",
+    "RunRecord",
+    "State",
+    "find_run",
+    "list_runs",
+    "register",
+    "start_time_of",
+    "stop_run",
+]
 
 MANIFEST = "colablock.json"  # in a checkpoint
 
@@ -146,9 +155,12 @@ class RunFolder:
         """Return how it ended, as the shim says: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
         return _object(self.end_file)
 
-    def is_alive(self) -> bool:
-        """Whether the process that was started last still runs, or one that it left behind still trains."""
-        record = self.record()
+    def is_alive(self, record: RunRecord | None = None) -> bool:
+        """Whether the process that was started last still runs, or one that it left behind still trains.
+
+        *record* is that of the folder, where it was read already.
+        """
+        record = record or self.record()
         if record is None or record.process_started <= 0:
             return False
         if start_time_of(record.process) == record.process_started:
@@ -156,12 +168,12 @@ class RunFolder:
         # A launcher that was killed leaves its ranks running, which write here as before.
         return not self.end_file.exists() and _is_session_alive(record.process)
 
-    def state(self) -> State:
-        """Return what the run is doing."""
-        record = self.record()
+    def state(self, record: RunRecord | None = None) -> State:
+        """Return what the run is doing; *record* as for `is_alive`."""
+        record = record or self.record()
         if record is None or not record.process:
             return State.PREPARED
-        if self.is_alive():
+        if self.is_alive(record):
             return State.RUNNING
         try:
             return State(self.end().get("state"))
@@ -185,6 +197,15 @@ class RunFolder:
     def ask_to_stop(self) -> None:
         """Have the run stop at its next checkpoint, which it makes after the step that it is at."""
         self.stop_file.touch()
+
+
+def stop_run(run_id: str, folder: RunFolder) -> None:
+    """Ask a run to stop.  Raises Refused where it does not run: a request stays until there is one."""
+    state = folder.state()
+    if state is not State.RUNNING:
+        why = f"it is {state.value}" if folder.path.is_dir() else "its folder is gone"
+        raise Refused(f"`{run_id}` does not run: {why}")
+    folder.ask_to_stop()
 
 
 def start_time_of(process: int) -> int:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from colablock.errors import Refused
 from colablock.training.crash import Explanation, explain
-from colablock.training.follow import (
-    Clock,
-    Progress,
-    Sleep,
-    attach_words,
-    follow,
-    look,
-    stop_and_wait,
-)
+from colablock.training.follow import Clock, Progress, Sleep, attach_words, follow, look
+from colablock.training.launch import exit_code_of
 from colablock.training.mirror import mirror_notes
-from colablock.training.run_folder import RunFolder, RunRecord, State, list_runs
+from colablock.training.run_folder import RunFolder, RunRecord, State, list_runs, stop_run
 
 __all__ = ["RunSummary", "View", "summaries", "summary_of", "summary_to_json", "watch"]
+
+
+_ASKED = "asked to stop: it saves a checkpoint after this step; interrupt again to wait no longer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +49,6 @@ class RunSummary:
         """The loss that was logged first."""
         return self.progress.points[0].loss if self.progress.points else None
 
-    @property
-    def last_loss(self) -> float | None:
-        """The smoothed loss at the end, which says more than that of one step."""
-        return self.progress.smooth_loss
-
 
 class View(Protocol):
     """Where a run is shown while it is followed."""
@@ -67,27 +60,32 @@ class View(Protocol):
         """Show a sentence that stays."""
 
 
-def summary_of(run_id: str, folder: RunFolder, *, clock: Clock = time.time) -> RunSummary:
-    """Return the run in *folder* as it stands."""
-    progress = look(folder, clock=clock)
-    is_whole = progress.state in (State.DONE, State.STOPPED) and any(
-        folder.adapter.glob("adapter_config.json")
-    )
+def summary_of(
+    run_id: str, folder: RunFolder, *, explained: bool = True, clock: Clock = time.time
+) -> RunSummary:
+    """Return the run in *folder* as it stands; why it ended is looked for where it is to be *explained*."""
+    record = folder.record()
+    state = folder.state(record)
+    events = folder.metrics()
+    explanation = None
+    if explained and record is not None:
+        explanation = explain(folder, state=state, events=events, exit_code=exit_code_of(record.process))
+    is_whole = state in (State.DONE, State.STOPPED) and any(folder.adapter.glob("adapter_config.json"))
     return RunSummary(
         id=run_id,
         folder=folder.path,
-        record=folder.record(),
-        progress=progress,
-        explanation=explain(folder),
+        record=record,
+        progress=look(folder, record, state, events, clock=clock),
+        explanation=explanation,
         adapter=folder.adapter if is_whole else None,
         mirror=next(reversed(mirror_notes(folder.path)), None),
     )
 
 
-def summaries(home: Path, *, clock: Clock = time.time) -> Iterator[RunSummary]:
+def summaries(home: Path, *, explained: bool = True, clock: Clock = time.time) -> Iterator[RunSummary]:
     """Yield every run that was started here, newest first."""
     for run_id, folder in list_runs(home):
-        yield summary_of(run_id, folder, clock=clock)
+        yield summary_of(run_id, folder, explained=explained, clock=clock)
 
 
 def watch(
@@ -109,25 +107,25 @@ def watch(
     state that is returned is RUNNING.
     """
     told = len(mirror_notes(folder.path))
-    try:
-        for progress in follow(folder, clock=clock, sleep=sleep, poll=poll):
-            view.update(progress)
-            for note in mirror_notes(folder.path)[told:]:
-                view.note(note)
-                told += 1
-    except KeyboardInterrupt:
-        if stops and not _leaves(is_leaving):
-            stop_and_wait(
-                folder,
-                run_id=run_id,
-                update=view.update,
-                tell=view.note,
-                clock=clock,
-                sleep=sleep,
-                poll=poll,
-            )
-        else:
-            view.note(f"the run goes on; {attach_words(run_id)}")
+    is_interrupted = False
+    while True:
+        try:
+            if is_interrupted:
+                with suppress(Refused):  # it has just ended
+                    stop_run(run_id, folder)
+                    view.note(_ASKED)
+            for progress in follow(folder, clock=clock, sleep=sleep, poll=poll):
+                view.update(progress)
+                for note in mirror_notes(folder.path)[told:]:
+                    view.note(note)
+                    told += 1
+            break
+        except KeyboardInterrupt:
+            if is_interrupted or not stops or _leaves(is_leaving):
+                meanwhile = "it goes on by itself, and stops once its checkpoint is saved"
+                view.note(f"{meanwhile if is_interrupted else 'the run goes on'}; {attach_words(run_id)}")
+                break
+            is_interrupted = True
     return summary_of(run_id, folder, clock=clock)
 
 
