@@ -10,10 +10,17 @@ from typing import TYPE_CHECKING, Any
 from colablock.api import Name, open_pipeline
 from colablock.applied import home_folder
 from colablock.display import reporter_for
-from colablock.display_briefing import briefing_text, briefing_to_html, receipt_text, receipt_to_html
+from colablock.display_briefing import (
+    briefing_text,
+    briefing_to_html,
+    receipt_text,
+    receipt_title,
+    receipt_to_html,
+)
 from colablock.display_follow import view_for
-from colablock.display_notebook import current_shell, is_ending
-from colablock.display_training import summary_text, summary_to_html
+from colablock.display_html import sentence_to_html
+from colablock.display_notebook import Form, add_form, current_shell, is_ending, is_shown, note_shown
+from colablock.display_training import summary_headline, summary_text, summary_to_html
 from colablock.errors import TrainingFailed
 from colablock.training import after
 from colablock.training.curve import write_curve
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
     from colablock.training.config import TrainConfig
 
 __all__ = ["Run", "attach", "runs", "smoke", "train"]
+
+add_form(Receipt, Form(receipt_to_html, receipt_text, receipt_title))
 
 
 class Run:
@@ -77,6 +86,8 @@ class Run:
         if summary.state is State.RUNNING:
             raise KeyboardInterrupt(f"the run `{self.id}` goes on; {attach_words(self.id)}")
         raise_failure(summary)
+        if not quiet:
+            note_shown(self)
         return self
 
     def stop(self) -> None:
@@ -144,7 +155,12 @@ class Run:
         return summary_text(self.summary)
 
     def _repr_html_(self) -> str:
-        return summary_to_html(self.summary)
+        summary = self.summary
+        return sentence_to_html(summary_headline(summary)) if is_shown(self) else summary_to_html(summary)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
+        del cycle
+        printer.text(summary_headline(self.summary) if is_shown(self) else repr(self))
 
 
 def train(
@@ -228,6 +244,7 @@ def smoke(name: Name, *, runner: str | None = None, quiet: bool = False) -> Rece
         receipt = pipeline.smoke(os.fspath(name), runner=runner)
     if not quiet:
         _publish(receipt_to_html(receipt), receipt_text(receipt))
+        note_shown(receipt)
     return receipt
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "briefing_text",
     "briefing_to_html",
     "receipt_text",
+    "receipt_title",
     "receipt_to_html",
     "render_briefing",
     "render_receipt",

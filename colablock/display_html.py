@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from colablock.plan import Breakage, Kept, Plan, Step
     from colablock.verify import Check, Report
 
-__all__ = ["STYLE", "page", "plan_to_html", "report_to_html", "text_to_html"]
+__all__ = ["STYLE", "page", "plan_to_html", "report_to_html", "sentence_to_html", "text_to_html"]
 
 # Every rule starts at our own class.  Doubling it outweighs the rules that notebooks have for lists and code.
 STYLE = """
@@ -112,6 +112,11 @@ def report_to_html(report: Report) -> str:
 def page(parts: Iterable[str]) -> str:
     """Return *parts*, already HTML, as one block with the styles beside it."""
     return f'<div class="colablock"><style>{STYLE}</style>{"".join(parts)}</div>'
+
+
+def sentence_to_html(text: str) -> str:
+    """Return *text* as a block of its own."""
+    return page([f"<p>{text_to_html(text)}</p>"])
 
 
 def text_to_html(value: str) -> str:

@@ -11,9 +11,9 @@ import sys
 import time
 import uuid
 from html import escape
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from colablock.display_html import page, plan_to_html, report_to_html
+from colablock.display_html import page, plan_to_html, report_to_html, sentence_to_html
 from colablock.display_progress import DrawingReporter
 from colablock.display_text import error_text, plan_text, report_text
 from colablock.display_words import cost_text, one_line, plan_title, report_headline, seconds_text, some_of
@@ -22,20 +22,24 @@ from colablock.plan import Plan
 from colablock.verify import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from colablock.display_progress import Clock
 
 __all__ = [
+    "Form",
     "KernelRestarts",
     "NotebookReporter",
     "Shell",
+    "add_form",
     "current_shell",
     "html_of",
     "in_colab",
     "in_notebook",
     "is_ending",
+    "is_shown",
     "last_matrix",
+    "note_shown",
     "register_displays",
     "restart_kernel",
     "restart_prompt",
@@ -134,7 +138,7 @@ def register_displays(shell: Any = None) -> bool:
     if shell is None:
         return False
     formatters = shell.display_formatter.formatters
-    for kind in (Plan, Report):
+    for kind in _FORMS:
         formatters["text/html"].for_type(kind, html_of)
         formatters["text/plain"].for_type(kind, _plain)
     # IPython asks an exception for this method; the class itself knows no IPython.
@@ -142,7 +146,7 @@ def register_displays(shell: Any = None) -> bool:
     return True
 
 
-def _plain(value: Plan | Report, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
+def _plain(value: object, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
     del cycle
     printer.text(text_of(value))
 
@@ -151,10 +155,33 @@ def _short_traceback(error: ColablockError) -> list[str]:
     return error_text(error, width=_WIDTH).splitlines()
 
 
+class Form(NamedTuple):
+    """How a value of one kind is shown: whole, and in a sentence."""
+
+    to_html: Callable[[Any], str]
+    to_text: Callable[..., str]
+    headline: Callable[[Any], str]
+
+
+def _plan_headline(plan: Plan) -> str:
+    return f"{plan_title(plan)}: {cost_text(plan)}"
+
+
+_FORMS: dict[type, Form] = {
+    Plan: Form(plan_to_html, plan_text, _plan_headline),
+    Report: Form(report_to_html, report_text, report_headline),
+}
+
+
+def add_form(kind: type, form: Form) -> None:
+    """Have `register_displays` know values of *kind*, too."""
+    _FORMS[kind] = form
+
+
 class _Session:
     """What this kernel was shown last."""
 
-    shown: Plan | Report | None = None
+    shown: object = None
     matrix: str | None = None
 
 
@@ -164,9 +191,19 @@ def show(value: Plan | Report, *, shell: Shell | None = None) -> None:
     if shell is None:
         return
     shell.display_pub.publish({"text/html": html_of(value), "text/plain": text_of(value)})
-    _Session.shown = value
+    note_shown(value)
     if isinstance(value, Report):
         _Session.matrix = value.matrix
+
+
+def note_shown(value: object) -> None:
+    """Note that *value* was shown: where it is the result of its cell, too, a line is enough."""
+    _Session.shown = value
+
+
+def is_shown(value: object) -> bool:
+    """Return whether *value* is what was shown last."""
+    return value is _Session.shown
 
 
 def last_matrix() -> str | None:
@@ -174,24 +211,16 @@ def last_matrix() -> str | None:
     return _Session.matrix
 
 
-def html_of(value: Plan | Report) -> str:
+def html_of(value: object) -> str:
     """Return *value* as a cell's result in HTML: a line if it stands just above, as `apply` leaves it."""
-    if value is _Session.shown:
-        return page([f"<p>{escape(_headline(value))}</p>"])
-    return plan_to_html(value) if isinstance(value, Plan) else report_to_html(value)
+    form = _FORMS[type(value)]
+    return sentence_to_html(form.headline(value)) if is_shown(value) else form.to_html(value)
 
 
-def text_of(value: Plan | Report) -> str:
+def text_of(value: object) -> str:
     """Return *value* as a cell's result in plain text: a line if it stands just above."""
-    if value is _Session.shown:
-        return _headline(value)
-    return plan_text(value, width=_WIDTH) if isinstance(value, Plan) else report_text(value, width=_WIDTH)
-
-
-def _headline(value: Plan | Report) -> str:
-    if isinstance(value, Plan):
-        return one_line(f"{plan_title(value)}: {cost_text(value)}")
-    return one_line(report_headline(value))
+    form = _FORMS[type(value)]
+    return one_line(form.headline(value)) if is_shown(value) else form.to_text(value, width=_WIDTH)
 
 
 def restart_prompt(modules: Sequence[str], *, shell: Shell | None = None, colab: bool | None = None) -> None:

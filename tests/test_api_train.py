@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,11 +16,13 @@ import pytest
 
 import colablock
 from colablock.api_train import Run
-from colablock.errors import InvalidConfig, NotFound, Refused, TrainingFailed
+from colablock.errors import ColablockError, InvalidConfig, NotFound, Refused, TrainingFailed
 from colablock.training.checkpoints import write_manifest
+from colablock.training.receipts import Receipt
 from colablock.training.run import Named
+from colablock.training.run_summary import watch
 from tests.support.run_folders import make_checkpoint, make_run
-from tests.support.runs import a_run, a_sleeper
+from tests.support.runs import a_run, a_sleeper, events_of
 from tests.support.training_stack import Bench, end_of, kill, losses_of, steps_of, until
 
 
@@ -90,37 +91,19 @@ def test_one_that_is_left_is_attached_to_and_stopped(applied: Bench, monkeypatch
     assert resumed.record.resumed_from == f"checkpoint-{steps_of(run._folder, 'save')[0]}"
 
 
-CELLS = """\
-import sys
-from pathlib import Path
-from colablock.api_train import Run
-from colablock.training.run import Named
-from colablock.training.run_folder import RunFolder
-run = Run(Named("tiny", RunFolder(Path(sys.argv[1]))))
-print("follows", flush=True)
-run.follow(**eval(sys.argv[2]))
-print("the cell behind")
-"""
-
-
-@pytest.mark.parametrize("options", [{}, {"quiet": True}])
+@pytest.mark.parametrize("quiet", [True, False])
 def test_one_that_is_not_over_ends_the_cell_that_waits_for_it(
-    tmp_path: Path, options: dict[str, bool]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
 ) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("colablock.api_train.watch", partial(watch, sleep=interrupt))
     with a_sleeper() as process:
         folder = a_run(tmp_path / "tiny", **process)
-        command = [sys.executable, "-c", CELLS, str(folder.path), repr(options)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as user:
-            assert user.stdout is not None
-            assert user.stdout.readline() == "follows\n"
-            time.sleep(0.3)
-            user.send_signal(signal.SIGINT)
-            until(folder.stop_file.exists)
-            time.sleep(0.1)
-            user.send_signal(signal.SIGINT)
-            out, err = user.communicate(timeout=30)
-        assert out == ""
-        assert "KeyboardInterrupt: the run `tiny` goes on; `colablock.attach('tiny')`" in err
+        with pytest.raises(KeyboardInterrupt, match=r"the run `tiny` goes on; `colablock\.attach\('tiny'\)`"):
+            Run(Named("tiny", folder)).follow(quiet=quiet)
+        assert folder.stop_file.exists()
         assert folder.is_alive()
 
 
@@ -135,26 +118,80 @@ def test_only_one_that_runs_is_asked_to_stop(tmp_path: Path) -> None:
         run.stop()
 
 
+class Shell:
+    """What is used of the shell of a notebook's kernel: keeps what it shows."""
+
+    def __init__(self) -> None:
+        self.kernel = object()
+        self.sent: list[Mapping[str, Any]] = []
+        self.display_pub = self
+        self.formatters = {kind: self.Formatter() for kind in ("text/html", "text/plain")}
+        self.display_formatter = self
+
+    class Formatter(dict[type, Any]):
+        for_type = dict.__setitem__
+
+    def publish(self, data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        self.sent.append(data)
+
+
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
-    """Return what the cells of a notebook show; this process is its kernel."""
-    sent: list[Mapping[str, Any]] = []
-    shell = SimpleNamespace(
-        kernel=object(),
-        display_pub=SimpleNamespace(publish=lambda data, *_, **__: sent.append(data)),
-    )
+def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Make this process the kernel of a notebook."""
+    shell = Shell()
     monkeypatch.setitem(sys.modules, "IPython", cast("Any", SimpleNamespace(get_ipython=lambda: shell)))
-    return sent
+    monkeypatch.setattr(ColablockError, "_render_traceback_", None, raising=False)  # it goes again
+    return shell
 
 
-def test_what_was_passed_over_is_said(tmp_path: Path, published: list[Mapping[str, Any]]) -> None:
+class Printer:
+    def __init__(self) -> None:
+        self.said = ""
+
+    def text(self, text: str) -> None:
+        self.said += text
+
+
+def test_what_a_cell_has_shown_is_a_line_as_its_result(tmp_path: Path, shell: Shell) -> None:
+    folder = a_run(tmp_path / "tiny", events=events_of([5.0, 4.0]), end={"state": "done"})
+    run = Run(Named("tiny", folder))
+    whole = run._repr_html_()
+    assert "<svg" in whole
+    run.follow(quiet=True)
+    assert run._repr_html_() == whole
+    run.follow()
+    assert "<svg" in shell.sent[-1]["text/html"]
+    line = run._repr_html_()
+    assert "<p>tiny: done, 2 steps" in line
+    assert "<svg" not in line
+    printer = Printer()
+    run._repr_pretty_(printer, cycle=False)
+    assert printer.said == repr(run).splitlines()[0]
+    assert Run(Named("tiny", folder))._repr_html_() == whole
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_receipt_that_a_cell_has_shown_is_a_line_as_its_result(shell: Shell) -> None:
+    receipt = colablock.smoke("tiny")
+    assert "a fixed loss falls" in shell.sent[-1]["text/html"]
+    formats = shell.formatters["text/html"], shell.formatters["text/plain"]
+    html, printer = formats[0][Receipt](receipt), Printer()
+    formats[1][Receipt](receipt, printer, cycle=False)
+    assert "tiny trains: 10 steps" in html
+    assert "a fixed loss falls" not in html
+    assert printer.said.startswith("tiny trains: 10 steps")
+    other = replace(receipt, matrix="another")
+    assert "a fixed loss falls" in formats[0][Receipt](other)
+
+
+def test_what_was_passed_over_is_said(tmp_path: Path, shell: Shell) -> None:
     folder = make_run(tmp_path / "run", process=0, python=sys.executable)
     checkpoint = make_checkpoint(folder.path, 20)
     (checkpoint / "adapter_config.json").write_text("{}")
     write_manifest(checkpoint)
     make_checkpoint(folder.path, 40, is_whole=False)
     Run(Named("run", folder)).download(tmp_path / "learnt.zip")
-    said = str(published[-1]["text/plain"])
+    said = str(shell.sent[-1]["text/plain"])
     assert "the run is not done: the adapter is that of checkpoint-20" in said
     assert "checkpoint-40" in said
 
