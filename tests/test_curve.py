@@ -24,7 +24,6 @@ from colablock.training.curve import (
     smoothed,
     sparkline_svg,
     write_curve,
-    write_png,
 )
 from tests.support.runs import a_run, events_of
 
@@ -192,7 +191,7 @@ def test_the_first_interpreter_that_has_matplotlib_draws(
     events = [*events_of([5.0, 4.0]), {"event": "log", "step": 2, "eval_loss": 4.5}]
     folder = a_run(tmp_path / "run", events=events)
     output = tmp_path / "new" / "curve.png"
-    write_png(folder, output, [str(tmp_path / "gone"), without, with_matplotlib], title="cost in $")
+    write_curve(folder, output, [str(tmp_path / "gone"), without, with_matplotlib], title="cost in $")
     calls = json.loads(output.read_bytes().removeprefix(b"\x89PNG"))
     plotted = [[list(one) for one in args[:2]] for name, args, _ in calls if name == "plot"]
     assert plotted[0] == [[1, 2], [5.0, 4.0]]

@@ -30,7 +30,6 @@ __all__ = [
     "smoothed",
     "sparkline_svg",
     "write_curve",
-    "write_png",
 ]
 
 _WEIGHT = 0.85  # of what was before, in the smoothed loss: about seven points back
@@ -384,18 +383,6 @@ def curve_png(
     )
 
 
-def write_png(
-    folder: RunFolder,
-    path: Path,
-    pythons: Sequence[str] | None = None,
-    *,
-    environ: Mapping[str, str] = os.environ,
-    title: str | None = None,
-) -> None:
-    """Write what `curve_png` returns to *path*, as a whole."""
-    write_whole(path, curve_png(folder, pythons, environ=environ, title=title))
-
-
 def write_curve(
     folder: RunFolder,
     path: Path,
@@ -407,7 +394,7 @@ def write_curve(
     """Write the loss curve to *path* as its name ends: ``.png`` or ``.svg``.  Raises Unmet, InvalidInput."""
     kind = path.suffix.lower()
     if kind == ".png":
-        write_png(folder, path, pythons, environ=environ, title=title)
+        write_whole(path, curve_png(folder, pythons, environ=environ, title=title))
     elif kind == ".svg":
         events = _logged(folder)
         svg = curve_svg(
