@@ -18,6 +18,7 @@ from typing import IO
 from colablock.errors import Unmet
 from colablock.plan import Action, Plan, UndoCost
 from colablock.record import Row, read_record, recorded_paths
+from colablock.sizes import size_text
 from colablock.snapshot import Installed, Snapshot
 
 __all__ = ["check_room", "free_space", "is_same_disk", "room_note", "tree_size", "undo_cost", "unpacked_size"]
@@ -94,7 +95,7 @@ def check_room(need: int, folder: Path, *, hint: str) -> None:
     free = free_space(folder)
     if need > free:
         raise Unmet(
-            f"{_gigabytes(need)} are needed in `{folder}`, and {_gigabytes(free)} are free there; "
+            f"{size_text(need)} are needed in `{folder}`, and {size_text(free)} are free there; "
             "nothing was changed",
             hint=hint,
         )
@@ -107,8 +108,8 @@ def room_note(plan: Plan, folder: Path) -> str | None:
     if need <= free:
         return None
     return (
-        f"the disk looks too small: by an estimate {_gigabytes(need)} are needed in `{folder}`, "
-        f"and {_gigabytes(free)} are free"
+        f"the disk looks too small: by an estimate {size_text(need)} are needed in `{folder}`, "
+        f"and {size_text(free)} are free"
     )
 
 
@@ -243,7 +244,3 @@ def _copy(paths: Iterable[str], target: IO[bytes], *, each: bool) -> tuple[int, 
     target.flush()
     os.fsync(target.fileno())
     return files, done, time.monotonic() - begun
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004

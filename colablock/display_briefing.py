@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock.display_html import page, text_to_html
+from colablock.display_text import (
+    Section,
+    Span,
+    heading,
+    joined,
+    pair,
+    paragraph,
+    section_lines,
+    write_lines,
+)
 from colablock.display_words import clean, one_line, seconds_text
-from colablock.training.circumstances import Level, gib
+from colablock.sizes import memory_text
+from colablock.training.circumstances import Level
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,10 +39,8 @@ __all__ = [
     "render_receipt",
 ]
 
-_LABEL = 10  # columns
 _SHOWN = 1200  # characters of one piece of the row that is shown
 _WORDS = {Level.REFUSE: "refused", Level.WARN: "warning", Level.NOTE: "note"}
-_UNIT = re.compile(r" (?=(?:%|[KMGT]i?B)(?!\w))")  # stands in one line with its number
 _TINTS = {"refused": "cl-bad", "warning": "cl-warn", "FAIL": "cl-bad", "PASS": "cl-good"}
 _LEARNT = 'style="background:rgba(46,160,67,.28);color:inherit;border-radius:3px"'  # of both kinds of page
 _STYLES = {"refused": "bold red", "warning": "yellow", "note": "dim", "FAIL": "bold red", "PASS": "green"}
@@ -44,12 +52,12 @@ def briefing_title(briefing: Briefing) -> str:
     """Return what starts, on what: ``QLoRA of tiny with trl, bf16, on NVIDIA L4``."""
     config, preflight = briefing.config, briefing.preflight
     kind = "QLoRA" if config.adapter.value == "qlora" else "LoRA"
+    counted = (f"{number} {name}" if number > 1 else name for name, number in Counter(briefing.cards).items())
+    where = " and ".join(counted) or "the CPU"
     several = f", {preflight.processes} processes" if preflight.processes > 1 else ""
+    what = f"{kind} of {_short(config.base_model)} with {briefing.runner}"
     resumed = f", going on from {briefing.resumed_from}" if briefing.resumed_from else ""
-    return one_line(
-        f"{kind} of {_short(config.base_model)} with {briefing.runner}, {preflight.precision.name}"
-        f"{several}{resumed}"
-    )
+    return one_line(f"{what}, {preflight.precision.name}, on {where}{several}{resumed}")
 
 
 def _short(model: str) -> str:
@@ -64,8 +72,8 @@ def briefing_facts(briefing: Briefing) -> Iterator[Fact]:
     estimate = briefing.preflight.estimate
     if estimate is not None:
         parts = sorted(estimate.parts.items(), key=lambda part: -part[1])
-        shown = ", ".join(f"{name} {gib(size)}" for name, size in parts if size >= 2**27)
-        yield "memory", f"about {gib(estimate.total)}" + (f": {shown}" if shown else "")
+        shown = ", ".join(f"{name} {memory_text(size)}" for name, size in parts if size >= 2**27)
+        yield "memory", f"about {memory_text(estimate.total)}" + (f": {shown}" if shown else "")
     prepared = briefing.prepared
     if prepared is not None:
         yield "data", _data_words(briefing)
@@ -124,7 +132,7 @@ def receipt_facts(receipt: Receipt) -> Iterator[Fact]:
     yield "PASS" if receipt.fell else "FAIL", f"a fixed loss falls: {fell}"
     held = f"{receipt.held[0]:.3f} → {receipt.held[1]:.3f}"
     yield "PASS" if receipt.held_still else "FAIL", f"and stays with learning rate 0: {held}"
-    yield "memory", f"at most {gib(receipt.memory)}"
+    yield "memory", f"at most {memory_text(receipt.memory)}"
     if receipt.mends:
         yield "mends", ", ".join(receipt.mends)
     for note in receipt.notes:
@@ -132,52 +140,43 @@ def receipt_facts(receipt: Receipt) -> Iterator[Fact]:
 
 
 def briefing_text(briefing: Briefing, *, width: int = 80) -> str:
-    """Return *briefing* as lines of at most *width* columns, without colour."""
-    return "\n".join(line for line, _ in _briefing_lines(briefing, width))
+    """Return *briefing* as plain text."""
+    return joined(_briefing_lines(briefing, width=width))
 
 
 def receipt_text(receipt: Receipt, *, width: int = 80) -> str:
-    """Return *receipt* as lines of at most *width* columns, without colour."""
-    return "\n".join(line for line, _ in _lines(receipt_title(receipt), receipt_facts(receipt), width))
+    """Return *receipt* as plain text."""
+    return joined(_receipt_lines(receipt, width=width))
 
 
 def render_briefing(briefing: Briefing, console: Console) -> None:
-    """Print *briefing*."""
-    for line, style in _briefing_lines(briefing, console.width):
-        console.out(line, style=style or None, highlight=False)
+    """Write *briefing* to *console*."""
+    write_lines(_briefing_lines(briefing, width=console.width), console)
 
 
-def render_receipt(receipt: Receipt, console: Console) -> None:
-    """Print *receipt*."""
-    for line, style in _lines(receipt_title(receipt), receipt_facts(receipt), console.width):
-        console.out(line, style=style or None, highlight=False)
+def render_receipt(receipt: Receipt, console: Console, *, path: Path | None = None) -> None:
+    """Write *receipt* to *console*, and that it stands in the file *path*."""
+    write_lines(_receipt_lines(receipt, width=console.width, path=path), console)
 
 
-def _briefing_lines(briefing: Briefing, width: int) -> Iterator[tuple[str, str]]:
-    yield from _lines(briefing_title(briefing), briefing_facts(briefing), width)
+def _briefing_lines(briefing: Briefing, *, width: int) -> Iterator[list[Span]]:
+    yield from paragraph(briefing_title(briefing), width=width, hang=2, style="bold")
+    yield from section_lines(Section("", list(briefing_facts(briefing)), styles=_STYLES), width=width)
     pieces = list(sample_pieces(briefing))
     if pieces:
-        yield "", ""
-        yield "one row as it is trained on:", "bold"
+        yield from heading("one row as it is trained on:")
     for label, text in pieces:
         style = "" if label == "learnt" else "dim"
         for number, line in enumerate(clean(text).splitlines() or [""]):
-            head = f"  {label if not number else '':<{_LABEL}}"
-            room = max(20, width - len(head))
-            for at, part in enumerate(textwrap.wrap(line, room, drop_whitespace=False) or [""]):
-                yield (head if not at else " " * len(head)) + part, style
+            shown = pair("" if number else label, line, width=width, column=len("learnt"))
+            yield from ([span._replace(style=style) for span in spans] for spans in shown)
 
 
-def _lines(title: str, facts: Iterator[Fact], width: int) -> Iterator[tuple[str, str]]:
-    for line in textwrap.wrap(title, width, subsequent_indent="  "):
-        yield line, "bold"
-    for label, text in facts:
-        head = f"  {label:<{_LABEL}}"
-        whole = _UNIT.sub("\N{NO-BREAK SPACE}", one_line(text))
-        wrapped = textwrap.wrap(whole, max(20, width - len(head)), break_on_hyphens=False) or [""]
-        for number, line in enumerate(wrapped):
-            shown = line.replace("\N{NO-BREAK SPACE}", " ")
-            yield (head if not number else " " * len(head)) + shown, _STYLES.get(label, "")
+def _receipt_lines(receipt: Receipt, *, width: int, path: Path | None = None) -> Iterator[list[Span]]:
+    yield from paragraph(receipt_title(receipt), width=width, hang=2, style="bold")
+    written = [("receipt", str(path))] if path is not None else []
+    facts = Section("", [*receipt_facts(receipt), *written], styles=_STYLES)
+    yield from section_lines(facts, width=width)
 
 
 def briefing_to_html(briefing: Briefing) -> str:

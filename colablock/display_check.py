@@ -12,7 +12,8 @@ from rich.text import Text
 
 from colablock.check import Verdict, broken_since
 from colablock.claims import HOLDS
-from colablock.display_words import one_line, size_text
+from colablock.display_words import one_line
+from colablock.sizes import size_text
 
 if TYPE_CHECKING:
     from rich.console import Console

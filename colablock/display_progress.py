@@ -7,8 +7,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from colablock.display_words import count, one_line, seconds_text, size_text
+from colablock.display_words import count, one_line, seconds_text
 from colablock.progress import Reporter
+from colablock.sizes import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -7,8 +7,10 @@ plan may replace.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from colablock.display_words import (
@@ -57,6 +59,10 @@ __all__ = [
     "Section",
     "Span",
     "error_text",
+    "heading",
+    "joined",
+    "pair",
+    "paragraph",
     "plan_text",
     "render_envs",
     "render_error",
@@ -69,11 +75,14 @@ __all__ = [
     "render_sections",
     "render_undone",
     "report_text",
+    "section_lines",
     "undone_text",
+    "write_lines",
 ]
 
 _LEAD = 24  # columns for what a reason explains
 _NO_BREAK = "\N{NO-BREAK SPACE}"
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kKMGT]i?B)(?!\w))")
 _TRACEBACK = 12  # lines of a failing check
 
 
@@ -85,84 +94,89 @@ class Span(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a display: *pairs* of a lead and a text, then words that are *listed*; *title* may be ""."""
+    """A part of a display: *pairs* of a lead and a text, then words that are *listed*; *title* may be "".
+
+    *styles* are those of some leads.
+    """
 
     title: str
     pairs: Sequence[tuple[str, str]] = ()
     listed: Sequence[str] = ()
+    styles: Mapping[str, str] = MappingProxyType({})
 
 
 def render_plan(plan: Plan, console: Console, *, verbose: bool = False) -> None:
     """Write *plan* to *console*; *verbose* shows every reason, file and chain."""
-    _write(_plan_lines(plan, width=console.width, verbose=verbose), console)
+    write_lines(_plan_lines(plan, width=console.width, verbose=verbose), console)
 
 
 def render_report(report: Report, console: Console, *, verbose: bool = False) -> None:
     """Write *report* to *console*; *verbose* folds no passed check and cuts no traceback."""
-    _write(_report_lines(report, width=console.width, verbose=verbose), console)
+    write_lines(_report_lines(report, width=console.width, verbose=verbose), console)
 
 
 def render_error(error: ColablockError, console: Console) -> None:
     """Write *error* to *console*: what, why, and what to do."""
-    _write(_error_lines(error, width=console.width), console)
+    write_lines(_error_lines(error, width=console.width), console)
 
 
 def render_listing(found: Mapping[str, object], console: Console) -> None:
     """Write what there is by name: matrices, runtimes."""
-    _write(_facts_lines(found, width=console.width), console)
+    write_lines(_facts_lines(found, width=console.width), console)
 
 
 def render_matrix(facts: Mapping[str, object], console: Console) -> None:
     """Write what one matrix says."""
-    _write(_facts_lines(facts, width=console.width), console)
+    write_lines(_facts_lines(facts, width=console.width), console)
 
 
 def render_info(facts: Mapping[str, object], console: Console) -> None:
     """Write what is known about this machine and interpreter."""
-    _write(_facts_lines(facts, width=console.width), console)
+    write_lines(_facts_lines(facts, width=console.width), console)
 
 
 def render_sections(title: str, sections: Iterable[Section], console: Console) -> None:
     """Write *title*, then each of *sections*."""
-    _write(_section_lines(title, sections, width=console.width), console)
+    write_lines(_sections_lines(title, sections, width=console.width), console)
 
 
 def render_history(changes: Sequence[Change], console: Console) -> None:
     """Write what was changed in an environment, and what is kept to undo it."""
-    _write(_history_lines(changes, width=console.width), console)
+    write_lines(_history_lines(changes, width=console.width), console)
 
 
 def render_envs(built: Sequence[Built], console: Console) -> None:
     """Write which isolated environments stand."""
-    _write(_env_lines(built, width=console.width), console)
+    write_lines(_env_lines(built, width=console.width), console)
 
 
 def render_undone(undone: Sequence[Undone], console: Console) -> None:
     """Write what was undone, and what is still not as it was."""
-    _write(_undone_lines(undone, width=console.width), console)
+    write_lines(_undone_lines(undone, width=console.width), console)
 
 
 def undone_text(undone: Sequence[Undone], *, width: int = 80) -> str:
     """Return what was undone as plain text."""
-    return _joined(_undone_lines(undone, width=width))
+    return joined(_undone_lines(undone, width=width))
 
 
 def plan_text(plan: Plan, *, width: int = 80, verbose: bool = False) -> str:
     """Return *plan* as plain text."""
-    return _joined(_plan_lines(plan, width=width, verbose=verbose))
+    return joined(_plan_lines(plan, width=width, verbose=verbose))
 
 
 def report_text(report: Report, *, width: int = 80, verbose: bool = False) -> str:
     """Return *report* as plain text."""
-    return _joined(_report_lines(report, width=width, verbose=verbose))
+    return joined(_report_lines(report, width=width, verbose=verbose))
 
 
 def error_text(error: ColablockError, *, width: int = 80) -> str:
     """Return *error* as plain text."""
-    return _joined(_error_lines(error, width=width))
+    return joined(_error_lines(error, width=width))
 
 
-def _write(lines: Iterable[Sequence[Span]], console: Console) -> None:
+def write_lines(lines: Iterable[Sequence[Span]], console: Console) -> None:
+    """Write *lines* to *console* as they stand."""
     # `out` neither wraps nor reads markup: what is written is what stands in the lines.
     # Within the context all of it is one write, which a notebook shows as one output.
     with console:
@@ -172,23 +186,25 @@ def _write(lines: Iterable[Sequence[Span]], console: Console) -> None:
             console.out("", highlight=False)
 
 
-def _joined(lines: Iterable[Sequence[Span]]) -> str:
+def joined(lines: Iterable[Sequence[Span]]) -> str:
+    """Return *lines* as plain text."""
     return "\n".join("".join(span.text for span in line).rstrip() for line in lines)
 
 
 def _wrap(text: str, width: int, *, first: str = "", later: str = "") -> list[str]:
-    # Names, versions and paths are copied from here: they are never broken.
-    return textwrap.wrap(
-        text,
+    # Names, versions and paths are copied from here: they are never broken.  A unit stays with its number.
+    lines = textwrap.wrap(
+        _UNIT.sub(_NO_BREAK, text),
         max(width, len(first) + 20, len(later) + 20),
         initial_indent=first,
         subsequent_indent=later,
         break_long_words=False,
         break_on_hyphens=False,
-    ) or [first]
+    )
+    return [line.replace(_NO_BREAK, " ") for line in lines] or [first]
 
 
-def _paragraph(
+def paragraph(
     text: str, *, width: int, indent: int = 0, hang: int = 0, style: str = ""
 ) -> Iterator[list[Span]]:
     """Yield *text* wrapped; the first line at *indent*, the others *hang* further."""
@@ -200,14 +216,14 @@ def _listed(items: Iterable[str], *, width: int, indent: int, separator: str = "
     """Yield *items* in running text; no line ends within one."""
     text = separator.join(item.replace(" ", _NO_BREAK) for item in items)
     for line in _wrap(text, width, first=" " * indent, later=" " * indent):
-        yield [Span(line.replace(_NO_BREAK, " "))]
+        yield [Span(line)]
 
 
 def _column(leads: Sequence[str]) -> int:
     return min(max(map(len, leads), default=0), _LEAD)
 
 
-def _pair(lead: str, text: str, *, width: int, column: int, style: str = "") -> Iterator[list[Span]]:
+def pair(lead: str, text: str, *, width: int, column: int, style: str = "") -> Iterator[list[Span]]:
     """Yield *lead*, and *text* from *column* on: a little later where the lead is too long."""
     head = "  " + lead.ljust(column) + "  "
     first, *others = _wrap(text, width, first=head, later=" " * (column + 4))
@@ -215,7 +231,8 @@ def _pair(lead: str, text: str, *, width: int, column: int, style: str = "") -> 
     yield from ([Span(line)] for line in others)
 
 
-def _heading(text: str, style: str = "bold") -> Iterator[list[Span]]:
+def heading(text: str, style: str = "bold") -> Iterator[list[Span]]:
+    """Yield a blank line, and *text*."""
     yield []
     yield [Span(text, style)]
 
@@ -225,11 +242,11 @@ def _heading(text: str, style: str = "bold") -> Iterator[list[Span]]:
 
 def _plan_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]]:
     title = f"{plan_title(plan)}: {cost_text(plan)}"
-    yield from _paragraph(one_line(title), width=width, hang=2, style="bold")
+    yield from paragraph(one_line(title), width=width, hang=2, style="bold")
     if plan.why_target:
-        yield from _paragraph(f"why there: {one_line(plan.why_target)}", width=width, indent=2, hang=2)
+        yield from paragraph(f"why there: {one_line(plan.why_target)}", width=width, indent=2, hang=2)
     if plan.python:
-        yield from _paragraph(f"Python {plan.python_version}: {plan.python}", width=width, indent=2, hang=2)
+        yield from paragraph(f"Python {plan.python_version}: {plan.python}", width=width, indent=2, hang=2)
     for action in Action:
         steps = [step for step in plan.steps if step.action is action]
         if steps:
@@ -238,7 +255,7 @@ def _plan_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]
     for direct in (True, False):
         broken = [breakage for breakage in plan.breakages if breakage.direct is direct]
         if broken:
-            yield from _heading(breakage_heading(direct=direct, number=len(broken)), "bold yellow")
+            yield from heading(breakage_heading(direct=direct, number=len(broken)), "bold yellow")
             yield from _breakage_lines(broken, width=width, verbose=verbose)
     yield from _restart_lines(plan, width=width, verbose=verbose)
     yield from _note_lines(plan_notes(plan), width=width)
@@ -246,13 +263,13 @@ def _plan_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]
 
 def _step_lines(action: Action, steps: list[Step], *, width: int, verbose: bool) -> Iterator[list[Span]]:
     style = {Action.REMOVE: "bold red", Action.REPLACE: "bold yellow", Action.INSTALL: "bold green"}[action]
-    yield from _heading(f"{action.value.capitalize()} ({len(steps)})", style)
+    yield from heading(f"{action.value.capitalize()} ({len(steps)})", style)
     shown, compact = split_steps(steps, verbose=verbose)
     for step, lines in zip(shown, _step_pairs(shown, width=width, verbose=verbose), strict=True):
         yield from lines
         if verbose and step.artifact:
             source = step.artifact.filename + (f" from {step.artifact.index}" if step.artifact.index else "")
-            yield from _paragraph(one_line(source), width=width, indent=4, hang=2, style="dim")
+            yield from paragraph(one_line(source), width=width, indent=4, hang=2, style="dim")
     if compact:
         yield [Span(f"  {rest_heading(shown, compact)}:")]
         yield from _listed(map(step_text, compact), width=width, indent=4)
@@ -265,18 +282,18 @@ def _step_pairs(steps: list[Step], *, width: int, verbose: bool) -> list[list[li
         extras = step_extras(step, least=0 if verbose else 10_000_000)
         reason = step_reason(step, verbose=verbose) + (f" ({extras})" if extras else "")
         style = "bold" if step.requested else ""
-        found.append(list(_pair(step_text(step), reason, width=width, column=column, style=style)))
+        found.append(list(pair(step_text(step), reason, width=width, column=column, style=style)))
     return found
 
 
 def _kept_lines(kept: Sequence[Kept], *, width: int, verbose: bool) -> Iterator[list[Span]]:
     if not kept:
         return
-    yield from _heading(f"Stays as it is ({len(kept)})")
+    yield from heading(f"Stays as it is ({len(kept)})")
     names = [one_line(f"{one.name} {one.version}") for one in kept]
     if verbose:
         for lead, one in zip(names, kept, strict=True):
-            yield from _pair(lead, one_line(one.reason), width=width, column=_column(names))
+            yield from pair(lead, one_line(one.reason), width=width, column=_column(names))
         return
     more = [f"and {len(names) - 2 * FOLD} more"] if len(names) > 2 * FOLD else []
     yield from _listed([*names[: 2 * FOLD], *more], width=width, indent=2)
@@ -289,21 +306,21 @@ def _breakage_lines(broken: Sequence[Breakage], *, width: int, verbose: bool) ->
         for remedy in Remedy:
             names = [breakage_text(one, verbose=verbose) for one in broken if one.remedy is remedy]
             if names:
-                yield from _paragraph(f"{remedy_text(remedy)} ({len(names)}):", width=width, indent=2)
+                yield from paragraph(f"{remedy_text(remedy)} ({len(names)}):", width=width, indent=2)
                 yield from _listed(names, width=width, indent=4, separator="; ")
         return
     for one in broken:
         text = f"{breakage_text(one, verbose=verbose)}: {remedy_text(one.remedy)}"
-        yield from _paragraph(text, width=width, indent=2, hang=4)
+        yield from paragraph(text, width=width, indent=2, hang=4)
         chain = chain_text(one)
         if chain and (verbose or not direct):
-            yield from _paragraph(f"because {chain}", width=width, indent=4, hang=2, style="dim")
+            yield from paragraph(f"because {chain}", width=width, indent=4, hang=2, style="dim")
 
 
 def _restart_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]]:
     if not plan.restart:
         return
-    yield from _heading("Restart needed: the kernel holds modules of what changes", "bold yellow")
+    yield from heading("Restart needed: the kernel holds modules of what changes", "bold yellow")
     yield from _listed(restart_text(plan, verbose=verbose), width=width, indent=2)
 
 
@@ -311,7 +328,7 @@ def _note_lines(notes: Sequence[str], *, width: int) -> Iterator[list[Span]]:
     if notes:
         yield []
     for note in notes:
-        yield from _paragraph(f"note: {one_line(note)}", width=width, hang=6)
+        yield from paragraph(f"note: {one_line(note)}", width=width, hang=6)
 
 
 # The report
@@ -319,7 +336,7 @@ def _note_lines(notes: Sequence[str], *, width: int) -> Iterator[list[Span]]:
 
 def _report_lines(report: Report, *, width: int, verbose: bool) -> Iterator[list[Span]]:
     style = "bold green" if report.passed and report.checks else "bold red" if report.checks else "bold"
-    yield from _paragraph(one_line(report_headline(report)), width=width, hang=2, style=style)
+    yield from paragraph(one_line(report_headline(report)), width=width, hang=2, style=style)
     shown, versions = checks_in_short(report, verbose=verbose)
     if report.checks:
         yield []
@@ -370,25 +387,25 @@ def _history_lines(changes: Sequence[Change], *, width: int) -> Iterator[list[Sp
     if not changes:
         yield [Span("colablock has changed nothing in this environment")]
     for change in changes:
-        yield from _paragraph(change_title(change), width=width, hang=3, style="bold")
+        yield from paragraph(change_title(change), width=width, hang=3, style="bold")
         for line in change_details(change):
-            yield from _paragraph(line, width=width, indent=3)
+            yield from paragraph(line, width=width, indent=3)
 
 
 def _env_lines(built: Sequence[Built], *, width: int) -> Iterator[list[Span]]:
     if not built:
         yield [Span("there is no isolated environment")]
     for one in built:
-        yield from _paragraph(built_title(one), width=width, hang=3, style="bold")
-        yield from _paragraph(built_details(one), width=width, indent=3)
+        yield from paragraph(built_title(one), width=width, hang=3, style="bold")
+        yield from paragraph(built_details(one), width=width, indent=3)
 
 
 def _undone_lines(undone: Sequence[Undone], *, width: int) -> Iterator[list[Span]]:
     for one in undone:
         head, *others = undone_words(one)
-        yield from _paragraph(head, width=width, style="bold")
+        yield from paragraph(head, width=width, style="bold")
         for line in others:
-            yield from _paragraph(one_line(line), width=width, indent=2, hang=2)
+            yield from paragraph(one_line(line), width=width, indent=2, hang=2)
 
 
 # Facts: listings, one matrix, this machine
@@ -399,26 +416,32 @@ def _facts_lines(facts: Mapping[str, object], *, width: int) -> Iterator[list[Sp
     plain = {_label(key): _value(value) or "none" for key, value in facts.items() if not _has_parts(value)}
     column = _column(list(plain))
     for label, text in plain.items():
-        yield from _pair(label, text, width=width, column=column)
+        yield from pair(label, text, width=width, column=column)
     for key, value in facts.items():
         if not _has_parts(value):
             continue
         items = _items(value)
-        yield from _heading(f"{_label(key).capitalize()} ({len(items)})")
+        yield from heading(f"{_label(key).capitalize()} ({len(items)})")
         column = _column([name for name, _ in items])
         for name, about in items:
-            yield from _pair(name, about, width=width, column=column, style="bold")
+            yield from pair(name, about, width=width, column=column, style="bold")
 
 
-def _section_lines(title: str, sections: Iterable[Section], *, width: int) -> Iterator[list[Span]]:
-    yield from _paragraph(one_line(title), width=width, hang=2, style="bold")
+def _sections_lines(title: str, sections: Iterable[Section], *, width: int) -> Iterator[list[Span]]:
+    yield from paragraph(one_line(title), width=width, hang=2, style="bold")
     for section in sections:
-        yield from _heading(section.title) if section.title else [[]]
-        column = min(max((len(lead) for lead, _ in section.pairs), default=0), width // 2)
-        for lead, text in section.pairs:
-            yield from _pair(one_line(lead), one_line(text), width=width, column=column)
-        if section.listed:
-            yield from _listed(map(one_line, section.listed), width=width, indent=2)
+        yield from heading(section.title) if section.title else [[]]
+        yield from section_lines(section, width=width)
+
+
+def section_lines(section: Section, *, width: int) -> Iterator[list[Span]]:
+    """Yield what stands in *section*, below its title."""
+    column = min(max((len(lead) for lead, _ in section.pairs), default=0), width // 2)
+    for lead, text in section.pairs:
+        style = section.styles.get(lead, "")
+        yield from pair(one_line(lead), one_line(text), width=width, column=column, style=style)
+    if section.listed:
+        yield from _listed(map(one_line, section.listed), width=width, indent=2)
 
 
 def _has_parts(value: object) -> bool:
@@ -468,7 +491,7 @@ def _error_lines(error: ColablockError, *, width: int) -> Iterator[list[Span]]:
         others.append(f"what was moved away lies in `{error.stash}`")
     for line in others:
         indent = max(2, len(line) - len(line.lstrip()))
-        yield from _paragraph(line.strip(), width=width, indent=indent, hang=2)
+        yield from paragraph(line.strip(), width=width, indent=indent, hang=2)
     if error.hint:
         yield []
         lead, *rest = _wrap(f"hint: {one_line(error.hint)}", width)
@@ -485,4 +508,4 @@ def _first_lines(message: str, reference: str, *, width: int) -> Iterator[list[S
     gap = " " * max(width - len(lead) - len(first) - len(reference), 2)
     yield [Span("error:", "bold red"), Span(f" {first}{gap}"), Span(reference, "dim")]
     if rest:
-        yield from _paragraph(rest, width=width, indent=len(lead))
+        yield from paragraph(rest, width=width, indent=len(lead))

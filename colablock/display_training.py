@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import math
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from colablock.display_html import page, text_to_html
-from colablock.display_text import Section, render_sections
+from colablock.display_text import Section, Span, joined, paragraph, render_sections, write_lines
 from colablock.display_words import clean, count, one_line, seconds_text
+from colablock.sizes import memory_text
 from colablock.training.curve import curve_svg, sparkline_svg
 from colablock.training.run_folder import State
 
@@ -28,18 +28,13 @@ __all__ = [
     "Part",
     "checkpoint_words",
     "duration_text",
-    "explanation_text",
-    "explanation_to_html",
     "loss_text",
-    "memory_text",
     "progress_line",
     "progress_parts",
     "progress_to_html",
-    "render_explanation",
     "render_run",
     "render_runs",
     "render_summary",
-    "runs_to_html",
     "summary_headline",
     "summary_text",
     "summary_to_html",
@@ -92,11 +87,6 @@ def duration_text(seconds: float) -> str:
         return f"{hours} h {rest} min"
     days, rest = divmod(round(seconds / _HOUR), 24)
     return f"{days} d {rest} h"
-
-
-def memory_text(size: int) -> str:
-    """Return bytes of a card's memory as its tools and torch count them: ``9.5 GiB``, ``450 MiB``."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def progress_parts(progress: Progress) -> list[Part]:
@@ -244,22 +234,12 @@ def _record_pairs(record: RunRecord) -> Iterator[tuple[str, str]]:
 
 def summary_text(summary: RunSummary, *, width: int = 80) -> str:
     """Return what became of a run, and why, as plain text."""
-    return "\n".join(line for line, _ in _summary_lines(summary, width=width, verbose=False))
-
-
-def explanation_text(explanation: Explanation, *, width: int = 80, verbose: bool = False) -> str:
-    """Return why a run ended as plain text."""
-    return "\n".join(line for line, _ in _explanation_lines(explanation, width=width, verbose=verbose))
+    return joined(_summary_lines(summary, width=width, verbose=False))
 
 
 def render_summary(summary: RunSummary, console: Console, *, verbose: bool = False) -> None:
     """Write what became of a run, and why."""
-    _write(_summary_lines(summary, width=console.width, verbose=verbose), console)
-
-
-def render_explanation(explanation: Explanation, console: Console, *, verbose: bool = False) -> None:
-    """Write why a run ended; *verbose* shows the end of the traceback of a known cause, too."""
-    _write(_explanation_lines(explanation, width=console.width, verbose=verbose), console)
+    write_lines(_summary_lines(summary, width=console.width, verbose=verbose), console)
 
 
 def render_run(summary: RunSummary, console: Console, *, verbose: bool = False) -> None:
@@ -277,10 +257,10 @@ def render_run(summary: RunSummary, console: Console, *, verbose: bool = False) 
     sections.append(Section("Where", [("folder", str(summary.folder)), *_files(summary)]))
     render_sections(summary_headline(summary), [one for one in sections if one.pairs or one.listed], console)
     if summary.explanation is not None:
-        console.out("", highlight=False)
-        render_explanation(summary.explanation, console, verbose=verbose)
+        why = _explanation_lines(summary.explanation, width=console.width, verbose=verbose)
+        write_lines([[], *why], console)
     for word in _next_words(summary):
-        _write([("", ""), (one_line(word), "")], console)
+        write_lines([[], [Span(one_line(word))]], console)
 
 
 def render_runs(found: Iterable[RunSummary], console: Console) -> None:
@@ -317,55 +297,35 @@ def _row(summary: RunSummary) -> tuple[str, ...]:
     )
 
 
-def _summary_lines(summary: RunSummary, *, width: int, verbose: bool) -> Iterator[tuple[str, str]]:
+def _summary_lines(summary: RunSummary, *, width: int, verbose: bool) -> Iterator[list[Span]]:
     style = _STATE_STYLE.get(summary.state, "bold")
-    yield from _wrapped(summary_headline(summary), width, hang=2, style=style)
+    yield from paragraph(summary_headline(summary), width=width, hang=2, style=style)
     pairs = [f"{label} {text}" for label, text in _pairs(summary)]
     if pairs:
-        yield from _wrapped("; ".join(map(one_line, pairs)), width, indent=2)
+        yield from paragraph("; ".join(map(one_line, pairs)), width=width, indent=2)
     if summary.explanation is not None:
-        yield "", ""
+        yield []
         yield from _explanation_lines(summary.explanation, width=width, verbose=verbose)
     for word in _next_words(summary):
-        yield one_line(word), ""  # in one line: it ends in what is copied
+        yield [Span(one_line(word))]  # in one line: it ends in what is copied
 
 
-def _explanation_lines(explanation: Explanation, *, width: int, verbose: bool) -> Iterator[tuple[str, str]]:
+def _explanation_lines(explanation: Explanation, *, width: int, verbose: bool) -> Iterator[list[Span]]:
     rank = f" (rank {explanation.rank})" if explanation.rank is not None else ""
-    yield from _wrapped(f"why: {one_line(explanation.means)}{rank}", width, hang=5, style="bold")
+    yield from paragraph(f"why: {one_line(explanation.means)}{rank}", width=width, hang=5, style="bold")
     if explanation.line and (explanation.is_known or not explanation.trace):
         line = _cut(one_line(explanation.line), 3 * width - 20)
-        yield from _wrapped(line, width, indent=2, hang=2, style="red")
+        yield from paragraph(line, width=width, indent=2, hang=2, style="red")
     for detail in explanation.details:
-        yield from _wrapped(one_line(detail), width, indent=2, hang=2)
+        yield from paragraph(one_line(detail), width=width, indent=2, hang=2)
     if verbose or not explanation.is_known:
         for line in explanation.trace:
-            yield f"  {clean(line)}", "red"
+            yield [Span(f"  {clean(line)}", "red")]
     if explanation.advice:
-        yield "what to do:", "bold"
+        yield [Span("what to do:", "bold")]
     for advice in explanation.advice:
-        yield from _wrapped(f"- {one_line(advice)}", width, indent=2, hang=2)
-    yield f"the whole log: {one_line(explanation.log)}", ""
-
-
-def _wrapped(
-    text: str, width: int, *, indent: int = 0, hang: int = 0, style: str = ""
-) -> Iterator[tuple[str, str]]:
-    lines = textwrap.wrap(
-        text,
-        max(width, indent + hang + 20),
-        initial_indent=" " * indent,
-        subsequent_indent=" " * (indent + hang),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    yield from ((line, style) for line in lines)
-
-
-def _write(lines: Iterable[tuple[str, str]], console: Console) -> None:
-    with console:
-        for line, style in lines:
-            console.out(line, style=style or None, highlight=False)
+        yield from paragraph(f"- {one_line(advice)}", width=width, indent=2, hang=2)
+    yield [Span(f"the whole log: {one_line(explanation.log)}")]
 
 
 def _plain(value: object) -> str:
@@ -380,7 +340,6 @@ def _plain(value: object) -> str:
 
 _FACTS = 'style="display:flex;flex-wrap:wrap;align-items:center;gap:.1em 1.5em;margin:.3em 0"'
 _FACT = 'style="overflow-wrap:anywhere;font-variant-numeric:tabular-nums"'
-_CELL = "padding:.15em 1.2em .15em 0;text-align:left;white-space:nowrap"
 
 
 def progress_to_html(progress: Progress, *, title: str = "", notes: Sequence[str] = ()) -> str:
@@ -394,27 +353,6 @@ def summary_to_html(summary: RunSummary, *, png: bytes | None = None, notes: Seq
         said = [*notes, *_next_words(summary)]
         return page(_progress_blocks(summary.progress, summary.id, said))
     return page(_summary_blocks(summary, png, notes))
-
-
-def explanation_to_html(explanation: Explanation) -> str:
-    """Return why a run ended as one block."""
-    return page([_explained(explanation)])
-
-
-def runs_to_html(found: Iterable[RunSummary]) -> str:
-    """Return every run as a row of a table."""
-    rows = [_row(one) for one in found]
-    if not rows:
-        return page(["<p>No run was started here.</p>"])
-    head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in _COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL}">{escape(clean(cell))}</td>' for cell in row) + "</tr>"
-        for row in rows
-    )
-    table = (
-        f'<table style="border-collapse:collapse;margin:0;font-size:inherit"><tr>{head}</tr>{body}</table>'
-    )
-    return page([f'<div style="overflow-x:auto">{table}</div>'])
 
 
 def _progress_blocks(progress: Progress, title: str, notes: Sequence[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The words and groups that every display shares: sizes, headlines, what folds.
+"""The words and groups that every display shares: headlines, what folds.
 
 Pure functions over plans and reports; the terminal and the notebook only lay
 out what is decided here, so both tell the same.
@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from colablock.plan import Action, Remedy, Target
+from colablock.sizes import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,7 +43,6 @@ __all__ = [
     "restart_text",
     "run_command",
     "seconds_text",
-    "size_text",
     "some_of",
     "split_steps",
     "step_extras",
@@ -55,10 +55,8 @@ FOLD = 12  # a list of details longer than this is shown in compact form
 FOLD_REMOVALS = 40  # what is taken away keeps its reasons for longer
 
 _CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
-_STEP = 1000
 _SMALL = 9.95  # below this a decimal is worth its place
 _MINUTE = 60
-_UNITS = ("kB", "MB", "GB", "TB")
 _MARKER = re.compile(
     r"\s*;\s*\(*(?:(?:python|platform|implementation)_\w+|os_name|sys_platform|extra)\s*(?:[<>=!~]|not|in\b)"
     r".*?(?=: |, |$)"
@@ -73,17 +71,6 @@ def clean(text: str) -> str:
 def one_line(text: str) -> str:
     """Return *text* with every run of white space as one space."""
     return " ".join(clean(text).split())
-
-
-def size_text(size: int) -> str:
-    """Return *size* in bytes as a person reads it, in powers of 1000: ``812 kB``, ``2.9 GB``."""
-    value = float(size)
-    unit = "byte" if size == 1 else "bytes"
-    for larger in _UNITS:
-        if value < _STEP - 0.5:
-            break
-        value, unit = value / _STEP, larger
-    return f"{value:.1f} {unit}" if unit in _UNITS and value < _SMALL else f"{value:.0f} {unit}"
 
 
 def seconds_text(seconds: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from colablock.plan import Remedy
+from colablock.sizes import size_text
 from colablock.snapshot import Host
 from colablock.urls import redacted
 
@@ -97,8 +98,8 @@ def best_offer(offers: Sequence[Offer]) -> tuple[Offer, str]:
     best = max(near, key=lambda offer: (bool(offer.python), offer.running, offer.version))
     dearer = [offer for offer in offers if offer not in near]
     if dearer:
-        others = ", ".join(f"{o.version.major}.{o.version.minor} {_size(o.size)}" for o in dearer)
-        return best, f"Python {best.version} takes it with {_size(best.size)} to fetch (others: {others})"
+        others = ", ".join(f"{o.version.major}.{o.version.minor} {size_text(o.size)}" for o in dearer)
+        return best, f"Python {best.version} takes it with {size_text(best.size)} to fetch (others: {others})"
     if best.running:
         here = "the one that runs here" if best.python else "the runtime's own"
         return best, f"Python {best.version} is {here}"
@@ -120,8 +121,8 @@ def build_note(resolution: Resolution, entry: PackageEntry) -> str | None:
     file = pin.candidate.file
     where = redacted(file.index) if file.index else "find-links"
     if _is_preferred(resolution, entry):
-        return f"{pin.candidate} is a `+{entry.prefer_local}` build from {where}: {_size(file.size or 0)}"
-    whole = _size(fetch_size(resolution))
+        return f"{pin.candidate} is a `+{entry.prefer_local}` build from {where}: {size_text(file.size or 0)}"
+    whole = size_text(fetch_size(resolution))
     return (
         f"no `+{entry.prefer_local}` build of {entry.name} was found in find-links or an index:"
         f" {pin.candidate} is the build of {where}, and all takes {whole} to fetch"
@@ -133,7 +134,3 @@ def _is_preferred(resolution: Resolution, entry: PackageEntry) -> bool:
     if entry.prefer_local is None or pin is None or pin.is_installed:
         return True
     return (pin.version.local or "").split(".")[0] == entry.prefer_local
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -20,21 +21,18 @@ from colablock.display_follow import (
 )
 from colablock.display_training import (
     duration_text,
-    explanation_text,
-    explanation_to_html,
     loss_text,
-    memory_text,
     progress_line,
     progress_to_html,
     render_run,
     render_runs,
     render_summary,
-    runs_to_html,
     summary_headline,
     summary_text,
     summary_to_html,
 )
 from colablock.errors import Unmet
+from colablock.sizes import memory_text
 from colablock.training.curve import Point
 from colablock.training.follow import Progress
 from colablock.training.run_folder import RunFolder, State
@@ -238,8 +236,7 @@ def test_a_failure_as_text_says_what_to_do(failed: RunSummary) -> None:
 
 
 def test_an_unknown_failure_as_text_shows_its_traceback(strange: RunSummary) -> None:
-    assert strange.explanation is not None
-    text = explanation_text(strange.explanation)
+    text = summary_text(strange)
     assert "  SomeError: <b>`why`</b>" in text.splitlines()
     assert "what to do" not in text
     assert "\x1b" not in text
@@ -325,19 +322,14 @@ def test_a_failure_as_html_says_what_to_do(failed: RunSummary) -> None:
 
 
 def test_nothing_of_a_run_is_taken_for_html(strange: RunSummary) -> None:
-    assert strange.explanation is not None
     for html in (
         summary_to_html(strange),
-        explanation_to_html(strange.explanation),
-        runs_to_html([strange]),
         progress_to_html(replace(LOADING, stage="<i>x</i>"), title="<i>x</i>", notes=["<i>x</i>"]),
     ):
         block = body(html)
         assert not any(block.all(tag) for tag in ("i", "script", "img"))
         assert "<" in block.text
     assert "open" in body(summary_to_html(strange)).one("details").attributes
-    assert len(body(runs_to_html([strange])).all("tr")) == 2
-    assert "No run" in body(runs_to_html([])).text
 
 
 # Views
@@ -450,19 +442,26 @@ def test_plain_lines_come_every_ten_seconds_and_with_each_checkpoint() -> None:
     ]
 
 
-def test_a_terminal_keeps_checkpoints_and_notes() -> None:
-    to = console(terminal=True)
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_terminal_keeps_checkpoints_and_notes(colour: bool) -> None:
+    system: Literal["standard"] | None = "standard" if colour else None
+    to = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=system)
     with TerminalFollow(to) as view:
         view.update(LOADING)
         view.update(at_step(10))
         view.update(at_step(20, checkpoint="checkpoint-20", checkpoints=3))
-        view.note("a note")
+        view.note("a `note` of 20 [bold]words[/bold]")
         view.close()
         view.close()
     text = written(to)
-    assert "saved checkpoint-20" in text
-    assert "a note" in text
-    assert "\x1b[3" not in text  # no colour
+    assert ("\x1b[3" in text) == colour  # the live line is drawn in what colour there is
+    kept = [line for line in text.splitlines() if "saved" in line or "note" in line]
+    # What stays is read as it was told: no number in it is coloured, and no bracket taken for markup.
+    assert [re.sub(r"^(\x1b\[[\d;?]*[A-Zl]|\r)*", "", line) for line in kept] == [
+        "saved checkpoint-1000",
+        "saved checkpoint-20",
+        "a `note` of 20 [bold]words[/bold]",
+    ]
 
 
 @pytest.mark.parametrize("kind", [PlainFollow, TerminalFollow])

@@ -461,7 +461,7 @@ def test_memory_for_loading_and_disk_are_asked_for() -> None:
 DISKS: list[tuple[int, int, list[tuple[str, str]]]] = [  # free for the run, for the hub's cache, in GB
     (5, 5, []),
     (5, 1, [("2.5 GB of disk are needed for the hub's cache, and 1.0 GB are free", "`HF_HOME`")]),
-    (0, 5, [("203 MB of disk are needed for the run, and 0 MB are free", "`output_dir`")]),
+    (0, 5, [("203 MB of disk are needed for the run, and 0 bytes are free", "`output_dir`")]),
 ]
 
 
@@ -479,7 +479,7 @@ def test_weights_go_to_the_disk_of_the_hubs_cache(
 def test_weights_need_their_disk_though_the_model_cannot_be_reckoned() -> None:
     machine = a_machine(H100, disk_free=10**9)
     found = judge(a_config(), None, machine, TODAY, replace(OPEN, weights=90 * 10**9), "trl")
-    assert refusal(found).what == "90.0 GB of disk are needed, and 1.0 GB are free"
+    assert refusal(found).what == "90 GB of disk are needed, and 1.0 GB are free"
 
 
 def test_a_card_that_tells_no_capability_trains_with_a_warning() -> None:

@@ -135,9 +135,7 @@ def _smoke(call: Call) -> int:
     if args.json:
         print_json(receipt_to(receipt), call.out)
     else:
-        render_receipt(receipt, call.out)
-        if args.receipt:
-            call.out.print(f"  receipt   {args.receipt}", markup=False, soft_wrap=True)
+        render_receipt(receipt, call.out, path=args.receipt)
     if not receipt.passed and args.json:  # the receipt says so, and is the one answer
         return TrainingFailed.exit_code
     if not receipt.passed:

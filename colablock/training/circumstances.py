@@ -8,7 +8,7 @@ from enum import Enum
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.accelerator import Accelerator
 
-__all__ = ["Access", "Card", "Finding", "Level", "Machine", "Stack", "gib", "is_older"]
+__all__ = ["Access", "Card", "Finding", "Level", "Machine", "Stack", "is_older"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +95,6 @@ class Finding:
     what: str
     why: str = ""
     fix: str = ""
-
-
-def gib(size: float) -> str:
-    """Return bytes of memory as a person reads them: ``14.6 GiB``."""
-    return f"{size / 2**30:.1f} GiB"
 
 
 def is_older(version: str | None, than: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colablock.sizes import size_text
 from colablock.training.curve import number_of
 from colablock.training.follow import START_MARK, plain_text
 from colablock.training.known_crashes import Advice, Cause, cause_in, cause_of_signal, named_cause
@@ -391,7 +392,7 @@ def _room(path: Path, where: str) -> Iterator[str]:
         usage = shutil.disk_usage(path)
     except OSError:
         return
-    yield f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB are free {where} now"
+    yield f"{size_text(usage.free)} of {size_text(usage.total)} are free {where} now"
 
 
 def _killer(system: Path) -> Iterator[str]:

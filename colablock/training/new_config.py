@@ -11,7 +11,7 @@ import yaml
 from colablock.training.config import DataSource, TrainConfig, config_to
 from colablock.training.memory import estimate
 from colablock.training.model_shape import ModelShape
-from colablock.training.preflight import Card, Stack, room_of, setting_for
+from colablock.training.preflight import TIGHT, Card, Stack, room_of, setting_for
 
 __all__ = ["EXAMPLES", "MEANINGS", "Fits", "Sized", "config_text", "fits_on", "sized"]
 
@@ -22,7 +22,6 @@ _LENGTHS = (2048, 1024, 512, 256)  # tokens; what is longer is for who knows tha
 _BATCHES = (8, 4, 2, 1)
 _CAUTIOUS = 1024  # tokens, where nobody can tell what fits
 _WITHOUT_CARD = 512  # tokens: a CPU takes its time for each
-_SHARE = 0.93  # of the room: an estimate is no measurement, and another notebook's card is not empty
 _COLUMN = 34  # where the words begin, behind a key that leaves the room
 
 # One for each key, in the order of the config.
@@ -91,7 +90,7 @@ def fits_on(card: Card | None, ram: int, shape: ModelShape | None, runner: str) 
         return None
     cards = [] if card is None else [replace(card, free=None)]
     setting = setting_for(shape, cards, Stack(torch="", transformers=""), runner)
-    room = _SHARE * (room_of(cards[0]) if cards else ram)
+    room = TIGHT * (room_of(cards[0]) if cards else ram)
     return lambda config: estimate(config, shape, setting).total <= room
 
 

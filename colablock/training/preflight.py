@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from colablock.sizes import memory_text, size_text
 from colablock.training.circumstances import (
     Access,
     Card,
@@ -16,7 +17,6 @@ from colablock.training.circumstances import (
     Level,
     Machine,
     Stack,
-    gib,
     is_older,
 )
 from colablock.training.config import TrainConfig
@@ -41,6 +41,7 @@ from colablock.training.stack_rules import (
 
 __all__ = [
     "GQA_MEND",
+    "TIGHT",
     "Access",
     "Card",
     "Finding",
@@ -55,9 +56,10 @@ __all__ = [
 
 #: A mend that has transformers repeat keys and values for cards without flash kernels; see `_is_fused`.
 GQA_MEND = "gqa-before-ampere"
+#: How much of the memory that is free a run may take by its estimate, which is no measurement.
+TIGHT = 0.93
 
 _USABLE = 0.97  # of a card's memory: a T4 of 15 GiB has 14.6 to give
-_TIGHT = 0.93  # of what is free: an estimate is no measurement
 _PROCESS_RAM = 2 * 2**30  # what a process with torch, CUDA and transformers holds beside the model
 _SLOW_ON_CPU = 100_000_000  # parameters
 
@@ -229,10 +231,10 @@ class _Case:
 def _process_note(cards: int, fitting: int, found: Estimate) -> Finding:
     if fitting == cards:
         what = f"{cards} processes, one for each card"
-        why = f"each card has room for the whole model ({gib(found.total)})"
+        why = f"each card has room for the whole model ({memory_text(found.total)})"
     else:
         what = f"1 process, though there are {cards} cards"
-        why = f"each process holds the whole model ({gib(found.total)}), and "
+        why = f"each process holds the whole model ({memory_text(found.total)}), and "
         why += f"{'only some cards have' if fitting else 'no card has'} room for it"
     return Finding(level=Level.NOTE, what=what, why=why)
 
@@ -357,7 +359,7 @@ def _memory_findings(case: _Case, shape: ModelShape, cards: list[Card], found: E
     if not shape.is_known:
         what = f"the estimate takes the layers of `{shape.model_type}` to be like Llama's"
         yield Finding(level=Level.NOTE, what=what)
-    needed = f"about {gib(found.total)} of {where} are needed"
+    needed = f"about {memory_text(found.total)} of {where} are needed"
     if found.total > room:
         why, fix = _shortage(machine, cards, found, room)
         ways = ways_to_fit(case.config, shape, setting, room)
@@ -366,16 +368,16 @@ def _memory_findings(case: _Case, shape: ModelShape, cards: list[Card], found: E
             fixes.append(f"it fits with {', or '.join(ways)}")
         elif not fix:
             kind = "a card" if cards else "a machine"
-            lowest = gib(least(case.config, shape, setting).total)
+            lowest = memory_text(least(case.config, shape, setting).total)
             fixes.append(f"a smaller model, or {kind} with more than {lowest}, its least at any setting")
-        what = f"{needed}, and {gib(room)} are free"
+        what = f"{needed}, and {memory_text(room)} are free"
         yield Finding(level=Level.REFUSE, what=what, why=why, fix="; or ".join(fixes))
         return
-    if found.total > room * _TIGHT:
-        easier = ways_to_fit(case.config, shape, setting, round(room * _TIGHT))
+    if found.total > room * TIGHT:
+        easier = ways_to_fit(case.config, shape, setting, round(room * TIGHT))
         yield Finding(
             level=Level.WARN,
-            what=f"it is tight: {needed}, and {gib(room)} are free",
+            what=f"it is tight: {needed}, and {memory_text(room)} are free",
             why=_largest_parts(found),
             fix=f"there is more room with {', or '.join(easier)}"
             if easier
@@ -384,7 +386,7 @@ def _memory_findings(case: _Case, shape: ModelShape, cards: list[Card], found: E
     if machine.held and cards:
         yield Finding(
             level=Level.NOTE,
-            what=f"this kernel holds {gib(machine.held)} of the card's memory",
+            what=f"this kernel holds {memory_text(machine.held)} of the card's memory",
             why="training runs in a process of its own, and has what is left",
         )
 
@@ -395,19 +397,24 @@ def _shortage(machine: Machine, cards: list[Card], found: Estimate, room: int) -
     if found.total > whole:
         return _largest_parts(found), ""
     if not cards:
-        return f"of {gib(whole)} the rest is in use", "end what uses it; a restarted kernel holds nothing"
+        return (
+            f"of {memory_text(whole)} the rest is in use",
+            "end what uses it; a restarted kernel holds nothing",
+        )
     if found.total <= room + machine.held:
-        why = f"this kernel itself holds {gib(machine.held)} of it"
+        why = f"this kernel itself holds {memory_text(machine.held)} of it"
         return why, "restart the kernel, or delete the model there and call `torch.cuda.empty_cache()`"
     if machine.holders:
         return f"it is held by {', '.join(machine.holders)}", "end what holds it"
-    why = f"something else holds {gib(whole - room - machine.held)} of it"
+    why = f"something else holds {memory_text(whole - room - machine.held)} of it"
     return why, "see with `nvidia-smi` what holds it, and end that"
 
 
 def _largest_parts(found: Estimate) -> str:
     parts = sorted(found.parts.items(), key=lambda part: -part[1])[:3]
-    return "most of it is " + ", ".join(f"{_PARTS.get(name, name)} ({gib(size)})" for name, size in parts)
+    return "most of it is " + ", ".join(
+        f"{_PARTS.get(name, name)} ({memory_text(size)})" for name, size in parts
+    )
 
 
 _PARTS = {
@@ -425,9 +432,10 @@ def _loading_findings(shape: ModelShape, machine: Machine, *, processes: int) ->
     if ram > machine.ram_free:
         yield Finding(
             level=Level.REFUSE,
-            what=f"about {gib(ram)} of the machine's memory are needed to load the model, "
-            f"and {gib(machine.ram_free)} are free",
-            why=f"{'each process' if processes > 1 else 'a process'} holds {gib(_PROCESS_RAM)} and a tensor",
+            what=f"about {memory_text(ram)} of the machine's memory are needed to load the model, "
+            f"and {memory_text(machine.ram_free)} are free",
+            why=f"{'each process' if processes > 1 else 'a process'} holds "
+            f"{memory_text(_PROCESS_RAM)} and a tensor",
             fix="free some (a restarted kernel holds nothing), or choose a runtime with more memory",
         )
 
@@ -437,8 +445,8 @@ def _disk_findings(
 ) -> Iterator[Finding]:
     """Yield whether there is disk for the model and for checkpoints of *checkpoint* bytes each."""
     weights, checkpoints = access.weights, (config.save_total_limit + 1) * checkpoint
-    fetched = f"{_gigabytes(weights)} of weights are to be fetched"
-    taken = f"{config.save_total_limit} checkpoints and one more on the way take {_gigabytes(checkpoints)}"
+    fetched = f"{size_text(weights)} of weights are to be fetched"
+    taken = f"{config.save_total_limit} checkpoints and one more on the way take {size_text(checkpoints)}"
     elsewhere = "point `HF_HOME` at a larger disk"
     if machine.cache_free is not None:
         yield from _shortage_of_disk(weights, machine.cache_free, " for the hub's cache", fetched, elsewhere)
@@ -454,11 +462,7 @@ def _shortage_of_disk(need: int, free: int, where: str, why: str, elsewhere: str
     if need > free:
         yield Finding(
             level=Level.REFUSE,
-            what=f"{_gigabytes(need)} of disk are needed{where}, and {_gigabytes(free)} are free",
+            what=f"{size_text(need)} of disk are needed{where}, and {size_text(free)} are free",
             why=why,
-            fix=f"free {_gigabytes(need - free)}{', or ' + elsewhere if elsewhere else ''}",
+            fix=f"free {size_text(need - free)}{', or ' + elsewhere if elsewhere else ''}",
         )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"  # noqa: PLR2004

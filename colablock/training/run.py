@@ -59,13 +59,15 @@ class Asked:
 class Briefing:
     """What is known before a run starts: shown, so that nobody waits an hour for a surprise.
 
-    *prepared* says what the data came to: numbers, and one row as it is trained on.
+    *cards* are the names of those that it trains on, none of them for a CPU.  *prepared*
+    says what the data came to: numbers, and one row as it is trained on.
     """
 
     config: TrainConfig
     runner: str
     preflight: Preflight
     folder: Path
+    cards: tuple[str, ...] = ()
     mends: tuple[str, ...] = ()
     prepared: Mapping[str, Any] | None = None
     resumed_from: str | None = None
@@ -270,6 +272,7 @@ class _Way:
                 runner=self.runner,
                 preflight=preflight,
                 folder=folder.path,
+                cards=tuple(device.name for device in devices),
                 mends=mends,
                 prepared=prepared,
                 resumed_from=checkpoint.name if checkpoint else None,

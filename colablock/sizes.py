@@ -1,0 +1,25 @@
+"""Sizes in words: files and disks in powers of 1000, memory in powers of 1024."""
+
+from __future__ import annotations
+
+__all__ = ["memory_text", "size_text"]
+
+_STEP = 1000
+_SMALL = 9.95  # below this a decimal is worth its place
+_UNITS = ("kB", "MB", "GB", "TB")
+
+
+def size_text(size: int) -> str:
+    """Return *size* in bytes as a person reads it, in powers of 1000: ``812 kB``, ``2.9 GB``."""
+    value = float(size)
+    unit = "byte" if size == 1 else "bytes"
+    for larger in _UNITS:
+        if value < _STEP - 0.5:
+            break
+        value, unit = value / _STEP, larger
+    return f"{value:.1f} {unit}" if unit in _UNITS and value < _SMALL else f"{value:.0f} {unit}"
+
+
+def memory_text(size: float) -> str:
+    """Return bytes of memory as its tools and torch count them: ``9.5 GiB``, ``450 MiB``."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from colablock.display_briefing import (
+    briefing_text,
+    briefing_to_html,
+    receipt_text,
+    receipt_to_html,
+    render_briefing,
+    render_receipt,
+)
+from colablock.training.circumstances import Finding, Level
+from colablock.training.config import config_from
+from colablock.training.memory import Estimate
+from colablock.training.precision import FP16, FP32
+from colablock.training.preflight import Preflight
+from colablock.training.receipts import Receipt
+from colablock.training.run import Briefing
+from tests.support.html import Element, read
+
+URL = (
+    "https://hub.example/an-organisation-of-a-long-name/a-model-whose-name-is-longer-than-a-line-has-room-for"
+)
+FOLDER = Path("/content/drive/MyDrive/outputs-of-a-long-name/of-a-model-whose-name-is-long/and-of-its-data")
+EVIL = "<script>alert('x')</script>"
+PREPARED: dict[str, Any] = {
+    "rows": 1204,
+    "tokens": 412_118,
+    "trained": 230_440,
+    "forms": ["messages", "messages"],
+    "cut": 31,
+    "lost": 9000,
+    "longest": 4000,
+    "dropped": 2,
+    "sample": [
+        ("<|im_start|>user\nWrite f.<|im_end|>\n", False),
+        ("def f(x):\n    return x\n\n\x1b[31mdone<|im_end|>", True),
+    ],
+}
+TIGHT = Finding(
+    level=Level.WARN,
+    what="it is tight: about 14.1 GiB of the card's memory are needed, and 14.6 GiB are free",
+    fix="set `micro_batch_size: 1`",
+)
+RECEIPT = Receipt(
+    matrix="qlora-2026",
+    matrix_digest="d",
+    variant=None,
+    runner="trl",
+    mends=("gqa-before-ampere",),
+    lock="l",
+    python_version="3.12.4",
+    card="NVIDIA L4",
+    compute_capability="8.9",
+    driver=None,
+    cuda=None,
+    precision="bf16",
+    quantized=True,
+    steps=10,
+    losses=(6.255,),
+    before=6.255,
+    after=6.084,
+    held=(6.255, 6.255),
+    seconds=70.0,
+    memory=69_534_208,
+    date="2026-09-21T14:13:20Z",
+    colablock="0.1.0",
+)
+
+
+def a_preflight(*findings: Finding, **facts: Any) -> Preflight:
+    usual: dict[str, Any] = {
+        "findings": findings,
+        "precision": FP16,
+        "estimate": Estimate(parts={"weights": 600 << 20, "loss": 1800 << 20, "slack": 10 << 20}),
+        "processes": 1,
+        "attention": "sdpa",
+    }
+    return Preflight(**(usual | facts))
+
+
+def a_briefing(*findings: Finding, model: str = "some/tiny", **facts: Any) -> Briefing:
+    config = config_from({"base_model": model, "datasets": ["x.jsonl"], "sequence_len": 1024}, source="")
+    usual: dict[str, Any] = {
+        "config": config,
+        "runner": "trl",
+        "preflight": a_preflight(*findings),
+        "folder": Path("/content/outputs/tiny"),
+        "cards": ("Tesla T4",),
+        "prepared": PREPARED,
+    }
+    return Briefing(**(usual | facts))
+
+
+def console(*, colour: bool = False) -> Console:
+    system: dict[str, Any] = {"force_terminal": True, "color_system": "standard"} if colour else {}
+    return Console(file=io.StringIO(), width=80, **{"color_system": None, **system})
+
+
+def written(to: Console) -> str:
+    assert isinstance(to.file, io.StringIO)
+    return to.file.getvalue()
+
+
+def body(html: str) -> Element:
+    """Return the block without its styles."""
+    (block,) = read(html).all("div", "colablock")
+    block.children = [one for one in block.children if isinstance(one, str) or one.tag != "style"]
+    return block
+
+
+# Text
+
+
+def test_a_briefing_as_text() -> None:
+    note = Finding(level=Level.NOTE, what="trains in fp16", why="the Tesla T4 has no units for bf16")
+    briefing = a_briefing(TIGHT, note, mends=("gqa-before-ampere",), resumed_from="checkpoint-40")
+    to = console()
+    render_briefing(briefing, to)
+    assert written(to).splitlines() == [
+        "QLoRA of some/tiny with trl, fp16, on Tesla T4, going on from checkpoint-40",
+        "  memory   about 2.4 GiB: loss 1.8 GiB, weights 600 MiB",
+        "  data     1,204 rows (messages), 412,118 tokens, 230,440 of them learnt; 31",
+        "           rows (3 %) are longer than 1,024 tokens and lose 2 % of all tokens; 2",
+        "           rows have nothing left to learn and are left out",
+        "  mends    gqa-before-ampere",
+        "  output   /content/outputs/tiny",
+        "  warning  it is tight: about 14.1 GiB of the card's memory are needed, and",
+        "           14.6 GiB are free; set `micro_batch_size: 1`",
+        "  note     trains in fp16: the Tesla T4 has no units for bf16",
+        "",
+        "one row as it is trained on:",
+        "  given   <|im_start|>user",
+        "          Write f.<|im_end|>",
+        "  learnt  def f(x):",
+        "              return x",
+        "          ",
+        "          [31mdone<|im_end|>",
+    ]
+    assert briefing_text(briefing).splitlines() == [line.rstrip() for line in written(to).splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("cards", "processes", "where"),
+    [
+        ((), 1, "on the CPU"),
+        (("NVIDIA L4",), 1, "on NVIDIA L4"),
+        (("Tesla T4", "Tesla T4"), 2, "on 2 Tesla T4, 2 processes"),
+        (("Tesla T4", "NVIDIA L4"), 2, "on Tesla T4 and NVIDIA L4, 2 processes"),
+    ],
+)
+def test_the_title_names_the_cards(cards: tuple[str, ...], processes: int, where: str) -> None:
+    briefing = a_briefing(cards=cards, preflight=a_preflight(processes=processes, precision=FP32))
+    title = f"QLoRA of some/tiny with trl, fp32, {where}"
+    assert briefing_text(briefing).splitlines()[0] == title
+    assert body(briefing_to_html(briefing)).one("p", "cl-head").text == title
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    text = briefing_text(a_briefing(preflight=a_preflight(estimate=None), prepared=None))
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["output"]
+
+
+def test_paths_and_addresses_stay_whole() -> None:
+    gated = Finding(level=Level.REFUSE, what="the model is gated", why=f"accept its licence at {URL}")
+    sample = [(f"See {URL} and say what is there.", False)]
+    briefing = a_briefing(gated, model=str(FOLDER), folder=FOLDER, prepared={**PREPARED, "sample": sample})
+    lines = briefing_text(briefing).splitlines()
+    assert f"  model    {FOLDER}" in lines
+    assert f"  output   {FOLDER}" in lines
+    assert [line.strip() for line in lines].count(URL) == 2
+    others = [line for line in lines if URL not in line and str(FOLDER) not in line]
+    assert max(map(len, others)) <= 80
+
+
+def test_a_receipt_as_text(tmp_path: Path) -> None:
+    assert receipt_text(RECEIPT).splitlines() == [
+        "qlora-2026 trains: 10 steps of QLoRA with trl on NVIDIA L4, bf16, in 1 min 10 s",
+        "  PASS    a fixed loss falls: 6.255 → 6.084 over 10 steps",
+        "  PASS    and stays with learning rate 0: 6.255 → 6.255",
+        "  memory  at most 66 MiB",
+        "  mends   gqa-before-ampere",
+    ]
+    failed = replace(RECEIPT, after=6.254, card="cpu", notes=(f"see {URL}",), mends=())
+    to = console()
+    render_receipt(failed, to, path=tmp_path / "receipt.json")
+    assert written(to).splitlines() == [
+        "qlora-2026 does not train: 10 steps of QLoRA with trl on the CPU, bf16, in 1 min",
+        "  10 s",
+        "  FAIL     a fixed loss falls: 6.255 → 6.254 over 10 steps",
+        "  PASS     and stays with learning rate 0: 6.255 → 6.255",
+        "  memory   at most 66 MiB",
+        "  note     see",
+        f"           {URL}",
+        f"  receipt  {tmp_path / 'receipt.json'}",
+    ]
+
+
+def test_what_is_wrong_stands_out_where_there_is_colour() -> None:
+    to = console(colour=True)
+    render_briefing(a_briefing(TIGHT), to)
+    render_receipt(replace(RECEIPT, after=7.0), to)
+    text = written(to)
+    assert "\x1b[33mwarning\x1b[0m  it is tight" in text
+    assert "\x1b[1;31mFAIL\x1b[0m" in text
+    assert "\x1b[32mPASS\x1b[0m" in text
+
+
+# HTML
+
+
+def test_a_briefing_as_html() -> None:
+    block = body(briefing_to_html(a_briefing(TIGHT)))
+    assert block.one("span", "cl-warn").text == "warning"
+    assert block.one("code").text == "micro_batch_size: 1"
+    assert block.one("mark").text.startswith("def f(x):\n    return x\n")
+    assert "<|im_start|>user\nWrite f.<|im_end|>\n" in block.one("pre").text
+    assert not body(briefing_to_html(a_briefing(prepared=None))).all("details")
+
+
+def test_a_receipt_as_html() -> None:
+    block = body(receipt_to_html(replace(RECEIPT, after=7.0)))
+    assert [one.text for one in block.all("span", "cl-bad")] == ["FAIL"]
+    assert [one.text for one in block.all("span", "cl-good")] == ["PASS"]
+    assert "at most 66 MiB" in block.text
+
+
+def test_nothing_that_comes_from_data_is_taken_for_html() -> None:
+    finding = Finding(level=Level.REFUSE, what=EVIL, why=EVIL, fix=EVIL)
+    prepared = {**PREPARED, "forms": [EVIL], "sample": [(EVIL, False), (EVIL, True)]}
+    briefing = a_briefing(
+        finding,
+        model=EVIL,
+        runner=EVIL,
+        folder=Path(EVIL),
+        cards=(EVIL,),
+        mends=(EVIL,),
+        prepared=prepared,
+        resumed_from=EVIL,
+    )
+    receipt = replace(RECEIPT, matrix=EVIL, runner=EVIL, card=EVIL, mends=(EVIL,), notes=(EVIL,))
+    for html, times in ((briefing_to_html(briefing), 12), (receipt_to_html(receipt), 5)):
+        assert "<script" not in html.lower()
+        block = body(html)
+        assert not block.all("script")
+        assert block.text.count(EVIL) == times
