@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from colablock.check import Verdict, broken_since
 from colablock.claims import HOLDS
+from colablock.display_text import paragraph, write_lines
 from colablock.display_words import one_line
 from colablock.sizes import size_text
 
@@ -59,9 +59,7 @@ def _in_a_line(text: str) -> str:
 
 def _print(text: str, console: Console, *, indent: int = 2) -> None:
     """Print *text* below an indent, which its further lines have too."""
-    margin = " " * indent
-    for line in wrap(text, console.width, initial_indent=margin, subsequent_indent=margin):
-        console.print(line, markup=False, soft_wrap=True)
+    write_lines(paragraph(text, width=console.width, indent=indent), console)
 
 
 def _table(outcomes: tuple[Outcome, ...]) -> Table:

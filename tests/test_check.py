@@ -6,14 +6,18 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from colablock.accelerator import CARDS, Accelerator, declared
 from colablock.check import Outcome, Verdict, broken_since, differences
+from colablock.checks_file import Checked
 from colablock.claims import CLAIMS, HOLDS, judge_claim
+from colablock.display_check import render_checked
 from colablock.errors import ExitCode
 from colablock.matrix_schema import CAPABILITIES
 from tests.support.runtime import Stub, build_site, make_venv
@@ -213,6 +217,15 @@ def test_drift_is_what_differs_from_the_committed_results(world: World, copy: Pa
     assert moved.code == ExitCode.UNMET
     assert "image-1-cpu: no longer recorded" in " ".join(moved.out.split())
     assert (copy / "matrices/good.checks.json").read_bytes() == written
+
+
+def test_where_the_results_are_is_written_whole() -> None:
+    path = Path("/home/of-somebody/with-a-long-name/matrices-of-a-team/that-keeps-many/good.checks.json")
+    checked = Checked(matrix="good", summary="", digest="d", path=path, outcomes=(), drift=("a drift",))
+    to = Console(file=StringIO(), width=60)
+    render_checked(checked, to, updated=True)
+    assert isinstance(to.file, StringIO)
+    assert f"\n  written to\n  {path}:\n    a drift\n" in to.file.getvalue()
 
 
 def test_without_locks_nothing_is_known_and_the_way_out_is_said(world: World, copy: Path) -> None:

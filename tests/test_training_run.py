@@ -117,6 +117,7 @@ def test_a_run_knows_the_cards_that_it_trains_on(bench: Bench) -> None:
     record = record_of(call.folder)
     kill(call.folder)
     assert (record.cards, record.driver) == ([devices[1].name], "580.82.07")
+    assert [briefing.cards for briefing in call.briefings] == [(devices[1].name,)]
     assert (record.precision, record.mends) == ("bf16", [])
 
 
