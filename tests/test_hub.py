@@ -9,7 +9,7 @@ import pytest
 
 from colablock.credentials import Credentials
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused
-from colablock.training.hub import Cache, ask_access, home_of, read_model_config
+from colablock.training.hub import Cache, ModelFacts, ask_model, home_of, read_model_config
 from colablock.training.preflight import Access
 from colablock.urls import Mirrors
 from colablock.wire import Wire
@@ -69,9 +69,8 @@ def test_a_folder_is_read_as_it_is(hub: HubServer, environ: dict[str, str], tmp_
     (tmp_path / "model" / "config.json").write_bytes(CONFIG)
     model = str(tmp_path / "model")
     assert read_model_config(model, None, None, environ) == TOLD
-    assert ask_access(model, None, TOKEN, environ) == Access(
-        status="local", weights=0, repo=model, url="", has_token=True
-    )
+    access = Access(status="local", weights=0, repo=model, url="", has_token=True)
+    assert ask_model(model, None, TOKEN, environ) == ModelFacts(access=access, config=TOLD)
     assert hub.requests == []
 
 
@@ -83,27 +82,30 @@ def test_a_config_that_is_no_object_is_refused(data: bytes, environ: dict[str, s
 
 
 def test_a_folder_without_a_config_is_no_model(environ: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="is no model"):
+    with pytest.raises(NotFound, match="is no model") as raised:
         read_model_config(str(tmp_path), None, None, environ)
+    facts = ask_model(str(tmp_path), None, None, environ)
+    assert (facts.access.status, facts.config, facts.problem) == ("local", None, raised.value.message)
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./none", "a/b/c", "two words"])
-def test_what_is_neither_a_folder_nor_a_name_is_missing(
+def test_what_is_neither_a_folder_nor_a_name_is_said(
     name: str, hub: HubServer, environ: dict[str, str]
 ) -> None:
-    assert ask_access(name, None, None, environ).status == "missing"
-    with pytest.raises(NotFound):
-        read_model_config(name, None, None, environ)
+    for ask in (ask_model, read_model_config):
+        with pytest.raises(NotFound, match=f"there is no folder `{name}`") as raised:
+            ask(name, None, None, environ)
+        assert raised.value.hint == "Give a folder with a model in it, or a name such as `owner/model`"
     assert hub.requests == []
 
 
-def test_one_head_request_and_one_page_tell_all_of_an_open_model(
-    hub: HubServer, environ: dict[str, str]
-) -> None:
-    assert ask_access("open/model", None, None, environ) == access(hub, "open/model", "open", 7_000)
+def test_three_requests_tell_all_of_an_open_model(hub: HubServer, environ: dict[str, str]) -> None:
+    facts = ask_model("open/model", None, None, environ)
+    assert facts == ModelFacts(access=access(hub, "open/model", "open", 7_000), config=TOLD)
     assert hub.asked == [
         "HEAD /open/model/resolve/main/config.json",
         "GET /api/models/open/model/revision/main?blobs=true",
+        "GET /open/model/resolve/main/config.json",
     ]
     assert {seen.token for seen in hub.requests} == {None}
 
@@ -124,7 +126,7 @@ def test_what_would_be_loaded_is_what_is_counted(
     sizes: dict[str, int], weights: int, hub: HubServer, environ: dict[str, str]
 ) -> None:
     hub.repos["some/model"] = Repo(files={"config.json": CONFIG}, sizes=sizes)
-    assert ask_access("some/model", None, None, environ).weights == weights
+    assert ask_model("some/model", None, None, environ).access.weights == weights
 
 
 STATUSES = [
@@ -148,13 +150,13 @@ def test_the_hub_says_who_may_read_a_model(
 ) -> None:
     repo, revision, token, status, weights = case
     expected = access(hub, repo, status, weights, token=token is not None)
-    assert ask_access(repo, revision, token, environ) == expected
+    assert ask_model(repo, revision, token, environ).access == expected
     assert {seen.token for seen in hub.requests} == {token}
     assert sum(seen.method == "HEAD" for seen in hub.requests) == (2 if repo == "old/name" else 1)
 
 
 def test_a_token_that_the_hub_does_not_know_is_said(environ: dict[str, str]) -> None:
-    for ask in (ask_access, read_model_config):
+    for ask in (ask_model, read_model_config):
         with pytest.raises(InvalidInput, match="does not know the token") as raised:
             ask("open/model", None, "hf_withdrawn", environ)
         assert "hf_withdrawn" not in f"{raised.value} {raised.value.hint}"
@@ -162,21 +164,31 @@ def test_a_token_that_the_hub_does_not_know_is_said(environ: dict[str, str]) -> 
 
 def test_access_that_is_forbidden_counts_as_gated(hub: HubServer, environ: dict[str, str]) -> None:
     hub.statuses["/open/model"] = 403
-    assert ask_access("open/model", None, TOKEN, environ) == access(hub, "open/model", "gated", token=True)
+    assert ask_model("open/model", None, TOKEN, environ).access == access(
+        hub, "open/model", "gated", token=True
+    )
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 418])
-def test_a_hub_that_fails_is_not_reached(status: int, hub: HubServer, environ: dict[str, str]) -> None:
+def test_a_hub_that_fails_is_not_reached(
+    status: int, hub: HubServer, environ: dict[str, str], cache: Path
+) -> None:
     hub.statuses["/"] = status
-    assert ask_access("open/model", None, None, environ) == access(hub, "open/model", "unreachable")
+    facts = ask_model("open/model", None, None, environ)
+    assert facts.access == access(hub, "open/model", "unreachable")
+    assert len(hub.requests) == 1  # who was waited for once
     with pytest.raises(FetchFailed) as raised:
         read_model_config("open/model", None, None, environ)
     assert raised.value.status == status
+    assert facts.problem == raised.value.message
+    fill_cache(cache, "open/model", {"config.json": b'{"kept": 1}'})
+    facts = ask_model("open/model", None, None, environ)
+    assert (facts.access.status, facts.config) == ("unreachable", {"kept": 1})
 
 
 def test_a_hub_that_tells_no_sizes_is_open_all_the_same(hub: HubServer, environ: dict[str, str]) -> None:
     hub.repos["open/model"] = Repo(files={"config.json": CONFIG}, sizes=SHARDED, has_api=False)
-    assert ask_access("open/model", None, None, environ) == access(hub, "open/model", "open")
+    assert ask_model("open/model", None, None, environ).access == access(hub, "open/model", "open")
 
 
 def test_a_failure_that_passes_is_asked_through(hub: HubServer, environ: dict[str, str]) -> None:
@@ -189,12 +201,12 @@ def test_a_failure_that_passes_is_asked_through(hub: HubServer, environ: dict[st
         hub.statuses.clear()
 
     wire = Wire({"COLABLOCK_RETRIES": "1"}, Mirrors(()), Credentials({}), sleep=sleep)
-    assert ask_access("open/model", None, None, environ, transport=wire).status == "open"
+    assert ask_model("open/model", None, None, environ, transport=wire).access.status == "open"
     assert len(ended) == 1
 
 
 def test_no_network_is_no_answer(nowhere: dict[str, str]) -> None:
-    assert ask_access("open/model", None, None, nowhere).status == "unreachable"
+    assert ask_model("open/model", None, None, nowhere).access.status == "unreachable"
     with pytest.raises(FetchFailed, match=r"no connection to `127\.0\.0\.1`"):
         read_model_config("open/model", None, None, nowhere)
 
@@ -213,8 +225,8 @@ def test_a_config_that_another_host_keeps_is_fetched_there_without_the_token(
         hub.repos["far/model"] = Repo(sizes={"model.safetensors": 5}, elsewhere=other.url)
         assert read_model_config("far/model", None, TOKEN, environ) == TOLD
         assert [seen.token for seen in other.requests] == [None]
-        assert ask_access("far/model", None, TOKEN, environ).status == "open"
-        assert len(other.requests) == 1
+        assert ask_model("far/model", None, TOKEN, environ).access.status == "open"
+        assert [(seen.method, seen.token) for seen in other.requests] == [("GET", None)] * 2
 
 
 def test_redirects_in_a_circle_end(hub: HubServer, environ: dict[str, str]) -> None:
@@ -275,7 +287,7 @@ def test_a_model_that_is_kept_whole_needs_no_hub(
 ) -> None:
     environ = {**nowhere, "HF_HUB_OFFLINE": "1" if way == "offline" else ""}
     fill_cache(cache, "open/model", files)
-    found = ask_access("open/model", None, None, environ)
+    found = ask_model("open/model", None, None, environ).access
     assert (found.status, found.weights) == ("local" if is_whole else "unreachable", 0)
     if "config.json" in files:
         assert read_model_config("open/model", None, None, environ) == json.loads(files["config.json"] or b"")
@@ -284,7 +296,7 @@ def test_a_model_that_is_kept_whole_needs_no_hub(
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_nothing_is_asked(variable: str, hub: HubServer, environ: dict[str, str]) -> None:
     environ[variable] = "true"
-    assert ask_access("open/model", None, None, environ).status == "unreachable"
+    assert ask_model("open/model", None, None, environ).access.status == "unreachable"
     with pytest.raises(FetchFailed, match="HF_HUB_OFFLINE forbids"):
         read_model_config("open/model", None, None, environ)
     assert hub.requests == []
@@ -292,7 +304,7 @@ def test_offline_nothing_is_asked(variable: str, hub: HubServer, environ: dict[s
 
 def test_what_is_kept_is_not_fetched_again(hub: HubServer, environ: dict[str, str], cache: Path) -> None:
     fill_cache(cache, "open/model", {**SHARDS, "model-00002-of-00002.safetensors": None})
-    assert ask_access("open/model", None, None, environ) == access(hub, "open/model", "open", 3_000)
+    assert ask_model("open/model", None, None, environ).access == access(hub, "open/model", "open", 3_000)
 
 
 def test_a_branch_is_asked_for_again_and_a_commit_is_not(
@@ -309,7 +321,7 @@ def test_what_the_hub_no_longer_gives_is_taken_from_the_cache(
     repo: str, environ: dict[str, str], cache: Path
 ) -> None:
     fill_cache(cache, repo, WHOLE)
-    assert ask_access(repo, None, None, environ).status == "local"
+    assert ask_model(repo, None, None, environ).access.status == "local"
     assert read_model_config(repo, None, None, environ) == {"kept": 1}
 
 

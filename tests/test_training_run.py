@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from colablock.accelerator import Accelerator, declared
-from colablock.errors import InvalidInput, Refused
+from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.training.checkpoints import list_checkpoints
 from colablock.training.config import TrainConfig, config_to
 from colablock.training.handoff import claimed
@@ -313,6 +313,13 @@ def test_data_and_folders_that_are_no_use_are_said(bench: Bench) -> None:
     bench.data.write_text('{"question": "a"}\n')
     with pytest.raises(InvalidInput, match="the data cannot be trained on"):
         Call(bench)
+    assert RunFolder(bench.folder / "run").state() is State.PREPARED
+
+
+@pytest.mark.parametrize("anyway", [False, True])
+def test_a_folder_that_is_not_there_is_said_as_one(bench: Bench, anyway: bool) -> None:
+    with pytest.raises(NotFound, match=r"there is no folder `\./none`"):
+        Call(bench, bench.config(base_model="./none"), anyway=anyway)
     assert RunFolder(bench.folder / "run").state() is State.PREPARED
 
 

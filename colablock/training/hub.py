@@ -24,7 +24,16 @@ from colablock.training.preflight import Access
 from colablock.urls import Mirrors
 from colablock.wire import Answer, Wire
 
-__all__ = ["Cache", "HubClient", "Transport", "ask_access", "home_of", "is_offline", "read_model_config"]
+__all__ = [
+    "Cache",
+    "HubClient",
+    "ModelFacts",
+    "Transport",
+    "ask_model",
+    "home_of",
+    "is_offline",
+    "read_model_config",
+]
 
 _CONFIG = "config.json"
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as huggingface_hub reads them
@@ -90,8 +99,22 @@ class Cache:
         return self.folder / f"models--{repo.replace('/', '--')}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What `ask_model` heard; *problem* says why there is no *config*."""
+
+    access: Access
+    config: Mapping[str, Any] | None = None
+    problem: str = ""
+
+
 class HubClient:
-    """Asks a hub about one model at one revision."""
+    """Asks a hub about one model at one revision.
+
+    *failure* is set once the hub did not answer: it is not waited for again.
+    """
+
+    failure: FetchFailed | None = None
 
     def __init__(
         self, repo: str, revision: str, *, endpoint: str, token: str | None, transport: Transport
@@ -114,6 +137,8 @@ class HubClient:
 
     def config(self) -> Mapping[str, Any]:
         """Return the model's config.  Raises FetchFailed, InvalidInput, NotFound, Refused."""
+        if self.failure is not None:
+            raise self.failure
         url = self._url_of(_CONFIG)
         answer = self._ask("GET", url)
         status = self._judged(answer)
@@ -181,6 +206,37 @@ class HubClient:
         raise FetchFailed(message, url=answer.url, status=answer.status, hint="try again later")
 
 
+def ask_model(
+    base_model: str,
+    revision: str | None,
+    token: str | None,
+    environ: Mapping[str, str],
+    *,
+    transport: Transport | None = None,
+) -> ModelFacts:
+    """Return whether the model can be had, how many bytes of weights are still to be fetched, and its config.
+
+    One HEAD request tells the first, one page of the hub the second: what is kept
+    in the cache is not counted.  ``local`` is a folder, or a model that is kept
+    whole where the hub does not give it.  *weights* is 0, too, where the hub
+    does not tell.  A hub that does not answer is asked no more: the cache is read.
+    Raises InvalidInput for a token that the hub does not know, NotFound for what
+    is neither a folder nor a name.
+    """
+    has_token = bool(token)
+    if Path(base_model).is_dir():
+        client = None
+        access = Access(status="local", weights=0, repo=base_model, url="", has_token=has_token)
+    else:
+        client = _client(base_model, revision, token, environ, transport)
+        access = _access(client, environ, has_token=has_token)
+    try:
+        config = _config_in(Path(base_model)) if client is None else _config_of(client, environ)
+    except (Unmet, InvalidInput) as error:
+        return ModelFacts(access=access, problem=error.message)
+    return ModelFacts(access=access, config=config)
+
+
 def read_model_config(
     base_model: str,
     revision: str | None,
@@ -196,12 +252,34 @@ def read_model_config(
     model, Refused where it is gated, FetchFailed where the hub cannot be reached
     and nothing is kept, InvalidInput where the file or the token is no use.
     """
-    path = Path(base_model) / _CONFIG
-    if path.parent.is_dir():
-        if not path.is_file():
-            raise NotFound(f"the folder `{base_model}` is no model: there is no `{_CONFIG}` in it")
-        return _mapping(path.read_bytes(), str(path))
-    client = _client(base_model, revision, token, environ, transport)
+    if Path(base_model).is_dir():
+        return _config_in(Path(base_model))
+    return _config_of(_client(base_model, revision, token, environ, transport), environ)
+
+
+def _access(client: HubClient, environ: Mapping[str, str], *, has_token: bool) -> Access:
+    cache = Cache.of(environ)
+    status, weights = "unreachable", 0
+    if not is_offline(environ):
+        try:
+            status = client.status()
+            if status == "open":
+                weights = _missing_bytes(client, cache)
+        except FetchFailed as error:
+            client.failure = error
+    if status != "open" and cache.is_whole(client.repo, client.revision):
+        status = "local"
+    return Access(status=status, weights=weights, repo=client.repo, url=client.page, has_token=has_token)
+
+
+def _config_in(folder: Path) -> Mapping[str, Any]:
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise NotFound(f"the folder `{folder}` is no model: there is no `{_CONFIG}` in it")
+    return _mapping(path.read_bytes(), str(path))
+
+
+def _config_of(client: HubClient, environ: Mapping[str, str]) -> Mapping[str, Any]:
     kept = Cache.of(environ).snapshot(client.repo, client.revision)
     known = kept / _CONFIG if kept is not None and (kept / _CONFIG).is_file() else None
     if known is not None and (is_offline(environ) or known.parent.name == client.revision):
@@ -214,39 +292,6 @@ def read_model_config(
         if known is None:
             raise
         return _mapping(known.read_bytes(), str(known))
-
-
-def ask_access(
-    base_model: str,
-    revision: str | None,
-    token: str | None,
-    environ: Mapping[str, str],
-    *,
-    transport: Transport | None = None,
-) -> Access:
-    """Return whether the model can be had, and how many bytes of weights are still to be fetched.
-
-    One HEAD request tells the first, one page of the hub the second: what is kept
-    in the cache is not counted.  ``local`` is a folder, or a model that is kept
-    whole where the hub does not give it.  *weights* is 0, too, where the hub
-    does not tell.  Raises InvalidInput for a token that the hub does not know.
-    """
-    has_token = bool(token)
-    if Path(base_model).is_dir():
-        return Access(status="local", weights=0, repo=base_model, url="", has_token=has_token)
-    if not _NAME.fullmatch(base_model):
-        return Access(status="missing", weights=0, repo=base_model, url="", has_token=has_token)
-    client = _client(base_model, revision, token, environ, transport)
-    cache = Cache.of(environ)
-    status, weights = "unreachable", 0
-    if not is_offline(environ):
-        with suppress(FetchFailed):
-            status = client.status()
-            if status == "open":
-                weights = _missing_bytes(client, cache)
-    if status != "open" and cache.is_whole(client.repo, client.revision):
-        status = "local"
-    return Access(status=status, weights=weights, repo=client.repo, url=client.page, has_token=has_token)
 
 
 def is_offline(environ: Mapping[str, str]) -> bool:

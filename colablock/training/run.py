@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from colablock.errors import InvalidInput, NotFound, Refused, Unmet
+from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.progress import Reporter
 from colablock.training.checkpoints import data_digest, newest_whole, resume_decision
 from colablock.training.config import TrainConfig, config_from, config_to, read_yaml, yaml_value
@@ -23,7 +23,7 @@ from colablock.training.handoff import (
     prepare_data,
     put_aside,
 )
-from colablock.training.hub import ask_access, is_offline, read_model_config
+from colablock.training.hub import ModelFacts, ask_model, is_offline
 from colablock.training.machine import read_machine, read_stack
 from colablock.training.mirror import list_mirrored, restore, start_mirror, store_of
 from colablock.training.model_shape import ModelShape, from_config
@@ -285,8 +285,8 @@ class _Way:
         """Return what was found.  Raises Refused for what the run would fail by."""
         config, environ = self.asked.config, self.environ
         self.reporter.stage("Looking at the model, the card and the stack")
-        access = ask_access(config.base_model, config.revision, token, environ)
-        shape, problem = _shape_of(config, token, environ)
+        facts = ask_model(config.base_model, config.revision, token, environ)
+        shape, problem = _shape_of(facts)
         if problem:
             self.reporter.note(problem)
         preflight = judge(
@@ -294,7 +294,7 @@ class _Way:
             shape,
             machine,
             read_stack(Path(self.ready.python), environ),
-            access,
+            facts.access,
             self.runner,
             mends=frozenset(mends),
         )
@@ -303,14 +303,15 @@ class _Way:
         return preflight
 
 
-def _shape_of(
-    config: TrainConfig, token: str | None, environ: Mapping[str, str]
-) -> tuple[ModelShape | None, str]:
+def _shape_of(facts: ModelFacts) -> tuple[ModelShape | None, str]:
     """Return the model's shape, or None and why it cannot be told."""
-    try:
-        return from_config(read_model_config(config.base_model, config.revision, token, environ)), ""
-    except (Unmet, InvalidInput) as error:
-        return None, f"the model's config cannot be read: {error.message}"
+    problem = facts.problem
+    if facts.config is not None:
+        try:
+            return from_config(facts.config), ""
+        except InvalidInput as error:
+            problem = error.message
+    return None, f"the model's config cannot be read: {problem}"
 
 
 def _refusal(preflight: Preflight) -> str:
