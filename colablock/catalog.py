@@ -35,12 +35,13 @@ class Folder(Protocol):
 class Listed:
     """One matrix that can be named, or one that cannot because *shadowed_by* comes first.
 
-    *fault* says why a file is no matrix; its name cannot be used.
+    *fault* says why a file is no *matrix*; its name cannot be used.
     """
 
     name: str
     summary: str | None
     source: str
+    matrix: Matrix | None = None
     shadowed_by: str | None = None
     fault: str | None = None
 
@@ -159,7 +160,7 @@ def _listed(name: str, place: _Place, entry: Folder, places: tuple[_Place, ...])
         return Listed(name=name, summary=None, source=error.source, fault=fault)
     except ColablockError as error:
         return Listed(name=name, summary=None, source=str(entry), fault=str(error))
-    return Listed(name=name, summary=matrix.summary, source=file.source)
+    return Listed(name=name, summary=matrix.summary, source=file.source, matrix=matrix)
 
 
 def _check_name(matrix: Matrix, name: str) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from colablock import __version__
 from colablock.applied import home_folder
-from colablock.catalog import find_matrix, list_matrices
-from colablock.errors import InvalidInput
+from colablock.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix import Absent, Constraint, Matrix, PackageEntry
 from colablock.recorded import runtimes
 from colablock.settings import read_settings
@@ -25,13 +24,7 @@ __all__ = ["info", "listing", "matrix_facts"]
 def listing(environ: Mapping[str, str]) -> dict[str, object]:
     """Return the matrices that can be named and the recorded runtimes."""
     return {
-        "matrices": [
-            {
-                **{key: value for key, value in asdict(one).items() if value is not None},
-                **_proofs(one.name, environ),
-            }
-            for one in list_matrices(environ=environ)
-        ],
+        "matrices": [_listed(one) for one in list_matrices(environ=environ)],
         "runtimes": [
             {
                 "name": one.name,
@@ -45,16 +38,21 @@ def listing(environ: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def _proofs(name: str, environ: Mapping[str, str]) -> dict[str, object]:
-    """Return on which cards a matrix that trains is proven to; nothing for one that cannot be read."""
-    try:
-        matrix = find_matrix(name, environ=environ)
-    except InvalidInput:
-        return {}
-    if matrix.train.runner is None:
-        return {}
-    cards = proven_on(matrix.source, digest=matrix.digest)
-    return {"training": f"proven on {', '.join(cards)}" if cards else "not proven by us on any card"}
+def _listed(one: Listed) -> dict[str, object]:
+    """Return what one line of the list says; of a matrix that trains, on which cards that is proven."""
+    matrix, training = one.matrix, None
+    if matrix is not None and matrix.train.runner is not None:
+        cards = proven_on(matrix.source, digest=matrix.digest)
+        training = f"proven on {', '.join(cards)}" if cards else "not proven by us on any card"
+    said = {
+        "name": one.name,
+        "summary": one.summary,
+        "source": one.source,
+        "shadowed_by": one.shadowed_by,
+        "fault": one.fault,
+        "training": training,
+    }
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def matrix_facts(name: str, environ: Mapping[str, str]) -> dict[str, object]:

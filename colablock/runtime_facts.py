@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.breakage import unmet
-from colablock.catalog import find_matrix, list_matrices
+from colablock.catalog import list_matrices
 from colablock.matrix import Matrix
 from colablock.recorded import RecordedRuntime, list_runtimes, load_recording, snapshot_of_recording
 from colablock.requirements import parse_requirement
@@ -89,7 +89,7 @@ def _about(about: RecordedRuntime) -> dict[str, object]:
 def _matrices(environ: Mapping[str, str]) -> list[Matrix]:
     """Return the matrices that can be named, in the order of the search."""
     listed = list_matrices(environ=environ)
-    return [find_matrix(one.name, environ=environ) for one in listed if not (one.fault or one.shadowed_by)]
+    return [one.matrix for one in listed if one.matrix is not None and not one.shadowed_by]
 
 
 def _named(snapshot: Snapshot, matrices: list[Matrix]) -> list[dict[str, object]]:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from colablock.accelerator import Accelerator, Device, declared
+from colablock.catalog import find_matrix
 from colablock.errors import InvalidInput
+from colablock.facts import listing
 from colablock.training.receipts import (
     Receipt,
     card_key,
@@ -169,3 +171,33 @@ def test_what_a_plan_says_of_the_cards_that_receipts_cover(
     changed = proof_note(str(matrix), "tiny", accelerator, digest="since")
     assert "not proven by us" in changed  # the matrix is another one by now
     assert proven_on(str(matrix), digest="since") == ()
+
+
+def test_each_matrix_of_one_name_is_listed_with_its_own_proofs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = 'schema = 1\nname = "{}"\n[packages]\ntrl = ">=1"\n[train]\nrunner = "trl"\n'
+    folders = [tmp_path / "matrices", tmp_path / "far"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "mine.toml").write_text(text.format("mine"))
+    near, far = (folder / "mine.toml" for folder in folders)
+    far.write_text(far.read_text() + "# another\n")
+    digest = find_matrix(str(far)).digest
+    write_receipt(replace(T4, matrix_digest=digest), receipts_folder(str(far)) / "t4.json")
+    found = listing({"COLABLOCK_MATRICES": "far"})["matrices"]
+    assert isinstance(found, list)
+    assert [one for one in found if one["name"] == "mine"] == [
+        {
+            "name": "mine",
+            "source": str(near.relative_to(tmp_path)),
+            "training": "not proven by us on any card",
+        },
+        {
+            "name": "mine",
+            "source": str(far.relative_to(tmp_path)),
+            "shadowed_by": str(near.relative_to(tmp_path)),
+            "training": "proven on Tesla T4",
+        },
+    ]
