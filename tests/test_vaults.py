@@ -72,10 +72,13 @@ ENVIRONMENTS: list[tuple[str, dict[str, str], str, str]] = [
     ("HF_TOKEN", {"HUGGINGFACE_TOKEN": "c"}, "c", "the variable HUGGINGFACE_TOKEN"),
     ("HF_TOKEN", {}, "hf_of_file", ".cache/huggingface/token"),
     ("HF_TOKEN", {"HF_TOKEN_PATH": "{folder}/other"}, "hf_of_other", "{folder}/other"),
+    ("HF_TOKEN", {"HF_TOKEN_PATH": "~/other"}, "hf_of_other", "{folder}/other"),
+    ("HF_TOKEN", {"HF_TOKEN_PATH": "$DISK/other", "DISK": "{folder}"}, "hf_of_other", "{folder}/other"),
     ("WANDB_API_KEY", {"WANDB_API_KEY": "w", "HF_TOKEN": "a"}, "w", "the variable WANDB_API_KEY"),
     ("WANDB_API_KEY", {}, "wandb-of-netrc", ".netrc"),
     ("WANDB_API_KEY", {"WANDB_BASE_URL": "https://wandb.example/"}, "wandb-of-ours", ".netrc"),
     ("WANDB_API_KEY", {"NETRC": "{folder}/none"}, "of-the-shelf", "the shelf"),
+    ("WANDB_API_KEY", {"NETRC": "~/own"}, "wandb-of-own", "{folder}/own"),
     ("WANDB_API_KEY", {"WANDB_BASE_URL": "https://other.example/"}, "of-the-shelf", "the shelf"),
     ("HF_TOKEN", {"HF_HOME": "{folder}/none"}, "of-the-shelf", "the shelf"),
 ]
@@ -87,6 +90,7 @@ def test_a_token_is_where_its_library_looks_for_it_and_then_in_a_vault(
 ) -> None:
     environ = home(tmp_path)
     (tmp_path / "other").write_text("hf_of_other")
+    (tmp_path / "own").write_text("machine api.wandb.ai login user password wandb-of-own")
     environ |= {key: text.replace("{folder}", str(tmp_path)) for key, text in variables.items()}
     vault = Shelf(HF_TOKEN="of-the-shelf", WANDB_API_KEY="of-the-shelf")
     secret, notes = find_token(name, environ, [Shelf(), vault])

@@ -30,6 +30,7 @@ __all__ = [
     "ModelFacts",
     "Transport",
     "ask_model",
+    "expanded",
     "home_of",
     "is_offline",
     "read_model_config",
@@ -75,7 +76,7 @@ class Cache:
     def of(cls, environ: Mapping[str, str]) -> Cache:
         """Return the one that huggingface_hub uses in a process with these variables."""
         named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-        return cls(Path(_expanded(named, environ)) if named else home_of(environ) / "hub")
+        return cls(Path(expanded(named, environ)) if named else home_of(environ) / "hub")
 
     def snapshot(self, repo: str, revision: str) -> Path | None:
         """Return the folder of the revision's files; None where none of them is kept."""
@@ -303,12 +304,13 @@ def home_of(environ: Mapping[str, str]) -> Path:
     """Return the folder that huggingface_hub keeps its things in: ``HF_HOME``."""
     named = environ.get("HF_HOME")
     if named:
-        return Path(_expanded(named, environ))
+        return Path(expanded(named, environ))
     caches = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", "/nonexistent"), ".cache")  # noqa: PTH118
-    return Path(_expanded(caches, environ)) / "huggingface"
+    return Path(expanded(caches, environ)) / "huggingface"
 
 
-def _expanded(path: str, environ: Mapping[str, str]) -> str:
+def expanded(path: str, environ: Mapping[str, str]) -> str:
+    """Return a path as huggingface_hub takes it from a variable: with ``~`` and ``$NAME`` filled in."""
     if path == "~" or path.startswith("~/"):
         path = environ.get("HOME", "~") + path[1:]
     return re.sub(

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import netrc
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from colablock.display_notebook import in_notebook
 from colablock.training.config import Report, TrainConfig
-from colablock.training.hub import home_of
+from colablock.training.hub import expanded, home_of
 
 __all__ = [
     "ColabVault",
@@ -131,11 +131,12 @@ def find_token(
 
     The environment comes first, then the library's own file, then the *vaults*.
     """
-    for variable in _NAMES.get(name, (name,)):
+    for variable in _NAMES[name]:
         if value := _clean(environ.get(variable, "")):
             return Secret(value, f"the variable {variable}"), ()
-    for secret in {"HF_TOKEN": _in_token_file, "WANDB_API_KEY": _in_netrc}.get(name, _nowhere)(environ):
-        return secret, ()
+    kept = _in_token_file(environ) if name == "HF_TOKEN" else _in_netrc(environ)
+    if kept is not None:
+        return kept, ()
     notes = []
     for vault in vaults:
         try:
@@ -178,28 +179,26 @@ def _clean(text: str) -> str:
     return text.replace("\r", "").replace("\n", "").strip()
 
 
-def _nowhere(environ: Mapping[str, str]) -> Iterator[Secret]:  # noqa: ARG001 - as the others
-    yield from ()
-
-
-def _in_token_file(environ: Mapping[str, str]) -> Iterator[Secret]:
-    """Yield what ``hf auth login`` left."""
+def _in_token_file(environ: Mapping[str, str]) -> Secret | None:
+    """Return what ``hf auth login`` left."""
     named = environ.get("HF_TOKEN_PATH")
-    path = Path(named) if named else home_of(environ) / "token"
+    path = Path(expanded(named, environ)) if named else home_of(environ) / "token"
+    value = ""
     with suppress(OSError, UnicodeDecodeError):
-        if value := _clean(path.read_text(encoding="utf-8")):
-            yield Secret(value, f"the file {path}")
+        value = _clean(path.read_text(encoding="utf-8"))
+    return Secret(value, f"the file {path}") if value else None
 
 
-def _in_netrc(environ: Mapping[str, str]) -> Iterator[Secret]:
-    """Yield what ``wandb login`` left."""
+def _in_netrc(environ: Mapping[str, str]) -> Secret | None:
+    """Return what ``wandb login`` left."""
     host = urlsplit(environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"
     named = environ.get("NETRC")
-    path = Path(named) if named else Path(environ.get("HOME") or "/nonexistent") / ".netrc"
+    path = Path(expanded(named, environ)) if named else Path(environ.get("HOME") or "/nonexistent") / ".netrc"
+    known = None
     with suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
         known = netrc.netrc(str(path)).hosts.get(host)  # not `default`: that is somebody else's password
-        if known is not None and (value := _clean(known[2] or "")):
-            yield Secret(value, f"the file {path}")
+    value = _clean(known[2] or "") if known is not None else ""
+    return Secret(value, f"the file {path}") if value else None
 
 
 def _has(module: str) -> bool:
