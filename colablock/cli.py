@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Run one command and return its exit code."""
     environ = os.environ if environ is None else environ
-    args = _parsed(sys.argv[1:] if argv is None else argv)
+    args = _parsed(list(sys.argv[1:] if argv is None else argv))
     out, err = _consoles(environ)
     try:
         code = _answer(Call(args, environ, out, err))
@@ -93,24 +93,22 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     return code
 
 
-def _parsed(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments; of `run`, what stands after the first ``--`` is the command, untouched."""
+def _parsed(argv: list[str]) -> argparse.Namespace:
+    """Return the arguments; of `run` and `train`, what stands after the first ``--`` is untouched."""
     parser = build_parser()
-    if list(argv[:1]) == ["train"] and "--" in argv:
-        at = list(argv).index("--")
-        args = parser.parse_args(argv[:at])
-        args.launch = list(argv[at + 1 :])
-        return args
-    if list(argv[:1]) != ["run"] or "--" not in argv:
+    if argv[:1] not in (["run"], ["train"]) or "--" not in argv:
         return parser.parse_args(argv)
-    at = list(argv).index("--")
-    own, command = list(argv[:at]), list(argv[at + 1 :])
+    at = argv.index("--")
+    own, rest = argv[:at], argv[at + 1 :]
     args = parser.parse_args(own)
+    if args.command == "train":
+        args.launch = rest
+        return args
     if args.argv:  # options after the name, which argparse took for the command
         args = parser.parse_args([own[0], *args.argv, *own[1 : len(own) - len(args.argv)]])
     if args.argv:
         parser.error(f"what is `{args.argv[0]}` before `--`?")
-    args.argv = command
+    args.argv = rest
     return args
 
 
