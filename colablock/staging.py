@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from colablock._vendor.packaging.utils import (
     parse_wheel_filename,
 )
 from colablock._vendor.packaging.version import Version
+from colablock.cache import file_digest
 from colablock.children import run_uv
 from colablock.errors import BadDistribution
 from colablock.plan import Action, Artifact, Plan, Step
@@ -261,11 +261,7 @@ def _sha256(artifact: Artifact | None, path: Path) -> str:
         promised = artifact.hashes.get("sha256")
         if promised:
             return promised
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
+    return file_digest(path)
 
 
 def count_of(count: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from colablock.cache import file_digest
 from colablock.display_words import some_of
 from colablock.errors import InvalidConfig, InvalidInput, NotFound, Refused
 from colablock.progress import Reporter
@@ -30,7 +31,6 @@ __all__ = [
 
 _SCHEMA = 1
 _NAME = re.compile(r"checkpoint-(\d+)")
-_BLOCK = 1 << 20
 _SHOWN = 3  # faults of one checkpoint: they tend to have one cause
 _LONG = 60  # characters of a value in a sentence
 
@@ -81,7 +81,7 @@ def _fault(folder: Path, name: str, size: int, digest: str) -> str | None:
             return f"`{name}` is missing" if not path.exists() else f"`{name}` is no file"
         if (found := path.stat().st_size) != size:
             return f"`{name}` has {found:,} bytes, and had {size:,}"
-        if _sha256(path) != digest:
+        if file_digest(path) != digest:
             return f"`{name}` has other content than when it was saved"
     except OSError as error:
         return f"`{name}` cannot be read: {error.strerror}"
@@ -116,7 +116,7 @@ def write_manifest(checkpoint: Path) -> Path:
     if step is None:
         raise InvalidInput(f"`{checkpoint}` is not called as a checkpoint is: `checkpoint-40`")
     files = {
-        name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+        name: {"size": path.stat().st_size, "sha256": file_digest(path)}
         for name, path in _files(checkpoint)
         if name != MANIFEST
     }
@@ -143,9 +143,9 @@ def data_digest(
 def _facts_of(source: DataSource, path: Path, revision: str | None) -> list[object]:
     try:
         if path.is_dir():
-            return ["local", [[name, file.stat().st_size, _sha256(file)] for name, file in _files(path)]]
+            return ["local", [[name, file.stat().st_size, file_digest(file)] for name, file in _files(path)]]
         if path.exists():
-            return ["local", path.stat().st_size, _sha256(path)]
+            return ["local", path.stat().st_size, file_digest(path)]
     except OSError as error:
         raise NotFound(f"the data in `{path}` cannot be read: {error.strerror}") from error
     return ["hub", source.path, source.name, source.split, revision]
@@ -224,11 +224,3 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     """Return every regular file below *folder* by its relative name, in the order of names."""
     found = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return sorted((path.relative_to(folder).as_posix(), path) for path in found)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

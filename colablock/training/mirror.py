@@ -33,6 +33,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 import colablock
+from colablock.cache import file_digest
 from colablock.errors import ColablockError, InvalidInput, NotFound, Unmet
 from colablock.progress import Reporter
 from colablock.training.checkpoints import list_checkpoints, verify_checkpoint
@@ -161,7 +162,7 @@ class FolderStore:
         with self.files.create(partial) as file:
             digest = _pack(checkpoint, beside, file)
             self.files.sync(file)
-        if _sha256(partial) != digest:
+        if file_digest(partial) != digest:
             raise Unmet(f"what was written to `{self.folder}` is not what can be read there")
         self.files.remove(self._hash_file(name))  # it was that of the archive that is replaced
         self.files.rename(partial, self.folder / name)
@@ -463,7 +464,7 @@ def _restore(store: Store, archive: Archive, folder: Path, scratch: Path) -> Pat
     store.get(f"{archive.name}{_HASH}", hashes)
     store.get(archive.name, packed)
     expected = hashes.read_text(encoding="ascii", errors="replace").partition(" ")[0]
-    if _sha256(packed) != expected:
+    if file_digest(packed) != expected:
         raise Unmet("its hash is not the one that was kept with it")
     _unpack(packed, unpacked, archive.checkpoint)
     found = unpacked / archive.checkpoint
@@ -594,14 +595,6 @@ def _remember(run: Path, store: Store, name: str, digest: str) -> None:
 def _in_short(error: Exception) -> str:
     text = str(getattr(error, "strerror", None) or error)
     return text.partition("\n")[0]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":
