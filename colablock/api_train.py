@@ -26,7 +26,7 @@ from colablock.training import after
 from colablock.training.curve import write_curve
 from colablock.training.follow import attach_words
 from colablock.training.receipts import Receipt
-from colablock.training.run import Asked, Briefing, Named, config_of
+from colablock.training.run import Asked, Briefing, Named, config_of, values_of
 from colablock.training.run import train as start_or_find
 from colablock.training.run_folder import RunRecord, State, find_run, list_runs, stop_run
 from colablock.training.run_summary import RunSummary, summary_of, watch
@@ -202,7 +202,7 @@ def train(
             config=_config(
                 config,
                 runner=runner or ready.runner,
-                values=_values(model, dataset, output_dir, settings),
+                values=values_of(model, dataset, output_dir, settings),
             ),
             runner=runner,
             fresh=fresh,
@@ -269,24 +269,6 @@ def _config(
     if isinstance(config, Mapping):
         return config_of(None, runner=runner, values={**config, **values})
     return config_of(Path(config) if config is not None else None, runner=runner, values=values)
-
-
-def _values(
-    model: str | None,
-    dataset: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
-    output_dir: str | os.PathLike[str] | None,
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return what was said beside the config, as its keys."""
-    values = dict(settings)
-    if model is not None:
-        values["base_model"] = os.fspath(model)
-    if dataset is not None:
-        several = [dataset] if isinstance(dataset, (str, os.PathLike)) else list(dataset)
-        values["datasets"] = [os.fspath(one) for one in several]
-    if output_dir is not None:
-        values["output_dir"] = os.fspath(output_dir)
-    return values
 
 
 def _show_briefing(briefing: Briefing) -> None:

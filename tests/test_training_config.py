@@ -18,9 +18,10 @@ from colablock.training.config import (
     config_from,
     config_to,
     read_config,
+    values_from,
     yaml_value,
 )
-from colablock.training.run import config_of
+from colablock.training.run import config_of, values_of
 
 LEAST: dict[str, Any] = {"base_model": "someone/model", "datasets": ["data.jsonl"]}
 # Each key with a value that is not its default: how it is written, and how it is read.
@@ -250,11 +251,14 @@ def test_what_is_said_beside_a_file_comes_before_it(tmp_path: Path) -> None:
     config = config_of(
         path,
         runner="trl",
-        model="c/d",
-        datasets=["e", "f"],
-        settings=["seed=2", " learning_rate =1e-3", "chat_template=a=b"],
-        output_dir="elsewhere",
-        values={"seed": 5, "max_steps": 3},
+        values=values_of(
+            "c/d",
+            ["e", Path("f")],
+            Path("elsewhere"),
+            values_from(
+                ["seed=2", " learning_rate =1e-3", "chat_template=a=b", "max_steps=3", "base_model=g"]
+            ),
+        ),
     )
     assert (config.base_model, config.seed, config.lora_r, config.max_steps) == ("c/d", 2, 4, 3)
     assert (config.learning_rate, config.chat_template, config.output_dir) == (1e-3, "a=b", "elsewhere")
@@ -263,10 +267,10 @@ def test_what_is_said_beside_a_file_comes_before_it(tmp_path: Path) -> None:
 
 def test_what_is_said_may_be_wrong() -> None:
     with pytest.raises(InvalidInput, match=r"`--set seed` is no pair: write `--set key=value`"):
-        config_of(None, runner="trl", settings=["seed"])
+        values_from(["seed"])
+    values = values_of("a", "d", None, {"sample_packing": True})
     with pytest.raises(InvalidConfig, match="the config has"):
-        config_of(None, runner="trl", settings=["sample_packing=true"], model="a", datasets=["d"])
-    settings = ["sample_packing=true"]
-    assert config_of(None, runner="axolotl", settings=settings, model="a", datasets=["d"]).extra
+        config_of(None, runner="trl", values=values)
+    assert config_of(None, runner="axolotl", values=values).extra
     with pytest.raises(InvalidInput, match="the runner `torchtune` is not known"):
         config_of(None, runner="torchtune", values=LEAST)

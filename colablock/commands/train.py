@@ -84,18 +84,12 @@ def _train(call: Call) -> int:
 
 
 def _asked(args: argparse.Namespace, runner: str | None) -> Asked:
-    from colablock.training.run import Asked, config_of
+    from colablock.training.config import values_from
+    from colablock.training.run import Asked, config_of, values_of
 
-    config = config_of(
-        args.config,
-        runner=args.runner or runner,
-        model=args.model,
-        datasets=args.dataset,
-        settings=args.set,
-        output_dir=args.output_dir,
-    )
+    values = values_of(args.model, args.dataset or None, args.output_dir, values_from(args.set))
     return Asked(
-        config=config,
+        config=config_of(args.config, runner=args.runner or runner, values=values),
         runner=args.runner,
         fresh=args.fresh,
         resume_anyway=args.resume_anyway,

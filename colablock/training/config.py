@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from colablock.errors import Fault, InvalidConfig, NotFound
+from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound
 from colablock.hints import near
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "config_to",
     "read_config",
     "read_yaml",
+    "values_from",
     "yaml_value",
 ]
 
@@ -175,6 +176,17 @@ def yaml_value(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return text
+
+
+def values_from(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return what pairs ``key=value`` say, their values read as YAML.  Raises InvalidInput."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InvalidInput(f"`--set {pair}` is no pair: write `--set key=value`")
+        found[key.strip()] = yaml_value(value)
+    return found
 
 
 def config_from(value: object, *, source: str = "", passes_through: bool = False) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.progress import Reporter
 from colablock.training.checkpoints import data_digest, newest_whole, resume_decision
-from colablock.training.config import TrainConfig, config_from, config_to, read_yaml, yaml_value
+from colablock.training.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.handoff import (
     Job,
     begin,
@@ -33,7 +34,7 @@ from colablock.training.run_folder import RunFolder, RunRecord, State
 from colablock.training.runners import runner_of
 from colablock.training.vaults import secrets_environment, vaults_here
 
-__all__ = ["Asked", "Briefing", "Named", "config_of", "train"]
+__all__ = ["Asked", "Briefing", "Named", "config_of", "train", "values_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,35 +81,32 @@ class Named(NamedTuple):
     folder: RunFolder
 
 
-def config_of(
-    path: Path | None,
-    *,
-    runner: str | None,
-    model: str | None = None,
-    datasets: Sequence[str] = (),
-    settings: Sequence[str] = (),
-    output_dir: str | None = None,
-    values: Mapping[str, Any] | None = None,
-) -> TrainConfig:
-    """Return the config in the file *path*, if there is one, with what was said beside it.
+def config_of(path: Path | None, *, runner: str | None, values: Mapping[str, Any]) -> TrainConfig:
+    """Return the config in the file *path*, if there is one, with the *values* that were said beside it.
 
-    *settings* are pairs ``key=value``, their values read as YAML; *values* are keys
-    with theirs.  Raises InvalidConfig, NotFound.
+    Raises InvalidConfig, NotFound.
     """
-    found: dict[str, Any] = {**(read_yaml(path) if path is not None else {}), **(values or {})}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InvalidInput(f"`--set {setting}` is no pair: write `--set key=value`")
-        found[key.strip()] = yaml_value(value)
-    if model is not None:
-        found["base_model"] = model
-    if datasets:
-        found["datasets"] = list(datasets)
-    if output_dir is not None:
-        found["output_dir"] = output_dir
+    found = {**(read_yaml(path) if path is not None else {}), **values}
     source = str(path) if path is not None else ""
     return config_from(found, source=source, passes_through=runner_of(runner).passes_through)
+
+
+def values_of(
+    model: str | None,
+    dataset: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
+    output_dir: str | os.PathLike[str] | None,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what was said beside a config, as its keys."""
+    values = dict(settings)
+    if model is not None:
+        values["base_model"] = os.fspath(model)
+    if dataset is not None:
+        several = [dataset] if isinstance(dataset, (str, os.PathLike)) else list(dataset)
+        values["datasets"] = [os.fspath(one) for one in several]
+    if output_dir is not None:
+        values["output_dir"] = os.fspath(output_dir)
+    return values
 
 
 def train(
