@@ -335,6 +335,22 @@ def test_what_the_child_dies_of_is_worded_and_nothing_is_left(run: Path, tmp_pat
         generate(run, ["one"], environ=environ)
 
 
+def test_another_base_may_be_named_as_seen_from_here(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = make_venv(tmp_path / "env", sys.executable)
+    site = site_of(tmp_path / "env")
+    (site / "safetensors").mkdir()
+    (site / "torch.py").touch()
+    (site / "safetensors" / "torch.py").write_text("load_file = dict.fromkeys\n")
+    make_run(run, process=0, python=str(python), config=CONFIG)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "config.json").write_text('{"quantization_config": {"bits": 4}}')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unmet, match=f"the weights of `{tmp_path}/small` are quantised"):
+        merge(run, tmp_path / "merged", base="small", environ={"PATH": os.defpath})
+
+
 HUB = """\
 import json, os, pathlib
 class Found:

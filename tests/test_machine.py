@@ -417,6 +417,7 @@ def test_an_old_stack_without_cuda_is_a_stack_too(python: Path) -> None:
     assert (stack.trl, stack.bitsandbytes, stack.flash_attn) == (None, None, None)
 
 
+CUT_OFF = "import os, sys; open(sys.argv[2], 'w').write('{'); print('no', flush=True); os._exit(0)"
 BROKEN: list[tuple[dict[str, str], dict[str, str], str]] = [
     ({}, {}, "torch cannot be imported: (AttributeError|ModuleNotFoundError)"),
     (
@@ -429,8 +430,16 @@ BROKEN: list[tuple[dict[str, str], dict[str, str], str]] = [
         {"transformers/__init__.py": "raise OSError('libcudart')"},
         "transformers .*: OSError: libcudart",
     ),
-    ({"torch/__init__.py": "import os; os._exit(7)"}, {}, r"did not tell its stack \(status 7\)"),
-    ({"torch/__init__.py": "import os; os.write(1, b'colablock-stack {'); os._exit(0)"}, {}, "did not tell"),
+    (
+        {"torch/__init__.py": "import os; os._exit(7)"},
+        {},
+        r"could not tell its stack: the process ended with status 7",
+    ),
+    (
+        {"torch/__init__.py": CUT_OFF},
+        {},
+        "could not tell its stack: the process ended with status 0\n  no",
+    ),
 ]
 
 
@@ -444,5 +453,5 @@ def test_a_stack_that_cannot_train_says_why(
 
 
 def test_no_interpreter_is_no_stack(tmp_path: Path) -> None:
-    with pytest.raises(Unmet, match="cannot be asked"):
+    with pytest.raises(Unmet, match="could not tell its stack: No such file"):
         read_stack(tmp_path / "none", {})

@@ -1,4 +1,4 @@
-"""Tell what a training stack holds, as one JSON line: run in the target's interpreter, by its text.
+"""Tell what a training stack holds: run in the target's interpreter, by its text (see `target_child`).
 
 The standard library and what the target has are all that may be used here.  No
 model is imported and no card is asked: the driver may be in the hands of a
@@ -12,9 +12,8 @@ import importlib.metadata
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
-
-MARK = "colablock-stack "
 
 
 def stack() -> dict[str, Any]:
@@ -68,6 +67,4 @@ def _version(distribution: str) -> str | None:
 
 
 if __name__ == "__main__":
-    if sys.path[:1] == [""]:  # what lies in the current folder is no part of the stack
-        del sys.path[0]
-    print(MARK + json.dumps(stack()))  # noqa: T201 - this is the answer
+    Path(sys.argv[2]).write_text(json.dumps({"answer": stack()}), encoding="utf-8")

@@ -20,6 +20,7 @@ from typing import Any
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.progress import Reporter
 from colablock.training.checkpoints import newest_whole
+from colablock.training.handoff import local_path
 from colablock.training.run_folder import RunFolder, RunRecord, State
 from colablock.training.target_child import ask_target
 
@@ -128,7 +129,7 @@ def merge(
         said=said,
         adapter=str(adapter_of(folder, reporter=reporter or Reporter()).absolute()),
         output=str(output),
-        base=base or record.config.get("base_model"),
+        base=local_path(base) if base else record.config.get("base_model"),
         revision=record.config.get("revision") if base is None else None,
     )
     return output

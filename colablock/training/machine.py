@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +22,15 @@ from colablock.accelerator import (
     open_nvml,
     run_nvidia_smi,
 )
-from colablock.children import OPT_OUTS, environment_of, last_lines
 from colablock.disk import free_space, is_same_disk
 from colablock.errors import Unmet
 from colablock.training.hub import Cache
 from colablock.training.preflight import Card, Machine, Stack
+from colablock.training.target_child import ask_target
 
 __all__ = ["card_of", "read_machine", "read_stack", "system_memory"]
 
 _STACK_SECONDS = 300.0  # the first import of torch from a cold disk
-_MARK = "colablock-stack "
 _UNKNOWN = (1 << 64) - 1  # NVML_VALUE_NOT_AVAILABLE
 
 
@@ -105,22 +101,9 @@ def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
 
     Raises Unmet where torch or transformers is missing or does not import there.
     """
-    script = resources.files("colablock.training").joinpath("_stack.py").read_text(encoding="utf-8")
-    try:
-        done = subprocess.run(
-            [str(python), "-c", script],
-            env=environment_of(python, environ, **OPT_OUTS),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_STACK_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unmet(f"`{python}` cannot be asked for its stack: {error}") from error
-    told = _told(done.stdout.decode("utf-8", "replace"))
-    if told is None:
-        said = last_lines(done.stderr.decode("utf-8", "replace"), indent="  ")
-        raise Unmet(f"`{python}` did not tell its stack (status {done.returncode})\n{said}".rstrip())
+    told = ask_target(
+        python, "_stack.py", {}, doing="tell its stack", environ=environ, timeout=_STACK_SECONDS
+    )
     if "error" in told:
         hint = "`colablock verify` says what else does not work there"
         raise Unmet(f"the environment of `{python}` cannot train: {told['error']}", hint=hint)
@@ -298,12 +281,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def _told(output: str) -> dict[str, Any] | None:
-    for line in reversed(output.splitlines()):
-        if line.startswith(_MARK):
-            with suppress(ValueError):  # cut off
-                answer: dict[str, Any] = json.loads(line.removeprefix(_MARK))
-                return answer
-    return None

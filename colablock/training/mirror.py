@@ -211,7 +211,7 @@ class HubStore:
             return bool(self._ask("put", files=files, digest=digest))
 
     def get(self, name: str, into: Path) -> None:
-        self._ask("get", name=name, into=str(into))
+        self._ask("get", name=name, into=str(into.absolute()))
 
     def remove(self, names: Sequence[str]) -> None:
         self._ask("remove", files=list(names))

@@ -1,4 +1,12 @@
-"""Having one of our scripts do a job in the target's own interpreter."""
+"""Having one of our scripts do a job in the target's own interpreter.
+
+A script is given two paths: of the job, in JSON, and of the file for its answer, an object with one of
+
+- ``answer``: what came of the job
+- ``refused``: why it cannot be done, in words for a user (with a ``hint``, or without)
+- ``invalid``: what of the job is no use, likewise
+- ``error``: the exception that it did not expect; its traceback is printed
+"""
 
 from __future__ import annotations
 
@@ -7,6 +15,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from colablock.children import OPT_OUTS, environment_of, last_lines
-from colablock.errors import Unmet
+from colablock.errors import InvalidInput, Unmet
 
 __all__ = ["ask_target"]
 
 _KEPT = 200  # lines of output: the last of them say what went wrong
 _SHOWN = 8
+_NO: Mapping[str, type[Unmet | InvalidInput]] = {"refused": Unmet, "invalid": InvalidInput}
 
 
 def ask_target(
@@ -31,60 +41,85 @@ def ask_target(
     doing: str,
     environ: Mapping[str, str],
     said: Callable[[str], None] | None = None,
+    timeout: float | None = None,
 ) -> Any:
     """Return what *script*, a module of this folder, answers to *job* in the environment of *python*.
 
-    *said* gets each line that it prints, as it does.  Tokens belong into
-    *environ*, never into *job*.  Raises Unmet, worded by the script where it knows
+    It works in an empty folder, so paths in *job* are absolute.  *said* gets each
+    line that it prints, as it does.  Tokens belong into *environ*, never into
+    *job*.  Raises Unmet and InvalidInput, worded by the script where it knows
     better than a traceback; *doing* completes "... could not".  An exception
-    here, Ctrl-C among them, ends the script with all that it has started.
+    here, Ctrl-C among them, ends the script with all that it has started, and so
+    does the end of *timeout*, in seconds.
     """
     source = resources.files("colablock.training").joinpath(script).read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
         asked, answered = Path(folder) / "job.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps(job), encoding="utf-8")
         # Given as text: run as a file, its folder would be first on the import path, and hide modules.
-        command = [str(python), "-c", source, str(asked), str(answered)]
-        status, lines = _run(command, environment_of(python, environ, **OPT_OUTS), said, doing)
+        command = [str(Path(python).absolute()), "-c", source, str(asked), str(answered)]
+        try:
+            process = _start(command, environment_of(python, environ, **OPT_OUTS), folder)
+        except OSError as error:
+            raise Unmet(f"`{python}` could not {doing}: {error.strerror}") from error
+        end, lines = _wait(process, said, timeout)
         answer = _read(answered)
-    if "refused" in answer:
-        raise Unmet(str(answer["refused"]), hint=answer.get("hint"))
+    for key, kind in _NO.items():
+        if key in answer:
+            raise kind(str(answer[key]), hint=answer.get("hint"))
     if "answer" not in answer:
-        end = f"status {status}" if status >= 0 else signal.Signals(-status).name
-        why = answer.get("error") or f"the process ended with {end}"
+        why = answer.get("error") or end
         raise Unmet("\n".join(filter(None, [f"`{python}` could not {doing}: {why}", lines])))
     return answer["answer"]
 
 
-def _run(
-    command: list[str], environ: Mapping[str, str], said: Callable[[str], None] | None, doing: str
-) -> tuple[int, str]:
-    """Return the status of *command*, and the last lines that it printed."""
+def _start(command: list[str], environ: Mapping[str, str], folder: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        env=dict(environ),
+        cwd=folder,  # python puts it on the import path: of the user's own, modules might be taken
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # so that what it starts ends with it
+    )
+
+
+def _wait(
+    process: subprocess.Popen[str], said: Callable[[str], None] | None, timeout: float | None
+) -> tuple[str, str]:
+    """Return how *process* ended, and the last lines that it printed."""
     lines: deque[str] = deque(maxlen=_KEPT)
+    late: list[str] = []
+
+    def give_up() -> None:
+        late.append(f"it was not done within {timeout:g} seconds")
+        _end(process)
+
+    timer = threading.Timer(timeout or 0.0, give_up)
+    if timeout is not None:
+        timer.start()
     try:
-        process = subprocess.Popen(
-            command,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,  # so that what it starts ends with it
-        )
-    except OSError as error:
-        raise Unmet(f"`{command[0]}` could not {doing}: {error.strerror}") from error
-    try:
-        with process:
-            for line in process.stdout or ():  # a carriage return ends one, too: progress bars
-                lines.append(line.rstrip("\n"))
-                if said is not None:
-                    said(lines[-1])
+        for line in process.stdout or ():  # a carriage return ends one, too: progress bars
+            lines.append(line.rstrip("\n"))
+            if said is not None:
+                said(lines[-1])
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number is its own until it is reaped
     finally:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return process.returncode, last_lines("\n".join(lines), _SHOWN, indent="  ")
+        timer.cancel()
+        _end(process)
+        status = process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    end = f"status {status}" if status >= 0 else signal.Signals(-status).name
+    return (*late, f"the process ended with {end}")[0], last_lines("\n".join(lines), _SHOWN, indent="  ")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _read(path: Path) -> dict[str, Any]:

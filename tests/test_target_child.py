@@ -1,0 +1,74 @@
+"""A script in the target's interpreter: what it may import, and how it is ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from colablock.errors import Unmet
+from colablock.training.target_child import ask_target
+from tests.support.runtime import make_venv, site_of
+from tests.support.training_stack import until
+
+ENVIRON = {"PATH": os.defpath}
+SLOW = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); time.sleep(60)"
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an interpreter whose torch starts a process, tells its number, and takes a minute."""
+    folder = tmp_path_factory.mktemp("target") / "env"
+    made = make_venv(folder, sys.executable)
+    (site_of(folder) / "torch.py").write_text(SLOW)
+    return made
+
+
+def is_gone(process: int) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def test_modules_of_the_users_folder_are_not_taken(
+    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "huggingface_hub.py").write_text("raise RuntimeError('not the one')")
+    monkeypatch.chdir(tmp_path)
+    job = {"do": "names", "repo": "a/b"}
+    with pytest.raises(Unmet, match="could not ask: ModuleNotFoundError: No module named 'huggingface_hub'"):
+        ask_target(python, "_mirror.py", job, doing="ask", environ={})
+
+
+def test_a_relative_interpreter_is_found(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(python.parent)
+    with pytest.raises(Unmet, match=r"`python` could not ask: ModuleNotFoundError"):
+        ask_target(Path("python"), "_mirror.py", {"do": "names", "repo": "a/b"}, doing="ask", environ={})
+
+
+def test_one_that_takes_too_long_is_ended_with_all_it_started(python: Path) -> None:
+    started = time.monotonic()
+    said: list[str] = []
+    with pytest.raises(Unmet, match=r"could not tell: it was not done within 2 seconds\n  \d+$"):
+        ask_target(python, "_stack.py", {}, doing="tell", environ=ENVIRON, said=said.append, timeout=2)
+    assert time.monotonic() - started < 30
+    until(lambda: is_gone(int(said[0])))
+
+
+def test_an_error_here_ends_it_at_once(python: Path) -> None:
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        raise ValueError("enough")
+
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="enough"):
+        ask_target(python, "_stack.py", {}, doing="tell", environ=ENVIRON, said=hear)
+    assert time.monotonic() - started < 30
+    until(lambda: is_gone(int(said[0])))
