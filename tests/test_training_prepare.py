@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +22,7 @@ from tests.support.training_stack import Bench, TrainingStack, build_training_st
 
 @pytest.fixture(scope="module")
 def prepare() -> Iterator[ModuleType]:
-    """Give the script as a module; as a script it takes its own folder off the path."""
-    sys.path.insert(0, "")
+    """Give the script as a module."""
     return importlib.import_module("colablock.training._prepare")
 
 
@@ -269,6 +267,13 @@ def test_rows_become_tokens_and_what_is_said_of_them(bench: Bench) -> None:
     assert json.loads((bench.folder / "run/data/result.json").read_text()) == said
 
 
+def test_the_targets_own_datasets_is_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bench.folder / "datasets").mkdir()
+    (bench.folder / "datasets" / "__init__.py").write_text("raise RuntimeError('not the one')")
+    monkeypatch.chdir(bench.folder)
+    assert prepared(bench, [{"text": "a"}])["rows"] == 1
+
+
 def test_what_is_cut_off_may_be_all_that_counts(bench: Bench) -> None:
     rows = [{"prompt": "p" * 30, "completion": "c"}, {"prompt": "p", "completion": "c"}]
     said = prepared(bench, rows, sequence_len=16)
@@ -319,7 +324,7 @@ def test_data_that_cannot_be_trained_on(bench: Bench, given: dict[str, Any], wor
 
 
 def test_a_tokenizer_that_is_not_there_is_no_fault_of_the_data(bench: Bench) -> None:
-    with pytest.raises(Unmet, match=r"the data could not be prepared\n(?s:.*)Can't load tokenizer for"):
+    with pytest.raises(Unmet, match=r"could not prepare the data: OSError: Can't load tokenizer for"):
         prepared(bench, [{"text": "a"}], base_model="someone/model")
 
 
@@ -334,5 +339,7 @@ def test_tokens_that_stand_are_taken_when_they_may_be(bench: Bench) -> None:
 
 def test_a_stack_without_datasets_is_said(tmp_path: Path) -> None:
     stack: TrainingStack = build_training_stack(tmp_path / "env", without=["datasets"])
-    with pytest.raises(Unmet, match="ModuleNotFoundError: No module named 'datasets'"):
+    with pytest.raises(
+        Unmet, match="could not prepare the data: ModuleNotFoundError: No module named 'datasets'"
+    ):
         prepared(Bench(stack=stack, folder=tmp_path), [{"text": "a"}])

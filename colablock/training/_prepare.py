@@ -1,20 +1,21 @@
 """Rows → tokens, run in the target: the standard library and the target's own datasets and transformers.
 
-``_prepare.py JOB.json`` reads what is wanted, writes ``train.parquet`` (and
-``eval.parquet``) with the columns ``input_ids``, ``attention_mask`` and ``labels``, and
-``result.json`` beside them: numbers, and one row as it is trained on.  Both
+Its source is given to ``python -c`` (see `target_child`).  The job's ``data`` becomes
+``train.parquet`` (and ``eval.parquet``) with the columns ``input_ids``, ``attention_mask``
+and ``labels``; the answer is numbers, and one row as it is trained on.  Both
 runners read these files, so that what preflight shows is what is learnt.
+
+Before that, the job's ``toy`` is made: a tiny Llama with random weights and a
+tokenizer of its own, a byte-level BPE trained on a text, without a network.
 """
 
 # What is used is the target's, and not there where this is checked.
-# ruff: noqa: PLC0415, E402
+# ruff: noqa: PLC0415
 # mypy: disable-error-code="import-not-found"
 
-import sys
-
-del sys.path[0]  # modules of colablock, some with names of the standard library's
-
 import json
+import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,27 +45,43 @@ ALPACA_INPUT = (
 )
 
 
+VOCABULARY = 512  # of the tiny model
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+
 class Unusable(Exception):
     """The data cannot be trained on; the message says why and what to do."""
 
 
-def main(job_file: Path) -> None:
-    """Prepare what the job asks for; what is wrong with the data is an answer, not a crash."""
-    job = json.loads(job_file.read_text(encoding="utf-8"))
-    folder = Path(job["folder"])
-    folder.mkdir(parents=True, exist_ok=True)
+def main(asked: str, answered: str) -> None:
+    """Make what the job in the file *asked* names, and write what is to be said of the data to *answered*."""
+    job = json.loads(Path(asked).read_text(encoding="utf-8"))
     try:
-        result = prepare(job, folder)
+        if job["toy"]:
+            make_model(**job["toy"])
+        answer: dict[str, Any] = {"answer": prepare(job["data"]) if job["data"] else None}
     except Unusable as error:
-        result = {"error": str(error)}
-    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+        answer = {"invalid": f"the data cannot be trained on: {error}"}
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
+        traceback.print_exc()
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    Path(answered).write_text(json.dumps(answer), encoding="utf-8")
 
 
-def prepare(job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     """Write the files of tokens and return what is to be said of them."""
     from datasets import concatenate_datasets
     from transformers import AutoTokenizer
 
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(job["base_model"], revision=job["revision"])
     if job["chat_template"] == "chatml":
         tokenizer.chat_template = CHATML
@@ -247,5 +264,37 @@ def sample(tokenizer: Any, row: Mapping[str, Any]) -> list[list[Any]]:
     return [[tokenizer.decode(tokens), counts] for tokens, counts in pieces]
 
 
+def make_model(folder: str, text: str, seed: int) -> None:
+    """Write a tiny model and its tokenizer, trained on the file *text*, into *folder*."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    rows = [json.loads(line)["text"] for line in Path(text).read_text(encoding="utf-8").splitlines()]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(rows, trainer)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=256, **names)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **SHAPE,
+        vocab_size=len(tokenizer),
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*sys.argv[1:])

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock.accelerator import Accelerator
-from colablock.children import last_lines
-from colablock.errors import InvalidInput, Refused, Unmet
+from colablock.errors import InvalidInput, Refused
 from colablock.progress import Reporter
 from colablock.training.config import TrainConfig, config_to
 from colablock.training.launch import (
@@ -34,6 +33,8 @@ from colablock.training.preflight import GQA_MEND
 from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runners import Decided, runner_of
+from colablock.training.target_child import ask_target
+from colablock.whole_file import write_whole
 
 __all__ = [
     "Job",
@@ -50,7 +51,6 @@ __all__ = [
 
 _SAVE_SECONDS = 600.0  # between two checkpoints: what a cut runtime loses at most
 _NEVER = 1_000_000_000  # steps: the clock decides
-_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,19 +134,45 @@ def put_aside(folder: Path) -> Path | None:
 
 
 def prepare_data(
-    job: Job, folder: RunFolder, environ: Mapping[str, str], reporter: Reporter, *, reuse: bool = False
+    job: Job,
+    folder: RunFolder,
+    environ: Mapping[str, str],
+    reporter: Reporter,
+    *,
+    reuse: bool = False,
+    toy: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
 ) -> dict[str, Any]:
     """Make the tokens of *job* and return what is to be said of them; see ``_prepare.py``.
 
-    *reuse* takes those that stand: they are of the same config and data.  Raises InvalidInput
-    for data that cannot be trained on, Unmet where making them failed.
+    *reuse* takes those that stand: they are of the same config and data.  *toy* has
+    a tiny model made before them, by the same process.  Raises InvalidInput for
+    data that cannot be trained on, Unmet where making them failed.
     """
     result_file = folder.data / "result.json"
     if reuse and result_file.is_file():
         return dict(json.loads(result_file.read_text(encoding="utf-8")))
-    reporter.stage("Reading the data and making tokens")
+    reporter.stage(
+        "Reading the data and making tokens" if toy is None else "Making a tiny model and its tokens"
+    )
     shutil.rmtree(folder.data, ignore_errors=True)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    environment = launch_environment(
+        job.ready.python, environ, reports=False, secrets=job.secrets, offline=job.offline
+    ) | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    result: dict[str, Any] = ask_target(
+        job.ready.python,
+        "_prepare.py",
+        {"toy": toy, "data": _data_of(job, folder)},
+        doing="prepare the data" if toy is None else "make a tiny model and its tokens",
+        environ=environment,
+        timeout=timeout,
+    )
+    write_whole(result_file, json.dumps(result).encode())
+    return result
+
+
+def _data_of(job: Job, folder: RunFolder) -> dict[str, Any]:
+    """Return what the tokens are made of, and where they go."""
     config = job.config
     sources = [
         {
@@ -157,7 +183,7 @@ def prepare_data(
         }
         for one in config.datasets
     ]
-    asked = {
+    return {
         "base_model": config.base_model,
         "revision": config.revision,
         "chat_template": config.chat_template,
@@ -167,28 +193,8 @@ def prepare_data(
         "val_set_size": config.val_set_size if runner_of(job.runner).splits else 0,
         "seed": config.seed,
         "evaluate": job.evaluate,
-        "folder": str(folder.data),
+        "folder": str(folder.data.absolute()),
     }
-    asked_file = folder.path / "prepare.json"
-    asked_file.write_text(json.dumps(asked), encoding="utf-8")
-    environment = launch_environment(
-        job.ready.python, environ, reports=False, secrets=job.secrets, offline=job.offline
-    ) | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(
-        [job.ready.python, str(_HERE / "_prepare.py"), str(asked_file)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode != 0:
-        raise Unmet(f"the data could not be prepared\n{last_lines(done.stderr, indent='  ')}")
-    result: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
-    if "error" in result:
-        raise InvalidInput(f"the data cannot be trained on: {result['error']}")
-    return result
 
 
 def begin(

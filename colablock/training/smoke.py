@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from colablock.errors import TrainingFailed, Unmet
 from colablock.progress import Reporter
 from colablock.training.config import Adapter, DataSource, TrainConfig
 from colablock.training.handoff import Job, begin, mends_for, prepare_data
-from colablock.training.launch import exit_code_of, launch_environment
+from colablock.training.launch import exit_code_of
 from colablock.training.precision import Precision, precision_for
 from colablock.training.ready import Ready
 from colablock.training.receipts import Receipt
@@ -36,6 +35,7 @@ from colablock.training.run_folder import RunFolder, State
 __all__ = ["STEPS", "smoke"]
 
 STEPS = 10
+_RATE = 1e-2
 _SEED = 0
 _ROWS = 8  # of the fixed evaluation
 _CPU_NF4 = (0, 46)  # the first bitsandbytes that quantises to 4 bits without a card
@@ -73,9 +73,9 @@ def smoke(
             reporter=reporter,
             deadline=started + timeout,
         )
-        attempt.make_model()
-        learnt = attempt.train("learns", learning_rate=1e-2)
-        still = attempt.train("stays", learning_rate=0.0)
+        prepared = attempt.prepare()
+        learnt = attempt.train("learns", prepared, learning_rate=_RATE)
+        still = attempt.train("stays", prepared, learning_rate=0.0)
     device = accelerator.devices[0] if has_card else None
     before, after = _evaluations(learnt)
     return Receipt(
@@ -128,8 +128,9 @@ class _Attempt:
         return self.scratch / "model"
 
     @property
-    def tokens(self) -> Path:
-        return self.scratch / "tokens"
+    def made(self) -> RunFolder:
+        """Where the tokens are made that both trainings take."""
+        return RunFolder(self.scratch / "made")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -137,24 +138,38 @@ class _Attempt:
         caches = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton"}
         return {**self.environ, **{name: str(self.scratch / folder) for name, folder in caches.items()}}
 
-    def make_model(self) -> None:
-        """Write the tiny model and its tokenizer."""
-        self.reporter.stage("Making a tiny model")
-        done = subprocess.run(
-            [self.ready.python, str(_HERE / "_toy.py"), str(self.model), str(_TEXT), str(_SEED)],
-            env=launch_environment(self.ready.python, self.environment, reports=False, offline=True),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if done.returncode != 0:
-            raise Unmet(f"the tiny model could not be made\n{last_lines(done.stderr, indent='  ')}")
+    def prepare(self) -> dict[str, Any]:
+        """Make the tiny model with its tokenizer and the tokens, and return what is to be said of these."""
+        toy = {"folder": str(self.model), "text": str(_TEXT), "seed": _SEED}
+        left = max(self.deadline - time.monotonic(), 0.0)
+        try:
+            return prepare_data(
+                self._job(_RATE), self.made, self.environment, self.reporter, toy=toy, timeout=left
+            )
+        except Unmet as error:
+            if time.monotonic() < self.deadline:
+                raise
+            raise _too_long() from error
 
-    def train(self, name: str, *, learning_rate: float) -> list[dict[str, Any]]:
+    def train(self, name: str, prepared: Mapping[str, Any], *, learning_rate: float) -> list[dict[str, Any]]:
         """Run once and return its events."""
-        job = Job(
+        folder = RunFolder(self.scratch / name)
+        shutil.copytree(self.made.data, folder.data)
+        rate = "" if learning_rate else " with learning rate 0"
+        self.reporter.stage(f"Training {STEPS} steps{rate}")
+        job = self._job(learning_rate)
+        record = begin(job, prepared, folder, home=self.scratch, environ=self.environment)
+        try:
+            self._wait(record.process, folder)
+        except BaseException:
+            _end(record.process)  # its folder is taken away
+            raise
+        if folder.state() is not State.DONE:
+            raise _failed(folder)
+        return folder.metrics()
+
+    def _job(self, learning_rate: float) -> Job:
+        return Job(
             ready=self.ready,
             runner=self.runner,
             mends=self.mends,
@@ -178,29 +193,12 @@ class _Attempt:
             evaluate=_ROWS,
             offline=True,
         )
-        folder = RunFolder(self.scratch / name)
-        if self.tokens.is_dir():
-            shutil.copytree(self.tokens, folder.data)
-        prepared = prepare_data(job, folder, self.environment, self.reporter, reuse=True)
-        if not self.tokens.is_dir():
-            shutil.copytree(folder.data, self.tokens)
-        rate = "" if learning_rate else " with learning rate 0"
-        self.reporter.stage(f"Training {STEPS} steps{rate}")
-        record = begin(job, prepared, folder, home=self.scratch, environ=self.environment)
-        try:
-            self._wait(record.process, folder)
-        except BaseException:
-            _end(record.process)  # its folder is taken away
-            raise
-        if folder.state() is not State.DONE:
-            raise _failed(folder)
-        return folder.metrics()
 
     def _wait(self, process: int, folder: RunFolder) -> None:
         """Tell how far the run is until it has ended.  Raises TrainingFailed where that takes too long."""
         while exit_code_of(process) is None:
             if time.monotonic() > self.deadline:
-                raise TrainingFailed("the smoke run took too long", folder="")
+                raise _too_long()
             steps = [event["step"] for event in folder.metrics() if event["event"] in ("step", "log")]
             if steps:
                 self.reporter.step(f"step {steps[-1]}", min(steps[-1], STEPS), STEPS)
@@ -213,6 +211,10 @@ def _end(process: int) -> None:
         os.killpg(process, signal.SIGKILL)
     while exit_code_of(process) is None:
         time.sleep(_PAUSE)
+
+
+def _too_long() -> TrainingFailed:
+    return TrainingFailed("the smoke run took too long")
 
 
 def _failed(folder: RunFolder) -> TrainingFailed:

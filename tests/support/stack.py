@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from colablock.training.run_folder import RunFolder, State
+from colablock.training.target_child import ask_target
 from tests.support.world import ROOT, Done
 
 __all__ = ["NAME", "TEST_HOME", "TEXT", "USUAL", "Stack", "kill", "losses_of", "make_stack", "wait_for"]
@@ -33,7 +34,6 @@ USUAL: Mapping[str, Any] = {
     "max_steps": 8,
     "save_steps": 2,
 }
-_TOY = TEXT.with_name("_toy.py")
 _OVER = (State.DONE, State.FAILED, State.KILLED)
 _CORES = sorted(os.sched_getaffinity(0))
 _PATIENCE = 240.0
@@ -100,8 +100,9 @@ def make_stack(folders: pytest.TempPathFactory) -> Stack:
     with (shared / "tiny-model.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stack.model.is_dir():
-            command = [stack.python, str(_TOY), str(stack.model), str(TEXT), "0"]
-            subprocess.run(command, check=True, capture_output=True, cwd=shared)
+            toy = {"folder": str(stack.model), "text": str(TEXT), "seed": 0}
+            job = {"toy": toy, "data": None}
+            ask_target(stack.python, "_prepare.py", job, doing="make the model", environ=stack.environ())
     return stack
 
 
