@@ -65,6 +65,14 @@ def test_a_run_is_alive_while_its_own_process_is(tmp_path: Path) -> None:
     assert folder.state() is State.FAILED
 
 
+def test_a_session_of_another_machine_is_not_the_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as other:
+        folder = a_run(tmp_path, process=other.pid, process_started=start_time_of(other.pid) + 1)
+        assert folder.state() is State.KILLED
+        other.kill()
+
+
 def test_a_process_that_nobody_waits_for_is_gone(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         started = start_time_of(child.pid)

@@ -163,8 +163,8 @@ class RunFolder:
         record = record or self.record()
         if record is None or record.process_started <= 0:
             return False
-        if start_time_of(record.process) == record.process_started:
-            return True
+        if began := start_time_of(record.process):  # or another's, as its session is
+            return began == record.process_started
         # A launcher that was killed leaves its ranks running, which write here as before.
         return not self.end_file.exists() and _is_session_alive(record.process)
 
