@@ -250,6 +250,19 @@ def test_the_digest_of_local_data_is_that_of_its_contents(tmp_path: Path) -> Non
     assert data_digest([DataSource(path="moved.jsonl"), first[1]], folder=tmp_path) != found
 
 
+def test_data_at_home_and_behind_links_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    blob = tmp_path / "blob"
+    blob.write_text("1")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jsonl").symlink_to(blob)  # as in the cache of the hub
+    sources = [DataSource(path="~/blob"), DataSource(path="~/folder")]
+    before = [data_digest([one]) for one in sources]
+    assert before == [data_digest([DataSource(path=str(tmp_path / one.path[2:]))]) for one in sources]
+    blob.write_text("2")
+    assert not set(before) & {data_digest([one]) for one in sources}
+
+
 def test_the_digest_of_data_of_the_hub_is_that_of_its_names() -> None:
     one = DataSource(path="org/data")
     variants = [

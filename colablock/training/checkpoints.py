@@ -135,7 +135,8 @@ def data_digest(
     order does.  Raises NotFound for a local file that cannot be read.
     """
     facts = [
-        _facts_of(source, folder / source.path, (revisions or {}).get(source.path)) for source in sources
+        _facts_of(source, folder / Path(source.path).expanduser(), (revisions or {}).get(source.path))
+        for source in sources
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -143,7 +144,8 @@ def data_digest(
 def _facts_of(source: DataSource, path: Path, revision: str | None) -> list[object]:
     try:
         if path.is_dir():
-            return ["local", [[name, file.stat().st_size, file_digest(file)] for name, file in _files(path)]]
+            found = _files(path, links=True)
+            return ["local", [[name, file.stat().st_size, file_digest(file)] for name, file in found]]
         if path.exists():
             return ["local", path.stat().st_size, file_digest(path)]
     except OSError as error:
@@ -220,7 +222,7 @@ def _in_short(config: Mapping[str, Any], key: str) -> str:
     return text if len(text) <= _LONG else text[: _LONG - 1] + "…"
 
 
-def _files(folder: Path) -> list[tuple[str, Path]]:
-    """Return every regular file below *folder* by its relative name, in the order of names."""
-    found = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+def _files(folder: Path, *, links: bool = False) -> list[tuple[str, Path]]:
+    """Return every regular file below *folder* by its relative name, sorted; *links* to files, too."""
+    found = [path for path in folder.rglob("*") if path.is_file() and (links or not path.is_symlink())]
     return sorted((path.relative_to(folder).as_posix(), path) for path in found)
