@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -96,6 +98,17 @@ def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match="cannot be used"), claimed(tmp_path / "file"):
         pass
+
+
+def test_a_file_system_without_locks_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claimed(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
 
 
 def test_what_stands_is_put_aside(tmp_path: Path) -> None:

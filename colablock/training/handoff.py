@@ -117,6 +117,8 @@ def claimed(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Refused(f"another call is starting a run in `{folder}`") from error
+        except OSError:  # a file system without locks, as NFS is for folders
+            pass
         yield
     finally:
         os.close(descriptor)
