@@ -220,6 +220,20 @@ SCRIPTS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
         0,
         {"state": "done"},
     ),
+    # On a drive that is mounted there are no links.
+    (
+        "import errno, os\ndef link(*_): raise OSError(errno.ENOTSUP, 'no')\nos.link = link",
+        {"arguments": []},
+        0,
+        {"state": "done"},
+    ),
+    # What was learnt cannot be put in its place.
+    (
+        "open('adapter_config.json', 'w').close(); open('.adapter', 'w').close()",
+        {},
+        1,
+        {"state": "failed", "error": "FileExistsError: [Errno 17] File exists: '{folder}/.adapter'"},
+    ),
     # The modules beside the shim do not hide those of others.
     ("import sys; assert not any('colablock' in one for one in sys.path), sys.path", {}, 0, {}),
     (
@@ -249,12 +263,26 @@ def test_how_what_it_starts_ends_is_how_it_ends(
     done = run_shim(bench)
     assert done.returncode == code, done.stderr
     found = RunFolder(bench.folder).end()
-    assert {key: found[key] for key in end} == end
+    assert {key: found[key] for key in end} == {
+        key: value.replace("{folder}", str(bench.folder)) for key, value in end.items()
+    }
     assert not list(bench.folder.glob(".end-*"))
     if code == 0 and job:  # of several ranks the first word counts
         entry.write_text("raise ValueError")
         assert run_shim(bench).returncode == 1
         assert RunFolder(bench.folder).end() == found
+
+
+def test_a_line_that_was_cut_off_takes_no_other_with_it(bench: Bench) -> None:
+    config = bench.config(save_steps=2)
+    folder = bench.begin(bench.job(config=config), STAND_IN_PAUSE="0.05")
+    until(lambda: 2 in steps_of(folder, "save"))
+    kill(folder)
+    with folder.metrics_file.open("a") as file:
+        file.write('{"event": "st')
+    again(folder, bench.environ(), resume=str(newest_whole(folder.path, Told())))
+    assert end_of(folder).state() is State.DONE
+    assert len(steps_of(folder, "start")) == 2
 
 
 def run_shim(bench: Bench) -> subprocess.CompletedProcess[str]:

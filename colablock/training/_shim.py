@@ -46,18 +46,18 @@ def main(folder: Path) -> None:
             MENDS[name]()
         watch = Watch(folder, job, rank, world)
         hook(watch, job)
-        start(job, folder)
-    except SystemExit as left:
-        if left.code not in (None, 0):
-            ending.failed(left)
-            raise
+        try:
+            start(job, folder)
+        except SystemExit as left:
+            if left.code not in (None, 0):
+                raise
+        state = "stopped" if watch.was_stopped else "done"
+        if rank == 0:
+            gather_adapter(folder)
+            watch.tell("end", step=watch.step, state=state)
     except BaseException as error:
         ending.failed(error)
         raise
-    state = "stopped" if watch.was_stopped else "done"
-    if rank == 0:
-        gather_adapter(folder)
-        watch.tell("end", step=watch.step, state=state)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # another host has a folder of its own
         ending.ended(state, watch.step)
 
@@ -130,12 +130,16 @@ class Ending:
     def _write(self, value: dict[str, Any]) -> None:
         new = self._folder / f".end-{os.getpid()}"
         new.write_text(json.dumps(value), encoding="utf-8")
+        end = self._folder / "end.json"
         try:
-            os.link(new, self._folder / "end.json")
+            os.link(new, end)
         except FileExistsError:
             pass
+        except OSError:  # no links here: a drive that is mounted
+            if not end.exists():
+                new.replace(end)
         finally:
-            new.unlink()
+            new.unlink(missing_ok=True)
 
 
 def agree_on_lock(lock: str, rank: int, world: int) -> None:
@@ -271,7 +275,7 @@ class Watch:
         self.was_stopped = False
         self._folder, self._job = folder, job
         self._rank, self._world = rank, world
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8") if rank == 0 else None
+        self._file = open_lines(folder / "metrics.jsonl") if rank == 0 else None
         self._began = self._told = self._saved = self._last_step = time.monotonic()
         self._longest = 0.0
 
@@ -381,6 +385,15 @@ class Watch:
                 )
         model.train(was_training)
         self.tell("evaluation", step=self.step, when=when, loss=sum(losses) / len(losses))
+
+
+def open_lines(path: Path) -> Any:
+    """Return a file to add lines to; one that was cut off there does not take the next with it."""
+    before = path.read_bytes() if path.is_file() else b""
+    file = path.open("a", encoding="utf-8")
+    if before and not before.endswith(b"\n"):
+        file.write("\n")
+    return file
 
 
 def memory() -> dict[str, int]:
