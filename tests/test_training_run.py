@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,23 @@ def test_another_runner_is_another_run(bench: Bench) -> None:
     assert end_of(folder).state() is State.DONE
     assert record_of(folder).runner == "axolotl"
     assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
+
+
+def test_tokens_are_those_of_what_is_asked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = bench.config(max_steps=8, save_steps=2, val_set_size=0.2)
+    ready = bench.stack.ready(runner="axolotl", mends=("load-in-4bit-twice",))
+    cut_off(bench, config, ready=ready)  # which holds rows back by itself
+    call = Call(bench, config, resume_anyway=True, environ=SLOW)
+    kill(call.folder)
+    assert (call.folder.data / "eval.parquet").is_file()
+    made = (call.folder.data / "result.json").read_bytes()
+    monkeypatch.setattr("colablock.training.run.git_revision", lambda *_: 1 / 0)  # after the tokens are made
+    with pytest.raises(ZeroDivisionError):
+        Call(bench, replace(config, sequence_len=8), resume_anyway=True)
+    monkeypatch.undo()
+    assert (call.folder.data / "result.json").read_bytes() != made
+    assert end_of(Call(bench, config).folder).state() is State.DONE
+    assert (call.folder.data / "result.json").read_bytes() == made
 
 
 def test_a_run_comes_back_from_its_mirror(bench: Bench) -> None:

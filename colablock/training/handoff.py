@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -147,13 +148,17 @@ def prepare_data(
 ) -> dict[str, Any]:
     """Make the tokens of *job* and return what is to be said of them; see ``_prepare.py``.
 
-    *reuse* takes those that stand: they are of the same config and data.  *toy* has
+    *reuse* takes those that stand, where they were made of the same.  *toy* has
     a tiny model made before them, by the same process.  Raises InvalidInput for
     data that cannot be trained on, Unmet where making them failed.
     """
+    asked = _data_of(job)
+    made_of = hashlib.sha256(json.dumps([asked, job.data_digest]).encode()).hexdigest()
     result_file = folder.data / "result.json"
     if reuse and result_file.is_file():
-        return dict(json.loads(result_file.read_text(encoding="utf-8")))
+        known: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
+        if known.get("made_of") == made_of:
+            return known
     reporter.stage(
         "Reading the data and making tokens" if toy is None else "Making a tiny model and its tokens"
     )
@@ -164,17 +169,18 @@ def prepare_data(
     result: dict[str, Any] = ask_target(
         job.ready.python,
         "_prepare.py",
-        {"toy": toy, "data": _data_of(job, folder)},
+        {"toy": toy, "data": {**asked, "folder": str(folder.data.absolute())}},
         doing="prepare the data" if toy is None else "make a tiny model and its tokens",
         environ=environment,
         timeout=timeout,
     )
+    result["made_of"] = made_of
     write_whole(result_file, json.dumps(result).encode())
     return result
 
 
-def _data_of(job: Job, folder: RunFolder) -> dict[str, Any]:
-    """Return what the tokens are made of, and where they go."""
+def _data_of(job: Job) -> dict[str, Any]:
+    """Return what the tokens are made of."""
     config = job.config
     sources = [
         {
@@ -195,7 +201,6 @@ def _data_of(job: Job, folder: RunFolder) -> dict[str, Any]:
         "val_set_size": config.val_set_size if runner_of(job.runner).splits else 0,
         "seed": config.seed,
         "evaluate": job.evaluate,
-        "folder": str(folder.data.absolute()),
     }
 
 

@@ -187,11 +187,11 @@ class _Way:
         if asked.mirror and record is None:
             record = self._restored(asked.mirror)
         if record is None:
-            self._start(None, None)
+            self._start(None)
             return
         is_same = self._may_go_on(record)
         if state is not State.DONE:
-            self._start(newest_whole(folder.path, self.reporter), record)
+            self._start(newest_whole(folder.path, self.reporter))
         elif is_same:
             self.reporter.note(f"the run `{record.id}` is done: `--fresh` trains again")
         else:
@@ -203,11 +203,11 @@ class _Way:
         folder = self.run.folder.path
         aside = put_aside(folder)
         if aside is None:
-            self._start(None, None)
+            self._start(None)
             return
         self.reporter.note(f"what stood in `{folder}` is in `{aside}` now")
         with claimed(folder):  # what was claimed has another name now
-            self._start(None, None)
+            self._start(None)
 
     def _restored(self, mirror: str) -> RunRecord | None:
         """Return the record of a run that only its mirror holds any more, brought back; None without one."""
@@ -237,7 +237,7 @@ class _Way:
             self.reporter.note(change)
         return not decision.changes and record.runner == self.runner
 
-    def _start(self, checkpoint: Path | None, record: RunRecord | None) -> None:
+    def _start(self, checkpoint: Path | None) -> None:
         config, environ, folder = self.asked.config, self.environ, self.run.folder
         machine = read_machine(environ, folder.path, accelerator=self.ready.accelerator)
         mends = mends_for(self.ready, self.runner, machine.accelerator)
@@ -261,9 +261,7 @@ class _Way:
             secrets=self.secrets,
             launch_arguments=self.asked.launch_arguments,
         )
-        stands = record is not None and record.config_digest == config.digest()
-        is_same = stands and record is not None and record.data_digest == self.data
-        prepared = prepare_data(job, folder, environ, self.reporter, reuse=is_same)
+        prepared = prepare_data(job, folder, environ, self.reporter, reuse=True)
         self.show(
             Briefing(
                 config=config,
