@@ -14,7 +14,7 @@ import pytest
 
 from colablock.accelerator import Accelerator, declared
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.checkpoints import list_checkpoints
+from colablock.training.checkpoints import list_checkpoints, newest_whole, step_of
 from colablock.training.config import TrainConfig, config_to
 from colablock.training.handoff import claimed
 from colablock.training.mirror import FolderStore, Mirror
@@ -197,6 +197,22 @@ def test_a_damaged_checkpoint_is_passed_over(bench: Bench, damaged: int, taken: 
     assert len(call.notes) == damaged
     assert end_of(folder).state() is State.DONE
     assert steps_of(folder, "start") == [0, taken]
+
+
+def test_damaged_checkpoints_do_not_drive_out_new_ones(bench: Bench) -> None:
+    config = bench.config(max_steps=8, save_steps=2, save_total_limit=3)
+    folder = cut_off(bench, config, at=6)
+    for path in list_checkpoints(folder.path):
+        if path.name != "checkpoint-2":
+            (path / "optimizer.pt").write_text("[]")
+    call = Call(bench, replace(config, save_steps=3, save_total_limit=2), environ=SLOW)
+    assert [one.resumed_from for one in call.briefings] == ["checkpoint-2"]
+    until(lambda: 3 in steps_of(folder, "save"))
+    kill(folder)
+    newest = newest_whole(folder.path, Told())
+    assert newest is not None
+    assert step_of(newest.name) in (3, 6, 8)
+    assert {path.name for path in folder.path.glob("unused-*")} >= {"unused-checkpoint-4"}
 
 
 def test_one_that_was_stopped_goes_on(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ __all__ = [
     "data_digest",
     "list_checkpoints",
     "newest_whole",
+    "put_aside_later",
     "resume_decision",
     "step_of",
     "verify_checkpoint",
@@ -105,6 +107,19 @@ def newest_whole(folder: Path, reporter: Reporter) -> Path | None:
     for name, faults in passed:
         reporter.note(f"{name} is damaged: {some_of(faults, _SHOWN)}; {then}")
     return taken
+
+
+def put_aside_later(folder: Path, taken: Path | None) -> None:
+    """Give the checkpoints in *folder* that are later than *taken* another name; for None, all of them.
+
+    A trainer keeps those of the highest steps: it would throw away the ones that it makes.
+    """
+    for path in list_checkpoints(folder):
+        if path == taken:
+            break
+        aside = path.with_name(f"unused-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
 
 
 def write_manifest(checkpoint: Path) -> Path:

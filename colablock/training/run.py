@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.progress import Reporter
-from colablock.training.checkpoints import data_digest, newest_whole, resume_decision
+from colablock.training.checkpoints import data_digest, newest_whole, put_aside_later, resume_decision
 from colablock.training.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.handoff import (
     Job,
@@ -274,6 +274,7 @@ class _Way:
                 resumed_from=checkpoint.name if checkpoint else None,
             )
         )
+        put_aside_later(folder.path, checkpoint)
         revision = git_revision(Path.cwd(), environ)
         begin(job, prepared, folder, home=self.home, environ=environ, revision=revision)
 
