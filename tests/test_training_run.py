@@ -306,6 +306,13 @@ def test_a_run_comes_back_from_its_mirror(bench: Bench) -> None:
 
 
 @pytest.mark.slow  # it looks every five seconds
+def test_a_run_that_is_over_is_mirrored_when_asked_for(bench: Bench) -> None:
+    drive = bench.folder / "drive"
+    end_of(Call(bench).folder)
+    assert Call(bench, mirror=str(drive)).notes == ["the run `run` is done: `--fresh` trains again"]
+    until(lambda: [path.name for path in drive.glob("*.tar")] == ["run-checkpoint-6.tar"])
+
+
 def test_a_mirror_is_fed_while_a_run_goes_on(bench: Bench) -> None:
     drive = bench.folder / "drive"
     call = Call(bench, bench.config(max_steps=40, save_steps=10), mirror=str(drive), environ=SLOW)

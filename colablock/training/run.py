@@ -152,7 +152,7 @@ def train(
             show=show,
         )
         way.go()
-    if asked.mirror and folder.state() is State.RUNNING:
+    if asked.mirror:  # of one that is over, too: its last checkpoints may not be there yet
         start_mirror(folder.path, asked.mirror, environ=mirrored)
     return run
 
