@@ -352,9 +352,8 @@ def test_memory_is_what_the_container_leaves_of_the_machine(
 
 
 TORCH = {
-    "torch/__init__.py": "from torch import _C, version\n__version__ = '2.11.0+cu128'\nprint('hello')\n",
+    "torch/__init__.py": "from torch import _C\n__version__ = '2.11.0+cu128'\nprint('hello')\n",
     "torch/_C.py": "def _cuda_getArchFlags():\n    return 'sm_75 sm_90 compute_90'\n",
-    "torch/version.py": "cuda = '12.8'\n",
 }
 TRANSFORMERS = {
     "transformers/__init__.py": "__version__ = '5.24.0'\n",
@@ -366,7 +365,6 @@ ROPE = {"transformers/modeling_rope_utils.py": "ROPE_INIT_FUNCTIONS = {'linear':
 WHOLE = Stack(
     torch="2.11.0+cu128",
     arch_list=("sm_75", "sm_90", "compute_90"),
-    cuda="12.8",
     transformers="5.24.0",
     trl="1.8.0",
     bitsandbytes="0.50.2",
@@ -408,11 +406,11 @@ def test_a_stack_is_what_the_target_says_itself(
 
 
 def test_an_old_stack_without_cuda_is_a_stack_too(python: Path) -> None:
-    build = {"torch/__init__.py": "from torch import _C, version\n__version__ = '2.4.0+cpu'\n"}
-    old = {**TORCH, **build, "torch/_C.py": "", "torch/version.py": "cuda = None\n"}
+    build = {"torch/__init__.py": "from torch import _C\n__version__ = '2.4.0+cpu'\n"}
+    old = {**TORCH, **build, "torch/_C.py": ""}
     install(python, old, TRANSFORMERS)
     stack = read_stack(python, {})
-    assert (stack.torch, stack.arch_list, stack.cuda) == ("2.4.0+cpu", (), None)
+    assert (stack.torch, stack.arch_list) == ("2.4.0+cpu", ())
     assert stack.rope_types == {"default", "linear", "dynamic"}
     assert (stack.trl, stack.bitsandbytes, stack.flash_attn) == (None, None, None)
 

@@ -173,7 +173,7 @@ def test_a_card_that_torch_is_not_built_for_is_refused_with_the_builds_that_are(
 
 
 def test_a_build_without_cuda_beside_a_card_is_refused() -> None:
-    stack = replace(TODAY, torch="2.11.0+cpu", arch_list=(), cuda=None)
+    stack = replace(TODAY, torch="2.11.0+cpu", arch_list=())
     one = refusal(judge(a_config(), SHAPES["1B"], a_machine(T4), stack, OPEN, "trl"))
     assert "is built without CUDA" in one.what
 

@@ -41,8 +41,7 @@ def _torch() -> dict[str, Any]:
         flags = torch._C._cuda_getArchFlags() or ""  # noqa: SLF001 - `get_arch_list` is empty without a card
     except AttributeError:  # a build without CUDA
         flags = ""
-    version = torch.version
-    return {"torch": torch.__version__, "cuda": version.cuda, "arch_list": flags.split()}
+    return {"torch": torch.__version__, "arch_list": flags.split()}
 
 
 def _transformers() -> dict[str, Any]:

@@ -59,7 +59,6 @@ class Stack:
     torch: str
     transformers: str
     arch_list: tuple[str, ...] = ()
-    cuda: str | None = None
     trl: str | None = None
     bitsandbytes: str | None = None
     axolotl: str | None = None

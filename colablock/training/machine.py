@@ -110,7 +110,6 @@ def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
     return Stack(
         torch=told["torch"],
         arch_list=tuple(told["arch_list"]),
-        cuda=told["cuda"],
         transformers=told["transformers"],
         trl=told["trl"],
         bitsandbytes=told["bitsandbytes"],

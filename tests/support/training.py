@@ -51,7 +51,6 @@ SHAPES: Mapping[str, ModelShape] = {
 _TODAY = Stack(
     torch="2.11.0+cu130",
     arch_list=("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"),
-    cuda="13.0",
     transformers="5.24.0",
     trl="1.16.0",
     bitsandbytes="0.50.2",
@@ -65,7 +64,6 @@ STACKS: Mapping[str, Stack] = {
         _TODAY,
         torch="2.7.1+cu126",
         arch_list=("sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"),
-        cuda="12.6",
         transformers="4.55.2",
         trl="0.21.0",
         bitsandbytes="0.47.0",
