@@ -189,7 +189,7 @@ def test_without_a_record_nothing_is_mirrored(tmp_path: Path, drive: Path) -> No
 
 
 class Failing(Files):
-    """Fails at the operation *at*, counted from nought; with *later*, after half of it is done."""
+    """Fails at the operation *at*, counted from nought; a file that is to be synced is then half there."""
 
     def __init__(self, at: int, error: Callable[[], BaseException]) -> None:
         self.at = at
@@ -206,6 +206,8 @@ class Failing(Files):
         return super().create(path)
 
     def sync(self, file: IO[bytes]) -> None:
+        if self.count == self.at:
+            file.truncate(file.tell() // 2)
         self._next()
         super().sync(file)
 
@@ -218,35 +220,31 @@ class Failing(Files):
         super().remove(path)
 
 
-def operations(run: RunFolder, drive: Path) -> int:
-    counting = Failing(-1, full)
-    Mirrored(run, drive, counting).once()
-    shutil.rmtree(drive)
-    (run.path / "mirror.json").unlink()
-    return counting.count
+def each_operation(run: RunFolder, drive: Path, kept: Path) -> Iterator[int]:
+    """Mirror two checkpoints, have a third one wait, and count what is done to mirror it.
 
-
-def prepared(run: RunFolder, drive: Path) -> None:
-    """Mirror two checkpoints, and have a third one wait."""
+    Yields each operation's position, the drive and the run's memory as they were before the first one.
+    """
     for step in (20, 40, 60):
         make_checkpoint(run.path, step)
         if step < 60:
             Mirrored(run, drive).once()
-
-
-def test_wherever_a_copy_fails_what_is_there_is_whole_and_it_is_tried_again(
-    run: RunFolder, drive: Path, tmp_path: Path
-) -> None:
-    prepared(run, drive)
-    shutil.copytree(drive, tmp_path / "kept")
+    shutil.copytree(drive, kept)
     memory = (run.path / "mirror.json").read_text()
     counting = Failing(-1, full)
     assert Mirrored(run, drive, counting).once()
     assert counting.count > 6
     for at in range(counting.count):
         shutil.rmtree(drive)
-        shutil.copytree(tmp_path / "kept", drive)
+        shutil.copytree(kept, drive)
         (run.path / "mirror.json").write_text(memory)
+        yield at
+
+
+def test_wherever_a_copy_fails_what_is_there_is_whole_and_it_is_tried_again(
+    run: RunFolder, drive: Path, tmp_path: Path
+) -> None:
+    for at in each_operation(run, drive, tmp_path / "kept"):
         failing = Mirrored(run, drive, Failing(at, full))
         is_done = failing.once()
         reason = "No space left on device"
@@ -270,15 +268,8 @@ def test_wherever_a_copy_fails_what_is_there_is_whole_and_it_is_tried_again(
 def test_wherever_the_process_is_killed_what_is_there_is_whole(
     run: RunFolder, drive: Path, tmp_path: Path
 ) -> None:
-    prepared(run, drive)
-    shutil.copytree(drive, tmp_path / "kept")
-    memory = (run.path / "mirror.json").read_text()
-    for at in range(12):
-        shutil.rmtree(drive)
-        shutil.copytree(tmp_path / "kept", drive)
-        (run.path / "mirror.json").write_text(memory)
-        status = in_a_child(Mirrored(run, drive, Failing(at, die)).once)
-        assert status in (0, -signal.SIGKILL)
+    for at in each_operation(run, drive, tmp_path / "kept"):
+        assert in_a_child(Mirrored(run, drive, Failing(at, die)).once) == -signal.SIGKILL
         found, notes = bring_back(drive, tmp_path / f"new-{at}")
         assert notes == []
         assert found.name in {"checkpoint-40", "checkpoint-60"}
@@ -449,14 +440,17 @@ def test_what_is_there_whole_stays_and_what_is_damaged_is_replaced(
     record = run.record()
     assert record is not None
     assert record.model == "c/d"
-    # Nothing is fetched for one that is whole, and nothing is mirrored again.
-    (two / "run-1-checkpoint-40.tar").write_bytes(b"")
-    assert bring_back(two, run.path) == (found, [])
-    (run.path / ".restore-left").mkdir()
+    # What came back is not mirrored again.
     new = tmp_path / "new"
-    shutil.copytree(run.path, new)
-    assert Mirrored(run, two).once()
-    assert not (two / ".partial").exists()
+    bring_back(two, new)
+    again = Mirrored(RunFolder(new), two)
+    assert again.once()
+    assert again.said == []
+    # Nothing is fetched for one that is whole, and what a killed process left there goes.
+    (two / "run-1-checkpoint-40.tar").write_bytes(b"")
+    (run.path / ".restore-left").mkdir()
+    assert bring_back(two, run.path) == (found, [])
+    assert not (run.path / ".restore-left").exists()
 
 
 def test_where_nothing_of_it_can_be_used_each_reason_is_said(two: Path, tmp_path: Path) -> None:
