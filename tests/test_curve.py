@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -239,7 +238,6 @@ def test_an_svg_needs_nobody(tmp_path: Path) -> None:
         write_curve(folder, tmp_path / "curve.pdf", [])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not here")
 @pytest.mark.parametrize("losses", [[5.0], [5.0, 4.0, 3.0]])
 def test_matplotlib_itself_draws(tmp_path: Path, losses: list[float]) -> None:
     folder = a_run(tmp_path / "run", events=events_of(losses))
