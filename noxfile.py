@@ -47,7 +47,10 @@ OF_THE_STACK = (
 # What depends on the distributions that we require.
 OF_OUR_REQUIREMENTS = [
     f"tests/test_{name}.py"
-    for name in ("cases", "display", "explain", "fetch", "index", "lock", "matrix", "resolve", "settings")
+    for name in (
+        *("cases", "display", "explain", "fetch", "index", "lock", "matrix", "new_config", "resolve"),
+        *("settings", "training_config", "training_runners"),
+    )
 ]
 
 # Of the settings of this machine, those that say where things are fetched from; the others (a target

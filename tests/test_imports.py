@@ -17,7 +17,9 @@ ROOT = Path(colablock.__file__).parent
 VENDORED = ROOT / "_vendor"
 
 # What the front door, or the line that only prints help, has no use for.
-HEAVY = frozenset({"IPython", "asyncio", "resolvelib", "rich", "torch", "transformers", "urllib3", "uv"})
+HEAVY = frozenset(
+    {"IPython", "asyncio", "resolvelib", "rich", "torch", "transformers", "urllib3", "uv", "yaml"}
+)
 
 
 def sources() -> dict[str, Path]:
@@ -112,7 +114,7 @@ def test_the_unvendored_packaging_is_never_imported() -> None:
 
 def loaded_after(statement: str) -> set[str]:
     """Return the top-level modules that a fresh interpreter holds after *statement*."""
-    code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    code = f"import sys\n{statement}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT.parent)
     return set(ended.stdout.split())
@@ -121,3 +123,9 @@ def loaded_after(statement: str) -> set[str]:
 @pytest.mark.parametrize("statement", ["import colablock", "import colablock.cli"])
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     assert loaded_after(statement) & HEAVY == set()
+
+
+def test_a_command_that_only_lists_loads_no_more_than_what_prints() -> None:
+    command = "import contextlib, io; from colablock.cli import main"
+    listing = "with contextlib.redirect_stdout(io.StringIO()): main(['list'])"
+    assert loaded_after(f"{command}\n{listing}") & HEAVY == {"rich", "uv"}
