@@ -513,7 +513,6 @@ def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
         assert [line.split(" (")[0] for line in said if line.endswith(")")] == shards
         assert not list((tmp_path / name).glob(".*"))
     found = json.loads(in_stack("-c", CHECK, *(str(tmp_path / name) for name in CASES)))
-    print(json.dumps(found, indent=2))
     for name, case in CASES.items():
         one = found[name]
         # An adapter on top is rounded otherwise than one that is merged.

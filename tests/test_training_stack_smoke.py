@@ -22,7 +22,7 @@ from colablock.training.precision import precision_for
 from colablock.training.ready import Ready
 from colablock.training.receipts import receipt_from, receipt_to
 from tests.support.run_folders import Told
-from tests.support.stack import NAME, TEST_HOME, Stack, losses_of, make_stack
+from tests.support.stack import NAME, TEST_HOME, USUAL, Stack, losses_of, make_stack
 
 pytestmark = [
     pytest.mark.stack,
@@ -190,7 +190,8 @@ def test_two_processes_learn_what_one_does_from_twice_the_batch(stack: Stack) ->
     (start,) = [event for event in folder.metrics() if event["event"] == "start"]
     assert start["world_size"] == 2
     assert verify_checkpoint(folder.path / "checkpoint-8") == ()
-    alone = losses_of(stack.run_folder("once"))
-    for step, (loss, norm) in losses_of(folder).items():
+    alone, together = losses_of(stack.run_folder("once")), losses_of(folder)
+    assert list(together) == list(alone) == list(range(1, USUAL["max_steps"] + 1))
+    for step, (loss, norm) in together.items():
         assert loss == pytest.approx(alone[step][0], abs=1e-3), step
         assert norm == pytest.approx(alone[step][1], rel=0.02), step
