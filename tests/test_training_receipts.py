@@ -152,7 +152,10 @@ def test_a_receipt_covers_such_a_card_and_the_matrix_as_it_is(
     ("accelerator", "said"),
     [
         (declared("H100"), "training with it is proven on NVIDIA H100 80GB HBM3, 2026-11-26"),
-        (declared("T4"), "training with it is not proven by us on Tesla T4: `colablock smoke tiny`"),
+        (
+            declared("T4"),
+            "training with it is not proven by us on Tesla T4: `colablock smoke tiny` proves it in minutes",
+        ),
         (Accelerator(), "training with it is not proven by us on a CPU: `colablock smoke tiny`"),
         (Accelerator(kind="cuda"), "training with it is proven on NVIDIA H100 80GB HBM3; `colablock smoke"),
     ],

@@ -150,7 +150,7 @@ def proof_note(source: str, name: str, accelerator: Accelerator, *, digest: str)
         where = "a CPU" if found.card == "cpu" else found.card
         return f"training with it is proven on {where}, {found.date[:10]}"
     here = accelerator.devices[0].name if accelerator.devices else "a CPU"
-    return f"training with it is not proven by us on {here}: `colablock smoke {name}` proves it in a minute"
+    return f"training with it is not proven by us on {here}: `colablock smoke {name}` proves it in minutes"
 
 
 def proven_on(source: str, *, digest: str) -> tuple[str, ...]:
