@@ -44,6 +44,7 @@ class Run:
     """A training run.  Every property looks at its folder anew, and none of them waits."""
 
     def __init__(self, named: Named, *, environ: Mapping[str, str] = os.environ) -> None:
+        #: Its name, by which `attach` finds it.
         self.id = named.id
         self._folder = named.folder
         self._environ = environ

@@ -48,8 +48,8 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--anyway", action="store_true", help="start although preflight refuses")
     parser.add_argument("--no-wait", dest="wait", action="store_false", help="start, and do not follow")
     parser.epilog = (
-        "What follows `--` goes to accelerate, after our own; for several hosts: `--multi_gpu`, "
-        "`--num_machines`, `--num_processes`, `--machine_rank`, `--main_process_ip`, `--main_process_port`."
+        "What follows `--` goes to accelerate, after our own; for several hosts: `--num_machines`, "
+        "`--num_processes`, `--machine_rank`, `--main_process_ip`, `--main_process_port`."
     )
     parser.set_defaults(launch=[])
     parser.set_defaults(handler=_train)
