@@ -2,6 +2,8 @@
 
 The command line's page comes from its parser, the matrix file's from its schema, the training
 config's from its class and from what axolotl is told, and the exit codes from the errors that carry them.
+The tables of the page about memory, whose words are written by hand, come from the code that reckons and
+from what was measured.
 The JSON schema says to editors what the matrix file's page says to people.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -25,11 +27,24 @@ from colablock.errors import ColablockError, ExitCode
 from colablock.matrix_json import SCHEMA_FILE
 from colablock.matrix_schema import SCHEMA, Key
 from colablock.training.config import RANGES, Adapter, DataSource, Form, Report, TrainConfig
+from colablock.training.memory import HABITS, Habits, Setting, estimate, habits_of
 from colablock.training.new_config import EXAMPLES, MEANINGS
+from colablock.training.precision import BF16
 from colablock.training.run_folder import RunFolder
 from colablock.training.runners import Decided, axolotl_config
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # tests/support has the shapes that were measured
+from tests.support.training import SHAPES, a_config  # noqa: E402
+
+GIB = 2**30
+MEMORY_PAGE = ROOT / "docs" / "explanation" / "memory.md"
+MEASURED = ROOT / "tests" / "data" / "memory-h100.toml"
 NOTICE = "<!-- Made by docs/generate.py: change the code that it reads, then run it again. -->"
 
 SECTIONS = {
@@ -431,6 +446,96 @@ def in_yaml(value: object) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def memory_page() -> str:
+    """Return the page of the memory as it is, with tables that hold."""
+    measured = tomllib.loads(MEASURED.read_text(encoding="utf-8"))
+    tables = {"habits": habits_table(), "by-hand": by_hand_table(measured["by-hand"])}
+    tables["measured"] = measured_table(measured["measured"])
+    text = MEMORY_PAGE.read_text(encoding="utf-8")
+    for name, made in tables.items():
+        before, opening, rest = text.partition(f"<!-- {name}: made by docs/generate.py -->\n")
+        _, closing, after = rest.partition("<!-- end -->")
+        if not closing:
+            raise SystemExit(f"{MEMORY_PAGE} has no place for the table of `{name}`")
+        text = f"{before}{opening}\n{made}\n{closing}{after}"
+    return text
+
+
+def habits_table() -> str:
+    """Return what each runner does, version by version."""
+
+    def row(runner: str, at: int) -> tuple[str, ...]:
+        habits = HABITS[runner][at]
+        name = f"{runner} {versions(habits, HABITS[runner][at - 1] if at else None)}"
+        factor = f"{habits.logits:g}{', and the head in float32' if habits.head_in_float32 else ''}"
+        kept = habits.embeddings_in_float32
+        cast = f"float32{'' if len(kept) > 1 else f' with {kept[0]}'}" if kept else "16 bits"
+        return name, factor, tile(habits), cast, "bfloat16" if habits.half_adapters else "float32"
+
+    rows = (row(runner, at) for runner, known in HABITS.items() for at in range(len(known)))
+    return table("runner", "factor", "logits at once", "embeddings", "adapters with bf16", rows=rows)
+
+
+def versions(habits: Habits, newer: Habits | None) -> str:
+    """Return for which versions *habits* hold."""
+    since = "" if habits.since == "0" else f"from {habits.since}"
+    until = f"before {newer.since}" if newer else ""
+    return ", ".join(filter(None, [since, until])) or "and peft by hand"
+
+
+def tile(habits: Habits) -> str:
+    """Return for which part of a batch logits are there at once."""
+    if habits.tile is None:
+        return "all"
+    tokens, entries = habits.tile
+    return f"a tile of {tokens:,} tokens × {entries:,} entries" if entries else f"of {tokens:,} tokens"
+
+
+def by_hand_table(points: Iterable[Mapping[str, Any]]) -> str:
+    """Return what was measured of a step, beside the estimate."""
+    setting = Setting(precision=BF16, habits=habits_of("transformers"))
+
+    def row(point: Mapping[str, Any]) -> tuple[str, ...]:
+        point = {"sequence_len": 2048, **point}
+        found = estimate(measured_config(point), SHAPES["1B"], setting)
+        sizes = (found.allocated / GIB, point["allocated"], found.total / GIB)
+        return *batch(point), *(f"{size:.2f}" for size in (*sizes, point["reserved"], point["on_device"]))
+
+    head = ("batch × tokens", "checkpointing", "allocated, reckoned", "measured", "in all, reckoned")
+    return table(*head, "reserved", "on the device", rows=map(row, points))
+
+
+def measured_table(points: Sequence[Mapping[str, Any]]) -> str:
+    """Return the least memory in which a run finished, beside the estimate, and how far they are apart."""
+    setting = Setting(precision=BF16, habits=habits_of("trl", "1.16.0"))
+    above = []
+
+    def row(point: Mapping[str, Any]) -> tuple[str, ...]:
+        shape = replace(SHAPES[point["shape"]], vocabulary=point["vocabulary"])
+        total = estimate(measured_config(point), shape, setting).total / GIB
+        above.append(total / point["smallest"] - 1)
+        sizes = (f"{point['smallest']:.2f}", f"{total:.2f}", f"{above[-1]:.1%}".replace("%", " %"))
+        return point["shape"], f"{point['vocabulary']:,}", *batch(point), *sizes
+
+    head = ("model", "vocabulary", "batch × tokens", "checkpointing", "needed", "estimate", "above")
+    made = table(*head, rows=map(row, points))
+    least, most = (f"{share:.1%}".replace("%", " %") for share in (min(above), max(above)))
+    found = f"In these {len(points)} settings the estimate was {least} to {most} above what was needed."
+    return f"{made}\n{found}\n"
+
+
+def measured_config(point: Mapping[str, Any]) -> TrainConfig:
+    """Return the config that was measured."""
+    keys = ("sequence_len", "micro_batch_size", "gradient_checkpointing")
+    return a_config(**{key: point[key] for key in keys})
+
+
+def batch(point: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the batch that was measured, and whether with checkpointing."""
+    rows = f"{point['micro_batch_size']} × {point['sequence_len']:,}"
+    return rows, "yes" if point["gradient_checkpointing"] else "no"
+
+
 def exit_page() -> str:
     """Return the page of the exit codes, with the errors that lead to each."""
 
@@ -450,6 +555,7 @@ def errors_of(code: ExitCode) -> list[str]:
 
 
 MADE: Mapping[str, Callable[[], str]] = {
+    "docs/explanation/memory.md": memory_page,
     "docs/reference/cli.md": cli_page,
     "docs/reference/exit-codes.md": exit_page,
     "docs/reference/matrix.md": matrix_page,

@@ -27,7 +27,7 @@ from colablock.training.memory import (
 )
 from colablock.training.model_shape import from_config
 from colablock.training.precision import BF16, FP16, FP32
-from tests.support.training import GIB, LLAMA_1B, LLAMA_8B, SHAPES, a_config
+from tests.support.training import GIB, LLAMA_1B, SHAPES, a_config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,20 +41,21 @@ BY_HAND = Setting(
 )
 TRL = Setting(precision=BF16, habits=habits_of("trl", "1.16.0"))
 
-# One H100, driver 580, torch 2.11.0+cu130, transformers 5.17.0, peft 0.21.2, bitsandbytes 0.50.2, by hand.
-# GiB at the peak: allocated, on the device.
-MEASURED: list[tuple[Mapping[str, Any], float, float]] = [
-    ({"micro_batch_size": 1}, 5.33, 6.91),
-    ({"micro_batch_size": 4}, 14.93, 19.16),
-    ({"micro_batch_size": 4, "gradient_checkpointing": False}, 33.68, 37.60),
-]
+# What was measured on a card; see the head of the file.
+MEASURED: Mapping[str, list[Mapping[str, Any]]] = tomllib.loads(
+    (Path(__file__).parent / "data" / "memory-h100.toml").read_text(encoding="utf-8")
+)
+CHANGES = ("sequence_len", "micro_batch_size", "gradient_checkpointing")
 
 
-@pytest.mark.parametrize(("changes", "allocated", "on_device"), MEASURED)
-def test_the_estimate_is_what_was_measured(
-    changes: Mapping[str, Any], allocated: float, on_device: float
-) -> None:
-    found = estimate(a_config(sequence_len=2048, **changes), SHAPES["1B"], BY_HAND)
+def config_of(point: Mapping[str, Any]) -> TrainConfig:
+    return a_config(**{"sequence_len": 2048, **{key: point[key] for key in CHANGES if key in point}})
+
+
+@pytest.mark.parametrize("point", MEASURED["by-hand"], ids=lambda point: str(point["allocated"]))
+def test_the_estimate_is_what_was_measured(point: Mapping[str, Any]) -> None:
+    allocated, on_device = point["allocated"], point["on_device"]
+    found = estimate(config_of(point), SHAPES["1B"], BY_HAND)
     assert found.allocated / GIB == pytest.approx(allocated, rel=0.03)
     assert allocated < found.total / GIB < on_device * 1.02  # the allocator reserves more than it has to
     assert found.total / GIB == pytest.approx(on_device, rel=0.15)
@@ -277,23 +278,15 @@ def test_more_takes_more(model: str, config: TrainConfig, version: str) -> None:
     assert least(config, shape, setting).total <= total
 
 
-def measured() -> list[dict[str, Any]]:
-    """Return what was measured on a card; see the head of the file."""
-    text = (Path(__file__).parent / "data" / "memory-h100.toml").read_text(encoding="utf-8")
-    return list(tomllib.loads(text)["measured"])
-
-
 @pytest.mark.parametrize(
     "point",
-    measured(),
+    MEASURED["measured"],
     ids=lambda point: "-".join(
         str(point[key]) for key in ("shape", "vocabulary", "sequence_len", "smallest")
     ),
 )
 def test_the_estimate_is_a_little_more_than_a_card_needs(point: Mapping[str, Any]) -> None:
-    shape = {"1b": LLAMA_1B, "8b": LLAMA_8B}[point["shape"]]
-    keys = ("sequence_len", "micro_batch_size", "gradient_checkpointing")
-    config = a_config(**{key: point[key] for key in keys})
-    found = estimate(config, from_config({**shape, "vocab_size": point["vocabulary"]}), TRL)
+    shape = replace(SHAPES[point["shape"]], vocabulary=point["vocabulary"])
+    found = estimate(config_of(point), shape, TRL)
     assert point["smallest"] <= found.total / GIB <= point["smallest"] * 1.15
     assert point["allocated"] == pytest.approx(found.allocated / GIB, rel=0.12)
