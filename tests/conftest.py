@@ -14,9 +14,11 @@ from tests.support.training_stack import Bench, TrainingStack, build_training_st
 
 # A shared runner may stall in the middle of an example, so no example has a deadline.
 settings.register_profile("default", deadline=None, max_examples=40)
-settings.register_profile(
-    "thorough", deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
-)
+# `thorough` is what a run of CI has the minutes for, `exhaustive` a longer look at what a change was of.
+for _profile, _examples in {"thorough": 150, "exhaustive": 400}.items():
+    settings.register_profile(
+        _profile, deadline=None, max_examples=_examples, suppress_health_check=[HealthCheck.too_slow]
+    )
 settings.load_profile("default")
 
 SETTINGS_OF_OTHERS = ("PIP_", "UV_", "COLABLOCK_", "XDG_")
