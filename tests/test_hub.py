@@ -43,7 +43,7 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture
 def environ(hub: HubServer, tmp_path: Path) -> dict[str, str]:
-    return {"HF_ENDPOINT": f"{hub.url}/", "HF_HOME": str(tmp_path / "home"), "COLABLOCK_RETRIES": "0"}
+    return {"HF_ENDPOINT": f"{hub.root}/", "HF_HOME": str(tmp_path / "home"), "COLABLOCK_RETRIES": "0"}
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def nowhere(tmp_path: Path) -> dict[str, str]:
 
 
 def access(hub: HubServer, repo: str, status: str, weights: int = 0, *, token: bool = False) -> Access:
-    return Access(status=status, weights=weights, repo=repo, url=f"{hub.url}/{repo}", has_token=token)
+    return Access(status=status, weights=weights, repo=repo, url=f"{hub.root}/{repo}", has_token=token)
 
 
 def test_a_folder_is_read_as_it_is(hub: HubServer, environ: dict[str, str], tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_config_that_another_host_keeps_is_fetched_there_without_the_token(
 ) -> None:
     files = Repo(files={"config.json": CONFIG})
     with HubServer({"far/model": files}) as other:
-        hub.repos["far/model"] = Repo(sizes={"model.safetensors": 5}, elsewhere=other.url)
+        hub.repos["far/model"] = Repo(sizes={"model.safetensors": 5}, elsewhere=other.root)
         assert read_model_config("far/model", None, TOKEN, environ) == TOLD
         assert [seen.token for seen in other.requests] == [None]
         assert ask_model("far/model", None, TOKEN, environ).access.status == "open"
@@ -238,7 +238,7 @@ def test_redirects_in_a_circle_end(hub: HubServer, environ: dict[str, str]) -> N
 def test_a_gated_config_is_refused_with_the_way_in(hub: HubServer, environ: dict[str, str]) -> None:
     with pytest.raises(Refused, match="is gated") as raised:
         read_model_config("gated/model", None, None, environ)
-    assert f"{hub.url}/gated/model" in (raised.value.hint or "")
+    assert f"{hub.root}/gated/model" in (raised.value.hint or "")
     assert read_model_config("gated/model", None, TOKEN, environ) == TOLD
 
 

@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from colablock.errors import Unmet
 from colablock.interpreters import fetch_interpreter, find_interpreters, look_for_interpreters
 from tests.support.runtime import make_venv
+from tests.support.serving import Serving
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -111,11 +111,8 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
             self.asked = asked
             super().__init__(*args, directory=str(folder), **options)  # type: ignore[arg-type]
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", folder, asked
-    server.shutdown()
-    server.server_close()
+    with Serving(Handler) as server:
+        yield server.root, folder, asked
 
 
 def archive_of_this_python(into: Path) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import unquote, urlsplit
+
+from tests.support.serving import Serving
 
 __all__ = ["TOKEN", "HubServer", "Repo", "Seen", "fill_cache"]
 
@@ -51,34 +51,14 @@ def digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-class HubServer:
+class HubServer(Serving):
     """Answers HEAD and GET of files, and of the page that lists them; *statuses* spoil paths."""
 
     def __init__(self, repos: Mapping[str, Repo]) -> None:
+        super().__init__(_handler(self))
         self.repos = dict(repos)
         self.statuses: dict[str, int] = {}
         self.requests: list[Seen] = []
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> HubServer:  # noqa: PYI034 - nobody derives from it
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def asked(self) -> list[str]:

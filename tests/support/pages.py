@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
+
+from tests.support.serving import Serving
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 __all__ = ["PageServer"]
 
 
-class PageServer:
+class PageServer(Serving):
     """Serves *pages*, bytes by path; any other path is not there (404)."""
 
     def __init__(self, pages: Mapping[str, bytes]) -> None:
@@ -28,24 +28,4 @@ class PageServer:
             def log_message(self, *_: object) -> None:
                 """Stay quiet."""
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> PageServer:  # noqa: PYI034 - nobody derives from it
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    @property
-    def root(self) -> str:
-        """The server's URL without a path."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        super().__init__(Handler)

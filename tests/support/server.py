@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
+from tests.support.serving import Serving
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from types import TracebackType
 
 __all__ = [
     "CERTIFICATE",
@@ -143,7 +144,7 @@ class _Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class IndexServer:
+class IndexServer(Serving):
     """A simple index (PEP 503, 691, 700, 658) over a folder or a `Source`.
 
     The switches may be changed while it runs.  *formats*: the page formats that it speaks, in order
@@ -168,6 +169,7 @@ class IndexServer:
         files: str = "/files/",
         tls: bool = False,
     ) -> None:
+        super().__init__(type("_HandlerOfThis", (_Handler,), {"index": self}), server=_Server)
         self.source: Source = FolderSource(source) if isinstance(source, Path) else source
         self.formats = tuple(formats)
         self.metadata = metadata
@@ -186,35 +188,13 @@ class IndexServer:
         self._statuses: dict[str, tuple[str, str]] = {}
         self._cache: dict[tuple[str, object], _Cached] = {}
         self._lock = threading.Lock()
-        self._http = _Server(("127.0.0.1", 0), _Handler)
-        self._http.index = self
-        self.scheme = "https" if tls else "http"
         if tls:
+            self.scheme = "https"
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
             self._http.socket = context.wrap_socket(
                 self._http.socket, server_side=True, do_handshake_on_connect=False
             )
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> IndexServer:  # noqa: PYI034 - nobody derives from it
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    @property
-    def root(self) -> str:
-        """The server's URL without a path."""
-        return f"{self.scheme}://127.0.0.1:{self._http.server_address[1]}"
 
     @property
     def url(self) -> str:
@@ -357,7 +337,6 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
-    index: IndexServer
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Stay quiet: clients that hang up are part of the tests."""
@@ -367,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
-    server: _Server
+    index: IndexServer
 
     def do_GET(self) -> None:
         self._serve(body=True)
@@ -379,7 +358,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the log in `IndexServer.requests` only."""
 
     def _serve(self, *, body: bool) -> None:
-        index = self.server.index
+        index = self.index
         path = urlsplit(self.path).path
         fault = index.take_fault(self.command, path)
         if fault is not None and fault.delay:
@@ -397,7 +376,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(answer, fault or Fault(), body=body)
 
     def _answer(self, path: str, fault: Fault | None) -> _Answer:
-        index = self.server.index
+        index = self.index
         if fault is not None and fault.status is not None:
             headers = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
             return _Answer(
@@ -421,7 +400,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Basic {expected}"
 
     def _validated(self, answer: _Answer) -> _Answer:
-        if not self.server.index.etags:
+        if not self.index.etags:
             return answer
         etag = '"' + hashlib.sha256(answer.body).hexdigest()[:32] + '"'
         answer.headers["ETag"] = etag
@@ -430,11 +409,7 @@ class _Handler(BaseHTTPRequestHandler):
         return answer
 
     def _ranged(self, answer: _Answer, path: str) -> _Answer:
-        if (
-            not self.server.index.ranges
-            or not path.startswith(self.server.index.files)
-            or answer.status == 304
-        ):
+        if not self.index.ranges or not path.startswith(self.index.files) or answer.status == 304:
             return answer
         answer.headers["Accept-Ranges"] = "bytes"
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")

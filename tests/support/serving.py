@@ -1,0 +1,46 @@
+"""A server on 127.0.0.1 that answers while a block lasts."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import TypeVar
+
+__all__ = ["Serving"]
+
+S = TypeVar("S", bound="Serving")
+
+
+class Serving:
+    """Has *handler* answer each request in a thread of its own, on a port that is free.
+
+    *server* is the class that listens, where the usual one does not do.
+    """
+
+    scheme = "http"
+
+    def __init__(
+        self,
+        handler: type[BaseHTTPRequestHandler],
+        *,
+        server: type[ThreadingHTTPServer] = ThreadingHTTPServer,
+    ) -> None:
+        self._http = server(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self: S) -> S:  # noqa: PYI019  # typing.Self came with 3.11
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    @property
+    def root(self) -> str:
+        """The server's URL without a path."""
+        return f"{self.scheme}://127.0.0.1:{self._http.server_address[1]}"
