@@ -6,10 +6,11 @@ import functools
 import importlib.metadata
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,53 +126,77 @@ def folder(metadata: Metadata, tmp_path_factory: pytest.TempPathFactory) -> Path
     return links
 
 
-def write_metadata(site: Path, item: RecordedDistribution) -> None:
-    """Write what an installer reads of a distribution, and none of its modules."""
-    info = site / f"{item.spelled.replace('-', '_')}-{item.installed.version}.dist-info"
-    info.mkdir(parents=True)
-    requires = item.installed.requires
-    info.joinpath("METADATA").write_text(
-        metadata_text(item.spelled, item.installed.version, requires=requires)
-    )
-    info.joinpath("RECORD").write_text(f"{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
-
-
 class Fake:
-    """A recorded runtime in a folder: a virtual environment, or without its Python only the site."""
+    """Recorded runtimes of one Python, one after the other in a folder: a virtual environment, or without
+    that Python only the site.  What one has in common with the next stays, since writing it takes long.
+    """
 
-    def __init__(self, name: str, where: Path) -> None:
-        interpreter = find_python(PYTHON_OF[name])
-        self.name = name
+    def __init__(self, python: str, where: Path) -> None:
+        interpreter = find_python(python)
+        self.python = python
         self.real = interpreter is not None
         self.where = where
         self.site = where
         if interpreter is not None:
             make_venv(where, interpreter)
             self.site = site_of(where)
-        for item in recorded_distributions(name):
-            write_metadata(self.site, item)
+        self._texts: dict[str, str] = {}
+
+    def become(self, name: str) -> None:
+        """Have *site* hold what an installer reads of the distributions of *name*, and nothing else."""
+        self.name = name
+        texts = dict(map(read_by_installers, recorded_distributions(name)))
+        for path in list(self.site.iterdir()) if self.site.is_dir() else []:
+            if path.name not in texts:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for info, text in texts.items():
+            if self._texts.get(info) != text or not (self.site / info).is_dir():
+                (self.site / info).mkdir(parents=True, exist_ok=True)
+                (self.site / info / "METADATA").write_text(text)
+                (self.site / info / "RECORD").write_text(f"{info}/METADATA,,\n{info}/RECORD,,\n")
+        self._texts = texts
 
     def install(self, wheel: Path, links: Path) -> subprocess.CompletedProcess[str]:
-        place = ["--target", str(self.site), "--python-version", PYTHON_OF[self.name]]
+        place = ["--target", str(self.site), "--python-version", self.python]
         if self.real:
             place = ["--python", str(self.where / "bin" / "python")]
         command = [uv.find_uv_bin(), "pip", "install", "--offline", "--no-index", "--find-links", str(links)]
         return subprocess.run([*command, *place, str(wheel)], capture_output=True, text=True, check=False)
 
-    def installed(self) -> dict[str, str]:
-        found = importlib.metadata.distributions(path=[str(self.site)])
-        return {canonicalize_name(item.metadata["Name"]): item.version for item in found}
-
-    def unmet(self) -> set[tuple[str, str]]:
-        """Return each requirement that does not hold, with who has it."""
-        installed = self.installed()
-        markers = {**load_runtime(self.name).environment.markers, "extra": ""}
-        return {
-            (canonicalize_name(item.metadata["Name"]), line)
+    def installed(self) -> tuple[dict[str, str], set[tuple[str, str]]]:
+        """Return each version by name, and each requirement that does not hold, with who has it."""
+        found: dict[str, importlib.metadata.Distribution] = {
+            canonicalize_name(item.metadata["Name"]): item
             for item in importlib.metadata.distributions(path=[str(self.site)])
-            for line in item.requires or ()
-            if not holds(parsed(line), installed, markers)
         }
+        versions = {name: item.version for name, item in found.items()}
+        markers = {**load_runtime(self.name).environment.markers, "extra": ""}
+        return versions, {
+            (name, line)
+            for name, item in found.items()
+            for line in item.requires or ()
+            if not holds(parsed(line), versions, markers)
+        }
+
+
+def read_by_installers(item: RecordedDistribution) -> tuple[str, str]:
+    """Return what the folder of a distribution's metadata is called, and its METADATA."""
+    known = item.installed
+    text = metadata_text(item.spelled, known.version, requires=known.requires)
+    return f"{item.spelled.replace('-', '_')}-{known.version}.dist-info", text
+
+
+@pytest.fixture(scope="module")
+def fakes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Fake]:
+    """Return what makes a stand-in of a recorded runtime."""
+    of_python = functools.cache(lambda python: Fake(python, tmp_path_factory.mktemp("fake") / python))
+
+    def fake(name: str) -> Fake:
+        found = of_python(PYTHON_OF[name])
+        found.become(name)
+        return found
+
+    return fake
 
 
 parsed = functools.cache(Requirement)
@@ -187,17 +212,17 @@ def holds(requirement: Requirement, installed: Mapping[str, str], markers: dict[
 @pytest.mark.slow
 @pytest.mark.parametrize("name", runtime_names())
 def test_installing_it_changes_and_breaks_nothing(
-    name: str, wheel: Path, folder: Path, tmp_path: Path
+    name: str, wheel: Path, folder: Path, fakes: Callable[[str], Fake]
 ) -> None:
-    fake = Fake(name, tmp_path / "runtime")
-    before, unmet = fake.installed(), fake.unmet()
+    fake = fakes(name)
+    before, unmet = fake.installed()
     assert len(before) > 500
     done = fake.install(wheel, folder)
     assert done.returncode == 0, done.stderr
-    after = fake.installed()
+    after, unmet_after = fake.installed()
     assert {key: after.get(key) for key in before} == before
     assert after.keys() - before.keys() == {"colablock", "resolvelib", "uv"}
-    assert fake.unmet() == unmet
+    assert unmet_after == unmet
 
 
 def test_it_starts_where_only_its_requirements_are(wheel: Path, folder: Path, tmp_path: Path) -> None:
