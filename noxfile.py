@@ -219,14 +219,8 @@ def training(session: nox.Session) -> None:
     session.install("-e", ".", *group("test"))
     home = Path(session.create_tmp()).resolve() / "home"
     where = ("--into", "env", "--variant", "cpu", "--python", python, "--find-links", folder)
-    # Without bytecode each start of a training stack takes thrice as long.
-    keeping = {"PYTHONDONTWRITEBYTECODE": None}
-    session.run("colablock", "apply", STACK, *where, env={**keeping, "COLABLOCK_HOME": str(home)})
-    stack = {
-        **keeping,
-        "COLABLOCK_TEST_HOME": str(home),
-        "COLABLOCK_TEST_STACK": str(home / "current" / STACK / "bin" / "python"),
-    }
+    session.run("colablock", "apply", STACK, *where, env={"COLABLOCK_HOME": str(home)})
+    stack = {"COLABLOCK_TEST_HOME": str(home)}
     chosen = (*OF_THE_STACK, *session.posargs)
     if "--whole" in session.posargs:
         names = ("training_stack", "training_stack_notebook", "training_stack_smoke", "after")

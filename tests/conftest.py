@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.stack import Stack, make_stack
 from tests.support.training_stack import Bench, TrainingStack, build_training_stack
 
 # A shared runner may stall in the middle of an example, so no example has a deadline.
@@ -95,6 +96,12 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def training_stack(tmp_path_factory: pytest.TempPathFactory) -> TrainingStack:
     """Give an environment of stand-ins that trains."""
     return build_training_stack(tmp_path_factory.mktemp("stack") / "env")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    """Give the real stack, with a home of its own."""
+    return make_stack(tmp_path_factory)
 
 
 @pytest.fixture

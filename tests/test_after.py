@@ -1,4 +1,4 @@
-"""What follows a run.  What needs torch runs where COLABLOCK_TEST_STACK names an interpreter that has it."""
+"""What follows a run.  What needs torch runs in the stack of the home that COLABLOCK_TEST_HOME names."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ from colablock.training.after import adapter_of, download, generate, merge, push
 from colablock.training.checkpoints import write_manifest
 from tests.support.run_folders import Told, end, make_checkpoint, make_run
 from tests.support.runtime import make_venv, site_of
-
-STACK = os.environ.get("COLABLOCK_TEST_STACK")  # read before the tests' own machine begins
-needs_stack = pytest.mark.skipif(
-    not STACK, reason="COLABLOCK_TEST_STACK names no interpreter with torch, transformers and peft"
-)
+from tests.support.stack import needs_stack, stack_python
 
 # Which tensor goes where
 
@@ -488,24 +484,23 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def in_stack(*args: str) -> str:
-    assert STACK is not None
     environ = {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
-    command = [STACK, *args]
+    command = [stack_python(), *args]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.stack
 @needs_stack
 @pytest.mark.slow
 def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
-    assert STACK is not None
     in_stack("-c", MAKE, str(tmp_path), json.dumps(CASES))
     runs = {}
     for name in CASES:
         config = {"base_model": str(tmp_path / name / "base"), "adapter": "lora"}
-        run = make_run(tmp_path / name / "run", process=0, python=STACK, config=config, precision="fp32")
+        run = make_run(
+            tmp_path / name / "run", process=0, python=stack_python(), config=config, precision="fp32"
+        )
         runs[name] = run.path
         said: list[str] = []
         merge(run.path, tmp_path / name / "merged", environ=os.environ, said=said.append)
@@ -528,15 +523,13 @@ def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
     assert len(text) == 2
 
 
-@pytest.mark.stack
 @needs_stack
 @pytest.mark.slow
 def test_an_adapter_of_another_model_is_named_and_leaves_nothing(tmp_path: Path) -> None:
-    assert STACK is not None
     cases = {"four": {}, "other": {"lora": {"target_modules": ["q_proj"]}}}
     in_stack("-c", MAKE, str(tmp_path), json.dumps(cases))
     config = {"base_model": str(tmp_path / "four" / "base"), "adapter": "qlora"}
-    run = make_run(tmp_path / "other" / "run", process=0, python=STACK, config=config)
+    run = make_run(tmp_path / "other" / "run", process=0, python=stack_python(), config=config)
     adapter = run.adapter / "adapter_model.safetensors"
     data = adapter.read_bytes()
     adapter.write_bytes(data.replace(b"layers.2", b"layers.7"))
@@ -556,7 +549,6 @@ def test_an_adapter_of_another_model_is_named_and_leaves_nothing(tmp_path: Path)
     assert len(generate(run.path, ["w1 w2"], max_new_tokens=4, temperature=0.7, seed=1)) == 1
 
 
-@pytest.mark.stack
 @needs_stack
 @pytest.mark.slow
 def test_the_hub_of_the_stack_takes_what_is_asked_of_it() -> None:

@@ -25,20 +25,10 @@ from colablock.training.launch import (
 )
 from colablock.training.run_folder import MANIFEST, RunFolder, State
 from tests.support.run_folders import Told
-from tests.support.stack import NAME, TEST_HOME, Stack, kill, losses_of, make_stack, wait_for
+from tests.support.stack import NEEDS_STACK, Stack, kill, losses_of, wait_for
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.skipif(
-        not TEST_HOME, reason=f"COLABLOCK_TEST_HOME names no home in which {NAME} was applied"
-    ),
-]
+pytestmark = NEEDS_STACK
 EXACT = 1e-6
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
-    return make_stack(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -12,20 +12,10 @@ from typing import Any
 import pytest
 
 from colablock.training.run_folder import RunFolder, State
-from tests.support.stack import NAME, TEST_HOME, TEXT, USUAL, Stack, losses_of, make_stack, wait_for
+from tests.support.stack import NAME, NEEDS_STACK, TEXT, USUAL, Stack, losses_of, wait_for
 from tests.support.world import shown
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.skipif(
-        not TEST_HOME, reason=f"COLABLOCK_TEST_HOME names no home in which {NAME} was applied"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
-    return make_stack(tmp_path_factory)
+pytestmark = NEEDS_STACK
 
 
 # A notebook

@@ -22,19 +22,9 @@ from colablock.training.precision import precision_for
 from colablock.training.ready import Ready
 from colablock.training.receipts import receipt_from, receipt_to
 from tests.support.run_folders import Told
-from tests.support.stack import NAME, TEST_HOME, USUAL, Stack, losses_of, make_stack
+from tests.support.stack import NAME, NEEDS_STACK, USUAL, Stack, losses_of
 
-pytestmark = [
-    pytest.mark.stack,
-    pytest.mark.skipif(
-        not TEST_HOME, reason=f"COLABLOCK_TEST_HOME names no home in which {NAME} was applied"
-    ),
-]
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
-    return make_stack(tmp_path_factory)
+pytestmark = NEEDS_STACK
 
 
 # The smoke run

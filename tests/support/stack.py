@@ -21,10 +21,29 @@ from colablock.training.run_folder import RunFolder, State
 from colablock.training.target_child import ask_target
 from tests.support.world import ROOT, Done
 
-__all__ = ["NAME", "TEST_HOME", "TEXT", "USUAL", "Stack", "kill", "losses_of", "make_stack", "wait_for"]
+__all__ = [
+    "NAME",
+    "NEEDS_STACK",
+    "TEST_HOME",
+    "TEXT",
+    "USUAL",
+    "Stack",
+    "kill",
+    "losses_of",
+    "make_stack",
+    "needs_stack",
+    "stack_python",
+    "wait_for",
+]
 
 NAME = "qlora-2026"
 TEST_HOME = os.environ.get("COLABLOCK_TEST_HOME")  # read before the tests' own machine begins
+NEEDS_STACK = [
+    pytest.mark.stack,
+    pytest.mark.skipif(
+        not TEST_HOME, reason=f"COLABLOCK_TEST_HOME names no home in which {NAME} was applied"
+    ),
+]
 TEXT = ROOT / "colablock" / "training" / "toy.jsonl"
 USUAL: Mapping[str, Any] = {
     "sequence_len": 64,
@@ -37,6 +56,13 @@ USUAL: Mapping[str, Any] = {
 _OVER = (State.DONE, State.FAILED, State.KILLED)
 _CORES = sorted(os.sched_getaffinity(0))
 _PATIENCE = 240.0
+
+
+def needs_stack(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark one test as `NEEDS_STACK` marks a module."""
+    for mark in NEEDS_STACK:
+        test = mark(test)
+    return test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +113,26 @@ class Stack:
         return RunFolder(self.folder / out)
 
 
+def applied_in_home() -> Path:
+    """Return where the applies of `TEST_HOME` are recorded."""
+    assert TEST_HOME is not None
+    return Path(TEST_HOME) / "applied"
+
+
+def stack_python() -> str:
+    """Return the interpreter of the stack."""
+    applied = json.loads((applied_in_home() / f"{NAME}.json").read_text(encoding="utf-8"))
+    return str(applied["python"])
+
+
 def make_stack(folders: pytest.TempPathFactory) -> Stack:
     """Return the stack of `TEST_HOME` in a folder of its own; the model is made once for all workers."""
-    assert TEST_HOME is not None
     folder, shared = folders.mktemp("stack"), folders.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
         take_own_cores()
-    shutil.copytree(Path(TEST_HOME) / "applied", folder / "home" / "applied")
-    applied = json.loads((folder / "home" / "applied" / f"{NAME}.json").read_text(encoding="utf-8"))
-    stack = Stack(folder=folder, python=applied["python"], model=shared / "tiny-model")
+    shutil.copytree(applied_in_home(), folder / "home" / "applied")
+    stack = Stack(folder=folder, python=stack_python(), model=shared / "tiny-model")
     with (shared / "tiny-model.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stack.model.is_dir():
