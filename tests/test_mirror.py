@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -38,6 +37,7 @@ from colablock.training.run_folder import RunFolder, State
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
 from tests.support.run_folders import CHECKPOINT, Told, end, make_checkpoint, make_run
 from tests.support.runtime import make_venv, site_of
+from tests.support.training_stack import until
 
 MANIFEST = "colablock.json"
 
@@ -521,13 +521,6 @@ def test_a_run_that_never_starts_is_not_waited_for_for_ever(tmp_path: Path, driv
     assert naps == [60] * 10
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def trained() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
@@ -547,7 +540,7 @@ def test_a_mirror_is_a_process_of_its_own_and_outlives_who_started_it(
     )
     started = subprocess.run([sys.executable, "-c", starter], capture_output=True, text=True, check=True)
     process = int(started.stdout)
-    wait_for(lambda: steps(drive) == [20])
+    until(lambda: steps(drive) == [20], patience=60)
     assert os.getsid(process) == process
     assert not (run.path / ".mirror-left").exists()
     # A second one waits for its turn.
@@ -555,7 +548,7 @@ def test_a_mirror_is_a_process_of_its_own_and_outlives_who_started_it(
     make_checkpoint(run.path, 40)
     trained.kill()
     trained.wait()
-    wait_for(lambda: not any(Path(f"/proc/{each}/cmdline").exists() for each in (process, second)))
+    until(lambda: not any(Path(f"/proc/{each}/cmdline").exists() for each in (process, second)), patience=60)
     assert steps(drive) == [40, 20]
     assert mirror_notes(run.path) == (
         "checkpoint-20 is mirrored, not confirmed",

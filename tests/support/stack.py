@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 from colablock.training.run_folder import RunFolder, State
 from colablock.training.target_child import ask_target
+from tests.support.training_stack import until
 from tests.support.world import ROOT, Done
 
 __all__ = [
@@ -157,11 +157,17 @@ def losses_of(folder: RunFolder) -> dict[int, tuple[float, float]]:
 
 def wait_for(folder: RunFolder, holds: Callable[[list[dict[str, Any]]], object]) -> None:
     """Wait until *holds* does of the events of a run."""
-    end = time.monotonic() + _PATIENCE
-    while not holds(folder.metrics()):
-        assert time.monotonic() < end, folder.log.read_text(encoding="utf-8", errors="replace")[-4000:]
+
+    def it_holds() -> object:
+        if holds(folder.metrics()):
+            return True
         assert folder.state() not in _OVER, folder.end()
-        time.sleep(0.005)
+        return False
+
+    def log() -> str:
+        return folder.log.read_text(encoding="utf-8", errors="replace")[-4000:]
+
+    until(it_holds, patience=_PATIENCE, told=log)
 
 
 def kill(folder: RunFolder) -> None:
@@ -169,7 +175,4 @@ def kill(folder: RunFolder) -> None:
     record = folder.record()
     assert record is not None
     os.killpg(record.process, signal.SIGKILL)
-    end = time.monotonic() + _PATIENCE
-    while folder.is_alive():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: not folder.is_alive(), patience=_PATIENCE)

@@ -215,11 +215,16 @@ class Bench:
         return end_of(self.begin(job, name, **more))
 
 
-def until(holds: Callable[[], Any], *, patience: float = _PATIENCE) -> None:
-    """Wait until *holds*."""
+def until(
+    holds: Callable[[], Any],
+    *,
+    patience: float = _PATIENCE,
+    told: Callable[[], str] = lambda: "it did not come to pass",
+) -> None:
+    """Wait until *holds*; where it takes too long, *told* says more of it."""
     deadline = time.monotonic() + patience
     while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, told()
         time.sleep(0.005)
 
 
