@@ -27,9 +27,8 @@ from colablock.errors import ColablockError, ExitCode
 from colablock.matrix_json import SCHEMA_FILE
 from colablock.matrix_schema import SCHEMA, Key
 from colablock.training.config import RANGES, Adapter, DataSource, Form, Report, TrainConfig
-from colablock.training.memory import HABITS, Habits, Setting, estimate, habits_of
+from colablock.training.memory import HABITS, Habits, estimate
 from colablock.training.new_config import EXAMPLES, MEANINGS
-from colablock.training.precision import BF16
 from colablock.training.run_folder import RunFolder
 from colablock.training.runners import Decided, axolotl_config
 
@@ -40,7 +39,7 @@ else:
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # tests/support has the shapes that were measured
-from tests.support.training import SHAPES, a_config  # noqa: E402
+from tests.support.training import BY_HAND, SHAPES, TRL, a_config  # noqa: E402
 
 GIB = 2**30
 MEMORY_PAGE = ROOT / "docs" / "explanation" / "memory.md"
@@ -480,7 +479,7 @@ def versions(habits: Habits, newer: Habits | None) -> str:
     """Return for which versions *habits* hold."""
     since = "" if habits.since == "0" else f"from {habits.since}"
     until = f"before {newer.since}" if newer else ""
-    return ", ".join(filter(None, [since, until])) or "and peft by hand"
+    return ", ".join(filter(None, [since, until]))
 
 
 def tile(habits: Habits) -> str:
@@ -493,11 +492,10 @@ def tile(habits: Habits) -> str:
 
 def by_hand_table(points: Iterable[Mapping[str, Any]]) -> str:
     """Return what was measured of a step, beside the estimate."""
-    setting = Setting(precision=BF16, habits=habits_of("transformers"))
 
     def row(point: Mapping[str, Any]) -> tuple[str, ...]:
         point = {"sequence_len": 2048, **point}
-        found = estimate(measured_config(point), SHAPES["1B"], setting)
+        found = estimate(measured_config(point), SHAPES["1B"], BY_HAND)
         sizes = (found.allocated / GIB, point["allocated"], found.total / GIB)
         return *batch(point), *(f"{size:.2f}" for size in (*sizes, point["reserved"], point["on_device"]))
 
@@ -507,12 +505,11 @@ def by_hand_table(points: Iterable[Mapping[str, Any]]) -> str:
 
 def measured_table(points: Sequence[Mapping[str, Any]]) -> str:
     """Return the least memory in which a run finished, beside the estimate, and how far they are apart."""
-    setting = Setting(precision=BF16, habits=habits_of("trl", "1.16.0"))
     above = []
 
     def row(point: Mapping[str, Any]) -> tuple[str, ...]:
         shape = replace(SHAPES[point["shape"]], vocabulary=point["vocabulary"])
-        total = estimate(measured_config(point), shape, setting).total / GIB
+        total = estimate(measured_config(point), shape, TRL).total / GIB
         above.append(total / point["smallest"] - 1)
         sizes = (f"{point['smallest']:.2f}", f"{total:.2f}", f"{above[-1]:.1%}".replace("%", " %"))
         return point["shape"], f"{point['vocabulary']:,}", *batch(point), *sizes

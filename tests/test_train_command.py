@@ -89,7 +89,7 @@ def shell(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Shell:
 def test_a_run_is_briefed_followed_and_told(shell: Shell) -> None:
     assert shell.train() == 0
     (title,) = (line for line in shell.err.splitlines() if line.startswith("QLoRA of "))
-    assert title == "QLoRA of model with trl, fp32"
+    assert title == "QLoRA of model with trl, fp32, on the CPU"
     said = shell.said
     assert "data 12 rows (text)" in said
     assert "note trains in fp32: there is no card" in said

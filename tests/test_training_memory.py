@@ -15,7 +15,6 @@ from colablock.training.config import Adapter, TrainConfig
 from colablock.training.memory import (
     COEFFICIENTS,
     HABITS,
-    Habits,
     Setting,
     adapter_parameters,
     checkpoint_size,
@@ -27,19 +26,12 @@ from colablock.training.memory import (
 )
 from colablock.training.model_shape import from_config
 from colablock.training.precision import BF16, FP16, FP32
-from tests.support.training import GIB, LLAMA_1B, SHAPES, a_config
+from tests.support.training import BY_HAND, GIB, LLAMA_1B, SHAPES, TRL, a_config
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-# Trainer, prepare_model_for_kbit_training and peft, without a runner.
-BY_HAND = Setting(
-    precision=BF16,
-    habits=Habits(since="5.17", logits=3.0, embeddings_in_float32=("bf16", "fp16"), source="measured"),
-)
-TRL = Setting(precision=BF16, habits=habits_of("trl", "1.16.0"))
 
 # What was measured on a card; see the head of the file.
 MEASURED: Mapping[str, list[Mapping[str, Any]]] = tomllib.loads(

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from colablock.training.config import DataSource, TrainConfig
+from colablock.training.memory import Habits, Setting, habits_of
 from colablock.training.model_shape import ModelShape, from_config
+from colablock.training.precision import BF16
 from colablock.training.preflight import Access, Card, Machine, Stack
 
 GIB = 2**30
@@ -47,6 +49,13 @@ SHAPES: Mapping[str, ModelShape] = {
     "8B": from_config(LLAMA_8B),
     "70B": from_config(LLAMA_70B),
 }
+
+# Trainer, prepare_model_for_kbit_training and peft, without a runner.
+BY_HAND = Setting(
+    precision=BF16,
+    habits=Habits(since="5.17", logits=3.0, embeddings_in_float32=("bf16", "fp16"), source="measured"),
+)
+TRL = Setting(precision=BF16, habits=habits_of("trl", "1.16.0"))
 
 _TODAY = Stack(
     torch="2.11.0+cu130",
