@@ -310,21 +310,36 @@ def test_several_ranks_train_save_and_stop_together(bench: Bench) -> None:
     assert began["world_size"] == 2
 
 
-@pytest.mark.parametrize("other", ["l" * 64, "0ther" + "l" * 59])
-def test_a_rank_with_another_stack_is_refused(bench: Bench, other: str) -> None:
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({}, ""),
+        (
+            {"lock": "0ther" + "l" * 59},
+            "rank 1 has another stack than rank 0: its lock is 0therlllllll, not llllllllllll",
+        ),
+        (
+            {"resume": Path("checkpoint-4")},
+            "rank 1 begins at another checkpoint than rank 0: at checkpoint-4, not none",
+        ),
+    ],
+)
+def test_a_rank_that_would_train_something_else_is_refused(
+    bench: Bench, other: dict[str, Any], words: str
+) -> None:
     store, port = bench.folder / "store", str(free_port())
     store.mkdir()
     hosts = []
-    for rank, lock in enumerate(("l" * 64, other)):
+    for rank, own in enumerate(({}, other)):
         several = ("--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank))
         place = ("--main_process_ip", "127.0.0.1", "--main_process_port", port)
-        job = bench.job(ready=bench.stack.ready(lock=lock), launch_arguments=(*several, *place))
+        ready = bench.stack.ready(lock=own.get("lock", "l" * 64))
+        job = bench.job(ready=ready, resume=own.get("resume"), launch_arguments=(*several, *place))
         hosts.append(bench.begin(job, f"host-{rank}", STAND_IN_STORE=str(store)))
     first, second = map(end_of, hosts)
-    if other == "l" * 64:
+    if not other:
         assert first.state() is State.DONE
         assert steps_of(second) == []  # rank 0 tells
         return
     assert (first.state(), second.state()) == (State.FAILED, State.FAILED)
-    words = "rank 1 has another stack than rank 0: its lock is 0therlllllll, not llllllllllll"
     assert first.end()["error"] == second.end()["error"] == f"SystemExit: {words}"

@@ -25,7 +25,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     ending = Ending(folder)
     stop_on_signals(folder)
     try:
-        agree_on_lock(job["lock"], rank, world)
+        agree(job, rank, world)
         for name in job["mends"]:
             MENDS[name]()
         watch = Watch(folder, job, rank, world)
@@ -142,8 +142,11 @@ class Ending:
             new.unlink(missing_ok=True)
 
 
-def agree_on_lock(lock: str, rank: int, world: int) -> None:
-    """Leave unless every rank has the stack of rank 0: their gradients would be of different programs."""
+def agree(job: Mapping[str, Any], rank: int, world: int) -> None:
+    """Leave unless every rank has the stack and the checkpoint of rank 0.
+
+    Else their gradients would be of different programs, or of different steps.
+    """
     if world == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return
     from datetime import timedelta
@@ -152,13 +155,19 @@ def agree_on_lock(lock: str, rank: int, world: int) -> None:
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timedelta(minutes=10))
-    store.set(f"colablock/lock/{rank}", lock)
-    locks = [store.get(f"colablock/lock/{one}").decode() for one in range(world)]
-    odd = [one for one in range(world) if locks[one] != locks[0]]
-    if odd:
-        ranks = ", ".join(str(one) for one in odd)
-        there, here = locks[odd[0]][:12], locks[0][:12]
-        raise SystemExit(f"rank {ranks} has another stack than rank 0: its lock is {there}, not {here}")
+    checkpoint = Path(job["resume"]).name if job["resume"] else "none"
+    store.set(f"colablock/{rank}", json.dumps([job["lock"], checkpoint]))
+    told = [json.loads(store.get(f"colablock/{one}")) for one in range(world)]
+    for at, words in enumerate(
+        (
+            "has another stack than rank 0: its lock is {:.12}, not {:.12}",
+            "begins at another checkpoint than rank 0: at {}, not {}",
+        )
+    ):
+        odd = [one for one in range(world) if told[one][at] != told[0][at]]
+        if odd:
+            ranks = ", ".join(str(one) for one in odd)
+            raise SystemExit(f"rank {ranks} {words.format(told[odd[0]][at], told[0][at])}")
 
 
 # -- mends: corrections of known clashes, by name
