@@ -223,14 +223,16 @@ class Pipeline:
 
     def smoke(self, name: str, *, runner: str | None = None) -> Receipt:
         """Train a tiny model in the environment that was applied for *name*; see `smoke.smoke`."""
-        from colablock.training.runners import runner_of  # noqa: PLC0415 - only who trains reads YAML
+        from colablock.training.machine import visible  # noqa: PLC0415 - only who trains reads YAML
+        from colablock.training.runners import runner_of  # noqa: PLC0415
         from colablock.training.smoke import smoke  # noqa: PLC0415
 
         ready = self.ready(name)
+        accelerator = ready.accelerator or detect(self._environ)
         return smoke(
             ready,
             runner=runner_of(runner or ready.runner).name,
-            accelerator=ready.accelerator or detect(self._environ),
+            accelerator=visible(accelerator, self._environ),
             environ=self._environ,
             reporter=self.reporter,
         )

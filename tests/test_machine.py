@@ -14,7 +14,7 @@ import pytest
 
 from colablock.accelerator import Accelerator, Device, declared, detect
 from colablock.errors import Unmet
-from colablock.training.machine import card_of, read_machine, read_stack, system_memory
+from colablock.training.machine import card_of, read_machine, read_stack, system_memory, visible
 from colablock.training.preflight import Card, Stack
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 
@@ -104,6 +104,7 @@ def test_hidden_cards_are_none(value: str | None, expected: str, tmp_path: Path)
     assert [card.free for card in machine.cards] == [{"a": MIB, "b": 2 * MIB}[name] for name in expected]
     assert len(machine.holders) == expected.count("a")
     assert len(machine.accelerator.devices) == len(expected)
+    assert visible(detect(environ), environ) == machine.accelerator
     assert machine.has_slices is (value is not None and value.startswith("MIG"))
 
 

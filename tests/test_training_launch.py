@@ -204,8 +204,9 @@ def test_a_run_has_a_session_and_a_log_of_its_own(tmp_path: Path) -> None:
     folder.end_file.write_text("{}")
     started = start([sys.executable, "-I", "-c", TELLS], folder, {"ONLY": "this", "LC_CTYPE": "C.UTF-8"})
     assert started.command == (sys.executable, "-I", "-c", TELLS)
-    until(lambda: exit_code_of(started.process) is not None)
-    assert exit_code_of(started.process) == 7
+    until(lambda: exit_code_of(started.process, started.process_started) is not None)
+    assert exit_code_of(started.process, started.process_started) == 7
+    assert exit_code_of(started.process, started.process_started - 1) is None  # an older one of that number
     assert start_time_of(started.process) == 0  # reaped
     assert not folder.stop_file.exists()  # what the last run left
     assert not folder.end_file.exists()
@@ -228,7 +229,7 @@ def test_one_that_cannot_be_started_is_said(tmp_path: Path) -> None:
 
 
 def test_of_another_processs_run_no_exit_code_is_known() -> None:
-    assert exit_code_of(os.getpid()) is None
+    assert exit_code_of(os.getpid(), start_time_of(os.getpid())) is None
 
 
 def test_what_is_secret_reaches_the_child_and_no_file(bench: Bench) -> None:
@@ -252,7 +253,7 @@ def test_what_is_secret_reaches_the_child_and_no_file(bench: Bench) -> None:
         secrets=job.secrets,
     )
     started = start(record_of(folder).command, folder, environment)
-    until(lambda: exit_code_of(started.process) is not None)
+    until(lambda: exit_code_of(started.process, started.process_started) is not None)
     (line,) = [one for one in folder.log.read_text().splitlines() if one.startswith("{")]
     found = json.loads(line)
     assert found["HF_TOKEN"] == "hf_secret"

@@ -146,7 +146,8 @@ def test_a_signal_from_outside_asks_for_a_stop(bench: Bench, number: signal.Sign
 
 def test_a_pool_of_workers_ends_by_the_signal(bench: Bench) -> None:
     folder = bench.begin(bench.job(), STAND_IN_POOL="1")
-    until(lambda: exit_code_of(record_of(folder).process) is not None, patience=15)
+    record = record_of(folder)
+    until(lambda: exit_code_of(record.process, record.process_started) is not None, patience=15)
     assert folder.state() is State.DONE
     assert len(losses_of(folder)) == 6  # the signal to the workers was no wish to stop
 

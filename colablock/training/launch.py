@@ -205,17 +205,19 @@ def start(command: Sequence[str], folder: RunFolder, environment: Mapping[str, s
             )
     except OSError as error:
         raise Unmet(f"the run could not be started: {error}") from error
-    _CHILDREN[process.pid] = process
-    return Started(process.pid, start_time_of(process.pid), tuple(command))
+    started = Started(process.pid, start_time_of(process.pid), tuple(command))
+    _CHILDREN[started.process, started.process_started] = process
+    return started
 
 
-# Kept so that one which ends is reaped, and so that nobody warns of one that goes on.
-_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
+# Kept so that one which ends is reaped, and so that nobody warns of one that goes on.  By number and start:
+# the number of an old run may be that of a child.
+_CHILDREN: dict[tuple[int, int], subprocess.Popen[bytes]] = {}
 
 
-def exit_code_of(process: int) -> int | None:
+def exit_code_of(process: int, process_started: int) -> int | None:
     """Return how a launcher that was started here ended; None where it runs, or is another process's."""
-    child = _CHILDREN.get(process)
+    child = _CHILDREN.get((process, process_started))
     return child.poll() if child is not None else None
 
 

@@ -28,7 +28,7 @@ from colablock.training.hub import Cache
 from colablock.training.preflight import Card, Machine, Stack
 from colablock.training.target_child import ask_target
 
-__all__ = ["card_of", "read_machine", "read_stack", "system_memory"]
+__all__ = ["card_of", "read_machine", "read_stack", "system_memory", "visible"]
 
 _STACK_SECONDS = 300.0  # the first import of torch from a cold disk
 _UNKNOWN = (1 << 64) - 1  # NVML_VALUE_NOT_AVAILABLE
@@ -89,11 +89,21 @@ def read_machine(
         cache_free=None if is_same_disk(cache, folder) else free_space(cache),
         held=max(held.pop(own, 0), _held_by_torch(modules)),
         holders=tuple(_named(process, root) for process in sorted(held)),
-        accelerator=replace(accelerator, devices=tuple(devices[at] for at in seen))
-        if seen
-        else Accelerator(),
+        accelerator=_seen(accelerator, seen),
         has_slices=bool(seen) and _names_slices(environ),
     )
+
+
+def visible(accelerator: Accelerator, environ: Mapping[str, str]) -> Accelerator:
+    """Return *accelerator* with the cards that CUDA shows a process with these variables, in their order."""
+    uses = _uses(environ, len(accelerator.devices)) if accelerator.devices else []
+    return _seen(accelerator, _visible(environ, uses))
+
+
+def _seen(accelerator: Accelerator, places: Sequence[int]) -> Accelerator:
+    if not places:
+        return Accelerator()
+    return replace(accelerator, devices=tuple(accelerator.devices[at] for at in places))
 
 
 def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:

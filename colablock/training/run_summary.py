@@ -69,7 +69,8 @@ def summary_of(
     events = folder.metrics()
     explanation = None
     if explained and record is not None:
-        explanation = explain(folder, state=state, events=events, exit_code=exit_code_of(record.process))
+        exit_code = exit_code_of(record.process, record.process_started)
+        explanation = explain(folder, state=state, events=events, exit_code=exit_code)
     is_whole = state in (State.DONE, State.STOPPED) and any(folder.adapter.glob("adapter_config.json"))
     return RunSummary(
         id=run_id,

@@ -30,7 +30,7 @@ from colablock.training.launch import exit_code_of
 from colablock.training.precision import Precision, precision_for
 from colablock.training.ready import Ready
 from colablock.training.receipts import Receipt
-from colablock.training.run_folder import RunFolder, State
+from colablock.training.run_folder import RunFolder, RunRecord, State
 
 __all__ = ["STEPS", "smoke"]
 
@@ -160,9 +160,9 @@ class _Attempt:
         job = self._job(learning_rate)
         record = begin(job, prepared, folder, home=self.scratch, environ=self.environment)
         try:
-            self._wait(record.process, folder)
+            self._wait(record, folder)
         except BaseException:
-            _end(record.process)  # its folder is taken away
+            _end(record)  # its folder is taken away
             raise
         if folder.state() is not State.DONE:
             raise _failed(folder)
@@ -194,9 +194,9 @@ class _Attempt:
             offline=True,
         )
 
-    def _wait(self, process: int, folder: RunFolder) -> None:
+    def _wait(self, record: RunRecord, folder: RunFolder) -> None:
         """Tell how far the run is until it has ended.  Raises TrainingFailed where that takes too long."""
-        while exit_code_of(process) is None:
+        while exit_code_of(record.process, record.process_started) is None:
             if time.monotonic() > self.deadline:
                 raise _too_long()
             steps = [event["step"] for event in folder.metrics() if event["event"] in ("step", "log")]
@@ -205,11 +205,11 @@ class _Attempt:
             time.sleep(_PAUSE)
 
 
-def _end(process: int) -> None:
+def _end(record: RunRecord) -> None:
     """End a launcher that was started here, with all that is in its session, and wait for it."""
     with suppress(ProcessLookupError):
-        os.killpg(process, signal.SIGKILL)
-    while exit_code_of(process) is None:
+        os.killpg(record.process, signal.SIGKILL)
+    while exit_code_of(record.process, record.process_started) is None:
         time.sleep(_PAUSE)
 
 

@@ -230,7 +230,8 @@ def until(
 
 def end_of(folder: RunFolder) -> RunFolder:
     """Wait until the launcher of the run has ended, and return the folder."""
-    until(lambda: exit_code_of(record_of(folder).process) is not None)
+    record = record_of(folder)
+    until(lambda: exit_code_of(record.process, record.process_started) is not None)
     return folder
 
 
