@@ -373,6 +373,7 @@ WHOLE = Stack(
     flash_attn="2.8.3",
     model_types=frozenset({"llama", "phi3"}),
     rope_types=frozenset({"default", "linear", "llama3"}),
+    reporters=frozenset({"tensorboard"}),
 )
 
 
@@ -399,7 +400,7 @@ def install(python: Path, torch: Mapping[str, str], transformers: Mapping[str, s
 def test_a_stack_is_what_the_target_says_itself(
     python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = [("trl", "1.8.0"), ("bitsandbytes", "0.50.2"), ("flash-attn", "2.8.3")]
+    others = [("trl", "1.8.0"), ("bitsandbytes", "0.50.2"), ("flash-attn", "2.8.3"), ("tensorboardX", "2.6")]
     install(python, TORCH, TRANSFORMERS | ROPE, *(Stub(name=name, version=text) for name, text in others))
     (tmp_path / "torch.py").write_text("raise RuntimeError('not the one')")
     monkeypatch.chdir(tmp_path)
@@ -414,6 +415,7 @@ def test_an_old_stack_without_cuda_is_a_stack_too(python: Path) -> None:
     assert (stack.torch, stack.arch_list) == ("2.4.0+cpu", ())
     assert stack.rope_types == {"default", "linear", "dynamic"}
     assert (stack.trl, stack.bitsandbytes, stack.flash_attn) == (None, None, None)
+    assert stack.reporters == frozenset()
 
 
 CUT_OFF = "import os, sys; open(sys.argv[2], 'w').write('{'); print('no', flush=True); os._exit(0)"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from colablock.training.config import Adapter, TrainConfig
+from colablock.training.config import Adapter, Report, TrainConfig
 from colablock.training.model_shape import from_config
 from colablock.training.precision import BF16, FP16, FP32, precision_for
 from colablock.training.preflight import (
@@ -497,6 +497,22 @@ def test_a_part_of_a_card_is_said_to_be_smaller() -> None:
     (warned,) = of_level(found, Level.WARN)
     assert warned.what.startswith(f"a part of the {H100.name} trains")
     assert "nvidia-smi -L" in warned.fix
+
+
+@pytest.mark.parametrize(
+    ("report_to", "installed", "said"),
+    [
+        ((Report.WANDB,), {"wandb"}, None),
+        ((Report.WANDB,), {"tensorboard"}, "wandb is not installed in the target"),
+        ((Report.WANDB, Report.TENSORBOARD), set(), "wandb and tensorboard are not installed in the target"),
+    ],
+)
+def test_metrics_go_only_where_something_takes_them(
+    report_to: tuple[Report, ...], installed: set[str], said: str | None
+) -> None:
+    stack = replace(TODAY, reporters=frozenset(installed))
+    found = judge(a_config(report_to=report_to), SHAPES["1B"], a_machine(H100), stack, OPEN, "trl")
+    assert [one.what for one in of_level(found, Level.REFUSE)] == ([said] if said else [])
 
 
 def test_a_small_model_on_a_cpu_has_no_warning() -> None:

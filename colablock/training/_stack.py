@@ -25,6 +25,8 @@ def stack() -> dict[str, Any]:
         "flash_attn": "flash-attn",
     }
     told: dict[str, Any] = {name: _version(project) for name, project in projects.items()}
+    reporters = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
+    told["reporters"] = [name for name, any_of in reporters.items() if any(map(_version, any_of))]
     name = "torch"
     try:
         told.update(_torch())

@@ -54,6 +54,7 @@ class Stack:
 
     *arch_list* is ``torch.cuda.get_arch_list()``, empty for a build without CUDA.
     *model_types* and *rope_types* are those that transformers knows; empty: not known.
+    *reporters* are what of `report_to` is installed.
     """
 
     torch: str
@@ -65,6 +66,7 @@ class Stack:
     flash_attn: str | None = None
     model_types: frozenset[str] = field(default_factory=frozenset)
     rope_types: frozenset[str] = field(default_factory=frozenset)
+    reporters: frozenset[str] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,6 +127,7 @@ def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
         flash_attn=told["flash_attn"],
         model_types=frozenset(told["model_types"]),
         rope_types=frozenset(told["rope_types"]),
+        reporters=frozenset(told["reporters"]),
     )
 
 

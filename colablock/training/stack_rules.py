@@ -157,6 +157,16 @@ def runner_findings(
             why=f"they came with {_NF4_ON_CPU}",
             fix=f"a matrix with bitsandbytes {_NF4_ON_CPU} or later, `adapter: lora`, or a card",
         )
+    missing = [one.value for one in config.report_to if one.value not in stack.reporters]
+    if missing:
+        names = " and ".join(missing)
+        yield Finding(
+            level=Level.REFUSE,
+            what=f"{names} {'is' if len(missing) == 1 else 'are'} not installed in the target",
+            why=f"`report_to` names {'it' if len(missing) == 1 else 'them'}",
+            fix=f"`colablock apply` with `{' '.join(f'--with {name}' for name in missing)}`, or leave "
+            "`report_to` out: the run keeps metrics and a curve itself",
+        )
     if is_paged and not has_card:
         yield Finding(
             level=Level.REFUSE,
