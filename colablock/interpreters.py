@@ -123,7 +123,11 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     yield getattr(sys, "_base_executable", None) or sys.executable, "running"
     for path in _pyenv(environ):
         yield path, "pyenv"
+    # A shim of pyenv is a shell script that leads to one of its versions, or to none: 0.25 s for each.
+    shims = os.path.realpath(_pyenv_root(environ) / "shims")
     for folder in environ.get("PATH", "").split(os.pathsep):
+        if os.path.realpath(folder) == shims:
+            continue
         for name in _names(folder):
             yield str(Path(folder, name)), "path"
     for path in _managed_by_uv(environ):
@@ -146,25 +150,24 @@ def _names(folder: str) -> list[str]:
         return []
 
 
+def _pyenv_root(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("PYENV_ROOT") or Path(environ.get("HOME", "/"), ".pyenv"))
+
+
 def _pyenv(environ: Mapping[str, str]) -> Iterator[str]:
-    root = Path(environ.get("PYENV_ROOT") or Path(environ.get("HOME", "/"), ".pyenv"))
-    for path in sorted(root.glob("versions/*/bin/python")):
+    for path in sorted(_pyenv_root(environ).glob("versions/*/bin/python")):
         yield str(path)
 
 
 def _managed_by_uv(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield those in uv's folder; `uv python list` would ask every interpreter on PATH, too."""
     try:
-        done = run_uv(
-            ["python", "list", "--only-installed", "--managed-python", "--output-format", "json"],
-            environ=environ,
-            doing="list its interpreters",
-            timeout=_TIMEOUT,
-        )
-        for row in json.loads(done.stdout):
-            if row.get("path") and row.get("implementation") == "cpython":
-                yield row["path"]
-    except (Unmet, ValueError):
+        done = run_uv(["python", "dir"], environ=environ, doing="name its folder", timeout=_TIMEOUT)
+    except Unmet:
         return  # without uv there are none of uv's
+    for folder in sorted(Path(done.stdout.strip()).glob("cpython-*/bin")):
+        for name in _names(str(folder)):
+            yield str(folder / name)
 
 
 def _probe(path: str, source: str, environ: Mapping[str, str]) -> Interpreter | str | None:

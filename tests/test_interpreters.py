@@ -76,6 +76,13 @@ def test_shims_are_skipped_and_broken_ones_noted(bare: dict[str, str], tmp_path:
     assert any("shared libraries" in line and "python3.12" in line for line in found.broken)
 
 
+def test_shims_of_pyenv_are_not_even_asked(bare: dict[str, str], tmp_path: Path) -> None:
+    script(tmp_path / "PYENV_ROOT" / "shims" / "python3", f"touch {tmp_path / 'asked'}")
+    found = look_for_interpreters({**bare, "PATH": str(tmp_path / "PYENV_ROOT" / "shims")})
+    assert [item.source for item in found.interpreters] == ["running"]
+    assert not (tmp_path / "asked").exists()
+
+
 def test_other_implementations_are_left_out(bare: dict[str, str], tmp_path: Path) -> None:
     facts = {"base": "/pypy", "version": "3.11.1", "implementation": "pypy", "has_headers": True}
     script(tmp_path / "bin" / "python3", f"echo '{json.dumps(facts)}'")
