@@ -200,6 +200,7 @@ def test_a_kill_while_the_current_one_is_switched_leaves_the_old_or_the_new(shop
     assert len(ends) > 3
 
 
+@pytest.mark.slow  # a process for each operation
 def test_a_kill_while_one_is_taken_away_leaves_it_whole_or_to_be_taken_away_again(shop: Shop) -> None:
     for at in range(100):
         shop.build()

@@ -183,7 +183,7 @@ def test_a_dropped_stash_cannot_be_undone(place: Place) -> None:
         drop(state(place), 7)
 
 
-@pytest.mark.parametrize("what", ["nothing", "folders", "everything"])
+@pytest.mark.parametrize("what", ["nothing", "folders", pytest.param("everything", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 def test_a_rollback_that_fails_anywhere_leads_back(place: Place, what: str, moment: Moment) -> None:
     place.apply(*place.steps())

@@ -61,9 +61,10 @@ def metadata(wheel: Path) -> Metadata:
 
 
 def tracked(folder: str, pattern: str) -> Iterator[str]:
-    """Yield the files of the repository below *folder*, relative to it."""
+    """Yield the files of the repository below *folder*, relative to it; not what is made in it."""
     for path in (REPOSITORY / folder).rglob(pattern):
-        if path.is_file() and "__pycache__" not in path.parts:
+        is_made = "__pycache__" in path.parts or path.parent.suffix == ".wheels"
+        if path.is_file() and not is_made:
             yield path.relative_to(REPOSITORY / folder).as_posix()
 
 
