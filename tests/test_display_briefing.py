@@ -21,9 +21,9 @@ from colablock.training.config import config_from
 from colablock.training.memory import Estimate
 from colablock.training.precision import FP16, FP32
 from colablock.training.preflight import Preflight
-from colablock.training.receipts import Receipt
 from colablock.training.run import Briefing
 from tests.support.html import Element, read
+from tests.support.training import T4_RECEIPT
 
 URL = (
     "https://hub.example/an-organisation-of-a-long-name/a-model-whose-name-is-longer-than-a-line-has-room-for"
@@ -49,29 +49,16 @@ TIGHT = Finding(
     what="it is tight: about 14.1 GiB of the card's memory are needed, and 14.6 GiB are free",
     fix="set `micro_batch_size: 1`",
 )
-RECEIPT = Receipt(
-    matrix="qlora-2026",
-    matrix_digest="d",
-    variant=None,
-    runner="trl",
-    mends=("gqa-before-ampere",),
-    lock="l",
-    python_version="3.12.4",
+RECEIPT = replace(
+    T4_RECEIPT,
     card="NVIDIA L4",
-    compute_capability="8.9",
-    driver=None,
-    cuda=None,
     precision="bf16",
-    quantized=True,
-    steps=10,
-    losses=(6.255,),
     before=6.255,
     after=6.084,
     held=(6.255, 6.255),
     seconds=70.0,
     memory=69_534_208,
-    date="2026-09-21T14:13:20Z",
-    colablock="0.1.0",
+    notes=(),
 )
 
 

@@ -23,33 +23,8 @@ from colablock.training.receipts import (
     receipts_folder,
     write_receipt,
 )
+from tests.support.training import T4_RECEIPT as T4
 
-T4 = Receipt(
-    matrix="qlora-2026",
-    matrix_digest="d",
-    variant="cu128",
-    runner="trl",
-    mends=("gqa-before-ampere",),
-    lock="l",
-    python_version="3.13.15",
-    card="Tesla T4",
-    compute_capability="7.5",
-    driver="580.82.07",
-    cuda="13.0",
-    precision="fp16",
-    quantized=True,
-    steps=10,
-    losses=(5.8, 5.0),
-    before=5.75,
-    after=4.93,
-    held=(5.75, 5.75),
-    seconds=31.5,
-    memory=2**30,
-    date="2026-11-26T10:00:00Z",
-    colablock="1.0",
-    versions={"torch": "2.11.0"},
-    notes=("a note",),
-)
 CPU = replace(T4, card="cpu", compute_capability=None, driver=None, cuda=None, precision="fp32")
 
 

@@ -11,6 +11,7 @@ from colablock.training.memory import Habits, Setting, habits_of
 from colablock.training.model_shape import ModelShape, from_config
 from colablock.training.precision import BF16
 from colablock.training.preflight import Access, Card, Machine, Stack
+from colablock.training.receipts import Receipt
 
 GIB = 2**30
 
@@ -97,3 +98,31 @@ def a_machine(*cards: Card, **changes: Any) -> Machine:
     """Return a machine with plenty of everything but cards."""
     whole = Machine(cards=cards, ram=64 * GIB, ram_free=60 * GIB, disk_free=500 * 10**9)
     return replace(whole, **changes)
+
+
+T4_RECEIPT = Receipt(
+    matrix="qlora-2026",
+    matrix_digest="d",
+    variant="cu128",
+    runner="trl",
+    mends=("gqa-before-ampere",),
+    lock="l",
+    python_version="3.13.15",
+    card="Tesla T4",
+    compute_capability="7.5",
+    driver="580.82.07",
+    cuda="13.0",
+    precision="fp16",
+    quantized=True,
+    steps=10,
+    losses=(5.8, 5.0),
+    before=5.75,
+    after=4.93,
+    held=(5.75, 5.75),
+    seconds=31.5,
+    memory=2**30,
+    date="2026-11-26T10:00:00Z",
+    colablock="1.0",
+    versions={"torch": "2.11.0"},
+    notes=("a note",),
+)
