@@ -228,11 +228,10 @@ class Pipeline:
         from colablock.training.smoke import smoke  # noqa: PLC0415
 
         ready = self.ready(name)
-        accelerator = ready.accelerator or detect(self._environ)
         return smoke(
             ready,
             runner=runner_of(runner or ready.runner).name,
-            accelerator=visible(accelerator, self._environ),
+            accelerator=visible(ready.accelerator, self._environ),
             environ=self._environ,
             reporter=self.reporter,
         )

@@ -398,9 +398,13 @@ class Watch:
 
 def open_lines(path: Path) -> Any:
     """Return a file to add lines to; one that was cut off there does not take the next with it."""
-    before = path.read_bytes() if path.is_file() else b""
+    is_cut = False
+    if path.is_file() and (size := path.stat().st_size):
+        with path.open("rb") as before:
+            before.seek(size - 1)
+            is_cut = before.read() != b"\n"
     file = path.open("a", encoding="utf-8")
-    if before and not before.endswith(b"\n"):
+    if is_cut:
         file.write("\n")
     return file
 

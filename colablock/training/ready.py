@@ -27,4 +27,4 @@ class Ready:
     matrix_source: str = ""  # its file
     python_version: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
-    accelerator: Accelerator | None = None  # of this machine, where it was looked at
+    accelerator: Accelerator = field(default_factory=Accelerator)  # of this machine

@@ -214,7 +214,8 @@ def _end(record: RunRecord) -> None:
 
 
 def _too_long() -> TrainingFailed:
-    return TrainingFailed("the smoke run took too long")
+    hint = "end what else computes here (`top` and `nvidia-smi` show it), then try again"
+    return TrainingFailed("the smoke run took too long", hint=hint)
 
 
 def _failed(folder: RunFolder) -> TrainingFailed:
