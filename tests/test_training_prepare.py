@@ -328,13 +328,13 @@ def test_a_tokenizer_that_is_not_there_is_no_fault_of_the_data(bench: Bench) -> 
         prepared(bench, [{"text": "a"}], base_model="someone/model")
 
 
-def test_tokens_that_stand_are_taken_when_they_may_be(bench: Bench) -> None:
+def test_tokens_that_stand_are_taken_when_they_are_of_the_same(bench: Bench) -> None:
     said = prepared(bench, [{"text": "a"}])
-    (bench.folder / "rows.jsonl").write_text('{"text": "longer"}\n')
-    job = bench.job(config=bench.config(datasets=(DataSource(path=str(bench.folder / "rows.jsonl")),)))
-    folder = RunFolder(bench.folder / "run")
-    assert prepare_data(job, folder, bench.environ(), Reporter(), reuse=True) == said
-    assert prepare_data(job, folder, bench.environ(), Reporter())["tokens"] == said["tokens"] + 5
+    tokens = bench.folder / "run" / "data" / "train.parquet"
+    made = tokens.stat().st_mtime_ns
+    assert prepared(bench, [{"text": "a"}]) == said
+    assert tokens.stat().st_mtime_ns == made
+    assert prepared(bench, [{"text": "longer"}])["tokens"] == said["tokens"] + 5
 
 
 def test_a_stack_without_datasets_is_said(tmp_path: Path) -> None:

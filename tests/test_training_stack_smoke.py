@@ -115,7 +115,7 @@ def prepare(stack: Stack, out: str, model: Path, **rows: list[dict[str, Any]]) -
         evaluate=99,
         offline=True,
     )
-    return prepare_data(job, stack.run_folder(out), stack.environ(), Told(), reuse=False)
+    return prepare_data(job, stack.run_folder(out), stack.environ(), Told())
 
 
 def test_what_is_learnt_is_marked_token_by_token(stack: Stack) -> None:

@@ -142,20 +142,19 @@ def prepare_data(
     environ: Mapping[str, str],
     reporter: Reporter,
     *,
-    reuse: bool = False,
     toy: Mapping[str, Any] | None = None,
     timeout: float | None = None,
 ) -> dict[str, Any]:
     """Make the tokens of *job* and return what is to be said of them; see ``_prepare.py``.
 
-    *reuse* takes those that stand, where they were made of the same.  *toy* has
+    Those that stand are taken where they were made of the same.  *toy* has
     a tiny model made before them, by the same process.  Raises InvalidInput for
     data that cannot be trained on, Unmet where making them failed.
     """
     asked = _data_of(job)
     made_of = hashlib.sha256(json.dumps([asked, job.data_digest]).encode()).hexdigest()
     result_file = folder.data / "result.json"
-    if reuse and result_file.is_file():
+    if result_file.is_file():
         known: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
         if known.get("made_of") == made_of:
             return known

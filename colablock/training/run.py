@@ -261,7 +261,7 @@ class _Way:
             secrets=self.secrets,
             launch_arguments=self.asked.launch_arguments,
         )
-        prepared = prepare_data(job, folder, environ, self.reporter, reuse=True)
+        prepared = prepare_data(job, folder, environ, self.reporter)
         self.show(
             Briefing(
                 config=config,

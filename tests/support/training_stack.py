@@ -22,6 +22,7 @@ from colablock.plan import Target
 from colablock.progress import Reporter
 from colablock.serialise import report_to_json
 from colablock.snapshot import installed_versions
+from colablock.training.checkpoints import data_digest
 from colablock.training.config import Adapter, DataSource, TrainConfig
 from colablock.training.handoff import Job, begin, prepare_data
 from colablock.training.launch import exit_code_of, start
@@ -201,12 +202,13 @@ class Bench:
             accelerator=Accelerator(),
             mends=ready.mends,
         )
-        return replace(usual, **changes)
+        job = replace(usual, **changes)
+        return job if job.data_digest else replace(job, data_digest=data_digest(job.config.datasets))
 
     def begin(self, job: Job, name: str = "run", **more: str) -> RunFolder:
         """Start *job* in the folder *name* and return that; tokens that stand there are taken."""
         folder, environ = RunFolder(self.folder / name), self.environ(**more)
-        prepared = prepare_data(job, folder, environ, Reporter(), reuse=True)
+        prepared = prepare_data(job, folder, environ, Reporter())
         begin(job, prepared, folder, home=self.home, environ=environ)
         return folder
 
@@ -232,6 +234,7 @@ def end_of(folder: RunFolder) -> RunFolder:
     """Wait until the launcher of the run has ended, and return the folder."""
     record = record_of(folder)
     until(lambda: exit_code_of(record.process, record.process_started) is not None)
+    until(lambda: not folder.is_alive())  # its ranks may take a moment longer
     return folder
 
 
