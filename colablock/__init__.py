@@ -13,6 +13,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from colablock._version import __version__
+
 if TYPE_CHECKING:
     from colablock.api import apply, export, history, lock, plan, rollback, run, verify, why
     from colablock.api_train import attach, runs, smoke, train
@@ -36,7 +38,6 @@ __all__ = [
     "why",
 ]
 
-__version__ = "0.1.0"
 
 _HOME = {
     "load_ipython_extension": "colablock.notebook",

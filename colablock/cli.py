@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from colablock import __version__
+from colablock._version import __version__
 from colablock.commands import (
     author,
     cache,

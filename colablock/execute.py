@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from colablock import __version__
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock._version import __version__
 from colablock.disk import check_room, unpacked_size
 from colablock.errors import AppliedNotProven, ColablockError, NotRestored, Refused, RolledBack
 from colablock.history import differences, facts_of, next_folder

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from colablock import __version__
+from colablock._version import __version__
 from colablock.applied import home_folder
 from colablock.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix import Absent, Constraint, Matrix, PackageEntry

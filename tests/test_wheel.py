@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import uv
 
-from colablock import __version__
 from colablock._vendor.packaging.metadata import Metadata
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
+from colablock._version import __version__
 from colablock.errors import ExitCode
 from colablock.recorded import (
     RecordedDistribution,

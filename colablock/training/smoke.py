@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from colablock import __version__
+from colablock._version import __version__
 from colablock.accelerator import Accelerator
 from colablock.children import last_lines
 from colablock.errors import TrainingFailed, Unmet
