@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from colablock.children import clean_environment
+from colablock._common.process import clean_environment
+from colablock._common.text import near
 from colablock.errors import NotFound
-from colablock.hints import near
 
 __all__ = [
     "CARDS",

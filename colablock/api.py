@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from colablock._common.urls import checked_index
 from colablock.display import (
     in_notebook,
     register_displays,
@@ -23,7 +24,6 @@ from colablock.display import (
 from colablock.errors import InvalidInput
 from colablock.plan import Plan, Remedy, Target
 from colablock.standing import Ask, standing_report
-from colablock.urls import checked_index
 from colablock.verify import Report
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import uv
 
+from colablock._common.process import clean_environment
 from colablock.cache import Cache, file_digest
-from colablock.children import clean_environment
 from colablock.environment import Environment
 from colablock.errors import BadDistribution
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
+from colablock._common.urls import local_path, split_fragment
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.matrix import Index, PackageEntry, entry_of
 from colablock.requirement_files import FoundRequirement, RequirementFile
 from colablock.settings import DEFAULT_INDEX
-from colablock.urls import local_path, split_fragment
 
 __all__ = ["Carried", "carried"]
 

@@ -9,8 +9,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Protocol
 
+from colablock._common.text import near
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NotFound
-from colablock.hints import near
 from colablock.matrix import Matrix, roots
 from colablock.matrix_reader import MatrixFile, is_path, load_matrix, read_file
 

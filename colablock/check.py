@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
 from colablock.catalog import lock_files, lock_folder
 from colablock.claims import judge_claim
@@ -22,7 +23,6 @@ from colablock.locker import accelerators_of, read_refusals
 from colablock.locks import PLATFORM, LockHead, Shelf, environment_target
 from colablock.matrix import select_variant
 from colablock.plan import Action, Remedy
-from colablock.progress import Reporter
 from colablock.recorded import load_runtime, runtime_names, runtimes
 from colablock.settings import DEFAULT_INDEX, Settings
 from colablock.solving import Prepared, Solving

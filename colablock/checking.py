@@ -17,8 +17,8 @@ from colablock.solving import FETCHABLE
 from colablock.standing import Ask
 
 if TYPE_CHECKING:
+    from colablock._common.reporter import Reporter
     from colablock.matrix import Matrix
-    from colablock.progress import Reporter
     from colablock.snapshot import Snapshot
     from colablock.solving import Solving
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from colablock._common.fs import write_whole
 from colablock.check import Outcome, broken_since, differences
 from colablock.errors import InvalidInput
 from colablock.matrix import Matrix
-from colablock.whole_file import write_whole
 
 __all__ = ["Checked", "compared", "replaces_requirements", "results_path"]
 

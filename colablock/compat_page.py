@@ -19,10 +19,10 @@ from textwrap import shorten
 from typing import Any
 from urllib.parse import quote
 
+from colablock._common.text import size_text
 from colablock.display_html import text_to_html
 from colablock.display_words import clean, count, one_line
 from colablock.recorded import RecordedRuntime
-from colablock.sizes import size_text
 
 __all__ = ["render_page"]
 

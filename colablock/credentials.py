@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from colablock.urls import split_credentials
+from colablock._common.urls import split_credentials
 
 __all__ = ["Credentials"]
 

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.text import memory_text
 from colablock.display_html import page, text_to_html
 from colablock.display_text import (
     Section,
@@ -20,7 +21,6 @@ from colablock.display_text import (
     write_lines,
 )
 from colablock.display_words import clean, one_line, seconds_text
-from colablock.sizes import memory_text
 from colablock.training.circumstances import Level
 
 if TYPE_CHECKING:

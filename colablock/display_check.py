@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from colablock._common.text import size_text
 from colablock.check import Verdict, broken_since
 from colablock.claims import HOLDS
 from colablock.display_text import paragraph, write_lines
 from colablock.display_words import one_line
-from colablock.sizes import size_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,10 +9,10 @@ from datetime import datetime, timezone
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
+from colablock._common.text import memory_text
 from colablock.display_html import page, text_to_html
 from colablock.display_text import Section, Span, joined, paragraph, render_sections, write_lines
 from colablock.display_words import clean, count, one_line, seconds_text
-from colablock.sizes import memory_text
 from colablock.training.curve import curve_svg, sparkline_svg
 from colablock.training.run_folder import State
 

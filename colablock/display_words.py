@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from colablock._common.text import size_text
 from colablock.plan import Action, Remedy, Target
-from colablock.sizes import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
+from colablock._common.reporter import Reporter
+from colablock._common.urls import redacted
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.progress import Reporter
-from colablock.urls import redacted
 
 if sys.platform != "win32":
     import fcntl

@@ -22,12 +22,12 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from colablock import applied
+from colablock._common.process import run_uv
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.children import run_uv
 from colablock.disk import check_room, tree_size, unpacked_size
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.plan import Action, Plan
-from colablock.progress import Reporter
 from colablock.snapshot import installed_versions
 from colablock.staging import count_of, finish, install_wheels
 

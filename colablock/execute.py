@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
 from colablock.disk import check_room, unpacked_size
@@ -29,7 +30,6 @@ from colablock.journal import (
 )
 from colablock.locking import locked
 from colablock.plan import Action, Plan
-from colablock.progress import Reporter
 from colablock.recorded import runtime_of
 from colablock.site import Site, read_site
 from colablock.snapshot import Installed, Snapshot, installed_versions

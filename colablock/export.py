@@ -11,6 +11,7 @@ from enum import Enum
 from itertools import chain
 from typing import Any
 
+from colablock._common.urls import local_path, redacted
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.requirements import Requirement
@@ -19,7 +20,6 @@ from colablock.errors import Fault, InvalidInput, InvalidRequirements
 from colablock.requirement_tables import LockedPin, default_index_of, hash_texts, pins_of
 from colablock.requirements import parse_requirement
 from colablock.settings import DEFAULT_INDEX
-from colablock.urls import local_path, redacted
 
 __all__ = ["Format", "export_text", "files_beside"]
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.fs import write_whole
 from colablock.errors import BadDistribution, InvalidInput
 from colablock.export import Format, export_text, files_beside
 from colablock.lock import read_lock
 from colablock.locker import LockAsk
 from colablock.locks import read_head
-from colablock.whole_file import write_whole
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from colablock._common.urls import redacted
 from colablock._version import __version__
 from colablock.applied import home_folder
 from colablock.catalog import Listed, find_matrix, list_matrices
@@ -16,7 +17,6 @@ from colablock.recorded import runtimes
 from colablock.settings import read_settings
 from colablock.snapshot import snapshot_of, take_snapshot
 from colablock.training.receipts import proven_on
-from colablock.urls import redacted
 
 __all__ = ["info", "listing", "matrix_facts"]
 

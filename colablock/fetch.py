@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from colablock._common.reporter import Reporter
+from colablock._common.urls import Mirrors, basename, local_path, redacted
 from colablock.cache import Cache, cache_folder, place
 from colablock.credentials import Credentials
 from colablock.download import WHOLE, Checker, Download, Fetchable, gone, open_partial
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.progress import Reporter
-from colablock.urls import Mirrors, basename, local_path, redacted
 
 if TYPE_CHECKING:
     from colablock.settings import Settings

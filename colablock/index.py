@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from colablock._common.once_map import Once
+from colablock._common.urls import basename, local_path, redacted, split_fragment
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -31,7 +33,6 @@ from colablock.fetch import Fetcher
 from colablock.judge import Policy, judge_files, parse_wheel_name
 from colablock.matrix import Index, Matrix, PackageEntry
 from colablock.metadata_source import MetadataSource
-from colablock.once import Once
 from colablock.requirements import parse_requirement
 from colablock.rewheel import (
     archive_version,
@@ -42,7 +43,6 @@ from colablock.rewheel import (
 )
 from colablock.settings import mirror_variable
 from colablock.simple import ACCEPT, ROWS, Listing, parse_page
-from colablock.urls import basename, local_path, redacted, split_fragment
 
 __all__ = [
     "Candidate",

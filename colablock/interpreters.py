@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.process import clean_environment, last_lines, run_uv
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
-from colablock.children import clean_environment, last_lines, run_uv
 from colablock.errors import NotFound, Unmet
-from colablock.progress import Reporter
 
 __all__ = ["Found", "Interpreter", "fetch_interpreter", "find_interpreters", "look_for_interpreters"]
 

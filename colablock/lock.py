@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
+from colablock._common.urls import basename, redacted
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.pylock import (
@@ -36,7 +37,6 @@ from colablock.judge import Policy, judge_files, parse_sdist_stem
 from colablock.matrix import PackageEntry
 from colablock.requirements import parse_requirement
 from colablock.resolution import LOCK
-from colablock.urls import basename, redacted
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from colablock._common.fs import write_whole
+from colablock._common.urls import local_path, redacted
 from colablock._probe import interpreter_facts
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
@@ -33,12 +35,10 @@ from colablock.resolution import Pin
 from colablock.snapshot import Snapshot
 from colablock.solving import Prepared
 from colablock.standing import Ask
-from colablock.urls import local_path, redacted
-from colablock.whole_file import write_whole
 
 if TYPE_CHECKING:
+    from colablock._common.reporter import Reporter
     from colablock.matrix import Matrix
-    from colablock.progress import Reporter
     from colablock.resolution import Resolution
     from colablock.solving import Solving
     from colablock.workshop import Workshop

@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.reporter import Reporter
 from colablock.errors import Refused
-from colablock.progress import Reporter
 from colablock.site import Site
 
 __all__ = ["locked"]

@@ -10,11 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment import Environment
 from colablock.lock import COMPLETE, DELTA
 from colablock.matrix import Matrix
-from colablock.progress import Reporter
 from colablock.snapshot import Snapshot
 
 if sys.version_info >= (3, 11):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from colablock._common.text import near
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
@@ -14,7 +15,6 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.accelerator import Accelerator
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.hints import near
 from colablock.matrix_schema import SCHEMA
 
 __all__ = [

@@ -10,12 +10,12 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
+from colablock._common.text import near
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.errors import Fault, InvalidInput, InvalidMatrix, NotFound
-from colablock.hints import near
 from colablock.matrix import (
     Absent,
     Constraint,

@@ -10,13 +10,13 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from colablock._common.text import near
 from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import Fault
-from colablock.hints import near
 from colablock.matrix_schema import Key, keys_of
 
 __all__ = ["MATRIX_NAME", "Table", "join", "project_name", "type_name"]

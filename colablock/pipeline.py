@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock import applied, envs
+from colablock._common.reporter import Reporter
+from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
@@ -40,7 +42,6 @@ from colablock.locks import LockHead, Shelf
 from colablock.matrix import select_variant
 from colablock.matrix_reader import is_path
 from colablock.plan import Plan, Target
-from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
 from colablock.serialise import report_from_json, report_to_json
@@ -61,7 +62,6 @@ from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel
 from colablock.training.ready import Ready
 from colablock.training.receipts import proof_note
-from colablock.urls import redacted
 from colablock.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:

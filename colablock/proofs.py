@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from colablock.children import last_lines
+from colablock._common.process import last_lines
 
 __all__ = ["Answer", "Child", "Job", "is_python", "run_jobs"]
 

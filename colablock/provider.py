@@ -18,8 +18,8 @@ from colablock.requirements import Dependents, applies, holding, parse_requireme
 from colablock.resolution import ANY, PYTHON, UNUSABLE, Choice, Conflict, Guard, Request, Want
 
 if TYPE_CHECKING:
+    from colablock._common.reporter import Reporter
     from colablock.matrix import Constraint, PackageEntry
-    from colablock.progress import Reporter
     from colablock.snapshot import Installed
 
 __all__ = ["Provider"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from colablock._common.fs import write_whole
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.accelerator import Accelerator, cuda_of_driver
 from colablock.environment import environment_for
@@ -23,7 +24,6 @@ from colablock.runtime_file import (
 )
 from colablock.runtime_pack import FOLDER, packed, packed_runtimes
 from colablock.snapshot import Snapshot, protected_names
-from colablock.whole_file import write_whole
 
 __all__ = [
     "ListedRuntime",

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 
+from colablock._common.reporter import Reporter
+from colablock._common.urls import basename, split_fragment
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.candidates import File
@@ -17,11 +19,9 @@ from colablock.freeze import Frozen
 from colablock.index import IndexSource, Policy
 from colablock.metadata import CoreMetadata
 from colablock.metadata_source import MetadataSource
-from colablock.progress import Reporter
 from colablock.requirements import parse_requirement
 from colablock.runtime_file import RecordedDistribution, Recording
 from colablock.snapshot import is_version
-from colablock.urls import basename, split_fragment
 
 __all__ = ["Known", "Learnt", "Releases", "stand_in"]
 

@@ -11,8 +11,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from colablock._common.text import near
+from colablock._common.urls import local_path, redacted
 from colablock.errors import Fault, InvalidInput, InvalidRequirements, NotFound
-from colablock.hints import near
 from colablock.lock import read_lock
 from colablock.requirement_lines import (
     FoundRequirement,
@@ -29,7 +30,6 @@ from colablock.requirement_tables import (
     locked_requirements,
     project_requirements,
 )
-from colablock.urls import local_path, redacted
 
 if sys.version_info >= (3, 11):
     import tomllib

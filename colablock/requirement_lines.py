@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.text import near
+from colablock._common.urls import basename
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.utils import parse_sdist_filename, parse_wheel_filename
 from colablock.errors import InvalidInput
-from colablock.hints import near
-from colablock.urls import basename
 
 __all__ = [
     "FoundRequirement",

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from colablock._common.text import near
+from colablock._common.urls import redacted
 from colablock._vendor.packaging.dependency_groups import DependencyGroupInclude, DependencyGroupResolver
 from colablock._vendor.packaging.errors import ExceptionGroup
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.pylock import Package, Pylock
 from colablock._vendor.packaging.requirements import Requirement
 from colablock.errors import Fault, InvalidInput
-from colablock.hints import near
 from colablock.requirement_lines import FoundRequirement, parse_named
-from colablock.urls import redacted
 
 __all__ = [
     "LockedPin",

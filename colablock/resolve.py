@@ -16,10 +16,10 @@ from typing import Any
 from resolvelib import BaseReporter, ResolutionImpossible, ResolutionTooDeep
 from resolvelib.resolvers import Resolution as Search
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.candidates import CandidateSource, Origin
 from colablock.errors import NoSolution
-from colablock.progress import Reporter
 from colablock.provider import Provider
 from colablock.resolution import PYTHON, Choice, Conflict, Parent, Pin, Request, Resolution, Unsolvable, Want
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from colablock._common.urls import split_fragment
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
@@ -32,7 +33,6 @@ from colablock.errors import BadDistribution, NoModules
 from colablock.judge import parse_wheel_name
 from colablock.matrix import PackageEntry
 from colablock.metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
-from colablock.urls import split_fragment
 
 __all__ = [
     "archive_version",

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.reporter import Reporter
 from colablock.errors import ColablockError, NotFound, NotRestored, Refused, RolledBack
 from colablock.history import Change, differences, next_folder, read_history
 from colablock.journal import STASH, UNDONE, Journal, Operation, Operations, preparing, settle_unfinished
 from colablock.locking import locked
-from colablock.progress import Reporter
 from colablock.site import Site
 from colablock.snapshot import Installed, Snapshot, installed_versions
 from colablock.staging import count_of

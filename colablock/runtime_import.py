@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment import environment_for
 from colablock.errors import InvalidInput
 from colablock.freeze import Freeze, Frozen
-from colablock.progress import Reporter
 from colablock.releases import Known, Learnt, Releases, stand_in
 from colablock.runtime_file import (
     RecordedDistribution,

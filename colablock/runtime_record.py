@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
+from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment import Environment, environment_for
 from colablock.errors import InvalidInput
@@ -17,7 +18,6 @@ from colablock.runtime_file import (
     recording_of,
 )
 from colablock.snapshot import Installed, Snapshot
-from colablock.urls import redacted
 
 __all__ = ["record_snapshot"]
 

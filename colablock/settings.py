@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.text import near
+from colablock._common.urls import checked_index, redacted
 from colablock.errors import InvalidInput
-from colablock.hints import near
-from colablock.urls import checked_index, redacted
 
 if TYPE_CHECKING:
     from colablock.matrix import Index

@@ -14,9 +14,9 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
+from colablock._common.urls import basename, redacted, split_fragment
 from colablock.candidates import File
 from colablock.errors import FetchFailed
-from colablock.urls import basename, redacted, split_fragment
 
 __all__ = ["ACCEPT", "ROWS", "Listing", "parse_page"]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from colablock.children import clean_environment, last_lines
+from colablock._common.process import clean_environment, last_lines
 from colablock.errors import NotFound
 
 __all__ = ["JOURNAL", "STATE", "Site", "is_unfinished", "read_site"]

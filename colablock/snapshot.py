@@ -23,11 +23,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from colablock import _probe
+from colablock._common.process import clean_environment
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.accelerator import Accelerator, Device, detect
-from colablock.children import clean_environment
 from colablock.environment import Environment
 from colablock.errors import InvalidInput, NotFound
 

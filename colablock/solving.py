@@ -35,9 +35,9 @@ from colablock.ways_out import ways_out
 from colablock.workshop import Workshop
 
 if TYPE_CHECKING:
+    from colablock._common.reporter import Reporter
     from colablock.index import CandidateSource
     from colablock.matrix import Matrix
-    from colablock.progress import Reporter
     from colablock.resolution import Resolution
     from colablock.settings import Settings
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.process import run_uv
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import (
     InvalidWheelFilename,
     NormalizedName,
@@ -17,10 +19,8 @@ from colablock._vendor.packaging.utils import (
 )
 from colablock._vendor.packaging.version import Version
 from colablock.cache import file_digest
-from colablock.children import run_uv
 from colablock.errors import BadDistribution
 from colablock.plan import Action, Artifact, Plan, Step
-from colablock.progress import Reporter
 from colablock.record import (
     Row,
     differences,

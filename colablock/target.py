@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from colablock._common.text import size_text
+from colablock._common.urls import redacted
 from colablock.plan import Remedy
-from colablock.sizes import size_text
 from colablock.snapshot import Host
-from colablock.urls import redacted
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version

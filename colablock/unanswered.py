@@ -23,9 +23,9 @@ from urllib3.exceptions import (
     TimeoutError,  # noqa: A004 - urllib3's own
 )
 
+from colablock._common.urls import redacted
 from colablock.errors import FetchFailed
 from colablock.trust import trust_advice
-from colablock.urls import redacted
 
 __all__ = ["Route", "is_final", "no_answer", "refusal"]
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.process import OPT_OUTS, environment_of, last_lines
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.breakage import newly_unmet
-from colablock.children import OPT_OUTS, environment_of, last_lines
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
 from colablock.plan import Plan, Remedy
-from colablock.progress import Reporter
 from colablock.proofs import Answer, Child, is_python, run_jobs
 from colablock.record import lost_files, read_record
 from colablock.requirements import only_with, parse_requirement

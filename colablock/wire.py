@@ -22,11 +22,11 @@ from urllib.parse import unquote, urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from colablock._common.urls import Mirrors, split_credentials
 from colablock.credentials import Credentials
 from colablock.errors import FetchFailed, InvalidInput
 from colablock.trust import ssl_context
 from colablock.unanswered import PASSING, Route, is_final, no_answer, refusal
-from colablock.urls import Mirrors, split_credentials
 
 __all__ = ["Answer", "Wire"]
 

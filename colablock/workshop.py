@@ -16,6 +16,7 @@ from colablock.lock import LockSource, Wheel
 from colablock.rewheel import pinned_sha256, rebuild
 
 if TYPE_CHECKING:
+    from colablock._common.reporter import Reporter
     from colablock._vendor.packaging.pylock import PackageWheel
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.build import Builder
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from colablock.index import CandidateSource
     from colablock.matrix import PackageEntry
     from colablock.plan import Artifact, Plan
-    from colablock.progress import Reporter
     from colablock.resolution import Pin, Resolution
 
 __all__ = ["Workshop"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from colablock.children import clean_environment, environment_of, last_lines, run_uv
+from colablock._common.process import clean_environment, environment_of, last_lines, run_uv
 from colablock.errors import Unmet
 from tests.support.runtime import make_venv
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from colablock._common.text import size_text
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.display import (
     LiveReporter,
@@ -33,7 +34,6 @@ from colablock.display_words import seconds_text
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NoSolution, NotRestored, Refused
 from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.serialise import plan_from_json, report_from_json
-from colablock.sizes import size_text
 from colablock.verify import Check, Report
 
 CASES = Path(__file__).parent / "data" / "display"

@@ -12,6 +12,7 @@ from typing import Literal
 import pytest
 from rich.console import Console
 
+from colablock._common.text import memory_text
 from colablock.display_follow import (
     FollowView,
     NotebookFollow,
@@ -32,7 +33,6 @@ from colablock.display_training import (
     summary_to_html,
 )
 from colablock.errors import Unmet
-from colablock.sizes import memory_text
 from colablock.training.curve import Point
 from colablock.training.follow import Progress
 from colablock.training.run_folder import RunFolder, State

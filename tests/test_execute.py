@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
 from colablock.execute import apply_plan, stage
 from colablock.journal import Operations
 from colablock.plan import Action, Artifact, Plan, Step, Target, UndoCost
-from colablock.progress import Reporter
 from colablock.record import read_record
 from colablock.site import Site, read_site
 from colablock.snapshot import Snapshot, fingerprint, installed_versions, snapshot_of

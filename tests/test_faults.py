@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.errors import ExitCode, Refused, RolledBack, Unmet
 from colablock.journal import Operations, recover
-from colablock.progress import Reporter
 from colablock.rollback import roll_back
 from colablock.site import read_site
 from tests.conftest import EVERY_FAULT

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from colablock._common.reporter import Reporter
+from colablock._common.urls import Mirrors, basename, local_path, redacted, split_fragment
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput
 from colablock.fetch import Fetcher
-from colablock.progress import Reporter
-from colablock.urls import Mirrors, basename, local_path, redacted, split_fragment
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 

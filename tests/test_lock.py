@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 import uv
 
+from colablock._common.process import clean_environment
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.candidates import Candidate, File, Origin
-from colablock.children import clean_environment
 from colablock.environment import Environment, environment_for
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
 from colablock.fetch import Fetcher
@@ -38,7 +39,6 @@ from colablock.lock import (
 )
 from colablock.matrix import Matrix, Options, PackageEntry, entry_of
 from colablock.plan import Target
-from colablock.progress import Reporter
 from colablock.resolution import Pin, Request, Resolution
 from colablock.resolve import resolve
 from colablock.settings import Settings

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -26,7 +27,6 @@ from colablock.matrix import Matrix, PackageEntry, Train, Verify, select_variant
 from colablock.modules import Provider, Providers, modules_of
 from colablock.phantom_check import phantom_findings
 from colablock.phantoms import Examined, Finding, judge
-from colablock.progress import Reporter
 from colablock.reached import reached_imports
 from colablock.resolution import Pin, Request, Resolution
 from colablock.resolve import resolve

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, NoSolution, NotFound
 from colablock.pipeline import Ask, Pipeline
 from colablock.plan import Action, Plan, Remedy, Target
-from colablock.progress import Reporter
 from colablock.recorded import load_runtime
 from colablock.verify import Report
 from tests.support.recorded_index import RecordedIndex

@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 import uv
 
+from colablock._common.process import clean_environment
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, parse_wheel_filename
 from colablock._vendor.packaging.version import Version
 from colablock.archive import open_archive
 from colablock.cache import Cache
-from colablock.children import clean_environment
 from colablock.errors import BadDistribution
 from colablock.matrix import PackageEntry
 from colablock.rewheel import archive_version, rebuild, rebuilt_version

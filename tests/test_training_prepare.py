@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, Unmet
-from colablock.progress import Reporter
 from colablock.training.config import DataSource, Form
 from colablock.training.handoff import prepare_data
 from colablock.training.run_folder import RunFolder

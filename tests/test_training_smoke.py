@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from colablock._common.reporter import Reporter
 from colablock.accelerator import Accelerator, declared
 from colablock.errors import TrainingFailed, Unmet
-from colablock.progress import Reporter
 from colablock.training.receipts import Receipt
 from colablock.training.smoke import STEPS, smoke
 from tests.support.training_stack import Bench, TrainingStack, build_training_stack, until

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name, parse_wheel_filename
 from colablock.build import Builder
@@ -21,7 +22,6 @@ from colablock.lock import LockSource, make_lock, read_lock, write_lock
 from colablock.matrix import Matrix, Options, PackageEntry
 from colablock.plan import Plan, Target
 from colablock.planner import make_plan
-from colablock.progress import Reporter
 from colablock.resolution import Request, Resolution
 from colablock.resolve import resolve
 from colablock.snapshot import Snapshot, take_snapshot

@@ -25,12 +25,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from colablock._common.reporter import Reporter
+from colablock._common.urls import redacted
 from colablock.display_runtime import imported_words, render_diff
 from colablock.environment import environment_for
 from colablock.errors import ColablockError, InvalidInput
 from colablock.fetch import Fetcher
 from colablock.freeze import Freeze, parse_freeze
-from colablock.progress import Reporter
 from colablock.recorded import load_recording, runtimes, save_recording
 from colablock.releases import Releases
 from colablock.runtime_facts import compared
@@ -38,7 +39,6 @@ from colablock.runtime_file import PLATFORM, RecordedRuntime, Recording
 from colablock.runtime_import import import_freeze
 from colablock.settings import read_settings
 from colablock.snapshot import Host
-from colablock.urls import redacted
 
 REPOSITORY = "googlecolab/backend-info"
 API = "https://api.github.com"

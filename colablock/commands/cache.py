@@ -53,7 +53,7 @@ def _dir(call: Call) -> int:
 
 
 def _info(call: Call) -> int:
-    from colablock.sizes import size_text
+    from colablock._common.text import size_text
     from colablock.sweep import contents
 
     folder = _folder(call)
@@ -86,7 +86,7 @@ def _clean(call: Call) -> int:
 
 
 def _tell(call: Call, swept: Swept) -> int:
-    from colablock.sizes import size_text
+    from colablock._common.text import size_text
 
     if call.args.json:
         print_json(asdict(swept), call.out)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.urls import checked_index
 from colablock.plan import Remedy, Target
-from colablock.urls import checked_index
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -61,9 +61,9 @@ def _check(call: Call) -> int:
 
 
 def _write_page(path: Path, checked: Sequence[Checked], environ: Mapping[str, str]) -> None:
+    from colablock._common.fs import write_whole
     from colablock.compat_page import render_page
     from colablock.recorded import runtimes
-    from colablock.whole_file import write_whole
 
     text = render_page(
         [one.to_json() for one in checked],

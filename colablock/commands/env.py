@@ -40,10 +40,10 @@ def _list_envs(call: Call) -> int:
 
 
 def _remove_env(call: Call) -> int:
+    from colablock._common.text import size_text
     from colablock.applied import home_folder
     from colablock.envs import remove_env
     from colablock.serialise import built_to_json
-    from colablock.sizes import size_text
 
     removed = remove_env(home_folder(call.environ), call.args.name)
     if call.args.json:

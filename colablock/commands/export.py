@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from colablock._common.urls import checked_index
 from colablock.commands.call import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
 from colablock.errors import ExitCode
-from colablock.urls import checked_index
 
 __all__ = ["add"]
 

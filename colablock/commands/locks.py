@@ -7,10 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.urls import checked_index
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.commands.call import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
 from colablock.errors import ExitCode
-from colablock.urls import checked_index
 
 if TYPE_CHECKING:
     from colablock.locker import Locked

@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.urls import checked_index, redacted
 from colablock.commands.call import Call, add_command, print_json
 from colablock.errors import ExitCode, InvalidInput
-from colablock.urls import checked_index, redacted
 
 if TYPE_CHECKING:
     from colablock.runtime_file import Recording

@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, NotFound, Unmet
-from colablock.progress import Reporter
 from colablock.training.checkpoints import newest_whole
 from colablock.training.handoff import local_path
 from colablock.training.run_folder import RunFolder, RunRecord, State

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from colablock._common.fs import write_whole
+from colablock._common.reporter import Reporter
 from colablock.cache import file_digest
 from colablock.display_words import some_of
 from colablock.errors import InvalidConfig, InvalidInput, NotFound, Refused
-from colablock.progress import Reporter
 from colablock.training.config import DataSource, config_from
 from colablock.training.run_folder import MANIFEST, RunRecord
-from colablock.whole_file import write_whole
 
 __all__ = [
     "Resume",

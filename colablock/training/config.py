@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from colablock._common.text import near
 from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound
-from colablock.hints import near
 
 __all__ = [
     "RANGES",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from colablock.sizes import size_text
+from colablock._common.text import size_text
 from colablock.training.curve import number_of
 from colablock.training.follow import START_MARK, plain_text
 from colablock.training.known_crashes import Advice, Cause, cause_in, cause_of_signal, named_cause

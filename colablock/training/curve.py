@@ -14,10 +14,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from colablock.children import environment_of, last_lines
+from colablock._common.fs import write_whole
+from colablock._common.process import environment_of, last_lines
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.run_folder import RunFolder
-from colablock.whole_file import write_whole
 
 __all__ = [
     "GrowingCurve",

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from colablock._common.fs import write_whole
+from colablock._common.reporter import Reporter
 from colablock.accelerator import Accelerator
 from colablock.errors import InvalidInput, Refused
-from colablock.progress import Reporter
 from colablock.training.config import TrainConfig, config_to
 from colablock.training.launch import (
     accelerate_config,
@@ -35,7 +36,6 @@ from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runners import Decided, runner_of
 from colablock.training.target_child import ask_target
-from colablock.whole_file import write_whole
 
 __all__ = [
     "Job",

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
+from colablock._common.urls import Mirrors
 from colablock.credentials import Credentials
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused, Unmet
 from colablock.training.preflight import Access
-from colablock.urls import Mirrors
 from colablock.wire import Answer, Wire
 
 __all__ = [

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from colablock.children import OPT_OUTS, environment_of
+from colablock._common.process import OPT_OUTS, environment_of
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.follow import START_MARK
 from colablock.training.run_folder import RunFolder, start_time_of

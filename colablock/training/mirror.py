@@ -33,13 +33,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 import colablock
+from colablock._common.fs import write_whole
+from colablock._common.reporter import Reporter
 from colablock.cache import file_digest
 from colablock.errors import ColablockError, InvalidInput, NotFound, Unmet
-from colablock.progress import Reporter
 from colablock.training.checkpoints import list_checkpoints, verify_checkpoint
 from colablock.training.run_folder import MANIFEST, RunFolder, RunRecord, State
 from colablock.training.target_child import ask_target
-from colablock.whole_file import write_whole
 
 __all__ = [
     "Archive",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from colablock.sizes import memory_text, size_text
+from colablock._common.text import memory_text, size_text
 from colablock.training.circumstances import (
     Access,
     Card,

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from colablock._common.fs import write_whole
 from colablock.accelerator import Accelerator
 from colablock.errors import InvalidInput
-from colablock.whole_file import write_whole
 
 __all__ = [
     "Receipt",

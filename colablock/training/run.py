@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.progress import Reporter
 from colablock.training.checkpoints import data_digest, newest_whole, put_aside_later, resume_decision
 from colablock.training.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.handoff import (

@@ -30,9 +30,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from colablock._common.fs import write_whole
+from colablock._common.text import near
 from colablock.errors import NotFound, Refused
-from colablock.hints import near
-from colablock.whole_file import write_whole
 
 __all__ = [
     "RunFolder",

@@ -19,11 +19,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from colablock._common.process import last_lines
+from colablock._common.reporter import Reporter
 from colablock._version import __version__
 from colablock.accelerator import Accelerator
-from colablock.children import last_lines
 from colablock.errors import TrainingFailed, Unmet
-from colablock.progress import Reporter
 from colablock.training.config import Adapter, DataSource, TrainConfig
 from colablock.training.handoff import Job, begin, mends_for, prepare_data
 from colablock.training.launch import exit_code_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from colablock.hints import near
+from colablock._common.text import near
 from colablock.training.circumstances import Access, Card, Finding, Level, Stack, is_older
 from colablock.training.config import Adapter, TrainConfig
 from colablock.training.model_shape import ModelShape

@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from colablock.children import OPT_OUTS, environment_of, last_lines
+from colablock._common.process import OPT_OUTS, environment_of, last_lines
 from colablock.errors import InvalidInput, Unmet
 
 __all__ = ["ask_target"]

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from colablock.progress import Reporter
+from colablock._common.reporter import Reporter
 from colablock.training.checkpoints import write_manifest
 from colablock.training.run_folder import RunFolder, RunRecord, start_time_of
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
+from colablock._common.reporter import Reporter
 from colablock.accelerator import Accelerator
 from colablock.applied import Applied, save, versions_digest
 from colablock.catalog import find_matrix
 from colablock.plan import Target
-from colablock.progress import Reporter
 from colablock.serialise import report_to_json
 from colablock.snapshot import installed_versions
 from colablock.training.checkpoints import data_digest

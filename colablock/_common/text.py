@@ -1,8 +1,14 @@
-"""Sizes in words: files and disks in powers of 1000, memory in powers of 1024."""
+"""Text for people: sizes, and hints at what a word may have been meant for.
+
+Files and disks are told in powers of 1000, memory in powers of 1024.
+"""
 
 from __future__ import annotations
 
-__all__ = ["memory_text", "size_text"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["memory_text", "near", "size_text"]
 
 _STEP = 1000
 _SMALL = 9.95  # below this a decimal is worth its place
@@ -23,3 +29,9 @@ def size_text(size: int) -> str:
 def memory_text(size: float) -> str:
     """Return bytes of memory as its tools and torch count them: ``9.5 GiB``, ``450 MiB``."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def near(word: str, known: Iterable[str]) -> str | None:
+    """Return a hint with the one of *known* that *word* may have been meant for; None where none is near."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean `{found[0]}`?" if found else None
