@@ -15,7 +15,7 @@ import uv
 
 from colablock._common.process import clean_environment
 from colablock.cache import Cache, file_digest
-from colablock.environment import Environment
+from colablock.environment.markers_and_tags import Environment
 from colablock.errors import BadDistribution
 
 __all__ = ["Builder", "build_wheel"]

@@ -11,7 +11,7 @@ from typing import Protocol
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.snapshot import Installed
+from colablock.environment.snapshot import Installed
 
 __all__ = ["Candidate", "CandidateSource", "File", "Judged", "Metadata", "Origin", "Reason", "Rejection"]
 

@@ -17,7 +17,7 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
 from colablock.catalog import lock_files, lock_folder
 from colablock.claims import judge_claim
-from colablock.environment import Environment, environment_for
+from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import NoSolution, Refused
 from colablock.locker import accelerators_of, read_refusals
 from colablock.locks import PLATFORM, LockHead, Shelf, environment_target
@@ -30,9 +30,9 @@ from colablock.target import why_not_kernel
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.accelerator import Accelerator
+    from colablock.environment.accelerator import Accelerator
+    from colablock.environment.snapshot import Snapshot
     from colablock.matrix import Matrix
-    from colablock.snapshot import Snapshot
 
 __all__ = ["Broke", "Checker", "Outcome", "Verdict", "broken_since", "differences", "outcomes_of"]
 

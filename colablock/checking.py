@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from colablock.catalog import lock_folder
 from colablock.check import outcomes_of
 from colablock.checks_file import Checked, compared, replaces_requirements
-from colablock.environment import environment_for
+from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import NoSolution
 from colablock.locker import nobody
 from colablock.locks import PLATFORM
@@ -18,8 +18,8 @@ from colablock.standing import Ask
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
+    from colablock.environment.snapshot import Snapshot
     from colablock.matrix import Matrix
-    from colablock.snapshot import Snapshot
     from colablock.solving import Solving
 
 __all__ = ["check_matrices"]

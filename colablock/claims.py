@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.accelerator import Accelerator
+from colablock.environment.accelerator import Accelerator
 
 __all__ = ["CLAIMS", "HOLDS", "judge_claim"]
 

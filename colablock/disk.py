@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO
 
 from colablock._common.text import size_text
+from colablock.environment.record import Row, read_record, recorded_paths
+from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.plan import Action, Plan, UndoCost
-from colablock.record import Row, read_record, recorded_paths
-from colablock.snapshot import Installed, Snapshot
 
 __all__ = ["check_room", "free_space", "is_same_disk", "room_note", "tree_size", "undo_cost", "unpacked_size"]
 

@@ -11,9 +11,9 @@ from colablock.display_words import FOLD, count, one_line, some_of
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from colablock.environment.snapshot import Snapshot
     from colablock.runtime_diff import Concern, RuntimeDiff
     from colablock.runtime_import import Imported
-    from colablock.snapshot import Snapshot
 
 __all__ = ["imported_words", "render_diff", "render_runtime", "render_runtimes"]
 

@@ -6,12 +6,12 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from colablock.environment.requirements import Demand, Dependents
 from colablock.history import differences
-from colablock.requirements import Demand, Dependents
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.snapshot import Installed, Snapshot
+    from colablock.environment.snapshot import Installed, Snapshot
 
 __all__ = ["SINCE", "Drift", "find_drifts", "notes_of"]
 

@@ -26,9 +26,9 @@ from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.disk import check_room, tree_size, unpacked_size
+from colablock.environment.snapshot import installed_versions
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.plan import Action, Plan
-from colablock.snapshot import installed_versions
 from colablock.staging import count_of, finish, install_wheels
 
 __all__ = [

@@ -15,6 +15,8 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
 from colablock.disk import check_room, unpacked_size
+from colablock.environment.site import Site, read_site
+from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import AppliedNotProven, ColablockError, NotRestored, Refused, RolledBack
 from colablock.history import differences, facts_of, next_folder
 from colablock.journal import (
@@ -31,8 +33,6 @@ from colablock.journal import (
 from colablock.locking import locked
 from colablock.plan import Action, Plan
 from colablock.recorded import runtime_of
-from colablock.site import Site, read_site
-from colablock.snapshot import Installed, Snapshot, installed_versions
 from colablock.staging import Staged, count_of, stage
 from colablock.swap import listed_among, moves_in, moves_out, owned_files, source_of
 from colablock.verify import Check

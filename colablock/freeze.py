@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from colablock._common.urls import basename, redacted, split_fragment
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment.snapshot import is_version
 from colablock.errors import Fault, FetchFailed, InvalidInput
 from colablock.judge import parse_sdist_stem, parse_wheel_name
-from colablock.snapshot import is_version
 
 __all__ = ["Freeze", "Frozen", "parse_freeze"]
 

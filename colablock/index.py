@@ -27,13 +27,13 @@ from colablock.candidates import (
     Reason,
     Rejection,
 )
-from colablock.environment import Environment
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.fetch import Fetcher
 from colablock.judge import Policy, judge_files, parse_wheel_name
 from colablock.matrix import Index, Matrix, PackageEntry
 from colablock.metadata_source import MetadataSource
-from colablock.requirements import parse_requirement
 from colablock.rewheel import (
     archive_version,
     pinned_sha256,

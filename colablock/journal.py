@@ -41,9 +41,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from colablock.environment.site import JOURNAL, Site
 from colablock.errors import NotRestored, Unmet
 from colablock.locking import locked
-from colablock.site import JOURNAL, Site
 
 __all__ = [
     "CHANGES",

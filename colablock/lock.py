@@ -32,10 +32,10 @@ from colablock._vendor.packaging.utils import (
 )
 from colablock._vendor.packaging.version import Version
 from colablock.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
+from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
 from colablock.judge import Policy, judge_files, parse_sdist_stem
 from colablock.matrix import PackageEntry
-from colablock.requirements import parse_requirement
 from colablock.resolution import LOCK
 
 if sys.version_info >= (3, 11):
@@ -46,7 +46,7 @@ else:
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from colablock.environment import Environment
+    from colablock.environment.markers_and_tags import Environment
     from colablock.matrix import Matrix
     from colablock.resolution import Pin, Resolution
 

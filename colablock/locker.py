@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from colablock._common.fs import write_whole
 from colablock._common.urls import local_path, redacted
-from colablock._probe import interpreter_facts
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.accelerator import CARDS, Accelerator, declared
 from colablock.catalog import lock_folder
-from colablock.environment import Environment, environment_for
+from colablock.environment._probe import interpreter_facts
+from colablock.environment.accelerator import CARDS, Accelerator, declared
+from colablock.environment.markers_and_tags import Environment, environment_for
+from colablock.environment.requirements import applies
+from colablock.environment.snapshot import Snapshot
 from colablock.errors import InvalidInput, NoSolution, Refused
 from colablock.lock import LockOrigin, check_lock_name, make_lock, read_lock, write_lock
 from colablock.locks import (
@@ -30,9 +32,7 @@ from colablock.locks import (
 )
 from colablock.matrix import select_variant
 from colablock.recorded import load_runtime, runtime_names
-from colablock.requirements import applies
 from colablock.resolution import Pin
-from colablock.snapshot import Snapshot
 from colablock.solving import Prepared
 from colablock.standing import Ask
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colablock._common.reporter import Reporter
+from colablock.environment.site import Site
 from colablock.errors import Refused
-from colablock.site import Site
 
 __all__ = ["locked"]
 

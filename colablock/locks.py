@@ -12,10 +12,10 @@ from typing import Any
 
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.environment import Environment
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.snapshot import Snapshot
 from colablock.lock import COMPLETE, DELTA
 from colablock.matrix import Matrix
-from colablock.snapshot import Snapshot
 
 if sys.version_info >= (3, 11):
     import tomllib

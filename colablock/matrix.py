@@ -13,7 +13,7 @@ from colablock._vendor.packaging.requirements import InvalidRequirement, Require
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
-from colablock.accelerator import Accelerator
+from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.matrix_schema import SCHEMA
 

@@ -10,14 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.environment import Environment
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.requirements import parse_requirement
 from colablock.errors import NoModules
 from colablock.matrix import Matrix
 from colablock.module_source import ModuleSource
 from colablock.modules import ModuleFile, Providers, installed_path, modules_of
 from colablock.phantoms import Examined, Finding, judge, no_modules
 from colablock.reached import reached_imports
-from colablock.requirements import parse_requirement
 from colablock.resolution import Pin
 from colablock.workshop import Workshop
 

@@ -16,12 +16,24 @@ from colablock import applied, envs
 from colablock._common.reporter import Reporter
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.accelerator import Accelerator, detect
 from colablock.applied import Applied
-from colablock.breakage import unmet
 from colablock.catalog import find_matrix, lock_files
 from colablock.disk import room_note, undo_cost
 from colablock.drift import SINCE, Drift, find_drifts, notes_of
+from colablock.environment.accelerator import Accelerator, detect
+from colablock.environment.dependency_graph import unmet
+from colablock.environment.interpreters import fetch_interpreter
+from colablock.environment.site import Site, is_unfinished, read_site
+from colablock.environment.snapshot import (
+    Host,
+    Snapshot,
+    find_executable,
+    fingerprint,
+    installed_versions,
+    is_version,
+    snapshot_of,
+    take_snapshot,
+)
 from colablock.errors import (
     BadDistribution,
     InvalidInput,
@@ -33,7 +45,6 @@ from colablock.errors import (
 )
 from colablock.execute import Origin, apply_plan, refuse_externally_managed
 from colablock.history import Change, drop, read_history
-from colablock.interpreters import fetch_interpreter
 from colablock.journal import Settled, recover
 from colablock.lock import lock_digest, make_lock
 from colablock.locker import LockAsk, Locked, Locker
@@ -46,17 +57,6 @@ from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
 from colablock.serialise import report_from_json, report_to_json
 from colablock.settings import Settings, read_settings
-from colablock.site import Site, is_unfinished, read_site
-from colablock.snapshot import (
-    Host,
-    Snapshot,
-    find_executable,
-    fingerprint,
-    installed_versions,
-    is_version,
-    snapshot_of,
-    take_snapshot,
-)
 from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.target import is_kernel, why_not_kernel

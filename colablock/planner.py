@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.breakage import Broken, Change, find_broken
 from colablock.candidates import Origin
+from colablock.environment.dependency_graph import Broken, Change, find_broken
+from colablock.environment.requirements import Dependents, applies, parse_requirement
+from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
 from colablock.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
-from colablock.requirements import Dependents, applies, parse_requirement
-from colablock.snapshot import Installed
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.environment.snapshot import Snapshot
     from colablock.matrix import Matrix, PackageEntry
     from colablock.resolution import Pin, Resolution
-    from colablock.snapshot import Snapshot
 
 __all__ = ["Repair", "make_plan", "state_after"]
 

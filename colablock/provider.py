@@ -13,14 +13,14 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.candidates import Candidate, CandidateSource, Metadata, Origin, Reason, Rejection
+from colablock.environment.requirements import Dependents, applies, holding, parse_requirement
 from colablock.errors import BadDistribution
-from colablock.requirements import Dependents, applies, holding, parse_requirement
 from colablock.resolution import ANY, PYTHON, UNUSABLE, Choice, Conflict, Guard, Request, Want
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
+    from colablock.environment.snapshot import Installed
     from colablock.matrix import Constraint, PackageEntry
-    from colablock.snapshot import Installed
 
 __all__ = ["Provider"]
 

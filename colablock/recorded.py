@@ -11,10 +11,11 @@ from pathlib import Path
 
 from colablock._common.fs import write_whole
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.accelerator import Accelerator, cuda_of_driver
-from colablock.environment import environment_for
+from colablock.environment.accelerator import Accelerator, cuda_of_driver
+from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.requirements import parse_requirement
+from colablock.environment.snapshot import Snapshot, protected_names
 from colablock.errors import InvalidInput, NotFound
-from colablock.requirements import parse_requirement
 from colablock.runtime_file import (
     RecordedDistribution,
     RecordedRuntime,
@@ -23,7 +24,6 @@ from colablock.runtime_file import (
     write_document,
 )
 from colablock.runtime_pack import FOLDER, packed, packed_runtimes
-from colablock.snapshot import Snapshot, protected_names
 
 __all__ = [
     "ListedRuntime",

@@ -12,16 +12,16 @@ from colablock._common.urls import basename, split_fragment
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.candidates import File
-from colablock.environment import Environment
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.requirements import parse_requirement
+from colablock.environment.snapshot import is_version
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.fetch import Fetcher
 from colablock.freeze import Frozen
 from colablock.index import IndexSource, Policy
 from colablock.metadata import CoreMetadata
 from colablock.metadata_source import MetadataSource
-from colablock.requirements import parse_requirement
 from colablock.runtime_file import RecordedDistribution, Recording
-from colablock.snapshot import is_version
 
 __all__ = ["Known", "Learnt", "Releases", "stand_in"]
 

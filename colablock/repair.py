@@ -14,8 +14,8 @@ from colablock.resolve import resolve
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.candidates import Candidate, CandidateSource, Judged, Metadata
+    from colablock.environment.snapshot import Installed
     from colablock.resolution import Request, Resolution
-    from colablock.snapshot import Installed
 
 __all__ = ["Repairer"]
 

@@ -13,9 +13,9 @@ from colablock.candidates import Candidate, Origin, Reason, Rejection
 from colablock.errors import NoSolution
 
 if TYPE_CHECKING:
-    from colablock.environment import Environment
+    from colablock.environment.markers_and_tags import Environment
+    from colablock.environment.snapshot import Installed
     from colablock.matrix import Absent, Constraint, PackageEntry
-    from colablock.snapshot import Installed
 
 __all__ = [
     "ANY",

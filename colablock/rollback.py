@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colablock._common.reporter import Reporter
+from colablock.environment.site import Site
+from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import ColablockError, NotFound, NotRestored, Refused, RolledBack
 from colablock.history import Change, differences, next_folder, read_history
 from colablock.journal import STASH, UNDONE, Journal, Operation, Operations, preparing, settle_unfinished
 from colablock.locking import locked
-from colablock.site import Site
-from colablock.snapshot import Installed, Snapshot, installed_versions
 from colablock.staging import count_of
 from colablock.swap import has_ancestor, moves_back, moves_out, owned_files, placed_among, removable_folders
 

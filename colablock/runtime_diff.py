@@ -10,9 +10,9 @@ from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.environment import Environment
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.snapshot import Snapshot, is_version
 from colablock.matrix import Absent, Constraint, Matrix, PackageEntry
-from colablock.snapshot import Snapshot, is_version
 
 __all__ = [
     "Concern",

@@ -14,9 +14,9 @@ from datetime import date
 from typing import Any
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
-from colablock.environment import environment_for
+from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.snapshot import Host, Installed, is_version
 from colablock.errors import Fault, InvalidInput
-from colablock.snapshot import Host, Installed, is_version
 
 __all__ = [
     "PLATFORM",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.environment import environment_for
+from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.snapshot import Host, Installed, is_version
 from colablock.errors import InvalidInput
 from colablock.freeze import Freeze, Frozen
 from colablock.releases import Known, Learnt, Releases, stand_in
@@ -19,7 +20,6 @@ from colablock.runtime_file import (
     direct_url_of,
     recording_of,
 )
-from colablock.snapshot import Host, Installed, is_version
 
 __all__ = ["Imported", "flavour_of", "host_of", "import_freeze"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.environment.snapshot import Installed
 from colablock.runtime_file import (
     RecordedDistribution,
     RecordedRuntime,
@@ -17,7 +18,6 @@ from colablock.runtime_file import (
     direct_url_of,
     recording_of,
 )
-from colablock.snapshot import Installed
 
 __all__ = ["FOLDER", "packed", "packed_runtimes"]
 

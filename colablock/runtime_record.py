@@ -7,9 +7,10 @@ from urllib.parse import urlencode
 
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.environment import Environment, environment_for
+from colablock.environment.markers_and_tags import Environment, environment_for
+from colablock.environment.requirements import applies, only_with, parse_requirement
+from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import InvalidInput
-from colablock.requirements import applies, only_with, parse_requirement
 from colablock.runtime_file import (
     RecordedDistribution,
     RecordedRuntime,
@@ -17,7 +18,6 @@ from colablock.runtime_file import (
     direct_url_of,
     recording_of,
 )
-from colablock.snapshot import Installed, Snapshot
 
 __all__ = ["record_snapshot"]
 

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.breakage import unmet
 from colablock.build import Builder
 from colablock.catalog import find_matrix, list_matrices
-from colablock.environment import Environment, environment_for
+from colablock.environment.dependency_graph import unmet
+from colablock.environment.interpreters import Interpreter, find_interpreters
+from colablock.environment.markers_and_tags import Environment, environment_for
+from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
 from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.explain import explain, misfits
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
-from colablock.interpreters import Interpreter, find_interpreters
 from colablock.lock import DELTA, LockSource, read_lock
 from colablock.locks import LockHead, Shelf, assumed_otherwise, read_head
 from colablock.matrix import roots
@@ -29,7 +30,6 @@ from colablock.recorded import runtimes
 from colablock.repair import Repairer
 from colablock.resolution import PYTHON, Request, Unsolvable
 from colablock.resolve import resolve
-from colablock.snapshot import Snapshot, fingerprint, snapshot_of
 from colablock.target import Offer, best_offer, build_note, has_preferred_builds
 from colablock.ways_out import ways_out
 from colablock.workshop import Workshop

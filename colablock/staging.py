@@ -19,9 +19,7 @@ from colablock._vendor.packaging.utils import (
 )
 from colablock._vendor.packaging.version import Version
 from colablock.cache import file_digest
-from colablock.errors import BadDistribution
-from colablock.plan import Action, Artifact, Plan, Step
-from colablock.record import (
+from colablock.environment.record import (
     Row,
     differences,
     read_record,
@@ -30,7 +28,9 @@ from colablock.record import (
     row_of,
     write_record,
 )
-from colablock.site import Site, read_site
+from colablock.environment.site import Site, read_site
+from colablock.errors import BadDistribution
+from colablock.plan import Action, Artifact, Plan, Step
 from colablock.swap import StagedTree
 
 __all__ = ["Staged", "count_of", "finish", "install_wheels", "stage"]

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from pathlib import Path
 
+from colablock.environment.record import read_record, recorded_paths
+from colablock.environment.site import Site
+from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
 from colablock.journal import Kind, Operation
-from colablock.record import read_record, recorded_paths
-from colablock.site import Site
-from colablock.snapshot import Installed
 
 __all__ = [
     "StagedTree",

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from colablock._common.text import size_text
 from colablock._common.urls import redacted
+from colablock.environment.snapshot import Host
 from colablock.plan import Remedy
-from colablock.snapshot import Host
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
-    from colablock.environment import Environment
+    from colablock.environment.markers_and_tags import Environment
+    from colablock.environment.snapshot import Snapshot
     from colablock.matrix import PackageEntry
     from colablock.plan import Plan
     from colablock.resolution import Resolution
-    from colablock.snapshot import Snapshot
 
 __all__ = [
     "Offer",

@@ -17,17 +17,17 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
-from colablock.breakage import newly_unmet
+from colablock.environment.dependency_graph import newly_unmet
+from colablock.environment.record import lost_files, read_record
+from colablock.environment.requirements import only_with, parse_requirement
+from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix import Verify
 from colablock.plan import Plan, Remedy
 from colablock.proofs import Answer, Child, is_python, run_jobs
-from colablock.record import lost_files, read_record
-from colablock.requirements import only_with, parse_requirement
-from colablock.snapshot import Installed
 
 if TYPE_CHECKING:
-    from colablock.snapshot import Snapshot
+    from colablock.environment.snapshot import Snapshot
 
 __all__ = ["Check", "Report", "files_checks", "prove", "run_in"]
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from colablock.accelerator import Accelerator, Device, cuda_of_driver, declared, detect, parse_nvidia_smi
+from colablock.environment.accelerator import (
+    Accelerator,
+    Device,
+    cuda_of_driver,
+    declared,
+    detect,
+    parse_nvidia_smi,
+)
 from colablock.errors import NotFound
 
 GIB = 2**30

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.breakage import Change, find_broken, newly_unmet, unmet
-from colablock.requirements import Dependents
-from colablock.snapshot import Snapshot
+from colablock.environment.dependency_graph import Change, find_broken, newly_unmet, unmet
+from colablock.environment.requirements import Dependents
+from colablock.environment.snapshot import Snapshot
 from tests.support.dict_source import PYTHON_312, installed
 
 VISION = {

@@ -11,7 +11,7 @@ import pytest
 
 from colablock.build import Builder, build_wheel
 from colablock.cache import Cache
-from colablock.environment import environment_for
+from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution
 from tests.support.wheels import make_sdist
 

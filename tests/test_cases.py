@@ -17,7 +17,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 from colablock.build import Builder
-from colablock.environment import environment_for
+from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import Unmet
 from colablock.explain import explain
 from colablock.fetch import Fetcher

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from colablock.accelerator import CARDS, Accelerator, declared
 from colablock.check import Outcome, Verdict, broken_since, differences
 from colablock.checks_file import Checked
 from colablock.claims import CLAIMS, HOLDS, judge_claim
 from colablock.display_check import render_checked
+from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.errors import ExitCode
 from colablock.matrix_schema import CAPABILITIES
 from tests.support.runtime import Stub, build_site, make_venv

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.accelerator import Accelerator, Device
 from colablock.claims import HOLDS, judge_claim
+from colablock.environment.accelerator import Accelerator, Device
 
 
 def card(capability: str) -> Accelerator:

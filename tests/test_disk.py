@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from colablock._probe import interpreter_facts
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.disk import check_room, free_space, room_note, undo_cost, unpacked_size
 from colablock.display_html import plan_to_html
 from colablock.display_text import plan_text
-from colablock.environment import Environment
+from colablock.environment._probe import interpreter_facts
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.plan import Action, Artifact, Plan, Step, Target, UndoCost
 from colablock.serialise import plan_from_json, plan_to_json
-from colablock.snapshot import Installed, Snapshot
 from tests.support.runtime import Stub, build_site
 from tests.support.wheels import make_wheel
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment.requirements import parse_requirement
 from colablock.recorded import load_runtime
-from colablock.requirements import parse_requirement
 from tests.support.recorded_index import RecordedIndex
 from tests.support.world import World, notebook_venv, open_world, run_cells, shown
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import colablock
-from colablock import _probe
+from colablock.environment import _probe
 from colablock._vendor.packaging.markers import Marker, default_environment
 from colablock._vendor.packaging.tags import Tag, sys_tags
 from colablock._vendor.packaging.version import Version
-from colablock.environment import Environment, environment_for
+from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import InvalidInput
 from tests.support.runtime import find_python
 
@@ -45,9 +45,7 @@ def test_another_interpreter_is_seen_as_packaging_sees_it_there(version: str) ->
         [python, "-I", "-c", ASK_PACKAGING, str(PACKAGE.parent)], capture_output=True, text=True, check=True
     )
     markers, tags = json.loads(told.stdout)
-    answer = subprocess.run(
-        [python, "-I", str(PACKAGE / "_probe.py")], capture_output=True, text=True, check=True
-    )
+    answer = subprocess.run([python, "-I", _probe.__file__], capture_output=True, text=True, check=True)
     facts = json.loads(answer.stdout.split(_probe.MARK)[1])["facts"]
     environment = Environment.from_facts(facts)
     assert environment.markers == markers

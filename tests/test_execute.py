@@ -17,13 +17,13 @@ import pytest
 
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment.record import read_record
+from colablock.environment.site import Site, read_site
+from colablock.environment.snapshot import Snapshot, fingerprint, installed_versions, snapshot_of
 from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
 from colablock.execute import apply_plan, stage
 from colablock.journal import Operations
 from colablock.plan import Action, Artifact, Plan, Step, Target, UndoCost
-from colablock.record import read_record
-from colablock.site import Site, read_site
-from colablock.snapshot import Snapshot, fingerprint, installed_versions, snapshot_of
 from colablock.verify import Check
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import installed_listing, listing

@@ -19,13 +19,13 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.build import Builder
-from colablock.environment import environment_for
+from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.snapshot import Installed
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.fetch import Fetcher
 from colablock.index import Candidate, File, IndexSource, Judged, Origin, Policy, Reason, judge_files
 from colablock.matrix import Index, Matrix, Options, PackageEntry, SystemRequirements, Variant
 from colablock.simple import Listing, parse_page
-from colablock.snapshot import Installed
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_sdist, make_wheel
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from colablock.environment.interpreters import fetch_interpreter, find_interpreters, look_for_interpreters
 from colablock.errors import Unmet
-from colablock.interpreters import fetch_interpreter, find_interpreters, look_for_interpreters
 from tests.support.runtime import make_venv
 from tests.support.serving import Serving
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from colablock.environment.site import Site
 from colablock.errors import NotRestored, Refused
 from colablock.journal import Journal, Kind, Operation, Operations, recover
 from colablock.locking import locked
-from colablock.site import Site
 from tests.support.faults import Faulty, FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.trees import Listing, listing
 
@@ -322,7 +322,7 @@ def other_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
     script = (
         "import time\n"
         "from colablock.locking import locked\n"
-        "from colablock.site import Site\n"
+        "from colablock.environment.site import Site\n"
         f"with locked(Site(python='', **{folders!r})):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"

@@ -24,7 +24,8 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.candidates import Candidate, File, Origin
-from colablock.environment import Environment, environment_for
+from colablock.environment.markers_and_tags import Environment, environment_for
+from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
@@ -42,7 +43,6 @@ from colablock.plan import Target
 from colablock.resolution import Pin, Request, Resolution
 from colablock.resolve import resolve
 from colablock.settings import Settings
-from colablock.snapshot import Snapshot, take_snapshot
 from colablock.solving import Solving
 from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
 from tests.support.server import IndexServer

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from colablock.accelerator import Accelerator, Device, declared, detect
+from colablock.environment.accelerator import Accelerator, Device, declared, detect
 from colablock.errors import Unmet
 from colablock.training.machine import card_of, read_machine, read_stack, system_memory, visible
 from colablock.training.preflight import Card, Stack

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.version import Version
-from colablock.accelerator import Accelerator, Device
 from colablock.catalog import find_matrix, list_matrices
+from colablock.environment.accelerator import Accelerator, Device
 from colablock.errors import ExitCode, Refused
 from colablock.lock import read_lock
 from colablock.locks import lock_file_name, read_head, runtime_target

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colablock._vendor import tomli_w
-from colablock.accelerator import Accelerator, Device
+from colablock.environment.accelerator import Accelerator, Device
 from colablock.errors import ExitCode, Fault, InvalidInput, InvalidMatrix, NotFound, Refused
 from colablock.matrix import SCHEMA, Index, Matrix, PackageEntry, Variant, roots, select_variant
 from colablock.matrix_reader import MatrixFile, load_matrix, parse_matrix, read_file

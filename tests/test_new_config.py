@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colablock.accelerator import CARDS, declared
 from colablock.cli import main
+from colablock.environment.accelerator import CARDS, declared
 from colablock.errors import ExitCode
 from colablock.training.config import DataSource, TrainConfig, config_from, config_to, read_config
 from colablock.training.machine import card_of

@@ -15,11 +15,12 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.accelerator import Accelerator
 from colablock.build import Builder
 from colablock.candidates import Candidate, Origin
 from colablock.catalog import find_matrix
-from colablock.environment import environment_for
+from colablock.environment.accelerator import Accelerator
+from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.snapshot import Installed, Snapshot
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.lock import LockSource, make_lock
@@ -31,7 +32,6 @@ from colablock.reached import reached_imports
 from colablock.resolution import Pin, Request, Resolution
 from colablock.resolve import resolve
 from colablock.settings import read_settings
-from colablock.snapshot import Installed, Snapshot
 from colablock.solving import Solving
 from colablock.workshop import Workshop
 from tests.support.recorded_index import IMPORT_NAMES, RecordedIndex

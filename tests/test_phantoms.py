@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.environment import environment_for
+from colablock.environment.markers_and_tags import environment_for
 from colablock.modules import Provider, Providers, modules_of
 from colablock.phantoms import Examined, Finding, judge
 from colablock.reached import Reached, reached_imports

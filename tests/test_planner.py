@@ -9,6 +9,7 @@ import pytest
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock.environment.snapshot import Snapshot
 from colablock.errors import Refused
 from colablock.matrix import Absent, Matrix
 from colablock.plan import Action, Plan, Remedy, Target
@@ -16,7 +17,6 @@ from colablock.planner import make_plan
 from colablock.repair import Repairer
 from colablock.resolution import Request
 from colablock.resolve import resolve
-from colablock.snapshot import Snapshot
 from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
 
 

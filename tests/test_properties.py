@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.breakage import unmet
+from colablock.environment.dependency_graph import unmet
+from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import NoSolution
 from colablock.matrix import Matrix
 from colablock.plan import Action, Plan, Remedy, Target
@@ -18,7 +19,6 @@ from colablock.planner import make_plan
 from colablock.repair import Repairer
 from colablock.resolution import Request, Resolution
 from colablock.resolve import resolve
-from colablock.snapshot import Installed, Snapshot
 from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
 
 NAMES = ("a", "b", "c", "d")

@@ -14,9 +14,9 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.tags import Tag
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
+from colablock.environment.snapshot import Host, Installed, fingerprint, from_json, snapshot_of, to_json
 from colablock.errors import NotFound
 from colablock.recorded import load_runtime, recorded_distributions, runtime_names, runtime_of, runtimes
-from colablock.snapshot import Host, Installed, fingerprint, from_json, snapshot_of, to_json
 from tests.support.runtime import build_runtime, find_python
 
 ROOT = Path(__file__).parent.parent

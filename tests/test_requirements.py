@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.environment.requirements import Dependents, applies, holding, only_with, parse_requirement
 from colablock.recorded import recorded_distributions
-from colablock.requirements import Dependents, applies, holding, only_with, parse_requirement
 from tests.support.dict_source import PYTHON_312, installed
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.accelerator import Accelerator
-from colablock.environment import environment_for
+from colablock.environment.accelerator import Accelerator
+from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.snapshot import Installed, Snapshot
 from colablock.matrix import Matrix
 from colablock.matrix_reader import parse_matrix
 from colablock.runtime_diff import Concern, diff_runtimes
-from colablock.snapshot import Installed, Snapshot
 
 MATRIX = """\
 schema = 1

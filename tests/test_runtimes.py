@@ -15,6 +15,7 @@ import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.cli import main
+from colablock.environment.snapshot import Host, snapshot_of
 from colablock.errors import InvalidInput, NotFound
 from colablock.recorded import (
     list_runtimes,
@@ -27,7 +28,6 @@ from colablock.recorded import (
     save_recording,
 )
 from colablock.runtime_file import RecordedRuntime, Recording, read_document, write_document
-from colablock.snapshot import Host, snapshot_of
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.server import IndexServer
 from tests.support.wheels import make_sdist, make_wheel

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from colablock import _probe
+from colablock.environment import _probe
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.accelerator import Accelerator
-from colablock.environment import environment_for
-from colablock.errors import InvalidInput, NotFound
-from colablock.snapshot import (
+from colablock.environment.accelerator import Accelerator
+from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.snapshot import (
     Host,
     Installed,
     Snapshot,
@@ -31,6 +30,7 @@ from colablock.snapshot import (
     take_snapshot,
     to_json,
 )
+from colablock.errors import InvalidInput, NotFound
 from tests.support.runtime import Stub, build_site, find_python, make_venv, site_of
 
 NONE = Accelerator()

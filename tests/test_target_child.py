@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
-from colablock.training.target_child import ask_target
 from tests.support.runtime import make_venv, site_of
 from tests.support.training_stack import until
 

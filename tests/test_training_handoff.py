@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from colablock.accelerator import Accelerator, Device, declared
+from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput, Refused
 from colablock.training.config import DataSource
 from colablock.training.handoff import (

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from colablock.accelerator import Accelerator, Device, declared
 from colablock.catalog import find_matrix
+from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput
 from colablock.facts import listing
 from colablock.training.receipts import (

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from colablock.accelerator import Accelerator, declared
+from colablock.environment.accelerator import Accelerator, declared
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.training.checkpoints import list_checkpoints, newest_whole, step_of
 from colablock.training.config import TrainConfig, config_to

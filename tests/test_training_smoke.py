@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from colablock._common.reporter import Reporter
-from colablock.accelerator import Accelerator, declared
+from colablock.environment.accelerator import Accelerator, declared
 from colablock.errors import TrainingFailed, Unmet
 from colablock.training.receipts import Receipt
 from colablock.training.smoke import STEPS, smoke

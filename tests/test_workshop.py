@@ -14,7 +14,8 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name, parse_wheel_filename
 from colablock.build import Builder
-from colablock.environment import Environment
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
@@ -24,7 +25,6 @@ from colablock.plan import Plan, Target
 from colablock.planner import make_plan
 from colablock.resolution import Request, Resolution
 from colablock.resolve import resolve
-from colablock.snapshot import Snapshot, take_snapshot
 from colablock.workshop import Workshop
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
 

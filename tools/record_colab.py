@@ -28,7 +28,8 @@ from rich.console import Console
 from colablock._common.reporter import Reporter
 from colablock._common.urls import redacted
 from colablock.display_runtime import imported_words, render_diff
-from colablock.environment import environment_for
+from colablock.environment.markers_and_tags import environment_for
+from colablock.environment.snapshot import Host
 from colablock.errors import ColablockError, InvalidInput
 from colablock.fetch import Fetcher
 from colablock.freeze import Freeze, parse_freeze
@@ -38,7 +39,6 @@ from colablock.runtime_facts import compared
 from colablock.runtime_file import PLATFORM, RecordedRuntime, Recording
 from colablock.runtime_import import import_freeze
 from colablock.settings import read_settings
-from colablock.snapshot import Host
 
 REPOSITORY = "googlecolab/backend-info"
 API = "https://api.github.com"

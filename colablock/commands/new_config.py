@@ -78,7 +78,7 @@ def _new_config(call: Call) -> int:
 
 def _declared(name: str) -> Card | None:
     """Return the card of that name; None for ``none``."""
-    from colablock.accelerator import declared
+    from colablock.environment.accelerator import declared
     from colablock.training.machine import card_of
 
     return next(map(card_of, declared(name).devices), None)

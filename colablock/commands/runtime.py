@@ -128,7 +128,8 @@ def _diff(call: Call) -> int:
 def _import(call: Call) -> int:
     from colablock.display import reporter_for
     from colablock.display_runtime import imported_words
-    from colablock.environment import environment_for
+    from colablock.environment.markers_and_tags import environment_for
+    from colablock.environment.snapshot import Host
     from colablock.fetch import Fetcher
     from colablock.freeze import parse_freeze
     from colablock.recorded import load_recording, runtimes
@@ -136,7 +137,6 @@ def _import(call: Call) -> int:
     from colablock.runtime_file import PLATFORM, RecordedRuntime, check_name, is_date
     from colablock.runtime_import import flavour_of, host_of, import_freeze
     from colablock.settings import read_settings
-    from colablock.snapshot import Host
 
     args = call.args
     check_name(args.name)
@@ -181,9 +181,9 @@ def _import(call: Call) -> int:
 
 
 def _record(call: Call) -> int:
+    from colablock.environment.snapshot import snapshot_of, take_snapshot
     from colablock.runtime_file import check_name
     from colablock.runtime_record import record_snapshot
-    from colablock.snapshot import snapshot_of, take_snapshot
 
     args = call.args
     check_name(args.name)

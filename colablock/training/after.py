@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.reporter import Reporter
+from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.training.checkpoints import newest_whole
 from colablock.training.handoff import local_path
 from colablock.training.run_folder import RunFolder, RunRecord, State
-from colablock.training.target_child import ask_target
 
 __all__ = ["adapter_of", "download", "generate", "merge", "push"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from colablock._vendor.packaging.version import InvalidVersion, Version
-from colablock.accelerator import Accelerator
+from colablock.environment.accelerator import Accelerator
 
 __all__ = ["Access", "Card", "Finding", "Level", "Machine", "Stack", "is_older"]
 

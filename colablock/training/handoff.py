@@ -18,7 +18,8 @@ from typing import Any
 
 from colablock._common.fs import write_whole
 from colablock._common.reporter import Reporter
-from colablock.accelerator import Accelerator
+from colablock.environment.accelerator import Accelerator
+from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, Refused
 from colablock.training.config import TrainConfig, config_to
 from colablock.training.launch import (
@@ -35,7 +36,6 @@ from colablock.training.preflight import GQA_MEND
 from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runners import Decided, runner_of
-from colablock.training.target_child import ask_target
 
 __all__ = [
     "Job",

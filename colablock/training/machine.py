@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from colablock.accelerator import (
+from colablock.disk import free_space, is_same_disk
+from colablock.environment.accelerator import (
     Accelerator,
     Device,
     DriverError,
@@ -22,11 +23,10 @@ from colablock.accelerator import (
     open_nvml,
     run_nvidia_smi,
 )
-from colablock.disk import free_space, is_same_disk
+from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
 from colablock.training.hub import Cache
 from colablock.training.preflight import Card, Machine, Stack
-from colablock.training.target_child import ask_target
 
 __all__ = ["card_of", "read_machine", "read_stack", "system_memory", "visible"]
 

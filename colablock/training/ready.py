@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from colablock.accelerator import Accelerator
+from colablock.environment.accelerator import Accelerator
 
 __all__ = ["Ready"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.fs import write_whole
-from colablock.accelerator import Accelerator
+from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput
 
 __all__ = [

@@ -22,7 +22,7 @@ from typing import Any
 from colablock._common.process import last_lines
 from colablock._common.reporter import Reporter
 from colablock._version import __version__
-from colablock.accelerator import Accelerator
+from colablock.environment.accelerator import Accelerator
 from colablock.errors import TrainingFailed, Unmet
 from colablock.training.config import Adapter, DataSource, TrainConfig
 from colablock.training.handoff import Job, begin, mends_for, prepare_data

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment.snapshot import Snapshot, snapshot_of
 from colablock.plan import Action, Artifact, Plan, Step, Target
 from colablock.recorded import recorded_distributions
-from colablock.snapshot import Snapshot, snapshot_of
 from tests.support.runtime import Stub, build_runtime, build_site, make_venv, site_of
 from tests.support.wheels import make_wheel
 

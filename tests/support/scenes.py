@@ -16,12 +16,12 @@ from typing import Any, Protocol, TypeVar
 import pytest
 
 from colablock._common.reporter import Reporter
+from colablock.environment.site import Site, read_site
 from colablock.errors import AppliedNotProven, NotRestored, RolledBack
 from colablock.execute import apply_plan, stage
 from colablock.journal import Journal, Kind, Operation, Operations, Settled, recover
 from colablock.locking import locked
 from colablock.rollback import roll_back
-from colablock.site import Site, read_site
 from colablock.verify import Check
 from tests.support.faults import (
     WRITING,

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from colablock.environment.target_script import ask_target
 from colablock.training.run_folder import RunFolder, State
-from colablock.training.target_child import ask_target
 from tests.support.training_stack import until
 from tests.support.world import ROOT, Done
 

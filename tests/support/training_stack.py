@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 
 from colablock._common.reporter import Reporter
-from colablock.accelerator import Accelerator
 from colablock.applied import Applied, save, versions_digest
 from colablock.catalog import find_matrix
+from colablock.environment.accelerator import Accelerator
+from colablock.environment.snapshot import installed_versions
 from colablock.plan import Target
 from colablock.serialise import report_to_json
-from colablock.snapshot import installed_versions
 from colablock.training.checkpoints import data_digest
 from colablock.training.config import Adapter, DataSource, TrainConfig
 from colablock.training.handoff import Job, begin, prepare_data

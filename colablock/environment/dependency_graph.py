@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.requirements import Dependents, applies, only_with, parse_requirement
+from colablock.environment.requirements import Dependents, applies, only_with, parse_requirement
 
 if TYPE_CHECKING:
-    from colablock.snapshot import Installed, Snapshot
+    from colablock.environment.snapshot import Installed, Snapshot
 
 __all__ = ["Broken", "Change", "find_broken", "newly_unmet", "unmet"]
 

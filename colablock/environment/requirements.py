@@ -12,8 +12,8 @@ from colablock._vendor.packaging.requirements import InvalidRequirement, Require
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 
 if TYPE_CHECKING:
-    from colablock.environment import Environment
-    from colablock.snapshot import Installed
+    from colablock.environment.markers_and_tags import Environment
+    from colablock.environment.snapshot import Installed
 
 __all__ = ["Demand", "Dependents", "applies", "holding", "only_with", "parse_requirement"]
 
