@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colablock.carried import Carried, carried
-from colablock.catalog import Listed, find_matrix, list_matrices
 from colablock.errors import InvalidInput
-from colablock.matrix_json import SCHEMA_FILE, json_schema
-from colablock.matrix_reader import is_path, parse_matrix
+from colablock.matrix.catalog import Listed, find_matrix, list_matrices
+from colablock.matrix.json_schema import SCHEMA_FILE, json_schema
+from colablock.matrix.reader import is_path, parse_matrix
 from colablock.matrix_template import Start, matrix_text
 from colablock.recorded import runtimes
 from colablock.requirement_files import read_requirements

@@ -11,7 +11,7 @@ from colablock._common.urls import local_path, split_fragment
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.matrix import Index, PackageEntry, entry_of
+from colablock.matrix.model import Index, PackageEntry, entry_of
 from colablock.requirement_files import FoundRequirement, RequirementFile
 from colablock.settings import DEFAULT_INDEX
 

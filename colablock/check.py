@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
-from colablock.catalog import lock_files, lock_folder
 from colablock.claims import judge_claim
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import NoSolution, Refused
 from colablock.locker import accelerators_of, read_refusals
 from colablock.locks import PLATFORM, LockHead, Shelf, environment_target
-from colablock.matrix import select_variant
+from colablock.matrix.catalog import lock_files, lock_folder
+from colablock.matrix.model import select_variant
 from colablock.plan import Action, Remedy
 from colablock.recorded import load_runtime, runtime_names, runtimes
 from colablock.settings import DEFAULT_INDEX, Settings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.accelerator import Accelerator
     from colablock.environment.snapshot import Snapshot
-    from colablock.matrix import Matrix
+    from colablock.matrix.model import Matrix
 
 __all__ = ["Broke", "Checker", "Outcome", "Verdict", "broken_since", "differences", "outcomes_of"]
 

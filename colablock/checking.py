@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from colablock.catalog import lock_folder
 from colablock.check import outcomes_of
 from colablock.checks_file import Checked, compared, replaces_requirements
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import NoSolution
 from colablock.locker import nobody
 from colablock.locks import PLATFORM
+from colablock.matrix.catalog import lock_folder
 from colablock.phantom_check import phantom_findings
 from colablock.solving import FETCHABLE
 from colablock.standing import Ask
@@ -19,7 +19,7 @@ from colablock.standing import Ask
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.environment.snapshot import Snapshot
-    from colablock.matrix import Matrix
+    from colablock.matrix.model import Matrix
     from colablock.solving import Solving
 
 __all__ = ["check_matrices"]

@@ -11,7 +11,7 @@ from typing import Any
 from colablock._common.fs import write_whole
 from colablock.check import Outcome, broken_since, differences
 from colablock.errors import InvalidInput
-from colablock.matrix import Matrix
+from colablock.matrix.model import Matrix
 
 __all__ = ["Checked", "compared", "replaces_requirements", "results_path"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from colablock._common.urls import redacted
 from colablock._version import __version__
 from colablock.applied import home_folder
-from colablock.catalog import Listed, find_matrix, list_matrices
 from colablock.environment.snapshot import snapshot_of, take_snapshot
-from colablock.matrix import Absent, Constraint, Matrix, PackageEntry
+from colablock.matrix.catalog import Listed, find_matrix, list_matrices
+from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry
 from colablock.recorded import runtimes
 from colablock.settings import read_settings
 from colablock.training.receipts import proven_on

@@ -32,7 +32,7 @@ from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.fetch import Fetcher
 from colablock.judge import Policy, judge_files, parse_wheel_name
-from colablock.matrix import Index, Matrix, PackageEntry
+from colablock.matrix.model import Index, Matrix, PackageEntry
 from colablock.metadata_source import MetadataSource
 from colablock.rewheel import (
     archive_version,

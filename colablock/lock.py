@@ -35,7 +35,7 @@ from colablock.candidates import Candidate, File, Judged, Metadata, Origin, Reas
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
 from colablock.judge import Policy, judge_files, parse_sdist_stem
-from colablock.matrix import PackageEntry
+from colablock.matrix.model import PackageEntry
 from colablock.resolution import LOCK
 
 if sys.version_info >= (3, 11):
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from colablock.environment.markers_and_tags import Environment
-    from colablock.matrix import Matrix
+    from colablock.matrix.model import Matrix
     from colablock.resolution import Pin, Resolution
 
 __all__ = [

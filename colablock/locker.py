@@ -15,7 +15,6 @@ from colablock._common.fs import write_whole
 from colablock._common.urls import local_path, redacted
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.catalog import lock_folder
 from colablock.environment._probe import interpreter_facts
 from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.environment.markers_and_tags import Environment, environment_for
@@ -30,7 +29,8 @@ from colablock.locks import (
     lock_file_name,
     runtime_target,
 )
-from colablock.matrix import select_variant
+from colablock.matrix.catalog import lock_folder
+from colablock.matrix.model import select_variant
 from colablock.recorded import load_runtime, runtime_names
 from colablock.resolution import Pin
 from colablock.solving import Prepared
@@ -38,7 +38,7 @@ from colablock.standing import Ask
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
-    from colablock.matrix import Matrix
+    from colablock.matrix.model import Matrix
     from colablock.resolution import Resolution
     from colablock.solving import Solving
     from colablock.workshop import Workshop

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.specifiers import Specifier, SpecifierSet
 from colablock.carried import Carried
-from colablock.matrix import PackageEntry
-from colablock.matrix_json import SCHEMA_FILE
-from colablock.matrix_reader import SCHEMA_VERSION
-from colablock.matrix_schema import Key, keys_of
-from colablock.matrix_values import STRUCTURED
+from colablock.matrix.json_schema import SCHEMA_FILE
+from colablock.matrix.model import PackageEntry
+from colablock.matrix.reader import SCHEMA_VERSION
+from colablock.matrix.schema import Key, keys_of
+from colablock.matrix.values import STRUCTURED
 
 __all__ = ["Start", "matrix_text"]
 

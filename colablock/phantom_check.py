@@ -13,7 +13,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import NoModules
-from colablock.matrix import Matrix
+from colablock.matrix.model import Matrix
 from colablock.module_source import ModuleSource
 from colablock.modules import ModuleFile, Providers, installed_path, modules_of
 from colablock.phantoms import Examined, Finding, judge, no_modules

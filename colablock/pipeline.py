@@ -17,7 +17,6 @@ from colablock._common.reporter import Reporter
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.applied import Applied
-from colablock.catalog import find_matrix, lock_files
 from colablock.disk import room_note, undo_cost
 from colablock.drift import SINCE, Drift, find_drifts, notes_of
 from colablock.environment.accelerator import Accelerator, detect
@@ -50,8 +49,9 @@ from colablock.lock import lock_digest, make_lock
 from colablock.locker import LockAsk, Locked, Locker
 from colablock.locking import locked
 from colablock.locks import LockHead, Shelf
-from colablock.matrix import select_variant
-from colablock.matrix_reader import is_path
+from colablock.matrix.catalog import find_matrix, lock_files
+from colablock.matrix.model import select_variant
+from colablock.matrix.reader import is_path
 from colablock.plan import Plan, Target
 from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
@@ -66,7 +66,7 @@ from colablock.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:
     from colablock.checks_file import Checked
-    from colablock.matrix import Matrix
+    from colablock.matrix.model import Matrix
     from colablock.training.receipts import Receipt
 
 __all__ = ["Ask", "Pipeline"]

@@ -19,7 +19,7 @@ from colablock.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step,
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Snapshot
-    from colablock.matrix import Matrix, PackageEntry
+    from colablock.matrix.model import Matrix, PackageEntry
     from colablock.resolution import Pin, Resolution
 
 __all__ = ["Repair", "make_plan", "state_after"]

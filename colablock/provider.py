@@ -20,7 +20,7 @@ from colablock.resolution import ANY, PYTHON, UNUSABLE, Choice, Conflict, Guard,
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.environment.snapshot import Installed
-    from colablock.matrix import Constraint, PackageEntry
+    from colablock.matrix.model import Constraint, PackageEntry
 
 __all__ = ["Provider"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from colablock.errors import ColablockError, FetchFailed, NoSolution
-from colablock.matrix import PackageEntry
+from colablock.matrix.model import PackageEntry
 from colablock.resolve import resolve
 
 if TYPE_CHECKING:

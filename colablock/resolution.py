@@ -15,7 +15,7 @@ from colablock.errors import NoSolution
 if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Installed
-    from colablock.matrix import Absent, Constraint, PackageEntry
+    from colablock.matrix.model import Absent, Constraint, PackageEntry
 
 __all__ = [
     "ANY",

@@ -31,7 +31,7 @@ from colablock.cache import Cache, file_digest
 from colablock.candidates import Metadata
 from colablock.errors import BadDistribution, NoModules
 from colablock.judge import parse_wheel_name
-from colablock.matrix import PackageEntry
+from colablock.matrix.model import PackageEntry
 from colablock.metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
 
 __all__ = [

@@ -12,7 +12,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Snapshot, is_version
-from colablock.matrix import Absent, Constraint, Matrix, PackageEntry
+from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry
 
 __all__ = [
     "Concern",

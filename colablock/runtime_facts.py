@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.catalog import list_matrices
 from colablock.environment.dependency_graph import unmet
 from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Snapshot
-from colablock.matrix import Matrix
+from colablock.matrix.catalog import list_matrices
+from colablock.matrix.model import Matrix
 from colablock.recorded import RecordedRuntime, list_runtimes, load_recording, snapshot_of_recording
 from colablock.runtime_diff import RuntimeDiff, Said, diff_runtimes, is_within, names_of, specifier_text
 

@@ -15,7 +15,7 @@ from colablock._common.urls import checked_index, redacted
 from colablock.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from colablock.matrix import Index
+    from colablock.matrix.model import Index
 
 __all__ = ["DEFAULT_INDEX", "MIRROR", "Settings", "mirror_variable", "read_settings"]
 

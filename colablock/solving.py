@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.build import Builder
-from colablock.catalog import find_matrix, list_matrices
 from colablock.environment.dependency_graph import unmet
 from colablock.environment.interpreters import Interpreter, find_interpreters
 from colablock.environment.markers_and_tags import Environment, environment_for
@@ -23,7 +22,8 @@ from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.lock import DELTA, LockSource, read_lock
 from colablock.locks import LockHead, Shelf, assumed_otherwise, read_head
-from colablock.matrix import roots
+from colablock.matrix.catalog import find_matrix, list_matrices
+from colablock.matrix.model import roots
 from colablock.plan import Plan, Remedy, Step, Target
 from colablock.planner import make_plan
 from colablock.recorded import runtimes
@@ -37,7 +37,7 @@ from colablock.workshop import Workshop
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.index import CandidateSource
-    from colablock.matrix import Matrix
+    from colablock.matrix.model import Matrix
     from colablock.resolution import Resolution
     from colablock.settings import Settings
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from colablock import applied
-from colablock.catalog import find_matrix, lock_files
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
-from colablock.matrix import Matrix
+from colablock.matrix.catalog import find_matrix, lock_files
+from colablock.matrix.model import Matrix
 from colablock.plan import Remedy, Target
 from colablock.serialise import report_from_json
 from colablock.verify import Report

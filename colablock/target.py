@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
     from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Snapshot
-    from colablock.matrix import PackageEntry
+    from colablock.matrix.model import PackageEntry
     from colablock.plan import Plan
     from colablock.resolution import Resolution
 

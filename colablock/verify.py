@@ -22,7 +22,7 @@ from colablock.environment.record import lost_files, read_record
 from colablock.environment.requirements import only_with, parse_requirement
 from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
-from colablock.matrix import Verify
+from colablock.matrix.model import Verify
 from colablock.plan import Plan, Remedy
 from colablock.proofs import Answer, Child, is_python, run_jobs
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
-    from colablock.matrix import Matrix
+    from colablock.matrix.model import Matrix
     from colablock.recorded import RecordedRuntime
 
 __all__ = ["ways_out"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from colablock.candidates import Candidate, File
     from colablock.fetch import Fetcher
     from colablock.index import CandidateSource
-    from colablock.matrix import PackageEntry
+    from colablock.matrix.model import PackageEntry
     from colablock.plan import Artifact, Plan
     from colablock.resolution import Pin, Resolution
 

@@ -24,8 +24,8 @@ from colablock import errors
 from colablock.authoring import schema_text
 from colablock.cli import build_parser
 from colablock.errors import ColablockError, ExitCode
-from colablock.matrix_json import SCHEMA_FILE
-from colablock.matrix_schema import SCHEMA, Key
+from colablock.matrix.json_schema import SCHEMA_FILE
+from colablock.matrix.schema import SCHEMA, Key
 from colablock.training.config import RANGES, Adapter, DataSource, Form, Report, TrainConfig
 from colablock.training.memory import HABITS, Habits, estimate
 from colablock.training.new_config import EXAMPLES, MEANINGS

@@ -12,7 +12,7 @@ import pytest
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.applied import Applied, home_folder, key_of, load, require, save, versions_digest
 from colablock.errors import NotFound
-from colablock.matrix import Matrix
+from colablock.matrix.model import Matrix
 from colablock.plan import Remedy, Target
 from colablock.standing import Ask, request_key
 

@@ -20,12 +20,12 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.carried import carried
-from colablock.catalog import find_matrix
 from colablock.cli import main
 from colablock.errors import ExitCode
-from colablock.matrix import Constraint, PackageEntry
-from colablock.matrix_reader import load_matrix, parse_matrix, read_file
-from colablock.matrix_schema import keys_of
+from colablock.matrix.catalog import find_matrix
+from colablock.matrix.model import Constraint, PackageEntry
+from colablock.matrix.reader import load_matrix, parse_matrix, read_file
+from colablock.matrix.schema import keys_of
 from colablock.matrix_template import Start, matrix_text
 from colablock.requirement_files import read_requirements
 

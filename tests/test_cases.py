@@ -22,7 +22,7 @@ from colablock.errors import Unmet
 from colablock.explain import explain
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
-from colablock.matrix import Constraint, Matrix, Options, entry_of
+from colablock.matrix.model import Constraint, Matrix, Options, entry_of
 from colablock.resolve import Request, Unsolvable, resolve
 from tests.support.cases import Case, World, load_case
 

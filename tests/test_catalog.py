@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from colablock.catalog import ENTRY_POINTS, find_matrix, list_matrices
 from colablock.errors import InvalidMatrix, NotFound
+from colablock.matrix.catalog import ENTRY_POINTS, find_matrix, list_matrices
 
 SHIPPED = {"qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl"}
 

@@ -19,7 +19,7 @@ from colablock.claims import CLAIMS, HOLDS, judge_claim
 from colablock.display_check import render_checked
 from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.errors import ExitCode
-from colablock.matrix_schema import CAPABILITIES
+from colablock.matrix.schema import CAPABILITIES
 from tests.support.runtime import Stub, build_site, make_venv
 from tests.support.wheels import make_wheel
 from tests.support.world import StandIn, World, open_world

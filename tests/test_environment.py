@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import colablock
-from colablock.environment import _probe
 from colablock._vendor.packaging.markers import Marker, default_environment
 from colablock._vendor.packaging.tags import Tag, sys_tags
 from colablock._vendor.packaging.version import Version
+from colablock.environment import _probe
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import InvalidInput
 from tests.support.runtime import find_python

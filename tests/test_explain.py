@@ -15,7 +15,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.candidates import Candidate, Judged, Metadata
 from colablock.errors import ExitCode, FetchFailed, NoSolution
 from colablock.explain import explain, misfits
-from colablock.matrix import Absent
+from colablock.matrix.model import Absent
 from colablock.resolution import LOCK, Request, Unsolvable
 from colablock.resolve import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed

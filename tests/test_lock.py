@@ -38,7 +38,7 @@ from colablock.lock import (
     read_lock,
     write_lock,
 )
-from colablock.matrix import Matrix, Options, PackageEntry, entry_of
+from colablock.matrix.model import Matrix, Options, PackageEntry, entry_of
 from colablock.plan import Target
 from colablock.resolution import Pin, Request, Resolution
 from colablock.resolve import resolve

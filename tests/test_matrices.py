@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.version import Version
-from colablock.catalog import find_matrix, list_matrices
 from colablock.environment.accelerator import Accelerator, Device
 from colablock.errors import ExitCode, Refused
 from colablock.lock import read_lock
 from colablock.locks import lock_file_name, read_head, runtime_target
-from colablock.matrix import Matrix, Variant, select_variant
+from colablock.matrix.catalog import find_matrix, list_matrices
+from colablock.matrix.model import Matrix, Variant, select_variant
 from colablock.settings import DEFAULT_INDEX
 from colablock.training.receipts import receipt_from
 from tests.support.recorded_index import RecordedIndex

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from colablock._vendor import tomli_w
 from colablock.environment.accelerator import Accelerator, Device
 from colablock.errors import ExitCode, Fault, InvalidInput, InvalidMatrix, NotFound, Refused
-from colablock.matrix import SCHEMA, Index, Matrix, PackageEntry, Variant, roots, select_variant
-from colablock.matrix_reader import MatrixFile, load_matrix, parse_matrix, read_file
-from colablock.matrix_schema import keys_of
-from colablock.matrix_values import READABLE
+from colablock.matrix.model import SCHEMA, Index, Matrix, PackageEntry, Variant, roots, select_variant
+from colablock.matrix.reader import MatrixFile, load_matrix, parse_matrix, read_file
+from colablock.matrix.schema import keys_of
+from colablock.matrix.values import READABLE
 
 DATA = Path(__file__).parent / "data" / "matrices"
 BAD = sorted((DATA / "bad").glob("*.toml"))

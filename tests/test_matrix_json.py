@@ -18,10 +18,10 @@ from jsonschema import Draft7Validator
 from colablock._vendor import tomli_w
 from colablock.cli import main
 from colablock.errors import ExitCode, InvalidMatrix
-from colablock.matrix_json import SCHEMA_FILE, json_schema
-from colablock.matrix_reader import load_matrix, parse_matrix, read_file
-from colablock.matrix_schema import SCHEMA, Key
-from colablock.matrix_values import STRUCTURED
+from colablock.matrix.json_schema import SCHEMA_FILE, json_schema
+from colablock.matrix.reader import load_matrix, parse_matrix, read_file
+from colablock.matrix.schema import SCHEMA, Key
+from colablock.matrix.values import STRUCTURED
 
 if sys.version_info >= (3, 11):
     import tomllib

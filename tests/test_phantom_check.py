@@ -17,14 +17,14 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.build import Builder
 from colablock.candidates import Candidate, Origin
-from colablock.catalog import find_matrix
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.lock import LockSource, make_lock
-from colablock.matrix import Matrix, PackageEntry, Train, Verify, select_variant
+from colablock.matrix.catalog import find_matrix
+from colablock.matrix.model import Matrix, PackageEntry, Train, Verify, select_variant
 from colablock.modules import Provider, Providers, modules_of
 from colablock.phantom_check import phantom_findings
 from colablock.phantoms import Examined, Finding, judge

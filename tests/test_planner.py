@@ -11,7 +11,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import Refused
-from colablock.matrix import Absent, Matrix
+from colablock.matrix.model import Absent, Matrix
 from colablock.plan import Action, Plan, Remedy, Target
 from colablock.planner import make_plan
 from colablock.repair import Repairer

@@ -13,7 +13,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.dependency_graph import unmet
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import NoSolution
-from colablock.matrix import Matrix
+from colablock.matrix.model import Matrix
 from colablock.plan import Action, Plan, Remedy, Target
 from colablock.planner import make_plan
 from colablock.repair import Repairer

@@ -11,7 +11,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NoSolution
 from colablock.explain import explain
-from colablock.matrix import Absent
+from colablock.matrix.model import Absent
 from colablock.resolution import Request, Resolution, Unsolvable
 from colablock.resolve import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed

@@ -26,7 +26,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.archive import open_archive
 from colablock.cache import Cache
 from colablock.errors import BadDistribution
-from colablock.matrix import PackageEntry
+from colablock.matrix.model import PackageEntry
 from colablock.rewheel import archive_version, rebuild, rebuilt_version
 from tests.support.wheels import make_sdist, make_wheel
 

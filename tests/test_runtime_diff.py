@@ -10,8 +10,8 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
-from colablock.matrix import Matrix
-from colablock.matrix_reader import parse_matrix
+from colablock.matrix.model import Matrix
+from colablock.matrix.reader import parse_matrix
 from colablock.runtime_diff import Concern, diff_runtimes
 
 MATRIX = """\

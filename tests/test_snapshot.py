@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from colablock.environment import _probe
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import (

@@ -12,8 +12,8 @@ import pytest
 
 from colablock import applied
 from colablock.applied import Applied
-from colablock.catalog import find_matrix
 from colablock.environment.snapshot import installed_versions
+from colablock.matrix.catalog import find_matrix
 from colablock.serialise import report_to_json
 from colablock.standing import Ask, request_key, standing_report
 from colablock.verify import Check, Report

@@ -12,7 +12,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.candidates import Candidate, File, Origin
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host, Installed, Snapshot
-from colablock.matrix import PackageEntry
+from colablock.matrix.model import PackageEntry
 from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.resolution import Pin, Request, Resolution
 from colablock.target import (

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from colablock.catalog import find_matrix
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput
 from colablock.facts import listing
+from colablock.matrix.catalog import find_matrix
 from colablock.training.receipts import (
     Receipt,
     card_key,

@@ -16,7 +16,7 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.snapshot import snapshot_of
 from colablock.errors import InvalidInput, NotFound, Unmet
-from colablock.matrix import Verify
+from colablock.matrix.model import Verify
 from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.verify import Check, Report, files_checks, prove, run_in
 from tests.support.runtime import Stub, build_site, make_venv, site_of

@@ -6,7 +6,7 @@ import pytest
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.version import Version
-from colablock.matrix import Matrix
+from colablock.matrix.model import Matrix
 from colablock.recorded import RecordedRuntime
 from colablock.ways_out import ways_out
 

@@ -20,7 +20,7 @@ from colablock.errors import BadDistribution, FetchFailed
 from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.lock import LockSource, make_lock, read_lock, write_lock
-from colablock.matrix import Matrix, Options, PackageEntry
+from colablock.matrix.model import Matrix, Options, PackageEntry
 from colablock.plan import Plan, Target
 from colablock.planner import make_plan
 from colablock.resolution import Request, Resolution

@@ -37,8 +37,8 @@ def add(commands: Any) -> None:
 
 
 def _check(call: Call) -> int:
-    from colablock.catalog import list_matrices
     from colablock.display_check import render_checked
+    from colablock.matrix.catalog import list_matrices
 
     args = call.args
     if args.all == bool(args.names):

@@ -22,11 +22,11 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from colablock.environment import _probe
 from colablock._common.process import clean_environment
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator, Device, detect
 from colablock.environment.markers_and_tags import Environment
 from colablock.errors import InvalidInput, NotFound

@@ -11,7 +11,7 @@ from colablock.candidates import Candidate, File, Judged, Metadata, Origin, Reas
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Installed
 from colablock.errors import BadDistribution
-from colablock.matrix import Constraint, PackageEntry
+from colablock.matrix.model import Constraint, PackageEntry
 
 PYTHON_312: Environment = environment_for("3.12.11", "manylinux_2_35_x86_64")
 UNREADABLE = "unreadable"

@@ -17,9 +17,9 @@ import yaml
 
 from colablock._common.reporter import Reporter
 from colablock.applied import Applied, save, versions_digest
-from colablock.catalog import find_matrix
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.snapshot import installed_versions
+from colablock.matrix.catalog import find_matrix
 from colablock.plan import Target
 from colablock.serialise import report_to_json
 from colablock.training.checkpoints import data_digest

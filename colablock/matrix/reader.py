@@ -16,7 +16,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.errors import Fault, InvalidInput, InvalidMatrix, NotFound
-from colablock.matrix import (
+from colablock.matrix.model import (
     Absent,
     Constraint,
     Index,
@@ -30,7 +30,7 @@ from colablock.matrix import (
     entry_of,
     merged,
 )
-from colablock.matrix_values import Table, join, project_name, type_name
+from colablock.matrix.values import Table, join, project_name, type_name
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from colablock._common.text import near
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NotFound
-from colablock.matrix import Matrix, roots
-from colablock.matrix_reader import MatrixFile, is_path, load_matrix, read_file
+from colablock.matrix.model import Matrix, roots
+from colablock.matrix.reader import MatrixFile, is_path, load_matrix, read_file
 
 __all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "lock_files", "lock_folder", "roots"]
 
@@ -214,7 +214,7 @@ def _package(module: str) -> _Place:
 
 def _shipped() -> Folder:
     """Return the folder of our own matrices: inside the package, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     beside = package.parent
     if not (package / "matrices").is_dir() and (beside / "pyproject.toml").is_file():
         return beside / "matrices"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from colablock.matrix_reader import SCHEMA_VERSION
-from colablock.matrix_schema import Key, keys_of
-from colablock.matrix_values import MATRIX_NAME
+from colablock.matrix.reader import SCHEMA_VERSION
+from colablock.matrix.schema import Key, keys_of
+from colablock.matrix.values import MATRIX_NAME
 
 __all__ = ["SCHEMA_FILE", "json_schema"]
 

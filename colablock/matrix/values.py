@@ -17,7 +17,7 @@ from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSe
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import Fault
-from colablock.matrix_schema import Key, keys_of
+from colablock.matrix.schema import Key, keys_of
 
 __all__ = ["MATRIX_NAME", "Table", "join", "project_name", "type_name"]
 
