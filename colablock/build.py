@@ -14,9 +14,9 @@ from pathlib import Path
 import uv
 
 from colablock._common.process import clean_environment
-from colablock.cache import Cache, file_digest
 from colablock.environment.markers_and_tags import Environment
 from colablock.errors import BadDistribution
+from colablock.network.cache import Cache, file_digest
 
 __all__ = ["Builder", "build_wheel"]
 

@@ -12,8 +12,8 @@ from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.matrix.model import Index, PackageEntry, entry_of
+from colablock.network.settings import DEFAULT_INDEX
 from colablock.requirement_files import FoundRequirement, RequirementFile
-from colablock.settings import DEFAULT_INDEX
 
 __all__ = ["Carried", "carried"]
 

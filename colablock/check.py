@@ -22,9 +22,9 @@ from colablock.locker import accelerators_of, read_refusals
 from colablock.locks import PLATFORM, LockHead, Shelf, environment_target
 from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
+from colablock.network.settings import DEFAULT_INDEX, Settings
 from colablock.plan import Action, Remedy
 from colablock.recorded import load_runtime, runtime_names, runtimes
-from colablock.settings import DEFAULT_INDEX, Settings
 from colablock.solving import Prepared, Solving
 from colablock.target import why_not_kernel
 

@@ -18,8 +18,8 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import Fault, InvalidInput, InvalidRequirements
+from colablock.network.settings import DEFAULT_INDEX
 from colablock.requirement_tables import LockedPin, default_index_of, hash_texts, pins_of
-from colablock.settings import DEFAULT_INDEX
 
 __all__ = ["Format", "export_text", "files_beside"]
 

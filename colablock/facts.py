@@ -14,8 +14,8 @@ from colablock.applied import home_folder
 from colablock.environment.snapshot import snapshot_of, take_snapshot
 from colablock.matrix.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry
+from colablock.network.settings import read_settings
 from colablock.recorded import runtimes
-from colablock.settings import read_settings
 from colablock.training.receipts import proven_on
 
 __all__ = ["info", "listing", "matrix_facts"]

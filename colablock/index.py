@@ -30,10 +30,11 @@ from colablock.candidates import (
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
-from colablock.fetch import Fetcher
 from colablock.judge import Policy, judge_files, parse_wheel_name
 from colablock.matrix.model import Index, Matrix, PackageEntry
 from colablock.metadata_source import MetadataSource
+from colablock.network.fetcher import Fetcher
+from colablock.network.settings import mirror_variable
 from colablock.rewheel import (
     archive_version,
     pinned_sha256,
@@ -41,7 +42,6 @@ from colablock.rewheel import (
     replaced_metadata,
     source_identity,
 )
-from colablock.settings import mirror_variable
 from colablock.simple import ACCEPT, ROWS, Listing, parse_page
 
 __all__ = [

@@ -10,7 +10,6 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.candidates import File
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.fetch import Fetcher
 from colablock.metadata import (
     CoreMetadata,
     RemoteFile,
@@ -18,6 +17,7 @@ from colablock.metadata import (
     read_wheel_metadata,
     static_metadata,
 )
+from colablock.network.fetcher import Fetcher
 
 __all__ = ["MetadataSource", "contents_key", "remote_wheel"]
 

@@ -10,9 +10,9 @@ from typing import IO, Any, cast
 from colablock.archive import Archive, open_archive
 from colablock.candidates import File
 from colablock.errors import BadDistribution
-from colablock.fetch import Fetcher
 from colablock.metadata_source import contents_key, remote_wheel
 from colablock.modules import Modules, Provider, modules_of
+from colablock.network.fetcher import Fetcher
 from colablock.resolution import Pin
 
 __all__ = ["ModuleSource"]

@@ -16,11 +16,11 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import is_version
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.fetch import Fetcher
 from colablock.freeze import Frozen
 from colablock.index import IndexSource, Policy
 from colablock.metadata import CoreMetadata
 from colablock.metadata_source import MetadataSource
+from colablock.network.fetcher import Fetcher
 from colablock.runtime_file import RecordedDistribution, Recording
 
 __all__ = ["Known", "Learnt", "Releases", "stand_in"]

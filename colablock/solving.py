@@ -18,12 +18,12 @@ from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
 from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.explain import explain, misfits
-from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.lock import DELTA, LockSource, read_lock
 from colablock.locks import LockHead, Shelf, assumed_otherwise, read_head
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
+from colablock.network.fetcher import Fetcher
 from colablock.plan import Plan, Remedy, Step, Target
 from colablock.planner import make_plan
 from colablock.recorded import runtimes
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.index import CandidateSource
     from colablock.matrix.model import Matrix
+    from colablock.network.settings import Settings
     from colablock.resolution import Resolution
-    from colablock.settings import Settings
 
 __all__ = ["Prepared", "Solving"]
 

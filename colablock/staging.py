@@ -18,7 +18,6 @@ from colablock._vendor.packaging.utils import (
     parse_wheel_filename,
 )
 from colablock._vendor.packaging.version import Version
-from colablock.cache import file_digest
 from colablock.environment.record import (
     Row,
     differences,
@@ -30,6 +29,7 @@ from colablock.environment.record import (
 )
 from colablock.environment.site import Site, read_site
 from colablock.errors import BadDistribution
+from colablock.network.cache import file_digest
 from colablock.plan import Action, Artifact, Plan, Step
 from colablock.swap import StagedTree
 

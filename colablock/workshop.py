@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock.cache import file_digest
 from colablock.candidates import Origin
 from colablock.errors import BadDistribution
 from colablock.lock import LockSource, Wheel
+from colablock.network.cache import file_digest
 from colablock.rewheel import pinned_sha256, rebuild
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.build import Builder
     from colablock.candidates import Candidate, File
-    from colablock.fetch import Fetcher
     from colablock.index import CandidateSource
     from colablock.matrix.model import PackageEntry
+    from colablock.network.fetcher import Fetcher
     from colablock.plan import Artifact, Plan
     from colablock.resolution import Pin, Resolution
 

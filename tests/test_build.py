@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from colablock.build import Builder, build_wheel
-from colablock.cache import Cache
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution
+from colablock.network.cache import Cache
 from tests.support.wheels import make_sdist
 
 PY312 = environment_for("3.12.4", "manylinux_2_28_x86_64")

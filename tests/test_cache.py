@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.cache import Cache, file_digest
 from colablock.cli import main
-from colablock.download import open_partial
 from colablock.errors import ExitCode, FetchFailed
-from colablock.fetch import Fetcher
-from colablock.sweep import clean
+from colablock.network.cache import Cache, file_digest
+from colablock.network.cache_prune import clean
+from colablock.network.download import open_partial
+from colablock.network.fetcher import Fetcher
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 from tests.test_index import source_of
@@ -40,7 +40,7 @@ import os, resource, sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from colablock.errors import ColablockError
-from colablock.fetch import Fetcher
+from colablock.network.fetcher import Fetcher
 
 @dataclass
 class Wanted:

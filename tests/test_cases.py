@@ -20,9 +20,9 @@ from colablock.build import Builder
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import Unmet
 from colablock.explain import explain
-from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.matrix.model import Constraint, Matrix, Options, entry_of
+from colablock.network.fetcher import Fetcher
 from colablock.resolve import Request, Unsolvable, resolve
 from tests.support.cases import Case, World, load_case
 

@@ -13,9 +13,9 @@ import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.cli import main
-from colablock.credentials import Credentials
 from colablock.errors import ExitCode, FetchFailed
-from colablock.fetch import Fetcher
+from colablock.network.auth import Credentials
+from colablock.network.fetcher import Fetcher
 from tests.support.server import CERTIFICATE, Fault, IndexServer
 from tests.support.wheels import make_wheel
 from tests.test_index import source_of

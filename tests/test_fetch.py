@@ -17,7 +17,7 @@ import pytest
 from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted, split_fragment
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput
-from colablock.fetch import Fetcher
+from colablock.network.fetcher import Fetcher
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 

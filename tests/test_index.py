@@ -22,9 +22,9 @@ from colablock.build import Builder
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.fetch import Fetcher
 from colablock.index import Candidate, File, IndexSource, Judged, Origin, Policy, Reason, judge_files
 from colablock.matrix.model import Index, Matrix, Options, PackageEntry, SystemRequirements, Variant
+from colablock.network.fetcher import Fetcher
 from colablock.simple import Listing, parse_page
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_sdist, make_wheel

@@ -27,7 +27,6 @@ from colablock.candidates import Candidate, File, Origin
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
-from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.lock import (
     LockSource,
@@ -39,10 +38,11 @@ from colablock.lock import (
     write_lock,
 )
 from colablock.matrix.model import Matrix, Options, PackageEntry, entry_of
+from colablock.network.fetcher import Fetcher
+from colablock.network.settings import Settings
 from colablock.plan import Target
 from colablock.resolution import Pin, Request, Resolution
 from colablock.resolve import resolve
-from colablock.settings import Settings
 from colablock.solving import Solving
 from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
 from tests.support.server import IndexServer

@@ -17,7 +17,7 @@ from colablock.lock import read_lock
 from colablock.locks import lock_file_name, read_head, runtime_target
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import Matrix, Variant, select_variant
-from colablock.settings import DEFAULT_INDEX
+from colablock.network.settings import DEFAULT_INDEX
 from colablock.training.receipts import receipt_from
 from tests.support.recorded_index import RecordedIndex
 from tests.support.world import World, open_world

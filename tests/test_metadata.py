@@ -17,7 +17,6 @@ from colablock._vendor.packaging.version import Version
 from colablock.archive import open_archive
 from colablock.candidates import File
 from colablock.errors import BadDistribution
-from colablock.fetch import Fetcher
 from colablock.metadata import (
     CoreMetadata,
     RemoteFile,
@@ -27,6 +26,7 @@ from colablock.metadata import (
     static_metadata,
 )
 from colablock.metadata_source import MetadataSource
+from colablock.network.fetcher import Fetcher
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_sdist, make_wheel
 

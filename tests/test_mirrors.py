@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from colablock._common.urls import Mirrors
-from colablock.cache import file_digest
 from colablock.cli import main
 from colablock.errors import ExitCode, FetchFailed
-from colablock.fetch import Fetcher
+from colablock.network.cache import file_digest
+from colablock.network.fetcher import Fetcher
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 

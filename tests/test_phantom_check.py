@@ -20,18 +20,18 @@ from colablock.candidates import Candidate, Origin
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
-from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.lock import LockSource, make_lock
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Matrix, PackageEntry, Train, Verify, select_variant
 from colablock.modules import Provider, Providers, modules_of
+from colablock.network.fetcher import Fetcher
+from colablock.network.settings import read_settings
 from colablock.phantom_check import phantom_findings
 from colablock.phantoms import Examined, Finding, judge
 from colablock.reached import reached_imports
 from colablock.resolution import Pin, Request, Resolution
 from colablock.resolve import resolve
-from colablock.settings import read_settings
 from colablock.solving import Solving
 from colablock.workshop import Workshop
 from tests.support.recorded_index import IMPORT_NAMES, RecordedIndex

@@ -24,9 +24,9 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, parse_wheel_filename
 from colablock._vendor.packaging.version import Version
 from colablock.archive import open_archive
-from colablock.cache import Cache
 from colablock.errors import BadDistribution
 from colablock.matrix.model import PackageEntry
+from colablock.network.cache import Cache
 from colablock.rewheel import archive_version, rebuild, rebuilt_version
 from tests.support.wheels import make_sdist, make_wheel
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from colablock.facts import info
-from colablock.settings import DEFAULT_INDEX, Settings, read_settings
+from colablock.network.settings import DEFAULT_INDEX, Settings, read_settings
 
 A, B, C = (f"https://{name}.example/simple/" for name in "abc")
 PIP_CONF = f"[global]\nindex-url = {A}\n"

@@ -17,10 +17,10 @@ from colablock.build import Builder
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.fetch import Fetcher
 from colablock.index import IndexSource
 from colablock.lock import LockSource, make_lock, read_lock, write_lock
 from colablock.matrix.model import Matrix, Options, PackageEntry
+from colablock.network.fetcher import Fetcher
 from colablock.plan import Plan, Target
 from colablock.planner import make_plan
 from colablock.resolution import Request, Resolution

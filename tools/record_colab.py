@@ -31,14 +31,14 @@ from colablock.display_runtime import imported_words, render_diff
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host
 from colablock.errors import ColablockError, InvalidInput
-from colablock.fetch import Fetcher
 from colablock.freeze import Freeze, parse_freeze
+from colablock.network.fetcher import Fetcher
+from colablock.network.settings import read_settings
 from colablock.recorded import load_recording, runtimes, save_recording
 from colablock.releases import Releases
 from colablock.runtime_facts import compared
 from colablock.runtime_file import PLATFORM, RecordedRuntime, Recording
 from colablock.runtime_import import import_freeze
-from colablock.settings import read_settings
 
 REPOSITORY = "googlecolab/backend-info"
 API = "https://api.github.com"

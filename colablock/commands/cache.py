@@ -11,7 +11,7 @@ from colablock.commands.call import Call, add_command, print_json
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
-    from colablock.sweep import Swept
+    from colablock.network.cache_prune import Swept
 
 __all__ = ["add"]
 
@@ -54,7 +54,7 @@ def _dir(call: Call) -> int:
 
 def _info(call: Call) -> int:
     from colablock._common.text import size_text
-    from colablock.sweep import contents
+    from colablock.network.cache_prune import contents
 
     folder = _folder(call)
     kinds = contents(folder)
@@ -71,7 +71,7 @@ def _info(call: Call) -> int:
 
 
 def _prune(call: Call) -> int:
-    from colablock.sweep import prune
+    from colablock.network.cache_prune import prune
 
     days = call.args.older_than
     if days is not None and not 0 <= days < float("inf"):
@@ -80,7 +80,7 @@ def _prune(call: Call) -> int:
 
 
 def _clean(call: Call) -> int:
-    from colablock.sweep import clean
+    from colablock.network.cache_prune import clean
 
     return _tell(call, clean(_folder(call), call.args.names))
 
@@ -100,6 +100,6 @@ def _tell(call: Call, swept: Swept) -> int:
 
 
 def _folder(call: Call) -> Path:
-    from colablock.cache import cache_folder
+    from colablock.network.cache import cache_folder
 
     return cache_folder(call.environ)

@@ -130,13 +130,13 @@ def _import(call: Call) -> int:
     from colablock.display_runtime import imported_words
     from colablock.environment.markers_and_tags import environment_for
     from colablock.environment.snapshot import Host
-    from colablock.fetch import Fetcher
     from colablock.freeze import parse_freeze
+    from colablock.network.fetcher import Fetcher
+    from colablock.network.settings import read_settings
     from colablock.recorded import load_recording, runtimes
     from colablock.releases import Releases
     from colablock.runtime_file import PLATFORM, RecordedRuntime, check_name, is_date
     from colablock.runtime_import import flavour_of, host_of, import_freeze
-    from colablock.settings import read_settings
 
     args = call.args
     check_name(args.name)

@@ -13,9 +13,9 @@ from typing import Any
 
 from colablock._common.fs import write_whole
 from colablock._common.reporter import Reporter
-from colablock.cache import file_digest
 from colablock.display_words import some_of
 from colablock.errors import InvalidConfig, InvalidInput, NotFound, Refused
+from colablock.network.cache import file_digest
 from colablock.training.config import DataSource, config_from
 from colablock.training.run_folder import MANIFEST, RunRecord
 

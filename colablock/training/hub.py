@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
 from colablock._common.urls import Mirrors
-from colablock.credentials import Credentials
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused, Unmet
+from colablock.network.auth import Credentials
+from colablock.network.http import Answer, Wire
 from colablock.training.preflight import Access
-from colablock.wire import Answer, Wire
 
 __all__ = [
     "Cache",

@@ -35,9 +35,9 @@ from typing import IO, Any, Protocol
 import colablock
 from colablock._common.fs import write_whole
 from colablock._common.reporter import Reporter
-from colablock.cache import file_digest
 from colablock.environment.target_script import ask_target
 from colablock.errors import ColablockError, InvalidInput, NotFound, Unmet
+from colablock.network.cache import file_digest
 from colablock.training.checkpoints import list_checkpoints, verify_checkpoint
 from colablock.training.run_folder import MANIFEST, RunFolder, RunRecord, State
 

@@ -21,7 +21,7 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from colablock.wire import Answer
+    from colablock.network.http import Answer
 
 __all__ = ["WHOLE", "Checker", "Download", "Fetchable", "gone", "locked", "open_partial"]
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted
-from colablock.cache import Cache, cache_folder, place
-from colablock.credentials import Credentials
-from colablock.download import WHOLE, Checker, Download, Fetchable, gone, open_partial
 from colablock.errors import BadDistribution, FetchFailed
+from colablock.network.auth import Credentials
+from colablock.network.cache import Cache, cache_folder, place
+from colablock.network.download import WHOLE, Checker, Download, Fetchable, gone, open_partial
 
 if TYPE_CHECKING:
-    from colablock.settings import Settings
-    from colablock.wire import Answer, Wire
+    from colablock.network.http import Answer, Wire
+    from colablock.network.settings import Settings
 
 __all__ = ["Fetchable", "Fetcher", "Page", "Span"]
 
@@ -348,7 +348,7 @@ class Fetcher:
         with self._lock:
             if self._made is None:
                 # urllib3 takes longer to import than a plan from a lock may take in all.
-                from colablock.wire import Wire  # noqa: PLC0415
+                from colablock.network.http import Wire  # noqa: PLC0415
 
                 self._made = Wire(self._environ, self._mirrors, self._credentials, sleep=self._sleep)
             return self._made

@@ -20,9 +20,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
-from colablock.cache import NEW, decoded, flocked
-from colablock.download import locked
 from colablock.errors import InvalidInput
+from colablock.network.cache import NEW, decoded, flocked
+from colablock.network.download import locked
 from colablock.simple import ROWS
 
 __all__ = ["KINDS", "Kind", "Swept", "clean", "contents", "prune"]

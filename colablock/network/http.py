@@ -23,10 +23,10 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from colablock._common.urls import Mirrors, split_credentials
-from colablock.credentials import Credentials
 from colablock.errors import FetchFailed, InvalidInput
-from colablock.trust import ssl_context
-from colablock.unanswered import PASSING, Route, is_final, no_answer, refusal
+from colablock.network.auth import Credentials
+from colablock.network.http_errors import PASSING, Route, is_final, no_answer, refusal
+from colablock.network.tls import ssl_context
 
 __all__ = ["Answer", "Wire"]
 

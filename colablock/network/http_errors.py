@@ -25,7 +25,7 @@ from urllib3.exceptions import (
 
 from colablock._common.urls import redacted
 from colablock.errors import FetchFailed
-from colablock.trust import trust_advice
+from colablock.network.tls import trust_advice
 
 __all__ = ["Route", "is_final", "no_answer", "refusal"]
 
