@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Reason
 from colablock.errors import FetchFailed, NoSolution
+from colablock.index.candidates import Reason
 from colablock.resolution import LOCK, PYTHON, UNUSABLE, Choice, Conflict, Guard, Want
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.candidates import CandidateSource, Judged, Rejection
+    from colablock.index.candidates import CandidateSource, Judged, Rejection
     from colablock.resolution import Request
 
 __all__ = ["explain", "misfits"]

@@ -10,7 +10,7 @@ from colablock._common.urls import basename, redacted, split_fragment
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.snapshot import is_version
 from colablock.errors import Fault, FetchFailed, InvalidInput
-from colablock.judge import parse_sdist_stem, parse_wheel_name
+from colablock.index.evaluator import parse_sdist_stem, parse_wheel_name
 
 __all__ = ["Freeze", "Frozen", "parse_freeze"]
 

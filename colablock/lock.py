@@ -31,10 +31,10 @@ from colablock._vendor.packaging.utils import (
     parse_wheel_filename,
 )
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
-from colablock.judge import Policy, judge_files, parse_sdist_stem
+from colablock.index.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
+from colablock.index.evaluator import Policy, judge_files, parse_sdist_stem
 from colablock.matrix.model import PackageEntry
 from colablock.resolution import LOCK
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Origin
 from colablock.environment.dependency_graph import Broken, Change, find_broken
 from colablock.environment.requirements import Dependents, applies, parse_requirement
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
+from colablock.index.candidates import Origin
 from colablock.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
 
 if TYPE_CHECKING:

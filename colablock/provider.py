@@ -12,9 +12,9 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, CandidateSource, Metadata, Origin, Reason, Rejection
 from colablock.environment.requirements import Dependents, applies, holding, parse_requirement
 from colablock.errors import BadDistribution
+from colablock.index.candidates import Candidate, CandidateSource, Metadata, Origin, Reason, Rejection
 from colablock.resolution import ANY, PYTHON, UNUSABLE, Choice, Conflict, Guard, Request, Want
 
 if TYPE_CHECKING:

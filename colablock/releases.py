@@ -11,15 +11,15 @@ from colablock._common.reporter import Reporter
 from colablock._common.urls import basename, split_fragment
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import File
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import is_version
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.freeze import Frozen
-from colablock.index import IndexSource, Policy
-from colablock.metadata import CoreMetadata
-from colablock.metadata_source import MetadataSource
+from colablock.index.candidates import File
+from colablock.index.core_metadata import CoreMetadata
+from colablock.index.finder import IndexSource, Policy
+from colablock.index.metadata_fetcher import MetadataSource
 from colablock.network.fetcher import Fetcher
 from colablock.runtime_file import RecordedDistribution, Recording
 

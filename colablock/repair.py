@@ -13,8 +13,8 @@ from colablock.resolve import resolve
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.candidates import Candidate, CandidateSource, Judged, Metadata
     from colablock.environment.snapshot import Installed
+    from colablock.index.candidates import Candidate, CandidateSource, Judged, Metadata
     from colablock.resolution import Request, Resolution
 
 __all__ = ["Repairer"]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, Origin, Reason, Rejection
 from colablock.errors import NoSolution
+from colablock.index.candidates import Candidate, Origin, Reason, Rejection
 
 if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment

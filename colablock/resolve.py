@@ -18,8 +18,8 @@ from resolvelib.resolvers import Resolution as Search
 
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.candidates import CandidateSource, Origin
 from colablock.errors import NoSolution
+from colablock.index.candidates import CandidateSource, Origin
 from colablock.provider import Provider
 from colablock.resolution import PYTHON, Choice, Conflict, Parent, Pin, Request, Resolution, Unsolvable, Want
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.build import Builder
 from colablock.environment.dependency_graph import unmet
 from colablock.environment.interpreters import Interpreter, find_interpreters
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
 from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.explain import explain, misfits
-from colablock.index import IndexSource
+from colablock.index.build import Builder
+from colablock.index.finder import IndexSource
 from colablock.lock import DELTA, LockSource, read_lock
 from colablock.locks import LockHead, Shelf, assumed_otherwise, read_head
 from colablock.matrix.catalog import find_matrix, list_matrices
@@ -36,7 +36,7 @@ from colablock.workshop import Workshop
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
-    from colablock.index import CandidateSource
+    from colablock.index.finder import CandidateSource
     from colablock.matrix.model import Matrix
     from colablock.network.settings import Settings
     from colablock.resolution import Resolution

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock.candidates import Origin
 from colablock.errors import BadDistribution
+from colablock.index.candidates import Origin
+from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lock import LockSource, Wheel
 from colablock.network.cache import file_digest
-from colablock.rewheel import pinned_sha256, rebuild
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock._vendor.packaging.pylock import PackageWheel
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.build import Builder
-    from colablock.candidates import Candidate, File
-    from colablock.index import CandidateSource
+    from colablock.index.build import Builder
+    from colablock.index.candidates import Candidate, File
+    from colablock.index.finder import CandidateSource
     from colablock.matrix.model import PackageEntry
     from colablock.network.fetcher import Fetcher
     from colablock.plan import Artifact, Plan

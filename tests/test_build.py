@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from colablock.build import Builder, build_wheel
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution
+from colablock.index.build import Builder, build_wheel
 from colablock.network.cache import Cache
 from tests.support.wheels import make_sdist
 

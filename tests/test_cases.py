@@ -16,11 +16,11 @@ import uv
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
-from colablock.build import Builder
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import Unmet
 from colablock.explain import explain
-from colablock.index import IndexSource
+from colablock.index.build import Builder
+from colablock.index.finder import IndexSource
 from colablock.matrix.model import Constraint, Matrix, Options, entry_of
 from colablock.network.fetcher import Fetcher
 from colablock.resolve import Request, Unsolvable, resolve

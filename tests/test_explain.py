@@ -12,9 +12,9 @@ import pytest
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, Judged, Metadata
 from colablock.errors import ExitCode, FetchFailed, NoSolution
 from colablock.explain import explain, misfits
+from colablock.index.candidates import Candidate, Judged, Metadata
 from colablock.matrix.model import Absent
 from colablock.resolution import LOCK, Request, Unsolvable
 from colablock.resolve import resolve

@@ -18,14 +18,14 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.build import Builder
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.index import Candidate, File, IndexSource, Judged, Origin, Policy, Reason, judge_files
+from colablock.index.build import Builder
+from colablock.index.finder import Candidate, File, IndexSource, Judged, Origin, Policy, Reason, judge_files
+from colablock.index.simple_api import Listing, parse_page
 from colablock.matrix.model import Index, Matrix, Options, PackageEntry, SystemRequirements, Variant
 from colablock.network.fetcher import Fetcher
-from colablock.simple import Listing, parse_page
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_sdist, make_wheel
 

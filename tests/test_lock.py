@@ -23,11 +23,11 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, File, Origin
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
-from colablock.index import IndexSource
+from colablock.index.candidates import Candidate, File, Origin
+from colablock.index.finder import IndexSource
 from colablock.lock import (
     LockSource,
     Wheel,

@@ -14,10 +14,10 @@ import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.archive import open_archive
-from colablock.candidates import File
 from colablock.errors import BadDistribution
-from colablock.metadata import (
+from colablock.index.archive import open_archive
+from colablock.index.candidates import File
+from colablock.index.core_metadata import (
     CoreMetadata,
     RemoteFile,
     archive_facts,
@@ -25,7 +25,7 @@ from colablock.metadata import (
     read_wheel_metadata,
     static_metadata,
 )
-from colablock.metadata_source import MetadataSource
+from colablock.index.metadata_fetcher import MetadataSource
 from colablock.network.fetcher import Fetcher
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_sdist, make_wheel

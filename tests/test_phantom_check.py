@@ -15,12 +15,12 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.build import Builder
-from colablock.candidates import Candidate, Origin
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
-from colablock.index import IndexSource
+from colablock.index.build import Builder
+from colablock.index.candidates import Candidate, Origin
+from colablock.index.finder import IndexSource
 from colablock.lock import LockSource, make_lock
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Matrix, PackageEntry, Train, Verify, select_variant

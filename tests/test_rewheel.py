@@ -23,11 +23,11 @@ from colablock._common.process import clean_environment
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, parse_wheel_filename
 from colablock._vendor.packaging.version import Version
-from colablock.archive import open_archive
 from colablock.errors import BadDistribution
+from colablock.index.archive import open_archive
+from colablock.index.rebuilt_wheel import archive_version, rebuild, rebuilt_version
 from colablock.matrix.model import PackageEntry
 from colablock.network.cache import Cache
-from colablock.rewheel import archive_version, rebuild, rebuilt_version
 from tests.support.wheels import make_sdist, make_wheel
 
 ENTRY = PackageEntry(

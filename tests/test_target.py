@@ -9,9 +9,9 @@ import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, File, Origin
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host, Installed, Snapshot
+from colablock.index.candidates import Candidate, File, Origin
 from colablock.matrix.model import PackageEntry
 from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.resolution import Pin, Request, Resolution

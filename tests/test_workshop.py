@@ -13,11 +13,11 @@ import pytest
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name, parse_wheel_filename
-from colablock.build import Builder
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.index import IndexSource
+from colablock.index.build import Builder
+from colablock.index.finder import IndexSource
 from colablock.lock import LockSource, make_lock, read_lock, write_lock
 from colablock.matrix.model import Matrix, Options, PackageEntry
 from colablock.network.fetcher import Fetcher

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
+from colablock.index.simple_api import ROWS
 from colablock.network.cache import NEW, decoded, flocked
 from colablock.network.download import locked
-from colablock.simple import ROWS
 
 __all__ = ["KINDS", "Kind", "Swept", "clean", "contents", "prune"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Installed
 from colablock.errors import BadDistribution
+from colablock.index.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
 from colablock.matrix.model import Constraint, PackageEntry
 
 PYTHON_312: Environment = environment_for("3.12.11", "manylinux_2_35_x86_64")

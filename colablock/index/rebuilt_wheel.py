@@ -26,12 +26,12 @@ from colablock._common.urls import split_fragment
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
-from colablock.archive import Archive, Member, open_archive
-from colablock.candidates import Metadata
 from colablock.errors import BadDistribution, NoModules
-from colablock.judge import parse_wheel_name
+from colablock.index.archive import Archive, Member, open_archive
+from colablock.index.candidates import Metadata
+from colablock.index.core_metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
+from colablock.index.evaluator import parse_wheel_name
 from colablock.matrix.model import PackageEntry
-from colablock.metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
 from colablock.network.cache import Cache, file_digest
 
 __all__ = [

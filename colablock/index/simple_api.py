@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from colablock._common.urls import basename, redacted, split_fragment
-from colablock.candidates import File
 from colablock.errors import FetchFailed
+from colablock.index.candidates import File
 
 __all__ = ["ACCEPT", "ROWS", "Listing", "parse_page"]
 

@@ -20,8 +20,8 @@ from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSe
 from colablock._vendor.packaging.tags import Tag
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
-from colablock.candidates import Candidate, File, Judged, Origin, Reason, Rejection
 from colablock.environment.markers_and_tags import Environment
+from colablock.index.candidates import Candidate, File, Judged, Origin, Reason, Rejection
 
 __all__ = ["Policy", "Stamp", "judge_files", "parse_sdist_stem", "parse_wheel_name"]
 

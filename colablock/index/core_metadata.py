@@ -16,9 +16,9 @@ from colablock._vendor.packaging.requirements import InvalidRequirement, Require
 from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
-from colablock.archive import Archive, open_archive
-from colablock.candidates import Metadata
 from colablock.errors import BadDistribution
+from colablock.index.archive import Archive, open_archive
+from colablock.index.candidates import Metadata
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -8,9 +8,9 @@ from typing import Any
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import File
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.metadata import (
+from colablock.index.candidates import File
+from colablock.index.core_metadata import (
     CoreMetadata,
     RemoteFile,
     parse_core_metadata,

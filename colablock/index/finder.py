@@ -17,7 +17,10 @@ from colablock._common.urls import basename, local_path, redacted, split_fragmen
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.candidates import (
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.requirements import parse_requirement
+from colablock.errors import BadDistribution, ColablockError, FetchFailed
+from colablock.index.candidates import (
     Candidate,
     CandidateSource,
     File,
@@ -27,22 +30,19 @@ from colablock.candidates import (
     Reason,
     Rejection,
 )
-from colablock.environment.markers_and_tags import Environment
-from colablock.environment.requirements import parse_requirement
-from colablock.errors import BadDistribution, ColablockError, FetchFailed
-from colablock.judge import Policy, judge_files, parse_wheel_name
-from colablock.matrix.model import Index, Matrix, PackageEntry
-from colablock.metadata_source import MetadataSource
-from colablock.network.fetcher import Fetcher
-from colablock.network.settings import mirror_variable
-from colablock.rewheel import (
+from colablock.index.evaluator import Policy, judge_files, parse_wheel_name
+from colablock.index.metadata_fetcher import MetadataSource
+from colablock.index.rebuilt_wheel import (
     archive_version,
     pinned_sha256,
     rebuilt_version,
     replaced_metadata,
     source_identity,
 )
-from colablock.simple import ACCEPT, ROWS, Listing, parse_page
+from colablock.index.simple_api import ACCEPT, ROWS, Listing, parse_page
+from colablock.matrix.model import Index, Matrix, PackageEntry
+from colablock.network.fetcher import Fetcher
+from colablock.network.settings import mirror_variable
 
 __all__ = [
     "Candidate",
