@@ -36,7 +36,7 @@ from colablock.errors import BadDistribution, InvalidInput, NoSolution
 from colablock.index.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
 from colablock.index.evaluator import Policy, judge_files, parse_sdist_stem
 from colablock.matrix.model import PackageEntry
-from colablock.resolution import LOCK
+from colablock.resolver.model import LOCK
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from colablock.environment.markers_and_tags import Environment
     from colablock.matrix.model import Matrix
-    from colablock.resolution import Pin, Resolution
+    from colablock.resolver.model import Pin, Resolution
 
 __all__ = [
     "COMPLETE",

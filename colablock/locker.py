@@ -32,14 +32,14 @@ from colablock.locks import (
 from colablock.matrix.catalog import lock_folder
 from colablock.matrix.model import select_variant
 from colablock.recorded import load_runtime, runtime_names
-from colablock.resolution import Pin
+from colablock.resolver.model import Pin
 from colablock.solving import Prepared
 from colablock.standing import Ask
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.matrix.model import Matrix
-    from colablock.resolution import Resolution
+    from colablock.resolver.model import Resolution
     from colablock.solving import Solving
     from colablock.workshop import Workshop
 

@@ -13,7 +13,7 @@ from colablock.index.candidates import File
 from colablock.index.metadata_fetcher import contents_key, remote_wheel
 from colablock.modules import Modules, Provider, modules_of
 from colablock.network.fetcher import Fetcher
-from colablock.resolution import Pin
+from colablock.resolver.model import Pin
 
 __all__ = ["ModuleSource"]
 

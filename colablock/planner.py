@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix, PackageEntry
-    from colablock.resolution import Pin, Resolution
+    from colablock.resolver.model import Pin, Resolution
 
 __all__ = ["Repair", "make_plan", "state_after"]
 

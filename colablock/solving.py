@@ -16,7 +16,6 @@ from colablock.environment.interpreters import Interpreter, find_interpreters
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
 from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
-from colablock.explain import explain, misfits
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lock import DELTA, LockSource, read_lock
@@ -27,9 +26,10 @@ from colablock.network.fetcher import Fetcher
 from colablock.plan import Plan, Remedy, Step, Target
 from colablock.planner import make_plan
 from colablock.recorded import runtimes
-from colablock.repair import Repairer
-from colablock.resolution import PYTHON, Request, Unsolvable
-from colablock.resolve import resolve
+from colablock.resolver.conflict_report import explain, misfits
+from colablock.resolver.model import PYTHON, Request, Unsolvable
+from colablock.resolver.repair import Repairer
+from colablock.resolver.resolver import resolve
 from colablock.target import Offer, best_offer, build_note, has_preferred_builds
 from colablock.ways_out import ways_out
 from colablock.workshop import Workshop
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from colablock.index.finder import CandidateSource
     from colablock.matrix.model import Matrix
     from colablock.network.settings import Settings
-    from colablock.resolution import Resolution
+    from colablock.resolver.model import Resolution
 
 __all__ = ["Prepared", "Solving"]
 

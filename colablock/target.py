@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import PackageEntry
     from colablock.plan import Plan
-    from colablock.resolution import Resolution
+    from colablock.resolver.model import Resolution
 
 __all__ = [
     "Offer",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from colablock.matrix.model import PackageEntry
     from colablock.network.fetcher import Fetcher
     from colablock.plan import Artifact, Plan
-    from colablock.resolution import Pin, Resolution
+    from colablock.resolver.model import Pin, Resolution
 
 __all__ = ["Workshop"]
 

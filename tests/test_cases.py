@@ -18,12 +18,12 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import Unmet
-from colablock.explain import explain
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.matrix.model import Constraint, Matrix, Options, entry_of
 from colablock.network.fetcher import Fetcher
-from colablock.resolve import Request, Unsolvable, resolve
+from colablock.resolver.conflict_report import explain
+from colablock.resolver.resolver import Request, Unsolvable, resolve
 from tests.support.cases import Case, World, load_case
 
 CASES = {path.stem: load_case(path) for path in sorted((Path(__file__).parent / "cases").glob("*.toml"))}

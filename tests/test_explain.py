@@ -13,11 +13,11 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, FetchFailed, NoSolution
-from colablock.explain import explain, misfits
 from colablock.index.candidates import Candidate, Judged, Metadata
 from colablock.matrix.model import Absent
-from colablock.resolution import LOCK, Request, Unsolvable
-from colablock.resolve import resolve
+from colablock.resolver.conflict_report import explain, misfits
+from colablock.resolver.model import LOCK, Request, Unsolvable
+from colablock.resolver.resolver import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed
 
 COLAB = installed({"google-colab 1.0": ["pandas==2.2.2"], "pandas 2.2.2": ["numpy>=1.26"], "numpy 2.0.2": []})

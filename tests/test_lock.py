@@ -41,8 +41,8 @@ from colablock.matrix.model import Matrix, Options, PackageEntry, entry_of
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import Settings
 from colablock.plan import Target
-from colablock.resolution import Pin, Request, Resolution
-from colablock.resolve import resolve
+from colablock.resolver.model import Pin, Request, Resolution
+from colablock.resolver.resolver import resolve
 from colablock.solving import Solving
 from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
 from tests.support.server import IndexServer

@@ -30,8 +30,8 @@ from colablock.network.settings import read_settings
 from colablock.phantom_check import phantom_findings
 from colablock.phantoms import Examined, Finding, judge
 from colablock.reached import reached_imports
-from colablock.resolution import Pin, Request, Resolution
-from colablock.resolve import resolve
+from colablock.resolver.model import Pin, Request, Resolution
+from colablock.resolver.resolver import resolve
 from colablock.solving import Solving
 from colablock.workshop import Workshop
 from tests.support.recorded_index import IMPORT_NAMES, RecordedIndex

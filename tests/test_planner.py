@@ -14,9 +14,9 @@ from colablock.errors import Refused
 from colablock.matrix.model import Absent, Matrix
 from colablock.plan import Action, Plan, Remedy, Target
 from colablock.planner import make_plan
-from colablock.repair import Repairer
-from colablock.resolution import Request
-from colablock.resolve import resolve
+from colablock.resolver.model import Request
+from colablock.resolver.repair import Repairer
+from colablock.resolver.resolver import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
 
 

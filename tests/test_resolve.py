@@ -10,10 +10,10 @@ import pytest
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NoSolution
-from colablock.explain import explain
 from colablock.matrix.model import Absent
-from colablock.resolution import Request, Resolution, Unsolvable
-from colablock.resolve import resolve
+from colablock.resolver.conflict_report import explain
+from colablock.resolver.model import Request, Resolution, Unsolvable
+from colablock.resolver.resolver import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed
 
 
@@ -186,7 +186,7 @@ def test_a_way_around_what_stands_is_not_looked_for_for_ever(monkeypatch: pytest
     index |= {"crypto 1.0": [], "hub 1.0": list(clouds)}
     stands = installed({"crypto 2.0": []})
     found = solve(index, "hub", installed=stands)
-    monkeypatch.setattr("colablock.resolve._HELD_ROUNDS", 2)
+    monkeypatch.setattr("colablock.resolver.resolver._HELD_ROUNDS", 2)
     hasty = solve(index, "hub", installed=stands)
     assert pins(hasty) == pins(found) == {**pins(found), "crypto": "1.0", "blue": "29.0", "base": "29.0"}
     assert hasty.released.keys() == {NormalizedName("crypto")}

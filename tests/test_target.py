@@ -14,7 +14,7 @@ from colablock.environment.snapshot import Host, Installed, Snapshot
 from colablock.index.candidates import Candidate, File, Origin
 from colablock.matrix.model import PackageEntry
 from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
-from colablock.resolution import Pin, Request, Resolution
+from colablock.resolver.model import Pin, Request, Resolution
 from colablock.target import (
     Offer,
     best_offer,

@@ -23,8 +23,8 @@ from colablock.matrix.model import Matrix, Options, PackageEntry
 from colablock.network.fetcher import Fetcher
 from colablock.plan import Plan, Target
 from colablock.planner import make_plan
-from colablock.resolution import Request, Resolution
-from colablock.resolve import resolve
+from colablock.resolver.model import Request, Resolution
+from colablock.resolver.resolver import resolve
 from colablock.workshop import Workshop
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from colablock.errors import ColablockError, FetchFailed, NoSolution
 from colablock.matrix.model import PackageEntry
-from colablock.resolve import resolve
+from colablock.resolver.resolver import resolve
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Installed
     from colablock.index.candidates import Candidate, CandidateSource, Judged, Metadata
-    from colablock.resolution import Request, Resolution
+    from colablock.resolver.model import Request, Resolution
 
 __all__ = ["Repairer"]
 

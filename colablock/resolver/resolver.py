@@ -20,8 +20,18 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NoSolution
 from colablock.index.candidates import CandidateSource, Origin
-from colablock.provider import Provider
-from colablock.resolution import PYTHON, Choice, Conflict, Parent, Pin, Request, Resolution, Unsolvable, Want
+from colablock.resolver.model import (
+    PYTHON,
+    Choice,
+    Conflict,
+    Parent,
+    Pin,
+    Request,
+    Resolution,
+    Unsolvable,
+    Want,
+)
+from colablock.resolver.provider import Provider
 
 __all__ = ["Request", "Resolution", "Unsolvable", "resolve"]
 

@@ -15,7 +15,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.requirements import Dependents, applies, holding, parse_requirement
 from colablock.errors import BadDistribution
 from colablock.index.candidates import Candidate, CandidateSource, Metadata, Origin, Reason, Rejection
-from colablock.resolution import ANY, PYTHON, UNUSABLE, Choice, Conflict, Guard, Request, Want
+from colablock.resolver.model import ANY, PYTHON, UNUSABLE, Choice, Conflict, Guard, Request, Want
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter

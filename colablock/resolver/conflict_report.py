@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from colablock._vendor.packaging.version import Version
 from colablock.errors import FetchFailed, NoSolution
 from colablock.index.candidates import Reason
-from colablock.resolution import LOCK, PYTHON, UNUSABLE, Choice, Conflict, Guard, Want
+from colablock.resolver.model import LOCK, PYTHON, UNUSABLE, Choice, Conflict, Guard, Want
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.index.candidates import CandidateSource, Judged, Rejection
-    from colablock.resolution import Request
+    from colablock.resolver.model import Request
 
 __all__ = ["explain", "misfits"]
 
