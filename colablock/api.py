@@ -201,8 +201,8 @@ def export(
     lock is the file that the option ``lock`` names, else one solved from
     nothing.  *wheelhouse* is the folder for the wheels that no index has.
     """
-    from colablock.export import Format
     from colablock.exporting import export
+    from colablock.lockfile.export import Format
 
     form = _choice(Format, "format", format)
     with open_pipeline(quiet=quiet) as pipeline:

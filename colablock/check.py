@@ -19,7 +19,7 @@ from colablock.claims import judge_claim
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import NoSolution, Refused
 from colablock.locker import accelerators_of, read_refusals
-from colablock.locks import PLATFORM, LockHead, Shelf, environment_target
+from colablock.lockfile.store import PLATFORM, LockHead, Shelf, environment_target
 from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.network.settings import DEFAULT_INDEX, Settings

@@ -10,7 +10,7 @@ from colablock.checks_file import Checked, compared, replaces_requirements
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import NoSolution
 from colablock.locker import nobody
-from colablock.locks import PLATFORM
+from colablock.lockfile.store import PLATFORM
 from colablock.matrix.catalog import lock_folder
 from colablock.phantom_check import phantom_findings
 from colablock.solving import FETCHABLE

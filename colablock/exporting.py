@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from colablock._common.fs import write_whole
 from colablock.errors import BadDistribution, InvalidInput
-from colablock.export import Format, export_text, files_beside
-from colablock.lock import read_lock
 from colablock.locker import LockAsk
-from colablock.locks import read_head
+from colablock.lockfile.export import Format, export_text, files_beside
+from colablock.lockfile.pylock import read_lock
+from colablock.lockfile.store import read_head
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock

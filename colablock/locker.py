@@ -21,8 +21,8 @@ from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.requirements import applies
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import InvalidInput, NoSolution, Refused
-from colablock.lock import LockOrigin, check_lock_name, make_lock, read_lock, write_lock
-from colablock.locks import (
+from colablock.lockfile.pylock import LockOrigin, check_lock_name, make_lock, read_lock, write_lock
+from colablock.lockfile.store import (
     PLATFORM,
     LockHead,
     environment_target,

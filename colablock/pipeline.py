@@ -45,10 +45,10 @@ from colablock.errors import (
 from colablock.execute import Origin, apply_plan, refuse_externally_managed
 from colablock.history import Change, drop, read_history
 from colablock.journal import Settled, recover
-from colablock.lock import lock_digest, make_lock
 from colablock.locker import LockAsk, Locked, Locker
+from colablock.lockfile.pylock import lock_digest, make_lock
+from colablock.lockfile.store import LockHead, Shelf
 from colablock.locking import locked
-from colablock.locks import LockHead, Shelf
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import select_variant
 from colablock.matrix.reader import is_path

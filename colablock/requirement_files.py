@@ -14,7 +14,7 @@ from pathlib import Path
 from colablock._common.text import near
 from colablock._common.urls import local_path, redacted
 from colablock.errors import Fault, InvalidInput, InvalidRequirements, NotFound
-from colablock.lock import read_lock
+from colablock.lockfile.pylock import read_lock
 from colablock.requirement_lines import (
     FoundRequirement,
     Line,

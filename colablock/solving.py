@@ -18,8 +18,8 @@ from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
 from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
-from colablock.lock import DELTA, LockSource, read_lock
-from colablock.locks import LockHead, Shelf, assumed_otherwise, read_head
+from colablock.lockfile.pylock import DELTA, LockSource, read_lock
+from colablock.lockfile.store import LockHead, Shelf, assumed_otherwise, read_head
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
 from colablock.network.fetcher import Fetcher

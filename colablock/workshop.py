@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from colablock.errors import BadDistribution
 from colablock.index.candidates import Origin
 from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
-from colablock.lock import LockSource, Wheel
+from colablock.lockfile.pylock import LockSource, Wheel
 from colablock.network.cache import file_digest
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import uv
 import colablock
 from colablock._vendor.packaging.pylock import Pylock
 from colablock.errors import InvalidInput, InvalidRequirements
-from colablock.export import Format, export_text, files_beside
+from colablock.lockfile.export import Format, export_text, files_beside
 from colablock.requirement_files import read_requirements
 from tests.support.runtime import make_venv, site_of
 from tests.support.server import IndexServer

@@ -28,7 +28,7 @@ from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
 from colablock.index.candidates import Candidate, File, Origin
 from colablock.index.finder import IndexSource
-from colablock.lock import (
+from colablock.lockfile.pylock import (
     LockSource,
     Wheel,
     check_lock_name,

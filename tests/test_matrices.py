@@ -13,8 +13,8 @@ import pytest
 from colablock._vendor.packaging.version import Version
 from colablock.environment.accelerator import Accelerator, Device
 from colablock.errors import ExitCode, Refused
-from colablock.lock import read_lock
-from colablock.locks import lock_file_name, read_head, runtime_target
+from colablock.lockfile.pylock import read_lock
+from colablock.lockfile.store import lock_file_name, read_head, runtime_target
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import Matrix, Variant, select_variant
 from colablock.network.settings import DEFAULT_INDEX

@@ -21,7 +21,7 @@ from colablock.environment.snapshot import Installed, Snapshot
 from colablock.index.build import Builder
 from colablock.index.candidates import Candidate, Origin
 from colablock.index.finder import IndexSource
-from colablock.lock import LockSource, make_lock
+from colablock.lockfile.pylock import LockSource, make_lock
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Matrix, PackageEntry, Train, Verify, select_variant
 from colablock.modules import Provider, Providers, modules_of

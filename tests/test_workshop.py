@@ -18,7 +18,7 @@ from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
-from colablock.lock import LockSource, make_lock, read_lock, write_lock
+from colablock.lockfile.pylock import LockSource, make_lock, read_lock, write_lock
 from colablock.matrix.model import Matrix, Options, PackageEntry
 from colablock.network.fetcher import Fetcher
 from colablock.plan import Plan, Target

@@ -43,8 +43,8 @@ def add(commands: Any) -> None:
 
 
 def _export(call: Call) -> int:
-    from colablock.export import Format
     from colablock.exporting import export
+    from colablock.lockfile.export import Format
     from colablock.standing import Ask
 
     args = call.args

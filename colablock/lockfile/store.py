@@ -14,7 +14,7 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Snapshot
-from colablock.lock import COMPLETE, DELTA
+from colablock.lockfile.pylock import COMPLETE, DELTA
 from colablock.matrix.model import Matrix
 
 if sys.version_info >= (3, 11):
