@@ -27,7 +27,7 @@ from statistics import median
 
 import uv
 
-from colablock.recorded import recorded_distributions
+from colablock.runtimes.catalog import recorded_distributions
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import build_runtime, find_python
 from tests.support.server import IndexServer

@@ -15,8 +15,8 @@ from colablock.matrix.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix.json_schema import SCHEMA_FILE, json_schema
 from colablock.matrix.reader import is_path, parse_matrix
 from colablock.matrix_template import Start, matrix_text
-from colablock.recorded import runtimes
 from colablock.requirement_files import read_requirements
+from colablock.runtimes.catalog import runtimes
 
 __all__ = ["Wish", "Written", "schema_text", "write_file", "write_new"]
 

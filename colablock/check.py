@@ -24,7 +24,7 @@ from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.network.settings import DEFAULT_INDEX, Settings
 from colablock.plan import Action, Remedy
-from colablock.recorded import load_runtime, runtime_names, runtimes
+from colablock.runtimes.catalog import load_runtime, runtime_names, runtimes
 from colablock.solving import Prepared, Solving
 from colablock.target import why_not_kernel
 

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from colablock._common.text import size_text
 from colablock.display_html import text_to_html
 from colablock.display_words import clean, count, one_line
-from colablock.recorded import RecordedRuntime
+from colablock.runtimes.catalog import RecordedRuntime
 
 __all__ = ["render_page"]
 

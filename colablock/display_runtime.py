@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from colablock.environment.snapshot import Snapshot
-    from colablock.runtime_diff import Concern, RuntimeDiff
-    from colablock.runtime_import import Imported
+    from colablock.runtimes.diff import Concern, RuntimeDiff
+    from colablock.runtimes.import_freeze import Imported
 
 __all__ = ["imported_words", "render_diff", "render_runtime", "render_runtimes"]
 

@@ -32,7 +32,7 @@ from colablock.journal import (
 )
 from colablock.locking import locked
 from colablock.plan import Action, Plan
-from colablock.recorded import runtime_of
+from colablock.runtimes.catalog import runtime_of
 from colablock.staging import Staged, count_of, stage
 from colablock.swap import listed_among, moves_in, moves_out, owned_files, source_of
 from colablock.verify import Check

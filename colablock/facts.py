@@ -15,7 +15,7 @@ from colablock.environment.snapshot import snapshot_of, take_snapshot
 from colablock.matrix.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry
 from colablock.network.settings import read_settings
-from colablock.recorded import runtimes
+from colablock.runtimes.catalog import runtimes
 from colablock.training.receipts import proven_on
 
 __all__ = ["info", "listing", "matrix_facts"]

@@ -31,8 +31,8 @@ from colablock.lockfile.store import (
 )
 from colablock.matrix.catalog import lock_folder
 from colablock.matrix.model import select_variant
-from colablock.recorded import load_runtime, runtime_names
 from colablock.resolver.model import Pin
+from colablock.runtimes.catalog import load_runtime, runtime_names
 from colablock.solving import Prepared
 from colablock.standing import Ask
 

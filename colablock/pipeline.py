@@ -54,8 +54,8 @@ from colablock.matrix.model import select_variant
 from colablock.matrix.reader import is_path
 from colablock.network.settings import Settings, read_settings
 from colablock.plan import Plan, Target
-from colablock.recorded import load_runtime
 from colablock.rollback import Undone, roll_back
+from colablock.runtimes.catalog import load_runtime
 from colablock.serialise import report_from_json, report_to_json
 from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, digest_of, request_key, standing_report

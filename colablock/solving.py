@@ -25,11 +25,11 @@ from colablock.matrix.model import roots
 from colablock.network.fetcher import Fetcher
 from colablock.plan import Plan, Remedy, Step, Target
 from colablock.planner import make_plan
-from colablock.recorded import runtimes
 from colablock.resolver.conflict_report import explain, misfits
 from colablock.resolver.model import PYTHON, Request, Unsolvable
 from colablock.resolver.repair import Repairer
 from colablock.resolver.resolver import resolve
+from colablock.runtimes.catalog import runtimes
 from colablock.target import Offer, best_offer, build_note, has_preferred_builds
 from colablock.ways_out import ways_out
 from colablock.workshop import Workshop

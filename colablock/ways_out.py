@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
     from colablock.matrix.model import Matrix
-    from colablock.recorded import RecordedRuntime
+    from colablock.runtimes.catalog import RecordedRuntime
 
 __all__ = ["ways_out"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.requirements import parse_requirement
-from colablock.recorded import load_runtime
+from colablock.runtimes.catalog import load_runtime
 from tests.support.recorded_index import RecordedIndex
 from tests.support.world import World, notebook_venv, open_world, run_cells, shown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from colablock.errors import InvalidInput
-from colablock.freeze import Frozen, parse_freeze
+from colablock.runtimes.freeze import Frozen, parse_freeze
 
 LINES = [
     # a line, the name as spelled, version, URL

@@ -15,7 +15,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, NoSolution, NotFound
 from colablock.pipeline import Ask, Pipeline
 from colablock.plan import Action, Plan, Remedy, Target
-from colablock.recorded import load_runtime
+from colablock.runtimes.catalog import load_runtime
 from colablock.verify import Report
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import find_python

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from colablock.recorded import load_recording, recorded_distributions
-from colablock.runtime_file import read_document
+from colablock.runtimes.catalog import load_recording, recorded_distributions
+from colablock.runtimes.document import read_document
 from tests.support.pages import PageServer
 
 SCRIPT = Path(__file__).parent.parent / "tools" / "record_colab.py"

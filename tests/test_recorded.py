@@ -16,7 +16,13 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.snapshot import Host, Installed, fingerprint, from_json, snapshot_of, to_json
 from colablock.errors import NotFound
-from colablock.recorded import load_runtime, recorded_distributions, runtime_names, runtime_of, runtimes
+from colablock.runtimes.catalog import (
+    load_runtime,
+    recorded_distributions,
+    runtime_names,
+    runtime_of,
+    runtimes,
+)
 from tests.support.runtime import build_runtime, find_python
 
 ROOT = Path(__file__).parent.parent

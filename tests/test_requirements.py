@@ -6,7 +6,7 @@ import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.requirements import Dependents, applies, holding, only_with, parse_requirement
-from colablock.recorded import recorded_distributions
+from colablock.runtimes.catalog import recorded_distributions
 from tests.support.dict_source import PYTHON_312, installed
 
 

@@ -12,7 +12,7 @@ from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.matrix.model import Matrix
 from colablock.matrix.reader import parse_matrix
-from colablock.runtime_diff import Concern, diff_runtimes
+from colablock.runtimes.diff import Concern, diff_runtimes
 
 MATRIX = """\
 schema = 1

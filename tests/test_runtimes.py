@@ -17,7 +17,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.cli import main
 from colablock.environment.snapshot import Host, snapshot_of
 from colablock.errors import InvalidInput, NotFound
-from colablock.recorded import (
+from colablock.runtimes.catalog import (
     list_runtimes,
     load_recording,
     load_runtime,
@@ -27,7 +27,7 @@ from colablock.recorded import (
     runtimes,
     save_recording,
 )
-from colablock.runtime_file import RecordedRuntime, Recording, read_document, write_document
+from colablock.runtimes.document import RecordedRuntime, Recording, read_document, write_document
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.server import IndexServer
 from tests.support.wheels import make_sdist, make_wheel
@@ -247,7 +247,7 @@ def test_a_document_beside_the_packed_ones_is_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place(tmp_path / "shipped", name="colab-2030.01-gpu", host="colab", date="2030-01-01")
-    monkeypatch.setattr("colablock.recorded.FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr("colablock.runtimes.catalog.FOLDER", tmp_path / "shipped")
     (found,) = [one for one in runtimes() if one.name == "colab-2030.01-gpu"]
     assert (found.file, runtime_names()[-1]) == (None, "colab-2030.01-gpu")
 

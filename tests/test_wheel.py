@@ -22,7 +22,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._version import __version__
 from colablock.errors import ExitCode
-from colablock.recorded import (
+from colablock.runtimes.catalog import (
     RecordedDistribution,
     load_runtime,
     recorded_distributions,

@@ -1,4 +1,4 @@
-"""Make the compact data of recorded runtimes, ``colablock/runtimes/runtimes.json.gz``.
+"""Make the compact data of recorded runtimes, ``colablock/runtimes/data/runtimes.json.gz``.
 
     python tools/pack_runtimes.py FOLDER [DOCUMENT ...] [--output FILE]
 
@@ -43,7 +43,7 @@ FIELDS = ("requires_python", "requires_dist", "provides_extra", "import_names", 
 NAMES = {"requires": "requires_dist", "extras": "provides_extra"}
 #: Builds of one project that own the same files with other contents; the images' own records are not kept.
 SHARED = (("opencv-contrib-python", "opencv-python", "opencv-python-headless"),)
-OUTPUT = Path(__file__).resolve().parent.parent / "colablock" / "runtimes" / "runtimes.json.gz"
+OUTPUT = Path(__file__).resolve().parent.parent / "colablock" / "runtimes" / "data" / "runtimes.json.gz"
 
 Record = dict[str, Any]
 

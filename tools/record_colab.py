@@ -4,7 +4,7 @@
 
 The freezes of the CPU and the GPU image are read from googlecolab/backend-info,
 at the commit that its main branch has.  For each that differs a document is
-written into FOLDER (default: ``colablock/runtimes``), and what changed is
+written into FOLDER (default: ``colablock/runtimes/data``), and what changed is
 printed in Markdown: the text of a pull request.  Where nothing differs,
 nothing is printed.  TPU images are left out.
 """
@@ -31,19 +31,19 @@ from colablock.display_runtime import imported_words, render_diff
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host
 from colablock.errors import ColablockError, InvalidInput
-from colablock.freeze import Freeze, parse_freeze
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import read_settings
-from colablock.recorded import load_recording, runtimes, save_recording
-from colablock.releases import Releases
-from colablock.runtime_facts import compared
-from colablock.runtime_file import PLATFORM, RecordedRuntime, Recording
-from colablock.runtime_import import import_freeze
+from colablock.runtimes.catalog import load_recording, runtimes, save_recording
+from colablock.runtimes.describe import compared
+from colablock.runtimes.document import PLATFORM, RecordedRuntime, Recording
+from colablock.runtimes.freeze import Freeze, parse_freeze
+from colablock.runtimes.import_freeze import import_freeze
+from colablock.runtimes.releases import Releases
 
 REPOSITORY = "googlecolab/backend-info"
 API = "https://api.github.com"
 RAW = "https://raw.githubusercontent.com"
-INTO = Path(__file__).resolve().parent.parent / "colablock" / "runtimes"
+INTO = Path(__file__).resolve().parent.parent / "colablock" / "runtimes" / "data"
 #: The freeze and the file that names the Python, of each kind of machine.
 FILES = {"cpu": ("pip-freeze.txt", "os-info.txt"), "gpu": ("pip-freeze.gpu.txt", "os-info-gpu.txt")}
 DRIVER = {

@@ -63,7 +63,7 @@ def _check(call: Call) -> int:
 def _write_page(path: Path, checked: Sequence[Checked], environ: Mapping[str, str]) -> None:
     from colablock._common.fs import write_whole
     from colablock.compat_page import render_page
-    from colablock.recorded import runtimes
+    from colablock.runtimes.catalog import runtimes
 
     text = render_page(
         [one.to_json() for one in checked],

@@ -12,7 +12,7 @@ from colablock.commands.call import Call, add_command, print_json
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
-    from colablock.runtime_file import Recording
+    from colablock.runtimes.document import Recording
 
 __all__ = ["add"]
 
@@ -85,7 +85,7 @@ def _add_result(parser: Any) -> None:
 
 def _list(call: Call) -> int:
     from colablock.display_runtime import render_runtimes
-    from colablock.runtime_facts import runtime_listing
+    from colablock.runtimes.describe import runtime_listing
 
     facts = runtime_listing(call.environ)
     if call.args.json:
@@ -97,10 +97,10 @@ def _list(call: Call) -> int:
 
 def _show(call: Call) -> int:
     from colablock.display_runtime import render_runtime
-    from colablock.runtime_facts import runtime_facts
+    from colablock.runtimes.describe import runtime_facts
 
     if call.args.freeze and not call.args.json:
-        from colablock.recorded import recorded_distributions
+        from colablock.runtimes.catalog import recorded_distributions
 
         lines = (item.line for item in recorded_distributions(call.args.name, environ=call.environ))
         call.out.file.write("".join(f"{line}\n" for line in lines))
@@ -115,7 +115,7 @@ def _show(call: Call) -> int:
 
 def _diff(call: Call) -> int:
     from colablock.display_runtime import render_diff
-    from colablock.runtime_facts import compared, diff_facts
+    from colablock.runtimes.describe import compared, diff_facts
 
     diff = compared(call.args.before, call.args.after, call.environ)
     if call.args.json:
@@ -130,13 +130,13 @@ def _import(call: Call) -> int:
     from colablock.display_runtime import imported_words
     from colablock.environment.markers_and_tags import environment_for
     from colablock.environment.snapshot import Host
-    from colablock.freeze import parse_freeze
     from colablock.network.fetcher import Fetcher
     from colablock.network.settings import read_settings
-    from colablock.recorded import load_recording, runtimes
-    from colablock.releases import Releases
-    from colablock.runtime_file import PLATFORM, RecordedRuntime, check_name, is_date
-    from colablock.runtime_import import flavour_of, host_of, import_freeze
+    from colablock.runtimes.catalog import load_recording, runtimes
+    from colablock.runtimes.document import PLATFORM, RecordedRuntime, check_name, is_date
+    from colablock.runtimes.freeze import parse_freeze
+    from colablock.runtimes.import_freeze import flavour_of, host_of, import_freeze
+    from colablock.runtimes.releases import Releases
 
     args = call.args
     check_name(args.name)
@@ -182,8 +182,8 @@ def _import(call: Call) -> int:
 
 def _record(call: Call) -> int:
     from colablock.environment.snapshot import snapshot_of, take_snapshot
-    from colablock.runtime_file import check_name
-    from colablock.runtime_record import record_snapshot
+    from colablock.runtimes.capture import record_snapshot
+    from colablock.runtimes.document import check_name
 
     args = call.args
     check_name(args.name)
@@ -200,7 +200,7 @@ def _record(call: Call) -> int:
 def _written(call: Call, recording: Recording, facts: dict[str, object], notes: list[str]) -> int:
     """Write the document, and say so."""
     from colablock.display_text import Section, render_sections
-    from colablock.recorded import save_recording
+    from colablock.runtimes.catalog import save_recording
 
     about = recording.about
     output = call.args.output or Path("runtimes", f"{about.name}.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from colablock.recorded import RecordedRuntime, runtimes
+from colablock.runtimes.catalog import RecordedRuntime, runtimes
 
 __all__ = ["ACCELERATORS", "MATRICES", "RUNTIMES", "check_of", "checks"]
 

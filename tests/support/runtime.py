@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from colablock.recorded import RecordedDistribution, load_runtime, recorded_distributions
+from colablock.runtimes.catalog import RecordedDistribution, load_runtime, recorded_distributions
 
 __all__ = ["Stub", "build_runtime", "build_site", "find_python", "make_system_python", "make_venv", "site_of"]
 

@@ -29,7 +29,7 @@ import uv
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.snapshot import installed_versions
-from colablock.recorded import load_runtime, recorded_distributions
+from colablock.runtimes.catalog import load_runtime, recorded_distributions
 from tests.support.recorded_index import axolotl_archive
 from tests.support.runtime import Stub, build_runtime, build_site, find_python, make_venv, site_of
 from tests.support.server import Facts, IndexServer, Source

@@ -15,13 +15,13 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import is_version
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.freeze import Frozen
 from colablock.index.candidates import File
 from colablock.index.core_metadata import CoreMetadata
 from colablock.index.finder import IndexSource, Policy
 from colablock.index.metadata_fetcher import MetadataSource
 from colablock.network.fetcher import Fetcher
-from colablock.runtime_file import RecordedDistribution, Recording
+from colablock.runtimes.document import RecordedDistribution, Recording
+from colablock.runtimes.freeze import Frozen
 
 __all__ = ["Known", "Learnt", "Releases", "stand_in"]
 

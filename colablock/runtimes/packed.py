@@ -11,7 +11,7 @@ from typing import Any
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.snapshot import Installed
-from colablock.runtime_file import (
+from colablock.runtimes.document import (
     RecordedDistribution,
     RecordedRuntime,
     Recording,
@@ -22,7 +22,7 @@ from colablock.runtime_file import (
 __all__ = ["FOLDER", "packed", "packed_runtimes"]
 
 #: What is shipped: the compact file, and beside it documents that are not yet part of it.
-FOLDER = Path(__file__).parent / "runtimes"
+FOLDER = Path(__file__).parent / "data"
 
 
 @lru_cache(maxsize=1)

@@ -11,15 +11,15 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host, Installed, is_version
 from colablock.errors import InvalidInput
-from colablock.freeze import Freeze, Frozen
-from colablock.releases import Known, Learnt, Releases, stand_in
-from colablock.runtime_file import (
+from colablock.runtimes.document import (
     RecordedDistribution,
     RecordedRuntime,
     Recording,
     direct_url_of,
     recording_of,
 )
+from colablock.runtimes.freeze import Freeze, Frozen
+from colablock.runtimes.releases import Known, Learnt, Releases, stand_in
 
 __all__ = ["Imported", "flavour_of", "host_of", "import_freeze"]
 

@@ -11,8 +11,8 @@ from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Snapshot
 from colablock.matrix.catalog import list_matrices
 from colablock.matrix.model import Matrix
-from colablock.recorded import RecordedRuntime, list_runtimes, load_recording, snapshot_of_recording
-from colablock.runtime_diff import RuntimeDiff, Said, diff_runtimes, is_within, names_of, specifier_text
+from colablock.runtimes.catalog import RecordedRuntime, list_runtimes, load_recording, snapshot_of_recording
+from colablock.runtimes.diff import RuntimeDiff, Said, diff_runtimes, is_within, names_of, specifier_text
 
 __all__ = ["compared", "diff_facts", "runtime_facts", "runtime_listing"]
 

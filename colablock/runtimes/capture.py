@@ -11,7 +11,7 @@ from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.requirements import applies, only_with, parse_requirement
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import InvalidInput
-from colablock.runtime_file import (
+from colablock.runtimes.document import (
     RecordedDistribution,
     RecordedRuntime,
     Recording,

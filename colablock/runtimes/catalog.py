@@ -16,14 +16,14 @@ from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Snapshot, protected_names
 from colablock.errors import InvalidInput, NotFound
-from colablock.runtime_file import (
+from colablock.runtimes.document import (
     RecordedDistribution,
     RecordedRuntime,
     Recording,
     read_document,
     write_document,
 )
-from colablock.runtime_pack import FOLDER, packed, packed_runtimes
+from colablock.runtimes.packed import FOLDER, packed, packed_runtimes
 
 __all__ = [
     "ListedRuntime",
