@@ -22,7 +22,7 @@ from colablock.display import (
     undone_text,
 )
 from colablock.errors import InvalidInput
-from colablock.plan import Plan, Remedy, Target
+from colablock.planning.plan import Plan, Remedy, Target
 from colablock.standing import Ask, standing_report
 from colablock.verify import Report
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NotFound, Unmet
-from colablock.plan import Target
+from colablock.planning.plan import Target
 
 __all__ = [
     "Applied",

@@ -23,10 +23,10 @@ from colablock.lockfile.store import PLATFORM, LockHead, Shelf, environment_targ
 from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.network.settings import DEFAULT_INDEX, Settings
-from colablock.plan import Action, Remedy
+from colablock.planning.plan import Action, Remedy
+from colablock.planning.solver import Prepared, Solving
+from colablock.planning.target import why_not_kernel
 from colablock.runtimes.catalog import load_runtime, runtime_names, runtimes
-from colablock.solving import Prepared, Solving
-from colablock.target import why_not_kernel
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName

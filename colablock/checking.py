@@ -13,14 +13,14 @@ from colablock.locker import nobody
 from colablock.lockfile.store import PLATFORM
 from colablock.matrix.catalog import lock_folder
 from colablock.phantom_check import phantom_findings
-from colablock.solving import FETCHABLE
+from colablock.planning.solver import FETCHABLE
 from colablock.standing import Ask
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix
-    from colablock.solving import Solving
+    from colablock.planning.solver import Solving
 
 __all__ = ["check_matrices"]
 

@@ -19,7 +19,7 @@ from colablock._common.text import size_text
 from colablock.environment.record import Row, read_record, recorded_paths
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
-from colablock.plan import Action, Plan, UndoCost
+from colablock.planning.plan import Action, Plan, UndoCost
 
 __all__ = ["check_room", "free_space", "is_same_disk", "room_note", "tree_size", "undo_cost", "unpacked_size"]
 

@@ -33,12 +33,12 @@ from colablock.display_words import (
     step_extras,
     step_reason,
 )
-from colablock.plan import Action, Remedy
+from colablock.planning.plan import Action, Remedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from colablock.plan import Breakage, Kept, Plan, Step
+    from colablock.planning.plan import Breakage, Kept, Plan, Step
     from colablock.verify import Check, Report
 
 __all__ = ["STYLE", "page", "plan_to_html", "report_to_html", "sentence_to_html", "text_to_html"]

@@ -41,7 +41,7 @@ from colablock.display_words import (
     undone_words,
 )
 from colablock.errors import NotRestored
-from colablock.plan import Action, Remedy
+from colablock.planning.plan import Action, Remedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from colablock.envs import Built
     from colablock.errors import ColablockError
     from colablock.history import Change
-    from colablock.plan import Breakage, Kept, Plan, Step
+    from colablock.planning.plan import Breakage, Kept, Plan, Step
     from colablock.rollback import Undone
     from colablock.verify import Check, Report
 

@@ -10,14 +10,14 @@ import re
 from typing import TYPE_CHECKING
 
 from colablock._common.text import size_text
-from colablock.plan import Action, Remedy, Target
+from colablock.planning.plan import Action, Remedy, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from colablock.envs import Built
     from colablock.history import Change
-    from colablock.plan import Breakage, Plan, Step
+    from colablock.planning.plan import Breakage, Plan, Step
     from colablock.rollback import Undone
     from colablock.verify import Check, Report
 

@@ -28,7 +28,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.disk import check_room, tree_size, unpacked_size
 from colablock.environment.snapshot import installed_versions
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
-from colablock.plan import Action, Plan
+from colablock.planning.plan import Action, Plan
 from colablock.staging import count_of, finish, install_wheels
 
 __all__ = [

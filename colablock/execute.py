@@ -31,7 +31,7 @@ from colablock.journal import (
     settle_unfinished,
 )
 from colablock.locking import locked
-from colablock.plan import Action, Plan
+from colablock.planning.plan import Action, Plan
 from colablock.runtimes.catalog import runtime_of
 from colablock.staging import Staged, count_of, stage
 from colablock.swap import listed_among, moves_in, moves_out, owned_files, source_of

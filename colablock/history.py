@@ -13,7 +13,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.disk import tree_size
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.journal import CHANGES, RECORD, STASH, UNDONE, Kind, Operation, Operations, remove_tree
-from colablock.plan import Action, Step
+from colablock.planning.plan import Action, Step
 
 __all__ = ["Change", "Done", "differences", "drop", "facts_of", "next_folder", "read_history"]
 

@@ -31,17 +31,17 @@ from colablock.lockfile.store import (
 )
 from colablock.matrix.catalog import lock_folder
 from colablock.matrix.model import select_variant
+from colablock.planning.solver import Prepared
 from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
-from colablock.solving import Prepared
 from colablock.standing import Ask
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.matrix.model import Matrix
+    from colablock.planning.solver import Solving
+    from colablock.planning.wheels import Workshop
     from colablock.resolver.model import Resolution
-    from colablock.solving import Solving
-    from colablock.workshop import Workshop
 
 __all__ = ["LockAsk", "Locked", "Locker", "accelerators_of", "nobody", "read_refusals"]
 

@@ -17,9 +17,9 @@ from colablock.matrix.model import Matrix
 from colablock.module_source import ModuleSource
 from colablock.modules import ModuleFile, Providers, installed_path, modules_of
 from colablock.phantoms import Examined, Finding, judge, no_modules
+from colablock.planning.wheels import Workshop
 from colablock.reached import reached_imports
 from colablock.resolver.model import Pin
-from colablock.workshop import Workshop
 
 __all__ = ["phantom_findings"]
 

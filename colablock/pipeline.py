@@ -53,13 +53,13 @@ from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import select_variant
 from colablock.matrix.reader import is_path
 from colablock.network.settings import Settings, read_settings
-from colablock.plan import Plan, Target
+from colablock.planning.plan import Plan, Target
+from colablock.planning.solver import Prepared, Solving
+from colablock.planning.target import is_kernel, why_not_kernel
 from colablock.rollback import Undone, roll_back
 from colablock.runtimes.catalog import load_runtime
 from colablock.serialise import report_from_json, report_to_json
-from colablock.solving import Prepared, Solving
 from colablock.standing import Ask, digest_of, request_key, standing_report
-from colablock.target import is_kernel, why_not_kernel
 from colablock.training.ready import Ready
 from colablock.training.receipts import proof_note
 from colablock.verify import Check, Report, files_checks, prove, run_in

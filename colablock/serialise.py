@@ -18,7 +18,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from colablock.errors import InvalidInput
-from colablock.plan import Plan
+from colablock.planning.plan import Plan
 from colablock.verify import Report
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from colablock.environment.record import (
 from colablock.environment.site import Site, read_site
 from colablock.errors import BadDistribution
 from colablock.network.cache import file_digest
-from colablock.plan import Action, Artifact, Plan, Step
+from colablock.planning.plan import Action, Artifact, Plan, Step
 from colablock.swap import StagedTree
 
 __all__ = ["Staged", "count_of", "finish", "install_wheels", "stage"]

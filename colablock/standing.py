@@ -14,7 +14,7 @@ from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import Matrix
-from colablock.plan import Remedy, Target
+from colablock.planning.plan import Remedy, Target
 from colablock.serialise import report_from_json
 from colablock.verify import Report
 

@@ -23,7 +23,7 @@ from colablock.environment.requirements import only_with, parse_requirement
 from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
-from colablock.plan import Plan, Remedy
+from colablock.planning.plan import Plan, Remedy
 from colablock.proofs import Answer, Child, is_python, run_jobs
 
 if TYPE_CHECKING:

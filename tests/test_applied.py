@@ -13,7 +13,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.applied import Applied, home_folder, key_of, load, require, save, versions_digest
 from colablock.errors import NotFound
 from colablock.matrix.model import Matrix
-from colablock.plan import Remedy, Target
+from colablock.planning.plan import Remedy, Target
 from colablock.standing import Ask, request_key
 
 RECORD = Applied(

@@ -19,7 +19,7 @@ from colablock.errors import Refused, RolledBack, Unmet
 from colablock.history import facts_of, next_folder
 from colablock.journal import RECORD, STASH, Journal, Operations, preparing, recover
 from colablock.locking import locked
-from colablock.plan import Action, Step
+from colablock.planning.plan import Action, Step
 from colablock.rollback import roll_back
 from colablock.swap import StagedTree, moves_in, moves_out, owned_files
 from tests.support.dict_source import PYTHON_312

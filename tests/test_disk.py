@@ -22,7 +22,7 @@ from colablock.environment._probe import interpreter_facts
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
-from colablock.plan import Action, Artifact, Plan, Step, Target, UndoCost
+from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
 from colablock.serialise import plan_from_json, plan_to_json
 from tests.support.runtime import Stub, build_site
 from tests.support.wheels import make_wheel

@@ -32,7 +32,7 @@ from colablock.display import (
 from colablock.display_text import render_info, render_listing, render_matrix
 from colablock.display_words import seconds_text
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NoSolution, NotRestored, Refused
-from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
+from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.serialise import plan_from_json, report_from_json
 from colablock.verify import Check, Report
 

@@ -25,7 +25,7 @@ from colablock.envs import (
     select_env,
 )
 from colablock.errors import BadDistribution, InvalidInput, NotFound, Refused, Unmet
-from colablock.plan import Action, Artifact, Plan, Step, Target
+from colablock.planning.plan import Action, Artifact, Plan, Step, Target
 from tests.support.runtime import site_of
 from tests.support.trees import listing
 from tests.support.wheels import make_wheel

@@ -23,7 +23,7 @@ from colablock.environment.snapshot import Snapshot, fingerprint, installed_vers
 from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
 from colablock.execute import apply_plan, stage
 from colablock.journal import Operations
-from colablock.plan import Action, Artifact, Plan, Step, Target, UndoCost
+from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
 from colablock.verify import Check
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import installed_listing, listing

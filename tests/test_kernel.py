@@ -164,7 +164,7 @@ def test_the_functions_of_the_package_stay_beside_its_modules() -> None:
     code = (
         "import colablock.lockfile.pylock, colablock.plan, colablock.verify; import colablock\n"
         "for name in colablock.__all__[1:]: print(callable(getattr(colablock, name)))\n"
-        "from colablock.plan import Plan; print(callable(colablock.plan))"
+        "from colablock.planning.plan import Plan; print(callable(colablock.plan))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == {"True"}

@@ -40,10 +40,10 @@ from colablock.lockfile.pylock import (
 from colablock.matrix.model import Matrix, Options, PackageEntry, entry_of
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import Settings
-from colablock.plan import Target
+from colablock.planning.plan import Target
+from colablock.planning.solver import Solving
 from colablock.resolver.model import Pin, Request, Resolution
 from colablock.resolver.resolver import resolve
-from colablock.solving import Solving
 from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
 from tests.support.server import IndexServer
 from tests.support.wheels import make_sdist, make_wheel

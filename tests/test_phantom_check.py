@@ -29,11 +29,11 @@ from colablock.network.fetcher import Fetcher
 from colablock.network.settings import read_settings
 from colablock.phantom_check import phantom_findings
 from colablock.phantoms import Examined, Finding, judge
+from colablock.planning.solver import Solving
+from colablock.planning.wheels import Workshop
 from colablock.reached import reached_imports
 from colablock.resolver.model import Pin, Request, Resolution
 from colablock.resolver.resolver import resolve
-from colablock.solving import Solving
-from colablock.workshop import Workshop
 from tests.support.recorded_index import IMPORT_NAMES, RecordedIndex
 from tests.support.server import IndexServer
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes

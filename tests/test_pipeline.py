@@ -14,7 +14,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, NoSolution, NotFound
 from colablock.pipeline import Ask, Pipeline
-from colablock.plan import Action, Plan, Remedy, Target
+from colablock.planning.plan import Action, Plan, Remedy, Target
 from colablock.runtimes.catalog import load_runtime
 from colablock.verify import Report
 from tests.support.recorded_index import RecordedIndex

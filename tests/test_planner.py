@@ -12,8 +12,8 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import Refused
 from colablock.matrix.model import Absent, Matrix
-from colablock.plan import Action, Plan, Remedy, Target
-from colablock.planner import make_plan
+from colablock.planning.plan import Action, Plan, Remedy, Target
+from colablock.planning.planner import make_plan
 from colablock.resolver.model import Request
 from colablock.resolver.repair import Repairer
 from colablock.resolver.resolver import resolve

@@ -14,8 +14,8 @@ from colablock.environment.dependency_graph import unmet
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import NoSolution
 from colablock.matrix.model import Matrix
-from colablock.plan import Action, Plan, Remedy, Target
-from colablock.planner import make_plan
+from colablock.planning.plan import Action, Plan, Remedy, Target
+from colablock.planning.planner import make_plan
 from colablock.resolver.model import Request, Resolution
 from colablock.resolver.repair import Repairer
 from colablock.resolver.resolver import resolve

@@ -13,9 +13,8 @@ from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host, Installed, Snapshot
 from colablock.index.candidates import Candidate, File, Origin
 from colablock.matrix.model import PackageEntry
-from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
-from colablock.resolver.model import Pin, Request, Resolution
-from colablock.target import (
+from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
+from colablock.planning.target import (
     Offer,
     best_offer,
     build_note,
@@ -24,6 +23,7 @@ from colablock.target import (
     is_kernel,
     why_not_kernel,
 )
+from colablock.resolver.model import Pin, Request, Resolution
 from tests.support.dict_source import PYTHON_312
 
 MB = 1_000_000

@@ -17,7 +17,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.snapshot import snapshot_of
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
-from colablock.plan import Action, Breakage, Plan, Remedy, Step, Target
+from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.verify import Check, Report, files_checks, prove, run_in
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import listing

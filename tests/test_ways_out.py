@@ -7,8 +7,8 @@ import pytest
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.version import Version
 from colablock.matrix.model import Matrix
+from colablock.planning.hints import ways_out
 from colablock.runtimes.catalog import RecordedRuntime
-from colablock.ways_out import ways_out
 
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 

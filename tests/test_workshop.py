@@ -21,11 +21,11 @@ from colablock.index.finder import IndexSource
 from colablock.lockfile.pylock import LockSource, make_lock, read_lock, write_lock
 from colablock.matrix.model import Matrix, Options, PackageEntry
 from colablock.network.fetcher import Fetcher
-from colablock.plan import Plan, Target
-from colablock.planner import make_plan
+from colablock.planning.plan import Plan, Target
+from colablock.planning.planner import make_plan
+from colablock.planning.wheels import Workshop
 from colablock.resolver.model import Request, Resolution
 from colablock.resolver.resolver import resolve
-from colablock.workshop import Workshop
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
 
 OWN = canonicalize_name("own")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import checked_index
-from colablock.plan import Remedy, Target
+from colablock.planning.plan import Remedy, Target
 
 if TYPE_CHECKING:
     from rich.console import Console

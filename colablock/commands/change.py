@@ -16,10 +16,10 @@ from colablock.commands.call import (
     print_json,
 )
 from colablock.errors import AppliedNotProven, ExitCode, InvalidInput, Refused
-from colablock.plan import Target
+from colablock.planning.plan import Target
 
 if TYPE_CHECKING:
-    from colablock.plan import Plan
+    from colablock.planning.plan import Plan
     from colablock.standing import Ask
     from colablock.verify import Report
 

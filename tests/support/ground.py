@@ -16,7 +16,7 @@ from pathlib import Path
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.snapshot import Snapshot, snapshot_of
-from colablock.plan import Action, Artifact, Plan, Step, Target
+from colablock.planning.plan import Action, Artifact, Plan, Step, Target
 from colablock.runtimes.catalog import recorded_distributions
 from tests.support.runtime import Stub, build_runtime, build_site, make_venv, site_of
 from tests.support.wheels import make_wheel

@@ -20,7 +20,7 @@ from colablock.applied import Applied, save, versions_digest
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
-from colablock.plan import Target
+from colablock.planning.plan import Target
 from colablock.serialise import report_to_json
 from colablock.training.checkpoints import data_digest
 from colablock.training.config import Adapter, DataSource, TrainConfig

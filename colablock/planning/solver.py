@@ -23,16 +23,16 @@ from colablock.lockfile.store import LockHead, Shelf, assumed_otherwise, read_he
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
 from colablock.network.fetcher import Fetcher
-from colablock.plan import Plan, Remedy, Step, Target
-from colablock.planner import make_plan
+from colablock.planning.hints import ways_out
+from colablock.planning.plan import Plan, Remedy, Step, Target
+from colablock.planning.planner import make_plan
+from colablock.planning.target import Offer, best_offer, build_note, has_preferred_builds
+from colablock.planning.wheels import Workshop
 from colablock.resolver.conflict_report import explain, misfits
 from colablock.resolver.model import PYTHON, Request, Unsolvable
 from colablock.resolver.repair import Repairer
 from colablock.resolver.resolver import resolve
 from colablock.runtimes.catalog import runtimes
-from colablock.target import Offer, best_offer, build_note, has_preferred_builds
-from colablock.ways_out import ways_out
-from colablock.workshop import Workshop
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter

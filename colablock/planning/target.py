@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from colablock._common.text import size_text
 from colablock._common.urls import redacted
 from colablock.environment.snapshot import Host
-from colablock.plan import Remedy
+from colablock.planning.plan import Remedy
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
     from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import PackageEntry
-    from colablock.plan import Plan
+    from colablock.planning.plan import Plan
     from colablock.resolver.model import Resolution
 
 __all__ = [

@@ -14,7 +14,7 @@ from colablock.environment.requirements import Dependents, applies, parse_requir
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
 from colablock.index.candidates import Origin
-from colablock.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
+from colablock.planning.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from colablock.index.finder import CandidateSource
     from colablock.matrix.model import PackageEntry
     from colablock.network.fetcher import Fetcher
-    from colablock.plan import Artifact, Plan
+    from colablock.planning.plan import Artifact, Plan
     from colablock.resolver.model import Pin, Resolution
 
 __all__ = ["Workshop"]
