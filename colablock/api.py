@@ -24,7 +24,7 @@ from colablock.display import (
 from colablock.errors import InvalidInput
 from colablock.planning.plan import Plan, Remedy, Target
 from colablock.standing import Ask, standing_report
-from colablock.verify import Report
+from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
     from colablock.history import Change

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from colablock.planning.plan import Breakage, Kept, Plan, Step
-    from colablock.verify import Check, Report
+    from colablock.verification.verify import Check, Report
 
 __all__ = ["STYLE", "page", "plan_to_html", "report_to_html", "sentence_to_html", "text_to_html"]
 

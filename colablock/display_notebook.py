@@ -19,7 +19,7 @@ from colablock.display_text import error_text, plan_text, report_text
 from colablock.display_words import cost_text, one_line, plan_title, report_headline, seconds_text, some_of
 from colablock.errors import ColablockError
 from colablock.planning.plan import Plan
-from colablock.verify import Report
+from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from colablock.history import Change
     from colablock.planning.plan import Breakage, Kept, Plan, Step
     from colablock.rollback import Undone
-    from colablock.verify import Check, Report
+    from colablock.verification.verify import Check, Report
 
 __all__ = [
     "Section",

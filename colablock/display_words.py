@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from colablock.history import Change
     from colablock.planning.plan import Breakage, Plan, Step
     from colablock.rollback import Undone
-    from colablock.verify import Check, Report
+    from colablock.verification.verify import Check, Report
 
 __all__ = [
     "FOLD",

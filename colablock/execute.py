@@ -35,7 +35,7 @@ from colablock.planning.plan import Action, Plan
 from colablock.runtimes.catalog import runtime_of
 from colablock.staging import Staged, count_of, stage
 from colablock.swap import listed_among, moves_in, moves_out, owned_files, source_of
-from colablock.verify import Check
+from colablock.verification.verify import Check
 
 __all__ = ["Origin", "Staged", "apply_plan", "refuse_externally_managed", "stage"]
 

@@ -62,7 +62,7 @@ from colablock.serialise import report_from_json, report_to_json
 from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.training.ready import Ready
 from colablock.training.receipts import proof_note
-from colablock.verify import Check, Report, files_checks, prove, run_in
+from colablock.verification.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:
     from colablock.checks_file import Checked

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union, cast, get_args, get_origi
 
 from colablock.errors import InvalidInput
 from colablock.planning.plan import Plan
-from colablock.verify import Report
+from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
     from colablock.envs import Built

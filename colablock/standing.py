@@ -16,7 +16,7 @@ from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import Matrix
 from colablock.planning.plan import Remedy, Target
 from colablock.serialise import report_from_json
-from colablock.verify import Report
+from colablock.verification.verify import Report
 
 # What an apply does not depend on: how it is done.
 _UNASKED = frozenset({"break_system_packages", "keep", "offline", "undo"})

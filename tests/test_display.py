@@ -34,7 +34,7 @@ from colablock.display_words import seconds_text
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NoSolution, NotRestored, Refused
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.serialise import plan_from_json, report_from_json
-from colablock.verify import Check, Report
+from colablock.verification.verify import Check, Report
 
 CASES = Path(__file__).parent / "data" / "display"
 PLANS = sorted(path.stem for path in CASES.glob("plan-*.json"))

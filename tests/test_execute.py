@@ -24,7 +24,7 @@ from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, 
 from colablock.execute import apply_plan, stage
 from colablock.journal import Operations
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
-from colablock.verify import Check
+from colablock.verification.verify import Check
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel

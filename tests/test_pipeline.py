@@ -16,7 +16,7 @@ from colablock.errors import ExitCode, NoSolution, NotFound
 from colablock.pipeline import Ask, Pipeline
 from colablock.planning.plan import Action, Plan, Remedy, Target
 from colablock.runtimes.catalog import load_runtime
-from colablock.verify import Report
+from colablock.verification.verify import Report
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import find_python
 from tests.support.trees import listing

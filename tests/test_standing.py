@@ -16,7 +16,7 @@ from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
 from colablock.serialise import report_to_json
 from colablock.standing import Ask, request_key, standing_report
-from colablock.verify import Check, Report
+from colablock.verification.verify import Check, Report
 
 MATRIX = 'schema = 1\nname = "demo"\nrequirements = ["demo"]\n'
 

@@ -18,7 +18,7 @@ from colablock.environment.snapshot import snapshot_of
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
-from colablock.verify import Check, Report, files_checks, prove, run_in
+from colablock.verification.verify import Check, Report, files_checks, prove, run_in
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import listing
 
@@ -439,7 +439,7 @@ except KeyboardInterrupt:
 """
 RUNS = """\
 import os, sys
-from colablock.verify import run_in
+from colablock.verification.verify import run_in
 sys.exit(run_in(sys.argv[1], sys.argv[2:], os.environ))
 """
 

@@ -21,7 +21,7 @@ from colablock.planning.plan import Target
 if TYPE_CHECKING:
     from colablock.planning.plan import Plan
     from colablock.standing import Ask
-    from colablock.verify import Report
+    from colablock.verification.verify import Report
 
 __all__ = ["add"]
 

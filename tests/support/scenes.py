@@ -22,7 +22,7 @@ from colablock.execute import apply_plan, stage
 from colablock.journal import Journal, Kind, Operation, Operations, Settled, recover
 from colablock.locking import locked
 from colablock.rollback import roll_back
-from colablock.verify import Check
+from colablock.verification.verify import Check
 from tests.support.faults import (
     WRITING,
     Faulty,

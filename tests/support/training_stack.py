@@ -29,7 +29,7 @@ from colablock.training.launch import exit_code_of, start
 from colablock.training.precision import FP32
 from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord
-from colablock.verify import Report
+from colablock.verification.verify import Report
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 
 __all__ = [

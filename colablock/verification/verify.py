@@ -24,7 +24,7 @@ from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
 from colablock.planning.plan import Plan, Remedy
-from colablock.proofs import Answer, Child, is_python, run_jobs
+from colablock.verification.worker import Answer, Child, is_python, run_jobs
 
 if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
