@@ -23,13 +23,13 @@ from colablock.display import (
 )
 from colablock.errors import InvalidInput
 from colablock.planning.plan import Plan, Remedy, Target
-from colablock.standing import Ask, standing_report
+from colablock.transaction.up_to_date import Ask, standing_report
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
-    from colablock.history import Change
     from colablock.pipeline import Pipeline
-    from colablock.rollback import Undone
+    from colablock.transaction.history import Change
+    from colablock.transaction.rollback import Undone
 
 __all__ = [
     "apply",

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.api import Name, open_pipeline
-from colablock.applied import home_folder
 from colablock.display import reporter_for
 from colablock.display_briefing import (
     briefing_text,
@@ -31,6 +30,7 @@ from colablock.training.run import train as start_or_find
 from colablock.training.run_folder import RunRecord, State, find_run, list_runs, stop_run
 from colablock.training.run_summary import RunSummary, summary_of, watch
 from colablock.training.vaults import find_token, vaults_here
+from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
     from colablock.training.config import TrainConfig

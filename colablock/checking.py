@@ -14,7 +14,7 @@ from colablock.lockfile.store import PLATFORM
 from colablock.matrix.catalog import lock_folder
 from colablock.phantom_check import phantom_findings
 from colablock.planning.solver import FETCHABLE
-from colablock.standing import Ask
+from colablock.transaction.up_to_date import Ask
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter

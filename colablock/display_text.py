@@ -48,11 +48,11 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from colablock.envs import Built
     from colablock.errors import ColablockError
-    from colablock.history import Change
     from colablock.planning.plan import Breakage, Kept, Plan, Step
-    from colablock.rollback import Undone
+    from colablock.transaction.history import Change
+    from colablock.transaction.isolated_envs import Built
+    from colablock.transaction.rollback import Undone
     from colablock.verification.verify import Check, Report
 
 __all__ = [

@@ -15,10 +15,10 @@ from colablock.planning.plan import Action, Remedy, Target
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from colablock.envs import Built
-    from colablock.history import Change
     from colablock.planning.plan import Breakage, Plan, Step
-    from colablock.rollback import Undone
+    from colablock.transaction.history import Change
+    from colablock.transaction.isolated_envs import Built
+    from colablock.transaction.rollback import Undone
     from colablock.verification.verify import Check, Report
 
 __all__ = [

@@ -20,7 +20,7 @@ from colablock.lockfile.store import read_head
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
     from colablock.pipeline import Pipeline
-    from colablock.standing import Ask
+    from colablock.transaction.up_to_date import Ask
 
 __all__ = ["Exported", "export"]
 

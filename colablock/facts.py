@@ -10,13 +10,13 @@ from pathlib import Path
 
 from colablock._common.urls import redacted
 from colablock._version import __version__
-from colablock.applied import home_folder
 from colablock.environment.snapshot import snapshot_of, take_snapshot
 from colablock.matrix.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry
 from colablock.network.settings import read_settings
 from colablock.runtimes.catalog import runtimes
 from colablock.training.receipts import proven_on
+from colablock.transaction.apply_record import home_folder
 
 __all__ = ["info", "listing", "matrix_facts"]
 

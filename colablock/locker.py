@@ -34,7 +34,7 @@ from colablock.matrix.model import select_variant
 from colablock.planning.solver import Prepared
 from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
-from colablock.standing import Ask
+from colablock.transaction.up_to_date import Ask
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter

@@ -12,13 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock import applied, envs
 from colablock._common.reporter import Reporter
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.applied import Applied
-from colablock.disk import room_note, undo_cost
-from colablock.drift import SINCE, Drift, find_drifts, notes_of
 from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.dependency_graph import unmet
 from colablock.environment.interpreters import fetch_interpreter
@@ -42,13 +38,9 @@ from colablock.errors import (
     Refused,
     RolledBack,
 )
-from colablock.execute import Origin, apply_plan, refuse_externally_managed
-from colablock.history import Change, drop, read_history
-from colablock.journal import Settled, recover
 from colablock.locker import LockAsk, Locked, Locker
 from colablock.lockfile.pylock import lock_digest, make_lock
 from colablock.lockfile.store import LockHead, Shelf
-from colablock.locking import locked
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import select_variant
 from colablock.matrix.reader import is_path
@@ -56,12 +48,21 @@ from colablock.network.settings import Settings, read_settings
 from colablock.planning.plan import Plan, Target
 from colablock.planning.solver import Prepared, Solving
 from colablock.planning.target import is_kernel, why_not_kernel
-from colablock.rollback import Undone, roll_back
 from colablock.runtimes.catalog import load_runtime
-from colablock.serialise import report_from_json, report_to_json
-from colablock.standing import Ask, digest_of, request_key, standing_report
 from colablock.training.ready import Ready
 from colablock.training.receipts import proof_note
+from colablock.transaction import apply_record as applied
+from colablock.transaction import isolated_envs as envs
+from colablock.transaction.apply import Origin, apply_plan, refuse_externally_managed
+from colablock.transaction.apply_record import Applied
+from colablock.transaction.disk_space import room_note, undo_cost
+from colablock.transaction.drift import SINCE, Drift, find_drifts, notes_of
+from colablock.transaction.history import Change, drop, read_history
+from colablock.transaction.journal import Settled, recover
+from colablock.transaction.rollback import Undone, roll_back
+from colablock.transaction.serialise import report_from_json, report_to_json
+from colablock.transaction.site_lock import locked
+from colablock.transaction.up_to_date import Ask, digest_of, request_key, standing_report
 from colablock.verification.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:

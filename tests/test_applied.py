@@ -10,11 +10,19 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.applied import Applied, home_folder, key_of, load, require, save, versions_digest
 from colablock.errors import NotFound
 from colablock.matrix.model import Matrix
 from colablock.planning.plan import Remedy, Target
-from colablock.standing import Ask, request_key
+from colablock.transaction.apply_record import (
+    Applied,
+    home_folder,
+    key_of,
+    load,
+    require,
+    save,
+    versions_digest,
+)
+from colablock.transaction.up_to_date import Ask, request_key
 
 RECORD = Applied(
     name="demo",

@@ -16,12 +16,12 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.site import Site
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import Refused, RolledBack, Unmet
-from colablock.history import facts_of, next_folder
-from colablock.journal import RECORD, STASH, Journal, Operations, preparing, recover
-from colablock.locking import locked
 from colablock.planning.plan import Action, Step
-from colablock.rollback import roll_back
-from colablock.swap import StagedTree, moves_in, moves_out, owned_files
+from colablock.transaction.file_moves import StagedTree, moves_in, moves_out, owned_files
+from colablock.transaction.history import facts_of, next_folder
+from colablock.transaction.journal import RECORD, STASH, Journal, Operations, preparing, recover
+from colablock.transaction.rollback import roll_back
+from colablock.transaction.site_lock import locked
 from tests.support.dict_source import PYTHON_312
 from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.runtime import Stub, build_site

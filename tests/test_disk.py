@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.disk import check_room, free_space, room_note, undo_cost, unpacked_size
 from colablock.display_html import plan_to_html
 from colablock.display_text import plan_text
 from colablock.environment._probe import interpreter_facts
@@ -23,7 +22,8 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
-from colablock.serialise import plan_from_json, plan_to_json
+from colablock.transaction.disk_space import check_room, free_space, room_note, undo_cost, unpacked_size
+from colablock.transaction.serialise import plan_from_json, plan_to_json
 from tests.support.runtime import Stub, build_site
 from tests.support.wheels import make_wheel
 
@@ -153,7 +153,7 @@ from dataclasses import asdict
 from pathlib import Path
 from tests.support.runtime import build_site
 from tests.test_disk import large, removing, standing
-from colablock.disk import undo_cost
+from colablock.transaction.disk_space import undo_cost
 
 site, started, hidden = Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
 build_site(site, [large("new"), large("both")])

@@ -33,7 +33,7 @@ from colablock.display_text import render_info, render_listing, render_matrix
 from colablock.display_words import seconds_text
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NoSolution, NotRestored, Refused
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
-from colablock.serialise import plan_from_json, report_from_json
+from colablock.transaction.serialise import plan_from_json, report_from_json
 from colablock.verification.verify import Check, Report
 
 CASES = Path(__file__).parent / "data" / "display"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.drift import find_drifts, notes_of
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import ExitCode
+from colablock.transaction.drift import find_drifts, notes_of
 from tests.support.dict_source import PYTHON_312
 from tests.support.runtime import Stub, build_site, make_venv
 from tests.support.wheels import make_wheel

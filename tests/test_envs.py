@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.applied import Applied, load, save
-from colablock.envs import (
+from colablock.errors import BadDistribution, InvalidInput, NotFound, Refused, Unmet
+from colablock.planning.plan import Action, Artifact, Plan, Step, Target
+from colablock.transaction.apply_record import Applied, load, save
+from colablock.transaction.isolated_envs import (
     build_env,
     discard_env,
     env_folder,
@@ -24,8 +26,6 @@ from colablock.envs import (
     remove_env,
     select_env,
 )
-from colablock.errors import BadDistribution, InvalidInput, NotFound, Refused, Unmet
-from colablock.planning.plan import Action, Artifact, Plan, Step, Target
 from tests.support.runtime import site_of
 from tests.support.trees import listing
 from tests.support.wheels import make_wheel

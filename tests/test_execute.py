@@ -21,9 +21,9 @@ from colablock.environment.record import read_record
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Snapshot, fingerprint, installed_versions, snapshot_of
 from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
-from colablock.execute import apply_plan, stage
-from colablock.journal import Operations
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
+from colablock.transaction.apply import apply_plan, stage
+from colablock.transaction.journal import Operations
 from colablock.verification.verify import Check
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import installed_listing, listing

@@ -20,8 +20,8 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.site import read_site
 from colablock.errors import ExitCode, Refused, RolledBack, Unmet
-from colablock.journal import Operations, recover
-from colablock.rollback import roll_back
+from colablock.transaction.journal import Operations, recover
+from colablock.transaction.rollback import roll_back
 from tests.conftest import EVERY_FAULT
 from tests.support.faults import Faulty, die, has_own_mounts, in_a_child, in_own_mounts, mounted
 from tests.support.ground import Ground, copy_tree, make_ground

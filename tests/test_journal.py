@@ -16,8 +16,8 @@ import pytest
 
 from colablock.environment.site import Site
 from colablock.errors import NotRestored, Refused
-from colablock.journal import Journal, Kind, Operation, Operations, recover
-from colablock.locking import locked
+from colablock.transaction.journal import Journal, Kind, Operation, Operations, recover
+from colablock.transaction.site_lock import locked
 from tests.support.faults import Faulty, FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.trees import Listing, listing
 
@@ -321,7 +321,7 @@ def other_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
     folders = dict.fromkeys(("prefix", "purelib", "platlib", "scripts", "data"), site.data)
     script = (
         "import time\n"
-        "from colablock.locking import locked\n"
+        "from colablock.transaction.site_lock import locked\n"
         "from colablock.environment.site import Site\n"
         f"with locked(Site(python='', **{folders!r})):\n"
         "    print('held', flush=True)\n"
@@ -369,7 +369,7 @@ def test_what_takes_long_to_delete_is_deleted_by_another_process(
 ) -> None:
     for number in range(3000):
         write(site.state / "stage" / str(number), file="x")
-    monkeypatch.setattr("colablock.journal._PATIENCE", 0)
+    monkeypatch.setattr("colablock.transaction.journal._PATIENCE", 0)
     recover(site)
     assert not (site.state / "stage").exists()
     until = time.monotonic() + 60

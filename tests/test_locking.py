@@ -14,7 +14,7 @@ from uv import find_uv_bin
 from colablock._common.reporter import Reporter
 from colablock.environment.site import read_site
 from colablock.errors import Refused
-from colablock.locking import locked
+from colablock.transaction.site_lock import locked
 from tests.support.faults import die, in_a_child
 from tests.support.runtime import make_venv, site_of
 from tests.support.trees import listing

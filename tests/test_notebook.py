@@ -12,7 +12,7 @@ import pytest
 from colablock.display_notebook import KernelRestarts, NotebookReporter, in_colab, restart_kernel
 from colablock.errors import ColablockError, InvalidInput
 from colablock.notebook import CommandFailed, Magic, in_notebook, restart_prompt, show
-from colablock.serialise import report_from_json
+from colablock.transaction.serialise import report_from_json
 
 CASES = Path(__file__).parent / "data" / "display"
 
@@ -281,7 +281,7 @@ import json, sys
 from pathlib import Path
 import colablock.notebook as notebook
 from colablock.display import reporter_for
-from colablock.serialise import plan_from_json, report_from_json
+from colablock.transaction.serialise import plan_from_json, report_from_json
 folder = Path(FOLDER)
 plan = plan_from_json(json.loads((folder / "plan-kernel-breaks-much.json").read_text()))
 report = report_from_json(json.loads((folder / "report-failed.json").read_text()))

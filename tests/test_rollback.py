@@ -10,10 +10,10 @@ import pytest
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.site import read_site
 from colablock.errors import NotFound, Refused, RolledBack
-from colablock.execute import apply_plan
-from colablock.history import drop, read_history
-from colablock.journal import recover
-from colablock.rollback import Undone, roll_back
+from colablock.transaction.apply import apply_plan
+from colablock.transaction.history import drop, read_history
+from colablock.transaction.journal import recover
+from colablock.transaction.rollback import Undone, roll_back
 from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.runtime import Stub, build_site
 from tests.support.trees import installed_listing, listing

@@ -20,7 +20,7 @@ from colablock.planning.plan import Target
 
 if TYPE_CHECKING:
     from colablock.planning.plan import Plan
-    from colablock.standing import Ask
+    from colablock.transaction.up_to_date import Ask
     from colablock.verification.verify import Report
 
 __all__ = ["add"]
@@ -96,7 +96,7 @@ def _add_why(commands: Any) -> None:
 
 def _plan(call: Call) -> int:
     from colablock.display_text import render_plan
-    from colablock.serialise import plan_to_json
+    from colablock.transaction.serialise import plan_to_json
 
     with pipeline_of(call) as pipeline:
         plan = pipeline.prepare(ask_of(call.args)).plan
@@ -109,8 +109,8 @@ def _plan(call: Call) -> int:
 
 def _apply(call: Call) -> int:
     from colablock.display_text import render_report
-    from colablock.serialise import plan_to_json, report_to_json
-    from colablock.standing import standing_report
+    from colablock.transaction.serialise import plan_to_json, report_to_json
+    from colablock.transaction.up_to_date import standing_report
 
     ask = ask_of(call.args)
     plan, report = None, standing_report(ask, call.environ)
@@ -150,7 +150,7 @@ def _run(call: Call) -> int:
 
 def _verify(call: Call) -> int:
     from colablock.display_text import render_report
-    from colablock.serialise import report_to_json
+    from colablock.transaction.serialise import report_to_json
 
     with pipeline_of(call) as pipeline:
         report = pipeline.verify(call.args.name)

@@ -26,10 +26,10 @@ def add(commands: Any) -> None:
 
 
 def _list_envs(call: Call) -> int:
-    from colablock.applied import home_folder
     from colablock.display_text import render_envs
-    from colablock.envs import list_envs
-    from colablock.serialise import built_to_json
+    from colablock.transaction.apply_record import home_folder
+    from colablock.transaction.isolated_envs import list_envs
+    from colablock.transaction.serialise import built_to_json
 
     built = list_envs(home_folder(call.environ))
     if call.args.json:
@@ -41,9 +41,9 @@ def _list_envs(call: Call) -> int:
 
 def _remove_env(call: Call) -> int:
     from colablock._common.text import size_text
-    from colablock.applied import home_folder
-    from colablock.envs import remove_env
-    from colablock.serialise import built_to_json
+    from colablock.transaction.apply_record import home_folder
+    from colablock.transaction.isolated_envs import remove_env
+    from colablock.transaction.serialise import built_to_json
 
     removed = remove_env(home_folder(call.environ), call.args.name)
     if call.args.json:

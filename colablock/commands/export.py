@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 def _export(call: Call) -> int:
     from colablock.exporting import export
     from colablock.lockfile.export import Format
-    from colablock.standing import Ask
+    from colablock.transaction.up_to_date import Ask
 
     args = call.args
     ask = Ask(

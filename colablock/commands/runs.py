@@ -57,9 +57,9 @@ def follow_run(call: Call, run_id: str, folder: RunFolder, *, stops: bool = True
 
 
 def _list(call: Call) -> int:
-    from colablock.applied import home_folder
     from colablock.display_training import render_runs
     from colablock.training.run_summary import summaries, summary_to_json
+    from colablock.transaction.apply_record import home_folder
 
     found = list(summaries(home_folder(call.environ), explained=call.args.json))
     if call.args.json:
@@ -119,8 +119,8 @@ def _plot(call: Call) -> int:
 
 def _chosen(call: Call) -> tuple[str, RunFolder]:
     """Return the run that is meant.  Raises NotFound; InvalidInput where several run and none is named."""
-    from colablock.applied import home_folder
     from colablock.training.run_folder import find_run, list_runs
+    from colablock.transaction.apply_record import home_folder
 
     home = home_folder(call.environ)
     if call.args.id is None:

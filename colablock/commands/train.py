@@ -64,9 +64,9 @@ def _add_smoke(commands: Any) -> None:
 
 
 def _train(call: Call) -> int:
-    from colablock.applied import home_folder
     from colablock.display_briefing import render_briefing
     from colablock.training.run import train
+    from colablock.transaction.apply_record import home_folder
 
     args = call.args
     is_quiet = args.quiet or args.json

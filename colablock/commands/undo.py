@@ -46,8 +46,8 @@ def _add_history(commands: Any) -> None:
 
 def _rollback(call: Call) -> int:
     from colablock.display_text import render_history, render_undone
-    from colablock.journal import Settled
-    from colablock.serialise import undone_to_json
+    from colablock.transaction.journal import Settled
+    from colablock.transaction.serialise import undone_to_json
 
     args = call.args
     with pipeline_of(call) as pipeline:
@@ -69,7 +69,7 @@ def _rollback(call: Call) -> int:
 
 def _history(call: Call) -> int:
     from colablock.display_text import render_history
-    from colablock.serialise import change_to_json
+    from colablock.transaction.serialise import change_to_json
 
     args = call.args
     with pipeline_of(call) as pipeline:

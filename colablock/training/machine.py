@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from colablock.disk import free_space, is_same_disk
 from colablock.environment.accelerator import (
     Accelerator,
     Device,
@@ -27,6 +26,7 @@ from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
 from colablock.training.hub import Cache
 from colablock.training.preflight import Card, Machine, Stack
+from colablock.transaction.disk_space import free_space, is_same_disk
 
 __all__ = ["card_of", "read_machine", "read_stack", "system_memory", "visible"]
 

@@ -75,7 +75,11 @@ class Child:
 
     def start_jobs(self, jobs: Sequence[Job], output: BinaryIO, descriptor: int) -> subprocess.Popen[bytes]:
         """Start an interpreter that works through *jobs* and answers to *descriptor*."""
-        script = resources.files("colablock.verification").joinpath("_worker_script.py").read_text(encoding="utf-8")
+        script = (
+            resources.files("colablock.verification")
+            .joinpath("_worker_script.py")
+            .read_text(encoding="utf-8")
+        )
         # Given as text: run as a file, its folder would be first on the import path, and hide modules.
         arguments = [self.python, "-c", script, str(descriptor), json.dumps(jobs)]
         return self._start(arguments, output, descriptor)

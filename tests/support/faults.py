@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from colablock.journal import Operations
+from colablock.transaction.journal import Operations
 
 __all__ = [
     "Faulty",

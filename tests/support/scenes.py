@@ -18,10 +18,10 @@ import pytest
 from colablock._common.reporter import Reporter
 from colablock.environment.site import Site, read_site
 from colablock.errors import AppliedNotProven, NotRestored, RolledBack
-from colablock.execute import apply_plan, stage
-from colablock.journal import Journal, Kind, Operation, Operations, Settled, recover
-from colablock.locking import locked
-from colablock.rollback import roll_back
+from colablock.transaction.apply import apply_plan, stage
+from colablock.transaction.journal import Journal, Kind, Operation, Operations, Settled, recover
+from colablock.transaction.rollback import roll_back
+from colablock.transaction.site_lock import locked
 from colablock.verification.verify import Check
 from tests.support.faults import (
     WRITING,

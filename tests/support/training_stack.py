@@ -16,12 +16,10 @@ from typing import Any
 import yaml
 
 from colablock._common.reporter import Reporter
-from colablock.applied import Applied, save, versions_digest
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
 from colablock.planning.plan import Target
-from colablock.serialise import report_to_json
 from colablock.training.checkpoints import data_digest
 from colablock.training.config import Adapter, DataSource, TrainConfig
 from colablock.training.handoff import Job, begin, prepare_data
@@ -29,6 +27,8 @@ from colablock.training.launch import exit_code_of, start
 from colablock.training.precision import FP32
 from colablock.training.ready import Ready
 from colablock.training.run_folder import RunFolder, RunRecord
+from colablock.transaction.apply_record import Applied, save, versions_digest
+from colablock.transaction.serialise import report_to_json
 from colablock.verification.verify import Report
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 

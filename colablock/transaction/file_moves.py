@@ -15,7 +15,7 @@ from colablock.environment.record import read_record, recorded_paths
 from colablock.environment.site import Site
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
-from colablock.journal import Kind, Operation
+from colablock.transaction.journal import Kind, Operation
 
 __all__ = [
     "StagedTree",

@@ -43,7 +43,7 @@ from typing import Any
 
 from colablock.environment.site import JOURNAL, Site
 from colablock.errors import NotRestored, Unmet
-from colablock.locking import locked
+from colablock.transaction.site_lock import locked
 
 __all__ = [
     "CHANGES",

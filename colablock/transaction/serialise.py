@@ -22,9 +22,9 @@ from colablock.planning.plan import Plan
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
-    from colablock.envs import Built
-    from colablock.history import Change
-    from colablock.rollback import Undone
+    from colablock.transaction.history import Change
+    from colablock.transaction.isolated_envs import Built
+    from colablock.transaction.rollback import Undone
 
 __all__ = [
     "FORM_VERSION",

@@ -31,7 +31,7 @@ from colablock.environment.site import Site, read_site
 from colablock.errors import BadDistribution
 from colablock.network.cache import file_digest
 from colablock.planning.plan import Action, Artifact, Plan, Step
-from colablock.swap import StagedTree
+from colablock.transaction.file_moves import StagedTree
 
 __all__ = ["Staged", "count_of", "finish", "install_wheels", "stage"]
 

@@ -12,11 +12,26 @@ from colablock._common.reporter import Reporter
 from colablock.environment.site import Site
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import ColablockError, NotFound, NotRestored, Refused, RolledBack
-from colablock.history import Change, differences, next_folder, read_history
-from colablock.journal import STASH, UNDONE, Journal, Operation, Operations, preparing, settle_unfinished
-from colablock.locking import locked
-from colablock.staging import count_of
-from colablock.swap import has_ancestor, moves_back, moves_out, owned_files, placed_among, removable_folders
+from colablock.transaction.file_moves import (
+    has_ancestor,
+    moves_back,
+    moves_out,
+    owned_files,
+    placed_among,
+    removable_folders,
+)
+from colablock.transaction.history import Change, differences, next_folder, read_history
+from colablock.transaction.journal import (
+    STASH,
+    UNDONE,
+    Journal,
+    Operation,
+    Operations,
+    preparing,
+    settle_unfinished,
+)
+from colablock.transaction.site_lock import locked
+from colablock.transaction.staging import count_of
 
 __all__ = ["Undone", "roll_back"]
 

@@ -14,12 +14,15 @@ from pathlib import Path
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
-from colablock.disk import check_room, unpacked_size
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import AppliedNotProven, ColablockError, NotRestored, Refused, RolledBack
-from colablock.history import differences, facts_of, next_folder
-from colablock.journal import (
+from colablock.planning.plan import Action, Plan
+from colablock.runtimes.catalog import runtime_of
+from colablock.transaction.disk_space import check_room, unpacked_size
+from colablock.transaction.file_moves import listed_among, moves_in, moves_out, owned_files, source_of
+from colablock.transaction.history import differences, facts_of, next_folder
+from colablock.transaction.journal import (
     CHANGES,
     RECORD,
     STASH,
@@ -30,11 +33,8 @@ from colablock.journal import (
     preparing,
     settle_unfinished,
 )
-from colablock.locking import locked
-from colablock.planning.plan import Action, Plan
-from colablock.runtimes.catalog import runtime_of
-from colablock.staging import Staged, count_of, stage
-from colablock.swap import listed_among, moves_in, moves_out, owned_files, source_of
+from colablock.transaction.site_lock import locked
+from colablock.transaction.staging import Staged, count_of, stage
 from colablock.verification.verify import Check
 
 __all__ = ["Origin", "Staged", "apply_plan", "refuse_externally_managed", "stage"]

@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.disk import tree_size
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.journal import CHANGES, RECORD, STASH, UNDONE, Kind, Operation, Operations, remove_tree
 from colablock.planning.plan import Action, Step
+from colablock.transaction.disk_space import tree_size
+from colablock.transaction.journal import (
+    CHANGES,
+    RECORD,
+    STASH,
+    UNDONE,
+    Kind,
+    Operation,
+    Operations,
+    remove_tree,
+)
 
 __all__ = ["Change", "Done", "differences", "drop", "facts_of", "next_folder", "read_history"]
 

@@ -21,15 +21,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from colablock import applied
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.disk import check_room, tree_size, unpacked_size
 from colablock.environment.snapshot import installed_versions
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.planning.plan import Action, Plan
-from colablock.staging import count_of, finish, install_wheels
+from colablock.transaction import apply_record as applied
+from colablock.transaction.disk_space import check_room, tree_size, unpacked_size
+from colablock.transaction.staging import count_of, finish, install_wheels
 
 __all__ = [
     "Built",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from colablock.environment.requirements import Demand, Dependents
-from colablock.history import differences
+from colablock.transaction.history import differences
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName

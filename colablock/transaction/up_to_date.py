@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from colablock import applied
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import Matrix
 from colablock.planning.plan import Remedy, Target
-from colablock.serialise import report_from_json
+from colablock.transaction import apply_record as applied
+from colablock.transaction.serialise import report_from_json
 from colablock.verification.verify import Report
 
 # What an apply does not depend on: how it is done.
