@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from colablock.check import outcomes_of
-from colablock.checks_file import Checked, compared, replaces_requirements
+from colablock.check.outcomes import outcomes_of
+from colablock.check.results_file import Checked, compared, replaces_requirements
+from colablock.check.undeclared_imports import phantom_findings
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import NoSolution
 from colablock.locker import nobody
 from colablock.lockfile.store import PLATFORM
 from colablock.matrix.catalog import lock_folder
-from colablock.phantom_check import phantom_findings
 from colablock.planning.solver import FETCHABLE
 from colablock.transaction.up_to_date import Ask
 

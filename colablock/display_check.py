@@ -10,16 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from colablock._common.text import size_text
-from colablock.check import Verdict, broken_since
-from colablock.claims import HOLDS
+from colablock.check.capabilities import HOLDS
+from colablock.check.outcomes import Verdict, broken_since
 from colablock.display_text import paragraph, write_lines
 from colablock.display_words import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from colablock.check import Outcome
-    from colablock.checks_file import Checked
+    from colablock.check.outcomes import Outcome
+    from colablock.check.results_file import Checked
 
 __all__ = ["render_checked"]
 

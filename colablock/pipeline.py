@@ -66,7 +66,7 @@ from colablock.transaction.up_to_date import Ask, digest_of, request_key, standi
 from colablock.verification.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:
-    from colablock.checks_file import Checked
+    from colablock.check.results_file import Checked
     from colablock.matrix.model import Matrix
     from colablock.training.receipts import Receipt
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from colablock.check import Outcome, Verdict, broken_since, differences
-from colablock.checks_file import Checked
-from colablock.claims import CLAIMS, HOLDS, judge_claim
+from colablock.check.capabilities import CLAIMS, HOLDS, judge_claim
+from colablock.check.outcomes import Outcome, Verdict, broken_since, differences
+from colablock.check.results_file import Checked
 from colablock.display_check import render_checked
 from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.errors import ExitCode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.claims import HOLDS, judge_claim
+from colablock.check.capabilities import HOLDS, judge_claim
 from colablock.environment.accelerator import Accelerator, Device
 
 

@@ -15,6 +15,10 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
+from colablock.check.findings import Examined, Finding, judge
+from colablock.check.import_names import Provider, Providers, modules_of
+from colablock.check.reachable_imports import reached_imports
+from colablock.check.undeclared_imports import phantom_findings
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
@@ -24,14 +28,10 @@ from colablock.index.finder import IndexSource
 from colablock.lockfile.pylock import LockSource, make_lock
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Matrix, PackageEntry, Train, Verify, select_variant
-from colablock.modules import Provider, Providers, modules_of
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import read_settings
-from colablock.phantom_check import phantom_findings
-from colablock.phantoms import Examined, Finding, judge
 from colablock.planning.solver import Solving
 from colablock.planning.wheels import Workshop
-from colablock.reached import reached_imports
 from colablock.resolver.model import Pin, Request, Resolution
 from colablock.resolver.resolver import resolve
 from tests.support.recorded_index import IMPORT_NAMES, RecordedIndex

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock.check.findings import Examined, Finding, judge
+from colablock.check.import_names import Provider, Providers, modules_of
+from colablock.check.reachable_imports import Reached, reached_imports
 from colablock.environment.markers_and_tags import environment_for
-from colablock.modules import Provider, Providers, modules_of
-from colablock.phantoms import Examined, Finding, judge
-from colablock.reached import Reached, reached_imports
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,7 +9,7 @@ imported in fresh processes of ENV.  The first notes which other top-level names
 modules ask for.  Then one name at a time is missing: its import by these modules fails, and nobody finds its
 spec or its metadata, as in a clean environment.  If the import of the entry fails, the name is required.
 
-This is compared with what ``colablock.phantoms`` says of the same: the names that are errors when nothing
+This is compared with what ``colablock.check.findings`` says of the same: the names that are errors when nothing
 in ENV provides them against the required ones, and all that is reached against all that was asked for.
 """
 
@@ -30,10 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from colablock._vendor.packaging.utils import NormalizedName  # noqa: E402 - run as a script
-from colablock.import_statements import Kind  # noqa: E402
-from colablock.modules import Provider, Providers, modules_of  # noqa: E402
-from colablock.phantoms import Examined, Severity, judge  # noqa: E402
-from colablock.reached import Import, Reached, reached_imports  # noqa: E402
+from colablock.check.findings import Examined, Severity, judge  # noqa: E402
+from colablock.check.import_names import Provider, Providers, modules_of  # noqa: E402
+from colablock.check.import_statements import Kind  # noqa: E402
+from colablock.check.reachable_imports import Import, Reached, reached_imports  # noqa: E402
 
 FACTS = """
 import importlib.metadata, json, os, platform, sys

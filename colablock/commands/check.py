@@ -10,7 +10,7 @@ from colablock.commands.call import Call, add_command, pipeline_of, print_json
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
-    from colablock.checks_file import Checked
+    from colablock.check.results_file import Checked
 
 __all__ = ["add"]
 

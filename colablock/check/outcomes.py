@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
-from colablock.claims import judge_claim
+from colablock.check.capabilities import judge_claim
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import NoSolution, Refused
 from colablock.locker import accelerators_of, read_refusals

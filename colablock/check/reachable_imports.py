@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from colablock._vendor.packaging.version import Version
-from colablock.import_statements import Kind, Statement, read_statements
-from colablock.modules import ModuleFile, standard_library
+from colablock.check.import_names import ModuleFile, standard_library
+from colablock.check.import_statements import Kind, Statement, read_statements
 
 __all__ = ["Import", "Reached", "Unread", "reached_imports"]
 

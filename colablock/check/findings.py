@@ -8,9 +8,9 @@ from enum import Enum
 from typing import Any
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.import_statements import Kind
-from colablock.modules import Providers, Supply
-from colablock.reached import Import, Reached
+from colablock.check.import_names import Providers, Supply
+from colablock.check.import_statements import Kind
+from colablock.check.reachable_imports import Import, Reached
 
 __all__ = ["Examined", "Fault", "Finding", "Severity", "judge", "no_modules"]
 

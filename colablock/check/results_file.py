@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.fs import write_whole
-from colablock.check import Outcome, broken_since, differences
+from colablock.check.outcomes import Outcome, broken_since, differences
 from colablock.errors import InvalidInput
 from colablock.matrix.model import Matrix
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, cast
 
+from colablock.check.import_names import Modules, Provider, modules_of
 from colablock.errors import BadDistribution
 from colablock.index.archive import Archive, open_archive
 from colablock.index.candidates import File
 from colablock.index.metadata_fetcher import contents_key, remote_wheel
-from colablock.modules import Modules, Provider, modules_of
 from colablock.network.fetcher import Fetcher
 from colablock.resolver.model import Pin
 

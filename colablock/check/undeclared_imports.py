@@ -10,15 +10,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.check.findings import Examined, Finding, judge, no_modules
+from colablock.check.import_names import ModuleFile, Providers, installed_path, modules_of
+from colablock.check.module_listing import ModuleSource
+from colablock.check.reachable_imports import reached_imports
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import NoModules
 from colablock.matrix.model import Matrix
-from colablock.module_source import ModuleSource
-from colablock.modules import ModuleFile, Providers, installed_path, modules_of
-from colablock.phantoms import Examined, Finding, judge, no_modules
 from colablock.planning.wheels import Workshop
-from colablock.reached import reached_imports
 from colablock.resolver.model import Pin
 
 __all__ = ["phantom_findings"]
