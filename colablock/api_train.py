@@ -22,18 +22,18 @@ from colablock.display_notebook import Form, add_form, current_shell, is_ending,
 from colablock.display_training import summary_headline, summary_text, summary_to_html
 from colablock.errors import TrainingFailed
 from colablock.training import after
-from colablock.training.curve import write_curve
-from colablock.training.follow import attach_words
 from colablock.training.receipts import Receipt
-from colablock.training.run import Asked, Briefing, Named, config_of, values_of
-from colablock.training.run import train as start_or_find
-from colablock.training.run_folder import RunRecord, State, find_run, list_runs, stop_run
-from colablock.training.run_summary import RunSummary, summary_of, watch
-from colablock.training.vaults import find_token, vaults_here
+from colablock.training.runs.folder import RunRecord, State, find_run, list_runs, stop_run
+from colablock.training.runs.loss_curve import write_curve
+from colablock.training.runs.progress import attach_words
+from colablock.training.runs.summary import RunSummary, summary_of, watch
+from colablock.training.secrets import find_token, vaults_here
+from colablock.training.train import Asked, Briefing, Named, config_of, values_of
+from colablock.training.train import train as start_or_find
 from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
-    from colablock.training.config import TrainConfig
+    from colablock.training.runs.config import TrainConfig
 
 __all__ = ["Run", "attach", "runs", "smoke", "train"]
 

@@ -21,13 +21,13 @@ from colablock.display_text import (
     write_lines,
 )
 from colablock.display_words import clean, one_line, seconds_text
-from colablock.training.circumstances import Level
+from colablock.training.preflight.facts import Level
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from colablock.training.receipts import Receipt
-    from colablock.training.run import Briefing
+    from colablock.training.train import Briefing
 
 __all__ = [
     "briefing_text",

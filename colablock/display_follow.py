@@ -22,7 +22,7 @@ from colablock.display_training import (
 )
 from colablock.display_words import one_line
 from colablock.errors import Unmet
-from colablock.training.curve import curve_png
+from colablock.training.runs.loss_curve import curve_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from colablock.display_notebook import Shell
     from colablock.display_training import Part
-    from colablock.training.follow import Progress
-    from colablock.training.run_folder import RunFolder
-    from colablock.training.run_summary import RunSummary
+    from colablock.training.runs.folder import RunFolder
+    from colablock.training.runs.progress import Progress
+    from colablock.training.runs.summary import RunSummary
 
 __all__ = ["FollowView", "NotebookFollow", "PlainFollow", "TerminalFollow", "view_for"]
 

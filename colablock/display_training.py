@@ -13,16 +13,16 @@ from colablock._common.text import memory_text
 from colablock.display_html import page, text_to_html
 from colablock.display_text import Section, Span, joined, paragraph, render_sections, write_lines
 from colablock.display_words import clean, count, one_line, seconds_text
-from colablock.training.curve import curve_svg, sparkline_svg
-from colablock.training.run_folder import State
+from colablock.training.runs.folder import State
+from colablock.training.runs.loss_curve import curve_svg, sparkline_svg
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from colablock.training.crash import Explanation
-    from colablock.training.follow import Progress
-    from colablock.training.run_folder import RunRecord
-    from colablock.training.run_summary import RunSummary
+    from colablock.training.runs.crash import Explanation
+    from colablock.training.runs.folder import RunRecord
+    from colablock.training.runs.progress import Progress
+    from colablock.training.runs.summary import RunSummary
 
 __all__ = [
     "Part",

@@ -49,7 +49,7 @@ from colablock.planning.plan import Plan, Target
 from colablock.planning.solver import Prepared, Solving
 from colablock.planning.target import is_kernel, why_not_kernel
 from colablock.runtimes.catalog import load_runtime
-from colablock.training.ready import Ready
+from colablock.training.preflight.ready import Ready
 from colablock.training.receipts import proof_note
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
@@ -224,8 +224,8 @@ class Pipeline:
 
     def smoke(self, name: str, *, runner: str | None = None) -> Receipt:
         """Train a tiny model in the environment that was applied for *name*; see `smoke.smoke`."""
-        from colablock.training.machine import visible  # noqa: PLC0415 - only who trains reads YAML
-        from colablock.training.runners import runner_of  # noqa: PLC0415
+        from colablock.training.preflight.machine import visible  # noqa: PLC0415 - only who trains reads YAML
+        from colablock.training.runs.runners import runner_of  # noqa: PLC0415
         from colablock.training.smoke import smoke  # noqa: PLC0415
 
         ready = self.ready(name)

@@ -26,11 +26,11 @@ from colablock.cli import build_parser
 from colablock.errors import ColablockError, ExitCode
 from colablock.matrix.json_schema import SCHEMA_FILE
 from colablock.matrix.schema import SCHEMA, Key
-from colablock.training.config import RANGES, Adapter, DataSource, Form, Report, TrainConfig
-from colablock.training.memory import HABITS, Habits, estimate
 from colablock.training.new_config import EXAMPLES, MEANINGS
-from colablock.training.run_folder import RunFolder
-from colablock.training.runners import Decided, axolotl_config
+from colablock.training.preflight.memory import HABITS, Habits, estimate
+from colablock.training.runs.config import RANGES, Adapter, DataSource, Form, Report, TrainConfig
+from colablock.training.runs.folder import RunFolder
+from colablock.training.runs.runners import Decided, axolotl_config
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from colablock.errors import InvalidInput, NotFound, Unmet
-from colablock.training import _after
-from colablock.training._after import Refusal, Stored
 from colablock.training.after import adapter_of, download, generate, merge, push
-from colablock.training.checkpoints import write_manifest
+from colablock.training.runs.checkpoints import write_manifest
+from colablock.training.scripts import after as _after
+from colablock.training.scripts.after import Refusal, Stored
 from tests.support.run_folders import Told, end, make_checkpoint, make_run
 from tests.support.runtime import make_venv, site_of
 from tests.support.stack import needs_stack, stack_python

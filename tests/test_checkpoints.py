@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.checkpoints import (
+from colablock.training.runs.checkpoints import (
     data_digest,
     list_checkpoints,
     newest_whole,
@@ -23,8 +23,8 @@ from colablock.training.checkpoints import (
     verify_checkpoint,
     write_manifest,
 )
-from colablock.training.config import DataSource, config_from, config_to
-from colablock.training.run_folder import RunRecord
+from colablock.training.runs.config import DataSource, config_from, config_to
+from colablock.training.runs.folder import RunRecord
 from tests.support.run_folders import CHECKPOINT, Told, make_checkpoint
 
 MANIFEST = "colablock.json"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from colablock.training.crash import explain, tracebacks
-from colablock.training.known_crashes import cause_of_signal, known_causes
+from colablock.training.runs.crash import explain, tracebacks
+from colablock.training.runs.known_crashes import cause_of_signal, known_causes
 from tests.support.runs import a_run, a_sleeper, events_of, record_of
 
 if sys.version_info >= (3, 11):

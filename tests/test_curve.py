@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colablock.errors import InvalidInput, Unmet
-from colablock.training.curve import (
+from colablock.training.runs.loss_curve import (
     Point,
     curve_png,
     curve_svg,

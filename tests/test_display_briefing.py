@@ -16,12 +16,12 @@ from colablock.display_briefing import (
     render_briefing,
     render_receipt,
 )
-from colablock.training.circumstances import Finding, Level
-from colablock.training.config import config_from
-from colablock.training.memory import Estimate
-from colablock.training.precision import FP16, FP32
-from colablock.training.preflight import Preflight
-from colablock.training.run import Briefing
+from colablock.training.preflight.facts import Finding, Level
+from colablock.training.preflight.judge import Preflight
+from colablock.training.preflight.memory import Estimate
+from colablock.training.preflight.precision import FP16, FP32
+from colablock.training.runs.config import config_from
+from colablock.training.train import Briefing
 from tests.support.html import Element, read
 from tests.support.training import T4_RECEIPT
 

@@ -33,10 +33,10 @@ from colablock.display_training import (
     summary_to_html,
 )
 from colablock.errors import Unmet
-from colablock.training.curve import Point
-from colablock.training.follow import Progress
-from colablock.training.run_folder import RunFolder, State
-from colablock.training.run_summary import RunSummary, summary_of
+from colablock.training.runs.folder import RunFolder, State
+from colablock.training.runs.loss_curve import Point
+from colablock.training.runs.progress import Progress
+from colablock.training.runs.summary import RunSummary, summary_of
 from tests.support.html import Element, read
 from tests.support.runs import STARTED, a_run, events_of, record_of
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from colablock.display_training import progress_line
-from colablock.training.follow import LOADING, Progress, Tally, follow, last_line
-from colablock.training.run_folder import RunFolder, State, start_time_of
-from colablock.training.run_summary import summary_of, watch
+from colablock.training.runs.folder import RunFolder, State, start_time_of
+from colablock.training.runs.progress import LOADING, Progress, Tally, follow, last_line
+from colablock.training.runs.summary import summary_of, watch
 from tests.support.runs import STARTED, a_run, a_sleeper, add_events, events_of, record_of, train
 
 SOON = 0.01

@@ -11,8 +11,8 @@ from colablock._common.urls import Mirrors
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused
 from colablock.network.auth import Credentials
 from colablock.network.http import Wire
-from colablock.training.hub import Cache, ModelFacts, ask_model, home_of, read_model_config
-from colablock.training.preflight import Access
+from colablock.training.preflight.hub import Cache, ModelFacts, ask_model, home_of, read_model_config
+from colablock.training.preflight.judge import Access
 from tests.support.hub import COMMIT, TOKEN, HubServer, Repo, fill_cache
 
 CONFIG = b'{"model_type": "llama", "hidden_size": 64}'

@@ -14,8 +14,14 @@ import pytest
 
 from colablock.environment.accelerator import Accelerator, Device, declared, detect
 from colablock.errors import Unmet
-from colablock.training.machine import card_of, read_machine, read_stack, system_memory, visible
-from colablock.training.preflight import Card, Stack
+from colablock.training.preflight.judge import Card, Stack
+from colablock.training.preflight.machine import (
+    card_of,
+    read_machine,
+    read_stack,
+    system_memory,
+    visible,
+)
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 
 GIB = 2**30

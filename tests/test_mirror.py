@@ -18,8 +18,7 @@ from typing import IO
 import pytest
 
 from colablock.errors import InvalidInput, NotFound, Unmet
-from colablock.training.checkpoints import verify_checkpoint
-from colablock.training.mirror import (
+from colablock.training.runs.checkpoint_mirror import (
     Archive,
     Files,
     FolderStore,
@@ -33,7 +32,8 @@ from colablock.training.mirror import (
     store_of,
     watch,
 )
-from colablock.training.run_folder import RunFolder, State
+from colablock.training.runs.checkpoints import verify_checkpoint
+from colablock.training.runs.folder import RunFolder, State
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
 from tests.support.run_folders import CHECKPOINT, Told, end, make_checkpoint, make_run
 from tests.support.runtime import make_venv, site_of
@@ -535,7 +535,7 @@ def test_a_mirror_is_a_process_of_its_own_and_outlives_who_started_it(
     (run.path / ".mirror-left").mkdir()
     make_checkpoint(run.path, 20)
     starter = (
-        "import os, pathlib; from colablock.training.mirror import start_mirror; "
+        "import os, pathlib; from colablock.training.runs.checkpoint_mirror import start_mirror; "
         f"print(start_mirror(pathlib.Path({str(run.path)!r}), {str(drive)!r}, environ=os.environ))"
     )
     started = subprocess.run([sys.executable, "-c", starter], capture_output=True, text=True, check=True)

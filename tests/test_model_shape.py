@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from colablock.errors import InvalidInput
-from colablock.training.model_shape import from_config
+from colablock.training.preflight.model_config import from_config
 from tests.support.training import LLAMA_1B, LLAMA_8B, LLAMA_70B
 
 # The sizes in each model's published `config.json`, and the parameters in its published files.

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from colablock.cli import main
 from colablock.environment.accelerator import CARDS, declared
 from colablock.errors import ExitCode
-from colablock.training.config import DataSource, TrainConfig, config_from, config_to, read_config
-from colablock.training.machine import card_of
-from colablock.training.model_shape import ModelShape, from_config
 from colablock.training.new_config import config_text, fits_on, sized
-from colablock.training.preflight import Card
+from colablock.training.preflight.judge import Card
+from colablock.training.preflight.machine import card_of
+from colablock.training.preflight.model_config import ModelShape, from_config
+from colablock.training.runs.config import DataSource, TrainConfig, config_from, config_to, read_config
 
 GIB = 2**30
 LLAMA_1B = {

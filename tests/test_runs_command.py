@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from colablock.cli import main
-from colablock.training.run_folder import register
+from colablock.training.runs.folder import register
 from tests.support.runs import a_run, a_sleeper, events_of, train
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
+from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.runtime import make_venv, site_of
 from tests.support.training_stack import until
 
@@ -42,20 +43,30 @@ def test_modules_of_the_users_folder_are_not_taken(
     monkeypatch.chdir(tmp_path)
     job = {"do": "names", "repo": "a/b"}
     with pytest.raises(Unmet, match="could not ask: ModuleNotFoundError: No module named 'huggingface_hub'"):
-        ask_target(python, "_mirror.py", job, doing="ask", environ={})
+        ask_target(python, SCRIPTS / "mirror.py", job, doing="ask", environ={})
 
 
 def test_a_relative_interpreter_is_found(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(python.parent)
     with pytest.raises(Unmet, match=r"`python` could not ask: ModuleNotFoundError"):
-        ask_target(Path("python"), "_mirror.py", {"do": "names", "repo": "a/b"}, doing="ask", environ={})
+        ask_target(
+            Path("python"), SCRIPTS / "mirror.py", {"do": "names", "repo": "a/b"}, doing="ask", environ={}
+        )
 
 
 def test_one_that_takes_too_long_is_ended_with_all_it_started(python: Path) -> None:
     started = time.monotonic()
     said: list[str] = []
     with pytest.raises(Unmet, match=r"could not tell: it was not done within 2 seconds\n  \d+$"):
-        ask_target(python, "_stack.py", {}, doing="tell", environ=ENVIRON, said=said.append, timeout=2)
+        ask_target(
+            python,
+            SCRIPTS / "describe_stack.py",
+            {},
+            doing="tell",
+            environ=ENVIRON,
+            said=said.append,
+            timeout=2,
+        )
     assert time.monotonic() - started < 30
     until(lambda: is_gone(int(said[0])))
 
@@ -69,6 +80,6 @@ def test_an_error_here_ends_it_at_once(python: Path) -> None:
 
     started = time.monotonic()
     with pytest.raises(ValueError, match="enough"):
-        ask_target(python, "_stack.py", {}, doing="tell", environ=ENVIRON, said=hear)
+        ask_target(python, SCRIPTS / "describe_stack.py", {}, doing="tell", environ=ENVIRON, said=hear)
     assert time.monotonic() - started < 30
     until(lambda: is_gone(int(said[0])))

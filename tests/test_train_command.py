@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from colablock.cli import main
-from colablock.training.run_folder import RunFolder, State
+from colablock.training.runs.folder import RunFolder, State
 from tests.support.training_stack import (
     Bench,
     kill,
@@ -157,7 +157,7 @@ def test_what_follows_two_dashes_goes_to_the_launcher(shell: Shell) -> None:
     assert shell.train("--json", "--", "--num_cpu_threads_per_process", "3") == 0
     command = shell.json["record"]["command"]
     assert command[-4:-2] == ["--num_cpu_threads_per_process", "3"]
-    assert Path(command[-2]).name == "_shim.py"
+    assert Path(command[-2]).name == "shim.py"
     assert shell.train("--fresh", "--json", "--", "--no-such-argument") == 1  # the launcher refuses it
     assert "unrecognized arguments: --no-such-argument" in shell.folder.log.read_text()
 

@@ -13,8 +13,11 @@ import pytest
 
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput, Refused
-from colablock.training.config import DataSource
-from colablock.training.handoff import (
+from colablock.training.preflight.judge import GQA_MEND
+from colablock.training.preflight.ready import Ready
+from colablock.training.runs.config import DataSource
+from colablock.training.runs.folder import register
+from colablock.training.start import (
     claimed,
     default_folder,
     free_id,
@@ -23,9 +26,6 @@ from colablock.training.handoff import (
     mends_for,
     put_aside,
 )
-from colablock.training.preflight import GQA_MEND
-from colablock.training.ready import Ready
-from colablock.training.run_folder import register
 from tests.support.training import a_config
 from tests.support.training_stack import Bench, end_of, record_of
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from colablock import training
 from colablock.errors import InvalidInput, Unmet
-from colablock.training.launch import (
+from colablock.training.runs.folder import RunFolder, start_time_of
+from colablock.training.runs.launch import (
     accelerate_config,
     exit_code_of,
     free_port,
@@ -24,10 +24,10 @@ from colablock.training.launch import (
     threads_for,
     write_job,
 )
-from colablock.training.run_folder import RunFolder, start_time_of
+from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.training_stack import Bench, record_of, until
 
-SHIM = str(Path(training.__file__).parent / "_shim.py")
+SHIM = str(SCRIPTS / "shim.py")
 OUT = RunFolder(Path("/out"))
 
 # What is asked for, and the whole command, of which {shim} is the one of ours.

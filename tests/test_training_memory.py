@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colablock.training.config import Adapter, TrainConfig
-from colablock.training.memory import (
+from colablock.training.preflight.memory import (
     COEFFICIENTS,
     HABITS,
     Setting,
@@ -24,8 +23,9 @@ from colablock.training.memory import (
     least,
     ways_to_fit,
 )
-from colablock.training.model_shape import from_config
-from colablock.training.precision import BF16, FP16, FP32
+from colablock.training.preflight.model_config import from_config
+from colablock.training.preflight.precision import BF16, FP16, FP32
+from colablock.training.runs.config import Adapter, TrainConfig
 from tests.support.training import BY_HAND, GIB, LLAMA_1B, SHAPES, TRL, a_config
 
 if sys.version_info >= (3, 11):

@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from colablock.training.config import Adapter, Report, TrainConfig
-from colablock.training.model_shape import from_config
-from colablock.training.precision import BF16, FP16, FP32, precision_for
-from colablock.training.preflight import (
+from colablock.training.preflight.judge import (
     GQA_MEND,
     Access,
     Card,
@@ -23,7 +20,10 @@ from colablock.training.preflight import (
     judge,
     room_of,
 )
-from colablock.training.stack_rules import runs_on
+from colablock.training.preflight.model_config import from_config
+from colablock.training.preflight.precision import BF16, FP16, FP32, precision_for
+from colablock.training.preflight.stack_rules import runs_on
+from colablock.training.runs.config import Adapter, Report, TrainConfig
 from tests.support.training import (
     GIB,
     LLAMA_1B,

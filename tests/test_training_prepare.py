@@ -14,16 +14,16 @@ import pytest
 
 from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, Unmet
-from colablock.training.config import DataSource, Form
-from colablock.training.handoff import prepare_data
-from colablock.training.run_folder import RunFolder
+from colablock.training.runs.config import DataSource, Form
+from colablock.training.runs.folder import RunFolder
+from colablock.training.start import prepare_data
 from tests.support.training_stack import Bench, TrainingStack, build_training_stack
 
 
 @pytest.fixture(scope="module")
 def prepare() -> Iterator[ModuleType]:
     """Give the script as a module."""
-    return importlib.import_module("colablock.training._prepare")
+    return importlib.import_module("colablock.training.scripts.prepare")
 
 
 class Words:

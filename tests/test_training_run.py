@@ -14,13 +14,13 @@ import pytest
 
 from colablock.environment.accelerator import Accelerator, declared
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.checkpoints import list_checkpoints, newest_whole, step_of
-from colablock.training.config import TrainConfig, config_to
-from colablock.training.handoff import claimed
-from colablock.training.mirror import FolderStore, Mirror
-from colablock.training.ready import Ready
-from colablock.training.run import Asked, Briefing, Named, train
-from colablock.training.run_folder import RunFolder, State, find_run
+from colablock.training.preflight.ready import Ready
+from colablock.training.runs.checkpoint_mirror import FolderStore, Mirror
+from colablock.training.runs.checkpoints import list_checkpoints, newest_whole, step_of
+from colablock.training.runs.config import TrainConfig, config_to
+from colablock.training.runs.folder import RunFolder, State, find_run
+from colablock.training.start import claimed
+from colablock.training.train import Asked, Briefing, Named, train
 from tests.support.run_folders import Told
 from tests.support.training_stack import (
     Bench,
@@ -282,7 +282,9 @@ def test_tokens_are_those_of_what_is_asked_for(bench: Bench, monkeypatch: pytest
     kill(call.folder)
     assert (call.folder.data / "eval.parquet").is_file()
     made = (call.folder.data / "result.json").read_bytes()
-    monkeypatch.setattr("colablock.training.run.git_revision", lambda *_: 1 / 0)  # after the tokens are made
+    monkeypatch.setattr(
+        "colablock.training.train.git_revision", lambda *_: 1 / 0
+    )  # after the tokens are made
     with pytest.raises(ZeroDivisionError):
         Call(bench, replace(config, sequence_len=8), resume_anyway=True)
     monkeypatch.undo()

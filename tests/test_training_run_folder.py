@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from colablock.errors import NotFound
-from colablock.training.run_folder import (
+from colablock.training.runs.folder import (
     RunFolder,
     State,
     find_run,

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from colablock.errors import InvalidInput
-from colablock.training.config import Adapter, Report, TrainConfig
-from colablock.training.run_folder import RunFolder
-from colablock.training.runners import RUNNERS, Decided, axolotl_config, runner_of
+from colablock.training.runs.config import Adapter, Report, TrainConfig
+from colablock.training.runs.folder import RunFolder
+from colablock.training.runs.runners import RUNNERS, Decided, axolotl_config, runner_of
 from tests.support.training import a_config
 
 OUT = RunFolder(Path("/out"))
@@ -176,7 +176,7 @@ def test_axolotl_reads_a_file(tmp_path: Path) -> None:
 
 def test_trl_reads_what_is_written_anyway(tmp_path: Path) -> None:
     entry = runner_of("trl").write(a_config(), CARD, RunFolder(tmp_path))
-    assert Path(entry.entry).name == "_trl.py"
+    assert Path(entry.entry).name == "run_trl.py"
     assert Path(entry.entry).is_file()
     assert entry.arguments == (str(tmp_path),)
     assert list(tmp_path.iterdir()) == []

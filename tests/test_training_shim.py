@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from colablock import training
-from colablock.training.checkpoints import list_checkpoints, newest_whole, verify_checkpoint
-from colablock.training.crash import explain
-from colablock.training.launch import exit_code_of, free_port
-from colablock.training.precision import FP16
-from colablock.training.run_folder import RunFolder, State
+from colablock.training.preflight.precision import FP16
+from colablock.training.runs.checkpoints import list_checkpoints, newest_whole, verify_checkpoint
+from colablock.training.runs.crash import explain
+from colablock.training.runs.folder import RunFolder, State
+from colablock.training.runs.launch import exit_code_of, free_port
+from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.run_folders import Told
 from tests.support.training_stack import (
     Bench,
@@ -30,7 +30,7 @@ from tests.support.training_stack import (
     until,
 )
 
-SHIM = Path(training.__file__).parent / "_shim.py"
+SHIM = SCRIPTS / "shim.py"
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from colablock.training.checkpoints import list_checkpoints, newest_whole, verify_checkpoint
-from colablock.training.launch import (
+from colablock.training.runs.checkpoints import list_checkpoints, newest_whole, verify_checkpoint
+from colablock.training.runs.folder import MANIFEST, RunFolder, State
+from colablock.training.runs.launch import (
     accelerate_config,
     free_port,
     launch_command,
@@ -23,7 +24,6 @@ from colablock.training.launch import (
     start,
     write_job,
 )
-from colablock.training.run_folder import MANIFEST, RunFolder, State
 from tests.support.run_folders import Told
 from tests.support.stack import NEEDS_STACK, Stack, kill, losses_of, wait_for
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from colablock.training.run_folder import RunFolder, State
+from colablock.training.runs.folder import RunFolder, State
 from tests.support.stack import NAME, NEEDS_STACK, TEXT, USUAL, Stack, losses_of, wait_for
 from tests.support.world import shown
 

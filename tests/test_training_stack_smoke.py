@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from colablock.errors import ExitCode, InvalidInput
-from colablock.training.checkpoints import verify_checkpoint
-from colablock.training.config import DataSource, TrainConfig
-from colablock.training.crash import explain
-from colablock.training.handoff import Job, prepare_data
-from colablock.training.precision import precision_for
-from colablock.training.ready import Ready
+from colablock.training.preflight.precision import precision_for
+from colablock.training.preflight.ready import Ready
 from colablock.training.receipts import receipt_from, receipt_to
+from colablock.training.runs.checkpoints import verify_checkpoint
+from colablock.training.runs.config import DataSource, TrainConfig
+from colablock.training.runs.crash import explain
+from colablock.training.start import Job, prepare_data
 from tests.support.run_folders import Told
 from tests.support.stack import NAME, NEEDS_STACK, USUAL, Stack, losses_of
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import colablock.training
-from colablock.training.config import DataSource, Report, TrainConfig
-from colablock.training.vaults import (
+from colablock.training.runs.config import DataSource, Report, TrainConfig
+from colablock.training.secrets import (
     ColabVault,
     KaggleVault,
     Secret,
@@ -218,7 +218,8 @@ import sys, types, os
 if sys.argv[1] == "kernel":
     shell = types.SimpleNamespace(kernel=object())
     sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
-from colablock.training.vaults import vaults_here
+from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.training.secrets import vaults_here
 print([(vault.name, vault.read("X")) for vault in vaults_here(os.environ)])
 """
 HOSTS = [
@@ -250,5 +251,5 @@ def test_vaults_are_asked_where_they_answer(
 
 def test_no_file_of_the_folder_hides_a_module_of_the_standard_library() -> None:
     # Scripts of it are run as files by other interpreters: the folder is then the first that is searched.
-    folder = Path(colablock.training.__file__).parent
+    folder = SCRIPTS
     assert {path.stem for path in folder.glob("*.py")} & sys.stdlib_module_names == set()

@@ -11,8 +11,8 @@ from colablock.errors import ColablockError, ExitCode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from colablock.training.model_shape import ModelShape
-    from colablock.training.preflight import Card
+    from colablock.training.preflight.judge import Card
+    from colablock.training.preflight.model_config import ModelShape
 
 __all__ = ["add"]
 
@@ -49,8 +49,8 @@ def _new_config(call: Call) -> int:
     import yaml
 
     from colablock.authoring import write_file
-    from colablock.training.machine import read_machine, system_memory
     from colablock.training.new_config import config_text, fits_on
+    from colablock.training.preflight.machine import read_machine, system_memory
 
     args = call.args
     if args.card:
@@ -79,16 +79,16 @@ def _new_config(call: Call) -> int:
 def _declared(name: str) -> Card | None:
     """Return the card of that name; None for ``none``."""
     from colablock.environment.accelerator import declared
-    from colablock.training.machine import card_of
+    from colablock.training.preflight.machine import card_of
 
     return next(map(card_of, declared(name).devices), None)
 
 
 def _shape(model: str, environ: Mapping[str, str]) -> tuple[ModelShape | None, list[str]]:
     """Return the model's shape, and what to know: the config can be written without."""
-    from colablock.training.hub import read_model_config
-    from colablock.training.model_shape import from_config
-    from colablock.training.vaults import find_token, vaults_here
+    from colablock.training.preflight.hub import read_model_config
+    from colablock.training.preflight.model_config import from_config
+    from colablock.training.secrets import find_token, vaults_here
 
     token, notes = find_token("HF_TOKEN", environ, vaults_here(environ))
     try:

@@ -9,8 +9,8 @@ from colablock.commands.call import Call, add_command, print_json
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
-    from colablock.training.run_folder import RunFolder
-    from colablock.training.run_summary import RunSummary
+    from colablock.training.runs.folder import RunFolder
+    from colablock.training.runs.summary import RunSummary
 
 __all__ = ["add", "follow_run"]
 
@@ -58,7 +58,7 @@ def follow_run(call: Call, run_id: str, folder: RunFolder, *, stops: bool = True
 
 def _list(call: Call) -> int:
     from colablock.display_training import render_runs
-    from colablock.training.run_summary import summaries, summary_to_json
+    from colablock.training.runs.summary import summaries, summary_to_json
     from colablock.transaction.apply_record import home_folder
 
     found = list(summaries(home_folder(call.environ), explained=call.args.json))
@@ -71,7 +71,7 @@ def _list(call: Call) -> int:
 
 def _show(call: Call) -> int:
     from colablock.display_training import render_run
-    from colablock.training.run_summary import summary_of, summary_to_json
+    from colablock.training.runs.summary import summary_of, summary_to_json
 
     summary = summary_of(*_chosen(call))
     if call.args.json:
@@ -87,7 +87,7 @@ def _follow(call: Call) -> int:
 
 
 def _stop(call: Call) -> int:
-    from colablock.training.run_folder import stop_run
+    from colablock.training.runs.folder import stop_run
 
     run_id, folder = _chosen(call)
     stop_run(run_id, folder)
@@ -105,7 +105,7 @@ def _stop(call: Call) -> int:
 
 
 def _plot(call: Call) -> int:
-    from colablock.training.curve import write_curve
+    from colablock.training.runs.loss_curve import write_curve
 
     run_id, folder = _chosen(call)
     output = call.args.output
@@ -119,7 +119,7 @@ def _plot(call: Call) -> int:
 
 def _chosen(call: Call) -> tuple[str, RunFolder]:
     """Return the run that is meant.  Raises NotFound; InvalidInput where several run and none is named."""
-    from colablock.training.run_folder import find_run, list_runs
+    from colablock.training.runs.folder import find_run, list_runs
     from colablock.transaction.apply_record import home_folder
 
     home = home_folder(call.environ)
@@ -135,7 +135,7 @@ def _chosen(call: Call) -> tuple[str, RunFolder]:
 
 def _watched(call: Call, run_id: str, folder: RunFolder, *, stops: bool) -> RunSummary:
     from colablock.display_follow import view_for
-    from colablock.training.run_summary import watch
+    from colablock.training.runs.summary import watch
 
     quiet = call.args.quiet or call.args.json
     with view_for(run_id, folder, console=call.err, quiet=quiet, environ=call.environ) as view:
@@ -145,8 +145,8 @@ def _watched(call: Call, run_id: str, folder: RunFolder, *, stops: bool) -> RunS
 def _ended(call: Call, summary: RunSummary) -> int:
     """Write what became of a run; return whether it is well, or was left while it goes on."""
     from colablock.display_training import render_summary
-    from colablock.training.run_folder import State
-    from colablock.training.run_summary import summary_to_json
+    from colablock.training.runs.folder import State
+    from colablock.training.runs.summary import summary_to_json
 
     if call.args.json:
         print_json(summary_to_json(summary), call.out)

@@ -10,7 +10,7 @@ from colablock.commands.call import Call, add_command, pipeline_of, print_json
 from colablock.errors import ExitCode, TrainingFailed
 
 if TYPE_CHECKING:
-    from colablock.training.run import Asked, Named
+    from colablock.training.train import Asked, Named
 
 __all__ = ["add"]
 
@@ -65,7 +65,7 @@ def _add_smoke(commands: Any) -> None:
 
 def _train(call: Call) -> int:
     from colablock.display_briefing import render_briefing
-    from colablock.training.run import train
+    from colablock.training.train import train
     from colablock.transaction.apply_record import home_folder
 
     args = call.args
@@ -84,8 +84,8 @@ def _train(call: Call) -> int:
 
 
 def _asked(args: argparse.Namespace, runner: str | None) -> Asked:
-    from colablock.training.config import values_from
-    from colablock.training.run import Asked, config_of, values_of
+    from colablock.training.runs.config import values_from
+    from colablock.training.train import Asked, config_of, values_of
 
     values = values_of(args.model, args.dataset or None, args.output_dir, values_from(args.set))
     return Asked(

@@ -19,7 +19,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ _NO: Mapping[str, type[Unmet | InvalidInput]] = {"refused": Unmet, "invalid": In
 
 def ask_target(
     python: str | Path,
-    script: str,
+    script: Path,
     job: Mapping[str, Any],
     *,
     doing: str,
@@ -43,7 +42,7 @@ def ask_target(
     said: Callable[[str], None] | None = None,
     timeout: float | None = None,
 ) -> Any:
-    """Return what *script*, a module of this folder, answers to *job* in the environment of *python*.
+    """Return what *script* answers to *job* in the environment of *python*.
 
     It works in an empty folder, so paths in *job* are absolute.  *said* gets each
     line that it prints, as it does.  Tokens belong into *environ*, never into
@@ -52,7 +51,7 @@ def ask_target(
     here, Ctrl-C among them, ends the script with all that it has started, and so
     does the end of *timeout*, in seconds.
     """
-    source = resources.files("colablock.training").joinpath(script).read_text(encoding="utf-8")
+    source = script.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
         asked, answered = Path(folder) / "job.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps(job), encoding="utf-8")

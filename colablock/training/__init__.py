@@ -1,6 +1,4 @@
-"""The hand-off: from a proven environment to a training run.
+"""The hand-off to training: preflight, launch, progress, resume, and the record of a run.
 
-It takes an environment that was applied, never the solver.  What runs in the
-target's own interpreter (``_shim``, ``_prepare``, ``_trl``, ``_after``) is given
-to it as a file and imports nothing of colablock.
+In: a proven environment and a `TrainConfig`.  Out: a run folder, a trained adapter, a receipt.
 """

@@ -1,6 +1,6 @@
 """What follows a run: text of the trained model, the merged model, the files to take along or to push.
 
-What needs torch is done by a child in the environment of the run (`_after`).
+What needs torch is done by a child in the environment of the run (``scripts/after.py``).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 from colablock._common.reporter import Reporter
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Unmet
-from colablock.training.checkpoints import newest_whole
-from colablock.training.handoff import local_path
-from colablock.training.run_folder import RunFolder, RunRecord, State
+from colablock.training.runs.checkpoints import newest_whole
+from colablock.training.runs.folder import RunFolder, RunRecord, State
+from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.training.start import local_path
 
 __all__ = ["adapter_of", "download", "generate", "merge", "push"]
 
@@ -207,7 +208,7 @@ def _ask(
     record: RunRecord, job: str, *, doing: str, environ: Mapping[str, str], said: Any, **more: Any
 ) -> Any:
     return ask_target(
-        record.python, "_after.py", {"do": job, **more}, doing=doing, environ=environ, said=said
+        record.python, SCRIPTS / "after.py", {"do": job, **more}, doing=doing, environ=environ, said=said
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from colablock.training.config import DataSource, TrainConfig, config_to
-from colablock.training.memory import estimate
-from colablock.training.model_shape import ModelShape
-from colablock.training.preflight import TIGHT, Card, Stack, room_of, setting_for
+from colablock.training.preflight.judge import TIGHT, Card, Stack, room_of, setting_for
+from colablock.training.preflight.memory import estimate
+from colablock.training.preflight.model_config import ModelShape
+from colablock.training.runs.config import DataSource, TrainConfig, config_to
 
 __all__ = ["EXAMPLES", "MEANINGS", "Fits", "Sized", "config_text", "fits_on", "sized"]
 

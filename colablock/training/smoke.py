@@ -24,13 +24,13 @@ from colablock._common.reporter import Reporter
 from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import TrainingFailed, Unmet
-from colablock.training.config import Adapter, DataSource, TrainConfig
-from colablock.training.handoff import Job, begin, mends_for, prepare_data
-from colablock.training.launch import exit_code_of
-from colablock.training.precision import Precision, precision_for
-from colablock.training.ready import Ready
+from colablock.training.preflight.precision import Precision, precision_for
+from colablock.training.preflight.ready import Ready
 from colablock.training.receipts import Receipt
-from colablock.training.run_folder import RunFolder, RunRecord, State
+from colablock.training.runs.config import Adapter, DataSource, TrainConfig
+from colablock.training.runs.folder import RunFolder, RunRecord, State
+from colablock.training.runs.launch import exit_code_of
+from colablock.training.start import Job, begin, mends_for, prepare_data
 
 __all__ = ["STEPS", "smoke"]
 

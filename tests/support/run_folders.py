@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.reporter import Reporter
-from colablock.training.checkpoints import write_manifest
-from colablock.training.run_folder import RunFolder, RunRecord, start_time_of
+from colablock.training.runs.checkpoints import write_manifest
+from colablock.training.runs.folder import RunFolder, RunRecord, start_time_of
 
 __all__ = ["CHECKPOINT", "Told", "end", "make_checkpoint", "make_run"]
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from colablock.training.run_folder import RunFolder, RunRecord, register, start_time_of
+from colablock.training.runs.folder import RunFolder, RunRecord, register, start_time_of
 
 __all__ = ["STARTED", "a_run", "a_sleeper", "add_events", "events_of", "record_of", "train"]
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from colablock.environment.target_script import ask_target
-from colablock.training.run_folder import RunFolder, State
+from colablock.training.runs.folder import RunFolder, State
+from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.training_stack import until
 from tests.support.world import ROOT, Done
 
@@ -138,7 +139,9 @@ def make_stack(folders: pytest.TempPathFactory) -> Stack:
         if not stack.model.is_dir():
             toy = {"folder": str(stack.model), "text": str(TEXT), "seed": 0}
             job = {"toy": toy, "data": None}
-            ask_target(stack.python, "_prepare.py", job, doing="make the model", environ=stack.environ())
+            ask_target(
+                stack.python, SCRIPTS / "prepare.py", job, doing="make the model", environ=stack.environ()
+            )
     return stack
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from colablock.training.config import DataSource, TrainConfig
-from colablock.training.memory import Habits, Setting, habits_of
-from colablock.training.model_shape import ModelShape, from_config
-from colablock.training.precision import BF16
-from colablock.training.preflight import Access, Card, Machine, Stack
+from colablock.training.preflight.judge import Access, Card, Machine, Stack
+from colablock.training.preflight.memory import Habits, Setting, habits_of
+from colablock.training.preflight.model_config import ModelShape, from_config
+from colablock.training.preflight.precision import BF16
 from colablock.training.receipts import Receipt
+from colablock.training.runs.config import DataSource, TrainConfig
 
 GIB = 2**30
 

@@ -20,13 +20,13 @@ from colablock.environment.accelerator import Accelerator
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
 from colablock.planning.plan import Target
-from colablock.training.checkpoints import data_digest
-from colablock.training.config import Adapter, DataSource, TrainConfig
-from colablock.training.handoff import Job, begin, prepare_data
-from colablock.training.launch import exit_code_of, start
-from colablock.training.precision import FP32
-from colablock.training.ready import Ready
-from colablock.training.run_folder import RunFolder, RunRecord
+from colablock.training.preflight.precision import FP32
+from colablock.training.preflight.ready import Ready
+from colablock.training.runs.checkpoints import data_digest
+from colablock.training.runs.config import Adapter, DataSource, TrainConfig
+from colablock.training.runs.folder import RunFolder, RunRecord
+from colablock.training.runs.launch import exit_code_of, start
+from colablock.training.start import Job, begin, prepare_data
 from colablock.transaction.apply_record import Applied, save, versions_digest
 from colablock.transaction.serialise import report_to_json
 from colablock.verification.verify import Report

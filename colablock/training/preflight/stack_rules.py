@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from colablock._common.text import near
-from colablock.training.circumstances import Access, Card, Finding, Level, Stack, is_older
-from colablock.training.config import Adapter, TrainConfig
-from colablock.training.model_shape import ModelShape
+from colablock.training.preflight.facts import Access, Card, Finding, Level, Stack, is_older
+from colablock.training.preflight.model_config import ModelShape
+from colablock.training.runs.config import Adapter, TrainConfig
 
 __all__ = ["access_findings", "build_for", "model_findings", "runner_findings", "runs_on"]
 

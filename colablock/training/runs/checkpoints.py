@@ -16,8 +16,8 @@ from colablock._common.reporter import Reporter
 from colablock.display_words import some_of
 from colablock.errors import InvalidConfig, InvalidInput, NotFound, Refused
 from colablock.network.cache import file_digest
-from colablock.training.config import DataSource, config_from
-from colablock.training.run_folder import MANIFEST, RunRecord
+from colablock.training.runs.config import DataSource, config_from
+from colablock.training.runs.folder import MANIFEST, RunRecord
 
 __all__ = [
     "Resume",

@@ -21,8 +21,12 @@ from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, Refused
-from colablock.training.config import TrainConfig, config_to
-from colablock.training.launch import (
+from colablock.training.preflight.judge import GQA_MEND
+from colablock.training.preflight.precision import Precision, has_bf16
+from colablock.training.preflight.ready import Ready
+from colablock.training.runs.config import TrainConfig, config_to
+from colablock.training.runs.folder import RunFolder, RunRecord, list_runs, register
+from colablock.training.runs.launch import (
     accelerate_config,
     launch_command,
     launch_environment,
@@ -31,11 +35,8 @@ from colablock.training.launch import (
     threads_for,
     write_job,
 )
-from colablock.training.precision import Precision, has_bf16
-from colablock.training.preflight import GQA_MEND
-from colablock.training.ready import Ready
-from colablock.training.run_folder import RunFolder, RunRecord, list_runs, register
-from colablock.training.runners import Decided, runner_of
+from colablock.training.runs.runners import Decided, runner_of
+from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = [
     "Job",
@@ -145,7 +146,7 @@ def prepare_data(
     toy: Mapping[str, Any] | None = None,
     timeout: float | None = None,
 ) -> dict[str, Any]:
-    """Make the tokens of *job* and return what is to be said of them; see ``_prepare.py``.
+    """Make the tokens of *job* and return what is to be said of them; see ``scripts/prepare.py``.
 
     Those that stand are taken where they were made of the same.  *toy* has
     a tiny model made before them, by the same process.  Raises InvalidInput for
@@ -167,7 +168,7 @@ def prepare_data(
     ) | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     result: dict[str, Any] = ask_target(
         job.ready.python,
-        "_prepare.py",
+        SCRIPTS / "prepare.py",
         {"toy": toy, "data": {**asked, "folder": str(folder.data.absolute())}},
         doing="prepare the data" if toy is None else "make a tiny model and its tokens",
         environ=environment,

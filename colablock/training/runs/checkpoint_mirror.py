@@ -6,7 +6,7 @@
         ID-checkpoint-40.tar          checkpoint-40/ with its manifest, run.json, metrics.jsonl
         ID-checkpoint-40.tar.sha256   written last: an archive without one is none
 
-The newest two of a run are kept.  ``python -m colablock.training.mirror RUN_FOLDER
+The newest two of a run are kept.  ``python -m colablock.training.runs.checkpoint_mirror RUN_FOLDER
 TARGET`` mirrors each checkpoint as it comes until the run has ended; it is a
 process of its own, so that a restarted kernel does not take it along.
 """
@@ -38,8 +38,9 @@ from colablock._common.reporter import Reporter
 from colablock.environment.target_script import ask_target
 from colablock.errors import ColablockError, InvalidInput, NotFound, Unmet
 from colablock.network.cache import file_digest
-from colablock.training.checkpoints import list_checkpoints, verify_checkpoint
-from colablock.training.run_folder import MANIFEST, RunFolder, RunRecord, State
+from colablock.training.runs.checkpoints import list_checkpoints, verify_checkpoint
+from colablock.training.runs.folder import MANIFEST, RunFolder, RunRecord, State
+from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = [
     "Archive",
@@ -219,7 +220,7 @@ class HubStore:
     def _ask(self, job: str, **more: Any) -> Any:
         return ask_target(
             self.python,
-            "_mirror.py",
+            SCRIPTS / "mirror.py",
             {"do": job, "repo": self.repo, **more},
             doing=f"reach `{self.address}`",
             environ=self.environ,
@@ -373,7 +374,7 @@ def start_mirror(run: Path, target: str, *, environ: Mapping[str, str]) -> int:
     path = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), ours]))
     with (run / "mirror-errors.txt").open("ab") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "colablock.training.mirror", str(run), target],
+            [sys.executable, "-m", "colablock.training.runs.checkpoint_mirror", str(run), target],
             env={**environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,
             stdout=errors,

@@ -21,12 +21,13 @@ import yaml
 
 from colablock._common.process import OPT_OUTS, environment_of
 from colablock.errors import InvalidInput, Unmet
-from colablock.training.follow import START_MARK
-from colablock.training.run_folder import RunFolder, start_time_of
+from colablock.training.runs.folder import RunFolder, start_time_of
+from colablock.training.runs.progress import START_MARK
+from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = ["Ranks", "Started", "launch_command", "launch_environment", "ranks_of", "start"]
 
-_SHIM = Path(__file__).with_name("_shim.py")
+_SHIM = SCRIPTS / "shim.py"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,18 @@ from typing import Any, NamedTuple
 
 from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.checkpoints import data_digest, newest_whole, put_aside_later, resume_decision
-from colablock.training.config import TrainConfig, config_from, config_to, read_yaml
-from colablock.training.handoff import (
+from colablock.training.preflight.hub import ModelFacts, ask_model, is_offline
+from colablock.training.preflight.judge import Level, Machine, Preflight, judge
+from colablock.training.preflight.machine import read_machine, read_stack
+from colablock.training.preflight.model_config import ModelShape, from_config
+from colablock.training.preflight.ready import Ready
+from colablock.training.runs.checkpoint_mirror import list_mirrored, restore, start_mirror, store_of
+from colablock.training.runs.checkpoints import data_digest, newest_whole, put_aside_later, resume_decision
+from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
+from colablock.training.runs.folder import RunFolder, RunRecord, State
+from colablock.training.runs.runners import runner_of
+from colablock.training.secrets import secrets_environment, vaults_here
+from colablock.training.start import (
     Job,
     begin,
     claimed,
@@ -24,15 +33,6 @@ from colablock.training.handoff import (
     prepare_data,
     put_aside,
 )
-from colablock.training.hub import ModelFacts, ask_model, is_offline
-from colablock.training.machine import read_machine, read_stack
-from colablock.training.mirror import list_mirrored, restore, start_mirror, store_of
-from colablock.training.model_shape import ModelShape, from_config
-from colablock.training.preflight import Level, Machine, Preflight, judge
-from colablock.training.ready import Ready
-from colablock.training.run_folder import RunFolder, RunRecord, State
-from colablock.training.runners import runner_of
-from colablock.training.vaults import secrets_environment, vaults_here
 
 __all__ = ["Asked", "Briefing", "Named", "config_of", "train", "values_of"]
 

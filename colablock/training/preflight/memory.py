@@ -52,9 +52,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from colablock._vendor.packaging.version import InvalidVersion, Version
-from colablock.training.config import Adapter, TrainConfig
-from colablock.training.model_shape import ModelShape
-from colablock.training.precision import Precision
+from colablock.training.preflight.model_config import ModelShape
+from colablock.training.preflight.precision import Precision
+from colablock.training.runs.config import Adapter, TrainConfig
 
 __all__ = [
     "COEFFICIENTS",

@@ -24,8 +24,9 @@ from colablock.environment.accelerator import (
 )
 from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
-from colablock.training.hub import Cache
-from colablock.training.preflight import Card, Machine, Stack
+from colablock.training.preflight.hub import Cache
+from colablock.training.preflight.judge import Card, Machine, Stack
+from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.transaction.disk_space import free_space, is_same_disk
 
 __all__ = ["card_of", "read_machine", "read_stack", "system_memory", "visible"]
@@ -112,7 +113,12 @@ def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
     Raises Unmet where torch or transformers is missing or does not import there.
     """
     told = ask_target(
-        python, "_stack.py", {}, doing="tell its stack", environ=environ, timeout=_STACK_SECONDS
+        python,
+        SCRIPTS / "describe_stack.py",
+        {},
+        doing="tell its stack",
+        environ=environ,
+        timeout=_STACK_SECONDS,
     )
     if "error" in told:
         hint = "`colablock verify` says what else does not work there"

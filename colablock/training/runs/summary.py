@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from colablock.errors import Refused
-from colablock.training.crash import Explanation, explain
-from colablock.training.follow import Clock, Progress, Sleep, attach_words, follow, look
-from colablock.training.launch import exit_code_of
-from colablock.training.mirror import mirror_notes
-from colablock.training.run_folder import RunFolder, RunRecord, State, list_runs, stop_run
+from colablock.training.runs.checkpoint_mirror import mirror_notes
+from colablock.training.runs.crash import Explanation, explain
+from colablock.training.runs.folder import RunFolder, RunRecord, State, list_runs, stop_run
+from colablock.training.runs.launch import exit_code_of
+from colablock.training.runs.progress import Clock, Progress, Sleep, attach_words, follow, look
 
 __all__ = ["RunSummary", "View", "summaries", "summary_of", "summary_to_json", "watch"]
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from colablock._common.fs import write_whole
 from colablock._common.process import environment_of, last_lines
 from colablock.errors import InvalidInput, Unmet
-from colablock.training.run_folder import RunFolder
+from colablock.training.runs.folder import RunFolder
 
 __all__ = [
     "GrowingCurve",

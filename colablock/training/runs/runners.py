@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import yaml
 
 from colablock.errors import InvalidInput
-from colablock.training.config import Adapter, Report, TrainConfig
-from colablock.training.run_folder import RunFolder
+from colablock.training.runs.config import Adapter, Report, TrainConfig
+from colablock.training.runs.folder import RunFolder
+from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = ["RUNNERS", "Decided", "Entry", "Runner", "runner_of"]
 
@@ -83,7 +84,7 @@ class Trl:
     def write(self, config: TrainConfig, decided: Decided, folder: RunFolder) -> Entry:
         """Leave everything to ``job.json``."""
         del config, decided
-        return Entry(entry=str(Path(__file__).with_name("_trl.py")), arguments=(str(folder.path),))
+        return Entry(entry=str(SCRIPTS / "run_trl.py"), arguments=(str(folder.path),))
 
 
 @dataclass(frozen=True, slots=True)

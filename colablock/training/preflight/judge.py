@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from colablock._common.text import memory_text, size_text
-from colablock.training.circumstances import (
+from colablock.training.preflight.facts import (
     Access,
     Card,
     Finding,
@@ -19,8 +19,7 @@ from colablock.training.circumstances import (
     Stack,
     is_older,
 )
-from colablock.training.config import TrainConfig
-from colablock.training.memory import (
+from colablock.training.preflight.memory import (
     Estimate,
     Setting,
     checkpoint_size,
@@ -29,15 +28,16 @@ from colablock.training.memory import (
     least,
     ways_to_fit,
 )
-from colablock.training.model_shape import ModelShape
-from colablock.training.precision import Precision, has_bf16, precision_for
-from colablock.training.stack_rules import (
+from colablock.training.preflight.model_config import ModelShape
+from colablock.training.preflight.precision import Precision, has_bf16, precision_for
+from colablock.training.preflight.stack_rules import (
     access_findings,
     build_for,
     model_findings,
     runner_findings,
     runs_on,
 )
+from colablock.training.runs.config import TrainConfig
 
 __all__ = [
     "GQA_MEND",

@@ -1,9 +1,9 @@
 """What every rank of a run starts with: the standard library only, and no module of colablock.
 
-``accelerate launch ... _shim.py RUN_FOLDER`` reads ``job.json`` there, applies
+``accelerate launch ... shim.py RUN_FOLDER`` reads ``job.json`` there, applies
 the named mends, adds a callback to the trainer of whatever runner it starts,
 and says in ``end.json`` how it ended.  The files and their fields are those of
-`colablock.training.run_folder`.
+`colablock.training.runs.folder`.
 """
 
 # What is trained with is imported where it is, and not there where this is checked.

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from colablock.training.curve import GrowingCurve, Point, number_of
-from colablock.training.run_folder import RunFolder, RunRecord, State
+from colablock.training.runs.folder import RunFolder, RunRecord, State
+from colablock.training.runs.loss_curve import GrowingCurve, Point, number_of
 
 __all__ = [
     "LOADING",

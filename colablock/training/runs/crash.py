@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.text import size_text
-from colablock.training.curve import number_of
-from colablock.training.follow import START_MARK, plain_text
-from colablock.training.known_crashes import Advice, Cause, cause_in, cause_of_signal, named_cause
-from colablock.training.run_folder import RunFolder, RunRecord, State
+from colablock.training.runs.folder import RunFolder, RunRecord, State
+from colablock.training.runs.known_crashes import Advice, Cause, cause_in, cause_of_signal, named_cause
+from colablock.training.runs.loss_curve import number_of
+from colablock.training.runs.progress import START_MARK, plain_text
 
 __all__ = ["Explanation", "Traceback", "explain", "tracebacks"]
 

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from colablock.display_notebook import in_notebook
-from colablock.training.config import Report, TrainConfig
-from colablock.training.hub import expanded, home_of
+from colablock.training.preflight.hub import expanded, home_of
+from colablock.training.runs.config import Report, TrainConfig
 
 __all__ = [
     "ColabVault",
