@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from colablock._common.urls import checked_index
-from colablock.display import (
+from colablock.display.reporters import (
     in_notebook,
     register_displays,
     reporter_for,

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.api import Name, open_pipeline
-from colablock.display import reporter_for
-from colablock.display_briefing import (
+from colablock.display.html import sentence_to_html
+from colablock.display.notebook import Form, add_form, current_shell, is_ending, is_shown, note_shown
+from colablock.display.reporters import reporter_for
+from colablock.display.training import summary_headline, summary_text, summary_to_html
+from colablock.display.training_briefing import (
     briefing_text,
     briefing_to_html,
     receipt_text,
     receipt_title,
     receipt_to_html,
 )
-from colablock.display_follow import view_for
-from colablock.display_html import sentence_to_html
-from colablock.display_notebook import Form, add_form, current_shell, is_ending, is_shown, note_shown
-from colablock.display_training import summary_headline, summary_text, summary_to_html
+from colablock.display.training_follow import view_for
 from colablock.errors import TrainingFailed
 from colablock.training import after
 from colablock.training.receipts import Receipt

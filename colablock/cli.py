@@ -146,7 +146,7 @@ def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
 
 
 def _fail(error: ColablockError, args: argparse.Namespace, out: Console, err: Console) -> int:
-    from colablock.display_text import render_error
+    from colablock.display.text import render_error
 
     if args.verbose:
         err.print(traceback.format_exc(), markup=False)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from colablock.display_notebook import (
+from colablock.display.notebook import (
     in_notebook,
     last_matrix,
     register_displays,

@@ -16,7 +16,7 @@ from rich.console import Console
 from colablock.check.capabilities import CLAIMS, HOLDS, judge_claim
 from colablock.check.outcomes import Outcome, Verdict, broken_since, differences
 from colablock.check.results_file import Checked
-from colablock.display_check import render_checked
+from colablock.display.check import render_checked
 from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.errors import ExitCode
 from colablock.matrix.schema import CAPABILITIES

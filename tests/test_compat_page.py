@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from colablock.compat_page import render_page
+from colablock.display.compat_page import render_page
 from tests.support.checks import MATRICES, RUNTIMES, check_of, checks
 from tests.support.html import Element, read
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from colablock.compat_page import render_page
+from colablock.display.compat_page import render_page
 from tests.support.checks import MATRICES, RUNTIMES, checks
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.display_html import plan_to_html
-from colablock.display_text import plan_text
+from colablock.display.html import plan_to_html
+from colablock.display.text import plan_text
 from colablock.environment._probe import interpreter_facts
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Installed, Snapshot

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from colablock._common.text import size_text
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.display import (
+from colablock.display.reporters import (
     LiveReporter,
     PlainReporter,
     TerminalReporter,
@@ -29,8 +29,8 @@ from colablock.display import (
     report_to_html,
     reporter_for,
 )
-from colablock.display_text import render_info, render_listing, render_matrix
-from colablock.display_words import seconds_text
+from colablock.display.text import render_info, render_listing, render_matrix
+from colablock.display.words import seconds_text
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NoSolution, NotRestored, Refused
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.transaction.serialise import plan_from_json, report_from_json

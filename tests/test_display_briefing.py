@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from colablock.display_briefing import (
+from colablock.display.training_briefing import (
     briefing_text,
     briefing_to_html,
     receipt_text,

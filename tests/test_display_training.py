@@ -13,14 +13,7 @@ import pytest
 from rich.console import Console
 
 from colablock._common.text import memory_text
-from colablock.display_follow import (
-    FollowView,
-    NotebookFollow,
-    PlainFollow,
-    TerminalFollow,
-    view_for,
-)
-from colablock.display_training import (
+from colablock.display.training import (
     duration_text,
     loss_text,
     progress_line,
@@ -31,6 +24,13 @@ from colablock.display_training import (
     summary_headline,
     summary_text,
     summary_to_html,
+)
+from colablock.display.training_follow import (
+    FollowView,
+    NotebookFollow,
+    PlainFollow,
+    TerminalFollow,
+    view_for,
 )
 from colablock.errors import Unmet
 from colablock.training.runs.folder import RunFolder, State

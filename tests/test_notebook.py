@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from colablock.display_notebook import KernelRestarts, NotebookReporter, in_colab, restart_kernel
+from colablock.display.notebook import KernelRestarts, NotebookReporter, in_colab, restart_kernel
 from colablock.errors import ColablockError, InvalidInput
 from colablock.notebook import CommandFailed, Magic, in_notebook, restart_prompt, show
 from colablock.transaction.serialise import report_from_json
@@ -280,7 +280,7 @@ SETUP = """
 import json, sys
 from pathlib import Path
 import colablock.notebook as notebook
-from colablock.display import reporter_for
+from colablock.display.reporters import reporter_for
 from colablock.transaction.serialise import plan_from_json, report_from_json
 folder = Path(FOLDER)
 plan = plan_from_json(json.loads((folder / "plan-kernel-breaks-much.json").read_text()))

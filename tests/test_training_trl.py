@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from colablock.training.scripts import run_trl as _trl
 from colablock.training.preflight.precision import BF16
 from colablock.training.runs.config import Adapter, Report, config_to
+from colablock.training.scripts import run_trl as _trl
 from tests.support.training import a_config
 from tests.support.training_stack import Bench
 

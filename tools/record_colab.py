@@ -27,7 +27,7 @@ from rich.console import Console
 
 from colablock._common.reporter import Reporter
 from colablock._common.urls import redacted
-from colablock.display_runtime import imported_words, render_diff
+from colablock.display.runtimes import imported_words, render_diff
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host
 from colablock.errors import ColablockError, InvalidInput

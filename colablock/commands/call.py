@@ -170,7 +170,7 @@ def ask_of(args: argparse.Namespace) -> Ask:
 @contextmanager
 def pipeline_of(call: Call) -> Iterator[Pipeline]:
     """Give a pipeline whose progress is shown while it works."""
-    from colablock.display import reporter_for
+    from colablock.display.reporters import reporter_for
     from colablock.pipeline import Pipeline
 
     with reporter_for(call.err, quiet=call.args.quiet or call.args.json, environ=call.environ) as reporter:

@@ -95,7 +95,7 @@ def _add_why(commands: Any) -> None:
 
 
 def _plan(call: Call) -> int:
-    from colablock.display_text import render_plan
+    from colablock.display.text import render_plan
     from colablock.transaction.serialise import plan_to_json
 
     with pipeline_of(call) as pipeline:
@@ -108,7 +108,7 @@ def _plan(call: Call) -> int:
 
 
 def _apply(call: Call) -> int:
-    from colablock.display_text import render_report
+    from colablock.display.text import render_report
     from colablock.transaction.serialise import plan_to_json, report_to_json
     from colablock.transaction.up_to_date import standing_report
 
@@ -126,7 +126,7 @@ def _apply(call: Call) -> int:
 
 def _carried_out(call: Call, ask: Ask) -> tuple[Plan, Report]:
     """Plan, show the plan, and do it where it is agreed to."""
-    from colablock.display_text import render_plan
+    from colablock.display.text import render_plan
 
     with pipeline_of(call) as pipeline:
         prepared = pipeline.prepare(ask, recover=True)
@@ -149,7 +149,7 @@ def _run(call: Call) -> int:
 
 
 def _verify(call: Call) -> int:
-    from colablock.display_text import render_report
+    from colablock.display.text import render_report
     from colablock.transaction.serialise import report_to_json
 
     with pipeline_of(call) as pipeline:

@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
 
 
 def _check(call: Call) -> int:
-    from colablock.display_check import render_checked
+    from colablock.display.check import render_checked
     from colablock.matrix.catalog import list_matrices
 
     args = call.args
@@ -62,7 +62,7 @@ def _check(call: Call) -> int:
 
 def _write_page(path: Path, checked: Sequence[Checked], environ: Mapping[str, str]) -> None:
     from colablock._common.fs import write_whole
-    from colablock.compat_page import render_page
+    from colablock.display.compat_page import render_page
     from colablock.runtimes.catalog import runtimes
 
     text = render_page(

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def _list_envs(call: Call) -> int:
-    from colablock.display_text import render_envs
+    from colablock.display.text import render_envs
     from colablock.transaction.apply_record import home_folder
     from colablock.transaction.isolated_envs import list_envs
     from colablock.transaction.serialise import built_to_json

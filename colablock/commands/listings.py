@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def _list(call: Call) -> int:
-    from colablock.display_text import render_listing
+    from colablock.display.text import render_listing
     from colablock.facts import listing
 
     found = listing(call.environ)
@@ -35,7 +35,7 @@ def _list(call: Call) -> int:
 
 
 def _show(call: Call) -> int:
-    from colablock.display_text import render_matrix
+    from colablock.display.text import render_matrix
     from colablock.facts import matrix_facts
 
     facts = matrix_facts(call.args.name, call.environ)
@@ -47,7 +47,7 @@ def _show(call: Call) -> int:
 
 
 def _info(call: Call) -> int:
-    from colablock.display_text import render_info
+    from colablock.display.text import render_info
     from colablock.facts import info
 
     facts = info(call.environ, python=call.args.python)

@@ -57,7 +57,7 @@ def follow_run(call: Call, run_id: str, folder: RunFolder, *, stops: bool = True
 
 
 def _list(call: Call) -> int:
-    from colablock.display_training import render_runs
+    from colablock.display.training import render_runs
     from colablock.training.runs.summary import summaries, summary_to_json
     from colablock.transaction.apply_record import home_folder
 
@@ -70,7 +70,7 @@ def _list(call: Call) -> int:
 
 
 def _show(call: Call) -> int:
-    from colablock.display_training import render_run
+    from colablock.display.training import render_run
     from colablock.training.runs.summary import summary_of, summary_to_json
 
     summary = summary_of(*_chosen(call))
@@ -134,7 +134,7 @@ def _chosen(call: Call) -> tuple[str, RunFolder]:
 
 
 def _watched(call: Call, run_id: str, folder: RunFolder, *, stops: bool) -> RunSummary:
-    from colablock.display_follow import view_for
+    from colablock.display.training_follow import view_for
     from colablock.training.runs.summary import watch
 
     quiet = call.args.quiet or call.args.json
@@ -144,7 +144,7 @@ def _watched(call: Call, run_id: str, folder: RunFolder, *, stops: bool) -> RunS
 
 def _ended(call: Call, summary: RunSummary) -> int:
     """Write what became of a run; return whether it is well, or was left while it goes on."""
-    from colablock.display_training import render_summary
+    from colablock.display.training import render_summary
     from colablock.training.runs.folder import State
     from colablock.training.runs.summary import summary_to_json
 

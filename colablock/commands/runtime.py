@@ -84,7 +84,7 @@ def _add_result(parser: Any) -> None:
 
 
 def _list(call: Call) -> int:
-    from colablock.display_runtime import render_runtimes
+    from colablock.display.runtimes import render_runtimes
     from colablock.runtimes.describe import runtime_listing
 
     facts = runtime_listing(call.environ)
@@ -96,7 +96,7 @@ def _list(call: Call) -> int:
 
 
 def _show(call: Call) -> int:
-    from colablock.display_runtime import render_runtime
+    from colablock.display.runtimes import render_runtime
     from colablock.runtimes.describe import runtime_facts
 
     if call.args.freeze and not call.args.json:
@@ -114,7 +114,7 @@ def _show(call: Call) -> int:
 
 
 def _diff(call: Call) -> int:
-    from colablock.display_runtime import render_diff
+    from colablock.display.runtimes import render_diff
     from colablock.runtimes.describe import compared, diff_facts
 
     diff = compared(call.args.before, call.args.after, call.environ)
@@ -126,8 +126,8 @@ def _diff(call: Call) -> int:
 
 
 def _import(call: Call) -> int:
-    from colablock.display import reporter_for
-    from colablock.display_runtime import imported_words
+    from colablock.display.reporters import reporter_for
+    from colablock.display.runtimes import imported_words
     from colablock.environment.markers_and_tags import environment_for
     from colablock.environment.snapshot import Host
     from colablock.network.fetcher import Fetcher
@@ -199,7 +199,7 @@ def _record(call: Call) -> int:
 
 def _written(call: Call, recording: Recording, facts: dict[str, object], notes: list[str]) -> int:
     """Write the document, and say so."""
-    from colablock.display_text import Section, render_sections
+    from colablock.display.text import Section, render_sections
     from colablock.runtimes.catalog import save_recording
 
     about = recording.about

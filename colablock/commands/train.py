@@ -64,7 +64,7 @@ def _add_smoke(commands: Any) -> None:
 
 
 def _train(call: Call) -> int:
-    from colablock.display_briefing import render_briefing
+    from colablock.display.training_briefing import render_briefing
     from colablock.training.train import train
     from colablock.transaction.apply_record import home_folder
 
@@ -118,7 +118,7 @@ def _told(call: Call, run: Named) -> int:
 
 
 def _smoke(call: Call) -> int:
-    from colablock.display_briefing import render_receipt
+    from colablock.display.training_briefing import render_receipt
     from colablock.training.receipts import receipt_to, write_receipt
 
     args = call.args

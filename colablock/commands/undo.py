@@ -45,7 +45,7 @@ def _add_history(commands: Any) -> None:
 
 
 def _rollback(call: Call) -> int:
-    from colablock.display_text import render_history, render_undone
+    from colablock.display.text import render_history, render_undone
     from colablock.transaction.journal import Settled
     from colablock.transaction.serialise import undone_to_json
 
@@ -68,7 +68,7 @@ def _rollback(call: Call) -> int:
 
 
 def _history(call: Call) -> int:
-    from colablock.display_text import render_history
+    from colablock.display.text import render_history
     from colablock.transaction.serialise import change_to_json
 
     args = call.args

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from colablock.display_html import plan_to_html, report_to_html
-from colablock.display_notebook import (
+from colablock.display.html import plan_to_html, report_to_html
+from colablock.display.notebook import (
     NotebookReporter,
     current_shell,
     in_notebook,
@@ -20,8 +20,8 @@ from colablock.display_notebook import (
     restart_prompt,
     show,
 )
-from colablock.display_progress import LiveReporter, PlainReporter, TerminalReporter, can_animate
-from colablock.display_text import (
+from colablock.display.progress import LiveReporter, PlainReporter, TerminalReporter, can_animate
+from colablock.display.text import (
     error_text,
     plan_text,
     render_error,

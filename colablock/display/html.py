@@ -11,7 +11,7 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
-from colablock.display_words import (
+from colablock.display.words import (
     FOLD,
     breakage_heading,
     breakage_text,

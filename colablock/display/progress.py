@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.reporter import Reporter
 from colablock._common.text import size_text
-from colablock.display_words import count, one_line, seconds_text
+from colablock.display.words import count, one_line, seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

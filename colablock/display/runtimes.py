@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from colablock.display_text import Section, render_sections
-from colablock.display_words import FOLD, count, one_line, some_of
+from colablock.display.text import Section, render_sections
+from colablock.display.words import FOLD, count, one_line, some_of
 
 if TYPE_CHECKING:
     from rich.console import Console

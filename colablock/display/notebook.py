@@ -13,10 +13,10 @@ import uuid
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from colablock.display_html import page, plan_to_html, report_to_html, sentence_to_html
-from colablock.display_progress import DrawingReporter
-from colablock.display_text import error_text, plan_text, report_text
-from colablock.display_words import cost_text, one_line, plan_title, report_headline, seconds_text, some_of
+from colablock.display.html import page, plan_to_html, report_to_html, sentence_to_html
+from colablock.display.progress import DrawingReporter
+from colablock.display.text import error_text, plan_text, report_text
+from colablock.display.words import cost_text, one_line, plan_title, report_headline, seconds_text, some_of
 from colablock.errors import ColablockError
 from colablock.planning.plan import Plan
 from colablock.verification.verify import Report
@@ -24,7 +24,7 @@ from colablock.verification.verify import Report
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from colablock.display_progress import Clock
+    from colablock.display.progress import Clock
 
 __all__ = [
     "Form",

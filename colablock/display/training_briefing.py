@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.text import memory_text
-from colablock.display_html import page, text_to_html
-from colablock.display_text import (
+from colablock.display.html import page, text_to_html
+from colablock.display.text import (
     Section,
     Span,
     heading,
@@ -20,7 +20,7 @@ from colablock.display_text import (
     section_lines,
     write_lines,
 )
-from colablock.display_words import clean, one_line, seconds_text
+from colablock.display.words import clean, one_line, seconds_text
 from colablock.training.preflight.facts import Level
 
 if TYPE_CHECKING:

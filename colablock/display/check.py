@@ -12,8 +12,8 @@ from rich.text import Text
 from colablock._common.text import size_text
 from colablock.check.capabilities import HOLDS
 from colablock.check.outcomes import Verdict, broken_since
-from colablock.display_text import paragraph, write_lines
-from colablock.display_words import one_line
+from colablock.display.text import paragraph, write_lines
+from colablock.display.words import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

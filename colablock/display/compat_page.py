@@ -20,8 +20,8 @@ from typing import Any
 from urllib.parse import quote
 
 from colablock._common.text import size_text
-from colablock.display_html import text_to_html
-from colablock.display_words import clean, count, one_line
+from colablock.display.html import text_to_html
+from colablock.display.words import clean, count, one_line
 from colablock.runtimes.catalog import RecordedRuntime
 
 __all__ = ["render_page"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from colablock.display_words import (
+from colablock.display.words import (
     FOLD,
     breakage_heading,
     breakage_text,
