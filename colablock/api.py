@@ -27,7 +27,7 @@ from colablock.transaction.up_to_date import Ask, standing_report
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
-    from colablock.pipeline import Pipeline
+    from colablock.operations.pipeline import Pipeline
     from colablock.transaction.history import Change
     from colablock.transaction.rollback import Undone
 
@@ -172,7 +172,7 @@ def lock(
     For a recorded *runtime* it lists what is to come there, else all that is
     needed from nothing.  With *upgrade* no version of the lock that is there is kept.
     """
-    from colablock.locker import LockAsk
+    from colablock.operations.lock import LockAsk
 
     wanted = LockAsk(
         python_version=python_version,
@@ -201,8 +201,8 @@ def export(
     lock is the file that the option ``lock`` names, else one solved from
     nothing.  *wheelhouse* is the folder for the wheels that no index has.
     """
-    from colablock.exporting import export
     from colablock.lockfile.export import Format
+    from colablock.operations.export import export
 
     form = _choice(Format, "format", format)
     with open_pipeline(quiet=quiet) as pipeline:
@@ -227,7 +227,7 @@ def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> lis
 @contextmanager
 def open_pipeline(*, quiet: bool) -> Iterator[Pipeline]:
     """Give a pipeline whose progress is shown where this is called: in a cell, if in one."""
-    from colablock.pipeline import Pipeline
+    from colablock.operations.pipeline import Pipeline
 
     register_displays()
     with reporter_for(None, quiet=quiet, notebook=True) as reporter:

@@ -605,7 +605,7 @@ def test_a_bug_of_ours_has_its_own_exit_code(
     def fail(_: object) -> None:
         raise RuntimeError("a shelf fell down")
 
-    monkeypatch.setattr("colablock.facts.listing", fail)
+    monkeypatch.setattr("colablock.operations.info.listing", fail)
     assert main(["list"]) == ExitCode.BUG
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -13,7 +13,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, NoSolution, NotFound
-from colablock.pipeline import Ask, Pipeline
+from colablock.operations.pipeline import Ask, Pipeline
 from colablock.planning.plan import Action, Plan, Remedy, Target
 from colablock.runtimes.catalog import load_runtime
 from colablock.verification.verify import Report

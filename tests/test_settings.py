@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from colablock.facts import info
 from colablock.network.settings import DEFAULT_INDEX, Settings, read_settings
+from colablock.operations.info import info
 
 A, B, C = (f"https://{name}.example/simple/" for name in "abc")
 PIP_CONF = f"[global]\nindex-url = {A}\n"

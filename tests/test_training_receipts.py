@@ -9,8 +9,8 @@ import pytest
 
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput
-from colablock.facts import listing
 from colablock.matrix.catalog import find_matrix
+from colablock.operations.info import listing
 from colablock.training.receipts import (
     Receipt,
     card_key,

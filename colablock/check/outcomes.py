@@ -18,11 +18,11 @@ from colablock._vendor.packaging.version import Version
 from colablock.check.capabilities import judge_claim
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import NoSolution, Refused
-from colablock.locker import accelerators_of, read_refusals
 from colablock.lockfile.store import PLATFORM, LockHead, Shelf, environment_target
 from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.network.settings import DEFAULT_INDEX, Settings
+from colablock.operations.lock import accelerators_of, read_refusals
 from colablock.planning.plan import Action, Remedy
 from colablock.planning.solver import Prepared, Solving
 from colablock.planning.target import why_not_kernel

@@ -17,7 +17,7 @@ from colablock.planning.plan import Remedy, Target
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from colablock.pipeline import Pipeline
+    from colablock.operations.pipeline import Pipeline
     from colablock.transaction.up_to_date import Ask
 
 __all__ = [
@@ -171,7 +171,7 @@ def ask_of(args: argparse.Namespace) -> Ask:
 def pipeline_of(call: Call) -> Iterator[Pipeline]:
     """Give a pipeline whose progress is shown while it works."""
     from colablock.display.reporters import reporter_for
-    from colablock.pipeline import Pipeline
+    from colablock.operations.pipeline import Pipeline
 
     with reporter_for(call.err, quiet=call.args.quiet or call.args.json, environ=call.environ) as reporter:
         yield Pipeline(environ=call.environ, reporter=reporter)

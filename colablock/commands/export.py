@@ -43,8 +43,8 @@ def add(commands: Any) -> None:
 
 
 def _export(call: Call) -> int:
-    from colablock.exporting import export
     from colablock.lockfile.export import Format
+    from colablock.operations.export import export
     from colablock.transaction.up_to_date import Ask
 
     args = call.args

@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 def _list(call: Call) -> int:
     from colablock.display.text import render_listing
-    from colablock.facts import listing
+    from colablock.operations.info import listing
 
     found = listing(call.environ)
     if call.args.json:
@@ -36,7 +36,7 @@ def _list(call: Call) -> int:
 
 def _show(call: Call) -> int:
     from colablock.display.text import render_matrix
-    from colablock.facts import matrix_facts
+    from colablock.operations.info import matrix_facts
 
     facts = matrix_facts(call.args.name, call.environ)
     if call.args.json:
@@ -48,7 +48,7 @@ def _show(call: Call) -> int:
 
 def _info(call: Call) -> int:
     from colablock.display.text import render_info
-    from colablock.facts import info
+    from colablock.operations.info import info
 
     facts = info(call.environ, python=call.args.python)
     if call.args.json:

@@ -13,7 +13,7 @@ from colablock.commands.call import Call, add_command, add_lock_target, add_sour
 from colablock.errors import ExitCode
 
 if TYPE_CHECKING:
-    from colablock.locker import Locked
+    from colablock.operations.lock import Locked
 
 __all__ = ["add"]
 
@@ -64,7 +64,7 @@ def add(commands: Any) -> None:
 
 def _lock(call: Call) -> int:
     from colablock.errors import InvalidInput
-    from colablock.locker import LockAsk
+    from colablock.operations.lock import LockAsk
     from colablock.transaction.up_to_date import Ask
 
     args = call.args

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from colablock._common.fs import write_whole
 from colablock.errors import BadDistribution, InvalidInput
-from colablock.locker import LockAsk
 from colablock.lockfile.export import Format, export_text, files_beside
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
+from colablock.operations.lock import LockAsk
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
-    from colablock.pipeline import Pipeline
+    from colablock.operations.pipeline import Pipeline
     from colablock.transaction.up_to_date import Ask
 
 __all__ = ["Exported", "export"]

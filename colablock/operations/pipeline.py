@@ -38,13 +38,13 @@ from colablock.errors import (
     Refused,
     RolledBack,
 )
-from colablock.locker import LockAsk, Locked, Locker
 from colablock.lockfile.pylock import lock_digest, make_lock
 from colablock.lockfile.store import LockHead, Shelf
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import select_variant
 from colablock.matrix.reader import is_path
 from colablock.network.settings import Settings, read_settings
+from colablock.operations.lock import LockAsk, Locked, Locker
 from colablock.planning.plan import Plan, Target
 from colablock.planning.solver import Prepared, Solving
 from colablock.planning.target import is_kernel, why_not_kernel
@@ -160,7 +160,7 @@ class Pipeline:
         self, names: Sequence[str], *, update: bool = False, imports: bool = False
     ) -> tuple[Checked, ...]:
         """Return whether matrices hold on every recorded runtime; see `checking.check_matrices`."""
-        from colablock.checking import check_matrices  # noqa: PLC0415 - processes and walks no plan needs
+        from colablock.operations.check import check_matrices  # noqa: PLC0415 - processes and walks no plan needs
 
         return check_matrices(
             [self.matrix(name) for name in names],

@@ -10,9 +10,9 @@ from colablock.check.results_file import Checked, compared, replaces_requirement
 from colablock.check.undeclared_imports import phantom_findings
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import NoSolution
-from colablock.locker import nobody
 from colablock.lockfile.store import PLATFORM
 from colablock.matrix.catalog import lock_folder
+from colablock.operations.lock import nobody
 from colablock.planning.solver import FETCHABLE
 from colablock.transaction.up_to_date import Ask
 
