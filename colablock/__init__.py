@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from colablock._version import __version__
 
 if TYPE_CHECKING:
-    from colablock.api import apply, export, history, lock, plan, rollback, run, verify, why
-    from colablock.api_train import attach, runs, smoke, train
+    from colablock.api.stack import apply, export, history, lock, plan, rollback, run, verify, why
+    from colablock.api.training import attach, runs, smoke, train
     from colablock.notebook import load_ipython_extension
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
 
 _HOME = {
     "load_ipython_extension": "colablock.notebook",
-    **dict.fromkeys(("attach", "runs", "smoke", "train"), "colablock.api_train"),
+    **dict.fromkeys(("attach", "runs", "smoke", "train"), "colablock.api.training"),
 }
 
 
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(_HOME.get(name, "colablock.api")), name)
+        return getattr(import_module(_HOME.get(name, "colablock.api.stack")), name)
     message = f"module `colablock` has no attribute `{name}`"
     raise AttributeError(message)
 

@@ -170,6 +170,6 @@ def _cli_main(argv: Sequence[str]) -> int:
 
 
 def _pipeline_run(name: str, argv: Sequence[str]) -> int:
-    from colablock.api import run  # noqa: PLC0415
+    from colablock.api.stack import run  # noqa: PLC0415
 
     return int(run(name, argv))

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 import colablock
-from colablock.api_train import Run
+from colablock.api.training import Run
 from colablock.errors import ColablockError, InvalidConfig, NotFound, Refused, TrainingFailed
 from colablock.training.receipts import Receipt
 from colablock.training.runs.checkpoints import write_manifest
@@ -98,7 +98,7 @@ def test_one_that_is_not_over_ends_the_cell_that_waits_for_it(
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("colablock.api_train.watch", partial(watch, sleep=interrupt))
+    monkeypatch.setattr("colablock.api.training.watch", partial(watch, sleep=interrupt))
     with a_sleeper() as process:
         folder = a_run(tmp_path / "tiny", **process)
         with pytest.raises(KeyboardInterrupt, match=r"the run `tiny` goes on; `colablock\.attach\('tiny'\)`"):

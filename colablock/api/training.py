@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.api import Name, open_pipeline
+from colablock.api.stack import Name, open_pipeline
 from colablock.display.html import sentence_to_html
 from colablock.display.notebook import Form, add_form, current_shell, is_ending, is_shown, note_shown
 from colablock.display.reporters import reporter_for
