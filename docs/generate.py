@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from colablock import errors
-from colablock.authoring import schema_text
+from colablock.authoring.new import schema_text
 from colablock.cli import build_parser
 from colablock.errors import ColablockError, ExitCode
 from colablock.matrix.json_schema import SCHEMA_FILE

@@ -19,15 +19,15 @@ from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.carried import carried
+from colablock.authoring.from_requirements import carried
+from colablock.authoring.requirements_reader import read_requirements
+from colablock.authoring.template import Start, matrix_text
 from colablock.cli import main
 from colablock.errors import ExitCode
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Constraint, PackageEntry
 from colablock.matrix.reader import load_matrix, parse_matrix, read_file
 from colablock.matrix.schema import keys_of
-from colablock.matrix_template import Start, matrix_text
-from colablock.requirement_files import read_requirements
 
 if sys.version_info >= (3, 11):
     import tomllib

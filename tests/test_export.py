@@ -14,9 +14,9 @@ import uv
 
 import colablock
 from colablock._vendor.packaging.pylock import Pylock
+from colablock.authoring.requirements_reader import read_requirements
 from colablock.errors import InvalidInput, InvalidRequirements
 from colablock.lockfile.export import Format, export_text, files_beside
-from colablock.requirement_files import read_requirements
 from tests.support.runtime import make_venv, site_of
 from tests.support.server import IndexServer
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from colablock.authoring.requirements_reader import FoundRequirement, RequirementFile, read_requirements
 from colablock.errors import InvalidInput, InvalidRequirements, NotFound
-from colablock.requirement_files import FoundRequirement, RequirementFile, read_requirements
 
 A, B = "a" * 64, "b" * 64
 

@@ -9,7 +9,7 @@ from colablock.commands.call import Call, add_command, print_json
 from colablock.errors import ExitCode
 
 if TYPE_CHECKING:
-    from colablock.authoring import Written
+    from colablock.authoring.new import Written
 
 __all__ = ["add"]
 
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
 
 
 def _new(call: Call) -> int:
-    from colablock.authoring import Wish, write_new
+    from colablock.authoring.new import Wish, write_new
 
     args = call.args
     wish = Wish(
@@ -96,7 +96,7 @@ def _as_json(written: Written) -> dict[str, object]:
 
 
 def _schema(call: Call) -> int:
-    from colablock.authoring import schema_text, write_file
+    from colablock.authoring.new import schema_text, write_file
 
     path = call.args.output
     if path is None:

@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
 def _new_config(call: Call) -> int:
     import yaml
 
-    from colablock.authoring import write_file
+    from colablock.authoring.new import write_file
     from colablock.training.new_config import config_text, fits_on
     from colablock.training.preflight.machine import read_machine, system_memory
 

@@ -14,8 +14,8 @@ from colablock._vendor.packaging.errors import ExceptionGroup
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.pylock import Package, Pylock
 from colablock._vendor.packaging.requirements import Requirement
+from colablock.authoring.requirements_txt import FoundRequirement, parse_named
 from colablock.errors import Fault, InvalidInput
-from colablock.requirement_lines import FoundRequirement, parse_named
 
 __all__ = [
     "LockedPin",

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from colablock._common.text import near
 from colablock._common.urls import local_path, redacted
-from colablock.errors import Fault, InvalidInput, InvalidRequirements, NotFound
-from colablock.lockfile.pylock import read_lock
-from colablock.requirement_lines import (
+from colablock.authoring.requirements_txt import (
     FoundRequirement,
     Line,
     decoded,
@@ -24,12 +22,14 @@ from colablock.requirement_lines import (
     parse_named,
     release_hint,
 )
-from colablock.requirement_tables import (
+from colablock.authoring.pyproject import (
     default_index_of,
     group_requirements,
     locked_requirements,
     project_requirements,
 )
+from colablock.errors import Fault, InvalidInput, InvalidRequirements, NotFound
+from colablock.lockfile.pylock import read_lock
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.specifiers import Specifier, SpecifierSet
-from colablock.carried import Carried
+from colablock.authoring.from_requirements import Carried
 from colablock.matrix.json_schema import SCHEMA_FILE
 from colablock.matrix.model import PackageEntry
 from colablock.matrix.reader import SCHEMA_VERSION

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colablock.carried import Carried, carried
+from colablock.authoring.from_requirements import Carried, carried
+from colablock.authoring.requirements_reader import read_requirements
+from colablock.authoring.template import Start, matrix_text
 from colablock.errors import InvalidInput
 from colablock.matrix.catalog import Listed, find_matrix, list_matrices
 from colablock.matrix.json_schema import SCHEMA_FILE, json_schema
 from colablock.matrix.reader import is_path, parse_matrix
-from colablock.matrix_template import Start, matrix_text
-from colablock.requirement_files import read_requirements
 from colablock.runtimes.catalog import runtimes
 
 __all__ = ["Wish", "Written", "schema_text", "write_file", "write_new"]
