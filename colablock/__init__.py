@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from colablock._version import __version__
@@ -18,7 +16,7 @@ from colablock._version import __version__
 if TYPE_CHECKING:
     from colablock.api.stack import apply, export, history, lock, plan, rollback, run, verify, why
     from colablock.api.training import attach, runs, smoke, train
-    from colablock.notebook import load_ipython_extension
+    from colablock.cli.notebook_magics import load_ipython_extension
 
 __all__ = [
     "__version__",
@@ -40,29 +38,19 @@ __all__ = [
 
 
 _HOME = {
-    "load_ipython_extension": "colablock.notebook",
+    "load_ipython_extension": "colablock.cli.notebook_magics",
     **dict.fromkeys(("attach", "runs", "smoke", "train"), "colablock.api.training"),
 }
 
 
 def __getattr__(name: str) -> object:
-    """Load a station when it is first asked for: importing colablock itself costs next to nothing."""
+    """Import a function when it is first used: `import colablock` itself loads next to nothing."""
     if name in __all__:
         from importlib import import_module
 
         return getattr(import_module(_HOME.get(name, "colablock.api.stack")), name)
     message = f"module `colablock` has no attribute `{name}`"
     raise AttributeError(message)
-
-
-def _door(name: str) -> property:
-    return property(lambda _: __getattr__(name), lambda *_: None)
-
-
-# Some functions bear the name of a module.  Importing that would put it in the function's place, where
-# the package is an ordinary module; a property of its class stays what it is.
-_DOORS = {name: _door(name) for name in ("export", "history", "lock", "plan", "rollback", "verify")}
-sys.modules[__name__].__class__ = type("FrontDoor", (ModuleType,), _DOORS)
 
 
 def __dir__() -> list[str]:

@@ -22,7 +22,7 @@ import yaml
 
 from colablock import errors
 from colablock.authoring.new import schema_text
-from colablock.cli import build_parser
+from colablock.cli.main import build_parser
 from colablock.errors import ColablockError, ExitCode
 from colablock.matrix.json_schema import SCHEMA_FILE
 from colablock.matrix.schema import SCHEMA, Key

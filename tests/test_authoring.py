@@ -22,7 +22,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.authoring.from_requirements import carried
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.authoring.template import Start, matrix_text
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.errors import ExitCode
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Constraint, PackageEntry

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.errors import ExitCode, FetchFailed
 from colablock.network.cache import Cache, file_digest
 from colablock.network.cache_prune import clean

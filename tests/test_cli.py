@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.pylock import Pylock
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.errors import ExitCode
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import Stub, build_site, find_python, make_venv

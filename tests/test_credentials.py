@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.errors import ExitCode, FetchFailed
 from colablock.network.auth import Credentials
 from colablock.network.fetcher import Fetcher

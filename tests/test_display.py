@@ -538,8 +538,7 @@ def test_without_a_place_to_draw_it_is_silent() -> None:
 
 
 def test_rich_is_loaded_by_drawing_alone() -> None:
-    code = (
-        "import sys, colablock.display, colablock.notebook; print({'rich', 'IPython'} & sys.modules.keys())"
-    )
+    modules = "sys, colablock.display.reporters, colablock.cli.notebook_magics"
+    code = f"import {modules}; print({{'rich', 'IPython'}} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from colablock.cli import build_parser
+from colablock.cli.main import build_parser
 
 REPOSITORY = Path(__file__).parents[1]
 TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")

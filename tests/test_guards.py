@@ -167,7 +167,7 @@ def watch(event, facts):
     if event == "import" and is_changed and facts[0].partition(".")[0] not in sys.stdlib_module_names:
         late.append(facts[0])
 sys.addaudithook(watch)
-from colablock.cli import main
+from colablock.cli.main import main
 code = main(sys.argv[1:])
 assert is_changed
 sys.exit(f"imported late: {late}" if late else code)

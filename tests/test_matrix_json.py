@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from colablock._vendor import tomli_w
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.errors import ExitCode, InvalidMatrix
 from colablock.matrix.json_schema import SCHEMA_FILE, json_schema
 from colablock.matrix.reader import load_matrix, parse_matrix, read_file

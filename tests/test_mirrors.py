@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from colablock._common.urls import Mirrors
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.errors import ExitCode, FetchFailed
 from colablock.network.cache import file_digest
 from colablock.network.fetcher import Fetcher

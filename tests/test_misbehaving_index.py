@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.errors import ExitCode
 from tests.support.server import CERTIFICATE, Fault, IndexServer
 from tests.support.wheels import make_wheel

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.environment.accelerator import CARDS, declared
 from colablock.errors import ExitCode
 from colablock.training.new_config import config_text, fits_on, sized

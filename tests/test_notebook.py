@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from colablock.cli.notebook_magics import CommandFailed, Magic, in_notebook, restart_prompt, show
 from colablock.display.notebook import KernelRestarts, NotebookReporter, in_colab, restart_kernel
 from colablock.errors import ColablockError, InvalidInput
-from colablock.notebook import CommandFailed, Magic, in_notebook, restart_prompt, show
 from colablock.transaction.serialise import report_from_json
 
 CASES = Path(__file__).parent / "data" / "display"
@@ -80,7 +80,7 @@ def test_ipython_in_a_terminal_is_no_notebook() -> None:
     pytest.importorskip("IPython")
     code = (
         "from IPython.core.interactiveshell import InteractiveShell; InteractiveShell.instance();"
-        "from colablock.notebook import in_notebook; print(in_notebook())"
+        "from colablock.cli.notebook_magics import in_notebook; print(in_notebook())"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
@@ -279,7 +279,7 @@ def test_a_cell_that_cannot_be_run(line: str, message: str) -> None:
 SETUP = """
 import json, sys
 from pathlib import Path
-import colablock.notebook as notebook
+import colablock.cli.notebook_magics as notebook
 from colablock.display.reporters import reporter_for
 from colablock.transaction.serialise import plan_from_json, report_from_json
 folder = Path(FOLDER)
@@ -302,7 +302,7 @@ with reporter_for(None, notebook=True) as reporter:
 """,
     "shown and returned": "notebook.show(report)\nreport",
     "magic": """
-from colablock.notebook import Magic
+from colablock.cli.notebook_magics import Magic
 import subprocess
 run = lambda name, argv: print(name) or subprocess.run([sys.executable, *argv[1:]]).returncode
 get_ipython().register_magic_function(Magic(run=run, main=lambda argv: 2), "line_cell", "colablock")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.training.runs.folder import register
 from tests.support.runs import a_run, a_sleeper, events_of, train
 

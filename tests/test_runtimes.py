@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.environment.snapshot import Host, snapshot_of
 from colablock.errors import InvalidInput, NotFound
 from colablock.runtimes.catalog import (

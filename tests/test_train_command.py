@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from colablock.cli import main
+from colablock.cli.main import main
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.training_stack import (
     Bench,

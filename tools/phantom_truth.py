@@ -9,8 +9,8 @@ imported in fresh processes of ENV.  The first notes which other top-level names
 modules ask for.  Then one name at a time is missing: its import by these modules fails, and nobody finds its
 spec or its metadata, as in a clean environment.  If the import of the entry fails, the name is required.
 
-This is compared with what ``colablock.check.findings`` says of the same: the names that are errors when nothing
-in ENV provides them against the required ones, and all that is reached against all that was asked for.
+This is compared with what ``colablock.check.findings`` says of the same: the names that are errors
+when nothing in ENV provides them against the required ones, and all that is reached against all that was asked for.
 """
 
 from __future__ import annotations

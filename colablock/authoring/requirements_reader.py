@@ -13,6 +13,12 @@ from pathlib import Path
 
 from colablock._common.text import near
 from colablock._common.urls import local_path, redacted
+from colablock.authoring.pyproject import (
+    default_index_of,
+    group_requirements,
+    locked_requirements,
+    project_requirements,
+)
 from colablock.authoring.requirements_txt import (
     FoundRequirement,
     Line,
@@ -21,12 +27,6 @@ from colablock.authoring.requirements_txt import (
     parse_line,
     parse_named,
     release_hint,
-)
-from colablock.authoring.pyproject import (
-    default_index_of,
-    group_requirements,
-    locked_requirements,
-    project_requirements,
 )
 from colablock.errors import Fault, InvalidInput, InvalidRequirements, NotFound
 from colablock.lockfile.pylock import read_lock

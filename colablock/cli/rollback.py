@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from colablock.commands.call import Call, add_command, agreed, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, agreed, pipeline_of, print_json
 from colablock.errors import ExitCode, Refused
 
 __all__ = ["add"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.urls import checked_index
-from colablock.commands.call import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
 from colablock.errors import ExitCode
 
 __all__ = ["add"]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.commands.call import Call, add_command, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, pipeline_of, print_json
 from colablock.errors import ExitCode, TrainingFailed
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _asked(args: argparse.Namespace, runner: str | None) -> Asked:
 
 
 def _followed(call: Call, run: Named) -> int:
-    from colablock.commands.runs import follow_run
+    from colablock.cli.runs import follow_run
 
     return follow_run(call, run.id, run.folder)
 

@@ -164,12 +164,12 @@ def _pump(reader: int) -> None:
 
 def _cli_main(argv: Sequence[str]) -> int:
     # Imported when it is called for: a cell that shows a plan needs no command line.
-    from colablock.cli import main  # noqa: PLC0415
+    from colablock.cli.main import main
 
     return int(main(list(argv)))
 
 
 def _pipeline_run(name: str, argv: Sequence[str]) -> int:
-    from colablock.api.stack import run  # noqa: PLC0415
+    from colablock.api.stack import run
 
     return int(run(name, argv))

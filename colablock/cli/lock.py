@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import checked_index
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.commands.call import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
 from colablock.errors import ExitCode
 
 if TYPE_CHECKING:

@@ -10,22 +10,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from colablock._version import __version__
-from colablock.commands import (
-    author,
+from colablock.cli import (
+    apply,
     cache,
-    change,
     check,
     env,
     export,
-    listings,
-    locks,
+    lock,
+    new,
     new_config,
+    rollback,
     runs,
     runtime,
     train,
-    undo,
 )
-from colablock.commands.call import Call, print_json
+from colablock.cli import list as list_command
+from colablock.cli.common import Call, print_json
 from colablock.errors import ColablockError, ExitCode
 
 if TYPE_CHECKING:
@@ -49,19 +49,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"colablock {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     groups = (
-        change,
+        apply,
         train,
         runs,
-        locks,
+        lock,
         export,
         check,
-        undo,
+        rollback,
         env,
         runtime,
-        author,
+        new,
         new_config,
         cache,
-        listings,
+        list_command,
     )
     for group in groups:
         group.add(commands)

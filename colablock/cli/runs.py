@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.commands.call import Call, add_command, print_json
+from colablock.cli.common import Call, add_command, print_json
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import checked_index, redacted
-from colablock.commands.call import Call, add_command, print_json
+from colablock.cli.common import Call, add_command, print_json
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:

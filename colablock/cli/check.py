@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.commands.call import Call, add_command, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, pipeline_of, print_json
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from colablock.commands.call import (
+from colablock.cli.common import (
     Call,
     add_command,
     add_sources,
