@@ -322,7 +322,7 @@ def test_what_the_checks_say_cannot_break_out(hostile: str) -> None:
 
 
 def script() -> str:
-    return files("colablock").joinpath("compat_page.js").read_text(encoding="utf-8")
+    return files("colablock.display").joinpath("compat_page.js").read_text(encoding="utf-8")
 
 
 def shape(page: Element) -> set[tuple[str, tuple[str, ...]]]:
@@ -352,7 +352,7 @@ def test_ten_matrices_on_twenty_runtimes_stay_below_300_kilobytes() -> None:
 
 
 def colours(scheme: str) -> dict[str, str]:
-    text = files("colablock").joinpath("compat_page.css").read_text(encoding="utf-8")
+    text = files("colablock.display").joinpath("compat_page.css").read_text(encoding="utf-8")
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in text.split("@media")[:2])
     return light if scheme == "light" else {**light, **dark}
 

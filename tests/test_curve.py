@@ -245,6 +245,6 @@ def test_matplotlib_itself_draws(tmp_path: Path, losses: list[float]) -> None:
 
 
 def test_importing_the_curve_loads_no_matplotlib() -> None:
-    code = "import sys, colablock.training.curve; print('matplotlib' in sys.modules)"
+    code = "import sys, colablock.training.runs.loss_curve; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

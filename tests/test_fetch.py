@@ -594,7 +594,7 @@ def test_fragments_and_names() -> None:
 
 
 def test_the_package_and_the_fetcher_come_without_urllib3() -> None:
-    code = "import sys, colablock.fetch, colablock.index; sys.exit('urllib3' in sys.modules)"
+    code = "import sys, colablock.network.fetcher, colablock.index.finder; sys.exit('urllib3' in sys.modules)"
     root = Path(__file__).parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 

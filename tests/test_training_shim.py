@@ -207,7 +207,7 @@ def test_axolotl_trains_with_the_mend_and_not_without(bench: Bench) -> None:
     assert "adapter_config.json" not in beside
 
 
-SCRIPTS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
+ENDINGS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
     ("import sys; sys.exit()", {}, 0, {"state": "done"}),
     ("import sys; sys.exit(0)", {}, 0, {"state": "done"}),
     ("import sys; sys.exit('no')", {}, 1, {"state": "failed", "error": "SystemExit: no"}),
@@ -252,7 +252,7 @@ SCRIPTS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("script", "job", "code", "end"), SCRIPTS)
+@pytest.mark.parametrize(("script", "job", "code", "end"), ENDINGS)
 def test_how_what_it_starts_ends_is_how_it_ends(
     bench: Bench, script: str, job: dict[str, Any], code: int, end: dict[str, Any]
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import colablock.training
 from colablock.training.runs.config import DataSource, Report, TrainConfig
+from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.secrets import (
     ColabVault,
     KaggleVault,

@@ -10,7 +10,8 @@ modules ask for.  Then one name at a time is missing: its import by these module
 spec or its metadata, as in a clean environment.  If the import of the entry fails, the name is required.
 
 This is compared with what ``colablock.check.findings`` says of the same: the names that are errors
-when nothing in ENV provides them against the required ones, and all that is reached against all that was asked for.
+when nothing in ENV provides them against the required ones, and all that is reached against all that was
+asked for.
 """
 
 from __future__ import annotations

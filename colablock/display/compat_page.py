@@ -98,7 +98,7 @@ def render_page(
     names = list(dict.fromkeys([*facts, *(name for row in rows for name in row.cells)]))
     columns = {name: facts.get(name) for name in names}
     style, script = (
-        files("colablock").joinpath(f"compat_page.{kind}").read_text(encoding="utf-8")
+        files("colablock.display").joinpath(f"compat_page.{kind}").read_text(encoding="utf-8")
         for kind in ("css", "js")
     )
     cards = "".join(_card(row, columns) for row in rows)
