@@ -12,6 +12,7 @@ import pytest
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NotFound
 from colablock.matrix.model import Matrix
+from colablock.planning.options import Ask
 from colablock.planning.plan import Remedy, Target
 from colablock.transaction.apply_record import (
     Applied,
@@ -22,7 +23,7 @@ from colablock.transaction.apply_record import (
     save,
     versions_digest,
 )
-from colablock.transaction.up_to_date import Ask, request_key
+from colablock.transaction.up_to_date import request_key
 
 RECORD = Applied(
     name="demo",

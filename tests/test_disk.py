@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from colablock._common.fs import free_space
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.display.html import plan_to_html
 from colablock.display.text import plan_text
@@ -22,7 +23,7 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
-from colablock.transaction.disk_space import check_room, free_space, room_note, undo_cost, unpacked_size
+from colablock.transaction.disk_space import check_room, room_note, undo_cost, unpacked_size
 from colablock.transaction.serialise import plan_from_json, plan_to_json
 from tests.support.runtime import Stub, build_site
 from tests.support.wheels import make_wheel

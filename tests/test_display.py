@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from colablock._common.text import size_text
+from colablock._common.text import seconds_text, size_text
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.display.reporters import (
     LiveReporter,
@@ -30,7 +30,6 @@ from colablock.display.reporters import (
     reporter_for,
 )
 from colablock.display.text import render_info, render_listing, render_matrix
-from colablock.display.words import seconds_text
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NoSolution, NotRestored, Refused
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.transaction.serialise import plan_from_json, report_from_json

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from colablock.cli.notebook_magics import CommandFailed, Magic, in_notebook, restart_prompt, show
-from colablock.display.notebook import KernelRestarts, NotebookReporter, in_colab, restart_kernel
+from colablock.display.notebook import KernelRestarts, NotebookReporter, restart_kernel
+from colablock.environment.notebook_host import in_colab
 from colablock.errors import ColablockError, InvalidInput
 from colablock.transaction.serialise import report_from_json
 

@@ -12,10 +12,11 @@ import pytest
 
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
+from colablock.planning.options import Ask
 from colablock.transaction import apply_record as applied
 from colablock.transaction.apply_record import Applied
 from colablock.transaction.serialise import report_to_json
-from colablock.transaction.up_to_date import Ask, request_key, standing_report
+from colablock.transaction.up_to_date import request_key, standing_report
 from colablock.verification.verify import Check, Report
 
 MATRIX = 'schema = 1\nname = "demo"\nrequirements = ["demo"]\n'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from colablock.errors import InvalidInput
 
-__all__ = ["write_whole"]
+__all__ = ["free_space", "is_same_disk", "write_whole"]
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -25,3 +25,21 @@ def write_whole(path: Path, data: bytes) -> None:
         with suppress(OSError):
             new.unlink()
         raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
+
+
+def free_space(folder: Path) -> int:
+    """Return the bytes that may still be written in *folder*, or where it would be."""
+    stat = os.statvfs(_nearest_existing(folder))
+    return stat.f_bavail * stat.f_frsize
+
+
+def is_same_disk(one: Path, other: Path) -> bool:
+    """Whether what is written in the one folder takes room from what is written in the other."""
+    return _nearest_existing(one).stat().st_dev == _nearest_existing(other).stat().st_dev
+
+
+def _nearest_existing(folder: Path) -> Path:
+    """Return *folder*, or the one above it that is there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder

@@ -1,4 +1,4 @@
-"""Text for people: sizes, and hints at what a word may have been meant for.
+"""Text for people: counts, sizes, durations, and the known word that a misspelt one is near to.
 
 Files and disks are told in powers of 1000, memory in powers of 1024.
 """
@@ -6,12 +6,13 @@ Files and disks are told in powers of 1000, memory in powers of 1024.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["memory_text", "near", "size_text"]
+__all__ = ["count", "memory_text", "near", "seconds_text", "size_text", "some_of"]
 
 _STEP = 1000
 _SMALL = 9.95  # below this a decimal is worth its place
+_MINUTE = 60
 _UNITS = ("kB", "MB", "GB", "TB")
 
 
@@ -35,3 +36,22 @@ def near(word: str, known: Iterable[str]) -> str | None:
     """Return a hint with the one of *known* that *word* may have been meant for; None where none is near."""
     found = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean `{found[0]}`?" if found else None
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration: ``0.3 s``, ``12 s``, ``2 min 5 s``."""
+    if seconds < _SMALL:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), _MINUTE)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """Return ``1 file``, ``2 files``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def some_of(items: Sequence[str], limit: int) -> str:
+    """Return the first *limit* of *items*, and how many more there are."""
+    shown = ", ".join(items[:limit])
+    return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown

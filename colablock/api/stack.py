@@ -22,8 +22,9 @@ from colablock.display.reporters import (
     undone_text,
 )
 from colablock.errors import InvalidInput
+from colablock.planning.options import Ask
 from colablock.planning.plan import Plan, Remedy, Target
-from colablock.transaction.up_to_date import Ask, standing_report
+from colablock.transaction.up_to_date import standing_report
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock.api.stack import Name, open_pipeline
 from colablock.display.html import sentence_to_html
-from colablock.display.notebook import Form, add_form, current_shell, is_ending, is_shown, note_shown
+from colablock.display.notebook import Form, add_form, is_ending, is_shown, note_shown
 from colablock.display.reporters import reporter_for
 from colablock.display.training import summary_headline, summary_text, summary_to_html
 from colablock.display.training_briefing import (
@@ -20,6 +20,7 @@ from colablock.display.training_briefing import (
     receipt_to_html,
 )
 from colablock.display.training_follow import view_for
+from colablock.environment.notebook_host import current_shell
 from colablock.errors import TrainingFailed
 from colablock.training import after
 from colablock.training.receipts import Receipt

@@ -13,12 +13,7 @@ from pathlib import Path
 
 from colablock._common.text import near
 from colablock._common.urls import local_path, redacted
-from colablock.authoring.pyproject import (
-    default_index_of,
-    group_requirements,
-    locked_requirements,
-    project_requirements,
-)
+from colablock.authoring.pyproject import group_requirements, locked_requirements, project_requirements
 from colablock.authoring.requirements_txt import (
     FoundRequirement,
     Line,
@@ -29,6 +24,7 @@ from colablock.authoring.requirements_txt import (
     release_hint,
 )
 from colablock.errors import Fault, InvalidInput, InvalidRequirements, NotFound
+from colablock.lockfile.pins import default_index_of
 from colablock.lockfile.pylock import read_lock
 
 if sys.version_info >= (3, 11):

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
 from colablock.check.capabilities import judge_claim
+from colablock.environment.accelerator import accelerators_of
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import NoSolution, Refused
+from colablock.lockfile.refusals import read_refusals
 from colablock.lockfile.store import PLATFORM, LockHead, Shelf, environment_target
 from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.network.settings import DEFAULT_INDEX, Settings
-from colablock.operations.lock import accelerators_of, read_refusals
 from colablock.planning.plan import Action, Remedy
 from colablock.planning.solver import Prepared, Solving
 from colablock.planning.target import why_not_kernel
@@ -195,7 +196,7 @@ class Checker:
         for name in runtime_names(environ=self.environ, cwd=self.cwd):
             runtime = load_runtime(name, environ=self.environ, cwd=self.cwd)
             kept: dict[str | None, Outcome] = {}
-            for card, accelerator in accelerators_of(runtime).items():
+            for card, accelerator in accelerators_of(runtime.accelerator).items():
                 try:
                     variant = select_variant(self.matrix, accelerator).variant
                 except Refused as error:

@@ -19,8 +19,8 @@ from colablock.errors import AppliedNotProven, ExitCode, InvalidInput, Refused
 from colablock.planning.plan import Target
 
 if TYPE_CHECKING:
+    from colablock.planning.options import Ask
     from colablock.planning.plan import Plan
-    from colablock.transaction.up_to_date import Ask
     from colablock.verification.verify import Report
 
 __all__ = ["add"]

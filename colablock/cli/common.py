@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from colablock.operations.pipeline import Pipeline
-    from colablock.transaction.up_to_date import Ask
+    from colablock.planning.options import Ask
 
 __all__ = [
     "Call",
@@ -145,7 +145,7 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
 
 def ask_of(args: argparse.Namespace) -> Ask:
     """Return what the arguments ask for."""
-    from colablock.transaction.up_to_date import Ask
+    from colablock.planning.options import Ask
 
     return Ask(
         name=args.name,

@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
 def _export(call: Call) -> int:
     from colablock.lockfile.export import Format
     from colablock.operations.export import export
-    from colablock.transaction.up_to_date import Ask
+    from colablock.planning.options import Ask
 
     args = call.args
     ask = Ask(

@@ -65,7 +65,7 @@ def add(commands: Any) -> None:
 def _lock(call: Call) -> int:
     from colablock.errors import InvalidInput
     from colablock.operations.lock import LockAsk
-    from colablock.transaction.up_to_date import Ask
+    from colablock.planning.options import Ask
 
     args = call.args
     of_one = ("runtime", "python_version", "platform", "output", "variant")

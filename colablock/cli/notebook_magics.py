@@ -19,13 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from colablock.display.notebook import (
-    in_notebook,
-    last_matrix,
-    register_displays,
-    restart_prompt,
-    show,
-)
+from colablock.display.notebook import last_matrix, register_displays, restart_prompt, show
+from colablock.environment.notebook_host import in_notebook
 from colablock.errors import ExitCode, InvalidInput
 
 __all__ = [

@@ -19,9 +19,9 @@ from textwrap import shorten
 from typing import Any
 from urllib.parse import quote
 
-from colablock._common.text import size_text
+from colablock._common.text import count, size_text
 from colablock.display.html import text_to_html
-from colablock.display.words import clean, count, one_line
+from colablock.display.words import clean, one_line
 from colablock.runtimes.catalog import RecordedRuntime
 
 __all__ = ["render_page"]

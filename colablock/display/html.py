@@ -11,6 +11,7 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
+from colablock._common.text import count, seconds_text
 from colablock.display.words import (
     FOLD,
     breakage_heading,
@@ -19,7 +20,6 @@ from colablock.display.words import (
     checks_in_short,
     clean,
     cost_text,
-    count,
     one_line,
     plan_notes,
     plan_title,
@@ -28,7 +28,6 @@ from colablock.display.words import (
     rest_heading,
     restart_text,
     run_command,
-    seconds_text,
     split_steps,
     step_extras,
     step_reason,

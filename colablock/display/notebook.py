@@ -6,23 +6,23 @@ be missing, and a kernel should hold no module for our sake that a plan replaces
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import uuid
 from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from colablock._common.text import seconds_text, some_of
 from colablock.display.html import page, plan_to_html, report_to_html, sentence_to_html
 from colablock.display.progress import DrawingReporter
 from colablock.display.text import error_text, plan_text, report_text
-from colablock.display.words import cost_text, one_line, plan_title, report_headline, seconds_text, some_of
+from colablock.display.words import cost_text, one_line, plan_title, report_headline
+from colablock.environment.notebook_host import Shell, current_shell, in_colab
 from colablock.errors import ColablockError
 from colablock.planning.plan import Plan
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from colablock.display.progress import Clock
 
@@ -30,12 +30,8 @@ __all__ = [
     "Form",
     "KernelRestarts",
     "NotebookReporter",
-    "Shell",
     "add_form",
-    "current_shell",
     "html_of",
-    "in_colab",
-    "in_notebook",
     "is_ending",
     "is_shown",
     "last_matrix",
@@ -64,46 +60,6 @@ class KernelRestarts(BaseException):
         return [str(self)]
 
 
-class Publisher(Protocol):
-    """Sends one display message to the notebook."""
-
-    def publish(
-        self,
-        data: Mapping[str, object],
-        metadata: Mapping[str, object] | None = None,
-        *,
-        transient: Mapping[str, object] | None = None,
-        update: bool = False,
-    ) -> None: ...
-
-
-class Kernel(Protocol):
-    """The process that runs the cells."""
-
-    def do_shutdown(self, restart: bool) -> object:  # noqa: FBT001  # ipykernel's signature
-        """End once nothing runs."""
-
-
-class Shell(Protocol):
-    """What is used of IPython's shell here."""
-
-    @property
-    def display_pub(self) -> Publisher:
-        """Where display messages go."""
-
-    @property
-    def kernel(self) -> Kernel:
-        """The kernel that it is the shell of."""
-
-
-def current_shell() -> Shell | None:
-    """Return the running notebook shell, or None: a plain interpreter, or IPython in a terminal."""
-    ipython = sys.modules.get("IPython")
-    get: Any = getattr(ipython, "get_ipython", None)
-    shell = get() if get is not None else None
-    return cast("Shell", shell) if getattr(shell, "kernel", None) is not None else None
-
-
 def is_ending(*, seconds: float = 1.0) -> bool:
     """Return whether the kernel is about to end, as far as shows within *seconds* of an interrupt.
 
@@ -116,16 +72,6 @@ def is_ending(*, seconds: float = 1.0) -> bool:
             return True
         time.sleep(_PAUSE)
     return False
-
-
-def in_notebook() -> bool:
-    """Return whether this code runs in a notebook kernel."""
-    return current_shell() is not None
-
-
-def in_colab(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether the notebook's front end is Colab's."""
-    return "COLAB_RELEASE_TAG" in environ or "google.colab" in sys.modules
 
 
 def register_displays(shell: Any = None) -> bool:

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.reporter import Reporter
-from colablock._common.text import size_text
-from colablock.display.words import count, one_line, seconds_text
+from colablock._common.text import count, seconds_text, size_text
+from colablock.display.words import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

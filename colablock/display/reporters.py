@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from colablock.display.html import plan_to_html, report_to_html
 from colablock.display.notebook import (
     NotebookReporter,
-    current_shell,
-    in_notebook,
     register_displays,
     restart_kernel,
     restart_prompt,
@@ -30,6 +28,7 @@ from colablock.display.text import (
     report_text,
     undone_text,
 )
+from colablock.environment.notebook_host import current_shell, in_notebook
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.text import count, some_of
 from colablock.display.text import Section, render_sections
-from colablock.display.words import FOLD, count, one_line, some_of
+from colablock.display.words import FOLD, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

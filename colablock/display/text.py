@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from colablock._common.text import seconds_text
 from colablock.display.words import (
     FOLD,
     breakage_heading,
@@ -33,7 +34,6 @@ from colablock.display.words import (
     rest_heading,
     restart_text,
     run_command,
-    seconds_text,
     split_steps,
     step_extras,
     step_reason,

@@ -9,10 +9,10 @@ from datetime import datetime, timezone
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
-from colablock._common.text import memory_text
+from colablock._common.text import count, memory_text, seconds_text
 from colablock.display.html import page, text_to_html
 from colablock.display.text import Section, Span, joined, paragraph, render_sections, write_lines
-from colablock.display.words import clean, count, one_line, seconds_text
+from colablock.display.words import clean, one_line
 from colablock.training.runs.folder import State
 from colablock.training.runs.loss_curve import curve_svg, sparkline_svg
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.text import memory_text
+from colablock._common.text import memory_text, seconds_text
 from colablock.display.html import page, text_to_html
 from colablock.display.text import (
     Section,
@@ -20,7 +20,7 @@ from colablock.display.text import (
     section_lines,
     write_lines,
 )
-from colablock.display.words import clean, one_line, seconds_text
+from colablock.display.words import clean, one_line
 from colablock.training.preflight.facts import Level
 
 if TYPE_CHECKING:

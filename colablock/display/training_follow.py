@@ -9,7 +9,6 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from colablock.display.notebook import current_shell
 from colablock.display.progress import can_animate
 from colablock.display.training import (
     checkpoint_words,
@@ -21,6 +20,7 @@ from colablock.display.training import (
     summary_to_html,
 )
 from colablock.display.words import one_line
+from colablock.environment.notebook_host import current_shell
 from colablock.errors import Unmet
 from colablock.training.runs.loss_curve import curve_png
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-    from colablock.display.notebook import Shell
     from colablock.display.training import Part
+    from colablock.environment.notebook_host import Shell
     from colablock.training.runs.folder import RunFolder
     from colablock.training.runs.progress import Progress
     from colablock.training.runs.summary import RunSummary

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from colablock._common.text import size_text
+from colablock._common.text import count, seconds_text, size_text, some_of
 from colablock.planning.plan import Action, Remedy, Target
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ __all__ = [
     "checks_in_short",
     "clean",
     "cost_text",
-    "count",
     "one_line",
     "plan_notes",
     "plan_title",
@@ -42,8 +41,6 @@ __all__ = [
     "rest_heading",
     "restart_text",
     "run_command",
-    "seconds_text",
-    "some_of",
     "split_steps",
     "step_extras",
     "step_reason",
@@ -71,25 +68,6 @@ def clean(text: str) -> str:
 def one_line(text: str) -> str:
     """Return *text* with every run of white space as one space."""
     return " ".join(clean(text).split())
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a duration: ``0.3 s``, ``12 s``, ``2 min 5 s``."""
-    if seconds < _SMALL:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), _MINUTE)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """Return ``1 file``, ``2 files``."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
-
-
-def some_of(items: Sequence[str], limit: int) -> str:
-    """Return the first *limit* of *items*, and how many more there are."""
-    shown = ", ".join(items[:limit])
-    return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
 
 
 def plan_title(plan: Plan) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "Device",
     "DriverError",
     "NvmlMemory",
+    "accelerators_of",
     "call_nvml",
     "cuda_of_driver",
     "declared",
@@ -313,3 +314,10 @@ def _read_devices(library: ctypes.CDLL) -> Iterator[Device]:
             compute_capability=f"{major.value}.{minor.value}",
             memory=memory.total,
         )
+
+
+def accelerators_of(recorded: Accelerator) -> dict[str, Accelerator]:
+    """Return the accelerators that a runtime recorded with *recorded* may have, by their menu names."""
+    if recorded.kind != "cuda":
+        return {"none": Accelerator()}
+    return {card: replace(declared(card), driver=recorded.driver, cuda=recorded.cuda) for card in CARDS}

@@ -39,8 +39,9 @@ from colablock.index.rebuilt_wheel import (
     replaced_metadata,
     source_identity,
 )
-from colablock.index.simple_api import ACCEPT, ROWS, Listing, parse_page
+from colablock.index.simple_api import ACCEPT, Listing, parse_page
 from colablock.matrix.model import Index, Matrix, PackageEntry
+from colablock.network.cache import ROWS
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import mirror_variable
 

@@ -18,13 +18,12 @@ from colablock._common.urls import basename, redacted, split_fragment
 from colablock.errors import FetchFailed
 from colablock.index.candidates import File
 
-__all__ = ["ACCEPT", "ROWS", "Listing", "parse_page"]
+__all__ = ["ACCEPT", "Listing", "parse_page"]
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _NO_INDEX = "check that the URL of the index is that of a simple one (PEP 503): it often ends with `/simple/`"
 _MAJOR = "1"  # of the API (PEP 629): a page of another one must not be read
 
-ROWS = "simple-2"  # the kind under which they are kept: another number when rows change
 Row = list[Any]  # filename, url, hashes, size, upload time (epoch), requires-python, yanked, core-metadata
 
 

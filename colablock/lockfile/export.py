@@ -16,9 +16,9 @@ from colablock._vendor import tomli_w
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.authoring.pyproject import LockedPin, default_index_of, hash_texts, pins_of
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import Fault, InvalidInput, InvalidRequirements
+from colablock.lockfile.pins import LockedPin, default_index_of, hash_texts, pins_of
 from colablock.network.settings import DEFAULT_INDEX
 
 __all__ = ["Format", "export_text", "files_beside"]

@@ -19,7 +19,7 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Cache", "cache_folder", "decoded", "file_digest", "flocked", "place"]
+__all__ = ["ROWS", "Cache", "cache_folder", "decoded", "file_digest", "flocked", "place"]
 
 _CHUNK = 1 << 20
 _SAMPLE = 1 << 16
@@ -238,3 +238,6 @@ def _stamp(path: Path, *, sampled: bool = False) -> bytes:
 
 def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(c in "0123456789abcdef" for c in text)  # noqa: PLR2004 - SHA-256
+
+
+ROWS = "simple-2"  # the kind under which they are kept: another number when rows change

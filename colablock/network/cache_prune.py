@@ -21,8 +21,7 @@ from urllib.parse import urlsplit
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
-from colablock.index.simple_api import ROWS
-from colablock.network.cache import NEW, decoded, flocked
+from colablock.network.cache import NEW, ROWS, decoded, flocked
 from colablock.network.download import locked
 
 __all__ = ["KINDS", "Kind", "Swept", "clean", "contents", "prune"]

@@ -13,8 +13,8 @@ from colablock.errors import NoSolution
 from colablock.lockfile.store import PLATFORM
 from colablock.matrix.catalog import lock_folder
 from colablock.operations.lock import nobody
+from colablock.planning.options import Ask
 from colablock.planning.solver import FETCHABLE
-from colablock.transaction.up_to_date import Ask
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter

@@ -20,7 +20,7 @@ from colablock.operations.lock import LockAsk
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
     from colablock.operations.pipeline import Pipeline
-    from colablock.transaction.up_to_date import Ask
+    from colablock.planning.options import Ask
 
 __all__ = ["Exported", "export"]
 

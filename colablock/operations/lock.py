@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -16,12 +15,13 @@ from colablock._common.urls import local_path, redacted
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment._probe import interpreter_facts
-from colablock.environment.accelerator import CARDS, Accelerator, declared
+from colablock.environment.accelerator import Accelerator, accelerators_of
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.requirements import applies
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import InvalidInput, NoSolution, Refused
 from colablock.lockfile.pylock import LockOrigin, check_lock_name, make_lock, read_lock, write_lock
+from colablock.lockfile.refusals import write_refusals
 from colablock.lockfile.store import (
     PLATFORM,
     LockHead,
@@ -31,10 +31,10 @@ from colablock.lockfile.store import (
 )
 from colablock.matrix.catalog import lock_folder
 from colablock.matrix.model import select_variant
+from colablock.planning.options import Ask
 from colablock.planning.solver import Prepared
 from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
-from colablock.transaction.up_to_date import Ask
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
@@ -43,9 +43,7 @@ if TYPE_CHECKING:
     from colablock.planning.wheels import Workshop
     from colablock.resolver.model import Resolution
 
-__all__ = ["LockAsk", "Locked", "Locker", "accelerators_of", "nobody", "read_refusals"]
-
-REFUSED = "refused"
+__all__ = ["LockAsk", "Locked", "Locker", "nobody"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +76,6 @@ class Locked:
     moved: tuple[str, ...] = ()
     is_changed: bool = False
     refusal: str | None = None
-
-
-def accelerators_of(runtime: Snapshot) -> dict[str, Accelerator]:
-    """Return the accelerators that a recorded runtime may come with, by the names of the hosts' menus."""
-    if runtime.accelerator.kind != "cuda":
-        return {"none": Accelerator()}
-    facts = runtime.accelerator
-    return {card: replace(declared(card), driver=facts.driver, cuda=facts.cuda) for card in CARDS}
 
 
 def nobody() -> Snapshot:
@@ -159,7 +149,7 @@ class Locker:
                 refused.append({"target": made.target, "variant": made.variant, "reason": made.refusal})
             yield made
         if not wanted.dry:
-            _write_refusals(self._folder, self.matrix, refused)
+            write_refusals(self._folder, self.matrix, refused)
 
     def _each(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
         variants: dict[str | None, None] = {}
@@ -309,7 +299,7 @@ class Locker:
         """Return the variants that the accelerators of a runtime choose, each once."""
         if not self.matrix.variants:
             return [None]
-        chosen = map(self._variant, accelerators_of(runtime).values())
+        chosen = map(self._variant, accelerators_of(runtime.accelerator).values())
         return list(dict.fromkeys(variant for variant in chosen if variant is not None))
 
     def _variant(self, accelerator: Accelerator) -> str | None:
@@ -382,28 +372,3 @@ def _moves(
 
 
 # -- refusals: what `colablock check` says of a runtime without asking an index again
-
-
-def _refusals_path(folder: Path, matrix: Matrix) -> Path:
-    return folder / f"{matrix.name}.{REFUSED}.json"
-
-
-def _write_refusals(folder: Path, matrix: Matrix, refused: Sequence[Mapping[str, str | None]]) -> None:
-    path = _refusals_path(folder, matrix)
-    if refused:
-        value = {"schema": 1, "matrix": matrix.name, "matrix-digest": matrix.digest, REFUSED: refused}
-        write_whole(path, f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
-    else:
-        path.unlink(missing_ok=True)
-
-
-def read_refusals(folders: Iterable[Path], matrix: Matrix) -> dict[tuple[str, str | None], str]:
-    """Return why there is no lock, by target and variant, as far as that was found of this very matrix."""
-    for folder in folders:
-        try:
-            value = json.loads(_refusals_path(folder, matrix).read_text(encoding="utf-8"))
-            if value["matrix-digest"] == matrix.digest:
-                return {(row["target"], row["variant"]): row["reason"] for row in value[REFUSED]}
-        except (OSError, ValueError, LookupError, TypeError):  # noqa: PERF203 - a folder or two
-            continue
-    return {}

@@ -45,6 +45,7 @@ from colablock.matrix.model import select_variant
 from colablock.matrix.reader import is_path
 from colablock.network.settings import Settings, read_settings
 from colablock.operations.lock import LockAsk, Locked, Locker
+from colablock.planning.options import Ask
 from colablock.planning.plan import Plan, Target
 from colablock.planning.solver import Prepared, Solving
 from colablock.planning.target import is_kernel, why_not_kernel
@@ -62,7 +63,7 @@ from colablock.transaction.journal import Settled, recover
 from colablock.transaction.rollback import Undone, roll_back
 from colablock.transaction.serialise import report_from_json, report_to_json
 from colablock.transaction.site_lock import locked
-from colablock.transaction.up_to_date import Ask, digest_of, request_key, standing_report
+from colablock.transaction.up_to_date import digest_of, request_key, standing_report
 from colablock.verification.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from colablock.display.notebook import in_notebook
+from colablock.environment.notebook_host import in_notebook
 from colablock.training.preflight.hub import expanded, home_of
 from colablock.training.runs.config import Report, TrainConfig
 

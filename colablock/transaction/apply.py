@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from colablock._common.reporter import Reporter
+from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
 from colablock.environment.site import Site, read_site
@@ -34,7 +35,7 @@ from colablock.transaction.journal import (
     settle_unfinished,
 )
 from colablock.transaction.site_lock import locked
-from colablock.transaction.staging import Staged, count_of, stage
+from colablock.transaction.staging import Staged, stage
 from colablock.verification.verify import Check
 
 __all__ = ["Origin", "Staged", "apply_plan", "refuse_externally_managed", "stage"]
@@ -142,8 +143,8 @@ def apply_plan(
 def _swap(
     change: _Change, journal: Journal, prove: Callable[[], tuple[Check, ...]], *, keep: bool
 ) -> tuple[Check, ...]:
-    count = count_of(len(change.plan.steps), "distribution")
-    change.reporter.stage(f"Changing {count} in {change.site.prefix}")
+    distributions = count(len(change.plan.steps), "distribution")
+    change.reporter.stage(f"Changing {distributions} in {change.site.prefix}")
     try:
         with journal:
             journal.swap()
@@ -275,7 +276,7 @@ def _differences(change: _Change) -> list[str]:
 
 
 def _word_failures(failed: Sequence[Check]) -> str:
-    lines = [f"{count_of(len(failed), 'proof')} failed, and the change was undone"]
+    lines = [f"{count(len(failed), 'proof')} failed, and the change was undone"]
     for check in failed:
         lines.append(f"  {check.kind} `{check.subject}`")
         lines += [f"    {line}" for line in check.detail.splitlines()]

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from colablock._common.fs import free_space
 from colablock._common.text import size_text
 from colablock.environment.record import Row, read_record, recorded_paths
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.planning.plan import Action, Plan, UndoCost
 
-__all__ = ["check_room", "free_space", "is_same_disk", "room_note", "tree_size", "undo_cost", "unpacked_size"]
+__all__ = ["check_room", "room_note", "tree_size", "undo_cost", "unpacked_size"]
 
 _BLOCK = 4096  # bytes: what a file takes is a multiple of it on nearly every file system
 _UNPACKED = 2.0  # a stack's unpacked size over that of its wheels: 2.1 for torch and its CUDA libraries
@@ -58,24 +59,6 @@ def tree_size(folder: Path) -> int:
                 else:
                     size += entry.stat(follow_symlinks=False).st_size
     return size
-
-
-def free_space(folder: Path) -> int:
-    """Return the bytes that may still be written in *folder*, or where it would be."""
-    stat = os.statvfs(_standing(folder))
-    return stat.f_bavail * stat.f_frsize
-
-
-def is_same_disk(one: Path, other: Path) -> bool:
-    """Whether what is written in the one folder takes room from what is written in the other."""
-    return _standing(one).stat().st_dev == _standing(other).stat().st_dev
-
-
-def _standing(folder: Path) -> Path:
-    """Return *folder*, or the one above it that is there."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
 
 
 def unpacked_size(wheels: Iterable[Path]) -> int:

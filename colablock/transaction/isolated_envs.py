@@ -23,13 +23,14 @@ from urllib.parse import quote, unquote
 
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
+from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.snapshot import installed_versions
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.planning.plan import Action, Plan
 from colablock.transaction import apply_record as applied
 from colablock.transaction.disk_space import check_room, tree_size, unpacked_size
-from colablock.transaction.staging import count_of, finish, install_wheels
+from colablock.transaction.staging import finish, install_wheels
 
 __all__ = [
     "Built",
@@ -117,7 +118,7 @@ def build_env(
             return Path(standing.python)
         _clear(folder)
         steps = [step for step in plan.steps if step.action is not Action.REMOVE]
-        (reporter or Reporter()).stage(f"Building an environment of {count_of(len(steps), 'distribution')}")
+        (reporter or Reporter()).stage(f"Building an environment of {count(len(steps), 'distribution')}")
         check_room(unpacked_size(files.values()), folder.parent, hint=_MORE_ROOM)
         try:
             _fill(folder, plan, files, interpreter or plan.python, environ)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colablock._common.reporter import Reporter
+from colablock._common.text import count
 from colablock.environment.site import Site
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import ColablockError, NotFound, NotRestored, Refused, RolledBack
@@ -31,7 +32,6 @@ from colablock.transaction.journal import (
     settle_unfinished,
 )
 from colablock.transaction.site_lock import locked
-from colablock.transaction.staging import count_of
 
 __all__ = ["Undone", "roll_back"]
 
@@ -99,8 +99,8 @@ class _Way:
 
     def undo(self, change: Change, snapshot: Snapshot) -> Undone:
         """Undo one change as a whole, or not at all."""
-        count = count_of(len(change.steps), "distribution")
-        self.reporter.stage(f"Undoing change {change.number} of {count} in {self.site.prefix}")
+        distributions = count(len(change.steps), "distribution")
+        self.reporter.stage(f"Undoing change {change.number} of {distributions} in {self.site.prefix}")
         state = self.site.state
         with preparing(state):
             operations = _operations(change, self.site, snapshot, next_folder(state) / STASH)

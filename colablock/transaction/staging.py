@@ -11,6 +11,7 @@ from pathlib import Path
 
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
+from colablock._common.text import count
 from colablock._vendor.packaging.utils import (
     InvalidWheelFilename,
     NormalizedName,
@@ -33,7 +34,7 @@ from colablock.network.cache import file_digest
 from colablock.planning.plan import Action, Artifact, Plan, Step
 from colablock.transaction.file_moves import StagedTree
 
-__all__ = ["Staged", "count_of", "finish", "install_wheels", "stage"]
+__all__ = ["Staged", "finish", "install_wheels", "stage"]
 
 # What uv writes for itself: when it last looked at the local file, which means nothing elsewhere.
 _UV_OWN = "uv_cache.json"
@@ -80,7 +81,7 @@ def stage(
     tree = StagedTree(folder=into, places=())
     if not steps:
         return Staged(tree=tree)
-    (reporter or Reporter()).stage(f"Staging {count_of(len(steps), 'distribution')}")
+    (reporter or Reporter()).stage(f"Staging {count(len(steps), 'distribution')}")
     prefix = into / "prefix"
     install_wheels(
         [(step.artifact, files[step.name]) for step in steps],
@@ -127,7 +128,7 @@ def install_wheels(
     run_uv(
         ["pip", "install", *target, *options, "-r", str(requirements)],
         environ=environ,
-        doing=f"unpack {count_of(len(lines), 'wheel')}",
+        doing=f"unpack {count(len(lines), 'wheel')}",
     )
     shutil.rmtree(cache, ignore_errors=True)
 
@@ -262,8 +263,3 @@ def _sha256(artifact: Artifact | None, path: Path) -> str:
         if promised:
             return promised
     return file_digest(path)
-
-
-def count_of(count: int, noun: str) -> str:
-    """Return ``1 wheel`` or ``2 wheels``."""
-    return f"1 {noun}" if count == 1 else f"{count} {noun}s"

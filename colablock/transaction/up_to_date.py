@@ -6,14 +6,14 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import Matrix
-from colablock.planning.plan import Remedy, Target
+from colablock.planning.options import Ask
 from colablock.transaction import apply_record as applied
 from colablock.transaction.serialise import report_from_json
 from colablock.verification.verify import Report
@@ -21,29 +21,7 @@ from colablock.verification.verify import Report
 # What an apply does not depend on: how it is done.
 _UNASKED = frozenset({"break_system_packages", "keep", "offline", "undo"})
 
-__all__ = ["Ask", "digest_of", "request_key", "standing_report"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What the user asks for; every field but the name has a default that is decided."""
-
-    name: str
-    into: Target | None = None
-    python: str | None = None
-    runtime: str | None = None
-    variant: str | None = None
-    with_: tuple[str, ...] = ()
-    lock: Path | None = None
-    use_locks: bool = True  # those that stand beside the matrix
-    protect: tuple[str, ...] = ()
-    broken: Remedy | None = None
-    default_index: str | None = None
-    find_links: tuple[str, ...] = ()
-    offline: bool = False
-    keep: bool = False
-    undo: bool = True
-    break_system_packages: bool = False
+__all__ = ["digest_of", "request_key", "standing_report"]
 
 
 def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from colablock._common.fs import free_space, is_same_disk
 from colablock.environment.accelerator import (
     Accelerator,
     Device,
@@ -27,7 +28,6 @@ from colablock.errors import Unmet
 from colablock.training.preflight.hub import Cache
 from colablock.training.preflight.judge import Card, Machine, Stack
 from colablock.training.scripts import FOLDER as SCRIPTS
-from colablock.transaction.disk_space import free_space, is_same_disk
 
 __all__ = ["card_of", "read_machine", "read_stack", "system_memory", "visible"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from colablock._common.fs import write_whole
 from colablock._common.reporter import Reporter
-from colablock.display.words import some_of
+from colablock._common.text import some_of
 from colablock.errors import InvalidConfig, InvalidInput, NotFound, Refused
 from colablock.network.cache import file_digest
 from colablock.training.runs.config import DataSource, config_from
