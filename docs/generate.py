@@ -28,9 +28,9 @@ from colablock.matrix.json_schema import SCHEMA_FILE
 from colablock.matrix.schema import SCHEMA, Key
 from colablock.training.new_config import EXAMPLES, MEANINGS
 from colablock.training.preflight.memory import HABITS, Habits, estimate
-from colablock.training.runs.config import RANGES, Adapter, DataSource, Form, Report, TrainConfig
+from colablock.training.runs.config import RANGES, Adapter, DataFormat, DataSource, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
-from colablock.training.runs.runners import Decided, axolotl_config
+from colablock.training.runs.runners import RunDecisions, axolotl_config
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -323,7 +323,7 @@ def action_row(action: argparse.Action) -> tuple[str, str]:
 def config_page() -> str:
     """Return the page of the training config, in the order of its class."""
     keys = [one for one in fields(TrainConfig) if one.name != "extra"]
-    forms = ", ".join(f"`{form.value}`" for form in Form)
+    forms = ", ".join(f"`{form.value}`" for form in DataFormat)
     told, decided, fixed = axolotl_keys(keys)
     parts = [
         NOTICE,
@@ -346,7 +346,7 @@ def config_row(key: Field[Any]) -> tuple[str, str, str, str]:
 def taken_by(key: Field[Any]) -> str:
     """Return which values a key takes, in words."""
     kind = str(key.type).removesuffix(" | None")
-    choices: dict[str, type[Enum]] = {"Adapter": Adapter, "tuple[Report, ...]": Report}
+    choices: dict[str, type[Enum]] = {"Adapter": Adapter, "tuple[MetricsTarget, ...]": MetricsTarget}
     if kind in choices:
         shown = ", ".join(f"`{one.value}`" for one in choices[kind])
         return f"a list of {shown}" if kind.startswith("tuple") else f"one of {shown}"
@@ -390,10 +390,10 @@ def axolotl_keys(
     config = TrainConfig(
         base_model="a",
         datasets=(DataSource(path="b"),),
-        report_to=tuple(Report),
+        report_to=tuple(MetricsTarget),
         val_set_size=0.1,
     )
-    decided = Decided(
+    decided = RunDecisions(
         precision="fp32", dtype="float32", attention="eager", has_card=True, warmup_steps=1, total_steps=100
     )
     plain = axolotl_config(config, decided, folder)

@@ -88,7 +88,7 @@ SCALINGS: dict[str, tuple[dict[str, Any], str, int, float]] = {
 
 @pytest.mark.parametrize(("config", "module", "rank", "factor"), SCALINGS.values(), ids=SCALINGS)
 def test_the_factor_is_that_of_peft(config: dict[str, Any], module: str, rank: int, factor: float) -> None:
-    assert math.isclose(_after.Adapter(config).scaling(module, rank), factor)
+    assert math.isclose(_after.AdapterTensors(config).scaling(module, rank), factor)
 
 
 NAMES = dict.fromkeys(["model.layers.0.q.weight", "model.layers.10.q.weight", "model.embed_tokens.weight"])
@@ -109,7 +109,7 @@ def test_a_name_means_one_tensor_or_none(wanted: str, found: str | None) -> None
     assert _after.place(wanted, NAMES) == found
 
 
-def sorted_of(*modules: str, whole: tuple[str, ...] = ()) -> _after.Adapter:
+def sorted_of(*modules: str, whole: tuple[str, ...] = ()) -> _after.AdapterTensors:
     keys = [f"base_model.model.{module}.lora_{side}.weight" for module in modules for side in "AB"]
     return _after.sort_adapter({}, keys + [f"base_model.model.{name}" for name in whole])
 

@@ -20,7 +20,7 @@ from colablock.errors import ColablockError, InvalidConfig, NotFound, Refused, T
 from colablock.training.receipts import Receipt
 from colablock.training.runs.checkpoints import write_manifest
 from colablock.training.runs.summary import watch
-from colablock.training.train import Named
+from colablock.training.train import NamedRun
 from tests.support.run_folders import make_checkpoint, make_run
 from tests.support.runs import a_run, a_sleeper, events_of
 from tests.support.training_stack import Bench, end_of, kill, losses_of, steps_of, until
@@ -102,14 +102,14 @@ def test_one_that_is_not_over_ends_the_cell_that_waits_for_it(
     with a_sleeper() as process:
         folder = a_run(tmp_path / "tiny", **process)
         with pytest.raises(KeyboardInterrupt, match=r"the run `tiny` goes on; `colablock\.attach\('tiny'\)`"):
-            Run(Named("tiny", folder)).follow(quiet=quiet)
+            Run(NamedRun("tiny", folder)).follow(quiet=quiet)
         assert folder.stop_file.exists()
         assert folder.is_alive()
 
 
 def test_only_one_that_runs_is_asked_to_stop(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "tiny", end={"state": "done"})
-    run = Run(Named("tiny", folder))
+    run = Run(NamedRun("tiny", folder))
     with pytest.raises(Refused, match="`tiny` does not run: it is done"):
         run.stop()
     assert not folder.stop_file.exists()
@@ -154,7 +154,7 @@ class Printer:
 
 def test_what_a_cell_has_shown_is_a_line_as_its_result(tmp_path: Path, shell: Shell) -> None:
     folder = a_run(tmp_path / "tiny", events=events_of([5.0, 4.0]), end={"state": "done"})
-    run = Run(Named("tiny", folder))
+    run = Run(NamedRun("tiny", folder))
     whole = run._repr_html_()
     assert "<svg" in whole
     run.follow(quiet=True)
@@ -168,7 +168,7 @@ def test_what_a_cell_has_shown_is_a_line_as_its_result(tmp_path: Path, shell: Sh
     printer = Printer()
     run._repr_pretty_(printer, cycle=False)
     assert printer.said == repr(run).splitlines()[0]
-    assert Run(Named("tiny", folder))._repr_html_() == whole
+    assert Run(NamedRun("tiny", folder))._repr_html_() == whole
 
 
 @pytest.mark.usefixtures("applied")
@@ -191,7 +191,7 @@ def test_what_was_passed_over_is_said(tmp_path: Path, shell: Shell) -> None:
     (checkpoint / "adapter_config.json").write_text("{}")
     write_manifest(checkpoint)
     make_checkpoint(folder.path, 40, is_whole=False)
-    Run(Named("run", folder)).download(tmp_path / "learnt.zip")
+    Run(NamedRun("run", folder)).download(tmp_path / "learnt.zip")
     said = str(shell.sent[-1]["text/plain"])
     assert "the run is not done: the adapter is that of checkpoint-20" in said
     assert "checkpoint-40" in said

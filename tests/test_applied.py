@@ -12,10 +12,10 @@ import pytest
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NotFound
 from colablock.matrix.model import Matrix
-from colablock.planning.options import Ask
+from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Remedy, Target
 from colablock.transaction.apply_record import (
-    Applied,
+    ApplyRecord,
     home_folder,
     key_of,
     load,
@@ -25,7 +25,7 @@ from colablock.transaction.apply_record import (
 )
 from colablock.transaction.up_to_date import request_key
 
-RECORD = Applied(
+RECORD = ApplyRecord(
     name="demo",
     key="k",
     target="env",
@@ -135,11 +135,11 @@ CHANGED: dict[str, Any] = {
 
 @pytest.mark.parametrize("field", CHANGED)
 def test_the_key_changes_with_what_is_asked_for(field: str) -> None:
-    ask = Ask(name="demo")
+    ask = ApplyOptions(name="demo")
     name = "other" if field == "name" else "demo"
     changed = request_key(replace(ask, **{field: CHANGED[field]}), replace(MATRIX, name=name))
     assert changed != request_key(ask, MATRIX)
-    assert request_key(ask, MATRIX) == request_key(Ask(name="demo"), MATRIX)
+    assert request_key(ask, MATRIX) == request_key(ApplyOptions(name="demo"), MATRIX)
 
 
 def test_the_key_changes_with_what_a_lock_holds(tmp_path: Path) -> None:
@@ -147,25 +147,29 @@ def test_the_key_changes_with_what_a_lock_holds(tmp_path: Path) -> None:
     keys = set()
     for text in ("one", "two", "one"):
         lock.write_text(text, encoding="utf-8")
-        keys.add(request_key(Ask(name="demo", lock=lock), MATRIX))
+        keys.add(request_key(ApplyOptions(name="demo", lock=lock), MATRIX))
     assert len(keys) == 2
 
 
 def test_the_key_stays_where_the_result_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wheels").mkdir()
-    near, far = (Ask(name="demo", find_links=(link,)) for link in ("wheels", str(tmp_path / "wheels")))
+    near, far = (
+        ApplyOptions(name="demo", find_links=(link,)) for link in ("wheels", str(tmp_path / "wheels"))
+    )
     assert request_key(near, MATRIX) == request_key(far, MATRIX)
     assert request_key(replace(near, offline=True, keep=True), MATRIX) == request_key(near, MATRIX)
 
 
 def test_the_key_changes_with_the_matrix() -> None:
-    assert request_key(Ask(name="demo"), MATRIX) != request_key(Ask(name="demo"), replace(MATRIX, digest="1"))
+    assert request_key(ApplyOptions(name="demo"), MATRIX) != request_key(
+        ApplyOptions(name="demo"), replace(MATRIX, digest="1")
+    )
 
 
 def test_every_field_of_an_ask_is_known_to_these_tests() -> None:
     rest = {"break_system_packages", "keep", "offline", "runtime", "undo"}
-    assert {field.name for field in fields(Ask)} <= CHANGED.keys() | rest
+    assert {field.name for field in fields(ApplyOptions)} <= CHANGED.keys() | rest
 
 
 def test_digests_do_not_depend_on_order() -> None:

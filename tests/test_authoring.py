@@ -19,7 +19,7 @@ from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.authoring.from_requirements import carried
+from colablock.authoring.from_requirements import matrix_parts
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.authoring.template import Start, matrix_text
 from colablock.cli.main import main
@@ -361,7 +361,7 @@ def test_the_matrix_asks_for_the_same_as_the_requirements(
     folder = tmp_path_factory.mktemp("same", numbered=True)
     (folder / "r.txt").write_text("\n".join(["-c c.txt", *requirements]))
     (folder / "c.txt").write_text("\n".join(constraints))
-    parts = carried(read_requirements(str(folder / "r.txt")))
+    parts = matrix_parts(read_requirements(str(folder / "r.txt")))
     matrix = parse_matrix(matrix_text(Start(name="same", parts=parts)))
     assert of_entries(matrix.packages) == of_lines(requirements)
     narrowing = [line for line in constraints if Requirement(line).specifier]

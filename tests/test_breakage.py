@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.environment.dependency_graph import Change, find_broken, newly_unmet, unmet
+from colablock.environment.dependency_graph import StateChange, find_broken, newly_unmet, unmet
 from colablock.environment.requirements import Dependents
 from colablock.environment.snapshot import Snapshot
 from tests.support.dict_source import PYTHON_312, installed
@@ -94,7 +94,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_what_is_newly_broken_and_why(case: Case) -> None:
     snapshot = snapshot_of(case)
-    change = Change(
+    change = StateChange(
         moved={canonicalize_name(name): version for name, version in case.moved.items()},
         removed=frozenset(map(canonicalize_name, case.removed)),
     )
@@ -120,7 +120,7 @@ def snapshot_of(case: Case) -> Snapshot:
 
 def test_the_requirement_that_breaks_is_named() -> None:
     snapshot = snapshot_of(Case({**VISION, "more 1": ["torch>2", "torch<2.8.1"]}))
-    change = Change(moved={canonicalize_name("torch"): "2.9.0"})
+    change = StateChange(moved={canonicalize_name("torch"): "2.9.0"})
     found = find_broken(snapshot, change, Dependents(snapshot.installed, PYTHON_312))
     requirements = {str(name): item.requirement for name, item in found.items()}
     assert requirements == {"torchvision": "torch==2.8.0", "more": "torch<2.8.1"}

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from colablock.check.capabilities import CLAIMS, HOLDS, judge_claim
+from colablock.check.capabilities import CAPABILITIES as RULES
+from colablock.check.capabilities import HOLDS, judge_capability
 from colablock.check.outcomes import Outcome, Verdict, broken_since, differences
-from colablock.check.results_file import Checked
+from colablock.check.results_file import MatrixCheck
 from colablock.display.check import render_checked
 from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.errors import ExitCode
@@ -106,7 +107,7 @@ def test_drift_is_told_line_by_line(before: list[Outcome], now: list[Outcome], l
 
 
 def test_there_is_a_rule_for_every_capability() -> None:
-    assert CLAIMS.keys() == set(CAPABILITIES)
+    assert RULES.keys() == set(CAPABILITIES)
 
 
 NO_CARD = Accelerator()
@@ -137,7 +138,7 @@ NO_CARD = Accelerator()
 def test_claims_are_judged_by_versions_and_cards(
     claim: str, versions: Any, accelerator: Accelerator, said: str
 ) -> None:
-    assert judge_claim(claim, versions, accelerator).startswith(said)
+    assert judge_capability(claim, versions, accelerator).startswith(said)
 
 
 # The command
@@ -221,7 +222,7 @@ def test_drift_is_what_differs_from_the_committed_results(world: World, copy: Pa
 
 def test_where_the_results_are_is_written_whole() -> None:
     path = Path("/home/of-somebody/with-a-long-name/matrices-of-a-team/that-keeps-many/good.checks.json")
-    checked = Checked(matrix="good", summary="", digest="d", path=path, outcomes=(), drift=("a drift",))
+    checked = MatrixCheck(matrix="good", summary="", digest="d", path=path, outcomes=(), drift=("a drift",))
     to = Console(file=StringIO(), width=60)
     render_checked(checked, to, updated=True)
     assert isinstance(to.file, StringIO)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.check.capabilities import HOLDS, judge_claim
+from colablock.check.capabilities import HOLDS, judge_capability
 from colablock.environment.accelerator import Accelerator, Device
 
 
@@ -40,4 +40,4 @@ def card(capability: str) -> Accelerator:
 )
 def test_a_claim(claim: str, versions: dict[str, str], accelerator: Accelerator, answer: str) -> None:
     known = {canonicalize_name(name): version for name, version in versions.items()}
-    assert judge_claim(claim, known, accelerator).startswith(answer)
+    assert judge_capability(claim, known, accelerator).startswith(answer)

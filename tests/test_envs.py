@@ -16,7 +16,7 @@ import pytest
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.errors import BadDistribution, InvalidInput, NotFound, Refused, Unmet
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target
-from colablock.transaction.apply_record import Applied, load, save
+from colablock.transaction.apply_record import ApplyRecord, load, save
 from colablock.transaction.isolated_envs import (
     build_env,
     discard_env,
@@ -270,8 +270,8 @@ def test_one_is_taken_away_by_its_matrix_or_its_hash(shop: Shop, name: str, goes
     assert (shop.home / "current" / "tiny").is_symlink() == (goes != "abf")
 
 
-def _applied(name: str, python: Path) -> Applied:
-    return Applied(
+def _applied(name: str, python: Path) -> ApplyRecord:
+    return ApplyRecord(
         name=name,
         key="k",
         target="env",

@@ -13,7 +13,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, FetchFailed, NoSolution
-from colablock.index.candidates import Candidate, Judged, Metadata
+from colablock.index.candidates import Candidate, Metadata, ProjectCandidates
 from colablock.matrix.model import Absent
 from colablock.resolver.conflict_report import explain, misfits
 from colablock.resolver.model import LOCK, Request, Unsolvable
@@ -366,8 +366,8 @@ def test_an_index_that_cannot_be_read_leaves_the_report_to_others() -> None:
 class EmptyLock:
     """A lock with nothing in it."""
 
-    def judge(self, name: str) -> Judged:  # noqa: ARG002
-        return Judged(found=False, where=(LOCK,))
+    def judge(self, name: str) -> ProjectCandidates:  # noqa: ARG002
+        return ProjectCandidates(found=False, where=(LOCK,))
 
     def metadata(self, candidate: Candidate) -> Metadata:
         raise AssertionError(candidate)
@@ -379,7 +379,7 @@ class EmptyLock:
 class Unreachable(EmptyLock):
     """An index that does not answer."""
 
-    def judge(self, name: str) -> Judged:
+    def judge(self, name: str) -> ProjectCandidates:
         message = "no answer"
         raise FetchFailed(message, url=name)
 

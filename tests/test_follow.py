@@ -14,7 +14,7 @@ import pytest
 
 from colablock.display.training import progress_line
 from colablock.training.runs.folder import RunFolder, State, start_time_of
-from colablock.training.runs.progress import LOADING, Progress, Tally, follow, last_line
+from colablock.training.runs.progress import LOADING, Progress, ProgressTotals, follow, last_line
 from colablock.training.runs.summary import summary_of, watch
 from tests.support.runs import STARTED, a_run, a_sleeper, add_events, events_of, record_of, train
 
@@ -48,7 +48,7 @@ def told(folder: RunFolder) -> Iterator[Progress]:
 
 
 def progress_of(events: list[dict[str, Any]], state: State = State.RUNNING, **options: Any) -> Progress:
-    tally = Tally()
+    tally = ProgressTotals()
     for event in events:
         tally.add(event)
     return tally.progress(state, stage="training", **options)

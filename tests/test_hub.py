@@ -10,8 +10,8 @@ import pytest
 from colablock._common.urls import Mirrors
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused
 from colablock.network.auth import Credentials
-from colablock.network.http import Wire
-from colablock.training.preflight.hub import Cache, ModelFacts, ask_model, home_of, read_model_config
+from colablock.network.http import HttpClient
+from colablock.training.preflight.hub import HubCache, ModelFacts, ask_model, home_of, read_model_config
 from colablock.training.preflight.judge import Access
 from tests.support.hub import COMMIT, TOKEN, HubServer, Repo, fill_cache
 
@@ -200,7 +200,7 @@ def test_a_failure_that_passes_is_asked_through(hub: HubServer, environ: dict[st
         ended.append(seconds)
         hub.statuses.clear()
 
-    wire = Wire({"COLABLOCK_RETRIES": "1"}, Mirrors(()), Credentials({}), sleep=sleep)
+    wire = HttpClient({"COLABLOCK_RETRIES": "1"}, Mirrors(()), Credentials({}), sleep=sleep)
     assert ask_model("open/model", None, None, environ, transport=wire).access.status == "open"
     assert len(ended) == 1
 
@@ -338,6 +338,6 @@ PLACES = [
 
 @pytest.mark.parametrize(("environ", "folder"), PLACES)
 def test_the_cache_is_where_huggingface_hub_has_it(environ: dict[str, str], folder: str) -> None:
-    assert Cache.of(environ).folder == Path(folder)
+    assert HubCache.of(environ).folder == Path(folder)
     if "CACHE" not in " ".join(environ).replace("XDG_CACHE_HOME", ""):
         assert home_of(environ) == Path(folder).parent

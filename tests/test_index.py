@@ -22,7 +22,9 @@ from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.index.build import Builder
-from colablock.index.finder import Candidate, File, IndexSource, Judged, Origin, Policy, Reason, judge_files
+from colablock.index.candidates import Candidate, CandidateOrigin, File, ProjectCandidates, Reason
+from colablock.index.evaluator import Policy, judge_files
+from colablock.index.finder import IndexSource
 from colablock.index.simple_api import Listing, parse_page
 from colablock.matrix.model import Index, Matrix, Options, PackageEntry, SystemRequirements, Variant
 from colablock.network.fetcher import Fetcher
@@ -41,11 +43,13 @@ def files(*names: str, **facts: object) -> list[File]:
     return [replace(File(filename=name, url=f"https://x/{name}"), **facts) for name in names]  # type: ignore[arg-type]
 
 
-def judged(*names: str, policy: Policy | None = None, name: str = "demo", **facts: object) -> Judged:
+def judged(
+    *names: str, policy: Policy | None = None, name: str = "demo", **facts: object
+) -> ProjectCandidates:
     return judge_files(canonicalize_name(name), files(*names, **facts), policy or Policy(environment=PY312))
 
 
-def only_reason(result: Judged) -> tuple[Reason, str]:
+def only_reason(result: ProjectCandidates) -> tuple[Reason, str]:
     assert result.candidates == ()
     (rejection,) = result.rejections
     return rejection.reason, rejection.detail
@@ -334,9 +338,9 @@ def test_old_sdist_names(project: str, filename: str, version: str) -> None:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
+def lock_store(tmp_path: Path) -> Path:
     """Return a folder of wheels that an index serves."""
-    folder = tmp_path / "shelf"
+    folder = tmp_path / "lock_store"
     make_wheel(folder, "demo", "1.0", requires=["dep>=1"])
     make_wheel(folder, "demo", "2.0", requires=["dep>=2", 'extra-dep; extra == "more"'], extras=["more"])
     make_wheel(folder, "dep", "2.1", requires_python=">=3.9")
@@ -344,8 +348,8 @@ def shelf(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(shelf: Path) -> Iterator[IndexServer]:
-    with IndexServer(shelf) as running:
+def server(lock_store: Path) -> Iterator[IndexServer]:
+    with IndexServer(lock_store) as running:
         yield running
 
 
@@ -369,8 +373,10 @@ def lines(requirements: Sequence[Requirement]) -> list[str]:
 
 
 @pytest.mark.parametrize("formats", [("json",), ("html",), ("html", "json")])
-def test_an_index_is_read_in_either_format(shelf: Path, fetcher: Fetcher, formats: tuple[str, ...]) -> None:
-    with IndexServer(shelf, formats=formats) as server:
+def test_an_index_is_read_in_either_format(
+    lock_store: Path, fetcher: Fetcher, formats: tuple[str, ...]
+) -> None:
+    with IndexServer(lock_store, formats=formats) as server:
         source = source_of(fetcher, server.url)
         result = source.judge(DEMO)
         assert names_of(result.candidates) == ["demo 2.0", "demo 1.0"]
@@ -380,7 +386,7 @@ def test_an_index_is_read_in_either_format(shelf: Path, fetcher: Fetcher, format
         assert best.file.index == server.url
         assert (
             best.file.hashes["sha256"]
-            == hashlib.sha256((shelf / best.file.filename).read_bytes()).hexdigest()
+            == hashlib.sha256((lock_store / best.file.filename).read_bytes()).hexdigest()
         )
         found = source.metadata(best)
         assert lines(found.requires) == ["dep>=2", 'extra-dep; extra == "more"']
@@ -429,11 +435,11 @@ def test_a_quarantined_project_says_so(server: IndexServer, fetcher: Fetcher) ->
     assert "quarantined: malware" in words
 
 
-def test_an_index_in_a_folder_is_read_like_any_other(shelf: Path, fetcher: Fetcher) -> None:
-    page = shelf.parent / "simple" / "demo" / "index.html"
+def test_an_index_in_a_folder_is_read_like_any_other(lock_store: Path, fetcher: Fetcher) -> None:
+    page = lock_store.parent / "simple" / "demo" / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text('<a href="../../shelf/demo-2.0-py3-none-any.whl">x</a>', encoding="utf-8")
-    source = source_of(fetcher, (shelf.parent / "simple").as_uri())
+    source = source_of(fetcher, (lock_store.parent / "simple").as_uri())
     (candidate,) = source.judge(DEMO).candidates
     assert lines(source.metadata(candidate).requires)[0] == "dep>=2"
     assert not source.judge(NormalizedName("dep")).found
@@ -478,9 +484,9 @@ def test_an_index_marked_default_replaces_the_default(server: IndexServer, fetch
     assert source.judge(DEMO).found
 
 
-def test_an_index_without_upload_times_needs_to_say_so(shelf: Path, fetcher: Fetcher) -> None:
+def test_an_index_without_upload_times_needs_to_say_so(lock_store: Path, fetcher: Fetcher) -> None:
     policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
-    with IndexServer(shelf, upload_times=False) as server:
+    with IndexServer(lock_store, upload_times=False) as server:
         refused = source_of(fetcher, server.url, policy=policy).judge(DEMO)
         assert {rejection.reason for rejection in refused.rejections} == {Reason.NO_UPLOAD_TIME}
         index = Index(name="own", url=server.url, default=True, exclude_newer=False)
@@ -524,8 +530,8 @@ def test_a_variant_for_a_card_takes_no_build_for_the_cpu(fetcher: Fetcher, tmp_p
     assert found == {"cuda": ["demo 2.0"], "none": ["demo 2.1+cpu", "demo 2.0"]}
 
 
-def test_credentials_of_an_index_are_used_and_not_recorded(shelf: Path, fetcher: Fetcher) -> None:
-    with IndexServer(shelf, auth=("user", "secret"), announce_metadata=False) as server:
+def test_credentials_of_an_index_are_used_and_not_recorded(lock_store: Path, fetcher: Fetcher) -> None:
+    with IndexServer(lock_store, auth=("user", "secret"), announce_metadata=False) as server:
         source = source_of(fetcher, server.url.replace("http://", "http://user:secret@"))
         result = source.judge(DEMO)
         assert lines(source.metadata(result.candidates[0]).requires)[0] == "dep>=2"
@@ -546,9 +552,9 @@ def test_find_links_come_before_any_index(
     source = source_of(fetcher, server.url, find_links=[link], policy=Policy(environment=PY312))
     found = source.judge(DEMO)
     assert [(str(c), c.origin) for c in found.candidates] == [
-        ("demo 1.0", Origin.FIND_LINKS),
-        ("demo 0.1", Origin.FIND_LINKS),
-        ("demo 2.0", Origin.INDEX),
+        ("demo 1.0", CandidateOrigin.FIND_LINKS),
+        ("demo 0.1", CandidateOrigin.FIND_LINKS),
+        ("demo 2.0", CandidateOrigin.INDEX),
     ]
     assert found.candidates[0].file == File(
         filename=own.name,
@@ -576,13 +582,13 @@ def test_find_links_take_no_notice_of_the_cutoff(fetcher: Fetcher, tmp_path: Pat
     assert not source.judge(NormalizedName("dep")).found
 
 
-def test_find_links_may_be_a_page(shelf: Path, server: IndexServer, fetcher: Fetcher) -> None:
-    links = "".join(f'<a href="/files/{path.name}">{path.name}</a>' for path in sorted(shelf.iterdir()))
-    page = shelf.parent / "links.html"
+def test_find_links_may_be_a_page(lock_store: Path, server: IndexServer, fetcher: Fetcher) -> None:
+    links = "".join(f'<a href="/files/{path.name}">{path.name}</a>' for path in sorted(lock_store.iterdir()))
+    page = lock_store.parent / "links.html"
     page.write_text(links.replace("/files/", f"{server.root}/files/"), encoding="utf-8")
     source = source_of(fetcher, find_links=[str(page)])
     candidate = source.judge(DEMO).candidates[0]
-    assert (str(candidate), candidate.origin) == ("demo 2.0", Origin.FIND_LINKS)
+    assert (str(candidate), candidate.origin) == ("demo 2.0", CandidateOrigin.FIND_LINKS)
     assert lines(source.metadata(candidate).requires)[0] == "dep>=2"
 
 
@@ -594,12 +600,12 @@ def test_a_folder_that_is_not_there_is_a_failure(fetcher: Fetcher, tmp_path: Pat
 # -- direct references
 
 
-def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, shelf: Path) -> None:
-    wheel = shelf / "demo-1.0-py3-none-any.whl"
+def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, lock_store: Path) -> None:
+    wheel = lock_store / "demo-1.0-py3-none-any.whl"
     url = server.file_url(wheel.name)
     source = source_of(fetcher, server.url, entries=entry("demo", url=url))
     (candidate,) = source.judge(DEMO).candidates
-    assert (str(candidate), candidate.origin) == ("demo 1.0", Origin.DIRECT)
+    assert (str(candidate), candidate.origin) == ("demo 1.0", CandidateOrigin.DIRECT)
     assert candidate.file is not None
     # A lock needs a hash, so one that is not given is found out.
     assert candidate.file.hashes == {"sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()}
@@ -607,8 +613,8 @@ def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, shelf: Path) -> N
     assert "/simple/demo/" not in server.paths
 
 
-def test_a_local_wheel_with_a_wrong_hash_is_refused(fetcher: Fetcher, shelf: Path) -> None:
-    url = f"{shelf / 'demo-1.0-py3-none-any.whl'}#sha256={'0' * 64}"
+def test_a_local_wheel_with_a_wrong_hash_is_refused(fetcher: Fetcher, lock_store: Path) -> None:
+    url = f"{lock_store / 'demo-1.0-py3-none-any.whl'}#sha256={'0' * 64}"
     source = source_of(fetcher, entries=entry("demo", url=url))
     (candidate,) = source.judge(DEMO).candidates
     with pytest.raises(BadDistribution, match="was promised"):
@@ -702,7 +708,9 @@ def test_what_an_sdist_of_an_index_needs_is_learnt_by_building_it(fetcher: Fetch
 
 def test_installed_candidates_speak_for_themselves(fetcher: Fetcher) -> None:
     there = Installed(name=DEMO, version="1.0", requires=("dep>=1", "broken line >="), extras=("More",))
-    candidate = Candidate(name=DEMO, version=Version("1.0"), origin=Origin.INSTALLED, installed=there)
+    candidate = Candidate(
+        name=DEMO, version=Version("1.0"), origin=CandidateOrigin.INSTALLED, installed=there
+    )
     found = source_of(fetcher).metadata(candidate)
     assert lines(found.requires) == ["dep>=1"]
     assert found.extras == {"more"}

@@ -16,7 +16,7 @@ import pytest
 
 from colablock.environment.site import Site
 from colablock.errors import NotRestored, Refused
-from colablock.transaction.journal import Journal, Kind, Operation, Operations, recover
+from colablock.transaction.journal import Journal, Operation, OperationKind, Operations, recover
 from colablock.transaction.site_lock import locked
 from tests.support.faults import Faulty, FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.trees import Listing, listing
@@ -72,15 +72,15 @@ def operations(site: Site) -> list[Operation]:
     ins = [("new", f"{pure}/old"), ("single", f"{pure}/single"), ("goes", f"{pure}/made/goes")]
     return [
         *(
-            Operation(kind=Kind.OUT, source=path, destination=str(stash / str(number)))
+            Operation(kind=OperationKind.OUT, source=path, destination=str(stash / str(number)))
             for number, path in enumerate(outs)
         ),
         *(
-            Operation(kind=Kind.IN, source=str(state / "stage" / name), destination=path)
+            Operation(kind=OperationKind.IN, source=str(state / "stage" / name), destination=path)
             for name, path in ins[:2]
         ),
-        Operation(kind=Kind.MKDIR, destination=f"{pure}/made"),
-        Operation(kind=Kind.IN, source=str(state / "stage" / ins[2][0]), destination=ins[2][1]),
+        Operation(kind=OperationKind.MKDIR, destination=f"{pure}/made"),
+        Operation(kind=OperationKind.IN, source=str(state / "stage" / ins[2][0]), destination=ins[2][1]),
     ]
 
 

@@ -26,7 +26,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
-from colablock.index.candidates import Candidate, File, Origin
+from colablock.index.candidates import Candidate, CandidateOrigin, File
 from colablock.index.finder import IndexSource
 from colablock.lockfile.pylock import (
     LockSource,
@@ -41,7 +41,7 @@ from colablock.matrix.model import Matrix, Options, PackageEntry, entry_of
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import Settings
 from colablock.planning.plan import Target
-from colablock.planning.solver import Solving
+from colablock.planning.solver import Solver
 from colablock.resolver.model import Pin, Request, Resolution
 from colablock.resolver.resolver import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
@@ -201,7 +201,9 @@ def test_files_of_a_folder_have_hashes_too(server: IndexServer, tmp_path: Path) 
     assert "index" not in base
 
 
-def pinned(*files: File, name: str = "a", version: str = "1.0", origin: Origin = Origin.INDEX) -> Resolution:
+def pinned(
+    *files: File, name: str = "a", version: str = "1.0", origin: CandidateOrigin = CandidateOrigin.INDEX
+) -> Resolution:
     """Return a resolution of one pin with *files*."""
     candidate = Candidate(
         name=canonicalize_name(name), version=Version(version), origin=origin, files=files, all_files=files
@@ -219,8 +221,8 @@ PLAIN = Matrix(name="m", source="m.toml", digest="0")
 
 
 @pytest.mark.parametrize("hashes", [{}, {"md5": "0" * 32}, {"sha1": "0" * 40}], ids=["none", "md5", "sha1"])
-@pytest.mark.parametrize("origin", [Origin.INDEX, Origin.DIRECT])
-def test_a_file_without_a_hash_is_refused(hashes: Mapping[str, str], origin: Origin) -> None:
+@pytest.mark.parametrize("origin", [CandidateOrigin.INDEX, CandidateOrigin.DIRECT])
+def test_a_file_without_a_hash_is_refused(hashes: Mapping[str, str], origin: CandidateOrigin) -> None:
     with pytest.raises(BadDistribution, match=r"`a-1.0-py3-none-any.whl` is listed without a hash by https"):
         make_lock(pinned(wheel_file(hashes=hashes), origin=origin), PLAIN)
 
@@ -328,7 +330,7 @@ def written_to(lock: Pylock, folder: Path) -> Path:
 
 def again(path: Path, *roots: str, environment: Environment = PYTHON_312, **facts: Any) -> Resolution:
     """Solve *roots* from the lock in *path*, the way the pipeline does."""
-    solving = Solving(
+    solver = Solver(
         matrix=Matrix(
             name="demo",
             source="demo.toml",
@@ -350,8 +352,8 @@ def again(path: Path, *roots: str, environment: Environment = PYTHON_312, **fact
         lock=path,
     )
     if facts.pop("in_kernel", False):
-        return solving.in_kernel("asked for").resolution
-    return solving.from_nothing(environment, "")[0]
+        return solver.in_kernel("asked for").resolution
+    return solver.from_nothing(environment, "")[0]
 
 
 def pins(resolution: Resolution) -> dict[str, str]:
@@ -366,7 +368,7 @@ def test_a_lock_gives_the_same_pins_without_a_network(server: IndexServer, tmp_p
     assert server.requests == []
     assert pins(found) == pins(resolution)
     for name, pin in found.pins.items():
-        assert pin.candidate.origin is Origin.LOCK
+        assert pin.candidate.origin is CandidateOrigin.LOCK
         assert pin.candidate.file == replace(resolution.pins[name].candidate.files[0], core_metadata=False)
         assert pin.extras == resolution.pins[name].extras
         assert set(pin.requires) == set(resolution.pins[name].requires)
@@ -378,7 +380,7 @@ def test_an_archive_in_a_lock_is_a_direct_reference_still(server: IndexServer, t
     resolution, matrix = solved(server, root)
     path = written_to(make_lock(resolution, matrix), tmp_path)
     found = again(path, root)
-    assert found.pins[canonicalize_name("base")].candidate.origin is Origin.DIRECT
+    assert found.pins[canonicalize_name("base")].candidate.origin is CandidateOrigin.DIRECT
     assert write_lock(make_lock(found, matrix)) == path.read_bytes()
 
 
@@ -406,7 +408,7 @@ def test_a_wheel_that_is_not_beside_the_lock_is_made_again_from_what_the_lock_na
     path = written_to(make_lock(resolution, matrix, wheels=rebuilt), tmp_path)
     candidate = again(path, "base").pins[canonicalize_name("base")].candidate
     assert candidate.file is not None
-    assert candidate.origin is Origin.DIRECT
+    assert candidate.origin is CandidateOrigin.DIRECT
     assert candidate.file.url == server.file_url("base-1.5-py3-none-any.whl")
 
 
@@ -558,7 +560,7 @@ def test_the_lock_that_uv_writes_can_be_used(server: IndexServer, tmp_path: Path
     found = again(path, "stack")
     assert pins(found) == {"base": "1.5", "extra": "3.0", "native": "2.0", "stack": "1.0"}
     assert found.pins[canonicalize_name("base")].candidate.origin is (
-        Origin.DIRECT if direct else Origin.LOCK
+        CandidateOrigin.DIRECT if direct else CandidateOrigin.LOCK
     )
     assert all(parent.path for pin in found.pins.values() for parent in pin.parents[:1])
     assert server.requests == []
@@ -624,7 +626,7 @@ def test_another_tools_lock_brings_its_own_roots(tmp_path: Path) -> None:
 def test_the_environment_takes_the_python_that_the_lock_is_for(server: IndexServer, tmp_path: Path) -> None:
     """The Pythons at hand are tried; the refusals of the others are no end."""
     path = written_to(lock_of(server, "base"), tmp_path)
-    solving = Solving(
+    solver = Solver(
         matrix=replace(PLAIN, packages=entries("base")),
         kernel=Snapshot(environment=PYTHON_310, python="", prefix="/usr", site="/usr/lib", installed={}),
         settings=Settings(default_index=server.url, offline=True),
@@ -632,6 +634,6 @@ def test_the_environment_takes_the_python_that_the_lock_is_for(server: IndexServ
         reporter=Reporter(),
         lock=path,
     )
-    plan = solving.in_env("asked for").plan
+    plan = solver.in_env("asked for").plan
     assert plan.target is Target.ENV
     assert plan.python_version.startswith("3.12.")

@@ -19,7 +19,7 @@ import pytest
 
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.training.runs.checkpoint_mirror import (
-    Archive,
+    CheckpointStore,
     Files,
     FolderStore,
     HubStore,
@@ -473,9 +473,9 @@ def test_another_run_is_not_taken_for_this_one(two: Path, tmp_path: Path) -> Non
 
 
 def test_archives_are_told_by_their_name() -> None:
-    assert Archive.of("run-1-checkpoint-40.tar") == Archive("run-1", 40)
+    assert CheckpointStore.of("run-1-checkpoint-40.tar") == CheckpointStore("run-1", 40)
     for name in ("run-1-checkpoint-40.tar.sha256", ".run-checkpoint-1.tar", "checkpoint-4.tar", "x.tar"):
-        assert Archive.of(name) is None
+        assert CheckpointStore.of(name) is None
 
 
 # The process

@@ -373,8 +373,8 @@ CASES: Mapping[str, Case] = {
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shelf") / "files"
+def lock_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lock_store") / "files"
     for version in ("1.0", "2.0"):
         make_wheel(folder, "demo", version)
     return folder
@@ -382,13 +382,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_what_comes_of_an_index_that_misbehaves(
-    case: Case, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: Case, lock_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     matrix = tmp_path / "tiny.toml"
     matrix.write_text(case.more + MATRIX.format(specifier=case.specifier))
-    with IndexServer(shelf, **case.server) as server:
+    with IndexServer(lock_store, **case.server) as server:
         prepare(server, case)
-        known = places(server, shelf)
+        known = places(server, lock_store)
         code, out, err = lock(matrix, case, known, capsys)
     told = case.says.format(**known)
     tag = f" [{case.tag}] "
@@ -398,9 +398,9 @@ def test_what_comes_of_an_index_that_misbehaves(
     assert case.asked is None or server.paths == list(case.asked)
 
 
-def places(server: IndexServer, shelf: Path) -> dict[str, str]:
+def places(server: IndexServer, lock_store: Path) -> dict[str, str]:
     """Return what the texts of a case may name."""
-    wheel = shelf / NEWEST
+    wheel = lock_store / NEWEST
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read("demo-2.0.dist-info/METADATA")
     return {

@@ -15,23 +15,23 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.check.findings import Examined, Finding, judge
-from colablock.check.import_names import Provider, Providers, modules_of
+from colablock.check.findings import ExaminedDistribution, ImportFinding, judge
+from colablock.check.import_names import ImportProvider, ImportProviders, modules_of
 from colablock.check.reachable_imports import reached_imports
-from colablock.check.undeclared_imports import phantom_findings
+from colablock.check.undeclared_imports import undeclared_import_findings
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.index.build import Builder
-from colablock.index.candidates import Candidate, Origin
+from colablock.index.candidates import Candidate, CandidateOrigin
 from colablock.index.finder import IndexSource
 from colablock.lockfile.pylock import LockSource, make_lock
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Matrix, PackageEntry, Train, Verify, select_variant
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import read_settings
-from colablock.planning.solver import Solving
-from colablock.planning.wheels import Workshop
+from colablock.planning.solver import Solver
+from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.model import Pin, Request, Resolution
 from colablock.resolver.resolver import resolve
 from tests.support.recorded_index import IMPORT_NAMES, RecordedIndex
@@ -67,25 +67,27 @@ OPTIONAL = {
 }
 
 
-def tops(findings: Iterable[Finding], fault: str, severity: str) -> set[str]:
+def tops(findings: Iterable[ImportFinding], fault: str, severity: str) -> set[str]:
     chosen = (one for one in findings if (one.fault.value, one.severity.value) == (fault, severity))
     return {finding.name.partition(".")[0] for finding in chosen}
 
 
-def judged(declared: Iterable[str]) -> tuple[Finding, ...]:
+def judged(declared: Iterable[str]) -> tuple[ImportFinding, ...]:
     """Return the findings of axolotl beside everything that is recorded, apart from what is optional."""
     providers = {}
     for name, project in RecordedIndex("qlora-2024").recorded.items():
         names = set(project["imports"] or IMPORT_NAMES.get(name, ())) - OPTIONAL
         modules = modules_of([f"{top}.py" for top in names], partial=True)
-        providers[NormalizedName(name)] = Provider(name=NormalizedName(name), version="1.0", modules=modules)
-    examined = Examined(
+        providers[NormalizedName(name)] = ImportProvider(
+            name=NormalizedName(name), version="1.0", modules=modules
+        )
+    examined = ExaminedDistribution(
         name=NormalizedName("axolotl"),
         version="0.4.0",
         reached=reached_imports(SOURCES, ["axolotl.cli.train"], TARGET.markers),
         declared=frozenset(map(canonicalize_name, declared)),
     )
-    return judge(examined, Providers(providers), {})
+    return judge(examined, ImportProviders(providers), {})
 
 
 def test_the_shipped_matrix_declares_all_that_axolotl_imports(tmp_path: Path) -> None:
@@ -133,15 +135,15 @@ def test_the_recipes_three_requirements_are_not_enough(index: IndexServer, tmp_p
     matrix = select_variant(find_matrix("qlora-2024", environ=environ), Accelerator(), "cu121")
     lines = tuple(map(Requirement, DECLARED))
     packages = (replace(e, requires_dist=lines) if e.name == "axolotl" else e for e in matrix.packages)
-    solving = Solving(
+    solver = Solver(
         matrix=replace(matrix, packages=tuple(packages)),
         kernel=Snapshot(environment=TARGET, python=sys.executable, prefix="", site="", installed={}),
         settings=read_settings(environ, default_index=None, find_links=(), offline=False),
         environ=environ,
         reporter=Reporter(),
     )
-    resolution, workshop = solving.from_nothing(TARGET, "")
-    findings = phantom_findings(solving.matrix, resolution.pins, workshop, TARGET)
+    resolution, preparer = solver.from_nothing(TARGET, "")
+    findings = undeclared_import_findings(solver.matrix, resolution.pins, preparer, TARGET)
     assert tops(findings, "missing", "error") == MISSING
     assert tops(findings, "missing", "notice") == OPTIONAL
     assert tops(findings, "undeclared", "notice") >= UNDECLARED - {"huggingface_hub"}
@@ -179,7 +181,7 @@ def matrix_of(*packages: PackageEntry, **facts: Any) -> Matrix:
 
 def workshop_of(
     matrix: Matrix, folder: Path, *, index: str | None = None, source: Any = None
-) -> tuple[Workshop, Resolution]:
+) -> tuple[WheelPreparer, Resolution]:
     """Return the workshop of *matrix* over the wheels in *folder*, or an index, and its solve."""
     fetcher = Fetcher({**os.environ, "COLABLOCK_CACHE_DIR": str(folder / "cache")})
     builder = Builder(python=sys.executable, environment=TARGET, cache=fetcher.cache, environ=os.environ)
@@ -193,12 +195,12 @@ def workshop_of(
     )
     resolution = resolve(Request(environment=TARGET, roots=matrix.packages), source)
     entries = {entry.name: entry for entry in matrix.packages}
-    return Workshop(source=source, fetcher=fetcher, builder=builder, entries=entries), resolution
+    return WheelPreparer(source=source, fetcher=fetcher, builder=builder, entries=entries), resolution
 
 
 def told(matrix: Matrix, folder: Path, **how: Any) -> list[str]:
-    workshop, resolution = workshop_of(matrix, folder, **how)
-    findings = phantom_findings(matrix, resolution.pins, workshop, TARGET)
+    preparer, resolution = workshop_of(matrix, folder, **how)
+    findings = undeclared_import_findings(matrix, resolution.pins, preparer, TARGET)
     return [f"{finding.severity.value} {finding.fault.value} {finding.name}" for finding in findings]
 
 
@@ -211,8 +213,8 @@ def test_only_what_the_matrix_replaces_is_examined(tmp_path: Path) -> None:
 
 def test_an_archive_whose_modules_no_build_would_take_is_an_error(tmp_path: Path) -> None:
     hidden = own(tmp_path, {"setup.py": "", "src/own/__init__.py": ""})
-    workshop, resolution = workshop_of(matrix_of(hidden), tmp_path)
-    (finding,) = phantom_findings(matrix_of(hidden), resolution.pins, workshop, TARGET)
+    preparer, resolution = workshop_of(matrix_of(hidden), tmp_path)
+    (finding,) = undeclared_import_findings(matrix_of(hidden), resolution.pins, preparer, TARGET)
     assert finding.severity.value == "error"
     assert finding.text == (
         "own 1.0 installs nothing that can be imported: `own-1.0.tar.gz` holds no importable module"
@@ -264,8 +266,8 @@ def test_a_training_runner_is_an_entry_point(tmp_path: Path) -> None:
 
 def test_an_entry_point_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     matrix = matrix_of(own(tmp_path, {"own/__init__.py": ""}), verify=Verify(imports=("own.gone",)))
-    workshop, resolution = workshop_of(matrix, tmp_path)
-    (finding,) = phantom_findings(matrix, resolution.pins, workshop, TARGET)
+    preparer, resolution = workshop_of(matrix, tmp_path)
+    (finding,) = undeclared_import_findings(matrix, resolution.pins, preparer, TARGET)
     assert finding.text == "own 1.0 is started at `own.gone`, which it does not hold itself"
     assert finding.where == ""
 
@@ -290,16 +292,16 @@ def test_of_a_remote_wheel_the_list_of_its_files_is_fetched_and_kept(tmp_path: P
     replaced = own(tmp_path, {"own.py": "import large.data\n"}, "large")
     matrix = matrix_of(replaced, entry("aside"))
     with IndexServer(links) as server:
-        workshop, resolution = workshop_of(matrix, tmp_path, index=server.url)
+        preparer, resolution = workshop_of(matrix, tmp_path, index=server.url)
         before = len(server.requests)
-        fetched = workshop.fetcher.bytes_fetched
-        assert phantom_findings(matrix, resolution.pins, workshop, TARGET) == ()
+        fetched = preparer.fetcher.bytes_fetched
+        assert undeclared_import_findings(matrix, resolution.pins, preparer, TARGET) == ()
         asked = [request.path for request in server.requests[before:]]
         assert asked
         assert all(path.endswith(wheel.name) for path in asked)  # `aside` is not looked at: nothing is open
-        assert workshop.fetcher.bytes_fetched - fetched < wheel.stat().st_size / 2
+        assert preparer.fetcher.bytes_fetched - fetched < wheel.stat().st_size / 2
         before = len(server.requests)
-        assert phantom_findings(matrix, resolution.pins, workshop, TARGET) == ()
+        assert undeclared_import_findings(matrix, resolution.pins, preparer, TARGET) == ()
         assert len(server.requests) == before
 
 
@@ -307,9 +309,9 @@ def test_a_lock_serves_as_well_as_a_solve(tmp_path: Path) -> None:
     make_wheel(tmp_path / "links", "used", "1.0")
     make_wheel(tmp_path / "links", "idle", "1.0")
     matrix = matrix_of(own(tmp_path, {"own.py": "import used, nowhere\n"}, "used", "idle"))
-    workshop, resolution = workshop_of(matrix, tmp_path)
+    preparer, resolution = workshop_of(matrix, tmp_path)
     lock = make_lock(
-        resolution, matrix, wheels=workshop.wheels_beside(resolution, tmp_path / "pylock.demo.toml")
+        resolution, matrix, wheels=preparer.wheels_beside(resolution, tmp_path / "pylock.demo.toml")
     )
     locked = LockSource(lock=lock, folder=tmp_path, environment=TARGET)
     expected = ["error missing nowhere", "notice in-vain idle"]
@@ -318,12 +320,14 @@ def test_a_lock_serves_as_well_as_a_solve(tmp_path: Path) -> None:
 
 def test_of_what_is_installed_the_top_level_names_count(tmp_path: Path) -> None:
     matrix = matrix_of(own(tmp_path, {"own.py": "import there.deep, nowhere\n"}))
-    workshop, resolution = workshop_of(matrix, tmp_path)
+    preparer, resolution = workshop_of(matrix, tmp_path)
     name = NormalizedName("there")
     installed = Installed(name=name, version="2.0", import_names=("there",))
-    candidate = Candidate(name=name, version=Version("2.0"), origin=Origin.INSTALLED, installed=installed)
+    candidate = Candidate(
+        name=name, version=Version("2.0"), origin=CandidateOrigin.INSTALLED, installed=installed
+    )
     pins = {**resolution.pins, name: Pin(name=name, candidate=candidate)}
-    texts = [finding.text for finding in phantom_findings(matrix, pins, workshop, TARGET)]
+    texts = [finding.text for finding in undeclared_import_findings(matrix, pins, preparer, TARGET)]
     assert texts == [
         "own 1.0 imports `nowhere` (own.py:1), which nothing in the stack provides",
         "own 1.0 imports `there.deep` (own.py:1), undeclared: there 2.0 comes only because the stack has it",

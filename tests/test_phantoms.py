@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.check.findings import Examined, Finding, judge
-from colablock.check.import_names import Provider, Providers, modules_of
-from colablock.check.reachable_imports import Reached, reached_imports
+from colablock.check.findings import ExaminedDistribution, ImportFinding, judge
+from colablock.check.import_names import ImportProvider, ImportProviders, modules_of
+from colablock.check.reachable_imports import ReachableImports, reached_imports
 from colablock.environment.markers_and_tags import environment_for
 
 if sys.version_info >= (3, 11):
@@ -24,23 +24,25 @@ FOLDER = Path(__file__).parent / "data" / "phantoms"
 CASES = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.toml"))}
 
 
-def reached(case: Mapping[str, Any]) -> Reached:
+def reached(case: Mapping[str, Any]) -> ReachableImports:
     files = {path: text.removeprefix("\n").encode() for path, text in case["files"].items()}
     markers = environment_for(case.get("python", "3.11.9"), "linux_x86_64").markers
     return reached_imports(files, case["entry"], markers)
 
 
-def stack(case: Mapping[str, Any]) -> Providers:
+def stack(case: Mapping[str, Any]) -> ImportProviders:
     found = {}
     for text, facts in case.get("stack", {}).items():
         name, version = text.split()
         modules = modules_of(facts.get("modules", ()), partial=facts.get("partial", False))
-        found[NormalizedName(name)] = Provider(name=NormalizedName(name), version=version, modules=modules)
-    return Providers(found)
+        found[NormalizedName(name)] = ImportProvider(
+            name=NormalizedName(name), version=version, modules=modules
+        )
+    return ImportProviders(found)
 
 
-def found(case: Mapping[str, Any]) -> tuple[Finding, ...]:
-    examined = Examined(
+def found(case: Mapping[str, Any]) -> tuple[ImportFinding, ...]:
+    examined = ExaminedDistribution(
         name=NormalizedName("pkg"),
         version="1.0",
         reached=reached(case),

@@ -13,7 +13,8 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, NoSolution, NotFound
-from colablock.operations.pipeline import Ask, Pipeline
+from colablock.operations.pipeline import Pipeline
+from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Action, Plan, Remedy, Target
 from colablock.runtimes.catalog import load_runtime
 from colablock.verification.verify import Report
@@ -84,8 +85,8 @@ def pipeline(world: World, reporter: Reporter | None = None, **variables: str) -
     return Pipeline(environ=world.environ(**variables), reporter=reporter)
 
 
-def ask_2024(venv: StandIn, *, keep: bool = False, broken: Remedy | None = None) -> Ask:
-    return Ask(
+def ask_2024(venv: StandIn, *, keep: bool = False, broken: Remedy | None = None) -> ApplyOptions:
+    return ApplyOptions(
         name="qlora-2024",
         variant="cu121",
         into=Target.KERNEL,
@@ -238,7 +239,7 @@ def test_it_ends_in_a_proven_environment_of_its_own(dated: World) -> None:
     venv = dated.stand_in(NEW)
     before = venv.versions()
     notes = Notes()
-    ask = Ask(name="qlora-2024", variant="cu121", python=venv.python)
+    ask = ApplyOptions(name="qlora-2024", variant="cu121", python=venv.python)
     report = pipeline(dated, notes).apply(ask)
     assert (report.target, report.passed, report.changed) == ("env", True, True)
     # The Python that runs this comes first, and that may be 3.10.
@@ -261,7 +262,7 @@ def test_it_ends_in_a_proven_environment_of_its_own(dated: World) -> None:
 def test_the_stack_of_2026_goes_into_the_kernel_by_itself(today: World, new: StandIn, tmp_path: Path) -> None:
     venv = new.copy(tmp_path / "venv")
     before = venv.versions()
-    ask = Ask(name="qlora-2026", variant="cuda", python=venv.python)
+    ask = ApplyOptions(name="qlora-2026", variant="cuda", python=venv.python)
     plan = pipeline(today).prepare(ask).plan
     assert plan.target is Target.KERNEL
     assert "harmless" in plan.why_target
@@ -281,7 +282,7 @@ def test_the_stack_of_2026_goes_into_the_kernel_by_itself(today: World, new: Sta
     assert_later_change_is_noticed(today, venv, ask)
 
 
-def assert_later_change_is_noticed(world: World, venv: StandIn, ask: Ask) -> None:
+def assert_later_change_is_noticed(world: World, venv: StandIn, ask: ApplyOptions) -> None:
     """Take a distribution of the stack away, as another tool might, and apply again."""
     (gone,) = venv.site.glob("trl-*.dist-info")
     gone.rename(gone.with_suffix(".gone"))
@@ -291,7 +292,7 @@ def assert_later_change_is_noticed(world: World, venv: StandIn, ask: Ask) -> Non
 
 
 def test_another_installer_would_move_what_stands(today: World, new: StandIn) -> None:
-    plan = pipeline(today).prepare(Ask(name="qlora-2026", variant="cuda", python=new.python)).plan
+    plan = pipeline(today).prepare(ApplyOptions(name="qlora-2026", variant="cuda", python=new.python)).plan
     options = ["--dry-run", "--no-config", "--python", new.python, "--index-url", today.server.url]
     done = today.uv("pip", "install", *options, *plan.requirements)
     assert done.code == 0, done.err

@@ -13,7 +13,7 @@ from colablock.errors import NotFound, Refused, RolledBack
 from colablock.transaction.apply import apply_plan
 from colablock.transaction.history import drop, read_history
 from colablock.transaction.journal import recover
-from colablock.transaction.rollback import Undone, roll_back
+from colablock.transaction.rollback import UndoneChange, roll_back
 from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.runtime import Stub, build_site
 from tests.support.trees import installed_listing, listing
@@ -26,7 +26,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def undo(place: Place, **options: object) -> tuple[Undone, ...]:
+def undo(place: Place, **options: object) -> tuple[UndoneChange, ...]:
     site = read_site(place.python, os.environ)
     return roll_back(site, look=place.snapshot, **options)  # type: ignore[arg-type]
 

@@ -12,28 +12,28 @@ import pytest
 
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
-from colablock.planning.options import Ask
+from colablock.planning.options import ApplyOptions
 from colablock.transaction import apply_record as applied
-from colablock.transaction.apply_record import Applied
+from colablock.transaction.apply_record import ApplyRecord
 from colablock.transaction.serialise import report_to_json
-from colablock.transaction.up_to_date import request_key, standing_report
+from colablock.transaction.up_to_date import request_key, up_to_date_report
 from colablock.verification.verify import Check, Report
 
 MATRIX = 'schema = 1\nname = "demo"\nrequirements = ["demo"]\n'
 
 
 @pytest.fixture
-def stands(tmp_path: Path) -> Ask:
+def stands(tmp_path: Path) -> ApplyOptions:
     """A request whose apply is on record, with one distribution in its site."""
     path = tmp_path / "demo.toml"
     path.write_text(MATRIX)
     (tmp_path / "site" / "demo-1.0.dist-info").mkdir(parents=True)
-    ask = Ask(name=str(path))
+    ask = ApplyOptions(name=str(path))
     remember(ask, tmp_path / "site")
     return ask
 
 
-def remember(ask: Ask, site: Path) -> None:
+def remember(ask: ApplyOptions, site: Path) -> None:
     check = Check(kind="version", subject="demo", passed=True, detail="1.0")
     report = Report(
         matrix="demo",
@@ -47,7 +47,7 @@ def remember(ask: Ask, site: Path) -> None:
         seconds=4.0,
     )
     matrix = find_matrix(ask.name, environ=os.environ)
-    record = Applied(
+    record = ApplyRecord(
         name="demo",
         key=request_key(ask, matrix),
         target="kernel",
@@ -62,40 +62,40 @@ def remember(ask: Ask, site: Path) -> None:
     applied.save(record, applied.home_folder(os.environ))
 
 
-def test_what_holds_is_reported_as_unchanged(stands: Ask) -> None:
-    report = standing_report(stands, os.environ)
+def test_what_holds_is_reported_as_unchanged(stands: ApplyOptions) -> None:
+    report = up_to_date_report(stands, os.environ)
     assert report is not None
     assert report.passed
     assert (report.changed, report.needs_restart, report.seconds) == (False, False, 0.0)
 
 
-def test_another_state_no_longer_holds(stands: Ask, tmp_path: Path) -> None:
+def test_another_state_no_longer_holds(stands: ApplyOptions, tmp_path: Path) -> None:
     (tmp_path / "site" / "demo-1.0.dist-info").rename(tmp_path / "site" / "demo-2.0.dist-info")
-    assert standing_report(stands, os.environ) is None
+    assert up_to_date_report(stands, os.environ) is None
 
 
 @pytest.mark.parametrize(
     "change", [{"with_": ("more",)}, {"protect": ("demo",)}, {"runtime": "colab-2026.08-gpu"}]
 )
-def test_another_request_is_not_answered(stands: Ask, change: dict[str, object]) -> None:
-    assert standing_report(replace(stands, **change), os.environ) is None  # type: ignore[arg-type]
+def test_another_request_is_not_answered(stands: ApplyOptions, change: dict[str, object]) -> None:
+    assert up_to_date_report(replace(stands, **change), os.environ) is None  # type: ignore[arg-type]
 
 
-def test_another_matrix_is_not_answered(stands: Ask) -> None:
+def test_another_matrix_is_not_answered(stands: ApplyOptions) -> None:
     Path(stands.name).write_text(MATRIX.replace('["demo"]', '["demo>1"]'))
-    assert standing_report(stands, os.environ) is None
+    assert up_to_date_report(stands, os.environ) is None
 
 
-def test_another_lock_under_the_same_name_is_not_answered(stands: Ask, tmp_path: Path) -> None:
+def test_another_lock_under_the_same_name_is_not_answered(stands: ApplyOptions, tmp_path: Path) -> None:
     lock = tmp_path / "pylock.toml"
     lock.write_text("one")
     ask = replace(stands, lock=lock)
     remember(ask, tmp_path / "site")
-    assert standing_report(ask, os.environ) is not None
+    assert up_to_date_report(ask, os.environ) is not None
     lock.write_text("two")
-    assert standing_report(ask, os.environ) is None
+    assert up_to_date_report(ask, os.environ) is None
     lock.unlink()
-    assert standing_report(ask, os.environ) is None
+    assert up_to_date_report(ask, os.environ) is None
 
 
 def test_the_question_loads_nothing_heavy() -> None:

@@ -11,11 +11,11 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host, Installed, Snapshot
-from colablock.index.candidates import Candidate, File, Origin
+from colablock.index.candidates import Candidate, CandidateOrigin, File
 from colablock.matrix.model import PackageEntry
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.planning.target import (
-    Offer,
+    PythonCandidate,
     best_offer,
     build_note,
     fetch_size,
@@ -44,19 +44,21 @@ def pin(
 ) -> Pin:
     file = File(filename=f"{name}-{version}-py3-none-any.whl", url="", size=size, index=index)
     candidate = Candidate(
-        name=canonicalize_name(name), version=Version(version), origin=Origin.INDEX, files=(file,)
+        name=canonicalize_name(name), version=Version(version), origin=CandidateOrigin.INDEX, files=(file,)
     )
     return Pin(name=candidate.name, candidate=candidate)
 
 
 def there(name: str, version: str) -> Pin:
     found = Installed(name=canonicalize_name(name), version=version)
-    candidate = Candidate(name=found.name, version=Version(version), origin=Origin.INSTALLED, installed=found)
+    candidate = Candidate(
+        name=found.name, version=Version(version), origin=CandidateOrigin.INSTALLED, installed=found
+    )
     return Pin(name=found.name, candidate=candidate)
 
 
-def offer(python: str, size: int, *, running: bool = False, fetched: bool = False) -> Offer:
-    return Offer(
+def offer(python: str, size: int, *, running: bool = False, fetched: bool = False) -> PythonCandidate:
+    return PythonCandidate(
         python="" if fetched else f"/usr/bin/python{python}",
         environment=environment_for(python, "manylinux_2_35_x86_64"),
         resolution=resolution(pin("torch", "2.8", size)),
@@ -100,7 +102,7 @@ def offer(python: str, size: int, *, running: bool = False, fetched: bool = Fals
     ],
     ids=["only", "running", "newest", "smallest", "at hand", "sizes unknown"],
 )
-def test_the_best_python_and_why(offers: Sequence[Offer], expected: str, why: str) -> None:
+def test_the_best_python_and_why(offers: Sequence[PythonCandidate], expected: str, why: str) -> None:
     best, reason = best_offer(offers)
     assert str(best.version) == expected
     assert reason == why

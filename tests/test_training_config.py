@@ -11,9 +11,9 @@ import yaml
 from colablock.errors import InvalidConfig, InvalidInput, NotFound
 from colablock.training.runs.config import (
     Adapter,
+    DataFormat,
     DataSource,
-    Form,
-    Report,
+    MetricsTarget,
     TrainConfig,
     config_from,
     config_to,
@@ -30,7 +30,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "datasets": (
         [{"path": "a.jsonl", "type": "messages"}, {"path": "x/y", "split": "test", "name": "en"}],
         (
-            DataSource(path="a.jsonl", form=Form.MESSAGES),
+            DataSource(path="a.jsonl", form=DataFormat.MESSAGES),
             DataSource(path="x/y", split="test", name="en"),
         ),
     ),
@@ -61,7 +61,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "save_total_limit": (3, 3),
     "seed": (7, 7),
     "output_dir": ("out", "out"),
-    "report_to": (["wandb"], (Report.WANDB,)),
+    "report_to": (["wandb"], (MetricsTarget.WANDB,)),
     "wandb_project": ("mine", "mine"),
 }
 WHERE = {"output_dir", "report_to", "wandb_project", "save_steps", "save_total_limit", "logging_steps"}

@@ -14,7 +14,7 @@ import pytest
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput, Refused
 from colablock.training.preflight.judge import GQA_MEND
-from colablock.training.preflight.ready import Ready
+from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.runs.config import DataSource
 from colablock.training.runs.folder import register
 from colablock.training.start import (
@@ -29,7 +29,7 @@ from colablock.training.start import (
 from tests.support.training import a_config
 from tests.support.training_stack import Bench, end_of, record_of
 
-MENDED = Ready(matrix="m", python="p", lock="l", runner="axolotl", mends=("load-in-4bit-twice",))
+MENDED = ProvenEnvironment(matrix="m", python="p", lock="l", runner="axolotl", mends=("load-in-4bit-twice",))
 
 
 @pytest.mark.parametrize(

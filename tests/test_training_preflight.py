@@ -23,7 +23,7 @@ from colablock.training.preflight.judge import (
 from colablock.training.preflight.model_config import from_config
 from colablock.training.preflight.precision import BF16, FP16, FP32, precision_for
 from colablock.training.preflight.stack_rules import runs_on
-from colablock.training.runs.config import Adapter, Report, TrainConfig
+from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
 from tests.support.training import (
     GIB,
     LLAMA_1B,
@@ -502,13 +502,17 @@ def test_a_part_of_a_card_is_said_to_be_smaller() -> None:
 @pytest.mark.parametrize(
     ("report_to", "installed", "said"),
     [
-        ((Report.WANDB,), {"wandb"}, None),
-        ((Report.WANDB,), {"tensorboard"}, "wandb is not installed in the target"),
-        ((Report.WANDB, Report.TENSORBOARD), set(), "wandb and tensorboard are not installed in the target"),
+        ((MetricsTarget.WANDB,), {"wandb"}, None),
+        ((MetricsTarget.WANDB,), {"tensorboard"}, "wandb is not installed in the target"),
+        (
+            (MetricsTarget.WANDB, MetricsTarget.TENSORBOARD),
+            set(),
+            "wandb and tensorboard are not installed in the target",
+        ),
     ],
 )
 def test_metrics_go_only_where_something_takes_them(
-    report_to: tuple[Report, ...], installed: set[str], said: str | None
+    report_to: tuple[MetricsTarget, ...], installed: set[str], said: str | None
 ) -> None:
     stack = replace(TODAY, reporters=frozenset(installed))
     found = judge(a_config(report_to=report_to), SHAPES["1B"], a_machine(H100), stack, OPEN, "trl")

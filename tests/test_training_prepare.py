@@ -14,7 +14,7 @@ import pytest
 
 from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, Unmet
-from colablock.training.runs.config import DataSource, Form
+from colablock.training.runs.config import DataFormat, DataSource
 from colablock.training.runs.folder import RunFolder
 from colablock.training.start import prepare_data
 from tests.support.training_stack import Bench, TrainingStack, build_training_stack
@@ -313,7 +313,7 @@ FAULTY: list[tuple[dict[str, Any], str]] = [
     ({"rows": "a", "name": "rows.doc"}, r"has no ending that says how to read it: known ones are \.jsonl"),
     ({"rows": [{"question": "a"}]}, "and none of the forms"),
     ({"rows": [{"text": "a"}, {"text": None}]}, r"row 2 of `.*rows\.jsonl` has no text in `text`"),
-    ({"rows": [{"text": "a"}], "form": Form.ALPACA}, r"row 1 of .* has no text in `output`"),
+    ({"rows": [{"text": "a"}], "form": DataFormat.ALPACA}, r"row 1 of .* has no text in `output`"),
 ]
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from colablock.environment.accelerator import Accelerator, declared
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.preflight.ready import Ready
+from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.runs.checkpoint_mirror import FolderStore, Mirror
 from colablock.training.runs.checkpoints import list_checkpoints, newest_whole, step_of
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run
 from colablock.training.start import claimed
-from colablock.training.train import Asked, Briefing, Named, train
+from colablock.training.train import Briefing, NamedRun, TrainOptions, train
 from tests.support.run_folders import Told
 from tests.support.training_stack import (
     Bench,
@@ -39,14 +39,19 @@ class Call:
     """One call of `train`, and what it said."""
 
     def __init__(
-        self, bench: Bench, config: TrainConfig | None = None, *, ready: Ready | None = None, **asked: Any
+        self,
+        bench: Bench,
+        config: TrainConfig | None = None,
+        *,
+        ready: ProvenEnvironment | None = None,
+        **asked: Any,
     ) -> None:
         extra = asked.pop("environ", {})
         self.briefings: list[Briefing] = []
         self.reporter = Told()
-        self.run: Named = train(
+        self.run: NamedRun = train(
             ready or bench.stack.ready(),
-            Asked(config=config or bench.config(), **asked),
+            TrainOptions(config=config or bench.config(), **asked),
             home=bench.home,
             environ=bench.environ(**extra),
             reporter=self.reporter,

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from colablock.errors import InvalidInput
-from colablock.training.runs.config import Adapter, Report, TrainConfig
+from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
-from colablock.training.runs.runners import RUNNERS, Decided, axolotl_config, runner_of
+from colablock.training.runs.runners import RUNNERS, RunDecisions, axolotl_config, runner_of
 from tests.support.training import a_config
 
 OUT = RunFolder(Path("/out"))
-CARD = Decided(
+CARD = RunDecisions(
     precision="bf16",
     dtype="bfloat16",
     attention="sdpa",
@@ -69,7 +69,7 @@ USUAL: dict[str, Any] = {
 GONE = object()
 
 # A config, what was decided, and what is different from the usual in axolotl's words.
-CASES: list[tuple[str, TrainConfig, Decided, dict[str, Any]]] = [
+CASES: list[tuple[str, TrainConfig, RunDecisions, dict[str, Any]]] = [
     ("the usual", a_config(), CARD, {}),
     (
         "a T4",
@@ -134,10 +134,10 @@ CASES: list[tuple[str, TrainConfig, Decided, dict[str, Any]]] = [
         replace(CARD, has_eval=True),
         {"val_set_size": 0.1, "eval_steps": 5},
     ),
-    ("wandb", a_config(report_to=(Report.WANDB,)), CARD, {"wandb_project": "colablock"}),
+    ("wandb", a_config(report_to=(MetricsTarget.WANDB,)), CARD, {"wandb_project": "colablock"}),
     (
         "both reports",
-        a_config(report_to=(Report.WANDB, Report.TENSORBOARD), wandb_project="mine"),
+        a_config(report_to=(MetricsTarget.WANDB, MetricsTarget.TENSORBOARD), wandb_project="mine"),
         CARD,
         {"wandb_project": "mine", "use_tensorboard": True},
     ),
@@ -161,7 +161,9 @@ CASES: list[tuple[str, TrainConfig, Decided, dict[str, Any]]] = [
 @pytest.mark.parametrize(
     ("config", "decided", "different"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_a_config_in_axolotls_words(config: TrainConfig, decided: Decided, different: dict[str, Any]) -> None:
+def test_a_config_in_axolotls_words(
+    config: TrainConfig, decided: RunDecisions, different: dict[str, Any]
+) -> None:
     expected = {key: value for key, value in (USUAL | different).items() if value is not GONE}
     assert axolotl_config(config, decided, OUT) == expected
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from colablock.training.preflight.precision import BF16
-from colablock.training.runs.config import Adapter, Report, config_to
+from colablock.training.runs.config import Adapter, MetricsTarget, config_to
 from colablock.training.scripts import run_trl as _trl
 from tests.support.training import a_config
 from tests.support.training_stack import Bench
@@ -106,7 +106,7 @@ def test_an_older_trl_is_told_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> 
         "fp16": True,
         "bf16": False,
     }
-    config = config_to(a_config(report_to=(Report.WANDB,), max_steps=5))
+    config = config_to(a_config(report_to=(MetricsTarget.WANDB,), max_steps=5))
     found = arguments(monkeypatch, ["report_to", "max_steps", "eval_strategy"], config=config, eval_steps=2)
     assert vars(found) == {"report_to": ["wandb"], "max_steps": 5, "eval_strategy": "steps"}
 

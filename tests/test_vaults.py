@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 import colablock.training
-from colablock.training.runs.config import DataSource, Report, TrainConfig
+from colablock.training.runs.config import DataSource, MetricsTarget, TrainConfig
 from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.secrets import (
-    ColabVault,
-    KaggleVault,
+    ColabSecrets,
+    KaggleSecrets,
     Secret,
-    Vault,
-    VaultClosed,
+    SecretStore,
+    SecretUnavailable,
     find_token,
+    secret_stores,
     secrets_environment,
-    vaults_here,
 )
 
 NETRC = """\
@@ -57,7 +57,7 @@ def home(folder: Path) -> dict[str, str]:
     return {"HOME": str(folder)}
 
 
-def config(*reports: Report) -> TrainConfig:
+def config(*reports: MetricsTarget) -> TrainConfig:
     return TrainConfig(base_model="m", datasets=(DataSource(path="d"),), report_to=reports)
 
 
@@ -116,28 +116,28 @@ def test_a_file_that_cannot_be_read_holds_nothing(spoilt: str, tmp_path: Path) -
 
 
 def test_a_vault_that_gives_nothing_is_passed_by_and_said(tmp_path: Path) -> None:
-    closed = Shelf(HF_TOKEN=VaultClosed("it is locked: open it"))
+    closed = Shelf(HF_TOKEN=SecretUnavailable("it is locked: open it"))
     environ = {"HOME": str(tmp_path)}
     assert find_token("HF_TOKEN", environ, [closed, Shelf()]) == (None, ("it is locked: open it",))
     secret, notes = find_token("HF_TOKEN", environ, [closed, Shelf(HF_TOKEN="found\n")])
     assert (secret, notes) == (Secret("found", "the shelf"), ())
 
 
-PASSED: list[tuple[str, tuple[Report, ...], dict[str, str], dict[str, str], dict[str, str], int]] = [
+PASSED: list[tuple[str, tuple[MetricsTarget, ...], dict[str, str], dict[str, str], dict[str, str], int]] = [
     ("nothing", (), {}, {}, {}, 0),
     ("a token", (), {"HF_TOKEN": "t"}, {}, {"HF_TOKEN": "t"}, 0),
     ("an old name", (), {"HUGGINGFACE_TOKEN": "t"}, {}, {"HF_TOKEN": "t"}, 0),
     ("of a vault", (), {}, {"HF_TOKEN": "t", "WANDB_API_KEY": "w"}, {"HF_TOKEN": "t"}, 0),
-    ("no wandb", (Report.TENSORBOARD,), {"WANDB_API_KEY": "w"}, {}, {}, 0),
-    ("wandb", (Report.WANDB,), {}, {"WANDB_API_KEY": "w"}, {"WANDB_API_KEY": "w"}, 0),
-    ("no key", (Report.WANDB,), {}, {}, {"WANDB_MODE": "offline"}, 1),
-    ("a mode", (Report.WANDB,), {"WANDB_MODE": "disabled"}, {}, {}, 0),
+    ("no wandb", (MetricsTarget.TENSORBOARD,), {"WANDB_API_KEY": "w"}, {}, {}, 0),
+    ("wandb", (MetricsTarget.WANDB,), {}, {"WANDB_API_KEY": "w"}, {"WANDB_API_KEY": "w"}, 0),
+    ("no key", (MetricsTarget.WANDB,), {}, {}, {"WANDB_MODE": "offline"}, 1),
+    ("a mode", (MetricsTarget.WANDB,), {"WANDB_MODE": "disabled"}, {}, {}, 0),
 ]
 
 
 @pytest.mark.parametrize("case", PASSED, ids=[case[0] for case in PASSED])
 def test_a_run_gets_the_secrets_that_it_needs(
-    case: tuple[str, tuple[Report, ...], Mapping[str, str], Mapping[str, str], Mapping[str, str], int],
+    case: tuple[str, tuple[MetricsTarget, ...], Mapping[str, str], Mapping[str, str], Mapping[str, str], int],
     tmp_path: Path,
 ) -> None:
     _, reports, variables, held, passed, count = case
@@ -145,7 +145,7 @@ def test_a_run_gets_the_secrets_that_it_needs(
     environ = {"HOME": str(tmp_path), **variables}
     mapping, notes = secrets_environment(config(*reports), environ, [vault])
     assert (mapping, len(notes)) == (passed, count)
-    assert ("WANDB_API_KEY" in vault.asked) == (Report.WANDB in reports)
+    assert ("WANDB_API_KEY" in vault.asked) == (MetricsTarget.WANDB in reports)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,16 +158,16 @@ def raising(name: str, base: type[Exception] = Exception) -> Callable[[str], Any
     return get
 
 
-def colab(get: Callable[[str], Any]) -> Vault:
-    return ColabVault(SimpleNamespace(get=get))
+def colab(get: Callable[[str], Any]) -> SecretStore:
+    return ColabSecrets(SimpleNamespace(get=get))
 
 
-def kaggle(get: Callable[[str], Any]) -> Vault:
-    return KaggleVault(lambda: SimpleNamespace(get_secret=get))
+def kaggle(get: Callable[[str], Any]) -> SecretStore:
+    return KaggleSecrets(lambda: SimpleNamespace(get_secret=get))
 
 
 @pytest.mark.parametrize("vault", [colab, kaggle])
-def test_a_hosted_vault_gives_what_it_holds(vault: Callable[[Callable[[str], Any]], Vault]) -> None:
+def test_a_hosted_vault_gives_what_it_holds(vault: Callable[[Callable[[str], Any]], SecretStore]) -> None:
     assert vault(lambda name: f"of {name}").read("HF_TOKEN") == "of HF_TOKEN"
     assert vault(lambda _: None).read("HF_TOKEN") is None
 
@@ -179,7 +179,7 @@ def test_a_hosted_vault_gives_what_it_holds(vault: Callable[[Callable[[str], Any
         kaggle(raising("NotFoundError")),
     ],
 )
-def test_a_secret_that_does_not_exist_is_none(vault: Vault) -> None:
+def test_a_secret_that_does_not_exist_is_none(vault: SecretStore) -> None:
     assert vault.read("HF_TOKEN") is None
 
 
@@ -199,8 +199,8 @@ def test_a_kernel_of_kaggle_without_secrets_has_none() -> None:
         (kaggle(raising("BackendError")), "BackendError: attach it to this notebook"),
     ],
 )
-def test_a_secret_that_is_not_given_says_what_to_do(vault: Vault, words: str) -> None:
-    with pytest.raises(VaultClosed, match=words):
+def test_a_secret_that_is_not_given_says_what_to_do(vault: SecretStore, words: str) -> None:
+    with pytest.raises(SecretUnavailable, match=words):
         vault.read("HF_TOKEN")
     secret, notes = find_token("HF_TOKEN", {}, [vault])
     assert secret is None
@@ -208,8 +208,8 @@ def test_a_secret_that_is_not_given_says_what_to_do(vault: Vault, words: str) ->
 
 
 def test_a_plain_interpreter_has_no_vaults() -> None:
-    assert vaults_here({}) == ()
-    assert vaults_here({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}) == ()
+    assert secret_stores({}) == ()
+    assert secret_stores({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}) == ()
 
 
 KAGGLE = "class UserSecretsClient:\n    def get_secret(self, name):\n        return f'kaggle {name}'\n"

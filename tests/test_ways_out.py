@@ -7,7 +7,7 @@ import pytest
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.version import Version
 from colablock.matrix.model import Matrix
-from colablock.planning.hints import ways_out
+from colablock.planning.hints import alternatives
 from colablock.runtimes.catalog import RecordedRuntime
 
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
@@ -77,7 +77,7 @@ NEWER = matrix("newer", ">=3.12")
 )
 def test_only_another_python_is_a_way_out(requires_python: str, python: str, expected: str | None) -> None:
     asked = matrix("asked", requires_python)
-    found = ways_out(
+    found = alternatives(
         asked,
         Version(python),
         in_kernel=True,
@@ -90,14 +90,14 @@ def test_only_another_python_is_a_way_out(requires_python: str, python: str, exp
 
 def test_a_solve_from_nothing_gets_no_advice_about_kernels() -> None:
     asked = matrix("asked", "<3.13")
-    said = ways_out(
+    said = alternatives(
         asked, Version("3.13.0"), in_kernel=False, pythons=PYTHONS, runtimes=IMAGES, others=[NEWER]
     )
     assert said == "`newer` admits Python 3.13"
 
 
 def test_a_pre_release_of_python_counts_as_its_series() -> None:
-    said = ways_out(
+    said = alternatives(
         matrix("m", "<3.13"), Version("3.13.1rc1"), in_kernel=False, pythons=PYTHONS, others=[NEWER]
     )
     assert said == "`newer` admits Python 3.13"

@@ -23,7 +23,7 @@ from colablock.matrix.model import Matrix, Options, PackageEntry
 from colablock.network.fetcher import Fetcher
 from colablock.planning.plan import Plan, Target
 from colablock.planning.planner import make_plan
-from colablock.planning.wheels import Workshop
+from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.model import Request, Resolution
 from colablock.resolver.resolver import resolve
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
@@ -46,7 +46,7 @@ def entry(name: str, **facts: Any) -> PackageEntry:
 
 def workshop_of(
     matrix: Matrix, links: Path, environment: Environment, source: Any = None
-) -> tuple[Workshop, Resolution]:
+) -> tuple[WheelPreparer, Resolution]:
     """Return the workshop of *matrix* over the folder *links*, and its solve."""
     fetcher = Fetcher(os.environ, offline=True)
     builder = Builder(
@@ -66,14 +66,14 @@ def workshop_of(
         build=builder,
     )
     resolution = resolve(Request(environment=environment, roots=matrix.packages), source)
-    workshop = Workshop(
+    preparer = WheelPreparer(
         source=source,
         fetcher=fetcher,
         builder=builder,
         entries={entry.name: entry for entry in matrix.packages},
         allow_build=matrix.options.allow_build,
     )
-    return workshop, resolution
+    return preparer, resolution
 
 
 def plan_of(matrix: Matrix, resolution: Resolution) -> Plan:
@@ -100,10 +100,10 @@ def test_wheels_are_taken_as_they_are_and_sdists_are_built(tmp_path: Path, here:
     make_wheel(links, "a", "1.0")
     make_sdist(links, "b", "1.0")
     matrix = matrix_of(entry("a"), entry("b"), options=Options(allow_build=frozenset({"b"})))
-    workshop, resolution = workshop_of(matrix, links, here)
+    preparer, resolution = workshop_of(matrix, links, here)
     into = tmp_path / "files"
     into.mkdir()
-    wheels = workshop.gather(plan_of(matrix, resolution), into, Reporter())
+    wheels = preparer.gather(plan_of(matrix, resolution), into, Reporter())
     assert {name: parse_wheel_filename(path.name)[0] for name, path in wheels.items()} == {"a": "a", "b": "b"}
     assert all(path.is_file() for path in wheels.values())
 
@@ -112,10 +112,10 @@ def test_what_the_matrix_replaces_is_made_anew(tmp_path: Path, here: Environment
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
     matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
-    workshop, resolution = workshop_of(matrix, links, here)
+    preparer, resolution = workshop_of(matrix, links, here)
     into = tmp_path / "files"
     into.mkdir()
-    wheels = workshop.gather(plan_of(matrix, resolution), into, Reporter())
+    wheels = preparer.gather(plan_of(matrix, resolution), into, Reporter())
     assert sorted(wheels) == ["a", "own"]
     assert parse_wheel_filename(wheels[OWN].name)[1] == resolution.pins[OWN].version
     assert "colablock" in str(resolution.pins[OWN].version.local)
@@ -125,20 +125,20 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path, here: 
     links = tmp_path / "links"
     wheel = make_wheel(links, "a", "1.0")
     matrix = matrix_of(entry("a"))
-    workshop, resolution = workshop_of(matrix, links, here)
+    preparer, resolution = workshop_of(matrix, links, here)
     wheel.write_bytes(wheel.read_bytes() + b"more")
     (tmp_path / "files").mkdir()
     with pytest.raises((BadDistribution, FetchFailed), match=r"a-1\.0-py3-none-any\.whl"):
-        workshop.gather(plan_of(matrix, resolution), tmp_path / "files", Reporter())
+        preparer.gather(plan_of(matrix, resolution), tmp_path / "files", Reporter())
 
 
 def test_own_wheels_lie_beside_the_lock_and_are_used_from_there(tmp_path: Path, here: Environment) -> None:
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
     matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
-    workshop, resolution = workshop_of(matrix, links, here)
+    preparer, resolution = workshop_of(matrix, links, here)
     path = tmp_path / "locks" / "pylock.demo.toml"
-    wheels = workshop.wheels_beside(resolution, path)
+    wheels = preparer.wheels_beside(resolution, path)
     assert list(wheels) == [OWN]
     wheel = path.parent / wheels[OWN].path
     assert wheel.parent.name == "pylock.demo.wheels"
@@ -166,8 +166,8 @@ def test_the_same_lock_twice_is_the_same_file(tmp_path: Path, here: Environment)
     matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
     texts = []
     for folder in ("one", "two"):
-        workshop, resolution = workshop_of(matrix, links, here)
-        wheels = workshop.wheels_beside(resolution, tmp_path / folder / "pylock.toml")
+        preparer, resolution = workshop_of(matrix, links, here)
+        wheels = preparer.wheels_beside(resolution, tmp_path / folder / "pylock.toml")
         texts.append(write_lock(make_lock(resolution, matrix, wheels=wheels)))
     assert texts[0] == texts[1]
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["pylock.wheels"]
@@ -180,15 +180,15 @@ def test_a_wheel_without_a_lock_is_laid_nowhere(
     make_wheel(links, "a", "1.0")
     nowhere.mkdir()
     monkeypatch.chdir(nowhere)
-    workshop, resolution = workshop_of(matrix_of(rebuilt_entry(tmp_path / "archive")), links, here)
-    assert list(workshop.wheels_beside(resolution, None)) == [OWN]
+    preparer, resolution = workshop_of(matrix_of(rebuilt_entry(tmp_path / "archive")), links, here)
+    assert list(preparer.wheels_beside(resolution, None)) == [OWN]
     assert list(nowhere.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, here: Environment) -> None:
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
-    workshop, resolution = workshop_of(matrix_of(rebuilt_entry(tmp_path / "archive")), links, here)
+    preparer, resolution = workshop_of(matrix_of(rebuilt_entry(tmp_path / "archive")), links, here)
     (tmp_path / "pylock.wheels").write_text("a file", encoding="utf-8")
     with pytest.raises(BadDistribution, match="cannot be written"):
-        workshop.wheels_beside(resolution, tmp_path / "pylock.toml")
+        preparer.wheels_beside(resolution, tmp_path / "pylock.toml")

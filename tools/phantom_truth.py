@@ -31,10 +31,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from colablock._vendor.packaging.utils import NormalizedName  # noqa: E402 - run as a script
-from colablock.check.findings import Examined, Severity, judge  # noqa: E402
-from colablock.check.import_names import Provider, Providers, modules_of  # noqa: E402
-from colablock.check.import_statements import Kind  # noqa: E402
-from colablock.check.reachable_imports import Import, Reached, reached_imports  # noqa: E402
+from colablock.check.findings import ExaminedDistribution, Severity, judge  # noqa: E402
+from colablock.check.import_names import ImportProvider, ImportProviders, modules_of  # noqa: E402
+from colablock.check.import_statements import ImportTime  # noqa: E402
+from colablock.check.reachable_imports import Import, ReachableImports, reached_imports  # noqa: E402
 
 FACTS = """
 import importlib.metadata, json, os, platform, sys
@@ -167,7 +167,7 @@ class Case:
             facts=facts,
         )
 
-    def reached(self) -> Reached:
+    def reached(self) -> ReachableImports:
         """Return what the walk finds."""
         files = {
             name: Path(path).read_bytes() if name.endswith(".py") else b""
@@ -175,21 +175,21 @@ class Case:
         }
         return reached_imports(files, self.entries, self.facts["markers"])
 
-    def errors(self, reached: Reached) -> set[str]:
+    def errors(self, reached: ReachableImports) -> set[str]:
         """Return the names that are errors where nothing provides them and everything else is as it is."""
         names = {one.name.partition(".")[0] for one in reached.imports if not one.own}
         return {name for name in names if name in self._missing(reached, name)}
 
-    def _missing(self, reached: Reached, without: str) -> set[str]:
+    def _missing(self, reached: ReachableImports, without: str) -> set[str]:
         providers = {}
         for name, (version, *files) in self.facts["others"].items():
             paths = [path for path in files if re.split(r"[/.]", path)[0] != without]
             named = NormalizedName(name)
-            providers[named] = Provider(name=named, version=version, modules=modules_of(paths))
-        examined = Examined(
+            providers[named] = ImportProvider(name=named, version=version, modules=modules_of(paths))
+        examined = ExaminedDistribution(
             name=NormalizedName(self.name), version="", reached=reached, declared=frozenset(providers)
         )
-        findings = judge(examined, Providers(providers), {})
+        findings = judge(examined, ImportProviders(providers), {})
         return {one.name.partition(".")[0] for one in findings if one.severity is Severity.ERROR}
 
     def run(self) -> dict[str, tuple[str, dict[str, str]]]:
@@ -228,7 +228,7 @@ def examine(case: Case) -> dict[str, set[str]]:
     for name in sorted(asked.keys() - places.keys()):
         print(f"  not reached: {name}, asked for by {asked[name]}")
     for one in reached.imports:
-        if one.own and one.kind is Kind.HARD:
+        if one.own and one.kind is ImportTime.HARD:
             print(f"  own and not there: {one.name} ({one.where})")
     sys.stdout.flush()
     return {"errors": errors, "required": required, "reached": set(places), "asked": set(asked)}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from colablock.errors import InvalidInput
 
-__all__ = ["free_space", "is_same_disk", "write_whole"]
+__all__ = ["free_space", "is_same_disk", "write_atomic"]
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write *data* to *path* in one step, its folders made, over what stood there.  Raises InvalidInput."""
     new = path.parent / f".{path.name}.{os.getpid()}"
     try:

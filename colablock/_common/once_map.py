@@ -10,14 +10,14 @@ from typing import Generic, TypeVar
 
 from colablock.errors import ColablockError
 
-__all__ = ["Once"]
+__all__ = ["OnceMap"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 @dataclass(slots=True)
-class Once(Generic[K, V]):
+class OnceMap(Generic[K, V]):
     """Answers that are worked out once, by whoever asks first; the others wait for it."""
 
     _answers: dict[K, Future[V]]

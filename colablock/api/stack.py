@@ -22,15 +22,15 @@ from colablock.display.reporters import (
     undone_text,
 )
 from colablock.errors import InvalidInput
-from colablock.planning.options import Ask
+from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Plan, Remedy, Target
-from colablock.transaction.up_to_date import standing_report
+from colablock.transaction.up_to_date import up_to_date_report
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
     from colablock.operations.pipeline import Pipeline
     from colablock.transaction.history import Change
-    from colablock.transaction.rollback import Undone
+    from colablock.transaction.rollback import UndoneChange
 
 __all__ = [
     "apply",
@@ -88,7 +88,7 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
     """
     ask, see_to = _ask(name, **options), _restarting(restart, then="run this cell again")
     register_displays()
-    report = standing_report(ask, os.environ)
+    report = up_to_date_report(ask, os.environ)
     if report is None:
         with open_pipeline(quiet=quiet) as pipeline:
             prepared = pipeline.prepare(ask, recover=True)
@@ -116,7 +116,7 @@ def rollback(
     python: str | os.PathLike[str] | None = None,
     quiet: bool = False,
     restart: str = "ask",
-) -> tuple[Undone, ...]:
+) -> tuple[UndoneChange, ...]:
     """Undo the last change that colablock made in place, or with *to_first* every one.
 
     *python* names another interpreter whose environment is meant, and *restart*
@@ -173,9 +173,9 @@ def lock(
     For a recorded *runtime* it lists what is to come there, else all that is
     needed from nothing.  With *upgrade* no version of the lock that is there is kept.
     """
-    from colablock.operations.lock import LockAsk
+    from colablock.operations.lock import LockOptions
 
-    wanted = LockAsk(
+    wanted = LockOptions(
         python_version=python_version,
         platform=platform,
         output=Path(output) if output is not None else None,
@@ -235,9 +235,9 @@ def open_pipeline(*, quiet: bool) -> Iterator[Pipeline]:
         yield Pipeline(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
 
 
-def _ask(name: Name, **options: Any) -> Ask:
+def _ask(name: Name, **options: Any) -> ApplyOptions:
     """Return the options of a call as one value, words turned into what they stand for."""
-    unknown = sorted(options.keys() - Ask.__dataclass_fields__.keys())
+    unknown = sorted(options.keys() - ApplyOptions.__dataclass_fields__.keys())
     if unknown:
         message = f"no such option: {', '.join(unknown)}"
         raise TypeError(message)
@@ -253,7 +253,7 @@ def _ask(name: Name, **options: Any) -> Ask:
         if options.get(key) is not None:
             options[key] = str(options[key])
     checked_index(options.get("default_index"))
-    return Ask(name=os.fspath(name), **options)
+    return ApplyOptions(name=os.fspath(name), **options)
 
 
 def _restarting(restart: str, *, then: str = "go on below") -> Callable[[Sequence[str]], None]:

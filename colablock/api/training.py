@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock.api.stack import Name, open_pipeline
 from colablock.display.html import sentence_to_html
-from colablock.display.notebook import Form, add_form, is_ending, is_shown, note_shown
+from colablock.display.notebook import DisplayForm, add_form, is_ending, is_shown, note_shown
 from colablock.display.reporters import reporter_for
 from colablock.display.training import summary_headline, summary_text, summary_to_html
 from colablock.display.training_briefing import (
@@ -28,8 +28,8 @@ from colablock.training.runs.folder import RunRecord, State, find_run, list_runs
 from colablock.training.runs.loss_curve import write_curve
 from colablock.training.runs.progress import attach_words
 from colablock.training.runs.summary import RunSummary, summary_of, watch
-from colablock.training.secrets import find_token, vaults_here
-from colablock.training.train import Asked, Briefing, Named, config_of, values_of
+from colablock.training.secrets import find_token, secret_stores
+from colablock.training.train import Briefing, NamedRun, TrainOptions, config_of, values_of
 from colablock.training.train import train as start_or_find
 from colablock.transaction.apply_record import home_folder
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "attach", "runs", "smoke", "train"]
 
-add_form(Receipt, Form(receipt_to_html, receipt_text, receipt_title))
+add_form(Receipt, DisplayForm(receipt_to_html, receipt_text, receipt_title))
 
 
 class Run:
     """A training run.  Every property looks at its folder anew, and none of them waits."""
 
-    def __init__(self, named: Named, *, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, named: NamedRun, *, environ: Mapping[str, str] = os.environ) -> None:
         #: Its name, by which `attach` finds it.
         self.id = named.id
         self._folder = named.folder
@@ -150,7 +150,7 @@ class Run:
 
     def _with_token(self) -> Mapping[str, str]:
         """Return the variables of a child, the hub's token among them where there is one."""
-        token, _ = find_token("HF_TOKEN", self._environ, vaults_here(self._environ))
+        token, _ = find_token("HF_TOKEN", self._environ, secret_stores(self._environ))
         return self._environ if token is None else {**self._environ, "HF_TOKEN": token.value}
 
     def __repr__(self) -> str:
@@ -200,7 +200,7 @@ def train(
     """
     with open_pipeline(quiet=quiet) as pipeline:
         ready = pipeline.ready(os.fspath(name))
-        asked = Asked(
+        asked = TrainOptions(
             config=_config(
                 config,
                 runner=runner or ready.runner,
@@ -228,13 +228,13 @@ def train(
 def attach(run_id: str | os.PathLike[str] | None = None, *, wait: bool = True) -> Run:
     """Return a run by its name or folder, by default the newest, and follow it if it runs."""
     home = home_folder(os.environ)
-    run = Run(Named(*find_run(home, os.fspath(run_id) if run_id is not None else None)))
+    run = Run(NamedRun(*find_run(home, os.fspath(run_id) if run_id is not None else None)))
     return run.follow() if wait and run.state == State.RUNNING.value else run
 
 
 def runs() -> list[Run]:
     """Return the runs that were started here, newest first."""
-    return [Run(Named(name, folder)) for name, folder in list_runs(home_folder(os.environ))]
+    return [Run(NamedRun(name, folder)) for name, folder in list_runs(home_folder(os.environ))]
 
 
 def smoke(name: Name, *, runner: str | None = None, quiet: bool = False) -> Receipt:

@@ -15,7 +15,7 @@ from colablock.authoring.requirements_reader import FoundRequirement, Requiremen
 from colablock.matrix.model import Index, PackageEntry, entry_of
 from colablock.network.settings import DEFAULT_INDEX
 
-__all__ = ["Carried", "carried"]
+__all__ = ["MatrixParts", "matrix_parts"]
 
 # Of several entries for one project each needs a marker; this one holds everywhere.
 _ALWAYS = Marker("python_version >= '3'")
@@ -23,7 +23,7 @@ _SAYS_NOTHING = {"simple", "whl", "www"}  # of a URL, when an index is named aft
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Carried:
+class MatrixParts:
     """The parts of a matrix that asks for the same.
 
     Of a constraint only name, specifier and marker count.  *notes* say what is
@@ -36,7 +36,7 @@ class Carried:
     notes: tuple[str, ...] = ()
 
 
-def carried(file: RequirementFile) -> Carried:
+def matrix_parts(file: RequirementFile) -> MatrixParts:
     """Return what *file* asks for as entries, in its order.
 
     Several requirements of one project are one entry where their markers agree,
@@ -45,7 +45,7 @@ def carried(file: RequirementFile) -> Carried:
     indexes = tuple(_indexes(file))
     names = {index.url: index.name for index in indexes}
     narrowing = (found for found in file.constraints if found.requirement.specifier)
-    return Carried(
+    return MatrixParts(
         packages=tuple(_joined([_entry(found, names) for found in file.requirements])),
         constraints=tuple(_joined([entry_of(found.requirement, path=found.where) for found in narrowing])),
         indexes=indexes,

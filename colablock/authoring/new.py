@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from colablock.authoring.from_requirements import Carried, carried
+from colablock.authoring.from_requirements import MatrixParts, matrix_parts
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.authoring.template import Start, matrix_text
 from colablock.errors import InvalidInput
@@ -18,11 +18,11 @@ from colablock.matrix.json_schema import SCHEMA_FILE, json_schema
 from colablock.matrix.reader import is_path, parse_matrix
 from colablock.runtimes.catalog import runtimes
 
-__all__ = ["Wish", "Written", "schema_text", "write_file", "write_new"]
+__all__ = ["NewMatrix", "NewMatrixOptions", "schema_text", "write_file", "write_new"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class NewMatrixOptions:
     """What a new matrix is to be.  *requirements* names another tool's file of them.
 
     *schema_file* asks for the JSON schema beside it; *force* writes over what is there.
@@ -39,12 +39,12 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class NewMatrix:
     """The file that was written, what stands in it, what to know about it, and the commands to go on with."""
 
     output: Path
     schema_file: Path | None
-    parts: Carried
+    parts: MatrixParts
     notes: tuple[str, ...]
     following: tuple[str, ...]
 
@@ -54,7 +54,7 @@ def schema_text() -> str:
     return json.dumps(json_schema(), indent=2) + "\n"
 
 
-def write_new(wish: Wish, environ: Mapping[str, str]) -> Written:
+def write_new(wish: NewMatrixOptions, environ: Mapping[str, str]) -> NewMatrix:
     """Write the matrix that *wish* asks for, a file that loads without a fault.
 
     Nothing is written where that cannot be done: InvalidInput (InvalidMatrix,
@@ -64,7 +64,9 @@ def write_new(wish: Wish, environ: Mapping[str, str]) -> Written:
         raise InvalidInput(
             f"`{wish.name}` is a path, not a name", hint="Give the name alone; `--output` says where it goes"
         )
-    parts = carried(read_requirements(wish.requirements)) if wish.requirements is not None else Carried()
+    parts = (
+        matrix_parts(read_requirements(wish.requirements)) if wish.requirements is not None else MatrixParts()
+    )
     start = Start(name=wish.name, summary=wish.summary, requires_python=wish.requires_python, parts=parts)
     parse_matrix(matrix_text(start), source=wish.name)
     output = wish.output or Path("matrices") / f"{wish.name}.toml"
@@ -76,7 +78,7 @@ def write_new(wish: Wish, environ: Mapping[str, str]) -> Written:
     if wish.schema_file and (wish.force or not schema_file.exists()):
         write_file(schema_file, schema_text(), force=True)
     listed = [one for one in list_matrices(environ=environ) if one.name == wish.name]
-    return Written(
+    return NewMatrix(
         output=output,
         schema_file=schema_file if has_schema_file else None,
         parts=parts,

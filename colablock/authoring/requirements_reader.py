@@ -65,7 +65,7 @@ def read_requirements(path: str) -> RequirementFile:
     data = _content(file)
     if file.endswith(".toml"):
         return _from_toml(file, data, group)
-    reader = _Reader()
+    reader = _RequirementsReader()
     reader.read(file, data, is_constraint=False, above=(Path(file).resolve(),))
     if reader.faults:
         raise InvalidRequirements(file, reader.faults)
@@ -130,7 +130,7 @@ _UNKEPT = {
 
 
 @dataclass
-class _Reader:
+class _RequirementsReader:
     """What was found so far in a file and those that it names."""
 
     faults: list[Fault] = field(default_factory=list)

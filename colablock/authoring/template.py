@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.specifiers import Specifier, SpecifierSet
-from colablock.authoring.from_requirements import Carried
+from colablock.authoring.from_requirements import MatrixParts
 from colablock.matrix.json_schema import SCHEMA_FILE
 from colablock.matrix.model import PackageEntry
 from colablock.matrix.reader import SCHEMA_VERSION
@@ -97,7 +97,7 @@ class Start:
     summary: str | None = None
     extends: str | None = None
     requires_python: str | None = None
-    parts: Carried = field(default_factory=Carried)
+    parts: MatrixParts = field(default_factory=MatrixParts)
     has_schema_file: bool = False
 
 
@@ -145,7 +145,7 @@ def _toml(value: object) -> str:
     return tomli_w.dumps({"x": value}).removeprefix("x = ").rstrip("\n")
 
 
-def _indexes(parts: Carried) -> Iterator[str]:
+def _indexes(parts: MatrixParts) -> Iterator[str]:
     named = {entry.index for entry in parts.packages}
     for place, index in enumerate(parts.indexes):
         yield from ("",) if place else ()

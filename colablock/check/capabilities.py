@@ -8,7 +8,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.accelerator import Accelerator
 
-__all__ = ["CLAIMS", "HOLDS", "judge_claim"]
+__all__ = ["CAPABILITIES", "HOLDS", "judge_capability"]
 
 HOLDS = "holds"
 
@@ -21,12 +21,12 @@ _LLAMA3_ROPE = Version("4.43")  # transformers 4.43.0, release notes: Llama 3.1
 Versions = Mapping[NormalizedName, str]
 
 
-def judge_claim(claim: str, versions: Versions, accelerator: Accelerator) -> str:
+def judge_capability(claim: str, versions: Versions, accelerator: Accelerator) -> str:
     """Return ``holds``, ``does not hold: ...`` or ``not known: ...`` for one of a matrix's capabilities.
 
     *versions* are those of the stack, by name.
     """
-    judge = CLAIMS.get(claim)
+    judge = CAPABILITIES.get(claim)
     return judge(versions, accelerator) if judge else f"not known: no rule for `{claim}`"
 
 
@@ -57,4 +57,7 @@ def _llama3_rope(versions: Versions, accelerator: Accelerator) -> str:  # noqa: 
     return f"does not hold: transformers {there} reads no llama3 rope scaling, 4.43 does"
 
 
-CLAIMS: Mapping[str, Callable[[Versions, Accelerator], str]] = {"llama3-rope": _llama3_rope, "nf4": _nf4}
+CAPABILITIES: Mapping[str, Callable[[Versions, Accelerator], str]] = {
+    "llama3-rope": _llama3_rope,
+    "nf4": _nf4,
+}

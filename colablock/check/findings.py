@@ -8,14 +8,14 @@ from enum import Enum
 from typing import Any
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.check.import_names import Providers, Supply
-from colablock.check.import_statements import Kind
-from colablock.check.reachable_imports import Import, Reached
+from colablock.check.import_names import ImportProviders, Supply
+from colablock.check.import_statements import ImportTime
+from colablock.check.reachable_imports import Import, ReachableImports
 
-__all__ = ["Examined", "Fault", "Finding", "Severity", "judge", "no_modules"]
+__all__ = ["ExaminedDistribution", "ImportFault", "ImportFinding", "Severity", "judge", "no_modules"]
 
 
-class Fault(Enum):
+class ImportFault(Enum):
     """What is wrong."""
 
     MISSING = "missing"  # imported, and nothing in the stack provides it
@@ -33,7 +33,7 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class ImportFinding:
     """One fault of one distribution.
 
     *name* is the module, the requirement or the file that it is about, *where*
@@ -43,7 +43,7 @@ class Finding:
 
     package: NormalizedName
     version: str
-    fault: Fault
+    fault: ImportFault
     severity: Severity
     name: str
     where: str
@@ -68,35 +68,37 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
+class ExaminedDistribution:
     """One distribution of a stack: what of it is reached, and what it declares that is in force here."""
 
     name: NormalizedName
     version: str
-    reached: Reached
+    reached: ReachableImports
     declared: frozenset[NormalizedName]
 
 
 def judge(
-    examined: Examined, providers: Providers, requires: Mapping[NormalizedName, Iterable[NormalizedName]]
-) -> tuple[Finding, ...]:
+    examined: ExaminedDistribution,
+    providers: ImportProviders,
+    requires: Mapping[NormalizedName, Iterable[NormalizedName]],
+) -> tuple[ImportFinding, ...]:
     """Return what is wrong with the requirements of one distribution, errors first.
 
     *providers* are the other distributions of the stack, and *requires* says
     which of them each one asks for.  A name that several imports lack is told
     once, at the place where it is most certain to be missed.
     """
-    case = _Case(examined, providers, requires)
+    case = _DistributionImports(examined, providers, requires)
     findings = [*case.missing(), *case.undeclared(), *case.in_vain(), *case.unread()]
     return tuple(sorted(findings, key=lambda finding: finding.severity is Severity.NOTICE))
 
 
-def no_modules(package: NormalizedName, version: str, reason: str) -> Finding:
+def no_modules(package: NormalizedName, version: str, reason: str) -> ImportFinding:
     """Return the finding that a distribution holds nothing that can be imported."""
-    return Finding(
+    return ImportFinding(
         package=package,
         version=version,
-        fault=Fault.NO_MODULES,
+        fault=ImportFault.NO_MODULES,
         severity=Severity.ERROR,
         name=str(package),
         where="",
@@ -104,13 +106,13 @@ def no_modules(package: NormalizedName, version: str, reason: str) -> Finding:
     )
 
 
-class _Case:
+class _DistributionImports:
     """The imports of one distribution, each with who provides it."""
 
     def __init__(
         self,
-        examined: Examined,
-        providers: Providers,
+        examined: ExaminedDistribution,
+        providers: ImportProviders,
         requires: Mapping[NormalizedName, Iterable[NormalizedName]],
     ) -> None:
         self._examined = examined
@@ -118,7 +120,7 @@ class _Case:
         self._supplies = [(one, self._supply(one)) for one in examined.reached.imports]
         self._through = _ways(examined.declared, requires)
 
-    def missing(self) -> Iterator[Finding]:
+    def missing(self) -> Iterator[ImportFinding]:
         """Yield what nobody provides, and what those who should have do not hold."""
         told = set()
         for one, supply in self._supplies:
@@ -135,9 +137,9 @@ class _Case:
                 reason = f"which {self._listed(supply.providers)} does not hold"
             else:
                 reason = "which nothing in the stack provides"
-            yield self._finding(Fault.MISSING, one, name, reason)
+            yield self._finding(ImportFault.MISSING, one, name, reason)
 
-    def undeclared(self) -> Iterator[Finding]:
+    def undeclared(self) -> Iterator[ImportFinding]:
         """Yield what is there though the distribution does not ask for it."""
         told: set[NormalizedName] = set()
         for one, supply in self._supplies:
@@ -149,25 +151,25 @@ class _Case:
             held = self._listed(others)
             only = f"only through {ways[0]}" if ways else "only because the stack has it"
             yield self._finding(
-                Fault.UNDECLARED, one, self._name(one), f"undeclared: {held} comes {only}", notice=True
+                ImportFault.UNDECLARED, one, self._name(one), f"undeclared: {held} comes {only}", notice=True
             )
 
-    def in_vain(self) -> Iterator[Finding]:
+    def in_vain(self) -> Iterator[ImportFinding]:
         """Yield what is declared and holds modules, of which nothing that is reached imports any."""
         used = {name for _, supply in self._supplies if supply is not None for name in supply.providers}
         for name in sorted(self._examined.declared - used):
             provider = self._providers.providers.get(name)
             if provider is not None and provider.modules.names:
                 yield self._plain(
-                    Fault.IN_VAIN, name, f"declares {name}, which nothing that is reached imports"
+                    ImportFault.IN_VAIN, name, f"declares {name}, which nothing that is reached imports"
                 )
 
-    def unread(self) -> Iterator[Finding]:
+    def unread(self) -> Iterator[ImportFinding]:
         """Yield the sources that this Python cannot parse."""
         for one in self._examined.reached.unread:
             where = f"{one.path}:{one.line}"
             detail = f"holds a source that this Python cannot parse ({where}): {one.reason}"
-            yield self._plain(Fault.UNREAD, one.path, detail, where)
+            yield self._plain(ImportFault.UNREAD, one.path, detail, where)
 
     def _supply(self, one: Import) -> Supply | None:
         return None if one.own else self._providers.find(one.name, one.member)
@@ -188,14 +190,18 @@ class _Case:
     def _listed(self, names: Iterable[NormalizedName]) -> str:
         return " or ".join(f"{name} {self._providers.providers[name].version}" for name in sorted(names))
 
-    def _finding(self, fault: Fault, one: Import, name: str, reason: str, *, notice: bool = False) -> Finding:
-        hard = one.kind is Kind.HARD and not notice
-        when = {Kind.HARD: "", Kind.GUARDED: " under a condition", Kind.DEFERRED: " inside a function"}[
-            one.kind
-        ]
+    def _finding(
+        self, fault: ImportFault, one: Import, name: str, reason: str, *, notice: bool = False
+    ) -> ImportFinding:
+        hard = one.kind is ImportTime.HARD and not notice
+        when = {
+            ImportTime.HARD: "",
+            ImportTime.GUARDED: " under a condition",
+            ImportTime.DEFERRED: " inside a function",
+        }[one.kind]
         where = f" ({one.where})" if one.where else ""
         verb = "imports" if one.path else "is started at"
-        return Finding(
+        return ImportFinding(
             package=self._examined.name,
             version=self._examined.version,
             fault=fault,
@@ -205,8 +211,8 @@ class _Case:
             detail=f"{verb} `{name}`{when}{where}, {reason}",
         )
 
-    def _plain(self, fault: Fault, name: str, detail: str, where: str = "") -> Finding:
-        return Finding(
+    def _plain(self, fault: ImportFault, name: str, detail: str, where: str = "") -> ImportFinding:
+        return ImportFinding(
             package=self._examined.name,
             version=self._examined.version,
             fault=fault,

@@ -14,10 +14,10 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 
 __all__ = [
+    "ImportProvider",
+    "ImportProviders",
     "ModuleFile",
     "Modules",
-    "Provider",
-    "Providers",
     "Supply",
     "installed_path",
     "modules_of",
@@ -121,7 +121,7 @@ def modules_of(paths: Iterable[str], *, partial: bool = False) -> Modules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Provider:
+class ImportProvider:
     """One distribution of a stack, and the modules that it brings."""
 
     name: NormalizedName
@@ -137,10 +137,10 @@ class Supply(NamedTuple):
 
 
 @dataclass(slots=True)
-class Providers:
+class ImportProviders:
     """Looks up who provides what.  Portions of one namespace may come from many (PEP 420)."""
 
-    providers: Mapping[NormalizedName, Provider]
+    providers: Mapping[NormalizedName, ImportProvider]
     _holding: dict[str, set[NormalizedName]] = field(init=False)
     _namespaces: dict[str, set[NormalizedName]] = field(init=False)
 

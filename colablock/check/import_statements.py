@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-__all__ = ["Kind", "Statement", "read_statements"]
+__all__ = ["ImportTime", "Statement", "read_statements"]
 
 
-class Kind(IntEnum):
+class ImportTime(IntEnum):
     """When an import runs.  Of two that follow each other the greater counts."""
 
     HARD = 0  # whenever the module is imported, and a failure goes up
@@ -36,7 +36,7 @@ class Statement:
     base: str
     member: str | None
     bound: str
-    kind: Kind
+    kind: ImportTime
     line: int
     unless: tuple[frozenset[str], ...] = ()
     lazy: bool = False
@@ -51,7 +51,7 @@ def read_statements(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an invalid escape is its author's affair
-        reader = _Reader(module if is_package else module.rpartition(".")[0], markers)
+        reader = _StatementReader(module if is_package else module.rpartition(".")[0], markers)
         try:
             reader.visit(ast.parse(source))
         except (ValueError, RecursionError) as error:  # a null byte, or nested without end
@@ -59,20 +59,20 @@ def read_statements(
     return tuple(reader.found)
 
 
-class _Reader(ast.NodeVisitor):
+class _StatementReader(ast.NodeVisitor):
     """Collects statements; what it is inside of stands in its fields."""
 
     def __init__(self, package: str, markers: Mapping[str, str]) -> None:
         self.found: list[Statement] = []
         self._package = package
         self._facts = _facts(markers)
-        self._kind = Kind.HARD
+        self._kind = ImportTime.HARD
         self._unless: tuple[frozenset[str], ...] = ()
         self._lazy = False
 
     @contextmanager
     def _inside(
-        self, kind: Kind, unless: frozenset[str] = frozenset(), *, lazy: bool = False
+        self, kind: ImportTime, unless: frozenset[str] = frozenset(), *, lazy: bool = False
     ) -> Iterator[None]:
         before = self._kind, self._unless, self._lazy
         self._kind = max(self._kind, kind)
@@ -107,7 +107,7 @@ class _Reader(ast.NodeVisitor):
             one = nodes.pop()
             if isinstance(one, ast.Lambda):
                 nodes.append(one.args)
-                with self._inside(Kind.DEFERRED):
+                with self._inside(ImportTime.DEFERRED):
                     self.visit(one.body)
                 continue
             if isinstance(one, ast.Call):
@@ -156,7 +156,9 @@ class _Reader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._visit_all(node.decorator_list)
         self.visit(node.args)  # defaults are computed where the function is defined
-        with self._inside(Kind.DEFERRED, lazy=node.name == "__getattr__" and self._kind is not Kind.DEFERRED):
+        with self._inside(
+            ImportTime.DEFERRED, lazy=node.name == "__getattr__" and self._kind is not ImportTime.DEFERRED
+        ):
             self._visit_all(node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
@@ -166,22 +168,22 @@ class _Reader(ast.NodeVisitor):
         as_script = _dotted(node.test.left) == "__name__" if isinstance(node.test, ast.Compare) else False
         holds = None if as_script else _truth(node.test, self._facts)
         if as_script:
-            with self._inside(Kind.DEFERRED):
+            with self._inside(ImportTime.DEFERRED):
                 self._visit_all(node.body)
         elif holds is None or for_types:
-            with self._inside(Kind.GUARDED, lazy=for_types):
+            with self._inside(ImportTime.GUARDED, lazy=for_types):
                 self._visit_all(node.body)
         elif holds:
             self._visit_all(node.body)
         if holds is None and not as_script:
-            with self._inside(Kind.GUARDED):
+            with self._inside(ImportTime.GUARDED):
                 self._visit_all(node.orelse)
         elif not holds:
             self._visit_all(node.orelse)
 
     def visit_Try(self, node: Any) -> None:
         catching = next((handler for handler in node.handlers if _catches(handler.type)), None)
-        guard = Kind.HARD if catching is None or _leaves(catching) else Kind.GUARDED
+        guard = ImportTime.HARD if catching is None or _leaves(catching) else ImportTime.GUARDED
         first = len(self.found)
         with self._inside(guard):
             self._visit_all(node.body)
@@ -190,7 +192,7 @@ class _Reader(ast.NodeVisitor):
         for handler in node.handlers:
             is_instead = handler is catching and tried
             with self._inside(
-                Kind.HARD if is_instead else Kind.GUARDED, tried if is_instead else frozenset()
+                ImportTime.HARD if is_instead else ImportTime.GUARDED, tried if is_instead else frozenset()
             ):
                 self._visit_all(handler.body)
         self._visit_all(node.finalbody)
@@ -199,11 +201,11 @@ class _Reader(ast.NodeVisitor):
 
     def visit_With(self, node: ast.With) -> None:
         self._visit_all(node.items)
-        with self._inside(Kind.GUARDED if any(map(_suppresses, node.items)) else Kind.HARD):
+        with self._inside(ImportTime.GUARDED if any(map(_suppresses, node.items)) else ImportTime.HARD):
             self._visit_all(node.body)
 
     def visit_Match(self, node: Any) -> None:
-        with self._inside(Kind.GUARDED):
+        with self._inside(ImportTime.GUARDED):
             self.generic_visit(node)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, cast
 
-from colablock.check.import_names import Modules, Provider, modules_of
+from colablock.check.import_names import ImportProvider, Modules, modules_of
 from colablock.errors import BadDistribution
-from colablock.index.archive import Archive, open_archive
+from colablock.index.archive import SourceArchive, open_archive
 from colablock.index.candidates import File
 from colablock.index.metadata_fetcher import contents_key, remote_wheel
 from colablock.network.fetcher import Fetcher
@@ -32,7 +32,7 @@ class ModuleSource:
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
 
-    def providers(self, pins: Iterable[Pin]) -> list[Provider]:
+    def providers(self, pins: Iterable[Pin]) -> list[ImportProvider]:
         """Return what each pin brings, several read at a time.  Raises FetchFailed and BadDistribution."""
         with ThreadPoolExecutor(_WORKERS) as pool:
             return list(pool.map(self._provider, pins))
@@ -48,14 +48,14 @@ class ModuleSource:
             self._fetcher.cache.write_json(_KIND, key, _to_json(found))
         return found
 
-    def _provider(self, pin: Pin) -> Provider:
+    def _provider(self, pin: Pin) -> ImportProvider:
         installed, file = pin.candidate.installed, pin.candidate.file
         modules = Modules(partial=True)
         if file is not None:
             modules = self.read(file)
         elif installed is not None:
             modules = Modules(names=frozenset(installed.import_names), partial=True)
-        return Provider(name=pin.name, version=str(pin.version), modules=modules)
+        return ImportProvider(name=pin.name, version=str(pin.version), modules=modules)
 
     def _of_wheel(self, file: File) -> Modules:
         is_local = self._fetcher.local(file.url) is not None
@@ -78,7 +78,7 @@ def _directory(stream: IO[bytes]) -> Modules:
         return modules_of(wheel.namelist())
 
 
-def _sources(archive: Archive) -> Iterator[str]:
+def _sources(archive: SourceArchive) -> Iterator[str]:
     """Yield the files of an sdist as they are likely to be installed.
 
     A package is taken from wherever its outermost ``__init__.py`` lies; the

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
-from colablock.check.capabilities import judge_claim
+from colablock.check.capabilities import judge_capability
 from colablock.environment.accelerator import accelerators_of
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import NoSolution, Refused
 from colablock.lockfile.refusals import read_refusals
-from colablock.lockfile.store import PLATFORM, LockHead, Shelf, environment_target
+from colablock.lockfile.store import PLATFORM, LockHead, LockStore, environment_target
 from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.network.settings import DEFAULT_INDEX, Settings
 from colablock.planning.plan import Action, Remedy
-from colablock.planning.solver import Prepared, Solving
+from colablock.planning.solver import PlannedChange, Solver
 from colablock.planning.target import why_not_kernel
 from colablock.runtimes.catalog import load_runtime, runtime_names, runtimes
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix
 
-__all__ = ["Broke", "Checker", "Outcome", "Verdict", "broken_since", "differences", "outcomes_of"]
+__all__ = ["MatrixChecker", "Outcome", "Regression", "Verdict", "broken_since", "differences", "outcomes_of"]
 
 
 class Verdict(Enum):
@@ -109,7 +109,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broke:
+class Regression:
     """A runtime from which on a card does worse than on the runtime before it."""
 
     accelerator: str
@@ -119,16 +119,16 @@ class Broke:
     reason: str
 
 
-def broken_since(outcomes: Iterable[Outcome]) -> tuple[Broke, ...]:
+def broken_since(outcomes: Iterable[Outcome]) -> tuple[Regression, ...]:
     """Return for each card the first runtime, in the order given, that did worse than the one before it."""
     last: dict[tuple[str, str], Verdict] = {}
-    found: dict[str, Broke] = {}
+    found: dict[str, Regression] = {}
     for one in outcomes:
         # Images of one host and kind follow each other: `colab-2026.08-gpu` after `colab-2026.07-gpu`.
         line = (one.accelerator, re.sub(r"\d[\d.]*", "", one.runtime))
         was = last.get(line)
         if was is not None and _RANK[one.verdict] > _RANK[was]:
-            broke = Broke(
+            broke = Regression(
                 accelerator=one.accelerator, runtime=one.runtime, was=was, now=one.verdict, reason=one.reason
             )
             found.setdefault(one.accelerator, broke)
@@ -175,13 +175,13 @@ class _Found:
     """What a lock gives on one target: a plan, or the *reason* why there is none (None: no lock)."""
 
     head: LockHead | None = None
-    prepared: Prepared | None = None
+    planned: PlannedChange | None = None
     reason: str | None = None
     python: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checker:
+class MatrixChecker:
     """Checks one matrix, no variant chosen.  Of this machine's settings nothing counts."""
 
     matrix: Matrix
@@ -226,18 +226,18 @@ class Checker:
         base = Outcome(
             runtime=runtime.source, accelerator=card, variant=variant, verdict=Verdict.UNKNOWN, reason=""
         )
-        solving = self._solving(runtime, variant)
-        kernel = self._in_kernel(solving, runtime, refusals)
+        solver = self._solver(runtime, variant)
+        kernel = self._in_kernel(solver, runtime, refusals)
         harm = kernel.reason
-        if kernel.prepared is not None:
-            harm = why_not_kernel(kernel.prepared.plan)
+        if kernel.planned is not None:
+            harm = why_not_kernel(kernel.planned.plan)
             if harm is None:
-                self._versions[runtime.source, variant] = kernel.prepared.pins()
-                return _told(base, Verdict.KERNEL, kernel, _summary(kernel.prepared))
+                self._versions[runtime.source, variant] = kernel.planned.pins()
+                return _told(base, Verdict.KERNEL, kernel, _summary(kernel.planned))
             harm = f"in the kernel {harm}"
-        found = self._in_env(solving, runtime, variant, refusals)
-        if found.prepared is not None:
-            self._versions[runtime.source, variant] = found.prepared.pins()
+        found = self._in_env(solver, runtime, variant, refusals)
+        if found.planned is not None:
+            self._versions[runtime.source, variant] = found.planned.pins()
             why = harm or "no lock is for this kernel"
             return _told(base, Verdict.ENV, found, why)
         self._versions[runtime.source, variant] = {}
@@ -247,31 +247,33 @@ class Checker:
             return replace(base, reason="\n".join([*filter(None, reasons), missing]))
         return replace(base, verdict=Verdict.NONE, reason="\n".join(dict.fromkeys(filter(None, reasons))))
 
-    def _solving(self, runtime: Snapshot, variant: str | None) -> Solving:
+    def _solver(self, runtime: Snapshot, variant: str | None) -> Solver:
         matrix = select_variant(self.matrix, runtime.accelerator, variant)
-        return Solving(
+        return Solver(
             matrix=matrix,
             kernel=runtime,
             settings=Settings(default_index=DEFAULT_INDEX, offline=True),
             environ=self.environ,
             reporter=Reporter(),
-            shelf=Shelf(paths=lock_files(self.matrix, environ=self.environ, cwd=self.cwd), matrix=matrix),
+            lock_store=LockStore(
+                paths=lock_files(self.matrix, environ=self.environ, cwd=self.cwd), matrix=matrix
+            ),
         )
 
-    def _in_kernel(self, solving: Solving, runtime: Snapshot, refusals: _Refusals) -> _Found:
-        head = solving.shelf.for_kernel(runtime) if solving.shelf else None
+    def _in_kernel(self, solver: Solver, runtime: Snapshot, refusals: _Refusals) -> _Found:
+        head = solver.lock_store.for_kernel(runtime) if solver.lock_store else None
         if head is None:
-            return _Found(reason=refusals.get((runtime.source, solving.matrix.variant)))
+            return _Found(reason=refusals.get((runtime.source, solver.matrix.variant)))
         try:
-            prepared = replace(solving, lock=head.path, shelf=None).in_kernel("checked")
+            planned = replace(solver, lock=head.path, lock_store=None).in_kernel("checked")
         except (NoSolution, Refused) as error:
             return _Found(head=head, reason=error.message)
         python = str(runtime.environment.python_version)
-        return _Found(head=head, prepared=prepared, python=python)
+        return _Found(head=head, planned=planned, python=python)
 
     def _in_env(
         self,
-        solving: Solving,
+        solver: Solver,
         runtime: Snapshot,
         variant: str | None,
         refusals: _Refusals,
@@ -284,9 +286,9 @@ class Checker:
                 continue
             if (variant, short) not in self._envs:
                 environment = environment_for(short, PLATFORM)
-                self._envs[variant, short] = self._locked_env(solving, environment, refusals)
+                self._envs[variant, short] = self._locked_env(solver, environment, refusals)
             found = self._envs[variant, short]
-            if found.prepared is not None:
+            if found.planned is not None:
                 return found
             reasons.append(found.reason)
         told = [reason for reason in reasons if reason]
@@ -294,20 +296,20 @@ class Checker:
 
     def _locked_env(
         self,
-        solving: Solving,
+        solver: Solver,
         environment: Environment,
         refusals: _Refusals,
     ) -> _Found:
-        head = solving.shelf.for_environment(environment) if solving.shelf else None
+        head = solver.lock_store.for_environment(environment) if solver.lock_store else None
         if head is None:
             called = environment_target(environment)
-            return _Found(reason=refusals.get((called, solving.matrix.variant)))
+            return _Found(reason=refusals.get((called, solver.matrix.variant)))
         try:
-            locked = replace(solving, lock=head.path, shelf=None)
-            prepared = locked.in_env_of(environment, "checked")
+            locked = replace(solver, lock=head.path, lock_store=None)
+            planned = locked.in_env_of(environment, "checked")
         except (NoSolution, Refused) as error:
             return _Found(head=head, reason=error.message)
-        return _Found(head=head, prepared=prepared, python=environment.short)
+        return _Found(head=head, planned=planned, python=environment.short)
 
     def _shorts(self) -> list[str]:
         """Return the Pythons of the recorded runtimes, newest first: complete locks are made for these."""
@@ -335,12 +337,12 @@ def outcomes_of(
 
 
 def _outcomes(matrix: Matrix, environ: Mapping[str, str], cwd: Path) -> tuple[Outcome, ...]:
-    return tuple(Checker(matrix=matrix, environ=environ, cwd=cwd).outcomes())
+    return tuple(MatrixChecker(matrix=matrix, environ=environ, cwd=cwd).outcomes())
 
 
 def _told(base: Outcome, verdict: Verdict, found: _Found, reason: str) -> Outcome:
-    assert found.prepared is not None  # noqa: S101 - the callers' case
-    plan = found.prepared.plan
+    assert found.planned is not None  # noqa: S101 - the callers' case
+    plan = found.planned.plan
     count = {action: sum(step.action is action for step in plan.steps) for action in Action}
     in_kernel = verdict is Verdict.KERNEL
     removed = (step for step in plan.steps if step.action is Action.REMOVE)
@@ -360,11 +362,11 @@ def _told(base: Outcome, verdict: Verdict, found: _Found, reason: str) -> Outcom
     )
 
 
-def _summary(prepared: Prepared) -> str:
+def _summary(planned: PlannedChange) -> str:
     """Return in a line what a harmless plan does."""
     parts = []
     words = {Action.INSTALL: "come", Action.REPLACE: "move", Action.REMOVE: "go"}
-    steps = sorted(prepared.plan.steps, key=lambda step: not step.requested)  # the matrix's own first
+    steps = sorted(planned.plan.steps, key=lambda step: not step.requested)  # the matrix's own first
     for action, word in words.items():
         names = [str(step.name) for step in steps if step.action is action]
         if names:
@@ -381,4 +383,4 @@ def _claims(
 ) -> dict[str, str]:
     if not versions:
         return {}
-    return {claim: judge_claim(claim, versions, accelerator) for claim in matrix.verify.capabilities}
+    return {claim: judge_capability(claim, versions, accelerator) for claim in matrix.verify.capabilities}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from colablock._vendor.packaging.version import Version
 from colablock.check.import_names import ModuleFile, standard_library
-from colablock.check.import_statements import Kind, Statement, read_statements
+from colablock.check.import_statements import ImportTime, Statement, read_statements
 
-__all__ = ["Import", "Reached", "Unread", "reached_imports"]
+__all__ = ["Import", "ReachableImports", "UnparsedModule", "reached_imports"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Import:
 
     name: str
     member: str | None
-    kind: Kind
+    kind: ImportTime
     path: str
     line: int
     unless: tuple[frozenset[str], ...] = ()
@@ -35,7 +35,7 @@ class Import:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unread:
+class UnparsedModule:
     """A module whose source this Python cannot parse; what it imports is not known."""
 
     path: str
@@ -44,16 +44,16 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
+class ReachableImports:
     """What was found: hard imports first, else in the order in which the modules run."""
 
     imports: tuple[Import, ...]
-    unread: tuple[Unread, ...] = ()
+    unread: tuple[UnparsedModule, ...] = ()
 
 
 def reached_imports(
     files: Mapping[str, bytes], entry_points: Iterable[str], markers: Mapping[str, str]
-) -> Reached:
+) -> ReachableImports:
     """Return what the distribution of *files* (path to contents) imports of others, apart from Python's own.
 
     *entry_points* are modules of it.  As at run time, a module brings those
@@ -96,12 +96,12 @@ class _Walk:
     own: _Own
     markers: Mapping[str, str]
     _standard: frozenset[str] = field(init=False)
-    _queue: list[tuple[Kind, int, str]] = field(default_factory=list)
-    _seen: dict[str, Kind] = field(default_factory=dict)
-    _taken: dict[tuple[str, str], Kind] = field(default_factory=dict)
+    _queue: list[tuple[ImportTime, int, str]] = field(default_factory=list)
+    _seen: dict[str, ImportTime] = field(default_factory=dict)
+    _taken: dict[tuple[str, str], ImportTime] = field(default_factory=dict)
     _statements: dict[str, tuple[Statement, ...]] = field(default_factory=dict)
     _imports: list[Import] = field(default_factory=list)
-    _unread: list[Unread] = field(default_factory=list)
+    _unread: list[UnparsedModule] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._standard = standard_library(Version(self.markers["python_full_version"]))
@@ -109,38 +109,38 @@ class _Walk:
     def enter(self, name: str) -> None:
         """Begin at a module."""
         if name in self.own.paths or name in self.own.spaces:
-            self._load(name, Kind.HARD)
+            self._load(name, ImportTime.HARD)
         else:
-            missing = Import(name=name, member=None, kind=Kind.HARD, path="", line=0, own=True)
+            missing = Import(name=name, member=None, kind=ImportTime.HARD, path="", line=0, own=True)
             self._imports.append(missing)
 
-    def done(self) -> Reached:
+    def done(self) -> ReachableImports:
         """Walk to the end: what runs for certain first, so that each module is read at its strongest."""
         while self._queue:
             kind, _, module = heapq.heappop(self._queue)
             if kind == self._seen[module]:  # else it has been read at a stronger one since
                 for statement in self._read(module):
                     self._follow(statement, module, max(kind, statement.kind))
-        return Reached(
+        return ReachableImports(
             imports=tuple(sorted(dict.fromkeys(self._imports), key=lambda one: one.kind)),
             unread=tuple(self._unread),
         )
 
-    def _load(self, name: str, kind: Kind) -> None:
+    def _load(self, name: str, kind: ImportTime) -> None:
         """Queue a module with those that it lies in."""
         for module in _chain(name):
-            if module in self.own.paths and self._seen.get(module, len(Kind)) > kind:
+            if module in self.own.paths and self._seen.get(module, len(ImportTime)) > kind:
                 self._seen[module] = kind
                 heapq.heappush(self._queue, (kind, len(self._seen), module))
 
-    def _follow(self, statement: Statement, module: str, kind: Kind) -> None:
+    def _follow(self, statement: Statement, module: str, kind: ImportTime) -> None:
         """Take up one statement of *module*, which runs there as *kind* says."""
         base, member = statement.base, statement.member
         groups = [{name for name in group if not self._is_standard(name)} for group in statement.unless]
         if self._is_standard(base) or not all(groups):
             return  # Python has it, or has what it stands in for
         # What runs only instead of something is not known to run.
-        within = max(kind, Kind.GUARDED) if groups else kind
+        within = max(kind, ImportTime.GUARDED) if groups else kind
         found = Import(
             name=base,
             member=member,
@@ -165,14 +165,14 @@ class _Walk:
         top = name.partition(".")[0]
         return top in self._standard and top not in self.own.paths
 
-    def _take(self, base: str, member: str | None, kind: Kind) -> None:
+    def _take(self, base: str, member: str | None, kind: ImportTime) -> None:
         """Load what ``from base import member`` runs apart from *base*, be it a submodule or a lazy name."""
         if member is None:
             return
         if f"{base}.{member}" in self.own.paths:
             self._load(f"{base}.{member}", kind)
             return
-        if self._taken.get((base, member), len(Kind)) <= kind:
+        if self._taken.get((base, member), len(ImportTime)) <= kind:
             return
         self._taken[base, member] = kind
         for statement in self._read(base):
@@ -192,7 +192,9 @@ class _Walk:
                         markers=self.markers,
                     )
                 except SyntaxError as error:
-                    self._unread.append(Unread(path=path, line=error.lineno or 0, reason=error.msg or ""))
+                    self._unread.append(
+                        UnparsedModule(path=path, line=error.lineno or 0, reason=error.msg or "")
+                    )
         return self._statements[module]
 
 

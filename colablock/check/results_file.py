@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock.check.outcomes import Outcome, broken_since, differences
 from colablock.errors import InvalidInput
 from colablock.matrix.model import Matrix
 
-__all__ = ["Checked", "compared", "replaces_requirements", "results_path"]
+__all__ = ["MatrixCheck", "compared", "replaces_requirements", "results_path"]
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
+class MatrixCheck:
     """What a check found of one matrix, and how it differs from what is committed (*drift*).
 
     *imports* are findings about imports that no requirement covers, as
@@ -55,7 +55,7 @@ class Checked:
     def write(self) -> None:
         """Write the file.  Raises InvalidInput where that fails."""
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
-        write_whole(self.path, text.encode())
+        write_atomic(self.path, text.encode())
 
 
 def results_path(matrix: Matrix, folder: Path) -> Path:
@@ -68,7 +68,7 @@ def compared(
     folder: Path,
     outcomes: Sequence[Outcome],
     imports: Sequence[Mapping[str, Any]] | None = None,
-) -> Checked:
+) -> MatrixCheck:
     """Return *outcomes*, and the findings about *imports*, beside those that are committed in *folder*.
 
     Where the imports were not examined this time (None) the committed findings
@@ -90,7 +90,7 @@ def compared(
             drift = (*drift, "the findings about imports are others")
     if found is None and replaces_requirements(matrix):
         drift = (*drift, "the imports of what the matrix replaces are to be examined: pass `--imports`")
-    return Checked(
+    return MatrixCheck(
         matrix=matrix.name,
         summary=matrix.summary or "",
         digest=matrix.digest,

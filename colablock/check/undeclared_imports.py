@@ -10,43 +10,43 @@ from itertools import pairwise
 from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.check.findings import Examined, Finding, judge, no_modules
-from colablock.check.import_names import ModuleFile, Providers, installed_path, modules_of
+from colablock.check.findings import ExaminedDistribution, ImportFinding, judge, no_modules
+from colablock.check.import_names import ImportProviders, ModuleFile, installed_path, modules_of
 from colablock.check.module_listing import ModuleSource
 from colablock.check.reachable_imports import reached_imports
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import NoModules
 from colablock.matrix.model import Matrix
-from colablock.planning.wheels import Workshop
+from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.model import Pin
 
-__all__ = ["phantom_findings"]
+__all__ = ["undeclared_import_findings"]
 
 #: What a training runner starts.
 _RUNNERS = {"axolotl": "axolotl.cli.train"}
 _OUR_LABEL = re.compile(r"[+.]colablock\.[0-9a-f]+$")
 
 
-def phantom_findings(
-    matrix: Matrix, pins: Mapping[NormalizedName, Pin], workshop: Workshop, environment: Environment
-) -> tuple[Finding, ...]:
+def undeclared_import_findings(
+    matrix: Matrix, pins: Mapping[NormalizedName, Pin], preparer: WheelPreparer, environment: Environment
+) -> tuple[ImportFinding, ...]:
     """Return the phantom imports of every package of *matrix* whose requirements or modules it replaces.
 
     *pins* are those of a solve for *environment* (`Resolution.pins`, of an index
-    or of a lock), and *workshop* what it was solved with.  A package that is
+    or of a lock), and *preparer* what it was solved with.  A package that is
     named by a URL is looked at too, for whether it holds a module.  Fetches what
     is examined, and of the others the list of their files, as far as they are
     needed.  Raises FetchFailed and BadDistribution.
     """
-    findings: list[Finding] = []
-    for name, entry in workshop.entries.items():
+    findings: list[ImportFinding] = []
+    for name, entry in preparer.entries.items():
         pin = pins.get(name)
         if pin is None or pin.candidate.file is None or not (entry.is_rebuilt or entry.url):
             continue
         version = _OUR_LABEL.sub("", str(pin.version))
         try:
-            wheel = workshop.wheel_of(pin)
+            wheel = preparer.wheel_of(pin)
         except NoModules as error:
             findings.append(no_modules(name, version, error.message))
             continue
@@ -56,32 +56,34 @@ def phantom_findings(
             findings.append(no_modules(name, version, held))
         elif entry.is_rebuilt:
             points = _entry_points(matrix, files)
-            examined = Examined(
+            examined = ExaminedDistribution(
                 name=name,
                 version=version,
                 reached=reached_imports(files, points, environment.markers),
                 declared=frozenset(_required(pin)),
             )
-            findings += _judged(examined, pins, ModuleSource(workshop.fetcher))
+            findings += _judged(examined, pins, ModuleSource(preparer.fetcher))
     return tuple(findings)
 
 
 def _judged(
-    examined: Examined, pins: Mapping[NormalizedName, Pin], source: ModuleSource
-) -> tuple[Finding, ...]:
+    examined: ExaminedDistribution, pins: Mapping[NormalizedName, Pin], source: ModuleSource
+) -> tuple[ImportFinding, ...]:
     """Return the findings; who is not declared is looked at only where the declared do not provide all."""
     others = {name: pin for name, pin in pins.items() if name != examined.name}
     known = {
         one.name: one for one in source.providers(p for n, p in others.items() if n in examined.declared)
     }
-    declared = Providers(known)
+    declared = ImportProviders(known)
     if any(_is_open(declared, one.name, one.member) for one in examined.reached.imports if not one.own):
         rest = source.providers(pin for name, pin in others.items() if name not in known)
         known |= {one.name: one for one in rest}
-    return judge(examined, Providers(known), {name: set(_required(pin)) for name, pin in others.items()})
+    return judge(
+        examined, ImportProviders(known), {name: set(_required(pin)) for name, pin in others.items()}
+    )
 
 
-def _is_open(providers: Providers, name: str, member: str | None) -> bool:
+def _is_open(providers: ImportProviders, name: str, member: str | None) -> bool:
     supply = providers.find(name, member)
     return supply is None or supply.lacking is not None
 

@@ -11,7 +11,7 @@ from colablock.cli.common import (
     add_sources,
     add_target,
     agreed,
-    ask_of,
+    options_of,
     pipeline_of,
     print_json,
 )
@@ -19,7 +19,7 @@ from colablock.errors import AppliedNotProven, ExitCode, InvalidInput, Refused
 from colablock.planning.plan import Target
 
 if TYPE_CHECKING:
-    from colablock.planning.options import Ask
+    from colablock.planning.options import ApplyOptions
     from colablock.planning.plan import Plan
     from colablock.verification.verify import Report
 
@@ -99,7 +99,7 @@ def _plan(call: Call) -> int:
     from colablock.transaction.serialise import plan_to_json
 
     with pipeline_of(call) as pipeline:
-        plan = pipeline.prepare(ask_of(call.args)).plan
+        plan = pipeline.prepare(options_of(call.args)).plan
     if call.args.json:
         print_json(plan_to_json(plan), call.out)
     else:
@@ -110,12 +110,12 @@ def _plan(call: Call) -> int:
 def _apply(call: Call) -> int:
     from colablock.display.text import render_report
     from colablock.transaction.serialise import plan_to_json, report_to_json
-    from colablock.transaction.up_to_date import standing_report
+    from colablock.transaction.up_to_date import up_to_date_report
 
-    ask = ask_of(call.args)
-    plan, report = None, standing_report(ask, call.environ)
+    options = options_of(call.args)
+    plan, report = None, up_to_date_report(options, call.environ)
     if report is None:
-        plan, report = _carried_out(call, ask)
+        plan, report = _carried_out(call, options)
     if call.args.json:
         written = {"plan": plan_to_json(plan)} if plan is not None else {}
         print_json({**written, "report": report_to_json(report)}, call.out)
@@ -124,19 +124,19 @@ def _apply(call: Call) -> int:
     return ExitCode.DONE if report.passed else AppliedNotProven.exit_code
 
 
-def _carried_out(call: Call, ask: Ask) -> tuple[Plan, Report]:
+def _carried_out(call: Call, options: ApplyOptions) -> tuple[Plan, Report]:
     """Plan, show the plan, and do it where it is agreed to."""
     from colablock.display.text import render_plan
 
     with pipeline_of(call) as pipeline:
-        prepared = pipeline.prepare(ask, recover=True)
-    plan = prepared.plan
+        planned = pipeline.prepare(options, recover=True)
+    plan = planned.plan
     if plan.steps and not (call.args.quiet or call.args.json):
         render_plan(plan, call.err, verbose=call.args.verbose)
     if plan.steps and plan.target is Target.KERNEL and not agreed(call, "Change this environment?"):
         raise Refused("nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`")
     with pipeline_of(call) as pipeline:
-        return plan, pipeline.carry_out(ask, prepared)
+        return plan, pipeline.carry_out(options, planned)
 
 
 def _run(call: Call) -> int:
@@ -163,8 +163,8 @@ def _verify(call: Call) -> int:
 
 def _why(call: Call) -> int:
     with pipeline_of(call) as pipeline:
-        prepared = pipeline.prepare(ask_of(call.args))
-    lines = prepared.why(call.args.package)
+        planned = pipeline.prepare(options_of(call.args))
+    lines = planned.why(call.args.package)
     if call.args.json:
         print_json({"package": call.args.package, "because": lines}, call.out)
     else:

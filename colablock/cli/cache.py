@@ -11,7 +11,7 @@ from colablock.cli.common import Call, add_command, print_json
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
-    from colablock.network.cache_prune import Swept
+    from colablock.network.cache_prune import PruneResult
 
 __all__ = ["add"]
 
@@ -85,7 +85,7 @@ def _clean(call: Call) -> int:
     return _tell(call, clean(_folder(call), call.args.names))
 
 
-def _tell(call: Call, swept: Swept) -> int:
+def _tell(call: Call, swept: PruneResult) -> int:
     from colablock._common.text import size_text
 
     if call.args.json:

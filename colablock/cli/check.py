@@ -10,7 +10,7 @@ from colablock.cli.common import Call, add_command, pipeline_of, print_json
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
-    from colablock.check.results_file import Checked
+    from colablock.check.results_file import MatrixCheck
 
 __all__ = ["add"]
 
@@ -60,8 +60,8 @@ def _check(call: Call) -> int:
     return ExitCode.DONE if is_current else ExitCode.UNMET
 
 
-def _write_page(path: Path, checked: Sequence[Checked], environ: Mapping[str, str]) -> None:
-    from colablock._common.fs import write_whole
+def _write_page(path: Path, checked: Sequence[MatrixCheck], environ: Mapping[str, str]) -> None:
+    from colablock._common.fs import write_atomic
     from colablock.display.compat_page import render_page
     from colablock.runtimes.catalog import runtimes
 
@@ -70,4 +70,4 @@ def _write_page(path: Path, checked: Sequence[Checked], environ: Mapping[str, st
         matrices={one.matrix: one.summary for one in checked},
         runtimes=runtimes(environ=environ),
     )
-    write_whole(path, text.encode())
+    write_atomic(path, text.encode())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from colablock.operations.pipeline import Pipeline
-    from colablock.planning.options import Ask
+    from colablock.planning.options import ApplyOptions
 
 __all__ = [
     "Call",
@@ -27,7 +27,7 @@ __all__ = [
     "add_sources",
     "add_target",
     "agreed",
-    "ask_of",
+    "options_of",
     "pipeline_of",
     "print_json",
 ]
@@ -143,11 +143,11 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--offline", action="store_true", help="ask the network for nothing")
 
 
-def ask_of(args: argparse.Namespace) -> Ask:
+def options_of(args: argparse.Namespace) -> ApplyOptions:
     """Return what the arguments ask for."""
-    from colablock.planning.options import Ask
+    from colablock.planning.options import ApplyOptions
 
-    return Ask(
+    return ApplyOptions(
         name=args.name,
         into=Target(args.into) if args.into else None,
         python=args.python,

@@ -45,10 +45,10 @@ def add(commands: Any) -> None:
 def _export(call: Call) -> int:
     from colablock.lockfile.export import Format
     from colablock.operations.export import export
-    from colablock.planning.options import Ask
+    from colablock.planning.options import ApplyOptions
 
     args = call.args
-    ask = Ask(
+    options = ApplyOptions(
         name=args.name,
         lock=args.lock,
         runtime=args.runtime,
@@ -61,7 +61,7 @@ def _export(call: Call) -> int:
     with pipeline_of(call) as pipeline:
         exported = export(
             pipeline,
-            ask,
+            options,
             form=Format(args.format),
             output=args.output,
             wheelhouse=args.wheelhouse,

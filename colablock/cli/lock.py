@@ -13,7 +13,7 @@ from colablock.cli.common import Call, add_command, add_lock_target, add_sources
 from colablock.errors import ExitCode
 
 if TYPE_CHECKING:
-    from colablock.operations.lock import Locked
+    from colablock.operations.lock import LockResult
 
 __all__ = ["add"]
 
@@ -64,15 +64,15 @@ def add(commands: Any) -> None:
 
 def _lock(call: Call) -> int:
     from colablock.errors import InvalidInput
-    from colablock.operations.lock import LockAsk
-    from colablock.planning.options import Ask
+    from colablock.operations.lock import LockOptions
+    from colablock.planning.options import ApplyOptions
 
     args = call.args
     of_one = ("runtime", "python_version", "platform", "output", "variant")
     named = [f"--{option.replace('_', '-')}" for option in of_one if getattr(args, option)]
     if args.all and named:
         raise InvalidInput(f"`--all` and `{named[0]}` do not go together", hint="Leave one of them out")
-    ask = Ask(
+    options = ApplyOptions(
         name=args.name,
         runtime=args.runtime,
         variant=args.variant,
@@ -82,7 +82,7 @@ def _lock(call: Call) -> int:
         offline=args.offline,
         use_locks=False,
     )
-    wanted = LockAsk(
+    wanted = LockOptions(
         python_version=args.python_version,
         platform=args.platform,
         output=args.output,
@@ -92,7 +92,7 @@ def _lock(call: Call) -> int:
         dry=args.check,
     )
     with pipeline_of(call) as pipeline:
-        made = list(pipeline.lock_all(ask, wanted)) if args.all else [pipeline.lock(ask, wanted)]
+        made = list(pipeline.lock_all(options, wanted)) if args.all else [pipeline.lock(options, wanted)]
     _tell(call, made)
     if args.check:
         is_current = not any(one.is_changed for one in made)
@@ -100,7 +100,7 @@ def _lock(call: Call) -> int:
     return ExitCode.DONE if any(one.refusal is None for one in made) else ExitCode.UNMET
 
 
-def _tell(call: Call, made: Sequence[Locked]) -> None:
+def _tell(call: Call, made: Sequence[LockResult]) -> None:
     args = call.args
     to_stdout = args.output is not None and str(args.output) == "-"
     if args.json:
@@ -113,7 +113,7 @@ def _tell(call: Call, made: Sequence[Locked]) -> None:
                 call.err.print(line, markup=False, soft_wrap=True)
 
 
-def _lines(one: Locked, *, checked: bool) -> Iterator[str]:
+def _lines(one: LockResult, *, checked: bool) -> Iterator[str]:
     """Yield what is said of one lock: what became of it, and how its pins moved."""
     what = f"{one.target}" + (f" ({one.variant})" if one.variant else "")
     if one.refusal is not None:
@@ -125,7 +125,7 @@ def _lines(one: Locked, *, checked: bool) -> Iterator[str]:
     yield from (f"             {line}" for line in one.moved)
 
 
-def _facts(made: Sequence[Locked], *, whole: bool) -> list[dict[str, object]]:
+def _facts(made: Sequence[LockResult], *, whole: bool) -> list[dict[str, object]]:
     return [
         {
             "target": one.target,

@@ -9,7 +9,7 @@ from colablock.cli.common import Call, add_command, print_json
 from colablock.errors import ExitCode
 
 if TYPE_CHECKING:
-    from colablock.authoring.new import Written
+    from colablock.authoring.new import NewMatrix
 
 __all__ = ["add"]
 
@@ -44,10 +44,10 @@ def add(commands: Any) -> None:
 
 
 def _new(call: Call) -> int:
-    from colablock.authoring.new import Wish, write_new
+    from colablock.authoring.new import NewMatrixOptions, write_new
 
     args = call.args
-    wish = Wish(
+    wish = NewMatrixOptions(
         name=args.name,
         output=args.output,
         summary=args.summary,
@@ -70,7 +70,7 @@ def _new(call: Call) -> int:
     return ExitCode.DONE
 
 
-def _counts(written: Written) -> dict[str, int]:
+def _counts(written: NewMatrix) -> dict[str, int]:
     parts = written.parts
     return {
         "packages": len({entry.name for entry in parts.packages}),
@@ -79,13 +79,13 @@ def _counts(written: Written) -> dict[str, int]:
     }
 
 
-def _counted(written: Written) -> str:
+def _counted(written: NewMatrix) -> str:
     singular = {"packages": "package", "constraints": "constraint", "indexes": "index"}
     found = [f"{n} {singular[what] if n == 1 else what}" for what, n in _counts(written).items() if n]
     return f" with {', '.join(found)}" if found else ""
 
 
-def _as_json(written: Written) -> dict[str, object]:
+def _as_json(written: NewMatrix) -> dict[str, object]:
     return {
         "output": str(written.output),
         "schema_file": str(written.schema_file) if written.schema_file else None,

@@ -88,9 +88,9 @@ def _shape(model: str, environ: Mapping[str, str]) -> tuple[ModelShape | None, l
     """Return the model's shape, and what to know: the config can be written without."""
     from colablock.training.preflight.hub import read_model_config
     from colablock.training.preflight.model_config import from_config
-    from colablock.training.secrets import find_token, vaults_here
+    from colablock.training.secrets import find_token, secret_stores
 
-    token, notes = find_token("HF_TOKEN", environ, vaults_here(environ))
+    token, notes = find_token("HF_TOKEN", environ, secret_stores(environ))
     try:
         found = from_config(read_model_config(model, None, token.value if token else None, environ))
     except ColablockError as error:

@@ -46,12 +46,12 @@ def _add_history(commands: Any) -> None:
 
 def _rollback(call: Call) -> int:
     from colablock.display.text import render_history, render_undone
-    from colablock.transaction.journal import Settled
+    from colablock.transaction.journal import RecoveryOutcome
     from colablock.transaction.serialise import undone_to_json
 
     args = call.args
     with pipeline_of(call) as pipeline:
-        is_put_back = pipeline.settle(args.python) is Settled.UNDONE and args.to == "last"
+        is_put_back = pipeline.settle(args.python) is RecoveryOutcome.UNDONE and args.to == "last"
         changes = () if is_put_back else pipeline.history(args.python)
     if changes and not (args.quiet or args.json):
         render_history(changes if args.to == "first" else changes[-1:], call.err)

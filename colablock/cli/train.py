@@ -10,7 +10,7 @@ from colablock.cli.common import Call, add_command, pipeline_of, print_json
 from colablock.errors import ExitCode, TrainingFailed
 
 if TYPE_CHECKING:
-    from colablock.training.train import Asked, Named
+    from colablock.training.train import NamedRun, TrainOptions
 
 __all__ = ["add"]
 
@@ -83,12 +83,12 @@ def _train(call: Call) -> int:
     return _followed(call, run) if args.wait else _told(call, run)
 
 
-def _asked(args: argparse.Namespace, runner: str | None) -> Asked:
+def _asked(args: argparse.Namespace, runner: str | None) -> TrainOptions:
     from colablock.training.runs.config import values_from
-    from colablock.training.train import Asked, config_of, values_of
+    from colablock.training.train import TrainOptions, config_of, values_of
 
     values = values_of(args.model, args.dataset or None, args.output_dir, values_from(args.set))
-    return Asked(
+    return TrainOptions(
         config=config_of(args.config, runner=args.runner or runner, values=values),
         runner=args.runner,
         fresh=args.fresh,
@@ -99,13 +99,13 @@ def _asked(args: argparse.Namespace, runner: str | None) -> Asked:
     )
 
 
-def _followed(call: Call, run: Named) -> int:
+def _followed(call: Call, run: NamedRun) -> int:
     from colablock.cli.runs import follow_run
 
     return follow_run(call, run.id, run.folder)
 
 
-def _told(call: Call, run: Named) -> int:
+def _told(call: Call, run: NamedRun) -> int:
     if call.args.json:
         print_json(
             {"id": run.id, "folder": str(run.folder.path), "state": run.folder.state().value}, call.out

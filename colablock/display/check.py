@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from colablock.check.outcomes import Outcome
-    from colablock.check.results_file import Checked
+    from colablock.check.results_file import MatrixCheck
 
 __all__ = ["render_checked"]
 
@@ -28,7 +28,7 @@ _WORDS = {Verdict.KERNEL: "kernel", Verdict.ENV: "env", Verdict.NONE: "no", Verd
 
 
 def render_checked(
-    checked: Checked, console: Console, *, updated: bool = False, verbose: bool = False
+    checked: MatrixCheck, console: Console, *, updated: bool = False, verbose: bool = False
 ) -> None:
     """Print one matrix: a table of runtimes and cards, the reasons below it, and what has drifted.
 

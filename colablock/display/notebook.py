@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from colablock.display.progress import Clock
 
 __all__ = [
-    "Form",
+    "DisplayForm",
     "KernelRestarts",
     "NotebookReporter",
     "add_form",
@@ -101,7 +101,7 @@ def _short_traceback(error: ColablockError) -> list[str]:
     return error_text(error, width=_WIDTH).splitlines()
 
 
-class Form(NamedTuple):
+class DisplayForm(NamedTuple):
     """How a value of one kind is shown: whole, and in a sentence."""
 
     to_html: Callable[[Any], str]
@@ -113,13 +113,13 @@ def _plan_headline(plan: Plan) -> str:
     return f"{plan_title(plan)}: {cost_text(plan)}"
 
 
-_FORMS: dict[type, Form] = {
-    Plan: Form(plan_to_html, plan_text, _plan_headline),
-    Report: Form(report_to_html, report_text, report_headline),
+_FORMS: dict[type, DisplayForm] = {
+    Plan: DisplayForm(plan_to_html, plan_text, _plan_headline),
+    Report: DisplayForm(report_to_html, report_text, report_headline),
 }
 
 
-def add_form(kind: type, form: Form) -> None:
+def add_form(kind: type, form: DisplayForm) -> None:
     """Have `register_displays` know values of *kind*, too."""
     _FORMS[kind] = form
 

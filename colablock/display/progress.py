@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Clock = Callable[[], float]
 
-__all__ = ["DrawingReporter", "LiveReporter", "PlainReporter", "TerminalReporter", "Work", "can_animate"]
+__all__ = ["DrawingReporter", "LiveReporter", "PlainReporter", "TerminalReporter", "WorkState", "can_animate"]
 
 R = TypeVar("R", bound="LiveReporter")
 
@@ -33,7 +33,7 @@ def can_animate(console: Console, environ: Mapping[str, str]) -> bool:
     return console.is_terminal and not console.is_dumb_terminal and not in_ci
 
 
-class Work:
+class WorkState:
     """What is going on now, and what was done: the state that reporters draw.  Not thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
@@ -137,7 +137,7 @@ class DrawingReporter(LiveReporter):
     def __init__(self, clock: Clock) -> None:
         self._lock = threading.RLock()
         self._clock = clock
-        self._work = Work(clock)
+        self._work = WorkState(clock)
 
     def stage(self, text: str) -> None:
         """Close the stage before, open this one."""

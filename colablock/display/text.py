@@ -51,13 +51,13 @@ if TYPE_CHECKING:
     from colablock.errors import ColablockError
     from colablock.planning.plan import Breakage, Kept, Plan, Step
     from colablock.transaction.history import Change
-    from colablock.transaction.isolated_envs import Built
-    from colablock.transaction.rollback import Undone
+    from colablock.transaction.isolated_envs import BuiltEnvironment
+    from colablock.transaction.rollback import UndoneChange
     from colablock.verification.verify import Check, Report
 
 __all__ = [
     "Section",
-    "Span",
+    "TextSpan",
     "error_text",
     "heading",
     "joined",
@@ -86,7 +86,7 @@ _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kKMGT]i?B)(?!\w))")
 _TRACEBACK = 12  # lines of a failing check
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """A piece of a line, and the rich style that it has where there is colour."""
 
     text: str
@@ -145,17 +145,17 @@ def render_history(changes: Sequence[Change], console: Console) -> None:
     write_lines(_history_lines(changes, width=console.width), console)
 
 
-def render_envs(built: Sequence[Built], console: Console) -> None:
+def render_envs(built: Sequence[BuiltEnvironment], console: Console) -> None:
     """Write which isolated environments stand."""
     write_lines(_env_lines(built, width=console.width), console)
 
 
-def render_undone(undone: Sequence[Undone], console: Console) -> None:
+def render_undone(undone: Sequence[UndoneChange], console: Console) -> None:
     """Write what was undone, and what is still not as it was."""
     write_lines(_undone_lines(undone, width=console.width), console)
 
 
-def undone_text(undone: Sequence[Undone], *, width: int = 80) -> str:
+def undone_text(undone: Sequence[UndoneChange], *, width: int = 80) -> str:
     """Return what was undone as plain text."""
     return joined(_undone_lines(undone, width=width))
 
@@ -175,7 +175,7 @@ def error_text(error: ColablockError, *, width: int = 80) -> str:
     return joined(_error_lines(error, width=width))
 
 
-def write_lines(lines: Iterable[Sequence[Span]], console: Console) -> None:
+def write_lines(lines: Iterable[Sequence[TextSpan]], console: Console) -> None:
     """Write *lines* to *console* as they stand."""
     # `out` neither wraps nor reads markup: what is written is what stands in the lines.
     # Within the context all of it is one write, which a notebook shows as one output.
@@ -186,7 +186,7 @@ def write_lines(lines: Iterable[Sequence[Span]], console: Console) -> None:
             console.out("", highlight=False)
 
 
-def joined(lines: Iterable[Sequence[Span]]) -> str:
+def joined(lines: Iterable[Sequence[TextSpan]]) -> str:
     """Return *lines* as plain text."""
     return "\n".join("".join(span.text for span in line).rstrip() for line in lines)
 
@@ -206,41 +206,43 @@ def _wrap(text: str, width: int, *, first: str = "", later: str = "") -> list[st
 
 def paragraph(
     text: str, *, width: int, indent: int = 0, hang: int = 0, style: str = ""
-) -> Iterator[list[Span]]:
+) -> Iterator[list[TextSpan]]:
     """Yield *text* wrapped; the first line at *indent*, the others *hang* further."""
     for line in _wrap(text, width, first=" " * indent, later=" " * (indent + hang)):
-        yield [Span(line, style)]
+        yield [TextSpan(line, style)]
 
 
-def _listed(items: Iterable[str], *, width: int, indent: int, separator: str = ", ") -> Iterator[list[Span]]:
+def _listed(
+    items: Iterable[str], *, width: int, indent: int, separator: str = ", "
+) -> Iterator[list[TextSpan]]:
     """Yield *items* in running text; no line ends within one."""
     text = separator.join(item.replace(" ", _NO_BREAK) for item in items)
     for line in _wrap(text, width, first=" " * indent, later=" " * indent):
-        yield [Span(line)]
+        yield [TextSpan(line)]
 
 
 def _column(leads: Sequence[str]) -> int:
     return min(max(map(len, leads), default=0), _LEAD)
 
 
-def pair(lead: str, text: str, *, width: int, column: int, style: str = "") -> Iterator[list[Span]]:
+def pair(lead: str, text: str, *, width: int, column: int, style: str = "") -> Iterator[list[TextSpan]]:
     """Yield *lead*, and *text* from *column* on: a little later where the lead is too long."""
     head = "  " + lead.ljust(column) + "  "
     first, *others = _wrap(text, width, first=head, later=" " * (column + 4))
-    yield [Span("  "), Span(lead, style), Span(first[2 + len(lead) :])]
-    yield from ([Span(line)] for line in others)
+    yield [TextSpan("  "), TextSpan(lead, style), TextSpan(first[2 + len(lead) :])]
+    yield from ([TextSpan(line)] for line in others)
 
 
-def heading(text: str, style: str = "bold") -> Iterator[list[Span]]:
+def heading(text: str, style: str = "bold") -> Iterator[list[TextSpan]]:
     """Yield a blank line, and *text*."""
     yield []
-    yield [Span(text, style)]
+    yield [TextSpan(text, style)]
 
 
 # The plan
 
 
-def _plan_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]]:
+def _plan_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[TextSpan]]:
     title = f"{plan_title(plan)}: {cost_text(plan)}"
     yield from paragraph(one_line(title), width=width, hang=2, style="bold")
     if plan.why_target:
@@ -261,7 +263,7 @@ def _plan_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]
     yield from _note_lines(plan_notes(plan), width=width)
 
 
-def _step_lines(action: Action, steps: list[Step], *, width: int, verbose: bool) -> Iterator[list[Span]]:
+def _step_lines(action: Action, steps: list[Step], *, width: int, verbose: bool) -> Iterator[list[TextSpan]]:
     style = {Action.REMOVE: "bold red", Action.REPLACE: "bold yellow", Action.INSTALL: "bold green"}[action]
     yield from heading(f"{action.value.capitalize()} ({len(steps)})", style)
     shown, compact = split_steps(steps, verbose=verbose)
@@ -271,11 +273,11 @@ def _step_lines(action: Action, steps: list[Step], *, width: int, verbose: bool)
             source = step.artifact.filename + (f" from {step.artifact.index}" if step.artifact.index else "")
             yield from paragraph(one_line(source), width=width, indent=4, hang=2, style="dim")
     if compact:
-        yield [Span(f"  {rest_heading(shown, compact)}:")]
+        yield [TextSpan(f"  {rest_heading(shown, compact)}:")]
         yield from _listed(map(step_text, compact), width=width, indent=4)
 
 
-def _step_pairs(steps: list[Step], *, width: int, verbose: bool) -> list[list[list[Span]]]:
+def _step_pairs(steps: list[Step], *, width: int, verbose: bool) -> list[list[list[TextSpan]]]:
     column = _column([step_text(step) for step in steps])
     found = []
     for step in steps:
@@ -286,7 +288,7 @@ def _step_pairs(steps: list[Step], *, width: int, verbose: bool) -> list[list[li
     return found
 
 
-def _kept_lines(kept: Sequence[Kept], *, width: int, verbose: bool) -> Iterator[list[Span]]:
+def _kept_lines(kept: Sequence[Kept], *, width: int, verbose: bool) -> Iterator[list[TextSpan]]:
     if not kept:
         return
     yield from heading(f"Stays as it is ({len(kept)})")
@@ -299,7 +301,7 @@ def _kept_lines(kept: Sequence[Kept], *, width: int, verbose: bool) -> Iterator[
     yield from _listed([*names[: 2 * FOLD], *more], width=width, indent=2)
 
 
-def _breakage_lines(broken: Sequence[Breakage], *, width: int, verbose: bool) -> Iterator[list[Span]]:
+def _breakage_lines(broken: Sequence[Breakage], *, width: int, verbose: bool) -> Iterator[list[TextSpan]]:
     """Yield each with its remedy, and its chain where only a removal broke it; in short when many."""
     direct = broken[0].direct
     if not verbose and len(broken) > FOLD and not direct:
@@ -317,14 +319,14 @@ def _breakage_lines(broken: Sequence[Breakage], *, width: int, verbose: bool) ->
             yield from paragraph(f"because {chain}", width=width, indent=4, hang=2, style="dim")
 
 
-def _restart_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[Span]]:
+def _restart_lines(plan: Plan, *, width: int, verbose: bool) -> Iterator[list[TextSpan]]:
     if not plan.restart:
         return
     yield from heading("Restart needed: the kernel holds modules of what changes", "bold yellow")
     yield from _listed(restart_text(plan, verbose=verbose), width=width, indent=2)
 
 
-def _note_lines(notes: Sequence[str], *, width: int) -> Iterator[list[Span]]:
+def _note_lines(notes: Sequence[str], *, width: int) -> Iterator[list[TextSpan]]:
     if notes:
         yield []
     for note in notes:
@@ -334,7 +336,7 @@ def _note_lines(notes: Sequence[str], *, width: int) -> Iterator[list[Span]]:
 # The report
 
 
-def _report_lines(report: Report, *, width: int, verbose: bool) -> Iterator[list[Span]]:
+def _report_lines(report: Report, *, width: int, verbose: bool) -> Iterator[list[TextSpan]]:
     style = "bold green" if report.passed and report.checks else "bold red" if report.checks else "bold"
     yield from paragraph(one_line(report_headline(report)), width=width, hang=2, style=style)
     shown, versions = checks_in_short(report, verbose=verbose)
@@ -350,12 +352,12 @@ def _report_lines(report: Report, *, width: int, verbose: bool) -> Iterator[list
     yield from _next_lines(report)
 
 
-def _outcome(*, passed: bool, seconds: float, text: str) -> list[Span]:
-    word = Span("PASS", "green") if passed else Span("FAIL", "bold red")
-    return [Span("  "), word, Span(f"  {seconds_text(seconds) if seconds else '':>8}  {text}")]
+def _outcome(*, passed: bool, seconds: float, text: str) -> list[TextSpan]:
+    word = TextSpan("PASS", "green") if passed else TextSpan("FAIL", "bold red")
+    return [TextSpan("  "), word, TextSpan(f"  {seconds_text(seconds) if seconds else '':>8}  {text}")]
 
 
-def _check_lines(check: Check, *, kind: int, verbose: bool) -> Iterator[list[Span]]:
+def _check_lines(check: Check, *, kind: int, verbose: bool) -> Iterator[list[TextSpan]]:
     lines = [line.rstrip() for line in clean(check.detail).splitlines() if line.strip()]
     text = f"{check.kind.ljust(kind)}  {one_line(check.subject)}"
     inline = check.passed and len(lines) == 1
@@ -365,42 +367,44 @@ def _check_lines(check: Check, *, kind: int, verbose: bool) -> Iterator[list[Spa
     if inline or (check.passed and not verbose):
         return
     for line in lines if verbose else lines[-_TRACEBACK:]:
-        yield [Span(f"          {line}", "" if check.passed else "red")]
+        yield [TextSpan(f"          {line}", "" if check.passed else "red")]
 
 
-def _next_lines(report: Report) -> Iterator[list[Span]]:
+def _next_lines(report: Report) -> Iterator[list[TextSpan]]:
     """Yield what to do next: restart, the interpreter, and the command that uses it."""
     yield []
     if report.needs_restart:
-        yield [Span("Restart the kernel before you go on: it holds modules of what changed", "bold yellow")]
-    yield [Span(f"Python {report.python_version}: {report.python}")]
+        yield [
+            TextSpan("Restart the kernel before you go on: it holds modules of what changed", "bold yellow")
+        ]
+    yield [TextSpan(f"Python {report.python_version}: {report.python}")]
     if report.passed:
-        yield [Span("next: "), Span(run_command(report), "bold")]
+        yield [TextSpan("next: "), TextSpan(run_command(report), "bold")]
     if report.changed and report.undo:
-        yield [Span("undo: "), Span(report.undo, "bold")]
+        yield [TextSpan("undo: "), TextSpan(report.undo, "bold")]
 
 
 # The history, the way back, and isolated environments
 
 
-def _history_lines(changes: Sequence[Change], *, width: int) -> Iterator[list[Span]]:
+def _history_lines(changes: Sequence[Change], *, width: int) -> Iterator[list[TextSpan]]:
     if not changes:
-        yield [Span("colablock has changed nothing in this environment")]
+        yield [TextSpan("colablock has changed nothing in this environment")]
     for change in changes:
         yield from paragraph(change_title(change), width=width, hang=3, style="bold")
         for line in change_details(change):
             yield from paragraph(line, width=width, indent=3)
 
 
-def _env_lines(built: Sequence[Built], *, width: int) -> Iterator[list[Span]]:
+def _env_lines(built: Sequence[BuiltEnvironment], *, width: int) -> Iterator[list[TextSpan]]:
     if not built:
-        yield [Span("there is no isolated environment")]
+        yield [TextSpan("there is no isolated environment")]
     for one in built:
         yield from paragraph(built_title(one), width=width, hang=3, style="bold")
         yield from paragraph(built_details(one), width=width, indent=3)
 
 
-def _undone_lines(undone: Sequence[Undone], *, width: int) -> Iterator[list[Span]]:
+def _undone_lines(undone: Sequence[UndoneChange], *, width: int) -> Iterator[list[TextSpan]]:
     for one in undone:
         head, *others = undone_words(one)
         yield from paragraph(head, width=width, style="bold")
@@ -411,7 +415,7 @@ def _undone_lines(undone: Sequence[Undone], *, width: int) -> Iterator[list[Span
 # Facts: listings, one matrix, this machine
 
 
-def _facts_lines(facts: Mapping[str, object], *, width: int) -> Iterator[list[Span]]:
+def _facts_lines(facts: Mapping[str, object], *, width: int) -> Iterator[list[TextSpan]]:
     """Yield plain facts first, aligned; then what has parts of its own, each under a heading."""
     plain = {_label(key): _value(value) or "none" for key, value in facts.items() if not _has_parts(value)}
     column = _column(list(plain))
@@ -427,14 +431,14 @@ def _facts_lines(facts: Mapping[str, object], *, width: int) -> Iterator[list[Sp
             yield from pair(name, about, width=width, column=column, style="bold")
 
 
-def _sections_lines(title: str, sections: Iterable[Section], *, width: int) -> Iterator[list[Span]]:
+def _sections_lines(title: str, sections: Iterable[Section], *, width: int) -> Iterator[list[TextSpan]]:
     yield from paragraph(one_line(title), width=width, hang=2, style="bold")
     for section in sections:
         yield from heading(section.title) if section.title else [[]]
         yield from section_lines(section, width=width)
 
 
-def section_lines(section: Section, *, width: int) -> Iterator[list[Span]]:
+def section_lines(section: Section, *, width: int) -> Iterator[list[TextSpan]]:
     """Yield what stands in *section*, below its title."""
     column = min(max((len(lead) for lead, _ in section.pairs), default=0), width // 2)
     for lead, text in section.pairs:
@@ -484,7 +488,7 @@ def _value(value: object) -> str:
 # Errors
 
 
-def _error_lines(error: ColablockError, *, width: int) -> Iterator[list[Span]]:
+def _error_lines(error: ColablockError, *, width: int) -> Iterator[list[TextSpan]]:
     first, *others = clean(str(error)).splitlines() or [type(error).__name__]
     yield from _first_lines(one_line(first), f"[{error.reference}]", width=width)
     if isinstance(error, NotRestored) and error.stash not in str(error):
@@ -495,17 +499,17 @@ def _error_lines(error: ColablockError, *, width: int) -> Iterator[list[Span]]:
     if error.hint:
         yield []
         lead, *rest = _wrap(f"hint: {one_line(error.hint)}", width)
-        yield [Span("hint:", "bold cyan"), Span(lead[5:])]
-        yield from ([Span(line)] for line in rest)
+        yield [TextSpan("hint:", "bold cyan"), TextSpan(lead[5:])]
+        yield from ([TextSpan(line)] for line in rest)
 
 
-def _first_lines(message: str, reference: str, *, width: int) -> Iterator[list[Span]]:
+def _first_lines(message: str, reference: str, *, width: int) -> Iterator[list[TextSpan]]:
     """Yield the message with the reference at the right end of its first line."""
     lead = "error: "
     room = max(width - len(lead) - len(reference) - 2, 20)
     first = _wrap(message, room)[0]
     rest = message[len(first) :].strip()
     gap = " " * max(width - len(lead) - len(first) - len(reference), 2)
-    yield [Span("error:", "bold red"), Span(f" {first}{gap}"), Span(reference, "dim")]
+    yield [TextSpan("error:", "bold red"), TextSpan(f" {first}{gap}"), TextSpan(reference, "dim")]
     if rest:
         yield from paragraph(rest, width=width, indent=len(lead))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from colablock._common.text import count, memory_text, seconds_text
 from colablock.display.html import page, text_to_html
-from colablock.display.text import Section, Span, joined, paragraph, render_sections, write_lines
+from colablock.display.text import Section, TextSpan, joined, paragraph, render_sections, write_lines
 from colablock.display.words import clean, one_line
 from colablock.training.runs.folder import State
 from colablock.training.runs.loss_curve import curve_svg, sparkline_svg
@@ -260,7 +260,7 @@ def render_run(summary: RunSummary, console: Console, *, verbose: bool = False) 
         why = _explanation_lines(summary.explanation, width=console.width, verbose=verbose)
         write_lines([[], *why], console)
     for word in _next_words(summary):
-        write_lines([[], [Span(one_line(word))]], console)
+        write_lines([[], [TextSpan(one_line(word))]], console)
 
 
 def render_runs(found: Iterable[RunSummary], console: Console) -> None:
@@ -297,7 +297,7 @@ def _row(summary: RunSummary) -> tuple[str, ...]:
     )
 
 
-def _summary_lines(summary: RunSummary, *, width: int, verbose: bool) -> Iterator[list[Span]]:
+def _summary_lines(summary: RunSummary, *, width: int, verbose: bool) -> Iterator[list[TextSpan]]:
     style = _STATE_STYLE.get(summary.state, "bold")
     yield from paragraph(summary_headline(summary), width=width, hang=2, style=style)
     pairs = [f"{label} {text}" for label, text in _pairs(summary)]
@@ -307,10 +307,10 @@ def _summary_lines(summary: RunSummary, *, width: int, verbose: bool) -> Iterato
         yield []
         yield from _explanation_lines(summary.explanation, width=width, verbose=verbose)
     for word in _next_words(summary):
-        yield [Span(one_line(word))]  # in one line: it ends in what is copied
+        yield [TextSpan(one_line(word))]  # in one line: it ends in what is copied
 
 
-def _explanation_lines(explanation: Explanation, *, width: int, verbose: bool) -> Iterator[list[Span]]:
+def _explanation_lines(explanation: Explanation, *, width: int, verbose: bool) -> Iterator[list[TextSpan]]:
     rank = f" (rank {explanation.rank})" if explanation.rank is not None else ""
     yield from paragraph(f"why: {one_line(explanation.means)}{rank}", width=width, hang=5, style="bold")
     if explanation.line and (explanation.is_known or not explanation.trace):
@@ -320,12 +320,12 @@ def _explanation_lines(explanation: Explanation, *, width: int, verbose: bool) -
         yield from paragraph(one_line(detail), width=width, indent=2, hang=2)
     if verbose or not explanation.is_known:
         for line in explanation.trace:
-            yield [Span(f"  {clean(line)}", "red")]
+            yield [TextSpan(f"  {clean(line)}", "red")]
     if explanation.advice:
-        yield [Span("what to do:", "bold")]
+        yield [TextSpan("what to do:", "bold")]
     for advice in explanation.advice:
         yield from paragraph(f"- {one_line(advice)}", width=width, indent=2, hang=2)
-    yield [Span(f"the whole log: {one_line(explanation.log)}")]
+    yield [TextSpan(f"the whole log: {one_line(explanation.log)}")]
 
 
 def _plain(value: object) -> str:

@@ -12,7 +12,7 @@ from colablock._common.text import memory_text, seconds_text
 from colablock.display.html import page, text_to_html
 from colablock.display.text import (
     Section,
-    Span,
+    TextSpan,
     heading,
     joined,
     pair,
@@ -159,7 +159,7 @@ def render_receipt(receipt: Receipt, console: Console, *, path: Path | None = No
     write_lines(_receipt_lines(receipt, width=console.width, path=path), console)
 
 
-def _briefing_lines(briefing: Briefing, *, width: int) -> Iterator[list[Span]]:
+def _briefing_lines(briefing: Briefing, *, width: int) -> Iterator[list[TextSpan]]:
     yield from paragraph(briefing_title(briefing), width=width, hang=2, style="bold")
     yield from section_lines(Section("", list(briefing_facts(briefing)), styles=_STYLES), width=width)
     pieces = list(sample_pieces(briefing))
@@ -172,7 +172,7 @@ def _briefing_lines(briefing: Briefing, *, width: int) -> Iterator[list[Span]]:
             yield from ([span._replace(style=style) for span in spans] for spans in shown)
 
 
-def _receipt_lines(receipt: Receipt, *, width: int, path: Path | None = None) -> Iterator[list[Span]]:
+def _receipt_lines(receipt: Receipt, *, width: int, path: Path | None = None) -> Iterator[list[TextSpan]]:
     yield from paragraph(receipt_title(receipt), width=width, hang=2, style="bold")
     written = [("receipt", str(path))] if path is not None else []
     facts = Section("", [*receipt_facts(receipt), *written], styles=_STYLES)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from colablock.planning.plan import Breakage, Plan, Step
     from colablock.transaction.history import Change
-    from colablock.transaction.isolated_envs import Built
-    from colablock.transaction.rollback import Undone
+    from colablock.transaction.isolated_envs import BuiltEnvironment
+    from colablock.transaction.rollback import UndoneChange
     from colablock.verification.verify import Check, Report
 
 __all__ = [
@@ -253,7 +253,7 @@ def change_details(change: Change) -> list[str]:
     return [f"{by}; {kept}", *before]
 
 
-def built_title(built: Built) -> str:
+def built_title(built: BuiltEnvironment) -> str:
     """Return what an environment is for: ``tiny (cpu), Python 3.12.4, current``."""
     if built.manifest is None:
         return one_line(f"{built.matrix or 'an environment'}, not whole")
@@ -262,7 +262,7 @@ def built_title(built: Built) -> str:
     return one_line(f"{built.matrix}{variant}, Python {built.manifest.python_version}{current}")
 
 
-def built_details(built: Built) -> str:
+def built_details(built: BuiltEnvironment) -> str:
     """Return the lock of an environment, when it was built, its size and its place."""
     created = built.manifest.created if built.manifest else ""
     when = f", built {created[:10]} {created[11:16]} UTC" if created else ""
@@ -271,7 +271,7 @@ def built_details(built: Built) -> str:
     return one_line(f"lock {built.lock[:12]}{when}{also}; {size_text(built.size)} in {built.folder}")
 
 
-def undone_words(undone: Undone) -> list[str]:
+def undone_words(undone: UndoneChange) -> list[str]:
     """Return what was undone, then what is not as it was before it."""
     change = undone.change
     if not undone.differences:

@@ -12,11 +12,11 @@ from colablock.environment.requirements import Dependents, applies, only_with, p
 if TYPE_CHECKING:
     from colablock.environment.snapshot import Installed, Snapshot
 
-__all__ = ["Broken", "Change", "find_broken", "newly_unmet", "unmet"]
+__all__ = ["Broken", "StateChange", "find_broken", "newly_unmet", "unmet"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class StateChange:
     """What a plan does to a snapshot: new versions by name, and the names that go."""
 
     moved: Mapping[NormalizedName, str] = field(default_factory=dict)
@@ -42,7 +42,9 @@ class Broken:
     direct: bool
 
 
-def find_broken(snapshot: Snapshot, change: Change, dependents: Dependents) -> dict[NormalizedName, Broken]:
+def find_broken(
+    snapshot: Snapshot, change: StateChange, dependents: Dependents
+) -> dict[NormalizedName, Broken]:
     """Return what *change* newly breaks, in the order it was found; what it touches is left out.
 
     First the directly broken, then those behind a removal, and those behind
@@ -73,7 +75,7 @@ def find_broken(snapshot: Snapshot, change: Change, dependents: Dependents) -> d
 
 
 def _directly(
-    snapshot: Snapshot, change: Change, name: NormalizedName, dependents: Dependents
+    snapshot: Snapshot, change: StateChange, name: NormalizedName, dependents: Dependents
 ) -> Iterator[Broken]:
     """Yield what the move of *name* breaks: a range it leaves, or files it shares."""
     before = snapshot.installed[name].version

@@ -17,7 +17,13 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
 from colablock.errors import NotFound, Unmet
 
-__all__ = ["Found", "Interpreter", "fetch_interpreter", "find_interpreters", "look_for_interpreters"]
+__all__ = [
+    "FoundInterpreters",
+    "Interpreter",
+    "fetch_interpreter",
+    "find_interpreters",
+    "look_for_interpreters",
+]
 
 # An interpreter built without what ctypes, ssl and zlib need runs no training stack: it counts as broken.
 _PROBE = """\
@@ -51,7 +57,7 @@ class Interpreter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class FoundInterpreters:
     """The interpreters that run, newest first, and a line for each that is there but broken."""
 
     interpreters: tuple[Interpreter, ...] = ()
@@ -63,7 +69,7 @@ def find_interpreters(environ: Mapping[str, str]) -> list[Interpreter]:
     return list(look_for_interpreters(environ).interpreters)
 
 
-def look_for_interpreters(environ: Mapping[str, str]) -> Found:
+def look_for_interpreters(environ: Mapping[str, str]) -> FoundInterpreters:
     """Return what find_interpreters() does, with what is there but does not run.
 
     Asked for: the base of the running interpreter, the names on PATH, the
@@ -77,7 +83,7 @@ def look_for_interpreters(environ: Mapping[str, str]) -> Found:
         if isinstance(answer, Interpreter) and answer.implementation == "cpython":
             interpreters.setdefault(os.path.realpath(answer.path), answer)
     newest_first = sorted(interpreters.values(), key=lambda found: Version(found.version), reverse=True)
-    return Found(
+    return FoundInterpreters(
         interpreters=tuple(newest_first),
         broken=tuple(answer for answer in answers if isinstance(answer, str)),
     )

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from colablock.errors import BadDistribution
 
-__all__ = ["Archive", "Member", "open_archive"]
+__all__ = ["Member", "SourceArchive", "open_archive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class SourceArchive:
     """The regular files of an sdist or of a repository's archive, by path."""
 
     filename: str
@@ -38,7 +38,7 @@ class Archive:
 
 
 @contextlib.contextmanager
-def open_archive(path: Path) -> Iterator[Archive]:
+def open_archive(path: Path) -> Iterator[SourceArchive]:
     """Give the files of a ``.tar.*`` or ``.zip`` archive.
 
     A member whose path or link leads outside the archive makes it
@@ -52,7 +52,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
                 found = dict(_tar_members(stack.enter_context(tarfile.open(path)), path.name))
         except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
             raise BadDistribution(f"`{path.name}` cannot be read as an archive: {error}") from error
-        yield Archive(path.name, _below_top(found))
+        yield SourceArchive(path.name, _below_top(found))
 
 
 def _zip_members(archive: zipfile.ZipFile, filename: str) -> Iterator[tuple[str, Member]]:

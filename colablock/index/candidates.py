@@ -13,7 +13,16 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.environment.snapshot import Installed
 
-__all__ = ["Candidate", "CandidateSource", "File", "Judged", "Metadata", "Origin", "Reason", "Rejection"]
+__all__ = [
+    "Candidate",
+    "CandidateOrigin",
+    "CandidateSource",
+    "File",
+    "Metadata",
+    "ProjectCandidates",
+    "Reason",
+    "Rejection",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +46,7 @@ class File:
         return self.filename.endswith(".whl")
 
 
-class Origin(Enum):
+class CandidateOrigin(Enum):
     """Which kind of place a candidate comes from."""
 
     INDEX = "index"
@@ -58,7 +67,7 @@ class Candidate:
 
     name: NormalizedName
     version: Version
-    origin: Origin
+    origin: CandidateOrigin
     files: tuple[File, ...] = ()
     all_files: tuple[File, ...] = ()
     installed: Installed | None = None
@@ -103,7 +112,7 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class ProjectCandidates:
     """What an index has of one project: candidates newest first, and the refused.
 
     *found* is False when no index knows the project at all; *where* names the
@@ -128,7 +137,7 @@ class Metadata:
 class CandidateSource(Protocol):
     """Where candidates come from: indexes and folders, a lock, a test's dict."""
 
-    def judge(self, name: NormalizedName) -> Judged:
+    def judge(self, name: NormalizedName) -> ProjectCandidates:
         """Return every version of *name*, judged; asked often, so answers are kept."""
 
     def metadata(self, candidate: Candidate) -> Metadata:

@@ -17,7 +17,7 @@ from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSe
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import BadDistribution
-from colablock.index.archive import Archive, open_archive
+from colablock.index.archive import SourceArchive, open_archive
 from colablock.index.candidates import Metadata
 
 if sys.version_info >= (3, 11):
@@ -214,7 +214,7 @@ class RemoteFile(io.RawIOBase):
             self._parts.append((start, data))
 
 
-def archive_facts(archive: Archive) -> CoreMetadata:
+def archive_facts(archive: SourceArchive) -> CoreMetadata:
     """Return what a source archive says of itself without running anything.
 
     From a static ``[project]`` table, else from PKG-INFO.  Fields that only a
@@ -249,7 +249,7 @@ def static_metadata(path: Path) -> CoreMetadata | None:
     return None if dynamic or not facts.name or not facts.version else facts
 
 
-def entry_points(archive: Archive) -> str | None:
+def entry_points(archive: SourceArchive) -> str | None:
     """Return entry_points.txt of a ``[project]`` table; None without a table or where they are dynamic."""
     table = _project_table(archive)
     if table is None or {"scripts", "gui-scripts", "entry-points"} & set(table.get("dynamic", ())):
@@ -269,7 +269,7 @@ def entry_points(archive: Archive) -> str | None:
     return "\n".join(lines)
 
 
-def _project_table(archive: Archive) -> Mapping[str, Any] | None:
+def _project_table(archive: SourceArchive) -> Mapping[str, Any] | None:
     text = archive.read_text("pyproject.toml")
     try:
         table = tomllib.loads(text).get("project") if text is not None else None

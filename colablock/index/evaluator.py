@@ -1,6 +1,6 @@
 """Judges files: what fits becomes a candidate, what does not a rejection with its reason.
 
-Pure functions: an index page's files in, ``Judged`` out.  Pre-releases stay
+Pure functions: an index page's files in, ``ProjectCandidates`` out.  Pre-releases stay
 candidates, since whether one may be chosen depends on who asks.  A version
 whose usable files are all yanked stays one too, its files marked: only a pin
 (``==`` or ``===``) may choose it (PEP 592), and only the solve knows that.  It
@@ -21,9 +21,9 @@ from colablock._vendor.packaging.tags import Tag
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.markers_and_tags import Environment
-from colablock.index.candidates import Candidate, File, Judged, Origin, Reason, Rejection
+from colablock.index.candidates import Candidate, CandidateOrigin, File, ProjectCandidates, Reason, Rejection
 
-__all__ = ["Policy", "Stamp", "judge_files", "parse_sdist_stem", "parse_wheel_name"]
+__all__ = ["Policy", "WheelName", "judge_files", "parse_sdist_stem", "parse_wheel_name"]
 
 _ARCHIVES = (".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
 _IGNORED = (".egg", ".exe", ".msi", ".rpm", ".deb", ".dmg", ".asc", ".sig", ".metadata")
@@ -48,7 +48,7 @@ class Policy:
         return not (_ALL in self.no_binary or name in self.no_binary)
 
 
-class Stamp(NamedTuple):
+class WheelName(NamedTuple):
     """What a wheel's file name says (PEP 427)."""
 
     project: str
@@ -62,12 +62,16 @@ class _Known(NamedTuple):
 
     file: File
     version: Version
-    stamp: Stamp | None  # None: an sdist
+    stamp: WheelName | None  # None: an sdist
 
 
 def judge_files(
-    name: NormalizedName, files: Iterable[File], policy: Policy, *, origin: Origin = Origin.INDEX
-) -> Judged:
+    name: NormalizedName,
+    files: Iterable[File],
+    policy: Policy,
+    *,
+    origin: CandidateOrigin = CandidateOrigin.INDEX,
+) -> ProjectCandidates:
     """Return the candidates among *files*, newest first, and the refused."""
     versions: dict[Version, list[_Known]] = {}
     rejections: list[Rejection] = []
@@ -85,10 +89,10 @@ def judge_files(
             candidates.append(candidate)
         if rejection is not None:
             rejections.append(rejection)
-    return Judged(candidates=tuple(candidates), rejections=tuple(rejections))
+    return ProjectCandidates(candidates=tuple(candidates), rejections=tuple(rejections))
 
 
-def parse_wheel_name(filename: str) -> Stamp:
+def parse_wheel_name(filename: str) -> WheelName:
     """Return what a wheel's file name says.  Raises ValueError."""
     parts = filename.removesuffix(".whl").split("-")
     if len(parts) not in {5, 6}:
@@ -102,7 +106,7 @@ def parse_wheel_name(filename: str) -> Stamp:
             raise ValueError(message)
         build = (int(match[1]), match[2])
     # Some old tools wrote the `-` of a local version or a post-release as `_`.
-    return Stamp(_normal(parts[0]), _version(parts[1].replace("_", "-")), build, "-".join(parts[-3:]))
+    return WheelName(_normal(parts[0]), _version(parts[1].replace("_", "-")), build, "-".join(parts[-3:]))
 
 
 def parse_sdist_stem(name: NormalizedName, filename: str) -> Version | None:
@@ -152,7 +156,7 @@ def _refused(name: NormalizedName, filename: str, reason: Reason, detail: str) -
 class _Judge:
     """Judges version after version of one project; keeps what they share."""
 
-    def __init__(self, name: NormalizedName, policy: Policy, origin: Origin) -> None:
+    def __init__(self, name: NormalizedName, policy: Policy, origin: CandidateOrigin) -> None:
         self._name = name
         self._policy = policy
         self._origin = origin
@@ -291,7 +295,7 @@ def _rank(tags: str, ranks: Mapping[str, int]) -> int | None:
     return min((rank for rank in found if rank is not None), default=None)
 
 
-def _missing(stamps: Sequence[Stamp], environment: Environment) -> str:
+def _missing(stamps: Sequence[WheelName], environment: Environment) -> str:
     """Return what no wheel is for, and what there are wheels for."""
     pairs = _tag_pairs(environment.tags)
     split = [[part.split(".") for part in stamp.tags.split("-")] for stamp in stamps]

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from colablock._common.once_map import Once
+from colablock._common.once_map import OnceMap
 from colablock._common.urls import basename, local_path, redacted, split_fragment
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
@@ -22,11 +22,11 @@ from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import (
     Candidate,
+    CandidateOrigin,
     CandidateSource,
     File,
-    Judged,
     Metadata,
-    Origin,
+    ProjectCandidates,
     Reason,
     Rejection,
 )
@@ -47,13 +47,13 @@ from colablock.network.settings import mirror_variable
 
 __all__ = [
     "Candidate",
+    "CandidateOrigin",
     "CandidateSource",
     "File",
     "IndexSource",
-    "Judged",
     "Metadata",
-    "Origin",
     "Policy",
+    "ProjectCandidates",
     "Reason",
     "Rejection",
     "judge_files",
@@ -102,9 +102,9 @@ class IndexSource:
         self._settled = settled
         self._unwanted_labels = unwanted_labels
         self._reader = MetadataSource(fetcher, build)
-        self._judged: Once[NormalizedName, Judged] = Once()
-        self._metadata: Once[tuple[object, ...], Metadata] = Once()
-        self._folders: Once[str, Mapping[NormalizedName, Sequence[File]]] = Once()
+        self._judged: OnceMap[NormalizedName, ProjectCandidates] = OnceMap()
+        self._metadata: OnceMap[tuple[object, ...], Metadata] = OnceMap()
+        self._folders: OnceMap[str, Mapping[NormalizedName, Sequence[File]]] = OnceMap()
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: set[NormalizedName] = set()
         self._lock = threading.Lock()
@@ -144,7 +144,7 @@ class IndexSource:
             unwanted_labels=frozenset({"cpu"}) if for_cards else frozenset(),
         )
 
-    def judge(self, name: NormalizedName) -> Judged:
+    def judge(self, name: NormalizedName) -> ProjectCandidates:
         """Return every version of *name*, judged, best first.  Raises FetchFailed."""
         return self._judged.get(name, lambda: self._judge(name))
 
@@ -168,7 +168,7 @@ class IndexSource:
 
     # -- one name
 
-    def _judge(self, name: NormalizedName) -> Judged:
+    def _judge(self, name: NormalizedName) -> ProjectCandidates:
         entry = self._entries.get(name)
         if entry is not None and entry.url is not None:
             return self._direct(name, entry)
@@ -184,7 +184,7 @@ class IndexSource:
         unwanted = [
             c for c in candidates if any(_has_label(c.version, label) for label in self._unwanted_labels)
         ]
-        return Judged(
+        return ProjectCandidates(
             candidates=tuple(candidate for candidate in candidates if candidate not in unwanted),
             rejections=(*linked.rejections, *listed.rejections, *map(_without_card, unwanted)),
             found=linked.found or listed.found,
@@ -192,15 +192,15 @@ class IndexSource:
         )
 
     def _listed_where_it_can_be(
-        self, name: NormalizedName, entry: PackageEntry | None, policy: Policy, linked: Judged
-    ) -> Judged:
+        self, name: NormalizedName, entry: PackageEntry | None, policy: Policy, linked: ProjectCandidates
+    ) -> ProjectCandidates:
         """Return what the index lists; offline, what is found in folders does without the index."""
         try:
             return self._listed(name, entry, policy)
         except FetchFailed:
             if not (self._fetcher.offline and linked.candidates):
                 raise
-            return Judged(found=False)
+            return ProjectCandidates(found=False)
 
     def _policy_for(self, name: NormalizedName, entry: PackageEntry | None) -> Policy:
         """Return the policy; modules taken from a source root come from the sdist, and nothing is built."""
@@ -209,7 +209,7 @@ class IndexSource:
         policy = self._policy
         return replace(policy, allow_build=policy.allow_build | {name}, no_binary=policy.no_binary | {name})
 
-    def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> Judged:
+    def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> ProjectCandidates:
         """Return what the entry's own index lists, else the first default one that knows *name*."""
         indexes = self._default
         if entry is not None and entry.index is not None:
@@ -227,7 +227,7 @@ class IndexSource:
             files, status = found
             judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
             return _standing(name, status, replace(judged, where=tuple(where)), url)
-        return Judged(found=False, where=tuple(where))
+        return ProjectCandidates(found=False, where=tuple(where))
 
     def _index(self, entry: PackageEntry, name: str) -> Index:
         try:
@@ -249,14 +249,16 @@ class IndexSource:
 
     # -- find-links
 
-    def _linked(self, name: NormalizedName, policy: Policy) -> Judged:
+    def _linked(self, name: NormalizedName, policy: Policy) -> ProjectCandidates:
         """Return what the folders and pages in find-links have; a cutoff does not concern them."""
         files: dict[str, File] = {}
         for link in self._find_links:
             for file in self._folders.get(link, lambda link=link: self._read_links(link)).get(name, ()):  # type: ignore[misc]
                 files.setdefault(file.filename, file)
         known = [self._hashed(file) for file in files.values()]
-        judged = judge_files(name, known, replace(policy, exclude_newer=None), origin=Origin.FIND_LINKS)
+        judged = judge_files(
+            name, known, replace(policy, exclude_newer=None), origin=CandidateOrigin.FIND_LINKS
+        )
         where = tuple(redacted(link) for link in self._find_links)
         return replace(judged, found=bool(known), where=where)
 
@@ -296,13 +298,13 @@ class IndexSource:
 
     # -- direct references
 
-    def _direct(self, name: NormalizedName, entry: PackageEntry) -> Judged:
+    def _direct(self, name: NormalizedName, entry: PackageEntry) -> ProjectCandidates:
         """Return the one candidate that a direct reference names (PEP 508, PEP 610)."""
         file = self._direct_file(entry)
         where = (redacted(file.url),)
         if file.is_wheel:
             policy = replace(self._policy, exclude_newer=None, no_binary=frozenset())
-            judged = judge_files(name, [file], policy, origin=Origin.DIRECT)
+            judged = judge_files(name, [file], policy, origin=CandidateOrigin.DIRECT)
             candidates = judged.candidates
             if entry.is_rebuilt:
                 candidates = tuple(_relabelled(candidate, entry) for candidate in candidates)
@@ -312,7 +314,7 @@ class IndexSource:
             rejection = Rejection(
                 name=name, version=None, filename=file.filename, reason=Reason.SDIST, detail=detail
             )
-            return Judged(rejections=(rejection,), where=where)
+            return ProjectCandidates(rejections=(rejection,), where=where)
         version = (
             Version(entry.version)
             if entry.version
@@ -323,9 +325,9 @@ class IndexSource:
             identity = pinned or source_identity(entry, self._fetcher.fetch_named(file))
             version = rebuilt_version(entry, version, identity)
         candidate = Candidate(
-            name=name, version=version, origin=Origin.DIRECT, files=(file,), all_files=(file,)
+            name=name, version=version, origin=CandidateOrigin.DIRECT, files=(file,), all_files=(file,)
         )
-        return Judged(candidates=(candidate,), where=where)
+        return ProjectCandidates(candidates=(candidate,), where=where)
 
     def _direct_file(self, entry: PackageEntry) -> File:
         """Return the file of a direct reference with its hash, which is found out where none is given."""
@@ -449,7 +451,9 @@ def _unread(error: FetchFailed, candidate: Candidate, file: File) -> FetchFailed
     return FetchFailed(message, url=error.url, status=error.status, hint=error.hint)
 
 
-def _standing(name: NormalizedName, status: str | None, judged: Judged, url: str) -> Judged:
+def _standing(
+    name: NormalizedName, status: str | None, judged: ProjectCandidates, url: str
+) -> ProjectCandidates:
     """Return *judged* as the status of its project has it (PEP 792).
 
     Nothing is taken from quarantine; and a page that lists no files, as that of

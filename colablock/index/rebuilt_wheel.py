@@ -27,7 +27,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import BadDistribution, NoModules
-from colablock.index.archive import Archive, Member, open_archive
+from colablock.index.archive import Member, SourceArchive, open_archive
 from colablock.index.candidates import Metadata
 from colablock.index.core_metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
 from colablock.index.evaluator import parse_wheel_name
@@ -134,7 +134,7 @@ def rebuild(
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _WheelEntry:
     """One entry of the wheel to be; *open* gives its bytes."""
 
     path: str
@@ -201,7 +201,7 @@ def _extras(requirements: Iterable[Requirement]) -> set[str]:
     return {match for text in markers for match in re.findall(r"extra\s*==\s*[\"']([^\"']+)[\"']", text)}
 
 
-def _modules(archive: Archive, entry: PackageEntry) -> Iterator[_File]:
+def _modules(archive: SourceArchive, entry: PackageEntry) -> Iterator[_WheelEntry]:
     """Yield the files of every importable package and module at the source root, sorted by path."""
     root = (entry.source_root or ".").strip("/")
     prefix = "" if root == "." else f"{root.removeprefix('./')}/"
@@ -230,7 +230,7 @@ def _modules(archive: Archive, entry: PackageEntry) -> Iterator[_File]:
         hint += f", perhaps to `{likely[0]}`" if len(likely) == 1 and likely[0] != root else ""
         raise NoModules(f"`{archive.filename}` holds no importable module {where}", hint=hint)
     for path, member in sorted(files.items()):
-        yield _File(path, member.executable, _opener(member))
+        yield _WheelEntry(path, member.executable, _opener(member))
 
 
 def _opener(member: Member) -> Callable[[], IO[bytes]]:
@@ -265,7 +265,7 @@ def _tops(paths: Iterable[str]) -> list[str]:
     return sorted({path.split("/")[0].removesuffix(".py") for path in paths})
 
 
-def _entry_points(archive: Archive, entry: PackageEntry) -> str:
+def _entry_points(archive: SourceArchive, entry: PackageEntry) -> str:
     """Return entry_points.txt: from a static pyproject, else the one that an sdist carries."""
     static = entry_points(archive)
     if static is not None:
@@ -338,7 +338,7 @@ def _with_fields(old: bytes, version: Version, entry: PackageEntry) -> bytes:
     return b"\n".join(lines) + (separator + body if separator else b"\n")
 
 
-def _wheel_files(wheel: zipfile.ZipFile, info: str, stem: str, metadata: bytes) -> Iterator[_File]:
+def _wheel_files(wheel: zipfile.ZipFile, info: str, stem: str, metadata: bytes) -> Iterator[_WheelEntry]:
     """Yield the files of *wheel*, sorted, under new names where they hold the version; RECORD is left out."""
     old = info.removesuffix(".dist-info")
     left_out = {f"{info}/{name}" for name in ("RECORD", "RECORD.jws", "RECORD.p7s", "METADATA")}
@@ -357,11 +357,11 @@ def _wheel_files(wheel: zipfile.ZipFile, info: str, stem: str, metadata: bytes) 
         def opened(entry: zipfile.ZipInfo = entry) -> IO[bytes]:
             return wheel.open(entry)
 
-        yield _File(path, bool(entry.external_attr >> 16 & 0o100), opened)
-    yield _File(f"{stem}.dist-info/METADATA", False, lambda: io.BytesIO(metadata))
+        yield _WheelEntry(path, bool(entry.external_attr >> 16 & 0o100), opened)
+    yield _WheelEntry(f"{stem}.dist-info/METADATA", False, lambda: io.BytesIO(metadata))
 
 
-def _write(cache: Cache, filename: str, stem: str, files: Iterable[_File]) -> Path:
+def _write(cache: Cache, filename: str, stem: str, files: Iterable[_WheelEntry]) -> Path:
     """Write the wheel into the cache and return its path; its name says all that it was made from."""
     target = cache.path("rebuilt", filename) / filename
     with cache.new(target) as temporary:
@@ -376,7 +376,7 @@ def _write(cache: Cache, filename: str, stem: str, files: Iterable[_File]) -> Pa
     return target
 
 
-def _copy(wheel: zipfile.ZipFile, file: _File) -> tuple[str, int]:
+def _copy(wheel: zipfile.ZipFile, file: _WheelEntry) -> tuple[str, int]:
     """Add one file and return its hash, as RECORD has it, and its size."""
     entry = zipfile.ZipInfo(file.path, _EPOCH)
     entry.create_system = 3  # Unix, whatever this runs on
@@ -391,8 +391,8 @@ def _copy(wheel: zipfile.ZipFile, file: _File) -> tuple[str, int]:
     return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode(), size
 
 
-def _text(path: str, text: str) -> _File:
-    return _File(path, False, lambda: io.BytesIO(text.encode()))
+def _text(path: str, text: str) -> _WheelEntry:
+    return _WheelEntry(path, False, lambda: io.BytesIO(text.encode()))
 
 
 def _quoted(path: str) -> str:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The pins of a lock: exact requirements with their hashes, read from a PEP 751 file."""
 
 from __future__ import annotations
 

@@ -33,7 +33,15 @@ from colablock._vendor.packaging.utils import (
 from colablock._vendor.packaging.version import Version
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
-from colablock.index.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
+from colablock.index.candidates import (
+    Candidate,
+    CandidateOrigin,
+    File,
+    Metadata,
+    ProjectCandidates,
+    Reason,
+    Rejection,
+)
 from colablock.index.evaluator import Policy, judge_files, parse_sdist_stem
 from colablock.matrix.model import PackageEntry
 from colablock.resolver.model import LOCK
@@ -234,7 +242,7 @@ def _package(
         tool["repair"] = True
     if pin.extras:
         tool["extras"] = sorted(pin.extras)
-    if rebuilt is not None and candidate.file is not None and candidate.origin is not Origin.LOCK:
+    if rebuilt is not None and candidate.file is not None and candidate.origin is not CandidateOrigin.LOCK:
         promised = {"hashes": dict(rebuilt.promised)} if rebuilt.promised else {}
         tool["made-from"] = {"url": candidate.file.url, **promised}
     return Package(
@@ -258,10 +266,10 @@ def _files(candidate: Candidate, rebuilt: Wheel | None) -> dict[str, Any]:
         return {"wheels": [PackageWheel(path=rebuilt.path, size=rebuilt.size, hashes=hashes)]}
     best = candidate.file
     if best is None or not (
-        _hashes(best) and (candidate.origin is Origin.DIRECT or _is_named(best, candidate))
+        _hashes(best) and (candidate.origin is CandidateOrigin.DIRECT or _is_named(best, candidate))
     ):
         _refuse(candidate)
-    elif candidate.origin is Origin.DIRECT:
+    elif candidate.origin is CandidateOrigin.DIRECT:
         return {"archive": PackageArchive(url=best.url, size=best.size, hashes=_hashes(best))}
     files = [
         file
@@ -355,7 +363,7 @@ class LockSource:
     name: str = LOCK
     _packages: dict[NormalizedName, Package] = field(init=False)
     _policy: Policy = field(init=False)
-    _judged: dict[NormalizedName, Judged] = field(init=False, default_factory=dict)
+    _judged: dict[NormalizedName, ProjectCandidates] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_environment(self.lock, self.environment, self.name)
@@ -386,16 +394,16 @@ class LockSource:
             for name, package in sorted(self._packages.items())
         )
 
-    def judge(self, name: NormalizedName) -> Judged:
+    def judge(self, name: NormalizedName) -> ProjectCandidates:
         """Return the locked version of *name*, with the files that fit here, best first."""
         if name not in self._judged:
             self._judged[name] = self._judge(name)
         return self._judged[name]
 
-    def _judge(self, name: NormalizedName) -> Judged:
+    def _judge(self, name: NormalizedName) -> ProjectCandidates:
         package = self._packages.get(name)
         if package is None:
-            return Judged(found=False, where=(LOCK,))
+            return ProjectCandidates(found=False, where=(LOCK,))
         if package.archive is not None:
             return self._archive(package, package.archive)
         if package.is_direct:
@@ -407,14 +415,14 @@ class LockSource:
             candidate = Candidate(
                 name=name,
                 version=package.version or Version("0"),
-                origin=Origin.DIRECT,
+                origin=CandidateOrigin.DIRECT,
                 files=(source,),
                 all_files=(source,),
             )
-            return Judged(candidates=(candidate,), where=(LOCK,))
+            return ProjectCandidates(candidates=(candidate,), where=(LOCK,))
         listed = [*(package.wheels or ()), *([package.sdist] if package.sdist else ())]
         files = [self._file(package, file, file.filename) for file in listed]
-        return replace(judge_files(name, files, self._policy, origin=Origin.LOCK), where=(LOCK,))
+        return replace(judge_files(name, files, self._policy, origin=CandidateOrigin.LOCK), where=(LOCK,))
 
     def metadata(self, candidate: Candidate) -> Metadata:
         """Return what the lock says that *candidate* needs."""
@@ -453,12 +461,14 @@ class LockSource:
             if name in self._packages:
                 yield name
 
-    def _archive(self, package: Package, archive: PackageArchive) -> Judged:
+    def _archive(self, package: Package, archive: PackageArchive) -> ProjectCandidates:
         """Return the one candidate of a direct reference."""
         name, filename = package.name, basename(archive.url or archive.path or "")
         file = self._file(package, archive, filename)
         if file.is_wheel:
-            return replace(judge_files(name, [file], self._policy, origin=Origin.DIRECT), where=(LOCK,))
+            return replace(
+                judge_files(name, [file], self._policy, origin=CandidateOrigin.DIRECT), where=(LOCK,)
+            )
         version = package.version or parse_sdist_stem(name, filename)
         if version is None:
             detail = f"the lock does not say which version of {name} `{filename}` is"
@@ -467,9 +477,9 @@ class LockSource:
             detail = f"{name} is a source archive, and building is not allowed (options.allow-build)"
             return _rejected(name, Reason.SDIST, detail, version)
         candidate = Candidate(
-            name=name, version=version, origin=Origin.DIRECT, files=(file,), all_files=(file,)
+            name=name, version=version, origin=CandidateOrigin.DIRECT, files=(file,), all_files=(file,)
         )
-        return Judged(candidates=(candidate,), where=(LOCK,))
+        return ProjectCandidates(candidates=(candidate,), where=(LOCK,))
 
     def _file(self, package: Package, file: _Listed, filename: str) -> File:
         return File(
@@ -487,9 +497,11 @@ class LockSource:
 _Listed: TypeAlias = PackageWheel | PackageSdist | PackageArchive
 
 
-def _rejected(name: NormalizedName, reason: Reason, detail: str, version: Version | None = None) -> Judged:
+def _rejected(
+    name: NormalizedName, reason: Reason, detail: str, version: Version | None = None
+) -> ProjectCandidates:
     rejection = Rejection(name=name, version=version, filename="", reason=reason, detail=detail)
-    return Judged(rejections=(rejection,), where=(LOCK,))
+    return ProjectCandidates(rejections=(rejection,), where=(LOCK,))
 
 
 def _check_environment(lock: Pylock, environment: Environment, name: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 
 if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
@@ -26,7 +26,7 @@ def write_refusals(folder: Path, matrix: Matrix, refused: Sequence[Mapping[str, 
     path = _refusals_path(folder, matrix)
     if refused:
         value = {"schema": 1, "matrix": matrix.name, "matrix-digest": matrix.digest, _REFUSED: refused}
-        write_whole(path, f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
+        write_atomic(path, f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
     else:
         path.unlink(missing_ok=True)
 

@@ -25,7 +25,7 @@ else:
 __all__ = [
     "PLATFORM",
     "LockHead",
-    "Shelf",
+    "LockStore",
     "assumed_otherwise",
     "environment_target",
     "lock_file_name",
@@ -124,7 +124,7 @@ def assumed_otherwise(head: LockHead, snapshot: Snapshot) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
+class LockStore:
     """The lock files that stand beside one matrix (its variant selected), nearest first.
 
     *with_* are the user's additions and *index* the default index in force: a lock

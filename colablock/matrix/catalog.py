@@ -47,7 +47,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
+class _MatrixPlace:
     """One place that matrices are looked for in.
 
     *title* names it when the files have no path; *fault* says why it cannot be looked into.
@@ -149,7 +149,7 @@ def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None 
     return listed
 
 
-def _listed(name: str, place: _Place, entry: Folder, places: tuple[_Place, ...]) -> Listed:
+def _listed(name: str, place: _MatrixPlace, entry: Folder, places: tuple[_MatrixPlace, ...]) -> Listed:
     """Return one file as it is listed; a fault is a line of the list, not the end of it."""
     try:
         file = place.read(entry)
@@ -174,7 +174,7 @@ def _check_name(matrix: Matrix, name: str) -> None:
         raise InvalidMatrix(matrix.source, [fault])
 
 
-def _find(name: str, places: tuple[_Place, ...]) -> MatrixFile:
+def _find(name: str, places: tuple[_MatrixPlace, ...]) -> MatrixFile:
     known: list[str] = []
     for place in places:
         for stem, entry in place.files():
@@ -192,24 +192,24 @@ def _below(cwd: Path, path: str) -> Path:
     return Path(path) if cwd == Path.cwd() else cwd / path
 
 
-def _places(environ: Mapping[str, str], cwd: Path) -> Iterator[_Place]:
+def _places(environ: Mapping[str, str], cwd: Path) -> Iterator[_MatrixPlace]:
     """Yield the places of the search, nearest first."""
-    yield _Place(title="matrices", folder=_below(cwd, "matrices"))
+    yield _MatrixPlace(title="matrices", folder=_below(cwd, "matrices"))
     for text in environ.get(VARIABLE, "").split(os.pathsep):
         if text:
-            yield _Place(title=text, folder=_below(cwd, text))
+            yield _MatrixPlace(title=text, folder=_below(cwd, text))
     for entry_point in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda found: found.name):
         yield _package(entry_point.value)
-    yield _Place(title="colablock/matrices", folder=_shipped())
+    yield _MatrixPlace(title="colablock/matrices", folder=_shipped())
 
 
-def _package(module: str) -> _Place:
+def _package(module: str) -> _MatrixPlace:
     """Return the resources of an installed package."""
     try:
-        return _Place(title=module, folder=resources.files(module))
+        return _MatrixPlace(title=module, folder=resources.files(module))
     except Exception as error:  # noqa: BLE001 - importing somebody's package may raise anything
         fault = f"the installed package `{module}` offers matrices but cannot be imported: {error}"
-        return _Place(title=module, folder=None, fault=fault)
+        return _MatrixPlace(title=module, folder=None, fault=fault)
 
 
 def _shipped() -> Folder:

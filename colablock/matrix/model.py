@@ -21,9 +21,9 @@ __all__ = [
     "SCHEMA",
     "Absent",
     "Constraint",
+    "HasName",
     "Index",
     "Matrix",
-    "Named",
     "Options",
     "PackageEntry",
     "SystemRequirements",
@@ -166,7 +166,7 @@ class Matrix:
     train: Train = field(default_factory=Train)
 
 
-class Named(Protocol):
+class HasName(Protocol):
     """What a matrix holds by project name."""
 
     @property
@@ -174,7 +174,7 @@ class Named(Protocol):
         """The normalized name."""
 
 
-N = TypeVar("N", bound=Named)
+N = TypeVar("N", bound=HasName)
 
 
 def merged(base: Sequence[N], nearer: Sequence[N]) -> tuple[N, ...]:

@@ -55,7 +55,7 @@ Find = Callable[[str], MatrixFile]  # raises NotFound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Draft:
+class _MatrixDraft:
     """One file as read: the matrix of it alone, and which keys it gives (``verify.imports``)."""
 
     matrix: Matrix
@@ -162,7 +162,7 @@ def _toml(content: bytes, faults: list[Fault]) -> Mapping[str, object] | None:
     return None
 
 
-def _read(data: Mapping[str, object], file: MatrixFile, faults: list[Fault]) -> _Draft | None:
+def _read(data: Mapping[str, object], file: MatrixFile, faults: list[Fault]) -> _MatrixDraft | None:
     """Return one file's own matrix; None where its schema is not one that we read."""
     schema = data.get("schema")
     if isinstance(schema, int) and not isinstance(schema, bool) and schema != SCHEMA_VERSION:
@@ -198,7 +198,7 @@ def _read(data: Mapping[str, object], file: MatrixFile, faults: list[Fault]) -> 
         train=Train(runner=train.get("runner", str), mends=train.several("mends", str) or ()),
     )
     given = {*data, *(f"{part.path}.{key}" for part in (options, verify, train) for key in part.data)}
-    return _Draft(matrix=matrix, given=frozenset(given), extends=top.get("extends", str))
+    return _MatrixDraft(matrix=matrix, given=frozenset(given), extends=top.get("extends", str))
 
 
 def _section(top: Table, key: str) -> Table:
@@ -367,7 +367,7 @@ def _system(variant: Table) -> SystemRequirements:
     )
 
 
-def _over(draft: _Draft, base: Matrix) -> Matrix:
+def _over(draft: _MatrixDraft, base: Matrix) -> Matrix:
     """Return what *draft* makes of the matrix that it extends: by name, and the nearer wins."""
     near, given = draft.matrix, draft.given
     taken = {

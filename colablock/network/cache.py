@@ -19,7 +19,7 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["ROWS", "Cache", "cache_folder", "decoded", "file_digest", "flocked", "place"]
+__all__ = ["ROWS", "Cache", "cache_folder", "decoded", "file_digest", "flock", "place"]
 
 _CHUNK = 1 << 20
 _SAMPLE = 1 << 16
@@ -59,7 +59,7 @@ class Cache:
         self._temporary = None if writable else tempfile.TemporaryDirectory(prefix="colablock-")
         self.folder = Path(self._temporary.name) if self._temporary else folder
         self._read_only: tuple[Path, ...] = () if writable else (folder,)
-        held = flocked(folder, exclusive=False)
+        held = flock(folder, exclusive=False)
         if held is not None:
             weakref.finalize(self, os.close, held)
 
@@ -191,7 +191,7 @@ def decoded(data: bytes) -> bytes | None:
     return rest if checksum == _checksum(rest) else None
 
 
-def flocked(folder: Path, *, exclusive: bool) -> int | None:
+def flock(folder: Path, *, exclusive: bool) -> int | None:
     """Return a descriptor that holds a lock on *folder*; None where it cannot be had.
 
     Who wants to be alone (*exclusive*) does not wait for it; the others wait

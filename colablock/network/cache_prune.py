@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
-from colablock.network.cache import NEW, ROWS, decoded, flocked
+from colablock.network.cache import NEW, ROWS, decoded, flock
 from colablock.network.download import locked
 
-__all__ = ["KINDS", "Kind", "Swept", "clean", "contents", "prune"]
+__all__ = ["KINDS", "CacheKind", "PruneResult", "clean", "contents", "prune"]
 
 KINDS = {
     "files": "wheels, sdists and archives",
@@ -46,7 +46,7 @@ _WRITING_DAYS = 1.0  # nothing is being written for longer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class CacheKind:
     """What is kept of one kind; *size* in bytes."""
 
     name: str
@@ -56,7 +56,7 @@ class Kind:
 
 
 @dataclass(slots=True)
-class Swept:
+class PruneResult:
     """What a sweep took away, and the bytes it freed; *left* is what is in use, or not ours to remove."""
 
     entries: int = 0
@@ -64,25 +64,25 @@ class Swept:
     left: int = 0
 
 
-def contents(folder: Path) -> list[Kind]:
+def contents(folder: Path) -> list[CacheKind]:
     """Return what the cache in *folder* holds, of the kinds that there are."""
     found = []
     for name, about in KINDS.items():
         entries = list(_entries(folder, name))
         if entries:
             size = sum(path.lstat().st_size for entry in entries for path in _files(entry))
-            found.append(Kind(name=name, about=about, entries=len(entries), size=size))
+            found.append(CacheKind(name=name, about=about, entries=len(entries), size=size))
     return found
 
 
-def prune(folder: Path, *, now: float, days: float | None = None) -> Swept:
+def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult:
     """Take away what is of no use any more, and return what that was.
 
     That is: what an interrupted process left, downloads that were cut and
     nobody continues, what earlier releases kept, pages that nobody asked for in
     30 days, and with *days* every file that was of no use for so long.
     """
-    with _Broom(folder) as broom:
+    with _Pruner(folder) as broom:
         for kind in _former(folder):
             broom.sweep(kind, lambda _: True)
         page_age = now - _PAGE_DAYS * _DAY
@@ -100,13 +100,13 @@ def prune(folder: Path, *, now: float, days: float | None = None) -> Swept:
         return broom.swept
 
 
-def clean(folder: Path, names: Collection[str] = ()) -> Swept:
+def clean(folder: Path, names: Collection[str] = ()) -> PruneResult:
     """Take away all that is kept, or what concerns the projects *names*, and return what that was.
 
     Raises InvalidInput for what is no name.
     """
     wanted = {_name(name) for name in names}
-    with _Broom(folder) as broom:
+    with _Pruner(folder) as broom:
         if not wanted:
             for kind in (*KINDS, *_former(folder)):
                 broom.sweep(kind, lambda _: True)
@@ -127,16 +127,16 @@ def clean(folder: Path, names: Collection[str] = ()) -> Swept:
         return broom.swept
 
 
-class _Broom:
+class _Pruner:
     """Removes entries of one cache, alone if nobody else uses it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held: int | None = None
-        self.swept = Swept()
+        self.swept = PruneResult()
 
-    def __enter__(self) -> _Broom:  # noqa: PYI034 - nobody derives from it
-        self._held = flocked(self._folder, exclusive=True)
+    def __enter__(self) -> _Pruner:  # noqa: PYI034 - nobody derives from it
+        self._held = flock(self._folder, exclusive=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,9 +191,9 @@ class _Broom:
 
 def _entries(folder: Path, kind: str) -> Iterator[Path]:
     """Yield the entries of a kind, and nothing that a stranger may have put beside them."""
-    for shelf in _listed(folder / kind):
-        if re.fullmatch(r"[0-9a-f]{2}", shelf.name):
-            yield from (entry for entry in _listed(shelf) if entry.name.startswith(shelf.name))
+    for hashed in _listed(folder / kind):
+        if re.fullmatch(r"[0-9a-f]{2}", hashed.name):
+            yield from (entry for entry in _listed(hashed) if entry.name.startswith(hashed.name))
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -21,9 +21,9 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from colablock.network.http import Answer
+    from colablock.network.http import HttpResponse
 
-__all__ = ["WHOLE", "Checker", "Download", "Fetchable", "gone", "locked", "open_partial"]
+__all__ = ["WHOLE", "Download", "Fetchable", "HashChecker", "gone", "locked", "open_partial"]
 
 _STRONG = ("sha512", "sha384", "sha256", "sha3_512", "sha3_384", "sha3_256", "blake2b", "blake2s", "sha224")
 _WEAK = ("sha1", "md5")  # better than nothing where an index has no other
@@ -55,7 +55,7 @@ class Fetchable(Protocol):
         """The index that lists it, where one does."""
 
 
-class Checker:
+class HashChecker:
     """Hashes what passes, for the strongest of the hashes given and for the cache's own key."""
 
     def __init__(self, hashes: Mapping[str, str]) -> None:
@@ -87,7 +87,7 @@ class Download:
 
     def __init__(self, file: Fetchable, stream: IO[bytes], reporter: Reporter, stop: threading.Event) -> None:
         self.file = file
-        self.checker = Checker(file.hashes)
+        self.checker = HashChecker(file.hashes)
         self._stream = stream
         self._reporter = reporter
         self._stop = stop
@@ -108,7 +108,7 @@ class Download:
     def restart(self) -> None:
         self._stream.seek(0)
         self._stream.truncate()
-        self.checker = Checker(self.file.hashes)
+        self.checker = HashChecker(self.file.hashes)
         self._done = 0
         self.is_pieced = False
 
@@ -120,7 +120,7 @@ class Download:
         condition = {"If-Range": self._etag} if self._etag else {}
         return {"Range": f"bytes={self._done}-", **condition, **WHOLE}
 
-    def receive(self, answer: Answer) -> None:
+    def receive(self, answer: HttpResponse) -> None:
         if answer.status == 404:  # noqa: PLR2004 - HTTP says so
             raise gone(self.file.url)
         if answer.status == 416:  # noqa: PLR2004 - all is here already, or too much: the hash tells
@@ -168,7 +168,7 @@ def locked(stream: IO[bytes], path: Path) -> bool:
         return False
 
 
-def _first_byte(answer: Answer) -> int | None:
+def _first_byte(answer: HttpResponse) -> int | None:
     match = re.match(r"bytes (\d+)-", answer.headers.get("content-range", ""))
     return int(match[1]) if match else None
 

@@ -19,13 +19,13 @@ from colablock._common.urls import Mirrors, basename, local_path, redacted
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.network.auth import Credentials
 from colablock.network.cache import Cache, cache_folder, place
-from colablock.network.download import WHOLE, Checker, Download, Fetchable, gone, open_partial
+from colablock.network.download import WHOLE, Download, Fetchable, HashChecker, gone, open_partial
 
 if TYPE_CHECKING:
-    from colablock.network.http import Answer, Wire
+    from colablock.network.http import HttpClient, HttpResponse
     from colablock.network.settings import Settings
 
-__all__ = ["Fetchable", "Fetcher", "Page", "Span"]
+__all__ = ["ByteRange", "Fetchable", "Fetcher", "Page"]
 
 T = TypeVar("T")
 _LONGEST_FRESH = 3600.0  # seconds that a page may be used without asking, whatever its max-age
@@ -52,7 +52,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class ByteRange:
     """A part of a file: *data* from byte *start* of *total*."""
 
     data: bytes
@@ -92,7 +92,7 @@ class Fetcher:
         for _, place_of_mirror in self._mirrors.pairs:
             self.learn_credentials(place_of_mirror)
         self._lock = threading.Lock()
-        self._made: Wire | None = None
+        self._made: HttpClient | None = None
         self._rangeless: set[str] = set()
 
     @classmethod
@@ -164,12 +164,12 @@ class Fetcher:
         data = _read_local(path, url) if path is not None else self._exchange(url, dict, _whole)
         if data is None:
             raise gone(url)
-        checker = Checker(hashes or {})
+        checker = HashChecker(hashes or {})
         checker.update(data)
         checker.finish(basename(url), url)
         return data
 
-    def get_range(self, url: str, start: int, end: int | None = None) -> Span | None:
+    def get_range(self, url: str, start: int, end: int | None = None) -> ByteRange | None:
         """Return the bytes from *start* up to *end*; a negative *start* counts from the file's end.
 
         None when the server does not serve parts; it is not asked again then.
@@ -268,7 +268,7 @@ class Fetcher:
         age = self._now() - float(facts.get("stored", "0"))
         return 0 <= age < min(float(facts.get("max-age", "0")), _LONGEST_FRESH)
 
-    def _page(self, key: str, answer: Answer, kept: tuple[dict[str, str], Page] | None) -> Page | None:
+    def _page(self, key: str, answer: HttpResponse, kept: tuple[dict[str, str], Page] | None) -> Page | None:
         if answer.status == 304 and kept is not None:  # noqa: PLR2004 - HTTP says so
             page = kept[1]
         elif answer.status == 200:  # noqa: PLR2004
@@ -344,20 +344,20 @@ class Fetcher:
     # -- the wire
 
     @property
-    def _wire(self) -> Wire:
+    def _wire(self) -> HttpClient:
         with self._lock:
             if self._made is None:
                 # urllib3 takes longer to import than a plan from a lock may take in all.
-                from colablock.network.http import Wire  # noqa: PLC0415
+                from colablock.network.http import HttpClient  # noqa: PLC0415
 
-                self._made = Wire(self._environ, self._mirrors, self._credentials, sleep=self._sleep)
+                self._made = HttpClient(self._environ, self._mirrors, self._credentials, sleep=self._sleep)
             return self._made
 
     def _exchange(
         self,
         url: str,
         headers: Callable[[], Mapping[str, str]],
-        consume: Callable[[Answer], T],
+        consume: Callable[[HttpResponse], T],
         *,
         raw: bool = False,
     ) -> T:
@@ -372,17 +372,17 @@ def _check_name(filename: str) -> None:
         raise BadDistribution(f"{filename!r} is no file name")
 
 
-def _whole(answer: Answer) -> bytes | None:
+def _whole(answer: HttpResponse) -> bytes | None:
     return answer.read(_LONGEST_PAGE) if answer.status == 200 else None  # noqa: PLR2004 - HTTP says so
 
 
-def _span(answer: Answer) -> Span | None:
+def _span(answer: HttpResponse) -> ByteRange | None:
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("content-range", ""))
     if answer.status == 404:  # noqa: PLR2004 - HTTP says so
         raise gone(answer.url)
     if answer.status != 206 or match is None:  # noqa: PLR2004
         return None
-    return Span(data=answer.read(), start=int(match[1]), total=int(match[3]))
+    return ByteRange(data=answer.read(), start=int(match[1]), total=int(match[3]))
 
 
 def _max_age(control: str) -> str:
@@ -433,13 +433,13 @@ def _local_page(path: Path, url: str, base: str) -> Page | None:
     return Page(url=url + tail, base=base + tail, content_type=content_type, body=body, digest=digest)
 
 
-def _local_span(path: Path, url: str, start: int, end: int | None) -> Span:
+def _local_span(path: Path, url: str, start: int, end: int | None) -> ByteRange:
     try:
         with path.open("rb") as stream:
             total = stream.seek(0, 2)
             first = max(0, total + start) if start < 0 else start
             stream.seek(first)
-            return Span(data=stream.read(-1 if end is None else end - first), start=first, total=total)
+            return ByteRange(data=stream.read(-1 if end is None else end - first), start=first, total=total)
     except OSError as error:
         raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=url) from error
 
@@ -447,7 +447,7 @@ def _local_span(path: Path, url: str, start: int, end: int | None) -> Span:
 def _check_local(path: Path, file: Fetchable) -> None:
     if not path.is_file():
         raise FetchFailed(f"there is no file `{path}`", url=file.url)
-    checker = Checker(file.hashes)
+    checker = HashChecker(file.hashes)
     try:
         with path.open("rb") as stream:
             while chunk := stream.read(1 << 20):

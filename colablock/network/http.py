@@ -28,7 +28,7 @@ from colablock.network.auth import Credentials
 from colablock.network.http_errors import PASSING, Route, is_final, no_answer, refusal
 from colablock.network.tls import ssl_context
 
-__all__ = ["Answer", "Wire"]
+__all__ = ["HttpClient", "HttpResponse"]
 
 T = TypeVar("T")
 _RETRIES = 4
@@ -39,7 +39,7 @@ _MOVED = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """One response; its body is read at most once, through ``chunks`` or ``read``.
 
     *url* is canonical, after redirects, without credentials; *base* is where the
@@ -73,7 +73,7 @@ class _Outcome:
     value: tuple[object, ...] = ()
 
 
-class Wire:
+class HttpClient:
     """Sends requests; may be used from several threads."""
 
     def __init__(
@@ -105,7 +105,7 @@ class Wire:
         self,
         url: str,
         headers: Callable[[], Mapping[str, str]],
-        consume: Callable[[Answer], T],
+        consume: Callable[[HttpResponse], T],
         *,
         raw: bool = False,
     ) -> T:
@@ -136,7 +136,7 @@ class Wire:
             self._sleep(wait)
         raise AssertionError  # the last attempt returns or raises
 
-    def ask(self, method: str, url: str, headers: Mapping[str, str]) -> Answer:
+    def ask(self, method: str, url: str, headers: Mapping[str, str]) -> HttpResponse:
         """Return the answer to one request, whatever its status is; its body is read already.
 
         No redirect is followed, so that nobody else gets what *headers* hold, and no
@@ -155,12 +155,12 @@ class Wire:
             else:
                 if attempt == self._attempts or response.status not in PASSING:
                     head = {name.lower(): value for name, value in response.headers.items()}
-                    return Answer(response.status, head, url, url, partial(iter, (response.data,)))
+                    return HttpResponse(response.status, head, url, url, partial(iter, (response.data,)))
             self._sleep(min(0.25 * 2**attempt, 8.0))
         raise AssertionError  # the last attempt returns or raises
 
     def _once(
-        self, route: Route, headers: dict[str, str], consume: Callable[[Answer], T], *, raw: bool
+        self, route: Route, headers: dict[str, str], consume: Callable[[HttpResponse], T], *, raw: bool
     ) -> _Outcome:
         """Return what was made of the answer to one request, or how it was refused."""
         response = self._follow(route, headers)
@@ -171,7 +171,9 @@ class Wire:
                 return _Outcome(status, _seconds(response.headers.get("Retry-After")))
             head = {name.lower(): value for name, value in response.headers.items()}
             canonical = self._mirrors.to_canonical(route.at, route.asked)
-            answer = Answer(status, head, canonical, route.target, lambda: self._chunks(response, raw=raw))
+            answer = HttpResponse(
+                status, head, canonical, route.target, lambda: self._chunks(response, raw=raw)
+            )
             return _Outcome(status, value=(consume(answer),))
         finally:
             response.close()  # a body that nobody wanted is not drained

@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from colablock.check.outcomes import outcomes_of
-from colablock.check.results_file import Checked, compared, replaces_requirements
-from colablock.check.undeclared_imports import phantom_findings
+from colablock.check.results_file import MatrixCheck, compared, replaces_requirements
+from colablock.check.undeclared_imports import undeclared_import_findings
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import NoSolution
 from colablock.lockfile.store import PLATFORM
 from colablock.matrix.catalog import lock_folder
 from colablock.operations.lock import nobody
-from colablock.planning.options import Ask
+from colablock.planning.options import ApplyOptions
 from colablock.planning.solver import FETCHABLE
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix
-    from colablock.planning.solver import Solving
+    from colablock.planning.solver import Solver
 
 __all__ = ["check_matrices"]
 
@@ -29,11 +29,11 @@ def check_matrices(
     matrices: Sequence[Matrix],
     *,
     environ: Mapping[str, str],
-    solving: Callable[[Ask, Snapshot], Solving],
+    solver: Callable[[ApplyOptions, Snapshot], Solver],
     reporter: Reporter,
     update: bool = False,
     imports: bool = False,
-) -> tuple[Checked, ...]:
+) -> tuple[MatrixCheck, ...]:
     """Return whether *matrices* hold on every recorded runtime, from their locks; no network is asked.
 
     With *update* the results are written beside each.  With *imports* those of the
@@ -42,7 +42,7 @@ def check_matrices(
     reporter.stage(f"Checking {', '.join(matrix.name for matrix in matrices)}")
     found = []
     for matrix, outcomes in zip(matrices, outcomes_of(matrices, environ), strict=True):
-        examined = _examined(matrix, solving) if imports else None
+        examined = _examined(matrix, solver) if imports else None
         checked = compared(matrix, lock_folder(matrix), outcomes, examined)
         if update:
             checked.write()
@@ -50,23 +50,25 @@ def check_matrices(
     return tuple(found)
 
 
-def _examined(matrix: Matrix, solving: Callable[[Ask, Snapshot], Solving]) -> list[dict[str, object]] | None:
+def _examined(
+    matrix: Matrix, solver: Callable[[ApplyOptions, Snapshot], Solver]
+) -> list[dict[str, object]] | None:
     """Return the findings about imports, for the newest Python that takes *matrix* from nothing.
 
     None where the matrix replaces nothing, or no Python takes it.
     """
     if not replaces_requirements(matrix):
         return None
-    ask = Ask(name=matrix.source, variant=next(iter(matrix.variants), None))
-    chosen = solving(ask, nobody())
+    options = ApplyOptions(name=matrix.source, variant=next(iter(matrix.variants), None))
+    chosen = solver(options, nobody())
     for short in FETCHABLE:
         if not matrix.requires_python.contains(f"{short}.0", prereleases=True):
             continue
         environment = environment_for(short, PLATFORM)
         try:
-            resolution, workshop = chosen.from_nothing(environment, "")
+            resolution, preparer = chosen.from_nothing(environment, "")
         except NoSolution:
             continue
-        findings = phantom_findings(chosen.matrix, resolution.pins, workshop, environment)
+        findings = undeclared_import_findings(chosen.matrix, resolution.pins, preparer, environment)
         return [finding.to_json() for finding in findings]
     return None

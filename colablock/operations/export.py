@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock.errors import BadDistribution, InvalidInput
 from colablock.lockfile.export import Format, export_text, files_beside
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
-from colablock.operations.lock import LockAsk
+from colablock.operations.lock import LockOptions
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
     from colablock.operations.pipeline import Pipeline
-    from colablock.planning.options import Ask
+    from colablock.planning.options import ApplyOptions
 
-__all__ = ["Exported", "export"]
+__all__ = ["ExportResult", "export"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class ExportResult:
     """What was written: the *text*, and the *wheels* that were laid in the wheelhouse."""
 
     text: str
@@ -35,25 +35,25 @@ class Exported:
 
 def export(
     pipeline: Pipeline,
-    ask: Ask,
+    options: ApplyOptions,
     *,
     form: Format = Format.REQUIREMENTS,
     output: Path | None = None,
     wheelhouse: Path | None = None,
     python_version: str | None = None,
     platform: str | None = None,
-) -> Exported:
-    """Return the lock that *ask* names as *form*, written to *output* where that is given.
+) -> ExportResult:
+    """Return the lock that *options* names as *form*, written to *output* where that is given.
 
     The wheels that lie beside the lock are copied to *wheelhouse*; without one
     the text names the folder where they are.  Raises InvalidInput for what
     cannot be exported so, BadDistribution for a wheel that is not the lock's.
     """
     with tempfile.TemporaryDirectory(prefix="colablock-") as scratch:
-        path = _lock_of(pipeline, ask, Path(scratch), python_version, platform)
+        path = _lock_of(pipeline, options, Path(scratch), python_version, platform)
         lock = read_lock(path)
-        if ask.lock is not None and ask.name:
-            _check_matrix(lock, ask.lock, pipeline.matrix(ask.name).name)
+        if options.lock is not None and options.name:
+            _check_matrix(lock, options.lock, pipeline.matrix(options.name).name)
         beside = files_beside(lock)
         folder = path.parent
         if not all((folder / name).is_file() for name in beside) and (head := read_head(path)) is not None:
@@ -67,43 +67,43 @@ def export(
         else:
             folders = {wheel.parent for wheel in wheels}
         links = [_from(output, folder) for folder in sorted(folders)]
-        text = export_text(lock, form, source=str(ask.lock or ask.name), find_links=links)
+        text = export_text(lock, form, source=str(options.lock or options.name), find_links=links)
     laid = tuple(wheelhouse / name for name in contents) if wheelhouse is not None else ()
     for destination in laid:
-        write_whole(destination, contents[destination.name])
+        write_atomic(destination, contents[destination.name])
     if output is not None:
-        write_whole(output, text.encode())
-    return Exported(text=text, wheels=laid)
+        write_atomic(output, text.encode())
+    return ExportResult(text=text, wheels=laid)
 
 
 def _lock_of(
-    pipeline: Pipeline, ask: Ask, scratch: Path, python_version: str | None, platform: str | None
+    pipeline: Pipeline, options: ApplyOptions, scratch: Path, python_version: str | None, platform: str | None
 ) -> Path:
-    """Return the lock file that *ask* means: the one it names, the one beside the matrix, else a new one."""
-    if ask.lock is not None:
-        _refuse_choices(ask, python_version, platform)
-        return ask.lock
-    if not ask.name:
+    """Return the lock file that *options* names, else the one beside the matrix, else a new one."""
+    if options.lock is not None:
+        _refuse_choices(options, python_version, platform)
+        return options.lock
+    if not options.name:
         raise InvalidInput("there is nothing to export", hint="Name a matrix, or a lock with `--lock FILE`")
-    wanted = LockAsk(
+    wanted = LockOptions(
         python_version=python_version, platform=platform, output=scratch / "pylock.toml", upgrade=True
     )
-    standing = pipeline.standing_lock(ask, wanted)
-    return standing if standing is not None else pipeline.lock(ask, wanted).path
+    standing = pipeline.standing_lock(options, wanted)
+    return standing if standing is not None else pipeline.lock(options, wanted).path
 
 
-def _refuse_choices(ask: Ask, python_version: str | None, platform: str | None) -> None:
+def _refuse_choices(options: ApplyOptions, python_version: str | None, platform: str | None) -> None:
     """Refuse what would choose between locks, where one is named."""
     choices = {
         "--platform": platform,
         "--python-version": python_version,
-        "--runtime": ask.runtime,
-        "--variant": ask.variant,
-        "--with": ask.with_,
+        "--runtime": options.runtime,
+        "--variant": options.variant,
+        "--with": options.with_,
     }
     given = [option for option, value in choices.items() if value]
     if given:
-        message = f"the lock `{ask.lock}` decides what {_listed(given)} would"
+        message = f"the lock `{options.lock}` decides what {_listed(given)} would"
         raise InvalidInput(message, hint="Leave that out, or `--lock`")
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock._common.urls import local_path, redacted
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
@@ -31,23 +31,23 @@ from colablock.lockfile.store import (
 )
 from colablock.matrix.catalog import lock_folder
 from colablock.matrix.model import select_variant
-from colablock.planning.options import Ask
-from colablock.planning.solver import Prepared
+from colablock.planning.options import ApplyOptions
+from colablock.planning.solver import PlannedChange
 from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.matrix.model import Matrix
-    from colablock.planning.solver import Solving
-    from colablock.planning.wheels import Workshop
+    from colablock.planning.solver import Solver
+    from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
 
-__all__ = ["LockAsk", "Locked", "Locker", "nobody"]
+__all__ = ["LockMaker", "LockOptions", "LockResult", "nobody"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LockAsk:
+class LockOptions:
     """What a lock is asked for beside the matrix.
 
     Without *upgrade*, or *upgrade_packages* that name it, a version of the lock
@@ -65,7 +65,7 @@ class LockAsk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Locked:
+class LockResult:
     """One lock that was made, with how its pins moved; or the *refusal*: why there is none."""
 
     target: str  # a recorded runtime, or ``py312``
@@ -85,38 +85,38 @@ def nobody() -> Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Locker:
-    """Makes locks of one matrix, no variant chosen; *solving* gives the solve of a request over a state."""
+class LockMaker:
+    """Makes locks of one matrix, no variant chosen; *solver* gives the solve of a request over a state."""
 
     matrix: Matrix
-    solving: Callable[[Ask, Snapshot], Solving]
+    solver: Callable[[ApplyOptions, Snapshot], Solver]
     reporter: Reporter
     environ: Mapping[str, str]
     cwd: Path = field(default_factory=Path)
 
-    def one(self, ask: Ask, wanted: LockAsk) -> Locked:
-        """Return the lock of *ask*: a runtime delta where it names a runtime, else a complete one.
+    def one(self, options: ApplyOptions, wanted: LockOptions) -> LockResult:
+        """Return the lock of *options*: a runtime delta where it names a runtime, else a complete one.
 
         Raises NoSolution, FetchFailed, Refused (exit 1), InvalidInput (exit 2).
         """
-        if ask.runtime is None:
-            return self._complete(ask, wanted, self._environment(wanted))
+        if options.runtime is None:
+            return self._complete(options, wanted, self._environment(wanted))
         if wanted.python_version or wanted.platform:
             message = "a recorded runtime has its own Python and platform"
             raise InvalidInput(message, hint="Leave `--python-version` and `--platform` out")
-        return self._delta(ask, wanted, load_runtime(ask.runtime, environ=self.environ))
+        return self._delta(options, wanted, load_runtime(options.runtime, environ=self.environ))
 
-    def standing(self, ask: Ask, wanted: LockAsk) -> Path | None:
+    def standing(self, options: ApplyOptions, wanted: LockOptions) -> Path | None:
         """Return the lock beside the matrix that is what `one` would make; None where there is none."""
-        if ask.runtime is not None:
-            runtime = load_runtime(ask.runtime, environ=self.environ)
-            shelf = self.solving(ask, runtime).shelf
-            head = shelf.for_kernel(runtime) if shelf else None
+        if options.runtime is not None:
+            runtime = load_runtime(options.runtime, environ=self.environ)
+            lock_store = self.solver(options, runtime).lock_store
+            head = lock_store.for_kernel(runtime) if lock_store else None
         else:
             environment = self._environment(wanted)
-            variant = ask.variant or self._aim(environment).variant
-            shelf = self.solving(replace(ask, variant=variant), nobody()).shelf
-            head = shelf.for_environment(environment) if shelf else None
+            variant = options.variant or self._aim(environment).variant
+            lock_store = self.solver(replace(options, variant=variant), nobody()).lock_store
+            head = lock_store.for_environment(environment) if lock_store else None
         return head.path if head is not None else None
 
     def lay_wheels(self, head: LockHead, into: Path) -> Path:
@@ -124,19 +124,21 @@ class Locker:
 
         Raises NoSolution where the lock is of another matrix than it is now, FetchFailed, BadDistribution.
         """
-        ask = Ask(name=self.matrix.source, variant=head.variant, use_locks=False)
+        options = ApplyOptions(name=self.matrix.source, variant=head.variant, use_locks=False)
         if head.runtime is not None:
             runtime = load_runtime(head.runtime, environ=self.environ)
-            prepared = replace(self.solving(ask, runtime), lock=head.path, shelf=None).in_kernel("exported")
-            resolution, workshop = prepared.resolution, prepared.workshop
+            planned = replace(self.solver(options, runtime), lock=head.path, lock_store=None).in_kernel(
+                "exported"
+            )
+            resolution, preparer = planned.resolution, planned.preparer
         else:
-            solving = replace(self.solving(ask, nobody()), lock=head.path, shelf=None)
+            solver = replace(self.solver(options, nobody()), lock=head.path, lock_store=None)
             environment = environment_for(head.python, head.platform)
-            resolution, workshop = solving.from_nothing(environment, solving.kernel.python)
-        workshop.wheels_beside(resolution, into / head.path.name)
+            resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
+        preparer.wheels_beside(resolution, into / head.path.name)
         return into
 
-    def all(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
+    def all(self, options: ApplyOptions, wanted: LockOptions) -> Iterator[LockResult]:
         """Yield the locks for every recorded runtime, then the complete ones for the Pythons that these have.
 
         For each variant that an accelerator there chooses.  What has no solution
@@ -144,14 +146,14 @@ class Locker:
         Raises FetchFailed where an index cannot be read.
         """
         refused: list[dict[str, str | None]] = []
-        for made in self._each(ask, wanted):
+        for made in self._each(options, wanted):
             if made.refusal is not None:
                 refused.append({"target": made.target, "variant": made.variant, "reason": made.refusal})
             yield made
         if not wanted.dry:
             write_refusals(self._folder, self.matrix, refused)
 
-    def _each(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
+    def _each(self, options: ApplyOptions, wanted: LockOptions) -> Iterator[LockResult]:
         variants: dict[str | None, None] = {}
         shorts: dict[str, None] = {}
         for name in runtime_names(environ=self.environ):
@@ -159,89 +161,91 @@ class Locker:
             shorts.setdefault(runtime.environment.short)
             for variant in self._variants(runtime):
                 variants.setdefault(variant)
-                yield self._tried(ask, wanted, variant, runtime)
+                yield self._tried(options, wanted, variant, runtime)
         for short in shorts:
             if self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
                 for variant in variants:
-                    yield self._tried(ask, wanted, variant, environment_for(short, PLATFORM))
+                    yield self._tried(options, wanted, variant, environment_for(short, PLATFORM))
 
     # -- one lock
 
-    def _delta(self, ask: Ask, wanted: LockAsk, runtime: Snapshot) -> Locked:
-        path = self._path(wanted, self._aim(runtime), ask.variant)
-        solving = self._solving(ask, wanted, runtime, path)
-        prepared = solving.in_kernel("locked")
+    def _delta(self, options: ApplyOptions, wanted: LockOptions, runtime: Snapshot) -> LockResult:
+        path = self._path(wanted, self._aim(runtime), options.variant)
+        solver = self._solver(options, wanted, runtime, path)
+        planned = solver.in_kernel("locked")
         return self._written(
             wanted,
             path,
             target=runtime.source,
-            solving=solving,
-            resolution=prepared.resolution,
-            workshop=prepared.workshop,
-            repairs=_repairs(prepared),
+            solver=solver,
+            resolution=planned.resolution,
+            preparer=planned.preparer,
+            repairs=_repairs(planned),
         )
 
-    def _complete(self, ask: Ask, wanted: LockAsk, environment: Environment) -> Locked:
+    def _complete(self, options: ApplyOptions, wanted: LockOptions, environment: Environment) -> LockResult:
         aim = self._aim(environment)
-        path = self._path(wanted, aim, ask.variant)
-        solving = self._solving(replace(ask, variant=ask.variant or aim.variant), wanted, nobody(), path)
-        resolution, workshop = solving.from_nothing(environment, solving.kernel.python)
+        path = self._path(wanted, aim, options.variant)
+        solver = self._solver(
+            replace(options, variant=options.variant or aim.variant), wanted, nobody(), path
+        )
+        resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
         return self._written(
             wanted,
             path,
             target=aim.title,
-            solving=solving,
+            solver=solver,
             resolution=resolution,
-            workshop=workshop,
+            preparer=preparer,
         )
 
     def _tried(
-        self, ask: Ask, wanted: LockAsk, variant: str | None, target: Snapshot | Environment
-    ) -> Locked:
+        self, options: ApplyOptions, wanted: LockOptions, variant: str | None, target: Snapshot | Environment
+    ) -> LockResult:
         """Return the lock for *target*, or the refusal: then the lock of an older matrix goes."""
-        ask = replace(ask, variant=variant)
+        options = replace(options, variant=variant)
         try:
             if isinstance(target, Environment):
-                return self._complete(ask, wanted, target)
-            return self._delta(ask, wanted, target)
+                return self._complete(options, wanted, target)
+            return self._delta(options, wanted, target)
         except (NoSolution, Refused) as error:
             aim = self._aim(target)
             path = self._path(wanted, aim, variant)
             if not wanted.dry:
                 path.unlink(missing_ok=True)
-            return Locked(target=aim.title, variant=variant, path=path, refusal=error.message)
+            return LockResult(target=aim.title, variant=variant, path=path, refusal=error.message)
 
-    def _solving(self, ask: Ask, wanted: LockAsk, kernel: Snapshot, path: Path) -> Solving:
-        solving = self.solving(ask, kernel)
-        matrix = solving.matrix
+    def _solver(self, options: ApplyOptions, wanted: LockOptions, kernel: Snapshot, path: Path) -> Solver:
+        solver = self.solver(options, kernel)
+        matrix = solver.matrix
         if wanted.exclude_newer is not None:
             matrix = replace(matrix, exclude_newer=wanted.exclude_newer)
-        return replace(solving, matrix=matrix, shelf=None, preferred=_preferred(path, wanted))
+        return replace(solver, matrix=matrix, lock_store=None, preferred=_preferred(path, wanted))
 
     def _written(
         self,
-        wanted: LockAsk,
+        wanted: LockOptions,
         path: Path,
         *,
         target: str,
-        solving: Solving,
+        solver: Solver,
         resolution: Resolution,
-        workshop: Workshop,
+        preparer: WheelPreparer,
         repairs: Sequence[Pin] = (),
-    ) -> Locked:
+    ) -> LockResult:
         for remark in resolution.remarks():
             self.reporter.note(remark)
         is_kept = wanted.output != _STDOUT and not wanted.dry
-        wheels = workshop.wheels_beside(resolution, path if is_kept else None)
+        wheels = preparer.wheels_beside(resolution, path if is_kept else None)
         if wheels and wanted.output == _STDOUT:
             names = ", ".join(sorted(wheels))
             self.reporter.note(f"the lock names our own wheel of {names}: `--output FILE` lays it beside")
         origin = LockOrigin(
             runtime=target if resolution.request.installed else None,
-            index=redacted(solving.settings.default_index),
-            with_=solving.with_,
+            index=redacted(solver.settings.default_index),
+            with_=solver.with_,
         )
-        lock = make_lock(resolution, solving.matrix, wheels=wheels, origin=origin, repairs=repairs)
+        lock = make_lock(resolution, solver.matrix, wheels=wheels, origin=origin, repairs=repairs)
         text = write_lock(lock)
         local = [str(pin.name) for pin in resolution.pins.values() if _is_local(pin)]
         if local:
@@ -251,10 +255,10 @@ class Locker:
         before = path.read_bytes() if path.is_file() else None
         moved = tuple(_moves(_versions(path), {p.name: p.version for p in lock.packages if p.version}))
         if is_kept and text != before:
-            write_whole(path, text)
-        return Locked(
+            write_atomic(path, text)
+        return LockResult(
             target=target,
-            variant=solving.matrix.variant,
+            variant=solver.matrix.variant,
             path=path,
             text=text,
             packages=len(lock.packages),
@@ -276,7 +280,7 @@ class Locker:
         own = self._variant(target.accelerator)
         return _Aim(target.source, runtime_target(target.source), own)
 
-    def _path(self, wanted: LockAsk, aim: _Aim, variant: str | None) -> Path:
+    def _path(self, wanted: LockOptions, aim: _Aim, variant: str | None) -> Path:
         """Return where a lock goes; a *variant* that is the target's own choice is not in its name."""
         if wanted.output is not None:
             if wanted.output != _STDOUT:
@@ -287,7 +291,7 @@ class Locker:
         further = variant if variant != aim.variant else None
         return self._folder / lock_file_name(self.matrix.name, aim.name, further)
 
-    def _environment(self, wanted: LockAsk) -> Environment:
+    def _environment(self, wanted: LockOptions) -> Environment:
         here = nobody().environment
         if not (wanted.python_version or wanted.platform):
             return here
@@ -319,18 +323,18 @@ class _Aim(NamedTuple):
     variant: str | None
 
 
-def _repairs(prepared: Prepared) -> list[Pin]:
+def _repairs(planned: PlannedChange) -> list[Pin]:
     """Return what the plan installs to mend what the stack breaks, which no part of the stack asks for."""
     found = []
-    stack = {name for name, pin in prepared.resolution.pins.items() if not pin.is_installed}
-    source = prepared.workshop.source
-    for step in prepared.plan.steps:
+    stack = {name for name, pin in planned.resolution.pins.items() if not pin.is_installed}
+    source = planned.preparer.source
+    for step in planned.plan.steps:
         if step.artifact is None or step.name in stack:
             continue
         candidates = source.judge(step.name).candidates
         candidate = next(one for one in candidates if str(one.version) == step.version)
         needs = source.metadata(candidate).requires
-        requires = tuple(str(need) for need in needs if applies(need, prepared.snapshot.environment))
+        requires = tuple(str(need) for need in needs if applies(need, planned.snapshot.environment))
         found.append(Pin(name=step.name, candidate=candidate, requires=requires))
     return found
 
@@ -349,7 +353,7 @@ def _versions(path: Path) -> dict[NormalizedName, Version]:
         return {}  # it is written anew
 
 
-def _preferred(path: Path, wanted: LockAsk) -> dict[NormalizedName, Version]:
+def _preferred(path: Path, wanted: LockOptions) -> dict[NormalizedName, Version]:
     """Return the versions that the lock at *path* has, as far as they are to stay."""
     if wanted.upgrade:
         return {}

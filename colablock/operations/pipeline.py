@@ -39,39 +39,39 @@ from colablock.errors import (
     RolledBack,
 )
 from colablock.lockfile.pylock import lock_digest, make_lock
-from colablock.lockfile.store import LockHead, Shelf
+from colablock.lockfile.store import LockHead, LockStore
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import select_variant
 from colablock.matrix.reader import is_path
 from colablock.network.settings import Settings, read_settings
-from colablock.operations.lock import LockAsk, Locked, Locker
-from colablock.planning.options import Ask
+from colablock.operations.lock import LockMaker, LockOptions, LockResult
+from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Plan, Target
-from colablock.planning.solver import Prepared, Solving
+from colablock.planning.solver import PlannedChange, Solver
 from colablock.planning.target import is_kernel, why_not_kernel
 from colablock.runtimes.catalog import load_runtime
-from colablock.training.preflight.ready import Ready
+from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.receipts import proof_note
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
-from colablock.transaction.apply import Origin, apply_plan, refuse_externally_managed
-from colablock.transaction.apply_record import Applied
+from colablock.transaction.apply import ChangeOrigin, apply_plan, refuse_externally_managed
+from colablock.transaction.apply_record import ApplyRecord
 from colablock.transaction.disk_space import room_note, undo_cost
 from colablock.transaction.drift import SINCE, Drift, find_drifts, notes_of
 from colablock.transaction.history import Change, drop, read_history
-from colablock.transaction.journal import Settled, recover
-from colablock.transaction.rollback import Undone, roll_back
+from colablock.transaction.journal import RecoveryOutcome, recover
+from colablock.transaction.rollback import UndoneChange, roll_back
 from colablock.transaction.serialise import report_from_json, report_to_json
 from colablock.transaction.site_lock import locked
-from colablock.transaction.up_to_date import digest_of, request_key, standing_report
+from colablock.transaction.up_to_date import digest_of, request_key, up_to_date_report
 from colablock.verification.verify import Check, Report, files_checks, prove, run_in
 
 if TYPE_CHECKING:
-    from colablock.check.results_file import Checked
+    from colablock.check.results_file import MatrixCheck
     from colablock.matrix.model import Matrix
     from colablock.training.receipts import Receipt
 
-__all__ = ["Ask", "Pipeline"]
+__all__ = ["ApplyOptions", "Pipeline"]
 
 _STANDS = "the environment of this lock stands already: nothing is fetched"
 _UNFINISHED = "a change of this environment was interrupted: the next `apply` sees to it first"
@@ -98,75 +98,79 @@ class Pipeline:
         """Return the matrix of that name or path, no variant chosen."""
         return find_matrix(name, environ=self._environ)
 
-    def prepare(self, ask: Ask, *, recover: bool = False) -> Prepared:
+    def prepare(self, options: ApplyOptions, *, recover: bool = False) -> PlannedChange:
         """Return the plan with what is needed to carry it out; nothing is touched.
 
         With *recover* a change that was interrupted is put back first; else the
         plan only notes that there is one.  Raises NoSolution, FetchFailed and
         Refused (exit 1), InvalidInput (exit 2).
         """
-        kernel = self._kernel(ask, may_recover=recover)
-        matrix = self.matrix(ask.name)
-        last = None if ask.runtime else applied.load(matrix.name, self._home)
-        solving = replace(self._solving(ask, kernel), owed=_owed(last, kernel) if last else frozenset())
-        prepared = self._with_costs(ask, self._planned(ask, solving))
-        is_same = last is not None and last.key == request_key(ask, matrix, self._environ)
+        kernel = self._kernel(options, may_recover=recover)
+        matrix = self.matrix(options.name)
+        last = None if options.runtime else applied.load(matrix.name, self._home)
+        solver = replace(
+            self._solver(options, kernel), must_hold=_must_hold(last, kernel) if last else frozenset()
+        )
+        planned = self._with_costs(options, self._planned(options, solver))
+        is_same = last is not None and last.key == request_key(options, matrix, self._environ)
         since = tuple(notes_of(self._drifts(last, kernel))) if last and is_same else ()
         proof = self._proof(matrix, kernel.accelerator)
-        plan = replace(prepared.plan, beforehand=(*since, *prepared.plan.beforehand, *proof))
-        return replace(prepared, plan=plan)
+        plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *proof))
+        return replace(planned, plan=plan)
 
-    def carry_out(self, ask: Ask, prepared: Prepared) -> Report:
+    def carry_out(self, options: ApplyOptions, planned: PlannedChange) -> Report:
         """Change the target as planned, prove it, and return the report.
 
         Raises RolledBack when it failed and was undone, Refused or Unmet before
         anything has changed.  A report with failed checks is returned only when
         the user keeps what fails.
         """
-        if ask.runtime:
+        if options.runtime:
             raise InvalidInput(
                 "a recorded runtime can be planned for, not changed", hint="Leave `--runtime` out"
             )
         started = time.monotonic()
-        to_target = self._to_env if prepared.plan.target is Target.ENV else self._to_kernel
+        to_target = self._to_env if planned.plan.target is Target.ENV else self._to_kernel
         applied.check_home(self._home)
-        report = to_target(ask, prepared)
+        report = to_target(options, planned)
         report = replace(report, seconds=time.monotonic() - started)
-        return self._remember(ask, prepared, report)
+        return self._remember(options, planned, report)
 
-    def apply(self, ask: Ask) -> Report:
+    def apply(self, options: ApplyOptions) -> Report:
         """Change the environment and prove it; nothing is done where it stands already."""
-        return standing_report(ask, self._environ) or self.carry_out(ask, self.prepare(ask, recover=True))
+        return up_to_date_report(options, self._environ) or self.carry_out(
+            options, self.prepare(options, recover=True)
+        )
 
-    def lock(self, ask: Ask, wanted: LockAsk) -> Locked:
-        """Make the lock of *ask*: a runtime delta where it names a runtime, else a complete one.
+    def lock(self, options: ApplyOptions, wanted: LockOptions) -> LockResult:
+        """Make the lock of *options*: a runtime delta where it names a runtime, else a complete one.
 
         Of this machine nothing is read but the tags that are not given.
         """
-        return self._locker(ask).one(ask, wanted)
+        return self._lock_maker(options).one(options, wanted)
 
-    def standing_lock(self, ask: Ask, wanted: LockAsk) -> Path | None:
-        """Return the lock beside the matrix that serves *ask*, None where there is none or it is stale."""
-        return self._locker(ask).standing(ask, wanted)
+    def standing_lock(self, options: ApplyOptions, wanted: LockOptions) -> Path | None:
+        """Return the lock beside the matrix that serves *options*; None if there is none or it is stale."""
+        return self._lock_maker(options).standing(options, wanted)
 
     def lay_wheels(self, head: LockHead, into: Path) -> Path:
-        """Make the wheels of ours that a lock names, in the folder *into*; see `Locker.lay_wheels`."""
-        return self._locker(Ask(name=head.matrix)).lay_wheels(head, into)
+        """Make the wheels of ours that a lock names, in the folder *into*; see `LockMaker.lay_wheels`."""
+        return self._lock_maker(ApplyOptions(name=head.matrix)).lay_wheels(head, into)
 
-    def lock_all(self, ask: Ask, wanted: LockAsk) -> Iterator[Locked]:
-        """Make the locks for every recorded runtime and every Python; see `Locker.all`."""
-        return self._locker(ask).all(ask, wanted)
+    def lock_all(self, options: ApplyOptions, wanted: LockOptions) -> Iterator[LockResult]:
+        """Make the locks for every recorded runtime and every Python; see `LockMaker.all`."""
+        return self._lock_maker(options).all(options, wanted)
 
     def check(
         self, names: Sequence[str], *, update: bool = False, imports: bool = False
-    ) -> tuple[Checked, ...]:
+    ) -> tuple[MatrixCheck, ...]:
         """Return whether matrices hold on every recorded runtime; see `checking.check_matrices`."""
         from colablock.operations.check import check_matrices  # noqa: PLC0415 - processes and walks no plan needs
 
         return check_matrices(
             [self.matrix(name) for name in names],
             environ=self._environ,
-            solving=self._solving,
+            solver=self._solver,
             reporter=self.reporter,
             update=update,
             imports=imports,
@@ -191,7 +195,7 @@ class Pipeline:
         """Run *argv* in the environment that was applied last for *name*, and return its exit code."""
         return run_in(self._last(name).python, argv, self._environ)
 
-    def ready(self, name: str) -> Ready:
+    def ready(self, name: str) -> ProvenEnvironment:
         """Return the environment that was applied last for *name*, to train in.
 
         Raises NotFound where none was, Refused where what was applied is no longer
@@ -209,7 +213,7 @@ class Pipeline:
                 hint=f"`colablock apply {name}` makes it so again",
             )
         kept = report_from_json(last.report)
-        return Ready(
+        return ProvenEnvironment(
             matrix=last.name,
             python=last.python,
             lock=kept.lock_digest or applied.versions_digest(last.pins),
@@ -254,7 +258,7 @@ class Pipeline:
         with locked(site):
             return drop(site.state, number)
 
-    def settle(self, python: str | None = None) -> Settled | None:
+    def settle(self, python: str | None = None) -> RecoveryOutcome | None:
         """Put back, or finish, a change of the environment of *python* that was interrupted."""
         site = self._site(python)
         settled = recover(site)
@@ -262,13 +266,13 @@ class Pipeline:
             self.reporter.note(f"a change of {site.prefix} that was interrupted {settled.value}")
         return settled
 
-    def rollback(self, python: str | None = None, *, to_first: bool = False) -> tuple[Undone, ...]:
+    def rollback(self, python: str | None = None, *, to_first: bool = False) -> tuple[UndoneChange, ...]:
         """Undo the last change in the environment of *python*, or every one; see `rollback.roll_back`.
 
         Where the last one was interrupted it is put back, and that is all: then
         nothing is returned.
         """
-        if self.settle(python) is Settled.UNDONE and not to_first:
+        if self.settle(python) is RecoveryOutcome.UNDONE and not to_first:
             return ()
         site = self._site(python)
         undone = roll_back(
@@ -283,10 +287,10 @@ class Pipeline:
 
     # -- the parts
 
-    def _locker(self, ask: Ask) -> Locker:
-        return Locker(
-            matrix=self.matrix(ask.name),
-            solving=self._solving,
+    def _lock_maker(self, options: ApplyOptions) -> LockMaker:
+        return LockMaker(
+            matrix=self.matrix(options.name),
+            solver=self._solver,
             reporter=self.reporter,
             environ=self._environ,
         )
@@ -297,36 +301,36 @@ class Pipeline:
             return ()
         return (proof_note(matrix.source, matrix.name, accelerator, digest=matrix.digest),)
 
-    def _planned(self, ask: Ask, solving: Solving) -> Prepared:
-        if ask.into is not None:
-            return solving.in_env("asked for") if ask.into is Target.ENV else solving.in_kernel("asked for")
-        if not is_kernel(solving.kernel, named=bool(ask.python or ask.runtime)):
-            return solving.in_env("no notebook runs here")
+    def _planned(self, options: ApplyOptions, solver: Solver) -> PlannedChange:
+        if options.into is not None:
+            return solver.in_env("asked for") if options.into is Target.ENV else solver.in_kernel("asked for")
+        if not is_kernel(solver.kernel, named=bool(options.python or options.runtime)):
+            return solver.in_env("no notebook runs here")
         try:
-            prepared = solving.in_kernel("harmless: nothing that is loaded changes and nothing breaks")
+            planned = solver.in_kernel("harmless: nothing that is loaded changes and nothing breaks")
         except (NoSolution, Refused) as error:
             self.reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
-            return solving.in_env("the kernel cannot take it")
-        harm = why_not_kernel(prepared.plan)
-        if harm is None and prepared.plan.steps and _is_closed(prepared.snapshot, ask):
+            return solver.in_env("the kernel cannot take it")
+        harm = why_not_kernel(planned.plan)
+        if harm is None and planned.plan.steps and _is_closed(planned.snapshot, options):
             harm = "the environment is externally managed"
-        return prepared if harm is None else solving.in_env(f"in the kernel {harm}")
+        return planned if harm is None else solver.in_env(f"in the kernel {harm}")
 
-    def _with_costs(self, ask: Ask, prepared: Prepared) -> Prepared:
-        """Return *prepared* with what can be told beforehand of what its plan costs on this machine."""
-        if ask.runtime:
-            return prepared
-        plan, folder = prepared.plan, Path(prepared.snapshot.site)
+    def _with_costs(self, options: ApplyOptions, planned: PlannedChange) -> PlannedChange:
+        """Return *planned* with what can be told beforehand of what its plan costs on this machine."""
+        if options.runtime:
+            return planned
+        plan, folder = planned.plan, Path(planned.snapshot.site)
         if plan.target is Target.ENV:
-            if self._stands(prepared):
-                return replace(prepared, plan=replace(plan, beforehand=(_STANDS,)))
+            if self._stands(planned):
+                return replace(planned, plan=replace(plan, beforehand=(_STANDS,)))
             folder = self._home
-        elif ask.undo:
-            plan = replace(plan, undo_cost=undo_cost(plan, prepared.snapshot))
+        elif options.undo:
+            plan = replace(plan, undo_cost=undo_cost(plan, planned.snapshot))
         note = room_note(plan, folder)
-        return replace(prepared, plan=replace(plan, beforehand=(note,) if note else ()))
+        return replace(planned, plan=replace(plan, beforehand=(note,) if note else ()))
 
-    def _drifts(self, last: Applied, snapshot: Snapshot | None = None) -> tuple[Drift, ...]:
+    def _drifts(self, last: ApplyRecord, snapshot: Snapshot | None = None) -> tuple[Drift, ...]:
         """Return what has changed in the environment of *last*, which *snapshot* may be of."""
         now = installed_versions(last.sites)
         if not (now and last.versions) or now == last.versions:
@@ -338,12 +342,12 @@ class Pipeline:
                 return ()  # the environment is gone, or no longer one
         return find_drifts(last.versions, now, snapshot, last.pins)
 
-    def _stands(self, prepared: Prepared) -> bool:
+    def _stands(self, planned: PlannedChange) -> bool:
         """Whether the environment stands already, as far as that can be known with nothing fetched."""
-        if not prepared.workshop.is_at_hand(prepared.resolution):
+        if not planned.preparer.is_at_hand(planned.resolution):
             return False
         try:
-            return envs.read_env(self._home, self._digest(prepared)) is not None
+            return envs.read_env(self._home, self._digest(planned)) is not None
         except BadDistribution:
             return False  # the apply says what is wrong with it
 
@@ -353,30 +357,30 @@ class Pipeline:
             self._sites[python] = read_site(executable, self._environ)
         return self._sites[python]
 
-    def _solving(self, ask: Ask, kernel: Snapshot) -> Solving:
-        matrix = select_variant(self.matrix(ask.name), kernel.accelerator, ask.variant)
-        settings = self._settings(ask, matrix)
-        return Solving(
+    def _solver(self, options: ApplyOptions, kernel: Snapshot) -> Solver:
+        matrix = select_variant(self.matrix(options.name), kernel.accelerator, options.variant)
+        settings = self._settings(options, matrix)
+        return Solver(
             matrix=matrix,
             kernel=kernel,
             settings=settings,
             environ=self._environ,
             reporter=self.reporter,
-            with_=ask.with_,
-            broken=ask.broken,
-            lock=ask.lock,
-            shelf=self._shelf(ask, matrix, settings),
+            with_=options.with_,
+            broken=options.broken,
+            lock=options.lock,
+            lock_store=self._shelf(options, matrix, settings),
             # Without `into` it names the kernel: where that cannot take the stack, any Python may.
-            python=ask.python if ask.into is Target.ENV else None,
+            python=options.python if options.into is Target.ENV else None,
         )
 
-    def _settings(self, ask: Ask, matrix: Matrix) -> Settings:
+    def _settings(self, options: ApplyOptions, matrix: Matrix) -> Settings:
         """Return where indexes and folders are; what was taken from another tool's settings is said once."""
         settings = read_settings(
             self._environ,
-            default_index=ask.default_index,
-            find_links=ask.find_links,
-            offline=ask.offline,
+            default_index=options.default_index,
+            find_links=options.find_links,
+            offline=options.offline,
             indexes=matrix.indexes,
         )
         for note in settings.notes if not self._has_told else ():
@@ -384,28 +388,30 @@ class Pipeline:
         self._has_told = True
         return settings
 
-    def _shelf(self, ask: Ask, matrix: Matrix, settings: Settings) -> Shelf | None:
-        """Return the locks that stand beside *matrix*, as far as they count for *ask*."""
-        paths = lock_files(matrix, environ=self._environ) if ask.use_locks and ask.lock is None else ()
+    def _shelf(self, options: ApplyOptions, matrix: Matrix, settings: Settings) -> LockStore | None:
+        """Return the locks that stand beside *matrix*, as far as they count for *options*."""
+        paths = (
+            lock_files(matrix, environ=self._environ) if options.use_locks and options.lock is None else ()
+        )
         if paths and settings.find_links:
             self.reporter.note(f"the locks beside {matrix.name} are left aside: find-links come first")
             return None
-        return Shelf(
+        return LockStore(
             paths=paths,
             matrix=matrix,
-            with_=ask.with_,
+            with_=options.with_,
             index=redacted(settings.default_index),
             reporter=self.reporter,
         )
 
-    def _kernel(self, ask: Ask, *, may_recover: bool = False) -> Snapshot:
+    def _kernel(self, options: ApplyOptions, *, may_recover: bool = False) -> Snapshot:
         """Return the state that a plan would change: a recorded one, a named one's, or this interpreter's."""
-        if ask.runtime:
-            return _readable(load_runtime(ask.runtime, environ=self._environ))
-        snapshot = self._look(ask.python, ask.protect)
+        if options.runtime:
+            return _readable(load_runtime(options.runtime, environ=self._environ))
+        snapshot = self._look(options.python, options.protect)
         if is_unfinished(snapshot.prefix, snapshot.site):
-            snapshot = self._recovered(ask, snapshot) if may_recover else _noted(snapshot, _UNFINISHED)
-        if ask.python:
+            snapshot = self._recovered(options, snapshot) if may_recover else _noted(snapshot, _UNFINISHED)
+        if options.python:
             return _readable(snapshot)
         if snapshot.host is not Host.PLAIN and not self._in_kernel:
             # `!colablock` is a process of its own: what the kernel holds is out of its sight.
@@ -423,84 +429,84 @@ class Pipeline:
             protect=protect, loaded_modules=modules, environ=self._environ, accelerator=accelerator
         )
 
-    def _recovered(self, ask: Ask, snapshot: Snapshot) -> Snapshot:
+    def _recovered(self, options: ApplyOptions, snapshot: Snapshot) -> Snapshot:
         """Return the state after an interrupted change was put back."""
         self.settle(snapshot.python)
-        return self._look(ask.python, ask.protect)
+        return self._look(options.python, options.protect)
 
-    def _to_kernel(self, ask: Ask, prepared: Prepared) -> Report:
-        plan = prepared.plan
-        pins = prepared.pins()
+    def _to_kernel(self, options: ApplyOptions, planned: PlannedChange) -> Report:
+        plan = planned.plan
+        pins = planned.pins()
 
         def prove_it() -> tuple[Check, ...]:
             return self._prove(
                 plan.python,
-                prepared.matrix,
+                planned.matrix,
                 pins,
-                prepared.unmet_before(),
+                planned.unmet_before(),
                 plan=plan,
-                before=prepared.snapshot,
+                before=planned.snapshot,
             )
 
         if not plan.steps:
             checks = prove_it()
-            if not (ask.keep or all(check.passed for check in checks)):
+            if not (options.keep or all(check.passed for check in checks)):
                 raise NotProven(_failures(checks, "nothing was to be changed"))
-            return self._report(prepared, plan.python, checks, changed=False)
-        if not ask.break_system_packages:
-            refuse_externally_managed(plan, prepared.snapshot)  # before gigabytes are fetched for it
+            return self._report(planned, plan.python, checks, changed=False)
+        if not options.break_system_packages:
+            refuse_externally_managed(plan, planned.snapshot)  # before gigabytes are fetched for it
         with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
-            files = prepared.workshop.gather(plan, Path(folder), self.reporter)
+            files = planned.preparer.gather(plan, Path(folder), self.reporter)
             checks = apply_plan(
                 plan,
-                prepared.snapshot,
+                planned.snapshot,
                 files,
                 prove=prove_it,
-                origin=Origin(
+                origin=ChangeOrigin(
                     stack=applied.versions_digest(pins),
-                    lock=digest_of(ask.lock) if ask.lock else None,
-                    applied_before=applied.read_text(prepared.matrix.name, self._home),
+                    lock=digest_of(options.lock) if options.lock else None,
+                    applied_before=applied.read_text(planned.matrix.name, self._home),
                 ),
-                keep=ask.keep,
-                undo=ask.undo,
-                break_system_packages=ask.break_system_packages,
+                keep=options.keep,
+                undo=options.undo,
+                break_system_packages=options.break_system_packages,
                 environ=self._environ,
                 reporter=self.reporter,
-                fingerprint=lambda: fingerprint(_readable(self._look(ask.python, ask.protect))),
+                fingerprint=lambda: fingerprint(_readable(self._look(options.python, options.protect))),
             )
-        report = self._report(prepared, plan.python, checks, changed=True)
-        where = ["--python", ask.python] if ask.python else []
-        return replace(report, undo=shlex.join(["colablock", "rollback", *where]) if ask.undo else "")
+        report = self._report(planned, plan.python, checks, changed=True)
+        where = ["--python", options.python] if options.python else []
+        return replace(report, undo=shlex.join(["colablock", "rollback", *where]) if options.undo else "")
 
-    def _to_env(self, ask: Ask, prepared: Prepared) -> Report:
-        digest = self._digest(prepared)
+    def _to_env(self, options: ApplyOptions, planned: PlannedChange) -> Report:
+        digest = self._digest(planned)
         standing = envs.read_env(self._home, digest)
-        if standing is not None and _STANDS not in prepared.plan.beforehand:
+        if standing is not None and _STANDS not in planned.plan.beforehand:
             self.reporter.note(_STANDS)
-        python = standing.python if standing is not None else self._build(prepared, digest)
-        checks = self._prove(python, prepared.matrix, prepared.pins(), bytecode=True)
-        if not all(check.passed for check in checks) and not ask.keep:
+        python = standing.python if standing is not None else self._build(planned, digest)
+        checks = self._prove(python, planned.matrix, planned.pins(), bytecode=True)
+        if not all(check.passed for check in checks) and not options.keep:
             if standing is not None:
                 raise NotProven(_failures(checks, "the environment, which stood already, is left as it was"))
             envs.discard_env(self._home, digest)
             hint = "`--keep` keeps an environment that is not proven"
             raise RolledBack(_failures(checks, "the environment was taken away again"), hint=hint)
-        envs.select_env(self._home, prepared.matrix.name, digest)
-        report = self._report(prepared, python, checks, changed=standing is None)
+        envs.select_env(self._home, planned.matrix.name, digest)
+        report = self._report(planned, python, checks, changed=standing is None)
         return replace(report, lock_digest=digest)
 
-    def _digest(self, prepared: Prepared) -> str:
+    def _digest(self, planned: PlannedChange) -> str:
         """Return the name of the environment; our own wheels are made for that where they are not yet."""
-        wheels = prepared.workshop.wheels_beside(prepared.resolution, None)
-        return lock_digest(make_lock(prepared.resolution, prepared.matrix, wheels=wheels))
+        wheels = planned.preparer.wheels_beside(planned.resolution, None)
+        return lock_digest(make_lock(planned.resolution, planned.matrix, wheels=wheels))
 
-    def _build(self, prepared: Prepared, digest: str) -> str:
+    def _build(self, planned: PlannedChange, digest: str) -> str:
         """Return the interpreter of the environment of a lock, which is built now."""
-        plan = prepared.plan
-        short = prepared.snapshot.environment.short
+        plan = planned.plan
+        short = planned.snapshot.environment.short
         interpreter = plan.python or fetch_interpreter(short, self._environ, self.reporter).path
         with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
-            files = prepared.workshop.gather(plan, Path(folder), self.reporter)
+            files = planned.preparer.gather(plan, Path(folder), self.reporter)
             python = envs.build_env(
                 plan,
                 files,
@@ -535,8 +541,10 @@ class Pipeline:
             reporter=self.reporter,
         )
 
-    def _report(self, prepared: Prepared, python: str, checks: tuple[Check, ...], *, changed: bool) -> Report:
-        plan = prepared.plan
+    def _report(
+        self, planned: PlannedChange, python: str, checks: tuple[Check, ...], *, changed: bool
+    ) -> Report:
+        plan = planned.plan
         return Report(
             matrix=plan.matrix,
             variant=plan.variant,
@@ -550,27 +558,27 @@ class Pipeline:
             notes=plan.notes,
         )
 
-    def _remember(self, ask: Ask, prepared: Prepared, report: Report) -> Report:
+    def _remember(self, options: ApplyOptions, planned: PlannedChange, report: Report) -> Report:
         """Keep what was applied for `run`, `verify` and the next `apply`; say so where that fails."""
         after = snapshot_of(
-            Path(report.python), environ=self._environ, accelerator=prepared.snapshot.accelerator
+            Path(report.python), environ=self._environ, accelerator=planned.snapshot.accelerator
         )
         versions = installed_versions([after.site])
-        record = Applied(
-            name=prepared.matrix.name,
-            key=request_key(ask, self.matrix(ask.name), self._environ),
+        record = ApplyRecord(
+            name=planned.matrix.name,
+            key=request_key(options, self.matrix(options.name), self._environ),
             target=report.target,
             python=report.python,
             prefix=after.prefix,
             sites=(after.site,),
             state=applied.versions_digest(versions),
             versions=versions,
-            matrix_digest=prepared.matrix.digest,
-            variant=prepared.matrix.variant,
-            pins=prepared.pins(),
-            unmet=tuple(sorted(prepared.unmet_before())),
+            matrix_digest=planned.matrix.digest,
+            variant=planned.matrix.variant,
+            pins=planned.pins(),
+            unmet=tuple(sorted(planned.unmet_before())),
             report=report_to_json(report),
-            source=str(Path(ask.name).absolute()) if is_path(ask.name) else ask.name,
+            source=str(Path(options.name).absolute()) if is_path(options.name) else options.name,
             process=os.getpid(),
         )
         try:
@@ -580,7 +588,7 @@ class Pipeline:
             return replace(report, notes=(*report.notes, note))
         return report
 
-    def _last(self, name: str) -> Applied:
+    def _last(self, name: str) -> ApplyRecord:
         """Return the last apply of a matrix by its name, or by a path; one applied by path has a name too.
 
         A later change of that environment that was interrupted is put back first.
@@ -592,8 +600,8 @@ class Pipeline:
         return last
 
 
-def _is_closed(snapshot: Snapshot, ask: Ask) -> bool:
-    return snapshot.externally_managed is not None and not ask.break_system_packages
+def _is_closed(snapshot: Snapshot, options: ApplyOptions) -> bool:
+    return snapshot.externally_managed is not None and not options.break_system_packages
 
 
 def _noted(snapshot: Snapshot, note: str) -> Snapshot:
@@ -609,7 +617,7 @@ def _readable(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, installed=installed, unreadable=frozenset(odd))
 
 
-def _owed(last: Applied, kernel: Snapshot) -> frozenset[tuple[NormalizedName, str]]:
+def _must_hold(last: ApplyRecord, kernel: Snapshot) -> frozenset[tuple[NormalizedName, str]]:
     """Return the requirements of the stack that *last* proved to hold, and that *kernel* does not meet."""
     if kernel.site not in last.sites or not report_from_json(last.report).passed:
         return frozenset()

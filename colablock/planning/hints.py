@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
     from colablock.runtimes.catalog import RecordedRuntime
 
-__all__ = ["ways_out"]
+__all__ = ["alternatives"]
 
 
-def ways_out(
+def alternatives(
     matrix: Matrix,
     python: Version,
     *,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from colablock.planning.plan import Remedy, Target
 
-__all__ = ["Ask"]
+__all__ = ["ApplyOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class ApplyOptions:
     """What the user asks for; every field but the name has a default that is decided."""
 
     name: str

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.environment.dependency_graph import Broken, Change, find_broken
+from colablock.environment.dependency_graph import Broken, StateChange, find_broken
 from colablock.environment.requirements import Dependents, applies, parse_requirement
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
-from colablock.index.candidates import Origin
+from colablock.index.candidates import CandidateOrigin
 from colablock.planning.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Repair(Protocol):
 
 
 @dataclass
-class _Draft:
+class _PlanDraft:
     """A plan on its way: pins by name (of the stack, then of repairs), and what goes."""
 
     snapshot: Snapshot
@@ -46,9 +46,9 @@ class _Draft:
     repaired: dict[NormalizedName, str] = field(default_factory=dict)
     breakages: list[Breakage] = field(default_factory=list)
 
-    def change(self) -> Change:
+    def change(self) -> StateChange:
         moved = {name: str(pin.version) for name, pin in self.pins.items() if not pin.is_installed}
-        return Change(moved=moved, removed=frozenset(self.removed))
+        return StateChange(moved=moved, removed=frozenset(self.removed))
 
 
 def make_plan(
@@ -70,7 +70,7 @@ def make_plan(
     what is broken only by a removal is left and listed.
     """
     entries = {entry.name: entry for entry in resolution.request.asked}
-    draft = _Draft(snapshot=snapshot, pins=dict(resolution.pins), entries=entries)
+    draft = _PlanDraft(snapshot=snapshot, pins=dict(resolution.pins), entries=entries)
     _take_away_absent(draft, matrix)
     _judge_broken(draft, repair, broken)
     steps = [*_removals(draft), *_installations(draft, resolution)]
@@ -114,7 +114,7 @@ def state_after(
     return after
 
 
-def _take_away_absent(draft: _Draft, matrix: Matrix) -> None:
+def _take_away_absent(draft: _PlanDraft, matrix: Matrix) -> None:
     """Remove what the matrix wants absent (``[absent]``) and the solve has not moved."""
     needed = _needed_by_protected(draft.snapshot)
     for absent in matrix.absent:
@@ -132,7 +132,7 @@ def _take_away_absent(draft: _Draft, matrix: Matrix) -> None:
             )
 
 
-def _judge_broken(draft: _Draft, repair: Repair | None, override: Remedy | None) -> None:
+def _judge_broken(draft: _PlanDraft, repair: Repair | None, override: Remedy | None) -> None:
     """Decide about everything that is newly broken, until nothing more breaks directly."""
     dependents = Dependents(draft.snapshot.installed, draft.snapshot.environment)
     needed = _needed_by_protected(draft.snapshot)
@@ -155,7 +155,7 @@ def _judge_broken(draft: _Draft, repair: Repair | None, override: Remedy | None)
 
 
 def _settle(
-    draft: _Draft,
+    draft: _PlanDraft,
     item: Broken,
     repair: Repair | None,
     override: Remedy | None,
@@ -190,7 +190,7 @@ def _breakage(item: Broken, remedy: Remedy, because: tuple[str, ...]) -> Breakag
     )
 
 
-def _moved(draft: _Draft, name: NormalizedName) -> str:
+def _moved(draft: _PlanDraft, name: NormalizedName) -> str:
     before = draft.snapshot.installed[name].version
     pin = draft.pins.get(name)
     if name in draft.removed or pin is None:
@@ -198,7 +198,7 @@ def _moved(draft: _Draft, name: NormalizedName) -> str:
     return f"{name} {before} becomes {pin.version}"
 
 
-def _chain(item: Broken, found: Mapping[NormalizedName, Broken], draft: _Draft) -> tuple[str, ...]:
+def _chain(item: Broken, found: Mapping[NormalizedName, Broken], draft: _PlanDraft) -> tuple[str, ...]:
     """Return the links from what is removed down to *item*, one sentence each."""
     links = [f"{item.name} needs {item.requirement}"]
     cause = item.cause
@@ -223,7 +223,7 @@ def _needed_by_protected(snapshot: Snapshot) -> frozenset[NormalizedName]:
     )
 
 
-def _removals(draft: _Draft) -> list[Step]:
+def _removals(draft: _PlanDraft) -> list[Step]:
     """Return the removals, what needs others before what it needs."""
     names = _in_order(draft.removed, lambda name: _required_names(draft.snapshot.installed[name].requires))
     return [
@@ -237,7 +237,7 @@ def _removals(draft: _Draft) -> list[Step]:
     ]
 
 
-def _installations(draft: _Draft, resolution: Resolution) -> list[Step]:
+def _installations(draft: _PlanDraft, resolution: Resolution) -> list[Step]:
     """Return replacements and installations, what is needed before what needs it."""
     names = [name for name, pin in draft.pins.items() if not pin.is_installed]
     ordered = _in_order(names, lambda name: _required_names(draft.pins[name].requires))
@@ -264,7 +264,7 @@ def _installations(draft: _Draft, resolution: Resolution) -> list[Step]:
     return steps
 
 
-def _reason(draft: _Draft, pin: Pin, resolution: Resolution) -> str:
+def _reason(draft: _PlanDraft, pin: Pin, resolution: Resolution) -> str:
     """Say why this version goes in: the matrix's own words, who needs it, or what it repairs."""
     if pin.name in draft.repaired:
         return f"{draft.repaired[pin.name]}; {pin.version} fits"
@@ -288,7 +288,7 @@ def _excludes(line: str, version: str) -> bool:
     return requirement is not None and not requirement.specifier.contains(version, prereleases=True)
 
 
-def _kept(draft: _Draft) -> list[Kept]:
+def _kept(draft: _PlanDraft) -> list[Kept]:
     kept = []
     for name, pin in sorted(draft.pins.items()):
         if pin.is_installed and pin.candidate.installed is not None:
@@ -304,7 +304,7 @@ def _artifact(pin: Pin, entry: PackageEntry | None) -> Artifact | None:
     file = pin.candidate.file
     if file is None:
         return None
-    made = pin.candidate.origin is not Origin.LOCK  # a lock names the wheel that was made already
+    made = pin.candidate.origin is not CandidateOrigin.LOCK  # a lock names the wheel that was made already
     rebuilt = entry.path if entry is not None and entry.is_rebuilt and made else None
     return Artifact(
         name=pin.name,
@@ -316,7 +316,7 @@ def _artifact(pin: Pin, entry: PackageEntry | None) -> Artifact | None:
         index=file.index,
         build=not file.is_wheel and rebuilt is None,
         rebuilt=rebuilt,
-        direct=pin.candidate.origin is Origin.DIRECT,
+        direct=pin.candidate.origin is CandidateOrigin.DIRECT,
     )
 
 

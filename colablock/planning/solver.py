@@ -19,15 +19,15 @@ from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.pylock import DELTA, LockSource, read_lock
-from colablock.lockfile.store import LockHead, Shelf, assumed_otherwise, read_head
+from colablock.lockfile.store import LockHead, LockStore, assumed_otherwise, read_head
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
 from colablock.network.fetcher import Fetcher
-from colablock.planning.hints import ways_out
+from colablock.planning.hints import alternatives
 from colablock.planning.plan import Plan, Remedy, Step, Target
 from colablock.planning.planner import make_plan
-from colablock.planning.target import Offer, best_offer, build_note, has_preferred_builds
-from colablock.planning.wheels import Workshop
+from colablock.planning.target import PythonCandidate, best_offer, build_note, has_preferred_builds
+from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
 from colablock.resolver.model import PYTHON, Request, Unsolvable
 from colablock.resolver.repair import Repairer
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from colablock.network.settings import Settings
     from colablock.resolver.model import Resolution
 
-__all__ = ["Prepared", "Solving"]
+__all__ = ["PlannedChange", "Solver"]
 
 # Where no interpreter takes a stack, one of these is fetched: the newest that does.
 _OLDEST = Version("3.9")  # of the Pythons at hand: what older ones take is no training stack of today
@@ -50,7 +50,7 @@ FETCHABLE = ("3.13", "3.12", "3.11", "3.10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class PlannedChange:
     """A plan, with all that is needed to carry it out.
 
     *snapshot* is the target's state; nothing is installed in an environment
@@ -61,7 +61,7 @@ class Prepared:
     matrix: Matrix
     resolution: Resolution
     snapshot: Snapshot
-    workshop: Workshop
+    preparer: WheelPreparer
 
     def pins(self) -> dict[NormalizedName, str]:
         """Return the versions of the stack, by name."""
@@ -70,7 +70,7 @@ class Prepared:
     def unmet_before(self) -> frozenset[tuple[NormalizedName, str]]:
         """Return the requirements of kept distributions that nobody met before either."""
         kept = [name for name, pin in self.resolution.pins.items() if pin.is_installed]
-        return unmet(kept, self.snapshot) - self.resolution.request.owed
+        return unmet(kept, self.snapshot) - self.resolution.request.must_hold
 
     def why(self, package: str) -> list[str]:
         """Return why *package* is at its version, or goes, or stays, one sentence each.
@@ -107,7 +107,7 @@ def _told(step: Step) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Solving:
+class Solver:
     """A matrix with its variant chosen, the user's additions, and where candidates come from."""
 
     matrix: Matrix
@@ -118,69 +118,69 @@ class Solving:
     with_: tuple[str, ...] = ()
     broken: Remedy | None = None
     lock: Path | None = None  # asked for by name
-    shelf: Shelf | None = None  # of the locks that stand beside the matrix
+    lock_store: LockStore | None = None  # of the locks that stand beside the matrix
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # of an earlier lock
     python: str | None = None  # asked for by name
-    owed: frozenset[tuple[NormalizedName, str]] = frozenset()  # of the kernel: see Request
+    must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # of the kernel: see Request
 
     # -- in the kernel
 
-    def in_kernel(self, why: str) -> Prepared:
+    def in_kernel(self, why: str) -> PlannedChange:
         """Return the plan for the kernel.  Raises NoSolution with what else would do."""
         kernel = self.kernel
         self.reporter.stage(
             f"Resolving {self.matrix.name} for Python {kernel.environment.python_version} as it stands"
         )
         locked = self._locked(kernel.environment, kernel)
-        workshop = self._workshop(kernel.environment, kernel.python, settled=kernel.installed, locked=locked)
+        preparer = self._preparer(kernel.environment, kernel.python, settled=kernel.installed, locked=locked)
         request = self._request(
             kernel.environment,
-            workshop.source,
+            preparer.source,
             installed=kernel.installed,
             protected=kernel.protected,
-            owed=self.owed,
+            must_hold=self.must_hold,
         )
         try:
-            resolution = self._resolve(request, workshop.source)
+            resolution = self._resolve(request, preparer.source)
         except NoSolution as error:
             if locked is None or self.lock is not None:
                 raise
             self._set_aside(locked, error)
-            return replace(self, shelf=None).in_kernel(why)
+            return replace(self, lock_store=None).in_kernel(why)
         plan = make_plan(
             matrix=self.matrix,
             resolution=resolution,
             snapshot=kernel,
             target=Target.KERNEL,
             why_target=why,
-            repair=Repairer(request, workshop.source),
+            repair=Repairer(request, preparer.source),
             broken=self.broken,
             fingerprint=fingerprint(kernel),
             notes=(*kernel.notes, *_managed(kernel), *self._notes(resolution, locked)),
         )
-        return Prepared(
-            plan=plan, matrix=self.matrix, resolution=resolution, snapshot=kernel, workshop=workshop
+        return PlannedChange(
+            plan=plan, matrix=self.matrix, resolution=resolution, snapshot=kernel, preparer=preparer
         )
 
     # -- from nothing
 
-    def from_nothing(self, environment: Environment, python: str) -> tuple[Resolution, Workshop]:
+    def from_nothing(self, environment: Environment, python: str) -> tuple[Resolution, WheelPreparer]:
         """Return the newest solution for *environment*; *python* builds where something is built.
 
         Where a complete lock stands beside the matrix, its pins are the solution.
         """
         self.reporter.stage(f"Resolving {self.matrix.name} for Python {environment.python_version}")
         locked = self._locked(environment)
-        workshop = self._workshop(environment, python, locked=locked)
+        preparer = self._preparer(environment, python, locked=locked)
         try:
-            return self._resolve(self._request(environment, workshop.source), workshop.source), workshop
+            return self._resolve(self._request(environment, preparer.source), preparer.source), preparer
         except NoSolution as error:
             if locked is None or self.lock is not None:
                 raise
             self._set_aside(locked, error)
-            return replace(self, shelf=None).from_nothing(environment, python)
+            return replace(self, lock_store=None).from_nothing(environment, python)
 
-    def in_env(self, why: str) -> Prepared:
+    def in_env(self, why: str) -> PlannedChange:
         """Return the plan for an isolated environment with the Python at hand that takes the stack best.
 
         Raises NoSolution with the reason of each Python when none does.
@@ -202,12 +202,14 @@ class Solving:
         best, reason = best_offer(tried.offers)
         return self._env_plan(best, tried.workshops[best.version], f"{why}; {reason}")
 
-    def in_env_of(self, environment: Environment, why: str) -> Prepared:
+    def in_env_of(self, environment: Environment, why: str) -> PlannedChange:
         """Return the plan for an isolated environment of this very Python, which need not be at hand."""
-        resolution, workshop = self.from_nothing(environment, "")
-        return self._env_plan(Offer(python="", environment=environment, resolution=resolution), workshop, why)
+        resolution, preparer = self.from_nothing(environment, "")
+        return self._env_plan(
+            PythonCandidate(python="", environment=environment, resolution=resolution), preparer, why
+        )
 
-    def _env_plan(self, offer: Offer, workshop: Workshop, why: str) -> Prepared:
+    def _env_plan(self, offer: PythonCandidate, preparer: WheelPreparer, why: str) -> PlannedChange:
         empty = _empty(offer, self.kernel)
         plan = make_plan(
             matrix=self.matrix,
@@ -215,10 +217,10 @@ class Solving:
             snapshot=empty,
             target=Target.ENV,
             why_target=why,
-            notes=self._notes(offer.resolution, workshop.source),
+            notes=self._notes(offer.resolution, preparer.source),
         )
-        return Prepared(
-            plan=plan, matrix=self.matrix, resolution=offer.resolution, snapshot=empty, workshop=workshop
+        return PlannedChange(
+            plan=plan, matrix=self.matrix, resolution=offer.resolution, snapshot=empty, preparer=preparer
         )
 
     def _try(self, environment: Environment, python: str, tried: _Tried) -> None:
@@ -233,7 +235,9 @@ class Solving:
             tried.worthwhile = error.is_about_python or len(tried.refusals) < _ENOUGH
             return
         running = environment.short == self.kernel.environment.short
-        offer = Offer(python=python, environment=environment, resolution=resolution, running=running)
+        offer = PythonCandidate(
+            python=python, environment=environment, resolution=resolution, running=running
+        )
         tried.offers.append(offer)
 
     def _pythons(self) -> Iterator[tuple[Environment, str]]:
@@ -316,7 +320,7 @@ class Solving:
         others = [
             one.name for one in list_matrices(environ=self.environ) if not (one.fault or one.shadowed_by)
         ]
-        return ways_out(
+        return alternatives(
             self.matrix,
             request.environment.python_version,
             in_kernel=bool(request.installed),
@@ -325,13 +329,13 @@ class Solving:
             others=[find_matrix(name, environ=self.environ) for name in others],
         )
 
-    def _workshop(
+    def _preparer(
         self,
         environment: Environment,
         python: str,
         settled: Container[NormalizedName] = (),
         locked: LockSource | None = None,
-    ) -> Workshop:
+    ) -> WheelPreparer:
         """Return the source of candidates for *environment*, with what makes wheels of their files."""
         fetcher = Fetcher.for_settings(self.settings, self.environ)
         builder = Builder(
@@ -364,7 +368,7 @@ class Solving:
             for entry in asked
             if entry.marker is None or entry.marker.evaluate(dict(environment.markers))
         }
-        return Workshop(
+        return WheelPreparer(
             source=source,
             fetcher=fetcher,
             builder=builder,
@@ -393,9 +397,9 @@ class Solving:
         if self.lock is not None:
             _check_assumed(read_head(self.lock), kernel)
             return self._lock_source(self.lock, environment)
-        if self.shelf is None:
+        if self.lock_store is None:
             return None
-        head = self.shelf.for_kernel(kernel) if kernel else self.shelf.for_environment(environment)
+        head = self.lock_store.for_kernel(kernel) if kernel else self.lock_store.for_environment(environment)
         try:
             return self._lock_source(head.path, environment) if head is not None else None
         except NoSolution as error:  # it is for another platform
@@ -425,8 +429,8 @@ class Solving:
 class _Tried:
     """What the Pythons that were asked so far have to offer."""
 
-    offers: list[Offer] = field(default_factory=list)
-    workshops: dict[Version, Workshop] = field(default_factory=dict)
+    offers: list[PythonCandidate] = field(default_factory=list)
+    workshops: dict[Version, WheelPreparer] = field(default_factory=dict)
     refusals: dict[str, NoSolution] = field(default_factory=dict)
     minors: set[str] = field(default_factory=set)
     worthwhile: bool = True  # to ask another Python: nothing refused so far but for the Python's sake
@@ -454,7 +458,7 @@ def _managed(kernel: Snapshot) -> Iterator[str]:
         )
 
 
-def _empty(offer: Offer, kernel: Snapshot) -> Snapshot:
+def _empty(offer: PythonCandidate, kernel: Snapshot) -> Snapshot:
     """Return the state of an environment that is to be made with the Python of *offer*."""
     return Snapshot(
         environment=offer.environment,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from colablock.resolver.model import Resolution
 
 __all__ = [
-    "Offer",
+    "PythonCandidate",
     "best_offer",
     "build_note",
     "fetch_size",
@@ -63,7 +63,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class PythonCandidate:
     """One Python that takes the stack: its solve and what it has to fetch (bytes)."""
 
     python: str  # the executable; "" for one that would be fetched first
@@ -88,7 +88,7 @@ def fetch_size(resolution: Resolution) -> int:
     return sum(file.size or 0 for file in files if file is not None)
 
 
-def best_offer(offers: Sequence[Offer]) -> tuple[Offer, str]:
+def best_offer(offers: Sequence[PythonCandidate]) -> tuple[PythonCandidate, str]:
     """Return the offer to take and why: the smallest download, then this Python, then the newest.
 
     A build for the CPU may exist for one Python only, and be a tenth of the others.

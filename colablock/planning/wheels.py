@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock.errors import BadDistribution
-from colablock.index.candidates import Origin
+from colablock.index.candidates import CandidateOrigin
 from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lockfile.pylock import LockSource, Wheel
 from colablock.network.cache import file_digest
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from colablock.planning.plan import Artifact, Plan
     from colablock.resolver.model import Pin, Resolution
 
-__all__ = ["Workshop"]
+__all__ = ["WheelPreparer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
+class WheelPreparer:
     """What candidates a solve asked, and how their files become wheels on disk."""
 
     source: CandidateSource
@@ -104,7 +104,7 @@ class Workshop:
         return self.builder(path) if artifact.build else path
 
     def _rebuilt(self, entry: PackageEntry, candidate: Candidate, file: File) -> Path:
-        if candidate.origin is Origin.LOCK:  # it names the wheel that was made already
+        if candidate.origin is CandidateOrigin.LOCK:  # it names the wheel that was made already
             return self.fetcher.fetch_named(file)
         return self._kept(entry) or self._rebuild(
             entry, self.fetcher.fetch_named(file), file.hashes.get("sha256")

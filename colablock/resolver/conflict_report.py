@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING
 from colablock._vendor.packaging.version import Version
 from colablock.errors import FetchFailed, NoSolution
 from colablock.index.candidates import Reason
-from colablock.resolver.model import LOCK, PYTHON, UNUSABLE, Choice, Conflict, Guard, Want
+from colablock.resolver.model import (
+    LOCK,
+    PYTHON,
+    UNUSABLE,
+    Conflict,
+    ResolverCandidate,
+    ResolverConstraint,
+    ResolverRequirement,
+)
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.index.candidates import CandidateSource, Judged, Rejection
+    from colablock.index.candidates import CandidateSource, ProjectCandidates, Rejection
     from colablock.resolver.model import Request
 
 __all__ = ["explain", "misfits"]
@@ -96,7 +104,7 @@ def misfits(request: Request, source: CandidateSource) -> dict[NormalizedName, s
     return dict(sorted(found.items()))
 
 
-def _judged(source: CandidateSource, name: NormalizedName) -> Judged | None:
+def _judged(source: CandidateSource, name: NormalizedName) -> ProjectCandidates | None:
     try:
         return source.judge(name)
     except FetchFailed:
@@ -122,7 +130,9 @@ def _headline(conflict: Conflict) -> str:
 
 def _causes(conflict: Conflict, asker: str) -> Iterator[str]:
     """Yield who asks for what, and for each asker why it is there."""
-    askers: defaultdict[tuple[NormalizedName, str | None, NormalizedName], dict[Choice, Want]]
+    askers: defaultdict[
+        tuple[NormalizedName, str | None, NormalizedName], dict[ResolverCandidate, ResolverRequirement]
+    ]
     askers = defaultdict(dict)
     for want, parent in _pairs(conflict):
         if parent is None:
@@ -136,7 +146,7 @@ def _causes(conflict: Conflict, asker: str) -> Iterator[str]:
         yield from _origin(conflict, next(iter(wants)), asker, set())
 
 
-def _pairs(conflict: Conflict) -> Iterator[tuple[Want, Choice | None]]:
+def _pairs(conflict: Conflict) -> Iterator[tuple[ResolverRequirement, ResolverCandidate | None]]:
     """Yield the causes, and what else was asked of the names in conflict where that is part of it.
 
     The search ends at the last of many dead ends.  Those before it were other
@@ -158,24 +168,24 @@ def _pairs(conflict: Conflict) -> Iterator[tuple[Want, Choice | None]]:
                     yield want, parent
 
 
-def _takes(want: Want, version: Version) -> bool:
+def _takes(want: ResolverRequirement, version: Version) -> bool:
     return want.specifier.contains(version, prereleases=True)
 
 
-def _asks(want: Want, asker: str, conflict: Conflict) -> str:
+def _asks(want: ResolverRequirement, asker: str, conflict: Conflict) -> str:
     if want.name == PYTHON:
         here = conflict.request.environment.python_version
         return f"{asker} needs {_spoken(want)}, and this is Python {here}"
     return f"{asker} asks for {_spoken(want)} ({want.path})"
 
 
-def _spoken(want: Want) -> str:
+def _spoken(want: ResolverRequirement) -> str:
     return f"Python {want.specifier}" if want.name == PYTHON else f"`{want}`"
 
 
-def _needs(wants: Mapping[Choice, Want]) -> Iterator[str]:
+def _needs(wants: Mapping[ResolverCandidate, ResolverRequirement]) -> Iterator[str]:
     """Yield what the versions of one asker need: one sentence where it is the same, or too much to list."""
-    by_need: defaultdict[str, list[Choice]] = defaultdict(list)
+    by_need: defaultdict[str, list[ResolverCandidate]] = defaultdict(list)
     for parent in sorted(wants, key=lambda choice: choice.version, reverse=True):
         by_need[_spoken(wants[parent])].append(parent)
     if len(by_need) <= _MOST_SENTENCES:
@@ -186,7 +196,7 @@ def _needs(wants: Mapping[Choice, Want]) -> Iterator[str]:
     yield f"{_range([*wants])} need one version each: from {first} to {last}"
 
 
-def _range(parents: list[Choice]) -> str:
+def _range(parents: list[ResolverCandidate]) -> str:
     versions = sorted({parent.version for parent in parents})
     name = _called(parents[0])
     if len(versions) == 1:
@@ -196,12 +206,12 @@ def _range(parents: list[Choice]) -> str:
     return f"{name} {versions[0]} to {versions[-1]} ({len(versions)} versions tried)"
 
 
-def _called(choice: Choice) -> str:
+def _called(choice: ResolverCandidate) -> str:
     return f"{choice.name}[{choice.extra}]" if choice.extra else choice.name
 
 
 def _origin(
-    conflict: Conflict, choice: Choice, asker: str, seen: set[tuple[NormalizedName, str | None]]
+    conflict: Conflict, choice: ResolverCandidate, asker: str, seen: set[tuple[NormalizedName, str | None]]
 ) -> Iterator[str]:
     """Yield the chain from *choice* up to the user, one sentence a link."""
     seen.add((choice.name, choice.extra))
@@ -245,7 +255,7 @@ def _facts(conflict: Conflict) -> Iterator[str]:
         yield f"it was looked for in {_and(conflict.where[:_MOST_PLACES])}"
 
 
-def _guards(conflict: Conflict, name: NormalizedName) -> Iterator[Guard]:
+def _guards(conflict: Conflict, name: NormalizedName) -> Iterator[ResolverConstraint]:
     """Yield the narrowings that leave out a version which the requirements take."""
     fitting = _fitting(conflict, name)
     for guard in conflict.guards.get(name, ()):
@@ -273,7 +283,7 @@ def _there_is(conflict: Conflict, name: NormalizedName) -> Iterator[str]:
         )
 
 
-def _wants(conflict: Conflict, name: NormalizedName) -> list[Want]:
+def _wants(conflict: Conflict, name: NormalizedName) -> list[ResolverRequirement]:
     return [want for want, _ in conflict.causes if want.name == name and want.extra is None]
 
 

@@ -10,7 +10,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.errors import NoSolution
-from colablock.index.candidates import Candidate, Origin, Reason, Rejection
+from colablock.index.candidates import Candidate, CandidateOrigin, Reason, Rejection
 
 if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment
@@ -22,15 +22,15 @@ __all__ = [
     "LOCK",
     "PYTHON",
     "UNUSABLE",
-    "Choice",
     "Conflict",
-    "Guard",
     "Parent",
     "Pin",
     "Request",
     "Resolution",
+    "ResolverCandidate",
+    "ResolverConstraint",
+    "ResolverRequirement",
     "Unsolvable",
-    "Want",
 ]
 
 PYTHON = NormalizedName("python")  # the interpreter, as a candidate like any other
@@ -46,7 +46,7 @@ class Request:
     *roots* and *constraints* are taken as they stand; their markers are judged
     here.  *installed* are facts (empty for a solve from nothing), *protected*
     the names among them that never move, *fixed* versions that a lock or an
-    earlier solve has decided, *preferred* ones that are tried first.  *owed* are
+    earlier solve has decided, *preferred* ones that are tried first.  *must_hold* are
     requirements of installed ones that do not hold and have to: elsewhere, what
     was unmet before may stay so.
     """
@@ -63,7 +63,7 @@ class Request:
     fixed: Mapping[NormalizedName, Version] = field(default_factory=dict)
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)
     unfit: frozenset[NormalizedName] = frozenset()  # their installed version is no candidate
-    owed: frozenset[tuple[NormalizedName, str]] = frozenset()  # name and line
+    must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # name and line
 
     @property
     def asked(self) -> tuple[PackageEntry, ...]:
@@ -72,7 +72,7 @@ class Request:
         return tuple(one for one in self.roots if one.marker is None or one.marker.evaluate(markers))
 
 
-class Want(NamedTuple):
+class ResolverRequirement(NamedTuple):
     """One requirement inside the solve.
 
     *extra* None asks for the distribution itself; else for what that extra adds.
@@ -93,7 +93,7 @@ class Want(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class ResolverCandidate:
     """A candidate in the solve: a distribution, or what one of its extras adds.
 
     Two are the same when name, version, origin and extra are.
@@ -111,11 +111,11 @@ class Choice:
         return self.candidate.version
 
     @property
-    def _key(self) -> tuple[NormalizedName, Version, Origin, str | None]:
+    def _key(self) -> tuple[NormalizedName, Version, CandidateOrigin, str | None]:
         return self.candidate.name, self.candidate.version, self.candidate.origin, self.extra
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Choice) and self._key == other._key
+        return isinstance(other, ResolverCandidate) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -150,7 +150,7 @@ class Pin:
     @property
     def is_installed(self) -> bool:
         """Whether what is installed serves as it is."""
-        return self.candidate.origin is Origin.INSTALLED
+        return self.candidate.origin is CandidateOrigin.INSTALLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,11 +195,11 @@ class Conflict:
     """
 
     request: Request
-    causes: tuple[tuple[Want, Choice | None], ...]
-    edges: Mapping[NormalizedName, tuple[tuple[Want, Choice | None], ...]]
+    causes: tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]
+    edges: Mapping[NormalizedName, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]
     refused: tuple[Rejection, ...]
     missing: frozenset[NormalizedName]
-    guards: Mapping[NormalizedName, tuple[Guard, ...]]
+    guards: Mapping[NormalizedName, tuple[ResolverConstraint, ...]]
     available: Mapping[NormalizedName, tuple[Version, ...]] = field(default_factory=dict)
     where: tuple[str, ...] = ()
 
@@ -208,7 +208,7 @@ class Conflict:
         return tuple(sorted({want.name for want, _ in self.causes}))
 
 
-class Guard(NamedTuple):
+class ResolverConstraint(NamedTuple):
     """A narrowing that asks for nothing: a constraint, or what a protected one needs."""
 
     specifier: SpecifierSet

@@ -14,8 +14,24 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.requirements import Dependents, applies, holding, parse_requirement
 from colablock.errors import BadDistribution
-from colablock.index.candidates import Candidate, CandidateSource, Metadata, Origin, Reason, Rejection
-from colablock.resolver.model import ANY, PYTHON, UNUSABLE, Choice, Conflict, Guard, Request, Want
+from colablock.index.candidates import (
+    Candidate,
+    CandidateOrigin,
+    CandidateSource,
+    Metadata,
+    Reason,
+    Rejection,
+)
+from colablock.resolver.model import (
+    ANY,
+    PYTHON,
+    UNUSABLE,
+    Conflict,
+    Request,
+    ResolverCandidate,
+    ResolverConstraint,
+    ResolverRequirement,
+)
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
@@ -25,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Provider"]
 
 
-class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"]]):
+class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[NormalizedName, "str | None"]]):
     """What resolvelib asks; the answers come from the request and the source."""
 
     def __init__(
@@ -51,37 +67,43 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         self._roots = frozenset(entry.name for entry in self._entries)
         self._direct = {entry.name: entry for entry in self._entries if entry.url}
         self._indexed = {entry.name for entry in self._entries if entry.index}
-        self._owed = {(name, parse_requirement(line)) for name, line in request.owed}
-        self._python = Choice(
-            Candidate(name=PYTHON, version=request.environment.python_version, origin=Origin.INSTALLED)
+        self._must_hold = {(name, parse_requirement(line)) for name, line in request.must_hold}
+        self._python = ResolverCandidate(
+            Candidate(
+                name=PYTHON, version=request.environment.python_version, origin=CandidateOrigin.INSTALLED
+            )
         )
-        self._needs: dict[Choice, tuple[Want, ...]] = {}
-        self._edges: defaultdict[NormalizedName, dict[tuple[Want, Choice | None], None]] = defaultdict(dict)
+        self._needs: dict[ResolverCandidate, tuple[ResolverRequirement, ...]] = {}
+        self._edges: defaultdict[
+            NormalizedName, dict[tuple[ResolverRequirement, ResolverCandidate | None], None]
+        ] = defaultdict(dict)
         self._matching: dict[tuple[NormalizedName, frozenset[SpecifierSet], Any], tuple[Candidate, ...]] = {}
-        self._blamed: Counter[tuple[Want, Choice | None]] = Counter()
-        self._satisfied: dict[tuple[int, int], tuple[Want, Choice, bool]] = {}
+        self._blamed: Counter[tuple[ResolverRequirement, ResolverCandidate | None]] = Counter()
+        self._satisfied: dict[tuple[int, int], tuple[ResolverRequirement, ResolverCandidate, bool]] = {}
         self._asked: set[NormalizedName] = set()
         self._unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
         # Who needs what does not depend on what is released: a round *before* may know it.
         self.dependents: Dependents | None = before.dependents if before is not None else None
 
-    def roots(self) -> list[Want]:
+    def roots(self) -> list[ResolverRequirement]:
         """Return what the user asks for, where the markers hold."""
-        wants = [Want(PYTHON, self._request.requires_python, path="requires-python")]
+        wants = [ResolverRequirement(PYTHON, self._request.requires_python, path="requires-python")]
         for entry in self._entries:
             wants += _wants(entry.name, entry.specifier, entry.extras, entry.url, entry.path)
         self._record(wants, None)
         self._prefetch(wants)
         return wants
 
-    def identify(self, requirement_or_candidate: Want | Choice) -> tuple[NormalizedName, str | None]:
+    def identify(
+        self, requirement_or_candidate: ResolverRequirement | ResolverCandidate
+    ) -> tuple[NormalizedName, str | None]:
         return requirement_or_candidate.name, requirement_or_candidate.extra
 
     def get_preference(
         self,
         identifier: tuple[NormalizedName, str | None],
-        resolutions: Mapping[Any, Choice],
-        candidates: Mapping[Any, Iterator[Choice]],  # noqa: ARG002
+        resolutions: Mapping[Any, ResolverCandidate],
+        candidates: Mapping[Any, Iterator[ResolverCandidate]],  # noqa: ARG002
         information: Mapping[Any, Iterator[Any]],
         backtrack_causes: Sequence[Any],  # noqa: ARG002
     ) -> tuple[Any, ...]:
@@ -110,8 +132,8 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
     def narrow_requirement_selection(
         self,
         identifiers: Iterable[tuple[NormalizedName, str | None]],
-        resolutions: Mapping[Any, Choice],  # noqa: ARG002
-        candidates: Mapping[Any, Iterator[Choice]],  # noqa: ARG002
+        resolutions: Mapping[Any, ResolverCandidate],  # noqa: ARG002
+        candidates: Mapping[Any, Iterator[ResolverCandidate]],  # noqa: ARG002
         information: Mapping[Any, Iterator[Any]],  # noqa: ARG002
         backtrack_causes: Sequence[Any],
     ) -> Iterable[tuple[NormalizedName, str | None]]:
@@ -136,16 +158,16 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             if not want.specifier.contains(held.version, prereleases=True):
                 self._blamed[want, info.parent] += 1
 
-    def most_blamed(self) -> tuple[Want, Choice | None] | None:
+    def most_blamed(self) -> tuple[ResolverRequirement, ResolverCandidate | None] | None:
         """Return who asked most often for another version of what is held; None where nobody did."""
         return self._blamed.most_common(1)[0][0] if self._blamed else None
 
     def find_matches(
         self,
         identifier: tuple[NormalizedName, str | None],
-        requirements: Mapping[Any, Iterator[Want]],
-        incompatibilities: Mapping[Any, Iterator[Choice]],
-    ) -> Sequence[Choice]:
+        requirements: Mapping[Any, Iterator[ResolverRequirement]],
+        incompatibilities: Mapping[Any, Iterator[ResolverCandidate]],
+    ) -> Sequence[ResolverCandidate]:
         name, extra = identifier
         wants = list(requirements[identifier])
         if extra is not None:
@@ -156,9 +178,9 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             return [self._python] if fits else []
         self._reporter.resolving(name, len(self._asked))
         self._asked.add(name)
-        return [Choice(c, extra) for c in self.matching(name, wants) if c.version not in bad]
+        return [ResolverCandidate(c, extra) for c in self.matching(name, wants) if c.version not in bad]
 
-    def is_satisfied_by(self, requirement: Want, candidate: Choice) -> bool:
+    def is_satisfied_by(self, requirement: ResolverRequirement, candidate: ResolverCandidate) -> bool:
         # resolvelib asks this of every pin in every round, of the same objects.
         key = id(requirement), id(candidate)
         known = self._satisfied.get(key)
@@ -166,14 +188,14 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             known = self._satisfied[key] = requirement, candidate, self._satisfies(requirement, candidate)
         return known[2]
 
-    def _satisfies(self, requirement: Want, candidate: Choice) -> bool:
+    def _satisfies(self, requirement: ResolverRequirement, candidate: ResolverCandidate) -> bool:
         if requirement.exact is not None:
             return candidate.version == requirement.exact
         if requirement.url and not self._follows(requirement, candidate.candidate):
             return False
         return requirement.specifier.contains(candidate.version, prereleases=True)
 
-    def get_dependencies(self, candidate: Choice) -> Iterable[Want]:
+    def get_dependencies(self, candidate: ResolverCandidate) -> Iterable[ResolverRequirement]:
         known = self._needs.get(candidate)
         if known is None:
             known = self._needs[candidate] = tuple(self._dependencies(candidate))
@@ -181,7 +203,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         self._record(known, candidate)
         return known
 
-    def matching(self, name: NormalizedName, wants: Sequence[Want]) -> tuple[Candidate, ...]:
+    def matching(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> tuple[Candidate, ...]:
         """Return the candidates that meet *wants* and every guard, best first."""
         exact = frozenset(want.exact for want in wants if want.exact is not None)
         urls = frozenset(want.url for want in wants if want.url)
@@ -191,7 +213,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             self._matching[key] = tuple(self._match(name, wants))
         return self._matching[key]
 
-    def installed_serves(self, installed: Installed, wants: Iterable[Want]) -> bool:
+    def installed_serves(self, installed: Installed, wants: Iterable[ResolverRequirement]) -> bool:
         """Whether what is installed meets *wants*, the guards and the asked provenance."""
         version = Version(installed.version)
         fits = installed.name not in self._request.unfit
@@ -203,7 +225,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         )
         return fits and self._allowed(installed.name, version) and self._provenance_fits(installed)
 
-    def _match(self, name: NormalizedName, wants: Sequence[Want]) -> Iterator[Candidate]:
+    def _match(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> Iterator[Candidate]:
         """Yield candidates in order: what is installed, then what breaks least, then the newest."""
         installed = self._request.installed.get(name)
         if installed is not None and self.installed_serves(installed, wants):
@@ -228,7 +250,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             return True
         return installed.name not in self._request.unfit and not self._provenance_fits(installed)
 
-    def _fits(self, candidate: Candidate, wants: Sequence[Want]) -> bool:
+    def _fits(self, candidate: Candidate, wants: Sequence[ResolverRequirement]) -> bool:
         version = candidate.version
         key = (candidate.name, version)
         if key in self._unusable or not self._allowed(candidate.name, version):
@@ -248,17 +270,21 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
         )
 
     @staticmethod
-    def _meets(want: Want, version: Version) -> bool:
+    def _meets(want: ResolverRequirement, version: Version) -> bool:
         if want.exact is not None:
             return version == want.exact
         return want.specifier.contains(version, prereleases=True)
 
-    def _follows(self, want: Want, candidate: Candidate) -> bool:
+    def _follows(self, want: ResolverRequirement, candidate: Candidate) -> bool:
         """Whether *candidate* is what a direct reference names; only the user's are followed."""
         if not want.url:
             return True
         if want.path:
-            return candidate.origin in {Origin.DIRECT, Origin.INSTALLED, Origin.LOCK}
+            return candidate.origin in {
+                CandidateOrigin.DIRECT,
+                CandidateOrigin.INSTALLED,
+                CandidateOrigin.LOCK,
+            }
         entry = self._direct.get(want.name)
         return entry is not None and entry.url == want.url
 
@@ -308,7 +334,7 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             s.contains(there, prereleases=True) and not s.contains(version, prereleases=True) for s in holds
         )
 
-    def _dependencies(self, choice: Choice) -> Iterator[Want]:
+    def _dependencies(self, choice: ResolverCandidate) -> Iterator[ResolverRequirement]:
         if choice.name == PYTHON:
             return
         candidate = choice.candidate
@@ -323,13 +349,13 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
                 detail=str(error),
             )
             # Nothing can meet this one: resolvelib then goes on to the next candidate.
-            yield Want(candidate.name, SpecifierSet("<0.dev0"), extra=UNUSABLE)
+            yield ResolverRequirement(candidate.name, SpecifierSet("<0.dev0"), extra=UNUSABLE)
             return
-        if metadata.requires_python and candidate.origin is not Origin.INSTALLED:
-            yield Want(PYTHON, SpecifierSet(metadata.requires_python))
+        if metadata.requires_python and candidate.origin is not CandidateOrigin.INSTALLED:
+            yield ResolverRequirement(PYTHON, SpecifierSet(metadata.requires_python))
         environment = self._request.environment
         if choice.extra is not None:
-            yield Want(candidate.name, ANY, exact=candidate.version)
+            yield ResolverRequirement(candidate.name, ANY, exact=candidate.version)
         for requirement in metadata.requires:
             plain = applies(requirement, environment)
             if (
@@ -339,15 +365,15 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             ):
                 yield from self._needed(candidate, requirement)
 
-    def _needed(self, candidate: Candidate, requirement: Requirement) -> Iterator[Want]:
+    def _needed(self, candidate: Candidate, requirement: Requirement) -> Iterator[ResolverRequirement]:
         """Yield what *requirement* asks for; what was unmet before stays so, unless it is owed."""
         name = canonicalize_name(requirement.name)
-        if candidate.origin is Origin.INSTALLED:
+        if candidate.origin is CandidateOrigin.INSTALLED:
             there = self._request.installed.get(name)
             is_unmet = there is not None and not requirement.specifier.contains(
                 there.version, prereleases=True
             )
-            if is_unmet and (candidate.name, requirement) not in self._owed:
+            if is_unmet and (candidate.name, requirement) not in self._must_hold:
                 return
             yield from _wants(name, requirement.specifier, requirement.extras, None, "")
         else:
@@ -359,12 +385,12 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
             return Metadata(requires=tuple(line for line in lines if line is not None))
         return self._source.metadata(candidate)
 
-    def _prefetch(self, wants: Iterable[Want]) -> None:
+    def _prefetch(self, wants: Iterable[ResolverRequirement]) -> None:
         names = {want.name for want in wants} - self._held - {PYTHON}
         if names:
             self._source.prefetch(sorted(names))
 
-    def _record(self, wants: Iterable[Want], parent: Choice | None) -> None:
+    def _record(self, wants: Iterable[ResolverRequirement], parent: ResolverCandidate | None) -> None:
         for want in wants:
             self._edges[want.name][want, parent] = None
 
@@ -394,32 +420,38 @@ class Provider(AbstractProvider[Want, Choice, tuple[NormalizedName, "str | None"
 
 def _wants(
     name: NormalizedName, specifier: SpecifierSet, extras: Iterable[str], url: str | None, path: str
-) -> list[Want]:
+) -> list[ResolverRequirement]:
     """Return the want of a distribution, then one for each extra asked of it."""
-    base = Want(name, specifier, None, url, path)
+    base = ResolverRequirement(name, specifier, None, url, path)
     return [
         base,
-        *(Want(name, specifier, str(canonicalize_name(extra)), url, path) for extra in sorted(extras)),
+        *(
+            ResolverRequirement(name, specifier, str(canonicalize_name(extra)), url, path)
+            for extra in sorted(extras)
+        ),
     ]
 
 
 def _installed_candidate(installed: Installed) -> Candidate:
     return Candidate(
-        name=installed.name, version=Version(installed.version), origin=Origin.INSTALLED, installed=installed
+        name=installed.name,
+        version=Version(installed.version),
+        origin=CandidateOrigin.INSTALLED,
+        installed=installed,
     )
 
 
-def _guards(request: Request) -> dict[NormalizedName, list[Guard]]:
+def _guards(request: Request) -> dict[NormalizedName, list[ResolverConstraint]]:
     """Return the narrowings of each name: constraints, and what protected ones need and have."""
-    guards: defaultdict[NormalizedName, list[Guard]] = defaultdict(list)
+    guards: defaultdict[NormalizedName, list[ResolverConstraint]] = defaultdict(list)
     for constraint in request.constraints:
         if constraint.marker is None or constraint.marker.evaluate(dict(request.environment.markers)):
             text = f"{constraint.path} takes only `{constraint.name}{constraint.specifier}`"
-            guards[constraint.name].append(Guard(constraint.specifier, text))
+            guards[constraint.name].append(ResolverConstraint(constraint.specifier, text))
     for name in sorted(request.protected & request.installed.keys()):
         keeper = request.installed[name]
         for requirement in holding(keeper, request.environment, request.installed):
             needed = canonicalize_name(requirement.name)
             text = f"{keeper.name} {keeper.version} is protected and needs `{needed}{requirement.specifier}`"
-            guards[needed].append(Guard(requirement.specifier, text))
+            guards[needed].append(ResolverConstraint(requirement.specifier, text))
     return guards

@@ -14,7 +14,7 @@ from colablock.resolver.resolver import resolve
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Installed
-    from colablock.index.candidates import Candidate, CandidateSource, Judged, Metadata
+    from colablock.index.candidates import Candidate, CandidateSource, Metadata, ProjectCandidates
     from colablock.resolver.model import Request, Resolution
 
 __all__ = ["Repairer"]
@@ -73,7 +73,7 @@ class _Newest:
     source: CandidateSource
     name: NormalizedName
 
-    def judge(self, name: NormalizedName) -> Judged:
+    def judge(self, name: NormalizedName) -> ProjectCandidates:
         judged = self.source.judge(name)
         return replace(judged, candidates=judged.candidates[:_VERSIONS]) if name == self.name else judged
 

@@ -19,17 +19,17 @@ from resolvelib.resolvers import Resolution as Search
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NoSolution
-from colablock.index.candidates import CandidateSource, Origin
+from colablock.index.candidates import CandidateOrigin, CandidateSource
 from colablock.resolver.model import (
     PYTHON,
-    Choice,
     Conflict,
     Parent,
     Pin,
     Request,
     Resolution,
+    ResolverCandidate,
+    ResolverRequirement,
     Unsolvable,
-    Want,
 )
 from colablock.resolver.provider import Provider
 
@@ -114,7 +114,7 @@ def _release(conflict: Conflict, released: Mapping[NormalizedName, str]) -> dict
     return guarded or parents
 
 
-def _needs(want: Want, parent: Choice | None) -> str:
+def _needs(want: ResolverRequirement, parent: ResolverCandidate | None) -> str:
     return f"{parent.candidate} needs {want}" if parent else f"{want.path} asks for {want}"
 
 
@@ -130,8 +130,10 @@ def _forced_releases(request: Request, source: CandidateSource) -> dict[Normaliz
     movable = dict.fromkeys(request.installed, "") if request.fixed else request.released
     provider = Provider(replace(request, released=movable), source, Reporter())
     forced: dict[NormalizedName, str] = {}
-    known: defaultdict[NormalizedName, list[Want]] = defaultdict(list)
-    queue: list[tuple[Want, Choice | None]] = [(want, None) for want in provider.roots()]
+    known: defaultdict[NormalizedName, list[ResolverRequirement]] = defaultdict(list)
+    queue: list[tuple[ResolverRequirement, ResolverCandidate | None]] = [
+        (want, None) for want in provider.roots()
+    ]
     expanded: set[tuple[NormalizedName, str | None]] = set()
     while queue:
         want, parent = queue.pop(0)
@@ -150,23 +152,29 @@ def _forced_releases(request: Request, source: CandidateSource) -> dict[Normaliz
             continue
         expanded.add((want.name, want.extra))
         fitting = [
-            c for c in provider.matching(want.name, known[want.name]) if c.origin is not Origin.INSTALLED
+            c
+            for c in provider.matching(want.name, known[want.name])
+            if c.origin is not CandidateOrigin.INSTALLED
         ]
         if len({c.version.public for c in fitting}) == 1:
-            choice = Choice(fitting[0], want.extra)
+            choice = ResolverCandidate(fitting[0], want.extra)
             queue.extend((need, choice) for need in provider.get_dependencies(choice))
     return forced
 
 
-_Edges = dict[tuple[NormalizedName, "str | None"], dict[tuple[Want, "Choice | None"], None]]
+_Edges = dict[
+    tuple[NormalizedName, "str | None"], dict[tuple[ResolverRequirement, "ResolverCandidate | None"], None]
+]
 
 
 def _reached(
-    mapping: Mapping[tuple[NormalizedName, str | None], Choice], roots: Iterable[Want], provider: Provider
-) -> list[tuple[Choice, tuple[tuple[Want, Choice | None], ...]]]:
+    mapping: Mapping[tuple[NormalizedName, str | None], ResolverCandidate],
+    roots: Iterable[ResolverRequirement],
+    provider: Provider,
+) -> list[tuple[ResolverCandidate, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]]:
     """Return what the roots lead to in *mapping*, with the wants that led there, sorted by name."""
     edges: _Edges = {}
-    queue: deque[tuple[Want, Choice | None]] = deque((want, None) for want in roots)
+    queue: deque[tuple[ResolverRequirement, ResolverCandidate | None]] = deque((want, None) for want in roots)
     while queue:
         want, parent = queue.popleft()
         identifier = provider.identify(want)
@@ -179,10 +187,13 @@ def _reached(
 
 
 def _pins(
-    reached: Iterable[tuple[Choice, tuple[tuple[Want, Choice | None], ...]]], provider: Provider
+    reached: Iterable[
+        tuple[ResolverCandidate, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]
+    ],
+    provider: Provider,
 ) -> dict[NormalizedName, Pin]:
     """Return the pins of a finished solve, sorted by name; extras joined to their base."""
-    chosen: dict[NormalizedName, Choice] = {}
+    chosen: dict[NormalizedName, ResolverCandidate] = {}
     extras: defaultdict[NormalizedName, set[str]] = defaultdict(set)
     requires: defaultdict[NormalizedName, dict[str, None]] = defaultdict(dict)
     parents: defaultdict[NormalizedName, dict[Parent, None]] = defaultdict(dict)

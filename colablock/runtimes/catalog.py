@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.accelerator import Accelerator, cuda_of_driver
 from colablock.environment.markers_and_tags import environment_for
@@ -60,7 +60,7 @@ class ListedRuntime:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _RuntimePlace:
     """Where one runtime stands: a document at *path*, or the packed file where that is None."""
 
     name: str
@@ -164,7 +164,7 @@ def recorded_distributions(
 
 def save_recording(recording: Recording, path: Path) -> None:
     """Write the document of *recording* to *path*, over what stood there.  Raises InvalidInput."""
-    write_whole(path, write_document(recording).encode())
+    write_atomic(path, write_document(recording).encode())
 
 
 def snapshot_of_recording(recording: Recording) -> Snapshot:
@@ -237,7 +237,7 @@ def _needed_by(name: NormalizedName, snapshot: Snapshot) -> frozenset[Normalized
 # Where they are looked for
 
 
-def _places(environ: Mapping[str, str] | None, cwd: Path | None) -> Iterator[_Place]:
+def _places(environ: Mapping[str, str] | None, cwd: Path | None) -> Iterator[_RuntimePlace]:
     """Yield where runtimes stand, nearest first."""
     environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
     named = [text for text in environ.get(VARIABLE, "").split(os.pathsep) if text]
@@ -247,10 +247,10 @@ def _places(environ: Mapping[str, str] | None, cwd: Path | None) -> Iterator[_Pl
             identity = os.path.realpath(path)
             if identity not in seen:  # one folder may be found in two ways
                 seen.add(identity)
-                yield _Place(path.name.removesuffix(_ENDING), path)
+                yield _RuntimePlace(path.name.removesuffix(_ENDING), path)
     for path in _documents(FOLDER):
-        yield _Place(path.name.removesuffix(_ENDING), path, is_shipped=True)
-    yield from (_Place(name, None, is_shipped=True) for name in packed_runtimes())
+        yield _RuntimePlace(path.name.removesuffix(_ENDING), path, is_shipped=True)
+    yield from (_RuntimePlace(name, None, is_shipped=True) for name in packed_runtimes())
 
 
 def _documents(folder: Path) -> list[Path]:

@@ -12,7 +12,14 @@ from colablock.environment.snapshot import Snapshot
 from colablock.matrix.catalog import list_matrices
 from colablock.matrix.model import Matrix
 from colablock.runtimes.catalog import RecordedRuntime, list_runtimes, load_recording, snapshot_of_recording
-from colablock.runtimes.diff import RuntimeDiff, Said, diff_runtimes, is_within, names_of, specifier_text
+from colablock.runtimes.diff import (
+    MatrixMention,
+    RuntimeDiff,
+    diff_runtimes,
+    is_within,
+    names_of,
+    specifier_text,
+)
 
 __all__ = ["compared", "diff_facts", "runtime_facts", "runtime_listing"]
 
@@ -107,7 +114,7 @@ def _named(snapshot: Snapshot, matrices: list[Matrix]) -> list[dict[str, object]
     ]
 
 
-def _saying(matrix: Matrix, said: Said, version: str | None) -> dict[str, object]:
+def _saying(matrix: Matrix, said: MatrixMention, version: str | None) -> dict[str, object]:
     return {
         "matrix": matrix.name,
         "kind": said.kind,

@@ -16,9 +16,9 @@ from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry
 
 __all__ = [
     "Concern",
+    "MatrixMention",
     "Moved",
     "RuntimeDiff",
-    "Said",
     "diff_runtimes",
     "is_within",
     "names_of",
@@ -71,7 +71,7 @@ class RuntimeDiff:
     concerns: tuple[Concern, ...]
 
 
-class Said(NamedTuple):
+class MatrixMention(NamedTuple):
     """What one matrix says of one name: in which section, and which variants alone say so."""
 
     kind: str
@@ -99,7 +99,7 @@ def diff_runtimes(before: Snapshot, after: Snapshot, matrices: Sequence[Matrix])
     )
 
 
-def names_of(matrix: Matrix, environment: Environment) -> dict[NormalizedName, tuple[Said, ...]]:
+def names_of(matrix: Matrix, environment: Environment) -> dict[NormalizedName, tuple[MatrixMention, ...]]:
     """Return what *matrix* and its variants say of each name, where the markers hold."""
     found: dict[NormalizedName, dict[tuple[str, SpecifierSet], list[str]]] = {}
     for variant, holder in (("", matrix), *matrix.variants.items()):
@@ -109,7 +109,7 @@ def names_of(matrix: Matrix, environment: Environment) -> dict[NormalizedName, t
                 said.setdefault((kind, entry.specifier), []).append(variant)
     return {
         name: tuple(
-            Said(kind, specifier, () if "" in variants else tuple(variants))
+            MatrixMention(kind, specifier, () if "" in variants else tuple(variants))
             for (kind, specifier), variants in said.items()
         )
         for name, said in sorted(found.items())
@@ -130,14 +130,14 @@ def _concerns(matrix: Matrix, before: Snapshot, after: Snapshot) -> Iterator[Con
     """Yield what of the change *matrix* names: Python, the driver, then distributions by name."""
     python = (str(before.environment.python_version), str(after.environment.python_version))
     if python[0] != python[1] and len(matrix.requires_python):
-        named = Said("requires-python", matrix.requires_python, ())
+        named = MatrixMention("requires-python", matrix.requires_python, ())
         yield _concern(matrix, "Python", named, *python)
     driver = (before.accelerator.driver, after.accelerator.driver)
     if driver[0] != driver[1]:
         for variant in matrix.variants.values():
             if variant.system.driver is not None:
                 yield _concern(
-                    matrix, "driver", Said("driver", variant.system.driver, (variant.name,)), *driver
+                    matrix, "driver", MatrixMention("driver", variant.system.driver, (variant.name,)), *driver
                 )
     for name, said in names_of(matrix, after.environment).items():
         old, new = before.installed.get(name), after.installed.get(name)
@@ -146,7 +146,9 @@ def _concerns(matrix: Matrix, before: Snapshot, after: Snapshot) -> Iterator[Con
             yield from (_concern(matrix, name, one, *versions) for one in said)
 
 
-def _concern(matrix: Matrix, name: str, named: Said, before: str | None, after: str | None) -> Concern:
+def _concern(
+    matrix: Matrix, name: str, named: MatrixMention, before: str | None, after: str | None
+) -> Concern:
     return Concern(
         matrix=matrix.name,
         name=name,

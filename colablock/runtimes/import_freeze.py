@@ -19,7 +19,7 @@ from colablock.runtimes.document import (
     recording_of,
 )
 from colablock.runtimes.freeze import Freeze, Frozen
-from colablock.runtimes.releases import Known, Learnt, Releases, stand_in
+from colablock.runtimes.releases import KnownReleases, ReleaseMetadata, Releases, stand_in
 
 __all__ = ["Imported", "flavour_of", "host_of", "import_freeze"]
 
@@ -67,12 +67,12 @@ def import_freeze(
     for the rest, unless it is None.  Raises FetchFailed.
     """
     environment_for(about.python_version, about.platform)
-    known = Known(recordings)
+    known = KnownReleases(recordings)
     lines, left_out = _with_versions(freeze, known)
     image = {line.name: line.version or "" for line in lines}
     taken = {line.name: item for line in lines if (item := known.of(line, image))}
     asked = [line for line in lines if line.name not in taken]
-    found = dict.fromkeys((line.name for line in asked), Learnt(why="no index was asked"))
+    found = dict.fromkeys((line.name for line in asked), ReleaseMetadata(why="no index was asked"))
     if releases is not None and asked:
         reporter.stage(f"Reading what {len(asked)} releases require")
         found = dict(zip(found, releases.learn(asked, reporter), strict=True))
@@ -95,7 +95,7 @@ def import_freeze(
     )
 
 
-def _with_versions(freeze: Freeze, known: Known) -> tuple[list[Frozen], tuple[str, ...]]:
+def _with_versions(freeze: Freeze, known: KnownReleases) -> tuple[list[Frozen], tuple[str, ...]]:
     """Return the lines whose versions are known, and what is left out, with the reason."""
     lines = []
     left_out = [f"`{what}` is installed in editable mode" for what in freeze.editable]
@@ -115,7 +115,7 @@ def _taken(line: Frozen, item: RecordedDistribution) -> RecordedDistribution:
     return replace(item, spelled=line.spelled, url=line.url)
 
 
-def _learnt(line: Frozen, learnt: Learnt) -> RecordedDistribution:
+def _learnt(line: Frozen, learnt: ReleaseMetadata) -> RecordedDistribution:
     installed = Installed(
         name=line.name,
         version=line.version or "",

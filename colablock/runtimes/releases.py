@@ -23,7 +23,7 @@ from colablock.network.fetcher import Fetcher
 from colablock.runtimes.document import RecordedDistribution, Recording
 from colablock.runtimes.freeze import Frozen
 
-__all__ = ["Known", "Learnt", "Releases", "stand_in"]
+__all__ = ["KnownReleases", "ReleaseMetadata", "Releases", "stand_in"]
 
 _WORKERS = 16  # of these most wait for the network
 _LARGEST_SDIST = 30_000_000  # bytes; few say statically what they need, and some have hundreds of megabytes
@@ -33,7 +33,7 @@ _FOREIGN = re.compile(r"(nvidia|cuda)-")
 _FOREIGN_TO_CPU = re.compile(r"(nvidia|cuda)-|triton(?![\w.-])")
 
 
-class Known:
+class KnownReleases:
     """What recorded runtimes know of releases.  Of several the newest runtime is believed."""
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
@@ -85,7 +85,7 @@ def _pinning(item: RecordedDistribution, image: Mapping[NormalizedName, str]) ->
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Learnt:
+class ReleaseMetadata:
     """What was learnt of one release; without *metadata*, *why* not.
 
     *requires_of*: the release without a local label that stands in for it, CUDA libraries left out.
@@ -107,7 +107,7 @@ class Releases:
         self._source = IndexSource(fetcher=fetcher, policy=policy, default=(index,))
         self._reader = MetadataSource(fetcher)
 
-    def learn(self, lines: Sequence[Frozen], reporter: Reporter) -> list[Learnt]:
+    def learn(self, lines: Sequence[Frozen], reporter: Reporter) -> list[ReleaseMetadata]:
         """Return what each of *lines* requires, in their order.
 
         Raises FetchFailed when the index cannot be asked: a record must not depend on a bad connection.
@@ -126,9 +126,9 @@ class Releases:
             pool.shutdown(wait=patient, cancel_futures=True)
         return [job.result() for job in jobs]
 
-    def _ask(self, line: Frozen) -> Learnt:
+    def _ask(self, line: Frozen) -> ReleaseMetadata:
         if line.version is None or not is_version(line.version):
-            return Learnt(why=f"`{line.version}` is no version (PEP 440)")
+            return ReleaseMetadata(why=f"`{line.version}` is no version (PEP 440)")
         version = Version(line.version)
         if line.url is None:
             return self._listed(line.name, version)
@@ -137,41 +137,41 @@ class Releases:
             return self._listed(line.name, version)
         return learnt
 
-    def _listed(self, name: NormalizedName, version: Version) -> Learnt:
+    def _listed(self, name: NormalizedName, version: Version) -> ReleaseMetadata:
         """Return what the index has of a release, or of the one without its local label."""
         judged = self._source.judge(name)
         if not judged.found:
-            return Learnt(why="the index does not know the project")
+            return ReleaseMetadata(why="the index does not know the project")
         for wanted in dict.fromkeys((version, Version(version.public))):
             for candidate in judged.candidates:
                 if candidate.version == wanted and candidate.file is not None:
                     of = None if wanted == version else wanted.public
                     return self._read(name, wanted, candidate.file, of)
         refused = (rejection.detail for rejection in judged.rejections if rejection.version == version)
-        return Learnt(why=next(refused, "the index does not have this release"))
+        return ReleaseMetadata(why=next(refused, "the index does not have this release"))
 
-    def _direct(self, line: Frozen, url: str) -> Learnt:
+    def _direct(self, line: Frozen, url: str) -> ReleaseMetadata:
         """Return what the wheel at a URL says; a host that does not answer is no reason to stop."""
         plain, hashes = split_fragment(url)
         file = File(filename=basename(plain), url=plain, hashes=hashes)
         if not (plain.startswith(("https:", "http:")) and file.is_wheel and line.version):
-            return Learnt(why="it comes from no wheel that could be asked for")
+            return ReleaseMetadata(why="it comes from no wheel that could be asked for")
         try:
             return self._read(line.name, Version(line.version), file, None)
         except FetchFailed as error:
-            return Learnt(why=str(error))
+            return ReleaseMetadata(why=str(error))
 
-    def _read(self, name: NormalizedName, version: Version, file: File, of: str | None) -> Learnt:
+    def _read(self, name: NormalizedName, version: Version, file: File, of: str | None) -> ReleaseMetadata:
         if not file.is_wheel and (file.size or 0) > _LARGEST_SDIST:
-            return Learnt(why="it has only a source distribution, too large to look into")
+            return ReleaseMetadata(why="it has only a source distribution, too large to look into")
         try:
-            return Learnt(metadata=self._reader.read(name, version, file), requires_of=of)
+            return ReleaseMetadata(metadata=self._reader.read(name, version, file), requires_of=of)
         except BadDistribution as error:
-            return Learnt(why=str(error))
+            return ReleaseMetadata(why=str(error))
         except FetchFailed as error:
             if error.status is None:
                 raise
-            return Learnt(why=str(error))
+            return ReleaseMetadata(why=str(error))
 
 
 def stand_in(lines: Iterable[str], version: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput
 
@@ -93,7 +93,7 @@ def receipt_to(receipt: Receipt) -> dict[str, Any]:
 
 def write_receipt(receipt: Receipt, path: Path) -> None:
     """Write *receipt* to *path* as a whole.  Raises InvalidInput where it cannot be."""
-    write_whole(path, (json.dumps(receipt_to(receipt), indent=2) + "\n").encode())
+    write_atomic(path, (json.dumps(receipt_to(receipt), indent=2) + "\n").encode())
 
 
 def receipt_from(value: object, *, source: str) -> Receipt:

@@ -18,17 +18,17 @@ from urllib.parse import urlsplit
 
 from colablock.environment.notebook_host import in_notebook
 from colablock.training.preflight.hub import expanded, home_of
-from colablock.training.runs.config import Report, TrainConfig
+from colablock.training.runs.config import MetricsTarget, TrainConfig
 
 __all__ = [
-    "ColabVault",
-    "KaggleVault",
+    "ColabSecrets",
+    "KaggleSecrets",
     "Secret",
-    "Vault",
-    "VaultClosed",
+    "SecretStore",
+    "SecretUnavailable",
     "find_token",
+    "secret_stores",
     "secrets_environment",
-    "vaults_here",
 ]
 
 #: Each secret under the names that its own library knows it by; the first is the one that children get.
@@ -50,11 +50,11 @@ class Secret:
         return f"the token of {self.source}"
 
 
-class VaultClosed(Exception):
+class SecretUnavailable(Exception):
     """A vault holds a secret that it does not give; says why and what to do."""
 
 
-class Vault(Protocol):
+class SecretStore(Protocol):
     """Where a hosted notebook keeps secrets."""
 
     @property
@@ -66,7 +66,7 @@ class Vault(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ColabVault:
+class ColabSecrets:
     """Colab's secrets.  *userdata* stands for ``google.colab.userdata``; it answers in the kernel only."""
 
     userdata: Any
@@ -87,12 +87,12 @@ class ColabVault:
                 "TimeoutException": "Colab did not answer: its page has to be open; run the cell again",
             }.get(kind, f"{kind}: set {name} in the environment instead")
             message = f"the secret {name} of Colab was not read: {why}"
-            raise VaultClosed(message) from error
+            raise SecretUnavailable(message) from error
         return value if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, slots=True)
-class KaggleVault:
+class KaggleSecrets:
     """Kaggle's secrets.  *client* stands for ``kaggle_secrets.UserSecretsClient``."""
 
     client: Callable[[], Any]
@@ -108,28 +108,28 @@ class KaggleVault:
                 return None
             why = f"{kind}: attach it to this notebook (Add-ons, Secrets), with the internet switched on"
             message = f"the secret {name} of Kaggle was not read: {why}"
-            raise VaultClosed(message) from error
+            raise SecretUnavailable(message) from error
         return value if isinstance(value, str) else None
 
 
-def vaults_here(environ: Mapping[str, str]) -> tuple[Vault, ...]:
+def secret_stores(environ: Mapping[str, str]) -> tuple[SecretStore, ...]:
     """Return the vaults that this process can ask: Colab's in its kernel, Kaggle's by its variables."""
-    found: list[Vault] = []
+    found: list[SecretStore] = []
     if in_notebook() and environ.get("VERTEX_PRODUCT") != "COLAB_ENTERPRISE" and _has("google.colab"):
         with suppress(ImportError):
-            found.append(ColabVault(importlib.import_module("google.colab.userdata")))
+            found.append(ColabSecrets(importlib.import_module("google.colab.userdata")))
     if environ.get("KAGGLE_KERNEL_RUN_TYPE") and _has("kaggle_secrets"):
         with suppress(ImportError):
-            found.append(KaggleVault(importlib.import_module("kaggle_secrets").UserSecretsClient))
+            found.append(KaggleSecrets(importlib.import_module("kaggle_secrets").UserSecretsClient))
     return tuple(found)
 
 
 def find_token(
-    name: str, environ: Mapping[str, str], vaults: Sequence[Vault] = ()
+    name: str, environ: Mapping[str, str], stores: Sequence[SecretStore] = ()
 ) -> tuple[Secret | None, tuple[str, ...]]:
     """Return the secret *name* (``HF_TOKEN``, ``WANDB_API_KEY``), and what to know where a vault kept it.
 
-    The environment comes first, then the library's own file, then the *vaults*.
+    The environment comes first, then the library's own file, then the *stores*.
     """
     for variable in _NAMES[name]:
         if value := _clean(environ.get(variable, "")):
@@ -138,10 +138,10 @@ def find_token(
     if kept is not None:
         return kept, ()
     notes = []
-    for vault in vaults:
+    for vault in stores:
         try:
             value = _clean(vault.read(name) or "")
-        except VaultClosed as error:
+        except SecretUnavailable as error:
             notes.append(str(error))
             continue
         if value:
@@ -150,7 +150,7 @@ def find_token(
 
 
 def secrets_environment(
-    config: TrainConfig, environ: Mapping[str, str], vaults: Sequence[Vault] = ()
+    config: TrainConfig, environ: Mapping[str, str], stores: Sequence[SecretStore] = ()
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the variables with secrets that a run's processes get, and notes about what is missing.
 
@@ -159,12 +159,12 @@ def secrets_environment(
     mode is set already.
     """
     variables: dict[str, str] = {}
-    secret, notes = find_token("HF_TOKEN", environ, vaults)
+    secret, notes = find_token("HF_TOKEN", environ, stores)
     if secret is not None:
         variables["HF_TOKEN"] = secret.value
-    if Report.WANDB not in config.report_to:
+    if MetricsTarget.WANDB not in config.report_to:
         return variables, notes
-    secret, more = find_token("WANDB_API_KEY", environ, vaults)
+    secret, more = find_token("WANDB_API_KEY", environ, stores)
     notes += more
     if secret is not None:
         variables["WANDB_API_KEY"] = secret.value

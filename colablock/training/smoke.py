@@ -25,7 +25,7 @@ from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import TrainingFailed, Unmet
 from colablock.training.preflight.precision import Precision, precision_for
-from colablock.training.preflight.ready import Ready
+from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord, State
@@ -45,7 +45,7 @@ _PAUSE = 0.1
 
 
 def smoke(
-    ready: Ready,
+    ready: ProvenEnvironment,
     *,
     runner: str,
     accelerator: Accelerator,
@@ -109,7 +109,7 @@ def smoke(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
-    ready: Ready
+    ready: ProvenEnvironment
     runner: str
     precision: Precision
     accelerator: Accelerator
@@ -230,7 +230,7 @@ def _evaluations(events: list[dict[str, Any]]) -> tuple[float, float]:
     return found["before"], found["after"]
 
 
-def _can_quantize(ready: Ready, *, has_card: bool) -> tuple[bool, list[str]]:
+def _can_quantize(ready: ProvenEnvironment, *, has_card: bool) -> tuple[bool, list[str]]:
     """Return whether NF4 can be tried here, and what is to be said where it cannot."""
     version = ready.versions.get("bitsandbytes")
     if version is None:

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, Refused
 from colablock.training.preflight.judge import GQA_MEND
 from colablock.training.preflight.precision import Precision, has_bf16
-from colablock.training.preflight.ready import Ready
+from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runs.launch import (
@@ -35,7 +35,7 @@ from colablock.training.runs.launch import (
     threads_for,
     write_job,
 )
-from colablock.training.runs.runners import Decided, runner_of
+from colablock.training.runs.runners import RunDecisions, runner_of
 from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = [
@@ -62,7 +62,7 @@ class Job:
     *evaluate* is how many rows the fixed evaluation loss is taken over, before and after.
     """
 
-    ready: Ready
+    ready: ProvenEnvironment
     config: TrainConfig
     runner: str
     precision: Precision
@@ -80,7 +80,7 @@ class Job:
     launch_arguments: tuple[str, ...] = ()
 
 
-def mends_for(ready: Ready, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
+def mends_for(ready: ProvenEnvironment, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
     """Return the named corrections of a run: those of the matrix for its runner, and those of the card."""
     of_matrix = ready.mends if runner == ready.runner else ()
     is_old = not all(has_bf16(device.capability) for device in accelerator.devices)
@@ -175,7 +175,7 @@ def prepare_data(
         timeout=timeout,
     )
     result["made_of"] = made_of
-    write_whole(result_file, json.dumps(result).encode())
+    write_atomic(result_file, json.dumps(result).encode())
     return result
 
 
@@ -221,7 +221,7 @@ def begin(
     a_step = config.micro_batch_size * config.gradient_accumulation_steps * ranks.in_all
     total = config.max_steps or max(1, math.ceil(config.num_epochs * math.ceil(rows / a_step)))
     has_card = job.accelerator.kind == "cuda"
-    decided = Decided(
+    decided = RunDecisions(
         precision=precision.name,
         dtype=precision.compute,
         attention=job.attention,

@@ -14,13 +14,13 @@ from colablock.training.preflight.hub import ModelFacts, ask_model, is_offline
 from colablock.training.preflight.judge import Level, Machine, Preflight, judge
 from colablock.training.preflight.machine import read_machine, read_stack
 from colablock.training.preflight.model_config import ModelShape, from_config
-from colablock.training.preflight.ready import Ready
+from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.runs.checkpoint_mirror import list_mirrored, restore, start_mirror, store_of
 from colablock.training.runs.checkpoints import data_digest, newest_whole, put_aside_later, resume_decision
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.runners import runner_of
-from colablock.training.secrets import secrets_environment, vaults_here
+from colablock.training.secrets import secret_stores, secrets_environment
 from colablock.training.start import (
     Job,
     begin,
@@ -34,11 +34,11 @@ from colablock.training.start import (
     put_aside,
 )
 
-__all__ = ["Asked", "Briefing", "Named", "config_of", "train", "values_of"]
+__all__ = ["Briefing", "NamedRun", "TrainOptions", "config_of", "train", "values_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TrainOptions:
     """What a caller wants of a run.
 
     *anyway* starts although preflight refuses, *fresh* puts aside what stands in
@@ -74,7 +74,7 @@ class Briefing:
     resumed_from: str | None = None
 
 
-class Named(NamedTuple):
+class NamedRun(NamedTuple):
     """A run by its name and its folder."""
 
     id: str
@@ -110,14 +110,14 @@ def values_of(
 
 
 def train(
-    ready: Ready,
-    asked: Asked,
+    ready: ProvenEnvironment,
+    asked: TrainOptions,
     *,
     home: Path,
     environ: Mapping[str, str],
     reporter: Reporter,
     show: Callable[[Briefing], None] = lambda _: None,
-) -> Named:
+) -> NamedRun:
     """Start a run in the environment *ready*, go on with the one that stands in its folder, or find it.
 
     One that runs is found, and so is one that is done; one that ended early goes
@@ -128,18 +128,18 @@ def train(
     config = replace(asked.config, base_model=local_path(asked.config.base_model))
     asked = replace(asked, config=config)
     folder = RunFolder(default_folder(config))
-    secrets, notes = secrets_environment(config, environ, vaults_here(environ))
+    secrets, notes = secrets_environment(config, environ, secret_stores(environ))
     for note in notes:
         reporter.note(note)
     mirrored = {**environ, **secrets}
     # One that is no use is known now, not after hours.
     store = store_of(asked.mirror, python=ready.python, environ=mirrored) if asked.mirror else None
     with claimed(folder.path):
-        run = Named(free_id(home, folder.path), folder)
+        run = NamedRun(free_id(home, folder.path), folder)
         if asked.fresh and store is not None and list_mirrored(store, run.id):
             hint = "Name another mirror, or another `output_dir`"
             raise Refused(f"the mirror holds checkpoints of an earlier run `{run.id}`", hint=hint)
-        way = _Way(
+        way = _RunPreparation(
             ready=ready,
             asked=asked,
             runner=runner_of(asked.runner or ready.runner).name,
@@ -158,13 +158,13 @@ def train(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Way:
+class _RunPreparation:
     """From what was asked to a process that trains; *data* is the digest of the data."""
 
-    ready: Ready
-    asked: Asked
+    ready: ProvenEnvironment
+    asked: TrainOptions
     runner: str
-    run: Named
+    run: NamedRun
     data: str
     home: Path
     environ: Mapping[str, str]

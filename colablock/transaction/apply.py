@@ -28,8 +28,8 @@ from colablock.transaction.journal import (
     RECORD,
     STASH,
     Journal,
-    Kind,
     Operation,
+    OperationKind,
     Operations,
     preparing,
     settle_unfinished,
@@ -38,13 +38,13 @@ from colablock.transaction.site_lock import locked
 from colablock.transaction.staging import Staged, stage
 from colablock.verification.verify import Check
 
-__all__ = ["Origin", "Staged", "apply_plan", "refuse_externally_managed", "stage"]
+__all__ = ["ChangeOrigin", "Staged", "apply_plan", "refuse_externally_managed", "stage"]
 
 _MORE_ROOM = "`colablock history --drop` frees what is kept to undo earlier changes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class ChangeOrigin:
     """Where a plan comes from, as the history tells it: see `history.Change`."""
 
     stack: str = ""
@@ -59,7 +59,7 @@ class _Change:
     plan: Plan
     snapshot: Snapshot
     site: Site
-    origin: Origin
+    origin: ChangeOrigin
     reporter: Reporter
     disk: Operations
 
@@ -70,7 +70,7 @@ def apply_plan(
     files: Mapping[NormalizedName, Path],
     *,
     prove: Callable[[], tuple[Check, ...]],
-    origin: Origin | None = None,
+    origin: ChangeOrigin | None = None,
     keep: bool = False,
     undo: bool = True,
     break_system_packages: bool = False,
@@ -102,7 +102,7 @@ def apply_plan(
         plan=plan,
         snapshot=snapshot,
         site=site,
-        origin=origin or Origin(),
+        origin=origin or ChangeOrigin(),
         reporter=reporter,
         disk=disk or Operations(),
     )
@@ -180,8 +180,10 @@ def _beside(
 
     Raises Refused where a protected distribution would not stay whole.
     """
-    ways = {operation.source for operation in ins if operation.kind is Kind.OUT}
-    comes = {operation.destination: operation.source for operation in ins if operation.kind is Kind.IN}
+    ways = {operation.source for operation in ins if operation.kind is OperationKind.OUT}
+    comes = {
+        operation.destination: operation.source for operation in ins if operation.kind is OperationKind.IN
+    }
     whole: set[str] = set()
     replaced: list[str] = []
     for installed in staying if ways else ():

@@ -15,7 +15,7 @@ from colablock.errors import NotFound, Unmet
 from colablock.planning.plan import Target
 
 __all__ = [
-    "Applied",
+    "ApplyRecord",
     "check_home",
     "forget",
     "home_folder",
@@ -29,7 +29,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
+class ApplyRecord:
     """One finished apply.
 
     *key* digests everything that was asked for; *state* the names and versions
@@ -81,7 +81,7 @@ def versions_digest(versions: Mapping[NormalizedName, str]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def save(applied: Applied, home: Path) -> None:
+def save(applied: ApplyRecord, home: Path) -> None:
     """Keep *applied* as the last one of its name, by one rename."""
     _write(_path(applied.name, home), json.dumps(asdict(applied)))
 
@@ -140,17 +140,17 @@ def check_home(home: Path) -> None:
         raise Unmet(message, hint="Name another folder in `COLABLOCK_HOME`") from error
 
 
-def load(name: str, home: Path) -> Applied | None:
+def load(name: str, home: Path) -> ApplyRecord | None:
     """Return the last apply of *name*; None when there is none that can be read."""
     try:
         value = json.loads(_path(name, home).read_text(encoding="utf-8"))
         unmet = tuple((name, line) for name, line in value["unmet"])
-        return Applied(**{**value, "sites": tuple(value["sites"]), "unmet": unmet})
+        return ApplyRecord(**{**value, "sites": tuple(value["sites"]), "unmet": unmet})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def require(name: str, home: Path) -> Applied:
+def require(name: str, home: Path) -> ApplyRecord:
     """Return the last apply of *name*.  Raises NotFound when nothing was applied."""
     found = load(name, home)
     if found is None:

@@ -15,7 +15,7 @@ from colablock.environment.record import read_record, recorded_paths
 from colablock.environment.site import Site
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
-from colablock.transaction.journal import Kind, Operation
+from colablock.transaction.journal import Operation, OperationKind
 
 __all__ = [
     "StagedTree",
@@ -132,7 +132,7 @@ def moves_out(
     covered = [path for path in sorted(owned) if not is_below(path)]
     tops = [path for path in sorted(whole) if not is_below(path)]
     return [
-        Operation(kind=Kind.OUT, source=path, destination=str(stash / f"{number}"))
+        Operation(kind=OperationKind.OUT, source=path, destination=str(stash / f"{number}"))
         for number, path in enumerate([*tops, *covered])
     ]
 
@@ -168,7 +168,7 @@ def removable_folders(
             is_needed = any(path == folder or path.startswith(f"{folder}/") for path in needed)
             if folder not in gone and inside <= gone and not is_needed and not has_ancestor(folder, gone):
                 mode = os.stat(folder).st_mode & 0o7777
-                operations.append(Operation(kind=Kind.RMDIR, source=folder, mode=mode))
+                operations.append(Operation(kind=OperationKind.RMDIR, source=folder, mode=mode))
                 gone.add(folder)
     return operations
 
@@ -185,7 +185,7 @@ def moves_back(
         tree=StagedTree(folder=old, places=()),
         gone={operation.source for operation in before},
         stash=stash,
-        count=sum(operation.kind is Kind.OUT for operation in before),
+        count=sum(operation.kind is OperationKind.OUT for operation in before),
     )
     for name, path in stashed.items():
         placement.put(f"{old}/{name}", path)
@@ -216,7 +216,7 @@ class _Placement:
 
     def ordered(self) -> list[Operation]:
         """Return the operations, what goes out first."""
-        return sorted(self.operations, key=lambda operation: operation.kind is not Kind.OUT)
+        return sorted(self.operations, key=lambda operation: operation.kind is not OperationKind.OUT)
 
     def put(self, staged: str, target: str) -> None:
         """Place the file or folder *staged* at *target*, merged into a folder that stands there."""
@@ -233,7 +233,7 @@ class _Placement:
             self._stash(target)
         for cached in self._bytecode_of(target):  # of the file which goes, or of one that went long ago
             self._stash(cached)
-        self.operations.append(Operation(kind=Kind.IN, source=staged, destination=target))
+        self.operations.append(Operation(kind=OperationKind.IN, source=staged, destination=target))
 
     def _bytecode_of(self, path: str) -> list[str]:
         cache = os.path.join(os.path.dirname(path), "__pycache__")
@@ -244,7 +244,7 @@ class _Placement:
 
     def _stash(self, path: str) -> None:
         destination = str(self.stash / f"{self.count}")
-        self.operations.append(Operation(kind=Kind.OUT, source=path, destination=destination))
+        self.operations.append(Operation(kind=OperationKind.OUT, source=path, destination=destination))
         self.gone.add(path)
         self.count += 1
 
@@ -252,7 +252,7 @@ class _Placement:
         if self._is_folder(folder) or folder in self.made:
             return
         self._make(os.path.dirname(folder))
-        self.operations.append(Operation(kind=Kind.MKDIR, destination=folder))
+        self.operations.append(Operation(kind=OperationKind.MKDIR, destination=folder))
         self.made.add(folder)
 
     def _stands(self, path: str) -> bool:

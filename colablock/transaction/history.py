@@ -18,17 +18,17 @@ from colablock.transaction.journal import (
     RECORD,
     STASH,
     UNDONE,
-    Kind,
     Operation,
+    OperationKind,
     Operations,
     remove_tree,
 )
 
-__all__ = ["Change", "Done", "differences", "drop", "facts_of", "next_folder", "read_history"]
+__all__ = ["Change", "DoneStep", "differences", "drop", "facts_of", "next_folder", "read_history"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class DoneStep:
     """One step that was carried out."""
 
     action: Action
@@ -53,7 +53,7 @@ class Change:
     matrix: str
     stack: str  # sha256 (hex) of the names and versions of the stack
     lock: str | None  # sha256 (hex) of the lock file that gave the pins
-    steps: tuple[Done, ...]
+    steps: tuple[DoneStep, ...]
     before: Mapping[NormalizedName, str] = field(repr=False)
     runtime: str | None
     stashed: Mapping[str, str] = field(repr=False)
@@ -102,12 +102,13 @@ def facts_of(
         "stashed": {
             os.path.basename(operation.destination): operation.source  # noqa: PTH119
             for operation in operations
-            if operation.kind is Kind.OUT
+            if operation.kind is OperationKind.OUT
         },
         "created": [
             operation.destination
             for operation in operations
-            if operation.kind is Kind.MKDIR or (operation.kind is Kind.IN and os.path.isdir(operation.source))  # noqa: PTH112
+            if operation.kind is OperationKind.MKDIR
+            or (operation.kind is OperationKind.IN and os.path.isdir(operation.source))  # noqa: PTH112
         ],
     }
 
@@ -164,11 +165,13 @@ def _read(folder: Path) -> Change:
             matrix=record["matrix"],
             stack=record["stack"],
             lock=record["lock"],
-            steps=tuple(Done(**{**row, "action": Action(row["action"])}) for row in record["steps"]),
+            steps=tuple(DoneStep(**{**row, "action": Action(row["action"])}) for row in record["steps"]),
             before={NormalizedName(name): version for name, version in record["before"].items()},
             runtime=record["runtime"],
             stashed=dict(record["stashed"]),
-            placed=tuple(row["destination"] for row in record["operations"] if row["kind"] == Kind.IN.value),
+            placed=tuple(
+                row["destination"] for row in record["operations"] if row["kind"] == OperationKind.IN.value
+            ),
             created=tuple(record["created"]),
             applied_before=record["applied_before"],
             is_dropped=record.get("is_dropped", False),

@@ -33,7 +33,7 @@ from colablock.transaction.disk_space import check_room, tree_size, unpacked_siz
 from colablock.transaction.staging import finish, install_wheels
 
 __all__ = [
-    "Built",
+    "BuiltEnvironment",
     "Manifest",
     "build_env",
     "discard_env",
@@ -66,7 +66,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
+class BuiltEnvironment:
     """One environment that stands in a home, whole or not.
 
     *manifest* is None where it is not whole: its build or its removal was
@@ -148,11 +148,11 @@ def select_env(home: Path, matrix: str, lock_hash: str) -> None:
     temporary.replace(pointer)
 
 
-def list_envs(home: Path) -> tuple[Built, ...]:
+def list_envs(home: Path) -> tuple[BuiltEnvironment, ...]:
     """Return the environments in *home*, by matrix, the oldest first; those that are not whole come last."""
     pointers = _pointers(home)
     built = [
-        Built(
+        BuiltEnvironment(
             lock=folder.name,
             folder=folder,
             manifest=_read(folder),
@@ -164,7 +164,7 @@ def list_envs(home: Path) -> tuple[Built, ...]:
     return tuple(sorted(built, key=_place_in_list))
 
 
-def remove_env(home: Path, name: str) -> Built:
+def remove_env(home: Path, name: str) -> BuiltEnvironment:
     """Take away the current environment of a matrix, or that whose lock hash begins with *name*; return it.
 
     Raises NotFound where there is none, InvalidInput where the hash leaves
@@ -219,7 +219,7 @@ def _folders(home: Path) -> list[Path]:
         return []
 
 
-def _place_in_list(built: Built) -> tuple[bool, str, str]:
+def _place_in_list(built: BuiltEnvironment) -> tuple[bool, str, str]:
     return not built.is_whole, built.matrix or "", built.manifest.created if built.manifest else built.lock
 
 

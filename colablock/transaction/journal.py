@@ -51,10 +51,10 @@ __all__ = [
     "STASH",
     "UNDONE",
     "Journal",
-    "Kind",
     "Operation",
+    "OperationKind",
     "Operations",
-    "Settled",
+    "RecoveryOutcome",
     "preparing",
     "recover",
     "remove_tree",
@@ -91,7 +91,7 @@ _TEMPORARY = ".colablock-new"
 _TEMPORARY_BACK = ".back.colablock-new"
 
 
-class Kind(Enum):
+class OperationKind(Enum):
     """What an operation does to the environment."""
 
     OUT = "out"  # into the stash: `destination` is the private end
@@ -104,7 +104,7 @@ class Kind(Enum):
 class Operation:
     """One move of a file or of a whole folder, or a folder made or taken away."""
 
-    kind: Kind
+    kind: OperationKind
     source: str = ""
     destination: str = ""
     mode: int = 0o755
@@ -112,17 +112,17 @@ class Operation:
     @property
     def is_move(self) -> bool:
         """Whether something goes from one place to another."""
-        return self.kind in (Kind.OUT, Kind.IN)
+        return self.kind in (OperationKind.OUT, OperationKind.IN)
 
     @property
     def has_run(self) -> bool:
         """Whether a move has run, as its private end tells."""
-        if self.kind is Kind.OUT:
+        if self.kind is OperationKind.OUT:
             return os.path.lexists(self.destination)
         return not os.path.lexists(self.source)
 
 
-class Settled(Enum):
+class RecoveryOutcome(Enum):
     """What became of a change that was interrupted."""
 
     UNDONE = "has been put back"
@@ -240,13 +240,13 @@ class Journal:
 
     def _run(self, position: int) -> None:
         operation = self._operations[position]
-        if operation.kind is Kind.MKDIR:
+        if operation.kind is OperationKind.MKDIR:
             self._disk.mkdir(operation.destination, operation.mode)
-        elif operation.kind is Kind.RMDIR:
+        elif operation.kind is OperationKind.RMDIR:
             self._disk.rmdir(operation.source)
         elif not _move(operation.source, operation.destination, self._disk):
             # A folder that cannot be renamed as a whole: on overlayfs, one that came with the image.
-            if operation.kind is Kind.OUT and not self._has_undo:
+            if operation.kind is OperationKind.OUT and not self._has_undo:
                 self._go_forward()
                 _take_away(operation.source, self._disk)
                 return
@@ -278,7 +278,7 @@ def preparing(state: Path) -> Iterator[None]:
         raise
 
 
-def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) -> Settled | None:
+def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) -> RecoveryOutcome | None:
     """Put back, or finish, the change of *site* that was interrupted; None where none was.
 
     Raises Refused while another process changes the site, NotRestored when
@@ -290,13 +290,13 @@ def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) ->
         return settle_unfinished(site.state, disk or Operations())
 
 
-def settle_unfinished(state: Path, disk: Operations) -> Settled | None:
+def settle_unfinished(state: Path, disk: Operations) -> RecoveryOutcome | None:
     """Recover under a lock that is held; what became of an unfinished change, None where there was none."""
     record = state / JOURNAL
     settled = None
     if record.is_file():
         written = _read(record)
-        settled = Settled.FINISHED if written.is_forward else Settled.UNDONE
+        settled = RecoveryOutcome.FINISHED if written.is_forward else RecoveryOutcome.UNDONE
         if written.is_forward:
             _finish(state, written.operations, disk, state / written.becomes, None)
         else:
@@ -315,7 +315,7 @@ class _Written:
 def _read(record: Path) -> _Written:
     try:
         value: dict[str, Any] = json.loads(record.read_text(encoding="utf-8", errors="surrogateescape"))
-        operations = [Operation(**{**row, "kind": Kind(row["kind"])}) for row in value["operations"]]
+        operations = [Operation(**{**row, "kind": OperationKind(row["kind"])}) for row in value["operations"]]
         return _Written(operations, value["becomes"], is_forward=value["forward"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         stash = _stash_of(record.parent)
@@ -379,16 +379,16 @@ def _go_on(operations: Sequence[Operation], disk: Operations) -> None:
         if operation.is_move:
             _settle(operation.source, operation.destination, _TEMPORARY, disk)
     # What goes out goes first: where something has come in, nothing is left to go, and its place is taken.
-    has_come = any(operation.kind is Kind.IN and operation.has_run for operation in operations)
+    has_come = any(operation.kind is OperationKind.IN and operation.has_run for operation in operations)
     for operation in operations:
         source, destination = operation.source, operation.destination
-        if operation.kind is Kind.OUT:
+        if operation.kind is OperationKind.OUT:
             if not has_come and os.path.lexists(source) and not _move(source, destination, disk):
                 _take_away(source, disk)
-        elif operation.kind is Kind.IN:
+        elif operation.kind is OperationKind.IN:
             if not operation.has_run and not _move(source, destination, disk):
                 raise OSError(errno.EXDEV, "the folder cannot be moved as a whole", source)
-        elif operation.kind is Kind.MKDIR:
+        elif operation.kind is OperationKind.MKDIR:
             _make(destination, operation.mode, disk)
         elif os.path.isdir(source):
             disk.rmdir(source)
@@ -458,10 +458,10 @@ def _undo(state: Path, operations: Sequence[Operation], disk: Operations) -> lis
     lost = [operations[position].source for position, has_run in moves if position < moved and not has_run]
     for position in reversed(range(reached)):
         operation = operations[position]
-        if operation.kind is Kind.MKDIR:
+        if operation.kind is OperationKind.MKDIR:
             # After the last move that ran, a folder may be somebody else's: only an empty one goes.
             _unmake(operation.destination, disk, aside=state / "aside" if position < moved else None)
-        elif operation.kind is Kind.RMDIR:
+        elif operation.kind is OperationKind.RMDIR:
             _make(operation.source, operation.mode, disk)
         elif os.path.lexists(operation.destination) and operation.destination not in lost:
             _move_back(operation, state / "aside", disk)
@@ -528,14 +528,14 @@ def _expand(operation: Operation) -> list[Operation]:
     if not os.path.isdir(source) or os.path.islink(source):
         return [operation]
     mode = os.stat(source).st_mode & 0o7777
-    steps = [Operation(kind=Kind.MKDIR, destination=destination, mode=mode)]
+    steps = [Operation(kind=OperationKind.MKDIR, destination=destination, mode=mode)]
     with os.scandir(source) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             move = Operation(
                 kind=operation.kind, source=entry.path, destination=f"{destination}/{entry.name}"
             )
             steps += _expand(move)
-    return [*steps, Operation(kind=Kind.RMDIR, source=source, mode=mode)]
+    return [*steps, Operation(kind=OperationKind.RMDIR, source=source, mode=mode)]
 
 
 def tidy(state: Path) -> None:

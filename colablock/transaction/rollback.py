@@ -33,11 +33,11 @@ from colablock.transaction.journal import (
 )
 from colablock.transaction.site_lock import locked
 
-__all__ = ["Undone", "roll_back"]
+__all__ = ["UndoneChange", "roll_back"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Undone:
+class UndoneChange:
     """One change that was undone, and what is still not as it was before it.
 
     *restart* names the modules that the kernel holds as they were.
@@ -56,7 +56,7 @@ def roll_back(
     reporter: Reporter | None = None,
     disk: Operations | None = None,
     wait: float = 10.0,
-) -> tuple[Undone, ...]:
+) -> tuple[UndoneChange, ...]:
     """Undo the last change of *site*, or with *to_first* every one, newest first.
 
     *look* takes the snapshot of the environment as it stands.  What was
@@ -67,7 +67,7 @@ def roll_back(
     dropped, or a rule forbids it; RolledBack when it failed and all is as it
     was; NotRestored when that failed too.
     """
-    way = _Way(site=site, reporter=reporter or Reporter(), disk=disk or Operations())
+    way = _Rollback(site=site, reporter=reporter or Reporter(), disk=disk or Operations())
     if not site.state.is_dir():  # the lock would make the folder, only to take it away again
         raise _nothing(site)
     with locked(site, wait=wait, reporter=way.reporter) as state:
@@ -92,12 +92,12 @@ def _nothing(site: Site) -> NotFound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Way:
+class _Rollback:
     site: Site
     reporter: Reporter
     disk: Operations
 
-    def undo(self, change: Change, snapshot: Snapshot) -> Undone:
+    def undo(self, change: Change, snapshot: Snapshot) -> UndoneChange:
         """Undo one change as a whole, or not at all."""
         distributions = count(len(change.steps), "distribution")
         self.reporter.stage(f"Undoing change {change.number} of {distributions} in {self.site.prefix}")
@@ -118,7 +118,7 @@ class _Way:
         names = {done.name for done in change.steps}
         loaded = [modules for name, modules in sorted(snapshot.loaded.items()) if name in names]
         now = installed_versions((self.site.purelib, self.site.platlib))
-        return Undone(
+        return UndoneChange(
             change=change,
             differences=tuple(differences(change.before, now)),
             restart=tuple(module for modules in loaded for module in modules),

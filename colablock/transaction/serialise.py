@@ -23,8 +23,8 @@ from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
     from colablock.transaction.history import Change
-    from colablock.transaction.isolated_envs import Built
-    from colablock.transaction.rollback import Undone
+    from colablock.transaction.isolated_envs import BuiltEnvironment
+    from colablock.transaction.rollback import UndoneChange
 
 __all__ = [
     "FORM_VERSION",
@@ -70,7 +70,7 @@ def change_to_json(change: Change) -> dict[str, object]:
     return {**written, "stash": str(change.stash), "size": change.size}
 
 
-def built_to_json(built: Built) -> dict[str, object]:
+def built_to_json(built: BuiltEnvironment) -> dict[str, object]:
     """Return what is known of an isolated environment."""
     manifest = built.manifest
     return {
@@ -87,7 +87,7 @@ def built_to_json(built: Built) -> dict[str, object]:
     }
 
 
-def undone_to_json(undone: Undone) -> dict[str, object]:
+def undone_to_json(undone: UndoneChange) -> dict[str, object]:
     """Return what was undone, and what is still not as it was."""
     return {
         "number": undone.change.number,

@@ -13,7 +13,7 @@ from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import Matrix
-from colablock.planning.options import Ask
+from colablock.planning.options import ApplyOptions
 from colablock.transaction import apply_record as applied
 from colablock.transaction.serialise import report_from_json
 from colablock.verification.verify import Report
@@ -21,17 +21,17 @@ from colablock.verification.verify import Report
 # What an apply does not depend on: how it is done.
 _UNASKED = frozenset({"break_system_packages", "keep", "offline", "undo"})
 
-__all__ = ["digest_of", "request_key", "standing_report"]
+__all__ = ["digest_of", "request_key", "up_to_date_report"]
 
 
-def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
+def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Report | None:
     """Return the report of the last apply where it still holds: same request, same state on disk.
 
     Names and versions are read from directory names: no solve, no network, no metadata opened.
     """
-    matrix = find_matrix(ask.name, environ=environ)
+    matrix = find_matrix(options.name, environ=environ)
     last = applied.load(matrix.name, applied.home_folder(environ))
-    if last is None or ask.runtime or last.key != request_key(ask, matrix, environ):
+    if last is None or options.runtime or last.key != request_key(options, matrix, environ):
         return None
     if is_unfinished(last.prefix, last.sites[0]):
         return None
@@ -46,21 +46,23 @@ def standing_report(ask: Ask, environ: Mapping[str, str]) -> Report | None:
     return replace(report, changed=False, needs_restart=waits, restart=restart, seconds=0.0)
 
 
-def request_key(ask: Ask, matrix: Matrix, environ: Mapping[str, str] | None = None) -> str:
+def request_key(options: ApplyOptions, matrix: Matrix, environ: Mapping[str, str] | None = None) -> str:
     """Return a digest of all that an apply depends on, apart from what the indexes have.
 
     Paths count as the places they name, a lock as what it holds; what does not
     change the result (``_UNASKED``) does not count.
     """
     facts = {
-        **asdict(ask),
+        **asdict(options),
         "name": matrix.name,
         "digest": matrix.digest,
         "kernel": sys.prefix,
-        "python": _place(ask.python) if ask.python else None,
-        "find_links": [_place(link) for link in ask.find_links],
-        "lock": digest_of(ask.lock) if ask.lock else None,
-        "locks": _stamps(lock_files(matrix, environ=environ)) if ask.use_locks and not ask.lock else None,
+        "python": _place(options.python) if options.python else None,
+        "find_links": [_place(link) for link in options.find_links],
+        "lock": digest_of(options.lock) if options.lock else None,
+        "locks": _stamps(lock_files(matrix, environ=environ))
+        if options.use_locks and not options.lock
+        else None,
     }
     return applied.key_of({key: value for key, value in facts.items() if key not in _UNASKED})
 

@@ -24,7 +24,7 @@ from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
 from colablock.planning.plan import Plan, Remedy
-from colablock.verification.worker import Answer, Child, is_python, run_jobs
+from colablock.verification.worker import Child, JobResult, is_python, run_jobs
 
 if TYPE_CHECKING:
     from colablock.environment.snapshot import Snapshot
@@ -259,7 +259,7 @@ class _State:
         return cls(versions=versions, requires=requires, markers=facts["markers"], scripts=facts["scripts"])
 
 
-def _check_of(answer: Answer) -> Check:
+def _check_of(answer: JobResult) -> Check:
     return Check(
         kind=answer.kind,
         subject=answer.subject,

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from colablock._common.process import last_lines
 
-__all__ = ["Answer", "Child", "Job", "is_python", "run_jobs"]
+__all__ = ["Child", "Job", "JobResult", "is_python", "run_jobs"]
 
 Job = tuple[str, str]
 """Kind and subject: ``("import", "torch")``."""
@@ -33,7 +33,7 @@ def is_python(command: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class JobResult:
     """What became of one job."""
 
     kind: str
@@ -97,7 +97,7 @@ class Child:
         )
 
 
-def run_jobs(child: Child, jobs: Sequence[Job]) -> Iterator[Answer]:
+def run_jobs(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
     """Yield the answer of each job, in order.
 
     They share one interpreter until one of them crashes or hangs: that one
@@ -110,14 +110,14 @@ def run_jobs(child: Child, jobs: Sequence[Job]) -> Iterator[Answer]:
             yield answer
 
 
-def _one_process(child: Child, jobs: Sequence[Job]) -> Iterator[Answer]:
+def _one_process(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
     """Yield the answers of one process: at least one, at most all."""
     reading, writing = os.pipe()
     with (child.folder / "output").open("w+b") as output, os.fdopen(reading, "rb", buffering=0) as answers:
         try:
             process = child.start_jobs(jobs, output, writing)
         except OSError as error:
-            yield Answer(kind=jobs[0][0], subject=jobs[0][1], passed=False, detail=str(error))
+            yield JobResult(kind=jobs[0][0], subject=jobs[0][1], passed=False, detail=str(error))
             return
         finally:
             os.close(writing)
@@ -137,11 +137,11 @@ def _one_process(child: Child, jobs: Sequence[Job]) -> Iterator[Answer]:
         finally:
             _end(process)
         kind, subject = jobs[count]
-        yield Answer(kind=kind, subject=subject, passed=False, detail=detail)
+        yield JobResult(kind=kind, subject=subject, passed=False, detail=detail)
 
 
-def _answer(line: Mapping[str, Any]) -> Answer:
-    return Answer(
+def _answer(line: Mapping[str, Any]) -> JobResult:
+    return JobResult(
         kind=line["kind"],
         subject=line["subject"],
         passed=line["passed"],

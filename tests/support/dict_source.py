@@ -10,7 +10,15 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Installed
 from colablock.errors import BadDistribution
-from colablock.index.candidates import Candidate, File, Judged, Metadata, Origin, Reason, Rejection
+from colablock.index.candidates import (
+    Candidate,
+    CandidateOrigin,
+    File,
+    Metadata,
+    ProjectCandidates,
+    Reason,
+    Rejection,
+)
 from colablock.matrix.model import Constraint, PackageEntry
 
 PYTHON_312: Environment = environment_for("3.12.11", "manylinux_2_35_x86_64")
@@ -35,7 +43,7 @@ class DictSource:
         self.yanked = {_split(key) for key in yanked}
         self.asked: list[NormalizedName] = []
 
-    def judge(self, name: NormalizedName) -> Judged:
+    def judge(self, name: NormalizedName) -> ProjectCandidates:
         self.asked.append(name)
         versions = sorted((v for n, v in self.index if n == name), reverse=True)
         rejections = tuple(
@@ -48,7 +56,7 @@ class DictSource:
             for n, v in sorted(self.yanked)
             if n == name
         )
-        return Judged(
+        return ProjectCandidates(
             candidates=tuple(self._candidate(name, version) for version in versions),
             rejections=(*rejections, *yanked),
             found=bool(versions or rejections),
@@ -72,7 +80,9 @@ class DictSource:
             size=1000,
             yanked="" if (name, version) in self.yanked else None,
         )
-        return Candidate(name=name, version=version, origin=Origin.INDEX, files=(file,), all_files=(file,))
+        return Candidate(
+            name=name, version=version, origin=CandidateOrigin.INDEX, files=(file,), all_files=(file,)
+        )
 
 
 def entries(*lines: str) -> tuple[PackageEntry, ...]:

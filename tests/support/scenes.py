@@ -19,7 +19,14 @@ from colablock._common.reporter import Reporter
 from colablock.environment.site import Site, read_site
 from colablock.errors import AppliedNotProven, NotRestored, RolledBack
 from colablock.transaction.apply import apply_plan, stage
-from colablock.transaction.journal import Journal, Kind, Operation, Operations, Settled, recover
+from colablock.transaction.journal import (
+    Journal,
+    Operation,
+    OperationKind,
+    Operations,
+    RecoveryOutcome,
+    recover,
+)
 from colablock.transaction.rollback import roll_back
 from colablock.transaction.site_lock import locked
 from colablock.verification.verify import Check
@@ -188,10 +195,10 @@ class Swapping:
         assert in_a_child(partial(Applying(ground, site), Faulty(1, die))) < 0
         self._facts: dict[str, Any] = json.loads((site.state / "journal.json").read_text())
         rows = self._facts.pop("operations")
-        self._operations = [Operation(**{**row, "kind": Kind(row["kind"])}) for row in rows]
+        self._operations = [Operation(**{**row, "kind": OperationKind(row["kind"])}) for row in rows]
         for own in ("forward", "is_dropped"):
             del self._facts[own]
-        assert recover(site) is Settled.UNDONE
+        assert recover(site) is RecoveryOutcome.UNDONE
 
     def __call__(self, disk: Operations) -> None:
         with locked(self._site, wait=0) as state:
@@ -291,7 +298,7 @@ class Scene:
 
     def _recover(self, *, is_made: bool) -> None:
         has_begun = (self.site.state / "journal.json").exists()
-        settled = Settled.FINISHED if is_made else Settled.UNDONE
+        settled = RecoveryOutcome.FINISHED if is_made else RecoveryOutcome.UNDONE
         assert recover(self.site) is (settled if has_begun else None)
 
     def _fail(self, fault: Fault, at: int, *, is_made: bool) -> None:

@@ -21,13 +21,13 @@ from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
 from colablock.planning.plan import Target
 from colablock.training.preflight.precision import FP32
-from colablock.training.preflight.ready import Ready
+from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.runs.checkpoints import data_digest
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord
 from colablock.training.runs.launch import exit_code_of, start
 from colablock.training.start import Job, begin, prepare_data
-from colablock.transaction.apply_record import Applied, save, versions_digest
+from colablock.transaction.apply_record import ApplyRecord, save, versions_digest
 from colablock.transaction.serialise import report_to_json
 from colablock.verification.verify import Report
 from tests.support.runtime import Stub, build_site, make_venv, site_of
@@ -89,9 +89,11 @@ class TrainingStack:
     def model(self) -> Path:
         return self.folder / "model"
 
-    def ready(self, **changes: Any) -> Ready:
+    def ready(self, **changes: Any) -> ProvenEnvironment:
         """Return what the solver would hand over."""
-        usual = Ready(matrix="tiny", python=self.python, lock="l" * 64, runner="trl", versions=VERSIONS)
+        usual = ProvenEnvironment(
+            matrix="tiny", python=self.python, lock="l" * 64, runner="trl", versions=VERSIONS
+        )
         return replace(usual, **changes)
 
     def apply(self, home: Path, matrix: Path) -> None:
@@ -108,7 +110,7 @@ class TrainingStack:
             checks=(),
             lock_digest="l" * 64,
         )
-        record = Applied(
+        record = ApplyRecord(
             name=found.name,
             key="k",
             target=Target.ENV.value,
@@ -191,7 +193,7 @@ class Bench:
         )
         return replace(usual, **changes)
 
-    def job(self, *, ready: Ready | None = None, **changes: Any) -> Job:
+    def job(self, *, ready: ProvenEnvironment | None = None, **changes: Any) -> Job:
         """Return a start as preflight would have decided it on a machine without a card."""
         ready = ready or self.stack.ready()
         usual = Job(

@@ -21,11 +21,11 @@ from urllib.parse import quote, urljoin, urlsplit
 from colablock._common.urls import Mirrors
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused, Unmet
 from colablock.network.auth import Credentials
-from colablock.network.http import Answer, Wire
+from colablock.network.http import HttpClient, HttpResponse
 from colablock.training.preflight.judge import Access
 
 __all__ = [
-    "Cache",
+    "HubCache",
     "HubClient",
     "ModelFacts",
     "Transport",
@@ -53,12 +53,12 @@ _WEIGHTS = (
 class Transport(Protocol):
     """Sends one request.  Raises FetchFailed where nothing answers."""
 
-    def ask(self, method: str, url: str, headers: Mapping[str, str]) -> Answer:
+    def ask(self, method: str, url: str, headers: Mapping[str, str]) -> HttpResponse:
         """Return the answer to one request, whatever its status is, without following redirects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _File:
+class _HubFile:
     """A file of a repository.  *digest* is what huggingface_hub calls its blob in the cache."""
 
     name: str
@@ -67,13 +67,13 @@ class _File:
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class HubCache:
     """The cache of huggingface_hub; nothing is written there, and nothing is remembered here."""
 
     folder: Path
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> Cache:
+    def of(cls, environ: Mapping[str, str]) -> HubCache:
         """Return the one that huggingface_hub uses in a process with these variables."""
         named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
         return cls(Path(expanded(named, environ)) if named else home_of(environ) / "hub")
@@ -156,7 +156,7 @@ class HubClient:
             )
         return _mapping(answer.read(_LARGEST), url)
 
-    def files(self) -> tuple[_File, ...]:
+    def files(self) -> tuple[_HubFile, ...]:
         """Return every file with its size; none where the hub does not tell."""
         revision = quote(self.revision, safe="")
         url = f"{self._endpoint}/api/models/{self.repo}/revision/{revision}?blobs=true"
@@ -168,7 +168,7 @@ class HubClient:
     def _url_of(self, name: str) -> str:
         return f"{self._endpoint}/{self.repo}/resolve/{quote(self.revision, safe='')}/{name}"
 
-    def _ask(self, method: str, url: str) -> Answer:
+    def _ask(self, method: str, url: str) -> HttpResponse:
         """Return the answer after redirects: a model may have another name by now.
 
         Another host gets no token.  That there is one to go to is the answer to a
@@ -186,7 +186,7 @@ class HubClient:
             url = further
         raise FetchFailed(f"`{url}` redirects more than {_REDIRECTS} times", url=url)
 
-    def _judged(self, answer: Answer) -> str:
+    def _judged(self, answer: HttpResponse) -> str:
         code, message = answer.headers.get("x-error-code"), answer.headers.get("x-error-message", "")
         if answer.status < HTTPStatus.BAD_REQUEST or code == "EntryNotFound":
             return "open"
@@ -259,7 +259,7 @@ def read_model_config(
 
 
 def _access(client: HubClient, environ: Mapping[str, str], *, has_token: bool) -> Access:
-    cache = Cache.of(environ)
+    cache = HubCache.of(environ)
     status, weights = "unreachable", 0
     if not is_offline(environ):
         try:
@@ -281,7 +281,7 @@ def _config_in(folder: Path) -> Mapping[str, Any]:
 
 
 def _config_of(client: HubClient, environ: Mapping[str, str]) -> Mapping[str, Any]:
-    kept = Cache.of(environ).snapshot(client.repo, client.revision)
+    kept = HubCache.of(environ).snapshot(client.repo, client.revision)
     known = kept / _CONFIG if kept is not None and (kept / _CONFIG).is_file() else None
     if known is not None and (is_offline(environ) or known.parent.name == client.revision):
         return _mapping(known.read_bytes(), str(known))
@@ -332,7 +332,7 @@ def _client(
     if transport is None:
         # A preflight does not wait as long as a download: what it cannot ask, it says.
         patience = {"COLABLOCK_TIMEOUT": "15", "COLABLOCK_RETRIES": "1", **environ}
-        transport = Wire(patience, Mirrors(()), Credentials({}), connections=1)
+        transport = HttpClient(patience, Mirrors(()), Credentials({}), connections=1)
     return HubClient(base_model, revision or "main", endpoint=endpoint, token=token, transport=transport)
 
 
@@ -347,7 +347,7 @@ def _not_kept(client: HubClient) -> FetchFailed:
     return FetchFailed(message, url=client.page, hint="unset HF_HUB_OFFLINE, or name a folder with the model")
 
 
-def _missing_bytes(client: HubClient, cache: Cache) -> int:
+def _missing_bytes(client: HubClient, cache: HubCache) -> int:
     files = {file.name: file for file in client.files()}
     names = _chosen(files)
     return sum(file.size for name in names if not cache.has(client.repo, (file := files[name]).digest))
@@ -383,13 +383,13 @@ def _has_weights(folder: Path) -> bool:
     return False
 
 
-def _files(siblings: object) -> Iterator[_File]:
+def _files(siblings: object) -> Iterator[_HubFile]:
     for one in siblings if isinstance(siblings, list) else []:
         lfs = one.get("lfs") if isinstance(one, dict) else None
         if isinstance(one, dict) and isinstance(one.get("rfilename"), str):
             digest = (lfs or {}).get("sha256") if isinstance(lfs, dict) else one.get("blobId")
             size = one.get("size")
-            yield _File(
+            yield _HubFile(
                 name=one["rfilename"],
                 size=size if isinstance(size, int) else 0,
                 digest=digest if isinstance(digest, str) and "/" not in digest else "",

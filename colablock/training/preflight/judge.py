@@ -100,7 +100,7 @@ def judge(  # noqa: PLR0917 - each is of a type of its own
     *shape* is None where the model's config could not be read; *mends* are the
     launch-time corrections that the run will have.
     """
-    case = _Case(config=config, machine=machine, stack=stack, runner=runner, mends=mends)
+    case = _PreflightCase(config=config, machine=machine, stack=stack, runner=runner, mends=mends)
     choice = case.choose(shape)
     cards = choice.cards
     precision = precision_for(card.compute_capability for card in cards)
@@ -174,7 +174,7 @@ class _Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
+class _PreflightCase:
     """What is to run, and on what."""
 
     config: TrainConfig
@@ -351,7 +351,9 @@ def _unreckoned(shape: ModelShape | None) -> Finding:
     )
 
 
-def _memory_findings(case: _Case, shape: ModelShape, cards: list[Card], found: Estimate) -> Iterator[Finding]:
+def _memory_findings(
+    case: _PreflightCase, shape: ModelShape, cards: list[Card], found: Estimate
+) -> Iterator[Finding]:
     """Yield whether the estimate fits what is free, and if not, what would."""
     machine, setting = case.machine, case.setting(shape, cards)
     room = min((room_of(card) for card in cards), default=machine.ram_free)

@@ -25,7 +25,7 @@ from colablock.environment.accelerator import (
 )
 from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
-from colablock.training.preflight.hub import Cache
+from colablock.training.preflight.hub import HubCache
 from colablock.training.preflight.judge import Card, Machine, Stack
 from colablock.training.scripts import FOLDER as SCRIPTS
 
@@ -81,7 +81,7 @@ def read_machine(
         for process, size in uses[at].processes:
             held[process] = held.get(process, 0) + size
     ram, ram_free = system_memory(root)
-    cache = Cache.of(environ).folder
+    cache = HubCache.of(environ).folder
     return Machine(
         cards=cards,
         ram=ram,

@@ -173,7 +173,7 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
     model_type = str(config.get("model_type") or text.get("model_type") or "")
     kind = str(text.get("model_type") or model_type)
     family = _FAMILIES.get(kind) or _FAMILIES.get(model_type) or _Family()
-    reading = _Reading(text, faults=[] if model_type else ["`model_type` is missing"])
+    reading = _ModelConfigReading(text, faults=[] if model_type else ["`model_type` is missing"])
     hidden = reading.number("hidden_size")
     layers = reading.number("num_hidden_layers")
     heads = reading.number("num_attention_heads", family.heads)
@@ -211,7 +211,7 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
     )
 
 
-class _Reading:
+class _ModelConfigReading:
     """Takes numbers out of a config, and collects what is wrong with them."""
 
     def __init__(self, config: Mapping[str, Any], *, faults: list[str]) -> None:

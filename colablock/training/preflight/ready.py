@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from colablock.environment.accelerator import Accelerator
 
-__all__ = ["Ready"]
+__all__ = ["ProvenEnvironment"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class ProvenEnvironment:
     """An environment that was applied and proven, to train in.
 
     *lock* is the digest of its lock or, in a kernel, of its pins.

@@ -33,7 +33,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 import colablock
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock._common.reporter import Reporter
 from colablock.environment.target_script import ask_target
 from colablock.errors import ColablockError, InvalidInput, NotFound, Unmet
@@ -43,7 +43,7 @@ from colablock.training.runs.folder import MANIFEST, RunFolder, RunRecord, State
 from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = [
-    "Archive",
+    "CheckpointStore",
     "Files",
     "FolderStore",
     "HubStore",
@@ -71,7 +71,7 @@ _WAITING = frozenset({State.RUNNING, State.PREPARED})
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Archive:
+class CheckpointStore:
     """One checkpoint of one run, as it is called in a mirror."""
 
     run_id: str
@@ -86,7 +86,7 @@ class Archive:
         return f"checkpoint-{self.step}"
 
     @classmethod
-    def of(cls, name: str) -> Archive | None:
+    def of(cls, name: str) -> CheckpointStore | None:
         """Return what the file *name* stands for; None where it is something else."""
         found = re.fullmatch(r"(.+)-checkpoint-(\d+)\.tar", name)
         return cls(found[1], int(found[2])) if found and not name.startswith(".") else None
@@ -246,17 +246,17 @@ def store_of(target: str, *, python: str, environ: Mapping[str, str]) -> Store:
     return FolderStore(folder)
 
 
-def list_mirrored(store: Store, run_id: str | None = None) -> tuple[Archive, ...]:
+def list_mirrored(store: Store, run_id: str | None = None) -> tuple[CheckpointStore, ...]:
     """Return the complete archives, of one run or of all, the newest of each run first."""
     return _complete(store.names(), run_id)
 
 
-def _complete(names: Collection[str], run_id: str | None) -> tuple[Archive, ...]:
+def _complete(names: Collection[str], run_id: str | None) -> tuple[CheckpointStore, ...]:
     found = [
         archive
         for name in names
         if f"{name}{_HASH}" in names
-        and (archive := Archive.of(name)) is not None
+        and (archive := CheckpointStore.of(name)) is not None
         and run_id in (None, archive.run_id)
     ]
     return tuple(sorted(found, key=lambda archive: (archive.run_id, -archive.step)))
@@ -325,7 +325,7 @@ class Mirror:
         What was left half done there goes, too.
         """
         names = self.store.names()
-        done = Archive.of(name)
+        done = CheckpointStore.of(name)
         complete = _complete(names, done.run_id) if done is not None else ()
         if done is None or not complete:
             return
@@ -333,7 +333,11 @@ class Mirror:
         gone = [
             each
             for each in names
-            if (archive := Archive.of(each.removeprefix(".").removesuffix(".partial").removesuffix(_HASH)))
+            if (
+                archive := CheckpointStore.of(
+                    each.removeprefix(".").removesuffix(".partial").removesuffix(_HASH)
+                )
+            )
             is not None
             and archive.run_id == done.run_id
             and archive.step < max(kept)
@@ -448,7 +452,7 @@ def restore(store: Store, run_id: str, folder: Path, *, reporter: Reporter) -> P
     raise Unmet("\n  ".join(["no mirrored checkpoint can be used", *reasons]))
 
 
-def _try(store: Store, archive: Archive, folder: Path) -> Path | str:
+def _try(store: Store, archive: CheckpointStore, folder: Path) -> Path | str:
     """Return the checkpoint of *archive* in *folder*, or why it cannot be used."""
     try:
         with tempfile.TemporaryDirectory(prefix=".restore-", dir=folder) as scratch:
@@ -457,7 +461,7 @@ def _try(store: Store, archive: Archive, folder: Path) -> Path | str:
         return _in_short(error)
 
 
-def _restore(store: Store, archive: Archive, folder: Path, scratch: Path) -> Path:
+def _restore(store: Store, archive: CheckpointStore, folder: Path, scratch: Path) -> Path:
     destination = folder / archive.checkpoint
     if destination.is_dir() and not verify_checkpoint(destination):
         return destination
@@ -590,7 +594,7 @@ def _all_memory(run: Path) -> dict[str, Any]:
 
 def _remember(run: Path, store: Store, name: str, digest: str) -> None:
     value = {**_all_memory(run), store.address: {**_memory(run, store), name: digest}}
-    write_whole(run / "mirror.json", json.dumps(value).encode())
+    write_atomic(run / "mirror.json", json.dumps(value).encode())
 
 
 def _in_short(error: Exception) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock._common.reporter import Reporter
 from colablock._common.text import some_of
 from colablock.errors import InvalidConfig, InvalidInput, NotFound, Refused
@@ -136,7 +136,7 @@ def write_manifest(checkpoint: Path) -> Path:
         if name != MANIFEST
     }
     text = json.dumps({"schema": _SCHEMA, "step": step, "files": files})
-    write_whole(checkpoint / MANIFEST, text.encode())
+    write_atomic(checkpoint / MANIFEST, text.encode())
     return checkpoint / MANIFEST
 
 

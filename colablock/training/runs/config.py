@@ -19,9 +19,9 @@ from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound
 __all__ = [
     "RANGES",
     "Adapter",
+    "DataFormat",
     "DataSource",
-    "Form",
-    "Report",
+    "MetricsTarget",
     "TrainConfig",
     "config_from",
     "config_to",
@@ -41,7 +41,7 @@ class Adapter(Enum):
     LORA = "lora"
 
 
-class Form(Enum):
+class DataFormat(Enum):
     """What a row of data holds."""
 
     TEXT = "text"  # {"text": ...}
@@ -50,7 +50,7 @@ class Form(Enum):
     ALPACA = "alpaca"  # {"instruction": ..., "input": ..., "output": ...}
 
 
-class Report(Enum):
+class MetricsTarget(Enum):
     """Where metrics go beside the run's own file."""
 
     WANDB = "wandb"
@@ -66,7 +66,7 @@ class DataSource:
     """
 
     path: str
-    form: Form | None = None
+    form: DataFormat | None = None
     split: str = "train"
     name: str | None = None
 
@@ -107,7 +107,7 @@ class TrainConfig:
     save_total_limit: int = 2
     seed: int = 42
     output_dir: str | None = None  # None: `outputs/`, by the names of model and data
-    report_to: tuple[Report, ...] = ()
+    report_to: tuple[MetricsTarget, ...] = ()
     wandb_project: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)  # what the axolotl runner passes through
 
@@ -197,7 +197,7 @@ def config_from(value: object, *, source: str = "", passes_through: bool = False
     """
     if not isinstance(value, Mapping):
         raise InvalidConfig(source, [Fault(path="", message="it has to be a mapping of keys to values")])
-    reading = _Reading()
+    reading = _ConfigReading()
     known = {one.name: one for one in fields(TrainConfig) if one.name != "extra"}
     found: dict[str, Any] = {}
     extra: dict[str, Any] = {}
@@ -252,7 +252,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 @dataclass(slots=True)
-class _Reading:
+class _ConfigReading:
     """Turns plain values into typed ones, and collects what is wrong with them."""
 
     faults: list[Fault] = field(default_factory=list)
@@ -267,8 +267,8 @@ class _Reading:
         kind = str(kind)
         if kind.startswith("Adapter"):
             return self._choice(Adapter, key, given)
-        if kind.startswith("tuple[Report"):
-            return tuple(self._choice(Report, key, one) for one in _listed(given) if one != "none")
+        if kind.startswith("tuple[MetricsTarget"):
+            return tuple(self._choice(MetricsTarget, key, one) for one in _listed(given) if one != "none")
         if kind.startswith("tuple[str"):
             return tuple(self._text(f"{key}[{at}]", one) for at, one in enumerate(_listed(given)))
         if kind.startswith("str"):
@@ -332,7 +332,7 @@ class _Reading:
                     keys[key]: str(value) for key, value in one.items() if key in keys and value is not None
                 }
                 form = found.pop("form", None)
-                kind = self._choice(Form, f"{where}.type", form) if form is not None else None
+                kind = self._choice(DataFormat, f"{where}.type", form) if form is not None else None
                 yield DataSource(form=kind, **found)
 
 

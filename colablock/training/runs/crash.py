@@ -112,7 +112,7 @@ def explain(
     state = state or folder.state(record)
     if state in (State.RUNNING, State.PREPARED):
         return None
-    case = _Case(folder, record, folder.metrics() if events is None else events, system)
+    case = _CrashCase(folder, record, folder.metrics() if events is None else events, system)
     if state in (State.DONE, State.STOPPED):
         return case.not_finite()
     log = _end_of(folder.log)
@@ -222,7 +222,7 @@ def _first_of_last(found: Sequence[Traceback], several: int) -> Traceback | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class _CrashCase:
     """One run that ended, and what can be looked up of it."""
 
     folder: RunFolder

@@ -30,7 +30,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock._common.text import near
 from colablock.errors import NotFound, Refused
 
@@ -149,7 +149,7 @@ class RunFolder:
 
     def write_record(self, record: RunRecord) -> None:
         """Keep *record*, as a whole."""
-        write_whole(self.record_file, (json.dumps(asdict(record), indent=2) + "\n").encode())
+        write_atomic(self.record_file, (json.dumps(asdict(record), indent=2) + "\n").encode())
 
     def end(self) -> Mapping[str, Any]:
         """Return how it ended, as the shim says: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
@@ -232,7 +232,7 @@ def _stat(process: int) -> list[str]:
 
 def register(home: Path, run_id: str, folder: Path) -> None:
     """Have `find_run` and `list_runs` know the run."""
-    write_whole(home / "runs" / f"{run_id}.json", json.dumps({"folder": os.fspath(folder)}).encode())
+    write_atomic(home / "runs" / f"{run_id}.json", json.dumps({"folder": os.fspath(folder)}).encode())
 
 
 def list_runs(home: Path) -> Iterator[tuple[str, RunFolder]]:

@@ -24,13 +24,13 @@ from colablock.training.runs.folder import RunFolder, start_time_of
 from colablock.training.runs.progress import START_MARK
 from colablock.training.scripts import FOLDER as SCRIPTS
 
-__all__ = ["Ranks", "Started", "launch_command", "launch_environment", "ranks_of", "start"]
+__all__ = ["Ranks", "StartedProcess", "launch_command", "launch_environment", "ranks_of", "start"]
 
 _SHIM = SCRIPTS / "shim.py"
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedProcess:
     """A run's launcher: its number, and when it started in clock ticks since boot."""
 
     process: int
@@ -181,7 +181,7 @@ def _named(cards: Sequence[int], environ: Mapping[str, str]) -> list[str]:
     return [seen[card] if card < len(seen) else str(card) for card in cards]
 
 
-def start(command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]) -> Started:
+def start(command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]) -> StartedProcess:
     """Start a run in a session of its own, its output in the log, and return at once.
 
     An interrupt of this process does not reach it, nor does the end of a kernel.  Raises Unmet.
@@ -205,7 +205,7 @@ def start(command: Sequence[str], folder: RunFolder, environment: Mapping[str, s
             )
     except OSError as error:
         raise Unmet(f"the run could not be started: {error}") from error
-    started = Started(process.pid, start_time_of(process.pid), tuple(command))
+    started = StartedProcess(process.pid, start_time_of(process.pid), tuple(command))
     _CHILDREN[started.process, started.process_started] = process
     return started
 

@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from colablock._common.fs import write_whole
+from colablock._common.fs import write_atomic
 from colablock._common.process import environment_of, last_lines
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder
@@ -394,7 +394,7 @@ def write_curve(
     """Write the loss curve to *path* as its name ends: ``.png`` or ``.svg``.  Raises Unmet, InvalidInput."""
     kind = path.suffix.lower()
     if kind == ".png":
-        write_whole(path, curve_png(folder, pythons, environ=environ, title=title))
+        write_atomic(path, curve_png(folder, pythons, environ=environ, title=title))
     elif kind == ".svg":
         events = _logged(folder)
         svg = curve_svg(
@@ -403,7 +403,7 @@ def write_curve(
             evaluations=evaluation_points(events),
             is_file=True,
         )
-        write_whole(path, svg.encode())
+        write_atomic(path, svg.encode())
     else:
         raise InvalidInput(f"`{path}` has to end in `.png` or `.svg`")
 

@@ -25,7 +25,7 @@ __all__ = [
     "START_MARK",
     "STOPPING",
     "Progress",
-    "Tally",
+    "ProgressTotals",
     "attach_words",
     "follow",
     "last_line",
@@ -99,7 +99,7 @@ class _Sample(NamedTuple):
     tokens: int
 
 
-class Tally:
+class ProgressTotals:
     """What the events of a run add up to, oldest first.  Not thread-safe."""
 
     def __init__(self) -> None:
@@ -228,13 +228,13 @@ def follow(
     The last one is the final state, with every event in it.  Only what is new
     in the file of metrics is read.  A run that was not started ends at once.
     """
-    tail, tally = _Tail(folder.metrics_file), Tally()
+    tail, tally = _Tail(folder.metrics_file), ProgressTotals()
     while True:
         record = folder.record()
         state = folder.state(record)  # asked first: of a run that has ended, every event is there by then
         is_new, lines = tail.read()
         if is_new:
-            tally = Tally()
+            tally = ProgressTotals()
         for event in _events(lines):
             tally.add(event)
         yield _progress(folder, record, state, tally, clock())
@@ -252,7 +252,7 @@ def look(
     clock: Clock = time.time,
 ) -> Progress:
     """Return how far the run is, by what was read of it: its *state* before its *events*."""
-    tally = Tally()
+    tally = ProgressTotals()
     for event in events:
         tally.add(event)
     return _progress(folder, record, state, tally, clock())
@@ -282,7 +282,7 @@ def plain_text(text: str) -> str:
 
 
 def _progress(
-    folder: RunFolder, record: RunRecord | None, state: State, tally: Tally, now: float
+    folder: RunFolder, record: RunRecord | None, state: State, tally: ProgressTotals, now: float
 ) -> Progress:
     stage = _stage(folder, record, state, tally)
     if stage == LOADING:
@@ -293,7 +293,7 @@ def _progress(
     return tally.progress(state, stage=stage, now=now if state is State.RUNNING else None)
 
 
-def _stage(folder: RunFolder, record: RunRecord | None, state: State, tally: Tally) -> str:
+def _stage(folder: RunFolder, record: RunRecord | None, state: State, tally: ProgressTotals) -> str:
     if state is State.PREPARED:
         return "not started"
     if state is not State.RUNNING:

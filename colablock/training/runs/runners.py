@@ -13,17 +13,17 @@ from typing import Any, Protocol
 import yaml
 
 from colablock.errors import InvalidInput
-from colablock.training.runs.config import Adapter, Report, TrainConfig
+from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
 from colablock.training.scripts import FOLDER as SCRIPTS
 
-__all__ = ["RUNNERS", "Decided", "Entry", "Runner", "runner_of"]
+__all__ = ["RUNNERS", "Entry", "RunDecisions", "Runner", "runner_of"]
 
 _NEVER = 1_000_000_000  # steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decided:
+class RunDecisions:
     """What was decided beside the config: by the card, by the data, by what stands already.
 
     *dtype* is torch's name for the type that weights are loaded and computed in.
@@ -68,7 +68,7 @@ class Runner(Protocol):
     def splits(self) -> bool:
         """Whether rows for evaluation have to be set apart for it."""
 
-    def write(self, config: TrainConfig, decided: Decided, folder: RunFolder) -> Entry:
+    def write(self, config: TrainConfig, decided: RunDecisions, folder: RunFolder) -> Entry:
         """Write what it reads into *folder* and return how it is started there."""
 
 
@@ -80,7 +80,7 @@ class Trl:
     passes_through: bool = False
     splits: bool = True
 
-    def write(self, config: TrainConfig, decided: Decided, folder: RunFolder) -> Entry:
+    def write(self, config: TrainConfig, decided: RunDecisions, folder: RunFolder) -> Entry:
         """Leave everything to ``job.json``."""
         del config, decided
         return Entry(entry=str(SCRIPTS / "run_trl.py"), arguments=(str(folder.path),))
@@ -94,7 +94,7 @@ class Axolotl:
     passes_through: bool = True
     splits: bool = False
 
-    def write(self, config: TrainConfig, decided: Decided, folder: RunFolder) -> Entry:
+    def write(self, config: TrainConfig, decided: RunDecisions, folder: RunFolder) -> Entry:
         """Write ``config.yaml`` as axolotl reads it."""
         text = yaml.safe_dump(axolotl_config(config, decided, folder), sort_keys=False, allow_unicode=True)
         folder.config_file.write_text(text, encoding="utf-8")
@@ -113,14 +113,18 @@ def runner_of(name: str | None) -> Runner:
     return RUNNERS[name]
 
 
-def axolotl_config(config: TrainConfig, decided: Decided, folder: RunFolder) -> dict[str, Any]:
+def axolotl_config(config: TrainConfig, decided: RunDecisions, folder: RunFolder) -> dict[str, Any]:
     """Return *config* in axolotl's words.
 
     The data are tokens already, which axolotl takes as they are.  What would
     be loaded from elsewhere, packed or patched by default is said to be off;
     the user's own further keys come last and win.
     """
-    wandb = {"wandb_project": config.wandb_project or "colablock"} if Report.WANDB in config.report_to else {}
+    wandb = (
+        {"wandb_project": config.wandb_project or "colablock"}
+        if MetricsTarget.WANDB in config.report_to
+        else {}
+    )
     values: dict[str, Any] = {
         "base_model": config.base_model,
         "base_model_config": config.base_model,
@@ -176,7 +180,7 @@ def axolotl_config(config: TrainConfig, decided: Decided, folder: RunFolder) -> 
         values |= {"max_steps": config.max_steps, "num_epochs": max(config.num_epochs, config.max_steps)}
     if config.val_set_size:
         values["eval_steps"] = config.eval_steps or decided.eval_steps
-    if Report.TENSORBOARD in config.report_to:
+    if MetricsTarget.TENSORBOARD in config.report_to:
         values["use_tensorboard"] = True
     if decided.pads_with_eos and decided.eos_token:
         values["special_tokens"] = {"pad_token": decided.eos_token}

@@ -119,7 +119,7 @@ def write_header(file: IO[bytes], tensors: Mapping[str, Stored], metadata: Mappi
 
 
 @dataclass
-class Adapter:
+class AdapterTensors:
     """What an adapter holds, by the names of the base: pairs of low-rank factors, and whole tensors."""
 
     config: Mapping[str, Any]
@@ -140,14 +140,14 @@ class Adapter:
         return module in self.embeddings or bool(self.config.get("fan_in_fan_out"))
 
 
-def sort_adapter(config: Mapping[str, Any], keys: Iterator[str] | list[str]) -> Adapter:
+def sort_adapter(config: Mapping[str, Any], keys: Iterator[str] | list[str]) -> AdapterTensors:
     """Return what the tensors *keys* of an adapter are.  Raises Refusal for what is not merged here."""
     if config.get("peft_type", "LORA") != "LORA":
         raise Refusal(f"an adapter of the kind {config['peft_type']} cannot be merged here, only LoRA can")
     for key in ("use_dora", "layer_replication", "target_parameters", "trainable_token_indices"):
         if config.get(key):
             raise Refusal(f"an adapter with `{key}` cannot be merged here")
-    found = Adapter(config)
+    found = AdapterTensors(config)
     for key in keys:
         name = key.removeprefix("base_model.model.")
         pair = KEY.fullmatch(name)
@@ -176,7 +176,7 @@ def place(wanted: str, names: Mapping[str, Any]) -> str | None:
     return near[0] if len(near) == 1 else None
 
 
-def place_all(adapter: Adapter, names: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+def place_all(adapter: AdapterTensors, names: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the module for each tensor that is added to, and the adapter's key for each that is replaced.
 
     A head that was trained whole beside a base whose head is its embedding comes as a new tensor.
@@ -226,7 +226,7 @@ def merge(adapter: str, output: str, base: str | None, revision: str | None) -> 
     names = {name: shard for shard in shards for name in headers[shard][0]}
     sorted_ = sort_adapter(config, list(tensors))
     added, replaced = place_all(sorted_, names)
-    work = Work(sorted_, tensors, added, replaced)
+    work = MergeWork(sorted_, tensors, added, replaced)
     target = Path(output)
     need = sum((folder / shard).stat().st_size for shard in shards)
     free = shutil.disk_usage(target.parent).free
@@ -248,7 +248,7 @@ def merge(adapter: str, output: str, base: str | None, revision: str | None) -> 
 
 
 def _write_shards(
-    work: Work, folder: Path, headers: Mapping[str, tuple[dict[str, Stored], dict[str, str]]], into: Path
+    work: MergeWork, folder: Path, headers: Mapping[str, tuple[dict[str, Stored], dict[str, str]]], into: Path
 ) -> bool:
     """Write every shard and the index; return whether the head is a tensor of its own from now on."""
     names = [name for tensors, _ in headers.values() for name in tensors]
@@ -271,7 +271,7 @@ def _write_shards(
     return untied
 
 
-def _leaves_the_head(work: Work, embedding: str | None) -> bool:
+def _leaves_the_head(work: MergeWork, embedding: str | None) -> bool:
     """Whether the embedding was trained as a copy, while the head stayed what both were before."""
     return embedding in work.replaced and not work.adapter.config.get("ensure_weight_tying")
 
@@ -321,10 +321,10 @@ def find_shards(folder: Path) -> list[str]:
 
 
 @dataclass
-class Work:
+class MergeWork:
     """What is added to which tensor, and what replaces which."""
 
-    adapter: Adapter
+    adapter: AdapterTensors
     tensors: Mapping[str, Any]
     added: Mapping[str, str]
     replaced: Mapping[str, str]
@@ -413,7 +413,7 @@ def _copy(read: IO[bytes], size: int, write: IO[bytes]) -> None:
         size -= len(data)
 
 
-def write_config(kept: Mapping[str, Any], work: Work, *, untied: bool, into: Path) -> None:
+def write_config(kept: Mapping[str, Any], work: MergeWork, *, untied: bool, into: Path) -> None:
     """Write the base's ``config.json`` as it holds for the merged model."""
     config = dict(kept)
     if untied:

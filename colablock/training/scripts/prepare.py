@@ -56,7 +56,7 @@ SHAPE = {
 }
 
 
-class Unusable(Exception):
+class UnusableData(Exception):
     """The data cannot be trained on; the message says why and what to do."""
 
 
@@ -67,7 +67,7 @@ def main(asked: str, answered: str) -> None:
         if job["toy"]:
             make_model(**job["toy"])
         answer: dict[str, Any] = {"answer": prepare(job["data"]) if job["data"] else None}
-    except Unusable as error:
+    except UnusableData as error:
         answer = {"invalid": f"the data cannot be trained on: {error}"}
     except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
         traceback.print_exc()
@@ -92,7 +92,7 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     for source in job["datasets"]:
         rows = load(source)
         form = source["type"] or form_of(rows.column_names, source["path"])
-        maker = Maker(tokenizer, form, whole=job["train_on_inputs"], source=source["path"])
+        maker = RowTokenizer(tokenizer, form, whole=job["train_on_inputs"], source=source["path"])
         rows = rows.map(maker, remove_columns=rows.column_names, with_indices=True, desc="tokens")
         parts.append(rows)
         forms.append(form)
@@ -106,7 +106,7 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     kept = rows.filter(lambda row: any(label != IGNORED for label in row["labels"]), desc="kept")
     counts["dropped"] = len(rows) - len(kept)
     if not len(kept):
-        raise Unusable(
+        raise UnusableData(
             f"no row has a token left to learn from within `sequence_len` {limit}: raise it, or set "
             "`train_on_inputs: true`"
         )
@@ -141,13 +141,13 @@ def load(source: Mapping[str, Any]) -> Any:
         reader = READERS.get(path.suffix.lower())
         if reader is None:
             known = ", ".join(READERS)
-            raise Unusable(f"`{path}` has no ending that says how to read it: known ones are {known}")
+            raise UnusableData(f"`{path}` has no ending that says how to read it: known ones are {known}")
         try:
             return load_dataset(reader, data_files=str(path), split="train")
         except Exception as error:
-            raise Unusable(f"`{path}` cannot be read as {reader}: {cause_of(error)}") from error
+            raise UnusableData(f"`{path}` cannot be read as {reader}: {cause_of(error)}") from error
     if not path.is_dir() and path.suffix.lower() in READERS:  # no dataset of the hub is called so
-        raise Unusable(f"there is no file `{path}`")
+        raise UnusableData(f"there is no file `{path}`")
     return load_dataset(str(path) if path.is_dir() else source["path"], source["name"], split=source["split"])
 
 
@@ -167,13 +167,13 @@ def form_of(columns: list[str], path: str) -> str:
     hint = ""
     if "conversations" in columns:
         hint = "; rows with `conversations` become `messages` with `role` and `content` in each"
-    raise Unusable(
+    raise UnusableData(
         f"`{path}` has the columns {shown}, and none of the forms: `text`; `prompt` and `completion`; "
         f"`messages`; `instruction` and `output`{hint}"
     )
 
 
-class Maker:
+class RowTokenizer:
     """One row → its tokens, and which of them count."""
 
     def __init__(self, tokenizer: Any, form: str, *, whole: bool, source: str) -> None:
@@ -201,7 +201,7 @@ class Maker:
     def _text(self, row: Mapping[str, Any], key: str, at: int) -> str:
         value = row.get(key)
         if not isinstance(value, str):
-            raise Unusable(f"row {at + 1} of `{self._source}` has no text in `{key}`")
+            raise UnusableData(f"row {at + 1} of `{self._source}` has no text in `{key}`")
         return value
 
     def _first(self, text: str) -> list[int]:
@@ -218,7 +218,7 @@ class Maker:
     def _turns(self, messages: Any, at: int) -> list[tuple[list[int], bool]]:
         """Return what the template makes of each turn: the assistant's words and what closes them count."""
         if not self._tokenizer.chat_template:
-            raise Unusable(
+            raise UnusableData(
                 "the model's tokenizer has no chat template: take the instruction-tuned model, or set "
                 "`chat_template: chatml`"
             )
@@ -233,7 +233,7 @@ class Maker:
                     before = opened
             rendered = self._render(messages[: number + 1], prompts=False)
             if not rendered.startswith(before):
-                raise Unusable(
+                raise UnusableData(
                     f"row {at + 1} of `{self._source}`: the chat template writes earlier turns anew with "
                     "each turn, so what counts cannot be told: set another `chat_template`"
                 )
