@@ -23,6 +23,7 @@ def _refusals_path(folder: Path, matrix: Matrix) -> Path:
 
 
 def write_refusals(folder: Path, matrix: Matrix, refused: Sequence[Mapping[str, str | None]]) -> None:
+    """Write *refused* (target, variant, reason) beside the matrix; remove the file if there is none."""
     path = _refusals_path(folder, matrix)
     if refused:
         value = {"schema": 1, "matrix": matrix.name, "matrix-digest": matrix.digest, _REFUSED: refused}
