@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from glob import glob
 from pathlib import Path
 
 import nox
@@ -23,35 +24,55 @@ RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # What depends on the interpreter.  The newest Python runs all tests, the oldest all of these; those between
 # run what meets the interpreter itself, since what is new or gone in one of them shows at an end, too.
 MEETS_THE_INTERPRETER = (
-    "build",
-    "environment",
-    "imports",
-    "interpreters",
-    "snapshot",
-    "training_config",
-    "verify",
+    "tests/index/test_build.py",
+    "tests/environment/test_markers_and_tags.py",
+    "tests/repository/test_imports.py",
+    "tests/environment/test_interpreters.py",
+    "tests/environment/test_snapshot.py",
+    "tests/training/runs/test_config.py",
+    "tests/verification/test_verify.py",
 )
 OF_THE_INTERPRETER = (
     *MEETS_THE_INTERPRETER,
-    *("applied", "children", "envs", "execute", "journal", "lock", "matrix", "metadata", "phantoms"),
-    *("recorded", "rewheel", "rollback", "serialise", "training_launch", "training_run_folder"),
+    "tests/transaction/test_apply_record.py",
+    "tests/_common/test_process.py",
+    "tests/transaction/test_isolated_envs.py",
+    "tests/transaction/test_apply.py",
+    "tests/transaction/test_journal.py",
+    "tests/lockfile/test_pylock.py",
+    "tests/matrix/test_reader.py",
+    "tests/index/test_metadata_fetcher.py",
+    "tests/check/test_findings.py",
+    "tests/runtimes/test_catalog.py",
+    "tests/index/test_rebuilt_wheel.py",
+    "tests/transaction/test_rollback.py",
+    "tests/transaction/test_serialise.py",
+    "tests/training/runs/test_launch.py",
+    "tests/training/runs/test_folder.py",
 )
 # Of what trains in a real stack, what each run of CI has the minutes for; the whole takes ten of them.
 OF_THE_STACK = (
-    "tests/test_training_stack_smoke.py::test_the_stack_trains",
-    "tests/test_training_stack_smoke.py::test_two_processes_learn_what_one_does_from_twice_the_batch",
-    "tests/test_training_stack.py::test_a_run_tells_its_steps_and_seals_its_checkpoints",
-    "tests/test_training_stack.py::test_a_checkpoint_with_any_file_damaged_is_passed_over",
-    "tests/test_training_stack.py::test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened",
+    "tests/training/test_real_stack_smoke.py::test_the_stack_trains",
+    "tests/training/test_real_stack_smoke.py::test_two_processes_learn_what_one_does_from_twice_the_batch",
+    "tests/training/test_real_stack.py::test_a_run_tells_its_steps_and_seals_its_checkpoints",
+    "tests/training/test_real_stack.py::test_a_checkpoint_with_any_file_damaged_is_passed_over",
+    "tests/training/test_real_stack.py::test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened",
 )
 # What depends on the distributions that we require.
-OF_OUR_REQUIREMENTS = [
-    f"tests/test_{name}.py"
-    for name in (
-        *("cases", "display", "explain", "fetch", "index", "lock", "matrix", "new_config", "resolve"),
-        *("settings", "training_config", "training_runners"),
-    )
-]
+OF_OUR_REQUIREMENTS = (
+    "tests/resolver/test_cases.py",
+    "tests/display/test_text_and_html.py",
+    "tests/resolver/test_conflict_report.py",
+    "tests/network/test_fetcher.py",
+    "tests/index/test_finder.py",
+    "tests/lockfile/test_pylock.py",
+    "tests/matrix/test_reader.py",
+    "tests/training/test_new_config.py",
+    "tests/resolver/test_resolver.py",
+    "tests/network/test_settings.py",
+    "tests/training/runs/test_config.py",
+    "tests/training/runs/test_runners.py",
+)
 
 # Of the settings of this machine, those that say where things are fetched from; the others (a target
 # folder, a constraints file, "use the system's Python") would change what the chores do.
@@ -150,8 +171,8 @@ def tests(session: nox.Session) -> None:
     here = [python for python in pythons() if python == RUNNING or shutil.which(f"python{python}")]
     chosen: list[str] = []
     if session.python != here[-1] and not session.posargs:
-        names = OF_THE_INTERPRETER if session.python == here[0] else MEETS_THE_INTERPRETER
-        chosen = [*QUICK, *(f"tests/test_{name}.py" for name in names)]
+        files = OF_THE_INTERPRETER if session.python == here[0] else MEETS_THE_INTERPRETER
+        chosen = [*QUICK, *files]
     session.run("pytest", "-n", "auto", *chosen, *session.posargs)
 
 
@@ -180,7 +201,7 @@ def browser(session: nox.Session) -> None:
     if not any(map(shutil.which, CHROMIUM)):
         session.skip(f"there is no Chromium here (none of {', '.join(CHROMIUM)}): the page was not looked at")
     session.install("-e", ".", *group("browser"))
-    session.run("pytest", "-m", "browser", "tests/test_compat_page_browser.py", *session.posargs)
+    session.run("pytest", "-m", "browser", "tests/display/test_compat_page_browser.py", *session.posargs)
 
 
 def python_with_torch() -> tuple[str, str] | None:
@@ -223,8 +244,8 @@ def training(session: nox.Session) -> None:
     stack = {"COLABLOCK_TEST_HOME": str(home)}
     chosen = (*OF_THE_STACK, *session.posargs)
     if "--whole" in session.posargs:
-        names = ("training_stack", "training_stack_notebook", "training_stack_smoke", "after")
-        chosen = tuple(f"tests/test_{name}.py" for name in names)
+        chosen = tuple(sorted(glob("tests/training/test_real_stack*.py")))
+        chosen += ("tests/training/scripts/test_after.py",)
     session.run("pytest", "-n", "2", "--dist", "loadfile", "-m", "stack", *chosen, env=stack)
 
 
@@ -233,7 +254,7 @@ def faults(session: nox.Session) -> None:
     """Stop a change at every operation of it, and print how often (not among the default chores)."""
     session.install("-e", ".", *group("test"))
     # Some take a quarter of an hour, and are best spread by what is left.
-    chosen = ("-n", "auto", "--dist", "worksteal", "tests/test_faults.py", "--every-fault")
+    chosen = ("-n", "auto", "--dist", "worksteal", "tests/transaction/test_faults.py", "--every-fault")
     session.run("pytest", *chosen, *session.posargs)
 
 

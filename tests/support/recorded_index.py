@@ -21,13 +21,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tests.support.paths import DATA
 from tests.support.server import Facts, project_of
 from tests.support.stubs import CONTENTS
 from tests.support.wheels import metadata_text, sdist_bytes, tar_bytes, wheel_bytes
 
 __all__ = ["RecordedIndex", "axolotl_archive"]
 
-DATA = Path(__file__).resolve().parent.parent / "data"
 LINUX = "x86_64"
 SCRIPT = """
 def {function}():

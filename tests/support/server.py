@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
+from tests.support.paths import DATA
 from tests.support.serving import Serving
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ __all__ = [
 JSON = "application/vnd.pypi.simple.v1+json"
 HTML = "application/vnd.pypi.simple.v1+html"
 UPLOAD_TIME = "2024-01-01T00:00:00Z"
-CERTIFICATE = Path(__file__).parent.parent / "data" / "tls" / "certificate.pem"
+CERTIFICATE = DATA / "tls" / "certificate.pem"
 FROM_FILE = "from the file"  # Facts.requires_python: what the file's own metadata says
 
 

@@ -19,8 +19,9 @@ import pytest
 from colablock.environment.target_script import ask_target
 from colablock.training.runs.folder import RunFolder, State
 from colablock.training.scripts import FOLDER as SCRIPTS
+from tests.support.paths import ROOT
 from tests.support.training_stack import until
-from tests.support.world import ROOT, Done
+from tests.support.world import Done
 
 __all__ = [
     "NAME",

@@ -30,6 +30,7 @@ from colablock.training.start import Job, begin, prepare_data
 from colablock.transaction.apply_record import ApplyRecord, save, versions_digest
 from colablock.transaction.serialise import report_to_json
 from colablock.verification.verify import Report
+from tests.support.paths import DATA
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 
 __all__ = [
@@ -45,7 +46,7 @@ __all__ = [
     "until",
 ]
 
-FOLDER = Path(__file__).parent.parent / "data" / "training_stack"
+FOLDER = DATA / "training_stack"
 VERSIONS: Mapping[str, str] = {
     "accelerate": "1.15.0",
     "axolotl": "0.18.0",

@@ -30,6 +30,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.snapshot import installed_versions
 from colablock.runtimes.catalog import load_runtime, recorded_distributions
+from tests.support.paths import ROOT
 from tests.support.recorded_index import axolotl_archive
 from tests.support.runtime import Stub, build_runtime, build_site, find_python, make_venv, site_of
 from tests.support.server import Facts, IndexServer, Source
@@ -47,7 +48,6 @@ __all__ = [
     "shown",
 ]
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 ARCHIVES = "https://github.com/axolotl-ai-cloud/axolotl/archive/refs/tags/"
 COMMAND = "#!{python}\nimport sys\nprint('accelerate', *sys.argv[1:])\n"
 

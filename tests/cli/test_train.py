@@ -1,0 +1,255 @@
+"""`train` and `smoke` on the command line, in the environment of stand-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.cli.main import main
+from colablock.training.runs.folder import RunFolder, State
+from tests.support.paths import ROOT
+from tests.support.training_stack import (
+    Bench,
+    kill,
+    losses_of,
+    record_of,
+    steps_of,
+    until,
+)
+
+
+class Shell:
+    """Calls the command line; keeps what it printed."""
+
+    def __init__(self, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+        self.bench = bench
+        self.matrix = bench.folder / "tiny.toml"
+        self.matrix.write_text('schema = 1\nname = "tiny"\n[train]\nrunner = "trl"\n')
+        bench.stack.apply(bench.home, self.matrix)
+        bench.data  # noqa: B018 - the file is written
+        self._capsys = capsys
+        self.out = self.err = ""
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.bench.folder / "run")
+
+    def environ(self, **more: str) -> dict[str, str]:
+        return self.bench.environ(CI="true", **more)
+
+    def argv(self, *argv: str) -> list[str]:
+        """Return the arguments of a call of `train` for six steps, with more of them."""
+        given = {
+            "--model": str(self.bench.stack.model),
+            "--dataset": str(self.bench.data),
+            "--output-dir": str(self.folder.path),
+        }
+        words = [word for pair in given.items() for word in pair]
+        steps = ("--set", "max_steps=6", "--set", "learning_rate=1e-2", "--set", "micro_batch_size=2")
+        return ["train", "tiny", *words, *steps, "--set", "sequence_len=64", *argv]
+
+    def __call__(self, *argv: str, **more: str) -> int:
+        self._capsys.readouterr()
+        code = main(argv, self.environ(**more))
+        self.out, self.err = self._capsys.readouterr()
+        return code
+
+    def train(self, *argv: str, **more: str) -> int:
+        return self(*self.argv(*argv), **more)
+
+    @property
+    def said(self) -> str:
+        """What is on standard error as one line, the references of errors left out."""
+        return " ".join(re.sub(r" +\[[a-z-]+\]$", "", self.err, flags=re.MULTILINE).split())
+
+    @property
+    def told(self) -> str:
+        """What is on standard output as one line."""
+        return " ".join(self.out.split())
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def shell(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(bench, capsys)
+
+
+def test_a_run_is_briefed_followed_and_told(shell: Shell) -> None:
+    assert shell.train() == 0
+    (title,) = (line for line in shell.err.splitlines() if line.startswith("QLoRA of "))
+    assert title == "QLoRA of model with trl, fp32, on the CPU"
+    said = shell.said
+    assert "data 12 rows (text)" in said
+    assert "note trains in fp32: there is no card" in said
+    assert "one row as it is trained on: learnt <s>a kernel begins empty </s>" in said
+    assert shell.out.startswith("run: done, 6 steps")
+    assert f"what was learnt: {shell.folder.adapter}" in shell.told.replace("- ", "-")
+    assert list(losses_of(shell.folder)) == [1, 2, 3, 4, 5, 6]
+    assert record_of(shell.folder).matrix == "tiny"
+    assert shell.train() == 0
+    assert "the run `run` is done: `--fresh` trains again" in shell.said
+    assert shell.out.startswith("run: done, 6 steps")
+    assert shell.train("--quiet", "--fresh") == 0
+    assert shell.err == ""
+    assert RunFolder(shell.bench.folder / "run.1").state() is State.DONE
+
+
+def test_a_result_is_json_alone(shell: Shell) -> None:
+    assert shell.train("--json") == 0
+    assert (shell.json["id"], shell.json["state"], shell.json["progress"]["step"]) == ("run", "done", 6)
+    assert shell.json["adapter"] == str(shell.folder.adapter)
+    assert shell.err == ""
+
+
+def test_a_run_is_started_and_left(shell: Shell) -> None:
+    asked = ("--no-wait", "--set", "max_steps=1000")
+    assert shell.train(*asked, "--json", STAND_IN_PAUSE="0.05") == 0
+    assert shell.json == {"id": "run", "folder": str(shell.folder.path), "state": "running"}
+    assert shell.train(*asked) == 0
+    assert shell.out == "run is running: `colablock runs follow run`\n"
+    assert "the run `run` is going on already: it is followed" in shell.said
+    assert shell.train("--fresh") == 1
+    assert "error: the run `run` is going on" in shell.err
+    assert "hint: `colablock runs stop run`" in shell.err
+    assert shell("runs", "stop", "--wait") == 0
+    assert shell.folder.state() is State.STOPPED
+
+
+def test_a_failure_has_an_exit_code_and_a_reason(shell: Shell) -> None:
+    assert shell.train("--set", "save_steps=2", STAND_IN_FAILS_AT="4") == 1
+    assert "the disk was full" in shell.told
+    assert shell.train("--set", "save_steps=2", "--json") == 0  # it goes on from what was saved before
+    assert steps_of(shell.folder, "start") == [0, 2]
+    assert shell.json["record"]["resumed_from"] == "checkpoint-2"
+
+
+def test_what_changed_has_to_be_allowed(shell: Shell) -> None:
+    assert shell.train("--set", "save_steps=2", STAND_IN_FAILS_AT="4") == 1
+    assert shell.train("--set", "seed=7") == 1
+    said = shell.said
+    assert "the run `run` cannot go on as it was: the config (seed: 42 → 7) changed since" in said
+    assert "hint: `--resume-anyway`" in said
+    assert shell.train("--set", "seed=7", "--resume-anyway") == 0
+
+
+def test_a_file_holds_the_config_and_options_come_before_it(shell: Shell) -> None:
+    config = shell.bench.folder / "train.yaml"
+    config.write_text("base_model: other/model\ndatasets: [none.jsonl]\nmax_steps: 9\nlora_r: 4\nseed: 3\n")
+    assert shell.train("--config", str(config), "--set", "seed=5", "--json") == 0
+    found = shell.json["record"]["config"]
+    assert (found["lora_r"], found["seed"], found["max_steps"]) == (4, 5, 6)
+    assert found["base_model"] == str(shell.bench.stack.model)
+
+
+def test_what_follows_two_dashes_goes_to_the_launcher(shell: Shell) -> None:
+    assert shell.train("--json", "--", "--num_cpu_threads_per_process", "3") == 0
+    command = shell.json["record"]["command"]
+    assert command[-4:-2] == ["--num_cpu_threads_per_process", "3"]
+    assert Path(command[-2]).name == "shim.py"
+    assert shell.train("--fresh", "--json", "--", "--no-such-argument") == 1  # the launcher refuses it
+    assert "unrecognized arguments: --no-such-argument" in shell.folder.log.read_text()
+
+
+USAGE: list[tuple[list[str], str]] = [
+    (["train", "tiny", "--set", "seed"], "`--set seed` is no pair: write `--set key=value`"),
+    (["train", "tiny"], "the config has 2 faults base_model: is missing datasets: is missing"),
+    (["train", "tiny", "--config", "none.yaml"], "the config `none.yaml` cannot be read"),
+    (["train", "tiny", "--model", "a", "--dataset", "d", "--set", "seedd=1"], "did you mean `seed`?"),
+    (["train", "tiny", "--model", "a/b", "--dataset", "d", "--mirror", "/no/such"], "Is the drive mounted?"),
+    (["train", "another"], "there is no matrix `another`"),
+    (["smoke", "another"], "there is no matrix `another`"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), USAGE)
+def test_what_cannot_be_used_is_exit_2(shell: Shell, argv: list[str], words: str) -> None:
+    assert shell(*argv) == 2
+    assert words in shell.said
+    assert shell(*argv, "--json") == 2
+    assert shell.json["exit_code"] == 2
+
+
+def test_a_stack_that_moved_since_its_proof_trains_nothing(shell: Shell) -> None:
+    stack = shell.bench.stack
+    info = stack.site / "peft-0.21.2.dist-info"
+    moved = info.with_name("peft-0.22.0.dist-info")
+    info.rename(moved)
+    try:
+        for argv in (shell.argv(), ["smoke", "tiny"]):
+            assert shell(*argv) == 1
+            assert "the stack of `tiny` is not as it was proven" in shell.err
+            assert "hint: `colablock apply tiny` makes it so again" in shell.err
+    finally:
+        moved.rename(info)
+
+
+def test_a_refusal_names_every_reason_and_may_be_overruled(shell: Shell) -> None:
+    asked = ("--set", "optimizer=paged_adamw_8bit", "--set", "adapter=qlora")
+    assert shell.train(*asked) == 1
+    said = shell.said
+    assert "this run would fail, so it is not started" in said
+    assert "`optimizer: paged_adamw_8bit` works on a card only" in said
+    assert "hint: `--anyway` starts it all the same" in said
+    assert not shell.folder.log.exists()
+    assert shell.train(*asked, "--anyway") == 0
+    assert "refused `optimizer: paged_adamw_8bit` works on a card only" in shell.said
+
+
+def test_an_interrupt_stops_at_a_checkpoint(shell: Shell) -> None:
+    """A second call goes on from it."""
+    argv = [sys.executable, "-m", "colablock", *shell.argv("--set", "max_steps=1000")]
+    environ = shell.environ(STAND_IN_PAUSE="0.05", PYTHONPATH=str(ROOT))
+    with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
+        until(lambda: 2 in steps_of(shell.folder))
+        assert os.getsid(record_of(shell.folder).process) == record_of(shell.folder).process
+        call.send_signal(signal.SIGINT)
+        out, _ = call.communicate(timeout=30)
+    assert call.returncode == 0
+    assert out.decode().startswith("run: stopped")
+    assert shell.folder.state() is State.STOPPED
+    stopped = shell.folder.end()["step"]
+    assert shell.train("--set", "max_steps=1000", "--no-wait") == 0
+    assert record_of(shell.folder).resumed_from == f"checkpoint-{stopped}"
+    kill(shell.folder)
+
+
+def test_smoke_proves_and_leaves_a_receipt(shell: Shell) -> None:
+    receipt = shell.bench.folder / "receipt.json"
+    assert shell("smoke", "tiny", "--receipt", str(receipt)) == 0
+    said = shell.told
+    assert said.startswith("tiny trains: 10 steps of QLoRA with trl on the CPU, fp32, in ")
+    assert "PASS a fixed loss falls: " in said
+    assert "PASS and stays with learning rate 0: " in said
+    assert f"receipt {receipt}" in said
+    written = json.loads(receipt.read_text())
+    assert (written["passed"], written["matrix"], written["runner"]) == (True, "tiny", "trl")
+    assert written["versions"]["bitsandbytes"] == "0.50.2"
+    assert shell("smoke", "tiny", "--json", "--quiet") == 0
+    assert shell.json["passed"] is True
+    assert shell.err == ""
+
+
+def test_smoke_with_another_runner_may_fail(shell: Shell) -> None:
+    assert shell("smoke", "tiny", "--runner", "axolotl") == 1  # without the mend
+    assert "error: the tiny training run failed" in shell.err
+    assert "You can't pass `load_in_4bit`" in shell.said
+
+
+def test_a_loss_that_does_not_fall_is_no_proof(shell: Shell) -> None:
+    assert shell("smoke", "tiny", STAND_IN_SPEED="0") == 1
+    assert shell.told.startswith("tiny does not train: 10 steps")
+    assert "FAIL a fixed loss falls: " in shell.told
+    assert "error: `tiny` does not train here: the loss is not what it has to be" in shell.said
+    assert shell("smoke", "tiny", "--json", STAND_IN_SPEED="0") == 1
+    assert shell.json["passed"] is False

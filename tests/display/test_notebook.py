@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.cli.notebook_magics import CommandFailed, Magic, in_notebook, restart_prompt, show
+from colablock.display.notebook import KernelRestarts, NotebookReporter, restart_kernel
+from colablock.environment.notebook_host import in_colab
+from colablock.errors import ColablockError, InvalidInput
+from colablock.transaction.serialise import report_from_json
+from tests.support.paths import DATA
+
+CASES = DATA / "display"
+
+
+class Pub:
+    """Keeps what a notebook would get; breaks when told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Mapping[str, Any], Mapping[str, object], bool]] = []
+        self.is_broken = False
+
+    def publish(
+        self,
+        data: Mapping[str, object],
+        metadata: Mapping[str, object] | None = None,
+        *,
+        transient: Mapping[str, object] | None = None,
+        update: bool = False,
+    ) -> None:
+        assert metadata is None
+        if self.is_broken:
+            raise ConnectionError
+        self.sent.append((data, transient or {}, update))
+
+    def plain(self) -> list[str]:
+        return [str(data["text/plain"]) for data, _, _ in self.sent if "text/plain" in data]
+
+
+class Kernel:
+    """Keeps how it was ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[bool] = []
+
+    def do_shutdown(self, restart: bool) -> None:
+        self.ends.append(restart)
+
+
+class FakeShell:
+    def __init__(self) -> None:
+        self.display_pub = Pub()
+        self.kernel = Kernel()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# Outside a notebook
+
+
+def test_a_plain_interpreter_is_no_notebook() -> None:
+    assert not in_notebook()
+    report = report_from_json(json.loads((CASES / "report-proven.json").read_text(encoding="utf-8")))
+    show(report)
+    restart_prompt(["numpy"])
+    restart_kernel(["numpy"])
+
+
+def test_ipython_in_a_terminal_is_no_notebook() -> None:
+    pytest.importorskip("IPython")
+    code = (
+        "from IPython.core.interactiveshell import InteractiveShell; InteractiveShell.instance();"
+        "from colablock.cli.notebook_magics import in_notebook; print(in_notebook())"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
+def test_colab_is_known_by_its_variable() -> None:
+    assert in_colab({"COLAB_RELEASE_TAG": "release-colab"})
+    assert not in_colab({})
+
+
+# Progress
+
+
+def test_one_display_is_updated_and_left_short() -> None:
+    shell, clock = FakeShell(), Clock()
+    with NotebookReporter(shell, clock=clock, display_id="x") as reporter:
+        reporter.stage("Resolving <demo>")
+        clock.now = 1.0
+        reporter.resolving("torch", 3)
+        reporter.note("a note")
+        reporter.fetch_started(1, 100)
+        clock.now = 2.0
+        reporter.fetched("torch.whl", 50)
+    sent = shell.display_pub.sent
+    assert [update for _, _, update in sent] == [False] + [True] * (len(sent) - 1)
+    assert {str(transient["display_id"]) for _, transient, _ in sent} == {"x"}
+    fetched = "Fetching 1 file: 50 bytes, 50 bytes/s, 1.0 s"
+    assert shell.display_pub.plain() == [
+        "Resolving <demo>",
+        "Resolving <demo>: 3 decided - torch",
+        "Resolving <demo>: 3 decided - torch\nnote: a note",
+        "Fetching 1 file: 100 bytes\nnote: a note",
+        "Fetching 1 file: 50 bytes of 100 bytes, 50 bytes/s - torch.whl\nnote: a note",
+        f"Done in 2.0 s: Resolving <demo>: 3 decided, 1.0 s; {fetched}\nnote: a note",
+    ]
+    assert "Resolving &lt;demo&gt;" in sent[0][0]["text/html"]
+    assert 'value="0.500"' in sent[-2][0]["text/html"]
+    assert "<progress" not in sent[-1][0]["text/html"]
+
+
+def test_updates_come_at_most_five_times_a_second() -> None:
+    shell, clock = FakeShell(), Clock()
+    with NotebookReporter(shell, clock=clock) as reporter:
+        reporter.fetch_started(1, 1000)
+        for _ in range(1000):
+            clock.now += 0.002
+            reporter.fetched("x.whl", 1)
+    assert 10 <= len(shell.display_pub.sent) <= 12
+
+
+def test_a_failure_leaves_what_stopped() -> None:
+    shell, clock = FakeShell(), Clock()
+    reporter = NotebookReporter(shell, clock=clock)
+    reporter.stage("Proving demo")
+    clock.now = 3.0
+    with pytest.raises(KeyError), reporter:
+        raise KeyError
+    assert shell.display_pub.plain()[-1] == "Stopped in 3.0 s: Proving demo: stopped after 3.0 s"
+
+
+def test_a_lost_notebook_stops_no_work() -> None:
+    shell = FakeShell()
+    with NotebookReporter(shell, clock=Clock()) as reporter:
+        reporter.stage("one")
+        shell.display_pub.is_broken = True
+        reporter.stage("two")
+        reporter.note("three")
+    assert shell.display_pub.plain() == ["one"]
+
+
+def test_nothing_is_left_where_nothing_was_done() -> None:
+    shell = FakeShell()
+    with NotebookReporter(shell, clock=Clock()):
+        pass
+    assert shell.display_pub.sent == []
+
+
+# The restart prompt
+
+
+def test_a_restart_is_asked_for_in_a_sentence() -> None:
+    shell = FakeShell()
+    restart_prompt(["numpy", "numpy.linalg", "PIL._imaging"], shell=shell, colab=False)
+    assert shell.display_pub.plain() == [
+        "Restart the kernel before you go on: it still holds the old PIL, numpy"
+    ]
+    restart_prompt([], shell=shell, colab=True)
+    assert len(shell.display_pub.sent) == 1
+
+
+def test_on_colab_its_own_button_follows_the_sentence() -> None:
+    shell = FakeShell()
+    restart_prompt(["numpy", "numpy.linalg", "PIL._imaging"], shell=shell, colab=True)
+    (sentence, _, _), (button, _, _) = shell.display_pub.sent
+    assert "text/plain" in sentence
+    assert list(button) == ["application/vnd.colab-display-data+json"]
+    warning = button["application/vnd.colab-display-data+json"]
+    assert warning["pip_warning"] == {"packages": ["PIL", "numpy"]}
+
+
+def test_a_kernel_is_restarted_only_where_it_holds_something_old() -> None:
+    shell = FakeShell()
+    restart_kernel([], shell=shell)
+    assert shell.kernel.ends == []
+    with pytest.raises(KernelRestarts, match="holds the old PIL, numpy: go on below"):
+        restart_kernel(["numpy", "numpy.linalg", "PIL._imaging"], then="go on below", shell=shell)
+    assert shell.kernel.ends == [True]
+
+
+# The magics
+
+
+class Called:
+    """Stands for the command line and the pipeline."""
+
+    def __init__(self, code: int = 0) -> None:
+        self.code = code
+        self.calls: list[tuple[object, ...]] = []
+
+    def main(self, argv: Sequence[str]) -> int:
+        self.calls.append(tuple(argv))
+        return self.code
+
+    def run(self, name: str, argv: Sequence[str]) -> int:
+        self.calls.append((name, *argv))
+        return subprocess.run([sys.executable, *argv[1:]], check=False).returncode
+
+
+def test_a_line_goes_to_the_command_line() -> None:
+    called = Called()
+    Magic(main=called.main)("plan 'my matrix' --json")
+    assert called.calls == [("plan", "my matrix", "--json")]
+
+
+def test_another_exit_code_than_0_fails_the_cell() -> None:
+    with pytest.raises(CommandFailed, match="`colablock plan demo` ended with exit code 1") as caught:
+        Magic(main=Called(1).main)("plan demo")
+    assert caught.value.code == 1
+
+
+@pytest.mark.parametrize(("ended", "code"), [(SystemExit(2), 2), (SystemExit("message"), 1)])
+def test_a_command_line_that_exits_is_a_failure_too(ended: SystemExit, code: int) -> None:
+    def main(_: Sequence[str]) -> int:
+        raise ended
+
+    with pytest.raises(CommandFailed) as caught:
+        Magic(main=main)("plan --nonsense")
+    assert caught.value.code == code
+
+
+def test_help_is_no_failure() -> None:
+    def main(_: Sequence[str]) -> int:
+        raise SystemExit
+
+    Magic(main=main)("--help")
+
+
+def test_a_cell_runs_as_a_script_beside_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "helper.py").write_text("value = 'from beside'\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    cell = (
+        "import json, sys, helper\n"
+        "from pathlib import Path\n"
+        "found = [__name__, sys.argv[1:], helper.value, Path(sys.argv[0]).name, 'é']\n"
+        "Path('found.json').write_text(json.dumps(found))\n"
+    )
+    called = Called()
+    Magic(run=called.run)("run demo -- --steps 3", cell)
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert found == ["__main__", ["--steps", "3"], "from beside", "cell.py", "é"]
+    assert called.calls[0][:2] == ("demo", "python")
+    assert not Path(str(called.calls[0][4])).exists()
+
+
+def test_a_cell_that_fails_fails_here_too() -> None:
+    with pytest.raises(CommandFailed, match="`colablock run demo` ended with exit code 3"):
+        Magic(run=Called().run)("run demo", "raise SystemExit(3)\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("plan demo", "a cell can only be run"),
+        ("", "a cell can only be run"),
+        ("run one two", "takes one name, not 2"),
+        ("run 'one", "cannot be split into words"),
+    ],
+)
+def test_a_cell_that_cannot_be_run(line: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        Magic(run=Called().run)(line, "pass\n")
+
+
+# A real kernel
+
+SETUP = """
+import json, sys
+from pathlib import Path
+import colablock.cli.notebook_magics as notebook
+from colablock.display.reporters import reporter_for
+from colablock.transaction.serialise import plan_from_json, report_from_json
+folder = Path(FOLDER)
+plan = plan_from_json(json.loads((folder / "plan-kernel-breaks-much.json").read_text()))
+report = report_from_json(json.loads((folder / "report-failed.json").read_text()))
+for _ in range(2):
+    notebook.load_ipython_extension(get_ipython())
+assert notebook.in_notebook()
+assert "rich" not in sys.modules
+"""
+
+CELLS = {
+    "plan": "plan",
+    "progress": """
+with reporter_for(None, notebook=True) as reporter:
+    reporter.stage("Resolving demo")
+    for number in range(50):
+        reporter.resolving(f"name-{number}", number)
+    reporter.step("install", 1, 1)
+""",
+    "shown and returned": "notebook.show(report)\nreport",
+    "magic": """
+from colablock.cli.notebook_magics import Magic
+import subprocess
+run = lambda name, argv: print(name) or subprocess.run([sys.executable, *argv[1:]]).returncode
+get_ipython().register_magic_function(Magic(run=run, main=lambda argv: 2), "line_cell", "colablock")
+""",
+    "cell of the last report": "%%colablock run\nprint(6 * 7)",
+    "line that fails": "%colablock plan demo",
+    "error": """
+from colablock.errors import NoSolution
+raise NoSolution("`x` fits no candidate", because=("because a needs b",), hint="Ask for `c`")
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """Return what each cell put out in a real kernel."""
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager  # noqa: PLC0415
+    from jupyter_client.manager import AsyncKernelManager  # noqa: PLC0415
+
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+    class ThisPython(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            return KernelSpec(argv=command, display_name=kernel_name, language="python")
+
+    book = nbformat.v4.new_notebook()
+    sources = [SETUP.replace("FOLDER", repr(str(CASES))), *CELLS.values()]
+    book.cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
+    client = nbclient.NotebookClient(book, km=manager, timeout=120, allow_errors=True)
+    client.execute(cwd=str(tmp_path_factory.mktemp("notebook")))
+    assert book.cells[0].outputs == []
+    return {name: cell.outputs for name, cell in zip(CELLS, book.cells[1:], strict=True)}
+
+
+Outputs = dict[str, list[dict[str, Any]]]
+
+
+def test_a_plan_shows_itself_in_a_cell(outputs: Outputs) -> None:
+    (shown,) = outputs["plan"]
+    assert shown["data"]["text/html"].startswith('<div class="colablock">')
+    assert shown["data"]["text/plain"].startswith("qlora-2024 (cu121) into the kernel: remove 8")
+
+
+def test_progress_is_one_output_in_its_final_state(outputs: Outputs) -> None:
+    (shown,) = outputs["progress"]
+    assert shown["data"]["text/plain"].startswith("Done in ")
+    assert "Resolving demo: 1 of 1" in shown["data"]["text/html"]
+
+
+def test_what_was_just_shown_is_not_shown_twice(outputs: Outputs) -> None:
+    shown, result = outputs["shown and returned"]
+    assert "OSError: libcudart.so.12" in shown["data"]["text/html"]
+    assert "OSError" not in result["data"]["text/html"]
+    assert result["data"]["text/plain"].startswith(
+        "qlora-2024 (cu121) in its isolated environment is not proven"
+    )
+
+
+def test_a_cell_without_a_name_runs_in_what_was_shown_last(outputs: Outputs) -> None:
+    assert outputs["magic"] == []
+    text = "".join(output["text"] for output in outputs["cell of the last report"])
+    assert text.split() == ["qlora-2024", "42"]
+
+
+def test_a_failed_command_and_an_error_show_no_traceback(outputs: Outputs) -> None:
+    (failed,) = outputs["line that fails"]
+    assert failed["traceback"] == ["`colablock plan demo` ended with exit code 2"]
+    (error,) = outputs["error"]
+    first, *others = error["traceback"]
+    assert first.split() == ["error:", "`x`", "fits", "no", "candidate", "[no-solution]"]
+    assert others == ["  because a needs b", "", "hint: Ask for `c`"]
+
+
+def test_errors_know_nothing_of_a_notebook_before_it_is_set_up() -> None:
+    assert not hasattr(ColablockError, "_render_traceback_")

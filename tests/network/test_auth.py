@@ -1,0 +1,352 @@
+"""Who we say we are: URLs, netrc and the keyring; and to whom we never say it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.cli.main import main
+from colablock.errors import ExitCode, FetchFailed
+from colablock.network.auth import Credentials
+from colablock.network.fetcher import Fetcher
+from tests.index.test_finder import source_of
+from tests.support.server import CERTIFICATE, Fault, IndexServer
+from tests.support.wheels import make_wheel
+
+NONE = dict.fromkeys(("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "SSL_CLIENT_CERT"), "")
+USER, PASSWORD = "user@x", "s3:cret"
+KEYRING = """\
+#!{python}
+import sys
+with open({log!r}, "a") as log:
+    log.write(" ".join(sys.argv[1:]) + "\\n")
+if sys.stdin.read() or {silent!r}:
+    sys.exit("it asks for a password")
+try:
+    open("/dev/tty").close()
+except OSError:
+    pass
+else:
+    sys.exit("it has a terminal to ask at")
+known = {known!r}
+service = sys.argv[-1] if "creds" in sys.argv else sys.argv[-2]
+if service not in known:
+    sys.exit(1)
+user, password = known[service]
+if "creds" in sys.argv:
+    print(user)
+elif sys.argv[-1] != user:
+    sys.exit(1)
+print(password)
+"""
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """A ``keyring`` command of our own."""
+
+    folder: Path
+
+    def knows(self, known: Mapping[str, tuple[str, str]], *, silent: bool = False) -> dict[str, str]:
+        """Let it know *known*, and return the variables with which it is found and asked."""
+        script = self.folder / "bin" / "keyring"
+        script.parent.mkdir(exist_ok=True)
+        facts = {"python": sys.executable, "log": str(self.log), "silent": silent, "known": known}
+        script.write_text(KEYRING.format(**facts), encoding="utf-8")
+        script.chmod(0o755)
+        return {"PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}"}
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "keyring.log"
+
+    @property
+    def asked(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+
+
+@pytest.fixture
+def keyring(tmp_path: Path) -> Keyring:
+    return Keyring(tmp_path)
+
+
+@pytest.fixture
+def lock_store(tmp_path: Path) -> Path:
+    make_wheel(tmp_path / "files", "demo", "1.0", requires=["dep"])
+    make_wheel(tmp_path / "files", "dep", "1.0")
+    return tmp_path / "files"
+
+
+@pytest.fixture
+def server(lock_store: Path) -> Iterator[IndexServer]:
+    with IndexServer(lock_store, auth=(USER, PASSWORD)) as running:
+        yield running
+
+
+def fetcher(tmp_path: Path, environ: Mapping[str, str] = NONE, *, keyring: bool = False) -> Fetcher:
+    return Fetcher({**os.environ, **environ}, cache=tmp_path / "cache", keyring=keyring, sleep=lambda _: None)
+
+
+def sent(server: IndexServer) -> list[bool]:
+    """Return of each request whether it said who asks."""
+    return ["authorization" in request.headers for request in server.requests]
+
+
+# -- URLs
+
+
+def test_of_several_in_urls_of_one_host_the_nearest_path_counts() -> None:
+    known = Credentials({})
+    assert known.learn("https://a:1@host/one/simple/") == "https://host/one/simple/"
+    known.learn("https://b:2@host/two/simple/")
+    known.learn("https://c:3@host:8443/simple/")
+    assert known.find("https://host/one/simple/demo/") == ("a", "1")
+    assert known.find("https://host/two/files/demo.whl") == ("b", "2")
+    assert known.find("https://host:8443/two/simple/demo/") == ("c", "3")
+    assert known.find("http://host/one/simple/demo/") is None  # another origin, and not encrypted
+
+
+def test_a_token_without_a_password_is_a_user() -> None:
+    known = Credentials({})
+    known.learn("https://t%40ken@host/simple/")
+    assert known.find("https://host/simple/demo/") == ("t@ken", "")
+
+
+def test_credentials_do_not_follow_a_redirect_to_another_host(lock_store: Path, tmp_path: Path) -> None:
+    with IndexServer(lock_store) as other, IndexServer(lock_store) as server:
+        server.redirect("/simple/demo/", f"{other.url}demo/")
+        url = server.url.replace("://", "://user:secret@")
+        assert fetcher(tmp_path).get_page(f"{url}demo/") is not None
+    assert (sent(server), sent(other)) == ([True], [False])
+
+
+def test_credentials_in_the_links_of_a_page_are_used_and_not_recorded(
+    lock_store: Path, tmp_path: Path
+) -> None:
+    with IndexServer(lock_store, auth=(USER, PASSWORD)) as files, IndexServer(lock_store) as index:
+        link = files.file_url("demo-1.0-py3-none-any.whl").replace("://", "://user%40x:s3%3Acret@")
+        page = f'<a href="{link}">demo</a>'.encode()
+        index.fault("/simple/demo/", Fault(body=page, content_type="text/html"))
+        source = source_of(fetcher(tmp_path), index.url)
+        (candidate,) = source.judge(NormalizedName("demo")).candidates
+        assert candidate.file is not None
+        assert candidate.file.url == files.file_url("demo-1.0-py3-none-any.whl")
+        assert [str(one) for one in source.metadata(candidate).requires] == ["dep"]
+
+
+# -- netrc
+
+
+def test_a_netrc_that_cannot_be_read_is_told_of_when_it_matters(server: IndexServer, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user passwort secret\n", encoding="utf-8")
+    with pytest.raises(FetchFailed) as caught:
+        fetcher(tmp_path, {"NETRC": str(netrc)}).get_page(f"{server.url}demo/")
+    assert f"`{netrc}` is no use as it is: bad follower token 'passwort'" in (caught.value.hint or "")
+
+
+# -- the keyring
+
+
+def test_the_keyring_is_asked_only_where_that_is_wanted(
+    server: IndexServer, keyring: Keyring, tmp_path: Path
+) -> None:
+    environ = keyring.knows({server.url: (USER, PASSWORD)})
+    with pytest.raises(FetchFailed) as caught:
+        fetcher(tmp_path, environ).get_page(f"{server.url}demo/")
+    assert keyring.asked == []
+    assert "COLABLOCK_KEYRING_PROVIDER=subprocess" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("place", ["index", "host"])
+def test_the_keyring_is_asked_once_for_a_host_that_refuses(
+    server: IndexServer, keyring: Keyring, tmp_path: Path, place: str
+) -> None:
+    host = server.root.removeprefix("http://")
+    environ = keyring.knows({server.url if place == "index" else host: (USER, PASSWORD)})
+    ours = fetcher(tmp_path, environ, keyring=True)
+    ours.learn_credentials(server.url)
+    threads = [
+        threading.Thread(target=ours.get_page, args=(f"{server.url}{name}/",)) for name in ("demo", "dep")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ours.get_page(f"{server.url}demo/") is not None
+    asked = [f"--mode creds get {server.url}", f"--mode creds get {host}"]
+    assert keyring.asked == asked[: 1 if place == "index" else 2]
+
+
+def test_the_keyring_has_the_password_of_a_user_that_is_named(
+    server: IndexServer, keyring: Keyring, tmp_path: Path
+) -> None:
+    environ = keyring.knows({server.url: (USER, PASSWORD)})
+    ours = fetcher(tmp_path, environ, keyring=True)
+    ours.learn_credentials(server.url.replace("://", "://user%40x@"))
+    assert ours.get_page(f"{server.url}demo/") is not None
+    assert keyring.asked == [f"get {server.url} {USER}"]
+    assert sent(server) == [True]  # nothing was refused first
+
+
+def test_a_password_that_is_given_is_not_asked_for(
+    server: IndexServer, keyring: Keyring, tmp_path: Path
+) -> None:
+    environ = keyring.knows({})
+    ours = fetcher(tmp_path, environ, keyring=True)
+    assert ours.get_page(f"{server.url.replace('://', '://user%40x:s3%3Acret@')}demo/") is not None
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login {USER} password {PASSWORD}\n", encoding="utf-8")
+    again = fetcher(tmp_path / "again", {**environ, "NETRC": str(netrc)}, keyring=True)
+    assert again.get_page(f"{server.url}demo/") is not None
+    assert keyring.asked == []
+
+
+def test_a_host_that_asks_nothing_is_not_looked_up(
+    lock_store: Path, keyring: Keyring, tmp_path: Path
+) -> None:
+    with IndexServer(lock_store) as server:
+        assert fetcher(tmp_path, keyring.knows({}), keyring=True).get_page(f"{server.url}demo/") is not None
+    assert keyring.asked == []
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_keyring_that_knows_nothing_is_asked_no_more(
+    server: IndexServer, keyring: Keyring, tmp_path: Path, *, silent: bool
+) -> None:
+    ours = fetcher(tmp_path, keyring.knows({}, silent=silent), keyring=True)
+    for _ in range(2):
+        with pytest.raises(FetchFailed) as caught:
+            ours.get_page(f"{server.url}demo/")
+        assert (caught.value.hint or "").endswith("or to the keyring: it was asked and knows none")
+    assert len(keyring.asked) == 2  # for the index, and for its host
+
+
+def test_a_keyring_that_is_not_there_is_told_of(server: IndexServer, tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed) as caught:
+        fetcher(tmp_path, {"PATH": str(tmp_path)}, keyring=True).get_page(f"{server.url}demo/")
+    assert "install `keyring`" in (caught.value.hint or "")
+
+
+MATRIX = 'schema = 1\nname = "tiny"\nrequirements = ["demo"]\n'
+
+
+@pytest.mark.parametrize(
+    ("variable", "note"),
+    [
+        ("COLABLOCK_KEYRING_PROVIDER", ""),
+        ("PIP_KEYRING_PROVIDER", "note: the keyring is asked for passwords, as PIP_KEYRING_PROVIDER says\n"),
+        ("UV_KEYRING_PROVIDER", "note: the keyring is asked for passwords, as UV_KEYRING_PROVIDER says\n"),
+    ],
+)
+def test_nothing_that_is_written_holds_a_password(
+    server: IndexServer, keyring: Keyring, capsys: pytest.CaptureFixture[str], *, variable: str, note: str
+) -> None:
+    tmp_path = keyring.folder
+    matrix, cache = tmp_path / "tiny.toml", tmp_path / "cache"
+    matrix.write_text(MATRIX, encoding="utf-8")
+    known = keyring.knows({server.url: (USER, PASSWORD)})
+    environ = {**os.environ, **known, variable: "subprocess", "COLABLOCK_CACHE_DIR": str(cache)}
+    index = server.url.replace("://", "://user%40x@")
+    argv = ["lock", str(matrix), "--default-index", index, "-v", "-o", str(tmp_path / "pylock.toml")]
+    assert main(argv, environ) == ExitCode.DONE
+    server.auth = (USER, "another")
+    assert main([*argv[:4], "--with", "more", "-v", "-o", "-"], environ) == ExitCode.UNMET
+    said = capsys.readouterr()
+    assert note in said.err
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".log"]
+    shown = [said.out.encode(), said.err.encode(), *(str(path).encode() for path in cache.rglob("*"))]
+    ours = [data for data in written if not data.startswith(b"#!")]  # the keyring's own
+    for secret in (b"s3:cret", b"s3%3Acret", b"user%40x"):
+        assert not any(secret in data for data in (*ours, *shown))
+
+
+def test_a_way_to_ask_that_there_is_not_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix = tmp_path / "tiny.toml"
+    matrix.write_text(MATRIX, encoding="utf-8")
+    assert main(["lock", str(matrix)], {**os.environ, "COLABLOCK_KEYRING_PROVIDER": "import"}) == 2
+    assert "`import` in COLABLOCK_KEYRING_PROVIDER" in capsys.readouterr().err
+
+
+# -- certificates
+
+
+@pytest.fixture
+def encrypted(lock_store: Path) -> Iterator[IndexServer]:
+    with IndexServer(lock_store, tls=True) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of certificates, named as OpenSSL looks for them."""
+    there = tmp_path / "certificates"
+    there.mkdir()
+    (there / "688adf85.0").write_bytes(CERTIFICATE.read_bytes())
+    return there
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_a_file_of_certificates_is_trusted(encrypted: IndexServer, tmp_path: Path, variable: str) -> None:
+    ours = fetcher(tmp_path, {**NONE, variable: str(CERTIFICATE)})
+    assert ours.get_page(f"{encrypted.url}demo/") is not None
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"])
+def test_a_folder_of_certificates_is_trusted(
+    encrypted: IndexServer, tmp_path: Path, folder: Path, variable: str
+) -> None:
+    value = f"/nowhere{os.pathsep}{folder}" if variable == "SSL_CERT_DIR" else str(folder)
+    assert fetcher(tmp_path, {**NONE, variable: value}).get_page(f"{encrypted.url}demo/") is not None
+
+
+@pytest.mark.parametrize(
+    ("environ", "advice"),
+    [
+        ({}, "name a file with the certificate of who signed it in SSL_CERT_FILE"),
+        ({"SSL_CERT_FILE": "/gone.pem"}, "correct SSL_CERT_FILE: it names `/gone.pem`, which is not there"),
+        ({"SSL_CERT_DIR": "{empty}"}, "to what SSL_CERT_DIR names (`{empty}`)"),
+        ({"REQUESTS_CA_BUNDLE": "{empty}"}, "to what REQUESTS_CA_BUNDLE names (`{empty}`)"),
+    ],
+)
+def test_what_is_not_trusted_is_told_with_a_way_out(
+    encrypted: IndexServer, tmp_path: Path, environ: dict[str, str], advice: str
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    mine = {name: value.format(empty=empty) for name, value in environ.items()}
+    with pytest.raises(FetchFailed, match="is not trusted: self-signed certificate") as caught:
+        fetcher(tmp_path, {**NONE, **mine}).get_page(f"{encrypted.url}demo/")
+    assert advice.format(empty=empty) in (caught.value.hint or "")
+    assert encrypted.requests == []
+
+
+def test_a_certificate_for_another_name_is_told(encrypted: IndexServer, tmp_path: Path) -> None:
+    url = encrypted.url.replace("127.0.0.1", "localhost")
+    with pytest.raises(
+        FetchFailed, match="certificate of `localhost` is not trusted: Hostname mismatch"
+    ) as caught:
+        fetcher(tmp_path, {**NONE, "SSL_CERT_FILE": str(CERTIFICATE)}).get_page(f"{url}demo/")
+    assert caught.value.hint == "ask for it by a name that its certificate holds"
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CLIENT_CERT"])
+def test_a_file_without_certificates_is_an_input_fault(
+    variable: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix = tmp_path / "tiny.toml"
+    matrix.write_text(MATRIX, encoding="utf-8")
+    environ = {**os.environ, **NONE, variable: str(matrix)}
+    index = "http://127.0.0.1:9/simple/"
+    assert main(["lock", str(matrix), "--default-index", index], environ) == ExitCode.USAGE
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"in {variable} cannot be used: no certificate is in it" in said

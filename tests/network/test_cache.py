@@ -1,0 +1,487 @@
+"""What is kept on disk: whole or absent, whoever else writes, breaks or sweeps it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.cli.main import main
+from colablock.errors import ExitCode, FetchFailed
+from colablock.network.cache import Cache, file_digest
+from colablock.network.cache_prune import clean
+from colablock.network.download import open_partial
+from colablock.network.fetcher import Fetcher
+from tests.index.test_finder import source_of
+from tests.support.paths import ROOT
+from tests.support.server import Fault, IndexServer
+from tests.support.wheels import make_wheel
+
+pytestmark = pytest.mark.slow  # against servers, and nothing in it depends on the Python
+
+DAY = 86_400.0
+WORKER = """\
+import os, resource, sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from colablock.errors import ColablockError
+from colablock.network.fetcher import Fetcher
+
+@dataclass
+class Wanted:
+    url: str
+    filename: str
+    hashes: dict
+    size: int
+    index: object = None
+
+cache, into, *pairs = sys.argv[1:]
+files = [
+    Wanted(url, url.rpartition("/")[2], {"sha256": sha256}, 0)
+    for url, sha256 in zip(pairs[::2], pairs[1::2])
+]
+"""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    url: str
+    filename: str
+    hashes: dict[str, str]
+    size: int | None = None
+    index: str | None = None
+
+
+@pytest.fixture
+def lock_store(tmp_path: Path) -> Path:
+    # Of what cannot be packed small: it comes in several pieces.
+    text = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(32_000))
+    make_wheel(tmp_path / "files", "demo", "1.0", modules={"demo.py": f"text = {text!r}\n"})
+    make_wheel(tmp_path / "files", "dep", "1.0")
+    return tmp_path / "files"
+
+
+@pytest.fixture
+def server(lock_store: Path) -> Iterator[IndexServer]:
+    with IndexServer(lock_store) as running:
+        yield running
+
+
+def fetcher(tmp_path: Path, *, offline: bool = False) -> Fetcher:
+    return Fetcher(os.environ, cache=tmp_path / "cache", offline=offline, sleep=lambda _: None)
+
+
+def wanted(server: IndexServer, lock_store: Path) -> list[Wanted]:
+    return [
+        Wanted(server.file_url(path.name), path.name, {"sha256": file_digest(path)})
+        for path in sorted(lock_store.iterdir())
+    ]
+
+
+def started(
+    script: str, tmp_path: Path, files: Sequence[Wanted], into: str = "into"
+) -> subprocess.Popen[str]:
+    """Start another process that fetches *files* through the same cache."""
+    pairs = [part for file in files for part in (file.url, file.hashes["sha256"])]
+    command = [sys.executable, "-c", WORKER + script, str(tmp_path / "cache"), str(tmp_path / into), *pairs]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out
+
+
+# -- damage
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def zero(path: Path) -> None:
+    """Fill with zeros, as a crash may leave a file: its size and time are what they were."""
+    status = path.stat()
+    with path.open("r+b") as stream:
+        stream.write(bytes(status.st_size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    (path / "something").mkdir(parents=True)
+
+
+def replace_by_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def block(path: Path) -> None:
+    """Put a file where the folder of the kind would be."""
+    kind = path.parent.parent
+    shutil.rmtree(kind, ignore_errors=True)
+    kind.write_text("in the way", encoding="utf-8")
+
+
+DAMAGES: list[Callable[[Path], None]] = [cut, zero, replace_by_folder, replace_by_link, block]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", ["files", "metadata", "pages", "simple-2", "stamps"])
+def test_what_is_damaged_is_as_good_as_absent_and_heals(
+    kind: str, damage: Callable[[Path], None], server: IndexServer, lock_store: Path, tmp_path: Path
+) -> None:
+    name = NormalizedName("demo")
+
+    def use() -> None:
+        ours = fetcher(tmp_path)
+        source = source_of(ours, server.url)
+        (candidate,) = source.judge(name).candidates
+        assert source.metadata(candidate).requires == ()
+        for path in ours.download(wanted(server, lock_store), tmp_path / "into"):
+            assert path.read_bytes() == (lock_store / path.name).read_bytes()
+
+    use()
+    entries = [path for path in (tmp_path / "cache" / kind).rglob("*") if path.is_file()]
+    assert entries
+    for path in entries:
+        # What was placed elsewhere is another name of the same file: no damage of ours reaches it.
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+    shutil.rmtree(tmp_path / "into")
+    use()
+    for path in entries:
+        if path.exists():
+            damage(path)
+    shutil.rmtree(tmp_path / "into")
+    use()
+    assert all(path.is_file() for path in entries)
+    server.forget_requests()
+    shutil.rmtree(tmp_path / "into")
+    use()
+    assert {request.status for request in server.requests} <= {304}
+
+
+@pytest.mark.parametrize("damage", [replace_by_folder, block])
+def test_what_is_in_the_way_of_a_download_goes(
+    damage: Callable[[Path], None], server: IndexServer, lock_store: Path, tmp_path: Path
+) -> None:
+    first = wanted(server, lock_store)[0]
+    partial = fetcher(tmp_path).cache.path("partial", first.hashes["sha256"])
+    partial.parent.mkdir(parents=True)
+    partial.write_text("begun", encoding="utf-8")
+    damage(partial)
+    (path,) = fetcher(tmp_path).download([first], tmp_path / "into")
+    assert path.read_bytes() == (lock_store / path.name).read_bytes()
+
+
+AS_ANOTHER = """
+if os.geteuid() == 0:  # who may do anything
+    try:
+        Fetcher(os.environ, cache=Path(into)).download(files[1:], Path(into))
+    except ColablockError:
+        pass  # what is needed is imported now: another user may not be able to read it
+    os.setresuid(65534, 65534, 65534)
+ours = Fetcher(os.environ, cache=Path(cache))
+print(*(path.stat().st_size for path in ours.download(files, Path(into))))
+"""
+
+
+def test_a_cache_that_may_only_be_read_is_read(server: IndexServer, lock_store: Path) -> None:
+    files = wanted(server, lock_store)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        Fetcher(os.environ, cache=folder / "cache").download(files[:1], folder / "first")
+        (folder / "into").mkdir()
+        (folder / "into").chmod(0o777)
+        kept = [folder / "cache", *(folder / "cache").rglob("*")]
+        for path in kept:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        server.forget_requests()
+        out = ended(started(AS_ANOTHER, folder, files))
+        for path in kept:
+            path.chmod(0o755)
+    assert out.split() == [str((lock_store / file.filename).stat().st_size) for file in files]
+    assert f"/files/{files[0].filename}" not in server.paths
+
+
+FULL = """
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    Fetcher(os.environ, cache=Path(cache)).download(files, Path(into))
+except ColablockError as error:
+    print(error, error.hint, sep="\\n")
+"""
+
+
+def test_a_disk_that_takes_no_more_is_told_with_a_way_out(
+    server: IndexServer, lock_store: Path, tmp_path: Path
+) -> None:
+    message, hint = ended(started(FULL, tmp_path, wanted(server, lock_store))).splitlines()
+    assert message == f"`{tmp_path / 'cache'}` cannot be written: File too large"
+    assert hint == "set COLABLOCK_CACHE_DIR to a folder on another disk"
+    # With room again it goes on.
+    assert len(fetcher(tmp_path).download(wanted(server, lock_store), tmp_path / "into")) == 2
+
+
+SMALL = """
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+print(len(Fetcher(os.environ, cache=Path(cache)).get_page(files[0].url).body))
+"""
+
+
+def test_small_entries_that_cannot_be_written_are_done_without(server: IndexServer, tmp_path: Path) -> None:
+    page = Wanted(f"{server.url}demo/", "", {"sha256": "-"})
+    assert int(ended(started(SMALL, tmp_path, [page]))) > 100
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+# -- several at once
+
+MANY = """
+import hashlib, threading
+faults = []
+def work(number):
+    try:
+        for turn in range(5):
+            ours = Fetcher(os.environ, cache=Path(cache))
+            for path, file in zip(ours.download(files, Path(into) / f"{number}-{turn}"), files):
+                if hashlib.sha256(path.read_bytes()).hexdigest() != file.hashes["sha256"]:
+                    faults.append(path)
+    except BaseException as error:
+        faults.append(error)
+threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(faults)
+"""
+
+
+def test_several_processes_with_several_threads_use_one_cache(
+    server: IndexServer, lock_store: Path, tmp_path: Path
+) -> None:
+    server.fault(f"/files/{wanted(server, lock_store)[0].filename}", Fault(truncate=30_000, times=6))
+    processes = [started(MANY, tmp_path, wanted(server, lock_store), f"into-{number}") for number in range(3)]
+    assert [ended(process) for process in processes] == ["[]\n"] * 3
+
+
+def test_a_cache_may_be_swept_while_it_is_used(server: IndexServer, lock_store: Path, tmp_path: Path) -> None:
+    environ = {**os.environ, "COLABLOCK_CACHE_DIR": str(tmp_path / "cache")}
+    processes = [started(MANY, tmp_path, wanted(server, lock_store), f"into-{number}") for number in range(2)]
+    sweeps = 0
+    while any(process.poll() is None for process in processes):
+        for argv in (["clean"], ["prune", "--older-than", "0"], ["clean", "demo"]):
+            assert main(["cache", *argv, "-q"], environ) == ExitCode.DONE
+            sweeps += 1
+    assert [ended(process) for process in processes] == ["[]\n"] * 2
+    assert sweeps > 3
+
+
+def test_what_is_being_fetched_is_never_swept(tmp_path: Path) -> None:
+    ours = Cache(tmp_path / "cache")
+    path = ours.make_way(ours.path("partial", "one"))
+    stop = threading.Event()
+
+    def sweep() -> None:
+        while not stop.is_set():
+            clean(ours.folder)
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    lost = 0
+    for _ in range(4000):
+        with open_partial(path) as (opened, _):
+            time.sleep(0)
+            lost += not opened.exists()
+    stop.set()
+    sweeper.join()
+    assert lost == 0
+
+
+def test_what_a_killed_process_began_is_gone_on_with(
+    server: IndexServer, lock_store: Path, tmp_path: Path
+) -> None:
+    first = wanted(server, lock_store)[0]
+    server.fault(f"/files/{first.filename}", Fault(pause=30.0, times=1))
+    script = "Fetcher(os.environ, cache=Path(cache)).download(files[:1], Path(into))"
+    process = started(script, tmp_path, [first])
+    partial = Cache(tmp_path / "cache").path("partial", first.hashes["sha256"])
+    deadline = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    begun = partial.stat().st_size
+    server.forget_requests()
+    (path,) = fetcher(tmp_path).download([first], tmp_path / "into")
+    assert path.read_bytes() == (lock_store / path.name).read_bytes()
+    assert server.requests[0].headers["range"] == f"bytes={begun}-"
+
+
+# -- the commands
+
+
+@dataclass
+class Swept:
+    """The commands of one cache."""
+
+    folder: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def run(self, *argv: str, code: int = ExitCode.DONE) -> tuple[str, str]:
+        assert main(["cache", *argv], {**os.environ, "COLABLOCK_CACHE_DIR": str(self.folder)}) == code
+        captured = self.capsys.readouterr()
+        return captured.out, captured.err
+
+    def json(self, *argv: str) -> Any:
+        out, err = self.run(*argv, "--json")
+        assert err == ""
+        return json.loads(out)
+
+    @property
+    def kept(self) -> dict[str, int]:
+        return {kind["name"]: kind["entries"] for kind in self.json("info")["kinds"]}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Swept:
+    return Swept(tmp_path / "cache", capsys)
+
+
+@pytest.fixture
+def filled(server: IndexServer, tmp_path: Path, cache: Swept) -> Swept:
+    """A cache with a page, parsed, metadata, and a file under its own name, of two projects each."""
+    ours = fetcher(tmp_path)
+    source = source_of(ours, server.url)
+    for name in ("demo", "dep"):
+        (candidate,) = source.judge(NormalizedName(name)).candidates
+        source.metadata(candidate)
+        assert candidate.file is not None
+        ours.fetch_named(candidate.file)
+    return cache
+
+
+WHOLE = {"files": 2, "pages": 2, "simple-2": 2, "metadata": 2, "named": 2, "stamps": 2}
+
+
+def test_the_folder_is_told(cache: Swept) -> None:
+    assert cache.run("dir") == (f"{cache.folder}\n", "")
+    assert cache.json("dir") == {"folder": str(cache.folder)}
+    assert cache.run("info") == (f"{cache.folder}\n  nothing is kept\n", "")
+    assert cache.run("clean") == ("", "there was nothing to remove\n")
+
+
+def test_what_is_kept_is_told_by_kind(filled: Swept) -> None:
+    assert filled.kept == WHOLE
+    out, _ = filled.run("info")
+    assert "in      2  wheels, sdists and archives\n" in out
+
+
+def test_all_of_it_may_go_and_nothing_else(filled: Swept, lock_store: Path) -> None:
+    strangers = [filled.folder / "files" / "notes.txt", filled.folder / "photos" / "aa" / "aaa"]
+    for path in strangers:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("not ours", encoding="utf-8")
+    swept = filled.json("clean")
+    assert (swept["entries"], swept["left"]) == (sum(WHOLE.values()), 0)
+    assert swept["size"] > sum(path.stat().st_size for path in lock_store.iterdir())
+    assert sorted(path for path in filled.folder.rglob("*") if path.is_file()) == sorted(strangers)
+
+
+def test_what_concerns_one_project_may_go(filled: Swept, server: IndexServer, tmp_path: Path) -> None:
+    out, err = filled.run("clean", "Demo")
+    assert out == ""
+    assert err.startswith("removed 6 entries: ")
+    assert filled.kept == dict.fromkeys(WHOLE, 1)
+    source = source_of(fetcher(tmp_path, offline=True), server.url)
+    assert source.judge(NormalizedName("dep")).candidates
+    with pytest.raises(FetchFailed, match="is not in the cache"):
+        source.judge(NormalizedName("demo"))
+    assert filled.json("clean", "nothing")["entries"] == 0
+    assert "`!!` is no name of a project" in filled.run("clean", "!!", code=ExitCode.USAGE)[1]
+
+
+def test_leftovers_go_and_what_is_of_use_stays(filled: Swept) -> None:
+    for path in ("files/aa/.new-x", "built/aa/aabb/.new-y/wheel.whl", "partial/aa/aa11", "simple-1/aa/aa22"):
+        (filled.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (filled.folder / path).write_bytes(bytes(1000))
+    assert filled.json("prune") == {"entries": 4, "size": 4000, "left": 0}
+    assert filled.kept == WHOLE | {"built": 1}
+    assert filled.json("prune")["entries"] == 0
+
+
+def test_pages_and_files_go_when_they_are_old(filled: Swept, tmp_path: Path) -> None:
+    for path in filled.folder.rglob("*"):
+        os.utime(path, (time.time() - 40 * DAY,) * 2)
+    assert filled.json("prune")["entries"] == 4
+    assert filled.kept == {kind: 2 for kind in WHOLE if kind not in {"pages", "simple-2"}}
+    used = next((filled.folder / "stamps").rglob("[0-9a-f]" * 64)).name
+    assert fetcher(tmp_path).cache.file(used) is not None
+    assert filled.json("prune", "--older-than", "39")["left"] == 0
+    assert filled.kept == {"files": 1, "named": 1, "stamps": 1}
+    assert filled.json("prune", "--older-than", "41")["entries"] == 0
+    assert "number of days" in filled.run("prune", "--older-than", "-1", code=ExitCode.USAGE)[1]
+
+
+USER = "ours = Fetcher(os.environ, cache=Path(cache)); print('ready', flush=True); input()"
+
+
+@contextmanager
+def user_of(folder: Path) -> Iterator[None]:
+    """Let another process use the cache while the block lasts."""
+    process = started(USER, folder.parent, [])
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield
+    process.communicate("\n")
+
+
+def test_files_that_another_process_may_hold_stay(filled: Swept) -> None:
+    fresh = filled.folder / "files" / "aa" / ".new-x"
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+    fresh.touch()
+    with user_of(filled.folder):
+        assert filled.json("clean")["left"] == 4
+        assert filled.kept == {"files": 2, "named": 2}
+        assert filled.json("prune", "--older-than", "0")["left"] == 2
+        assert fresh.exists()
+        _, err = filled.run("clean")
+        assert err.endswith("left 4: in use by another process, or not yours to remove\n")
+    assert filled.json("clean")["left"] == 0
+    assert filled.kept == {}
+    assert not fresh.exists()
+
+
+def test_a_download_that_is_under_way_stays(cache: Swept) -> None:
+    folder = cache.folder / "partial" / "aa"
+    folder.mkdir(parents=True)
+    with open_partial(folder / "aa11"), open_partial(folder / "aa11"):
+        assert cache.json("clean")["left"] == 2
+        assert len(list(folder.iterdir())) == 2
+    assert cache.json("prune") == {"entries": 2, "size": 0, "left": 0}

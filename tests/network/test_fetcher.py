@@ -1,0 +1,611 @@
+"""Reading pages and files: over HTTP with all that goes wrong there, and from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from colablock._common.reporter import Reporter
+from colablock._common.urls import Mirrors, basename, local_path, redacted, split_fragment
+from colablock.errors import BadDistribution, FetchFailed, InvalidInput
+from colablock.network.fetcher import Fetcher
+from tests.support.paths import ROOT
+from tests.support.server import Fault, IndexServer
+from tests.support.wheels import make_wheel
+
+DEMO = "demo-1.0-py3-none-any.whl"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `download` takes."""
+
+    url: str
+    filename: str = DEMO
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = None
+    index: str | None = None
+
+
+class Log(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[int, int]] = []
+        self.bytes = 0
+        self.finished = 0
+
+    def fetch_started(self, files: int, size: int) -> None:
+        self.started.append((files, size))
+
+    def fetched(self, filename: str, size: int) -> None:  # noqa: ARG002
+        self.bytes += size
+
+    def fetch_finished(self) -> None:
+        self.finished += 1
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    return make_wheel(tmp_path / "files", "demo", "1.0", modules={"demo.py": f"text = {'x' * 700_000!r}\n"})
+
+
+@pytest.fixture
+def server(wheel: Path) -> Iterator[IndexServer]:
+    with IndexServer(wheel.parent) as running:
+        yield running
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def fetcher(tmp_path: Path, waits: list[float]) -> Fetcher:
+    return Fetcher(os.environ, cache=tmp_path / "cache", sleep=waits.append)
+
+
+def fresh(tmp_path: Path, **environ: str) -> Fetcher:
+    """Return a fetcher of another process, as it were."""
+    return Fetcher({**os.environ, **environ}, cache=tmp_path / "cache", sleep=lambda _: None)
+
+
+def wanted(server: IndexServer, wheel: Path, **changes: object) -> Wanted:
+    content = wheel.read_bytes()
+    whole = Wanted(
+        url=server.file_url(DEMO),
+        hashes={"sha256": hashlib.sha256(content).hexdigest()},
+        size=len(content),
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+# -- pages
+
+
+def test_a_page_is_revalidated_by_its_etag(server: IndexServer, fetcher: Fetcher) -> None:
+    url = f"{server.url}demo/"
+    first, second = fetcher.get_page(url), fetcher.get_page(url)
+    assert first == second
+    assert [request.status for request in server.requests] == [200, 304]
+
+
+def test_a_missing_page_is_none(server: IndexServer, fetcher: Fetcher) -> None:
+    assert fetcher.get_page(f"{server.url}unknown/") is None
+
+
+def test_a_page_knows_where_a_redirect_led(server: IndexServer, fetcher: Fetcher) -> None:
+    server.redirect("/old/demo/", "/simple/demo/")
+    page = fetcher.get_page(f"{server.root}/old/demo/")
+    assert page is not None
+    assert page.url == f"{server.url}demo/"
+
+
+def test_a_circle_of_redirects_ends(server: IndexServer, fetcher: Fetcher) -> None:
+    server.redirect("/a/", "/b/")
+    server.redirect("/b/", "/a/")
+    with pytest.raises(FetchFailed, match="redirects more than"):
+        fetcher.get_page(f"{server.root}/a/")
+
+
+def test_a_damaged_page_in_the_cache_is_fetched_anew(
+    server: IndexServer, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    url = f"{server.url}demo/"
+    whole = fetcher.get_page(url)
+    for path in (tmp_path / "cache" / "pages").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-3])
+    assert fresh(tmp_path).get_page(url) == whole
+    assert [request.status for request in server.requests] == [200, 200]
+
+
+def test_offline_reads_what_was_fetched_before(server: IndexServer, fetcher: Fetcher, tmp_path: Path) -> None:
+    url = f"{server.url}demo/"
+    page = fetcher.get_page(url)
+    offline = Fetcher(os.environ, cache=tmp_path / "cache", offline=True)
+    assert offline.get_page(url) == page
+    with pytest.raises(FetchFailed, match="not in the cache, and colablock is offline"):
+        offline.get_page(f"{server.url}other/")
+    assert len(server.requests) == 1
+
+
+def test_offline_all_files_that_are_missing_are_named(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    kept = wanted(server, wheel)
+    fetcher.download([kept], tmp_path / "into")
+    gone = [Wanted(url=server.file_url(name), filename=name) for name in ("a-1.whl", "b-1.whl")]
+    offline = Fetcher(os.environ, cache=tmp_path / "cache", offline=True)
+    with pytest.raises(FetchFailed, match=r"offline: `a-1\.whl`, `b-1\.whl`$"):
+        offline.download([kept, *gone], tmp_path / "offline")
+    assert offline.download([kept], tmp_path / "offline")
+
+
+# -- failures and retries
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_status_that_passes_is_waited_out(
+    server: IndexServer, fetcher: Fetcher, waits: list[float], status: int
+) -> None:
+    server.fault("/simple/demo/", Fault(status=status, times=2))
+    assert fetcher.get_page(f"{server.url}demo/") is not None
+    assert waits == sorted(waits)
+    assert len(waits) == 2
+
+
+def test_retry_after_is_heeded(server: IndexServer, fetcher: Fetcher, waits: list[float]) -> None:
+    server.fault("/simple/demo/", Fault(status=429, times=1, retry_after="7"))
+    fetcher.get_page(f"{server.url}demo/")
+    assert waits == [7.0]
+
+
+@pytest.mark.parametrize(
+    ("after", "waited"),
+    [
+        ("86400", 60.0),  # somebody looks on
+        ("9" * 400, 60.0),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 60.0),
+        ("Sat, 01 Jan 2000 00:00:00 GMT", 0.0),
+        ("soon", 0.5),
+        ("\N{SUPERSCRIPT TWO}", 0.5),
+        ("-1", 0.5),
+    ],
+)
+def test_retry_after_has_its_limits(
+    server: IndexServer, fetcher: Fetcher, waits: list[float], after: str, waited: float
+) -> None:
+    server.fault("/simple/demo/", Fault(status=429, times=1, retry_after=after))
+    fetcher.get_page(f"{server.url}demo/")
+    assert waits == [waited]
+
+
+def test_how_often_it_is_tried_again_may_be_set(
+    server: IndexServer, waits: list[float], tmp_path: Path
+) -> None:
+    server.fault("/simple/demo/", Fault(status=503))
+    for retries in (0, 1, 2):
+        environ = {**os.environ, "COLABLOCK_RETRIES": str(retries)}
+        fetcher = Fetcher(environ, cache=tmp_path / "cache", sleep=waits.append)
+        with pytest.raises(FetchFailed):
+            fetcher.get_page(f"{server.url}demo/")
+    assert waits == [0.5, 0.5, 1.0]
+    with pytest.raises(InvalidInput, match="`often` in COLABLOCK_RETRIES is no number of retries"):
+        fresh(tmp_path, COLABLOCK_RETRIES="often").get_page(f"{server.url}demo/")
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"), [(403, "netrc"), (401, "netrc"), (418, None), (500, "later"), (503, "later")]
+)
+def test_a_refusal_names_url_and_status(
+    server: IndexServer, fetcher: Fetcher, status: int, hint: str | None
+) -> None:
+    server.fault("/simple/demo/", Fault(status=status))
+    with pytest.raises(FetchFailed, match=str(status)) as caught:
+        fetcher.get_page(f"{server.url}demo/")
+    assert caught.value.status == status
+    assert caught.value.url == f"{server.url}demo/"
+    assert (hint or "") in (caught.value.hint or "")
+    assert (caught.value.hint is None) == (hint is None)
+
+
+def test_a_host_that_does_not_answer_is_named(fetcher: Fetcher, waits: list[float]) -> None:
+    with pytest.raises(FetchFailed, match=r"no connection to `127\.0\.0\.1`") as caught:
+        fetcher.get_page("http://127.0.0.1:9/simple/demo/")
+    assert caught.value.hint is not None
+    assert len(waits) == 4
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/demo/", "http:///demo/", "https://[half/"])
+def test_what_is_no_http_url_fails_at_once(fetcher: Fetcher, waits: list[float], url: str) -> None:
+    with pytest.raises(FetchFailed):
+        fetcher.get_page(url)
+    assert waits == []
+
+
+def test_a_cut_page_is_asked_for_again(server: IndexServer, fetcher: Fetcher) -> None:
+    server.fault("/simple/demo/", Fault(truncate=10, times=1))
+    page = fetcher.get_page(f"{server.url}demo/")
+    assert page is not None
+    assert DEMO.encode() in page.body
+
+
+# -- credentials
+
+
+def test_credentials_of_a_url_are_used_and_never_shown(wheel: Path, fetcher: Fetcher, tmp_path: Path) -> None:
+    with IndexServer(wheel.parent, auth=("user@x", "se:cret")) as server:
+        url = server.url.replace("http://", "http://user%40x:se%3Acret@")
+        page = fetcher.get_page(f"{url}demo/")
+        assert page is not None
+        assert page.url == f"{server.url}demo/"
+        # A file of the same host is fetched with them too.
+        assert fetcher.get_bytes(server.file_url(DEMO)) == wheel.read_bytes()
+        server.auth = ("user@x", "another")
+        with pytest.raises(FetchFailed) as caught:
+            fresh(tmp_path).get_page(f"{url}demo/")
+    assert "se%3Acret" not in f"{caught.value} {caught.value.url} {caught.value.hint}"
+
+
+def test_netrc_gives_credentials(wheel: Path, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password secret\n", encoding="utf-8")
+    with IndexServer(wheel.parent, auth=("user", "secret")) as server:
+        assert fresh(tmp_path, NETRC=str(netrc)).get_page(f"{server.url}demo/") is not None
+        with pytest.raises(FetchFailed):
+            fresh(tmp_path).get_page(f"{server.url}demo/")
+
+
+def test_a_proxy_is_asked_unless_the_host_is_excepted(server: IndexServer, tmp_path: Path) -> None:
+    through = fresh(tmp_path, **{**PLAIN, "HTTP_PROXY": server.root})
+    through.get_page("http://index.invalid/simple/demo/")
+    assert server.paths == ["/simple/demo/"]
+    assert server.requests[0].headers["host"] == "index.invalid"
+    around = fresh(tmp_path, **{**PLAIN, "http_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"})
+    assert around.get_page(f"{server.url}demo/") is not None
+
+
+PLAIN = dict.fromkeys(("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "")
+
+
+def test_a_proxy_gets_its_password_and_nobody_sees_it(server: IndexServer, tmp_path: Path) -> None:
+    proxy = server.root.replace("://", "://me:se%3Acret@")
+    through = fresh(tmp_path, **{**PLAIN, "ALL_PROXY": proxy})
+    through.get_page("http://index.invalid/simple/demo/")
+    sent = server.requests[0].headers["proxy-authorization"]
+    assert b64decode(sent.removeprefix("Basic ")) == b"me:se:cret"
+    server.fault("/simple/demo/", Fault(status=407))
+    with pytest.raises(FetchFailed, match="asks for a user and password") as caught:
+        fresh(tmp_path, **{**PLAIN, "HTTP_PROXY": proxy}).get_page("http://index.invalid/simple/demo/")
+    assert server.root in str(caught.value)
+    assert caught.value.hint == f"give them in HTTP_PROXY, as `http://USER:PASSWORD@{server.root[7:]}`"
+    assert "cret" not in f"{caught.value}{caught.value.hint}"
+
+
+def test_a_proxy_that_refuses_a_tunnel_is_told_of(server: IndexServer, tmp_path: Path) -> None:
+    # It answers CONNECT with 501: any proxy that does not let us through.
+    fetcher = fresh(tmp_path, **{**PLAIN, "HTTPS_PROXY": server.root, "https_proxy": ""})
+    with pytest.raises(FetchFailed, match=f"the proxy `{server.root}` gives no connection") as caught:
+        fetcher.get_page("https://index.invalid/simple/demo/")
+    assert caught.value.hint == "correct HTTPS_PROXY, or name `index.invalid` in NO_PROXY"
+
+
+def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed, match="is not an HTTP one") as caught:
+        fresh(tmp_path, **{**PLAIN, "http_proxy": "socks5://me:secret@127.0.0.1:9"}).get_page(
+            "http://x.invalid/"
+        )
+    assert "secret" not in str(caught.value)
+
+
+# -- ranges
+
+
+def test_a_range_from_the_start_and_from_the_end(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
+    content = wheel.read_bytes()
+    for url in (server.file_url(DEMO), wheel.as_uri(), str(wheel)):
+        middle, tail = fetcher.get_range(url, 10, 30), fetcher.get_range(url, -20)
+        assert middle is not None
+        assert tail is not None
+        assert (middle.data, middle.start, middle.total) == (content[10:30], 10, len(content))
+        assert (tail.data, tail.start) == (content[-20:], len(content) - 20)
+
+
+def test_a_server_without_ranges_is_asked_once(wheel: Path, fetcher: Fetcher) -> None:
+    with IndexServer(wheel.parent, ranges=False) as server:
+        assert fetcher.get_range(server.file_url(DEMO), -20) is None
+        assert fetcher.get_range(server.file_url(DEMO), 0, 20) is None
+        assert len(server.requests) == 1
+    # Not all of a file that nobody wanted whole was read.
+    assert fetcher.bytes_fetched < wheel.stat().st_size
+
+
+# -- downloads
+
+
+def test_a_download_is_placed_under_its_name_and_kept(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    log = Log()
+    file = wanted(server, wheel)
+    (path,) = fetcher.download([file], tmp_path / "one", log)
+    assert path == tmp_path / "one" / DEMO
+    assert path.read_bytes() == wheel.read_bytes()
+    assert (log.started, log.bytes, log.finished) == ([(1, file.size)], file.size, 1)
+    assert fetcher.bytes_fetched == file.size
+    again = Log()
+    (path,) = fresh(tmp_path).download([file], tmp_path / "two", again)
+    assert path.read_bytes() == wheel.read_bytes()
+    assert again.started == []
+    assert len(server.requests) == 1
+
+
+def test_a_cut_download_goes_on_where_it_stopped(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    server.fault(f"/files/{DEMO}", Fault(truncate=400_000, times=1))
+    (path,) = fetcher.download([wanted(server, wheel)], tmp_path / "into")
+    assert path.read_bytes() == wheel.read_bytes()
+    first, second = server.requests
+    assert second.headers["range"].startswith("bytes=")
+    assert second.headers["if-range"].startswith('"')
+    assert second.status == 206
+    assert "range" not in first.headers
+
+
+@pytest.mark.parametrize("etags", [True, False])
+@pytest.mark.parametrize("hashes", [True, False])
+def test_two_halves_of_different_files_are_not_glued_together(
+    server: IndexServer, wheel: Path, tmp_path: Path, *, etags: bool, hashes: bool
+) -> None:
+    old, new = bytes(500_000), wheel.read_bytes()
+    server.etags = etags
+    file = wanted(server, wheel) if hashes else wanted(server, wheel, hashes={})
+    server.fault(f"/files/{DEMO}", Fault(body=old, truncate=400_000, times=1))
+    (path,) = Fetcher(os.environ, cache=tmp_path / "cache", sleep=lambda _: None).download(
+        [file], tmp_path / "into"
+    )
+    assert path.read_bytes() == new
+
+
+def test_a_download_goes_on_in_the_next_process(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    server.fault(f"/files/{DEMO}", Fault(truncate=1000, times=5))
+    with pytest.raises(FetchFailed):
+        fetcher.download([wanted(server, wheel)], tmp_path / "into")
+    server.forget_requests()
+    server.fault(f"/files/{DEMO}", Fault(times=0))
+    (path,) = fresh(tmp_path).download([wanted(server, wheel)], tmp_path / "into")
+    assert path.read_bytes() == wheel.read_bytes()
+    assert server.requests[0].status == 206
+    assert server.requests[0].headers["range"] != "bytes=0-"
+
+
+def test_a_wrong_beginning_left_by_another_run_is_thrown_away(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    file = wanted(server, wheel)
+    partial = fetcher.cache.path("partial", file.hashes["sha256"])
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"something else")
+    (path,) = fetcher.download([file], tmp_path / "into")
+    assert path.read_bytes() == wheel.read_bytes()
+    assert [request.status for request in server.requests] == [206, 200]
+
+
+def test_without_ranges_a_cut_download_starts_again(wheel: Path, fetcher: Fetcher, tmp_path: Path) -> None:
+    with IndexServer(wheel.parent, ranges=False) as server:
+        server.fault(f"/files/{DEMO}", Fault(truncate=400_000, times=1))
+        (path,) = fetcher.download([wanted(server, wheel)], tmp_path / "into")
+    assert path.read_bytes() == wheel.read_bytes()
+
+
+def test_without_a_hash_a_download_still_arrives_whole(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    server.fault(f"/files/{DEMO}", Fault(truncate=400_000, times=1))
+    (path,) = fetcher.download([wanted(server, wheel, hashes={})], tmp_path / "into")
+    assert path.read_bytes() == wheel.read_bytes()
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512", "blake2b", "md5"])
+def test_a_wrong_hash_is_refused_and_not_kept(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path, algorithm: str
+) -> None:
+    wrong = hashlib.new(algorithm, b"other").hexdigest()
+    with pytest.raises(BadDistribution, match=f"{algorithm} .* was promised"):
+        fetcher.download([wanted(server, wheel, hashes={algorithm: wrong})], tmp_path / "into")
+    assert not (tmp_path / "into" / DEMO).exists()
+    right = hashlib.new(algorithm, wheel.read_bytes()).hexdigest()
+    (path,) = fetcher.download([wanted(server, wheel, hashes={algorithm: right})], tmp_path / "into")
+    assert path.exists()
+
+
+def test_the_strongest_hash_decides(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
+    content = wheel.read_bytes()
+    hashes = {"md5": "0" * 32, "sha256": hashlib.sha256(content).hexdigest()}
+    assert fetcher.get_bytes(server.file_url(DEMO), hashes) == content
+
+
+def test_a_file_damaged_in_the_cache_is_fetched_again(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    file = wanted(server, wheel)
+    fetcher.download([file], tmp_path / "one")
+    kept = fetcher.cache.path("files", file.hashes["sha256"])
+    kept.unlink()
+    kept.write_bytes(b"not what it was")
+    (path,) = fresh(tmp_path).download([file], tmp_path / "two")
+    assert path.read_bytes() == wheel.read_bytes()
+    assert len(server.requests) == 2
+
+
+def test_a_missing_file_is_a_failure(server: IndexServer, fetcher: Fetcher, tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed) as caught:
+        fetcher.download([Wanted(url=server.file_url("gone-1.0.whl"), filename="gone-1.0.whl")], tmp_path)
+    assert caught.value.status == 404
+
+
+def test_one_failure_stops_the_others_and_is_the_one_told(
+    server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
+    files = [wanted(server, wheel) for _ in range(4)]
+    files.append(Wanted(url=server.file_url("gone-1.0.whl"), filename="gone-1.0.whl"))
+    with pytest.raises(FetchFailed, match="is not there"):
+        fetcher.download(files, tmp_path / "into")
+    # The fetcher serves on.
+    assert fetcher.download([wanted(server, wheel)], tmp_path / "into")
+
+
+def test_many_files_arrive_in_the_order_asked(fetcher: Fetcher, tmp_path: Path) -> None:
+    wheels = [make_wheel(tmp_path / "many", f"p{i}", "1.0") for i in range(20)]
+    with IndexServer(tmp_path / "many") as server:
+        files = [Wanted(url=server.file_url(path.name), filename=path.name) for path in wheels]
+        paths = fetcher.download(files, tmp_path / "into")
+    assert [path.name for path in paths] == [path.name for path in wheels]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(paths, wheels, strict=True))
+
+
+def test_the_same_file_fetched_by_several_at_once_is_whole_for_all(
+    server: IndexServer, wheel: Path, tmp_path: Path
+) -> None:
+    file = wanted(server, wheel)
+    errors: list[BaseException] = []
+
+    def fetch(number: int) -> None:
+        try:
+            (path,) = fresh(tmp_path).download([file], tmp_path / str(number))
+            assert path.read_bytes() == wheel.read_bytes()
+        except BaseException as error:  # noqa: BLE001 - told by the test
+            errors.append(error)
+
+    threads = [threading.Thread(target=fetch, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+@pytest.mark.parametrize("form", ["uri", "path"])
+def test_local_files_are_linked_and_checked(wheel: Path, fetcher: Fetcher, tmp_path: Path, form: str) -> None:
+    url = wheel.as_uri() if form == "uri" else str(wheel)
+    (path,) = fetcher.download([Wanted(url=url)], tmp_path / "into")
+    assert path.read_bytes() == wheel.read_bytes()
+    with pytest.raises(BadDistribution):
+        fetcher.download([Wanted(url=url, hashes={"sha256": "0" * 64})], tmp_path / "into")
+    with pytest.raises(FetchFailed):
+        fetcher.download([Wanted(url=f"{url}.gone")], tmp_path / "into")
+
+
+@pytest.mark.parametrize("name", ["../x.whl", "a/b.whl", "..", "", "a\\b.whl"])
+def test_a_file_name_cannot_lead_elsewhere(wheel: Path, fetcher: Fetcher, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadDistribution, match="no file name"):
+        fetcher.download([Wanted(url=str(wheel), filename=name)], tmp_path / "into")
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    server: IndexServer, wheel: Path, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the folder would be", encoding="utf-8")
+    fetcher = Fetcher(os.environ, cache=blocked)
+    assert fetcher.download([wanted(server, wheel)], tmp_path / "into")
+
+
+# -- mirrors
+
+
+def test_a_mirror_is_used_on_the_wire_only(server: IndexServer, wheel: Path, tmp_path: Path) -> None:
+    fetcher = fresh(tmp_path, COLABLOCK_MIRRORS=f"https://index.invalid/={server.root}/")
+    page = fetcher.get_page("https://index.invalid/simple/demo/")
+    assert page is not None
+    assert page.url == "https://index.invalid/simple/demo/"
+    file = wanted(server, wheel, url=f"https://index.invalid/files/{DEMO}")
+    assert fetcher.download([file], tmp_path / "into")
+    server.fault("/simple/other/", Fault(status=403))
+    with pytest.raises(FetchFailed) as caught:
+        fetcher.get_page("https://index.invalid/simple/other/")
+    assert caught.value.url == "https://index.invalid/simple/other/"
+    assert "127.0.0.1" not in str(caught.value)
+
+
+def test_mirrors_map_both_ways_the_longest_first() -> None:
+    mirrors = Mirrors.parse("https://a.example/=http://b/ https://a.example/deep/=http://u:p@c/")
+    assert mirrors.to_wire("https://a.example/x") == "http://b/x"
+    assert mirrors.to_wire("https://a.example/deep/x") == "http://u:p@c/x"
+    assert mirrors.to_wire("https://other.example/x") == "https://other.example/x"
+    assert mirrors.to_canonical("http://c/x") == "https://a.example/deep/x"
+    assert mirrors.to_canonical("http://d/x") == "http://d/x"
+
+
+@pytest.mark.parametrize("text", ["https://a.example/", "a=b", "=http://x/"])
+def test_a_mirror_that_is_none_is_an_input_fault(text: str) -> None:
+    with pytest.raises(InvalidInput, match="COLABLOCK_MIRRORS"):
+        Mirrors.parse(text)
+
+
+# -- URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:pass@host/x", "https://host/x"),
+        ("https://token@host:8080/x?y#z", "https://host:8080/x?y#z"),
+        ("https://host/a@b", "https://host/a@b"),
+        ("/a/path@x", "/a/path@x"),
+    ],
+)
+def test_credentials_are_left_out(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///a/b%20c.whl", "/a/b c.whl"),
+        ("/a/b", "/a/b"),
+        ("relative/x", "relative/x"),
+        ("https://host/x", None),
+        ("git+https://host/x", None),
+        ("file://elsewhere/x", None),
+    ],
+)
+def test_local_paths_are_told_from_urls(url: str, path: str | None) -> None:
+    found = local_path(url)
+    assert (None if found is None else found.as_posix()) == path
+
+
+def test_fragments_and_names() -> None:
+    assert split_fragment("https://h/x.whl#sha256=AB&egg=x") == ("https://h/x.whl", {"sha256": "ab"})
+    assert basename("https://h/a/b%2Bc-1.0.tar.gz?x=y") == "b+c-1.0.tar.gz"
+
+
+def test_the_package_and_the_fetcher_come_without_urllib3() -> None:
+    code = "import sys, colablock.network.fetcher, colablock.index.finder; sys.exit('urllib3' in sys.modules)"
+    root = ROOT
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_a_file_can_be_had_under_its_own_name(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
+    file = wanted(server, wheel)
+    for _ in range(2):
+        path = fetcher.fetch_named(file)
+        assert path.name == DEMO
+        assert path.read_bytes() == wheel.read_bytes()
+    assert fetcher.fetch_named(Wanted(url=str(wheel))) == wheel
+    with pytest.raises(BadDistribution, match="no file name"):
+        fetcher.fetch_named(wanted(server, wheel, filename="../x.whl"))

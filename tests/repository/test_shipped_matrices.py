@@ -1,0 +1,294 @@
+"""The shipped matrices: readable, explained, and true to what they promise."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from colablock._vendor.packaging.version import Version
+from colablock.environment.accelerator import Accelerator, Device
+from colablock.errors import ExitCode, Refused
+from colablock.lockfile.pylock import read_lock
+from colablock.lockfile.store import lock_file_name, read_head, runtime_target
+from colablock.matrix.catalog import find_matrix, list_matrices
+from colablock.matrix.model import Matrix, Variant, select_variant
+from colablock.network.settings import DEFAULT_INDEX
+from colablock.training.receipts import receipt_from
+from tests.support.paths import ROOT
+from tests.support.recorded_index import RecordedIndex
+from tests.support.world import World, open_world
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NAMES = ["qlora-2024", "qlora-2025", "qlora-2026", "qlora-2026-axolotl"]
+RECIPE = {
+    "torch": "==2.4.0",
+    "transformers": "==4.41.0",
+    "accelerate": "==0.33.0",
+    "peft": "==0.12.0",
+    "bitsandbytes": "==0.43.3",
+    "datasets": "==2.20.0",
+    "tokenizers": "==0.19.1",
+    "numpy": "==1.26.4",
+    "tensorboard": "==2.17.0",
+    "wandb": "",
+    "fire": "",
+    "pyyaml": "",
+    "huggingface-hub": "",
+}
+SUMMER_2025 = {
+    "torch": "==2.7.1",
+    "transformers": "==4.55.2",
+    "peft": "==0.17.0",
+    "accelerate": "==1.10.0",
+    "bitsandbytes": "==0.47.0",
+    "trl": "==0.21.0",
+    "datasets": "==4.0.0",
+    "huggingface-hub": "==0.34.4",
+}
+# What two recorded runtimes hold of the names that `qlora-2026` asks for.
+IMAGES = {
+    "2026.07": {
+        "torch": "2.11.0+cu128",
+        "numpy": "2.0.2",
+        "transformers": "5.13.1",
+        "peft": "0.19.1",
+        "accelerate": "1.14.0",
+        "datasets": "4.0.0",
+        "tokenizers": "0.22.2",
+        "huggingface-hub": "1.23.0",
+    },
+    "2026.08": {
+        "torch": "2.11.0+cu128",
+        "numpy": "2.1.3",
+        "transformers": "5.15.0",
+        "peft": "0.20.0",
+        "accelerate": "1.14.0",
+        "datasets": "4.0.0",
+        "tokenizers": "0.22.2",
+        "huggingface-hub": "1.27.0",
+    },
+}
+
+
+@pytest.fixture(params=NAMES)
+def matrix(request: pytest.FixtureRequest, tmp_path: Path) -> Matrix:
+    return find_matrix(request.param, environ={}, cwd=tmp_path)
+
+
+def shipped(name: str, tmp_path: Path) -> Matrix:
+    return find_matrix(name, environ={}, cwd=tmp_path)
+
+
+def card(capability: str, driver: str = "580.82.07") -> Accelerator:
+    device = Device(name="a card", compute_capability=capability, memory=16 << 30)
+    return Accelerator(kind="cuda", driver=driver, devices=(device,))
+
+
+def test_all_of_them_are_listed(tmp_path: Path) -> None:
+    listed = list_matrices(environ={}, cwd=tmp_path)
+    assert [one.name for one in listed] == NAMES
+    assert all(one.summary and one.fault is None for one in listed)
+
+
+def test_every_entry_says_why(matrix: Matrix) -> None:
+    parts: list[Matrix | Variant] = [matrix, *matrix.variants.values()]
+    unexplained = [
+        entry.path
+        for part in parts
+        for entries in (part.packages, part.constraints, part.absent)
+        for entry in entries
+        if not entry.why
+    ]
+    assert unexplained == []
+
+
+def test_every_variant_says_what_it_is_and_whom_it_is_for(matrix: Matrix) -> None:
+    assert all(variant.summary and variant.system.accelerator for variant in matrix.variants.values())
+
+
+def test_each_can_be_planned_with_and_without_a_card(matrix: Matrix) -> None:
+    assert select_variant(matrix, Accelerator()).variant == "cpu"
+    assert select_variant(matrix, card("7.5")).variant in {"cuda", "cu121"}
+
+
+def test_each_is_proven_by_imports_and_trains(matrix: Matrix) -> None:
+    assert "transformers:AutoModelForCausalLM" in matrix.verify.imports
+    assert matrix.verify.imports[0] == "torch"
+    assert "nf4" in matrix.verify.capabilities
+    assert matrix.train.runner in {"axolotl", "trl"}
+
+
+def test_the_recipe_is_kept_to_the_letter(tmp_path: Path) -> None:
+    matrix = shipped("qlora-2024", tmp_path)
+    for variant in matrix.variants:
+        chosen = select_variant(matrix, Accelerator(), variant)
+        asked = {entry.name: str(entry.specifier) for entry in chosen.packages if entry.url is None}
+        assert asked == RECIPE
+
+
+def test_the_recipes_build_of_torch_comes_from_its_own_index_only(tmp_path: Path) -> None:
+    matrix = shipped("qlora-2024", tmp_path)
+    indexes = {
+        name: {entry.name: entry.index for entry in select_variant(matrix, Accelerator(), name).packages}
+        for name in matrix.variants
+    }
+    assert {name: {entry for entry, index in found.items() if index} for name, found in indexes.items()} == {
+        "cu121": set(),
+        "cu118": {"torch"},
+        "cpu": set(),
+    }
+    assert [index.exclude_newer for index in matrix.indexes] == [False]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "variant"),
+    [
+        (card("9.0"), "cu121"),
+        (card("7.5", "525.60.13"), "cu118"),
+        (card("3.7", "470.82"), None),
+        (card("12.0"), None),
+    ],
+)
+def test_the_cards_of_the_2024_stack(accelerator: Accelerator, variant: str | None, tmp_path: Path) -> None:
+    matrix = shipped("qlora-2024", tmp_path)
+    if variant is None:
+        with pytest.raises(Refused, match="no variant of `qlora-2024` fits"):
+            select_variant(matrix, accelerator)
+    else:
+        assert select_variant(matrix, accelerator).variant == variant
+
+
+def test_the_old_axolotl_is_rebuilt_with_requirements_of_our_own(tmp_path: Path) -> None:
+    matrix = shipped("qlora-2024", tmp_path)
+    axolotl = next(entry for entry in matrix.packages if entry.name == "axolotl")
+    assert (axolotl.version, axolotl.source_root, axolotl.is_rebuilt) == ("0.4.0", "src", True)
+    requires = {line.name: str(line.specifier) for line in axolotl.requires_dist or ()}
+    assert requires["setuptools"] == "<81"
+    assert requires["pynvml"] == "<12"
+    assert set(RECIPE) - {"tokenizers", "tensorboard"} <= set(requires)
+    assert matrix.exclude_newer is not None
+    assert not matrix.requires_python.contains("3.13")
+    assert "llama3-rope" not in matrix.verify.capabilities
+    assert matrix.train.mends == ("load-in-4bit-twice",)
+
+
+def test_the_stack_of_2025_is_pinned_and_dated(tmp_path: Path) -> None:
+    matrix = shipped("qlora-2025", tmp_path)
+    for variant in ("cuda", "cpu"):
+        chosen = select_variant(matrix, Accelerator(), variant)
+        assert {entry.name: str(entry.specifier) for entry in chosen.packages} == SUMMER_2025
+    assert matrix.exclude_newer == datetime(2025, 9, 1, tzinfo=timezone.utc)
+    assert [matrix.requires_python.contains(python) for python in ("3.10", "3.11", "3.13", "3.14")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    with pytest.raises(Refused, match="no variant of `qlora-2025` fits"):
+        select_variant(matrix, card("12.0"))  # its build of torch has no kernels for Blackwell
+
+
+@pytest.fixture(scope="module")
+def summer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with open_world(tmp_path_factory.mktemp("summer"), RecordedIndex("qlora-2025")) as world:
+        yield world
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_stack_of_2025_locks_for_each_of_its_pythons(python: str, summer: World) -> None:
+    target = ("--python-version", python, "--platform", "manylinux_2_35_x86_64")
+    done = summer.run("lock", "qlora-2025", "--variant", "cuda", *target, "--output", "-")
+    assert done.code == ExitCode.DONE, done.err
+    pins = {package["name"]: package["version"] for package in tomllib.loads(done.out)["packages"]}
+    assert len(pins) == 63
+    assert {name: f"=={pins[name]}" for name in SUMMER_2025} == SUMMER_2025
+    # The cut-off decides what the matrix does not pin.
+    assert (pins["numpy"], pins["pyarrow"], pins["tokenizers"]) == ("2.3.2", "21.0.0", "0.21.4")
+
+
+def test_the_stack_of_2025_has_no_solution_where_its_python_ends(summer: World) -> None:
+    target = ("--python-version", "3.10", "--platform", "manylinux_2_35_x86_64")
+    done = summer.run("lock", "qlora-2025", *target, "--output", "-")
+    assert done.code == ExitCode.UNMET
+    assert ">=3.11" in done.err
+
+
+@pytest.mark.parametrize("runtime", ["colab-2025.07-gpu", "colab-2026.08-gpu"])
+def test_the_stack_of_2025_goes_into_an_environment_of_its_own(runtime: str, summer: World) -> None:
+    done = summer.run("plan", "qlora-2025", "--runtime", runtime, "--json")
+    assert done.code == ExitCode.DONE, done.err
+    assert (done.json["target"], done.json["variant"]) == ("env", "cuda")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("variant", ["cuda", "cpu"])
+def test_the_image_satisfies_the_ranges_of_2026(image: str, variant: str, tmp_path: Path) -> None:
+    matrix = select_variant(shipped("qlora-2026", tmp_path), Accelerator(), variant)
+    there = IMAGES[image]
+    outside = [
+        entry.path
+        for entry in matrix.packages
+        if entry.name in there and not entry.specifier.contains(Version(there[entry.name]))
+    ]
+    assert outside == []
+    assert {entry.name for entry in matrix.packages} - set(there) == {"bitsandbytes", "trl"}
+    assert [(absent.name, str(absent.specifier)) for absent in matrix.absent] == [("torchao", "<0.16")]
+    assert matrix.indexes == ()
+
+
+@pytest.mark.parametrize("name", ["qlora-2025", "qlora-2026", "qlora-2026-axolotl"])
+def test_the_variant_without_a_card_prefers_a_cpu_build_and_takes_any(name: str, tmp_path: Path) -> None:
+    matrix = shipped(name, tmp_path)
+    assert list(matrix.variants) == ["cuda", "cpu"]
+    torch = next(entry for entry in select_variant(matrix, Accelerator()).packages if entry.name == "torch")
+    assert (torch.prefer_local, torch.index) == ("cpu", None)
+    with_card = next(entry for entry in matrix.packages if entry.name == "torch")
+    assert torch.specifier == with_card.specifier
+
+
+LOCKS = sorted((ROOT / "matrices").glob("pylock.*.toml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_a_shipped_lock_is_that_of_its_matrix(path: Path) -> None:
+    head = read_head(path)
+    assert head is not None
+    matrix = find_matrix(str(path.parent / f"{head.matrix}.toml"))
+    assert head.matrix_digest == matrix.digest, "make it anew: `colablock lock NAME --all`"
+    assert head.index == DEFAULT_INDEX
+    target = runtime_target(head.runtime) if head.runtime else f"py{head.short.replace('.', '')}"
+    assert path.name.startswith(lock_file_name(head.matrix, target).removesuffix(".toml"))
+    lock = read_lock(path)
+    lock.validate()
+    urls = [file.url or "" for package in lock.packages for file in package.wheels or () if not file.path]
+    assert all(url.startswith("https://") for url in urls)
+
+
+RECEIPTS = sorted((ROOT / "matrices").glob("*.receipts/*.json"))
+
+
+@pytest.mark.parametrize("path", RECEIPTS, ids=lambda path: f"{path.parent.stem}-{path.stem}")
+def test_every_receipt_is_of_the_matrix_as_it_is_and_holds(path: Path) -> None:
+    receipt = receipt_from(json.loads(path.read_text(encoding="utf-8")), source=str(path))
+    assert receipt.passed
+    assert receipt.matrix_digest == find_matrix(str(ROOT / "matrices" / f"{receipt.matrix}.toml")).digest
+    assert path.parent.name == f"{receipt.matrix}.receipts"
+    assert len(receipt.losses) == receipt.steps
+
+
+def test_every_shipped_matrix_has_locks_and_results() -> None:
+    names = {path.stem for path in (ROOT / "matrices").glob("*.toml") if not path.name.startswith("pylock.")}
+    assert {path.name.split(".")[1].split("--")[0] for path in LOCKS} == names
+    for name in names:
+        found = json.loads((ROOT / "matrices" / f"{name}.checks.json").read_text(encoding="utf-8"))
+        assert found["matrix-digest"] == find_matrix(str(ROOT / "matrices" / f"{name}.toml")).digest

@@ -1,0 +1,528 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from colablock.training.preflight.judge import (
+    GQA_MEND,
+    Access,
+    Card,
+    Finding,
+    Level,
+    Machine,
+    Preflight,
+    Stack,
+    judge,
+    room_of,
+)
+from colablock.training.preflight.model_config import from_config
+from colablock.training.preflight.precision import BF16, FP16, FP32, precision_for
+from colablock.training.preflight.stack_rules import runs_on
+from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
+from tests.support.paths import CASES
+from tests.support.training import (
+    GIB,
+    LLAMA_1B,
+    LLAMA_8B,
+    OPEN,
+    SHAPES,
+    STACKS,
+    a_card,
+    a_config,
+    a_machine,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LENGTHS = (512, 2048, 8192)
+TABLE = {path.stem: tomllib.loads(path.read_text()) for path in sorted((CASES / "preflight").glob("*.toml"))}
+ROWS = [
+    pytest.param(case, model, checkpointing, length, verdict, id=f"{name}-{model}-{key}-{length}")
+    for name, case in TABLE.items()
+    for model, row in case["expect"]["models"].items()
+    for key, checkpointing in (("checkpointing", True), ("without", False))
+    for length, verdict in zip(LENGTHS, row[key], strict=True)
+]
+
+H100 = a_card("NVIDIA H100 80GB HBM3", "9.0", 80)
+T4 = a_card()
+TODAY = STACKS["2026"]
+
+
+def verdict_of(found: Preflight) -> str:
+    levels = {finding.level for finding in found.findings}
+    return "refuse" if Level.REFUSE in levels else "warn" if Level.WARN in levels else "pass"
+
+
+def of_level(found: Preflight, level: Level) -> list[Finding]:
+    return [finding for finding in found.findings if finding.level is level]
+
+
+def refusal(found: Preflight) -> Finding:
+    (one,) = of_level(found, Level.REFUSE)
+    return one
+
+
+@pytest.mark.parametrize(("case", "model", "checkpointing", "length", "verdict"), ROWS)
+def test_the_verdict_is_that_of_the_table(
+    case: Mapping[str, Any], model: str, checkpointing: bool, length: int, verdict: str
+) -> None:
+    machine = a_machine(
+        *(a_card(**card) for card in case.get("card", ())),
+        ram=case["ram-free"] * GIB,
+        ram_free=case["ram-free"] * GIB,
+        disk_free=case["disk-free"] * 10**9,
+    )
+    config = a_config(sequence_len=length, gradient_checkpointing=checkpointing)
+    mends = frozenset(case["mends"])
+    found = judge(config, SHAPES[model], machine, STACKS[case["stack"]], OPEN, "trl", mends=mends)
+    assert verdict_of(found) == verdict, [*found.findings, found.estimate]
+    assert found.passed is (verdict != "refuse")
+    assert found.precision.name == case["expect"]["precision"]
+    whole = case["expect"]["models"][model]["processes"]
+    assert found.processes == (whole if found.passed else 1)
+    assert len(found.cards) == (found.processes if machine.cards else 0)
+    for finding in found.findings:
+        assert finding.fix or finding.level is Level.NOTE, finding
+    for reason in case["expect"].get("refused-for", ()):
+        assert any(reason in one.what for one in of_level(found, Level.REFUSE)), found.findings
+    if verdict == "refuse":
+        assert all(one.why for one in of_level(found, Level.REFUSE)), found.findings
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ([], FP32),
+        ([(6, 0)], FP16),
+        ([(7, 5)], FP16),
+        ([(7, 5), (8, 0)], FP16),
+        ([(8, 0)], BF16),
+        ([(8, 9)], BF16),
+        ([(12, 0)], BF16),
+        ([None], FP16),  # what every card can
+        ([(9, 0), None], FP16),
+    ],
+)
+def test_precision_follows_from_compute_capability(
+    capabilities: list[tuple[int, int] | None], precision: object
+) -> None:
+    assert precision_for(capabilities) is precision
+
+
+def test_a_precision_is_one_for_everything() -> None:
+    assert (BF16.compute, BF16.adapters) == ("bfloat16", "bfloat16")
+    assert (BF16.bf16, BF16.fp16, BF16.cast_trainable, BF16.size) == (True, False, False, 2)
+    assert (FP16.compute, FP16.adapters) == ("float16", "float32")
+    assert (FP16.bf16, FP16.fp16, FP16.cast_trainable, FP16.size) == (False, True, True, 2)
+    assert (FP32.bf16, FP32.fp16, FP32.cast_trainable, FP32.size) == (False, False, True, 4)
+
+
+@pytest.mark.parametrize(
+    ("capability", "arch_list", "runs"),
+    [
+        ((6, 0), ["sm_75", "sm_80"], False),
+        ((6, 1), ["sm_60"], True),  # machine code of the same major version
+        ((6, 0), ["sm_61"], False),
+        ((8, 9), ["sm_86"], True),
+        ((9, 0), ["sm_86"], False),
+        ((9, 0), ["sm_86", "compute_86"], True),  # PTX is compiled for any later card
+        ((7, 5), ["compute_86"], False),
+        ((12, 0), ["sm_90", "sm_100"], False),
+        ((12, 0), ["sm_120"], True),
+        ((9, 0), ["sm_90a"], True),
+        ((9, 1), ["sm_90a"], False),
+        ((10, 3), ["sm_100f"], True),
+        ((11, 0), ["compute_100f"], False),
+        ((7, 5), [], False),
+        ((9, 0), ["gfx90a"], False),
+    ],
+)
+def test_wheels_run_on_the_cards_that_they_are_built_for(
+    capability: tuple[int, int], arch_list: list[str], runs: bool
+) -> None:
+    assert runs_on(capability, arch_list) is runs
+
+
+def test_a_card_that_torch_is_not_built_for_is_refused_with_the_builds_that_are() -> None:
+    p100 = a_card("Tesla P100-PCIE-16GB", "6.0", 16)
+    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(p100), TODAY, OPEN, "trl"))
+    assert one.what == "torch 2.11.0+cu130 has no kernels for the Tesla P100-PCIE-16GB"
+    assert one.why.startswith("the card is sm_60, and the build has sm_75, sm_80")
+    assert "CUDA 12.6 or earlier" in one.fix
+    assert "`qlora-2025`" in one.fix
+    g4 = a_card("RTX PRO 6000", "12.0", 95)
+    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(g4), STACKS["2025"], OPEN, "trl"))
+    assert "built for CUDA 12.8 or later" in one.fix
+    kepler = a_card("Tesla K80", "3.7", 12)
+    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(kepler), TODAY, OPEN, "trl"))
+    assert one.fix == "choose a runtime with another card"
+    odd = replace(TODAY, arch_list=("sm_75",))
+    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(H100), odd, OPEN, "trl"))
+    assert "`qlora-2026`" in one.fix
+
+
+def test_a_build_without_cuda_beside_a_card_is_refused() -> None:
+    stack = replace(TODAY, torch="2.11.0+cpu", arch_list=())
+    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(T4), stack, OPEN, "trl"))
+    assert "is built without CUDA" in one.what
+
+
+def test_a_card_without_kernels_is_left_out_where_another_has_them() -> None:
+    old = a_card("Tesla P100-PCIE-16GB", "6.0", 16)
+    found = judge(a_config(), SHAPES["1B"], a_machine(old, H100), TODAY, OPEN, "trl")
+    assert (found.passed, found.cards, found.precision) == (True, (1,), BF16)
+    assert any(one.what == "left out: Tesla P100-PCIE-16GB" for one in found.findings)
+
+
+def test_one_process_is_left_where_not_every_card_has_room() -> None:
+    small = a_card(memory=15, free=3 * GIB)
+    config = a_config(sequence_len=2048)
+    found = judge(config, SHAPES["8B"], a_machine(small, T4), TODAY, OPEN, "trl", mends=frozenset({GQA_MEND}))
+    assert (found.passed, found.processes, found.cards) == (True, 1, (1,))
+    (note,) = [one for one in found.findings if "1 process" in one.what]
+    assert note.what == "1 process, though there are 2 cards"
+    assert "only some cards have room for it" in note.why
+
+
+def test_cards_of_two_kinds_train_in_the_precision_of_the_older() -> None:
+    found = judge(a_config(), SHAPES["1B"], a_machine(T4, H100), TODAY, OPEN, "trl")
+    assert (found.processes, found.precision) == (2, FP16)
+
+
+def test_what_this_kernel_holds_is_named_with_the_ways_out() -> None:
+    config = a_config(sequence_len=2048)
+    busy = a_machine(replace(H100, free=5 * GIB), held=60 * GIB)
+    one = refusal(judge(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
+    assert one.what.endswith("and 5.0 GiB are free")
+    assert one.why == "this kernel itself holds 60.0 GiB of it"
+    assert "restart the kernel, or delete the model there and call `torch.cuda.empty_cache()`" in one.fix
+    roomy = a_machine(replace(H100, free=50 * GIB), held=20 * GIB)
+    found = judge(config, SHAPES["8B"], roomy, TODAY, OPEN, "trl")
+    assert found.passed
+    assert any("this kernel holds 20.0 GiB" in note.what for note in of_level(found, Level.NOTE))
+
+
+def test_what_others_hold_is_named() -> None:
+    config = a_config(sequence_len=2048)
+    busy = a_machine(replace(H100, free=GIB), holders=("python (pid 123)",))
+    one = refusal(judge(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
+    assert (one.why, one.fix) == ("it is held by python (pid 123)", "end what holds it")
+    nameless = replace(busy, holders=())
+    one = refusal(judge(config, SHAPES["8B"], nameless, TODAY, OPEN, "trl"))
+    assert one.why.startswith("something else holds 76.6 GiB")
+    assert "`nvidia-smi`" in one.fix
+    no_card = a_machine(ram=64 * GIB, ram_free=2 * GIB)
+    one = refusal(judge(a_config(), SHAPES["1B"], no_card, TODAY, OPEN, "trl"))
+    assert one.fix.startswith("end what uses it")
+
+
+def test_a_model_that_is_too_big_is_refused_with_what_would_fit() -> None:
+    config = a_config(sequence_len=8192, micro_batch_size=2, gradient_checkpointing=False)
+    l4 = a_machine(a_card("NVIDIA L4", "8.9", 22))
+    one = refusal(judge(config, SHAPES["8B"], l4, TODAY, OPEN, "trl"))
+    assert "`gradient_checkpointing: true`" in one.fix
+    assert "most of it is activations" in one.why
+    as_told = replace(config, gradient_checkpointing=True)
+    assert judge(as_told, SHAPES["8B"], l4, TODAY, OPEN, "trl").passed
+    one = refusal(judge(a_config(sequence_len=512), SHAPES["70B"], l4, TODAY, OPEN, "trl"))
+    assert one.fix.startswith("a smaller model, or a card with more than 4")
+
+
+def test_a_tight_fit_is_a_warning() -> None:
+    config = a_config(sequence_len=2048)
+    need = judge(config, SHAPES["8B"], a_machine(H100), TODAY, OPEN, "trl").estimate
+    assert need is not None
+    full = a_machine(replace(H100, free=need.total + 2**20))
+    (one,) = of_level(judge(config, SHAPES["8B"], full, TODAY, OPEN, "trl"), Level.WARN)
+    assert one.what.startswith("it is tight")
+    assert one.fix.startswith("there is more room with `sequence_len: ")
+    shortest = replace(config, sequence_len=64)
+    need = judge(shortest, SHAPES["8B"], a_machine(H100), TODAY, OPEN, "trl").estimate
+    assert need is not None
+    full = a_machine(replace(H100, free=need.total))
+    (one,) = of_level(judge(shortest, SHAPES["8B"], full, TODAY, OPEN, "trl"), Level.WARN)
+    assert one.fix == "leave nothing else running beside it"
+
+
+def test_room_is_what_is_free_or_what_a_card_can_give() -> None:
+    assert 14.5 < room_of(T4) / GIB < 14.6
+    assert room_of(replace(T4, free=GIB)) == GIB
+
+
+@pytest.mark.parametrize(
+    ("access", "what", "fix"),
+    [
+        (Access(status="gated"), "gated", "put it into `HF_TOKEN`"),
+        (Access(status="gated", has_token=True), "gated", "with the account that the token is of"),
+        (Access(status="missing"), "has no model", "a private model needs a token"),
+        (Access(status="missing", has_token=True), "has no model", "check how `base_model` is spelt"),
+        (Access(status="unreachable"), "did not answer", "try again"),
+    ],
+)
+def test_the_hub_is_listened_to(access: Access, what: str, fix: str) -> None:
+    access = replace(access, repo="a/b", url="https://huggingface.co/a/b")
+    found = judge(a_config(), SHAPES["1B"], a_machine(H100), TODAY, access, "trl")
+    (one,) = [one for one in found.findings if one.level is not Level.NOTE]
+    assert (one.level is Level.WARN) is (access.status == "unreachable")
+    assert what in one.what
+    assert fix in one.fix
+
+
+OLD = replace(
+    TODAY,
+    transformers="4.41.0",
+    model_types=frozenset({"llama", "qwen2"}),
+    rope_types=frozenset({"linear", "dynamic"}),
+)
+QWEN_3 = {**LLAMA_1B, "model_type": "qwen3", "rope_scaling": None}
+PHI_3 = {**LLAMA_1B, "model_type": "phi3", "rope_scaling": {"type": "su"}}
+
+
+@pytest.mark.parametrize(
+    ("stack", "model", "why", "fix"),
+    [
+        (OLD, LLAMA_1B, "which came with transformers 4.43", "a matrix with transformers 4.43 or later"),
+        (OLD, QWEN_3, "it came with transformers 4.51", "a matrix with transformers 4.51 or later"),
+        (
+            TODAY,
+            {**LLAMA_1B, "model_type": "quen2"},
+            "did you mean `qwen2`?",
+            "a model of a type that it has",
+        ),
+        (TODAY, {**LLAMA_1B, "model_type": "olmo3"}, "4.57", "a model of a type that it has"),
+        (
+            OLD,
+            {**QWEN_3, "model_type": "unheard"},
+            "it is none of the 2 types",
+            "a model of a type that it has",
+        ),
+        (
+            TODAY,
+            {**LLAMA_1B, "rope_scaling": {"type": "new"}},
+            "they are of type `new`",
+            "a model with another type of rotary embeddings",
+        ),
+        (
+            TODAY,
+            {**LLAMA_1B, "quantization_config": {"quant_method": "gptq"}},
+            "QLoRA quantises whole weights",
+            "name the model that it was made from",
+        ),
+    ],
+)
+def test_a_model_that_the_stack_cannot_train_is_refused(
+    stack: Stack, model: Mapping[str, Any], why: str, fix: str
+) -> None:
+    one = refusal(judge(a_config(), from_config(model), a_machine(H100), stack, OPEN, "trl"))
+    assert why in one.why
+    assert fix in one.fix
+
+
+def test_phi_3_had_its_rotary_embeddings_before_transformers_shared_them() -> None:
+    stack = replace(OLD, model_types=frozenset({"phi3"}))
+    assert judge(a_config(), from_config(PHI_3), a_machine(H100), stack, OPEN, "trl").passed
+
+
+def test_weights_in_4_bits_are_taken_as_they_are() -> None:
+    shape = from_config({**LLAMA_8B, "quantization_config": {"quant_method": "bitsandbytes"}})
+    lora, qlora = a_config(adapter=Adapter.LORA), a_config()
+    found = judge(lora, shape, a_machine(H100), TODAY, OPEN, "trl")
+    assert found.passed
+    assert found.estimate == judge(qlora, shape, a_machine(H100), TODAY, OPEN, "trl").estimate
+    one = refusal(judge(lora, shape, a_machine(H100), replace(TODAY, bitsandbytes=None), OPEN, "trl"))
+    assert one.why == "a model in 4 bits needs it"
+    gptq = replace(shape, quantized="gptq")
+    assert verdict_of(judge(lora, gptq, a_machine(H100), TODAY, OPEN, "trl")) == "warn"
+
+
+def test_a_sequence_beyond_the_positions_is_a_warning() -> None:
+    shape = replace(SHAPES["1B"], max_positions=2048)
+    (one,) = of_level(
+        judge(a_config(sequence_len=4096), shape, a_machine(H100), TODAY, OPEN, "trl"), Level.WARN
+    )
+    assert one.fix == "`sequence_len: 2048`"
+
+
+@pytest.mark.parametrize(
+    ("stack", "config", "what", "fix"),
+    [
+        ({"trl": None}, a_config(), "`trl` is not installed", "apply a matrix that has trl"),
+        ({"trl": None, "axolotl": "0.18.0"}, a_config(), "`trl` is not", "or take `--runner axolotl`"),
+        ({"bitsandbytes": None}, a_config(), "bitsandbytes is not installed", "`adapter: lora`"),
+        ({"bitsandbytes": None}, a_config(optimizer="adamw_8bit"), "bitsandbytes is not", "any for QLoRA"),
+    ],
+)
+def test_what_the_runner_needs_is_asked_for(
+    stack: Mapping[str, Any], config: TrainConfig, what: str, fix: str
+) -> None:
+    one = refusal(judge(config, SHAPES["1B"], a_machine(H100), replace(TODAY, **stack), OPEN, "trl"))
+    assert what in one.what
+    assert fix in one.fix
+
+
+def test_a_cpu_wants_another_bitsandbytes_and_another_optimizer() -> None:
+    older = replace(TODAY, bitsandbytes="0.45.5")
+    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(), older, OPEN, "trl"))
+    assert one.what == "bitsandbytes 0.45.5 has no 4-bit layers for a CPU"
+    assert judge(a_config(adapter=Adapter.LORA), SHAPES["1B"], a_machine(), older, OPEN, "trl").passed
+    paged = a_config(optimizer="paged_adamw_8bit")
+    one = refusal(judge(paged, SHAPES["1B"], a_machine(), TODAY, OPEN, "trl"))
+    assert one.fix == "`optimizer: adamw_torch`"
+
+
+@pytest.mark.parametrize(
+    ("model", "flash_attn", "card", "attention"),
+    [
+        ({}, None, H100, "sdpa"),
+        ({}, "2.8.3", H100, "flash_attention_2"),
+        ({}, "2.8.3", T4, "sdpa"),
+        ({}, "2.8.3", None, "sdpa"),
+        ({"model_type": "gemma2"}, None, H100, "eager"),
+        ({"model_type": "gemma2"}, "2.8.3", H100, "flash_attention_2"),
+    ],
+)
+def test_attention_is_one_that_runs(
+    model: Mapping[str, Any], flash_attn: str | None, card: Card | None, attention: str
+) -> None:
+    shape = from_config({**LLAMA_1B, "rope_scaling": None, **model})
+    machine = a_machine(*([card] if card is not None else []))
+    found = judge(a_config(), shape, machine, replace(TODAY, flash_attn=flash_attn), OPEN, "trl")
+    assert found.attention == attention
+    left = [one for one in found.findings if one.what == "flash-attn 2.8.3 is left aside"]
+    assert bool(left) is (card is T4 and flash_attn is not None)
+
+
+def test_scores_are_reckoned_with_where_no_kernel_shares_keys() -> None:
+    config = a_config(sequence_len=8192)
+
+    def total(stack: Stack, *mends: str, kv_heads: int = 8, card: Card = T4) -> int:
+        shape = replace(SHAPES["1B"], kv_heads=kv_heads)
+        found = judge(config, shape, a_machine(card), stack, OPEN, "trl", mends=frozenset(mends))
+        assert found.estimate is not None
+        return found.estimate.total
+
+    assert total(TODAY) > 20 * GIB
+    assert total(TODAY, GQA_MEND) < 5 * GIB
+    assert total(TODAY, card=H100) < 5 * GIB
+    assert total(TODAY, kv_heads=32) < 5 * GIB
+    assert total(replace(TODAY, transformers="4.53.0")) < 5 * GIB  # it repeats them itself
+    assert total(replace(TODAY, torch="2.4.1")) < 5 * GIB
+
+
+def test_gemma_3_is_warned_of_in_fp16() -> None:
+    shape = from_config({**LLAMA_1B, "model_type": "gemma3_text", "rope_scaling": None})
+    stack = replace(TODAY, model_types=frozenset())
+    (one,) = of_level(judge(a_config(), shape, a_machine(T4), stack, OPEN, "trl"), Level.WARN)
+    assert "overflow in fp16" in one.what
+    assert judge(a_config(), shape, a_machine(H100), stack, OPEN, "trl").findings == ()
+
+
+def test_a_model_that_cannot_be_reckoned_is_a_warning() -> None:
+    shape = from_config({**LLAMA_1B, "model_type": "mixtral", "num_local_experts": 8})
+    for one, why in ((shape, "a mixture of 8 experts"), (None, "could not be read")):
+        found = judge(a_config(), one, a_machine(H100, H100), TODAY, OPEN, "trl")
+        assert (found.passed, found.processes, found.estimate) == (True, 1, None)
+        (warning,) = of_level(found, Level.WARN)
+        assert why in warning.why
+        assert "`max_steps: 2`" in warning.fix
+
+
+def test_an_estimate_for_unknown_layers_says_so() -> None:
+    shape = from_config({**LLAMA_1B, "model_type": "newcomer"})
+    stack = replace(TODAY, model_types=frozenset())
+    found = judge(a_config(), shape, a_machine(H100), stack, OPEN, "trl")
+    assert found.passed
+    assert any("to be like Llama's" in one.what for one in found.findings)
+
+
+def test_memory_for_loading_and_disk_are_asked_for() -> None:
+    poor = a_machine(T4, ram=4 * GIB, ram_free=2 * GIB, disk_free=10**9)
+    access = replace(OPEN, weights=2_500_000_000)
+    found = judge(a_config(), SHAPES["1B"], poor, TODAY, access, "trl")
+    ram, disk = of_level(found, Level.REFUSE)
+    assert ram.what.endswith("to load the model, and 2.0 GiB are free")
+    assert disk.what == "2.9 GB of disk are needed, and 1.0 GB are free"
+    assert "`HF_HOME`" in disk.fix
+    full = judge(a_config(), SHAPES["1B"], replace(poor, ram_free=8 * GIB, disk_free=1), TODAY, OPEN, "trl")
+    assert "HF_HOME" not in refusal(full).fix  # checkpoints would find no room, either
+
+
+DISKS: list[tuple[int, int, list[tuple[str, str]]]] = [  # free for the run, for the hub's cache, in GB
+    (5, 5, []),
+    (5, 1, [("2.5 GB of disk are needed for the hub's cache, and 1.0 GB are free", "`HF_HOME`")]),
+    (0, 5, [("203 MB of disk are needed for the run, and 0 bytes are free", "`output_dir`")]),
+]
+
+
+@pytest.mark.parametrize(("for_run", "for_cache", "said"), DISKS)
+def test_weights_go_to_the_disk_of_the_hubs_cache(
+    for_run: int, for_cache: int, said: list[tuple[str, str]]
+) -> None:
+    machine = a_machine(H100, disk_free=for_run * 10**9, cache_free=for_cache * 10**9)
+    access = replace(OPEN, weights=2_500_000_000)
+    found = of_level(judge(a_config(), SHAPES["1B"], machine, TODAY, access, "trl"), Level.REFUSE)
+    assert [one.what for one in found] == [what for what, _ in said]
+    assert all(fix in one.fix for one, (_, fix) in zip(found, said, strict=True))
+
+
+def test_weights_need_their_disk_though_the_model_cannot_be_reckoned() -> None:
+    machine = a_machine(H100, disk_free=10**9)
+    found = judge(a_config(), None, machine, TODAY, replace(OPEN, weights=90 * 10**9), "trl")
+    assert refusal(found).what == "90 GB of disk are needed, and 1.0 GB are free"
+
+
+def test_a_card_that_tells_no_capability_trains_with_a_warning() -> None:
+    card = replace(T4, compute_capability=None)
+    found = judge(a_config(), SHAPES["1B"], a_machine(card), TODAY, OPEN, "trl", mends=frozenset({GQA_MEND}))
+    assert (verdict_of(found), found.precision, found.attention) == ("warn", FP16, "sdpa")
+    (warned,) = of_level(found, Level.WARN)
+    assert warned.what == "the compute capability of the Tesla T4 is not known: it trains in fp16"
+    without_cuda = judge(a_config(), SHAPES["1B"], a_machine(card), replace(TODAY, arch_list=()), OPEN, "trl")
+    assert "built without CUDA" in refusal(without_cuda).what
+
+
+def test_a_part_of_a_card_is_said_to_be_smaller() -> None:
+    found = judge(a_config(), SHAPES["1B"], a_machine(H100, has_slices=True), TODAY, OPEN, "trl")
+    (warned,) = of_level(found, Level.WARN)
+    assert warned.what.startswith(f"a part of the {H100.name} trains")
+    assert "nvidia-smi -L" in warned.fix
+
+
+@pytest.mark.parametrize(
+    ("report_to", "installed", "said"),
+    [
+        ((MetricsTarget.WANDB,), {"wandb"}, None),
+        ((MetricsTarget.WANDB,), {"tensorboard"}, "wandb is not installed in the target"),
+        (
+            (MetricsTarget.WANDB, MetricsTarget.TENSORBOARD),
+            set(),
+            "wandb and tensorboard are not installed in the target",
+        ),
+    ],
+)
+def test_metrics_go_only_where_something_takes_them(
+    report_to: tuple[MetricsTarget, ...], installed: set[str], said: str | None
+) -> None:
+    stack = replace(TODAY, reporters=frozenset(installed))
+    found = judge(a_config(report_to=report_to), SHAPES["1B"], a_machine(H100), stack, OPEN, "trl")
+    assert [one.what for one in of_level(found, Level.REFUSE)] == ([said] if said else [])
+
+
+def test_a_small_model_on_a_cpu_has_no_warning() -> None:
+    shape = replace(SHAPES["1B"], hidden=64, intermediate=128, layers=2, vocabulary=512)
+    assert verdict_of(judge(a_config(), shape, a_machine(), TODAY, OPEN, "trl")) == "pass"
+
+
+def test_a_machine_and_a_stack_need_few_facts() -> None:
+    stack = Stack(torch="2.4.0", transformers="unknown", trl="0.29.1", bitsandbytes="0.50.2")
+    machine = Machine(cards=(), ram=64 * GIB, ram_free=60 * GIB, disk_free=10**12)
+    found = judge(a_config(), SHAPES["1B"], machine, stack, Access(status="local"), "trl")
+    assert found.passed

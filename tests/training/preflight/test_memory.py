@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colablock.training.preflight.memory import (
+    COEFFICIENTS,
+    HABITS,
+    Setting,
+    adapter_parameters,
+    checkpoint_size,
+    estimate,
+    habits_of,
+    largest_sequence,
+    least,
+    ways_to_fit,
+)
+from colablock.training.preflight.model_config import from_config
+from colablock.training.preflight.precision import BF16, FP16, FP32
+from colablock.training.runs.config import Adapter, TrainConfig
+from tests.support.paths import DATA
+from tests.support.training import BY_HAND, GIB, LLAMA_1B, SHAPES, TRL, a_config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# What was measured on a card; see the head of the file.
+MEASURED: Mapping[str, list[Mapping[str, Any]]] = tomllib.loads(
+    (DATA / "memory-h100.toml").read_text(encoding="utf-8")
+)
+CHANGES = ("sequence_len", "micro_batch_size", "gradient_checkpointing")
+
+
+def config_of(point: Mapping[str, Any]) -> TrainConfig:
+    return a_config(**{"sequence_len": 2048, **{key: point[key] for key in CHANGES if key in point}})
+
+
+@pytest.mark.parametrize("point", MEASURED["by-hand"], ids=lambda point: str(point["allocated"]))
+def test_the_estimate_is_what_was_measured(point: Mapping[str, Any]) -> None:
+    allocated, on_device = point["allocated"], point["on_device"]
+    found = estimate(config_of(point), SHAPES["1B"], BY_HAND)
+    assert found.allocated / GIB == pytest.approx(allocated, rel=0.03)
+    assert allocated < found.total / GIB < on_device * 1.02  # the allocator reserves more than it has to
+    assert found.total / GIB == pytest.approx(on_device, rel=0.15)
+
+
+def test_single_parts_are_what_was_measured() -> None:
+    parts = estimate(a_config(sequence_len=2048), SHAPES["1B"], BY_HAND).parts
+    in_16_bits = SHAPES["1B"].embedding_parameters * 2
+    assert (parts["embeddings"] - in_16_bits) / GIB == pytest.approx(0.5, abs=0.02)  # what the cast adds
+    static = parts["weights"] + parts["embeddings"] + parts["adapters"]
+    assert static / GIB == pytest.approx(1.55, rel=0.05)
+
+
+def test_the_logits_of_a_batch_are_there_as_often_as_the_runner_has_them() -> None:
+    logits = 2048 * 128256 * 4
+    config = a_config(sequence_len=2048)
+    for version, copies in (("0.29.1", 3.0), ("1.0.0", 3.0)):
+        setting = replace(TRL, habits=habits_of("trl", version))
+        assert estimate(config, SHAPES["1B"], setting).parts["loss"] == logits * copies
+    tiled = estimate(config, SHAPES["1B"], TRL)
+    assert tiled.parts.get("loss", 0) < logits / 2
+
+
+@pytest.mark.parametrize(
+    ("runner", "version", "since"),
+    [
+        ("trl", "1.16.0", "1.15"),
+        ("trl", "1.17.0.dev0", "1.15"),
+        ("trl", "1.9.0", "1.7"),
+        ("trl", "1.6.0", "0.25"),
+        ("trl", "0.29.1", "0.25"),
+        ("trl", "0.21.0", "0.21"),
+        ("trl", "0.10.1", "0"),
+        ("trl", None, "0"),
+        ("trl", "somewhat new", "0"),
+        ("axolotl", "0.18.0", "0.8"),
+        ("axolotl", "0.4.0+colablock.f6d3559c", "0"),
+        ("axolotl", None, "0"),
+    ],
+)
+def test_habits_are_those_of_the_installed_version(runner: str, version: str | None, since: str) -> None:
+    assert habits_of(runner, version).since == since
+
+
+def test_every_habit_says_where_it_is_from() -> None:
+    for known in HABITS.values():
+        assert all(habits.source for habits in known)
+        assert known[-1].since == "0"
+
+
+def test_embeddings_stay_in_float32_where_the_runner_leaves_them_so() -> None:
+    older = habits_of("trl", "0.21.0")
+    shape, config = SHAPES["1B"], a_config()
+    sizes = {
+        precision.name: estimate(config, shape, Setting(precision=precision, habits=older)).parts[
+            "embeddings"
+        ]
+        for precision in (BF16, FP16, FP32)
+    }
+    whole = shape.embedding_parameters
+    assert sizes == {"bf16": 2 * whole, "fp16": 4 * whole, "fp32": 4 * whole}
+    lora = a_config(adapter=Adapter.LORA)  # nothing is prepared for 4 bits
+    assert estimate(lora, shape, Setting(precision=FP16, habits=older)).parts["embeddings"] == 2 * whole
+
+
+def test_adapters_are_of_the_type_that_they_are_trained_in() -> None:
+    shape, config = SHAPES["1B"], a_config()
+    count = adapter_parameters(config, shape)
+    assert count == 11_272_192  # as peft counts them for r = 16 on all seven layers
+    bf16 = estimate(config, shape, TRL).parts
+    fp16 = estimate(config, shape, replace(TRL, precision=FP16)).parts
+    assert (bf16["adapters"], bf16["gradients"], bf16["optimizer"]) == (2 * count, 2 * count, 4 * count)
+    assert (fp16["adapters"], fp16["gradients"], fp16["optimizer"]) == (6 * count, 4 * count, 8 * count)
+    lora = estimate(a_config(adapter=Adapter.LORA), shape, TRL).parts  # trl casts those of 4-bit models only
+    assert lora["gradients"] == 4 * count
+    assert lora["weights"] == 2 * shape.linear_parameters
+    assert bf16["weights"] == pytest.approx(0.516 * shape.linear_parameters, rel=0.001)
+    two = estimate(config, shape, replace(TRL, processes=2)).parts
+    assert two["gradients"] == 4 * count
+    assert checkpoint_size(config, shape, TRL) == 6 * count
+    assert checkpoint_size(config, shape, replace(TRL, precision=FP16)) == 12 * count
+    assert checkpoint_size(a_config(adapter=Adapter.LORA), shape, TRL) == 12 * count
+    assert checkpoint_size(config, shape, replace(TRL, habits=habits_of("axolotl", "0.18.0"))) == 12 * count
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "of_each"),
+    [("adamw_torch", 8), ("adamw_8bit", 2), ("paged_adamw_8bit", 2), ("lion_32bit", 4), ("sgd", 0)],
+)
+def test_an_optimizer_keeps_its_states(optimizer: str, of_each: int) -> None:
+    config = a_config(optimizer=optimizer)
+    found = estimate(config, SHAPES["1B"], replace(TRL, precision=FP16))
+    assert found.parts["optimizer"] == of_each * adapter_parameters(config, SHAPES["1B"])
+
+
+def test_only_layers_with_an_adapter_keep_what_it_reads() -> None:
+    without: dict[str, Any] = {"gradient_checkpointing": False, "sequence_len": 2048}
+    names = [one.name for one in SHAPES["1B"].linears]
+    totals = [
+        estimate(a_config(lora_target_modules=tuple(names[:count]), **without), SHAPES["1B"], BY_HAND).total
+        for count in range(1, 8)
+    ]
+    assert totals == sorted(totals)
+    every = estimate(a_config(**without), SHAPES["1B"], BY_HAND)
+    assert totals[-1] == every.total
+    dropped = estimate(a_config(lora_dropout=0.05, **without), SHAPES["1B"], BY_HAND)
+    assert dropped.total > every.total
+
+
+def test_norms_of_heads_are_reckoned_with() -> None:
+    config = a_config(gradient_checkpointing=False)
+    sizes = {**LLAMA_1B, "rope_scaling": None}
+    qwen2, qwen3 = (from_config({**sizes, "model_type": name}) for name in ("qwen2", "qwen3"))
+    assert estimate(config, qwen3, TRL).total > estimate(config, qwen2, TRL).total
+
+
+def test_scores_grow_with_the_square_of_the_sequence() -> None:
+    eager = replace(TRL, attention="eager")
+    unfused = replace(TRL, is_fused=False)
+    flash = replace(unfused, attention="flash_attention_2")
+
+    def total(setting: Setting, length: int) -> int:
+        return estimate(a_config(sequence_len=length), SHAPES["1B"], setting).total
+
+    assert total(eager, 8192) == total(unfused, 8192)
+    assert total(flash, 8192) == total(TRL, 8192)
+    assert total(eager, 8192) - total(TRL, 8192) > 10 * (total(eager, 2048) - total(TRL, 2048))
+
+
+def test_a_cpu_has_an_interpreter_where_a_card_has_a_context() -> None:
+    cpu = Setting(precision=FP32, habits=TRL.habits, on_card=False)
+    assert estimate(a_config(), SHAPES["1B"], cpu).parts["context"] == COEFFICIENTS.interpreter
+    assert estimate(a_config(), SHAPES["1B"], TRL).parts["context"] == COEFFICIENTS.context
+
+
+def test_the_total_is_the_sum_of_its_parts() -> None:
+    found = estimate(a_config(), SHAPES["8B"], TRL)
+    assert found.total == sum(found.parts.values())
+    assert found.allocated == found.total - found.parts["slack"] - found.parts["context"]
+    assert all(size >= 0 for size in found.parts.values())
+
+
+def test_the_largest_sequence_fits_and_the_next_does_not() -> None:
+    room = 14 * GIB
+    config = a_config(micro_batch_size=2)
+    length = largest_sequence(config, SHAPES["8B"], TRL, room)
+    assert length is not None
+    assert length % 128 == 0
+    assert estimate(replace(config, sequence_len=length), SHAPES["8B"], TRL).total <= room
+    assert estimate(replace(config, sequence_len=length + 128), SHAPES["8B"], TRL).total > room
+    assert largest_sequence(config, SHAPES["70B"], TRL, room) is None
+    short = replace(SHAPES["1B"], max_positions=2048)
+    assert largest_sequence(a_config(), short, TRL, room) == 2048
+    endless = replace(SHAPES["1B"], max_positions=None)
+    assert largest_sequence(a_config(), endless, TRL, 1000 * GIB) == 131072
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "room", "ways"),
+    [
+        (
+            "8B",
+            {"sequence_len": 4096, "gradient_checkpointing": False},
+            22,
+            ("`gradient_checkpointing: true`", "`sequence_len: N`"),
+        ),
+        (
+            "8B",
+            {"sequence_len": 4096, "micro_batch_size": 8},
+            16,
+            (
+                "`micro_batch_size: 1` with `gradient_accumulation_steps: 64`",
+                "`sequence_len: N`",
+            ),
+        ),
+        ("8B", {"adapter": Adapter.LORA}, 14, ("`adapter: qlora`",)),
+        (
+            "8B",
+            {"adapter": Adapter.LORA, "gradient_checkpointing": False, "sequence_len": 4096},
+            12,
+            ("`gradient_checkpointing: true`, `adapter: qlora`",),
+        ),
+        (
+            "8B",
+            {"sequence_len": 8192, "adapter": Adapter.LORA, "gradient_checkpointing": False},
+            9,
+            ("`gradient_checkpointing: true`, `adapter: qlora`, `sequence_len: N`",),
+        ),
+        ("70B", {"sequence_len": 8192}, 22, ()),
+    ],
+)
+def test_ways_to_fit_are_settings(
+    model: str, changes: Mapping[str, Any], room: int, ways: tuple[str, ...]
+) -> None:
+    found = ways_to_fit(a_config(**changes), SHAPES[model], TRL, room * GIB)
+    assert tuple(re.sub(r"(sequence_len): \d+", r"\1: N", way) for way in found) == ways
+
+
+@given(
+    model=st.sampled_from(sorted(SHAPES)),
+    config=st.builds(
+        a_config,
+        sequence_len=st.integers(128, 16384),
+        micro_batch_size=st.integers(1, 16),
+        lora_r=st.integers(1, 256),
+        gradient_checkpointing=st.booleans(),
+    ),
+    version=st.sampled_from(["0.21.0", "0.29.1", "1.8.0", "1.16.0"]),
+)
+def test_more_takes_more(model: str, config: TrainConfig, version: str) -> None:
+    shape, setting = SHAPES[model], replace(TRL, habits=habits_of("trl", version))
+    total = estimate(config, shape, setting).total
+    for more in (
+        replace(config, sequence_len=config.sequence_len + 128),
+        replace(config, micro_batch_size=config.micro_batch_size + 1),
+        replace(config, lora_r=config.lora_r + 1),
+    ):
+        assert estimate(more, shape, setting).total >= total
+    assert estimate(replace(config, gradient_checkpointing=True), shape, setting).total <= total
+    assert least(config, shape, setting).total <= total
+
+
+@pytest.mark.parametrize(
+    "point",
+    MEASURED["measured"],
+    ids=lambda point: "-".join(
+        str(point[key]) for key in ("shape", "vocabulary", "sequence_len", "smallest")
+    ),
+)
+def test_the_estimate_is_a_little_more_than_a_card_needs(point: Mapping[str, Any]) -> None:
+    shape = replace(SHAPES[point["shape"]], vocabulary=point["vocabulary"])
+    found = estimate(config_of(point), shape, TRL)
+    assert point["smallest"] <= found.total / GIB <= point["smallest"] * 1.15
+    assert point["allocated"] == pytest.approx(found.allocated / GIB, rel=0.12)

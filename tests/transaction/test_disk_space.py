@@ -1,0 +1,230 @@
+"""Free space, and what keeping an image's files costs: on a real overlay where one may be mounted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock._common.fs import free_space
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.display.html import plan_to_html
+from colablock.display.text import plan_text
+from colablock.environment._probe import interpreter_facts
+from colablock.environment.markers_and_tags import Environment
+from colablock.environment.snapshot import Installed, Snapshot
+from colablock.errors import Unmet
+from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
+from colablock.transaction.disk_space import check_room, room_note, undo_cost, unpacked_size
+from colablock.transaction.serialise import plan_from_json, plan_to_json
+from tests.support.paths import ROOT
+from tests.support.runtime import Stub, build_site
+from tests.support.wheels import make_wheel
+
+PLAN = Plan(
+    matrix="tiny",
+    matrix_digest="0",
+    variant=None,
+    target=Target.KERNEL,
+    why_target="",
+    python="",
+    python_version="3",
+)
+
+
+def removing(*names: str) -> Plan:
+    steps = [Step(action=Action.REMOVE, name=canonicalize_name(name), reason="") for name in names]
+    return replace(PLAN, steps=tuple(steps))
+
+
+def standing(site: Path) -> Snapshot:
+    """Return the state of the folder *site*."""
+    installed = {}
+    for info in site.glob("*.dist-info"):
+        name = canonicalize_name(info.name.split("-")[0])
+        installed[name] = Installed(name=name, version="1.0", path=str(info))
+    return Snapshot(
+        environment=Environment.from_facts(interpreter_facts()),
+        python=sys.executable,
+        prefix=str(site),
+        site=str(site),
+        installed=installed,
+    )
+
+
+def large(name: str) -> Stub:
+    files = {f"{name}/{number}.txt": "x" * 1000 for number in range(20)}
+    return Stub(name=name, version="1.0", files={**files, f"{name}/weights.bin": "w" * 110_000_000})
+
+
+# Space
+
+
+def test_the_size_of_wheels_is_that_of_their_files(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, "one", "1.0", modules={"one.py": "#" * 100_000})
+    assert 100_000 < unpacked_size([wheel]) < 150_000
+    wheel.write_bytes(b"not a zip file")
+    assert unpacked_size([wheel]) == 0
+
+
+def test_room_is_looked_for_where_a_folder_will_be(tmp_path: Path) -> None:
+    assert free_space(tmp_path / "not" / "yet") == pytest.approx(free_space(tmp_path), rel=0.1)
+    check_room(1, tmp_path, hint="")
+    with pytest.raises(Unmet) as caught:
+        check_room(10**18, tmp_path, hint="Take something away")
+    assert (caught.value.hint, str(tmp_path) in str(caught.value)) == ("Take something away", True)
+
+
+def test_a_plan_tells_beforehand_that_the_disk_looks_too_small(tmp_path: Path) -> None:
+    artifact = Artifact(name=canonicalize_name("one"), version="1", filename="", url="", size=10**18)
+    step = Step(action=Action.INSTALL, name=artifact.name, reason="", artifact=artifact)
+    assert room_note(PLAN, tmp_path) is None
+    assert "by an estimate" in (room_note(replace(PLAN, steps=(step,)), tmp_path) or "")
+    copied = UndoCost(files=1, bytes=10**18)
+    assert room_note(replace(PLAN, undo_cost=copied), tmp_path) is not None
+
+
+# What an undo costs
+
+
+def mounted(tmp_path: Path, point: Path, kind: str, options: str = "rw") -> Path:
+    """Return a list of mounts (proc_pid_mountinfo(5)) in which *point* is the deepest one."""
+    escaped = str(point).replace(" ", r"\040")
+    lines = [
+        "21 1 8:1 / / rw - ext4 /dev/sda rw",
+        f"22 21 0:5 / {escaped} rw shared:7 master:1 - {kind} none {options}",
+        f"23 21 0:6 / {escaped}-beside rw - tmpfs none rw",
+    ]
+    path = tmp_path / "mountinfo"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay"])
+def test_only_an_overlay_copies_the_files_of_an_image(tmp_path: Path, kind: str) -> None:
+    site = build_site(tmp_path / "a site", [Stub(name="one", version="1.0"), Stub(name="two", version="1.0")])
+    mounts = mounted(tmp_path, site, kind)
+    later = time.time() + 10
+    found = undo_cost(removing("one"), standing(site), mountinfo=mounts, started=later)
+    if kind == "ext4":
+        assert found is None
+        return
+    assert found is not None
+    assert (found.files, found.seconds) == (6, 0.0)
+    assert found.bytes > 100
+    assert undo_cost(removing(), standing(site), mountinfo=mounts, started=later) is None
+    assert undo_cost(removing("one"), standing(site), mountinfo=mounts, started=0.0) is None
+
+
+def test_mounts_that_cannot_be_read_cost_nothing(tmp_path: Path) -> None:
+    assert undo_cost(removing("one"), standing(tmp_path), mountinfo=tmp_path / "none") is None
+
+
+def test_a_size_that_is_none_counts_as_nothing(tmp_path: Path) -> None:
+    site = build_site(tmp_path / "site", [Stub(name="one", version="1.0")])
+    with (site / "one-1.0.dist-info" / "RECORD").open("a") as record:
+        record.write("one/x.py,,many\n")
+    mounts = mounted(tmp_path, site, "overlay")
+    found = undo_cost(removing("one"), standing(site), mountinfo=mounts, started=time.time() + 10)
+    assert found is not None
+    assert found.files == 6
+
+
+def test_an_upper_layer_by_a_relative_path_is_not_looked_for_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "diff").mkdir()
+    monkeypatch.chdir(tmp_path)
+    site = build_site(tmp_path / "site", [Stub(name="one", version="1.0")])
+    mounts = mounted(tmp_path, site, "overlay", "rw,lowerdir=l/A,upperdir=diff,workdir=work")
+    assert undo_cost(removing("one"), standing(site), mountinfo=mounts, started=0.0) is None
+
+
+# The image holds `old` and `both`; over the mount, `new` was installed and `both` written anew.
+CHILD = """
+import json, sys, time
+from dataclasses import asdict
+from pathlib import Path
+from tests.support.runtime import build_site
+from tests.transaction.test_disk_space import large, removing, standing
+from colablock.transaction.disk_space import undo_cost
+
+site, started, hidden = Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
+build_site(site, [large("new"), large("both")])
+lines = [line for line in open("/proc/self/mountinfo")]
+hidden.write_text("".join(line.replace("upperdir=", "upperdir=/nowhere") for line in lines))
+listed = sorted(path.name for path in site.iterdir())
+found = {}
+for names in (["old"], ["new"], ["both"], ["old", "new"]):
+    begun = time.monotonic()
+    seen = undo_cost(removing(*names), standing(site))
+    told = time.monotonic() - begun
+    blind = undo_cost(removing(*names), standing(site), mountinfo=hidden, started=started)
+    found[" ".join(names)] = [one and asdict(one) for one in (seen, blind)] + [told]
+assert sorted(path.name for path in site.iterdir()) == listed
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def costs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What removals cost on an overlay, its own layer seen or not; skips where none may be mounted."""
+    folder = tmp_path_factory.mktemp("overlay")
+    lower, upper, work, merged = (folder / name for name in ("lower", "upper", "work", "merged"))
+    for one in (lower, upper, work, merged):
+        one.mkdir()
+    build_site(lower / "site", [large("old"), large("both")])
+    time.sleep(0.1)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    mount = 'mount -t overlay overlay -o "$1" "$2" || exit 77; shift 2; exec "$@"'
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no `unshare` here to mount an overlay with")
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", options, str(merged), sys.executable, "-c", CHILD]
+    arguments = [str(merged / "site"), str(time.time()), str(folder / "mountinfo")]
+    time.sleep(0.1)
+    root = str(ROOT)
+    environ = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, check=False, env=environ, cwd=root
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"no overlay may be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("names", ["old", "old new"])
+def test_the_files_of_the_image_are_told_by_either_sign(costs: Any, names: str) -> None:
+    seen, blind, _ = costs[names]
+    for found in (seen, blind):
+        assert found["files"] == 27  # 22 of the package, 5 of its .dist-info
+        assert 110_000_000 < found["bytes"] < 111_000_000
+        assert 0 < found["seconds"] < 60
+    assert seen["bytes"] == blind["bytes"]
+
+
+@pytest.mark.parametrize("names", ["new", "both"])
+def test_what_was_written_over_the_image_costs_nothing(costs: Any, names: str) -> None:
+    assert costs[names][:2] == [None, None]
+
+
+def test_it_is_told_at_once(costs: Any) -> None:
+    assert all(told < 2 for _, _, told in costs.values())
+
+
+def test_a_plan_says_what_an_undo_costs() -> None:
+    plan = replace(removing("one"), undo_cost=UndoCost(files=24000, bytes=6_800_000_000, seconds=15.2))
+    words = "24,000 files (6.8 GB) that came with the image are copied to keep them for an undo: about 15 s;"
+    assert words in " ".join(plan_text(plan).split())
+    assert words in plan_to_html(plan)
+    assert "<code>--no-undo</code>" in plan_to_html(plan)
+    assert plan_from_json(plan_to_json(plan)) == plan
+    assert plan_to_json(plan)["undo_cost"] == asdict(plan.undo_cost or UndoCost(files=0, bytes=0))

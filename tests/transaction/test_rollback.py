@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.environment.site import read_site
+from colablock.errors import NotFound, Refused, RolledBack
+from colablock.transaction.apply import apply_plan
+from colablock.transaction.history import drop, read_history
+from colablock.transaction.journal import recover
+from colablock.transaction.rollback import UndoneChange, roll_back
+from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
+from tests.support.runtime import Stub, build_site
+from tests.support.trees import installed_listing, listing
+from tests.support.wheels import make_wheel
+from tests.transaction.test_apply import Place, remove
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def undo(place: Place, **options: object) -> tuple[UndoneChange, ...]:
+    site = read_site(place.python, os.environ)
+    return roll_back(site, look=place.snapshot, **options)  # type: ignore[arg-type]
+
+
+def state(place: Place) -> Path:
+    return place.venv / ".colablock"
+
+
+def test_a_rollback_leaves_everything_as_it_was_before_the_apply(place: Place) -> None:
+    before = listing(place.venv)
+    place.apply(*place.steps())
+    (change,) = read_history(state(place))
+    assert (change.number, change.matrix, change.runtime) == (1, "tiny", None)
+    assert [(done.name, done.previous, done.version) for done in change.steps] == [
+        ("gone", "1.0", None),
+        ("moved", "1.0", "2.0+cpu"),
+        ("new", None, "2.0"),
+    ]
+    assert change.size > 0
+    (undone,) = undo(place)
+    assert undone.change.number == 1
+    assert undone.differences == ()
+    assert listing(place.venv) == before
+
+
+def test_there_is_nothing_to_undo_where_nothing_was_changed(place: Place) -> None:
+    before = listing(place.venv)
+    with pytest.raises(NotFound, match="has changed nothing"):
+        undo(place)
+    place.apply(*place.steps())
+    undo(place)
+    with pytest.raises(NotFound, match="has changed nothing"):
+        undo(place)
+    assert listing(place.venv) == before
+
+
+def two_changes(place: Place) -> list[dict[str, tuple[str, int, str | bytes]]]:
+    states = [installed_listing(place.venv)]
+    place.apply(*place.steps())
+    states.append(installed_listing(place.venv))
+    newer = make_wheel(place.folder, "new", "3.0", modules={"new/other.py": "", "gone_single.py": "n"})
+    place.apply(remove("stays"), place.put(newer, previous="2.0"))
+    return [*states, installed_listing(place.venv)]
+
+
+def test_changes_are_undone_one_by_one_the_newest_first(place: Place) -> None:
+    states = two_changes(place)
+    assert [change.number for change in read_history(state(place))] == [1, 2]
+    for number in (1, 0):
+        undo(place)
+        assert installed_listing(place.venv) == states[number]
+    assert not state(place).exists()
+
+
+def test_to_first_undoes_them_all(place: Place) -> None:
+    states = two_changes(place)
+    assert [undone.change.number for undone in undo(place, to_first=True)] == [2, 1]
+    assert listing(place.venv) == states[0]
+
+
+def test_what_was_installed_since_stays_and_is_told(place: Place) -> None:
+    place.apply(*place.steps())
+    build_site(place.site, [Stub(name="since", version="1.0", files={"shared/since.py": "s"})])
+    (undone,) = undo(place)
+    assert undone.differences == ("`since` 1.0 is new",)
+    assert (place.site / "shared" / "since.py").read_text() == "s"
+    assert (place.site / "shared" / "gone.py").exists()
+
+
+def test_what_others_put_in_place_of_ours_goes(place: Place) -> None:
+    before = listing(place.venv)
+    place.apply(*place.steps())
+    build_site(
+        place.site, [Stub(name="gone", version="9.0", files={"gone/other.py": "", "gone_single.py": "9"})]
+    )
+    undo(place)
+    assert listing(place.venv) == before
+
+
+def test_files_of_nobody_stay_where_they_are(place: Place) -> None:
+    place.apply(*place.steps())
+    (place.site / "moved" / "mine.txt").write_text("mine")
+    (place.site / "gone").write_text("in the way")
+    undo(place)
+    assert (place.site / "moved" / "mine.txt").read_text() == "mine"
+    assert (place.site / "moved" / "old.py").read_text() == "old"
+    assert not (place.site / "moved" / "fresh.py").exists()
+    assert (place.site / "gone" / "data.txt").read_text() == "d"
+
+
+def test_bytecode_written_since_goes_with_its_source(place: Place) -> None:
+    before = listing(place.venv)
+    place.apply(*place.steps())
+    for folder in ("moved", "new", "shared"):
+        (place.site / folder / "__pycache__").mkdir(exist_ok=True)
+    for name in ("moved/__pycache__/fresh", "new/__pycache__/__init__", "shared/__pycache__/new"):
+        (place.site / f"{name}.cpython-311.pyc").write_bytes(b"x")
+    undo(place)
+    assert listing(place.venv) == before
+
+
+def test_bytecode_of_nobody_that_stood_there_stays(place: Place) -> None:
+    (place.site / "stays" / "__pycache__").mkdir()
+    for module in ("long_gone", "new"):
+        (place.site / "stays" / "__pycache__" / f"{module}.cpython-311.pyc").write_bytes(b"x")
+    before = listing(place.venv)
+    place.apply(place.put(make_wheel(place.folder, "new", "2.0", modules={"stays/new.py": ""})))
+    undo(place)
+    assert listing(place.venv) == before
+
+
+def test_an_empty_folder_that_stood_there_stays(place: Place) -> None:
+    (place.site / "new" / "empty").mkdir(parents=True)
+    before = listing(place.venv)
+    place.apply(*place.steps())
+    undo(place)
+    assert listing(place.venv) == before
+
+
+def test_an_overlapping_file_that_stood_goes_back_to_its_bytes(place: Place) -> None:
+    before = listing(place.venv)
+    wheel = make_wheel(place.folder, "new", "2.0", modules={"shared/both.py": "new", "shared/stays.py": "n"})
+    place.apply(place.put(wheel))
+    assert (place.site / "shared" / "both.py").read_text() == "new"
+    undo(place)
+    assert listing(place.venv) == before
+
+
+def test_a_protected_file_that_was_left_in_its_place_stays(place: Place) -> None:
+    before = listing(place.venv)
+    snapshot = replace(place.snapshot(), protected=frozenset({canonicalize_name("stays")}))
+    modules = {"shared/__init__.py": "", "shared/more.py": ""}
+    step = place.put(make_wheel(place.folder, "new", "2.0", modules=modules))
+    apply_plan(place.plan(step), snapshot, place.files, prove=tuple, environ=os.environ)
+    undo(place)
+    assert listing(place.venv) == before
+
+
+def test_a_dropped_stash_cannot_be_undone(place: Place) -> None:
+    two_changes(place)
+    before = installed_listing(place.venv)
+    assert [change.number for change in drop(state(place), 1)] == [1]
+    assert [(change.is_dropped, change.size > 0) for change in read_history(state(place))] == [
+        (True, False),
+        (False, True),
+    ]
+    with pytest.raises(Refused, match=r"change 1 .* its stash was dropped"):
+        undo(place, to_first=True)
+    assert installed_listing(place.venv) == before
+    undo(place)
+    with pytest.raises(Refused, match="dropped"):
+        undo(place)
+    with pytest.raises(NotFound, match="no change 7"):
+        drop(state(place), 7)
+
+
+@pytest.mark.parametrize("what", ["nothing", "folders", pytest.param("everything", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
+def test_a_rollback_that_fails_anywhere_leads_back(place: Place, what: str, moment: Moment) -> None:
+    place.apply(*place.steps())
+    before = listing(place.venv)
+    site, snapshot = read_site(place.python, os.environ), place.snapshot()  # it is put back each time
+    for at in range(500):
+        try:
+            roll_back(site, look=lambda: snapshot, disk=FaultyAndStuck(what, at, full, moment=moment))
+        except RolledBack:
+            assert listing(place.venv) == before, at
+        else:
+            break
+    assert at >= 10
+
+
+@pytest.mark.parametrize("what", ["nothing", "folders"])
+def test_a_rollback_that_dies_anywhere_is_put_back_by_the_next_call(place: Place, what: str) -> None:
+    first = listing(place.venv)
+    place.apply(*place.steps())
+    before = listing(place.venv)
+    site, snapshot = read_site(place.python, os.environ), place.snapshot()  # it is put back each time
+
+    def dies(at: int) -> None:
+        roll_back(site, look=lambda: snapshot, disk=FaultyAndStuck(what, at, die))
+
+    for at in range(500):
+        if in_a_child(partial(dies, at)) == 0:
+            break
+        recover(site)
+        assert listing(place.venv) == before, at
+    assert at >= 10
+    assert listing(place.venv) == first
+
+
+def test_a_record_that_cannot_be_read_is_named(place: Place) -> None:
+    place.apply(*place.steps())
+    record = state(place) / "changes" / "0001" / "record.json"
+    record.write_text("{}")
+    with pytest.raises(Exception, match=str(record)):
+        undo(place)
+    assert (place.site / "new-2.0.dist-info").is_dir()
