@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from glob import glob
 from pathlib import Path
 
 import nox
@@ -244,7 +243,7 @@ def training(session: nox.Session) -> None:
     stack = {"COLABLOCK_TEST_HOME": str(home)}
     chosen = (*OF_THE_STACK, *session.posargs)
     if "--whole" in session.posargs:
-        chosen = tuple(sorted(glob("tests/training/test_real_stack*.py")))
+        chosen = tuple(str(file) for file in sorted(ROOT.glob("tests/training/test_real_stack*.py")))
         chosen += ("tests/training/scripts/test_after.py",)
     session.run("pytest", "-n", "2", "--dist", "loadfile", "-m", "stack", *chosen, env=stack)
 

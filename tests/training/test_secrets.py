@@ -220,8 +220,8 @@ if sys.argv[1] == "kernel":
     shell = types.SimpleNamespace(kernel=object())
     sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
 from colablock.training.scripts import FOLDER as SCRIPTS
-from colablock.training.secrets import vaults_here
-print([(vault.name, vault.read("X")) for vault in vaults_here(os.environ)])
+from colablock.training.secrets import secret_stores
+print([(vault.name, vault.read("X")) for vault in secret_stores(os.environ)])
 """
 HOSTS = [
     ("script", {}, "[]"),

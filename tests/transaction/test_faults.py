@@ -28,7 +28,6 @@ from tests.support.ground import Ground, copy_tree, make_ground
 from tests.support.paths import ROOT
 from tests.support.scenes import FAULTS, Applying, Base, Scene, Watch, on, points
 from tests.support.trees import Tree, differences
-from tests.support.world import ROOT
 
 pytestmark = pytest.mark.slow  # hundreds of stops: on the newest Python
 

@@ -82,7 +82,7 @@ def made(
     prepare: ModuleType, tokenizer: Words, form: str, row: Mapping[str, Any], *, whole: bool = False
 ) -> list[tuple[str, bool]]:
     """Return what is made of a row: each piece, and whether it is learnt."""
-    found = prepare.Maker(tokenizer, form, whole=whole, source="d")(row, 0)
+    found = prepare.RowTokenizer(tokenizer, form, whole=whole, source="d")(row, 0)
     assert found.keys() == {"input_ids", "attention_mask", "labels"}
     assert found["attention_mask"] == [1] * len(found["input_ids"]) == [1] * len(found["labels"])
     assert all(label in (-100, one) for one, label in zip(found["input_ids"], found["labels"], strict=True))
@@ -180,7 +180,7 @@ UNUSABLE: list[tuple[str | None, str, dict[str, Any], str]] = [
 def test_a_row_that_is_no_use_is_named(
     prepare: ModuleType, template: str | None, form: str, row: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(prepare.Unusable, match=words):
+    with pytest.raises(prepare.UnusableData, match=words):
         made(prepare, Words(template=template), form, row)
 
 
@@ -208,7 +208,7 @@ def test_columns_tell_the_form(prepare: ModuleType, columns: list[str], form: st
     ],
 )
 def test_columns_that_tell_none(prepare: ModuleType, columns: list[str], words: str) -> None:
-    with pytest.raises(prepare.Unusable, match=words):
+    with pytest.raises(prepare.UnusableData, match=words):
         prepare.form_of(columns, "d")
 
 
