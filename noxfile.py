@@ -149,11 +149,12 @@ follow_pyenv()
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format and spelling."""
+    """Check style, format, spelling, and that imports keep to the layers."""
     session.install(*group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")
+    session.run("lint-imports", "--no-logo")
 
 
 @nox.session
