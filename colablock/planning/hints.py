@@ -1,4 +1,4 @@
-"""What would take a stack that this Python cannot: a target, a past runtime, another matrix."""
+"""Alternatives when no wheel fits this Python: another target, an older runtime, another matrix."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def alternatives(
     runtimes: Iterable[RecordedRuntime] = (),
     others: Iterable[Matrix] = (),
 ) -> str | None:
-    """Return what else would do when *python* is what does not fit; None when nothing is known to.
+    """Return alternatives for a matrix that *python* does not fit; None if none is known.
 
-    Judged by the Python versions that the matrix admits: necessary, not sufficient.
-    Of *runtimes* those with a label count, which a host's own menu offers.
-    *pythons* are those that can be had, newest first.
+    Only ``requires-python`` is compared, which is necessary but not sufficient.
+    Only *runtimes* with a label count, since the host's menu offers those.
+    *pythons* are the available versions (``X.Y``), newest first.
     """
-    ways = []
+    found = []
     allowed = matrix.requires_python
     own = f"{python.major}.{python.minor}"
-    # The last of a series that nobody has numbered yet: `<3.13` takes some 3.12, and `>=3.12.4` too.
+    # A patch release above all real ones: `<3.13` admits some 3.12, and so does `>=3.12.4`.
     minors = [one for one in pythons if len(allowed) and one != own and allowed.contains(f"{one}.99")]
     if in_kernel and minors:
-        ways.append(f"`--into env` makes an isolated environment with Python {' or '.join(minors[:2])}")
+        found.append(f"`--into env` makes an isolated environment with Python {' or '.join(minors[:2])}")
     fitting: dict[str, str] = {}
     for runtime in (one for one in runtimes if one.label):
         same = runtime.python_version.startswith(f"{own}.")
@@ -43,7 +43,7 @@ def alternatives(
     if fitting:
         labels = sorted(fitting, reverse=True)[:3]
         versions = list(dict.fromkeys(fitting[label] for label in labels))
-        ways.append(f"the runtime version {_either(labels)} has Python {_either(versions)}")
+        found.append(f"the runtime version {_either(labels)} has Python {_either(versions)}")
     admitting = [
         other.name
         for other in others
@@ -53,8 +53,8 @@ def alternatives(
     ]
     if admitting:
         names = _either(f"`{name}`" for name in sorted(admitting))
-        ways.append(f"{names} admits Python {own}")
-    return "; ".join(ways) or None
+        found.append(f"{names} admits Python {own}")
+    return "; ".join(found) or None
 
 
 def _either(words: Iterable[str]) -> str:

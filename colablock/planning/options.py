@@ -1,4 +1,4 @@
-"""What one call of `plan` or `apply` asks for."""
+"""The options of `plan` and `apply`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ApplyOptions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplyOptions:
-    """What the user asks for; every field but the name has a default that is decided."""
+    """The options of one call; each but *name* has a default."""
 
     name: str
     into: Target | None = None
@@ -21,7 +21,7 @@ class ApplyOptions:
     variant: str | None = None
     with_: tuple[str, ...] = ()
     lock: Path | None = None
-    use_locks: bool = True  # those that stand beside the matrix
+    use_locks: bool = True  # the lock files beside the matrix
     protect: tuple[str, ...] = ()
     broken: Remedy | None = None
     default_index: str | None = None

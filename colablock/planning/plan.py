@@ -1,4 +1,4 @@
-"""Resolution × Snapshot → Plan: ordered steps, each with its reason."""
+"""The plan: ordered steps, each with its reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Action", "Artifact", "Breakage", "Kept", "Plan", "Remedy", "Step", "
 
 
 class Target(Enum):
-    """Where a plan goes: the running interpreter's site, or an isolated environment."""
+    """The target of a plan: the site of the running interpreter, or an isolated environment."""
 
     KERNEL = "kernel"
     ENV = "env"
@@ -27,7 +27,7 @@ class Action(Enum):
 
 
 class Remedy(Enum):
-    """What is done about a distribution that the new state breaks."""
+    """How a plan treats a distribution that the new state breaks."""
 
     REPAIR = "repair"
     REMOVE = "remove"
@@ -38,11 +38,11 @@ class Remedy(Enum):
 class Artifact:
     """The file that a step installs.
 
-    *url* is canonical; ``file://`` for local ones.  *size* in bytes, None when
-    the index does not say.  *build*: an sdist, built before it is staged.
-    *rebuilt*: our own wheel made from this file (its metadata or modules are
-    replaced by the matrix entry at the path given).  *direct*: recorded in
-    ``direct_url.json`` (PEP 610).
+    *url* is the canonical URL, ``file://`` for a local file.  *size* is in bytes,
+    None if the index does not give it.  *build* marks an sdist, which is built
+    before it is staged.  *rebuilt* is the path of the matrix entry that replaces
+    the metadata or the modules of this file; None for a file installed as
+    published.  *direct* files are recorded in ``direct_url.json`` (PEP 610).
     """
 
     name: NormalizedName
@@ -72,7 +72,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """An installed distribution that the stack uses as it is."""
+    """An installed distribution that the stack uses unchanged."""
 
     name: NormalizedName
     version: str
@@ -81,11 +81,11 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breakage:
-    """An installed distribution that the new state breaks and that was whole before.
+    """An installed distribution that the new state breaks and that was not broken before.
 
     *requirement* is the first of its requirements that no longer holds.
-    *direct*: a version moved (or shared files went); else broken only by a
-    removal.  *because* is the chain from the moved one down to this one.
+    *direct*: a version moved, or shared files are removed; otherwise only a
+    removal breaks it.  *because* is the chain from the moved distribution to this one.
     """
 
     name: NormalizedName
@@ -98,9 +98,9 @@ class Breakage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UndoCost:
-    """What is copied, since it came with the image, to keep it for an undo.
+    """The files of the image that have to be copied so that the change can be undone (overlayfs).
 
-    *seconds* are estimated from a small copy; 0.0 where it is not worth telling.
+    *bytes* is their size.  *seconds* is estimated from a small copy, 0.0 if it is negligible.
     """
 
     files: int
@@ -110,25 +110,27 @@ class UndoCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Ordered steps, removals first, and what they cost and leave behind."""
+    """Ordered steps, removals first, with their cost and the distributions they leave broken."""
 
     matrix: str
     matrix_digest: str
     variant: str | None
     target: Target
     why_target: str
-    python: str  # the interpreter whose site changes, or that an env is made with
+    python: str  # the interpreter whose site changes, or that the environment is created with
     python_version: str  # full
     steps: tuple[Step, ...] = ()
     kept: tuple[Kept, ...] = ()
     breakages: tuple[Breakage, ...] = ()
     restart: Mapping[NormalizedName, tuple[str, ...]] = field(default_factory=dict)
-    unknown: tuple[NormalizedName, ...] = ()  # may break by what is replaced: requirements not recorded
-    fingerprint: str = ""  # of the state it was made for
+    unknown: tuple[
+        NormalizedName, ...
+    ] = ()  # a replacement may break them: their requirements are not recorded
+    fingerprint: str = ""  # of the state that the plan was made for
     notes: tuple[str, ...] = ()
-    requirements: tuple[str, ...] = ()  # what was asked for: PEP 508 lines
+    requirements: tuple[str, ...] = ()  # the requested requirements (PEP 508)
     undo_cost: UndoCost | None = None
-    beforehand: tuple[str, ...] = ()  # notes that mean nothing once it is carried out
+    beforehand: tuple[str, ...] = ()  # notes that only matter before the plan is applied
 
     @property
     def needs_restart(self) -> bool:
@@ -136,5 +138,5 @@ class Plan:
 
     @property
     def fetch_size(self) -> int:
-        """Bytes to fetch, as far as the indexes give sizes."""
+        """Bytes to fetch, without the files whose index gives no size."""
         return sum(step.artifact.size or 0 for step in self.steps if step.artifact)

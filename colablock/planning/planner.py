@@ -1,4 +1,4 @@
-"""Resolution and Snapshot → Plan, one function per rule: keep, move, absent, broken, order."""
+"""Make a plan from a resolution and a snapshot.  One function per rule: keep, move, absent, broken, order."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["Repair", "make_plan", "state_after"]
 
 
 class Repair(Protocol):
-    """Finds a version of one broken distribution that fits a state, moving nothing else."""
+    """Finds a version of one broken distribution that fits a state.  Nothing else moves."""
 
     def look_ahead(self, names: Iterable[NormalizedName]) -> None:
-        """Hint that these will be asked for."""
+        """Prefetch what repairing *names* is likely to need."""
 
     def __call__(self, name: NormalizedName, after: Mapping[NormalizedName, Installed]) -> Resolution | None:
         """Return the resolution with *name* repaired; None where nothing fits."""
@@ -37,7 +37,7 @@ class Repair(Protocol):
 
 @dataclass
 class _PlanDraft:
-    """A plan on its way: pins by name (of the stack, then of repairs), and what goes."""
+    """A plan in the making: pins by name (the stack's, then those of repairs), and the removals."""
 
     snapshot: Snapshot
     pins: dict[NormalizedName, Pin]
@@ -65,13 +65,14 @@ def make_plan(
 ) -> Plan:
     """Return the ordered steps from *snapshot* to *resolution*, each with its reason.
 
-    *broken* overrides what is done about every directly broken distribution;
-    by default it is repaired where *repair* finds a version, else removed, and
-    what is broken only by a removal is left and listed.
+    By default a directly broken distribution is repaired if *repair* finds a
+    version, and removed otherwise; one that only a removal breaks is left and
+    listed.  *broken* overrides the remedy of every directly broken distribution.
+    Raises Refused when a rule forbids the change.
     """
     entries = {entry.name: entry for entry in resolution.request.asked}
     draft = _PlanDraft(snapshot=snapshot, pins=dict(resolution.pins), entries=entries)
-    _take_away_absent(draft, matrix)
+    _remove_absent(draft, matrix)
     _judge_broken(draft, repair, broken)
     steps = [*_removals(draft), *_installations(draft, resolution)]
     changed = {step.name for step in steps}
@@ -95,7 +96,7 @@ def make_plan(
 
 
 def _unknown(snapshot: Snapshot, steps: Iterable[Step]) -> tuple[NormalizedName, ...]:
-    """Return what may break unseen: those of unrecorded requirements, where something is replaced."""
+    """Return the distributions without recorded requirements, which a replacement may break unnoticed."""
     if not any(step.action is Action.REPLACE for step in steps):
         return ()
     return tuple(sorted(name for name, there in snapshot.installed.items() if not there.is_known))
@@ -114,8 +115,8 @@ def state_after(
     return after
 
 
-def _take_away_absent(draft: _PlanDraft, matrix: Matrix) -> None:
-    """Remove what the matrix wants absent (``[absent]``) and the solve has not moved."""
+def _remove_absent(draft: _PlanDraft, matrix: Matrix) -> None:
+    """Remove the installed distributions that ``[absent]`` excludes, unless the resolution moves them."""
     needed = _needed_by_protected(draft.snapshot)
     for absent in matrix.absent:
         there = draft.snapshot.installed.get(absent.name)
@@ -133,35 +134,35 @@ def _take_away_absent(draft: _PlanDraft, matrix: Matrix) -> None:
 
 
 def _judge_broken(draft: _PlanDraft, repair: Repair | None, override: Remedy | None) -> None:
-    """Decide about everything that is newly broken, until nothing more breaks directly."""
+    """Choose a remedy for each newly broken distribution, until no more break directly."""
     dependents = Dependents(draft.snapshot.installed, draft.snapshot.environment)
     needed = _needed_by_protected(draft.snapshot)
-    settled: dict[NormalizedName, Breakage] = {}
+    decided: dict[NormalizedName, Breakage] = {}
     while True:
         found = find_broken(draft.snapshot, draft.change(), dependents)
-        direct = [item for item in found.values() if item.direct and item.name not in settled]
+        direct = [item for item in found.values() if item.direct and item.name not in decided]
         if not direct:
             break
         if repair is not None and override in {None, Remedy.REPAIR}:
             repair.look_ahead([item.name for item in direct])
         for item in direct:
-            settled[item.name] = _settle(draft, item, repair, override, needed)
+            decided[item.name] = _remedy_for(draft, item, repair, override, needed)
     left = [
         _breakage(item, Remedy.LEAVE, _chain(item, found, draft))
         for item in found.values()
-        if item.name not in settled
+        if item.name not in decided
     ]
-    draft.breakages = [*settled.values(), *left]
+    draft.breakages = [*decided.values(), *left]
 
 
-def _settle(
+def _remedy_for(
     draft: _PlanDraft,
     item: Broken,
     repair: Repair | None,
     override: Remedy | None,
     needed: frozenset[NormalizedName],
 ) -> Breakage:
-    """Repair, remove or leave one directly broken distribution, and say which."""
+    """Repair, remove or leave one directly broken distribution; return the remedy with its reasons."""
     because = (_moved(draft, item.cause), f"{item.name} {item.version} needs {item.requirement}")
     if override is Remedy.LEAVE or (override is Remedy.REMOVE and item.name in needed):
         return _breakage(item, Remedy.LEAVE, because)
@@ -199,7 +200,7 @@ def _moved(draft: _PlanDraft, name: NormalizedName) -> str:
 
 
 def _chain(item: Broken, found: Mapping[NormalizedName, Broken], draft: _PlanDraft) -> tuple[str, ...]:
-    """Return the links from what is removed down to *item*, one sentence each."""
+    """Return the chain from the removed distribution down to *item*, one sentence per link."""
     links = [f"{item.name} needs {item.requirement}"]
     cause = item.cause
     while cause in found and cause not in draft.removed:
@@ -209,7 +210,7 @@ def _chain(item: Broken, found: Mapping[NormalizedName, Broken], draft: _PlanDra
 
 
 def _needed_by_protected(snapshot: Snapshot) -> frozenset[NormalizedName]:
-    """Return what protected distributions require directly: never removed."""
+    """Return the direct requirements of protected distributions, which are never removed."""
     lines = (
         line
         for name in snapshot.protected & snapshot.installed.keys()
@@ -224,7 +225,7 @@ def _needed_by_protected(snapshot: Snapshot) -> frozenset[NormalizedName]:
 
 
 def _removals(draft: _PlanDraft) -> list[Step]:
-    """Return the removals, what needs others before what it needs."""
+    """Return the removals: dependents before their dependencies."""
     names = _in_order(draft.removed, lambda name: _required_names(draft.snapshot.installed[name].requires))
     return [
         Step(
@@ -238,7 +239,7 @@ def _removals(draft: _PlanDraft) -> list[Step]:
 
 
 def _installations(draft: _PlanDraft, resolution: Resolution) -> list[Step]:
-    """Return replacements and installations, what is needed before what needs it."""
+    """Return the replacements and installations: dependencies before their dependents."""
     names = [name for name, pin in draft.pins.items() if not pin.is_installed]
     ordered = _in_order(names, lambda name: _required_names(draft.pins[name].requires))
     steps = []
@@ -265,7 +266,7 @@ def _installations(draft: _PlanDraft, resolution: Resolution) -> list[Step]:
 
 
 def _reason(draft: _PlanDraft, pin: Pin, resolution: Resolution) -> str:
-    """Say why this version goes in: the matrix's own words, who needs it, or what it repairs."""
+    """Return the reason for this version: the matrix entry, the dependent, or the repair."""
     if pin.name in draft.repaired:
         return f"{draft.repaired[pin.name]}; {pin.version} fits"
     roots = [parent for parent in pin.parents if parent.name is None]
@@ -304,7 +305,7 @@ def _artifact(pin: Pin, entry: PackageEntry | None) -> Artifact | None:
     file = pin.candidate.file
     if file is None:
         return None
-    made = pin.candidate.origin is not CandidateOrigin.LOCK  # a lock names the wheel that was made already
+    made = pin.candidate.origin is not CandidateOrigin.LOCK  # a lock names the rebuilt wheel itself
     rebuilt = entry.path if entry is not None and entry.is_rebuilt and made else None
     return Artifact(
         name=pin.name,
@@ -328,7 +329,7 @@ def _required_names(lines: Iterable[str]) -> set[NormalizedName]:
 def _in_order(
     names: Iterable[NormalizedName], needs: Callable[[NormalizedName], set[NormalizedName]]
 ) -> list[NormalizedName]:
-    """Return *names* with what is needed before what needs it; cycles fall back to the alphabet."""
+    """Return *names* in topological order, dependencies first; cycles fall back to alphabetical order."""
     waiting = {name: needs(name) for name in sorted(names)}
     users: defaultdict[NormalizedName, list[NormalizedName]] = defaultdict(list)
     for name, required in waiting.items():
@@ -338,7 +339,7 @@ def _in_order(
     ordered: list[NormalizedName] = []
     ready = sorted(name for name, required in waiting.items() if not required)
     while waiting:
-        if not ready:  # a cycle: take the one that waits for the fewest
+        if not ready:  # a cycle: take the one with the fewest open dependencies
             ready = [min(waiting, key=lambda name: (len(waiting[name]), name))]
         name = ready.pop(0)
         del waiting[name]

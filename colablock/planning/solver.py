@@ -1,4 +1,4 @@
-"""One request solved: for the kernel as it stands, or from nothing for the Pythons at hand."""
+"""Solve one request: over the kernel's environment, or from nothing for the available Pythons."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from colablock.network.fetcher import Fetcher
 from colablock.planning.hints import alternatives
 from colablock.planning.plan import Plan, Remedy, Step, Target
 from colablock.planning.planner import make_plan
-from colablock.planning.target import PythonCandidate, best_offer, build_note, has_preferred_builds
+from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
 from colablock.resolver.model import PYTHON, Request, Unsolvable
@@ -43,18 +43,17 @@ if TYPE_CHECKING:
 
 __all__ = ["PlannedChange", "Solver"]
 
-# Where no interpreter takes a stack, one of these is fetched: the newest that does.
-_OLDEST = Version("3.9")  # of the Pythons at hand: what older ones take is no training stack of today
-_ENOUGH = 2
+_OLDEST = Version("3.9")  # no current training stack supports an older Python
+_ENOUGH = 2  # Pythons that fail with a conflict that is not about Python
+# If no available interpreter fits a stack, the newest of these that does is fetched.
 FETCHABLE = ("3.13", "3.12", "3.11", "3.10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedChange:
-    """A plan, with all that is needed to carry it out.
+    """A plan with everything needed to apply it.
 
-    *snapshot* is the target's state; nothing is installed in an environment
-    that is to be made.
+    *snapshot* is the state of the target, empty for an environment that is yet to be created.
     """
 
     plan: Plan
@@ -68,14 +67,14 @@ class PlannedChange:
         return {name: str(pin.version) for name, pin in self.resolution.pins.items()}
 
     def unmet_before(self) -> frozenset[tuple[NormalizedName, str]]:
-        """Return the requirements of kept distributions that nobody met before either."""
+        """Return the requirements of kept distributions that were already unmet."""
         kept = [name for name, pin in self.resolution.pins.items() if pin.is_installed]
         return unmet(kept, self.snapshot) - self.resolution.request.must_hold
 
     def why(self, package: str) -> list[str]:
-        """Return why *package* is at its version, or goes, or stays, one sentence each.
+        """Return the reasons why *package* has its version, is removed, or stays; one sentence each.
 
-        Raises InvalidInput for what is no name, NotFound for what is neither
+        Raises InvalidInput if *package* is no valid name, NotFound if it is neither
         installed nor part of the stack.
         """
         try:
@@ -108,7 +107,7 @@ def _told(step: Step) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solver:
-    """A matrix with its variant chosen, the user's additions, and where candidates come from."""
+    """A matrix with its variant chosen, the user's additional requirements, and the sources of candidates."""
 
     matrix: Matrix
     kernel: Snapshot
@@ -117,16 +116,16 @@ class Solver:
     reporter: Reporter
     with_: tuple[str, ...] = ()
     broken: Remedy | None = None
-    lock: Path | None = None  # asked for by name
-    lock_store: LockStore | None = None  # of the locks that stand beside the matrix
-    preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # of an earlier lock
-    python: str | None = None  # asked for by name
-    must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # of the kernel: see Request
+    lock: Path | None = None  # named by the user
+    lock_store: LockStore | None = None  # the lock files beside the matrix
+    preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # the pins of an earlier lock
+    python: str | None = None  # named by the user
+    must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
 
     # -- in the kernel
 
     def in_kernel(self, why: str) -> PlannedChange:
-        """Return the plan for the kernel.  Raises NoSolution with what else would do."""
+        """Return the plan for the kernel.  Raises NoSolution, with alternatives as its hint."""
         kernel = self.kernel
         self.reporter.stage(
             f"Resolving {self.matrix.name} for Python {kernel.environment.python_version} as it stands"
@@ -145,7 +144,7 @@ class Solver:
         except NoSolution as error:
             if locked is None or self.lock is not None:
                 raise
-            self._set_aside(locked, error)
+            self._note_unused(locked, error)
             return replace(self, lock_store=None).in_kernel(why)
         plan = make_plan(
             matrix=self.matrix,
@@ -165,9 +164,9 @@ class Solver:
     # -- from nothing
 
     def from_nothing(self, environment: Environment, python: str) -> tuple[Resolution, WheelPreparer]:
-        """Return the newest solution for *environment*; *python* builds where something is built.
+        """Return the newest solution for *environment*; *python* is the interpreter that builds sdists.
 
-        Where a complete lock stands beside the matrix, its pins are the solution.
+        If a complete lock beside the matrix fits, its pins are the solution.
         """
         self.reporter.stage(f"Resolving {self.matrix.name} for Python {environment.python_version}")
         locked = self._locked(environment)
@@ -177,73 +176,75 @@ class Solver:
         except NoSolution as error:
             if locked is None or self.lock is not None:
                 raise
-            self._set_aside(locked, error)
+            self._note_unused(locked, error)
             return replace(self, lock_store=None).from_nothing(environment, python)
 
     def in_env(self, why: str) -> PlannedChange:
-        """Return the plan for an isolated environment with the Python at hand that takes the stack best.
+        """Return the plan for an isolated environment with the available Python that fits best.
 
-        Raises NoSolution with the reason of each Python when none does.
+        Raises NoSolution with the reason for each Python if none fits.
         """
         tried = _Tried()
         for environment, python in self._pythons():
             self._try(environment, python, tried)
-            if tried.offers and has_preferred_builds(tried.offers[-1].resolution, self.matrix.packages):
+            if tried.candidates and has_preferred_builds(
+                tried.candidates[-1].resolution, self.matrix.packages
+            ):
                 break
             if not tried.worthwhile:
                 break
-        if not tried.offers and tried.worthwhile and self.kernel.python and self.python is None:
+        if not tried.candidates and tried.worthwhile and self.kernel.python and self.python is None:
             for environment in self._fetchable(tried.minors):
                 self._try(environment, "", tried)
-                if tried.offers:
+                if tried.candidates:
                     break
-        if not tried.offers:
+        if not tried.candidates:
             raise _no_python(self.matrix, tried.refusals)
-        best, reason = best_offer(tried.offers)
-        return self._env_plan(best, tried.workshops[best.version], f"{why}; {reason}")
+        best, reason = best_python(tried.candidates)
+        return self._env_plan(best, tried.preparers[best.version], f"{why}; {reason}")
 
     def in_env_of(self, environment: Environment, why: str) -> PlannedChange:
-        """Return the plan for an isolated environment of this very Python, which need not be at hand."""
+        """Return the plan for an isolated environment of exactly this Python, installed or not."""
         resolution, preparer = self.from_nothing(environment, "")
         return self._env_plan(
             PythonCandidate(python="", environment=environment, resolution=resolution), preparer, why
         )
 
-    def _env_plan(self, offer: PythonCandidate, preparer: WheelPreparer, why: str) -> PlannedChange:
-        empty = _empty(offer, self.kernel)
+    def _env_plan(self, candidate: PythonCandidate, preparer: WheelPreparer, why: str) -> PlannedChange:
+        empty = _empty(candidate, self.kernel)
         plan = make_plan(
             matrix=self.matrix,
-            resolution=offer.resolution,
+            resolution=candidate.resolution,
             snapshot=empty,
             target=Target.ENV,
             why_target=why,
-            notes=self._notes(offer.resolution, preparer.source),
+            notes=self._notes(candidate.resolution, preparer.source),
         )
         return PlannedChange(
-            plan=plan, matrix=self.matrix, resolution=offer.resolution, snapshot=empty, preparer=preparer
+            plan=plan, matrix=self.matrix, resolution=candidate.resolution, snapshot=empty, preparer=preparer
         )
 
     def _try(self, environment: Environment, python: str, tried: _Tried) -> None:
-        """Solve for one Python, and keep the offer or the reason why there is none."""
+        """Solve for one Python; keep the resolution, or the reason why there is none."""
         version = environment.python_version
         tried.minors.add(environment.short)
         try:
-            resolution, tried.workshops[version] = self.from_nothing(environment, python)
+            resolution, tried.preparers[version] = self.from_nothing(environment, python)
         except NoSolution as error:
             tried.refusals[str(version)] = error
-            # A conflict among plain ranges hardly ends with another Python; a second one tells.
+            # Another Python rarely solves a conflict among version ranges: one more is tried, then no other.
             tried.worthwhile = error.is_about_python or len(tried.refusals) < _ENOUGH
             return
         running = environment.short == self.kernel.environment.short
-        offer = PythonCandidate(
+        candidate = PythonCandidate(
             python=python, environment=environment, resolution=resolution, running=running
         )
-        tried.offers.append(offer)
+        tried.candidates.append(candidate)
 
     def _pythons(self) -> Iterator[tuple[Environment, str]]:
-        """Yield each Python that may carry the environment, one per minor version, with its executable.
+        """Yield each Python that an environment can use, one per minor version, with its executable.
 
-        The executable is "" for a recorded runtime's.
+        The executable of a recorded runtime is "".
         """
         if self.kernel.python == "":
             yield from self._recorded_pythons()
@@ -268,13 +269,16 @@ class Solver:
             yield state.environment, found.path
 
     def _interpreters(self) -> list[Interpreter]:
-        """Return what is at hand, the kernel's minor version first; a stack that compiles needs Python.h."""
+        """Return the available interpreters, the kernel's minor version first.
+
+        On CUDA the stack compiles kernels (Triton), so an interpreter without ``Python.h`` does not qualify.
+        """
         compiles = self.kernel.accelerator.kind == "cuda"
         found = [one for one in find_interpreters(self.environ) if one.has_headers or not compiles]
         return sorted(found, key=lambda one: not one.version.startswith(f"{self.kernel.environment.short}."))
 
     def _fetchable(self, seen: Collection[str]) -> Iterator[Environment]:
-        """Yield the environments of Pythons that uv can fetch, newest first, apart from those *seen*."""
+        """Yield the environments of the Pythons that uv can fetch, newest first, without those *seen*."""
         for short in FETCHABLE:
             if short not in seen and self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
                 yield environment_for(short, self.kernel.environment.platform)
@@ -313,10 +317,10 @@ class Solver:
             return resolve(request, source, self.reporter)
         except Unsolvable as error:
             found = misfits(request, source)
-            hint = self._ways_out(request) if found or PYTHON in error.conflict.names else None
+            hint = self._alternatives(request) if found or PYTHON in error.conflict.names else None
             raise explain(error.conflict, asker=self.matrix.name, misfits=found, hint=hint) from error
 
-    def _ways_out(self, request: Request) -> str | None:
+    def _alternatives(self, request: Request) -> str | None:
         others = [
             one.name for one in list_matrices(environ=self.environ) if not (one.fault or one.shadowed_by)
         ]
@@ -336,7 +340,7 @@ class Solver:
         settled: Container[NormalizedName] = (),
         locked: LockSource | None = None,
     ) -> WheelPreparer:
-        """Return the source of candidates for *environment*, with what makes wheels of their files."""
+        """Return the source of candidates for *environment*, with the means to prepare their wheels."""
         fetcher = Fetcher.for_settings(self.settings, self.environ)
         builder = Builder(
             python=python or partial(self._builder_for, environment),
@@ -377,10 +381,10 @@ class Solver:
         )
 
     def _builder_for(self, environment: Environment) -> str:
-        """Return an interpreter that tells what an sdist needs where the target's own is not here.
+        """Return an interpreter that builds sdists for *environment* if the target's own is not here.
 
-        The requirements of an sdist seldom depend on who builds it; its own
-        minor version is asked first.
+        The metadata of an sdist rarely depends on the Python that builds it.  An
+        interpreter of the same minor version is preferred.
         """
         if not self.matrix.options.allow_build:
             return ""
@@ -389,10 +393,10 @@ class Solver:
         return next(same, here[0]).path if here else sys.executable
 
     def _locked(self, environment: Environment, kernel: Snapshot | None = None) -> LockSource | None:
-        """Return the lock to go by as a source: the one asked for, else the one beside the matrix that fits.
+        """Return the lock to use as the source: the one the user names, else one beside the matrix that fits.
 
-        Raises NoSolution where the one asked for is for another Python, or assumes
-        to be installed what *kernel* has not.
+        Raises NoSolution if the lock that the user names is for another Python, or
+        assumes distributions that *kernel* does not have.
         """
         if self.lock is not None:
             _check_assumed(read_head(self.lock), kernel)
@@ -402,8 +406,8 @@ class Solver:
         head = self.lock_store.for_kernel(kernel) if kernel else self.lock_store.for_environment(environment)
         try:
             return self._lock_source(head.path, environment) if head is not None else None
-        except NoSolution as error:  # it is for another platform
-            self.reporter.note(f"a lock is left aside: {error.message.splitlines()[0]}")
+        except NoSolution as error:  # the lock is for another platform
+            self.reporter.note(f"not using a lock: {error.message.splitlines()[0]}")
             return None
 
     def _lock_source(self, path: Path, environment: Environment) -> LockSource:
@@ -415,8 +419,8 @@ class Solver:
             name=f"the lock `{path.name}`",
         )
 
-    def _set_aside(self, locked: LockSource, error: NoSolution) -> None:
-        self.reporter.note(f"{locked.name} is left aside: {error.message.splitlines()[0]}")
+    def _note_unused(self, locked: LockSource, error: NoSolution) -> None:
+        self.reporter.note(f"not using {locked.name}: {error.message.splitlines()[0]}")
 
     def _notes(self, resolution: Resolution, source: CandidateSource | None) -> tuple[str, ...]:
         builds = filter(None, (build_note(resolution, entry) for entry in self.matrix.packages))
@@ -427,17 +431,17 @@ class Solver:
 
 @dataclass(slots=True)
 class _Tried:
-    """What the Pythons that were asked so far have to offer."""
+    """The resolutions and refusals of the Pythons tried so far."""
 
-    offers: list[PythonCandidate] = field(default_factory=list)
-    workshops: dict[Version, WheelPreparer] = field(default_factory=dict)
+    candidates: list[PythonCandidate] = field(default_factory=list)
+    preparers: dict[Version, WheelPreparer] = field(default_factory=dict)
     refusals: dict[str, NoSolution] = field(default_factory=dict)
     minors: set[str] = field(default_factory=set)
-    worthwhile: bool = True  # to ask another Python: nothing refused so far but for the Python's sake
+    worthwhile: bool = True  # to try another Python: so far only the Python was at fault
 
 
 def _check_assumed(head: LockHead | None, kernel: Snapshot | None) -> None:
-    """Raise NoSolution where a runtime delta is for another state than that of *kernel*."""
+    """Raise NoSolution if a delta lock is for another state than that of *kernel*."""
     if head is None or head.kind != DELTA:
         return
     what = f"the lock `{head.path.name}` is a delta over {head.runtime}"
@@ -458,11 +462,11 @@ def _managed(kernel: Snapshot) -> Iterator[str]:
         )
 
 
-def _empty(offer: PythonCandidate, kernel: Snapshot) -> Snapshot:
-    """Return the state of an environment that is to be made with the Python of *offer*."""
+def _empty(candidate: PythonCandidate, kernel: Snapshot) -> Snapshot:
+    """Return the snapshot of an environment that is yet to be created with the Python of *candidate*."""
     return Snapshot(
-        environment=offer.environment,
-        python=offer.python,
+        environment=candidate.environment,
+        python=candidate.python,
         prefix="",
         site="",
         installed={},
@@ -471,15 +475,15 @@ def _empty(offer: PythonCandidate, kernel: Snapshot) -> Snapshot:
 
 
 def _no_python(matrix: Matrix, refusals: Mapping[str, NoSolution]) -> Unmet:
-    """Return why no Python takes the stack: the reason of each, in full when they are the same."""
+    """Return why no Python fits the stack: the reason for each, or one reason if all are the same."""
     if not refusals:
         allowed = matrix.requires_python or "any"
-        return Refused(f"no Python that {matrix.name} takes ({allowed}) is at hand or can be fetched")
+        return Refused(f"no Python that {matrix.name} admits ({allowed}) is installed or can be fetched")
     texts = {str(error) for error in refusals.values()}
     first = next(iter(refusals.values()))
     if len(texts) == 1:
         return first
-    lines = [f"no Python at hand takes {matrix.name}"]
+    lines = [f"no available Python fits {matrix.name}"]
     for version, error in refusals.items():
         lines.append(f"with Python {version}: {error}")
     return NoSolution("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Where a plan goes, and why: the kernel when that is harmless, else an isolated environment."""
+"""Choose the target: the kernel if a change there is harmless, else an isolated environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PythonCandidate",
-    "best_offer",
+    "best_python",
     "build_note",
     "fetch_size",
     "has_preferred_builds",
@@ -33,18 +33,18 @@ _NEAR = 1.1  # downloads within a tenth of each other count as the same
 
 
 def is_kernel(snapshot: Snapshot, *, named: bool) -> bool:
-    """Whether *snapshot* may be chosen as the kernel target: a notebook's, or one the user names.
+    """Whether *snapshot* may be the kernel target: it is a notebook's, or the user names it.
 
-    A tool's own environment (a plain terminal, ``uvx``) is never changed unasked.
+    The environment of a tool (a plain terminal, ``uvx``) is changed on request only.
     """
     return named or snapshot.host is not Host.PLAIN
 
 
 def why_not_kernel(plan: Plan) -> str | None:
-    """Return what harm *plan* would do to a kernel; None when it is harmless.
+    """Return the harm that *plan* does to a kernel; None if it is harmless.
 
-    Harmless: nothing that is loaded changes, and nothing is newly broken.  A
-    distribution that nobody requires may go.
+    A plan is harmless if no loaded module changes and nothing is newly broken.
+    It may remove a distribution that no other requires.
     """
     if plan.restart:
         return f"{_some(sorted(plan.restart))} would change while loaded, which takes a restart"
@@ -64,9 +64,9 @@ def _some(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PythonCandidate:
-    """One Python that takes the stack: its solve and what it has to fetch (bytes)."""
+    """A Python that the stack fits, with its resolution."""
 
-    python: str  # the executable; "" for one that would be fetched first
+    python: str  # the executable; "" if it has to be fetched first
     environment: Environment
     resolution: Resolution
     running: bool = False
@@ -83,20 +83,20 @@ class PythonCandidate:
 
 
 def fetch_size(resolution: Resolution) -> int:
-    """Return the bytes that the chosen files have, as far as their indexes give sizes."""
+    """Return the size of the chosen files in bytes, without those whose index gives no size."""
     files = (pin.candidate.file for pin in resolution.pins.values())
     return sum(file.size or 0 for file in files if file is not None)
 
 
-def best_offer(offers: Sequence[PythonCandidate]) -> tuple[PythonCandidate, str]:
-    """Return the offer to take and why: the smallest download, then this Python, then the newest.
+def best_python(candidates: Sequence[PythonCandidate]) -> tuple[PythonCandidate, str]:
+    """Return the best Python and why: the smallest download, then the running one, then the newest.
 
-    A build for the CPU may exist for one Python only, and be a tenth of the others.
+    A CPU build may exist for one Python only, and be a tenth of the size of the others.
     """
-    least = min(offer.size for offer in offers)
-    near = [offer for offer in offers if offer.size <= least * _NEAR]
-    best = max(near, key=lambda offer: (bool(offer.python), offer.running, offer.version))
-    dearer = [offer for offer in offers if offer not in near]
+    least = min(candidate.size for candidate in candidates)
+    near = [candidate for candidate in candidates if candidate.size <= least * _NEAR]
+    best = max(near, key=lambda candidate: (bool(candidate.python), candidate.running, candidate.version))
+    dearer = [candidate for candidate in candidates if candidate not in near]
     if dearer:
         others = ", ".join(f"{o.version.major}.{o.version.minor} {size_text(o.size)}" for o in dearer)
         return best, f"Python {best.version} takes it with {size_text(best.size)} to fetch (others: {others})"
@@ -109,12 +109,12 @@ def best_offer(offers: Sequence[PythonCandidate]) -> tuple[PythonCandidate, str]
 
 
 def has_preferred_builds(resolution: Resolution, entries: Iterable[PackageEntry]) -> bool:
-    """Whether every package with a preferred local label got such a build: no other Python does better."""
+    """Whether every package got a build with its preferred local label, so no other Python does better."""
     return all(_is_preferred(resolution, entry) for entry in entries)
 
 
 def build_note(resolution: Resolution, entry: PackageEntry) -> str | None:
-    """Return which build of a package with a preferred local label was found, and where; None for others."""
+    """Return which build of a package with a preferred local label was found, and where; else None."""
     pin = resolution.pins.get(entry.name)
     if entry.prefer_local is None or pin is None or pin.candidate.file is None:
         return None

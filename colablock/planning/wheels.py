@@ -1,4 +1,4 @@
-"""The files of a plan at hand: fetched, built where the matrix allows, rebuilt where it replaces."""
+"""Prepare the wheels of a plan: fetch them, build sdists if the matrix allows it, rebuild replaced ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["WheelPreparer"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelPreparer:
-    """What candidates a solve asked, and how their files become wheels on disk."""
+    """The source of the candidates of a resolution, and the means to turn their files into wheels on disk."""
 
     source: CandidateSource
     fetcher: Fetcher
@@ -53,7 +53,7 @@ class WheelPreparer:
         }
 
     def wheel_of(self, pin: Pin) -> Path:
-        """Return the wheel that *pin* is installed from: ours, built or as it is.  Raises BadDistribution."""
+        """Return the wheel that installs *pin*: rebuilt, built, or as published.  Raises BadDistribution."""
         file, entry = pin.candidate.file, self.entries.get(pin.name)
         if file is None:
             raise BadDistribution(f"{pin.candidate} is installed, and no wheel of it is at hand")
@@ -63,22 +63,22 @@ class WheelPreparer:
         return path if file.is_wheel else self.builder(path)
 
     def is_at_hand(self, resolution: Resolution) -> bool:
-        """Whether `wheels_beside` would fetch and build nothing for *resolution*."""
+        """Whether `wheels_beside` needs neither the network nor a build for *resolution*."""
         for name, pin in resolution.pins.items():
             entry, file = self.entries.get(name), pin.candidate.file
             if entry is None or not entry.is_rebuilt or file is None:
                 continue
-            if self._kept(entry) is not None:
+            if self._cached(entry) is not None:
                 continue
-            is_kept = self.fetcher.cache.file(file.hashes.get("sha256", "")) is not None
-            if not (is_kept and (file.is_wheel or entry.source_root)):
+            is_cached = self.fetcher.cache.file(file.hashes.get("sha256", "")) is not None
+            if not (is_cached and (file.is_wheel or entry.source_root)):
                 return False
         return True
 
     def wheels_beside(self, resolution: Resolution, lock: Path | None) -> dict[NormalizedName, Wheel]:
-        """Return the rebuilt wheels of *resolution*, laid in a folder beside the file *lock*.
+        """Return the rebuilt wheels of *resolution*, copied to a folder beside the file *lock*.
 
-        Without a *lock* they are made and named, and laid nowhere.  Raises BadDistribution.
+        Without *lock* they are made and named, but not copied.  Raises BadDistribution.
         """
         wheels = {}
         for name, pin in resolution.pins.items():
@@ -104,39 +104,39 @@ class WheelPreparer:
         return self.builder(path) if artifact.build else path
 
     def _rebuilt(self, entry: PackageEntry, candidate: Candidate, file: File) -> Path:
-        if candidate.origin is CandidateOrigin.LOCK:  # it names the wheel that was made already
+        if candidate.origin is CandidateOrigin.LOCK:  # a lock names the rebuilt wheel itself
             return self.fetcher.fetch_named(file)
-        return self._kept(entry) or self._rebuild(
+        return self._cached(entry) or self._rebuild(
             entry, self.fetcher.fetch_named(file), file.hashes.get("sha256")
         )
 
     def _rebuild(self, entry: PackageEntry, path: Path, sha256: str | None) -> Path:
-        # Modules that are not named by a source root come from a build, where the matrix allows one.
+        # Without a source root the modules come from a build, if the matrix allows one.
         build = self.builder if {entry.name, ":all:"} & self.allow_build else None
         wheel, _ = rebuild(entry, path, cache=self.fetcher.cache, sha256=sha256, build=build)
         promised = self._promised(entry)
         if promised is not None and file_digest(wheel) != promised.hashes.get("sha256"):
             message = f"`{wheel.name}`, made from `{path.name}`, is not the wheel that the lock names"
-            hint = "What the archive holds has changed: make the lock anew, and look at what is new in it"
+            hint = "The contents of the archive have changed: review them, then make the lock again"
             raise BadDistribution(message, hint=hint)
         return wheel
 
     def _promised(self, entry: PackageEntry) -> PackageWheel | None:
-        """Return our own wheel of *entry* as a lock lists it, None where no lock does."""
+        """Return the rebuilt wheel of *entry* that the lock lists; None without a lock."""
         return self.source.wheel(entry.name) if isinstance(self.source, LockSource) else None
 
-    def _kept(self, entry: PackageEntry) -> Path | None:
-        """Return the wheel that a lock lists from an earlier time, where it is kept whole."""
+    def _cached(self, entry: PackageEntry) -> Path | None:
+        """Return the cached copy of the rebuilt wheel that the lock lists, if its hash is right."""
         promised = self._promised(entry)
         if promised is None:
             return None
-        kept = self.fetcher.cache.path("rebuilt", promised.filename) / promised.filename
-        is_whole = kept.is_file() and file_digest(kept) == promised.hashes.get("sha256")
-        return kept if is_whole else None
+        cached = self.fetcher.cache.path("rebuilt", promised.filename) / promised.filename
+        is_whole = cached.is_file() and file_digest(cached) == promised.hashes.get("sha256")
+        return cached if is_whole else None
 
 
 def _place(wheel: Path, destination: Path) -> None:
-    """Copy *wheel* to *destination* in one step, over what an earlier lock left there."""
+    """Copy *wheel* to *destination* atomically, over the copy of an earlier lock."""
     new = destination.with_name(f".{destination.name}.{os.getpid()}")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from colablock.matrix.model import PackageEntry
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.planning.target import (
     PythonCandidate,
-    best_offer,
+    best_python,
     build_note,
     fetch_size,
     has_preferred_builds,
@@ -57,7 +57,7 @@ def there(name: str, version: str) -> Pin:
     return Pin(name=found.name, candidate=candidate)
 
 
-def offer(python: str, size: int, *, running: bool = False, fetched: bool = False) -> PythonCandidate:
+def candidate(python: str, size: int, *, running: bool = False, fetched: bool = False) -> PythonCandidate:
     return PythonCandidate(
         python="" if fetched else f"/usr/bin/python{python}",
         environment=environment_for(python, "manylinux_2_35_x86_64"),
@@ -67,56 +67,65 @@ def offer(python: str, size: int, *, running: bool = False, fetched: bool = Fals
 
 
 @pytest.mark.parametrize(
-    ("offers", "expected", "why"),
+    ("candidates", "expected", "why"),
     [
         (
-            [offer("3.12.1", 900 * MB, running=True)],
+            [candidate("3.12.1", 900 * MB, running=True)],
             "3.12.1",
             "Python 3.12.1 is the one that runs here",
         ),
         (
-            [offer("3.12.1", 900 * MB), offer("3.11.7", 900 * MB, running=True)],
+            [candidate("3.12.1", 900 * MB), candidate("3.11.7", 900 * MB, running=True)],
             "3.11.7",
             "Python 3.11.7 is the one that runs here",
         ),
         (
-            [offer("3.10.2", 900 * MB), offer("3.12.1", 950 * MB), offer("3.11.7", 900 * MB)],
+            [candidate("3.10.2", 900 * MB), candidate("3.12.1", 950 * MB), candidate("3.11.7", 900 * MB)],
             "3.12.1",
             "Python 3.12.1 is the newest at hand that takes it",
         ),
         (
-            [offer("3.12.1", 5200 * MB, running=True), offer("3.11.7", 300 * MB), offer("3.10.2", 4100 * MB)],
+            [
+                candidate("3.12.1", 5200 * MB, running=True),
+                candidate("3.11.7", 300 * MB),
+                candidate("3.10.2", 4100 * MB),
+            ],
             "3.11.7",
             "Python 3.11.7 takes it with 300 MB to fetch (others: 3.12 5.2 GB, 3.10 4.1 GB)",
         ),
         (
-            [offer("3.13.0", 900 * MB, fetched=True), offer("3.11.7", 900 * MB)],
+            [candidate("3.13.0", 900 * MB, fetched=True), candidate("3.11.7", 900 * MB)],
             "3.11.7",
             "Python 3.11.7 is the newest at hand that takes it",
         ),
         (
-            [offer("3.12.1", 0), offer("3.11.7", 0)],
+            [candidate("3.12.1", 0), candidate("3.11.7", 0)],
             "3.12.1",
             "Python 3.12.1 is the newest at hand that takes it",
         ),
     ],
     ids=["only", "running", "newest", "smallest", "at hand", "sizes unknown"],
 )
-def test_the_best_python_and_why(offers: Sequence[PythonCandidate], expected: str, why: str) -> None:
-    best, reason = best_offer(offers)
+def test_the_best_python_and_why(candidates: Sequence[PythonCandidate], expected: str, why: str) -> None:
+    best, reason = best_python(candidates)
     assert str(best.version) == expected
     assert reason == why
 
 
 def test_a_python_that_is_fetched_is_not_at_hand() -> None:
     assert (
-        best_offer([offer("3.12.0", MB, fetched=True)])[1] == "Python 3.12.0 takes it, and is fetched first"
+        best_python([candidate("3.12.0", MB, fetched=True)])[1]
+        == "Python 3.12.0 takes it, and is fetched first"
     )
 
 
-def test_the_order_of_the_offers_does_not_matter() -> None:
-    offers = [offer("3.12.1", 900 * MB), offer("3.11.7", 300 * MB), offer("3.10.2", 310 * MB, running=True)]
-    assert best_offer(offers)[0] == best_offer(offers[::-1])[0] == offers[2]
+def test_the_order_of_the_candidates_does_not_matter() -> None:
+    candidates = [
+        candidate("3.12.1", 900 * MB),
+        candidate("3.11.7", 300 * MB),
+        candidate("3.10.2", 310 * MB, running=True),
+    ]
+    assert best_python(candidates)[0] == best_python(candidates[::-1])[0] == candidates[2]
 
 
 def test_what_is_to_be_fetched() -> None:
