@@ -2,3 +2,27 @@
 
 In: a proven environment and a `TrainConfig`.  Out: a run folder, a trained adapter, a receipt.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from colablock._common import lazy_surface
+
+if TYPE_CHECKING:
+    from colablock.training.receipts import Receipt
+    from colablock.training.runs.config import TrainConfig
+    from colablock.training.runs.folder import RunFolder, RunRecord
+    from colablock.training.runs.summary import RunSummary
+else:
+    __getattr__, __dir__ = lazy_surface(
+        __name__,
+        {
+            "receipts": "Receipt",
+            "runs.config": "TrainConfig",
+            "runs.folder": "RunFolder RunRecord",
+            "runs.summary": "RunSummary",
+        },
+    )
+
+__all__ = ["Receipt", "RunFolder", "RunRecord", "RunSummary", "TrainConfig"]

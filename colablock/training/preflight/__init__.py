@@ -2,3 +2,23 @@
 
 In: a `TrainConfig` and facts about machine and stack.  Out: findings, each an error, a warning or a note.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from colablock._common import lazy_surface
+
+if TYPE_CHECKING:
+    from colablock.training.preflight.facts import Finding, Level
+    from colablock.training.preflight.judge import Preflight
+else:
+    __getattr__, __dir__ = lazy_surface(
+        __name__,
+        {
+            "facts": "Finding Level",
+            "judge": "Preflight",
+        },
+    )
+
+__all__ = ["Finding", "Level", "Preflight"]
