@@ -1,4 +1,4 @@
-"""The front door: what a notebook calls, shown where it is called."""
+"""The stack functions of the Python API; in a notebook they display what they return."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from colablock.transaction.up_to_date import up_to_date_report
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
-    from colablock.operations.pipeline import Pipeline
+    from colablock.operations.session import Session
     from colablock.transaction.history import Change
     from colablock.transaction.rollback import UndoneChange
 
@@ -37,7 +37,7 @@ __all__ = [
     "export",
     "history",
     "lock",
-    "open_pipeline",
+    "open_session",
     "plan",
     "rollback",
     "run",
@@ -50,61 +50,72 @@ Name = str | os.PathLike[str]
 
 
 def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
-    """Return what `apply` would change and why; nothing is touched.
+    """Return the changes that `apply` would make, each with its reason.  Nothing is changed.
 
-    Takes the options of `apply`, and ``runtime="colab-2026.08-gpu"`` for a recorded runtime.
+    Takes the options of `apply`, and ``runtime="colab-2026.08-gpu"`` to plan for
+    a recorded runtime.
     """
-    with open_pipeline(quiet=quiet) as pipeline:
-        return pipeline.prepare(_ask(name, **options)).plan
+    from colablock.operations.plan import plan_change
+
+    with open_session(quiet=quiet) as session:
+        return plan_change(session, _apply_options(name, **options)).plan
 
 
 def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: Any) -> Report:
-    """Make the environment what the matrix *name* declares, prove it, and return the report.
+    """Change the environment to match the matrix *name*, prove the result, and return the report.
 
-    Options, each with a default that is decided:
+    *name* is the name of a matrix or the path of its file.  Options:
 
-    - ``into``: ``"kernel"`` or ``"env"``; else the kernel where that is harmless, and an
-      isolated environment where it is not
-    - ``variant``: of the matrix; else the first that fits the accelerator
-    - ``with_``: requirements of your own, in the same solve
+    - ``into``: the target, ``"kernel"`` or ``"env"``; default: the kernel where that
+      does no harm, else an isolated environment
+    - ``variant``: the variant of the matrix; default: the first that fits the accelerator
+    - ``with_``: additional requirements, resolved together with the matrix
     - ``python``: the interpreter whose environment is the kernel target
-    - ``find_links``, ``default_index``, ``offline``: where candidates come from
-    - ``lock``: a lock file, whose pins are taken; by default the one beside the matrix that
-      fits, and none with ``use_locks=False``
-    - ``protect``: names that stay as they are
-    - ``broken``: ``"repair"``, ``"remove"`` or ``"leave"`` what breaks directly
-    - ``keep``: keep what was applied even when a proof fails
-    - ``undo``: ``False`` takes an image's files away where they would have to be copied to
-      keep them (overlayfs): such a change can neither be rolled back nor undone
-    - ``break_system_packages``: change the kernel's environment although it is marked as
-      externally managed (PEP 668)
+    - ``find_links``, ``default_index``, ``offline``: the sources of candidates
+    - ``lock``: a lock file to take the pins from; default: the lock beside the matrix that
+      fits; ``use_locks=False`` uses none
+    - ``protect``: names of distributions to leave unchanged
+    - ``broken``: the remedy for everything that breaks directly: ``"repair"``, ``"remove"``
+      or ``"leave"``
+    - ``keep``: ``True`` keeps the result even when a check fails
+    - ``undo``: ``False`` deletes files of the image where keeping them would mean to copy
+      them (overlayfs); such a change can neither be rolled back on failure nor undone later
+    - ``break_system_packages``: ``True`` changes the kernel's environment even if it is
+      marked as externally managed (PEP 668)
 
-    *restart* says what is done when the kernel holds modules of what changed:
-    ``"ask"`` for a restart, ``"never"`` leaves it to you, ``"auto"`` restarts it: the cell ends
-    there, and goes on when it is run again.
+    *restart* decides what happens when the kernel has loaded modules that were
+    replaced.  ``"ask"`` displays a request to restart.  ``"auto"`` restarts the
+    kernel: the cell ends there, and continues when it is run again.  ``"never"``
+    does nothing.
 
-    Called again, it finds nothing to do.  Raises ColablockError: what stands in
-    the way, and what to do about it where that is known.
+    ``apply`` is idempotent: a second call with the same arguments is a no-op.
+    Raises ColablockError, with a hint where a remedy is known.
     """
-    ask, see_to = _ask(name, **options), _restarting(restart, then="run this cell again")
+    asked = _apply_options(name, **options)
+    restart_after = _restart_function(restart, then="run this cell again")
     register_displays()
-    report = up_to_date_report(ask, os.environ)
+    report = up_to_date_report(asked, os.environ)
     if report is None:
-        with open_pipeline(quiet=quiet) as pipeline:
-            prepared = pipeline.prepare(ask, recover=True)
-            if not quiet and prepared.plan.steps:
-                show(prepared.plan)
-            report = pipeline.carry_out(ask, prepared)
+        from colablock.operations.apply import apply as plan_and_carry_out
+
+        def show_plan(plan: Plan) -> None:
+            if plan.steps and not quiet:
+                show(plan)
+
+        with open_session(quiet=quiet) as session:
+            report = plan_and_carry_out(session, asked, on_plan=show_plan)
     if not quiet:
         show(report)
-    see_to(report.restart)
+    restart_after(report.restart)
     return report
 
 
 def verify(name: Name, *, quiet: bool = False) -> Report:
-    """Prove again what was applied last for *name*."""
-    with open_pipeline(quiet=quiet) as pipeline:
-        report = pipeline.verify(os.fspath(name))
+    """Prove the environment of the last apply of *name* again and return the report."""
+    from colablock.operations.verify import verify_last_apply
+
+    with open_session(quiet=quiet) as session:
+        report = verify_last_apply(session, os.fspath(name))
     if not quiet:
         show(report)
     return report
@@ -119,32 +130,39 @@ def rollback(
 ) -> tuple[UndoneChange, ...]:
     """Undo the last change that colablock made in place, or with *to_first* every one.
 
-    *python* names another interpreter whose environment is meant, and *restart*
-    is that of `apply`.  What was installed since by others stays, and is told.
-    Where the last change was interrupted it is put back, and that is all.
-    Raises NotFound where there is nothing to undo, Refused where what is needed
-    for it was dropped.
+    *python* names the interpreter whose environment is meant, by default this
+    one.  *restart* is that of `apply`.  Distributions that others have installed
+    since stay, and are reported.  If the last change was interrupted, it is
+    recovered and nothing else is undone.
+    Raises NotFound where there is nothing to undo, Refused where the stash of a
+    change was dropped.
     """
-    see_to = _restarting(restart)
-    with open_pipeline(quiet=quiet) as pipeline:
-        undone = pipeline.rollback(os.fspath(python) if python is not None else None, to_first=to_first)
+    from colablock.operations.rollback import undo_changes
+
+    restart_after = _restart_function(restart)
+    with open_session(quiet=quiet) as session:
+        undone = undo_changes(session, _path_text(python), to_first=to_first)
     if not quiet:
         print(undone_text(undone))  # noqa: T201
-    see_to([module for one in undone for module in one.restart])
+    restart_after([module for one in undone for module in one.restart])
     return undone
 
 
 def history(*, python: str | os.PathLike[str] | None = None) -> tuple[Change, ...]:
-    """Return what colablock changed in place, oldest first."""
-    with open_pipeline(quiet=True) as pipeline:
-        return pipeline.history(os.fspath(python) if python is not None else None)
+    """Return the changes that colablock made in place, oldest first."""
+    from colablock.operations.rollback import list_changes
+
+    with open_session(quiet=True) as session:
+        return list_changes(session, _path_text(python))
 
 
 def run(name: Name, argv: str | Sequence[str]) -> int:
-    """Run the command *argv* in the environment that was applied for *name*; return its exit code.
+    """Run the command *argv* in the environment of the last apply of *name*; return its exit code.
 
-    One string is split as a shell does.
+    A string is split into words as a shell does it.
     """
+    from colablock.operations.run import run_command
+
     try:
         command = shlex.split(argv) if isinstance(argv, str) else list(argv)
     except ValueError as error:
@@ -153,8 +171,8 @@ def run(name: Name, argv: str | Sequence[str]) -> int:
         raise InvalidInput(
             "no command to run", hint='Name one: `colablock.run(name, ["python", "train.py"])`'
         )
-    with open_pipeline(quiet=True) as pipeline:
-        return pipeline.run(os.fspath(name), command)
+    with open_session(quiet=True) as session:
+        return run_command(session, os.fspath(name), command)
 
 
 def lock(
@@ -168,12 +186,13 @@ def lock(
     quiet: bool = False,
     **options: Any,
 ) -> bytes:
-    """Return a PEP 751 lock, and write it: to *output*, by default beside the matrix.
+    """Return a PEP 751 lock file, and write it to *output*, by default beside the matrix.
 
-    For a recorded *runtime* it lists what is to come there, else all that is
-    needed from nothing.  With *upgrade* no version of the lock that is there is kept.
+    With a recorded *runtime* the lock lists the distributions to install or to
+    replace there, else all that an empty environment needs.  An existing lock's
+    versions are preferred; *upgrade* ignores them.
     """
-    from colablock.operations.lock import LockOptions
+    from colablock.operations.lock import LockOptions, lock_matrix
 
     wanted = LockOptions(
         python_version=python_version,
@@ -181,8 +200,9 @@ def lock(
         output=Path(output) if output is not None else None,
         upgrade=upgrade,
     )
-    with open_pipeline(quiet=quiet) as pipeline:
-        return pipeline.lock(_ask(name, runtime=runtime, use_locks=False, **options), wanted).text
+    asked = _apply_options(name, runtime=runtime, use_locks=False, **options)
+    with open_session(quiet=quiet) as session:
+        return lock_matrix(session, asked, wanted).text
 
 
 def export(
@@ -196,20 +216,21 @@ def export(
     quiet: bool = False,
     **options: Any,
 ) -> str:
-    """Return a lock as another installer reads it, and write it to *output* where that is given.
+    """Return a lock in the format of another installer, and write it to *output* if given.
 
     *format* is ``"requirements"``, ``"constraints"`` or ``"notebook"``.  The
-    lock is the file that the option ``lock`` names, else one solved from
-    nothing.  *wheelhouse* is the folder for the wheels that no index has.
+    lock is the file that the option ``lock`` names, else the one beside the
+    matrix, else one that is resolved now.  Wheels that no index has are copied
+    to the folder *wheelhouse*.
     """
     from colablock.lockfile.export import Format
-    from colablock.operations.export import export
+    from colablock.operations.export import export_lock
 
     form = _choice(Format, "format", format)
-    with open_pipeline(quiet=quiet) as pipeline:
-        exported = export(
-            pipeline,
-            _ask(name, **options),
+    with open_session(quiet=quiet) as session:
+        exported = export_lock(
+            session,
+            _apply_options(name, **options),
             form=form,
             output=Path(output) if output is not None else None,
             wheelhouse=Path(wheelhouse) if wheelhouse is not None else None,
@@ -220,29 +241,31 @@ def export(
 
 
 def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> list[str]:
-    """Return why *package* is at its version in the plan of *name*, or why it goes."""
-    with open_pipeline(quiet=quiet) as pipeline:
-        return pipeline.prepare(_ask(name, **options)).why(package)
+    """Return the reasons for the version of *package* in the plan of *name*, or for its removal."""
+    from colablock.operations.plan import plan_change
+
+    with open_session(quiet=quiet) as session:
+        return plan_change(session, _apply_options(name, **options)).why(package)
 
 
 @contextmanager
-def open_pipeline(*, quiet: bool) -> Iterator[Pipeline]:
-    """Give a pipeline whose progress is shown where this is called: in a cell, if in one."""
-    from colablock.operations.pipeline import Pipeline
+def open_session(*, quiet: bool) -> Iterator[Session]:
+    """Open a session that shows its progress in the notebook cell, or on the terminal."""
+    from colablock.operations.session import Session
 
     register_displays()
     with reporter_for(None, quiet=quiet, notebook=True) as reporter:
-        yield Pipeline(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
+        yield Session(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
 
 
-def _ask(name: Name, **options: Any) -> ApplyOptions:
-    """Return the options of a call as one value, words turned into what they stand for."""
+def _apply_options(name: Name, **options: Any) -> ApplyOptions:
+    """Return the keyword arguments of a call as ApplyOptions.  Raises TypeError, InvalidInput."""
     unknown = sorted(options.keys() - ApplyOptions.__dataclass_fields__.keys())
     if unknown:
         message = f"no such option: {', '.join(unknown)}"
         raise TypeError(message)
     for key in ("with_", "protect", "find_links"):
-        options[key] = _several(options.get(key))
+        options[key] = _strings(options.get(key))
     if options.get("into") is not None:
         options["into"] = _choice(Target, "into", options["into"])
     if options.get("broken") is not None:
@@ -256,21 +279,25 @@ def _ask(name: Name, **options: Any) -> ApplyOptions:
     return ApplyOptions(name=os.fspath(name), **options)
 
 
-def _restarting(restart: str, *, then: str = "go on below") -> Callable[[Sequence[str]], None]:
-    """Return what is done about the modules that the kernel holds as they were."""
-    ways: dict[str, Callable[[Sequence[str]], None]] = {
+def _restart_function(restart: str, *, then: str = "go on below") -> Callable[[Sequence[str]], None]:
+    """Return the function for the option *restart*; it takes the loaded modules that were replaced."""
+    functions: dict[str, Callable[[Sequence[str]], None]] = {
         "ask": restart_prompt,
         "auto": partial(restart_kernel, then=then),
         "never": lambda _: None,
     }
-    if restart not in ways:
-        choices = ", ".join(f"`{way}`" for way in ways)
+    if restart not in functions:
+        choices = ", ".join(f"`{option}`" for option in functions)
         raise InvalidInput(f"`restart` is `{restart}`, and has to be one of {choices}")
-    return ways[restart]
+    return functions[restart]
 
 
-def _several(value: Any) -> tuple[str, ...]:
-    """Return one or several words or paths as words."""
+def _path_text(path: str | os.PathLike[str] | None) -> str | None:
+    return os.fspath(path) if path is not None else None
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    """Return one or several strings or paths as a tuple of strings."""
     if value is None:
         return ()
     return (str(value),) if isinstance(value, (str, os.PathLike)) else tuple(map(str, value))

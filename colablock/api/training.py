@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.api.stack import Name, open_pipeline
+from colablock.api.stack import Name, open_session
 from colablock.display.html import sentence_to_html
 from colablock.display.notebook import DisplayForm, add_form, is_ending, is_shown, note_shown
 from colablock.display.reporters import reporter_for
@@ -22,6 +22,7 @@ from colablock.display.training_briefing import (
 from colablock.display.training_follow import view_for
 from colablock.environment.notebook_host import current_shell
 from colablock.errors import TrainingFailed
+from colablock.operations.run import proven_environment, run_smoke
 from colablock.training import after
 from colablock.training.receipts import Receipt
 from colablock.training.runs.folder import RunRecord, State, find_run, list_runs, stop_run
@@ -198,12 +199,12 @@ def train(
 
     Raises Refused with every reason why it would fail, TrainingFailed when it did.
     """
-    with open_pipeline(quiet=quiet) as pipeline:
-        ready = pipeline.ready(os.fspath(name))
+    with open_session(quiet=quiet) as session:
+        proven = proven_environment(session, os.fspath(name))
         asked = TrainOptions(
             config=_config(
                 config,
-                runner=runner or ready.runner,
+                runner=runner or proven.runner,
                 values=values_of(model, dataset, output_dir, settings),
             ),
             runner=runner,
@@ -214,11 +215,11 @@ def train(
             launch_arguments=tuple(launch_arguments),
         )
         named = start_or_find(
-            ready,
+            proven,
             asked,
             home=home_folder(os.environ),
             environ=os.environ,
-            reporter=pipeline.reporter,
+            reporter=session.reporter,
             show=(lambda _: None) if quiet else _show_briefing,
         )
     run = Run(named)
@@ -242,8 +243,8 @@ def smoke(name: Name, *, runner: str | None = None, quiet: bool = False) -> Rece
 
     Raises TrainingFailed where a run fails; a receipt that did not pass says so.
     """
-    with open_pipeline(quiet=quiet) as pipeline:
-        receipt = pipeline.smoke(os.fspath(name), runner=runner)
+    with open_session(quiet=quiet) as session:
+        receipt = run_smoke(session, os.fspath(name), runner=runner)
     if not quiet:
         _publish(receipt_to_html(receipt), receipt_text(receipt))
         note_shown(receipt)

@@ -12,8 +12,8 @@ from colablock.cli.common import (
     add_target,
     agreed,
     options_of,
-    pipeline_of,
     print_json,
+    session_of,
 )
 from colablock.errors import AppliedNotProven, ExitCode, InvalidInput, Refused
 from colablock.planning.plan import Target
@@ -96,10 +96,11 @@ def _add_why(commands: Any) -> None:
 
 def _plan(call: Call) -> int:
     from colablock.display.text import render_plan
+    from colablock.operations.plan import plan_change
     from colablock.transaction.serialise import plan_to_json
 
-    with pipeline_of(call) as pipeline:
-        plan = pipeline.prepare(options_of(call.args)).plan
+    with session_of(call) as session:
+        plan = plan_change(session, options_of(call.args)).plan
     if call.args.json:
         print_json(plan_to_json(plan), call.out)
     else:
@@ -127,33 +128,38 @@ def _apply(call: Call) -> int:
 def _carried_out(call: Call, options: ApplyOptions) -> tuple[Plan, Report]:
     """Plan, show the plan, and do it where it is agreed to."""
     from colablock.display.text import render_plan
+    from colablock.operations.apply import carry_out
+    from colablock.operations.plan import plan_change
 
-    with pipeline_of(call) as pipeline:
-        planned = pipeline.prepare(options, recover=True)
+    with session_of(call) as session:
+        planned = plan_change(session, options, recover=True)
     plan = planned.plan
     if plan.steps and not (call.args.quiet or call.args.json):
         render_plan(plan, call.err, verbose=call.args.verbose)
     if plan.steps and plan.target is Target.KERNEL and not agreed(call, "Change this environment?"):
         raise Refused("nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`")
-    with pipeline_of(call) as pipeline:
-        return plan, pipeline.carry_out(options, planned)
+    with session_of(call) as session:
+        return plan, carry_out(session, options, planned)
 
 
 def _run(call: Call) -> int:
+    from colablock.operations.run import run_command
+
     argv = call.args.argv
     if not argv:
         hint = f"Name one after `--`: `colablock run {call.args.name} -- python train.py`"
         raise InvalidInput("no command to run", hint=hint)
-    with pipeline_of(call) as pipeline:
-        return pipeline.run(call.args.name, argv)
+    with session_of(call) as session:
+        return run_command(session, call.args.name, argv)
 
 
 def _verify(call: Call) -> int:
     from colablock.display.text import render_report
+    from colablock.operations.verify import verify_last_apply
     from colablock.transaction.serialise import report_to_json
 
-    with pipeline_of(call) as pipeline:
-        report = pipeline.verify(call.args.name)
+    with session_of(call) as session:
+        report = verify_last_apply(session, call.args.name)
     if call.args.json:
         print_json(report_to_json(report), call.out)
     else:
@@ -162,8 +168,10 @@ def _verify(call: Call) -> int:
 
 
 def _why(call: Call) -> int:
-    with pipeline_of(call) as pipeline:
-        planned = pipeline.prepare(options_of(call.args))
+    from colablock.operations.plan import plan_change
+
+    with session_of(call) as session:
+        planned = plan_change(session, options_of(call.args))
     lines = planned.why(call.args.package)
     if call.args.json:
         print_json({"package": call.args.package, "because": lines}, call.out)

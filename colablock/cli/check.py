@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.cli.common import Call, add_command, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, print_json, session_of
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
 def _check(call: Call) -> int:
     from colablock.display.check import render_checked
     from colablock.matrix.catalog import list_matrices
+    from colablock.operations.check import check_matrices
 
     args = call.args
     if args.all == bool(args.names):
@@ -47,8 +48,8 @@ def _check(call: Call) -> int:
     if args.all:
         listed = [one for one in list_matrices(environ=call.environ) if not one.shadowed_by]
         names = [one.name for one in listed]
-    with pipeline_of(call) as pipeline:
-        checked = pipeline.check(names, update=args.update, imports=args.imports)
+    with session_of(call) as session:
+        checked = check_matrices(session, names, update=args.update, imports=args.imports)
     if args.html is not None:
         _write_page(args.html, checked, call.environ)
     if args.json:

@@ -17,7 +17,7 @@ from colablock.planning.plan import Remedy, Target
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from colablock.operations.pipeline import Pipeline
+    from colablock.operations.session import Session
     from colablock.planning.options import ApplyOptions
 
 __all__ = [
@@ -28,8 +28,8 @@ __all__ = [
     "add_target",
     "agreed",
     "options_of",
-    "pipeline_of",
     "print_json",
+    "session_of",
 ]
 
 
@@ -168,13 +168,13 @@ def options_of(args: argparse.Namespace) -> ApplyOptions:
 
 
 @contextmanager
-def pipeline_of(call: Call) -> Iterator[Pipeline]:
-    """Give a pipeline whose progress is shown while it works."""
+def session_of(call: Call) -> Iterator[Session]:
+    """Open a session whose progress is shown on standard error."""
     from colablock.display.reporters import reporter_for
-    from colablock.operations.pipeline import Pipeline
+    from colablock.operations.session import Session
 
     with reporter_for(call.err, quiet=call.args.quiet or call.args.json, environ=call.environ) as reporter:
-        yield Pipeline(environ=call.environ, reporter=reporter)
+        yield Session(environ=call.environ, reporter=reporter)
 
 
 def agreed(call: Call, question: str) -> bool:

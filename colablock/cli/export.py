@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.urls import checked_index
-from colablock.cli.common import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, add_lock_target, add_sources, print_json, session_of
 from colablock.errors import ExitCode
 
 __all__ = ["add"]
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
 
 def _export(call: Call) -> int:
     from colablock.lockfile.export import Format
-    from colablock.operations.export import export
+    from colablock.operations.export import export_lock
     from colablock.planning.options import ApplyOptions
 
     args = call.args
@@ -58,9 +58,9 @@ def _export(call: Call) -> int:
         find_links=tuple(args.find_links),
         offline=args.offline,
     )
-    with pipeline_of(call) as pipeline:
-        exported = export(
-            pipeline,
+    with session_of(call) as session:
+        exported = export_lock(
+            session,
             options,
             form=Format(args.format),
             output=args.output,

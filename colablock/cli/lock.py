@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import checked_index
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.cli.common import Call, add_command, add_lock_target, add_sources, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, add_lock_target, add_sources, print_json, session_of
 from colablock.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def add(commands: Any) -> None:
 
 def _lock(call: Call) -> int:
     from colablock.errors import InvalidInput
-    from colablock.operations.lock import LockOptions
+    from colablock.operations.lock import LockOptions, lock_all, lock_matrix
     from colablock.planning.options import ApplyOptions
 
     args = call.args
@@ -91,8 +91,10 @@ def _lock(call: Call) -> int:
         exclude_newer=_moment(args.exclude_newer),
         dry=args.check,
     )
-    with pipeline_of(call) as pipeline:
-        made = list(pipeline.lock_all(options, wanted)) if args.all else [pipeline.lock(options, wanted)]
+    with session_of(call) as session:
+        made = (
+            list(lock_all(session, options, wanted)) if args.all else [lock_matrix(session, options, wanted)]
+        )
     _tell(call, made)
     if args.check:
         is_current = not any(one.is_changed for one in made)

@@ -64,7 +64,7 @@ def load_ipython_extension(ipython: Any) -> None:
 class Magic:
     """``%colablock`` and ``%%colablock run``.
 
-    *main* and *run* stand for the command line's and the pipeline's own.
+    *main* and *run* replace the command line and `colablock.run` in tests.
     """
 
     __name__ = "colablock"  # IPython reads it from what it registers
@@ -113,7 +113,7 @@ class Magic:
             script.write_text(cell, encoding="utf-8")
             command = ["python", "-c", _LAUNCH, str(script), *arguments]
             with _cell_output():
-                code = (self._run or _pipeline_run)(name, command)
+                code = (self._run or _api_run)(name, command)
             self._finished(f"run {name}", code)
 
     def _finished(self, line: str, code: int) -> None:
@@ -164,7 +164,7 @@ def _cli_main(argv: Sequence[str]) -> int:
     return int(main(list(argv)))
 
 
-def _pipeline_run(name: str, argv: Sequence[str]) -> int:
+def _api_run(name: str, argv: Sequence[str]) -> int:
     from colablock.api.stack import run
 
     return int(run(name, argv))

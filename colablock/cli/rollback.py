@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from colablock.cli.common import Call, add_command, agreed, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, agreed, print_json, session_of
 from colablock.errors import ExitCode, Refused
 
 __all__ = ["add"]
@@ -46,22 +46,24 @@ def _add_history(commands: Any) -> None:
 
 def _rollback(call: Call) -> int:
     from colablock.display.text import render_history, render_undone
+    from colablock.operations.rollback import list_changes, recover_interrupted, undo_changes
     from colablock.transaction.journal import RecoveryOutcome
     from colablock.transaction.serialise import undone_to_json
 
     args = call.args
-    with pipeline_of(call) as pipeline:
-        is_put_back = pipeline.settle(args.python) is RecoveryOutcome.UNDONE and args.to == "last"
-        changes = () if is_put_back else pipeline.history(args.python)
+    with session_of(call) as session:
+        outcome = recover_interrupted(session, args.python)
+        is_recovered = outcome is RecoveryOutcome.UNDONE and args.to == "last"
+        changes = () if is_recovered else list_changes(session, args.python)
     if changes and not (args.quiet or args.json):
         render_history(changes if args.to == "first" else changes[-1:], call.err)
     if changes and not agreed(call, "Undo this?" if args.to == "last" else "Undo all of this?"):
         raise Refused("nothing was changed: it was not agreed to", hint="Say yes, or pass `--yes`")
-    with pipeline_of(call) as pipeline:
-        undone = () if is_put_back else pipeline.rollback(args.python, to_first=args.to == "first")
+    with session_of(call) as session:
+        undone = () if is_recovered else undo_changes(session, args.python, to_first=args.to == "first")
     if args.json:
         written = [undone_to_json(one) for one in undone]
-        print_json({"undone": written, "interrupted": is_put_back}, call.out)
+        print_json({"undone": written, "interrupted": is_recovered}, call.out)
     else:
         render_undone(undone, call.out)
     return ExitCode.DONE
@@ -69,13 +71,14 @@ def _rollback(call: Call) -> int:
 
 def _history(call: Call) -> int:
     from colablock.display.text import render_history
+    from colablock.operations.rollback import drop_stashes, list_changes
     from colablock.transaction.serialise import change_to_json
 
     args = call.args
-    with pipeline_of(call) as pipeline:
+    with session_of(call) as session:
         if args.drop is not None:
-            pipeline.drop(args.python, args.drop or None)
-        changes = pipeline.history(args.python)
+            drop_stashes(session, args.python, args.drop or None)
+        changes = list_changes(session, args.python)
     if args.json:
         print_json({"changes": [change_to_json(change) for change in changes]}, call.out)
     else:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.cli.common import Call, add_command, pipeline_of, print_json
+from colablock.cli.common import Call, add_command, print_json, session_of
 from colablock.errors import ExitCode, TrainingFailed
 
 if TYPE_CHECKING:
@@ -65,25 +65,26 @@ def _add_smoke(commands: Any) -> None:
 
 def _train(call: Call) -> int:
     from colablock.display.training_briefing import render_briefing
+    from colablock.operations.run import proven_environment
     from colablock.training.train import train
     from colablock.transaction.apply_record import home_folder
 
     args = call.args
     is_quiet = args.quiet or args.json
-    with pipeline_of(call) as pipeline:
-        ready = pipeline.ready(args.name)
+    with session_of(call) as session:
+        proven = proven_environment(session, args.name)
         run = train(
-            ready,
-            _asked(args, ready.runner),
+            proven,
+            _train_options(args, proven.runner),
             home=home_folder(call.environ),
             environ=call.environ,
-            reporter=pipeline.reporter,
+            reporter=session.reporter,
             show=lambda briefing: None if is_quiet else render_briefing(briefing, call.err),
         )
     return _followed(call, run) if args.wait else _told(call, run)
 
 
-def _asked(args: argparse.Namespace, runner: str | None) -> TrainOptions:
+def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions:
     from colablock.training.runs.config import values_from
     from colablock.training.train import TrainOptions, config_of, values_of
 
@@ -119,11 +120,12 @@ def _told(call: Call, run: NamedRun) -> int:
 
 def _smoke(call: Call) -> int:
     from colablock.display.training_briefing import render_receipt
+    from colablock.operations.run import run_smoke
     from colablock.training.receipts import receipt_to, write_receipt
 
     args = call.args
-    with pipeline_of(call) as pipeline:
-        receipt = pipeline.smoke(args.name, runner=args.runner)
+    with session_of(call) as session:
+        receipt = run_smoke(session, args.name, runner=args.runner)
     if args.receipt:
         write_receipt(receipt, args.receipt)
     if args.json:

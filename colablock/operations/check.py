@@ -1,8 +1,8 @@
-"""Checks matrices: outcomes from their locks, and the imports of what a matrix replaces; keeps them."""
+"""Check matrices: outcomes from their locks, and the imports of packages whose requirements are replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from colablock.check.outcomes import outcomes_of
@@ -12,37 +12,32 @@ from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import NoSolution
 from colablock.lockfile.store import PLATFORM
 from colablock.matrix.catalog import lock_folder
-from colablock.operations.lock import nobody
+from colablock.operations.lock import nothing_installed
+from colablock.operations.plan import solver_for
+from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions
 from colablock.planning.solver import FETCHABLE
 
 if TYPE_CHECKING:
-    from colablock._common.reporter import Reporter
-    from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix
-    from colablock.planning.solver import Solver
 
 __all__ = ["check_matrices"]
 
 
 def check_matrices(
-    matrices: Sequence[Matrix],
-    *,
-    environ: Mapping[str, str],
-    solver: Callable[[ApplyOptions, Snapshot], Solver],
-    reporter: Reporter,
-    update: bool = False,
-    imports: bool = False,
+    session: Session, names: Sequence[str], *, update: bool = False, imports: bool = False
 ) -> tuple[MatrixCheck, ...]:
-    """Return whether *matrices* hold on every recorded runtime, from their locks; no network is asked.
+    """Return whether matrices hold on every recorded runtime, judged from their locks without a network.
 
-    With *update* the results are written beside each.  With *imports* those of the
-    packages are examined whose requirements a matrix replaces, which are fetched for it.
+    With *update* the results are written beside each matrix.  With *imports*
+    the packages are fetched whose requirements a matrix replaces, and their
+    imports are examined.
     """
-    reporter.stage(f"Checking {', '.join(matrix.name for matrix in matrices)}")
+    matrices = [session.matrix(name) for name in names]
+    session.reporter.stage(f"Checking {', '.join(matrix.name for matrix in matrices)}")
     found = []
-    for matrix, outcomes in zip(matrices, outcomes_of(matrices, environ), strict=True):
-        examined = _examined(matrix, solver) if imports else None
+    for matrix, outcomes in zip(matrices, outcomes_of(matrices, session.environ), strict=True):
+        examined = _examined(session, matrix) if imports else None
         checked = compared(matrix, lock_folder(matrix), outcomes, examined)
         if update:
             checked.write()
@@ -50,25 +45,23 @@ def check_matrices(
     return tuple(found)
 
 
-def _examined(
-    matrix: Matrix, solver: Callable[[ApplyOptions, Snapshot], Solver]
-) -> list[dict[str, object]] | None:
-    """Return the findings about imports, for the newest Python that takes *matrix* from nothing.
+def _examined(session: Session, matrix: Matrix) -> list[dict[str, object]] | None:
+    """Return the findings about imports, for the newest Python that *matrix* has a solution for.
 
-    None where the matrix replaces nothing, or no Python takes it.
+    None where the matrix replaces no requirements, or has a solution for no Python.
     """
     if not replaces_requirements(matrix):
         return None
     options = ApplyOptions(name=matrix.source, variant=next(iter(matrix.variants), None))
-    chosen = solver(options, nobody())
+    solver = solver_for(session, options, nothing_installed())
     for short in FETCHABLE:
         if not matrix.requires_python.contains(f"{short}.0", prereleases=True):
             continue
         environment = environment_for(short, PLATFORM)
         try:
-            resolution, preparer = chosen.from_nothing(environment, "")
+            resolution, preparer = solver.from_nothing(environment, "")
         except NoSolution:
             continue
-        findings = undeclared_import_findings(chosen.matrix, resolution.pins, preparer, environment)
+        findings = undeclared_import_findings(solver.matrix, resolution.pins, preparer, environment)
         return [finding.to_json() for finding in findings]
     return None

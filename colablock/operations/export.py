@@ -15,14 +15,14 @@ from colablock.errors import BadDistribution, InvalidInput
 from colablock.lockfile.export import Format, export_text, files_beside
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
-from colablock.operations.lock import LockOptions
+from colablock.operations.lock import LockOptions, lock_matrix, up_to_date_lock, write_wheels
+from colablock.operations.session import Session
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
-    from colablock.operations.pipeline import Pipeline
     from colablock.planning.options import ApplyOptions
 
-__all__ = ["ExportResult", "export"]
+__all__ = ["ExportResult", "export_lock"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +33,8 @@ class ExportResult:
     wheels: tuple[Path, ...] = ()
 
 
-def export(
-    pipeline: Pipeline,
+def export_lock(
+    session: Session,
     options: ApplyOptions,
     *,
     form: Format = Format.REQUIREMENTS,
@@ -50,14 +50,14 @@ def export(
     cannot be exported so, BadDistribution for a wheel that is not the lock's.
     """
     with tempfile.TemporaryDirectory(prefix="colablock-") as scratch:
-        path = _lock_of(pipeline, options, Path(scratch), python_version, platform)
+        path = _lock_of(session, options, Path(scratch), python_version, platform)
         lock = read_lock(path)
         if options.lock is not None and options.name:
-            _check_matrix(lock, options.lock, pipeline.matrix(options.name).name)
+            _check_matrix(lock, options.lock, session.matrix(options.name).name)
         beside = files_beside(lock)
         folder = path.parent
         if not all((folder / name).is_file() for name in beside) and (head := read_head(path)) is not None:
-            folder = pipeline.lay_wheels(head, Path(scratch))
+            folder = write_wheels(session, head, Path(scratch))
         wheels = {folder / name: hashes for name, hashes in beside.items()}
         contents = {wheel.name: _checked(wheel, hashes) for wheel, hashes in wheels.items()}
         if wheelhouse is not None:
@@ -77,7 +77,7 @@ def export(
 
 
 def _lock_of(
-    pipeline: Pipeline, options: ApplyOptions, scratch: Path, python_version: str | None, platform: str | None
+    session: Session, options: ApplyOptions, scratch: Path, python_version: str | None, platform: str | None
 ) -> Path:
     """Return the lock file that *options* names, else the one beside the matrix, else a new one."""
     if options.lock is not None:
@@ -88,8 +88,8 @@ def _lock_of(
     wanted = LockOptions(
         python_version=python_version, platform=platform, output=scratch / "pylock.toml", upgrade=True
     )
-    standing = pipeline.standing_lock(options, wanted)
-    return standing if standing is not None else pipeline.lock(options, wanted).path
+    existing = up_to_date_lock(session, options, wanted)
+    return existing if existing is not None else lock_matrix(session, options, wanted).path
 
 
 def _refuse_choices(options: ApplyOptions, python_version: str | None, platform: str | None) -> None:

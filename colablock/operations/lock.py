@@ -1,14 +1,14 @@
-"""Makes the lock files of a matrix: for one Python, for one recorded runtime, or for all there are."""
+"""Lock a matrix: for one Python, for one recorded runtime, or for all of them."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from colablock._common.fs import write_atomic
 from colablock._common.urls import local_path, redacted
@@ -31,19 +31,30 @@ from colablock.lockfile.store import (
 )
 from colablock.matrix.catalog import lock_folder
 from colablock.matrix.model import select_variant
+from colablock.operations.plan import solver_for
+from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions
 from colablock.planning.solver import PlannedChange
 from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
 
 if TYPE_CHECKING:
-    from colablock._common.reporter import Reporter
     from colablock.matrix.model import Matrix
     from colablock.planning.solver import Solver
     from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
 
-__all__ = ["LockMaker", "LockOptions", "LockResult", "nobody"]
+__all__ = [
+    "LockOptions",
+    "LockResult",
+    "lock_all",
+    "lock_matrix",
+    "nothing_installed",
+    "up_to_date_lock",
+    "write_wheels",
+]
+
+_STDOUT = Path("-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,249 +89,264 @@ class LockResult:
     refusal: str | None = None
 
 
-def nobody() -> Snapshot:
-    """Return this interpreter with nothing installed: what a solve from nothing starts with."""
+def lock_matrix(session: Session, options: ApplyOptions, wanted: LockOptions) -> LockResult:
+    """Make the lock of *options*: a runtime delta where it names a runtime, else a complete lock.
+
+    Nothing of this machine is read but the tags that are not given.  Raises
+    NoSolution, FetchFailed, Refused (exit 1), InvalidInput (exit 2).
+    """
+    run = _LockRun.of(session, options, wanted)
+    if options.runtime is None:
+        return _lock_environment(run, _target_environment(wanted))
+    if wanted.python_version or wanted.platform:
+        message = "a recorded runtime has its own Python and platform"
+        raise InvalidInput(message, hint="Leave `--python-version` and `--platform` out")
+    return _lock_runtime(run, load_runtime(options.runtime, environ=session.environ))
+
+
+def lock_all(session: Session, options: ApplyOptions, wanted: LockOptions) -> Iterator[LockResult]:
+    """Yield the lock for every recorded runtime, then a complete one for each Python that these have.
+
+    One for each variant that an accelerator of a runtime selects.  A request
+    without a solution is yielded as a refusal, and recorded beside the matrix
+    for `colablock check`.  Raises FetchFailed where an index cannot be read.
+    """
+    run = _LockRun.of(session, options, wanted)
+    refused: list[dict[str, str | None]] = []
+    for made in _lock_each(run):
+        if made.refusal is not None:
+            refused.append({"target": made.target, "variant": made.variant, "reason": made.refusal})
+        yield made
+    if not wanted.dry:
+        write_refusals(run.folder, run.matrix, refused)
+
+
+def up_to_date_lock(session: Session, options: ApplyOptions, wanted: LockOptions) -> Path | None:
+    """Return the lock beside the matrix that `lock_matrix` would make again; None if missing or stale."""
+    if options.runtime is not None:
+        runtime = load_runtime(options.runtime, environ=session.environ)
+        lock_store = solver_for(session, options, runtime).lock_store
+        head = lock_store.for_kernel(runtime) if lock_store else None
+    else:
+        variant = options.variant or next(iter(session.matrix(options.name).variants), None)
+        lock_store = solver_for(session, replace(options, variant=variant), nothing_installed()).lock_store
+        head = lock_store.for_environment(_target_environment(wanted)) if lock_store else None
+    return head.path if head is not None else None
+
+
+def write_wheels(session: Session, head: LockHead, into: Path) -> Path:
+    """Make the rebuilt wheels that a lock names and write them below *into*, as beside the lock; return it.
+
+    Raises NoSolution where the matrix has changed since it was locked,
+    FetchFailed, BadDistribution.
+    """
+    options = ApplyOptions(name=session.matrix(head.matrix).source, variant=head.variant, use_locks=False)
+    if head.runtime is not None:
+        runtime = load_runtime(head.runtime, environ=session.environ)
+        solver = replace(solver_for(session, options, runtime), lock=head.path, lock_store=None)
+        planned = solver.in_kernel("exported")
+        resolution, preparer = planned.resolution, planned.preparer
+    else:
+        solver = replace(solver_for(session, options, nothing_installed()), lock=head.path, lock_store=None)
+        environment = environment_for(head.python, head.platform)
+        resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
+    preparer.wheels_beside(resolution, into / head.path.name)
+    return into
+
+
+def nothing_installed() -> Snapshot:
+    """Return this interpreter with nothing installed: the state that a complete lock starts from."""
     here = Environment.from_facts(interpreter_facts())
     return Snapshot(environment=here, python=sys.executable, prefix="", site="", installed={})
 
 
+def _target_environment(wanted: LockOptions) -> Environment:
+    here = nothing_installed().environment
+    if not (wanted.python_version or wanted.platform):
+        return here
+    return environment_for(
+        wanted.python_version or str(here.python_version), wanted.platform or here.platform
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LockMaker:
-    """Makes locks of one matrix, no variant chosen; *solver* gives the solve of a request over a state."""
+class _LockTarget:
+    """What a lock is for: its *title* in messages, its *name* in the file name, the variant it selects."""
 
-    matrix: Matrix
-    solver: Callable[[ApplyOptions, Snapshot], Solver]
-    reporter: Reporter
-    environ: Mapping[str, str]
-    cwd: Path = field(default_factory=Path)
-
-    def one(self, options: ApplyOptions, wanted: LockOptions) -> LockResult:
-        """Return the lock of *options*: a runtime delta where it names a runtime, else a complete one.
-
-        Raises NoSolution, FetchFailed, Refused (exit 1), InvalidInput (exit 2).
-        """
-        if options.runtime is None:
-            return self._complete(options, wanted, self._environment(wanted))
-        if wanted.python_version or wanted.platform:
-            message = "a recorded runtime has its own Python and platform"
-            raise InvalidInput(message, hint="Leave `--python-version` and `--platform` out")
-        return self._delta(options, wanted, load_runtime(options.runtime, environ=self.environ))
-
-    def standing(self, options: ApplyOptions, wanted: LockOptions) -> Path | None:
-        """Return the lock beside the matrix that is what `one` would make; None where there is none."""
-        if options.runtime is not None:
-            runtime = load_runtime(options.runtime, environ=self.environ)
-            lock_store = self.solver(options, runtime).lock_store
-            head = lock_store.for_kernel(runtime) if lock_store else None
-        else:
-            environment = self._environment(wanted)
-            variant = options.variant or self._aim(environment).variant
-            lock_store = self.solver(replace(options, variant=variant), nobody()).lock_store
-            head = lock_store.for_environment(environment) if lock_store else None
-        return head.path if head is not None else None
-
-    def lay_wheels(self, head: LockHead, into: Path) -> Path:
-        """Make the wheels of ours that a lock names, in the folder *into* as beside the lock; return it.
-
-        Raises NoSolution where the lock is of another matrix than it is now, FetchFailed, BadDistribution.
-        """
-        options = ApplyOptions(name=self.matrix.source, variant=head.variant, use_locks=False)
-        if head.runtime is not None:
-            runtime = load_runtime(head.runtime, environ=self.environ)
-            planned = replace(self.solver(options, runtime), lock=head.path, lock_store=None).in_kernel(
-                "exported"
-            )
-            resolution, preparer = planned.resolution, planned.preparer
-        else:
-            solver = replace(self.solver(options, nobody()), lock=head.path, lock_store=None)
-            environment = environment_for(head.python, head.platform)
-            resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
-        preparer.wheels_beside(resolution, into / head.path.name)
-        return into
-
-    def all(self, options: ApplyOptions, wanted: LockOptions) -> Iterator[LockResult]:
-        """Yield the locks for every recorded runtime, then the complete ones for the Pythons that these have.
-
-        For each variant that an accelerator there chooses.  What has no solution
-        is yielded as a refusal, and kept beside the matrix for `colablock check`.
-        Raises FetchFailed where an index cannot be read.
-        """
-        refused: list[dict[str, str | None]] = []
-        for made in self._each(options, wanted):
-            if made.refusal is not None:
-                refused.append({"target": made.target, "variant": made.variant, "reason": made.refusal})
-            yield made
-        if not wanted.dry:
-            write_refusals(self._folder, self.matrix, refused)
-
-    def _each(self, options: ApplyOptions, wanted: LockOptions) -> Iterator[LockResult]:
-        variants: dict[str | None, None] = {}
-        shorts: dict[str, None] = {}
-        for name in runtime_names(environ=self.environ):
-            runtime = load_runtime(name, environ=self.environ)
-            shorts.setdefault(runtime.environment.short)
-            for variant in self._variants(runtime):
-                variants.setdefault(variant)
-                yield self._tried(options, wanted, variant, runtime)
-        for short in shorts:
-            if self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
-                for variant in variants:
-                    yield self._tried(options, wanted, variant, environment_for(short, PLATFORM))
-
-    # -- one lock
-
-    def _delta(self, options: ApplyOptions, wanted: LockOptions, runtime: Snapshot) -> LockResult:
-        path = self._path(wanted, self._aim(runtime), options.variant)
-        solver = self._solver(options, wanted, runtime, path)
-        planned = solver.in_kernel("locked")
-        return self._written(
-            wanted,
-            path,
-            target=runtime.source,
-            solver=solver,
-            resolution=planned.resolution,
-            preparer=planned.preparer,
-            repairs=_repairs(planned),
-        )
-
-    def _complete(self, options: ApplyOptions, wanted: LockOptions, environment: Environment) -> LockResult:
-        aim = self._aim(environment)
-        path = self._path(wanted, aim, options.variant)
-        solver = self._solver(
-            replace(options, variant=options.variant or aim.variant), wanted, nobody(), path
-        )
-        resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
-        return self._written(
-            wanted,
-            path,
-            target=aim.title,
-            solver=solver,
-            resolution=resolution,
-            preparer=preparer,
-        )
-
-    def _tried(
-        self, options: ApplyOptions, wanted: LockOptions, variant: str | None, target: Snapshot | Environment
-    ) -> LockResult:
-        """Return the lock for *target*, or the refusal: then the lock of an older matrix goes."""
-        options = replace(options, variant=variant)
-        try:
-            if isinstance(target, Environment):
-                return self._complete(options, wanted, target)
-            return self._delta(options, wanted, target)
-        except (NoSolution, Refused) as error:
-            aim = self._aim(target)
-            path = self._path(wanted, aim, variant)
-            if not wanted.dry:
-                path.unlink(missing_ok=True)
-            return LockResult(target=aim.title, variant=variant, path=path, refusal=error.message)
-
-    def _solver(self, options: ApplyOptions, wanted: LockOptions, kernel: Snapshot, path: Path) -> Solver:
-        solver = self.solver(options, kernel)
-        matrix = solver.matrix
-        if wanted.exclude_newer is not None:
-            matrix = replace(matrix, exclude_newer=wanted.exclude_newer)
-        return replace(solver, matrix=matrix, lock_store=None, preferred=_preferred(path, wanted))
-
-    def _written(
-        self,
-        wanted: LockOptions,
-        path: Path,
-        *,
-        target: str,
-        solver: Solver,
-        resolution: Resolution,
-        preparer: WheelPreparer,
-        repairs: Sequence[Pin] = (),
-    ) -> LockResult:
-        for remark in resolution.remarks():
-            self.reporter.note(remark)
-        is_kept = wanted.output != _STDOUT and not wanted.dry
-        wheels = preparer.wheels_beside(resolution, path if is_kept else None)
-        if wheels and wanted.output == _STDOUT:
-            names = ", ".join(sorted(wheels))
-            self.reporter.note(f"the lock names our own wheel of {names}: `--output FILE` lays it beside")
-        origin = LockOrigin(
-            runtime=target if resolution.request.installed else None,
-            index=redacted(solver.settings.default_index),
-            with_=solver.with_,
-        )
-        lock = make_lock(resolution, solver.matrix, wheels=wheels, origin=origin, repairs=repairs)
-        text = write_lock(lock)
-        local = [str(pin.name) for pin in resolution.pins.values() if _is_local(pin)]
-        if local:
-            self.reporter.note(
-                f"of use on this machine only: the lock names local files of {', '.join(local)}"
-            )
-        before = path.read_bytes() if path.is_file() else None
-        moved = tuple(_moves(_versions(path), {p.name: p.version for p in lock.packages if p.version}))
-        if is_kept and text != before:
-            write_atomic(path, text)
-        return LockResult(
-            target=target,
-            variant=solver.matrix.variant,
-            path=path,
-            text=text,
-            packages=len(lock.packages),
-            moved=moved,
-            is_changed=text != before,
-        )
-
-    # -- names and places
-
-    @property
-    def _folder(self) -> Path:
-        return lock_folder(self.matrix, cwd=self.cwd)
-
-    def _aim(self, target: Snapshot | Environment) -> _Aim:
-        """Return what a lock for *target* is called by, and the variant that it chooses by itself."""
-        if isinstance(target, Environment):
-            first = next(iter(self.matrix.variants), None)
-            return _Aim(environment_target(target), environment_target(target), first)
-        own = self._variant(target.accelerator)
-        return _Aim(target.source, runtime_target(target.source), own)
-
-    def _path(self, wanted: LockOptions, aim: _Aim, variant: str | None) -> Path:
-        """Return where a lock goes; a *variant* that is the target's own choice is not in its name."""
-        if wanted.output is not None:
-            if wanted.output != _STDOUT:
-                check_lock_name(wanted.output)
-            if os.path.isdir(wanted.output):  # noqa: PTH112 - Path raises of a long name
-                raise InvalidInput(f"`{wanted.output}` cannot be written: it is a folder")
-            return wanted.output
-        further = variant if variant != aim.variant else None
-        return self._folder / lock_file_name(self.matrix.name, aim.name, further)
-
-    def _environment(self, wanted: LockOptions) -> Environment:
-        here = nobody().environment
-        if not (wanted.python_version or wanted.platform):
-            return here
-        return environment_for(
-            wanted.python_version or str(here.python_version), wanted.platform or here.platform
-        )
-
-    def _variants(self, runtime: Snapshot) -> list[str | None]:
-        """Return the variants that the accelerators of a runtime choose, each once."""
-        if not self.matrix.variants:
-            return [None]
-        chosen = map(self._variant, accelerators_of(runtime.accelerator).values())
-        return list(dict.fromkeys(variant for variant in chosen if variant is not None))
-
-    def _variant(self, accelerator: Accelerator) -> str | None:
-        """Return the variant for *accelerator*; None where none fits, which `colablock check` tells."""
-        try:
-            return select_variant(self.matrix, accelerator).variant
-        except Refused:
-            return None
-
-
-_STDOUT = Path("-")
-
-
-class _Aim(NamedTuple):
     title: str
     name: str
     variant: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LockRun:
+    """One call: *matrix* has no variant selected yet."""
+
+    session: Session
+    matrix: Matrix
+    options: ApplyOptions
+    wanted: LockOptions
+
+    @classmethod
+    def of(cls, session: Session, options: ApplyOptions, wanted: LockOptions) -> _LockRun:
+        return cls(session=session, matrix=session.matrix(options.name), options=options, wanted=wanted)
+
+    @property
+    def folder(self) -> Path:
+        """Where the locks of the matrix are written."""
+        return lock_folder(self.matrix, cwd=Path())
+
+    def for_variant(self, variant: str | None) -> _LockRun:
+        return replace(self, options=replace(self.options, variant=variant))
+
+
+def _lock_each(run: _LockRun) -> Iterator[LockResult]:
+    """Yield a result for each runtime and variant, then for each Python and variant."""
+    variants: dict[str | None, None] = {}
+    shorts: dict[str, None] = {}
+    for name in runtime_names(environ=run.session.environ):
+        runtime = load_runtime(name, environ=run.session.environ)
+        shorts.setdefault(runtime.environment.short)
+        for variant in _variants(run.matrix, runtime):
+            variants.setdefault(variant)
+            yield _attempt(run.for_variant(variant), runtime)
+    for short in shorts:
+        if run.matrix.requires_python.contains(f"{short}.0", prereleases=True):
+            for variant in variants:
+                yield _attempt(run.for_variant(variant), environment_for(short, PLATFORM))
+
+
+def _attempt(run: _LockRun, target: Snapshot | Environment) -> LockResult:
+    """Return the lock for *target*, or its refusal: then the lock of an earlier matrix is deleted."""
+    try:
+        if isinstance(target, Environment):
+            return _lock_environment(run, target)
+        return _lock_runtime(run, target)
+    except (NoSolution, Refused) as error:
+        named = _target_of(run.matrix, target)
+        path = _path(run, named)
+        if not run.wanted.dry:
+            path.unlink(missing_ok=True)
+        return LockResult(target=named.title, variant=run.options.variant, path=path, refusal=error.message)
+
+
+def _lock_runtime(run: _LockRun, runtime: Snapshot) -> LockResult:
+    """Return the delta for a recorded runtime: the distributions to install or to replace there."""
+    path = _path(run, _target_of(run.matrix, runtime))
+    solver = _solver(run, runtime, path)
+    planned = solver.in_kernel("locked")
+    return _write(
+        run,
+        path,
+        target=runtime.source,
+        solver=solver,
+        resolution=planned.resolution,
+        preparer=planned.preparer,
+        repairs=_repairs(planned),
+    )
+
+
+def _lock_environment(run: _LockRun, environment: Environment) -> LockResult:
+    """Return the complete lock for *environment*, where nothing is installed."""
+    target = _target_of(run.matrix, environment)
+    path = _path(run, target)
+    solver = _solver(run.for_variant(run.options.variant or target.variant), nothing_installed(), path)
+    resolution, preparer = solver.from_nothing(environment, solver.kernel.python)
+    return _write(run, path, target=target.title, solver=solver, resolution=resolution, preparer=preparer)
+
+
+def _solver(run: _LockRun, kernel: Snapshot, path: Path) -> Solver:
+    """Return the solver for the state *kernel*; it prefers the versions of the lock at *path*."""
+    solver = solver_for(run.session, run.options, kernel)
+    matrix = solver.matrix
+    if run.wanted.exclude_newer is not None:
+        matrix = replace(matrix, exclude_newer=run.wanted.exclude_newer)
+    return replace(solver, matrix=matrix, lock_store=None, preferred=_preferred(path, run.wanted))
+
+
+def _write(
+    run: _LockRun,
+    path: Path,
+    *,
+    target: str,
+    solver: Solver,
+    resolution: Resolution,
+    preparer: WheelPreparer,
+    repairs: Sequence[Pin] = (),
+) -> LockResult:
+    """Write the lock, and the rebuilt wheels that it names, where the options ask for that."""
+    wanted, note = run.wanted, run.session.reporter.note
+    for remark in resolution.remarks():
+        note(remark)
+    is_kept = wanted.output != _STDOUT and not wanted.dry
+    wheels = preparer.wheels_beside(resolution, path if is_kept else None)
+    if wheels and wanted.output == _STDOUT:
+        names = ", ".join(sorted(wheels))
+        note(f"the lock names our own wheel of {names}: `--output FILE` lays it beside")
+    origin = LockOrigin(
+        runtime=target if resolution.request.installed else None,
+        index=redacted(solver.settings.default_index),
+        with_=solver.with_,
+    )
+    lock = make_lock(resolution, solver.matrix, wheels=wheels, origin=origin, repairs=repairs)
+    text = write_lock(lock)
+    local = [str(pin.name) for pin in resolution.pins.values() if _is_local(pin)]
+    if local:
+        note(f"of use on this machine only: the lock names local files of {', '.join(local)}")
+    before = path.read_bytes() if path.is_file() else None
+    moved = tuple(_moves(_versions(path), {p.name: p.version for p in lock.packages if p.version}))
+    if is_kept and text != before:
+        write_atomic(path, text)
+    return LockResult(
+        target=target,
+        variant=solver.matrix.variant,
+        path=path,
+        text=text,
+        packages=len(lock.packages),
+        moved=moved,
+        is_changed=text != before,
+    )
+
+
+def _target_of(matrix: Matrix, target: Snapshot | Environment) -> _LockTarget:
+    if isinstance(target, Environment):
+        title = environment_target(target)
+        return _LockTarget(title=title, name=title, variant=next(iter(matrix.variants), None))
+    return _LockTarget(
+        title=target.source,
+        name=runtime_target(target.source),
+        variant=_variant(matrix, target.accelerator),
+    )
+
+
+def _path(run: _LockRun, target: _LockTarget) -> Path:
+    """Return the path of a lock; a variant that the target selects by itself is not in its name."""
+    output = run.wanted.output
+    if output is not None:
+        if output != _STDOUT:
+            check_lock_name(output)
+        if os.path.isdir(output):  # noqa: PTH112 - Path raises of a long name
+            raise InvalidInput(f"`{output}` cannot be written: it is a folder")
+        return output
+    variant = run.options.variant
+    further = variant if variant != target.variant else None
+    return run.folder / lock_file_name(run.matrix.name, target.name, further)
+
+
+def _variants(matrix: Matrix, runtime: Snapshot) -> list[str | None]:
+    """Return the variants that the accelerators of a runtime select, each once."""
+    if not matrix.variants:
+        return [None]
+    chosen = (_variant(matrix, one) for one in accelerators_of(runtime.accelerator).values())
+    return list(dict.fromkeys(variant for variant in chosen if variant is not None))
+
+
+def _variant(matrix: Matrix, accelerator: Accelerator) -> str | None:
+    """Return the variant for *accelerator*; None where none fits, which `colablock check` reports."""
+    try:
+        return select_variant(matrix, accelerator).variant
+    except Refused:
+        return None
 
 
 def _repairs(planned: PlannedChange) -> list[Pin]:
@@ -373,6 +399,3 @@ def _moves(
             yield f"- {name} {old}"
         elif old != new:
             yield f"{name} {old} -> {new}"
-
-
-# -- refusals: what `colablock check` says of a runtime without asking an index again

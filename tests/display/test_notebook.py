@@ -196,7 +196,7 @@ def test_a_kernel_is_restarted_only_where_it_holds_something_old() -> None:
 
 
 class Called:
-    """Stands for the command line and the pipeline."""
+    """Stands for the command line and `colablock.run`."""
 
     def __init__(self, code: int = 0) -> None:
         self.code = code

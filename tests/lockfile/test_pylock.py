@@ -329,7 +329,7 @@ def written_to(lock: Pylock, folder: Path) -> Path:
 
 
 def again(path: Path, *roots: str, environment: Environment = PYTHON_312, **facts: Any) -> Resolution:
-    """Solve *roots* from the lock in *path*, the way the pipeline does."""
+    """Solve *roots* from the lock in *path*, as a plan does."""
     solver = Solver(
         matrix=Matrix(
             name="demo",

@@ -13,10 +13,15 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, NoSolution, NotFound
-from colablock.operations.pipeline import Pipeline
+from colablock.operations.apply import apply
+from colablock.operations.plan import plan_change
+from colablock.operations.run import run_command
+from colablock.operations.session import Session
+from colablock.operations.verify import verify_last_apply
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Action, Plan, Remedy, Target
 from colablock.runtimes.catalog import load_runtime
+from colablock.transaction.up_to_date import up_to_date_report
 from colablock.verification.verify import Report
 from tests.support.recorded_index import RecordedIndex
 from tests.support.runtime import find_python
@@ -81,8 +86,13 @@ class Notes(Reporter):
         self.notes.append(text)
 
 
-def pipeline(world: World, reporter: Reporter | None = None, **variables: str) -> Pipeline:
-    return Pipeline(environ=world.environ(**variables), reporter=reporter)
+def session(world: World, reporter: Reporter | None = None, **variables: str) -> Session:
+    return Session(environ=world.environ(**variables), reporter=reporter or Reporter())
+
+
+def applied(session: Session, options: ApplyOptions) -> Report:
+    """Return the report of an apply, as the API and the command line make it: no-op check first."""
+    return up_to_date_report(options, session.environ) or apply(session, options)
 
 
 def ask_2024(venv: StandIn, *, keep: bool = False, broken: Remedy | None = None) -> ApplyOptions:
@@ -118,7 +128,7 @@ def holds(line: str, versions: Mapping[NormalizedName, str]) -> bool:
 
 @pytest.fixture(scope="module")
 def removing(dated: World, old: StandIn) -> Plan:
-    return pipeline(dated).prepare(ask_2024(old)).plan
+    return plan_change(session(dated), ask_2024(old)).plan
 
 
 def test_what_the_recipe_lists_by_hand_is_found_by_itself(removing: Plan) -> None:
@@ -132,7 +142,7 @@ def test_what_the_recipe_lists_by_hand_is_found_by_itself(removing: Plan) -> Non
 
 
 def test_nothing_is_touched_that_did_not_newly_break(removing: Plan, dated: World, old: StandIn) -> None:
-    stack = pipeline(dated).prepare(ask_2024(old)).pins().keys()
+    stack = plan_change(session(dated), ask_2024(old)).pins().keys()
     direct = {item.name: item for item in removing.breakages if item.direct}
     beside = [step for step in removing.steps if step.name not in stack]
     assert beside
@@ -155,7 +165,7 @@ def test_every_pin_of_the_runtime_itself_is_kept(removing: Plan, old: StandIn) -
 
 
 def test_what_can_be_repaired_is_repaired(mending: World, old: StandIn) -> None:
-    plan = pipeline(mending).prepare(ask_2024(old)).plan
+    plan = plan_change(session(mending), ask_2024(old)).plan
     steps = {step.name: step for step in plan.steps}
     assert steps[canonicalize_name("torchvision")].version == "0.19.0"
     assert steps[canonicalize_name("torchaudio")].version == "2.4.0"
@@ -172,9 +182,9 @@ def test_the_change_is_made_proven_and_found_done(
 ) -> None:
     world: World = request.getfixturevalue(index)
     venv = old.copy(tmp_path / "venv")
-    plan = pipeline(world).prepare(ask_2024(venv)).plan
+    plan = plan_change(session(world), ask_2024(venv)).plan
     before, complaints = venv.versions(), world.uv("pip", "check", "--python", venv.python)
-    report = pipeline(world).apply(ask_2024(venv))
+    report = applied(session(world), ask_2024(venv))
     assert (report.passed, report.changed, report.python) == (True, True, venv.python)
     assert venv.versions() == after(plan, before)
     found = new_complaints(complaints, world.uv("pip", "check", "--python", venv.python))
@@ -182,7 +192,7 @@ def test_the_change_is_made_proven_and_found_done(
     assert found
     assert found <= listed
     world.server.forget_requests()
-    again = pipeline(world).apply(ask_2024(venv))
+    again = applied(session(world), ask_2024(venv))
     assert (again.passed, again.changed, again.needs_restart) == (True, False, False)
     assert world.server.paths == []
     options = ("--variant", "cu121", "--into", "kernel", "--python", venv.python)
@@ -223,7 +233,7 @@ def test_a_failed_proof_leaves_everything_as_it_was(spoilt: World, old: StandIn,
 def test_a_python_without_wheels_is_refused_by_name(dated: World) -> None:
     venv = dated.stand_in(NEW)
     with pytest.raises(NoSolution) as caught:
-        pipeline(dated).prepare(ask_2024(venv))
+        plan_change(session(dated), ask_2024(venv))
     assert caught.value.exit_code == ExitCode.UNMET
     message, *_ = caught.value.message.splitlines()
     assert re.findall("`([^`]+)`", message) == ["numpy", "tokenizers", "torch"]
@@ -240,19 +250,19 @@ def test_it_ends_in_a_proven_environment_of_its_own(dated: World) -> None:
     before = venv.versions()
     notes = Notes()
     ask = ApplyOptions(name="qlora-2024", variant="cu121", python=venv.python)
-    report = pipeline(dated, notes).apply(ask)
+    report = applied(session(dated, notes), ask)
     assert (report.target, report.passed, report.changed) == ("env", True, True)
     # The Python that runs this comes first, and that may be 3.10.
     assert report.python_version.startswith(("3.12.", "3.11.", "3.10."))
     assert any("not into the kernel: `numpy`, `tokenizers` and `torch`" in note for note in notes.notes)
     assert venv.versions() == before
     dated.server.forget_requests()
-    again = pipeline(dated).apply(ask)
+    again = applied(session(dated), ask)
     assert (again.changed, again.python, dated.server.paths) == (False, report.python, [])
     code = "import sys, torch; sys.exit(torch.__version__ != '2.4.0')"
-    assert pipeline(dated).run("qlora-2024", ["python", "-c", code]) == 0
-    assert pipeline(dated).run("qlora-2024", ["accelerate", "launch"]) == 0
-    proven = pipeline(dated).verify("qlora-2024")
+    assert run_command(session(dated), "qlora-2024", ["python", "-c", code]) == 0
+    assert run_command(session(dated), "qlora-2024", ["accelerate", "launch"]) == 0
+    proven = verify_last_apply(session(dated), "qlora-2024")
     assert (proven.passed, proven.changed) == (True, False)
 
 
@@ -263,7 +273,7 @@ def test_the_stack_of_2026_goes_into_the_kernel_by_itself(today: World, new: Sta
     venv = new.copy(tmp_path / "venv")
     before = venv.versions()
     ask = ApplyOptions(name="qlora-2026", variant="cuda", python=venv.python)
-    plan = pipeline(today).prepare(ask).plan
+    plan = plan_change(session(today), ask).plan
     assert plan.target is Target.KERNEL
     assert "harmless" in plan.why_target
     assert [(step.action, step.name, step.version or step.previous) for step in plan.steps] == [
@@ -274,11 +284,11 @@ def test_the_stack_of_2026_goes_into_the_kernel_by_itself(today: World, new: Sta
     assert {kept.name for kept in plan.kept} >= set(STAYS)
     assert (plan.breakages, plan.needs_restart) == ((), False)
     complaints = today.uv("pip", "check", "--python", venv.python)
-    report = pipeline(today).apply(ask)
+    report = applied(session(today), ask)
     assert (report.passed, report.changed, report.needs_restart) == (True, True, False)
     assert venv.versions() == after(plan, before)
     assert not new_complaints(complaints, today.uv("pip", "check", "--python", venv.python))
-    assert not pipeline(today).apply(ask).changed
+    assert not applied(session(today), ask).changed
     assert_later_change_is_noticed(today, venv, ask)
 
 
@@ -286,13 +296,15 @@ def assert_later_change_is_noticed(world: World, venv: StandIn, ask: ApplyOption
     """Take a distribution of the stack away, as another tool might, and apply again."""
     (gone,) = venv.site.glob("trl-*.dist-info")
     gone.rename(gone.with_suffix(".gone"))
-    assert not pipeline(world).verify(ask.name).passed
-    report: Report = pipeline(world).apply(ask)
+    assert not verify_last_apply(session(world), ask.name).passed
+    report: Report = applied(session(world), ask)
     assert (report.passed, report.changed) == (True, True)
 
 
 def test_another_installer_would_move_what_stands(today: World, new: StandIn) -> None:
-    plan = pipeline(today).prepare(ApplyOptions(name="qlora-2026", variant="cuda", python=new.python)).plan
+    plan = plan_change(
+        session(today), ApplyOptions(name="qlora-2026", variant="cuda", python=new.python)
+    ).plan
     options = ["--dry-run", "--no-config", "--python", new.python, "--index-url", today.server.url]
     done = today.uv("pip", "install", *options, *plan.requirements)
     assert done.code == 0, done.err
@@ -306,5 +318,5 @@ def test_another_installer_would_move_what_stands(today: World, new: StandIn) ->
 
 def test_nothing_applied_is_said(today: World) -> None:
     with pytest.raises(NotFound) as caught:
-        pipeline(today, COLABLOCK_HOME=str(today.folder / "nowhere")).run("qlora-2026", ["python"])
+        run_command(session(today, COLABLOCK_HOME=str(today.folder / "nowhere")), "qlora-2026", ["python"])
     assert caught.value.hint == "Run `colablock apply qlora-2026` first"

@@ -385,7 +385,7 @@ class Unreachable(EmptyLock):
 
 
 def report(case: Case, *, source: Any = None, hint: str | None = None) -> NoSolution:
-    """Return the report of *case*, as the pipeline words it."""
+    """Return the report of *case*, as the solver words it."""
     request = Request(environment=PYTHON_312, roots=entries(*case.roots), **case.facts)
     source = source or DictSource(case.index, case.refused, case.yanked)
     with pytest.raises(Unsolvable) as caught:

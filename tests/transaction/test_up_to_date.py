@@ -99,7 +99,7 @@ def test_another_lock_under_the_same_name_is_not_answered(stands: ApplyOptions, 
 
 
 def test_the_question_loads_nothing_heavy() -> None:
-    heavy = {"colablock.operations.pipeline", "colablock.resolver.resolver", "resolvelib", "rich", "urllib3"}
+    heavy = {"colablock.planning.solver", "colablock.resolver.resolver", "resolvelib", "rich", "urllib3"}
     code = "import sys, colablock.transaction.up_to_date; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert heavy & set(done.stdout.split()) == set()

@@ -1,0 +1,206 @@
+"""Apply a plan: fetch, change the target, prove it, and record the result."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from colablock.environment.interpreters import fetch_interpreter
+from colablock.environment.snapshot import fingerprint, installed_versions, snapshot_of
+from colablock.errors import InvalidInput, NotProven, RolledBack
+from colablock.matrix.reader import is_path
+from colablock.operations.plan import ENV_EXISTS, env_digest, plan_change
+from colablock.operations.session import Session, comparable
+from colablock.planning.options import ApplyOptions
+from colablock.planning.plan import Plan, Target
+from colablock.planning.solver import PlannedChange
+from colablock.transaction import apply_record as applied
+from colablock.transaction import isolated_envs as envs
+from colablock.transaction.apply import ChangeOrigin, apply_plan, refuse_externally_managed
+from colablock.transaction.serialise import report_to_json
+from colablock.transaction.up_to_date import digest_of, request_key
+from colablock.verification.verify import Check, Report, prove
+
+__all__ = ["apply", "carry_out"]
+
+
+def apply(
+    session: Session, options: ApplyOptions, *, on_plan: Callable[[Plan], None] | None = None
+) -> Report:
+    """Plan, carry the plan out, and return the report; *on_plan* is given the plan before anything changes.
+
+    The no-op check is not done here: `up_to_date_report` is asked first, and
+    loads no resolver.  Raises what `plan_change` and `carry_out` raise.
+    """
+    planned = plan_change(session, options, recover=True)
+    if on_plan is not None:
+        on_plan(planned.plan)
+    return carry_out(session, options, planned)
+
+
+def carry_out(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:
+    """Change the target as planned, prove it, and return the report.
+
+    Raises RolledBack when it failed and was undone, Refused or Unmet before
+    anything has changed.  A report with failed checks is returned only when
+    the user keeps what fails.
+    """
+    if options.runtime:
+        raise InvalidInput("a recorded runtime can be planned for, not changed", hint="Leave `--runtime` out")
+    started = time.monotonic()
+    apply_to_target = _apply_to_env if planned.plan.target is Target.ENV else _apply_to_kernel
+    applied.check_home(session.home)
+    report = apply_to_target(session, options, planned)
+    report = replace(report, seconds=time.monotonic() - started)
+    return _record(session, options, planned, report)
+
+
+def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:
+    plan = planned.plan
+    pins = planned.pins()
+    prove_kernel = partial(
+        prove,
+        plan.python,
+        verify=planned.matrix.verify,
+        pins=pins,
+        environ=session.environ,
+        expected_unmet=planned.unmet_before(),
+        plan=plan,
+        before=planned.snapshot,
+        reporter=session.reporter,
+    )
+    if not plan.steps:
+        checks = prove_kernel()
+        if not (options.keep or all(check.passed for check in checks)):
+            raise NotProven(_failures(checks, "nothing was to be changed"))
+        return _report(planned, plan.python, checks, changed=False)
+    if not options.break_system_packages:
+        refuse_externally_managed(plan, planned.snapshot)  # before gigabytes are fetched for it
+    with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
+        files = planned.preparer.gather(plan, Path(folder), session.reporter)
+        checks = apply_plan(
+            plan,
+            planned.snapshot,
+            files,
+            prove=prove_kernel,
+            origin=ChangeOrigin(
+                stack=applied.versions_digest(pins),
+                lock=digest_of(options.lock) if options.lock else None,
+                applied_before=applied.read_text(planned.matrix.name, session.home),
+            ),
+            keep=options.keep,
+            undo=options.undo,
+            break_system_packages=options.break_system_packages,
+            environ=session.environ,
+            reporter=session.reporter,
+            fingerprint=lambda: fingerprint(comparable(session.snapshot(options.python, options.protect))),
+        )
+    report = _report(planned, plan.python, checks, changed=True)
+    where = ["--python", options.python] if options.python else []
+    return replace(report, undo=shlex.join(["colablock", "rollback", *where]) if options.undo else "")
+
+
+def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:
+    digest = env_digest(planned)
+    existing = envs.read_env(session.home, digest)
+    if existing is not None and ENV_EXISTS not in planned.plan.beforehand:
+        session.reporter.note(ENV_EXISTS)
+    python = existing.python if existing is not None else _build_env(session, planned, digest)
+    checks = prove(
+        python,
+        verify=planned.matrix.verify,
+        pins=planned.pins(),
+        environ=session.environ,
+        bytecode=True,
+        reporter=session.reporter,
+    )
+    if not all(check.passed for check in checks) and not options.keep:
+        if existing is not None:
+            raise NotProven(_failures(checks, "the environment, which stood already, is left as it was"))
+        envs.discard_env(session.home, digest)
+        hint = "`--keep` keeps an environment that is not proven"
+        raise RolledBack(_failures(checks, "the environment was taken away again"), hint=hint)
+    envs.select_env(session.home, planned.matrix.name, digest)
+    report = _report(planned, python, checks, changed=existing is None)
+    return replace(report, lock_digest=digest)
+
+
+def _build_env(session: Session, planned: PlannedChange, digest: str) -> str:
+    """Build the isolated environment of the lock with that *digest*; return its interpreter."""
+    plan = planned.plan
+    short = planned.snapshot.environment.short
+    interpreter = plan.python or fetch_interpreter(short, session.environ, session.reporter).path
+    with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
+        files = planned.preparer.gather(plan, Path(folder), session.reporter)
+        python = envs.build_env(
+            plan,
+            files,
+            lock_hash=digest,
+            home=session.home,
+            environ=session.environ,
+            interpreter=interpreter,
+            reporter=session.reporter,
+        )
+    return str(python)
+
+
+def _report(planned: PlannedChange, python: str, checks: tuple[Check, ...], *, changed: bool) -> Report:
+    plan = planned.plan
+    return Report(
+        matrix=plan.matrix,
+        variant=plan.variant,
+        target=plan.target.value,
+        python=python,
+        python_version=plan.python_version,
+        checks=checks,
+        changed=changed,
+        needs_restart=plan.needs_restart and changed,
+        restart=tuple(one for modules in plan.restart.values() for one in modules) if changed else (),
+        notes=plan.notes,
+    )
+
+
+def _record(session: Session, options: ApplyOptions, planned: PlannedChange, report: Report) -> Report:
+    """Record the apply for `run`, `verify` and the next `apply`; add a note to *report* where that fails."""
+    after = snapshot_of(
+        Path(report.python), environ=session.environ, accelerator=planned.snapshot.accelerator
+    )
+    versions = installed_versions([after.site])
+    record = applied.ApplyRecord(
+        name=planned.matrix.name,
+        key=request_key(options, session.matrix(options.name), session.environ),
+        target=report.target,
+        python=report.python,
+        prefix=after.prefix,
+        sites=(after.site,),
+        state=applied.versions_digest(versions),
+        versions=versions,
+        matrix_digest=planned.matrix.digest,
+        variant=planned.matrix.variant,
+        pins=planned.pins(),
+        unmet=tuple(sorted(planned.unmet_before())),
+        report=report_to_json(report),
+        source=str(Path(options.name).absolute()) if is_path(options.name) else options.name,
+        process=os.getpid(),
+    )
+    try:
+        applied.save(record, session.home)
+    except OSError as error:
+        note = f"applied, but not recorded in {session.home}: {error.strerror}; `run` and `verify` miss it"
+        return replace(report, notes=(*report.notes, note))
+    return report
+
+
+def _failures(checks: Iterable[Check], then: str) -> str:
+    failed = [check for check in checks if not check.passed]
+    lines = [f"{len(failed)} of the proofs failed, and {then}"]
+    for check in failed:
+        lines.append(f"  {check.kind} {check.subject}")
+        lines += [f"    {line}" for line in check.detail.splitlines()[-8:]]
+    return "\n".join(lines)

@@ -1,0 +1,178 @@
+"""Plan a change: read the state, choose the target, resolve, and list the steps with their costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colablock._common.urls import redacted
+from colablock.environment.site import is_unfinished
+from colablock.environment.snapshot import Host, Snapshot
+from colablock.errors import BadDistribution, NoSolution, Refused
+from colablock.lockfile.pylock import lock_digest, make_lock
+from colablock.lockfile.store import LockStore
+from colablock.matrix.catalog import lock_files
+from colablock.matrix.model import select_variant
+from colablock.operations.last_apply import drifts_since, requirements_to_hold
+from colablock.operations.rollback import recover_interrupted
+from colablock.operations.session import Session, comparable
+from colablock.planning.options import ApplyOptions
+from colablock.planning.plan import Target
+from colablock.planning.solver import PlannedChange, Solver
+from colablock.planning.target import is_kernel, why_not_kernel
+from colablock.runtimes.catalog import load_runtime
+from colablock.training.receipts import proof_note
+from colablock.transaction import apply_record as applied
+from colablock.transaction import isolated_envs as envs
+from colablock.transaction.disk_space import room_note, undo_cost
+from colablock.transaction.drift import notes_of
+from colablock.transaction.up_to_date import request_key
+
+if TYPE_CHECKING:
+    from colablock.environment.accelerator import Accelerator
+    from colablock.matrix.model import Matrix
+    from colablock.network.settings import Settings
+
+__all__ = ["ENV_EXISTS", "env_digest", "plan_change", "solver_for"]
+
+#: Said of a plan, or noted by an apply, whose isolated environment was built before.
+ENV_EXISTS = "the environment of this lock stands already: nothing is fetched"
+_INTERRUPTED = "a change of this environment was interrupted: the next `apply` sees to it first"
+
+
+def plan_change(session: Session, options: ApplyOptions, *, recover: bool = False) -> PlannedChange:
+    """Return the plan, with what is needed to carry it out.
+
+    Nothing is changed, except that with *recover* an interrupted change is
+    recovered first.  Without it the plan only notes that there is one.
+    Raises NoSolution, FetchFailed and Refused (exit 1), InvalidInput (exit 2).
+    """
+    kernel = _read_state(session, options, recover=recover)
+    matrix = session.matrix(options.name)
+    last = None if options.runtime else applied.load(matrix.name, session.home)
+    must_hold = requirements_to_hold(last, kernel) if last else frozenset()
+    solver = replace(solver_for(session, options, kernel), must_hold=must_hold)
+    planned = _with_costs(session, options, _plan_for_target(session, options, solver))
+    is_same = last is not None and last.key == request_key(options, matrix, session.environ)
+    since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()
+    proof = _proof(matrix, kernel.accelerator)
+    plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *proof))
+    return replace(planned, plan=plan)
+
+
+def solver_for(session: Session, options: ApplyOptions, kernel: Snapshot) -> Solver:
+    """Return the solver of a request for the state *kernel*."""
+    matrix = select_variant(session.matrix(options.name), kernel.accelerator, options.variant)
+    settings = session.settings(options, matrix)
+    return Solver(
+        matrix=matrix,
+        kernel=kernel,
+        settings=settings,
+        environ=session.environ,
+        reporter=session.reporter,
+        with_=options.with_,
+        broken=options.broken,
+        lock=options.lock,
+        lock_store=_lock_store(session, options, matrix, settings),
+        # Without `into` it names the kernel: where that cannot take the stack, any Python may.
+        python=options.python if options.into is Target.ENV else None,
+    )
+
+
+def env_digest(planned: PlannedChange) -> str:
+    """Return the digest that names an isolated environment: that of its lock.
+
+    A lock lists the hashes of rebuilt wheels, so those that are missing are made.
+    """
+    wheels = planned.preparer.wheels_beside(planned.resolution, None)
+    return lock_digest(make_lock(planned.resolution, planned.matrix, wheels=wheels))
+
+
+def _read_state(session: Session, options: ApplyOptions, *, recover: bool) -> Snapshot:
+    """Return the state that a plan would change: a recorded runtime's, a named Python's, or this one's."""
+    if options.runtime:
+        return comparable(load_runtime(options.runtime, environ=session.environ))
+    snapshot = session.snapshot(options.python, options.protect)
+    if is_unfinished(snapshot.prefix, snapshot.site):
+        if recover:
+            recover_interrupted(session, snapshot.python)
+            snapshot = session.snapshot(options.python, options.protect)
+        else:
+            snapshot = _with_note(snapshot, _INTERRUPTED)
+    if not options.python and snapshot.host is not Host.PLAIN and not session.in_kernel:
+        # `!colablock` is a process of its own: what the kernel holds is out of its sight.
+        note = "what the notebook's kernel has loaded cannot be seen from here: restart it after a change"
+        snapshot = _with_note(snapshot, note)
+    return comparable(snapshot)
+
+
+def _with_note(snapshot: Snapshot, note: str) -> Snapshot:
+    return replace(snapshot, notes=(*snapshot.notes, note))
+
+
+def _lock_store(
+    session: Session, options: ApplyOptions, matrix: Matrix, settings: Settings
+) -> LockStore | None:
+    """Return the locks beside *matrix*, as far as *options* allow them."""
+    paths = lock_files(matrix, environ=session.environ) if options.use_locks and options.lock is None else ()
+    if paths and settings.find_links:
+        session.reporter.note(f"the locks beside {matrix.name} are left aside: find-links come first")
+        return None
+    return LockStore(
+        paths=paths,
+        matrix=matrix,
+        with_=options.with_,
+        index=redacted(settings.default_index),
+        reporter=session.reporter,
+    )
+
+
+def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) -> PlannedChange:
+    """Plan for the target that was asked for, else for the kernel where that does no harm."""
+    if options.into is not None:
+        return solver.in_env("asked for") if options.into is Target.ENV else solver.in_kernel("asked for")
+    if not is_kernel(solver.kernel, named=bool(options.python or options.runtime)):
+        return solver.in_env("no notebook runs here")
+    try:
+        planned = solver.in_kernel("harmless: nothing that is loaded changes and nothing breaks")
+    except (NoSolution, Refused) as error:
+        session.reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
+        return solver.in_env("the kernel cannot take it")
+    harm = why_not_kernel(planned.plan)
+    is_closed = planned.snapshot.externally_managed is not None and not options.break_system_packages
+    if harm is None and planned.plan.steps and is_closed:
+        harm = "the environment is externally managed"
+    return planned if harm is None else solver.in_env(f"in the kernel {harm}")
+
+
+def _with_costs(session: Session, options: ApplyOptions, planned: PlannedChange) -> PlannedChange:
+    """Add to the plan what it costs on this machine: disk space, and the copies that an undo needs."""
+    if options.runtime:
+        return planned
+    plan, folder = planned.plan, Path(planned.snapshot.site)
+    if plan.target is Target.ENV:
+        if _env_exists(session, planned):
+            return replace(planned, plan=replace(plan, beforehand=(ENV_EXISTS,)))
+        folder = session.home
+    elif options.undo:
+        plan = replace(plan, undo_cost=undo_cost(plan, planned.snapshot))
+    note = room_note(plan, folder)
+    return replace(planned, plan=replace(plan, beforehand=(note,) if note else ()))
+
+
+def _env_exists(session: Session, planned: PlannedChange) -> bool:
+    """Whether the isolated environment is known to exist; False where only a download could tell."""
+    if not planned.preparer.is_at_hand(planned.resolution):
+        return False
+    try:
+        return envs.read_env(session.home, env_digest(planned)) is not None
+    except BadDistribution:
+        return False  # the apply says what is wrong with it
+
+
+def _proof(matrix: Matrix, accelerator: Accelerator) -> tuple[str, ...]:
+    """Return whether training with *matrix* is proven on this accelerator; nothing without a runner."""
+    if matrix.train.runner is None:
+        return ()
+    return (proof_note(matrix.source, matrix.name, accelerator, digest=matrix.digest),)

@@ -1,0 +1,69 @@
+"""Undo committed changes, list and drop them, and recover an interrupted change."""
+
+from __future__ import annotations
+
+from colablock.environment.accelerator import Accelerator
+from colablock.errors import NotFound
+from colablock.operations.session import Session
+from colablock.transaction import apply_record as applied
+from colablock.transaction.history import Change, drop, read_history
+from colablock.transaction.journal import RecoveryOutcome, recover
+from colablock.transaction.rollback import UndoneChange, roll_back
+from colablock.transaction.site_lock import locked
+
+__all__ = ["drop_stashes", "list_changes", "recover_interrupted", "undo_changes"]
+
+
+def undo_changes(
+    session: Session, python: str | None = None, *, to_first: bool = False
+) -> tuple[UndoneChange, ...]:
+    """Undo the last change of the environment of *python* (default: this one), or with *to_first* every one.
+
+    An interrupted change is recovered first.  Where that undoes it and
+    *to_first* is not set, nothing else is undone and the result is empty.
+    Raises what `roll_back` raises: NotFound, Refused, RolledBack, NotRestored.
+    """
+    if recover_interrupted(session, python) is RecoveryOutcome.UNDONE and not to_first:
+        return ()
+    site = session.site(python)
+    undone = roll_back(
+        site,
+        look=lambda: session.snapshot(python, accelerator=Accelerator()),
+        to_first=to_first,
+        reporter=session.reporter,
+    )
+    try:
+        for change in (one.change for one in undone):
+            applied.put_back(change.matrix, session.home, change.applied_before, prefix=site.prefix)
+    except OSError as error:
+        session.reporter.note(f"undone, but not recorded in {session.home}: {error.strerror}")
+    return undone
+
+
+def list_changes(session: Session, python: str | None = None) -> tuple[Change, ...]:
+    """Return the committed changes of the environment of *python* (default: this one), oldest first."""
+    return read_history(session.site(python).state)
+
+
+def drop_stashes(
+    session: Session, python: str | None = None, number: int | None = None
+) -> tuple[Change, ...]:
+    """Delete the stashes of change *number* and of those before it (default: all); return these changes.
+
+    A change without its stash cannot be undone.  Raises NotFound for a change
+    that does not exist, Refused while another process changes the environment.
+    """
+    site = session.site(python)
+    if not read_history(site.state):
+        raise NotFound(f"colablock has changed nothing in `{site.prefix}`, so nothing is kept")
+    with locked(site):
+        return drop(site.state, number)
+
+
+def recover_interrupted(session: Session, python: str | None = None) -> RecoveryOutcome | None:
+    """Undo or finish an interrupted change of the environment of *python*; None where there is none."""
+    site = session.site(python)
+    outcome = recover(site)
+    if outcome is not None:
+        session.reporter.note(f"a change of {site.prefix} that was interrupted {outcome.value}")
+    return outcome

@@ -1,0 +1,78 @@
+"""Use the environment of the last apply: run a command, hand it to training, train a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from colablock.environment.accelerator import detect
+from colablock.errors import Refused
+from colablock.matrix.model import select_variant
+from colablock.operations.last_apply import drifts_since, last_apply
+from colablock.operations.session import Session
+from colablock.training.preflight.ready import ProvenEnvironment
+from colablock.transaction.apply_record import versions_digest
+from colablock.transaction.serialise import report_from_json
+from colablock.verification.verify import run_in
+
+if TYPE_CHECKING:
+    from colablock.training.receipts import Receipt
+
+__all__ = ["proven_environment", "run_command", "run_smoke"]
+
+
+def run_command(session: Session, name: str, argv: Sequence[str]) -> int:
+    """Run *argv* in the environment of the last apply of *name* and return its exit code.
+
+    Raises NotFound where the matrix has not been applied.
+    """
+    return run_in(last_apply(session, name).python, argv, session.environ)
+
+
+def proven_environment(session: Session, name: str) -> ProvenEnvironment:
+    """Return the environment of the last apply of *name*, to train in.
+
+    Raises NotFound where the matrix has not been applied, and Refused where a
+    pin of it has changed since: training starts only on what was proven.
+    """
+    last = last_apply(session, name)
+    accelerator = detect(session.environ)
+    matrix = select_variant(session.matrix(last.source or name), accelerator, last.variant)
+    moved = [drift.text for drift in drifts_since(session, last) if drift.is_pin]
+    if moved:
+        raise Refused(
+            "\n".join(
+                [f"the stack of `{last.name}` is not as it was proven", *(f"  {one}" for one in moved)]
+            ),
+            hint=f"`colablock apply {name}` makes it so again",
+        )
+    report = report_from_json(last.report)
+    return ProvenEnvironment(
+        matrix=last.name,
+        python=last.python,
+        lock=report.lock_digest or versions_digest(last.pins),
+        runner=matrix.train.runner,
+        mends=matrix.train.mends,
+        variant=last.variant,
+        matrix_digest=last.matrix_digest,
+        matrix_source=matrix.source,
+        python_version=report.python_version,
+        versions={str(project): version for project, version in last.pins.items()},
+        accelerator=accelerator,
+    )
+
+
+def run_smoke(session: Session, name: str, *, runner: str | None = None) -> Receipt:
+    """Train a tiny model in the environment of the last apply of *name*; see `smoke.smoke`."""
+    from colablock.training.preflight.machine import visible  # noqa: PLC0415 - only training reads YAML
+    from colablock.training.runs.runners import runner_of  # noqa: PLC0415
+    from colablock.training.smoke import smoke  # noqa: PLC0415
+
+    proven = proven_environment(session, name)
+    return smoke(
+        proven,
+        runner=runner_of(runner or proven.runner).name,
+        accelerator=visible(proven.accelerator, session.environ),
+        environ=session.environ,
+        reporter=session.reporter,
+    )

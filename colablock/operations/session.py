@@ -1,0 +1,100 @@
+"""The session of one call: its environment variables, its reporter, and how every verb reads the machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from colablock._common.reporter import Reporter
+from colablock.environment.accelerator import Accelerator
+from colablock.environment.site import Site, read_site
+from colablock.environment.snapshot import Snapshot, find_executable, is_version, snapshot_of, take_snapshot
+from colablock.matrix.catalog import find_matrix
+from colablock.network.settings import Settings, read_settings
+from colablock.transaction.apply_record import home_folder
+
+if TYPE_CHECKING:
+    from colablock.matrix.model import Matrix
+    from colablock.planning.options import ApplyOptions
+
+__all__ = ["Session", "comparable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Session:
+    """What one call of the API or of the command line depends on.
+
+    *environ* holds the environment variables that it may read.  *reporter*
+    receives progress and notes.  *in_kernel* says that this process is the
+    notebook's kernel, so that the modules it has loaded count.
+    """
+
+    environ: Mapping[str, str]
+    reporter: Reporter = field(default_factory=Reporter)
+    in_kernel: bool = False
+    _sites: dict[str | None, Site] = field(default_factory=dict, init=False, repr=False)
+    _noted: set[str] = field(default_factory=set, init=False, repr=False)
+
+    @property
+    def home(self) -> Path:
+        """The folder of isolated environments, apply records and runs."""
+        return home_folder(self.environ)
+
+    def matrix(self, name: str) -> Matrix:
+        """Return the matrix with that name or path, no variant selected.  Raises NotFound, InvalidMatrix."""
+        return find_matrix(name, environ=self.environ)
+
+    def settings(self, options: ApplyOptions, matrix: Matrix) -> Settings:
+        """Return the indexes and folders in force.  A note about another tool's settings is given once."""
+        settings = read_settings(
+            self.environ,
+            default_index=options.default_index,
+            find_links=options.find_links,
+            offline=options.offline,
+            indexes=matrix.indexes,
+        )
+        for note in settings.notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.reporter.note(note)
+        return settings
+
+    def site(self, python: str | None) -> Site:
+        """Return the site of the interpreter *python*, by default this one's.
+
+        An interpreter has to be started to read its site, so the result is cached.
+        """
+        if python not in self._sites:
+            executable = find_executable(Path(python), self.environ) if python else sys.executable
+            self._sites[python] = read_site(executable, self.environ)
+        return self._sites[python]
+
+    def snapshot(
+        self, python: str | None, protect: Iterable[str] = (), *, accelerator: Accelerator | None = None
+    ) -> Snapshot:
+        """Return a snapshot of the interpreter *python*, by default of this one.
+
+        Without *accelerator* the machine's own is detected.
+        """
+        if python:
+            return snapshot_of(Path(python), protect=protect, environ=self.environ, accelerator=accelerator)
+        modules = sys.modules if self.in_kernel else None
+        return take_snapshot(
+            protect=protect, loaded_modules=modules, environ=self.environ, accelerator=accelerator
+        )
+
+
+def comparable(snapshot: Snapshot) -> Snapshot:
+    """Return *snapshot* without the distributions whose version is not one of PEP 440.
+
+    No specifier can be compared with such a version.  Their names are kept in
+    ``unreadable``.
+    """
+    odd = sorted(name for name, there in snapshot.installed.items() if not is_version(there.version))
+    if not odd:
+        return snapshot
+    installed = {name: there for name, there in snapshot.installed.items() if name not in odd}
+    return replace(snapshot, installed=installed, unreadable=frozenset(odd))
