@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from colablock._common.fs import write_atomic
 from colablock.authoring.from_requirements import MatrixParts, matrix_parts
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.authoring.template import Start, matrix_text
@@ -88,15 +89,10 @@ def write_new(wish: NewMatrixOptions, environ: Mapping[str, str]) -> NewMatrix:
 
 
 def write_file(path: Path, text: str, *, force: bool) -> None:
-    """Write a file, over one that is there only where *force* allows it.  Raises InvalidInput."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        if isinstance(error, FileExistsError) and path.is_file():
-            raise InvalidInput(f"`{path}` is there already", hint="`--force` writes over it") from None
-        raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
+    """Write a file; replace an existing one only with *force*.  Raises InvalidInput."""
+    if not force and path.is_file():
+        raise InvalidInput(f"`{path}` exists already", hint="`--force` replaces it")
+    write_atomic(path, text.encode())
 
 
 def _extends(base: str, name: str, output: Path, environ: Mapping[str, str]) -> str:

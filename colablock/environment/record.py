@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from colablock._common.fs import file_digest
+
 __all__ = [
     "Row",
     "differences",
@@ -23,8 +25,6 @@ __all__ = [
     "row_of",
     "write_record",
 ]
-
-_BLOCK = 1 << 20
 
 
 class Row(NamedTuple):  # not a dataclass: 60,000 of them are made at a time
@@ -71,11 +71,8 @@ def recorded_paths(site: str, rows: Sequence[Row]) -> Iterator[str]:
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """Return the hash of a file as RECORD writes it (urlsafe base64 without padding)."""
-    hasher = hashlib.new(algorithm)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            hasher.update(block)
-    return f"{algorithm}={base64.urlsafe_b64encode(hasher.digest()).rstrip(b'=').decode()}"
+    raw = bytes.fromhex(file_digest(path, algorithm))
+    return f"{algorithm}={base64.urlsafe_b64encode(raw).rstrip(b'=').decode()}"
 
 
 def row_of(path: Path, site: Path) -> Row:

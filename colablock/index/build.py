@@ -13,10 +13,11 @@ from pathlib import Path
 
 import uv
 
+from colablock._common.fs import file_digest
 from colablock._common.process import clean_environment
 from colablock.environment.markers_and_tags import Environment
 from colablock.errors import BadDistribution
-from colablock.network.cache import Cache, file_digest
+from colablock.network.cache import Cache
 
 __all__ = ["Builder", "build_wheel"]
 

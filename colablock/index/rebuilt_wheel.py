@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from colablock._common.fs import atomic_path, file_digest
 from colablock._common.urls import split_fragment
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
@@ -32,7 +33,7 @@ from colablock.index.candidates import Metadata
 from colablock.index.core_metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
 from colablock.index.evaluator import parse_wheel_name
 from colablock.matrix.model import PackageEntry
-from colablock.network.cache import Cache, file_digest
+from colablock.network.cache import Cache
 
 __all__ = [
     "archive_version",
@@ -364,7 +365,7 @@ def _wheel_files(wheel: zipfile.ZipFile, info: str, stem: str, metadata: bytes) 
 def _write(cache: Cache, filename: str, stem: str, files: Iterable[_WheelEntry]) -> Path:
     """Write the wheel into the cache and return its path; its name says all that it was made from."""
     target = cache.path("rebuilt", filename) / filename
-    with cache.new(target) as temporary:
+    with atomic_path(cache.make_way(target)) as temporary:
         rows = []
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as wheel:
             for file in files:

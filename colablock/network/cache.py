@@ -7,23 +7,18 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
-import threading
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-if sys.platform != "win32":
-    import fcntl
+from colablock._common.fs import atomic_path, file_digest, open_locked, replace_file
 
-__all__ = ["ROWS", "Cache", "cache_folder", "decoded", "file_digest", "flock", "place"]
+__all__ = ["ROWS", "Cache", "cache_folder", "decoded", "place"]
 
-_CHUNK = 1 << 20
 _SAMPLE = 1 << 16
-NEW = ".new-"  # begins the name of what is being written
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
@@ -59,7 +54,7 @@ class Cache:
         self._temporary = None if writable else tempfile.TemporaryDirectory(prefix="colablock-")
         self.folder = Path(self._temporary.name) if self._temporary else folder
         self._read_only: tuple[Path, ...] = () if writable else (folder,)
-        held = flock(folder, exclusive=False)
+        held = open_locked(folder, shared=True)
         if held is not None:
             weakref.finalize(self, os.close, held)
 
@@ -94,8 +89,8 @@ class Cache:
     def write(self, kind: str, key: str, data: bytes) -> None:
         """Keep an entry; a disk that is full or read-only is no reason to stop."""
         path = self.path(kind, key)
-        with contextlib.suppress(OSError), self.new(path) as temporary:
-            temporary.write_bytes(_checksum(data) + b"\n" + data)
+        with contextlib.suppress(OSError):
+            replace_file(self.make_way(path), _checksum(data) + b"\n" + data)
 
     def read_json(self, kind: str, key: str) -> Any:
         """Return an entry, None when there is none or it cannot be read (it is then written anew)."""
@@ -108,19 +103,6 @@ class Cache:
     def write_json(self, kind: str, key: str, value: Any) -> None:
         """Keep an entry of plain values."""
         self.write(kind, key, json.dumps(value, separators=(",", ":")).encode())
-
-    @contextlib.contextmanager
-    def new(self, path: Path) -> Iterator[Path]:
-        """Give a name to write to; it becomes *path* when the block ends well, and goes when it does not."""
-        self.make_way(path)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=NEW)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def file(self, sha256: str) -> Path | None:
         """Return the kept file of that hash, None when there is none.
@@ -163,52 +145,19 @@ class Cache:
         return digest
 
 
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Return the hash of a file's contents."""
-    digest = hashlib.new(algorithm)
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def place(source: Path, target: Path) -> None:
     """Put *source* at *target* as a hard link, or a copy where that cannot be; an older file there goes."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident():x}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    # A rename between two links of one file does nothing, so the new name may remain.
-    temporary.replace(target)
-    temporary.unlink(missing_ok=True)
+    with atomic_path(target) as temporary:
+        try:
+            os.link(source.resolve(), temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def decoded(data: bytes) -> bytes | None:
     """Return what an entry holds, None where that is not what was written."""
     checksum, _, rest = data.partition(b"\n")
     return rest if checksum == _checksum(rest) else None
-
-
-def flock(folder: Path, *, exclusive: bool) -> int | None:
-    """Return a descriptor that holds a lock on *folder*; None where it cannot be had.
-
-    Who wants to be alone (*exclusive*) does not wait for it; the others wait
-    until that one has done.
-    """
-    if sys.platform == "win32":
-        return None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
-    except OSError:  # held by others, or a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def _checksum(data: bytes) -> bytes:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from colablock._common.fs import NEW, open_locked
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
-from colablock.network.cache import NEW, ROWS, decoded, flock
+from colablock.network.cache import ROWS, decoded
 from colablock.network.download import locked
 
 __all__ = ["KINDS", "CacheKind", "PruneResult", "clean", "contents", "prune"]
@@ -136,7 +137,7 @@ class _Pruner:
         self.swept = PruneResult()
 
     def __enter__(self) -> _Pruner:  # noqa: PYI034 - nobody derives from it
-        self._held = flock(self._folder, exclusive=True)
+        self._held = open_locked(self._folder, wait=False)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,19 +6,16 @@ import contextlib
 import hashlib
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
+from colablock._common.fs import flock
 from colablock._common.reporter import Reporter
 from colablock._common.urls import redacted
 from colablock.errors import BadDistribution, FetchFailed
-
-if sys.platform != "win32":
-    import fcntl
 
 if TYPE_CHECKING:
     from colablock.network.http import HttpResponse
@@ -159,11 +156,9 @@ def open_partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 def locked(stream: IO[bytes], path: Path) -> bool:
     """Whether *stream* is now ours alone, and still what *path* names."""
-    if sys.platform == "win32":
-        return False  # no lock to hold it by, so no partial file is taken up
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+        # Where there are no locks, no partial file is continued.
+        return flock(stream, wait=False) and os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except OSError:
         return False
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.fs import atomic_path, file_digest
 from colablock.errors import BadDistribution
 from colablock.index.candidates import CandidateOrigin
 from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lockfile.pylock import LockSource, Wheel
-from colablock.network.cache import file_digest
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
@@ -137,12 +136,9 @@ class WheelPreparer:
 
 def _place(wheel: Path, destination: Path) -> None:
     """Copy *wheel* to *destination* atomically, over the copy of an earlier lock."""
-    new = destination.with_name(f".{destination.name}.{os.getpid()}")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        new.write_bytes(wheel.read_bytes())
-        new.replace(destination)
+        with atomic_path(destination) as new:
+            shutil.copyfile(wheel, new)
     except OSError as error:
-        with suppress(OSError):
-            new.unlink()
         raise BadDistribution(f"`{destination}` cannot be written: {error.strerror}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from colablock._common.fs import write_atomic
+from colablock._common.fs import flock, write_atomic
 from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
@@ -115,12 +114,9 @@ def claimed(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InvalidInput(f"the output folder `{folder}` cannot be used: {error.strerror}") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Refused(f"another call is starting a run in `{folder}`") from error
-        except OSError:  # a file system without locks, as NFS is for folders
-            pass
+        with suppress(OSError):  # a file system without locks, as NFS is for folders
+            if not flock(descriptor, wait=False):
+                raise Refused(f"another call is starting a run in `{folder}`")
         yield
     finally:
         os.close(descriptor)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from colablock._common.fs import replace_file
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NotFound, Unmet
 from colablock.planning.plan import Target
@@ -88,18 +89,7 @@ def save(applied: ApplyRecord, home: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=".new-", delete=False, encoding="utf-8"
-    ) as file:
-        new = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a crash may leave the new name with nothing in it
-        except OSError:
-            new.unlink()
-            raise
-    new.replace(path)
+    replace_file(path, text.encode(), synced=True)
 
 
 def read_text(name: str, home: Path) -> str | None:

@@ -9,9 +9,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from colablock._common.fs import atomic_path, locked_file, replace_file
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
@@ -123,7 +122,7 @@ def build_env(
         try:
             _fill(folder, plan, files, interpreter or plan.python, environ)
             manifest = _manifest_of(folder, plan, lock_hash, interpreter or plan.python, now)
-            _write(folder / _MANIFEST, manifest)
+            replace_file(folder / _MANIFEST, f"{json.dumps(asdict(manifest), indent=2)}\n".encode())
         except OSError as error:
             _clear(folder)
             raise Unmet(f"the environment `{folder}` could not be built: {error}") from error
@@ -142,10 +141,8 @@ def select_env(home: Path, matrix: str, lock_hash: str) -> None:
     """Make the environment of a lock the current one of a matrix, by one rename."""
     pointer = _pointer(home, matrix)
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pointer.with_name(f".{pointer.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(Path("..", "envs", lock_hash))
-    temporary.replace(pointer)
+    with atomic_path(pointer) as new:
+        new.symlink_to(Path("..", "envs", lock_hash))
 
 
 def list_envs(home: Path) -> tuple[BuiltEnvironment, ...]:
@@ -295,12 +292,6 @@ def _manifest_of(
     )
 
 
-def _write(path: Path, manifest: Manifest) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
 def _clear(folder: Path) -> None:
     with suppress(FileNotFoundError):
         (folder / _MANIFEST).unlink()
@@ -311,6 +302,5 @@ def _clear(folder: Path) -> None:
 def _building(folder: Path) -> Iterator[None]:
     """Hold an environment while it is built; a second builder waits, and then finds it whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked_file(folder.with_name(f".{folder.name}.lock")):
         yield

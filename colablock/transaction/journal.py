@@ -21,7 +21,7 @@ recovery finishes it in place of moving everything back.
 """
 
 # Paths are strings here: a change of a whole stack has 30,000 of them.
-# ruff: noqa: PTH101, PTH102, PTH104, PTH105, PTH106, PTH108, PTH112, PTH114, PTH116, PTH118, PTH120, PTH123
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH112, PTH114, PTH116, PTH118
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from colablock._common.fs import NEW, replace_file, sync
 from colablock.environment.site import JOURNAL, Site
 from colablock.errors import NotRestored, Unmet
 from colablock.transaction.site_lock import locked
@@ -140,7 +141,7 @@ class Operations:
         """Copy one file or link with its mode and times, and sync it."""
         shutil.copy2(source, destination, follow_symlinks=False)
         if not os.path.islink(destination):
-            _sync(destination)
+            sync(destination)
 
     def unlink(self, path: str) -> None:
         """Take away one file or link."""
@@ -157,13 +158,7 @@ class Operations:
 
     def write(self, path: str, text: str) -> None:
         """Write a whole file, synced, in place of what was there."""
-        temporary = path + _TEMPORARY
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(os.path.dirname(path))
+        replace_file(Path(path), text.encode("utf-8", "surrogateescape"), synced=True)
 
 
 class Journal:
@@ -554,7 +549,8 @@ def tidy(state: Path) -> None:
             leftovers.append(change)
     _discard(state / _TRASH, leftovers)
     with suppress(OSError):
-        (state / f"{JOURNAL}{_TEMPORARY}").unlink(missing_ok=True)
+        for left in state.glob(f"{NEW}*"):  # a record that a killed process was writing
+            left.unlink(missing_ok=True)
         (state / _FINISHED).unlink(missing_ok=True)
     with suppress(OSError):
         (state / CHANGES).rmdir()
@@ -606,11 +602,3 @@ def remove_tree(folder: Path) -> None:
             with suppress(OSError):
                 os.chmod(path, 0o700)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.fs import flock
 from colablock._common.reporter import Reporter
 from colablock.environment.site import Site
 from colablock.errors import Refused
@@ -33,7 +33,7 @@ def locked(site: Site, *, wait: float = 10.0, reporter: Reporter | None = None) 
     """
     waiting = _Waiting(site=site, deadline=time.monotonic() + wait, reporter=reporter or Reporter())
     with ExitStack() as held:
-        held.enter_context(waiting.flock(Path(site.data)))
+        held.enter_context(waiting.held(Path(site.data)))
         state = _make_state(site)
         held.callback(_leave, state)
         with suppress(OSError):  # a full disk must not keep a change from being put back
@@ -67,7 +67,7 @@ def _uv_lock(path: Path, state: Path, waiting: _Waiting) -> Iterator[None]:
             mark.unlink(missing_ok=True)
         yield
         return
-    with waiting.flock(path):
+    with waiting.held(path):
         try:
             yield
         finally:
@@ -87,26 +87,22 @@ class _Waiting:
     is_told: bool = False
 
     @contextmanager
-    def flock(self, path: Path) -> Iterator[None]:
+    def held(self, path: Path) -> Iterator[None]:
         """Hold the lock of *path*."""
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    self._wait(error)
+            while not flock(descriptor, wait=False):
+                self._wait()
             yield
         finally:
             os.close(descriptor)
 
-    def _wait(self, error: BlockingIOError) -> None:
+    def _wait(self) -> None:
         if time.monotonic() >= self.deadline:
             raise Refused(
                 f"{_holder(self.site)} is changing `{self.site.prefix}`",
                 hint="Wait until it has ended, then call again",
-            ) from error
+            )
         if not self.is_told:
             self.is_told = True
             self.reporter.note(f"waiting: {_holder(self.site)} is changing {self.site.prefix}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.fs import file_digest
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
@@ -30,7 +31,6 @@ from colablock.environment.record import (
 )
 from colablock.environment.site import Site, read_site
 from colablock.errors import BadDistribution
-from colablock.network.cache import file_digest
 from colablock.planning.plan import Action, Artifact, Plan, Step
 from colablock.transaction.file_moves import StagedTree
 

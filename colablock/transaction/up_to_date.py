@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from colablock._common.fs import file_digest
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix, lock_files
@@ -81,6 +81,6 @@ def _place(text: str) -> str:
 def digest_of(path: Path) -> str | None:
     """Return the sha256 (hex) of a file, None where it cannot be read."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_digest(path)
     except OSError:
         return None  # who reads the lock says what is wrong with it

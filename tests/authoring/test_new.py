@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,10 +21,11 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.authoring.from_requirements import matrix_parts
+from colablock.authoring.new import write_file
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.authoring.template import Start, matrix_text
 from colablock.cli.main import main
-from colablock.errors import ExitCode
+from colablock.errors import ExitCode, InvalidInput
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Constraint, PackageEntry
 from colablock.matrix.reader import load_matrix, parse_matrix, read_file
@@ -194,7 +196,7 @@ def test_a_file_that_is_there_is_kept_unless_told_otherwise(capsys: pytest.Captu
     path.write_text("somebody's work")
     assert new("mine") == ExitCode.USAGE
     assert path.read_text(encoding="utf-8") == "somebody's work"
-    assert "hint: `--force` writes over it" in capsys.readouterr().err
+    assert "hint: `--force` replaces it" in capsys.readouterr().err
     assert new("mine", "--force") == ExitCode.DONE
     assert find_matrix("mine", environ={}).name == "mine"
 
@@ -367,3 +369,17 @@ def test_the_matrix_asks_for_the_same_as_the_requirements(
     assert of_entries(matrix.packages) == of_lines(requirements)
     narrowing = [line for line in constraints if Requirement(line).specifier]
     assert of_entries(matrix.constraints) == of_lines(narrowing)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "matrix.toml"
+    path.write_text("old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(InvalidInput, match="No space left"):
+        write_file(path, "new", force=True)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

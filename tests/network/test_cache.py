@@ -20,10 +20,11 @@ from typing import Any
 
 import pytest
 
+from colablock._common.fs import file_digest
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.cli.main import main
 from colablock.errors import ExitCode, FetchFailed
-from colablock.network.cache import Cache, file_digest
+from colablock.network.cache import Cache
 from colablock.network.cache_prune import clean
 from colablock.network.download import open_partial
 from colablock.network.fetcher import Fetcher

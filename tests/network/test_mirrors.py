@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from colablock._common.fs import file_digest
 from colablock._common.urls import Mirrors
 from colablock.cli.main import main
 from colablock.errors import ExitCode, FetchFailed
-from colablock.network.cache import file_digest
 from colablock.network.fetcher import Fetcher
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel

@@ -263,7 +263,7 @@ def test_the_command_writes_a_config_that_is_sized(
     assert (found.base_model, found.datasets[0].path) == (model, "mine.jsonl")
     assert "Tesla T4, 15 GiB: this fits, by the estimate" in path.read_text()
     assert main(argv, environ) == ExitCode.USAGE
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert main([*argv, "--force", "-q"], environ) == ExitCode.DONE
     assert capsys.readouterr() == ("", "")
 

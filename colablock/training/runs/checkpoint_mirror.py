@@ -13,7 +13,6 @@ process of its own, so that a restarted kernel does not take it along.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -33,11 +32,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 import colablock
-from colablock._common.fs import write_atomic
+from colablock._common.fs import file_digest, locked_file, write_atomic
 from colablock._common.reporter import Reporter
 from colablock.environment.target_script import ask_target
 from colablock.errors import ColablockError, InvalidInput, NotFound, Unmet
-from colablock.network.cache import file_digest
 from colablock.training.runs.checkpoints import list_checkpoints, verify_checkpoint
 from colablock.training.runs.folder import MANIFEST, RunFolder, RunRecord, State
 from colablock.training.scripts import FOLDER as SCRIPTS
@@ -406,9 +404,8 @@ def main(argv: Sequence[str]) -> int:
         with (run.path / "mirror.txt").open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")
 
-    with (run.path / "mirror.lock").open("w") as lock:
-        # One of a resumed run waits for that of the run before, which may be at its last archive.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # The mirror of a resumed run waits for that of the run before, which may be at its last archive.
+    with locked_file(run.path / "mirror.lock"):
         for left in run.path.glob(".mirror-*"):  # by one that was killed
             shutil.rmtree(left, ignore_errors=True)
         record = run.record()
@@ -573,7 +570,7 @@ def _contents(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, bytes]]
 
 def _manifest_digest(checkpoint: Path) -> str | None:
     try:
-        return hashlib.sha256((checkpoint / MANIFEST).read_bytes()).hexdigest()
+        return file_digest(checkpoint / MANIFEST)
     except OSError:
         return None
 

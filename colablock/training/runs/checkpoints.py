@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from colablock._common.fs import write_atomic
+from colablock._common.fs import file_digest, write_atomic
 from colablock._common.reporter import Reporter
 from colablock._common.text import some_of
 from colablock.errors import InvalidConfig, InvalidInput, NotFound, Refused
-from colablock.network.cache import file_digest
 from colablock.training.runs.config import DataSource, config_from
 from colablock.training.runs.folder import MANIFEST, RunRecord
 
