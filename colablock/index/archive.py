@@ -1,4 +1,4 @@
-"""Source archives read in place: nothing in them can name a path outside (PEP 706), nothing is run."""
+"""Read source archives without unpacking them; paths that leave the archive are refused (PEP 706)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Member", "SourceArchive", "open_archive"]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One regular file of an archive.  *path* is below the archive's single top folder."""
+    """One regular file of an archive.  *path* is relative to the archive's single top folder."""
 
     path: str
     executable: bool
@@ -26,23 +26,23 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class SourceArchive:
-    """The regular files of an sdist or of a repository's archive, by path."""
+    """The regular files of an sdist or a repository archive, by path."""
 
     filename: str
     members: dict[str, Member]
 
     def read_text(self, path: str) -> str | None:
-        """Return a text file, None when there is none."""
+        """Return the text of a file; None if it does not exist."""
         member = self.members.get(path)
         return member.read().decode("utf-8", "replace") if member is not None else None
 
 
 @contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[SourceArchive]:
-    """Give the files of a ``.tar.*`` or ``.zip`` archive.
+    """Yield the files of a ``.tar.*`` or ``.zip`` archive.
 
-    A member whose path or link leads outside the archive makes it
-    BadDistribution, as does an archive that cannot be read.
+    Raises BadDistribution if the archive is unreadable, or if the path or the link
+    of a member leaves it.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -64,7 +64,7 @@ def _zip_members(archive: zipfile.ZipFile, filename: str) -> Iterator[tuple[str,
         if stat.S_ISLNK(mode):
             target = archive.read(entry).decode("utf-8", "replace")
             _checked(str(PurePosixPath(path).parent / target), filename, link=True)
-            continue  # a link within the archive: what it points to is there under its own name
+            continue  # a link inside the archive: its target is listed under its own name
 
         def read(entry: zipfile.ZipInfo = entry) -> bytes:
             return _reading(lambda: archive.read(entry), filename)
@@ -80,7 +80,7 @@ def _tar_members(archive: tarfile.TarFile, filename: str) -> Iterator[tuple[str,
         elif entry.islnk():
             _checked(entry.linkname, filename, link=True)
         elif entry.isdev():
-            raise BadDistribution(f"`{filename}` holds a device, `{entry.name}`")
+            raise BadDistribution(f"`{filename}` contains a device, `{entry.name}`")
         if not (entry.isreg() or entry.islnk() or entry.issym()):
             continue
 
@@ -95,7 +95,7 @@ def _tar_members(archive: tarfile.TarFile, filename: str) -> Iterator[tuple[str,
 def _is_file_link(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bool:
     try:
         return archive.extractfile(entry) is not None
-    except KeyError:  # a link to a folder, or to nothing
+    except KeyError:  # a link to a folder, or a dangling one
         return False
 
 
@@ -112,7 +112,7 @@ def _reading(read: Callable[[], bytes], filename: str) -> bytes:
 
 
 def _checked(name: str, filename: str, *, link: bool = False) -> str:
-    """Return *name* in plain form.  Raises BadDistribution when it leads outside."""
+    """Return the normalized path *name*.  Raises BadDistribution if it leaves the archive."""
     parts: list[str] = []
     outside = name.startswith(("/", "\\")) or "\0" in name or name[1:3] in {":\\", ":/"}
     for part in name.replace("\\", "/").split("/"):
@@ -124,12 +124,12 @@ def _checked(name: str, filename: str, *, link: bool = False) -> str:
             parts.append(part)
     if outside:
         kind = "a link to" if link else "the path"
-        raise BadDistribution(f"`{filename}` holds {kind} `{name}`, which leads outside of it")
+        raise BadDistribution(f"`{filename}` contains {kind} `{name}`, which leaves the archive")
     return "/".join(parts)
 
 
 def _below_top(found: dict[str, Member]) -> dict[str, Member]:
-    """Return *found* without the one folder that holds everything, where there is one."""
+    """Return *found* relative to its single top folder, if there is one."""
     tops = {path.partition("/")[0] for path in found}
     if len(tops) != 1 or any("/" not in path for path in found):
         return found

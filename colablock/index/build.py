@@ -1,4 +1,4 @@
-"""sdist → wheel, where the matrix allows it: ``uv build`` in an environment of its own."""
+"""Build wheels from sdists with ``uv build``, in an isolated build environment."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from colablock.network.cache import Cache
 
 __all__ = ["Builder", "build_wheel"]
 
-_SHOWN = 12  # lines of a failed build: the error stands at the end
+_SHOWN = 12  # last lines of a failed build, which hold the error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builder:
-    """Builds wheels for one interpreter; called with an sdist, it returns a wheel.
+    """Builds wheels for one interpreter.  Calling it with an sdist returns the wheel.
 
-    *python* is its executable, or a function that finds it once something is to
-    be built; "" for a recorded runtime or a bare target: nothing can be built for
-    those.  *index*, *find_links* and *exclude_newer* are where the build
-    requirements come from.
+    *python* is its executable, or a function that finds one when it is needed; "" if
+    nothing can be built (a recorded runtime, another platform).  *index*,
+    *find_links* and *exclude_newer* select the build requirements.
     """
 
     python: str | Callable[[], str]
@@ -46,7 +45,7 @@ class Builder:
     def __call__(self, sdist: Path) -> Path:
         """Return the wheel of *sdist*, built once per sdist, Python, platform and cutoff.
 
-        Raises BadDistribution, with the last lines, when the build fails.
+        Raises BadDistribution with the last lines of output if the build fails.
         """
         tag = self.environment.tags[0]
         parts = (file_digest(sdist), tag.interpreter, tag.abi, tag.platform, str(self.exclude_newer))
@@ -80,19 +79,19 @@ def build_wheel(
     exclude_newer: datetime | None = None,
     offline: bool = False,
 ) -> Path:
-    """Return the wheel that ``uv build`` makes of *sdist* with *python*, in the empty folder *into*."""
+    """Build *sdist* with ``uv build`` and *python* into the empty folder *into*; return the wheel."""
     if not python or not Path(python).exists():
-        message = f"`{sdist.name}` has to be built, and there is no interpreter here to build it with"
-        hint = "run this where the target's Python is, or name a version that has a wheel"
+        message = f"`{sdist.name}` has to be built, and no interpreter here can build it"
+        hint = "Run this where the target's Python is installed, or choose a version that has a wheel"
         raise BadDistribution(message, hint=hint)
     command = [uv.find_uv_bin(), "build", "--wheel", "--python", python, "--out-dir", str(into)]
     command += ["--no-config", "--no-python-downloads", "--no-progress", "--color", "never"]
     command += [f"--find-links={link}" for link in find_links]
     command += ["--exclude-newer", exclude_newer.isoformat()] if exclude_newer else []
     command += ["--offline"] if offline else []
-    # An index may hold a password, and a command line is for everyone to see.
+    # The URL may contain a password, and every user can read a command line.
     own = {"UV_DEFAULT_INDEX": index} if index else {}
-    # The folder is empty, so that no file lying about is taken for the project or its settings.
+    # The working folder is empty, so that uv finds no foreign project or settings.
     done = subprocess.run(
         [*command, str(sdist.resolve())],
         cwd=into,

@@ -1,4 +1,4 @@
-"""Files, candidates and what is said of them: the values between an index and a solve."""
+"""Files, candidates, rejections and metadata: the values between the indexes and the resolver."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """One wheel, sdist or archive as an index, a folder or a matrix names it."""
+    """One wheel, sdist or archive that an index, a folder or a matrix lists."""
 
     filename: str
-    url: str  # canonical (before any mirror); file:// for local ones
+    url: str  # canonical (without mirrors); file:// for local files
     hashes: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None  # bytes
     upload_time: datetime | None = None  # UTC (PEP 700)
     requires_python: str | None = None
-    yanked: str | None = None  # the reason, "" when none was given; None: not yanked
-    core_metadata: Mapping[str, str] | bool = False  # PEP 658/714: hashes, or just "there is one"
-    index: str | None = None  # URL of the index it was listed by; None for folders and direct references
-    status: str | None = None  # of its project, with the reason (PEP 792), where that is not simply active
+    yanked: str | None = None  # the reason, "" if none is given; None if not yanked
+    core_metadata: Mapping[str, str] | bool = False  # PEP 658 and 714: hashes of the metadata file, or True
+    index: str | None = None  # URL of the index that lists it; None for folders and direct references
+    status: str | None = None  # of its project, with the reason (PEP 792); None if active
 
     @property
     def is_wheel(self) -> bool:
-        """Whether it can be installed as it is."""
+        """Whether the file can be installed without a build."""
         return self.filename.endswith(".whl")
 
 
 class CandidateOrigin(Enum):
-    """Which kind of place a candidate comes from."""
+    """The kind of source of a candidate."""
 
     INDEX = "index"
     FIND_LINKS = "find-links"
-    DIRECT = "direct"  # a URL or path the matrix names (PEP 610)
+    DIRECT = "direct"  # a URL or path in the matrix (PEP 610)
     INSTALLED = "installed"
     LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One version of one project that could be chosen.  Making one costs nothing.
+    """One version of one project.  Creating one needs no I/O.
 
     *files* are the usable files, best first (wheels by tag order, then the
-    sdist where it may be built); *all_files* all files of this version, for
-    the lock.  Both are empty for an installed one.
+    sdist if it may be built); *all_files* are all files of this version, for
+    the lock.  Both are empty for an installed distribution.
     """
 
     name: NormalizedName
@@ -74,7 +74,7 @@ class Candidate:
 
     @property
     def file(self) -> File | None:
-        """The best file, None for an installed one."""
+        """The best file; None for an installed distribution."""
         return self.files[0] if self.files else None
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Candidate:
 
 
 class Reason(Enum):
-    """Why a file or a version is no candidate."""
+    """Why a file or a version is rejected."""
 
     UNREADABLE = "unreadable"
     OTHER_PROJECT = "other-project"
@@ -94,12 +94,12 @@ class Reason(Enum):
     SDIST = "sdist"  # only an sdist, and building is not allowed
     NO_BINARY = "no-binary"
     EXCLUDED = "excluded"  # `[absent]` or a constraint
-    UNUSABLE = "unusable"  # metadata that cannot be read
+    UNUSABLE = "unusable"  # its metadata is unreadable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """A file or version that was refused, and why; quoted in conflict reports."""
+    """A file or version that is rejected, and why; conflict reports quote *detail*."""
 
     name: NormalizedName
     version: Version | None
@@ -113,10 +113,10 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectCandidates:
-    """What an index has of one project: candidates newest first, and the refused.
+    """The candidates of one project, newest first, and the rejections.
 
-    *found* is False when no index knows the project at all; *where* names the
-    places asked (URLs without credentials).
+    *found* is False if no index has the project.  *where* lists the indexes and
+    folders that were asked (URLs without credentials).
     """
 
     candidates: tuple[Candidate, ...] = ()
@@ -127,7 +127,7 @@ class ProjectCandidates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """What a candidate says of itself (core metadata), requirements parsed."""
+    """The core metadata of a candidate, requirements parsed."""
 
     requires: tuple[Requirement, ...] = ()
     requires_python: str | None = None
@@ -135,13 +135,13 @@ class Metadata:
 
 
 class CandidateSource(Protocol):
-    """Where candidates come from: indexes and folders, a lock, a test's dict."""
+    """A source of candidates: indexes and folders, a lock, or a dict in a test."""
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
-        """Return every version of *name*, judged; asked often, so answers are kept."""
+        """Return the candidates and rejections of *name*.  Called often, so results are cached."""
 
     def metadata(self, candidate: Candidate) -> Metadata:
-        """Return what *candidate* needs.  Raises BadDistribution when it cannot be read."""
+        """Return the metadata of *candidate*.  Raises BadDistribution if it is unreadable."""
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
-        """Hint that these names will be asked for soon; never raises."""
+        """Hint that the resolver will ask for these names soon.  Never raises."""

@@ -1,4 +1,4 @@
-"""What a wheel, an sdist or a metadata file says of itself (core metadata)."""
+"""Read the core metadata of wheels, sdists and metadata files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TRUSTED_SINCE = (2, 2)  # PEP 643: an sdist's fields that are not Dynamic are t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreMetadata:
-    """The fields that a solve or a new METADATA needs, as written; requirement lines unparsed."""
+    """The fields that the resolver or a rebuilt METADATA needs, as written; requirements unparsed."""
 
     name: str
     version: str
@@ -52,10 +52,10 @@ class CoreMetadata:
     summary: str | None = None
 
     def parsed(self, what: str) -> Metadata:
-        """Return the requirements parsed.  Raises BadDistribution naming the line that cannot be.
+        """Return the metadata with parsed requirements.  Raises BadDistribution with the line at fault.
 
-        Only what the specifications allow is read: a legacy line such as
-        ``foo (>=1.0.*)`` makes the file unusable, and the solve goes on to another.
+        Only valid lines are accepted (PEP 508): a legacy line such as ``foo (>=1.0.*)``
+        makes the file unusable, and the resolver tries another version.
         """
         return Metadata(
             requires=tuple(_requirement(line, what) for line in self.requires),
@@ -64,13 +64,13 @@ class CoreMetadata:
         )
 
     def check(self, name: str, version: Version | None, what: str) -> None:
-        """Raise BadDistribution unless this is the metadata of that project and version."""
+        """Raise BadDistribution if this is the metadata of another project or version."""
         try:
             agrees = version is None or Version(self.version) == version
         except InvalidVersion:
             agrees = False
         if canonicalize_name(self.name) != canonicalize_name(name) or not agrees:
-            message = f"the metadata of `{what}` is that of {self.name or '?'} {self.version or '?'}"
+            message = f"the metadata of `{what}` belongs to {self.name or '?'} {self.version or '?'}"
             raise BadDistribution(message)
 
     def to_json(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class CoreMetadata:
 
     @classmethod
     def from_json(cls, data: Any) -> CoreMetadata | None:
-        """Return what ``to_json`` gave; None when *data* is nothing of the kind."""
+        """Return what ``to_json`` gave; None if *data* is anything else."""
         try:
             return cls(
                 name=data["name"],
@@ -101,7 +101,7 @@ class CoreMetadata:
 
 
 def parse_core_metadata(data: bytes) -> CoreMetadata:
-    """Return the fields of a METADATA or PKG-INFO file; its body is not looked at."""
+    """Return the header fields of a METADATA or PKG-INFO file; the body is ignored."""
     single: dict[str, str] = {}
     several: dict[str, list[str]] = {"requires-dist": [], "provides-extra": [], "dynamic": []}
     for name, value in _headers(data):
@@ -137,7 +137,7 @@ def read_wheel_metadata(stream: IO[bytes] | RemoteFile, filename: str) -> CoreMe
             found = [entry for entry in wheel.infolist() if _is_metadata(entry.filename)]
             if len(found) != 1:
                 raise BadDistribution(
-                    f"`{filename}` holds {len(found) or 'no'} METADATA, and a wheel has one"
+                    f"`{filename}` contains {len(found) or 'no'} METADATA files, and a wheel has one"
                 )
             if isinstance(stream, RemoteFile):
                 entry = found[0]
@@ -160,10 +160,10 @@ def _is_metadata(path: str) -> bool:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of which only what is read is fetched.
+    """A remote file that is fetched in parts, as far as it is read.
 
-    *fetch* returns the bytes between two offsets; *tail* are the last bytes,
-    fetched already: a zip archive is read from its end.
+    *fetch* returns the bytes between two offsets.  *tail* holds the last bytes, since
+    a zip archive is read from its end.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int, tail: bytes) -> None:
@@ -174,11 +174,11 @@ class RemoteFile(io.RawIOBase):
         self._at = 0
 
     def readable(self) -> bool:
-        """Whether it can be read: always."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Whether it has positions: always."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
@@ -205,20 +205,20 @@ class RemoteFile(io.RawIOBase):
         return data
 
     def ahead(self, start: int, length: int) -> None:
-        """Have *length* bytes from *start* on at hand, fetched in one go."""
+        """Fetch *length* bytes from *start* on in one request, unless they are there."""
         end = min(start + length, self._size)
         if not any(first <= start and end <= first + len(part) for first, part in self._parts):
             known = next((p for p in self._parts if start < p[0] <= end <= p[0] + len(p[1])), None)
-            # What joins a part that is there extends it, so a central directory is not fetched twice.
+            # Extend an adjacent part, so that a central directory is not fetched twice.
             data = self._fetch(start, known[0] if known else end) + (known[1] if known else b"")
             self._parts.append((start, data))
 
 
 def archive_facts(archive: SourceArchive) -> CoreMetadata:
-    """Return what a source archive says of itself without running anything.
+    """Return the metadata of a source archive without running its build.
 
-    From a static ``[project]`` table, else from PKG-INFO.  Fields that only a
-    build would tell are empty, and named in *dynamic*.
+    It comes from a static ``[project]`` table, else from PKG-INFO.  Fields that only
+    a build can tell are empty and listed in *dynamic*.
     """
     table = _project_table(archive)
     info = archive.members.get("PKG-INFO")
@@ -242,7 +242,7 @@ def archive_facts(archive: SourceArchive) -> CoreMetadata:
 
 
 def static_metadata(path: Path) -> CoreMetadata | None:
-    """Return an sdist's metadata where it can be believed without a build; else None (PEP 643, PEP 621)."""
+    """Return the metadata of an sdist if it is static (PEP 643, PEP 621); else None."""
     with open_archive(path) as archive:
         facts = archive_facts(archive)
     dynamic = facts.dynamic & {"requires-dist", "requires-python", "provides-extra"}
@@ -250,7 +250,7 @@ def static_metadata(path: Path) -> CoreMetadata | None:
 
 
 def entry_points(archive: SourceArchive) -> str | None:
-    """Return entry_points.txt of a ``[project]`` table; None without a table or where they are dynamic."""
+    """Return the entry_points.txt of a ``[project]`` table; None without a table or if they are dynamic."""
     table = _project_table(archive)
     if table is None or {"scripts", "gui-scripts", "entry-points"} & set(table.get("dynamic", ())):
         return None
@@ -279,9 +279,9 @@ def _project_table(archive: SourceArchive) -> Mapping[str, Any] | None:
 
 
 def _from_table(table: Mapping[str, Any], known: CoreMetadata | None) -> CoreMetadata | None:
-    """Return the metadata of a ``[project]`` table (PEP 621); None when the table is not well formed.
+    """Return the metadata of a ``[project]`` table (PEP 621); None if the table is malformed.
 
-    A version that is dynamic is taken from PKG-INFO: it is that of this very sdist.
+    A dynamic version is taken from PKG-INFO, which belongs to the same sdist.
     """
     dynamic = frozenset(str(field) for field in table.get("dynamic", ()))
     version = table.get("version") or (known.version if known is not None else "")
@@ -333,7 +333,7 @@ def _requirement(line: str, what: str) -> Requirement:
     except InvalidRequirement as error:
         reason = str(error).splitlines()[0]
         raise BadDistribution(
-            f"the metadata of `{what}` has `{line}`, which is no requirement: {reason}"
+            f"the metadata of `{what}` has `{line}`, which is not a valid requirement: {reason}"
         ) from error
 
 

@@ -1,10 +1,10 @@
-"""Judges files: what fits becomes a candidate, what does not a rejection with its reason.
+"""Evaluate files: those that fit become candidates, the others rejections with a reason.
 
-Pure functions: an index page's files in, ``ProjectCandidates`` out.  Pre-releases stay
-candidates, since whether one may be chosen depends on who asks.  A version
-whose usable files are all yanked stays one too, its files marked: only a pin
-(``==`` or ``===``) may choose it (PEP 592), and only the solve knows that.  It
-is listed among the rejections as well, for the report.
+Pure functions: the files of an index page in, ``ProjectCandidates`` out.  Pre-releases
+remain candidates, since the resolver decides whether one may be chosen.  So do
+versions whose usable files are all yanked, with their files marked: only a pin
+(``==`` or ``===``) may choose one (PEP 592), and only the resolver knows the pins.
+They are listed among the rejections as well, for the conflict report.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ALL = ":all:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What may be used.  *exclude_newer* None: files of any age, known or not."""
+    """Which files may be used.  With *exclude_newer* None, files of any or unknown age."""
 
     environment: Environment
     exclude_newer: datetime | None = None
@@ -40,16 +40,16 @@ class Policy:
     no_binary: frozenset[str] = frozenset()
 
     def may_build(self, name: NormalizedName) -> bool:
-        """Whether a wheel may be made from an sdist of *name*."""
+        """Whether an sdist of *name* may be built."""
         return _ALL in self.allow_build or name in self.allow_build
 
     def may_use_wheels(self, name: NormalizedName) -> bool:
-        """Whether *name* may be taken as a wheel."""
+        """Whether a wheel of *name* may be used."""
         return not (_ALL in self.no_binary or name in self.no_binary)
 
 
 class WheelName(NamedTuple):
-    """What a wheel's file name says (PEP 427)."""
+    """The parts of the file name of a wheel (PEP 427)."""
 
     project: str
     version: Version
@@ -57,12 +57,12 @@ class WheelName(NamedTuple):
     tags: str
 
 
-class _Known(NamedTuple):
-    """A file whose name could be read."""
+class _NamedFile(NamedTuple):
+    """A file with a valid name."""
 
     file: File
     version: Version
-    stamp: WheelName | None  # None: an sdist
+    wheel_name: WheelName | None  # None: an sdist
 
 
 def judge_files(
@@ -72,8 +72,8 @@ def judge_files(
     *,
     origin: CandidateOrigin = CandidateOrigin.INDEX,
 ) -> ProjectCandidates:
-    """Return the candidates among *files*, newest first, and the refused."""
-    versions: dict[Version, list[_Known]] = {}
+    """Return the candidates among *files*, newest first, and the rejections."""
+    versions: dict[Version, list[_NamedFile]] = {}
     rejections: list[Rejection] = []
     for file in files:
         known = _read_name(name, file)
@@ -82,9 +82,9 @@ def judge_files(
         elif known is not None:
             versions.setdefault(known.version, []).append(known)
     candidates = []
-    judge = _Judge(name, policy, origin)
+    evaluator = _ProjectEvaluator(name, policy, origin)
     for version in sorted(versions, reverse=True):
-        candidate, rejection = judge.version(version, versions[version])
+        candidate, rejection = evaluator.version(version, versions[version])
         if candidate is not None:
             candidates.append(candidate)
         if rejection is not None:
@@ -93,16 +93,16 @@ def judge_files(
 
 
 def parse_wheel_name(filename: str) -> WheelName:
-    """Return what a wheel's file name says.  Raises ValueError."""
+    """Parse the file name of a wheel (PEP 427).  Raises ValueError."""
     parts = filename.removesuffix(".whl").split("-")
     if len(parts) not in {5, 6}:
-        message = "a wheel's name has five or six parts"
+        message = "the name of a wheel has five or six parts"
         raise ValueError(message)
     build = (-1, "")
     if len(parts) == 6:  # noqa: PLR2004 - with a build tag
         match = re.fullmatch(r"(\d+)(.*)", parts[2])
         if match is None:
-            message = f"`{parts[2]}` is no build tag"
+            message = f"`{parts[2]}` is not a build tag"
             raise ValueError(message)
         build = (int(match[1]), match[2])
     # Some old tools wrote the `-` of a local version or a post-release as `_`.
@@ -110,10 +110,10 @@ def parse_wheel_name(filename: str) -> WheelName:
 
 
 def parse_sdist_stem(name: NormalizedName, filename: str) -> Version | None:
-    """Return the version in an sdist's file name; None when it is one of another project."""
+    """Return the version in the file name of an sdist; None if it belongs to another project."""
     suffix = next(suffix for suffix in _ARCHIVES if filename.endswith(suffix))
     stem = filename.removesuffix(suffix)
-    for match in re.finditer("-", stem):  # names of old sdists hold `-` too (before PEP 625)
+    for match in re.finditer("-", stem):  # before PEP 625 the name of an sdist may contain `-`
         if _normal(stem[: match.start()]) == name:
             try:
                 return _version(stem[match.end() :])
@@ -126,35 +126,33 @@ _normal = lru_cache(maxsize=4096)(canonicalize_name)
 _version = lru_cache(maxsize=65536)(Version)
 
 
-def _read_name(name: NormalizedName, file: File) -> _Known | Rejection | None:
-    """Return the file with its version; a rejection; None for what was never meant for installers."""
+def _read_name(name: NormalizedName, file: File) -> _NamedFile | Rejection | None:
+    """Return the file with its version, a rejection, or None for a file that no installer uses."""
     filename = file.filename
     try:
         if filename.endswith(".whl"):
-            stamp = parse_wheel_name(filename)
-            if stamp.project == name:
-                return _Known(file, stamp.version, stamp)
+            wheel_name = parse_wheel_name(filename)
+            if wheel_name.project == name:
+                return _NamedFile(file, wheel_name.version, wheel_name)
             return _refused(
-                name, filename, Reason.OTHER_PROJECT, f"`{filename}` is a wheel of {stamp.project}"
+                name, filename, Reason.OTHER_PROJECT, f"`{filename}` is a wheel of {wheel_name.project}"
             )
         if not filename.endswith(_ARCHIVES):
             return None
         version = parse_sdist_stem(name, filename)
     except ValueError as error:
-        return _refused(
-            name, filename, Reason.UNREADABLE, f"the file name `{filename}` cannot be read: {error}"
-        )
+        return _refused(name, filename, Reason.UNREADABLE, f"the file name `{filename}` is invalid: {error}")
     if version is None:
-        return _refused(name, filename, Reason.UNREADABLE, f"`{filename}` does not say which version it is")
-    return _Known(file, version, None)
+        return _refused(name, filename, Reason.UNREADABLE, f"`{filename}` has no version in its name")
+    return _NamedFile(file, version, None)
 
 
 def _refused(name: NormalizedName, filename: str, reason: Reason, detail: str) -> Rejection:
     return Rejection(name=name, version=None, filename=filename, reason=reason, detail=detail)
 
 
-class _Judge:
-    """Judges version after version of one project; keeps what they share."""
+class _ProjectEvaluator:
+    """Evaluates the versions of one project, and keeps what they share."""
 
     def __init__(self, name: NormalizedName, policy: Policy, origin: CandidateOrigin) -> None:
         self._name = name
@@ -166,8 +164,10 @@ class _Judge:
         cutoff = policy.exclude_newer
         self._cutoff = cutoff.replace(tzinfo=timezone.utc) if cutoff and cutoff.tzinfo is None else cutoff
 
-    def version(self, version: Version, known: Sequence[_Known]) -> tuple[Candidate | None, Rejection | None]:
-        """Return the candidate of one version, and what has to be said of it."""
+    def version(
+        self, version: Version, known: Sequence[_NamedFile]
+    ) -> tuple[Candidate | None, Rejection | None]:
+        """Return the candidate of one version, or the rejection, or both if it is yanked."""
         old = [item for item in known if self._is_old_enough(item.file)]
         if not old:
             return None, self._too_new(version, known)
@@ -180,8 +180,8 @@ class _Judge:
             name=self._name,
             version=version,
             origin=self._origin,
-            files=tuple(self._mended(item.file) for item in chosen),
-            all_files=tuple(self._mended(item.file) for item in old),
+            files=tuple(self._with_valid_python(item.file) for item in chosen),
+            all_files=tuple(self._with_valid_python(item.file) for item in old),
         )
         why = chosen[0].file.yanked
         return candidate, None if why is None else self._yanked(version, chosen[0].file, why)
@@ -195,38 +195,40 @@ class _Judge:
             try:
                 self._fits_python[text] = SpecifierSet(text or "").contains(self._python, prereleases=True)
             except InvalidSpecifier:
-                self._fits_python[text] = None  # pip takes no notice of it either
+                self._fits_python[text] = None  # pip ignores it as well
         return self._fits_python[text] is not False
 
-    def _mended(self, file: File) -> File:
-        """Return *file* without a Requires-Python that is no specifier."""
+    def _with_valid_python(self, file: File) -> File:
+        """Return *file* without an invalid Requires-Python."""
         return (
             replace(file, requires_python=None)
             if self._fits_python.get(file.requires_python) is None
             else file
         )
 
-    def _usable(self, known: Sequence[_Known]) -> list[_Known]:
-        """Return the wheels that fit, best first, then the sdist where it may be built."""
+    def _usable(self, known: Sequence[_NamedFile]) -> list[_NamedFile]:
+        """Return the wheels that fit, best first, then the sdists if they may be built."""
         wheels = []
         if self._policy.may_use_wheels(self._name):
             for item in known:
-                rank = _rank(item.stamp.tags, self._ranks) if item.stamp else None
-                if rank is not None and item.stamp is not None:
+                rank = _rank(item.wheel_name.tags, self._ranks) if item.wheel_name else None
+                if rank is not None and item.wheel_name is not None:
                     wheels.append(
                         (
                             rank,
-                            tuple(-part if isinstance(part, int) else part for part in item.stamp.build),
+                            tuple(-part if isinstance(part, int) else part for part in item.wheel_name.build),
                             item,
                         )
                     )
             wheels.sort(key=lambda wheel: (wheel[0], wheel[1], wheel[2].file.filename))
-        sdists = [item for item in known if item.stamp is None] if self._policy.may_build(self._name) else []
-        # PEP 625 names .tar.gz; others are of older days.
+        sdists = (
+            [item for item in known if item.wheel_name is None] if self._policy.may_build(self._name) else []
+        )
+        # PEP 625 requires .tar.gz; older sdists have other formats.
         sdists.sort(key=lambda item: (not item.file.filename.endswith(".tar.gz"), item.file.filename))
         return [wheel[2] for wheel in wheels] + sdists
 
-    def _too_new(self, version: Version, known: Sequence[_Known]) -> Rejection:
+    def _too_new(self, version: Version, known: Sequence[_NamedFile]) -> Rejection:
         times = [item.file.upload_time for item in known if item.file.upload_time is not None]
         if not times:
             index = known[0].file.index or "its index"
@@ -239,15 +241,17 @@ class _Judge:
         detail = f"{self._name} {version} was uploaded on {min(times).date()}, and exclude-newer is {cutoff}"
         return self._rejection(version, known, Reason.TOO_NEW, detail)
 
-    def _no_file(self, version: Version, old: Sequence[_Known], fitting: Sequence[_Known]) -> Rejection:
-        """Say why no file of *version* is usable: the first rule that leaves none."""
+    def _no_file(
+        self, version: Version, old: Sequence[_NamedFile], fitting: Sequence[_NamedFile]
+    ) -> Rejection:
+        """Return why no file of *version* is usable: the first rule that excludes the last file."""
         what = f"{self._name} {version}"
         if not fitting:
             wanted = " or ".join(sorted({item.file.requires_python or "" for item in old}))
             detail = f"{what} needs Python {wanted}, and this is {self._python}"
             return self._rejection(version, old, Reason.REQUIRES_PYTHON, detail)
-        wheels = [item for item in fitting if item.stamp is not None]
-        sdists = [item for item in fitting if item.stamp is None]
+        wheels = [item for item in fitting if item.wheel_name is not None]
+        sdists = [item for item in fitting if item.wheel_name is None]
         if not wheels:
             detail = (
                 f"{what} has only a source distribution, and building is not allowed (options.allow-build)"
@@ -259,8 +263,8 @@ class _Judge:
                 detail += ", and building its source distribution is not allowed (options.allow-build)"
             return self._rejection(version, wheels, Reason.NO_BINARY, detail)
         tail = "; building its source distribution is not allowed (options.allow-build)" if sdists else ""
-        stamps = [item.stamp for item in wheels if item.stamp]
-        detail = f"{what} has no wheel for {_missing(stamps, self._policy.environment)}{tail}"
+        wheel_names = [item.wheel_name for item in wheels if item.wheel_name]
+        detail = f"{what} has no wheel for {_missing(wheel_names, self._policy.environment)}{tail}"
         return self._rejection(version, wheels, Reason.TAGS, detail)
 
     def _yanked(self, version: Version, file: File, why: str) -> Rejection:
@@ -269,14 +273,16 @@ class _Judge:
             name=self._name, version=version, filename=file.filename, reason=Reason.YANKED, detail=detail
         )
 
-    def _rejection(self, version: Version, known: Sequence[_Known], reason: Reason, detail: str) -> Rejection:
+    def _rejection(
+        self, version: Version, known: Sequence[_NamedFile], reason: Reason, detail: str
+    ) -> Rejection:
         filename = known[0].file.filename
         return Rejection(name=self._name, version=version, filename=filename, reason=reason, detail=detail)
 
 
 @lru_cache(maxsize=8)
 def tag_ranks(tags: tuple[Tag, ...]) -> Mapping[str, int]:
-    """Return the place of each tag in the order of preference."""
+    """Return the rank of each tag, the most preferred first."""
     return {str(tag): rank for rank, tag in enumerate(tags)}
 
 
@@ -286,7 +292,7 @@ def _tag_pairs(tags: tuple[Tag, ...]) -> frozenset[tuple[str, str]]:
 
 
 def _rank(tags: str, ranks: Mapping[str, int]) -> int | None:
-    """Return the best place of a wheel's (compressed) tags; None when no tag fits."""
+    """Return the best rank of a (compressed) tag set; None if no tag fits."""
     whole = ranks.get(tags)
     if whole is not None or "." not in tags:
         return whole
@@ -295,10 +301,10 @@ def _rank(tags: str, ranks: Mapping[str, int]) -> int | None:
     return min((rank for rank in found if rank is not None), default=None)
 
 
-def _missing(stamps: Sequence[WheelName], environment: Environment) -> str:
-    """Return what no wheel is for, and what there are wheels for."""
+def _missing(wheel_names: Sequence[WheelName], environment: Environment) -> str:
+    """Return the tag that no wheel has, and those that the wheels have."""
     pairs = _tag_pairs(environment.tags)
-    split = [[part.split(".") for part in stamp.tags.split("-")] for stamp in stamps]
+    split = [[part.split(".") for part in wheel_name.tags.split("-")] for wheel_name in wheel_names]
     fits = [any((p, a) in pairs for p in pythons for a in abis) for pythons, abis, _ in split]
     if any(fits):
         there = {f for (_, _, platforms), fit in zip(split, fits, strict=True) if fit for f in platforms}
@@ -312,7 +318,12 @@ def _missing(stamps: Sequence[WheelName], environment: Environment) -> str:
     here = f"Python {environment.short}"
     best = environment.tags[0]
     abis = sorted(
-        {tag for stamp in stamps for tag in _pairs(stamp.tags) if tag.startswith(f"{best.interpreter}-")}
+        {
+            tag
+            for wheel_name in wheel_names
+            for tag in _pairs(wheel_name.tags)
+            if tag.startswith(f"{best.interpreter}-")
+        }
     )
     if abis:  # the same Python with another ABI, such as the free-threaded cp313t
         return f"{here} with ABI {best.abi}: {', '.join(abis)} only"

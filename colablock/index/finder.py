@@ -1,19 +1,17 @@
-"""Where candidates come from: indexes, find-links and what a matrix names directly."""
+"""Find the candidates of a project in indexes, find-links and direct references."""
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from colablock._common.once_map import OnceMap
-from colablock._common.urls import basename, local_path, redacted, split_fragment
+from colablock._common.urls import redacted
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -23,14 +21,15 @@ from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import (
     Candidate,
     CandidateOrigin,
-    CandidateSource,
     File,
     Metadata,
     ProjectCandidates,
     Reason,
     Rejection,
 )
-from colablock.index.evaluator import Policy, judge_files, parse_wheel_name
+from colablock.index.direct_reference import direct_file
+from colablock.index.evaluator import Policy, judge_files
+from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
 from colablock.index.rebuilt_wheel import (
     archive_version,
@@ -45,37 +44,23 @@ from colablock.network.cache import ROWS
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import mirror_variable
 
-__all__ = [
-    "Candidate",
-    "CandidateOrigin",
-    "CandidateSource",
-    "File",
-    "IndexSource",
-    "Metadata",
-    "Policy",
-    "ProjectCandidates",
-    "Reason",
-    "Rejection",
-    "judge_files",
-]
+__all__ = ["IndexSource"]
 
-_WORKERS = 16  # of these most wait for the network
-_NO_LINKS = "correct `--find-links`, or the setting it was taken from"
-_WHEELS_AND_SDISTS = (".whl", ".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
+_WORKERS = 16  # threads; most of them wait for the network
 
 
 class IndexSource:
-    """The CandidateSource that asks indexes and folders; may be used from several threads.
+    """The CandidateSource of indexes and folders.  Safe to use from several threads.
 
-    *entries* says of a name where it comes from: an index of its own (then no
-    other is asked for it), a direct reference, a preferred local label, what of
-    it is rebuilt.  Of the *default* indexes the first that knows a name is
-    the only one used for it.  Folders and pages in *find_links* come before
-    any index: their candidates stand first, and an index's of the same version
-    are left out.  *settled* names are not looked ahead for: they are installed.
+    *entries* tells where each name comes from: an index of its own (then no other
+    index is asked for it), a direct reference, a preferred local label, and whether
+    its wheel is rebuilt.  The first of the *default* indexes that has a project is
+    the only one used for it.  *find_links* take precedence over indexes: their
+    candidates come first, and an index's candidate of the same version is dropped.
+    Names in *settled* are installed, so nothing is prefetched for them.
 
-    Candidates are newest first otherwise, those with the preferred local label
-    before the others.
+    Otherwise candidates are ordered newest first, those with the preferred local
+    label before the others.
     """
 
     def __init__(
@@ -98,13 +83,12 @@ class IndexSource:
         self._default = replacing or [Index(name="default", url=url) for url in default]
         self._named = named
         self._entries = entries or {}
-        self._find_links = tuple(find_links)
+        self._find_links = FindLinks(find_links, fetcher, self._page_of_links)
         self._settled = settled
         self._unwanted_labels = unwanted_labels
         self._reader = MetadataSource(fetcher, build)
         self._judged: OnceMap[NormalizedName, ProjectCandidates] = OnceMap()
         self._metadata: OnceMap[tuple[object, ...], Metadata] = OnceMap()
-        self._folders: OnceMap[str, Mapping[NormalizedName, Sequence[File]]] = OnceMap()
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: set[NormalizedName] = set()
         self._lock = threading.Lock()
@@ -145,20 +129,20 @@ class IndexSource:
         )
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
-        """Return every version of *name*, judged, best first.  Raises FetchFailed."""
+        """Return the candidates of *name*, best first, and its rejections.  Raises FetchFailed."""
         return self._judged.get(name, lambda: self._judge(name))
 
     def metadata(self, candidate: Candidate) -> Metadata:
-        """Return what *candidate* needs.  Raises BadDistribution or FetchFailed."""
+        """Return the metadata of *candidate*.  Raises BadDistribution or FetchFailed."""
         file = candidate.file.url if candidate.file else None
         key = (candidate.name, candidate.version, candidate.origin, file)
         return self._metadata.get(key, lambda: self._read(candidate))
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
-        """Have pages and likely metadata of *names*, and of what those need, fetched in the background."""
+        """Fetch the pages and the likely metadata of *names* and of their requirements in the background."""
         for name in names:
             entry = self._entries.get(name)
-            self._look_ahead(name, entry.specifier if entry is not None else SpecifierSet())
+            self._prefetch(name, entry.specifier if entry is not None else SpecifierSet())
 
     def close(self) -> None:
         """Start no further background work."""
@@ -174,7 +158,7 @@ class IndexSource:
             return self._direct(name, entry)
         policy = self._policy_for(name, entry)
         linked = self._linked(name, policy)
-        listed = self._listed_where_it_can_be(name, entry, policy, linked)
+        listed = self._listed_or_offline(name, entry, policy, linked)
         there = {candidate.version for candidate in linked.candidates}
         candidates = [*linked.candidates, *(c for c in listed.candidates if c.version not in there)]
         if entry is not None and entry.prefer_local:
@@ -191,10 +175,10 @@ class IndexSource:
             where=(*linked.where, *listed.where),
         )
 
-    def _listed_where_it_can_be(
+    def _listed_or_offline(
         self, name: NormalizedName, entry: PackageEntry | None, policy: Policy, linked: ProjectCandidates
     ) -> ProjectCandidates:
-        """Return what the index lists; offline, what is found in folders does without the index."""
+        """Return the candidates of the index; none if it is offline and find-links have some."""
         try:
             return self._listed(name, entry, policy)
         except FetchFailed:
@@ -203,14 +187,14 @@ class IndexSource:
             return ProjectCandidates(found=False)
 
     def _policy_for(self, name: NormalizedName, entry: PackageEntry | None) -> Policy:
-        """Return the policy; modules taken from a source root come from the sdist, and nothing is built."""
+        """Return the policy for *name*: an entry with a source root takes its modules from the sdist."""
         if entry is None or entry.source_root is None:
             return self._policy
         policy = self._policy
         return replace(policy, allow_build=policy.allow_build | {name}, no_binary=policy.no_binary | {name})
 
     def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> ProjectCandidates:
-        """Return what the entry's own index lists, else the first default one that knows *name*."""
+        """Return the candidates in the entry's own index, else in the first default index that has *name*."""
         indexes = self._default
         if entry is not None and entry.index is not None:
             indexes = [self._index(entry, entry.index)]
@@ -226,7 +210,7 @@ class IndexSource:
                 continue
             files, status = found
             judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
-            return _standing(name, status, replace(judged, where=tuple(where)), url)
+            return _with_status(name, status, replace(judged, where=tuple(where)), url)
         return ProjectCandidates(found=False, where=tuple(where))
 
     def _index(self, entry: PackageEntry, name: str) -> Index:
@@ -236,7 +220,7 @@ class IndexSource:
             raise FetchFailed(f"{entry.path} names the index `{name}`, and there is none", url=name) from None
 
     def _files(self, url: str, index: str | None) -> tuple[list[File], str | None] | None:
-        """Return what a page lists and the status of its project (PEP 792); None where there is no page."""
+        """Return the files of a page and the status of its project (PEP 792); None if there is no page."""
         page = self._fetcher.get_page(url, ACCEPT)
         if page is None:
             return None
@@ -247,60 +231,22 @@ class IndexSource:
             self._fetcher.cache.write_json(ROWS, key, listing.to_json())
         return listing.files(index, self._fetcher.naming(page)), listing.status
 
-    # -- find-links
+    # -- find-links and direct references
 
     def _linked(self, name: NormalizedName, policy: Policy) -> ProjectCandidates:
-        """Return what the folders and pages in find-links have; a cutoff does not concern them."""
-        files: dict[str, File] = {}
-        for link in self._find_links:
-            for file in self._folders.get(link, lambda link=link: self._read_links(link)).get(name, ()):  # type: ignore[misc]
-                files.setdefault(file.filename, file)
-        known = [self._hashed(file) for file in files.values()]
-        judged = judge_files(
-            name, known, replace(policy, exclude_newer=None), origin=CandidateOrigin.FIND_LINKS
-        )
-        where = tuple(redacted(link) for link in self._find_links)
-        return replace(judged, found=bool(known), where=where)
+        """Return the candidates in find-links, to which `exclude-newer` does not apply."""
+        files = self._find_links.files(name)
+        origin = CandidateOrigin.FIND_LINKS
+        judged = judge_files(name, files, replace(policy, exclude_newer=None), origin=origin)
+        return replace(judged, found=bool(files), where=self._find_links.places)
 
-    def _read_links(self, link: str) -> Mapping[NormalizedName, Sequence[File]]:
-        """Return the files of a folder or of a page of links, by project."""
-        path = self._fetcher.local(link)
-        if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path raises of a long name
-            message = f"there is no folder `{path}` to find files in"
-            raise FetchFailed(message, url=link, hint=_NO_LINKS)
-        if path is not None and path.is_dir():
-            files = [
-                File(filename=file.name, url=file.resolve().as_uri(), size=file.stat().st_size)
-                for file in sorted(path.iterdir())
-                if file.name.endswith(_WHEELS_AND_SDISTS) and file.is_file()
-            ]
-        else:
-            listed = self._files(self._fetcher.learn_credentials(link), None)
-            if listed is None:
-                message = f"the page of files `{redacted(link)}` is not there (404)"
-                raise FetchFailed(message, url=redacted(link), status=404, hint=_NO_LINKS)
-            files = listed[0]
-        found: dict[NormalizedName, list[File]] = {}
-        for file in files:
-            for name in _possible_names(file.filename):
-                found.setdefault(name, []).append(file)
-        return found
-
-    def _hashed(self, file: File) -> File:
-        """Return *file* with its hash where it is a local one; a lock needs it."""
-        path = self._fetcher.local(file.url)
-        if path is None or "sha256" in file.hashes:
-            return file
-        try:
-            return replace(file, hashes={"sha256": self._fetcher.cache.local_digest(path)})
-        except OSError as error:
-            raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=file.url) from error
-
-    # -- direct references
+    def _page_of_links(self, link: str) -> Sequence[File] | None:
+        found = self._files(self._fetcher.learn_credentials(link), None)
+        return found[0] if found is not None else None
 
     def _direct(self, name: NormalizedName, entry: PackageEntry) -> ProjectCandidates:
-        """Return the one candidate that a direct reference names (PEP 508, PEP 610)."""
-        file = self._direct_file(entry)
+        """Return the single candidate of a direct reference (PEP 508, PEP 610)."""
+        file = direct_file(entry, self._fetcher)
         where = (redacted(file.url),)
         if file.is_wheel:
             policy = replace(self._policy, exclude_newer=None, no_binary=frozenset())
@@ -329,22 +275,6 @@ class IndexSource:
         )
         return ProjectCandidates(candidates=(candidate,), where=where)
 
-    def _direct_file(self, entry: PackageEntry) -> File:
-        """Return the file of a direct reference with its hash, which is found out where none is given."""
-        assert entry.url is not None  # noqa: S101 - the caller's case
-        _check_direct(entry, entry.url)
-        plain, hashes = split_fragment(entry.url)
-        path = local_path(plain)
-        url = path.resolve().as_uri() if path is not None else self._fetcher.learn_credentials(plain)
-        if entry.sha256:
-            hashes["sha256"] = entry.sha256.lower()
-        file = File(filename=basename(plain), url=url, hashes=hashes)
-        if "sha256" not in hashes:
-            fetched = self._fetcher.fetch(file)
-            file = replace(file, hashes={**hashes, "sha256": self._fetcher.cache.local_digest(fetched)})
-            return replace(file, size=fetched.stat().st_size)
-        return file
-
     # -- metadata
 
     def _read(self, candidate: Candidate) -> Metadata:
@@ -361,12 +291,12 @@ class IndexSource:
                 raise _unread(error, candidate, file) from error
         if entry.requires_dist is not None:
             return replaced_metadata(entry, Metadata(requires_python=file.requires_python))
-        # Only modules are replaced: the archive has to say statically what it needs.
+        # Only the modules are replaced: the archive has to state its requirements statically.
         return replaced_metadata(entry, self._reader.read(candidate.name, None, file).parsed(file.filename))
 
-    # -- ahead of the questions
+    # -- prefetching
 
-    def _look_ahead(self, name: NormalizedName, specifier: SpecifierSet) -> None:
+    def _prefetch(self, name: NormalizedName, specifier: SpecifierSet) -> None:
         with self._lock:
             if name in self._ahead or self._fetcher.offline:
                 return
@@ -374,20 +304,20 @@ class IndexSource:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="colablock-index")
             try:
-                self._pool.submit(self._fetch_ahead, name, specifier)
-            except RuntimeError:  # closed, or the interpreter ends
+                self._pool.submit(self._fetch_likely, name, specifier)
+            except RuntimeError:  # the pool is closed, or the interpreter shuts down
                 return
 
-    def _fetch_ahead(self, name: NormalizedName, specifier: SpecifierSet) -> None:
-        """Fetch the page of *name*, the metadata of its likeliest candidate, and what that needs."""
+    def _fetch_likely(self, name: NormalizedName, specifier: SpecifierSet) -> None:
+        """Fetch the page of *name*, the metadata of its likeliest candidate, and the requirements of that."""
         try:
             likely = _likeliest(self.judge(name).candidates, specifier)
-            # An sdist may have to be built: that waits until it is really asked for.
+            # An sdist may have to be built, which is not worth doing in advance.
             if likely is None or likely.file is None or not likely.file.is_wheel:
                 return
             needed = self.metadata(likely).requires
         except ColablockError:
-            return  # whoever asks for it will be told
+            return  # the error is raised again when the resolver asks for it
         markers = {**self._policy.environment.markers, "extra": ""}
         for requirement in needed:
             further = canonicalize_name(requirement.name)
@@ -395,13 +325,13 @@ class IndexSource:
                 continue
             if requirement.marker is None or requirement.marker.evaluate(markers):
                 own = self._entries.get(further)
-                self._look_ahead(
+                self._prefetch(
                     further, requirement.specifier & own.specifier if own else requirement.specifier
                 )
 
 
 def _by_name(entries: Iterable[PackageEntry], environment: Environment) -> dict[NormalizedName, PackageEntry]:
-    """Return one entry a name, of those whose markers hold: what several say is joined, the first wins."""
+    """Return one entry per name, of those whose markers hold; several entries are intersected."""
     found: dict[NormalizedName, PackageEntry] = {}
     for entry in entries:
         if entry.marker is not None and not entry.marker.evaluate({**environment.markers, "extra": ""}):
@@ -421,20 +351,20 @@ def _by_name(entries: Iterable[PackageEntry], environment: Environment) -> dict[
 
 
 def _project_url(index: str, name: NormalizedName) -> str:
-    """Return the page of a project (PEP 503); a query stays at the end."""
+    """Return the URL of a project page (PEP 503); a query stays at the end."""
     head, mark, query = index.partition("?")
     return f"{head.rstrip('/')}/{quote(name)}/{mark}{query}"
 
 
 def _cutoff(index: Index, policy: Policy) -> datetime | None:
-    """Return the cutoff for an index: its own, none where it says False, else the matrix's."""
+    """Return the `exclude-newer` of an index: its own, None if it is False, else the matrix's."""
     if isinstance(index.exclude_newer, datetime):
         return index.exclude_newer
     return None if index.exclude_newer is False else policy.exclude_newer
 
 
 def _of_index(error: FetchFailed, what: str, index: Index) -> FetchFailed:
-    """Return *error* with what was asked of which index, and how another may answer in its place."""
+    """Return *error* with the request and the index, and a hint at a mirror."""
     url = redacted(index.url)
     where = f"the index `{index.name}`" + ("" if url in error.message else f" at `{url}`")
     hint = error.hint
@@ -445,19 +375,19 @@ def _of_index(error: FetchFailed, what: str, index: Index) -> FetchFailed:
 
 
 def _unread(error: FetchFailed, candidate: Candidate, file: File) -> FetchFailed:
-    """Return *error* with whose metadata was asked for, and which index lists the file."""
+    """Return *error* with the candidate whose metadata was requested, and the index that lists the file."""
     where = f", which the index `{file.index}` lists" if file.index else ""
-    message = f"what {candidate} needs cannot be read from `{file.filename}`{where}: {error.message}"
+    message = f"the metadata of {candidate} cannot be read from `{file.filename}`{where}: {error.message}"
     return FetchFailed(message, url=error.url, status=error.status, hint=error.hint)
 
 
-def _standing(
+def _with_status(
     name: NormalizedName, status: str | None, judged: ProjectCandidates, url: str
 ) -> ProjectCandidates:
-    """Return *judged* as the status of its project has it (PEP 792).
+    """Return *judged* according to the status of its project (PEP 792).
 
-    Nothing is taken from quarantine; and a page that lists no files, as that of
-    a login, is told of.
+    A quarantined project has no candidates.  A page without files, such as a login
+    page, becomes a rejection.
     """
     if status is not None and status.startswith("quarantined"):
         reason, detail = Reason.EXCLUDED, f"its index has put {name} in quarantine ({status})"
@@ -477,58 +407,19 @@ def _has_label(version: Version, label: str) -> bool:
 
 
 def _relabelled(candidate: Candidate, entry: PackageEntry) -> Candidate:
-    """Return the candidate under the version that our own wheel of it will have."""
+    """Return the candidate with the version of its rebuilt wheel."""
     file = candidate.file
     if file is None or "sha256" not in file.hashes:
         where = file.filename if file else str(candidate)
-        raise BadDistribution(f"`{where}` is listed without a sha256, and what is made from it needs one")
+        raise BadDistribution(f"`{where}` is listed without a sha256, which a rebuilt wheel needs")
     version = rebuilt_version(entry, candidate.version, file.hashes["sha256"])
     return replace(candidate, version=version, files=(file,))
 
 
-def _check_direct(entry: PackageEntry, url: str) -> None:
-    """Raise FetchFailed for a direct reference that is no archive or wheel."""
-    scheme = urlsplit(url).scheme
-    if re.match(r"(git|hg|svn|bzr)\+", url) or scheme in {"git", "ssh"}:
-        message = (
-            f"{entry.path} names the repository `{redacted(url)}`, and only archives and wheels can be used"
-        )
-        raise FetchFailed(message, url=redacted(url), hint=_archive_hint(url))
-    filename = basename(split_fragment(url)[0])
-    path = local_path(split_fragment(url)[0])
-    if path is not None and path.is_dir():
-        message = f"{entry.path} names the folder `{path}`, and only archives and wheels can be used"
-        raise FetchFailed(message, url=url, hint="build a wheel of it, and name that")
-    if not filename.endswith(_WHEELS_AND_SDISTS):
-        message = f"{entry.path} names `{redacted(url)}`, which is neither a wheel nor an archive"
-        raise FetchFailed(message, url=redacted(url), hint="name a .whl, .tar.gz or .zip file")
-    if filename.endswith(".whl"):
-        try:
-            parse_wheel_name(filename)
-        except ValueError as error:
-            raise BadDistribution(f"{entry.path} names `{filename}`, which is no wheel: {error}") from error
-
-
-def _archive_hint(url: str) -> str:
-    """Return the archive's URL that a repository's stands for, where its host has such."""
-    match = re.match(r"git\+https://github\.com/([^/@]+)/([^/@]+?)(?:\.git)?@([^#]+)", url)
-    if match:
-        return f"give an archive's URL: https://github.com/{match[1]}/{match[2]}/archive/{match[3]}.tar.gz"
-    return "give the URL of an archive of one commit or tag, with its sha256"
-
-
-def _possible_names(filename: str) -> set[NormalizedName]:
-    """Return the projects that a file may be of: an sdist's name may hold more dashes than one."""
-    stem = re.sub(r"(\.whl|\.tar\.gz|\.zip|\.tgz|\.tar\.bz2|\.tar\.xz)$", "", filename)
-    if filename.endswith(".whl"):
-        return {canonicalize_name(stem.partition("-")[0])}
-    return {canonicalize_name(stem[: match.start()]) for match in re.finditer("-", stem)}
-
-
 def _installed_metadata(candidate: Candidate) -> Metadata:
-    """Return what an installed distribution needs; a line that cannot be read binds nobody."""
+    """Return the metadata of an installed distribution; unreadable requirement lines are ignored."""
     installed = candidate.installed
-    assert installed is not None  # noqa: S101 - the caller's case
+    assert installed is not None  # noqa: S101 - checked by the caller
     parsed = (parse_requirement(line) for line in installed.requires)
     return Metadata(
         requires=tuple(requirement for requirement in parsed if requirement is not None),
@@ -538,7 +429,7 @@ def _installed_metadata(candidate: Candidate) -> Metadata:
 
 
 def _likeliest(candidates: Sequence[Candidate], specifier: SpecifierSet) -> Candidate | None:
-    """Return the candidate that a solve will look at first, as far as can be told."""
+    """Return the candidate that the resolver will probably try first."""
     for candidate in candidates:
         yanked = candidate.file is not None and candidate.file.yanked is not None
         unwanted = yanked or candidate.version.is_prerelease
@@ -553,5 +444,5 @@ def _without_card(candidate: Candidate) -> Rejection:
         version=candidate.version,
         filename=candidate.file.filename if candidate.file else "",
         reason=Reason.EXCLUDED,
-        detail=f"{candidate} is built for the CPU alone, and this variant is for a card",
+        detail=f"{candidate} is a CPU build, and this variant is for a GPU",
     )

@@ -1,4 +1,4 @@
-"""Fetches what a file says of itself, by the cheapest way that can be believed."""
+"""Fetch the metadata of a file in the cheapest trustworthy way."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _TAIL = 1 << 16  # holds the directory and the metadata of all but the largest w
 
 
 class MetadataSource:
-    """Core metadata of wheels and sdists; kept on disk for ever by the file's hash.
+    """The core metadata of wheels and sdists, cached on disk by the hash of the file.
 
-    A wheel: the wheel itself where it was fetched before, else its announced
-    metadata file (PEP 658), else a range request for its end, else the whole of it.  An sdist: what it states
-    statically, else what a build tells, where *build* is given.
+    For a wheel: the cached wheel, else its metadata file (PEP 658), else a range
+    request for its end, else the whole wheel.  For an sdist: its static metadata,
+    else the result of *build*, if given.
     """
 
     def __init__(self, fetcher: Fetcher, build: Callable[[Path], Path] | None = None) -> None:
@@ -37,18 +37,18 @@ class MetadataSource:
         self._build = build
 
     def read(self, name: NormalizedName, version: Version | None, file: File) -> CoreMetadata:
-        """Return the metadata of *file*.  Raises BadDistribution when it is that of something else."""
+        """Return the metadata of *file*.  Raises BadDistribution if it is of another project or version."""
         key = contents_key(self._fetcher, file)
-        kept = self._kept(key) if key is not None else None
-        if kept is not None:
-            return kept
+        cached = self._cached(key) if key is not None else None
+        if cached is not None:
+            return cached
         found = self._read_wheel(file) if file.is_wheel else self._read_sdist(file)
         found.check(name, version, file.filename)
         if key is not None:
             self._fetcher.cache.write_json("metadata", key, found.to_json())
         return found
 
-    def _kept(self, key: str) -> CoreMetadata | None:
+    def _cached(self, key: str) -> CoreMetadata | None:
         data: Any = self._fetcher.cache.read_json("metadata", key)
         return CoreMetadata.from_json(data) if data is not None else None
 
@@ -68,7 +68,7 @@ class MetadataSource:
             return read_wheel_metadata(stream, file.filename)
 
     def _announced(self, file: File) -> CoreMetadata | None:
-        """Return the metadata file's; None where it is announced and yet not there."""
+        """Return the metadata file of a wheel (PEP 658); None if the index announces it but has none."""
         hashes: Mapping[str, str] = file.core_metadata if isinstance(file.core_metadata, Mapping) else {}
         try:
             return parse_core_metadata(self._fetcher.get_bytes(f"{file.url}.metadata", hashes))
@@ -83,18 +83,18 @@ class MetadataSource:
         if static is not None:
             return static
         if self._build is None:
-            message = f"`{file.filename}` does not say what it needs without being built"
-            raise BadDistribution(message, hint="name it in options.allow-build")
+            message = f"`{file.filename}` has no static metadata, so it has to be built"
+            raise BadDistribution(message, hint="Add it to options.allow-build")
         wheel = self._build(path)
         with wheel.open("rb") as stream:
             return read_wheel_metadata(stream, wheel.name)
 
 
 def contents_key(fetcher: Fetcher, file: File) -> str | None:
-    """Return what the contents of *file* are known by; None where they may change under the same name."""
+    """Return the cache key of the contents of *file*; None if they may change under the same name."""
     sha256 = file.hashes.get("sha256")
     if sha256:
-        # What a build says depends on who builds: that is kept with the built wheel.
+        # The metadata that a build gives depends on the interpreter: it is cached with the built wheel.
         return sha256.lower() if file.is_wheel else f"sdist {sha256}"
     if fetcher.local(file.url) is not None or file.size is None:
         return None
@@ -102,9 +102,9 @@ def contents_key(fetcher: Fetcher, file: File) -> str | None:
 
 
 def remote_wheel(fetcher: Fetcher, file: File) -> RemoteFile | None:
-    """Return a wheel of which only what is read is fetched; None when its server serves no parts.
+    """Return a wheel that is fetched in parts; None if its server does not support range requests.
 
-    None too for one that is here already, as a whole.
+    Also None for a wheel that is in the cache.
     """
     sha256 = file.hashes.get("sha256")
     if sha256 and fetcher.cache.file(sha256) is not None:
@@ -117,9 +117,9 @@ def remote_wheel(fetcher: Fetcher, file: File) -> RemoteFile | None:
     def more(start: int, end: int) -> bytes:
         part = fetcher.get_range(file.url, start, end)
         if part is None or part.start != start or len(part.data) != end - start or part.total != tail.total:
-            raise BadDistribution(f"`{file.filename}` changed while it was read")
+            raise BadDistribution(f"`{file.filename}` changed while it was being read")
         return part.data
 
     if tail.start + len(tail.data) != tail.total:
-        return None  # not the end, whatever it is: the index's size is not the file's
+        return None  # not the end of the file: the index gives a wrong size
     return RemoteFile(more, tail.total, tail.data)

@@ -1,12 +1,12 @@
-"""Our own wheels: a pinned archive or wheel whose metadata or modules the matrix replaces.
+"""Rebuilt wheels: a pinned archive or wheel whose metadata or modules the matrix replaces.
 
-Nothing of the archive is run.  The same input gives the same bytes anywhere:
-sorted entries, fixed times, no compression (zlib's output differs between
-builds of Python).  The version carries what it was made from, as a local label:
-``0.4.0+colablock.<8 hex digits>``.
+No code of the archive is run.  The same input gives the same bytes on every machine:
+entries are sorted, times are fixed, and nothing is compressed (the output of zlib
+differs between builds of Python).  The version identifies the input by a local
+label: ``0.4.0+colablock.<8 hex digits>``.
 
-A repository's archive is known by what it holds: the host may compress it anew
-at any time, and has, so the bytes of the file itself are promised by nobody.
+The archive of a repository is identified by its contents, not by its own bytes: the
+host may compress it again at any time.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ __all__ = [
     "source_identity",
 ]
 
-_FORMAT = 2  # of what is written below: a change here must change the labels
+_FORMAT = 2  # of the wheels written below; increase it with every change, which changes the labels
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
 _NATIVE = (".so", ".pyd", ".dylib", ".pyx")
-# What stands beside the packages of a flat layout and is none (setuptools' reserved names).
-_BESIDE = frozenset(
+# Folders of a flat layout that are not packages (the reserved names of setuptools).
+_NOT_PACKAGES = frozenset(
     {
         *("assets", "benchmark", "benchmarks", "bin", "build", "conftest", "data", "dist", "doc", "docs"),
         *("documentation", "example", "examples", "htmlcov", "manpages", "node_modules", "noxfile"),
@@ -60,9 +60,9 @@ _BESIDE = frozenset(
 
 
 def rebuilt_version(entry: PackageEntry, version: Version, identity: str) -> Version:
-    """Return the version of our wheel: *version* with a label of what it is made from.
+    """Return the version of the rebuilt wheel: *version* with a label that identifies its input.
 
-    *identity* is the SHA-256 of a file of an index, and `source_identity` of a direct reference.
+    *identity* is the SHA-256 of a file of an index, or the `source_identity` of a direct reference.
     """
     requires = None if entry.requires_dist is None else [str(line) for line in entry.requires_dist]
     source = json.dumps([_FORMAT, identity, entry.source_root, requires])
@@ -71,15 +71,15 @@ def rebuilt_version(entry: PackageEntry, version: Version, identity: str) -> Ver
 
 
 def pinned_sha256(entry: PackageEntry) -> str | None:
-    """Return the SHA-256 that the matrix promises of a direct reference, None where it promises none."""
+    """Return the SHA-256 that the matrix pins for a direct reference; None if it pins none."""
     promised = entry.sha256 or split_fragment(entry.url or "")[1].get("sha256")
     return promised.lower() if promised else None
 
 
 def source_identity(entry: PackageEntry, path: Path) -> str:
-    """Return what the file *path* of *entry* is known by: its SHA-256, or that of what an archive holds.
+    """Return the identity of the file *path* of *entry*: its SHA-256, or the one of its contents.
 
-    The bytes of an archive count only where the matrix pins them.  Raises BadDistribution.
+    For an archive the SHA-256 of the file counts only if the matrix pins it.  Raises BadDistribution.
     """
     if entry.url is None or path.suffix == ".whl":
         return file_digest(path)
@@ -95,13 +95,13 @@ def source_identity(entry: PackageEntry, path: Path) -> str:
 
 
 def archive_version(path: Path, entry: PackageEntry) -> Version:
-    """Return the version of an archive: the entry's, else the one stated in it.  Raises BadDistribution."""
+    """Return the version of an archive: the entry's, else its own.  Raises BadDistribution."""
     with open_archive(path) as archive:
         return _version(entry, archive_facts(archive), path)
 
 
 def replaced_metadata(entry: PackageEntry, known: Metadata | None) -> Metadata:
-    """Return what our wheel needs: the entry's requirements, else the ones that were *known* before."""
+    """Return the metadata of the rebuilt wheel: the requirements of the entry, else those *known*."""
     python = known.requires_python if known is not None else None
     if entry.requires_dist is None:
         return known or Metadata()
@@ -117,7 +117,7 @@ def rebuild(
     sha256: str | None = None,
     build: Callable[[Path], Path] | None = None,
 ) -> tuple[Path, Metadata]:
-    """Return our wheel of *source* (a wheel or an archive) and its metadata; kept in *cache*.
+    """Rebuild *source* (a wheel or an archive); return the wheel and its metadata.  Cached in *cache*.
 
     An archive without ``source-root`` is built by *build* where that is given,
     else its modules are those at its top.  Raises BadDistribution when no
@@ -125,7 +125,7 @@ def rebuild(
     when its hash is not *sha256*.
     """
     if sha256 is not None and (digest := file_digest(source)) != sha256.lower():
-        raise BadDistribution(f"`{source.name}` has sha256 {digest}, and {sha256} was promised")
+        raise BadDistribution(f"`{source.name}` has the sha256 {digest}, but {sha256} is expected")
     identity = source_identity(entry, source)
     if source.suffix == ".whl":
         return _repacked(entry, source, identity, cache)
@@ -148,8 +148,8 @@ def _from_archive(entry: PackageEntry, source: Path, identity: str, cache: Cache
         facts = archive_facts(archive)
         version = rebuilt_version(entry, _version(entry, facts, source), identity)
         if entry.requires_dist is None and "requires-dist" in facts.dynamic:
-            message = f"`{source.name}` does not say what it needs without running code"
-            raise BadDistribution(message, hint=f"set `requires-dist` in {entry.path}")
+            message = f"`{source.name}` has no static requirements"
+            raise BadDistribution(message, hint=f"Set `requires-dist` in {entry.path}")
         modules = list(_modules(archive, entry))
         stem = f"{_escaped(entry.name)}-{version}"
         fields = _fields(entry, version, facts)
@@ -170,12 +170,12 @@ def _version(entry: PackageEntry, facts: CoreMetadata, source: Path) -> Version:
     try:
         return Version(entry.version or facts.version)
     except InvalidVersion as error:
-        message = f"`{source.name}` does not say its version without running code"
-        raise BadDistribution(message, hint=f"set `version` in {entry.path}") from error
+        message = f"`{source.name}` has no static version"
+        raise BadDistribution(message, hint=f"Set `version` in {entry.path}") from error
 
 
 def _fields(entry: PackageEntry, version: Version, known: CoreMetadata) -> CoreMetadata:
-    """Return the metadata of our wheel: the entry's requirements in place of the known ones."""
+    """Return the metadata of the rebuilt wheel: the entry's requirements in place of the known ones."""
     replaced = entry.requires_dist
     return CoreMetadata(
         name=known.name if canonicalize_name(known.name) == entry.name else entry.name,
@@ -207,7 +207,7 @@ def _modules(archive: SourceArchive, entry: PackageEntry) -> Iterator[_WheelEntr
     root = (entry.source_root or ".").strip("/")
     prefix = "" if root == "." else f"{root.removeprefix('./')}/"
     if ".." in root.split("/"):
-        raise BadDistribution(f"the source root `{root}` of {entry.path} leads outside of the archive")
+        raise BadDistribution(f"the source root `{root}` of {entry.path} leaves the archive")
     below = {
         path.removeprefix(prefix): member
         for path, member in archive.members.items()
@@ -219,17 +219,17 @@ def _modules(archive: SourceArchive, entry: PackageEntry) -> Iterator[_WheelEntr
     }
     native = next((path for path in sorted(files) if path.endswith(_NATIVE)), None)
     if native is not None:
-        message = f"`{archive.filename}` holds `{native}`, and our own wheels hold Python only"
-        raise BadDistribution(message, hint=f"name a wheel in {entry.path}")
+        message = f"`{archive.filename}` contains `{native}`, and a rebuilt wheel contains only Python"
+        raise BadDistribution(message, hint=f"Name a wheel in {entry.path}")
     if not files:
         where = f"at `{root}`" if entry.source_root else "at its top (no `source-root` is given)"
         inner = [
             path.split("/") for path in archive.members if re.fullmatch(r"[^/]+/[^/]+/__init__\.py", path)
         ]
-        likely = sorted({top for top, _, _ in inner if top not in _BESIDE})
-        hint = f"set `source-root` in {entry.path}"
+        likely = sorted({top for top, _, _ in inner if top not in _NOT_PACKAGES})
+        hint = f"Set `source-root` in {entry.path}"
         hint += f", perhaps to `{likely[0]}`" if len(likely) == 1 and likely[0] != root else ""
-        raise NoModules(f"`{archive.filename}` holds no importable module {where}", hint=hint)
+        raise NoModules(f"`{archive.filename}` contains no importable module {where}", hint=hint)
     for path, member in sorted(files.items()):
         yield _WheelEntry(path, member.executable, _opener(member))
 
@@ -249,7 +249,7 @@ def _importable(below: Mapping[str, Member], *, flat: bool) -> set[str]:
     for path in below:
         top, _, rest = path.partition("/")
         name = top.removesuffix(".py")
-        if not name.isidentifier() or name == "setup" or (flat and name in _BESIDE):
+        if not name.isidentifier() or name == "setup" or (flat and name in _NOT_PACKAGES):
             continue
         is_module = not rest and top.endswith(".py")
         is_package = rest == "__init__.py" or (not flat and rest.endswith(".py"))
@@ -281,7 +281,7 @@ def _entry_points(archive: SourceArchive, entry: PackageEntry) -> str:
 
 
 def _repacked(entry: PackageEntry, source: Path, identity: str, cache: Cache) -> tuple[Path, Metadata]:
-    """Return *source* with the entry's requirements and our label; the rest is as it was."""
+    """Return *source* with the requirements of the entry and the label; the rest is unchanged."""
     try:
         stamp = parse_wheel_name(source.name)
         with zipfile.ZipFile(source) as wheel:
@@ -305,7 +305,7 @@ def _repacked(entry: PackageEntry, source: Path, identity: str, cache: Cache) ->
 def _info_folder(names: Iterable[str], filename: str) -> str:
     found = {name.split("/")[0] for name in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)}
     if len(found) != 1:
-        raise BadDistribution(f"`{filename}` holds {len(found) or 'no'} METADATA, and a wheel has one")
+        raise BadDistribution(f"`{filename}` contains {len(found) or 'no'} METADATA files, and a wheel has one")
     return found.pop()
 
 
@@ -316,8 +316,8 @@ def _check_modules(names: Iterable[str], info: str, filename: str, entry: Packag
         not name.startswith(f"{data}/") or name.startswith((f"{data}/purelib/", f"{data}/platlib/"))
         for name in inside
     ):
-        hint = f"set `url` and `source-root` in {entry.path}"
-        raise NoModules(f"`{filename}` holds no importable module", hint=hint)
+        hint = f"Set `url` and `source-root` in {entry.path}"
+        raise NoModules(f"`{filename}` contains no importable module", hint=hint)
 
 
 def _with_fields(old: bytes, version: Version, entry: PackageEntry) -> bytes:
@@ -348,7 +348,7 @@ def _wheel_files(wheel: zipfile.ZipFile, info: str, stem: str, metadata: bytes) 
     ):
         path = entry.filename
         if path.startswith("/") or ".." in path.split("/"):
-            raise BadDistribution(f"`{wheel.filename}` holds the path `{path}`, which leads outside of it")
+            raise BadDistribution(f"`{wheel.filename}` contains the path `{path}`, which leaves the wheel")
         if entry.is_dir() or path in left_out:
             continue
         for suffix in (".dist-info/", ".data/"):

@@ -36,7 +36,7 @@ from colablock.runtimes.catalog import runtimes
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
-    from colablock.index.finder import CandidateSource
+    from colablock.index.candidates import CandidateSource
     from colablock.matrix.model import Matrix
     from colablock.network.settings import Settings
     from colablock.resolver.model import Resolution

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import PackageWheel
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.index.build import Builder
-    from colablock.index.candidates import Candidate, File
-    from colablock.index.finder import CandidateSource
+    from colablock.index.candidates import Candidate, CandidateSource, File
     from colablock.matrix.model import PackageEntry
     from colablock.network.fetcher import Fetcher
     from colablock.planning.plan import Artifact, Plan

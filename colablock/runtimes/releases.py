@@ -17,7 +17,8 @@ from colablock.environment.snapshot import is_version
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.index.candidates import File
 from colablock.index.core_metadata import CoreMetadata
-from colablock.index.finder import IndexSource, Policy
+from colablock.index.evaluator import Policy
+from colablock.index.finder import IndexSource
 from colablock.index.metadata_fetcher import MetadataSource
 from colablock.network.fetcher import Fetcher
 from colablock.runtimes.document import RecordedDistribution, Recording

@@ -216,7 +216,7 @@ def test_an_archive_whose_modules_no_build_would_take_is_an_error(tmp_path: Path
     (finding,) = undeclared_import_findings(matrix_of(hidden), resolution.pins, preparer, TARGET)
     assert finding.severity.value == "error"
     assert finding.text == (
-        "own 1.0 installs nothing that can be imported: `own-1.0.tar.gz` holds no importable module"
+        "own 1.0 installs nothing that can be imported: `own-1.0.tar.gz` contains no importable module"
         " at its top (no `source-root` is given)"
     )
     assert told(matrix_of(replace(hidden, source_root="src")), tmp_path) == []

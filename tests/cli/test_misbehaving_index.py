@@ -85,7 +85,9 @@ def unreached(url: str, says: str, hint: str, **facts: Any) -> Case:
 
 def unknown(says: str, hint: str = "", **facts: Any) -> Case:
     """Return a case in which it cannot be learnt what the newest version needs."""
-    whole = f"what demo 2.0 needs cannot be read from `{NEWEST}`, which the index `{{url}}` lists: {says}"
+    whole = (
+        f"the metadata of demo 2.0 cannot be read from `{NEWEST}`, which the index `{{url}}` lists: {says}"
+    )
     return failed(whole, hint, **facts)
 
 

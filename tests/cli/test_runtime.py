@@ -390,7 +390,7 @@ def test_requirements_are_taken_over_and_the_rest_is_learnt_from_the_index(
         4,
         ["torch 9.9.9+cu200", "torchvision 8.0+cpu"],
     )
-    assert "without being built" in answer["unknown"]["must-build"]
+    assert "has to be built" in answer["unknown"]["must-build"]
     assert len(answer["left_out"]) == 2
     about = recording.about
     assert (about.host, about.flavour, about.driver, about.date) == (

@@ -178,7 +178,7 @@ def test_the_label_tells_every_input() -> None:
 
 
 def test_a_wrong_hash_is_refused(tmp_path: Path, cache: Cache) -> None:
-    with pytest.raises(BadDistribution, match="was promised"):
+    with pytest.raises(BadDistribution, match="is expected"):
         rebuild(ENTRY, tarball(tmp_path / "a.tar.gz", TREE), cache=cache, sha256="0" * 64)
 
 
@@ -252,7 +252,7 @@ def test_what_the_archive_does_not_say_has_to_be_given(
     tmp_path: Path, cache: Cache, changes: dict[str, None]
 ) -> None:
     archive = tarball(tmp_path / "a.tar.gz", TREE)
-    with pytest.raises(BadDistribution, match="without running code") as caught:
+    with pytest.raises(BadDistribution, match="has no static") as caught:
         rebuild(replace(ENTRY, **changes), archive, cache=cache)  # type: ignore[arg-type]
     assert "packages.axolotl" in (caught.value.hint or "")
 
@@ -317,7 +317,7 @@ def test_a_wheel_without_modules_is_refused(tmp_path: Path, cache: Cache) -> Non
 
 
 def test_a_wheel_of_another_project_is_refused(tmp_path: Path, cache: Cache) -> None:
-    with pytest.raises(BadDistribution, match="is that of other"):
+    with pytest.raises(BadDistribution, match="belongs to other"):
         rebuild(replace(ENTRY, source_root=None), make_wheel(tmp_path, "other", "1.0"), cache=cache)
 
 
@@ -342,7 +342,7 @@ def test_a_path_that_leads_outside_is_refused(tmp_path: Path, name: str, make: o
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(zipfile.ZipInfo(name), "x")
-    with pytest.raises(BadDistribution, match="leads outside"), open_archive(path):
+    with pytest.raises(BadDistribution, match="leaves the"), open_archive(path):
         pass
 
 
@@ -389,11 +389,11 @@ def test_links_in_a_zip_archive(tmp_path: Path) -> None:
             with open_archive(path) as opened:
                 assert list(opened.members) == ["real.py"]
         else:
-            with pytest.raises(BadDistribution, match="leads outside"), open_archive(path):
+            with pytest.raises(BadDistribution, match="leaves the"), open_archive(path):
                 pass
 
 
 def test_a_source_root_cannot_lead_outside(tmp_path: Path, cache: Cache) -> None:
     entry = replace(ENTRY, source_root="src/../..")
-    with pytest.raises(BadDistribution, match="leads outside"):
+    with pytest.raises(BadDistribution, match="leaves the"):
         rebuild(entry, tarball(tmp_path / "a.tar.gz", TREE), cache=cache)

@@ -1,0 +1,68 @@
+"""Direct references (PEP 508, PEP 610): the one file that an entry names by its URL."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from colablock._common.urls import basename, local_path, redacted, split_fragment
+from colablock.errors import BadDistribution, FetchFailed
+from colablock.index.candidates import File
+from colablock.index.evaluator import parse_wheel_name
+from colablock.index.find_links import WHEELS_AND_SDISTS
+from colablock.matrix.model import PackageEntry
+from colablock.network.fetcher import Fetcher
+
+__all__ = ["direct_file"]
+
+
+def direct_file(entry: PackageEntry, fetcher: Fetcher) -> File:
+    """Return the file that *entry* names by URL, with its sha256; the file is fetched if none is given.
+
+    Raises FetchFailed if the URL names no wheel or archive, BadDistribution if a wheel has an invalid name.
+    """
+    assert entry.url is not None  # noqa: S101 - the caller's case
+    _check_direct(entry, entry.url)
+    plain, hashes = split_fragment(entry.url)
+    path = local_path(plain)
+    url = path.resolve().as_uri() if path is not None else fetcher.learn_credentials(plain)
+    if entry.sha256:
+        hashes["sha256"] = entry.sha256.lower()
+    file = File(filename=basename(plain), url=url, hashes=hashes)
+    if "sha256" not in hashes:
+        fetched = fetcher.fetch(file)
+        file = replace(file, hashes={**hashes, "sha256": fetcher.cache.local_digest(fetched)})
+        return replace(file, size=fetched.stat().st_size)
+    return file
+
+
+def _check_direct(entry: PackageEntry, url: str) -> None:
+    """Raise FetchFailed if a direct reference is neither an archive nor a wheel."""
+    scheme = urlsplit(url).scheme
+    if re.match(r"(git|hg|svn|bzr)\+", url) or scheme in {"git", "ssh"}:
+        message = (
+            f"{entry.path} names the repository `{redacted(url)}`, and only archives and wheels can be used"
+        )
+        raise FetchFailed(message, url=redacted(url), hint=_archive_hint(url))
+    filename = basename(split_fragment(url)[0])
+    path = local_path(split_fragment(url)[0])
+    if path is not None and path.is_dir():
+        message = f"{entry.path} names the folder `{path}`, and only archives and wheels can be used"
+        raise FetchFailed(message, url=url, hint="build a wheel of it, and name that")
+    if not filename.endswith(WHEELS_AND_SDISTS):
+        message = f"{entry.path} names `{redacted(url)}`, which is neither a wheel nor an archive"
+        raise FetchFailed(message, url=redacted(url), hint="name a .whl, .tar.gz or .zip file")
+    if filename.endswith(".whl"):
+        try:
+            parse_wheel_name(filename)
+        except ValueError as error:
+            raise BadDistribution(f"{entry.path} names `{filename}`, which is no wheel: {error}") from error
+
+
+def _archive_hint(url: str) -> str:
+    """Return a hint at the archive URL of a repository, if its host offers one."""
+    match = re.match(r"git\+https://github\.com/([^/@]+)/([^/@]+?)(?:\.git)?@([^#]+)", url)
+    if match:
+        return f"give an archive's URL: https://github.com/{match[1]}/{match[2]}/archive/{match[3]}.tar.gz"
+    return "give the URL of an archive of one commit or tag, with its sha256"
