@@ -305,7 +305,9 @@ def _repacked(entry: PackageEntry, source: Path, identity: str, cache: Cache) ->
 def _info_folder(names: Iterable[str], filename: str) -> str:
     found = {name.split("/")[0] for name in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)}
     if len(found) != 1:
-        raise BadDistribution(f"`{filename}` contains {len(found) or 'no'} METADATA files, and a wheel has one")
+        raise BadDistribution(
+            f"`{filename}` contains {len(found) or 'no'} METADATA files, and a wheel has one"
+        )
     return found.pop()
 
 

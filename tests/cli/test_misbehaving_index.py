@@ -375,8 +375,8 @@ CASES: Mapping[str, Case] = {
 
 
 @pytest.fixture(scope="module")
-def lock_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lock_store") / "files"
+def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel_folder") / "files"
     for version in ("1.0", "2.0"):
         make_wheel(folder, "demo", version)
     return folder
@@ -384,13 +384,13 @@ def lock_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_what_comes_of_an_index_that_misbehaves(
-    case: Case, lock_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: Case, wheel_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     matrix = tmp_path / "tiny.toml"
     matrix.write_text(case.more + MATRIX.format(specifier=case.specifier))
-    with IndexServer(lock_store, **case.server) as server:
+    with IndexServer(wheel_folder, **case.server) as server:
         prepare(server, case)
-        known = places(server, lock_store)
+        known = places(server, wheel_folder)
         code, out, err = lock(matrix, case, known, capsys)
     told = case.says.format(**known)
     tag = f" [{case.tag}] "
@@ -400,9 +400,9 @@ def test_what_comes_of_an_index_that_misbehaves(
     assert case.asked is None or server.paths == list(case.asked)
 
 
-def places(server: IndexServer, lock_store: Path) -> dict[str, str]:
+def places(server: IndexServer, wheel_folder: Path) -> dict[str, str]:
     """Return what the texts of a case may name."""
-    wheel = lock_store / NEWEST
+    wheel = wheel_folder / NEWEST
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read("demo-2.0.dist-info/METADATA")
     return {

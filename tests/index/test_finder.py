@@ -338,9 +338,9 @@ def test_old_sdist_names(project: str, filename: str, version: str) -> None:
 
 
 @pytest.fixture
-def lock_store(tmp_path: Path) -> Path:
+def wheel_folder(tmp_path: Path) -> Path:
     """Return a folder of wheels that an index serves."""
-    folder = tmp_path / "lock_store"
+    folder = tmp_path / "wheel_folder"
     make_wheel(folder, "demo", "1.0", requires=["dep>=1"])
     make_wheel(folder, "demo", "2.0", requires=["dep>=2", 'extra-dep; extra == "more"'], extras=["more"])
     make_wheel(folder, "dep", "2.1", requires_python=">=3.9")
@@ -348,8 +348,8 @@ def lock_store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(lock_store: Path) -> Iterator[IndexServer]:
-    with IndexServer(lock_store) as running:
+def server(wheel_folder: Path) -> Iterator[IndexServer]:
+    with IndexServer(wheel_folder) as running:
         yield running
 
 
@@ -374,9 +374,9 @@ def lines(requirements: Sequence[Requirement]) -> list[str]:
 
 @pytest.mark.parametrize("formats", [("json",), ("html",), ("html", "json")])
 def test_an_index_is_read_in_either_format(
-    lock_store: Path, fetcher: Fetcher, formats: tuple[str, ...]
+    wheel_folder: Path, fetcher: Fetcher, formats: tuple[str, ...]
 ) -> None:
-    with IndexServer(lock_store, formats=formats) as server:
+    with IndexServer(wheel_folder, formats=formats) as server:
         source = source_of(fetcher, server.url)
         result = source.judge(DEMO)
         assert names_of(result.candidates) == ["demo 2.0", "demo 1.0"]
@@ -386,7 +386,7 @@ def test_an_index_is_read_in_either_format(
         assert best.file.index == server.url
         assert (
             best.file.hashes["sha256"]
-            == hashlib.sha256((lock_store / best.file.filename).read_bytes()).hexdigest()
+            == hashlib.sha256((wheel_folder / best.file.filename).read_bytes()).hexdigest()
         )
         found = source.metadata(best)
         assert lines(found.requires) == ["dep>=2", 'extra-dep; extra == "more"']
@@ -435,11 +435,11 @@ def test_a_quarantined_project_says_so(server: IndexServer, fetcher: Fetcher) ->
     assert "quarantined: malware" in words
 
 
-def test_an_index_in_a_folder_is_read_like_any_other(lock_store: Path, fetcher: Fetcher) -> None:
-    page = lock_store.parent / "simple" / "demo" / "index.html"
+def test_an_index_in_a_folder_is_read_like_any_other(wheel_folder: Path, fetcher: Fetcher) -> None:
+    page = wheel_folder.parent / "simple" / "demo" / "index.html"
     page.parent.mkdir(parents=True)
-    page.write_text('<a href="../../shelf/demo-2.0-py3-none-any.whl">x</a>', encoding="utf-8")
-    source = source_of(fetcher, (lock_store.parent / "simple").as_uri())
+    page.write_text('<a href="../../wheel_folder/demo-2.0-py3-none-any.whl">x</a>', encoding="utf-8")
+    source = source_of(fetcher, (wheel_folder.parent / "simple").as_uri())
     (candidate,) = source.judge(DEMO).candidates
     assert lines(source.metadata(candidate).requires)[0] == "dep>=2"
     assert not source.judge(NormalizedName("dep")).found
@@ -484,9 +484,9 @@ def test_an_index_marked_default_replaces_the_default(server: IndexServer, fetch
     assert source.judge(DEMO).found
 
 
-def test_an_index_without_upload_times_needs_to_say_so(lock_store: Path, fetcher: Fetcher) -> None:
+def test_an_index_without_upload_times_needs_to_say_so(wheel_folder: Path, fetcher: Fetcher) -> None:
     policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
-    with IndexServer(lock_store, upload_times=False) as server:
+    with IndexServer(wheel_folder, upload_times=False) as server:
         refused = source_of(fetcher, server.url, policy=policy).judge(DEMO)
         assert {rejection.reason for rejection in refused.rejections} == {Reason.NO_UPLOAD_TIME}
         index = Index(name="own", url=server.url, default=True, exclude_newer=False)
@@ -530,8 +530,8 @@ def test_a_variant_for_a_card_takes_no_build_for_the_cpu(fetcher: Fetcher, tmp_p
     assert found == {"cuda": ["demo 2.0"], "none": ["demo 2.1+cpu", "demo 2.0"]}
 
 
-def test_credentials_of_an_index_are_used_and_not_recorded(lock_store: Path, fetcher: Fetcher) -> None:
-    with IndexServer(lock_store, auth=("user", "secret"), announce_metadata=False) as server:
+def test_credentials_of_an_index_are_used_and_not_recorded(wheel_folder: Path, fetcher: Fetcher) -> None:
+    with IndexServer(wheel_folder, auth=("user", "secret"), announce_metadata=False) as server:
         source = source_of(fetcher, server.url.replace("http://", "http://user:secret@"))
         result = source.judge(DEMO)
         assert lines(source.metadata(result.candidates[0]).requires)[0] == "dep>=2"
@@ -582,9 +582,11 @@ def test_find_links_take_no_notice_of_the_cutoff(fetcher: Fetcher, tmp_path: Pat
     assert not source.judge(NormalizedName("dep")).found
 
 
-def test_find_links_may_be_a_page(lock_store: Path, server: IndexServer, fetcher: Fetcher) -> None:
-    links = "".join(f'<a href="/files/{path.name}">{path.name}</a>' for path in sorted(lock_store.iterdir()))
-    page = lock_store.parent / "links.html"
+def test_find_links_may_be_a_page(wheel_folder: Path, server: IndexServer, fetcher: Fetcher) -> None:
+    links = "".join(
+        f'<a href="/files/{path.name}">{path.name}</a>' for path in sorted(wheel_folder.iterdir())
+    )
+    page = wheel_folder.parent / "links.html"
     page.write_text(links.replace("/files/", f"{server.root}/files/"), encoding="utf-8")
     source = source_of(fetcher, find_links=[str(page)])
     candidate = source.judge(DEMO).candidates[0]
@@ -600,8 +602,8 @@ def test_a_folder_that_is_not_there_is_a_failure(fetcher: Fetcher, tmp_path: Pat
 # -- direct references
 
 
-def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, lock_store: Path) -> None:
-    wheel = lock_store / "demo-1.0-py3-none-any.whl"
+def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, wheel_folder: Path) -> None:
+    wheel = wheel_folder / "demo-1.0-py3-none-any.whl"
     url = server.file_url(wheel.name)
     source = source_of(fetcher, server.url, entries=entry("demo", url=url))
     (candidate,) = source.judge(DEMO).candidates
@@ -613,8 +615,8 @@ def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, lock_store: Path)
     assert "/simple/demo/" not in server.paths
 
 
-def test_a_local_wheel_with_a_wrong_hash_is_refused(fetcher: Fetcher, lock_store: Path) -> None:
-    url = f"{lock_store / 'demo-1.0-py3-none-any.whl'}#sha256={'0' * 64}"
+def test_a_local_wheel_with_a_wrong_hash_is_refused(fetcher: Fetcher, wheel_folder: Path) -> None:
+    url = f"{wheel_folder / 'demo-1.0-py3-none-any.whl'}#sha256={'0' * 64}"
     source = source_of(fetcher, entries=entry("demo", url=url))
     (candidate,) = source.judge(DEMO).candidates
     with pytest.raises(BadDistribution, match="was promised"):

@@ -78,15 +78,15 @@ def keyring(tmp_path: Path) -> Keyring:
 
 
 @pytest.fixture
-def lock_store(tmp_path: Path) -> Path:
+def wheel_folder(tmp_path: Path) -> Path:
     make_wheel(tmp_path / "files", "demo", "1.0", requires=["dep"])
     make_wheel(tmp_path / "files", "dep", "1.0")
     return tmp_path / "files"
 
 
 @pytest.fixture
-def server(lock_store: Path) -> Iterator[IndexServer]:
-    with IndexServer(lock_store, auth=(USER, PASSWORD)) as running:
+def server(wheel_folder: Path) -> Iterator[IndexServer]:
+    with IndexServer(wheel_folder, auth=(USER, PASSWORD)) as running:
         yield running
 
 
@@ -119,8 +119,8 @@ def test_a_token_without_a_password_is_a_user() -> None:
     assert known.find("https://host/simple/demo/") == ("t@ken", "")
 
 
-def test_credentials_do_not_follow_a_redirect_to_another_host(lock_store: Path, tmp_path: Path) -> None:
-    with IndexServer(lock_store) as other, IndexServer(lock_store) as server:
+def test_credentials_do_not_follow_a_redirect_to_another_host(wheel_folder: Path, tmp_path: Path) -> None:
+    with IndexServer(wheel_folder) as other, IndexServer(wheel_folder) as server:
         server.redirect("/simple/demo/", f"{other.url}demo/")
         url = server.url.replace("://", "://user:secret@")
         assert fetcher(tmp_path).get_page(f"{url}demo/") is not None
@@ -128,9 +128,9 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(lock_store: Path, 
 
 
 def test_credentials_in_the_links_of_a_page_are_used_and_not_recorded(
-    lock_store: Path, tmp_path: Path
+    wheel_folder: Path, tmp_path: Path
 ) -> None:
-    with IndexServer(lock_store, auth=(USER, PASSWORD)) as files, IndexServer(lock_store) as index:
+    with IndexServer(wheel_folder, auth=(USER, PASSWORD)) as files, IndexServer(wheel_folder) as index:
         link = files.file_url("demo-1.0-py3-none-any.whl").replace("://", "://user%40x:s3%3Acret@")
         page = f'<a href="{link}">demo</a>'.encode()
         index.fault("/simple/demo/", Fault(body=page, content_type="text/html"))
@@ -210,9 +210,9 @@ def test_a_password_that_is_given_is_not_asked_for(
 
 
 def test_a_host_that_asks_nothing_is_not_looked_up(
-    lock_store: Path, keyring: Keyring, tmp_path: Path
+    wheel_folder: Path, keyring: Keyring, tmp_path: Path
 ) -> None:
-    with IndexServer(lock_store) as server:
+    with IndexServer(wheel_folder) as server:
         assert fetcher(tmp_path, keyring.knows({}), keyring=True).get_page(f"{server.url}demo/") is not None
     assert keyring.asked == []
 
@@ -281,8 +281,8 @@ def test_a_way_to_ask_that_there_is_not_is_refused(
 
 
 @pytest.fixture
-def encrypted(lock_store: Path) -> Iterator[IndexServer]:
-    with IndexServer(lock_store, tls=True) as running:
+def encrypted(wheel_folder: Path) -> Iterator[IndexServer]:
+    with IndexServer(wheel_folder, tls=True) as running:
         yield running
 
 

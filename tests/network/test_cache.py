@@ -69,7 +69,7 @@ class Wanted:
 
 
 @pytest.fixture
-def lock_store(tmp_path: Path) -> Path:
+def wheel_folder(tmp_path: Path) -> Path:
     # Of what cannot be packed small: it comes in several pieces.
     text = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(32_000))
     make_wheel(tmp_path / "files", "demo", "1.0", modules={"demo.py": f"text = {text!r}\n"})
@@ -78,8 +78,8 @@ def lock_store(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(lock_store: Path) -> Iterator[IndexServer]:
-    with IndexServer(lock_store) as running:
+def server(wheel_folder: Path) -> Iterator[IndexServer]:
+    with IndexServer(wheel_folder) as running:
         yield running
 
 
@@ -87,10 +87,10 @@ def fetcher(tmp_path: Path, *, offline: bool = False) -> Fetcher:
     return Fetcher(os.environ, cache=tmp_path / "cache", offline=offline, sleep=lambda _: None)
 
 
-def wanted(server: IndexServer, lock_store: Path) -> list[Wanted]:
+def wanted(server: IndexServer, wheel_folder: Path) -> list[Wanted]:
     return [
         Wanted(server.file_url(path.name), path.name, {"sha256": file_digest(path)})
-        for path in sorted(lock_store.iterdir())
+        for path in sorted(wheel_folder.iterdir())
     ]
 
 
@@ -154,7 +154,7 @@ DAMAGES: list[Callable[[Path], None]] = [cut, zero, replace_by_folder, replace_b
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("kind", ["files", "metadata", "pages", "simple-2", "stamps"])
 def test_what_is_damaged_is_as_good_as_absent_and_heals(
-    kind: str, damage: Callable[[Path], None], server: IndexServer, lock_store: Path, tmp_path: Path
+    kind: str, damage: Callable[[Path], None], server: IndexServer, wheel_folder: Path, tmp_path: Path
 ) -> None:
     name = NormalizedName("demo")
 
@@ -163,8 +163,8 @@ def test_what_is_damaged_is_as_good_as_absent_and_heals(
         source = source_of(ours, server.url)
         (candidate,) = source.judge(name).candidates
         assert source.metadata(candidate).requires == ()
-        for path in ours.download(wanted(server, lock_store), tmp_path / "into"):
-            assert path.read_bytes() == (lock_store / path.name).read_bytes()
+        for path in ours.download(wanted(server, wheel_folder), tmp_path / "into"):
+            assert path.read_bytes() == (wheel_folder / path.name).read_bytes()
 
     use()
     entries = [path for path in (tmp_path / "cache" / kind).rglob("*") if path.is_file()]
@@ -190,15 +190,15 @@ def test_what_is_damaged_is_as_good_as_absent_and_heals(
 
 @pytest.mark.parametrize("damage", [replace_by_folder, block])
 def test_what_is_in_the_way_of_a_download_goes(
-    damage: Callable[[Path], None], server: IndexServer, lock_store: Path, tmp_path: Path
+    damage: Callable[[Path], None], server: IndexServer, wheel_folder: Path, tmp_path: Path
 ) -> None:
-    first = wanted(server, lock_store)[0]
+    first = wanted(server, wheel_folder)[0]
     partial = fetcher(tmp_path).cache.path("partial", first.hashes["sha256"])
     partial.parent.mkdir(parents=True)
     partial.write_text("begun", encoding="utf-8")
     damage(partial)
     (path,) = fetcher(tmp_path).download([first], tmp_path / "into")
-    assert path.read_bytes() == (lock_store / path.name).read_bytes()
+    assert path.read_bytes() == (wheel_folder / path.name).read_bytes()
 
 
 AS_ANOTHER = """
@@ -213,8 +213,8 @@ print(*(path.stat().st_size for path in ours.download(files, Path(into))))
 """
 
 
-def test_a_cache_that_may_only_be_read_is_read(server: IndexServer, lock_store: Path) -> None:
-    files = wanted(server, lock_store)
+def test_a_cache_that_may_only_be_read_is_read(server: IndexServer, wheel_folder: Path) -> None:
+    files = wanted(server, wheel_folder)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -228,7 +228,7 @@ def test_a_cache_that_may_only_be_read_is_read(server: IndexServer, lock_store: 
         out = ended(started(AS_ANOTHER, folder, files))
         for path in kept:
             path.chmod(0o755)
-    assert out.split() == [str((lock_store / file.filename).stat().st_size) for file in files]
+    assert out.split() == [str((wheel_folder / file.filename).stat().st_size) for file in files]
     assert f"/files/{files[0].filename}" not in server.paths
 
 
@@ -242,13 +242,13 @@ except ColablockError as error:
 
 
 def test_a_disk_that_takes_no_more_is_told_with_a_way_out(
-    server: IndexServer, lock_store: Path, tmp_path: Path
+    server: IndexServer, wheel_folder: Path, tmp_path: Path
 ) -> None:
-    message, hint = ended(started(FULL, tmp_path, wanted(server, lock_store))).splitlines()
+    message, hint = ended(started(FULL, tmp_path, wanted(server, wheel_folder))).splitlines()
     assert message == f"`{tmp_path / 'cache'}` cannot be written: File too large"
     assert hint == "set COLABLOCK_CACHE_DIR to a folder on another disk"
     # With room again it goes on.
-    assert len(fetcher(tmp_path).download(wanted(server, lock_store), tmp_path / "into")) == 2
+    assert len(fetcher(tmp_path).download(wanted(server, wheel_folder), tmp_path / "into")) == 2
 
 
 SMALL = """
@@ -285,16 +285,22 @@ print(faults)
 
 
 def test_several_processes_with_several_threads_use_one_cache(
-    server: IndexServer, lock_store: Path, tmp_path: Path
+    server: IndexServer, wheel_folder: Path, tmp_path: Path
 ) -> None:
-    server.fault(f"/files/{wanted(server, lock_store)[0].filename}", Fault(truncate=30_000, times=6))
-    processes = [started(MANY, tmp_path, wanted(server, lock_store), f"into-{number}") for number in range(3)]
+    server.fault(f"/files/{wanted(server, wheel_folder)[0].filename}", Fault(truncate=30_000, times=6))
+    processes = [
+        started(MANY, tmp_path, wanted(server, wheel_folder), f"into-{number}") for number in range(3)
+    ]
     assert [ended(process) for process in processes] == ["[]\n"] * 3
 
 
-def test_a_cache_may_be_swept_while_it_is_used(server: IndexServer, lock_store: Path, tmp_path: Path) -> None:
+def test_a_cache_may_be_swept_while_it_is_used(
+    server: IndexServer, wheel_folder: Path, tmp_path: Path
+) -> None:
     environ = {**os.environ, "COLABLOCK_CACHE_DIR": str(tmp_path / "cache")}
-    processes = [started(MANY, tmp_path, wanted(server, lock_store), f"into-{number}") for number in range(2)]
+    processes = [
+        started(MANY, tmp_path, wanted(server, wheel_folder), f"into-{number}") for number in range(2)
+    ]
     sweeps = 0
     while any(process.poll() is None for process in processes):
         for argv in (["clean"], ["prune", "--older-than", "0"], ["clean", "demo"]):
@@ -326,9 +332,9 @@ def test_what_is_being_fetched_is_never_swept(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_began_is_gone_on_with(
-    server: IndexServer, lock_store: Path, tmp_path: Path
+    server: IndexServer, wheel_folder: Path, tmp_path: Path
 ) -> None:
-    first = wanted(server, lock_store)[0]
+    first = wanted(server, wheel_folder)[0]
     server.fault(f"/files/{first.filename}", Fault(pause=30.0, times=1))
     script = "Fetcher(os.environ, cache=Path(cache)).download(files[:1], Path(into))"
     process = started(script, tmp_path, [first])
@@ -341,7 +347,7 @@ def test_what_a_killed_process_began_is_gone_on_with(
     begun = partial.stat().st_size
     server.forget_requests()
     (path,) = fetcher(tmp_path).download([first], tmp_path / "into")
-    assert path.read_bytes() == (lock_store / path.name).read_bytes()
+    assert path.read_bytes() == (wheel_folder / path.name).read_bytes()
     assert server.requests[0].headers["range"] == f"bytes={begun}-"
 
 
@@ -404,14 +410,14 @@ def test_what_is_kept_is_told_by_kind(filled: Swept) -> None:
     assert "in      2  wheels, sdists and archives\n" in out
 
 
-def test_all_of_it_may_go_and_nothing_else(filled: Swept, lock_store: Path) -> None:
+def test_all_of_it_may_go_and_nothing_else(filled: Swept, wheel_folder: Path) -> None:
     strangers = [filled.folder / "files" / "notes.txt", filled.folder / "photos" / "aa" / "aaa"]
     for path in strangers:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("not ours", encoding="utf-8")
     swept = filled.json("clean")
     assert (swept["entries"], swept["left"]) == (sum(WHOLE.values()), 0)
-    assert swept["size"] > sum(path.stat().st_size for path in lock_store.iterdir())
+    assert swept["size"] > sum(path.stat().st_size for path in wheel_folder.iterdir())
     assert sorted(path for path in filled.folder.rglob("*") if path.is_file()) == sorted(strangers)
 
 

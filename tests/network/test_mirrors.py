@@ -104,7 +104,7 @@ CASES = {
 
 
 @pytest.fixture
-def lock_store(tmp_path: Path) -> Path:
+def wheel_folder(tmp_path: Path) -> Path:
     return make_wheel(tmp_path / "files", "demo", "1.0").parent
 
 
@@ -118,12 +118,12 @@ def lock(tmp_path: Path, matrix: str, environ: Mapping[str, str], *argv: str) ->
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_lock_names_the_index_and_not_its_mirror(
-    case: Case, lock_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: Case, wheel_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with IndexServer(lock_store, auth=("me", "secret"), **case.server) as server:
+    with IndexServer(wheel_folder, auth=("me", "secret"), **case.server) as server:
         place = server.url.replace("://", "://me:secret@")
         if case.page:
-            digest = file_digest(lock_store / WHEEL)
+            digest = file_digest(wheel_folder / WHEEL)
             body = case.page.format(sha256=digest, place=place).encode()
             server.fault(f"{server.prefix}demo/", Fault(body=body, content_type="text/html"))
         environ = {name: value.format(place=place, root=server.root) for name, value in case.environ.items()}
@@ -135,22 +135,22 @@ def test_a_lock_names_the_index_and_not_its_mirror(
         assert "secret" not in text + capsys.readouterr().err
 
 
-def test_what_a_lock_names_is_fetched_from_the_mirror(lock_store: Path, tmp_path: Path) -> None:
-    with IndexServer(lock_store, **BELOW) as server:
+def test_what_a_lock_names_is_fetched_from_the_mirror(wheel_folder: Path, tmp_path: Path) -> None:
+    with IndexServer(wheel_folder, **BELOW) as server:
         fetcher = Fetcher(os.environ, cache=tmp_path / "cache", mirrors=[(OWN, server.url)])
-        assert fetcher.get_bytes(f"{OWN}/files/{WHEEL}") == (lock_store / WHEEL).read_bytes()
+        assert fetcher.get_bytes(f"{OWN}/files/{WHEEL}") == (wheel_folder / WHEEL).read_bytes()
         assert server.paths == [f"/mirror/files/{WHEEL}"]
         # Nothing but the index itself is taken for it.
         with pytest.raises(FetchFailed, match=r"the host `index\.invalid` is not known"):
             fetcher.get_bytes(f"{OWN}0/files/{WHEEL}")
 
 
-def test_a_folder_may_be_a_mirror(lock_store: Path, tmp_path: Path) -> None:
+def test_a_folder_may_be_a_mirror(wheel_folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "mirror" / "demo" / "index.html"
     page.parent.mkdir(parents=True)
-    digest = file_digest(lock_store / WHEEL)
+    digest = file_digest(wheel_folder / WHEEL)
     page.write_text(f'<a href="{WHEEL}#sha256={digest}">demo</a>', encoding="utf-8")
-    (lock_store / WHEEL).rename(page.parent / WHEEL)
+    (wheel_folder / WHEEL).rename(page.parent / WHEEL)
     environ = {"COLABLOCK_INDEX_PYTORCH_CU118": str(tmp_path / "mirror")}
     assert lock(tmp_path, NAMED, environ) == ExitCode.DONE
     (package,) = tomllib.loads((tmp_path / "pylock.toml").read_text(encoding="utf-8"))["packages"]
@@ -204,9 +204,12 @@ SAID = {
 
 @pytest.mark.parametrize("case", SAID.values(), ids=SAID)
 def test_a_failure_names_the_index(
-    case: tuple[Mapping[str, Any], str], lock_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: tuple[Mapping[str, Any], str],
+    wheel_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with IndexServer(lock_store) as server:
+    with IndexServer(wheel_folder) as server:
         server.fault("/simple/demo/", Fault(**case[0]))
         place = server.url.replace("://", "://me:secret@")
         assert lock(tmp_path, NAMED, {"COLABLOCK_INDEX_PYTORCH_CU118": place}) == ExitCode.UNMET
@@ -234,9 +237,9 @@ def test_a_mirror_that_is_not_there_is_named_as_one(
     ],
 )
 def test_a_variable_that_names_no_index_is_noted(
-    variable: str, note: str, lock_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    variable: str, note: str, wheel_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with IndexServer(lock_store) as server:
+    with IndexServer(wheel_folder) as server:
         environ = {"COLABLOCK_INDEX_PYTORCH_CU118": server.url, variable: "https://me:secret@x.invalid/"}
         assert lock(tmp_path, NAMED, environ) == ExitCode.DONE
     said = capsys.readouterr().err
