@@ -2,8 +2,9 @@
 
 The command line's page comes from its parser, the matrix file's from its schema, the training
 config's from its class and from what axolotl is told, and the exit codes from the errors that carry them.
-The tables of the page about memory, whose words are written by hand, come from the code that reckons and
-from what was measured.
+Some pages are written by hand and have tables that are made here.  Those about memory come from the code that
+estimates it and from measurements; those about packages, and the picture of the layers, from their docstrings
+and from the contracts of import-linter (docs/layers.py).
 The JSON schema says to editors what the matrix file's page says to people.
 """
 
@@ -18,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import layers
 import yaml
 
 from colablock import errors
@@ -43,6 +45,8 @@ from tests.support.training import BY_HAND, SHAPES, TRL, a_config  # noqa: E402
 
 GIB = 2**30
 MEMORY_PAGE = ROOT / "docs" / "explanation" / "memory.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+ARCHITECTURE = ROOT / "docs" / "explanation" / "architecture.md"
 MEASURED = ROOT / "tests" / "data" / "memory-h100.toml"
 NOTICE = "<!-- Made by docs/generate.py: change the code that it reads, then run it again. -->"
 
@@ -450,14 +454,36 @@ def memory_page() -> str:
     measured = tomllib.loads(MEASURED.read_text(encoding="utf-8"))
     tables = {"habits": habits_table(), "by-hand": by_hand_table(measured["by-hand"])}
     tables["measured"] = measured_table(measured["measured"])
-    text = MEMORY_PAGE.read_text(encoding="utf-8")
+    return filled(MEMORY_PAGE, tables)
+
+
+def filled(page: Path, tables: Mapping[str, str]) -> str:
+    """Return a page that is written by hand, with each of *tables* in its marked place."""
+    text = page.read_text(encoding="utf-8")
     for name, made in tables.items():
         before, opening, rest = text.partition(f"<!-- {name}: made by docs/generate.py -->\n")
         _, closing, after = rest.partition("<!-- end -->")
         if not closing:
-            raise SystemExit(f"{MEMORY_PAGE} has no place for the table of `{name}`")
+            raise SystemExit(f"{page} has no place for the table of `{name}`")
         text = f"{before}{opening}\n{made}\n{closing}{after}"
     return text
+
+
+def contributing_page() -> str:
+    """Return the page for contributors, with one line for each package."""
+    rows = ((f"`{package.name}`", package.summary) for package in layers.packages())
+    return filled(CONTRIBUTING, {"packages": table("package", "what it is for", rows=rows)})
+
+
+def architecture_page() -> str:
+    """Return the page about the architecture, with what each package takes and gives."""
+
+    def row(package: layers.Package) -> tuple[str, ...]:
+        names = ", ".join(f"`{name}`" for name in package.surface if name.isidentifier())
+        return f"`{package.name}`", package.takes.rstrip("."), package.gives.rstrip("."), names
+
+    made = table("package", "in", "out", "names to import from it", rows=map(row, layers.packages()))
+    return filled(ARCHITECTURE, {"packages": made})
 
 
 def habits_table() -> str:
@@ -552,6 +578,9 @@ def errors_of(code: ExitCode) -> list[str]:
 
 
 MADE: Mapping[str, Callable[[], str]] = {
+    "CONTRIBUTING.md": contributing_page,
+    "docs/explanation/architecture.md": architecture_page,
+    "docs/explanation/layers.svg": layers.picture,
     "docs/explanation/memory.md": memory_page,
     "docs/reference/cli.md": cli_page,
     "docs/reference/exit-codes.md": exit_page,

@@ -1,4 +1,4 @@
-"""Helpers that every package may use: text, files, processes, URLs, the reporter protocol.
+"""Helpers for every package: text, files, processes, URLs, the reporter protocol.
 
 In: plain values.  Out: plain values.  Nothing here knows of distributions, matrices or plans.
 """

@@ -1,4 +1,4 @@
-"""What a notebook calls: the functions that `import colablock` offers.
+"""The Python API: the functions that `import colablock` offers.
 
 In: plain arguments.  Out: values that display themselves in a notebook.
 """

@@ -1,4 +1,4 @@
-"""Whether a matrix holds on every recorded runtime, and which imports it does not declare.
+"""Checks of a matrix: whether it holds on every recorded runtime, and which imports it does not declare.
 
 In: resolutions and the modules of wheels.  Out: outcomes and findings, kept in a results file.
 """

@@ -1,4 +1,4 @@
-"""The command line and the notebook magics: one module per command.
+"""The command line: one module per command, and the notebook magics.
 
 In: arguments.  Out: text or JSON on standard output, and a documented exit code.
 """

@@ -1,4 +1,4 @@
-"""Values for people: text in a terminal, HTML in a notebook, progress in both.
+"""Text and HTML for people: terminal, notebook, progress in both.
 
 In: a `Plan`, a `Report`, a receipt and others.  Out: what is shown.  Nothing is decided here.
 """

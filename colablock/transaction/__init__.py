@@ -1,6 +1,6 @@
 """The change of an environment: staged, journaled, atomic, recoverable, and undone on request.
 
-In: a `Plan` and the wheels for it.  Out: the environment in the new state or in the old one, never between.
+In: a `Plan` and its wheels.  Out: the environment in its new state or in its old one, also after a crash.
 """
 
 from __future__ import annotations

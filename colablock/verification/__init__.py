@@ -1,4 +1,4 @@
-"""The proofs: imports, versions, requirements and capabilities, checked in a fresh interpreter.
+"""Proofs in a fresh interpreter: imports, versions, requirements, commands and capabilities.
 
 In: an interpreter and what it must hold.  Out: a `Report` of `Check` values.
 """

@@ -56,6 +56,13 @@ def test_links_lead_somewhere(page: str) -> None:
     assert [link for link in links if not (REPOSITORY / page).parent.joinpath(link).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:colablock|tests|tools|benchmarks|docs)/[\w./-]+)`", text)
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []
+
+
 @pytest.mark.parametrize(("page", "command"), sorted(set(commands())))
 def test_commands_are_ones_that_there_are(page: str, command: str) -> None:
     words = shlex.split(command, comments=True)

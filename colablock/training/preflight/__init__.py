@@ -1,6 +1,6 @@
 """Checks before a run starts: model, data, memory, disk, precision, and the versions of the stack.
 
-In: a `TrainConfig` and facts about machine and stack.  Out: findings, each an error, a warning or a note.
+In: a `TrainConfig` and facts about machine and stack.  Out: findings, each a refusal, a warning or a note.
 """
 
 from __future__ import annotations
