@@ -28,8 +28,8 @@ from colablock.cli.main import build_parser
 from colablock.errors import ColablockError, ExitCode
 from colablock.matrix.json_schema import SCHEMA_FILE
 from colablock.matrix.schema import SCHEMA, Key
-from colablock.training.new_config import EXAMPLES, MEANINGS
-from colablock.training.preflight.memory import HABITS, Habits, estimate
+from colablock.training.new_config import KEY_EXAMPLES, KEY_HELP
+from colablock.training.preflight.memory import RUNNER_PROFILES, RunnerProfile, estimate
 from colablock.training.runs.config import RANGES, Adapter, DataFormat, DataSource, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
 from colablock.training.runs.runners import RunDecisions, axolotl_config
@@ -344,7 +344,7 @@ def config_page() -> str:
 
 def config_row(key: Field[Any]) -> tuple[str, str, str, str]:
     """Return one key of the training config as a row."""
-    return f"`{key.name}`", taken_by(key), default_of(key), MEANINGS[key.name]
+    return f"`{key.name}`", taken_by(key), default_of(key), KEY_HELP[key.name]
 
 
 def taken_by(key: Field[Any]) -> str:
@@ -429,7 +429,7 @@ def axolotl_keys(
 
 def other(key: Field[Any]) -> Any:
     """Return a value of *key* that is not its default."""
-    value = EXAMPLES.get(key.name, key.default)
+    value = KEY_EXAMPLES.get(key.name, key.default)
     if key.name == "report_to":
         return ()
     if isinstance(value, Adapter):
@@ -490,29 +490,29 @@ def habits_table() -> str:
     """Return what each runner does, version by version."""
 
     def row(runner: str, at: int) -> tuple[str, ...]:
-        habits = HABITS[runner][at]
-        name = f"{runner} {versions(habits, HABITS[runner][at - 1] if at else None)}"
-        factor = f"{habits.logits:g}{', and the head in float32' if habits.head_in_float32 else ''}"
-        kept = habits.embeddings_in_float32
+        profile = RUNNER_PROFILES[runner][at]
+        name = f"{runner} {versions(profile, RUNNER_PROFILES[runner][at - 1] if at else None)}"
+        factor = f"{profile.logits:g}{', and the head in float32' if profile.head_in_float32 else ''}"
+        kept = profile.embeddings_in_float32
         cast = f"float32{'' if len(kept) > 1 else f' with {kept[0]}'}" if kept else "16 bits"
-        return name, factor, tile(habits), cast, "bfloat16" if habits.half_adapters else "float32"
+        return name, factor, tile(profile), cast, "bfloat16" if profile.half_adapters else "float32"
 
-    rows = (row(runner, at) for runner, known in HABITS.items() for at in range(len(known)))
+    rows = (row(runner, at) for runner, known in RUNNER_PROFILES.items() for at in range(len(known)))
     return table("runner", "factor", "logits at once", "embeddings", "adapters with bf16", rows=rows)
 
 
-def versions(habits: Habits, newer: Habits | None) -> str:
-    """Return for which versions *habits* hold."""
-    since = "" if habits.since == "0" else f"from {habits.since}"
+def versions(profile: RunnerProfile, newer: RunnerProfile | None) -> str:
+    """Return for which versions *profile* hold."""
+    since = "" if profile.since == "0" else f"from {profile.since}"
     until = f"before {newer.since}" if newer else ""
     return ", ".join(filter(None, [since, until]))
 
 
-def tile(habits: Habits) -> str:
+def tile(profile: RunnerProfile) -> str:
     """Return for which part of a batch logits are there at once."""
-    if habits.tile is None:
+    if profile.tile is None:
         return "all"
-    tokens, entries = habits.tile
+    tokens, entries = profile.tile
     return f"a tile of {tokens:,} tokens × {entries:,} entries" if entries else f"of {tokens:,} tokens"
 
 

@@ -23,15 +23,15 @@ from colablock.display.training_follow import view_for
 from colablock.environment.notebook_host import current_shell
 from colablock.errors import TrainingFailed
 from colablock.operations.run import proven_environment, run_smoke
-from colablock.training import after
+from colablock.training import adapter
+from colablock.training.find_or_start import Briefing, NamedRun, TrainOptions, config_of, values_of
+from colablock.training.find_or_start import train as start_or_find
 from colablock.training.receipts import Receipt
 from colablock.training.runs.folder import RunRecord, State, find_run, list_runs, stop_run
 from colablock.training.runs.loss_curve import write_curve
-from colablock.training.runs.progress import attach_words
+from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.summary import RunSummary, summary_of, watch
 from colablock.training.secrets import find_token, secret_stores
-from colablock.training.train import Briefing, NamedRun, TrainOptions, config_of, values_of
-from colablock.training.train import train as start_or_find
 from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Run:
             summary = watch(self.id, self._folder, view, is_leaving=is_ending)
             view.close(summary)
         if summary.state is State.RUNNING:
-            raise KeyboardInterrupt(f"the run `{self.id}` goes on; {attach_words(self.id)}")
+            raise KeyboardInterrupt(f"the run `{self.id}` goes on; {attach_hint(self.id)}")
         raise_failure(summary)
         if not quiet:
             note_shown(self)
@@ -107,11 +107,11 @@ class Run:
         return target
 
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
-        """Return what the trained model says to each prompt; *options* are those of `after.generate`."""
+        """Return what the trained model says to each prompt; *options* are those of `adapter.generate`."""
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
         with reporter_for(notebook=True) as reporter:
             options = {"reporter": reporter, **options}
-            return after.generate(self.folder, asked, environ=self._with_token(), **options)
+            return adapter.generate(self.folder, asked, environ=self._with_token(), **options)
 
     def merge(self, output: str | os.PathLike[str] | None = None, *, base: str | None = None) -> Path:
         """Write the base model with what was learnt, shard by shard, to a new folder; return that.
@@ -120,7 +120,9 @@ class Run:
         """
         target = Path(output or self.folder / "merged")
         with reporter_for(notebook=True) as reporter:
-            return after.merge(self.folder, target, base=base, environ=self._with_token(), reporter=reporter)
+            return adapter.merge(
+                self.folder, target, base=base, environ=self._with_token(), reporter=reporter
+            )
 
     def download(
         self, path: str | os.PathLike[str] | None = None, *, merged: str | os.PathLike[str] | None = None
@@ -131,7 +133,7 @@ class Run:
         """
         zipped, model = (Path(one) if one is not None else None for one in (path, merged))
         with reporter_for(notebook=True) as reporter:
-            return after.download(self.folder, zipped, merged=model, reporter=reporter)
+            return adapter.download(self.folder, zipped, merged=model, reporter=reporter)
 
     def push(self, repo: str, *, private: bool = True, merged: str | os.PathLike[str] | None = None) -> str:
         """Put what was learnt, or the folder *merged*, on the hub, and return its address.
@@ -140,7 +142,7 @@ class Run:
         """
         model = Path(merged) if merged is not None else None
         with reporter_for(notebook=True) as reporter:
-            return after.push(
+            return adapter.push(
                 self.folder,
                 repo,
                 private=private,

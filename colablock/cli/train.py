@@ -10,7 +10,7 @@ from colablock.cli.common import Call, add_command, print_json, session_of
 from colablock.errors import ExitCode, TrainingFailed
 
 if TYPE_CHECKING:
-    from colablock.training.train import NamedRun, TrainOptions
+    from colablock.training.find_or_start import NamedRun, TrainOptions
 
 __all__ = ["add"]
 
@@ -66,7 +66,7 @@ def _add_smoke(commands: Any) -> None:
 def _train(call: Call) -> int:
     from colablock.display.training_briefing import render_briefing
     from colablock.operations.run import proven_environment
-    from colablock.training.train import train
+    from colablock.training.find_or_start import train
     from colablock.transaction.apply_record import home_folder
 
     args = call.args
@@ -85,8 +85,8 @@ def _train(call: Call) -> int:
 
 
 def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions:
+    from colablock.training.find_or_start import TrainOptions, config_of, values_of
     from colablock.training.runs.config import values_from
-    from colablock.training.train import TrainOptions, config_of, values_of
 
     values = values_of(args.model, args.dataset or None, args.output_dir, values_from(args.set))
     return TrainOptions(

@@ -215,7 +215,10 @@ def _pairs(summary: RunSummary) -> Iterator[tuple[str, str]]:
 def _record_pairs(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield "model", record.model
     yield "matrix", f"{record.matrix}, lock {record.lock[:12]}" if record.lock else record.matrix
-    yield "runner", record.runner + (f", mends {', '.join(record.mends)}" if record.mends else "")
+    yield (
+        "runner",
+        record.runner + (f", workarounds {', '.join(record.workarounds)}" if record.workarounds else ""),
+    )
     processes = count(record.processes, "process", "processes")
     yield "precision", f"{record.precision or 'not told'}, {processes}, seed {record.seed}"
     yield "cards", ", ".join(record.cards) or "none"

@@ -26,8 +26,8 @@ from colablock.training.preflight.facts import Level
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from colablock.training.find_or_start import Briefing
     from colablock.training.receipts import Receipt
-    from colablock.training.train import Briefing
 
 __all__ = [
     "briefing_text",
@@ -77,8 +77,8 @@ def briefing_facts(briefing: Briefing) -> Iterator[Fact]:
     prepared = briefing.prepared
     if prepared is not None:
         yield "data", _data_words(briefing)
-    if briefing.mends:
-        yield "mends", ", ".join(briefing.mends)
+    if briefing.workarounds:
+        yield "workarounds", ", ".join(briefing.workarounds)
     yield "output", str(briefing.folder)
     for finding in briefing.preflight.findings:
         words = ": ".join(filter(None, [finding.what, finding.why]))
@@ -133,8 +133,8 @@ def receipt_facts(receipt: Receipt) -> Iterator[Fact]:
     held = f"{receipt.held[0]:.3f} → {receipt.held[1]:.3f}"
     yield "PASS" if receipt.held_still else "FAIL", f"and stays with learning rate 0: {held}"
     yield "memory", f"at most {memory_text(receipt.memory)}"
-    if receipt.mends:
-        yield "mends", ", ".join(receipt.mends)
+    if receipt.workarounds:
+        yield "workarounds", ", ".join(receipt.workarounds)
     for note in receipt.notes:
         yield "note", note
 

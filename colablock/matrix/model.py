@@ -141,7 +141,7 @@ class Train:
     """The hand-off: the runner and the named corrections that it needs."""
 
     runner: str | None = None
-    mends: tuple[str, ...] = ()
+    workarounds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -195,15 +195,25 @@ def _read(data: Mapping[str, object], file: MatrixFile, faults: list[Fault]) -> 
             commands=verify.several("commands", tuple) or (),
             capabilities=verify.several("capabilities", str) or (),
         ),
-        train=Train(runner=train.get("runner", str), mends=train.several("mends", str) or ()),
+        train=Train(runner=train.get("runner", str), workarounds=_workarounds(train)),
     )
     given = {*data, *(f"{part.path}.{key}" for part in (options, verify, train) for key in part.data)}
+    if "train.mends" in given:
+        given.add("train.workarounds")
     return _MatrixDraft(matrix=matrix, given=frozenset(given), extends=top.get("extends", str))
 
 
 def _section(top: Table, key: str) -> Table:
     """Return the table *key*, empty where the file has none."""
     return Table(top.table(key), section=key, path=key, faults=top.faults)
+
+
+def _workarounds(train: Table) -> tuple[str, ...]:
+    """Return ``train.workarounds``, or ``train.mends``, which is its older name."""
+    if "workarounds" in train and "mends" in train:
+        train.fault("mends", "is an older name of `workarounds`, and both are given", "leave `mends` out")
+    found = train.several("workarounds", str) or ()
+    return found or train.several("mends", str) or ()
 
 
 def _indexes(top: Table) -> tuple[Index, ...]:
@@ -396,7 +406,7 @@ def _over(draft: _MatrixDraft, base: Matrix) -> Matrix:
         ),
         train=Train(
             runner=(near if "train.runner" in given else base).train.runner,
-            mends=(near if "train.mends" in given else base).train.mends,
+            workarounds=(near if "train.workarounds" in given else base).train.workarounds,
         ),
     )
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-__all__ = ["ACCELERATORS", "CAPABILITIES", "MENDS", "PRERELEASES", "RUNNERS", "SCHEMA", "Key", "keys_of"]
+__all__ = [
+    "ACCELERATORS",
+    "CAPABILITIES",
+    "PRERELEASES",
+    "RUNNERS",
+    "SCHEMA",
+    "WORKAROUNDS",
+    "Key",
+    "keys_of",
+]
 
 ACCELERATORS = ("cuda", "none")
 CAPABILITIES = ("nf4", "llama3-rope")
-MENDS = ("load-in-4bit-twice",)
+WORKAROUNDS = ("load-in-4bit-twice",)
 RUNNERS = ("axolotl", "trl")
 PRERELEASES = ("if-necessary-or-explicit", "if-necessary", "allow", "disallow")
 
@@ -288,11 +297,18 @@ _PROOF = (
     ),
     Key(path="train.runner", type="choice", choices=RUNNERS, description="What runs the training."),
     Key(
+        path="train.workarounds",
+        type="choices",
+        choices=WORKAROUNDS,
+        default="[]",
+        description="Named fixes for known conflicts between versions, applied when training starts.",
+    ),
+    Key(
         path="train.mends",
         type="choices",
-        choices=MENDS,
+        choices=WORKAROUNDS,
         default="[]",
-        description="Named corrections of known clashes, applied when training starts.",
+        description="An older name of `workarounds`. A file gives one of the two.",
     ),
 )
 

@@ -10,7 +10,7 @@ from colablock.errors import Refused
 from colablock.matrix.model import select_variant
 from colablock.operations.last_apply import drifts_since, last_apply
 from colablock.operations.session import Session
-from colablock.training.preflight.ready import ProvenEnvironment
+from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.transaction.apply_record import versions_digest
 from colablock.transaction.serialise import report_from_json
 from colablock.verification.verify import run_in
@@ -52,7 +52,7 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
         python=last.python,
         lock=report.lock_digest or versions_digest(last.pins),
         runner=matrix.train.runner,
-        mends=matrix.train.mends,
+        workarounds=matrix.train.workarounds,
         variant=last.variant,
         matrix_digest=last.matrix_digest,
         matrix_source=matrix.source,

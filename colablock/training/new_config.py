@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from colablock.training.preflight.judge import TIGHT, Card, Stack, room_of, setting_for
+from colablock.training.preflight.checks import TIGHT_SHARE, Card, Stack, setting_for, usable_memory
 from colablock.training.preflight.memory import estimate
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.runs.config import DataSource, TrainConfig, config_to
 
-__all__ = ["EXAMPLES", "MEANINGS", "Fits", "Sized", "config_text", "fits_on", "sized"]
+__all__ = ["KEY_EXAMPLES", "KEY_HELP", "FitCheck", "SizedConfig", "config_text", "fits_on", "size_config"]
 
-Fits = Callable[[TrainConfig], bool]
+FitCheck = Callable[[TrainConfig], bool]
 
 _SEQUENCES = 16  # of one optimiser step: what QLoRA recipes use for models up to 13B
 _LENGTHS = (2048, 1024, 512, 256)  # tokens; what is longer is for who knows that the data is
@@ -25,7 +25,7 @@ _WITHOUT_CARD = 512  # tokens: a CPU takes its time for each
 _COLUMN = 34  # where the words begin, behind a key that leaves the room
 
 # One for each key, in the order of the config.
-MEANINGS: Mapping[str, str] = {
+KEY_HELP: Mapping[str, str] = {
     "base_model": "a folder, or a name on the hub",
     "datasets": "`path`: a file or a name on the hub; `type`: text, completion, messages, alpaca",
     "revision": "of the model on the hub; a commit keeps a run repeatable",
@@ -59,7 +59,7 @@ MEANINGS: Mapping[str, str] = {
     "wandb_project": "its key comes from WANDB_API_KEY or the notebook's secrets, never from here",
 }
 # What is left out, as it might be said.
-EXAMPLES: Mapping[str, Any] = {
+KEY_EXAMPLES: Mapping[str, Any] = {
     "revision": "main",
     "max_steps": 200,
     "lora_target_modules": ["q_proj", "v_proj"],
@@ -73,14 +73,14 @@ EXAMPLES: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sized:
+class SizedConfig:
     """A config, and whether it was found to fit; None where nobody could tell."""
 
     config: TrainConfig
     fits: bool | None
 
 
-def fits_on(card: Card | None, ram: int, shape: ModelShape | None, runner: str) -> Fits | None:
+def fits_on(card: Card | None, ram: int, shape: ModelShape | None, runner: str) -> FitCheck | None:
     """Return what tells whether a config fits on *card*, once it is empty, or else into *ram*.
 
     None where nobody can tell: the shape is not known, or it is not one that can be
@@ -90,13 +90,18 @@ def fits_on(card: Card | None, ram: int, shape: ModelShape | None, runner: str) 
         return None
     cards = [] if card is None else [replace(card, free=None)]
     setting = setting_for(shape, cards, Stack(torch="", transformers=""), runner)
-    room = TIGHT * (room_of(cards[0]) if cards else ram)
+    room = TIGHT_SHARE * (usable_memory(cards[0]) if cards else ram)
     return lambda config: estimate(config, shape, setting).total <= room
 
 
-def sized(
-    model: str, dataset: str, card: Card | None, shape: ModelShape | None = None, *, fits: Fits | None = None
-) -> Sized:
+def size_config(
+    model: str,
+    dataset: str,
+    card: Card | None,
+    shape: ModelShape | None = None,
+    *,
+    fits: FitCheck | None = None,
+) -> SizedConfig:
     """Return a config for *card* (None: no card): the longest rows that fit, then the most of them at a time.
 
     *fits* is asked some twenty times at most.  Only where all of a config fits with
@@ -110,7 +115,7 @@ def sized(
         gradient_accumulation_steps=_SEQUENCES,
     )
     if fits is None:
-        return Sized(config=base, fits=None)
+        return SizedConfig(config=base, fits=None)
     lengths = (most, *(length for length in _LENGTHS if length < most))
     for length in lengths:
         for batch in _BATCHES if card else (1,):
@@ -120,8 +125,8 @@ def sized(
             )
             if fits(config):
                 faster = replace(config, gradient_checkpointing=False)
-                return Sized(config=faster if fits(faster) else config, fits=True)
-    return Sized(config=replace(base, sequence_len=lengths[-1]), fits=False)
+                return SizedConfig(config=faster if fits(faster) else config, fits=True)
+    return SizedConfig(config=replace(base, sequence_len=lengths[-1]), fits=False)
 
 
 def config_text(
@@ -131,23 +136,23 @@ def config_text(
     shape: ModelShape | None,
     runner: str,
     *,
-    fits: Fits | None = None,
+    fits: FitCheck | None = None,
 ) -> str:
-    """Return a commented config in YAML, which `read_config` reads; see `sized` for what stands in it.
+    """Return a commented config in YAML, which `read_config` reads; see `size_config` for what stands in it.
 
     A line that begins with ``#`` and no space is an example: it counts without its ``#``.
     """
-    found = sized(model, dataset, card, shape, fits=fits)
+    found = size_config(model, dataset, card, shape, fits=fits)
     lines = [*_head(found, card, runner), ""]
     written = config_to(found.config)
     for name in (one.name for one in fields(TrainConfig) if one.name != "extra"):
-        key, *rest = _entry(name, written.get(name, EXAMPLES.get(name)))
-        lines.append(f"{key if name in written else f'#{key}':<{_COLUMN}} # {MEANINGS[name]}")
+        key, *rest = _entry(name, written.get(name, KEY_EXAMPLES.get(name)))
+        lines.append(f"{key if name in written else f'#{key}':<{_COLUMN}} # {KEY_HELP[name]}")
         lines += rest
     return "\n".join(lines) + "\n"
 
 
-def _head(found: Sized, card: Card | None, runner: str) -> Iterator[str]:
+def _head(found: SizedConfig, card: Card | None, runner: str) -> Iterator[str]:
     yield "# A training config: `colablock train NAME --config FILE` runs it."
     yield "# A line that begins with `#` and no space is an example: it counts without its `#`."
     where = f"{card.name}, {card.memory / 2**30:.0f} GiB" if card else "a machine without a card"

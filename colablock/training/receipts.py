@@ -19,7 +19,7 @@ from colablock.errors import InvalidInput
 __all__ = [
     "Receipt",
     "card_key",
-    "covering",
+    "covering_receipt",
     "proof_note",
     "proven_on",
     "read_receipts",
@@ -44,7 +44,7 @@ class Receipt:
     matrix_digest: str
     variant: str | None
     runner: str
-    mends: tuple[str, ...]
+    workarounds: tuple[str, ...]
     lock: str
     python_version: str
     card: str  # its name, or "cpu"
@@ -70,25 +70,28 @@ class Receipt:
     @property
     def fell(self) -> bool:
         """Whether the loss fell by more than what differs between two evaluations."""
-        return self.after < self.before - FALL
+        return self.after < self.before - MIN_FALL
 
     @property
     def held_still(self) -> bool:
         """Whether a learning rate of 0 left the loss where it was."""
-        return abs(self.held[1] - self.held[0]) <= STILL
+        return abs(self.held[1] - self.held[0]) <= MAX_DRIFT
 
     @property
     def passed(self) -> bool:
         return self.fell and self.held_still
 
 
-FALL = 0.05  # nats per token
-STILL = 1e-3
+_FIELDS = {"mends": "workarounds"}  # a key of the file → the field that it is read into
+_KEYS = {name: key for key, name in _FIELDS.items()}
+MIN_FALL = 0.05  # nats per token
+MAX_DRIFT = 1e-3
 
 
 def receipt_to(receipt: Receipt) -> dict[str, Any]:
     """Return *receipt* as it is written."""
-    return {**asdict(receipt), "passed": receipt.passed}
+    value = {_KEYS.get(name, name): each for name, each in asdict(receipt).items()}
+    return {**value, "passed": receipt.passed}
 
 
 def write_receipt(receipt: Receipt, path: Path) -> None:
@@ -103,9 +106,9 @@ def receipt_from(value: object, *, source: str) -> Receipt:
             raise InvalidInput(f"`{source}` is no receipt of schema {SCHEMA}")
         known = {one.name for one in fields(Receipt)}
         found: dict[str, Any] = {
-            key: tuple(each) if isinstance(each, list) else each
+            name: tuple(each) if isinstance(each, list) else each
             for key, each in value.items()
-            if key in known
+            if (name := _FIELDS.get(key, key)) in known
         }
         return Receipt(**found)
     except TypeError as error:
@@ -129,7 +132,7 @@ def read_receipts(source: str) -> tuple[Receipt, ...]:
     return tuple(found)
 
 
-def covering(receipts: Iterable[Receipt], accelerator: Accelerator, *, digest: str) -> Receipt | None:
+def covering_receipt(receipts: Iterable[Receipt], accelerator: Accelerator, *, digest: str) -> Receipt | None:
     """Return a receipt that passed on such a card, with the matrix as it is now; None where there is none."""
     key = card_key(accelerator)
     for receipt in receipts:
@@ -145,7 +148,7 @@ def proof_note(source: str, name: str, accelerator: Accelerator, *, digest: str)
         cards = ", ".join(one for one in proven_on(source, digest=digest) if one != "CPU")
         proven = f"is proven on {cards}" if cards else "is not proven by us on any card"
         return f"training with it {proven}; `colablock smoke {name}` proves it on the card that is there"
-    found = covering(read_receipts(source), accelerator, digest=digest)
+    found = covering_receipt(read_receipts(source), accelerator, digest=digest)
     if found is not None:
         where = "a CPU" if found.card == "cpu" else found.card
         return f"training with it is proven on {where}, {found.date[:10]}"

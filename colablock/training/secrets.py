@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from colablock.environment.notebook_host import in_notebook
-from colablock.training.preflight.hub import expanded, home_of
+from colablock.training.preflight.hub import expand_path, hub_home
 from colablock.training.runs.config import MetricsTarget, TrainConfig
 
 __all__ = [
@@ -182,7 +182,7 @@ def _clean(text: str) -> str:
 def _in_token_file(environ: Mapping[str, str]) -> Secret | None:
     """Return what ``hf auth login`` left."""
     named = environ.get("HF_TOKEN_PATH")
-    path = Path(expanded(named, environ)) if named else home_of(environ) / "token"
+    path = Path(expand_path(named, environ)) if named else hub_home(environ) / "token"
     value = ""
     with suppress(OSError, UnicodeDecodeError):
         value = _clean(path.read_text(encoding="utf-8"))
@@ -193,7 +193,9 @@ def _in_netrc(environ: Mapping[str, str]) -> Secret | None:
     """Return what ``wandb login`` left."""
     host = urlsplit(environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"
     named = environ.get("NETRC")
-    path = Path(expanded(named, environ)) if named else Path(environ.get("HOME") or "/nonexistent") / ".netrc"
+    path = (
+        Path(expand_path(named, environ)) if named else Path(environ.get("HOME") or "/nonexistent") / ".netrc"
+    )
     known = None
     with suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
         known = netrc.netrc(str(path)).hosts.get(host)  # not `default`: that is somebody else's password

@@ -24,13 +24,13 @@ from colablock._common.reporter import Reporter
 from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import TrainingFailed, Unmet
+from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.preflight.precision import Precision, precision_for
-from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import exit_code_of
-from colablock.training.start import Job, begin, mends_for, prepare_data
+from colablock.training.start import Job, begin, prepare_data, workarounds_for
 
 __all__ = ["STEPS", "smoke"]
 
@@ -45,7 +45,7 @@ _PAUSE = 0.1
 
 
 def smoke(
-    ready: ProvenEnvironment,
+    proven: ProvenEnvironment,
     *,
     runner: str,
     accelerator: Accelerator,
@@ -53,17 +53,17 @@ def smoke(
     reporter: Reporter,
     timeout: float = 1800.0,
 ) -> Receipt:
-    """Train the tiny model in the environment *ready* and return the receipt, passed or not.
+    """Train the tiny model in the environment *proven* and return the receipt, passed or not.
 
     Raises TrainingFailed, with the last lines of its log, when a run does not
     come to its end; Unmet when the tiny model cannot be made.
     """
     started = time.monotonic()
     has_card = accelerator.kind == "cuda"
-    quantized, notes = _can_quantize(ready, has_card=has_card)
+    quantized, notes = _can_quantize(proven, has_card=has_card)
     with tempfile.TemporaryDirectory(prefix="colablock-smoke-") as scratch:
         attempt = _Attempt(
-            ready=ready,
+            proven=proven,
             runner=runner,
             precision=precision_for(device.capability for device in accelerator.devices[:1]),
             accelerator=replace(accelerator, devices=accelerator.devices[:1]),
@@ -79,13 +79,13 @@ def smoke(
     device = accelerator.devices[0] if has_card else None
     before, after = _evaluations(learnt)
     return Receipt(
-        matrix=ready.matrix,
-        matrix_digest=ready.matrix_digest,
-        variant=ready.variant,
+        matrix=proven.matrix,
+        matrix_digest=proven.matrix_digest,
+        variant=proven.variant,
         runner=runner,
-        mends=attempt.mends,
-        lock=ready.lock,
-        python_version=ready.python_version,
+        workarounds=attempt.workarounds,
+        lock=proven.lock,
+        python_version=proven.python_version,
         card=device.name if device else "cpu",
         compute_capability=device.compute_capability if device else None,
         driver=accelerator.driver if has_card else None,
@@ -101,7 +101,7 @@ def smoke(
         memory=max((event["memory"] for event in learnt if "memory" in event), default=0),
         date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         colablock=__version__,
-        versions=dict(ready.versions),
+        versions=dict(proven.versions),
         runtime=environ.get("COLAB_RELEASE_TAG"),
         notes=tuple(notes),
     )
@@ -109,7 +109,7 @@ def smoke(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Attempt:
-    ready: ProvenEnvironment
+    proven: ProvenEnvironment
     runner: str
     precision: Precision
     accelerator: Accelerator
@@ -120,8 +120,8 @@ class _Attempt:
     deadline: float
 
     @property
-    def mends(self) -> tuple[str, ...]:
-        return mends_for(self.ready, self.runner, self.accelerator)
+    def workarounds(self) -> tuple[str, ...]:
+        return workarounds_for(self.proven, self.runner, self.accelerator)
 
     @property
     def model(self) -> Path:
@@ -170,9 +170,9 @@ class _Attempt:
 
     def _job(self, learning_rate: float) -> Job:
         return Job(
-            ready=self.ready,
+            proven=self.proven,
             runner=self.runner,
-            mends=self.mends,
+            workarounds=self.workarounds,
             config=TrainConfig(
                 base_model=str(self.model),
                 datasets=(DataSource(path=str(_TEXT)),),
@@ -230,9 +230,9 @@ def _evaluations(events: list[dict[str, Any]]) -> tuple[float, float]:
     return found["before"], found["after"]
 
 
-def _can_quantize(ready: ProvenEnvironment, *, has_card: bool) -> tuple[bool, list[str]]:
+def _can_quantize(proven: ProvenEnvironment, *, has_card: bool) -> tuple[bool, list[str]]:
     """Return whether NF4 can be tried here, and what is to be said where it cannot."""
-    version = ready.versions.get("bitsandbytes")
+    version = proven.versions.get("bitsandbytes")
     if version is None:
         return False, ["no bitsandbytes is in this stack: LoRA on whole weights was trained"]
     if has_card or _numbers(version) >= _CPU_NF4:

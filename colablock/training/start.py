@@ -20,9 +20,9 @@ from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, Refused
-from colablock.training.preflight.judge import GQA_MEND
+from colablock.training.preflight.checks import GQA_WORKAROUND
+from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.preflight.precision import Precision, has_bf16
-from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runs.launch import (
@@ -40,14 +40,14 @@ from colablock.training.scripts import FOLDER as SCRIPTS
 __all__ = [
     "Job",
     "begin",
-    "claimed",
     "default_folder",
-    "free_id",
     "git_revision",
     "local_path",
-    "mends_for",
+    "lock_run_folder",
+    "move_aside",
     "prepare_data",
-    "put_aside",
+    "unused_run_id",
+    "workarounds_for",
 ]
 
 _SAVE_SECONDS = 600.0  # between two checkpoints: what a cut runtime loses at most
@@ -61,11 +61,11 @@ class Job:
     *evaluate* is how many rows the fixed evaluation loss is taken over, before and after.
     """
 
-    ready: ProvenEnvironment
+    proven: ProvenEnvironment
     config: TrainConfig
     runner: str
     precision: Precision
-    mends: tuple[str, ...] = ()
+    workarounds: tuple[str, ...] = ()
     attention: str = "sdpa"
     accelerator: Accelerator = field(default_factory=Accelerator)
     cards: tuple[int, ...] | None = None  # those it may see; None: as the variables say
@@ -79,11 +79,11 @@ class Job:
     launch_arguments: tuple[str, ...] = ()
 
 
-def mends_for(ready: ProvenEnvironment, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
+def workarounds_for(proven: ProvenEnvironment, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
     """Return the named corrections of a run: those of the matrix for its runner, and those of the card."""
-    of_matrix = ready.mends if runner == ready.runner else ()
+    of_matrix = proven.workarounds if runner == proven.runner else ()
     is_old = not all(has_bf16(device.capability) for device in accelerator.devices)
-    return (*of_matrix, GQA_MEND) if is_old else of_matrix
+    return (*of_matrix, GQA_WORKAROUND) if is_old else of_matrix
 
 
 def default_folder(config: TrainConfig) -> Path:
@@ -95,7 +95,7 @@ def default_folder(config: TrainConfig) -> Path:
     return (Path("outputs") / f"{model}-{data}").absolute()
 
 
-def free_id(home: Path, folder: Path) -> str:
+def unused_run_id(home: Path, folder: Path) -> str:
     """Return the name of the run in *folder*: the folder's own, with a number where another run has it."""
     known = dict(list_runs(home))
     name, number = folder.name, 1
@@ -106,7 +106,7 @@ def free_id(home: Path, folder: Path) -> str:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def lock_run_folder(folder: Path) -> Iterator[None]:
     """Hold the folder of a run while it is started.  Raises Refused where another call does."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def put_aside(folder: Path) -> Path | None:
+def move_aside(folder: Path) -> Path | None:
     """Give the name of *folder* free for a fresh run; return where what was there is now, None if nothing."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
@@ -160,10 +160,10 @@ def prepare_data(
     )
     shutil.rmtree(folder.data, ignore_errors=True)
     environment = launch_environment(
-        job.ready.python, environ, reports=False, secrets=job.secrets, offline=job.offline
+        job.proven.python, environ, reports=False, secrets=job.secrets, offline=job.offline
     ) | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     result: dict[str, Any] = ask_target(
-        job.ready.python,
+        job.proven.python,
         SCRIPTS / "prepare.py",
         {"toy": toy, "data": {**asked, "folder": str(folder.data.absolute())}},
         doing="prepare the data" if toy is None else "make a tiny model and its tokens",
@@ -214,7 +214,7 @@ def begin(
     runner = runner_of(job.runner)
     rows = int(prepared["train_rows"])
     ranks = ranks_of(job.processes, job.launch_arguments)
-    a_step = config.micro_batch_size * config.gradient_accumulation_steps * ranks.in_all
+    a_step = config.micro_batch_size * config.gradient_accumulation_steps * ranks.total
     total = config.max_steps or max(1, math.ceil(config.num_epochs * math.ceil(rows / a_step)))
     has_card = job.accelerator.kind == "cuda"
     decided = RunDecisions(
@@ -229,9 +229,9 @@ def begin(
         eos_token=prepared["eos_token"],
     )
     entry = runner.write(config, decided, folder)
-    run_id = free_id(home, folder.path)
+    run_id = unused_run_id(home, folder.path)
     environment = launch_environment(
-        job.ready.python,
+        job.proven.python,
         environ,
         reports=bool(config.report_to),
         has_card=has_card,
@@ -246,8 +246,8 @@ def begin(
             "id": run_id,
             "entry": entry.entry,
             "arguments": entry.arguments,
-            "mends": job.mends,
-            "lock": job.ready.lock,
+            "mends": job.workarounds,
+            "lock": job.proven.lock,
             "cast_trainable": precision.cast_trainable,
             "save_seconds": _SAVE_SECONDS if config.save_steps is None else float(_NEVER),
             "save_steps": config.save_steps or _NEVER,
@@ -260,10 +260,10 @@ def begin(
             "warmup_steps": decided.warmup_steps,
             "eval_steps": config.eval_steps or decided.eval_steps,
         },
-        accelerate_config(precision=decided.precision, processes=ranks.in_all, has_card=has_card),
+        accelerate_config(precision=decided.precision, processes=ranks.total, has_card=has_card),
     )
     command = launch_command(
-        job.ready.python,
+        job.proven.python,
         folder,
         precision=decided.precision,
         processes=job.processes,
@@ -273,24 +273,24 @@ def begin(
     )
     record = RunRecord(
         id=run_id,
-        matrix=job.ready.matrix,
+        matrix=job.proven.matrix,
         runner=job.runner,
-        python=job.ready.python,
-        lock=job.ready.lock,
+        python=job.proven.python,
+        lock=job.proven.lock,
         config=config_to(config),
         forms=tuple(prepared["forms"]),
         config_digest=config.digest(),
         data_digest=job.data_digest,
         model=config.base_model,
-        mends=job.mends,
+        workarounds=job.workarounds,
         precision=decided.precision,
-        processes=ranks.in_all,
+        processes=ranks.total,
         runtime=environ.get("COLAB_RELEASE_TAG") or environ.get("KAGGLE_KERNEL_RUN_TYPE"),
         cards=tuple(device.name for device in job.accelerator.devices),
         driver=job.accelerator.driver,
         seed=config.seed,
         git_revision=revision,
-        versions=dict(job.ready.versions),
+        versions=dict(job.proven.versions),
         started=time.time(),
         resumed_from=job.resume.name if job.resume else None,
         total_steps=total,

@@ -16,12 +16,12 @@ from colablock.display.training_briefing import (
     render_briefing,
     render_receipt,
 )
+from colablock.training.find_or_start import Briefing
+from colablock.training.preflight.checks import Preflight
 from colablock.training.preflight.facts import Finding, Level
-from colablock.training.preflight.judge import Preflight
 from colablock.training.preflight.memory import Estimate
 from colablock.training.preflight.precision import FP16, FP32
 from colablock.training.runs.config import config_from
-from colablock.training.train import Briefing
 from tests.support.html import Element, read
 from tests.support.training import T4_RECEIPT
 
@@ -108,20 +108,20 @@ def body(html: str) -> Element:
 
 def test_a_briefing_as_text() -> None:
     note = Finding(level=Level.NOTE, what="trains in fp16", why="the Tesla T4 has no units for bf16")
-    briefing = a_briefing(TIGHT, note, mends=("gqa-before-ampere",), resumed_from="checkpoint-40")
+    briefing = a_briefing(TIGHT, note, workarounds=("gqa-before-ampere",), resumed_from="checkpoint-40")
     to = console()
     render_briefing(briefing, to)
     assert written(to).splitlines() == [
         "QLoRA of some/tiny with trl, fp16, on Tesla T4, going on from checkpoint-40",
-        "  memory   about 2.4 GiB: loss 1.8 GiB, weights 600 MiB",
-        "  data     1,204 rows (messages), 412,118 tokens, 230,440 of them learnt; 31",
-        "           rows (3 %) are longer than 1,024 tokens and lose 2 % of all tokens; 2",
-        "           rows have nothing left to learn and are left out",
-        "  mends    gqa-before-ampere",
-        "  output   /content/outputs/tiny",
-        "  warning  it is tight: about 14.1 GiB of the card's memory are needed, and",
-        "           14.6 GiB are free; set `micro_batch_size: 1`",
-        "  note     trains in fp16: the Tesla T4 has no units for bf16",
+        "  memory       about 2.4 GiB: loss 1.8 GiB, weights 600 MiB",
+        "  data         1,204 rows (messages), 412,118 tokens, 230,440 of them learnt;",
+        "               31 rows (3 %) are longer than 1,024 tokens and lose 2 % of all",
+        "               tokens; 2 rows have nothing left to learn and are left out",
+        "  workarounds  gqa-before-ampere",
+        "  output       /content/outputs/tiny",
+        "  warning      it is tight: about 14.1 GiB of the card's memory are needed, and",
+        "               14.6 GiB are free; set `micro_batch_size: 1`",
+        "  note         trains in fp16: the Tesla T4 has no units for bf16",
         "",
         "one row as it is trained on:",
         "  given   <|im_start|>user",
@@ -170,12 +170,12 @@ def test_paths_and_addresses_stay_whole() -> None:
 def test_a_receipt_as_text(tmp_path: Path) -> None:
     assert receipt_text(RECEIPT).splitlines() == [
         "qlora-2026 trains: 10 steps of QLoRA with trl on NVIDIA L4, bf16, in 1 min 10 s",
-        "  PASS    a fixed loss falls: 6.255 → 6.084 over 10 steps",
-        "  PASS    and stays with learning rate 0: 6.255 → 6.255",
-        "  memory  at most 66 MiB",
-        "  mends   gqa-before-ampere",
+        "  PASS         a fixed loss falls: 6.255 → 6.084 over 10 steps",
+        "  PASS         and stays with learning rate 0: 6.255 → 6.255",
+        "  memory       at most 66 MiB",
+        "  workarounds  gqa-before-ampere",
     ]
-    failed = replace(RECEIPT, after=6.254, card="cpu", notes=(f"see {URL}",), mends=())
+    failed = replace(RECEIPT, after=6.254, card="cpu", notes=(f"see {URL}",), workarounds=())
     to = console()
     render_receipt(failed, to, path=tmp_path / "receipt.json")
     assert written(to).splitlines() == [
@@ -228,11 +228,11 @@ def test_nothing_that_comes_from_data_is_taken_for_html() -> None:
         runner=EVIL,
         folder=Path(EVIL),
         cards=(EVIL,),
-        mends=(EVIL,),
+        workarounds=(EVIL,),
         prepared=prepared,
         resumed_from=EVIL,
     )
-    receipt = replace(RECEIPT, matrix=EVIL, runner=EVIL, card=EVIL, mends=(EVIL,), notes=(EVIL,))
+    receipt = replace(RECEIPT, matrix=EVIL, runner=EVIL, card=EVIL, workarounds=(EVIL,), notes=(EVIL,))
     for html, times in ((briefing_to_html(briefing), 12), (receipt_to_html(receipt), 5)):
         assert "<script" not in html.lower()
         block = body(html)

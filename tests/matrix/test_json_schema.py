@@ -40,6 +40,7 @@ BETWEEN_VALUES = {
     "extends-itself",
     "no-index-at-all",
     "two-defaults",
+    "workarounds-and-mends",
 }
 NOT_TOML = {"key-twice", "not-toml", "not-toml-at-the-end", "not-utf-8"}
 

@@ -145,7 +145,7 @@ def test_a_matrix_holds_what_the_file_says() -> None:
     assert matrix.verify.imports == ("torch", "transformers:AutoModelForCausalLM", "axolotl.cli.train")
     assert matrix.verify.commands == (("accelerate", "launch", "--help"),)
     assert matrix.verify.capabilities == ("nf4", "llama3-rope")
-    assert (matrix.train.runner, matrix.train.mends) == ("axolotl", ("load-in-4bit-twice",))
+    assert (matrix.train.runner, matrix.train.workarounds) == ("axolotl", ("load-in-4bit-twice",))
 
 
 def test_packages_stand_in_file_order_and_requirements_after_them() -> None:
@@ -267,6 +267,16 @@ def test_what_extends_another_merges_by_name_and_wins() -> None:
 
 def test_what_is_extended_may_extend_another() -> None:
     assert good("further").packages == good("nearer").packages
+
+
+@pytest.mark.parametrize("key", ["workarounds", "mends"])
+@pytest.mark.parametrize("base_key", ["workarounds", "mends"])
+def test_mends_is_an_alias_of_workarounds(key: str, base_key: str) -> None:
+    base = HEAD + f'[train]\n{base_key} = ["load-in-4bit-twice"]\n'
+    assert parse_matrix(base).train.workarounds == ("load-in-4bit-twice",)
+    file = MatrixFile(source="base", content=base.encode())
+    nearer = parse_matrix(HEAD + f'extends = "base"\n[train]\n{key} = []\n', find=lambda _name: file)
+    assert nearer.train.workarounds == ()
 
 
 def test_a_text_without_a_place_extends_nothing() -> None:

@@ -178,7 +178,7 @@ def test_the_old_axolotl_is_rebuilt_with_requirements_of_our_own(tmp_path: Path)
     assert matrix.exclude_newer is not None
     assert not matrix.requires_python.contains("3.13")
     assert "llama3-rope" not in matrix.verify.capabilities
-    assert matrix.train.mends == ("load-in-4bit-twice",)
+    assert matrix.train.workarounds == ("load-in-4bit-twice",)
 
 
 def test_the_stack_of_2025_is_pinned_and_dated(tmp_path: Path) -> None:

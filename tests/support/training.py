@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from colablock.training.preflight.judge import Access, Card, Machine, Stack
-from colablock.training.preflight.memory import Habits, Setting, habits_of
+from colablock.training.preflight.checks import Access, Card, Machine, Stack
+from colablock.training.preflight.memory import RunnerProfile, Setting, runner_profile
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.preflight.precision import BF16
 from colablock.training.receipts import Receipt
@@ -54,9 +54,11 @@ SHAPES: Mapping[str, ModelShape] = {
 # Trainer, prepare_model_for_kbit_training and peft, without a runner.
 BY_HAND = Setting(
     precision=BF16,
-    habits=Habits(since="5.17", logits=3.0, embeddings_in_float32=("bf16", "fp16"), source="measured"),
+    profile=RunnerProfile(
+        since="5.17", logits=3.0, embeddings_in_float32=("bf16", "fp16"), source="measured"
+    ),
 )
-TRL = Setting(precision=BF16, habits=habits_of("trl", "1.16.0"))
+TRL = Setting(precision=BF16, profile=runner_profile("trl", "1.16.0"))
 
 _TODAY = Stack(
     torch="2.11.0+cu130",
@@ -105,7 +107,7 @@ T4_RECEIPT = Receipt(
     matrix_digest="d",
     variant="cu128",
     runner="trl",
-    mends=("gqa-before-ampere",),
+    workarounds=("gqa-before-ampere",),
     lock="l",
     python_version="3.13.15",
     card="Tesla T4",

@@ -20,8 +20,8 @@ from colablock.environment.accelerator import Accelerator
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
 from colablock.planning.plan import Target
+from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.preflight.precision import FP32
-from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.runs.checkpoints import data_digest
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord
@@ -90,7 +90,7 @@ class TrainingStack:
     def model(self) -> Path:
         return self.folder / "model"
 
-    def ready(self, **changes: Any) -> ProvenEnvironment:
+    def proven(self, **changes: Any) -> ProvenEnvironment:
         """Return what the solver would hand over."""
         usual = ProvenEnvironment(
             matrix="tiny", python=self.python, lock="l" * 64, runner="trl", versions=VERSIONS
@@ -194,16 +194,16 @@ class Bench:
         )
         return replace(usual, **changes)
 
-    def job(self, *, ready: ProvenEnvironment | None = None, **changes: Any) -> Job:
+    def job(self, *, proven: ProvenEnvironment | None = None, **changes: Any) -> Job:
         """Return a start as preflight would have decided it on a machine without a card."""
-        ready = ready or self.stack.ready()
+        proven = proven or self.stack.proven()
         usual = Job(
-            ready=ready,
+            proven=proven,
             config=self.config(),
-            runner=ready.runner or "trl",
+            runner=proven.runner or "trl",
             precision=FP32,
             accelerator=Accelerator(),
-            mends=ready.mends,
+            workarounds=proven.workarounds,
         )
         job = replace(usual, **changes)
         return job if job.data_digest else replace(job, data_digest=data_digest(job.config.datasets))

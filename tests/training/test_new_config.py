@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from colablock.cli.main import main
 from colablock.environment.accelerator import CARDS, declared
 from colablock.errors import ExitCode
-from colablock.training.new_config import config_text, fits_on, sized
-from colablock.training.preflight.judge import Card
+from colablock.training.new_config import config_text, fits_on, size_config
+from colablock.training.preflight.checks import Card
 from colablock.training.preflight.machine import card_of
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.runs.config import DataSource, TrainConfig, config_from, config_to, read_config
@@ -71,7 +71,7 @@ def uncommented(text: str) -> str:
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text_for(), encoding="utf-8")
-    assert read_config(path) == sized("owner/model", "data.jsonl", T4).config
+    assert read_config(path) == size_config("owner/model", "data.jsonl", T4).config
 
 
 def test_every_key_is_there_once_with_its_words() -> None:
@@ -151,7 +151,7 @@ def test_the_longest_rows_come_first_then_the_largest_batch(
     most: int, without: int, longest: int | None, expected: tuple[int, int, int, bool, bool]
 ) -> None:
     shape = replace(from_config(LLAMA_1B), max_positions=longest)
-    found = sized("m", "d", T4, shape, fits=tokens(most, without=without))
+    found = size_config("m", "d", T4, shape, fits=tokens(most, without=without))
     config = found.config
     assert (
         config.sequence_len,
@@ -163,13 +163,13 @@ def test_the_longest_rows_come_first_then_the_largest_batch(
 
 
 def test_without_a_card_rows_are_short_and_one_at_a_time() -> None:
-    config = sized("m", "d", None, None, fits=tokens(1 << 20)).config
+    config = size_config("m", "d", None, None, fits=tokens(1 << 20)).config
     assert (config.sequence_len, config.micro_batch_size) == (512, 1)
 
 
 @pytest.mark.parametrize(("longest", "length"), [(None, 1024), (131_072, 1024), (512, 512)])
 def test_where_nobody_can_tell_it_is_cautious(longest: int | None, length: int) -> None:
-    found = sized("m", "d", T4, replace(from_config(LLAMA_1B), max_positions=longest))
+    found = size_config("m", "d", T4, replace(from_config(LLAMA_1B), max_positions=longest))
     config = found.config
     assert (config.sequence_len, config.micro_batch_size, found.fits) == (length, 1, None)
     assert config.gradient_checkpointing
@@ -196,7 +196,7 @@ def test_every_card_of_a_notebook_trains_a_small_model(
 ) -> None:
     shape = from_config(model)
     fits = fits_on(card(name), 0, shape, runner)
-    found = sized("m", "d", card(name), shape, fits=fits)
+    found = size_config("m", "d", card(name), shape, fits=fits)
     assert found.fits
     assert found.config.sequence_len >= 1024
     assert found.config.micro_batch_size * found.config.gradient_accumulation_steps == 16
@@ -205,7 +205,7 @@ def test_every_card_of_a_notebook_trains_a_small_model(
 def test_a_larger_card_takes_no_less() -> None:
     shape = from_config(LLAMA_8B)
     found = [
-        sized("m", "d", card(name), shape, fits=fits_on(card(name), 0, shape, "trl")).config
+        size_config("m", "d", card(name), shape, fits=fits_on(card(name), 0, shape, "trl")).config
         for name in ("T4", "L4", "A100", "H100")
     ]
     at_a_time = [config.micro_batch_size * config.sequence_len for config in found]
@@ -216,7 +216,7 @@ def test_a_larger_card_takes_no_less() -> None:
 @pytest.mark.parametrize("name", ["T4", "L4", "A100"])
 def test_a_model_that_is_too_large_fits_in_no_size(name: str) -> None:
     shape = from_config(LLAMA_70B)
-    assert sized("m", "d", card(name), shape, fits=fits_on(card(name), 0, shape, "trl")).fits is False
+    assert size_config("m", "d", card(name), shape, fits=fits_on(card(name), 0, shape, "trl")).fits is False
 
 
 def test_what_a_card_has_free_now_does_not_count() -> None:
@@ -224,12 +224,12 @@ def test_what_a_card_has_free_now_does_not_count() -> None:
     full = replace(T4, free=GIB) if T4 else None
     fits = fits_on(full, 0, shape, "trl")
     assert fits is not None
-    assert fits(sized("m", "d", T4).config)
+    assert fits(size_config("m", "d", T4).config)
 
 
 def test_without_a_card_memory_counts() -> None:
     shape = from_config(LLAMA_8B)
-    config = sized("m", "d", None).config
+    config = size_config("m", "d", None).config
     answers = [fits(config) for ram in (4, 64) if (fits := fits_on(None, ram * GIB, shape, "trl"))]
     assert answers == [False, True]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from colablock.training.runs.checkpoints import list_checkpoints, newest_whole, verify_checkpoint
+from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, verify_checkpoint
 from colablock.training.runs.folder import MANIFEST, RunFolder, State
 from colablock.training.runs.launch import (
     accelerate_config,
@@ -56,7 +56,7 @@ def damaged(killed: RunFolder) -> RunFolder:
     """A copy of that run in which a file of the newest whole checkpoint holds nothing but zeros."""
     copy = RunFolder(killed.path.with_name("damaged"))
     shutil.copytree(killed.path, copy.path)
-    newest = newest_whole(copy.path, Told())
+    newest = newest_valid(copy.path, Told())
     assert newest is not None
     file = newest / "optimizer.pt"
     file.write_bytes(bytes(file.stat().st_size))
@@ -75,7 +75,7 @@ def test_a_run_tells_its_steps_and_seals_its_checkpoints(uninterrupted: RunFolde
 
 
 def test_a_checkpoint_with_any_file_damaged_is_passed_over(killed: RunFolder, tmp_path: Path) -> None:
-    newest = newest_whole(killed.path, Told())
+    newest = newest_valid(killed.path, Told())
     assert newest is not None
     before = next(path for path in list_checkpoints(killed.path) if path.name < newest.name)
     files = [path.relative_to(newest) for path in newest.rglob("*") if path.is_file()]
@@ -89,7 +89,7 @@ def test_a_checkpoint_with_any_file_damaged_is_passed_over(killed: RunFolder, tm
                 shutil.copytree(checkpoint, run / checkpoint.name)
             damage(run / newest.name / file, how)
             told = Told()
-            taken = newest_whole(run, told)
+            taken = newest_valid(run, told)
             assert taken == run / before.name, f"{file} {how}"
             assert [note.partition(":")[0] for note in told.notes] == [f"{newest.name} is damaged"]
             assert told.notes[0].endswith(f"; {before.name} is taken")
@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
     stack: Stack, uninterrupted: RunFolder, damaged: RunFolder, killed: RunFolder
 ) -> None:
     del damaged  # copied before it goes on
-    newest = newest_whole(killed.path, Told())
+    newest = newest_valid(killed.path, Told())
     assert newest is not None
     goes_on_from(stack, killed, newest.name, as_in=uninterrupted)
 
@@ -117,7 +117,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     stack: Stack, uninterrupted: RunFolder, damaged: RunFolder
 ) -> None:
-    (newest, *_), whole = list_checkpoints(damaged.path), newest_whole(damaged.path, Told())
+    (newest, *_), whole = list_checkpoints(damaged.path), newest_valid(damaged.path, Told())
     assert whole is not None
     said = goes_on_from(stack, damaged, whole.name, as_in=uninterrupted)
     assert "`optimizer.pt` has other content than when it was saved" in said

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from colablock.errors import ExitCode, InvalidInput
+from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.preflight.precision import precision_for
-from colablock.training.preflight.ready import ProvenEnvironment
 from colablock.training.receipts import receipt_from, receipt_to
 from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.config import DataSource, TrainConfig
@@ -108,7 +108,7 @@ def prepare(stack: Stack, out: str, model: Path, **rows: list[dict[str, Any]]) -
         path.write_text("".join(f"{json.dumps(row)}\n" for row in these), encoding="utf-8")
         sources.append(DataSource(path=str(path)))
     job = Job(
-        ready=ProvenEnvironment(matrix=NAME, python=stack.python, lock="", runner="trl"),
+        proven=ProvenEnvironment(matrix=NAME, python=stack.python, lock="", runner="trl"),
         config=TrainConfig(base_model=str(model), datasets=tuple(sources), sequence_len=256),
         runner="trl",
         precision=precision_for([]),

@@ -14,7 +14,7 @@ from colablock.operations.info import listing
 from colablock.training.receipts import (
     Receipt,
     card_key,
-    covering,
+    covering_receipt,
     proof_note,
     proven_on,
     read_receipts,
@@ -100,8 +100,8 @@ def test_a_machine_is_known_by_its_oldest_card(cards: list[str], key: str) -> No
 def test_a_card_that_tells_no_capability_is_like_no_other() -> None:
     unknown = Accelerator(kind="cuda", devices=(Device(name="GRID", compute_capability="", memory=1),))
     its_own = replace(T4, card="GRID", compute_capability="")
-    assert covering([T4, CPU, its_own], unknown, digest="d") is None
-    assert covering([its_own], Accelerator(), digest="d") is None
+    assert covering_receipt([T4, CPU, its_own], unknown, digest="d") is None
+    assert covering_receipt([its_own], Accelerator(), digest="d") is None
     assert "is not proven by us on GRID" in proof_note("m.toml", "tiny", unknown, digest="d")
 
 
@@ -120,7 +120,7 @@ def test_a_card_that_tells_no_capability_is_like_no_other() -> None:
 def test_a_receipt_covers_such_a_card_and_the_matrix_as_it_is(
     receipts: list[Receipt], card: str, digest: str, found: Receipt | None
 ) -> None:
-    assert covering(receipts, declared(card), digest=digest) == found
+    assert covering_receipt(receipts, declared(card), digest=digest) == found
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def smoked(
     environ = more.pop("environ", {})
     reporter = more.pop("reporter", Reporter())
     return smoke(
-        bench.stack.ready(runner=runner, matrix_digest="d", variant="cpu", python_version="3.12.3", **more),
+        bench.stack.proven(runner=runner, matrix_digest="d", variant="cpu", python_version="3.12.3", **more),
         runner=runner,
         accelerator=accelerator or Accelerator(),
         environ=bench.environ(TMPDIR=str(bench.folder), **environ),
@@ -45,7 +45,7 @@ def test_ten_steps_prove_that_it_trains(bench: Bench) -> None:
     assert receipt.held[0] == receipt.held[1] == receipt.before
     assert len(receipt.losses) == receipt.steps == STEPS
     assert (receipt.matrix, receipt.matrix_digest, receipt.variant) == ("tiny", "d", "cpu")
-    assert (receipt.runner, receipt.mends, receipt.lock) == ("trl", (), "l" * 64)
+    assert (receipt.runner, receipt.workarounds, receipt.lock) == ("trl", (), "l" * 64)
     assert (receipt.card, receipt.compute_capability, receipt.driver, receipt.cuda) == ("cpu", *[None] * 3)
     assert (receipt.precision, receipt.quantized, receipt.notes) == ("fp32", True, ())
     assert (receipt.python_version, receipt.runtime) == ("3.12.3", "release-colab_20260825")
@@ -69,13 +69,13 @@ def test_a_card_and_an_old_bitsandbytes_decide_what_is_trained(bench: Bench) -> 
     assert receipt.passed
     receipt = smoked(bench, accelerator=declared("T4"), versions={"bitsandbytes": "0.43.3"})
     assert (receipt.card, receipt.compute_capability, receipt.precision) == ("Tesla T4", "7.5", "fp16")
-    assert receipt.mends == ("gqa-before-ampere",)
+    assert receipt.workarounds == ("gqa-before-ampere",)
     assert receipt.quantized
     assert receipt.passed  # its adapters are cast, or the scaler would refuse them
 
 
 def test_axolotl_needs_its_mend(bench: Bench) -> None:
-    receipt = smoked(bench, runner="axolotl", mends=("load-in-4bit-twice",))
+    receipt = smoked(bench, runner="axolotl", workarounds=("load-in-4bit-twice",))
     assert receipt.passed
     assert len(receipt.losses) == receipt.steps == STEPS  # the epochs do not end it
     with pytest.raises(TrainingFailed) as caught:
@@ -108,7 +108,7 @@ def read(path: Path) -> bytes:
 def test_one_that_takes_too_long_is_stopped(bench: Bench) -> None:
     with pytest.raises(TrainingFailed, match="the smoke run took too long"):
         smoke(
-            bench.stack.ready(),
+            bench.stack.proven(),
             runner="trl",
             accelerator=Accelerator(),
             environ=bench.environ(STAND_IN_PAUSE="60", TMPDIR=str(bench.folder)),

@@ -13,48 +13,52 @@ import pytest
 
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput, Refused
-from colablock.training.preflight.judge import GQA_MEND
-from colablock.training.preflight.ready import ProvenEnvironment
+from colablock.training.preflight.checks import GQA_WORKAROUND
+from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.runs.config import DataSource
 from colablock.training.runs.folder import register
 from colablock.training.start import (
-    claimed,
     default_folder,
-    free_id,
     git_revision,
     local_path,
-    mends_for,
-    put_aside,
+    lock_run_folder,
+    move_aside,
+    unused_run_id,
+    workarounds_for,
 )
 from tests.support.training import a_config
 from tests.support.training_stack import Bench, end_of, record_of
 
-MENDED = ProvenEnvironment(matrix="m", python="p", lock="l", runner="axolotl", mends=("load-in-4bit-twice",))
+WITH_WORKAROUND = ProvenEnvironment(
+    matrix="m", python="p", lock="l", runner="axolotl", workarounds=("load-in-4bit-twice",)
+)
 
 
 @pytest.mark.parametrize(
-    ("runner", "cards", "mends"),
+    ("runner", "cards", "workarounds"),
     [
         ("axolotl", [], ("load-in-4bit-twice",)),
         ("axolotl", ["A100"], ("load-in-4bit-twice",)),
-        ("axolotl", ["T4"], ("load-in-4bit-twice", GQA_MEND)),
+        ("axolotl", ["T4"], ("load-in-4bit-twice", GQA_WORKAROUND)),
         ("trl", ["A100"], ()),  # the matrix's mends are for its own runner
-        ("trl", ["T4"], (GQA_MEND,)),
-        ("trl", ["A100", "T4"], (GQA_MEND,)),
+        ("trl", ["T4"], (GQA_WORKAROUND,)),
+        ("trl", ["A100", "T4"], (GQA_WORKAROUND,)),
         ("trl", ["G4"], ()),  # 12.0 is no less than 8.0
     ],
 )
 def test_mends_are_those_of_the_matrix_and_of_the_card(
-    runner: str, cards: list[str], mends: tuple[str, ...]
+    runner: str, cards: list[str], workarounds: tuple[str, ...]
 ) -> None:
     devices = tuple(device for name in cards for device in declared(name).devices)
     accelerator = Accelerator(kind="cuda" if cards else "none", devices=devices)
-    assert mends_for(MENDED, runner, accelerator) == mends
+    assert workarounds_for(WITH_WORKAROUND, runner, accelerator) == workarounds
 
 
 def test_a_card_that_tells_no_capability_is_mended_like_an_old_one() -> None:
     unknown = Device(name="?", compute_capability="", memory=1)
-    assert mends_for(MENDED, "trl", Accelerator(kind="cuda", devices=(unknown,))) == (GQA_MEND,)
+    assert workarounds_for(WITH_WORKAROUND, "trl", Accelerator(kind="cuda", devices=(unknown,))) == (
+        GQA_WORKAROUND,
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,25 +82,28 @@ def test_a_name_that_another_folder_has_gets_a_number(tmp_path: Path) -> None:
     home, folders = tmp_path / "home", [tmp_path / name / "run" for name in "abcd"]
     for folder in folders[:3]:
         folder.mkdir(parents=True)
-    assert free_id(home, folders[0]) == "run"
+    assert unused_run_id(home, folders[0]) == "run"
     register(home, "run", folders[0])
     register(home, "run-2", folders[1])
-    assert free_id(home, folders[0]) == "run"
-    assert free_id(home, folders[1]) == "run-2"
-    assert free_id(home, folders[2]) == "run-3"
+    assert unused_run_id(home, folders[0]) == "run"
+    assert unused_run_id(home, folders[1]) == "run-2"
+    assert unused_run_id(home, folders[2]) == "run-3"
     folders[0].rmdir()  # the name of one that is gone is free again
-    assert free_id(home, folders[3]) == "run"
+    assert unused_run_id(home, folders[3]) == "run"
 
 
 def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "run"
     for _ in range(2):  # it is given back
-        with claimed(folder):
+        with lock_run_folder(folder):
             assert folder.is_dir()
-            with pytest.raises(Refused, match=r"another call is starting a run in `.*run`"), claimed(folder):
+            with (
+                pytest.raises(Refused, match=r"another call is starting a run in `.*run`"),
+                lock_run_folder(folder),
+            ):
                 pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="cannot be used"), claimed(tmp_path / "file"):
+    with pytest.raises(InvalidInput, match="cannot be used"), lock_run_folder(tmp_path / "file"):
         pass
 
 
@@ -107,19 +114,19 @@ def test_a_file_system_without_locks_is_taken_as_it_is(
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with claimed(tmp_path / "run"):
+    with lock_run_folder(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
 
 
 def test_what_stands_is_put_aside(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert put_aside(folder) is None
+    assert move_aside(folder) is None
     folder.mkdir()
-    assert put_aside(folder) is None
+    assert move_aside(folder) is None
     for number in (1, 2):
         folder.mkdir(exist_ok=True)
         (folder / "log.txt").write_text(str(number))
-        assert put_aside(folder) == tmp_path / f"run.{number}"
+        assert move_aside(folder) == tmp_path / f"run.{number}"
         assert not folder.exists()
     assert [(tmp_path / f"run.{number}/log.txt").read_text() for number in (1, 2)] == ["1", "2"]
 

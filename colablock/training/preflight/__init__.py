@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
+    from colablock.training.preflight.checks import Preflight
     from colablock.training.preflight.facts import Finding, Level
-    from colablock.training.preflight.judge import Preflight
 else:
     __getattr__, __dir__ = lazy_surface(
         __name__,
         {
             "facts": "Finding Level",
-            "judge": "Preflight",
+            "checks": "Preflight",
         },
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 
-__all__ = ["Access", "Card", "Finding", "Level", "Machine", "Stack", "is_older"]
+__all__ = ["Access", "Card", "Finding", "Level", "Machine", "ProvenEnvironment", "Stack", "is_older"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,26 @@ class Stack:
     model_types: frozenset[str] = field(default_factory=frozenset)
     rope_types: frozenset[str] = field(default_factory=frozenset)
     reporters: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenEnvironment:
+    """An environment that was applied and proven, to train in.
+
+    *lock* is the digest of its lock or, in a kernel, of its pins.
+    """
+
+    matrix: str
+    python: str
+    lock: str
+    runner: str | None
+    workarounds: tuple[str, ...] = ()
+    variant: str | None = None
+    matrix_digest: str = ""
+    matrix_source: str = ""  # its file
+    python_version: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    accelerator: Accelerator = field(default_factory=Accelerator)  # of this machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,17 +22,17 @@ from colablock._common.urls import Mirrors
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused, Unmet
 from colablock.network.auth import Credentials
 from colablock.network.http import HttpClient, HttpResponse
-from colablock.training.preflight.judge import Access
+from colablock.training.preflight.checks import Access
 
 __all__ = [
     "HubCache",
     "HubClient",
     "ModelFacts",
     "Transport",
-    "ask_model",
-    "expanded",
-    "home_of",
+    "expand_path",
+    "hub_home",
     "is_offline",
+    "query_model",
     "read_model_config",
 ]
 
@@ -76,7 +76,7 @@ class HubCache:
     def of(cls, environ: Mapping[str, str]) -> HubCache:
         """Return the one that huggingface_hub uses in a process with these variables."""
         named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-        return cls(Path(expanded(named, environ)) if named else home_of(environ) / "hub")
+        return cls(Path(expand_path(named, environ)) if named else hub_home(environ) / "hub")
 
     def snapshot(self, repo: str, revision: str) -> Path | None:
         """Return the folder of the revision's files; None where none of them is kept."""
@@ -102,7 +102,7 @@ class HubCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What `ask_model` heard; *problem* says why there is no *config*."""
+    """What `query_model` heard; *problem* says why there is no *config*."""
 
     access: Access
     config: Mapping[str, Any] | None = None
@@ -207,7 +207,7 @@ class HubClient:
         raise FetchFailed(message, url=answer.url, status=answer.status, hint="try again later")
 
 
-def ask_model(
+def query_model(
     base_model: str,
     revision: str | None,
     token: str | None,
@@ -300,16 +300,16 @@ def is_offline(environ: Mapping[str, str]) -> bool:
     return (environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE", "")).upper() in _TRUE
 
 
-def home_of(environ: Mapping[str, str]) -> Path:
+def hub_home(environ: Mapping[str, str]) -> Path:
     """Return the folder that huggingface_hub keeps its things in: ``HF_HOME``."""
     named = environ.get("HF_HOME")
     if named:
-        return Path(expanded(named, environ))
+        return Path(expand_path(named, environ))
     caches = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME", "/nonexistent"), ".cache")  # noqa: PTH118
-    return Path(expanded(caches, environ)) / "huggingface"
+    return Path(expand_path(caches, environ)) / "huggingface"
 
 
-def expanded(path: str, environ: Mapping[str, str]) -> str:
+def expand_path(path: str, environ: Mapping[str, str]) -> str:
     """Return a path as huggingface_hub takes it from a variable: with ``~`` and ``$NAME`` filled in."""
     if path == "~" or path.startswith("~/"):
         path = environ.get("HOME", "~") + path[1:]

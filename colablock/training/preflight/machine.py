@@ -25,8 +25,8 @@ from colablock.environment.accelerator import (
 )
 from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
+from colablock.training.preflight.checks import Card, Machine, Stack
 from colablock.training.preflight.hub import HubCache
-from colablock.training.preflight.judge import Card, Machine, Stack
 from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = ["card_of", "read_machine", "read_stack", "system_memory", "visible"]

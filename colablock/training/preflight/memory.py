@@ -58,17 +58,17 @@ from colablock.training.runs.config import Adapter, TrainConfig
 
 __all__ = [
     "COEFFICIENTS",
-    "HABITS",
+    "RUNNER_PROFILES",
     "Estimate",
-    "Habits",
+    "RunnerProfile",
     "Setting",
     "adapter_parameters",
+    "changes_to_fit",
     "checkpoint_size",
     "estimate",
-    "habits_of",
     "largest_sequence",
-    "least",
-    "ways_to_fit",
+    "least_estimate",
+    "runner_profile",
 ]
 
 GIB = 2**30
@@ -97,7 +97,7 @@ COEFFICIENTS = Coefficients()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
+class RunnerProfile:
     """How a runner, from a version on, treats what the formula leaves open.
 
     *logits*: how many times all logits are there in float32 at once.  *tile*: tokens ×
@@ -122,16 +122,16 @@ class Habits:
 _FULL = 3.0
 _SHIFTED = 3.5  # transformers before 4.49 makes a copy without the last token, beside the logits in 16 bits
 
-HABITS: Mapping[str, tuple[Habits, ...]] = {  # newest first
+RUNNER_PROFILES: Mapping[str, tuple[RunnerProfile, ...]] = {  # newest first
     "trl": (
-        Habits(
+        RunnerProfile(
             since="1.15",
             logits=0.5,
             tile=(4096, 32768),
             half_adapters=True,
             source="trl 1.15 and 1.16 kernels/chunked_logprob.py: tiles in 16 bits, in one buffer",
         ),
-        Habits(
+        RunnerProfile(
             since="1.7",
             logits=5.0,
             tile=(256, 0),
@@ -139,20 +139,20 @@ HABITS: Mapping[str, tuple[Habits, ...]] = {  # newest first
             half_adapters=True,
             source="trl 1.7 to 1.14 trainer/sft_trainer.py, _chunk: logits, logarithms, their entropy",
         ),
-        Habits(
+        RunnerProfile(
             since="0.25",
             logits=_FULL,
             half_adapters=True,
             source="trl 0.29.1 trainer/sft_trainer.py; its own preparation casts no embeddings",
         ),
-        Habits(
+        RunnerProfile(
             since="0.21",
             logits=_FULL,
             embeddings_in_float32=("fp16",),
             half_adapters=True,
             source="trl 0.21 trainer/sft_trainer.py: peft's preparation, and a cast back for bf16",
         ),
-        Habits(
+        RunnerProfile(
             since="0",
             logits=_SHIFTED,
             embeddings_in_float32=("fp16",),
@@ -161,12 +161,12 @@ HABITS: Mapping[str, tuple[Habits, ...]] = {  # newest first
         ),
     ),
     "axolotl": (
-        Habits(
+        RunnerProfile(
             since="0.8",
             logits=_FULL,
             source="axolotl loaders/model.py: embeddings are cast back to the type of the weights",
         ),
-        Habits(
+        RunnerProfile(
             since="0",
             logits=_SHIFTED,
             source="axolotl 0.4.0 utils/models.py",
@@ -175,16 +175,16 @@ HABITS: Mapping[str, tuple[Habits, ...]] = {  # newest first
 }
 
 
-def habits_of(runner: str, version: str | None = None) -> Habits:
+def runner_profile(runner: str, version: str | None = None) -> RunnerProfile:
     """Return the habits of *runner* at *version*; without a usable version the most wasteful ones."""
-    known = HABITS[runner]
+    known = RUNNER_PROFILES[runner]
     try:
         release = Version(version) if version else None
     except InvalidVersion:
         release = None
     if release is None:
-        return max(known, key=lambda habits: habits.logits if habits.tile is None else 0)
-    return next(habits for habits in known if release >= Version(habits.since) or habits is known[-1])
+        return max(known, key=lambda profile: profile.logits if profile.tile is None else 0)
+    return next(profile for profile in known if release >= Version(profile.since) or profile is known[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +195,7 @@ class Setting:
     """
 
     precision: Precision
-    habits: Habits
+    profile: RunnerProfile
     attention: str = "sdpa"
     is_fused: bool = True
     processes: int = 1
@@ -275,7 +275,7 @@ def _is_quantized(config: TrainConfig, shape: ModelShape) -> bool:
 
 
 def _adapter_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> int:
-    is_half = _is_quantized(config, shape) and setting.habits.half_adapters and setting.precision.bf16
+    is_half = _is_quantized(config, shape) and setting.profile.half_adapters and setting.precision.bf16
     return 2 if is_half else 4
 
 
@@ -284,7 +284,7 @@ def _targets(config: TrainConfig, shape: ModelShape) -> frozenset[str]:
 
 
 def _residual_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> int:
-    is_cast = _is_quantized(config, shape) and setting.precision.name in setting.habits.embeddings_in_float32
+    is_cast = _is_quantized(config, shape) and setting.precision.name in setting.profile.embeddings_in_float32
     return 4 if is_cast else setting.precision.size
 
 
@@ -340,18 +340,18 @@ def _scores(config: TrainConfig, shape: ModelShape, setting: Setting, size: int)
 
 
 def _loss(shape: ModelShape, setting: Setting, tokens: int, s: int) -> float:
-    habits, c = setting.habits, setting.precision.size
+    profile, c = setting.profile, setting.precision.size
     head = shape.vocabulary * shape.hidden
     copies = c * head if s > c else 0
-    if habits.head_in_float32:
+    if profile.head_in_float32:
         copies = (0 if s == 4 else 4) * head + (c * head if c < 4 else 0)  # noqa: PLR2004 - float32
-    if habits.tile is None:
-        return tokens * shape.vocabulary * 4 * habits.logits + copies
-    rows, width = min(tokens, habits.tile[0]), min(shape.vocabulary, habits.tile[1] or shape.vocabulary)
-    if habits.tile[1]:  # a tile of the head is cast, not all of it
+    if profile.tile is None:
+        return tokens * shape.vocabulary * 4 * profile.logits + copies
+    rows, width = min(tokens, profile.tile[0]), min(shape.vocabulary, profile.tile[1] or shape.vocabulary)
+    if profile.tile[1]:  # a tile of the head is cast, not all of it
         copies = c * width * shape.hidden if s > c else 0
     passed = tokens * shape.hidden * (4 + c)  # what the head reads, and its gradient in float32
-    return rows * width * 4 * habits.logits + copies + passed
+    return rows * width * 4 * profile.logits + copies + passed
 
 
 def largest_sequence(config: TrainConfig, shape: ModelShape, setting: Setting, room: int) -> int | None:
@@ -367,7 +367,7 @@ def largest_sequence(config: TrainConfig, shape: ModelShape, setting: Setting, r
     return low * _STEP or None
 
 
-def ways_to_fit(config: TrainConfig, shape: ModelShape, setting: Setting, room: int) -> tuple[str, ...]:
+def changes_to_fit(config: TrainConfig, shape: ModelShape, setting: Setting, room: int) -> tuple[str, ...]:
     """Return the changes to *config* with each of which *room* bytes are enough.
 
     They are words for a person, each a setting as it stands in the config.  Where no
@@ -394,7 +394,7 @@ def ways_to_fit(config: TrainConfig, shape: ModelShape, setting: Setting, room: 
     return () if shorter is None else (", ".join([*together, f"`sequence_len: {shorter}`"]),)
 
 
-def least(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estimate:
+def least_estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estimate:
     """Return what *shape* takes with all that spares memory and the shortest of sequences."""
     for _, change in _changes(config, shape):
         config = replace(config, **change)

@@ -10,7 +10,7 @@ from colablock.training.preflight.facts import Access, Card, Finding, Level, Sta
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.runs.config import Adapter, TrainConfig
 
-__all__ = ["access_findings", "build_for", "model_findings", "runner_findings", "runs_on"]
+__all__ = ["access_findings", "model_findings", "runner_findings", "runs_on", "wrong_build"]
 
 #: The first transformers that has a type of model, by the ``models/`` folder of its releases from 4.41 on.
 _FIRST_WITH_MODEL = {
@@ -202,7 +202,7 @@ def runs_on(capability: tuple[int, int] | None, arch_list: Sequence[str]) -> boo
     return False
 
 
-def build_for(card: Card, stack: Stack) -> Finding:
+def wrong_build(card: Card, stack: Stack) -> Finding:
     """Return that torch's wheels have no kernels for *card*, and which builds do, where that is known."""
     if not stack.arch_list:
         return Finding(

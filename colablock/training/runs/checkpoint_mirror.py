@@ -41,13 +41,13 @@ from colablock.training.runs.folder import MANIFEST, RunFolder, RunRecord, State
 from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = [
-    "CheckpointStore",
-    "Files",
+    "CheckpointArchive",
+    "FileOperations",
     "FolderStore",
     "HubStore",
     "Mirror",
     "Store",
-    "list_mirrored",
+    "list_archives",
     "mirror_notes",
     "restore",
     "start_mirror",
@@ -69,7 +69,7 @@ _WAITING = frozenset({State.RUNNING, State.PREPARED})
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class CheckpointStore:
+class CheckpointArchive:
     """One checkpoint of one run, as it is called in a mirror."""
 
     run_id: str
@@ -84,13 +84,13 @@ class CheckpointStore:
         return f"checkpoint-{self.step}"
 
     @classmethod
-    def of(cls, name: str) -> CheckpointStore | None:
+    def of(cls, name: str) -> CheckpointArchive | None:
         """Return what the file *name* stands for; None where it is something else."""
         found = re.fullmatch(r"(.+)-checkpoint-(\d+)\.tar", name)
         return cls(found[1], int(found[2])) if found and not name.startswith(".") else None
 
 
-class Files:
+class FileOperations:
     """How a mirror writes on a drive.  Tests fail it."""
 
     def create(self, path: Path) -> IO[bytes]:
@@ -135,7 +135,7 @@ class FolderStore:
     """A folder, mostly of a mounted drive: that uploads later, so nothing there is ever certain."""
 
     folder: Path
-    files: Files = field(default_factory=Files)
+    files: FileOperations = field(default_factory=FileOperations)
 
     @property
     def address(self) -> str:
@@ -244,17 +244,17 @@ def store_of(target: str, *, python: str, environ: Mapping[str, str]) -> Store:
     return FolderStore(folder)
 
 
-def list_mirrored(store: Store, run_id: str | None = None) -> tuple[CheckpointStore, ...]:
+def list_archives(store: Store, run_id: str | None = None) -> tuple[CheckpointArchive, ...]:
     """Return the complete archives, of one run or of all, the newest of each run first."""
     return _complete(store.names(), run_id)
 
 
-def _complete(names: Collection[str], run_id: str | None) -> tuple[CheckpointStore, ...]:
+def _complete(names: Collection[str], run_id: str | None) -> tuple[CheckpointArchive, ...]:
     found = [
         archive
         for name in names
         if f"{name}{_HASH}" in names
-        and (archive := CheckpointStore.of(name)) is not None
+        and (archive := CheckpointArchive.of(name)) is not None
         and run_id in (None, archive.run_id)
     ]
     return tuple(sorted(found, key=lambda archive: (archive.run_id, -archive.step)))
@@ -323,7 +323,7 @@ class Mirror:
         What was left half done there goes, too.
         """
         names = self.store.names()
-        done = CheckpointStore.of(name)
+        done = CheckpointArchive.of(name)
         complete = _complete(names, done.run_id) if done is not None else ()
         if done is None or not complete:
             return
@@ -332,7 +332,7 @@ class Mirror:
             each
             for each in names
             if (
-                archive := CheckpointStore.of(
+                archive := CheckpointArchive.of(
                     each.removeprefix(".").removesuffix(".partial").removesuffix(_HASH)
                 )
             )
@@ -429,9 +429,9 @@ def restore(store: Store, run_id: str, folder: Path, *, reporter: Reporter) -> P
     *folder* whole stays; the run's own record and metrics come along where there
     are none.  Raises NotFound where nothing is mirrored, Unmet where nothing of it is whole.
     """
-    archives = list_mirrored(store, run_id)
+    archives = list_archives(store, run_id)
     if not archives:
-        others = ", ".join(f"`{name}`" for name in sorted({one.run_id for one in list_mirrored(store)}))
+        others = ", ".join(f"`{name}`" for name in sorted({one.run_id for one in list_archives(store)}))
         hint = f"There are checkpoints of {others}" if others else None
         raise NotFound(f"no checkpoint of the run `{run_id}` is mirrored there", hint=hint)
     folder.mkdir(parents=True, exist_ok=True)
@@ -449,7 +449,7 @@ def restore(store: Store, run_id: str, folder: Path, *, reporter: Reporter) -> P
     raise Unmet("\n  ".join(["no mirrored checkpoint can be used", *reasons]))
 
 
-def _try(store: Store, archive: CheckpointStore, folder: Path) -> Path | str:
+def _try(store: Store, archive: CheckpointArchive, folder: Path) -> Path | str:
     """Return the checkpoint of *archive* in *folder*, or why it cannot be used."""
     try:
         with tempfile.TemporaryDirectory(prefix=".restore-", dir=folder) as scratch:
@@ -458,7 +458,7 @@ def _try(store: Store, archive: CheckpointStore, folder: Path) -> Path | str:
         return _in_short(error)
 
 
-def _restore(store: Store, archive: CheckpointStore, folder: Path, scratch: Path) -> Path:
+def _restore(store: Store, archive: CheckpointArchive, folder: Path, scratch: Path) -> Path:
     destination = folder / archive.checkpoint
     if destination.is_dir() and not verify_checkpoint(destination):
         return destination

@@ -22,8 +22,8 @@ __all__ = [
     "Resume",
     "data_digest",
     "list_checkpoints",
-    "newest_whole",
-    "put_aside_later",
+    "move_aside_later",
+    "newest_valid",
     "resume_decision",
     "step_of",
     "verify_checkpoint",
@@ -89,7 +89,7 @@ def _fault(folder: Path, name: str, size: int, digest: str) -> str | None:
     return None
 
 
-def newest_whole(folder: Path, reporter: Reporter) -> Path | None:
+def newest_valid(folder: Path, reporter: Reporter) -> Path | None:
     """Return the newest checkpoint in *folder* that is whole; None where none is.
 
     *reporter* is told of each newer one, and why it is passed over.
@@ -108,7 +108,7 @@ def newest_whole(folder: Path, reporter: Reporter) -> Path | None:
     return taken
 
 
-def put_aside_later(folder: Path, taken: Path | None) -> None:
+def move_aside_later(folder: Path, taken: Path | None) -> None:
     """Give the checkpoints in *folder* that are later than *taken* another name; for None, all of them.
 
     A trainer keeps those of the highest steps: it would throw away the ones that it makes.

@@ -40,6 +40,7 @@ __all__ = [
     "State",
     "find_run",
     "list_runs",
+    "record_to_json",
     "register",
     "start_time_of",
     "stop_run",
@@ -78,7 +79,7 @@ class RunRecord:
     data_digest: str
     model: str
     forms: Sequence[str] = ()  # of the datasets, as they were found
-    mends: Sequence[str] = ()
+    workarounds: Sequence[str] = ()
     precision: str = ""  # "bf16", "fp16" or "fp32"
     processes: int = 1
     runtime: str | None = None
@@ -94,6 +95,15 @@ class RunRecord:
     process_started: int = 0
     command: Sequence[str] = ()
     estimate: int | None = None  # bytes of a card's memory, as preflight reckoned
+
+
+_FIELDS = {"mends": "workarounds"}  # a key of the file → the field that it is read into
+_KEYS = {name: key for key, name in _FIELDS.items()}
+
+
+def record_to_json(record: RunRecord) -> dict[str, Any]:
+    """Return *record* as the object that ``run.json`` holds."""
+    return {_KEYS.get(name, name): value for name, value in asdict(record).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +152,15 @@ class RunFolder:
         """Return what was started here; None where nothing was, or it cannot be read."""
         value = _object(self.record_file)
         known = {one.name for one in fields(RunRecord)}
+        found = {_FIELDS.get(key, key): each for key, each in value.items()}
         try:
-            return RunRecord(**{key: each for key, each in value.items() if key in known})
+            return RunRecord(**{name: each for name, each in found.items() if name in known})
         except TypeError:
             return None
 
     def write_record(self, record: RunRecord) -> None:
         """Keep *record*, as a whole."""
-        write_atomic(self.record_file, (json.dumps(asdict(record), indent=2) + "\n").encode())
+        write_atomic(self.record_file, (json.dumps(record_to_json(record), indent=2) + "\n").encode())
 
     def end(self) -> Mapping[str, Any]:
         """Return how it ended, as the shim says: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
@@ -194,7 +205,7 @@ class RunFolder:
                     events.append(event)
         return events
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Have the run stop at its next checkpoint, which it makes after the step that it is at."""
         self.stop_file.touch()
 
@@ -205,7 +216,7 @@ def stop_run(run_id: str, folder: RunFolder) -> None:
     if state is not State.RUNNING:
         why = f"it is {state.value}" if folder.path.is_dir() else "its folder is gone"
         raise Refused(f"`{run_id}` does not run: {why}")
-    folder.ask_to_stop()
+    folder.request_stop()
 
 
 def start_time_of(process: int) -> int:

@@ -40,15 +40,15 @@ class StartedProcess:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """How many processes train together: *in_all*, spread evenly over so many *hosts*."""
+    """How many processes train together: *total*, spread evenly over so many *hosts*."""
 
-    in_all: int = 1
+    total: int = 1
     hosts: int = 1
 
     @property
     def here(self) -> int:
         """How many of them run on this host."""
-        return max(1, self.in_all // self.hosts)
+        return max(1, self.total // self.hosts)
 
 
 def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
@@ -89,7 +89,7 @@ def launch_command(
         "--config_file",
         str(folder.path / "accelerate.yaml"),
         "--num_processes",
-        str(ranks.in_all),
+        str(ranks.total),
         "--num_machines",
         str(ranks.hosts),
         "--machine_rank",
@@ -101,7 +101,7 @@ def launch_command(
         "--num_cpu_threads_per_process",
         str(threads),
     ]
-    if ranks.in_all > 1:
+    if ranks.total > 1:
         # The only launcher that starts several, on whatever device: with `--cpu` there would be one process.
         arguments.append("--multi_gpu")
         if ranks.hosts == 1:

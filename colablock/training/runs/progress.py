@@ -26,11 +26,11 @@ __all__ = [
     "STOPPING",
     "Progress",
     "ProgressTotals",
-    "attach_words",
+    "attach_hint",
     "follow",
     "last_line",
-    "look",
     "plain_text",
+    "progress_of",
 ]
 
 Clock = Callable[[], float]
@@ -228,22 +228,22 @@ def follow(
     The last one is the final state, with every event in it.  Only what is new
     in the file of metrics is read.  A run that was not started ends at once.
     """
-    tail, tally = _Tail(folder.metrics_file), ProgressTotals()
+    tail, totals = _Tail(folder.metrics_file), ProgressTotals()
     while True:
         record = folder.record()
         state = folder.state(record)  # asked first: of a run that has ended, every event is there by then
         is_new, lines = tail.read()
         if is_new:
-            tally = ProgressTotals()
+            totals = ProgressTotals()
         for event in _events(lines):
-            tally.add(event)
-        yield _progress(folder, record, state, tally, clock())
+            totals.add(event)
+        yield _progress(folder, record, state, totals, clock())
         if state is not State.RUNNING:
             return
         sleep(poll)
 
 
-def look(
+def progress_of(
     folder: RunFolder,
     record: RunRecord | None,
     state: State,
@@ -252,13 +252,13 @@ def look(
     clock: Clock = time.time,
 ) -> Progress:
     """Return how far the run is, by what was read of it: its *state* before its *events*."""
-    tally = ProgressTotals()
+    totals = ProgressTotals()
     for event in events:
-        tally.add(event)
-    return _progress(folder, record, state, tally, clock())
+        totals.add(event)
+    return _progress(folder, record, state, totals, clock())
 
 
-def attach_words(run_id: str) -> str:
+def attach_hint(run_id: str) -> str:
     """Return how a run that was left is followed again."""
     return f"`colablock.attach({run_id!r})` or `colablock runs follow {run_id}` follows it again"
 
@@ -282,29 +282,29 @@ def plain_text(text: str) -> str:
 
 
 def _progress(
-    folder: RunFolder, record: RunRecord | None, state: State, tally: ProgressTotals, now: float
+    folder: RunFolder, record: RunRecord | None, state: State, totals: ProgressTotals, now: float
 ) -> Progress:
-    stage = _stage(folder, record, state, tally)
+    stage = _stage(folder, record, state, totals)
     if stage == LOADING:
         # How long it has loaded, and what it logged before a resume.
-        before = tally.progress(State.RUNNING, stage=LOADING, detail=last_line(folder.log))
+        before = totals.progress(State.RUNNING, stage=LOADING, detail=last_line(folder.log))
         taken = max(now - record.started, 0.0) if record is not None and record.started else 0.0
         return replace(before, seconds=taken, seconds_left=None, tokens_per_second=None)
-    return tally.progress(state, stage=stage, now=now if state is State.RUNNING else None)
+    return totals.progress(state, stage=stage, now=now if state is State.RUNNING else None)
 
 
-def _stage(folder: RunFolder, record: RunRecord | None, state: State, tally: ProgressTotals) -> str:
+def _stage(folder: RunFolder, record: RunRecord | None, state: State, totals: ProgressTotals) -> str:
     if state is State.PREPARED:
         return "not started"
     if state is not State.RUNNING:
         return str(state.value)
-    if not tally.newest or (record is not None and tally.newest < record.started):
+    if not totals.newest or (record is not None and totals.newest < record.started):
         return LOADING  # the events are of the process before
     if folder.stop_file.exists():
         return STOPPING
-    if tally.total and tally.step >= tally.total:
+    if totals.total and totals.step >= totals.total:
         return "finishing: keeping what was learnt"
-    return "training" if tally.step > tally.first_step else "starting: the first step"
+    return "training" if totals.step > totals.first_step else "starting: the first step"
 
 
 class _Tail:

@@ -13,9 +13,16 @@ from typing import Any, Protocol
 from colablock.errors import Refused
 from colablock.training.runs.checkpoint_mirror import mirror_notes
 from colablock.training.runs.crash import Explanation, explain
-from colablock.training.runs.folder import RunFolder, RunRecord, State, list_runs, stop_run
+from colablock.training.runs.folder import (
+    RunFolder,
+    RunRecord,
+    State,
+    list_runs,
+    record_to_json,
+    stop_run,
+)
 from colablock.training.runs.launch import exit_code_of
-from colablock.training.runs.progress import Clock, Progress, Sleep, attach_words, follow, look
+from colablock.training.runs.progress import Clock, Progress, Sleep, attach_hint, follow, progress_of
 
 __all__ = ["RunSummary", "View", "summaries", "summary_of", "summary_to_json", "watch"]
 
@@ -76,7 +83,7 @@ def summary_of(
         id=run_id,
         folder=folder.path,
         record=record,
-        progress=look(folder, record, state, events, clock=clock),
+        progress=progress_of(folder, record, state, events, clock=clock),
         explanation=explanation,
         adapter=folder.adapter if is_whole else None,
         mirror=next(reversed(mirror_notes(folder.path)), None),
@@ -124,7 +131,7 @@ def watch(
         except KeyboardInterrupt:
             if is_interrupted or not stops or _leaves(is_leaving):
                 meanwhile = "it goes on by itself, and stops once its checkpoint is saved"
-                view.note(f"{meanwhile if is_interrupted else 'the run goes on'}; {attach_words(run_id)}")
+                view.note(f"{meanwhile if is_interrupted else 'the run goes on'}; {attach_hint(run_id)}")
                 break
             is_interrupted = True
     return summary_of(run_id, folder, clock=clock)
@@ -142,7 +149,7 @@ def summary_to_json(summary: RunSummary) -> dict[str, Any]:
     progress = asdict(summary.progress)
     for name in ("points", "evaluations", "state"):
         del progress[name]
-    record = asdict(summary.record) if summary.record is not None else None
+    record = record_to_json(summary.record) if summary.record is not None else None
     plain: dict[str, Any] = {
         "id": summary.id,
         "folder": str(summary.folder),

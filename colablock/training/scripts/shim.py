@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
     try:
         agree(job, rank, world)
         for name in job["mends"]:
-            MENDS[name]()
+            WORKAROUNDS[name]()
         watch = Watch(folder, job, rank, world)
         hook(watch, job)
         try:
@@ -206,7 +206,7 @@ def gqa_before_ampere() -> None:
         sdpa_attention.use_gqa_in_sdpa = lambda *_, **__: False
 
 
-MENDS: dict[str, Callable[[], None]] = {
+WORKAROUNDS: dict[str, Callable[[], None]] = {
     "gqa-before-ampere": gqa_before_ampere,
     "load-in-4bit-twice": load_in_4bit_twice,
 }

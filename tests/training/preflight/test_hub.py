@@ -11,8 +11,8 @@ from colablock._common.urls import Mirrors
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused
 from colablock.network.auth import Credentials
 from colablock.network.http import HttpClient
-from colablock.training.preflight.hub import HubCache, ModelFacts, ask_model, home_of, read_model_config
-from colablock.training.preflight.judge import Access
+from colablock.training.preflight.checks import Access
+from colablock.training.preflight.hub import HubCache, ModelFacts, hub_home, query_model, read_model_config
 from tests.support.hub import COMMIT, TOKEN, HubServer, Repo, fill_cache
 
 CONFIG = b'{"model_type": "llama", "hidden_size": 64}'
@@ -70,7 +70,7 @@ def test_a_folder_is_read_as_it_is(hub: HubServer, environ: dict[str, str], tmp_
     model = str(tmp_path / "model")
     assert read_model_config(model, None, None, environ) == TOLD
     access = Access(status="local", weights=0, repo=model, url="", has_token=True)
-    assert ask_model(model, None, TOKEN, environ) == ModelFacts(access=access, config=TOLD)
+    assert query_model(model, None, TOKEN, environ) == ModelFacts(access=access, config=TOLD)
     assert hub.requests == []
 
 
@@ -84,7 +84,7 @@ def test_a_config_that_is_no_object_is_refused(data: bytes, environ: dict[str, s
 def test_a_folder_without_a_config_is_no_model(environ: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="is no model") as raised:
         read_model_config(str(tmp_path), None, None, environ)
-    facts = ask_model(str(tmp_path), None, None, environ)
+    facts = query_model(str(tmp_path), None, None, environ)
     assert (facts.access.status, facts.config, facts.problem) == ("local", None, raised.value.message)
 
 
@@ -92,7 +92,7 @@ def test_a_folder_without_a_config_is_no_model(environ: dict[str, str], tmp_path
 def test_what_is_neither_a_folder_nor_a_name_is_said(
     name: str, hub: HubServer, environ: dict[str, str]
 ) -> None:
-    for ask in (ask_model, read_model_config):
+    for ask in (query_model, read_model_config):
         with pytest.raises(NotFound, match=f"there is no folder `{name}`") as raised:
             ask(name, None, None, environ)
         assert raised.value.hint == "Give a folder with a model in it, or a name such as `owner/model`"
@@ -100,7 +100,7 @@ def test_what_is_neither_a_folder_nor_a_name_is_said(
 
 
 def test_three_requests_tell_all_of_an_open_model(hub: HubServer, environ: dict[str, str]) -> None:
-    facts = ask_model("open/model", None, None, environ)
+    facts = query_model("open/model", None, None, environ)
     assert facts == ModelFacts(access=access(hub, "open/model", "open", 7_000), config=TOLD)
     assert hub.asked == [
         "HEAD /open/model/resolve/main/config.json",
@@ -126,7 +126,7 @@ def test_what_would_be_loaded_is_what_is_counted(
     sizes: dict[str, int], weights: int, hub: HubServer, environ: dict[str, str]
 ) -> None:
     hub.repos["some/model"] = Repo(files={"config.json": CONFIG}, sizes=sizes)
-    assert ask_model("some/model", None, None, environ).access.weights == weights
+    assert query_model("some/model", None, None, environ).access.weights == weights
 
 
 STATUSES = [
@@ -150,13 +150,13 @@ def test_the_hub_says_who_may_read_a_model(
 ) -> None:
     repo, revision, token, status, weights = case
     expected = access(hub, repo, status, weights, token=token is not None)
-    assert ask_model(repo, revision, token, environ).access == expected
+    assert query_model(repo, revision, token, environ).access == expected
     assert {seen.token for seen in hub.requests} == {token}
     assert sum(seen.method == "HEAD" for seen in hub.requests) == (2 if repo == "old/name" else 1)
 
 
 def test_a_token_that_the_hub_does_not_know_is_said(environ: dict[str, str]) -> None:
-    for ask in (ask_model, read_model_config):
+    for ask in (query_model, read_model_config):
         with pytest.raises(InvalidInput, match="does not know the token") as raised:
             ask("open/model", None, "hf_withdrawn", environ)
         assert "hf_withdrawn" not in f"{raised.value} {raised.value.hint}"
@@ -164,7 +164,7 @@ def test_a_token_that_the_hub_does_not_know_is_said(environ: dict[str, str]) -> 
 
 def test_access_that_is_forbidden_counts_as_gated(hub: HubServer, environ: dict[str, str]) -> None:
     hub.statuses["/open/model"] = 403
-    assert ask_model("open/model", None, TOKEN, environ).access == access(
+    assert query_model("open/model", None, TOKEN, environ).access == access(
         hub, "open/model", "gated", token=True
     )
 
@@ -174,7 +174,7 @@ def test_a_hub_that_fails_is_not_reached(
     status: int, hub: HubServer, environ: dict[str, str], cache: Path
 ) -> None:
     hub.statuses["/"] = status
-    facts = ask_model("open/model", None, None, environ)
+    facts = query_model("open/model", None, None, environ)
     assert facts.access == access(hub, "open/model", "unreachable")
     assert len(hub.requests) == 1  # who was waited for once
     with pytest.raises(FetchFailed) as raised:
@@ -182,13 +182,13 @@ def test_a_hub_that_fails_is_not_reached(
     assert raised.value.status == status
     assert facts.problem == raised.value.message
     fill_cache(cache, "open/model", {"config.json": b'{"kept": 1}'})
-    facts = ask_model("open/model", None, None, environ)
+    facts = query_model("open/model", None, None, environ)
     assert (facts.access.status, facts.config) == ("unreachable", {"kept": 1})
 
 
 def test_a_hub_that_tells_no_sizes_is_open_all_the_same(hub: HubServer, environ: dict[str, str]) -> None:
     hub.repos["open/model"] = Repo(files={"config.json": CONFIG}, sizes=SHARDED, has_api=False)
-    assert ask_model("open/model", None, None, environ).access == access(hub, "open/model", "open")
+    assert query_model("open/model", None, None, environ).access == access(hub, "open/model", "open")
 
 
 def test_a_failure_that_passes_is_asked_through(hub: HubServer, environ: dict[str, str]) -> None:
@@ -201,12 +201,12 @@ def test_a_failure_that_passes_is_asked_through(hub: HubServer, environ: dict[st
         hub.statuses.clear()
 
     wire = HttpClient({"COLABLOCK_RETRIES": "1"}, Mirrors(()), Credentials({}), sleep=sleep)
-    assert ask_model("open/model", None, None, environ, transport=wire).access.status == "open"
+    assert query_model("open/model", None, None, environ, transport=wire).access.status == "open"
     assert len(ended) == 1
 
 
 def test_no_network_is_no_answer(nowhere: dict[str, str]) -> None:
-    assert ask_model("open/model", None, None, nowhere).access.status == "unreachable"
+    assert query_model("open/model", None, None, nowhere).access.status == "unreachable"
     with pytest.raises(FetchFailed, match=r"no connection to `127\.0\.0\.1`"):
         read_model_config("open/model", None, None, nowhere)
 
@@ -225,7 +225,7 @@ def test_a_config_that_another_host_keeps_is_fetched_there_without_the_token(
         hub.repos["far/model"] = Repo(sizes={"model.safetensors": 5}, elsewhere=other.root)
         assert read_model_config("far/model", None, TOKEN, environ) == TOLD
         assert [seen.token for seen in other.requests] == [None]
-        assert ask_model("far/model", None, TOKEN, environ).access.status == "open"
+        assert query_model("far/model", None, TOKEN, environ).access.status == "open"
         assert [(seen.method, seen.token) for seen in other.requests] == [("GET", None)] * 2
 
 
@@ -287,7 +287,7 @@ def test_a_model_that_is_kept_whole_needs_no_hub(
 ) -> None:
     environ = {**nowhere, "HF_HUB_OFFLINE": "1" if way == "offline" else ""}
     fill_cache(cache, "open/model", files)
-    found = ask_model("open/model", None, None, environ).access
+    found = query_model("open/model", None, None, environ).access
     assert (found.status, found.weights) == ("local" if is_whole else "unreachable", 0)
     if "config.json" in files:
         assert read_model_config("open/model", None, None, environ) == json.loads(files["config.json"] or b"")
@@ -296,7 +296,7 @@ def test_a_model_that_is_kept_whole_needs_no_hub(
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_nothing_is_asked(variable: str, hub: HubServer, environ: dict[str, str]) -> None:
     environ[variable] = "true"
-    assert ask_model("open/model", None, None, environ).access.status == "unreachable"
+    assert query_model("open/model", None, None, environ).access.status == "unreachable"
     with pytest.raises(FetchFailed, match="HF_HUB_OFFLINE forbids"):
         read_model_config("open/model", None, None, environ)
     assert hub.requests == []
@@ -304,7 +304,7 @@ def test_offline_nothing_is_asked(variable: str, hub: HubServer, environ: dict[s
 
 def test_what_is_kept_is_not_fetched_again(hub: HubServer, environ: dict[str, str], cache: Path) -> None:
     fill_cache(cache, "open/model", {**SHARDS, "model-00002-of-00002.safetensors": None})
-    assert ask_model("open/model", None, None, environ).access == access(hub, "open/model", "open", 3_000)
+    assert query_model("open/model", None, None, environ).access == access(hub, "open/model", "open", 3_000)
 
 
 def test_a_branch_is_asked_for_again_and_a_commit_is_not(
@@ -321,7 +321,7 @@ def test_what_the_hub_no_longer_gives_is_taken_from_the_cache(
     repo: str, environ: dict[str, str], cache: Path
 ) -> None:
     fill_cache(cache, repo, WHOLE)
-    assert ask_model(repo, None, None, environ).access.status == "local"
+    assert query_model(repo, None, None, environ).access.status == "local"
     assert read_model_config(repo, None, None, environ) == {"kept": 1}
 
 
@@ -340,4 +340,4 @@ PLACES = [
 def test_the_cache_is_where_huggingface_hub_has_it(environ: dict[str, str], folder: str) -> None:
     assert HubCache.of(environ).folder == Path(folder)
     if "CACHE" not in " ".join(environ).replace("XDG_CACHE_HOME", ""):
-        assert home_of(environ) == Path(folder).parent
+        assert hub_home(environ) == Path(folder).parent

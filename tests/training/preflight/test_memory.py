@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from colablock.training.preflight.memory import (
     COEFFICIENTS,
-    HABITS,
+    RUNNER_PROFILES,
     Setting,
     adapter_parameters,
+    changes_to_fit,
     checkpoint_size,
     estimate,
-    habits_of,
     largest_sequence,
-    least,
-    ways_to_fit,
+    least_estimate,
+    runner_profile,
 )
 from colablock.training.preflight.model_config import from_config
 from colablock.training.preflight.precision import BF16, FP16, FP32
@@ -65,7 +65,7 @@ def test_the_logits_of_a_batch_are_there_as_often_as_the_runner_has_them() -> No
     logits = 2048 * 128256 * 4
     config = a_config(sequence_len=2048)
     for version, copies in (("0.29.1", 3.0), ("1.0.0", 3.0)):
-        setting = replace(TRL, habits=habits_of("trl", version))
+        setting = replace(TRL, profile=runner_profile("trl", version))
         assert estimate(config, SHAPES["1B"], setting).parts["loss"] == logits * copies
     tiled = estimate(config, SHAPES["1B"], TRL)
     assert tiled.parts.get("loss", 0) < logits / 2
@@ -89,20 +89,20 @@ def test_the_logits_of_a_batch_are_there_as_often_as_the_runner_has_them() -> No
     ],
 )
 def test_habits_are_those_of_the_installed_version(runner: str, version: str | None, since: str) -> None:
-    assert habits_of(runner, version).since == since
+    assert runner_profile(runner, version).since == since
 
 
 def test_every_habit_says_where_it_is_from() -> None:
-    for known in HABITS.values():
-        assert all(habits.source for habits in known)
+    for known in RUNNER_PROFILES.values():
+        assert all(profile.source for profile in known)
         assert known[-1].since == "0"
 
 
 def test_embeddings_stay_in_float32_where_the_runner_leaves_them_so() -> None:
-    older = habits_of("trl", "0.21.0")
+    older = runner_profile("trl", "0.21.0")
     shape, config = SHAPES["1B"], a_config()
     sizes = {
-        precision.name: estimate(config, shape, Setting(precision=precision, habits=older)).parts[
+        precision.name: estimate(config, shape, Setting(precision=precision, profile=older)).parts[
             "embeddings"
         ]
         for precision in (BF16, FP16, FP32)
@@ -110,7 +110,7 @@ def test_embeddings_stay_in_float32_where_the_runner_leaves_them_so() -> None:
     whole = shape.embedding_parameters
     assert sizes == {"bf16": 2 * whole, "fp16": 4 * whole, "fp32": 4 * whole}
     lora = a_config(adapter=Adapter.LORA)  # nothing is prepared for 4 bits
-    assert estimate(lora, shape, Setting(precision=FP16, habits=older)).parts["embeddings"] == 2 * whole
+    assert estimate(lora, shape, Setting(precision=FP16, profile=older)).parts["embeddings"] == 2 * whole
 
 
 def test_adapters_are_of_the_type_that_they_are_trained_in() -> None:
@@ -130,7 +130,10 @@ def test_adapters_are_of_the_type_that_they_are_trained_in() -> None:
     assert checkpoint_size(config, shape, TRL) == 6 * count
     assert checkpoint_size(config, shape, replace(TRL, precision=FP16)) == 12 * count
     assert checkpoint_size(a_config(adapter=Adapter.LORA), shape, TRL) == 12 * count
-    assert checkpoint_size(config, shape, replace(TRL, habits=habits_of("axolotl", "0.18.0"))) == 12 * count
+    assert (
+        checkpoint_size(config, shape, replace(TRL, profile=runner_profile("axolotl", "0.18.0")))
+        == 12 * count
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,7 +181,7 @@ def test_scores_grow_with_the_square_of_the_sequence() -> None:
 
 
 def test_a_cpu_has_an_interpreter_where_a_card_has_a_context() -> None:
-    cpu = Setting(precision=FP32, habits=TRL.habits, on_card=False)
+    cpu = Setting(precision=FP32, profile=TRL.profile, on_card=False)
     assert estimate(a_config(), SHAPES["1B"], cpu).parts["context"] == COEFFICIENTS.interpreter
     assert estimate(a_config(), SHAPES["1B"], TRL).parts["context"] == COEFFICIENTS.context
 
@@ -242,7 +245,7 @@ def test_the_largest_sequence_fits_and_the_next_does_not() -> None:
 def test_ways_to_fit_are_settings(
     model: str, changes: Mapping[str, Any], room: int, ways: tuple[str, ...]
 ) -> None:
-    found = ways_to_fit(a_config(**changes), SHAPES[model], TRL, room * GIB)
+    found = changes_to_fit(a_config(**changes), SHAPES[model], TRL, room * GIB)
     assert tuple(re.sub(r"(sequence_len): \d+", r"\1: N", way) for way in found) == ways
 
 
@@ -258,7 +261,7 @@ def test_ways_to_fit_are_settings(
     version=st.sampled_from(["0.21.0", "0.29.1", "1.8.0", "1.16.0"]),
 )
 def test_more_takes_more(model: str, config: TrainConfig, version: str) -> None:
-    shape, setting = SHAPES[model], replace(TRL, habits=habits_of("trl", version))
+    shape, setting = SHAPES[model], replace(TRL, profile=runner_profile("trl", version))
     total = estimate(config, shape, setting).total
     for more in (
         replace(config, sequence_len=config.sequence_len + 128),
@@ -267,7 +270,7 @@ def test_more_takes_more(model: str, config: TrainConfig, version: str) -> None:
     ):
         assert estimate(more, shape, setting).total >= total
     assert estimate(replace(config, gradient_checkpointing=True), shape, setting).total <= total
-    assert least(config, shape, setting).total <= total
+    assert least_estimate(config, shape, setting).total <= total
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ import pytest
 
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.training.runs.checkpoint_mirror import (
-    CheckpointStore,
-    Files,
+    CheckpointArchive,
+    FileOperations,
     FolderStore,
     HubStore,
     Mirror,
-    list_mirrored,
+    list_archives,
     main,
     mirror_notes,
     restore,
@@ -59,9 +59,9 @@ def drive(tmp_path: Path) -> Path:
 class Mirrored:
     """A mirror and what it said."""
 
-    def __init__(self, run: RunFolder, drive: Path, files: Files | None = None) -> None:
+    def __init__(self, run: RunFolder, drive: Path, files: FileOperations | None = None) -> None:
         self.said: list[str] = []
-        self.store = FolderStore(drive, files or Files())
+        self.store = FolderStore(drive, files or FileOperations())
         self.mirror = Mirror(run, self.store, self.said.append)
 
     def once(self) -> bool:
@@ -69,7 +69,7 @@ class Mirrored:
 
 
 def steps(drive: Path, run_id: str = "run-1") -> list[int]:
-    return [archive.step for archive in list_mirrored(FolderStore(drive), run_id)]
+    return [archive.step for archive in list_archives(FolderStore(drive), run_id)]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -188,7 +188,7 @@ def test_without_a_record_nothing_is_mirrored(tmp_path: Path, drive: Path) -> No
 # What stops it
 
 
-class Failing(Files):
+class Failing(FileOperations):
     """Fails at the operation *at*, counted from nought; a file that is to be synced is then half there."""
 
     def __init__(self, at: int, error: Callable[[], BaseException]) -> None:
@@ -290,7 +290,7 @@ def test_what_is_said_about_a_failure_is_said_once(run: RunFolder, drive: Path) 
     assert mirrored.said == ["checkpoint-20 is not mirrored: No such file or directory; it is tried again"]
 
 
-class Lying(Files):
+class Lying(FileOperations):
     """A drive that keeps something else than what it is given."""
 
     def sync(self, file: IO[bytes]) -> None:
@@ -473,9 +473,9 @@ def test_another_run_is_not_taken_for_this_one(two: Path, tmp_path: Path) -> Non
 
 
 def test_archives_are_told_by_their_name() -> None:
-    assert CheckpointStore.of("run-1-checkpoint-40.tar") == CheckpointStore("run-1", 40)
+    assert CheckpointArchive.of("run-1-checkpoint-40.tar") == CheckpointArchive("run-1", 40)
     for name in ("run-1-checkpoint-40.tar.sha256", ".run-checkpoint-1.tar", "checkpoint-4.tar", "x.tar"):
-        assert CheckpointStore.of(name) is None
+        assert CheckpointArchive.of(name) is None
 
 
 # The process
@@ -683,12 +683,12 @@ def test_the_hub_keeps_the_newest_two_in_a_private_repository(
     store = hub_store(tmp_path, stub)
     said: list[str] = []
     mirror = Mirror(run, store, said.append)
-    assert list_mirrored(store) == ()
+    assert list_archives(store) == ()
     for step in (20, 40, 60):
         make_checkpoint(run.path, step)
         assert mirror.once()
     assert said == [f"checkpoint-{step} is mirrored" for step in (20, 40, 60)]
-    assert [archive.step for archive in list_mirrored(store, "run-1")] == [60, 40]
+    assert [archive.step for archive in list_archives(store, "run-1")] == [60, 40]
     assert (tmp_path / "hub" / "org" / "name" / ".private").read_text() == "True"
     assert (tmp_path / "hub" / "commits").read_text().splitlines() == [
         "Add run-1-checkpoint-20.tar",
@@ -717,4 +717,4 @@ def test_a_hub_that_refuses_is_worded_in_one_line(run: RunFolder, stub: str, tmp
     reason = f"`{stub}` could not reach `hf://org/name`: HfHubHTTPError: 401 Client Error: Unauthorized"
     assert said == [f"checkpoint-20 is not mirrored: {reason}; it is tried again"]
     with pytest.raises(Unmet, match="could not reach"):
-        list_mirrored(hub_store(tmp_path, stub, HF_TOKEN="other"))
+        list_archives(hub_store(tmp_path, stub, HF_TOKEN="other"))

@@ -18,7 +18,7 @@ from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.training.runs.checkpoints import (
     data_digest,
     list_checkpoints,
-    newest_whole,
+    newest_valid,
     resume_decision,
     verify_checkpoint,
     write_manifest,
@@ -66,7 +66,7 @@ def test_checkpoints_are_listed_by_their_step_the_latest_first(run: Path) -> Non
 
 def test_the_newest_whole_one_is_taken_and_nothing_is_said(run: Path) -> None:
     told = Told()
-    assert newest_whole(run, told) == run / "checkpoint-40"
+    assert newest_valid(run, told) == run / "checkpoint-40"
     assert told.notes == []
 
 
@@ -81,7 +81,7 @@ def test_whichever_file_is_damaged_the_one_before_is_taken(
 ) -> None:
     damage(run / "checkpoint-40" / name)
     told = Told()
-    assert newest_whole(run, told) == run / "checkpoint-20"
+    assert newest_valid(run, told) == run / "checkpoint-20"
     (note,) = told.notes
     assert note.startswith("checkpoint-40 is damaged: ")
     assert "manifest" in note if name == MANIFEST else f"`{name}`" in note
@@ -91,7 +91,7 @@ def test_whichever_file_is_damaged_the_one_before_is_taken(
 def test_what_is_wrong_is_said_in_numbers(run: Path) -> None:
     truncate(run / "checkpoint-40" / "optimizer.pt")
     told = Told()
-    newest_whole(run, told)
+    newest_valid(run, told)
     assert told.notes == [
         "checkpoint-40 is damaged: `optimizer.pt` has 12 bytes, and had 3,400; checkpoint-20 is taken"
     ]
@@ -102,14 +102,14 @@ def test_where_none_is_whole_none_is_taken(run: Path) -> None:
     for path in (run / "checkpoint-20").glob("*.*"):
         path.unlink() if path.name != MANIFEST else None
     told = Told()
-    assert newest_whole(run, told) is None
+    assert newest_valid(run, told) is None
     missing = ", ".join(f"`{name}` is missing" for name in sorted(CHECKPOINT)[:1] + sorted(CHECKPOINT)[2:4])
     then = "there is no whole one before it"
     assert told.notes == [
         f"checkpoint-40 is damaged: it has no manifest, so its saving was interrupted; {then}",
         f"checkpoint-20 is damaged: {missing} and 2 more; {then}",
     ]
-    assert newest_whole(run / "none", told) is None
+    assert newest_valid(run / "none", told) is None
 
 
 def test_more_files_than_the_manifest_names_are_fine(run: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from colablock.errors import InvalidConfig, InvalidInput, NotFound
+from colablock.training.find_or_start import config_of, values_of
 from colablock.training.runs.config import (
     Adapter,
     DataFormat,
@@ -21,7 +22,6 @@ from colablock.training.runs.config import (
     values_from,
     yaml_value,
 )
-from colablock.training.train import config_of, values_of
 
 LEAST: dict[str, Any] = {"base_model": "someone/model", "datasets": ["data.jsonl"]}
 # Each key with a value that is not its default: how it is written, and how it is read.

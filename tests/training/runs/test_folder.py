@@ -97,12 +97,12 @@ def test_a_start_is_told_by_the_kernel(tmp_path: Path) -> None:
 
 def test_a_record_is_kept(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    record = record_of(mends=("a",), versions={"torch": "2.4.0"}, total_steps=9)
+    record = record_of(workarounds=("a",), versions={"torch": "2.4.0"}, total_steps=9)
     folder.write_record(record)
     found = folder.record()
     assert found is not None
     assert json.dumps(found.config) == json.dumps(record.config)
-    assert (found.mends, found.versions, found.total_steps) == (["a"], {"torch": "2.4.0"}, 9)
+    assert (found.workarounds, found.versions, found.total_steps) == (["a"], {"torch": "2.4.0"}, 9)
     known = json.loads(folder.record_file.read_text())
     folder.record_file.write_text(json.dumps({**known, "of_a_later_version": 1}))
     assert folder.record() == found
@@ -127,8 +127,8 @@ def test_events_are_read_as_far_as_they_are_whole(tmp_path: Path) -> None:
 
 def test_a_stop_is_a_file(tmp_path: Path) -> None:
     folder = a_run(tmp_path)
-    folder.ask_to_stop()
-    folder.ask_to_stop()
+    folder.request_stop()
+    folder.request_stop()
     assert folder.stop_file.exists()
 
 

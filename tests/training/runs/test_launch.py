@@ -92,7 +92,7 @@ RANKS: list[tuple[int, str, tuple[int, int, int]]] = [
 @pytest.mark.parametrize(("processes", "extra", "expected"), RANKS)
 def test_ranks_are_counted_over_all_hosts(processes: int, extra: str, expected: tuple[int, int, int]) -> None:
     found = ranks_of(processes, extra.split())
-    assert (found.in_all, found.hosts, found.here) == expected
+    assert (found.total, found.hosts, found.here) == expected
 
 
 def test_a_number_of_ranks_that_is_none_is_refused() -> None:
@@ -200,7 +200,7 @@ sys.exit(7)
 
 def test_a_run_has_a_session_and_a_log_of_its_own(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.ask_to_stop()
+    folder.request_stop()
     folder.end_file.write_text("{}")
     started = start([sys.executable, "-I", "-c", TELLS], folder, {"ONLY": "this", "LC_CTYPE": "C.UTF-8"})
     assert started.command == (sys.executable, "-I", "-c", TELLS)

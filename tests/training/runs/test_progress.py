@@ -48,10 +48,10 @@ def told(folder: RunFolder) -> Iterator[Progress]:
 
 
 def progress_of(events: list[dict[str, Any]], state: State = State.RUNNING, **options: Any) -> Progress:
-    tally = ProgressTotals()
+    totals = ProgressTotals()
     for event in events:
-        tally.add(event)
-    return tally.progress(state, stage="training", **options)
+        totals.add(event)
+    return totals.progress(state, stage="training", **options)
 
 
 # A run of a real child

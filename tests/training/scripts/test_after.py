@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from colablock.errors import InvalidInput, NotFound, Unmet
-from colablock.training.after import adapter_of, download, generate, merge, push
+from colablock.training.adapter import adapter_of, download, generate, merge, push
 from colablock.training.runs.checkpoints import write_manifest
 from colablock.training.scripts import after as _after
 from colablock.training.scripts.after import Refusal, Stored
@@ -278,7 +278,7 @@ def test_a_zip_holds_the_adapter_and_the_record_without_tokens(run: Path, tmp_pa
 COLAB = """\
 import pathlib, sys
 from google.colab import files
-from colablock.training.after import download
+from colablock.training.adapter import download
 path = download(pathlib.Path(sys.argv[1]))
 assert files.asked == [str(path)], files.asked
 """

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from colablock.training.preflight.precision import FP16
-from colablock.training.runs.checkpoints import list_checkpoints, newest_whole, verify_checkpoint
+from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, verify_checkpoint
 from colablock.training.runs.crash import explain
 from colablock.training.runs.folder import RunFolder, State
 from colablock.training.runs.launch import exit_code_of, free_port
@@ -98,7 +98,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(whole: RunFolder, b
     kill(folder)
     assert folder.state() is State.KILLED
     assert not folder.end_file.exists()
-    newest = newest_whole(folder.path, Told())
+    newest = newest_valid(folder.path, Told())
     assert newest == folder.path / "checkpoint-4"
     for path in list_checkpoints(folder.path)[1:]:  # asked to find one, a trainer would take any
         path.rename(folder.path / "checkpoint-99")
@@ -113,12 +113,12 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(whole: RunFolder, b
 def test_who_asks_for_a_stop_gets_a_checkpoint(bench: Bench) -> None:
     folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), STAND_IN_PAUSE="0.02")
     at_step(folder, 2)
-    folder.ask_to_stop()
+    folder.request_stop()
     end_of(folder)
     stopped = folder.end()["step"]
     assert folder.state() is State.STOPPED
     assert 2 <= stopped < 1000
-    assert newest_whole(folder.path, Told()) == folder.path / f"checkpoint-{stopped}"
+    assert newest_valid(folder.path, Told()) == folder.path / f"checkpoint-{stopped}"
     assert folder.metrics()[-1] == folder.metrics()[-1] | {
         "event": "end",
         "state": "stopped",
@@ -130,7 +130,7 @@ def test_asking_after_the_last_step_leaves_it_done(bench: Bench) -> None:
     job = bench.job(config=bench.config(max_steps=1))
     folder = bench.begin(job, STAND_IN_PAUSE="0.4")
     until(lambda: steps_of(folder, "start"))
-    folder.ask_to_stop()
+    folder.request_stop()
     assert end_of(folder).state() is State.DONE
 
 
@@ -163,7 +163,7 @@ def test_a_failure_is_kept_and_explained(bench: Bench) -> None:
     assert found is not None
     assert (found.cause, found.checkpoint) == ("disk-full", "checkpoint-2")
     told = Told()
-    assert newest_whole(folder.path, told) == folder.path / "checkpoint-2"  # the half one is passed over
+    assert newest_valid(folder.path, told) == folder.path / "checkpoint-2"  # the half one is passed over
     assert "checkpoint-4 is damaged: it has no manifest" in told.notes[0]
     bench.train(bench.job(config=bench.config(save_steps=2), resume=folder.path / "checkpoint-2"))
     assert folder.state() is State.DONE  # and the old end is gone
@@ -190,14 +190,14 @@ def test_what_is_trained_is_float32_where_the_scaler_wants_it(bench: Bench) -> N
 
 
 def test_axolotl_trains_with_the_mend_and_not_without(bench: Bench) -> None:
-    ready = bench.stack.ready(runner="axolotl")
-    folder = bench.train(bench.job(ready=ready))
+    proven = bench.stack.proven(runner="axolotl")
+    folder = bench.train(bench.job(proven=proven))
     assert folder.state() is State.FAILED
     assert folder.end()["error"].startswith("ValueError: You can't pass `load_in_4bit`or `load_in_8bit`")
     found = explain(folder)
     assert found is not None
     assert found.cause == "load-in-4bit-twice"
-    bench.train(bench.job(ready=bench.stack.ready(runner="axolotl", mends=("load-in-4bit-twice",))))
+    bench.train(bench.job(proven=bench.stack.proven(runner="axolotl", workarounds=("load-in-4bit-twice",))))
     assert folder.state() is State.DONE
     assert min(losses_of(folder).values()) < losses_of(folder)[1] - 0.3
     beside = {path.name for path in folder.path.iterdir()}
@@ -214,7 +214,7 @@ ENDINGS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
     ("import sys; sys.exit(3)", {}, 3, {"state": "failed", "error": "SystemExit: 3"}),
     ("raise KeyError('a')", {}, 1, {"state": "failed", "error": "KeyError: 'a'"}),
     ("import no_such_module", {}, 1, {"error": "ModuleNotFoundError: No module named 'no_such_module'"}),
-    ("", {"mends": ["no-such-mend"]}, 1, {"error": "KeyError: 'no-such-mend'"}),
+    ("", {"mends": ["no-such-workaround"]}, 1, {"error": "KeyError: 'no-such-workaround'"}),
     (
         "import sys; assert sys.argv == [__file__, 'a', 'b'], sys.argv; assert __name__ == '__main__'",
         {"arguments": ["a", "b"]},
@@ -281,7 +281,7 @@ def test_a_line_that_was_cut_off_takes_no_other_with_it(bench: Bench) -> None:
     kill(folder)
     with folder.metrics_file.open("a") as file:
         file.write('{"event": "st')
-    again(folder, bench.environ(), resume=str(newest_whole(folder.path, Told())))
+    again(folder, bench.environ(), resume=str(newest_valid(folder.path, Told())))
     assert end_of(folder).state() is State.DONE
     assert len(steps_of(folder, "start")) == 2
 
@@ -300,7 +300,7 @@ def test_several_ranks_train_save_and_stop_together(bench: Bench) -> None:
     job = bench.job(config=bench.config(max_steps=1000), processes=2)
     folder = bench.begin(job, STAND_IN_PAUSE="0.02", TMPDIR=str(bench.folder))
     at_step(folder, 2)
-    folder.ask_to_stop()
+    folder.request_stop()
     end_of(folder)
     assert folder.state() is State.STOPPED
     stopped = folder.end()["step"]
@@ -334,8 +334,8 @@ def test_a_rank_that_would_train_something_else_is_refused(
     for rank, own in enumerate(({}, other)):
         several = ("--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank))
         place = ("--main_process_ip", "127.0.0.1", "--main_process_port", port)
-        ready = bench.stack.ready(lock=own.get("lock", "l" * 64))
-        job = bench.job(ready=ready, resume=own.get("resume"), launch_arguments=(*several, *place))
+        proven = bench.stack.proven(lock=own.get("lock", "l" * 64))
+        job = bench.job(proven=proven, resume=own.get("resume"), launch_arguments=(*several, *place))
         hosts.append(bench.begin(job, f"host-{rank}", STAND_IN_STORE=str(store)))
     first, second = map(end_of, hosts)
     if not other:

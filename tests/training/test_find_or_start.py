@@ -14,13 +14,13 @@ import pytest
 
 from colablock.environment.accelerator import Accelerator, declared
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.preflight.ready import ProvenEnvironment
+from colablock.training.find_or_start import Briefing, NamedRun, TrainOptions, train
+from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.runs.checkpoint_mirror import FolderStore, Mirror
-from colablock.training.runs.checkpoints import list_checkpoints, newest_whole, step_of
+from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, step_of
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run
-from colablock.training.start import claimed
-from colablock.training.train import Briefing, NamedRun, TrainOptions, train
+from colablock.training.start import lock_run_folder
 from tests.support.run_folders import Told
 from tests.support.training_stack import (
     Bench,
@@ -43,14 +43,14 @@ class Call:
         bench: Bench,
         config: TrainConfig | None = None,
         *,
-        ready: ProvenEnvironment | None = None,
+        proven: ProvenEnvironment | None = None,
         **asked: Any,
     ) -> None:
         extra = asked.pop("environ", {})
         self.briefings: list[Briefing] = []
         self.reporter = Told()
         self.run: NamedRun = train(
-            ready or bench.stack.ready(),
+            proven or bench.stack.proven(),
             TrainOptions(config=config or bench.config(), **asked),
             home=bench.home,
             environ=bench.environ(**extra),
@@ -87,20 +87,20 @@ def test_a_run_is_started_recorded_and_then_known(bench: Bench, monkeypatch: pyt
         subprocess.run([git, "-C", str(clone), *words], check=True)
     monkeypatch.chdir(clone)
     config = bench.config(val_set_size=0.2)
-    ready = bench.stack.ready(mends=("load-in-4bit-twice",))
-    call = Call(bench, config, ready=ready, environ={"COLAB_RELEASE_TAG": "release-colab_20260825"})
+    proven = bench.stack.proven(workarounds=("load-in-4bit-twice",))
+    call = Call(bench, config, proven=proven, environ={"COLAB_RELEASE_TAG": "release-colab_20260825"})
     assert call.run == ("run", RunFolder(bench.folder / "run"))
     assert find_run(bench.home) == call.run
     (briefing,) = call.briefings
-    assert (briefing.runner, briefing.mends, briefing.resumed_from) == ("trl", ready.mends, None)
+    assert (briefing.runner, briefing.workarounds, briefing.resumed_from) == ("trl", proven.workarounds, None)
     assert briefing.preflight.passed
     assert briefing.prepared is not None
     assert briefing.prepared["train_rows"] == 10
     assert end_of(call.folder).state() is State.DONE
     record = record_of(call.folder)
     assert record.config == json.loads(json.dumps(config_to(config)))
-    assert (record.id, record.matrix, record.runner, record.python) == ("run", "tiny", "trl", ready.python)
-    assert (record.lock, record.mends, record.forms) == (ready.lock, ["load-in-4bit-twice"], ["text"])
+    assert (record.id, record.matrix, record.runner, record.python) == ("run", "tiny", "trl", proven.python)
+    assert (record.lock, record.workarounds, record.forms) == (proven.lock, ["load-in-4bit-twice"], ["text"])
     assert (record.precision, record.processes, record.total_steps, record.seed) == ("fp32", 1, 6, 42)
     assert (record.runtime, record.resumed_from) == ("release-colab_20260825", None)
     assert record.versions["trl"] == "1.16.0"
@@ -116,7 +116,7 @@ def test_a_run_knows_the_cards_that_it_trains_on(bench: Bench) -> None:
     accelerator = Accelerator(kind="cuda", driver="580.82.07", devices=devices)
     call = Call(
         bench,
-        ready=bench.stack.ready(accelerator=accelerator),
+        proven=bench.stack.proven(accelerator=accelerator),
         environ={"CUDA_VISIBLE_DEVICES": "1"},
         anyway=True,  # the stack's torch is built without CUDA
     )
@@ -124,7 +124,7 @@ def test_a_run_knows_the_cards_that_it_trains_on(bench: Bench) -> None:
     kill(call.folder)
     assert (record.cards, record.driver) == ([devices[1].name], "580.82.07")
     assert [briefing.cards for briefing in call.briefings] == [(devices[1].name,)]
-    assert (record.precision, record.mends) == ("bf16", [])
+    assert (record.precision, record.workarounds) == ("bf16", [])
 
 
 def test_one_that_is_done_is_found(bench: Bench) -> None:
@@ -214,7 +214,7 @@ def test_damaged_checkpoints_do_not_drive_out_new_ones(bench: Bench) -> None:
     assert [one.resumed_from for one in call.briefings] == ["checkpoint-2"]
     until(lambda: 3 in steps_of(folder, "save"))
     kill(folder)
-    newest = newest_whole(folder.path, Told())
+    newest = newest_valid(folder.path, Told())
     assert newest is not None
     assert step_of(newest.name) in (3, 6, 8)
     assert {path.name for path in folder.path.glob("unused-*")} >= {"unused-checkpoint-4"}
@@ -224,7 +224,7 @@ def test_one_that_was_stopped_goes_on(bench: Bench) -> None:
     config = bench.config(max_steps=30)
     first = Call(bench, config, environ=SLOW)
     until(lambda: 2 in steps_of(first.folder))
-    first.folder.ask_to_stop()
+    first.folder.request_stop()
     stopped = end_of(first.folder).end()["step"]
     assert first.folder.state() is State.STOPPED
     call = Call(bench, config)
@@ -238,18 +238,18 @@ def test_what_changed_is_refused_unless_it_is_allowed(bench: Bench) -> None:
     folder = cut_off(bench, config)
     bench.data.write_text('{"text": "something else"}\n')
     changed = bench.config(max_steps=8, save_steps=2, learning_rate=1e-3)
-    ready = bench.stack.ready(lock="another")
+    proven = bench.stack.proven(lock="another")
     words = (
         "the run `run` cannot go on as it was: the config (learning_rate: 0.01 → 0.001), the data and "
         "the lock of the environment changed since"
     )
     with pytest.raises(Refused) as caught:
-        Call(bench, changed, ready=ready)
+        Call(bench, changed, proven=proven)
     assert str(caught.value) == words
     assert caught.value.hint is not None
     assert "--resume-anyway" in caught.value.hint
     assert folder.state() is State.KILLED
-    call = Call(bench, changed, ready=ready, resume_anyway=True)
+    call = Call(bench, changed, proven=proven, resume_anyway=True)
     assert call.notes == [
         "the config (learning_rate: 0.01 → 0.001) changed since",
         "the data changed since",
@@ -260,20 +260,20 @@ def test_what_changed_is_refused_unless_it_is_allowed(bench: Bench) -> None:
     end_of(folder)
     record = record_of(folder)
     assert (record.lock, record.config["learning_rate"]) == ("another", 1e-3)
-    assert Call(bench, changed, ready=ready).notes == ["the run `run` is done: `--fresh` trains again"]
+    assert Call(bench, changed, proven=proven).notes == ["the run `run` is done: `--fresh` trains again"]
 
 
 def test_another_runner_is_another_run(bench: Bench) -> None:
     config = bench.config(max_steps=8, save_steps=2)
     folder = cut_off(bench, config)
-    mended = bench.stack.ready(runner="axolotl", mends=("load-in-4bit-twice",))
+    mended = bench.stack.proven(runner="axolotl", workarounds=("load-in-4bit-twice",))
     with pytest.raises(Refused, match="the run `run` was made by trl, not axolotl") as caught:
-        Call(bench, config, ready=mended)
+        Call(bench, config, proven=mended)
     assert caught.value.hint is not None
     assert "--resume-anyway" in caught.value.hint
     with pytest.raises(Refused):
         Call(bench, config, runner="axolotl")
-    call = Call(bench, config, ready=mended, resume_anyway=True)
+    call = Call(bench, config, proven=mended, resume_anyway=True)
     assert end_of(folder).state() is State.DONE
     assert record_of(folder).runner == "axolotl"
     assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
@@ -281,14 +281,14 @@ def test_another_runner_is_another_run(bench: Bench) -> None:
 
 def test_tokens_are_those_of_what_is_asked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     config = bench.config(max_steps=8, save_steps=2, val_set_size=0.2)
-    ready = bench.stack.ready(runner="axolotl", mends=("load-in-4bit-twice",))
-    cut_off(bench, config, ready=ready)  # which holds rows back by itself
+    proven = bench.stack.proven(runner="axolotl", workarounds=("load-in-4bit-twice",))
+    cut_off(bench, config, proven=proven)  # which holds rows back by itself
     call = Call(bench, config, resume_anyway=True, environ=SLOW)
     kill(call.folder)
     assert (call.folder.data / "eval.parquet").is_file()
     made = (call.folder.data / "result.json").read_bytes()
     monkeypatch.setattr(
-        "colablock.training.train.git_revision", lambda *_: 1 / 0
+        "colablock.training.find_or_start.git_revision", lambda *_: 1 / 0
     )  # after the tokens are made
     with pytest.raises(ZeroDivisionError):
         Call(bench, replace(config, sequence_len=8), resume_anyway=True)
@@ -330,10 +330,13 @@ def test_a_mirror_is_fed_while_a_run_goes_on(bench: Bench) -> None:
 
 
 def test_two_calls_at_once_are_one_too_many(bench: Bench) -> None:
-    with claimed(bench.folder / "run"), pytest.raises(Refused, match="another call is starting a run in `"):
+    with (
+        lock_run_folder(bench.folder / "run"),
+        pytest.raises(Refused, match="another call is starting a run in `"),
+    ):
         Call(bench)
     end_of(Call(bench).folder)
-    with pytest.raises(Refused, match="another call"), claimed(bench.folder / "run"):
+    with pytest.raises(Refused, match="another call"), lock_run_folder(bench.folder / "run"):
         Call(bench, fresh=True)
 
 

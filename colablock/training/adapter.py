@@ -13,15 +13,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from colablock._common.reporter import Reporter
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Unmet
-from colablock.training.runs.checkpoints import newest_whole
-from colablock.training.runs.folder import RunFolder, RunRecord, State
+from colablock.training.runs.checkpoints import newest_valid
+from colablock.training.runs.folder import RunFolder, RunRecord, State, record_to_json
 from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.start import local_path
 
@@ -47,7 +46,7 @@ def adapter_of(folder: Path, *, reporter: Reporter) -> Path:
     has_result = (run.adapter / _CONFIG).is_file()
     if has_result and run.state() not in (State.RUNNING, State.FAILED, State.KILLED):
         return run.adapter
-    checkpoint = newest_whole(folder, reporter)
+    checkpoint = newest_valid(folder, reporter)
     if checkpoint is not None and (checkpoint / _CONFIG).is_file():
         reporter.note(f"the run is not done: the adapter is that of {checkpoint.name}")
         return checkpoint
@@ -248,7 +247,7 @@ def _linked(folder: Path, merged: Path | None, record: RunRecord, reporter: Repo
 
 def _plain(record: RunRecord) -> str:
     """Return the record as JSON without what is secret, or looks like a token."""
-    return json.dumps(_without_secrets(asdict(record)), indent=2) + "\n"
+    return json.dumps(_without_secrets(record_to_json(record)), indent=2) + "\n"
 
 
 def _without_secrets(value: Any) -> Any:

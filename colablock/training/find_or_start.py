@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.preflight.hub import ModelFacts, ask_model, is_offline
-from colablock.training.preflight.judge import Level, Machine, Preflight, judge
+from colablock.training.preflight.checks import Level, Machine, Preflight, check_run
+from colablock.training.preflight.facts import ProvenEnvironment
+from colablock.training.preflight.hub import ModelFacts, is_offline, query_model
 from colablock.training.preflight.machine import read_machine, read_stack
 from colablock.training.preflight.model_config import ModelShape, from_config
-from colablock.training.preflight.ready import ProvenEnvironment
-from colablock.training.runs.checkpoint_mirror import list_mirrored, restore, start_mirror, store_of
-from colablock.training.runs.checkpoints import data_digest, newest_whole, put_aside_later, resume_decision
+from colablock.training.runs.checkpoint_mirror import list_archives, restore, start_mirror, store_of
+from colablock.training.runs.checkpoints import data_digest, move_aside_later, newest_valid, resume_decision
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.runners import runner_of
@@ -24,14 +24,14 @@ from colablock.training.secrets import secret_stores, secrets_environment
 from colablock.training.start import (
     Job,
     begin,
-    claimed,
     default_folder,
-    free_id,
     git_revision,
     local_path,
-    mends_for,
+    lock_run_folder,
+    move_aside,
     prepare_data,
-    put_aside,
+    unused_run_id,
+    workarounds_for,
 )
 
 __all__ = ["Briefing", "NamedRun", "TrainOptions", "config_of", "train", "values_of"]
@@ -69,7 +69,7 @@ class Briefing:
     preflight: Preflight
     folder: Path
     cards: tuple[str, ...] = ()
-    mends: tuple[str, ...] = ()
+    workarounds: tuple[str, ...] = ()
     prepared: Mapping[str, Any] | None = None
     resumed_from: str | None = None
 
@@ -110,7 +110,7 @@ def values_of(
 
 
 def train(
-    ready: ProvenEnvironment,
+    proven: ProvenEnvironment,
     asked: TrainOptions,
     *,
     home: Path,
@@ -118,7 +118,7 @@ def train(
     reporter: Reporter,
     show: Callable[[Briefing], None] = lambda _: None,
 ) -> NamedRun:
-    """Start a run in the environment *ready*, go on with the one that stands in its folder, or find it.
+    """Start a run in the environment *proven*, go on with the one that stands in its folder, or find it.
 
     One that runs is found, and so is one that is done; one that ended early goes
     on from its newest whole checkpoint.  *show* is given what is known before
@@ -133,16 +133,16 @@ def train(
         reporter.note(note)
     mirrored = {**environ, **secrets}
     # One that is no use is known now, not after hours.
-    store = store_of(asked.mirror, python=ready.python, environ=mirrored) if asked.mirror else None
-    with claimed(folder.path):
-        run = NamedRun(free_id(home, folder.path), folder)
-        if asked.fresh and store is not None and list_mirrored(store, run.id):
+    store = store_of(asked.mirror, python=proven.python, environ=mirrored) if asked.mirror else None
+    with lock_run_folder(folder.path):
+        run = NamedRun(unused_run_id(home, folder.path), folder)
+        if asked.fresh and store is not None and list_archives(store, run.id):
             hint = "Name another mirror, or another `output_dir`"
             raise Refused(f"the mirror holds checkpoints of an earlier run `{run.id}`", hint=hint)
         way = _RunPreparation(
-            ready=ready,
+            proven=proven,
             asked=asked,
-            runner=runner_of(asked.runner or ready.runner).name,
+            runner=runner_of(asked.runner or proven.runner).name,
             run=run,
             data=data_digest(asked.config.datasets),
             home=home,
@@ -161,7 +161,7 @@ def train(
 class _RunPreparation:
     """From what was asked to a process that trains; *data* is the digest of the data."""
 
-    ready: ProvenEnvironment
+    proven: ProvenEnvironment
     asked: TrainOptions
     runner: str
     run: NamedRun
@@ -191,7 +191,7 @@ class _RunPreparation:
             return
         is_same = self._may_go_on(record)
         if state is not State.DONE:
-            self._start(newest_whole(folder.path, self.reporter))
+            self._start(newest_valid(folder.path, self.reporter))
         elif is_same:
             self.reporter.note(f"the run `{record.id}` is done: `--fresh` trains again")
         else:
@@ -201,18 +201,18 @@ class _RunPreparation:
     def _start_anew(self) -> None:
         """Start in an empty folder of the same name; what stood there stays, under another."""
         folder = self.run.folder.path
-        aside = put_aside(folder)
+        aside = move_aside(folder)
         if aside is None:
             self._start(None)
             return
         self.reporter.note(f"what stood in `{folder}` is in `{aside}` now")
-        with claimed(folder):  # what was claimed has another name now
+        with lock_run_folder(folder):  # what was claimed has another name now
             self._start(None)
 
     def _restored(self, mirror: str) -> RunRecord | None:
         """Return the record of a run that only its mirror holds any more, brought back; None without one."""
         folder = self.run.folder
-        store = store_of(mirror, python=self.ready.python, environ={**self.environ, **self.secrets})
+        store = store_of(mirror, python=self.proven.python, environ={**self.environ, **self.secrets})
         try:
             restore(store, self.run.id, folder.path, reporter=self.reporter)
         except NotFound:  # a first start
@@ -229,7 +229,7 @@ class _RunPreparation:
             record,
             asked.config.digest(),
             self.data,
-            self.ready.lock,
+            self.proven.lock,
             config=config_to(asked.config),
             anyway=asked.resume_anyway,
         )
@@ -239,16 +239,16 @@ class _RunPreparation:
 
     def _start(self, checkpoint: Path | None) -> None:
         config, environ, folder = self.asked.config, self.environ, self.run.folder
-        machine = read_machine(environ, folder.path, accelerator=self.ready.accelerator)
-        mends = mends_for(self.ready, self.runner, machine.accelerator)
-        preflight = self._preflight(machine, mends, self.secrets.get("HF_TOKEN"))
+        machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
+        workarounds = workarounds_for(self.proven, self.runner, machine.accelerator)
+        preflight = self._preflight(machine, workarounds, self.secrets.get("HF_TOKEN"))
         devices = tuple(machine.accelerator.devices[card] for card in preflight.cards)
         accelerator = replace(machine.accelerator, devices=devices)
         job = Job(
-            ready=self.ready,
+            proven=self.proven,
             config=config,
             runner=self.runner,
-            mends=mends,
+            workarounds=workarounds,
             precision=preflight.precision,
             attention=preflight.attention,
             accelerator=accelerator,
@@ -269,31 +269,31 @@ class _RunPreparation:
                 preflight=preflight,
                 folder=folder.path,
                 cards=tuple(device.name for device in devices),
-                mends=mends,
+                workarounds=workarounds,
                 prepared=prepared,
                 resumed_from=checkpoint.name if checkpoint else None,
             )
         )
-        put_aside_later(folder.path, checkpoint)
+        move_aside_later(folder.path, checkpoint)
         revision = git_revision(Path.cwd(), environ)
         begin(job, prepared, folder, home=self.home, environ=environ, revision=revision)
 
-    def _preflight(self, machine: Machine, mends: tuple[str, ...], token: str | None) -> Preflight:
+    def _preflight(self, machine: Machine, workarounds: tuple[str, ...], token: str | None) -> Preflight:
         """Return what was found.  Raises Refused for what the run would fail by."""
         config, environ = self.asked.config, self.environ
         self.reporter.stage("Looking at the model, the card and the stack")
-        facts = ask_model(config.base_model, config.revision, token, environ)
+        facts = query_model(config.base_model, config.revision, token, environ)
         shape, problem = _shape_of(facts)
         if problem:
             self.reporter.note(problem)
-        preflight = judge(
+        preflight = check_run(
             config,
             shape,
             machine,
-            read_stack(Path(self.ready.python), environ),
+            read_stack(Path(self.proven.python), environ),
             facts.access,
             self.runner,
-            mends=frozenset(mends),
+            workarounds=frozenset(workarounds),
         )
         if not (preflight.passed or self.asked.anyway):
             raise Refused(_refusal(preflight), hint="`--anyway` starts it all the same")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from colablock.training.preflight.judge import (
-    GQA_MEND,
+from colablock.training.preflight.checks import (
+    GQA_WORKAROUND,
     Access,
     Card,
     Finding,
@@ -16,8 +16,8 @@ from colablock.training.preflight.judge import (
     Machine,
     Preflight,
     Stack,
-    judge,
-    room_of,
+    check_run,
+    usable_memory,
 )
 from colablock.training.preflight.model_config import from_config
 from colablock.training.preflight.precision import BF16, FP16, FP32, precision_for
@@ -81,8 +81,10 @@ def test_the_verdict_is_that_of_the_table(
         disk_free=case["disk-free"] * 10**9,
     )
     config = a_config(sequence_len=length, gradient_checkpointing=checkpointing)
-    mends = frozenset(case["mends"])
-    found = judge(config, SHAPES[model], machine, STACKS[case["stack"]], OPEN, "trl", mends=mends)
+    workarounds = frozenset(case["workarounds"])
+    found = check_run(
+        config, SHAPES[model], machine, STACKS[case["stack"]], OPEN, "trl", workarounds=workarounds
+    )
     assert verdict_of(found) == verdict, [*found.findings, found.estimate]
     assert found.passed is (verdict != "refuse")
     assert found.precision.name == case["expect"]["precision"]
@@ -153,31 +155,31 @@ def test_wheels_run_on_the_cards_that_they_are_built_for(
 
 def test_a_card_that_torch_is_not_built_for_is_refused_with_the_builds_that_are() -> None:
     p100 = a_card("Tesla P100-PCIE-16GB", "6.0", 16)
-    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(p100), TODAY, OPEN, "trl"))
+    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(p100), TODAY, OPEN, "trl"))
     assert one.what == "torch 2.11.0+cu130 has no kernels for the Tesla P100-PCIE-16GB"
     assert one.why.startswith("the card is sm_60, and the build has sm_75, sm_80")
     assert "CUDA 12.6 or earlier" in one.fix
     assert "`qlora-2025`" in one.fix
     g4 = a_card("RTX PRO 6000", "12.0", 95)
-    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(g4), STACKS["2025"], OPEN, "trl"))
+    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(g4), STACKS["2025"], OPEN, "trl"))
     assert "built for CUDA 12.8 or later" in one.fix
     kepler = a_card("Tesla K80", "3.7", 12)
-    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(kepler), TODAY, OPEN, "trl"))
+    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(kepler), TODAY, OPEN, "trl"))
     assert one.fix == "choose a runtime with another card"
     odd = replace(TODAY, arch_list=("sm_75",))
-    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(H100), odd, OPEN, "trl"))
+    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(H100), odd, OPEN, "trl"))
     assert "`qlora-2026`" in one.fix
 
 
 def test_a_build_without_cuda_beside_a_card_is_refused() -> None:
     stack = replace(TODAY, torch="2.11.0+cpu", arch_list=())
-    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(T4), stack, OPEN, "trl"))
+    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(T4), stack, OPEN, "trl"))
     assert "is built without CUDA" in one.what
 
 
 def test_a_card_without_kernels_is_left_out_where_another_has_them() -> None:
     old = a_card("Tesla P100-PCIE-16GB", "6.0", 16)
-    found = judge(a_config(), SHAPES["1B"], a_machine(old, H100), TODAY, OPEN, "trl")
+    found = check_run(a_config(), SHAPES["1B"], a_machine(old, H100), TODAY, OPEN, "trl")
     assert (found.passed, found.cards, found.precision) == (True, (1,), BF16)
     assert any(one.what == "left out: Tesla P100-PCIE-16GB" for one in found.findings)
 
@@ -185,7 +187,15 @@ def test_a_card_without_kernels_is_left_out_where_another_has_them() -> None:
 def test_one_process_is_left_where_not_every_card_has_room() -> None:
     small = a_card(memory=15, free=3 * GIB)
     config = a_config(sequence_len=2048)
-    found = judge(config, SHAPES["8B"], a_machine(small, T4), TODAY, OPEN, "trl", mends=frozenset({GQA_MEND}))
+    found = check_run(
+        config,
+        SHAPES["8B"],
+        a_machine(small, T4),
+        TODAY,
+        OPEN,
+        "trl",
+        workarounds=frozenset({GQA_WORKAROUND}),
+    )
     assert (found.passed, found.processes, found.cards) == (True, 1, (1,))
     (note,) = [one for one in found.findings if "1 process" in one.what]
     assert note.what == "1 process, though there are 2 cards"
@@ -193,19 +203,19 @@ def test_one_process_is_left_where_not_every_card_has_room() -> None:
 
 
 def test_cards_of_two_kinds_train_in_the_precision_of_the_older() -> None:
-    found = judge(a_config(), SHAPES["1B"], a_machine(T4, H100), TODAY, OPEN, "trl")
+    found = check_run(a_config(), SHAPES["1B"], a_machine(T4, H100), TODAY, OPEN, "trl")
     assert (found.processes, found.precision) == (2, FP16)
 
 
 def test_what_this_kernel_holds_is_named_with_the_ways_out() -> None:
     config = a_config(sequence_len=2048)
     busy = a_machine(replace(H100, free=5 * GIB), held=60 * GIB)
-    one = refusal(judge(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
+    one = refusal(check_run(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
     assert one.what.endswith("and 5.0 GiB are free")
     assert one.why == "this kernel itself holds 60.0 GiB of it"
     assert "restart the kernel, or delete the model there and call `torch.cuda.empty_cache()`" in one.fix
     roomy = a_machine(replace(H100, free=50 * GIB), held=20 * GIB)
-    found = judge(config, SHAPES["8B"], roomy, TODAY, OPEN, "trl")
+    found = check_run(config, SHAPES["8B"], roomy, TODAY, OPEN, "trl")
     assert found.passed
     assert any("this kernel holds 20.0 GiB" in note.what for note in of_level(found, Level.NOTE))
 
@@ -213,48 +223,48 @@ def test_what_this_kernel_holds_is_named_with_the_ways_out() -> None:
 def test_what_others_hold_is_named() -> None:
     config = a_config(sequence_len=2048)
     busy = a_machine(replace(H100, free=GIB), holders=("python (pid 123)",))
-    one = refusal(judge(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
+    one = refusal(check_run(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
     assert (one.why, one.fix) == ("it is held by python (pid 123)", "end what holds it")
     nameless = replace(busy, holders=())
-    one = refusal(judge(config, SHAPES["8B"], nameless, TODAY, OPEN, "trl"))
+    one = refusal(check_run(config, SHAPES["8B"], nameless, TODAY, OPEN, "trl"))
     assert one.why.startswith("something else holds 76.6 GiB")
     assert "`nvidia-smi`" in one.fix
     no_card = a_machine(ram=64 * GIB, ram_free=2 * GIB)
-    one = refusal(judge(a_config(), SHAPES["1B"], no_card, TODAY, OPEN, "trl"))
+    one = refusal(check_run(a_config(), SHAPES["1B"], no_card, TODAY, OPEN, "trl"))
     assert one.fix.startswith("end what uses it")
 
 
 def test_a_model_that_is_too_big_is_refused_with_what_would_fit() -> None:
     config = a_config(sequence_len=8192, micro_batch_size=2, gradient_checkpointing=False)
     l4 = a_machine(a_card("NVIDIA L4", "8.9", 22))
-    one = refusal(judge(config, SHAPES["8B"], l4, TODAY, OPEN, "trl"))
+    one = refusal(check_run(config, SHAPES["8B"], l4, TODAY, OPEN, "trl"))
     assert "`gradient_checkpointing: true`" in one.fix
     assert "most of it is activations" in one.why
     as_told = replace(config, gradient_checkpointing=True)
-    assert judge(as_told, SHAPES["8B"], l4, TODAY, OPEN, "trl").passed
-    one = refusal(judge(a_config(sequence_len=512), SHAPES["70B"], l4, TODAY, OPEN, "trl"))
+    assert check_run(as_told, SHAPES["8B"], l4, TODAY, OPEN, "trl").passed
+    one = refusal(check_run(a_config(sequence_len=512), SHAPES["70B"], l4, TODAY, OPEN, "trl"))
     assert one.fix.startswith("a smaller model, or a card with more than 4")
 
 
 def test_a_tight_fit_is_a_warning() -> None:
     config = a_config(sequence_len=2048)
-    need = judge(config, SHAPES["8B"], a_machine(H100), TODAY, OPEN, "trl").estimate
+    need = check_run(config, SHAPES["8B"], a_machine(H100), TODAY, OPEN, "trl").estimate
     assert need is not None
     full = a_machine(replace(H100, free=need.total + 2**20))
-    (one,) = of_level(judge(config, SHAPES["8B"], full, TODAY, OPEN, "trl"), Level.WARN)
+    (one,) = of_level(check_run(config, SHAPES["8B"], full, TODAY, OPEN, "trl"), Level.WARN)
     assert one.what.startswith("it is tight")
     assert one.fix.startswith("there is more room with `sequence_len: ")
     shortest = replace(config, sequence_len=64)
-    need = judge(shortest, SHAPES["8B"], a_machine(H100), TODAY, OPEN, "trl").estimate
+    need = check_run(shortest, SHAPES["8B"], a_machine(H100), TODAY, OPEN, "trl").estimate
     assert need is not None
     full = a_machine(replace(H100, free=need.total))
-    (one,) = of_level(judge(shortest, SHAPES["8B"], full, TODAY, OPEN, "trl"), Level.WARN)
+    (one,) = of_level(check_run(shortest, SHAPES["8B"], full, TODAY, OPEN, "trl"), Level.WARN)
     assert one.fix == "leave nothing else running beside it"
 
 
 def test_room_is_what_is_free_or_what_a_card_can_give() -> None:
-    assert 14.5 < room_of(T4) / GIB < 14.6
-    assert room_of(replace(T4, free=GIB)) == GIB
+    assert 14.5 < usable_memory(T4) / GIB < 14.6
+    assert usable_memory(replace(T4, free=GIB)) == GIB
 
 
 @pytest.mark.parametrize(
@@ -269,7 +279,7 @@ def test_room_is_what_is_free_or_what_a_card_can_give() -> None:
 )
 def test_the_hub_is_listened_to(access: Access, what: str, fix: str) -> None:
     access = replace(access, repo="a/b", url="https://huggingface.co/a/b")
-    found = judge(a_config(), SHAPES["1B"], a_machine(H100), TODAY, access, "trl")
+    found = check_run(a_config(), SHAPES["1B"], a_machine(H100), TODAY, access, "trl")
     (one,) = [one for one in found.findings if one.level is not Level.NOTE]
     assert (one.level is Level.WARN) is (access.status == "unreachable")
     assert what in one.what
@@ -321,32 +331,32 @@ PHI_3 = {**LLAMA_1B, "model_type": "phi3", "rope_scaling": {"type": "su"}}
 def test_a_model_that_the_stack_cannot_train_is_refused(
     stack: Stack, model: Mapping[str, Any], why: str, fix: str
 ) -> None:
-    one = refusal(judge(a_config(), from_config(model), a_machine(H100), stack, OPEN, "trl"))
+    one = refusal(check_run(a_config(), from_config(model), a_machine(H100), stack, OPEN, "trl"))
     assert why in one.why
     assert fix in one.fix
 
 
 def test_phi_3_had_its_rotary_embeddings_before_transformers_shared_them() -> None:
     stack = replace(OLD, model_types=frozenset({"phi3"}))
-    assert judge(a_config(), from_config(PHI_3), a_machine(H100), stack, OPEN, "trl").passed
+    assert check_run(a_config(), from_config(PHI_3), a_machine(H100), stack, OPEN, "trl").passed
 
 
 def test_weights_in_4_bits_are_taken_as_they_are() -> None:
     shape = from_config({**LLAMA_8B, "quantization_config": {"quant_method": "bitsandbytes"}})
     lora, qlora = a_config(adapter=Adapter.LORA), a_config()
-    found = judge(lora, shape, a_machine(H100), TODAY, OPEN, "trl")
+    found = check_run(lora, shape, a_machine(H100), TODAY, OPEN, "trl")
     assert found.passed
-    assert found.estimate == judge(qlora, shape, a_machine(H100), TODAY, OPEN, "trl").estimate
-    one = refusal(judge(lora, shape, a_machine(H100), replace(TODAY, bitsandbytes=None), OPEN, "trl"))
+    assert found.estimate == check_run(qlora, shape, a_machine(H100), TODAY, OPEN, "trl").estimate
+    one = refusal(check_run(lora, shape, a_machine(H100), replace(TODAY, bitsandbytes=None), OPEN, "trl"))
     assert one.why == "a model in 4 bits needs it"
     gptq = replace(shape, quantized="gptq")
-    assert verdict_of(judge(lora, gptq, a_machine(H100), TODAY, OPEN, "trl")) == "warn"
+    assert verdict_of(check_run(lora, gptq, a_machine(H100), TODAY, OPEN, "trl")) == "warn"
 
 
 def test_a_sequence_beyond_the_positions_is_a_warning() -> None:
     shape = replace(SHAPES["1B"], max_positions=2048)
     (one,) = of_level(
-        judge(a_config(sequence_len=4096), shape, a_machine(H100), TODAY, OPEN, "trl"), Level.WARN
+        check_run(a_config(sequence_len=4096), shape, a_machine(H100), TODAY, OPEN, "trl"), Level.WARN
     )
     assert one.fix == "`sequence_len: 2048`"
 
@@ -363,18 +373,18 @@ def test_a_sequence_beyond_the_positions_is_a_warning() -> None:
 def test_what_the_runner_needs_is_asked_for(
     stack: Mapping[str, Any], config: TrainConfig, what: str, fix: str
 ) -> None:
-    one = refusal(judge(config, SHAPES["1B"], a_machine(H100), replace(TODAY, **stack), OPEN, "trl"))
+    one = refusal(check_run(config, SHAPES["1B"], a_machine(H100), replace(TODAY, **stack), OPEN, "trl"))
     assert what in one.what
     assert fix in one.fix
 
 
 def test_a_cpu_wants_another_bitsandbytes_and_another_optimizer() -> None:
     older = replace(TODAY, bitsandbytes="0.45.5")
-    one = refusal(judge(a_config(), SHAPES["1B"], a_machine(), older, OPEN, "trl"))
+    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(), older, OPEN, "trl"))
     assert one.what == "bitsandbytes 0.45.5 has no 4-bit layers for a CPU"
-    assert judge(a_config(adapter=Adapter.LORA), SHAPES["1B"], a_machine(), older, OPEN, "trl").passed
+    assert check_run(a_config(adapter=Adapter.LORA), SHAPES["1B"], a_machine(), older, OPEN, "trl").passed
     paged = a_config(optimizer="paged_adamw_8bit")
-    one = refusal(judge(paged, SHAPES["1B"], a_machine(), TODAY, OPEN, "trl"))
+    one = refusal(check_run(paged, SHAPES["1B"], a_machine(), TODAY, OPEN, "trl"))
     assert one.fix == "`optimizer: adamw_torch`"
 
 
@@ -394,7 +404,7 @@ def test_attention_is_one_that_runs(
 ) -> None:
     shape = from_config({**LLAMA_1B, "rope_scaling": None, **model})
     machine = a_machine(*([card] if card is not None else []))
-    found = judge(a_config(), shape, machine, replace(TODAY, flash_attn=flash_attn), OPEN, "trl")
+    found = check_run(a_config(), shape, machine, replace(TODAY, flash_attn=flash_attn), OPEN, "trl")
     assert found.attention == attention
     left = [one for one in found.findings if one.what == "flash-attn 2.8.3 is left aside"]
     assert bool(left) is (card is T4 and flash_attn is not None)
@@ -403,14 +413,16 @@ def test_attention_is_one_that_runs(
 def test_scores_are_reckoned_with_where_no_kernel_shares_keys() -> None:
     config = a_config(sequence_len=8192)
 
-    def total(stack: Stack, *mends: str, kv_heads: int = 8, card: Card = T4) -> int:
+    def total(stack: Stack, *workarounds: str, kv_heads: int = 8, card: Card = T4) -> int:
         shape = replace(SHAPES["1B"], kv_heads=kv_heads)
-        found = judge(config, shape, a_machine(card), stack, OPEN, "trl", mends=frozenset(mends))
+        found = check_run(
+            config, shape, a_machine(card), stack, OPEN, "trl", workarounds=frozenset(workarounds)
+        )
         assert found.estimate is not None
         return found.estimate.total
 
     assert total(TODAY) > 20 * GIB
-    assert total(TODAY, GQA_MEND) < 5 * GIB
+    assert total(TODAY, GQA_WORKAROUND) < 5 * GIB
     assert total(TODAY, card=H100) < 5 * GIB
     assert total(TODAY, kv_heads=32) < 5 * GIB
     assert total(replace(TODAY, transformers="4.53.0")) < 5 * GIB  # it repeats them itself
@@ -420,15 +432,15 @@ def test_scores_are_reckoned_with_where_no_kernel_shares_keys() -> None:
 def test_gemma_3_is_warned_of_in_fp16() -> None:
     shape = from_config({**LLAMA_1B, "model_type": "gemma3_text", "rope_scaling": None})
     stack = replace(TODAY, model_types=frozenset())
-    (one,) = of_level(judge(a_config(), shape, a_machine(T4), stack, OPEN, "trl"), Level.WARN)
+    (one,) = of_level(check_run(a_config(), shape, a_machine(T4), stack, OPEN, "trl"), Level.WARN)
     assert "overflow in fp16" in one.what
-    assert judge(a_config(), shape, a_machine(H100), stack, OPEN, "trl").findings == ()
+    assert check_run(a_config(), shape, a_machine(H100), stack, OPEN, "trl").findings == ()
 
 
 def test_a_model_that_cannot_be_reckoned_is_a_warning() -> None:
     shape = from_config({**LLAMA_1B, "model_type": "mixtral", "num_local_experts": 8})
     for one, why in ((shape, "a mixture of 8 experts"), (None, "could not be read")):
-        found = judge(a_config(), one, a_machine(H100, H100), TODAY, OPEN, "trl")
+        found = check_run(a_config(), one, a_machine(H100, H100), TODAY, OPEN, "trl")
         assert (found.passed, found.processes, found.estimate) == (True, 1, None)
         (warning,) = of_level(found, Level.WARN)
         assert why in warning.why
@@ -438,7 +450,7 @@ def test_a_model_that_cannot_be_reckoned_is_a_warning() -> None:
 def test_an_estimate_for_unknown_layers_says_so() -> None:
     shape = from_config({**LLAMA_1B, "model_type": "newcomer"})
     stack = replace(TODAY, model_types=frozenset())
-    found = judge(a_config(), shape, a_machine(H100), stack, OPEN, "trl")
+    found = check_run(a_config(), shape, a_machine(H100), stack, OPEN, "trl")
     assert found.passed
     assert any("to be like Llama's" in one.what for one in found.findings)
 
@@ -446,12 +458,14 @@ def test_an_estimate_for_unknown_layers_says_so() -> None:
 def test_memory_for_loading_and_disk_are_asked_for() -> None:
     poor = a_machine(T4, ram=4 * GIB, ram_free=2 * GIB, disk_free=10**9)
     access = replace(OPEN, weights=2_500_000_000)
-    found = judge(a_config(), SHAPES["1B"], poor, TODAY, access, "trl")
+    found = check_run(a_config(), SHAPES["1B"], poor, TODAY, access, "trl")
     ram, disk = of_level(found, Level.REFUSE)
     assert ram.what.endswith("to load the model, and 2.0 GiB are free")
     assert disk.what == "2.9 GB of disk are needed, and 1.0 GB are free"
     assert "`HF_HOME`" in disk.fix
-    full = judge(a_config(), SHAPES["1B"], replace(poor, ram_free=8 * GIB, disk_free=1), TODAY, OPEN, "trl")
+    full = check_run(
+        a_config(), SHAPES["1B"], replace(poor, ram_free=8 * GIB, disk_free=1), TODAY, OPEN, "trl"
+    )
     assert "HF_HOME" not in refusal(full).fix  # checkpoints would find no room, either
 
 
@@ -468,29 +482,33 @@ def test_weights_go_to_the_disk_of_the_hubs_cache(
 ) -> None:
     machine = a_machine(H100, disk_free=for_run * 10**9, cache_free=for_cache * 10**9)
     access = replace(OPEN, weights=2_500_000_000)
-    found = of_level(judge(a_config(), SHAPES["1B"], machine, TODAY, access, "trl"), Level.REFUSE)
+    found = of_level(check_run(a_config(), SHAPES["1B"], machine, TODAY, access, "trl"), Level.REFUSE)
     assert [one.what for one in found] == [what for what, _ in said]
     assert all(fix in one.fix for one, (_, fix) in zip(found, said, strict=True))
 
 
 def test_weights_need_their_disk_though_the_model_cannot_be_reckoned() -> None:
     machine = a_machine(H100, disk_free=10**9)
-    found = judge(a_config(), None, machine, TODAY, replace(OPEN, weights=90 * 10**9), "trl")
+    found = check_run(a_config(), None, machine, TODAY, replace(OPEN, weights=90 * 10**9), "trl")
     assert refusal(found).what == "90 GB of disk are needed, and 1.0 GB are free"
 
 
 def test_a_card_that_tells_no_capability_trains_with_a_warning() -> None:
     card = replace(T4, compute_capability=None)
-    found = judge(a_config(), SHAPES["1B"], a_machine(card), TODAY, OPEN, "trl", mends=frozenset({GQA_MEND}))
+    found = check_run(
+        a_config(), SHAPES["1B"], a_machine(card), TODAY, OPEN, "trl", workarounds=frozenset({GQA_WORKAROUND})
+    )
     assert (verdict_of(found), found.precision, found.attention) == ("warn", FP16, "sdpa")
     (warned,) = of_level(found, Level.WARN)
     assert warned.what == "the compute capability of the Tesla T4 is not known: it trains in fp16"
-    without_cuda = judge(a_config(), SHAPES["1B"], a_machine(card), replace(TODAY, arch_list=()), OPEN, "trl")
+    without_cuda = check_run(
+        a_config(), SHAPES["1B"], a_machine(card), replace(TODAY, arch_list=()), OPEN, "trl"
+    )
     assert "built without CUDA" in refusal(without_cuda).what
 
 
 def test_a_part_of_a_card_is_said_to_be_smaller() -> None:
-    found = judge(a_config(), SHAPES["1B"], a_machine(H100, has_slices=True), TODAY, OPEN, "trl")
+    found = check_run(a_config(), SHAPES["1B"], a_machine(H100, has_slices=True), TODAY, OPEN, "trl")
     (warned,) = of_level(found, Level.WARN)
     assert warned.what.startswith(f"a part of the {H100.name} trains")
     assert "nvidia-smi -L" in warned.fix
@@ -512,17 +530,17 @@ def test_metrics_go_only_where_something_takes_them(
     report_to: tuple[MetricsTarget, ...], installed: set[str], said: str | None
 ) -> None:
     stack = replace(TODAY, reporters=frozenset(installed))
-    found = judge(a_config(report_to=report_to), SHAPES["1B"], a_machine(H100), stack, OPEN, "trl")
+    found = check_run(a_config(report_to=report_to), SHAPES["1B"], a_machine(H100), stack, OPEN, "trl")
     assert [one.what for one in of_level(found, Level.REFUSE)] == ([said] if said else [])
 
 
 def test_a_small_model_on_a_cpu_has_no_warning() -> None:
     shape = replace(SHAPES["1B"], hidden=64, intermediate=128, layers=2, vocabulary=512)
-    assert verdict_of(judge(a_config(), shape, a_machine(), TODAY, OPEN, "trl")) == "pass"
+    assert verdict_of(check_run(a_config(), shape, a_machine(), TODAY, OPEN, "trl")) == "pass"
 
 
 def test_a_machine_and_a_stack_need_few_facts() -> None:
     stack = Stack(torch="2.4.0", transformers="unknown", trl="0.29.1", bitsandbytes="0.50.2")
     machine = Machine(cards=(), ram=64 * GIB, ram_free=60 * GIB, disk_free=10**12)
-    found = judge(a_config(), SHAPES["1B"], machine, stack, Access(status="local"), "trl")
+    found = check_run(a_config(), SHAPES["1B"], machine, stack, Access(status="local"), "trl")
     assert found.passed

@@ -22,26 +22,26 @@ from colablock.training.preflight.facts import (
 from colablock.training.preflight.memory import (
     Estimate,
     Setting,
+    changes_to_fit,
     checkpoint_size,
     estimate,
-    habits_of,
-    least,
-    ways_to_fit,
+    least_estimate,
+    runner_profile,
 )
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.preflight.precision import Precision, has_bf16, precision_for
 from colablock.training.preflight.stack_rules import (
     access_findings,
-    build_for,
     model_findings,
     runner_findings,
     runs_on,
+    wrong_build,
 )
 from colablock.training.runs.config import TrainConfig
 
 __all__ = [
-    "GQA_MEND",
-    "TIGHT",
+    "GQA_WORKAROUND",
+    "TIGHT_SHARE",
     "Access",
     "Card",
     "Finding",
@@ -49,15 +49,15 @@ __all__ = [
     "Machine",
     "Preflight",
     "Stack",
-    "judge",
-    "room_of",
+    "check_run",
     "setting_for",
+    "usable_memory",
 ]
 
 #: A mend that has transformers repeat keys and values for cards without flash kernels; see `_is_fused`.
-GQA_MEND = "gqa-before-ampere"
+GQA_WORKAROUND = "gqa-before-ampere"
 #: How much of the memory that is free a run may take by its estimate, which is no measurement.
-TIGHT = 0.93
+TIGHT_SHARE = 0.93
 
 _USABLE = 0.97  # of a card's memory: a T4 of 15 GiB has 14.6 to give
 _PROCESS_RAM = 2 * 2**30  # what a process with torch, CUDA and transformers holds beside the model
@@ -85,7 +85,7 @@ class Preflight:
         return all(finding.level is not Level.REFUSE for finding in self.findings)
 
 
-def judge(  # noqa: PLR0917 - each is of a type of its own
+def check_run(  # noqa: PLR0917 - each is of a type of its own
     config: TrainConfig,
     shape: ModelShape | None,
     machine: Machine,
@@ -93,14 +93,14 @@ def judge(  # noqa: PLR0917 - each is of a type of its own
     access: Access,
     runner: str,
     *,
-    mends: frozenset[str] = frozenset(),
+    workarounds: frozenset[str] = frozenset(),
 ) -> Preflight:
     """Return what keeps *config* from running here with *runner*, each finding with what can be done.
 
-    *shape* is None where the model's config could not be read; *mends* are the
+    *shape* is None where the model's config could not be read; *workarounds* are the
     launch-time corrections that the run will have.
     """
-    case = _PreflightCase(config=config, machine=machine, stack=stack, runner=runner, mends=mends)
+    case = _PreflightCase(config=config, machine=machine, stack=stack, runner=runner, workarounds=workarounds)
     choice = case.choose(shape)
     cards = choice.cards
     precision = precision_for(card.compute_capability for card in cards)
@@ -143,21 +143,21 @@ def setting_for(
     runner: str,
     *,
     processes: int = 1,
-    mends: frozenset[str] = frozenset(),
+    workarounds: frozenset[str] = frozenset(),
 ) -> Setting:
     """Return what `estimate` needs to know for a run on *cards*; on none of them: on the CPU."""
     versions = {"trl": stack.trl, "axolotl": stack.axolotl}
     return Setting(
         precision=precision_for(card.compute_capability for card in cards),
-        habits=habits_of(runner, versions.get(runner)),
+        profile=runner_profile(runner, versions.get(runner)),
         attention=_attention(shape, cards, stack),
-        is_fused=_is_fused(shape, cards, stack, mends),
+        is_fused=_is_fused(shape, cards, stack, workarounds),
         processes=processes,
         on_card=bool(cards),
     )
 
 
-def room_of(card: Card) -> int:
+def usable_memory(card: Card) -> int:
     """Return the bytes of a card's memory that a run can have now."""
     usable = round(card.memory * _USABLE)
     return usable if card.free is None else min(card.free, usable)
@@ -181,10 +181,12 @@ class _PreflightCase:
     machine: Machine
     stack: Stack
     runner: str
-    mends: frozenset[str]
+    workarounds: frozenset[str]
 
     def setting(self, shape: ModelShape, cards: list[Card]) -> Setting:
-        return setting_for(shape, cards, self.stack, self.runner, processes=len(cards) or 1, mends=self.mends)
+        return setting_for(
+            shape, cards, self.stack, self.runner, processes=len(cards) or 1, workarounds=self.workarounds
+        )
 
     def choose(self, shape: ModelShape | None) -> _Choice:
         """Return the choice of cards.
@@ -198,18 +200,18 @@ class _PreflightCase:
         ]
         findings = []
         if cards and not usable:  # what it would take of the card is said nevertheless
-            findings.append(build_for(cards[0], self.stack))
+            findings.append(wrong_build(cards[0], self.stack))
             usable = [0]
         elif len(usable) < len(cards):
             others = ", ".join(card.name for at, card in enumerate(cards) if at not in usable)
             why = "torch has no kernels for it"
             findings.append(Finding(level=Level.NOTE, what=f"left out: {others}", why=why))
-        roomiest = sorted(usable, key=lambda at: (-room_of(cards[at]), at))[:1]
+        roomiest = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))[:1]
         if shape is None or shape.peculiar is not None:
             return self._choice(roomiest, None, findings)
         if len(usable) > 1:
             together = self._reckon(shape, usable)
-            fitting = [at for at in usable if together.total <= room_of(cards[at])]
+            fitting = [at for at in usable if together.total <= usable_memory(cards[at])]
             findings.append(_process_note(len(usable), len(fitting), together))
             if len(fitting) == len(usable):
                 return self._choice(usable, together, findings)
@@ -250,7 +252,7 @@ def _have_flash(cards: list[Card]) -> bool:
     return bool(cards) and all(has_bf16(card.compute_capability) for card in cards)
 
 
-def _is_fused(shape: ModelShape, cards: list[Card], stack: Stack, mends: frozenset[str]) -> bool:
+def _is_fused(shape: ModelShape, cards: list[Card], stack: Stack, workarounds: frozenset[str]) -> bool:
     """Whether torch's attention runs in a kernel that keeps no scores.
 
     From 4.54 on transformers leaves it to torch to repeat keys and values for the
@@ -262,7 +264,7 @@ def _is_fused(shape: ModelShape, cards: list[Card], stack: Stack, mends: frozens
         or shape.heads == shape.kv_heads
         or is_older(stack.transformers, "4.54")
         or is_older(stack.torch, "2.5")
-        or GQA_MEND in mends
+        or GQA_WORKAROUND in workarounds
     )
 
 
@@ -356,7 +358,7 @@ def _memory_findings(
 ) -> Iterator[Finding]:
     """Yield whether the estimate fits what is free, and if not, what would."""
     machine, setting = case.machine, case.setting(shape, cards)
-    room = min((room_of(card) for card in cards), default=machine.ram_free)
+    room = min((usable_memory(card) for card in cards), default=machine.ram_free)
     where = "the card's memory" if cards else "memory"
     if not shape.is_known:
         what = f"the estimate takes the layers of `{shape.model_type}` to be like Llama's"
@@ -364,19 +366,19 @@ def _memory_findings(
     needed = f"about {memory_text(found.total)} of {where} are needed"
     if found.total > room:
         why, fix = _shortage(machine, cards, found, room)
-        ways = ways_to_fit(case.config, shape, setting, room)
+        ways = changes_to_fit(case.config, shape, setting, room)
         fixes = [fix] if fix else []
         if ways:
             fixes.append(f"it fits with {', or '.join(ways)}")
         elif not fix:
             kind = "a card" if cards else "a machine"
-            lowest = memory_text(least(case.config, shape, setting).total)
+            lowest = memory_text(least_estimate(case.config, shape, setting).total)
             fixes.append(f"a smaller model, or {kind} with more than {lowest}, its least at any setting")
         what = f"{needed}, and {memory_text(room)} are free"
         yield Finding(level=Level.REFUSE, what=what, why=why, fix="; or ".join(fixes))
         return
-    if found.total > room * TIGHT:
-        easier = ways_to_fit(case.config, shape, setting, round(room * TIGHT))
+    if found.total > room * TIGHT_SHARE:
+        easier = changes_to_fit(case.config, shape, setting, round(room * TIGHT_SHARE))
         yield Finding(
             level=Level.WARN,
             what=f"it is tight: {needed}, and {memory_text(room)} are free",
