@@ -114,8 +114,8 @@ def test_a_briefing_as_text() -> None:
     assert written(to).splitlines() == [
         "QLoRA of some/tiny with trl, fp16, on Tesla T4, going on from checkpoint-40",
         "  memory       about 2.4 GiB: loss 1.8 GiB, weights 600 MiB",
-        "  data         1,204 rows (messages), 412,118 tokens, 230,440 of them learnt;",
-        "               31 rows (3 %) are longer than 1,024 tokens and lose 2 % of all",
+        "  data         1,204 rows (messages), 412,118 tokens, 230,440 of them learnt; 31",
+        "               rows (3 %) are longer than 1,024 tokens and lose 2 % of all",
         "               tokens; 2 rows have nothing left to learn and are left out",
         "  workarounds  gqa-before-ampere",
         "  output       /content/outputs/tiny",

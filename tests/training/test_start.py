@@ -54,11 +54,10 @@ def test_mends_are_those_of_the_matrix_and_of_the_card(
     assert workarounds_for(WITH_WORKAROUND, runner, accelerator) == workarounds
 
 
-def test_a_card_that_tells_no_capability_is_mended_like_an_old_one() -> None:
+def test_a_card_of_unknown_capability_gets_the_workaround_of_an_old_one() -> None:
     unknown = Device(name="?", compute_capability="", memory=1)
-    assert workarounds_for(WITH_WORKAROUND, "trl", Accelerator(kind="cuda", devices=(unknown,))) == (
-        GQA_WORKAROUND,
-    )
+    accelerator = Accelerator(kind="cuda", devices=(unknown,))
+    assert workarounds_for(WITH_WORKAROUND, "trl", accelerator) == (GQA_WORKAROUND,)
 
 
 @pytest.mark.parametrize(
