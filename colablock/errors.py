@@ -1,28 +1,27 @@
-"""What stops the work, one leaf per kind of stop.
+"""The exceptions of colablock, one leaf for each kind of failure.
 
 ::
 
     ColablockError
-    ├── InvalidInput            exit 2: usage, or a file that cannot be read as what it should be
+    ├── InvalidInput            exit 2: wrong usage, or an invalid file
     │   ├── InvalidMatrix       every fault of one matrix file, each with its path
     │   ├── InvalidConfig       every fault of a training config, each with its key
-    │   ├── InvalidRequirements every fault of a requirements file and those that it names, each with its line
+    │   ├── InvalidRequirements every fault of requirements files, each with its line
     │   └── NotFound            no matrix, runtime or interpreter of that name
     ├── Unmet                   exit 1: the request cannot be met; nothing was changed
-    │   ├── NoSolution          with the because-chain
+    │   ├── NoSolution          with the chain of reasons
     │   ├── FetchFailed         an index or a file could not be read
-    │   ├── BadDistribution     a file is not what its metadata, hash or format promise
-    │   │   └── NoModules       nothing of it could be imported
+    │   ├── BadDistribution     a file does not match its metadata, hash or format
+    │   │   └── NoModules       it contains nothing importable
     │   ├── Refused             a rule forbids it (protected, externally managed, another state)
-    │   ├── NotProven           a check failed on an environment that we did not change
-    │   └── TrainingFailed      a run ended before it was done
-    ├── RolledBack              exit 3: the change failed; the environment is as it was before
+    │   ├── NotProven           a proof failed, and this call changed nothing
+    │   └── TrainingFailed      a run ended early
+    ├── RolledBack              exit 3: the change failed and was undone
     ├── NotRestored             exit 4: the change failed and could not be undone
-    └── AppliedNotProven        exit 5: applied and kept although a proof failed (``--keep``)
+    └── AppliedNotProven        exit 5: a proof failed, and the change was kept (``--keep``)
 
-A leaf carries its facts as attributes and words them in ``str()``.  What a
-person can do about it stands in ``hint``; a hint is true for the case at hand
-or absent.
+A leaf has its facts as attributes; ``str()`` gives the message.  ``hint`` says what the
+user can do; it is absent unless it helps in this very case.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ __all__ = [
 
 
 class ExitCode(IntEnum):
-    """What the process says when it ends: a documented part of the command line."""
+    """The exit codes of the command line, which are documented."""
 
     DONE = 0
     UNMET = 1
@@ -71,7 +70,7 @@ class ExitCode(IntEnum):
 
 
 class ColablockError(Exception):
-    """The root: catch this to catch everything that colablock raises on purpose."""
+    """The base class of every exception that colablock raises on purpose."""
 
     exit_code: ExitCode = ExitCode.BUG
     reference: str = "error"
@@ -86,7 +85,7 @@ class ColablockError(Exception):
 
 
 class InvalidInput(ColablockError):
-    """The command line, a file or an argument is not usable as given."""
+    """The command line, a file or an argument is invalid."""
 
     exit_code = ExitCode.USAGE
     reference = "invalid-input"
@@ -94,7 +93,7 @@ class InvalidInput(ColablockError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One thing wrong with a file: where (``packages.torch.version``), what, and what to do."""
+    """One fault of a file: its path (``packages.torch.version``), a message, and a hint."""
 
     path: str
     message: str
@@ -106,7 +105,7 @@ class Fault:
 
 
 class InvalidMatrix(InvalidInput):
-    """A matrix file with faults; all of them are reported at once."""
+    """A matrix file has faults, which are all reported at once."""
 
     reference = "invalid-matrix"
 
@@ -117,7 +116,7 @@ class InvalidMatrix(InvalidInput):
 
 
 class InvalidConfig(InvalidInput):
-    """A training config with faults; all are reported at once.  *source* is "" where it is no file."""
+    """A training config has faults, which are all reported at once.  *source* is "" without a file."""
 
     reference = "invalid-config"
 
@@ -128,7 +127,7 @@ class InvalidConfig(InvalidInput):
 
 
 class InvalidRequirements(InvalidInput):
-    """A file of requirements with faults, those of the files that it names among them; all at once."""
+    """A requirements file, or a file it includes, has faults, which are all reported at once."""
 
     reference = "invalid-requirements"
 
@@ -144,7 +143,7 @@ def _counted(subject: str, faults: Sequence[Fault]) -> str:
 
 
 class NotFound(InvalidInput):
-    """Nothing of that name; the near names stand in the hint."""
+    """The name is unknown.  The hint has similar names."""
 
     reference = "not-found"
 
@@ -159,9 +158,9 @@ class Unmet(ColablockError):
 class NoSolution(Unmet):
     """No set of versions meets every requirement.
 
-    *because* is the chain, one sentence each, that ends at what the user
-    wrote; *names* the normalized names in conflict, sorted.  *is_about_python*:
-    another Python or platform may have a solution.
+    *because* is the chain of reasons, one sentence each, that ends at the user's
+    requirements.  *names* are the normalized names in conflict, sorted.  With
+    *is_about_python*, another Python or platform may have a solution.
     """
 
     reference = "no-solution"
@@ -184,7 +183,7 @@ class NoSolution(Unmet):
 class FetchFailed(Unmet):
     """An index or a file could not be read over the network or from disk.
 
-    *is_passing*: at another time, or from another place, it may be.
+    With *is_passing*, a retry or a mirror may succeed.
     """
 
     reference = "fetch-failed"
@@ -205,29 +204,29 @@ class FetchFailed(Unmet):
 
 
 class BadDistribution(Unmet):
-    """A wheel, sdist or archive is not what its name, hash or metadata promise."""
+    """A wheel, sdist or archive does not match its name, hash or metadata."""
 
     reference = "bad-distribution"
 
 
 class NoModules(BadDistribution):
-    """A wheel or archive that would install nothing that can be imported."""
+    """A wheel or archive contains nothing importable."""
 
 
 class Refused(Unmet):
-    """A rule forbids the change, and says which."""
+    """A rule forbids the change; the message names it."""
 
     reference = "refused"
 
 
 class NotProven(Unmet):
-    """A proof failed; the environment was not changed by this call."""
+    """A proof failed, and this call changed nothing."""
 
     reference = "not-proven"
 
 
 class TrainingFailed(Unmet):
-    """A training run ended before it was done; *folder* is where its log and its checkpoints are."""
+    """A training run ended early.  *folder* has its log and its checkpoints."""
 
     reference = "training-failed"
 
@@ -244,7 +243,7 @@ class RolledBack(ColablockError):
 
 
 class NotRestored(ColablockError):
-    """The change failed, and so did its undo; *stash* holds what was moved away."""
+    """The change failed, and so did its undo.  *stash* holds the files that were moved away."""
 
     exit_code = ExitCode.NOT_RESTORED
     reference = "not-restored"
@@ -255,7 +254,7 @@ class NotRestored(ColablockError):
 
 
 class AppliedNotProven(ColablockError):
-    """Applied and kept, as asked, although a proof failed."""
+    """A proof failed, and the change was kept as requested."""
 
     exit_code = ExitCode.NOT_PROVEN
     reference = "applied-not-proven"

@@ -1,4 +1,4 @@
-"""Matrices by name: where they are looked for, and what there is."""
+"""Find matrices by name: the search path, and the list of all matrices on it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Folder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """One matrix that can be named, or one that cannot because *shadowed_by* comes first.
+    """One matrix on the search path; *shadowed_by* is an earlier one of the same name.
 
-    *fault* says why a file is no *matrix*; its name cannot be used.
+    *fault* is why its file is invalid, so that it cannot be used.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Listed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _MatrixPlace:
-    """One place that matrices are looked for in.
+    """One place of the search path.
 
-    *title* names it when the files have no path; *fault* says why it cannot be looked into.
+    *title* names it if its files have no path; *fault* is why it is unreadable.
     """
 
     title: str
@@ -58,7 +58,7 @@ class _MatrixPlace:
     fault: str | None = None
 
     def files(self) -> Iterator[tuple[str, Folder]]:
-        """Yield the matrix files here by name, sorted.  Locks stand beside matrices and are none."""
+        """Yield the matrix files by name, sorted.  Lock files beside them are skipped."""
         if self.folder is None or not self.folder.is_dir():
             return
         found = {}
@@ -69,7 +69,7 @@ class _MatrixPlace:
         yield from sorted(found.items())
 
     def read(self, entry: Folder) -> MatrixFile:
-        """Return one file of this place."""
+        """Read one file of this place."""
         if isinstance(entry, Path):
             return read_file(entry)
         return MatrixFile(source=f"{self.title}/{entry.name}", content=entry.read_bytes())
@@ -78,11 +78,11 @@ class _MatrixPlace:
 def find_matrix(
     name_or_path: str, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Matrix:
-    """Return a matrix by its name, or by a path (what ends in ``.toml`` or holds a separator).
+    """Return a matrix by its name, or by a path (a text with a separator or the ending ``.toml``).
 
-    Names are looked for in ``./matrices``, the folders of ``COLABLOCK_MATRICES``,
-    installed packages (entry points of ``colablock.matrices``) and those shipped,
-    in this order.  Raises NotFound, with near names, and InvalidMatrix.
+    The search path for names: ``./matrices``, the folders of ``COLABLOCK_MATRICES``,
+    installed packages (entry points of ``colablock.matrices``), the shipped matrices.
+    Raises NotFound with similar names, and InvalidMatrix.
     """
     environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
     places = tuple(_places(environ, cwd))
@@ -101,10 +101,10 @@ def find_matrix(
 def lock_files(
     matrix: Matrix, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> tuple[Path, ...]:
-    """Return the lock files that are called after *matrix*, nearest first, and sorted by name in each folder.
+    """Return the lock files of *matrix*, nearest first, sorted by name within each folder.
 
-    They are looked for in ``./matrices``, the folders of ``COLABLOCK_MATRICES``,
-    and beside the matrix itself: there first, where it was found by its path.
+    The folders: ``./matrices``, those of ``COLABLOCK_MATRICES``, and the folder of the
+    matrix itself, which comes first unless an installed package has it.
     """
     environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
     named = [text for text in environ.get(VARIABLE, "").split(os.pathsep) if text]
@@ -120,18 +120,18 @@ def lock_files(
 
 
 def lock_folder(matrix: Matrix, *, cwd: Path | None = None) -> Path:
-    """Return where locks of *matrix* are written: beside it, or in ``./matrices`` for one of a package."""
+    """Return the folder for new locks of *matrix*: its own, or ``./matrices`` for one of a package."""
     return _below(cwd or Path.cwd(), "matrices") if _is_packaged(matrix) else Path(matrix.source).parent
 
 
 def _is_packaged(matrix: Matrix) -> bool:
-    """Whether *matrix* came with an installed package, whose folder is not the user's to write to."""
+    """Whether *matrix* belongs to an installed package, whose folder is not for the user to write to."""
     folders = Path(matrix.source).resolve().parts
     return not os.path.isfile(matrix.source) or not {"site-packages", "dist-packages"}.isdisjoint(folders)  # noqa: PTH113
 
 
 def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[Listed]:
-    """Return every matrix that can be found, in the order of the search."""
+    """Return every matrix on the search path, in its order."""
     places = tuple(_places(os.environ if environ is None else environ, cwd or Path.cwd()))
     first: dict[str, str] = {}
     seen: set[str] = set()
@@ -141,7 +141,7 @@ def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None 
             listed.append(Listed(name=place.title, summary=None, source=place.title, fault=place.fault))
         for name, entry in place.files():
             identity = os.path.realpath(entry) if isinstance(entry, Path) else f"{place.title}/{entry.name}"
-            if identity not in seen:  # one folder may be found in two ways
+            if identity not in seen:  # a folder may be on the search path twice
                 seen.add(identity)
                 one = _listed(name, place, entry, places)
                 shadow = first.setdefault(name, one.source)
@@ -150,7 +150,7 @@ def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None 
 
 
 def _listed(name: str, place: _MatrixPlace, entry: Folder, places: tuple[_MatrixPlace, ...]) -> Listed:
-    """Return one file as it is listed; a fault is a line of the list, not the end of it."""
+    """Return the list entry of one file; a fault becomes part of the entry."""
     try:
         file = place.read(entry)
         matrix = load_matrix(file, find=lambda other: _find(other, places))
@@ -164,12 +164,12 @@ def _listed(name: str, place: _MatrixPlace, entry: Folder, places: tuple[_Matrix
 
 
 def _check_name(matrix: Matrix, name: str) -> None:
-    """Refuse a matrix that calls itself otherwise than its file: reports and locks would name another."""
+    """Refuse a matrix whose name differs from that of its file: reports and locks use the name."""
     if matrix.name != name:
         fault = Fault(
             path="name",
-            message=f"`{matrix.name}` is found as `{name}`, the name of its file",
-            hint=f"call the file `{matrix.name}.toml`, or the matrix `{name}`",
+            message=f"the matrix is named `{matrix.name}`, and its file `{name}`",
+            hint=f"rename the file to `{matrix.name}.toml`, or the matrix to `{name}`",
         )
         raise InvalidMatrix(matrix.source, [fault])
 
@@ -188,12 +188,12 @@ def _find(name: str, places: tuple[_MatrixPlace, ...]) -> MatrixFile:
 
 
 def _below(cwd: Path, path: str) -> Path:
-    """Return *path* seen from *cwd*; short where it lies below, since messages show it."""
+    """Return *path* relative to *cwd*, kept short for messages."""
     return Path(path) if cwd == Path.cwd() else cwd / path
 
 
 def _places(environ: Mapping[str, str], cwd: Path) -> Iterator[_MatrixPlace]:
-    """Yield the places of the search, nearest first."""
+    """Yield the places of the search path, nearest first."""
     yield _MatrixPlace(title="matrices", folder=_below(cwd, "matrices"))
     for text in environ.get(VARIABLE, "").split(os.pathsep):
         if text:
@@ -213,7 +213,7 @@ def _package(module: str) -> _MatrixPlace:
 
 
 def _shipped() -> Folder:
-    """Return the folder of our own matrices: inside the package, beside it in a checkout."""
+    """Return the folder of the shipped matrices: in the package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     beside = package.parent
     if not (package / "matrices").is_dir() and (beside / "pyproject.toml").is_file():

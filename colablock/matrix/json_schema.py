@@ -13,10 +13,10 @@ __all__ = ["SCHEMA_FILE", "json_schema"]
 
 SCHEMA_FILE = f"matrix-{SCHEMA_VERSION}.schema.json"
 
-# Each pattern takes all that the reader takes, and refuses what a glance can tell is wrong.  None looks
-# around: not every editor's engine can.
+# Each pattern accepts all that the reader accepts, and refuses obvious mistakes.  None uses lookaround,
+# which not every editor supports.
 _NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"  # PEP 508
-_CLAUSE = r"((===|~=|==|!=|<=|>=|<|>)\s*[^\s,]+)?"  # PEP 440; an empty one says nothing
+_CLAUSE = r"((===|~=|==|!=|<=|>=|<|>)\s*[^\s,]+)?"  # PEP 440; may be empty
 _PARTS = r"[^\s.:-]+(\.[^\s.:-]+)*"
 _OFFSET = r"([Zz]|[+-]\d{2}(:?\d{2}(:?\d{2}(\.\d+)?)?)?)"
 
@@ -58,7 +58,7 @@ _ELEMENTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 _PACKAGE_RULES: Mapping[str, Any] = {
-    # What is said of an archive needs one, and an archive comes from no index.
+    # Keys that describe an archive require `url`, and an archive comes from no index.
     "dependencies": {
         "sha256": ["url"],
         "source-root": ["url"],
@@ -103,7 +103,7 @@ def _described(key: Key) -> dict[str, Any]:
 
 
 def _value(key: Key) -> Mapping[str, Any]:
-    """Return what the value of *key* must be."""
+    """Return the schema of the value of *key*."""
     if key.path == "packages.<name>.version":
         return {"type": "string"}  # beside `url` another thing than without: see the rules of the entry
     if key.type in _STRUCTURES:
@@ -140,7 +140,7 @@ def _definition(section: str) -> str:
 
 
 def _entry(section: str) -> dict[str, Any]:
-    """Return what stands below a project's name: a specifier, a table, or tables with a marker each.
+    """Return the schema of a project entry: a specifier, a table, or tables with a marker each.
 
     The keywords of draft-07 judge values of their own type only, so that one
     schema says what is wrong with each; of an ``anyOf`` nothing but "none fits" is reported.

@@ -1,4 +1,4 @@
-"""A declared compatibility set, its variants, and the requirements that it and a user stand for."""
+"""The matrix: a declared compatibility set with its variants, as requirements for the resolver."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """A package index.  *exclude_newer* False: this index gives no upload times."""
+    """A package index.  *exclude_newer* is False for an index without upload times."""
 
     name: str
     url: str
     default: bool = False
-    exclude_newer: datetime | bool | None = None  # None: the matrix's own
+    exclude_newer: datetime | bool | None = None  # None: as in the matrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageEntry:
-    """One requirement of the matrix.  *path* is where it stands (``packages.torch``)."""
+    """One requirement of the matrix.  *path* is its place in the file (``packages.torch``)."""
 
     name: NormalizedName
     path: str
@@ -57,9 +57,9 @@ class PackageEntry:
     extras: frozenset[str] = frozenset()
     marker: Marker | None = None
     index: str | None = None  # name of an [[index]]
-    prefer_local: str | None = None  # local version label that is tried first, such as "cpu"
+    prefer_local: str | None = None  # preferred local version label, such as "cpu"
     url: str | None = None  # direct reference (PEP 508 `name @ url`)
-    version: str | None = None  # only with url: what the archive is, when it does not say so itself
+    version: str | None = None  # only with url: for an archive without a static version
     sha256: str | None = None  # only with url
     source_root: str | None = None
     requires_dist: tuple[Requirement, ...] | None = None  # replaces Requires-Dist
@@ -73,13 +73,13 @@ class PackageEntry:
 
     @property
     def is_rebuilt(self) -> bool:
-        """Whether we make our own wheel of it (metadata or modules replaced)."""
+        """Whether its wheel is rebuilt, with other metadata or modules."""
         return self.source_root is not None or self.requires_dist is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """Narrows the versions of a project without asking for it."""
+    """Narrows the versions of a project without requiring it."""
 
     name: NormalizedName
     path: str
@@ -100,7 +100,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What may be built.  ``:all:`` stands for any name."""
+    """The projects that may be built, or must be.  ``:all:`` means any project."""
 
     allow_build: frozenset[str] = frozenset()
     no_binary: frozenset[str] = frozenset()
@@ -108,7 +108,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemRequirements:
-    """The accelerator that a variant is for: ``"cuda"``, ``"none"`` or None (any)."""
+    """The accelerator that a variant requires: ``"cuda"``, ``"none"`` or None (any)."""
 
     accelerator: str | None = None
     driver: SpecifierSet | None = None
@@ -117,7 +117,7 @@ class SystemRequirements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """What one accelerator changes; *entries* replace whole entries of the same name."""
+    """The differences for one accelerator; its entries replace those of the same name."""
 
     name: str
     summary: str | None = None
@@ -129,7 +129,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verify:
-    """How the stack is proven: import names (``module`` or ``module:attribute``), commands, claims."""
+    """The proofs of a stack: imports (``module`` or ``module:attribute``), commands, capabilities."""
 
     imports: tuple[str, ...] = ()
     commands: tuple[tuple[str, ...], ...] = ()
@@ -146,28 +146,28 @@ class Train:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """A declared compatibility set (schema 1), one variant at most merged into it."""
+    """A declared compatibility set (schema 1), with at most one variant merged in."""
 
     name: str
     source: str  # the file, or "<text>"
-    digest: str  # sha256 of the file's bytes (with those it extends)
+    digest: str  # SHA-256 of the file, and of the files it extends
     summary: str | None = None
     requires_python: SpecifierSet = field(default_factory=SpecifierSet)
     prerelease: str = "if-necessary-or-explicit"
     exclude_newer: datetime | None = None
     indexes: tuple[Index, ...] = ()
-    packages: tuple[PackageEntry, ...] = ()  # of [packages] and of requirements, in file order
+    packages: tuple[PackageEntry, ...] = ()  # from [packages] and requirements, in file order
     constraints: tuple[Constraint, ...] = ()
     absent: tuple[Absent, ...] = ()
     options: Options = field(default_factory=Options)
     variants: Mapping[str, Variant] = field(default_factory=dict)
-    variant: str | None = None  # the one merged in by select_variant()
+    variant: str | None = None  # the variant that select_variant() merged in
     verify: Verify = field(default_factory=Verify)
     train: Train = field(default_factory=Train)
 
 
 class HasName(Protocol):
-    """What a matrix holds by project name."""
+    """An entry that has the name of a project."""
 
     @property
     def name(self) -> NormalizedName:
@@ -178,9 +178,9 @@ N = TypeVar("N", bound=HasName)
 
 
 def merged(base: Sequence[N], nearer: Sequence[N]) -> tuple[N, ...]:
-    """Return both, where every entry of a name in *nearer* replaces all of that name in *base*.
+    """Return *base* with the entries of *nearer*, which replace all entries of the same name.
 
-    What replaces stands where the replaced stood; the rest of *nearer* follows.
+    A replacement keeps the position of the entry it replaces; other entries are appended.
     """
     replacing: dict[NormalizedName, list[N]] = {}
     for entry in nearer:
@@ -196,7 +196,7 @@ def merged(base: Sequence[N], nearer: Sequence[N]) -> tuple[N, ...]:
 
 
 def entry_of(requirement: Requirement, *, path: str) -> PackageEntry:
-    """Return a PEP 508 requirement as an entry that stands at *path*."""
+    """Return the entry of a PEP 508 requirement; *path* is its place."""
     url, _, fragment = (requirement.url or "").partition("#")
     hashes = dict(part.partition("=")[::2] for part in fragment.split("&"))
     return PackageEntry(
@@ -211,9 +211,9 @@ def entry_of(requirement: Requirement, *, path: str) -> PackageEntry:
 
 
 def roots(matrix: Matrix, extra: Sequence[str] = ()) -> tuple[PackageEntry, ...]:
-    """Return what one solve asks for: the matrix, then the user's own additions (PEP 508).
+    """Return the root requirements: those of the matrix, then the user's additions (PEP 508).
 
-    An addition's path is ``with: wandb>=0.17``.  Raises InvalidInput that names every unreadable one.
+    The path of an addition is ``with: wandb>=0.17``.  Raises InvalidInput with every invalid line.
     """
     wrong: list[str] = []
     read = ((line.strip(), _requirement(line, wrong)) for line in extra)
@@ -227,15 +227,15 @@ def _requirement(line: str, wrong: list[str]) -> Requirement | None:
     try:
         return Requirement(line)
     except InvalidRequirement as error:
-        wrong.append(f"`{line}` is no requirement (PEP 508): {str(error).splitlines()[0]}")
+        wrong.append(f"`{line}` is not a valid requirement (PEP 508): {str(error).splitlines()[0]}")
         return None
 
 
 def select_variant(matrix: Matrix, accelerator: Accelerator, name: str | None = None) -> Matrix:
     """Return *matrix* with one variant merged in: the one called *name*, else the first that fits.
 
-    A matrix without variants is returned as it is.  Raises NotFound for a
-    name that no variant has, and Refused where none fits *accelerator*.
+    A matrix without variants is returned unchanged.  Raises NotFound if no variant
+    has that name, Refused if none fits *accelerator*.
     """
     if name is not None:
         return _with_variant(matrix, _named(matrix, name))
@@ -271,15 +271,15 @@ def _with_variant(matrix: Matrix, variant: Variant) -> Matrix:
 
 
 def _failing(system: SystemRequirements, accelerator: Accelerator) -> Iterator[str]:
-    """Yield the facts that speak against a variant.  An unknown fact speaks against none."""
+    """Yield the facts that exclude a variant.  An unknown fact excludes none."""
     has_card = accelerator.kind == "cuda"
     if system.accelerator == "none":
         if has_card:
-            yield "there is a CUDA device here"
+            yield "this machine has a CUDA device"
         return
     if not has_card:
         if system != SystemRequirements():
-            yield "there is no CUDA device here"
+            yield "this machine has no CUDA device"
         return
     if accelerator.driver is not None and system.driver is not None:
         yield from _outside("driver", accelerator.driver, system.driver)
@@ -289,11 +289,11 @@ def _failing(system: SystemRequirements, accelerator: Accelerator) -> Iterator[s
 
 
 def _outside(what: str, value: str, specifier: SpecifierSet) -> Iterator[str]:
-    """Yield how *value* fails *specifier*, in the clause that it fails first; nothing when it does not."""
+    """Yield the first clause of *specifier* that *value* does not meet, in words; nothing if it meets all."""
     try:
         version = Version(value)
     except InvalidVersion:
-        return  # a vendor's own numbering proves nothing
+        return  # a version scheme of the vendor cannot be compared
     for clause in sorted(specifier, key=str):
         if not clause.contains(version, prereleases=True):
             side = {">": "below", "<": "above"}.get(clause.operator[0], "outside")

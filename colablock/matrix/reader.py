@@ -1,4 +1,4 @@
-"""TOML → Matrix (schema 1): every fault of a file is found before any is raised."""
+"""Read a matrix file (TOML, schema 1); all faults of the file are collected before one is raised."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixFile:
-    """The bytes of one matrix file.  *source* names it in messages; *path* is None inside an archive."""
+    """The content of one matrix file.  *source* is its name in messages; *path* is None in an archive."""
 
     source: str
     content: bytes
@@ -56,7 +56,7 @@ Find = Callable[[str], MatrixFile]  # raises NotFound
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _MatrixDraft:
-    """One file as read: the matrix of it alone, and which keys it gives (``verify.imports``)."""
+    """One file without its base: the matrix, and the keys that the file sets (``verify.imports``)."""
 
     matrix: Matrix
     given: frozenset[str]
@@ -64,18 +64,18 @@ class _MatrixDraft:
 
 
 def is_path(text: str) -> bool:
-    """Whether *text* means a file, not the name of a matrix."""
+    """Whether *text* is the path of a file, not the name of a matrix."""
     separators = {"/", os.sep} | ({os.altsep} if os.altsep else set())
     return text.endswith(".toml") or any(separator in text for separator in separators)
 
 
 def parse_matrix(text: str, source: str = "<text>", *, find: Find | None = None) -> Matrix:
-    """Return the matrix that *text* is.  Raises InvalidMatrix with all faults."""
+    """Parse the text of a matrix file.  Raises InvalidMatrix with all faults."""
     return load_matrix(MatrixFile(source=source, content=text.encode("utf-8", "surrogatepass")), find=find)
 
 
 def read_file(path: Path) -> MatrixFile:
-    """Return the bytes of the file at *path*.  Raises NotFound where there is none."""
+    """Read the file at *path*.  Raises NotFound if it does not exist, InvalidInput if it is unreadable."""
     try:
         return MatrixFile(source=str(path), content=path.read_bytes(), path=path)
     except FileNotFoundError:
@@ -91,7 +91,7 @@ def _near_file(path: Path) -> str | None:
 
 
 def load_matrix(file: MatrixFile, *, find: Find | None = None) -> Matrix:
-    """Return the matrix of *file*, what it extends merged in."""
+    """Return the matrix of *file*, merged over the matrix it extends.  Raises InvalidMatrix."""
     faults: list[Fault] = []
     matrix = _load(file, find, faults, above=())
     if matrix is not None:
@@ -104,7 +104,7 @@ def load_matrix(file: MatrixFile, *, find: Find | None = None) -> Matrix:
 def _load(
     file: MatrixFile, find: Find | None, faults: list[Fault], *, above: tuple[str, ...]
 ) -> Matrix | None:
-    """Return the matrix of *file* over its base; *above* are the files that led here."""
+    """Return the matrix of *file* merged over its base; *above* are the files that extend it."""
     data = _toml(file.content, faults)
     draft = None if data is None else _read(data, file, faults)
     if draft is None or draft.extends is None:
@@ -125,11 +125,11 @@ def _identity(file: MatrixFile) -> str:
 def _base(
     name: str, file: MatrixFile, find: Find | None, faults: list[Fault], *, above: Sequence[str]
 ) -> MatrixFile | None:
-    """Return the file that *file* extends; None, with a fault, where that cannot be done."""
+    """Return the file that *file* extends; None, with a fault, if there is none."""
     try:
         if is_path(name) or find is None:
             if file.path is None and not Path(name).is_absolute():
-                faults.append(Fault(path="extends", message=f"there is nowhere to look `{name}` up"))
+                faults.append(Fault(path="extends", message=f"`{name}` cannot be looked up from here"))
                 return None
             beside = (file.path or Path()).parent
             found = read_file(beside / (name if is_path(name) else f"{name}.toml"))
@@ -139,13 +139,13 @@ def _base(
         faults.append(Fault(path="extends", message=error.message, hint=error.hint))
         return None
     if _identity(found) in above:
-        faults.append(Fault(path="extends", message=f"`{name}` leads back to a matrix that extends it"))
+        faults.append(Fault(path="extends", message=f"`{name}` is part of a cycle of `extends`"))
         return None
     return found
 
 
 def _toml(content: bytes, faults: list[Fault]) -> Mapping[str, object] | None:
-    """Return the top table of a TOML document; None, with a fault, where it is none."""
+    """Return the top table of a TOML document; None, with a fault, if it is invalid."""
     try:
         data: Mapping[str, object] = tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -163,7 +163,7 @@ def _toml(content: bytes, faults: list[Fault]) -> Mapping[str, object] | None:
 
 
 def _read(data: Mapping[str, object], file: MatrixFile, faults: list[Fault]) -> _MatrixDraft | None:
-    """Return one file's own matrix; None where its schema is not one that we read."""
+    """Return the matrix of one file without its base; None if its schema is not supported."""
     schema = data.get("schema")
     if isinstance(schema, int) and not isinstance(schema, bool) and schema != SCHEMA_VERSION:
         newer = "a newer colablock may read it" if schema > SCHEMA_VERSION else None
@@ -204,7 +204,7 @@ def _read(data: Mapping[str, object], file: MatrixFile, faults: list[Fault]) -> 
 
 
 def _section(top: Table, key: str) -> Table:
-    """Return the table *key*, empty where the file has none."""
+    """Return the table *key*; empty if the file has none."""
     return Table(top.table(key), section=key, path=key, faults=top.faults)
 
 
@@ -226,18 +226,20 @@ def _indexes(top: Table) -> tuple[Index, ...]:
         if name in indexes:
             table.fault("name", f"the index `{name}` is declared twice")
         elif name is not None:
-            # Without a usable URL it is declared all the same: the packages that name it are not at fault.
+            # An index without a valid URL is declared as well: the packages that name it are not at fault.
             indexes[name] = Index(name=name, url=url or "", default=bool(default), exclude_newer=moment)
     return tuple(indexes.values())
 
 
 def _entries(table: Table, key: str, section: str) -> Iterator[tuple[NormalizedName, Table, int]]:
-    """Yield the entries below *key*: the name, the entry, and how many there are of that name."""
+    """Yield the entries below *key*: the name, the entry, and the number of entries of that name."""
     path, seen = table.where(key), dict[NormalizedName, str]()
     for written, raw in table.table(key).items():
         where, name = join(path, written), project_name(written)
         if name is None:
-            table.faults.append(Fault(path=where, message=f"`{written}` is no project name (PEP 508)"))
+            table.faults.append(
+                Fault(path=where, message=f"`{written}` is not a valid project name (PEP 508)")
+            )
             continue
         if name in seen:
             message = f"`{name}` is declared twice: `{seen[name]}` is the same project"
@@ -251,7 +253,7 @@ def _entries(table: Table, key: str, section: str) -> Iterator[tuple[NormalizedN
 
 
 def _tables_of(raw: object, section: str, path: str, faults: list[Fault]) -> Iterator[Table]:
-    """Yield the tables that one entry is: a specifier is a short one, an array several."""
+    """Yield the tables of one entry: a specifier is short for a table, an array holds several."""
     if isinstance(raw, str):
         yield Table({"version": raw}, section=section, path=path, faults=faults, short=True)
     elif isinstance(raw, dict):
@@ -311,15 +313,15 @@ def _package_entries(table: Table) -> Iterator[PackageEntry]:
 
 
 def _check_origin(entry: Table) -> None:
-    """Find keys of an entry that contradict each other about where it comes from."""
+    """Add a fault for keys of an entry that contradict each other about its source."""
     if "url" in entry:
         for key in ("index", "prefer-local"):
             if key in entry:
-                entry.fault(key, "does not go together with `url`, which names the one file there is")
+                entry.fault(key, "cannot be used with `url`, which names a single file")
         return
     for key in ("source-root", "sha256"):
         if key in entry:
-            entry.fault(key, "needs `url`: it says something of the archive that is named there")
+            entry.fault(key, "needs `url`: it describes the archive at that URL")
 
 
 def _constraints(table: Table) -> Iterator[Constraint]:
@@ -345,9 +347,8 @@ def _variants(top: Table) -> Iterator[tuple[str, Variant]]:
     for name, raw in top.table("variants").items():
         path = join("variants", name)
         if canonicalize_name(name) != name or project_name(name) is None:
-            message = (
-                f"`{name}` is no variant name: lower-case letters and digits, with single `-` between them"
-            )
+            rule = "use lower-case letters and digits, with single `-` between them"
+            message = f"`{name}` is not a valid variant name: {rule}"
             top.faults.append(Fault(path=path, message=message))
         if not isinstance(raw, dict):
             top.faults.append(Fault(path=path, message=f"must be a table, not {type_name(raw)}"))
@@ -378,7 +379,7 @@ def _system(variant: Table) -> SystemRequirements:
 
 
 def _over(draft: _MatrixDraft, base: Matrix) -> Matrix:
-    """Return what *draft* makes of the matrix that it extends: by name, and the nearer wins."""
+    """Return *draft* merged over its base by name; the entries of *draft* win."""
     near, given = draft.matrix, draft.given
     taken = {
         field: getattr(base, field)
@@ -412,7 +413,7 @@ def _over(draft: _MatrixDraft, base: Matrix) -> Matrix:
 
 
 def _variants_over(near: Mapping[str, Variant], base: Mapping[str, Variant]) -> Mapping[str, Variant]:
-    """Return the variants of both, the nearer's first: they are tried in that order."""
+    """Return the variants of both, those of *near* first, since they are tried in this order."""
     variants = {}
     for name, variant in near.items():
         under = base.get(name, Variant(name=name))
@@ -428,12 +429,12 @@ def _variants_over(near: Mapping[str, Variant], base: Mapping[str, Variant]) -> 
 
 
 def _cross_faults(matrix: Matrix) -> Iterator[Fault]:
-    """Yield what is wrong between the entries of a matrix that has no fault of shape there."""
+    """Yield the faults that concern several entries: default indexes and undeclared indexes."""
     declared = [index.name for index in matrix.indexes]
     defaults = [index.name for index in matrix.indexes if index.default]
     if len(defaults) > 1:
         names = " and ".join(f"`{name}`" for name in defaults)
-        yield Fault(path="index", message=f"{names} are each the default index: there can be one")
+        yield Fault(path="index", message=f"{names} are all the default index, and there can be only one")
     entries = [*matrix.packages, *(entry for one in matrix.variants.values() for entry in one.packages)]
     for entry in entries:
         if entry.index is not None and entry.index not in declared:

@@ -1,4 +1,4 @@
-"""The values of a matrix file: from what TOML gives to what the records hold, faults collected."""
+"""Convert the TOML values of a matrix file to the types of its records, and collect the faults."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class _Wrong(Exception):
-    """A value that is not what its key asks for."""
+    """A value that is invalid for its key."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -48,18 +48,18 @@ class _Wrong(Exception):
 
 
 def type_name(value: object) -> str:
-    """Return what TOML calls the type of *value*, with its article."""
+    """Return TOML's name for the type of *value*, with its article."""
     return next((name for kind, name in _TYPE_NAMES if isinstance(value, kind)), "a date or time")
 
 
 def join(path: str, key: str) -> str:
-    """Return the path of *key* in the table at *path*, quoted where TOML would quote it."""
+    """Return the path of *key* in the table at *path*, quoted if TOML requires it."""
     quoted = key if _BARE_KEY.fullmatch(key) else '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"{path}.{quoted}" if path else quoted
 
 
 def project_name(name: str) -> NormalizedName | None:
-    """Return the normalized name of a project; None where *name* is none (PEP 508)."""
+    """Return the normalized name of a project; None if *name* is invalid (PEP 508)."""
     return canonicalize_name(name) if _PROJECT_NAME.fullmatch(name) else None
 
 
@@ -96,7 +96,7 @@ class Table:
         return self.path if self._short else join(self.path, key)
 
     def fault(self, key: str, message: str, hint: str | None = None) -> None:
-        """Add what is wrong with *key*."""
+        """Add a fault of *key*."""
         self.faults.append(Fault(path=self.where(key), message=message, hint=hint))
 
     def get(self, key: str, kind: type[T], *, as_type: str | None = None) -> T | None:
@@ -115,7 +115,7 @@ class Table:
         except _Wrong as wrong:
             self.faults.append(Fault(path=where, message=wrong.message, hint=wrong.hint))
             return None
-        if not isinstance(value, kind):  # what the schema's type converts to is not what the record holds
+        if not isinstance(value, kind):  # the schema's type converts to another type than the record has
             raise TypeError(f"{key.path} is read as {type(value).__name__}, where {kind.__name__} is needed")
         return value
 
@@ -222,7 +222,7 @@ def _specifier(raw: object, _key: Key) -> SpecifierSet:
 
 
 def _specifier_hint(text: str) -> str | None:
-    """Return what a specifier in another tool's dialect is in PEP 440's."""
+    """Return the PEP 440 form of a specifier that is written as for another tool."""
     if text.strip() == "*":
         return 'any version is `""`'
     sign = "^" if text.startswith("^") else ""
@@ -274,7 +274,7 @@ def _requirement(raw: object, key: Key) -> Requirement:
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
-        raise _Wrong(f"`{text}` is no requirement (PEP 508): {_first_line(error)}") from None
+        raise _Wrong(f"`{text}` is not a valid requirement (PEP 508): {_first_line(error)}") from None
     if requirement.url is not None:
         _url(requirement.url, key)
         _, named, digest = requirement.url.partition("#sha256=")

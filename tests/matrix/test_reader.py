@@ -335,7 +335,7 @@ def test_the_first_variant_that_fits_is_taken(accelerator: Accelerator, expected
             [
                 "new: driver 470.82 is below >=530.30",
                 "old: driver 470.82 is below >=520.61",
-                "cpu: there is a CUDA device here",
+                "cpu: this machine has a CUDA device",
             ],
         ),
         (
@@ -343,7 +343,7 @@ def test_the_first_variant_that_fits_is_taken(accelerator: Accelerator, expected
             [
                 "new: compute capability of T4 12.0 is above <=9.0",
                 "old: driver 600.1 is above <600, compute capability of T4 12.0 is above <=9.0",
-                "cpu: there is a CUDA device here",
+                "cpu: this machine has a CUDA device",
             ],
         ),
     ],
@@ -364,7 +364,7 @@ def test_every_card_must_fit() -> None:
 
 def test_without_a_card_a_variant_for_cards_does_not_fit() -> None:
     matrix = parse_matrix(HEAD + SYSTEM.partition("[variants.cpu]")[0])
-    with pytest.raises(Refused, match="old: there is no CUDA device here"):
+    with pytest.raises(Refused, match="old: this machine has no CUDA device"):
         select_variant(matrix, Accelerator())
     assert select_variant(matrix, Accelerator(), "old").variant == "old"
 
