@@ -31,7 +31,7 @@ _OUR_LABEL = re.compile(r"[+.]colablock\.[0-9a-f]+$")
 def undeclared_import_findings(
     matrix: Matrix, pins: Mapping[NormalizedName, Pin], preparer: WheelPreparer, environment: Environment
 ) -> tuple[ImportFinding, ...]:
-    """Return the phantom imports of every package of *matrix* whose requirements or modules it replaces.
+    """Return the undeclared imports of every package of *matrix* whose requirements or modules it replaces.
 
     *pins* are those of a solve for *environment* (`Resolution.pins`, of an index
     or of a lock), and *preparer* what it was solved with.  A package that is

@@ -1,17 +1,17 @@
-"""Hold the static walk of a distribution's imports against what really happens.
+"""Compare the static search for undeclared imports with what fails at run time.
 
 ::
 
-    python tools/phantom_truth.py --python ENV/bin/python trl:trl.scripts.sft peft accelerate
+    python tools/undeclared_imports_truth.py --python ENV/bin/python trl:trl.scripts.sft peft accelerate
 
-For each installed distribution (with modules to enter at, else its top-level ones) the entry modules are
-imported in fresh processes of ENV.  The first notes which other top-level names the distribution's own
-modules ask for.  Then one name at a time is missing: its import by these modules fails, and nobody finds its
-spec or its metadata, as in a clean environment.  If the import of the entry fails, the name is required.
+The entry modules of each installed distribution are imported in fresh processes of ENV.  They follow the colon; without
+them, the top-level modules are taken.  The first process records which other top-level names the distribution's own
+modules import.  Each further process hides one of these names: importing it fails in these modules, and neither its spec
+nor its metadata is found, as in a clean environment.  If the import of the entry fails, the name is required.
 
-This is compared with what ``colablock.check.findings`` says of the same: the names that are errors
-when nothing in ENV provides them against the required ones, and all that is reached against all that was
-asked for.
+Two results are compared with ``colablock.check.findings``.  The names that it reports as errors when nothing in ENV
+provides them are compared with the required names.  All names that it reaches are compared with all names that were
+imported.
 """
 
 from __future__ import annotations
