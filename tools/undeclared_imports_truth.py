@@ -4,14 +4,15 @@
 
     python tools/undeclared_imports_truth.py --python ENV/bin/python trl:trl.scripts.sft peft accelerate
 
-The entry modules of each installed distribution are imported in fresh processes of ENV.  They follow the colon; without
-them, the top-level modules are taken.  The first process records which other top-level names the distribution's own
-modules import.  Each further process hides one of these names: importing it fails in these modules, and neither its spec
-nor its metadata is found, as in a clean environment.  If the import of the entry fails, the name is required.
+The entry modules of each installed distribution are imported in fresh processes of ENV.  They follow the
+colon; without them, the top-level modules are taken.  The first process records which other top-level names
+the distribution's own modules import.  Each further process hides one of these names: importing it fails in
+these modules, and neither its spec nor its metadata is found, as in a clean environment.  If the import of
+the entry fails, the name is required.
 
-Two results are compared with ``colablock.check.findings``.  The names that it reports as errors when nothing in ENV
-provides them are compared with the required names.  All names that it reaches are compared with all names that were
-imported.
+Two results are compared with ``colablock.check.findings``.  The names that it reports as errors when
+nothing in ENV provides them are compared with the required names.  All names that it reaches are compared
+with all names that were imported.
 """
 
 from __future__ import annotations
