@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from colablock._common.fs import write_atomic
+    from colablock._common.fs import file_digest, flock, write_atomic
     from colablock._common.reporter import Reporter
     from colablock._common.text import count
 
-__all__ = ["Reporter", "count", "lazy_surface", "write_atomic"]
+__all__ = ["Reporter", "count", "file_digest", "flock", "lazy_surface", "write_atomic"]
 
 
 def lazy_surface(
@@ -43,5 +43,5 @@ def lazy_surface(
 
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy_surface(
-        __name__, {"fs": "write_atomic", "reporter": "Reporter", "text": "count"}
+        __name__, {"fs": "file_digest flock write_atomic", "reporter": "Reporter", "text": "count"}
     )

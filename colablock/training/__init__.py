@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
+    from colablock.training.find_or_start import Briefing, TrainOptions, train
     from colablock.training.receipts import Receipt
     from colablock.training.runs.config import TrainConfig
     from colablock.training.runs.folder import RunFolder, RunRecord
@@ -18,6 +19,7 @@ else:
     __getattr__, __dir__ = lazy_surface(
         __name__,
         {
+            "find_or_start": "Briefing TrainOptions train",
             "receipts": "Receipt",
             "runs.config": "TrainConfig",
             "runs.folder": "RunFolder RunRecord",
@@ -25,4 +27,13 @@ else:
         },
     )
 
-__all__ = ["Receipt", "RunFolder", "RunRecord", "RunSummary", "TrainConfig"]
+__all__ = [
+    "Briefing",
+    "Receipt",
+    "RunFolder",
+    "RunRecord",
+    "RunSummary",
+    "TrainConfig",
+    "TrainOptions",
+    "train",
+]
