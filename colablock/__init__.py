@@ -1,4 +1,4 @@
-"""Make a declared QLoRA stack fit the notebook runtime that is there.
+"""Resolve, install and prove a QLoRA training stack on a hosted notebook.
 
 ::
 
@@ -11,12 +11,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from colablock._common import lazy_surface
 from colablock._version import __version__
 
 if TYPE_CHECKING:
     from colablock.api.stack import apply, export, history, lock, plan, rollback, run, verify, why
     from colablock.api.training import attach, runs, smoke, train
     from colablock.cli.notebook_magics import load_ipython_extension
+else:
+    # `import colablock` itself loads next to nothing: a function is imported when it is first used.
+    __getattr__ = lazy_surface(
+        __name__,
+        {
+            "api.stack": "apply export history lock plan rollback run verify why",
+            "api.training": "attach runs smoke train",
+            "cli.notebook_magics": "load_ipython_extension",
+        },
+    )[0]
 
 __all__ = [
     "__version__",
@@ -35,22 +46,6 @@ __all__ = [
     "verify",
     "why",
 ]
-
-
-_HOME = {
-    "load_ipython_extension": "colablock.cli.notebook_magics",
-    **dict.fromkeys(("attach", "runs", "smoke", "train"), "colablock.api.training"),
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import a function when it is first used: `import colablock` itself loads next to nothing."""
-    if name in __all__:
-        from importlib import import_module
-
-        return getattr(import_module(_HOME.get(name, "colablock.api.stack")), name)
-    message = f"module `colablock` has no attribute `{name}`"
-    raise AttributeError(message)
 
 
 def __dir__() -> list[str]:

@@ -96,14 +96,14 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
     register_displays()
     report = up_to_date_report(asked, os.environ)
     if report is None:
-        from colablock.operations.apply import apply as plan_and_carry_out
+        from colablock.operations.apply import apply_matrix
 
         def show_plan(plan: Plan) -> None:
             if plan.steps and not quiet:
                 show(plan)
 
         with open_session(quiet=quiet) as session:
-            report = plan_and_carry_out(session, asked, on_plan=show_plan)
+            report = apply_matrix(session, asked, on_plan=show_plan)
     if not quiet:
         show(report)
     restart_after(report.restart)

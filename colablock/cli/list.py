@@ -24,9 +24,9 @@ def add(commands: Any) -> None:
 
 def _list(call: Call) -> int:
     from colablock.display.text import render_listing
-    from colablock.operations.info import listing
+    from colablock.operations.info import list_facts
 
-    found = listing(call.environ)
+    found = list_facts(call.environ)
     if call.args.json:
         print_json(found, call.out)
     else:
@@ -48,9 +48,9 @@ def _show(call: Call) -> int:
 
 def _info(call: Call) -> int:
     from colablock.display.text import render_info
-    from colablock.operations.info import info
+    from colablock.operations.info import machine_facts
 
-    facts = info(call.environ, python=call.args.python)
+    facts = machine_facts(call.environ, python=call.args.python)
     if call.args.json:
         print_json(facts, call.out)
     else:

@@ -1,4 +1,60 @@
 """One module per verb: the functions that the Python API and the command line call.
 
-In: `ApplyOptions` and a session.  Out: a plan, a report, a lock; each verb joins the packages below.
+In: a `Session` and the options of a call.  Out: a plan, a report, a lock; each verb joins the packages below.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from colablock._common import lazy_surface
+
+if TYPE_CHECKING:
+    from colablock.operations.apply import apply_matrix, carry_out
+    from colablock.operations.check import check_matrices
+    from colablock.operations.export import export_lock
+    from colablock.operations.info import list_facts, machine_facts, matrix_facts
+    from colablock.operations.lock import lock_all, lock_matrix
+    from colablock.operations.plan import plan_change
+    from colablock.operations.rollback import drop_stashes, list_changes, recover_interrupted, undo_changes
+    from colablock.operations.run import proven_environment, run_command, run_smoke
+    from colablock.operations.session import Session
+    from colablock.operations.verify import verify_last_apply
+else:
+    __getattr__, __dir__ = lazy_surface(
+        __name__,
+        {
+            "apply": "apply_matrix carry_out",
+            "check": "check_matrices",
+            "export": "export_lock",
+            "info": "list_facts machine_facts matrix_facts",
+            "lock": "lock_all lock_matrix",
+            "plan": "plan_change",
+            "rollback": "drop_stashes list_changes recover_interrupted undo_changes",
+            "run": "proven_environment run_command run_smoke",
+            "session": "Session",
+            "verify": "verify_last_apply",
+        },
+    )
+
+__all__ = [
+    "Session",
+    "apply_matrix",
+    "carry_out",
+    "check_matrices",
+    "drop_stashes",
+    "export_lock",
+    "list_changes",
+    "list_facts",
+    "lock_all",
+    "lock_matrix",
+    "machine_facts",
+    "matrix_facts",
+    "plan_change",
+    "proven_environment",
+    "recover_interrupted",
+    "run_command",
+    "run_smoke",
+    "undo_changes",
+    "verify_last_apply",
+]

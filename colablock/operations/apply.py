@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from colablock._common.text import count
 from colablock.environment.interpreters import fetch_interpreter
 from colablock.environment.snapshot import fingerprint, installed_versions, snapshot_of
 from colablock.errors import InvalidInput, NotProven, RolledBack
@@ -27,16 +28,17 @@ from colablock.transaction.serialise import report_to_json
 from colablock.transaction.up_to_date import digest_of, request_key
 from colablock.verification.verify import Check, Report, prove
 
-__all__ = ["apply", "carry_out"]
+__all__ = ["apply_matrix", "carry_out"]
 
 
-def apply(
+def apply_matrix(
     session: Session, options: ApplyOptions, *, on_plan: Callable[[Plan], None] | None = None
 ) -> Report:
-    """Plan, carry the plan out, and return the report; *on_plan* is given the plan before anything changes.
+    """Plan, carry the plan out, and return the report.
 
-    The no-op check is not done here: `up_to_date_report` is asked first, and
-    loads no resolver.  Raises what `plan_change` and `carry_out` raise.
+    *on_plan* receives the plan before anything changes.  Callers do the no-op
+    check themselves, with `up_to_date_report`, before they import this module:
+    a no-op then loads no resolver.  Raises what `plan_change` and `carry_out` raise.
     """
     planned = plan_change(session, options, recover=True)
     if on_plan is not None:
@@ -47,12 +49,14 @@ def apply(
 def carry_out(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:
     """Change the target as planned, prove it, and return the report.
 
-    Raises RolledBack when it failed and was undone, Refused or Unmet before
-    anything has changed.  A report with failed checks is returned only when
-    the user keeps what fails.
+    Raises RolledBack when the change failed and was undone, and Refused or Unmet
+    before anything has changed.  Returns a report with failed checks only where
+    *options* ask to keep the result.
     """
     if options.runtime:
-        raise InvalidInput("a recorded runtime can be planned for, not changed", hint="Leave `--runtime` out")
+        raise InvalidInput(
+            "a recorded runtime can only be planned for", hint="Omit `--runtime` to change an environment"
+        )
     started = time.monotonic()
     apply_to_target = _apply_to_env if planned.plan.target is Target.ENV else _apply_to_kernel
     applied.check_home(session.home)
@@ -78,7 +82,7 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
     if not plan.steps:
         checks = prove_kernel()
         if not (options.keep or all(check.passed for check in checks)):
-            raise NotProven(_failures(checks, "nothing was to be changed"))
+            raise NotProven(_failures(checks, "the plan has nothing to change"))
         return _report(planned, plan.python, checks, changed=False)
     if not options.break_system_packages:
         refuse_externally_managed(plan, planned.snapshot)  # before gigabytes are fetched for it
@@ -122,10 +126,10 @@ def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChang
     )
     if not all(check.passed for check in checks) and not options.keep:
         if existing is not None:
-            raise NotProven(_failures(checks, "the environment, which stood already, is left as it was"))
+            raise NotProven(_failures(checks, "the environment existed before and is unchanged"))
         envs.discard_env(session.home, digest)
-        hint = "`--keep` keeps an environment that is not proven"
-        raise RolledBack(_failures(checks, "the environment was taken away again"), hint=hint)
+        hint = "Pass `--keep` to keep an environment that is not proven"
+        raise RolledBack(_failures(checks, "the new environment was deleted"), hint=hint)
     envs.select_env(session.home, planned.matrix.name, digest)
     report = _report(planned, python, checks, changed=existing is None)
     return replace(report, lock_digest=digest)
@@ -192,14 +196,14 @@ def _record(session: Session, options: ApplyOptions, planned: PlannedChange, rep
     try:
         applied.save(record, session.home)
     except OSError as error:
-        note = f"applied, but not recorded in {session.home}: {error.strerror}; `run` and `verify` miss it"
-        return replace(report, notes=(*report.notes, note))
+        note = f"applied, but not recorded in {session.home}: {error.strerror};"
+        return replace(report, notes=(*report.notes, f"{note} `run` and `verify` will not find it"))
     return report
 
 
-def _failures(checks: Iterable[Check], then: str) -> str:
+def _failures(checks: Iterable[Check], outcome: str) -> str:
     failed = [check for check in checks if not check.passed]
-    lines = [f"{len(failed)} of the proofs failed, and {then}"]
+    lines = [f"{count(len(failed), 'check')} failed, and {outcome}"]
     for check in failed:
         lines.append(f"  {check.kind} {check.subject}")
         lines += [f"    {line}" for line in check.detail.splitlines()[-8:]]

@@ -1,4 +1,4 @@
-"""Check matrices: outcomes from their locks, and the imports of packages whose requirements are replaced."""
+"""Check matrices: outcomes from their locks, and the imports of packages with replaced requirements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lock written for other installers, with the wheels that lie beside it."""
+"""Export a lock for other installers, with the wheels beside it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["ExportResult", "export_lock"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """What was written: the *text*, and the *wheels* that were laid in the wheelhouse."""
+    """The exported *text*, and the *wheels* that were copied to the wheelhouse."""
 
     text: str
     wheels: tuple[Path, ...] = ()
@@ -43,11 +43,11 @@ def export_lock(
     python_version: str | None = None,
     platform: str | None = None,
 ) -> ExportResult:
-    """Return the lock that *options* names as *form*, written to *output* where that is given.
+    """Return the lock that *options* name in the format *form*, and write it to *output* if given.
 
-    The wheels that lie beside the lock are copied to *wheelhouse*; without one
-    the text names the folder where they are.  Raises InvalidInput for what
-    cannot be exported so, BadDistribution for a wheel that is not the lock's.
+    The wheels beside the lock are copied to *wheelhouse*; without one the text
+    names their folder.  Raises InvalidInput for a lock that *form* cannot
+    express, BadDistribution for a wheel whose hash is not that of the lock.
     """
     with tempfile.TemporaryDirectory(prefix="colablock-") as scratch:
         path = _lock_of(session, options, Path(scratch), python_version, platform)
@@ -63,23 +63,25 @@ def export_lock(
         if wheelhouse is not None:
             folders = {wheelhouse} if wheels else set()
         elif wheels and folder == Path(scratch) and form is not Format.CONSTRAINTS:
-            raise InvalidInput(f"no index has {_listed(contents)}", hint="`--wheelhouse DIR` lays it there")
+            raise InvalidInput(
+                f"no index has {_listed(contents)}", hint="Pass `--wheelhouse DIR` to have it written there"
+            )
         else:
             folders = {wheel.parent for wheel in wheels}
         links = [_from(output, folder) for folder in sorted(folders)]
         text = export_text(lock, form, source=str(options.lock or options.name), find_links=links)
-    laid = tuple(wheelhouse / name for name in contents) if wheelhouse is not None else ()
-    for destination in laid:
+    copied = tuple(wheelhouse / name for name in contents) if wheelhouse is not None else ()
+    for destination in copied:
         write_atomic(destination, contents[destination.name])
     if output is not None:
         write_atomic(output, text.encode())
-    return ExportResult(text=text, wheels=laid)
+    return ExportResult(text=text, wheels=copied)
 
 
 def _lock_of(
     session: Session, options: ApplyOptions, scratch: Path, python_version: str | None, platform: str | None
 ) -> Path:
-    """Return the lock file that *options* names, else the one beside the matrix, else a new one."""
+    """Return the lock file that *options* name, else the one beside the matrix, else a new one."""
     if options.lock is not None:
         _refuse_choices(options, python_version, platform)
         return options.lock
@@ -93,7 +95,7 @@ def _lock_of(
 
 
 def _refuse_choices(options: ApplyOptions, python_version: str | None, platform: str | None) -> None:
-    """Refuse what would choose between locks, where one is named."""
+    """Raise InvalidInput for options that select a lock, where *options* name the file."""
     choices = {
         "--platform": platform,
         "--python-version": python_version,
@@ -103,8 +105,10 @@ def _refuse_choices(options: ApplyOptions, python_version: str | None, platform:
     }
     given = [option for option, value in choices.items() if value]
     if given:
-        message = f"the lock `{options.lock}` decides what {_listed(given)} would"
-        raise InvalidInput(message, hint="Leave that out, or `--lock`")
+        message = (
+            f"{_listed(given)} cannot be used with `--lock`: the lock `{options.lock}` is for one target"
+        )
+        raise InvalidInput(message, hint="Omit one of them")
 
 
 def _check_matrix(lock: Pylock, path: Path, name: str) -> None:
@@ -114,12 +118,12 @@ def _check_matrix(lock: Pylock, path: Path, name: str) -> None:
 
 
 def _checked(wheel: Path, hashes: Iterable[str]) -> bytes:
-    """Return the bytes of a wheel beside the lock, which has to be the one that the lock means."""
+    """Return the bytes of a wheel beside the lock.  Raises BadDistribution unless all *hashes* match."""
     try:
         content = wheel.read_bytes()
     except OSError as error:
-        message = f"`{wheel}`, which the lock names, cannot be read: {error.strerror}"
-        raise BadDistribution(message, hint="Lay its folder beside the lock, or lock again") from error
+        message = f"cannot read `{wheel}`, which the lock names: {error.strerror}"
+        raise BadDistribution(message, hint="Put its folder beside the lock, or lock again") from error
     pairs = (text.split(":") for text in hashes)
     if any(hashlib.new(name, content).hexdigest() != value for name, value in pairs):
         raise BadDistribution(f"`{wheel}` is not the wheel that the lock names", hint="Lock again")
@@ -127,7 +131,7 @@ def _checked(wheel: Path, hashes: Iterable[str]) -> bytes:
 
 
 def _from(output: Path | None, folder: Path) -> str:
-    """Return how a file at *output*, or one in the current folder, names *folder*."""
+    """Return the path of *folder* from the folder of *output*, or from the current folder."""
     return os.path.relpath(folder, output.parent if output is not None else Path())
 
 

@@ -1,4 +1,4 @@
-"""What there is, as plain values: matrices, one matrix, this machine."""
+"""List and show: matrices, recorded runtimes, one matrix, this machine, as plain values."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from colablock.runtimes.catalog import runtimes
 from colablock.training.receipts import proven_on
 from colablock.transaction.apply_record import home_folder
 
-__all__ = ["info", "listing", "matrix_facts"]
+__all__ = ["list_facts", "machine_facts", "matrix_facts"]
 
 
-def listing(environ: Mapping[str, str]) -> dict[str, object]:
-    """Return the matrices that can be named and the recorded runtimes."""
+def list_facts(environ: Mapping[str, str]) -> dict[str, object]:
+    """Return the matrices that are found and the recorded runtimes."""
     return {
         "matrices": [_listed(one) for one in list_matrices(environ=environ)],
         "runtimes": [
@@ -39,7 +39,7 @@ def listing(environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def _listed(one: Listed) -> dict[str, object]:
-    """Return what one line of the list says; of a matrix that trains, on which cards that is proven."""
+    """Return one matrix of the list; with a runner, on which cards training is proven."""
     matrix, training = one.matrix, None
     if matrix is not None and matrix.train.runner is not None:
         cards = proven_on(matrix.source, digest=matrix.digest)
@@ -56,7 +56,7 @@ def _listed(one: Listed) -> dict[str, object]:
 
 
 def matrix_facts(name: str, environ: Mapping[str, str]) -> dict[str, object]:
-    """Return one matrix as it is declared, with the reason for every entry."""
+    """Return one matrix as declared, with the reason for every entry."""
     matrix = find_matrix(name, environ=environ)
     return {
         "name": matrix.name,
@@ -87,8 +87,8 @@ def _title(entry: PackageEntry | Constraint | Absent) -> str:
     return f"{entry.name} @ {url}" if url else f"{entry.name}{entry.specifier}"
 
 
-def info(environ: Mapping[str, str], *, python: str | None = None) -> dict[str, object]:
-    """Return what colablock sees here, without credentials: for a bug report."""
+def machine_facts(environ: Mapping[str, str], *, python: str | None = None) -> dict[str, object]:
+    """Return what colablock detects on this machine, without credentials, for a bug report."""
     snapshot = snapshot_of(Path(python), environ=environ) if python else take_snapshot(environ=environ)
     settings = read_settings(environ)
     return {

@@ -59,10 +59,10 @@ _STDOUT = Path("-")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockOptions:
-    """What a lock is asked for beside the matrix.
+    """The options of a lock that a plan does not have.
 
-    Without *upgrade*, or *upgrade_packages* that name it, a version of the lock
-    that is there stays as long as it fits.  *exclude_newer* replaces the matrix's own.
+    The versions of an existing lock are preferred, unless *upgrade* is set or
+    *upgrade_packages* has the name.  *exclude_newer* replaces the matrix's own.
     With *dry* nothing is written.
     """
 
@@ -77,7 +77,7 @@ class LockOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockResult:
-    """One lock that was made, with how its pins moved; or the *refusal*: why there is none."""
+    """One lock and the pins that *moved* in it; or a *refusal*, the reason why there is no lock."""
 
     target: str  # a recorded runtime, or ``py312``
     variant: str | None
@@ -100,7 +100,7 @@ def lock_matrix(session: Session, options: ApplyOptions, wanted: LockOptions) ->
         return _lock_environment(run, _target_environment(wanted))
     if wanted.python_version or wanted.platform:
         message = "a recorded runtime has its own Python and platform"
-        raise InvalidInput(message, hint="Leave `--python-version` and `--platform` out")
+        raise InvalidInput(message, hint="Omit `--python-version` and `--platform`")
     return _lock_runtime(run, load_runtime(options.runtime, environ=session.environ))
 
 
@@ -282,7 +282,7 @@ def _write(
     wheels = preparer.wheels_beside(resolution, path if is_kept else None)
     if wheels and wanted.output == _STDOUT:
         names = ", ".join(sorted(wheels))
-        note(f"the lock names our own wheel of {names}: `--output FILE` lays it beside")
+        note(f"the lock names a rebuilt wheel of {names}: `--output FILE` writes it beside the lock")
     origin = LockOrigin(
         runtime=target if resolution.request.installed else None,
         index=redacted(solver.settings.default_index),
@@ -292,7 +292,7 @@ def _write(
     text = write_lock(lock)
     local = [str(pin.name) for pin in resolution.pins.values() if _is_local(pin)]
     if local:
-        note(f"of use on this machine only: the lock names local files of {', '.join(local)}")
+        note(f"the lock works on this machine only: it names local files of {', '.join(local)}")
     before = path.read_bytes() if path.is_file() else None
     moved = tuple(_moves(_versions(path), {p.name: p.version for p in lock.packages if p.version}))
     if is_kept and text != before:
@@ -350,7 +350,7 @@ def _variant(matrix: Matrix, accelerator: Accelerator) -> str | None:
 
 
 def _repairs(planned: PlannedChange) -> list[Pin]:
-    """Return what the plan installs to mend what the stack breaks, which no part of the stack asks for."""
+    """Return the pins that the plan installs only to repair what the stack breaks."""
     found = []
     stack = {name for name, pin in planned.resolution.pins.items() if not pin.is_installed}
     source = planned.preparer.source
@@ -376,11 +376,11 @@ def _versions(path: Path) -> dict[NormalizedName, Version]:
     try:
         return {package.name: package.version for package in read_lock(path).packages if package.version}
     except InvalidInput:
-        return {}  # it is written anew
+        return {}  # an unreadable lock is replaced
 
 
 def _preferred(path: Path, wanted: LockOptions) -> dict[NormalizedName, Version]:
-    """Return the versions that the lock at *path* has, as far as they are to stay."""
+    """Return the versions to prefer: those of the lock at *path*, without the ones to upgrade."""
     if wanted.upgrade:
         return {}
     found = _versions(path)
@@ -390,7 +390,7 @@ def _preferred(path: Path, wanted: LockOptions) -> dict[NormalizedName, Version]
 def _moves(
     before: Mapping[NormalizedName, Version], after: Mapping[NormalizedName, Version]
 ) -> Iterator[str]:
-    """Yield how the pins moved, one line for each; nothing where there was no lock."""
+    """Yield a line for each pin that was added, removed or moved; nothing where there was no lock."""
     for name in sorted(before.keys() | after.keys()) if before else ():
         old, new = before.get(name), after.get(name)
         if old is None:

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ENV_EXISTS", "env_digest", "plan_change", "solver_for"]
 
-#: Said of a plan, or noted by an apply, whose isolated environment was built before.
-ENV_EXISTS = "the environment of this lock stands already: nothing is fetched"
-_INTERRUPTED = "a change of this environment was interrupted: the next `apply` sees to it first"
+#: The note of a plan or an apply whose isolated environment was built earlier.
+ENV_EXISTS = "the environment of this lock exists already: nothing has to be fetched"
+_INTERRUPTED = "a change of this environment was interrupted: the next `apply` recovers it first"
 
 
 def plan_change(session: Session, options: ApplyOptions, *, recover: bool = False) -> PlannedChange:
@@ -101,9 +101,9 @@ def _read_state(session: Session, options: ApplyOptions, *, recover: bool) -> Sn
         else:
             snapshot = _with_note(snapshot, _INTERRUPTED)
     if not options.python and snapshot.host is not Host.PLAIN and not session.in_kernel:
-        # `!colablock` is a process of its own: what the kernel holds is out of its sight.
-        note = "what the notebook's kernel has loaded cannot be seen from here: restart it after a change"
-        snapshot = _with_note(snapshot, note)
+        # `!colablock` starts a process of its own.
+        note = "this process cannot see which modules the notebook's kernel has loaded:"
+        snapshot = _with_note(snapshot, f"{note} restart the kernel after a change")
     return comparable(snapshot)
 
 
@@ -117,7 +117,7 @@ def _lock_store(
     """Return the locks beside *matrix*, as far as *options* allow them."""
     paths = lock_files(matrix, environ=session.environ) if options.use_locks and options.lock is None else ()
     if paths and settings.find_links:
-        session.reporter.note(f"the locks beside {matrix.name} are left aside: find-links come first")
+        session.reporter.note(f"not using the locks of {matrix.name}: find-links override them")
         return None
     return LockStore(
         paths=paths,
@@ -131,14 +131,14 @@ def _lock_store(
 def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) -> PlannedChange:
     """Plan for the target that was asked for, else for the kernel where that does no harm."""
     if options.into is not None:
-        return solver.in_env("asked for") if options.into is Target.ENV else solver.in_kernel("asked for")
+        return solver.in_env("requested") if options.into is Target.ENV else solver.in_kernel("requested")
     if not is_kernel(solver.kernel, named=bool(options.python or options.runtime)):
-        return solver.in_env("no notebook runs here")
+        return solver.in_env("this is no notebook")
     try:
-        planned = solver.in_kernel("harmless: nothing that is loaded changes and nothing breaks")
+        planned = solver.in_kernel("harmless: no loaded module changes and nothing breaks")
     except (NoSolution, Refused) as error:
-        session.reporter.note(f"not into the kernel: {error.message.splitlines()[0]}")
-        return solver.in_env("the kernel cannot take it")
+        session.reporter.note(f"not using the kernel: {error.message.splitlines()[0]}")
+        return solver.in_env("the kernel cannot hold the stack")
     harm = why_not_kernel(planned.plan)
     is_closed = planned.snapshot.externally_managed is not None and not options.break_system_packages
     if harm is None and planned.plan.steps and is_closed:

@@ -55,7 +55,7 @@ def drop_stashes(
     """
     site = session.site(python)
     if not read_history(site.state):
-        raise NotFound(f"colablock has changed nothing in `{site.prefix}`, so nothing is kept")
+        raise NotFound(f"colablock has changed nothing in `{site.prefix}`, so there is no stash to drop")
     with locked(site):
         return drop(site.state, number)
 
@@ -65,5 +65,5 @@ def recover_interrupted(session: Session, python: str | None = None) -> Recovery
     site = session.site(python)
     outcome = recover(site)
     if outcome is not None:
-        session.reporter.note(f"a change of {site.prefix} that was interrupted {outcome.value}")
+        session.reporter.note(f"an interrupted change of {site.prefix} {outcome.value}")
     return outcome

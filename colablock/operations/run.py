@@ -42,9 +42,12 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
     if moved:
         raise Refused(
             "\n".join(
-                [f"the stack of `{last.name}` is not as it was proven", *(f"  {one}" for one in moved)]
+                [
+                    f"the stack of `{last.name}` has changed since it was proven",
+                    *(f"  {one}" for one in moved),
+                ]
             ),
-            hint=f"`colablock apply {name}` makes it so again",
+            hint=f"Run `colablock apply {name}` to restore it",
         )
     report = report_from_json(last.report)
     return ProvenEnvironment(

@@ -40,7 +40,10 @@ def verify_last_apply(session: Session, name: str) -> Report:
     recorded = report_from_json(last.report)
     notes = (*recorded.notes, *notes_of(drifts, with_pins=False))
     if matrix.digest != last.matrix_digest:
-        notes = (*notes, f"{matrix.name} has changed since it was applied: these are its proofs of today")
+        notes = (
+            *notes,
+            f"{matrix.name} has changed since it was applied: the checks are those of its current version",
+        )
     return replace(recorded, checks=checks, changed=False, seconds=time.monotonic() - started, notes=notes)
 
 

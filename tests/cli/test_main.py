@@ -397,7 +397,8 @@ def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
     ):
         back = world.run(*command)
         assert back.code == ExitCode.DONE, back.err
-        assert "that was interrupted has been put back" in back.err, command
+        note = f"an interrupted change of {venv.folder} has been put back"
+        assert note in " ".join(back.err.split()), command
         assert listing(venv.folder) == before, command
         shutil.rmtree(venv.folder)
         shutil.copytree(mixed, venv.folder, symlinks=True)
@@ -508,7 +509,7 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path:
         f"tiny, Python {one['python_version']}, current\n   lock {one['lock'][:12]}, built "
     )
     planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
-    assert "stands already: nothing is fetched" in " ".join(planned.out.split())
+    assert "exists already: nothing has to be fetched" in " ".join(planned.out.split())
     wrong = world.run("env", "remove", "tinny", COLABLOCK_HOME=home)
     assert (wrong.code, "colablock env list" in wrong.err) == (ExitCode.USAGE, True)
     removed = world.run("env", "remove", "tiny", "--json", COLABLOCK_HOME=home)
@@ -516,7 +517,7 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path:
     assert world.run("env", "list", "--json", COLABLOCK_HOME=home).json == {"environments": []}
     assert world.run("run", "tiny", "--", "true", COLABLOCK_HOME=home).code == ExitCode.USAGE
     planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
-    assert "stands already" not in planned.out
+    assert "exists already" not in planned.out
 
 
 def test_quiet_is_quiet(world: World, tmp_path: Path) -> None:
@@ -606,7 +607,7 @@ def test_a_bug_of_ours_has_its_own_exit_code(
     def fail(_: object) -> None:
         raise RuntimeError("a shelf fell down")
 
-    monkeypatch.setattr("colablock.operations.info.listing", fail)
+    monkeypatch.setattr("colablock.operations.info.list_facts", fail)
     assert main(["list"]) == ExitCode.BUG
     captured = capsys.readouterr()
     assert captured.out == ""

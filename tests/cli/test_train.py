@@ -188,8 +188,8 @@ def test_a_stack_that_moved_since_its_proof_trains_nothing(shell: Shell) -> None
     try:
         for argv in (shell.argv(), ["smoke", "tiny"]):
             assert shell(*argv) == 1
-            assert "the stack of `tiny` is not as it was proven" in shell.err
-            assert "hint: `colablock apply tiny` makes it so again" in shell.err
+            assert "the stack of `tiny` has changed since it was proven" in shell.err
+            assert "hint: Run `colablock apply tiny` to restore it" in shell.err
     finally:
         moved.rename(info)
 

@@ -441,7 +441,10 @@ def test_a_recorded_runtime_stands_for_its_python_and_platform(world: World) -> 
         ([], "there is nothing to export"),
         (["--lock", "nowhere.toml"], "`nowhere.toml` cannot be read"),
         (["owned", "--lock", "pylock.toml"], "is a lock of plain, not of owned"),
-        (["--lock", "pylock.toml", "--variant", "cpu", "--with", "x"], "what `--variant`, `--with` would"),
+        (
+            ["--lock", "pylock.toml", "--variant", "cpu", "--with", "x"],
+            "`--variant`, `--with` cannot be used with `--lock`",
+        ),
         (["plain", "-o", "."], "`.` cannot be written: Is a directory"),
         (["owned"], "no index has `own-1.0"),
     ],

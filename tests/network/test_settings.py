@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from colablock.network.settings import DEFAULT_INDEX, Settings, read_settings
-from colablock.operations.info import info
+from colablock.operations.info import machine_facts
 
 A, B, C = (f"https://{name}.example/simple/" for name in "abc")
 PIP_CONF = f"[global]\nindex-url = {A}\n"
@@ -174,11 +174,11 @@ def test_passwords_are_used_and_not_shown(name: str, tmp_path: Path) -> None:
     found = read_settings(environ)
     assert found.default_index == PRIVATE
     assert SECRET not in " ".join(found.notes)
-    shown = info(environ)
+    shown = machine_facts(environ)
     assert shown["default index"] == "https://a.example/simple/"
     assert shown["find-links"] == ["https://a.example/simple/"]
     assert SECRET not in repr(shown)
 
 
 def test_a_password_in_further_indexes_is_not_shown(tmp_path: Path) -> None:
-    assert SECRET not in repr(info({"HOME": str(tmp_path), "PIP_EXTRA_INDEX_URL": PRIVATE}))
+    assert SECRET not in repr(machine_facts({"HOME": str(tmp_path), "PIP_EXTRA_INDEX_URL": PRIVATE}))

@@ -13,7 +13,7 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.errors import ExitCode, NoSolution, NotFound
-from colablock.operations.apply import apply
+from colablock.operations.apply import apply_matrix
 from colablock.operations.plan import plan_change
 from colablock.operations.run import run_command
 from colablock.operations.session import Session
@@ -92,7 +92,7 @@ def session(world: World, reporter: Reporter | None = None, **variables: str) ->
 
 def applied(session: Session, options: ApplyOptions) -> Report:
     """Return the report of an apply, as the API and the command line make it: no-op check first."""
-    return up_to_date_report(options, session.environ) or apply(session, options)
+    return up_to_date_report(options, session.environ) or apply_matrix(session, options)
 
 
 def ask_2024(venv: StandIn, *, keep: bool = False, broken: Remedy | None = None) -> ApplyOptions:
@@ -254,7 +254,7 @@ def test_it_ends_in_a_proven_environment_of_its_own(dated: World) -> None:
     assert (report.target, report.passed, report.changed) == ("env", True, True)
     # The Python that runs this comes first, and that may be 3.10.
     assert report.python_version.startswith(("3.12.", "3.11.", "3.10."))
-    assert any("not into the kernel: `numpy`, `tokenizers` and `torch`" in note for note in notes.notes)
+    assert any("not using the kernel: `numpy`, `tokenizers` and `torch`" in note for note in notes.notes)
     assert venv.versions() == before
     dated.server.forget_requests()
     again = applied(session(dated), ask)

@@ -10,7 +10,7 @@ import pytest
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput
 from colablock.matrix.catalog import find_matrix
-from colablock.operations.info import listing
+from colablock.operations.info import list_facts
 from colablock.training.receipts import (
     Receipt,
     card_key,
@@ -164,7 +164,7 @@ def test_each_matrix_of_one_name_is_listed_with_its_own_proofs(
     far.write_text(far.read_text() + "# another\n")
     digest = find_matrix(str(far)).digest
     write_receipt(replace(T4, matrix_digest=digest), receipts_folder(str(far)) / "t4.json")
-    found = listing({"COLABLOCK_MATRICES": "far"})["matrices"]
+    found = list_facts({"COLABLOCK_MATRICES": "far"})["matrices"]
     assert isinstance(found, list)
     assert [one for one in found if one["name"] == "mine"] == [
         {
