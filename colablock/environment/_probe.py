@@ -1,34 +1,40 @@
 """Tell one interpreter's facts and what is installed for it, as one JSON line.
 
-Run by other interpreters as ``EXE -I _probe.py``: the standard library of
-Python 3.8 is all that may be used here, and nothing of colablock.  The running
-interpreter is read by the same functions, in process.
+Run by other interpreters as ``EXE -I _probe.py``, or ``EXE -I _probe.py facts``
+for the facts alone: only the standard library of Python 3.8 may be used here,
+and nothing of colablock.  The running interpreter is read by the same
+functions, in process.
 """
 
-# Paths stay strings: seven hundred folders are read, and objects double the time.
-# ruff: noqa: PTH100, PTH110, PTH112, PTH113, PTH118, PTH119, PTH120, PTH123, PTH207, PTH208
+# Paths stay strings: seven hundred folders are read, and objects double the time.  What few interpreters
+# need is imported where it is needed: every interpreter at hand runs this.
+# ruff: noqa: PLC0415, PTH100, PTH110, PTH112, PTH113, PTH118, PTH119, PTH120, PTH123, PTH207, PTH208
 
 from __future__ import annotations
 
-import configparser
 import glob
+import importlib
 import importlib.machinery
 import json
 import os
 import platform
 import re
 import site
-import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
-from typing import Any
 
-__all__ = ["FORMAT", "MARK", "distributions", "interpreter_facts", "probe"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+__all__ = ["FORMAT", "MARK", "ONLY_FACTS", "distributions", "interpreter_facts", "missing_modules", "probe"]
 
 FORMAT = 1
 #: What the one line that counts begins with: a `.pth` file may print lines of its own.
 MARK = "colablock-probe "
+#: The argument that asks for the facts, and for what the interpreter was built without.
+ONLY_FACTS = "facts"
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
 _FILE_SIZE = re.compile(rb",(\d+)\r?$", re.MULTILINE)
@@ -37,6 +43,8 @@ _TOP_FILE = re.compile(rb'^"?([^/\\,"\r\n]+\.(?:py|so|pyd|pth))"?,', re.MULTILIN
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _SECTION = re.compile(r"\[([^:\]]*):?([^\]]*)\]")
 _SINGLE = ("name", "version", "requires-python")
+# Without these an interpreter runs no training stack.
+_NEEDED = ("ctypes", "ssl", "zlib")
 _MANY = ("requires-dist", "provides-extra", "import-name", "import-namespace")
 
 
@@ -66,11 +74,34 @@ def interpreter_facts() -> dict[str, Any]:
         "executable": sys.executable,
         "prefix": sys.prefix,
         "base_prefix": sys.base_prefix,
+        "base_executable": _base_executable(),
         "paths": paths,
         "has_headers": os.path.exists(os.path.join(paths["include"], "Python.h")),
         "externally_managed": _externally_managed(paths["stdlib"]),
         "user_site": site.getusersitepackages() if sys.flags.no_user_site else None,
     }
+
+
+def missing_modules() -> list[str]:
+    """Return why modules that every stack needs cannot be imported; they depend on how Python was built."""
+    return [fault for fault in map(_import_fault, _NEEDED) if fault]
+
+
+def _import_fault(name: str) -> str | None:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def _base_executable() -> str:
+    """Return the real file of this interpreter, or of the one that its virtual environment was made with."""
+    base = getattr(sys, "_base_executable", "") or sys.executable
+    if sys.prefix != sys.base_prefix:  # before 3.11 a copy in a virtual environment takes itself for its base
+        likely = os.path.join(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info))
+        base = likely if os.path.isfile(likely) else base
+    return os.path.realpath(base)
 
 
 def _markers() -> dict[str, str]:
@@ -114,6 +145,8 @@ def _musl() -> list[int] | None:
     """Return the version that musl's loader gives of itself; it has no other way to ask."""
     if not sys.platform.startswith("linux"):
         return None
+    import subprocess
+
     for loader in sorted(glob.glob("/lib/ld-musl-*.so.1")):
         try:
             answer = subprocess.run([loader], stderr=subprocess.PIPE, check=False).stderr
@@ -129,6 +162,8 @@ def _macos() -> list[Any]:
     """Return major, minor and machine, as ``packaging.tags`` finds them."""
     version, _, machine = platform.mac_ver()
     if version.startswith("10.16"):
+        import subprocess
+
         # Built against an old SDK, this Python is told 10.16 on every newer system.
         command = [sys.executable, "-sS", "-c", "import platform; print(platform.mac_ver()[0])"]
         environ = dict(os.environ, SYSTEM_VERSION_COMPAT="0")
@@ -142,6 +177,8 @@ def _externally_managed(stdlib: str) -> str | None:
     marker = os.path.join(stdlib, "EXTERNALLY-MANAGED")
     if sys.prefix != sys.base_prefix or not os.path.isfile(marker):
         return None
+    import configparser
+
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read(marker, encoding="utf-8")
@@ -367,4 +404,8 @@ def _read(path: str) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n" + MARK + json.dumps(probe()) + "\n")
+    if sys.argv[1:] == [ONLY_FACTS]:
+        answer = {"format": FORMAT, "facts": interpreter_facts(), "missing": missing_modules()}
+    else:
+        answer = probe()
+    sys.stdout.write("\n" + MARK + json.dumps(answer) + "\n")

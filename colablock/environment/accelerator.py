@@ -8,12 +8,11 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from colablock._common.process import clean_environment
+from colablock._common.process import ChildFailed, clean_environment, run_child
 from colablock._common.text import near
 from colablock.errors import NotFound
 
@@ -189,23 +188,10 @@ def run_nvidia_smi(environ: Mapping[str, str], question: str) -> str:
         raise DriverError(message)
     command = [program, question, "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(
-            command,
-            env=clean_environment(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        message = f"nvidia-smi did not answer: {error}"
-        raise DriverError(message) from error
-    output = done.stdout.decode("utf-8", "replace")
-    if done.returncode:
-        said = (done.stderr.decode("utf-8", "replace") or output).strip().splitlines()
-        message = f"nvidia-smi failed: {said[0] if said else f'exit status {done.returncode}'}"
-        raise DriverError(message)
-    return output
+        return run_child(command, environ=clean_environment(environ), timeout=_SECONDS).text
+    except ChildFailed as error:
+        said = (error.output.error_text or error.output.text).strip().splitlines()
+        raise DriverError(f"nvidia-smi failed: {said[0] if said else error}") from error
 
 
 class DriverError(Exception):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from colablock._common.process import clean_environment, last_lines, run_uv
+from colablock._common.process import ChildFailed, run_uv
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
+from colablock.environment.probe import ask_interpreter, is_no_interpreter
 from colablock.errors import NotFound, Unmet
 
 __all__ = [
@@ -25,24 +24,8 @@ __all__ = [
     "look_for_interpreters",
 ]
 
-# An interpreter built without what ctypes, ssl and zlib need runs no training stack: it counts as broken.
-_PROBE = """\
-import json, os, platform, sys, sysconfig
-import ctypes, ssl, zlib
-base = getattr(sys, "_base_executable", "") or sys.executable
-if sys.prefix != sys.base_prefix:  # before 3.11 a copy in a virtual environment takes itself for its base
-    likely = os.path.join(sys.base_prefix, "bin", "python%d.%d" % sys.version_info[:2])
-    base = likely if os.path.isfile(likely) else base
-print(json.dumps({
-    "base": os.path.realpath(base),
-    "version": platform.python_version(),
-    "implementation": sys.implementation.name,
-    "has_headers": os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Python.h")),
-}))
-"""
 _NAME = re.compile(r"python(3(\.\d+)?)?")
 _TIMEOUT = 20.0  # seconds; a cold start on a busy notebook takes a few
-_NO_SUCH_COMMAND = 127  # what a pyenv shim answers for a version that is not chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +60,7 @@ def look_for_interpreters(environ: Mapping[str, str]) -> FoundInterpreters:
     """
     candidates = _unique(_candidates(environ))
     with ThreadPoolExecutor(max_workers=min(8, len(candidates))) as pool:
-        answers = list(pool.map(lambda item: _probe(item[0], item[1], environ), candidates))
+        answers = list(pool.map(lambda item: _ask(item[0], item[1], environ), candidates))
     interpreters: dict[str, Interpreter] = {}
     for answer in answers:
         if isinstance(answer, Interpreter) and answer.implementation == "cpython":
@@ -112,7 +95,7 @@ def fetch_interpreter(
         environ=environ,
         doing=f"find the Python {version} that it fetched",
     )
-    answer = _probe(found.stdout.strip(), "fetched", environ)
+    answer = _ask(found.strip(), "fetched", environ)
     if not isinstance(answer, Interpreter):
         raise NotFound(answer or f"the Python {version} that uv fetched does not run")
     return answer
@@ -168,40 +151,27 @@ def _pyenv(environ: Mapping[str, str]) -> Iterator[str]:
 def _managed_by_uv(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield those in uv's folder; `uv python list` would ask every interpreter on PATH, too."""
     try:
-        done = run_uv(["python", "dir"], environ=environ, doing="name its folder", timeout=_TIMEOUT)
+        folder = run_uv(["python", "dir"], environ=environ, doing="name its folder", timeout=_TIMEOUT)
     except Unmet:
         return  # without uv there are none of uv's
-    for folder in sorted(Path(done.stdout.strip()).glob("cpython-*/bin")):
-        for name in _names(str(folder)):
-            yield str(folder / name)
+    for scripts in sorted(Path(folder.strip()).glob("cpython-*/bin")):
+        for name in _names(str(scripts)):
+            yield str(scripts / name)
 
 
-def _probe(path: str, source: str, environ: Mapping[str, str]) -> Interpreter | str | None:
+def _ask(path: str, source: str, environ: Mapping[str, str]) -> Interpreter | str | None:
     """Return the base interpreter behind *path*, a line when it is broken, None for an idle shim."""
     try:
-        done = subprocess.run(
-            [path, "-I", "-c", _PROBE],
-            env=clean_environment(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        if done.returncode == 0:
-            facts = json.loads(done.stdout.splitlines()[-1])  # a .pth file may print before
-            return Interpreter(
-                path=facts["base"],
-                version=facts["version"],
-                has_headers=facts["has_headers"],
-                implementation=facts["implementation"],
-                source=source,
-            )
-    except subprocess.TimeoutExpired:
-        return f"`{path}` did not answer within {_TIMEOUT:g} seconds"
-    except (OSError, ValueError, IndexError) as error:
-        return f"`{path}` does not run: {error}"
-    if done.returncode == _NO_SUCH_COMMAND or "Unknown option: -I" in done.stderr:  # the latter is Python 2
-        return None
-    return f"`{path}` does not run: {last_lines(done.stderr, 1)}"
+        answer = ask_interpreter(path, environ, timeout=_TIMEOUT, distributions=False)
+    except ChildFailed as error:
+        return None if is_no_interpreter(error) else f"`{path}` does not run: {error}"
+    if answer["missing"]:
+        return f"`{path}` was built without what a training stack needs: {'; '.join(answer['missing'])}"
+    facts = answer["facts"]
+    return Interpreter(
+        path=facts["base_executable"],
+        version=facts["markers"]["python_full_version"],
+        has_headers=facts["has_headers"],
+        implementation=facts["markers"]["implementation_name"],
+        source=source,
+    )

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from colablock._common.process import clean_environment, last_lines
+from colablock._common.process import ChildFailed
+from colablock.environment.probe import ask_interpreter
 from colablock.errors import NotFound
 
 __all__ = ["JOURNAL", "STATE", "Site", "is_unfinished", "read_site"]
 
 STATE = ".colablock"
 JOURNAL = "journal.json"
-
-_PROBE = """\
-import json, os, sys, sysconfig
-paths = {key: os.path.realpath(value) for key, value in sysconfig.get_paths().items()}
-print(json.dumps({
-    "python": sys.executable,
-    "prefix": os.path.realpath(sys.prefix),
-    "is_venv": sys.prefix != sys.base_prefix,
-    "purelib": paths["purelib"],
-    "platlib": paths["platlib"],
-    "scripts": paths["scripts"],
-    "data": paths["data"],
-}))
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +57,13 @@ def is_unfinished(prefix: str, purelib: str) -> bool:
 def read_site(python: str | Path, environ: Mapping[str, str], *, timeout: float = 60) -> Site:
     """Return the site of *python*, as it says itself.  Raises NotFound when it does not run."""
     try:
-        done = subprocess.run(
-            [str(python), "-I", "-c", _PROBE],
-            env=clean_environment(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        facts = ask_interpreter(python, environ, timeout=timeout, distributions=False)["facts"]
+    except ChildFailed as error:
         raise NotFound(f"the interpreter `{python}` does not run: {error}") from error
-    if done.returncode != 0:
-        raise NotFound(f"the interpreter `{python}` does not run\n{last_lines(done.stderr, indent='  ')}")
-    return Site(**json.loads(done.stdout.splitlines()[-1]))  # a .pth file may print before
+    kinds = ("purelib", "platlib", "scripts", "data")
+    return Site(
+        python=facts["executable"],
+        prefix=os.path.realpath(facts["prefix"]),
+        is_venv=facts["prefix"] != facts["base_prefix"],
+        **{kind: os.path.realpath(facts["paths"][kind]) for kind in kinds},
+    )

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -22,13 +21,14 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from colablock._common.process import clean_environment
+from colablock._common.process import ChildFailed
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator, Device, detect
 from colablock.environment.markers_and_tags import Environment
+from colablock.environment.probe import ask_interpreter
 from colablock.errors import InvalidInput, NotFound
 
 __all__ = [
@@ -370,29 +370,14 @@ def find_executable(python: Path, environ: Mapping[str, str]) -> Path:
 
 
 def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the answer of the probe, run by *executable* with a clean environment."""
-    command = [str(executable), "-I", str(Path(_probe.__file__))]
+    """Return the answer of the probe, run by *executable*.  Raises InvalidInput."""
     try:
-        done = subprocess.run(
-            command,
-            env=clean_environment(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PROBE_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        message = f"`{executable}` cannot be run: {error}"
-        raise InvalidInput(message) from error
-    for line in reversed(done.stdout.decode("utf-8", "replace").splitlines()):
-        if line.startswith(_probe.MARK):
-            with suppress(ValueError):  # cut off
-                answer: dict[str, Any] = json.loads(line.removeprefix(_probe.MARK))
-                return answer
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    why = said[-1] if said else f"it ended with status {done.returncode} and said nothing"
-    message = f"`{executable}` does not answer as a Python does: {why}"
-    raise InvalidInput(message, hint="an interpreter of Python 3.8 or newer is needed")
+        return ask_interpreter(executable, environ, timeout=_PROBE_SECONDS)
+    except ChildFailed as error:
+        if error.status is None:
+            raise InvalidInput(f"`{executable}` cannot be run: {error}") from error
+        message = f"`{executable}` does not answer as a Python does: {error}"
+        raise InvalidInput(message, hint="an interpreter of Python 3.8 or newer is needed") from error
 
 
 def _rows(path: str) -> Iterator[tuple[str, str]]:

@@ -10,19 +10,26 @@ A script is given two paths: of the job, in JSON, and of the file for its answer
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import signal
 import subprocess
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
-from colablock._common.process import OPT_OUTS, environment_of, last_lines
+from colablock._common.process import (
+    OPT_OUTS,
+    environment_of,
+    exit_words,
+    kill_session,
+    last_lines,
+    source_command,
+    start_session,
+)
 from colablock.errors import InvalidInput, Unmet
 
 __all__ = ["ask_target"]
@@ -55,10 +62,13 @@ def ask_target(
     with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
         asked, answered = Path(folder) / "job.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps(job), encoding="utf-8")
-        # Given as text: run as a file, its folder would be first on the import path, and hide modules.
-        command = [str(Path(python).absolute()), "-c", source, str(asked), str(answered)]
         try:
-            process = _start(command, environment_of(python, environ, **OPT_OUTS), folder)
+            process = start_session(  # its own, so that what it starts ends with it
+                source_command(python, source, str(asked), str(answered)),
+                environ=environment_of(python, environ, **OPT_OUTS),
+                folder=Path(folder),
+                output=subprocess.PIPE,
+            )
         except OSError as error:
             raise Unmet(f"`{python}` could not {doing}: {error.strerror}") from error
         end, lines = _wait(process, said, timeout)
@@ -72,22 +82,8 @@ def ask_target(
     return answer["answer"]
 
 
-def _start(command: list[str], environ: Mapping[str, str], folder: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command,
-        env=dict(environ),
-        cwd=folder,  # python puts it on the import path: of the user's own, modules might be taken
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,  # so that what it starts ends with it
-    )
-
-
 def _wait(
-    process: subprocess.Popen[str], said: Callable[[str], None] | None, timeout: float | None
+    process: subprocess.Popen[bytes], said: Callable[[str], None] | None, timeout: float | None
 ) -> tuple[str, str]:
     """Return how *process* ended, and the last lines that it printed."""
     lines: deque[str] = deque(maxlen=_KEPT)
@@ -95,30 +91,24 @@ def _wait(
 
     def give_up() -> None:
         late.append(f"it was not done within {timeout:g} seconds")
-        _end(process)
+        kill_session(process)
 
     timer = threading.Timer(timeout or 0.0, give_up)
     if timeout is not None:
         timer.start()
     try:
-        for line in process.stdout or ():  # a carriage return ends one, too: progress bars
-            lines.append(line.rstrip("\n"))
-            if said is not None:
-                said(lines[-1])
+        with io.TextIOWrapper(cast("IO[bytes]", process.stdout), "utf-8", "replace") as output:
+            for line in output:  # a carriage return ends one, too: progress bars
+                lines.append(line.rstrip("\n"))
+                if said is not None:
+                    said(lines[-1])
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number is its own until it is reaped
     finally:
         timer.cancel()
-        _end(process)
+        kill_session(process)
         status = process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-    end = f"status {status}" if status >= 0 else signal.Signals(-status).name
-    return (*late, f"the process ended with {end}")[0], last_lines("\n".join(lines), _SHOWN, indent="  ")
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    ended = f"the process {exit_words(status)}"
+    return (*late, ended)[0], last_lines("\n".join(lines), _SHOWN, indent="  ")
 
 
 def _read(path: Path) -> dict[str, Any]:

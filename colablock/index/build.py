@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +10,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import uv
-
 from colablock._common.fs import file_digest
-from colablock._common.process import clean_environment
+from colablock._common.process import (
+    ChildFailed,
+    ChildOutput,
+    clean_environment,
+    last_lines,
+    run_child,
+    uv_command,
+)
 from colablock.environment.markers_and_tags import Environment
 from colablock.errors import BadDistribution
 from colablock.network.cache import Cache
 
 __all__ = ["Builder", "build_wheel"]
-
-_SHOWN = 12  # last lines of a failed build, which hold the error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,27 +86,25 @@ def build_wheel(
         message = f"`{sdist.name}` has to be built, and no interpreter here can build it"
         hint = "Run this where the target's Python is installed, or choose a version that has a wheel"
         raise BadDistribution(message, hint=hint)
-    command = [uv.find_uv_bin(), "build", "--wheel", "--python", python, "--out-dir", str(into)]
-    command += ["--no-config", "--no-python-downloads", "--no-progress", "--color", "never"]
-    command += [f"--find-links={link}" for link in find_links]
-    command += ["--exclude-newer", exclude_newer.isoformat()] if exclude_newer else []
-    command += ["--offline"] if offline else []
+    environ = environ or os.environ
+    words = ["build", "--wheel", "--python", python, "--out-dir", str(into)]
+    words += [f"--find-links={link}" for link in find_links]
+    words += ["--exclude-newer", exclude_newer.isoformat()] if exclude_newer else []
+    words += ["--offline"] if offline else []
+    command = uv_command([*words, str(sdist.resolve())], environ)
     # The URL may contain a password, and every user can read a command line.
     own = {"UV_DEFAULT_INDEX": index} if index else {}
     # The working folder is empty, so that uv finds no foreign project or settings.
-    done = subprocess.run(
-        [*command, str(sdist.resolve())],
-        cwd=into,
-        env=clean_environment(environ or os.environ, **own),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    try:
+        output = run_child(command, environ=clean_environment(environ, **own), folder=into)
+    except ChildFailed as error:
+        raise _not_built(sdist, error.output, str(error)) from error
     wheels = sorted(into.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        lines = [line.rstrip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        message = "\n".join([f"`{sdist.name}` cannot be built", *(f"  {line}" for line in lines[-_SHOWN:])])
-        raise BadDistribution(message)
+    if len(wheels) != 1:
+        raise _not_built(sdist, output, f"there are {len(wheels)} wheels")
     return wheels[0]
+
+
+def _not_built(sdist: Path, output: ChildOutput, why: str) -> BadDistribution:
+    lines = last_lines(output.text + output.error_text, indent="  ") or f"  {why}"
+    return BadDistribution(f"`{sdist.name}` cannot be built\n{lines}")

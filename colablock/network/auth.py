@@ -5,7 +5,6 @@ from __future__ import annotations
 import netrc
 import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
+from colablock._common.process import ChildFailed, run_child
 from colablock._common.urls import split_credentials
 
 __all__ = ["Credentials"]
@@ -116,23 +116,15 @@ class Credentials:
             return None
         question = ["get", service, user] if user else ["--mode", "creds", "get", service]
         try:
-            done = subprocess.run(
+            output = run_child(
                 [self._command, *question],
-                env={**self._environ, "PYTHONIOENCODING": "utf-8"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
+                environ={**self._environ, "PYTHONIOENCODING": "utf-8"},
                 timeout=_KEYRING_SECONDS,
-                start_new_session=True,  # without a terminal it cannot ask for a password there either
-                check=False,
+                own_session=True,  # without a terminal it cannot ask for a password there either
             )
-        except (OSError, subprocess.TimeoutExpired):
+        except ChildFailed:
             return None
-        lines = done.stdout.splitlines()
-        if done.returncode != 0:
-            return None
+        lines = output.text.splitlines()
         if user:
             return (user, lines[-1]) if lines and lines[-1] else None
         return (lines[0], lines[1]) if len(lines) > 1 else None

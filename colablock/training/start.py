@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.fs import flock, write_atomic
+from colablock._common.process import ChildFailed, run_child
 from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
@@ -310,13 +310,10 @@ def git_revision(folder: Path, environ: Mapping[str, str]) -> str | None:
     git = shutil.which("git", path=environ.get("PATH"))
     if git is None:
         return None
-    with suppress(OSError, subprocess.SubprocessError):
+    with suppress(ChildFailed):
 
         def ask(*words: str) -> str:
-            done = subprocess.run(
-                [git, "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
-            )
-            return done.stdout.strip()
+            return run_child([git, "-C", str(folder), *words], environ=environ, timeout=10).text.strip()
 
         return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "-uno") else "")
     return None

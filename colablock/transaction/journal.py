@@ -30,7 +30,6 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,6 +41,7 @@ from types import TracebackType
 from typing import Any
 
 from colablock._common.fs import NEW, replace_file, sync
+from colablock._common.process import start_session
 from colablock.environment.site import JOURNAL, Site
 from colablock.errors import NotRestored, Unmet
 from colablock.transaction.site_lock import locked
@@ -72,6 +72,7 @@ _FINISHED = "finished.json"
 _TRASH = "trash"
 _PATIENCE = 0.1  # seconds
 # Deletes the trash, then the state folder where nothing is left in it: under the lock of whoever changes it.
+# It imports nothing of colablock, which may be changing itself, so it locks by its own line.
 _DELETE = """
 import contextlib, fcntl, os, shutil, sys
 state = os.path.dirname(sys.argv[1])
@@ -571,13 +572,7 @@ def _discard(trash: Path, folders: Iterable[Path]) -> None:
         remove_tree(trash)
     else:
         with suppress(OSError):
-            subprocess.Popen(  # its own session: it outlives a kernel that is restarted
-                [sys.executable, "-I", "-c", _DELETE, str(trash)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            start_session([sys.executable, "-I", "-c", _DELETE, str(trash)], environ=os.environ)
 
 
 def _emptied(folder: Path, deadline: float) -> bool:

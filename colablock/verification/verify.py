@@ -209,6 +209,7 @@ def run_in(python: str | Path, argv: Sequence[str], environ: Mapping[str, str]) 
     when there is no such command, InvalidInput when it cannot be run.
     """
     variables = environment_of(python, environ)
+    # Unlike every other child it has our terminal, process group and standard input: it is the user's own.
     command = [str(python), *argv[1:]] if is_python(argv[0]) else list(argv)
     try:
         process = subprocess.Popen(command, env=variables)

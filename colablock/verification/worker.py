@@ -6,17 +6,15 @@ import json
 import os
 import selectors
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from colablock._common.process import last_lines
+from colablock._common.process import exit_words, kill_session, last_lines, source_command, start_session
 
 __all__ = ["Child", "Job", "JobResult", "is_python", "run_jobs"]
 
@@ -71,7 +69,7 @@ class Child:
                 return False, f"not finished after {self.timeout:g} seconds"
             finally:
                 _end(process)
-            return status == 0, "" if status == 0 else f"{_ended(status)}\n{_tail(output)}".rstrip()
+            return status == 0, "" if status == 0 else _ended(status, output)
 
     def start_jobs(self, jobs: Sequence[Job], output: BinaryIO, descriptor: int) -> subprocess.Popen[bytes]:
         """Start an interpreter that works through *jobs* and answers to *descriptor*."""
@@ -80,20 +78,13 @@ class Child:
             .joinpath("_worker_script.py")
             .read_text(encoding="utf-8")
         )
-        # Given as text: run as a file, its folder would be first on the import path, and hide modules.
-        arguments = [self.python, "-c", script, str(descriptor), json.dumps(jobs)]
-        return self._start(arguments, output, descriptor)
+        command = source_command(self.python, script, str(descriptor), json.dumps(jobs))
+        return self._start(command, output, descriptor)
 
     def _start(self, command: Sequence[str], output: BinaryIO, *descriptors: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            env=dict(self.environ),
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=descriptors,
-            start_new_session=True,  # so that what it starts ends with it
+        # A session of its own, so that what it starts ends with it.
+        return start_session(
+            command, environ=self.environ, folder=self.folder, output=output, descriptors=descriptors
         )
 
 
@@ -133,7 +124,7 @@ def _one_process(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
                     if count == len(jobs):
                         return  # what it forked may hold the pipe open
             else:
-                detail = f"{_ended(process.wait())}\n{_tail(output)}".rstrip()
+                detail = _ended(process.wait(), output)
         finally:
             _end(process)
         kind, subject = jobs[count]
@@ -175,20 +166,12 @@ def _lines(answers: Any, timeout: float) -> Iterator[dict[str, Any] | None]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process with everything that it has started."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    kill_session(process)
     process.wait()
 
 
-def _ended(status: int) -> str:
-    if status >= 0:
-        return f"the process ended with status {status}"
-    try:
-        return f"the process was ended by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"the process was ended by signal {-status}"
-
-
-def _tail(output: BinaryIO) -> str:
+def _ended(status: int, output: BinaryIO) -> str:
+    """Return how a process ended, and the last lines that it wrote."""
     output.seek(0)
-    return last_lines(output.read().decode(errors="replace"), 8)
+    tail = last_lines(output.read().decode(errors="replace"), 8)
+    return f"the process {exit_words(status)}\n{tail}".rstrip()

@@ -1,12 +1,25 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from colablock._common.process import clean_environment, environment_of, last_lines, run_uv
+from colablock._common.process import (
+    ChildFailed,
+    clean_environment,
+    environment_of,
+    exit_words,
+    kill_session,
+    last_lines,
+    run_child,
+    run_python,
+    run_uv,
+    source_command,
+    start_session,
+)
 from colablock.errors import Unmet
 from tests.support.runtime import make_venv
 
@@ -69,7 +82,7 @@ def test_a_plain_interpreter_is_no_virtual_environment() -> None:
 
 def test_uv_runs_without_what_the_environment_presets() -> None:
     environ = {**os.environ, "UV_CONFIG_FILE": "/nowhere/uv.toml", "UV_OFFLINE": "nonsense"}
-    assert run_uv(["--version"], environ=environ).stdout.startswith("uv ")
+    assert run_uv(["--version"], environ=environ).startswith("uv ")
 
 
 def test_uv_is_quoted_when_it_fails() -> None:
@@ -88,3 +101,66 @@ def test_uv_does_not_run_for_ever(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "last"), [("a\n\nb\n \nc\n", "b\nc"), ("", ""), ("a", "a")])
 def test_the_last_lines_leave_blank_ones_out(text: str, last: str) -> None:
     assert last_lines(text, 2) == last
+
+
+def test_an_interpreter_is_asked_in_isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    code = "import json, sys; print(json.dumps([sys.flags.isolated, sys.stdin.read()]))"
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONHOME": "/nowhere"}
+    assert run_python(sys.executable, ["-c", code], environ=environ, timeout=60).text == '[1, ""]\n'
+
+
+def test_a_child_reads_what_it_is_given(tmp_path: Path) -> None:
+    code = "import os, sys; sys.stdout.write(sys.stdin.read() + os.getcwd()); print('aside', file=sys.stderr)"
+    command = source_command(sys.executable, code)
+    output = run_child(command, environ=os.environ, folder=tmp_path, data="é ".encode())
+    assert output.text == f"é {os.path.realpath(tmp_path)}"
+    assert output.error_text == "aside\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "status"),
+    [
+        ("raise SystemExit(3)", "it ended with status 3", 3),
+        ("import os; os.kill(os.getpid(), 9)", "it was ended by SIGKILL", -9),
+        ("import time; print('x', flush=True); time.sleep(60)", "it did not end within 0.5 seconds", None),
+    ],
+)
+def test_the_failure_of_a_child_is_told_in_one_way(code: str, reason: str, status: int | None) -> None:
+    with pytest.raises(ChildFailed) as caught:
+        run_child([sys.executable, "-c", code], environ=os.environ, timeout=60 if status else 0.5)
+    assert str(caught.value) == reason
+    assert caught.value.status == status
+
+
+def test_a_child_that_cannot_be_started_has_failed(tmp_path: Path) -> None:
+    with pytest.raises(ChildFailed, match="No such file or directory") as caught:
+        run_child([tmp_path / "missing"], environ={})
+    assert caught.value.status is None
+
+
+def test_a_session_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+    code = (
+        "import os, subprocess, sys; assert os.getsid(0) == os.getpid()\n"
+        "child = subprocess.Popen(['sleep', '60']); print(child.pid, flush=True); child.wait()"
+    )
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as told:
+        process = start_session(
+            source_command(sys.executable, code), environ=os.environ, folder=tmp_path, output=writing
+        )
+        os.close(writing)
+        child = int(told.readline())
+        kill_session(process)
+        assert process.wait() == -signal.SIGKILL
+        assert told.read() == ""  # nobody holds the other end any more, so the child has ended too
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
+    assert child != process.pid
+
+
+def test_how_a_process_ended_is_told_in_words() -> None:
+    assert exit_words(0) == "ended with status 0"
+    assert exit_words(-15) == "was ended by SIGTERM"
+    assert exit_words(-99) == "was ended by signal 99"

@@ -143,7 +143,7 @@ def test_hidden_cards_are_noted(tmp_path: Path) -> None:
 FAILURES = [
     ("echo 'NVIDIA-SMI has failed because it could not talk to the driver'; exit 9", "could not talk"),
     ("echo 'no permission' >&2; exit 4", "no permission"),
-    ("exit 3", "exit status 3"),
+    ("exit 3", "ended with status 3"),
     ("exit 0", "lists no card"),
     ("printf '\\377\\376, garbage'", "lists no card"),
 ]

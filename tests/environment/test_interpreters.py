@@ -8,11 +8,12 @@ import platform
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from colablock.environment import _probe
 from colablock.environment.interpreters import fetch_interpreter, find_interpreters, look_for_interpreters
 from colablock.errors import Unmet
 from tests.support.runtime import make_venv
@@ -84,9 +85,36 @@ def test_shims_of_pyenv_are_not_even_asked(bare: dict[str, str], tmp_path: Path)
 
 
 def test_other_implementations_are_left_out(bare: dict[str, str], tmp_path: Path) -> None:
-    facts = {"base": "/pypy", "version": "3.11.1", "implementation": "pypy", "has_headers": True}
-    script(tmp_path / "bin" / "python3", f"echo '{json.dumps(facts)}'")
+    script(tmp_path / "bin" / "python3", f"echo '{answer_of('pypy')}'")
     assert len(find_interpreters({**bare, "PATH": str(tmp_path / "bin")})) == 1
+
+
+def answer_of(implementation: str, missing: Sequence[str] = ()) -> str:
+    """Return what the probe prints in an interpreter called ``/other``."""
+    markers = {"python_full_version": "3.11.1", "implementation_name": implementation}
+    facts = {"base_executable": "/other", "has_headers": True, "markers": markers}
+    return _probe.MARK + json.dumps({"facts": facts, "missing": missing})
+
+
+def test_an_interpreter_built_without_ssl_counts_as_broken(bare: dict[str, str], tmp_path: Path) -> None:
+    answer = answer_of("cpython", ["No module named _ssl"])
+    script(tmp_path / "bin" / "python3", f"echo '{answer}'")
+    found = look_for_interpreters({**bare, "PATH": str(tmp_path / "bin")})
+    assert [item.source for item in found.interpreters] == ["running"]
+    (line,) = found.broken
+    assert line.endswith("needs: No module named _ssl")
+
+
+@pytest.mark.parametrize(
+    "said", ["Unknown option: -I", "SyntaxError: future feature annotations is not defined"]
+)
+def test_an_interpreter_too_old_to_be_asked_is_skipped(
+    bare: dict[str, str], tmp_path: Path, said: str
+) -> None:
+    script(tmp_path / "bin" / "python", f"echo '{said}' >&2; exit 2")
+    found = look_for_interpreters({**bare, "PATH": str(tmp_path / "bin")})
+    assert [item.source for item in found.interpreters] == ["running"]
+    assert found.broken == ()
 
 
 def test_the_newest_comes_first() -> None:

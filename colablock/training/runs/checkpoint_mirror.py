@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -33,6 +32,7 @@ from typing import IO, Any, Protocol
 
 import colablock
 from colablock._common.fs import file_digest, locked_file, write_atomic
+from colablock._common.process import start_session
 from colablock._common.reporter import Reporter
 from colablock.environment.target_script import ask_target
 from colablock.errors import ColablockError, InvalidInput, NotFound, Unmet
@@ -375,13 +375,10 @@ def start_mirror(run: Path, target: str, *, environ: Mapping[str, str]) -> int:
     ours = str(Path(colablock.__file__).parents[1])
     path = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), ours]))
     with (run / "mirror-errors.txt").open("ab") as errors:
-        process = subprocess.Popen(
+        process = start_session(  # our own interpreter, so with our own variables
             [sys.executable, "-m", "colablock.training.runs.checkpoint_mirror", str(run), target],
-            env={**environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            start_new_session=True,
+            environ={**environ, "PYTHONPATH": path},
+            output=errors,
         )
     # It may outlive this process; ended before it, it is no zombie.
     threading.Thread(target=process.wait, daemon=True).start()

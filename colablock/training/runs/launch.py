@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from colablock._common.process import OPT_OUTS, environment_of
+from colablock._common.process import OPT_OUTS, environment_of, start_session
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder, start_time_of
 from colablock.training.runs.progress import START_MARK
@@ -194,15 +194,7 @@ def start(command: Sequence[str], folder: RunFolder, environment: Mapping[str, s
         with folder.log.open("ab") as log:
             log.write(f"\n{START_MARK} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
             log.flush()
-            process = subprocess.Popen(
-                list(command),
-                cwd=folder.path,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            process = start_session(command, environ=environment, folder=folder.path, output=log)
     except OSError as error:
         raise Unmet(f"the run could not be started: {error}") from error
     started = StartedProcess(process.pid, start_time_of(process.pid), tuple(command))

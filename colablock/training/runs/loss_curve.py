@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from bisect import bisect_left, bisect_right
@@ -15,7 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from colablock._common.fs import write_atomic
-from colablock._common.process import environment_of, last_lines
+from colablock._common.process import (
+    ChildFailed,
+    ChildOutput,
+    environment_of,
+    last_lines,
+    run_child,
+    source_command,
+)
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder
 
@@ -368,14 +374,14 @@ def curve_png(
     said = ""
     for python in dict.fromkeys(_pythons(folder) if pythons is None else pythons):
         try:
-            done = _drawn(python, job, environ)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            said = str(error)
+            output = _drawn(python, job, environ)
+        except ChildFailed as error:
+            if error.status != _NO_MATPLOTLIB:
+                said = last_lines(error.output.error_text, 1) or str(error)
             continue
-        if done.returncode == 0 and done.stdout.startswith(b"\x89PNG"):
-            return done.stdout
-        if done.returncode != _NO_MATPLOTLIB:
-            said = last_lines(done.stderr.decode(errors="replace"), 1)
+        if output.stdout.startswith(b"\x89PNG"):
+            return output.stdout
+        said = last_lines(output.error_text, 1)
     reason = said or "none of the interpreters that were asked has matplotlib"
     raise Unmet(
         f"the loss curve cannot be drawn as PNG: {reason}",
@@ -439,15 +445,14 @@ def _logged(folder: RunFolder) -> list[dict[str, Any]]:
     return events
 
 
-def _drawn(python: str, job: bytes, environ: Mapping[str, str]) -> subprocess.CompletedProcess[bytes]:
-    # Its own folder: the current one may hold a file called `matplotlib.py`.
+def _drawn(python: str, job: bytes, environ: Mapping[str, str]) -> ChildOutput:
+    # Not isolated: matplotlib may be one of the user's own packages.  In a folder of its own: the current
+    # one may hold a file called `matplotlib.py`.
     with tempfile.TemporaryDirectory(prefix="colablock-") as empty:
-        return subprocess.run(
-            [python, "-c", _DRAW],
-            input=job,
-            capture_output=True,
-            cwd=empty,
-            env=environment_of(python, environ, PYTHONDONTWRITEBYTECODE="1"),
+        return run_child(
+            source_command(python, _DRAW),
+            environ=environment_of(python, environ, PYTHONDONTWRITEBYTECODE="1"),
+            folder=Path(empty),
+            data=job,
             timeout=_PATIENCE,
-            check=False,
         )

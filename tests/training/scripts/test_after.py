@@ -324,7 +324,7 @@ def test_what_the_child_dies_of_is_worded_and_nothing_is_left(run: Path, tmp_pat
     assert said[0].startswith("Traceback")
     assert not (tmp_path / "merged").exists()
     (site_of(tmp_path / "env") / "torch.py").write_text("import os, signal; os.kill(os.getpid(), 9)")
-    with pytest.raises(Unmet, match="could not generate text: the process ended with SIGKILL"):
+    with pytest.raises(Unmet, match="could not generate text: the process was ended by SIGKILL"):
         generate(run, ["one"], environ=environ)
     make_run(run, process=0, python=str(tmp_path / "none"), config=CONFIG)
     with pytest.raises(Unmet, match="could not generate text: No such file"):
