@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from colablock.network.fetcher import Fetcher
+from tests.support.fetching import fetcher_in
+from tests.support.fixtures import index_fixture, server_fixture, venv_fixture
 from tests.support.stack import Stack, make_stack
 from tests.support.training_stack import Bench, TrainingStack, build_training_stack
 
@@ -90,6 +93,23 @@ def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test its own place for environments and for what is fetched."""
     monkeypatch.setenv("COLABLOCK_HOME", str(tmp_path / "colablock-home"))
     monkeypatch.setenv("COLABLOCK_CACHE_DIR", str(tmp_path / "colablock-cache"))
+
+
+venv = venv_fixture()
+index = index_fixture()
+server = server_fixture()
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """Give the list to which `fetcher` adds how many seconds it would have slept."""
+    return []
+
+
+@pytest.fixture
+def fetcher(tmp_path: Path, waits: list[float]) -> Fetcher:
+    """Give a fetcher with a cache of its own that never sleeps."""
+    return fetcher_in(tmp_path, sleep=waits.append)
 
 
 @pytest.fixture(scope="session")

@@ -5,74 +5,59 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import colablock
 from colablock.errors import InvalidInput
-from tests.support.runtime import Stub, build_site
-from tests.support.wheels import make_wheel
-from tests.support.world import StandIn, World, kernel_options, notebook_venv, open_world, run_cells, shown
+from tests.support.fixtures import painting, world_fixture
+from tests.support.runtime import Stub, Venv, build_site
+from tests.support.world import World, kernel_options, notebook_venv, run_cells, shown
 
 pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
 
-MATRIX = """\
-schema = 1
-name = "painting"
-[packages]
-colours = "==2.0"
-[verify]
-imports = ["colours"]
-"""
 SHOW = "print(report.target, report.changed, report.needs_restart)"
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    make_wheel(tmp_path / "index", "colours", "2.0")
-    (tmp_path / "painting.toml").write_text(MATRIX)
-    with open_world(tmp_path, tmp_path / "index") as found:
-        yield found
+world = world_fixture(painting)
 
 
 @pytest.fixture
-def venv(world: World) -> StandIn:
+def kernel_venv(world: World) -> Venv:
     found = notebook_venv(world.folder / "venv", "colab-2026.08-gpu", ["accelerate"])
     build_site(found.site, [Stub(name="colours", version="1.0")])
     return found
 
 
-def run(world: World, venv: StandIn, *cells: str) -> list[list[dict[str, Any]]]:
+def run(world: World, venv: Venv, *cells: str) -> list[list[dict[str, Any]]]:
     return run_cells(world, venv, world.folder, *cells)
 
 
-def test_what_is_not_loaded_is_replaced_in_the_kernel(world: World, venv: StandIn) -> None:
+def test_what_is_not_loaded_is_replaced_in_the_kernel(world: World, kernel_venv: Venv) -> None:
     apply = f"report = colablock.apply('painting.toml')\n{SHOW}"
     _, applied, used = run(
-        world, venv, "import colablock", apply, "import colours\nprint(colours.__version__)"
+        world, kernel_venv, "import colablock", apply, "import colours\nprint(colours.__version__)"
     )
     assert shown(applied).endswith("kernel True False\n")
     assert shown(used) == "2.0\n"
 
 
-def test_what_is_loaded_stays_and_an_environment_is_built(world: World, venv: StandIn) -> None:
+def test_what_is_loaded_stays_and_an_environment_is_built(world: World, kernel_venv: Venv) -> None:
     cells = ["import colablock, colours", f"report = colablock.apply('painting.toml')\n{SHOW}"]
     cells += ["print(colours.__version__)", "%load_ext colablock"]
     cells += ["%%colablock run\nimport colours\nprint(colours.__version__)"]
-    _, applied, kept, _, ran = run(world, venv, *cells)
+    _, applied, kept, _, ran = run(world, kernel_venv, *cells)
     assert shown(applied).endswith("env True False\n")
     assert "colours would change while loaded, which takes a restart" in shown(applied)
     assert "Restart the kernel" not in shown(applied)
     assert (shown(kept), shown(ran)) == ("1.0\n", "2.0\n")
-    assert venv.versions()["colours"] == "1.0"  # type: ignore[index]
+    assert kernel_venv.versions()["colours"] == "1.0"  # type: ignore[index]
 
 
-def test_a_restart_is_asked_for_where_the_kernel_was_asked_for(world: World, venv: StandIn) -> None:
+def test_a_restart_is_asked_for_where_the_kernel_was_asked_for(world: World, kernel_venv: Venv) -> None:
     apply = f"report = colablock.apply('painting.toml', into='kernel')\n{SHOW}"
-    before, applied, second = run(world, venv, "import colablock, colours", apply, apply)
+    before, applied, second = run(world, kernel_venv, "import colablock, colours", apply, apply)
     assert before == []
     assert "Restart the kernel before you go on: it still holds the old colours" in shown(applied)
     assert "Restart the kernel" in shown(applied, "text/html")
@@ -80,12 +65,14 @@ def test_a_restart_is_asked_for_where_the_kernel_was_asked_for(world: World, ven
     assert "still holds the old colours" in shown(second)
     assert shown(second).endswith("kernel False True\n")
     # What a restarted kernel finds: nothing to do, and the new one in place.
-    after, used = run(world, venv, f"import colablock\n{apply}", "import colours\nprint(colours.__version__)")
+    after, used = run(
+        world, kernel_venv, f"import colablock\n{apply}", "import colours\nprint(colours.__version__)"
+    )
     assert "nothing was changed" in shown(after)
     assert shown(used) == "2.0\n"
 
 
-async def restarted(world: World, venv: StandIn, cell: str) -> list[str]:
+async def restarted(world: World, venv: Venv, cell: str) -> list[str]:
     """Run *cell* in a kernel that is watched as by a notebook server, and again once it was restarted.
 
     A cell waits behind the first: it leaves a file where it runs.
@@ -127,13 +114,13 @@ async def said_by(manager: Any, cell: str, *, behind: str = "") -> str:
     return shown([one for one in outputs if one["output_type"] in {"display_data", "error", "stream"}])
 
 
-def test_a_kernel_restarts_by_itself_and_goes_on(world: World, venv: StandIn) -> None:
+def test_a_kernel_restarts_by_itself_and_goes_on(world: World, kernel_venv: Venv) -> None:
     cell = (
         "import colablock, colours\n"
         f"report = colablock.apply('painting.toml', into='kernel', restart='auto')\n{SHOW}\n"
         "print(colours.__version__, report.seconds < 1)"
     )
-    first, second = asyncio.run(restarted(world, venv, cell))
+    first, second = asyncio.run(restarted(world, kernel_venv, cell))
     # Nothing more runs with the old modules: not the rest of the cell, nor the cell behind it.
     assert first.endswith("The kernel restarts, since it holds the old colours: run this cell again")
     assert "Traceback" not in first
@@ -150,12 +137,12 @@ def test_there_are_three_ways_to_see_to_a_restart() -> None:
 
 
 def test_a_file_of_the_users_own_by_the_name_of_what_changes_is_no_reason_to_restart(
-    world: World, venv: StandIn
+    world: World, kernel_venv: Venv
 ) -> None:
     """It goes by the file that a module came from; `colours` of the environment is not loaded."""
     (world.folder / "colours.py").write_text("__version__ = 'mine'\n")
     imports = "import sys; sys.path.insert(0, '.')\nimport colablock, colours\nprint(colours.__version__)"
-    loaded, applied = run(world, venv, imports, f"report = colablock.apply('painting.toml')\n{SHOW}")
+    loaded, applied = run(world, kernel_venv, imports, f"report = colablock.apply('painting.toml')\n{SHOW}")
     assert shown(loaded) == "mine\n"
     assert shown(applied).endswith("kernel True False\n")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +10,9 @@ import pytest
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.requirements import parse_requirement
 from colablock.runtimes.catalog import load_runtime
+from tests.support.fixtures import world_fixture
 from tests.support.recorded_index import RecordedIndex
-from tests.support.world import World, notebook_venv, open_world, run_cells, shown
+from tests.support.world import World, notebook_venv, run_cells, shown
 
 RUNTIME = "colab-2026.08-gpu"
 # What the stack stands on there; datasets asks for the http extra of fsspec, which is aiohttp.
@@ -67,10 +67,7 @@ def standing() -> set[NormalizedName]:
     return found
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with open_world(tmp_path_factory.mktemp("notebook"), RecordedIndex("qlora-2026")) as found:
-        yield found
+world = world_fixture(source=lambda: RecordedIndex("qlora-2026"), scope="module")
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_only_one_that_runs_is_asked_to_stop(tmp_path: Path) -> None:
         run.stop()
 
 
-class Shell:
+class NotebookShell:
     """What is used of the shell of a notebook's kernel: keeps what it shows."""
 
     def __init__(self) -> None:
@@ -136,9 +136,9 @@ class Shell:
 
 
 @pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(monkeypatch: pytest.MonkeyPatch) -> NotebookShell:
     """Make this process the kernel of a notebook."""
-    shell = Shell()
+    shell = NotebookShell()
     monkeypatch.setitem(sys.modules, "IPython", cast("Any", SimpleNamespace(get_ipython=lambda: shell)))
     monkeypatch.setattr(ColablockError, "_render_traceback_", None, raising=False)  # it goes again
     return shell
@@ -152,7 +152,7 @@ class Printer:
         self.said += text
 
 
-def test_what_a_cell_has_shown_is_a_line_as_its_result(tmp_path: Path, shell: Shell) -> None:
+def test_what_a_cell_has_shown_is_a_line_as_its_result(tmp_path: Path, shell: NotebookShell) -> None:
     folder = a_run(tmp_path / "tiny", events=events_of([5.0, 4.0]), end={"state": "done"})
     run = Run(NamedRun("tiny", folder))
     whole = run._repr_html_()
@@ -172,7 +172,7 @@ def test_what_a_cell_has_shown_is_a_line_as_its_result(tmp_path: Path, shell: Sh
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_receipt_that_a_cell_has_shown_is_a_line_as_its_result(shell: Shell) -> None:
+def test_a_receipt_that_a_cell_has_shown_is_a_line_as_its_result(shell: NotebookShell) -> None:
     receipt = colablock.smoke("tiny")
     assert "a fixed loss falls" in shell.sent[-1]["text/html"]
     formats = shell.formatters["text/html"], shell.formatters["text/plain"]
@@ -185,7 +185,7 @@ def test_a_receipt_that_a_cell_has_shown_is_a_line_as_its_result(shell: Shell) -
     assert "a fixed loss falls" in formats[0][Receipt](other)
 
 
-def test_what_was_passed_over_is_said(tmp_path: Path, shell: Shell) -> None:
+def test_what_was_passed_over_is_said(tmp_path: Path, shell: NotebookShell) -> None:
     folder = make_run(tmp_path / "run", process=0, python=sys.executable)
     checkpoint = make_checkpoint(folder.path, 20)
     (checkpoint / "adapter_config.json").write_text("{}")

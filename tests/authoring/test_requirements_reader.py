@@ -19,7 +19,7 @@ def _in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def written(files: Mapping[str, str]) -> None:
+def write_files(files: Mapping[str, str]) -> None:
     for name, text in files.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text, encoding="utf-8")
@@ -27,7 +27,7 @@ def written(files: Mapping[str, str]) -> None:
 
 def read(text: str, **others: str) -> RequirementFile:
     """Return what requirements.txt with *text* asks for; *others* are files by their stem."""
-    written({"requirements.txt": text, **{f"{stem}.txt": other for stem, other in others.items()}})
+    write_files({"requirements.txt": text, **{f"{stem}.txt": other for stem, other in others.items()}})
     return read_requirements("requirements.txt")
 
 
@@ -138,7 +138,7 @@ def test_all_faults_of_all_files_come_at_once() -> None:
 
 
 def test_a_file_with_everything() -> None:
-    written(
+    write_files(
         {"sub/base.in": "numpy\n-r more.in\n-f ../wheels\n", "sub/more.in": "pandas\n", "sub/c.txt": "z<2\n"}
     )
     Path("wheels").mkdir()
@@ -228,7 +228,7 @@ test = ["y>1"]
 
 
 def test_dependencies_and_groups_of_a_project() -> None:
-    written({"pyproject.toml": PYPROJECT})
+    write_files({"pyproject.toml": PYPROJECT})
     found = read_requirements("pyproject.toml").requirements
     assert [(str(one.requirement), one.where) for one in found] == [
         ("a>1", "pyproject.toml:project.dependencies[0]"),
@@ -261,7 +261,7 @@ def test_dependencies_and_groups_of_a_project() -> None:
     ],
 )
 def test_faults_of_a_project(text: str, group: str, expected: list[str]) -> None:
-    written({"pyproject.toml": text})
+    write_files({"pyproject.toml": text})
     with pytest.raises(InvalidRequirements) as caught:
         read_requirements(f"pyproject.toml:{group}" if group else "pyproject.toml")
     for words in expected:
@@ -269,7 +269,7 @@ def test_faults_of_a_project(text: str, group: str, expected: list[str]) -> None
 
 
 def test_a_file_that_is_not_toml() -> None:
-    written({"pyproject.toml": "[["})
+    write_files({"pyproject.toml": "[["})
     with pytest.raises(InvalidInput, match=r"`pyproject\.toml` is not TOML"):
         read_requirements("pyproject.toml")
 
@@ -291,7 +291,7 @@ def locked(name: str, more: str = "", files: str = "") -> str:
 
 
 def read_lock(*packages: str) -> RequirementFile:
-    written({"pylock.toml": LOCK + "".join(packages)})
+    write_files({"pylock.toml": LOCK + "".join(packages)})
     return read_requirements("pylock.toml")
 
 

@@ -6,12 +6,8 @@ import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.check.capabilities import HOLDS, judge_capability
-from colablock.environment.accelerator import Accelerator, Device
-
-
-def card(capability: str) -> Accelerator:
-    device = Device(name="a card", compute_capability=capability, memory=16 << 30)
-    return Accelerator(kind="cuda", driver="580.82.07", devices=(device,))
+from colablock.environment.accelerator import Accelerator
+from tests.support.accelerators import card
 
 
 @pytest.mark.parametrize(
@@ -20,12 +16,12 @@ def card(capability: str) -> Accelerator:
         ("nf4", {"bitsandbytes": "0.45.5"}, Accelerator(), "does not hold: bitsandbytes 0.45.5 quantises on"),
         ("nf4", {"bitsandbytes": "0.46.0"}, Accelerator(), HOLDS),
         ("nf4", {"bitsandbytes": "0.43.3"}, card("7.5"), HOLDS),
-        ("nf4", {"bitsandbytes": "0.50.2"}, card("5.2"), "does not hold: a card has compute capability 5.2"),
+        ("nf4", {"bitsandbytes": "0.50.2"}, card("5.2"), "does not hold: T4 has compute capability 5.2"),
         (
             "nf4",
             {"bitsandbytes": "0.50.2"},
             card(""),
-            "not known: nobody tells the compute capability of the a",
+            "not known: nobody tells the compute capability of the T4",
         ),
         ("nf4", {}, card("7.5"), "does not hold: bitsandbytes is no part of the stack"),
         ("llama3-rope", {"transformers": "4.43.0"}, Accelerator(), HOLDS),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,10 @@ from colablock.display.check import render_checked
 from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.errors import ExitCode
 from colablock.matrix.schema import CAPABILITIES
-from tests.support.runtime import Stub, build_site, make_venv
+from tests.support.fixtures import world_fixture
+from tests.support.runtime import Stub, Venv
 from tests.support.wheels import make_wheel
-from tests.support.world import StandIn, World, open_world
+from tests.support.world import World
 
 MATRIX = """\
 schema = 1
@@ -144,10 +143,17 @@ def test_claims_are_judged_by_versions_and_cards(
 # The command
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Matrices, and two recorded runtimes of an image: the newer one has moved what `other` needs."""
-    folder = tmp_path_factory.mktemp("check")
+IMAGES = {
+    "image-1-cpu": [Stub(name="other", version="1.0", requires=("colours",))],
+    "image-2-cpu": [
+        Stub(name="colours", version="1.0"),
+        Stub(name="other", version="1.0", requires=("colours<2",)),
+    ],
+}
+
+
+def fill(folder: Path) -> None:
+    """Write matrices, and an index for them."""
     wheels, matrices = folder / "index", folder / "matrices"
     make_wheel(wheels, "colours", "1.0")
     make_wheel(wheels, "colours", "2.0")
@@ -157,30 +163,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     (matrices / "owned.toml").write_text(OWNED)
     for name, line in {"good": "shapes", "nowhere": "shapes>=9"}.items():
         (matrices / f"{name}.toml").write_text(MATRIX.format(name=name, line=line))
-    images = {
-        "image-1-cpu": [Stub(name="other", version="1.0", requires=("colours",))],
-        "image-2-cpu": [
-            Stub(name="colours", version="1.0"),
-            Stub(name="other", version="1.0", requires=("colours<2",)),
-        ],
-    }
-    with open_world(folder, wheels) as found:
-        for name, stubs in images.items():
-            make_venv(folder / name, sys.executable)
-            venv = StandIn(folder=folder / name)
-            build_site(venv.site, stubs)
-            done = found.run("runtime", "record", "--python", venv.python, "--name", name)
-            assert done.code == ExitCode.DONE, done.err
-        for name in ("good", "nowhere"):
-            found.run("lock", name, "--all")
-        yield found
+
+
+world = world_fixture(fill, scope="module")
+
+
+@pytest.fixture(scope="module")
+def recorded(world: World) -> Path:
+    """Record two runtimes of an image, the newer one with another `colours` than `other` needs, and lock."""
+    for name, stubs in IMAGES.items():
+        venv = Venv.make(world.folder / name, *stubs)
+        done = world.run("runtime", "record", "--python", venv.python, "--name", name)
+        assert done.code == ExitCode.DONE, done.err
+    for name in ("good", "nowhere"):
+        world.run("lock", name, "--all")
+    return world.folder
 
 
 @pytest.fixture
-def copy(world: World, tmp_path: Path) -> Path:
-    """A folder like that of *world*, to be changed."""
+def copy(recorded: Path, tmp_path: Path) -> Path:
+    """Copy the matrices and the runtimes, to be changed."""
     for name in ("matrices", "runtimes"):
-        shutil.copytree(world.folder / name, tmp_path / name)
+        shutil.copytree(recorded / name, tmp_path / name)
     return tmp_path
 
 
@@ -259,6 +263,7 @@ def test_the_page_holds_what_was_found(world: World, copy: Path) -> None:
     assert "image-2-cpu" in text
 
 
+@pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

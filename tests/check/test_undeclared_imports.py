@@ -22,21 +22,17 @@ from colablock.check.undeclared_imports import undeclared_import_findings
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
-from colablock.index.build import Builder
 from colablock.index.candidates import Candidate, CandidateOrigin
-from colablock.index.finder import IndexSource
 from colablock.lockfile.pylock import LockSource, make_lock
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Matrix, PackageEntry, Train, Verify, select_variant
-from colablock.network.fetcher import Fetcher
 from colablock.network.settings import read_settings
 from colablock.planning.solver import Solver
-from colablock.planning.wheels import WheelPreparer
-from colablock.resolver.model import Pin, Request, Resolution
-from colablock.resolver.resolver import resolve
+from colablock.resolver.model import Pin
 from tests.support.paths import DATA
 from tests.support.recorded_index import IMPORT_NAMES, RecordedIndex
 from tests.support.server import IndexServer
+from tests.support.small_matrices import entry, matrix_of, prepared
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
 from tests.support.world import ARCHIVES
 
@@ -108,10 +104,13 @@ def test_what_axolotl_itself_declares_is_judged_on_what_the_walk_reaches() -> No
 
 
 @pytest.fixture(scope="module")
-def index() -> Iterator[IndexServer]:
+def recorded() -> Iterator[IndexServer]:
     """The recorded index, its wheels with the modules that axolotl imports of them."""
-    recorded = RecordedIndex("qlora-2024")
-    owners = {top: name for name, project in recorded.recorded.items() for top in project["imports"]}
+    owners = {
+        top: name
+        for name, project in RecordedIndex("qlora-2024").recorded.items()
+        for top in project["imports"]
+    }
     contents: dict[str, dict[str, str]] = {}
     for one in reached_imports(SOURCES, ["axolotl.cli.train"], TARGET.markers).imports:
         owner = owners.get(one.name.partition(".")[0])
@@ -122,13 +121,13 @@ def index() -> Iterator[IndexServer]:
 
 
 @pytest.mark.slow
-def test_the_recipes_three_requirements_are_not_enough(index: IndexServer, tmp_path: Path) -> None:
+def test_the_recipes_three_requirements_are_not_enough(recorded: IndexServer, tmp_path: Path) -> None:
     files = {f"axolotl-0.4.0/src/{path}": text for path, text in SOURCES.items()}
     (tmp_path / "v0.4.0.tar.gz").write_bytes(tar_bytes({"axolotl-0.4.0/setup.py": b"", **files}))
     environ = {
         **os.environ,
         "COLABLOCK_CACHE_DIR": str(tmp_path / "cache"),
-        "COLABLOCK_DEFAULT_INDEX": index.url,
+        "COLABLOCK_DEFAULT_INDEX": recorded.url,
         "COLABLOCK_MIRRORS": f"{ARCHIVES}={tmp_path.as_uri()}/",
     }
     matrix = select_variant(find_matrix("qlora-2024", environ=environ), Accelerator(), "cu121")
@@ -162,10 +161,6 @@ def test_the_recipes_three_requirements_are_not_enough(index: IndexServer, tmp_p
 # -- small packages
 
 
-def entry(name: str, **facts: Any) -> PackageEntry:
-    return PackageEntry(name=canonicalize_name(name), path=f"packages.{name}", **facts)
-
-
 def own(folder: Path, files: Mapping[str, str], *requires: str, **facts: Any) -> PackageEntry:
     """Return an entry of an archive of *files*, with its requirements replaced."""
     path = folder / "own-1.0.tar.gz"
@@ -174,31 +169,8 @@ def own(folder: Path, files: Mapping[str, str], *requires: str, **facts: Any) ->
     return entry("own", url=path.as_uri(), version="1.0", requires_dist=lines, **facts)
 
 
-def matrix_of(*packages: PackageEntry, **facts: Any) -> Matrix:
-    return Matrix(name="demo", source="demo.toml", digest="0", packages=packages, **facts)
-
-
-def workshop_of(
-    matrix: Matrix, folder: Path, *, index: str | None = None, source: Any = None
-) -> tuple[WheelPreparer, Resolution]:
-    """Return the workshop of *matrix* over the wheels in *folder*, or an index, and its solve."""
-    fetcher = Fetcher({**os.environ, "COLABLOCK_CACHE_DIR": str(folder / "cache")})
-    builder = Builder(python=sys.executable, environment=TARGET, cache=fetcher.cache, environ=os.environ)
-    source = source or IndexSource.for_matrix(
-        matrix,
-        environment=TARGET,
-        fetcher=fetcher,
-        default_index=index or (folder / "no-index").as_uri(),
-        find_links=() if index else [str(folder / "links")],
-        build=builder,
-    )
-    resolution = resolve(Request(environment=TARGET, roots=matrix.packages), source)
-    entries = {entry.name: entry for entry in matrix.packages}
-    return WheelPreparer(source=source, fetcher=fetcher, builder=builder, entries=entries), resolution
-
-
 def told(matrix: Matrix, folder: Path, **how: Any) -> list[str]:
-    preparer, resolution = workshop_of(matrix, folder, **how)
+    preparer, resolution = prepared(matrix, TARGET, links=folder / "links", **how)
     findings = undeclared_import_findings(matrix, resolution.pins, preparer, TARGET)
     return [f"{finding.severity.value} {finding.fault.value} {finding.name}" for finding in findings]
 
@@ -212,7 +184,7 @@ def test_only_what_the_matrix_replaces_is_examined(tmp_path: Path) -> None:
 
 def test_an_archive_whose_modules_no_build_would_take_is_an_error(tmp_path: Path) -> None:
     hidden = own(tmp_path, {"setup.py": "", "src/own/__init__.py": ""})
-    preparer, resolution = workshop_of(matrix_of(hidden), tmp_path)
+    preparer, resolution = prepared(matrix_of(hidden), TARGET, links=tmp_path / "links")
     (finding,) = undeclared_import_findings(matrix_of(hidden), resolution.pins, preparer, TARGET)
     assert finding.severity.value == "error"
     assert finding.text == (
@@ -265,7 +237,7 @@ def test_a_training_runner_is_an_entry_point(tmp_path: Path) -> None:
 
 def test_an_entry_point_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     matrix = matrix_of(own(tmp_path, {"own/__init__.py": ""}), verify=Verify(imports=("own.gone",)))
-    preparer, resolution = workshop_of(matrix, tmp_path)
+    preparer, resolution = prepared(matrix, TARGET, links=tmp_path / "links")
     (finding,) = undeclared_import_findings(matrix, resolution.pins, preparer, TARGET)
     assert finding.text == "own 1.0 is started at `own.gone`, which it does not hold itself"
     assert finding.where == ""
@@ -291,7 +263,7 @@ def test_of_a_remote_wheel_the_list_of_its_files_is_fetched_and_kept(tmp_path: P
     replaced = own(tmp_path, {"own.py": "import large.data\n"}, "large")
     matrix = matrix_of(replaced, entry("aside"))
     with IndexServer(links) as server:
-        preparer, resolution = workshop_of(matrix, tmp_path, index=server.url)
+        preparer, resolution = prepared(matrix, TARGET, index=server.url)
         before = len(server.requests)
         fetched = preparer.fetcher.bytes_fetched
         assert undeclared_import_findings(matrix, resolution.pins, preparer, TARGET) == ()
@@ -308,7 +280,7 @@ def test_a_lock_serves_as_well_as_a_solve(tmp_path: Path) -> None:
     make_wheel(tmp_path / "links", "used", "1.0")
     make_wheel(tmp_path / "links", "idle", "1.0")
     matrix = matrix_of(own(tmp_path, {"own.py": "import used, nowhere\n"}, "used", "idle"))
-    preparer, resolution = workshop_of(matrix, tmp_path)
+    preparer, resolution = prepared(matrix, TARGET, links=tmp_path / "links")
     lock = make_lock(
         resolution, matrix, wheels=preparer.wheels_beside(resolution, tmp_path / "pylock.demo.toml")
     )
@@ -319,7 +291,7 @@ def test_a_lock_serves_as_well_as_a_solve(tmp_path: Path) -> None:
 
 def test_of_what_is_installed_the_top_level_names_count(tmp_path: Path) -> None:
     matrix = matrix_of(own(tmp_path, {"own.py": "import there.deep, nowhere\n"}))
-    preparer, resolution = workshop_of(matrix, tmp_path)
+    preparer, resolution = prepared(matrix, TARGET, links=tmp_path / "links")
     name = NormalizedName("there")
     installed = Installed(name=name, version="2.0", import_names=("there",))
     candidate = Candidate(

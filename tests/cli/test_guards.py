@@ -7,37 +7,24 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from colablock.errors import ExitCode
+from tests.support.fixtures import PAINTING, painting, world_fixture
 from tests.support.paths import ROOT
 from tests.support.runtime import Stub, build_site, make_system_python, make_venv, site_of
 from tests.support.trees import listing
 from tests.support.wheels import make_wheel
-from tests.support.world import Done, World, open_world
+from tests.support.world import Done, World
 
 pytestmark = pytest.mark.slow  # whole commands
 
-MATRIX = """\
-schema = 1
-name = "painting"
-[packages]
-colours = "==2.0"
-[verify]
-imports = ["colours"]
-"""
 MANAGED = "[externally-managed]\nError=use apt\n"
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    make_wheel(tmp_path / "index", "colours", "2.0")
-    (tmp_path / "painting.toml").write_text(MATRIX)
-    with open_world(tmp_path, tmp_path / "index") as found:
-        yield found
+world = world_fixture(painting)
 
 
 def test_an_externally_managed_environment_changes_where_one_insists(world: World) -> None:
@@ -180,7 +167,7 @@ sys.exit(f"imported late: {late}" if late else code)
 def test_nothing_is_imported_once_the_environment_has_changed(
     proof: str, more: list[str], world: World, own: Path
 ) -> None:
-    (world.folder / "own.toml").write_text(MATRIX.replace('["colours"]', f'["{proof}"]'))
+    (world.folder / "own.toml").write_text(PAINTING.replace('["colours"]', f'["{proof}"]'))
     apply = ["-c", WATCHED, "apply", "own.toml", "--into", "kernel", *more]
     done = call(world, own, *apply)
     assert done.code == (ExitCode.DONE if proof == "colours" else ExitCode.ROLLED_BACK), done.err
@@ -213,7 +200,7 @@ def test_no_plan_takes_what_colablock_runs_by_out_of_its_bounds(world: World, ow
 
 
 def test_no_plan_takes_away_what_colablock_runs_by(world: World, own: Path) -> None:
-    (world.folder / "own.toml").write_text(MATRIX + '[absent]\nrich = ">=0"\n')
+    (world.folder / "own.toml").write_text(PAINTING + '[absent]\nrich = ">=0"\n')
     before = listing(own)
     refused = call(world, own, "-m", "colablock", "apply", "own.toml", "--into", "kernel", "--json")
     assert refused.code == ExitCode.UNMET, refused.err

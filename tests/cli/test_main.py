@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,14 @@ import pytest
 from colablock._vendor.packaging.pylock import Pylock
 from colablock.cli.main import main
 from colablock.errors import ExitCode
+from tests.support.fixtures import venv_fixture, world_fixture
 from tests.support.paths import DATA
 from tests.support.recorded_index import RecordedIndex
-from tests.support.runtime import Stub, build_site, find_python, make_venv
+from tests.support.runtime import Stub, Venv, find_python, make_venv
 from tests.support.server import JSON, Fault
 from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel, metadata_text
-from tests.support.world import StandIn, World, open_world
+from tests.support.world import World, open_world
 
 pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
 
@@ -72,10 +72,8 @@ imports = "shapes"
 """
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A small index, and matrices for it in the folder where commands are run."""
-    folder = tmp_path_factory.mktemp("cli")
+def fill(folder: Path) -> None:
+    """Write a small index, and matrices for it in the folder where commands are run."""
     wheels, matrices = folder / "index", folder / "matrices"
     for version in ("1.0", "2.0", "3.0"):
         make_wheel(wheels, "colours", version)
@@ -95,30 +93,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     for name, text in texts.items():
         (matrices / f"{name}.toml").write_text(text)
     (folder / "bad.toml").write_text(BAD)
-    with open_world(folder, wheels) as found:
-        yield found
 
 
-@pytest.fixture(scope="module")
-def today(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with open_world(tmp_path_factory.mktemp("today"), RecordedIndex("qlora-2026", "qlora-2024")) as found:
-        yield found
-
-
-@pytest.fixture
-def venv(tmp_path: Path) -> StandIn:
-    """An environment with what the small matrices replace, keep away and break."""
-    folder = tmp_path / "venv"
-    make_venv(folder, sys.executable)
-    stubs = [
-        Stub(name="colours", version="1.0"),
-        Stub(name="monochrome", version="1.0"),
-        Stub(name="other", version="1.0", requires=("colours<2",)),
-        Stub(name="beside", version="1.0", requires=("other",)),
-    ]
-    found = StandIn(folder=folder)
-    build_site(found.site, stubs)
-    return found
+world = world_fixture(fill, scope="module")
+today = world_fixture(source=lambda: RecordedIndex("qlora-2026", "qlora-2024"), scope="module")
+# What the small matrices replace, keep away and break.
+venv = venv_fixture(
+    Stub(name="colours", version="1.0"),
+    Stub(name="monochrome", version="1.0"),
+    Stub(name="other", version="1.0", requires=("colours<2",)),
+    Stub(name="beside", version="1.0", requires=("other",)),
+)
 
 
 def filtered(text: str, world: World) -> str:
@@ -267,7 +252,7 @@ def test_an_isolated_environment_from_first_to_last(world: World, tmp_path: Path
     proven = world.run("verify", "tiny", COLABLOCK_HOME=home)
     assert proven.code == 0
     assert "proven" in proven.out
-    site = StandIn(folder=Path(report["python"]).parent.parent).site
+    site = Venv(Path(report["python"]).parent.parent).site
     (site / "colours" / "__init__.py").write_text("raise ImportError('gone pale')\n")
     broken = world.run("verify", "tiny", "--json", COLABLOCK_HOME=home)
     assert broken.code == ExitCode.UNMET
@@ -289,7 +274,7 @@ def test_what_was_applied_by_its_path_has_a_name(world: World, tmp_path: Path) -
     assert world.run("verify", "own", COLABLOCK_HOME=home).code == ExitCode.DONE
 
 
-def test_an_environment_is_changed_and_undone(world: World, venv: StandIn) -> None:
+def test_an_environment_is_changed_and_undone(world: World, venv: Venv) -> None:
     before = listing(venv.folder)
     options = ("--into", "kernel", "--python", venv.python)
     planned = world.run("plan", "tiny", *options, "--json").json
@@ -317,7 +302,7 @@ def test_an_environment_is_changed_and_undone(world: World, venv: StandIn) -> No
     assert "undo:" not in done.out  # it changed nothing
 
 
-def test_what_was_done_is_told_and_undone(world: World, venv: StandIn, tmp_path: Path) -> None:
+def test_what_was_done_is_told_and_undone(world: World, venv: Venv, tmp_path: Path) -> None:
     home = str(tmp_path / "home")
     before = listing(venv.folder)
     options = ("--into", "kernel", "--python", venv.python)
@@ -355,7 +340,7 @@ def test_what_was_done_is_told_and_undone(world: World, venv: StandIn, tmp_path:
     assert listing(venv.folder) == before
 
 
-def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: StandIn) -> None:
+def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: Venv) -> None:
     options = ("--python", venv.python)
     assert world.run("history", "--drop", *options).code == ExitCode.USAGE
     assert world.run("apply", "tiny", "--into", "kernel", *options).code == ExitCode.DONE
@@ -369,7 +354,7 @@ def test_what_is_kept_for_the_way_back_can_be_dropped(world: World, venv: StandI
 
 
 def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
-    world: World, venv: StandIn, tmp_path: Path
+    world: World, venv: Venv, tmp_path: Path
 ) -> None:
     """The proof kills the whole command."""
     assert world.run("apply", "tiny", "--into", "kernel", "--python", venv.python).code == ExitCode.DONE
@@ -404,7 +389,7 @@ def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
         shutil.copytree(mixed, venv.folder, symlinks=True)
 
 
-def test_an_undo_that_cannot_be_is_exit_code_four(world: World, venv: StandIn, tmp_path: Path) -> None:
+def test_an_undo_that_cannot_be_is_exit_code_four(world: World, venv: Venv, tmp_path: Path) -> None:
     """The proof takes away what was kept to go back, and then fails."""
     stash = venv.folder / ".colablock" / "changes" / "0001" / "stash"
     lost = f"import shutil, sys; shutil.rmtree(r'{stash / '0'}'); sys.exit(1)"
@@ -422,7 +407,7 @@ def test_an_undo_that_cannot_be_is_exit_code_four(world: World, venv: StandIn, t
     assert not (venv.folder / ".colablock" / "journal.json").exists()
 
 
-def test_a_breakage_that_the_plan_could_not_know_rolls_back(venv: StandIn, tmp_path: Path) -> None:
+def test_a_breakage_that_the_plan_could_not_know_rolls_back(venv: Venv, tmp_path: Path) -> None:
     """What the index says of `other` is not what its wheel says (PEP 658)."""
     folder = tmp_path / "false"
     index = folder / "index"
@@ -453,7 +438,7 @@ def test_a_breakage_that_the_plan_could_not_know_rolls_back(venv: StandIn, tmp_p
 
 @pytest.mark.parametrize(("answer", "code"), [("n", ExitCode.UNMET), ("yes", ExitCode.DONE)])
 def test_a_person_is_asked_before_an_environment_changes(
-    answer: str, code: ExitCode, world: World, venv: StandIn
+    answer: str, code: ExitCode, world: World, venv: Venv
 ) -> None:
     before = listing(venv.folder)
     here, there = os.openpty()
@@ -546,7 +531,7 @@ def test_offline_nothing_is_asked_of_the_network(world: World, tmp_path: Path) -
 # Signals and pipes
 
 
-def interrupted(world: World, venv: StandIn, tmp_path: Path) -> int:
+def interrupted(world: World, venv: Venv, tmp_path: Path) -> int:
     """Start an apply, interrupt it in the middle of its fetch, and return how it ended."""
     options = ["--into", "kernel", "--python", venv.python]
     command = [sys.executable, "-m", "colablock", "apply", "tiny", *options]
@@ -569,7 +554,7 @@ def interrupted(world: World, venv: StandIn, tmp_path: Path) -> int:
     return code
 
 
-def test_an_interrupted_fetch_changes_nothing(world: World, venv: StandIn, tmp_path: Path) -> None:
+def test_an_interrupted_fetch_changes_nothing(world: World, venv: Venv, tmp_path: Path) -> None:
     before = listing(venv.folder)
     world.server.fault("/files/shapes-2.0-py3-none-any.whl", Fault(delay=20.0, times=1, method="GET"))
     try:

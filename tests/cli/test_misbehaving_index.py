@@ -22,6 +22,7 @@ import pytest
 
 from colablock.cli.main import main
 from colablock.errors import ExitCode
+from tests.support.fixtures import index_fixture
 from tests.support.server import CERTIFICATE, Fault, IndexServer
 from tests.support.wheels import make_wheel
 
@@ -42,7 +43,7 @@ demo = "{specifier}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class IndexCase:
     """What is wrong with the index, and what comes of it.
 
     *says* is all of standard error but for the lines of progress, on one line, with ``{url}`` and
@@ -66,24 +67,24 @@ class Case:
     asked: Sequence[str] | None = None
 
 
-def failed(says: str, hint: str = "", *, tag: str = "fetch-failed", **facts: Any) -> Case:
+def failed(says: str, hint: str = "", *, tag: str = "fetch-failed", **facts: Any) -> IndexCase:
     """Return a case in which nothing can be locked; what fails is tried once."""
     environ = {**ALONE, **facts.pop("environ", {})}
     told = f"error: {says}" + (f" hint: {hint}" if hint else "")
-    return Case(code=ExitCode.UNMET, says=told, tag=tag, environ=environ, **facts)
+    return IndexCase(code=ExitCode.UNMET, says=told, tag=tag, environ=environ, **facts)
 
 
-def unread(says: str, hint: str = "", **facts: Any) -> Case:
+def unread(says: str, hint: str = "", **facts: Any) -> IndexCase:
     """Return a case in which the page of the project cannot be read."""
     return failed(f"demo cannot be looked up in the index `default`: {says}", hint, **facts)
 
 
-def unreached(url: str, says: str, hint: str, **facts: Any) -> Case:
+def unreached(url: str, says: str, hint: str, **facts: Any) -> IndexCase:
     """Return a case in which nobody answers at the index *url*."""
     return failed(f"demo cannot be looked up in the index `default` at `{url}`: {says}", hint, **facts)
 
 
-def unknown(says: str, hint: str = "", **facts: Any) -> Case:
+def unknown(says: str, hint: str = "", **facts: Any) -> IndexCase:
     """Return a case in which it cannot be learnt what the newest version needs."""
     whole = (
         f"the metadata of demo 2.0 cannot be read from `{NEWEST}`, which the index `{{url}}` lists: {says}"
@@ -91,15 +92,15 @@ def unknown(says: str, hint: str = "", **facts: Any) -> Case:
     return failed(whole, hint, **facts)
 
 
-def unsolved(says: str, asks: str = "demo>=1", **facts: Any) -> Case:
+def unsolved(says: str, asks: str = "demo>=1", **facts: Any) -> IndexCase:
     """Return a case in which no candidate is left."""
     whole = f"`{asks}` fits no candidate because tiny asks for `{asks}` (packages.demo) and {says}"
     return failed(whole, tag="no-solution", **facts)
 
 
-def done(version: str = "2.0", says: str = "", **facts: Any) -> Case:
+def done(version: str = "2.0", says: str = "", **facts: Any) -> IndexCase:
     """Return a case that ends well, with what is noted."""
-    return Case(demo=version, says=f"note: {says}" if says else "", **facts)
+    return IndexCase(demo=version, says=f"note: {says}" if says else "", **facts)
 
 
 ALONE = {
@@ -122,7 +123,7 @@ NO_TIME = (
     " (`exclude-newer = false` in that [[index]] takes its files of any age)"
 )
 API_1 = b'{"meta": {"api-version": "1.0"}, "files": []}'
-CASES: Mapping[str, Case] = {
+CASES: Mapping[str, IndexCase] = {
     "nothing wrong": done(asked=[PAGE, METADATA]),
     # Slow, and cut off
     "slow": done(faults={PAGE: Fault(delay=0.3)}),
@@ -374,23 +375,23 @@ CASES: Mapping[str, Case] = {
 }
 
 
-@pytest.fixture(scope="module")
-def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel_folder") / "files"
+def fill(folder: Path) -> None:
     for version in ("1.0", "2.0"):
         make_wheel(folder, "demo", version)
-    return folder
+
+
+index = index_fixture(fill)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_what_comes_of_an_index_that_misbehaves(
-    case: Case, wheel_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: IndexCase, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     matrix = tmp_path / "tiny.toml"
     matrix.write_text(case.more + MATRIX.format(specifier=case.specifier))
-    with IndexServer(wheel_folder, **case.server) as server:
+    with IndexServer(index, **case.server) as server:
         prepare(server, case)
-        known = places(server, wheel_folder)
+        known = places(server, index)
         code, out, err = lock(matrix, case, known, capsys)
     told = case.says.format(**known)
     tag = f" [{case.tag}] "
@@ -400,9 +401,9 @@ def test_what_comes_of_an_index_that_misbehaves(
     assert case.asked is None or server.paths == list(case.asked)
 
 
-def places(server: IndexServer, wheel_folder: Path) -> dict[str, str]:
+def places(server: IndexServer, index: Path) -> dict[str, str]:
     """Return what the texts of a case may name."""
-    wheel = wheel_folder / NEWEST
+    wheel = index / NEWEST
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read("demo-2.0.dist-info/METADATA")
     return {
@@ -415,7 +416,7 @@ def places(server: IndexServer, wheel_folder: Path) -> dict[str, str]:
     }
 
 
-def prepare(server: IndexServer, case: Case) -> None:
+def prepare(server: IndexServer, case: IndexCase) -> None:
     soon = formatdate(time.time() + 1.5, usegmt=True)
     for path, fault in case.faults.items():
         after = fault.retry_after and fault.retry_after.format(soon=soon)
@@ -429,13 +430,13 @@ def prepare(server: IndexServer, case: Case) -> None:
 
 
 def lock(
-    matrix: Path, case: Case, known: Mapping[str, str], capsys: pytest.CaptureFixture[str]
+    matrix: Path, case: IndexCase, known: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str, str]:
     """Return exit code, standard output, and standard error on one line, of ``colablock lock``."""
     argv = [argument.format(**known) for argument in case.argv]
-    index = argv.pop(0) if argv and not argv[0].startswith("-") else known["url"]
+    default = argv.pop(0) if argv and not argv[0].startswith("-") else known["url"]
     environ = {**os.environ, "COLUMNS": "80", **case.environ}
-    code = main(["lock", str(matrix), "--default-index", index, "--output", "-", *argv], environ)
+    code = main(["lock", str(matrix), "--default-index", default, "--output", "-", *argv], environ)
     captured = capsys.readouterr()
     assert "secret" not in captured.out + captured.err
     lines = [line for line in captured.err.splitlines() if not PROGRESS.match(line)]

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from colablock.runtimes.catalog import (
     save_recording,
 )
 from colablock.runtimes.document import RecordedRuntime, Recording, read_document, write_document
+from tests.support.fixtures import index_fixture
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.server import IndexServer
 from tests.support.wheels import make_sdist, make_wheel
@@ -325,26 +325,25 @@ def test_an_unknown_runtime_is_a_usage_error(capsys: pytest.CaptureFixture[str])
 # Import
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[IndexServer]:
-    wheels = tmp_path / "index"
+def fill(folder: Path) -> None:
     make_wheel(
-        wheels,
+        folder,
         "known-here",
         "1.0",
         requires=["alpha>=1", "beta ; extra == 'b'"],
         extras=["b"],
         requires_python=">=3.9",
     )
-    make_wheel(wheels, "known-here", "2.0", requires=["never"])
+    make_wheel(folder, "known-here", "2.0", requires=["never"])
     cuda = ["nvidia-cublas-cu12==1", "cuda-bindings", "triton==3", "filelock"]
-    make_wheel(wheels, "torch", "9.9.9", requires=cuda)
-    make_wheel(wheels, "torchvision", "8.0", requires=[*cuda, "triton-like"])
-    make_wheel(wheels, "patched", "1.0")
-    make_sdist(wheels, "says-so", "1.0", requires=["alpha"])
-    make_sdist(wheels, "must-build", "1.0", static=False)
-    with IndexServer(wheels) as server:
-        yield server
+    make_wheel(folder, "torch", "9.9.9", requires=cuda)
+    make_wheel(folder, "torchvision", "8.0", requires=[*cuda, "triton-like"])
+    make_wheel(folder, "patched", "1.0")
+    make_sdist(folder, "says-so", "1.0", requires=["alpha"])
+    make_sdist(folder, "must-build", "1.0", static=False)
+
+
+index = index_fixture(fill)
 
 
 FREEZE = """\
@@ -381,9 +380,9 @@ def imported(
 
 
 def test_requirements_are_taken_over_and_the_rest_is_learnt_from_the_index(
-    tmp_path: Path, index: IndexServer, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, server: IndexServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer, recording = imported(capsys, tmp_path, "--default-index", index.url, "--driver", "600.1")
+    answer, recording = imported(capsys, tmp_path, "--default-index", server.url, "--driver", "600.1")
     assert answer["output"] == "runtimes/kaggle-2030.01.json"
     assert (answer["taken"], answer["learnt"], answer["stand_ins"]) == (
         2,
@@ -428,10 +427,10 @@ def test_the_pins_of_a_project_that_follows_its_image_are_those_of_the_image(
 
 
 def test_offline_nothing_is_asked(
-    tmp_path: Path, index: IndexServer, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, server: IndexServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer, recording = imported(capsys, tmp_path, "--offline", "--default-index", index.url)
-    assert (answer["taken"], answer["learnt"], index.requests) == (2, 0, [])
+    answer, recording = imported(capsys, tmp_path, "--offline", "--default-index", server.url)
+    assert (answer["taken"], answer["learnt"], server.requests) == (2, 0, [])
     assert answer["unknown"]["known-here"] == "no index was asked"
     assert recording.about.unknown == len(answer["unknown"])
 

@@ -26,7 +26,7 @@ from tests.support.training_stack import (
 )
 
 
-class Shell:
+class CommandLine:
     """Calls the command line; keeps what it printed."""
 
     def __init__(self, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,11 +81,11 @@ class Shell:
 
 
 @pytest.fixture
-def shell(bench: Bench, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(bench, capsys)
+def shell(bench: Bench, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(bench, capsys)
 
 
-def test_a_run_is_briefed_followed_and_told(shell: Shell) -> None:
+def test_a_run_is_briefed_followed_and_told(shell: CommandLine) -> None:
     assert shell.train() == 0
     (title,) = (line for line in shell.err.splitlines() if line.startswith("QLoRA of "))
     assert title == "QLoRA of model with trl, fp32, on the CPU"
@@ -105,14 +105,14 @@ def test_a_run_is_briefed_followed_and_told(shell: Shell) -> None:
     assert RunFolder(shell.bench.folder / "run.1").state() is State.DONE
 
 
-def test_a_result_is_json_alone(shell: Shell) -> None:
+def test_a_result_is_json_alone(shell: CommandLine) -> None:
     assert shell.train("--json") == 0
     assert (shell.json["id"], shell.json["state"], shell.json["progress"]["step"]) == ("run", "done", 6)
     assert shell.json["adapter"] == str(shell.folder.adapter)
     assert shell.err == ""
 
 
-def test_a_run_is_started_and_left(shell: Shell) -> None:
+def test_a_run_is_started_and_left(shell: CommandLine) -> None:
     asked = ("--no-wait", "--set", "max_steps=1000")
     assert shell.train(*asked, "--json", STAND_IN_PAUSE="0.05") == 0
     assert shell.json == {"id": "run", "folder": str(shell.folder.path), "state": "running"}
@@ -126,7 +126,7 @@ def test_a_run_is_started_and_left(shell: Shell) -> None:
     assert shell.folder.state() is State.STOPPED
 
 
-def test_a_failure_has_an_exit_code_and_a_reason(shell: Shell) -> None:
+def test_a_failure_has_an_exit_code_and_a_reason(shell: CommandLine) -> None:
     assert shell.train("--set", "save_steps=2", STAND_IN_FAILS_AT="4") == 1
     assert "the disk was full" in shell.told
     assert shell.train("--set", "save_steps=2", "--json") == 0  # it goes on from what was saved before
@@ -134,7 +134,7 @@ def test_a_failure_has_an_exit_code_and_a_reason(shell: Shell) -> None:
     assert shell.json["record"]["resumed_from"] == "checkpoint-2"
 
 
-def test_what_changed_has_to_be_allowed(shell: Shell) -> None:
+def test_what_changed_has_to_be_allowed(shell: CommandLine) -> None:
     assert shell.train("--set", "save_steps=2", STAND_IN_FAILS_AT="4") == 1
     assert shell.train("--set", "seed=7") == 1
     said = shell.said
@@ -143,7 +143,7 @@ def test_what_changed_has_to_be_allowed(shell: Shell) -> None:
     assert shell.train("--set", "seed=7", "--resume-anyway") == 0
 
 
-def test_a_file_holds_the_config_and_options_come_before_it(shell: Shell) -> None:
+def test_a_file_holds_the_config_and_options_come_before_it(shell: CommandLine) -> None:
     config = shell.bench.folder / "train.yaml"
     config.write_text("base_model: other/model\ndatasets: [none.jsonl]\nmax_steps: 9\nlora_r: 4\nseed: 3\n")
     assert shell.train("--config", str(config), "--set", "seed=5", "--json") == 0
@@ -152,7 +152,7 @@ def test_a_file_holds_the_config_and_options_come_before_it(shell: Shell) -> Non
     assert found["base_model"] == str(shell.bench.stack.model)
 
 
-def test_what_follows_two_dashes_goes_to_the_launcher(shell: Shell) -> None:
+def test_what_follows_two_dashes_goes_to_the_launcher(shell: CommandLine) -> None:
     assert shell.train("--json", "--", "--num_cpu_threads_per_process", "3") == 0
     command = shell.json["record"]["command"]
     assert command[-4:-2] == ["--num_cpu_threads_per_process", "3"]
@@ -173,14 +173,14 @@ USAGE: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("argv", "words"), USAGE)
-def test_what_cannot_be_used_is_exit_2(shell: Shell, argv: list[str], words: str) -> None:
+def test_what_cannot_be_used_is_exit_2(shell: CommandLine, argv: list[str], words: str) -> None:
     assert shell(*argv) == 2
     assert words in shell.said
     assert shell(*argv, "--json") == 2
     assert shell.json["exit_code"] == 2
 
 
-def test_a_stack_that_moved_since_its_proof_trains_nothing(shell: Shell) -> None:
+def test_a_stack_that_moved_since_its_proof_trains_nothing(shell: CommandLine) -> None:
     stack = shell.bench.stack
     info = stack.site / "peft-0.21.2.dist-info"
     moved = info.with_name("peft-0.22.0.dist-info")
@@ -194,7 +194,7 @@ def test_a_stack_that_moved_since_its_proof_trains_nothing(shell: Shell) -> None
         moved.rename(info)
 
 
-def test_a_refusal_names_every_reason_and_may_be_overruled(shell: Shell) -> None:
+def test_a_refusal_names_every_reason_and_may_be_overruled(shell: CommandLine) -> None:
     asked = ("--set", "optimizer=paged_adamw_8bit", "--set", "adapter=qlora")
     assert shell.train(*asked) == 1
     said = shell.said
@@ -206,7 +206,7 @@ def test_a_refusal_names_every_reason_and_may_be_overruled(shell: Shell) -> None
     assert "refused `optimizer: paged_adamw_8bit` works on a card only" in shell.said
 
 
-def test_an_interrupt_stops_at_a_checkpoint(shell: Shell) -> None:
+def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:
     """A second call goes on from it."""
     argv = [sys.executable, "-m", "colablock", *shell.argv("--set", "max_steps=1000")]
     environ = shell.environ(STAND_IN_PAUSE="0.05", PYTHONPATH=str(ROOT))
@@ -224,7 +224,7 @@ def test_an_interrupt_stops_at_a_checkpoint(shell: Shell) -> None:
     kill(shell.folder)
 
 
-def test_smoke_proves_and_leaves_a_receipt(shell: Shell) -> None:
+def test_smoke_proves_and_leaves_a_receipt(shell: CommandLine) -> None:
     receipt = shell.bench.folder / "receipt.json"
     assert shell("smoke", "tiny", "--receipt", str(receipt)) == 0
     said = shell.told
@@ -240,13 +240,13 @@ def test_smoke_proves_and_leaves_a_receipt(shell: Shell) -> None:
     assert shell.err == ""
 
 
-def test_smoke_with_another_runner_may_fail(shell: Shell) -> None:
+def test_smoke_with_another_runner_may_fail(shell: CommandLine) -> None:
     assert shell("smoke", "tiny", "--runner", "axolotl") == 1  # without the mend
     assert "error: the tiny training run failed" in shell.err
     assert "You can't pass `load_in_4bit`" in shell.said
 
 
-def test_a_loss_that_does_not_fall_is_no_proof(shell: Shell) -> None:
+def test_a_loss_that_does_not_fall_is_no_proof(shell: CommandLine) -> None:
     assert shell("smoke", "tiny", STAND_IN_SPEED="0") == 1
     assert shell.told.startswith("tiny does not train: 10 steps")
     assert "FAIL a fixed loss falls: " in shell.told

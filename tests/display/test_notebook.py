@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +15,9 @@ from colablock.environment.notebook_host import in_colab
 from colablock.errors import ColablockError, InvalidInput
 from colablock.transaction.serialise import report_from_json
 from tests.support.paths import DATA
+from tests.support.screens import Clock, FakeShell
 
 CASES = DATA / "display"
-
-
-class Pub:
-    """Keeps what a notebook would get; breaks when told to."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[Mapping[str, Any], Mapping[str, object], bool]] = []
-        self.is_broken = False
-
-    def publish(
-        self,
-        data: Mapping[str, object],
-        metadata: Mapping[str, object] | None = None,
-        *,
-        transient: Mapping[str, object] | None = None,
-        update: bool = False,
-    ) -> None:
-        assert metadata is None
-        if self.is_broken:
-            raise ConnectionError
-        self.sent.append((data, transient or {}, update))
-
-    def plain(self) -> list[str]:
-        return [str(data["text/plain"]) for data, _, _ in self.sent if "text/plain" in data]
-
-
-class Kernel:
-    """Keeps how it was ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[bool] = []
-
-    def do_shutdown(self, restart: bool) -> None:
-        self.ends.append(restart)
-
-
-class FakeShell:
-    def __init__(self) -> None:
-        self.display_pub = Pub()
-        self.kernel = Kernel()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 # Outside a notebook

@@ -34,6 +34,7 @@ from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.transaction.serialise import plan_from_json, report_from_json
 from colablock.verification.verify import Check, Report
 from tests.support.paths import DATA
+from tests.support.screens import Clock, console, stripped
 
 CASES = DATA / "display"
 PLANS = sorted(path.stem for path in CASES.glob("plan-*.json"))
@@ -52,17 +53,6 @@ def expected(name: str, *, verbose: bool) -> str:
     return (CASES / f"{name}{'.verbose' if verbose else ''}.txt").read_text(encoding="utf-8")
 
 
-def console(*, colour: bool = False, width: int = 80) -> Console:
-    return Console(
-        file=io.StringIO(), width=width, force_terminal=colour, color_system="standard" if colour else None
-    )
-
-
-def written(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())
-
-
 def words(text: str) -> str:
     return " ".join(text.split())
 
@@ -75,7 +65,7 @@ def words(text: str) -> str:
 def test_a_plan_as_text(name: str, *, verbose: bool) -> None:
     to = console()
     render_plan(read_plan(name), to, verbose=verbose)
-    assert written(to) == expected(name, verbose=verbose)
+    assert stripped(to) == expected(name, verbose=verbose)
     assert plan_text(read_plan(name), verbose=verbose) + "\n" == expected(name, verbose=verbose)
 
 
@@ -84,7 +74,7 @@ def test_a_plan_as_text(name: str, *, verbose: bool) -> None:
 def test_a_report_as_text(name: str, *, verbose: bool) -> None:
     to = console()
     render_report(read_report(name), to, verbose=verbose)
-    assert written(to) == expected(name, verbose=verbose)
+    assert stripped(to) == expected(name, verbose=verbose)
     assert report_text(read_report(name), verbose=verbose) + "\n" == expected(name, verbose=verbose)
 
 
@@ -347,7 +337,7 @@ error: 3 files could not be put back                              [not-restored]
 def test_an_error(error: ColablockError, shown: str) -> None:
     to = console()
     render_error(error, to)
-    assert written(to) == shown
+    assert stripped(to) == shown
     assert error_text(error) + "\n" == shown
 
 
@@ -367,7 +357,7 @@ def test_facts_are_listed_with_their_names() -> None:
         "python": {"executable": "/bin/python"},
     }
     render_info(facts, to)
-    assert written(to) == (
+    assert stripped(to) == (
         "  version             1\n"
         "  externally managed  no\n"
         "  accelerator         none\n"
@@ -382,7 +372,7 @@ def test_facts_are_listed_with_their_names() -> None:
     for render in (render_listing, render_matrix):
         again = console()
         render(facts, again)
-        assert written(again) == written(to)
+        assert stripped(again) == stripped(to)
 
 
 # Words
@@ -415,16 +405,6 @@ def test_a_duration(seconds: float, shown: str) -> None:
 # Progress
 
 
-class Clock:
-    """Says what it is told."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def work(reporter: LiveReporter, clock: Clock) -> None:
     with reporter:
         reporter.stage("Resolving demo for Python 3.12")
@@ -445,9 +425,9 @@ def work(reporter: LiveReporter, clock: Clock) -> None:
 
 
 def test_progress_without_a_terminal_is_single_lines() -> None:
-    to, clock = console(), Clock()
+    to, clock = console(), Clock(100.0)
     work(PlainReporter(to, clock=clock), clock)
-    assert written(to) == (
+    assert stripped(to) == (
         "Resolving demo for Python 3.12\n"
         "note: no `+cpu` wheel [of torch] was found\n"
         "  2 decided, 2.0 s\n"
@@ -460,7 +440,7 @@ def test_progress_without_a_terminal_is_single_lines() -> None:
 
 
 def test_progress_on_a_terminal_leaves_what_the_stages_came_to() -> None:
-    to, clock = console(colour=True), Clock()
+    to, clock = console(colour=True), Clock(100.0)
     work(TerminalReporter(to, clock=clock), clock)
     assert isinstance(to.file, io.StringIO)
     shown = to.file.getvalue()
@@ -476,18 +456,18 @@ def test_progress_on_a_terminal_leaves_what_the_stages_came_to() -> None:
 
 
 def test_what_stopped_is_said() -> None:
-    to, clock = console(), Clock()
+    to, clock = console(), Clock(100.0)
     reporter = PlainReporter(to, clock=clock)
     reporter.stage("Proving demo")
     reporter.step("import torch", 1, 3)
     with pytest.raises(KeyError), reporter:
         raise KeyError
-    assert written(to) == "Proving demo\n  stopped after 1 of 3, 0.0 s\n"
+    assert stripped(to) == "Proving demo\n  stopped after 1 of 3, 0.0 s\n"
 
 
 @pytest.mark.parametrize("kind", [PlainReporter, TerminalReporter])
 def test_a_closed_stream_stops_no_work(kind: type[PlainReporter | TerminalReporter]) -> None:
-    to, clock = console(colour=kind is TerminalReporter), Clock()
+    to, clock = console(colour=kind is TerminalReporter), Clock(100.0)
     to.file.close()
     work(kind(to, clock=clock), clock)
 
@@ -507,7 +487,7 @@ def test_many_threads_may_report() -> None:
     for thread in threads:
         thread.join()
     reporter.close()
-    assert "  8.0 kB, " in written(to)
+    assert "  8.0 kB, " in stripped(to)
 
 
 @pytest.mark.parametrize(
@@ -532,7 +512,7 @@ def test_the_reporter_fits_the_place(
 
 def test_without_a_place_to_draw_it_is_silent() -> None:
     reporter = reporter_for(None)
-    work(reporter, Clock())
+    work(reporter, Clock(100.0))
     assert type(reporter) is LiveReporter
 
 

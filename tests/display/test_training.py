@@ -37,8 +37,9 @@ from colablock.training.runs.folder import RunFolder, State
 from colablock.training.runs.loss_curve import Point
 from colablock.training.runs.progress import Progress
 from colablock.training.runs.summary import RunSummary, summary_of
-from tests.support.html import Element, read
+from tests.support.html import body
 from tests.support.runs import STARTED, a_run, events_of, record_of
+from tests.support.screens import Clock, FakeShell, console, written
 
 TRAINING = Progress(
     state=State.RUNNING,
@@ -92,23 +93,6 @@ def strange(tmp_path: Path) -> RunSummary:
     text = "Traceback (most recent call last):\n  File '<x>'\nSomeError: <b>`why`\x1b[31m</b>"
     end = {"state": "failed", "error": text.splitlines()[-1], "traceback": text}
     return summary_of("<i>tiny</i>", a_run(tmp_path / "tiny", end=end, model="<script>"))
-
-
-def console(*, width: int = 80, terminal: bool = False) -> Console:
-    return Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-
-
-def written(to: Console) -> str:
-    assert isinstance(to.file, io.StringIO)
-    return to.file.getvalue()
-
-
-def body(html: str) -> Element:
-    """Return the block without its styles."""
-    root = read(html)
-    (block,) = root.all("div", "colablock")
-    block.children = [one for one in block.children if isinstance(one, str) or one.tag != "style"]
-    return block
 
 
 # Words
@@ -335,56 +319,12 @@ def test_nothing_of_a_run_is_taken_for_html(strange: RunSummary) -> None:
 # Views
 
 
-class Pub:
-    """Keeps what is published."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[Mapping[str, object], bool]] = []
-        self.is_broken = False
-
-    def publish(
-        self,
-        data: Mapping[str, object],
-        metadata: Mapping[str, object] | None = None,
-        *,
-        transient: Mapping[str, object] | None = None,
-        update: bool = False,
-    ) -> None:
-        assert metadata is None
-        assert transient == {"display_id": "x"}
-        if self.is_broken:
-            raise ConnectionError
-        self.sent.append((data, update))
-
-    def plain(self) -> list[str]:
-        return [str(data["text/plain"]) for data, _ in self.sent]
-
-
-class Kernel:
-    def do_shutdown(self, restart: bool) -> None:
-        raise AssertionError(restart)
-
-
-class Shell:
-    def __init__(self) -> None:
-        self.display_pub = Pub()
-        self.kernel = Kernel()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = STARTED
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def at_step(step: int, **facts: object) -> Progress:
     return replace(TRAINING, step=step, **facts)  # type: ignore[arg-type]
 
 
 def test_a_notebook_is_updated_at_most_five_times_a_second(tmp_path: Path) -> None:
-    shell, clock = Shell(), Clock()
+    shell, clock = FakeShell(), Clock(STARTED)
     with NotebookFollow(shell, title="tiny", draw=lambda: PNG, clock=clock, display_id="x") as view:
         view.update(LOADING)
         for step in range(100):
@@ -395,33 +335,38 @@ def test_a_notebook_is_updated_at_most_five_times_a_second(tmp_path: Path) -> No
         view.note("a note")
         view.close(summary(State.DONE, tmp_path))
     sent = shell.display_pub.sent
-    assert [update for _, update in sent] == [False] + [True] * (len(sent) - 1)
+    assert [update for _, _, update in sent] == [False] + [True] * (len(sent) - 1)
+    assert all(transient == {"display_id": "x"} for _, transient, _ in sent)
     assert len(sent) == shown + 3
     assert "<svg" in str(sent[-2][0]["text/html"])
     assert "data:image/png" in str(sent[-1][0]["text/html"])
     assert shell.display_pub.plain()[-1].splitlines()[0].startswith("tiny: done")
     assert "a note" in shell.display_pub.plain()[-3]
     assert "a note" not in shell.display_pub.plain()[-1]
+    assert shell.kernel.ends == []
 
 
 def test_a_view_that_is_left_shows_what_came_last() -> None:
-    shell, clock = Shell(), Clock()
+    shell, clock = FakeShell(), Clock(STARTED)
     with NotebookFollow(shell, clock=clock, display_id="x") as view:
         view.update(at_step(1))
         view.update(at_step(2))
     assert [line.split(",")[0] for line in shell.display_pub.plain()] == ["step 1/6000", "step 2/6000"]
+    assert all(transient == {"display_id": "x"} for _, transient, _ in shell.display_pub.sent)
+    assert shell.kernel.ends == []
 
 
 def test_a_lost_notebook_stops_nothing() -> None:
-    shell = Shell()
+    shell = FakeShell()
     shell.display_pub.is_broken = True
     with NotebookFollow(shell, display_id="x") as view:
         view.update(TRAINING)
         view.note("x")
+    assert shell.kernel.ends == []
 
 
 def test_plain_lines_come_every_ten_seconds_and_with_each_checkpoint() -> None:
-    to, clock = console(), Clock()
+    to, clock = console(), Clock(STARTED)
     with PlainFollow(to, clock=clock) as view:
         view.update(LOADING)
         for step in range(50):
@@ -478,11 +423,13 @@ def test_where_nothing_draws_a_png_the_svg_stays(tmp_path: Path) -> None:
     def draw() -> bytes:
         raise Unmet("no")
 
-    shell = Shell()
+    shell = FakeShell()
     with NotebookFollow(shell, draw=draw, display_id="x") as view:
         view.close(summary(State.DONE, tmp_path))
         view.close(summary(State.RUNNING, tmp_path, progress=TRAINING))
     assert len(shell.display_pub.sent) == 2
+    assert all(transient == {"display_id": "x"} for _, transient, _ in shell.display_pub.sent)
+    assert shell.kernel.ends == []
     assert "<svg" in str(shell.display_pub.sent[0][0]["text/html"])
 
 

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from colablock.display.training_briefing import (
     briefing_text,
@@ -22,7 +20,8 @@ from colablock.training.preflight.facts import Finding, Level
 from colablock.training.preflight.memory import Estimate
 from colablock.training.preflight.precision import FP16, FP32
 from colablock.training.runs.config import config_from
-from tests.support.html import Element, read
+from tests.support.html import body
+from tests.support.screens import console, written
 from tests.support.training import T4_RECEIPT
 
 URL = (
@@ -84,23 +83,6 @@ def a_briefing(*findings: Finding, model: str = "some/tiny", **facts: Any) -> Br
         "prepared": PREPARED,
     }
     return Briefing(**(usual | facts))
-
-
-def console(*, colour: bool = False) -> Console:
-    system: dict[str, Any] = {"force_terminal": True, "color_system": "standard"} if colour else {}
-    return Console(file=io.StringIO(), width=80, **{"color_system": None, **system})
-
-
-def written(to: Console) -> str:
-    assert isinstance(to.file, io.StringIO)
-    return to.file.getvalue()
-
-
-def body(html: str) -> Element:
-    """Return the block without its styles."""
-    (block,) = read(html).all("div", "colablock")
-    block.children = [one for one in block.children if isinstance(one, str) or one.tag != "style"]
-    return block
 
 
 # Text

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from colablock.environment.accelerator import (
     parse_nvidia_smi,
 )
 from colablock.errors import NotFound
+from tests.support.accelerators import compile_nvml
 
 GIB = 2**30
 
@@ -213,16 +212,7 @@ int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
 
 
 def library(folder: Path, **macros: object) -> dict[str, str]:
-    """Compile a driver library into *folder*, and return an environment that finds it."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    source = folder / "nvml.c"
-    source.write_text(LIBRARY)
-    defines = [f"-D{name}={value}" for name, value in {"INIT": 0, "COUNT": 2, **macros}.items()]
-    output = str(folder / "libnvidia-ml.so.1")
-    subprocess.run([compiler, "-shared", "-fPIC", *defines, str(source), "-o", output], check=True)
-    return {"LD_LIBRARY_PATH": f"{folder}", "PATH": str(folder)}
+    return compile_nvml(folder, LIBRARY, **{"INIT": 0, "COUNT": 2, **macros})
 
 
 def test_the_drivers_library_is_asked_first(tmp_path: Path) -> None:

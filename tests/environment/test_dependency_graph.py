@@ -23,7 +23,7 @@ VISION = {
 
 
 @dataclass(frozen=True)
-class Case:
+class BreakageCase:
     """An image and a change; *broken* maps names to the cause, and whether it is a direct one."""
 
     image: Mapping[str, Sequence[str]]
@@ -34,56 +34,56 @@ class Case:
 
 
 CASES = {
-    "nothing": Case(VISION),
-    "within its range": Case(VISION, {"timm": "2.0"}),
-    "out of its range": Case(VISION, {"torch": "2.9.0"}, broken={"torchvision": ("torch", True)}),
-    "out of two ranges": Case(
+    "nothing": BreakageCase(VISION),
+    "within its range": BreakageCase(VISION, {"timm": "2.0"}),
+    "out of its range": BreakageCase(VISION, {"torch": "2.9.0"}, broken={"torchvision": ("torch", True)}),
+    "out of two ranges": BreakageCase(
         VISION, {"torch": "1.13"}, broken={"bystander": ("torch", True), "torchvision": ("torch", True)}
     ),
-    "the broken one moves too": Case(VISION, {"torch": "2.9.0", "torchvision": "0.24.0"}),
-    "a local label counts": Case(
+    "the broken one moves too": BreakageCase(VISION, {"torch": "2.9.0", "torchvision": "0.24.0"}),
+    "a local label counts": BreakageCase(
         {"torch 2.8.0+cu128": [], "vision 1": ["torch==2.8.0+cu128"], "peft 1": ["torch==2.8.0"]},
         {"torch": "2.8.0+cpu"},
         broken={"vision": ("torch", True)},
     ),
-    "a pre-release is a version": Case({"a 1": [], "b 1": ["a>=1"]}, {"a": "2rc1"}),
-    "a removal and what hangs on it": Case(
+    "a pre-release is a version": BreakageCase({"a 1": [], "b 1": ["a>=1"]}, {"a": "2rc1"}),
+    "a removal and what hangs on it": BreakageCase(
         VISION,
         removed=["torchvision"],
         broken={"timm": ("torchvision", False), "fastai": ("timm", False)},
     ),
-    "a removal of what is not there": Case(VISION, removed=["tensorflow"]),
-    "both at once": Case(
+    "a removal of what is not there": BreakageCase(VISION, removed=["tensorflow"]),
+    "both at once": BreakageCase(
         VISION,
         {"torch": "2.9.0"},
         removed=["timm"],
         broken={"torchvision": ("torch", True), "fastai": ("timm", False)},
     ),
-    "a ring": Case(
+    "a ring": BreakageCase(
         {"a 1": ["b"], "b 1": ["c"], "c 1": ["a"]},
         removed=["a"],
         broken={"c": ("a", False), "b": ("c", False)},
     ),
-    "unmet before": Case({"a 3": [], "b 1": ["a<2"]}, {"a": "4"}),
-    "unmet before a removal": Case({"a 3": [], "b 1": ["a<2"]}, removed=["a"]),
-    "missing before": Case({"b 1": ["a<2"]}, {"a": "4"}),
-    "mended by the change": Case({"a 3": [], "b 1": ["a<2"]}, {"a": "1"}),
-    "not for this Python": Case({"a 1": [], "b 1": ["a<2; python_version < '3'"]}, {"a": "4"}),
-    "only with an extra": Case({"a 1": [], "b 1": ["a<2; extra == 'x'"]}, {"a": "4"}),
-    "a line that cannot be read": Case({"a 1": [], "b 1": ["a (<<2)"]}, {"a": "4"}),
-    "itself": Case({"a 1": ["a[x]<2"]}, {"a": "4"}),
-    "another spelling": Case(
+    "unmet before": BreakageCase({"a 3": [], "b 1": ["a<2"]}, {"a": "4"}),
+    "unmet before a removal": BreakageCase({"a 3": [], "b 1": ["a<2"]}, removed=["a"]),
+    "missing before": BreakageCase({"b 1": ["a<2"]}, {"a": "4"}),
+    "mended by the change": BreakageCase({"a 3": [], "b 1": ["a<2"]}, {"a": "1"}),
+    "not for this Python": BreakageCase({"a 1": [], "b 1": ["a<2; python_version < '3'"]}, {"a": "4"}),
+    "only with an extra": BreakageCase({"a 1": [], "b 1": ["a<2; extra == 'x'"]}, {"a": "4"}),
+    "a line that cannot be read": BreakageCase({"a 1": [], "b 1": ["a (<<2)"]}, {"a": "4"}),
+    "itself": BreakageCase({"a 1": ["a[x]<2"]}, {"a": "4"}),
+    "another spelling": BreakageCase(
         {"typing-extensions 1": [], "b 1": ["Typing_Extensions<2"]},
         {"typing-extensions": "4"},
         broken={"b": ("typing-extensions", True)},
     ),
-    "shared files": Case(
+    "shared files": BreakageCase(
         {"opencv-python 4": [], "opencv-contrib-python 4": []},
         {"opencv-python": "5"},
         shared={"opencv-python": "opencv-contrib-python"},
         broken={"opencv-contrib-python": ("opencv-python", True)},
     ),
-    "shared files, both moved": Case(
+    "shared files, both moved": BreakageCase(
         {"opencv-python 4": [], "opencv-contrib-python 4": []},
         {"opencv-python": "5", "opencv-contrib-python": "5"},
         shared={"opencv-python": "opencv-contrib-python"},
@@ -92,7 +92,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_what_is_newly_broken_and_why(case: Case) -> None:
+def test_what_is_newly_broken_and_why(case: BreakageCase) -> None:
     snapshot = snapshot_of(case)
     change = StateChange(
         moved={canonicalize_name(name): version for name, version in case.moved.items()},
@@ -104,7 +104,7 @@ def test_what_is_newly_broken_and_why(case: Case) -> None:
         assert item.version == snapshot.installed[name].version
 
 
-def snapshot_of(case: Case) -> Snapshot:
+def snapshot_of(case: BreakageCase) -> Snapshot:
     shared = {
         canonicalize_name(name): frozenset({canonicalize_name(other)}) for name, other in case.shared.items()
     }
@@ -119,7 +119,7 @@ def snapshot_of(case: Case) -> Snapshot:
 
 
 def test_the_requirement_that_breaks_is_named() -> None:
-    snapshot = snapshot_of(Case({**VISION, "more 1": ["torch>2", "torch<2.8.1"]}))
+    snapshot = snapshot_of(BreakageCase({**VISION, "more 1": ["torch>2", "torch<2.8.1"]}))
     change = StateChange(moved={canonicalize_name("torch"): "2.9.0"})
     found = find_broken(snapshot, change, Dependents(snapshot.installed, PYTHON_312))
     requirements = {str(name): item.requirement for name, item in found.items()}
@@ -128,7 +128,7 @@ def test_the_requirement_that_breaks_is_named() -> None:
 
 def test_what_is_unmet_as_it_stands() -> None:
     snapshot = snapshot_of(
-        Case({"a 1": ["b<1", "gone", "c", "a<<2", "x; extra == 'y'"], "b 2": ["gone"], "c 1": []})
+        BreakageCase({"a 1": ["b<1", "gone", "c", "a<<2", "x; extra == 'y'"], "b 2": ["gone"], "c 1": []})
     )
     names = [NormalizedName(name) for name in ("a", "c", "not-here")]
     assert unmet(names, snapshot) == {("a", "b<1"), ("a", "gone")}
@@ -148,6 +148,6 @@ NEWLY: dict[str, tuple[dict[str, list[str]], set[tuple[str, str]]]] = {
 @pytest.mark.parametrize(("after", "found"), NEWLY.values(), ids=NEWLY.keys())
 def test_what_holds_no_longer(after: dict[str, list[str]], found: set[tuple[str, str]]) -> None:
     """`a` was broken before; what `c` asks for was met, whatever it asks for now."""
-    before = snapshot_of(Case({"a 1": ["b<1"], "b 2": [], "c 1": ["b"]}))
+    before = snapshot_of(BreakageCase({"a 1": ["b<1"], "b 2": [], "c 1": ["b"]}))
     now = installed(after)
     assert newly_unmet(now, before, now) == found

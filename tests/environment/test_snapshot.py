@@ -31,7 +31,7 @@ from colablock.environment.snapshot import (
     to_json,
 )
 from colablock.errors import InvalidInput, NotFound
-from tests.support.runtime import Stub, build_site, find_python, make_venv, site_of
+from tests.support.runtime import Stub, Venv, build_site, find_python, make_venv
 
 NONE = Accelerator()
 PLAIN = {"PATH": os.environ["PATH"]}
@@ -41,13 +41,6 @@ PLAIN = {"PATH": os.environ["PATH"]}
 def empty_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an environment that nothing may be written to."""
     folder = tmp_path_factory.mktemp("empty") / "venv"
-    make_venv(folder, sys.executable)
-    return folder
-
-
-@pytest.fixture
-def venv(tmp_path: Path) -> Path:
-    folder = tmp_path / "venv"
     make_venv(folder, sys.executable)
     return folder
 
@@ -319,12 +312,12 @@ def test_an_egg_on_the_search_path(tmp_path: Path) -> None:
     assert only(egg)["version"] == "1.0"
 
 
-def test_a_development_link_leads_to_the_project(venv: Path, tmp_path: Path) -> None:
+def test_a_development_link_leads_to_the_project(venv: Venv, tmp_path: Path) -> None:
     project = tmp_path / "project"
     dist_info(project, {"PKG-INFO": "Name: some-dist\nVersion: 1.0\n"}, "some_dist.egg-info")
-    (site_of(venv) / "some-dist.egg-link").write_text(f"{project}\n.")
-    (site_of(venv) / "easy-install.pth").write_text(f"{project}\n")
-    snapshot = snapshot_of(venv, environ=PLAIN, accelerator=NONE)
+    (venv.site / "some-dist.egg-link").write_text(f"{project}\n.")
+    (venv.site / "easy-install.pth").write_text(f"{project}\n")
+    snapshot = snapshot_of(venv.folder, environ=PLAIN, accelerator=NONE)
     assert snapshot.installed[canonicalize_name("some-dist")].path == str(project / "some_dist.egg-info")
 
 
@@ -351,19 +344,19 @@ def test_this_interpreter_as_importlib_sees_it() -> None:
     assert snapshot.accelerator is NONE
 
 
-def test_another_interpreter_by_its_path_folder_or_name(venv: Path) -> None:
-    build_site(site_of(venv), [Stub(name="numpy", version="2.0")])
+def test_another_interpreter_by_its_path_folder_or_name(venv: Venv) -> None:
+    build_site(venv.site, [Stub(name="numpy", version="2.0")])
     spellings = [
-        (venv / "bin" / "python", PLAIN),
-        (venv, PLAIN),
-        (Path("python"), {"PATH": str(venv / "bin")}),
+        (Path(venv.python), PLAIN),
+        (venv.folder, PLAIN),
+        (Path("python"), {"PATH": str(venv.folder / "bin")}),
     ]
     for path, environ in spellings:
         snapshot = snapshot_of(path, environ=environ, accelerator=NONE)
         assert snapshot.installed.keys() == {"numpy"}
-        assert snapshot.prefix == str(venv)
-        assert Path(snapshot.python).parent == venv / "bin"
-        assert snapshot.site == str(site_of(venv))
+        assert snapshot.prefix == str(venv.folder)
+        assert Path(snapshot.python).parent == venv.folder / "bin"
+        assert snapshot.site == str(venv.site)
         assert snapshot.externally_managed is None
 
 
@@ -375,15 +368,15 @@ def test_the_probe_runs_in_every_supported_interpreter(version: str) -> None:
     assert snapshot_of(Path(python), environ=PLAIN, accelerator=NONE).environment.short == version
 
 
-def test_what_the_host_presets_does_not_reach_the_probe(venv: Path, tmp_path: Path) -> None:
+def test_what_the_host_presets_does_not_reach_the_probe(venv: Venv, tmp_path: Path) -> None:
     other = build_site(tmp_path / "other", [Stub(name="rich", version="13")])
     environ = {**PLAIN, "PYTHONPATH": str(other), "PYTHONHOME": "/nowhere", "PYTHONSTARTUP": "/nowhere"}
-    assert snapshot_of(venv, environ=environ, accelerator=NONE).installed == {}
+    assert snapshot_of(venv.folder, environ=environ, accelerator=NONE).installed == {}
 
 
-def test_a_site_that_speaks_at_start_does_not_disturb(venv: Path) -> None:
-    (site_of(venv) / "loud.pth").write_text("import sys; sys.stdout.write('hello'); print('{}')\n")
-    assert snapshot_of(venv, environ=PLAIN, accelerator=NONE).installed == {}
+def test_a_site_that_speaks_at_start_does_not_disturb(venv: Venv) -> None:
+    (venv.site / "loud.pth").write_text("import sys; sys.stdout.write('hello'); print('{}')\n")
+    assert snapshot_of(venv.folder, environ=PLAIN, accelerator=NONE).installed == {}
 
 
 @pytest.mark.parametrize("path", ["missing", "no/such/python", "/no/such/python"])
@@ -437,19 +430,19 @@ def test_an_environment_in_a_managed_python_is_free(empty_venv: Path) -> None:
     assert told["facts"]["base_prefix"] == sys.base_prefix
 
 
-def test_versions_that_are_none_are_noted(venv: Path) -> None:
-    build_site(site_of(venv), [Stub(name="pytz", version="2004d")])
-    snapshot = snapshot_of(venv, protect=["torch"], environ=PLAIN, accelerator=NONE)
+def test_versions_that_are_none_are_noted(venv: Venv) -> None:
+    build_site(venv.site, [Stub(name="pytz", version="2004d")])
+    snapshot = snapshot_of(venv.folder, protect=["torch"], environ=PLAIN, accelerator=NONE)
     assert any("pytz" in note and "2004d" in note for note in snapshot.notes)
     assert any("torch" in note and "not installed" in note for note in snapshot.notes)
 
 
-def test_the_quick_listing_agrees_with_the_snapshot(venv: Path) -> None:
+def test_the_quick_listing_agrees_with_the_snapshot(venv: Venv) -> None:
     stubs = [Stub(name="Some.Dist", version="1.0+cpu"), Stub(name="numpy", version="2.0.2")]
-    site = build_site(site_of(venv), stubs)
+    site = build_site(venv.site, stubs)
     (site / "~umpy-1.0.dist-info").mkdir()
     (site / "broken.dist-info").mkdir()
-    snapshot = snapshot_of(venv, environ=PLAIN, accelerator=NONE)
+    snapshot = snapshot_of(venv.folder, environ=PLAIN, accelerator=NONE)
     expected = {name: installed.version for name, installed in snapshot.installed.items()}
     assert installed_versions([site.parent / "missing", site]) == expected
 
@@ -639,15 +632,15 @@ def test_the_fingerprint_follows_versions_and_origins_alone() -> None:
     assert len({first, *(fingerprint(snapshot_with(other)) for other in others)}) == 4
 
 
-def test_a_snapshot_survives_json(venv: Path) -> None:
+def test_a_snapshot_survives_json(venv: Venv) -> None:
     origin = {"url": "https://files.example/a.whl", "archive_info": {}}
     stubs = [
         Stub(name="numpy", version="2", requires=("a", "b"), direct_url=origin),
         Stub(name="a", version="1"),
     ]
-    build_site(site_of(venv), stubs)
+    build_site(venv.site, stubs)
     snapshot = replace(
-        snapshot_of(venv, protect=["numpy"], environ={**PLAIN, "COLAB_RELEASE_TAG": "x"}),
+        snapshot_of(venv.folder, protect=["numpy"], environ={**PLAIN, "COLAB_RELEASE_TAG": "x"}),
         loaded={canonicalize_name("numpy"): ("numpy",)},
         shared={canonicalize_name("a"): frozenset({canonicalize_name("numpy")})},
     )

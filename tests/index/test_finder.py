@@ -7,10 +7,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,10 @@ from colablock.index.finder import IndexSource
 from colablock.index.simple_api import Listing, parse_page
 from colablock.matrix.model import Index, Matrix, Options, PackageEntry, SystemRequirements, Variant
 from colablock.network.fetcher import Fetcher
+from tests.support.fetching import source_of
+from tests.support.fixtures import index_fixture
 from tests.support.server import Fault, IndexServer
+from tests.support.small_matrices import entry
 from tests.support.wheels import make_sdist, make_wheel
 
 PY312 = environment_for("3.12.4", "manylinux_2_28_x86_64")
@@ -337,35 +341,18 @@ def test_old_sdist_names(project: str, filename: str, version: str) -> None:
 # -- sources
 
 
-@pytest.fixture
-def wheel_folder(tmp_path: Path) -> Path:
-    """Return a folder of wheels that an index serves."""
-    folder = tmp_path / "wheel_folder"
+def fill(folder: Path) -> None:
     make_wheel(folder, "demo", "1.0", requires=["dep>=1"])
     make_wheel(folder, "demo", "2.0", requires=["dep>=2", 'extra-dep; extra == "more"'], extras=["more"])
     make_wheel(folder, "dep", "2.1", requires_python=">=3.9")
-    return folder
 
 
-@pytest.fixture
-def server(wheel_folder: Path) -> Iterator[IndexServer]:
-    with IndexServer(wheel_folder) as running:
-        yield running
+index = index_fixture(fill)
 
 
-@pytest.fixture
-def fetcher(tmp_path: Path) -> Fetcher:
-    return Fetcher(os.environ, cache=tmp_path / "cache", sleep=lambda _: None)
-
-
-def source_of(fetcher: Fetcher, *default: str, **more: object) -> IndexSource:
-    policy = more.pop("policy", Policy(environment=PY312))
-    return IndexSource(fetcher=fetcher, policy=policy, default=default, **more)  # type: ignore[arg-type]
-
-
-def entry(name: str, **facts: object) -> dict[NormalizedName, PackageEntry]:
-    normal = canonicalize_name(name)
-    return {normal: replace(PackageEntry(name=normal, path=f"packages.{name}"), **facts)}  # type: ignore[arg-type]
+def entries_of(name: str, **facts: Any) -> dict[NormalizedName, PackageEntry]:
+    one = entry(name, **facts)
+    return {one.name: one}
 
 
 def lines(requirements: Sequence[Requirement]) -> list[str]:
@@ -373,10 +360,8 @@ def lines(requirements: Sequence[Requirement]) -> list[str]:
 
 
 @pytest.mark.parametrize("formats", [("json",), ("html",), ("html", "json")])
-def test_an_index_is_read_in_either_format(
-    wheel_folder: Path, fetcher: Fetcher, formats: tuple[str, ...]
-) -> None:
-    with IndexServer(wheel_folder, formats=formats) as server:
+def test_an_index_is_read_in_either_format(index: Path, fetcher: Fetcher, formats: tuple[str, ...]) -> None:
+    with IndexServer(index, formats=formats) as server:
         source = source_of(fetcher, server.url)
         result = source.judge(DEMO)
         assert names_of(result.candidates) == ["demo 2.0", "demo 1.0"]
@@ -386,7 +371,7 @@ def test_an_index_is_read_in_either_format(
         assert best.file.index == server.url
         assert (
             best.file.hashes["sha256"]
-            == hashlib.sha256((wheel_folder / best.file.filename).read_bytes()).hexdigest()
+            == hashlib.sha256((index / best.file.filename).read_bytes()).hexdigest()
         )
         found = source.metadata(best)
         assert lines(found.requires) == ["dep>=2", 'extra-dep; extra == "more"']
@@ -435,11 +420,11 @@ def test_a_quarantined_project_says_so(server: IndexServer, fetcher: Fetcher) ->
     assert "quarantined: malware" in words
 
 
-def test_an_index_in_a_folder_is_read_like_any_other(wheel_folder: Path, fetcher: Fetcher) -> None:
-    page = wheel_folder.parent / "simple" / "demo" / "index.html"
+def test_an_index_in_a_folder_is_read_like_any_other(index: Path, fetcher: Fetcher) -> None:
+    page = index.parent / "simple" / "demo" / "index.html"
     page.parent.mkdir(parents=True)
-    page.write_text('<a href="../../wheel_folder/demo-2.0-py3-none-any.whl">x</a>', encoding="utf-8")
-    source = source_of(fetcher, (wheel_folder.parent / "simple").as_uri())
+    page.write_text('<a href="../../index/demo-2.0-py3-none-any.whl">x</a>', encoding="utf-8")
+    source = source_of(fetcher, (index.parent / "simple").as_uri())
     (candidate,) = source.judge(DEMO).candidates
     assert lines(source.metadata(candidate).requires)[0] == "dep>=2"
     assert not source.judge(NormalizedName("dep")).found
@@ -457,7 +442,7 @@ def test_an_index_named_for_a_package_is_the_only_one_asked(
             fetcher,
             server.url,
             indexes=[Index(name="own", url=own.url)],
-            entries={**entry("demo", index="own"), **entry("dep", index="own")},
+            entries={**entries_of("demo", index="own"), **entries_of("dep", index="own")},
         )
         result = source.judge(DEMO)
         assert names_of(result.candidates) == ["demo 0.5"]
@@ -484,13 +469,13 @@ def test_an_index_marked_default_replaces_the_default(server: IndexServer, fetch
     assert source.judge(DEMO).found
 
 
-def test_an_index_without_upload_times_needs_to_say_so(wheel_folder: Path, fetcher: Fetcher) -> None:
+def test_an_index_without_upload_times_needs_to_say_so(index: Path, fetcher: Fetcher) -> None:
     policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
-    with IndexServer(wheel_folder, upload_times=False) as server:
+    with IndexServer(index, upload_times=False) as server:
         refused = source_of(fetcher, server.url, policy=policy).judge(DEMO)
         assert {rejection.reason for rejection in refused.rejections} == {Reason.NO_UPLOAD_TIME}
-        index = Index(name="own", url=server.url, default=True, exclude_newer=False)
-        assert source_of(fetcher, indexes=[index], policy=policy).judge(DEMO).candidates
+        own = Index(name="own", url=server.url, default=True, exclude_newer=False)
+        assert source_of(fetcher, indexes=[own], policy=policy).judge(DEMO).candidates
 
 
 def test_an_index_may_have_a_cutoff_of_its_own(server: IndexServer, fetcher: Fetcher) -> None:
@@ -505,7 +490,7 @@ def test_the_preferred_local_label_comes_first(fetcher: Fetcher, tmp_path: Path)
     for version in ("1.0", "1.0+cpu", "2.0", "2.0+cu118", "1.5+cpu.1"):
         make_wheel(tmp_path / "builds", "demo", version)
     with IndexServer(tmp_path / "builds") as server:
-        source = source_of(fetcher, server.url, entries=entry("demo", prefer_local="cpu"))
+        source = source_of(fetcher, server.url, entries=entries_of("demo", prefer_local="cpu"))
         found = names_of(source.judge(DEMO).candidates)
     assert found == ["demo 1.5+cpu.1", "demo 1.0+cpu", "demo 2.0+cu118", "demo 2.0", "demo 1.0"]
 
@@ -530,8 +515,8 @@ def test_a_variant_for_a_card_takes_no_build_for_the_cpu(fetcher: Fetcher, tmp_p
     assert found == {"cuda": ["demo 2.0"], "none": ["demo 2.1+cpu", "demo 2.0"]}
 
 
-def test_credentials_of_an_index_are_used_and_not_recorded(wheel_folder: Path, fetcher: Fetcher) -> None:
-    with IndexServer(wheel_folder, auth=("user", "secret"), announce_metadata=False) as server:
+def test_credentials_of_an_index_are_used_and_not_recorded(index: Path, fetcher: Fetcher) -> None:
+    with IndexServer(index, auth=("user", "secret"), announce_metadata=False) as server:
         source = source_of(fetcher, server.url.replace("http://", "http://user:secret@"))
         result = source.judge(DEMO)
         assert lines(source.metadata(result.candidates[0]).requires)[0] == "dep>=2"
@@ -582,11 +567,9 @@ def test_find_links_take_no_notice_of_the_cutoff(fetcher: Fetcher, tmp_path: Pat
     assert not source.judge(NormalizedName("dep")).found
 
 
-def test_find_links_may_be_a_page(wheel_folder: Path, server: IndexServer, fetcher: Fetcher) -> None:
-    links = "".join(
-        f'<a href="/files/{path.name}">{path.name}</a>' for path in sorted(wheel_folder.iterdir())
-    )
-    page = wheel_folder.parent / "links.html"
+def test_find_links_may_be_a_page(index: Path, server: IndexServer, fetcher: Fetcher) -> None:
+    links = "".join(f'<a href="/files/{path.name}">{path.name}</a>' for path in sorted(index.iterdir()))
+    page = index.parent / "links.html"
     page.write_text(links.replace("/files/", f"{server.root}/files/"), encoding="utf-8")
     source = source_of(fetcher, find_links=[str(page)])
     candidate = source.judge(DEMO).candidates[0]
@@ -602,10 +585,10 @@ def test_a_folder_that_is_not_there_is_a_failure(fetcher: Fetcher, tmp_path: Pat
 # -- direct references
 
 
-def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, wheel_folder: Path) -> None:
-    wheel = wheel_folder / "demo-1.0-py3-none-any.whl"
+def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, index: Path) -> None:
+    wheel = index / "demo-1.0-py3-none-any.whl"
     url = server.file_url(wheel.name)
-    source = source_of(fetcher, server.url, entries=entry("demo", url=url))
+    source = source_of(fetcher, server.url, entries=entries_of("demo", url=url))
     (candidate,) = source.judge(DEMO).candidates
     assert (str(candidate), candidate.origin) == ("demo 1.0", CandidateOrigin.DIRECT)
     assert candidate.file is not None
@@ -615,9 +598,9 @@ def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, wheel_folder: Pat
     assert "/simple/demo/" not in server.paths
 
 
-def test_a_local_wheel_with_a_wrong_hash_is_refused(fetcher: Fetcher, wheel_folder: Path) -> None:
-    url = f"{wheel_folder / 'demo-1.0-py3-none-any.whl'}#sha256={'0' * 64}"
-    source = source_of(fetcher, entries=entry("demo", url=url))
+def test_a_local_wheel_with_a_wrong_hash_is_refused(fetcher: Fetcher, index: Path) -> None:
+    url = f"{index / 'demo-1.0-py3-none-any.whl'}#sha256={'0' * 64}"
+    source = source_of(fetcher, entries=entries_of("demo", url=url))
     (candidate,) = source.judge(DEMO).candidates
     with pytest.raises(BadDistribution, match="was promised"):
         source.metadata(candidate)
@@ -625,13 +608,13 @@ def test_a_local_wheel_with_a_wrong_hash_is_refused(fetcher: Fetcher, wheel_fold
 
 def test_a_wheel_by_url_that_does_not_fit_is_a_rejection(fetcher: Fetcher, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, "demo", "1.0", tag="cp39-cp39-win_amd64")
-    result = source_of(fetcher, entries=entry("demo", url=str(wheel))).judge(DEMO)
+    result = source_of(fetcher, entries=entries_of("demo", url=str(wheel))).judge(DEMO)
     assert only_reason(result)[0] is Reason.TAGS
 
 
 def test_a_source_archive_needs_leave_to_be_built(fetcher: Fetcher, tmp_path: Path) -> None:
     sdist = make_sdist(tmp_path, "demo", "1.2", requires=["dep"])
-    entries = entry("demo", url=sdist.as_uri())
+    entries = entries_of("demo", url=sdist.as_uri())
     assert only_reason(source_of(fetcher, entries=entries).judge(DEMO))[0] is Reason.SDIST
     policy = Policy(environment=PY312, allow_build=frozenset({"demo"}))
     source = source_of(fetcher, entries=entries, policy=policy)
@@ -648,12 +631,12 @@ def test_a_rebuilt_archive_is_known_without_fetching_it(fetcher: Fetcher) -> Non
         "source_root": "src",
         "requires_dist": (Requirement("fire"), Requirement("art")),
     }
-    source = source_of(fetcher, entries=entry("axolotl", **facts))
+    source = source_of(fetcher, entries=entries_of("axolotl", **facts))
     (candidate,) = source.judge(NormalizedName("axolotl")).candidates
     assert str(candidate.version).startswith("0.4.0+colablock.")
     assert lines(source.metadata(candidate).requires) == ["fire", "art"]
     changed = source_of(
-        fetcher, entries=entry("axolotl", **{**facts, "requires_dist": (Requirement("fire"),)})
+        fetcher, entries=entries_of("axolotl", **{**facts, "requires_dist": (Requirement("fire"),)})
     )
     assert changed.judge(NormalizedName("axolotl")).candidates[0].version != candidate.version
 
@@ -661,7 +644,9 @@ def test_a_rebuilt_archive_is_known_without_fetching_it(fetcher: Fetcher) -> Non
 def test_an_index_package_with_replaced_requirements_has_our_label(
     server: IndexServer, fetcher: Fetcher
 ) -> None:
-    source = source_of(fetcher, server.url, entries=entry("demo", requires_dist=(Requirement("only-this"),)))
+    source = source_of(
+        fetcher, server.url, entries=entries_of("demo", requires_dist=(Requirement("only-this"),))
+    )
     newest, older = source.judge(DEMO).candidates
     assert newest.version.public == "2.0"
     assert str(newest.version.local).startswith("colablock.")
@@ -686,13 +671,13 @@ def test_what_is_no_archive_is_refused_with_a_way_out(
     fetcher: Fetcher, url: str, words: str, hint: str
 ) -> None:
     with pytest.raises(FetchFailed, match=words) as caught:
-        source_of(fetcher, entries=entry("demo", url=url)).judge(DEMO)
+        source_of(fetcher, entries=entries_of("demo", url=url)).judge(DEMO)
     assert hint in (caught.value.hint or "")
 
 
 def test_a_folder_as_a_direct_reference_is_refused(fetcher: Fetcher, tmp_path: Path) -> None:
     with pytest.raises(FetchFailed, match="names the folder"):
-        source_of(fetcher, entries=entry("demo", url=str(tmp_path))).judge(DEMO)
+        source_of(fetcher, entries=entries_of("demo", url=str(tmp_path))).judge(DEMO)
 
 
 def test_what_an_sdist_of_an_index_needs_is_learnt_by_building_it(fetcher: Fetcher, tmp_path: Path) -> None:
@@ -719,7 +704,7 @@ def test_installed_candidates_speak_for_themselves(fetcher: Fetcher) -> None:
 
 
 def test_prefetching_goes_ahead_with_what_is_needed(server: IndexServer, fetcher: Fetcher) -> None:
-    source = source_of(fetcher, server.url, entries=entry("demo", specifier=SpecifierSet("==1.0")))
+    source = source_of(fetcher, server.url, entries=entries_of("demo", specifier=SpecifierSet("==1.0")))
     source.prefetch([DEMO])
     assert source._pool is not None
     deadline = time.monotonic() + 30
@@ -756,9 +741,9 @@ def test_the_source_of_a_matrix_follows_markers_and_options(
             digest="",
             indexes=(Index(name="own", url=own.url),),
             packages=(
-                *replace_all(entry("demo", index="own", marker=marked)),
-                *replace_all(entry("demo", specifier=SpecifierSet("<2"))),
-                *replace_all(entry("built", index="own")),
+                *replace_all(entries_of("demo", index="own", marker=marked)),
+                *replace_all(entries_of("demo", specifier=SpecifierSet("<2"))),
+                *replace_all(entries_of("built", index="own")),
             ),
             options=Options(allow_build=frozenset({"built"})),
         )

@@ -6,7 +6,6 @@ import hashlib
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -27,6 +26,8 @@ from colablock.index.core_metadata import (
 )
 from colablock.index.metadata_fetcher import MetadataSource
 from colablock.network.fetcher import Fetcher
+from tests.support.fetching import DEMO_WHEEL
+from tests.support.fixtures import index_fixture
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_sdist, make_wheel
 
@@ -134,21 +135,17 @@ def test_a_remote_file_reads_like_a_file() -> None:
 # -- by which way
 
 
-@pytest.fixture
-def wheel(tmp_path: Path) -> Path:
+def fill(folder: Path) -> None:
     big = {f"demo/m{i}.py": "x" * 30_000 for i in range(20)}
-    return make_wheel(tmp_path / "files", "demo", "1.0", requires=["dep>=1"], modules=big)
+    make_wheel(folder, "demo", "1.0", requires=["dep>=1"], modules=big)
+
+
+index = index_fixture(fill)
 
 
 @pytest.fixture
-def server(wheel: Path) -> Iterator[IndexServer]:
-    with IndexServer(wheel.parent) as running:
-        yield running
-
-
-@pytest.fixture
-def fetcher(tmp_path: Path) -> Fetcher:
-    return Fetcher(os.environ, cache=tmp_path / "cache", sleep=lambda _: None)
+def wheel(index: Path) -> Path:
+    return index / DEMO_WHEEL
 
 
 def remote_file(server: IndexServer, wheel: Path, *, announced: bool = False, size: bool = True) -> File:

@@ -17,10 +17,11 @@ from colablock._vendor.packaging.pylock import Pylock
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.errors import InvalidInput, InvalidRequirements
 from colablock.lockfile.export import Format, export_text, files_beside
+from tests.support.fixtures import world_fixture
 from tests.support.runtime import make_venv, site_of
 from tests.support.server import IndexServer
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
-from tests.support.world import Done, World, open_world
+from tests.support.world import Done, World
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,7 +68,7 @@ def _moment(text: str) -> Any:
     return tomllib.loads(f"at = {text}")["at"]
 
 
-def written(lock: Pylock, form: Format = Format.REQUIREMENTS, **options: Any) -> str:
+def exported(lock: Pylock, form: Format = Format.REQUIREMENTS, **options: Any) -> str:
     return export_text(lock, form, source="pylock.toml", **options)
 
 
@@ -88,7 +89,7 @@ def test_a_requirements_file_whole() -> None:
         },
     )
     assert (
-        written(lock)
+        exported(lock)
         == f"""\
 # Made by `colablock export demo --variant cpu --python-version 3.12.4 --platform manylinux_2_35_x86_64`
 # matrix demo (cpu), Python 3.12.4, manylinux_2_35_x86_64
@@ -117,7 +118,7 @@ def test_the_order_in_a_lock_does_not_matter() -> None:
     one, two = package("a", index="https://y.example/simple"), package("a-b")
     three = package("b", index="https://x.example/simple")
     for form in Format:
-        texts = {written(lock_of(*order), form) for order in ((one, two, three), (three, two, one))}
+        texts = {exported(lock_of(*order), form) for order in ((one, two, three), (three, two, one))}
         assert len(texts) == 1
 
 
@@ -127,7 +128,7 @@ def test_another_tools_lock_says_less() -> None:
         package("b", marker="sys_platform == 'linux'"),
         package("dev", marker="'dev' in dependency_groups"),
     )
-    assert written(lock).splitlines() == [
+    assert exported(lock).splitlines() == [
         "# The pins of a lock file (PEP 751) made by another tool",
         "",
         "a==1.0 \\",
@@ -144,13 +145,13 @@ def test_a_direct_reference_stays_one() -> None:
     url = "https://me:secret@files.example/v1.tar.gz"
     lock = lock_of(package("a", archive={"url": url, "hashes": {"sha384": "d" * 96, "sha512": C * 2}}))
     line = "a @ https://files.example/v1.tar.gz"
-    assert body(written(lock)) == [
+    assert body(exported(lock)) == [
         f"{line} \\",
         f"    --hash=sha384:{'d' * 96} \\",
         f"    --hash=sha512:{C * 2}",
     ]
-    assert body(written(lock, Format.CONSTRAINTS)) == ["a==1.0"]
-    assert f'"{line}"' in written(lock, Format.NOTEBOOK)
+    assert body(exported(lock, Format.CONSTRAINTS)) == ["a==1.0"]
+    assert f'"{line}"' in exported(lock, Format.NOTEBOOK)
 
 
 MIRROR = "https://me:secret@mirror.example/simple/"
@@ -175,10 +176,10 @@ def test_indexes_are_named_where_an_installer_would_not_ask_them(
 ) -> None:
     named = [{"index": index} if index else {} for index in indexes]
     lock = lock_of(*(package(f"p{number}", **keys) for number, keys in enumerate(named)))
-    text = written(lock)
+    text = exported(lock)
     assert "secret" not in text
     assert [line for line in body(text) if line.startswith("--")] == expected
-    assert not [line for line in written(lock, Format.CONSTRAINTS).splitlines() if line.startswith("--")]
+    assert not [line for line in exported(lock, Format.CONSTRAINTS).splitlines() if line.startswith("--")]
 
 
 def test_files_of_this_machine_come_by_their_folder(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_files_of_this_machine_come_by_their_folder(tmp_path: Path) -> None:
         package("b", wheels=[{"path": "pylock.wheels/b-1.0-py3-none-any.whl", "hashes": {"sha256": B}}]),
     )
     assert files_beside(lock) == {"pylock.wheels/b-1.0-py3-none-any.whl": [f"sha256:{B}"]}
-    options = [line for line in body(written(lock, find_links=["house"])) if line.startswith("--")]
+    options = [line for line in body(exported(lock, find_links=["house"])) if line.startswith("--")]
     assert options == ["--find-links house", f"--find-links '{local.parent}'"]
 
 
@@ -196,7 +197,7 @@ def test_files_of_this_machine_come_by_their_folder(tmp_path: Path) -> None:
 def test_what_is_no_release_is_refused(form: Format) -> None:
     lock = lock_of(package("a", None, directory={"path": "."}), package("b", None, directory={"path": "."}))
     with pytest.raises(InvalidRequirements) as caught:
-        written(lock, form)
+        exported(lock, form)
     assert len(caught.value.faults) == 2
 
 
@@ -204,13 +205,13 @@ def test_what_no_hash_proves_is_no_line_of_a_hashed_file() -> None:
     weak = [{"url": "https://files.example/a-1.0-py3-none-any.whl", "hashes": {"md5": "1"}}]
     lock = lock_of(package("a", wheels=weak))
     with pytest.raises(InvalidRequirements, match=r"pylock.toml:packages\[0\]: a has no sha256"):
-        written(lock)
-    assert body(written(lock, Format.CONSTRAINTS)) == ["a==1.0"]
+        exported(lock)
+    assert body(exported(lock, Format.CONSTRAINTS)) == ["a==1.0"]
 
 
 def test_the_files_of_a_page_are_told_of() -> None:
     """A lock of ours does not hold the page that they were found on."""
-    head, _, _ = written(lock_of(package("a"), package("b", index=PYPI), ours={})).partition("\n\n")
+    head, _, _ = exported(lock_of(package("a"), package("b", index=PYPI), ours={})).partition("\n\n")
     note = "# a is on no index: name the page of its files with `--find-links`"
     assert head.splitlines()[2:] == [note]
 
@@ -226,7 +227,7 @@ DELTA = {
 
 def test_a_delta_says_what_it_assumes() -> None:
     lock = lock_of(package("shapes", index=PYPI, needs=["torch"]), ours=DELTA)
-    head, _, rest = written(lock).partition("\n\n")
+    head, _, rest = exported(lock).partition("\n\n")
     assert head.splitlines() == [
         "# Made by `colablock export demo --runtime colab-2026.08-gpu`",
         "# matrix demo, Python 3.12.4, manylinux_2_35_x86_64",
@@ -234,13 +235,13 @@ def test_a_delta_says_what_it_assumes() -> None:
         "# assumes torch==2.11.0+cu128, already installed in colab-2026.08-gpu",
     ]
     assert [line for line in rest.splitlines() if "==" in line] == ["shapes==1.0 \\"]
-    text = written(lock, Format.CONSTRAINTS)
+    text = exported(lock, Format.CONSTRAINTS)
     assert body(text) == ["numpy==2.0.2", "shapes==1.0", "torch==2.11.0+cu128"]
 
 
 def test_a_script_has_nothing_to_assume() -> None:
     with pytest.raises(InvalidInput, match="the lock assumes 2 distributions"):
-        written(lock_of(package("shapes"), ours=DELTA), Format.NOTEBOOK)
+        exported(lock_of(package("shapes"), ours=DELTA), Format.NOTEBOOK)
 
 
 # -- a script
@@ -258,7 +259,7 @@ def metadata_of(text: str) -> dict[str, Any]:
 
 
 def script(lock: Pylock, **options: Any) -> dict[str, Any]:
-    return metadata_of(written(lock, Format.NOTEBOOK, **options))
+    return metadata_of(exported(lock, Format.NOTEBOOK, **options))
 
 
 def dated(name: str, **keys: Any) -> dict[str, Any]:
@@ -341,10 +342,8 @@ print(*sorted(f"{one.name}=={one.version}" for one in metadata.distributions()))
 SETTINGS = ("UV_NO_CONFIG", "UV_CACHE_DIR", "PIP_CONFIG_FILE", "HOME", "PATH", "NO_PROXY", "no_proxy")
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Two indexes, an archive without metadata, and matrices for them in the folder of the commands."""
-    folder = tmp_path_factory.mktemp("export")
+def fill(folder: Path) -> None:
+    """Write two indexes, an archive without metadata, and matrices in the folder of the commands."""
     wheels, other, matrices = folder / "index", folder / "other", folder / "matrices"
     make_wheel(wheels, "colours", "1.0")
     make_wheel(wheels, "colours", "2.0")
@@ -354,23 +353,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     own = f"cp{sys.version_info[0]}{sys.version_info[1]}"
     for tag in (f"{own}-{own}-linux_x86_64", f"{own}-{own}-linux_aarch64", "cp39-cp39-win_amd64"):
         make_wheel(wheels, "native", "1.0", tag=tag)
-    make_wheel(wheels, "sauce", "9.0")  # not the one that the matrix asks for
+    make_wheel(wheels, "sauce", "9.0")  # not the one that the matrix `stack` asks for
     make_wheel(other, "sauce", "1.5", requires=["colours"])
     make_wheel(other, "colours", "0.1")
-    (folder / "archives").mkdir()
-    archive = folder / "archives" / "own.tar.gz"
+    archive = folder / "own.tar.gz"
     archive.write_bytes(tar_bytes({"own-main/src/own/__init__.py": b"ready = True\n"}))
     matrices.mkdir()
-    with IndexServer(other) as kitchen, open_world(folder, wheels) as found:
-        texts = {
-            "owned": OWN.format(archive=archive.as_uri()),
-            "bare": BARE,
-            "plain": PLAIN,
-            "stack": STACK.format(kitchen=kitchen.url),
-        }
-        for name, text in texts.items():
-            (matrices / f"{name}.toml").write_text(text)
-        yield found
+    for name, text in {"owned": OWN.format(archive=archive.as_uri()), "bare": BARE, "plain": PLAIN}.items():
+        (matrices / f"{name}.toml").write_text(text)
+
+
+world = world_fixture(fill, scope="module")
+
+
+@pytest.fixture(scope="module")
+def stack(world: World) -> Iterator[None]:
+    """Write the matrix ``stack``, and serve the second index, from which one of its projects comes."""
+    with IndexServer(world.folder / "other") as kitchen:
+        (world.folder / "matrices" / "stack.toml").write_text(STACK.format(kitchen=kitchen.url))
+        yield
 
 
 PINS = ["colours==2.0", "line-art==3.0", "native==1.0", "shapes==1.0"]
@@ -406,6 +407,7 @@ def test_an_export_is_that_of_its_lock(world: World, tmp_path: Path, plain_lock:
     assert colours.count("--hash=sha256:") == 2  # and the sdist
 
 
+@pytest.mark.usefixtures("stack")
 def test_an_export_reads_back_as_what_it_was_made_from(world: World, tmp_path: Path) -> None:
     lock, output = tmp_path / "pylock.toml", tmp_path / "requirements.txt"
     succeeds(world.run("lock", "stack", "--output", str(lock)))
@@ -541,6 +543,7 @@ def test_an_export_is_installed(world: World, tmp_path: Path, tool: str) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize(("tool", "more"), [("pip", ()), ("uv", ("--index-strategy", "unsafe-best-match"))])
 def test_an_export_of_two_indexes_is_installed(
     world: World, tmp_path: Path, tool: str, more: tuple[str, ...]
@@ -565,6 +568,7 @@ def test_another_file_than_the_locks_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("name", ["owned", "stack"])
 def test_uv_runs_a_script_with_the_block(world: World, tmp_path: Path, name: str) -> None:
     output = tmp_path / "script.py"

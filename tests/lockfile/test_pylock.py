@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import permutations
@@ -44,7 +44,8 @@ from colablock.planning.plan import Target
 from colablock.planning.solver import Solver
 from colablock.resolver.model import Pin, Request, Resolution
 from colablock.resolver.resolver import resolve
-from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
+from tests.support.dict_source import PYTHON_312, DictSource, entries, installed, pins_of
+from tests.support.fixtures import index_fixture
 from tests.support.server import IndexServer
 from tests.support.wheels import make_sdist, make_wheel
 
@@ -57,18 +58,17 @@ WINDOWS = environment_for("3.12.11", "win_amd64")
 PYTHON_310 = environment_for("3.10.4", "manylinux_2_35_x86_64")
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[IndexServer]:
-    """An index of a few wheels, one of them for some Pythons only, and an sdist."""
-    folder = tmp_path / "index"
+def fill(folder: Path) -> None:
+    """Make a few wheels, one of them for some Pythons only, and an sdist."""
     make_wheel(folder, "stack", "1.0", requires=["base>=1", "extra[fast]; python_version >= '3.10'"])
     make_wheel(folder, "base", "1.5", requires_python=">=3.9")
     make_sdist(folder, "base", "1.5", requires_python=">=3.9")
     for python in ("cp310-cp310", "cp312-cp312"):
         make_wheel(folder, "native", "2.0", tag=f"{python}-manylinux_2_17_x86_64")
     make_wheel(folder, "extra", "3.0", extras=["fast"], requires=["native; extra == 'fast'"])
-    with IndexServer(folder) as running:
-        yield running
+
+
+index = index_fixture(fill)
 
 
 def solved(
@@ -99,13 +99,13 @@ def lock_of(server: IndexServer, *roots: str, **facts: Any) -> Pylock:
     return make_lock(*solved(server, *roots, **facts))
 
 
-def written(lock: Pylock) -> dict[str, Any]:
+def as_table(lock: Pylock) -> dict[str, Any]:
     """Return the lock as another tool reads it."""
     return tomllib.loads(write_lock(lock).decode())
 
 
 def packages(lock: Pylock) -> dict[str, dict[str, Any]]:
-    return {package["name"]: package for package in written(lock)["packages"]}
+    return {package["name"]: package for package in as_table(lock)["packages"]}
 
 
 # -- what is in it
@@ -113,7 +113,7 @@ def packages(lock: Pylock) -> dict[str, dict[str, Any]]:
 
 def test_a_lock_is_valid_and_says_what_it_is_for(server: IndexServer) -> None:
     lock = lock_of(server, "stack", variant="cpu")
-    text = written(lock)
+    text = as_table(lock)
     assert Pylock.from_dict(text) == lock
     assert text["lock-version"] == "1.0"
     assert text["created-by"] == "colablock"
@@ -162,7 +162,7 @@ def test_what_was_asked_for_is_listed_once_and_without_passwords(server: IndexSe
     private = server.url.replace("//", "//me:s3cret@")
     roots = ("stack", "stack<2", "extra[fast]>1", "gone; python_version < '3'", f"base @ {url}")
     lock = lock_of(server, *roots, url=private)
-    asked = written(lock)["tool"]["colablock"]["requirements"]
+    asked = as_table(lock)["tool"]["colablock"]["requirements"]
     plain = server.file_url("base-1.5-py3-none-any.whl")
     assert asked == [f"base @ {plain}", "extra[fast]>1", "stack", "stack<2"]
     assert b"s3cret" not in write_lock(lock)
@@ -180,7 +180,7 @@ def test_a_lock_of_nothing_says_so() -> None:
     resolution = resolve(Request(environment=PYTHON_312, roots=()), DictSource({}))
     lock = make_lock(resolution, Matrix(name="none", source="none.toml", digest="0"))
     assert b"packages = []\n" in write_lock(lock)
-    assert Pylock.from_dict(written(lock)).packages == []
+    assert Pylock.from_dict(as_table(lock)).packages == []
 
 
 def test_a_rebuilt_wheel_lies_beside_the_lock(server: IndexServer) -> None:
@@ -251,7 +251,7 @@ def test_times_are_in_utc() -> None:
     lock = make_lock(pinned(wheel_file(upload_time=east)), matrix)
     text = write_lock(lock).decode()
     assert "upload-time = 2024-04-30 23:30:00+00:00\n" in text
-    assert written(lock)["tool"]["colablock"]["exclude-newer"] == datetime(2024, 9, 1, tzinfo=timezone.utc)
+    assert as_table(lock)["tool"]["colablock"]["exclude-newer"] == datetime(2024, 9, 1, tzinfo=timezone.utc)
 
 
 # -- the same bytes
@@ -275,7 +275,7 @@ def test_the_text_needs_no_backslashes(server: IndexServer) -> None:
 @pytest.mark.parametrize("odd", ['a"b', "a'b\"c", "a\\b", 'a\\"b', 'tab\t"', 'ü"', '"', "'"])
 def test_plainer_strings_mean_the_same(odd: str) -> None:
     lock = make_lock(pinned(wheel_file()), replace(PLAIN, name=odd))
-    assert written(lock)["tool"]["colablock"]["matrix"] == odd
+    assert as_table(lock)["tool"]["colablock"]["matrix"] == odd
 
 
 # -- read again
@@ -356,17 +356,13 @@ def again(path: Path, *roots: str, environment: Environment = PYTHON_312, **fact
     return solver.from_nothing(environment, "")[0]
 
 
-def pins(resolution: Resolution) -> dict[str, str]:
-    return {str(name): str(pin.version) for name, pin in resolution.pins.items()}
-
-
 def test_a_lock_gives_the_same_pins_without_a_network(server: IndexServer, tmp_path: Path) -> None:
     resolution, matrix = solved(server, "stack")
     path = written_to(make_lock(resolution, matrix), tmp_path)
     server.forget_requests()
     found = again(path, "stack")
     assert server.requests == []
-    assert pins(found) == pins(resolution)
+    assert pins_of(found) == pins_of(resolution)
     for name, pin in found.pins.items():
         assert pin.candidate.origin is CandidateOrigin.LOCK
         assert pin.candidate.file == replace(resolution.pins[name].candidate.files[0], core_metadata=False)
@@ -416,7 +412,7 @@ def test_the_pins_of_a_lock_are_exact_whatever_is_installed(server: IndexServer,
     path = written_to(lock_of(server, "stack"), tmp_path)
     image = installed({"base 1.2": [], "extra 3.0": [], "other 1": []})
     found = again(path, "stack", installed=image, in_kernel=True)
-    assert pins(found)["base"] == "1.5"
+    assert pins_of(found)["base"] == "1.5"
     assert found.pins[canonicalize_name("extra")].is_installed
 
 
@@ -472,14 +468,14 @@ def listed(name: str, version: str | None = "1.0", more: str = "", files: str | 
 
 def test_all_of_another_tools_lock_is_wanted(tmp_path: Path) -> None:
     path = foreign(tmp_path, listed("a") + listed("b") + listed("c"))
-    assert pins(again(path, "b")) == {"a": "1.0", "b": "1.0", "c": "1.0"}
+    assert pins_of(again(path, "b")) == {"a": "1.0", "b": "1.0", "c": "1.0"}
 
 
 def test_what_another_tool_says_of_needs_is_kept(tmp_path: Path) -> None:
     needs = 'dependencies = [{ name = "b" }, { name = "not-here" }]'
     found = again(foreign(tmp_path, listed("a", more=needs) + listed("b", None)), "a")
     assert found.pins[canonicalize_name("a")].requires == ("b",)
-    assert pins(found) == {"a": "1.0", "b": "1.0"}
+    assert pins_of(found) == {"a": "1.0", "b": "1.0"}
 
 
 def test_markers_choose_among_the_packages_of_a_lock(tmp_path: Path) -> None:
@@ -492,8 +488,8 @@ def test_markers_choose_among_the_packages_of_a_lock(tmp_path: Path) -> None:
         + listed("d", "1.0", "marker = \"'more' in extras\"")
     )
     path = foreign(tmp_path, body)
-    assert pins(again(path)) == {"a": "2.0", "c": "1.0"}
-    assert pins(again(path, environment=PYTHON_310)) == {"a": "1.0", "c": "1.0"}
+    assert pins_of(again(path)) == {"a": "2.0", "c": "1.0"}
+    assert pins_of(again(path, environment=PYTHON_310)) == {"a": "1.0", "c": "1.0"}
 
 
 def test_one_name_twice_is_refused(tmp_path: Path) -> None:
@@ -558,7 +554,7 @@ def test_the_lock_that_uv_writes_can_be_used(server: IndexServer, tmp_path: Path
     run_uv([*command, "--index-url", server.url, "--only-binary", ":all:"], input_=f"stack\n{root}\n")
     server.forget_requests()
     found = again(path, "stack")
-    assert pins(found) == {"base": "1.5", "extra": "3.0", "native": "2.0", "stack": "1.0"}
+    assert pins_of(found) == {"base": "1.5", "extra": "3.0", "native": "2.0", "stack": "1.0"}
     assert found.pins[canonicalize_name("base")].candidate.origin is (
         CandidateOrigin.DIRECT if direct else CandidateOrigin.LOCK
     )

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colablock._vendor import tomli_w
-from colablock.environment.accelerator import Accelerator, Device
+from colablock.environment.accelerator import Accelerator
 from colablock.errors import ExitCode, Fault, InvalidInput, InvalidMatrix, NotFound, Refused
 from colablock.matrix.model import SCHEMA, Index, Matrix, PackageEntry, Variant, roots, select_variant
 from colablock.matrix.reader import MatrixFile, load_matrix, parse_matrix, read_file
 from colablock.matrix.schema import keys_of
 from colablock.matrix.values import READABLE
+from tests.support.accelerators import card
 from tests.support.paths import DATA
 
 MATRICES = DATA / "matrices"
@@ -301,12 +302,6 @@ system-requirements = { driver = ">=520.61,<600", compute-capability = ">=3.7,<=
 [variants.cpu]
 system-requirements = { accelerator = "none" }
 """
-
-
-def card(capability: str = "7.5", *, driver: str | None = "580.82.07") -> Accelerator:
-    return Accelerator(
-        kind="cuda", driver=driver, devices=(Device(name="T4", compute_capability=capability, memory=16),)
-    )
 
 
 @pytest.mark.parametrize(

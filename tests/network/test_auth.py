@@ -15,8 +15,8 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.cli.main import main
 from colablock.errors import ExitCode, FetchFailed
 from colablock.network.auth import Credentials
-from colablock.network.fetcher import Fetcher
-from tests.index.test_finder import source_of
+from tests.support.fetching import fetcher_in, source_of
+from tests.support.fixtures import index_fixture, server_fixture
 from tests.support.server import CERTIFICATE, Fault, IndexServer
 from tests.support.wheels import make_wheel
 
@@ -77,21 +77,13 @@ def keyring(tmp_path: Path) -> Keyring:
     return Keyring(tmp_path)
 
 
-@pytest.fixture
-def wheel_folder(tmp_path: Path) -> Path:
-    make_wheel(tmp_path / "files", "demo", "1.0", requires=["dep"])
-    make_wheel(tmp_path / "files", "dep", "1.0")
-    return tmp_path / "files"
+def fill(folder: Path) -> None:
+    make_wheel(folder, "demo", "1.0", requires=["dep"])
+    make_wheel(folder, "dep", "1.0")
 
 
-@pytest.fixture
-def server(wheel_folder: Path) -> Iterator[IndexServer]:
-    with IndexServer(wheel_folder, auth=(USER, PASSWORD)) as running:
-        yield running
-
-
-def fetcher(tmp_path: Path, environ: Mapping[str, str] = NONE, *, keyring: bool = False) -> Fetcher:
-    return Fetcher({**os.environ, **environ}, cache=tmp_path / "cache", keyring=keyring, sleep=lambda _: None)
+index = index_fixture(fill)
+server = server_fixture(auth=(USER, PASSWORD))
 
 
 def sent(server: IndexServer) -> list[bool]:
@@ -119,22 +111,20 @@ def test_a_token_without_a_password_is_a_user() -> None:
     assert known.find("https://host/simple/demo/") == ("t@ken", "")
 
 
-def test_credentials_do_not_follow_a_redirect_to_another_host(wheel_folder: Path, tmp_path: Path) -> None:
-    with IndexServer(wheel_folder) as other, IndexServer(wheel_folder) as server:
+def test_credentials_do_not_follow_a_redirect_to_another_host(index: Path, tmp_path: Path) -> None:
+    with IndexServer(index) as other, IndexServer(index) as server:
         server.redirect("/simple/demo/", f"{other.url}demo/")
         url = server.url.replace("://", "://user:secret@")
-        assert fetcher(tmp_path).get_page(f"{url}demo/") is not None
+        assert fetcher_in(tmp_path, NONE).get_page(f"{url}demo/") is not None
     assert (sent(server), sent(other)) == ([True], [False])
 
 
-def test_credentials_in_the_links_of_a_page_are_used_and_not_recorded(
-    wheel_folder: Path, tmp_path: Path
-) -> None:
-    with IndexServer(wheel_folder, auth=(USER, PASSWORD)) as files, IndexServer(wheel_folder) as index:
+def test_credentials_in_the_links_of_a_page_are_used_and_not_recorded(index: Path, tmp_path: Path) -> None:
+    with IndexServer(index, auth=(USER, PASSWORD)) as files, IndexServer(index) as other:
         link = files.file_url("demo-1.0-py3-none-any.whl").replace("://", "://user%40x:s3%3Acret@")
         page = f'<a href="{link}">demo</a>'.encode()
-        index.fault("/simple/demo/", Fault(body=page, content_type="text/html"))
-        source = source_of(fetcher(tmp_path), index.url)
+        other.fault("/simple/demo/", Fault(body=page, content_type="text/html"))
+        source = source_of(fetcher_in(tmp_path, NONE), other.url)
         (candidate,) = source.judge(NormalizedName("demo")).candidates
         assert candidate.file is not None
         assert candidate.file.url == files.file_url("demo-1.0-py3-none-any.whl")
@@ -148,7 +138,7 @@ def test_a_netrc_that_cannot_be_read_is_told_of_when_it_matters(server: IndexSer
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user passwort secret\n", encoding="utf-8")
     with pytest.raises(FetchFailed) as caught:
-        fetcher(tmp_path, {"NETRC": str(netrc)}).get_page(f"{server.url}demo/")
+        fetcher_in(tmp_path, {"NETRC": str(netrc)}).get_page(f"{server.url}demo/")
     assert f"`{netrc}` is no use as it is: bad follower token 'passwort'" in (caught.value.hint or "")
 
 
@@ -160,7 +150,7 @@ def test_the_keyring_is_asked_only_where_that_is_wanted(
 ) -> None:
     environ = keyring.knows({server.url: (USER, PASSWORD)})
     with pytest.raises(FetchFailed) as caught:
-        fetcher(tmp_path, environ).get_page(f"{server.url}demo/")
+        fetcher_in(tmp_path, environ).get_page(f"{server.url}demo/")
     assert keyring.asked == []
     assert "COLABLOCK_KEYRING_PROVIDER=subprocess" in (caught.value.hint or "")
 
@@ -171,7 +161,7 @@ def test_the_keyring_is_asked_once_for_a_host_that_refuses(
 ) -> None:
     host = server.root.removeprefix("http://")
     environ = keyring.knows({server.url if place == "index" else host: (USER, PASSWORD)})
-    ours = fetcher(tmp_path, environ, keyring=True)
+    ours = fetcher_in(tmp_path, environ, keyring=True)
     ours.learn_credentials(server.url)
     threads = [
         threading.Thread(target=ours.get_page, args=(f"{server.url}{name}/",)) for name in ("demo", "dep")
@@ -189,7 +179,7 @@ def test_the_keyring_has_the_password_of_a_user_that_is_named(
     server: IndexServer, keyring: Keyring, tmp_path: Path
 ) -> None:
     environ = keyring.knows({server.url: (USER, PASSWORD)})
-    ours = fetcher(tmp_path, environ, keyring=True)
+    ours = fetcher_in(tmp_path, environ, keyring=True)
     ours.learn_credentials(server.url.replace("://", "://user%40x@"))
     assert ours.get_page(f"{server.url}demo/") is not None
     assert keyring.asked == [f"get {server.url} {USER}"]
@@ -200,20 +190,20 @@ def test_a_password_that_is_given_is_not_asked_for(
     server: IndexServer, keyring: Keyring, tmp_path: Path
 ) -> None:
     environ = keyring.knows({})
-    ours = fetcher(tmp_path, environ, keyring=True)
+    ours = fetcher_in(tmp_path, environ, keyring=True)
     assert ours.get_page(f"{server.url.replace('://', '://user%40x:s3%3Acret@')}demo/") is not None
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1 login {USER} password {PASSWORD}\n", encoding="utf-8")
-    again = fetcher(tmp_path / "again", {**environ, "NETRC": str(netrc)}, keyring=True)
+    again = fetcher_in(tmp_path / "again", {**environ, "NETRC": str(netrc)}, keyring=True)
     assert again.get_page(f"{server.url}demo/") is not None
     assert keyring.asked == []
 
 
-def test_a_host_that_asks_nothing_is_not_looked_up(
-    wheel_folder: Path, keyring: Keyring, tmp_path: Path
-) -> None:
-    with IndexServer(wheel_folder) as server:
-        assert fetcher(tmp_path, keyring.knows({}), keyring=True).get_page(f"{server.url}demo/") is not None
+def test_a_host_that_asks_nothing_is_not_looked_up(index: Path, keyring: Keyring, tmp_path: Path) -> None:
+    with IndexServer(index) as server:
+        assert (
+            fetcher_in(tmp_path, keyring.knows({}), keyring=True).get_page(f"{server.url}demo/") is not None
+        )
     assert keyring.asked == []
 
 
@@ -221,7 +211,7 @@ def test_a_host_that_asks_nothing_is_not_looked_up(
 def test_a_keyring_that_knows_nothing_is_asked_no_more(
     server: IndexServer, keyring: Keyring, tmp_path: Path, *, silent: bool
 ) -> None:
-    ours = fetcher(tmp_path, keyring.knows({}, silent=silent), keyring=True)
+    ours = fetcher_in(tmp_path, keyring.knows({}, silent=silent), keyring=True)
     for _ in range(2):
         with pytest.raises(FetchFailed) as caught:
             ours.get_page(f"{server.url}demo/")
@@ -231,7 +221,7 @@ def test_a_keyring_that_knows_nothing_is_asked_no_more(
 
 def test_a_keyring_that_is_not_there_is_told_of(server: IndexServer, tmp_path: Path) -> None:
     with pytest.raises(FetchFailed) as caught:
-        fetcher(tmp_path, {"PATH": str(tmp_path)}, keyring=True).get_page(f"{server.url}demo/")
+        fetcher_in(tmp_path, {"PATH": str(tmp_path)}, keyring=True).get_page(f"{server.url}demo/")
     assert "install `keyring`" in (caught.value.hint or "")
 
 
@@ -281,8 +271,8 @@ def test_a_way_to_ask_that_there_is_not_is_refused(
 
 
 @pytest.fixture
-def encrypted(wheel_folder: Path) -> Iterator[IndexServer]:
-    with IndexServer(wheel_folder, tls=True) as running:
+def encrypted(index: Path) -> Iterator[IndexServer]:
+    with IndexServer(index, tls=True) as running:
         yield running
 
 
@@ -297,7 +287,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
 def test_a_file_of_certificates_is_trusted(encrypted: IndexServer, tmp_path: Path, variable: str) -> None:
-    ours = fetcher(tmp_path, {**NONE, variable: str(CERTIFICATE)})
+    ours = fetcher_in(tmp_path, {**NONE, variable: str(CERTIFICATE)})
     assert ours.get_page(f"{encrypted.url}demo/") is not None
 
 
@@ -306,7 +296,7 @@ def test_a_folder_of_certificates_is_trusted(
     encrypted: IndexServer, tmp_path: Path, folder: Path, variable: str
 ) -> None:
     value = f"/nowhere{os.pathsep}{folder}" if variable == "SSL_CERT_DIR" else str(folder)
-    assert fetcher(tmp_path, {**NONE, variable: value}).get_page(f"{encrypted.url}demo/") is not None
+    assert fetcher_in(tmp_path, {**NONE, variable: value}).get_page(f"{encrypted.url}demo/") is not None
 
 
 @pytest.mark.parametrize(
@@ -325,7 +315,7 @@ def test_what_is_not_trusted_is_told_with_a_way_out(
     empty.mkdir()
     mine = {name: value.format(empty=empty) for name, value in environ.items()}
     with pytest.raises(FetchFailed, match="is not trusted: self-signed certificate") as caught:
-        fetcher(tmp_path, {**NONE, **mine}).get_page(f"{encrypted.url}demo/")
+        fetcher_in(tmp_path, {**NONE, **mine}).get_page(f"{encrypted.url}demo/")
     assert advice.format(empty=empty) in (caught.value.hint or "")
     assert encrypted.requests == []
 
@@ -335,7 +325,7 @@ def test_a_certificate_for_another_name_is_told(encrypted: IndexServer, tmp_path
     with pytest.raises(
         FetchFailed, match="certificate of `localhost` is not trusted: Hostname mismatch"
     ) as caught:
-        fetcher(tmp_path, {**NONE, "SSL_CERT_FILE": str(CERTIFICATE)}).get_page(f"{url}demo/")
+        fetcher_in(tmp_path, {**NONE, "SSL_CERT_FILE": str(CERTIFICATE)}).get_page(f"{url}demo/")
     assert caught.value.hint == "ask for it by a name that its certificate holds"
 
 

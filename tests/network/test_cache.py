@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from colablock._common.fs import file_digest
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.cli.main import main
 from colablock.errors import ExitCode, FetchFailed
@@ -28,7 +27,8 @@ from colablock.network.cache import Cache
 from colablock.network.cache_prune import clean
 from colablock.network.download import open_partial
 from colablock.network.fetcher import Fetcher
-from tests.index.test_finder import source_of
+from tests.support.fetching import Wanted, fetcher_in, source_of, wanted
+from tests.support.fixtures import index_fixture
 from tests.support.paths import ROOT
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
@@ -59,39 +59,18 @@ files = [
 """
 
 
-@dataclass(frozen=True)
-class Wanted:
-    url: str
-    filename: str
-    hashes: dict[str, str]
-    size: int | None = None
-    index: str | None = None
-
-
-@pytest.fixture
-def wheel_folder(tmp_path: Path) -> Path:
+def fill(folder: Path) -> None:
     # Of what cannot be packed small: it comes in several pieces.
     text = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(32_000))
-    make_wheel(tmp_path / "files", "demo", "1.0", modules={"demo.py": f"text = {text!r}\n"})
-    make_wheel(tmp_path / "files", "dep", "1.0")
-    return tmp_path / "files"
+    make_wheel(folder, "demo", "1.0", modules={"demo.py": f"text = {text!r}\n"})
+    make_wheel(folder, "dep", "1.0")
 
 
-@pytest.fixture
-def server(wheel_folder: Path) -> Iterator[IndexServer]:
-    with IndexServer(wheel_folder) as running:
-        yield running
+index = index_fixture(fill)
 
 
-def fetcher(tmp_path: Path, *, offline: bool = False) -> Fetcher:
-    return Fetcher(os.environ, cache=tmp_path / "cache", offline=offline, sleep=lambda _: None)
-
-
-def wanted(server: IndexServer, wheel_folder: Path) -> list[Wanted]:
-    return [
-        Wanted(server.file_url(path.name), path.name, {"sha256": file_digest(path)})
-        for path in sorted(wheel_folder.iterdir())
-    ]
+def all_of(server: IndexServer, index: Path) -> list[Wanted]:
+    return [wanted(server, path, size=None) for path in sorted(index.iterdir())]
 
 
 def started(
@@ -154,17 +133,17 @@ DAMAGES: list[Callable[[Path], None]] = [cut, zero, replace_by_folder, replace_b
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("kind", ["files", "metadata", "pages", "simple-2", "stamps"])
 def test_what_is_damaged_is_as_good_as_absent_and_heals(
-    kind: str, damage: Callable[[Path], None], server: IndexServer, wheel_folder: Path, tmp_path: Path
+    kind: str, damage: Callable[[Path], None], server: IndexServer, index: Path, tmp_path: Path
 ) -> None:
     name = NormalizedName("demo")
 
     def use() -> None:
-        ours = fetcher(tmp_path)
+        ours = fetcher_in(tmp_path)
         source = source_of(ours, server.url)
         (candidate,) = source.judge(name).candidates
         assert source.metadata(candidate).requires == ()
-        for path in ours.download(wanted(server, wheel_folder), tmp_path / "into"):
-            assert path.read_bytes() == (wheel_folder / path.name).read_bytes()
+        for path in ours.download(all_of(server, index), tmp_path / "into"):
+            assert path.read_bytes() == (index / path.name).read_bytes()
 
     use()
     entries = [path for path in (tmp_path / "cache" / kind).rglob("*") if path.is_file()]
@@ -190,15 +169,15 @@ def test_what_is_damaged_is_as_good_as_absent_and_heals(
 
 @pytest.mark.parametrize("damage", [replace_by_folder, block])
 def test_what_is_in_the_way_of_a_download_goes(
-    damage: Callable[[Path], None], server: IndexServer, wheel_folder: Path, tmp_path: Path
+    damage: Callable[[Path], None], server: IndexServer, index: Path, tmp_path: Path
 ) -> None:
-    first = wanted(server, wheel_folder)[0]
-    partial = fetcher(tmp_path).cache.path("partial", first.hashes["sha256"])
+    first = all_of(server, index)[0]
+    partial = fetcher_in(tmp_path).cache.path("partial", first.hashes["sha256"])
     partial.parent.mkdir(parents=True)
     partial.write_text("begun", encoding="utf-8")
     damage(partial)
-    (path,) = fetcher(tmp_path).download([first], tmp_path / "into")
-    assert path.read_bytes() == (wheel_folder / path.name).read_bytes()
+    (path,) = fetcher_in(tmp_path).download([first], tmp_path / "into")
+    assert path.read_bytes() == (index / path.name).read_bytes()
 
 
 AS_ANOTHER = """
@@ -213,8 +192,8 @@ print(*(path.stat().st_size for path in ours.download(files, Path(into))))
 """
 
 
-def test_a_cache_that_may_only_be_read_is_read(server: IndexServer, wheel_folder: Path) -> None:
-    files = wanted(server, wheel_folder)
+def test_a_cache_that_may_only_be_read_is_read(server: IndexServer, index: Path) -> None:
+    files = all_of(server, index)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -228,7 +207,7 @@ def test_a_cache_that_may_only_be_read_is_read(server: IndexServer, wheel_folder
         out = ended(started(AS_ANOTHER, folder, files))
         for path in kept:
             path.chmod(0o755)
-    assert out.split() == [str((wheel_folder / file.filename).stat().st_size) for file in files]
+    assert out.split() == [str((index / file.filename).stat().st_size) for file in files]
     assert f"/files/{files[0].filename}" not in server.paths
 
 
@@ -242,13 +221,13 @@ except ColablockError as error:
 
 
 def test_a_disk_that_takes_no_more_is_told_with_a_way_out(
-    server: IndexServer, wheel_folder: Path, tmp_path: Path
+    server: IndexServer, index: Path, tmp_path: Path
 ) -> None:
-    message, hint = ended(started(FULL, tmp_path, wanted(server, wheel_folder))).splitlines()
+    message, hint = ended(started(FULL, tmp_path, all_of(server, index))).splitlines()
     assert message == f"`{tmp_path / 'cache'}` cannot be written: File too large"
     assert hint == "set COLABLOCK_CACHE_DIR to a folder on another disk"
     # With room again it goes on.
-    assert len(fetcher(tmp_path).download(wanted(server, wheel_folder), tmp_path / "into")) == 2
+    assert len(fetcher_in(tmp_path).download(all_of(server, index), tmp_path / "into")) == 2
 
 
 SMALL = """
@@ -285,22 +264,16 @@ print(faults)
 
 
 def test_several_processes_with_several_threads_use_one_cache(
-    server: IndexServer, wheel_folder: Path, tmp_path: Path
+    server: IndexServer, index: Path, tmp_path: Path
 ) -> None:
-    server.fault(f"/files/{wanted(server, wheel_folder)[0].filename}", Fault(truncate=30_000, times=6))
-    processes = [
-        started(MANY, tmp_path, wanted(server, wheel_folder), f"into-{number}") for number in range(3)
-    ]
+    server.fault(f"/files/{all_of(server, index)[0].filename}", Fault(truncate=30_000, times=6))
+    processes = [started(MANY, tmp_path, all_of(server, index), f"into-{number}") for number in range(3)]
     assert [ended(process) for process in processes] == ["[]\n"] * 3
 
 
-def test_a_cache_may_be_swept_while_it_is_used(
-    server: IndexServer, wheel_folder: Path, tmp_path: Path
-) -> None:
+def test_a_cache_may_be_swept_while_it_is_used(server: IndexServer, index: Path, tmp_path: Path) -> None:
     environ = {**os.environ, "COLABLOCK_CACHE_DIR": str(tmp_path / "cache")}
-    processes = [
-        started(MANY, tmp_path, wanted(server, wheel_folder), f"into-{number}") for number in range(2)
-    ]
+    processes = [started(MANY, tmp_path, all_of(server, index), f"into-{number}") for number in range(2)]
     sweeps = 0
     while any(process.poll() is None for process in processes):
         for argv in (["clean"], ["prune", "--older-than", "0"], ["clean", "demo"]):
@@ -332,9 +305,9 @@ def test_what_is_being_fetched_is_never_swept(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_began_is_gone_on_with(
-    server: IndexServer, wheel_folder: Path, tmp_path: Path
+    server: IndexServer, index: Path, tmp_path: Path
 ) -> None:
-    first = wanted(server, wheel_folder)[0]
+    first = all_of(server, index)[0]
     server.fault(f"/files/{first.filename}", Fault(pause=30.0, times=1))
     script = "Fetcher(os.environ, cache=Path(cache)).download(files[:1], Path(into))"
     process = started(script, tmp_path, [first])
@@ -346,8 +319,8 @@ def test_what_a_killed_process_began_is_gone_on_with(
     process.communicate()
     begun = partial.stat().st_size
     server.forget_requests()
-    (path,) = fetcher(tmp_path).download([first], tmp_path / "into")
-    assert path.read_bytes() == (wheel_folder / path.name).read_bytes()
+    (path,) = fetcher_in(tmp_path).download([first], tmp_path / "into")
+    assert path.read_bytes() == (index / path.name).read_bytes()
     assert server.requests[0].headers["range"] == f"bytes={begun}-"
 
 
@@ -384,7 +357,7 @@ def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Swept:
 @pytest.fixture
 def filled(server: IndexServer, tmp_path: Path, cache: Swept) -> Swept:
     """A cache with a page, parsed, metadata, and a file under its own name, of two projects each."""
-    ours = fetcher(tmp_path)
+    ours = fetcher_in(tmp_path)
     source = source_of(ours, server.url)
     for name in ("demo", "dep"):
         (candidate,) = source.judge(NormalizedName(name)).candidates
@@ -410,14 +383,14 @@ def test_what_is_kept_is_told_by_kind(filled: Swept) -> None:
     assert "in      2  wheels, sdists and archives\n" in out
 
 
-def test_all_of_it_may_go_and_nothing_else(filled: Swept, wheel_folder: Path) -> None:
+def test_all_of_it_may_go_and_nothing_else(filled: Swept, index: Path) -> None:
     strangers = [filled.folder / "files" / "notes.txt", filled.folder / "photos" / "aa" / "aaa"]
     for path in strangers:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("not ours", encoding="utf-8")
     swept = filled.json("clean")
     assert (swept["entries"], swept["left"]) == (sum(WHOLE.values()), 0)
-    assert swept["size"] > sum(path.stat().st_size for path in wheel_folder.iterdir())
+    assert swept["size"] > sum(path.stat().st_size for path in index.iterdir())
     assert sorted(path for path in filled.folder.rglob("*") if path.is_file()) == sorted(strangers)
 
 
@@ -426,7 +399,7 @@ def test_what_concerns_one_project_may_go(filled: Swept, server: IndexServer, tm
     assert out == ""
     assert err.startswith("removed 6 entries: ")
     assert filled.kept == dict.fromkeys(WHOLE, 1)
-    source = source_of(fetcher(tmp_path, offline=True), server.url)
+    source = source_of(fetcher_in(tmp_path, offline=True), server.url)
     assert source.judge(NormalizedName("dep")).candidates
     with pytest.raises(FetchFailed, match="is not in the cache"):
         source.judge(NormalizedName("demo"))
@@ -449,7 +422,7 @@ def test_pages_and_files_go_when_they_are_old(filled: Swept, tmp_path: Path) -> 
     assert filled.json("prune")["entries"] == 4
     assert filled.kept == {kind: 2 for kind in WHOLE if kind not in {"pages", "simple-2"}}
     used = next((filled.folder / "stamps").rglob("[0-9a-f]" * 64)).name
-    assert fetcher(tmp_path).cache.file(used) is not None
+    assert fetcher_in(tmp_path).cache.file(used) is not None
     assert filled.json("prune", "--older-than", "39")["left"] == 0
     assert filled.kept == {"files": 1, "named": 1, "stamps": 1}
     assert filled.json("prune", "--older-than", "41")["entries"] == 0

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import threading
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -18,22 +16,11 @@ from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted, split_fragment
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput
 from colablock.network.fetcher import Fetcher
+from tests.support.fetching import DEMO_WHEEL, Wanted, fetcher_in, wanted
+from tests.support.fixtures import index_fixture
 from tests.support.paths import ROOT
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
-
-DEMO = "demo-1.0-py3-none-any.whl"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What `download` takes."""
-
-    url: str
-    filename: str = DEMO
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    size: int | None = None
-    index: str | None = None
 
 
 class Log(Reporter):
@@ -54,40 +41,21 @@ class Log(Reporter):
         self.finished += 1
 
 
-@pytest.fixture
-def wheel(tmp_path: Path) -> Path:
-    return make_wheel(tmp_path / "files", "demo", "1.0", modules={"demo.py": f"text = {'x' * 700_000!r}\n"})
+def fill(folder: Path) -> None:
+    make_wheel(folder, "demo", "1.0", modules={"demo.py": f"text = {'x' * 700_000!r}\n"})
+
+
+index = index_fixture(fill)
 
 
 @pytest.fixture
-def server(wheel: Path) -> Iterator[IndexServer]:
-    with IndexServer(wheel.parent) as running:
-        yield running
-
-
-@pytest.fixture
-def waits() -> list[float]:
-    return []
-
-
-@pytest.fixture
-def fetcher(tmp_path: Path, waits: list[float]) -> Fetcher:
-    return Fetcher(os.environ, cache=tmp_path / "cache", sleep=waits.append)
+def wheel(index: Path) -> Path:
+    return index / DEMO_WHEEL
 
 
 def fresh(tmp_path: Path, **environ: str) -> Fetcher:
     """Return a fetcher of another process, as it were."""
-    return Fetcher({**os.environ, **environ}, cache=tmp_path / "cache", sleep=lambda _: None)
-
-
-def wanted(server: IndexServer, wheel: Path, **changes: object) -> Wanted:
-    content = wheel.read_bytes()
-    whole = Wanted(
-        url=server.file_url(DEMO),
-        hashes={"sha256": hashlib.sha256(content).hexdigest()},
-        size=len(content),
-    )
-    return replace(whole, **changes)  # type: ignore[arg-type]
+    return fetcher_in(tmp_path, environ)
 
 
 # -- pages
@@ -238,7 +206,7 @@ def test_a_cut_page_is_asked_for_again(server: IndexServer, fetcher: Fetcher) ->
     server.fault("/simple/demo/", Fault(truncate=10, times=1))
     page = fetcher.get_page(f"{server.url}demo/")
     assert page is not None
-    assert DEMO.encode() in page.body
+    assert DEMO_WHEEL.encode() in page.body
 
 
 # -- credentials
@@ -251,7 +219,7 @@ def test_credentials_of_a_url_are_used_and_never_shown(wheel: Path, fetcher: Fet
         assert page is not None
         assert page.url == f"{server.url}demo/"
         # A file of the same host is fetched with them too.
-        assert fetcher.get_bytes(server.file_url(DEMO)) == wheel.read_bytes()
+        assert fetcher.get_bytes(server.file_url(DEMO_WHEEL)) == wheel.read_bytes()
         server.auth = ("user@x", "another")
         with pytest.raises(FetchFailed) as caught:
             fresh(tmp_path).get_page(f"{url}demo/")
@@ -314,7 +282,7 @@ def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_a_range_from_the_start_and_from_the_end(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
     content = wheel.read_bytes()
-    for url in (server.file_url(DEMO), wheel.as_uri(), str(wheel)):
+    for url in (server.file_url(DEMO_WHEEL), wheel.as_uri(), str(wheel)):
         middle, tail = fetcher.get_range(url, 10, 30), fetcher.get_range(url, -20)
         assert middle is not None
         assert tail is not None
@@ -324,8 +292,8 @@ def test_a_range_from_the_start_and_from_the_end(server: IndexServer, wheel: Pat
 
 def test_a_server_without_ranges_is_asked_once(wheel: Path, fetcher: Fetcher) -> None:
     with IndexServer(wheel.parent, ranges=False) as server:
-        assert fetcher.get_range(server.file_url(DEMO), -20) is None
-        assert fetcher.get_range(server.file_url(DEMO), 0, 20) is None
+        assert fetcher.get_range(server.file_url(DEMO_WHEEL), -20) is None
+        assert fetcher.get_range(server.file_url(DEMO_WHEEL), 0, 20) is None
         assert len(server.requests) == 1
     # Not all of a file that nobody wanted whole was read.
     assert fetcher.bytes_fetched < wheel.stat().st_size
@@ -340,7 +308,7 @@ def test_a_download_is_placed_under_its_name_and_kept(
     log = Log()
     file = wanted(server, wheel)
     (path,) = fetcher.download([file], tmp_path / "one", log)
-    assert path == tmp_path / "one" / DEMO
+    assert path == tmp_path / "one" / DEMO_WHEEL
     assert path.read_bytes() == wheel.read_bytes()
     assert (log.started, log.bytes, log.finished) == ([(1, file.size)], file.size, 1)
     assert fetcher.bytes_fetched == file.size
@@ -354,7 +322,7 @@ def test_a_download_is_placed_under_its_name_and_kept(
 def test_a_cut_download_goes_on_where_it_stopped(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
-    server.fault(f"/files/{DEMO}", Fault(truncate=400_000, times=1))
+    server.fault(f"/files/{DEMO_WHEEL}", Fault(truncate=400_000, times=1))
     (path,) = fetcher.download([wanted(server, wheel)], tmp_path / "into")
     assert path.read_bytes() == wheel.read_bytes()
     first, second = server.requests
@@ -372,7 +340,7 @@ def test_two_halves_of_different_files_are_not_glued_together(
     old, new = bytes(500_000), wheel.read_bytes()
     server.etags = etags
     file = wanted(server, wheel) if hashes else wanted(server, wheel, hashes={})
-    server.fault(f"/files/{DEMO}", Fault(body=old, truncate=400_000, times=1))
+    server.fault(f"/files/{DEMO_WHEEL}", Fault(body=old, truncate=400_000, times=1))
     (path,) = Fetcher(os.environ, cache=tmp_path / "cache", sleep=lambda _: None).download(
         [file], tmp_path / "into"
     )
@@ -382,11 +350,11 @@ def test_two_halves_of_different_files_are_not_glued_together(
 def test_a_download_goes_on_in_the_next_process(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
-    server.fault(f"/files/{DEMO}", Fault(truncate=1000, times=5))
+    server.fault(f"/files/{DEMO_WHEEL}", Fault(truncate=1000, times=5))
     with pytest.raises(FetchFailed):
         fetcher.download([wanted(server, wheel)], tmp_path / "into")
     server.forget_requests()
-    server.fault(f"/files/{DEMO}", Fault(times=0))
+    server.fault(f"/files/{DEMO_WHEEL}", Fault(times=0))
     (path,) = fresh(tmp_path).download([wanted(server, wheel)], tmp_path / "into")
     assert path.read_bytes() == wheel.read_bytes()
     assert server.requests[0].status == 206
@@ -407,7 +375,7 @@ def test_a_wrong_beginning_left_by_another_run_is_thrown_away(
 
 def test_without_ranges_a_cut_download_starts_again(wheel: Path, fetcher: Fetcher, tmp_path: Path) -> None:
     with IndexServer(wheel.parent, ranges=False) as server:
-        server.fault(f"/files/{DEMO}", Fault(truncate=400_000, times=1))
+        server.fault(f"/files/{DEMO_WHEEL}", Fault(truncate=400_000, times=1))
         (path,) = fetcher.download([wanted(server, wheel)], tmp_path / "into")
     assert path.read_bytes() == wheel.read_bytes()
 
@@ -415,7 +383,7 @@ def test_without_ranges_a_cut_download_starts_again(wheel: Path, fetcher: Fetche
 def test_without_a_hash_a_download_still_arrives_whole(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
-    server.fault(f"/files/{DEMO}", Fault(truncate=400_000, times=1))
+    server.fault(f"/files/{DEMO_WHEEL}", Fault(truncate=400_000, times=1))
     (path,) = fetcher.download([wanted(server, wheel, hashes={})], tmp_path / "into")
     assert path.read_bytes() == wheel.read_bytes()
 
@@ -427,7 +395,7 @@ def test_a_wrong_hash_is_refused_and_not_kept(
     wrong = hashlib.new(algorithm, b"other").hexdigest()
     with pytest.raises(BadDistribution, match=f"{algorithm} .* was promised"):
         fetcher.download([wanted(server, wheel, hashes={algorithm: wrong})], tmp_path / "into")
-    assert not (tmp_path / "into" / DEMO).exists()
+    assert not (tmp_path / "into" / DEMO_WHEEL).exists()
     right = hashlib.new(algorithm, wheel.read_bytes()).hexdigest()
     (path,) = fetcher.download([wanted(server, wheel, hashes={algorithm: right})], tmp_path / "into")
     assert path.exists()
@@ -436,7 +404,7 @@ def test_a_wrong_hash_is_refused_and_not_kept(
 def test_the_strongest_hash_decides(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
     content = wheel.read_bytes()
     hashes = {"md5": "0" * 32, "sha256": hashlib.sha256(content).hexdigest()}
-    assert fetcher.get_bytes(server.file_url(DEMO), hashes) == content
+    assert fetcher.get_bytes(server.file_url(DEMO_WHEEL), hashes) == content
 
 
 def test_a_file_damaged_in_the_cache_is_fetched_again(
@@ -533,7 +501,7 @@ def test_a_mirror_is_used_on_the_wire_only(server: IndexServer, wheel: Path, tmp
     page = fetcher.get_page("https://index.invalid/simple/demo/")
     assert page is not None
     assert page.url == "https://index.invalid/simple/demo/"
-    file = wanted(server, wheel, url=f"https://index.invalid/files/{DEMO}")
+    file = wanted(server, wheel, url=f"https://index.invalid/files/{DEMO_WHEEL}")
     assert fetcher.download([file], tmp_path / "into")
     server.fault("/simple/other/", Fault(status=403))
     with pytest.raises(FetchFailed) as caught:
@@ -604,7 +572,7 @@ def test_a_file_can_be_had_under_its_own_name(server: IndexServer, wheel: Path, 
     file = wanted(server, wheel)
     for _ in range(2):
         path = fetcher.fetch_named(file)
-        assert path.name == DEMO
+        assert path.name == DEMO_WHEEL
         assert path.read_bytes() == wheel.read_bytes()
     assert fetcher.fetch_named(Wanted(url=str(wheel))) == wheel
     with pytest.raises(BadDistribution, match="no file name"):

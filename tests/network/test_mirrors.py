@@ -16,6 +16,7 @@ from colablock._common.urls import Mirrors
 from colablock.cli.main import main
 from colablock.errors import ExitCode, FetchFailed
 from colablock.network.fetcher import Fetcher
+from tests.support.fixtures import index_fixture
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 
@@ -44,7 +45,7 @@ BELOW: Mapping[str, Any] = {"prefix": "/mirror/", "files": "/mirror/files/"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class MirrorCase:
     """A matrix, the server that stands for its index, and what the lock names.
 
     *page* replaces the server's own, with ``{sha256}``.  In *environ*, *page* and *url*, ``{place}`` is the
@@ -60,41 +61,41 @@ class Case:
 
 
 CASES = {
-    "files below the mirror": Case(server=BELOW, url=f"{OWN}/files/{WHEEL}"),
-    "files beside it": Case(url=f"{{root}}/files/{WHEEL}"),
-    "files beside it that COLABLOCK_MIRRORS knows": Case(
+    "files below the mirror": MirrorCase(server=BELOW, url=f"{OWN}/files/{WHEEL}"),
+    "files beside it": MirrorCase(url=f"{{root}}/files/{WHEEL}"),
+    "files beside it that COLABLOCK_MIRRORS knows": MirrorCase(
         environ={
             "COLABLOCK_INDEX_PYTORCH_CU118": "{place}",
             "COLABLOCK_MIRRORS": "https://files.invalid/={root}/files/",
         },
         url=f"https://files.invalid/{WHEEL}",
     ),
-    "relative links below it": Case(
+    "relative links below it": MirrorCase(
         server=BELOW,
         page=f'<a href="../files/{WHEEL}#sha256={{sha256}}">demo</a>',
         url=f"{OWN}/files/{WHEEL}",
     ),
-    "relative links beside it": Case(
+    "relative links beside it": MirrorCase(
         page=f'<a href="../../files/{WHEEL}#sha256={{sha256}}">demo</a>', url=f"{{root}}/files/{WHEEL}"
     ),
-    "links of a password's own": Case(
+    "links of a password's own": MirrorCase(
         page=f'<a href="{{place}}../files/{WHEEL}#sha256={{sha256}}">demo</a>',
         url=f"{{root}}/simple/../files/{WHEEL}",
     ),
-    "the default index": Case(
+    "the default index": MirrorCase(
         matrix=PLAIN,
         server=BELOW,
         environ={"COLABLOCK_INDEX_DEFAULT": "{place}"},
         index=DEFAULT,
         url=f"{DEFAULT}files/{WHEEL}",
     ),
-    "the default index of the matrix": Case(
+    "the default index of the matrix": MirrorCase(
         matrix=NAMED.replace('cu118"\n\n', 'cu118"\ndefault = true\n\n').replace(INDEXED, '""'),
         server=BELOW,
         environ={"COLABLOCK_INDEX_DEFAULT": "{place}"},
         url=f"{OWN}/files/{WHEEL}",
     ),
-    "a name that is declared": Case(
+    "a name that is declared": MirrorCase(
         matrix=NAMED.replace("pytorch-cu118", "default"),
         server=BELOW,
         environ={"COLABLOCK_INDEX_DEFAULT": "{place}"},
@@ -103,9 +104,11 @@ CASES = {
 }
 
 
-@pytest.fixture
-def wheel_folder(tmp_path: Path) -> Path:
-    return make_wheel(tmp_path / "files", "demo", "1.0").parent
+def fill(folder: Path) -> None:
+    make_wheel(folder, "demo", "1.0")
+
+
+index = index_fixture(fill)
 
 
 def lock(tmp_path: Path, matrix: str, environ: Mapping[str, str], *argv: str) -> int:
@@ -118,12 +121,12 @@ def lock(tmp_path: Path, matrix: str, environ: Mapping[str, str], *argv: str) ->
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_lock_names_the_index_and_not_its_mirror(
-    case: Case, wheel_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: MirrorCase, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with IndexServer(wheel_folder, auth=("me", "secret"), **case.server) as server:
+    with IndexServer(index, auth=("me", "secret"), **case.server) as server:
         place = server.url.replace("://", "://me:secret@")
         if case.page:
-            digest = file_digest(wheel_folder / WHEEL)
+            digest = file_digest(index / WHEEL)
             body = case.page.format(sha256=digest, place=place).encode()
             server.fault(f"{server.prefix}demo/", Fault(body=body, content_type="text/html"))
         environ = {name: value.format(place=place, root=server.root) for name, value in case.environ.items()}
@@ -135,22 +138,22 @@ def test_a_lock_names_the_index_and_not_its_mirror(
         assert "secret" not in text + capsys.readouterr().err
 
 
-def test_what_a_lock_names_is_fetched_from_the_mirror(wheel_folder: Path, tmp_path: Path) -> None:
-    with IndexServer(wheel_folder, **BELOW) as server:
+def test_what_a_lock_names_is_fetched_from_the_mirror(index: Path, tmp_path: Path) -> None:
+    with IndexServer(index, **BELOW) as server:
         fetcher = Fetcher(os.environ, cache=tmp_path / "cache", mirrors=[(OWN, server.url)])
-        assert fetcher.get_bytes(f"{OWN}/files/{WHEEL}") == (wheel_folder / WHEEL).read_bytes()
+        assert fetcher.get_bytes(f"{OWN}/files/{WHEEL}") == (index / WHEEL).read_bytes()
         assert server.paths == [f"/mirror/files/{WHEEL}"]
         # Nothing but the index itself is taken for it.
         with pytest.raises(FetchFailed, match=r"the host `index\.invalid` is not known"):
             fetcher.get_bytes(f"{OWN}0/files/{WHEEL}")
 
 
-def test_a_folder_may_be_a_mirror(wheel_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_may_be_a_mirror(index: Path, tmp_path: Path) -> None:
     page = tmp_path / "mirror" / "demo" / "index.html"
     page.parent.mkdir(parents=True)
-    digest = file_digest(wheel_folder / WHEEL)
+    digest = file_digest(index / WHEEL)
     page.write_text(f'<a href="{WHEEL}#sha256={digest}">demo</a>', encoding="utf-8")
-    (wheel_folder / WHEEL).rename(page.parent / WHEEL)
+    (index / WHEEL).rename(page.parent / WHEEL)
     environ = {"COLABLOCK_INDEX_PYTORCH_CU118": str(tmp_path / "mirror")}
     assert lock(tmp_path, NAMED, environ) == ExitCode.DONE
     (package,) = tomllib.loads((tmp_path / "pylock.toml").read_text(encoding="utf-8"))["packages"]
@@ -204,12 +207,9 @@ SAID = {
 
 @pytest.mark.parametrize("case", SAID.values(), ids=SAID)
 def test_a_failure_names_the_index(
-    case: tuple[Mapping[str, Any], str],
-    wheel_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    case: tuple[Mapping[str, Any], str], index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with IndexServer(wheel_folder) as server:
+    with IndexServer(index) as server:
         server.fault("/simple/demo/", Fault(**case[0]))
         place = server.url.replace("://", "://me:secret@")
         assert lock(tmp_path, NAMED, {"COLABLOCK_INDEX_PYTORCH_CU118": place}) == ExitCode.UNMET
@@ -237,9 +237,9 @@ def test_a_mirror_that_is_not_there_is_named_as_one(
     ],
 )
 def test_a_variable_that_names_no_index_is_noted(
-    variable: str, note: str, wheel_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    variable: str, note: str, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with IndexServer(wheel_folder) as server:
+    with IndexServer(index) as server:
         environ = {"COLABLOCK_INDEX_PYTORCH_CU118": server.url, variable: "https://me:secret@x.invalid/"}
         assert lock(tmp_path, NAMED, environ) == ExitCode.DONE
     said = capsys.readouterr().err

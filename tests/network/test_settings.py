@@ -18,7 +18,7 @@ PIP_CONF = f"[global]\nindex-url = {A}\n"
 
 
 @dataclass(frozen=True)
-class Case:
+class SettingsCase:
     """Variables, configuration files of pip (under the home) and arguments; what comes out."""
 
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -34,112 +34,118 @@ class Case:
 FROM_UV = ["the default index is taken from UV_DEFAULT_INDEX"]
 FROM_PIP = ["the default index is taken from pip's configuration"]
 CASES = {
-    "nothing": Case(),
-    "argument": Case({"COLABLOCK_DEFAULT_INDEX": B}, arguments={"default_index": A}, index=A),
-    "own variable": Case({"COLABLOCK_DEFAULT_INDEX": A, "UV_DEFAULT_INDEX": B}, index=A),
-    "uv": Case({"UV_DEFAULT_INDEX": A, "UV_INDEX_URL": B, "PIP_INDEX_URL": C}, index=A, notes=FROM_UV),
-    "uv with a name": Case({"UV_DEFAULT_INDEX": f"mine={A}?x=y"}, index=f"{A}?x=y", notes=FROM_UV),
-    "uv of old": Case(
+    "nothing": SettingsCase(),
+    "argument": SettingsCase({"COLABLOCK_DEFAULT_INDEX": B}, arguments={"default_index": A}, index=A),
+    "own variable": SettingsCase({"COLABLOCK_DEFAULT_INDEX": A, "UV_DEFAULT_INDEX": B}, index=A),
+    "uv": SettingsCase(
+        {"UV_DEFAULT_INDEX": A, "UV_INDEX_URL": B, "PIP_INDEX_URL": C}, index=A, notes=FROM_UV
+    ),
+    "uv with a name": SettingsCase({"UV_DEFAULT_INDEX": f"mine={A}?x=y"}, index=f"{A}?x=y", notes=FROM_UV),
+    "uv of old": SettingsCase(
         {"UV_INDEX_URL": A, "PIP_INDEX_URL": B},
         index=A,
         notes=["the default index is taken from UV_INDEX_URL"],
     ),
-    "pip": Case(
+    "pip": SettingsCase(
         {"PIP_INDEX_URL": A},
         {".config/pip/pip.conf": f"[global]\nindex-url = {B}\n"},
         index=A,
         notes=["the default index is taken from PIP_INDEX_URL"],
     ),
-    "empty variables": Case({"COLABLOCK_DEFAULT_INDEX": "", "UV_DEFAULT_INDEX": "", "PIP_INDEX_URL": ""}),
-    "pip.conf": Case(files={".config/pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP),
-    "pip.conf of old": Case(files={".pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP),
-    "the nearer pip.conf": Case(
+    "empty variables": SettingsCase(
+        {"COLABLOCK_DEFAULT_INDEX": "", "UV_DEFAULT_INDEX": "", "PIP_INDEX_URL": ""}
+    ),
+    "pip.conf": SettingsCase(files={".config/pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP),
+    "pip.conf of old": SettingsCase(files={".pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP),
+    "the nearer pip.conf": SettingsCase(
         files={".pip/pip.conf": f"[global]\nindex-url = {B}", ".config/pip/pip.conf": PIP_CONF},
         index=A,
         notes=FROM_PIP,
     ),
-    "[install] before [global]": Case(
+    "[install] before [global]": SettingsCase(
         files={".config/pip/pip.conf": f"[install]\nindex_url = {A}\n[global]\nindex-url = {B}\n"},
         index=A,
         notes=FROM_PIP,
     ),
-    "another section": Case(files={".config/pip/pip.conf": f"[download]\nindex-url = {A}\n"}),
-    "XDG_CONFIG_HOME": Case(
+    "another section": SettingsCase(files={".config/pip/pip.conf": f"[download]\nindex-url = {A}\n"}),
+    "XDG_CONFIG_HOME": SettingsCase(
         {"XDG_CONFIG_HOME": "{home}/xdg"}, {"xdg/pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP
     ),
-    "XDG_CONFIG_DIRS": Case(
+    "XDG_CONFIG_DIRS": SettingsCase(
         {"XDG_CONFIG_DIRS": "{home}/one:{home}/two"},
         {"one/pip/pip.conf": PIP_CONF, "two/pip/pip.conf": f"[global]\nindex-url = {B}\n"},
         index=A,
         notes=FROM_PIP,
     ),
-    "the environment's pip.conf": Case(
+    "the environment's pip.conf": SettingsCase(
         {"VIRTUAL_ENV": "{home}/venv"},
         {"venv/pip.conf": PIP_CONF, ".config/pip/pip.conf": f"[global]\nindex-url = {B}\n"},
         index=A,
         notes=FROM_PIP,
     ),
-    "PIP_CONFIG_FILE": Case(
+    "PIP_CONFIG_FILE": SettingsCase(
         {"PIP_CONFIG_FILE": "{home}/my.conf"},
         {"my.conf": PIP_CONF, ".config/pip/pip.conf": f"[global]\nindex-url = {B}\n"},
         index=A,
         notes=FROM_PIP,
     ),
-    "no configuration wanted": Case(
+    "no configuration wanted": SettingsCase(
         {"PIP_CONFIG_FILE": os.devnull}, {".config/pip/pip.conf": PIP_CONF, ".pip/pip.conf": PIP_CONF}
     ),
-    "a pip.conf that is none": Case(
+    "a pip.conf that is none": SettingsCase(
         files={".config/pip/pip.conf": "index-url", ".pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP
     ),
-    "percent signs": Case(
+    "percent signs": SettingsCase(
         files={".config/pip/pip.conf": "[global]\nindex-url = https://a.example/a%20b/\n"},
         index="https://a.example/a%20b/",
         notes=FROM_PIP,
     ),
-    "links as an argument": Case(
+    "links as an argument": SettingsCase(
         {"COLABLOCK_FIND_LINKS": "b"}, arguments={"find_links": ["a b"]}, links=["a b"]
     ),
-    "own links": Case({"COLABLOCK_FIND_LINKS": "a  b\n", "UV_FIND_LINKS": "c"}, links=["a", "b"]),
-    "links of uv": Case(
+    "own links": SettingsCase({"COLABLOCK_FIND_LINKS": "a  b\n", "UV_FIND_LINKS": "c"}, links=["a", "b"]),
+    "links of uv": SettingsCase(
         {"UV_FIND_LINKS": "/with space, b", "PIP_FIND_LINKS": "c"},
         links=["/with space", "b"],
         notes=["find-links are taken from UV_FIND_LINKS"],
     ),
-    "links of pip": Case(
+    "links of pip": SettingsCase(
         {"PIP_FIND_LINKS": "a b"}, links=["a", "b"], notes=["find-links are taken from PIP_FIND_LINKS"]
     ),
-    "links of pip.conf": Case(
+    "links of pip.conf": SettingsCase(
         files={".config/pip/pip.conf": "[global]\nfind-links =\n    a\n    b\n"},
         links=["a", "b"],
         notes=["find-links are taken from pip's configuration"],
     ),
-    "further indexes": Case(
+    "further indexes": SettingsCase(
         {"PIP_EXTRA_INDEX_URL": B},
         notes=["the further indexes of PIP_EXTRA_INDEX_URL are not used: a matrix names those that it needs"],
     ),
-    "offline": Case({"COLABLOCK_OFFLINE": "1"}, offline=True),
-    "not offline": Case({"COLABLOCK_OFFLINE": "0"}),
-    "keyring": Case(
+    "offline": SettingsCase({"COLABLOCK_OFFLINE": "1"}, offline=True),
+    "not offline": SettingsCase({"COLABLOCK_OFFLINE": "0"}),
+    "keyring": SettingsCase(
         {"COLABLOCK_KEYRING_PROVIDER": "subprocess", "PIP_KEYRING_PROVIDER": "disabled"}, keyring=True
     ),
-    "no keyring": Case({"COLABLOCK_KEYRING_PROVIDER": "disabled", "UV_KEYRING_PROVIDER": "subprocess"}),
-    "keyring of uv": Case(
+    "no keyring": SettingsCase(
+        {"COLABLOCK_KEYRING_PROVIDER": "disabled", "UV_KEYRING_PROVIDER": "subprocess"}
+    ),
+    "keyring of uv": SettingsCase(
         {"UV_KEYRING_PROVIDER": "subprocess"},
         keyring=True,
         notes=["the keyring is asked for passwords, as UV_KEYRING_PROVIDER says"],
     ),
-    "keyring of pip.conf": Case(
+    "keyring of pip.conf": SettingsCase(
         files={".config/pip/pip.conf": "[global]\nkeyring-provider = subprocess\n"},
         keyring=True,
         notes=["the keyring is asked for passwords, as pip's configuration says"],
     ),
-    "a keyring that pip imports": Case({"PIP_KEYRING_PROVIDER": "import"}),
-    "offline as an argument": Case(arguments={"offline": True}, offline=True),
+    "a keyring that pip imports": SettingsCase({"PIP_KEYRING_PROVIDER": "import"}),
+    "offline as an argument": SettingsCase(arguments={"offline": True}, offline=True),
 }
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_nearest_setting_wins(case: Case, tmp_path: Path) -> None:
+def test_the_nearest_setting_wins(case: SettingsCase, tmp_path: Path) -> None:
     found = read_settings(environ_of(case, tmp_path), **case.arguments)
     assert found == Settings(
         default_index=case.index,
@@ -150,7 +156,7 @@ def test_the_nearest_setting_wins(case: Case, tmp_path: Path) -> None:
     )
 
 
-def environ_of(case: Case, home: Path) -> dict[str, str]:
+def environ_of(case: SettingsCase, home: Path) -> dict[str, str]:
     for name, text in case.files.items():
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)

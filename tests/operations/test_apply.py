@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,10 +23,12 @@ from colablock.planning.plan import Action, Plan, Remedy, Target
 from colablock.runtimes.catalog import load_runtime
 from colablock.transaction.up_to_date import up_to_date_report
 from colablock.verification.verify import Report
+from tests.support.fixtures import world_fixture
 from tests.support.recorded_index import RecordedIndex
-from tests.support.runtime import find_python
+from tests.support.reporters import Notes
+from tests.support.runtime import Venv, find_python
 from tests.support.trees import listing
-from tests.support.world import Hiding, StandIn, World, new_complaints, open_world
+from tests.support.world import Hiding, World, new_complaints
 
 pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
 
@@ -45,45 +47,24 @@ RECIPE = {
 STAYS = ["torch", "numpy", "transformers", "peft", "accelerate", "datasets", "pyarrow", "huggingface-hub"]
 
 
-@pytest.fixture(scope="module")
-def dated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The index of summer 2024 without other versions of what stands beside the stack."""
-    repairs = RecordedIndex("repairs").projects()
-    with open_world(tmp_path_factory.mktemp("dated"), Hiding(RecordedIndex("qlora-2024"), *repairs)) as world:
-        yield world
+def without_repairs() -> Hiding:
+    """Return the index of summer 2024 without other versions of what stands beside the stack."""
+    return Hiding(RecordedIndex("qlora-2024"), *RecordedIndex("repairs").projects())
+
+
+dated = world_fixture(source=without_repairs, scope="module")
+mending = world_fixture(source=lambda: RecordedIndex("qlora-2024", "repairs"), scope="module")
+today = world_fixture(source=lambda: RecordedIndex("qlora-2026"), scope="module")
 
 
 @pytest.fixture(scope="module")
-def mending(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The same index with the versions that repair what breaks."""
-    with open_world(tmp_path_factory.mktemp("mending"), RecordedIndex("qlora-2024", "repairs")) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def today(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with open_world(tmp_path_factory.mktemp("today"), RecordedIndex("qlora-2026")) as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def old(dated: World) -> StandIn:
+def old(dated: World) -> Venv:
     return dated.stand_in(OLD)
 
 
 @pytest.fixture(scope="module")
-def new(today: World) -> StandIn:
+def new(today: World) -> Venv:
     return today.stand_in(NEW)
-
-
-class Notes(Reporter):
-    """Keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def session(world: World, reporter: Reporter | None = None, **variables: str) -> Session:
@@ -95,7 +76,7 @@ def applied(session: Session, options: ApplyOptions) -> Report:
     return up_to_date_report(options, session.environ) or apply_matrix(session, options)
 
 
-def ask_2024(venv: StandIn, *, keep: bool = False, broken: Remedy | None = None) -> ApplyOptions:
+def ask_2024(venv: Venv, *, keep: bool = False, broken: Remedy | None = None) -> ApplyOptions:
     return ApplyOptions(
         name="qlora-2024",
         variant="cu121",
@@ -127,7 +108,7 @@ def holds(line: str, versions: Mapping[NormalizedName, str]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def removing(dated: World, old: StandIn) -> Plan:
+def removing(dated: World, old: Venv) -> Plan:
     return plan_change(session(dated), ask_2024(old)).plan
 
 
@@ -141,7 +122,7 @@ def test_what_the_recipe_lists_by_hand_is_found_by_itself(removing: Plan) -> Non
     assert all(item.remedy is Remedy.LEAVE and " is removed" in item.because[0] for item in by_removal)
 
 
-def test_nothing_is_touched_that_did_not_newly_break(removing: Plan, dated: World, old: StandIn) -> None:
+def test_nothing_is_touched_that_did_not_newly_break(removing: Plan, dated: World, old: Venv) -> None:
     stack = plan_change(session(dated), ask_2024(old)).pins().keys()
     direct = {item.name: item for item in removing.breakages if item.direct}
     beside = [step for step in removing.steps if step.name not in stack]
@@ -155,7 +136,7 @@ def test_nothing_is_touched_that_did_not_newly_break(removing: Plan, dated: Worl
             assert not holds(item.requirement, {**before, **becomes}), item
 
 
-def test_every_pin_of_the_runtime_itself_is_kept(removing: Plan, old: StandIn) -> None:
+def test_every_pin_of_the_runtime_itself_is_kept(removing: Plan, old: Venv) -> None:
     lines = load_runtime(OLD).installed[canonicalize_name("google-colab")].requires
     pins = {canonicalize_name(one.name) for one in map(Requirement, lines) if "==" in str(one.specifier)}
     assert len(pins) > 5
@@ -164,7 +145,7 @@ def test_every_pin_of_the_runtime_itself_is_kept(removing: Plan, old: StandIn) -
     assert all(holds(line, becomes) or not holds(line, old.versions()) for line in lines)
 
 
-def test_what_can_be_repaired_is_repaired(mending: World, old: StandIn) -> None:
+def test_what_can_be_repaired_is_repaired(mending: World, old: Venv) -> None:
     plan = plan_change(session(mending), ask_2024(old)).plan
     steps = {step.name: step for step in plan.steps}
     assert steps[canonicalize_name("torchvision")].version == "0.19.0"
@@ -178,7 +159,7 @@ def test_what_can_be_repaired_is_repaired(mending: World, old: StandIn) -> None:
 
 @pytest.mark.parametrize("index", ["dated", "mending"])
 def test_the_change_is_made_proven_and_found_done(
-    index: str, request: pytest.FixtureRequest, old: StandIn, tmp_path: Path
+    index: str, request: pytest.FixtureRequest, old: Venv, tmp_path: Path
 ) -> None:
     world: World = request.getfixturevalue(index)
     venv = old.copy(tmp_path / "venv")
@@ -201,16 +182,12 @@ def test_the_change_is_made_proven_and_found_done(
     assert world.server.paths == []
 
 
-@pytest.fixture(scope="module")
-def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The index of summer 2024 with a peft that raises when it is imported."""
-    contents = {"peft": {"peft/__init__.py": "raise ImportError('no kernel image')\n"}}
-    index = RecordedIndex("qlora-2024", contents=contents)
-    with open_world(tmp_path_factory.mktemp("spoilt"), index) as world:
-        yield world
+# The index of summer 2024 with a peft that raises when it is imported.
+SPOILT = {"peft": {"peft/__init__.py": "raise ImportError('no kernel image')\n"}}
+spoilt = world_fixture(source=lambda: RecordedIndex("qlora-2024", contents=SPOILT), scope="module")
 
 
-def test_a_failed_proof_leaves_everything_as_it_was(spoilt: World, old: StandIn, tmp_path: Path) -> None:
+def test_a_failed_proof_leaves_everything_as_it_was(spoilt: World, old: Venv, tmp_path: Path) -> None:
     venv = old.copy(tmp_path / "venv")
     before = listing(venv.folder)
     options = ("--variant", "cu121", "--into", "kernel", "--python", venv.python)
@@ -269,7 +246,7 @@ def test_it_ends_in_a_proven_environment_of_its_own(dated: World) -> None:
 # The stack of 2026 on the same runtime
 
 
-def test_the_stack_of_2026_goes_into_the_kernel_by_itself(today: World, new: StandIn, tmp_path: Path) -> None:
+def test_the_stack_of_2026_goes_into_the_kernel_by_itself(today: World, new: Venv, tmp_path: Path) -> None:
     venv = new.copy(tmp_path / "venv")
     before = venv.versions()
     ask = ApplyOptions(name="qlora-2026", variant="cuda", python=venv.python)
@@ -292,7 +269,7 @@ def test_the_stack_of_2026_goes_into_the_kernel_by_itself(today: World, new: Sta
     assert_later_change_is_noticed(today, venv, ask)
 
 
-def assert_later_change_is_noticed(world: World, venv: StandIn, ask: ApplyOptions) -> None:
+def assert_later_change_is_noticed(world: World, venv: Venv, ask: ApplyOptions) -> None:
     """Take a distribution of the stack away, as another tool might, and apply again."""
     (gone,) = venv.site.glob("trl-*.dist-info")
     gone.rename(gone.with_suffix(".gone"))
@@ -301,7 +278,7 @@ def assert_later_change_is_noticed(world: World, venv: StandIn, ask: ApplyOption
     assert (report.passed, report.changed) == (True, True)
 
 
-def test_another_installer_would_move_what_stands(today: World, new: StandIn) -> None:
+def test_another_installer_would_move_what_stands(today: World, new: Venv) -> None:
     plan = plan_change(
         session(today), ApplyOptions(name="qlora-2026", variant="cuda", python=new.python)
     ).plan

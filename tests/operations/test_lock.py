@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ import pytest
 
 from colablock._vendor.packaging.pylock import Pylock
 from colablock.errors import ExitCode
-from tests.support.runtime import Stub, build_site, find_python, make_venv
+from tests.support.fixtures import venv_fixture, world_fixture
+from tests.support.runtime import Stub, Venv, build_site, find_python
 from tests.support.wheels import make_wheel
-from tests.support.world import Done, StandIn, World, open_world
+from tests.support.world import Done, World
 
 pytestmark = pytest.mark.slow  # whole commands
 
@@ -43,10 +43,16 @@ imports = ["shapes", "colours"]
 LOCK = "pylock.tiny--small-1.toml"
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A small index, a matrix for it, and a recorded runtime that the matrix changes and repairs."""
-    folder = tmp_path / "world"
+STUBS = (
+    Stub(name="colours", version="1.0"),
+    Stub(name="lines", version="1.0"),
+    Stub(name="monochrome", version="1.0"),
+    Stub(name="other", version="1.0", requires=("colours<2",)),
+)
+
+
+def fill(folder: Path) -> None:
+    """Write a small index, and a matrix for it that changes and repairs the recorded runtime."""
     wheels, matrices = folder / "index", folder / "matrices"
     for version in ("1.0", "2.0"):
         make_wheel(wheels, "colours", version)
@@ -54,28 +60,20 @@ def world(tmp_path: Path) -> Iterator[World]:
     make_wheel(wheels, "lines", "1.0")
     make_wheel(wheels, "other", "1.0", requires=["colours<2"])
     make_wheel(wheels, "other", "1.1", requires=["colours<3"])
-    matrices.mkdir(parents=True)
+    matrices.mkdir()
     (matrices / "tiny.toml").write_text(TINY)
-    with open_world(folder, wheels) as found:
-        yield found
+
+
+world = world_fixture(fill)
+venv = venv_fixture(*STUBS)
 
 
 @pytest.fixture
-def venv(world: World) -> StandIn:
-    """An environment, recorded as the runtime ``small-1``."""
-    folder = world.folder / "venv"
-    make_venv(folder, sys.executable)
-    stubs = [
-        Stub(name="colours", version="1.0"),
-        Stub(name="lines", version="1.0"),
-        Stub(name="monochrome", version="1.0"),
-        Stub(name="other", version="1.0", requires=("colours<2",)),
-    ]
-    found = StandIn(folder=folder)
-    build_site(found.site, stubs)
-    done = world.run("runtime", "record", "--python", found.python, "--name", "small-1")
+def recorded(world: World, venv: Venv) -> Venv:
+    """Record the environment as the runtime ``small-1``, and return it."""
+    done = world.run("runtime", "record", "--python", venv.python, "--name", "small-1")
     assert done.code == ExitCode.DONE, done.err
-    return found
+    return venv
 
 
 def locked(world: World, *options: str) -> dict[str, Any]:
@@ -85,11 +83,11 @@ def locked(world: World, *options: str) -> dict[str, Any]:
     return tomllib.loads((world.folder / "matrices" / LOCK).read_text())
 
 
-def planned(world: World, venv: StandIn, *options: str) -> Done:
+def planned(world: World, venv: Venv, *options: str) -> Done:
     return world.run("plan", "tiny", "--into", "kernel", "--python", venv.python, *options)
 
 
-def move_lines(venv: StandIn) -> None:
+def move_lines(venv: Venv) -> None:
     """Put another version of what the lock assumes in its place, as somebody else would."""
     shutil.rmtree(venv.site / "lines-1.0.dist-info")
     build_site(venv.site, [Stub(name="lines", version="2.0")])
@@ -100,7 +98,7 @@ def pages(world: World) -> list[str]:
     return [path for path in world.server.paths if not re.search(r"\.(whl|metadata)$", path)]
 
 
-@pytest.mark.usefixtures("venv")
+@pytest.mark.usefixtures("recorded")
 def test_a_lock_of_a_runtime_lists_what_comes_and_says_what_it_assumes(world: World) -> None:
     lock = locked(world)
     Pylock.from_dict(lock).validate()
@@ -114,27 +112,27 @@ def test_a_lock_of_a_runtime_lists_what_comes_and_says_what_it_assumes(world: Wo
     assert by_name["shapes"]["dependencies"] == [{"name": "colours"}]
 
 
-def test_an_apply_goes_by_the_lock_and_asks_no_index(world: World, venv: StandIn, tmp_path: Path) -> None:
+def test_an_apply_goes_by_the_lock_and_asks_no_index(world: World, recorded: Venv, tmp_path: Path) -> None:
     locked(world)
     make_wheel(world.folder / "index", "colours", "2.1")
     asked = pages(world)
     done = world.run(
-        *("apply", "tiny", "--into", "kernel", "--python", venv.python),
+        *("apply", "tiny", "--into", "kernel", "--python", recorded.python),
         COLABLOCK_CACHE_DIR=str(tmp_path / "cache"),
     )
     assert done.code == ExitCode.DONE, done.err
     assert pages(world) == asked
-    assert venv.versions() == {"colours": "2.0", "lines": "1.0", "other": "1.1", "shapes": "2.0"}
+    assert recorded.versions() == {"colours": "2.0", "lines": "1.0", "other": "1.1", "shapes": "2.0"}
     assert f"the versions are those of the lock `{LOCK}`" in " ".join(done.out.split())
-    again = world.run("apply", "tiny", "--into", "kernel", "--python", venv.python, "--json")
+    again = world.run("apply", "tiny", "--into", "kernel", "--python", recorded.python, "--json")
     assert again.json["report"]["changed"] is False
 
 
-def test_a_lock_may_be_left_aside(world: World, venv: StandIn) -> None:
+def test_a_lock_may_be_left_aside(world: World, recorded: Venv) -> None:
     locked(world)
     make_wheel(world.folder / "index", "colours", "2.1")
-    assert "colours 2.1" not in planned(world, venv).out
-    done = planned(world, venv, "--no-lock")
+    assert "colours 2.1" not in planned(world, recorded).out
+    done = planned(world, recorded, "--no-lock")
     assert "2.1" in done.out
     assert "the lock" not in done.out
 
@@ -151,37 +149,37 @@ def test_a_lock_may_be_left_aside(world: World, venv: StandIn) -> None:
     ],
 )
 def test_a_lock_that_does_not_fit_is_left_aside_and_said_so(
-    change: str, said: str, world: World, venv: StandIn
+    change: str, said: str, world: World, recorded: Venv
 ) -> None:
     locked(world)
     options: list[str] = []
     if change == "matrix":
         (world.folder / "matrices/tiny.toml").write_text(TINY.replace(">=2", ">=1"))
     elif change == "state":
-        move_lines(venv)
+        move_lines(recorded)
     else:
         options = ["--default-index", f"{world.server.url.rstrip('/')}/../simple/"]
-    done = planned(world, venv, *options)
+    done = planned(world, recorded, *options)
     assert done.code == ExitCode.DONE, done.err
     assert said in " ".join(done.err.split())
 
 
-def test_a_lock_asked_for_by_name_is_refused_over_another_state(world: World, venv: StandIn) -> None:
+def test_a_lock_asked_for_by_name_is_refused_over_another_state(world: World, recorded: Venv) -> None:
     locked(world)
-    move_lines(venv)
+    move_lines(recorded)
     lock = str(world.folder / "matrices" / LOCK)
-    done = planned(world, venv, "--lock", lock)
+    done = planned(world, recorded, "--lock", lock)
     assert done.code == ExitCode.UNMET
     text = " ".join(done.err.split())
     assert f"the lock `{LOCK}` is a delta" in text
     assert "small-1, and this is another state" in text
     assert "lines is 2.0 here, not 1.0" in text
-    env = world.run("plan", "tiny", "--into", "env", "--python", venv.python, "--lock", lock)
+    env = world.run("plan", "tiny", "--into", "env", "--python", recorded.python, "--lock", lock)
     assert env.code == ExitCode.UNMET
     assert "nothing is installed in an isolated environment" in " ".join(env.err.split())
 
 
-@pytest.mark.usefixtures("venv")
+@pytest.mark.usefixtures("recorded")
 def test_versions_of_a_lock_stay_until_they_are_let_go(world: World) -> None:
     first = locked(world)
     make_wheel(world.folder / "index", "colours", "2.1")
@@ -202,7 +200,7 @@ def test_versions_of_a_lock_stay_until_they_are_let_go(world: World) -> None:
     assert current.code == ExitCode.DONE
 
 
-@pytest.mark.usefixtures("venv")
+@pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize("short", ["3.10", "3.11", "3.12", "3.13"])
 def test_a_lock_has_the_same_bytes_under_any_python(short: str, world: World) -> None:
     python = find_python(short)
@@ -235,7 +233,7 @@ def test_a_complete_lock_beside_the_matrix_makes_the_environment(world: World) -
     assert f"the versions are those of the lock `{name}`" in done.json["notes"]
 
 
-@pytest.mark.usefixtures("venv")
+@pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -251,7 +249,7 @@ def test_what_cannot_be_asked_of_a_lock(argv: list[str], said: str, world: World
     assert said in " ".join(done.err.split())
 
 
-@pytest.mark.usefixtures("venv")
+@pytest.mark.usefixtures("recorded")
 def test_a_cutoff_is_asked_for_and_stands_in_the_lock(world: World) -> None:
     done = world.run("lock", "tiny", "--runtime", "small-1", "--exclude-newer", "2000-01-01")
     assert done.code == ExitCode.UNMET

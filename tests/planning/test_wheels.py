@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,16 +14,12 @@ from colablock._vendor.packaging.utils import canonicalize_name, parse_wheel_fil
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.index.build import Builder
-from colablock.index.finder import IndexSource
 from colablock.lockfile.pylock import LockSource, make_lock, read_lock, write_lock
 from colablock.matrix.model import Matrix, Options, PackageEntry
-from colablock.network.fetcher import Fetcher
 from colablock.planning.plan import Plan, Target
 from colablock.planning.planner import make_plan
-from colablock.planning.wheels import WheelPreparer
-from colablock.resolver.model import Request, Resolution
-from colablock.resolver.resolver import resolve
+from colablock.resolver.model import Resolution
+from tests.support.small_matrices import entry, matrix_of, prepared
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
 
 OWN = canonicalize_name("own")
@@ -34,46 +28,6 @@ OWN = canonicalize_name("own")
 @pytest.fixture(scope="module")
 def here() -> Environment:
     return take_snapshot(environ=os.environ).environment
-
-
-def matrix_of(*packages: PackageEntry, **facts: Any) -> Matrix:
-    return Matrix(name="demo", source="demo.toml", digest="0", packages=packages, **facts)
-
-
-def entry(name: str, **facts: Any) -> PackageEntry:
-    return PackageEntry(name=canonicalize_name(name), path=f"packages.{name}", **facts)
-
-
-def workshop_of(
-    matrix: Matrix, links: Path, environment: Environment, source: Any = None
-) -> tuple[WheelPreparer, Resolution]:
-    """Return the workshop of *matrix* over the folder *links*, and its solve."""
-    fetcher = Fetcher(os.environ, offline=True)
-    builder = Builder(
-        python=sys.executable,
-        environment=environment,
-        cache=fetcher.cache,
-        environ=os.environ,
-        find_links=[str(links)],
-        offline=True,
-    )
-    source = source or IndexSource.for_matrix(
-        matrix,
-        environment=environment,
-        fetcher=fetcher,
-        default_index=(links / "no-index").as_uri(),
-        find_links=[str(links)],
-        build=builder,
-    )
-    resolution = resolve(Request(environment=environment, roots=matrix.packages), source)
-    preparer = WheelPreparer(
-        source=source,
-        fetcher=fetcher,
-        builder=builder,
-        entries={entry.name: entry for entry in matrix.packages},
-        allow_build=matrix.options.allow_build,
-    )
-    return preparer, resolution
 
 
 def plan_of(matrix: Matrix, resolution: Resolution) -> Plan:
@@ -100,7 +54,7 @@ def test_wheels_are_taken_as_they_are_and_sdists_are_built(tmp_path: Path, here:
     make_wheel(links, "a", "1.0")
     make_sdist(links, "b", "1.0")
     matrix = matrix_of(entry("a"), entry("b"), options=Options(allow_build=frozenset({"b"})))
-    preparer, resolution = workshop_of(matrix, links, here)
+    preparer, resolution = prepared(matrix, here, links=links)
     into = tmp_path / "files"
     into.mkdir()
     wheels = preparer.gather(plan_of(matrix, resolution), into, Reporter())
@@ -112,7 +66,7 @@ def test_what_the_matrix_replaces_is_made_anew(tmp_path: Path, here: Environment
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
     matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
-    preparer, resolution = workshop_of(matrix, links, here)
+    preparer, resolution = prepared(matrix, here, links=links)
     into = tmp_path / "files"
     into.mkdir()
     wheels = preparer.gather(plan_of(matrix, resolution), into, Reporter())
@@ -125,7 +79,7 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path, here: 
     links = tmp_path / "links"
     wheel = make_wheel(links, "a", "1.0")
     matrix = matrix_of(entry("a"))
-    preparer, resolution = workshop_of(matrix, links, here)
+    preparer, resolution = prepared(matrix, here, links=links)
     wheel.write_bytes(wheel.read_bytes() + b"more")
     (tmp_path / "files").mkdir()
     with pytest.raises((BadDistribution, FetchFailed), match=r"a-1\.0-py3-none-any\.whl"):
@@ -136,7 +90,7 @@ def test_own_wheels_lie_beside_the_lock_and_are_used_from_there(tmp_path: Path, 
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
     matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
-    preparer, resolution = workshop_of(matrix, links, here)
+    preparer, resolution = prepared(matrix, here, links=links)
     path = tmp_path / "locks" / "pylock.demo.toml"
     wheels = preparer.wheels_beside(resolution, path)
     assert list(wheels) == [OWN]
@@ -150,7 +104,7 @@ def test_own_wheels_lie_beside_the_lock_and_are_used_from_there(tmp_path: Path, 
     # The archive may go: what was made from it is locked.
     (tmp_path / "archive" / "v1.0.tar.gz").unlink()
     source = LockSource(read_lock(path), path.parent, here)
-    again, found = workshop_of(matrix, links, here, source)
+    again, found = prepared(matrix, here, links=links, source=source)
     assert {name: pin.version for name, pin in found.pins.items()} == {
         name: pin.version for name, pin in resolution.pins.items()
     }
@@ -166,7 +120,7 @@ def test_the_same_lock_twice_is_the_same_file(tmp_path: Path, here: Environment)
     matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
     texts = []
     for folder in ("one", "two"):
-        preparer, resolution = workshop_of(matrix, links, here)
+        preparer, resolution = prepared(matrix, here, links=links)
         wheels = preparer.wheels_beside(resolution, tmp_path / folder / "pylock.toml")
         texts.append(write_lock(make_lock(resolution, matrix, wheels=wheels)))
     assert texts[0] == texts[1]
@@ -180,7 +134,7 @@ def test_a_wheel_without_a_lock_is_laid_nowhere(
     make_wheel(links, "a", "1.0")
     nowhere.mkdir()
     monkeypatch.chdir(nowhere)
-    preparer, resolution = workshop_of(matrix_of(rebuilt_entry(tmp_path / "archive")), links, here)
+    preparer, resolution = prepared(matrix_of(rebuilt_entry(tmp_path / "archive")), here, links=links)
     assert list(preparer.wheels_beside(resolution, None)) == [OWN]
     assert list(nowhere.iterdir()) == []
 
@@ -188,7 +142,7 @@ def test_a_wheel_without_a_lock_is_laid_nowhere(
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, here: Environment) -> None:
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
-    preparer, resolution = workshop_of(matrix_of(rebuilt_entry(tmp_path / "archive")), links, here)
+    preparer, resolution = prepared(matrix_of(rebuilt_entry(tmp_path / "archive")), here, links=links)
     (tmp_path / "pylock.wheels").write_text("a file", encoding="utf-8")
     with pytest.raises(BadDistribution, match="cannot be written"):
         preparer.wheels_beside(resolution, tmp_path / "pylock.toml")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from colablock._vendor.packaging.version import Version
-from colablock.environment.accelerator import Accelerator, Device
+from colablock.environment.accelerator import Accelerator
 from colablock.errors import ExitCode, Refused
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import lock_file_name, read_head, runtime_target
@@ -19,9 +18,11 @@ from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import Matrix, Variant, select_variant
 from colablock.network.settings import DEFAULT_INDEX
 from colablock.training.receipts import receipt_from
+from tests.support.accelerators import card
+from tests.support.fixtures import world_fixture
 from tests.support.paths import ROOT
 from tests.support.recorded_index import RecordedIndex
-from tests.support.world import World, open_world
+from tests.support.world import World
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -88,11 +89,6 @@ def shipped(name: str, tmp_path: Path) -> Matrix:
     return find_matrix(name, environ={}, cwd=tmp_path)
 
 
-def card(capability: str, driver: str = "580.82.07") -> Accelerator:
-    device = Device(name="a card", compute_capability=capability, memory=16 << 30)
-    return Accelerator(kind="cuda", driver=driver, devices=(device,))
-
-
 def test_all_of_them_are_listed(tmp_path: Path) -> None:
     listed = list_matrices(environ={}, cwd=tmp_path)
     assert [one.name for one in listed] == NAMES
@@ -153,8 +149,8 @@ def test_the_recipes_build_of_torch_comes_from_its_own_index_only(tmp_path: Path
     ("accelerator", "variant"),
     [
         (card("9.0"), "cu121"),
-        (card("7.5", "525.60.13"), "cu118"),
-        (card("3.7", "470.82"), None),
+        (card("7.5", driver="525.60.13"), "cu118"),
+        (card("3.7", driver="470.82"), None),
         (card("12.0"), None),
     ],
 )
@@ -197,10 +193,7 @@ def test_the_stack_of_2025_is_pinned_and_dated(tmp_path: Path) -> None:
         select_variant(matrix, card("12.0"))  # its build of torch has no kernels for Blackwell
 
 
-@pytest.fixture(scope="module")
-def summer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with open_world(tmp_path_factory.mktemp("summer"), RecordedIndex("qlora-2025")) as world:
-        yield world
+summer = world_fixture(source=lambda: RecordedIndex("qlora-2025"), scope="module")
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])

@@ -24,7 +24,7 @@ from colablock.matrix.model import Constraint, Matrix, Options, entry_of
 from colablock.network.fetcher import Fetcher
 from colablock.resolver.conflict_report import explain
 from colablock.resolver.resolver import Request, Unsolvable, resolve
-from tests.support.cases import Case, World, load_case
+from tests.support.cases import ResolverCase, ServedCase, load_case
 from tests.support.paths import CASES as CASE_FILES
 
 CASES = {path.stem: load_case(path) for path in sorted(CASE_FILES.glob("*.toml"))}
@@ -34,7 +34,7 @@ NO_ANSWER = ("No solution found", "Failed to", "not found", "Requested package n
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_colablock_finds_what_the_case_expects(case: Case, tmp_path: Path) -> None:
+def test_colablock_finds_what_the_case_expects(case: ResolverCase, tmp_path: Path) -> None:
     with case.world(tmp_path) as world:
         pins, report = own_pins(world, tmp_path / "cache")
     if case.expect.unsatisfiable:
@@ -46,7 +46,7 @@ def test_colablock_finds_what_the_case_expects(case: Case, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("case", UV_CASES.values(), ids=UV_CASES)
-def test_uv_finds_what_the_case_expects(case: Case, tmp_path: Path) -> None:
+def test_uv_finds_what_the_case_expects(case: ResolverCase, tmp_path: Path) -> None:
     with case.world(tmp_path) as world:
         pins = uv_pins(world, tmp_path / "cache")
     if case.expect.unsatisfiable:
@@ -57,7 +57,7 @@ def test_uv_finds_what_the_case_expects(case: Case, tmp_path: Path) -> None:
         assert pins is not None
 
 
-def own_pins(world: World, cache: Path) -> tuple[Mapping[str, str] | None, str]:
+def own_pins(world: ServedCase, cache: Path) -> tuple[Mapping[str, str] | None, str]:
     """Return what colablock pins in *world*; None and the report when it finds no solution."""
     matrix, environment = _matrix(world), environment_for(world.case.python, world.case.platform)
     fetcher = Fetcher(os.environ, cache=cache)
@@ -89,7 +89,7 @@ def own_pins(world: World, cache: Path) -> tuple[Mapping[str, str] | None, str]:
     return {name: str(pin.version) for name, pin in pins.items()}, ""
 
 
-def _matrix(world: World) -> Matrix:
+def _matrix(world: ServedCase) -> Matrix:
     """Return the matrix that asks for what the case asks for."""
     case = world.case
     constraints = map(Requirement, case.constraints)
@@ -114,7 +114,7 @@ def _matrix(world: World) -> Matrix:
     )
 
 
-def uv_pins(world: World, cache: Path) -> Mapping[str, str] | None:
+def uv_pins(world: ServedCase, cache: Path) -> Mapping[str, str] | None:
     """Return what ``uv pip compile`` pins in *world*; None when it finds no solution."""
     process = subprocess.run(
         [uv.find_uv_bin(), *_uv_arguments(world, cache)],
@@ -131,7 +131,7 @@ def uv_pins(world: World, cache: Path) -> Mapping[str, str] | None:
     return None
 
 
-def _uv_arguments(world: World, cache: Path) -> list[str]:
+def _uv_arguments(world: ServedCase, cache: Path) -> list[str]:
     case = world.case
     constraints = world.local.parent / "constraints.txt"
     constraints.write_text("".join(f"{line}\n" for line in case.constraints), encoding="utf-8")

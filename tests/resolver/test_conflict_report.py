@@ -28,7 +28,7 @@ OLD_TORCHAO = Absent(
 
 
 @dataclass(frozen=True)
-class Case:
+class ConflictCase:
     """A request that cannot be met, and the whole report of it."""
 
     roots: Sequence[str]
@@ -40,7 +40,7 @@ class Case:
 
 
 CASES = {
-    "diamond": Case(
+    "diamond": ConflictCase(
         ["a", "b"],
         {"a 1": ["c<2"], "b 1": ["c>=2"], "c 1": [], "c 2": []},
         """
@@ -51,7 +51,7 @@ CASES = {
           and demo asks for `b` (packages.b)
         """,
     ),
-    "diamond of many versions": Case(
+    "diamond of many versions": ConflictCase(
         ["a", "b"],
         {
             **{f"a {version}": ["c<2"] for version in range(1, 6)},
@@ -67,7 +67,7 @@ CASES = {
           and demo asks for `b` (packages.b)
         """,
     ),
-    "every version of one asks for another": Case(
+    "every version of one asks for another": ConflictCase(
         ["a", "b"],
         {"a 2": ["c==2"], "a 1": ["c==1"], "b 1": ["c==3"], "c 1": [], "c 2": [], "c 3": []},
         """
@@ -79,7 +79,7 @@ CASES = {
           and demo asks for `b` (packages.b)
         """,
     ),
-    "a chain": Case(
+    "a chain": ConflictCase(
         ["a", "e"],
         {"a 1": ["b"], "b 1": ["c"], "c 1": ["d<1"], "e 1": ["d>=1"], "d 1": [], "d 0.5": []},
         """
@@ -92,7 +92,7 @@ CASES = {
           and demo asks for `a` (packages.a)
         """,
     ),
-    "the user alone": Case(
+    "the user alone": ConflictCase(
         ["a>=2", "a<2"],
         {"a 1": [], "a 2": []},
         """
@@ -101,7 +101,7 @@ CASES = {
           and demo asks for `a<2` (packages.a)
         """,
     ),
-    "protected": Case(
+    "protected": ConflictCase(
         ["stack"],
         {"stack 1": ["pandas>=3"], "pandas 3": []},
         """
@@ -113,7 +113,7 @@ CASES = {
         """,
         facts={"installed": COLAB, "protected": PROTECTED},
     ),
-    "what a protected one needs": Case(
+    "what a protected one needs": ConflictCase(
         ["stack"],
         {"stack 1": ["numpy<1.26"], "numpy 1.25": []},
         """
@@ -124,7 +124,7 @@ CASES = {
         """,
         facts={"installed": COLAB, "protected": PROTECTED},
     ),
-    "a protected one that is not in the way": Case(
+    "a protected one that is not in the way": ConflictCase(
         ["stack"],
         {"stack 1": ["numpy>=9"], "numpy 2.0.2": []},
         """
@@ -135,7 +135,7 @@ CASES = {
         """,
         facts={"installed": COLAB, "protected": PROTECTED},
     ),
-    "constraint": Case(
+    "constraint": ConflictCase(
         ["stack"],
         {"stack 1": ["setuptools>=81"], "setuptools 81": [], "setuptools 80": []},
         """
@@ -146,7 +146,7 @@ CASES = {
         """,
         facts={"constraints": constraints("setuptools<81")},
     ),
-    "absent": Case(
+    "absent": ConflictCase(
         ["peft"],
         {"peft 1": ["torchao"], "torchao 0.10": []},
         """
@@ -157,7 +157,7 @@ CASES = {
         """,
         facts={"absent": (OLD_TORCHAO,)},
     ),
-    "no such project": Case(
+    "no such project": ConflictCase(
         ["a"],
         {"a 1": ["b"], "b 1": ["tranformers>=1"]},
         """
@@ -168,7 +168,7 @@ CASES = {
           and it was looked for in http://127.0.0.1/simple/
         """,
     ),
-    "no such version": Case(
+    "no such version": ConflictCase(
         ["a>=3"],
         {"a 1": [], "a 2": []},
         """
@@ -177,7 +177,7 @@ CASES = {
           and the versions of a to be had are 1 and 2
         """,
     ),
-    "no such version among many": Case(
+    "no such version among many": ConflictCase(
         ["a>=30"],
         {f"a {version}": [] for version in range(1, 30)},
         """
@@ -186,7 +186,7 @@ CASES = {
           and the versions of a to be had are 1 to 29
         """,
     ),
-    "no wheel": Case(
+    "no wheel": ConflictCase(
         ["torch==2.4.0", "numpy"],
         {"numpy 2": []},
         """
@@ -196,7 +196,7 @@ CASES = {
         """,
         refused={"torch 2.4.0": "torch 2.4.0 has no wheel for Python 3.12: cp311 only"},
     ),
-    "several without a wheel": Case(
+    "several without a wheel": ConflictCase(
         ["torch==2.4.0", "numpy==1", "peft"],
         {"peft 1": []},
         """
@@ -207,7 +207,7 @@ CASES = {
         """,
         refused={"torch 2.4.0": "torch 2.4.0 has no wheel", "numpy 1": "numpy 1 has no wheel"},
     ),
-    "no wheel of something needed": Case(
+    "no wheel of something needed": ConflictCase(
         ["a"],
         {"a 1": ["torch==2.4.0"]},
         """
@@ -218,7 +218,7 @@ CASES = {
         """,
         refused={"torch 2.4.0": "torch 2.4.0 has no wheel for Python 3.12: cp311 only"},
     ),
-    "yanked": Case(
+    "yanked": ConflictCase(
         ["a>=2"],
         {"a 2": [], "a 1": []},
         """
@@ -228,7 +228,7 @@ CASES = {
         """,
         yanked=["a 2"],
     ),
-    "pre-releases only": Case(
+    "pre-releases only": ConflictCase(
         ["b"],
         {"b 1": ["a>1"], "a 2rc1": [], "a 1": []},
         """
@@ -239,7 +239,7 @@ CASES = {
         """,
         facts={"prerelease": "disallow"},
     ),
-    "the Python of the matrix": Case(
+    "the Python of the matrix": ConflictCase(
         ["a"],
         {"a 1": []},
         """
@@ -248,7 +248,7 @@ CASES = {
         """,
         facts={"requires_python": SpecifierSet(">=3.13")},
     ),
-    "metadata": Case(
+    "metadata": ConflictCase(
         ["b"],
         {"b 1": ["a"], "a 1": ["unreadable"], "a 2": ["unreadable"]},
         """
@@ -259,7 +259,7 @@ CASES = {
           and the metadata of a 1 cannot be read
         """,
     ),
-    "fixed": Case(
+    "fixed": ConflictCase(
         ["a>=2"],
         {"a 1": [], "a 2": []},
         """
@@ -269,7 +269,7 @@ CASES = {
         """,
         facts={"fixed": {canonicalize_name("a"): Version("1")}},
     ),
-    "an extra": Case(
+    "an extra": ConflictCase(
         ["a[x]", "b<2"],
         {"a 1": ["b>=2; extra == 'x'"], "b 1": [], "b 2": []},
         """
@@ -279,7 +279,7 @@ CASES = {
           and demo asks for `a[x]` (packages.a)
         """,
     ),
-    "an extra that is needed": Case(
+    "an extra that is needed": ConflictCase(
         ["a"],
         {"a 1": ["b[x]"], "b 1": ["c>=3; extra == 'x'"], "c 2": []},
         """
@@ -290,7 +290,7 @@ CASES = {
           and the one version of c to be had is 2
         """,
     ),
-    "a direct reference of somebody else": Case(
+    "a direct reference of somebody else": ConflictCase(
         ["a"],
         {"a 1": ["b @ https://files.example/b-1-py3-none-any.whl"], "b 1": []},
         """
@@ -304,12 +304,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_report_says_what_what_for_and_what_the_user_wrote(case: Case) -> None:
+def test_the_report_says_what_what_for_and_what_the_user_wrote(case: ConflictCase) -> None:
     assert str(report(case)) == dedent(case.report).strip()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_no_sentence_is_said_twice(case: Case) -> None:
+def test_no_sentence_is_said_twice(case: ConflictCase) -> None:
     lines = [line.removeprefix("because ").removeprefix("and ") for line in report(case).because]
     assert len(set(lines)) == len(lines)
 
@@ -324,7 +324,7 @@ def test_the_error_carries_its_facts() -> None:
 
 def test_an_asker_of_many_versions_takes_one_sentence() -> None:
     index = {f"a 1.{i}": [f"c==1.{i}"] for i in range(9)} | {f"c 1.{i}": [] for i in range(9)}
-    error = report(Case(["a", "c>=2"], {**index, "c 2": []}, ""))
+    error = report(ConflictCase(["a", "c>=2"], {**index, "c 2": []}, ""))
     assert "and a 1.0 to 1.8 (9 versions tried) need one version each: from `c==1.8` to `c==1.0`" in (
         error.because
     )
@@ -334,13 +334,13 @@ def test_the_other_asker_is_named_though_the_last_dead_end_was_of_one() -> None:
     """Of the many releases of `back` all but one need what does not exist; `front` excludes that one."""
     index = {f"front 1.{i}": [f"base==1.{i}"] for i in range(5)} | {f"base 1.{i}": [] for i in range(5)}
     index |= {f"back 1.{i}": [f"base==2.{i}"] for i in range(5)} | {"base 2.0": []}
-    text = str(report(Case(["front", "back"], index, "")))
+    text = str(report(ConflictCase(["front", "back"], index, "")))
     for words in ("front 1.0 to 1.4", "back 1.0 to 1.4", "asks for `front`", "asks for `back`"):
         assert words in text
 
 
 def test_what_a_lock_lacks_is_not_said_to_be_in_no_index() -> None:
-    error = report(Case(["a"], {}, ""), source=EmptyLock())
+    error = report(ConflictCase(["a"], {}, ""), source=EmptyLock())
     assert str(error) == "`a` is not in the lock\n  because demo asks for `a` (packages.a)"
 
 
@@ -384,7 +384,7 @@ class Unreachable(EmptyLock):
         raise FetchFailed(message, url=name)
 
 
-def report(case: Case, *, source: Any = None, hint: str | None = None) -> NoSolution:
+def report(case: ConflictCase, *, source: Any = None, hint: str | None = None) -> NoSolution:
     """Return the report of *case*, as the solver words it."""
     request = Request(environment=PYTHON_312, roots=entries(*case.roots), **case.facts)
     source = source or DictSource(case.index, case.refused, case.yanked)

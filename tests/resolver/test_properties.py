@@ -19,7 +19,7 @@ from colablock.planning.planner import make_plan
 from colablock.resolver.model import Request, Resolution
 from colablock.resolver.repair import Repairer
 from colablock.resolver.resolver import resolve
-from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
+from tests.support.dict_source import PYTHON_312, DictSource, entries, installed, pins_of
 
 NAMES = ("a", "b", "c", "d")
 VERSIONS = ("1", "2", "3")
@@ -40,7 +40,7 @@ def needs_of(draw: st.DrawFn, name: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class World:
+class DrawnProblem:
     """An index, what is installed, and what is asked for."""
 
     index: Mapping[str, Sequence[str]]
@@ -80,7 +80,7 @@ class World:
 
 
 @st.composite
-def worlds(draw: st.DrawFn, *, with_image: bool = True) -> World:
+def worlds(draw: st.DrawFn, *, with_image: bool = True) -> DrawnProblem:
     index = {
         f"{name} {version}": draw(needs_of(name))
         for name in NAMES
@@ -98,7 +98,7 @@ def worlds(draw: st.DrawFn, *, with_image: bool = True) -> World:
     )
     there = [key.split()[0] for key in image]
     protected = frozenset(draw(st.lists(st.sampled_from(there), max_size=1)) if there else ())
-    return World(index, image, roots, protected)
+    return DrawnProblem(index, image, roots, protected)
 
 
 def applying(lines: Sequence[str], extras: frozenset[str]) -> list[Requirement]:
@@ -111,14 +111,10 @@ def applying(lines: Sequence[str], extras: frozenset[str]) -> list[Requirement]:
     ]
 
 
-def pins(resolution: Resolution) -> dict[str, str]:
-    return {str(name): str(pin.version) for name, pin in resolution.pins.items()}
-
-
 @given(worlds())
-def test_the_pins_satisfy_each_other_and_the_user(world: World) -> None:
+def test_the_pins_satisfy_each_other_and_the_user(world: DrawnProblem) -> None:
     found = world.solve()
-    state = pins(found)
+    state = pins_of(found)
     before = {key.split()[0]: key.split()[1] for key in world.image}
     for root in map(Requirement, world.roots):
         assert root.specifier.contains(state[root.name])
@@ -132,7 +128,7 @@ def test_the_pins_satisfy_each_other_and_the_user(world: World) -> None:
             assert held or (pin.is_installed and was_unmet), f"{key} needs {needed}"
 
 
-LEFT_OVERS = World(  # `c` and `d` need each other, and are left over from branches that led nowhere
+LEFT_OVERS = DrawnProblem(  # `c` and `d` need each other, and are left over from branches that led nowhere
     index={
         "a 1": [],
         "a 2": ["d<2"],
@@ -151,7 +147,7 @@ LEFT_OVERS = World(  # `c` and `d` need each other, and are left over from branc
 
 @given(worlds(with_image=False))
 @example(LEFT_OVERS)
-def test_every_pin_was_asked_for(world: World) -> None:
+def test_every_pin_was_asked_for(world: DrawnProblem) -> None:
     found = world.solve()
     reached: set[str] = set()
     queue = [Requirement(root).name for root in world.roots]
@@ -161,10 +157,10 @@ def test_every_pin_was_asked_for(world: World) -> None:
             reached.add(name)
             pin = found.pins[canonicalize_name(name)]
             queue += [r.name for r in applying(world.index[f"{name} {pin.version}"], pin.extras)]
-    assert reached == set(pins(found))
+    assert reached == set(pins_of(found))
 
 
-TIE = World(  # the newest of `a` and the newest of `b` exclude each other
+TIE = DrawnProblem(  # the newest of `a` and the newest of `b` exclude each other
     index={"a 1": [], "a 2": ["c==1"], "b 1": [], "b 2": ["c==2"], "c 1": [], "c 2": []},
     image={},
     roots=("a", "b"),
@@ -173,20 +169,20 @@ TIE = World(  # the newest of `a` and the newest of `b` exclude each other
 
 @given(worlds(), st.permutations(range(3)))
 @example(TIE, [1, 0, 2])
-def test_the_order_of_the_roots_changes_nothing(world: World, order: Sequence[int]) -> None:
+def test_the_order_of_the_roots_changes_nothing(world: DrawnProblem, order: Sequence[int]) -> None:
     shuffled = [world.roots[place] for place in order if place < len(world.roots)]
     assert outcome(world, world.roots) == outcome(world, shuffled)
 
 
-def outcome(world: World, roots: Sequence[str]) -> dict[str, str] | None:
+def outcome(world: DrawnProblem, roots: Sequence[str]) -> dict[str, str] | None:
     try:
-        return pins(resolve(world.request(roots=roots), DictSource(world.index)))
+        return pins_of(resolve(world.request(roots=roots), DictSource(world.index)))
     except NoSolution:
         return None
 
 
 @given(worlds())
-def test_where_everything_may_stay_nothing_moves(world: World) -> None:
+def test_where_everything_may_stay_nothing_moves(world: DrawnProblem) -> None:
     try:
         held = resolve(world.request(), DictSource(world.index), may_release=False)
     except NoSolution:
@@ -196,11 +192,11 @@ def test_where_everything_may_stay_nothing_moves(world: World) -> None:
     assert found.released == {}
     there = world.installed.keys() & found.pins.keys()
     assert [name for name in there if not found.pins[name].is_installed] == []
-    assert pins(found) == pins(held)
+    assert pins_of(found) == pins_of(held)
 
 
 @given(worlds())
-def test_what_stays_is_not_asked_for(world: World) -> None:
+def test_what_stays_is_not_asked_for(world: DrawnProblem) -> None:
     source = DictSource(world.index)
     try:
         found = resolve(world.request(), source)
@@ -212,30 +208,30 @@ def test_what_stays_is_not_asked_for(world: World) -> None:
 
 
 @given(worlds(with_image=False))
-def test_what_was_solved_once_is_found_again_without_a_question(world: World) -> None:
+def test_what_was_solved_once_is_found_again_without_a_question(world: DrawnProblem) -> None:
     once = world.solve()
     keys = [f"{name} {pin.version}" for name, pin in once.pins.items()]
     there = replace(world, image={key: world.index[key] for key in keys})
     source = DictSource(world.index)
     again = resolve(there.request(), source)
-    assert pins(again) == pins(once)
+    assert pins_of(again) == pins_of(once)
     assert all(pin.is_installed for pin in again.pins.values())
     assert source.asked == []
 
 
 @given(worlds())
-def test_the_protected_stay(world: World) -> None:
+def test_the_protected_stay(world: DrawnProblem) -> None:
     found = world.solve()
     for name in world.request().protected & found.pins.keys():
         assert found.pins[name].is_installed
 
 
 @given(worlds(with_image=False))
-def test_a_solution_is_found_where_there_is_one(world: World) -> None:
+def test_a_solution_is_found_where_there_is_one(world: DrawnProblem) -> None:
     assert (outcome(world, world.roots) is not None) == brute_force(world)
 
 
-def brute_force(world: World) -> bool:
+def brute_force(world: DrawnProblem) -> bool:
     """Whether some choice of versions meets everything: every one is tried."""
 
     def works(chosen: Mapping[str, str], asked: list[Requirement], done: frozenset[str]) -> bool:
@@ -256,7 +252,7 @@ def brute_force(world: World) -> bool:
     return works({}, [Requirement(root) for root in world.roots], frozenset())
 
 
-def planned(world: World, found: Resolution, snapshot: Snapshot, broken: Remedy | None = None) -> Plan:
+def planned(world: DrawnProblem, found: Resolution, snapshot: Snapshot, broken: Remedy | None = None) -> Plan:
     request = replace(found.request, installed=snapshot.installed)
     return make_plan(
         matrix=Matrix(name="m", source="m.toml", digest="0"),
@@ -268,7 +264,7 @@ def planned(world: World, found: Resolution, snapshot: Snapshot, broken: Remedy 
     )
 
 
-def replay(plan: Plan, world: World) -> dict[str, Sequence[str]]:
+def replay(plan: Plan, world: DrawnProblem) -> dict[str, Sequence[str]]:
     """Return what is installed after the steps of *plan*, in their order."""
     state = dict(world.image)
     for step in plan.steps:
@@ -282,7 +278,7 @@ def replay(plan: Plan, world: World) -> dict[str, Sequence[str]]:
 
 
 @given(worlds(), st.sampled_from([None, *Remedy]))
-def test_after_the_steps_the_stack_stands(world: World, broken: Remedy | None) -> None:
+def test_after_the_steps_the_stack_stands(world: DrawnProblem, broken: Remedy | None) -> None:
     found = world.solve()
     after = replay(planned(world, found, world.snapshot(), broken), world)
     for name, pin in found.pins.items():
@@ -290,7 +286,7 @@ def test_after_the_steps_the_stack_stands(world: World, broken: Remedy | None) -
 
 
 @given(worlds(), st.sampled_from([None, *Remedy]))
-def test_what_newly_breaks_is_in_the_plan(world: World, broken: Remedy | None) -> None:
+def test_what_newly_breaks_is_in_the_plan(world: DrawnProblem, broken: Remedy | None) -> None:
     found, snapshot = world.solve(), world.snapshot()
     plan = planned(world, found, snapshot, broken)
     after = installed(replay(plan, world))
@@ -301,7 +297,7 @@ def test_what_newly_breaks_is_in_the_plan(world: World, broken: Remedy | None) -
 
 
 @given(worlds(), st.sampled_from([None, *Remedy]))
-def test_what_the_plan_calls_broken_is_broken(world: World, broken: Remedy | None) -> None:
+def test_what_the_plan_calls_broken_is_broken(world: DrawnProblem, broken: Remedy | None) -> None:
     found, snapshot = world.solve(), world.snapshot()
     plan = planned(world, found, snapshot, broken)
     after = installed(replay(plan, world))
@@ -313,7 +309,7 @@ def test_what_the_plan_calls_broken_is_broken(world: World, broken: Remedy | Non
 
 
 @given(worlds())
-def test_a_second_plan_is_empty(world: World) -> None:
+def test_a_second_plan_is_empty(world: DrawnProblem) -> None:
     found = world.solve()
     after = replace(world, image=replay(planned(world, found, world.snapshot()), world))
     again = resolve(after.request(), DictSource(world.index))

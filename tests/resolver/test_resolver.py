@@ -14,7 +14,7 @@ from colablock.matrix.model import Absent
 from colablock.resolver.conflict_report import explain
 from colablock.resolver.model import Request, Resolution, Unsolvable
 from colablock.resolver.resolver import resolve
-from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed
+from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed, pins_of
 
 
 def solve(
@@ -22,10 +22,6 @@ def solve(
 ) -> Resolution:
     request = Request(environment=PYTHON_312, roots=entries(*roots), **facts)
     return resolve(request, DictSource(index, refused, yanked))
-
-
-def pins(resolution: Resolution) -> dict[str, str]:
-    return {str(name): str(pin.version) for name, pin in resolution.pins.items()}
 
 
 def names(*names: str) -> frozenset[NormalizedName]:
@@ -50,14 +46,14 @@ TRL = {
 
 def test_an_older_release_of_something_new_is_preferred_to_moving_what_stands() -> None:
     found = solve(TRL, "trl>=0.29,<2", installed=installed(COLAB))
-    assert pins(found)["trl"] == "0.29.1"
+    assert pins_of(found)["trl"] == "0.29.1"
     assert found.pins[NormalizedName("datasets")].is_installed
     assert not found.released
 
 
 def test_from_nothing_the_newest_is_taken() -> None:
     index = {**TRL, "transformers 5.15.0": []}
-    assert pins(solve(index, "trl>=0.29,<2"))["trl"] == "1.16.0"
+    assert pins_of(solve(index, "trl>=0.29,<2"))["trl"] == "1.16.0"
 
 
 def test_what_is_held_is_not_even_looked_up() -> None:
@@ -72,7 +68,7 @@ def test_an_exact_pin_releases_what_it_excludes_and_no_more() -> None:
     index = {"torch 2.4.0": ["triton==3.0.0", "sympy"], "triton 3.0.0": [], "sympy 1.99": []}
     image = installed({"torch 2.8.0": ["triton==3.4.0"], "triton 3.4.0": [], "sympy 1.13.3": []})
     found = solve(index, "torch==2.4.0", installed=image)
-    assert pins(found) == {"torch": "2.4.0", "triton": "3.0.0", "sympy": "1.13.3"}
+    assert pins_of(found) == {"torch": "2.4.0", "triton": "3.0.0", "sympy": "1.13.3"}
     assert set(found.released) == {"torch", "triton"}
     assert found.released[NormalizedName("triton")] == "torch 2.4.0 needs triton==3.0.0"
 
@@ -80,7 +76,7 @@ def test_an_exact_pin_releases_what_it_excludes_and_no_more() -> None:
 def test_a_range_that_no_version_beside_the_image_meets_releases_what_the_conflict_names() -> None:
     image = installed(COLAB)
     found = solve(TRL, "trl>=1.0,<2", installed=image)
-    assert pins(found) == {
+    assert pins_of(found) == {
         "trl": "1.16.0",
         "datasets": "4.7.0",
         "pyarrow": "26.0.0",
@@ -94,13 +90,13 @@ def test_an_installed_dependent_that_forbids_the_needed_version_is_released_too(
     index = {"new 1": ["base>=2"], "base 2": [], "user 2": ["base>=2"]}
     image = installed({"base 1": [], "user 1": ["base<2"]})
     found = solve(index, "new", "user", installed=image)
-    assert pins(found) == {"new": "1", "base": "2", "user": "2"}
+    assert pins_of(found) == {"new": "1", "base": "2", "user": "2"}
 
 
 def test_among_released_ones_the_version_that_breaks_least_comes_first() -> None:
     index = {"stack 1": ["base<3"], "base 2.5": [], "base 2.0": []}
     image = installed({"base 3.0": [], "bystander 1": ["base!=2.5"]})
-    assert pins(solve(index, "stack", installed=image))["base"] == "2.0"
+    assert pins_of(solve(index, "stack", installed=image))["base"] == "2.0"
 
 
 def test_protected_ones_stay_and_what_they_need_and_have_stays_true() -> None:
@@ -109,7 +105,7 @@ def test_protected_ones_stay_and_what_they_need_and_have_stays_true() -> None:
         {"google-colab 1.0": ["pandas==2.2.2"], "pandas 2.2.2": ["numpy>=1.26"], "numpy 2.0.2": []}
     )
     found = solve(index, "stack", installed=image, protected=names("google-colab", "pandas"))
-    assert pins(found)["numpy"] == "1.26.4"
+    assert pins_of(found)["numpy"] == "1.26.4"
 
 
 def test_a_solution_that_moves_a_protected_one_is_none() -> None:
@@ -129,26 +125,26 @@ def test_what_was_unmet_before_in_a_protected_one_stays_unmet() -> None:
     index = {"stack 1": ["jedi"], "jedi 0.19": []}
     image = installed({"ipython 7.34.0": ["jedi>=0.16", "prompt-toolkit<3.1"], "prompt-toolkit 3.2": []})
     found = solve(index, "stack", "prompt-toolkit", installed=image, protected=names("ipython"))
-    assert pins(found) == {"stack": "1", "jedi": "0.19", "prompt-toolkit": "3.2"}
+    assert pins_of(found) == {"stack": "1", "jedi": "0.19", "prompt-toolkit": "3.2"}
 
 
 def test_absent_versions_are_no_candidates() -> None:
     index = {"peft 0.20": ["torchao"], "torchao 0.16": [], "torchao 0.10": []}
     absent = (Absent(name=NormalizedName("torchao"), path="absent.torchao", specifier=SpecifierSet("<0.16")),)
     found = solve(index, "peft", installed=installed({"torchao 0.10": []}), absent=absent)
-    assert pins(found)["torchao"] == "0.16"
+    assert pins_of(found)["torchao"] == "0.16"
 
 
 def test_constraints_narrow_without_asking() -> None:
     index = {"stack 1": ["setuptools"], "setuptools 84": [], "setuptools 80": []}
-    assert pins(solve(index, "stack", constraints=constraints("setuptools<81", "unused<1"))) == {
+    assert pins_of(solve(index, "stack", constraints=constraints("setuptools<81", "unused<1"))) == {
         "stack": "1",
         "setuptools": "80",
     }
 
 
 def test_metadata_that_cannot_be_read_makes_room_for_the_next_version() -> None:
-    assert pins(solve({"a 2": ["unreadable"], "a 1": []}, "a")) == {"a": "1"}
+    assert pins_of(solve({"a 2": ["unreadable"], "a 1": []}, "a")) == {"a": "1"}
 
 
 def test_the_refusal_of_a_file_is_quoted() -> None:
@@ -163,7 +159,7 @@ def test_the_refusal_of_a_file_is_quoted() -> None:
 
 @pytest.mark.parametrize(("root", "expected"), [("a", "1.0"), ("a==2.0", "2.0")])
 def test_yanked_versions_are_taken_only_when_pinned(root: str, expected: str) -> None:
-    assert pins(solve({"a 2.0": [], "a 1.0": []}, root, yanked=["a 2.0"])) == {"a": expected}
+    assert pins_of(solve({"a 2.0": [], "a 1.0": []}, root, yanked=["a 2.0"])) == {"a": expected}
 
 
 def test_an_unknown_project_is_said_to_be_unknown() -> None:
@@ -176,7 +172,7 @@ def test_an_unknown_project_is_said_to_be_unknown() -> None:
 
 def test_the_order_of_the_roots_does_not_change_the_result() -> None:
     index = {"a 2": ["c<2"], "a 1": ["c"], "b 1": ["c>=1"], "c 2": [], "c 1": []}
-    assert pins(solve(index, "a", "b")) == pins(solve(index, "b", "a"))
+    assert pins_of(solve(index, "a", "b")) == pins_of(solve(index, "b", "a"))
 
 
 def test_a_way_around_what_stands_is_not_looked_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +184,10 @@ def test_a_way_around_what_stands_is_not_looked_for_for_ever(monkeypatch: pytest
     found = solve(index, "hub", installed=stands)
     monkeypatch.setattr("colablock.resolver.resolver._HELD_ROUNDS", 2)
     hasty = solve(index, "hub", installed=stands)
-    assert pins(hasty) == pins(found) == {**pins(found), "crypto": "1.0", "blue": "29.0", "base": "29.0"}
+    assert (
+        pins_of(hasty)
+        == pins_of(found)
+        == {**pins_of(found), "crypto": "1.0", "blue": "29.0", "base": "29.0"}
+    )
     assert hasty.released.keys() == {NormalizedName("crypto")}
     assert "crypto<2" in hasty.released[NormalizedName("crypto")]

@@ -53,7 +53,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Case", "Expected", "Release", "World", "load_case"]
+__all__ = ["Expected", "Release", "ResolverCase", "ServedCase", "load_case"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class ResolverCase:
     """One file under ``tests/cases``."""
 
     about: str
@@ -128,7 +128,7 @@ class Case:
     server: Mapping[str, Any] = field(default_factory=dict)
 
     @contextmanager
-    def world(self, folder: Path) -> Iterator[World]:
+    def world(self, folder: Path) -> Iterator[ServedCase]:
         """Serve the case's files, which are written under *folder*."""
         remote, local = folder / "index", folder / "local"
         for place in (remote, local):
@@ -147,26 +147,26 @@ class Case:
                         requires_python=FROM_FILE if release.page_says_python else None,
                     )
             require = tuple(line.format(local=local.as_uri()) for line in self.require)
-            yield World(case=self, server=server, local=local, require=require)
+            yield ServedCase(case=self, server=server, local=local, require=require)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class ServedCase:
     """A case with its index running; *require* has the local folder put in."""
 
-    case: Case
+    case: ResolverCase
     server: IndexServer
     local: Path
     require: tuple[str, ...]
 
 
-def load_case(path: Path) -> Case:
+def load_case(path: Path) -> ResolverCase:
     """Read a case file; a key that nobody knows is an error."""
     table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     index = [*_releases(table.pop("index", {})), *_series(table.pop("versions", {}))]
     local = _releases(table.pop("local", {}))
     expect = Expected(**_fields(table.pop("expect")))
-    return Case(index=tuple(index), local=tuple(local), expect=expect, **_fields(table))
+    return ResolverCase(index=tuple(index), local=tuple(local), expect=expect, **_fields(table))
 
 
 def _releases(tables: Mapping[str, Mapping[str, Any]]) -> list[Release]:

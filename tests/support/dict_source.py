@@ -20,6 +20,7 @@ from colablock.index.candidates import (
     Rejection,
 )
 from colablock.matrix.model import Constraint, PackageEntry
+from colablock.resolver.model import Resolution
 
 PYTHON_312: Environment = environment_for("3.12.11", "manylinux_2_35_x86_64")
 UNREADABLE = "unreadable"
@@ -117,6 +118,11 @@ def installed(distributions: Mapping[str, Sequence[str]]) -> dict[NormalizedName
         name: Installed(name=name, version=str(version), requires=tuple(needs))
         for name, version, needs in pairs
     }
+
+
+def pins_of(resolution: Resolution) -> dict[str, str]:
+    """Return the versions that were chosen, by name."""
+    return {str(name): str(pin.version) for name, pin in resolution.pins.items()}
 
 
 def _split(key: str) -> tuple[NormalizedName, Version]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-__all__ = ["Element", "read"]
+__all__ = ["Element", "body", "read"]
 
 VOID = frozenset({"br", "input", "link", "meta"})
 OPEN_ENDED = frozenset({"dd", "dt", "li", "option"})  # their end tags may be left out (HTML, optional tags)
@@ -83,3 +83,10 @@ def read(text: str) -> Element:
     reader.close()
     assert reader.open == [reader.root], "something is not closed"
     return reader.root
+
+
+def body(html: str) -> Element:
+    """Return the only block of ours in *html*, without its styles."""
+    (block,) = read(html).all("div", "colablock")
+    block.children = [one for one in block.children if isinstance(one, str) or one.tag != "style"]
+    return block

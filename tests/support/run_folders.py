@@ -7,11 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from colablock._common.reporter import Reporter
 from colablock.training.runs.checkpoints import write_manifest
 from colablock.training.runs.folder import RunFolder, RunRecord, start_time_of
 
-__all__ = ["CHECKPOINT", "Told", "end", "make_checkpoint", "make_run"]
+__all__ = ["CHECKPOINT", "end", "make_checkpoint", "make_run"]
 
 CHECKPOINT = {
     "adapter_model.safetensors": b"a" * 5000,
@@ -21,16 +20,6 @@ CHECKPOINT = {
     "trainer_state.json": b'{"global_step": 40}',
     "global_step40/rank 0.pt": b"x" * 100,
 }
-
-
-class Told(Reporter):
-    """Keeps the notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def make_checkpoint(run: Path, step: int, *, is_whole: bool = True, more: bytes = b"") -> Path:

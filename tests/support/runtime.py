@@ -11,14 +11,26 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import venv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.environment.snapshot import installed_versions
 from colablock.runtimes.catalog import RecordedDistribution, load_runtime, recorded_distributions
 
-__all__ = ["Stub", "build_runtime", "build_site", "find_python", "make_system_python", "make_venv", "site_of"]
+__all__ = [
+    "Stub",
+    "Venv",
+    "build_runtime",
+    "build_site",
+    "find_python",
+    "make_system_python",
+    "make_venv",
+    "site_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +46,40 @@ class Stub:
     direct_url: Mapping[str, object] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Venv:
+    """A virtual environment in *folder*."""
+
+    folder: Path
+
+    @staticmethod
+    def make(folder: Path, *stubs: Stub) -> Venv:
+        """Make one of the running Python, without pip, with *stubs* installed."""
+        make_venv(folder, sys.executable)
+        made = Venv(folder)
+        build_site(made.site, stubs)
+        return made
+
+    @property
+    def python(self) -> str:
+        return str(self.folder / "bin" / "python")
+
+    @property
+    def site(self) -> Path:
+        return site_of(self.folder)
+
+    def versions(self) -> Mapping[NormalizedName, str]:
+        return installed_versions([str(self.site)])
+
+    def copy(self, folder: Path) -> Venv:
+        """Return a copy in *folder*, whose commands start the copy's interpreter."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        for command in (folder / "bin").iterdir():
+            if not command.is_symlink():
+                command.write_text(command.read_text().replace(str(self.folder), str(folder)))
+        return Venv(folder)
 
 
 def build_runtime(name: str, into: Path, python: str | None = None) -> Path:
@@ -63,7 +109,10 @@ def build_site(into: Path, distributions: Iterable[Stub]) -> Path:
 
 def make_venv(into: Path, python: str) -> Path:
     """Make an empty virtual environment without pip, and return its interpreter."""
-    subprocess.run([python, "-I", "-m", "venv", "--without-pip", str(into)], check=True)
+    if python == sys.executable:  # ten times faster than in another process
+        venv.create(into, symlinks=True)
+    else:
+        subprocess.run([python, "-I", "-m", "venv", "--without-pip", str(into)], check=True)
     return into / "bin" / "python"
 
 
@@ -85,9 +134,9 @@ def make_system_python(into: Path, marker: str) -> Path:
     return python
 
 
-def site_of(venv: Path) -> Path:
+def site_of(folder: Path) -> Path:
     """Return the site-packages of a virtual environment."""
-    (site,) = venv.glob("lib/python*/site-packages")
+    (site,) = folder.glob("lib/python*/site-packages")
     return site
 
 

@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
+class Interruption:
     """A way to be stopped.  With *stays* everything later fails too, of what *only* names."""
 
     error: Callable[[], BaseException]
@@ -78,15 +78,15 @@ class Fault:
 
 
 FAULTS = {
-    "killed": Fault(error=die),
-    "killed midway": Fault(error=die, moment=Moment.MIDWAY, only=WRITING),
-    "killed after": Fault(error=die, moment=Moment.AFTER),
-    "ENOSPC": Fault(error=error_of(errno.ENOSPC)),
-    "ENOSPC midway": Fault(error=error_of(errno.ENOSPC), moment=Moment.MIDWAY, only=WRITING),
-    "ENOSPC that stays": Fault(error=error_of(errno.ENOSPC), stays=True, only=WRITING | {"rename"}),
-    "EACCES": Fault(error=error_of(errno.EACCES)),
-    "EACCES that stays": Fault(error=error_of(errno.EACCES), stays=True),
-    "EIO, yet done": Fault(error=error_of(errno.EIO), moment=Moment.AFTER),
+    "killed": Interruption(error=die),
+    "killed midway": Interruption(error=die, moment=Moment.MIDWAY, only=WRITING),
+    "killed after": Interruption(error=die, moment=Moment.AFTER),
+    "ENOSPC": Interruption(error=error_of(errno.ENOSPC)),
+    "ENOSPC midway": Interruption(error=error_of(errno.ENOSPC), moment=Moment.MIDWAY, only=WRITING),
+    "ENOSPC that stays": Interruption(error=error_of(errno.ENOSPC), stays=True, only=WRITING | {"rename"}),
+    "EACCES": Interruption(error=error_of(errno.EACCES)),
+    "EACCES that stays": Interruption(error=error_of(errno.EACCES), stays=True),
+    "EIO, yet done": Interruption(error=error_of(errno.EIO), moment=Moment.AFTER),
 }
 
 OFTEN = ("killed", "ENOSPC", "EACCES")
@@ -291,7 +291,7 @@ class Scene:
         self.watch.check(forward=is_made, about=about)
         return is_made
 
-    def _is_made(self, fault: Fault, at: int) -> bool:
+    def _is_made(self, fault: Interruption, at: int) -> bool:
         if at == self._turns and fault.moment is Moment.AFTER:
             return fault.error is die  # written, but whoever lives on can still go back
         return at > self._turns or (at == len(self.operations) - 1 and fault.moment is Moment.AFTER)
@@ -301,7 +301,7 @@ class Scene:
         settled = RecoveryOutcome.FINISHED if is_made else RecoveryOutcome.UNDONE
         assert recover(self.site) is (settled if has_begun else None)
 
-    def _fail(self, fault: Fault, at: int, *, is_made: bool) -> None:
+    def _fail(self, fault: Interruption, at: int, *, is_made: bool) -> None:
         disk = fault.disk(at)
         try:
             self.change(disk)

@@ -31,7 +31,7 @@ from colablock.transaction.apply_record import ApplyRecord, save, versions_diges
 from colablock.transaction.serialise import report_to_json
 from colablock.verification.verify import Report
 from tests.support.paths import DATA
-from tests.support.runtime import Stub, build_site, make_venv, site_of
+from tests.support.runtime import Stub, Venv, build_site, make_venv
 
 __all__ = [
     "Bench",
@@ -73,18 +73,8 @@ _PATIENCE = 30.0  # seconds, on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingStack:
+class TrainingStack(Venv):
     """An environment that trains, and the tiny model that it trains."""
-
-    folder: Path
-
-    @property
-    def python(self) -> str:
-        return str(self.folder / "bin" / "python")
-
-    @property
-    def site(self) -> Path:
-        return site_of(self.folder)
 
     @property
     def model(self) -> Path:

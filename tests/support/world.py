@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -27,19 +26,17 @@ import pytest
 import uv
 
 from colablock._vendor.packaging.requirements import Requirement
-from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.environment.snapshot import installed_versions
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.runtimes.catalog import load_runtime, recorded_distributions
 from tests.support.paths import ROOT
 from tests.support.recorded_index import axolotl_archive
-from tests.support.runtime import Stub, build_runtime, build_site, find_python, make_venv, site_of
+from tests.support.runtime import Stub, Venv, build_runtime, build_site, find_python
 from tests.support.server import Facts, IndexServer, Source
 from tests.support.stubs import CONTENTS
 
 __all__ = [
     "Done",
     "Hiding",
-    "StandIn",
     "World",
     "new_complaints",
     "notebook_venv",
@@ -84,31 +81,6 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StandIn:
-    """A virtual environment that holds what a runtime holds."""
-
-    folder: Path
-
-    @property
-    def python(self) -> str:
-        return str(self.folder / "bin" / "python")
-
-    @property
-    def site(self) -> Path:
-        return site_of(self.folder)
-
-    def versions(self) -> Mapping[NormalizedName, str]:
-        return installed_versions([str(self.site)])
-
-    def copy(self, folder: Path) -> StandIn:
-        """Return a copy in *folder*, to be changed."""
-        shutil.copytree(self.folder, folder, symlinks=True)
-        command = folder / "bin" / "accelerate"
-        command.write_text(COMMAND.format(python=folder / "bin" / "python"))
-        return StandIn(folder=folder)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """Where a module's tests happen.  *extra* variables stand beside those of every command."""
 
@@ -145,7 +117,7 @@ class World:
         )
         return Done(code=done.returncode, out=done.stdout, err=done.stderr)
 
-    def stand_in(self, runtime: str) -> StandIn:
+    def stand_in(self, runtime: str) -> Venv:
         """Return the stand-in of a recorded runtime, to be read and copied, not to be changed.
 
         Skips the test where the runtime's Python is missing.
@@ -158,7 +130,7 @@ class World:
         if not folder.is_dir():
             site = build_runtime(runtime, folder, python)
             _living(site, runtime, folder)
-        return StandIn(folder=folder)
+        return Venv(folder)
 
     def uv(self, *argv: str) -> Done:
         """Run uv, with no configuration but this world's."""
@@ -221,15 +193,14 @@ def _complaints(done: Done) -> set[str]:
     return set(re.findall(r"^The package `([^`]+)` requires", done.out + done.err, re.MULTILINE))
 
 
-def notebook_venv(folder: Path, runtime: str, names: Collection[str]) -> StandIn:
+def notebook_venv(folder: Path, runtime: str, names: Collection[str]) -> Venv:
     """Return an environment with the distributions *names* of *runtime*, in which a real kernel starts.
 
     The kernel and colablock with all that they need are those of the environment that runs the tests.
     Skips the test where there is none.
     """
     pytest.importorskip("ipykernel")
-    make_venv(folder, sys.executable)
-    venv = StandIn(folder=folder)
+    venv = Venv.make(folder)
     ours = _needed_by("ipykernel", "colablock")
     _living(venv.site, runtime, folder, only=[name for name in names if name not in ours])
     paths = dict.fromkeys([str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
@@ -255,7 +226,7 @@ def _needed_by(*names: str) -> set[str]:
     return found
 
 
-def run_cells(world: World, venv: StandIn, folder: Path, *cells: str) -> list[list[dict[str, Any]]]:
+def run_cells(world: World, venv: Venv, folder: Path, *cells: str) -> list[list[dict[str, Any]]]:
     """Run *cells* as a notebook in a kernel of *venv*, and return the outputs of each."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
@@ -267,7 +238,7 @@ def run_cells(world: World, venv: StandIn, folder: Path, *cells: str) -> list[li
     return [[dict(output) for output in cell.outputs] for cell in notebook.cells]
 
 
-def kernel_options(venv: StandIn, folder: Path) -> dict[str, Any]:
+def kernel_options(venv: Venv, folder: Path) -> dict[str, Any]:
     """Return what a kernel manager needs to start a kernel in *venv*."""
     jupyter_client = pytest.importorskip("jupyter_client")
     spec = {

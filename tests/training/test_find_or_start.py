@@ -21,7 +21,7 @@ from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, 
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run
 from colablock.training.start import lock_run_folder
-from tests.support.run_folders import Told
+from tests.support.reporters import Notes
 from tests.support.training_stack import (
     Bench,
     TrainingStack,
@@ -48,7 +48,7 @@ class Call:
     ) -> None:
         extra = asked.pop("environ", {})
         self.briefings: list[Briefing] = []
-        self.reporter = Told()
+        self.reporter = Notes()
         self.run: NamedRun = train(
             proven or bench.stack.proven(),
             TrainOptions(config=config or bench.config(), **asked),
@@ -214,7 +214,7 @@ def test_damaged_checkpoints_do_not_drive_out_new_ones(bench: Bench) -> None:
     assert [one.resumed_from for one in call.briefings] == ["checkpoint-2"]
     until(lambda: 3 in steps_of(folder, "save"))
     kill(folder)
-    newest = newest_valid(folder.path, Told())
+    newest = newest_valid(folder.path, Notes())
     assert newest is not None
     assert step_of(newest.name) in (3, 6, 8)
     assert {path.name for path in folder.path.glob("unused-*")} >= {"unused-checkpoint-4"}

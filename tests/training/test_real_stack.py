@@ -24,7 +24,7 @@ from colablock.training.runs.launch import (
     start,
     write_job,
 )
-from tests.support.run_folders import Told
+from tests.support.reporters import Notes
 from tests.support.stack import NEEDS_STACK, Stack, kill, losses_of, wait_for
 
 pytestmark = NEEDS_STACK
@@ -56,7 +56,7 @@ def damaged(killed: RunFolder) -> RunFolder:
     """A copy of that run in which a file of the newest whole checkpoint holds nothing but zeros."""
     copy = RunFolder(killed.path.with_name("damaged"))
     shutil.copytree(killed.path, copy.path)
-    newest = newest_valid(copy.path, Told())
+    newest = newest_valid(copy.path, Notes())
     assert newest is not None
     file = newest / "optimizer.pt"
     file.write_bytes(bytes(file.stat().st_size))
@@ -75,7 +75,7 @@ def test_a_run_tells_its_steps_and_seals_its_checkpoints(uninterrupted: RunFolde
 
 
 def test_a_checkpoint_with_any_file_damaged_is_passed_over(killed: RunFolder, tmp_path: Path) -> None:
-    newest = newest_valid(killed.path, Told())
+    newest = newest_valid(killed.path, Notes())
     assert newest is not None
     before = next(path for path in list_checkpoints(killed.path) if path.name < newest.name)
     files = [path.relative_to(newest) for path in newest.rglob("*") if path.is_file()]
@@ -88,7 +88,7 @@ def test_a_checkpoint_with_any_file_damaged_is_passed_over(killed: RunFolder, tm
             for checkpoint in (newest, before):
                 shutil.copytree(checkpoint, run / checkpoint.name)
             damage(run / newest.name / file, how)
-            told = Told()
+            told = Notes()
             taken = newest_valid(run, told)
             assert taken == run / before.name, f"{file} {how}"
             assert [note.partition(":")[0] for note in told.notes] == [f"{newest.name} is damaged"]
@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
     stack: Stack, uninterrupted: RunFolder, damaged: RunFolder, killed: RunFolder
 ) -> None:
     del damaged  # copied before it goes on
-    newest = newest_valid(killed.path, Told())
+    newest = newest_valid(killed.path, Notes())
     assert newest is not None
     goes_on_from(stack, killed, newest.name, as_in=uninterrupted)
 
@@ -117,7 +117,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     stack: Stack, uninterrupted: RunFolder, damaged: RunFolder
 ) -> None:
-    (newest, *_), whole = list_checkpoints(damaged.path), newest_valid(damaged.path, Told())
+    (newest, *_), whole = list_checkpoints(damaged.path), newest_valid(damaged.path, Notes())
     assert whole is not None
     said = goes_on_from(stack, damaged, whole.name, as_in=uninterrupted)
     assert "`optimizer.pt` has other content than when it was saved" in said

@@ -21,7 +21,7 @@ from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.config import DataSource, TrainConfig
 from colablock.training.runs.crash import explain
 from colablock.training.start import Job, prepare_data
-from tests.support.run_folders import Told
+from tests.support.reporters import Notes
 from tests.support.stack import NAME, NEEDS_STACK, USUAL, Stack, losses_of
 
 pytestmark = NEEDS_STACK
@@ -115,7 +115,7 @@ def prepare(stack: Stack, out: str, model: Path, **rows: list[dict[str, Any]]) -
         evaluate=99,
         offline=True,
     )
-    return prepare_data(job, stack.run_folder(out), stack.environ(), Told())
+    return prepare_data(job, stack.run_folder(out), stack.environ(), Notes())
 
 
 def test_what_is_learnt_is_marked_token_by_token(stack: Stack) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -16,120 +15,21 @@ from pathlib import Path
 import pytest
 
 from colablock._common.reporter import Reporter
-from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.record import read_record
 from colablock.environment.site import Site, read_site
-from colablock.environment.snapshot import Snapshot, fingerprint, installed_versions, snapshot_of
+from colablock.environment.snapshot import fingerprint, installed_versions
 from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
-from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
+from colablock.planning.plan import UndoCost
 from colablock.transaction.apply import apply_plan, stage
 from colablock.transaction.journal import Operations
 from colablock.verification.verify import Check
-from tests.support.runtime import Stub, build_site, make_venv, site_of
+from tests.support.runtime import Stub, build_site, site_of
+from tests.support.small_ground import PASSED, SmallGround, remove
 from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel
 
-PASSED = (Check(kind="import", subject="new", passed=True),)
 FAILED = (*PASSED, Check(kind="import", subject="other", passed=False, detail="ImportError: no such thing"))
-
-STANDING = (
-    Stub(
-        name="gone",
-        version="1.0",
-        files={
-            "gone/deep/__init__.py": "",
-            "gone/data.txt": "d",
-            "shared/gone.py": "",
-            "shared/both.py": "both",
-            "gone_single.py": "",
-        },
-    ),
-    Stub(name="moved", version="1.0", files={"moved/old.py": "old", "../../../bin/moved": "#!python\n"}),
-    Stub(
-        name="stays",
-        version="1.0",
-        files={"shared/stays.py": "", "shared/both.py": "both", "shared/__init__.py": ""},
-    ),
-)
-
-
-class Place:
-    """A virtual environment with three distributions, and a folder of wheels for it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.venv = folder / "env"
-        self.python = str(make_venv(self.venv, sys.executable))
-        self.site = site_of(self.venv)
-        build_site(self.site, STANDING)
-        (self.site / "gone" / "__pycache__").mkdir()
-        (self.site / "gone" / "__pycache__" / "__init__.cpython-311.pyc").write_bytes(b"x")
-        (self.site / "shared" / "__pycache__").mkdir()
-        (self.site / "shared" / "__pycache__" / "gone.cpython-311.pyc").write_bytes(b"x")
-        (self.site / "shared" / "__pycache__" / "stays.cpython-311.pyc").write_bytes(b"x")
-        self.files: dict[NormalizedName, Path] = {}
-
-    def snapshot(self) -> Snapshot:
-        return snapshot_of(Path(self.python), environ=os.environ)
-
-    def plan(self, *steps: Step) -> Plan:
-        return Plan(
-            matrix="tiny",
-            matrix_digest="0",
-            variant=None,
-            target=Target.KERNEL,
-            why_target="asked for",
-            python=self.python,
-            python_version="3",
-            steps=steps,
-            fingerprint=fingerprint(self.snapshot()),
-        )
-
-    def put(
-        self, wheel: Path, *, requested: bool = False, direct: bool = False, previous: str | None = None
-    ) -> Step:
-        """Return the step that installs *wheel*."""
-        name, version = wheel.name.split("-")[:2]
-        key = canonicalize_name(name)
-        self.files[key] = wheel
-        artifact = Artifact(
-            name=key,
-            version=version,
-            filename=wheel.name,
-            url=f"https://files.example/{wheel.name}",
-            hashes={"sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()},
-            direct=direct,
-        )
-        return Step(
-            action=Action.REPLACE if previous else Action.INSTALL,
-            name=key,
-            reason="the matrix names it",
-            version=version,
-            previous=previous,
-            artifact=artifact,
-            requested=requested,
-        )
-
-    def apply(self, *steps: Step, checks: tuple[Check, ...] = PASSED, **options: object) -> tuple[Check, ...]:
-        call: Mapping[str, object] = {"prove": lambda: checks, "environ": os.environ, **options}
-        return apply_plan(self.plan(*steps), self.snapshot(), self.files, **call)  # type: ignore[arg-type]
-
-    def steps(self) -> tuple[Step, ...]:
-        """Return a change of all three kinds."""
-        wheels = self.folder / "wheels"
-        wheels.mkdir(exist_ok=True)
-        new = make_wheel(
-            wheels,
-            "new",
-            "2.0",
-            modules={"new/__init__.py": "", "shared/new.py": ""},
-            scripts={"new-command": "new:main"},
-            data_files={"data/share/new/x.txt": "x"},
-        )
-        moved = make_wheel(
-            wheels, "moved", "2.0+cpu", modules={"moved/__init__.py": "", "moved/fresh.py": ""}
-        )
-        return (remove("gone"), self.put(moved, previous="1.0"), self.put(new, requested=True))
 
 
 def grown(wheel: Path) -> Path:
@@ -138,15 +38,6 @@ def grown(wheel: Path) -> Path:
         archive.writestr("large/weights.bin", b"")
         archive.infolist()[-1].file_size = 10**18
     return wheel
-
-
-def remove(name: str) -> Step:
-    return Step(action=Action.REMOVE, name=canonicalize_name(name), reason="[absent]", previous="1.0")
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
 
 
 def assert_records_hold(site: Path) -> None:
@@ -166,7 +57,7 @@ def _hex(recorded: str) -> str:
     return base64.urlsafe_b64decode(recorded.partition("=")[2] + "=").hex()
 
 
-def test_a_change_of_all_kinds_is_carried_out(place: Place) -> None:
+def test_a_change_of_all_kinds_is_carried_out(place: SmallGround) -> None:
     assert place.apply(*place.steps()) == PASSED
     assert installed_versions([place.site]) == {"moved": "2.0+cpu", "new": "2.0", "stays": "1.0"}
     found = {
@@ -196,7 +87,7 @@ def test_a_change_of_all_kinds_is_carried_out(place: Place) -> None:
     assert_records_hold(place.site)
 
 
-def test_a_script_starts_the_interpreter_of_the_site(place: Place) -> None:
+def test_a_script_starts_the_interpreter_of_the_site(place: SmallGround) -> None:
     wheel = make_wheel(
         place.folder,
         "tool",
@@ -209,7 +100,7 @@ def test_a_script_starts_the_interpreter_of_the_site(place: Place) -> None:
     assert done.stdout.strip() == str(place.venv)
 
 
-def test_the_installer_the_request_and_the_direct_url_are_recorded(place: Place) -> None:
+def test_the_installer_the_request_and_the_direct_url_are_recorded(place: SmallGround) -> None:
     wheels = {name: make_wheel(place.folder, name, "1.0") for name in ("asked", "brought", "archive")}
     steps = (
         place.put(wheels["asked"], requested=True),
@@ -238,7 +129,7 @@ def test_the_installer_the_request_and_the_direct_url_are_recorded(place: Place)
     assert_records_hold(place.site)
 
 
-def test_a_distribution_taken_away_again_leaves_the_site_as_it_was(place: Place) -> None:
+def test_a_distribution_taken_away_again_leaves_the_site_as_it_was(place: SmallGround) -> None:
     (place.venv / "share").mkdir()  # one of the folders that stay even when empty
     before = listing(place.venv)
     wheel = make_wheel(
@@ -250,7 +141,7 @@ def test_a_distribution_taken_away_again_leaves_the_site_as_it_was(place: Place)
 
 
 @pytest.mark.parametrize("checks", [FAILED], ids=["a failed proof"])
-def test_a_failed_proof_rolls_back_and_is_named(place: Place, checks: tuple[Check, ...]) -> None:
+def test_a_failed_proof_rolls_back_and_is_named(place: SmallGround, checks: tuple[Check, ...]) -> None:
     steps = place.steps()
     before = listing(place.venv)
     with pytest.raises(RolledBack, match=r"import `other`\n\s+ImportError: no such thing"):
@@ -258,13 +149,13 @@ def test_a_failed_proof_rolls_back_and_is_named(place: Place, checks: tuple[Chec
     assert listing(place.venv) == before
 
 
-def test_a_failed_proof_can_be_kept(place: Place) -> None:
+def test_a_failed_proof_can_be_kept(place: SmallGround) -> None:
     assert place.apply(*place.steps(), checks=FAILED, keep=True) == FAILED
     assert "new" in installed_versions([place.site])
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), Unmet("no interpreter")])
-def test_an_error_of_the_proofs_rolls_back(place: Place, error: Exception) -> None:
+def test_an_error_of_the_proofs_rolls_back(place: SmallGround, error: Exception) -> None:
     steps = place.steps()
     before = listing(place.venv)
 
@@ -276,7 +167,7 @@ def test_an_error_of_the_proofs_rolls_back(place: Place, error: Exception) -> No
     assert listing(place.venv) == before
 
 
-def test_an_interrupt_during_the_proofs_rolls_back_and_goes_on(place: Place) -> None:
+def test_an_interrupt_during_the_proofs_rolls_back_and_goes_on(place: SmallGround) -> None:
     steps = place.steps()
     before = listing(place.venv)
 
@@ -302,7 +193,7 @@ class FullDisk(Operations):
         super().rename(source, destination)
 
 
-def test_a_disk_that_fails_in_the_middle_rolls_back(place: Place) -> None:
+def test_a_disk_that_fails_in_the_middle_rolls_back(place: SmallGround) -> None:
     steps = place.steps()
     before = listing(place.venv)
     with pytest.raises(RolledBack, match="No space left"):
@@ -310,7 +201,7 @@ def test_a_disk_that_fails_in_the_middle_rolls_back(place: Place) -> None:
     assert listing(place.venv) == before
 
 
-def test_a_disk_that_goes_on_failing_is_not_restored_until_the_next_call(place: Place) -> None:
+def test_a_disk_that_goes_on_failing_is_not_restored_until_the_next_call(place: SmallGround) -> None:
     steps = place.steps()
     before = listing(place.venv)
     with pytest.raises(NotRestored) as caught:
@@ -322,7 +213,7 @@ def test_a_disk_that_goes_on_failing_is_not_restored_until_the_next_call(place: 
     place.apply(*steps)
 
 
-def test_an_environment_that_changed_after_the_plan_is_refused(place: Place) -> None:
+def test_an_environment_that_changed_after_the_plan_is_refused(place: SmallGround) -> None:
     steps = place.steps()
     plan, snapshot = place.plan(*steps), place.snapshot()
     build_site(place.site, [Stub(name="sudden", version="3")])
@@ -339,7 +230,7 @@ def test_an_environment_that_changed_after_the_plan_is_refused(place: Place) -> 
     assert listing(place.venv) == before
 
 
-def test_only_what_differs_is_told_where_a_link_leads_to_the_environment(place: Place) -> None:
+def test_only_what_differs_is_told_where_a_link_leads_to_the_environment(place: SmallGround) -> None:
     (place.folder / "link").symlink_to("env")
     place.python = str(place.folder / "link" / "bin" / "python")
     plan, snapshot = place.plan(remove("gone")), place.snapshot()
@@ -349,7 +240,7 @@ def test_only_what_differs_is_told_where_a_link_leads_to_the_environment(place: 
     assert caught.value.message.splitlines()[1:] == ["  `sudden` 3 is new"]
 
 
-def test_a_wheel_whose_hash_differs_is_refused(place: Place) -> None:
+def test_a_wheel_whose_hash_differs_is_refused(place: SmallGround) -> None:
     step = place.put(make_wheel(place.folder, "new", "1.0"))
     assert step.artifact is not None
     wrong = replace(step, artifact=replace(step.artifact, hashes={"sha256": "0" * 64}))
@@ -369,7 +260,7 @@ def rewrite(wheel: Path, change: Mapping[str, str], drop: Iterable[str] = ()) ->
     return wheel
 
 
-def test_a_file_that_is_not_as_recorded_is_refused(place: Place) -> None:
+def test_a_file_that_is_not_as_recorded_is_refused(place: SmallGround) -> None:
     wheel = rewrite(make_wheel(place.folder, "new", "1.0"), {"new/__init__.py": "evil()"})
     before = listing(place.venv)
     with pytest.raises(BadDistribution, match=r"`new/__init__\.py` is not as recorded"):
@@ -377,7 +268,7 @@ def test_a_file_that_is_not_as_recorded_is_refused(place: Place) -> None:
     assert listing(place.venv) == before
 
 
-def test_a_file_that_no_record_lists_is_added_to_it(place: Place) -> None:
+def test_a_file_that_no_record_lists_is_added_to_it(place: SmallGround) -> None:
     before = listing(place.venv)
     place.apply(place.put(rewrite(make_wheel(place.folder, "new", "1.0"), {"new/more.py": ""})))
     assert_records_hold(place.site)
@@ -385,7 +276,7 @@ def test_a_file_that_no_record_lists_is_added_to_it(place: Place) -> None:
     assert installed_listing(place.venv) == before
 
 
-def test_a_file_in_the_way_comes_back_with_an_undo(place: Place) -> None:
+def test_a_file_in_the_way_comes_back_with_an_undo(place: SmallGround) -> None:
     (place.site / "new").mkdir()
     (place.site / "new" / "__init__.py").write_text("mine")
     before = listing(place.venv)
@@ -397,7 +288,7 @@ def test_a_file_in_the_way_comes_back_with_an_undo(place: Place) -> None:
     assert (place.site / "new" / "__init__.py").read_text() != "mine"
 
 
-def test_a_distribution_without_record_is_refused_with_a_way_out(place: Place) -> None:
+def test_a_distribution_without_record_is_refused_with_a_way_out(place: SmallGround) -> None:
     (place.site / "gone-1.0.dist-info" / "RECORD").unlink()
     before = listing(place.venv)
     with pytest.raises(Refused, match="has no RECORD") as caught:
@@ -407,7 +298,7 @@ def test_a_distribution_without_record_is_refused_with_a_way_out(place: Place) -
     assert listing(place.venv) == before
 
 
-def test_one_that_conda_installed_is_left_to_conda(place: Place) -> None:
+def test_one_that_conda_installed_is_left_to_conda(place: SmallGround) -> None:
     (place.site / "gone-1.0.dist-info" / "RECORD").unlink()
     (place.site / "gone-1.0.dist-info" / "INSTALLER").write_text("conda\n")
     with pytest.raises(Refused) as caught:
@@ -416,7 +307,7 @@ def test_one_that_conda_installed_is_left_to_conda(place: Place) -> None:
     assert "conda" in caught.value.hint
 
 
-def test_paths_that_leave_the_environment_are_refused(place: Place) -> None:
+def test_paths_that_leave_the_environment_are_refused(place: SmallGround) -> None:
     outside = place.folder / "precious.txt"
     outside.write_text("p")
     with (place.site / "gone-1.0.dist-info" / "RECORD").open("a") as record:
@@ -427,7 +318,7 @@ def test_paths_that_leave_the_environment_are_refused(place: Place) -> None:
     assert listing(place.folder) == before
 
 
-def test_a_link_that_leads_outside_is_no_way_out_of_the_environment(place: Place) -> None:
+def test_a_link_that_leads_outside_is_no_way_out_of_the_environment(place: SmallGround) -> None:
     (place.folder / "elsewhere").mkdir()
     (place.folder / "elsewhere" / "x.py").write_text("")
     (place.site / "linked").symlink_to(place.folder / "elsewhere")
@@ -438,7 +329,7 @@ def test_a_link_that_leads_outside_is_no_way_out_of_the_environment(place: Place
     assert (place.folder / "elsewhere" / "x.py").exists()
 
 
-def test_an_editable_installation_goes_by_its_record(place: Place) -> None:
+def test_an_editable_installation_goes_by_its_record(place: SmallGround) -> None:
     source = place.folder / "source" / "ed"
     source.mkdir(parents=True)
     (source / "__init__.py").write_text("")
@@ -451,11 +342,11 @@ def test_an_editable_installation_goes_by_its_record(place: Place) -> None:
 
 
 def test_what_stands_in_another_site_is_shadowed_but_not_removed(tmp_path: Path) -> None:
-    base = Place(tmp_path / "base")
+    base = SmallGround(tmp_path / "base")
     child = tmp_path / "child"
     subprocess.run([base.python, "-m", "venv", "--without-pip", str(child)], check=True)
     (site_of(child) / "base.pth").write_text(f"{base.site}\n")
-    place = Place.__new__(Place)
+    place = SmallGround.__new__(SmallGround)
     place.folder, place.venv, place.site = tmp_path, child, site_of(child)
     place.python, place.files = str(child / "bin" / "python"), {}
     before = listing(base.venv)
@@ -466,7 +357,7 @@ def test_what_stands_in_another_site_is_shadowed_but_not_removed(tmp_path: Path)
     assert listing(base.venv) == before
 
 
-def test_an_externally_managed_environment_is_refused(place: Place) -> None:
+def test_an_externally_managed_environment_is_refused(place: SmallGround) -> None:
     snapshot = replace(place.snapshot(), externally_managed="use apt\n")
     with pytest.raises(Refused, match=r"PEP 668.*use apt") as caught:
         apply_plan(place.plan(remove("gone")), snapshot, {}, prove=lambda: PASSED, environ=os.environ)
@@ -475,19 +366,19 @@ def test_an_externally_managed_environment_is_refused(place: Place) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_environment_that_cannot_be_written_is_refused(place: Place) -> None:
+def test_an_environment_that_cannot_be_written_is_refused(place: SmallGround) -> None:
     place.venv.chmod(0o555)
     with pytest.raises(Refused, match="cannot be changed"):
         place.apply(remove("gone"))
 
 
-def test_settings_for_uv_and_pip_do_not_reach_the_staging(place: Place) -> None:
+def test_settings_for_uv_and_pip_do_not_reach_the_staging(place: SmallGround) -> None:
     environ = {**os.environ, "UV_CONSTRAINT": "/nowhere", "UV_SYSTEM_PYTHON": "1", "PIP_TARGET": "/nowhere"}
     place.apply(place.put(make_wheel(place.folder, "new", "1.0")), environ=environ)
     assert "new" in installed_versions([place.site])
 
 
-def test_the_stage_follows_the_layout_of_a_debian_site(place: Place, tmp_path: Path) -> None:
+def test_the_stage_follows_the_layout_of_a_debian_site(place: SmallGround, tmp_path: Path) -> None:
     wheel = make_wheel(
         tmp_path,
         "new",
@@ -520,13 +411,13 @@ def test_the_stage_follows_the_layout_of_a_debian_site(place: Place, tmp_path: P
     assert staged.size > 0
 
 
-def test_the_site_of_an_interpreter_is_read_from_itself(place: Place) -> None:
+def test_the_site_of_an_interpreter_is_read_from_itself(place: SmallGround) -> None:
     site = read_site(place.python, os.environ)
     assert site.is_venv
     assert (site.purelib, site.data) == (str(place.site), str(place.venv))
 
 
-def test_a_protected_distribution_stays_whole(place: Place) -> None:
+def test_a_protected_distribution_stays_whole(place: SmallGround) -> None:
     snapshot = replace(place.snapshot(), protected=frozenset({canonicalize_name("stays")}))
     before = listing(place.venv)
 
@@ -543,7 +434,7 @@ def test_a_protected_distribution_stays_whole(place: Place) -> None:
     assert (place.site / "shared" / "more.py").read_text() == "m"
 
 
-def test_what_is_replaced_of_others_is_told(place: Place) -> None:
+def test_what_is_replaced_of_others_is_told(place: SmallGround) -> None:
     notes: list[str] = []
 
     class Notes(Reporter):
@@ -558,7 +449,7 @@ def test_what_is_replaced_of_others_is_told(place: Place) -> None:
     assert f"`{place.site / 'shared' / 'stays.py'}` of `stays`: replaced" in note
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_changes(place: Place) -> None:
+def test_a_disk_that_is_too_small_is_told_before_anything_changes(place: SmallGround) -> None:
     before = listing(place.venv)
     wheel = grown(make_wheel(place.folder, "large", "1.0"))
     with pytest.raises(Unmet, match=r"1000000 TB are needed") as caught:
@@ -568,7 +459,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_changes(place: Place) 
     assert listing(place.venv) == before
 
 
-def test_what_is_copied_for_an_undo_needs_room_too(place: Place) -> None:
+def test_what_is_copied_for_an_undo_needs_room_too(place: SmallGround) -> None:
     before = listing(place.venv)
     plan = replace(place.plan(remove("gone")), undo_cost=UndoCost(files=3, bytes=10**18))
     options = {"prove": lambda: PASSED, "environ": os.environ}
@@ -578,7 +469,7 @@ def test_what_is_copied_for_an_undo_needs_room_too(place: Place) -> None:
     assert apply_plan(plan, place.snapshot(), {}, undo=False, **options) == PASSED  # type: ignore[arg-type]
 
 
-def test_what_is_installed_shares_no_file_with_a_cache(place: Place) -> None:
+def test_what_is_installed_shares_no_file_with_a_cache(place: SmallGround) -> None:
     cache = place.folder / "uv-cache"
     place.apply(
         place.put(make_wheel(place.folder, "new", "1.0")), environ={**os.environ, "UV_CACHE_DIR": str(cache)}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,16 +13,17 @@ from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import ExitCode
 from colablock.transaction.drift import find_drifts, notes_of
 from tests.support.dict_source import PYTHON_312
-from tests.support.runtime import Stub, build_site, make_venv
+from tests.support.fixtures import venv_fixture, world_fixture
+from tests.support.runtime import Stub, Venv
 from tests.support.wheels import make_wheel
-from tests.support.world import StandIn, World, open_world
+from tests.support.world import World
 
 STACK = {"numpy": "2.2.0", "torch": "2.8.0", "beside": "1.0"}
 PINS = ("numpy", "torch")
 
 
 @dataclass(frozen=True)
-class Case:
+class DriftCase:
     """*now* by name: version, installer, whether asked for by name, requirements."""
 
     now: Mapping[str, tuple[str, str, bool, tuple[str, ...]]]
@@ -37,8 +37,8 @@ def stands(*names: str) -> dict[str, tuple[str, str, bool, tuple[str, ...]]]:
 
 
 CASES = {
-    "nothing": Case(stands(*STACK)),
-    "a culprit": Case(
+    "nothing": DriftCase(stands(*STACK)),
+    "a culprit": DriftCase(
         {
             **stands("torch", "beside"),
             "numpy": ("1.26.4", "pip", False, ()),
@@ -53,7 +53,7 @@ CASES = {
             "1 distribution beside the stack changed; what it requires of them holds",
         ),
     ),
-    "a chain": Case(
+    "a chain": DriftCase(
         {
             **stands("torch", "beside"),
             "numpy": ("1.26.4", "uv", True, ()),  # uv says so of everything
@@ -68,7 +68,7 @@ CASES = {
             ),
         ),
     ),
-    "a changed culprit": Case(
+    "a changed culprit": DriftCase(
         {
             **stands("torch"),
             "numpy": ("1.0", "pip", False, ()),
@@ -81,7 +81,7 @@ CASES = {
             ),
         ),
     ),
-    "asked for itself": Case(
+    "asked for itself": DriftCase(
         {
             **stands("torch", "beside"),
             "numpy": ("1.26.4", "pip", True, ()),
@@ -92,20 +92,20 @@ CASES = {
             "1 distribution beside the stack changed; what it requires of them holds",
         ),
     ),
-    "nobody says why": Case(
+    "nobody says why": DriftCase(
         {**stands("torch", "beside"), "numpy": ("2.3.0", "", False, ())},
         ("`numpy` is 2.3.0, and was 2.2.0",),
     ),
-    "gone": Case(stands("torch", "beside"), ("`numpy` 2.2.0 is gone",)),
-    "what the stack requires": Case(
+    "gone": DriftCase(stands("torch", "beside"), ("`numpy` 2.2.0 is gone",)),
+    "what the stack requires": DriftCase(
         {**stands("numpy", "torch"), "beside": ("0.9", "pip", True, ())},
         ("`beside` is 0.9, and was 1.0 (by pip, asked for by name)",),
     ),
-    "only others": Case(
+    "only others": DriftCase(
         {**stands("numpy", "torch"), "beside": ("1.1", "pip", True, ()), "new": ("1", "pip", True, ())},
         ("2 distributions beside the stack changed; what it requires of them holds",),
     ),
-    "a whole stack": Case(
+    "a whole stack": DriftCase(
         {f"p{number}": ("2", "pip", False, ()) for number in range(12)},
         (
             *[f"`p{n}` is 2, and was 1 (by pip)" for n in (0, 1, 10, 11, *range(2, 8))],
@@ -117,7 +117,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_what_changed_is_told_with_its_cause(case: Case) -> None:
+def test_what_changed_is_told_with_its_cause(case: DriftCase) -> None:
     installed = {
         canonicalize_name(name): Installed(
             name=canonicalize_name(name),
@@ -150,25 +150,17 @@ imports = ["shapes"]
 """
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    index = tmp_path / "index"
+def fill(folder: Path) -> None:
+    index = folder / "index"
     for version in ("1.0", "2.0"):
         make_wheel(index, "colours", version)
     make_wheel(index, "shapes", "2.0", requires=["colours>=2"])
     make_wheel(index, "painter", "1.0", requires=["colours<2"])
-    (tmp_path / "tiny.toml").write_text(MATRIX)
-    with open_world(tmp_path, index) as found:
-        yield found
+    (folder / "tiny.toml").write_text(MATRIX)
 
 
-@pytest.fixture
-def venv(world: World) -> StandIn:
-    found = StandIn(folder=world.folder / "venv")
-    make_venv(found.folder, sys.executable)
-    build_site(found.site, [Stub(name="colours", version="1.0")])
-    return found
-
+world = world_fixture(fill)
+venv = venv_fixture(Stub(name="colours", version="1.0"))
 
 CULPRIT = (
     "since it was applied: `colours` is 1.0, and was 2.0 (by uv), "
@@ -177,7 +169,7 @@ CULPRIT = (
 
 
 @pytest.mark.slow
-def test_a_later_installation_is_named_and_repaired(world: World, venv: StandIn) -> None:
+def test_a_later_installation_is_named_and_repaired(world: World, venv: Venv) -> None:
     options = ("tiny.toml", "--into", "kernel", "--python", venv.python, "--json")
     first = world.run("apply", *options)
     assert first.code == ExitCode.DONE, first.err

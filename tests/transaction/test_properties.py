@@ -62,7 +62,7 @@ def some(of: tuple[str, ...]) -> st.SearchStrategy[frozenset[str]]:
 
 
 @dataclass(frozen=True)
-class World:
+class DrawnChange:
     """What is installed, what stands beside it, and what a change removes and brings."""
 
     installed: Mapping[str, frozenset[str]]
@@ -75,11 +75,11 @@ class World:
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
+def worlds(draw: st.DrawFn) -> DrawnChange:
     installed = draw(st.dictionaries(st.sampled_from(NAMES), some(PATHS)))
     brought = draw(st.dictionaries(st.sampled_from((*NAMES, "e")), some(PATHS), max_size=3))
     removed = draw(some(tuple(installed))) if installed else frozenset()
-    return World(
+    return DrawnChange(
         installed=installed,
         of_nobody=draw(some(OF_NOBODY)),
         empty=draw(some(EMPTY)),
@@ -90,10 +90,10 @@ def worlds(draw: st.DrawFn) -> World:
     )
 
 
-class Place:
+class DrawnPlace:
     """The environment of a world, and its change."""
 
-    def __init__(self, folder: Path, world: World) -> None:
+    def __init__(self, folder: Path, world: DrawnChange) -> None:
         self._world = world
         env = folder / "env"
         self._pure = env / "lib" / "python3" / "site-packages"
@@ -203,9 +203,9 @@ def _installed(dist_info: Path) -> Installed:
 
 
 @contextmanager
-def place_of(world: World) -> Iterator[Place]:
+def place_of(world: DrawnChange) -> Iterator[DrawnPlace]:
     with tempfile.TemporaryDirectory(prefix="colablock-", dir=IN_MEMORY) as folder:
-        yield Place(Path(folder), world)
+        yield DrawnPlace(Path(folder), world)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def brought(listing: StrictListing) -> dict[str, tuple[object, ...]]:
 
 
 @given(worlds(), stops)
-def test_a_change_that_fails_is_the_identity(world: World, stop: Stop) -> None:
+def test_a_change_that_fails_is_the_identity(world: DrawnChange, stop: Stop) -> None:
     with place_of(world) as place:
         before = place.tree.listing()
         disk = stop.disk()
@@ -249,7 +249,7 @@ def test_a_change_that_fails_is_the_identity(world: World, stop: Stop) -> None:
 
 
 @given(worlds(), stops)
-def test_a_change_that_dies_is_put_back(world: World, stop: Stop) -> None:
+def test_a_change_that_dies_is_put_back(world: DrawnChange, stop: Stop) -> None:
     with place_of(world) as place:
         before = place.tree.listing()
         disk = stop.disk()
@@ -262,7 +262,7 @@ def test_a_change_that_dies_is_put_back(world: World, stop: Stop) -> None:
 
 
 @given(worlds(), st.sampled_from(["nothing", "folders", "everything"]))
-def test_a_change_and_its_undoing_are_the_identity(world: World, what: str) -> None:
+def test_a_change_and_its_undoing_are_the_identity(world: DrawnChange, what: str) -> None:
     with place_of(world) as place:
         before = place.tree.listing()
         try:
@@ -274,7 +274,7 @@ def test_a_change_and_its_undoing_are_the_identity(world: World, what: str) -> N
 
 
 @given(worlds(), stops)
-def test_an_undoing_that_fails_is_the_identity(world: World, stop: Stop) -> None:
+def test_an_undoing_that_fails_is_the_identity(world: DrawnChange, stop: Stop) -> None:
     with place_of(world) as place:
         try:
             place.apply(Operations())
@@ -288,7 +288,7 @@ def test_an_undoing_that_fails_is_the_identity(world: World, stop: Stop) -> None
 
 
 @given(worlds())
-def test_a_change_made_twice_is_the_change_made_once(world: World) -> None:
+def test_a_change_made_twice_is_the_change_made_once(world: DrawnChange) -> None:
     with place_of(world) as place:
         try:
             place.apply(Operations())

@@ -16,26 +16,21 @@ from colablock.transaction.journal import recover
 from colablock.transaction.rollback import UndoneChange, roll_back
 from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.runtime import Stub, build_site
+from tests.support.small_ground import SmallGround, remove
 from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel
-from tests.transaction.test_apply import Place, remove
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
-
-
-def undo(place: Place, **options: object) -> tuple[UndoneChange, ...]:
+def undo(place: SmallGround, **options: object) -> tuple[UndoneChange, ...]:
     site = read_site(place.python, os.environ)
     return roll_back(site, look=place.snapshot, **options)  # type: ignore[arg-type]
 
 
-def state(place: Place) -> Path:
+def state(place: SmallGround) -> Path:
     return place.venv / ".colablock"
 
 
-def test_a_rollback_leaves_everything_as_it_was_before_the_apply(place: Place) -> None:
+def test_a_rollback_leaves_everything_as_it_was_before_the_apply(place: SmallGround) -> None:
     before = listing(place.venv)
     place.apply(*place.steps())
     (change,) = read_history(state(place))
@@ -52,7 +47,7 @@ def test_a_rollback_leaves_everything_as_it_was_before_the_apply(place: Place) -
     assert listing(place.venv) == before
 
 
-def test_there_is_nothing_to_undo_where_nothing_was_changed(place: Place) -> None:
+def test_there_is_nothing_to_undo_where_nothing_was_changed(place: SmallGround) -> None:
     before = listing(place.venv)
     with pytest.raises(NotFound, match="has changed nothing"):
         undo(place)
@@ -63,7 +58,7 @@ def test_there_is_nothing_to_undo_where_nothing_was_changed(place: Place) -> Non
     assert listing(place.venv) == before
 
 
-def two_changes(place: Place) -> list[dict[str, tuple[str, int, str | bytes]]]:
+def two_changes(place: SmallGround) -> list[dict[str, tuple[str, int, str | bytes]]]:
     states = [installed_listing(place.venv)]
     place.apply(*place.steps())
     states.append(installed_listing(place.venv))
@@ -72,7 +67,7 @@ def two_changes(place: Place) -> list[dict[str, tuple[str, int, str | bytes]]]:
     return [*states, installed_listing(place.venv)]
 
 
-def test_changes_are_undone_one_by_one_the_newest_first(place: Place) -> None:
+def test_changes_are_undone_one_by_one_the_newest_first(place: SmallGround) -> None:
     states = two_changes(place)
     assert [change.number for change in read_history(state(place))] == [1, 2]
     for number in (1, 0):
@@ -81,13 +76,13 @@ def test_changes_are_undone_one_by_one_the_newest_first(place: Place) -> None:
     assert not state(place).exists()
 
 
-def test_to_first_undoes_them_all(place: Place) -> None:
+def test_to_first_undoes_them_all(place: SmallGround) -> None:
     states = two_changes(place)
     assert [undone.change.number for undone in undo(place, to_first=True)] == [2, 1]
     assert listing(place.venv) == states[0]
 
 
-def test_what_was_installed_since_stays_and_is_told(place: Place) -> None:
+def test_what_was_installed_since_stays_and_is_told(place: SmallGround) -> None:
     place.apply(*place.steps())
     build_site(place.site, [Stub(name="since", version="1.0", files={"shared/since.py": "s"})])
     (undone,) = undo(place)
@@ -96,7 +91,7 @@ def test_what_was_installed_since_stays_and_is_told(place: Place) -> None:
     assert (place.site / "shared" / "gone.py").exists()
 
 
-def test_what_others_put_in_place_of_ours_goes(place: Place) -> None:
+def test_what_others_put_in_place_of_ours_goes(place: SmallGround) -> None:
     before = listing(place.venv)
     place.apply(*place.steps())
     build_site(
@@ -106,7 +101,7 @@ def test_what_others_put_in_place_of_ours_goes(place: Place) -> None:
     assert listing(place.venv) == before
 
 
-def test_files_of_nobody_stay_where_they_are(place: Place) -> None:
+def test_files_of_nobody_stay_where_they_are(place: SmallGround) -> None:
     place.apply(*place.steps())
     (place.site / "moved" / "mine.txt").write_text("mine")
     (place.site / "gone").write_text("in the way")
@@ -117,7 +112,7 @@ def test_files_of_nobody_stay_where_they_are(place: Place) -> None:
     assert (place.site / "gone" / "data.txt").read_text() == "d"
 
 
-def test_bytecode_written_since_goes_with_its_source(place: Place) -> None:
+def test_bytecode_written_since_goes_with_its_source(place: SmallGround) -> None:
     before = listing(place.venv)
     place.apply(*place.steps())
     for folder in ("moved", "new", "shared"):
@@ -128,7 +123,7 @@ def test_bytecode_written_since_goes_with_its_source(place: Place) -> None:
     assert listing(place.venv) == before
 
 
-def test_bytecode_of_nobody_that_stood_there_stays(place: Place) -> None:
+def test_bytecode_of_nobody_that_stood_there_stays(place: SmallGround) -> None:
     (place.site / "stays" / "__pycache__").mkdir()
     for module in ("long_gone", "new"):
         (place.site / "stays" / "__pycache__" / f"{module}.cpython-311.pyc").write_bytes(b"x")
@@ -138,7 +133,7 @@ def test_bytecode_of_nobody_that_stood_there_stays(place: Place) -> None:
     assert listing(place.venv) == before
 
 
-def test_an_empty_folder_that_stood_there_stays(place: Place) -> None:
+def test_an_empty_folder_that_stood_there_stays(place: SmallGround) -> None:
     (place.site / "new" / "empty").mkdir(parents=True)
     before = listing(place.venv)
     place.apply(*place.steps())
@@ -146,7 +141,7 @@ def test_an_empty_folder_that_stood_there_stays(place: Place) -> None:
     assert listing(place.venv) == before
 
 
-def test_an_overlapping_file_that_stood_goes_back_to_its_bytes(place: Place) -> None:
+def test_an_overlapping_file_that_stood_goes_back_to_its_bytes(place: SmallGround) -> None:
     before = listing(place.venv)
     wheel = make_wheel(place.folder, "new", "2.0", modules={"shared/both.py": "new", "shared/stays.py": "n"})
     place.apply(place.put(wheel))
@@ -155,7 +150,7 @@ def test_an_overlapping_file_that_stood_goes_back_to_its_bytes(place: Place) -> 
     assert listing(place.venv) == before
 
 
-def test_a_protected_file_that_was_left_in_its_place_stays(place: Place) -> None:
+def test_a_protected_file_that_was_left_in_its_place_stays(place: SmallGround) -> None:
     before = listing(place.venv)
     snapshot = replace(place.snapshot(), protected=frozenset({canonicalize_name("stays")}))
     modules = {"shared/__init__.py": "", "shared/more.py": ""}
@@ -165,7 +160,7 @@ def test_a_protected_file_that_was_left_in_its_place_stays(place: Place) -> None
     assert listing(place.venv) == before
 
 
-def test_a_dropped_stash_cannot_be_undone(place: Place) -> None:
+def test_a_dropped_stash_cannot_be_undone(place: SmallGround) -> None:
     two_changes(place)
     before = installed_listing(place.venv)
     assert [change.number for change in drop(state(place), 1)] == [1]
@@ -185,7 +180,7 @@ def test_a_dropped_stash_cannot_be_undone(place: Place) -> None:
 
 @pytest.mark.parametrize("what", ["nothing", "folders", pytest.param("everything", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
-def test_a_rollback_that_fails_anywhere_leads_back(place: Place, what: str, moment: Moment) -> None:
+def test_a_rollback_that_fails_anywhere_leads_back(place: SmallGround, what: str, moment: Moment) -> None:
     place.apply(*place.steps())
     before = listing(place.venv)
     site, snapshot = read_site(place.python, os.environ), place.snapshot()  # it is put back each time
@@ -200,7 +195,7 @@ def test_a_rollback_that_fails_anywhere_leads_back(place: Place, what: str, mome
 
 
 @pytest.mark.parametrize("what", ["nothing", "folders"])
-def test_a_rollback_that_dies_anywhere_is_put_back_by_the_next_call(place: Place, what: str) -> None:
+def test_a_rollback_that_dies_anywhere_is_put_back_by_the_next_call(place: SmallGround, what: str) -> None:
     first = listing(place.venv)
     place.apply(*place.steps())
     before = listing(place.venv)
@@ -218,7 +213,7 @@ def test_a_rollback_that_dies_anywhere_is_put_back_by_the_next_call(place: Place
     assert listing(place.venv) == first
 
 
-def test_a_record_that_cannot_be_read_is_named(place: Place) -> None:
+def test_a_record_that_cannot_be_read_is_named(place: SmallGround) -> None:
     place.apply(*place.steps())
     record = state(place) / "changes" / "0001" / "record.json"
     record.write_text("{}")

@@ -16,29 +16,23 @@ from colablock.environment.site import read_site
 from colablock.errors import Refused
 from colablock.transaction.site_lock import locked
 from tests.support.faults import die, in_a_child
-from tests.support.runtime import make_venv, site_of
+from tests.support.runtime import Venv
 from tests.support.trees import listing
 from tests.support.wheels import make_wheel
 
 
-@pytest.fixture
-def venv(tmp_path: Path) -> Path:
-    make_venv(tmp_path / "env", sys.executable)
-    return tmp_path / "env"
-
-
-def test_uv_waits_while_a_change_is_under_way_and_a_change_for_uv(venv: Path, tmp_path: Path) -> None:
-    python = str(venv / "bin" / "python")
-    before = listing(venv)
+def test_uv_waits_while_a_change_is_under_way_and_a_change_for_uv(venv: Venv, tmp_path: Path) -> None:
+    python = venv.python
+    before = listing(venv.folder)
     wheel = make_wheel(tmp_path, "colours", "1.0")
     command = [str(find_uv_bin()), "pip", "install", "--offline", "--python", python, str(wheel)]
     site = read_site(python, os.environ)
     with locked(site), subprocess.Popen(command, stderr=subprocess.DEVNULL) as uv:
         time.sleep(1.5)
         assert uv.poll() is None  # it waits
-        assert not site_of(venv).joinpath("colours").exists()
+        assert not venv.site.joinpath("colours").exists()
         uv.kill()
-    assert listing(venv) == before  # uv's lock was of our making
+    assert listing(venv.folder) == before  # uv's lock was of our making
 
     script = (
         "import fcntl, sys, time\n"
@@ -46,33 +40,33 @@ def test_uv_waits_while_a_change_is_under_way_and_a_change_for_uv(venv: Path, tm
         "print('held', flush=True)\n"
         "time.sleep(60)\n"
     )
-    holding = [sys.executable, "-c", script, str(venv / ".lock")]
+    holding = [sys.executable, "-c", script, str(venv.folder / ".lock")]
     with subprocess.Popen(holding, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(Refused, match="is changing"), locked(site, wait=0.2):
             pass
         other.kill()
-    assert (venv / ".lock").is_file()  # that one was not
+    assert (venv.folder / ".lock").is_file()  # that one was not
 
 
-def test_a_lock_of_our_making_goes_after_a_kill_too(venv: Path) -> None:
-    site = read_site(venv / "bin" / "python", os.environ)
-    before = listing(venv)
+def test_a_lock_of_our_making_goes_after_a_kill_too(venv: Venv) -> None:
+    site = read_site(venv.python, os.environ)
+    before = listing(venv.folder)
 
     def dies() -> None:
         with locked(site):
             die()
 
     assert in_a_child(dies) != 0
-    assert (venv / ".lock").exists()
+    assert (venv.folder / ".lock").exists()
     with locked(site):
         pass
-    assert listing(venv) == before
+    assert listing(venv.folder) == before
 
 
-def test_who_waits_is_told_for_whom(venv: Path) -> None:
-    site = read_site(venv / "bin" / "python", os.environ)
+def test_who_waits_is_told_for_whom(venv: Venv) -> None:
+    site = read_site(venv.python, os.environ)
     notes: list[str] = []
 
     class Notes(Reporter):
@@ -85,4 +79,4 @@ def test_who_waits_is_told_for_whom(venv: Path) -> None:
 
     with locked(site), pytest.raises(Refused, match=rf"another process \({os.getpid()}\) is changing"):
         waits()
-    assert notes == [f"waiting: another process ({os.getpid()}) is changing {venv}"]
+    assert notes == [f"waiting: another process ({os.getpid()}) is changing {venv.folder}"]

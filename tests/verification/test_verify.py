@@ -360,14 +360,14 @@ def test_a_capability_is_proven_or_says_why_not(
 
 
 def test_progress_is_told(python: Path) -> None:
-    class Told(Reporter):
+    class Notes(Reporter):
         def __init__(self) -> None:
             self.steps: list[tuple[str, int, int]] = []
 
         def step(self, text: str, done: int, total: int) -> None:
             self.steps.append((text, done, total))
 
-    told = Told()
+    told = Notes()
     prove(python, verify=Verify(imports=("good", "bad")), pins={}, environ=os.environ, reporter=told)
     assert told.steps == [("import good", 1, 2), ("import bad", 2, 2)]
 

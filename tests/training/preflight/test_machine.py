@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +19,8 @@ from colablock.training.preflight.machine import (
     system_memory,
     visible,
 )
-from tests.support.runtime import Stub, build_site, make_venv, site_of
+from tests.support.accelerators import compile_nvml
+from tests.support.runtime import Stub, Venv, build_site, site_of
 
 GIB = 2**30
 MIB = 2**20
@@ -229,16 +227,7 @@ int VERSION(void *device, unsigned *count, process *rows) {
 
 
 def library(folder: Path, **macros: object) -> dict[str, str]:
-    """Compile a driver library into *folder*, and return an environment that finds it."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    source = folder / "nvml.c"
-    source.write_text(LIBRARY)
-    defines = [f"-D{name}={value}" for name, value in {"UUID": 0, "OWN": os.getpid(), **macros}.items()]
-    output = str(folder / "libnvidia-ml.so.1")
-    subprocess.run([compiler, "-shared", "-fPIC", *defines, str(source), "-o", output], check=True)
-    return {"LD_LIBRARY_PATH": str(folder), "PATH": str(folder)}
+    return compile_nvml(folder, LIBRARY, **{"UUID": 0, **macros})
 
 
 def l4(free: int | None) -> Card:
@@ -383,16 +372,9 @@ WHOLE = Stack(
 )
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_venv(tmp_path_factory.mktemp("stack") / "env", sys.executable)
-
-
 @pytest.fixture
-def python(empty: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "env"
-    shutil.copytree(empty.parents[1], folder, symlinks=True)
-    return folder / "bin" / "python"
+def python(venv: Venv) -> Path:
+    return Path(venv.python)
 
 
 def install(python: Path, torch: Mapping[str, str], transformers: Mapping[str, str], *more: Stub) -> None:

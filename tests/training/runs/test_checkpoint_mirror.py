@@ -35,7 +35,8 @@ from colablock.training.runs.checkpoint_mirror import (
 from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.folder import RunFolder, State
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
-from tests.support.run_folders import CHECKPOINT, Told, end, make_checkpoint, make_run
+from tests.support.reporters import Notes
+from tests.support.run_folders import CHECKPOINT, end, make_checkpoint, make_run
 from tests.support.runtime import make_venv, site_of
 from tests.support.training_stack import until
 
@@ -77,7 +78,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 def bring_back(drive: Path, into: Path) -> tuple[Path, list[str]]:
-    told = Told()
+    told = Notes()
     return restore(FolderStore(drive), "run-1", into, reporter=told), told.notes
 
 
@@ -465,10 +466,10 @@ def test_where_nothing_of_it_can_be_used_each_reason_is_said(two: Path, tmp_path
 def test_another_run_is_not_taken_for_this_one(two: Path, tmp_path: Path) -> None:
     for run_id in ("run", "run-1-checkpoint-40", "other"):
         with pytest.raises(NotFound, match=f"no checkpoint of the run `{run_id}`") as caught:
-            restore(FolderStore(two), run_id, tmp_path / "new", reporter=Told())
+            restore(FolderStore(two), run_id, tmp_path / "new", reporter=Notes())
         assert caught.value.hint == "There are checkpoints of `run-1`"
     with pytest.raises(NotFound) as caught:
-        restore(FolderStore(tmp_path / "none"), "run-1", tmp_path / "new", reporter=Told())
+        restore(FolderStore(tmp_path / "none"), "run-1", tmp_path / "new", reporter=Notes())
     assert caught.value.hint is None
 
 
@@ -697,7 +698,7 @@ def test_the_hub_keeps_the_newest_two_in_a_private_repository(
         "Take away what is older",
     ]
     damage(tmp_path / "hub" / "org" / "name" / "run-1-checkpoint-60.tar", 3000)
-    told = Told()
+    told = Notes()
     found = restore(store, "run-1", tmp_path / "new", reporter=told)
     assert found.name == "checkpoint-40"
     assert verify_checkpoint(found) == ()

@@ -25,7 +25,8 @@ from colablock.training.runs.checkpoints import (
 )
 from colablock.training.runs.config import DataSource, config_from, config_to
 from colablock.training.runs.folder import RunRecord
-from tests.support.run_folders import CHECKPOINT, Told, make_checkpoint
+from tests.support.reporters import Notes
+from tests.support.run_folders import CHECKPOINT, make_checkpoint
 
 MANIFEST = "colablock.json"
 
@@ -65,7 +66,7 @@ def test_checkpoints_are_listed_by_their_step_the_latest_first(run: Path) -> Non
 
 
 def test_the_newest_whole_one_is_taken_and_nothing_is_said(run: Path) -> None:
-    told = Told()
+    told = Notes()
     assert newest_valid(run, told) == run / "checkpoint-40"
     assert told.notes == []
 
@@ -80,7 +81,7 @@ def test_whichever_file_is_damaged_the_one_before_is_taken(
     run: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     damage(run / "checkpoint-40" / name)
-    told = Told()
+    told = Notes()
     assert newest_valid(run, told) == run / "checkpoint-20"
     (note,) = told.notes
     assert note.startswith("checkpoint-40 is damaged: ")
@@ -90,7 +91,7 @@ def test_whichever_file_is_damaged_the_one_before_is_taken(
 
 def test_what_is_wrong_is_said_in_numbers(run: Path) -> None:
     truncate(run / "checkpoint-40" / "optimizer.pt")
-    told = Told()
+    told = Notes()
     newest_valid(run, told)
     assert told.notes == [
         "checkpoint-40 is damaged: `optimizer.pt` has 12 bytes, and had 3,400; checkpoint-20 is taken"
@@ -101,7 +102,7 @@ def test_where_none_is_whole_none_is_taken(run: Path) -> None:
     (run / "checkpoint-40" / MANIFEST).unlink()
     for path in (run / "checkpoint-20").glob("*.*"):
         path.unlink() if path.name != MANIFEST else None
-    told = Told()
+    told = Notes()
     assert newest_valid(run, told) is None
     missing = ", ".join(f"`{name}` is missing" for name in sorted(CHECKPOINT)[:1] + sorted(CHECKPOINT)[2:4])
     then = "there is no whole one before it"

@@ -21,7 +21,7 @@ from tests.support.runs import STARTED, a_run, a_sleeper, add_events, events_of,
 SOON = 0.01
 
 
-class Notes:
+class KeptView:
     """A view that keeps what it was shown."""
 
     def __init__(self) -> None:
@@ -89,10 +89,10 @@ def test_one_that_is_killed_ends_what_follows_it(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_asks_it_to_stop_at_a_checkpoint(tmp_path: Path) -> None:
-    view = Notes()
+    view = KeptView()
 
     def update(progress: Progress) -> None:
-        Notes.update(view, progress)
+        KeptView.update(view, progress)
         if progress.step >= 3 and not view.notes:
             raise KeyboardInterrupt
 
@@ -112,7 +112,7 @@ def test_a_second_interrupt_leaves_it_to_itself(running: RunFolder) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    view = Notes()
+    view = KeptView()
     assert watch("tiny", running, view, sleep=interrupt).state is State.RUNNING
     assert running.stop_file.exists()
     asked, left = view.notes
@@ -127,7 +127,7 @@ def test_an_interrupt_of_one_that_has_just_ended_leaves_no_request(running: RunF
         running.write_record(record_of(id="run"))
         raise KeyboardInterrupt
 
-    view = Notes()
+    view = KeptView()
     assert watch("tiny", running, view, sleep=end).state is State.DONE
     assert not running.stop_file.exists()
     assert view.notes == []
@@ -138,14 +138,14 @@ def test_an_interrupt_where_the_folder_is_gone_ends_it(running: RunFolder) -> No
         shutil.rmtree(running.path)
         raise KeyboardInterrupt
 
-    assert watch("tiny", running, Notes(), sleep=clear).state is State.PREPARED
+    assert watch("tiny", running, KeptView(), sleep=clear).state is State.PREPARED
 
 
 def test_an_interrupt_by_which_a_kernel_is_restarted_asks_for_nothing(running: RunFolder) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    view = Notes()
+    view = KeptView()
     summary = watch("tiny", running, view, is_leaving=lambda: True, sleep=interrupt)
     assert summary.state is State.RUNNING
     assert not running.stop_file.exists()
@@ -156,7 +156,7 @@ def test_an_interrupt_meanwhile_is_one_of_the_user(running: RunFolder) -> None:
     def interrupt(_: float = 0.0) -> bool:
         raise KeyboardInterrupt
 
-    assert watch("tiny", running, Notes(), is_leaving=interrupt, sleep=interrupt).state is State.RUNNING
+    assert watch("tiny", running, KeptView(), is_leaving=interrupt, sleep=interrupt).state is State.RUNNING
     assert running.stop_file.exists()
 
 
@@ -164,7 +164,7 @@ def test_an_interrupt_of_one_who_only_watches_asks_for_nothing(running: RunFolde
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    view = Notes()
+    view = KeptView()
     summary = watch("tiny", running, view, stops=False, sleep=interrupt)
     assert summary.state is State.RUNNING
     assert not running.stop_file.exists()
@@ -181,7 +181,7 @@ def test_what_its_mirror_says_meanwhile_is_said(running: RunFolder) -> None:
         with mirrored.open("a", encoding="utf-8") as file:
             file.write("checkpoint-20 is mirrored, not confirmed\n")
 
-    view = Notes()
+    view = KeptView()
     summary = watch("tiny", running, view, stops=False, sleep=sleep)
     assert view.notes[:-1] == ["checkpoint-20 is mirrored, not confirmed"]
     assert summary.mirror == "checkpoint-20 is mirrored, not confirmed"
@@ -195,7 +195,7 @@ def test_what_its_mirror_says_while_it_stops_is_said(running: RunFolder) -> None
             raise KeyboardInterrupt
         mirrored.write_text("checkpoint-20 is mirrored, not confirmed\n")
 
-    view = Notes()
+    view = KeptView()
     watch("tiny", running, view, sleep=sleep)
     assert view.notes[1:-1] == ["checkpoint-20 is mirrored, not confirmed"]
 

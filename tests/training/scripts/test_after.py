@@ -20,7 +20,8 @@ from colablock.training.adapter import adapter_of, download, generate, merge, pu
 from colablock.training.runs.checkpoints import write_manifest
 from colablock.training.scripts import after as _after
 from colablock.training.scripts.after import Refusal, Stored
-from tests.support.run_folders import Told, end, make_checkpoint, make_run
+from tests.support.reporters import Notes
+from tests.support.run_folders import end, make_checkpoint, make_run
 from tests.support.runtime import make_venv, site_of
 from tests.support.stack import needs_stack, stack_python
 
@@ -219,7 +220,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_adapter_of_a_run_that_is_not_done_is_that_of_its_newest_checkpoint(tmp_path: Path) -> None:
-    told = Told()
+    told = Notes()
     with pytest.raises(NotFound, match="there is no adapter"):
         adapter_of(tmp_path, reporter=told)
     make_adapter(make_checkpoint(tmp_path, 20))
@@ -237,13 +238,13 @@ def test_the_adapter_of_a_run_that_is_not_done_is_that_of_its_newest_checkpoint(
 def test_the_adapter_of_an_earlier_stop_is_an_old_one(state: str | None, found: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)  # running
     make_adapter(run.adapter)
-    assert adapter_of(tmp_path, reporter=Told()) == run.adapter  # there is no other yet
+    assert adapter_of(tmp_path, reporter=Notes()) == run.adapter  # there is no other yet
     make_adapter(make_checkpoint(tmp_path, 30))
     write_manifest(tmp_path / "checkpoint-30")
-    assert adapter_of(tmp_path, reporter=Told()) == tmp_path / "checkpoint-30"
+    assert adapter_of(tmp_path, reporter=Notes()) == tmp_path / "checkpoint-30"
     if state is not None:
         end(run, state)
-    assert adapter_of(tmp_path, reporter=Told()) == tmp_path / found
+    assert adapter_of(tmp_path, reporter=Notes()) == tmp_path / found
 
 
 def test_a_zip_holds_the_adapter_and_the_record_without_tokens(run: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from colablock.training.runs.crash import explain
 from colablock.training.runs.folder import RunFolder, State
 from colablock.training.runs.launch import exit_code_of, free_port
 from colablock.training.scripts import FOLDER as SCRIPTS
-from tests.support.run_folders import Told
+from tests.support.reporters import Notes
 from tests.support.training_stack import (
     Bench,
     TrainingStack,
@@ -98,7 +98,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(whole: RunFolder, b
     kill(folder)
     assert folder.state() is State.KILLED
     assert not folder.end_file.exists()
-    newest = newest_valid(folder.path, Told())
+    newest = newest_valid(folder.path, Notes())
     assert newest == folder.path / "checkpoint-4"
     for path in list_checkpoints(folder.path)[1:]:  # asked to find one, a trainer would take any
         path.rename(folder.path / "checkpoint-99")
@@ -118,7 +118,7 @@ def test_who_asks_for_a_stop_gets_a_checkpoint(bench: Bench) -> None:
     stopped = folder.end()["step"]
     assert folder.state() is State.STOPPED
     assert 2 <= stopped < 1000
-    assert newest_valid(folder.path, Told()) == folder.path / f"checkpoint-{stopped}"
+    assert newest_valid(folder.path, Notes()) == folder.path / f"checkpoint-{stopped}"
     assert folder.metrics()[-1] == folder.metrics()[-1] | {
         "event": "end",
         "state": "stopped",
@@ -162,7 +162,7 @@ def test_a_failure_is_kept_and_explained(bench: Bench) -> None:
     found = explain(folder)
     assert found is not None
     assert (found.cause, found.checkpoint) == ("disk-full", "checkpoint-2")
-    told = Told()
+    told = Notes()
     assert newest_valid(folder.path, told) == folder.path / "checkpoint-2"  # the half one is passed over
     assert "checkpoint-4 is damaged: it has no manifest" in told.notes[0]
     bench.train(bench.job(config=bench.config(save_steps=2), resume=folder.path / "checkpoint-2"))
@@ -281,7 +281,7 @@ def test_a_line_that_was_cut_off_takes_no_other_with_it(bench: Bench) -> None:
     kill(folder)
     with folder.metrics_file.open("a") as file:
         file.write('{"event": "st')
-    again(folder, bench.environ(), resume=str(newest_valid(folder.path, Told())))
+    again(folder, bench.environ(), resume=str(newest_valid(folder.path, Notes())))
     assert end_of(folder).state() is State.DONE
     assert len(steps_of(folder, "start")) == 2
 

@@ -1,0 +1,17 @@
+"""Reporters that keep what they are told."""
+
+from __future__ import annotations
+
+from colablock._common.reporter import Reporter
+
+__all__ = ["Notes"]
+
+
+class Notes(Reporter):
+    """Keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
