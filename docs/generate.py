@@ -202,13 +202,6 @@ DECIDED: Mapping[str, Mapping[str, Any]] = {
     "a tokenizer without a padding token": {"pads_with_eos": True, "eos_token": "d"},
 }
 
-# Where the parser itself leaves it at the name.
-HELP = {
-    "NAME": "a matrix by name, or the path of its file",
-    "NAME|FILE": "a matrix by name, or the path of its file",
-    "PKG": "the project that is asked about",
-}
-
 EXIT_MEANING = {
     ExitCode.DONE: "Done. `apply` with nothing left to do is done as well.",
     ExitCode.UNMET: "It cannot be done, and nothing changed: no solution, a refusal, a failed check or run.",
@@ -216,7 +209,7 @@ EXIT_MEANING = {
     ExitCode.ROLLED_BACK: "The change failed; the environment is as it was before.",
     ExitCode.NOT_RESTORED: "The change failed and could not be undone; the message says where the files are.",
     ExitCode.NOT_PROVEN: "Applied and kept, as `--keep` asks, although a proof failed.",
-    ExitCode.BUG: "A bug of colablock. Please report it.",
+    ExitCode.BUG: "A bug in colablock. Please report it.",
     ExitCode.INTERRUPTED: "Interrupted from the keyboard.",
 }
 
@@ -317,7 +310,7 @@ def argument_name(action: argparse.Action) -> str:
 def action_row(action: argparse.Action) -> tuple[str, str]:
     """Return one argument or option as a row."""
     if not action.option_strings:
-        return f"`{argument_name(action)}`", action.help or HELP[argument_name(action)]
+        return f"`{argument_name(action)}`", action.help or ""
     value = ""
     if action.nargs != 0:
         value = " " + ("|".join(map(str, action.choices)) if action.choices else argument_name(action))

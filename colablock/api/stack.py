@@ -78,8 +78,8 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
     - ``broken``: the remedy for everything that breaks directly: ``"repair"``, ``"remove"``
       or ``"leave"``
     - ``keep``: ``True`` keeps the result even when a check fails
-    - ``undo``: ``False`` deletes files of the image where keeping them would mean to copy
-      them (overlayfs); such a change can neither be rolled back on failure nor undone later
+    - ``undo``: ``False`` deletes files of the image where a stash would need a copy of them
+      (overlayfs); such a change can neither be rolled back on failure nor undone later
     - ``break_system_packages``: ``True`` changes the kernel's environment even if it is
       marked as externally managed (PEP 668)
 

@@ -1,4 +1,4 @@
-"""The front door of training: to train, to come back to a run, and to use what was learnt."""
+"""The training functions of the Python API: train, attach to a run, use the result."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ add_form(Receipt, DisplayForm(receipt_to_html, receipt_text, receipt_title))
 
 
 class Run:
-    """A training run.  Every property looks at its folder anew, and none of them waits."""
+    """A training run.  Each property reads the run folder anew, and returns at once."""
 
     def __init__(self, named: NamedRun, *, environ: Mapping[str, str] = os.environ) -> None:
-        #: Its name, by which `attach` finds it.
+        #: The name of the run, for `attach`.
         self.id = named.id
         self._folder = named.folder
         self._environ = environ
 
     @property
     def folder(self) -> Path:
-        """Where its log, its metrics, its checkpoints and what it learnt are."""
+        """The folder with the log, the metrics, the checkpoints and the trained adapter."""
         return self._folder.path
 
     @property
@@ -63,60 +63,60 @@ class Run:
 
     @property
     def record(self) -> RunRecord | None:
-        """What was started: lock, matrix, config, cards, seeds, git revision."""
+        """The record of the start: lock, matrix, config, cards, seeds, git revision."""
         return self._folder.record()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Every event so far, oldest first."""
+        """All events so far, oldest first."""
         return self._folder.metrics()
 
     @property
     def summary(self) -> RunSummary:
-        """How far it came and how it ended."""
+        """The progress of the run and how it ended."""
         return summary_of(self.id, self._folder)
 
     def follow(self, *, quiet: bool = False) -> Run:
-        """Show it until it has ended; with *quiet* only wait for that.
+        """Show the progress until the run ends; with *quiet* only wait.
 
-        An interrupt asks it to stop at a checkpoint, a second one waits no longer: then
-        KeyboardInterrupt is raised, so that nothing goes on by a run that is not over.
-        Raises TrainingFailed, with what is known of the cause, where it failed.
+        The first interrupt asks the run to stop at a checkpoint.  The second one stops
+        waiting and raises KeyboardInterrupt, so that no later code takes the run for finished.
+        Raises TrainingFailed, with the known cause, if the run failed.
         """
         with view_for(self.id, self._folder, environ=self._environ, notebook=True, quiet=quiet) as view:
             summary = watch(self.id, self._folder, view, is_leaving=is_ending)
             view.close(summary)
         if summary.state is State.RUNNING:
-            raise KeyboardInterrupt(f"the run `{self.id}` goes on; {attach_hint(self.id)}")
+            raise KeyboardInterrupt(f"the run `{self.id}` is still running; {attach_hint(self.id)}")
         raise_failure(summary)
         if not quiet:
             note_shown(self)
         return self
 
     def stop(self) -> None:
-        """Ask it to stop at a checkpoint, after the step that it is at; returns at once.
+        """Ask the run to stop at a checkpoint after its current step, and return at once.
 
-        Raises Refused where it does not run.
+        Raises Refused if it is not running.
         """
         stop_run(self.id, self._folder)
 
     def plot(self, path: str | os.PathLike[str] = "loss.png") -> Path:
-        """Draw its loss curve into a PNG or SVG file, and return the path."""
+        """Draw the loss curve into a PNG or SVG file and return the path."""
         target = Path(path)
         write_curve(self._folder, target, environ=self._environ)
         return target
 
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
-        """Return what the trained model says to each prompt; *options* are those of `adapter.generate`."""
+        """Return the output of the trained model for each prompt; *options* are those of `adapter.generate`."""
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
         with reporter_for(notebook=True) as reporter:
             options = {"reporter": reporter, **options}
             return adapter.generate(self.folder, asked, environ=self._with_token(), **options)
 
     def merge(self, output: str | os.PathLike[str] | None = None, *, base: str | None = None) -> Path:
-        """Write the base model with what was learnt, shard by shard, to a new folder; return that.
+        """Merge the adapter into the base model, shard by shard, into a new folder; return the folder.
 
-        *base* stands in for the run's own, where that is quantised.
+        *base* replaces the base model of the run, which is needed if that one is quantised.
         """
         target = Path(output or self.folder / "merged")
         with reporter_for(notebook=True) as reporter:
@@ -127,18 +127,18 @@ class Run:
     def download(
         self, path: str | os.PathLike[str] | None = None, *, merged: str | os.PathLike[str] | None = None
     ) -> Path:
-        """Pack what was learnt, or the folder *merged*, into a zip file and return it.
+        """Pack the adapter, or the folder *merged*, into a zip file and return its path.
 
-        In Colab the browser fetches it, too.
+        In Colab the browser also downloads it.
         """
         zipped, model = (Path(one) if one is not None else None for one in (path, merged))
         with reporter_for(notebook=True) as reporter:
             return adapter.download(self.folder, zipped, merged=model, reporter=reporter)
 
     def push(self, repo: str, *, private: bool = True, merged: str | os.PathLike[str] | None = None) -> str:
-        """Put what was learnt, or the folder *merged*, on the hub, and return its address.
+        """Upload the adapter, or the folder *merged*, to the Hub and return its URL.
 
-        A public repository is written to only where *private* is false.
+        A public repository is written to only if *private* is false.
         """
         model = Path(merged) if merged is not None else None
         with reporter_for(notebook=True) as reporter:
@@ -152,7 +152,7 @@ class Run:
             )
 
     def _with_token(self) -> Mapping[str, str]:
-        """Return the variables of a child, the hub's token among them where there is one."""
+        """Return the environment variables of a child, with the Hub token if one is found."""
         token, _ = find_token("HF_TOKEN", self._environ, secret_stores(self._environ))
         return self._environ if token is None else {**self._environ, "HF_TOKEN": token.value}
 
@@ -185,21 +185,21 @@ def train(
     quiet: bool = False,
     **settings: Any,
 ) -> Run:
-    """Train in the environment that was applied for *name*, and follow it to its end.
+    """Train in the environment of the last apply of *name*, and follow the run until it ends.
 
-    *config* is a YAML file or a mapping of its keys; *model*, *dataset*, *output_dir*
-    and any further key of the config, given here, come before it.  What stands in
-    the output folder is gone on with: a run that was cut off from its newest whole
-    checkpoint, one that runs is followed, one that is done is returned.
+    *config* is a YAML file or a mapping of its keys.  *model*, *dataset*, *output_dir*
+    and further keys of the config override it.  An existing run in the output folder
+    is continued: an interrupted run resumes from its newest complete checkpoint, a
+    running one is followed, a finished one is returned.
 
-    - ``wait=False`` returns as soon as it is started
-    - ``fresh``: put aside what stands there
-    - ``resume_anyway``: go on although config, data or lock changed
-    - ``anyway``: start although preflight refuses
-    - ``mirror``: a mounted folder or ``hf://name/repository`` for whole checkpoints
-    - ``launch_arguments``: accelerate's own, for several hosts
+    - ``wait``: ``False`` returns as soon as the run has started
+    - ``fresh``: move an existing run aside and start a new one
+    - ``resume_anyway``: resume even if config, data or lock have changed
+    - ``anyway``: start even if a preflight check refuses
+    - ``mirror``: a mounted folder or ``hf://name/repository`` to copy complete checkpoints to
+    - ``launch_arguments``: arguments of accelerate, for several hosts
 
-    Raises Refused with every reason why it would fail, TrainingFailed when it did.
+    Raises Refused with all reasons why the run would fail, TrainingFailed if it failed.
     """
     with open_session(quiet=quiet) as session:
         proven = proven_environment(session, os.fspath(name))
@@ -229,21 +229,21 @@ def train(
 
 
 def attach(run_id: str | os.PathLike[str] | None = None, *, wait: bool = True) -> Run:
-    """Return a run by its name or folder, by default the newest, and follow it if it runs."""
+    """Return a run by its name or folder, by default the newest, and follow it if it is running."""
     home = home_folder(os.environ)
     run = Run(NamedRun(*find_run(home, os.fspath(run_id) if run_id is not None else None)))
     return run.follow() if wait and run.state == State.RUNNING.value else run
 
 
 def runs() -> list[Run]:
-    """Return the runs that were started here, newest first."""
+    """Return the runs that were started on this machine, newest first."""
     return [Run(NamedRun(name, folder)) for name, folder in list_runs(home_folder(os.environ))]
 
 
 def smoke(name: Name, *, runner: str | None = None, quiet: bool = False) -> Receipt:
-    """Train a tiny model for ten steps, offline, in the environment that was applied; return the receipt.
+    """Train a tiny model for ten steps, offline, in the environment of the last apply; return the receipt.
 
-    Raises TrainingFailed where a run fails; a receipt that did not pass says so.
+    Raises TrainingFailed if the run fails.  Whether the losses are as expected is in the receipt.
     """
     with open_session(quiet=quiet) as session:
         receipt = run_smoke(session, os.fspath(name), runner=runner)
@@ -254,7 +254,7 @@ def smoke(name: Name, *, runner: str | None = None, quiet: bool = False) -> Rece
 
 
 def raise_failure(summary: RunSummary) -> None:
-    """Raise TrainingFailed where the run did not come to an end of its own or of the user's."""
+    """Raise TrainingFailed if the run failed or was killed."""
     if summary.state not in (State.FAILED, State.KILLED):
         return
     explanation = summary.explanation

@@ -1,4 +1,4 @@
-"""Plan a change, make it, prove it, and run in what came of it."""
+"""Plan a change, apply it, prove it, and run commands in the result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from colablock.cli.common import (
+    MATRIX,
     Call,
     add_command,
     add_sources,
@@ -36,7 +37,7 @@ def add(commands: Any) -> None:
 
 
 def _add_plan(commands: Any) -> None:
-    parser = add_command(commands, "plan", "what would change and why; nothing is touched")
+    parser = add_command(commands, "plan", "show what `apply` would change, and why; change nothing")
     add_target(parser)
     parser.add_argument(
         "--runtime", metavar="R", help="plan for a recorded runtime, such as colab-2026.08-gpu"
@@ -46,25 +47,25 @@ def _add_plan(commands: Any) -> None:
 
 
 def _add_apply(commands: Any) -> None:
-    parser = add_command(commands, "apply", "change the environment and prove it")
+    parser = add_command(commands, "apply", "change the environment to match a matrix, and prove it")
     add_target(parser)
     parser.add_argument(
-        "--yes", "-y", action="store_true", help="do not ask before an existing environment is changed"
+        "--yes", "-y", action="store_true", help="change an existing environment without asking"
     )
     parser.add_argument(
-        "--keep", action="store_true", help="keep what was applied even when a proof fails (exit 5)"
+        "--keep", action="store_true", help="keep the result even when a check fails (exit code 5)"
     )
     parser.add_argument(
         "--no-undo",
         dest="undo",
         action="store_false",
-        help="where an image's files would have to be copied to keep them (overlayfs), take them away:"
-        " quicker and smaller, but such a change can neither be rolled back nor undone",
+        help="on overlayfs, delete files of the image instead of copying them to a stash: faster and"
+        " smaller, but the change can neither be rolled back on failure nor undone later",
     )
     parser.add_argument(
         "--break-system-packages",
         action="store_true",
-        help="change the environment although it is marked as externally managed (PEP 668)",
+        help="change the environment even if it is marked as externally managed (PEP 668)",
     )
     add_sources(parser)
     parser.set_defaults(handler=_apply)
@@ -72,24 +73,24 @@ def _add_apply(commands: Any) -> None:
 
 def _add_run(commands: Any) -> None:
     parser = add_command(
-        commands, "run", "run a command in the environment that was applied", has_result=False
+        commands, "run", "run a command in the environment of the last apply", has_result=False
     )
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("argv", metavar="CMD", nargs=argparse.REMAINDER, help="the command, after --")
+    parser.add_argument("name", metavar="NAME", help=MATRIX)
+    parser.add_argument("argv", metavar="CMD", nargs=argparse.REMAINDER, help="the command, after `--`")
     parser.set_defaults(handler=_run)
 
 
 def _add_verify(commands: Any) -> None:
-    parser = add_command(commands, "verify", "prove the environment that was applied")
-    parser.add_argument("name", metavar="NAME")
+    parser = add_command(commands, "verify", "prove the environment of the last apply again")
+    parser.add_argument("name", metavar="NAME", help=MATRIX)
     parser.set_defaults(handler=_verify)
 
 
 def _add_why(commands: Any) -> None:
-    parser = add_command(commands, "why", "why this version, or why this removal")
+    parser = add_command(commands, "why", "explain why a package has its planned version, or is removed")
     add_target(parser)
-    parser.add_argument("package", metavar="PKG", help="the package in question")
-    parser.add_argument("--runtime", metavar="R", help="ask for a recorded runtime")
+    parser.add_argument("package", metavar="PKG", help="name of the package")
+    parser.add_argument("--runtime", metavar="R", help="plan for a recorded runtime")
     add_sources(parser)
     parser.set_defaults(handler=_why)
 
@@ -126,7 +127,7 @@ def _apply(call: Call) -> int:
 
 
 def _carried_out(call: Call, options: ApplyOptions) -> tuple[Plan, Report]:
-    """Plan, show the plan, and do it where it is agreed to."""
+    """Plan, show the plan, ask for consent, and carry the plan out.  Raises Refused without consent."""
     from colablock.display.text import render_plan
     from colablock.operations.apply import carry_out
     from colablock.operations.plan import plan_change
@@ -137,7 +138,7 @@ def _carried_out(call: Call, options: ApplyOptions) -> tuple[Plan, Report]:
     if plan.steps and not (call.args.quiet or call.args.json):
         render_plan(plan, call.err, verbose=call.args.verbose)
     if plan.steps and plan.target is Target.KERNEL and not agreed(call, "Change this environment?"):
-        raise Refused("nothing was changed: the plan was not agreed to", hint="Say yes, or pass `--yes`")
+        raise Refused("nothing was changed: the plan was declined", hint="Answer `y`, or pass `--yes`")
     with session_of(call) as session:
         return plan, carry_out(session, options, planned)
 

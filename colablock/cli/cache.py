@@ -1,4 +1,4 @@
-"""What was fetched before, on disk."""
+"""Show and prune the cache of downloads."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
     parser = commands.add_parser(
-        "cache", help="what was fetched before", description="What was fetched before, on disk."
+        "cache", help="show and prune the cache", description="Show and prune the cache of downloads."
     )
     below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
-    parser = add_command(below, "dir", "the folder of the cache")
+    parser = add_command(below, "dir", "print the folder of the cache")
     parser.set_defaults(handler=_dir)
-    parser = add_command(below, "info", "what the cache holds, and how much room that takes")
+    parser = add_command(below, "info", "list the contents of the cache, and their size on disk")
     parser.set_defaults(handler=_info)
     parser = add_command(
-        below, "prune", "take away what is of no use any more: leftovers, cut downloads, old pages"
+        below, "prune", "delete unused entries: leftovers, partial downloads, old index pages"
     )
     parser.add_argument(
         "--older-than",
         metavar="DAYS",
         type=float,
-        help="also the files that were of no use for so many days",
+        help="also delete files that were not used for DAYS days",
     )
     parser.set_defaults(handler=_prune)
-    parser = add_command(below, "clean", "take away all that is kept, or what concerns some projects")
+    parser = add_command(below, "clean", "delete the whole cache, or the entries of some projects")
     parser.add_argument(
-        "names", metavar="PROJECT", nargs="*", help="only what concerns this project (repeatable)"
+        "names", metavar="PROJECT", nargs="*", help="delete only the entries of this project (repeatable)"
     )
     parser.set_defaults(handler=_clean)
 
@@ -66,7 +66,7 @@ def _info(call: Call) -> int:
         size = size_text(kind.size)
         call.out.print(f"  {size:>9} in {kind.entries:>6}  {kind.about}", markup=False, soft_wrap=True)
     if not kinds:
-        call.out.print("  nothing is kept", markup=False)
+        call.out.print("  the cache is empty", markup=False)
     return ExitCode.DONE
 
 
@@ -76,25 +76,27 @@ def _prune(call: Call) -> int:
     days = call.args.older_than
     if days is not None and not 0 <= days < float("inf"):
         raise InvalidInput("`--older-than` takes a number of days", hint="Write it as `--older-than 30`")
-    return _tell(call, prune(_folder(call), now=time.time(), days=days))
+    return _print_result(call, prune(_folder(call), now=time.time(), days=days))
 
 
 def _clean(call: Call) -> int:
     from colablock.network.cache_prune import clean
 
-    return _tell(call, clean(_folder(call), call.args.names))
+    return _print_result(call, clean(_folder(call), call.args.names))
 
 
-def _tell(call: Call, swept: PruneResult) -> int:
+def _print_result(call: Call, removed: PruneResult) -> int:
     from colablock._common.text import size_text
 
     if call.args.json:
-        print_json(asdict(swept), call.out)
+        print_json(asdict(removed), call.out)
     elif not call.args.quiet:
-        what = f"removed {swept.entries} entries: {size_text(swept.size)} freed" if swept.entries else ""
+        what = (
+            f"removed {removed.entries} entries: {size_text(removed.size)} freed" if removed.entries else ""
+        )
         call.err.print(what or "there was nothing to remove", markup=False)
-        if swept.left:
-            words = f"left {swept.left}: in use by another process, or not yours to remove"
+        if removed.left:
+            words = f"left {removed.left}: in use by another process, or not yours to remove"
             call.err.print(words, markup=False)
     return ExitCode.DONE
 

@@ -1,4 +1,4 @@
-"""Whether matrices still hold on the recorded runtimes."""
+"""Check matrices against the recorded runtimes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.cli.common import Call, add_command, print_json, session_of
+from colablock.cli.common import MATRIX, Call, add_command, print_json, session_of
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -18,20 +18,23 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
     parser = add_command(
-        commands, "check", "does a matrix still hold on every recorded runtime; what drifted (no network)"
+        commands, "check", "check matrices against every recorded runtime, and report drift (no network)"
     )
-    parser.add_argument("names", metavar="NAME", nargs="*", help="a matrix by name, or the path of its file")
-    parser.add_argument("--all", action="store_true", help="every matrix that is found")
+    parser.add_argument("names", metavar="NAME", nargs="*", help=MATRIX)
+    parser.add_argument("--all", action="store_true", help="check every matrix that is found")
     parser.add_argument(
         "--update", action="store_true", help="write the results beside the matrix, to be committed"
     )
     parser.add_argument(
         "--imports",
         action="store_true",
-        help="examine what the packages import whose requirements a matrix replaces (fetches them)",
+        help="also examine the imports of packages whose requirements a matrix replaces (fetches them)",
     )
     parser.add_argument(
-        "--html", metavar="FILE", type=Path, help="write the compatibility page, one self-contained file"
+        "--html",
+        metavar="FILE",
+        type=Path,
+        help="write the compatibility page to FILE, which is self-contained",
     )
     parser.set_defaults(handler=_check)
 
@@ -43,7 +46,7 @@ def _check(call: Call) -> int:
 
     args = call.args
     if args.all == bool(args.names):
-        raise InvalidInput("name the matrices to check, or pass `--all`")
+        raise InvalidInput("name either matrices to check, or `--all`")
     names = args.names
     if args.all:
         listed = [one for one in list_matrices(environ=call.environ) if not one.shadowed_by]

@@ -1,4 +1,4 @@
-"""What the commands share: one call, its arguments, and how it answers."""
+"""Shared by the commands: the call, common arguments, JSON output, the question for consent."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from colablock.planning.options import ApplyOptions
 
 __all__ = [
+    "MATRIX",
     "Call",
     "add_command",
     "add_lock_target",
@@ -32,10 +33,13 @@ __all__ = [
     "session_of",
 ]
 
+#: The help of an argument that names a matrix.
+MATRIX = "a matrix by name, or the path of its file"
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the command line: what was asked, and where answers go."""
+    """One call of the command line: its arguments, its environment, and its two consoles."""
 
     args: argparse.Namespace
     environ: Mapping[str, str]
@@ -46,7 +50,7 @@ class Call:
 def add_command(
     commands: Any, name: str, help_text: str, *, has_result: bool = True
 ) -> argparse.ArgumentParser:
-    """Return the parser of a command, with the options that every one has."""
+    """Return the parser of a new command, with the options that every command has."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=help_text, description=f"{help_text[0].upper()}{help_text[1:]}."
     )
@@ -54,27 +58,29 @@ def add_command(
     if has_result:
         output.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
     parser.set_defaults(json=False)
-    output.add_argument("-q", "--quiet", action="store_true", help="no progress and no notes")
+    output.add_argument("-q", "--quiet", action="store_true", help="print no progress and no notes")
     output.add_argument(
-        "-v", "--verbose", action="store_true", help="fold nothing; show a traceback with an error"
+        "-v", "--verbose", action="store_true", help="shorten nothing; show a traceback with an error"
     )
     return parser
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add what says which matrix goes where."""
-    group = parser.add_argument_group("what it is for")
-    group.add_argument("name", metavar="NAME", help="a matrix by name, or the path of its file")
+    """Add the arguments that choose a matrix, a target and versions."""
+    group = parser.add_argument_group("request")
+    group.add_argument("name", metavar="NAME", help=MATRIX)
     group.add_argument(
-        "--into", choices=[t.value for t in Target], help="where it goes; by default chosen, with the reason"
+        "--into",
+        choices=[t.value for t in Target],
+        help="the target; default: the kernel where that does no harm, else an isolated environment",
     )
     group.add_argument(
         "--python",
         metavar="EXE",
-        help="interpreter whose environment is the kernel target, or that an env is made with",
+        help="interpreter of the kernel target; with `--into env`, the one to build the environment with",
     )
     group.add_argument(
-        "--variant", metavar="V", help="variant of the matrix; by default chosen by the accelerator"
+        "--variant", metavar="V", help="variant of the matrix; default: the first that fits the accelerator"
     )
     group.add_argument(
         "--with",
@@ -82,69 +88,73 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         metavar="REQ",
         action="append",
         default=[],
-        help="a requirement of your own, in the same solve (repeatable)",
+        help="additional requirement, resolved together with the matrix (repeatable)",
     )
     group.add_argument(
         "--lock",
         metavar="FILE",
         type=Path,
-        help="take the pins of this lock file; nothing else is asked of an index",
+        help="use the pins of this lock file; ask no index for versions",
     )
     group.add_argument(
         "--no-lock",
         dest="use_locks",
         action="store_false",
-        help="resolve anew, whatever lock stands beside the matrix",
+        help="ignore the locks beside the matrix",
     )
     group.add_argument(
         "--protect",
         metavar="NAME",
         action="append",
         default=[],
-        help="keep this installed distribution as it is (repeatable)",
+        help="leave this installed distribution unchanged (repeatable)",
     )
     group.add_argument(
         "--broken",
         choices=[r.value for r in Remedy],
-        help="what is done with everything that breaks directly",
+        help="remedy for every distribution that breaks directly",
     )
 
 
 def add_lock_target(parser: Any) -> None:
-    """Add what says which Python, platform and variant a lock from nothing is for."""
-    parser.add_argument("--python-version", metavar="X.Y[.Z]", help="the target's Python; default: this one")
+    """Add the arguments that choose Python, platform and variant of a complete lock."""
+    parser.add_argument("--python-version", metavar="X.Y[.Z]", help="Python of the target; default: this one")
     parser.add_argument(
         "--platform",
         metavar="TAG",
-        help="the target's platform, such as manylinux_2_35_x86_64; default: this one",
+        help="platform of the target, such as manylinux_2_35_x86_64; default: this one",
     )
-    parser.add_argument("--variant", metavar="V", help="variant of the matrix; by default the target's own")
+    parser.add_argument(
+        "--variant", metavar="V", help="variant of the matrix; default: the one that the target selects"
+    )
     parser.add_argument(
         "--with",
         dest="with_",
         metavar="REQ",
         action="append",
         default=[],
-        help="a requirement of your own (repeatable)",
+        help="additional requirement (repeatable)",
     )
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
-    """Add what says where candidates come from."""
-    group = parser.add_argument_group("where candidates come from")
-    group.add_argument("--default-index", metavar="URL", help="simple index in place of the default one")
+    """Add the arguments that choose the sources of candidates."""
+    group = parser.add_argument_group("index")
+    group.add_argument(
+        "--default-index", metavar="URL", help="simple index to use instead of the default one"
+    )
     group.add_argument(
         "--find-links",
         metavar="DIR",
         action="append",
         default=[],
-        help="folder or page of files that come before any index (repeatable)",
+        help="folder or page of files to prefer over every index (repeatable)",
     )
-    group.add_argument("--offline", action="store_true", help="ask the network for nothing")
+    group.add_argument("--offline", action="store_true", help="use no network")
 
 
 def options_of(args: argparse.Namespace) -> ApplyOptions:
-    """Return what the arguments ask for."""
+    """Return the arguments of `plan`, `apply` or `why` as ApplyOptions."""
     from colablock.planning.options import ApplyOptions
 
     return ApplyOptions(
@@ -178,7 +188,10 @@ def session_of(call: Call) -> Iterator[Session]:
 
 
 def agreed(call: Call, question: str) -> bool:
-    """Ask a person at a terminal; where nobody can answer, the command itself is the answer."""
+    """Ask for consent on a terminal.
+
+    Without a terminal, and with ``--yes`` or ``--json``, running the command is consent.
+    """
     if call.args.yes or call.args.json or not (sys.stdin.isatty() and call.err.is_terminal):
         return True
     call.err.print(f"{question} [y/N] ", end="", markup=False)
@@ -186,5 +199,5 @@ def agreed(call: Call, question: str) -> bool:
 
 
 def print_json(value: object, out: Console) -> None:
-    """Print a result as JSON."""
+    """Print a result as JSON on standard output."""
     out.file.write(json.dumps(value, indent=2) + "\n")

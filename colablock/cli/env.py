@@ -1,4 +1,4 @@
-"""Isolated environments."""
+"""List and remove isolated environments."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ __all__ = ["add"]
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
     parser = commands.add_parser(
-        "env", help="the isolated environments", description="The isolated environments that were built."
+        "env", help="isolated environments", description="List and remove isolated environments."
     )
     below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
-    parser = add_command(below, "list", "which isolated environments there are, and which are current")
+    parser = add_command(below, "list", "list the isolated environments, and show which are current")
     parser.set_defaults(handler=_list_envs)
-    parser = add_command(below, "remove", "take an isolated environment away")
+    parser = add_command(below, "remove", "remove an isolated environment")
     parser.add_argument(
-        "name", metavar="NAME|HASH", help="the current one of a matrix, or the beginning of its lock's hash"
+        "name",
+        metavar="NAME|HASH",
+        help="the current environment of a matrix, or the first characters of a lock's hash",
     )
     parser.set_defaults(handler=_remove_env)
 

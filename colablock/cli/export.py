@@ -1,4 +1,4 @@
-"""A lock for other installers."""
+"""Export a lock for other installers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.urls import checked_index
-from colablock.cli.common import Call, add_command, add_lock_target, add_sources, print_json, session_of
+from colablock.cli.common import (
+    MATRIX,
+    Call,
+    add_command,
+    add_lock_target,
+    add_sources,
+    print_json,
+    session_of,
+)
 from colablock.errors import ExitCode
 
 __all__ = ["add"]
@@ -16,13 +24,15 @@ FORMATS = ("requirements", "constraints", "notebook")
 
 def add(commands: Any) -> None:
     """Add this command to the parser."""
-    parser = add_command(commands, "export", "write a lock as hashed requirements, constraints or a script")
-    parser.add_argument("name", metavar="NAME", nargs="?", default="", help="a matrix by name or path")
+    parser = add_command(
+        commands, "export", "export a lock as hashed requirements, constraints or script metadata"
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", default="", help=MATRIX)
     parser.add_argument(
         "--lock",
         metavar="FILE",
         type=Path,
-        help="export this lock file; by default the one beside the matrix, or one that is solved now",
+        help="lock file to export; default: the one beside the matrix, else a lock that is resolved now",
     )
     parser.add_argument(
         "--format",
@@ -31,12 +41,12 @@ def add(commands: Any) -> None:
         help="a hashed requirements.txt (the default), a constraints.txt, or the metadata block of a script",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write here in place of standard output"
+        "-o", "--output", metavar="FILE", type=Path, help="write to FILE instead of standard output"
     )
     parser.add_argument(
-        "--wheelhouse", metavar="DIR", type=Path, help="copy the wheels that no index has to this folder"
+        "--wheelhouse", metavar="DIR", type=Path, help="copy the wheels that no index has to DIR"
     )
-    parser.add_argument("--runtime", metavar="R", help="what is to come on this recorded runtime")
+    parser.add_argument("--runtime", metavar="R", help="export the lock for this recorded runtime")
     add_lock_target(parser)
     add_sources(parser)
     parser.set_defaults(handler=_export)

@@ -1,10 +1,10 @@
-"""What there is: matrices, runtimes, this machine."""
+"""List and show matrices, recorded runtimes and this machine."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from colablock.cli.common import Call, add_command, print_json
+from colablock.cli.common import MATRIX, Call, add_command, print_json
 from colablock.errors import ExitCode
 
 __all__ = ["add"]
@@ -12,13 +12,13 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    parser = add_command(commands, "list", "the matrices that are found, and the recorded runtimes")
+    parser = add_command(commands, "list", "list the matrices and the recorded runtimes")
     parser.set_defaults(handler=_list)
-    parser = add_command(commands, "show", "one matrix, with the reason for every entry")
-    parser.add_argument("name", metavar="NAME")
+    parser = add_command(commands, "show", "show one matrix, with the reason for every entry")
+    parser.add_argument("name", metavar="NAME", help=MATRIX)
     parser.set_defaults(handler=_show)
-    parser = add_command(commands, "info", "what colablock sees here: for a bug report")
-    parser.add_argument("--python", metavar="EXE", help="look at this interpreter")
+    parser = add_command(commands, "info", "show what colablock detects on this machine, for a bug report")
+    parser.add_argument("--python", metavar="EXE", help="inspect this interpreter")
     parser.set_defaults(handler=_info)
 
 

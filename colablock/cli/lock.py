@@ -1,4 +1,4 @@
-"""Lock files."""
+"""Write lock files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import checked_index
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.cli.common import Call, add_command, add_lock_target, add_sources, print_json, session_of
+from colablock.cli.common import (
+    MATRIX,
+    Call,
+    add_command,
+    add_lock_target,
+    add_sources,
+    print_json,
+    session_of,
+)
 from colablock.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,23 +28,23 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    parser = add_command(commands, "lock", "resolve and write PEP 751 lock files, beside the matrix")
-    parser.add_argument("name", metavar="NAME|FILE")
-    group = parser.add_argument_group("what it is for")
+    parser = add_command(commands, "lock", "resolve a matrix and write PEP 751 lock files beside it")
+    parser.add_argument("name", metavar="NAME|FILE", help=MATRIX)
+    group = parser.add_argument_group("target")
     group.add_argument(
         "--runtime",
         metavar="R",
-        help="a recorded runtime, such as colab-2026.08-gpu: the lock lists what is to come there",
+        help="a recorded runtime, such as colab-2026.08-gpu: the lock lists what to install there",
     )
     group.add_argument(
         "--all",
         action="store_true",
-        help="every recorded runtime that takes the matrix, and every Python from nothing",
+        help="every recorded runtime, and every Python with nothing installed",
     )
     add_lock_target(group)
-    group = parser.add_argument_group("which versions")
+    group = parser.add_argument_group("versions")
     group.add_argument(
-        "-U", "--upgrade", action="store_true", help="keep no version of the lock that is there"
+        "-U", "--upgrade", action="store_true", help="ignore the versions of the existing lock"
     )
     group.add_argument(
         "-P",
@@ -44,19 +52,19 @@ def add(commands: Any) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="let this one move, and keep the others (repeatable)",
+        help="ignore the existing version of this package only (repeatable)",
     )
     group.add_argument(
         "--exclude-newer",
         metavar="DATE",
-        help="pass over files uploaded later, in place of the matrix's own date (2026-09-01, or with a time)",
+        help="ignore files uploaded after DATE, which replaces the matrix's own (2026-09-01, or with a time)",
     )
-    group = parser.add_argument_group("where it goes")
+    group = parser.add_argument_group("lock file")
     group.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write here; `-` for standard output"
+        "-o", "--output", metavar="FILE", type=Path, help="write to FILE; `-` is standard output"
     )
     group.add_argument(
-        "--check", action="store_true", help="write nothing; exit code 1 where a lock is not up to date"
+        "--check", action="store_true", help="write nothing; exit with code 1 if a lock is not up to date"
     )
     add_sources(parser)
     parser.set_defaults(handler=_lock)
@@ -71,7 +79,7 @@ def _lock(call: Call) -> int:
     of_one = ("runtime", "python_version", "platform", "output", "variant")
     named = [f"--{option.replace('_', '-')}" for option in of_one if getattr(args, option)]
     if args.all and named:
-        raise InvalidInput(f"`--all` and `{named[0]}` do not go together", hint="Leave one of them out")
+        raise InvalidInput(f"`--all` cannot be used with `{named[0]}`", hint="Omit one of them")
     options = ApplyOptions(
         name=args.name,
         runtime=args.runtime,
@@ -95,14 +103,14 @@ def _lock(call: Call) -> int:
         made = (
             list(lock_all(session, options, wanted)) if args.all else [lock_matrix(session, options, wanted)]
         )
-    _tell(call, made)
+    _print_results(call, made)
     if args.check:
         is_current = not any(one.is_changed for one in made)
         return ExitCode.DONE if is_current else ExitCode.UNMET
     return ExitCode.DONE if any(one.refusal is None for one in made) else ExitCode.UNMET
 
 
-def _tell(call: Call, made: Sequence[LockResult]) -> None:
+def _print_results(call: Call, made: Sequence[LockResult]) -> None:
     args = call.args
     to_stdout = args.output is not None and str(args.output) == "-"
     if args.json:
@@ -116,7 +124,7 @@ def _tell(call: Call, made: Sequence[LockResult]) -> None:
 
 
 def _lines(one: LockResult, *, checked: bool) -> Iterator[str]:
-    """Yield what is said of one lock: what became of it, and how its pins moved."""
+    """Yield the lines about one lock: its outcome, and the pins that moved."""
     what = f"{one.target}" + (f" ({one.variant})" if one.variant else "")
     if one.refusal is not None:
         yield f"no lock    {what}: {one.refusal.splitlines()[0]}"
@@ -145,7 +153,7 @@ def _facts(made: Sequence[LockResult], *, whole: bool) -> list[dict[str, object]
 
 
 def _moment(text: str | None) -> datetime | None:
-    """Return a date (midnight, UTC) or a time of RFC 3339.  Raises InvalidInput."""
+    """Return a date (as midnight, UTC) or an RFC 3339 time as a datetime.  Raises InvalidInput."""
     from colablock.errors import InvalidInput
 
     if text is None:
@@ -154,5 +162,5 @@ def _moment(text: str | None) -> datetime | None:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError as error:
         hint = "Write it as 2026-09-01 or 2026-09-01T12:00:00Z"
-        raise InvalidInput(f"`{text}` is no date", hint=hint) from error
+        raise InvalidInput(f"`{text}` is not a date", hint=hint) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

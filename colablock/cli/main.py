@@ -1,4 +1,4 @@
-"""The command line: reads arguments, owns the console, turns errors into exit codes."""
+"""The command line: parse the arguments, run one command, turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = ["build_parser", "main"]
 
 EPILOG = """exit codes: 0 done; 1 the request cannot be met and nothing changed; 2 usage or invalid matrix;
 3 failed and rolled back; 4 failed and not restored; 5 applied but not proven (--keep);
-70 a bug of ours; 130 interrupted"""
+70 a bug in colablock; 130 interrupted"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; the reference page of the command line is made from it."""
+    """Return the parser.  `docs/generate.py` writes the reference page of the command line from it."""
     parser = argparse.ArgumentParser(
         prog="colablock",
-        description="Make a declared QLoRA stack fit the notebook runtime that is there.",
+        description="Resolve, install and prove a QLoRA training stack on a hosted notebook.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     args = _parsed(list(sys.argv[1:] if argv is None else argv))
     out, err = _consoles(environ)
     try:
-        code = _answer(Call(args, environ, out, err))
+        code = _run_command(Call(args, environ, out, err))
         sys.stdout.flush()
     except KeyboardInterrupt:
         err.print("interrupted", markup=False)
@@ -82,19 +82,19 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
             _leave(ExitCode.INTERRUPTED)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        _forget_output()
+        _discard_output()
         return ExitCode.DONE
-    except Exception:  # noqa: BLE001 - the last line of defence: a bug of ours has its own exit code
+    except Exception:  # noqa: BLE001 - a bug in colablock has its own exit code
         err.print(traceback.format_exc(), markup=False, highlight=False)
         err.print(
-            "This is a bug of colablock. Please report it with the output of `colablock info`.", markup=False
+            "This is a bug in colablock. Please report it with the output of `colablock info`.", markup=False
         )
         return ExitCode.BUG
     return code
 
 
 def _parsed(argv: list[str]) -> argparse.Namespace:
-    """Return the arguments; of `run` and `train`, what stands after the first ``--`` is untouched."""
+    """Return the arguments.  With `run` and `train`, nothing after the first ``--`` is parsed."""
     parser = build_parser()
     if argv[:1] not in (["run"], ["train"]) or "--" not in argv:
         return parser.parse_args(argv)
@@ -107,45 +107,45 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     if args.argv:  # options after the name, which argparse took for the command
         args = parser.parse_args([own[0], *args.argv, *own[1 : len(own) - len(args.argv)]])
     if args.argv:
-        parser.error(f"what is `{args.argv[0]}` before `--`?")
+        parser.error(f"unexpected argument `{args.argv[0]}` before `--`")
     args.argv = rest
     return args
 
 
-def _answer(call: Call) -> int:
+def _run_command(call: Call) -> int:
     try:
         code: int = call.args.handler(call)
     except ColablockError as error:
-        return _fail(error, call.args, call.out, call.err)
+        return _print_error(error, call.args, call.out, call.err)
     return code
 
 
 def _leave(code: ExitCode) -> None:
-    """End this process without waiting for the threads that still wait for the network."""
+    """End this process without joining the threads that still wait for the network."""
     sys.stderr.flush()
     os._exit(code)
 
 
-def _forget_output() -> None:
-    """Lead standard output nowhere: its reader has gone, and Python would complain of it at the end."""
+def _discard_output() -> None:
+    """Redirect standard output to nowhere: its reader has gone, and a flush at exit would fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
-    from rich.console import Console as Plain  # heavy, and only the command line draws with it
+    from rich.console import Console as RichConsole  # heavy: not for --help
 
-    class Console(Plain):
+    class Console(RichConsole):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # in place of rich's own way out, which is an exit code of 1
+            raise BrokenPipeError  # rich would exit with code 1
 
     plain = {"NO_COLOR": environ["NO_COLOR"]} if environ.get("NO_COLOR") else {}
     keywords: dict[str, Any] = {"highlight": False, "soft_wrap": False, "no_color": bool(plain) or None}
     return Console(**keywords), Console(stderr=True, **keywords)
 
 
-def _fail(error: ColablockError, args: argparse.Namespace, out: Console, err: Console) -> int:
+def _print_error(error: ColablockError, args: argparse.Namespace, out: Console, err: Console) -> int:
     from colablock.display.text import render_error
 
     if args.verbose:

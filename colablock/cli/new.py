@@ -1,4 +1,4 @@
-"""Writing matrices."""
+"""Write new matrices, and the schema of the matrix file."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    parser = add_command(commands, "new", "write a commented matrix file to start from")
-    parser.add_argument("name", metavar="NAME", help="what the new matrix is called")
+    parser = add_command(commands, "new", "write a commented matrix file as a starting point")
+    parser.add_argument("name", metavar="NAME", help="name of the new matrix")
     parser.add_argument(
         "--from-requirements",
         metavar="FILE",
-        help="begin with what a requirements.txt, pip freeze, pylock.toml or pyproject.toml[:GROUP] asks for",
+        help="start with the requirements of FILE: a requirements.txt, the output of pip freeze,"
+        " a pylock.toml or a pyproject.toml[:GROUP]",
     )
-    parser.add_argument("--summary", metavar="TEXT", help="one line about it")
+    parser.add_argument("--summary", metavar="TEXT", help="summary of the matrix, one line")
+    parser.add_argument("--python", metavar="SPEC", help="supported Python versions, such as >=3.11,<3.14")
+    parser.add_argument("--extends", metavar="OTHER", help="matrix to extend, by name or path")
     parser.add_argument(
-        "--python", metavar="SPEC", help="the Pythons that it can be installed on, such as >=3.11,<3.14"
-    )
-    parser.add_argument("--extends", metavar="OTHER", help="a matrix that it builds on, by name or path")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="where it goes; default: matrices/NAME.toml"
+        "-o", "--output", metavar="FILE", type=Path, help="output file; default: matrices/NAME.toml"
     )
     parser.add_argument(
-        "--schema-file", action="store_true", help="write the JSON schema beside it, for editors"
+        "--schema-file", action="store_true", help="also write the JSON schema beside it, for editors"
     )
-    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     parser.set_defaults(handler=_new)
-    parser = add_command(commands, "schema", "the JSON schema of the matrix file, for editors")
+    parser = add_command(commands, "schema", "print the JSON schema of the matrix file, for editors")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write here in place of standard output"
+        "-o", "--output", metavar="FILE", type=Path, help="write to FILE instead of standard output"
     )
     parser.set_defaults(handler=_schema)
 
@@ -47,7 +46,7 @@ def _new(call: Call) -> int:
     from colablock.authoring.new import NewMatrixOptions, write_new
 
     args = call.args
-    wish = NewMatrixOptions(
+    options = NewMatrixOptions(
         name=args.name,
         output=args.output,
         summary=args.summary,
@@ -57,14 +56,14 @@ def _new(call: Call) -> int:
         schema_file=args.schema_file,
         force=args.force,
     )
-    written = write_new(wish, call.environ)
+    written = write_new(options, call.environ)
     if args.json:
         print_json(_as_json(written), call.out)
     elif not args.quiet:
         call.err.print(f"wrote {written.output}{_counted(written)}", markup=False, soft_wrap=True)
         for note in written.notes:
             call.err.print(f"note: {note}", markup=False)
-        call.err.print("\nNext, once every `why` says something:", markup=False)
+        call.err.print("\nNext, after you have filled in every `why`:", markup=False)
         for command in written.following:
             call.err.print(f"  {command}", markup=False, soft_wrap=True)
     return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""Writing training configs."""
+"""Write new training configs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_MODEL = "Qwen/Qwen2.5-1.5B"  # open to everybody, and trained on every card that notebooks give out
+_MODEL = "Qwen/Qwen2.5-1.5B"  # not gated, and proven to train on every card that hosted notebooks offer
 _DATASET = "data.jsonl"
 
 
@@ -24,24 +24,29 @@ def add(commands: Any) -> None:
     """Add these commands to the parser."""
     parser = add_command(commands, "new-config", "write a commented training config, sized for a card")
     parser.add_argument(
-        "--model", metavar="M", default=_MODEL, help=f"a folder, or a name on the hub; default: {_MODEL}"
+        "--model",
+        metavar="M",
+        default=_MODEL,
+        help=f"base model: a folder, or a name on the Hub; default: {_MODEL}",
     )
     parser.add_argument(
         "--dataset",
         metavar="D",
         default=_DATASET,
-        help=f"a file of JSON lines, or a name on the hub; default: {_DATASET}",
+        help=f"training data: a JSON Lines file, or a name on the Hub; default: {_DATASET}",
     )
     parser.add_argument(
-        "--card", metavar="CARD", help="the card that it is for, such as T4, or none; default: the one here"
+        "--card",
+        metavar="CARD",
+        help="card to size the config for, such as T4, or `none`; default: the card of this machine",
     )
     parser.add_argument(
-        "--runner", choices=["axolotl", "trl"], default="trl", help="what trains; default: trl"
+        "--runner", choices=["axolotl", "trl"], default="trl", help="training library; default: trl"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="write here in place of standard output"
+        "-o", "--output", metavar="FILE", type=Path, help="write to FILE instead of standard output"
     )
-    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     parser.set_defaults(handler=_new_config)
 
 
@@ -85,7 +90,7 @@ def _declared(name: str) -> Card | None:
 
 
 def _shape(model: str, environ: Mapping[str, str]) -> tuple[ModelShape | None, list[str]]:
-    """Return the model's shape, and what to know: the config can be written without."""
+    """Return the shape of the model, else None and a note: a config can be written without it."""
     from colablock.training.preflight.hub import read_model_config
     from colablock.training.preflight.model_config import from_config
     from colablock.training.secrets import find_token, secret_stores
@@ -95,5 +100,5 @@ def _shape(model: str, environ: Mapping[str, str]) -> tuple[ModelShape | None, l
         found = from_config(read_model_config(model, None, token.value if token else None, environ))
     except ColablockError as error:
         hint = f" ({error.hint})" if error.hint else ""
-        return None, [*notes, f"the model's config was not read: {error}{hint}"]
+        return None, [*notes, f"the config of the model could not be read: {error}{hint}"]
     return found, []

@@ -1,9 +1,9 @@
-"""The notebook's edge: how plans, reports and errors show in a cell, and the ``%colablock`` magics.
+"""The ``%colablock`` magics, and the IPython extension that registers them.
 
 ::
 
     %colablock plan qlora-2026          any command of the command line
-    %%colablock run qlora-2026          the cell's body, in the environment that was applied
+    %%colablock run qlora-2026          run the cell in the environment of the last apply
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ __all__ = [
 Main = Callable[[Sequence[str]], int]
 Run = Callable[[str, Sequence[str]], int]
 
-# The current folder stays importable, as it is in a cell; the body is a real
-# file, so a traceback shows its lines and worker processes find it.
+# The current folder stays importable, as it is in a cell.  The cell is written to
+# a file, so that a traceback shows its lines and worker processes can import it.
 _LAUNCH = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 
 _OUTPUTS = (1, 2)  # descriptors of standard output and standard error
-_LINGER = 2.0  # seconds to wait for the last of a child's output
+_LINGER = 2.0  # seconds to wait for the rest of a child's output
 
 
 class CommandFailed(Exception):
-    """A command in a cell ended with another exit code than 0; it has said why itself."""
+    """A command in a cell failed: its exit code is not 0, and it has printed the reason itself."""
 
     def __init__(self, command: str, code: int) -> None:
         super().__init__(f"`{command}` ended with exit code {code}")
@@ -56,7 +56,7 @@ class CommandFailed(Exception):
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """Register the magics, and how plans, reports and errors are shown: what ``%load_ext colablock`` does."""
+    """Register the magics, and the displays of plans, reports and errors, for ``%load_ext colablock``."""
     register_displays(ipython)
     ipython.register_magic_function(Magic(), "line_cell", "colablock")
 
@@ -74,39 +74,39 @@ class Magic:
         self._run = run
 
     def __call__(self, line: str, cell: str | None = None) -> None:
-        """Run the command in *line*, or *cell* as a script; ``%colablock --help`` lists the commands."""
+        """Run the command in *line*, or *cell* as a script.  ``%colablock --help`` lists the commands."""
         try:
             argv = shlex.split(line)
         except ValueError as error:
             message = f"the line `{line}` cannot be split into words: {error}"
             raise InvalidInput(message) from error
         if cell is None:
-            self._finished(line, self._call_main(argv))
+            self._check_exit(line, self._call_main(argv))
         else:
             self._run_cell(argv, cell)
 
     def _call_main(self, argv: Sequence[str]) -> int:
         try:
             return (self._main or _cli_main)(argv)
-        except SystemExit as ended:  # argparse leaves this way
+        except SystemExit as ended:  # argparse exits this way
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
 
     def _run_cell(self, argv: Sequence[str], cell: str) -> None:
         """Run *cell* as a script: ``run [NAME] [-- ARGUMENTS]``."""
         if argv[:1] != ["run"]:
-            message = "a cell can only be run: begin it with `%%colablock run NAME`"
-            raise InvalidInput(message, hint="Use `%colablock`, with one `%`, for any other command")
+            message = "`%%colablock` takes no command but `run`: write `%%colablock run NAME`"
+            raise InvalidInput(message, hint="Use `%colablock`, with one `%`, for other commands")
         words = list(argv[1:])
         at = words.index("--") if "--" in words else len(words)
         names, arguments = words[:at], words[at + 1 :]
         if len(names) > 1:
             message = (
-                f"`%%colablock run` takes one name, not {len(names)}; arguments of the script follow `--`"
+                f"`%%colablock run` takes one name, not {len(names)}; put arguments of the script after `--`"
             )
             raise InvalidInput(message)
         name = names[0] if names else last_matrix()
         if name is None:
-            message = "nothing was applied in this session that could be run in"
+            message = "no matrix was applied in this session"
             raise InvalidInput(message, hint="Name the matrix: `%%colablock run NAME`")
         with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
             script = Path(folder) / "cell.py"
@@ -114,19 +114,19 @@ class Magic:
             command = ["python", "-c", _LAUNCH, str(script), *arguments]
             with _cell_output():
                 code = (self._run or _api_run)(name, command)
-            self._finished(f"run {name}", code)
+            self._check_exit(f"run {name}", code)
 
-    def _finished(self, line: str, code: int) -> None:
+    def _check_exit(self, line: str, code: int) -> None:
         if code != ExitCode.DONE:
             raise CommandFailed(f"colablock {line}", code)
 
 
 @contextlib.contextmanager
 def _cell_output() -> Iterator[None]:
-    """Lead what child processes write to the cell, all of it before the cell is over.
+    """Redirect the output of child processes to the cell, and complete it before the cell ends.
 
-    A child writes to the kernel's descriptors.  ipykernel watches these too, but
-    what arrives late lands in another cell or nowhere.
+    A child writes to the kernel's descriptors.  ipykernel reads these too, but
+    late output ends up in another cell or is lost.
     """
     if not in_notebook():
         yield
@@ -144,7 +144,7 @@ def _cell_output() -> Iterator[None]:
         for number, copy in saved.items():
             os.dup2(copy, number)
             os.close(copy)
-        # A process that was left behind keeps its end open: it is not waited for.
+        # A process that is left running keeps its end of the pipe open: do not wait for it.
         thread.join(timeout=_LINGER)
 
 
@@ -158,7 +158,7 @@ def _pump(reader: int) -> None:
 
 
 def _cli_main(argv: Sequence[str]) -> int:
-    # Imported when it is called for: a cell that shows a plan needs no command line.
+    # Deferred: a cell that shows a plan needs no command line.
     from colablock.cli.main import main
 
     return int(main(list(argv)))

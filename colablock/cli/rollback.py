@@ -1,4 +1,4 @@
-"""The way back, and what was changed when."""
+"""Undo changes, and list them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ def add(commands: Any) -> None:
 
 def _add_rollback(commands: Any) -> None:
     parser = add_command(commands, "rollback", "undo the last change of an environment")
+    parser.add_argument("--python", metavar="EXE", help="interpreter of the environment; default: this one")
     parser.add_argument(
-        "--python", metavar="EXE", help="undo what was changed in this interpreter's environment"
+        "--to",
+        choices=["last", "first"],
+        default="last",
+        help="undo the last change, or all changes back to the first",
     )
-    parser.add_argument(
-        "--to", choices=["last", "first"], default="last", help="before the last change, or before the first"
-    )
-    parser.add_argument(
-        "--yes", "-y", action="store_true", help="do not ask before the environment is changed"
-    )
+    parser.add_argument("--yes", "-y", action="store_true", help="change the environment without asking")
     parser.set_defaults(handler=_rollback)
 
 
 def _add_history(commands: Any) -> None:
-    parser = add_command(commands, "history", "what was changed in an environment, and when")
-    parser.add_argument("--python", metavar="EXE", help="tell of this interpreter's environment")
+    parser = add_command(commands, "history", "list the changes of an environment")
+    parser.add_argument("--python", metavar="EXE", help="interpreter of the environment; default: this one")
     parser.add_argument(
         "--drop",
         metavar="N",
         type=int,
         nargs="?",
         const=0,
-        help="free the disk of what is kept to undo change N and those before it; without N, all of them",
+        help="delete the stashes of change N and of those before it, which frees disk space but makes them"
+        " impossible to undo; without N, of all changes",
     )
     parser.set_defaults(handler=_history)
 
@@ -58,7 +58,7 @@ def _rollback(call: Call) -> int:
     if changes and not (args.quiet or args.json):
         render_history(changes if args.to == "first" else changes[-1:], call.err)
     if changes and not agreed(call, "Undo this?" if args.to == "last" else "Undo all of this?"):
-        raise Refused("nothing was changed: it was not agreed to", hint="Say yes, or pass `--yes`")
+        raise Refused("nothing was changed: the rollback was declined", hint="Answer `y`, or pass `--yes`")
     with session_of(call) as session:
         undone = () if is_recovered else undo_changes(session, args.python, to_first=args.to == "first")
     if args.json:

@@ -1,4 +1,4 @@
-"""Training runs: which there are, how far they are, how one is stopped, and its loss curve."""
+"""List, show, follow, stop and plot training runs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,33 @@ __all__ = ["add", "follow_run"]
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    parser = commands.add_parser("runs", help="training runs", description="Training runs.")
+    parser = commands.add_parser(
+        "runs", help="training runs", description="List, show, follow, stop and plot training runs."
+    )
     below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
-    parser = add_command(below, "list", "the training runs that were started here, newest first")
+    parser = add_command(below, "list", "list the training runs that were started here, newest first")
     parser.set_defaults(handler=_list)
-    parser = add_command(below, "show", "one run: what was started on what, how far it came, why it ended")
+    parser = add_command(below, "show", "show one run: its configuration, its progress, and why it ended")
     _add_id(parser)
     parser.set_defaults(handler=_show)
-    parser = add_command(below, "follow", "watch a run until it ends; an interrupt leaves it running")
+    parser = add_command(
+        below, "follow", "show the progress of a run until it ends; an interrupt leaves it running"
+    )
     _add_id(parser)
     parser.set_defaults(handler=_follow)
-    parser = add_command(below, "stop", "ask a run to save a checkpoint after its step, and to end")
+    parser = add_command(below, "stop", "ask a run to save a checkpoint after its current step, and to end")
     _add_id(parser)
     parser.add_argument("--wait", action="store_true", help="wait until it has ended")
     parser.set_defaults(handler=_stop)
     parser = add_command(below, "plot", "draw the loss curve of a run")
     _add_id(parser)
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help="a file that ends in .png or .svg"
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="output file, with the extension .png or .svg",
     )
     parser.set_defaults(handler=_plot)
 
@@ -44,14 +53,14 @@ def _add_id(parser: Any) -> None:
         "id",
         metavar="ID",
         nargs="?",
-        help="the run by name, or its folder; without it, the one that runs, else the newest",
+        help="name or folder of a run; default: the one that is running, else the newest",
     )
 
 
 def follow_run(call: Call, run_id: str, folder: RunFolder, *, stops: bool = True) -> int:
-    """Show a run until it has ended, and write what became of it; return the exit code.
+    """Show the progress of a run until it ends, print its summary, and return the exit code.
 
-    An interrupt asks it to stop, or leaves it to itself without *stops*.
+    With *stops* an interrupt asks the run to stop at a checkpoint; without, it leaves the run running.
     """
     return _ended(call, _watched(call, run_id, folder, stops=stops))
 
@@ -97,7 +106,7 @@ def _stop(call: Call) -> int:
         print_json({"id": run_id, "asked_to_stop": True}, call.out)
     elif not call.args.quiet:
         call.err.print(
-            f"asked {run_id} to stop: it saves a checkpoint after its step, and ends",
+            f"asked {run_id} to stop: it saves a checkpoint after its current step, and ends",
             markup=False,
             soft_wrap=True,
         )
@@ -113,12 +122,12 @@ def _plot(call: Call) -> int:
     if call.args.json:
         print_json({"id": run_id, "written": str(output.absolute())}, call.out)
     elif not call.args.quiet:
-        call.err.print(f"written {output}", markup=False, soft_wrap=True)
+        call.err.print(f"wrote {output}", markup=False, soft_wrap=True)
     return ExitCode.DONE
 
 
 def _chosen(call: Call) -> tuple[str, RunFolder]:
-    """Return the run that is meant.  Raises NotFound; InvalidInput where several run and none is named."""
+    """Return the named run, else the default.  Raises NotFound; InvalidInput if several are running."""
     from colablock.training.runs.folder import find_run, list_runs
     from colablock.transaction.apply_record import home_folder
 
@@ -127,7 +136,7 @@ def _chosen(call: Call) -> tuple[str, RunFolder]:
         running = [(run_id, folder) for run_id, folder in list_runs(home) if folder.is_alive()]
         if len(running) > 1:
             names = ", ".join(f"`{run_id}`" for run_id, _ in running)
-            raise InvalidInput(f"{len(running)} runs are going on: {names}", hint="Name one of them")
+            raise InvalidInput(f"{len(running)} runs are running: {names}", hint="Name one of them")
         if running:
             return running[0]
     return find_run(home, call.args.id)
@@ -143,7 +152,7 @@ def _watched(call: Call, run_id: str, folder: RunFolder, *, stops: bool) -> RunS
 
 
 def _ended(call: Call, summary: RunSummary) -> int:
-    """Write what became of a run; return whether it is well, or was left while it goes on."""
+    """Print the summary of a run; return the exit code, INTERRUPTED for a run that is still running."""
     from colablock.display.training import render_summary
     from colablock.training.runs.folder import State
     from colablock.training.runs.summary import summary_to_json

@@ -1,4 +1,4 @@
-"""Recorded runtimes: what there is, what changed, and how a new one is recorded."""
+"""List, show, compare, import and record runtimes."""
 
 from __future__ import annotations
 
@@ -16,70 +16,80 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-_ONE = "a recorded runtime by name, or the path of its document"
+_RUNTIME = "a recorded runtime by name, or the path of its file"
 
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
     parser = commands.add_parser(
         "runtime",
-        help="recorded runtimes: what hosted notebooks have installed",
-        description="Recorded runtimes: what hosted notebooks have installed.",
+        help="recorded runtimes: the distributions that hosted notebooks have installed",
+        description="List, show, compare, import and record runtimes of hosted notebooks.",
     )
     below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
-    parser = add_command(below, "list", "the recorded runtimes, oldest first")
+    parser = add_command(below, "list", "list the recorded runtimes, oldest first")
     parser.set_defaults(handler=_list)
-    parser = add_command(below, "show", "one recorded runtime, and what matrices say of it")
-    parser.add_argument("name", metavar="NAME|FILE", help=_ONE)
-    parser.add_argument("--all", action="store_true", help="name every distribution")
-    parser.add_argument("--freeze", action="store_true", help="print what `pip freeze` printed there")
+    parser = add_command(below, "show", "show one recorded runtime, and its distributions that matrices name")
+    parser.add_argument("name", metavar="NAME|FILE", help=_RUNTIME)
+    parser.add_argument("--all", action="store_true", help="list every distribution")
+    parser.add_argument("--freeze", action="store_true", help="print the output that `pip freeze` had there")
     parser.set_defaults(handler=_show)
-    parser = add_command(below, "diff", "what changed between two runtimes, and which matrices that concerns")
-    parser.add_argument("before", metavar="NAME|FILE", help=_ONE)
-    parser.add_argument("after", metavar="NAME|FILE", help="the later one")
+    parser = add_command(below, "diff", "compare two runtimes, and show which matrices the changes concern")
+    parser.add_argument("before", metavar="NAME|FILE", help=_RUNTIME)
+    parser.add_argument("after", metavar="NAME|FILE", help="the later runtime")
     parser.set_defaults(handler=_diff)
     _add_import(below)
     parser = add_command(
-        below, "record", "record an interpreter as it stands: on a hosted notebook, its image"
+        below, "record", "record the distributions of an interpreter: on a hosted notebook, of its image"
     )
-    parser.add_argument("--python", metavar="EXE", help="the interpreter; default: the one that runs this")
+    parser.add_argument("--python", metavar="EXE", help="the interpreter; default: this one")
     _add_result(parser)
     parser.set_defaults(handler=_record)
 
 
 def _add_import(below: Any) -> None:
-    parser = add_command(below, "import", "make a recorded runtime of what `pip freeze` printed")
-    parser.add_argument("freeze", metavar="FREEZE", help="the file; `-` for standard input")
-    _add_result(parser)
-    parser.add_argument("--python-version", metavar="X.Y.Z", required=True, help="the runtime's Python")
+    parser = add_command(below, "import", "make a recorded runtime from the output of `pip freeze`")
     parser.add_argument(
-        "--platform", metavar="TAG", help="the runtime's platform, such as manylinux_2_35_x86_64"
+        "freeze", metavar="FREEZE", help="file with the output of `pip freeze`; `-` is standard input"
+    )
+    _add_result(parser)
+    parser.add_argument(
+        "--python-version", metavar="X.Y.Z", required=True, help="Python version of the runtime"
+    )
+    parser.add_argument(
+        "--platform", metavar="TAG", help="platform of the runtime, such as manylinux_2_35_x86_64"
     )
     parser.add_argument(
         "--host",
         choices=["colab", "kaggle", "plain"],
-        help="what protects its own distributions; by default by the first word of its name",
+        help="host, which decides what is protected; default: from the first word of the name",
     )
     parser.add_argument(
         "--flavour",
         choices=["cpu", "gpu"],
-        help="by default gpu where a driver is given or torch is a CUDA build",
+        help="default: gpu if a driver is given or torch is a CUDA build, else cpu",
     )
-    parser.add_argument("--label", metavar="L", default="", help="how the host's own version menu calls it")
+    parser.add_argument(
+        "--label", metavar="L", default="", help="name of the runtime in the host's version menu"
+    )
     parser.add_argument("--driver", metavar="X", help="version of the accelerator's driver")
-    parser.add_argument("--date", metavar="D", help="of the image, as 2026-08-19; default: today")
-    parser.add_argument("--source", metavar="TEXT", help="where the freeze is from, in words")
-    parser.add_argument("--offline", action="store_true", help="take over what is known, and ask no index")
-    parser.add_argument("--default-index", metavar="URL", help="simple index in place of the default one")
+    parser.add_argument("--date", metavar="D", help="date of the image, as 2026-08-19; default: today")
+    parser.add_argument("--source", metavar="TEXT", help="source of the freeze, in words")
+    parser.add_argument(
+        "--offline", action="store_true", help="use only what recorded runtimes tell, and ask no index"
+    )
+    parser.add_argument(
+        "--default-index", metavar="URL", help="simple index to use instead of the default one"
+    )
     parser.set_defaults(handler=_import)
 
 
 def _add_result(parser: Any) -> None:
     parser.add_argument(
-        "--name", metavar="N", required=True, help="of the runtime, such as kaggle-2026.10-gpu"
+        "--name", metavar="N", required=True, help="name of the runtime, such as kaggle-2026.10-gpu"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="where it is written; default: runtimes/N.json"
+        "-o", "--output", metavar="FILE", type=Path, help="output file; default: runtimes/N.json"
     )
 
 
@@ -142,7 +152,7 @@ def _import(call: Call) -> int:
     check_name(args.name)
     date = args.date or _today()
     if not is_date(date):
-        raise InvalidInput(f"`{date}` is no date", hint="write it as `2026-08-19`")
+        raise InvalidInput(f"`{date}` is not a date", hint="Write it as `2026-08-19`")
     environment = environment_for(args.python_version, args.platform or PLATFORM)
     freeze = parse_freeze(_read(args.freeze), args.freeze)
     settings = read_settings(
@@ -161,7 +171,7 @@ def _import(call: Call) -> int:
         platform=args.platform or PLATFORM,
         driver=args.driver,
     )
-    # What an earlier import wrote under this name is what is made anew.
+    # An earlier import under this name is replaced, so nothing is learnt from it.
     known = [one.name for one in runtimes(environ=call.environ) if not (one.file and one.name == args.name)]
     recordings = [load_recording(name, environ=call.environ) for name in known]
     with reporter_for(call.err, quiet=args.quiet or args.json, environ=call.environ) as reporter:
@@ -198,7 +208,7 @@ def _record(call: Call) -> int:
 
 
 def _written(call: Call, recording: Recording, facts: dict[str, object], notes: list[str]) -> int:
-    """Write the document, and say so."""
+    """Write the recording to its file, and print a summary."""
     from colablock.display.text import Section, render_sections
     from colablock.runtimes.catalog import save_recording
 
@@ -215,7 +225,7 @@ def _written(call: Call, recording: Recording, facts: dict[str, object], notes: 
 
 
 def _read(freeze: str) -> str:
-    """Return the text of a freeze.  Raises InvalidInput."""
+    """Return the text of a freeze.  Raises InvalidInput for a file that cannot be read."""
     try:
         return sys.stdin.read() if freeze == "-" else Path(freeze).read_text("utf-8")
     except OSError as error:

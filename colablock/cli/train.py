@@ -1,4 +1,4 @@
-"""Training: preflight, launch and follow; and the tiny run that proves a stack."""
+"""Train, and prove with a tiny run that a stack trains."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.cli.common import Call, add_command, print_json, session_of
+from colablock.cli.common import MATRIX, Call, add_command, print_json, session_of
 from colablock.errors import ExitCode, TrainingFailed
 
 if TYPE_CHECKING:
@@ -22,44 +22,56 @@ def add(commands: Any) -> None:
 
 
 def _add_train(commands: Any) -> None:
-    parser = add_command(commands, "train", "train in the environment that was applied")
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--config", metavar="FILE", type=Path, help="a training config (see `new-config`)")
-    parser.add_argument("--model", metavar="M", help="the base model: a folder, or a name on the hub")
+    parser = add_command(commands, "train", "train in the environment of the last apply")
+    parser.add_argument("name", metavar="NAME", help=MATRIX)
+    parser.add_argument("--config", metavar="FILE", type=Path, help="training config (see `new-config`)")
+    parser.add_argument("--model", metavar="M", help="base model: a folder, or a name on the Hub")
     parser.add_argument(
         "--dataset",
         metavar="D",
         action="append",
         default=[],
-        help="a file, or a name on the hub (repeatable)",
+        help="training data: a file, or a name on the Hub (repeatable)",
     )
     parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], help="any key of the config (repeatable)"
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="set a key of the config (repeatable)"
     )
     parser.add_argument(
-        "--output-dir", metavar="DIR", help="where the run goes; default: `outputs/MODEL-DATA`"
+        "--output-dir", metavar="DIR", help="folder of the run; default: `outputs/MODEL-DATA`"
     )
-    parser.add_argument("--runner", choices=["axolotl", "trl"], help="in place of the matrix's own")
-    parser.add_argument("--mirror", metavar="TARGET", help="a folder or hf://NAME/REPO for whole checkpoints")
-    parser.add_argument("--fresh", action="store_true", help="put aside what stands there, and begin anew")
     parser.add_argument(
-        "--resume-anyway", action="store_true", help="go on although config, data or lock changed"
+        "--runner", choices=["axolotl", "trl"], help="training library; default: the matrix's own"
     )
-    parser.add_argument("--anyway", action="store_true", help="start although preflight refuses")
-    parser.add_argument("--no-wait", dest="wait", action="store_false", help="start, and do not follow")
+    parser.add_argument(
+        "--mirror", metavar="TARGET", help="folder or hf://NAME/REPO to copy complete checkpoints to"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="move an existing run in the folder aside, and start a new one"
+    )
+    parser.add_argument(
+        "--resume-anyway", action="store_true", help="resume even if config, data or lock have changed"
+    )
+    parser.add_argument("--anyway", action="store_true", help="start even if a preflight check refuses")
+    parser.add_argument(
+        "--no-wait", dest="wait", action="store_false", help="start the run, and do not follow it"
+    )
     parser.epilog = (
-        "What follows `--` goes to accelerate, after our own; for several hosts: `--num_machines`, "
-        "`--num_processes`, `--machine_rank`, `--main_process_ip`, `--main_process_port`."
+        "Arguments after `--` are passed to accelerate, after colablock's own. For several hosts: "
+        "`--num_machines`, `--num_processes`, `--machine_rank`, `--main_process_ip`, `--main_process_port`."
     )
     parser.set_defaults(launch=[])
     parser.set_defaults(handler=_train)
 
 
 def _add_smoke(commands: Any) -> None:
-    parser = add_command(commands, "smoke", "ten tiny training steps, offline: proves that a stack trains")
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--runner", choices=["axolotl", "trl"], help="in place of the matrix's own")
-    parser.add_argument("--receipt", metavar="FILE", type=Path, help="write the receipt, to contribute it")
+    parser = add_command(commands, "smoke", "train ten tiny steps offline, to prove that the stack trains")
+    parser.add_argument("name", metavar="NAME", help=MATRIX)
+    parser.add_argument(
+        "--runner", choices=["axolotl", "trl"], help="training library; default: the matrix's own"
+    )
+    parser.add_argument(
+        "--receipt", metavar="FILE", type=Path, help="write the receipt to FILE, to contribute it"
+    )
     parser.set_defaults(handler=_smoke)
 
 
@@ -81,7 +93,7 @@ def _train(call: Call) -> int:
             reporter=session.reporter,
             show=lambda briefing: None if is_quiet else render_briefing(briefing, call.err),
         )
-    return _followed(call, run) if args.wait else _told(call, run)
+    return _follow(call, run) if args.wait else _print_started(call, run)
 
 
 def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions:
@@ -100,13 +112,13 @@ def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions
     )
 
 
-def _followed(call: Call, run: NamedRun) -> int:
+def _follow(call: Call, run: NamedRun) -> int:
     from colablock.cli.runs import follow_run
 
     return follow_run(call, run.id, run.folder)
 
 
-def _told(call: Call, run: NamedRun) -> int:
+def _print_started(call: Call, run: NamedRun) -> int:
     if call.args.json:
         print_json(
             {"id": run.id, "folder": str(run.folder.path), "state": run.folder.state().value}, call.out
@@ -132,8 +144,8 @@ def _smoke(call: Call) -> int:
         print_json(receipt_to(receipt), call.out)
     else:
         render_receipt(receipt, call.out, path=args.receipt)
-    if not receipt.passed and args.json:  # the receipt says so, and is the one answer
+    if not receipt.passed and args.json:  # the receipt says so, and is the only output
         return TrainingFailed.exit_code
     if not receipt.passed:
-        raise TrainingFailed(f"`{args.name}` does not train here: the loss is not what it has to be")
+        raise TrainingFailed(f"`{args.name}` does not train here: the loss is not as expected")
     return ExitCode.DONE

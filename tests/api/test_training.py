@@ -101,7 +101,9 @@ def test_one_that_is_not_over_ends_the_cell_that_waits_for_it(
     monkeypatch.setattr("colablock.api.training.watch", partial(watch, sleep=interrupt))
     with a_sleeper() as process:
         folder = a_run(tmp_path / "tiny", **process)
-        with pytest.raises(KeyboardInterrupt, match=r"the run `tiny` goes on; `colablock\.attach\('tiny'\)`"):
+        with pytest.raises(
+            KeyboardInterrupt, match=r"the run `tiny` is still running; `colablock\.attach\('tiny'\)`"
+        ):
             Run(NamedRun("tiny", folder)).follow(quiet=quiet)
         assert folder.stop_file.exists()
         assert folder.is_alive()

@@ -130,7 +130,7 @@ def test_it_says_what_was_written_and_what_comes_next(
     assert captured.err == (
         "wrote matrices/my-stack.toml with 2 packages, 1 constraint\n"
         "\n"
-        "Next, once every `why` says something:\n"
+        "Next, after you have filled in every `why`:\n"
         "  colablock lock my-stack --all\n"
         "  colablock check my-stack\n"
         "  colablock plan my-stack --runtime colab-2026.08-gpu\n"

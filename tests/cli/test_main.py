@@ -597,7 +597,7 @@ def test_a_bug_of_ours_has_its_own_exit_code(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "RuntimeError: a shelf fell down" in captured.err
-    assert "This is a bug of colablock" in captured.err
+    assert "This is a bug in colablock" in captured.err
 
 
 # Locks

@@ -477,7 +477,7 @@ def test_a_freeze_from_standard_input_is_told_of_on_standard_error(
 USAGE = [
     (("--name", "a/b"), "cannot be the name"),
     (("--python-version", "2.7"), "no Python version"),
-    (("--date", "today"), "no date"),
+    (("--date", "today"), "not a date"),
     (("--platform", "moon"), "no platform"),
 ]
 

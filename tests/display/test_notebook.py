@@ -218,8 +218,8 @@ def test_a_cell_that_fails_fails_here_too() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("plan demo", "a cell can only be run"),
-        ("", "a cell can only be run"),
+        ("plan demo", "takes no command but `run`"),
+        ("", "takes no command but `run`"),
         ("run one two", "takes one name, not 2"),
         ("run 'one", "cannot be split into words"),
     ],

@@ -373,7 +373,7 @@ WHOLE = {"files": 2, "pages": 2, "simple-2": 2, "metadata": 2, "named": 2, "stam
 def test_the_folder_is_told(cache: Swept) -> None:
     assert cache.run("dir") == (f"{cache.folder}\n", "")
     assert cache.json("dir") == {"folder": str(cache.folder)}
-    assert cache.run("info") == (f"{cache.folder}\n  nothing is kept\n", "")
+    assert cache.run("info") == (f"{cache.folder}\n  the cache is empty\n", "")
     assert cache.run("clean") == ("", "there was nothing to remove\n")
 
 

@@ -239,8 +239,8 @@ def test_a_complete_lock_beside_the_matrix_makes_the_environment(world: World) -
     [
         (["--runtime", "small-2"], "no runtime is recorded as `small-2`"),
         (["--runtime", "small-1", "--python-version", "3.12"], "has its own Python and platform"),
-        (["--all", "--runtime", "small-1"], "`--all` and `--runtime` do not go together"),
-        (["--exclude-newer", "yesterday"], "`yesterday` is no date"),
+        (["--all", "--runtime", "small-1"], "`--all` cannot be used with `--runtime`"),
+        (["--exclude-newer", "yesterday"], "`yesterday` is not a date"),
     ],
 )
 def test_what_cannot_be_asked_of_a_lock(argv: list[str], said: str, world: World) -> None:
