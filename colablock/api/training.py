@@ -107,7 +107,7 @@ class Run:
         return target
 
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
-        """Return the output of the trained model for each prompt; *options* are those of `adapter.generate`."""
+        """Return the answer of the model to each prompt; *options* are those of `adapter.generate`."""
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
         with reporter_for(notebook=True) as reporter:
             options = {"reporter": reporter, **options}

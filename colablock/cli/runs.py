@@ -136,7 +136,7 @@ def _chosen(call: Call) -> tuple[str, RunFolder]:
         running = [(run_id, folder) for run_id, folder in list_runs(home) if folder.is_alive()]
         if len(running) > 1:
             names = ", ".join(f"`{run_id}`" for run_id, _ in running)
-            raise InvalidInput(f"{len(running)} runs are running: {names}", hint="Name one of them")
+            raise InvalidInput(f"{len(running)} runs are in progress: {names}", hint="Name one of them")
         if running:
             return running[0]
     return find_run(home, call.args.id)

@@ -158,7 +158,7 @@ def test_asking_is_enough(
         a_run(tmp_path / "other", home=home, **process)
         assert run(environ, "stop") == 2
         said = capsys.readouterr().err
-    assert "2 runs are going on" in said
+    assert "2 runs are in progress" in said
     assert "`tiny`" in said
 
 
@@ -188,7 +188,7 @@ def test_the_curve_is_drawn_to_a_file(
     output = tmp_path / "curve.svg"
     assert run(environ, "plot", "tiny", "-o", str(output)) == 0
     assert "tiny: tiny-llama" in output.read_text()
-    assert capsys.readouterr().err.startswith("written ")
+    assert capsys.readouterr().err.startswith("wrote ")
     assert run(environ, "plot", "--json", "-o", str(output)) == 0
     assert json.loads(capsys.readouterr().out)["written"] == str(output)
     assert run(environ, "plot", "-o", str(tmp_path / "curve.gif")) == 2
