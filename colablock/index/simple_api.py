@@ -1,4 +1,4 @@
-"""Pages of the simple repository API in, File records out; nothing is fetched here.
+"""Parse pages of the simple repository API to File records.  Nothing is fetched here.
 
 JSON after PEP 691, 700 and 792; HTML after PEP 503, 592, 629, 658 and 714.
 A parsed page is kept as plain *rows*, which load many times faster than the page.
@@ -21,7 +21,7 @@ from colablock.index.candidates import File
 __all__ = ["ACCEPT", "Listing", "parse_page"]
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
-_NO_INDEX = "check that the URL of the index is that of a simple one (PEP 503): it often ends with `/simple/`"
+_NO_INDEX = "Check that the URL is that of a simple index (PEP 503): it often ends with `/simple/`"
 _MAJOR = "1"  # of the API (PEP 629): a page of another one must not be read
 
 Row = list[Any]  # filename, url, hashes, size, upload time (epoch), requires-python, yanked, core-metadata
@@ -80,7 +80,7 @@ def _parse_json(body: bytes, url: str, base: str) -> Listing:
         status = page.get("project-status") or {}
         rows = [_json_row(entry, base) for entry in page["files"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"`{redacted(url)}` is no page of a simple index: {_fault(body, error)}"
+        message = f"`{redacted(url)}` is not a page of a simple index: {_fault(body, error)}"
         raise FetchFailed(message, url=redacted(url), hint=_NO_INDEX) from error
     return Listing(rows=rows, status=_status(status))
 
@@ -94,7 +94,7 @@ def _fault(body: bytes, error: Exception) -> str:
 
 
 def _status(status: Any) -> str | None:
-    """Return what PEP 792 says of a project that is not simply active."""
+    """Return the status of a project and its reason (PEP 792); None if it is active."""
     name = status.get("status", "active") if isinstance(status, dict) else str(status)
     if name == "active":
         return None
@@ -136,7 +136,7 @@ def _parse_html(body: bytes, content_type: str, url: str, base: str) -> Listing:
 
 
 class _Anchors(HTMLParser):
-    """Collects what the anchors of a page say (PEP 503)."""
+    """Collects the anchors of a page (PEP 503)."""
 
     def __init__(self, url: str, base: str) -> None:
         super().__init__()
@@ -184,13 +184,13 @@ class _Anchors(HTMLParser):
 def _check_version(version: str, url: str) -> None:
     if version.partition(".")[0] != _MAJOR:
         message = (
-            f"`{redacted(url)}` speaks version {version} of the simple API, and colablock version {_MAJOR}"
+            f"`{redacted(url)}` has version {version} of the simple API, and colablock reads version {_MAJOR}"
         )
         raise FetchFailed(message, url=redacted(url), hint="a newer colablock may read it")
 
 
 def _epoch(text: str | None) -> float | None:
-    """Return a PEP 700 upload time as seconds; None where there is none or it cannot be read."""
+    """Return a PEP 700 upload time as seconds; None if it is missing or invalid."""
     if not text:
         return None
     try:

@@ -1,4 +1,4 @@
-"""An interpreter as it stands, recorded: what belongs to the image, without what came with colablock."""
+"""Record a live interpreter: the distributions of the image, without those installed for colablock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLABLOCK = canonicalize_name("colablock")
 def record_snapshot(
     snapshot: Snapshot, *, name: str, date: str, source: str
 ) -> tuple[Recording, tuple[str, ...]]:
-    """Return the recording of a live interpreter, and what it leaves out, with the reason.
+    """Return the recording of a live interpreter, and what is left out with the reason.
 
     colablock is left out, and what only it needs and nobody asked for by name
     (PEP 376, REQUESTED); so is what is installed in editable mode.  Raises
@@ -36,11 +36,13 @@ def record_snapshot(
     environment = snapshot.environment
     python, platform = str(environment.python_version), environment.platform
     if snapshot.accelerator.kind == "tpu":
-        message = "a runtime with a TPU is not recorded: nothing that colablock ships trains on one"
+        message = "a runtime with a TPU cannot be recorded: no shipped matrix trains on a TPU"
         raise InvalidInput(message)
     if environment_for(python, platform).tags != environment.tags:
-        message = f"`{snapshot.python}` cannot be recorded: it is not a usual build of CPython"
-        raise InvalidInput(message, hint="free-threaded and debug builds, and PyPy, have tags of their own")
+        message = f"`{snapshot.python}` cannot be recorded: it is not a standard build of CPython"
+        raise InvalidInput(
+            message, hint="Free-threaded builds, debug builds and PyPy have wheel tags of their own"
+        )
     ours = _came_with_colablock(snapshot)
     editable = {name for name, one in snapshot.installed.items() if _is_editable(one)} - ours
     kept = [one for name, one in snapshot.installed.items() if name not in ours | editable]
@@ -63,7 +65,7 @@ def record_snapshot(
 
 
 def _recorded(installed: Installed) -> RecordedDistribution:
-    """Return what a document keeps of *installed*: nothing of this machine's paths."""
+    """Return the part of *installed* that a document keeps, without paths of this machine."""
     url = _url_of(installed.direct_url)
     kept = Installed(
         name=installed.name,
@@ -80,7 +82,7 @@ def _recorded(installed: Installed) -> RecordedDistribution:
 
 
 def _came_with_colablock(snapshot: Snapshot) -> frozenset[NormalizedName]:
-    """Return colablock, and what it needs that nobody else needs or asked for."""
+    """Return colablock, and its requirements that no other distribution needs and nobody requested."""
     installed = snapshot.installed
     needed = {name: _needs(one, snapshot.environment) for name, one in installed.items()}
     ours = {_COLABLOCK} & installed.keys()
@@ -108,7 +110,7 @@ def _is_editable(installed: Installed) -> bool:
 
 
 def _url_of(origin: Mapping[str, object] | None) -> str | None:
-    """Return *origin* (PEP 610) as ``pip freeze`` shows it; None where there is none that can be shown."""
+    """Return *origin* (PEP 610) as ``pip freeze`` shows it; None if there is none to show."""
     url = (origin or {}).get("url")
     if origin is None or not isinstance(url, str):
         return None

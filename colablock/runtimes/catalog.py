@@ -1,4 +1,4 @@
-"""Recorded runtimes by name, as snapshots: what public notebook images had installed, and a user's own."""
+"""Find recorded runtimes by name and return them as snapshots: the shipped images and the user's own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _ENDING = ".json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRuntime:
-    """One runtime that can be named, or one that cannot because *shadowed_by* comes first.
+    """One recorded runtime; *shadowed_by* is an earlier one of the same name.
 
     *file* is None for one that is shipped.  *fault* says why a file is no
     recorded runtime; *about* is None then.
@@ -61,7 +61,7 @@ class ListedRuntime:
 
 @dataclass(frozen=True, slots=True)
 class _RuntimePlace:
-    """Where one runtime stands: a document at *path*, or the packed file where that is None."""
+    """The location of one runtime: the document at *path*, or the packed file if that is None."""
 
     name: str
     path: Path | None
@@ -75,22 +75,21 @@ class _RuntimePlace:
         return packed_runtimes()[self.name] if self.path is None else self.read().about
 
     def read(self) -> Recording:
-        """Return the whole of it.  Raises InvalidInput, and NotFound where the file has gone."""
+        """Return the whole recording.  Raises InvalidInput, and NotFound if the file no longer exists."""
         if self.path is None:
             return packed(self.name)
         recording = _read_file(self.path, is_shipped=self.is_shipped)
         if recording.about.name != self.name:
-            message = (
-                f"`{self.path}` holds the runtime `{recording.about.name}`, and is found as `{self.name}`"
-            )
-            raise InvalidInput(message, hint=f"call the file `{recording.about.name}{_ENDING}`")
+            named = recording.about.name
+            message = f"`{self.path}` contains the runtime `{named}`, and its file name says `{self.name}`"
+            raise InvalidInput(message, hint=f"Rename the file to `{named}{_ENDING}`")
         return recording
 
 
 def list_runtimes(
     *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> tuple[ListedRuntime, ...]:
-    """Return every runtime that can be found, by date; those that cannot be read stand first.
+    """Return every runtime on the search path by date; unreadable files come first.
 
     They are looked for in ``./runtimes``, the folders of ``COLABLOCK_RUNTIMES``,
     and among those shipped, in this order; the first of a name is the one that is meant.
@@ -114,7 +113,7 @@ def list_runtimes(
 def runtimes(
     *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> tuple[RecordedRuntime, ...]:
-    """Return the recorded runtimes that can be named, oldest first; files that are none are left out."""
+    """Return the recorded runtimes, oldest first; invalid files are skipped."""
     listed = list_runtimes(environ=environ, cwd=cwd)
     return tuple(one.about for one in listed if one.about is not None and one.shadowed_by is None)
 
@@ -127,7 +126,7 @@ def runtime_names(*, environ: Mapping[str, str] | None = None, cwd: Path | None 
 def load_recording(
     name_or_path: str, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Recording:
-    """Return a recorded runtime whole, by its name or by a path.
+    """Return the whole recording of a runtime, by name or by path.
 
     A path ends in ``.json`` or holds a separator.  Raises NotFound, with near
     names, and InvalidInput for a file that is none.
@@ -141,13 +140,13 @@ def load_recording(
     near = difflib.get_close_matches(name_or_path, names, n=3)
     hint = f"did you mean {', '.join(f'`{item}`' for item in near)}" if near else None
     message = f"no runtime is recorded as `{name_or_path}`"
-    raise NotFound(message, hint=hint or f"recorded ones are {', '.join(names)}")
+    raise NotFound(message, hint=hint or f"recorded runtimes: {', '.join(names)}")
 
 
 def load_runtime(
     name_or_path: str, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Snapshot:
-    """Return the snapshot of a recorded runtime, found as `load_recording` does.
+    """Return the snapshot of a recorded runtime, which is looked up as in `load_recording`.
 
     It is the image before anything ran: no module is loaded, and of the
     accelerator only the driver is known.
@@ -158,12 +157,12 @@ def load_runtime(
 def recorded_distributions(
     name_or_path: str, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> tuple[RecordedDistribution, ...]:
-    """Return what a runtime has installed, sorted by name; it is found as `load_recording` does."""
+    """Return the distributions of a runtime, sorted by name; it is looked up as in `load_recording`."""
     return load_recording(name_or_path, environ=environ, cwd=cwd).distributions
 
 
 def save_recording(recording: Recording, path: Path) -> None:
-    """Write the document of *recording* to *path*, over what stood there.  Raises InvalidInput."""
+    """Write the document of *recording* to *path*, replacing a file there.  Raises InvalidInput."""
     write_atomic(path, write_document(recording).encode())
 
 
@@ -198,7 +197,7 @@ def snapshot_of_recording(recording: Recording) -> Snapshot:
 def runtime_of(
     snapshot: Snapshot, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> str | None:
-    """Return the name of the recorded runtime that *snapshot* is, untouched; None where it is none.
+    """Return the name of the recorded runtime that equals *snapshot*; None if there is none.
 
     colablock and what was installed for it may stand there beside the image's
     own.  Of two images with the same distributions the accelerator decides.
@@ -222,7 +221,7 @@ def _is_image(snapshot: Snapshot, distributions: tuple[RecordedDistribution, ...
 
 
 def _needed_by(name: NormalizedName, snapshot: Snapshot) -> frozenset[NormalizedName]:
-    """Return *name* and all that its requirements lead to, markers not asked."""
+    """Return *name* and its transitive requirements, markers ignored."""
     found: set[NormalizedName] = set()
     pending = [name]
     while pending:
@@ -234,18 +233,18 @@ def _needed_by(name: NormalizedName, snapshot: Snapshot) -> frozenset[Normalized
     return frozenset(found)
 
 
-# Where they are looked for
+# The search path
 
 
 def _places(environ: Mapping[str, str] | None, cwd: Path | None) -> Iterator[_RuntimePlace]:
-    """Yield where runtimes stand, nearest first."""
+    """Yield the locations of runtimes, nearest first."""
     environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
     named = [text for text in environ.get(VARIABLE, "").split(os.pathsep) if text]
     seen: set[str] = set()
     for folder in (_below(cwd, text) for text in ("runtimes", *named)):
         for path in _documents(folder):
             identity = os.path.realpath(path)
-            if identity not in seen:  # one folder may be found in two ways
+            if identity not in seen:  # a folder may be on the search path twice
                 seen.add(identity)
                 yield _RuntimePlace(path.name.removesuffix(_ENDING), path)
     for path in _documents(FOLDER):
@@ -254,17 +253,17 @@ def _places(environ: Mapping[str, str] | None, cwd: Path | None) -> Iterator[_Ru
 
 
 def _documents(folder: Path) -> list[Path]:
-    """Return the documents of one folder; none where it is no folder."""
+    """Return the documents of a folder; none if it does not exist."""
     return sorted(path for path in folder.glob(f"*{_ENDING}") if path.is_file())
 
 
 def _below(cwd: Path, path: str) -> Path:
-    """Return *path* seen from *cwd*; short where it lies below, since messages show it."""
+    """Return *path* relative to *cwd*, kept short for messages."""
     return Path(path) if cwd == Path.cwd() else cwd / path
 
 
 def _read_file(path: Path, *, is_shipped: bool = False) -> Recording:
-    """Return what the document at *path* records; read once while the file stays as it is."""
+    """Return the recording in the document at *path*, cached until the file changes."""
     try:
         status = path.stat()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Recorded runtimes as plain values: what there is, one of them, what changed between two."""
+"""Recorded runtimes as plain values: the list, one runtime, and the difference of two."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["compared", "diff_facts", "runtime_facts", "runtime_listing"]
 
 
 def runtime_listing(environ: Mapping[str, str]) -> dict[str, object]:
-    """Return every runtime that is found, by date, and the files that are none."""
+    """Return every runtime on the search path by date, and the invalid files."""
     listed = list_runtimes(environ=environ)
     return {
         "runtimes": [
@@ -36,7 +36,7 @@ def runtime_listing(environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def runtime_facts(name: str, environ: Mapping[str, str]) -> dict[str, object]:
-    """Return all of one runtime: its facts, what matrices say of it, what is unmet, every distribution."""
+    """Return one runtime: its facts, mentions in matrices, unmet requirements and distributions."""
     recording = load_recording(name, environ=environ)
     snapshot = snapshot_of_recording(recording)
     named = _named(snapshot, _matrices(environ))
@@ -61,13 +61,13 @@ def runtime_facts(name: str, environ: Mapping[str, str]) -> dict[str, object]:
 
 
 def compared(before: str, after: str, environ: Mapping[str, str]) -> RuntimeDiff:
-    """Return what changed between two runtimes, and which of the matrices that are found it concerns."""
+    """Return the difference of two runtimes, and the matrices it concerns."""
     old, new = (snapshot_of_recording(load_recording(name, environ=environ)) for name in (before, after))
     return diff_runtimes(old, new, _matrices(environ))
 
 
 def diff_facts(diff: RuntimeDiff) -> dict[str, object]:
-    """Return *diff* as plain values, everything in it."""
+    """Return the whole of *diff* as plain values."""
     return {
         "before": _side(diff.before),
         "after": _side(diff.after),
@@ -94,13 +94,13 @@ def _about(about: RecordedRuntime) -> dict[str, object]:
 
 
 def _matrices(environ: Mapping[str, str]) -> list[Matrix]:
-    """Return the matrices that can be named, in the order of the search."""
+    """Return the valid matrices in the order of the search path."""
     listed = list_matrices(environ=environ)
     return [one.matrix for one in listed if one.matrix is not None and not one.shadowed_by]
 
 
 def _named(snapshot: Snapshot, matrices: list[Matrix]) -> list[dict[str, object]]:
-    """Return each name that matrices name, with what each of them says of it."""
+    """Return each project that matrices name, with their mentions of it."""
     said: dict[str, list[dict[str, object]]] = {}
     for matrix in matrices:
         for name, entries in names_of(matrix, snapshot.environment).items():
@@ -125,7 +125,7 @@ def _saying(matrix: Matrix, said: MatrixMention, version: str | None) -> dict[st
 
 
 def _unmet(snapshot: Snapshot) -> list[dict[str, object]]:
-    """Return the requirements that the image does not meet as it stands, with what is there instead."""
+    """Return the requirements that the image does not meet, with the installed versions."""
     found: list[dict[str, object]] = []
     for name, line in sorted(unmet(snapshot.installed, snapshot)):
         requirement = parse_requirement(line)

@@ -1,4 +1,4 @@
-"""What changed between two runtimes, and which matrices that concerns: pure functions over snapshots."""
+"""Compare two runtimes, and list the matrices that a change concerns: pure functions over snapshots."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """One distribution at another version.  *is_up* is None where the versions cannot be compared."""
+    """One distribution at another version.  *is_up* is None if the versions cannot be compared."""
 
     name: NormalizedName
     before: str
@@ -60,7 +60,7 @@ class Concern:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeDiff:
-    """What differs from *before* to *after*; every list is sorted by name."""
+    """The difference between *before* and *after*; every list is sorted by name."""
 
     before: Snapshot
     after: Snapshot
@@ -72,7 +72,7 @@ class RuntimeDiff:
 
 
 class MatrixMention(NamedTuple):
-    """What one matrix says of one name: in which section, and which variants alone say so."""
+    """A mention of one project in one matrix: the section, and the variants if it is not in all."""
 
     kind: str
     specifier: SpecifierSet
@@ -80,7 +80,7 @@ class MatrixMention(NamedTuple):
 
 
 def diff_runtimes(before: Snapshot, after: Snapshot, matrices: Sequence[Matrix]) -> RuntimeDiff:
-    """Return what changed from *before* to *after*, and what of it *matrices* name."""
+    """Return the difference between *before* and *after*, and the parts of it that *matrices* name."""
     old = {name: before.installed[name].version for name in sorted(before.installed)}
     new = {name: after.installed[name].version for name in sorted(after.installed)}
     moved = [
@@ -100,7 +100,7 @@ def diff_runtimes(before: Snapshot, after: Snapshot, matrices: Sequence[Matrix])
 
 
 def names_of(matrix: Matrix, environment: Environment) -> dict[NormalizedName, tuple[MatrixMention, ...]]:
-    """Return what *matrix* and its variants say of each name, where the markers hold."""
+    """Return the mentions of each project in *matrix* and its variants, as far as the markers hold."""
     found: dict[NormalizedName, dict[tuple[str, SpecifierSet], list[str]]] = {}
     for variant, holder in (("", matrix), *matrix.variants.items()):
         for kind in ("packages", "constraints", "absent"):
@@ -121,13 +121,13 @@ def _holding(
 ) -> Iterator[PackageEntry | Constraint | Absent]:
     markers = {**environment.markers, "extra": ""}
     for entry in entries:
-        marker: Marker | None = getattr(entry, "marker", None)  # what must be absent has none
+        marker: Marker | None = getattr(entry, "marker", None)  # entries of [absent] have no marker
         if marker is None or marker.evaluate(markers):
             yield entry
 
 
 def _concerns(matrix: Matrix, before: Snapshot, after: Snapshot) -> Iterator[Concern]:
-    """Yield what of the change *matrix* names: Python, the driver, then distributions by name."""
+    """Yield the changes that *matrix* names: Python, the driver, then distributions by name."""
     python = (str(before.environment.python_version), str(after.environment.python_version))
     if python[0] != python[1] and len(matrix.requires_python):
         named = MatrixMention("requires-python", matrix.requires_python, ())
@@ -163,12 +163,12 @@ def _concern(
 
 
 def specifier_text(specifier: SpecifierSet) -> str:
-    """Return *specifier* as people write it, the lower bound first."""
+    """Return *specifier* with the lower bound first."""
     return ",".join(sorted(map(str, specifier), key=lambda clause: (clause.startswith("<"), clause)))
 
 
 def is_within(version: str | None, specifier: SpecifierSet) -> bool | None:
-    """Whether *version* is one of *specifier*; None where there is none."""
+    """Whether *version* meets *specifier*; None without a version."""
     if version is None:
         return None
     return is_version(version) and specifier.contains(version, prereleases=True)

@@ -1,4 +1,4 @@
-"""Recorded runtimes as values, and the JSON document that holds one of them (schema 1).
+"""The recorded runtime and its JSON document (schema 1).
 
 The document is written to be read in a diff: sorted, one distribution a line.
 ``docs/how-to/record-a-runtime.md`` describes it.
@@ -73,13 +73,13 @@ class RecordedRuntime:
     name: str  # colab-2026.08-gpu
     flavour: str  # cpu or gpu
     python_version: str
-    date: str  # of the image: YYYY-MM-DD
+    date: str  # date of the image: YYYY-MM-DD
     distributions: int
     unknown: int
     host: Host = Host.COLAB
-    label: str = ""  # 2026.08, as the host's own version menu has it
-    commit: str = ""  # of googlecolab/backend-info
-    source: str = ""  # where it was recorded from, in words
+    label: str = ""  # 2026.08, as in the host's version menu
+    commit: str = ""  # commit of googlecolab/backend-info
+    source: str = ""  # origin of the recording, as text
     file: str | None = None  # None: shipped
     platform: str = PLATFORM
     torch: str | None = None
@@ -89,13 +89,13 @@ class RecordedRuntime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedDistribution:
-    """One line of an image's freeze, with its metadata where that is known.
+    """One line of an image's freeze, with its metadata if known.
 
     *requires_of* names the release whose requirements stand in for those of a
     build with a local label, CUDA libraries left out.
     """
 
-    spelled: str  # the name as the freeze has it
+    spelled: str  # the name as in the freeze
     url: str | None
     installed: Installed
     is_known: bool
@@ -111,7 +111,7 @@ class RecordedDistribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """One recorded image whole: *distributions* by name, *shared* the groups that own the same files."""
+    """A whole recording: *distributions* by name; *shared* are the groups that own the same files."""
 
     about: RecordedRuntime
     distributions: tuple[RecordedDistribution, ...]
@@ -141,14 +141,14 @@ def recording_of(
 
 
 def check_name(name: str) -> None:
-    """Raise InvalidInput for what cannot be the name of a runtime: it is that of its file too."""
+    """Raise InvalidInput if *name* cannot be a runtime's, which is also its file name."""
     if not _NAME.fullmatch(name):
-        message = f"`{name}` cannot be the name of a runtime"
+        message = f"`{name}` is not a valid name for a runtime"
         raise InvalidInput(message, hint="use letters, digits, `.`, `_` and `-`, as in `kaggle-2026.10-gpu`")
 
 
 def is_date(text: str) -> bool:
-    """Whether *text* is a day as the documents have it: dates are compared as texts."""
+    """Whether *text* is a date in the form YYYY-MM-DD, which sorts as text."""
     try:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
@@ -171,7 +171,7 @@ def direct_url_of(url: str) -> dict[str, object]:
 
 
 def write_document(recording: Recording) -> str:
-    """Return the document of *recording*; the same for the same recording."""
+    """Return the document of *recording*; equal recordings give equal bytes."""
     about = recording.about
     head = {
         "schema": SCHEMA,
@@ -200,7 +200,7 @@ def _json(value: object) -> str:
 
 
 def _line_of(item: RecordedDistribution) -> dict[str, object]:
-    """Return one distribution: without ``requires`` nothing is known, and an empty list is known too."""
+    """Return one distribution; without ``requires`` its requirements are unknown, [] means it has none."""
     installed = item.installed
     found: dict[str, object] = {"name": item.spelled, "version": installed.version}
     found |= {"url": item.url} if item.url else {}
@@ -232,7 +232,7 @@ def read_document(text: str, file: str | None) -> Recording:
         raise InvalidInput(message) from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         schema = data.get("schema") if isinstance(data, dict) else None
-        message = f"`{what}` is no recorded runtime of schema {SCHEMA}"
+        message = f"`{what}` is not a recorded runtime of schema {SCHEMA}"
         hint = None if schema is None else f"it is one of schema {schema}, which this colablock does not read"
         raise InvalidInput(message, hint=hint)
     faults = list(_faults(data))
@@ -244,7 +244,7 @@ def read_document(text: str, file: str | None) -> Recording:
 
 
 def _recording(data: Mapping[str, Any], file: str | None) -> Recording:
-    """Return the recording of a document without faults."""
+    """Return the recording of a valid document."""
     about = RecordedRuntime(
         name=data["name"],
         flavour=data["flavour"],
@@ -289,7 +289,7 @@ def _distribution(line: Mapping[str, Any]) -> RecordedDistribution:
 
 
 def _faults(data: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield everything that is wrong with a document, in the order of its parts."""
+    """Yield the faults of a document, in the order of its parts."""
     head = {key: value for key, value in data.items() if key not in {"schema", "shared", "distributions"}}
     wrong = list(_key_faults(head, _HEAD, _NEEDED, ""))
     yield from wrong
@@ -314,7 +314,7 @@ def _faults(data: Mapping[str, Any]) -> Iterator[Fault]:
             continue
         name = canonicalize_name(line["name"])
         if not is_normalized_name(name):
-            yield Fault(path=f"{where}.name", message=f"`{line['name']}` is no project name")
+            yield Fault(path=f"{where}.name", message=f"`{line['name']}` is not a valid project name")
         elif first.setdefault(name, place) != place:
             yield Fault(path=f"{where}.name", message=f"`{name}` is distributions[{first[name]}] already")
 
@@ -328,7 +328,7 @@ def _key_faults(
     for key, value in found.items():
         kind = known.get(key)
         if kind is None:
-            yield Fault(path=f"{where}{key}", message="is no key of this schema")
+            yield Fault(path=f"{where}{key}", message="is not a key of this schema")
         elif type(value) is not kind or (kind is list and not _is_texts(value)):
             yield Fault(path=f"{where}{key}", message=f"must be {_WORDS[kind]}")
 
@@ -338,11 +338,11 @@ def _value_faults(head: Mapping[str, str]) -> Iterator[Fault]:
         if head[key] not in allowed:
             yield Fault(path=key, message=f"`{head[key]}` is none of {', '.join(allowed)}")
     if not _NAME.fullmatch(head["name"]):
-        yield Fault(path="name", message=f"`{head['name']}` cannot be the name of a runtime")
+        yield Fault(path="name", message=f"`{head['name']}` is not a valid name for a runtime")
     if not is_date(head["date"]):
-        yield Fault(path="date", message=f"`{head['date']}` is no date", hint="write it as `2026-08-19`")
+        yield Fault(path="date", message=f"`{head['date']}` is not a date", hint="write it as `2026-08-19`")
     if not is_version(head["python"]):
-        yield Fault(path="python", message=f"`{head['python']}` is no Python version")
+        yield Fault(path="python", message=f"`{head['python']}` is not a Python version")
         return
     yield from _target_faults("python", head["python"], PLATFORM)
     yield from _target_faults("platform", "3.12", head.get("platform", PLATFORM))

@@ -1,4 +1,4 @@
-"""What ``pip freeze`` and its kin print, as values: every line that cannot be read is reported at once."""
+"""Parse the output of ``pip freeze`` and similar commands; all invalid lines are reported at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HINT = "`pip list --format=freeze` prints every distribution as `name==version`
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frozen:
-    """One distribution of a freeze.  *version* is None where a URL does not tell it."""
+    """One distribution of a freeze.  *version* is None if its URL does not tell it."""
 
     spelled: str
     version: str | None = None
@@ -38,14 +38,14 @@ class Frozen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freeze:
-    """A whole freeze: *lines* in its order; *editable* what was installed so, and is left out."""
+    """A whole freeze: *lines* in their order; *editable* installations are left out."""
 
     lines: tuple[Frozen, ...]
     editable: tuple[str, ...] = ()
 
 
 def parse_freeze(text: str, source: str) -> Freeze:
-    """Return what *text*, the contents of *source*, lists.  Raises InvalidInput with every bad line."""
+    """Parse *text*, the contents of *source*.  Raises InvalidInput with every invalid line."""
     lines: list[Frozen] = []
     editable: list[str] = []
     faults: list[Fault] = []
@@ -67,14 +67,14 @@ def parse_freeze(text: str, source: str) -> Freeze:
     if faults:
         count = "1 line" if len(faults) == 1 else f"{len(faults)} lines"
         told = "\n".join(f"  {fault}" for fault in faults)
-        raise InvalidInput(f"`{source}` has {count} that no freeze has\n{told}", hint=_HINT)
+        raise InvalidInput(f"`{source}` has {count} that a freeze cannot contain\n{told}", hint=_HINT)
     if not lines:
         raise InvalidInput(f"`{source}` lists no distribution", hint="it is the output of `pip freeze`")
     return Freeze(lines=tuple(lines), editable=tuple(editable))
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that say something, with their numbers; comments say nothing."""
+    """Yield the lines with their numbers, without comments and blank lines."""
     for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
         line = re.sub(r"(^|\s)#.*", "", raw).strip()
         if line:
@@ -85,7 +85,7 @@ def _frozen(line: str) -> Frozen:
     """Return the distribution of one line.  Raises ValueError."""
     if match := _PINNED.fullmatch(line):
         if match["equals"] == "==" and not is_version(match["version"]):
-            message = f"`{match['version']}` is no version (PEP 440)"
+            message = f"`{match['version']}` is not a version (PEP 440)"
             raise ValueError(message)
         return Frozen(spelled=match["name"], version=match["version"])
     match = _DIRECT.fullmatch(line)
@@ -100,7 +100,7 @@ def _frozen(line: str) -> Frozen:
 
 
 def _version_in(spelled: str, url: str) -> str | None:
-    """Return the version in the file name of a wheel or an sdist; None where there is none."""
+    """Return the version in the file name of a wheel or an sdist; None if there is none."""
     filename = basename(split_fragment(url)[0])
     try:
         if filename.endswith(".whl"):

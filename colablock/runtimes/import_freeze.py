@@ -1,4 +1,4 @@
-"""From a freeze, or an interpreter as it stands, to a recorded runtime."""
+"""Make a recorded runtime from a freeze."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Imported", "flavour_of", "host_of", "import_freeze"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """A freeze as a recording, and how its requirements became known.
+    """A freeze as a recording, and the origin of its requirements.
 
     *taken* are known from recorded runtimes, *learnt* from an index; of these
     *stand_ins* have the requirements of another build.  *unknown* says why of
@@ -42,13 +42,13 @@ class Imported:
 
 
 def host_of(name: str) -> Host:
-    """Return the host that the first word of a runtime's *name* says; a plain one for any other word."""
+    """Return the host that the first word of a runtime's *name* stands for; else a plain host."""
     word = name.partition("-")[0]
     return Host(word) if word in {Host.COLAB.value, Host.KAGGLE.value} else Host.PLAIN
 
 
 def flavour_of(freeze: Freeze, driver: str | None) -> str:
-    """Return ``gpu`` where a driver is known or torch is a CUDA build, else ``cpu``."""
+    """Return ``gpu`` if a driver is known or torch is a CUDA build, else ``cpu``."""
     versions = [line.version or "" for line in freeze.lines if line.name == "torch"]
     labels = [Version(text).local or "" for text in versions if is_version(text)]
     return "gpu" if driver or any(label.startswith("cu") for label in labels) else "cpu"
@@ -74,7 +74,7 @@ def import_freeze(
     asked = [line for line in lines if line.name not in taken]
     found = dict.fromkeys((line.name for line in asked), ReleaseMetadata(why="no index was asked"))
     if releases is not None and asked:
-        reporter.stage(f"Reading what {len(asked)} releases require")
+        reporter.stage(f"Reading the requirements of {len(asked)} releases")
         found = dict(zip(found, releases.learn(asked, reporter), strict=True))
     distributions = [
         _taken(line, taken[line.name]) if line.name in taken else _learnt(line, found[line.name])
@@ -96,7 +96,7 @@ def import_freeze(
 
 
 def _with_versions(freeze: Freeze, known: KnownReleases) -> tuple[list[Frozen], tuple[str, ...]]:
-    """Return the lines whose versions are known, and what is left out, with the reason."""
+    """Return the lines with a known version, and what is left out with the reason."""
     lines = []
     left_out = [f"`{what}` is installed in editable mode" for what in freeze.editable]
     for line in freeze.lines:
@@ -106,7 +106,7 @@ def _with_versions(freeze: Freeze, known: KnownReleases) -> tuple[list[Frozen], 
         else:
             lines.append(replace(line, version=version))
     if not lines:
-        message = "nothing is left of this freeze: no line tells a version"
+        message = "no line of this freeze has a version"
         raise InvalidInput(message, hint="`pip list --format=freeze` prints the version of everything")
     return lines, tuple(left_out)
 
@@ -141,5 +141,5 @@ def _learnt(line: Frozen, learnt: ReleaseMetadata) -> RecordedDistribution:
 
 
 def _groups(recordings: Sequence[Recording]) -> tuple[frozenset[NormalizedName], ...]:
-    """Return which distributions share files, as any recorded runtime has it."""
+    """Return the groups of distributions that share files, as in any recorded runtime."""
     return tuple(dict.fromkeys(group for recording in recordings for group in recording.shared))

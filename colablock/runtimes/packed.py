@@ -1,4 +1,4 @@
-"""The recorded runtimes that are shipped in one compact file, which ``tools/pack_runtimes.py`` makes."""
+"""The shipped recorded runtimes, in one compact file that ``tools/pack_runtimes.py`` writes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parent / "data"
 
 @lru_cache(maxsize=1)
 def packed_runtimes() -> Mapping[str, RecordedRuntime]:
-    """Return the packed runtimes by name; no distribution is made for that."""
+    """Return the packed runtimes by name, without reading their distributions."""
     data = _data()
     known = data["records"].keys()
     found = {}
@@ -80,7 +80,7 @@ def _describe(entry: Mapping[str, Any], *, distributions: int = 0, unknown: int 
 
 
 def _key(line: str) -> str:
-    """Return what a freeze line's record is kept by."""
+    """Return the key of the record of a freeze line."""
     spelled, at, rest = line.partition(" @ ")
     if at:
         return f"{canonicalize_name(spelled)} @ {rest}"

@@ -1,4 +1,4 @@
-"""What very releases require: from recorded runtimes that have them too, else from an index."""
+"""Look up the requirements of exact releases: in recorded runtimes, else in an index."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from colablock.runtimes.freeze import Frozen
 
 __all__ = ["KnownReleases", "ReleaseMetadata", "Releases", "stand_in"]
 
-_WORKERS = 16  # of these most wait for the network
-_LARGEST_SDIST = 30_000_000  # bytes; few say statically what they need, and some have hundreds of megabytes
+_WORKERS = 16  # threads; most of them wait for the network
+_LARGEST_SDIST = 30_000_000  # bytes; few have static requirements, and some have hundreds of megabytes
 #: A local label that names what a build is for: its requirements are near those of the plain release.
 _BUILD = re.compile(r"cpu|xpu|cu\d+|rocm\d[\d.]*")
 _FOREIGN = re.compile(r"(nvidia|cuda)-")
@@ -35,7 +35,7 @@ _FOREIGN_TO_CPU = re.compile(r"(nvidia|cuda)-|triton(?![\w.-])")
 
 
 class KnownReleases:
-    """What recorded runtimes know of releases.  Of several the newest runtime is believed."""
+    """The releases in recorded runtimes; if several have one, the newest runtime counts."""
 
     def __init__(self, recordings: Sequence[Recording]) -> None:
         self._found: dict[str, list[RecordedDistribution]] = {}
@@ -52,7 +52,7 @@ class KnownReleases:
         }
 
     def of(self, line: Frozen, image: Mapping[NormalizedName, str]) -> RecordedDistribution | None:
-        """Return what is known of the release of *line*; None where nothing is.
+        """Return the known metadata of the release of *line*; None if there is none.
 
         One project pins its image under one version (google-colab 1.0.0): it
         pins the same names here, at the versions of this *image*.
@@ -68,7 +68,7 @@ def _key(name: NormalizedName, version: str, url: str | None) -> str:
 
 
 def _pinning(item: RecordedDistribution, image: Mapping[NormalizedName, str]) -> RecordedDistribution | None:
-    """Return *item* with its pins at the versions of *image*; None where it does more than pin."""
+    """Return *item* with its pins at the versions of *image*; None if it has requirements other than pins."""
     pins = []
     for line in item.installed.requires:
         requirement = parse_requirement(line)
@@ -87,7 +87,7 @@ def _pinning(item: RecordedDistribution, image: Mapping[NormalizedName, str]) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseMetadata:
-    """What was learnt of one release; without *metadata*, *why* not.
+    """The metadata of one release, or *why* there is none.
 
     *requires_of*: the release without a local label that stands in for it, CUDA libraries left out.
     """
@@ -98,7 +98,7 @@ class ReleaseMetadata:
 
 
 class Releases:
-    """Reads what very releases say of themselves, from an index or the URL that they came from.
+    """Reads the metadata of exact releases from an index or from their URL.
 
     Nothing is built: a source distribution counts where it says statically what it needs.
     """
@@ -109,7 +109,7 @@ class Releases:
         self._reader = MetadataSource(fetcher)
 
     def learn(self, lines: Sequence[Frozen], reporter: Reporter) -> list[ReleaseMetadata]:
-        """Return what each of *lines* requires, in their order.
+        """Return the requirements of each of *lines*, in their order.
 
         Raises FetchFailed when the index cannot be asked: a record must not depend on a bad connection.
         """
@@ -121,7 +121,7 @@ class Releases:
                 job.result()
                 reporter.step(jobs[job].spelled, done, len(lines))
         except BaseException:
-            patient = False  # a server that does not answer is not waited for
+            patient = False  # do not wait for a server that does not answer
             raise
         finally:
             pool.shutdown(wait=patient, cancel_futures=True)
@@ -129,7 +129,7 @@ class Releases:
 
     def _ask(self, line: Frozen) -> ReleaseMetadata:
         if line.version is None or not is_version(line.version):
-            return ReleaseMetadata(why=f"`{line.version}` is no version (PEP 440)")
+            return ReleaseMetadata(why=f"`{line.version}` is not a version (PEP 440)")
         version = Version(line.version)
         if line.url is None:
             return self._listed(line.name, version)
@@ -139,7 +139,7 @@ class Releases:
         return learnt
 
     def _listed(self, name: NormalizedName, version: Version) -> ReleaseMetadata:
-        """Return what the index has of a release, or of the one without its local label."""
+        """Return the metadata that the index has of a release, or of the one without the local label."""
         judged = self._source.judge(name)
         if not judged.found:
             return ReleaseMetadata(why="the index does not know the project")
@@ -152,7 +152,7 @@ class Releases:
         return ReleaseMetadata(why=next(refused, "the index does not have this release"))
 
     def _direct(self, line: Frozen, url: str) -> ReleaseMetadata:
-        """Return what the wheel at a URL says; a host that does not answer is no reason to stop."""
+        """Return the metadata of the wheel at a URL; a host that does not answer is not fatal."""
         plain, hashes = split_fragment(url)
         file = File(filename=basename(plain), url=plain, hashes=hashes)
         if not (plain.startswith(("https:", "http:")) and file.is_wheel and line.version):

@@ -116,7 +116,7 @@ WHO = (
     "give a user and password for `127.0.0.1` in the URL of the index or in netrc, or have the keyring asked"
     " with `COLABLOCK_KEYRING_PROVIDER=subprocess`"
 )
-SIMPLE = "check that the URL of the index is that of a simple one (PEP 503): it often ends with `/simple/`"
+SIMPLE = "Check that the URL is that of a simple index (PEP 503): it often ends with `/simple/`"
 NO_FILES = "its page at `{url}demo/` lists no files"
 NO_TIME = (
     "demo {version} has no upload time: `{{url}}` gives none, so `exclude-newer` cannot be judged"
@@ -264,21 +264,21 @@ CASES: Mapping[str, IndexCase] = {
         NO_FILES, faults={PAGE: Fault(body=b"<h1>Log in</h1>", content_type="text/html")}
     ),
     "an empty page": unread(
-        "`{url}demo/` is no page of a simple index: it is empty", SIMPLE, faults={PAGE: Fault(body=b"")}
+        "`{url}demo/` is not a page of a simple index: it is empty", SIMPLE, faults={PAGE: Fault(body=b"")}
     ),
     "half a page": unread(
-        "`{url}demo/` is no page of a simple index: it is not JSON"
+        "`{url}demo/` is not a page of a simple index: it is not JSON"
         " (Unterminated string starting at: line 1 column 11 (char 10))",
         SIMPLE,
         faults={PAGE: Fault(body=API_1[:20])},
     ),
     "a page of another API": unread(
-        "`{url}demo/` is no page of a simple index: it has no `meta`",
+        "`{url}demo/` is not a page of a simple index: it has no `meta`",
         SIMPLE,
         faults={PAGE: Fault(body=b'{"message": "hello"}')},
     ),
     "a page of a later API": unread(
-        "`{url}demo/` speaks version 2.0 of the simple API, and colablock version 1",
+        "`{url}demo/` has version 2.0 of the simple API, and colablock reads version 1",
         "a newer colablock may read it",
         faults={PAGE: Fault(body=API_1.replace(b"1.0", b"2.0"))},
     ),

@@ -112,14 +112,14 @@ def test_a_shipped_runtime_as_a_document_is_the_same_runtime(name: str) -> None:
 FAULTS = [
     # what is changed, path and words of each fault
     ({"name": 1}, ["name: must be text"]),
-    ({"name": "a/b"}, ["name: `a/b` cannot be the name of a runtime"]),
+    ({"name": "a/b"}, ["name: `a/b` is not a valid name for a runtime"]),
     ({"host": "moon", "flavour": "tpu"}, ["host: `moon` is none of", "flavour: `tpu` is none of cpu, gpu"]),
-    ({"date": "24.12.2025"}, ["date: `24.12.2025` is no date"]),
-    ({"date": "20251224"}, ["date: `20251224` is no date"]),
-    ({"python": "3.13t"}, ["python: `3.13t` is no Python version"]),
+    ({"date": "24.12.2025"}, ["date: `24.12.2025` is not a date"]),
+    ({"date": "20251224"}, ["date: `20251224` is not a date"]),
+    ({"python": "3.13t"}, ["python: `3.13t` is not a Python version"]),
     ({"python": "2.7"}, ["python: `2.7` is no Python version"]),
     ({"platform": "moon_x86_64"}, ["platform: `moon_x86_64` is no platform"]),
-    ({"colour": "blue"}, ["colour: is no key"]),
+    ({"colour": "blue"}, ["colour: is not a key"]),
     ({"shared": ["one"]}, ["shared: must be"]),
     ({"distributions": {}}, ["distributions: must be a list"]),
     (
@@ -141,7 +141,7 @@ FAULTS = [
         },
         [
             "distributions[1].name: `a-b` is distributions[0] already",
-            "distributions[2].name: `?` is no project",
+            "distributions[2].name: `?` is not a valid project",
         ],
     ),
 ]
@@ -160,7 +160,8 @@ def test_every_fault_of_a_document_is_told_at_once(case: tuple[dict[str, Any], l
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("{", "is not JSON"), ("[]", "is no recorded runtime"), ('{"schema": 2}', "schema 1")]
+    ("text", "words"),
+    [("{", "is not JSON"), ("[]", "is not a recorded runtime"), ('{"schema": 2}', "schema 1")],
 )
 def test_what_is_no_document_is_refused(text: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
@@ -232,9 +233,9 @@ def test_a_file_that_is_none_is_listed_and_stops_only_who_names_it(
     (tmp_path / "runtimes" / "package.json").write_text('{"version": 1}')
     assert [one.name for one in list_runtimes() if one.fault] == ["bad", "package", "renamed"]
     assert runtime_names() == runtime_names(cwd=tmp_path.parent)
-    with pytest.raises(InvalidInput, match="date: `yesterday` is no date"):
+    with pytest.raises(InvalidInput, match="date: `yesterday` is not a date"):
         load_runtime("bad")
-    with pytest.raises(InvalidInput, match="holds the runtime `mine-1`, and is found as `renamed`"):
+    with pytest.raises(InvalidInput, match="contains the runtime `mine-1`, and its file name says `renamed`"):
         load_runtime("renamed")
     with pytest.raises(NotFound, match="no runtime is recorded as `bat`"):
         load_runtime("bat")
@@ -475,7 +476,7 @@ def test_a_freeze_from_standard_input_is_told_of_on_standard_error(
 
 
 USAGE = [
-    (("--name", "a/b"), "cannot be the name"),
+    (("--name", "a/b"), "is not a valid name"),
     (("--python-version", "2.7"), "no Python version"),
     (("--date", "today"), "not a date"),
     (("--platform", "moon"), "no platform"),

@@ -61,10 +61,10 @@ def test_every_bad_line_is_reported_with_its_number() -> None:
     with pytest.raises(InvalidInput) as raised:
         parse_freeze(text, "freeze.txt")
     told = str(raised.value).splitlines()
-    assert told[0] == "`freeze.txt` has 5 lines that no freeze has"
+    assert told[0] == "`freeze.txt` has 5 lines that a freeze cannot contain"
     assert [line.split(":")[0].strip() for line in told[1:]] == [f"line {n}" for n in (2, 3, 4, 5, 6)]
     assert "`good` is on line 1 already" in told[3]
-    assert "`one` is no version (PEP 440)" in told[4]
+    assert "`one` is not a version (PEP 440)" in told[4]
     assert "pip list --format=freeze" in (raised.value.hint or "")
 
 
