@@ -144,10 +144,6 @@ def _many(items: Iterable[str]) -> str:
     return f'<div class="cl-many">{" ".join(f"<span>{text_to_html(item)}</span>" for item in items)}</div>'
 
 
-def _soft(text: str) -> str:
-    return f'<p class="cl-soft">{text_to_html(text)}</p>'
-
-
 # The plan
 
 

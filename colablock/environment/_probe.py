@@ -276,7 +276,6 @@ def _describe(path: str, names: set[str], headers: dict[str, Any], name: str, ve
         "size": sum(map(int, _FILE_SIZE.findall(data))) if data else None,
         "sha256": _archive_hash(provenance) or _archive_hash(direct_url),
         "path": path,
-        "has_record": bool(data),
     }
 
 

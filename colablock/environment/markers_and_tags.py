@@ -85,22 +85,6 @@ class Environment:
             message = f"what the interpreter says of itself cannot be used: {error!r}"
             raise InvalidInput(message) from error
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what ``from_json`` reads: plain values only."""
-        return {"markers": dict(self.markers), "tags": [str(tag) for tag in self.tags]}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Environment:
-        """Return the environment that ``to_json`` wrote."""
-        try:
-            markers = {str(name): str(value) for name, value in data["markers"].items()}
-            Version(markers["python_full_version"])
-            tags = tuple(Tag(*text.split("-")) for text in data["tags"])
-        except (AttributeError, KeyError, TypeError, InvalidVersion) as error:
-            message = f"not an environment: {error!r}"
-            raise InvalidInput(message) from error
-        return cls(markers=markers, tags=_one(tags))
-
 
 @lru_cache(maxsize=64)
 def _one(tags: tuple[Tag, ...]) -> tuple[Tag, ...]:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +26,7 @@ from colablock._vendor.packaging.requirements import InvalidRequirement, Require
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment import _probe
-from colablock.environment.accelerator import Accelerator, Device, detect
+from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.probe import ask_interpreter
 from colablock.errors import InvalidInput, NotFound
@@ -38,16 +38,13 @@ __all__ = [
     "detect_host",
     "find_executable",
     "fingerprint",
-    "from_json",
     "installed_versions",
     "is_version",
     "protected_names",
     "snapshot_of",
     "take_snapshot",
-    "to_json",
 ]
 
-_JSON_VERSION = 1
 _PROBE_SECONDS = 120.0  # a cold network disk may be slow; a hang must end
 _GOOGLE_COLAB = canonicalize_name("google-colab")
 _COLABLOCK = canonicalize_name("colablock")
@@ -70,7 +67,6 @@ _KERNEL = frozenset(
         "traitlets",
     )
 )
-_PLAIN_FIELDS = ("python", "prefix", "site", "externally_managed", "has_headers", "source", "date")
 
 
 class Host(Enum):
@@ -98,7 +94,6 @@ class Installed:
     size: int | None = None  # bytes on disk, from RECORD
     sha256: str | None = None  # of the file it was installed from, where recorded (PEP 710)
     path: str | None = None  # the .dist-info (or .egg-info) directory; None when recorded
-    has_record: bool = True
     is_known: bool = True  # whether its requirements are recorded; installed ones always are
 
 
@@ -230,57 +225,8 @@ def protected_names(
     return frozenset(wanted.intersection(installed))
 
 
-def to_json(snapshot: Snapshot) -> dict[str, Any]:
-    """Return *snapshot* as plain values, in a stable order; ``from_json`` reads them."""
-    accelerator = asdict(snapshot.accelerator)
-    return {
-        "version": _JSON_VERSION,
-        "environment": snapshot.environment.to_json(),
-        "installed": [_plain(asdict(snapshot.installed[name])) for name in sorted(snapshot.installed)],
-        "loaded": {name: list(snapshot.loaded[name]) for name in sorted(snapshot.loaded)},
-        "shared": {name: sorted(snapshot.shared[name]) for name in sorted(snapshot.shared)},
-        "protected": sorted(snapshot.protected),
-        "accelerator": {**accelerator, "devices": list(accelerator["devices"])},
-        "host": snapshot.host.value,
-        "notes": list(snapshot.notes),
-        **{name: getattr(snapshot, name) for name in _PLAIN_FIELDS},
-    }
-
-
-def from_json(data: Mapping[str, Any]) -> Snapshot:
-    """Return the snapshot that ``to_json`` wrote.  Raises InvalidInput."""
-    if data.get("version") != _JSON_VERSION:
-        message = f"a snapshot of version {data.get('version')!r} cannot be read"
-        raise InvalidInput(message, hint=f"this colablock reads version {_JSON_VERSION}")
-    try:
-        devices = tuple(Device(**device) for device in data["accelerator"]["devices"])
-        return Snapshot(
-            environment=Environment.from_json(data["environment"]),
-            installed=_installed(data["installed"]),
-            loaded={canonicalize_name(name): tuple(items) for name, items in data["loaded"].items()},
-            shared={canonicalize_name(name): _names(items) for name, items in data["shared"].items()},
-            protected=_names(data["protected"]),
-            accelerator=Accelerator(**{**data["accelerator"], "devices": devices}),
-            host=Host(data["host"]),
-            notes=tuple(data["notes"]),
-            **{name: data[name] for name in _PLAIN_FIELDS},
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        message = f"not a snapshot: {error!r}"
-        raise InvalidInput(message) from error
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """Return *record* with lists for tuples, as JSON has them."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in record.items()}
-
-
-def _names(items: Iterable[str]) -> frozenset[NormalizedName]:
-    return frozenset(canonicalize_name(name) for name in items)
-
-
 def _installed(records: Iterable[Mapping[str, Any]]) -> dict[NormalizedName, Installed]:
-    """Return the distributions of a probe's answer or of a stored snapshot."""
+    """Return the distributions of a probe's answer."""
     found = {}
     for record in records:
         values: dict[str, Any] = {

@@ -26,7 +26,6 @@ from colablock.index.candidates import Candidate, CandidateOrigin, File, Project
 __all__ = ["Policy", "WheelName", "judge_files", "parse_sdist_stem", "parse_wheel_name"]
 
 _ARCHIVES = (".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz")
-_IGNORED = (".egg", ".exe", ".msi", ".rpm", ".deb", ".dmg", ".asc", ".sig", ".metadata")
 _ALL = ":all:"
 
 

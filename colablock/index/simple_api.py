@@ -7,7 +7,7 @@ A parsed page is kept as plain *rows*, which load many times faster than the pag
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from html.parser import HTMLParser
@@ -216,11 +216,3 @@ def _file(row: Row, index: str | None, naming: Callable[[str], str] | None, stat
         index=index,
         status=status,
     )
-
-
-def merged(files: Iterable[File]) -> list[File]:
-    """Return *files* without those whose name came before."""
-    seen: dict[str, File] = {}
-    for file in files:
-        seen.setdefault(file.filename, file)
-    return list(seen.values())

@@ -390,4 +390,3 @@ _ELEMENT: Mapping[str, Callable[[object, Key], object]] = {
     "choices": _choice,
 }
 STRUCTURED: Collection[str] = ("table", "array of tables", "table of entries", "table of tables")
-READABLE: Collection[str] = (*_CONVERT, *_ELEMENT, *STRUCTURED)

@@ -58,7 +58,6 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
         workarounds=matrix.train.workarounds,
         variant=last.variant,
         matrix_digest=last.matrix_digest,
-        matrix_source=matrix.source,
         python_version=report.python_version,
         versions={str(project): version for project, version in last.pins.items()},
         accelerator=accelerator,

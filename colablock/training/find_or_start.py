@@ -16,7 +16,7 @@ from colablock.training.preflight.hub import ModelFacts, is_offline, query_model
 from colablock.training.preflight.machine import read_machine, read_stack
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.runs.checkpoint_mirror import list_archives, restore, start_mirror, store_of
-from colablock.training.runs.checkpoints import data_digest, move_aside_later, newest_valid, resume_decision
+from colablock.training.runs.checkpoints import accepted_changes, data_digest, move_aside_later, newest_valid
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.runners import runner_of
@@ -225,7 +225,7 @@ class _RunPreparation:
         if record.runner != self.runner and not asked.resume_anyway:
             hint = "`--resume-anyway` goes on with another runner, another `output_dir` starts anew"
             raise Refused(f"the run `{record.id}` was made by {record.runner}, not {self.runner}", hint=hint)
-        decision = resume_decision(
+        changes = accepted_changes(
             record,
             asked.config.digest(),
             self.data,
@@ -233,9 +233,9 @@ class _RunPreparation:
             config=config_to(asked.config),
             anyway=asked.resume_anyway,
         )
-        for change in decision.changes:
+        for change in changes:
             self.reporter.note(change)
-        return not decision.changes and record.runner == self.runner
+        return not changes and record.runner == self.runner
 
     def _start(self, checkpoint: Path | None) -> None:
         config, environ, folder = self.asked.config, self.environ, self.run.folder

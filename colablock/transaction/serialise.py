@@ -30,8 +30,8 @@ __all__ = [
     "FORM_VERSION",
     "built_to_json",
     "change_to_json",
-    "plan_from_json",
     "plan_to_json",
+    "read_form",
     "report_from_json",
     "report_to_json",
     "undone_to_json",
@@ -48,11 +48,6 @@ def plan_to_json(plan: Plan) -> dict[str, object]:
     return {"version": FORM_VERSION, **_written_record(plan), **derived}
 
 
-def plan_from_json(value: Mapping[str, object]) -> Plan:
-    """Return the plan that `plan_to_json` wrote; raise `InvalidInput` with the path of a fault."""
-    return _read_form(Plan, value, "plan")
-
-
 def report_to_json(report: Report) -> dict[str, object]:
     """Return *report* as values that `json.dump` takes."""
     return {"version": FORM_VERSION, **_written_record(report), "passed": report.passed}
@@ -60,7 +55,7 @@ def report_to_json(report: Report) -> dict[str, object]:
 
 def report_from_json(value: Mapping[str, object]) -> Report:
     """Return the report that `report_to_json` wrote; raise `InvalidInput` with the path of a fault."""
-    return _read_form(Report, value, "report")
+    return read_form(Report, value, "report")
 
 
 def change_to_json(change: Change) -> dict[str, object]:
@@ -115,7 +110,8 @@ def _written(value: object) -> object:
     return value
 
 
-def _read_form(kind: type[T], value: object, path: str) -> T:
+def read_form(kind: type[T], value: object, path: str) -> T:
+    """Return the record of *kind* that was written; raise `InvalidInput` with the path of a fault."""
     version = value.get("version") if isinstance(value, Mapping) else None
     if version != FORM_VERSION:
         message = f"{path}: version {version!r} of its written form is not known, only {FORM_VERSION}"

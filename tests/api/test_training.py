@@ -19,9 +19,8 @@ from colablock.api.training import Run
 from colablock.errors import ColablockError, InvalidConfig, NotFound, Refused, TrainingFailed
 from colablock.training.find_or_start import NamedRun
 from colablock.training.receipts import Receipt
-from colablock.training.runs.checkpoints import write_manifest
 from colablock.training.runs.summary import watch
-from tests.support.run_folders import make_checkpoint, make_run
+from tests.support.run_folders import make_checkpoint, make_run, write_manifest
 from tests.support.runs import a_run, a_sleeper, events_of
 from tests.support.training_stack import Bench, end_of, kill, losses_of, steps_of, until
 

@@ -236,9 +236,10 @@ import json, sys
 from pathlib import Path
 import colablock.cli.notebook_magics as notebook
 from colablock.display.reporters import reporter_for
-from colablock.transaction.serialise import plan_from_json, report_from_json
+from colablock.planning.plan import Plan
+from colablock.transaction.serialise import read_form, report_from_json
 folder = Path(FOLDER)
-plan = plan_from_json(json.loads((folder / "plan-kernel-breaks-much.json").read_text()))
+plan = read_form(Plan, json.loads((folder / "plan-kernel-breaks-much.json").read_text()), "plan")
 report = report_from_json(json.loads((folder / "report-failed.json").read_text()))
 for _ in range(2):
     notebook.load_ipython_extension(get_ipython())

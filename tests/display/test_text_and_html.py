@@ -31,9 +31,10 @@ from colablock.display.reporters import (
 from colablock.display.text import render_info, render_listing, render_matrix
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NoSolution, NotRestored, Refused
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
-from colablock.transaction.serialise import plan_from_json, report_from_json
+from colablock.transaction.serialise import report_from_json
 from colablock.verification.verify import Check, Report
 from tests.support.paths import DATA
+from tests.support.plans import plan_from_json
 from tests.support.screens import Clock, console, stripped
 
 CASES = DATA / "display"

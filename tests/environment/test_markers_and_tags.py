@@ -261,14 +261,3 @@ def test_a_python_built_from_a_checkout_has_a_version() -> None:
 def test_facts_that_are_none_are_refused(told: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         Environment.from_facts(told)
-
-
-def test_an_environment_survives_json() -> None:
-    environment = environment_for("3.12.4", "manylinux_2_35_x86_64")
-    assert Environment.from_json(json.loads(json.dumps(environment.to_json()))) == environment
-
-
-@pytest.mark.parametrize("data", [{}, {"markers": 1, "tags": []}, {"markers": {}, "tags": []}])
-def test_json_that_is_no_environment_is_refused(data: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput):
-        Environment.from_json(data)

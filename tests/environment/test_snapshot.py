@@ -23,12 +23,10 @@ from colablock.environment.snapshot import (
     Snapshot,
     detect_host,
     fingerprint,
-    from_json,
     installed_versions,
     protected_names,
     snapshot_of,
     take_snapshot,
-    to_json,
 )
 from colablock.errors import InvalidInput, NotFound
 from tests.support.runtime import Stub, Venv, build_site, find_python, make_venv
@@ -94,7 +92,6 @@ def test_a_distribution_with_all_that_can_be_told(tmp_path: Path) -> None:
         "requested": True,
         "sha256": "ab" * 32,
         "path": str(tmp_path / "Some_Dist-1.0+cpu.dist-info"),
-        "has_record": True,
     }
 
 
@@ -296,14 +293,13 @@ def test_an_egg_info_folder_of_setuptools(tmp_path: Path) -> None:
     ]
     assert found["extras"] == ["cli"]
     assert found["import_names"] == ["some"]
-    assert not found["has_record"]
     assert found["size"] is None
 
 
 def test_an_egg_info_file_of_distutils(tmp_path: Path) -> None:
     (tmp_path / "some_dist-1.0.egg-info").write_text("Metadata-Version: 1.1\nName: some-dist\nVersion: 1.0\n")
     found = only(tmp_path)
-    assert (found["name"], found["version"], found["has_record"]) == ("some-dist", "1.0", False)
+    assert (found["name"], found["version"], found["size"]) == ("some-dist", "1.0", None)
 
 
 def test_an_egg_on_the_search_path(tmp_path: Path) -> None:
@@ -630,32 +626,3 @@ def test_the_fingerprint_follows_versions_and_origins_alone() -> None:
         installed_of(numpy="2"),
     ]
     assert len({first, *(fingerprint(snapshot_with(other)) for other in others)}) == 4
-
-
-def test_a_snapshot_survives_json(venv: Venv) -> None:
-    origin = {"url": "https://files.example/a.whl", "archive_info": {}}
-    stubs = [
-        Stub(name="numpy", version="2", requires=("a", "b"), direct_url=origin),
-        Stub(name="a", version="1"),
-    ]
-    build_site(venv.site, stubs)
-    snapshot = replace(
-        snapshot_of(venv.folder, protect=["numpy"], environ={**PLAIN, "COLAB_RELEASE_TAG": "x"}),
-        loaded={canonicalize_name("numpy"): ("numpy",)},
-        shared={canonicalize_name("a"): frozenset({canonicalize_name("numpy")})},
-    )
-    text = json.dumps(to_json(snapshot))
-    assert from_json(json.loads(text)) == snapshot
-    assert json.dumps(to_json(from_json(json.loads(text)))) == text
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"version": 99}, {"installed": [{"name": 1}]}, {"host": "moon"}, {"accelerator": None}, {"notes": 1}],
-)
-def test_json_that_is_no_snapshot_is_refused(change: dict[str, Any]) -> None:
-    data = {**to_json(snapshot_with(installed_of(numpy="2"))), **change}
-    with pytest.raises(InvalidInput):
-        from_json(data)
-    with pytest.raises(InvalidInput):
-        from_json({})

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import uv
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from colablock._vendor.packaging.metadata import Metadata
-from colablock._vendor.packaging.requirements import Requirement
-from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._version import __version__
 from colablock.errors import ExitCode
 from colablock.runtimes.catalog import (

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from colablock.training.runs.checkpoints import write_manifest
-from colablock.training.runs.folder import RunFolder, RunRecord, start_time_of
+from colablock._common.fs import file_digest
+from colablock.training.runs.checkpoints import step_of
+from colablock.training.runs.folder import MANIFEST, RunFolder, RunRecord, start_time_of
 
-__all__ = ["CHECKPOINT", "end", "make_checkpoint", "make_run"]
+__all__ = ["CHECKPOINT", "end", "make_checkpoint", "make_run", "write_manifest"]
 
 CHECKPOINT = {
     "adapter_model.safetensors": b"a" * 5000,
@@ -31,6 +32,17 @@ def make_checkpoint(run: Path, step: int, *, is_whole: bool = True, more: bytes 
     if is_whole:
         write_manifest(folder)
     return folder
+
+
+def write_manifest(checkpoint: Path) -> None:
+    """Write the manifest of a checkpoint's files as they are, as the shim does once it is saved."""
+    files = {
+        path.relative_to(checkpoint).as_posix(): {"size": path.stat().st_size, "sha256": file_digest(path)}
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {"schema": 1, "step": step_of(checkpoint.name), "files": files}
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def make_run(folder: Path, *, process: int | None = None, **facts: Any) -> RunFolder:

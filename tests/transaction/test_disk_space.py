@@ -24,8 +24,9 @@ from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target, UndoCost
 from colablock.transaction.disk_space import check_room, room_note, undo_cost, unpacked_size
-from colablock.transaction.serialise import plan_from_json, plan_to_json
+from colablock.transaction.serialise import plan_to_json
 from tests.support.paths import ROOT
+from tests.support.plans import plan_from_json
 from tests.support.runtime import Stub, build_site
 from tests.support.wheels import make_wheel
 

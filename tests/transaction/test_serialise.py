@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import InvalidInput
 from colablock.planning.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
-from colablock.transaction.serialise import plan_from_json, plan_to_json, report_from_json, report_to_json
+from colablock.transaction.serialise import plan_to_json, report_from_json, report_to_json
 from colablock.verification.verify import Check, Report
+from tests.support.plans import plan_from_json
 
 text = st.text(max_size=12)
 lines = st.lists(text, max_size=3).map(tuple)

@@ -84,7 +84,6 @@ class ProvenEnvironment:
     workarounds: tuple[str, ...] = ()
     variant: str | None = None
     matrix_digest: str = ""
-    matrix_source: str = ""  # its file
     python_version: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     accelerator: Accelerator = field(default_factory=Accelerator)  # of this machine

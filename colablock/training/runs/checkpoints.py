@@ -7,27 +7,24 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from colablock._common.fs import file_digest, write_atomic
+from colablock._common.fs import file_digest
 from colablock._common.reporter import Reporter
 from colablock._common.text import some_of
-from colablock.errors import InvalidConfig, InvalidInput, NotFound, Refused
+from colablock.errors import InvalidConfig, NotFound, Refused
 from colablock.training.runs.config import DataSource, config_from
 from colablock.training.runs.folder import MANIFEST, RunRecord
 
 __all__ = [
-    "Resume",
+    "accepted_changes",
     "data_digest",
     "list_checkpoints",
     "move_aside_later",
     "newest_valid",
-    "resume_decision",
     "step_of",
     "verify_checkpoint",
-    "write_manifest",
 ]
 
 _SCHEMA = 1
@@ -121,24 +118,6 @@ def move_aside_later(folder: Path, taken: Path | None) -> None:
         path.rename(aside)
 
 
-def write_manifest(checkpoint: Path) -> Path:
-    """Write the manifest of the files below *checkpoint* as they are, and return it.
-
-    The shim does the same once a checkpoint is saved; this is for one that came another way.
-    """
-    step = step_of(checkpoint.name)
-    if step is None:
-        raise InvalidInput(f"`{checkpoint}` is not called as a checkpoint is: `checkpoint-40`")
-    files = {
-        name: {"size": path.stat().st_size, "sha256": file_digest(path)}
-        for name, path in _files(checkpoint)
-        if name != MANIFEST
-    }
-    text = json.dumps({"schema": _SCHEMA, "step": step, "files": files})
-    write_atomic(checkpoint / MANIFEST, text.encode())
-    return checkpoint / MANIFEST
-
-
 def data_digest(
     sources: Iterable[DataSource], *, folder: Path = Path(), revisions: Mapping[str, str] | None = None
 ) -> str:
@@ -167,30 +146,20 @@ def _facts_of(source: DataSource, path: Path, revision: str | None) -> list[obje
     return ["hub", source.path, source.name, source.split, revision]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resume:
-    """Whether there is a run to go on with; *changes* since then that were accepted, a sentence each."""
-
-    is_resumed: bool
-    changes: tuple[str, ...] = ()
-
-
-def resume_decision(
-    record: RunRecord | None,
+def accepted_changes(
+    record: RunRecord,
     config_digest: str,
     data_digest: str,
     lock: str,
     *,
     config: Mapping[str, Any] | None = None,
     anyway: bool = False,
-) -> Resume:
-    """Return whether the run of *record* may go on with this config, data and lock.
+) -> tuple[str, ...]:
+    """Return what has changed since the run of *record* was started, a sentence each; mostly nothing.
 
     *config* is as `config_to` gives it, and tells what differs.  Raises Refused
     where something has changed, unless *anyway*.
     """
-    if record is None:
-        return Resume(is_resumed=False)
     changes = []
     if record.config_digest != config_digest:
         differing = list(_differences(record.config, config)) if config is not None else []
@@ -205,7 +174,7 @@ def resume_decision(
             hint="`--resume-anyway` (`resume_anyway=True`) goes on with what there is now, "
             "and another `output_dir` starts anew",
         )
-    return Resume(is_resumed=True, changes=tuple(f"{change} changed since" for change in changes))
+    return tuple(f"{change} changed since" for change in changes)
 
 
 def _all_of(items: Sequence[str]) -> str:

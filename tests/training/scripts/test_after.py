@@ -17,11 +17,10 @@ import pytest
 
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.training.adapter import adapter_of, download, generate, merge, push
-from colablock.training.runs.checkpoints import write_manifest
 from colablock.training.scripts import after as _after
 from colablock.training.scripts.after import Refusal, Stored
 from tests.support.reporters import Notes
-from tests.support.run_folders import end, make_checkpoint, make_run
+from tests.support.run_folders import end, make_checkpoint, make_run, write_manifest
 from tests.support.runtime import make_venv, site_of
 from tests.support.stack import needs_stack, stack_python
 
