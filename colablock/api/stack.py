@@ -183,6 +183,7 @@ def lock(
     platform: str | None = None,
     output: str | Path | None = None,
     upgrade: bool = False,
+    all_files: bool | None = None,
     quiet: bool = False,
     **options: Any,
 ) -> bytes:
@@ -190,7 +191,9 @@ def lock(
 
     With a recorded *runtime* the lock lists the distributions to install or to
     replace there, else all that an empty environment needs.  An existing lock's
-    versions are preferred; *upgrade* ignores them.
+    versions are preferred; *upgrade* ignores them.  A lock lists the files that
+    its target can install; *all_files* lists the files of every platform.  None
+    keeps the choice of the existing lock.
     """
     from colablock.operations.lock import LockOptions, lock_matrix
 
@@ -199,6 +202,7 @@ def lock(
         platform=platform,
         output=Path(output) if output is not None else None,
         upgrade=upgrade,
+        all_files=all_files,
     )
     asked = _apply_options(name, runtime=runtime, use_locks=False, **options)
     with open_session(quiet=quiet) as session:
@@ -220,8 +224,10 @@ def export(
 
     *format* is ``"requirements"``, ``"constraints"`` or ``"notebook"``.  The
     lock is the file that the option ``lock`` names, else the one beside the
-    matrix, else one that is resolved now.  Wheels that no index has are copied
-    to the folder *wheelhouse*.
+    matrix, else one that is resolved now.  Requirements have the hashes of the
+    files of every platform: those that the lock does not list come from its
+    indexes, unless the option ``offline`` is set.  Wheels that no index has are
+    copied to the folder *wheelhouse*.
     """
     from colablock.lockfile.export import Format
     from colablock.operations.export import export_lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -66,6 +67,14 @@ def add(commands: Any) -> None:
     group.add_argument(
         "--check", action="store_true", help="write nothing; exit with code 1 if a lock is not up to date"
     )
+    group = parser.add_argument_group("what it lists")
+    group.add_argument(
+        "--all-files",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="list the files of every platform; by default those that the target can install, or what the"
+        " lock that is there lists",
+    )
     add_sources(parser)
     parser.set_defaults(handler=_lock)
 
@@ -97,6 +106,7 @@ def _lock(call: Call) -> int:
         upgrade=args.upgrade,
         upgrade_packages=frozenset(map(canonicalize_name, args.upgrade_package)),
         exclude_newer=_moment(args.exclude_newer),
+        all_files=args.all_files,
         dry=args.check,
     )
     with session_of(call) as session:

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import quote
 
 from colablock._common.once_map import OnceMap
 from colablock._common.urls import redacted
@@ -31,6 +30,7 @@ from colablock.index.direct_reference import direct_file
 from colablock.index.evaluator import Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
+from colablock.index.project_page import project_url, read_page
 from colablock.index.rebuilt_wheel import (
     archive_version,
     pinned_sha256,
@@ -38,9 +38,7 @@ from colablock.index.rebuilt_wheel import (
     replaced_metadata,
     source_identity,
 )
-from colablock.index.simple_api import ACCEPT, Listing, parse_page
 from colablock.matrix.model import Index, Matrix, PackageEntry
-from colablock.network.cache import ROWS
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import mirror_variable
 
@@ -200,10 +198,10 @@ class IndexSource:
             indexes = [self._index(entry, entry.index)]
         where = []
         for index in indexes:
-            url = _project_url(self._fetcher.learn_credentials(index.url), name)
+            url = project_url(self._fetcher.learn_credentials(index.url), name)
             where.append(redacted(index.url))
             try:
-                found = self._files(url, redacted(index.url))
+                found = read_page(self._fetcher, url, redacted(index.url))
             except FetchFailed as error:
                 raise _of_index(error, f"{name} cannot be looked up", index) from error
             if found is None:
@@ -219,18 +217,6 @@ class IndexSource:
         except KeyError:
             raise FetchFailed(f"{entry.path} names the index `{name}`, and there is none", url=name) from None
 
-    def _files(self, url: str, index: str | None) -> tuple[list[File], str | None] | None:
-        """Return the files of a page and the status of its project (PEP 792); None if there is no page."""
-        page = self._fetcher.get_page(url, ACCEPT)
-        if page is None:
-            return None
-        key = f"{page.base}\n{page.digest}"
-        listing = Listing.from_json(self._fetcher.cache.read_json(ROWS, key))
-        if listing is None:
-            listing = parse_page(page.body, page.content_type, page.url, base=page.base)
-            self._fetcher.cache.write_json(ROWS, key, listing.to_json())
-        return listing.files(index, self._fetcher.naming(page)), listing.status
-
     # -- find-links and direct references
 
     def _linked(self, name: NormalizedName, policy: Policy) -> ProjectCandidates:
@@ -241,7 +227,7 @@ class IndexSource:
         return replace(judged, found=bool(files), where=self._find_links.places)
 
     def _page_of_links(self, link: str) -> Sequence[File] | None:
-        found = self._files(self._fetcher.learn_credentials(link), None)
+        found = read_page(self._fetcher, self._fetcher.learn_credentials(link), None)
         return found[0] if found is not None else None
 
     def _direct(self, name: NormalizedName, entry: PackageEntry) -> ProjectCandidates:
@@ -348,12 +334,6 @@ def _by_name(entries: Iterable[PackageEntry], environment: Environment) -> dict[
             prefer_local=known.prefer_local or entry.prefer_local,
         )
     return found
-
-
-def _project_url(index: str, name: NormalizedName) -> str:
-    """Return the URL of a project page (PEP 503); a query stays at the end."""
-    head, mark, query = index.partition("?")
-    return f"{head.rstrip('/')}/{quote(name)}/{mark}{query}"
 
 
 def _cutoff(index: Index, policy: Policy) -> datetime | None:

@@ -19,6 +19,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import Fault, InvalidInput, InvalidRequirements
 from colablock.lockfile.pins import LockedPin, default_index_of, hash_texts, pins_of
+from colablock.lockfile.tool_table import table_of
 from colablock.network.settings import DEFAULT_INDEX
 
 __all__ = ["Format", "export_text", "files_beside"]
@@ -155,7 +156,7 @@ def _header(lock: Pylock, pins: Sequence[LockedPin], form: Format) -> Iterator[s
 
 def _about(lock: Pylock, key: str, otherwise: Any) -> Any:
     """Return what a lock of ours says of itself; *otherwise* where it does not, or is another tool's."""
-    return (lock.tool or {}).get("colablock", {}).get(key, otherwise)
+    return table_of(lock).get(key, otherwise)
 
 
 def _by_name(line: str) -> tuple[str, str]:
@@ -196,7 +197,7 @@ def _parents(lock: Pylock) -> defaultdict[str, set[str]]:
     for line in _about(lock, "requirements", ()) if matrix else ():
         parents[_name(line)].add(matrix)
     for package in lock.packages:
-        ours = (package.tool or {}).get("colablock", {}).get("requires-dist")
+        ours = table_of(package).get("requires-dist")
         others = (str(needed.get("name", "")) for needed in package.dependencies or ())
         for name in map(_name, others if ours is None else ours):
             if name != package.name:  # an extra of its own

@@ -14,7 +14,7 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Snapshot
-from colablock.lockfile.pylock import COMPLETE, DELTA
+from colablock.lockfile.tool_table import ALL_FILES, COMPLETE, DELTA
 from colablock.matrix.model import Matrix
 
 if sys.version_info >= (3, 11):
@@ -75,6 +75,7 @@ class LockHead:
     index: str | None = None
     with_: frozenset[str] = frozenset()
     exclude_newer: datetime | None = None
+    all_files: bool = False
     assumes: Mapping[NormalizedName, str] = field(default_factory=dict)
 
     @property
@@ -103,6 +104,7 @@ def read_head(path: Path) -> LockHead | None:
             index=table.get("index"),
             with_=frozenset(table.get("with", ())),
             exclude_newer=table.get("exclude-newer"),
+            all_files=table.get("files") == ALL_FILES,
             assumes={
                 NormalizedName(name): str(version) for name, version in table.get("assumes", {}).items()
             },

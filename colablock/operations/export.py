@@ -6,23 +6,34 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.fs import write_atomic
-from colablock.errors import BadDistribution, InvalidInput
+from colablock.errors import BadDistribution, FetchFailed, InvalidInput, InvalidMatrix, NotFound
+from colablock.index.project_page import project_files
 from colablock.lockfile.export import Format, export_text, files_beside
+from colablock.lockfile.package_files import with_all_files
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
+from colablock.lockfile.tool_table import lists_target_files, table_of
+from colablock.network.fetcher import Fetcher
 from colablock.operations.lock import LockOptions, lock_matrix, up_to_date_lock, write_wheels
 from colablock.operations.session import Session
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock
+    from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.index.candidates import File
+    from colablock.matrix.model import Matrix
     from colablock.planning.options import ApplyOptions
 
 __all__ = ["ExportResult", "export_lock"]
+
+_WORKERS = 16  # most of them wait for the network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +56,21 @@ def export_lock(
 ) -> ExportResult:
     """Return the lock that *options* name in the format *form*, and write it to *output* if given.
 
-    The wheels beside the lock are copied to *wheelhouse*; without one the text
-    names their folder.  Raises InvalidInput for a lock that *form* cannot
-    express, BadDistribution for a wheel whose hash is not that of the lock.
+    Requirements have the hashes of the files of every platform: those that the
+    lock does not list come from its indexes, except offline.  The wheels beside
+    the lock are copied to *wheelhouse*; without one the text names their folder.
+
+    Raises InvalidInput for a lock that *form* cannot express, BadDistribution for
+    a wheel whose hash is not that of the lock, FetchFailed for an index that
+    cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="colablock-") as scratch:
         path = _lock_of(session, options, Path(scratch), python_version, platform)
         lock = read_lock(path)
         if options.lock is not None and options.name:
             _check_matrix(lock, options.lock, session.matrix(options.name).name)
+        if form is Format.REQUIREMENTS and lists_target_files(lock):
+            lock = _with_all_files(session, options, lock)
         beside = files_beside(lock)
         folder = path.parent
         if not all((folder / name).is_file() for name in beside) and (head := read_head(path)) is not None:
@@ -88,10 +105,66 @@ def _lock_of(
     if not options.name:
         raise InvalidInput("there is nothing to export", hint="Name a matrix, or a lock with `--lock FILE`")
     wanted = LockOptions(
-        python_version=python_version, platform=platform, output=scratch / "pylock.toml", upgrade=True
+        python_version=python_version,
+        platform=platform,
+        output=scratch / "pylock.toml",
+        upgrade=True,
+        all_files=True,
     )
     existing = up_to_date_lock(session, options, wanted)
     return existing if existing is not None else lock_matrix(session, options, wanted).path
+
+
+def _with_all_files(session: Session, options: ApplyOptions, lock: Pylock) -> Pylock:
+    """Return *lock* with the files of other platforms that its indexes list.
+
+    Offline it is returned as it is, with a note.
+    """
+    matrix = _matrix_of(session, options, lock)
+    settings = session.settings(options, matrix)
+    if settings.offline:
+        table = table_of(lock)
+        target = f"those for Python {table.get('python')} on {table.get('platform')}"
+        session.reporter.note(f"offline, so the hashes are only those that the lock lists: {target}")
+        return lock
+    fetcher = Fetcher.for_settings(settings, session.environ)
+    for url in (settings.default_index, *(index.url for index in (matrix.indexes if matrix else ()))):
+        fetcher.learn_credentials(url)
+    session.reporter.stage("Listing the files of other platforms")
+    indexes = {package.name: package.index for package in lock.packages if package.index}
+    pool = ThreadPoolExecutor(max_workers=_WORKERS)
+    try:
+        files = dict(
+            zip(indexes, pool.map(partial(_project_files, fetcher), indexes, indexes.values()), strict=True)
+        )
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    linked = [
+        str(p.name) for p in lock.packages if p.index is None and any(file.url for file in p.wheels or ())
+    ]
+    if linked:
+        session.reporter.note(
+            f"only the hashes that the lock lists, since no index has them: {', '.join(linked)}"
+        )
+    return with_all_files(lock, files)
+
+
+def _project_files(fetcher: Fetcher, name: NormalizedName, index: str) -> list[File]:
+    try:
+        return project_files(fetcher, index, name)
+    except FetchFailed as error:
+        message = f"the files of {name} for other platforms cannot be listed: {error.message}"
+        hint = "`--offline` exports only the hashes that the lock lists"
+        hint = f"{error.hint}; {hint}" if error.hint else hint
+        raise FetchFailed(message, url=error.url, status=error.status, hint=hint) from error
+
+
+def _matrix_of(session: Session, options: ApplyOptions, lock: Pylock) -> Matrix | None:
+    """Return the matrix of *lock*, which names its indexes; None if it cannot be found any more."""
+    try:
+        return session.matrix(options.name or str(table_of(lock).get("matrix", "")))
+    except (NotFound, InvalidMatrix):
+        return None
 
 
 def _refuse_choices(options: ApplyOptions, python_version: str | None, platform: str | None) -> None:
@@ -112,7 +185,7 @@ def _refuse_choices(options: ApplyOptions, python_version: str | None, platform:
 
 
 def _check_matrix(lock: Pylock, path: Path, name: str) -> None:
-    made_for = (lock.tool or {}).get("colablock", {}).get("matrix", name)
+    made_for = table_of(lock).get("matrix", name)
     if made_for != name:
         raise InvalidInput(f"`{path}` is a lock of {made_for}, not of {name}")
 

@@ -20,15 +20,17 @@ from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.requirements import applies
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import InvalidInput, NoSolution, Refused
-from colablock.lockfile.pylock import LockOrigin, check_lock_name, make_lock, read_lock, write_lock
+from colablock.lockfile.pylock import check_lock_name, make_lock, read_lock, write_lock
 from colablock.lockfile.refusals import write_refusals
 from colablock.lockfile.store import (
     PLATFORM,
     LockHead,
     environment_target,
     lock_file_name,
+    read_head,
     runtime_target,
 )
+from colablock.lockfile.tool_table import LockOrigin
 from colablock.matrix.catalog import lock_folder
 from colablock.matrix.model import select_variant
 from colablock.operations.plan import solver_for
@@ -63,7 +65,9 @@ class LockOptions:
 
     The versions of an existing lock are preferred, unless *upgrade* is set or
     *upgrade_packages* has the name.  *exclude_newer* replaces the matrix's own.
-    With *dry* nothing is written.
+    With *all_files* the lock lists the files of every platform, with False those
+    of its target; None keeps what an existing lock lists, by default those of its
+    target.  With *dry* nothing is written.
     """
 
     python_version: str | None = None
@@ -72,6 +76,7 @@ class LockOptions:
     upgrade: bool = False
     upgrade_packages: frozenset[NormalizedName] = frozenset()
     exclude_newer: datetime | None = None
+    all_files: bool | None = None
     dry: bool = False
 
 
@@ -288,7 +293,14 @@ def _write(
         index=redacted(solver.settings.default_index),
         with_=solver.with_,
     )
-    lock = make_lock(resolution, solver.matrix, wheels=wheels, origin=origin, repairs=repairs)
+    lock = make_lock(
+        resolution,
+        solver.matrix,
+        wheels=wheels,
+        origin=origin,
+        repairs=repairs,
+        all_files=_lists_all_files(path) if wanted.all_files is None else wanted.all_files,
+    )
     text = write_lock(lock)
     local = [str(pin.name) for pin in resolution.pins.values() if _is_local(pin)]
     if local:
@@ -377,6 +389,12 @@ def _versions(path: Path) -> dict[NormalizedName, Version]:
         return {package.name: package.version for package in read_lock(path).packages if package.version}
     except InvalidInput:
         return {}  # an unreadable lock is replaced
+
+
+def _lists_all_files(path: Path) -> bool:
+    """Whether the lock at *path*, which is to be replaced, lists the files of every platform."""
+    head = read_head(path)
+    return head is not None and head.all_files
 
 
 def _preferred(path: Path, wanted: LockOptions) -> dict[NormalizedName, Version]:

@@ -47,14 +47,14 @@ class Session:
         """Return the matrix with that name or path, no variant selected.  Raises NotFound, InvalidMatrix."""
         return find_matrix(name, environ=self.environ)
 
-    def settings(self, options: ApplyOptions, matrix: Matrix) -> Settings:
+    def settings(self, options: ApplyOptions, matrix: Matrix | None) -> Settings:
         """Return the indexes and folders in force.  A note about another tool's settings is given once."""
         settings = read_settings(
             self.environ,
             default_index=options.default_index,
             find_links=options.find_links,
             offline=options.offline,
-            indexes=matrix.indexes,
+            indexes=matrix.indexes if matrix is not None else (),
         )
         for note in settings.notes:
             if note not in self._noted:

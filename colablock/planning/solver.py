@@ -18,8 +18,10 @@ from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
 from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
-from colablock.lockfile.pylock import DELTA, LockSource, read_lock
+from colablock.lockfile.lock_source import LockSource
+from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import LockHead, LockStore, assumed_otherwise, read_head
+from colablock.lockfile.tool_table import DELTA
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
 from colablock.network.fetcher import Fetcher
@@ -416,6 +418,7 @@ class Solver:
             path.parent,
             environment,
             allow_build=self.matrix.options.allow_build,
+            no_binary=self.matrix.options.no_binary,
             name=f"the lock `{path.name}`",
         )
 

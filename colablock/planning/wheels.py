@@ -12,7 +12,8 @@ from colablock._common.fs import atomic_path, file_digest
 from colablock.errors import BadDistribution
 from colablock.index.candidates import CandidateOrigin
 from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
-from colablock.lockfile.pylock import LockSource, Wheel
+from colablock.lockfile.lock_source import LockSource
+from colablock.lockfile.package_files import Wheel
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter

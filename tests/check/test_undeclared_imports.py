@@ -23,7 +23,8 @@ from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.index.candidates import Candidate, CandidateOrigin
-from colablock.lockfile.pylock import LockSource, make_lock
+from colablock.lockfile.lock_source import LockSource
+from colablock.lockfile.pylock import make_lock
 from colablock.matrix.catalog import find_matrix
 from colablock.matrix.model import Matrix, PackageEntry, Train, Verify, select_variant
 from colablock.network.settings import read_settings

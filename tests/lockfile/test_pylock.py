@@ -28,15 +28,9 @@ from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, InvalidInput, NoSolution
 from colablock.index.candidates import Candidate, CandidateOrigin, File
 from colablock.index.finder import IndexSource
-from colablock.lockfile.pylock import (
-    LockSource,
-    Wheel,
-    check_lock_name,
-    lock_digest,
-    make_lock,
-    read_lock,
-    write_lock,
-)
+from colablock.lockfile.lock_source import LockSource
+from colablock.lockfile.package_files import Wheel
+from colablock.lockfile.pylock import check_lock_name, lock_digest, make_lock, read_lock, write_lock
 from colablock.matrix.model import Matrix, Options, PackageEntry, entry_of
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import Settings

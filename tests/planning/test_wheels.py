@@ -14,7 +14,8 @@ from colablock._vendor.packaging.utils import canonicalize_name, parse_wheel_fil
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Snapshot, take_snapshot
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.lockfile.pylock import LockSource, make_lock, read_lock, write_lock
+from colablock.lockfile.lock_source import LockSource
+from colablock.lockfile.pylock import make_lock, read_lock, write_lock
 from colablock.matrix.model import Matrix, Options, PackageEntry
 from colablock.planning.plan import Plan, Target
 from colablock.planning.planner import make_plan
