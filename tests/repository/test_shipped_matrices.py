@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.version import Version
 from colablock.environment.accelerator import Accelerator
+from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import ExitCode, Refused
-from colablock.lockfile.pylock import read_lock
-from colablock.lockfile.store import lock_file_name, read_head, runtime_target
+from colablock.lockfile.lock_source import LockSource
+from colablock.lockfile.pylock import read_lock, write_lock
+from colablock.lockfile.store import LockHead, lock_file_name, read_head, runtime_target
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import Matrix, Variant, select_variant
 from colablock.network.settings import DEFAULT_INDEX
+from colablock.runtimes.catalog import load_runtime
 from colablock.training.receipts import receipt_from
 from tests.support.accelerators import card
 from tests.support.fixtures import world_fixture
@@ -248,6 +252,30 @@ def test_the_variant_without_a_card_prefers_a_cpu_build_and_takes_any(name: str,
     assert torch.specifier == with_card.specifier
 
 
+def surplus_files(path: Path, head: LockHead, lock: Pylock, matrix: Matrix) -> list[str]:
+    """Return the files that the target of a lock does not take: of another platform, or an unused sdist."""
+    if head.variant is not None:
+        matrix = select_variant(matrix, Accelerator(), head.variant)
+    environment = (
+        load_runtime(head.runtime).environment
+        if head.runtime
+        else environment_for(head.python, head.platform)
+    )
+    options = matrix.options
+    source = LockSource(
+        lock, path.parent, environment, allow_build=options.allow_build, no_binary=options.no_binary
+    )
+    surplus = []
+    for package in lock.packages:
+        (candidate,) = source.judge(package.name).candidates
+        used = {file.filename for file in candidate.files}
+        own = [file for file in (*(package.wheels or ()), package.sdist) if file and not file.path]
+        surplus += [file.filename for file in own if file.filename not in used]
+        if package.wheels and package.sdist:
+            surplus.append(package.sdist.filename)
+    return surplus
+
+
 LOCKS = sorted((ROOT / "matrices").glob("pylock.*.toml"))
 
 
@@ -263,6 +291,8 @@ def test_a_shipped_lock_is_that_of_its_matrix(path: Path) -> None:
     assert path.name.startswith(lock_file_name(head.matrix, target).removesuffix(".toml"))
     lock = read_lock(path)
     lock.validate()
+    assert write_lock(lock) == path.read_bytes()
+    assert surplus_files(path, head, lock, matrix) == [], "list the files of the target only"
     urls = [file.url or "" for package in lock.packages for file in package.wheels or () if not file.path]
     assert all(url.startswith("https://") for url in urls)
 
