@@ -11,6 +11,7 @@ from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
     from colablock.lockfile.export import Format, export_text
+    from colablock.lockfile.lock_source import LockSource
     from colablock.lockfile.pins import LockedPin, pins_of
     from colablock.lockfile.pylock import make_lock, read_lock, write_lock
     from colablock.lockfile.store import LockStore
@@ -19,6 +20,7 @@ else:
         __name__,
         {
             "export": "Format export_text",
+            "lock_source": "LockSource",
             "pins": "LockedPin pins_of",
             "pylock": "make_lock read_lock write_lock",
             "store": "LockStore",
@@ -27,6 +29,7 @@ else:
 
 __all__ = [
     "Format",
+    "LockSource",
     "LockStore",
     "LockedPin",
     "export_text",

@@ -19,7 +19,7 @@ from colablock.errors import InvalidInput, InvalidRequirements
 from colablock.lockfile.export import Format, export_text, files_beside
 from tests.support.fixtures import world_fixture
 from tests.support.runtime import make_venv, site_of
-from tests.support.server import IndexServer
+from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_sdist, make_wheel, tar_bytes
 from tests.support.world import Done, World
 
@@ -401,10 +401,67 @@ def test_an_export_is_that_of_its_lock(world: World, tmp_path: Path, plain_lock:
     assert (done.out, done.err.splitlines()[-1]) == ("", f"wrote {output}")
     assert pins(solved.out) == PINS
     assert f"--index-url {world.server.url}\n" in solved.out
-    native = solved.out.partition("native==1.0")[2].partition("# via")[0]
-    assert native.count("--hash=sha256:") == 3  # the wheels of other platforms too
-    colours = solved.out.partition("colours==2.0")[2].partition("# via")[0]
-    assert colours.count("--hash=sha256:") == 2  # and the sdist
+    assert hashes(solved.out, "native==1.0") == 3  # the wheels of other platforms too
+    assert hashes(solved.out, "colours==2.0") == 2  # and the sdist
+
+
+def hashes(text: str, pin: str) -> int:
+    """Return how many hashes a requirements file has for *pin*."""
+    return text.partition(pin)[2].partition("# via")[0].count("--hash=sha256:")
+
+
+def test_an_offline_export_has_only_the_hashes_that_the_lock_lists(world: World, plain_lock: Path) -> None:
+    done = succeeds(world.run("export", "--lock", str(plain_lock), "--offline"))
+    assert pins(done.out) == PINS
+    assert (hashes(done.out, "native==1.0"), hashes(done.out, "colours==2.0")) == (1, 1)
+    table = tomllib.loads(plain_lock.read_text())["tool"]["colablock"]
+    said = f"the hashes are only those that the lock lists: those for Python {table['python']} on"
+    assert said in " ".join(done.err.split())
+
+
+def test_a_lock_with_all_files_is_exported_without_an_index(
+    world: World, tmp_path: Path, plain_lock: Path
+) -> None:
+    lock = tmp_path / "pylock.toml"
+    succeeds(world.run("lock", "plain", "--all-files", "--output", str(lock)))
+    world.server.forget_requests()
+    whole = succeeds(world.run("export", "--lock", str(lock)))
+    assert world.server.requests == []
+    assert whole.err == ""
+    assert whole.out == succeeds(world.run("export", "--lock", str(plain_lock))).out
+
+
+def test_other_formats_need_no_hashes_and_no_index(world: World, plain_lock: Path) -> None:
+    world.server.forget_requests()
+    for form in ("constraints", "notebook"):
+        succeeds(world.run("export", "--lock", str(plain_lock), "--format", form))
+    assert world.server.requests == []
+
+
+def test_an_export_fails_if_the_index_cannot_list_the_files(
+    world: World, tmp_path: Path, plain_lock: Path
+) -> None:
+    environ = {"COLABLOCK_CACHE_DIR": str(tmp_path / "cache"), "COLABLOCK_RETRIES": "0"}
+    world.server.fault("/simple/native/", Fault(status=503))
+    try:
+        done = world.run("export", "--lock", str(plain_lock), **environ)
+    finally:
+        world.server.fault("/simple/native/", Fault(times=0))
+    assert done.code == 1
+    said = " ".join(done.err.split())
+    assert "the files of native for other platforms cannot be listed:" in said
+    assert "`--offline` exports only the hashes that the lock lists" in said
+
+
+def test_an_export_names_the_packages_that_no_index_lists(world: World, tmp_path: Path) -> None:
+    make_wheel(tmp_path / "links", "line-art", "3.0")
+    lock = tmp_path / "pylock.toml"
+    links = ("--find-links", str(tmp_path / "links"))
+    succeeds(world.run("lock", "plain", *links, "--output", str(lock)))
+    done = succeeds(world.run("export", "--lock", str(lock)))
+    said = " ".join(done.err.split())
+    assert "only the hashes that the lock lists, since no index has them: line-art" in said
+    assert hashes(done.out, "colours==2.0") == 2
 
 
 @pytest.mark.usefixtures("stack")

@@ -48,6 +48,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+MUSL = environment_for("3.12.11", "musllinux_1_2_x86_64")
+ARM = environment_for("3.12.11", "manylinux_2_35_aarch64")
 WINDOWS = environment_for("3.12.11", "win_amd64")
 PYTHON_310 = environment_for("3.10.4", "manylinux_2_35_x86_64")
 
@@ -432,9 +434,11 @@ def test_a_requirement_that_the_lock_does_not_meet_is_said(server: IndexServer, 
     ("environment", "words"),
     [
         (PYTHON_310, r"the lock `pylock.toml` is for Python ==3.12.\*, and this is Python 3.10.4"),
+        (MUSL, "is for manylinux_2_35_x86_64, and this is musllinux_1_2_x86_64"),
+        (ARM, 'is for `sys_platform == "linux".*and this is Python 3.12.11 on linux aarch64'),
         (WINDOWS, 'is for `sys_platform == "linux".*and this is Python 3.12.11 on win32 AMD64'),
     ],
-    ids=["Python", "platform"],
+    ids=["Python", "C library", "machine", "system"],
 )
 def test_a_lock_for_another_environment_is_refused(
     server: IndexServer, tmp_path: Path, environment: Environment, words: str

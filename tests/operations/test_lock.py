@@ -16,7 +16,7 @@ from colablock._vendor.packaging.pylock import Pylock
 from colablock.errors import ExitCode
 from tests.support.fixtures import venv_fixture, world_fixture
 from tests.support.runtime import Stub, Venv, build_site, find_python
-from tests.support.wheels import make_wheel
+from tests.support.wheels import make_sdist, make_wheel
 from tests.support.world import Done, World
 
 pytestmark = pytest.mark.slow  # whole commands
@@ -198,6 +198,27 @@ def test_versions_of_a_lock_stay_until_they_are_let_go(world: World) -> None:
     assert "colours 2.0 -> 2.1" in done.err
     current = world.run("lock", "tiny", "--runtime", "small-1", "--check", "--upgrade")
     assert current.code == ExitCode.DONE
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_lock_keeps_listing_what_it_was_asked_to_list(world: World) -> None:
+    index = world.folder / "index"
+    make_sdist(index, "colours", "2.0")
+    make_wheel(index, "colours", "2.0", tag="cp39-cp39-win_amd64")
+
+    def files(lock: dict[str, Any]) -> tuple[int, bool]:
+        colours = next(package for package in lock["packages"] if package["name"] == "colours")
+        return len(colours["wheels"]), "sdist" in colours
+
+    assert files(locked(world)) == (1, False)
+    asked = world.run("lock", "tiny", "--runtime", "small-1", "--all-files", "--check")
+    assert asked.code == ExitCode.UNMET
+    whole = locked(world, "--all-files")
+    assert files(whole) == (2, True)
+    assert whole["tool"]["colablock"]["files"] == "all"
+    assert locked(world) == whole
+    assert world.run("lock", "tiny", "--runtime", "small-1", "--check").code == ExitCode.DONE
+    assert files(locked(world, "--no-all-files")) == (1, False)
 
 
 @pytest.mark.usefixtures("recorded")
