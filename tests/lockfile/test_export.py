@@ -441,7 +441,7 @@ def test_other_formats_need_no_hashes_and_no_index(world: World, plain_lock: Pat
 def test_an_export_fails_if_the_index_cannot_list_the_files(
     world: World, tmp_path: Path, plain_lock: Path
 ) -> None:
-    environ = {"COLABLOCK_CACHE_DIR": str(tmp_path / "cache"), "COLABLOCK_RETRIES": "0"}
+    environ: Any = {"COLABLOCK_CACHE_DIR": str(tmp_path / "cache"), "COLABLOCK_RETRIES": "0"}
     world.server.fault("/simple/native/", Fault(status=503))
     try:
         done = world.run("export", "--lock", str(plain_lock), **environ)
