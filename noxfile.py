@@ -245,7 +245,6 @@ def training(session: nox.Session) -> None:
     chosen = (*OF_THE_STACK, *session.posargs)
     if "--whole" in session.posargs:
         chosen = tuple(str(file) for file in sorted(ROOT.glob("tests/training/test_real_stack*.py")))
-        chosen += ("tests/training/scripts/test_after.py",)
     session.run("pytest", "-n", "2", "--dist", "loadfile", "-m", "stack", *chosen, env=stack)
 
 

@@ -1,6 +1,7 @@
-"""What follows a run: text of the trained model, the merged model, the files to take along or to push.
+"""Use a trained adapter: generate text, merge it into its base model, download it, push it to the hub.
 
-What needs torch is done by a child in the environment of the run (``scripts/after.py``).
+A process in the environment of the run does the work that needs torch or huggingface_hub
+(``scripts/generate.py``, ``scripts/merge.py``, ``scripts/hub.py``).
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ from colablock.training.start import local_path
 __all__ = ["adapter_of", "download", "generate", "merge", "push"]
 
 _CONFIG = "adapter_config.json"
-_ADAPTER = re.compile(
+_ADAPTER_FILES = re.compile(
     r"adapter_.*|README\.md|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
     r"|chat_template.*|.*\.model"
 )
-_SECRET = re.compile(r"(?:hf|hub|auth|access)_token$|api_?key|secret|password", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"(?:hf|hub|auth|access)_token$|api_?key|secret|password", re.IGNORECASE)
 _TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def adapter_of(folder: Path, *, reporter: Reporter) -> Path:
-    """Return where the adapter of the run in *folder* is: its result, or its newest whole checkpoint.
+    """Return the folder of the adapter of the run in *folder*.
 
-    A run that was stopped has a result, which is an old one once it goes on.  *reporter* is told
-    where it is a checkpoint's.  Raises NotFound where there is neither.
+    It is the final adapter of a run that is done or stopped, else the newest valid checkpoint,
+    which *reporter* is told.  The final adapter of an earlier stop is outdated once the run has
+    been resumed, so it is used only if there is no checkpoint.  Raises NotFound if there is neither.
     """
     run = RunFolder(folder)
     has_result = (run.adapter / _CONFIG).is_file()
@@ -48,11 +50,11 @@ def adapter_of(folder: Path, *, reporter: Reporter) -> Path:
         return run.adapter
     checkpoint = newest_valid(folder, reporter)
     if checkpoint is not None and (checkpoint / _CONFIG).is_file():
-        reporter.note(f"the run is not done: the adapter is that of {checkpoint.name}")
+        reporter.note(f"the run is not done: using the adapter of {checkpoint.name}")
         return checkpoint
     if has_result:
         return run.adapter
-    raise NotFound(f"there is no adapter in `{folder}`", hint="It comes with the first checkpoint of a run")
+    raise NotFound(f"`{folder}` has no adapter", hint="A run writes one with its first checkpoint")
 
 
 def generate(
@@ -66,16 +68,17 @@ def generate(
     chat: bool | None = None,
     environ: Mapping[str, str] = os.environ,
     reporter: Reporter | None = None,
-    said: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Return what the trained model says to each prompt; with a temperature of nought the likeliest words.
+    """Return the text that the trained model generates for each prompt.
 
-    The base is loaded in 4 bits where the run had it so.  *chat* puts each
-    prompt into the model's template as a user's message (default: when the run
-    was told a template or messages).  *said* gets what the child prints.
+    The base is loaded in 4 bits if the run was QLoRA.  A *temperature* of 0 decodes greedily.
+    With *chat*, each prompt is a user's message in the model's chat template.  The default is
+    true if the run trained on messages or had a `chat_template`.  *on_line* gets each line that
+    the process prints.
     """
     if isinstance(prompts, str):
-        raise InvalidInput("prompts are a list of texts, and this is one text")
+        raise InvalidInput("`prompts` must be a list of strings, not a string")
     record = _record_of(folder)
     return [
         str(text)
@@ -84,7 +87,7 @@ def generate(
             "generate",
             doing="generate text",
             environ=environ,
-            said=said,
+            on_line=on_line,
             adapter=str(adapter_of(folder, reporter=reporter or Reporter()).absolute()),
             base=record.config.get("base_model"),
             revision=record.config.get("revision"),
@@ -107,26 +110,26 @@ def merge(
     base: str | None = None,
     environ: Mapping[str, str] = os.environ,
     reporter: Reporter | None = None,
-    said: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the base with the adapter added, as a model of its own, to the new folder *output*; return it.
+    """Write the base with the adapter merged to the new folder *output*, and return it.
 
-    At most some blocks of one tensor are in memory, whatever the model's size.
-    *base* stands in for the run's own (a model that is not quantised).  Raises
-    Unmet, and leaves nothing, where a tensor of the adapter has no place in the base.
+    A few blocks of one tensor are in memory at a time, whatever the size of the model.  *base*
+    replaces the base model of the run; it has to have unquantised weights.  Raises Unmet, and
+    leaves no files, if a tensor of the adapter has no match in the base.
     """
     output = output.absolute()
     if output.exists():
-        raise InvalidInput(f"`{output}` exists already", hint="Name a folder that does not")
+        raise InvalidInput(f"`{output}` already exists", hint="Name a folder that does not exist")
     if not output.parent.is_dir():
-        raise NotFound(f"there is no folder `{output.parent}`")
+        raise NotFound(f"the folder `{output.parent}` does not exist")
     record = _record_of(folder)
     _ask(
         record,
         "merge",
         doing="merge the adapter",
         environ=environ,
-        said=said,
+        on_line=on_line,
         adapter=str(adapter_of(folder, reporter=reporter or Reporter()).absolute()),
         output=str(output),
         base=local_path(base) if base else record.config.get("base_model"),
@@ -141,30 +144,30 @@ def download(
     *,
     merged: Path | None = None,
     reporter: Reporter | None = None,
-    hand_over: Callable[[str], None] | None = None,
+    offer: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write a zip file of the adapter, or of the folder *merged*, with the run's record; return it.
+    """Write the adapter, or the folder *merged*, and the record of the run to a zip file; return its path.
 
-    The record is without tokens.  In Colab the browser is offered the file, or
-    *hand_over* gets its name.
+    Tokens are removed from the record.  *offer* is called with the path; in Colab it defaults
+    to a download in the browser.
     """
     record = _record_of(folder)
     path = path or folder / f"{record.id}.zip"
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # weights do not get smaller
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # weights do not compress
             for name, file in _files(folder, merged, reporter or Reporter()):
                 archive.write(file, name)
-            archive.writestr("run.json", _plain(record))
+            archive.writestr("run.json", _public_record(record))
         partial.replace(path)
     except OSError as error:
-        raise Unmet(f"`{path}` cannot be written: {error.strerror}") from error
+        raise Unmet(f"cannot write `{path}`: {error.strerror}") from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-    hand_over = hand_over or _colab()
-    if hand_over is not None:
-        hand_over(str(path))
+    offer = offer or _colab_download()
+    if offer is not None:
+        offer(str(path))
     return path
 
 
@@ -177,26 +180,27 @@ def push(
     merged: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     reporter: Reporter | None = None,
-    said: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> str:
-    """Put the adapter, or the folder *merged*, and the record into a repository of the hub; return where.
+    """Upload the adapter, or the folder *merged*, and the record to a repository on the hub; return its URL.
 
-    *token* reaches the child as ``HF_TOKEN`` only.  Raises Unmet for a public
-    repository unless *private* is false.
+    The process gets *token* as ``HF_TOKEN`` and by no other way.  Raises Unmet if *private* is
+    true and the repository exists and is public.
     """
     if not _REPOSITORY.fullmatch(repo):
-        raise InvalidInput(f"`{repo}` is no repository of the hub", hint="Write `user/name`")
+        raise InvalidInput(f"`{repo}` is not a repository on the hub", hint="Write `user/name`")
     record = _record_of(folder)
     environ = environ if token is None else {**environ, "HF_TOKEN": token}
-    with _linked(folder, merged, record, reporter or Reporter()) as pushed:
+    with _upload_folder(folder, merged, record, reporter or Reporter()) as upload:
         return str(
             _ask(
                 record,
-                "push",
+                "hub",
                 doing=f"push to `{repo}`",
                 environ=environ,
-                said=said,
-                folder=str(pushed),
+                on_line=on_line,
+                do="push",
+                folder=str(upload),
                 repo=repo,
                 private=private,
             )
@@ -204,17 +208,17 @@ def push(
 
 
 def _ask(
-    record: RunRecord, job: str, *, doing: str, environ: Mapping[str, str], said: Any, **more: Any
+    record: RunRecord, script: str, *, doing: str, environ: Mapping[str, str], on_line: Any, **job: Any
 ) -> Any:
     return ask_target(
-        record.python, SCRIPTS / "after.py", {"do": job, **more}, doing=doing, environ=environ, said=said
+        record.python, SCRIPTS / f"{script}.py", job, doing=doing, environ=environ, said=on_line
     )
 
 
 def _record_of(folder: Path) -> RunRecord:
     record = RunFolder(folder).record()
     if record is None:
-        raise NotFound(f"`{folder}` is not the folder of a run", hint="`colablock runs list` shows them")
+        raise NotFound(f"`{folder}` is not the folder of a run", hint="`colablock runs list` lists them")
     return record
 
 
@@ -223,44 +227,46 @@ def _is_chat(record: RunRecord) -> bool:
 
 
 def _files(folder: Path, merged: Path | None, reporter: Reporter) -> Iterator[tuple[str, Path]]:
-    """Yield what is taken along: of a checkpoint no state of the optimiser, of a merged model everything."""
+    """Yield the files to publish: all of a merged model; of a checkpoint, no optimizer state."""
     source = merged if merged is not None else adapter_of(folder, reporter=reporter)
     if not source.is_dir():
-        raise NotFound(f"there is no folder `{source}`")
+        raise NotFound(f"the folder `{source}` does not exist")
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source).as_posix()
-        if path.is_file() and (merged is not None or _ADAPTER.fullmatch(name)):
+        if path.is_file() and (merged is not None or _ADAPTER_FILES.fullmatch(name)):
             yield name, path
 
 
 @contextmanager
-def _linked(folder: Path, merged: Path | None, record: RunRecord, reporter: Reporter) -> Iterator[Path]:
-    """Yield a folder that holds what `_files` yields, by links, and the record."""
+def _upload_folder(
+    folder: Path, merged: Path | None, record: RunRecord, reporter: Reporter
+) -> Iterator[Path]:
+    """Yield a temporary folder with links to the files to publish, and the record."""
     with tempfile.TemporaryDirectory(prefix="colablock-") as scratch:
         for name, file in _files(folder, merged, reporter):
             link = Path(scratch) / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file.absolute())
-        (Path(scratch) / "run.json").write_text(_plain(record), encoding="utf-8")
+        (Path(scratch) / "run.json").write_text(_public_record(record), encoding="utf-8")
         yield Path(scratch)
 
 
-def _plain(record: RunRecord) -> str:
-    """Return the record as JSON without what is secret, or looks like a token."""
+def _public_record(record: RunRecord) -> str:
+    """Return the record as JSON, without keys that hold secrets and text that looks like a token."""
     return json.dumps(_without_secrets(record_to_json(record)), indent=2) + "\n"
 
 
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_secrets(one) for key, one in value.items() if not _SECRET.search(str(key))}
+        return {key: _without_secrets(one) for key, one in value.items() if not _SECRET_KEY.search(str(key))}
     if isinstance(value, (list, tuple)):
         return [_without_secrets(one) for one in value]
     return _TOKEN.sub("***", value) if isinstance(value, str) else value
 
 
-def _colab() -> Callable[[str], None] | None:
-    """Return what offers a file to the browser, in a kernel of Colab."""
-    if "google.colab" not in sys.modules:  # only its own kernel can
+def _colab_download() -> Callable[[str], None] | None:
+    """Return Colab's function that downloads a file in the browser; None outside a Colab kernel."""
+    if "google.colab" not in sys.modules:  # it works only in the kernel
         return None
     try:
         from google.colab import files  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""A run: what `colablock.train` starts, finds or goes on with, and what can be done with it afterwards."""
+"""Start a run, resume it, or find the one that is already running."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.preflight.hub import ModelFacts, is_offline, query_model
 from colablock.training.preflight.machine import read_machine, read_stack
 from colablock.training.preflight.model_config import ModelShape, from_config
-from colablock.training.runs.checkpoint_mirror import list_archives, restore, start_mirror, store_of
+from colablock.training.runs.checkpoint_mirror import start_mirror
+from colablock.training.runs.checkpoint_restore import restore_checkpoint
+from colablock.training.runs.checkpoint_stores import list_archives, open_store
 from colablock.training.runs.checkpoints import accepted_changes, data_digest, move_aside_later, newest_valid
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
@@ -23,13 +25,13 @@ from colablock.training.runs.runners import runner_of
 from colablock.training.secrets import secret_stores, secrets_environment
 from colablock.training.start import (
     Job,
-    begin,
     default_folder,
     git_revision,
     local_path,
     lock_run_folder,
     move_aside,
     prepare_data,
+    start_job,
     unused_run_id,
     workarounds_for,
 )
@@ -39,12 +41,12 @@ __all__ = ["Briefing", "NamedRun", "TrainOptions", "config_of", "train", "values
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """What a caller wants of a run.
+    """The options of a call of `train`.
 
-    *anyway* starts although preflight refuses, *fresh* puts aside what stands in
-    the output folder, *resume_anyway* goes on although something changed.
-    *mirror* is a folder or ``hf://name/repository`` for whole checkpoints;
-    *launch_arguments* go to accelerate, after ours.
+    *anyway* starts the run although preflight refuses it.  *fresh* moves the contents of the
+    output folder aside.  *resume_anyway* resumes although config, data or lock have changed.
+    *mirror* is where checkpoints are mirrored: a folder, or ``hf://name/repository``.
+    *launch_arguments* are appended to those of accelerate.
     """
 
     config: TrainConfig
@@ -58,10 +60,10 @@ class TrainOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Briefing:
-    """What is known before a run starts: shown, so that nobody waits an hour for a surprise.
+    """What is known before a run starts.
 
-    *cards* are the names of those that it trains on, none of them for a CPU.  *prepared*
-    says what the data came to: numbers, and one row as it is trained on.
+    *cards* are the names of the cards that it trains on; empty for a CPU.  *prepared* is the
+    result of ``scripts/prepare.py``: numbers, and one row as it is trained on.
     """
 
     config: TrainConfig
@@ -75,14 +77,14 @@ class Briefing:
 
 
 class NamedRun(NamedTuple):
-    """A run by its name and its folder."""
+    """A run by its id and its folder."""
 
     id: str
     folder: RunFolder
 
 
 def config_of(path: Path | None, *, runner: str | None, values: Mapping[str, Any]) -> TrainConfig:
-    """Return the config in the file *path*, if there is one, with the *values* that were said beside it.
+    """Return the config in the file *path*, if given, with *values* in place of its own.
 
     Raises InvalidConfig, NotFound.
     """
@@ -97,7 +99,7 @@ def values_of(
     output_dir: str | os.PathLike[str] | None,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what was said beside a config, as its keys."""
+    """Return the arguments of a call as keys of a config."""
     values = dict(settings)
     if model is not None:
         values["base_model"] = os.fspath(model)
@@ -111,58 +113,60 @@ def values_of(
 
 def train(
     proven: ProvenEnvironment,
-    asked: TrainOptions,
+    options: TrainOptions,
     *,
     home: Path,
     environ: Mapping[str, str],
     reporter: Reporter,
     show: Callable[[Briefing], None] = lambda _: None,
 ) -> NamedRun:
-    """Start a run in the environment *proven*, go on with the one that stands in its folder, or find it.
+    """Start the run of an output folder in the environment *proven*, resume it, or find it.
 
-    One that runs is found, and so is one that is done; one that ended early goes
-    on from its newest whole checkpoint.  *show* is given what is known before
-    anything starts.  Returns at once.  Raises Refused where preflight or a change
-    since forbids it, InvalidInput for data or settings that are no use.
+    A run that is running or done is found.  A run that ended early is resumed from its newest
+    valid checkpoint.  *show* gets the briefing before a process starts.  Returns at once.
+    Raises Refused if preflight or a changed input forbids the run, InvalidInput for data or
+    settings that cannot be used.
     """
-    config = replace(asked.config, base_model=local_path(asked.config.base_model))
-    asked = replace(asked, config=config)
+    config = replace(options.config, base_model=local_path(options.config.base_model))
+    options = replace(options, config=config)
     folder = RunFolder(default_folder(config))
     secrets, notes = secrets_environment(config, environ, secret_stores(environ))
     for note in notes:
         reporter.note(note)
-    mirrored = {**environ, **secrets}
-    # One that is no use is known now, not after hours.
-    store = store_of(asked.mirror, python=proven.python, environ=mirrored) if asked.mirror else None
+    mirror_environ = {**environ, **secrets}
+    # Open the mirror first: an unusable target is reported now and not after hours.
+    store = None
+    if options.mirror:
+        store = open_store(options.mirror, python=proven.python, environ=mirror_environ)
     with lock_run_folder(folder.path):
         run = NamedRun(unused_run_id(home, folder.path), folder)
-        if asked.fresh and store is not None and list_archives(store, run.id):
+        if options.fresh and store is not None and list_archives(store, run.id):
             hint = "Name another mirror, or another `output_dir`"
-            raise Refused(f"the mirror holds checkpoints of an earlier run `{run.id}`", hint=hint)
-        way = _RunPreparation(
+            raise Refused(f"the mirror has checkpoints of an earlier run `{run.id}`", hint=hint)
+        call = _TrainCall(
             proven=proven,
-            asked=asked,
-            runner=runner_of(asked.runner or proven.runner).name,
+            options=options,
+            runner=runner_of(options.runner or proven.runner).name,
             run=run,
-            data=data_digest(asked.config.datasets),
+            data=data_digest(options.config.datasets),
             home=home,
             environ=environ,
             secrets=secrets,
             reporter=reporter,
             show=show,
         )
-        way.go()
-    if asked.mirror:  # of one that is over, too: its last checkpoints may not be there yet
-        start_mirror(folder.path, asked.mirror, environ=mirrored)
+        call.find_or_start()
+    if options.mirror:  # also for a run that is done: its last checkpoints may not be mirrored yet
+        start_mirror(folder.path, options.mirror, environ=mirror_environ)
     return run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _RunPreparation:
-    """From what was asked to a process that trains; *data* is the digest of the data."""
+class _TrainCall:
+    """One call of `train` with its folder locked; *data* is the digest of the data."""
 
     proven: ProvenEnvironment
-    asked: TrainOptions
+    options: TrainOptions
     runner: str
     run: NamedRun
     data: str
@@ -172,73 +176,77 @@ class _RunPreparation:
     reporter: Reporter
     show: Callable[[Briefing], None]
 
-    def go(self) -> None:
-        """Find the run that stands, go on with it, or start one."""
-        folder, asked = self.run.folder, self.asked
+    def find_or_start(self) -> None:
+        """Find the run in the folder, resume it, or start one."""
+        folder, options = self.run.folder, self.options
         record, state = folder.record(), folder.state()
         if record is not None and state is State.RUNNING:
-            if asked.fresh:
-                raise Refused(f"the run `{record.id}` is going on", hint=f"`colablock runs stop {record.id}`")
-            self.reporter.note(f"the run `{record.id}` is going on already: it is followed")
+            if options.fresh:
+                raise Refused(f"the run `{record.id}` is running", hint=f"`colablock runs stop {record.id}`")
+            self.reporter.note(f"following the run `{record.id}`, which is already running")
             return
-        if asked.fresh:
-            self._start_anew()
+        if options.fresh:
+            self._start_over()
             return
-        if asked.mirror and record is None:
-            record = self._restored(asked.mirror)
+        if options.mirror and record is None:
+            record = self._restored(options.mirror)
         if record is None:
             self._start(None)
             return
-        is_same = self._may_go_on(record)
+        is_unchanged = self._is_unchanged(record)
         if state is not State.DONE:
             self._start(newest_valid(folder.path, self.reporter))
-        elif is_same:
-            self.reporter.note(f"the run `{record.id}` is done: `--fresh` trains again")
+        elif is_unchanged:
+            self.reporter.note(f"the run `{record.id}` is already done: `--fresh` trains again")
         else:
-            # Its schedule is over: none of its checkpoints is a place to go on from, now or later.
-            self._start_anew()
+            # Its schedule is complete, so that no later call can resume from its checkpoints.
+            self._start_over()
 
-    def _start_anew(self) -> None:
-        """Start in an empty folder of the same name; what stood there stays, under another."""
+    def _start_over(self) -> None:
+        """Start in an empty folder; the old contents are kept under another name."""
         folder = self.run.folder.path
         aside = move_aside(folder)
         if aside is None:
             self._start(None)
             return
-        self.reporter.note(f"what stood in `{folder}` is in `{aside}` now")
-        with lock_run_folder(folder):  # what was claimed has another name now
+        self.reporter.note(f"moved the contents of `{folder}` to `{aside}`")
+        with lock_run_folder(folder):  # the folder that was locked has been renamed
             self._start(None)
 
     def _restored(self, mirror: str) -> RunRecord | None:
-        """Return the record of a run that only its mirror holds any more, brought back; None without one."""
+        """Restore the run from its mirror and return its record; None if the mirror has no checkpoint."""
         folder = self.run.folder
-        store = store_of(mirror, python=self.proven.python, environ={**self.environ, **self.secrets})
+        store = open_store(mirror, python=self.proven.python, environ={**self.environ, **self.secrets})
         try:
-            restore(store, self.run.id, folder.path, reporter=self.reporter)
-        except NotFound:  # a first start
+            restore_checkpoint(store, self.run.id, folder.path, reporter=self.reporter)
+        except NotFound:  # the first start
             return None
         return folder.record()
 
-    def _may_go_on(self, record: RunRecord) -> bool:
-        """Return whether nothing that counts has changed.  Raises Refused where it has, unless allowed."""
-        asked = self.asked
-        if record.runner != self.runner and not asked.resume_anyway:
-            hint = "`--resume-anyway` goes on with another runner, another `output_dir` starts anew"
-            raise Refused(f"the run `{record.id}` was made by {record.runner}, not {self.runner}", hint=hint)
+    def _is_unchanged(self, record: RunRecord) -> bool:
+        """Return whether runner, config, data and lock are those of *record*.
+
+        Raises Refused for a change unless *resume_anyway* is set.
+        """
+        options = self.options
+        if record.runner != self.runner and not options.resume_anyway:
+            hint = "`--resume-anyway` resumes with the other runner, another `output_dir` starts a new run"
+            message = f"the run `{record.id}` used the runner {record.runner}, not {self.runner}"
+            raise Refused(message, hint=hint)
         changes = accepted_changes(
             record,
-            asked.config.digest(),
+            options.config.digest(),
             self.data,
             self.proven.lock,
-            config=config_to(asked.config),
-            anyway=asked.resume_anyway,
+            config=config_to(options.config),
+            anyway=options.resume_anyway,
         )
         for change in changes:
             self.reporter.note(change)
         return not changes and record.runner == self.runner
 
     def _start(self, checkpoint: Path | None) -> None:
-        config, environ, folder = self.asked.config, self.environ, self.run.folder
+        config, environ, folder = self.options.config, self.environ, self.run.folder
         machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
         workarounds = workarounds_for(self.proven, self.runner, machine.accelerator)
         preflight = self._preflight(machine, workarounds, self.secrets.get("HF_TOKEN"))
@@ -259,7 +267,7 @@ class _RunPreparation:
             estimate=preflight.estimate.total if preflight.estimate else None,
             data_digest=self.data,
             secrets=self.secrets,
-            launch_arguments=self.asked.launch_arguments,
+            launch_arguments=self.options.launch_arguments,
         )
         prepared = prepare_data(job, folder, environ, self.reporter)
         self.show(
@@ -276,12 +284,12 @@ class _RunPreparation:
         )
         move_aside_later(folder.path, checkpoint)
         revision = git_revision(Path.cwd(), environ)
-        begin(job, prepared, folder, home=self.home, environ=environ, revision=revision)
+        start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision)
 
     def _preflight(self, machine: Machine, workarounds: tuple[str, ...], token: str | None) -> Preflight:
-        """Return what was found.  Raises Refused for what the run would fail by."""
-        config, environ = self.asked.config, self.environ
-        self.reporter.stage("Looking at the model, the card and the stack")
+        """Return the findings.  Raises Refused if one of them says that the run would fail."""
+        config, environ = self.options.config, self.environ
+        self.reporter.stage("Checking the model, the card and the stack")
         facts = query_model(config.base_model, config.revision, token, environ)
         shape, problem = _shape_of(facts)
         if problem:
@@ -295,25 +303,25 @@ class _RunPreparation:
             self.runner,
             workarounds=frozenset(workarounds),
         )
-        if not (preflight.passed or self.asked.anyway):
-            raise Refused(_refusal(preflight), hint="`--anyway` starts it all the same")
+        if not (preflight.passed or self.options.anyway):
+            raise Refused(_refusal(preflight), hint="`--anyway` starts the run despite these findings")
         return preflight
 
 
 def _shape_of(facts: ModelFacts) -> tuple[ModelShape | None, str]:
-    """Return the model's shape, or None and why it cannot be told."""
+    """Return the model's shape, or None and the reason."""
     problem = facts.problem
     if facts.config is not None:
         try:
             return from_config(facts.config), ""
         except InvalidInput as error:
             problem = error.message
-    return None, f"the model's config cannot be read: {problem}"
+    return None, f"cannot read the model's config: {problem}"
 
 
 def _refusal(preflight: Preflight) -> str:
     refused = [finding for finding in preflight.findings if finding.level is Level.REFUSE]
-    lines = ["this run would fail, so it is not started"]
+    lines = ["not starting the run, which would fail"]
     for finding in refused:
         lines.append(f"  {finding.what}: {finding.why}" if finding.why else f"  {finding.what}")
         lines += [f"    {finding.fix}"] if finding.fix else []

@@ -30,7 +30,7 @@ from colablock.training.receipts import Receipt
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import exit_code_of
-from colablock.training.start import Job, begin, prepare_data, workarounds_for
+from colablock.training.start import Job, prepare_data, start_job, workarounds_for
 
 __all__ = ["STEPS", "smoke"]
 
@@ -158,7 +158,7 @@ class _Attempt:
         rate = "" if learning_rate else " with learning rate 0"
         self.reporter.stage(f"Training {STEPS} steps{rate}")
         job = self._job(learning_rate)
-        record = begin(job, prepared, folder, home=self.scratch, environ=self.environment)
+        record = start_job(job, prepared, folder, home=self.scratch, environ=self.environment)
         try:
             self._wait(record, folder)
         except BaseException:

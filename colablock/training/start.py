@@ -1,4 +1,4 @@
-"""The hand-off: what is asked for → tokens, decisions, and a process that trains."""
+"""Start a run: choose its folder and id, prepare the data, write the job, launch the process."""
 
 from __future__ import annotations
 
@@ -26,39 +26,42 @@ from colablock.training.preflight.precision import Precision, has_bf16
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runs.launch import (
+    Ranks,
     accelerate_config,
     launch_command,
     launch_environment,
     ranks_of,
-    start,
+    start_process,
     threads_for,
     write_job,
 )
-from colablock.training.runs.runners import RunDecisions, runner_of
+from colablock.training.runs.runners import Entry, RunDecisions, runner_of
 from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = [
     "Job",
-    "begin",
     "default_folder",
     "git_revision",
     "local_path",
     "lock_run_folder",
     "move_aside",
     "prepare_data",
+    "start_job",
     "unused_run_id",
     "workarounds_for",
 ]
 
-_SAVE_SECONDS = 600.0  # between two checkpoints: what a cut runtime loses at most
-_NEVER = 1_000_000_000  # steps: the clock decides
+_SAVE_SECONDS = 600.0  # between two checkpoints: the most that a run loses when its runtime is cut off
+_NEVER = 1_000_000_000  # steps: checkpoints are due by time, not by step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One start: the config and everything that was decided about it.
+    """One start of a run: the config, and everything that was decided about it.
 
-    *evaluate* is how many rows the fixed evaluation loss is taken over, before and after.
+    *cards* are the indices of the cards that the run may see; None leaves CUDA_VISIBLE_DEVICES
+    as it is.  *estimate* is in bytes.  *evaluate* is the number of rows for the evaluation loss
+    before and after training.
     """
 
     proven: ProvenEnvironment
@@ -68,7 +71,7 @@ class Job:
     workarounds: tuple[str, ...] = ()
     attention: str = "sdpa"
     accelerator: Accelerator = field(default_factory=Accelerator)
-    cards: tuple[int, ...] | None = None  # those it may see; None: as the variables say
+    cards: tuple[int, ...] | None = None
     processes: int = 1
     resume: Path | None = None
     evaluate: int = 0
@@ -78,16 +81,23 @@ class Job:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     launch_arguments: tuple[str, ...] = ()
 
+    @property
+    def has_card(self) -> bool:
+        return self.accelerator.kind == "cuda"
+
 
 def workarounds_for(proven: ProvenEnvironment, runner: str, accelerator: Accelerator) -> tuple[str, ...]:
-    """Return the named corrections of a run: those of the matrix for its runner, and those of the card."""
+    """Return the names of a run's workarounds: the matrix's for its runner, and those for the card."""
     of_matrix = proven.workarounds if runner == proven.runner else ()
     is_old = not all(has_bf16(device.capability) for device in accelerator.devices)
     return (*of_matrix, GQA_WORKAROUND) if is_old else of_matrix
 
 
 def default_folder(config: TrainConfig) -> Path:
-    """Return where a run goes: by the names of model and data where nobody says, to be found again."""
+    """Return the output folder of a run.
+
+    Without `output_dir` the name comes from model and data, so that the same call finds the run again.
+    """
     if config.output_dir:
         return Path(config.output_dir).expanduser().absolute()
     model = Path(config.base_model.rstrip("/")).name
@@ -96,7 +106,7 @@ def default_folder(config: TrainConfig) -> Path:
 
 
 def unused_run_id(home: Path, folder: Path) -> str:
-    """Return the name of the run in *folder*: the folder's own, with a number where another run has it."""
+    """Return the id of the run in *folder*: the folder's name, with a number if another run has that id."""
     known = dict(list_runs(home))
     name, number = folder.name, 1
     while name in known and known[name].path != folder and known[name].path.exists():
@@ -107,14 +117,14 @@ def unused_run_id(home: Path, folder: Path) -> str:
 
 @contextmanager
 def lock_run_folder(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run while it is started.  Raises Refused where another call does."""
+    """Lock the folder of a run while it is started.  Raises Refused if another call has locked it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise InvalidInput(f"the output folder `{folder}` cannot be used: {error.strerror}") from error
+        raise InvalidInput(f"cannot use the output folder `{folder}`: {error.strerror}") from error
     try:
-        with suppress(OSError):  # a file system without locks, as NFS is for folders
+        with suppress(OSError):  # file systems without locks, such as NFS for folders
             if not flock(descriptor, wait=False):
                 raise Refused(f"another call is starting a run in `{folder}`")
         yield
@@ -123,7 +133,7 @@ def lock_run_folder(folder: Path) -> Iterator[None]:
 
 
 def move_aside(folder: Path) -> Path | None:
-    """Give the name of *folder* free for a fresh run; return where what was there is now, None if nothing."""
+    """Rename *folder* so that a new run can use its name; return the new path, or None if it has no files."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     number = 1
@@ -142,22 +152,20 @@ def prepare_data(
     toy: Mapping[str, Any] | None = None,
     timeout: float | None = None,
 ) -> dict[str, Any]:
-    """Make the tokens of *job* and return what is to be said of them; see ``scripts/prepare.py``.
+    """Tokenise the data of *job* and return the result of ``scripts/prepare.py``.
 
-    Those that stand are taken where they were made of the same.  *toy* has
-    a tiny model made before them, by the same process.  Raises InvalidInput for
-    data that cannot be trained on, Unmet where making them failed.
+    Cached tokens are reused only for the same data and the same settings.  With *toy* the same
+    process first makes a tiny model.  Raises InvalidInput for data that cannot be trained on,
+    Unmet if the process failed.
     """
-    asked = _data_of(job)
-    made_of = hashlib.sha256(json.dumps([asked, job.data_digest]).encode()).hexdigest()
+    request = _data_request(job)
+    made_of = hashlib.sha256(json.dumps([request, job.data_digest]).encode()).hexdigest()
     result_file = folder.data / "result.json"
     if result_file.is_file():
         known: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
         if known.get("made_of") == made_of:
             return known
-    reporter.stage(
-        "Reading the data and making tokens" if toy is None else "Making a tiny model and its tokens"
-    )
+    reporter.stage("Tokenising the data" if toy is None else "Making a tiny model and its data")
     shutil.rmtree(folder.data, ignore_errors=True)
     environment = launch_environment(
         job.proven.python, environ, reports=False, secrets=job.secrets, offline=job.offline
@@ -165,8 +173,8 @@ def prepare_data(
     result: dict[str, Any] = ask_target(
         job.proven.python,
         SCRIPTS / "prepare.py",
-        {"toy": toy, "data": {**asked, "folder": str(folder.data.absolute())}},
-        doing="prepare the data" if toy is None else "make a tiny model and its tokens",
+        {"toy": toy, "data": {**request, "folder": str(folder.data.absolute())}},
+        doing="prepare the data" if toy is None else "make a tiny model and its data",
         environ=environment,
         timeout=timeout,
     )
@@ -175,8 +183,8 @@ def prepare_data(
     return result
 
 
-def _data_of(job: Job) -> dict[str, Any]:
-    """Return what the tokens are made of."""
+def _data_request(job: Job) -> dict[str, Any]:
+    """Return everything that the tokens depend on, except the contents of the data."""
     config = job.config
     sources = [
         {
@@ -200,7 +208,7 @@ def _data_of(job: Job) -> dict[str, Any]:
     }
 
 
-def begin(
+def start_job(
     job: Job,
     prepared: Mapping[str, Any],
     folder: RunFolder,
@@ -209,104 +217,122 @@ def begin(
     environ: Mapping[str, str],
     revision: str | None = None,
 ) -> RunRecord:
-    """Start *job* on the tokens that were *prepared* and return its record; the process goes on by itself."""
-    config, precision = job.config, job.precision
-    runner = runner_of(job.runner)
-    rows = int(prepared["train_rows"])
+    """Start *job* with the *prepared* data and return its record.  The process runs on its own."""
     ranks = ranks_of(job.processes, job.launch_arguments)
-    a_step = config.micro_batch_size * config.gradient_accumulation_steps * ranks.total
-    total = config.max_steps or max(1, math.ceil(config.num_epochs * math.ceil(rows / a_step)))
-    has_card = job.accelerator.kind == "cuda"
-    decided = RunDecisions(
-        precision=precision.name,
-        dtype=precision.compute,
-        attention=job.attention,
-        has_card=has_card,
-        warmup_steps=math.ceil(config.warmup_ratio * total),
-        total_steps=total,
-        has_eval=bool(config.val_set_size),
-        pads_with_eos=prepared["pad_token"] is None,
-        eos_token=prepared["eos_token"],
-    )
-    entry = runner.write(config, decided, folder)
+    decisions = _decide(job, prepared, ranks)
     run_id = unused_run_id(home, folder.path)
     environment = launch_environment(
         job.proven.python,
         environ,
-        reports=bool(config.report_to),
-        has_card=has_card,
+        reports=bool(job.config.report_to),
+        has_card=job.has_card,
         cards=job.cards,
         secrets=job.secrets,
         offline=job.offline,
     )
+    entry = runner_of(job.runner).write(job.config, decisions, folder)
     write_job(
         folder,
-        {
-            "schema": 1,
-            "id": run_id,
-            "entry": entry.entry,
-            "arguments": entry.arguments,
-            "mends": job.workarounds,
-            "lock": job.proven.lock,
-            "cast_trainable": precision.cast_trainable,
-            "save_seconds": _SAVE_SECONDS if config.save_steps is None else float(_NEVER),
-            "save_steps": config.save_steps or _NEVER,
-            "resume": str(job.resume) if job.resume else None,
-            "evaluate": prepared.get("evaluate", []),
-            "config": config_to(config),
-            "precision": decided.precision,
-            "dtype": decided.dtype,
-            "attention": decided.attention,
-            "warmup_steps": decided.warmup_steps,
-            "eval_steps": config.eval_steps or decided.eval_steps,
-        },
-        accelerate_config(precision=decided.precision, processes=ranks.total, has_card=has_card),
+        _job_file(job, run_id, entry, decisions, prepared),
+        accelerate_config(precision=decisions.precision, processes=ranks.total, has_card=job.has_card),
     )
     command = launch_command(
         job.proven.python,
         folder,
-        precision=decided.precision,
+        precision=decisions.precision,
         processes=job.processes,
-        has_card=has_card,
-        threads=threads_for(ranks.here),
+        has_card=job.has_card,
+        threads=threads_for(ranks.per_host),
         extra=job.launch_arguments,
     )
-    record = RunRecord(
-        id=run_id,
-        matrix=job.proven.matrix,
-        runner=job.runner,
-        python=job.proven.python,
-        lock=job.proven.lock,
-        config=config_to(config),
-        forms=tuple(prepared["forms"]),
-        config_digest=config.digest(),
-        data_digest=job.data_digest,
-        model=config.base_model,
-        workarounds=job.workarounds,
-        precision=decided.precision,
+    record = replace(
+        _record(job, run_id, decisions, prepared),
         processes=ranks.total,
         runtime=environ.get("COLAB_RELEASE_TAG") or environ.get("KAGGLE_KERNEL_RUN_TYPE"),
-        cards=tuple(device.name for device in job.accelerator.devices),
-        driver=job.accelerator.driver,
-        seed=config.seed,
         git_revision=revision,
-        versions=dict(job.proven.versions),
         started=time.time(),
-        resumed_from=job.resume.name if job.resume else None,
-        total_steps=total,
         command=tuple(command),
-        estimate=job.estimate,
     )
-    folder.write_record(record)  # before the start: a run that is killed at once is known
-    started = start(command, folder, environment)
+    folder.write_record(record)  # before the start, so that a run that is killed at once has a record
+    started = start_process(command, folder, environment)
     record = replace(record, process=started.process, process_started=started.process_started)
     folder.write_record(record)
     register(home, run_id, folder.path)
     return record
 
 
+def _decide(job: Job, prepared: Mapping[str, Any], ranks: Ranks) -> RunDecisions:
+    """Return the settings that follow from the card, the data and the number of ranks."""
+    config = job.config
+    rows_per_step = config.micro_batch_size * config.gradient_accumulation_steps * ranks.total
+    steps_per_epoch = math.ceil(int(prepared["train_rows"]) / rows_per_step)
+    total = config.max_steps or max(1, math.ceil(config.num_epochs * steps_per_epoch))
+    return RunDecisions(
+        precision=job.precision.name,
+        dtype=job.precision.compute,
+        attention=job.attention,
+        has_card=job.has_card,
+        warmup_steps=math.ceil(config.warmup_ratio * total),
+        total_steps=total,
+        has_eval=bool(config.val_set_size),
+        pads_with_eos=prepared["pad_token"] is None,
+        eos_token=prepared["eos_token"],
+    )
+
+
+def _job_file(
+    job: Job, run_id: str, entry: Entry, decisions: RunDecisions, prepared: Mapping[str, Any]
+) -> dict[str, object]:
+    """Return the content of ``job.json``, which the shim and the runners read."""
+    config = job.config
+    return {
+        "schema": 1,
+        "id": run_id,
+        "entry": entry.entry,
+        "arguments": entry.arguments,
+        "mends": job.workarounds,
+        "lock": job.proven.lock,
+        "cast_trainable": job.precision.cast_trainable,
+        "save_seconds": _SAVE_SECONDS if config.save_steps is None else float(_NEVER),
+        "save_steps": config.save_steps or _NEVER,
+        "resume": str(job.resume) if job.resume else None,
+        "evaluate": prepared.get("evaluate", []),
+        "config": config_to(config),
+        "precision": decisions.precision,
+        "dtype": decisions.dtype,
+        "attention": decisions.attention,
+        "warmup_steps": decisions.warmup_steps,
+        "eval_steps": config.eval_steps or decisions.eval_steps,
+    }
+
+
+def _record(job: Job, run_id: str, decisions: RunDecisions, prepared: Mapping[str, Any]) -> RunRecord:
+    """Return the record of *job*, without the facts that only the start knows."""
+    return RunRecord(
+        id=run_id,
+        matrix=job.proven.matrix,
+        runner=job.runner,
+        python=job.proven.python,
+        lock=job.proven.lock,
+        config=config_to(job.config),
+        forms=tuple(prepared["forms"]),
+        config_digest=job.config.digest(),
+        data_digest=job.data_digest,
+        model=job.config.base_model,
+        workarounds=job.workarounds,
+        precision=decisions.precision,
+        cards=tuple(device.name for device in job.accelerator.devices),
+        driver=job.accelerator.driver,
+        seed=job.config.seed,
+        versions=dict(job.proven.versions),
+        resumed_from=job.resume.name if job.resume else None,
+        total_steps=decisions.total_steps,
+        estimate=job.estimate,
+    )
+
+
 def git_revision(folder: Path, environ: Mapping[str, str]) -> str | None:
-    """Return the commit of the clone *folder*, with ``+`` where something is changed; None for no clone."""
+    """Return the commit of the clone *folder*, with ``+`` if files changed; None if it is no clone."""
     git = shutil.which("git", path=environ.get("PATH"))
     if git is None:
         return None
@@ -320,6 +346,9 @@ def git_revision(folder: Path, environ: Mapping[str, str]) -> str | None:
 
 
 def local_path(path: str) -> str:
-    """Return a path that exists as an absolute one, since the run has its own folder; else the hub's name."""
+    """Return *path* as an absolute path if it exists, since a run works in its own folder.
+
+    Any other value is a name on the hub and is returned unchanged.
+    """
     found = Path(path).expanduser()
     return str(found.absolute()) if found.exists() else path

@@ -194,7 +194,7 @@ def test_what_was_passed_over_is_said(tmp_path: Path, shell: NotebookShell) -> N
     make_checkpoint(folder.path, 40, is_whole=False)
     Run(NamedRun("run", folder)).download(tmp_path / "learnt.zip")
     said = str(shell.sent[-1]["text/plain"])
-    assert "the run is not done: the adapter is that of checkpoint-20" in said
+    assert "the run is not done: using the adapter of checkpoint-20" in said
     assert "checkpoint-40" in said
 
 

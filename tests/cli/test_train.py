@@ -98,7 +98,7 @@ def test_a_run_is_briefed_followed_and_told(shell: CommandLine) -> None:
     assert list(losses_of(shell.folder)) == [1, 2, 3, 4, 5, 6]
     assert record_of(shell.folder).matrix == "tiny"
     assert shell.train() == 0
-    assert "the run `run` is done: `--fresh` trains again" in shell.said
+    assert "the run `run` is already done: `--fresh` trains again" in shell.said
     assert shell.out.startswith("run: done, 6 steps")
     assert shell.train("--quiet", "--fresh") == 0
     assert shell.err == ""
@@ -118,9 +118,9 @@ def test_a_run_is_started_and_left(shell: CommandLine) -> None:
     assert shell.json == {"id": "run", "folder": str(shell.folder.path), "state": "running"}
     assert shell.train(*asked) == 0
     assert shell.out == "run is running: `colablock runs follow run`\n"
-    assert "the run `run` is going on already: it is followed" in shell.said
+    assert "following the run `run`, which is already running" in shell.said
     assert shell.train("--fresh") == 1
-    assert "error: the run `run` is going on" in shell.err
+    assert "error: the run `run` is running" in shell.err
     assert "hint: `colablock runs stop run`" in shell.err
     assert shell("runs", "stop", "--wait") == 0
     assert shell.folder.state() is State.STOPPED
@@ -138,7 +138,7 @@ def test_what_changed_has_to_be_allowed(shell: CommandLine) -> None:
     assert shell.train("--set", "save_steps=2", STAND_IN_FAILS_AT="4") == 1
     assert shell.train("--set", "seed=7") == 1
     said = shell.said
-    assert "the run `run` cannot go on as it was: the config (seed: 42 → 7) changed since" in said
+    assert "cannot resume the run `run`: the config (seed: 42 → 7) changed since it was started" in said
     assert "hint: `--resume-anyway`" in said
     assert shell.train("--set", "seed=7", "--resume-anyway") == 0
 
@@ -166,7 +166,10 @@ USAGE: list[tuple[list[str], str]] = [
     (["train", "tiny"], "the config has 2 faults base_model: is missing datasets: is missing"),
     (["train", "tiny", "--config", "none.yaml"], "the config `none.yaml` cannot be read"),
     (["train", "tiny", "--model", "a", "--dataset", "d", "--set", "seedd=1"], "did you mean `seed`?"),
-    (["train", "tiny", "--model", "a/b", "--dataset", "d", "--mirror", "/no/such"], "Is the drive mounted?"),
+    (
+        ["train", "tiny", "--model", "a/b", "--dataset", "d", "--mirror", "/no/such"],
+        "hint: Create that folder, or mount the drive",
+    ),
     (["train", "another"], "there is no matrix `another`"),
     (["smoke", "another"], "there is no matrix `another`"),
 ]
@@ -198,9 +201,9 @@ def test_a_refusal_names_every_reason_and_may_be_overruled(shell: CommandLine) -
     asked = ("--set", "optimizer=paged_adamw_8bit", "--set", "adapter=qlora")
     assert shell.train(*asked) == 1
     said = shell.said
-    assert "this run would fail, so it is not started" in said
+    assert "not starting the run, which would fail" in said
     assert "`optimizer: paged_adamw_8bit` works on a card only" in said
-    assert "hint: `--anyway` starts it all the same" in said
+    assert "hint: `--anyway` starts the run despite these findings" in said
     assert not shell.folder.log.exists()
     assert shell.train(*asked, "--anyway") == 0
     assert "refused `optimizer: paged_adamw_8bit` works on a card only" in shell.said

@@ -43,14 +43,14 @@ def test_modules_of_the_users_folder_are_not_taken(
     monkeypatch.chdir(tmp_path)
     job = {"do": "names", "repo": "a/b"}
     with pytest.raises(Unmet, match="could not ask: ModuleNotFoundError: No module named 'huggingface_hub'"):
-        ask_target(python, SCRIPTS / "mirror.py", job, doing="ask", environ={})
+        ask_target(python, SCRIPTS / "hub.py", job, doing="ask", environ={})
 
 
 def test_a_relative_interpreter_is_found(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(python.parent)
     with pytest.raises(Unmet, match=r"`python` could not ask: ModuleNotFoundError"):
         ask_target(
-            Path("python"), SCRIPTS / "mirror.py", {"do": "names", "repo": "a/b"}, doing="ask", environ={}
+            Path("python"), SCRIPTS / "hub.py", {"do": "names", "repo": "a/b"}, doing="ask", environ={}
         )
 
 

@@ -25,8 +25,8 @@ from colablock.training.preflight.precision import FP32
 from colablock.training.runs.checkpoints import data_digest
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord
-from colablock.training.runs.launch import exit_code_of, start
-from colablock.training.start import Job, begin, prepare_data
+from colablock.training.runs.launch import exit_code_of, start_process
+from colablock.training.start import Job, prepare_data, start_job
 from colablock.transaction.apply_record import ApplyRecord, save, versions_digest
 from colablock.transaction.serialise import report_to_json
 from colablock.verification.verify import Report
@@ -202,7 +202,7 @@ class Bench:
         """Start *job* in the folder *name* and return that; tokens that stand there are taken."""
         folder, environ = RunFolder(self.folder / name), self.environ(**more)
         prepared = prepare_data(job, folder, environ, Reporter())
-        begin(job, prepared, folder, home=self.home, environ=environ)
+        start_job(job, prepared, folder, home=self.home, environ=environ)
         return folder
 
     def train(self, job: Job, name: str = "run", **more: str) -> RunFolder:
@@ -248,7 +248,7 @@ def again(folder: RunFolder, environ: Mapping[str, str], **job: Any) -> RunFolde
     known = json.loads(folder.job_file.read_text())
     folder.job_file.write_text(json.dumps({**known, **job}))
     record = record_of(folder)
-    started = start(record.command, folder, environ)
+    started = start_process(record.command, folder, environ)
     known_as = replace(record, process=started.process, process_started=started.process_started)
     folder.write_record(known_as)
     return folder

@@ -16,7 +16,8 @@ from colablock.environment.accelerator import Accelerator, declared
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.training.find_or_start import Briefing, NamedRun, TrainOptions, train
 from colablock.training.preflight.facts import ProvenEnvironment
-from colablock.training.runs.checkpoint_mirror import FolderStore, Mirror
+from colablock.training.runs.checkpoint_mirror import Mirror
+from colablock.training.runs.checkpoint_stores import FolderStore
 from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, step_of
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run
@@ -132,10 +133,10 @@ def test_one_that_is_done_is_found(bench: Bench) -> None:
     end_of(first.folder)
     before = record_of(first.folder)
     second = Call(bench, bench.config(logging_steps=2, save_total_limit=5))  # changes nothing that is learnt
-    assert second.notes == ["the run `run` is done: `--fresh` trains again"]
+    assert second.notes == ["the run `run` is already done: `--fresh` trains again"]
     assert (second.briefings, record_of(second.folder)) == ([], before)
     third = Call(bench, fresh=True)
-    assert third.notes == [f"what stood in `{bench.folder}/run` is in `{bench.folder}/run.1` now"]
+    assert third.notes == [f"moved the contents of `{bench.folder}/run` to `{bench.folder}/run.1`"]
     assert end_of(third.folder).state() is State.DONE
     assert record_of(RunFolder(bench.folder / "run.1")) == before
     assert steps_of(third.folder, "start") == [0]
@@ -145,13 +146,14 @@ def test_one_that_is_done_is_no_place_to_go_on_from(bench: Bench) -> None:
     end_of(Call(bench).folder)
     other = bench.config(max_steps=3)
     with pytest.raises(
-        Refused, match=r"cannot go on as it was: the config \(max_steps: 6 → 3\) changed since"
+        Refused,
+        match=r"cannot resume the run `run`: the config \(max_steps: 6 → 3\) changed since it was started",
     ):
         Call(bench, other)
     call = Call(bench, other, resume_anyway=True)
     assert call.notes == [
-        "the config (max_steps: 6 → 3) changed since",
-        f"what stood in `{bench.folder}/run` is in `{bench.folder}/run.1` now",
+        "the config (max_steps: 6 → 3) changed since the run was started",
+        f"moved the contents of `{bench.folder}/run` to `{bench.folder}/run.1`",
     ]
     end_of(call.folder)
     assert list(losses_of(call.folder)) == [1, 2, 3]
@@ -162,10 +164,10 @@ def test_one_that_runs_is_found_and_not_disturbed(bench: Bench) -> None:
     config = bench.config(max_steps=1000)
     first = Call(bench, config, environ=SLOW)
     second = Call(bench, bench.config(seed=7))  # whatever it would be started with
-    assert second.notes == ["the run `run` is going on already: it is followed"]
+    assert second.notes == ["following the run `run`, which is already running"]
     assert second.run == first.run
     assert second.briefings == []
-    with pytest.raises(Refused, match="the run `run` is going on") as caught:
+    with pytest.raises(Refused, match="the run `run` is running") as caught:
         Call(bench, config, fresh=True)
     assert caught.value.hint == "`colablock runs stop run`"
     assert first.folder.state() is State.RUNNING
@@ -196,8 +198,8 @@ def test_a_damaged_checkpoint_is_passed_over(bench: Bench, damaged: int, taken: 
     for path in list_checkpoints(folder.path)[:damaged]:
         (path / "optimizer.pt").write_text("[]")
     call = Call(bench, config)
-    then = "checkpoint-2 is taken" if taken else "there is no whole one before it"
-    assert call.notes[0].startswith("checkpoint-4 is damaged: `optimizer.pt` has 2 bytes, and had ")
+    then = "using checkpoint-2 instead" if taken else "there is no valid checkpoint before it"
+    assert call.notes[0].startswith("checkpoint-4 is damaged: `optimizer.pt` has 2 bytes instead of ")
     assert call.notes[0].endswith(f"; {then}")
     assert len(call.notes) == damaged
     assert end_of(folder).state() is State.DONE
@@ -240,8 +242,8 @@ def test_what_changed_is_refused_unless_it_is_allowed(bench: Bench) -> None:
     changed = bench.config(max_steps=8, save_steps=2, learning_rate=1e-3)
     proven = bench.stack.proven(lock="another")
     words = (
-        "the run `run` cannot go on as it was: the config (learning_rate: 0.01 → 0.001), the data and "
-        "the lock of the environment changed since"
+        "cannot resume the run `run`: the config (learning_rate: 0.01 → 0.001), the data and "
+        "the lock of the environment changed since it was started"
     )
     with pytest.raises(Refused) as caught:
         Call(bench, changed, proven=proven)
@@ -251,23 +253,25 @@ def test_what_changed_is_refused_unless_it_is_allowed(bench: Bench) -> None:
     assert folder.state() is State.KILLED
     call = Call(bench, changed, proven=proven, resume_anyway=True)
     assert call.notes == [
-        "the config (learning_rate: 0.01 → 0.001) changed since",
-        "the data changed since",
-        "the lock of the environment changed since",
+        "the config (learning_rate: 0.01 → 0.001) changed since the run was started",
+        "the data changed since the run was started",
+        "the lock of the environment changed since the run was started",
     ]
     assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
     assert [(one.prepared or {})["rows"] for one in call.briefings] == [1]  # the tokens are made anew
     end_of(folder)
     record = record_of(folder)
     assert (record.lock, record.config["learning_rate"]) == ("another", 1e-3)
-    assert Call(bench, changed, proven=proven).notes == ["the run `run` is done: `--fresh` trains again"]
+    assert Call(bench, changed, proven=proven).notes == [
+        "the run `run` is already done: `--fresh` trains again"
+    ]
 
 
 def test_another_runner_is_another_run(bench: Bench) -> None:
     config = bench.config(max_steps=8, save_steps=2)
     folder = cut_off(bench, config)
     mended = bench.stack.proven(runner="axolotl", workarounds=("load-in-4bit-twice",))
-    with pytest.raises(Refused, match="the run `run` was made by trl, not axolotl") as caught:
+    with pytest.raises(Refused, match="the run `run` used the runner trl, not axolotl") as caught:
         Call(bench, config, proven=mended)
     assert caught.value.hint is not None
     assert "--resume-anyway" in caught.value.hint
@@ -301,7 +305,7 @@ def test_tokens_are_those_of_what_is_asked_for(bench: Bench, monkeypatch: pytest
 def test_a_run_comes_back_from_its_mirror(bench: Bench) -> None:
     config, drive = bench.config(max_steps=8, save_steps=2), bench.folder / "drive"
     folder = cut_off(bench, config)
-    Mirror(folder, FolderStore(drive), lambda _: None).once()
+    Mirror(folder, FolderStore(drive), lambda _: None).mirror_newest()
     (kept,) = drive.glob("*.tar")
     step = int(kept.stem.rpartition("-")[2])
     shutil.rmtree(folder.path)
@@ -316,7 +320,7 @@ def test_a_run_comes_back_from_its_mirror(bench: Bench) -> None:
 def test_a_run_that_is_over_is_mirrored_when_asked_for(bench: Bench) -> None:
     drive = bench.folder / "drive"
     end_of(Call(bench).folder)
-    assert Call(bench, mirror=str(drive)).notes == ["the run `run` is done: `--fresh` trains again"]
+    assert Call(bench, mirror=str(drive)).notes == ["the run `run` is already done: `--fresh` trains again"]
     until(lambda: [path.name for path in drive.glob("*.tar")] == ["run-checkpoint-6.tar"])
 
 
@@ -325,7 +329,7 @@ def test_a_mirror_is_fed_while_a_run_goes_on(bench: Bench) -> None:
     call = Call(bench, bench.config(max_steps=40, save_steps=10), mirror=str(drive), environ=SLOW)
     until(lambda: list(drive.glob("run-checkpoint-*.tar.sha256")))  # of a first start nothing is restored
     kill(call.folder)
-    with pytest.raises(InvalidInput, match="no repository of the hub"):
+    with pytest.raises(InvalidInput, match="not a repository on the hub"):
         Call(bench, mirror="hf://nobody")
 
 
@@ -346,11 +350,11 @@ def test_what_would_fail_is_not_started_unless_it_has_to_be(tmp_path: Path) -> N
     with pytest.raises(Refused) as caught:
         Call(bench)
     assert str(caught.value).splitlines() == [
-        "this run would fail, so it is not started",
+        "not starting the run, which would fail",
         "  bitsandbytes is not installed in the target: `adapter: qlora` needs it",
         "    apply a matrix that has it (any for QLoRA), or `adapter: lora`",
     ]
-    assert caught.value.hint == "`--anyway` starts it all the same"
+    assert caught.value.hint == "`--anyway` starts the run despite these findings"
     assert RunFolder(tmp_path / "run").state() is State.PREPARED
     call = Call(bench, anyway=True)
     assert end_of(call.folder).state() is State.DONE  # the stand-ins do not need it
@@ -359,7 +363,7 @@ def test_what_would_fail_is_not_started_unless_it_has_to_be(tmp_path: Path) -> N
 
 def test_data_and_folders_that_are_no_use_are_said(bench: Bench) -> None:
     (bench.folder / "file").write_text("")
-    with pytest.raises(InvalidInput, match=r"the output folder `.*/run` cannot be used: Not a directory"):
+    with pytest.raises(InvalidInput, match=r"cannot use the output folder `.*/run`: Not a directory"):
         Call(bench, bench.config(output_dir=str(bench.folder / "file/run")))
     bench.data.write_text('{"question": "a"}\n')
     with pytest.raises(InvalidInput, match="the data cannot be trained on"):
@@ -380,7 +384,7 @@ def test_a_model_whose_shape_is_unknown_is_tried(bench: Bench) -> None:
     shape = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**shape, "hidden_size": None}))
     call = Call(bench, bench.config(base_model=str(model)))
-    assert [note for note in call.notes if "the model's config cannot be read" in note]
+    assert [note for note in call.notes if "cannot read the model's config" in note]
     assert record_of(call.folder).estimate is None
     assert end_of(call.folder).state() is State.DONE
 

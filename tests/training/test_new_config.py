@@ -284,7 +284,7 @@ def test_a_model_that_is_not_known_gives_a_cautious_config(
     assert main(["new-config", "--card", "L4"], environ) == ExitCode.DONE
     out, err = capsys.readouterr()
     assert "this is cautious" in out
-    assert "note: the model's config was not read" in err
+    assert "note: the config of the model could not be read" in err
     assert "HF_HUB_OFFLINE" in err
 
 

@@ -21,7 +21,7 @@ from colablock.training.runs.launch import (
     free_port,
     launch_command,
     launch_environment,
-    start,
+    start_process,
     write_job,
 )
 from tests.support.reporters import Notes
@@ -92,7 +92,7 @@ def test_a_checkpoint_with_any_file_damaged_is_passed_over(killed: RunFolder, tm
             taken = newest_valid(run, told)
             assert taken == run / before.name, f"{file} {how}"
             assert [note.partition(":")[0] for note in told.notes] == [f"{newest.name} is damaged"]
-            assert told.notes[0].endswith(f"; {before.name} is taken")
+            assert told.notes[0].endswith(f"; using {before.name} instead")
 
 
 def damage(file: Path, how: str) -> None:
@@ -176,7 +176,7 @@ def share(stack: Stack, of: RunFolder, name: str, *, rank: int, port: str) -> Ru
         extra=[*arguments, "--main_process_port", port],
     )
     environment = launch_environment(stack.python, stack.environ(), reports=False, has_card=False)
-    started = start(command, folder, environment)
+    started = start_process(command, folder, environment)
     record = of.record()
     assert record is not None
     folder.write_record(

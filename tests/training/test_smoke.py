@@ -53,7 +53,7 @@ def test_ten_steps_prove_that_it_trains(bench: Bench) -> None:
     assert receipt.memory > 0
     assert receipt.date.endswith("Z")
     assert reporter.stages == [
-        "Making a tiny model and its tokens",
+        "Making a tiny model and its data",
         "Training 10 steps",
         "Training 10 steps with learning rate 0",
     ]
@@ -93,7 +93,7 @@ def test_a_stack_without_bitsandbytes_trains_on_whole_weights(bench: Bench) -> N
 
 def test_a_stack_that_cannot_make_the_model_is_said(tmp_path: Path) -> None:
     stack: TrainingStack = build_training_stack(tmp_path / "env", without=["tokenizers"])
-    message = "could not make a tiny model and its tokens: ModuleNotFoundError: No module named 'tokenizers'"
+    message = "could not make a tiny model and its data: ModuleNotFoundError: No module named 'tokenizers'"
     with pytest.raises(Unmet, match=message):
         smoked(Bench(stack=stack, folder=tmp_path))
 

@@ -102,7 +102,10 @@ def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
             ):
                 pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="cannot be used"), lock_run_folder(tmp_path / "file"):
+    with (
+        pytest.raises(InvalidInput, match="cannot use the output folder"),
+        lock_run_folder(tmp_path / "file"),
+    ):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest whole one, for the same config, data and lock."""
+"""Find the checkpoint to resume from: the newest valid one, for the same config, data and lock."""
 
 from __future__ import annotations
 
@@ -29,40 +29,43 @@ __all__ = [
 
 _SCHEMA = 1
 _NAME = re.compile(r"checkpoint-(\d+)")
-_SHOWN = 3  # faults of one checkpoint: they tend to have one cause
-_LONG = 60  # characters of a value in a sentence
+_MAX_FAULTS = 3  # of one checkpoint in a message: they tend to have one cause
+_MAX_VALUE = 60  # characters of a value in a message
 
 
 def step_of(name: str) -> int | None:
-    """Return the step of a checkpoint's folder name; None where it is the name of something else."""
+    """Return the step in the name of a checkpoint folder; None for any other name."""
     found = _NAME.fullmatch(name)
     return int(found[1]) if found else None
 
 
 def list_checkpoints(folder: Path) -> tuple[Path, ...]:
-    """Return the checkpoints in *folder*, whole or not, that of the latest step first."""
+    """Return the checkpoints in *folder*, valid or not, latest step first."""
     found = [(step, path) for path in folder.glob("checkpoint-*") if (step := step_of(path.name)) is not None]
     return tuple(path for _, path in sorted(found, reverse=True) if path.is_dir())
 
 
 def verify_checkpoint(path: Path) -> tuple[str, ...]:
-    """Return what does not hold of the checkpoint, a phrase each; nothing where it is whole.
+    """Return the faults of a checkpoint; empty if it is valid.
 
-    Its manifest is written last, so one without was interrupted.  Files that the
-    manifest does not name are nobody's concern.
+    A checkpoint is valid if its manifest matches the sizes and hashes of its files.  The manifest
+    is written last, so a checkpoint without one was interrupted.  Files that the manifest does
+    not list are ignored.
     """
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_bytes())
         files = {str(name): (int(row["size"]), str(row["sha256"])) for name, row in manifest["files"].items()}
     except FileNotFoundError:
-        return ("it has no manifest, so its saving was interrupted",)
+        return ("it has no manifest, so the save was interrupted",)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return (f"its manifest `{MANIFEST}` cannot be read",)
     if manifest.get("schema") != _SCHEMA:
-        return (f"its manifest is of schema {manifest.get('schema')!r}, and {_SCHEMA} is known",)
+        return (
+            f"its manifest has schema {manifest.get('schema')!r}, and this version reads schema {_SCHEMA}",
+        )
     if not files:
-        return ("its manifest names no file",)
+        return ("its manifest lists no files",)
     return tuple(
         fault
         for name, (size, digest) in sorted(files.items())
@@ -72,46 +75,47 @@ def verify_checkpoint(path: Path) -> tuple[str, ...]:
 
 def _fault(folder: Path, name: str, size: int, digest: str) -> str | None:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        return f"its manifest names `{name}`, which is outside of it"
+        return f"its manifest lists `{name}`, which is outside the checkpoint"
     path = folder / name
     try:
         if path.is_symlink() or not path.is_file():
-            return f"`{name}` is missing" if not path.exists() else f"`{name}` is no file"
+            return f"`{name}` is missing" if not path.exists() else f"`{name}` is not a regular file"
         if (found := path.stat().st_size) != size:
-            return f"`{name}` has {found:,} bytes, and had {size:,}"
+            return f"`{name}` has {found:,} bytes instead of {size:,}"
         if file_digest(path) != digest:
-            return f"`{name}` has other content than when it was saved"
+            return f"`{name}` has changed since it was saved"
     except OSError as error:
         return f"`{name}` cannot be read: {error.strerror}"
     return None
 
 
 def newest_valid(folder: Path, reporter: Reporter) -> Path | None:
-    """Return the newest checkpoint in *folder* that is whole; None where none is.
+    """Return the newest valid checkpoint in *folder*; None if there is none.
 
-    *reporter* is told of each newer one, and why it is passed over.
+    *reporter* is told of each newer checkpoint and its faults.
     """
-    passed: list[tuple[str, tuple[str, ...]]] = []
-    taken = None
+    damaged: list[tuple[str, tuple[str, ...]]] = []
+    valid = None
     for path in list_checkpoints(folder):
         faults = verify_checkpoint(path)
         if not faults:
-            taken = path
+            valid = path
             break
-        passed.append((path.name, faults))
-    then = f"{taken.name} is taken" if taken is not None else "there is no whole one before it"
-    for name, faults in passed:
-        reporter.note(f"{name} is damaged: {some_of(faults, _SHOWN)}; {then}")
-    return taken
+        damaged.append((path.name, faults))
+    then = f"using {valid.name} instead" if valid is not None else "there is no valid checkpoint before it"
+    for name, faults in damaged:
+        reporter.note(f"{name} is damaged: {some_of(faults, _MAX_FAULTS)}; {then}")
+    return valid
 
 
-def move_aside_later(folder: Path, taken: Path | None) -> None:
-    """Give the checkpoints in *folder* that are later than *taken* another name; for None, all of them.
+def move_aside_later(folder: Path, resumed: Path | None) -> None:
+    """Rename the checkpoints in *folder* that are later than *resumed*; all of them if it is None.
 
-    A trainer keeps those of the highest steps: it would throw away the ones that it makes.
+    A trainer keeps the checkpoints with the highest steps.  With these in place it would delete
+    the new ones.
     """
     for path in list_checkpoints(folder):
-        if path == taken:
+        if path == resumed:
             break
         aside = path.with_name(f"unused-{path.name}")
         shutil.rmtree(aside, ignore_errors=True)
@@ -121,20 +125,21 @@ def move_aside_later(folder: Path, taken: Path | None) -> None:
 def data_digest(
     sources: Iterable[DataSource], *, folder: Path = Path(), revisions: Mapping[str, str] | None = None
 ) -> str:
-    """Return a SHA-256 (hex) of the data: of the contents of what is local, of the names of what is not.
+    """Return a SHA-256 (hex) of the data.
 
-    Relative paths start in *folder*.  *revisions* tells the commit of each
-    dataset of the hub, where it is known.  Where a file lies does not count, the
-    order does.  Raises NotFound for a local file that cannot be read.
+    It covers the contents of local files, the names of datasets on the hub, and the order of the
+    sources, but not the paths of local files.  Relative paths start in *folder*.  *revisions*
+    maps datasets on the hub to their commits, as far as they are known.  Raises NotFound for a
+    local file that cannot be read.
     """
-    facts = [
-        _facts_of(source, folder / Path(source.path).expanduser(), (revisions or {}).get(source.path))
+    identities = [
+        _identity(source, folder / Path(source.path).expanduser(), (revisions or {}).get(source.path))
         for source in sources
     ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(identities).encode()).hexdigest()
 
 
-def _facts_of(source: DataSource, path: Path, revision: str | None) -> list[object]:
+def _identity(source: DataSource, path: Path, revision: str | None) -> list[object]:
     try:
         if path.is_dir():
             found = _files(path, links=True)
@@ -142,7 +147,7 @@ def _facts_of(source: DataSource, path: Path, revision: str | None) -> list[obje
         if path.exists():
             return ["local", path.stat().st_size, file_digest(path)]
     except OSError as error:
-        raise NotFound(f"the data in `{path}` cannot be read: {error.strerror}") from error
+        raise NotFound(f"cannot read the data in `{path}`: {error.strerror}") from error
     return ["hub", source.path, source.name, source.split, revision]
 
 
@@ -155,10 +160,10 @@ def accepted_changes(
     config: Mapping[str, Any] | None = None,
     anyway: bool = False,
 ) -> tuple[str, ...]:
-    """Return what has changed since the run of *record* was started, a sentence each; mostly nothing.
+    """Return what has changed since the run of *record* was started, a sentence each.
 
-    *config* is as `config_to` gives it, and tells what differs.  Raises Refused
-    where something has changed, unless *anyway*.
+    *config* is the new config as `config_to` returns it; with it, the sentence lists the keys.
+    Raises Refused for a change unless *anyway* is true.
     """
     changes = []
     if record.config_digest != config_digest:
@@ -170,42 +175,42 @@ def accepted_changes(
         changes.append("the lock of the environment")
     if changes and not anyway:
         raise Refused(
-            f"the run `{record.id}` cannot go on as it was: {_all_of(changes)} changed since",
-            hint="`--resume-anyway` (`resume_anyway=True`) goes on with what there is now, "
-            "and another `output_dir` starts anew",
+            f"cannot resume the run `{record.id}`: {_joined(changes)} changed since it was started",
+            hint="`--resume-anyway` (`resume_anyway=True`) resumes it with the changes, "
+            "another `output_dir` starts a new run",
         )
-    return tuple(f"{change} changed since" for change in changes)
+    return tuple(f"{change} changed since the run was started" for change in changes)
 
 
-def _all_of(items: Sequence[str]) -> str:
+def _joined(items: Sequence[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Yield each key that decides what is learnt and differs: ``learning_rate: 0.0002 → 0.0001``."""
+    """Yield each key that differs and affects the training: ``learning_rate: 0.0002 → 0.0001``."""
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and _counts(old, key, new):
-            yield f"{key}: {_in_short(old, key)} → {_in_short(new, key)}"
+        if old.get(key) != new.get(key) and _affects_digest(old, key, new):
+            yield f"{key}: {_short_value(old, key)} → {_short_value(new, key)}"
 
 
-def _counts(old: Mapping[str, Any], key: str, new: Mapping[str, Any]) -> bool:
-    """Whether the digest of a config depends on *key*: it alone says which keys matter."""
+def _affects_digest(old: Mapping[str, Any], key: str, new: Mapping[str, Any]) -> bool:
+    """Whether the digest of a config depends on *key*: the digest defines which keys affect the training."""
     changed = {**old, key: new.get(key)}
     try:
         before, after = (config_from(one, passes_through=True).digest() for one in (old, changed))
     except InvalidConfig:
-        return True  # a run of another version of ours
+        return True  # the run of another version of colablock
     return before != after
 
 
-def _in_short(config: Mapping[str, Any], key: str) -> str:
+def _short_value(config: Mapping[str, Any], key: str) -> str:
     if key not in config:
         return "unset"
     text = json.dumps(config[key], ensure_ascii=False, default=str)
-    return text if len(text) <= _LONG else text[: _LONG - 1] + "…"
+    return text if len(text) <= _MAX_VALUE else text[: _MAX_VALUE - 1] + "…"
 
 
 def _files(folder: Path, *, links: bool = False) -> list[tuple[str, Path]]:
-    """Return every regular file below *folder* by its relative name, sorted; *links* to files, too."""
+    """Return every regular file below *folder* by relative name, sorted; *links* adds links to files."""
     found = [path for path in folder.rglob("*") if path.is_file() and (links or not path.is_symlink())]
     return sorted((path.relative_to(folder).as_posix(), path) for path in found)

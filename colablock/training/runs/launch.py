@@ -24,7 +24,7 @@ from colablock.training.runs.folder import RunFolder, start_time_of
 from colablock.training.runs.progress import START_MARK
 from colablock.training.scripts import FOLDER as SCRIPTS
 
-__all__ = ["Ranks", "StartedProcess", "launch_command", "launch_environment", "ranks_of", "start"]
+__all__ = ["Ranks", "StartedProcess", "launch_command", "launch_environment", "ranks_of", "start_process"]
 
 _SHIM = SCRIPTS / "shim.py"
 
@@ -46,7 +46,7 @@ class Ranks:
     hosts: int = 1
 
     @property
-    def here(self) -> int:
+    def per_host(self) -> int:
         """How many of them run on this host."""
         return max(1, self.total // self.hosts)
 
@@ -181,7 +181,9 @@ def _named(cards: Sequence[int], environ: Mapping[str, str]) -> list[str]:
     return [seen[card] if card < len(seen) else str(card) for card in cards]
 
 
-def start(command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]) -> StartedProcess:
+def start_process(
+    command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]
+) -> StartedProcess:
     """Start a run in a session of its own, its output in the log, and return at once.
 
     An interrupt of this process does not reach it, nor does the end of a kernel.  Raises Unmet.

@@ -85,7 +85,7 @@ def test_whichever_file_is_damaged_the_one_before_is_taken(
     (note,) = told.notes
     assert note.startswith("checkpoint-40 is damaged: ")
     assert "manifest" in note if name == MANIFEST else f"`{name}`" in note
-    assert note.endswith("; checkpoint-20 is taken")
+    assert note.endswith("; using checkpoint-20 instead")
 
 
 def test_what_is_wrong_is_said_in_numbers(run: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_is_wrong_is_said_in_numbers(run: Path) -> None:
     told = Notes()
     newest_valid(run, told)
     assert told.notes == [
-        "checkpoint-40 is damaged: `optimizer.pt` has 12 bytes, and had 3,400; checkpoint-20 is taken"
+        "checkpoint-40 is damaged: `optimizer.pt` has 12 bytes instead of 3,400; using checkpoint-20 instead"
     ]
 
 
@@ -104,9 +104,9 @@ def test_where_none_is_whole_none_is_taken(run: Path) -> None:
     told = Notes()
     assert newest_valid(run, told) is None
     missing = ", ".join(f"`{name}` is missing" for name in sorted(CHECKPOINT)[:1] + sorted(CHECKPOINT)[2:4])
-    then = "there is no whole one before it"
+    then = "there is no valid checkpoint before it"
     assert told.notes == [
-        f"checkpoint-40 is damaged: it has no manifest, so its saving was interrupted; {then}",
+        f"checkpoint-40 is damaged: it has no manifest, so the save was interrupted; {then}",
         f"checkpoint-20 is damaged: {missing} and 2 more; {then}",
     ]
     assert newest_valid(run / "none", told) is None
@@ -123,10 +123,10 @@ MANIFESTS = {
     '{"schema": 1}': "cannot be read",
     '{"schema": 1, "files": []}': "cannot be read",
     '{"schema": 1, "files": {"a": 3}}': "cannot be read",
-    '{"schema": 1, "files": {}}': "names no file",
-    json.dumps({"schema": 2, "files": {"a": ROW}}): "of schema 2, and 1 is known",
-    json.dumps({"schema": 1, "files": {"../a": ROW}}): "names `../a`, which is outside of it",
-    json.dumps({"schema": 1, "files": {"/etc/hostname": ROW}}): "which is outside of it",
+    '{"schema": 1, "files": {}}': "lists no files",
+    json.dumps({"schema": 2, "files": {"a": ROW}}): "has schema 2, and this version reads schema 1",
+    json.dumps({"schema": 1, "files": {"../a": ROW}}): "lists `../a`, which is outside the checkpoint",
+    json.dumps({"schema": 1, "files": {"/etc/hostname": ROW}}): "which is outside the checkpoint",
 }
 
 
@@ -172,7 +172,7 @@ RECORD = RunRecord(
 )
 
 
-def test_the_same_run_goes_on() -> None:
+def test_a_run_without_changes_is_resumed() -> None:
     assert accepted_changes(RECORD, digest(CONFIG), "d", "l", config=CONFIG) == ()
 
 
@@ -269,5 +269,5 @@ def test_the_digest_of_data_of_the_hub_is_that_of_its_names() -> None:
 
 def test_data_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
-    with pytest.raises(NotFound, match=r"`.*/socket` cannot be read: No such device"):
+    with pytest.raises(NotFound, match=r"cannot read the data in `.*/socket`: No such device"):
         data_digest([DataSource(path="socket")], folder=tmp_path)

@@ -20,7 +20,7 @@ from colablock.training.runs.launch import (
     launch_command,
     launch_environment,
     ranks_of,
-    start,
+    start_process,
     threads_for,
     write_job,
 )
@@ -92,7 +92,7 @@ RANKS: list[tuple[int, str, tuple[int, int, int]]] = [
 @pytest.mark.parametrize(("processes", "extra", "expected"), RANKS)
 def test_ranks_are_counted_over_all_hosts(processes: int, extra: str, expected: tuple[int, int, int]) -> None:
     found = ranks_of(processes, extra.split())
-    assert (found.total, found.hosts, found.here) == expected
+    assert (found.total, found.hosts, found.per_host) == expected
 
 
 def test_a_number_of_ranks_that_is_none_is_refused() -> None:
@@ -202,7 +202,9 @@ def test_a_run_has_a_session_and_a_log_of_its_own(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.request_stop()
     folder.end_file.write_text("{}")
-    started = start([sys.executable, "-I", "-c", TELLS], folder, {"ONLY": "this", "LC_CTYPE": "C.UTF-8"})
+    started = start_process(
+        [sys.executable, "-I", "-c", TELLS], folder, {"ONLY": "this", "LC_CTYPE": "C.UTF-8"}
+    )
     assert started.command == (sys.executable, "-I", "-c", TELLS)
     until(lambda: exit_code_of(started.process, started.process_started) is not None)
     assert exit_code_of(started.process, started.process_started) == 7
@@ -219,13 +221,13 @@ def test_a_run_has_a_session_and_a_log_of_its_own(tmp_path: Path) -> None:
         "cwd": str(tmp_path.resolve()),
         "variables": {"ONLY": "this", "LC_CTYPE": "C.UTF-8"},
     }
-    start([sys.executable, "-c", ""], folder, {})
+    start_process([sys.executable, "-c", ""], folder, {})
     assert folder.log.read_text().count("--- colablock: started ") == 2
 
 
 def test_one_that_cannot_be_started_is_said(tmp_path: Path) -> None:
     with pytest.raises(Unmet, match=r"the run could not be started: .*No such file"):
-        start([str(tmp_path / "none")], RunFolder(tmp_path), {})
+        start_process([str(tmp_path / "none")], RunFolder(tmp_path), {})
 
 
 def test_of_another_processs_run_no_exit_code_is_known() -> None:
@@ -252,7 +254,7 @@ def test_what_is_secret_reaches_the_child_and_no_file(bench: Bench) -> None:
         reports=False,
         secrets=job.secrets,
     )
-    started = start(record_of(folder).command, folder, environment)
+    started = start_process(record_of(folder).command, folder, environment)
     until(lambda: exit_code_of(started.process, started.process_started) is not None)
     (line,) = [one for one in folder.log.read_text().splitlines() if one.startswith("{")]
     found = json.loads(line)

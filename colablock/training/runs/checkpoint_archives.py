@@ -1,0 +1,144 @@
+"""Archives of mirrored checkpoints: their names, their contents, and how they are packed and unpacked.
+
+::
+
+    TARGET/
+        ID-checkpoint-40.tar          checkpoint-40/ with its manifest, run.json, metrics.jsonl
+        ID-checkpoint-40.tar.sha256   written last: an archive without it is incomplete
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import tarfile
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from colablock.errors import Unmet
+
+__all__ = [
+    "HASH_SUFFIX",
+    "RUN_FILES",
+    "CheckpointArchive",
+    "complete_archives",
+    "hash_line",
+    "pack",
+    "read_run_files",
+    "unpack",
+]
+
+HASH_SUFFIX = ".sha256"
+RUN_FILES = ("run.json", "metrics.jsonl")  # what another machine needs to resume the run
+_BLOCK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class CheckpointArchive:
+    """The archive of one checkpoint of one run, known by its file name."""
+
+    run_id: str
+    step: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.run_id}-checkpoint-{self.step}.tar"
+
+    @property
+    def checkpoint(self) -> str:
+        return f"checkpoint-{self.step}"
+
+    @classmethod
+    def of(cls, name: str) -> CheckpointArchive | None:
+        """Return the archive with the file name *name*; None if it is not the name of an archive."""
+        found = re.fullmatch(r"(.+)-checkpoint-(\d+)\.tar", name)
+        return cls(found[1], int(found[2])) if found and not name.startswith(".") else None
+
+
+def complete_archives(names: Collection[str], run_id: str | None) -> tuple[CheckpointArchive, ...]:
+    """Return the archives among *names* that have a hash file, of one run or of all, the newest first."""
+    found = [
+        archive
+        for name in names
+        if f"{name}{HASH_SUFFIX}" in names
+        and (archive := CheckpointArchive.of(name)) is not None
+        and run_id in (None, archive.run_id)
+    ]
+    return tuple(sorted(found, key=lambda archive: (archive.run_id, -archive.step)))
+
+
+def read_run_files(run: Path) -> dict[str, bytes]:
+    """Return the contents of those `RUN_FILES` that the folder *run* has."""
+    found = {}
+    for name in RUN_FILES:
+        with suppress(OSError):
+            found[name] = (run / name).read_bytes()
+    return found
+
+
+def hash_line(digest: str, name: str) -> bytes:
+    """Return the content of a hash file, in the format of sha256sum(1)."""
+    return f"{digest}  {name}\n".encode()
+
+
+def pack(checkpoint: Path, run_files: Mapping[str, bytes], file: IO[bytes]) -> str:
+    """Write *checkpoint* and *run_files* to *file* as a tar archive, in one pass.
+
+    Returns the SHA-256 of the archive, in hex.
+    """
+    hashing = _HashingWriter(file)
+    with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BLOCK) as archive:
+        for name, data in run_files.items():
+            archive.addfile(_member(name, len(data)), io.BytesIO(data))
+        for path in sorted(checkpoint.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as source:
+                    name = f"{checkpoint.name}/{path.relative_to(checkpoint).as_posix()}"
+                    archive.addfile(_member(name, os.fstat(source.fileno()).st_size), source)
+    return hashing.digest.hexdigest()
+
+
+def unpack(packed: Path, into: Path, checkpoint: str) -> None:
+    """Write the files of an archive below *into*.
+
+    Only regular files with the names that `pack` gives are accepted.  Links, modes and
+    owners in the archive are ignored.  Raises Unmet for any other member.
+    """
+    with tarfile.open(packed, "r:") as archive:
+        for member in archive:
+            parts = PurePosixPath(member.name).parts
+            is_ours = member.name in RUN_FILES or (len(parts) > 1 and parts[0] == checkpoint)
+            source = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+            if source is None or not is_ours or ".." in parts:
+                raise Unmet(f"it holds `{member.name}`, which colablock does not write")
+            path = into.joinpath(*parts)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with source, path.open("xb") as file:
+                shutil.copyfileobj(source, file, _BLOCK)
+
+
+class _HashingWriter(io.RawIOBase):
+    """Passes data on to a file and hashes it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member

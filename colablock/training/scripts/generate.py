@@ -1,0 +1,138 @@
+"""Generate text with a trained model, in the target.
+
+`ask_target` passes the source of this file to ``python -c`` with two paths: of the job (JSON) to
+read, and of the answer to write.  It needs the standard library, torch, transformers and peft.
+The hub's library finds the token in ``HF_TOKEN`` by itself.
+"""
+
+# Modules of the target are imported where they are used.  They are not installed where this is checked.
+# ruff: noqa: PLC0415
+# mypy: disable-error-code="import-not-found"
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+CPU_NF4 = (0, 46)  # the first bitsandbytes with 4-bit layers for CPUs
+DTYPE_KEYWORD = (4, 56)  # the first transformers that takes `dtype` instead of `torch_dtype`
+BF16_MAJOR = 8  # the major compute capability from which cards compute in bfloat16
+
+
+def main(asked: str, answered: str) -> None:
+    """Do the job in the file *asked*, and write the answer to the file *answered*."""
+    job = json.loads(Path(asked).read_text(encoding="utf-8"))
+    try:
+        answer: dict[str, Any] = {"answer": generate(**job)}
+    except Exception as error:  # noqa: BLE001 (every error is reported)
+        traceback.print_exc()
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    Path(answered).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def generate(
+    adapter: str,
+    base: str | None,
+    revision: str | None,
+    prompts: list[str],
+    *,
+    quantize: bool,
+    precision: str,
+    chat: bool,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> list[str]:
+    """Return the text that the trained model adds to each prompt."""
+    import torch
+    from transformers import set_seed
+
+    model, tokenizer = load_trained(Path(adapter), base, revision, quantize=quantize, precision=precision)
+    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
+    set_seed(seed)
+    texts = []
+    for prompt in prompts:
+        text = prompt
+        if chat:
+            message = [{"role": "user", "content": prompt}]
+            text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not chat).to(model.device)
+        inputs.pop("token_type_ids", None)
+        with torch.no_grad():
+            output = model.generate(
+                **inputs,
+                **sampling,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            )
+        texts.append(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    return texts
+
+
+def load_trained(
+    adapter: Path, base: str | None, revision: str | None, *, quantize: bool, precision: str
+) -> tuple[Any, Any]:
+    """Return the base model with *adapter* and its tokenizer.
+
+    With *quantize* the base is loaded in 4 bits if this machine can.
+    """
+    import torch
+    import transformers
+    from peft import PeftModel
+
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    name = base or config["base_model_name_or_path"]
+    dtype = compute_type(precision)
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    options: dict[str, Any] = {"dtype" if version >= DTYPE_KEYWORD else "torch_dtype": dtype}
+    if torch.cuda.is_available():
+        options["device_map"] = {"": 0}
+    if quantize and has_nf4():
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    elif quantize:
+        print("loading the base without 4-bit quantisation: bitsandbytes cannot do it here", flush=True)  # noqa: T201
+    model = transformers.AutoModelForCausalLM.from_pretrained(name, revision=revision, **options)
+    has_own = (adapter / "tokenizer_config.json").is_file()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        str(adapter) if has_own else name, revision=None if has_own else revision
+    )
+    return PeftModel.from_pretrained(model, str(adapter)).eval(), tokenizer
+
+
+def compute_type(precision: str) -> Any:
+    """Return the torch type for the precision of the run, or the nearest that this machine supports."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.float32
+    if precision == "bf16" and torch.cuda.get_device_capability()[0] >= BF16_MAJOR:
+        return torch.bfloat16
+    return torch.float16
+
+
+def has_nf4() -> bool:
+    """Whether bitsandbytes is installed and has 4-bit layers for this machine."""
+    import importlib.metadata
+
+    import torch
+
+    try:
+        version = importlib.metadata.version("bitsandbytes")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return torch.cuda.is_available() or tuple(int(part) for part in version.split(".")[:2]) >= CPU_NF4
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
