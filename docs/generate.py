@@ -66,13 +66,13 @@ SECTIONS = {
 MATRIX_HEAD = """\
 # The matrix file
 
-A matrix is one TOML file: names, versions, indexes, reasons, what must be absent, and how the result is
-proven. It is looked up by name in `./matrices`, in the folders of `COLABLOCK_MATRICES`, in installed
-packages (entry-point group `colablock.matrices`) and among those that colablock ships. A path works
-wherever a name does.
+A matrix is one TOML file. It contains names, versions, indexes, reasons, the projects that must be absent,
+and the proofs of the result. A matrix is looked up by name in `./matrices`, in the folders of
+`COLABLOCK_MATRICES`, in installed packages (entry-point group `colablock.matrices`), and among the matrices
+that colablock ships. A path works wherever a name does.
 
-All faults of a file are reported at once, each with its path. An unknown key is a fault, and a near name
-is suggested. A file with a fault ends the command with exit code 2, and nothing is touched.
+All faults of a file are reported at once, each with its path. An unknown key is a fault, and a similar name
+is suggested. If a file has a fault, the command ends with exit code 2 and changes nothing.
 
 ```toml
 schema = 1
@@ -91,43 +91,45 @@ torchao = { version = "<0.16", why = "peft refuses to start when an older one is
 imports = ["numpy", "torch:nn"]
 ```
 
-`colablock new NAME` writes such a file to start from, with every section explained in it.
+`colablock new NAME` writes a new file in which every section is explained.
 
-Editors that know JSON schemas for TOML (Even Better TOML in VS Code, Taplo elsewhere) complete the keys, show
-what they mean and mark what is wrong. `colablock schema --output matrices/matrix-1.schema.json` writes the
-schema beside your matrices; the first line of each then names it:
+Editors that support JSON schemas for TOML (Even Better TOML in VS Code, Taplo elsewhere) complete the keys,
+show their meaning and mark errors. `colablock schema --output matrices/matrix-1.schema.json` writes the
+schema beside your matrices. Name it in the first line of each matrix:
 
 ```toml
 #:schema ./matrix-1.schema.json
 ```
 
-A `<name>` below stands for a key that you choose. Under `[packages]` and `[constraints]` a plain string is
-short for a table with `version` alone.
+Below, `<name>` stands for a key that you choose. Under `[packages]` and `[constraints]`, a string is short
+for a table with only `version`.
 """
 
 CLI_HEAD = """\
 # The command line
 
-`python -m colablock` is the same as `colablock`. Data goes to standard output, everything else to standard
-error. [Exit codes](exit-codes.md) are part of the promise.
+`python -m colablock` is the same as `colablock`. Data is written to standard output, and everything else to
+standard error. [Exit codes](exit-codes.md) are part of the public interface.
 """
 
 EXIT_HEAD = """\
 # Exit codes
 
-They are part of the documented interface: a script may rely on them. In Python the same outcomes are
-exceptions; all of them derive from `colablock.errors.ColablockError`, which knows its `exit_code`, a stable
-`reference` and, where something can be done about it, a `hint`.
+Exit codes are part of the public interface, so scripts can rely on them. In Python, the same outcomes are
+exceptions derived from `colablock.errors.ColablockError`. Each has an `exit_code`, a stable `reference`,
+and a `hint` if something can be done about it.
 """
 
 CONFIG_HEAD = """\
 # The training config
 
-One YAML file says what is trained on what, and how; the keys are axolotl's, as far as they go, and mean the
-same with every runner. `colablock new-config` writes one with a reason beside every key, sized for a card;
-`colablock train NAME --config FILE` runs it. Every key can also be given as `--set KEY=VALUE`, or in Python
-as `colablock.train(NAME, KEY=VALUE)`: what is given there comes before the file. `--model` is short for
-`base_model`, `--dataset` for `datasets`.
+A training config is one YAML file with the model, the data and the settings of a run. Its keys are a subset
+of those of axolotl, and mean the same with every runner. `colablock new-config` writes a config with a
+comment for every key, sized for a card. `colablock train NAME --config FILE` runs it.
+
+Every key can also be set with `--set KEY=VALUE`, or in Python with `colablock.train(NAME, KEY=VALUE)`.
+These values take precedence over the file. `--model` is short for `base_model`, and `--dataset` for
+`datasets`.
 
 ```yaml
 base_model: Qwen/Qwen2.5-1.5B
@@ -137,9 +139,9 @@ sequence_len: 1024
 num_epochs: 2
 ```
 
-All faults of a config are reported at once, each with its path, and end the command with exit code 2. An
-unknown key is a fault, unless the runner is axolotl: it is passed on then. There is no key for the
-precision, and none for 4 bits: the former follows from the card, the latter from `adapter`.
+All faults of a config are reported at once, each with its path, and the command ends with exit code 2. An
+unknown key is a fault, unless the runner is axolotl, which then gets the key. There is no key for the
+precision, because it follows from the card, and none for 4 bits, because it follows from `adapter`.
 
 ## Keys
 """
@@ -147,68 +149,69 @@ precision, and none for 4 bits: the former follows from the card, the latter fro
 CONFIG_DATASETS = """\
 ## `datasets`
 
-A list. An entry is a path or a name on the hub, or a mapping of these keys:
+A list. Each entry is a path, a name on the hub, or a mapping with these keys:
 
-| key | what it takes | meaning |
+| key | value | meaning |
 | --- | --- | --- |
 | `path` | text; required | a file (JSON lines, JSON, CSV, Parquet, text), a folder, or a name on the hub |
-| `type` | {forms} | the form of a row; left out, its columns tell |
-| `split` | text; default `train` | of a dataset on the hub |
+| `type` | {forms} | the form of a row; default: determined by its columns |
+| `split` | text; default `train` | the split of a dataset on the hub |
 | `name` | text | the configuration of a dataset on the hub |
 
 | form | columns | what counts for the loss |
 | --- | --- | --- |
 | `text` | `text` | all of it |
 | `completion` | `prompt`, `completion` | the completion |
-| `messages` | `messages`: a list of `role` and `content` | what the assistant says |
-| `alpaca` | `instruction`, `output`, and `input` where there is one | the output |
+| `messages` | `messages`: a list of `role` and `content` | the messages of the assistant |
+| `alpaca` | `instruction`, `output`, and optionally `input` | the output |
 
-Where columns of several forms are there, the first of `messages`, `completion`, `alpaca`, `text` counts.
-With `train_on_inputs: true` everything counts. The token that ends a text is added and learnt; in
-`messages` the chat template closes each turn, and what closes the assistant's is learnt.
+If there are columns of several forms, the first of `messages`, `completion`, `alpaca`, `text` is used. With
+`train_on_inputs: true`, everything counts for the loss. The token that ends a text is added and trained on.
+In `messages`, the chat template ends each turn, and the end of a turn of the assistant is trained on.
 """
 
 CONFIG_AXOLOTL = """\
-## What axolotl is told
+## Keys of axolotl
 
-The runner `trl` reads the same values as fields of its `SFTConfig` and of peft's `LoraConfig`. The runner
-`axolotl` reads `config.yaml` in the run's folder, which is written from them:
+The runner `trl` gets the values as fields of its `SFTConfig` and of peft's `LoraConfig`. The runner
+`axolotl` reads `config.yaml` in the run folder, which contains these keys:
 
 """
 
 CONFIG_DECIDED = """\
-A dash stands where a key decides what the tokens are, which are made before, where things go, or what is in
-the next table. What follows from the card and the data:
+A dash means that axolotl gets no key. Such a key affects the tokens, which are made before, the location of
+files, or a value in the next table. These values follow from the card and the data:
 
 """
 
 CONFIG_FIXED = """\
-And these always, so that no default of a version decides:
+These keys always have the same value, so that the defaults of a version have no effect:
 
 """
 
 CONFIG_TAIL = """\
-Keys of axolotl's that are none of ours come last and win, so most of these can be set otherwise.
+Other keys of axolotl in the config are added last and take precedence, so most of these values can be
+changed.
 """
 
 BEYOND = 10_000_000  # an upper bound that is there for slips of the pen only
 DECIDED: Mapping[str, Mapping[str, Any]] = {
     "the precision": {"precision": "bf16"},
-    "the same on a card before 8.0": {"precision": "fp16"},
-    "attention": {"attention": "sdpa"},
-    "the same where flash attention runs": {"attention": "flash_attention_2"},
+    "the precision, on a card before 8.0": {"precision": "fp16"},
+    "the attention": {"attention": "sdpa"},
+    "the attention, if flash attention is available": {"attention": "flash_attention_2"},
     "no card": {"has_card": False},
-    "`warmup_ratio` of all steps": {"warmup_steps": 2},
+    "the steps of `warmup_ratio`": {"warmup_steps": 2},
     "a tokenizer without a padding token": {"pads_with_eos": True, "eos_token": "d"},
 }
 
 EXIT_MEANING = {
-    ExitCode.DONE: "Done. `apply` with nothing left to do is done as well.",
-    ExitCode.UNMET: "It cannot be done, and nothing changed: no solution, a refusal, a failed check or run.",
-    ExitCode.USAGE: "The command line, a matrix or another input is not usable as given; nothing changed.",
-    ExitCode.ROLLED_BACK: "The change failed; the environment is as it was before.",
-    ExitCode.NOT_RESTORED: "The change failed and could not be undone; the message says where the files are.",
-    ExitCode.NOT_PROVEN: "Applied and kept, as `--keep` asks, although a proof failed.",
+    ExitCode.DONE: "Success. This includes an `apply` with nothing to do.",
+    ExitCode.UNMET: "The request cannot be met: no solution, a refusal, a failed check or run. No change.",
+    ExitCode.USAGE: "The command line, a matrix or another input is invalid. Nothing changed.",
+    ExitCode.ROLLED_BACK: "The change failed and was rolled back. The environment is as it was before.",
+    ExitCode.NOT_RESTORED: "The change failed and was not undone. The message says where the old files are.",
+    ExitCode.NOT_PROVEN: "A proof failed, and the change was kept because of `--keep`.",
     ExitCode.BUG: "A bug in colablock. Please report it.",
     ExitCode.INTERRUPTED: "Interrupted from the keyboard.",
 }
@@ -233,7 +236,7 @@ def matrix_page() -> str:
         raise SystemExit(f"docs/generate.py has no heading for {sorted(unplaced)}")
     for section, title in SECTIONS.items():
         keys = [key for key in SCHEMA if key.section == section]
-        parts += [f"## {title}\n", table("key", "what it takes", "meaning", rows=map(key_row, keys))]
+        parts += [f"## {title}\n", table("key", "value", "meaning", rows=map(key_row, keys))]
     return "\n".join(parts)
 
 
@@ -255,7 +258,7 @@ def cli_page() -> str:
     commands = commands_of(build_parser())
     groups = {name: groups_of(command) for name, (command, _) in commands.items()}
     shared = {title: text for found in groups.values() for title, text in found if title == "output"}
-    parts = [NOTICE, CLI_HEAD, *(f"Every command takes these:\n\n{text}" for text in shared.values())]
+    parts = [NOTICE, CLI_HEAD, *(f"Every command has these options:\n\n{text}" for text in shared.values())]
     for name, (command, help_text) in commands.items():
         parts += [f"## `colablock {name}`\n", f"{help_text[0].upper()}{help_text[1:]}.\n"]
         parts += [f"```text\n{usage(name, command)}\n```\n"]
@@ -325,11 +328,11 @@ def config_page() -> str:
     parts = [
         NOTICE,
         CONFIG_HEAD,
-        table("key", "what it takes", "default", "meaning", rows=map(config_row, keys)),
+        table("key", "value", "default", "meaning", rows=map(config_row, keys)),
         CONFIG_DATASETS.format(forms=forms),
-        CONFIG_AXOLOTL + table("key", "axolotl's", rows=told),
-        CONFIG_DECIDED + table("what is decided", "axolotl's", rows=decided),
-        CONFIG_FIXED + table("axolotl's", "value", rows=fixed),
+        CONFIG_AXOLOTL + table("key", "key of axolotl", rows=told),
+        CONFIG_DECIDED + table("value", "key of axolotl", rows=decided),
+        CONFIG_FIXED + table("key of axolotl", "value", rows=fixed),
         CONFIG_TAIL,
     ]
     return "\n".join(parts)
@@ -518,7 +521,7 @@ def by_hand_table(points: Iterable[Mapping[str, Any]]) -> str:
         sizes = (found.allocated / GIB, point["allocated"], found.total / GIB)
         return *batch(point), *(f"{size:.2f}" for size in (*sizes, point["reserved"], point["on_device"]))
 
-    head = ("batch × tokens", "checkpointing", "allocated, reckoned", "measured", "in all, reckoned")
+    head = ("batch × tokens", "checkpointing", "allocated, estimated", "measured", "total, estimated")
     return table(*head, "reserved", "on the device", rows=map(row, points))
 
 

@@ -60,36 +60,37 @@ _TOP = (
         path="name",
         type="matrix name",
         required=True,
-        description="What the matrix is called on the command line: lower-case letters and digits, with "
-        "single `-` or `_` between them. The file is called `<name>.toml` where it is looked up by name.",
+        description="The name of the matrix on the command line: lower-case letters and digits, with "
+        "single `-` or `_` between them. To be found by name, the file must be called "
+        "`<name>.toml`.",
     ),
     Key(path="summary", type="text", description="One line for `colablock list`."),
     Key(
         path="extends",
         type="text",
-        description="Another matrix, by name or by a path relative to this file. Entries merge by name; "
-        "the ones of this file win.",
+        description="Another matrix, by name or by a path relative to this file. Entries are merged by "
+        "name, and those of this file win.",
     ),
     Key(
         path="requires-python",
         type="specifier",
         default="any",
-        description="The Pythons that the stack can be installed on (PEP 440).",
+        description="The Python versions that the stack supports (PEP 440).",
     ),
     Key(
         path="prerelease",
         type="choice",
         choices=PRERELEASES,
         default="if-necessary-or-explicit",
-        description="Whether pre-releases are candidates: only where nothing else fits or where a specifier "
-        "names one, only where nothing else fits, always, or never.",
+        description="When pre-releases are candidates: only if nothing else fits or a specifier names one,"
+        " only if nothing else fits, always, or never.",
     ),
     Key(
         path="exclude-newer",
         type="date-time",
-        description="Files uploaded after this moment are ignored. With its offset: `2024-09-01T00:00:00Z`.",
+        description="Files uploaded later are ignored. The time needs an offset: `2024-09-01T00:00:00Z`.",
     ),
-    Key(path="index[]", type="array of tables", description="The indexes that packages may name."),
+    Key(path="index[]", type="array of tables", description="The indexes that packages can name."),
     Key(
         path="requirements",
         type="requirements",
@@ -99,28 +100,29 @@ _TOP = (
     Key(
         path="packages",
         type="table of entries",
-        description="What the stack asks for, by project name: a specifier, a table, or an array of tables "
-        "with a marker each.",
+        description="The requirements of the stack, by project name: a specifier, a table, or an array of "
+        "tables with a marker each.",
     ),
     Key(
         path="constraints",
         type="table of entries",
-        description="Narrows versions of projects without asking for them.",
+        description="Restricts the versions of projects without requiring them.",
     ),
     Key(
         path="absent",
         type="table of entries",
-        description="What must not be importable beside this stack, although no metadata says so. "
-        "An empty specifier stands for any version.",
+        description="Projects that must not be importable beside this stack, although no metadata says so."
+        " An empty specifier means any version.",
     ),
-    Key(path="options", type="table", description="What may be built from source."),
+    Key(path="options", type="table", description="The projects that may be built from source."),
     Key(
         path="variants",
         type="table of tables",
-        description="What one accelerator changes, by name. Tried in file order unless one is named.",
+        description="The changes for one accelerator, by name. Variants are tried in the order of the "
+        "file, unless one is named.",
     ),
-    Key(path="verify", type="table", description="How an environment is proven."),
-    Key(path="train", type="table", description="How training is started."),
+    Key(path="verify", type="table", description="The proofs of an environment."),
+    Key(path="train", type="table", description="The settings for training."),
 )
 
 _INDEX = (
@@ -128,26 +130,26 @@ _INDEX = (
         path="index[].name",
         type="index name",
         required=True,
-        description="What packages call the index.",
+        description="The name by which packages refer to the index.",
     ),
     Key(
         path="index[].url",
         type="URL",
         required=True,
-        description="Its simple API (PEP 503), without a project's name.",
+        description="The URL of its simple API (PEP 503), without the name of a project.",
     ),
     Key(
         path="index[].default",
         type="boolean",
         default="false",
-        description="Whether it replaces the default index. Otherwise only packages that name it are "
-        "looked up there, and nowhere else.",
+        description="Whether it replaces the default index. If not, only packages that name it are looked "
+        "up there, and nowhere else.",
     ),
     Key(
         path="index[].exclude-newer",
         type="date-time or false",
         default="the matrix's own",
-        description="Another moment for this index; `false` where it gives no upload times.",
+        description="Another cut-off for this index; `false` if it provides no upload times.",
     ),
 )
 
@@ -156,14 +158,14 @@ _PACKAGE = (
         path="packages.<name>.version",
         type="specifier",
         default="any",
-        description="The versions that fit (PEP 440). Beside `url` one exact version without operator: what "
-        "the archive is, where it does not say so itself.",
+        description="The versions that fit (PEP 440). Beside `url`: the exact version of the archive, "
+        "without an operator, if the archive does not state it.",
     ),
-    Key(path="packages.<name>.extras", type="names", default="[]", description="The extras asked for."),
+    Key(path="packages.<name>.extras", type="names", default="[]", description="The required extras."),
     Key(
         path="packages.<name>.marker",
         type="marker",
-        description="Where the entry applies (PEP 508). Required in an array of tables.",
+        description="The environments that the entry applies to (PEP 508). Required in an array of tables.",
     ),
     Key(
         path="packages.<name>.index",
@@ -173,29 +175,30 @@ _PACKAGE = (
     Key(
         path="packages.<name>.prefer-local",
         type="local version",
-        description="A local version label that is tried before others of the same version, such as `cpu` "
+        description="A local version label that is preferred to others of the same version, such as `cpu` "
         "for `2.11.0+cpu`.",
     ),
     Key(
         path="packages.<name>.url",
         type="URL",
-        description="The wheel, sdist or archive to take instead of asking an index.",
+        description="The wheel, sdist or archive to use instead of an index.",
     ),
-    Key(path="packages.<name>.sha256", type="SHA-256", description="The hash of what `url` names."),
+    Key(path="packages.<name>.sha256", type="SHA-256", description="The hash of the file at `url`."),
     Key(
         path="packages.<name>.source-root",
         type="relative path",
-        description="The folder of the archive whose modules are taken, where a plain build would hold none.",
+        description="The folder of the archive that contains the modules, if a plain build would contain "
+        "none.",
     ),
     Key(
         path="packages.<name>.requires-dist",
         type="requirements",
-        description="Replaces what the distribution says it requires.",
+        description="Replaces the requirements that the distribution declares.",
     ),
     Key(
         path="packages.<name>.why",
         type="text",
-        description="The reason; quoted by plans and `colablock why`.",
+        description="The reason. Plans and `colablock why` quote it.",
     ),
 )
 
@@ -206,13 +209,17 @@ _NARROWING = (
         required=True,
         description="The versions that fit (PEP 440).",
     ),
-    Key(path="constraints.<name>.marker", type="marker", description="Where it applies (PEP 508)."),
+    Key(
+        path="constraints.<name>.marker",
+        type="marker",
+        description="The environments that it applies to (PEP 508).",
+    ),
     Key(path="constraints.<name>.why", type="text", description="The reason."),
     Key(
         path="absent.<name>.version",
         type="specifier",
         default="any",
-        description="The versions that must not be there (PEP 440).",
+        description="The versions that must be absent (PEP 440).",
     ),
     Key(path="absent.<name>.why", type="text", description="The reason."),
 )
@@ -228,7 +235,7 @@ _OPTIONS = (
         path="options.no-binary",
         type="build names",
         default="[]",
-        description="Projects of which no wheel is taken; `:all:` for any.",
+        description="Projects whose wheels are not used; `:all:` for any.",
     ),
 )
 
@@ -237,22 +244,22 @@ _VARIANT = (
     Key(
         path="variants.<name>.system-requirements",
         type="table",
-        description="The facts that make the variant fit; all of them must hold.",
+        description="The conditions for the variant. All of them must hold.",
     ),
     Key(
         path="variants.<name>.packages",
         type="table of entries",
-        description="As `[packages]`; an entry replaces the whole entry of that name.",
+        description="As `[packages]`. An entry replaces the whole entry of that name.",
     ),
     Key(
         path="variants.<name>.constraints",
         type="table of entries",
-        description="As `[constraints]`; an entry replaces the one of that name.",
+        description="As `[constraints]`. An entry replaces the one of that name.",
     ),
     Key(
         path="variants.<name>.absent",
         type="table of entries",
-        description="As `[absent]`; an entry replaces the one of that name.",
+        description="As `[absent]`. An entry replaces the one of that name.",
     ),
     Key(
         path="variants.<name>.system-requirements.accelerator",
@@ -271,7 +278,7 @@ _VARIANT = (
         path="variants.<name>.system-requirements.compute-capability",
         type="specifier",
         default="any",
-        description="Compute capabilities; every device must fit.",
+        description="Compute capabilities. Every device must fit.",
     ),
 )
 
@@ -280,22 +287,22 @@ _PROOF = (
         path="verify.imports",
         type="import names",
         default="[]",
-        description="What is imported in a fresh interpreter: `module` or `module:attribute`.",
+        description="The modules to import in a fresh interpreter: `module` or `module:attribute`.",
     ),
     Key(
         path="verify.commands",
         type="commands",
         default="[]",
-        description="Commands that must end with exit code 0, each an array of strings.",
+        description="Commands that must exit with code 0, each an array of strings.",
     ),
     Key(
         path="verify.capabilities",
         type="choices",
         choices=CAPABILITIES,
         default="[]",
-        description="Claims that are proven by a check of their own.",
+        description="Capabilities of the stack, each proven by its own check.",
     ),
-    Key(path="train.runner", type="choice", choices=RUNNERS, description="What runs the training."),
+    Key(path="train.runner", type="choice", choices=RUNNERS, description="The program that trains."),
     Key(
         path="train.workarounds",
         type="choices",
@@ -308,7 +315,7 @@ _PROOF = (
         type="choices",
         choices=WORKAROUNDS,
         default="[]",
-        description="An older name of `workarounds`. A file gives one of the two.",
+        description="The older name of `workarounds`. A file may set only one of them.",
     ),
 )
 
