@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from colablock._common.urls import checked_index
-from colablock.display.reporters import (
-    in_notebook,
-    register_displays,
-    reporter_for,
-    restart_kernel,
-    restart_prompt,
-    show,
-    undone_text,
-)
+from colablock.display.notebook import register_displays, restart_kernel, restart_prompt, show
+from colablock.display.reporters import reporter_for
+from colablock.display.text import undone_text
+from colablock.environment.notebook_host import in_notebook
 from colablock.errors import InvalidInput
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Plan, Remedy, Target

@@ -11,7 +11,8 @@ from colablock._common.urls import local_path, split_fragment
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.authoring.requirements_reader import FoundRequirement, RequirementFile
+from colablock.authoring.requirements_reader import RequirementFile
+from colablock.authoring.requirements_txt import FoundRequirement
 from colablock.matrix.model import Index, PackageEntry, entry_of
 from colablock.network.settings import DEFAULT_INDEX
 

@@ -32,7 +32,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["FoundRequirement", "RequirementFile", "read_requirements"]
+__all__ = ["RequirementFile", "read_requirements"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from colablock.errors import ColablockError, ExitCode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from colablock.training.preflight.checks import Card
+    from colablock.training.preflight.facts import Card
     from colablock.training.preflight.model_config import ModelShape
 
 __all__ = ["add"]

@@ -19,18 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from colablock.display.notebook import last_matrix, register_displays, restart_prompt, show
+from colablock.display.notebook import last_matrix, register_displays
 from colablock.environment.notebook_host import in_notebook
 from colablock.errors import ExitCode, InvalidInput
 
-__all__ = [
-    "CommandFailed",
-    "Magic",
-    "in_notebook",
-    "load_ipython_extension",
-    "restart_prompt",
-    "show",
-]
+__all__ = ["CommandFailed", "Magic", "load_ipython_extension"]
 
 Main = Callable[[Sequence[str]], int]
 Run = Callable[[str, Sequence[str]], int]

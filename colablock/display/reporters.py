@@ -10,52 +10,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from colablock.display.html import plan_to_html, report_to_html
 from colablock.display.notebook import (
     NotebookReporter,
-    register_displays,
-    restart_kernel,
-    restart_prompt,
-    show,
 )
 from colablock.display.progress import LiveReporter, PlainReporter, TerminalReporter, can_animate
-from colablock.display.text import (
-    error_text,
-    plan_text,
-    render_error,
-    render_plan,
-    render_report,
-    report_text,
-    undone_text,
-)
-from colablock.environment.notebook_host import current_shell, in_notebook
+from colablock.environment.notebook_host import current_shell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rich.console import Console
 
-__all__ = [
-    "LiveReporter",
-    "NotebookReporter",
-    "PlainReporter",
-    "TerminalReporter",
-    "error_text",
-    "in_notebook",
-    "plan_text",
-    "plan_to_html",
-    "register_displays",
-    "render_error",
-    "render_plan",
-    "render_report",
-    "report_text",
-    "report_to_html",
-    "reporter_for",
-    "restart_kernel",
-    "restart_prompt",
-    "show",
-    "undone_text",
-]
+__all__ = ["reporter_for"]
 
 
 def reporter_for(

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from colablock._common.text import near
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NotFound
-from colablock.matrix.model import Matrix, roots
+from colablock.matrix.model import Matrix
 from colablock.matrix.reader import MatrixFile, is_path, load_matrix, read_file
 
-__all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "lock_files", "lock_folder", "roots"]
+__all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "lock_files", "lock_folder"]
 
 ENTRY_POINTS = "colablock.matrices"
 VARIABLE = "COLABLOCK_MATRICES"

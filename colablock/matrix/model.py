@@ -15,10 +15,8 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.matrix.schema import SCHEMA
 
 __all__ = [
-    "SCHEMA",
     "Absent",
     "Constraint",
     "HasName",

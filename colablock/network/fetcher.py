@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from colablock.network.http import HttpClient, HttpResponse
     from colablock.network.settings import Settings
 
-__all__ = ["ByteRange", "Fetchable", "Fetcher", "Page"]
+__all__ = ["ByteRange", "Fetcher", "Page"]
 
 T = TypeVar("T")
 _LONGEST_FRESH = 3600.0  # seconds that a page may be used without asking, whatever its max-age

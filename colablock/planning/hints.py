@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
     from colablock.matrix.model import Matrix
-    from colablock.runtimes.catalog import RecordedRuntime
+    from colablock.runtimes.document import RecordedRuntime
 
 __all__ = ["alternatives"]
 

@@ -33,7 +33,7 @@ from colablock.resolver.model import (
 )
 from colablock.resolver.provider import Provider
 
-__all__ = ["Request", "Resolution", "Unsolvable", "resolve"]
+__all__ = ["resolve"]
 
 _MAX_ROUNDS = 200_000
 # Rounds in which a way around what is installed is looked for: beyond, what was most in the way is released.

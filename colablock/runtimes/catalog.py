@@ -27,8 +27,6 @@ from colablock.runtimes.packed import FOLDER, packed, packed_runtimes
 
 __all__ = [
     "ListedRuntime",
-    "RecordedDistribution",
-    "RecordedRuntime",
     "list_runtimes",
     "load_recording",
     "load_runtime",

@@ -11,7 +11,7 @@ from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Snapshot
 from colablock.matrix.catalog import list_matrices
 from colablock.matrix.model import Matrix
-from colablock.runtimes.catalog import RecordedRuntime, list_runtimes, load_recording, snapshot_of_recording
+from colablock.runtimes.catalog import list_runtimes, load_recording, snapshot_of_recording
 from colablock.runtimes.diff import (
     MatrixMention,
     RuntimeDiff,
@@ -20,6 +20,7 @@ from colablock.runtimes.diff import (
     names_of,
     specifier_text,
 )
+from colablock.runtimes.document import RecordedRuntime
 
 __all__ = ["compared", "diff_facts", "runtime_facts", "runtime_listing"]
 

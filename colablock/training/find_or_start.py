@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, NotFound, Refused
-from colablock.training.preflight.checks import Level, Machine, Preflight, check_run
-from colablock.training.preflight.facts import ProvenEnvironment
+from colablock.training.preflight.checks import Preflight, check_run
+from colablock.training.preflight.facts import Level, Machine, ProvenEnvironment
 from colablock.training.preflight.hub import ModelFacts, is_offline, query_model
 from colablock.training.preflight.machine import read_machine, read_stack
 from colablock.training.preflight.model_config import ModelShape, from_config

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from colablock.training.preflight.checks import TIGHT_SHARE, Card, Stack, setting_for, usable_memory
+from colablock.training.preflight.checks import TIGHT_SHARE, setting_for, usable_memory
+from colablock.training.preflight.facts import Card, Stack
 from colablock.training.preflight.memory import estimate
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.runs.config import DataSource, TrainConfig, config_to

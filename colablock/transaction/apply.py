@@ -38,7 +38,7 @@ from colablock.transaction.site_lock import locked
 from colablock.transaction.staging import Staged, stage
 from colablock.verification.verify import Check
 
-__all__ = ["ChangeOrigin", "Staged", "apply_plan", "refuse_externally_managed", "stage"]
+__all__ = ["ChangeOrigin", "apply_plan", "refuse_externally_managed"]
 
 _MORE_ROOM = "`colablock history --drop` frees what is kept to undo earlier changes"
 

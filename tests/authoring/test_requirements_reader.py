@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from colablock.authoring.requirements_reader import FoundRequirement, RequirementFile, read_requirements
+from colablock.authoring.requirements_reader import RequirementFile, read_requirements
+from colablock.authoring.requirements_txt import FoundRequirement
 from colablock.errors import InvalidInput, InvalidRequirements, NotFound
 
 A, B = "a" * 64, "b" * 64

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from colablock.cli.notebook_magics import CommandFailed, Magic, in_notebook, restart_prompt, show
-from colablock.display.notebook import KernelRestarts, NotebookReporter, restart_kernel
-from colablock.environment.notebook_host import in_colab
+from colablock.cli.notebook_magics import CommandFailed, Magic
+from colablock.display.notebook import KernelRestarts, NotebookReporter, restart_kernel, restart_prompt, show
+from colablock.environment.notebook_host import in_colab, in_notebook
 from colablock.errors import ColablockError, InvalidInput
 from colablock.transaction.serialise import report_from_json
 from tests.support.paths import DATA
@@ -234,16 +234,18 @@ def test_a_cell_that_cannot_be_run(line: str, message: str) -> None:
 SETUP = """
 import json, sys
 from pathlib import Path
-import colablock.cli.notebook_magics as notebook
+from colablock.cli.notebook_magics import load_ipython_extension
+from colablock.display.notebook import show
 from colablock.display.reporters import reporter_for
+from colablock.environment.notebook_host import in_notebook
 from colablock.planning.plan import Plan
 from colablock.transaction.serialise import read_form, report_from_json
 folder = Path(FOLDER)
 plan = read_form(Plan, json.loads((folder / "plan-kernel-breaks-much.json").read_text()), "plan")
 report = report_from_json(json.loads((folder / "report-failed.json").read_text()))
 for _ in range(2):
-    notebook.load_ipython_extension(get_ipython())
-assert notebook.in_notebook()
+    load_ipython_extension(get_ipython())
+assert in_notebook()
 assert "rich" not in sys.modules
 """
 
@@ -256,7 +258,7 @@ with reporter_for(None, notebook=True) as reporter:
         reporter.resolving(f"name-{number}", number)
     reporter.step("install", 1, 1)
 """,
-    "shown and returned": "notebook.show(report)\nreport",
+    "shown and returned": "show(report)\nreport",
     "magic": """
 from colablock.cli.notebook_magics import Magic
 import subprocess

@@ -14,21 +14,20 @@ from rich.console import Console
 
 from colablock._common.text import seconds_text, size_text
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.display.reporters import (
-    LiveReporter,
-    PlainReporter,
-    TerminalReporter,
+from colablock.display.html import plan_to_html, report_to_html
+from colablock.display.progress import LiveReporter, PlainReporter, TerminalReporter
+from colablock.display.reporters import reporter_for
+from colablock.display.text import (
     error_text,
     plan_text,
-    plan_to_html,
     render_error,
+    render_info,
+    render_listing,
+    render_matrix,
     render_plan,
     render_report,
     report_text,
-    report_to_html,
-    reporter_for,
 )
-from colablock.display.text import render_info, render_listing, render_matrix
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NoSolution, NotRestored, Refused
 from colablock.planning.plan import Action, Breakage, Plan, Remedy, Step, Target
 from colablock.transaction.serialise import report_from_json

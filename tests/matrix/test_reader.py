@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from colablock._vendor import tomli_w
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import ExitCode, Fault, InvalidInput, InvalidMatrix, NotFound, Refused
-from colablock.matrix.model import SCHEMA, Index, Matrix, PackageEntry, Variant, roots, select_variant
+from colablock.matrix.model import Index, Matrix, PackageEntry, Variant, roots, select_variant
 from colablock.matrix.reader import MatrixFile, load_matrix, parse_matrix, read_file
-from colablock.matrix.schema import keys_of
+from colablock.matrix.schema import SCHEMA, keys_of
 from colablock.matrix.values import _CONVERT, _ELEMENT, STRUCTURED
 from tests.support.accelerators import card
 from tests.support.paths import DATA

@@ -8,7 +8,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.version import Version
 from colablock.matrix.model import Matrix
 from colablock.planning.hints import alternatives
-from colablock.runtimes.catalog import RecordedRuntime
+from colablock.runtimes.document import RecordedRuntime
 
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 

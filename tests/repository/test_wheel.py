@@ -22,13 +22,8 @@ from packaging.utils import canonicalize_name
 
 from colablock._version import __version__
 from colablock.errors import ExitCode
-from colablock.runtimes.catalog import (
-    RecordedDistribution,
-    load_runtime,
-    recorded_distributions,
-    runtime_names,
-    runtimes,
-)
+from colablock.runtimes.catalog import load_runtime, recorded_distributions, runtime_names, runtimes
+from colablock.runtimes.document import RecordedDistribution
 from tests.support.paths import ROOT
 from tests.support.runtime import find_python, make_venv, site_of
 from tests.support.wheels import make_wheel, metadata_text

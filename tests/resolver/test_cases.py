@@ -23,7 +23,8 @@ from colablock.index.finder import IndexSource
 from colablock.matrix.model import Constraint, Matrix, Options, entry_of
 from colablock.network.fetcher import Fetcher
 from colablock.resolver.conflict_report import explain
-from colablock.resolver.resolver import Request, Unsolvable, resolve
+from colablock.resolver.model import Request, Unsolvable
+from colablock.resolver.resolver import resolve
 from tests.support.cases import ResolverCase, ServedCase, load_case
 from tests.support.paths import CASES as CASE_FILES
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from colablock.runtimes.catalog import RecordedRuntime, runtimes
+from colablock.runtimes.catalog import runtimes
+from colablock.runtimes.document import RecordedRuntime
 
 __all__ = ["ACCELERATORS", "MATRICES", "RUNTIMES", "check_of", "checks"]
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.snapshot import installed_versions
-from colablock.runtimes.catalog import RecordedDistribution, load_runtime, recorded_distributions
+from colablock.runtimes.catalog import load_runtime, recorded_distributions
+from colablock.runtimes.document import RecordedDistribution
 
 __all__ = [
     "Stub",

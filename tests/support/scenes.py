@@ -18,7 +18,7 @@ import pytest
 from colablock._common.reporter import Reporter
 from colablock.environment.site import Site, read_site
 from colablock.errors import AppliedNotProven, NotRestored, RolledBack
-from colablock.transaction.apply import apply_plan, stage
+from colablock.transaction.apply import apply_plan
 from colablock.transaction.journal import (
     Journal,
     Operation,
@@ -29,6 +29,7 @@ from colablock.transaction.journal import (
 )
 from colablock.transaction.rollback import roll_back
 from colablock.transaction.site_lock import locked
+from colablock.transaction.staging import stage
 from colablock.verification.verify import Check
 from tests.support.faults import (
     WRITING,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from colablock.training.preflight.checks import Access, Card, Machine, Stack
+from colablock.training.preflight.facts import Access, Card, Machine, Stack
 from colablock.training.preflight.memory import RunnerProfile, Setting, runner_profile
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.preflight.precision import BF16

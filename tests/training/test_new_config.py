@@ -14,7 +14,7 @@ from colablock.cli.main import main
 from colablock.environment.accelerator import CARDS, declared
 from colablock.errors import ExitCode
 from colablock.training.new_config import config_text, fits_on, size_config
-from colablock.training.preflight.checks import Card
+from colablock.training.preflight.facts import Card
 from colablock.training.preflight.machine import card_of
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.runs.config import DataSource, TrainConfig, config_from, config_to, read_config

@@ -21,8 +21,9 @@ from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import fingerprint, installed_versions
 from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
 from colablock.planning.plan import UndoCost
-from colablock.transaction.apply import apply_plan, stage
+from colablock.transaction.apply import apply_plan
 from colablock.transaction.journal import Operations
+from colablock.transaction.staging import stage
 from colablock.verification.verify import Check
 from tests.support.runtime import Stub, build_site, site_of
 from tests.support.small_ground import PASSED, SmallGround, remove

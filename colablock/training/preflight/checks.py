@@ -39,20 +39,7 @@ from colablock.training.preflight.stack_rules import (
 )
 from colablock.training.runs.config import TrainConfig
 
-__all__ = [
-    "GQA_WORKAROUND",
-    "TIGHT_SHARE",
-    "Access",
-    "Card",
-    "Finding",
-    "Level",
-    "Machine",
-    "Preflight",
-    "Stack",
-    "check_run",
-    "setting_for",
-    "usable_memory",
-]
+__all__ = ["GQA_WORKAROUND", "TIGHT_SHARE", "Preflight", "check_run", "setting_for", "usable_memory"]
 
 #: A mend that has transformers repeat keys and values for cards without flash kernels; see `_is_fused`.
 GQA_WORKAROUND = "gqa-before-ampere"

@@ -22,7 +22,7 @@ from colablock._common.urls import Mirrors
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused, Unmet
 from colablock.network.auth import Credentials
 from colablock.network.http import HttpClient, HttpResponse
-from colablock.training.preflight.checks import Access
+from colablock.training.preflight.facts import Access
 
 __all__ = [
     "HubCache",

@@ -25,7 +25,7 @@ from colablock.environment.accelerator import (
 )
 from colablock.environment.target_script import ask_target
 from colablock.errors import Unmet
-from colablock.training.preflight.checks import Card, Machine, Stack
+from colablock.training.preflight.facts import Card, Machine, Stack
 from colablock.training.preflight.hub import HubCache
 from colablock.training.scripts import FOLDER as SCRIPTS
 

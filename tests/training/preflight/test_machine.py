@@ -11,7 +11,7 @@ import pytest
 
 from colablock.environment.accelerator import Accelerator, Device, declared, detect
 from colablock.errors import Unmet
-from colablock.training.preflight.checks import Card, Stack
+from colablock.training.preflight.facts import Card, Stack
 from colablock.training.preflight.machine import (
     card_of,
     read_machine,
