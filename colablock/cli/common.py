@@ -82,14 +82,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--variant", metavar="V", help="variant of the matrix; default: the first that fits the accelerator"
     )
-    group.add_argument(
-        "--with",
-        dest="with_",
-        metavar="REQ",
-        action="append",
-        default=[],
-        help="additional requirement, resolved together with the matrix (repeatable)",
-    )
+    _add_with(group)
     group.add_argument(
         "--lock",
         metavar="FILE",
@@ -127,13 +120,17 @@ def add_lock_target(parser: Any) -> None:
     parser.add_argument(
         "--variant", metavar="V", help="variant of the matrix; default: the one that the target selects"
     )
+    _add_with(parser)
+
+
+def _add_with(parser: Any) -> None:
     parser.add_argument(
         "--with",
         dest="with_",
         metavar="REQ",
         action="append",
         default=[],
-        help="additional requirement (repeatable)",
+        help="additional requirement, resolved together with the matrix (repeatable)",
     )
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
+from colablock._common.fs import read_object
 from colablock._common.process import (
     OPT_OUTS,
     environment_of,
@@ -72,7 +73,7 @@ def ask_target(
         except OSError as error:
             raise Unmet(f"`{python}` could not {doing}: {error.strerror}") from error
         end, lines = _wait(process, said, timeout)
-        answer = _read(answered)
+        answer = read_object(answered)
     for key, kind in _NO.items():
         if key in answer:
             raise kind(str(answer[key]), hint=answer.get("hint"))
@@ -109,11 +110,3 @@ def _wait(
         status = process.wait()
     ended = f"the process {exit_words(status)}"
     return (*late, ended)[0], last_lines("\n".join(lines), _SHOWN, indent="  ")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -119,14 +120,8 @@ class HttpClient:
         url = self._credentials.learn(url)
         for attempt in range(1, self._attempts + 1):
             route, wait = Route(url), min(0.25 * 2**attempt, 8.0)
-            try:
+            with self._retried(route, attempt):
                 outcome = self._once(route, dict(headers()), consume, raw=raw)
-            except HTTPError as error:
-                if attempt == self._attempts or is_final(error):
-                    raise no_answer(
-                        route, error, environ=self._environ, attempts=attempt, timeout=self._timeout
-                    ) from error
-            else:
                 if outcome.value:
                     return outcome.value[0]  # type: ignore[return-value]
                 if attempt == self._attempts or outcome.status not in PASSING:
@@ -145,19 +140,24 @@ class HttpClient:
         """
         route = Route(url, target=url)
         for attempt in range(1, self._attempts + 1):
-            try:
+            with self._retried(route, attempt):
                 response = self._pool(route).request(method, url, headers=dict(headers), redirect=False)
-            except HTTPError as error:
-                if attempt == self._attempts or is_final(error):
-                    raise no_answer(
-                        route, error, environ=self._environ, attempts=attempt, timeout=self._timeout
-                    ) from error
-            else:
                 if attempt == self._attempts or response.status not in PASSING:
                     head = {name.lower(): value for name, value in response.headers.items()}
                     return HttpResponse(response.status, head, url, url, partial(iter, (response.data,)))
             self._sleep(min(0.25 * 2**attempt, 8.0))
         raise AssertionError  # the last attempt returns or raises
+
+    @contextmanager
+    def _retried(self, route: Route, attempt: int) -> Iterator[None]:
+        """Ignore a broken connection in the block.  Raises FetchFailed if another attempt is useless."""
+        try:
+            yield
+        except HTTPError as error:
+            if attempt == self._attempts or is_final(error):
+                raise no_answer(
+                    route, error, environ=self._environ, attempts=attempt, timeout=self._timeout
+                ) from error
 
     def _once(
         self, route: Route, headers: dict[str, str], consume: Callable[[HttpResponse], T], *, raw: bool

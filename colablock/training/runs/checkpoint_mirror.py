@@ -17,10 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import colablock
-from colablock._common.fs import file_digest, locked_file, write_atomic
+from colablock._common.fs import file_digest, locked_file, read_object, write_atomic
 from colablock._common.process import start_session
 from colablock.errors import ColablockError
 from colablock.training.runs.checkpoint_archives import (
@@ -189,7 +188,7 @@ def manifest_digest(checkpoint: Path) -> str | None:
 
 def record_mirrored(run: Path, store: CheckpointStore, name: str, digest: str) -> None:
     """Record that *store* has the archive *name* of a checkpoint with the manifest digest *digest*."""
-    value = {**_read_mirrored(run), store.address: {**_mirrored(run, store), name: digest}}
+    value = {**read_object(run / "mirror.json"), store.address: {**_mirrored(run, store), name: digest}}
     write_atomic(run / "mirror.json", json.dumps(value).encode())
 
 
@@ -201,16 +200,8 @@ def first_line(error: Exception) -> str:
 
 def _mirrored(run: Path, store: CheckpointStore) -> dict[str, str]:
     """Return the archives of *run* in *store*: their names and the digests of the checkpoints' manifests."""
-    found = _read_mirrored(run).get(store.address)
+    found = read_object(run / "mirror.json").get(store.address)
     return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
-
-
-def _read_mirrored(run: Path) -> dict[str, Any]:
-    try:
-        value = json.loads((run / "mirror.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def main(argv: Sequence[str]) -> int:

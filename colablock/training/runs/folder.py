@@ -30,7 +30,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from colablock._common.fs import write_atomic
+from colablock._common.fs import read_object, write_atomic
 from colablock._common.text import near
 from colablock.errors import NotFound, Refused
 
@@ -150,7 +150,7 @@ class RunFolder:
 
     def record(self) -> RunRecord | None:
         """Return what was started here; None where nothing was, or it cannot be read."""
-        value = _object(self.record_file)
+        value = read_object(self.record_file)
         known = {one.name for one in fields(RunRecord)}
         found = {_FIELDS.get(key, key): each for key, each in value.items()}
         try:
@@ -164,7 +164,7 @@ class RunFolder:
 
     def end(self) -> Mapping[str, Any]:
         """Return how it ended, as the shim says: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
-        return _object(self.end_file)
+        return read_object(self.end_file)
 
     def is_alive(self, record: RunRecord | None = None) -> bool:
         """Whether the process that was started last still runs, or one that it left behind still trains.
@@ -250,7 +250,7 @@ def list_runs(home: Path) -> Iterator[tuple[str, RunFolder]]:
     """Yield every run that was started here, newest first; the folder of one may be gone."""
     known = sorted((home / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in known:
-        folder = _object(path).get("folder")
+        folder = read_object(path).get("folder")
         if isinstance(folder, str):
             yield path.stem, RunFolder(Path(folder))
 
@@ -270,11 +270,3 @@ def find_run(home: Path, run_id: str | None = None) -> tuple[str, RunFolder]:
         return record.id, folder
     hint = near(run_id, list(known)) or "`colablock runs list` shows them"
     raise NotFound(f"no run is called `{run_id}`", hint=hint)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
