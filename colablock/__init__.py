@@ -11,23 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from colablock._common import lazy_surface
 from colablock._version import __version__
 
 if TYPE_CHECKING:
     from colablock.api.stack import apply, export, history, lock, plan, rollback, run, verify, why
     from colablock.api.training import attach, runs, smoke, train
     from colablock.cli.notebook_magics import load_ipython_extension
-else:
-    # `import colablock` itself loads next to nothing: a function is imported when it is first used.
-    __getattr__ = lazy_surface(
-        __name__,
-        {
-            "api.stack": "apply export history lock plan rollback run verify why",
-            "api.training": "attach runs smoke train",
-            "cli.notebook_magics": "load_ipython_extension",
-        },
-    )[0]
 
 __all__ = [
     "__version__",
@@ -46,6 +35,20 @@ __all__ = [
     "verify",
     "why",
 ]
+
+
+_HOMES = {
+    "api.stack": "apply export history lock plan rollback run verify why",
+    "api.training": "attach runs smoke train",
+    "cli.notebook_magics": "load_ipython_extension",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a function when it is first used: `import colablock` itself loads only the version."""
+    from colablock._common import lazy_surface
+
+    return lazy_surface(__name__, _HOMES)[0](name)
 
 
 def __dir__() -> list[str]:

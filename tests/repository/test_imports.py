@@ -26,6 +26,13 @@ def loaded_after(statement: str) -> set[str]:
     return set(ended.stdout.split())
 
 
+def test_importing_colablock_loads_only_the_version() -> None:
+    code = "import sys, colablock; print(*(name for name in sys.modules if name.startswith('colablock')))"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    assert set(ended.stdout.split()) == {"colablock", "colablock._version"}
+
+
 @pytest.mark.parametrize("statement", ["import colablock", "import colablock.cli.main"])
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     assert loaded_after(statement) & HEAVY == set()
