@@ -87,7 +87,7 @@ def fits_on(card: Card | None, ram: int, shape: ModelShape | None, runner: str) 
     None where nobody can tell: the shape is not known, or it is not one that can be
     reckoned with.  The versions of a stack are not known here, so the most wasteful ones count.
     """
-    if shape is None or shape.peculiar is not None:
+    if shape is None or shape.unsupported is not None:
         return None
     cards = [] if card is None else [replace(card, free=None)]
     setting = setting_for(shape, cards, Stack(torch="", transformers=""), runner)

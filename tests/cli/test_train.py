@@ -91,7 +91,7 @@ def test_a_run_is_briefed_followed_and_told(shell: CommandLine) -> None:
     assert title == "QLoRA of model with trl, fp32, on the CPU"
     said = shell.said
     assert "data 12 rows (text)" in said
-    assert "note trains in fp32: there is no card" in said
+    assert "note training in fp32: this machine has no card" in said
     assert "one row as it is trained on: learnt <s>a kernel begins empty </s>" in said
     assert shell.out.startswith("run: done, 6 steps")
     assert f"what was learnt: {shell.folder.adapter}" in shell.told.replace("- ", "-")
@@ -202,11 +202,11 @@ def test_a_refusal_names_every_reason_and_may_be_overruled(shell: CommandLine) -
     assert shell.train(*asked) == 1
     said = shell.said
     assert "not starting the run, which would fail" in said
-    assert "`optimizer: paged_adamw_8bit` works on a card only" in said
+    assert "`optimizer: paged_adamw_8bit` needs a card" in said
     assert "hint: `--anyway` starts the run despite these findings" in said
     assert not shell.folder.log.exists()
     assert shell.train(*asked, "--anyway") == 0
-    assert "refused `optimizer: paged_adamw_8bit` works on a card only" in shell.said
+    assert "refused `optimizer: paged_adamw_8bit` needs a card" in shell.said
 
 
 def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:

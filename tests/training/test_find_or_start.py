@@ -352,7 +352,7 @@ def test_what_would_fail_is_not_started_unless_it_has_to_be(tmp_path: Path) -> N
     assert str(caught.value).splitlines() == [
         "not starting the run, which would fail",
         "  bitsandbytes is not installed in the target: `adapter: qlora` needs it",
-        "    apply a matrix that has it (any for QLoRA), or `adapter: lora`",
+        "    apply a QLoRA matrix, which has it, or `adapter: lora`",
     ]
     assert caught.value.hint == "`--anyway` starts the run despite these findings"
     assert RunFolder(tmp_path / "run").state() is State.PREPARED
@@ -373,7 +373,7 @@ def test_data_and_folders_that_are_no_use_are_said(bench: Bench) -> None:
 
 @pytest.mark.parametrize("anyway", [False, True])
 def test_a_folder_that_is_not_there_is_said_as_one(bench: Bench, anyway: bool) -> None:
-    with pytest.raises(NotFound, match=r"there is no folder `\./none`"):
+    with pytest.raises(NotFound, match=r"`\./none` is neither a folder nor a valid name"):
         Call(bench, bench.config(base_model="./none"), anyway=anyway)
     assert RunFolder(bench.folder / "run").state() is State.PREPARED
 

@@ -1,7 +1,7 @@
-"""Whether a training run will start, judged before a byte of weights is fetched.
+"""Preflight: check whether a training run will start, before any weights are downloaded.
 
-Everything here takes values and returns values: what the card, the machine, the
-target and the hub are like is looked up elsewhere.
+The functions here take values and return values.  The facts about card, machine, target and hub
+are read elsewhere.
 """
 
 from __future__ import annotations
@@ -41,22 +41,23 @@ from colablock.training.runs.config import TrainConfig
 
 __all__ = ["GQA_WORKAROUND", "TIGHT_SHARE", "Preflight", "check_run", "setting_for", "usable_memory"]
 
-#: A mend that has transformers repeat keys and values for cards without flash kernels; see `_is_fused`.
+#: The workaround that has transformers repeat keys and values on cards without flash kernels.
+#: See `_has_fused_attention`.
 GQA_WORKAROUND = "gqa-before-ampere"
-#: How much of the memory that is free a run may take by its estimate, which is no measurement.
+#: The share of the free memory up to which an estimate is not called tight.
 TIGHT_SHARE = 0.93
 
-_USABLE = 0.97  # of a card's memory: a T4 of 15 GiB has 14.6 to give
-_PROCESS_RAM = 2 * 2**30  # what a process with torch, CUDA and transformers holds beside the model
+_USABLE = 0.97  # of a card's memory: a T4 of 15 GiB can allocate 14.6
+_PROCESS_RAM = 2 * 2**30  # bytes of a process with torch, CUDA and transformers, without the model
 _SLOW_ON_CPU = 100_000_000  # parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What was found, and what was decided.
+    """The findings about a run, and the decisions for it.
 
-    *processes* is how many are started, one for each of *cards*, which are indices
-    into the machine's; *estimate* is for one process, None where it cannot be made.
+    *processes* is the number of processes, one for each of *cards*, which are indices into the
+    machine's cards.  *estimate* is for one process; None if there is no estimate.
     """
 
     findings: tuple[Finding, ...]
@@ -68,11 +69,11 @@ class Preflight:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found that the run would fail by."""
+        """Whether no finding says that the run would fail."""
         return all(finding.level is not Level.REFUSE for finding in self.findings)
 
 
-def check_run(  # noqa: PLR0917 - each is of a type of its own
+def check_run(  # noqa: PLR0917 - each has its own type
     config: TrainConfig,
     shape: ModelShape | None,
     machine: Machine,
@@ -82,13 +83,13 @@ def check_run(  # noqa: PLR0917 - each is of a type of its own
     *,
     workarounds: frozenset[str] = frozenset(),
 ) -> Preflight:
-    """Return what keeps *config* from running here with *runner*, each finding with what can be done.
+    """Return the findings for *config* with *runner* on this machine, and the decisions for the run.
 
-    *shape* is None where the model's config could not be read; *workarounds* are the
-    launch-time corrections that the run will have.
+    *shape* is None if the model's config could not be read.  *workarounds* are those that the run
+    will apply.
     """
     case = _PreflightCase(config=config, machine=machine, stack=stack, runner=runner, workarounds=workarounds)
-    choice = case.choose(shape)
+    choice = case.choose_cards(shape)
     cards = choice.cards
     precision = precision_for(card.compute_capability for card in cards)
     attention = _attention(shape, cards, stack)
@@ -106,7 +107,7 @@ def check_run(  # noqa: PLR0917 - each is of a type of its own
     ]
     checkpoint = 0
     if shape is None or choice.estimate is None:
-        findings.append(_unreckoned(shape))
+        findings.append(_no_estimate(shape))
     else:
         findings += _attention_findings(shape, cards, case.setting(shape, cards))
         findings += _memory_findings(case, shape, cards, choice.estimate)
@@ -119,7 +120,7 @@ def check_run(  # noqa: PLR0917 - each is of a type of its own
         estimate=choice.estimate,
         processes=max(len(cards), 1),
         attention=attention,
-        cards=choice.at,
+        cards=choice.indices,
     )
 
 
@@ -132,29 +133,29 @@ def setting_for(
     processes: int = 1,
     workarounds: frozenset[str] = frozenset(),
 ) -> Setting:
-    """Return what `estimate` needs to know for a run on *cards*; on none of them: on the CPU."""
+    """Return the setting of `estimate` for a run on *cards*; without cards, on the CPU."""
     versions = {"trl": stack.trl, "axolotl": stack.axolotl}
     return Setting(
         precision=precision_for(card.compute_capability for card in cards),
         profile=runner_profile(runner, versions.get(runner)),
         attention=_attention(shape, cards, stack),
-        is_fused=_is_fused(shape, cards, stack, workarounds),
+        has_fused_attention=_has_fused_attention(shape, cards, stack, workarounds),
         processes=processes,
         on_card=bool(cards),
     )
 
 
 def usable_memory(card: Card) -> int:
-    """Return the bytes of a card's memory that a run can have now."""
+    """Return the bytes of a card's memory that a run can use now."""
     usable = round(card.memory * _USABLE)
     return usable if card.free is None else min(card.free, usable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Choice:
-    """The cards to train on, by index and as they are; what a process takes; what is said about it."""
+class _CardChoice:
+    """The chosen cards, by index and as values, with the estimate for a process and the findings."""
 
-    at: tuple[int, ...]
+    indices: tuple[int, ...]
     cards: list[Card]
     estimate: Estimate | None
     findings: tuple[Finding, ...]
@@ -162,7 +163,7 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PreflightCase:
-    """What is to run, and on what."""
+    """The run to check, and what it would run on."""
 
     config: TrainConfig
     machine: Machine
@@ -172,45 +173,50 @@ class _PreflightCase:
 
     def setting(self, shape: ModelShape, cards: list[Card]) -> Setting:
         return setting_for(
-            shape, cards, self.stack, self.runner, processes=len(cards) or 1, workarounds=self.workarounds
+            shape,
+            cards,
+            self.stack,
+            self.runner,
+            processes=len(cards) or 1,
+            workarounds=self.workarounds,
         )
 
-    def choose(self, shape: ModelShape | None) -> _Choice:
-        """Return the choice of cards.
+    def choose_cards(self, shape: ModelShape | None) -> _CardChoice:
+        """Choose the cards to train on.
 
-        Each process holds the whole model; where not every card has room for it, one
-        process on the card with the most room is left.
+        Each process holds the whole model.  If the model does not fit on every card, one process
+        runs on the card with the most usable memory.
         """
         cards = self.machine.cards
         usable = [
             at for at, card in enumerate(cards) if runs_on(card.compute_capability, self.stack.arch_list)
         ]
         findings = []
-        if cards and not usable:  # what it would take of the card is said nevertheless
+        if cards and not usable:  # the estimate for the first card is still reported
             findings.append(wrong_build(cards[0], self.stack))
             usable = [0]
         elif len(usable) < len(cards):
             others = ", ".join(card.name for at, card in enumerate(cards) if at not in usable)
             why = "torch has no kernels for it"
-            findings.append(Finding(level=Level.NOTE, what=f"left out: {others}", why=why))
+            findings.append(Finding(level=Level.NOTE, what=f"not using {others}", why=why))
         roomiest = sorted(usable, key=lambda at: (-usable_memory(cards[at]), at))[:1]
-        if shape is None or shape.peculiar is not None:
+        if shape is None or shape.unsupported is not None:
             return self._choice(roomiest, None, findings)
         if len(usable) > 1:
-            together = self._reckon(shape, usable)
+            together = self._estimate(shape, usable)
             fitting = [at for at in usable if together.total <= usable_memory(cards[at])]
             findings.append(_process_note(len(usable), len(fitting), together))
             if len(fitting) == len(usable):
                 return self._choice(usable, together, findings)
-        return self._choice(roomiest, self._reckon(shape, roomiest), findings)
+        return self._choice(roomiest, self._estimate(shape, roomiest), findings)
 
-    def _reckon(self, shape: ModelShape, chosen: list[int]) -> Estimate:
+    def _estimate(self, shape: ModelShape, chosen: list[int]) -> Estimate:
         cards = [self.machine.cards[at] for at in chosen]
         return estimate(self.config, shape, self.setting(shape, cards))
 
-    def _choice(self, chosen: list[int], found: Estimate | None, findings: list[Finding]) -> _Choice:
-        return _Choice(
-            at=tuple(chosen),
+    def _choice(self, chosen: list[int], found: Estimate | None, findings: list[Finding]) -> _CardChoice:
+        return _CardChoice(
+            indices=tuple(chosen),
             cards=[self.machine.cards[at] for at in chosen],
             estimate=found,
             findings=tuple(findings),
@@ -218,33 +224,36 @@ class _PreflightCase:
 
 
 def _process_note(cards: int, fitting: int, found: Estimate) -> Finding:
+    size = memory_text(found.total)
     if fitting == cards:
-        what = f"{cards} processes, one for each card"
-        why = f"each card has room for the whole model ({memory_text(found.total)})"
+        what = f"training with {cards} processes, one for each card"
+        why = f"the whole model fits on each card ({size})"
     else:
-        what = f"1 process, though there are {cards} cards"
-        why = f"each process holds the whole model ({memory_text(found.total)}), and "
-        why += f"{'only some cards have' if fitting else 'no card has'} room for it"
+        what = f"training with 1 process on 1 of {cards} cards"
+        where = "only some of the cards" if fitting else "none of the cards"
+        why = f"each process holds the whole model ({size}), which fits on {where}"
     return Finding(level=Level.NOTE, what=what, why=why)
 
 
 def _attention(shape: ModelShape | None, cards: list[Card], stack: Stack) -> str:
     if stack.flash_attn is not None and _have_flash(cards):
         return "flash_attention_2"
-    return "eager" if shape is not None and shape.caps_attention else "sdpa"
+    return "eager" if shape is not None and shape.has_softcapping else "sdpa"
 
 
 def _have_flash(cards: list[Card]) -> bool:
-    """Whether all of *cards* run flash attention, whose kernels begin with 8.0."""
+    """Whether all of *cards* run flash attention, which needs compute capability 8.0."""
     return bool(cards) and all(has_bf16(card.compute_capability) for card in cards)
 
 
-def _is_fused(shape: ModelShape, cards: list[Card], stack: Stack, workarounds: frozenset[str]) -> bool:
-    """Whether torch's attention runs in a kernel that keeps no scores.
+def _has_fused_attention(
+    shape: ModelShape, cards: list[Card], stack: Stack, workarounds: frozenset[str]
+) -> bool:
+    """Whether torch's attention runs in a kernel that does not store the scores.
 
-    From 4.54 on transformers leaves it to torch to repeat keys and values for the
-    query heads that share them, and of torch's kernels only flash attention can.  Where that
-    does not run, the scores of all heads are made in float32 (transformers#48633).
+    From 4.54 on, transformers lets torch share keys and values among query heads.  Of torch's
+    kernels only flash attention supports that.  On cards without it, torch stores the scores of
+    all heads in float32 (transformers#48633).
     """
     return (
         _have_flash(cards)
@@ -263,31 +272,32 @@ def _precision_findings(
         if without.compute_capability is None:
             yield Finding(
                 level=Level.WARN,
-                what=f"the compute capability of the {without.name} is not known: it trains in fp16",
-                why="neither NVML nor nvidia-smi tells it, and fp16 is what every card can",
+                what=f"training in fp16, because the compute capability of the {without.name} is unknown",
+                why="neither NVML nor nvidia-smi reports it, and every card supports fp16",
             )
         else:
             yield Finding(
                 level=Level.NOTE,
-                what="trains in fp16",
-                why=f"the {without.name} has no units for bf16, which begin with compute capability 8.0 "
-                "(it has {}.{})".format(*without.compute_capability),
+                what="training in fp16",
+                why="bf16 needs compute capability 8.0, and the {} has {}.{}".format(
+                    without.name, *without.compute_capability
+                ),
             )
         if shape is not None and shape.model_type.startswith("gemma3"):
             yield Finding(
                 level=Level.WARN,
                 what="models of type `gemma3` overflow in fp16",
-                why="their activations go beyond its 65504, and the loss becomes NaN (transformers#39972)",
-                fix="a card of compute capability 8.0 or later, or a model of another family",
+                why="their activations exceed 65504, and the loss becomes NaN (transformers#39972)",
+                fix="use a card with compute capability 8.0 or later, or a model of another family",
             )
     elif not cards:
-        yield Finding(level=Level.NOTE, what="trains in fp32", why="there is no card")
+        yield Finding(level=Level.NOTE, what="training in fp32", why="this machine has no card")
         if shape is not None and shape.parameters > _SLOW_ON_CPU:
             yield Finding(
                 level=Level.WARN,
-                what=f"a CPU takes very long for {shape.parameters / 1e9:.1f} billion parameters",
-                why="each step computes with all of them for every token",
-                fix="choose a runtime with a card, or a smaller model",
+                what=f"training {shape.parameters / 1e9:.1f} billion parameters on a CPU is very slow",
+                why="every step computes with all of them for every token",
+                fix="use a runtime with a card, or a smaller model",
             )
 
 
@@ -295,9 +305,9 @@ def _slice_findings(machine: Machine) -> Iterator[Finding]:
     if machine.has_slices:
         yield Finding(
             level=Level.WARN,
-            what=f"a part of the {machine.cards[0].name} trains, and is reckoned with as the whole",
-            why="the driver tells the memory of whole cards, and `CUDA_VISIBLE_DEVICES` names a MIG device",
-            fix="see with `nvidia-smi -L` how much that part has, and compare it with the estimate",
+            what=f"training on a slice of the {machine.cards[0].name}, but estimating for the whole card",
+            why="`CUDA_VISIBLE_DEVICES` names a MIG device, and the driver reports the memory of whole cards",
+            fix="compare the estimate with the memory of the slice, which `nvidia-smi -L` lists",
         )
 
 
@@ -305,8 +315,8 @@ def _flash_findings(cards: list[Card], stack: Stack, attention: str) -> Iterator
     if stack.flash_attn is not None and cards and attention != "flash_attention_2":
         yield Finding(
             level=Level.NOTE,
-            what=f"flash-attn {stack.flash_attn} is left aside",
-            why="its kernels begin with compute capability 8.0",
+            what=f"not using flash-attn {stack.flash_attn}",
+            why="its kernels need compute capability 8.0",
         )
 
 
@@ -314,96 +324,98 @@ def _attention_findings(shape: ModelShape, cards: list[Card], setting: Setting) 
     if setting.attention == "eager":
         yield Finding(
             level=Level.NOTE,
-            what="attention is computed without a fused kernel",
-            why=f"models of type `{shape.model_type}` cap their scores, which torch's cannot do",
+            what="computing attention without a fused kernel",
+            why=f"models of type `{shape.model_type}` cap the scores, which torch's kernels do not support",
         )
-    elif setting.keeps_scores and cards:
+    elif setting.stores_scores and cards:
         yield Finding(
             level=Level.NOTE,
-            what="attention makes the scores of all heads at once",
-            why="transformers leaves it to torch to share keys among query heads, and of torch's kernels "
-            "that run below compute capability 8.0 none does",
+            what="attention stores the scores of all heads",
+            why="transformers lets torch share keys among query heads, which torch's kernels for cards "
+            "below compute capability 8.0 do not support",
         )
 
 
-def _unreckoned(shape: ModelShape | None) -> Finding:
-    what = "what memory the run takes is not reckoned"
+def _no_estimate(shape: ModelShape | None) -> Finding:
     if shape is None:
         why = "the model's `config.json` could not be read"
     else:
-        why = f"the model has {shape.peculiar}, and the formula is for like layers"
+        why = f"the model has {shape.unsupported}, and the estimate supports only uniform decoder layers"
     return Finding(
         level=Level.WARN,
-        what=what,
+        what="there is no memory estimate for this run",
         why=why,
-        fix="try it with `max_steps: 2` first: it runs out of memory at once, or not at all",
+        fix="try it with `max_steps: 2` first: if memory is too small, the run fails in the first steps",
     )
 
 
 def _memory_findings(
     case: _PreflightCase, shape: ModelShape, cards: list[Card], found: Estimate
 ) -> Iterator[Finding]:
-    """Yield whether the estimate fits what is free, and if not, what would."""
+    """Yield whether the estimate fits the free memory and, if not, which changes would make it fit."""
     machine, setting = case.machine, case.setting(shape, cards)
     room = min((usable_memory(card) for card in cards), default=machine.ram_free)
     where = "the card's memory" if cards else "memory"
     if not shape.is_known:
-        what = f"the estimate takes the layers of `{shape.model_type}` to be like Llama's"
+        what = f"the estimate assumes that the layers of `{shape.model_type}` are like Llama's"
         yield Finding(level=Level.NOTE, what=what)
-    needed = f"about {memory_text(found.total)} of {where} are needed"
+    needed = f"the run needs about {memory_text(found.total)} of {where}, and {memory_text(room)} are free"
     if found.total > room:
         why, fix = _shortage(machine, cards, found, room)
-        ways = changes_to_fit(case.config, shape, setting, room)
+        changes = changes_to_fit(case.config, shape, setting, room)
         fixes = [fix] if fix else []
-        if ways:
-            fixes.append(f"it fits with {', or '.join(ways)}")
+        if changes:
+            fixes.append(f"it fits with {', or '.join(changes)}")
         elif not fix:
             kind = "a card" if cards else "a machine"
             lowest = memory_text(least_estimate(case.config, shape, setting).total)
-            fixes.append(f"a smaller model, or {kind} with more than {lowest}, its least at any setting")
-        what = f"{needed}, and {memory_text(room)} are free"
-        yield Finding(level=Level.REFUSE, what=what, why=why, fix="; or ".join(fixes))
+            fixes.append(
+                f"use a smaller model, or {kind} with more than {lowest} (the lowest estimate for this model)"
+            )
+        yield Finding(level=Level.REFUSE, what=needed, why=why, fix="; or ".join(fixes))
         return
     if found.total > room * TIGHT_SHARE:
-        easier = changes_to_fit(case.config, shape, setting, round(room * TIGHT_SHARE))
+        changes = changes_to_fit(case.config, shape, setting, round(room * TIGHT_SHARE))
         yield Finding(
             level=Level.WARN,
-            what=f"it is tight: {needed}, and {memory_text(room)} are free",
+            what=f"memory is tight: {needed}",
             why=_largest_parts(found),
-            fix=f"there is more room with {', or '.join(easier)}"
-            if easier
-            else "leave nothing else running beside it",
+            fix=f"it needs less with {', or '.join(changes)}"
+            if changes
+            else "run nothing else on this card"
+            if cards
+            else "run nothing else on this machine",
         )
-    if machine.held and cards:
+    if machine.kernel_memory and cards:
         yield Finding(
             level=Level.NOTE,
-            what=f"this kernel holds {memory_text(machine.held)} of the card's memory",
-            why="training runs in a process of its own, and has what is left",
+            what=f"this kernel uses {memory_text(machine.kernel_memory)} of the card's memory",
+            why="the run is a process of its own and has the rest",
         )
 
 
 def _shortage(machine: Machine, cards: list[Card], found: Estimate, room: int) -> tuple[str, str]:
-    """Return why too little is free, and what frees enough; the latter is empty where nothing can."""
+    """Return why too little memory is free, and how to free enough; the latter is empty if nothing can."""
     whole = min((round(card.memory * _USABLE) for card in cards), default=machine.ram)
     if found.total > whole:
         return _largest_parts(found), ""
     if not cards:
         return (
-            f"of {memory_text(whole)} the rest is in use",
-            "end what uses it; a restarted kernel holds nothing",
+            f"other processes use the rest of {memory_text(whole)}",
+            "end them; restarting a notebook's kernel frees its memory",
         )
-    if found.total <= room + machine.held:
-        why = f"this kernel itself holds {memory_text(machine.held)} of it"
+    if found.total <= room + machine.kernel_memory:
+        why = f"this kernel uses {memory_text(machine.kernel_memory)} of it"
         return why, "restart the kernel, or delete the model there and call `torch.cuda.empty_cache()`"
-    if machine.holders:
-        return f"it is held by {', '.join(machine.holders)}", "end what holds it"
-    why = f"something else holds {memory_text(whole - room - machine.held)} of it"
-    return why, "see with `nvidia-smi` what holds it, and end that"
+    if machine.other_processes:
+        return f"{', '.join(machine.other_processes)} uses the rest", "end what uses it"
+    why = f"other processes use {memory_text(whole - room - machine.kernel_memory)} of it"
+    return why, "find them with `nvidia-smi`, and end them"
 
 
 def _largest_parts(found: Estimate) -> str:
     parts = sorted(found.parts.items(), key=lambda part: -part[1])[:3]
-    return "most of it is " + ", ".join(
+    return "the largest parts are " + ", ".join(
         f"{_PARTS.get(name, name)} ({memory_text(size)})" for name, size in parts
     )
 
@@ -411,49 +423,49 @@ def _largest_parts(found: Estimate) -> str:
 _PARTS = {
     "loss": "logits for the loss",
     "one layer": "the backward pass of a layer",
-    "optimizer": "states of the optimizer",
-    "context": "what CUDA takes",
+    "optimizer": "optimizer states",
+    "context": "the CUDA context",
 }
 
 
 def _loading_findings(shape: ModelShape, machine: Machine, *, processes: int) -> Iterator[Finding]:
-    """Yield whether there is memory to load the model with."""
-    tensor = shape.vocabulary * shape.hidden * 2  # the largest: files are mapped and read one by one
+    """Yield whether the machine has enough memory to load the model."""
+    tensor = shape.vocabulary * shape.hidden * 2  # the largest: files are mapped, and tensors read one by one
     ram = processes * (_PROCESS_RAM + tensor)
     if ram > machine.ram_free:
         yield Finding(
             level=Level.REFUSE,
-            what=f"about {memory_text(ram)} of the machine's memory are needed to load the model, "
+            what=f"loading the model needs about {memory_text(ram)} of the machine's memory, "
             f"and {memory_text(machine.ram_free)} are free",
-            why=f"{'each process' if processes > 1 else 'a process'} holds "
-            f"{memory_text(_PROCESS_RAM)} and a tensor",
-            fix="free some (a restarted kernel holds nothing), or choose a runtime with more memory",
+            why=f"{'each process' if processes > 1 else 'a process'} needs "
+            f"{memory_text(_PROCESS_RAM)} and the size of the largest tensor",
+            fix="free memory (restarting a kernel frees its own), or use a runtime with more memory",
         )
 
 
 def _disk_findings(
     config: TrainConfig, machine: Machine, access: Access, checkpoint: int
 ) -> Iterator[Finding]:
-    """Yield whether there is disk for the model and for checkpoints of *checkpoint* bytes each."""
+    """Yield whether the disk has space for the model and for checkpoints of *checkpoint* bytes each."""
     weights, checkpoints = access.weights, (config.save_total_limit + 1) * checkpoint
-    fetched = f"{size_text(weights)} of weights are to be fetched"
-    taken = f"{config.save_total_limit} checkpoints and one more on the way take {size_text(checkpoints)}"
-    elsewhere = "point `HF_HOME` at a larger disk"
+    download = f"the weights to download have {size_text(weights)}"
+    saved = f"{config.save_total_limit} checkpoints and the one being saved have {size_text(checkpoints)}"
+    move_cache = "point `HF_HOME` at a larger disk"
     if machine.cache_free is not None:
-        yield from _shortage_of_disk(weights, machine.cache_free, " for the hub's cache", fetched, elsewhere)
-        other = "name an `output_dir` on a larger disk"
-        yield from _shortage_of_disk(checkpoints, machine.disk_free, " for the run", taken, other)
+        yield from _disk_shortage(weights, machine.cache_free, " for the hub's cache", download, move_cache)
+        move_run = "set `output_dir` to a larger disk"
+        yield from _disk_shortage(checkpoints, machine.disk_free, " for the run", saved, move_run)
         return
-    ways = elsewhere if checkpoints <= machine.disk_free else ""
-    why = f"{fetched}, and {taken}" if checkpoints else fetched
-    yield from _shortage_of_disk(weights + checkpoints, machine.disk_free, "", why, ways)
+    fix = move_cache if checkpoints <= machine.disk_free else ""
+    why = f"{download}, and {saved}" if checkpoints else download
+    yield from _disk_shortage(weights + checkpoints, machine.disk_free, "", why, fix)
 
 
-def _shortage_of_disk(need: int, free: int, where: str, why: str, elsewhere: str) -> Iterator[Finding]:
+def _disk_shortage(need: int, free: int, where: str, why: str, fix: str) -> Iterator[Finding]:
     if need > free:
         yield Finding(
             level=Level.REFUSE,
-            what=f"{size_text(need)} of disk are needed{where}, and {size_text(free)} are free",
+            what=f"{size_text(need)} of disk space are needed{where}, and {size_text(free)} are free",
             why=why,
-            fix=f"free {size_text(need - free)}{', or ' + elsewhere if elsewhere else ''}",
+            fix=f"free {size_text(need - free)}{', or ' + fix if fix else ''}",
         )

@@ -1,4 +1,4 @@
-"""What preflight judges by, and what it says: values only, filled in at the edge."""
+"""The facts that preflight checks, and its findings: values only."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from enum import Enum
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.accelerator import Accelerator
 
-__all__ = ["Access", "Card", "Finding", "Level", "Machine", "ProvenEnvironment", "Stack", "is_older"]
+__all__ = [
+    "Access",
+    "Card",
+    "Finding",
+    "Level",
+    "Machine",
+    "ProvenEnvironment",
+    "Stack",
+    "is_older",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One card.  *memory* and *free* in bytes; what nobody could tell is None."""
+    """One card.  *memory* and *free* are in bytes.  Unknown values are None."""
 
     name: str
     compute_capability: tuple[int, int] | None
@@ -23,19 +32,19 @@ class Card:
 
     @property
     def sm(self) -> str:
-        """The compute capability as compilers write it: ``sm_75``; empty where it is not known."""
+        """The compute capability as compilers write it, ``sm_75``; empty if unknown."""
         return "sm_{}{}".format(*self.compute_capability) if self.compute_capability else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """The machine as it stands, in bytes.
+    """The current state of the machine.  Sizes are in bytes.
 
-    *disk_free* is of the disk that the run is written to, *cache_free* of the one that
-    the hub's files are kept on, None where that is the same.  *held* is what this very kernel
-    holds of the cards' memory, *holders* who else does: ``python (pid 123)``.  *accelerator*
-    has the same cards as *cards*, in the same order; *has_slices* says that they are parts of
-    cards (MIG), each told of as if it were the whole.
+    *disk_free* is free space on the disk of the run folder, *cache_free* that on the disk of the
+    hub's cache, or None if it is the same disk.  *kernel_memory* is the card memory that this
+    process uses.  *other_processes* are the others that use some: ``python (pid 123)``.
+    *accelerator* has the same cards as *cards*, in the same order.  *has_slices* is true if
+    CUDA_VISIBLE_DEVICES names a slice of a card (MIG): *cards* then describes the whole card.
     """
 
     cards: tuple[Card, ...]
@@ -43,19 +52,19 @@ class Machine:
     ram_free: int
     disk_free: int
     cache_free: int | None = None
-    held: int = 0
-    holders: tuple[str, ...] = ()
+    kernel_memory: int = 0
+    other_processes: tuple[str, ...] = ()
     accelerator: Accelerator = field(default_factory=Accelerator)
     has_slices: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """What the target interpreter has; versions are None for what is not installed.
+    """The versions in the target environment; None for projects that are not installed.
 
-    *arch_list* is ``torch.cuda.get_arch_list()``, empty for a build without CUDA.
-    *model_types* and *rope_types* are those that transformers knows; empty: not known.
-    *reporters* are what of `report_to` is installed.
+    *arch_list* is ``torch.cuda.get_arch_list()``, empty for a build without CUDA.  *model_types*
+    and *rope_types* are those that transformers supports; empty if unknown.  *reporters* are the
+    values of `report_to` whose project is installed.
     """
 
     torch: str
@@ -74,7 +83,7 @@ class Stack:
 class ProvenEnvironment:
     """An environment that was applied and proven, to train in.
 
-    *lock* is the digest of its lock or, in a kernel, of its pins.
+    *lock* is the digest of its lock or, for a kernel, of its pins.
     """
 
     matrix: str
@@ -91,7 +100,7 @@ class ProvenEnvironment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """What the hub said of the model; *weights*: bytes that are to be fetched, 0 for cached or local ones."""
+    """Whether the model can be read.  *weights* is the size of the download in bytes, 0 if it is local."""
 
     status: str  # "open", "gated", "missing", "unreachable" or "local"
     weights: int = 0
@@ -101,16 +110,16 @@ class Access:
 
 
 class Level(Enum):
-    """What a finding means for the run."""
+    """The consequence of a finding."""
 
-    REFUSE = "refuse"  # it would fail
-    WARN = "warn"  # it may not do what is wanted
+    REFUSE = "refuse"  # the run would fail
+    WARN = "warn"  # the run may not do what the user wants
     NOTE = "note"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that preflight found; *fix* is empty in a note that asks for nothing."""
+    """A finding of preflight: what, why, and how to fix it.  *fix* is empty if there is nothing to do."""
 
     level: Level
     what: str
@@ -119,7 +128,7 @@ class Finding:
 
 
 def is_older(version: str | None, than: str) -> bool:
-    """Whether *version* is one that comes before *than*; one that cannot be read is not."""
+    """Whether *version* is older than *than*; false if it is not a valid version."""
     try:
         return version is not None and Version(version) < Version(than)
     except InvalidVersion:

@@ -1,8 +1,8 @@
-"""What a model's repository says before its weights are fetched: the config, their size, who may read it.
+"""Query a model before its weights are downloaded: its config, the size of the weights, access to it.
 
-A folder is read as it is.  Of a name on the hub the local cache is asked, where
-huggingface_hub keeps it (``HF_HOME``, ``HF_HUB_CACHE``), and then the hub
-(``HF_ENDPOINT``), unless ``HF_HUB_OFFLINE`` forbids it.
+A folder is read directly.  For a name on the hub, the cache of huggingface_hub is read
+(``HF_HOME``, ``HF_HUB_CACHE``) and the hub is asked (``HF_ENDPOINT``), unless
+``HF_HUB_OFFLINE`` forbids it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = [
 ]
 
 _CONFIG = "config.json"
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # as huggingface_hub reads them
+_TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # the values that huggingface_hub accepts
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)?")
-_LARGEST = 32 << 20  # bytes of a page: the largest repositories have some thousand files
-_REDIRECTS = 5
-_MOVED = frozenset({301, 302, 303, 307, 308})
-# What transformers looks for, in its order; the shards of one file are told by its index.
+_MAX_PAGE = 32 << 20  # bytes: the largest repositories list some thousand files
+_MAX_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# The files that transformers looks for, in its order.  The index of a file lists its shards.
 _SHARDS = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
 _WEIGHTS = (
     ("model.safetensors", "model", "safetensors"),
@@ -51,15 +51,15 @@ _WEIGHTS = (
 
 
 class Transport(Protocol):
-    """Sends one request.  Raises FetchFailed where nothing answers."""
+    """Sends one request.  Raises FetchFailed if there is no response."""
 
     def ask(self, method: str, url: str, headers: Mapping[str, str]) -> HttpResponse:
-        """Return the answer to one request, whatever its status is, without following redirects."""
+        """Return the response, whatever its status, without following redirects."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _HubFile:
-    """A file of a repository.  *digest* is what huggingface_hub calls its blob in the cache."""
+    """A file of a repository.  *digest* is the name of its blob in the cache of huggingface_hub."""
 
     name: str
     size: int
@@ -68,18 +68,18 @@ class _HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubCache:
-    """The cache of huggingface_hub; nothing is written there, and nothing is remembered here."""
+    """The cache of huggingface_hub, read-only.  Every call reads the disk."""
 
     folder: Path
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> HubCache:
-        """Return the one that huggingface_hub uses in a process with these variables."""
+    def from_environ(cls, environ: Mapping[str, str]) -> HubCache:
+        """Return the cache that huggingface_hub uses in a process with the variables *environ*."""
         named = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
         return cls(Path(expand_path(named, environ)) if named else hub_home(environ) / "hub")
 
     def snapshot(self, repo: str, revision: str) -> Path | None:
-        """Return the folder of the revision's files; None where none of them is kept."""
+        """Return the folder of the revision's files; None if none is cached."""
         model = self._model(repo)
         commit = revision
         with suppress(OSError, UnicodeDecodeError):
@@ -87,13 +87,13 @@ class HubCache:
         found = model / "snapshots" / commit
         return found if commit and found.is_dir() else None
 
-    def is_whole(self, repo: str, revision: str) -> bool:
-        """Whether a model can be loaded from what is kept: its config and all of its weights."""
+    def has_model(self, repo: str, revision: str) -> bool:
+        """Whether the config and all weights are cached, so that the model loads without the hub."""
         found = self.snapshot(repo, revision)
         return found is not None and (found / _CONFIG).is_file() and _has_weights(found)
 
-    def has(self, repo: str, digest: str) -> bool:
-        """Whether a file's content is kept, whatever revision it came with."""
+    def has_blob(self, repo: str, digest: str) -> bool:
+        """Whether the content of a file is cached, for any revision."""
         return bool(digest) and (self._model(repo) / "blobs" / digest).is_file()
 
     def _model(self, repo: str) -> Path:
@@ -102,7 +102,7 @@ class HubCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What `query_model` heard; *problem* says why there is no *config*."""
+    """The result of `query_model`.  *problem* is the reason if *config* is None."""
 
     access: Access
     config: Mapping[str, Any] | None = None
@@ -110,9 +110,9 @@ class ModelFacts:
 
 
 class HubClient:
-    """Asks a hub about one model at one revision.
+    """Queries a hub about one model at one revision.
 
-    *failure* is set once the hub did not answer: it is not waited for again.
+    *failure* is set once the hub has not responded.  It is not queried again then.
     """
 
     failure: FetchFailed | None = None
@@ -129,82 +129,81 @@ class HubClient:
         self._transport = transport
 
     def status(self) -> str:
-        """Return ``open``, ``gated`` or ``missing``, by one HEAD request.
+        """Return ``open``, ``gated`` or ``missing``, with one HEAD request.
 
-        Raises FetchFailed where the hub does not answer, InvalidInput where it
-        does not know the token.
+        Raises FetchFailed if the hub does not respond, InvalidInput if it rejects the token.
         """
-        return self._judged(self._ask("HEAD", self._url_of(_CONFIG)))
+        return self._status_of(self._request("HEAD", self._url_of(_CONFIG)))
 
     def config(self) -> Mapping[str, Any]:
         """Return the model's config.  Raises FetchFailed, InvalidInput, NotFound, Refused."""
         if self.failure is not None:
             raise self.failure
         url = self._url_of(_CONFIG)
-        answer = self._ask("GET", url)
-        status = self._judged(answer)
+        response = self._request("GET", url)
+        status = self._status_of(response)
         if status == "gated":
-            hint = f"Ask for access at {self.page}, then give a token in HF_TOKEN"
-            raise Refused(f"the model `{self.repo}` is gated: its config cannot be read yet", hint=hint)
+            hint = f"Request access at {self.page}, then set HF_TOKEN"
+            raise Refused(f"cannot read the config of `{self.repo}`: the model is gated", hint=hint)
         if status == "missing":
             raise _missing(self.repo, self.revision, self.page)
-        if answer.status != HTTPStatus.OK:
+        if response.status != HTTPStatus.OK:
             raise NotFound(
-                f"`{self.repo}` has no `{_CONFIG}`: it holds no model that transformers loads",
-                hint=f"look at {self.page}: quantised files for other programs often lie beside a model, "
-                "under another name",
+                f"`{self.repo}` has no `{_CONFIG}`, so transformers cannot load it",
+                hint=f"Look at {self.page}: files quantised for other programs are often in a repository "
+                "of their own, beside that of the model",
             )
-        return _mapping(answer.read(_LARGEST), url)
+        return _mapping(response.read(_MAX_PAGE), url)
 
     def files(self) -> tuple[_HubFile, ...]:
-        """Return every file with its size; none where the hub does not tell."""
+        """Return every file with its size; empty if the hub does not list them."""
         revision = quote(self.revision, safe="")
         url = f"{self._endpoint}/api/models/{self.repo}/revision/{revision}?blobs=true"
-        answer = self._ask("GET", url)
-        if answer.status != HTTPStatus.OK:
+        response = self._request("GET", url)
+        if response.status != HTTPStatus.OK:
             return ()
-        return tuple(_files(_mapping(answer.read(_LARGEST), url).get("siblings")))
+        return tuple(_files(_mapping(response.read(_MAX_PAGE), url).get("siblings")))
 
     def _url_of(self, name: str) -> str:
         return f"{self._endpoint}/{self.repo}/resolve/{quote(self.revision, safe='')}/{name}"
 
-    def _ask(self, method: str, url: str) -> HttpResponse:
-        """Return the answer after redirects: a model may have another name by now.
+    def _request(self, method: str, url: str) -> HttpResponse:
+        """Return the response after redirects, since a model may have been renamed.
 
-        Another host gets no token.  That there is one to go to is the answer to a
-        HEAD: who may not read a file is not sent there.
+        The token is not sent to another host.  A HEAD request does not follow a redirect to another
+        host: the hub sends it only to clients that may read the file.
         """
         headers = dict(self._headers)
-        for _ in range(_REDIRECTS):
-            answer = self._transport.ask(method, url, headers)
-            further = urljoin(url, answer.headers.get("location", ""))
-            is_elsewhere = urlsplit(further)[:2] != urlsplit(url)[:2]
-            if answer.status not in _MOVED or further == url or (is_elsewhere and method == "HEAD"):
-                return answer
-            if is_elsewhere:
+        for _ in range(_MAX_REDIRECTS):
+            response = self._transport.ask(method, url, headers)
+            location = urljoin(url, response.headers.get("location", ""))
+            is_other_host = urlsplit(location)[:2] != urlsplit(url)[:2]
+            if response.status not in _REDIRECTS or location == url or (is_other_host and method == "HEAD"):
+                return response
+            if is_other_host:
                 headers.pop("Authorization", None)
-            url = further
-        raise FetchFailed(f"`{url}` redirects more than {_REDIRECTS} times", url=url)
+            url = location
+        raise FetchFailed(f"`{url}` redirects more than {_MAX_REDIRECTS} times", url=url)
 
-    def _judged(self, answer: HttpResponse) -> str:
-        code, message = answer.headers.get("x-error-code"), answer.headers.get("x-error-message", "")
-        if answer.status < HTTPStatus.BAD_REQUEST or code == "EntryNotFound":
+    def _status_of(self, response: HttpResponse) -> str:
+        code, message = response.headers.get("x-error-code"), response.headers.get("x-error-message", "")
+        if response.status < HTTPStatus.BAD_REQUEST or code == "EntryNotFound":
             return "open"
         if code == "GatedRepo":
             return "gated"
-        is_stranger = answer.status == HTTPStatus.UNAUTHORIZED
-        if is_stranger and self._has_token and "credentials" in message.lower():
+        is_unauthorized = response.status == HTTPStatus.UNAUTHORIZED
+        if is_unauthorized and self._has_token and "credentials" in message.lower():
             raise InvalidInput(
-                "the hub does not know the token: it was withdrawn, or is not whole",
-                hint=f"Make a new one at {self._endpoint}/settings/tokens, and give it in HF_TOKEN",
+                "the hub rejects the token: it was revoked, or is incomplete",
+                hint=f"Create a new one at {self._endpoint}/settings/tokens, and set HF_TOKEN to it",
             )
-        # Who is not known is told 401 of what does not exist: the hub keeps quiet about private models.
-        if is_stranger or answer.status == HTTPStatus.NOT_FOUND:
+        # Without a token, the hub answers 401 for models that do not exist: it does not reveal private ones.
+        if is_unauthorized or response.status == HTTPStatus.NOT_FOUND:
             return "missing"
-        if answer.status == HTTPStatus.FORBIDDEN:
+        if response.status == HTTPStatus.FORBIDDEN:
             return "gated"
-        message = f"`{answer.url}` answered {answer.status}{f': {message}' if message else ''}"
-        raise FetchFailed(message, url=answer.url, status=answer.status, hint="try again later")
+        message = f"`{response.url}` answered {response.status}{f': {message}' if message else ''}"
+        raise FetchFailed(message, url=response.url, status=response.status, hint="try again later")
 
 
 def query_model(
@@ -215,14 +214,13 @@ def query_model(
     *,
     transport: Transport | None = None,
 ) -> ModelFacts:
-    """Return whether the model can be had, how many bytes of weights are still to be fetched, and its config.
+    """Return the access to a model, the size of the download, and its config.
 
-    One HEAD request tells the first, one page of the hub the second: what is kept
-    in the cache is not counted.  ``local`` is a folder, or a model that is kept
-    whole where the hub does not give it.  *weights* is 0, too, where the hub
-    does not tell.  A hub that does not answer is asked no more: the cache is read.
-    Raises InvalidInput for a token that the hub does not know, NotFound for what
-    is neither a folder nor a name.
+    The access takes one HEAD request, the size one page of the hub.  Cached weights are not
+    counted, and the size is 0 if the hub does not list the files.  The status ``local`` means a
+    folder, or a cached model that the hub does not provide.  If the hub does not respond, it is
+    not queried again, and the cache is read.  Raises InvalidInput for a token that the hub
+    rejects, NotFound if *base_model* is neither a folder nor a valid name.
     """
     has_token = bool(token)
     if Path(base_model).is_dir():
@@ -246,12 +244,12 @@ def read_model_config(
     *,
     transport: Transport | None = None,
 ) -> Mapping[str, Any]:
-    """Return the ``config.json`` of a model: of a folder, from the cache of the hub, or from the hub.
+    """Return the ``config.json`` of a model from a folder, the cache of the hub, or the hub.
 
-    A revision that is no commit may have moved on, and is asked for again; the
-    cache answers where the hub does not.  Raises NotFound where there is no such
-    model, Refused where it is gated, FetchFailed where the hub cannot be reached
-    and nothing is kept, InvalidInput where the file or the token is no use.
+    A revision that is not a commit may have changed, so the hub is queried.  The cache is used if
+    the hub does not respond.  Raises NotFound if there is no such model, Refused if it is gated,
+    FetchFailed if the hub does not respond and the config is not cached, InvalidInput if the file
+    or the token is invalid.
     """
     if Path(base_model).is_dir():
         return _config_in(Path(base_model))
@@ -259,7 +257,7 @@ def read_model_config(
 
 
 def _access(client: HubClient, environ: Mapping[str, str], *, has_token: bool) -> Access:
-    cache = HubCache.of(environ)
+    cache = HubCache.from_environ(environ)
     status, weights = "unreachable", 0
     if not is_offline(environ):
         try:
@@ -268,7 +266,7 @@ def _access(client: HubClient, environ: Mapping[str, str], *, has_token: bool) -
                 weights = _missing_bytes(client, cache)
         except FetchFailed as error:
             client.failure = error
-    if status != "open" and cache.is_whole(client.repo, client.revision):
+    if status != "open" and cache.has_model(client.repo, client.revision):
         status = "local"
     return Access(status=status, weights=weights, repo=client.repo, url=client.page, has_token=has_token)
 
@@ -276,32 +274,32 @@ def _access(client: HubClient, environ: Mapping[str, str], *, has_token: bool) -
 def _config_in(folder: Path) -> Mapping[str, Any]:
     path = folder / _CONFIG
     if not path.is_file():
-        raise NotFound(f"the folder `{folder}` is no model: there is no `{_CONFIG}` in it")
+        raise NotFound(f"the folder `{folder}` is not a model: it has no `{_CONFIG}`")
     return _mapping(path.read_bytes(), str(path))
 
 
 def _config_of(client: HubClient, environ: Mapping[str, str]) -> Mapping[str, Any]:
-    kept = HubCache.of(environ).snapshot(client.repo, client.revision)
-    known = kept / _CONFIG if kept is not None and (kept / _CONFIG).is_file() else None
-    if known is not None and (is_offline(environ) or known.parent.name == client.revision):
-        return _mapping(known.read_bytes(), str(known))
+    snapshot = HubCache.from_environ(environ).snapshot(client.repo, client.revision)
+    cached = snapshot / _CONFIG if snapshot is not None and (snapshot / _CONFIG).is_file() else None
+    if cached is not None and (is_offline(environ) or cached.parent.name == client.revision):
+        return _mapping(cached.read_bytes(), str(cached))
     try:
         if is_offline(environ):
-            raise _not_kept(client)
+            raise _not_cached(client)
         return client.config()
-    except (Unmet, NotFound):  # transformers takes what is kept then, too
-        if known is None:
+    except (Unmet, NotFound):  # transformers falls back to the cache as well
+        if cached is None:
             raise
-        return _mapping(known.read_bytes(), str(known))
+        return _mapping(cached.read_bytes(), str(cached))
 
 
 def is_offline(environ: Mapping[str, str]) -> bool:
-    """Whether huggingface_hub, and so we, may not ask the network."""
+    """Whether the variables forbid huggingface_hub, and so colablock, to use the network."""
     return (environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE", "")).upper() in _TRUE
 
 
 def hub_home(environ: Mapping[str, str]) -> Path:
-    """Return the folder that huggingface_hub keeps its things in: ``HF_HOME``."""
+    """Return the folder of huggingface_hub: ``HF_HOME``."""
     named = environ.get("HF_HOME")
     if named:
         return Path(expand_path(named, environ))
@@ -310,7 +308,7 @@ def hub_home(environ: Mapping[str, str]) -> Path:
 
 
 def expand_path(path: str, environ: Mapping[str, str]) -> str:
-    """Return a path as huggingface_hub takes it from a variable: with ``~`` and ``$NAME`` filled in."""
+    """Return *path* with ``~`` and ``$NAME`` expanded, as huggingface_hub expands its variables."""
     if path == "~" or path.startswith("~/"):
         path = environ.get("HOME", "~") + path[1:]
     return re.sub(
@@ -326,37 +324,37 @@ def _client(
     transport: Transport | None,
 ) -> HubClient:
     if not _NAME.fullmatch(base_model):
-        message = f"there is no folder `{base_model}`, and no model on the hub is called so"
-        raise NotFound(message, hint="Give a folder with a model in it, or a name such as `owner/model`")
+        message = f"`{base_model}` is neither a folder nor a valid name of a model on the hub"
+        raise NotFound(message, hint="Give the path of a model, or a name such as `owner/model`")
     endpoint = (environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     if transport is None:
-        # A preflight does not wait as long as a download: what it cannot ask, it says.
-        patience = {"COLABLOCK_TIMEOUT": "15", "COLABLOCK_RETRIES": "1", **environ}
-        transport = HttpClient(patience, Mirrors(()), Credentials({}), connections=1)
+        # Preflight waits less than a download would: it reports what it could not query.
+        settings = {"COLABLOCK_TIMEOUT": "15", "COLABLOCK_RETRIES": "1", **environ}
+        transport = HttpClient(settings, Mirrors(()), Credentials({}), connections=1)
     return HubClient(base_model, revision or "main", endpoint=endpoint, token=token, transport=transport)
 
 
 def _missing(repo: str, revision: str, page: str) -> NotFound:
     at = f" at revision `{revision}`" if revision != "main" else ""
-    hint = f"Look at {page}; a private model needs a token that may read it, in HF_TOKEN"
-    return NotFound(f"the hub has no model `{repo}`{at}, or does not show it", hint=hint)
+    hint = f"Check {page}; for a private model, set HF_TOKEN to a token that may read it"
+    return NotFound(f"the hub has no model `{repo}`{at}, or it is private", hint=hint)
 
 
-def _not_kept(client: HubClient) -> FetchFailed:
-    message = f"`{client.repo}` is not in the cache of the hub, and HF_HUB_OFFLINE forbids to ask for it"
-    return FetchFailed(message, url=client.page, hint="unset HF_HUB_OFFLINE, or name a folder with the model")
+def _not_cached(client: HubClient) -> FetchFailed:
+    message = f"`{client.repo}` is not cached, and HF_HUB_OFFLINE forbids a download"
+    return FetchFailed(message, url=client.page, hint="unset HF_HUB_OFFLINE, or give the path of the model")
 
 
 def _missing_bytes(client: HubClient, cache: HubCache) -> int:
     files = {file.name: file for file in client.files()}
-    names = _chosen(files)
-    return sum(file.size for name in names if not cache.has(client.repo, (file := files[name]).digest))
+    names = _weight_files(files)
+    return sum(file.size for name in names if not cache.has_blob(client.repo, (file := files[name]).digest))
 
 
-def _chosen(names: Collection[str]) -> list[str]:
-    """Return the files of weights that transformers would load, of all those of a repository.
+def _weight_files(names: Collection[str]) -> list[str]:
+    """Return those of *names* that transformers would load as weights.
 
-    What lies in folders (for other programs) is left out; so is a second form of the same weights.
+    Files in folders are for other programs.  If the weights exist in two formats, one is returned.
     """
     for single, stem, ending in _WEIGHTS:
         if single in names:
@@ -371,7 +369,7 @@ def _chosen(names: Collection[str]) -> list[str]:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Whether all weights are in a snapshot: a link to what is not there counts as none."""
+    """Whether a snapshot has all weights; a broken link does not count."""
     for single, _, _ in _WEIGHTS:
         if (folder / single).is_file():
             return True
@@ -400,7 +398,7 @@ def _mapping(data: bytes, source: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except ValueError as error:
-        raise InvalidInput(f"`{source}` is no JSON: {error}") from error
+        raise InvalidInput(f"`{source}` is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InvalidInput(f"`{source}` holds no object")
+        raise InvalidInput(f"`{source}` is not a JSON object")
     return value

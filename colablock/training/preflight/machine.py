@@ -1,4 +1,4 @@
-"""What a run meets: the cards with their free memory, who holds the rest, memory and disk; and the stack."""
+"""Read the facts for preflight: cards, memory, disk space, other processes, and the stack of the target."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = ["card_of", "read_machine", "read_stack", "system_memory", "visible"]
 
-_STACK_SECONDS = 300.0  # the first import of torch from a cold disk
+_STACK_TIMEOUT = 300.0  # seconds: the first import of torch from a cold disk is slow
 _UNKNOWN = (1 << 64) - 1  # NVML_VALUE_NOT_AVAILABLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Use:
-    """How a card is used now.  *processes* are pairs of a process' number and the bytes that it holds."""
+    """The current use of a card.  *processes* are pairs of a process id and the bytes that it uses."""
 
     uuid: str
     free: int | None
@@ -63,12 +63,12 @@ def read_machine(
     modules: Mapping[str, Any] = sys.modules,
     root: Path = Path("/"),
 ) -> Machine:
-    """Return what there is for a run that writes into *folder*; never raises.
+    """Return the state of this machine for a run that writes to *folder*; never raises.
 
-    *accelerator* is what this machine has, where that is known already.  Of the cards
-    those count that ``CUDA_VISIBLE_DEVICES`` leaves.  What this kernel
-    holds of them is told by the driver or, in a container where it knows no process
-    numbers, by the torch among *modules*.
+    *accelerator* is this machine's, if it is known already.  Only cards in
+    ``CUDA_VISIBLE_DEVICES`` are included.  The memory that this process uses comes from the
+    driver.  In a container the driver may not see process ids; then it comes from the torch in
+    *modules*.
     """
     accelerator = accelerator or detect(environ)
     devices = accelerator.devices
@@ -81,22 +81,22 @@ def read_machine(
         for process, size in uses[at].processes:
             held[process] = held.get(process, 0) + size
     ram, ram_free = system_memory(root)
-    cache = HubCache.of(environ).folder
+    cache = HubCache.from_environ(environ).folder
     return Machine(
         cards=cards,
         ram=ram,
         ram_free=ram_free,
         disk_free=free_space(folder),
         cache_free=None if is_same_disk(cache, folder) else free_space(cache),
-        held=max(held.pop(own, 0), _held_by_torch(modules)),
-        holders=tuple(_named(process, root) for process in sorted(held)),
+        kernel_memory=max(held.pop(own, 0), _reserved_by_torch(modules)),
+        other_processes=tuple(_process_name(process, root) for process in sorted(held)),
         accelerator=_seen(accelerator, seen),
         has_slices=bool(seen) and _names_slices(environ),
     )
 
 
 def visible(accelerator: Accelerator, environ: Mapping[str, str]) -> Accelerator:
-    """Return *accelerator* with the cards that CUDA shows a process with these variables, in their order."""
+    """Return *accelerator* with only the cards that CUDA shows to a process with *environ*, in that order."""
     uses = _uses(environ, len(accelerator.devices)) if accelerator.devices else []
     return _seen(accelerator, _visible(environ, uses))
 
@@ -108,39 +108,39 @@ def _seen(accelerator: Accelerator, places: Sequence[int]) -> Accelerator:
 
 
 def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
-    """Return what the environment of *python* trains with, as it says itself in a process of its own.
+    """Return the stack in the environment of *python*, which a process there reports.
 
-    Raises Unmet where torch or transformers is missing or does not import there.
+    Raises Unmet if torch or transformers is missing or cannot be imported.
     """
-    told = ask_target(
+    answer = ask_target(
         python,
         SCRIPTS / "describe_stack.py",
         {},
-        doing="tell its stack",
+        doing="report its stack",
         environ=environ,
-        timeout=_STACK_SECONDS,
+        timeout=_STACK_TIMEOUT,
     )
-    if "error" in told:
-        hint = "`colablock verify` says what else does not work there"
-        raise Unmet(f"the environment of `{python}` cannot train: {told['error']}", hint=hint)
+    if "error" in answer:
+        hint = "`colablock verify` checks the rest of the environment"
+        raise Unmet(f"the environment of `{python}` cannot train: {answer['error']}", hint=hint)
     return Stack(
-        torch=told["torch"],
-        arch_list=tuple(told["arch_list"]),
-        transformers=told["transformers"],
-        trl=told["trl"],
-        bitsandbytes=told["bitsandbytes"],
-        axolotl=told["axolotl"],
-        flash_attn=told["flash_attn"],
-        model_types=frozenset(told["model_types"]),
-        rope_types=frozenset(told["rope_types"]),
-        reporters=frozenset(told["reporters"]),
+        torch=answer["torch"],
+        arch_list=tuple(answer["arch_list"]),
+        transformers=answer["transformers"],
+        trl=answer["trl"],
+        bitsandbytes=answer["bitsandbytes"],
+        axolotl=answer["axolotl"],
+        flash_attn=answer["flash_attn"],
+        model_types=frozenset(answer["model_types"]),
+        rope_types=frozenset(answer["rope_types"]),
+        reporters=frozenset(answer["reporters"]),
     )
 
 
 def system_memory(root: Path = Path("/")) -> tuple[int, int]:
-    """Return the memory that this process may use, and how much of it is free; 0 where nothing tells.
+    """Return the bytes of memory that this process may use, and the free bytes; 0 if unknown.
 
-    A container has less than its host: the smallest limit of its control groups counts.
+    In a container the smallest limit of its control groups applies.
     """
     fields = dict(_pairs(_text(root / "proc/meminfo").replace(" kB", "")))
     total, free = fields.get("MemTotal", 0) << 10, fields.get("MemAvailable", 0) << 10
@@ -151,7 +151,7 @@ def system_memory(root: Path = Path("/")) -> tuple[int, int]:
 
 
 def card_of(device: Device, free: int | None = None) -> Card:
-    """Return a device as a card."""
+    """Return the card of a device."""
     return Card(name=device.name, compute_capability=device.capability, memory=device.memory, free=free)
 
 
@@ -160,9 +160,9 @@ def _names_slices(environ: Mapping[str, str]) -> bool:
 
 
 def _visible(environ: Mapping[str, str], uses: Sequence[_Use]) -> list[int]:
-    """Return the places of the cards that CUDA shows: it stops at the first that it does not know.
+    """Return the indices of the cards that CUDA shows.  CUDA stops at the first invalid entry.
 
-    Of the parts of a card (MIG) a process sees the first one only.
+    A process sees only the first of several MIG slices.
     """
     count = len(uses)
     text = environ.get("CUDA_VISIBLE_DEVICES")
@@ -183,12 +183,12 @@ def _visible(environ: Mapping[str, str], uses: Sequence[_Use]) -> list[int]:
 
 
 def _uses(environ: Mapping[str, str], count: int) -> list[_Use]:
-    """Return how each of *count* cards is used, in the driver's order; nothing is known of those left out."""
-    found = _ask_nvml(environ) or _ask_nvidia_smi(environ)
+    """Return the use of each of *count* cards in the driver's order; without values if it is unknown."""
+    found = _query_nvml(environ) or _query_nvidia_smi(environ)
     return found if len(found) == count else [_Use(uuid="", free=None)] * count
 
 
-def _ask_nvml(environ: Mapping[str, str]) -> list[_Use]:
+def _query_nvml(environ: Mapping[str, str]) -> list[_Use]:
     with suppress(DriverError, OSError, ValueError), open_nvml(environ) as library:
         return [_read_use(library, device) for device in nvml_devices(library)]
     return []
@@ -206,7 +206,7 @@ def _read_use(library: ctypes.CDLL, device: ctypes.c_void_p) -> _Use:
 
 
 def _processes(library: ctypes.CDLL, device: ctypes.c_void_p) -> Iterator[tuple[int, int]]:
-    """Yield who computes on *device*; nothing where the driver is older than the question."""
+    """Yield the processes that compute on *device*; nothing if the driver does not have the function."""
     rows = (_Process * 256)()
     count = ctypes.c_uint(len(rows))
     for version in ("v3", "v2"):
@@ -218,15 +218,15 @@ def _processes(library: ctypes.CDLL, device: ctypes.c_void_p) -> Iterator[tuple[
             return
 
 
-def _ask_nvidia_smi(environ: Mapping[str, str]) -> list[_Use]:
+def _query_nvidia_smi(environ: Mapping[str, str]) -> list[_Use]:
     holding: dict[str, list[tuple[int, int]]] = {}
     for row in _rows(environ, "--query-compute-apps=gpu_uuid,pid,used_memory"):
-        if len(row) == 3 and row[1].isdecimal():  # noqa: PLR2004 - as asked
+        if len(row) == 3 and row[1].isdecimal():  # noqa: PLR2004 - three fields were queried
             holding.setdefault(row[0], []).append((int(row[1]), _mebibytes(row[2]) or 0))
     return [
         _Use(uuid=row[0], free=_mebibytes(row[1]), processes=tuple(holding.get(row[0], ())))
         for row in _rows(environ, "--query-gpu=uuid,memory.free")
-        if len(row) == 2  # noqa: PLR2004 - as asked
+        if len(row) == 2  # noqa: PLR2004 - two fields were queried
     ]
 
 
@@ -239,29 +239,29 @@ def _rows(environ: Mapping[str, str], question: str) -> list[list[str]]:
 
 
 def _mebibytes(text: str) -> int | None:
-    return int(text) << 20 if text.isdecimal() else None  # "[N/A]" where nobody knows
+    return int(text) << 20 if text.isdecimal() else None  # "[N/A]" if unknown
 
 
-def _held_by_torch(modules: Mapping[str, Any]) -> int:
-    """Return what the torch of this kernel keeps of all cards, without its context of some hundred MB."""
+def _reserved_by_torch(modules: Mapping[str, Any]) -> int:
+    """Return the bytes that this process's torch has reserved on all cards, without the CUDA context."""
     cuda = getattr(modules.get("torch"), "cuda", None)
     try:
         if cuda is None or not cuda.is_initialized():
             return 0
         return sum(int(cuda.memory_reserved(at)) for at in range(cuda.device_count()))
-    except Exception:  # noqa: BLE001 - a torch that was replaced on disk, or stands in for one
+    except Exception:  # noqa: BLE001 - torch may have been replaced on disk, or be a stub
         return 0
 
 
-def _named(process: int, root: Path) -> str:
+def _process_name(process: int, root: Path) -> str:
     name = _text(root / "proc" / str(process) / "comm").strip()
-    return f"{name} (pid {process})" if name else f"a process outside of this container (pid {process})"
+    return f"{name} (pid {process})" if name else f"a process outside this container (pid {process})"
 
 
 def _limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Yield limit and use of every control group that this process is in (cgroups(7)).
+    """Yield the limit and the use of every control group of this process, in bytes (cgroups(7)).
 
-    Pages of files that nobody asked for lately are used, and free for the asking.
+    Inactive file pages are subtracted from the use, since the kernel frees them on demand.
     """
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2) if line.count(":") > 1 else ("", "-", "")

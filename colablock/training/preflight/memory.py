@@ -1,48 +1,46 @@
-"""What a training run takes of a card's memory, reckoned from the model's sizes before a byte is fetched.
+"""Estimate the memory of a training run from the sizes of the model, before any weights are downloaded.
 
-The peak of a step is at one of two moments, and everything else is there at both::
+Memory peaks at one of two moments of a step.  The other parts are allocated at both::
 
     peak = (weights + embeddings + adapters + gradients + optimizer + activations
             + the greater of: loss, one layer) × (1 + slack) + context
 
-``loss`` is the moment at which the gradient of the logits is made, ``one layer``
-the backward pass of a decoder layer.  Below, h is the hidden size, q and k the widths
-of all query and all key heads, f that of the MLP, v the vocabulary, t the tokens
-of a batch, r the rank; c is the size of a number in the precision, s that of the
-residual stream: 4 where embeddings are kept in float32, else c.
+``loss`` is the computation of the logits' gradient, ``one layer`` the backward pass of a
+decoder layer.  Below, h is the hidden size, q and k the widths of all query and all key heads,
+f the width of the MLP, v the size of the vocabulary, t the number of tokens in a batch, r the
+rank of the adapter.  c is the size of a number in the run's precision in bytes, and s that of a
+number in the residual stream: 4 if the embeddings are in float32, else c.
 
 weights
-    4-bit: half a byte for a parameter, a byte for each 64 of them, 4 bytes for each
-    256 of those (QLoRA, arXiv 2305.14314, section 3).  Else c for a parameter.
+    In 4 bits: half a byte per parameter, one byte per 64 parameters, and 4 bytes per 256 of these
+    bytes (QLoRA, arXiv 2305.14314, section 3).  Otherwise c per parameter.
 embeddings
-    v·h, twice unless tied, × s: not quantised.
+    v·h·s, twice unless tied.  Embeddings are not quantised.
 adapters, gradients, optimizer
-    r·(inputs + outputs) parameters for each linear layer, in float32, or in bfloat16
-    where the runner casts them to it; a cast copy in c of those in float32; the gradients
-    of the same type (twice with several processes: the buckets that are
-    exchanged); the optimizer's states of the same type, or of one byte.
+    Each linear layer has r·(inputs + outputs) adapter parameters, in float32, or in bfloat16 if
+    the runner casts them.  Parameters in float32 have a cast copy in c.  Gradients have the same
+    type; with several processes they are allocated twice, because the exchange uses buckets.
+    Optimizer states have the same type, or one byte.
 activations
-    With checkpointing the input of each layer: t·h·s.  Without, what the backward pass
-    of a layer reads, for each token: the inputs of the norms in float32 (4h each, and 4(q + k)
-    with norms of heads), what the adapters of the attention read (c·h once where
-    s = c, else a cast copy for each), query, key, value and output of the attention
-    (c·4q, key and value being repeated for all heads), what the adapters of the MLP read,
-    gate, its activation, up (s·f each) and their product (c·f).  That is the
-    modelling code of transformers and peft read line by line; on a Llama of 1B with embeddings
-    in float32 it gives 80.5 bytes × h a token and layer, and 79.2 were measured.
-    At either: 4h for the last norm.
+    With checkpointing, the input of each layer: t·h·s.  Without, everything that the backward
+    pass of a layer reads.  Per token that is: the inputs of the norms in float32 (4h each, and
+    4(q + k) with head norms); the inputs of the attention's adapters (c·h once if s = c, else one
+    cast copy each); query, key, value and output of the attention (c·4q, since key and value are
+    repeated for all heads); the inputs of the MLP's adapters; gate, its activation and up (s·f
+    each); and their product (c·f).  This follows the modelling code of transformers and peft line
+    by line.  For Llama 1B with embeddings in float32 it gives 80.5·h bytes per token and layer;
+    79.2·h were measured.  In both cases the last norm adds 4h.
 loss
-    The logits in float32, as many times as the runner has them at once, or those of
-    a tile where it computes the loss tile by tile; and a cast copy of the head in c where
-    the head is in float32.
+    The logits in float32, times the number of copies that the runner holds at once; or the logits
+    of one tile if the runner computes the loss in tiles.  A head in float32 adds a cast copy in c.
 one layer
-    With checkpointing its activations; the gradients on the way, s·(3f + 2h) a token;
-    its largest linear layer unpacked to c; and the scores of the attention where
-    no fused kernel runs.
+    With checkpointing, the activations of the layer.  The gradients in flight, s·(3f + 2h) per
+    token.  The largest linear layer, dequantised to c.  The attention scores, if no fused kernel
+    computes the attention.
 slack
-    What the allocator cannot hand out again: holes between blocks.
+    Memory that the allocator cannot reuse: gaps between blocks.
 context
-    What CUDA itself and its libraries take, outside the allocator.
+    Memory of CUDA and its libraries, outside the allocator.
 """
 
 from __future__ import annotations
@@ -72,23 +70,23 @@ __all__ = [
 ]
 
 GIB = 2**30
-_STEP = 128  # tokens: lengths that are proposed are multiples of it
-_LONGEST = 131_072  # tokens, for a model that names no limit
+_STEP = 128  # tokens: proposed sequence lengths are multiples of it
+_LONGEST = 131_072  # tokens, for a model without a maximum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coefficients:
-    """The numbers that no source code tells: measured, and set here."""
+    """The numbers that do not follow from source code.  They were measured."""
 
-    # One H100, driver 580, torch 2.11.0+cu130: what the device shows less what the allocator has reserved.
+    # One H100, driver 580, torch 2.11.0+cu130: the device memory in use minus what the allocator reserves.
     context: int = round(0.75 * GIB)
-    # There the allocator had reserved 1.09 to 1.23 times what was allocated at the peak, but gives back
-    # what it can before it fails: the least that it works in is nearer to what is allocated.
+    # There the allocator reserved 1.09 to 1.23 times the allocated memory at the peak.  It frees unused
+    # blocks before it fails, so a run works in less: close to the allocated memory.
     slack: float = 0.06
-    # Resident memory of an interpreter with torch and transformers on a CPU.
+    # The resident memory of an interpreter with torch and transformers on a CPU.
     interpreter: int = GIB
-    # Bytes for a score (heads × tokens × tokens of a sequence) that stay for the backward pass and that come
-    # and go: softmax in float32 and its copy in 16 bits; its gradient and that of the scores in float32.
+    # Bytes per attention score (heads × tokens × tokens of a sequence).  Kept for the backward pass: the
+    # softmax in float32 and its copy in 16 bits.  Temporary: the gradients of softmax and scores in float32.
     score_kept: int = 6
     score_working: int = 8
 
@@ -98,14 +96,14 @@ COEFFICIENTS = Coefficients()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerProfile:
-    """How a runner, from a version on, treats what the formula leaves open.
+    """The memory behaviour of a runner from the version *since* on.
 
-    *logits*: how many times all logits are there in float32 at once.  *tile*: tokens ×
-    entries of the vocabulary (0: all) for which logits are there at once.
-    *embeddings_in_float32*: the precisions with which embeddings and head stay
-    cast by peft's ``prepare_model_for_kbit_training``.  *head_in_float32*: the
-    loss multiplies with a copy of the head in float32.  *half_adapters*: with bf16
-    the adapters of a quantised model are cast to it.
+    *logits* is the number of copies of all logits in float32 at once.  *tile* is the size of a
+    tile of logits, in tokens × entries of the vocabulary (0: all entries).
+    *embeddings_in_float32* are the precisions for which peft's ``prepare_model_for_kbit_training``
+    casts embeddings and head to float32.  *head_in_float32* is true if the loss multiplies with a
+    copy of the head in float32.  *half_adapters* is true if the adapters of a quantised model are
+    cast to bfloat16 when the precision is bf16.
     """
 
     since: str
@@ -117,10 +115,10 @@ class RunnerProfile:
     half_adapters: bool = False
 
 
-# The logarithms of the softmax, their gradient and that of the logits, in float32: with 3 the peaks of two
-# measured settings come out to 0.1 %.
+# The log-softmax, its gradient and the gradient of the logits, in float32.  With 3, the estimates of two
+# measured peaks are off by 0.1 %.
 _FULL = 3.0
-_SHIFTED = 3.5  # transformers before 4.49 makes a copy without the last token, beside the logits in 16 bits
+_SHIFTED = 3.5  # before 4.49, transformers also copies the logits without the last token, in 16 bits
 
 RUNNER_PROFILES: Mapping[str, tuple[RunnerProfile, ...]] = {  # newest first
     "trl": (
@@ -137,20 +135,20 @@ RUNNER_PROFILES: Mapping[str, tuple[RunnerProfile, ...]] = {  # newest first
             tile=(256, 0),
             head_in_float32=True,
             half_adapters=True,
-            source="trl 1.7 to 1.14 trainer/sft_trainer.py, _chunk: logits, logarithms, their entropy",
+            source="trl 1.7 to 1.14 trainer/sft_trainer.py, _chunk: logits, log-probabilities, their entropy",
         ),
         RunnerProfile(
             since="0.25",
             logits=_FULL,
             half_adapters=True,
-            source="trl 0.29.1 trainer/sft_trainer.py; its own preparation casts no embeddings",
+            source="trl 0.29.1 trainer/sft_trainer.py; its own preparation does not cast embeddings",
         ),
         RunnerProfile(
             since="0.21",
             logits=_FULL,
             embeddings_in_float32=("fp16",),
             half_adapters=True,
-            source="trl 0.21 trainer/sft_trainer.py: peft's preparation, and a cast back for bf16",
+            source="trl 0.21 trainer/sft_trainer.py: peft's preparation, then a cast back for bf16",
         ),
         RunnerProfile(
             since="0",
@@ -164,7 +162,7 @@ RUNNER_PROFILES: Mapping[str, tuple[RunnerProfile, ...]] = {  # newest first
         RunnerProfile(
             since="0.8",
             logits=_FULL,
-            source="axolotl loaders/model.py: embeddings are cast back to the type of the weights",
+            source="axolotl loaders/model.py: casts embeddings back to the type of the weights",
         ),
         RunnerProfile(
             since="0",
@@ -176,7 +174,7 @@ RUNNER_PROFILES: Mapping[str, tuple[RunnerProfile, ...]] = {  # newest first
 
 
 def runner_profile(runner: str, version: str | None = None) -> RunnerProfile:
-    """Return the habits of *runner* at *version*; without a usable version the most wasteful ones."""
+    """Return the profile of *runner* at *version*; without a valid version, the one with the most memory."""
     known = RUNNER_PROFILES[runner]
     try:
         release = Version(version) if version else None
@@ -189,42 +187,43 @@ def runner_profile(runner: str, version: str | None = None) -> RunnerProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What decides about memory beside the config and the model.
+    """What memory depends on besides the config and the model.
 
-    *attention* as in `Preflight`; *is_fused*: sdpa finds a kernel that keeps no scores.
+    *attention* is that of `Preflight`.  *has_fused_attention* is true if sdpa has a kernel that
+    does not store the scores.
     """
 
     precision: Precision
     profile: RunnerProfile
     attention: str = "sdpa"
-    is_fused: bool = True
+    has_fused_attention: bool = True
     processes: int = 1
     on_card: bool = True
 
     @property
-    def keeps_scores(self) -> bool:
-        return self.attention == "eager" or (self.attention == "sdpa" and not self.is_fused)
+    def stores_scores(self) -> bool:
+        return self.attention == "eager" or (self.attention == "sdpa" and not self.has_fused_attention)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Bytes by part, at the peak of a step in one process."""
+    """The bytes of each part at the peak of a step, in one process."""
 
     parts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        """What the card has to have free."""
+        """The memory that has to be free."""
         return sum(self.parts.values())
 
     @property
     def allocated(self) -> int:
-        """What torch's allocator hands out at the peak: neither its slack nor what CUDA takes."""
+        """The memory that torch's allocator has allocated at the peak, without slack and CUDA context."""
         return self.total - self.parts.get("slack", 0) - self.parts.get("context", 0)
 
 
 def adapter_parameters(config: TrainConfig, shape: ModelShape) -> int:
-    """Return how many parameters are trained."""
+    """Return the number of trained parameters."""
     return shape.layers * sum(
         config.lora_r * (one.inputs + one.outputs)
         for one in shape.linears
@@ -233,13 +232,13 @@ def adapter_parameters(config: TrainConfig, shape: ModelShape) -> int:
 
 
 def checkpoint_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> int:
-    """Return the bytes of a checkpoint: the adapter and the optimizer's states."""
+    """Return the bytes of a checkpoint: the adapter and the optimizer states."""
     size = _adapter_size(config, shape, setting)
     return round(adapter_parameters(config, shape) * (size + _state_bytes(config.optimizer, size)))
 
 
 def estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estimate:
-    """Return what training *shape* as *config* says takes in one process; the module says how."""
+    """Return the memory that one process needs to train *shape* with *config*; see the module docstring."""
     on_card, c = setting.on_card, setting.precision.size
     adapters = adapter_parameters(config, shape)
     adapter_size = _adapter_size(config, shape, setting)
@@ -289,14 +288,14 @@ def _residual_size(config: TrainConfig, shape: ModelShape, setting: Setting) -> 
 
 
 def _state_bytes(optimizer: str, size: int) -> float:
-    """Return the bytes of state that an optimizer, by transformers' name for it, keeps for a parameter."""
+    """Return the bytes of optimizer state per parameter; *optimizer* is transformers' name for it."""
     name = optimizer.removeprefix("paged_")
     states = 0 if name.startswith("sgd") else 1 if name.startswith(("lion", "rmsprop", "adagrad")) else 2
     return states * (1 if "8bit" in name else size)
 
 
 def _layer_activations(config: TrainConfig, shape: ModelShape, setting: Setting) -> float:
-    """Return the bytes that the backward pass of a layer reads, for each token."""
+    """Return the bytes per token that the backward pass of a layer reads."""
     c, s = setting.precision.size, _residual_size(config, shape, setting)
     h, q, f = shape.hidden, shape.query, shape.intermediate
     targets = _targets(config, shape)
@@ -310,9 +309,9 @@ def _layer_activations(config: TrainConfig, shape: ModelShape, setting: Setting)
             continue
         from_attention, from_mlp = one.name == "o_proj", one.name == "down_proj"
         if config.lora_dropout > 0:
-            read += one.inputs * (c + 1)  # what was kept, and which
+            read += one.inputs * (c + 1)  # the values after dropout, and the mask
         elif from_attention:
-            continue  # the attention's own output
+            continue  # its input is the attention's output, which is counted already
         elif s == c and not from_mlp:
             shared.add(one.name in ("gate_proj", "up_proj", "gate_up_proj"))
         else:
@@ -334,7 +333,7 @@ def _layer_working(config: TrainConfig, shape: ModelShape, setting: Setting, s: 
 
 
 def _scores(config: TrainConfig, shape: ModelShape, setting: Setting, size: int) -> int:
-    if not setting.keeps_scores:
+    if not setting.stores_scores:
         return 0
     return config.micro_batch_size * shape.heads * config.sequence_len**2 * size
 
@@ -348,14 +347,14 @@ def _loss(shape: ModelShape, setting: Setting, tokens: int, s: int) -> float:
     if profile.tile is None:
         return tokens * shape.vocabulary * 4 * profile.logits + copies
     rows, width = min(tokens, profile.tile[0]), min(shape.vocabulary, profile.tile[1] or shape.vocabulary)
-    if profile.tile[1]:  # a tile of the head is cast, not all of it
+    if profile.tile[1]:  # only a tile of the head is cast
         copies = c * width * shape.hidden if s > c else 0
-    passed = tokens * shape.hidden * (4 + c)  # what the head reads, and its gradient in float32
-    return rows * width * 4 * profile.logits + copies + passed
+    head_input = tokens * shape.hidden * (4 + c)  # the input of the head, and its gradient in float32
+    return rows * width * 4 * profile.logits + copies + head_input
 
 
 def largest_sequence(config: TrainConfig, shape: ModelShape, setting: Setting, room: int) -> int | None:
-    """Return the longest ``sequence_len``, a multiple of 128, that fits *room* bytes, or None."""
+    """Return the longest ``sequence_len``, a multiple of 128, that fits into *room* bytes, or None."""
     low, high = 0, (shape.max_positions or _LONGEST) // _STEP
     while low < high:
         middle = (low + high + 1) // 2
@@ -368,10 +367,10 @@ def largest_sequence(config: TrainConfig, shape: ModelShape, setting: Setting, r
 
 
 def changes_to_fit(config: TrainConfig, shape: ModelShape, setting: Setting, room: int) -> tuple[str, ...]:
-    """Return the changes to *config* with each of which *room* bytes are enough.
+    """Return changes to *config*, any one of which makes the run fit into *room* bytes.
 
-    They are words for a person, each a setting as it stands in the config.  Where no
-    single one helps it is all of them at once; none where that does not help, either.
+    Each is worded as a setting of the config.  If no single change is enough, the result is one
+    combination of changes; if that is not enough either, it is empty.
     """
     changes = [*_changes(config, shape)]
     found = [
@@ -395,14 +394,14 @@ def changes_to_fit(config: TrainConfig, shape: ModelShape, setting: Setting, roo
 
 
 def least_estimate(config: TrainConfig, shape: ModelShape, setting: Setting) -> Estimate:
-    """Return what *shape* takes with all that spares memory and the shortest of sequences."""
+    """Return the estimate with every setting that saves memory, and the shortest sequence."""
     for _, change in _changes(config, shape):
         config = replace(config, **change)
     return estimate(replace(config, sequence_len=_STEP), shape, setting)
 
 
 def _changes(config: TrainConfig, shape: ModelShape) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what spares memory, in words and as values; what is learnt from stays as it is."""
+    """Yield settings that save memory without changing the training data: in words, and as values."""
     if not config.gradient_checkpointing:
         yield "`gradient_checkpointing: true`", {"gradient_checkpointing": True}
     if config.micro_batch_size > 1:

@@ -1,4 +1,4 @@
-"""The sizes of a model, as its ``config.json`` tells them: what memory and preflight reckon with."""
+"""Read the sizes of a model from its ``config.json``, for preflight and the memory estimate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Linear", "ModelShape", "from_config"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """One linear layer of each decoder layer, by the name that ``lora_target_modules`` takes."""
+    """A linear layer of every decoder layer, by its name in ``lora_target_modules``."""
 
     name: str
     inputs: int
@@ -26,11 +26,11 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Family:
-    """What a model type's config leaves unsaid.
+    """The values that a model type's config may omit.
 
-    The values are the defaults of transformers' configuration classes, since a
-    nested ``text_config`` is saved as its difference from them.  *norms* counts
-    those of a decoder layer; *biases*: of the query, key and value projections.
+    They are the defaults of transformers' configuration classes: a nested ``text_config`` is saved
+    as the difference from them.  *norms* is the number of norms in a decoder layer, *has_biases*
+    is about the query, key and value projections.
     """
 
     tied: bool = False
@@ -42,7 +42,7 @@ class _Family:
     norms: int = 2
     has_head_norms: bool = False
     has_biases: bool = False
-    is_fused: bool = False  # one projection for query, key and value, one for gate and up
+    has_fused_projections: bool = False  # one projection for query, key and value, one for gate and up
 
 
 _GEMMA = _Family(tied=True, head_dim=256, max_positions=8192)
@@ -68,27 +68,27 @@ _FAMILIES: Mapping[str, _Family] = {  # transformers 5.24, models/*/configuratio
     "gemma2": _GEMMA_2,
     "gemma3": _GEMMA_3,
     "gemma3_text": _GEMMA_3,
-    "phi3": _Family(is_fused=True),
+    "phi3": _Family(has_fused_projections=True),
 }
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-_OTHER_LAYERS = {  # a key that only such a model has: what its layers are
+_OTHER_LAYERS = {  # a key that only such a model has → what differs in its layers
     "kv_lora_rank": "compressed attention",
     "linear_num_key_heads": "linear attention",
     "mamba_d_state": "state-space layers",
     "ssm_state_size": "state-space layers",
-    "is_encoder_decoder": "an encoder beside the decoder",
+    "is_encoder_decoder": "an encoder",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """A decoder of like layers: attention, a gated MLP, norms.
+    """A decoder with uniform layers: attention, a gated MLP, norms.
 
-    *quantized* is ``quantization_config.quant_method``, *rope_type* None for
-    plain rotary embeddings.  *peculiar* says in words what of the model is not such
-    a layer, so that nothing that is counted here holds for it.  *image_parameters*
-    are those of an image tower beside the decoder.
+    *quantized* is ``quantization_config.quant_method``.  *rope_type* is None for plain rotary
+    embeddings.  *unsupported* describes layers of another kind; if it is set, the counts here do
+    not hold for the model.  *image_parameters* is the number of parameters of an image tower
+    besides the decoder.
     """
 
     model_type: str
@@ -106,10 +106,10 @@ class ModelShape:
     norms: int = 2
     has_head_norms: bool = False
     has_biases: bool = False
-    is_fused: bool = False
-    caps_attention: bool = False  # attn_logit_softcapping, which sdpa cannot do
-    is_known: bool = True  # the model type is one whose layers were looked at
-    peculiar: str | None = None
+    has_fused_projections: bool = False
+    has_softcapping: bool = False  # attn_logit_softcapping, which sdpa does not support
+    is_known: bool = True  # the layers of this model type have been verified
+    unsupported: str | None = None
     image_parameters: int = 0
 
     @property
@@ -119,13 +119,13 @@ class ModelShape:
 
     @property
     def key(self) -> int:
-        """The width of all key heads together; the values' is the same."""
+        """The width of all key heads together.  Value heads have the same width."""
         return self.kv_heads * self.head_dim
 
     @property
     def linears(self) -> tuple[Linear, ...]:
         """The linear layers of one decoder layer."""
-        if self.is_fused:
+        if self.has_fused_projections:
             return (
                 Linear(name="qkv_proj", inputs=self.hidden, outputs=self.query + 2 * self.key),
                 Linear(name="o_proj", inputs=self.query, outputs=self.hidden),
@@ -144,17 +144,17 @@ class ModelShape:
 
     @property
     def linear_parameters(self) -> int:
-        """How many parameters are quantised: those of linear layers, the head left out."""
+        """The number of parameters that are quantised: those of linear layers, without the head."""
         return self.layers * sum(one.parameters for one in self.linears) + self.image_parameters
 
     @property
     def embedding_parameters(self) -> int:
-        """How many parameters embeddings and head have; a tied head has none of its own."""
+        """The number of parameters of embeddings and head.  A tied head has none of its own."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
     def parameters(self) -> int:
-        """How many parameters there are."""
+        """The number of all parameters."""
         of_layer = self.norms * self.hidden
         if self.has_head_norms:
             of_layer += 2 * self.head_dim
@@ -164,16 +164,16 @@ class ModelShape:
 
 
 def from_config(config: Mapping[str, Any]) -> ModelShape:
-    """Return the shape that a ``config.json`` describes; keys that are not known are passed over.
+    """Return the shape that a ``config.json`` describes; unknown keys are ignored.
 
-    Raises InvalidInput naming the keys that are missing, or are no numbers.
+    Raises InvalidInput with every key that is missing or not a number.
     """
     text = config.get("text_config")
     text = text if isinstance(text, Mapping) else config
     model_type = str(config.get("model_type") or text.get("model_type") or "")
     kind = str(text.get("model_type") or model_type)
     family = _FAMILIES.get(kind) or _FAMILIES.get(model_type) or _Family()
-    reading = _ModelConfigReading(text, faults=[] if model_type else ["`model_type` is missing"])
+    reading = _ModelConfigReader(text, faults=[] if model_type else ["`model_type` is missing"])
     hidden = reading.number("hidden_size")
     layers = reading.number("num_hidden_layers")
     heads = reading.number("num_attention_heads", family.heads)
@@ -184,8 +184,8 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
     if reading.faults:
         faults = "; ".join(reading.faults)
         raise InvalidInput(
-            f"the model's `config.json` does not tell its sizes: {faults}",
-            hint="decoders of the Llama kind can be trained: `base_model` may name something else",
+            f"the model's `config.json` does not have its sizes: {faults}",
+            hint="colablock trains decoder models such as Llama: check that `base_model` names one",
         )
     return ModelShape(
         model_type=model_type,
@@ -203,16 +203,16 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
         norms=family.norms,
         has_head_norms=family.has_head_norms,
         has_biases=family.has_biases or bool(text.get("attention_bias")),
-        is_fused=family.is_fused,
-        caps_attention=text.get("attn_logit_softcapping", 50.0 if kind == "gemma2" else None) is not None,
+        has_fused_projections=family.has_fused_projections,
+        has_softcapping=text.get("attn_logit_softcapping", 50.0 if kind == "gemma2" else None) is not None,
         is_known=kind in _FAMILIES or model_type in _FAMILIES,
-        peculiar=_peculiar(text),
+        unsupported=_unsupported(text),
         image_parameters=_image_parameters(config.get("vision_config")),
     )
 
 
-class _ModelConfigReading:
-    """Takes numbers out of a config, and collects what is wrong with them."""
+class _ModelConfigReader:
+    """Reads numbers from a config, and collects the faults."""
 
     def __init__(self, config: Mapping[str, Any], *, faults: list[str]) -> None:
         self.config = config
@@ -229,7 +229,7 @@ class _ModelConfigReading:
 
 
 def _positive(value: object) -> int | None:
-    """Return *value* where it is a whole number above 0."""
+    """Return *value* if it is a positive integer, else None."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else None
@@ -243,7 +243,7 @@ def _tied(config: Mapping[str, Any], text: Mapping[str, Any], *, default: bool) 
 
 
 def _rope_type(text: Mapping[str, Any]) -> str | None:
-    """Return the kind of rotary embedding; of several for different layers, the first that is not plain."""
+    """Return the type of the rotary embeddings; if layers differ, the first type that is not plain."""
     for key in ("rope_scaling", "rope_parameters"):
         for value in _tables(text.get(key)):
             found = value.get("rope_type") or value.get("type")
@@ -266,7 +266,7 @@ def _quantized(*configs: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _peculiar(text: Mapping[str, Any]) -> str | None:
+def _unsupported(text: Mapping[str, Any]) -> str | None:
     for key in _EXPERTS:
         count = _positive(text.get(key))
         if count is not None and count > 1:
@@ -275,7 +275,7 @@ def _peculiar(text: Mapping[str, Any]) -> str | None:
 
 
 def _image_parameters(vision: object) -> int:
-    """Return about how many parameters an image tower has; 0 where there is none, or it does not tell."""
+    """Return the approximate number of parameters of an image tower; 0 if there is none, or no sizes."""
     if not isinstance(vision, Mapping):
         return 0
     hidden, layers = _positive(vision.get("hidden_size")), _positive(vision.get("num_hidden_layers"))

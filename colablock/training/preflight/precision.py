@@ -1,8 +1,7 @@
-"""The precision of a training run, chosen once and set everywhere together.
+"""The precision of a training run.  It is chosen once and set in every part of the stack.
 
-It follows from the compute capability alone: cards of 8.0 and above have units
-for bfloat16.  ``torch.cuda.is_bf16_supported()`` is not asked, since it counts
-emulation and says yes on a T4.
+It follows from the compute capability alone: cards from 8.0 on have hardware for bfloat16.
+``torch.cuda.is_bf16_supported()`` is not used, because it counts emulation and returns true on a T4.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ _FIRST_WITH_BF16 = (8, 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """What every part of a run is told, by the names of torch's types.
+    """The types of a run, by their names in torch.
 
-    *compute*: of what is not quantised, and what 4-bit weights are unpacked to;
-    *adapters*: of trainable parameters.  *bf16* and *fp16* are the trainer's flags.
+    *compute* is the type of weights that are not quantised, and the type that 4-bit weights are
+    dequantised to.
+    *adapters* is the type of trainable parameters.  *bf16* and *fp16* are flags of the trainer.
     """
 
     name: str
@@ -31,16 +31,16 @@ class Precision:
 
     @property
     def cast_trainable(self) -> bool:
-        """Whether trainable parameters have to be cast to float32 once the trainer is built.
+        """Whether trainable parameters have to be cast to float32 after the trainer is built.
 
-        trl casts the adapters of a quantised model to bfloat16, for which the
-        gradient scaler of fp16 has no kernel, and which is not what a CPU is told to train in.
+        trl casts the adapters of a quantised model to bfloat16.  The gradient scaler of fp16 has no
+        kernel for that type, and a CPU trains in float32.
         """
         return self.adapters == "float32"
 
     @property
     def size(self) -> int:
-        """The bytes of one number in *compute*."""
+        """The size of one number of the type *compute*, in bytes."""
         return 4 if self.compute == "float32" else 2
 
 
@@ -50,14 +50,14 @@ FP32 = Precision(name="fp32", compute="float32", adapters="float32")
 
 
 def has_bf16(capability: tuple[int, int] | None) -> bool:
-    """Whether a card has units for bfloat16, and flash attention's kernels with them; not known is no."""
+    """Whether a card has hardware for bfloat16, and so runs flash attention; false if unknown."""
     return capability is not None and capability >= _FIRST_WITH_BF16
 
 
 def precision_for(capabilities: Iterable[tuple[int, int] | None]) -> Precision:
-    """Return the precision for cards of these compute capabilities; for none of them that of a CPU.
+    """Return the precision for cards with these compute capabilities; without cards, that for a CPU.
 
-    A card whose capability is not known gets what every card can: float16.
+    A card of unknown capability gets float16, which every card supports.
     """
     found = [has_bf16(one) for one in capabilities]
     if not found:

@@ -1,4 +1,4 @@
-"""What the installed stack says to a training run: the model's type, its weights, the runner, the wheels."""
+"""Checks of a run against the installed stack: model type, weights, runner, optimizer, torch build."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from colablock.training.runs.config import Adapter, TrainConfig
 
 __all__ = ["access_findings", "model_findings", "runner_findings", "runs_on", "wrong_build"]
 
-#: The first transformers that has a type of model, by the ``models/`` folder of its releases from 4.41 on.
+#: The first transformers with a model type, from the ``models/`` folder of its releases since 4.41.
 _FIRST_WITH_MODEL = {
     "gemma2": "4.42",
     "gemma3": "4.50",
@@ -27,50 +27,50 @@ _FIRST_WITH_MODEL = {
     "qwen3_next": "4.57",
     "smollm3": "4.53",
 }
-#: Scaled rotary embeddings that came with ``modeling_rope_utils.py``.
+#: The first transformers with a type of scaled rotary embeddings (``modeling_rope_utils.py``).
 _FIRST_WITH_ROPE = {"llama3": "4.43", "yarn": "4.43", "longrope": "4.43"}
 
-_NF4_ON_CPU = "0.46"  # the first bitsandbytes whose 4-bit layers work without a card
+_NF4_ON_CPU = "0.46"  # the first bitsandbytes with 4-bit layers for CPUs
 _TOKENS = "https://huggingface.co/settings/tokens"
 
 
 def access_findings(access: Access) -> Iterator[Finding]:
-    """Yield what stands between this machine and the model's files."""
+    """Yield findings about the access to the model's files."""
     if access.status == "missing":
-        fix = "check how `base_model` is spelt"
+        fix = "check the spelling of `base_model`"
         if not access.has_token:
-            fix += "; a private model needs a token of someone who may read it, in `HF_TOKEN`"
+            fix += "; for a private model, set `HF_TOKEN` to a token that may read it"
         yield Finding(
             level=Level.REFUSE,
             what=f"the hub has no model `{access.repo}`",
-            why=f"{access.url} is not there for whoever asks"
-            + (" with this token" if access.has_token else ""),
+            why=f"{access.url} does not exist, or is private"
+            + (" and this token may not read it" if access.has_token else ""),
             fix=fix,
         )
     elif access.status == "gated":
         fix = f"accept its terms at {access.url}"
         if access.has_token:
-            fix += " with the account that the token is of"
+            fix += " with the account of the token"
         else:
-            fix += f", make a token that may read at {_TOKENS} and put it into `HF_TOKEN`"
+            fix += f", create a read token at {_TOKENS}, and set `HF_TOKEN` to it"
         yield Finding(
             level=Level.REFUSE,
             what=f"the model `{access.repo}` is gated",
-            why="its files are for those who accepted its terms"
-            + (", and the token's account has not" if access.has_token else ", and there is no token"),
+            why="its files are only for accounts that have accepted its terms"
+            + (", and the account of the token has not" if access.has_token else ", and there is no token"),
             fix=fix,
         )
     elif access.status == "unreachable":
         yield Finding(
             level=Level.WARN,
             what=f"the hub did not answer for `{access.repo}`",
-            why="whether the model may be read, and what it weighs, is not known; what is cached still loads",
-            fix="try again when the network is back, or name a folder that holds the model in `base_model`",
+            why="access to the model and the size of its weights are unknown; cached files still load",
+            fix="try again when the network is back, or set `base_model` to a folder with the model",
         )
 
 
 def model_findings(config: TrainConfig, shape: ModelShape, stack: Stack) -> Iterator[Finding]:
-    """Yield what keeps the installed transformers from this model, or this config from it."""
+    """Yield findings about the model: its type, rotary embeddings, quantisation and maximum length."""
     if stack.model_types and shape.model_type not in stack.model_types:
         yield _unknown_model(shape.model_type, stack)
     own = shape.model_type.startswith("phi3") and shape.rope_type == "su"  # its old name for longrope
@@ -78,27 +78,27 @@ def model_findings(config: TrainConfig, shape: ModelShape, stack: Stack) -> Iter
         first = _FIRST_WITH_ROPE.get(shape.rope_type)
         yield Finding(
             level=Level.REFUSE,
-            what=f"transformers {stack.transformers} cannot read this model's rotary embeddings",
-            why=f"they are of type `{shape.rope_type}`"
-            + (f", which came with transformers {first}" if first else ""),
+            what=f"transformers {stack.transformers} does not support this model's rotary embeddings",
+            why=f"their type is `{shape.rope_type}`"
+            + (f", which is new in transformers {first}" if first else ""),
             fix=_newer(stack, first, "a model with another type of rotary embeddings"),
         )
     if shape.quantized not in (None, "bitsandbytes"):
         is_qlora = config.adapter is Adapter.QLORA
         yield Finding(
             level=Level.REFUSE if is_qlora else Level.WARN,
-            what=f"the model's weights are quantised already ({shape.quantized})",
-            why="QLoRA quantises whole weights to NF4 itself"
+            what=f"the model's weights are already quantised ({shape.quantized})",
+            why="QLoRA itself quantises full-precision weights to NF4"
             if is_qlora
-            else "what it takes to train beside such weights is not reckoned here",
-            fix="name the model that it was made from in `base_model`",
+            else "the memory estimate does not cover such weights",
+            fix="set `base_model` to the model that it was quantised from",
         )
     if shape.max_positions is not None and config.sequence_len > shape.max_positions:
         yield Finding(
             level=Level.WARN,
             what=f"`sequence_len: {config.sequence_len}` exceeds the model's {shape.max_positions} positions",
-            why="it was not trained on longer texts",
-            fix=f"`sequence_len: {shape.max_positions}`",
+            why="the model was not trained on longer sequences",
+            fix=f"set `sequence_len: {shape.max_positions}`",
         )
 
 
@@ -107,24 +107,25 @@ def _unknown_model(model_type: str, stack: Stack) -> Finding:
     hint = near(model_type, sorted(stack.model_types))
     return Finding(
         level=Level.REFUSE,
-        what=f"transformers {stack.transformers} does not know models of type `{model_type}`",
-        why=f"it came with transformers {first}"
+        what=f"transformers {stack.transformers} does not support models of type `{model_type}`",
+        why=f"the type is new in transformers {first}"
         if first
-        else f"it is none of the {len(stack.model_types)} types that it has" + (f"; {hint}" if hint else ""),
-        fix=_newer(stack, first, "a model of a type that it has"),
+        else f"it is not among the {len(stack.model_types)} types that it supports"
+        + (f"; {hint}" if hint else ""),
+        fix=_newer(stack, first, "a model of a supported type"),
     )
 
 
 def _newer(stack: Stack, first: str | None, other: str) -> str:
     if first is not None and is_older(stack.transformers, first):
-        return f"a matrix with transformers {first} or later, or {other}"
-    return other
+        return f"use a matrix with transformers {first} or later, or {other}"
+    return f"use {other}"
 
 
 def runner_findings(
     config: TrainConfig, stack: Stack, runner: str, *, has_card: bool, is_prequantized: bool = False
 ) -> Iterator[Finding]:
-    """Yield what the runner needs and the target has not."""
+    """Yield what the runner, the adapter and the optimizer need and the target does not have."""
     installed = {"trl": stack.trl, "axolotl": stack.axolotl}
     if runner in installed and installed[runner] is None:
         others = [name for name, version in installed.items() if version is not None]
@@ -132,30 +133,30 @@ def runner_findings(
         yield Finding(
             level=Level.REFUSE,
             what=f"the runner `{runner}` is not installed in the target",
-            fix=f"{fix}, or take `--runner {others[0]}`" if others else fix,
+            fix=f"{fix}, or use `--runner {others[0]}`" if others else fix,
         )
-    wants = []
+    users = []  # of bitsandbytes
     if config.adapter is Adapter.QLORA or is_prequantized:
-        wants.append("`adapter: qlora`" if config.adapter is Adapter.QLORA else "a model in 4 bits")
+        users.append("`adapter: qlora`" if config.adapter is Adapter.QLORA else "a 4-bit model")
     is_paged = "8bit" in config.optimizer or config.optimizer.startswith("paged_")
     if is_paged:
-        wants.append(f"`optimizer: {config.optimizer}`")
-    if wants and stack.bitsandbytes is None:
-        fix = "apply a matrix that has it (any for QLoRA)"
+        users.append(f"`optimizer: {config.optimizer}`")
+    if users and stack.bitsandbytes is None:
+        fix = "apply a QLoRA matrix, which has it"
         if config.adapter is Adapter.QLORA and not is_paged and not is_prequantized:
             fix += ", or `adapter: lora`"
         yield Finding(
             level=Level.REFUSE,
             what="bitsandbytes is not installed in the target",
-            why=f"{' and '.join(wants)} needs it" if len(wants) == 1 else f"{' and '.join(wants)} need it",
+            why=f"{' and '.join(users)} {'needs' if len(users) == 1 else 'need'} it",
             fix=fix,
         )
     elif not has_card and config.adapter is Adapter.QLORA and is_older(stack.bitsandbytes, _NF4_ON_CPU):
         yield Finding(
             level=Level.REFUSE,
-            what=f"bitsandbytes {stack.bitsandbytes} has no 4-bit layers for a CPU",
-            why=f"they came with {_NF4_ON_CPU}",
-            fix=f"a matrix with bitsandbytes {_NF4_ON_CPU} or later, `adapter: lora`, or a card",
+            what=f"bitsandbytes {stack.bitsandbytes} has no 4-bit layers for CPUs",
+            why=f"they are new in {_NF4_ON_CPU}",
+            fix=f"use a matrix with bitsandbytes {_NF4_ON_CPU} or later, `adapter: lora`, or a card",
         )
     missing = [one.value for one in config.report_to if one.value not in stack.reporters]
     if missing:
@@ -164,25 +165,25 @@ def runner_findings(
             level=Level.REFUSE,
             what=f"{names} {'is' if len(missing) == 1 else 'are'} not installed in the target",
             why=f"`report_to` names {'it' if len(missing) == 1 else 'them'}",
-            fix=f"`colablock apply` with `{' '.join(f'--with {name}' for name in missing)}`, or leave "
-            "`report_to` out: the run keeps metrics and a curve itself",
+            fix=f"run `colablock apply` with `{' '.join(f'--with {name}' for name in missing)}`, or remove "
+            "`report_to`: the run folder has metrics and a loss curve in any case",
         )
     if is_paged and not has_card:
         yield Finding(
             level=Level.REFUSE,
-            what=f"`optimizer: {config.optimizer}` works on a card only",
-            why="its kernels are written for CUDA",
-            fix="`optimizer: adamw_torch`",
+            what=f"`optimizer: {config.optimizer}` needs a card",
+            why="its kernels need CUDA",
+            fix="set `optimizer: adamw_torch`",
         )
 
 
 def runs_on(capability: tuple[int, int] | None, arch_list: Sequence[str]) -> bool:
     """Whether a torch with kernels for *arch_list* (``sm_75``, ``compute_90``) runs on a card.
 
-    Machine code runs on cards of the same major version and the same or a
-    later minor one; PTX (``compute_``) is compiled for any later card.  What is
-    marked ``a`` runs on that very card, ``f`` on its family (CUDA's guide of compute capabilities).
-    Of a card whose capability is not known nothing speaks against it but a build without CUDA.
+    Machine code (``sm_``) runs on cards with the same major version and the same or a later minor
+    version.  PTX (``compute_``) is compiled for any later card.  The suffix ``a`` limits code to
+    that one capability, ``f`` to its family (CUDA Programming Guide, Compute Capabilities).  If
+    the capability is unknown, any build with CUDA is taken to run.
     """
     if capability is None:
         return bool(arch_list)
@@ -203,33 +204,33 @@ def runs_on(capability: tuple[int, int] | None, arch_list: Sequence[str]) -> boo
 
 
 def wrong_build(card: Card, stack: Stack) -> Finding:
-    """Return that torch's wheels have no kernels for *card*, and which builds do, where that is known."""
+    """Return the finding that the installed torch has no kernels for *card*, with builds that do if known."""
     if not stack.arch_list:
         return Finding(
             level=Level.REFUSE,
-            what=f"torch {stack.torch} is built without CUDA, and there is a {card.name}",
-            why="training would run on the CPU beside an idle card",
-            fix="apply the matrix again on this runtime: its variant for a card brings a build with CUDA",
+            what=f"torch {stack.torch} is built without CUDA, and this machine has a {card.name}",
+            why="training would run on the CPU and leave the card idle",
+            fix="apply the matrix again on this runtime: its variant for cards has a build with CUDA",
         )
     return Finding(
         level=Level.REFUSE,
         what=f"torch {stack.torch} has no kernels for the {card.name}",
         why=f"the card is {card.sm}, and the build has {', '.join(stack.arch_list)}; "
-        "`torch.cuda.is_available()` is true all the same",
-        fix=(card.compute_capability and _build(card.compute_capability))
-        or "choose a runtime with another card",
+        "`torch.cuda.is_available()` is true nevertheless",
+        fix=(card.compute_capability and _matching_build(card.compute_capability))
+        or "use a runtime with another card",
     )
 
 
-def _build(capability: tuple[int, int]) -> str | None:
-    """Return which builds of torch have kernels for a card, by pytorch's release matrix (its RELEASE.md)."""
+def _matching_build(capability: tuple[int, int]) -> str | None:
+    """Return which builds of torch have kernels for a card (pytorch's RELEASE.md, release matrix)."""
     if (5, 0) <= capability < (7, 5):
         return (
-            "a torch built for CUDA 12.6 or earlier has them (the registry's own up to 2.7.1: "
-            "the matrices `qlora-2024` and `qlora-2025`), or choose a runtime with another card"
+            "use a torch built for CUDA 12.6 or earlier (on PyPI up to 2.7.1: the matrices `qlora-2024` "
+            "and `qlora-2025`), or a runtime with another card"
         )
     if (10, 0) <= capability <= (12, 0):
-        return "a torch of 2.7 or later that is built for CUDA 12.8 or later has them (`qlora-2026`)"
+        return "use torch 2.7 or later built for CUDA 12.8 or later (the matrix `qlora-2026`)"
     if (7, 5) <= capability <= (9, 0):
-        return "the registry's own torch has them (`qlora-2026`)"
+        return "use the torch from PyPI (the matrix `qlora-2026`)"
     return None

@@ -155,7 +155,7 @@ def test_a_card_that_torch_is_not_built_for_is_refused_with_the_builds_that_are(
     assert "built for CUDA 12.8 or later" in one.fix
     kepler = a_card("Tesla K80", "3.7", 12)
     one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(kepler), TODAY, OPEN, "trl"))
-    assert one.fix == "choose a runtime with another card"
+    assert one.fix == "use a runtime with another card"
     odd = replace(TODAY, arch_list=("sm_75",))
     one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(H100), odd, OPEN, "trl"))
     assert "`qlora-2026`" in one.fix
@@ -171,7 +171,7 @@ def test_a_card_without_kernels_is_left_out_where_another_has_them() -> None:
     old = a_card("Tesla P100-PCIE-16GB", "6.0", 16)
     found = check_run(a_config(), SHAPES["1B"], a_machine(old, H100), TODAY, OPEN, "trl")
     assert (found.passed, found.cards, found.precision) == (True, (1,), BF16)
-    assert any(one.what == "left out: Tesla P100-PCIE-16GB" for one in found.findings)
+    assert any(one.what == "not using Tesla P100-PCIE-16GB" for one in found.findings)
 
 
 def test_one_process_is_left_where_not_every_card_has_room() -> None:
@@ -188,8 +188,8 @@ def test_one_process_is_left_where_not_every_card_has_room() -> None:
     )
     assert (found.passed, found.processes, found.cards) == (True, 1, (1,))
     (note,) = [one for one in found.findings if "1 process" in one.what]
-    assert note.what == "1 process, though there are 2 cards"
-    assert "only some cards have room for it" in note.why
+    assert note.what == "training with 1 process on 1 of 2 cards"
+    assert "which fits on only some of the cards" in note.why
 
 
 def test_cards_of_two_kinds_train_in_the_precision_of_the_older() -> None:
@@ -199,29 +199,29 @@ def test_cards_of_two_kinds_train_in_the_precision_of_the_older() -> None:
 
 def test_what_this_kernel_holds_is_named_with_the_ways_out() -> None:
     config = a_config(sequence_len=2048)
-    busy = a_machine(replace(H100, free=5 * GIB), held=60 * GIB)
+    busy = a_machine(replace(H100, free=5 * GIB), kernel_memory=60 * GIB)
     one = refusal(check_run(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
     assert one.what.endswith("and 5.0 GiB are free")
-    assert one.why == "this kernel itself holds 60.0 GiB of it"
+    assert one.why == "this kernel uses 60.0 GiB of it"
     assert "restart the kernel, or delete the model there and call `torch.cuda.empty_cache()`" in one.fix
-    roomy = a_machine(replace(H100, free=50 * GIB), held=20 * GIB)
+    roomy = a_machine(replace(H100, free=50 * GIB), kernel_memory=20 * GIB)
     found = check_run(config, SHAPES["8B"], roomy, TODAY, OPEN, "trl")
     assert found.passed
-    assert any("this kernel holds 20.0 GiB" in note.what for note in of_level(found, Level.NOTE))
+    assert any("this kernel uses 20.0 GiB" in note.what for note in of_level(found, Level.NOTE))
 
 
 def test_what_others_hold_is_named() -> None:
     config = a_config(sequence_len=2048)
-    busy = a_machine(replace(H100, free=GIB), holders=("python (pid 123)",))
+    busy = a_machine(replace(H100, free=GIB), other_processes=("python (pid 123)",))
     one = refusal(check_run(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
-    assert (one.why, one.fix) == ("it is held by python (pid 123)", "end what holds it")
-    nameless = replace(busy, holders=())
+    assert (one.why, one.fix) == ("python (pid 123) uses the rest", "end what uses it")
+    nameless = replace(busy, other_processes=())
     one = refusal(check_run(config, SHAPES["8B"], nameless, TODAY, OPEN, "trl"))
-    assert one.why.startswith("something else holds 76.6 GiB")
+    assert one.why.startswith("other processes use 76.6 GiB")
     assert "`nvidia-smi`" in one.fix
     no_card = a_machine(ram=64 * GIB, ram_free=2 * GIB)
     one = refusal(check_run(a_config(), SHAPES["1B"], no_card, TODAY, OPEN, "trl"))
-    assert one.fix.startswith("end what uses it")
+    assert one.fix.startswith("end them")
 
 
 def test_a_model_that_is_too_big_is_refused_with_what_would_fit() -> None:
@@ -229,11 +229,11 @@ def test_a_model_that_is_too_big_is_refused_with_what_would_fit() -> None:
     l4 = a_machine(a_card("NVIDIA L4", "8.9", 22))
     one = refusal(check_run(config, SHAPES["8B"], l4, TODAY, OPEN, "trl"))
     assert "`gradient_checkpointing: true`" in one.fix
-    assert "most of it is activations" in one.why
+    assert "the largest parts are activations" in one.why
     as_told = replace(config, gradient_checkpointing=True)
     assert check_run(as_told, SHAPES["8B"], l4, TODAY, OPEN, "trl").passed
     one = refusal(check_run(a_config(sequence_len=512), SHAPES["70B"], l4, TODAY, OPEN, "trl"))
-    assert one.fix.startswith("a smaller model, or a card with more than 4")
+    assert one.fix.startswith("use a smaller model, or a card with more than 4")
 
 
 def test_a_tight_fit_is_a_warning() -> None:
@@ -242,14 +242,14 @@ def test_a_tight_fit_is_a_warning() -> None:
     assert need is not None
     full = a_machine(replace(H100, free=need.total + 2**20))
     (one,) = of_level(check_run(config, SHAPES["8B"], full, TODAY, OPEN, "trl"), Level.WARN)
-    assert one.what.startswith("it is tight")
-    assert one.fix.startswith("there is more room with `sequence_len: ")
+    assert one.what.startswith("memory is tight")
+    assert one.fix.startswith("it needs less with `sequence_len: ")
     shortest = replace(config, sequence_len=64)
     need = check_run(shortest, SHAPES["8B"], a_machine(H100), TODAY, OPEN, "trl").estimate
     assert need is not None
     full = a_machine(replace(H100, free=need.total))
     (one,) = of_level(check_run(shortest, SHAPES["8B"], full, TODAY, OPEN, "trl"), Level.WARN)
-    assert one.fix == "leave nothing else running beside it"
+    assert one.fix == "run nothing else on this card"
 
 
 def test_room_is_what_is_free_or_what_a_card_can_give() -> None:
@@ -260,10 +260,10 @@ def test_room_is_what_is_free_or_what_a_card_can_give() -> None:
 @pytest.mark.parametrize(
     ("access", "what", "fix"),
     [
-        (Access(status="gated"), "gated", "put it into `HF_TOKEN`"),
-        (Access(status="gated", has_token=True), "gated", "with the account that the token is of"),
-        (Access(status="missing"), "has no model", "a private model needs a token"),
-        (Access(status="missing", has_token=True), "has no model", "check how `base_model` is spelt"),
+        (Access(status="gated"), "gated", "and set `HF_TOKEN` to it"),
+        (Access(status="gated", has_token=True), "gated", "with the account of the token"),
+        (Access(status="missing"), "has no model", "for a private model, set `HF_TOKEN`"),
+        (Access(status="missing", has_token=True), "has no model", "check the spelling of `base_model`"),
         (Access(status="unreachable"), "did not answer", "try again"),
     ],
 )
@@ -289,32 +289,32 @@ PHI_3 = {**LLAMA_1B, "model_type": "phi3", "rope_scaling": {"type": "su"}}
 @pytest.mark.parametrize(
     ("stack", "model", "why", "fix"),
     [
-        (OLD, LLAMA_1B, "which came with transformers 4.43", "a matrix with transformers 4.43 or later"),
-        (OLD, QWEN_3, "it came with transformers 4.51", "a matrix with transformers 4.51 or later"),
+        (OLD, LLAMA_1B, "which is new in transformers 4.43", "a matrix with transformers 4.43 or later"),
+        (OLD, QWEN_3, "the type is new in transformers 4.51", "a matrix with transformers 4.51 or later"),
         (
             TODAY,
             {**LLAMA_1B, "model_type": "quen2"},
             "did you mean `qwen2`?",
-            "a model of a type that it has",
+            "a model of a supported type",
         ),
-        (TODAY, {**LLAMA_1B, "model_type": "olmo3"}, "4.57", "a model of a type that it has"),
+        (TODAY, {**LLAMA_1B, "model_type": "olmo3"}, "4.57", "a model of a supported type"),
         (
             OLD,
             {**QWEN_3, "model_type": "unheard"},
-            "it is none of the 2 types",
-            "a model of a type that it has",
+            "it is not among the 2 types",
+            "a model of a supported type",
         ),
         (
             TODAY,
             {**LLAMA_1B, "rope_scaling": {"type": "new"}},
-            "they are of type `new`",
+            "their type is `new`",
             "a model with another type of rotary embeddings",
         ),
         (
             TODAY,
             {**LLAMA_1B, "quantization_config": {"quant_method": "gptq"}},
-            "QLoRA quantises whole weights",
-            "name the model that it was made from",
+            "QLoRA itself quantises full-precision weights",
+            "set `base_model` to the model that it was quantised from",
         ),
     ],
 )
@@ -338,7 +338,7 @@ def test_weights_in_4_bits_are_taken_as_they_are() -> None:
     assert found.passed
     assert found.estimate == check_run(qlora, shape, a_machine(H100), TODAY, OPEN, "trl").estimate
     one = refusal(check_run(lora, shape, a_machine(H100), replace(TODAY, bitsandbytes=None), OPEN, "trl"))
-    assert one.why == "a model in 4 bits needs it"
+    assert one.why == "a 4-bit model needs it"
     gptq = replace(shape, quantized="gptq")
     assert verdict_of(check_run(lora, gptq, a_machine(H100), TODAY, OPEN, "trl")) == "warn"
 
@@ -348,16 +348,21 @@ def test_a_sequence_beyond_the_positions_is_a_warning() -> None:
     (one,) = of_level(
         check_run(a_config(sequence_len=4096), shape, a_machine(H100), TODAY, OPEN, "trl"), Level.WARN
     )
-    assert one.fix == "`sequence_len: 2048`"
+    assert one.fix == "set `sequence_len: 2048`"
 
 
 @pytest.mark.parametrize(
     ("stack", "config", "what", "fix"),
     [
         ({"trl": None}, a_config(), "`trl` is not installed", "apply a matrix that has trl"),
-        ({"trl": None, "axolotl": "0.18.0"}, a_config(), "`trl` is not", "or take `--runner axolotl`"),
+        ({"trl": None, "axolotl": "0.18.0"}, a_config(), "`trl` is not", "or use `--runner axolotl`"),
         ({"bitsandbytes": None}, a_config(), "bitsandbytes is not installed", "`adapter: lora`"),
-        ({"bitsandbytes": None}, a_config(optimizer="adamw_8bit"), "bitsandbytes is not", "any for QLoRA"),
+        (
+            {"bitsandbytes": None},
+            a_config(optimizer="adamw_8bit"),
+            "bitsandbytes is not",
+            "apply a QLoRA matrix",
+        ),
     ],
 )
 def test_what_the_runner_needs_is_asked_for(
@@ -371,11 +376,11 @@ def test_what_the_runner_needs_is_asked_for(
 def test_a_cpu_wants_another_bitsandbytes_and_another_optimizer() -> None:
     older = replace(TODAY, bitsandbytes="0.45.5")
     one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(), older, OPEN, "trl"))
-    assert one.what == "bitsandbytes 0.45.5 has no 4-bit layers for a CPU"
+    assert one.what == "bitsandbytes 0.45.5 has no 4-bit layers for CPUs"
     assert check_run(a_config(adapter=Adapter.LORA), SHAPES["1B"], a_machine(), older, OPEN, "trl").passed
     paged = a_config(optimizer="paged_adamw_8bit")
     one = refusal(check_run(paged, SHAPES["1B"], a_machine(), TODAY, OPEN, "trl"))
-    assert one.fix == "`optimizer: adamw_torch`"
+    assert one.fix == "set `optimizer: adamw_torch`"
 
 
 @pytest.mark.parametrize(
@@ -396,7 +401,7 @@ def test_attention_is_one_that_runs(
     machine = a_machine(*([card] if card is not None else []))
     found = check_run(a_config(), shape, machine, replace(TODAY, flash_attn=flash_attn), OPEN, "trl")
     assert found.attention == attention
-    left = [one for one in found.findings if one.what == "flash-attn 2.8.3 is left aside"]
+    left = [one for one in found.findings if one.what == "not using flash-attn 2.8.3"]
     assert bool(left) is (card is T4 and flash_attn is not None)
 
 
@@ -442,7 +447,7 @@ def test_an_estimate_for_unknown_layers_says_so() -> None:
     stack = replace(TODAY, model_types=frozenset())
     found = check_run(a_config(), shape, a_machine(H100), stack, OPEN, "trl")
     assert found.passed
-    assert any("to be like Llama's" in one.what for one in found.findings)
+    assert any("are like Llama's" in one.what for one in found.findings)
 
 
 def test_memory_for_loading_and_disk_are_asked_for() -> None:
@@ -450,8 +455,8 @@ def test_memory_for_loading_and_disk_are_asked_for() -> None:
     access = replace(OPEN, weights=2_500_000_000)
     found = check_run(a_config(), SHAPES["1B"], poor, TODAY, access, "trl")
     ram, disk = of_level(found, Level.REFUSE)
-    assert ram.what.endswith("to load the model, and 2.0 GiB are free")
-    assert disk.what == "2.9 GB of disk are needed, and 1.0 GB are free"
+    assert ram.what.endswith("of the machine's memory, and 2.0 GiB are free")
+    assert disk.what == "2.9 GB of disk space are needed, and 1.0 GB are free"
     assert "`HF_HOME`" in disk.fix
     full = check_run(
         a_config(), SHAPES["1B"], replace(poor, ram_free=8 * GIB, disk_free=1), TODAY, OPEN, "trl"
@@ -461,8 +466,8 @@ def test_memory_for_loading_and_disk_are_asked_for() -> None:
 
 DISKS: list[tuple[int, int, list[tuple[str, str]]]] = [  # free for the run, for the hub's cache, in GB
     (5, 5, []),
-    (5, 1, [("2.5 GB of disk are needed for the hub's cache, and 1.0 GB are free", "`HF_HOME`")]),
-    (0, 5, [("203 MB of disk are needed for the run, and 0 bytes are free", "`output_dir`")]),
+    (5, 1, [("2.5 GB of disk space are needed for the hub's cache, and 1.0 GB are free", "`HF_HOME`")]),
+    (0, 5, [("203 MB of disk space are needed for the run, and 0 bytes are free", "`output_dir`")]),
 ]
 
 
@@ -480,7 +485,7 @@ def test_weights_go_to_the_disk_of_the_hubs_cache(
 def test_weights_need_their_disk_though_the_model_cannot_be_reckoned() -> None:
     machine = a_machine(H100, disk_free=10**9)
     found = check_run(a_config(), None, machine, TODAY, replace(OPEN, weights=90 * 10**9), "trl")
-    assert refusal(found).what == "90 GB of disk are needed, and 1.0 GB are free"
+    assert refusal(found).what == "90 GB of disk space are needed, and 1.0 GB are free"
 
 
 def test_a_card_that_tells_no_capability_trains_with_a_warning() -> None:
@@ -490,7 +495,7 @@ def test_a_card_that_tells_no_capability_trains_with_a_warning() -> None:
     )
     assert (verdict_of(found), found.precision, found.attention) == ("warn", FP16, "sdpa")
     (warned,) = of_level(found, Level.WARN)
-    assert warned.what == "the compute capability of the Tesla T4 is not known: it trains in fp16"
+    assert warned.what == "training in fp16, because the compute capability of the Tesla T4 is unknown"
     without_cuda = check_run(
         a_config(), SHAPES["1B"], a_machine(card), replace(TODAY, arch_list=()), OPEN, "trl"
     )
@@ -500,7 +505,7 @@ def test_a_card_that_tells_no_capability_trains_with_a_warning() -> None:
 def test_a_part_of_a_card_is_said_to_be_smaller() -> None:
     found = check_run(a_config(), SHAPES["1B"], a_machine(H100, has_slices=True), TODAY, OPEN, "trl")
     (warned,) = of_level(found, Level.WARN)
-    assert warned.what.startswith(f"a part of the {H100.name} trains")
+    assert warned.what.startswith(f"training on a slice of the {H100.name}")
     assert "nvidia-smi -L" in warned.fix
 
 

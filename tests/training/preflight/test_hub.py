@@ -82,7 +82,7 @@ def test_a_config_that_is_no_object_is_refused(data: bytes, environ: dict[str, s
 
 
 def test_a_folder_without_a_config_is_no_model(environ: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="is no model") as raised:
+    with pytest.raises(NotFound, match="is not a model") as raised:
         read_model_config(str(tmp_path), None, None, environ)
     facts = query_model(str(tmp_path), None, None, environ)
     assert (facts.access.status, facts.config, facts.problem) == ("local", None, raised.value.message)
@@ -93,9 +93,9 @@ def test_what_is_neither_a_folder_nor_a_name_is_said(
     name: str, hub: HubServer, environ: dict[str, str]
 ) -> None:
     for ask in (query_model, read_model_config):
-        with pytest.raises(NotFound, match=f"there is no folder `{name}`") as raised:
+        with pytest.raises(NotFound, match=f"`{name}` is neither a folder nor a valid name") as raised:
             ask(name, None, None, environ)
-        assert raised.value.hint == "Give a folder with a model in it, or a name such as `owner/model`"
+        assert raised.value.hint == "Give the path of a model, or a name such as `owner/model`"
     assert hub.requests == []
 
 
@@ -157,7 +157,7 @@ def test_the_hub_says_who_may_read_a_model(
 
 def test_a_token_that_the_hub_does_not_know_is_said(environ: dict[str, str]) -> None:
     for ask in (query_model, read_model_config):
-        with pytest.raises(InvalidInput, match="does not know the token") as raised:
+        with pytest.raises(InvalidInput, match="rejects the token") as raised:
             ask("open/model", None, "hf_withdrawn", environ)
         assert "hf_withdrawn" not in f"{raised.value} {raised.value.hint}"
 
@@ -245,7 +245,7 @@ def test_a_gated_config_is_refused_with_the_way_in(hub: HubServer, environ: dict
 @pytest.mark.parametrize(
     ("repo", "revision", "words"),
     [
-        ("nobody/nothing", None, "has no model `nobody/nothing`, or does not show it"),
+        ("nobody/nothing", None, "has no model `nobody/nothing`, or it is private"),
         ("open/model", "v9", "at revision `v9`"),
         ("gguf/model", None, r"has no `config\.json`"),
     ],
@@ -338,6 +338,6 @@ PLACES = [
 
 @pytest.mark.parametrize(("environ", "folder"), PLACES)
 def test_the_cache_is_where_huggingface_hub_has_it(environ: dict[str, str], folder: str) -> None:
-    assert HubCache.of(environ).folder == Path(folder)
+    assert HubCache.from_environ(environ).folder == Path(folder)
     if "CACHE" not in " ".join(environ).replace("XDG_CACHE_HOME", ""):
         assert hub_home(environ) == Path(folder).parent

@@ -62,7 +62,7 @@ def tree(root: Path, files: Mapping[str, str]) -> Path:
 @without_nvml
 def test_a_machine_without_a_card(tmp_path: Path) -> None:
     machine = read_machine({"PATH": str(tmp_path)}, tmp_path / "not" / "there", modules={})
-    assert (machine.cards, machine.held, machine.holders) == ((), 0, ())
+    assert (machine.cards, machine.kernel_memory, machine.other_processes) == ((), 0, ())
     assert machine.ram >= machine.ram_free > 0
     assert machine.disk_free > 0
 
@@ -74,8 +74,8 @@ def test_a_card_tells_what_is_free_and_who_has_the_rest(tmp_path: Path) -> None:
     environ = nvidia_smi(tmp_path, "GPU-a, 10000\\nGPU-b, [N/A]\\n", processes)
     machine = read_machine(environ, tmp_path, modules={}, root=root)
     assert machine.cards == (t4(10000 * MIB), t4(None))
-    assert machine.held == 500 * MIB
-    assert machine.holders == ("python (pid 7)", "a process outside of this container (pid 8)")
+    assert machine.kernel_memory == 500 * MIB
+    assert machine.other_processes == ("python (pid 7)", "a process outside this container (pid 8)")
 
 
 VISIBLE = [
@@ -106,7 +106,7 @@ def test_hidden_cards_are_none(value: str | None, expected: str, tmp_path: Path)
     environ |= {"CUDA_VISIBLE_DEVICES": value} if value is not None else {}
     machine = read_machine(environ, tmp_path, modules={})
     assert [card.free for card in machine.cards] == [{"a": MIB, "b": 2 * MIB}[name] for name in expected]
-    assert len(machine.holders) == expected.count("a")
+    assert len(machine.other_processes) == expected.count("a")
     assert len(machine.accelerator.devices) == len(expected)
     assert visible(detect(environ), environ) == machine.accelerator
     assert machine.has_slices is (value is not None and value.startswith("MIG"))
@@ -172,16 +172,16 @@ TORCHES: list[tuple[Mapping[str, Any], int]] = [
 
 @pytest.mark.parametrize(("modules", "held"), TORCHES)
 def test_a_kernel_knows_what_its_torch_holds(modules: Mapping[str, Any], held: int, tmp_path: Path) -> None:
-    assert read_machine({"PATH": str(tmp_path)}, tmp_path, modules=modules).held == held
+    assert read_machine({"PATH": str(tmp_path)}, tmp_path, modules=modules).kernel_memory == held
 
 
 @without_nvml
 def test_the_larger_of_two_answers_counts(tmp_path: Path) -> None:
     environ = nvidia_smi(tmp_path, "GPU-a, 1\\n", f"GPU-a, {os.getpid()}, 300\\n")
     modules = {"torch": SimpleNamespace(cuda=Cuda(5))}
-    assert read_machine(environ, tmp_path, modules=modules).held == 300 * MIB
+    assert read_machine(environ, tmp_path, modules=modules).kernel_memory == 300 * MIB
     modules = {"torch": SimpleNamespace(cuda=Cuda(GIB))}
-    assert read_machine(environ, tmp_path, modules=modules).held == GIB
+    assert read_machine(environ, tmp_path, modules=modules).kernel_memory == GIB
 
 
 LIBRARY = r"""
@@ -239,15 +239,15 @@ def test_the_driver_is_asked_itself(version: str, tmp_path: Path) -> None:
     environ = library(tmp_path, VERSION=f"nvmlDeviceGetComputeRunningProcesses_{version}")
     machine = read_machine(environ, tmp_path, modules={}, root=tmp_path)
     assert machine.cards == (l4(GIB), l4(2 * GIB))
-    assert machine.held == 300 * MIB
-    assert machine.holders == ("a process outside of this container (pid 4000000)",)
+    assert machine.kernel_memory == 300 * MIB
+    assert machine.other_processes == ("a process outside this container (pid 4000000)",)
     machine = read_machine({**environ, "CUDA_VISIBLE_DEVICES": "GPU-b"}, tmp_path, modules={})
-    assert (machine.cards, machine.held, machine.holders) == ((l4(2 * GIB),), 0, ())
+    assert (machine.cards, machine.kernel_memory, machine.other_processes) == ((l4(2 * GIB),), 0, ())
 
 
 def test_a_driver_that_knows_no_processes_tells_what_is_free(tmp_path: Path) -> None:
     machine = read_machine(library(tmp_path), tmp_path, modules={})
-    assert (machine.cards, machine.held, machine.holders) == ((l4(GIB), l4(2 * GIB)), 0, ())
+    assert (machine.cards, machine.kernel_memory, machine.other_processes) == ((l4(GIB), l4(2 * GIB)), 0, ())
 
 
 def test_a_driver_that_fails_leaves_the_cards_as_they_are(tmp_path: Path) -> None:
@@ -422,12 +422,12 @@ BROKEN: list[tuple[dict[str, str], dict[str, str], str]] = [
     (
         {"torch/__init__.py": "import os; os._exit(7)"},
         {},
-        r"could not tell its stack: the process ended with status 7",
+        r"could not report its stack: the process ended with status 7",
     ),
     (
         {"torch/__init__.py": CUT_OFF},
         {},
-        "could not tell its stack: the process ended with status 0\n  no",
+        "could not report its stack: the process ended with status 0\n  no",
     ),
 ]
 
@@ -442,5 +442,5 @@ def test_a_stack_that_cannot_train_says_why(
 
 
 def test_no_interpreter_is_no_stack(tmp_path: Path) -> None:
-    with pytest.raises(Unmet, match="could not tell its stack: No such file"):
+    with pytest.raises(Unmet, match="could not report its stack: No such file"):
         read_stack(tmp_path / "none", {})

@@ -169,7 +169,7 @@ def test_norms_of_heads_are_reckoned_with() -> None:
 
 def test_scores_grow_with_the_square_of_the_sequence() -> None:
     eager = replace(TRL, attention="eager")
-    unfused = replace(TRL, is_fused=False)
+    unfused = replace(TRL, has_fused_attention=False)
     flash = replace(unfused, attention="flash_attention_2")
 
     def total(setting: Setting, length: int) -> int:

@@ -131,7 +131,7 @@ def test_the_parameters_are_those_of_the_published_files(name: str) -> None:
     shape = from_config(config)
     assert shape.parameters == parameters
     assert shape.is_known
-    assert shape.peculiar is None
+    assert shape.unsupported is None
 
 
 def test_linear_layers_have_the_names_that_adapters_take() -> None:
@@ -214,13 +214,13 @@ def test_the_type_of_rotary_embeddings_is_read_under_old_and_new_keys(
         ({"quantization_config": {"quant_method": "awq"}}, "quantized", "awq"),
         ({"quantization_config": {"bits": 4}}, "quantized", "unknown"),
         ({}, "quantized", None),
-        ({"num_experts": 128}, "peculiar", "a mixture of 128 experts"),
-        ({"num_local_experts": 1}, "peculiar", None),
-        ({"kv_lora_rank": 512}, "peculiar", "compressed attention"),
-        ({"is_encoder_decoder": True}, "peculiar", "an encoder beside the decoder"),
+        ({"num_experts": 128}, "unsupported", "a mixture of 128 experts"),
+        ({"num_local_experts": 1}, "unsupported", None),
+        ({"kv_lora_rank": 512}, "unsupported", "compressed attention"),
+        ({"is_encoder_decoder": True}, "unsupported", "an encoder"),
         ({"attention_bias": True}, "has_biases", True),
-        ({"model_type": "gemma2"}, "caps_attention", True),
-        ({"model_type": "gemma2", "attn_logit_softcapping": None}, "caps_attention", False),
+        ({"model_type": "gemma2"}, "has_softcapping", True),
+        ({"model_type": "gemma2", "attn_logit_softcapping": None}, "has_softcapping", False),
         ({"model_type": "newcomer"}, "is_known", False),
         ({"tie_word_embeddings": None}, "tied", False),
         ({"tie_word_embeddings": None, "model_type": "gemma"}, "tied", True),
