@@ -46,7 +46,7 @@ def _check(call: Call) -> int:
 
     args = call.args
     if args.all == bool(args.names):
-        raise InvalidInput("name either matrices to check, or `--all`")
+        raise InvalidInput("name the matrices to check, or pass `--all`")
     names = args.names
     if args.all:
         listed = [one for one in list_matrices(environ=call.environ) if not one.shadowed_by]

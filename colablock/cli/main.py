@@ -107,7 +107,7 @@ def _parsed(argv: list[str]) -> argparse.Namespace:
     if args.argv:  # options after the name, which argparse took for the command
         args = parser.parse_args([own[0], *args.argv, *own[1 : len(own) - len(args.argv)]])
     if args.argv:
-        parser.error(f"unexpected argument `{args.argv[0]}` before `--`")
+        parser.error(f"unexpected argument `{args.name}` before `--`")
     args.argv = rest
     return args
 

@@ -133,12 +133,12 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
     if options.into is not None:
         return solver.in_env("requested") if options.into is Target.ENV else solver.in_kernel("requested")
     if not is_kernel(solver.kernel, named=bool(options.python or options.runtime)):
-        return solver.in_env("this is no notebook")
+        return solver.in_env("not in a notebook")
     try:
         planned = solver.in_kernel("harmless: no loaded module changes and nothing breaks")
     except (NoSolution, Refused) as error:
         session.reporter.note(f"not using the kernel: {error.message.splitlines()[0]}")
-        return solver.in_env("the kernel cannot hold the stack")
+        return solver.in_env("the stack does not fit the kernel")
     harm = why_not_kernel(planned.plan)
     is_closed = planned.snapshot.externally_managed is not None and not options.break_system_packages
     if harm is None and planned.plan.steps and is_closed:

@@ -661,7 +661,7 @@ def test_an_empty_lock_says_so(world: World, tmp_path: Path) -> None:
         (["plan", "tiny", "--default-index", "foo"], "`foo` is neither a URL nor a folder"),
         (["why", "tiny", "!!"], "`!!` is no name of a project"),
         (["why", "tiny", "nothing"], "nothing is neither installed nor part of tiny"),
-        (["run", "tiny", "word", "--", "true"], "unexpected argument `tiny` before `--`"),
+        (["run", "tiny", "word", "--", "true"], "unexpected argument `word` before `--`"),
     ],
 )
 def test_what_cannot_be_used_is_no_bug(argv: list[str], words: str, world: World) -> None:
