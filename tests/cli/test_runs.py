@@ -89,7 +89,7 @@ def test_one_run_is_shown_by_name_or_by_its_folder(
     failed(tmp_path / "tiny", home)
     assert run(environ, "show", "tiny") == 0
     text = capsys.readouterr().out
-    assert "why: the disk was full" in text
+    assert "why: the disk is full" in text
     assert run(environ, "show", str(tmp_path / "tiny")) == 0
     assert capsys.readouterr().out == text
     assert run(environ, "show", "tiny", "--json") == 0

@@ -207,8 +207,8 @@ def test_a_failure_as_text_says_what_to_do(failed: RunSummary) -> None:
     to = console()
     render_summary(failed, to)
     text = written(to)
-    assert "why: the memory of the card was full\n" in text
-    assert "  - Set `micro_batch_size: 1` (now 4), and raise" in text
+    assert "why: the card ran out of memory\n" in text
+    assert "  - Set `micro_batch_size: 1` (now 4), and" in text
     assert "the same call again goes on from checkpoint-2\n" in text
     assert f"the whole log: {failed.folder / 'log.txt'}" in text
     assert "And so on. And so on" in text

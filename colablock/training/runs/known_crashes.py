@@ -1,4 +1,4 @@
-"""The known causes of a failed run, read from the table beside this module, which says what its keys mean."""
+"""The known causes of failed runs, read from ``known_crashes.toml``, which describes its keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TABLE = Path(__file__).with_name("known_crashes.toml")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """Something to do, left out where it would not help."""
+    """Something to do; *unless* and *for_hub* say when it does not help."""
 
     text: str
     unless: Mapping[str, Any] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detail:
-    """A sentence made of the named groups of *pattern*."""
+    """A sentence with the named groups of *pattern*."""
 
     pattern: re.Pattern[str]
     text: str
@@ -39,7 +39,7 @@ class Detail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """One known cause; *pattern* is None where a traceback does not tell it."""
+    """One known cause; *pattern* is None if it is not recognised by text."""
 
     name: str
     means: str
@@ -49,19 +49,19 @@ class Cause:
     details: tuple[Detail, ...] = ()
     is_consequence: bool = False
     is_in_log: bool = False
-    asks: str = ""
+    look_up: str = ""  # "disk", "memory" or "shared-memory"
 
 
 @cache
 def known_causes() -> tuple[Cause, ...]:
-    """Return every known cause, in the order in which they are tried."""
+    """Return every known cause, in the order in which they are matched."""
     table = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
     shared = {f"@{name}": _advice(value) for name, value in table["shared"].items()}
     return tuple(_cause(value, shared) for value in table["cause"])
 
 
 def cause_in(text: str, *, is_log: bool = False) -> Cause | None:
-    """Return the first cause whose pattern is found in *text*: what exceptions said, or the end of a log."""
+    """Return the first cause whose pattern matches *text*: exception messages or, with *is_log*, a log."""
     for one in known_causes():
         if one.pattern is not None and (one.is_in_log or not is_log) and one.pattern.search(text):
             return one
@@ -69,12 +69,12 @@ def cause_in(text: str, *, is_log: bool = False) -> Cause | None:
 
 
 def cause_of_signal(number: int) -> Cause | None:
-    """Return what it means that a process was ended by the signal *number*."""
+    """Return the cause for a process that was ended by the signal *number*."""
     return next((one for one in known_causes() if one.signal == number), None)
 
 
 def named_cause(name: str) -> Cause:
-    """Return the cause that is called *name*."""
+    """Return the cause with the name *name*."""
     return next(one for one in known_causes() if one.name == name)
 
 
@@ -95,7 +95,7 @@ def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice]) -> Cause:
         ),
         is_consequence=value.get("consequence", False),
         is_in_log=value.get("log", False),
-        asks=value.get("asks", ""),
+        look_up=value.get("look-up", ""),
     )
 
 

@@ -73,7 +73,7 @@ def test_every_text_is_one_that_a_person_can_follow() -> None:
         assert all(
             one.text[0].isupper() or one.text.startswith(("`", "colablock", "fp16")) for one in cause.advice
         )
-        assert {one.asks for one in known_causes()} == {"", "disk", "memory", "shared-memory"}
+        assert {one.look_up for one in known_causes()} == {"", "disk", "memory", "shared-memory"}
     assert cause_of_signal(0) is None
 
 
@@ -131,7 +131,7 @@ def test_the_last_checkpoint_is_one_that_is_still_there(tmp_path: Path) -> None:
     found = explain(folder, system=tmp_path)
     assert found is not None
     assert found.checkpoint == "checkpoint-4"
-    assert "Call it again: it goes on from checkpoint-4" in found.advice
+    assert "Start the run again: it resumes from checkpoint-4" in found.advice
 
 
 # Tracebacks in a log
@@ -160,7 +160,7 @@ something else
 def test_a_chain_is_one_failure() -> None:
     (found,) = tracebacks(CHAIN)
     assert found.line == "ValueError: first line"
-    assert found.said.splitlines() == [
+    assert found.messages.splitlines() == [
         "KeyError: 'a'",
         "ValueError: first line",
         "  second line",
@@ -177,7 +177,7 @@ def test_failures_of_ranks_that_write_at_once_are_told_apart() -> None:
     found = tracebacks(mixed)
     assert [one.rank for one in found] == [1, 0]
     assert {one.line for one in found} == {"ValueError: first line"}
-    assert found[0].said == found[1].said
+    assert found[0].messages == found[1].messages
 
 
 def test_of_several_without_a_mark_the_first_of_the_last_counts(tmp_path: Path) -> None:
@@ -209,8 +209,8 @@ def test_a_log_that_ends_in_the_middle(tmp_path: Path, log: str) -> None:
             "oom_kill_disable 0\noom_kill 1\n",
             "1 process in this container",
         ),
-        ("sys/fs/cgroup/memory/memory.oom_control", "oom_kill 0\n", "keeps no count here"),
-        ("proc/vmstat", "nr_free 1\noom_kill 0\n", "nothing on this machine"),
+        ("sys/fs/cgroup/memory/memory.oom_control", "oom_kill 0\n", "does not count it"),
+        ("proc/vmstat", "nr_free 1\noom_kill 0\n", "not killed any process on this machine"),
         ("proc/vmstat", "oom_kill 3\n", "3 processes on this machine"),
     ],
 )
