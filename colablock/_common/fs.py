@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 NEW = ".new-"
-"""How the name of a file begins that is still being written."""
+"""Prefix for the name of a file that is not complete yet."""
 
 _BLOCK = 1 << 20
 
@@ -44,33 +44,33 @@ _BLOCK = 1 << 20
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a free path in the folder of *path*; what the block puts there becomes *path* by one rename.
+    """Yield an unused path in the folder of *path*.  What the block creates there becomes *path* atomically.
 
-    The name cannot be predicted, so nobody else can prepare it.  Other
-    processes see the old *path* or the new one, never a part.  When the block
-    raises, the new file is removed and *path* stays as it is.  A symbolic link
-    at *path* is replaced; its target stays as it is.  Nothing is synced.
-    Raises OSError.
+    Other processes see the old file or the new one, never a part of it.  If the
+    block raises, the new file is removed and *path* is unchanged.  The
+    temporary name is random, so nobody can predict it.  A symbolic link at
+    *path* is replaced, and its target is unchanged.  Nothing is synced.  Raises
+    OSError.
     """
     new = path.with_name(f"{NEW}{os.urandom(8).hex()}")
     try:
         yield new
         new.replace(path)
     finally:
-        # A rename between two hard links of one file does nothing, so the new name may remain.
+        # Renaming one hard link of a file to another does nothing, so the temporary name may remain.
         with suppress(OSError):
             new.unlink()
 
 
 def replace_file(path: Path, data: bytes, *, synced: bool = False) -> None:
-    """Write *data* to *path* as ``atomic_path`` does.  The permissions of an older file are kept.
+    """Write *data* to *path* atomically, see ``atomic_path``.  An existing file keeps its permissions.
 
-    With *synced*, the file is on the disk before it gets its name, and the name
-    is when this returns: a crash leaves the old content or the new one.
-    Without it, a crash of the machine may leave an empty file.  Raises OSError.
+    With *synced*, the content is synced before the rename and the folder after
+    it: a crash of the machine leaves the old content or the new.  Without it, a
+    crash may leave an empty file.  Raises OSError.
     """
     with atomic_path(path) as new, new.open("xb") as file:
-        with suppress(OSError):  # there is none, or the file system has no permissions
+        with suppress(OSError):  # no such file, or a file system without permissions
             if stat.S_ISREG(mode := path.lstat().st_mode):
                 new.chmod(stat.S_IMODE(mode))
         file.write(data)
@@ -82,10 +82,10 @@ def replace_file(path: Path, data: bytes, *, synced: bool = False) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that the user asked for as ``replace_file`` does, and make its folders.
+    """Write a file that the user named, with ``replace_file``, and create its parent folders.
 
-    A symbolic link is followed: its target is replaced.  A device or a pipe
-    (``/dev/stdout``) is written to in place.  Raises InvalidInput.
+    A symbolic link is followed, and its target is replaced.  A device or a pipe
+    such as ``/dev/stdout`` is written in place.  Raises InvalidInput.
     """
     try:
         real = Path(os.path.realpath(path))
@@ -101,7 +101,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sync(path: str | Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk (fsync(2))."""
+    """Sync a file, or the entries of a folder, to the disk (fsync(2))."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -113,12 +113,12 @@ def sync(path: str | Path) -> None:
 
 
 def flock(file: int | IO[Any], *, shared: bool = False, wait: bool = True) -> bool:
-    """Lock an open file or folder (flock(2)); whether the lock is held now.
+    """Lock an open file or folder (flock(2)), and return whether the lock is held.
 
-    The lock binds only processes that ask for it.  It ends when the file is
-    closed, so also when the process ends, however it ends.  Without *wait*,
-    False means that another one holds it.  Always False on Windows, which has
-    no such lock.  Raises OSError where the file system has none.
+    The lock is advisory.  Closing the file releases it, and so does the end of
+    the process.  Without *wait*, returns False if another process holds the
+    lock.  Always returns False on Windows, which has no such lock.  Raises
+    OSError if the file system does not support locks.
     """
     if sys.platform == "win32":
         return False
@@ -130,10 +130,10 @@ def flock(file: int | IO[Any], *, shared: bool = False, wait: bool = True) -> bo
 
 
 def open_locked(path: Path, *, shared: bool = False, wait: bool = True) -> int | None:
-    """Return a descriptor of the file or folder *path* that holds its lock until it is closed.
+    """Open and lock the file or folder *path*; return the descriptor, whose closing releases the lock.
 
-    None where there is no such lock to be had: another one holds it and *wait*
-    is false, *path* cannot be opened, or the file system has no locks.
+    Returns None if another process holds the lock and *wait* is false, if
+    *path* cannot be opened, or if the file system does not support locks.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -148,20 +148,20 @@ def open_locked(path: Path, *, shared: bool = False, wait: bool = True) -> int |
 
 @contextmanager
 def locked_file(path: Path) -> Iterator[None]:
-    """Hold the lock file *path*, made if need be; wait for whoever holds it.  The file stays.
+    """Hold the lock file *path* during the block.  It is created if missing and never removed.
 
-    Raises OSError.
+    Waits while another process holds it.  Raises OSError.
     """
     with path.open("ab") as file:
         flock(file)
         yield
 
 
-# Contents and space
+# Content and disk space
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Return the hash (hex) of the contents of a file.  Raises OSError."""
+    """Return the hash (hex) of the content of a file.  Raises OSError."""
     digest = hashlib.new(algorithm)
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -170,7 +170,7 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; an empty one where there is none that can be read."""
+    """Return the object in a JSON file, or an empty one if the file is missing or invalid."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -179,7 +179,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def free_space(folder: Path) -> int:
-    """Return the bytes that can still be written in *folder*, which need not exist yet."""
+    """Return the free bytes on the disk of *folder*, which need not exist yet."""
     status = os.statvfs(_nearest_existing(folder))
     return status.f_bavail * status.f_frsize
 

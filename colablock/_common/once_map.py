@@ -1,4 +1,4 @@
-"""Answers that several threads want and one works out."""
+"""A memo for several threads: each value is computed once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ V = TypeVar("V")
 
 @dataclass(slots=True)
 class OnceMap(Generic[K, V]):
-    """Answers that are worked out once, by whoever asks first; the others wait for it."""
+    """Values by key.  The first thread that asks for a key computes its value; the others wait for it."""
 
     _answers: dict[K, Future[V]]
     _lock: threading.Lock
@@ -28,7 +28,7 @@ class OnceMap(Generic[K, V]):
         self._lock = threading.Lock()
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the answer for *key*, or raise what making it raised."""
+        """Return the value of *key*, which *make* computes at most once, or raise the error of *make*."""
         with self._lock:
             answer = self._answers.get(key)
             mine = answer is None
@@ -38,7 +38,7 @@ class OnceMap(Generic[K, V]):
             try:
                 answer.set_result(make())
             except BaseException as error:
-                if not isinstance(error, ColablockError):  # an interrupt is nobody else's answer
+                if not isinstance(error, ColablockError):  # an interrupt concerns one thread only
                     with self._lock:
                         del self._answers[key]
                 answer.set_exception(error)

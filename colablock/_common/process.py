@@ -1,12 +1,12 @@
-"""Child processes: their variables, how they are started, and what their failure is.
+"""Child processes: their environment variables, how they start, and how their failures are reported.
 
-Four ways are enough:
+There are four ways to start one:
 
-- ``run_python`` asks another interpreter, isolated, and waits for its output
-- ``run_child`` does the same with any program, ``run_uv`` with uv
-- ``start_session`` starts a process in a session of its own; it goes on
-  without us, or ``kill_session`` ends it with all that it started
-- a command on the user's own terminal: ``verification.verify.run_in`` only
+- ``run_python`` runs another interpreter in isolation and returns its output
+- ``run_child`` does the same for any program, and ``run_uv`` for uv
+- ``start_session`` starts a process in its own session.  It outlives this
+  process, or ``kill_session`` kills it and its descendants
+- ``verification.verify.run_in`` alone runs a command on the user's terminal
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ __all__ = [
     "uv_command",
 ]
 
-# What would steer uv, pip or an interpreter away from what we ask of it.  Notebooks preset some:
-# ipykernel a MPLBACKEND that its own kernel alone has, hosted runtimes UV_SYSTEM_PYTHON and UV_CONSTRAINT.
+# Variables that change the behaviour of uv, pip or an interpreter.  Notebooks preset some of them:
+# ipykernel sets an MPLBACKEND that only its kernel has, hosted runtimes UV_SYSTEM_PYTHON and UV_CONSTRAINT.
 _DROPPED_PREFIXES = ("UV_", "PIP_", "CONDA_")
 _DROPPED = frozenset(
     {
@@ -59,7 +59,7 @@ _DROPPED = frozenset(
         "__PYVENV_LAUNCHER__",
     }
 )
-# Where uv keeps and finds things is the user's to say; it changes no answer.
+# Where uv stores and finds files is the user's choice and does not change results.
 _KEPT = frozenset(
     {"UV_CACHE_DIR", "UV_PYTHON_DOWNLOADS_JSON_URL", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_INSTALL_MIRROR"}
 )
@@ -74,13 +74,13 @@ OPT_OUTS: Mapping[str, str] = {
 
 
 def clean_environment(environ: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """Return *environ* without what steers uv, pip or an interpreter, and with *extra*."""
+    """Return *environ* without the variables that affect uv, pip or an interpreter, and with *extra*."""
     kept = {name: value for name, value in environ.items() if not _is_dropped(name)}
     return kept | extra
 
 
 def environment_of(python: str | Path, environ: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """Return the cleaned variables for a child of *python*'s environment, its commands first on PATH."""
+    """Return cleaned variables for a child in the environment of *python*, with its scripts first on PATH."""
     folder = Path(python).absolute().parent
     path = os.pathsep.join([str(folder), *filter(None, [environ.get("PATH")])])
     cleaned = clean_environment(environ, PATH=path)
@@ -91,7 +91,7 @@ def environment_of(python: str | Path, environ: Mapping[str, str], **extra: str)
 
 @dataclass(frozen=True, slots=True)
 class ChildOutput:
-    """What a child process wrote."""
+    """The output of a child process."""
 
     stdout: bytes = b""
     stderr: bytes = b""
@@ -110,9 +110,8 @@ class ChildOutput:
 class ChildFailed(Exception):
     """A child process did not start, did not end in time, or ended with a status other than 0.
 
-    ``str()`` says which, as the end of a sentence: "it ended with status 1".
-    *status* is None where the process did not start or was out of time, and
-    negative where a signal ended it.
+    ``str()`` says which of them: "it ended with status 1".  *status* is None if
+    the process did not start or ran out of time, and negative for a signal.
     """
 
     def __init__(self, reason: str, *, status: int | None = None, output: ChildOutput | None = None) -> None:
@@ -132,9 +131,9 @@ def run_child(
 ) -> ChildOutput:
     """Run *command* with exactly the variables *environ* and return its output.
 
-    *data* is its standard input.  It works in *folder*, or else in ours.  An
-    *own_session* takes the terminal away from it: it cannot ask for a password
-    there.  Raises ChildFailed; after *timeout* seconds the process is killed.
+    *data* is its standard input, and *folder* its working folder (default: the
+    current one).  With *own_session* it has no terminal and cannot prompt for a
+    password.  After *timeout* seconds it is killed.  Raises ChildFailed.
     """
     try:
         done = subprocess.run(
@@ -160,10 +159,10 @@ def run_child(
 def run_python(
     python: str | Path, arguments: Sequence[str | Path], *, environ: Mapping[str, str], timeout: float
 ) -> ChildOutput:
-    """Run an interpreter isolated and return its output.  Raises ChildFailed.
+    """Run an interpreter in isolation and return its output.  Raises ChildFailed.
 
-    ``-I`` keeps ``PYTHON*`` variables, the user's own packages and the current
-    folder away from it, and the variables are cleaned.
+    The environment variables are cleaned.  ``-I`` makes it ignore ``PYTHON*``
+    variables, the user site and the current folder.
     """
     return run_child([python, "-I", *arguments], environ=clean_environment(environ), timeout=timeout)
 
@@ -189,9 +188,9 @@ def run_uv(
 
 
 def uv_command(args: Sequence[str], environ: Mapping[str, str], *, downloads: bool = False) -> list[str]:
-    """Return the command of uv without configuration files; it fetches interpreters only with *downloads*.
+    """Return the uv command for *args*: no configuration files, and no Python downloads by default.
 
-    Raises Unmet where there is no uv.
+    Raises Unmet if there is no uv.
     """
     fetching = () if downloads else ("--no-python-downloads",)
     return [_find_uv(environ), "--no-config", "--color=never", "--no-progress", *fetching, *args]
@@ -200,9 +199,9 @@ def uv_command(args: Sequence[str], environ: Mapping[str, str], *, downloads: bo
 def source_command(python: str | Path, source: str, *arguments: str) -> list[str]:
     """Return the command that runs the text *source* as a script with *arguments*.
 
-    It is given as text: run as a file, its folder would be first on the import
-    path, and its neighbours would hide modules.  The current folder takes that
-    place, so it has to be an empty one.
+    The script is passed as text (``-c``).  Run as a file, its folder would come
+    first on the import path, and other files there would shadow modules.  With
+    ``-c`` the working folder comes first, so it has to be empty.
     """
     return [str(Path(python).absolute()), "-c", source, *arguments]
 
@@ -215,11 +214,11 @@ def start_session(
     output: IO[bytes] | int = subprocess.DEVNULL,
     descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start *command* in a session of its own, with exactly the variables *environ*, and do not wait.
+    """Start *command* in its own session, with exactly the variables *environ*, and do not wait for it.
 
-    Ctrl-C does not reach it, and it goes on when this process ends, a restarted
-    kernel among them.  Both its outputs go to *output*; it keeps the open
-    *descriptors*.  Raises OSError.
+    Ctrl-C does not reach it, and it survives the end of this process, such as
+    the restart of a kernel.  Standard output and error go to *output*, and it
+    inherits *descriptors*.  Raises OSError.
     """
     return subprocess.Popen(
         command,
@@ -234,13 +233,13 @@ def start_session(
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process of ``start_session`` that was not waited for yet, with all that it started."""
+    """Kill a process of ``start_session`` and its descendants.  It must not have been waited for yet."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def exit_words(status: int) -> str:
-    """Return how a process ended, after "it": "ended with status 1", "was ended by SIGKILL"."""
+    """Return how a process ended, without a subject: "ended with status 1", "was ended by SIGKILL"."""
     if status >= 0:
         return f"ended with status {status}"
     try:
@@ -250,7 +249,7 @@ def exit_words(status: int) -> str:
 
 
 def last_lines(text: str, count: int = 12, *, indent: str = "") -> str:
-    """Return the last *count* lines of *text* that are not blank."""
+    """Return the last *count* non-blank lines of *text*."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return "\n".join(indent + line for line in lines[-count:])
 
@@ -267,5 +266,5 @@ def _find_uv(environ: Mapping[str, str]) -> str:
     except FileNotFoundError as error:
         found = shutil.which("uv", path=environ.get("PATH"))
         if found is None:
-            raise Unmet("uv is not to be found", hint="Install it with `pip install uv`") from error
+            raise Unmet("uv is not installed", hint="Install it with `pip install uv`") from error
         return found

@@ -1,4 +1,4 @@
-"""What the stations tell while they work.  The library never prints: the edge draws."""
+"""The protocol for progress.  The library never prints: the caller passes a reporter that does."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ __all__ = ["Reporter"]
 
 
 class Reporter:
-    """Does nothing; the terminal and the notebook each override what they draw.
+    """A reporter that does nothing.  The terminal and the notebook override the methods that they show.
 
-    Methods may be called from several threads, and never raise.
+    Methods may be called from several threads and must not raise.
     """
 
     def stage(self, text: str) -> None:
-        """A station begins: "Resolving qlora-2026 for Python 3.12"."""
+        """A stage of the work starts: "Resolving qlora-2026 for Python 3.12"."""
 
     def resolving(self, name: str, pinned: int) -> None:
-        """*name* is being decided; *pinned* projects are decided so far."""
+        """The resolver looks for a version of *name*; *pinned* projects have one so far."""
 
     def fetch_started(self, files: int, size: int) -> None:
-        """*files* files of *size* bytes in all are going to be fetched."""
+        """A download of *files* files starts, with *size* bytes in total."""
 
     def fetched(self, filename: str, size: int) -> None:
-        """*size* more bytes of *filename* have arrived."""
+        """Another *size* bytes of *filename* have arrived."""
 
     def fetch_finished(self) -> None:
-        """All files are here and their hashes hold."""
+        """All files have arrived and have the expected hashes."""
 
     def step(self, text: str, done: int, total: int) -> None:
-        """One step of a change or a proof ended: *done* of *total*."""
+        """Step *done* of *total* of a change or a verification has ended."""
 
     def note(self, text: str) -> None:
-        """Something the user should read: a fallback taken, a warning."""
+        """A message for the user, such as a warning or a fallback that is used."""

@@ -1,6 +1,6 @@
-"""Text for people: counts, sizes, durations, and the known word that a misspelt one is near to.
+"""Text for people: counts, sizes, durations, and suggestions for a misspelt word.
 
-Files and disks are told in powers of 1000, memory in powers of 1024.
+Sizes of files and disks use powers of 1000, sizes of memory powers of 1024.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 __all__ = ["count", "memory_text", "near", "seconds_text", "size_text", "some_of"]
 
 _STEP = 1000
-_SMALL = 9.95  # below this a decimal is worth its place
+_SMALL = 9.95  # smaller numbers are shown with one decimal
 _MINUTE = 60
 _UNITS = ("kB", "MB", "GB", "TB")
 
 
 def size_text(size: int) -> str:
-    """Return *size* in bytes as a person reads it, in powers of 1000: ``812 kB``, ``2.9 GB``."""
+    """Return a number of bytes as text, in powers of 1000: ``812 kB``, ``2.9 GB``."""
     value = float(size)
     unit = "byte" if size == 1 else "bytes"
     for larger in _UNITS:
@@ -28,18 +28,18 @@ def size_text(size: int) -> str:
 
 
 def memory_text(size: float) -> str:
-    """Return bytes of memory as its tools and torch count them: ``9.5 GiB``, ``450 MiB``."""
+    """Return bytes of memory as text, in powers of 1024 as torch does: ``9.5 GiB``, ``450 MiB``."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def near(word: str, known: Iterable[str]) -> str | None:
-    """Return a hint with the one of *known* that *word* may have been meant for; None where none is near."""
+    """Return a hint that suggests the word of *known* closest to *word*, or None if none is close."""
     found = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean `{found[0]}`?" if found else None
 
 
 def seconds_text(seconds: float) -> str:
-    """Return a duration: ``0.3 s``, ``12 s``, ``2 min 5 s``."""
+    """Return a duration as text: ``0.3 s``, ``12 s``, ``2 min 5 s``."""
     if seconds < _SMALL:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), _MINUTE)
@@ -47,11 +47,11 @@ def seconds_text(seconds: float) -> str:
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
-    """Return ``1 file``, ``2 files``."""
+    """Return *number* and *noun*: ``1 file``, ``2 files``."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def some_of(items: Sequence[str], limit: int) -> str:
-    """Return the first *limit* of *items*, and how many more there are."""
+    """Return the first *limit* of *items* and the number of the others: ``a, b and 3 more``."""
     shown = ", ".join(items[:limit])
     return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown

@@ -1,4 +1,4 @@
-"""URLs: credentials out, fragments apart, local paths, and mirrors."""
+"""URLs: credentials, fragments, local paths and mirrors."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = [
 
 
 def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Return *url* without user and password, and those (percent-encoded), None where there are none."""
+    """Return *url* without user and password, and the pair of them (percent-encoded), or None without any."""
     try:
         parts = urlsplit(url)
     except ValueError as error:
         shown = re.sub(r"//[^/]*@", "//", url)
-        raise FetchFailed(f"`{shown}` is no URL: {error}", url=shown) from error
+        raise FetchFailed(f"`{shown}` is not a valid URL: {error}", url=shown) from error
     userinfo, at, host = parts.netloc.rpartition("@")
     if not at:
         return url, None
@@ -39,12 +39,12 @@ def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def redacted(url: str) -> str:
-    """Return *url* fit to be shown: without user and password."""
+    """Return *url* without user and password, as it may be shown."""
     return split_credentials(url)[0]
 
 
 def split_fragment(url: str) -> tuple[str, dict[str, str]]:
-    """Return *url* without its fragment, and the hashes that the fragment names (``#sha256=...``)."""
+    """Return *url* without its fragment, and the hashes in the fragment (``#sha256=...``)."""
     plain, _, fragment = url.partition("#")
     pairs = (part.partition("=") for part in fragment.split("&"))
     known = {"md5", "sha1", "sha224", "sha256", "sha384", "sha512"}
@@ -59,29 +59,29 @@ def basename(url: str) -> str:
 
 
 def local_path(url: str) -> Path | None:
-    """Return the path that a ``file:`` URL or a plain path names; None for anything remote."""
+    """Return the local path of a ``file:`` URL or a plain path, or None for a remote URL."""
     scheme, colon, rest = url.partition(":")
     if colon and scheme.lower() == "file":
         parts = urlsplit(url)
         return Path(url2pathname(parts.path)) if parts.netloc in {"", "localhost"} else None
-    # One letter before the colon is a drive, not a scheme.
+    # A single letter before the colon is a drive, not a scheme.
     if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("//"):
         return None
     return Path(url).expanduser()
 
 
 def checked_index(index: str | None, what: str = "the default index") -> str | None:
-    """Return *index*, a URL or a folder that is there.  Raises InvalidInput for anything else."""
+    """Return *index*, a URL or an existing folder.  Raises InvalidInput for anything else."""
     path = None if index is None else local_path(index)
     if path is not None and not os.path.isdir(path):  # noqa: PTH112 - Path raises of a long name
-        message = f"{what} `{index}` is neither a URL nor a folder that is there"
-        raise InvalidInput(message, hint="Write the whole URL, `https://` included")
+        message = f"{what} `{index}` is neither a URL nor an existing folder"
+        raise InvalidInput(message, hint="Write the full URL, with `https://`")
     return index
 
 
 @dataclass(frozen=True, slots=True)
 class Mirrors:
-    """URL prefixes that are replaced on the wire only: locks and messages keep the canonical ones."""
+    """URL prefixes and the mirrors that requests go to.  Locks and messages keep the canonical URLs."""
 
     pairs: tuple[tuple[str, str], ...] = ()
 
@@ -92,34 +92,35 @@ class Mirrors:
         for part in text.split():
             prefix, equals, replacement = part.partition("=")
             if not equals or "://" not in prefix or ":" not in replacement:
-                message = f"`{redacted(part)}` in COLABLOCK_MIRRORS is no mirror"
+                message = f"`{redacted(part)}` in COLABLOCK_MIRRORS is not a mirror"
                 raise InvalidInput(
-                    message, hint="write it as `https://index.example/=http://mirror.example/`"
+                    message, hint="Write it as `https://index.example/=http://mirror.example/`"
                 )
             pairs.append((prefix, replacement))
         return cls(_longest_first(pairs))
 
     def and_indexes(self, places: Iterable[tuple[str, str]]) -> Mirrors:
-        """Return these mirrors and those of whole indexes: the canonical URL of each, and its mirror's."""
+        """Return these mirrors and the mirrors of whole indexes: pairs of canonical URL and mirror URL."""
         pairs = [(_folder(redacted(url)), _folder(place)) for url, place in places]
         return Mirrors(_longest_first([*pairs, *self.pairs]))
 
-    def to_wire(self, url: str) -> str:
-        """Return where *url* is fetched from."""
+    def to_mirror(self, url: str) -> str:
+        """Return the URL that a request for *url* goes to."""
         for prefix, replacement in self.pairs:
             if url.startswith(prefix):
                 return replacement + url[len(prefix) :]
         return url
 
     def to_canonical(self, url: str, asked: str = "") -> str:
-        """Return the URL that *url*, found on a mirror's page, stands for.
+        """Return the canonical URL of *url*, a link on a page of a mirror.
 
-        What lies on no mirror stands for itself.  Where one place mirrors
-        several, it is the one through which *asked* (canonical) was fetched.
+        A URL outside of every mirror is canonical itself.  One mirror may serve
+        several indexes: the prefix of *asked*, the canonical URL of the page,
+        is then preferred.
         """
         found = [(prefix, _plain(place)) for prefix, place in self.pairs]
         found = [(prefix, place) for prefix, place in found if url.startswith(place)]
-        if not found or "/../" in url:  # which may lead out of the mirror
+        if not found or "/../" in url:  # `..` may lead out of the mirror
             return url
         prefix, place = max(found, key=lambda pair: (len(pair[1]), asked.startswith(pair[0])))
         return prefix + url[len(place) :]

@@ -1,4 +1,4 @@
-"""User and password for a host: from a URL, from netrc, and from the keyring where that is asked for."""
+"""Credentials for a host: from a URL, from netrc and, if enabled, from the keyring."""
 
 from __future__ import annotations
 
@@ -20,89 +20,93 @@ __all__ = ["Credentials"]
 
 Pair: TypeAlias = tuple[str, str]
 
-_KEYRING_SECONDS = 60.0  # a keyring that asks at a screen is not waited for longer
+_KEYRING_SECONDS = 60.0  # limit for a keyring that opens a dialog
 
 
 class Credentials:
-    """Says who we are to a host; may be used from several threads.
+    """The credentials for each host.  May be used from several threads.
 
-    What stood in a URL of that host comes first (of several the one whose path
-    is nearest), then netrc, then the keyring.  The keyring is asked in a
-    subprocess, only for a host that refuses us or whose URL names a user without
-    a password, once for each, and never at a terminal.
+    Credentials in a URL of the host come first, then netrc, then the keyring.
+    If several URLs of a host have credentials, the one with the longest common
+    path is used.  The keyring command runs without a terminal, at most once per
+    index and user, and only if a host refuses a request or its URL has a user
+    without a password.
     """
 
     def __init__(self, environ: Mapping[str, str], *, keyring: bool = False) -> None:
         self._environ = environ
         self._keyring = keyring
         self._lock = threading.Lock()
-        self._learnt: dict[str, dict[str, Pair | None]] = {}
+        self._known: dict[str, dict[str, Pair | None]] = {}
         self._answers: dict[tuple[str, str | None], Pair | None] = {}
         self._refusing: set[str] = set()
         self._fault = ""
 
     def learn(self, url: str, *, is_index: bool = False) -> str:
-        """Return *url* without user and password, which are used for its host from now on.
+        """Return *url* without user and password, and use those for its host from now on.
 
-        Of an index it is kept even without any: it is what a keyring knows it by.
+        The URL of an index is recorded even without credentials: the keyring is
+        queried for it.
         """
         plain, found = split_credentials(url)
         pair = (unquote(found[0]), unquote(found[1])) if found is not None else None
-        if is_index or (pair is not None and self._told(plain) != pair):
+        if is_index or (pair is not None and self._from_urls(plain) != pair):
             with self._lock:
-                known = self._learnt.setdefault(_origin(plain), {})
+                known = self._known.setdefault(_origin(plain), {})
                 path = urlsplit(plain).path
                 known[path] = pair or known.get(path)
         return plain
 
     def find(self, url: str) -> Pair | None:
-        """Return user and password for *url*, None where nobody told of any."""
-        pair = self._told(url)
+        """Return user and password for *url*, or None if there are none."""
+        pair = self._from_urls(url)
         if pair is not None and (pair[1] or not self._keyring):
             return pair
         if pair is None:
-            pair = self._in_netrc(url)
+            pair = self._from_netrc(url)
             if pair is not None:
                 return pair
         if self._keyring and (pair is not None or _origin(url) in self._refusing):
-            return self._in_keyring(url, pair[0] if pair else None) or pair
+            return self._from_keyring(url, pair[0] if pair else None) or pair
         return pair
 
     def find_others(self, url: str, sent: Pair | None) -> bool:
-        """Whether, after *url* was refused to *sent*, there is another user or password to try."""
+        """Return whether there are other credentials to try after *url* was refused with *sent*."""
         if not self._keyring:
             return False
         self._refusing.add(_origin(url))
         return self.find(url) != sent
 
     def advice(self, url: str) -> str:
-        """Return what to do about a refusal of *url*."""
+        """Return the hint for a refused request of *url*."""
         host = urlsplit(url).hostname
         if self.find(url) is not None:
-            return f"correct the user and password for `{host}`: they were sent, and they are not accepted"
-        text = f"give a user and password for `{host}` in the URL of the index or in netrc{self._fault}"
+            return f"Correct the user and password for `{host}`: the server does not accept them"
+        text = f"Give a user and password for `{host}` in the URL of the index or in netrc{self._fault}"
         if not self._keyring:
-            return f"{text}, or have the keyring asked with `COLABLOCK_KEYRING_PROVIDER=subprocess`"
+            return f"{text}, or query the keyring with `COLABLOCK_KEYRING_PROVIDER=subprocess`"
         if self._command is None:
-            return f"{text}, or install `keyring`: it is to be asked, and there is no such command"
-        return f"{text}, or to the keyring: it was asked and knows none"
+            return f"{text}, or install `keyring`: it is enabled, but there is no such command"
+        return f"{text}, or add them to the keyring: it has none for this host"
 
-    def _told(self, url: str) -> Pair | None:
-        """Return what stood in the URL of the same host whose path is nearest to that of *url*."""
+    def _from_urls(self, url: str) -> Pair | None:
+        """Return the credentials in a URL of the same host, the one that shares most of its path."""
         path = urlsplit(url).path
         with self._lock:
-            known = [(at, pair) for at, pair in self._learnt.get(_origin(url), {}).items() if pair]
-        return max(known, key=lambda item: _shared(item[0], path), default=("", None))[1]
+            known = [(at, pair) for at, pair in self._known.get(_origin(url), {}).items() if pair]
+        return max(known, key=lambda item: _common_parts(item[0], path), default=("", None))[1]
 
-    def _in_netrc(self, url: str) -> Pair | None:
+    def _from_netrc(self, url: str) -> Pair | None:
         known = self._netrc.authenticators(urlsplit(url).hostname or "") if self._netrc else None
         return (known[0], known[2] or "") if known else None
 
-    def _in_keyring(self, url: str, user: str | None) -> Pair | None:
-        """Return what the keyring has for the index that *url* belongs to, or else for its host."""
+    def _from_keyring(self, url: str, user: str | None) -> Pair | None:
+        """Return the keyring's entry for the index that *url* belongs to, or else for its host."""
         origin, path = _origin(url), urlsplit(url).path
         with self._lock:
-            index = origin + max(self._learnt.get(origin, {}), key=lambda at: _shared(at, path), default="/")
+            index = origin + max(
+                self._known.get(origin, {}), key=lambda at: _common_parts(at, path), default="/"
+            )
             key = (index, user)
             if key not in self._answers:
                 services = (index, urlsplit(url).netloc)
@@ -111,7 +115,7 @@ class Credentials:
             return self._answers[key]
 
     def _ask_keyring(self, service: str, user: str | None) -> Pair | None:
-        """Return what ``keyring get`` says, in the two forms in which pip and uv ask it."""
+        """Return the answer of ``keyring get``, in one of the two forms that pip and uv use."""
         if self._command is None:
             return None
         question = ["get", service, user] if user else ["--mode", "creds", "get", service]
@@ -120,7 +124,7 @@ class Credentials:
                 [self._command, *question],
                 environ={**self._environ, "PYTHONIOENCODING": "utf-8"},
                 timeout=_KEYRING_SECONDS,
-                own_session=True,  # without a terminal it cannot ask for a password there either
+                own_session=True,  # without a terminal it cannot prompt for a password
             )
         except ChildFailed:
             return None
@@ -140,8 +144,8 @@ class Credentials:
         try:
             return netrc.netrc(str(path)) if path.is_file() else None
         except (OSError, UnicodeDecodeError, netrc.NetrcParseError) as error:
-            why = error.msg if isinstance(error, netrc.NetrcParseError) else "it cannot be read"
-            self._fault = f" (`{path}` is no use as it is: {why})"
+            why = error.msg if isinstance(error, netrc.NetrcParseError) else "it is not readable"
+            self._fault = f" (`{path}` is invalid: {why})"
             return None
 
 
@@ -150,7 +154,7 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
-def _shared(one: str, other: str) -> int:
-    """Return how many of the first parts of two paths are the same."""
+def _common_parts(one: str, other: str) -> int:
+    """Return the number of leading parts that two paths have in common."""
     pairs = zip(one.split("/"), other.split("/"), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -1,4 +1,4 @@
-"""What was fetched before, on disk: pages, metadata and whole files, by key."""
+"""The cache on disk: pages, metadata and files by key."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any
 
 from colablock._common.fs import atomic_path, file_digest, open_locked, replace_file
 
-__all__ = ["ROWS", "Cache", "cache_folder", "decoded", "place"]
+__all__ = ["ROWS", "Cache", "cache_folder", "decoded", "link_or_copy"]
 
 _SAMPLE = 1 << 16
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Return where the cache is: ``COLABLOCK_CACHE_DIR``, else below the user's cache folder (XDG)."""
+    """Return the folder of the cache: ``COLABLOCK_CACHE_DIR``, or ``colablock`` in the XDG cache folder."""
     if environ.get("COLABLOCK_CACHE_DIR"):
         return Path(environ["COLABLOCK_CACHE_DIR"])
-    # XDG: a relative path is to be ignored.
+    # XDG base directory specification: ignore a relative path.
     base = Path(environ.get("XDG_CACHE_HOME") or "")
     if not base.is_absolute():
         base = Path(environ.get("HOME") or Path.home()) / ".cache"
@@ -33,16 +33,15 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 class Cache:
-    """Entries by kind and key; each is whole or absent, whatever other processes do.
+    """Entries by kind and key.  Readers get a complete entry or none, also with several processes.
 
-    An entry is written under a name of its own and put in place by one rename,
-    with a checksum that is looked at when it is read: one that was damaged is as good
-    as none, and is written anew.  What is in the way of an entry goes.  A folder
-    that cannot be written to is only read, and a temporary one written: the cache
-    saves time, and is never needed for an answer.
+    An entry is written atomically, with a checksum that is verified on reading.
+    A damaged entry counts as missing and is written again.  Whatever blocks the
+    path of an entry is removed.  If the folder is read-only, new entries go to a
+    temporary folder: the cache saves time, and no result depends on it.
 
-    While it lives it holds a shared lock on its folder: nobody else takes away
-    the files that were handed out (`sweep`).
+    The object holds a shared lock on the folder while it exists.  Other
+    processes therefore do not prune the files that it has returned.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,18 +58,18 @@ class Cache:
             weakref.finalize(self, os.close, held)
 
     def path(self, kind: str, key: str) -> Path:
-        """Return where the entry of *key* stands, be it there or not; any text serves as a key."""
+        """Return the path of the entry for *key*, whether it exists or not.  Any text can be a key."""
         return self.folder / _place_of(kind, key)
 
-    def make_way(self, path: Path) -> Path:
-        """Return *path*, a place in the cache, fit to be written: what is in its way goes; else OSError."""
+    def clear_path(self, path: Path) -> Path:
+        """Return *path* (in the cache) after removing whatever prevents writing to it.  Raises OSError."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             for folder in path.relative_to(self.folder).parents:
                 above = self.folder / folder
                 if above.is_file() or above.is_symlink():
-                    with contextlib.suppress(OSError):  # another thread or process was quicker
+                    with contextlib.suppress(OSError):  # another thread or process has removed it
                         above.unlink()
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -78,7 +77,7 @@ class Cache:
         return path
 
     def read(self, kind: str, key: str) -> bytes | None:
-        """Return an entry, None when there is none that is whole."""
+        """Return an entry, or None if there is no complete one."""
         for folder in (self.folder, *self._read_only):
             with contextlib.suppress(OSError):
                 data = decoded((folder / _place_of(kind, key)).read_bytes())
@@ -87,13 +86,13 @@ class Cache:
         return None
 
     def write(self, kind: str, key: str, data: bytes) -> None:
-        """Keep an entry; a disk that is full or read-only is no reason to stop."""
+        """Write an entry.  A full or read-only disk is ignored."""
         path = self.path(kind, key)
         with contextlib.suppress(OSError):
-            replace_file(self.make_way(path), _checksum(data) + b"\n" + data)
+            replace_file(self.clear_path(path), _checksum(data) + b"\n" + data)
 
     def read_json(self, kind: str, key: str) -> Any:
-        """Return an entry, None when there is none or it cannot be read (it is then written anew)."""
+        """Return an entry, or None if it is missing or invalid (the caller then writes it again)."""
         data = self.read(kind, key)
         try:
             return None if data is None else json.loads(data)
@@ -101,14 +100,14 @@ class Cache:
             return None
 
     def write_json(self, kind: str, key: str, value: Any) -> None:
-        """Keep an entry of plain values."""
+        """Write an entry of plain values."""
         self.write(kind, key, json.dumps(value, separators=(",", ":")).encode())
 
     def file(self, sha256: str) -> Path | None:
-        """Return the kept file of that hash, None when there is none.
+        """Return the cached file with this hash, or None.
 
-        It is hashed again unless its size, time, beginning and end are those of
-        when it was last seen whole; one that is no longer what it was is thrown away.
+        The file is hashed again unless its size, mtime, start and end are those
+        of the last verification.  A file that has changed is removed.
         """
         for folder in (self.folder, *self._read_only):
             path = folder / _place_of("files", sha256)
@@ -124,18 +123,18 @@ class Cache:
         return None
 
     def _note_use(self, sha256: str) -> None:
-        with contextlib.suppress(OSError):  # of a cache that is only read nobody needs to know it
+        with contextlib.suppress(OSError):  # a read-only cache is not pruned
             os.utime(self.path("stamps", sha256))
 
     def keep_file(self, sha256: str, temporary: Path) -> Path:
-        """Move *temporary*, whose hash was checked, into the cache and return its new path."""
-        path = self.make_way(self.path("files", sha256))
+        """Move *temporary*, whose hash the caller has verified, into the cache and return its new path."""
+        path = self.clear_path(self.path("files", sha256))
         temporary.replace(path)
         self.write("stamps", sha256, _stamp(path, sampled=True))
         return path
 
     def local_digest(self, path: Path) -> str:
-        """Return the SHA-256 of a local file; remembered while its size and time stay."""
+        """Return the SHA-256 of a local file, cached while its size and mtime are the same."""
         key = f"{path}\n{_stamp(path).decode()}"
         known = self.read("digests", key)
         if known is not None and _is_digest(text := known.decode("ascii", "replace")):
@@ -145,8 +144,8 @@ class Cache:
         return digest
 
 
-def place(source: Path, target: Path) -> None:
-    """Put *source* at *target* as a hard link, or a copy where that cannot be; an older file there goes."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link *source* to *target*, or copy it if that fails.  Replaces an existing file."""
     with atomic_path(target) as temporary:
         try:
             os.link(source.resolve(), temporary)
@@ -155,13 +154,13 @@ def place(source: Path, target: Path) -> None:
 
 
 def decoded(data: bytes) -> bytes | None:
-    """Return what an entry holds, None where that is not what was written."""
+    """Return the data of an entry, or None if its checksum does not match."""
     checksum, _, rest = data.partition(b"\n")
     return rest if checksum == _checksum(rest) else None
 
 
 def _checksum(data: bytes) -> bytes:
-    """Return what tells damage, quickly: parsed pages are large, and read by every solve."""
+    """Return the checksum of *data*.  It is a fast one: every solve reads large parsed pages."""
     return f"{zlib.crc32(data):08x} {len(data)}".encode()
 
 
@@ -171,9 +170,9 @@ def _place_of(kind: str, key: str) -> Path:
 
 
 def _stamp(path: Path, *, sampled: bool = False) -> bytes:
-    """Return what tells whether a file changed; *sampled* looks at its two ends too.
+    """Return the size and mtime of a file, and with *sampled* a hash of its start and end.
 
-    After a crash a file may have the size and the time that it had, and zeros for contents.
+    After a crash, a file may have the same size and mtime but contain zeros.
     """
     with path.open("rb") as stream:
         status = os.fstat(stream.fileno())
@@ -189,4 +188,4 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(c in "0123456789abcdef" for c in text)  # noqa: PLR2004 - SHA-256
 
 
-ROWS = "simple-2"  # the kind under which they are kept: another number when rows change
+ROWS = "simple-2"  # the kind of parsed pages; the number changes with the format of their rows

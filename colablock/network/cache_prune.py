@@ -1,8 +1,9 @@
-"""What of the cache may go: leftovers, what is old, what concerns a project.
+"""Select cache entries to prune: leftovers, old entries, entries of a project.
 
-Another process may use the cache meanwhile.  Files that it was handed out (the
-kinds in ``_BY_PATH``) stay as long as it lives, and so does what is being
-written; the rest is read whole or not at all, and may go at any time.
+Other processes may use the cache at the same time.  They use entries of the
+kinds in ``_BY_PATH`` by path, so those stay while such a process runs, and so do
+files that are being written.  All other entries are read at once, so they can be
+removed at any time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from colablock._common.fs import NEW, open_locked
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
 from colablock.network.cache import ROWS, decoded
-from colablock.network.download import locked
+from colablock.network.download import try_lock
 
 __all__ = ["KINDS", "CacheKind", "PruneResult", "clean", "contents", "prune"]
 
@@ -31,24 +32,24 @@ KINDS = {
     "files": "wheels, sdists and archives",
     "pages": "pages of indexes",
     ROWS: "the same pages, parsed",
-    "metadata": "what wheels and sdists need",
+    "metadata": "metadata of wheels and sdists",
     "built": "wheels built from sdists",
     "rebuilt": "wheels made for a matrix",
-    "named": "files under names of their own",
-    "partial": "downloads that were cut",
+    "named": "files under their own names",
+    "partial": "interrupted downloads",
     "digests": "hashes of local files",
-    "stamps": "when each file was last seen whole",
+    "stamps": "when each file was last verified",
 }
 _BY_PATH = frozenset({"built", "files", "named", "rebuilt"})
 _FORMER = re.compile(r"simple-[0-9]+")  # kinds of earlier releases
 _DAY = 86_400.0
 _PAGE_DAYS = 30.0
-_WRITING_DAYS = 1.0  # nothing is being written for longer
+_WRITING_DAYS = 1.0  # an older file is a leftover, not a write in progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheKind:
-    """What is kept of one kind; *size* in bytes."""
+    """The entries of one kind; *size* in bytes."""
 
     name: str
     about: str
@@ -58,7 +59,7 @@ class CacheKind:
 
 @dataclass(slots=True)
 class PruneResult:
-    """What a sweep took away, and the bytes it freed; *left* is what is in use, or not ours to remove."""
+    """The removed entries and the bytes that this freed; *left* are entries in use, or without permission."""
 
     entries: int = 0
     size: int = 0
@@ -66,7 +67,7 @@ class PruneResult:
 
 
 def contents(folder: Path) -> list[CacheKind]:
-    """Return what the cache in *folder* holds, of the kinds that there are."""
+    """Return the kinds of entries in the cache *folder*, without those that have none."""
     found = []
     for name, about in KINDS.items():
         entries = list(_entries(folder, name))
@@ -77,64 +78,64 @@ def contents(folder: Path) -> list[CacheKind]:
 
 
 def prune(folder: Path, *, now: float, days: float | None = None) -> PruneResult:
-    """Take away what is of no use any more, and return what that was.
+    """Remove entries that are no longer useful, and return their number and size.
 
-    That is: what an interrupted process left, downloads that were cut and
-    nobody continues, what earlier releases kept, pages that nobody asked for in
-    30 days, and with *days* every file that was of no use for so long.
+    These are leftovers of interrupted processes, interrupted downloads, entries
+    of earlier releases, pages that were not requested for 30 days and, with
+    *days*, files that were not used for so many days.
     """
-    with _Pruner(folder) as broom:
+    with _Pruner(folder) as pruner:
         for kind in _former(folder):
-            broom.sweep(kind, lambda _: True)
+            pruner.prune(kind, lambda _: True)
         page_age = now - _PAGE_DAYS * _DAY
         for kind in ("pages", ROWS, "digests"):
-            broom.sweep(kind, lambda entry: _is_older(entry, page_age))
+            pruner.prune(kind, lambda entry: _is_older(entry, page_age))
         if days is not None:
             age = now - days * _DAY
-            broom.sweep("files", lambda entry: _is_older(_stamp_of(entry), age) and _is_older(entry, age))
+            pruner.prune("files", lambda entry: _is_older(_stamp_of(entry), age) and _is_older(entry, age))
             for kind in ("built", "rebuilt", "metadata"):
-                broom.sweep(kind, lambda entry: _is_older(entry, age))
+                pruner.prune(kind, lambda entry: _is_older(entry, age))
         for kind in ("named", "stamps"):
-            broom.sweep(kind, lambda entry: not _file_of(entry).exists())
-        broom.sweep("partial", lambda _: True)
-        broom.sweep_leftovers(now - _WRITING_DAYS * _DAY)
-        return broom.swept
+            pruner.prune(kind, lambda entry: not _file_of(entry).exists())
+        pruner.prune("partial", lambda _: True)
+        pruner.prune_leftovers(now - _WRITING_DAYS * _DAY)
+        return pruner.result
 
 
 def clean(folder: Path, names: Collection[str] = ()) -> PruneResult:
-    """Take away all that is kept, or what concerns the projects *names*, and return what that was.
+    """Remove all entries, or those of the projects *names*, and return their number and size.
 
-    Raises InvalidInput for what is no name.
+    Raises InvalidInput for an invalid name.
     """
     wanted = {_name(name) for name in names}
-    with _Pruner(folder) as broom:
+    with _Pruner(folder) as pruner:
         if not wanted:
             for kind in (*KINDS, *_former(folder)):
-                broom.sweep(kind, lambda _: True)
-            broom.sweep_leftovers(0.0)
-            return broom.swept
+                pruner.prune(kind, lambda _: True)
+            pruner.prune_leftovers(0.0)
+            return pruner.result
         known = {entry.name for entry in _entries(folder, "metadata") if _metadata_name(entry) in wanted}
-        concerned: dict[str, Callable[[Path], bool]] = {
+        belongs: dict[str, Callable[[Path], bool]] = {
             "pages": lambda entry: _page_name(entry) in wanted,
             ROWS: lambda entry: _listed_name(entry) in wanted,
             "files": lambda entry: entry.name in known or _file_name(entry) in wanted,
             "metadata": lambda entry: entry.name in known,
         }
         for kind in ("built", "rebuilt", "named"):
-            concerned[kind] = lambda entry: any(_project(path.name) in wanted for path in entry.iterdir())
-        for kind, concerns in concerned.items():
-            broom.sweep(kind, concerns)
-        broom.sweep("stamps", lambda entry: not _file_of(entry).exists())
-        return broom.swept
+            belongs[kind] = lambda entry: any(_project(path.name) in wanted for path in entry.iterdir())
+        for kind, is_theirs in belongs.items():
+            pruner.prune(kind, is_theirs)
+        pruner.prune("stamps", lambda entry: not _file_of(entry).exists())
+        return pruner.result
 
 
 class _Pruner:
-    """Removes entries of one cache, alone if nobody else uses it."""
+    """Removes entries of one cache.  It takes the exclusive lock if no other process uses the cache."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held: int | None = None
-        self.swept = PruneResult()
+        self.result = PruneResult()
 
     def __enter__(self) -> _Pruner:  # noqa: PYI034 - nobody derives from it
         self._held = open_locked(self._folder, wait=False)
@@ -144,22 +145,22 @@ class _Pruner:
         if self._held is not None:
             os.close(self._held)
 
-    def sweep(self, kind: str, is_due: Callable[[Path], bool]) -> None:
-        """Remove the entries of *kind* that are due; those in use count as left."""
+    def prune(self, kind: str, is_due: Callable[[Path], bool]) -> None:
+        """Remove the entries of *kind* for which *is_due* is true; entries in use are counted as left."""
         for entry in list(_entries(self._folder, kind)):
-            with suppress(OSError):  # gone meanwhile
+            with suppress(OSError):  # removed meanwhile
                 if not is_due(entry):
                     continue
-                with self._claimed(kind, entry) as is_ours:
-                    if is_ours:
+                with self._unused(kind, entry) as is_unused:
+                    if is_unused:
                         self._remove(entry)
                     else:
-                        self.swept.left += 1
+                        self.result.left += 1
         if self._held is not None:
             _remove_empty(self._folder / kind)
 
-    def sweep_leftovers(self, before: float) -> None:
-        """Remove what was being written when its process ended: all of it when alone, else what is old."""
+    def prune_leftovers(self, before: float) -> None:
+        """Remove unfinished files: all of them under the exclusive lock, else those older than *before*."""
         for kind in KINDS:
             for leftover in list((self._folder / kind).glob(f"**/{NEW}*")):
                 with suppress(OSError):
@@ -167,11 +168,11 @@ class _Pruner:
                         self._remove(leftover)
 
     @contextmanager
-    def _claimed(self, kind: str, entry: Path) -> Iterator[bool]:
-        """Give whether *entry* is in nobody's use; nobody takes it up within the block."""
+    def _unused(self, kind: str, entry: Path) -> Iterator[bool]:
+        """Yield whether no process uses *entry*.  None can start to during the block."""
         if kind == "partial" and entry.is_file():
             with entry.open("rb") as stream:
-                yield locked(stream, entry)
+                yield try_lock(stream, entry)
         else:
             yield kind not in _BY_PATH or self._held is not None
 
@@ -183,15 +184,15 @@ class _Pruner:
             else:
                 entry.unlink()
         except OSError:
-            self.swept.left += 1
+            self.result.left += 1
             return
-        self.swept.entries += 1
-        # What has another name still takes its room.
-        self.swept.size += sum(status.st_size for status in paths if status.st_nlink == 1)
+        self.result.entries += 1
+        # A file with other hard links still occupies its space.
+        self.result.size += sum(status.st_size for status in paths if status.st_nlink == 1)
 
 
 def _entries(folder: Path, kind: str) -> Iterator[Path]:
-    """Yield the entries of a kind, and nothing that a stranger may have put beside them."""
+    """Yield the entries of a kind, without foreign files beside them."""
     for hashed in _listed(folder / kind):
         if re.fullmatch(r"[0-9a-f]{2}", hashed.name):
             yield from (entry for entry in _listed(hashed) if entry.name.startswith(hashed.name))
@@ -218,7 +219,7 @@ def _former(folder: Path) -> list[str]:
 def _remove_empty(folder: Path) -> None:
     for path in (*_listed(folder), folder):
         with suppress(OSError):
-            path.rmdir()  # only where nothing is in it
+            path.rmdir()  # fails unless it is empty
 
 
 def _is_older(path: Path, moment: float) -> bool:
@@ -229,7 +230,7 @@ def _is_older(path: Path, moment: float) -> bool:
 
 
 def _file_of(entry: Path) -> Path:
-    """Return the whole file that an entry of another kind is about: it has the same key."""
+    """Return the file that an entry of another kind describes; both have the same key."""
     return entry.parent.parent.parent / "files" / entry.parent.name / entry.name
 
 
@@ -237,18 +238,18 @@ def _stamp_of(entry: Path) -> Path:
     return entry.parent.parent.parent / "stamps" / entry.parent.name / entry.name
 
 
-# Which project an entry is about
+# The project of an entry
 
 
 def _name(text: str) -> NormalizedName:
     try:
         return canonicalize_name(text, validate=True)
     except InvalidName as error:
-        raise InvalidInput(f"`{text}` is no name of a project") from error
+        raise InvalidInput(f"`{text}` is not a valid project name") from error
 
 
 def _project(filename: str) -> NormalizedName:
-    """Return the project of a file by its name: of a wheel, or of an sdist."""
+    """Return the project in the file name of a wheel or an sdist."""
     if filename.endswith(".whl"):
         return canonicalize_name(filename.partition("-")[0])
     return canonicalize_name(filename.rpartition("-")[0])
@@ -281,7 +282,7 @@ def _metadata_name(entry: Path) -> NormalizedName | None:
 
 
 def _file_name(entry: Path) -> NormalizedName | None:
-    """Return the project of a kept file: what its contents say, since its name is a hash."""
+    """Return the project of a cached file from its content, since its name is a hash."""
     try:
         if zipfile.is_zipfile(entry):
             with zipfile.ZipFile(entry) as archive:

@@ -1,4 +1,4 @@
-"""One file on its way onto the disk: hashed while it arrives, taken up again where it was cut."""
+"""Download one file to disk: hash the bytes as they arrive, and resume an interrupted download."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from colablock.errors import BadDistribution, FetchFailed
 if TYPE_CHECKING:
     from colablock.network.http import HttpResponse
 
-__all__ = ["WHOLE", "Download", "Fetchable", "HashChecker", "gone", "locked", "open_partial"]
+__all__ = ["IDENTITY", "Download", "Fetchable", "HashChecker", "missing_file", "open_partial", "try_lock"]
 
 _STRONG = ("sha512", "sha384", "sha256", "sha3_512", "sha3_384", "sha3_256", "blake2b", "blake2s", "sha224")
-_WEAK = ("sha1", "md5")  # better than nothing where an index has no other
-_TRIES = 8  # a sweep of the cache may take a new file away before it is locked, though hardly so often
-WHOLE = {"Accept-Encoding": "identity"}
+_WEAK = ("sha1", "md5")  # used if an index has no other
+_TRIES = 8  # pruning may remove a new file before it is locked, but hardly this often
+IDENTITY = {"Accept-Encoding": "identity"}
 
 
 class Fetchable(Protocol):
-    """What ``download`` takes: a File of an index, or the artifact of a step."""
+    """A file that ``Fetcher.download`` accepts: the file of an index or the artifact of a step."""
 
     @property
     def url(self) -> str:
-        """Canonical; ``file:`` for local ones."""
+        """The canonical URL, with ``file:`` for a local file."""
 
     @property
     def filename(self) -> str:
-        """The last part of its path."""
+        """The file name."""
 
     @property
     def hashes(self) -> Mapping[str, str]:
-        """Expected hashes by algorithm."""
+        """The expected hashes (hex) by algorithm."""
 
     @property
     def size(self) -> int | None:
-        """Bytes, where known."""
+        """The size in bytes, if known."""
 
     @property
     def index(self) -> str | None:
-        """The index that lists it, where one does."""
+        """The URL of the index that lists the file, if any."""
 
 
 class HashChecker:
-    """Hashes what passes, for the strongest of the hashes given and for the cache's own key."""
+    """Hashes data with SHA-256, the key of the cache, and with the strongest algorithm of *hashes*."""
 
     def __init__(self, hashes: Mapping[str, str]) -> None:
         known = {name.lower(): value.lower() for name, value in hashes.items()}
@@ -66,21 +66,21 @@ class HashChecker:
             digest.update(data)
 
     def finish(self, filename: str, url: str) -> str:
-        """Return the SHA-256.  Raises BadDistribution when the expected hash is another."""
+        """Return the SHA-256.  Raises BadDistribution if the expected hash does not match."""
         if self._expected is not None:
             name, expected = self._expected
             found = self._digests[name].hexdigest()
             if found != expected:
                 message = (
-                    f"`{filename}` from `{redacted(url)}` has {name} {found}, and {expected} was promised"
+                    f"`{filename}` from `{redacted(url)}` has the {name} hash {found}, expected {expected}"
                 )
-                hint = "it was not kept: a proxy or mirror may have changed it on the way, so try another"
+                hint = "The file was discarded. Try another mirror or proxy: this one may have changed it"
                 raise BadDistribution(message, hint=hint)
         return self._digests["sha256"].hexdigest()
 
 
 class Download:
-    """One file on its way into a partial file; survives cuts."""
+    """The download of one file into a partial file; an interrupted one can be resumed."""
 
     def __init__(self, file: Fetchable, stream: IO[bytes], reporter: Reporter, stop: threading.Event) -> None:
         self.file = file
@@ -90,13 +90,13 @@ class Download:
         self._stop = stop
         self._etag: str | None = None
         self._done = 0
-        self.is_pieced = False  # whether it came in more than one piece
+        self.is_pieced = False  # whether it arrived in several responses
 
     def resume(self) -> None:
-        """Take up what an earlier run left."""
+        """Continue with the bytes of an earlier attempt."""
         self._stream.seek(0)
         if not self.file.hashes:
-            self.restart()  # nothing could tell whether the two halves belong together
+            self.restart()  # without a hash nothing shows that the parts belong together
         while chunk := self._stream.read(1 << 20):
             self.checker.update(chunk)
             self._done += len(chunk)
@@ -113,23 +113,23 @@ class Download:
         if self._done and not self.file.hashes and self._etag is None:
             self.restart()
         if not self._done:
-            return dict(WHOLE)
+            return dict(IDENTITY)
         condition = {"If-Range": self._etag} if self._etag else {}
-        return {"Range": f"bytes={self._done}-", **condition, **WHOLE}
+        return {"Range": f"bytes={self._done}-", **condition, **IDENTITY}
 
     def receive(self, answer: HttpResponse) -> None:
         if answer.status == 404:  # noqa: PLR2004 - HTTP says so
-            raise gone(self.file.url)
-        if answer.status == 416:  # noqa: PLR2004 - all is here already, or too much: the hash tells
+            raise missing_file(self.file.url)
+        if answer.status == 416:  # noqa: PLR2004 - no bytes are left, and the hash shows whether it is right
             return
         if answer.status != 206 or _first_byte(answer) != self._done:  # noqa: PLR2004
             if answer.status == 206:  # noqa: PLR2004
-                message = f"`{redacted(self.file.url)}` was asked for another part than it sent"
+                message = f"`{redacted(self.file.url)}` sent another range than the requested one"
                 raise FetchFailed(message, url=redacted(self.file.url), status=206)
             self.restart()
         self.is_pieced = self._done > 0
         etag = answer.headers.get("etag", "")
-        self._etag = etag if etag.startswith('"') else None  # a weak one does not serve (RFC 9110, 13.1.5)
+        self._etag = etag if etag.startswith('"') else None  # no weak one (RFC 9110, 13.1.5)
         for chunk in answer.chunks():
             if self._stop.is_set():
                 raise FetchFailed("another file could not be fetched", url=redacted(self.file.url))
@@ -141,11 +141,11 @@ class Download:
 
 @contextlib.contextmanager
 def open_partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Open the partial file at *path*, or one beside it while another process or thread fills that."""
+    """Open the partial file *path*, or another one beside it if a process or thread is using that."""
     stream = path.open("a+b")
     named = path
     for _ in range(_TRIES):
-        if locked(stream, path):
+        if try_lock(stream, path):
             break
         stream.close()
         path = named.with_name(f"{named.name}.{time.monotonic_ns():x}.{threading.get_ident():x}")
@@ -154,10 +154,10 @@ def open_partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
         yield path, stream
 
 
-def locked(stream: IO[bytes], path: Path) -> bool:
-    """Whether *stream* is now ours alone, and still what *path* names."""
+def try_lock(stream: IO[bytes], path: Path) -> bool:
+    """Lock *stream*; return whether this worked and *path* still is the same file."""
     try:
-        # Where there are no locks, no partial file is continued.
+        # Without locks, no partial file is resumed.
         return flock(stream, wait=False) and os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except OSError:
         return False
@@ -168,7 +168,7 @@ def _first_byte(answer: HttpResponse) -> int | None:
     return int(match[1]) if match else None
 
 
-def gone(url: str) -> FetchFailed:
-    """Return what to raise for a file that is listed and not there."""
-    hint = "who lists it does not have it: try again later, or have it from another index or mirror"
-    return FetchFailed(f"`{redacted(url)}` is not there (404)", url=redacted(url), status=404, hint=hint)
+def missing_file(url: str) -> FetchFailed:
+    """Return the error for a listed file that does not exist (404)."""
+    hint = "The index lists a file that it does not have. Try again later, or use another index or mirror"
+    return FetchFailed(f"`{redacted(url)}` does not exist (404)", url=redacted(url), status=404, hint=hint)

@@ -1,4 +1,4 @@
-"""Bytes from indexes and folders: pages, ranges and whole files, cached and hash-checked."""
+"""Fetch pages, byte ranges and files from indexes and folders, with cache and hash checks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.network.auth import Credentials
-from colablock.network.cache import Cache, cache_folder, place
-from colablock.network.download import WHOLE, Download, Fetchable, HashChecker, gone, open_partial
+from colablock.network.cache import Cache, cache_folder, link_or_copy
+from colablock.network.download import IDENTITY, Download, Fetchable, HashChecker, missing_file, open_partial
 
 if TYPE_CHECKING:
     from colablock.network.http import HttpClient, HttpResponse
@@ -28,20 +28,18 @@ if TYPE_CHECKING:
 __all__ = ["ByteRange", "Fetcher", "Page"]
 
 T = TypeVar("T")
-_LONGEST_FRESH = 3600.0  # seconds that a page may be used without asking, whatever its max-age
-_LONGEST_PAGE = 1 << 27  # bytes, unpacked: several times the largest page of the largest index
-_GO_ONLINE = (
-    "go online once (without `--offline` and COLABLOCK_OFFLINE), or name a folder with `--find-links`"
-)
+_LONGEST_FRESH = 3600.0  # seconds: limit for the max-age of a page
+_LONGEST_PAGE = 1 << 27  # bytes, decompressed: several times the largest page of PyPI
+_GO_ONLINE = "Run this once without `--offline` and COLABLOCK_OFFLINE, or name a folder with `--find-links`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One page as it came.
+    """One page of an index.
 
-    *url* is canonical, after redirects; *base* is where it really came from,
-    a mirror perhaps: what its links are relative to.  *digest* is the SHA-256
-    of the body.
+    *url* is canonical, after redirects.  *base* is the URL that the page came
+    from, which may be a mirror; relative links start there.  *digest* is the
+    SHA-256 of the body.
     """
 
     url: str
@@ -53,7 +51,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByteRange:
-    """A part of a file: *data* from byte *start* of *total*."""
+    """A part of a file: *data* starts at byte *start* of *total*."""
 
     data: bytes
     start: int
@@ -63,12 +61,12 @@ class ByteRange:
 class Fetcher:
     """Reads URLs (``http:``, ``https:``, ``file:``) and plain paths; may be used from several threads.
 
-    Environment variables come in as *environ*: ``COLABLOCK_CACHE_DIR``,
-    ``COLABLOCK_MIRRORS``, ``COLABLOCK_TIMEOUT``, ``COLABLOCK_RETRIES``, proxies,
-    certificates, netrc.  *mirrors* are further ones, of whole indexes.  With
-    *offline* only the cache and local paths are read; with *keyring* the keyring
-    is asked for passwords.  Raises FetchFailed when something cannot be read and
-    BadDistribution when it is not what its hash promises.
+    It reads these variables of *environ*: ``COLABLOCK_CACHE_DIR``,
+    ``COLABLOCK_MIRRORS``, ``COLABLOCK_TIMEOUT``, ``COLABLOCK_RETRIES``, those for
+    proxies and certificates, ``NETRC``.  *mirrors* are additional mirrors of
+    whole indexes.  With *offline*, only the cache and local paths are read.  With
+    *keyring*, the keyring is queried for passwords.  Raises FetchFailed if a URL
+    cannot be read, and BadDistribution if a hash does not match.
     """
 
     def __init__(
@@ -92,40 +90,40 @@ class Fetcher:
         for _, place_of_mirror in self._mirrors.pairs:
             self.learn_credentials(place_of_mirror)
         self._lock = threading.Lock()
-        self._made: HttpClient | None = None
+        self._client: HttpClient | None = None
         self._rangeless: set[str] = set()
 
     @classmethod
     def for_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Fetcher:
-        """Return a fetcher as the settings want it."""
+        """Return a fetcher with these settings."""
         return cls(environ, offline=settings.offline, keyring=settings.keyring, mirrors=settings.mirrors)
 
     @property
     def bytes_fetched(self) -> int:
-        """The bytes of all bodies that came over the network so far."""
-        return self._made.received if self._made is not None else 0
+        """The number of bytes of all response bodies so far."""
+        return self._client.received if self._client is not None else 0
 
     def local(self, url: str) -> Path | None:
-        """Return the local path that *url* is read from, None where the network is needed."""
-        return local_path(self._mirrors.to_wire(url))
+        """Return the local path of *url*, or None if it needs the network."""
+        return local_path(self._mirrors.to_mirror(url))
 
     def learn_credentials(self, url: str) -> str:
-        """Return *url* without user and password, which are used for its host from now on."""
+        """Return *url*, an index, without user and password, and use those for its host from now on."""
         return self._credentials.learn(url, is_index=True)
 
     def address(self, index: str) -> str:
-        """Return the URL at which somebody else finds *index*: its mirror's where it has one."""
+        """Return the URL of *index* for other programs: that of its mirror, if it has one."""
         plain = f"{redacted(index).rstrip('/')}/"
-        found = self._mirrors.to_wire(plain)
+        found = self._mirrors.to_mirror(plain)
         return index if found == plain else found
 
     def naming(self, page: Page) -> Callable[[str], str] | None:
-        """Return what turns a link of *page* into the URL that it stands for; None: all are that already.
+        """Return a function from a link of *page* to its canonical URL, or None if all links are canonical.
 
-        User and password that stand in a link are kept for its host.
+        The function uses credentials in a link for its host.
         """
         if not self._mirrors.pairs and b"@" not in page.body:
-            return None  # as nearly always, and there may be thousands of links
+            return None  # the usual case, and a page may have thousands of links
 
         def name(url: str) -> str:
             plain = self._credentials.learn(url) if "@" in url else url
@@ -134,16 +132,16 @@ class Fetcher:
         return name
 
     def get_page(self, url: str, accept: str = "*/*") -> Page | None:
-        """Return a page, None where there is none (404).
+        """Return a page, or None if it does not exist (404).
 
-        A cached page is used as it is while its ``max-age`` lasts or when
-        offline, and revalidated by ETag and Last-Modified after that.
+        A cached page is used until its ``max-age`` has passed, or offline.  After
+        that it is revalidated by ETag and Last-Modified.
         """
         path = self.local(url)
         if path is not None:
-            return _local_page(path, url, self._mirrors.to_wire(url))
-        # What a mirror has is not what the index itself has, though both are known by one name.
-        key = f"{redacted(self._mirrors.to_wire(url))}\n{accept}"
+            return _local_page(path, url, self._mirrors.to_mirror(url))
+        # A mirror may have another page than the index, although both have the same canonical URL.
+        key = f"{redacted(self._mirrors.to_mirror(url))}\n{accept}"
         kept = self._kept_page(key)
         if kept is not None and (self.offline or self._is_fresh(kept[0])):
             return kept[1]
@@ -159,20 +157,20 @@ class Fetcher:
         return self._exchange(url, headers, lambda answer: self._page(key, answer, kept))
 
     def get_bytes(self, url: str, hashes: Mapping[str, str] | None = None) -> bytes:
-        """Return a small file whole, hash-checked, uncached."""
+        """Return the content of a small file after checking its hashes; it is not cached."""
         path = self.local(url)
         data = _read_local(path, url) if path is not None else self._exchange(url, dict, _whole)
         if data is None:
-            raise gone(url)
+            raise missing_file(url)
         checker = HashChecker(hashes or {})
         checker.update(data)
         checker.finish(basename(url), url)
         return data
 
     def get_range(self, url: str, start: int, end: int | None = None) -> ByteRange | None:
-        """Return the bytes from *start* up to *end*; a negative *start* counts from the file's end.
+        """Return the bytes from *start* to *end* (exclusive); a negative *start* counts from the end.
 
-        None when the server does not serve parts; it is not asked again then.
+        Returns None if the server does not support ranges.  It is not asked again.
         """
         path = self.local(url)
         if path is not None:
@@ -181,7 +179,7 @@ class Fetcher:
         if host in self._rangeless:
             return None
         wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{'' if end is None else end - 1}"
-        span = self._exchange(url, lambda: {"Range": wanted, **WHOLE}, _span)
+        span = self._exchange(url, lambda: {"Range": wanted, **IDENTITY}, _span)
         if span is None:
             self._rangeless.add(host)
         return span
@@ -194,40 +192,39 @@ class Fetcher:
         *,
         workers: int = 8,
     ) -> list[Path]:
-        """Return the paths of *files* in the folder *into*, in the order given, each under its file name.
+        """Put *files* into the folder *into*, under their file names, and return the paths in the same order.
 
-        Hashes are checked while the bytes arrive; what was fetched before is
-        linked from the cache; a cut download goes on where it stopped, at the
-        next attempt or the next call.
+        Hashes are checked.  Cached files are linked.  An interrupted download is
+        resumed by the next attempt or the next call.
         """
         reporter = reporter or Reporter()
         into.mkdir(parents=True, exist_ok=True)
         missing = [file for file in files if self.local(file.url) is None and self._cached(file) is None]
         if self.offline and missing:
-            raise _not_at_hand(missing)
+            raise _not_cached(missing)
         stop = threading.Event()
         if not missing:
             return [self._obtain(file, into, reporter, stop) for file in files]
         reporter.fetch_started(len(missing), sum(file.size or 0 for file in missing))
         pool = ThreadPoolExecutor(max_workers=min(workers, len(files)))
         jobs = [pool.submit(self._obtain, file, into, reporter, stop) for file in files]
-        patient = True
+        waits = True
         try:
             for job in as_completed(jobs):
                 job.result()
         except KeyboardInterrupt:
-            patient = False  # a server that does not answer is not waited for
+            waits = False  # do not wait for a server that does not answer
             raise
         finally:
-            stop.set()  # after a failure or an interrupt the others end soon
-            pool.shutdown(wait=patient, cancel_futures=True)
+            stop.set()  # after a failure or an interrupt, the other downloads stop soon
+            pool.shutdown(wait=waits, cancel_futures=True)
         reporter.fetch_finished()
         return [job.result() for job in jobs]
 
     def fetch(
         self, file: Fetchable, reporter: Reporter | None = None, stop: threading.Event | None = None
     ) -> Path:
-        """Return a path to read one file from: the local file itself, or the cached one."""
+        """Return the path of a file: the local file itself, or the cached one."""
         path = self.local(file.url)
         if path is not None:
             _check_local(path, file)
@@ -235,7 +232,7 @@ class Fetcher:
         return self._cached(file) or self._stream(file, reporter or Reporter(), stop or threading.Event())
 
     def fetch_named(self, file: Fetchable) -> Path:
-        """Return what ``fetch`` does under the file's own name: a build reads the format from it."""
+        """Return a path as ``fetch`` does, with the file's own name: builds need its extension."""
         _check_name(file.filename)
         path = self.fetch(file)
         if path.name == file.filename:
@@ -243,7 +240,7 @@ class Fetcher:
         named = self.cache.path("named", path.name) / file.filename
         try:
             if not (named.exists() and named.samefile(path)):
-                place(path, self.cache.make_way(named))
+                link_or_copy(path, self.cache.clear_path(named))
         except OSError as error:
             raise _disk(named, error) from error
         return named
@@ -262,7 +259,7 @@ class Fetcher:
                 url=facts["url"], base=facts["base"], content_type=facts["type"], body=body, digest=digest
             )
         except (ValueError, KeyError, AttributeError):
-            return None  # of another release of colablock
+            return None  # written by another release of colablock
 
     def _is_fresh(self, facts: Mapping[str, str]) -> bool:
         age = self._now() - float(facts.get("stored", "0"))
@@ -305,7 +302,7 @@ class Fetcher:
             source = self.fetch(file, reporter, stop)
             try:
                 if not (target.exists() and target.samefile(source)):
-                    place(source, target)
+                    link_or_copy(source, target)
             except OSError as error:
                 if last or source.exists():
                     raise _disk(target, error) from error
@@ -314,10 +311,10 @@ class Fetcher:
         raise AssertionError
 
     def _stream(self, file: Fetchable, reporter: Reporter, stop: threading.Event) -> Path:
-        """Fetch a file into the cache and return its path there."""
+        """Download a file into the cache and return its path there."""
         key = file.hashes.get("sha256", "").lower() or redacted(file.url)
         try:
-            with open_partial(self.cache.make_way(self.cache.path("partial", key))) as (path, stream):
+            with open_partial(self.cache.clear_path(self.cache.path("partial", key))) as (path, stream):
                 download = Download(file, stream, reporter, stop)
                 sha256 = self._whole(download)
                 stream.flush()
@@ -328,7 +325,7 @@ class Fetcher:
             raise _of_index(error, file) from error
 
     def _whole(self, download: Download) -> str:
-        """Return the SHA-256 of the file once it is there and its hashes hold."""
+        """Complete the download, check the hashes and return the SHA-256."""
         download.resume()
         for last in (False, True):
             self._exchange(download.file.url, download.headers, download.receive, raw=True)
@@ -336,22 +333,22 @@ class Fetcher:
                 return download.checker.finish(download.file.filename, download.file.url)
             except BadDistribution:
                 pieced = download.is_pieced
-                download.restart()  # never keep it
-                if last or not pieced:  # of two pieces the first may have been of another file
+                download.restart()  # never keep a wrong file
+                if last or not pieced:  # the first part may be of another file: try once more
                     raise
         raise AssertionError
 
-    # -- the wire
+    # -- HTTP
 
     @property
-    def _wire(self) -> HttpClient:
+    def _http(self) -> HttpClient:
         with self._lock:
-            if self._made is None:
-                # urllib3 takes longer to import than a plan from a lock may take in all.
+            if self._client is None:
+                # Importing urllib3 takes longer than a whole plan from a lock.
                 from colablock.network.http import HttpClient  # noqa: PLC0415
 
-                self._made = HttpClient(self._environ, self._mirrors, self._credentials, sleep=self._sleep)
-            return self._made
+                self._client = HttpClient(self._environ, self._mirrors, self._credentials, sleep=self._sleep)
+            return self._client
 
     def _exchange(
         self,
@@ -364,12 +361,12 @@ class Fetcher:
         if self.offline:
             message = f"`{redacted(url)}` is not in the cache, and colablock is offline"
             raise FetchFailed(message, url=redacted(url), hint=_GO_ONLINE)
-        return self._wire.exchange(url, headers, consume, raw=raw)
+        return self._http.exchange(url, headers, consume, raw=raw)
 
 
 def _check_name(filename: str) -> None:
     if filename in {"", ".", ".."} or re.search(r"[/\\\0]", filename):
-        raise BadDistribution(f"{filename!r} is no file name")
+        raise BadDistribution(f"{filename!r} is not a valid file name")
 
 
 def _whole(answer: HttpResponse) -> bytes | None:
@@ -379,7 +376,7 @@ def _whole(answer: HttpResponse) -> bytes | None:
 def _span(answer: HttpResponse) -> ByteRange | None:
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("content-range", ""))
     if answer.status == 404:  # noqa: PLR2004 - HTTP says so
-        raise gone(answer.url)
+        raise missing_file(answer.url)
     if answer.status != 206 or match is None:  # noqa: PLR2004
         return None
     return ByteRange(data=answer.read(), start=int(match[1]), total=int(match[3]))
@@ -391,26 +388,25 @@ def _max_age(control: str) -> str:
 
 
 def _of_index(error: FetchFailed, file: Fetchable) -> FetchFailed:
-    """Return *error* with the index that lists *file*, where it does not name that already."""
+    """Return *error* with the index that lists *file*, unless it names the index already."""
     if file.index is None or file.index in error.message:
         return error
-    message = f"{error.message} (`{file.filename}` is listed by the index `{file.index}`)"
+    message = f"{error.message} (the index `{file.index}` lists `{file.filename}`)"
     return FetchFailed(
         message, url=error.url, status=error.status, hint=error.hint, is_passing=error.is_passing
     )
 
 
-def _not_at_hand(files: Sequence[Fetchable]) -> FetchFailed:
+def _not_cached(files: Sequence[Fetchable]) -> FetchFailed:
     names = ", ".join(f"`{file.filename}`" for file in files)
     message = f"not in the cache, and colablock is offline: {names}"
     return FetchFailed(message, url=redacted(files[0].url), hint=_GO_ONLINE)
 
 
 def _disk(path: Path, error: OSError) -> FetchFailed:
-    hints = dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT), "make room, with `colablock cache prune` for example, or"
-    )
-    hint = f"{hints.get(error.errno or 0, '')} set COLABLOCK_CACHE_DIR to a folder on another disk".strip()
+    hint = "Set COLABLOCK_CACHE_DIR to a folder on another disk"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = f"Free space, for example with `colablock cache prune`, or s{hint[1:]}"
     return FetchFailed(f"`{path}` cannot be written: {error.strerror or error}", url=path.as_uri(), hint=hint)
 
 
@@ -422,7 +418,7 @@ def _read_local(path: Path, url: str) -> bytes:
 
 
 def _local_page(path: Path, url: str, base: str) -> Page | None:
-    """Return a page of an index in a folder: the folder's ``index.html``, found at the URL *base*."""
+    """Return a page of an index in a folder: its ``index.html``, with the URL *base*."""
     file = path / "index.html" if path.is_dir() else path
     if not file.is_file():
         return None
@@ -446,7 +442,7 @@ def _local_span(path: Path, url: str, start: int, end: int | None) -> ByteRange:
 
 def _check_local(path: Path, file: Fetchable) -> None:
     if not path.is_file():
-        raise FetchFailed(f"there is no file `{path}`", url=file.url)
+        raise FetchFailed(f"the file `{path}` does not exist", url=file.url)
     checker = HashChecker(file.hashes)
     try:
         with path.open("rb") as stream:

@@ -1,7 +1,7 @@
-"""The wire: HTTP exchanges with retries, redirects, proxies, credentials and mirrors.
+"""HTTP exchanges with retries, redirects, proxies, credentials and mirrors.
 
-Nothing else but its words (`unanswered`) imports urllib3, and this module is
-imported at the first request: a plan with a lock at hand never pays for it.
+Only this module and `http_errors` import urllib3.  They are imported at the
+first request, so a plan from a lock does not pay for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from urllib3.exceptions import HTTPError
 from colablock._common.urls import Mirrors, split_credentials
 from colablock.errors import FetchFailed, InvalidInput
 from colablock.network.auth import Credentials
-from colablock.network.http_errors import PASSING, Route, is_final, no_answer, refusal
+from colablock.network.http_errors import TEMPORARY, Route, is_final, no_answer, refusal
 from colablock.network.tls import ssl_context
 
 __all__ = ["HttpClient", "HttpResponse"]
@@ -34,7 +34,7 @@ __all__ = ["HttpClient", "HttpResponse"]
 T = TypeVar("T")
 _RETRIES = 4
 _REDIRECTS = 10
-_LONGEST_WAIT = 60.0  # seconds: what a Retry-After may ask of somebody who looks on
+_LONGEST_WAIT = 60.0  # seconds: limit for Retry-After
 _CHUNK = 1 << 18
 _MOVED = frozenset({301, 302, 303, 307, 308})
 
@@ -43,8 +43,8 @@ _MOVED = frozenset({301, 302, 303, 307, 308})
 class HttpResponse:
     """One response; its body is read at most once, through ``chunks`` or ``read``.
 
-    *url* is canonical, after redirects, without credentials; *base* is where the
-    body really came from, a mirror perhaps: what its links are relative to.
+    *url* is canonical, after redirects, without credentials.  *base* is the URL
+    that the body came from, which may be a mirror; relative links start there.
     """
 
     status: int
@@ -54,20 +54,20 @@ class HttpResponse:
     chunks: Callable[[], Iterator[bytes]]
 
     def read(self, limit: int | None = None) -> bytes:
-        """Return the whole body.  Raises FetchFailed for one of more than *limit* bytes."""
+        """Return the body.  Raises FetchFailed if it has more than *limit* bytes."""
         parts, size = [], 0
         for chunk in self.chunks():
             parts.append(chunk)
             size += len(chunk)
             if limit is not None and size > limit:
-                message = f"`{self.url}` sends more than {limit >> 20} MiB, which is no page of an index"
-                raise FetchFailed(message, url=self.url, hint="check the URL of the index")
+                message = f"`{self.url}` sends more than {limit >> 20} MiB, too much for the page of an index"
+                raise FetchFailed(message, url=self.url, hint="Check the URL of the index")
         return b"".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What one request came to: *after* is how long the server asks to wait, *value* absent for a refusal."""
+    """The outcome of one request: *after* is the Retry-After in seconds, *value* is empty for a refusal."""
 
     status: int
     after: float | None = None
@@ -75,7 +75,7 @@ class _Outcome:
 
 
 class HttpClient:
-    """Sends requests; may be used from several threads."""
+    """Sends requests.  May be used from several threads."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class HttpClient:
         self._options: dict[str, object] = {
             "ssl_context": ssl_context(environ),
             "timeout": urllib3.Timeout(connect=min(15.0, self._timeout), read=self._timeout),
-            "retries": False,  # both are done here: a cut body has to be retried too
+            "retries": False,  # done here: an incomplete body is retried, too
             "maxsize": connections,
         }
         self._pools: dict[str, urllib3.PoolManager] = {}
@@ -110,12 +110,12 @@ class HttpClient:
         *,
         raw: bool = False,
     ) -> T:
-        """Return what *consume* makes of the answer to a GET of *url*.
+        """Send a GET for *url* and return the result of *consume* for the response.
 
-        Both functions are called anew after a broken connection, a cut body
-        or a status that passes (429, 5xx); a ``Retry-After`` is waited for.
-        Any other status than 2xx, 304, 404 and 416 raises FetchFailed;
-        *consume* judges those.  *raw*: the body as sent, without decoding.
+        Both functions are called again after a broken connection, an incomplete
+        body or a temporary status (429, 5xx).  ``Retry-After`` is respected.
+        *consume* gets responses with status 2xx, 304, 404 and 416; any other
+        status raises FetchFailed.  With *raw* the body is not decoded.
         """
         url = self._credentials.learn(url)
         for attempt in range(1, self._attempts + 1):
@@ -124,29 +124,29 @@ class HttpClient:
                 outcome = self._once(route, dict(headers()), consume, raw=raw)
                 if outcome.value:
                     return outcome.value[0]  # type: ignore[return-value]
-                if attempt == self._attempts or outcome.status not in PASSING:
+                if attempt == self._attempts or outcome.status not in TEMPORARY:
                     advice = self._credentials.advice(route.target)
                     raise refusal(route, outcome.status, advice=advice)
                 wait = wait if outcome.after is None else min(outcome.after, _LONGEST_WAIT)
             self._sleep(wait)
-        raise AssertionError  # the last attempt returns or raises
+        raise AssertionError  # unreachable: the last attempt returns or raises
 
     def ask(self, method: str, url: str, headers: Mapping[str, str]) -> HttpResponse:
-        """Return the answer to one request, whatever its status is; its body is read already.
+        """Return the response to one request, whatever its status is, with its body read.
 
-        No redirect is followed, so that nobody else gets what *headers* hold, and no
-        password is sent of our own accord.  A broken connection or a status that passes
-        is tried again.  Raises FetchFailed where nothing answers.
+        Redirects are not followed, so that no other host gets *headers*, and no
+        password is added.  A broken connection or a temporary status is retried.
+        Raises FetchFailed if there is no response.
         """
         route = Route(url, target=url)
         for attempt in range(1, self._attempts + 1):
             with self._retried(route, attempt):
                 response = self._pool(route).request(method, url, headers=dict(headers), redirect=False)
-                if attempt == self._attempts or response.status not in PASSING:
+                if attempt == self._attempts or response.status not in TEMPORARY:
                     head = {name.lower(): value for name, value in response.headers.items()}
                     return HttpResponse(response.status, head, url, url, partial(iter, (response.data,)))
             self._sleep(min(0.25 * 2**attempt, 8.0))
-        raise AssertionError  # the last attempt returns or raises
+        raise AssertionError  # unreachable: the last attempt returns or raises
 
     @contextmanager
     def _retried(self, route: Route, attempt: int) -> Iterator[None]:
@@ -162,7 +162,7 @@ class HttpClient:
     def _once(
         self, route: Route, headers: dict[str, str], consume: Callable[[HttpResponse], T], *, raw: bool
     ) -> _Outcome:
-        """Return what was made of the answer to one request, or how it was refused."""
+        """Send one request and return the result of *consume*, or the refusal."""
         response = self._follow(route, headers)
         try:
             status = response.status
@@ -176,14 +176,14 @@ class HttpClient:
             )
             return _Outcome(status, value=(consume(answer),))
         finally:
-            response.close()  # a body that nobody wanted is not drained
+            response.close()  # do not read a body that was not consumed
             response.release_conn()
 
     def _follow(self, route: Route, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
-        """Return the response after redirects; *route* is kept up to date on the way."""
+        """Follow redirects and return the last response; *route* is updated on the way."""
         route.at = route.asked
         for route.hops in range(_REDIRECTS):
-            route.target = self._credentials.learn(self._mirrors.to_wire(route.at))
+            route.target = self._credentials.learn(self._mirrors.to_mirror(route.at))
             response = self._request(route, headers)
             location = response.headers.get("Location")
             if response.status not in _MOVED or not location:
@@ -195,14 +195,14 @@ class HttpClient:
                 message = (
                     f"`{route.url}` redirects to an unencrypted address at `{urlsplit(further).hostname}`"
                 )
-                hint = "ask its keeper to mend the redirect, or use another index"
+                hint = "Use another index, or ask the operator of this one to correct the redirect"
                 raise FetchFailed(message, url=route.url, hint=hint)
             route.at = self._mirrors.to_canonical(further, route.asked)
         message = f"`{route.url}` redirects more than {_REDIRECTS} times"
-        raise FetchFailed(message, url=route.url, hint="check the URL of the index: it leads in a circle")
+        raise FetchFailed(message, url=route.url, hint="Check the URL of the index: it redirects in a loop")
 
     def _request(self, route: Route, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
-        """Send one request, and once more with what the keyring tells where it is refused."""
+        """Send one request; if it is refused, send it again with credentials of the keyring."""
         pair = self._credentials.find(route.target)
         response = self._send(route, headers, pair)
         if response.status in {401, 403} and self._credentials.find_others(route.target, pair):
@@ -241,8 +241,8 @@ class HttpClient:
         if not proxy:
             return urllib3.PoolManager(**options)  # type: ignore[arg-type]
         if urlsplit(proxy).scheme not in {"http", "https"}:
-            message = f"the proxy `{proxy}` is not an HTTP one"
-            hint = f"set {variable} to an http:// or https:// proxy"
+            message = f"the proxy `{proxy}` is not an HTTP proxy"
+            hint = f"Set {variable} to an http:// or https:// proxy"
             raise FetchFailed(message, url=route.url, hint=hint)
         headers = {"Proxy-Authorization": _basic(*map(unquote, credentials))} if credentials else None
         return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)  # type: ignore[arg-type]
@@ -255,7 +255,7 @@ def _basic(user: str, password: str) -> str:
 def _number(
     environ: Mapping[str, str], variable: str, default: float, what: str, *, least: float = 0.0
 ) -> float:
-    """Return the number in *variable*.  Raises InvalidInput for what is none."""
+    """Return the number in *variable*.  Raises InvalidInput for an invalid one."""
     text = environ.get(variable)
     if not text:
         return default
@@ -264,13 +264,13 @@ def _number(
     except ValueError:
         number = math.nan
     if not least <= number < math.inf:
-        message = f"`{text}` in {variable} is no number of {what}"
-        raise InvalidInput(message, hint=f"Write it as `{default:g}`, or leave it out")
+        message = f"`{text}` in {variable} is not a number of {what}"
+        raise InvalidInput(message, hint=f"Write for example `{default:g}`, or unset it")
     return number
 
 
 def _proxy(url: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return the proxy for *url* and the variable that names it; names in lower case win, as everywhere."""
+    """Return the proxy for *url* and the variable that names it.  Lower-case variables win, as in curl."""
     parts = urlsplit(url)
     named = {}
     for key in (parts.scheme, "all", "no"):
@@ -283,7 +283,7 @@ def _proxy(url: str, environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Return what a Retry-After header asks for: seconds, or a date."""
+    """Return the seconds of a Retry-After header, which holds a number of seconds or a date."""
     if value is None:
         return None
     if re.fullmatch(r"\s*[0-9]+\s*", value):

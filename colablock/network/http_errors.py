@@ -1,4 +1,4 @@
-"""Why a URL could not be had, in words: errors of urllib3 and refusals of servers into FetchFailed."""
+"""Map urllib3 errors and HTTP statuses to FetchFailed."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ from colablock.network.tls import trust_advice
 
 __all__ = ["Route", "is_final", "no_answer", "refusal"]
 
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _NO_TLS = frozenset({"HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "WRONG_VERSION_NUMBER"})
-_LATER = "try again later"
-_NETWORK = "check the network, and HTTPS_PROXY where there is a proxy"
+_LATER = "Try again later"
+_NETWORK = "Check the network connection, and HTTPS_PROXY if you use a proxy"
 
 
 @dataclass(slots=True)
 class Route:
-    """The way of one exchange: what was asked for, and where mirrors and redirects have led.
+    """The URLs of one exchange: the requested one, and those after mirrors and redirects.
 
-    *at* is canonical, *target* what is on the wire; neither holds credentials.
-    *proxy* is the one in use and the variable that names it, both "" for none.
+    *at* is the canonical URL, *target* the one that the request goes to; neither
+    has credentials.  *proxy* is the proxy and the variable that names it, both
+    "" without a proxy.
     """
 
     asked: str
@@ -51,12 +52,12 @@ class Route:
 
     @property
     def url(self) -> str:
-        """What was asked for, fit to be shown."""
+        """The requested URL, without credentials."""
         return redacted(self.asked)
 
     @property
     def host(self) -> str:
-        """The host that does not answer, in words: it may be a mirror's, or one that was redirected to."""
+        """The host of the request as text, with the original one if it is a mirror or a redirect target."""
         host, asked = urlsplit(self.target).hostname, urlsplit(self.asked).hostname
         if host == asked or not host:
             return f"`{asked}`"
@@ -64,76 +65,76 @@ class Route:
 
 
 def is_final(error: HTTPError) -> bool:
-    """Whether asking again cannot help: of an untrusted certificate, what is no URL, a proxy that refuses."""
+    """Return whether a retry is useless: an untrusted certificate, an invalid URL, a proxy that refuses."""
     reason = _reason(error)
     if isinstance(reason, ProxyError):
         return " 407 " in f"{reason.original_error} "
     if isinstance(reason, SSLError):
-        return isinstance(_cause(reason), ssl.SSLCertVerificationError) or _speaks_no_tls(reason)
+        return isinstance(_cause(reason), ssl.SSLCertVerificationError) or _has_no_tls(reason)
     return isinstance(reason, LocationValueError)
 
 
 def no_answer(
     route: Route, error: HTTPError, *, environ: Mapping[str, str], attempts: int, timeout: float
 ) -> FetchFailed:
-    """Return what to raise when *route* broke with *error* for the last of *attempts* times."""
-    message, hint = _told(route, _reason(error), environ=environ, attempts=attempts, timeout=timeout)
+    """Return the error for *route* after *error* in the last of *attempts* attempts."""
+    message, hint = _message(route, _reason(error), environ=environ, attempts=attempts, timeout=timeout)
     return FetchFailed(message, url=route.url, hint=hint, is_passing=not is_final(error))
 
 
-def _told(
+def _message(
     route: Route, reason: BaseException, *, environ: Mapping[str, str], attempts: int, timeout: float
 ) -> tuple[str, str | None]:
     times = f", {attempts} times" if attempts > 1 else ""
     why = _plain(reason)
     if isinstance(reason, ProxyError):
-        return _proxy_told(route, reason)
+        return _proxy_message(route, reason)
     if isinstance(reason, LocationValueError):
         return f"`{route.url}` cannot be fetched: {reason}", None
     if isinstance(reason, SSLError):
-        return _tls_told(route, reason, environ)
+        return _tls_message(route, reason, environ)
     if isinstance(reason, NameResolutionError):
-        return f"the host {route.host} is not known here", _NETWORK
+        return f"the host {route.host} cannot be resolved", _NETWORK
     if isinstance(reason, NewConnectionError):
         return f"no connection to {route.host}: {why}", _NETWORK
     if isinstance(reason, ConnectTimeoutError):
         return f"no connection to {route.host} within a few seconds{times}", _NETWORK
     if isinstance(reason, TimeoutError):
-        more = "try again later, or wait longer with COLABLOCK_TIMEOUT (in seconds)"
+        more = "Try again later, or raise the limit with COLABLOCK_TIMEOUT (in seconds)"
         return f"`{route.url}` sent nothing for {timeout:g} seconds{times}", more
     if isinstance(reason, DecodeError):
-        return f"`{route.url}` sent what cannot be unpacked{times}: {why}", _LATER
-    whole = f"in {attempts} attempts" if attempts > 1 else ""
-    return f"`{route.url}` could not be read whole {whole}".rstrip() + f": {why}", _LATER
+        return f"`{route.url}` sent a body that cannot be decompressed{times}: {why}", _LATER
+    tries = f" in {attempts} attempts" if attempts > 1 else ""
+    return f"the response of `{route.url}` was incomplete{tries}: {why}", _LATER
 
 
-def _proxy_told(route: Route, reason: ProxyError) -> tuple[str, str]:
+def _proxy_message(route: Route, reason: ProxyError) -> tuple[str, str]:
     proxy, variable = route.proxy
     host = urlsplit(route.target).hostname
     inner = reason.original_error
     if " 407 " in f"{inner} ":
         return _wants_password(proxy, variable)
-    message = f"the proxy `{proxy}` gives no connection to `{host}`: {_plain(inner)}"
-    return message, f"correct {variable}, or name `{host}` in NO_PROXY"
+    message = f"the proxy `{proxy}` does not connect to `{host}`: {_plain(inner)}"
+    return message, f"Correct {variable}, or add `{host}` to NO_PROXY"
 
 
 def _wants_password(proxy: str, variable: str) -> tuple[str, str]:
-    message = f"the proxy `{proxy}` asks for a user and password (407)"
+    message = f"the proxy `{proxy}` requires a user and password (407)"
     scheme, _, rest = proxy.rpartition("://")
-    return message, f"give them in {variable}, as `{scheme or 'http'}://USER:PASSWORD@{rest}`"
+    return message, f"Give them in {variable}, as `{scheme or 'http'}://USER:PASSWORD@{rest}`"
 
 
-def _tls_told(route: Route, reason: SSLError, environ: Mapping[str, str]) -> tuple[str, str | None]:
+def _tls_message(route: Route, reason: SSLError, environ: Mapping[str, str]) -> tuple[str, str | None]:
     cause = _cause(reason)
-    if _speaks_no_tls(reason):
-        message = f"no encrypted connection to {route.host}: what answers there does not speak TLS"
-        return message, "write its URL with `http://`, if that is what it speaks"
+    if _has_no_tls(reason):
+        message = f"no encrypted connection to {route.host}: the server does not use TLS"
+        return message, "Use a URL with `http://` if the server has no encryption"
     if not isinstance(cause, ssl.SSLCertVerificationError):
         return f"no encrypted connection to {route.host}: {_plain(reason)}", _NETWORK
     why = cause.verify_message.rstrip(".").replace("self signed", "self-signed")
     message = f"the certificate of {route.host} is not trusted: {why}"
     if "mismatch" in why:
-        return message, "ask for it by a name that its certificate holds"
+        return message, "Use a host name that the certificate contains"
     return message, trust_advice(environ)
 
 
@@ -141,12 +142,12 @@ def _cause(reason: SSLError) -> object:
     return reason.args[0] if reason.args else reason
 
 
-def _speaks_no_tls(reason: SSLError) -> bool:
+def _has_no_tls(reason: SSLError) -> bool:
     return getattr(_cause(reason), "reason", "") in _NO_TLS
 
 
 def refusal(route: Route, status: int, *, advice: str) -> FetchFailed:
-    """Return what to raise when a server answers *status*; *advice* is about who asks."""
+    """Return the error for the *status* of a response; *advice* is the hint about credentials."""
     try:
         phrase = f"{status} ({HTTPStatus(status).phrase})"
     except ValueError:
@@ -158,9 +159,9 @@ def refusal(route: Route, status: int, *, advice: str) -> FetchFailed:
         hint = advice
     elif status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and route.proxy[0]:
         message, hint = _wants_password(*route.proxy)
-    elif status in PASSING:
+    elif status in TEMPORARY:
         hint = _LATER
-    is_passing = status in PASSING
+    is_passing = status in TEMPORARY
     return FetchFailed(message, url=route.url, status=status, hint=hint, is_passing=is_passing)
 
 
@@ -169,8 +170,8 @@ def _reason(error: HTTPError) -> BaseException:
 
 
 def _plain(error: BaseException) -> str:
-    """Return what an error says, without the objects and numbers that it names first."""
+    """Return the message of an error without the object and errno that urllib3 puts before it."""
     last = error.args[-1] if error.args else error
     if isinstance(last, IncompleteRead):
-        return f"it ended after {last.partial} of {last.partial + (last.expected or 0)} bytes"
+        return f"the body ended after {last.partial} of {last.partial + (last.expected or 0)} bytes"
     return re.sub(r"^.*(\[Errno -?[0-9]+\] |object at 0x[0-9a-f]+>: )", "", str(last))

@@ -1,4 +1,4 @@
-"""Where indexes and folders are: arguments, our own variables, then pip's and uv's as a stated fallback."""
+"""Settings for indexes and folders: arguments, `COLABLOCK_*`, then those of pip and uv as a fallback."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_INDEX", "MIRROR", "Settings", "mirror_variable", "read_settings"]
 
 _EXTRA = "extra-index-url"
-MIRROR = "COLABLOCK_INDEX_"  # and the name of an index: where it is fetched from
+MIRROR = "COLABLOCK_INDEX_"  # prefix; the rest is the name of the index whose mirror the variable holds
 DEFAULT_INDEX = "https://pypi.org/simple/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Index and folders; *notes* say what was taken from another tool's configuration.
+    """Index and folders.  *notes* name the settings that come from the configuration of another tool.
 
-    *mirrors* are pairs of an index's URL and the one that it is fetched from;
-    *keyring* says that the keyring is asked for user and password.
+    *mirrors* are pairs of the URL of an index and the URL of its mirror.  With
+    *keyring*, the keyring is queried for credentials.
     """
 
     default_index: str
@@ -48,14 +48,14 @@ def read_settings(
     offline: bool = False,
     indexes: Sequence[Index] | None = None,
 ) -> Settings:
-    """Return the settings in force: arguments first, then ``COLABLOCK_*``, then pip's and uv's.
+    """Return the settings: arguments come first, then ``COLABLOCK_*``, then those of pip and uv.
 
-    Values of several parts are split at white space; those of ``UV_FIND_LINKS``
-    at commas, as uv does.  Further indexes of pip and uv are not used: a matrix
-    names the index of each package that has one of its own.  *indexes* are
-    those that it declares; without them no mirror is looked for.
+    Lists are split at white space, ``UV_FIND_LINKS`` at commas as in uv.  Extra
+    indexes of pip and uv are not used: a matrix names the index of each package
+    that needs another one.  *indexes* are the indexes that the matrix declares;
+    without them, no mirror is read.
 
-    Raises InvalidInput for a variable of ours that cannot be used as it is.
+    Raises InvalidInput for an invalid ``COLABLOCK_*`` variable.
     """
     notes: list[str] = []
     pip = _pip_configuration(environ)
@@ -65,17 +65,17 @@ def read_settings(
             environ, pip, ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"), "index-url"
         )
         index = _without_name(index)
-        notes += [f"the default index is taken from {said}"] if said else []
+        notes += [f"using the default index from {said}"] if said else []
     links = tuple(find_links) or tuple(environ.get("COLABLOCK_FIND_LINKS", "").split())
     if not links:
         text, said = _fallback(environ, pip, ("UV_FIND_LINKS", "PIP_FIND_LINKS"), "find-links")
         links = _parts(text or "", by_comma=said == "UV_FIND_LINKS")
-        notes += [f"find-links are taken from {said}"] if said else []
+        notes += [f"using find-links from {said}"] if said else []
     _, said = _fallback(environ, pip, ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"), _EXTRA)
     if said:
-        notes.append(f"the further indexes of {said} are not used: a matrix names those that it needs")
+        notes.append(f"not using the extra indexes from {said}: a matrix names its own indexes")
     keyring, said = _keyring(environ, pip)
-    notes += [f"the keyring is asked for passwords, as {said} says"] if said else []
+    notes += [f"querying the keyring for passwords, as set in {said}"] if said else []
     mirrors: tuple[tuple[str, str], ...] = ()
     if indexes is not None:
         mirrors, unknown = _mirrors(environ, indexes, index or DEFAULT_INDEX)
@@ -91,16 +91,16 @@ def read_settings(
 
 
 def mirror_variable(name: str) -> str:
-    """Return the variable that says where the index *name* of a matrix is fetched from."""
+    """Return the variable for the mirror of the index *name* of a matrix."""
     return MIRROR + re.sub(r"[^A-Z0-9]", "_", name.upper())
 
 
 def _mirrors(
     environ: Mapping[str, str], indexes: Sequence[Index], default: str
 ) -> tuple[tuple[tuple[str, str], ...], list[str]]:
-    """Return what is fetched from elsewhere, and what is to be said of variables that name no index.
+    """Return the mirrors, and a note for each variable whose index does not exist.
 
-    `default` is the index that is asked where a package names none, unless one is declared by that name.
+    The name `default` stands for the default index, unless the matrix declares an index of that name.
     """
     named = {"default": next((index.url for index in indexes if index.default), default)}
     named |= {index.name: index.url for index in indexes}
@@ -109,42 +109,42 @@ def _mirrors(
         variable = mirror_variable(name)
         other = known.setdefault(variable, name)
         if other != name and environ.get(variable):
-            message = f"{variable} is the variable of two indexes, `{other}` and `{name}`"
-            raise InvalidInput(message, hint="Use COLABLOCK_MIRRORS, which names URLs")
+            message = f"{variable} is the variable of two indexes: `{other}` and `{name}`"
+            raise InvalidInput(message, hint="Use COLABLOCK_MIRRORS, which takes URLs")
     places, notes = [], []
     for variable in sorted(name for name in environ if name.startswith(MIRROR) and environ[name]):
         if variable in known:
             places.append((redacted(named[known[variable]]), _place(variable, environ[variable])))
         else:
-            notes.append(f"{variable} names no index of this matrix: {_near(variable, known)}")
+            notes.append(f"{variable} does not name an index of this matrix: {_near(variable, known)}")
     return tuple(places), notes
 
 
 def _near(variable: str, known: Iterable[str]) -> str:
-    """Return which of the variables *known* was meant; their common beginning would make all of them near."""
+    """Return a suggestion from the variables *known*, compared without their common prefix."""
     tails = [one.removeprefix(MIRROR) for one in known]
     hint = near(variable.removeprefix(MIRROR), tails)
     listed = ", ".join(f"`{MIRROR}{tail}`" for tail in tails)
-    return hint.replace("`", f"`{MIRROR}", 1) if hint else f"there are {listed}"
+    return hint.replace("`", f"`{MIRROR}", 1) if hint else f"it has {listed}"
 
 
 def _place(variable: str, text: str) -> str:
-    """Return the URL of a mirror: a folder's, where it is one."""
+    """Return the URL of a mirror, also for a folder."""
     checked_index(text, f"{variable}:")
     if "://" not in text:
         return Path(text).expanduser().resolve().as_uri()
     if "?" in text or "#" in text:
-        message = f"`{redacted(text)}` in {variable} is no URL of a mirror: it has a query"
-        raise InvalidInput(message, hint="Write it up to the folder of the projects, without `?` and `#`")
+        message = f"`{redacted(text)}` in {variable} is not a valid mirror: the URL has a query or a fragment"
+        raise InvalidInput(message, hint="Write the URL of the folder of projects, without `?` and `#`")
     return text
 
 
 def _keyring(environ: Mapping[str, str], pip: Mapping[str, str]) -> tuple[bool, str | None]:
-    """Return whether the keyring is asked, and where that stands when another tool was told so."""
+    """Return whether the keyring is queried, and the setting of another tool that says so."""
     own = environ.get("COLABLOCK_KEYRING_PROVIDER")
     if own:
         if own not in {"subprocess", "disabled"}:
-            message = f"`{own}` in COLABLOCK_KEYRING_PROVIDER is no way to ask the keyring"
+            message = f"`{own}` in COLABLOCK_KEYRING_PROVIDER is not a keyring provider"
             raise InvalidInput(message, hint="Write `subprocess` or `disabled`")
         return own == "subprocess", None
     text, said = _fallback(environ, pip, ("UV_KEYRING_PROVIDER", "PIP_KEYRING_PROVIDER"), "keyring-provider")
@@ -152,7 +152,7 @@ def _keyring(environ: Mapping[str, str], pip: Mapping[str, str]) -> tuple[bool, 
 
 
 def _without_name(index: str | None) -> str | None:
-    """Return the URL of an index that uv was given as ``name=url``."""
+    """Return the URL of an index in uv's form ``name=url``."""
     named = re.fullmatch(r"[A-Za-z0-9._-]+=(.+://.+)", index or "")
     return named[1] if named else index
 
@@ -165,7 +165,7 @@ def _parts(text: str, *, by_comma: bool) -> tuple[str, ...]:
 def _fallback(
     environ: Mapping[str, str], pip: Mapping[str, str], variables: Sequence[str], key: str
 ) -> tuple[str | None, str | None]:
-    """Return the first value that another tool was given, and where it stands."""
+    """Return the first value among the settings of other tools, and where it comes from."""
     for variable in variables:
         if environ.get(variable):
             return environ[variable], variable
@@ -175,14 +175,14 @@ def _fallback(
 
 
 def _pip_configuration(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the ``[global]`` and ``[install]`` options of pip's configuration files, the nearest last."""
+    """Return the ``[global]`` and ``[install]`` options of pip's configuration files; later files win."""
     found: dict[str, str] = {}
     for path in _pip_files(environ):
         parser = configparser.RawConfigParser()
         try:
             parser.read(path, encoding="utf-8")
         except (OSError, configparser.Error, UnicodeDecodeError):
-            continue  # pip itself complains about its own files
+            continue  # pip reports the faults of its own files
         for section in ("global", "install"):
             if parser.has_section(section):
                 found.update({key.replace("_", "-"): value for key, value in parser.items(section)})
@@ -190,7 +190,7 @@ def _pip_configuration(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pip_files(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Yield pip's configuration files in the order in which it reads them."""
+    """Yield pip's configuration files in the order in which pip reads them."""
     named = environ.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return

@@ -1,4 +1,4 @@
-"""Which certificates are trusted: what the environment variables of this trade name, else the system's."""
+"""Trusted certificates: those that the usual environment variables name, or the system's."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
 
 
 def ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
-    """Return a context that trusts what SSL_CERT_FILE and SSL_CERT_DIR name.
+    """Return a context that trusts the certificates in SSL_CERT_FILE and SSL_CERT_DIR.
 
-    Without those it trusts what REQUESTS_CA_BUNDLE names, a file or a folder, and
-    without that what the system does.  What is not there counts as not named, as
-    elsewhere; `trust_advice` tells of it.  Raises InvalidInput for a file that
-    holds no certificates.
+    Without those it trusts REQUESTS_CA_BUNDLE, a file or a folder, and else the
+    certificates of the system.  A path that does not exist is ignored, as other
+    tools do; `trust_advice` reports it.  Raises InvalidInput for a file without
+    certificates.
     """
     named = [(variable, path) for variable in _VARIABLES for path in _paths(environ, variable)]
     there = [(variable, path) for variable, path in named if path.exists()]
@@ -33,17 +33,17 @@ def ssl_context(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 
 def trust_advice(environ: Mapping[str, str]) -> str:
-    """Return what to do where a certificate is not trusted."""
+    """Return the hint for an untrusted certificate."""
     for variable in _VARIABLES:
-        gone = [path for path in _paths(environ, variable) if not path.exists()]
-        if gone:
-            return f"correct {variable}: it names `{gone[0]}`, which is not there"
+        missing = [path for path in _paths(environ, variable) if not path.exists()]
+        if missing:
+            return f"Correct {variable}: `{missing[0]}` does not exist"
     named = [variable for variable in _VARIABLES if environ.get(variable)]
     if named:
-        return f"add the certificate of who signed it to what {named[0]} names (`{environ[named[0]]}`)"
+        return f"Add the certificate of its issuer to {named[0]} (`{environ[named[0]]}`)"
     return (
-        "name a file with the certificate of who signed it in SSL_CERT_FILE: "
-        "a company's proxy or index often has one of its own"
+        "Set SSL_CERT_FILE to a file with the certificate of its issuer: "
+        "the proxy or index of a company often has its own one"
     )
 
 
@@ -60,7 +60,7 @@ def _load(context: ssl.SSLContext, variable: str, path: Path) -> None:
         else:
             context.load_verify_locations(**{"capath" if path.is_dir() else "cafile": str(path)})
     except OSError as error:
-        why = "no certificate is in it" if isinstance(error, ssl.SSLError) else error.strerror
+        why = "it contains no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         message = f"`{path}` in {variable} cannot be used: {why}"
-        hint = "Name a file of certificates in PEM form, or leave it out"
+        hint = "Name a file of certificates in PEM format, or unset the variable"
         raise InvalidInput(message, hint=hint) from error

@@ -109,11 +109,11 @@ ALONE = {
     "COLABLOCK_RETRIES": "0",
 }
 MIRROR = "set COLABLOCK_INDEX_DEFAULT to a mirror of it"
-LATER = f"try again later, or {MIRROR}"
-LONGER = f"try again later, or wait longer with COLABLOCK_TIMEOUT (in seconds), or {MIRROR}"
-NETWORK = f"check the network, and HTTPS_PROXY where there is a proxy, or {MIRROR}"
+LATER = f"Try again later, or {MIRROR}"
+LONGER = f"Try again later, or raise the limit with COLABLOCK_TIMEOUT (in seconds), or {MIRROR}"
+NETWORK = f"Check the network connection, and HTTPS_PROXY if you use a proxy, or {MIRROR}"
 WHO = (
-    "give a user and password for `127.0.0.1` in the URL of the index or in netrc, or have the keyring asked"
+    "Give a user and password for `127.0.0.1` in the URL of the index or in netrc, or query the keyring"
     " with `COLABLOCK_KEYRING_PROVIDER=subprocess`"
 )
 SIMPLE = "Check that the URL is that of a simple index (PEP 503): it often ends with `/simple/`"
@@ -147,19 +147,19 @@ CASES: Mapping[str, IndexCase] = {
     ),
     "a page cut off once": done(faults={PAGE: Fault(truncate=20, times=1)}, asked=[PAGE, PAGE, METADATA]),
     "a page cut off": unread(
-        "`{url}demo/` could not be read whole: it ended after 20 of 45 bytes",
+        "the response of `{url}demo/` was incomplete: the body ended after 20 of 45 bytes",
         LATER,
         faults={PAGE: Fault(truncate=20, body=API_1)},
     ),
     "metadata cut off once": done(faults={METADATA: Fault(truncate=20, times=1)}),
     "metadata cut off": unknown(
-        "`{root}" + METADATA + "` could not be read whole: it ended after 20 of 46 bytes",
-        "try again later",
+        "the response of `{root}" + METADATA + "` was incomplete: the body ended after 20 of 46 bytes",
+        "Try again later",
         faults={METADATA: Fault(truncate=20)},
     ),
     "reset once": done(faults={PAGE: Fault(reset=True, times=1)}),
     "reset": unread(
-        "`{url}demo/` could not be read whole: Connection reset by peer",
+        "the response of `{url}demo/` was incomplete: Connection reset by peer",
         LATER,
         faults={PAGE: Fault(reset=True)},
     ),
@@ -179,14 +179,14 @@ CASES: Mapping[str, IndexCase] = {
     ),
     "502 of a file": unknown(
         "`{root}" + METADATA + "` answered 502 (Bad Gateway)",
-        "try again later",
+        "Try again later",
         faults={METADATA: Fault(status=502)},
     ),
     "401": unread("`{url}demo/` answered 401 (Unauthorized)", WHO, faults={PAGE: Fault(status=401)}),
     "403": unread("`{url}demo/` answered 403 (Forbidden)", WHO, faults={PAGE: Fault(status=403)}),
     "403 for who is known": unread(
         "`{url}demo/` answered 403 (Forbidden)",
-        "correct the user and password for `127.0.0.1`: they were sent, and they are not accepted",
+        "Correct the user and password for `127.0.0.1`: the server does not accept them",
         faults={PAGE: Fault(status=403)},
         argv=["{with_password}"],
     ),
@@ -201,8 +201,8 @@ CASES: Mapping[str, IndexCase] = {
     ),
     "410": unread("`{url}demo/` answered 410 (Gone)", faults={PAGE: Fault(status=410)}),
     "a file that is not there": unknown(
-        "`{root}" + FILE + "` is not there (404)",
-        "who lists it does not have it: try again later, or have it from another index or mirror",
+        "`{root}" + FILE + "` does not exist (404)",
+        "The index lists a file that it does not have. Try again later, or use another index or mirror",
         server={"announce_metadata": False},
         faults={FILE: Fault(status=404)},
     ),
@@ -215,40 +215,40 @@ CASES: Mapping[str, IndexCase] = {
     ),
     "a host that is not known": unreached(
         "http://index.invalid/simple/",
-        "the host `index.invalid` is not known here",
+        "the host `index.invalid` cannot be resolved",
         NETWORK,
         argv=["http://index.invalid/simple/"],
     ),
     "a proxy that is not there": unreached(
         "http://index.invalid/simple/",
-        "the proxy `http://127.0.0.1:9` gives no connection to `index.invalid`: Connection refused",
-        f"correct HTTP_PROXY, or name `index.invalid` in NO_PROXY, or {MIRROR}",
+        "the proxy `http://127.0.0.1:9` does not connect to `index.invalid`: Connection refused",
+        f"Correct HTTP_PROXY, or add `index.invalid` to NO_PROXY, or {MIRROR}",
         argv=["http://index.invalid/simple/"],
         environ={"HTTP_PROXY": "http://me:secret@127.0.0.1:9"},
     ),
     "no certificate to trust": unreached(
         "{url}",
         "the certificate of `127.0.0.1` is not trusted: self-signed certificate",
-        "name a file with the certificate of who signed it in SSL_CERT_FILE: a company's proxy or index"
-        " often has one of its own",
+        "Set SSL_CERT_FILE to a file with the certificate of its issuer: the proxy or index of a company"
+        " often has its own one",
         server={"tls": True},
     ),
     "plain HTTP where TLS is spoken": unreached(
         "{https}",
-        "no encrypted connection to `127.0.0.1`: what answers there does not speak TLS",
-        "write its URL with `http://`, if that is what it speaks",
+        "no encrypted connection to `127.0.0.1`: the server does not use TLS",
+        "Use a URL with `http://` if the server has no encryption",
         argv=["{https}"],
     ),
     # Redirects
     "redirected": done(redirects={"/old/demo/": PAGE}, argv=["{root}/old/"]),
     "redirected in a circle": unread(
         "`{url}demo/` redirects more than 10 times",
-        "check the URL of the index: it leads in a circle",
+        "Check the URL of the index: it redirects in a loop",
         redirects={PAGE: "/b/", "/b/": PAGE},
     ),
     "redirected to plain HTTP": unread(
         "`{url}demo/` redirects to an unencrypted address at `127.0.0.1`",
-        "ask its keeper to mend the redirect, or use another index",
+        "Use another index, or ask the operator of this one to correct the redirect",
         server={"tls": True},
         redirects={PAGE: "http://127.0.0.1:9/simple/demo/"},
         environ={"SSL_CERT_FILE": str(CERTIFICATE)},
@@ -284,14 +284,14 @@ CASES: Mapping[str, IndexCase] = {
     ),
     "a page without files": unsolved(NO_FILES, faults={PAGE: Fault(body=API_1)}),
     "garbage for gzip": unread(
-        "`{url}demo/` sent what cannot be unpacked: Error -3 while decompressing data: incorrect header"
-        " check",
+        "`{url}demo/` sent a body that cannot be decompressed: Error -3 while decompressing data: incorrect"
+        " header check",
         LATER,
         faults={PAGE: Fault(body=b"x" * 99, headers={"Content-Encoding": "gzip"})},
     ),
     "a page without end": unread(
-        "`{url}demo/` sends more than 128 MiB, which is no page of an index",
-        "check the URL of the index",
+        "`{url}demo/` sends more than 128 MiB, too much for the page of an index",
+        "Check the URL of the index",
         faults={PAGE: Fault(body=gzip.compress(bytes(130 << 20), 1), headers={"Content-Encoding": "gzip"})},
     ),
     # What a page says of files
@@ -309,20 +309,20 @@ CASES: Mapping[str, IndexCase] = {
     ),
     "wrong hash of the metadata": done(
         "1.0",
-        f"demo 2.0 was passed over: `{NEWEST}.metadata` from `{{root}}{METADATA}` has sha256"
-        f" {hashlib.sha256(b'Name: demo').hexdigest()}, and {{metadata}} was promised",
+        f"demo 2.0 was passed over: `{NEWEST}.metadata` from `{{root}}{METADATA}` has the sha256"
+        f" hash {hashlib.sha256(b'Name: demo').hexdigest()}, expected {{metadata}}",
         faults={METADATA: Fault(body=b"Name: demo")},
     ),
     "wrong hash of a file": done(
         "1.0",
-        f"demo 2.0 was passed over: `{NEWEST}` from `{{root}}{FILE}` has sha256 {{file}}, and {'0' * 64}"
-        " was promised",
+        f"demo 2.0 was passed over: `{NEWEST}` from `{{root}}{FILE}` has the sha256 hash {{file}}, expected"
+        f" {'0' * 64}",
         server={"announce_metadata": False, "ranges": False},
         facts={NEWEST: {"sha256": "0" * 64}},
     ),
     "wrong hash of the only file": failed(
         "no version of `demo` has metadata that can be read because tiny asks for `demo==2.0` (packages.demo)"
-        f" and `{NEWEST}` from `{{root}}{FILE}` has sha256 {{file}}, and {'0' * 64} was promised",
+        f" and `{NEWEST}` from `{{root}}{FILE}` has the sha256 hash {{file}}, expected {'0' * 64}",
         tag="no-solution",
         specifier="==2.0",
         server={"announce_metadata": False, "ranges": False},
@@ -369,7 +369,7 @@ CASES: Mapping[str, IndexCase] = {
     # Offline
     "offline": unread(
         "`{url}demo/` is not in the cache, and colablock is offline",
-        "go online once (without `--offline` and COLABLOCK_OFFLINE), or name a folder with `--find-links`",
+        "Run this once without `--offline` and COLABLOCK_OFFLINE, or name a folder with `--find-links`",
         argv=["--offline"],
     ),
 }

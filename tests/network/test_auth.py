@@ -1,4 +1,4 @@
-"""Who we say we are: URLs, netrc and the keyring; and to whom we never say it."""
+"""Credentials from URLs, netrc and the keyring, and trusted certificates."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ print(password)
 
 @dataclass(frozen=True)
 class Keyring:
-    """A ``keyring`` command of our own."""
+    """A fake ``keyring`` command."""
 
     folder: Path
 
@@ -87,14 +87,14 @@ server = server_fixture(auth=(USER, PASSWORD))
 
 
 def sent(server: IndexServer) -> list[bool]:
-    """Return of each request whether it said who asks."""
+    """Return for each request whether it had credentials."""
     return ["authorization" in request.headers for request in server.requests]
 
 
 # -- URLs
 
 
-def test_of_several_in_urls_of_one_host_the_nearest_path_counts() -> None:
+def test_the_url_with_the_longest_common_path_gives_the_credentials() -> None:
     known = Credentials({})
     assert known.learn("https://a:1@host/one/simple/") == "https://host/one/simple/"
     known.learn("https://b:2@host/two/simple/")
@@ -102,10 +102,10 @@ def test_of_several_in_urls_of_one_host_the_nearest_path_counts() -> None:
     assert known.find("https://host/one/simple/demo/") == ("a", "1")
     assert known.find("https://host/two/files/demo.whl") == ("b", "2")
     assert known.find("https://host:8443/two/simple/demo/") == ("c", "3")
-    assert known.find("http://host/one/simple/demo/") is None  # another origin, and not encrypted
+    assert known.find("http://host/one/simple/demo/") is None  # another origin, without TLS
 
 
-def test_a_token_without_a_password_is_a_user() -> None:
+def test_a_token_without_a_password_is_a_user_name() -> None:
     known = Credentials({})
     known.learn("https://t%40ken@host/simple/")
     assert known.find("https://host/simple/demo/") == ("t@ken", "")
@@ -119,7 +119,7 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(index: Path, tmp_p
     assert (sent(server), sent(other)) == ([True], [False])
 
 
-def test_credentials_in_the_links_of_a_page_are_used_and_not_recorded(index: Path, tmp_path: Path) -> None:
+def test_credentials_in_links_of_a_page_are_used_but_not_recorded(index: Path, tmp_path: Path) -> None:
     with IndexServer(index, auth=(USER, PASSWORD)) as files, IndexServer(index) as other:
         link = files.file_url("demo-1.0-py3-none-any.whl").replace("://", "://user%40x:s3%3Acret@")
         page = f'<a href="{link}">demo</a>'.encode()
@@ -134,18 +134,18 @@ def test_credentials_in_the_links_of_a_page_are_used_and_not_recorded(index: Pat
 # -- netrc
 
 
-def test_a_netrc_that_cannot_be_read_is_told_of_when_it_matters(server: IndexServer, tmp_path: Path) -> None:
+def test_an_invalid_netrc_is_reported_when_a_request_is_refused(server: IndexServer, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user passwort secret\n", encoding="utf-8")
     with pytest.raises(FetchFailed) as caught:
         fetcher_in(tmp_path, {"NETRC": str(netrc)}).get_page(f"{server.url}demo/")
-    assert f"`{netrc}` is no use as it is: bad follower token 'passwort'" in (caught.value.hint or "")
+    assert f"`{netrc}` is invalid: bad follower token 'passwort'" in (caught.value.hint or "")
 
 
 # -- the keyring
 
 
-def test_the_keyring_is_asked_only_where_that_is_wanted(
+def test_the_keyring_is_queried_only_if_enabled(
     server: IndexServer, keyring: Keyring, tmp_path: Path
 ) -> None:
     environ = keyring.knows({server.url: (USER, PASSWORD)})
@@ -156,7 +156,7 @@ def test_the_keyring_is_asked_only_where_that_is_wanted(
 
 
 @pytest.mark.parametrize("place", ["index", "host"])
-def test_the_keyring_is_asked_once_for_a_host_that_refuses(
+def test_the_keyring_is_queried_once_for_a_host_that_refuses(
     server: IndexServer, keyring: Keyring, tmp_path: Path, place: str
 ) -> None:
     host = server.root.removeprefix("http://")
@@ -175,7 +175,7 @@ def test_the_keyring_is_asked_once_for_a_host_that_refuses(
     assert keyring.asked == asked[: 1 if place == "index" else 2]
 
 
-def test_the_keyring_has_the_password_of_a_user_that_is_named(
+def test_the_keyring_gives_the_password_for_a_user_in_the_url(
     server: IndexServer, keyring: Keyring, tmp_path: Path
 ) -> None:
     environ = keyring.knows({server.url: (USER, PASSWORD)})
@@ -183,10 +183,10 @@ def test_the_keyring_has_the_password_of_a_user_that_is_named(
     ours.learn_credentials(server.url.replace("://", "://user%40x@"))
     assert ours.get_page(f"{server.url}demo/") is not None
     assert keyring.asked == [f"get {server.url} {USER}"]
-    assert sent(server) == [True]  # nothing was refused first
+    assert sent(server) == [True]  # without a refused request before
 
 
-def test_a_password_that_is_given_is_not_asked_for(
+def test_the_keyring_is_not_queried_if_a_password_is_known(
     server: IndexServer, keyring: Keyring, tmp_path: Path
 ) -> None:
     environ = keyring.knows({})
@@ -199,7 +199,7 @@ def test_a_password_that_is_given_is_not_asked_for(
     assert keyring.asked == []
 
 
-def test_a_host_that_asks_nothing_is_not_looked_up(index: Path, keyring: Keyring, tmp_path: Path) -> None:
+def test_the_keyring_is_not_queried_for_a_public_host(index: Path, keyring: Keyring, tmp_path: Path) -> None:
     with IndexServer(index) as server:
         assert (
             fetcher_in(tmp_path, keyring.knows({}), keyring=True).get_page(f"{server.url}demo/") is not None
@@ -208,18 +208,18 @@ def test_a_host_that_asks_nothing_is_not_looked_up(index: Path, keyring: Keyring
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_a_keyring_that_knows_nothing_is_asked_no_more(
+def test_a_keyring_without_an_entry_is_not_queried_again(
     server: IndexServer, keyring: Keyring, tmp_path: Path, *, silent: bool
 ) -> None:
     ours = fetcher_in(tmp_path, keyring.knows({}, silent=silent), keyring=True)
     for _ in range(2):
         with pytest.raises(FetchFailed) as caught:
             ours.get_page(f"{server.url}demo/")
-        assert (caught.value.hint or "").endswith("or to the keyring: it was asked and knows none")
-    assert len(keyring.asked) == 2  # for the index, and for its host
+        assert (caught.value.hint or "").endswith("or add them to the keyring: it has none for this host")
+    assert len(keyring.asked) == 2  # for the index and for its host
 
 
-def test_a_keyring_that_is_not_there_is_told_of(server: IndexServer, tmp_path: Path) -> None:
+def test_a_missing_keyring_command_is_reported(server: IndexServer, tmp_path: Path) -> None:
     with pytest.raises(FetchFailed) as caught:
         fetcher_in(tmp_path, {"PATH": str(tmp_path)}, keyring=True).get_page(f"{server.url}demo/")
     assert "install `keyring`" in (caught.value.hint or "")
@@ -232,11 +232,14 @@ MATRIX = 'schema = 1\nname = "tiny"\nrequirements = ["demo"]\n'
     ("variable", "note"),
     [
         ("COLABLOCK_KEYRING_PROVIDER", ""),
-        ("PIP_KEYRING_PROVIDER", "note: the keyring is asked for passwords, as PIP_KEYRING_PROVIDER says\n"),
-        ("UV_KEYRING_PROVIDER", "note: the keyring is asked for passwords, as UV_KEYRING_PROVIDER says\n"),
+        (
+            "PIP_KEYRING_PROVIDER",
+            "note: querying the keyring for passwords, as set in PIP_KEYRING_PROVIDER\n",
+        ),
+        ("UV_KEYRING_PROVIDER", "note: querying the keyring for passwords, as set in UV_KEYRING_PROVIDER\n"),
     ],
 )
-def test_nothing_that_is_written_holds_a_password(
+def test_no_output_contains_a_password(
     server: IndexServer, keyring: Keyring, capsys: pytest.CaptureFixture[str], *, variable: str, note: str
 ) -> None:
     tmp_path = keyring.folder
@@ -253,14 +256,12 @@ def test_nothing_that_is_written_holds_a_password(
     assert note in said.err
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".log"]
     shown = [said.out.encode(), said.err.encode(), *(str(path).encode() for path in cache.rglob("*"))]
-    ours = [data for data in written if not data.startswith(b"#!")]  # the keyring's own
+    ours = [data for data in written if not data.startswith(b"#!")]  # without the fake keyring
     for secret in (b"s3:cret", b"s3%3Acret", b"user%40x"):
         assert not any(secret in data for data in (*ours, *shown))
 
 
-def test_a_way_to_ask_that_there_is_not_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_keyring_provider_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     matrix = tmp_path / "tiny.toml"
     matrix.write_text(MATRIX, encoding="utf-8")
     assert main(["lock", str(matrix)], {**os.environ, "COLABLOCK_KEYRING_PROVIDER": "import"}) == 2
@@ -278,7 +279,7 @@ def encrypted(index: Path) -> Iterator[IndexServer]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of certificates, named as OpenSSL looks for them."""
+    """A folder of certificates, named as OpenSSL requires."""
     there = tmp_path / "certificates"
     there.mkdir()
     (there / "688adf85.0").write_bytes(CERTIFICATE.read_bytes())
@@ -302,13 +303,13 @@ def test_a_folder_of_certificates_is_trusted(
 @pytest.mark.parametrize(
     ("environ", "advice"),
     [
-        ({}, "name a file with the certificate of who signed it in SSL_CERT_FILE"),
-        ({"SSL_CERT_FILE": "/gone.pem"}, "correct SSL_CERT_FILE: it names `/gone.pem`, which is not there"),
-        ({"SSL_CERT_DIR": "{empty}"}, "to what SSL_CERT_DIR names (`{empty}`)"),
-        ({"REQUESTS_CA_BUNDLE": "{empty}"}, "to what REQUESTS_CA_BUNDLE names (`{empty}`)"),
+        ({}, "Set SSL_CERT_FILE to a file with the certificate of its issuer"),
+        ({"SSL_CERT_FILE": "/gone.pem"}, "Correct SSL_CERT_FILE: `/gone.pem` does not exist"),
+        ({"SSL_CERT_DIR": "{empty}"}, "of its issuer to SSL_CERT_DIR (`{empty}`)"),
+        ({"REQUESTS_CA_BUNDLE": "{empty}"}, "of its issuer to REQUESTS_CA_BUNDLE (`{empty}`)"),
     ],
 )
-def test_what_is_not_trusted_is_told_with_a_way_out(
+def test_an_untrusted_certificate_is_reported_with_a_hint(
     encrypted: IndexServer, tmp_path: Path, environ: dict[str, str], advice: str
 ) -> None:
     empty = tmp_path / "empty"
@@ -320,17 +321,17 @@ def test_what_is_not_trusted_is_told_with_a_way_out(
     assert encrypted.requests == []
 
 
-def test_a_certificate_for_another_name_is_told(encrypted: IndexServer, tmp_path: Path) -> None:
+def test_a_certificate_for_another_host_is_reported(encrypted: IndexServer, tmp_path: Path) -> None:
     url = encrypted.url.replace("127.0.0.1", "localhost")
     with pytest.raises(
         FetchFailed, match="certificate of `localhost` is not trusted: Hostname mismatch"
     ) as caught:
         fetcher_in(tmp_path, {**NONE, "SSL_CERT_FILE": str(CERTIFICATE)}).get_page(f"{url}demo/")
-    assert caught.value.hint == "ask for it by a name that its certificate holds"
+    assert caught.value.hint == "Use a host name that the certificate contains"
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CLIENT_CERT"])
-def test_a_file_without_certificates_is_an_input_fault(
+def test_a_file_without_certificates_is_invalid_input(
     variable: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     matrix = tmp_path / "tiny.toml"
@@ -339,4 +340,4 @@ def test_a_file_without_certificates_is_an_input_fault(
     index = "http://127.0.0.1:9/simple/"
     assert main(["lock", str(matrix), "--default-index", index], environ) == ExitCode.USAGE
     said = " ".join(capsys.readouterr().err.split())
-    assert f"in {variable} cannot be used: no certificate is in it" in said
+    assert f"in {variable} cannot be used: it contains no certificate" in said

@@ -1,4 +1,4 @@
-"""What is kept on disk: whole or absent, whoever else writes, breaks or sweeps it."""
+"""The cache: entries are complete or missing, despite damage, other processes and pruning."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.paths import ROOT
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 
-pytestmark = pytest.mark.slow  # against servers, and nothing in it depends on the Python
+pytestmark = pytest.mark.slow  # uses servers, and nothing here depends on the Python version
 
 DAY = 86_400.0
 WORKER = """\
@@ -60,7 +60,7 @@ files = [
 
 
 def fill(folder: Path) -> None:
-    # Of what cannot be packed small: it comes in several pieces.
+    # Random text, which does not compress well: the file arrives in several chunks.
     text = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(32_000))
     make_wheel(folder, "demo", "1.0", modules={"demo.py": f"text = {text!r}\n"})
     make_wheel(folder, "dep", "1.0")
@@ -76,7 +76,7 @@ def all_of(server: IndexServer, index: Path) -> list[Wanted]:
 def started(
     script: str, tmp_path: Path, files: Sequence[Wanted], into: str = "into"
 ) -> subprocess.Popen[str]:
-    """Start another process that fetches *files* through the same cache."""
+    """Start another process that fetches *files* with the same cache."""
     pairs = [part for file in files for part in (file.url, file.hashes["sha256"])]
     command = [sys.executable, "-c", WORKER + script, str(tmp_path / "cache"), str(tmp_path / into), *pairs]
     return subprocess.Popen(
@@ -103,7 +103,7 @@ def cut(path: Path) -> None:
 
 
 def zero(path: Path) -> None:
-    """Fill with zeros, as a crash may leave a file: its size and time are what they were."""
+    """Fill a file with zeros but keep its size and mtime, as a crash may leave it."""
     status = path.stat()
     with path.open("r+b") as stream:
         stream.write(bytes(status.st_size))
@@ -121,7 +121,7 @@ def replace_by_link(path: Path) -> None:
 
 
 def block(path: Path) -> None:
-    """Put a file where the folder of the kind would be."""
+    """Put a file in place of the folder of the kind."""
     kind = path.parent.parent
     shutil.rmtree(kind, ignore_errors=True)
     kind.write_text("in the way", encoding="utf-8")
@@ -132,7 +132,7 @@ DAMAGES: list[Callable[[Path], None]] = [cut, zero, replace_by_folder, replace_b
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("kind", ["files", "metadata", "pages", "simple-2", "stamps"])
-def test_what_is_damaged_is_as_good_as_absent_and_heals(
+def test_a_damaged_entry_counts_as_missing_and_is_written_again(
     kind: str, damage: Callable[[Path], None], server: IndexServer, index: Path, tmp_path: Path
 ) -> None:
     name = NormalizedName("demo")
@@ -149,7 +149,7 @@ def test_what_is_damaged_is_as_good_as_absent_and_heals(
     entries = [path for path in (tmp_path / "cache" / kind).rglob("*") if path.is_file()]
     assert entries
     for path in entries:
-        # What was placed elsewhere is another name of the same file: no damage of ours reaches it.
+        # Break the hard links to downloaded files, so that the damage affects only the cache.
         data = path.read_bytes()
         path.unlink()
         path.write_bytes(data)
@@ -168,7 +168,7 @@ def test_what_is_damaged_is_as_good_as_absent_and_heals(
 
 
 @pytest.mark.parametrize("damage", [replace_by_folder, block])
-def test_what_is_in_the_way_of_a_download_goes(
+def test_a_download_removes_what_blocks_its_path(
     damage: Callable[[Path], None], server: IndexServer, index: Path, tmp_path: Path
 ) -> None:
     first = all_of(server, index)[0]
@@ -181,18 +181,18 @@ def test_what_is_in_the_way_of_a_download_goes(
 
 
 AS_ANOTHER = """
-if os.geteuid() == 0:  # who may do anything
+if os.geteuid() == 0:  # root ignores permissions
     try:
         Fetcher(os.environ, cache=Path(into)).download(files[1:], Path(into))
     except ColablockError:
-        pass  # what is needed is imported now: another user may not be able to read it
+        pass  # import everything first: another user may not be able to
     os.setresuid(65534, 65534, 65534)
 ours = Fetcher(os.environ, cache=Path(cache))
 print(*(path.stat().st_size for path in ours.download(files, Path(into))))
 """
 
 
-def test_a_cache_that_may_only_be_read_is_read(server: IndexServer, index: Path) -> None:
+def test_a_read_only_cache_is_used(server: IndexServer, index: Path) -> None:
     files = all_of(server, index)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -220,13 +220,11 @@ except ColablockError as error:
 """
 
 
-def test_a_disk_that_takes_no_more_is_told_with_a_way_out(
-    server: IndexServer, index: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_reported_with_a_hint(server: IndexServer, index: Path, tmp_path: Path) -> None:
     message, hint = ended(started(FULL, tmp_path, all_of(server, index))).splitlines()
     assert message == f"`{tmp_path / 'cache'}` cannot be written: File too large"
-    assert hint == "set COLABLOCK_CACHE_DIR to a folder on another disk"
-    # With room again it goes on.
+    assert hint == "Set COLABLOCK_CACHE_DIR to a folder on another disk"
+    # With free space, the downloads are resumed.
     assert len(fetcher_in(tmp_path).download(all_of(server, index), tmp_path / "into")) == 2
 
 
@@ -236,13 +234,13 @@ print(len(Fetcher(os.environ, cache=Path(cache)).get_page(files[0].url).body))
 """
 
 
-def test_small_entries_that_cannot_be_written_are_done_without(server: IndexServer, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_cached_is_still_returned(server: IndexServer, tmp_path: Path) -> None:
     page = Wanted(f"{server.url}demo/", "", {"sha256": "-"})
     assert int(ended(started(SMALL, tmp_path, [page]))) > 100
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-# -- several at once
+# -- concurrency
 
 MANY = """
 import hashlib, threading
@@ -263,7 +261,7 @@ print(faults)
 """
 
 
-def test_several_processes_with_several_threads_use_one_cache(
+def test_several_processes_and_threads_use_one_cache(
     server: IndexServer, index: Path, tmp_path: Path
 ) -> None:
     server.fault(f"/files/{all_of(server, index)[0].filename}", Fault(truncate=30_000, times=6))
@@ -271,42 +269,40 @@ def test_several_processes_with_several_threads_use_one_cache(
     assert [ended(process) for process in processes] == ["[]\n"] * 3
 
 
-def test_a_cache_may_be_swept_while_it_is_used(server: IndexServer, index: Path, tmp_path: Path) -> None:
+def test_a_cache_can_be_pruned_while_it_is_used(server: IndexServer, index: Path, tmp_path: Path) -> None:
     environ = {**os.environ, "COLABLOCK_CACHE_DIR": str(tmp_path / "cache")}
     processes = [started(MANY, tmp_path, all_of(server, index), f"into-{number}") for number in range(2)]
-    sweeps = 0
+    runs = 0
     while any(process.poll() is None for process in processes):
         for argv in (["clean"], ["prune", "--older-than", "0"], ["clean", "demo"]):
             assert main(["cache", *argv, "-q"], environ) == ExitCode.DONE
-            sweeps += 1
+            runs += 1
     assert [ended(process) for process in processes] == ["[]\n"] * 2
-    assert sweeps > 3
+    assert runs > 3
 
 
-def test_what_is_being_fetched_is_never_swept(tmp_path: Path) -> None:
+def test_a_download_in_progress_is_never_pruned(tmp_path: Path) -> None:
     ours = Cache(tmp_path / "cache")
-    path = ours.make_way(ours.path("partial", "one"))
+    path = ours.clear_path(ours.path("partial", "one"))
     stop = threading.Event()
 
-    def sweep() -> None:
+    def prune_all() -> None:
         while not stop.is_set():
             clean(ours.folder)
 
-    sweeper = threading.Thread(target=sweep)
-    sweeper.start()
+    pruner = threading.Thread(target=prune_all)
+    pruner.start()
     lost = 0
     for _ in range(4000):
         with open_partial(path) as (opened, _):
             time.sleep(0)
             lost += not opened.exists()
     stop.set()
-    sweeper.join()
+    pruner.join()
     assert lost == 0
 
 
-def test_what_a_killed_process_began_is_gone_on_with(
-    server: IndexServer, index: Path, tmp_path: Path
-) -> None:
+def test_a_download_of_a_killed_process_is_resumed(server: IndexServer, index: Path, tmp_path: Path) -> None:
     first = all_of(server, index)[0]
     server.fault(f"/files/{first.filename}", Fault(pause=30.0, times=1))
     script = "Fetcher(os.environ, cache=Path(cache)).download(files[:1], Path(into))"
@@ -328,8 +324,8 @@ def test_what_a_killed_process_began_is_gone_on_with(
 
 
 @dataclass
-class Swept:
-    """The commands of one cache."""
+class CacheCommands:
+    """Runs the commands for one cache."""
 
     folder: Path
     capsys: pytest.CaptureFixture[str]
@@ -350,13 +346,13 @@ class Swept:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Swept:
-    return Swept(tmp_path / "cache", capsys)
+def cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CacheCommands:
+    return CacheCommands(tmp_path / "cache", capsys)
 
 
 @pytest.fixture
-def filled(server: IndexServer, tmp_path: Path, cache: Swept) -> Swept:
-    """A cache with a page, parsed, metadata, and a file under its own name, of two projects each."""
+def filled(server: IndexServer, tmp_path: Path, cache: CacheCommands) -> CacheCommands:
+    """A cache with a page, its parsed form, metadata and a named file of two projects."""
     ours = fetcher_in(tmp_path)
     source = source_of(ours, server.url)
     for name in ("demo", "dep"):
@@ -370,31 +366,33 @@ def filled(server: IndexServer, tmp_path: Path, cache: Swept) -> Swept:
 WHOLE = {"files": 2, "pages": 2, "simple-2": 2, "metadata": 2, "named": 2, "stamps": 2}
 
 
-def test_the_folder_is_told(cache: Swept) -> None:
+def test_dir_prints_the_folder(cache: CacheCommands) -> None:
     assert cache.run("dir") == (f"{cache.folder}\n", "")
     assert cache.json("dir") == {"folder": str(cache.folder)}
     assert cache.run("info") == (f"{cache.folder}\n  the cache is empty\n", "")
     assert cache.run("clean") == ("", "there was nothing to remove\n")
 
 
-def test_what_is_kept_is_told_by_kind(filled: Swept) -> None:
+def test_info_lists_the_kinds_of_entries(filled: CacheCommands) -> None:
     assert filled.kept == WHOLE
     out, _ = filled.run("info")
     assert "in      2  wheels, sdists and archives\n" in out
 
 
-def test_all_of_it_may_go_and_nothing_else(filled: Swept, index: Path) -> None:
-    strangers = [filled.folder / "files" / "notes.txt", filled.folder / "photos" / "aa" / "aaa"]
-    for path in strangers:
+def test_clean_removes_all_entries_and_no_foreign_files(filled: CacheCommands, index: Path) -> None:
+    foreign = [filled.folder / "files" / "notes.txt", filled.folder / "photos" / "aa" / "aaa"]
+    for path in foreign:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("not ours", encoding="utf-8")
-    swept = filled.json("clean")
-    assert (swept["entries"], swept["left"]) == (sum(WHOLE.values()), 0)
-    assert swept["size"] > sum(path.stat().st_size for path in index.iterdir())
-    assert sorted(path for path in filled.folder.rglob("*") if path.is_file()) == sorted(strangers)
+    removed = filled.json("clean")
+    assert (removed["entries"], removed["left"]) == (sum(WHOLE.values()), 0)
+    assert removed["size"] > sum(path.stat().st_size for path in index.iterdir())
+    assert sorted(path for path in filled.folder.rglob("*") if path.is_file()) == sorted(foreign)
 
 
-def test_what_concerns_one_project_may_go(filled: Swept, server: IndexServer, tmp_path: Path) -> None:
+def test_clean_removes_the_entries_of_one_project(
+    filled: CacheCommands, server: IndexServer, tmp_path: Path
+) -> None:
     out, err = filled.run("clean", "Demo")
     assert out == ""
     assert err.startswith("removed 6 entries: ")
@@ -404,10 +402,10 @@ def test_what_concerns_one_project_may_go(filled: Swept, server: IndexServer, tm
     with pytest.raises(FetchFailed, match="is not in the cache"):
         source.judge(NormalizedName("demo"))
     assert filled.json("clean", "nothing")["entries"] == 0
-    assert "`!!` is no name of a project" in filled.run("clean", "!!", code=ExitCode.USAGE)[1]
+    assert "`!!` is not a valid project name" in filled.run("clean", "!!", code=ExitCode.USAGE)[1]
 
 
-def test_leftovers_go_and_what_is_of_use_stays(filled: Swept) -> None:
+def test_prune_removes_leftovers_only(filled: CacheCommands) -> None:
     for path in ("files/aa/.new-x", "built/aa/aabb/.new-y/wheel.whl", "partial/aa/aa11", "simple-1/aa/aa22"):
         (filled.folder / path).parent.mkdir(parents=True, exist_ok=True)
         (filled.folder / path).write_bytes(bytes(1000))
@@ -416,7 +414,7 @@ def test_leftovers_go_and_what_is_of_use_stays(filled: Swept) -> None:
     assert filled.json("prune")["entries"] == 0
 
 
-def test_pages_and_files_go_when_they_are_old(filled: Swept, tmp_path: Path) -> None:
+def test_prune_removes_old_pages_and_files(filled: CacheCommands, tmp_path: Path) -> None:
     for path in filled.folder.rglob("*"):
         os.utime(path, (time.time() - 40 * DAY,) * 2)
     assert filled.json("prune")["entries"] == 4
@@ -434,7 +432,7 @@ USER = "ours = Fetcher(os.environ, cache=Path(cache)); print('ready', flush=True
 
 @contextmanager
 def user_of(folder: Path) -> Iterator[None]:
-    """Let another process use the cache while the block lasts."""
+    """Let another process use the cache during the block."""
     process = started(USER, folder.parent, [])
     assert process.stdout is not None
     process.stdout.readline()
@@ -442,7 +440,7 @@ def user_of(folder: Path) -> Iterator[None]:
     process.communicate("\n")
 
 
-def test_files_that_another_process_may_hold_stay(filled: Swept) -> None:
+def test_files_in_use_by_another_process_stay(filled: CacheCommands) -> None:
     fresh = filled.folder / "files" / "aa" / ".new-x"
     fresh.parent.mkdir(parents=True, exist_ok=True)
     fresh.touch()
@@ -458,7 +456,7 @@ def test_files_that_another_process_may_hold_stay(filled: Swept) -> None:
     assert not fresh.exists()
 
 
-def test_a_download_that_is_under_way_stays(cache: Swept) -> None:
+def test_a_download_in_progress_stays(cache: CacheCommands) -> None:
     folder = cache.folder / "partial" / "aa"
     folder.mkdir(parents=True)
     with open_partial(folder / "aa11"), open_partial(folder / "aa11"):

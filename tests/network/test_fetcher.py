@@ -1,4 +1,4 @@
-"""Reading pages and files: over HTTP with all that goes wrong there, and from disk."""
+"""Fetching pages, ranges and files: HTTP with its failures, and local files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.wheels import make_wheel
 
 
 class Log(Reporter):
-    """Keeps what it is told."""
+    """Records the progress."""
 
     def __init__(self) -> None:
         self.started: list[tuple[int, int]] = []
@@ -54,7 +54,7 @@ def wheel(index: Path) -> Path:
 
 
 def fresh(tmp_path: Path, **environ: str) -> Fetcher:
-    """Return a fetcher of another process, as it were."""
+    """Return a new fetcher with the same cache, as another process has it."""
     return fetcher_in(tmp_path, environ)
 
 
@@ -72,21 +72,21 @@ def test_a_missing_page_is_none(server: IndexServer, fetcher: Fetcher) -> None:
     assert fetcher.get_page(f"{server.url}unknown/") is None
 
 
-def test_a_page_knows_where_a_redirect_led(server: IndexServer, fetcher: Fetcher) -> None:
+def test_a_page_has_the_url_after_a_redirect(server: IndexServer, fetcher: Fetcher) -> None:
     server.redirect("/old/demo/", "/simple/demo/")
     page = fetcher.get_page(f"{server.root}/old/demo/")
     assert page is not None
     assert page.url == f"{server.url}demo/"
 
 
-def test_a_circle_of_redirects_ends(server: IndexServer, fetcher: Fetcher) -> None:
+def test_a_redirect_loop_is_an_error(server: IndexServer, fetcher: Fetcher) -> None:
     server.redirect("/a/", "/b/")
     server.redirect("/b/", "/a/")
     with pytest.raises(FetchFailed, match="redirects more than"):
         fetcher.get_page(f"{server.root}/a/")
 
 
-def test_a_damaged_page_in_the_cache_is_fetched_anew(
+def test_a_damaged_page_in_the_cache_is_fetched_again(
     server: IndexServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     url = f"{server.url}demo/"
@@ -98,7 +98,7 @@ def test_a_damaged_page_in_the_cache_is_fetched_anew(
     assert [request.status for request in server.requests] == [200, 200]
 
 
-def test_offline_reads_what_was_fetched_before(server: IndexServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_offline_uses_the_cache(server: IndexServer, fetcher: Fetcher, tmp_path: Path) -> None:
     url = f"{server.url}demo/"
     page = fetcher.get_page(url)
     offline = Fetcher(os.environ, cache=tmp_path / "cache", offline=True)
@@ -108,7 +108,7 @@ def test_offline_reads_what_was_fetched_before(server: IndexServer, fetcher: Fet
     assert len(server.requests) == 1
 
 
-def test_offline_all_files_that_are_missing_are_named(
+def test_offline_names_all_missing_files(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     kept = wanted(server, wheel)
@@ -124,7 +124,7 @@ def test_offline_all_files_that_are_missing_are_named(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_status_that_passes_is_waited_out(
+def test_a_temporary_status_is_retried(
     server: IndexServer, fetcher: Fetcher, waits: list[float], status: int
 ) -> None:
     server.fault("/simple/demo/", Fault(status=status, times=2))
@@ -133,7 +133,7 @@ def test_a_status_that_passes_is_waited_out(
     assert len(waits) == 2
 
 
-def test_retry_after_is_heeded(server: IndexServer, fetcher: Fetcher, waits: list[float]) -> None:
+def test_retry_after_is_respected(server: IndexServer, fetcher: Fetcher, waits: list[float]) -> None:
     server.fault("/simple/demo/", Fault(status=429, times=1, retry_after="7"))
     fetcher.get_page(f"{server.url}demo/")
     assert waits == [7.0]
@@ -142,7 +142,7 @@ def test_retry_after_is_heeded(server: IndexServer, fetcher: Fetcher, waits: lis
 @pytest.mark.parametrize(
     ("after", "waited"),
     [
-        ("86400", 60.0),  # somebody looks on
+        ("86400", 60.0),  # the limit
         ("9" * 400, 60.0),
         ("Fri, 01 Jan 2100 00:00:00 GMT", 60.0),
         ("Sat, 01 Jan 2000 00:00:00 GMT", 0.0),
@@ -151,7 +151,7 @@ def test_retry_after_is_heeded(server: IndexServer, fetcher: Fetcher, waits: lis
         ("-1", 0.5),
     ],
 )
-def test_retry_after_has_its_limits(
+def test_retry_after_is_limited(
     server: IndexServer, fetcher: Fetcher, waits: list[float], after: str, waited: float
 ) -> None:
     server.fault("/simple/demo/", Fault(status=429, times=1, retry_after=after))
@@ -159,9 +159,7 @@ def test_retry_after_has_its_limits(
     assert waits == [waited]
 
 
-def test_how_often_it_is_tried_again_may_be_set(
-    server: IndexServer, waits: list[float], tmp_path: Path
-) -> None:
+def test_the_number_of_retries_can_be_set(server: IndexServer, waits: list[float], tmp_path: Path) -> None:
     server.fault("/simple/demo/", Fault(status=503))
     for retries in (0, 1, 2):
         environ = {**os.environ, "COLABLOCK_RETRIES": str(retries)}
@@ -169,7 +167,7 @@ def test_how_often_it_is_tried_again_may_be_set(
         with pytest.raises(FetchFailed):
             fetcher.get_page(f"{server.url}demo/")
     assert waits == [0.5, 0.5, 1.0]
-    with pytest.raises(InvalidInput, match="`often` in COLABLOCK_RETRIES is no number of retries"):
+    with pytest.raises(InvalidInput, match="`often` in COLABLOCK_RETRIES is not a number of retries"):
         fresh(tmp_path, COLABLOCK_RETRIES="often").get_page(f"{server.url}demo/")
 
 
@@ -188,7 +186,7 @@ def test_a_refusal_names_url_and_status(
     assert (caught.value.hint is None) == (hint is None)
 
 
-def test_a_host_that_does_not_answer_is_named(fetcher: Fetcher, waits: list[float]) -> None:
+def test_an_unreachable_host_is_named(fetcher: Fetcher, waits: list[float]) -> None:
     with pytest.raises(FetchFailed, match=r"no connection to `127\.0\.0\.1`") as caught:
         fetcher.get_page("http://127.0.0.1:9/simple/demo/")
     assert caught.value.hint is not None
@@ -196,13 +194,13 @@ def test_a_host_that_does_not_answer_is_named(fetcher: Fetcher, waits: list[floa
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/demo/", "http:///demo/", "https://[half/"])
-def test_what_is_no_http_url_fails_at_once(fetcher: Fetcher, waits: list[float], url: str) -> None:
+def test_an_invalid_url_is_not_retried(fetcher: Fetcher, waits: list[float], url: str) -> None:
     with pytest.raises(FetchFailed):
         fetcher.get_page(url)
     assert waits == []
 
 
-def test_a_cut_page_is_asked_for_again(server: IndexServer, fetcher: Fetcher) -> None:
+def test_an_incomplete_page_is_fetched_again(server: IndexServer, fetcher: Fetcher) -> None:
     server.fault("/simple/demo/", Fault(truncate=10, times=1))
     page = fetcher.get_page(f"{server.url}demo/")
     assert page is not None
@@ -212,13 +210,13 @@ def test_a_cut_page_is_asked_for_again(server: IndexServer, fetcher: Fetcher) ->
 # -- credentials
 
 
-def test_credentials_of_a_url_are_used_and_never_shown(wheel: Path, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_credentials_in_a_url_are_used_and_never_shown(wheel: Path, fetcher: Fetcher, tmp_path: Path) -> None:
     with IndexServer(wheel.parent, auth=("user@x", "se:cret")) as server:
         url = server.url.replace("http://", "http://user%40x:se%3Acret@")
         page = fetcher.get_page(f"{url}demo/")
         assert page is not None
         assert page.url == f"{server.url}demo/"
-        # A file of the same host is fetched with them too.
+        # They are used for a file of the same host, too.
         assert fetcher.get_bytes(server.file_url(DEMO_WHEEL)) == wheel.read_bytes()
         server.auth = ("user@x", "another")
         with pytest.raises(FetchFailed) as caught:
@@ -226,7 +224,7 @@ def test_credentials_of_a_url_are_used_and_never_shown(wheel: Path, fetcher: Fet
     assert "se%3Acret" not in f"{caught.value} {caught.value.url} {caught.value.hint}"
 
 
-def test_netrc_gives_credentials(wheel: Path, tmp_path: Path) -> None:
+def test_credentials_come_from_netrc(wheel: Path, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret\n", encoding="utf-8")
     with IndexServer(wheel.parent, auth=("user", "secret")) as server:
@@ -235,7 +233,7 @@ def test_netrc_gives_credentials(wheel: Path, tmp_path: Path) -> None:
             fresh(tmp_path).get_page(f"{server.url}demo/")
 
 
-def test_a_proxy_is_asked_unless_the_host_is_excepted(server: IndexServer, tmp_path: Path) -> None:
+def test_a_proxy_is_used_unless_no_proxy_names_the_host(server: IndexServer, tmp_path: Path) -> None:
     through = fresh(tmp_path, **{**PLAIN, "HTTP_PROXY": server.root})
     through.get_page("http://index.invalid/simple/demo/")
     assert server.paths == ["/simple/demo/"]
@@ -247,30 +245,30 @@ def test_a_proxy_is_asked_unless_the_host_is_excepted(server: IndexServer, tmp_p
 PLAIN = dict.fromkeys(("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), "")
 
 
-def test_a_proxy_gets_its_password_and_nobody_sees_it(server: IndexServer, tmp_path: Path) -> None:
+def test_the_password_of_a_proxy_is_used_and_never_shown(server: IndexServer, tmp_path: Path) -> None:
     proxy = server.root.replace("://", "://me:se%3Acret@")
     through = fresh(tmp_path, **{**PLAIN, "ALL_PROXY": proxy})
     through.get_page("http://index.invalid/simple/demo/")
     sent = server.requests[0].headers["proxy-authorization"]
     assert b64decode(sent.removeprefix("Basic ")) == b"me:se:cret"
     server.fault("/simple/demo/", Fault(status=407))
-    with pytest.raises(FetchFailed, match="asks for a user and password") as caught:
+    with pytest.raises(FetchFailed, match="requires a user and password") as caught:
         fresh(tmp_path, **{**PLAIN, "HTTP_PROXY": proxy}).get_page("http://index.invalid/simple/demo/")
     assert server.root in str(caught.value)
-    assert caught.value.hint == f"give them in HTTP_PROXY, as `http://USER:PASSWORD@{server.root[7:]}`"
+    assert caught.value.hint == f"Give them in HTTP_PROXY, as `http://USER:PASSWORD@{server.root[7:]}`"
     assert "cret" not in f"{caught.value}{caught.value.hint}"
 
 
-def test_a_proxy_that_refuses_a_tunnel_is_told_of(server: IndexServer, tmp_path: Path) -> None:
-    # It answers CONNECT with 501: any proxy that does not let us through.
+def test_a_proxy_that_refuses_a_tunnel_is_reported(server: IndexServer, tmp_path: Path) -> None:
+    # The server answers CONNECT with 501, as a proxy that refuses.
     fetcher = fresh(tmp_path, **{**PLAIN, "HTTPS_PROXY": server.root, "https_proxy": ""})
-    with pytest.raises(FetchFailed, match=f"the proxy `{server.root}` gives no connection") as caught:
+    with pytest.raises(FetchFailed, match=f"the proxy `{server.root}` does not connect") as caught:
         fetcher.get_page("https://index.invalid/simple/demo/")
-    assert caught.value.hint == "correct HTTPS_PROXY, or name `index.invalid` in NO_PROXY"
+    assert caught.value.hint == "Correct HTTPS_PROXY, or add `index.invalid` to NO_PROXY"
 
 
-def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FetchFailed, match="is not an HTTP one") as caught:
+def test_a_socks_proxy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed, match="is not an HTTP proxy") as caught:
         fresh(tmp_path, **{**PLAIN, "http_proxy": "socks5://me:secret@127.0.0.1:9"}).get_page(
             "http://x.invalid/"
         )
@@ -290,19 +288,19 @@ def test_a_range_from_the_start_and_from_the_end(server: IndexServer, wheel: Pat
         assert (tail.data, tail.start) == (content[-20:], len(content) - 20)
 
 
-def test_a_server_without_ranges_is_asked_once(wheel: Path, fetcher: Fetcher) -> None:
+def test_a_server_without_ranges_is_asked_for_one_only_once(wheel: Path, fetcher: Fetcher) -> None:
     with IndexServer(wheel.parent, ranges=False) as server:
         assert fetcher.get_range(server.file_url(DEMO_WHEEL), -20) is None
         assert fetcher.get_range(server.file_url(DEMO_WHEEL), 0, 20) is None
         assert len(server.requests) == 1
-    # Not all of a file that nobody wanted whole was read.
+    # The body was not read to its end.
     assert fetcher.bytes_fetched < wheel.stat().st_size
 
 
 # -- downloads
 
 
-def test_a_download_is_placed_under_its_name_and_kept(
+def test_a_download_gets_its_file_name_and_is_cached(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     log = Log()
@@ -319,7 +317,7 @@ def test_a_download_is_placed_under_its_name_and_kept(
     assert len(server.requests) == 1
 
 
-def test_a_cut_download_goes_on_where_it_stopped(
+def test_an_interrupted_download_is_resumed(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.fault(f"/files/{DEMO_WHEEL}", Fault(truncate=400_000, times=1))
@@ -334,7 +332,7 @@ def test_a_cut_download_goes_on_where_it_stopped(
 
 @pytest.mark.parametrize("etags", [True, False])
 @pytest.mark.parametrize("hashes", [True, False])
-def test_two_halves_of_different_files_are_not_glued_together(
+def test_parts_of_different_files_are_not_joined(
     server: IndexServer, wheel: Path, tmp_path: Path, *, etags: bool, hashes: bool
 ) -> None:
     old, new = bytes(500_000), wheel.read_bytes()
@@ -347,7 +345,7 @@ def test_two_halves_of_different_files_are_not_glued_together(
     assert path.read_bytes() == new
 
 
-def test_a_download_goes_on_in_the_next_process(
+def test_another_process_resumes_a_download(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.fault(f"/files/{DEMO_WHEEL}", Fault(truncate=1000, times=5))
@@ -361,7 +359,7 @@ def test_a_download_goes_on_in_the_next_process(
     assert server.requests[0].headers["range"] != "bytes=0-"
 
 
-def test_a_wrong_beginning_left_by_another_run_is_thrown_away(
+def test_a_partial_file_with_other_content_is_discarded(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     file = wanted(server, wheel)
@@ -373,14 +371,16 @@ def test_a_wrong_beginning_left_by_another_run_is_thrown_away(
     assert [request.status for request in server.requests] == [206, 200]
 
 
-def test_without_ranges_a_cut_download_starts_again(wheel: Path, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_without_ranges_an_interrupted_download_starts_again(
+    wheel: Path, fetcher: Fetcher, tmp_path: Path
+) -> None:
     with IndexServer(wheel.parent, ranges=False) as server:
         server.fault(f"/files/{DEMO_WHEEL}", Fault(truncate=400_000, times=1))
         (path,) = fetcher.download([wanted(server, wheel)], tmp_path / "into")
     assert path.read_bytes() == wheel.read_bytes()
 
 
-def test_without_a_hash_a_download_still_arrives_whole(
+def test_an_interrupted_download_without_a_hash_is_completed(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.fault(f"/files/{DEMO_WHEEL}", Fault(truncate=400_000, times=1))
@@ -389,11 +389,11 @@ def test_without_a_hash_a_download_still_arrives_whole(
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512", "blake2b", "md5"])
-def test_a_wrong_hash_is_refused_and_not_kept(
+def test_a_file_with_a_wrong_hash_is_refused_and_not_cached(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path, algorithm: str
 ) -> None:
     wrong = hashlib.new(algorithm, b"other").hexdigest()
-    with pytest.raises(BadDistribution, match=f"{algorithm} .* was promised"):
+    with pytest.raises(BadDistribution, match=f"{algorithm} hash .* expected"):
         fetcher.download([wanted(server, wheel, hashes={algorithm: wrong})], tmp_path / "into")
     assert not (tmp_path / "into" / DEMO_WHEEL).exists()
     right = hashlib.new(algorithm, wheel.read_bytes()).hexdigest()
@@ -401,13 +401,13 @@ def test_a_wrong_hash_is_refused_and_not_kept(
     assert path.exists()
 
 
-def test_the_strongest_hash_decides(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
+def test_the_strongest_hash_is_checked(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
     content = wheel.read_bytes()
     hashes = {"md5": "0" * 32, "sha256": hashlib.sha256(content).hexdigest()}
     assert fetcher.get_bytes(server.file_url(DEMO_WHEEL), hashes) == content
 
 
-def test_a_file_damaged_in_the_cache_is_fetched_again(
+def test_a_damaged_file_in_the_cache_is_fetched_again(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     file = wanted(server, wheel)
@@ -420,24 +420,24 @@ def test_a_file_damaged_in_the_cache_is_fetched_again(
     assert len(server.requests) == 2
 
 
-def test_a_missing_file_is_a_failure(server: IndexServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(server: IndexServer, fetcher: Fetcher, tmp_path: Path) -> None:
     with pytest.raises(FetchFailed) as caught:
         fetcher.download([Wanted(url=server.file_url("gone-1.0.whl"), filename="gone-1.0.whl")], tmp_path)
     assert caught.value.status == 404
 
 
-def test_one_failure_stops_the_others_and_is_the_one_told(
+def test_one_failure_stops_the_other_downloads_and_is_reported(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     files = [wanted(server, wheel) for _ in range(4)]
     files.append(Wanted(url=server.file_url("gone-1.0.whl"), filename="gone-1.0.whl"))
-    with pytest.raises(FetchFailed, match="is not there"):
+    with pytest.raises(FetchFailed, match="does not exist"):
         fetcher.download(files, tmp_path / "into")
-    # The fetcher serves on.
+    # The fetcher can be used again.
     assert fetcher.download([wanted(server, wheel)], tmp_path / "into")
 
 
-def test_many_files_arrive_in_the_order_asked(fetcher: Fetcher, tmp_path: Path) -> None:
+def test_downloads_are_returned_in_the_requested_order(fetcher: Fetcher, tmp_path: Path) -> None:
     wheels = [make_wheel(tmp_path / "many", f"p{i}", "1.0") for i in range(20)]
     with IndexServer(tmp_path / "many") as server:
         files = [Wanted(url=server.file_url(path.name), filename=path.name) for path in wheels]
@@ -446,9 +446,7 @@ def test_many_files_arrive_in_the_order_asked(fetcher: Fetcher, tmp_path: Path) 
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(paths, wheels, strict=True))
 
 
-def test_the_same_file_fetched_by_several_at_once_is_whole_for_all(
-    server: IndexServer, wheel: Path, tmp_path: Path
-) -> None:
+def test_several_threads_can_fetch_the_same_file(server: IndexServer, wheel: Path, tmp_path: Path) -> None:
     file = wanted(server, wheel)
     errors: list[BaseException] = []
 
@@ -456,7 +454,7 @@ def test_the_same_file_fetched_by_several_at_once_is_whole_for_all(
         try:
             (path,) = fresh(tmp_path).download([file], tmp_path / str(number))
             assert path.read_bytes() == wheel.read_bytes()
-        except BaseException as error:  # noqa: BLE001 - told by the test
+        except BaseException as error:  # noqa: BLE001 - the test asserts that there is none
             errors.append(error)
 
     threads = [threading.Thread(target=fetch, args=(number,)) for number in range(6)]
@@ -479,14 +477,12 @@ def test_local_files_are_linked_and_checked(wheel: Path, fetcher: Fetcher, tmp_p
 
 
 @pytest.mark.parametrize("name", ["../x.whl", "a/b.whl", "..", "", "a\\b.whl"])
-def test_a_file_name_cannot_lead_elsewhere(wheel: Path, fetcher: Fetcher, tmp_path: Path, name: str) -> None:
-    with pytest.raises(BadDistribution, match="no file name"):
+def test_a_file_name_with_a_path_is_refused(wheel: Path, fetcher: Fetcher, tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadDistribution, match="not a valid file name"):
         fetcher.download([Wanted(url=str(wheel), filename=name)], tmp_path / "into")
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
-    server: IndexServer, wheel: Path, tmp_path: Path
-) -> None:
+def test_downloads_work_without_a_writable_cache(server: IndexServer, wheel: Path, tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the folder would be", encoding="utf-8")
     fetcher = Fetcher(os.environ, cache=blocked)
@@ -496,7 +492,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 # -- mirrors
 
 
-def test_a_mirror_is_used_on_the_wire_only(server: IndexServer, wheel: Path, tmp_path: Path) -> None:
+def test_a_mirror_is_used_for_requests_only(server: IndexServer, wheel: Path, tmp_path: Path) -> None:
     fetcher = fresh(tmp_path, COLABLOCK_MIRRORS=f"https://index.invalid/={server.root}/")
     page = fetcher.get_page("https://index.invalid/simple/demo/")
     assert page is not None
@@ -510,17 +506,17 @@ def test_a_mirror_is_used_on_the_wire_only(server: IndexServer, wheel: Path, tmp
     assert "127.0.0.1" not in str(caught.value)
 
 
-def test_mirrors_map_both_ways_the_longest_first() -> None:
+def test_mirrors_map_in_both_directions_longest_prefix_first() -> None:
     mirrors = Mirrors.parse("https://a.example/=http://b/ https://a.example/deep/=http://u:p@c/")
-    assert mirrors.to_wire("https://a.example/x") == "http://b/x"
-    assert mirrors.to_wire("https://a.example/deep/x") == "http://u:p@c/x"
-    assert mirrors.to_wire("https://other.example/x") == "https://other.example/x"
+    assert mirrors.to_mirror("https://a.example/x") == "http://b/x"
+    assert mirrors.to_mirror("https://a.example/deep/x") == "http://u:p@c/x"
+    assert mirrors.to_mirror("https://other.example/x") == "https://other.example/x"
     assert mirrors.to_canonical("http://c/x") == "https://a.example/deep/x"
     assert mirrors.to_canonical("http://d/x") == "http://d/x"
 
 
 @pytest.mark.parametrize("text", ["https://a.example/", "a=b", "=http://x/"])
-def test_a_mirror_that_is_none_is_an_input_fault(text: str) -> None:
+def test_an_invalid_mirror_is_invalid_input(text: str) -> None:
     with pytest.raises(InvalidInput, match="COLABLOCK_MIRRORS"):
         Mirrors.parse(text)
 
@@ -537,7 +533,7 @@ def test_a_mirror_that_is_none_is_an_input_fault(text: str) -> None:
         ("/a/path@x", "/a/path@x"),
     ],
 )
-def test_credentials_are_left_out(url: str, shown: str) -> None:
+def test_redacted_urls_have_no_credentials(url: str, shown: str) -> None:
     assert redacted(url) == shown
 
 
@@ -552,28 +548,28 @@ def test_credentials_are_left_out(url: str, shown: str) -> None:
         ("file://elsewhere/x", None),
     ],
 )
-def test_local_paths_are_told_from_urls(url: str, path: str | None) -> None:
+def test_local_paths_are_distinguished_from_urls(url: str, path: str | None) -> None:
     found = local_path(url)
     assert (None if found is None else found.as_posix()) == path
 
 
-def test_fragments_and_names() -> None:
+def test_the_hashes_and_the_file_name_of_a_url() -> None:
     assert split_fragment("https://h/x.whl#sha256=AB&egg=x") == ("https://h/x.whl", {"sha256": "ab"})
     assert basename("https://h/a/b%2Bc-1.0.tar.gz?x=y") == "b+c-1.0.tar.gz"
 
 
-def test_the_package_and_the_fetcher_come_without_urllib3() -> None:
+def test_importing_the_fetcher_does_not_import_urllib3() -> None:
     code = "import sys, colablock.network.fetcher, colablock.index.finder; sys.exit('urllib3' in sys.modules)"
     root = ROOT
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
-def test_a_file_can_be_had_under_its_own_name(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
+def test_a_file_can_be_fetched_under_its_own_name(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
     file = wanted(server, wheel)
     for _ in range(2):
         path = fetcher.fetch_named(file)
         assert path.name == DEMO_WHEEL
         assert path.read_bytes() == wheel.read_bytes()
     assert fetcher.fetch_named(Wanted(url=str(wheel))) == wheel
-    with pytest.raises(BadDistribution, match="no file name"):
+    with pytest.raises(BadDistribution, match="not a valid file name"):
         fetcher.fetch_named(wanted(server, wheel, filename="../x.whl"))

@@ -1,4 +1,4 @@
-"""Indexes that are fetched from elsewhere, and known by their own names all the same."""
+"""Mirrors of indexes: requests go to the mirror; locks and messages name the index."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ BELOW: Mapping[str, Any] = {"prefix": "/mirror/", "files": "/mirror/files/"}
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorCase:
-    """A matrix, the server that stands for its index, and what the lock names.
+    """A matrix, the server that mirrors its index, and the URLs in the lock.
 
-    *page* replaces the server's own, with ``{sha256}``.  In *environ*, *page* and *url*, ``{place}`` is the
-    index on the server with a password, ``{root}`` the server.
+    *page* replaces the page of the server; ``{sha256}`` is the hash of the wheel.  In *environ*, *page* and
+    *url*, ``{place}`` is the URL of the mirror with a password, and ``{root}`` that of the server.
     """
 
     matrix: str = NAMED
@@ -63,7 +63,7 @@ class MirrorCase:
 CASES = {
     "files below the mirror": MirrorCase(server=BELOW, url=f"{OWN}/files/{WHEEL}"),
     "files beside it": MirrorCase(url=f"{{root}}/files/{WHEEL}"),
-    "files beside it that COLABLOCK_MIRRORS knows": MirrorCase(
+    "files beside it, in COLABLOCK_MIRRORS": MirrorCase(
         environ={
             "COLABLOCK_INDEX_PYTORCH_CU118": "{place}",
             "COLABLOCK_MIRRORS": "https://files.invalid/={root}/files/",
@@ -78,7 +78,7 @@ CASES = {
     "relative links beside it": MirrorCase(
         page=f'<a href="../../files/{WHEEL}#sha256={{sha256}}">demo</a>', url=f"{{root}}/files/{WHEEL}"
     ),
-    "links of a password's own": MirrorCase(
+    "links with a password": MirrorCase(
         page=f'<a href="{{place}}../files/{WHEEL}#sha256={{sha256}}">demo</a>',
         url=f"{{root}}/simple/../files/{WHEEL}",
     ),
@@ -95,7 +95,7 @@ CASES = {
         environ={"COLABLOCK_INDEX_DEFAULT": "{place}"},
         url=f"{OWN}/files/{WHEEL}",
     ),
-    "a name that is declared": MirrorCase(
+    "an index called default": MirrorCase(
         matrix=NAMED.replace("pytorch-cu118", "default"),
         server=BELOW,
         environ={"COLABLOCK_INDEX_DEFAULT": "{place}"},
@@ -138,17 +138,17 @@ def test_a_lock_names_the_index_and_not_its_mirror(
         assert "secret" not in text + capsys.readouterr().err
 
 
-def test_what_a_lock_names_is_fetched_from_the_mirror(index: Path, tmp_path: Path) -> None:
+def test_files_of_a_lock_are_fetched_from_the_mirror(index: Path, tmp_path: Path) -> None:
     with IndexServer(index, **BELOW) as server:
         fetcher = Fetcher(os.environ, cache=tmp_path / "cache", mirrors=[(OWN, server.url)])
         assert fetcher.get_bytes(f"{OWN}/files/{WHEEL}") == (index / WHEEL).read_bytes()
         assert server.paths == [f"/mirror/files/{WHEEL}"]
-        # Nothing but the index itself is taken for it.
-        with pytest.raises(FetchFailed, match=r"the host `index\.invalid` is not known"):
+        # A URL that only starts like the index is not mirrored.
+        with pytest.raises(FetchFailed, match=r"the host `index\.invalid` cannot be resolved"):
             fetcher.get_bytes(f"{OWN}0/files/{WHEEL}")
 
 
-def test_a_folder_may_be_a_mirror(index: Path, tmp_path: Path) -> None:
+def test_a_folder_can_be_a_mirror(index: Path, tmp_path: Path) -> None:
     page = tmp_path / "mirror" / "demo" / "index.html"
     page.parent.mkdir(parents=True)
     digest = file_digest(index / WHEEL)
@@ -160,7 +160,7 @@ def test_a_folder_may_be_a_mirror(index: Path, tmp_path: Path) -> None:
     assert package["wheels"][0]["url"] == f"{OWN}/demo/{WHEEL}"
 
 
-def test_pages_of_an_index_and_of_its_mirror_are_not_mixed_up(tmp_path: Path) -> None:
+def test_the_cache_keeps_pages_of_each_mirror_apart(tmp_path: Path) -> None:
     make_wheel(tmp_path / "one", "demo", "1.0")
     make_wheel(tmp_path / "two", "demo", "2.0")
     with IndexServer(tmp_path / "one") as one, IndexServer(tmp_path / "two") as two:
@@ -175,33 +175,33 @@ def test_pages_of_an_index_and_of_its_mirror_are_not_mixed_up(tmp_path: Path) ->
                 assert f"demo-{version}".encode() in page.body
 
 
-def test_where_one_place_mirrors_several_the_one_that_was_asked_counts() -> None:
+def test_a_mirror_of_several_indexes_maps_links_to_the_requested_one() -> None:
     pairs = [("https://a.invalid/simple", "http://m/all/"), ("https://longer.invalid/simple", "http://m/all")]
     mirrors = Mirrors().and_indexes(pairs)
     for asked in ("https://a.invalid/simple/", "https://longer.invalid/simple/"):
-        assert mirrors.to_wire(f"{asked}demo/") == "http://m/all/demo/"
+        assert mirrors.to_mirror(f"{asked}demo/") == "http://m/all/demo/"
         assert mirrors.to_canonical("http://m/all/demo.whl", f"{asked}demo/") == f"{asked}demo.whl"
 
 
 @pytest.mark.parametrize("index", [OWN, f"{OWN}/", f"{OWN}/".replace("://", "://a:b@")])
-def test_who_builds_is_told_of_the_mirror(index: str, tmp_path: Path) -> None:
+def test_builds_use_the_mirror(index: str, tmp_path: Path) -> None:
     mirrored = Fetcher(os.environ, cache=tmp_path, mirrors=[(OWN, "https://me:secret@m.invalid/x")])
     assert mirrored.address(index) == "https://me:secret@m.invalid/x/"
     assert mirrored.address("https://a:b@other.invalid/simple") == "https://a:b@other.invalid/simple"
 
 
-# -- what is said
+# -- messages
 
 SAID = {
     "refused": (
         {"status": 403},
-        "`https://index.invalid/whl/cu118/demo/` answered 403 (Forbidden) hint: correct the user",
+        "`https://index.invalid/whl/cu118/demo/` answered 403 (Forbidden) hint: Correct the user",
     ),
-    "in trouble": (
+    "unavailable": (
         {"status": 503},
-        "answered 503 (Service Unavailable) hint: try again later, or set COLABLOCK_INDEX_PYTORCH_CU118",
+        "answered 503 (Service Unavailable) hint: Try again later, or set COLABLOCK_INDEX_PYTORCH_CU118",
     ),
-    "reset": ({"reset": True}, "`https://index.invalid/whl/cu118/demo/` could not be read whole"),
+    "reset": ({"reset": True}, "the response of `https://index.invalid/whl/cu118/demo/` was incomplete"),
 }
 
 
@@ -219,7 +219,7 @@ def test_a_failure_names_the_index(
     assert "secret" not in said
 
 
-def test_a_mirror_that_is_not_there_is_named_as_one(
+def test_an_unreachable_mirror_is_named_as_a_mirror(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     environ = {"COLABLOCK_INDEX_PYTORCH_CU118": "http://me:secret@127.0.0.1:9/simple"}
@@ -233,31 +233,34 @@ def test_a_mirror_that_is_not_there_is_named_as_one(
     ("variable", "note"),
     [
         ("COLABLOCK_INDEX_PYTORCH_CU181", "did you mean `COLABLOCK_INDEX_PYTORCH_CU118`?"),
-        ("COLABLOCK_INDEX_X", "there are `COLABLOCK_INDEX_DEFAULT`, `COLABLOCK_INDEX_PYTORCH_CU118`"),
+        ("COLABLOCK_INDEX_X", "it has `COLABLOCK_INDEX_DEFAULT`, `COLABLOCK_INDEX_PYTORCH_CU118`"),
     ],
 )
-def test_a_variable_that_names_no_index_is_noted(
+def test_a_variable_without_an_index_is_noted(
     variable: str, note: str, index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with IndexServer(index) as server:
         environ = {"COLABLOCK_INDEX_PYTORCH_CU118": server.url, variable: "https://me:secret@x.invalid/"}
         assert lock(tmp_path, NAMED, environ) == ExitCode.DONE
     said = capsys.readouterr().err
-    assert f"note: {variable} names no index of this matrix: {note}\n" in said
+    assert f"note: {variable} does not name an index of this matrix: {note}\n" in said
     assert "secret" not in said
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("mirror.example", "COLABLOCK_INDEX_DEFAULT: `mirror.example` is neither a URL nor a folder"),
+        (
+            "mirror.example",
+            "COLABLOCK_INDEX_DEFAULT: `mirror.example` is neither a URL nor an existing",
+        ),
         (
             "https://me:secret@x.invalid/?a=b",
-            "`https://x.invalid/?a=b` in COLABLOCK_INDEX_DEFAULT is no",
+            "`https://x.invalid/?a=b` in COLABLOCK_INDEX_DEFAULT is not a valid mirror",
         ),
     ],
 )
-def test_a_mirror_that_is_none_is_an_input_fault(
+def test_an_invalid_mirror_is_invalid_input(
     value: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert lock(tmp_path, PLAIN, {"COLABLOCK_INDEX_DEFAULT": value}) == ExitCode.USAGE
@@ -266,11 +269,11 @@ def test_a_mirror_that_is_none_is_an_input_fault(
     assert "secret" not in said
 
 
-def test_a_variable_of_two_indexes_is_an_input_fault(
+def test_a_variable_of_two_indexes_is_invalid_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = '[[index]]\nname = "pytorch.cu118"\nurl = "https://other.invalid/"\n\n[packages]'
     environ = {"COLABLOCK_INDEX_PYTORCH_CU118": "https://m.invalid/"}
     assert lock(tmp_path, NAMED.replace("[packages]", other), environ) == ExitCode.USAGE
     said = " ".join(capsys.readouterr().err.replace("[invalid-input]", "").split())
-    assert "is the variable of two indexes, `pytorch-cu118` and `pytorch.cu118`" in said
+    assert "is the variable of two indexes: `pytorch-cu118` and `pytorch.cu118`" in said

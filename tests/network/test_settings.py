@@ -1,4 +1,4 @@
-"""Where the indexes come from: which setting wins, and what is said about it."""
+"""Settings for indexes: precedence and notes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIP_CONF = f"[global]\nindex-url = {A}\n"
 
 @dataclass(frozen=True)
 class SettingsCase:
-    """Variables, configuration files of pip (under the home) and arguments; what comes out."""
+    """Variables, pip configuration files (in the home folder) and arguments, and the expected settings."""
 
     environ: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
@@ -31,8 +31,8 @@ class SettingsCase:
     keyring: bool = False
 
 
-FROM_UV = ["the default index is taken from UV_DEFAULT_INDEX"]
-FROM_PIP = ["the default index is taken from pip's configuration"]
+FROM_UV = ["using the default index from UV_DEFAULT_INDEX"]
+FROM_PIP = ["using the default index from pip's configuration"]
 CASES = {
     "nothing": SettingsCase(),
     "argument": SettingsCase({"COLABLOCK_DEFAULT_INDEX": B}, arguments={"default_index": A}, index=A),
@@ -41,22 +41,22 @@ CASES = {
         {"UV_DEFAULT_INDEX": A, "UV_INDEX_URL": B, "PIP_INDEX_URL": C}, index=A, notes=FROM_UV
     ),
     "uv with a name": SettingsCase({"UV_DEFAULT_INDEX": f"mine={A}?x=y"}, index=f"{A}?x=y", notes=FROM_UV),
-    "uv of old": SettingsCase(
+    "old variable of uv": SettingsCase(
         {"UV_INDEX_URL": A, "PIP_INDEX_URL": B},
         index=A,
-        notes=["the default index is taken from UV_INDEX_URL"],
+        notes=["using the default index from UV_INDEX_URL"],
     ),
     "pip": SettingsCase(
         {"PIP_INDEX_URL": A},
         {".config/pip/pip.conf": f"[global]\nindex-url = {B}\n"},
         index=A,
-        notes=["the default index is taken from PIP_INDEX_URL"],
+        notes=["using the default index from PIP_INDEX_URL"],
     ),
     "empty variables": SettingsCase(
         {"COLABLOCK_DEFAULT_INDEX": "", "UV_DEFAULT_INDEX": "", "PIP_INDEX_URL": ""}
     ),
     "pip.conf": SettingsCase(files={".config/pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP),
-    "pip.conf of old": SettingsCase(files={".pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP),
+    "old place of pip.conf": SettingsCase(files={".pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP),
     "the nearer pip.conf": SettingsCase(
         files={".pip/pip.conf": f"[global]\nindex-url = {B}", ".config/pip/pip.conf": PIP_CONF},
         index=A,
@@ -92,7 +92,7 @@ CASES = {
     "no configuration wanted": SettingsCase(
         {"PIP_CONFIG_FILE": os.devnull}, {".config/pip/pip.conf": PIP_CONF, ".pip/pip.conf": PIP_CONF}
     ),
-    "a pip.conf that is none": SettingsCase(
+    "an invalid pip.conf": SettingsCase(
         files={".config/pip/pip.conf": "index-url", ".pip/pip.conf": PIP_CONF}, index=A, notes=FROM_PIP
     ),
     "percent signs": SettingsCase(
@@ -107,19 +107,19 @@ CASES = {
     "links of uv": SettingsCase(
         {"UV_FIND_LINKS": "/with space, b", "PIP_FIND_LINKS": "c"},
         links=["/with space", "b"],
-        notes=["find-links are taken from UV_FIND_LINKS"],
+        notes=["using find-links from UV_FIND_LINKS"],
     ),
     "links of pip": SettingsCase(
-        {"PIP_FIND_LINKS": "a b"}, links=["a", "b"], notes=["find-links are taken from PIP_FIND_LINKS"]
+        {"PIP_FIND_LINKS": "a b"}, links=["a", "b"], notes=["using find-links from PIP_FIND_LINKS"]
     ),
     "links of pip.conf": SettingsCase(
         files={".config/pip/pip.conf": "[global]\nfind-links =\n    a\n    b\n"},
         links=["a", "b"],
-        notes=["find-links are taken from pip's configuration"],
+        notes=["using find-links from pip's configuration"],
     ),
     "further indexes": SettingsCase(
         {"PIP_EXTRA_INDEX_URL": B},
-        notes=["the further indexes of PIP_EXTRA_INDEX_URL are not used: a matrix names those that it needs"],
+        notes=["not using the extra indexes from PIP_EXTRA_INDEX_URL: a matrix names its own indexes"],
     ),
     "offline": SettingsCase({"COLABLOCK_OFFLINE": "1"}, offline=True),
     "not offline": SettingsCase({"COLABLOCK_OFFLINE": "0"}),
@@ -132,12 +132,12 @@ CASES = {
     "keyring of uv": SettingsCase(
         {"UV_KEYRING_PROVIDER": "subprocess"},
         keyring=True,
-        notes=["the keyring is asked for passwords, as UV_KEYRING_PROVIDER says"],
+        notes=["querying the keyring for passwords, as set in UV_KEYRING_PROVIDER"],
     ),
     "keyring of pip.conf": SettingsCase(
         files={".config/pip/pip.conf": "[global]\nkeyring-provider = subprocess\n"},
         keyring=True,
-        notes=["the keyring is asked for passwords, as pip's configuration says"],
+        notes=["querying the keyring for passwords, as set in pip's configuration"],
     ),
     "a keyring that pip imports": SettingsCase({"PIP_KEYRING_PROVIDER": "import"}),
     "offline as an argument": SettingsCase(arguments={"offline": True}, offline=True),
@@ -145,7 +145,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_nearest_setting_wins(case: SettingsCase, tmp_path: Path) -> None:
+def test_the_setting_with_the_highest_precedence_wins(case: SettingsCase, tmp_path: Path) -> None:
     found = read_settings(environ_of(case, tmp_path), **case.arguments)
     assert found == Settings(
         default_index=case.index,
@@ -161,12 +161,12 @@ def environ_of(case: SettingsCase, home: Path) -> dict[str, str]:
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    # What this machine has in /etc/xdg is no part of the case.
+    # Ignore the /etc/xdg of this machine.
     base = {"HOME": str(home), "XDG_CONFIG_DIRS": str(home / "none")}
     return {**base, **{name: value.format(home=home) for name, value in case.environ.items()}}
 
 
-def test_without_a_home_there_is_a_default() -> None:
+def test_settings_need_no_home_folder() -> None:
     assert read_settings({"XDG_CONFIG_DIRS": "/nowhere"}).find_links == ()
 
 
@@ -186,5 +186,5 @@ def test_passwords_are_used_and_not_shown(name: str, tmp_path: Path) -> None:
     assert SECRET not in repr(shown)
 
 
-def test_a_password_in_further_indexes_is_not_shown(tmp_path: Path) -> None:
+def test_a_password_in_extra_indexes_is_not_shown(tmp_path: Path) -> None:
     assert SECRET not in repr(machine_facts({"HOME": str(tmp_path), "PIP_EXTRA_INDEX_URL": PRIVATE}))
