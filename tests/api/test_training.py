@@ -111,11 +111,11 @@ def test_one_that_is_not_over_ends_the_cell_that_waits_for_it(
 def test_only_one_that_runs_is_asked_to_stop(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "tiny", end={"state": "done"})
     run = Run(NamedRun("tiny", folder))
-    with pytest.raises(Refused, match="`tiny` does not run: it is done"):
+    with pytest.raises(Refused, match="the run `tiny` is not running: it is done"):
         run.stop()
     assert not folder.stop_file.exists()
     shutil.rmtree(folder.path)
-    with pytest.raises(Refused, match="`tiny` does not run: its folder is gone"):
+    with pytest.raises(Refused, match="the run `tiny` is not running: its folder is gone"):
         run.stop()
 
 
@@ -259,7 +259,7 @@ def test_what_cannot_be_is_raised(applied: Bench) -> None:
         colablock.train("another", quiet=True, **asked(applied))
     with pytest.raises(Refused, match="needs a card"):
         colablock.train("tiny", quiet=True, **asked(applied, optimizer="paged_adamw_8bit"))
-    with pytest.raises(NotFound, match="no run was started here"):
+    with pytest.raises(NotFound, match="there are no runs"):
         colablock.attach()
     assert colablock.runs() == []
 

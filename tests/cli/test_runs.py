@@ -138,10 +138,10 @@ def test_a_run_is_stopped_at_a_checkpoint(
         assert run(environ, "stop", "--wait") == 0
     assert "the same call again goes on from checkpoint-" in capsys.readouterr().out
     assert run(environ, "stop") == 1
-    assert "`tiny` does not run: it is stopped" in capsys.readouterr().err
+    assert "the run `tiny` is not running: it is stopped" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "tiny")
     assert run(environ, "stop") == 1
-    assert "`tiny` does not run: its folder is gone" in capsys.readouterr().err
+    assert "the run `tiny` is not running: its folder is gone" in capsys.readouterr().err
 
 
 def test_asking_is_enough(
@@ -175,7 +175,7 @@ def test_an_interrupt_leaves_the_run_to_itself(
             following.send_signal(signal.SIGINT)
             rest = following.stderr.read()
         assert first.startswith(("starting", "step 1/3"))
-        assert "the run goes on; `colablock.attach('tiny')` or `colablock runs follow tiny`" in rest
+        assert "the run continues; `colablock.attach('tiny')` or `colablock runs follow tiny`" in rest
         assert following.returncode == 130
         assert not folder.stop_file.exists()
         assert folder.is_alive()

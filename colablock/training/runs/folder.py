@@ -1,22 +1,22 @@
-"""The folder of a run: what is written where, by whom, and what state it is in.
+"""The folder of a run: its files, their writers, and the state of the run.
 
 ::
 
     OUTPUT/
-        run.json           what was asked for and on what: written before the start, by `launch`
-        job.json           what the shim is to do: written by `launch`
-        config.yaml        what the runner reads
-        data/              the tokens, as prepared
-        log.txt            all that the processes print
-        metrics.jsonl      one JSON object a line: written by the shim of rank 0
-        stop               exists when the run is asked to stop at a checkpoint
-        checkpoint-40/     the trainer's own
-            colablock.json     its manifest, written last: names, sizes, hashes
-        adapter/           what was learnt, once it is done
-        end.json           how it ended: written by the shim; a killed process leaves none
-        mirror.*           what the process that mirrors checkpoints says and knows
+        run.json           the record of the run; written before the process starts
+        job.json           the job for the shim and the runner; written before the process starts
+        config.yaml        the config for axolotl
+        data/              the tokenised data
+        log.txt            the output of all processes
+        metrics.jsonl      events, one JSON object per line; written by the shim of rank 0
+        stop               a request to stop at the next checkpoint
+        checkpoint-40/     written by the trainer
+            colablock.json     its manifest with names, sizes and hashes; written last, by the shim
+        adapter/           the trained adapter
+        end.json           how the run ended; written by the shim, unless the process is killed
+        mirror.*           notes and state of the process that mirrors checkpoints
 
-    HOME/runs/ID.json      where the folder of each run is
+    HOME/runs/ID.json      the path of the run folder
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ MANIFEST = "colablock.json"  # in a checkpoint
 
 
 class State(Enum):
-    """What a run is doing, as its folder and its process tell."""
+    """The state of a run, from its folder and its process."""
 
     RUNNING = "running"
     DONE = "done"
-    STOPPED = "stopped"  # asked to, at a checkpoint
+    STOPPED = "stopped"  # at a checkpoint, on request
     FAILED = "failed"  # with an exception
-    KILLED = "killed"  # the process is gone and left no word
+    KILLED = "killed"  # the process is gone, and end.json was not written
     PREPARED = "prepared"  # not started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """``run.json``: the manifest of a run as it was started last.
+    """``run.json``: the record of the latest start of a run.
 
-    *lock* is the lock's digest or, in a kernel, that of its pins.  *process* is
-    the launcher's number and *process_started* its start in clock ticks since boot: a
-    number alone is used again.  Times are seconds since the epoch.
+    *lock* is the digest of the lock or, for a kernel, of its pins.  *process* is the process id of
+    the launcher and *process_started* its start in clock ticks since boot, since process ids are
+    reused.  *estimate* is in bytes.  Times are seconds since the epoch.
     """
 
     id: str
@@ -78,7 +78,7 @@ class RunRecord:
     config_digest: str
     data_digest: str
     model: str
-    forms: Sequence[str] = ()  # of the datasets, as they were found
+    forms: Sequence[str] = ()  # the format of each dataset
     workarounds: Sequence[str] = ()
     precision: str = ""  # "bf16", "fp16" or "fp32"
     processes: int = 1
@@ -94,21 +94,21 @@ class RunRecord:
     process: int = 0
     process_started: int = 0
     command: Sequence[str] = ()
-    estimate: int | None = None  # bytes of a card's memory, as preflight reckoned
+    estimate: int | None = None  # of the memory, by preflight
 
 
-_FIELDS = {"mends": "workarounds"}  # a key of the file → the field that it is read into
+_FIELDS = {"mends": "workarounds"}  # a key of the file → its field
 _KEYS = {name: key for key, name in _FIELDS.items()}
 
 
 def record_to_json(record: RunRecord) -> dict[str, Any]:
-    """Return *record* as the object that ``run.json`` holds."""
+    """Return *record* as the content of ``run.json``."""
     return {_KEYS.get(name, name): value for name, value in asdict(record).items()}
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """One run on disk.  Nothing is cached: every call looks."""
+    """One run on disk.  Every call reads the disk; nothing is cached."""
 
     path: Path
 
@@ -149,7 +149,7 @@ class RunFolder:
         return self.path / "adapter"
 
     def record(self) -> RunRecord | None:
-        """Return what was started here; None where nothing was, or it cannot be read."""
+        """Return the record; None if there is none, or it cannot be read."""
         value = read_object(self.record_file)
         known = {one.name for one in fields(RunRecord)}
         found = {_FIELDS.get(key, key): each for key, each in value.items()}
@@ -159,28 +159,28 @@ class RunFolder:
             return None
 
     def write_record(self, record: RunRecord) -> None:
-        """Keep *record*, as a whole."""
+        """Write *record* atomically."""
         write_atomic(self.record_file, (json.dumps(record_to_json(record), indent=2) + "\n").encode())
 
     def end(self) -> Mapping[str, Any]:
-        """Return how it ended, as the shim says: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
+        """Return the content of ``end.json``: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
         return read_object(self.end_file)
 
     def is_alive(self, record: RunRecord | None = None) -> bool:
-        """Whether the process that was started last still runs, or one that it left behind still trains.
+        """Whether the launcher of the latest start is running, or a rank that it left behind.
 
-        *record* is that of the folder, where it was read already.
+        *record* is the record of the folder if it was read already.
         """
         record = record or self.record()
         if record is None or record.process_started <= 0:
             return False
-        if began := start_time_of(record.process):  # or another's, as its session is
+        if began := start_time_of(record.process):  # else the process id is free, or reused
             return began == record.process_started
-        # A launcher that was killed leaves its ranks running, which write here as before.
+        # A launcher that was killed leaves its ranks running, and they write to this folder.
         return not self.end_file.exists() and _is_session_alive(record.process)
 
     def state(self, record: RunRecord | None = None) -> State:
-        """Return what the run is doing; *record* as for `is_alive`."""
+        """Return the state of the run; *record* as for `is_alive`."""
         record = record or self.record()
         if record is None or not record.process:
             return State.PREPARED
@@ -192,7 +192,7 @@ class RunFolder:
             return State.KILLED
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return every event so far, oldest first; a last line that is being written is left out."""
+        """Return every event so far, oldest first, without a last line that is incomplete."""
         try:
             lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -206,33 +206,33 @@ class RunFolder:
         return events
 
     def request_stop(self) -> None:
-        """Have the run stop at its next checkpoint, which it makes after the step that it is at."""
+        """Request the run to save a checkpoint after the current step and stop."""
         self.stop_file.touch()
 
 
 def stop_run(run_id: str, folder: RunFolder) -> None:
-    """Ask a run to stop.  Raises Refused where it does not run: a request stays until there is one."""
+    """Request a run to stop.  Raises Refused if it is not running: a later start would obey the request."""
     state = folder.state()
     if state is not State.RUNNING:
         why = f"it is {state.value}" if folder.path.is_dir() else "its folder is gone"
-        raise Refused(f"`{run_id}` does not run: {why}")
+        raise Refused(f"the run `{run_id}` is not running: {why}")
     folder.request_stop()
 
 
 def start_time_of(process: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 where it is gone or a zombie (proc(5))."""
+    """Return the start of a process in clock ticks since boot; 0 if it is gone or a zombie (proc(5))."""
     facts = _stat(process)
     return int(facts[19]) if facts else 0
 
 
 def _is_session_alive(leader: int) -> bool:
-    """Whether a process of the session that *leader* began still runs; its number is in use until then."""
+    """Whether a process of the session of *leader* is running.  The session id is reserved until then."""
     found = (_stat(int(path.name)) for path in Path("/proc").glob("[0-9]*"))
     return any(facts and int(facts[3]) == leader for facts in found)
 
 
 def _stat(process: int) -> list[str]:
-    """Return what the kernel tells of a process from its state on; nothing where it is gone or a zombie."""
+    """Return the fields of ``/proc/PID/stat`` from the state on; empty if the process is gone or a zombie."""
     try:
         stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -242,12 +242,12 @@ def _stat(process: int) -> list[str]:
 
 
 def register(home: Path, run_id: str, folder: Path) -> None:
-    """Have `find_run` and `list_runs` know the run."""
+    """Register the run for `find_run` and `list_runs`."""
     write_atomic(home / "runs" / f"{run_id}.json", json.dumps({"folder": os.fspath(folder)}).encode())
 
 
 def list_runs(home: Path) -> Iterator[tuple[str, RunFolder]]:
-    """Yield every run that was started here, newest first; the folder of one may be gone."""
+    """Yield every registered run, newest first.  Its folder may be gone."""
     known = sorted((home / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in known:
         folder = read_object(path).get("folder")
@@ -256,17 +256,17 @@ def list_runs(home: Path) -> Iterator[tuple[str, RunFolder]]:
 
 
 def find_run(home: Path, run_id: str | None = None) -> tuple[str, RunFolder]:
-    """Return the run of that name, or of that folder; the newest one by default.  Raises NotFound."""
+    """Return the run with that id or folder; without *run_id*, the newest.  Raises NotFound."""
     known = dict(list_runs(home))
     if run_id is None:
         for name, folder in known.items():
             return name, folder
-        raise NotFound("no run was started here", hint="`colablock train NAME` starts one")
+        raise NotFound("there are no runs", hint="`colablock train NAME` starts one")
     if run_id in known:
         return run_id, known[run_id]
     folder = RunFolder(Path(run_id))
     record = folder.record()
     if record is not None:
         return record.id, folder
-    hint = near(run_id, list(known)) or "`colablock runs list` shows them"
-    raise NotFound(f"no run is called `{run_id}`", hint=hint)
+    hint = near(run_id, list(known)) or "`colablock runs list` lists them"
+    raise NotFound(f"there is no run `{run_id}`", hint=hint)

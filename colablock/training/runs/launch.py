@@ -1,7 +1,7 @@
-"""Starting a run: the command, its variables and the process that outlives this one.
+"""Launch a run: the command, the environment variables, and a process that outlives this one.
 
-Always ``accelerate launch`` with every argument given: a default config that
-somebody once wrote for another machine is not read.
+The command is always ``accelerate launch`` with every argument given, so that a default config,
+perhaps written for another machine, has no effect.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SHIM = SCRIPTS / "shim.py"
 
 @dataclass(frozen=True, slots=True)
 class StartedProcess:
-    """A run's launcher: its number, and when it started in clock ticks since boot."""
+    """The launcher of a run: its process id, and its start in clock ticks since boot."""
 
     process: int
     process_started: int
@@ -40,31 +40,31 @@ class StartedProcess:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """How many processes train together: *total*, spread evenly over so many *hosts*."""
+    """The number of ranks: *total*, spread evenly over *hosts*."""
 
     total: int = 1
     hosts: int = 1
 
     @property
     def per_host(self) -> int:
-        """How many of them run on this host."""
+        """The number of ranks on this host."""
         return max(1, self.total // self.hosts)
 
 
 def ranks_of(processes: int, extra: Sequence[str] = ()) -> Ranks:
-    """Return how many ranks there are when each host starts *processes*, unless *extra* says otherwise.
+    """Return the number of ranks if each host starts *processes*, unless *extra* overrides it.
 
-    accelerate counts `--num_processes` over all hosts.  Raises InvalidInput.
+    accelerate's `--num_processes` is the total over all hosts.  Raises InvalidInput.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--num_machines", "--num-machines", type=int, default=1)
     parser.add_argument("--num_processes", "--num-processes", type=int)
     try:
-        said, _ = parser.parse_known_args(list(extra))
+        given, _ = parser.parse_known_args(list(extra))
     except argparse.ArgumentError as error:
-        raise InvalidInput(f"accelerate's arguments cannot be read: {error}") from error
-    hosts = max(1, said.num_machines)
-    return Ranks(max(1, said.num_processes or processes * hosts), hosts)
+        raise InvalidInput(f"invalid arguments for accelerate: {error}") from error
+    hosts = max(1, given.num_machines)
+    return Ranks(max(1, given.num_processes or processes * hosts), hosts)
 
 
 def launch_command(
@@ -80,8 +80,8 @@ def launch_command(
 ) -> list[str]:
     """Return the command that starts the shim in every rank of this host.
 
-    *processes* are those of this host unless *extra*, which are accelerate's own arguments for
-    several hosts, says otherwise: those come last and win.
+    *processes* is the number for this host.  *extra* are further arguments for accelerate, such as
+    for several hosts.  They come last and so override the others.
     """
     ranks = ranks_of(processes, extra)
     mixed = precision if precision in ("bf16", "fp16") else "no"
@@ -102,7 +102,7 @@ def launch_command(
         str(threads),
     ]
     if ranks.total > 1:
-        # The only launcher that starts several, on whatever device: with `--cpu` there would be one process.
+        # The only launcher that starts several processes, on any device.  `--cpu` would start one.
         arguments.append("--multi_gpu")
         if ranks.hosts == 1:
             arguments += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port or free_port())]
@@ -120,7 +120,7 @@ def launch_command(
 
 
 def accelerate_config(*, precision: str, processes: int, has_card: bool) -> str:
-    """Return the file that stands in for the user's default config."""
+    """Return the config file that replaces the user's default config."""
     mixed = precision if precision in ("bf16", "fp16") else "no"
     several = "MULTI_GPU" if has_card else "MULTI_CPU"
     values = {
@@ -150,33 +150,33 @@ def launch_environment(
     secrets: Mapping[str, str] | None = None,
     offline: bool = False,
 ) -> dict[str, str]:
-    """Return the variables of a training child.
+    """Return the environment variables of a training process.
 
-    The cleaned ones of this process, nothing that reports home, and *secrets*,
-    which go nowhere else.  *cards* are the ones that it may see; None leaves
-    that as it is.  Without *reports*, wandb is off although it is installed.
+    They are the cleaned variables of this process, opt-outs of telemetry, and *secrets*, which
+    are passed in no other way.  *cards* are those that the process may see; None leaves
+    CUDA_VISIBLE_DEVICES as it is.  Without *reports*, wandb is disabled even if it is installed.
     """
     extra = {
         **OPT_OUTS,
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
-        "TOKENIZERS_PARALLELISM": "false",  # forks of data loaders warn of it otherwise
+        "TOKENIZERS_PARALLELISM": "false",  # otherwise forked data loaders print warnings
     }
     if not reports:
         extra |= {"WANDB_MODE": "disabled", "WANDB_DISABLED": "true"}
     if offline:
         extra |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     if not has_card:
-        extra["ACCELERATE_USE_CPU"] = "true"  # the launcher of several ranks does not set it
+        extra["ACCELERATE_USE_CPU"] = "true"  # the launcher for several ranks does not set it
     if cards is not None:
-        extra["CUDA_VISIBLE_DEVICES"] = ",".join(_named(cards, environ))
-        # The driver counts the cards as they are plugged in, CUDA by itself the fastest first.
+        extra["CUDA_VISIBLE_DEVICES"] = ",".join(_card_names(cards, environ))
+        # The driver numbers cards by slot, CUDA by default from the fastest.
         extra["CUDA_DEVICE_ORDER"] = environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     return environment_of(python, environ, **extra, **(secrets or {}))
 
 
-def _named(cards: Sequence[int], environ: Mapping[str, str]) -> list[str]:
-    """Return the names of *cards*, indices among those that this process may see, as CUDA takes them."""
+def _card_names(cards: Sequence[int], environ: Mapping[str, str]) -> list[str]:
+    """Return the names in CUDA_VISIBLE_DEVICES for *cards*, which are indices among the visible cards."""
     seen = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return [seen[card] if card < len(seen) else str(card) for card in cards]
 
@@ -184,9 +184,9 @@ def _named(cards: Sequence[int], environ: Mapping[str, str]) -> list[str]:
 def start_process(
     command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]
 ) -> StartedProcess:
-    """Start a run in a session of its own, its output in the log, and return at once.
+    """Start a run in a session of its own, with its output in the log, and return at once.
 
-    An interrupt of this process does not reach it, nor does the end of a kernel.  Raises Unmet.
+    An interrupt of this process and the end of a kernel do not reach it.  Raises Unmet.
     """
     with suppress(FileNotFoundError):
         folder.stop_file.unlink()
@@ -198,36 +198,36 @@ def start_process(
             log.flush()
             process = start_session(command, environ=environment, folder=folder.path, output=log)
     except OSError as error:
-        raise Unmet(f"the run could not be started: {error}") from error
+        raise Unmet(f"could not start the run: {error}") from error
     started = StartedProcess(process.pid, start_time_of(process.pid), tuple(command))
     _CHILDREN[started.process, started.process_started] = process
     return started
 
 
-# Kept so that one which ends is reaped, and so that nobody warns of one that goes on.  By number and start:
-# the number of an old run may be that of a child.
+# Processes that were started here, kept to reap them and to avoid a ResourceWarning.  The key has the start
+# time as well, since the process id of an old run may be reused by a new process.
 _CHILDREN: dict[tuple[int, int], subprocess.Popen[bytes]] = {}
 
 
 def exit_code_of(process: int, process_started: int) -> int | None:
-    """Return how a launcher that was started here ended; None where it runs, or is another process's."""
+    """Return the exit code of a launcher that this process started; None if it is running, or unknown."""
     child = _CHILDREN.get((process, process_started))
     return child.poll() if child is not None else None
 
 
 def write_job(folder: RunFolder, job: Mapping[str, object], accelerate: str) -> None:
-    """Write what the shim and the launcher read."""
+    """Write the files for the shim and the launcher."""
     folder.job_file.write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
     (folder.path / "accelerate.yaml").write_text(accelerate, encoding="utf-8")
 
 
 def free_port() -> int:
-    """Return a port of this host that nobody listens on now."""
+    """Return a free port of this host."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 def threads_for(processes: int) -> int:
-    """Return the threads of each process on this host."""
+    """Return the number of threads for each of *processes* on this host."""
     return max(1, len(os.sched_getaffinity(0)) // max(1, processes))

@@ -1,6 +1,7 @@
-"""How far a run is: values from the events that its shim writes, followed while it runs.
+"""The progress of a run, from the events that its shim writes.
 
-The log is never read for numbers: its last line only tells what goes on before the first event.
+Numbers are never read from the log.  Its last line only describes what happens before the first
+event.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ Sleep = Callable[[float], object]
 LOADING = "starting: loading the model"
 STOPPING = "stopping at a checkpoint"
 START_MARK = "--- colablock: started"
-"""How a line of the log begins from which on it is of another start."""
+"""The prefix of the line in the log that separates one start from the next."""
 
-_WINDOW = 60.0  # seconds that the rates are of
-_FEWEST = 4  # samples of the rates, however long a step takes
-_TAIL = 8192  # bytes of the log that are looked at
+_WINDOW = 60.0  # seconds over which rates are computed
+_MIN_SAMPLES = 4  # for the rates, however long a step takes
+_MAX_TAIL = 8192  # bytes of the log, from the end
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A run at one moment.
+    """The progress of a run at one moment.
 
-    *seconds*, *tokens* (of all ranks) and the rates are those of the start that runs,
-    which may have resumed at *first_step*; the losses are of the whole run.  *loss* is the one
-    that was logged last, not a number among them.
+    *seconds*, *tokens* (of all ranks) and the rates are those of the latest start, which may have
+    resumed at *first_step*.  The losses are those of the whole run.  *loss* is the last one that
+    was logged and may be nan.  Memory is in bytes.
     """
 
     state: State
@@ -70,13 +71,13 @@ class Progress:
     gradient_norm: float | None = None
     tokens: int = 0
     tokens_per_second: float | None = None
-    memory: int | None = None  # bytes at the peak, as torch's allocator counts
+    memory: int | None = None  # the peak of torch's allocated memory
     memory_reserved: int | None = None
     seconds: float = 0.0
     seconds_left: float | None = None
-    seconds_in_all: float = 0.0  # of every process that trained this run
-    checkpoint: str | None = None  # the one that was saved last
-    checkpoints: int = 0  # saved so far
+    seconds_in_all: float = 0.0  # of every start
+    checkpoint: str | None = None  # the last one that was saved
+    checkpoints: int = 0  # the number saved so far
     points: tuple[Point, ...] = ()
     evaluations: tuple[Point, ...] = ()
     before: float | None = None  # the fixed evaluation loss of a smoke run
@@ -84,12 +85,12 @@ class Progress:
 
     @property
     def share(self) -> float | None:
-        """How much of all steps is done, from 0 to 1; None where nobody knows."""
+        """The share of all steps that is done, from 0 to 1; None if unknown."""
         return min(self.step / self.total, 1.0) if self.total else None
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether there will be no more events."""
         return self.state is not State.RUNNING
 
 
@@ -100,7 +101,7 @@ class _Sample(NamedTuple):
 
 
 class ProgressTotals:
-    """What the events of a run add up to, oldest first.  Not thread-safe."""
+    """Sums up the events of a run, added oldest first.  Not thread-safe."""
 
     def __init__(self) -> None:
         self.newest = 0.0  # the time of the newest event
@@ -108,7 +109,7 @@ class ProgressTotals:
         self._last: dict[str, float] = {}
         self.total: int | None = None
         self.step = self.first_step = 0
-        self._ranks = 1  # each tells its own tokens, and only the first one tells
+        self._ranks = 1  # only rank 0 writes events, with its own tokens
         self._checkpoint: str | None = None
         self._checkpoints = 0
         self._samples: deque[_Sample] = deque()
@@ -118,7 +119,7 @@ class ProgressTotals:
         self._fixed: dict[str, float] = {}
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Take one event; what is not as it should be in it is left out."""
+        """Add one event; invalid values in it are ignored."""
         kind = event.get("event")
         self.newest = max(self.newest, _finite(event, "time") or 0.0)
         step = _finite(event, "step")
@@ -163,25 +164,25 @@ class ProgressTotals:
         seconds = _finite(event, "seconds")
         if seconds is None:
             return
-        told = _finite(event, "tokens")
+        counted = _finite(event, "tokens")
         before = self._samples[-1].tokens if self._samples else 0
-        tokens = before if told is None else int(told) * self._ranks
+        tokens = before if counted is None else int(counted) * self._ranks
         self._samples.append(_Sample(seconds, self.step, tokens))
         self._sampled_at = _finite(event, "time") or self._sampled_at
-        while len(self._samples) > _FEWEST and self._samples[1].seconds < seconds - _WINDOW:
+        while len(self._samples) > _MIN_SAMPLES and self._samples[1].seconds < seconds - _WINDOW:
             self._samples.popleft()
 
     def progress(self, state: State, *, stage: str, detail: str = "", now: float | None = None) -> Progress:
-        """Return the run as it stands, in *state* and at *stage*.
+        """Return the progress in *state* and at *stage*.
 
-        While it runs, the clock goes on between two events: *now* is its time.
+        *now* is the current time; while the run is running, the time since the last event counts.
         """
         last = self._samples[-1] if self._samples else self._began
         since = max(now - self._sampled_at, 0.0) if now is not None and self._sampled_at else 0.0
         per_step, per_token = self._rates(last, is_over=state is not State.RUNNING)
         left = None
         if per_step and self.total is not None and state is State.RUNNING and stage != STOPPING:
-            # A step that takes longer than the others is still one step.
+            # The current step counts at most as one average step, even if it takes longer.
             left = max((self.total - last.step) * per_step - min(since, per_step), 0.0)
         return Progress(
             state=state,
@@ -212,7 +213,7 @@ class ProgressTotals:
         )
 
     def _rates(self, last: _Sample, *, is_over: bool) -> tuple[float | None, float | None]:
-        """Return seconds a step and tokens a second: lately, or of it all once it is over."""
+        """Return seconds per step and tokens per second: recent values or, at the end, those of the start."""
         first = self._samples[0] if len(self._samples) > 1 and not is_over else self._began
         taken, steps, tokens = (now - then for now, then in zip(last, first, strict=True))
         if taken <= 0:
@@ -223,15 +224,15 @@ class ProgressTotals:
 def follow(
     folder: RunFolder, *, clock: Clock = time.time, sleep: Sleep = time.sleep, poll: float = 0.5
 ) -> Iterator[Progress]:
-    """Yield how far the run is, at once and after each *poll* seconds, until it has ended.
+    """Yield the progress at once and after every *poll* seconds until the run has ended.
 
-    The last one is the final state, with every event in it.  Only what is new
-    in the file of metrics is read.  A run that was not started ends at once.
+    The last value has the final state and every event.  Each poll reads only the new part of the
+    metrics file.  For a run that was not started there is one value.
     """
-    tail, totals = _Tail(folder.metrics_file), ProgressTotals()
+    tail, totals = _FileTail(folder.metrics_file), ProgressTotals()
     while True:
         record = folder.record()
-        state = folder.state(record)  # asked first: of a run that has ended, every event is there by then
+        state = folder.state(record)  # before the events: once a run has ended, all of them are written
         is_new, lines = tail.read()
         if is_new:
             totals = ProgressTotals()
@@ -251,7 +252,7 @@ def progress_of(
     *,
     clock: Clock = time.time,
 ) -> Progress:
-    """Return how far the run is, by what was read of it: its *state* before its *events*."""
+    """Return the progress from values that were read: *state* first, then *events*."""
     totals = ProgressTotals()
     for event in events:
         totals.add(event)
@@ -259,15 +260,15 @@ def progress_of(
 
 
 def attach_hint(run_id: str) -> str:
-    """Return how a run that was left is followed again."""
+    """Return how to follow a run again."""
     return f"`colablock.attach({run_id!r})` or `colablock runs follow {run_id}` follows it again"
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of *log* that is not blank, as a terminal would have left it; "" without one."""
+    """Return the last line of *log* that is not blank, as a terminal would show it; "" if there is none."""
     try:
         with log.open("rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - _TAIL, 0))
+            file.seek(max(os.fstat(file.fileno()).st_size - _MAX_TAIL, 0))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
@@ -277,7 +278,7 @@ def last_line(log: Path) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return *text* without what steers a terminal: a bar that was drawn over and over is its many lines."""
+    """Return *text* without terminal control sequences; each redraw of a progress bar becomes a line."""
     return _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -286,7 +287,7 @@ def _progress(
 ) -> Progress:
     stage = _stage(folder, record, state, totals)
     if stage == LOADING:
-        # How long it has loaded, and what it logged before a resume.
+        # The loading time, and the losses before a resume.
         before = totals.progress(State.RUNNING, stage=LOADING, detail=last_line(folder.log))
         taken = max(now - record.started, 0.0) if record is not None and record.started else 0.0
         return replace(before, seconds=taken, seconds_left=None, tokens_per_second=None)
@@ -299,16 +300,16 @@ def _stage(folder: RunFolder, record: RunRecord | None, state: State, totals: Pr
     if state is not State.RUNNING:
         return str(state.value)
     if not totals.newest or (record is not None and totals.newest < record.started):
-        return LOADING  # the events are of the process before
+        return LOADING  # the events are those of an earlier start
     if folder.stop_file.exists():
         return STOPPING
     if totals.total and totals.step >= totals.total:
-        return "finishing: keeping what was learnt"
+        return "finishing: saving the adapter"
     return "training" if totals.step > totals.first_step else "starting: the first step"
 
 
-class _Tail:
-    """The whole lines that a growing file has got since it was read last."""
+class _FileTail:
+    """Reads the complete lines that were added to a growing file since the last read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -317,15 +318,15 @@ class _Tail:
         self._rest = b""
 
     def read(self) -> tuple[bool, list[bytes]]:
-        """Return whether another file stands there now, or it was cut; and the new lines."""
+        """Return whether the file was replaced or truncated, and the new lines."""
         is_new = False
         try:
             with self._path.open("rb") as file:
-                about = os.fstat(file.fileno())
-                which = (about.st_dev, about.st_ino)
-                if which != self._file or about.st_size < self._offset:
+                status = os.fstat(file.fileno())
+                identity = (status.st_dev, status.st_ino)
+                if identity != self._file or status.st_size < self._offset:
                     is_new = self._file is not None
-                    self._file, self._offset, self._rest = which, 0, b""
+                    self._file, self._offset, self._rest = identity, 0, b""
                 file.seek(self._offset)
                 new = file.read()
         except OSError:

@@ -1,7 +1,7 @@
-"""What runs the training: one small seam, two who stand behind it.
+"""The runners: trl and axolotl behind one protocol.
 
-A runner says what the shim starts and with which files; everything else
-(tokens, launch, metrics, checkpoints, resume) is the same for all.
+A runner decides what the shim starts, and with which files.  Everything else (tokenised data,
+launch, metrics, checkpoints, resuming) is the same for all runners.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _NEVER = 1_000_000_000  # steps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunDecisions:
-    """What was decided beside the config: by the card, by the data, by what stands already.
+    """The settings of a run that follow from the card and the data, not from the config.
 
-    *dtype* is torch's name for the type that weights are loaded and computed in.
+    *dtype* is torch's name of the type of weights and computations.
     """
 
     precision: str  # "bf16", "fp16" or "fp32"
@@ -36,67 +36,67 @@ class RunDecisions:
     warmup_steps: int
     total_steps: int
     has_eval: bool = False
-    pads_with_eos: bool = False  # the tokenizer has no padding token of its own
+    pads_with_eos: bool = False  # because the tokenizer has no padding token
     eos_token: str | None = None
 
     @property
     def eval_steps(self) -> int:
-        """Return the steps between two evaluations where nobody says: about ten in all."""
+        """The default number of steps between evaluations, for about ten in total."""
         return max(1, self.total_steps // 10) if self.has_eval else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What the shim starts: a file, or a module by its name, with arguments."""
+    """What the shim starts: the path of a file, or the name of a module, with arguments."""
 
     entry: str
     arguments: tuple[str, ...]
 
 
 class Runner(Protocol):
-    """A trainer that can be handed a config."""
+    """A trainer that takes a config."""
 
     @property
     def name(self) -> str:
-        """What a matrix or an option calls it."""
+        """The name in a matrix and in options."""
 
     @property
     def passes_through(self) -> bool:
-        """Whether it takes keys that are not ours."""
+        """Whether it takes keys that colablock does not know."""
 
     @property
     def splits(self) -> bool:
-        """Whether rows for evaluation have to be set apart for it."""
+        """Whether colablock has to split off the rows for evaluation."""
 
-    def write(self, config: TrainConfig, decided: RunDecisions, folder: RunFolder) -> Entry:
-        """Write what it reads into *folder* and return how it is started there."""
+    def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
+        """Write its files to *folder*, and return how to start it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trl:
-    """trl's SFTTrainer through our own script; it reads ``job.json``."""
+    """trl's SFTTrainer, started by ``scripts/run_trl.py``, which reads ``job.json``."""
 
     name: str = "trl"
     passes_through: bool = False
     splits: bool = True
 
-    def write(self, config: TrainConfig, decided: RunDecisions, folder: RunFolder) -> Entry:
-        """Leave everything to ``job.json``."""
-        del config, decided
+    def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
+        """Write nothing: ``job.json`` has everything."""
+        del config, decisions
         return Entry(entry=str(SCRIPTS / "run_trl.py"), arguments=(str(folder.path),))
 
 
 @dataclass(frozen=True, slots=True)
 class Axolotl:
-    """axolotl's own trainer, 0.4.0 or newer, with a config in its words."""
+    """axolotl's own trainer, version 0.4.0 or later."""
 
     name: str = "axolotl"
     passes_through: bool = True
     splits: bool = False
 
-    def write(self, config: TrainConfig, decided: RunDecisions, folder: RunFolder) -> Entry:
-        """Write ``config.yaml`` as axolotl reads it."""
-        text = yaml.safe_dump(axolotl_config(config, decided, folder), sort_keys=False, allow_unicode=True)
+    def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
+        """Write ``config.yaml`` for axolotl."""
+        text = yaml.safe_dump(axolotl_config(config, decisions, folder), sort_keys=False, allow_unicode=True)
         folder.config_file.write_text(text, encoding="utf-8")
         return Entry(entry="axolotl.cli.train", arguments=(str(folder.config_file),))
 
@@ -105,20 +105,19 @@ RUNNERS: Mapping[str, Runner] = {"axolotl": Axolotl(), "trl": Trl()}
 
 
 def runner_of(name: str | None) -> Runner:
-    """Return the runner of that name.  Raises InvalidInput."""
+    """Return the runner with the name *name*.  Raises InvalidInput."""
     if name is None or name not in RUNNERS:
         known = ", ".join(f"`{one}`" for one in RUNNERS)
-        what = f"the runner `{name}` is not known" if name else "the matrix names no runner under `[train]`"
-        raise InvalidInput(what, hint=f"`--runner` takes one of {known}")
+        what = f"there is no runner `{name}`" if name else "the matrix has no `runner` under `[train]`"
+        raise InvalidInput(what, hint=f"Set `--runner` to one of {known}")
     return RUNNERS[name]
 
 
-def axolotl_config(config: TrainConfig, decided: RunDecisions, folder: RunFolder) -> dict[str, Any]:
-    """Return *config* in axolotl's words.
+def axolotl_config(config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> dict[str, Any]:
+    """Return *config* with axolotl's keys.
 
-    The data are tokens already, which axolotl takes as they are.  What would
-    be loaded from elsewhere, packed or patched by default is said to be off;
-    the user's own further keys come last and win.
+    axolotl takes the tokenised data unchanged.  Its defaults that download, pack or patch are
+    switched off.  The user's further keys come last and so override the others.
     """
     wandb = (
         {"wandb_project": config.wandb_project or "colablock"}
@@ -153,19 +152,19 @@ def axolotl_config(config: TrainConfig, decided: RunDecisions, folder: RunFolder
         "learning_rate": config.learning_rate,
         "max_grad_norm": config.max_grad_norm,
         "weight_decay": config.weight_decay,
-        "warmup_steps": decided.warmup_steps,
+        "warmup_steps": decisions.warmup_steps,
         "train_on_inputs": config.train_on_inputs,
         "group_by_length": False,
-        "bf16": decided.precision == "bf16",
-        "fp16": decided.precision == "fp16",
+        "bf16": decisions.precision == "bf16",
+        "fp16": decisions.precision == "fp16",
         "tf32": False,
         "gradient_checkpointing": config.gradient_checkpointing,
         "logging_steps": config.logging_steps,
         "save_strategy": "steps",
         "save_steps": config.save_steps or _NEVER,
         "save_total_limit": config.save_total_limit,
-        "flash_attention": decided.attention == "flash_attention_2",
-        "sdp_attention": decided.attention == "sdpa",
+        "flash_attention": decisions.attention == "flash_attention_2",
+        "sdp_attention": decisions.attention == "sdpa",
         "seed": config.seed,
         **wandb,
     }
@@ -176,15 +175,15 @@ def axolotl_config(config: TrainConfig, decided: RunDecisions, folder: RunFolder
     if config.lora_target_modules:
         values["lora_target_modules"] = list(config.lora_target_modules)
     if config.max_steps:
-        # axolotl ends at the first of the two, trl at the steps: with an epoch a step that is the same.
+        # axolotl stops at whichever comes first, trl at the steps.  Enough epochs make both equal.
         values |= {"max_steps": config.max_steps, "num_epochs": max(config.num_epochs, config.max_steps)}
     if config.val_set_size:
-        values["eval_steps"] = config.eval_steps or decided.eval_steps
+        values["eval_steps"] = config.eval_steps or decisions.eval_steps
     if MetricsTarget.TENSORBOARD in config.report_to:
         values["use_tensorboard"] = True
-    if decided.pads_with_eos and decided.eos_token:
-        values["special_tokens"] = {"pad_token": decided.eos_token}
-    if not decided.has_card:
-        # These call into CUDA whatever the device (`getCurrentStream`).
+    if decisions.pads_with_eos and decisions.eos_token:
+        values["special_tokens"] = {"pad_token": decisions.eos_token}
+    if not decisions.has_card:
+        # These call into CUDA on any device (`getCurrentStream`).
         values |= dict.fromkeys(("lora_qkv_kernel", "lora_mlp_kernel", "lora_o_kernel"), False)
     return values | dict(config.extra)

@@ -1,4 +1,4 @@
-"""A run in short, for lists and for its end: what was asked for, how far it came, how it ended."""
+"""Summaries of runs, for lists and after their end."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from colablock.training.runs.progress import Clock, Progress, Sleep, attach_hint
 __all__ = ["RunSummary", "View", "summaries", "summary_of", "summary_to_json", "watch"]
 
 
-_ASKED = "asked to stop: it saves a checkpoint after this step; interrupt again to wait no longer"
+_STOP_REQUESTED = "stopping: the run saves a checkpoint after this step; interrupt again to stop waiting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSummary:
-    """One run.  *record* is None where its folder is gone, or was never written."""
+    """One run.  *record* is None if its folder is gone or has no record."""
 
     id: str
     folder: Path
     record: RunRecord | None
     progress: Progress
     explanation: Explanation | None = None
-    adapter: Path | None = None  # what was learnt, once it is whole
-    mirror: str | None = None  # what its mirror said last
+    adapter: Path | None = None  # the folder of the trained adapter, once it is complete
+    mirror: str | None = None  # the last note of its mirror
 
     @property
     def state(self) -> State:
@@ -48,29 +48,29 @@ class RunSummary:
 
     @property
     def is_there(self) -> bool:
-        """Whether its folder still stands."""
+        """Whether its folder exists."""
         return self.record is not None
 
     @property
     def first_loss(self) -> float | None:
-        """The loss that was logged first."""
+        """The first loss that was logged."""
         return self.progress.points[0].loss if self.progress.points else None
 
 
 class View(Protocol):
-    """Where a run is shown while it is followed."""
+    """Displays a run while it is followed."""
 
     def update(self, progress: Progress) -> None:
-        """Show how far it is: called about twice a second."""
+        """Show the progress.  Called about twice a second."""
 
     def note(self, text: str) -> None:
-        """Show a sentence that stays."""
+        """Show a sentence permanently."""
 
 
 def summary_of(
     run_id: str, folder: RunFolder, *, explained: bool = True, clock: Clock = time.time
 ) -> RunSummary:
-    """Return the run in *folder* as it stands; why it ended is looked for where it is to be *explained*."""
+    """Return the summary of the run in *folder*; with *explained*, why it ended early."""
     record = folder.record()
     state = folder.state(record)
     events = folder.metrics()
@@ -91,7 +91,7 @@ def summary_of(
 
 
 def summaries(home: Path, *, explained: bool = True, clock: Clock = time.time) -> Iterator[RunSummary]:
-    """Yield every run that was started here, newest first."""
+    """Yield the summary of every registered run, newest first."""
     for run_id, folder in list_runs(home):
         yield summary_of(run_id, folder, explained=explained, clock=clock)
 
@@ -107,31 +107,31 @@ def watch(
     sleep: Sleep = time.sleep,
     poll: float = 0.5,
 ) -> RunSummary:
-    """Show the run in *view* until it has ended, and return it.
+    """Show the run in *view* until it has ended, and return its summary.
 
-    What its mirror says meanwhile is noted.  A KeyboardInterrupt asks it to stop and waits
-    for that, and a second one waits no longer; without *stops* the first already leaves it
-    to itself, and so it does where *is_leaving* says that who watches is about to go.  Then the
-    state that is returned is RUNNING.
+    Notes of its mirror are shown as well.  A KeyboardInterrupt requests the run to stop and keeps
+    waiting; a second one returns at once.  Without *stops*, and if *is_leaving* returns true (the
+    process is about to exit), the first one returns at once.  Then the state of the summary is
+    RUNNING.
     """
-    told = len(mirror_notes(folder.path))
+    shown = len(mirror_notes(folder.path))
     is_interrupted = False
     while True:
         try:
             if is_interrupted:
-                with suppress(Refused):  # it has just ended
+                with suppress(Refused):  # the run has just ended
                     stop_run(run_id, folder)
-                    view.note(_ASKED)
+                    view.note(_STOP_REQUESTED)
             for progress in follow(folder, clock=clock, sleep=sleep, poll=poll):
                 view.update(progress)
-                for note in mirror_notes(folder.path)[told:]:
+                for note in mirror_notes(folder.path)[shown:]:
                     view.note(note)
-                    told += 1
+                    shown += 1
             break
         except KeyboardInterrupt:
             if is_interrupted or not stops or _leaves(is_leaving):
-                meanwhile = "it goes on by itself, and stops once its checkpoint is saved"
-                view.note(f"{meanwhile if is_interrupted else 'the run goes on'}; {attach_hint(run_id)}")
+                state = "the run stops by itself once its checkpoint is saved"
+                view.note(f"{state if is_interrupted else 'the run continues'}; {attach_hint(run_id)}")
                 break
             is_interrupted = True
     return summary_of(run_id, folder, clock=clock)
@@ -140,12 +140,12 @@ def watch(
 def _leaves(is_leaving: Callable[[], bool]) -> bool:
     try:
         return is_leaving()
-    except KeyboardInterrupt:  # twice: it is the user, who is there
+    except KeyboardInterrupt:  # a second one comes from the user, who is not leaving
         return False
 
 
 def summary_to_json(summary: RunSummary) -> dict[str, Any]:
-    """Return *summary* as plain values; what is not finite is null, and points are left out."""
+    """Return *summary* as JSON values, without the points; values that are not finite become null."""
     progress = asdict(summary.progress)
     for name in ("points", "evaluations", "state"):
         del progress[name]

@@ -272,5 +272,5 @@ def test_what_is_said_may_be_wrong() -> None:
     with pytest.raises(InvalidConfig, match="the config has"):
         config_of(None, runner="trl", values=values)
     assert config_of(None, runner="axolotl", values=values).extra
-    with pytest.raises(InvalidInput, match="the runner `torchtune` is not known"):
+    with pytest.raises(InvalidInput, match="there is no runner `torchtune`"):
         config_of(None, runner="torchtune", values=LEAST)

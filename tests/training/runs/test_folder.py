@@ -135,7 +135,7 @@ def test_a_stop_is_a_file(tmp_path: Path) -> None:
 def test_runs_are_found_by_name_by_folder_and_as_the_newest(tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert list(list_runs(home)) == []
-    with pytest.raises(NotFound, match="no run was started here") as caught:
+    with pytest.raises(NotFound, match="there are no runs") as caught:
         find_run(home)
     assert caught.value.hint == "`colablock train NAME` starts one"
     for at, name in enumerate(("first", "second", "third")):
@@ -148,8 +148,8 @@ def test_runs_are_found_by_name_by_folder_and_as_the_newest(tmp_path: Path) -> N
     assert find_run(home, "second") == ("second", RunFolder(tmp_path / "second"))
     a_run(tmp_path / "elsewhere", id="its-own")  # registered in another home
     assert find_run(home, str(tmp_path / "elsewhere")) == ("its-own", RunFolder(tmp_path / "elsewhere"))
-    for asked, hint in (("secnod", "did you mean `second`?"), ("x", "`colablock runs list` shows them")):
-        with pytest.raises(NotFound, match=f"no run is called `{asked}`") as caught:
+    for asked, hint in (("secnod", "did you mean `second`?"), ("x", "`colablock runs list` lists them")):
+        with pytest.raises(NotFound, match=f"there is no run `{asked}`") as caught:
             find_run(home, asked)
         assert caught.value.hint == hint
 

@@ -226,7 +226,7 @@ def test_a_run_has_a_session_and_a_log_of_its_own(tmp_path: Path) -> None:
 
 
 def test_one_that_cannot_be_started_is_said(tmp_path: Path) -> None:
-    with pytest.raises(Unmet, match=r"the run could not be started: .*No such file"):
+    with pytest.raises(Unmet, match=r"could not start the run: .*No such file"):
         start_process([str(tmp_path / "none")], RunFolder(tmp_path), {})
 
 

@@ -149,7 +149,7 @@ def test_an_interrupt_by_which_a_kernel_is_restarted_asks_for_nothing(running: R
     summary = watch("tiny", running, view, is_leaving=lambda: True, sleep=interrupt)
     assert summary.state is State.RUNNING
     assert not running.stop_file.exists()
-    assert "the run goes on" in view.notes[-1]
+    assert "the run continues" in view.notes[-1]
 
 
 def test_an_interrupt_meanwhile_is_one_of_the_user(running: RunFolder) -> None:
@@ -168,7 +168,7 @@ def test_an_interrupt_of_one_who_only_watches_asks_for_nothing(running: RunFolde
     summary = watch("tiny", running, view, stops=False, sleep=interrupt)
     assert summary.state is State.RUNNING
     assert not running.stop_file.exists()
-    assert "goes on" in view.notes[-1]
+    assert "continues" in view.notes[-1]
 
 
 def test_what_its_mirror_says_meanwhile_is_said(running: RunFolder) -> None:
@@ -267,7 +267,7 @@ def test_a_resumed_run_loads_before_it_trains_again(running: RunFolder) -> None:
 
 def test_what_is_said_between_the_last_step_and_the_end(running: RunFolder) -> None:
     add_events(running, *events_of([5.0, 4.0]))
-    assert next(told(running)).stage == "finishing: keeping what was learnt"
+    assert next(told(running)).stage == "finishing: saving the adapter"
     running.stop_file.touch()
     assert next(told(running)).stage == "stopping at a checkpoint"
 

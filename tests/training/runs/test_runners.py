@@ -194,8 +194,8 @@ def test_the_runners_are_two() -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("torchtune", "the runner `torchtune` is not known"),
-        (None, r"the matrix names no runner under `\[train\]`"),
+        ("torchtune", "there is no runner `torchtune`"),
+        (None, r"the matrix has no `runner` under `\[train\]`"),
     ],
 )
 def test_another_runner_is_no_runner(name: str | None, words: str) -> None:
