@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from colablock.environment.markers_and_tags import Environment
     from colablock.matrix.model import Matrix
+    from colablock.matrix.packed_locks import LockFile
     from colablock.resolver.model import Pin, Resolution
 
 __all__ = ["check_lock_name", "lock_digest", "make_lock", "read_lock", "write_lock"]
@@ -102,10 +103,10 @@ def lock_digest(lock: Pylock) -> str:
     return hashlib.sha256(write_lock(lock)).hexdigest()
 
 
-def read_lock(path: Path) -> Pylock:
+def read_lock(path: LockFile) -> Pylock:
     """Return the lock in *path*.  Raises InvalidInput when it is none (PEP 751)."""
     try:
-        return Pylock.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Pylock.from_dict(tomllib.loads(path.read_bytes().decode()))
     except OSError as error:
         raise InvalidInput(f"`{path}` cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

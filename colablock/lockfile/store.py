@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from colablock._common.reporter import Reporter
@@ -16,6 +15,7 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Snapshot
 from colablock.lockfile.tool_table import ALL_FILES, COMPLETE, DELTA
 from colablock.matrix.model import Matrix
+from colablock.matrix.packed_locks import LockFile
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,7 +64,7 @@ def environment_target(environment: Environment) -> str:
 class LockHead:
     """What a lock of ours says of itself, without the packages that it lists."""
 
-    path: Path
+    path: LockFile
     kind: str
     matrix: str
     matrix_digest: str
@@ -84,7 +84,7 @@ class LockHead:
         return ".".join(self.python.split(".")[:2])
 
 
-def read_head(path: Path) -> LockHead | None:
+def read_head(path: LockFile) -> LockHead | None:
     """Return the head of a lock of ours; None for what is none, or cannot be read.
 
     It stands at the end of the file, and is read without the megabyte before it.
@@ -133,7 +133,7 @@ class LockStore:
     that was made with others does not fit.  Why one that is meant for the target does not fit is noted.
     """
 
-    paths: Sequence[Path]
+    paths: Sequence[LockFile]
     matrix: Matrix
     with_: Sequence[str] = ()
     index: str | None = None

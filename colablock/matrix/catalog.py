@@ -12,6 +12,7 @@ from typing import Protocol
 from colablock._common.text import near
 from colablock.errors import ColablockError, Fault, InvalidMatrix, NotFound
 from colablock.matrix.model import Matrix
+from colablock.matrix.packed_locks import LockFile, packed_locks
 from colablock.matrix.reader import MatrixFile, is_path, load_matrix, read_file
 
 __all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "lock_files", "lock_folder"]
@@ -100,7 +101,7 @@ def find_matrix(
 
 def lock_files(
     matrix: Matrix, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> tuple[Path, ...]:
+) -> tuple[LockFile, ...]:
     """Return the lock files of *matrix*, nearest first, sorted by name within each folder.
 
     The folders: ``./matrices``, those of ``COLABLOCK_MATRICES``, and the folder of the
@@ -112,10 +113,13 @@ def lock_files(
     beside = Path(matrix.source).parent
     if beside not in folders and is_path(matrix.source):
         folders = [*folders, beside] if _is_packaged(matrix) else [beside, *folders]
-    found: dict[str, Path] = {}
+    start = f"pylock.{matrix.name.replace('.', '_')}--"
+    found: dict[str, LockFile] = {}
     for folder in folders:
-        for path in sorted(folder.glob(f"pylock.{matrix.name.replace('.', '_')}--*.toml")):
-            found.setdefault(os.path.realpath(path), path)
+        packed = [lock for lock in packed_locks(folder) if lock.name.startswith(start)]
+        locks: list[LockFile] = [*sorted(folder.glob(f"{start}*.toml")), *packed]
+        for lock in locks:
+            found.setdefault(os.path.realpath(str(lock)), lock)
     return tuple(found.values())
 
 

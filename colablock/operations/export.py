@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.index.candidates import File
     from colablock.matrix.model import Matrix
+    from colablock.matrix.packed_locks import LockFile
     from colablock.planning.options import ApplyOptions
 
 __all__ = ["ExportResult", "export_lock"]
@@ -97,7 +98,7 @@ def export_lock(
 
 def _lock_of(
     session: Session, options: ApplyOptions, scratch: Path, python_version: str | None, platform: str | None
-) -> Path:
+) -> LockFile:
     """Return the lock file that *options* name, else the one beside the matrix, else a new one."""
     if options.lock is not None:
         _refuse_choices(options, python_version, platform)

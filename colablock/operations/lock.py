@@ -42,6 +42,7 @@ from colablock.runtimes.catalog import load_runtime, runtime_names
 
 if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
+    from colablock.matrix.packed_locks import LockFile
     from colablock.planning.solver import Solver
     from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
@@ -126,7 +127,7 @@ def lock_all(session: Session, options: ApplyOptions, wanted: LockOptions) -> It
         write_refusals(run.folder, run.matrix, refused)
 
 
-def up_to_date_lock(session: Session, options: ApplyOptions, wanted: LockOptions) -> Path | None:
+def up_to_date_lock(session: Session, options: ApplyOptions, wanted: LockOptions) -> LockFile | None:
     """Return the lock beside the matrix that `lock_matrix` would make again; None if missing or stale."""
     if options.runtime is not None:
         runtime = load_runtime(options.runtime, environ=session.environ)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock.index.candidates import CandidateSource
     from colablock.matrix.model import Matrix
+    from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
     from colablock.resolver.model import Resolution
 
@@ -118,7 +119,7 @@ class Solver:
     reporter: Reporter
     with_: tuple[str, ...] = ()
     broken: Remedy | None = None
-    lock: Path | None = None  # named by the user
+    lock: LockFile | None = None  # named by the user
     lock_store: LockStore | None = None  # the lock files beside the matrix
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # the pins of an earlier lock
     python: str | None = None  # named by the user
@@ -412,7 +413,7 @@ class Solver:
             self.reporter.note(f"not using a lock: {error.message.splitlines()[0]}")
             return None
 
-    def _lock_source(self, path: Path, environment: Environment) -> LockSource:
+    def _lock_source(self, path: LockFile, environment: Environment) -> LockSource:
         return LockSource(
             read_lock(path),
             path.parent,

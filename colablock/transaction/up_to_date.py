@@ -13,6 +13,7 @@ from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import Matrix
+from colablock.matrix.packed_locks import LockFile
 from colablock.planning.options import ApplyOptions
 from colablock.transaction import apply_record as applied
 from colablock.transaction.serialise import report_from_json
@@ -67,7 +68,7 @@ def request_key(options: ApplyOptions, matrix: Matrix, environ: Mapping[str, str
     return applied.key_of({key: value for key, value in facts.items() if key not in _UNASKED})
 
 
-def _stamps(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+def _stamps(paths: Iterable[LockFile]) -> list[tuple[str, int, int]]:
     """Return what tells that files have changed without reading them: their times and sizes."""
     found = ((path.name, path.stat()) for path in paths)
     return [(name, status.st_mtime_ns, status.st_size) for name, status in found]

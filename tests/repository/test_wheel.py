@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 
 from colablock._version import __version__
 from colablock.errors import ExitCode
+from colablock.matrix.packed_locks import LOCK_PACK, packed_locks
 from colablock.runtimes.catalog import load_runtime, recorded_distributions, runtime_names, runtimes
 from colablock.runtimes.document import RecordedDistribution
 from tests.support.paths import ROOT
@@ -71,8 +72,21 @@ def test_the_wheel_holds_the_whole_package(names: set[str]) -> None:
 
 def test_the_wheel_holds_the_matrices(names: set[str]) -> None:
     shipped = {f"colablock/matrices/{name}" for name in tracked("matrices", "*")}
-    assert shipped
-    assert shipped <= names
+    locks = {name for name in shipped if "/pylock." in name}
+    assert locks
+    assert shipped - locks <= names
+    assert names.isdisjoint(locks)
+
+
+def test_the_wheel_holds_the_locks_as_one_file(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (tmp_path / LOCK_PACK).write_bytes(archive.read(f"colablock/matrices/{LOCK_PACK}"))
+    packed = {lock.name: lock.read_bytes() for lock in packed_locks(tmp_path)}
+    assert packed == {path.name: path.read_bytes() for path in (ROOT / "matrices").glob("pylock.*.toml")}
+
+
+def test_the_wheel_is_small(wheel: Path) -> None:
+    assert wheel.stat().st_size < 1_500_000
 
 
 def test_the_wheel_holds_the_licences_of_what_is_vendored(names: set[str]) -> None:
@@ -296,6 +310,18 @@ def team(wheel: Path, metadata: Metadata, tmp_path_factory: pytest.TempPathFacto
     files = {"pyproject.toml": pyproject, "team_matrices/__init__.py": ""}
     made = make_package(folder, {**files, "team_matrices/team-qlora.toml": matrix})
     return make_team(folder / "env", metadata, wheel, made)
+
+
+def test_the_installed_tool_uses_the_locks_in_its_pack(team: Team, tmp_path: Path) -> None:
+    plan = ("plan", "qlora-2026", "--runtime", "colab-2026.08-gpu", "--into", "kernel", "--offline")
+    done = team.run(*plan, cwd=tmp_path)
+    assert done.returncode == ExitCode.DONE, done.stderr
+    lock = "pylock.qlora-2026--colab-2026_08-gpu.toml"
+    assert f"the versions are those of the lock `{lock}`" in json.loads(done.stdout)["notes"]
+    target = ("--python-version", "3.12", "--platform", "manylinux_2_35_x86_64", "--variant", "cuda")
+    done = team.run("export", "qlora-2026", *target, "--offline", cwd=tmp_path)
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert "\ntorch==" in json.loads(done.stdout)["text"]
 
 
 def test_a_package_of_matrices_is_found_with_its_place(team: Team, tmp_path: Path) -> None:

@@ -1,0 +1,85 @@
+"""The locks that colablock ships, in the one file that an installed wheel has in their place.
+
+The locks of one matrix share most of their packages, but a wheel compresses
+each file alone.  In the pack, a lock is a list of blocks, and a block that
+several locks have is written once.  In a checkout the locks are plain files;
+``tools/pack_locks.py`` packs them when a wheel is built.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeAlias
+
+__all__ = ["LOCK_PACK", "LockFile", "PackedLock", "pack_locks", "packed_locks"]
+
+LOCK_PACK = "locks.json.gz"
+#: A lock is cut before each of its packages.
+_MARK = "\n[[packages]]\n"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLock:
+    """The lock *name* in the file *pack*, to be read like a `Path` in the folder of the pack."""
+
+    pack: Path
+    name: str
+
+    @property
+    def parent(self) -> Path:
+        """The folder of the pack."""
+        return self.pack.parent
+
+    def read_bytes(self) -> bytes:
+        """Return the content.  Raises OSError."""
+        blocks, places = _unpacked(self.pack, self.stat().st_mtime_ns)
+        return _MARK.join(blocks[place] for place in places[self.name]).encode()
+
+    def is_file(self) -> bool:
+        """Whether the pack is still there."""
+        return self.pack.is_file()
+
+    def stat(self) -> os.stat_result:
+        """Return the status of the pack.  Raises OSError."""
+        return self.pack.stat()
+
+    def __str__(self) -> str:
+        return str(self.parent / self.name)
+
+
+LockFile: TypeAlias = Path | PackedLock
+
+
+def pack_locks(locks: Mapping[str, str]) -> bytes:
+    """Return the content of a pack of *locks*, texts by file name.  The same locks give the same bytes."""
+    blocks: dict[str, int] = {}
+    places = {
+        name: [blocks.setdefault(block, len(blocks)) for block in text.split(_MARK)]
+        for name, text in sorted(locks.items())
+    }
+    # The names are in a line of their own, so that they can be listed without the blocks.
+    lines = (json.dumps(value, separators=(",", ":")) for value in (places, list(blocks)))
+    return gzip.compress("\n".join(lines).encode(), mtime=0)
+
+
+def packed_locks(folder: Path) -> tuple[PackedLock, ...]:
+    """Return the locks in the pack of *folder*, sorted by name; none if there is no pack."""
+    path = folder / LOCK_PACK
+    try:
+        with gzip.open(path) as file:
+            return tuple(PackedLock(path, name) for name in json.loads(file.readline()))
+    except FileNotFoundError:
+        return ()
+
+
+@lru_cache(maxsize=2)
+def _unpacked(pack: Path, _changed: int) -> tuple[list[str], dict[str, list[int]]]:
+    """Return the blocks of a pack, and the blocks that make each lock."""
+    places, _, blocks = gzip.decompress(pack.read_bytes()).partition(b"\n")
+    return json.loads(blocks), json.loads(places)

@@ -1,0 +1,36 @@
+"""Build hook of hatchling: put the locks of the shipped matrices into a wheel as one file.
+
+See `colablock.matrix.packed_locks` for the reason and the format.  An editable install uses the files of the
+checkout, and an sdist has them as they are.
+"""
+
+from __future__ import annotations
+
+import runpy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class PackLocks(BuildHookInterface[Any]):
+    """Adds the pack; ``exclude`` in `pyproject.toml` leaves the lock files out."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Write the pack to a temporary file, which the wheel includes."""
+        if version == "editable":
+            return
+        root = Path(self.root)
+        # The module needs nothing else of colablock, which need not be importable here.
+        module = runpy.run_path(str(root / "colablock" / "matrix" / "packed_locks.py"))
+        locks = {path.name: path.read_bytes().decode() for path in (root / "matrices").glob("pylock.*.toml")}
+        self._folder = tempfile.TemporaryDirectory(prefix="colablock-")
+        pack = Path(self._folder.name) / module["LOCK_PACK"]
+        pack.write_bytes(module["pack_locks"](locks))
+        build_data["force_include"][str(pack)] = f"colablock/matrices/{pack.name}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        """Delete the temporary file."""
+        if version != "editable":
+            self._folder.cleanup()
