@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from colablock._common.fs import NEW
 from colablock.transaction.journal import Operations
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 T = TypeVar("T")
 
 _CLONE_NEWNS = 0x00020000
-_TEMPORARY = ".colablock-new"  # what a file is called until it is whole
+_TEMPORARY = ".colablock-new"  # the end of the name of a file that is copied, until it is whole
 WRITING = frozenset({"copy", "mkdir", "write"})  # what takes room on the disk
 
 
@@ -107,7 +108,7 @@ class Faulty(Operations):
 
     def write(self, path: str, text: str) -> None:
         def half() -> None:
-            Path(path + _TEMPORARY).write_text(text[: len(text) // 2], encoding="ascii")
+            Path(path).with_name(f"{NEW}0").write_text(text[: len(text) // 2], encoding="ascii")
 
         self._around("write", lambda: super(Faulty, self).write(path, text), half)
 
