@@ -20,59 +20,6 @@ QUICK = ("-m", "not network and not browser and not slow and not stack")
 STACK = "qlora-2026"  # what is trained in
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
-# What depends on the interpreter.  The newest Python runs all tests, the oldest all of these; those between
-# run what meets the interpreter itself, since what is new or gone in one of them shows at an end, too.
-MEETS_THE_INTERPRETER = (
-    "tests/index/test_build.py",
-    "tests/environment/test_markers_and_tags.py",
-    "tests/repository/test_imports.py",
-    "tests/environment/test_interpreters.py",
-    "tests/environment/test_snapshot.py",
-    "tests/training/runs/test_config.py",
-    "tests/verification/test_verify.py",
-)
-OF_THE_INTERPRETER = (
-    *MEETS_THE_INTERPRETER,
-    "tests/transaction/test_apply_record.py",
-    "tests/_common/test_process.py",
-    "tests/transaction/test_isolated_envs.py",
-    "tests/transaction/test_apply.py",
-    "tests/transaction/test_journal.py",
-    "tests/lockfile/test_pylock.py",
-    "tests/matrix/test_reader.py",
-    "tests/index/test_metadata_fetcher.py",
-    "tests/check/test_findings.py",
-    "tests/runtimes/test_catalog.py",
-    "tests/index/test_rebuilt_wheel.py",
-    "tests/transaction/test_rollback.py",
-    "tests/transaction/test_serialise.py",
-    "tests/training/runs/test_launch.py",
-    "tests/training/runs/test_folder.py",
-)
-# Of what trains in a real stack, what each run of CI has the minutes for; the whole takes ten of them.
-OF_THE_STACK = (
-    "tests/training/test_real_stack_smoke.py::test_the_stack_trains",
-    "tests/training/test_real_stack_smoke.py::test_two_processes_learn_what_one_does_from_twice_the_batch",
-    "tests/training/test_real_stack.py::test_a_run_tells_its_steps_and_seals_its_checkpoints",
-    "tests/training/test_real_stack.py::test_a_checkpoint_with_any_file_damaged_is_passed_over",
-    "tests/training/test_real_stack.py::test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened",
-)
-# What depends on the distributions that we require.
-OF_OUR_REQUIREMENTS = (
-    "tests/resolver/test_cases.py",
-    "tests/display/test_text_and_html.py",
-    "tests/resolver/test_conflict_report.py",
-    "tests/network/test_fetcher.py",
-    "tests/index/test_finder.py",
-    "tests/lockfile/test_pylock.py",
-    "tests/matrix/test_reader.py",
-    "tests/training/test_new_config.py",
-    "tests/resolver/test_resolver.py",
-    "tests/network/test_settings.py",
-    "tests/training/runs/test_config.py",
-    "tests/training/runs/test_runners.py",
-)
-
 # Of the settings of this machine, those that say where things are fetched from; the others (a target
 # folder, a constraints file, "use the system's Python") would change what the chores do.
 FETCHING = re.compile(
@@ -96,8 +43,6 @@ nox.options.sessions = [
     "types",
     "tests",
     "minimums",
-    "properties",
-    "browser",
     "training",
     "docs",
     "build",
@@ -114,6 +59,26 @@ def pythons() -> list[str]:
 def group(name: str) -> tuple[str, ...]:
     """Return the requirements of a dependency group (PEP 735)."""
     return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def files_with(pattern: str) -> list[str]:
+    """Return the test files in which *pattern* is found.
+
+    pytest would import all others, too, to find the few tests with a mark.
+    """
+    files = sorted(ROOT.glob("tests/**/test_*.py"))
+    found = (path for path in files if re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
+    return [str(path.relative_to(ROOT)) for path in found]
+
+
+def files_marked(*marks: str) -> list[str]:
+    """Return the test files that carry one of *marks* as a whole, see ``markers`` in pyproject.toml."""
+    return files_with(rf"^pytestmark = [^=]*\bpytest\.mark\.({'|'.join(marks)})\b")
+
+
+def has_chromium() -> bool:
+    """Whether there is a Chromium here for the tests of the compatibility page."""
+    return any(map(shutil.which, CHROMIUM))
 
 
 def follow_pip() -> None:
@@ -159,47 +124,61 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, strictly."""
+    """Check types strictly."""
     session.install("-e", ".", *group("types"))
-    session.run("mypy", *session.posargs)
+    session.run("mypy", "--num-workers", "auto", *session.posargs)
 
 
 @nox.session(python=pythons())
 def tests(session: nox.Session) -> None:
-    """Run the tests: all on the newest Python here, on the others what depends on the interpreter."""
-    session.install("-e", ".", *group("test"))
+    """Run the tests: all of them on the newest Python, those that depend on the interpreter on the others.
+
+    The newest Python tries many examples of each property, and looks at the compatibility page in
+    Chromium where there is one.  The oldest runs more than those between: what is new or gone in
+    one of them shows at an end, too.
+    """
     here = [python for python in pythons() if python == RUNNING or shutil.which(f"python{python}")]
-    chosen: list[str] = []
-    if session.python != here[-1] and not session.posargs:
-        files = OF_THE_INTERPRETER if session.python == here[0] else MEETS_THE_INTERPRETER
-        chosen = [*QUICK, *files]
+    is_newest = session.python == here[-1]
+    looks = is_newest and has_chromium() and not session.posargs
+    session.install("-e", ".", *group("browser" if looks else "test"))
+    if session.posargs:
+        chosen: list[str] = []
+    elif is_newest:
+        chosen = ["--dist", "worksteal", "--hypothesis-profile", "thorough"]
+        if looks:
+            chosen += ["-m", "not network and not stack"]
+        else:
+            session.log("there is no Chromium here: the compatibility page is not looked at")
+    else:
+        marks = ("interpreter", "stdlib") if session.python == here[0] else ("interpreter",)
+        chosen = [*QUICK, *files_marked(*marks)]
     session.run("pytest", "-n", "auto", *chosen, *session.posargs)
 
 
 @nox.session
 def minimums(session: nox.Session) -> None:
-    """Run with the lowest versions that the bounds allow what depends on them."""
+    """Run the tests that depend on our requirements with the lowest versions that the bounds allow."""
     session.install("--resolution", "lowest-direct", "-e", ".")
     session.install(*group("test"))  # leaves alone what is installed
     session.run("uv", "pip", "list", external=True)
     # uv's own answers are what ours are compared with, and its newest ones at that.
-    chosen = session.posargs or OF_OUR_REQUIREMENTS
+    chosen = session.posargs or files_marked("requirements")
     session.run("pytest", "-n", "auto", "-k", "not uv_finds", *QUICK, *chosen)
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
-    """Run the property tests with many more examples."""
+    """Try 400 examples of each property, `tests` tries 150 (not among the default chores)."""
     session.install("-e", ".", *group("test"))
-    chosen = ("-m", "hypothesis and not network", "--hypothesis-profile", "thorough")
-    session.run("pytest", "-n", "auto", *chosen, *session.posargs)
+    chosen = ("-m", "hypothesis and not network", "--hypothesis-profile", "exhaustive")
+    session.run("pytest", "-n", "auto", *chosen, *files_with("^from hypothesis import"), *session.posargs)
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Look at the compatibility page in the Chromium that is here; without one, skip with a message."""
-    if not any(map(shutil.which, CHROMIUM)):
-        session.skip(f"there is no Chromium here (none of {', '.join(CHROMIUM)}): the page was not looked at")
+    """Look at the compatibility page in Chromium, as `tests` does too (not among the default chores)."""
+    if not has_chromium():
+        session.skip(f"there is no Chromium here (none of {', '.join(CHROMIUM)})")
     session.install("-e", ".", *group("browser"))
     session.run("pytest", "-m", "browser", "tests/display/test_compat_page_browser.py", *session.posargs)
 
@@ -242,10 +221,10 @@ def training(session: nox.Session) -> None:
     where = ("--into", "env", "--variant", "cpu", "--python", python, "--find-links", folder)
     session.run("colablock", "apply", STACK, *where, env={"COLABLOCK_HOME": str(home)})
     stack = {"COLABLOCK_TEST_HOME": str(home)}
-    chosen = (*OF_THE_STACK, *session.posargs)
-    if "--whole" in session.posargs:
-        chosen = tuple(str(file) for file in sorted(ROOT.glob("tests/training/test_real_stack*.py")))
-    session.run("pytest", "-n", "2", "--dist", "loadfile", "-m", "stack", *chosen, env=stack)
+    marks = "stack" if "--whole" in session.posargs else "stack and not slow"
+    files = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/training/test_real_stack*.py"))
+    more = [argument for argument in session.posargs if argument != "--whole"]
+    session.run("pytest", "-n", "2", "--dist", "loadfile", "-m", marks, *files, *more, env=stack)
 
 
 @nox.session

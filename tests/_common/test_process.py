@@ -23,6 +23,8 @@ from colablock._common.process import (
 from colablock.errors import Unmet
 from tests.support.runtime import make_venv
 
+pytestmark = pytest.mark.stdlib
+
 NOTEBOOK = {
     "CONDA_PREFIX": "/opt/conda",
     "CUDA_VISIBLE_DEVICES": "0",

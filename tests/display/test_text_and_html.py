@@ -36,6 +36,8 @@ from tests.support.paths import DATA
 from tests.support.plans import plan_from_json
 from tests.support.screens import Clock, console, stripped
 
+pytestmark = pytest.mark.requirements
+
 CASES = DATA / "display"
 PLANS = sorted(path.stem for path in CASES.glob("plan-*.json"))
 REPORTS = sorted(path.stem for path in CASES.glob("report-*.json"))

@@ -19,6 +19,8 @@ from colablock.errors import Unmet
 from tests.support.runtime import make_venv
 from tests.support.serving import Serving
 
+pytestmark = pytest.mark.interpreter
+
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 

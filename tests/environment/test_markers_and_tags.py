@@ -16,6 +16,8 @@ from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import InvalidInput
 from tests.support.runtime import find_python
 
+pytestmark = pytest.mark.interpreter
+
 PACKAGE = Path(colablock.__path__[0])
 ASK_PACKAGING = """
 import json, sys

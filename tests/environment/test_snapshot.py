@@ -31,6 +31,8 @@ from colablock.environment.snapshot import (
 from colablock.errors import InvalidInput, NotFound
 from tests.support.runtime import Stub, Venv, build_site, find_python, make_venv
 
+pytestmark = pytest.mark.interpreter
+
 NONE = Accelerator()
 PLAIN = {"PATH": os.environ["PATH"]}
 

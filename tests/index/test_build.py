@@ -15,6 +15,8 @@ from colablock.index.build import Builder, build_wheel
 from colablock.network.cache import Cache
 from tests.support.wheels import make_sdist
 
+pytestmark = pytest.mark.interpreter
+
 PY312 = environment_for("3.12.4", "manylinux_2_28_x86_64")
 
 

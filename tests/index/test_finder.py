@@ -35,6 +35,8 @@ from tests.support.server import Fault, IndexServer
 from tests.support.small_matrices import entry
 from tests.support.wheels import make_sdist, make_wheel
 
+pytestmark = pytest.mark.requirements
+
 PY312 = environment_for("3.12.4", "manylinux_2_28_x86_64")
 PY313 = environment_for("3.13.1", "manylinux_2_28_x86_64")
 PAGE = "https://index.example/simple/demo/"

@@ -31,6 +31,8 @@ from tests.support.fixtures import index_fixture
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_sdist, make_wheel
 
+pytestmark = pytest.mark.stdlib
+
 DEMO = NormalizedName("demo")
 
 METADATA = b"""Metadata-Version: 2.1\r

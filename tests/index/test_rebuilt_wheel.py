@@ -30,6 +30,8 @@ from colablock.matrix.model import PackageEntry
 from colablock.network.cache import Cache
 from tests.support.wheels import make_sdist, make_wheel
 
+pytestmark = pytest.mark.stdlib
+
 ENTRY = PackageEntry(
     name=NormalizedName("axolotl"),
     path="packages.axolotl",

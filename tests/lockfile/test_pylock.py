@@ -48,6 +48,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+pytestmark = [pytest.mark.stdlib, pytest.mark.requirements]
+
 MUSL = environment_for("3.12.11", "musllinux_1_2_x86_64")
 ARM = environment_for("3.12.11", "manylinux_2_35_aarch64")
 WINDOWS = environment_for("3.12.11", "win_amd64")

@@ -21,6 +21,8 @@ from colablock.matrix.values import _CONVERT, _ELEMENT, STRUCTURED
 from tests.support.accelerators import card
 from tests.support.paths import DATA
 
+pytestmark = [pytest.mark.stdlib, pytest.mark.requirements]
+
 MATRICES = DATA / "matrices"
 BAD = sorted((MATRICES / "bad").glob("*.toml"))
 HEAD = 'schema = 1\nname = "m"\n'

@@ -22,6 +22,8 @@ from tests.support.paths import ROOT
 from tests.support.server import Fault, IndexServer
 from tests.support.wheels import make_wheel
 
+pytestmark = pytest.mark.requirements
+
 
 class Log(Reporter):
     """Records the progress."""

@@ -13,6 +13,8 @@ import pytest
 from colablock.network.settings import DEFAULT_INDEX, Settings, read_settings
 from colablock.operations.info import machine_facts
 
+pytestmark = pytest.mark.requirements
+
 A, B, C = (f"https://{name}.example/simple/" for name in "abc")
 PIP_CONF = f"[global]\nindex-url = {A}\n"
 

@@ -10,6 +10,8 @@ import pytest
 
 import colablock
 
+pytestmark = pytest.mark.interpreter
+
 ROOT = Path(colablock.__file__).parent
 
 # What the front door, or the line that only prints help, has no use for.

@@ -28,6 +28,8 @@ from colablock.resolver.resolver import resolve
 from tests.support.cases import ResolverCase, ServedCase, load_case
 from tests.support.paths import CASES as CASE_FILES
 
+pytestmark = pytest.mark.requirements
+
 CASES = {path.stem: load_case(path) for path in sorted(CASE_FILES.glob("*.toml"))}
 UV_CASES = {name: case for name, case in CASES.items() if case.without_uv is None}
 UV_PLATFORMS = {"win_amd64": "x86_64-pc-windows-msvc"}

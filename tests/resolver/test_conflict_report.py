@@ -20,6 +20,8 @@ from colablock.resolver.model import LOCK, Request, Unsolvable
 from colablock.resolver.resolver import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed
 
+pytestmark = pytest.mark.requirements
+
 COLAB = installed({"google-colab 1.0": ["pandas==2.2.2"], "pandas 2.2.2": ["numpy>=1.26"], "numpy 2.0.2": []})
 PROTECTED = frozenset(map(canonicalize_name, ("google-colab", "pandas")))
 OLD_TORCHAO = Absent(

@@ -16,6 +16,8 @@ from colablock.resolver.model import Request, Resolution, Unsolvable
 from colablock.resolver.resolver import resolve
 from tests.support.dict_source import PYTHON_312, DictSource, constraints, entries, installed, pins_of
 
+pytestmark = pytest.mark.requirements
+
 
 def solve(
     index: Mapping[str, list[str]], *roots: str, refused: Any = None, yanked: Any = (), **facts: Any

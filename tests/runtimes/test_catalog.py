@@ -26,6 +26,8 @@ from colablock.runtimes.catalog import (
 from tests.support.paths import ROOT
 from tests.support.runtime import build_runtime, find_python
 
+pytestmark = pytest.mark.stdlib
+
 LABELS = ["2025.07", "2025.09", "2025.10", "2026.01", "2026.04", "2026.07", "2026.08"]
 
 COUNTS = [

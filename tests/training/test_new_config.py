@@ -19,6 +19,8 @@ from colablock.training.preflight.machine import card_of
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.runs.config import DataSource, TrainConfig, config_from, config_to, read_config
 
+pytestmark = pytest.mark.requirements
+
 GIB = 2**30
 LLAMA_1B = {
     "model_type": "llama",

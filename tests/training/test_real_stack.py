@@ -114,6 +114,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
     goes_on_from(stack, killed, newest.name, as_in=uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     stack: Stack, uninterrupted: RunFolder, damaged: RunFolder
 ) -> None:
@@ -146,6 +147,7 @@ def goes_on_from(stack: Stack, folder: RunFolder, checkpoint: str, *, as_in: Run
 # Several hosts
 
 
+@pytest.mark.slow
 def test_a_rank_with_another_lock_is_refused(stack: Stack, uninterrupted: RunFolder) -> None:
     port = str(free_port())
     hosts = [share(stack, uninterrupted, f"host-{rank}", rank=rank, port=port) for rank in range(2)]

@@ -120,6 +120,7 @@ def in_stack(*args: str) -> str:
 
 @needs_stack
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
     in_stack("-c", MAKE, str(tmp_path), json.dumps(CASES))
     runs = {}
@@ -152,6 +153,7 @@ def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
 
 @needs_stack
 @pytest.mark.slow
+@pytest.mark.slow
 def test_an_adapter_of_another_model_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     cases = {"four": {}, "other": {"lora": {"target_modules": ["q_proj"]}}}
     in_stack("-c", MAKE, str(tmp_path), json.dumps(cases))
@@ -177,6 +179,7 @@ def test_an_adapter_of_another_model_is_named_and_leaves_nothing(tmp_path: Path)
 
 
 @needs_stack
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_hub_of_the_stack_takes_what_is_asked_of_it() -> None:
     code = """if True:

@@ -118,6 +118,7 @@ def kernel_manager(stack: Stack) -> Any:
     return jupyter_client.AsyncKernelManager(kernel_name="tests", kernel_spec_manager=specs)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_kernel_reaches_a_run(notebook: Notebook) -> None:
     assert "matplotlib_inline" in shown(notebook.outputs[0])
     names = {variable.partition("=")[0] for variable in notebook.variables}
@@ -126,6 +127,7 @@ def test_nothing_of_the_kernel_reaches_a_run(notebook: Notebook) -> None:
     assert {"HF_HUB_DISABLE_TELEMETRY=1", "DO_NOT_TRACK=1", "WANDB_MODE=disabled"} <= notebook.variables
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_the_cell_ends_in_a_checkpoint(notebook: Notebook) -> None:
     briefing, *progress = after(notebook.sent[1], "One row as it is trained on")
     assert "<mark" in briefing
@@ -145,6 +147,7 @@ def after(sent: list[str], words: str) -> list[str]:
     return sent[next(at for at, html in enumerate(sent) if words in html) :]
 
 
+@pytest.mark.slow
 def test_a_run_outlives_its_kernel_and_is_followed_again(notebook: Notebook) -> None:
     assert notebook.outlived
     assert any("<progress" in html for html in notebook.sent[3])

@@ -118,6 +118,7 @@ def prepare(stack: Stack, out: str, model: Path, **rows: list[dict[str, Any]]) -
     return prepare_data(job, stack.run_folder(out), stack.environ(), Notes())
 
 
+@pytest.mark.slow
 def test_what_is_learnt_is_marked_token_by_token(stack: Stack) -> None:
     model = stack.folder / "chat-model"
     shutil.copytree(stack.model, model)
@@ -142,6 +143,7 @@ def pieces_of(row: Mapping[str, list[int]]) -> Iterator[tuple[list[int], bool]]:
         yield [token for token, _ in piece], is_learnt
 
 
+@pytest.mark.slow
 def test_a_chat_without_a_template_is_refused_with_the_way_out(stack: Stack) -> None:
     with pytest.raises(InvalidInput) as caught:
         prepare(stack, "chat", stack.model, messages=ROWS["messages"])
@@ -152,6 +154,7 @@ def test_a_chat_without_a_template_is_refused_with_the_way_out(stack: Stack) -> 
 # A crash
 
 
+@pytest.mark.slow
 def test_a_crash_is_explained(stack: Stack) -> None:
     model = stack.folder / "broken-model"
     shutil.copytree(stack.model, model)

@@ -30,6 +30,8 @@ from tests.support.small_ground import PASSED, SmallGround, remove
 from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel
 
+pytestmark = pytest.mark.stdlib
+
 FAILED = (*PASSED, Check(kind="import", subject="other", passed=False, detail="ImportError: no such thing"))
 
 

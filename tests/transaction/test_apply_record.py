@@ -25,6 +25,8 @@ from colablock.transaction.apply_record import (
 )
 from colablock.transaction.up_to_date import request_key
 
+pytestmark = pytest.mark.stdlib
+
 RECORD = ApplyRecord(
     name="demo",
     key="k",

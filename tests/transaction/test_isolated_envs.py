@@ -30,6 +30,8 @@ from tests.support.runtime import site_of
 from tests.support.trees import listing
 from tests.support.wheels import make_wheel
 
+pytestmark = pytest.mark.stdlib
+
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 

@@ -21,6 +21,8 @@ from colablock.transaction.site_lock import locked
 from tests.support.faults import Faulty, FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.trees import Listing, listing
 
+pytestmark = pytest.mark.stdlib
+
 
 def write(root: Path, **files: str) -> None:
     for name, text in files.items():

@@ -20,6 +20,8 @@ from tests.support.small_ground import SmallGround, remove
 from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel
 
+pytestmark = pytest.mark.stdlib
+
 
 def undo(place: SmallGround, **options: object) -> tuple[UndoneChange, ...]:
     site = read_site(place.python, os.environ)

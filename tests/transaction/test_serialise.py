@@ -14,6 +14,8 @@ from colablock.transaction.serialise import plan_to_json, report_from_json, repo
 from colablock.verification.verify import Check, Report
 from tests.support.plans import plan_from_json
 
+pytestmark = pytest.mark.stdlib
+
 text = st.text(max_size=12)
 lines = st.lists(text, max_size=3).map(tuple)
 names = st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)?", fullmatch=True).map(NormalizedName)

@@ -22,6 +22,8 @@ from colablock.verification.verify import Check, Report, files_checks, prove, ru
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import listing
 
+pytestmark = pytest.mark.interpreter
+
 SEGFAULT = "import ctypes; ctypes.string_at(0)\n"
 ENVIRONMENT = """\
 import os, sys

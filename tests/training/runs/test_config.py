@@ -23,6 +23,8 @@ from colablock.training.runs.config import (
     yaml_value,
 )
 
+pytestmark = [pytest.mark.interpreter, pytest.mark.requirements]
+
 LEAST: dict[str, Any] = {"base_model": "someone/model", "datasets": ["data.jsonl"]}
 # Each key with a value that is not its default: how it is written, and how it is read.
 KEYS: dict[str, tuple[Any, Any]] = {

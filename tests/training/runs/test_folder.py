@@ -21,6 +21,8 @@ from colablock.training.runs.folder import (
 )
 from tests.support.runs import a_run, a_sleeper, add_events, record_of
 
+pytestmark = pytest.mark.stdlib
+
 ENDS: list[tuple[dict[str, Any] | None, State]] = [
     (None, State.KILLED),
     ({"state": "done", "step": 3}, State.DONE),

@@ -27,6 +27,8 @@ from colablock.training.runs.launch import (
 from colablock.training.scripts import FOLDER as SCRIPTS
 from tests.support.training_stack import Bench, record_of, until
 
+pytestmark = pytest.mark.stdlib
+
 SHIM = str(SCRIPTS / "shim.py")
 OUT = RunFolder(Path("/out"))
 

@@ -13,6 +13,8 @@ from colablock.training.runs.folder import RunFolder
 from colablock.training.runs.runners import RUNNERS, RunDecisions, axolotl_config, runner_of
 from tests.support.training import a_config
 
+pytestmark = pytest.mark.requirements
+
 OUT = RunFolder(Path("/out"))
 CARD = RunDecisions(
     precision="bf16",
