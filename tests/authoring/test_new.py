@@ -58,19 +58,19 @@ def text_of(name: str) -> str:
 # --- the file ----------------------------------------------------------------------------------
 
 
-def test_a_new_matrix_loads_and_asks_for_nothing() -> None:
+def test_a_new_matrix_is_valid_and_empty() -> None:
     assert new("my-stack") == ExitCode.DONE
     matrix = find_matrix("my-stack", environ={})
     assert (matrix.name, matrix.packages, matrix.variants) == ("my-stack", (), {})
 
 
-def test_every_section_is_explained_by_the_words_of_the_reference() -> None:
+def test_sections_are_explained_as_in_the_reference() -> None:
     new("my-stack")
     said = " ".join(text_of("my-stack").replace("\n# ", " ").split())
     assert [key.name for key in keys_of("").values() if " ".join(key.description.split()) not in said] == []
 
 
-def test_the_examples_are_a_valid_matrix_once_their_mark_is_gone() -> None:
+def test_uncommented_examples_are_a_valid_matrix() -> None:
     new("my-stack")
     text = re.sub(r"^#(?=[\[a-z])", "", text_of("my-stack"), flags=re.MULTILINE)
     data = tomllib.loads(text)
@@ -85,13 +85,13 @@ def test_the_examples_are_a_valid_matrix_once_their_mark_is_gone() -> None:
     assert matrix.train.runner == "trl"
 
 
-def test_what_is_given_stands_in_the_file() -> None:
+def test_options_are_written_to_the_file() -> None:
     assert new("mine", "--summary", 'Say "hello"', "--python", ">=3.11", "-o", "some/where.toml") == 0
     matrix = load_matrix(read_file(Path("some/where.toml")))
     assert (matrix.summary, str(matrix.requires_python)) == ('Say "hello"', ">=3.11")
 
 
-def test_a_base_is_named_by_its_name_or_by_its_path_from_the_new_file() -> None:
+def test_extends_is_written_as_a_name_or_a_relative_path() -> None:
     new("mine", "--extends", "qlora-2026")
     assert "trl" in {entry.name for entry in find_matrix("mine", environ={}).packages}
     new("further", "--extends", "matrices/mine.toml", "--output", "deep/down/further.toml")
@@ -103,7 +103,7 @@ def test_a_base_is_named_by_its_name_or_by_its_path_from_the_new_file() -> None:
     assert 'extends = "./base"' in Path("last.toml").read_text(encoding="utf-8")
 
 
-def test_the_schema_is_named_where_it_stands_beside_the_file() -> None:
+def test_a_schema_file_beside_the_matrix_is_referenced() -> None:
     new("one")
     assert "#:schema" not in text_of("one")
     new("two", "--schema-file")
@@ -118,7 +118,7 @@ def test_the_schema_is_named_where_it_stands_beside_the_file() -> None:
 # --- what is printed ---------------------------------------------------------------------------
 
 
-def test_it_says_what_was_written_and_what_comes_next(
+def test_new_prints_the_file_and_the_next_steps(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -137,7 +137,7 @@ def test_it_says_what_was_written_and_what_comes_next(
     )
 
 
-def test_as_json_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_new_prints_json_in_a_subprocess(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "colablock", "new", "mine", "--output", "a b/mine.toml", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stderr == ""
@@ -146,7 +146,7 @@ def test_as_json_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert found["next"][0] == "colablock lock 'a b/mine.toml' --all"
 
 
-def test_a_name_that_hides_another_matrix_or_is_hidden_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shadowing_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     new("qlora-2026", "--json")
     (note,) = json.loads(capsys.readouterr().out)["notes"]
     assert note.startswith("`qlora-2026` alone no longer means `")
@@ -157,7 +157,7 @@ def test_a_name_that_hides_another_matrix_or_is_hidden_is_said(capsys: pytest.Ca
     assert found["next"][1] == "colablock check more/qlora-2026.toml"
 
 
-def test_a_file_that_is_called_otherwise_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_name_other_than_the_matrix_name_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     new("mine", "--output", "matrices/yours.toml", "--json")
     assert json.loads(capsys.readouterr().out)["next"][1] == "colablock check matrices/yours.toml"
 
@@ -180,7 +180,7 @@ def test_a_file_that_is_called_otherwise_is_said(capsys: pytest.CaptureFixture[s
         (["mine", "--output", ".", "--force"], "cannot be written: Is a directory"),
     ],
 )
-def test_what_cannot_be_is_refused_and_nothing_is_written(
+def test_invalid_options_write_nothing(
     argv: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
@@ -190,7 +190,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     assert [path.name for path in Path().rglob("*.toml")] == []
 
 
-def test_a_file_that_is_there_is_kept_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_file_is_kept_without_force(capsys: pytest.CaptureFixture[str]) -> None:
     Path("matrices").mkdir()
     path = Path("matrices/mine.toml")
     path.write_text("somebody's work")
@@ -204,7 +204,7 @@ def test_a_file_that_is_there_is_kept_unless_told_otherwise(capsys: pytest.Captu
 # --- from other tools --------------------------------------------------------------------------
 
 
-def test_a_requirements_file_becomes_entries_and_what_cannot_is_said(
+def test_a_requirements_file_becomes_entries_and_notes(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """``expected.toml`` is the whole file, a comment for each thing to decide included."""
@@ -226,7 +226,7 @@ def test_a_requirements_file_becomes_entries_and_what_cannot_is_said(
     assert "secret" not in text_of("team")
 
 
-def test_a_lock_of_another_tool_becomes_pins_that_name_their_index() -> None:
+def test_a_lock_becomes_pins_with_their_index() -> None:
     pytorch, pypi = "https://download.pytorch.org/whl/cpu", "https://pypi.org/simple"
     packages = [("torch", "2.7.1", pytorch), ("numpy", "2.3.2", pypi), ("pip", "25.2", pypi)]
     entries = [
@@ -254,7 +254,7 @@ def test_a_dependency_group_becomes_entries() -> None:
     assert [entry.requirement for entry in find_matrix("grouped", environ={}).packages] == ["a>=1", "b[x]"]
 
 
-def test_what_pip_freeze_prints_becomes_pins(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pip_freeze_output_becomes_pins(capsys: pytest.CaptureFixture[str]) -> None:
     freeze = subprocess.run(
         [sys.executable, "-m", "pip", "freeze", "--exclude-editable"],
         capture_output=True,
@@ -271,7 +271,7 @@ def test_what_pip_freeze_prints_becomes_pins(capsys: pytest.CaptureFixture[str])
     assert all(str(entry.specifier).startswith("==") for entry in packages)
 
 
-def test_archives_keep_their_hash_and_are_said_to_need_a_decision(capsys: pytest.CaptureFixture[str]) -> None:
+def test_archives_keep_their_hash_and_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     lines = [
         f"a @ https://example.org/a-1-py3-none-any.whl --hash=sha256:{SHA}",
         f"b @ https://example.org/b-1.tar.gz#sha256={SHA}&subdirectory=src",
@@ -371,7 +371,7 @@ def test_the_matrix_asks_for_the_same_as_the_requirements(
     assert of_entries(matrix.constraints) == of_lines(narrowing)
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "matrix.toml"
     path.write_text("old")
 

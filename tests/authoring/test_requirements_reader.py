@@ -119,13 +119,13 @@ def test_lines_are_read_as_pip_reads_them(text: str, expected: list[str]) -> Non
         ("-r requirements.txt", "leads back to itself"),
     ],
 )
-def test_what_cannot_be_taken_is_said_with_its_line(text: str, expected: str) -> None:
+def test_unsupported_lines_are_reported_with_their_number(text: str, expected: str) -> None:
     (fault,) = faults(text)
     assert fault.startswith("requirements.txt:")
     assert expected in fault
 
 
-def test_all_faults_of_all_files_come_at_once() -> None:
+def test_faults_of_all_files_are_reported_together() -> None:
     found = faults("a=1\nb\n-r other.txt\n-c narrow.txt\nc=1\n", other="\nd=1\n", narrow="e[x]<1\n")
     assert [fault.partition(": ")[0] for fault in found] == [
         "requirements.txt:1",
@@ -138,7 +138,7 @@ def test_all_faults_of_all_files_come_at_once() -> None:
 # -- whole files
 
 
-def test_a_file_with_everything() -> None:
+def test_a_file_with_every_kind_of_line() -> None:
     write_files(
         {"sub/base.in": "numpy\n-r more.in\n-f ../wheels\n", "sub/more.in": "pandas\n", "sub/c.txt": "z<2\n"}
     )
@@ -182,7 +182,7 @@ torch==2.4.0 ; python_version < "3.13" \\
 NETRC = "user and password of `https://{}.example/simple` are left out: a netrc file holds them"
 
 
-def test_a_file_named_in_a_constraints_file_asks_for_what_it_holds() -> None:
+def test_a_requirements_file_within_constraints_adds_requirements() -> None:
     """As in pip: `-r` means requirements wherever it stands."""
     found = read("-c narrow.txt\n", narrow="a<1\n-r more.txt\n", more="b\n")
     assert (lines(found.requirements), lines(found.constraints)) == (["b"], ["a<1"])
@@ -194,7 +194,7 @@ def test_a_password_in_a_direct_reference_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_freeze_in_the_encoding_of_its_shell(encoding: str) -> None:
+def test_a_freeze_in_any_shell_encoding_is_read(encoding: str) -> None:
     text = (
         "# Editable install with no version control (ours==1.0)\n"
         "colours==1.0\ngoogle-colab @ file:///colabtools/dist/google_colab-1.0.0.tar.gz\n"
@@ -204,7 +204,7 @@ def test_a_freeze_in_the_encoding_of_its_shell(encoding: str) -> None:
     assert lines(read_requirements("frozen.txt").requirements) == ["colours==1.0", google]
 
 
-def test_what_is_no_text_or_not_there(tmp_path: Path) -> None:
+def test_binary_and_missing_files_are_refused(tmp_path: Path) -> None:
     Path("binary.txt").write_bytes(b"\xff\x00\xfe")
     with pytest.raises(InvalidRequirements, match=r"binary.txt: is no text"):
         read_requirements("binary.txt")
@@ -228,7 +228,7 @@ test = ["y>1"]
 """
 
 
-def test_dependencies_and_groups_of_a_project() -> None:
+def test_dependencies_and_groups_of_pyproject_are_read() -> None:
     write_files({"pyproject.toml": PYPROJECT})
     found = read_requirements("pyproject.toml").requirements
     assert [(str(one.requirement), one.where) for one in found] == [
@@ -261,7 +261,7 @@ def test_dependencies_and_groups_of_a_project() -> None:
         ("dependency-groups = 1\n", "a", ["must be a table of arrays (PEP 735)"]),
     ],
 )
-def test_faults_of_a_project(text: str, group: str, expected: list[str]) -> None:
+def test_faults_of_pyproject_are_reported(text: str, group: str, expected: list[str]) -> None:
     write_files({"pyproject.toml": text})
     with pytest.raises(InvalidRequirements) as caught:
         read_requirements(f"pyproject.toml:{group}" if group else "pyproject.toml")
@@ -269,7 +269,7 @@ def test_faults_of_a_project(text: str, group: str, expected: list[str]) -> None
         assert words in str(caught.value)
 
 
-def test_a_file_that_is_not_toml() -> None:
+def test_invalid_toml_is_reported() -> None:
     write_files({"pyproject.toml": "[["})
     with pytest.raises(InvalidInput, match=r"`pyproject\.toml` is not TOML"):
         read_requirements("pyproject.toml")
@@ -296,7 +296,7 @@ def read_lock(*packages: str) -> RequirementFile:
     return read_requirements("pylock.toml")
 
 
-def test_a_lock_asks_for_its_pins() -> None:
+def test_a_lock_gives_its_pins() -> None:
     index = 'index = "https://{}/simple"'
     archive = f'archive = {{ url = "https://me:secret@h.example/v1.tar.gz", hashes = {{ sha256 = "{B}" }} }}'
     beside = f'wheels = [{{ path = "own/e-1.0-py3-none-any.whl", hashes = {{ sha256 = "{A}" }} }}]'
@@ -353,7 +353,7 @@ def test_markers_of_a_lock_become_those_of_requirements(marker: str, expected: s
         assert line.replace("(", "").replace(")", "").endswith(expected)
 
 
-def test_what_a_lock_does_not_pin_is_said_at_once() -> None:
+def test_unpinned_packages_of_a_lock_are_reported_together() -> None:
     vcs = 'vcs = { type = "git", url = "https://h.example/r", commit-id = "0" }'
     with pytest.raises(InvalidRequirements) as caught:
         read_lock(locked("a"), locked("b", files='directory = { path = "." }'), locked("c", files=vcs))

@@ -34,6 +34,8 @@ from tests.support.accelerators import card
         ("flight", {}, Accelerator(), "not known: no rule for `flight`"),
     ],
 )
-def test_a_claim(claim: str, versions: dict[str, str], accelerator: Accelerator, answer: str) -> None:
+def test_a_claimed_capability_is_judged(
+    claim: str, versions: dict[str, str], accelerator: Accelerator, answer: str
+) -> None:
     known = {canonicalize_name(name): version for name, version in versions.items()}
     assert judge_capability(claim, known, accelerator).startswith(answer)

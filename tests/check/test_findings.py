@@ -58,7 +58,7 @@ def found(case: Mapping[str, Any]) -> tuple[ImportFinding, ...]:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "imports" in case])
-def test_a_walk_reaches_what_the_case_expects(name: str) -> None:
+def test_the_import_walk_reaches_the_expected_modules(name: str) -> None:
     imports = reached(CASES[name]).imports
     walked = list(dict.fromkeys(f"{one.kind.name.lower()} {one.name} {one.where}" for one in imports))
     assert sorted(walked) == sorted(CASES[name]["imports"])
@@ -68,7 +68,7 @@ def test_a_walk_reaches_what_the_case_expects(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "findings" in case])
-def test_a_case_is_judged_as_it_expects(name: str) -> None:
+def test_the_findings_are_the_expected_ones(name: str) -> None:
     findings = found(CASES[name])
     told = [f"{f.severity.value} {f.fault.value} {f.name} {f.where or '-'}" for f in findings]
     assert told == CASES[name]["findings"]
@@ -83,13 +83,13 @@ def test_a_case_is_judged_as_it_expects(name: str) -> None:
         "import x\nvalue = " + "[" * 90 + "]" * 90 + "\nimport y\n",
     ],
 )
-def test_an_expression_may_nest_deeper_than_the_stack_of_python(source: str) -> None:
+def test_a_deeply_nested_expression_is_walked(source: str) -> None:
     walked = reached({"files": {"pkg.py": source}, "entry": ["pkg"]})
     assert [one.name for one in walked.imports] == ["x", "y"]
 
 
 @pytest.mark.parametrize("source", ["import x\0", "if a: pass\n" + "elif b: pass\n" * 3000, "(" * 5000])
-def test_what_is_no_source_or_nests_without_end_is_told(source: str) -> None:
+def test_unparsable_sources_are_reported(source: str) -> None:
     walked = reached({"files": {"pkg.py": source}, "entry": ["pkg"]})
     assert [one.path for one in walked.unread] == ["pkg.py"]
     assert walked.unread[0].reason

@@ -56,7 +56,7 @@ def outcome(runtime: str, verdict: str, accelerator: str = "T4", **facts: Any) -
 # What follows from outcomes
 
 
-def test_an_outcome_is_read_as_it_was_written() -> None:
+def test_an_outcome_round_trips_through_json() -> None:
     one = outcome("colab-1-gpu", "kernel", removes=("a 1", "b 2"), claims={"nf4": HOLDS}, fetch_bytes=7)
     assert Outcome.from_json(json.loads(json.dumps(one.to_json()))) == one
 
@@ -70,7 +70,7 @@ def test_an_outcome_is_read_as_it_was_written() -> None:
         (["unknown", "kernel", "none"], ("colab-3-gpu", "kernel", "none")),
     ],
 )
-def test_the_first_runtime_that_does_worse_is_named(
+def test_the_first_regressed_runtime_is_named(
     verdicts: list[str], first: tuple[str, str, str] | None
 ) -> None:
     outcomes = []
@@ -98,14 +98,16 @@ def test_the_first_runtime_that_does_worse_is_named(
         ([outcome("r-1", "env")], [], ["r-1 with T4: no longer recorded"]),
     ],
 )
-def test_drift_is_told_line_by_line(before: list[Outcome], now: list[Outcome], lines: list[str]) -> None:
+def test_differences_are_listed_line_by_line(
+    before: list[Outcome], now: list[Outcome], lines: list[str]
+) -> None:
     assert list(differences(before, now)) == lines
 
 
 # Claims
 
 
-def test_there_is_a_rule_for_every_capability() -> None:
+def test_every_capability_has_a_rule() -> None:
     assert RULES.keys() == set(CAPABILITIES)
 
 
@@ -134,7 +136,7 @@ NO_CARD = Accelerator()
         ("flight", {}, NO_CARD, "not known: no rule for `flight`"),
     ],
 )
-def test_claims_are_judged_by_versions_and_cards(
+def test_capabilities_are_judged_by_versions_and_gpu(
     claim: str, versions: Any, accelerator: Accelerator, said: str
 ) -> None:
     assert judge_capability(claim, versions, accelerator).startswith(said)
@@ -193,7 +195,7 @@ def row(found: Any, runtime: str) -> dict[str, Any]:
     return dict(one)
 
 
-def test_a_matrix_is_checked_on_every_runtime_and_card_without_a_network(world: World, copy: Path) -> None:
+def test_check_covers_every_runtime_and_gpu_without_a_network(world: World, copy: Path) -> None:
     asked = list(world.server.paths)
     done = world.run("check", "good", "nowhere", "--json", cwd=copy)
     assert world.server.paths == asked
@@ -210,7 +212,7 @@ def test_a_matrix_is_checked_on_every_runtime_and_card_without_a_network(world: 
     assert "shapes>=9" in row(nowhere, "image-1-cpu")["reason"]
 
 
-def test_drift_is_what_differs_from_the_committed_results(world: World, copy: Path) -> None:
+def test_check_compares_with_the_committed_results(world: World, copy: Path) -> None:
     first = world.run("check", "good", cwd=copy)
     assert first.code == ExitCode.UNMET
     assert "no results are committed" in " ".join(first.out.split())
@@ -224,7 +226,7 @@ def test_drift_is_what_differs_from_the_committed_results(world: World, copy: Pa
     assert (copy / "matrices/good.checks.json").read_bytes() == written
 
 
-def test_where_the_results_are_is_written_whole() -> None:
+def test_the_path_of_the_results_is_printed_whole() -> None:
     path = Path("/home/of-somebody/with-a-long-name/matrices-of-a-team/that-keeps-many/good.checks.json")
     checked = MatrixCheck(matrix="good", summary="", digest="d", path=path, outcomes=(), drift=("a drift",))
     to = Console(file=StringIO(), width=60)
@@ -233,7 +235,7 @@ def test_where_the_results_are_is_written_whole() -> None:
     assert f"\n  written to\n  {path}:\n    a drift\n" in to.file.getvalue()
 
 
-def test_without_locks_nothing_is_known_and_the_way_out_is_said(world: World, copy: Path) -> None:
+def test_without_locks_the_verdict_is_unknown_with_a_hint(world: World, copy: Path) -> None:
     for lock in (copy / "matrices").glob("pylock.*"):
         lock.unlink()
     done = world.run("check", "good", "--json", cwd=copy)
@@ -242,7 +244,7 @@ def test_without_locks_nothing_is_known_and_the_way_out_is_said(world: World, co
     assert "`colablock lock good --all` makes the locks that tell" in found["reason"]
 
 
-def test_the_imports_of_what_a_matrix_replaces_are_examined_when_asked(world: World, copy: Path) -> None:
+def test_the_imports_option_examines_rebuilt_packages(world: World, copy: Path) -> None:
     for options in ([], ["--update"], []):
         before = world.run("check", "owned", *options, cwd=copy)
         assert "are to be examined: pass `--imports`" in " ".join(before.out.split())
@@ -255,7 +257,7 @@ def test_the_imports_of_what_a_matrix_replaces_are_examined_when_asked(world: Wo
     assert finding["where"] == "own/__init__.py:1"
 
 
-def test_the_page_holds_what_was_found(world: World, copy: Path) -> None:
+def test_the_html_option_writes_the_compatibility_page(world: World, copy: Path) -> None:
     done = world.run("check", "good", "nowhere", "--html", "pages/compat.html", cwd=copy)
     assert done.code == ExitCode.UNMET, done.err
     text = (copy / "pages/compat.html").read_text(encoding="utf-8")
@@ -272,14 +274,14 @@ def test_the_page_holds_what_was_found(world: World, copy: Path) -> None:
         (["goood"], "did you mean `good`?"),
     ],
 )
-def test_what_cannot_be_checked(argv: list[str], said: str, world: World) -> None:
+def test_invalid_arguments_of_check_are_refused(argv: list[str], said: str, world: World) -> None:
     done = world.run("check", *argv)
     assert done.code == ExitCode.USAGE
     assert said in " ".join(done.err.split())
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 2}', '{"schema": 1, "results": [{}]}'])
-def test_results_that_cannot_be_read_are_told(text: str, world: World, copy: Path) -> None:
+def test_an_unreadable_results_file_is_an_error(text: str, world: World, copy: Path) -> None:
     (copy / "matrices/good.checks.json").write_text(text)
     done = world.run("check", "good", cwd=copy)
     assert done.code == ExitCode.USAGE

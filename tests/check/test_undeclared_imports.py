@@ -95,7 +95,7 @@ def test_the_shipped_matrix_declares_all_that_axolotl_imports(tmp_path: Path) ->
     assert tops(findings, "missing", "notice") == OPTIONAL
 
 
-def test_what_axolotl_itself_declares_is_judged_on_what_the_walk_reaches() -> None:
+def test_the_declarations_of_axolotl_are_judged_by_the_import_walk() -> None:
     declared = "accelerate addict art bitsandbytes colorama datasets evaluate fire fschat gradio mlflow numba"
     declared += " numpy optimum peft pynvml pyyaml tensorboard tokenizers transformers trl wandb"
     findings = judged(declared.split())
@@ -122,7 +122,7 @@ def recorded() -> Iterator[IndexServer]:
 
 
 @pytest.mark.slow
-def test_the_recipes_three_requirements_are_not_enough(recorded: IndexServer, tmp_path: Path) -> None:
+def test_three_requirements_are_not_enough_for_axolotl(recorded: IndexServer, tmp_path: Path) -> None:
     files = {f"axolotl-0.4.0/src/{path}": text for path, text in SOURCES.items()}
     (tmp_path / "v0.4.0.tar.gz").write_bytes(tar_bytes({"axolotl-0.4.0/setup.py": b"", **files}))
     environ = {
@@ -176,14 +176,14 @@ def told(matrix: Matrix, folder: Path, **how: Any) -> list[str]:
     return [f"{finding.severity.value} {finding.fault.value} {finding.name}" for finding in findings]
 
 
-def test_only_what_the_matrix_replaces_is_examined(tmp_path: Path) -> None:
+def test_only_packages_with_replaced_requirements_are_examined(tmp_path: Path) -> None:
     make_wheel(tmp_path / "links", "careless", "1.0", modules={"careless.py": "import nowhere\n"})
     replaced = own(tmp_path, {"own.py": "import careless, nowhere\n"}, "careless")
     assert told(matrix_of(entry("careless"), replaced), tmp_path) == ["error missing nowhere"]
     assert told(matrix_of(entry("careless")), tmp_path) == []
 
 
-def test_an_archive_whose_modules_no_build_would_take_is_an_error(tmp_path: Path) -> None:
+def test_an_archive_without_buildable_modules_is_an_error(tmp_path: Path) -> None:
     hidden = own(tmp_path, {"setup.py": "", "src/own/__init__.py": ""})
     preparer, resolution = prepared(matrix_of(hidden), TARGET, links=tmp_path / "links")
     (finding,) = undeclared_import_findings(matrix_of(hidden), resolution.pins, preparer, TARGET)
@@ -196,7 +196,7 @@ def test_an_archive_whose_modules_no_build_would_take_is_an_error(tmp_path: Path
 
 
 @pytest.mark.parametrize("requires", [None, ()])
-def test_a_wheel_that_holds_its_metadata_only_is_an_error(tmp_path: Path, requires: tuple[()] | None) -> None:
+def test_a_wheel_without_modules_is_an_error(tmp_path: Path, requires: tuple[()] | None) -> None:
     wheel = make_wheel(tmp_path, "own", "1.0", modules={})
     hollow = entry("own", url=wheel.as_uri(), requires_dist=requires)
     assert told(matrix_of(hollow), tmp_path) == ["error no-modules own"]
@@ -223,20 +223,20 @@ FILES = {
         ({"imports": ("torch",)}, {**FILES, "pyproject.toml": ""}, ["of_other"]),
     ],
 )
-def test_a_package_is_entered_where_it_is_used(
+def test_the_walk_enters_a_package_at_its_used_modules(
     tmp_path: Path, proofs: Any, files: Mapping[str, str], reached: list[str]
 ) -> None:
     matrix = matrix_of(own(tmp_path, files, source_root="src"), verify=Verify(**proofs))
     assert sorted(told(matrix, tmp_path)) == [f"error missing {name}" for name in reached]
 
 
-def test_a_training_runner_is_an_entry_point(tmp_path: Path) -> None:
+def test_the_training_runner_is_an_entry_point(tmp_path: Path) -> None:
     files = {"axolotl/__init__.py": "", "axolotl/cli/train.py": "import nowhere\n"}
     matrix = matrix_of(own(tmp_path, files), train=Train(runner="axolotl"))
     assert told(matrix, tmp_path) == ["error missing nowhere"]
 
 
-def test_an_entry_point_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_entry_point_is_an_error(tmp_path: Path) -> None:
     matrix = matrix_of(own(tmp_path, {"own/__init__.py": ""}), verify=Verify(imports=("own.gone",)))
     preparer, resolution = prepared(matrix, TARGET, links=tmp_path / "links")
     (finding,) = undeclared_import_findings(matrix, resolution.pins, preparer, TARGET)
@@ -244,7 +244,7 @@ def test_an_entry_point_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     assert finding.where == ""
 
 
-def test_an_sdist_provides_what_stands_in_it(tmp_path: Path) -> None:
+def test_an_sdist_provides_its_modules(tmp_path: Path) -> None:
     make_sdist(tmp_path / "links", "flat", "1.0", modules={"flat/__init__.py": ""})
     source = {"own.py": "import flat.inside, nowhere\n"}
     matrix = matrix_of(own(tmp_path, source, "flat"), entry("flat"))
@@ -252,7 +252,7 @@ def test_an_sdist_provides_what_stands_in_it(tmp_path: Path) -> None:
     assert told(matrix, tmp_path) == ["error missing nowhere"]
 
 
-def test_of_a_remote_wheel_the_list_of_its_files_is_fetched_and_kept(tmp_path: Path) -> None:
+def test_only_the_file_list_of_a_remote_wheel_is_fetched(tmp_path: Path) -> None:
     links = tmp_path / "links"
     wheel = make_wheel(
         links,
@@ -277,7 +277,7 @@ def test_of_a_remote_wheel_the_list_of_its_files_is_fetched_and_kept(tmp_path: P
         assert len(server.requests) == before
 
 
-def test_a_lock_serves_as_well_as_a_solve(tmp_path: Path) -> None:
+def test_undeclared_imports_are_found_from_a_lock(tmp_path: Path) -> None:
     make_wheel(tmp_path / "links", "used", "1.0")
     make_wheel(tmp_path / "links", "idle", "1.0")
     matrix = matrix_of(own(tmp_path, {"own.py": "import used, nowhere\n"}, "used", "idle"))
@@ -290,7 +290,7 @@ def test_a_lock_serves_as_well_as_a_solve(tmp_path: Path) -> None:
     assert told(matrix, tmp_path, source=locked) == told(matrix, tmp_path) == expected
 
 
-def test_of_what_is_installed_the_top_level_names_count(tmp_path: Path) -> None:
+def test_installed_distributions_provide_their_top_level_names(tmp_path: Path) -> None:
     matrix = matrix_of(own(tmp_path, {"own.py": "import there.deep, nowhere\n"}))
     preparer, resolution = prepared(matrix, TARGET, links=tmp_path / "links")
     name = NormalizedName("there")

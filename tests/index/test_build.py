@@ -51,7 +51,7 @@ def test_a_failed_build_shows_its_last_lines_and_leaves_nothing(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("python", ["", "/nonexistent/python3.9"])
-def test_without_the_interpreter_nothing_can_be_built(tmp_path: Path, python: str) -> None:
+def test_building_needs_an_interpreter(tmp_path: Path, python: str) -> None:
     sdist = make_sdist(tmp_path, "demo", "1.0")
     with pytest.raises(BadDistribution, match="no interpreter here") as caught:
         build_wheel(sdist, python, tmp_path, environ=os.environ)

@@ -74,7 +74,7 @@ def page_of(*entries: dict[str, object], **more: object) -> bytes:
     ).encode()
 
 
-def test_a_json_page_gives_all_that_it_says() -> None:
+def test_a_json_page_is_read_whole() -> None:
     entry: dict[str, object] = {
         "filename": "demo-1.0-py3-none-any.whl",
         "url": "../../files/demo-1.0-py3-none-any.whl#sha256=ff",
@@ -128,7 +128,7 @@ HTML = """<!DOCTYPE html><html><head>
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "application/vnd.pypi.simple.v1+html; charset=utf-8"])
-def test_an_html_page_gives_all_that_it_says(content_type: str) -> None:
+def test_an_html_page_is_read_whole(content_type: str) -> None:
     first, second = parse_page(HTML.encode(), content_type, PAGE).files(None)
     assert first == File(
         filename="demo-1.0-py3-none-any.whl",
@@ -154,14 +154,14 @@ def test_an_html_page_gives_all_that_it_says(content_type: str) -> None:
         (b"%PDF", "application/pdf"),
     ],
 )
-def test_a_page_that_is_none_or_of_another_age_is_a_failure(body: bytes, content_type: str) -> None:
+def test_a_malformed_page_or_unknown_api_version_raises(body: bytes, content_type: str) -> None:
     with pytest.raises(FetchFailed) as caught:
         parse_page(body, content_type, "https://user:secret@index.example/simple/demo/")
     assert caught.value.url == PAGE
     assert "secret" not in str(caught.value)
 
 
-def test_a_listing_survives_being_kept() -> None:
+def test_a_listing_round_trips_through_the_cache() -> None:
     listing = parse_page(HTML.encode(), "text/html", PAGE)
     again = Listing.from_json(json.loads(json.dumps(listing.to_json())))
     assert again is not None
@@ -240,7 +240,7 @@ def test_files_are_best_first_and_all_are_kept() -> None:
         ),
     ],
 )
-def test_a_version_without_a_usable_file_says_why(
+def test_a_version_without_a_usable_file_has_a_reason(
     names: list[str], python: object, reason: Reason, words: str
 ) -> None:
     policy = replace(Policy(environment=PY312), environment=python)  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ def test_no_binary_leaves_the_sdist() -> None:
     assert [file.filename for file in candidate.files] == ["demo-1.0.tar.gz"]
 
 
-def test_a_yanked_version_stays_a_candidate_with_its_mark() -> None:
+def test_a_yanked_version_stays_a_marked_candidate() -> None:
     result = judged("demo-1.0-py3-none-any.whl", yanked="broken")
     assert result.candidates[0].files[0].yanked == "broken"
     assert [(r.reason, r.detail) for r in result.rejections] == [
@@ -275,7 +275,7 @@ def test_a_yanked_version_stays_a_candidate_with_its_mark() -> None:
     ]
 
 
-def test_a_file_that_is_not_yanked_goes_before_a_better_one_that_is() -> None:
+def test_a_file_that_is_not_yanked_precedes_a_better_yanked_one() -> None:
     good = files("demo-1.0-py3-none-any.whl")
     yanked = files("demo-1.0-cp312-cp312-manylinux_2_28_x86_64.whl", yanked="")
     result = judge_files(DEMO, [*yanked, *good], Policy(environment=PY312))
@@ -283,7 +283,7 @@ def test_a_file_that_is_not_yanked_goes_before_a_better_one_that_is() -> None:
     assert result.rejections == ()
 
 
-def test_the_cutoff_leaves_older_files_and_says_why_not_the_others() -> None:
+def test_files_after_the_cutoff_are_rejected_with_a_reason() -> None:
     policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
     name = "demo-1.0-py3-none-any.whl"
     assert judged(name, policy=policy, upload_time=datetime(2023, 12, 31, tzinfo=timezone.utc)).candidates
@@ -319,7 +319,7 @@ def test_files_uploaded_after_the_cutoff_are_not_among_all_files() -> None:
         ("demo-1.0.tar.gz.asc", None),
     ],
 )
-def test_a_name_that_cannot_be_read(filename: str, reason: Reason | None) -> None:
+def test_an_invalid_file_name_is_rejected(filename: str, reason: Reason | None) -> None:
     result = judged(filename)
     assert result.candidates == ()
     assert [rejection.reason for rejection in result.rejections] == ([] if reason is None else [reason])
@@ -334,7 +334,7 @@ def test_a_name_that_cannot_be_read(filename: str, reason: Reason | None) -> Non
         ("demo-2", "demo-2-3.tar.gz", "3"),
     ],
 )
-def test_old_sdist_names(project: str, filename: str, version: str) -> None:
+def test_old_sdist_names_are_parsed(project: str, filename: str, version: str) -> None:
     policy = Policy(environment=PY312, allow_build=frozenset({project}))
     (candidate,) = judged(filename, policy=policy, name=project).candidates
     assert candidate.version == Version(version)
@@ -390,7 +390,7 @@ def test_an_unknown_project_is_not_found(server: IndexServer, fetcher: Fetcher) 
     assert (result.found, result.candidates, result.where) == (False, (), (server.url,))
 
 
-def test_an_index_that_fails_stops_the_work(server: IndexServer, fetcher: Fetcher) -> None:
+def test_a_failing_index_raises(server: IndexServer, fetcher: Fetcher) -> None:
     server.fault("/simple/demo/", Fault(status=403))
     source = source_of(fetcher, server.url)
     for _ in range(2):
@@ -497,7 +497,7 @@ def test_the_preferred_local_label_comes_first(fetcher: Fetcher, tmp_path: Path)
     assert found == ["demo 1.5+cpu.1", "demo 1.0+cpu", "demo 2.0+cu118", "demo 2.0", "demo 1.0"]
 
 
-def test_a_variant_for_a_card_takes_no_build_for_the_cpu(fetcher: Fetcher, tmp_path: Path) -> None:
+def test_a_gpu_variant_takes_no_cpu_build(fetcher: Fetcher, tmp_path: Path) -> None:
     make_wheel(tmp_path / "links", "demo", "2.1+cpu")
     make_wheel(tmp_path / "links", "demo", "2.0")
     variants = {
@@ -552,7 +552,7 @@ def test_find_links_come_before_any_index(
     assert lines(source.metadata(found.candidates[0]).requires) == ["own-dep"]
 
 
-def test_offline_a_folder_does_without_the_index(tmp_path: Path) -> None:
+def test_find_links_are_enough_offline(tmp_path: Path) -> None:
     make_wheel(tmp_path / "links", "demo", "1.0")
     offline = Fetcher(os.environ, cache=tmp_path / "cache", offline=True)
     source = source_of(offline, "https://index.invalid/simple/", find_links=[str(tmp_path / "links")])
@@ -561,7 +561,7 @@ def test_offline_a_folder_does_without_the_index(tmp_path: Path) -> None:
         source.judge(NormalizedName("other"))
 
 
-def test_find_links_take_no_notice_of_the_cutoff(fetcher: Fetcher, tmp_path: Path) -> None:
+def test_the_cutoff_does_not_apply_to_find_links(fetcher: Fetcher, tmp_path: Path) -> None:
     make_wheel(tmp_path / "links", "demo", "1.0")
     policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
     source = source_of(fetcher, find_links=[str(tmp_path / "links")], policy=policy)
@@ -579,7 +579,7 @@ def test_find_links_may_be_a_page(index: Path, server: IndexServer, fetcher: Fet
     assert lines(source.metadata(candidate).requires)[0] == "dep>=2"
 
 
-def test_a_folder_that_is_not_there_is_a_failure(fetcher: Fetcher, tmp_path: Path) -> None:
+def test_a_missing_find_links_folder_raises(fetcher: Fetcher, tmp_path: Path) -> None:
     with pytest.raises(FetchFailed, match="no folder"):
         source_of(fetcher, find_links=[str(tmp_path / "gone")]).judge(DEMO)
 
@@ -587,7 +587,9 @@ def test_a_folder_that_is_not_there_is_a_failure(fetcher: Fetcher, tmp_path: Pat
 # -- direct references
 
 
-def test_a_wheel_by_url(server: IndexServer, fetcher: Fetcher, index: Path) -> None:
+def test_a_direct_reference_to_a_wheel_is_a_candidate(
+    server: IndexServer, fetcher: Fetcher, index: Path
+) -> None:
     wheel = index / "demo-1.0-py3-none-any.whl"
     url = server.file_url(wheel.name)
     source = source_of(fetcher, server.url, entries=entries_of("demo", url=url))
@@ -608,13 +610,13 @@ def test_a_local_wheel_with_a_wrong_hash_is_refused(fetcher: Fetcher, index: Pat
         source.metadata(candidate)
 
 
-def test_a_wheel_by_url_that_does_not_fit_is_a_rejection(fetcher: Fetcher, tmp_path: Path) -> None:
+def test_a_direct_reference_that_does_not_fit_is_rejected(fetcher: Fetcher, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, "demo", "1.0", tag="cp39-cp39-win_amd64")
     result = source_of(fetcher, entries=entries_of("demo", url=str(wheel))).judge(DEMO)
     assert only_reason(result)[0] is Reason.TAGS
 
 
-def test_a_source_archive_needs_leave_to_be_built(fetcher: Fetcher, tmp_path: Path) -> None:
+def test_a_source_archive_needs_allow_build(fetcher: Fetcher, tmp_path: Path) -> None:
     sdist = make_sdist(tmp_path, "demo", "1.2", requires=["dep"])
     entries = entries_of("demo", url=sdist.as_uri())
     assert only_reason(source_of(fetcher, entries=entries).judge(DEMO))[0] is Reason.SDIST
@@ -669,7 +671,7 @@ def test_an_index_package_with_replaced_requirements_has_our_label(
         ("https://forge.example/page", "neither a wheel nor an archive", ".tar.gz"),
     ],
 )
-def test_what_is_no_archive_is_refused_with_a_way_out(
+def test_an_unsupported_direct_reference_is_refused_with_a_hint(
     fetcher: Fetcher, url: str, words: str, hint: str
 ) -> None:
     with pytest.raises(FetchFailed, match=words) as caught:
@@ -682,7 +684,7 @@ def test_a_folder_as_a_direct_reference_is_refused(fetcher: Fetcher, tmp_path: P
         source_of(fetcher, entries=entries_of("demo", url=str(tmp_path))).judge(DEMO)
 
 
-def test_what_an_sdist_of_an_index_needs_is_learnt_by_building_it(fetcher: Fetcher, tmp_path: Path) -> None:
+def test_requirements_of_an_sdist_come_from_its_build(fetcher: Fetcher, tmp_path: Path) -> None:
     make_sdist(tmp_path / "old", "demo", "1.0", requires=["dep"], static=False)
     builder = Builder(python=sys.executable, environment=PY312, cache=fetcher.cache, environ=os.environ)
     policy = Policy(environment=PY312, allow_build=frozenset({"demo"}))
@@ -695,7 +697,7 @@ def test_what_an_sdist_of_an_index_needs_is_learnt_by_building_it(fetcher: Fetch
 # -- the rest
 
 
-def test_installed_candidates_speak_for_themselves(fetcher: Fetcher) -> None:
+def test_installed_candidates_have_their_own_metadata(fetcher: Fetcher) -> None:
     there = Installed(name=DEMO, version="1.0", requires=("dep>=1", "broken line >="), extras=("More",))
     candidate = Candidate(
         name=DEMO, version=Version("1.0"), origin=CandidateOrigin.INSTALLED, installed=there
@@ -705,7 +707,7 @@ def test_installed_candidates_speak_for_themselves(fetcher: Fetcher) -> None:
     assert found.extras == {"more"}
 
 
-def test_prefetching_goes_ahead_with_what_is_needed(server: IndexServer, fetcher: Fetcher) -> None:
+def test_prefetching_fetches_requirements_ahead(server: IndexServer, fetcher: Fetcher) -> None:
     source = source_of(fetcher, server.url, entries=entries_of("demo", specifier=SpecifierSet("==1.0")))
     source.prefetch([DEMO])
     assert source._pool is not None
@@ -768,7 +770,9 @@ def test_yanked_and_requires_python_of_a_real_page(server: IndexServer, fetcher:
 
 
 @pytest.mark.parametrize("body", [b"<h1>Log in</h1>", b'<a href="/help">Help</a>'])
-def test_a_page_without_files_is_told_by_url(body: bytes, server: IndexServer, fetcher: Fetcher) -> None:
+def test_a_page_without_files_is_reported_by_its_url(
+    body: bytes, server: IndexServer, fetcher: Fetcher
+) -> None:
     server.fault("/simple/demo/", Fault(body=body, content_type="text/html"))
     _, words = only_reason(source_of(fetcher, server.url).judge(DEMO))
     assert words == f"its page at `{server.url}demo/` lists no files"

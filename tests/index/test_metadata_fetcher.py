@@ -63,7 +63,7 @@ def test_core_metadata_is_read_up_to_its_body() -> None:
 
 
 @pytest.mark.parametrize("line", ["foo (>=1.0.*)", "foo >= ", "=broken", "foo>=1; python_version ? '3'"])
-def test_a_line_that_is_no_requirement_is_named(line: str) -> None:
+def test_an_invalid_requirement_is_named(line: str) -> None:
     fields = CoreMetadata(name="demo", version="1", requires=("good", line))
     with pytest.raises(BadDistribution) as caught:
         fields.parsed("demo-1-py3-none-any.whl")
@@ -72,11 +72,11 @@ def test_a_line_that_is_no_requirement_is_named(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["foo>=1,", "foo (<2)", "foo [bar]>=1", "foo>=1;python_version>='3'"])
-def test_old_spellings_that_the_specifications_allow_are_read(line: str) -> None:
+def test_legacy_requirement_syntax_is_accepted(line: str) -> None:
     assert CoreMetadata(name="demo", version="1", requires=(line,)).parsed("demo").requires
 
 
-def test_a_requires_python_that_is_none_is_left_out() -> None:
+def test_an_invalid_requires_python_is_ignored() -> None:
     fields = CoreMetadata(name="demo", version="1", requires_python=">=3.x")
     assert fields.parsed("demo").requires_python is None
 
@@ -84,7 +84,7 @@ def test_a_requires_python_that_is_none_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("name", "version"), [("other", "1"), ("demo", "2"), ("demo", "no version"), ("", "")]
 )
-def test_metadata_of_something_else_is_refused(name: str, version: str) -> None:
+def test_metadata_of_another_project_is_refused(name: str, version: str) -> None:
     with pytest.raises(BadDistribution, match="belongs to"):
         CoreMetadata(name=name, version=version).check("demo", Version("1"), "demo-1.whl")
 
@@ -185,13 +185,13 @@ def test_an_announced_file_with_another_hash_is_refused(
         read(fetcher, file)
 
 
-def test_an_announced_file_that_is_not_there_is_done_without(wheel: Path, fetcher: Fetcher) -> None:
+def test_a_missing_announced_metadata_file_is_tolerated(wheel: Path, fetcher: Fetcher) -> None:
     with IndexServer(wheel.parent, metadata=False) as server:
         assert read(fetcher, remote_file(server, wheel, announced=True)).requires == ("dep>=1",)
 
 
 @pytest.mark.parametrize("size", [True, False])
-def test_the_end_of_the_wheel_is_enough(
+def test_the_tail_of_a_wheel_is_enough(
     server: IndexServer, wheel: Path, fetcher: Fetcher, *, size: bool
 ) -> None:
     assert read(fetcher, remote_file(server, wheel, size=size)).requires == ("dep>=1",)
@@ -209,12 +209,12 @@ def test_without_ranges_the_whole_wheel_is_fetched_once(
         assert [request.status for request in server.requests] == [200, 200]
 
 
-def test_a_wheel_that_is_another_one_is_refused(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
+def test_a_wheel_of_another_project_is_refused(server: IndexServer, wheel: Path, fetcher: Fetcher) -> None:
     with pytest.raises(BadDistribution, match=r"belongs to demo 1\.0"):
         MetadataSource(fetcher).read(NormalizedName("other"), Version("1.0"), remote_file(server, wheel))
 
 
-def test_damaged_metadata_in_the_cache_is_read_anew(
+def test_damaged_metadata_in_the_cache_is_fetched_again(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     file = remote_file(server, wheel)
@@ -226,7 +226,7 @@ def test_damaged_metadata_in_the_cache_is_read_anew(
         assert read(fetcher, file).requires == ("dep>=1",)
 
 
-def test_a_wheel_that_is_here_needs_no_network(
+def test_a_local_wheel_needs_no_network(
     server: IndexServer, wheel: Path, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     file = remote_file(server, wheel, announced=True)
@@ -239,13 +239,13 @@ def test_a_wheel_that_is_here_needs_no_network(
 # -- sdists
 
 
-def test_an_sdist_that_states_what_it_needs(tmp_path: Path) -> None:
+def test_static_metadata_of_an_sdist_is_read(tmp_path: Path) -> None:
     facts = static_metadata(make_sdist(tmp_path, "demo", "1.0", requires=["dep"], extras=["x"]))
     assert facts is not None
     assert (facts.name, facts.version, facts.requires, facts.extras) == ("demo", "1.0", ("dep",), ("x",))
 
 
-def test_an_sdist_of_before_is_not_believed(tmp_path: Path, fetcher: Fetcher) -> None:
+def test_metadata_of_an_sdist_before_2_2_is_not_trusted(tmp_path: Path, fetcher: Fetcher) -> None:
     sdist = make_sdist(tmp_path, "demo", "1.0", requires=["dep"], static=False)
     assert static_metadata(sdist) is None
     file = File(filename=sdist.name, url=sdist.as_uri())
@@ -277,7 +277,7 @@ More_Things = ["a", "b; python_version < '4' or os_name == 'nt'"]
 """
 
 
-def test_a_static_project_table_is_believed(tmp_path: Path) -> None:
+def test_a_static_project_table_is_trusted(tmp_path: Path) -> None:
     facts = static_metadata(tarball(tmp_path / "demo-1.0.tar.gz", pyproject__toml=STATIC))
     assert facts is not None
     assert facts.requires == (
@@ -307,11 +307,11 @@ def test_a_dynamic_version_comes_from_pkg_info(tmp_path: Path) -> None:
         '[project]\nname = "demo"\nversion = "1.0"\n[project.optional-dependencies]\nx = ["not ? valid"]',
     ],
 )
-def test_what_only_a_build_would_tell_is_not_guessed(tmp_path: Path, text: str) -> None:
+def test_dynamic_metadata_needs_a_build(tmp_path: Path, text: str) -> None:
     assert static_metadata(tarball(tmp_path / "demo-1.0.tar.gz", pyproject__toml=text)) is None
 
 
-def test_what_an_old_archive_still_says(tmp_path: Path) -> None:
+def test_old_pkg_info_gives_version_and_requires_python(tmp_path: Path) -> None:
     info = "Metadata-Version: 1.2\nName: demo\nVersion: 1.0\nRequires-Python: >=3.8\nSummary: old\n"
     with open_archive(tarball(tmp_path / "d.tar.gz", **{"PKG-INFO": info})) as archive:
         facts = archive_facts(archive)
@@ -319,7 +319,7 @@ def test_what_an_old_archive_still_says(tmp_path: Path) -> None:
     assert "requires-dist" in facts.dynamic
 
 
-def test_an_archive_that_cannot_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "demo-1.0.tar.gz"
     for content in (b"", b"not an archive", tarball(tmp_path / "x.tar.gz", a="b" * 9999).read_bytes()[:60]):
         path.write_bytes(content)

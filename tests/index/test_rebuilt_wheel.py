@@ -91,9 +91,7 @@ def assert_record_holds(wheel: Path) -> None:
             assert (digest, size) == (f"sha256={expected}", str(len(data)))
 
 
-def test_an_archive_is_known_by_what_it_holds_unless_the_matrix_pins_its_bytes(
-    tmp_path: Path, cache: Cache
-) -> None:
+def test_an_archive_is_identified_by_its_content_or_its_pinned_hash(tmp_path: Path, cache: Cache) -> None:
     entry = replace(ENTRY, url="https://host.example/archive/v0.4.0.tar.gz")
     first, second = tarball(tmp_path / "a.tar.gz", TREE), zipball(tmp_path / "b.zip", TREE)
     assert first.read_bytes() != second.read_bytes()
@@ -164,7 +162,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_the_label_tells_every_input() -> None:
+def test_the_local_label_depends_on_every_input() -> None:
     one = Version("0.4.0")
     changes = [
         ENTRY,
@@ -184,7 +182,7 @@ def test_a_wrong_hash_is_refused(tmp_path: Path, cache: Cache) -> None:
         rebuild(ENTRY, tarball(tmp_path / "a.tar.gz", TREE), cache=cache, sha256="0" * 64)
 
 
-def test_without_a_source_root_there_is_nothing_to_import(tmp_path: Path, cache: Cache) -> None:
+def test_a_missing_source_root_is_hinted_at(tmp_path: Path, cache: Cache) -> None:
     archive = tarball(tmp_path / "v0.4.0.tar.gz", TREE)
     with pytest.raises(BadDistribution, match="no importable module") as caught:
         rebuild(replace(ENTRY, source_root=None), archive, cache=cache)
@@ -215,7 +213,7 @@ def test_an_archive_with_a_builder_is_built_and_repacked(tmp_path: Path, cache: 
     assert wheel.name == f"axolotl-{label}-py3-none-any.whl"
 
 
-def test_what_has_to_be_compiled_is_refused(tmp_path: Path, cache: Cache) -> None:
+def test_extension_modules_are_refused(tmp_path: Path, cache: Cache) -> None:
     archive = tarball(tmp_path / "a.tar.gz", {**TREE, "src/axolotl/fast.pyx": "cdef int x"})
     with pytest.raises(BadDistribution, match=r"fast\.pyx"):
         rebuild(ENTRY, archive, cache=cache)
@@ -250,7 +248,7 @@ def test_entry_points_of_an_old_sdist_are_kept(tmp_path: Path, cache: Cache) -> 
 
 
 @pytest.mark.parametrize("changes", [{"version": None}, {"requires_dist": None}])
-def test_what_the_archive_does_not_say_has_to_be_given(
+def test_facts_missing_in_the_archive_have_to_be_given(
     tmp_path: Path, cache: Cache, changes: dict[str, None]
 ) -> None:
     archive = tarball(tmp_path / "a.tar.gz", TREE)
@@ -361,7 +359,7 @@ def test_a_path_that_leads_outside_is_refused(tmp_path: Path, name: str, make: o
         (tarfile.SYMTYPE, "missing.py", True),
     ],
 )
-def test_links_and_devices(tmp_path: Path, kind: bytes, target: str, *, fine: bool) -> None:
+def test_links_and_devices_in_an_archive(tmp_path: Path, kind: bytes, target: str, *, fine: bool) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
         real = tarfile.TarInfo("top/real.py")

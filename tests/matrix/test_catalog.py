@@ -32,12 +32,12 @@ def installed(site: Path, package: str, monkeypatch: pytest.MonkeyPatch, code: s
     return site / package
 
 
-def test_the_shipped_ones_are_found_by_name(tmp_path: Path) -> None:
+def test_shipped_matrices_are_found_by_name(tmp_path: Path) -> None:
     for name in SHIPPED:
         assert find_matrix(name, environ={}, cwd=tmp_path).name == name
 
 
-def test_a_path_works_wherever_a_name_does(tmp_path: Path) -> None:
+def test_a_matrix_is_found_by_its_path(tmp_path: Path) -> None:
     path = write(tmp_path / "some where", "mine")
     assert find_matrix(str(path), environ={}, cwd=tmp_path).name == "mine"
     assert find_matrix("some where/mine.toml", environ={}, cwd=tmp_path).name == "mine"
@@ -45,7 +45,7 @@ def test_a_path_works_wherever_a_name_does(tmp_path: Path) -> None:
     assert find_matrix("another-name.toml", environ={}, cwd=tmp_path).name == "mine"
 
 
-def test_without_arguments_the_process_own_folder_and_settings_are_used(
+def test_the_defaults_are_the_working_directory_and_os_environ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "matrices", "mine")
@@ -57,7 +57,7 @@ def test_without_arguments_the_process_own_folder_and_settings_are_used(
     assert {one.name for one in list_matrices()} >= {"mine", "other"} | SHIPPED
 
 
-def test_the_nearest_of_one_name_is_taken_and_the_others_are_shadowed(
+def test_the_nearest_matrix_shadows_others_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = installed(tmp_path / "site", "their_matrices", monkeypatch)
@@ -79,7 +79,7 @@ def test_a_folder_that_is_named_twice_is_listed_once(tmp_path: Path) -> None:
     assert [one.name for one in list_matrices(environ=environ, cwd=tmp_path)].count("mine") == 1
 
 
-def test_locks_and_other_files_beside_a_matrix_are_none(tmp_path: Path) -> None:
+def test_locks_and_other_files_beside_a_matrix_are_not_listed(tmp_path: Path) -> None:
     write(tmp_path / "matrices", "mine")
     for name in ("pylock.toml", "pylock.mine--colab-2026_07-gpu.toml", ".hidden.toml", "mine.json", "README"):
         (tmp_path / "matrices" / name).write_text("lock-version = '1.0'\n")
@@ -87,7 +87,7 @@ def test_locks_and_other_files_beside_a_matrix_are_none(tmp_path: Path) -> None:
     assert {one.name for one in list_matrices(environ={}, cwd=tmp_path)} == {"mine"} | SHIPPED
 
 
-def test_a_file_that_is_no_matrix_is_listed_with_its_fault(tmp_path: Path) -> None:
+def test_an_invalid_matrix_is_listed_with_its_fault(tmp_path: Path) -> None:
     write(tmp_path / "matrices", "bad", 'colour = "red"\nshape = 1\n')
     write(tmp_path / "matrices", "named").rename(tmp_path / "matrices" / "misnamed.toml")
     faults = {one.name: one.fault for one in list_matrices(environ={}, cwd=tmp_path) if one.fault}
@@ -100,7 +100,7 @@ def test_a_file_that_is_no_matrix_is_listed_with_its_fault(tmp_path: Path) -> No
     assert [fault.path for fault in caught.value.faults] == ["name"]
 
 
-def test_an_unknown_name_comes_with_a_near_one_or_with_all(tmp_path: Path) -> None:
+def test_an_unknown_name_suggests_a_near_one_or_lists_all(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         find_matrix("qlora-2O24", environ={}, cwd=tmp_path)
     assert caught.value.hint == "did you mean `qlora-2024`?"
@@ -111,9 +111,7 @@ def test_an_unknown_name_comes_with_a_near_one_or_with_all(tmp_path: Path) -> No
         find_matrix("no/such/file.toml", environ={}, cwd=tmp_path)
 
 
-def test_a_package_that_cannot_be_imported_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_matrix_package_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path / "site", "broken_matrices", monkeypatch, code="raise RuntimeError('no luck')")
     assert find_matrix("qlora-2026", environ={}, cwd=tmp_path).name == "qlora-2026"
     with pytest.raises(NotFound, match=r"`broken_matrices` offers matrices but cannot be imported: no luck"):
@@ -122,14 +120,14 @@ def test_a_package_that_cannot_be_imported_stops_nothing(
     assert [one.name for one in broken] == ["broken_matrices"]
 
 
-def test_extends_finds_what_a_name_finds(tmp_path: Path) -> None:
+def test_extends_looks_a_name_up_like_find_matrix(tmp_path: Path) -> None:
     write(tmp_path / "matrices", "mine", 'extends = "qlora-2026"\npackages.wandb = ""\n')
     matrix = find_matrix("mine", environ={}, cwd=tmp_path)
     assert [entry.name for entry in matrix.packages if entry.name in {"trl", "wandb"}] == ["trl", "wandb"]
     assert [one.fault for one in list_matrices(environ={}, cwd=tmp_path)] == [None] * 5
 
 
-def test_extends_looks_beside_the_file_only_for_a_path(tmp_path: Path) -> None:
+def test_extends_looks_beside_the_file_for_a_path_only(tmp_path: Path) -> None:
     write(tmp_path / "here", "base", 'packages.a = ""')
     by_path = write(tmp_path / "here", "by-path", 'extends = "./base.toml"')
     by_name = write(tmp_path / "here", "by-name", 'extends = "base"')

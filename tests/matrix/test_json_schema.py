@@ -67,7 +67,7 @@ def complaints(path: Path) -> Iterator[str]:
         yield where.removeprefix(".")
 
 
-def test_the_schema_is_one_that_editors_read() -> None:
+def test_the_schema_is_valid_draft_7_without_lookaround() -> None:
     Draft7Validator.check_schema(json_schema())
     around = {"(?=", "(?!", "(?<"}  # not every editor's engine looks around
     assert [one for one in around if one in json.dumps(json_schema())] == []
@@ -82,7 +82,7 @@ def test_every_good_matrix_is_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     "path", [path for path in BAD if path.stem not in NOT_TOML], ids=lambda path: path.stem
 )
-def test_a_bad_matrix_is_refused_for_what_the_reader_refuses_it_for(path: Path) -> None:
+def test_the_schema_reports_the_faults_that_the_reader_reports(path: Path) -> None:
     found = list(complaints(path))
     assert bool(found) == (path.stem not in BETWEEN_VALUES)
     with pytest.raises(InvalidMatrix) as caught:
@@ -133,7 +133,7 @@ def document(key: Key, value: Any) -> dict[str, Any]:
 
 
 @given(key=st.sampled_from(PLAIN), data=st.data())
-def test_whatever_the_reader_takes_is_valid(key: Key, data: st.DataObject) -> None:
+def test_every_text_that_the_reader_accepts_is_valid(key: Key, data: st.DataObject) -> None:
     known = st.sampled_from(VALUES.get(key.type, key.choices or ("x",)))
     text = data.draw(known | TEXTS | st.tuples(known, TEXTS).map("".join))
     value: Any = [text] if key.type in ARRAYS else [[text]] if key.type == "commands" else text
@@ -146,19 +146,19 @@ def test_whatever_the_reader_takes_is_valid(key: Key, data: st.DataObject) -> No
 
 
 @pytest.mark.parametrize("key", PLAIN, ids=lambda key: key.path)
-def test_every_key_is_described_where_it_stands(key: Key) -> None:
+def test_every_key_has_a_description(key: Key) -> None:
     """Every key has a value that is valid there, and one of another type is not."""
     assert key.description in json.dumps(json_schema(), ensure_ascii=False)
     assert not VALIDATOR.is_valid(document(key, 1.5))
 
 
-def test_the_file_beside_the_shipped_matrices_is_the_schema() -> None:
+def test_the_shipped_schema_file_is_up_to_date() -> None:
     assert json.loads((SHIPPED / SCHEMA_FILE).read_text(encoding="utf-8")) == json_schema()
     for path in SHIPPED.glob("[!p]*.toml"):
         assert path.read_text(encoding="utf-8").startswith(f"#:schema ./{SCHEMA_FILE}\n")
 
 
-def test_the_command_prints_it(tmp_path: Path) -> None:
+def test_the_schema_command_prints_the_schema(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "colablock", "schema"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert json.loads(printed) == json_schema()
@@ -167,6 +167,6 @@ def test_the_command_prints_it(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == printed
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_output_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema", "--output", str(tmp_path)]) == ExitCode.USAGE
     assert "cannot be written: Is a directory" in capsys.readouterr().err

@@ -61,12 +61,12 @@ def test_the_locks_of_a_matrix_are_found_in_the_pack_of_its_folder(shipped: Path
 
 
 @pytest.mark.parametrize("locks", [{}, {"a": "", "b": "\n[[packages]]\n"}, {"a": "x\r\nü\n[[packages]]\n\n"}])
-def test_any_text_comes_out_as_it_went_in(locks: dict[str, str], tmp_path: Path) -> None:
+def test_any_text_round_trips_through_a_pack(locks: dict[str, str], tmp_path: Path) -> None:
     pack(tmp_path, locks)
     assert {lock.name: lock.read_bytes().decode() for lock in packed_locks(tmp_path)} == locks
 
 
-def test_a_pack_has_the_same_bytes_whatever_the_order() -> None:
+def test_a_pack_has_the_same_bytes_in_any_order() -> None:
     locks = {"a": "x\n[[packages]]\ny", "b": "x\n[[packages]]\nz"}
     assert pack_locks(locks) == pack_locks(dict(reversed(locks.items())))
 

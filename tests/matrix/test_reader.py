@@ -62,7 +62,7 @@ def test_a_key_of_the_schema_has_a_section_and_a_name() -> None:
 
 
 @pytest.mark.parametrize("key", [key for key in SCHEMA if not key.required], ids=lambda key: key.path)
-def test_a_near_miss_of_any_key_is_suggested(key: Any) -> None:
+def test_the_right_spelling_of_any_key_is_suggested(key: Any) -> None:
     """Each key with its last letter doubled is unknown, and the hint names the key that was meant."""
     *tables, last = [part.replace("<name>", "x") for part in key.path.split(".")]
     wrong: Any = {last.removesuffix("[]") + last.removesuffix("[]")[-1]: "x"}
@@ -74,14 +74,14 @@ def test_a_near_miss_of_any_key_is_suggested(key: Any) -> None:
     assert hints == [f"did you mean `{key.name}`?"]
 
 
-def test_nesting_without_end_is_a_fault_of_the_file() -> None:
+def test_deep_nesting_is_a_fault_of_the_file() -> None:
     with pytest.raises(InvalidMatrix) as caught:
         parse_matrix(HEAD + "x = " + "[" * 5000 + "]" * 5000)
     assert len(caught.value.faults) == 1
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_a_matrix_or_has_faults(text: str) -> None:
+def test_any_text_parses_or_has_faults(text: str) -> None:
     with pytest.raises(InvalidMatrix) as caught:
         parse_matrix(text)  # without a schema no text is one
     assert caught.value.faults
@@ -113,7 +113,7 @@ def test_any_value_of_a_key_is_read_or_is_a_fault(key: Any, value: Any) -> None:
     assert all(fault.path.startswith(key.path) for fault in faults)
 
 
-def test_a_missing_file_names_the_near_one(tmp_path: Path) -> None:
+def test_a_missing_file_suggests_a_near_name(tmp_path: Path) -> None:
     (tmp_path / "qlora.toml").write_text(HEAD)
     with pytest.raises(NotFound) as caught:
         read_file(tmp_path / "qlara.toml")
@@ -128,7 +128,7 @@ def test_a_missing_file_names_the_near_one(tmp_path: Path) -> None:
 # --- good files --------------------------------------------------------------------------------
 
 
-def test_a_matrix_holds_what_the_file_says() -> None:
+def test_a_whole_matrix_is_read() -> None:
     matrix = good("full")
     assert (matrix.name, matrix.summary, matrix.prerelease) == ("full", "every key there is", "disallow")
     assert matrix.exclude_newer == datetime(2024, 9, 1, tzinfo=timezone.utc)
@@ -151,7 +151,7 @@ def test_a_matrix_holds_what_the_file_says() -> None:
     assert (matrix.train.runner, matrix.train.workarounds) == ("axolotl", ("load-in-4bit-twice",))
 
 
-def test_packages_stand_in_file_order_and_requirements_after_them() -> None:
+def test_packages_keep_file_order_before_requirements() -> None:
     assert [entry.path for entry in good("full").packages] == [
         "packages.numpy",
         "packages.Foo_Bar",
@@ -166,7 +166,7 @@ def test_packages_stand_in_file_order_and_requirements_after_them() -> None:
     ]
 
 
-def test_an_entry_holds_what_the_file_says() -> None:
+def test_a_whole_entry_is_read() -> None:
     entries = by_path(good("full"))
     assert entries["packages.Foo_Bar"].name == "foo-bar"
     assert not entries["packages.Foo_Bar"].specifier
@@ -190,7 +190,7 @@ def test_an_entry_holds_what_the_file_says() -> None:
     assert not direct.is_rebuilt
 
 
-def test_an_empty_replacement_of_requirements_is_one() -> None:
+def test_an_empty_requires_dist_replaces_the_requirements() -> None:
     matrix = parse_matrix(HEAD + 'packages.a = { url = "https://example.com/a.zip", requires-dist = [] }')
     assert matrix.packages[0].requires_dist == ()
     assert matrix.packages[0].is_rebuilt
@@ -204,7 +204,7 @@ def test_a_matrix_may_be_empty_and_begin_with_a_byte_order_mark() -> None:
     assert matrix.packages == ()
 
 
-def test_the_digest_is_of_the_bytes_and_of_what_is_extended() -> None:
+def test_the_digest_covers_the_bytes_and_the_base() -> None:
     text = HEAD + 'extends = "base"\n'
 
     def over(base: str) -> str:
@@ -222,7 +222,7 @@ def shuffled(table: dict[str, Any], data: st.DataObject) -> dict[str, Any]:
 
 
 @given(st.data())
-def test_the_order_of_keys_changes_nothing_but_the_order_of_entries(data: st.DataObject) -> None:
+def test_key_order_affects_only_the_order_of_entries(data: st.DataObject) -> None:
     table = {
         "schema": 1,
         "name": "m",
@@ -247,7 +247,7 @@ def test_the_order_of_keys_changes_nothing_but_the_order_of_entries(data: st.Dat
 # --- extends -----------------------------------------------------------------------------------
 
 
-def test_what_extends_another_merges_by_name_and_wins() -> None:
+def test_an_extending_matrix_overrides_its_base_by_name() -> None:
     base, matrix = good("full"), good("nearer")
     assert (matrix.name, matrix.summary) == ("nearer", base.summary)
     assert str(matrix.requires_python) == ">=3.11"
@@ -268,7 +268,7 @@ def test_what_extends_another_merges_by_name_and_wins() -> None:
     assert [str(entry.specifier) for entry in cu118.packages] == ["==2.4.1", "<3", ">=1"]
 
 
-def test_what_is_extended_may_extend_another() -> None:
+def test_a_base_may_extend_another_matrix() -> None:
     assert good("further").packages == good("nearer").packages
 
 
@@ -282,13 +282,13 @@ def test_mends_is_an_alias_of_workarounds(key: str, base_key: str) -> None:
     assert nearer.train.workarounds == ()
 
 
-def test_a_text_without_a_place_extends_nothing() -> None:
+def test_a_text_without_a_path_cannot_extend() -> None:
     with pytest.raises(InvalidMatrix) as caught:
         parse_matrix(HEAD + 'extends = "full"')
     assert [fault.path for fault in caught.value.faults] == ["extends"]
 
 
-def test_a_text_may_extend_what_is_found_by_name() -> None:
+def test_a_text_may_extend_a_named_matrix() -> None:
     file = MatrixFile(source="elsewhere", content=b'schema = 1\nname = "n"\nrequirements = ["a"]\n')
     matrix = parse_matrix(HEAD + 'extends = "n"', find=lambda _name: file)
     assert [entry.name for entry in matrix.packages] == ["a"]
@@ -320,7 +320,7 @@ system-requirements = { accelerator = "none" }
         (Accelerator(kind="tpu"), "cpu"),
     ],
 )
-def test_the_first_variant_that_fits_is_taken(accelerator: Accelerator, expected: str) -> None:
+def test_the_first_fitting_variant_is_selected(accelerator: Accelerator, expected: str) -> None:
     assert select_variant(parse_matrix(HEAD + SYSTEM), accelerator).variant == expected
 
 
@@ -345,7 +345,7 @@ def test_the_first_variant_that_fits_is_taken(accelerator: Accelerator, expected
         ),
     ],
 )
-def test_where_no_variant_fits_each_says_which_fact_fails(accelerator: Accelerator, lines: list[str]) -> None:
+def test_each_variant_that_does_not_fit_names_the_fact(accelerator: Accelerator, lines: list[str]) -> None:
     with pytest.raises(Refused) as caught:
         select_variant(parse_matrix(HEAD + SYSTEM), accelerator)
     assert str(caught.value).splitlines()[1:] == [f"  {line}" for line in lines]
@@ -353,26 +353,26 @@ def test_where_no_variant_fits_each_says_which_fact_fails(accelerator: Accelerat
     assert caught.value.exit_code is ExitCode.UNMET
 
 
-def test_every_card_must_fit() -> None:
+def test_every_gpu_must_fit() -> None:
     two = replace(card(), devices=(*card().devices, *card("12.0").devices))
     with pytest.raises(Refused):
         select_variant(parse_matrix(HEAD + SYSTEM), two)
 
 
-def test_without_a_card_a_variant_for_cards_does_not_fit() -> None:
+def test_a_gpu_variant_needs_a_gpu() -> None:
     matrix = parse_matrix(HEAD + SYSTEM.partition("[variants.cpu]")[0])
     with pytest.raises(Refused, match="old: this machine has no CUDA device"):
         select_variant(matrix, Accelerator())
     assert select_variant(matrix, Accelerator(), "old").variant == "old"
 
 
-def test_other_clauses_are_judged_too() -> None:
+def test_other_specifier_clauses_are_evaluated() -> None:
     matrix = parse_matrix(HEAD + '[variants.a.system-requirements]\ndriver = "!=580.82.07"')
     with pytest.raises(Refused, match=r"driver 580.82.07 is outside !=580.82.07"):
         select_variant(matrix, card())
 
 
-def test_a_variant_replaces_whole_entries_in_their_place() -> None:
+def test_a_variant_replaces_whole_entries_in_place() -> None:
     before = good("full")
     matrix = select_variant(before, Accelerator(), "cu118")
     paths = [entry.path for entry in matrix.packages]
@@ -395,13 +395,13 @@ def test_a_variant_replaces_whole_entries_in_their_place() -> None:
     assert before == good("full")
 
 
-def test_a_matrix_without_variants_stays_as_it_is() -> None:
+def test_a_matrix_without_variants_is_unchanged() -> None:
     matrix = parse_matrix(HEAD)
     assert select_variant(matrix, card()) is matrix
 
 
 @given(st.sampled_from(["cu118", "cpu"]), st.sampled_from([None, "cu118", "cpu"]))
-def test_choosing_again_changes_nothing(first: str, again: str | None) -> None:
+def test_selecting_a_variant_is_idempotent(first: str, again: str | None) -> None:
     chosen = select_variant(good("full"), card(), first)
     if again in {None, first}:
         assert select_variant(chosen, Accelerator(), again) == chosen
@@ -421,7 +421,7 @@ def test_an_unknown_variant_is_not_found(text: str, name: str, hint: str) -> Non
     assert caught.value.hint == hint
 
 
-def test_a_variant_without_requirements_fits_always() -> None:
+def test_a_variant_without_system_requirements_always_fits() -> None:
     matrix = replace(parse_matrix(HEAD), variants={"any": Variant(name="any")})
     assert select_variant(matrix, Accelerator()).variant == "any"
     assert select_variant(matrix, card()).variant == "any"
@@ -430,7 +430,7 @@ def test_a_variant_without_requirements_fits_always() -> None:
 # --- roots -------------------------------------------------------------------------------------
 
 
-def test_the_users_own_additions_come_after_the_matrix() -> None:
+def test_additions_come_after_the_entries_of_the_matrix() -> None:
     matrix = parse_matrix(HEAD + 'requirements = ["a"]')
     extra = ["wandb>=0.17", "rich[jupyter]; python_version > '3'", "x @ https://example.com/x.whl"]
     found = roots(matrix, extra)

@@ -75,7 +75,9 @@ NEWER = matrix("newer", ">=3.12")
         (">=3.14", "3.11.13", None),
     ],
 )
-def test_only_another_python_is_a_way_out(requires_python: str, python: str, expected: str | None) -> None:
+def test_alternatives_are_only_for_another_python(
+    requires_python: str, python: str, expected: str | None
+) -> None:
     asked = matrix("asked", requires_python)
     found = alternatives(
         asked,
@@ -88,7 +90,7 @@ def test_only_another_python_is_a_way_out(requires_python: str, python: str, exp
     assert found == expected
 
 
-def test_a_solve_from_nothing_gets_no_advice_about_kernels() -> None:
+def test_an_isolated_environment_gets_no_advice_about_kernels() -> None:
     asked = matrix("asked", "<3.13")
     said = alternatives(
         asked, Version("3.13.0"), in_kernel=False, pythons=PYTHONS, runtimes=IMAGES, others=[NEWER]

@@ -74,13 +74,13 @@ VISION = {
 }
 
 
-def test_nothing_is_done_when_everything_is_there() -> None:
+def test_the_plan_is_a_no_op_when_everything_is_installed() -> None:
     plan = plan_for({}, {"torch 2.8.0": []}, "torch>=2")
     assert plan.steps == ()
     assert [(kept.name, kept.version) for kept in plan.kept] == [("torch", "2.8.0")]
 
 
-def test_what_breaks_directly_is_repaired_where_a_version_fits() -> None:
+def test_a_direct_breakage_is_repaired_if_a_version_fits() -> None:
     index = {
         "torch 2.4.0": [],
         "torchvision 0.19.0": ["torch==2.4.0"],
@@ -95,7 +95,7 @@ def test_what_breaks_directly_is_repaired_where_a_version_fits() -> None:
     assert not repaired.requested
 
 
-def test_what_cannot_be_repaired_goes_and_what_stands_behind_it_is_listed() -> None:
+def test_an_unrepairable_distribution_is_removed_and_its_dependents_listed() -> None:
     plan = plan_for({"torch 2.4.0": []}, VISION, "torch==2.4.0")
     assert steps(plan) == [("remove", "torchvision"), ("replace", "torch")]
     assert remedies(plan) == {
@@ -108,45 +108,45 @@ def test_what_cannot_be_repaired_goes_and_what_stands_behind_it_is_listed() -> N
 
 
 @pytest.mark.parametrize("broken", [Remedy.LEAVE, Remedy.REMOVE])
-def test_what_is_done_about_the_broken_can_be_said(broken: Remedy) -> None:
+def test_the_remedy_for_breakages_can_be_chosen(broken: Remedy) -> None:
     index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0"]}
     plan = plan_for(index, VISION, "torch==2.4.0", broken=broken)
     assert remedies(plan)["torchvision"] == (True, broken)
 
 
-def test_a_repair_moves_nothing_else() -> None:
+def test_a_repair_changes_nothing_else() -> None:
     index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0", "pillow<10"], "pillow 9": []}
     image = {**VISION, "pillow 11": []}
     plan = plan_for(index, image, "torch==2.4.0")
     assert remedies(plan)["torchvision"] == (True, Remedy.REMOVE)
 
 
-def test_a_repair_brings_nothing_that_is_not_there() -> None:
+def test_a_repair_installs_nothing_new() -> None:
     index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0", "extra-bit"], "extra-bit 1": []}
     plan = plan_for(index, VISION, "torch==2.4.0")
     assert remedies(plan)["torchvision"] == (True, Remedy.REMOVE)
 
 
-def test_a_repair_does_not_go_back_for_ages() -> None:
+def test_a_repair_tries_only_recent_versions() -> None:
     fitting = {"torch 2.4.0": [], "torchvision 0.1": ["torch==2.4.0"]}
     newer = {f"torchvision 0.{minor}": ["torch==2.5.0"] for minor in range(2, 14)}
     plan = plan_for({**fitting, **newer}, VISION, "torch==2.4.0")
     assert remedies(plan)["torchvision"] == (True, Remedy.REMOVE)
 
 
-def test_what_was_broken_before_is_nobody_s_business() -> None:
+def test_earlier_breakages_are_ignored() -> None:
     image = {"torch 2.8.0": [], "old 1": ["torch<2"], "jedi-user 1": ["jedi"]}
     plan = plan_for({"torch 2.4.0": []}, image, "torch==2.4.0")
     assert plan.breakages == ()
 
 
-def test_what_a_protected_one_needs_is_left_rather_than_removed() -> None:
+def test_requirements_of_protected_distributions_stay() -> None:
     image = {"base 2": [], "helper 1": ["base>=2"], "google-colab 1": ["helper"]}
     plan = plan_for({"base 1": []}, image, "base==1", protected=("google-colab",))
     assert remedies(plan) == {"helper": (True, Remedy.LEAVE)}
 
 
-def test_absent_ones_are_taken_away_with_the_matrix_s_own_words() -> None:
+def test_absent_distributions_are_removed_with_the_reason_of_the_matrix() -> None:
     absent = (
         Absent(
             name=NormalizedName("torchao"),
@@ -161,7 +161,7 @@ def test_absent_ones_are_taken_away_with_the_matrix_s_own_words() -> None:
     ]
 
 
-def test_a_protected_one_is_not_taken_away_whatever_the_matrix_says() -> None:
+def test_a_protected_distribution_is_never_removed() -> None:
     absent = (Absent(name=NormalizedName("torchao"), path="absent.torchao", specifier=SpecifierSet()),)
     with pytest.raises(Refused, match="it is protected here"):
         plan_for(
@@ -169,7 +169,7 @@ def test_a_protected_one_is_not_taken_away_whatever_the_matrix_says() -> None:
         )
 
 
-def test_those_that_share_files_count_as_bound() -> None:
+def test_distributions_that_share_files_are_removed_together() -> None:
     image = {"numpy 2.0": [], "opencv-python 4.12": ["numpy>=2"], "opencv-contrib-python 4.12": []}
     shared = {
         NormalizedName("opencv-python"): frozenset({NormalizedName("opencv-contrib-python")}),
@@ -182,7 +182,7 @@ def test_those_that_share_files_count_as_bound() -> None:
     }
 
 
-def test_removals_come_first_users_before_what_they_use_and_installs_the_other_way() -> None:
+def test_removals_precede_installs_in_dependency_order() -> None:
     image = {"a 1": ["x<2"], "b 1": ["a", "x<2"], "x 1": []}
     index = {"x 2": [], "top 1": ["middle"], "middle 1": ["x>=2"]}
     plan = plan_for(index, image, "top")
@@ -195,19 +195,19 @@ def test_removals_come_first_users_before_what_they_use_and_installs_the_other_w
     ]
 
 
-def test_circular_requirements_have_an_order_too() -> None:
+def test_circular_requirements_are_ordered() -> None:
     plan = plan_for({"a 1": ["b"], "b 1": ["c"], "c 1": ["a"]}, {}, "a")
     assert sorted(steps(plan)) == [("install", "a"), ("install", "b"), ("install", "c")]
 
 
-def test_a_restart_is_asked_for_by_the_loaded_modules_that_change() -> None:
+def test_a_restart_lists_the_loaded_modules_that_change() -> None:
     loaded = {NormalizedName("numpy"): ("numpy",), NormalizedName("requests"): ("requests",)}
     plan = plan_for({"numpy 1.26.4": []}, {"numpy 2.0": [], "requests 2": []}, "numpy<2", loaded=loaded)
     assert plan.needs_restart
     assert plan.restart == {"numpy": ("numpy",)}
 
 
-def test_every_step_says_why() -> None:
+def test_every_step_has_a_reason() -> None:
     plan = plan_for(
         {"torch 2.4.0": ["triton==3.0.0"], "triton 3.0.0": []}, {"triton 3.4.0": []}, "torch==2.4.0"
     )

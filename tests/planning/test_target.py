@@ -106,13 +106,15 @@ def candidate(python: str, size: int, *, running: bool = False, fetched: bool = 
     ],
     ids=["only", "running", "newest", "smallest", "at hand", "sizes unknown"],
 )
-def test_the_best_python_and_why(candidates: Sequence[PythonCandidate], expected: str, why: str) -> None:
+def test_the_best_python_is_chosen_with_a_reason(
+    candidates: Sequence[PythonCandidate], expected: str, why: str
+) -> None:
     best, reason = best_python(candidates)
     assert str(best.version) == expected
     assert reason == why
 
 
-def test_a_python_that_is_fetched_is_not_at_hand() -> None:
+def test_a_fetched_python_is_not_at_hand() -> None:
     assert (
         best_python([candidate("3.12.0", MB, fetched=True)])[1]
         == "Python 3.12.0 takes it, and is fetched first"
@@ -128,12 +130,12 @@ def test_the_order_of_the_candidates_does_not_matter() -> None:
     assert best_python(candidates)[0] == best_python(candidates[::-1])[0] == candidates[2]
 
 
-def test_what_is_to_be_fetched() -> None:
+def test_the_fetch_size_sums_known_file_sizes() -> None:
     assert fetch_size(resolution(pin("a", "1", 10), pin("b", "1", None), there("c", "1"))) == 10
 
 
 @pytest.mark.parametrize("host", Host)
-def test_only_a_notebook_is_changed_unasked(host: Host) -> None:
+def test_only_a_notebook_kernel_is_changed_by_default(host: Host) -> None:
     snapshot = Snapshot(environment=PYTHON_312, python="", prefix="", site="", installed={}, host=host)
     assert is_kernel(snapshot, named=True)
     assert is_kernel(snapshot, named=False) == (host is not Host.PLAIN)
@@ -183,7 +185,7 @@ REMOVAL = Step(action=Action.REMOVE, name=canonicalize_name("torchao"), reason="
         ),
     ],
 )
-def test_what_keeps_a_plan_out_of_the_kernel(made: Plan, harm: str | None) -> None:
+def test_reasons_keep_a_plan_out_of_the_kernel(made: Plan, harm: str | None) -> None:
     assert why_not_kernel(made) == harm
 
 
@@ -208,13 +210,13 @@ def test_what_keeps_a_plan_out_of_the_kernel(made: Plan, harm: str | None) -> No
         (there("torch", "2.8.0+cu128"), None),
     ],
 )
-def test_which_build_was_found_is_said(found: Pin, note: str | None) -> None:
+def test_the_chosen_local_build_is_noted(found: Pin, note: str | None) -> None:
     whole = resolution(found, pin("nvidia-cublas", "1", 900 * MB))
     assert build_note(whole, PREFERRED) == note
     assert has_preferred_builds(whole, [PREFERRED]) == (note is None or not note.startswith("no "))
 
 
-def test_nothing_is_said_where_no_build_is_preferred() -> None:
+def test_no_note_without_a_preferred_build() -> None:
     entry = PackageEntry(name=TORCH, path="packages.torch")
     assert build_note(resolution(pin("torch", "2.8.0", 1)), entry) is None
     assert build_note(resolution(), PREFERRED) is None

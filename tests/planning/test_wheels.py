@@ -50,7 +50,7 @@ def rebuilt_entry(folder: Path) -> PackageEntry:
     return entry("own", url=url, version="1.0", source_root="src", requires_dist=(Requirement("a"),))
 
 
-def test_wheels_are_taken_as_they_are_and_sdists_are_built(tmp_path: Path, here: Environment) -> None:
+def test_wheels_are_used_and_sdists_are_built(tmp_path: Path, here: Environment) -> None:
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
     make_sdist(links, "b", "1.0")
@@ -63,7 +63,7 @@ def test_wheels_are_taken_as_they_are_and_sdists_are_built(tmp_path: Path, here:
     assert all(path.is_file() for path in wheels.values())
 
 
-def test_what_the_matrix_replaces_is_made_anew(tmp_path: Path, here: Environment) -> None:
+def test_replaced_requirements_give_a_rebuilt_wheel(tmp_path: Path, here: Environment) -> None:
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
     matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
@@ -76,7 +76,7 @@ def test_what_the_matrix_replaces_is_made_anew(tmp_path: Path, here: Environment
     assert "colablock" in str(resolution.pins[OWN].version.local)
 
 
-def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path, here: Environment) -> None:
+def test_a_file_with_another_hash_is_refused(tmp_path: Path, here: Environment) -> None:
     links = tmp_path / "links"
     wheel = make_wheel(links, "a", "1.0")
     matrix = matrix_of(entry("a"))
@@ -87,7 +87,7 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path, here: 
         preparer.gather(plan_of(matrix, resolution), tmp_path / "files", Reporter())
 
 
-def test_own_wheels_lie_beside_the_lock_and_are_used_from_there(tmp_path: Path, here: Environment) -> None:
+def test_rebuilt_wheels_are_kept_beside_the_lock(tmp_path: Path, here: Environment) -> None:
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
     matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
@@ -115,7 +115,7 @@ def test_own_wheels_lie_beside_the_lock_and_are_used_from_there(tmp_path: Path, 
     assert again.wheels_beside(found, None)[OWN].sha256 == wheels[OWN].sha256
 
 
-def test_the_same_lock_twice_is_the_same_file(tmp_path: Path, here: Environment) -> None:
+def test_writing_a_lock_twice_gives_the_same_bytes(tmp_path: Path, here: Environment) -> None:
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
     matrix = matrix_of(rebuilt_entry(tmp_path / "archive"))
@@ -128,7 +128,7 @@ def test_the_same_lock_twice_is_the_same_file(tmp_path: Path, here: Environment)
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["pylock.wheels"]
 
 
-def test_a_wheel_without_a_lock_is_laid_nowhere(
+def test_no_wheel_is_kept_without_a_lock_file(
     tmp_path: Path, here: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     links, nowhere = tmp_path / "links", tmp_path / "empty"
@@ -140,7 +140,7 @@ def test_a_wheel_without_a_lock_is_laid_nowhere(
     assert list(nowhere.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, here: Environment) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path, here: Environment) -> None:
     links = tmp_path / "links"
     make_wheel(links, "a", "1.0")
     preparer, resolution = prepared(matrix_of(rebuilt_entry(tmp_path / "archive")), here, links=links)

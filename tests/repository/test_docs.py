@@ -50,7 +50,7 @@ def test_generated_pages_are_up_to_date() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_relative_links_have_targets(page: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", text)
     assert [link for link in links if not (REPOSITORY / page).parent.joinpath(link).exists()] == []
@@ -64,7 +64,7 @@ def test_files_that_a_page_names_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize(("page", "command"), sorted(set(commands())))
-def test_commands_are_ones_that_there_are(page: str, command: str) -> None:
+def test_shown_commands_parse(page: str, command: str) -> None:
     words = shlex.split(command, comments=True)
     assert words, page
     if words[0] == "train" and "--" in words:  # what follows is accelerate's
@@ -73,7 +73,7 @@ def test_commands_are_ones_that_there_are(page: str, command: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_examples_are_python(page: str) -> None:
+def test_python_examples_compile(page: str) -> None:
     for block in blocks(page, "python"):
         lines = [line for line in block.splitlines() if not line.startswith("%")]
         compile("\n".join(lines), page, "exec")
@@ -85,7 +85,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert "nox" not in (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_every_variable_of_ours_is_documented() -> None:
+def test_every_environment_variable_is_documented() -> None:
     sources = [path for path in (REPOSITORY / "colablock").rglob("*.py") if "_vendor" not in path.parts]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     page = (REPOSITORY / "docs" / "reference" / "environment-variables.md").read_text(encoding="utf-8")

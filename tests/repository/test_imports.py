@@ -36,11 +36,11 @@ def test_importing_colablock_loads_only_the_version() -> None:
 
 
 @pytest.mark.parametrize("statement", ["import colablock", "import colablock.cli.main"])
-def test_importing_loads_nothing_heavy(statement: str) -> None:
+def test_importing_loads_no_heavy_dependency(statement: str) -> None:
     assert loaded_after(statement) & HEAVY == set()
 
 
-def test_a_command_that_only_lists_loads_no_more_than_what_prints() -> None:
+def test_the_list_command_loads_only_rich_and_uv() -> None:
     command = "import contextlib, io; from colablock.cli.main import main"
     listing = "with contextlib.redirect_stdout(io.StringIO()): main(['list'])"
     assert loaded_after(f"{command}\n{listing}") & HEAVY == {"rich", "uv"}

@@ -59,34 +59,34 @@ def compile_pins(server: IndexServer, requirements: list[str], python: str, cach
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12"])
-def test_the_dated_stack_resolves_to_what_it_was(dated: IndexServer, python: str, tmp_path: Path) -> None:
+def test_uv_resolves_the_2024_stack_to_its_recorded_pins(
+    dated: IndexServer, python: str, tmp_path: Path
+) -> None:
     pins = compile_pins(dated, LLAMA, python, tmp_path)
     expected = {"pyarrow": "17.0.0", "huggingface-hub": "0.24.6", "pandas": "2.2.2", "tokenizers": "0.19.1"}
     assert {name: pins[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("python", ["3.12", "3.13"])
-def test_the_newest_trl_beside_the_image_is_an_older_one(
-    newest: IndexServer, python: str, tmp_path: Path
-) -> None:
+def test_uv_picks_an_older_trl_beside_the_image(newest: IndexServer, python: str, tmp_path: Path) -> None:
     pins = compile_pins(newest, COLAB, python, tmp_path)
     assert pins["trl"] == "0.29.1"
 
 
-def test_from_nothing_trl_is_the_newest(newest: IndexServer, tmp_path: Path) -> None:
+def test_uv_picks_the_newest_trl_in_an_empty_environment(newest: IndexServer, tmp_path: Path) -> None:
     pins = compile_pins(newest, ["torch", "bitsandbytes", "trl>=0.29,<2"], "3.13", tmp_path)
     assert pins["trl"].startswith("1.")
 
 
 @pytest.mark.parametrize("name", ["torch", "numpy", "tokenizers"])
-def test_no_wheel_of_the_dated_stack_is_for_python_3_13(name: str) -> None:
+def test_the_2024_stack_has_no_wheels_for_python_3_13(name: str) -> None:
     files = RecordedIndex("qlora-2024", everywhere=True).files(name)
     assert files
     assert any("-cp312-cp312-" in filename for filename in files)
     assert not any("-cp313-" in filename for filename in files)
 
 
-def test_the_wheels_import_and_their_scripts_run(dated: IndexServer, tmp_path: Path) -> None:
+def test_recorded_wheels_import_and_their_scripts_run(dated: IndexServer, tmp_path: Path) -> None:
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("UV_", "PIP_"))}
     target = tmp_path / "site"
     command = [
@@ -112,6 +112,6 @@ def test_the_wheels_import_and_their_scripts_run(dated: IndexServer, tmp_path: P
     assert subprocess.run(script, check=True, capture_output=True, text=True, env=environ).stdout
 
 
-def test_the_archive_of_axolotl_is_the_same_each_time(tmp_path: Path) -> None:
+def test_the_axolotl_archive_is_reproducible(tmp_path: Path) -> None:
     first, second = axolotl_archive(tmp_path / "a"), axolotl_archive(tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()

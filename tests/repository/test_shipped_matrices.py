@@ -93,13 +93,13 @@ def shipped(name: str, tmp_path: Path) -> Matrix:
     return find_matrix(name, environ={}, cwd=tmp_path)
 
 
-def test_all_of_them_are_listed(tmp_path: Path) -> None:
+def test_every_shipped_matrix_is_listed(tmp_path: Path) -> None:
     listed = list_matrices(environ={}, cwd=tmp_path)
     assert [one.name for one in listed] == NAMES
     assert all(one.summary and one.fault is None for one in listed)
 
 
-def test_every_entry_says_why(matrix: Matrix) -> None:
+def test_every_entry_has_a_reason(matrix: Matrix) -> None:
     parts: list[Matrix | Variant] = [matrix, *matrix.variants.values()]
     unexplained = [
         entry.path
@@ -111,23 +111,23 @@ def test_every_entry_says_why(matrix: Matrix) -> None:
     assert unexplained == []
 
 
-def test_every_variant_says_what_it_is_and_whom_it_is_for(matrix: Matrix) -> None:
+def test_every_variant_has_a_summary_and_an_accelerator(matrix: Matrix) -> None:
     assert all(variant.summary and variant.system.accelerator for variant in matrix.variants.values())
 
 
-def test_each_can_be_planned_with_and_without_a_card(matrix: Matrix) -> None:
+def test_each_matrix_has_a_variant_with_and_without_a_gpu(matrix: Matrix) -> None:
     assert select_variant(matrix, Accelerator()).variant == "cpu"
     assert select_variant(matrix, card("7.5")).variant in {"cuda", "cu121"}
 
 
-def test_each_is_proven_by_imports_and_trains(matrix: Matrix) -> None:
+def test_each_matrix_verifies_its_imports_and_names_a_runner(matrix: Matrix) -> None:
     assert "transformers:AutoModelForCausalLM" in matrix.verify.imports
     assert matrix.verify.imports[0] == "torch"
     assert "nf4" in matrix.verify.capabilities
     assert matrix.train.runner in {"axolotl", "trl"}
 
 
-def test_the_recipe_is_kept_to_the_letter(tmp_path: Path) -> None:
+def test_the_2024_matrix_asks_for_the_versions_of_the_recipe(tmp_path: Path) -> None:
     matrix = shipped("qlora-2024", tmp_path)
     for variant in matrix.variants:
         chosen = select_variant(matrix, Accelerator(), variant)
@@ -135,7 +135,7 @@ def test_the_recipe_is_kept_to_the_letter(tmp_path: Path) -> None:
         assert asked == RECIPE
 
 
-def test_the_recipes_build_of_torch_comes_from_its_own_index_only(tmp_path: Path) -> None:
+def test_only_torch_of_cu118_comes_from_its_own_index(tmp_path: Path) -> None:
     matrix = shipped("qlora-2024", tmp_path)
     indexes = {
         name: {entry.name: entry.index for entry in select_variant(matrix, Accelerator(), name).packages}
@@ -158,7 +158,9 @@ def test_the_recipes_build_of_torch_comes_from_its_own_index_only(tmp_path: Path
         (card("12.0"), None),
     ],
 )
-def test_the_cards_of_the_2024_stack(accelerator: Accelerator, variant: str | None, tmp_path: Path) -> None:
+def test_the_gpu_selects_the_variant_of_the_2024_stack(
+    accelerator: Accelerator, variant: str | None, tmp_path: Path
+) -> None:
     matrix = shipped("qlora-2024", tmp_path)
     if variant is None:
         with pytest.raises(Refused, match="no variant of `qlora-2024` fits"):
@@ -167,7 +169,7 @@ def test_the_cards_of_the_2024_stack(accelerator: Accelerator, variant: str | No
         assert select_variant(matrix, accelerator).variant == variant
 
 
-def test_the_old_axolotl_is_rebuilt_with_requirements_of_our_own(tmp_path: Path) -> None:
+def test_axolotl_0_4_0_is_rebuilt_with_replaced_requirements(tmp_path: Path) -> None:
     matrix = shipped("qlora-2024", tmp_path)
     axolotl = next(entry for entry in matrix.packages if entry.name == "axolotl")
     assert (axolotl.version, axolotl.source_root, axolotl.is_rebuilt) == ("0.4.0", "src", True)
@@ -181,7 +183,7 @@ def test_the_old_axolotl_is_rebuilt_with_requirements_of_our_own(tmp_path: Path)
     assert matrix.train.workarounds == ("load-in-4bit-twice",)
 
 
-def test_the_stack_of_2025_is_pinned_and_dated(tmp_path: Path) -> None:
+def test_the_2025_stack_is_pinned_and_has_a_cutoff(tmp_path: Path) -> None:
     matrix = shipped("qlora-2025", tmp_path)
     for variant in ("cuda", "cpu"):
         chosen = select_variant(matrix, Accelerator(), variant)
@@ -201,7 +203,7 @@ summer = world_fixture(source=lambda: RecordedIndex("qlora-2025"), scope="module
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
-def test_the_stack_of_2025_locks_for_each_of_its_pythons(python: str, summer: World) -> None:
+def test_the_2025_stack_locks_for_each_supported_python(python: str, summer: World) -> None:
     target = ("--python-version", python, "--platform", "manylinux_2_35_x86_64")
     done = summer.run("lock", "qlora-2025", "--variant", "cuda", *target, "--output", "-")
     assert done.code == ExitCode.DONE, done.err
@@ -212,7 +214,7 @@ def test_the_stack_of_2025_locks_for_each_of_its_pythons(python: str, summer: Wo
     assert (pins["numpy"], pins["pyarrow"], pins["tokenizers"]) == ("2.3.2", "21.0.0", "0.21.4")
 
 
-def test_the_stack_of_2025_has_no_solution_where_its_python_ends(summer: World) -> None:
+def test_the_2025_stack_has_no_solution_on_python_3_10(summer: World) -> None:
     target = ("--python-version", "3.10", "--platform", "manylinux_2_35_x86_64")
     done = summer.run("lock", "qlora-2025", *target, "--output", "-")
     assert done.code == ExitCode.UNMET
@@ -220,7 +222,7 @@ def test_the_stack_of_2025_has_no_solution_where_its_python_ends(summer: World) 
 
 
 @pytest.mark.parametrize("runtime", ["colab-2025.07-gpu", "colab-2026.08-gpu"])
-def test_the_stack_of_2025_goes_into_an_environment_of_its_own(runtime: str, summer: World) -> None:
+def test_the_2025_stack_is_planned_into_an_isolated_environment(runtime: str, summer: World) -> None:
     done = summer.run("plan", "qlora-2025", "--runtime", runtime, "--json")
     assert done.code == ExitCode.DONE, done.err
     assert (done.json["target"], done.json["variant"]) == ("env", "cuda")
@@ -228,7 +230,7 @@ def test_the_stack_of_2025_goes_into_an_environment_of_its_own(runtime: str, sum
 
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("variant", ["cuda", "cpu"])
-def test_the_image_satisfies_the_ranges_of_2026(image: str, variant: str, tmp_path: Path) -> None:
+def test_the_image_satisfies_the_ranges_of_the_2026_matrix(image: str, variant: str, tmp_path: Path) -> None:
     matrix = select_variant(shipped("qlora-2026", tmp_path), Accelerator(), variant)
     there = IMAGES[image]
     outside = [
@@ -243,7 +245,7 @@ def test_the_image_satisfies_the_ranges_of_2026(image: str, variant: str, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["qlora-2025", "qlora-2026", "qlora-2026-axolotl"])
-def test_the_variant_without_a_card_prefers_a_cpu_build_and_takes_any(name: str, tmp_path: Path) -> None:
+def test_the_cpu_variant_prefers_a_cpu_build_of_torch(name: str, tmp_path: Path) -> None:
     matrix = shipped(name, tmp_path)
     assert list(matrix.variants) == ["cuda", "cpu"]
     torch = next(entry for entry in select_variant(matrix, Accelerator()).packages if entry.name == "torch")
@@ -281,7 +283,7 @@ LOCKS = sorted((ROOT / "matrices").glob("pylock.*.toml"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
-def test_a_shipped_lock_is_that_of_its_matrix(path: Path) -> None:
+def test_a_shipped_lock_is_up_to_date_with_its_matrix(path: Path) -> None:
     head = read_head(path)
     assert head is not None
     matrix = find_matrix(str(path.parent / f"{head.matrix}.toml"))
@@ -301,7 +303,7 @@ RECEIPTS = sorted((ROOT / "matrices").glob("*.receipts/*.json"))
 
 
 @pytest.mark.parametrize("path", RECEIPTS, ids=lambda path: f"{path.parent.stem}-{path.stem}")
-def test_every_receipt_is_of_the_matrix_as_it_is_and_holds(path: Path) -> None:
+def test_every_receipt_passed_on_the_current_matrix(path: Path) -> None:
     receipt = receipt_from(json.loads(path.read_text(encoding="utf-8")), source=str(path))
     assert receipt.passed
     assert receipt.matrix_digest == find_matrix(str(ROOT / "matrices" / f"{receipt.matrix}.toml")).digest

@@ -222,7 +222,7 @@ def holds(requirement: Requirement, installed: Mapping[str, str], markers: dict[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", runtime_names())
-def test_installing_it_changes_and_breaks_nothing(
+def test_installing_the_wheel_changes_and_breaks_nothing(
     name: str, wheel: Path, folder: Path, fakes: Callable[[str], Fake]
 ) -> None:
     fake = fakes(name)
@@ -236,7 +236,7 @@ def test_installing_it_changes_and_breaks_nothing(
     assert unmet_after == unmet
 
 
-def test_it_starts_where_only_its_requirements_are(wheel: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_wheel_starts_with_its_requirements_only(wheel: Path, folder: Path, tmp_path: Path) -> None:
     python = make_venv(tmp_path / "env", sys.executable)
     command = [uv.find_uv_bin(), "pip", "install", "--offline", "--no-index", "--find-links", str(folder)]
     subprocess.run([*command, "--python", str(python), str(wheel)], check=True, capture_output=True)
@@ -324,7 +324,7 @@ def test_the_installed_tool_uses_the_locks_in_its_pack(team: Team, tmp_path: Pat
     assert "\ntorch==" in json.loads(done.stdout)["text"]
 
 
-def test_a_package_of_matrices_is_found_with_its_place(team: Team, tmp_path: Path) -> None:
+def test_a_matrix_package_is_listed_with_its_path(team: Team, tmp_path: Path) -> None:
     found = team.listed(tmp_path)
     assert found["team-qlora"] == {
         "name": "team-qlora",
@@ -336,7 +336,7 @@ def test_a_package_of_matrices_is_found_with_its_place(team: Team, tmp_path: Pat
     assert {"trl<2,>=0.29", "wandb>=0.17"} <= set(team.packages("team-qlora", tmp_path))
 
 
-def test_a_users_matrix_builds_on_one_of_a_package(team: Team, tmp_path: Path) -> None:
+def test_a_matrix_extends_one_of_a_package(team: Team, tmp_path: Path) -> None:
     (tmp_path / "matrices").mkdir()
     (tmp_path / "matrices" / "mine.toml").write_text(examples()[2])
     found = team.packages("mine", tmp_path)
@@ -345,9 +345,7 @@ def test_a_users_matrix_builds_on_one_of_a_package(team: Team, tmp_path: Path) -
     assert "trl<2,>=0.29" not in found
 
 
-def test_what_is_wrong_with_a_package_of_matrices_is_told(
-    wheel: Path, metadata: Metadata, tmp_path: Path
-) -> None:
+def test_faults_of_a_matrix_package_are_reported(wheel: Path, metadata: Metadata, tmp_path: Path) -> None:
     """One matrix has a fault, another extends it, and a second entry point leads nowhere."""
     pyproject = examples()[0].replace("team_matrices", "faulty").replace("team-matrices", "faulty")
     files = {

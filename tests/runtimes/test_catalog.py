@@ -39,13 +39,13 @@ COUNTS = [
 ]
 
 
-def test_every_label_is_there_for_both_flavours() -> None:
+def test_every_label_has_both_flavours() -> None:
     assert runtime_names() == [f"colab-{label}-{flavour}" for label in LABELS for flavour in ("cpu", "gpu")]
     assert [runtime.name for runtime in runtimes()] == runtime_names()
 
 
 @pytest.mark.parametrize("expected", COUNTS, ids=[case[0] for case in COUNTS])
-def test_what_a_runtime_is_said_to_be(expected: tuple[str, str, int, int, str, str | None]) -> None:
+def test_a_runtime_has_its_recorded_facts(expected: tuple[str, str, int, int, str, str | None]) -> None:
     name, python, count, unknown, torch, driver = expected
     (about,) = [runtime for runtime in runtimes() if runtime.name == name]
     assert (about.python_version, about.distributions, about.unknown) == (python, count, unknown)
@@ -59,7 +59,7 @@ def test_what_a_runtime_is_said_to_be(expected: tuple[str, str, int, int, str, s
     assert f"{count - unknown} of {count}" in snapshot.notes[1]
 
 
-def test_a_runtime_is_a_snapshot_like_any_other() -> None:
+def test_load_runtime_returns_a_snapshot() -> None:
     snapshot = load_runtime("colab-2026.08-gpu")
     assert (snapshot.source, snapshot.host, snapshot.python) == ("colab-2026.08-gpu", Host.COLAB, "")
     assert (snapshot.prefix, snapshot.site) == ("/usr", "/usr/local/lib/python3.13/dist-packages")
@@ -70,7 +70,7 @@ def test_a_runtime_is_a_snapshot_like_any_other() -> None:
     assert load_runtime("colab-2026.08-cpu").accelerator.kind == "none"
 
 
-def test_requirements_are_those_of_the_release_itself() -> None:
+def test_requirements_are_those_of_the_recorded_release() -> None:
     installed = load_runtime("colab-2026.08-gpu").installed
     transformers = installed[canonicalize_name("transformers")]
     assert "tokenizers" in {Requirement(line).name for line in transformers.requires}
@@ -93,7 +93,7 @@ def test_google_colab_pins_what_its_image_has(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", runtime_names())
-def test_every_version_and_requirement_of_a_runtime_can_be_read(name: str) -> None:
+def test_every_version_and_requirement_of_a_runtime_parses(name: str) -> None:
     for item in recorded_distributions(name):
         Version(item.installed.version)
         for line in item.installed.requires:
@@ -101,7 +101,7 @@ def test_every_version_and_requirement_of_a_runtime_can_be_read(name: str) -> No
 
 
 @pytest.mark.parametrize("name", runtime_names())
-def test_an_untouched_image_is_known_again(name: str) -> None:
+def test_an_unchanged_image_is_identified(name: str) -> None:
     image = load_runtime(name)
     assert runtime_of(image) == name
     ours = {
@@ -118,7 +118,7 @@ def test_an_untouched_image_is_known_again(name: str) -> None:
         assert runtime_of(replace(image, installed=touched)) is None
 
 
-def test_origins_are_kept() -> None:
+def test_direct_urls_are_kept() -> None:
     installed = load_runtime("colab-2026.08-gpu").installed
     gateway = installed[canonicalize_name("jupyter-kernel-gateway")].direct_url or {}
     assert gateway["vcs_info"] == {"vcs": "git", "commit_id": "b134e9945df25c2dcb98ade9129399be10788671"}
@@ -150,7 +150,7 @@ def test_an_unknown_runtime_is_refused_with_near_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["colab-2025.09-gpu", "colab-2026.08-gpu"])
-def test_a_stand_in_reads_back_as_it_was_recorded(name: str, tmp_path: Path) -> None:
+def test_the_snapshot_of_a_stand_in_equals_the_recording(name: str, tmp_path: Path) -> None:
     recorded = load_runtime(name)
     python = find_python(recorded.environment.short)
     if python is None:
@@ -166,7 +166,7 @@ def test_a_stand_in_reads_back_as_it_was_recorded(name: str, tmp_path: Path) -> 
         assert found.extras == expected.extras
 
 
-def test_a_stand_in_needs_the_runtimes_own_python(tmp_path: Path) -> None:
+def test_a_stand_in_needs_the_python_of_the_runtime(tmp_path: Path) -> None:
     other = next((python for minor in ("3.10", "3.11", "3.12") if (python := find_python(minor))), None)
     if other is None:
         pytest.skip("there is no other Python here")
@@ -208,7 +208,7 @@ RECORDS = {
 }
 
 
-def test_packing_takes_from_documents_what_the_folder_does_not_know(tmp_path: Path) -> None:
+def test_packing_fills_gaps_from_documents(tmp_path: Path) -> None:
     folder = tmp_path / "colab" / "2030.01" / "gpu"
     folder.mkdir(parents=True)
     (tmp_path / "runtimes.toml").write_text(INDEX)
@@ -231,7 +231,7 @@ def test_packing_takes_from_documents_what_the_folder_does_not_know(tmp_path: Pa
     }
 
 
-def test_packing_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_packing_is_reproducible(tmp_path: Path) -> None:
     folder = tmp_path / "colab" / "2030.01" / "gpu"
     folder.mkdir(parents=True)
     (tmp_path / "runtimes.toml").write_text(INDEX)

@@ -90,7 +90,7 @@ def concerns(before: Snapshot, after: Snapshot) -> dict[tuple[str, str], Concern
     return {(one.name, one.specifier): one for one in found}
 
 
-def test_what_was_added_removed_and_moved() -> None:
+def test_a_diff_lists_added_removed_and_moved_distributions() -> None:
     diff = diff_runtimes(snapshot(BEFORE), snapshot(AFTER), [])
     assert diff.added == {"added": "1.0", "added-old": "1.0"}
     assert diff.removed == {"removed": "1.0"}
@@ -116,7 +116,7 @@ VERDICTS = [
 
 
 @pytest.mark.parametrize("case", VERDICTS, ids=[case[0] for case in VERDICTS])
-def test_whether_a_version_is_still_within_what_a_matrix_says(
+def test_a_concern_tells_whether_the_new_version_is_in_range(
     case: tuple[str, str, str, bool | None, bool | None],
 ) -> None:
     name, specifier, kind, before, after = case
@@ -124,19 +124,19 @@ def test_whether_a_version_is_still_within_what_a_matrix_says(
     assert (found.kind, found.met_before, found.met_after, found.variants) == (kind, before, after, ())
 
 
-def test_only_what_changed_and_is_named_concerns_a_matrix() -> None:
+def test_only_changed_names_of_a_matrix_are_concerns() -> None:
     found = concerns(snapshot(BEFORE), snapshot(AFTER))
     names = {name for name, _ in found}
     assert names == {case[0] for case in VERDICTS}
     assert concerns(snapshot(BEFORE), snapshot(BEFORE)) == {}
 
 
-def test_what_a_variant_alone_says_names_it() -> None:
+def test_a_concern_of_one_variant_names_it() -> None:
     found = concerns(snapshot(BEFORE), snapshot(AFTER))["stays", "==1.2"]
     assert (found.variants, found.met_before, found.met_after) == (("gpu",), False, True)
 
 
-def test_python_and_driver_are_judged_too() -> None:
+def test_python_and_driver_are_compared() -> None:
     old = snapshot(BEFORE, python="3.12.1", driver="550.1")
     new = replace(snapshot(BEFORE, python="3.13.0"), accelerator=Accelerator(kind="cuda", driver="610.2"))
     found = concerns(old, new)

@@ -33,13 +33,13 @@ LINES = [
 
 
 @pytest.mark.parametrize("case", LINES, ids=[case[0][:30] for case in LINES])
-def test_a_line_is_read(case: tuple[str, str, str | None, object]) -> None:
+def test_a_freeze_line_is_parsed(case: tuple[str, str, str | None, object]) -> None:
     line, spelled, version, url = case
     expected = line.partition(" @ ")[2] if url is ... else None
     assert parse_freeze(line, "f").lines == (Frozen(spelled=spelled, version=version, url=expected),)
 
 
-def test_comments_blank_lines_and_editable_ones_are_no_distributions() -> None:
+def test_comments_blank_and_editable_lines_are_skipped() -> None:
     text = (
         "\ufeff# made by pip\n\na==1  # a remark\r\n"
         "# Editable install with no version control (here==0.1)\n-e /src/here\n"
@@ -69,6 +69,6 @@ def test_every_bad_line_is_reported_with_its_number() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "-e /src/here\n"])
-def test_a_freeze_of_nothing_is_refused(text: str) -> None:
+def test_an_empty_freeze_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="lists no distribution"):
         parse_freeze(text, "f")

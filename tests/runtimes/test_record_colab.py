@@ -48,12 +48,12 @@ def recorded(served: dict[str, bytes], into: Path) -> subprocess.CompletedProces
         )
 
 
-def test_an_image_that_is_recorded_is_not_recorded_again(into: Path) -> None:
+def test_a_recorded_image_is_not_recorded_again(into: Path) -> None:
     done = recorded(pages(), into)
     assert (done.returncode, done.stdout, list(into.iterdir())) == (0, "", [])
 
 
-def test_a_new_image_becomes_a_document_and_the_text_of_a_pull_request(into: Path) -> None:
+def test_a_new_image_gives_a_document_and_a_pull_request_body(into: Path) -> None:
     done = recorded(pages(transformers="transformers==6.0.0", wandb="brand-new==1"), into)
     assert done.returncode == 0, done.stderr
     (path,) = into.iterdir()
@@ -71,7 +71,7 @@ def test_a_new_image_becomes_a_document_and_the_text_of_a_pull_request(into: Pat
         assert words in done.stdout
 
 
-def test_another_python_is_another_image_and_a_month_may_have_two(into: Path) -> None:
+def test_another_python_is_a_second_image_of_the_month(into: Path) -> None:
     done = recorded(pages(date="2026-08-30", python="3.13.16"), into)
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in into.iterdir())
@@ -88,7 +88,7 @@ def test_another_python_is_another_image_and_a_month_may_have_two(into: Path) ->
         (f"/googlecolab/backend-info/{COMMIT}/pip-freeze.txt", None, "404"),
     ],
 )
-def test_what_cannot_be_read_ends_the_script(path: str, body: bytes | None, words: str, into: Path) -> None:
+def test_unreadable_data_stops_the_script(path: str, body: bytes | None, words: str, into: Path) -> None:
     served = pages()
     if body is None:
         del served[path]
