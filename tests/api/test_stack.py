@@ -19,7 +19,7 @@ from colablock.errors import InvalidInput, InvalidMatrix
         (lambda: colablock.run("x", "say 'it"), "cannot be split"),
         (lambda: colablock.plan("x", into="foo"), "one of `kernel`, `env`"),
         (lambda: colablock.plan("x", broken="x"), "one of `repair`, `remove`, `leave`"),
-        (lambda: colablock.plan("x", default_index="foo"), "neither a URL nor a folder"),
+        (lambda: colablock.plan("x", default_index="foo"), "neither a URL nor an existing folder"),
     ],
 )
 def test_what_cannot_be_used_is_named(call: Callable[[], object], words: str) -> None:
