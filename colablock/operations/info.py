@@ -43,7 +43,7 @@ def _listed(one: Listed) -> dict[str, object]:
     matrix, training = one.matrix, None
     if matrix is not None and matrix.train.runner is not None:
         cards = proven_on(matrix.source, digest=matrix.digest)
-        training = f"proven on {', '.join(cards)}" if cards else "not proven by us on any card"
+        training = f"proven on {', '.join(cards)}" if cards else "not proven on any card"
     said = {
         "name": one.name,
         "summary": one.summary,

@@ -1,4 +1,4 @@
-"""The text of a new training config: every key with its reason, sized for a card by what is said to fit."""
+"""Write a new training config: every key with its meaning, sized for a card by the memory estimate."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["KEY_EXAMPLES", "KEY_HELP", "FitCheck", "SizedConfig", "config_text",
 
 FitCheck = Callable[[TrainConfig], bool]
 
-_SEQUENCES = 16  # of one optimiser step: what QLoRA recipes use for models up to 13B
-_LENGTHS = (2048, 1024, 512, 256)  # tokens; what is longer is for who knows that the data is
+_SEQUENCES = 16  # per optimizer step, as QLoRA recipes use for models up to 13B
+_LENGTHS = (2048, 1024, 512, 256)  # tokens; users with longer data can set more
 _BATCHES = (8, 4, 2, 1)
-_CAUTIOUS = 1024  # tokens, where nobody can tell what fits
-_WITHOUT_CARD = 512  # tokens: a CPU takes its time for each
-_COLUMN = 34  # where the words begin, behind a key that leaves the room
+_CAUTIOUS = 1024  # tokens, if no estimate is possible
+_WITHOUT_CARD = 512  # tokens: a CPU is slow
+_COLUMN = 34  # of the comments, if the key leaves room
 
-# One for each key, in the order of the config.
+# The meaning of each key, in the order of the config.
 KEY_HELP: Mapping[str, str] = {
     "base_model": "a folder, or a name on the hub",
     "datasets": "`path`: a file or a name on the hub; `type`: text, completion, messages, alpaca",
@@ -59,7 +59,7 @@ KEY_HELP: Mapping[str, str] = {
     "report_to": "wandb, tensorboard; default: only the files of the run",
     "wandb_project": "the key comes from WANDB_API_KEY or notebook secrets, never from this file",
 }
-# What is left out, as it might be said.
+# Example values of keys that are unset by default.
 KEY_EXAMPLES: Mapping[str, Any] = {
     "revision": "main",
     "max_steps": 200,
@@ -75,17 +75,17 @@ KEY_EXAMPLES: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizedConfig:
-    """A config, and whether it was found to fit; None where nobody could tell."""
+    """A config, and whether it fits; None if that is unknown."""
 
     config: TrainConfig
     fits: bool | None
 
 
 def fits_on(card: Card | None, ram: int, shape: ModelShape | None, runner: str) -> FitCheck | None:
-    """Return what tells whether a config fits on *card*, once it is empty, or else into *ram*.
+    """Return a function that tells whether a config fits on *card* when it is empty, or into *ram* bytes.
 
-    None where nobody can tell: the shape is not known, or it is not one that can be
-    reckoned with.  The versions of a stack are not known here, so the most wasteful ones count.
+    The result is None if there is no estimate: the shape is unknown, or not supported.  The
+    versions of the stack are unknown here, so the runner profile with the most memory is used.
     """
     if shape is None or shape.unsupported is not None:
         return None
@@ -103,10 +103,10 @@ def size_config(
     *,
     fits: FitCheck | None = None,
 ) -> SizedConfig:
-    """Return a config for *card* (None: no card): the longest rows that fit, then the most of them at a time.
+    """Return a config for *card* (None: no card): the longest rows that fit, then the largest batch.
 
-    *fits* is asked some twenty times at most.  Only where all of a config fits with
-    checkpointing is it asked whether it does without.
+    *fits* is called about twenty times at most.  If a config fits with gradient checkpointing, it
+    is tried without.
     """
     most = min(_LENGTHS[0] if card else _WITHOUT_CARD, (shape and shape.max_positions) or _LENGTHS[0])
     base = TrainConfig(
@@ -139,9 +139,9 @@ def config_text(
     *,
     fits: FitCheck | None = None,
 ) -> str:
-    """Return a commented config in YAML, which `read_config` reads; see `size_config` for what stands in it.
+    """Return a commented YAML config with the values of `size_config`.
 
-    A line that begins with ``#`` and no space is an example: it counts without its ``#``.
+    A line that starts with ``#`` and no space is an example; without the ``#`` it takes effect.
     """
     found = size_config(model, dataset, card, shape, fits=fits)
     lines = [*_head(found, card, runner), ""]
@@ -155,21 +155,21 @@ def config_text(
 
 def _head(found: SizedConfig, card: Card | None, runner: str) -> Iterator[str]:
     yield "# A training config: `colablock train NAME --config FILE` runs it."
-    yield "# A line that begins with `#` and no space is an example: it counts without its `#`."
+    yield "# A line that starts with `#` and no space is an example; without the `#` it takes effect."
     where = f"{card.name}, {card.memory / 2**30:.0f} GiB" if card else "a machine without a card"
-    told = {
-        True: "this fits, by the estimate",
-        False: "not even this fits, by the estimate: take a smaller model or a larger card",
-        None: "what fits is not known without the model's config, so this is cautious",
+    notes = {
+        True: "it fits by the memory estimate",
+        False: "even this does not fit by the memory estimate; use a smaller model or a larger card",
+        None: "without the model's config there is no memory estimate, so the values are cautious",
     }
-    yield f"# Sized for {where}: {told[found.fits]}."
+    yield f"# Sized for {where}: {notes[found.fits]}."
     if runner == "axolotl":
-        yield "# Further keys of axolotl's go to it as they are."
-    yield "# There is no key for the precision: it follows from the card."
+        yield "# Further keys are passed to axolotl unchanged."
+    yield "# There is no key for the precision, which follows from the card."
 
 
 def _entry(name: str, value: Any) -> Iterator[str]:
-    """Yield the lines of one key, its first one alone where it holds all."""
+    """Yield the lines of one key; a list of tables takes several."""
     if name != "datasets":
         yield f"{name}: {_scalar(value)}"
         return
@@ -180,7 +180,7 @@ def _entry(name: str, value: Any) -> Iterator[str]:
 
 
 def _scalar(value: Any) -> str:
-    """Return a value in YAML, in one line; what does not show itself is written as an escape."""
+    """Return a value as YAML in one line; characters that are not printable are escaped."""
     is_shown = not isinstance(value, str) or value.isprintable()
     text: str = yaml.safe_dump(
         value,

@@ -1,7 +1,7 @@
-"""Receipts: what a smoke run proved, on which card, with which versions.
+"""Receipts: the results of smoke runs, with card and versions.
 
-``MATRIX.receipts/CARD.json`` beside a matrix file are its evidence.  One covers
-the cards of its compute capability, and the matrix as it was then.
+The files ``MATRIX.receipts/CARD.json`` beside a matrix file are evidence that it trains.  A receipt
+covers cards with the same compute capability, and the matrix as it was at that time.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """One smoke run.  Losses are means over fixed rows, in nats per token; *memory* is the peak in bytes.
+    """One smoke run.  Losses are in nats per token; *memory* is the peak in bytes.
 
-    *before* and *after* are those of the run that learns, *held* those of the
-    one with learning rate 0.  *fell* and *held_still* are the two claims.
+    *before* and *after* are the losses over fixed rows before and after training, *held* those of
+    the run with learning rate 0.  *fell* and *held_still* are the two checks.
     """
 
     matrix: str
@@ -52,7 +52,7 @@ class Receipt:
     driver: str | None
     cuda: str | None
     precision: str
-    quantized: bool  # whether the linear layers were in NF4
+    quantized: bool  # whether the linear layers were quantised to NF4
     steps: int
     losses: tuple[float, ...]
     before: float
@@ -69,12 +69,12 @@ class Receipt:
 
     @property
     def fell(self) -> bool:
-        """Whether the loss fell by more than what differs between two evaluations."""
+        """Whether the loss fell by more than the difference of two evaluations."""
         return self.after < self.before - MIN_FALL
 
     @property
     def held_still(self) -> bool:
-        """Whether a learning rate of 0 left the loss where it was."""
+        """Whether the loss stayed the same with a learning rate of 0."""
         return abs(self.held[1] - self.held[0]) <= MAX_DRIFT
 
     @property
@@ -82,28 +82,28 @@ class Receipt:
         return self.fell and self.held_still
 
 
-_FIELDS = {"mends": "workarounds"}  # a key of the file → the field that it is read into
+_FIELDS = {"mends": "workarounds"}  # a key of the file → its field
 _KEYS = {name: key for key, name in _FIELDS.items()}
 MIN_FALL = 0.05  # nats per token
 MAX_DRIFT = 1e-3
 
 
 def receipt_to(receipt: Receipt) -> dict[str, Any]:
-    """Return *receipt* as it is written."""
+    """Return *receipt* as the content of its file."""
     value = {_KEYS.get(name, name): each for name, each in asdict(receipt).items()}
     return {**value, "passed": receipt.passed}
 
 
 def write_receipt(receipt: Receipt, path: Path) -> None:
-    """Write *receipt* to *path* as a whole.  Raises InvalidInput where it cannot be."""
+    """Write *receipt* to *path* atomically.  Raises InvalidInput if that fails."""
     write_atomic(path, (json.dumps(receipt_to(receipt), indent=2) + "\n").encode())
 
 
 def receipt_from(value: object, *, source: str) -> Receipt:
-    """Return the receipt that was written.  Raises InvalidInput."""
+    """Return the receipt from the content of its file.  Raises InvalidInput."""
     try:
         if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
-            raise InvalidInput(f"`{source}` is no receipt of schema {SCHEMA}")
+            raise InvalidInput(f"`{source}` is not a receipt with schema {SCHEMA}")
         known = {one.name for one in fields(Receipt)}
         found: dict[str, Any] = {
             name: tuple(each) if isinstance(each, list) else each
@@ -112,17 +112,17 @@ def receipt_from(value: object, *, source: str) -> Receipt:
         }
         return Receipt(**found)
     except TypeError as error:
-        raise InvalidInput(f"`{source}` is no whole receipt: {error}") from error
+        raise InvalidInput(f"`{source}` is not a complete receipt: {error}") from error
 
 
 def receipts_folder(source: str) -> Path:
-    """Return the folder of the receipts of the matrix file *source*."""
+    """Return the folder with the receipts of the matrix file *source*."""
     path = Path(source)
     return path.with_name(f"{path.stem}.receipts")
 
 
 def read_receipts(source: str) -> tuple[Receipt, ...]:
-    """Return the receipts beside the matrix file *source*, by card; what cannot be read is left out."""
+    """Return the receipts of the matrix file *source*, ordered by card; unreadable ones are ignored."""
     found = []
     for path in sorted(receipts_folder(source).glob("*.json")):
         try:
@@ -133,7 +133,7 @@ def read_receipts(source: str) -> tuple[Receipt, ...]:
 
 
 def covering_receipt(receipts: Iterable[Receipt], accelerator: Accelerator, *, digest: str) -> Receipt | None:
-    """Return a receipt that passed on such a card, with the matrix as it is now; None where there is none."""
+    """Return a passed receipt for such a card and the current matrix; None if there is none."""
     key = card_key(accelerator)
     for receipt in receipts:
         proven = "cpu" if receipt.compute_capability is None else receipt.compute_capability
@@ -143,29 +143,29 @@ def covering_receipt(receipts: Iterable[Receipt], accelerator: Accelerator, *, d
 
 
 def proof_note(source: str, name: str, accelerator: Accelerator, *, digest: str) -> str:
-    """Return whether a receipt of the matrix file *source* covers such a card, in a sentence."""
-    if accelerator.kind == "cuda" and not accelerator.devices:  # a recorded runtime: any card may come
+    """Return a sentence that says whether a receipt of the matrix file *source* covers such a card."""
+    if accelerator.kind == "cuda" and not accelerator.devices:  # a recorded runtime, with any card
         cards = ", ".join(one for one in proven_on(source, digest=digest) if one != "CPU")
-        proven = f"is proven on {cards}" if cards else "is not proven by us on any card"
-        return f"training with it {proven}; `colablock smoke {name}` proves it on the card that is there"
+        proven = f"is proven on {cards}" if cards else "is not proven on any card"
+        return f"training with it {proven}; `colablock smoke {name}` tests it on the card of the machine"
     found = covering_receipt(read_receipts(source), accelerator, digest=digest)
     if found is not None:
         where = "a CPU" if found.card == "cpu" else found.card
-        return f"training with it is proven on {where}, {found.date[:10]}"
+        return f"training with it is proven on {where} ({found.date[:10]})"
     here = accelerator.devices[0].name if accelerator.devices else "a CPU"
-    return f"training with it is not proven by us on {here}: `colablock smoke {name}` proves it in minutes"
+    return f"training with it is not proven on {here}; `colablock smoke {name}` tests it in minutes"
 
 
 def proven_on(source: str, *, digest: str) -> tuple[str, ...]:
-    """Return the cards on which receipts of the matrix file *source*, as it is now, say that it trains."""
+    """Return the cards with passed receipts for the current matrix file *source*."""
     passed = (one for one in read_receipts(source) if one.passed and one.matrix_digest == digest)
     return tuple(dict.fromkeys("CPU" if one.card == "cpu" else one.card for one in passed))
 
 
 def card_key(accelerator: Accelerator) -> str:
-    """Return what two machines have in common that run the same kernels: ``9.0``, or ``cpu``.
+    """Return the key of machines that run the same kernels: a compute capability such as ``9.0``, or ``cpu``.
 
-    It is empty for a card whose compute capability nobody tells: no other is known to be like it.
+    The key is empty if the compute capability of a card is unknown.
     """
     capabilities = [device.capability for device in accelerator.devices]
     known = [one for one in capabilities if one is not None]

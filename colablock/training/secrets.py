@@ -1,6 +1,6 @@
-"""Tokens, where their owners keep them: they go from there into a child's variables and nowhere else.
+"""Look up Hugging Face and W&B tokens.  They are passed only to child processes, as variables.
 
-A hosted notebook's vault answers its own kernel alone, so all of this happens there.
+The secret store of a hosted notebook is available only in the kernel, so the lookup happens there.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = [
     "secrets_environment",
 ]
 
-#: Each secret under the names that its own library knows it by; the first is the one that children get.
+#: The variables that the library of each secret reads.  Child processes get the first one.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN"),
     "WANDB_API_KEY": ("WANDB_API_KEY",),
 }
-_ASKING = threading.Lock()  # Colab's vault answers one thread at a time, and two may wait for ever
+_LOOKUP = threading.Lock()  # Colab answers one thread at a time, and two may deadlock
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A token, and where it was found; its value is never shown."""
+    """A token and its source.  The value is never shown."""
 
     value: str = field(repr=False)
     source: str
@@ -51,69 +51,69 @@ class Secret:
 
 
 class SecretUnavailable(Exception):
-    """A vault holds a secret that it does not give; says why and what to do."""
+    """A secret store has a secret but does not release it; the message says why and what to do."""
 
 
 class SecretStore(Protocol):
-    """Where a hosted notebook keeps secrets."""
+    """The secret store of a hosted notebook."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name for users."""
 
     def read(self, name: str) -> str | None:
-        """Return a secret, None where there is none of that name.  Raises VaultClosed."""
+        """Return a secret, or None if there is none with that name.  Raises SecretUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColabSecrets:
-    """Colab's secrets.  *userdata* stands for ``google.colab.userdata``; it answers in the kernel only."""
+    """Colab's secrets.  *userdata* is ``google.colab.userdata``, which works only in the kernel."""
 
     userdata: Any
     name: str = "Colab's secrets"
 
     def read(self, name: str) -> str | None:
-        """Return what ``userdata.get`` does; its errors are told by their names, which did not change yet."""
+        """Return the result of ``userdata.get``.  Its errors are recognised by the names of their classes."""
         try:
-            with _ASKING:
+            with _LOOKUP:
                 value = self.userdata.get(name)
         except Exception as error:
             kind = type(error).__name__
             if kind == "SecretNotFoundError":
                 return None
             why = {
-                "NotebookAccessError": "it is not granted to this notebook: switch `Notebook access` on "
-                "beside it (the key in the left margin), and run the cell again",
-                "TimeoutException": "Colab did not answer: its page has to be open; run the cell again",
-            }.get(kind, f"{kind}: set {name} in the environment instead")
-            message = f"the secret {name} of Colab was not read: {why}"
+                "NotebookAccessError": "this notebook has no access to it: switch on `Notebook access` "
+                "for it (the key in the left sidebar), and run the cell again",
+                "TimeoutException": "Colab did not answer: open its page, and run the cell again",
+            }.get(kind, f"{kind}: set the environment variable {name} instead")
+            message = f"could not read the secret {name} of Colab: {why}"
             raise SecretUnavailable(message) from error
         return value if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, slots=True)
 class KaggleSecrets:
-    """Kaggle's secrets.  *client* stands for ``kaggle_secrets.UserSecretsClient``."""
+    """Kaggle's secrets.  *client* is ``kaggle_secrets.UserSecretsClient``."""
 
     client: Callable[[], Any]
     name: str = "Kaggle's secrets"
 
     def read(self, name: str) -> str | None:
-        """Return what ``get_secret`` does; what does not exist and what is not attached look alike there."""
+        """Return the result of ``get_secret``.  It does not tell missing secrets from unattached ones."""
         try:
             value = self.client().get_secret(name)
         except Exception as error:
             kind = type(error).__name__
             if kind == "NotFoundError" or "No user secrets exist" in str(error):
                 return None
-            why = f"{kind}: attach it to this notebook (Add-ons, Secrets), with the internet switched on"
-            message = f"the secret {name} of Kaggle was not read: {why}"
+            why = f"{kind}: attach it to this notebook (Add-ons, Secrets), and switch on internet access"
+            message = f"could not read the secret {name} of Kaggle: {why}"
             raise SecretUnavailable(message) from error
         return value if isinstance(value, str) else None
 
 
 def secret_stores(environ: Mapping[str, str]) -> tuple[SecretStore, ...]:
-    """Return the vaults that this process can ask: Colab's in its kernel, Kaggle's by its variables."""
+    """Return the secret stores of this process: Colab's in its kernel, Kaggle's by its variables."""
     found: list[SecretStore] = []
     if in_notebook() and environ.get("VERTEX_PRODUCT") != "COLAB_ENTERPRISE" and _has("google.colab"):
         with suppress(ImportError):
@@ -127,36 +127,35 @@ def secret_stores(environ: Mapping[str, str]) -> tuple[SecretStore, ...]:
 def find_token(
     name: str, environ: Mapping[str, str], stores: Sequence[SecretStore] = ()
 ) -> tuple[Secret | None, tuple[str, ...]]:
-    """Return the secret *name* (``HF_TOKEN``, ``WANDB_API_KEY``), and what to know where a vault kept it.
+    """Return the secret *name* (``HF_TOKEN``, ``WANDB_API_KEY``), and notes about stores that failed.
 
-    The environment comes first, then the library's own file, then the *stores*.
+    The lookup order is: environment variables, the library's own file, *stores*.
     """
     for variable in _NAMES[name]:
         if value := _clean(environ.get(variable, "")):
             return Secret(value, f"the variable {variable}"), ()
-    kept = _in_token_file(environ) if name == "HF_TOKEN" else _in_netrc(environ)
-    if kept is not None:
-        return kept, ()
+    from_file = _in_token_file(environ) if name == "HF_TOKEN" else _in_netrc(environ)
+    if from_file is not None:
+        return from_file, ()
     notes = []
-    for vault in stores:
+    for store in stores:
         try:
-            value = _clean(vault.read(name) or "")
+            value = _clean(store.read(name) or "")
         except SecretUnavailable as error:
             notes.append(str(error))
             continue
         if value:
-            return Secret(value, vault.name), ()
+            return Secret(value, store.name), ()
     return None, tuple(notes)
 
 
 def secrets_environment(
     config: TrainConfig, environ: Mapping[str, str], stores: Sequence[SecretStore] = ()
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the variables with secrets that a run's processes get, and notes about what is missing.
+    """Return the variables with secrets for the processes of a run, and notes about missing ones.
 
-    The hub's token, where there is one.  The key of wandb only where the metrics go
-    there; without a key wandb writes to disk (``WANDB_MODE=offline``), unless its
-    mode is set already.
+    The hub's token is included if there is one, the API key of wandb only if `report_to` has wandb.
+    Without a key, wandb writes to disk (``WANDB_MODE=offline``) unless a mode is set.
     """
     variables: dict[str, str] = {}
     secret, notes = find_token("HF_TOKEN", environ, stores)
@@ -170,17 +169,17 @@ def secrets_environment(
         variables["WANDB_API_KEY"] = secret.value
     elif not environ.get("WANDB_MODE"):
         variables["WANDB_MODE"] = "offline"
-        notes += ("wandb has no key and works offline: set WANDB_API_KEY, or upload later with `wandb sync`",)
+        notes += ("wandb has no API key and works offline: set WANDB_API_KEY, or run `wandb sync` later",)
     return variables, notes
 
 
 def _clean(text: str) -> str:
-    """Return a token without the line ends that come with pasting."""
+    """Return a token without line breaks, which come from pasting."""
     return text.replace("\r", "").replace("\n", "").strip()
 
 
 def _in_token_file(environ: Mapping[str, str]) -> Secret | None:
-    """Return what ``hf auth login`` left."""
+    """Return the token that ``hf auth login`` saved."""
     named = environ.get("HF_TOKEN_PATH")
     path = Path(expand_path(named, environ)) if named else hub_home(environ) / "token"
     value = ""
@@ -190,7 +189,7 @@ def _in_token_file(environ: Mapping[str, str]) -> Secret | None:
 
 
 def _in_netrc(environ: Mapping[str, str]) -> Secret | None:
-    """Return what ``wandb login`` left."""
+    """Return the key that ``wandb login`` saved."""
     host = urlsplit(environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"
     named = environ.get("NETRC")
     path = (
@@ -198,7 +197,7 @@ def _in_netrc(environ: Mapping[str, str]) -> Secret | None:
     )
     known = None
     with suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
-        known = netrc.netrc(str(path)).hosts.get(host)  # not `default`: that is somebody else's password
+        known = netrc.netrc(str(path)).hosts.get(host)  # not `default`: it has another password
     value = _clean(known[2] or "") if known is not None else ""
     return Secret(value, f"the file {path}") if value else None
 
@@ -206,5 +205,5 @@ def _in_netrc(environ: Mapping[str, str]) -> Secret | None:
 def _has(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # no `google`, or one that is no package
+    except (ImportError, ValueError):  # there is no `google`, or it is not a package
         return False

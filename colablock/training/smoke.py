@@ -1,8 +1,8 @@
-"""Ten real training steps on a tiny model and a tiny text, with no network: the proof that a stack trains.
+"""The smoke run: ten real training steps with a tiny model and text, offline, to prove that a stack trains.
 
-The whole way of a run is taken (tokens, launch, runner, callback, adapter),
-twice: once to see a fixed loss fall, once with learning rate 0 to see that it
-was the training that did it.
+It takes the same steps as a run: tokenised data, launch, runner, callback, adapter.  It trains
+twice: once to check that a fixed loss falls, and once with learning rate 0 to check that training
+is what makes it fall.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ __all__ = ["STEPS", "smoke"]
 STEPS = 10
 _RATE = 1e-2
 _SEED = 0
-_ROWS = 8  # of the fixed evaluation
-_CPU_NF4 = (0, 46)  # the first bitsandbytes that quantises to 4 bits without a card
+_ROWS = 8  # for the evaluation loss
+_CPU_NF4 = (0, 46)  # the first bitsandbytes that quantises to 4 bits on a CPU
 _HERE = Path(__file__).parent
 _TEXT = _HERE / "toy.jsonl"
 _PAUSE = 0.1
@@ -55,8 +55,8 @@ def smoke(
 ) -> Receipt:
     """Train the tiny model in the environment *proven* and return the receipt, passed or not.
 
-    Raises TrainingFailed, with the last lines of its log, when a run does not
-    come to its end; Unmet when the tiny model cannot be made.
+    Raises TrainingFailed with the last lines of the log if a run fails, Unmet if the tiny model
+    cannot be made.  *timeout* is in seconds.
     """
     started = time.monotonic()
     has_card = accelerator.kind == "cuda"
@@ -74,10 +74,10 @@ def smoke(
             deadline=started + timeout,
         )
         prepared = attempt.prepare()
-        learnt = attempt.train("learns", prepared, learning_rate=_RATE)
-        still = attempt.train("stays", prepared, learning_rate=0.0)
+        learning = attempt.train("learning", prepared, learning_rate=_RATE)
+        holding = attempt.train("holding", prepared, learning_rate=0.0)
     device = accelerator.devices[0] if has_card else None
-    before, after = _evaluations(learnt)
+    before, after = _evaluations(learning)
     return Receipt(
         matrix=proven.matrix,
         matrix_digest=proven.matrix_digest,
@@ -92,13 +92,13 @@ def smoke(
         cuda=accelerator.cuda if has_card else None,
         precision=attempt.precision.name,
         quantized=quantized,
-        steps=max(event["step"] for event in learnt if event["event"] == "end"),
-        losses=tuple(event["loss"] for event in learnt if event["event"] == "log" and "loss" in event),
+        steps=max(event["step"] for event in learning if event["event"] == "end"),
+        losses=tuple(event["loss"] for event in learning if event["event"] == "log" and "loss" in event),
         before=before,
         after=after,
-        held=_evaluations(still),
+        held=_evaluations(holding),
         seconds=round(time.monotonic() - started, 1),
-        memory=max((event["memory"] for event in learnt if "memory" in event), default=0),
+        memory=max((event["memory"] for event in learning if "memory" in event), default=0),
         date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         colablock=__version__,
         versions=dict(proven.versions),
@@ -128,41 +128,41 @@ class _Attempt:
         return self.scratch / "model"
 
     @property
-    def made(self) -> RunFolder:
-        """Where the tokens are made that both trainings take."""
-        return RunFolder(self.scratch / "made")
+    def prepared_folder(self) -> RunFolder:
+        """The folder with the tokenised data of both trainings."""
+        return RunFolder(self.scratch / "prepared")
 
     @property
-    def environment(self) -> dict[str, str]:
-        """The variables of a run, with every cache where it goes with the rest."""
+    def variables(self) -> dict[str, str]:
+        """The environment variables of a run, with every cache in the scratch folder."""
         caches = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton"}
         return {**self.environ, **{name: str(self.scratch / folder) for name, folder in caches.items()}}
 
     def prepare(self) -> dict[str, Any]:
-        """Make the tiny model with its tokenizer and the tokens, and return what is to be said of these."""
+        """Make the tiny model, its tokenizer and the tokenised data; return the result of ``prepare.py``."""
         toy = {"folder": str(self.model), "text": str(_TEXT), "seed": _SEED}
         left = max(self.deadline - time.monotonic(), 0.0)
         try:
             return prepare_data(
-                self._job(_RATE), self.made, self.environment, self.reporter, toy=toy, timeout=left
+                self._job(_RATE), self.prepared_folder, self.variables, self.reporter, toy=toy, timeout=left
             )
         except Unmet as error:
             if time.monotonic() < self.deadline:
                 raise
-            raise _too_long() from error
+            raise _timed_out() from error
 
     def train(self, name: str, prepared: Mapping[str, Any], *, learning_rate: float) -> list[dict[str, Any]]:
-        """Run once and return its events."""
+        """Train once and return the events."""
         folder = RunFolder(self.scratch / name)
-        shutil.copytree(self.made.data, folder.data)
+        shutil.copytree(self.prepared_folder.data, folder.data)
         rate = "" if learning_rate else " with learning rate 0"
         self.reporter.stage(f"Training {STEPS} steps{rate}")
         job = self._job(learning_rate)
-        record = start_job(job, prepared, folder, home=self.scratch, environ=self.environment)
+        record = start_job(job, prepared, folder, home=self.scratch, environ=self.variables)
         try:
             self._wait(record, folder)
         except BaseException:
-            _end(record)  # its folder is taken away
+            _kill(record)  # its folder will be deleted
             raise
         if folder.state() is not State.DONE:
             raise _failed(folder)
@@ -195,49 +195,49 @@ class _Attempt:
         )
 
     def _wait(self, record: RunRecord, folder: RunFolder) -> None:
-        """Tell how far the run is until it has ended.  Raises TrainingFailed where that takes too long."""
+        """Report the progress until the run has ended.  Raises TrainingFailed after the deadline."""
         while exit_code_of(record.process, record.process_started) is None:
             if time.monotonic() > self.deadline:
-                raise _too_long()
+                raise _timed_out()
             steps = [event["step"] for event in folder.metrics() if event["event"] in ("step", "log")]
             if steps:
                 self.reporter.step(f"step {steps[-1]}", min(steps[-1], STEPS), STEPS)
             time.sleep(_PAUSE)
 
 
-def _end(record: RunRecord) -> None:
-    """End a launcher that was started here, with all that is in its session, and wait for it."""
+def _kill(record: RunRecord) -> None:
+    """Kill the session of a launcher, and wait for its end."""
     with suppress(ProcessLookupError):
         os.killpg(record.process, signal.SIGKILL)
     while exit_code_of(record.process, record.process_started) is None:
         time.sleep(_PAUSE)
 
 
-def _too_long() -> TrainingFailed:
-    hint = "end what else computes here (`top` and `nvidia-smi` show it), then try again"
-    return TrainingFailed("the smoke run took too long", hint=hint)
+def _timed_out() -> TrainingFailed:
+    hint = "End other processes that use the CPU or the card (`top` and `nvidia-smi` list them)"
+    return TrainingFailed("the smoke run timed out", hint=hint)
 
 
 def _failed(folder: RunFolder) -> TrainingFailed:
     end = folder.end()
-    told = str(end.get("traceback") or "") or folder.log.read_text(encoding="utf-8", errors="replace")
-    return TrainingFailed(f"the tiny training run failed\n{last_lines(told, indent='  ')}")
+    output = str(end.get("traceback") or "") or folder.log.read_text(encoding="utf-8", errors="replace")
+    return TrainingFailed(f"the smoke run failed\n{last_lines(output, indent='  ')}")
 
 
 def _evaluations(events: list[dict[str, Any]]) -> tuple[float, float]:
-    """Return the fixed loss before and after."""
+    """Return the evaluation loss before and after training."""
     found = {event["when"]: float(event["loss"]) for event in events if event["event"] == "evaluation"}
     return found["before"], found["after"]
 
 
 def _can_quantize(proven: ProvenEnvironment, *, has_card: bool) -> tuple[bool, list[str]]:
-    """Return whether NF4 can be tried here, and what is to be said where it cannot."""
+    """Return whether NF4 works here, and notes if it does not."""
     version = proven.versions.get("bitsandbytes")
     if version is None:
-        return False, ["no bitsandbytes is in this stack: LoRA on whole weights was trained"]
+        return False, ["this stack has no bitsandbytes: trained LoRA without quantisation"]
     if has_card or _numbers(version) >= _CPU_NF4:
         return True, []
-    return False, [f"bitsandbytes {version} quantises on a card only: LoRA on whole weights was trained"]
+    return False, [f"bitsandbytes {version} needs a card to quantise: trained LoRA without quantisation"]
 
 
 def _numbers(version: str) -> tuple[int, int]:

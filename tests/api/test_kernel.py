@@ -130,9 +130,7 @@ def test_a_kernel_restarts_by_itself_and_goes_on(world: World, kernel_venv: Venv
 
 
 def test_there_are_three_ways_to_see_to_a_restart() -> None:
-    with pytest.raises(
-        InvalidInput, match="`restart` is `soon`, and has to be one of `ask`, `auto`, `never`"
-    ):
+    with pytest.raises(InvalidInput, match="`restart` is `soon`, but must be one of `ask`, `auto`, `never`"):
         colablock.apply("qlora-2026", restart="soon")
 
 

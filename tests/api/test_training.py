@@ -253,7 +253,7 @@ def test_several_files_and_launcher_arguments_are_taken(applied: Bench) -> None:
 
 
 def test_what_cannot_be_is_raised(applied: Bench) -> None:
-    with pytest.raises(InvalidConfig, match="seedd: no such key"):
+    with pytest.raises(InvalidConfig, match="seedd: unknown key"):
         colablock.train("tiny", quiet=True, **asked(applied, seedd=1))
     with pytest.raises(NotFound):
         colablock.train("another", quiet=True, **asked(applied))
@@ -269,7 +269,7 @@ def test_smoke_returns_and_shows_a_receipt(applied: Bench, capsys: pytest.Captur
     assert receipt.passed
     said = capsys.readouterr().out
     assert said.startswith("tiny trains: 10 steps of QLoRA with trl on the CPU, fp32")
-    with pytest.raises(TrainingFailed, match="the tiny training run failed"):
+    with pytest.raises(TrainingFailed, match="the smoke run failed"):
         colablock.smoke("tiny", runner="axolotl", quiet=True)
     assert capsys.readouterr().out == ""
     assert not (Path(applied.home) / "runs").exists()

@@ -192,4 +192,4 @@ def test_the_curve_is_drawn_to_a_file(
     assert run(environ, "plot", "--json", "-o", str(output)) == 0
     assert json.loads(capsys.readouterr().out)["written"] == str(output)
     assert run(environ, "plot", "-o", str(tmp_path / "curve.gif")) == 2
-    assert "has to end in" in capsys.readouterr().err
+    assert "must end in" in capsys.readouterr().err

@@ -162,9 +162,9 @@ def test_what_follows_two_dashes_goes_to_the_launcher(shell: CommandLine) -> Non
 
 
 USAGE: list[tuple[list[str], str]] = [
-    (["train", "tiny", "--set", "seed"], "`--set seed` is no pair: write `--set key=value`"),
+    (["train", "tiny", "--set", "seed"], "`--set seed` has no value: write `--set key=value`"),
     (["train", "tiny"], "the config has 2 faults base_model: is missing datasets: is missing"),
-    (["train", "tiny", "--config", "none.yaml"], "the config `none.yaml` cannot be read"),
+    (["train", "tiny", "--config", "none.yaml"], "cannot read the config `none.yaml`"),
     (["train", "tiny", "--model", "a", "--dataset", "d", "--set", "seedd=1"], "did you mean `seed`?"),
     (
         ["train", "tiny", "--model", "a/b", "--dataset", "d", "--mirror", "/no/such"],
@@ -245,7 +245,7 @@ def test_smoke_proves_and_leaves_a_receipt(shell: CommandLine) -> None:
 
 def test_smoke_with_another_runner_may_fail(shell: CommandLine) -> None:
     assert shell("smoke", "tiny", "--runner", "axolotl") == 1  # without the mend
-    assert "error: the tiny training run failed" in shell.err
+    assert "error: the smoke run failed" in shell.err
     assert "You can't pass `load_in_4bit`" in shell.said
 
 

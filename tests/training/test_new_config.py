@@ -90,7 +90,7 @@ def test_every_example_counts_without_its_mark() -> None:
 
 
 def test_keys_of_the_runner_are_told_of_where_it_takes_them() -> None:
-    assert "Further keys of axolotl's" in text_for(runner="axolotl")
+    assert "Further keys are passed to axolotl" in text_for(runner="axolotl")
     assert "axolotl's go" not in text_for(runner="trl")
 
 
@@ -178,9 +178,9 @@ def test_where_nobody_can_tell_it_is_cautious(longest: int | None, length: int) 
 
 
 WORDS = [
-    (tokens(1 << 20), "# Sized for Tesla T4, 15 GiB: this fits, by the estimate."),
-    (tokens(0), "# Sized for Tesla T4, 15 GiB: not even this fits"),
-    (None, "# Sized for Tesla T4, 15 GiB: what fits is not known"),
+    (tokens(1 << 20), "# Sized for Tesla T4, 15 GiB: it fits by the memory estimate."),
+    (tokens(0), "# Sized for Tesla T4, 15 GiB: even this does not fit"),
+    (None, "# Sized for Tesla T4, 15 GiB: without the model's config"),
 ]
 
 
@@ -263,7 +263,7 @@ def test_the_command_writes_a_config_that_is_sized(
     assert (out, err) == ("", f"wrote {path}\n")
     found = read_config(path)
     assert (found.base_model, found.datasets[0].path) == (model, "mine.jsonl")
-    assert "Tesla T4, 15 GiB: this fits, by the estimate" in path.read_text()
+    assert "Tesla T4, 15 GiB: it fits by the memory estimate" in path.read_text()
     assert main(argv, environ) == ExitCode.USAGE
     assert "exists already" in capsys.readouterr().err
     assert main([*argv, "--force", "-q"], environ) == ExitCode.DONE
@@ -285,7 +285,7 @@ def test_a_model_that_is_not_known_gives_a_cautious_config(
 ) -> None:
     assert main(["new-config", "--card", "L4"], environ) == ExitCode.DONE
     out, err = capsys.readouterr()
-    assert "this is cautious" in out
+    assert "the values are cautious" in out
     assert "note: the config of the model could not be read" in err
     assert "HF_HUB_OFFLINE" in err
 

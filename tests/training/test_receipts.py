@@ -62,10 +62,10 @@ def test_two_claims_make_it_pass(changes: dict[str, Any], fell: bool, held_still
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (None, "`r.json` is no receipt of schema 1"),
-        ({}, "`r.json` is no receipt of schema 1"),
-        ({**receipt_to(T4), "schema": 2}, "`r.json` is no receipt of schema 1"),
-        ({"schema": 1, "matrix": "m"}, "`r.json` is no whole receipt: .*missing"),
+        (None, "`r.json` is not a receipt with schema 1"),
+        ({}, "`r.json` is not a receipt with schema 1"),
+        ({**receipt_to(T4), "schema": 2}, "`r.json` is not a receipt with schema 1"),
+        ({"schema": 1, "matrix": "m"}, "`r.json` is not a complete receipt: .*missing"),
     ],
 )
 def test_what_is_no_receipt(value: object, words: str) -> None:
@@ -102,7 +102,7 @@ def test_a_card_that_tells_no_capability_is_like_no_other() -> None:
     its_own = replace(T4, card="GRID", compute_capability="")
     assert covering_receipt([T4, CPU, its_own], unknown, digest="d") is None
     assert covering_receipt([its_own], Accelerator(), digest="d") is None
-    assert "is not proven by us on GRID" in proof_note("m.toml", "tiny", unknown, digest="d")
+    assert "is not proven on GRID" in proof_note("m.toml", "tiny", unknown, digest="d")
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_a_receipt_covers_such_a_card_and_the_matrix_as_it_is(
 @pytest.mark.parametrize(
     ("accelerator", "said"),
     [
-        (declared("H100"), "training with it is proven on NVIDIA H100 80GB HBM3, 2026-11-26"),
+        (declared("H100"), "training with it is proven on NVIDIA H100 80GB HBM3 (2026-11-26)"),
         (
             declared("T4"),
-            "training with it is not proven by us on Tesla T4: `colablock smoke tiny` proves it in minutes",
+            "training with it is not proven on Tesla T4; `colablock smoke tiny` tests it in minutes",
         ),
-        (Accelerator(), "training with it is not proven by us on a CPU: `colablock smoke tiny`"),
+        (Accelerator(), "training with it is not proven on a CPU; `colablock smoke tiny`"),
         (Accelerator(kind="cuda"), "training with it is proven on NVIDIA H100 80GB HBM3; `colablock smoke"),
     ],
 )
@@ -147,7 +147,7 @@ def test_what_a_plan_says_of_the_cards_that_receipts_cover(
     assert proof_note(str(matrix), "tiny", accelerator, digest="now").startswith(said)
     assert proven_on(str(matrix), digest="now") == ("NVIDIA H100 80GB HBM3",)
     changed = proof_note(str(matrix), "tiny", accelerator, digest="since")
-    assert "not proven by us" in changed  # the matrix is another one by now
+    assert "is not proven" in changed  # the matrix is another one by now
     assert proven_on(str(matrix), digest="since") == ()
 
 
@@ -170,7 +170,7 @@ def test_each_matrix_of_one_name_is_listed_with_its_own_proofs(
         {
             "name": "mine",
             "source": str(near.relative_to(tmp_path)),
-            "training": "not proven by us on any card",
+            "training": "not proven on any card",
         },
         {
             "name": "mine",

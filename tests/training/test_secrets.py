@@ -193,9 +193,9 @@ def test_a_kernel_of_kaggle_without_secrets_has_none() -> None:
 @pytest.mark.parametrize(
     ("vault", "words"),
     [
-        (colab(raising("NotebookAccessError")), "switch `Notebook access` on"),
-        (colab(raising("TimeoutException")), "its page has to be open"),
-        (colab(raising("MessageError")), "MessageError: set HF_TOKEN in the environment"),
+        (colab(raising("NotebookAccessError")), "switch on `Notebook access`"),
+        (colab(raising("TimeoutException")), "open its page"),
+        (colab(raising("MessageError")), "MessageError: set the environment variable HF_TOKEN"),
         (kaggle(raising("BackendError")), "BackendError: attach it to this notebook"),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_card_and_an_old_bitsandbytes_decide_what_is_trained(bench: Bench) -> 
     receipt = smoked(bench, versions={"bitsandbytes": "0.45.5"})
     assert not receipt.quantized
     assert receipt.notes == (
-        "bitsandbytes 0.45.5 quantises on a card only: LoRA on whole weights was trained",
+        "bitsandbytes 0.45.5 needs a card to quantise: trained LoRA without quantisation",
     )
     assert receipt.passed
     receipt = smoked(bench, accelerator=declared("T4"), versions={"bitsandbytes": "0.43.3"})
@@ -81,13 +81,13 @@ def test_axolotl_needs_its_mend(bench: Bench) -> None:
     with pytest.raises(TrainingFailed) as caught:
         smoked(bench, runner="axolotl")
     first, *rest = str(caught.value).splitlines()
-    assert first == "the tiny training run failed"
+    assert first == "the smoke run failed"
     assert rest[-1].startswith("  ValueError: You can't pass `load_in_4bit`or `load_in_8bit` as a kwarg")
 
 
 def test_a_stack_without_bitsandbytes_trains_on_whole_weights(bench: Bench) -> None:
     receipt = smoked(bench, versions={})
-    assert receipt.notes == ("no bitsandbytes is in this stack: LoRA on whole weights was trained",)
+    assert receipt.notes == ("this stack has no bitsandbytes: trained LoRA without quantisation",)
     assert receipt.passed
 
 
@@ -106,7 +106,7 @@ def read(path: Path) -> bytes:
 
 
 def test_one_that_takes_too_long_is_stopped(bench: Bench) -> None:
-    with pytest.raises(TrainingFailed, match="the smoke run took too long"):
+    with pytest.raises(TrainingFailed, match="the smoke run timed out"):
         smoke(
             bench.stack.proven(),
             runner="trl",

@@ -1,4 +1,4 @@
-"""The training config: one YAML for every runner, its keys a documented subset of axolotl's names."""
+"""The training config: one YAML format for every runner.  The keys are a subset of axolotl's."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ C = TypeVar("C", bound=Enum)
 
 
 class Adapter(Enum):
-    """What is trained: low-rank matrices beside weights in 4 bits, or beside whole ones."""
+    """The kind of adapter: low-rank matrices with a base in 4 bits (QLoRA) or in full precision (LoRA)."""
 
     QLORA = "qlora"
     LORA = "lora"
 
 
 class DataFormat(Enum):
-    """What a row of data holds."""
+    """The keys of a row of data."""
 
     TEXT = "text"  # {"text": ...}
     COMPLETION = "completion"  # {"prompt": ..., "completion": ...}
@@ -51,7 +51,7 @@ class DataFormat(Enum):
 
 
 class MetricsTarget(Enum):
-    """Where metrics go beside the run's own file."""
+    """Where metrics go besides the run's own file."""
 
     WANDB = "wandb"
     TENSORBOARD = "tensorboard"
@@ -61,8 +61,8 @@ class MetricsTarget(Enum):
 class DataSource:
     """One dataset: a local file or folder, or a name on the hub.
 
-    *form* is told by the keys of the first row unless it is given; *split* and
-    *name* (the hub's configuration) count for a dataset of the hub.
+    Without *form*, the format follows from the columns.  *split* and *name* (the configuration)
+    apply to datasets on the hub.
     """
 
     path: str
@@ -73,9 +73,9 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """What is trained on what, and how.  Lengths are in tokens, sizes of a batch in sequences.
+    """The config of a training run.  Lengths are in tokens, batch sizes in sequences.
 
-    There is no key for the precision: it follows from the card.
+    There is no key for the precision, which follows from the card.
     """
 
     base_model: str
@@ -86,7 +86,7 @@ class TrainConfig:
     micro_batch_size: int = 1
     gradient_accumulation_steps: int = 8
     num_epochs: float = 1.0
-    max_steps: int | None = None  # in place of the epochs
+    max_steps: int | None = None  # overrides the epochs
     learning_rate: float = 2e-4
     lr_scheduler: str = "cosine"
     warmup_ratio: float = 0.03
@@ -98,27 +98,34 @@ class TrainConfig:
     lora_dropout: float = 0.0
     lora_target_modules: tuple[str, ...] = ()  # empty: every linear layer but the head
     gradient_checkpointing: bool = True
-    train_on_inputs: bool = False  # whether the prompt's tokens count for the loss, too
-    chat_template: str | None = None  # None: the tokenizer's own; "chatml" for one that has none
-    val_set_size: float = 0.0  # share of the rows that is kept for evaluation
+    train_on_inputs: bool = False  # whether the loss includes the tokens of prompts
+    chat_template: str | None = None  # None: the tokenizer's; "chatml" for a tokenizer without one
+    val_set_size: float = 0.0  # the share of the rows for evaluation
     eval_steps: int | None = None
     logging_steps: int = 1
-    save_steps: int | None = None  # None: by the clock, at most ten minutes apart
+    save_steps: int | None = None  # None: by time, at most ten minutes apart
     save_total_limit: int = 2
     seed: int = 42
-    output_dir: str | None = None  # None: `outputs/`, by the names of model and data
+    output_dir: str | None = None  # None: a folder in `outputs/` with the names of model and data
     report_to: tuple[MetricsTarget, ...] = ()
     wandb_project: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)  # what the axolotl runner passes through
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further keys for axolotl
 
     def digest(self) -> str:
-        """Return a SHA-256 of everything that decides what is learnt: not of where it is written or told."""
-        told = {"output_dir", "report_to", "wandb_project", "save_steps", "save_total_limit", "logging_steps"}
-        facts = {name: value for name, value in config_to(self).items() if name not in told}
+        """Return a SHA-256 of the keys that affect the training, not of those about output and reporting."""
+        excluded = {
+            "output_dir",
+            "report_to",
+            "wandb_project",
+            "save_steps",
+            "save_total_limit",
+            "logging_steps",
+        }
+        facts = {name: value for name, value in config_to(self).items() if name not in excluded}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-# Key: what is between the smallest and the largest value that makes sense.
+# The smallest and the largest valid value of each key.
 RANGES: Mapping[str, tuple[float, float]] = {
     "sequence_len": (8, 1 << 20),
     "micro_batch_size": (1, 1 << 16),
@@ -136,14 +143,14 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "eval_steps": (1, 1 << 40),
     "logging_steps": (1, 1 << 40),
     "save_steps": (1, 1 << 40),
-    "save_total_limit": (2, 1000),  # one may be damaged: the one before is what it is resumed from
+    "save_total_limit": (2, 1000),  # if the newest is damaged, a run resumes from the one before
     "seed": (0, (1 << 32) - 1),
 }
-_OURS = ("bf16", "fp16", "tf32", "load_in_4bit", "load_in_8bit", "flash_attention", "sdp_attention")
-_HINTS = dict.fromkeys(_OURS, "it follows from the card and from `adapter`: leave it out") | {
-    "batch_size": "say `micro_batch_size` and `gradient_accumulation_steps`",
-    "model": "axolotl's name for it is `base_model`",
-    "dataset": "axolotl's name for it is `datasets`, a list",
+_DERIVED = ("bf16", "fp16", "tf32", "load_in_4bit", "load_in_8bit", "flash_attention", "sdp_attention")
+_HINTS = dict.fromkeys(_DERIVED, "it follows from the card and from `adapter`: remove it") | {
+    "batch_size": "use `micro_batch_size` and `gradient_accumulation_steps`",
+    "model": "use `base_model`",
+    "dataset": "use `datasets`, a list",
 }
 
 
@@ -153,25 +160,27 @@ def read_config(path: Path, *, passes_through: bool = False) -> TrainConfig:
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
-    """Return the keys of a YAML file as they are.  Raises NotFound, InvalidConfig."""
+    """Return the content of a YAML file without checks.  Raises NotFound, InvalidConfig."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        hint = "`colablock new-config` writes one"
-        raise NotFound(f"the config `{path}` cannot be read: {reason}", hint=hint) from error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        hint = "`colablock new-config` writes a config"
+        raise NotFound(f"cannot read the config `{path}`: {reason}", hint=hint) from error
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidConfig(str(path), [Fault(path="", message=f"no YAML: {_in_one_line(error)}")]) from error
+        raise InvalidConfig(
+            str(path), [Fault(path="", message=f"is not valid YAML: {_one_line(error)}")]
+        ) from error
     if not isinstance(value, Mapping):
-        message = "it has to be a mapping of keys to values"
+        message = "must be a mapping of keys to values"
         raise InvalidConfig(str(path), [Fault(path="", message=message)])
     return value
 
 
 def yaml_value(text: str) -> Any:
-    """Return what *text* is in YAML: a number, a truth value, a list, else itself."""
+    """Return the value of *text* in YAML, such as a number or a list; invalid YAML is returned as it is."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -179,25 +188,25 @@ def yaml_value(text: str) -> Any:
 
 
 def values_from(pairs: Iterable[str]) -> dict[str, Any]:
-    """Return what pairs ``key=value`` say, their values read as YAML.  Raises InvalidInput."""
+    """Return the values of ``key=value`` pairs, read as YAML.  Raises InvalidInput."""
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise InvalidInput(f"`--set {pair}` is no pair: write `--set key=value`")
+            raise InvalidInput(f"`--set {pair}` has no value: write `--set key=value`")
         found[key.strip()] = yaml_value(value)
     return found
 
 
 def config_from(value: object, *, source: str = "", passes_through: bool = False) -> TrainConfig:
-    """Return the config that a mapping of keys stands for.
+    """Return the config with the keys and values of a mapping.
 
-    *passes_through*: keys that are not ours are kept for the runner (axolotl);
-    else they are faults.  Raises InvalidConfig with every fault at once.
+    With *passes_through*, unknown keys are kept for the runner (axolotl); otherwise they are
+    faults.  Raises InvalidConfig with every fault at once.
     """
     if not isinstance(value, Mapping):
-        raise InvalidConfig(source, [Fault(path="", message="it has to be a mapping of keys to values")])
-    reading = _ConfigReading()
+        raise InvalidConfig(source, [Fault(path="", message="must be a mapping of keys to values")])
+    reading = _ConfigReader()
     known = {one.name: one for one in fields(TrainConfig) if one.name != "extra"}
     found: dict[str, Any] = {}
     extra: dict[str, Any] = {}
@@ -209,7 +218,7 @@ def config_from(value: object, *, source: str = "", passes_through: bool = False
             extra[str(key)] = reading.plain(str(key), given)
         else:
             hint = _HINTS.get(str(key)) or near(str(key), list(known))
-            reading.fault(str(key), "no such key", hint=hint)
+            reading.fault(str(key), "unknown key", hint=hint)
     for key in ("base_model", "datasets"):
         if not found.get(key) and not any(fault.path.startswith(key) for fault in reading.faults):
             reading.fault(key, "is missing")
@@ -219,7 +228,7 @@ def config_from(value: object, *, source: str = "", passes_through: bool = False
 
 
 def config_to(config: TrainConfig) -> dict[str, Any]:
-    """Return *config* as the keys and plain values that `config_from` reads; what is unset is left out."""
+    """Return *config* as a mapping that `config_from` reads, without unset keys."""
     written: dict[str, Any] = {}
     for one in fields(config):
         value = getattr(config, one.name)
@@ -247,13 +256,13 @@ def _source_to(source: DataSource) -> Iterator[tuple[str, str]]:
         yield "name", source.name
 
 
-def _in_one_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
 @dataclass(slots=True)
-class _ConfigReading:
-    """Turns plain values into typed ones, and collects what is wrong with them."""
+class _ConfigReader:
+    """Converts plain values to typed ones, and collects the faults."""
 
     faults: list[Fault] = field(default_factory=list)
 
@@ -261,7 +270,7 @@ class _ConfigReading:
         self.faults.append(Fault(path=path, message=message, hint=hint))
 
     def value(self, kind: Any, key: str, given: Any) -> Any:
-        """Return *given* as the field *key*, whose annotation is *kind*, wants it."""
+        """Return *given* converted for the field *key* with the annotation *kind*."""
         if key == "datasets":
             return tuple(self._sources(given))
         kind = str(kind)
@@ -275,35 +284,35 @@ class _ConfigReading:
             return self._text(key, given)
         if kind.startswith("bool"):
             if not isinstance(given, bool):
-                self.fault(key, f"is {given!r}, and has to be `true` or `false`")
+                self.fault(key, f"is {given!r}, but must be `true` or `false`")
             return given
         return self._number(key, given, whole=kind.startswith("int"))
 
     def _number(self, key: str, given: Any, *, whole: bool) -> Any:
-        if isinstance(given, str):  # YAML 1.1 takes `2e-4` for a text
+        if isinstance(given, str):  # YAML 1.1 reads `2e-4` as a string
             with suppress(ValueError):
                 given = float(given)
         fits = isinstance(given, (int, float)) and not isinstance(given, bool)
         if not fits or (whole and isinstance(given, float) and not given.is_integer()):
-            self.fault(key, f"is {given!r}, and has to be a {'whole ' if whole else ''}number")
+            self.fault(key, f"is {given!r}, but must be a {'whole ' if whole else ''}number")
             return given
         lowest, highest = RANGES[key]
         if not lowest <= given <= highest:
-            self.fault(key, f"is {given!r}, and has to be between {lowest:,} and {highest:,}")
+            self.fault(key, f"is {given!r}, but must be between {lowest:,} and {highest:,}")
             return given
         return int(given) if whole else float(given)
 
     def plain(self, key: str, given: Any) -> Any:
-        """Return a value that is not ours: it is kept as JSON."""
+        """Return the value of an unknown key, which has to be valid in JSON."""
         try:
             json.dumps(given, sort_keys=True)
         except (TypeError, ValueError):
-            self.fault(key, "is nothing that JSON can hold", hint="put it in quotes where it is a date")
+            self.fault(key, "is not a value of JSON", hint="put it in quotes if it is a date")
         return given
 
     def _text(self, key: str, given: Any) -> str:
         if not isinstance(given, str) or not given:
-            self.fault(key, f"is {given!r}, and has to be a text")
+            self.fault(key, f"is {given!r}, but must be a non-empty string")
         return str(given)
 
     def _choice(self, kind: type[C], key: str, given: Any) -> C | None:
@@ -311,7 +320,7 @@ class _ConfigReading:
             return kind(given)
         except ValueError:
             choices = ", ".join(f"`{one.value}`" for one in kind)
-            self.fault(key, f"is {given!r}, and has to be one of {choices}")
+            self.fault(key, f"is {given!r}, but must be one of {choices}")
             return None
 
     def _sources(self, given: Any) -> Iterator[DataSource]:
@@ -321,13 +330,13 @@ class _ConfigReading:
             if isinstance(one, str):
                 yield DataSource(path=one)
             elif not isinstance(one, Mapping):
-                self.fault(where, f"is {one!r}, and has to be a path or a mapping")
+                self.fault(where, f"is {one!r}, but must be a path or a mapping")
             elif not isinstance(one.get("path"), str) or not one["path"]:
                 self.fault(f"{where}.path", "is missing")
             else:
                 for key in one.keys() - keys.keys():
-                    hint = near(str(key), list(keys)) or f"known ones are {', '.join(keys)}"
-                    self.fault(f"{where}.{key}", "no such key", hint=hint)
+                    hint = near(str(key), list(keys)) or f"the keys are {', '.join(keys)}"
+                    self.fault(f"{where}.{key}", "unknown key", hint=hint)
                 found = {
                     keys[key]: str(value) for key, value in one.items() if key in keys and value is not None
                 }

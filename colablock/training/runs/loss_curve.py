@@ -1,4 +1,4 @@
-"""The loss curve of a run: its points, a small SVG of our own, and a PNG that matplotlib draws in a child."""
+"""The loss curve of a run: its points, an SVG, and a PNG that matplotlib draws in a child process."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ __all__ = [
     "write_curve",
 ]
 
-_WEIGHT = 0.85  # of what was before, in the smoothed loss: about seven points back
-_REMEMBERED = 200  # points, of which the first has a weight of 1e-14
-_MOST = 400  # points that a curve of this size can show
-_PATIENCE = 120.0  # seconds: matplotlib's first import may build its list of fonts
+_WEIGHT = 0.85  # of earlier points in the smoothed loss: about the last seven points count
+_SMOOTHED_POINTS = 200  # the first of so many points has a weight of 1e-14
+_MAX_POINTS = 400  # that a curve of this size can show
+_TIMEOUT = 120.0  # seconds: the first import of matplotlib may build its list of fonts
 _NO_MATPLOTLIB = 3  # exit code of the child
 _LINE = "#3b82f6"  # readable on white and on the near black of dark notebooks
 _DOTS = "#d97706"
@@ -56,34 +56,34 @@ class Point(NamedTuple):
 
 
 def number_of(event: Mapping[str, Any], key: str) -> float | None:
-    """Return the number that *event* has under *key*, not a number among them; None for anything else."""
+    """Return the number under *key* in *event*, which may be nan; None for any other value."""
     value = event.get(key)
     return None if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
 
 
 def loss_points(events: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
-    """Return the training loss by step; where a step comes again, the later event counts.
+    """Return the training loss by step, without values that are not finite.
 
-    A start at an earlier step undoes what lies behind it: those steps are trained
-    again.  What is not finite is left out.
+    If a step is logged again, the later event counts.  A start at an earlier step removes the
+    points after it, since those steps are trained again.
     """
     return _points(events, "loss")
 
 
 def evaluation_points(events: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
-    """Return the loss on the rows that are kept for evaluation, as `loss_points`."""
+    """Return the loss on the evaluation rows, like `loss_points`."""
     return _points(events, "eval_loss")
 
 
 class GrowingCurve:
-    """The points of one kind of loss while they come, each event at the cost of that one."""
+    """The points of one kind of loss, extended event by event."""
 
     def __init__(self, key: str) -> None:
         self._key = key
         self._points: list[Point] = []
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Take one event; one that is no point of this curve changes nothing."""
+        """Add one event; events that are not points of this curve are ignored."""
         kind = event.get("event")
         if kind not in ("start", "log"):
             return
@@ -105,8 +105,8 @@ class GrowingCurve:
 
     @property
     def smooth_end(self) -> float | None:
-        """The last of the smoothed points: what lies far back has no weight in it."""
-        last = self._points[-_REMEMBERED:]
+        """The last smoothed loss, from recent points only, since earlier ones have no weight."""
+        last = self._points[-_SMOOTHED_POINTS:]
         return smoothed(last)[-1].loss if last else None
 
 
@@ -118,7 +118,7 @@ def _points(events: Iterable[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
 
 
 def smoothed(points: Sequence[Point], weight: float = _WEIGHT) -> tuple[Point, ...]:
-    """Return the running mean of *points* that forgets, without a bias to where it began."""
+    """Return the exponential moving average of *points*, corrected for the bias towards the start."""
     mean, seen, found = 0.0, 0.0, []
     for step, loss in points:
         mean = weight * mean + (1 - weight) * loss
@@ -131,7 +131,7 @@ def smoothed(points: Sequence[Point], weight: float = _WEIGHT) -> tuple[Point, .
 
 
 def sparkline_svg(points: Sequence[Point], *, width: int = 120, height: int = 28) -> str:
-    """Return *points* as a line without axes; "" for fewer than two."""
+    """Return an SVG of *points* as a line without axes; "" for fewer than two points."""
     if len(points) < 2:  # noqa: PLR2004  # a line has two ends
         return ""
     box = _Box(left=2, top=2, right=width - 2, bottom=height - 2, steps=_span(points), losses=_range(points))
@@ -153,10 +153,10 @@ def curve_svg(
     evaluations: Sequence[Point] = (),
     is_file: bool = False,
 ) -> str:
-    """Return *points* as a curve with axes, the smoothed one in front, *evaluations* as dots.
+    """Return an SVG of *points* with axes and a smoothed curve, and of *evaluations* as dots.
 
-    Text and axes have the colour of the page; *is_file* gives them one of
-    their own, light or dark as the viewer asks.  "" without a point.
+    Text and axes have the colour of the page.  With *is_file* the SVG sets its own colours, light
+    or dark as the viewer prefers.  The result is "" without points.
     """
     every = [*points, *evaluations]
     if not every:
@@ -171,7 +171,7 @@ def curve_svg(
         losses=(losses[0], losses[-1]),
     )
     shown = _thinned(points)
-    parts = [_own_colours() if is_file else "", *_axes(box, losses)]
+    parts = [_page_colours() if is_file else "", *_axes(box, losses)]
     if title:
         size = min(13.5, 1.7 * (width - 24) / max(len(title), 1))
         parts.append(_text(12, 20, title, anchor="start", size=size, weight=600))
@@ -191,7 +191,7 @@ def curve_svg(
 
 
 class _Box(NamedTuple):
-    """Where on the picture the points lie, and which steps and losses its edges are."""
+    """The area of the points in the picture, and the steps and losses at its edges."""
 
     left: float
     top: float
@@ -235,7 +235,7 @@ def _legend(box: _Box, *, has_evaluations: bool) -> str:
     return "".join(parts)
 
 
-def _own_colours() -> str:
+def _page_colours() -> str:
     return (
         "<style>:root{color:#1f2328;background:#fff}"
         "@media(prefers-color-scheme:dark){:root{color:#e6e6e6;background:#16181d}}</style>"
@@ -271,11 +271,11 @@ def _path(points: Iterable[Point], box: _Box, *, width: float, opacity: float = 
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
-    """Return at most `_MOST` of *points*: of each stretch its lowest and its highest, and always the ends."""
-    if len(points) <= _MOST:
+    """Return at most `_MAX_POINTS` of *points*: the ends, and the minimum and maximum of each section."""
+    if len(points) <= _MAX_POINTS:
         return list(points)
     inner = points[1:-1]
-    length = math.ceil(2 * len(inner) / (_MOST - 2))
+    length = math.ceil(2 * len(inner) / (_MAX_POINTS - 2))
     kept = {points[0], points[-1]}
     for at in range(0, len(inner), length):
         stretch = inner[at : at + length]
@@ -297,7 +297,7 @@ def _range(points: Sequence[Point]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, *, most: int, whole: bool = False) -> list[float]:
-    """Return round numbers, about *most*, that enclose the range; *whole* allows no fractions."""
+    """Return about *most* round numbers that enclose the range, without fractions if *whole*."""
     if high <= low:
         around = abs(low) * 0.1 or 1.0
         low, high = low - around, high + around
@@ -311,7 +311,7 @@ def _ticks(low: float, high: float, *, most: int, whole: bool = False) -> list[f
 
 
 def _labels(values: Sequence[float]) -> list[str]:
-    """Return *values* as an axis has them, each another: ``0.5``, ``12000``, ``2e-05``."""
+    """Return *values* as distinct labels of an axis: ``0.5``, ``12000``, ``2e-05``."""
     found: list[str] = []
     for digits in range(4, 16):
         found = [_label(value, digits) for value in values]
@@ -321,7 +321,7 @@ def _labels(values: Sequence[float]) -> list[str]:
 
 
 def _label(value: float, digits: int) -> str:
-    if abs(value) < 1e-12:  # noqa: PLR2004  # what is left of a 0 that was reckoned
+    if abs(value) < 1e-12:  # noqa: PLR2004  # a rounding error of 0
         return "0"
     return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
 
@@ -366,26 +366,25 @@ def curve_png(
 ) -> bytes:
     """Return the loss curve of a run as a PNG, drawn by the first of *pythons* that has matplotlib.
 
-    By default that is this interpreter, then the run's own.  It is drawn in a
-    child: matplotlib is never loaded here.  Raises Unmet where nothing is to be
-    drawn, or nobody can.
+    By default that is this interpreter, then the run's.  A child process draws it, so that
+    matplotlib is never imported here.  Raises Unmet if there is no loss, or no interpreter can.
     """
     job = _job(folder, _title(folder) if title is None else title)
-    said = ""
+    problem = ""
     for python in dict.fromkeys(_pythons(folder) if pythons is None else pythons):
         try:
-            output = _drawn(python, job, environ)
+            output = _draw(python, job, environ)
         except ChildFailed as error:
             if error.status != _NO_MATPLOTLIB:
-                said = last_lines(error.output.error_text, 1) or str(error)
+                problem = last_lines(error.output.error_text, 1) or str(error)
             continue
         if output.stdout.startswith(b"\x89PNG"):
             return output.stdout
-        said = last_lines(output.error_text, 1)
-    reason = said or "none of the interpreters that were asked has matplotlib"
+        problem = last_lines(output.error_text, 1)
+    reason = problem or "none of these interpreters has matplotlib"
     raise Unmet(
-        f"the loss curve cannot be drawn as PNG: {reason}",
-        hint="Name a file that ends in `.svg`: that needs no matplotlib",
+        f"cannot draw the loss curve as PNG: {reason}",
+        hint="Use a file name that ends in `.svg`, which does not need matplotlib",
     )
 
 
@@ -397,7 +396,7 @@ def write_curve(
     environ: Mapping[str, str] = os.environ,
     title: str | None = None,
 ) -> None:
-    """Write the loss curve to *path* as its name ends: ``.png`` or ``.svg``.  Raises Unmet, InvalidInput."""
+    """Write the loss curve to *path*, whose suffix is ``.png`` or ``.svg``.  Raises Unmet, InvalidInput."""
     kind = path.suffix.lower()
     if kind == ".png":
         write_atomic(path, curve_png(folder, pythons, environ=environ, title=title))
@@ -411,7 +410,7 @@ def write_curve(
         )
         write_atomic(path, svg.encode())
     else:
-        raise InvalidInput(f"`{path}` has to end in `.png` or `.svg`")
+        raise InvalidInput(f"`{path}` must end in `.png` or `.svg`")
 
 
 def _title(folder: RunFolder) -> str:
@@ -441,18 +440,18 @@ def _job(folder: RunFolder, title: str) -> bytes:
 def _logged(folder: RunFolder) -> list[dict[str, Any]]:
     events = folder.metrics()
     if not loss_points(events):
-        raise Unmet("no loss was logged yet: there is nothing to draw")
+        raise Unmet("cannot draw a loss curve: no loss has been logged yet")
     return events
 
 
-def _drawn(python: str, job: bytes, environ: Mapping[str, str]) -> ChildOutput:
-    # Not isolated: matplotlib may be one of the user's own packages.  In a folder of its own: the current
-    # one may hold a file called `matplotlib.py`.
+def _draw(python: str, job: bytes, environ: Mapping[str, str]) -> ChildOutput:
+    # Not isolated: matplotlib may be among the user's own packages.  In an empty folder: the current
+    # one may have a file named `matplotlib.py`.
     with tempfile.TemporaryDirectory(prefix="colablock-") as empty:
         return run_child(
             source_command(python, _DRAW),
             environ=environment_of(python, environ, PYTHONDONTWRITEBYTECODE="1"),
             folder=Path(empty),
             data=job,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )

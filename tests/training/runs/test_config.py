@@ -123,40 +123,40 @@ def test_what_means_the_same_is_the_same(value: dict[str, Any], alike: dict[str,
 
 
 FAULTS: list[tuple[str, Any, str, str, str | None]] = [
-    ("learning_rate", "fast", "learning_rate", "is 'fast', and has to be a number", None),
-    ("learning_rate", True, "learning_rate", "is True, and has to be a number", None),
-    ("learning_rate", 11, "learning_rate", "is 11, and has to be between 0 and 10", None),
-    ("sequence_len", 7, "sequence_len", "is 7, and has to be between 8 and 1,048,576", None),
-    ("sequence_len", 8.5, "sequence_len", "is 8.5, and has to be a whole number", None),
-    ("sequence_len", float("nan"), "sequence_len", "is nan, and has to be a whole number", None),
-    ("sequence_len", "inf", "sequence_len", "is inf, and has to be a whole number", None),
+    ("learning_rate", "fast", "learning_rate", "is 'fast', but must be a number", None),
+    ("learning_rate", True, "learning_rate", "is True, but must be a number", None),
+    ("learning_rate", 11, "learning_rate", "is 11, but must be between 0 and 10", None),
+    ("sequence_len", 7, "sequence_len", "is 7, but must be between 8 and 1,048,576", None),
+    ("sequence_len", 8.5, "sequence_len", "is 8.5, but must be a whole number", None),
+    ("sequence_len", float("nan"), "sequence_len", "is nan, but must be a whole number", None),
+    ("sequence_len", "inf", "sequence_len", "is inf, but must be a whole number", None),
     ("seed", 10**400, "seed", "is 1000", None),
     ("learning_rate", 10**400, "learning_rate", "is 1000", None),
-    ("learning_rate", float("nan"), "learning_rate", "is nan, and has to be between 0 and 10", None),
-    ("sequence_len", [8], "sequence_len", "is [8], and has to be a whole number", None),
-    ("save_total_limit", 1, "save_total_limit", "is 1, and has to be between 2 and 1,000", None),
-    ("max_steps", 0, "max_steps", "is 0, and has to be between 1 and 1,099,511,627,776", None),
-    ("adapter", "dora", "adapter", "is 'dora', and has to be one of `qlora`, `lora`", None),
-    ("report_to", ["comet"], "report_to", "is 'comet', and has to be one of `wandb`, `tensorboard`", None),
-    ("gradient_checkpointing", "yes", "gradient_checkpointing", "is 'yes', and has to be `true` or", None),
-    ("base_model", "", "base_model", "is '', and has to be a text", None),
-    ("base_model", 3, "base_model", "is 3, and has to be a text", None),
+    ("learning_rate", float("nan"), "learning_rate", "is nan, but must be between 0 and 10", None),
+    ("sequence_len", [8], "sequence_len", "is [8], but must be a whole number", None),
+    ("save_total_limit", 1, "save_total_limit", "is 1, but must be between 2 and 1,000", None),
+    ("max_steps", 0, "max_steps", "is 0, but must be between 1 and 1,099,511,627,776", None),
+    ("adapter", "dora", "adapter", "is 'dora', but must be one of `qlora`, `lora`", None),
+    ("report_to", ["comet"], "report_to", "is 'comet', but must be one of `wandb`, `tensorboard`", None),
+    ("gradient_checkpointing", "yes", "gradient_checkpointing", "is 'yes', but must be `true` or", None),
+    ("base_model", "", "base_model", "is '', but must be a non-empty string", None),
+    ("base_model", 3, "base_model", "is 3, but must be a non-empty string", None),
     ("base_model", None, "base_model", "is missing", None),
     ("datasets", [], "datasets", "is missing", None),
-    ("datasets", [3], "datasets[0]", "is 3, and has to be a path or a mapping", None),
+    ("datasets", [3], "datasets[0]", "is 3, but must be a path or a mapping", None),
     ("datasets", ["a", {"split": "train"}], "datasets[1].path", "is missing", None),
-    ("datasets", [{"path": "a", "type": "sharegpt"}], "datasets[0].type", "is 'sharegpt', and has", None),
-    ("datasets", [{"path": "a", "splitt": 1}], "datasets[0].splitt", "no such key", "did you mean `split`?"),
-    ("datasets", [{"path": "a", "z": 1}], "datasets[0].z", "no such key", "known ones are path, type"),
-    ("lora_target_modules", ["a", 3], "lora_target_modules[1]", "is 3, and has to be a text", None),
-    ("learning_rat", 1, "learning_rat", "no such key", "did you mean `learning_rate`?"),
-    ("bf16", True, "bf16", "no such key", "it follows from the card and from `adapter`: leave it out"),
-    ("load_in_4bit", True, "load_in_4bit", "no such key", "it follows from the card"),
-    ("model", "a", "model", "no such key", "axolotl's name for it is `base_model`"),
-    ("dataset", "a", "dataset", "no such key", "axolotl's name for it is `datasets`, a list"),
-    ("batch_size", 8, "batch_size", "no such key", "say `micro_batch_size` and"),
-    ("extra", {"a": 1}, "extra", "no such key", None),
-    ("qqqq", 1, "qqqq", "no such key", None),
+    ("datasets", [{"path": "a", "type": "sharegpt"}], "datasets[0].type", "is 'sharegpt', but must", None),
+    ("datasets", [{"path": "a", "splitt": 1}], "datasets[0].splitt", "unknown key", "did you mean `split`?"),
+    ("datasets", [{"path": "a", "z": 1}], "datasets[0].z", "unknown key", "the keys are path, type"),
+    ("lora_target_modules", ["a", 3], "lora_target_modules[1]", "is 3, but must be a non-empty string", None),
+    ("learning_rat", 1, "learning_rat", "unknown key", "did you mean `learning_rate`?"),
+    ("bf16", True, "bf16", "unknown key", "it follows from the card and from `adapter`: remove it"),
+    ("load_in_4bit", True, "load_in_4bit", "unknown key", "it follows from the card"),
+    ("model", "a", "model", "unknown key", "use `base_model`"),
+    ("dataset", "a", "dataset", "unknown key", "use `datasets`, a list"),
+    ("batch_size", 8, "batch_size", "unknown key", "use `micro_batch_size` and"),
+    ("extra", {"a": 1}, "extra", "unknown key", None),
+    ("qqqq", 1, "qqqq", "unknown key", None),
 ]
 
 
@@ -177,12 +177,12 @@ def test_every_fault_is_told_at_once() -> None:
     paths = [fault.path for fault in caught.value.faults]
     assert paths == ["learning_rat", "seed", "datasets[0].path", "datasets[1].type", "base_model"]
     assert caught.value.source == "train.yaml"
-    assert str(caught.value).startswith("the config `train.yaml` has 5 faults\n  learning_rat: no such key (")
+    assert str(caught.value).startswith("the config `train.yaml` has 5 faults\n  learning_rat: unknown key (")
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])
 def test_a_config_is_a_mapping(value: object) -> None:
-    assert faults_of(value) == {"": ("it has to be a mapping of keys to values", None)}
+    assert faults_of(value) == {"": ("must be a mapping of keys to values", None)}
 
 
 def test_a_runner_may_take_keys_that_are_not_ours() -> None:
@@ -195,7 +195,7 @@ def test_a_runner_may_take_keys_that_are_not_ours() -> None:
     assert list(faults) == ["bf16", "model"]  # ours to decide, or misnamed
     for value in (date(2026, 1, 1), {"a": {1: 2, "b": 3}}):  # what YAML has and JSON has not
         faults = faults_of({**LEAST, "since": value}, passes_through=True)
-        assert faults["since"][0] == "is nothing that JSON can hold"
+        assert faults["since"][0] == "is not a value of JSON"
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:
@@ -204,19 +204,23 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     assert read_config(path) == TrainConfig(base_model="a/b", datasets=(DataSource(path="data.jsonl"),))
     path.write_text("base_model: a/b\ndatasets: [d]\nlora_target_linear: true\n")
     assert read_config(path, passes_through=True).extra == {"lora_target_linear": True}
-    with pytest.raises(InvalidConfig, match=r"train\.yaml` has 1 fault\n  lora_target_linear: no such key"):
+    with pytest.raises(InvalidConfig, match=r"train\.yaml` has 1 fault\n  lora_target_linear: unknown key"):
         read_config(path)
 
 
 @pytest.mark.parametrize(
     ("content", "kind", "words"),
     [
-        (None, NotFound, "cannot be read: No such file or directory"),
-        (b"\xff\xfe", NotFound, "cannot be read: it is no text in UTF-8"),
-        (b"a: [", InvalidConfig, "no YAML: while parsing"),
-        (b"a: !!python/object:os.system {}", InvalidConfig, "no YAML: could not determine a constructor"),
-        (b"- a\n", InvalidConfig, "it has to be a mapping"),
-        (b"", InvalidConfig, "it has to be a mapping"),
+        (None, NotFound, "cannot read the config `.*`: No such file or directory"),
+        (b"\xff\xfe", NotFound, "cannot read the config `.*`: it is not UTF-8"),
+        (b"a: [", InvalidConfig, "is not valid YAML: while parsing"),
+        (
+            b"a: !!python/object:os.system {}",
+            InvalidConfig,
+            "is not valid YAML: could not determine a constructor",
+        ),
+        (b"- a\n", InvalidConfig, "must be a mapping"),
+        (b"", InvalidConfig, "must be a mapping"),
     ],
 )
 def test_a_file_that_is_no_config(
@@ -228,7 +232,7 @@ def test_a_file_that_is_no_config(
     with pytest.raises(kind, match=words) as caught:
         read_config(path)
     assert "\n" not in str(caught.value).split("\n  ", 1)[-1]
-    assert kind is InvalidConfig or caught.value.hint == "`colablock new-config` writes one"
+    assert kind is InvalidConfig or caught.value.hint == "`colablock new-config` writes a config"
 
 
 @pytest.mark.parametrize(
@@ -268,7 +272,7 @@ def test_what_is_said_beside_a_file_comes_before_it(tmp_path: Path) -> None:
 
 
 def test_what_is_said_may_be_wrong() -> None:
-    with pytest.raises(InvalidInput, match=r"`--set seed` is no pair: write `--set key=value`"):
+    with pytest.raises(InvalidInput, match=r"`--set seed` has no value: write `--set key=value`"):
         values_from(["seed"])
     values = values_of("a", "d", None, {"sample_packing": True})
     with pytest.raises(InvalidConfig, match="the config has"):

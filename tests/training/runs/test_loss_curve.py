@@ -201,9 +201,9 @@ def test_the_first_interpreter_that_has_matplotlib_draws(
 
 def test_nobody_can_draw(tmp_path: Path, without: str) -> None:
     folder = a_run(tmp_path / "run", events=events_of([5.0]))
-    with pytest.raises(Unmet, match="none of the interpreters") as caught:
+    with pytest.raises(Unmet, match="none of these interpreters") as caught:
         curve_png(folder, [without])
-    assert caught.value.hint == "Name a file that ends in `.svg`: that needs no matplotlib"
+    assert caught.value.hint == "Use a file name that ends in `.svg`, which does not need matplotlib"
 
 
 def test_what_kept_matplotlib_from_drawing_is_said(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_the_kernels_own_backend_does_not_reach_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["curve.svg", "curve.png"])
 def test_a_run_that_logged_nothing_has_no_curve(tmp_path: Path, name: str) -> None:
     folder = a_run(tmp_path / "run", events=events_of([]))
-    with pytest.raises(Unmet, match="no loss was logged"):
+    with pytest.raises(Unmet, match="no loss has been logged"):
         write_curve(folder, tmp_path / name, [sys.executable])
     assert not (tmp_path / name).exists()
 
@@ -234,7 +234,7 @@ def test_an_svg_needs_nobody(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "run", events=events_of([5.0, 4.0]))
     write_curve(folder, tmp_path / "curve.SVG", [])
     assert (tmp_path / "curve.SVG").read_text().startswith("<svg")
-    with pytest.raises(InvalidInput, match=r"has to end in `\.png` or `\.svg`"):
+    with pytest.raises(InvalidInput, match=r"must end in `\.png` or `\.svg`"):
         write_curve(folder, tmp_path / "curve.pdf", [])
 
 
