@@ -1,38 +1,331 @@
-"""What a new state breaks that was whole before: judged from requirements and shared files alone."""
+"""The requirements among installed distributions: which are met, and which a change breaks.
+
+A requirement belongs to a pair of a name and an extra (`Node`). The pair with the extra ""
+is the distribution itself. A pair with an extra counts only if a requirement that counts asks
+for it: ``aaa`` requires ``bbb[x]``, so what ``bbb`` requires under ``x`` counts for ``aaa`` too.
+
+The solve, the plan and the proofs judge requirements by this module alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
+from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.environment.requirements import Dependents, applies, only_with, parse_requirement
+from colablock.environment.requirements import (
+    applies,
+    asks_for_extras,
+    only_with,
+    parse_requirement,
+    required_name,
+)
 
 if TYPE_CHECKING:
+    from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Installed, Snapshot
 
-__all__ = ["Broken", "StateChange", "find_broken", "newly_unmet", "unmet"]
+__all__ = [
+    "Broken",
+    "Demand",
+    "DependencyGraph",
+    "Node",
+    "StateChange",
+    "UnmetRequirement",
+    "find_broken",
+    "newly_unmet",
+]
+
+Node = tuple[NormalizedName, str]
+"""A distribution (extra "") or one of its extras, normalized."""
+
+
+class Demand(NamedTuple):
+    """One requirement that counts: *owner* has it in its metadata, under *extra* ("" for none)."""
+
+    owner: NormalizedName
+    extra: str
+    line: str
+    requirement: Requirement
+
+    @property
+    def node(self) -> Node:
+        """The pair that the requirement belongs to."""
+        return self.owner, self.extra
+
+    @property
+    def target(self) -> NormalizedName:
+        """The name that is required."""
+        return canonicalize_name(self.requirement.name)
+
+    @property
+    def targets(self) -> tuple[Node, ...]:
+        """The pairs that are required: the distribution, and each extra that is asked for."""
+        extras = sorted(canonicalize_name(extra) for extra in self.requirement.extras)
+        return ((self.target, ""), *((self.target, extra) for extra in extras))
+
+    def __str__(self) -> str:
+        owner = f"{self.owner}[{self.extra}]" if self.extra else self.owner
+        return f"{owner} needs {self.requirement}"
+
+
+class UnmetRequirement(NamedTuple):
+    """A requirement of *name* that is not met.
+
+    *chain* ends with the requirement that is not met. Each demand before it asks for the
+    extra that the next one belongs to; the first is a requirement of *name* itself.
+    """
+
+    name: NormalizedName
+    chain: tuple[Demand, ...]
+
+    @property
+    def demand(self) -> Demand:
+        """The requirement that is not met."""
+        return self.chain[-1]
+
+    @property
+    def key(self) -> tuple[NormalizedName, str]:
+        """The owner of the requirement and its line, whoever needs it."""
+        return self.demand.owner, self.demand.line
+
+
+class DependencyGraph:
+    """The requirements of *installed* that count in *environment*. Lines are parsed when they are needed."""
+
+    def __init__(self, installed: Mapping[NormalizedName, Installed], environment: Environment) -> None:
+        self.installed = installed
+        self._environment = environment
+        self._roots: dict[Node, dict[NormalizedName, tuple[Demand, ...]]] = {}
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> DependencyGraph:
+        """Return the graph of what is installed in *snapshot*."""
+        return cls(snapshot.installed, snapshot.environment)
+
+    def with_installed(self, installed: Mapping[NormalizedName, Installed]) -> DependencyGraph:
+        """Return the graph of another state of the same environment."""
+        return DependencyGraph(installed, self._environment)
+
+    def demands_of(self, node: Node) -> Iterator[Demand]:
+        """Yield the requirements that belong to *node*, in the order of the metadata."""
+        name, extra = node
+        for line in self.installed[name].requires if name in self.installed else ():
+            requirement = self._counting(line, extra)
+            if requirement is not None:
+                yield Demand(name, extra, line, requirement)
+
+    def demands_on(self, name: NormalizedName) -> Iterator[Demand]:
+        """Yield the requirements on *name* that count, those of the extras that are asked for included."""
+        for owner, line in self._lines.get(name, ()):
+            for _, extra in self.nodes_of([owner]):
+                requirement = self._counting(line, extra)
+                if requirement is not None:
+                    yield Demand(owner, extra, line, requirement)
+
+    def is_met(self, demand: Demand) -> bool:
+        """Whether a version that the requirement allows is installed; pre-releases count."""
+        there = self.installed.get(demand.target)
+        if there is None:
+            return False
+        specifier = demand.requirement.specifier
+        return not specifier or specifier.contains(there.version, prereleases=True)
+
+    def nodes(self, names: Iterable[NormalizedName]) -> list[Node]:
+        """Return the pairs that *names* need: each installed one itself, and the extras asked for."""
+        wanted = {name: None for name in names if name in self.installed}
+        extras = [node for node in self.asked if not wanted.keys().isdisjoint(self.roots(node))]
+        return [*((name, "") for name in wanted), *extras]
+
+    def roots(self, node: Node) -> Mapping[NormalizedName, tuple[Demand, ...]]:
+        """Return the distributions that need *node*, each with the demands that lead from it to *node*."""
+        if not node[1]:
+            return {node[0]: ()}
+        if node not in self._roots:
+            self._roots[node] = self._find_roots(node)
+        return self._roots[node]
+
+    def nodes_of(self, names: Iterable[NormalizedName]) -> list[Node]:
+        """Return the pairs of *names* whose requirements count: each itself, and its extras asked for."""
+        return [(name, extra) for name in names for extra in ("", *self._extras.get(name, ()))]
+
+    def unmet(
+        self, names: Iterable[NormalizedName], demands: Iterable[Demand] | None = None
+    ) -> list[UnmetRequirement]:
+        """Return the requirements of *names* that are not met, extras that are asked for included.
+
+        With *demands*, only these are looked at.
+        """
+        wanted = frozenset(names)
+        if demands is None:
+            demands = (demand for node in self.nodes(sorted(wanted)) for demand in self.demands_of(node))
+        return [
+            UnmetRequirement(name, (*chain, demand))
+            for demand in demands
+            if not self.is_met(demand)
+            for name, chain in self.roots(demand.node).items()
+            if name in wanted
+        ]
+
+    def unmet_lines(self, names: Iterable[NormalizedName]) -> frozenset[tuple[NormalizedName, str]]:
+        """Return the requirements of *names* that are not met: the owner and the line of each."""
+        return frozenset(one.key for one in self.unmet(names))
+
+    def is_unmet(self, demand: Demand) -> bool:
+        """Whether this very requirement counts here, its extra asked for, and is not met."""
+        owner = self.installed.get(demand.owner)
+        return (
+            owner is not None
+            and demand.line in owner.requires
+            and (not demand.extra or demand.node in self.asked)
+            and not self.is_met(demand)
+        )
+
+    def is_lacking(self, node: Node) -> bool:
+        """Whether *node* is an extra that is asked for, and is not provided or not all met."""
+        return node in self.asked and not self.is_whole(node)
+
+    def is_whole(self, node: Node) -> bool:
+        """Whether the distribution is installed, provides the extra, and has all that the extra requires."""
+        name, extra = node
+        if name not in self.installed:
+            return False
+        demands = list(self.demands_of(node))
+        provided = {canonicalize_name(one) for one in self.installed[name].extras}
+        return (not extra or extra in provided or bool(demands)) and all(map(self.is_met, demands))
+
+    @cached_property
+    def asked(self) -> Mapping[Node, tuple[Demand, ...]]:
+        """The extras that are asked for, transitively, each with the demands that ask for it.
+
+        A demand that is not met asks for no extra: it is for another version than the installed one.
+        """
+        found: defaultdict[Node, list[Demand]] = defaultdict(list)
+        queue: deque[Node] = deque((name, "") for name in self.installed)
+        while queue:
+            for demand in self._asking(queue.popleft()):
+                for node in demand.targets[1:]:
+                    if node not in found:
+                        queue.append(node)
+                    found[node].append(demand)
+        return {node: tuple(demands) for node, demands in found.items()}
+
+    @cached_property
+    def _extras(self) -> Mapping[NormalizedName, tuple[str, ...]]:
+        """The extras that are asked for, by name."""
+        found: defaultdict[NormalizedName, list[str]] = defaultdict(list)
+        for name, extra in self.asked:
+            found[name].append(extra)
+        return {name: tuple(sorted(extras)) for name, extras in found.items()}
+
+    @cached_property
+    def _lines(self) -> Mapping[NormalizedName, list[tuple[NormalizedName, str]]]:
+        """Every requirement line, with its owner, by the name that it requires."""
+        found: defaultdict[NormalizedName, list[tuple[NormalizedName, str]]] = defaultdict(list)
+        for owner in self.installed.values():
+            for line in owner.requires:
+                name = required_name(line)
+                if name is not None:
+                    found[name].append((owner.name, line))
+        return found
+
+    def _asking(self, node: Node) -> Iterator[Demand]:
+        """Yield the demands of *node* that are met and ask for extras."""
+        name, extra = node
+        for line in self.installed[name].requires if name in self.installed else ():
+            if asks_for_extras(line):
+                requirement = self._counting(line, extra)
+                demand = Demand(name, extra, line, requirement) if requirement is not None else None
+                if demand is not None and self.is_met(demand):
+                    yield demand
+
+    def _counting(self, line: str, extra: str) -> Requirement | None:
+        """Return the requirement of *line* if it counts under *extra*."""
+        if only_with(line) not in (None, extra):
+            return None
+        requirement = parse_requirement(line)
+        return requirement if requirement and applies(requirement, self._environment, extra) else None
+
+    def _find_roots(self, node: Node) -> dict[NormalizedName, tuple[Demand, ...]]:
+        """Return the roots of an extra, breadth first: of several chains, the shortest."""
+        found: dict[NormalizedName, tuple[Demand, ...]] = {}
+        seen = {node}
+        queue: deque[tuple[Node, tuple[Demand, ...]]] = deque([(node, ())])
+        while queue:
+            current, chain = queue.popleft()
+            for demand in self.asked.get(current, ()):
+                longer = (demand, *chain)
+                if not demand.extra:
+                    found.setdefault(demand.owner, longer)
+                elif demand.node not in seen:
+                    seen.add(demand.node)
+                    queue.append((demand.node, longer))
+        return found
+
+
+def newly_unmet(
+    names: Iterable[NormalizedName],
+    before: DependencyGraph,
+    after: DependencyGraph,
+    changed: Collection[NormalizedName],
+) -> list[UnmetRequirement]:
+    """Return the requirements of *names* that are unmet *after* a change of *changed* and were not *before*.
+
+    A requirement that was unmet before may stay unmet. An extra of a distribution that changed
+    may have other requirements than before. Whoever asked for it before lacks nothing new if it
+    was not provided then, or not all that it required was met.
+    """
+    return [
+        one
+        for one in after.unmet(names, _concerned(before, after, changed))
+        if not any(map(before.is_unmet, one.chain))
+        and not (one.demand.owner in changed and before.is_lacking(one.demand.node))
+    ]
+
+
+def _concerned(
+    before: DependencyGraph, after: DependencyGraph, changed: Collection[NormalizedName]
+) -> Iterator[Demand]:
+    """Yield the requirements on *changed*, those that *changed* have, and those of extras newly asked for."""
+    ordered = sorted(changed)
+    for name in ordered:
+        yield from after.demands_on(name)
+    fresh = [node for node in after.asked if node not in before.asked]
+    for node in dict.fromkeys([*after.nodes_of(ordered), *fresh]):
+        for demand in after.demands_of(node):
+            if demand.target not in changed:
+                yield demand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChange:
-    """What a plan does to a snapshot: new versions by name, and the names that go."""
+    """What a plan does to a snapshot: the distributions that it installs, and the names that it removes."""
 
-    moved: Mapping[NormalizedName, str] = field(default_factory=dict)
+    moved: Mapping[NormalizedName, Installed] = field(default_factory=dict)
     removed: frozenset[NormalizedName] = frozenset()
 
     @property
     def touched(self) -> frozenset[NormalizedName]:
+        """Every name that changes."""
         return frozenset(self.moved) | self.removed
+
+    def applied_to(self, installed: Mapping[NormalizedName, Installed]) -> dict[NormalizedName, Installed]:
+        """Return what is installed after the change."""
+        kept = {name: there for name, there in installed.items() if name not in self.removed}
+        return {**kept, **self.moved}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """One installed distribution that is newly broken.
+    """One installed distribution that a change newly breaks.
 
-    *requirement* no longer holds because of *cause*, which is moved or shares
-    files (*direct*), or is removed or broken by a removal itself.
+    *requirement* is the first of its own requirements that no longer holds, because of *cause*.
+    A *direct* cause is moved or shares files with it. Any other cause is removed, or is itself
+    broken by a removal. *links* lead from *origin*, which is moved or removed, to this one.
     """
 
     name: NormalizedName
@@ -40,82 +333,85 @@ class Broken:
     requirement: str
     cause: NormalizedName
     direct: bool
+    origin: NormalizedName
+    links: tuple[str, ...]
 
 
 def find_broken(
-    snapshot: Snapshot, change: StateChange, dependents: Dependents
+    snapshot: Snapshot, change: StateChange, before: DependencyGraph
 ) -> dict[NormalizedName, Broken]:
-    """Return what *change* newly breaks, in the order it was found; what it touches is left out.
+    """Return the distributions that *change* newly breaks, in the order in which they are found.
 
-    First the directly broken, then those behind a removal, and those behind
-    these: what needs a broken one is not whole either.
+    *before* is the graph of *snapshot*. What the change touches is left out. The directly
+    broken come first, then those that need something removed, then those that need these:
+    a distribution that needs a broken one is broken too.
     """
     broken: dict[NormalizedName, Broken] = {}
-    for name in sorted(change.touched & snapshot.installed.keys()):
-        for item in _directly(snapshot, change, name, dependents):
-            broken.setdefault(item.name, item)
-    queue = [*sorted(change.removed)]
-    while queue:
-        cause = queue.pop(0)
-        for demand in dependents.of(cause):
-            owner = demand.owner
-            if owner in change.touched or owner in broken or cause not in snapshot.installed:
-                continue
-            if not demand.requirement.specifier.contains(snapshot.installed[cause].version, prereleases=True):
-                continue  # it was unmet before
-            broken[owner] = Broken(
-                name=owner,
-                version=snapshot.installed[owner].version,
-                requirement=str(demand.requirement),
-                cause=cause,
-                direct=False,
-            )
-            queue.append(owner)
+    for item in _directly(snapshot, change, before):
+        broken.setdefault(item.name, item)
+    _spread(broken, change, before)
     return broken
 
 
-def _directly(
-    snapshot: Snapshot, change: StateChange, name: NormalizedName, dependents: Dependents
-) -> Iterator[Broken]:
-    """Yield what the move of *name* breaks: a range it leaves, or files it shares."""
-    before = snapshot.installed[name].version
-    after = change.moved.get(name)
-    if after is not None:
-        for demand in dependents.of(name):
-            if demand.owner in change.touched or demand.owner == name:
+def _directly(snapshot: Snapshot, change: StateChange, before: DependencyGraph) -> Iterator[Broken]:
+    """Yield what moves break: a requirement that is no longer met, or files that are shared."""
+    installed = snapshot.installed
+    touched = change.touched & installed.keys()
+    after = before.with_installed(change.applied_to(installed))
+    found: defaultdict[NormalizedName, list[UnmetRequirement]] = defaultdict(list)
+    for one in newly_unmet(installed.keys() - change.touched, before, after, touched):
+        target, owner = one.demand.target, one.demand.owner
+        if target in change.moved:
+            found[target].append(one)
+        elif owner in change.moved:
+            found[owner].append(one)
+    for cause in sorted(touched):
+        for one in found[cause]:
+            first, *more = one.chain
+            yield _broken(installed[one.name], str(first.requirement), cause, map(str, reversed(more)))
+        for other in sorted(snapshot.shared.get(cause, ())):
+            if other not in change.touched and other in installed:
+                yield _broken(installed[other], f"files that it shares with {cause}", cause)
+
+
+def _broken(
+    installed: Installed, requirement: str, cause: NormalizedName, links: Iterable[str] = ()
+) -> Broken:
+    return Broken(
+        name=installed.name,
+        version=installed.version,
+        requirement=requirement,
+        cause=cause,
+        direct=True,
+        origin=cause,
+        links=(*links, f"{installed.name} {installed.version} needs {requirement}"),
+    )
+
+
+def _spread(broken: dict[NormalizedName, Broken], change: StateChange, before: DependencyGraph) -> None:
+    """Add to *broken* what needs something that is removed, and what needs these."""
+    queue: deque[tuple[Node, NormalizedName, tuple[str, ...]]] = deque(
+        ((name, ""), name, ()) for name in sorted(change.removed) if name in before.installed
+    )
+    seen: set[Node] = set()
+    while queue:
+        (cause, extra), origin, links = queue.popleft()
+        for demand in before.demands_on(cause):
+            owner = demand.owner
+            if (cause, extra) not in demand.targets or owner in change.touched or demand.node in seen:
                 continue
-            specifier = demand.requirement.specifier
-            if specifier.contains(before, prereleases=True) and not specifier.contains(
-                after, prereleases=True
-            ):
-                yield _broken(snapshot, demand.owner, str(demand.requirement), name)
-    for other in sorted(snapshot.shared.get(name, ())):
-        if other not in change.touched and other in snapshot.installed:
-            yield _broken(snapshot, other, f"files that it shares with {name}", name)
-
-
-def _broken(snapshot: Snapshot, owner: NormalizedName, requirement: str, cause: NormalizedName) -> Broken:
-    version = snapshot.installed[owner].version
-    return Broken(name=owner, version=version, requirement=requirement, cause=cause, direct=True)
-
-
-def unmet(names: Iterable[NormalizedName], snapshot: Snapshot) -> frozenset[tuple[NormalizedName, str]]:
-    """Return the requirement lines of *names* that the snapshot does not meet as it stands: (name, line)."""
-    found = set()
-    for owner in (snapshot.installed[name] for name in names if name in snapshot.installed):
-        for line in owner.requires:
-            requirement = None if only_with(line) else parse_requirement(line)
-            if requirement is None or not applies(requirement, snapshot.environment):
+            if (owner in broken and not demand.extra) or not before.is_met(demand):
                 continue
-            there = snapshot.installed.get(canonicalize_name(requirement.name))
-            if there is None or not requirement.specifier.contains(there.version, prereleases=True):
-                found.add((owner.name, line))
-    return frozenset(found)
-
-
-def newly_unmet(
-    names: Iterable[NormalizedName], before: Snapshot, installed: Mapping[NormalizedName, Installed]
-) -> frozenset[tuple[NormalizedName, str]]:
-    """Return the requirement lines of *names* that hold no longer once *installed* is there: (name, line)."""
-    found = unmet(names, replace(before, installed=installed))
-    return found - unmet({name for name, _ in found}, before)
+            seen.add(demand.node)
+            longer = (*links, str(demand))
+            if not demand.extra:
+                broken[owner] = Broken(
+                    name=owner,
+                    version=before.installed[owner].version,
+                    requirement=str(demand.requirement),
+                    cause=cause,
+                    direct=False,
+                    origin=origin,
+                    links=longer,
+                )
+            queue.append((demand.node, origin, longer))

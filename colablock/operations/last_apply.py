@@ -6,7 +6,7 @@ from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.accelerator import Accelerator
-from colablock.environment.dependency_graph import unmet
+from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import Snapshot, installed_versions, snapshot_of
 from colablock.errors import InvalidInput, NotFound
@@ -58,4 +58,5 @@ def requirements_to_hold(last: ApplyRecord, kernel: Snapshot) -> frozenset[tuple
         return frozenset()
     there = kernel.installed
     unchanged = [name for name, pin in last.pins.items() if name in there and there[name].version == pin]
-    return unmet(unchanged, kernel) - frozenset((NormalizedName(name), line) for name, line in last.unmet)
+    unmet = DependencyGraph.of(kernel).unmet_lines(unchanged)
+    return unmet - frozenset((NormalizedName(name), line) for name, line in last.unmet)

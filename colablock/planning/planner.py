@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.environment.dependency_graph import Broken, StateChange, find_broken
-from colablock.environment.requirements import Dependents, applies, parse_requirement
+from colablock.environment.dependency_graph import Broken, DependencyGraph, StateChange, find_broken
+from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
 from colablock.index.candidates import CandidateOrigin
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from colablock.matrix.model import Matrix, PackageEntry
     from colablock.resolver.model import Pin, Resolution
 
-__all__ = ["Repair", "make_plan", "state_after"]
+__all__ = ["Repair", "make_plan"]
 
 
 class Repair(Protocol):
@@ -40,6 +40,7 @@ class _PlanDraft:
     """A plan in the making: pins by name (the stack's, then those of repairs), and the removals."""
 
     snapshot: Snapshot
+    graph: DependencyGraph  # of the snapshot
     pins: dict[NormalizedName, Pin]
     entries: Mapping[NormalizedName, PackageEntry]
     removed: dict[NormalizedName, str] = field(default_factory=dict)  # name → reason
@@ -47,7 +48,12 @@ class _PlanDraft:
     breakages: list[Breakage] = field(default_factory=list)
 
     def change(self) -> StateChange:
-        moved = {name: str(pin.version) for name, pin in self.pins.items() if not pin.is_installed}
+        """Return the change so far."""
+        moved = {
+            name: Installed(name=name, version=str(pin.version), requires=(*pin.requires, *pin.optional))
+            for name, pin in self.pins.items()
+            if not pin.is_installed
+        }
         return StateChange(moved=moved, removed=frozenset(self.removed))
 
 
@@ -71,7 +77,12 @@ def make_plan(
     Raises Refused when a rule forbids the change.
     """
     entries = {entry.name: entry for entry in resolution.request.asked}
-    draft = _PlanDraft(snapshot=snapshot, pins=dict(resolution.pins), entries=entries)
+    draft = _PlanDraft(
+        snapshot=snapshot,
+        graph=DependencyGraph.of(snapshot),
+        pins=dict(resolution.pins),
+        entries=entries,
+    )
     _remove_absent(draft, matrix)
     _judge_broken(draft, repair, broken)
     steps = [*_removals(draft), *_installations(draft, resolution)]
@@ -102,22 +113,9 @@ def _unknown(snapshot: Snapshot, steps: Iterable[Step]) -> tuple[NormalizedName,
     return tuple(sorted(name for name, there in snapshot.installed.items() if not there.is_known))
 
 
-def state_after(
-    installed: Mapping[NormalizedName, Installed],
-    draft_pins: Mapping[NormalizedName, Pin],
-    removed: Iterable[NormalizedName],
-) -> dict[NormalizedName, Installed]:
-    """Return what is installed once *draft_pins* are in place and *removed* are gone."""
-    after = {name: dist for name, dist in installed.items() if name not in set(removed)}
-    for name, pin in draft_pins.items():
-        if not pin.is_installed:
-            after[name] = Installed(name=name, version=str(pin.version), requires=pin.requires)
-    return after
-
-
 def _remove_absent(draft: _PlanDraft, matrix: Matrix) -> None:
     """Remove the installed distributions that ``[absent]`` excludes, unless the resolution moves them."""
-    needed = _needed_by_protected(draft.snapshot)
+    needed = _needed_by_protected(draft)
     for absent in matrix.absent:
         there = draft.snapshot.installed.get(absent.name)
         if there is None or absent.name in draft.pins:
@@ -135,11 +133,10 @@ def _remove_absent(draft: _PlanDraft, matrix: Matrix) -> None:
 
 def _judge_broken(draft: _PlanDraft, repair: Repair | None, override: Remedy | None) -> None:
     """Choose a remedy for each newly broken distribution, until no more break directly."""
-    dependents = Dependents(draft.snapshot.installed, draft.snapshot.environment)
-    needed = _needed_by_protected(draft.snapshot)
+    needed = _needed_by_protected(draft) | draft.snapshot.protected
     decided: dict[NormalizedName, Breakage] = {}
     while True:
-        found = find_broken(draft.snapshot, draft.change(), dependents)
+        found = find_broken(draft.snapshot, draft.change(), draft.graph)
         direct = [item for item in found.values() if item.direct and item.name not in decided]
         if not direct:
             break
@@ -148,7 +145,7 @@ def _judge_broken(draft: _PlanDraft, repair: Repair | None, override: Remedy | N
         for item in direct:
             decided[item.name] = _remedy_for(draft, item, repair, override, needed)
     left = [
-        _breakage(item, Remedy.LEAVE, _chain(item, found, draft))
+        _breakage(item, Remedy.LEAVE, _because(draft, item))
         for item in found.values()
         if item.name not in decided
     ]
@@ -163,20 +160,20 @@ def _remedy_for(
     needed: frozenset[NormalizedName],
 ) -> Breakage:
     """Repair, remove or leave one directly broken distribution; return the remedy with its reasons."""
-    because = (_moved(draft, item.cause), f"{item.name} {item.version} needs {item.requirement}")
+    because = _because(draft, item)
+    reason = ", ".join(reversed(because))
     if override is Remedy.LEAVE or (override is Remedy.REMOVE and item.name in needed):
         return _breakage(item, Remedy.LEAVE, because)
     fixed = None
     if override is not Remedy.REMOVE and repair is not None:
-        after = state_after(draft.snapshot.installed, draft.pins, draft.removed)
-        fixed = repair(item.name, after)
+        fixed = repair(item.name, draft.change().applied_to(draft.snapshot.installed))
     if fixed is not None:
-        draft.repaired[item.name] = f"{because[1]}, {because[0]}"
+        draft.repaired[item.name] = reason
         draft.pins.update({name: pin for name, pin in fixed.pins.items() if not pin.is_installed})
         return _breakage(item, Remedy.REPAIR, because)
     if override is Remedy.REPAIR or item.name in needed:
         return _breakage(item, Remedy.LEAVE, because)
-    draft.removed[item.name] = f"{because[1]}, {because[0]}"
+    draft.removed[item.name] = reason
     return _breakage(item, Remedy.REMOVE, because)
 
 
@@ -199,29 +196,15 @@ def _moved(draft: _PlanDraft, name: NormalizedName) -> str:
     return f"{name} {before} becomes {pin.version}"
 
 
-def _chain(item: Broken, found: Mapping[NormalizedName, Broken], draft: _PlanDraft) -> tuple[str, ...]:
-    """Return the chain from the removed distribution down to *item*, one sentence per link."""
-    links = [f"{item.name} needs {item.requirement}"]
-    cause = item.cause
-    while cause in found and cause not in draft.removed:
-        links.insert(0, f"{cause} needs {found[cause].requirement}")
-        cause = found[cause].cause
-    return (_moved(draft, cause), *links)
+def _because(draft: _PlanDraft, item: Broken) -> tuple[str, ...]:
+    """Return the chain from the moved or removed distribution down to *item*, one sentence per link."""
+    return (_moved(draft, item.origin), *item.links)
 
 
-def _needed_by_protected(snapshot: Snapshot) -> frozenset[NormalizedName]:
-    """Return the direct requirements of protected distributions, which are never removed."""
-    lines = (
-        line
-        for name in snapshot.protected & snapshot.installed.keys()
-        for line in snapshot.installed[name].requires
-    )
-    parsed = (parse_requirement(line) for line in lines)
-    return frozenset(
-        canonicalize_name(requirement.name)
-        for requirement in parsed
-        if requirement is not None and applies(requirement, snapshot.environment)
-    )
+def _needed_by_protected(draft: _PlanDraft) -> frozenset[NormalizedName]:
+    """Return what protected distributions require, by the extras that they ask for too: never removed."""
+    nodes = draft.graph.nodes(sorted(draft.snapshot.protected))
+    return frozenset(demand.target for node in nodes for demand in draft.graph.demands_of(node))
 
 
 def _removals(draft: _PlanDraft) -> list[Step]:

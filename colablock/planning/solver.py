@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.environment.dependency_graph import unmet
+from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.interpreters import Interpreter, find_interpreters
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
@@ -70,9 +70,15 @@ class PlannedChange:
         return {name: str(pin.version) for name, pin in self.resolution.pins.items()}
 
     def unmet_before(self) -> frozenset[tuple[NormalizedName, str]]:
-        """Return the requirements of kept distributions that were already unmet."""
+        """Return the requirements of kept distributions that were already unmet: owner and line.
+
+        Those of an extra are included where something installed asks for the extra.
+        """
         kept = [name for name, pin in self.resolution.pins.items() if pin.is_installed]
-        return unmet(kept, self.snapshot) - self.resolution.request.must_hold
+        graph = DependencyGraph.of(self.snapshot)
+        demands = (demand for node in graph.nodes_of(kept) for demand in graph.demands_of(node))
+        unmet = frozenset((one.owner, one.line) for one in demands if not graph.is_met(one))
+        return unmet - self.resolution.request.must_hold
 
     def why(self, package: str) -> list[str]:
         """Return the reasons why *package* has its version, is removed, or stays; one sentence each.

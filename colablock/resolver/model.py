@@ -140,6 +140,7 @@ class Pin:
     name: NormalizedName
     candidate: Candidate
     requires: tuple[str, ...] = ()  # what applies here, markers judged
+    optional: tuple[str, ...] = ()  # what only its extras require, if installed ones ask for extras of it
     extras: frozenset[str] = frozenset()
     parents: tuple[Parent, ...] = ()
 
@@ -213,6 +214,7 @@ class ResolverConstraint(NamedTuple):
 
     specifier: SpecifierSet
     text: str  # "google-colab keeps `pandas==2.2.2`"
+    owner: NormalizedName | None = None  # whose extra requires it, unless that is protected itself
 
 
 class Unsolvable(NoSolution):

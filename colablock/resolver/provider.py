@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from resolvelib import AbstractProvider
 
-from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.environment.requirements import Dependents, applies, holding, parse_requirement
+from colablock.environment.dependency_graph import DependencyGraph
+from colablock.environment.requirements import applies, parse_requirement
 from colablock.errors import BadDistribution
 from colablock.index.candidates import (
     Candidate,
     CandidateOrigin,
     CandidateSource,
-    Metadata,
     Reason,
     Rejection,
 )
+from colablock.resolver.constraints import constraints_of, installed_candidate, protected_extras
 from colablock.resolver.model import (
     ANY,
     PYTHON,
@@ -29,7 +29,6 @@ from colablock.resolver.model import (
     Conflict,
     Request,
     ResolverCandidate,
-    ResolverConstraint,
     ResolverRequirement,
 )
 
@@ -59,7 +58,12 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             frozenset(request.installed) - request.released.keys()
             | request.protected & request.installed.keys()
         )
-        self._guards = _guards(request)
+        # The graph does not depend on what is released: a round *before* may have built it.
+        self.graph: DependencyGraph = (
+            before.graph if before else DependencyGraph(request.installed, request.environment)
+        )
+        self._constraints = constraints_of(request, self.graph, self._held)
+        self._protected_extras = protected_extras(request, self.graph, self._held)
         self._excluded = {absent.name: absent for absent in request.absent}
         self._entries = request.asked
         narrowed: tuple[PackageEntry | Constraint, ...] = (*self._entries, *request.constraints)
@@ -82,17 +86,21 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         self._satisfied: dict[tuple[int, int], tuple[ResolverRequirement, ResolverCandidate, bool]] = {}
         self._asked: set[NormalizedName] = set()
         self._unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
-        # Who needs what does not depend on what is released: a round *before* may know it.
-        self.dependents: Dependents | None = before.dependents if before is not None else None
 
     def roots(self) -> list[ResolverRequirement]:
         """Return what the user asks for, where the markers hold."""
         wants = [ResolverRequirement(PYTHON, self._request.requires_python, path="requires-python")]
         for entry in self._entries:
             wants += _wants(entry.name, entry.specifier, entry.extras, entry.url, entry.path)
-        self._record(wants, None)
+        wants += self._protected_extras
+        for want in wants:
+            self._record([want], self.asker(want))
         self._prefetch(wants)
         return wants
+
+    def asker(self, root: ResolverRequirement) -> ResolverCandidate | None:
+        """Return the protected distribution that asks for *root*; None if the user does."""
+        return self._protected_extras.get(root)
 
     def identify(
         self, requirement_or_candidate: ResolverRequirement | ResolverCandidate
@@ -221,7 +229,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         fits = fits and all(self._meets(want, version) for want in wants)
         fits = fits and all(
             guard.specifier.contains(version, prereleases=True)
-            for guard in self._guards.get(installed.name, ())
+            for guard in self._constraints.get(installed.name, ())
         )
         return fits and self._allowed(installed.name, version) and self._provenance_fits(installed)
 
@@ -229,7 +237,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         """Yield candidates in order: what is installed, then what breaks least, then the newest."""
         installed = self._request.installed.get(name)
         if installed is not None and self.installed_serves(installed, wants):
-            yield _installed_candidate(installed)
+            yield installed_candidate(installed)
             if name in self._held:
                 return
         elif name in self._held:
@@ -266,7 +274,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
                 return False
         return all(
             guard.specifier.contains(version, prereleases=True)
-            for guard in self._guards.get(candidate.name, ())
+            for guard in self._constraints.get(candidate.name, ())
         )
 
     @staticmethod
@@ -326,20 +334,18 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
 
     def _breaks(self, name: NormalizedName, version: Version) -> int:
         """Count the installed distributions whose holding requirement *version* would break."""
-        if self.dependents is None:
-            self.dependents = Dependents(self._request.installed, self._request.environment)
-        there = self._request.installed[name].version
-        holds = (d.requirement.specifier for d in self.dependents.of(name))
-        return sum(
-            s.contains(there, prereleases=True) and not s.contains(version, prereleases=True) for s in holds
-        )
+        demands = filter(self.graph.is_met, self.graph.demands_on(name))
+        return sum(not d.requirement.specifier.contains(version, prereleases=True) for d in demands)
 
     def _dependencies(self, choice: ResolverCandidate) -> Iterator[ResolverRequirement]:
         if choice.name == PYTHON:
             return
         candidate = choice.candidate
+        if candidate.origin is CandidateOrigin.INSTALLED:
+            yield from self._installed_needs(choice)
+            return
         try:
-            metadata = self._metadata(candidate)
+            metadata = self._source.metadata(candidate)
         except BadDistribution as error:
             self._unusable[candidate.name, candidate.version] = Rejection(
                 name=candidate.name,
@@ -351,39 +357,38 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             # Nothing can meet this one: resolvelib then goes on to the next candidate.
             yield ResolverRequirement(candidate.name, SpecifierSet("<0.dev0"), extra=UNUSABLE)
             return
-        if metadata.requires_python and candidate.origin is not CandidateOrigin.INSTALLED:
+        if metadata.requires_python:
             yield ResolverRequirement(PYTHON, SpecifierSet(metadata.requires_python))
-        environment = self._request.environment
         if choice.extra is not None:
             yield ResolverRequirement(candidate.name, ANY, exact=candidate.version)
-        for requirement in metadata.requires:
-            plain = applies(requirement, environment)
-            if (
-                plain
-                if choice.extra is None
-                else (not plain and applies(requirement, environment, (choice.extra,)))
-            ):
-                yield from self._needed(candidate, requirement)
+        for one in metadata.requires:
+            if applies(one, self._request.environment, choice.extra or ""):
+                yield from _wants(canonicalize_name(one.name), one.specifier, one.extras, one.url, "")
 
-    def _needed(self, candidate: Candidate, requirement: Requirement) -> Iterator[ResolverRequirement]:
-        """Yield what *requirement* asks for; what was unmet before stays so, unless it is owed."""
-        name = canonicalize_name(requirement.name)
-        if candidate.origin is CandidateOrigin.INSTALLED:
-            there = self._request.installed.get(name)
-            is_unmet = there is not None and not requirement.specifier.contains(
-                there.version, prereleases=True
-            )
-            if is_unmet and (candidate.name, requirement) not in self._must_hold:
-                return
-            yield from _wants(name, requirement.specifier, requirement.extras, None, "")
-        else:
-            yield from _wants(name, requirement.specifier, requirement.extras, requirement.url, "")
+    def _installed_needs(self, choice: ResolverCandidate) -> Iterator[ResolverRequirement]:
+        """Yield what an installed distribution, or one of its extras, needs.
 
-    def _metadata(self, candidate: Candidate) -> Metadata:
-        if candidate.installed is not None:
-            lines = (parse_requirement(line) for line in candidate.installed.requires)
-            return Metadata(requires=tuple(line for line in lines if line is not None))
-        return self._source.metadata(candidate)
+        A requirement on an installed distribution that is unmet already may stay unmet, unless
+        the request says that it must hold. Of an extra that nothing installed asks for,
+        everything must be met.
+        """
+        if choice.extra is not None:
+            yield ResolverRequirement(choice.name, ANY, exact=choice.version)
+        node = choice.name, choice.extra or ""
+        may_stay = not choice.extra or node in self.graph.asked
+        for demand in self.graph.demands_of(node):
+            is_unmet = demand.target in self._request.installed and not self.graph.is_met(demand)
+            if not (is_unmet and may_stay) or (choice.name, demand.requirement) in self._must_hold:
+                requirement = demand.requirement
+                yield from _wants(demand.target, requirement.specifier, requirement.extras, None, "")
+
+    def optional(self, candidate: Candidate) -> tuple[str, ...]:
+        """Return what only extras of *candidate* require, if installed distributions ask for its extras."""
+        is_asked = any(name == candidate.name for name, _ in self.graph.asked)
+        if candidate.installed is not None or not is_asked:
+            return ()
+        requires = self._source.metadata(candidate).requires
+        return tuple(str(one) for one in requires if not applies(one, self._request.environment))
 
     def _prefetch(self, wants: Iterable[ResolverRequirement]) -> None:
         names = {want.name for want in wants} - self._held - {PYTHON}
@@ -412,7 +417,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             edges={name: tuple(edges) for name, edges in self._edges.items()},
             refused=tuple(refused),
             missing=missing,
-            guards={name: tuple(self._guards[name]) for name in sorted(names) if name in self._guards},
+            guards={n: tuple(self._constraints[n]) for n in sorted(names) if n in self._constraints},
             available={name: tuple(c.version for c in judged[name].candidates) for name in asked},
             where=tuple(dict.fromkeys(place for name in sorted(missing) for place in judged[name].where)),
         )
@@ -430,28 +435,3 @@ def _wants(
             for extra in sorted(extras)
         ),
     ]
-
-
-def _installed_candidate(installed: Installed) -> Candidate:
-    return Candidate(
-        name=installed.name,
-        version=Version(installed.version),
-        origin=CandidateOrigin.INSTALLED,
-        installed=installed,
-    )
-
-
-def _guards(request: Request) -> dict[NormalizedName, list[ResolverConstraint]]:
-    """Return the narrowings of each name: constraints, and what protected ones need and have."""
-    guards: defaultdict[NormalizedName, list[ResolverConstraint]] = defaultdict(list)
-    for constraint in request.constraints:
-        if constraint.marker is None or constraint.marker.evaluate(dict(request.environment.markers)):
-            text = f"{constraint.path} takes only `{constraint.name}{constraint.specifier}`"
-            guards[constraint.name].append(ResolverConstraint(constraint.specifier, text))
-    for name in sorted(request.protected & request.installed.keys()):
-        keeper = request.installed[name]
-        for requirement in holding(keeper, request.environment, request.installed):
-            needed = canonicalize_name(requirement.name)
-            text = f"{keeper.name} {keeper.version} is protected and needs `{needed}{requirement.specifier}`"
-            guards[needed].append(ResolverConstraint(requirement.specifier, text))
-    return guards

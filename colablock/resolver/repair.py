@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from colablock.environment.dependency_graph import DependencyGraph, newly_unmet
 from colablock.errors import ColablockError, FetchFailed, NoSolution
 from colablock.matrix.model import PackageEntry
 from colablock.resolver.resolver import resolve
@@ -51,12 +52,27 @@ class Repairer:
             installed=after,
             released={name: "it is broken"},
             unfit=frozenset({name}),
+            must_hold=self.request.must_hold | self._broken_extras(after),
         )
         try:
             found = resolve(asked, _Newest(self.source, name), may_release=False)
         except (NoSolution, FetchFailed):
             return None  # a repair is a favour: where none can be had, the plan says what happens instead
         return found if not found.pins.keys() - after.keys() else None
+
+    def _broken_extras(
+        self, after: Mapping[NormalizedName, Installed]
+    ) -> frozenset[tuple[NormalizedName, str]]:
+        """Return the requirements of extras that were met before, and are not met in the state *after*.
+
+        A distribution whose extra is broken is not repaired itself, so a repaired one that asks
+        for the extra needs a version for which the extra is met.
+        """
+        installed = self.request.installed
+        before = DependencyGraph(installed, self.request.environment)
+        changed = {name for name in installed.keys() | after.keys() if installed.get(name) != after.get(name)}
+        found = newly_unmet(after, before, before.with_installed(after), changed)
+        return frozenset(one.key for one in found if one.demand.extra)
 
     def _fetch(self, name: NormalizedName) -> None:
         try:

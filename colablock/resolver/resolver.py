@@ -111,7 +111,13 @@ def _release(conflict: Conflict, released: Mapping[NormalizedName, str]) -> dict
     parents = {
         parent.name: f"it needs {want}" for want, parent in conflict.causes if parent and parent.name in held
     }
-    return guarded or parents
+    owners = {
+        guard.owner: f"one of its extras takes only `{want.name}{guard.specifier}`"
+        for want, _ in conflict.causes
+        for guard in conflict.guards.get(want.name, ())
+        if guard.owner in held
+    }
+    return guarded or parents or owners
 
 
 def _needs(want: ResolverRequirement, parent: ResolverCandidate | None) -> str:
@@ -174,7 +180,9 @@ def _reached(
 ) -> list[tuple[ResolverCandidate, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]]:
     """Return what the roots lead to in *mapping*, with the wants that led there, sorted by name."""
     edges: _Edges = {}
-    queue: deque[tuple[ResolverRequirement, ResolverCandidate | None]] = deque((want, None) for want in roots)
+    queue: deque[tuple[ResolverRequirement, ResolverCandidate | None]] = deque(
+        (want, provider.asker(want)) for want in roots
+    )
     while queue:
         want, parent = queue.popleft()
         identifier = provider.identify(want)
@@ -215,6 +223,7 @@ def _pins(
             name=name,
             candidate=choice.candidate,
             requires=tuple(requires[name]),
+            optional=provider.optional(choice.candidate),
             extras=frozenset(extras[name]),
             parents=tuple(parents[name]),
         )

@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.environment.markers_and_tags import Environment, environment_for
-from colablock.environment.requirements import applies, only_with, parse_requirement
+from colablock.environment.dependency_graph import DependencyGraph
+from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import InvalidInput
 from colablock.runtimes.document import (
@@ -84,7 +84,11 @@ def _recorded(installed: Installed) -> RecordedDistribution:
 def _came_with_colablock(snapshot: Snapshot) -> frozenset[NormalizedName]:
     """Return colablock, and its requirements that no other distribution needs and nobody requested."""
     installed = snapshot.installed
-    needed = {name: _needs(one, snapshot.environment) for name, one in installed.items()}
+    graph = DependencyGraph.of(snapshot)
+    needed = {
+        name: {demand.target for node in graph.nodes([name]) for demand in graph.demands_of(node)}
+        for name in installed
+    }
     ours = {_COLABLOCK} & installed.keys()
     while True:
         others = {name for owner, names in needed.items() if owner not in ours for name in names}
@@ -93,15 +97,6 @@ def _came_with_colablock(snapshot: Snapshot) -> frozenset[NormalizedName]:
         if not more:
             return frozenset(ours)
         ours |= more
-
-
-def _needs(installed: Installed, environment: Environment) -> frozenset[NormalizedName]:
-    parsed = (parse_requirement(line) for line in installed.requires if not only_with(line))
-    return frozenset(
-        canonicalize_name(requirement.name)
-        for requirement in parsed
-        if requirement is not None and applies(requirement, environment)
-    )
 
 
 def _is_editable(installed: Installed) -> bool:

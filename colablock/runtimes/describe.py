@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.environment.dependency_graph import unmet
+from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Snapshot
 from colablock.matrix.catalog import list_matrices
@@ -128,7 +128,7 @@ def _saying(matrix: Matrix, said: MatrixMention, version: str | None) -> dict[st
 def _unmet(snapshot: Snapshot) -> list[dict[str, object]]:
     """Return the requirements that the image does not meet, with the installed versions."""
     found: list[dict[str, object]] = []
-    for name, line in sorted(unmet(snapshot.installed, snapshot)):
+    for name, line in sorted(DependencyGraph.of(snapshot).unmet_lines(snapshot.installed)):
         requirement = parse_requirement(line)
         there = snapshot.installed.get(canonicalize_name(requirement.name)) if requirement else None
         version = there.version if there else None

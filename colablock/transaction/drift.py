@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from colablock.environment.requirements import Demand, Dependents
+from colablock.environment.dependency_graph import Demand, DependencyGraph
 from colablock.transaction.history import differences
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def find_drifts(
         now=now,
         snapshot=snapshot,
         names=frozenset(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)),
-        dependents=Dependents(snapshot.installed, snapshot.environment),
+        graph=DependencyGraph.of(snapshot),
     )
     stack = frozenset(pins)
     found = []
@@ -91,7 +91,7 @@ class _Changes:
     now: Mapping[NormalizedName, str]
     snapshot: Snapshot
     names: frozenset[NormalizedName]
-    dependents: Dependents
+    graph: DependencyGraph
 
     def told(self, name: NormalizedName) -> tuple[list[str], frozenset[NormalizedName]]:
         """Return how *name* differs and on whose account, a clause for each link of that chain."""
@@ -109,13 +109,13 @@ class _Changes:
             link = cause[0] if cause is not None else None
         return clauses, frozenset(seen - {name})
 
-    def is_missed(self, name: NormalizedName, stack: Container[NormalizedName]) -> bool:
+    def is_missed(self, name: NormalizedName, stack: frozenset[NormalizedName]) -> bool:
         """Whether one of *stack* requires *name* as it was, and not as it is now."""
         return any(
-            demand.owner in stack
+            not stack.isdisjoint(self.graph.roots(demand.node))
             and _holds(demand, self.before.get(name))
             and not _holds(demand, self.now.get(name))
-            for demand in self.dependents.of(name)
+            for demand in self.graph.demands_on(name)
         )
 
     def _sentence(self, name: NormalizedName) -> str:
@@ -134,7 +134,7 @@ class _Changes:
             return None
         found = [
             demand
-            for demand in self.dependents.of(name)
+            for demand in self.graph.demands_on(name)
             if demand.owner in self.names
             and demand.owner in self.now
             and demand.owner not in seen

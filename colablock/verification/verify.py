@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.process import OPT_OUTS, environment_of, last_lines
 from colablock._common.reporter import Reporter
-from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
-from colablock.environment.dependency_graph import newly_unmet
+from colablock.environment.dependency_graph import DependencyGraph, UnmetRequirement, newly_unmet
+from colablock.environment.markers_and_tags import Environment
 from colablock.environment.record import lost_files, read_record
-from colablock.environment.requirements import only_with, parse_requirement
 from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
@@ -241,23 +240,25 @@ def _outlast(process: subprocess.Popen[bytes]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
-    """What is installed in the target, as it says itself."""
+    """What is installed in the target, by the facts that the target itself reports."""
 
-    versions: Mapping[NormalizedName, str]
-    requires: Mapping[NormalizedName, tuple[str, ...]]
-    markers: Mapping[str, str]
+    graph: DependencyGraph
     scripts: str
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> _State:
-        versions: dict[NormalizedName, str] = {}
-        requires: dict[NormalizedName, tuple[str, ...]] = {}
+        installed: dict[NormalizedName, Installed] = {}
         for row in facts["distributions"]:
             name = canonicalize_name(row["name"])
-            if name not in versions:
-                versions[name] = row["version"]
-                requires[name] = tuple(row["requires"])
-        return cls(versions=versions, requires=requires, markers=facts["markers"], scripts=facts["scripts"])
+            one = Installed(name=name, version=row["version"], requires=tuple(row["requires"]))
+            installed.setdefault(name, one)
+        environment = Environment(markers=facts["markers"], tags=())
+        return cls(graph=DependencyGraph(installed, environment), scripts=facts["scripts"])
+
+    def version(self, name: NormalizedName) -> str | None:
+        """Return the installed version of *name*; None if it is not installed."""
+        there = self.graph.installed.get(name)
+        return there.version if there is not None else None
 
 
 def _check_of(answer: JobResult) -> Check:
@@ -272,7 +273,7 @@ def _check_of(answer: JobResult) -> Check:
 
 
 def _version_check(name: NormalizedName, wanted: str, state: _State) -> Check:
-    found = state.versions.get(name)
+    found = state.version(name)
     passed = found is not None and _same(found, wanted)
     detail = (
         found
@@ -292,12 +293,10 @@ def _same(found: str, wanted: str) -> bool:
 def _requirements_check(
     pins: Mapping[NormalizedName, str], state: _State, expected: Collection[tuple[str, str]]
 ) -> Check:
-    lines = [
-        _broken_words(name, line, there, state)
-        for name in sorted(pins)
-        for line, there in _unmet(name, state)
-        if (name, line) not in expected
-    ]
+    found: dict[tuple[str, str], UnmetRequirement] = {}
+    for one in state.graph.unmet(pins):
+        found.setdefault(one.key, one)  # one of those that need it is enough
+    lines = [_unmet_text(one, state) for key, one in found.items() if key not in expected]
     return Check(
         kind="requirements",
         subject="1 distribution" if len(pins) == 1 else f"{len(pins)} distributions",
@@ -311,80 +310,34 @@ def _breakage_checks(
 ) -> list[Check]:
     """Return a failed check for each distribution that is broken unlisted; one that passed if there is none.
 
-    It judges as the plan does (`breakage.find_broken`): extras that are asked
-    for do not count.  Only what *plan* has changed can break something: this
-    interpreter may see others than *state* does, by its ``PYTHONPATH``.
+    Only what *plan* has changed can break something: this interpreter may see other
+    distributions than *state* does, because of its ``PYTHONPATH``.
     """
     installed = {
-        name: Installed(name=name, version=version, requires=state.requires[name])
-        for name, version in state.versions.items()
-        if name not in before.unreadable
+        name: there for name, there in state.graph.installed.items() if name not in before.unreadable
     }
     listed = {item.name for item in plan.breakages if item.remedy is Remedy.LEAVE}
-    changed = {step.name for step in plan.steps}
     others = installed.keys() - pins - listed
+    graph = DependencyGraph.of(before)
+    changed = {step.name for step in plan.steps}
     lines: dict[NormalizedName, list[str]] = {}
-    for name, line in sorted(newly_unmet(others, before, installed)):
-        requirement = parse_requirement(line)
-        if requirement is None or changed.isdisjoint((name, canonicalize_name(requirement.name))):
-            continue
-        there = _what_is_there(requirement, state)
-        lines.setdefault(name, []).append(_broken_words(name, line, there, state))
+    found = newly_unmet(others, graph, graph.with_installed(installed), changed)
+    for one in sorted(found, key=lambda one: (one.name, one.demand.line)):
+        lines.setdefault(one.name, []).append(_unmet_text(one, state))
     if not lines and others:
         subject = "1 other distribution" if len(others) == 1 else f"{len(others)} other distributions"
         return [Check(kind="breakage", subject=subject, passed=True)]
     return [
-        Check(kind="breakage", subject=name, passed=False, detail="\n".join(found))
-        for name, found in lines.items()
+        Check(kind="breakage", subject=name, passed=False, detail="\n".join(told))
+        for name, told in lines.items()
     ]
 
 
-def _broken_words(name: NormalizedName, line: str, there: str | None, state: _State) -> str:
-    return f"{name} {state.versions[name]} requires `{line}`, but {there}"
-
-
-def _unmet(name: NormalizedName, state: _State) -> list[tuple[str, str]]:
-    """Return the requirements of *name* that do not hold, those of the extras it asks for included."""
-    found: list[tuple[str, str]] = []
-    seen: set[tuple[NormalizedName, str]] = set()
-    pending: list[tuple[NormalizedName, str]] = [(name, "")]
-    while pending:
-        project, extra = item = pending.pop()
-        if item in seen:
-            continue
-        seen.add(item)
-        for line in state.requires.get(project, ()):
-            if only_with(line) not in (None, canonicalize_name(extra)):
-                continue
-            requirement = parse_requirement(line)
-            if requirement is None or not _applies(requirement, extra, state):
-                continue
-            there = _what_is_there(requirement, state)
-            if there is not None:
-                found.append((line, there))
-            pending += [(canonicalize_name(requirement.name), extra) for extra in requirement.extras]
-    return found
-
-
-def _applies(requirement: Requirement, extra: str, state: _State) -> bool:
-    """Whether a line counts: always for the project itself, only what the extra adds for an extra."""
-    marker = requirement.marker
-    if marker is None:
-        return not extra
-    plain = marker.evaluate({**state.markers, "extra": ""})
-    return plain if not extra else not plain and marker.evaluate({**state.markers, "extra": extra})
-
-
-def _what_is_there(requirement: Requirement, state: _State) -> str | None:
-    """Return what is installed instead of what is required; None when the requirement holds."""
-    found = state.versions.get(canonicalize_name(requirement.name))
-    if found is None:
-        return "none is installed"
-    try:
-        holds = requirement.specifier.contains(Version(found), prereleases=True)
-    except InvalidVersion:
-        holds = not requirement.specifier
-    return None if holds else f"{found} is installed"
+def _unmet_text(unmet: UnmetRequirement, state: _State) -> str:
+    lines = ", which requires ".join(f"`{demand.line}`" for demand in unmet.chain)
+    there = state.version(unmet.demand.target)
+    found = "none is installed" if there is None else f"{there} is installed"
+    return f"{unmet.name} {state.version(unmet.name)} requires {lines}, but {found}"
 
 
 def _command_check(command: Sequence[str], child: Child, scripts: str) -> Check:

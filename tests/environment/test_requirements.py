@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.environment.requirements import Dependents, applies, holding, only_with, parse_requirement
+from colablock.environment.requirements import (
+    applies,
+    asks_for_extras,
+    only_with,
+    parse_requirement,
+    required_name,
+)
 from colablock.runtimes.catalog import recorded_distributions
-from tests.support.dict_source import PYTHON_312, installed
+from tests.support.dict_source import PYTHON_312
 
 
 @pytest.mark.parametrize("line", ["a>=1", "A.b_c[x] (>=1)", "a @ https://x.example/a.whl", "a; sys_platform"])
@@ -18,46 +23,57 @@ def test_a_line_is_a_requirement_or_nothing(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "extras", "expected"),
+    ("line", "extra", "expected"),
     [
-        ("a", (), True),
-        ("a; python_version >= '3.12'", (), True),
-        ("a; python_version < '3.12'", (), False),
-        ("a; extra == 'x'", (), False),
-        ("a; extra == 'x'", ("x",), True),
-        ("a; extra == 'x'", ("y", "x"), True),
-        ("a; extra == 'X_y'", ("x-y",), True),
-        ("a; extra == 'x' and python_version < '3'", ("x",), False),
-        ("a; platform_machine == 'x86_64'", (), True),
+        ("a", "", True),
+        ("a", "x", False),  # it counts for the distribution itself
+        ("a; python_version >= '3.12'", "", True),
+        ("a; python_version >= '3.12'", "x", False),
+        ("a; python_version < '3.12'", "", False),
+        ("a; extra == 'x'", "", False),
+        ("a; extra == 'x'", "x", True),
+        ("a; extra == 'x'", "y", False),
+        ("a; extra == 'X_y'", "x-y", True),
+        ("a; extra == 'x' and python_version < '3'", "x", False),
+        ("a; extra == 'x' or python_version < '3'", "", False),
+        ("a; extra == 'x' or python_version < '3'", "x", True),
+        ("a; extra == 'x' or python_version > '3'", "", True),
+        ("a; extra == 'x' or python_version > '3'", "x", False),
+        ("a; extra == 'x' or extra == 'y'", "y", True),
+        ("a; platform_machine == 'x86_64'", "", True),
     ],
 )
-def test_markers_are_judged_for_the_target(line: str, extras: tuple[str, ...], *, expected: bool) -> None:
+def test_markers_are_judged_for_the_target(line: str, extra: str, *, expected: bool) -> None:
     requirement = parse_requirement(line)
     assert requirement is not None
-    assert applies(requirement, PYTHON_312, extras) is expected
+    assert applies(requirement, PYTHON_312, extra) is expected
 
 
-IMAGE = installed(
-    {
-        "a 1": ["B-b>=1", "c<2", "gone", "not a line (", "c; extra == 'x'"],
-        "d 1": ["b_B<9"],
-        "b-b 2": [],
-        "c 3rc1": [],
-    }
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("B_b.c[x]>=1", "b-b-c"),
+        (" a @ https://x.example/a.whl", "a"),
+        ("not a line (", "not"),
+        ("(", None),
+        ("", None),
+    ],
 )
+def test_the_required_name_is_read_from_the_text(line: str, name: str | None) -> None:
+    assert required_name(line) == name
 
 
-def test_dependents_are_found_by_any_spelling() -> None:
-    dependents = Dependents(IMAGE, PYTHON_312)
-    found = [(demand.owner, str(demand.requirement)) for demand in dependents.of(canonicalize_name("b-b"))]
-    assert found == [("a", "B-b>=1"), ("d", "b_B<9")]
-    assert [demand.owner for demand in dependents.of(canonicalize_name("c"))] == ["a"]
-    assert list(dependents.of(canonicalize_name("nobody"))) == []
-
-
-def test_what_holds_now() -> None:
-    found = holding(IMAGE[canonicalize_name("a")], PYTHON_312, IMAGE)
-    assert [str(requirement) for requirement in found] == ["B-b>=1"]
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a[x]>=1", True),
+        ("a[x] ; extra == 'y'", True),
+        ("a; extra == '[x]'", False),
+        ("a>=1", False),
+    ],
+)
+def test_extras_that_are_asked_for_show_in_the_text(line: str, *, expected: bool) -> None:
+    assert asks_for_extras(line) is expected
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,55 @@ def test_requirements_of_protected_distributions_stay() -> None:
     assert remedies(plan) == {"helper": (True, Remedy.LEAVE)}
 
 
+EXTRA = {
+    "asker 1": ["library[x]"],
+    "library 1": ["helper<3; extra == 'x'"],
+    "helper 2": [],
+}
+
+
+def test_a_repair_fits_the_extras_that_it_asks_for() -> None:
+    index = {"helper 3": [], "asker 2": ["library[x]"], "asker 1.5": ["library"]}
+    plan = plan_for(index, EXTRA, "helper>=3")
+    assert {step.name: step.version for step in plan.steps} == {"helper": "3", "asker": "1.5"}
+    (breakage,) = plan.breakages
+    assert (breakage.name, breakage.requirement) == ("asker", "library[x]")
+    assert breakage.because == (
+        "helper 2 becomes 3",
+        'library[x] needs helper<3; extra == "x"',
+        "asker 1 needs library[x]",
+    )
+
+
+def test_an_extra_of_a_moved_version_that_needs_something_missing_breaks_who_asks() -> None:
+    index = {"library 2": ["absent; extra == 'x'"]}
+    plan = plan_for(index, EXTRA, "library>=2")
+    assert remedies(plan) == {"asker": (True, Remedy.REMOVE)}
+    (step,) = (step for step in plan.steps if step.name == "asker")
+    assert step.reason == (
+        'asker 1 needs library[x], library[x] needs absent; extra == "x", library 1 becomes 2'
+    )
+
+
+def test_an_extra_that_the_installed_version_does_not_provide_breaks_nobody() -> None:
+    image: dict[str, list[str]] = {**EXTRA, "library 1": []}
+    plan = plan_for({"library 2": ["absent; extra == 'x'"]}, image, "library>=2")
+    assert plan.breakages == ()
+
+
+def test_what_an_extra_of_a_protected_distribution_needs_is_not_removed() -> None:
+    absent = (Absent(name=NormalizedName("helper"), path="absent.helper", specifier=SpecifierSet("<9")),)
+    with pytest.raises(Refused, match="what is protected needs it"):
+        plan_for({}, {**EXTRA, "torch 2": []}, "torch", absent=absent, protected=("asker",))
+
+
+def test_a_protected_distribution_that_shares_files_is_left_rather_than_removed() -> None:
+    shared = {NormalizedName("opencv"): frozenset({NormalizedName("opencv-contrib")})}
+    image: dict[str, list[str]] = {"opencv 4": [], "opencv-contrib 4": []}
+    plan = plan_for({"opencv 5": []}, image, "opencv==5", protected=("opencv-contrib",), shared=shared)
+    assert remedies(plan) == {"opencv-contrib": (True, Remedy.LEAVE)}
+
+
 def test_absent_distributions_are_removed_with_the_reason_of_the_matrix() -> None:
     absent = (
         Absent(

@@ -130,6 +130,59 @@ def test_what_was_unmet_before_in_a_protected_one_stays_unmet() -> None:
     assert pins_of(found) == {"stack": "1", "jedi": "0.19", "prompt-toolkit": "3.2"}
 
 
+# `keeper` is protected and asks for an extra of `library`, which needs `helper`.
+KEEPER = {"keeper 1": ["library[x]"], "library 1": ["helper<3; extra == 'x'"], "helper 2": []}
+LIBRARIES = {"library 2": ["helper; extra == 'x'"], "helper 3": [], "helper 2.5": []}
+
+
+def test_the_extras_of_a_protected_distribution_stay_met() -> None:
+    index = {"stack 1": ["helper>=2.1"], "helper 3": [], "helper 2.5": []}
+    found = solve(index, "stack", installed=installed(KEEPER), protected=names("keeper"))
+    assert pins_of(found) == {"stack": "1", "helper": "2.5"}
+
+
+def test_a_solution_that_breaks_an_extra_of_a_protected_distribution_is_none() -> None:
+    index = {"stack 1": ["helper>=3"], "helper 3": []}
+    with pytest.raises(Unsolvable) as caught:
+        solve(index, "stack", installed=installed(KEEPER), protected=names("keeper", "library"))
+    text = str(explain(caught.value.conflict, asker="m"))
+    assert "keeper 1 is protected and needs `library[x]`, which needs `helper<3`" in text
+
+
+def test_a_distribution_moves_whose_extra_is_in_the_way_of_a_protected_one() -> None:
+    index = {**LIBRARIES, "stack 1": ["helper>=3"]}
+    found = solve(index, "stack", installed=installed(KEEPER), protected=names("keeper"))
+    assert pins_of(found) == {"stack": "1", "helper": "3", "library": "2"}
+    assert found.released[NormalizedName("library")] == "one of its extras takes only `helper<3`"
+    (parent,) = found.pins[NormalizedName("library")].parents
+    assert (parent.name, parent.requirement) == ("keeper", "library[x]")
+
+
+def test_a_moved_distribution_gets_what_its_extra_needs_for_a_protected_one() -> None:
+    index = {"stack 1": ["library>=2"], "library 2": ["fresh; extra == 'x'"], "fresh 1": []}
+    found = solve(index, "stack", installed=installed(KEEPER), protected=names("keeper"))
+    assert pins_of(found) == {"stack": "1", "library": "2", "fresh": "1"}
+
+
+def test_an_extra_of_a_protected_distribution_that_was_unmet_before_may_stay_unmet() -> None:
+    image = {**KEEPER, "helper 3": []}
+    del image["helper 2"]
+    index = {"stack 1": ["helper>=4"], "helper 4": [], "library 2": ["fresh; extra == 'x'"]}
+    found = solve(index, "stack", "library>=2", installed=installed(image), protected=names("keeper"))
+    assert pins_of(found) == {"stack": "1", "helper": "4", "library": "2"}
+
+
+def test_an_extra_that_nothing_installed_asks_for_must_be_met() -> None:
+    image = installed({"library 1": ["helper>=2; extra == 'x'"], "helper 1": []})
+    assert pins_of(solve({"helper 2": []}, "library[x]", installed=image)) == {"library": "1", "helper": "2"}
+
+
+def test_an_extra_that_was_unmet_before_for_another_one_may_stay_unmet() -> None:
+    image = installed({"library 1": ["helper>=2; extra == 'x'"], "helper 1": [], "asker 1": ["library[x]"]})
+    found = solve({"helper 2": []}, "library[x]", installed=image)
+    assert pins_of(found) == {"library": "1"}
+
+
 def test_absent_versions_are_no_candidates() -> None:
     index = {"peft 0.20": ["torchao"], "torchao 0.16": [], "torchao 0.10": []}
     absent = (Absent(name=NormalizedName("torchao"), path="absent.torchao", specifier=SpecifierSet("<0.16")),)

@@ -208,8 +208,14 @@ REQUIREMENTS = [
     pytest.param(
         (Stub(name="good", version="1.5", requires=("lib[less]",)),),
         (),
-        "good 1.5 requires `nobody; extra == 'less'`, but none is installed",
+        "good 1.5 requires `lib[less]`, which requires `nobody; extra == 'less'`, but none is installed",
         id="of an extra",
+    ),
+    pytest.param(
+        (Stub(name="good", version="1.5", requires=("lib[less]",)),),
+        (("lib", "nobody; extra == 'less'"),),
+        "",
+        id="of an extra, expected",
     ),
     pytest.param(
         (Stub(name="good", version="1.5", requires=("lib>=3",)),), (("good", "lib>=3"),), "", id="expected"
@@ -237,13 +243,20 @@ def test_requirements_of_the_pins_are_met(
 LEFT = Breakage(
     name=canonicalize_name("third"),
     version="1",
-    requirement="lib<3",
+    requirement="lib[more]<3",
     direct=True,
     because=(),
     remedy=Remedy.LEAVE,
 )
 WHOLE = [("3 other distributions", True, "")]
-BROKEN = [("third", False, "third 1 requires `lib<3`, but 3.0 is installed")]
+BROKEN = [("third", False, "third 1 requires `lib[more]<3`, but 3.0 is installed")]
+BROKEN_EXTRA = [
+    (
+        "third",
+        False,
+        "third 1 requires `lib[more]<3`, which requires `bonus>=2; extra == 'more'`, but 1.0rc1 is installed",
+    )
+]
 
 
 @pytest.mark.parametrize(
@@ -255,8 +268,11 @@ BROKEN = [("third", False, "third 1 requires `lib<3`, but 3.0 is installed")]
         (Stub(name="lib", version="3.0"), "lib", (LEFT,), [("2 other distributions", True, "")]),
         # This interpreter sees another `lib` than the proofs do: not by this change.
         (Stub(name="lib", version="3.0"), "good", (), WHOLE),
+        (Stub(name="lib", version="2.5", requires=("bonus>=2; extra == 'more'",)), "lib", (), BROKEN_EXTRA),
+        # `fourth` asks for `lib[less]`, which was unmet before.
+        (Stub(name="lib", version="2.5", requires=("gone; extra == 'less'",)), "lib", (), WHOLE),
     ],
-    ids=["whole", "broken", "not repaired", "listed", "not by the plan"],
+    ids=["whole", "broken", "not repaired", "listed", "not by the plan", "broken extra", "unmet extra"],
 )
 def test_a_change_breaks_nothing_beside_the_stack_unlisted(
     tmp_path: Path,
@@ -267,7 +283,7 @@ def test_a_change_breaks_nothing_beside_the_stack_unlisted(
 ) -> None:
     executable = make_venv(tmp_path / "env", sys.executable)
     beside = [
-        Stub(name="third", version="1", requires=("lib<3", "gone")),
+        Stub(name="third", version="1", requires=("lib[more]<3", "gone")),
         Stub(name="fourth", version="1", requires=("lib[less]; python_version > '3'",)),
     ]
     site = build_site(site_of(tmp_path / "env"), [*STUBS[:3], *beside])
