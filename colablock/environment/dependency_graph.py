@@ -303,15 +303,25 @@ def _concerned(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChange:
-    """What a plan does to a snapshot: the distributions that it installs, and the names that it removes."""
+    """What a plan does to a snapshot: the distributions that it installs, and the names that it removes.
+
+    The solve vouches for what it moves. Those that are *repaired* were moved one by one, so a
+    later move or removal may break them again.
+    """
 
     moved: Mapping[NormalizedName, Installed] = field(default_factory=dict)
     removed: frozenset[NormalizedName] = frozenset()
+    repaired: frozenset[NormalizedName] = frozenset()
 
     @property
     def touched(self) -> frozenset[NormalizedName]:
         """Every name that changes."""
         return frozenset(self.moved) | self.removed
+
+    @property
+    def settled(self) -> frozenset[NormalizedName]:
+        """The names that change and cannot be broken."""
+        return self.touched - self.repaired
 
     def applied_to(self, installed: Mapping[NormalizedName, Installed]) -> dict[NormalizedName, Installed]:
         """Return what is installed after the change."""
@@ -342,7 +352,7 @@ def find_broken(
 ) -> dict[NormalizedName, Broken]:
     """Return the distributions that *change* newly breaks, in the order in which they are found.
 
-    *before* is the graph of *snapshot*. What the change touches is left out. The directly
+    *before* is the graph of *snapshot*. What the change has settled is left out. The directly
     broken come first, then those that need something removed, then those that need these:
     a distribution that needs a broken one is broken too.
     """
@@ -355,23 +365,23 @@ def find_broken(
 
 def _directly(snapshot: Snapshot, change: StateChange, before: DependencyGraph) -> Iterator[Broken]:
     """Yield what moves break: a requirement that is no longer met, or files that are shared."""
-    installed = snapshot.installed
-    touched = change.touched & installed.keys()
-    after = before.with_installed(change.applied_to(installed))
+    touched = change.touched & snapshot.installed.keys()
+    after = before.with_installed(change.applied_to(snapshot.installed))
+    names = after.installed.keys() & snapshot.installed.keys() - change.settled
     found: defaultdict[NormalizedName, list[UnmetRequirement]] = defaultdict(list)
-    for one in newly_unmet(installed.keys() - change.touched, before, after, touched):
+    for one in newly_unmet(names, before, after, touched):
         target, owner = one.demand.target, one.demand.owner
         if target in change.moved:
             found[target].append(one)
-        elif owner in change.moved:
+        elif owner in change.settled or target not in change.removed:
             found[owner].append(one)
     for cause in sorted(touched):
         for one in found[cause]:
             first, *more = one.chain
-            yield _broken(installed[one.name], str(first.requirement), cause, map(str, reversed(more)))
+            yield _broken(after.installed[one.name], str(first.requirement), cause, map(str, reversed(more)))
         for other in sorted(snapshot.shared.get(cause, ())):
-            if other not in change.touched and other in installed:
-                yield _broken(installed[other], f"files that it shares with {cause}", cause)
+            if other not in change.touched and other in snapshot.installed:
+                yield _broken(snapshot.installed[other], f"files that it shares with {cause}", cause)
 
 
 def _broken(
@@ -390,24 +400,27 @@ def _broken(
 
 def _spread(broken: dict[NormalizedName, Broken], change: StateChange, before: DependencyGraph) -> None:
     """Add to *broken* what needs something that is removed, and what needs these."""
+    # As if nothing was removed: what a repaired one needs is what its new version requires.
+    whole = before.with_installed({**before.installed, **change.moved})
     queue: deque[tuple[Node, NormalizedName, tuple[str, ...]]] = deque(
         ((name, ""), name, ()) for name in sorted(change.removed) if name in before.installed
     )
     seen: set[Node] = set()
     while queue:
         (cause, extra), origin, links = queue.popleft()
-        for demand in before.demands_on(cause):
+        for demand in whole.demands_on(cause):
             owner = demand.owner
-            if (cause, extra) not in demand.targets or owner in change.touched or demand.node in seen:
+            if (cause, extra) not in demand.targets or owner in change.settled or demand.node in seen:
                 continue
-            if (owner in broken and not demand.extra) or not before.is_met(demand):
+            was_met = owner in change.repaired or before.is_met(demand)
+            if not was_met or not whole.is_met(demand) or (owner in broken and not demand.extra):
                 continue
             seen.add(demand.node)
             longer = (*links, str(demand))
             if not demand.extra:
                 broken[owner] = Broken(
                     name=owner,
-                    version=before.installed[owner].version,
+                    version=whole.installed[owner].version,
                     requirement=str(demand.requirement),
                     cause=cause,
                     direct=False,

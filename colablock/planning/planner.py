@@ -54,7 +54,7 @@ class _PlanDraft:
             for name, pin in self.pins.items()
             if not pin.is_installed
         }
-        return StateChange(moved=moved, removed=frozenset(self.removed))
+        return StateChange(moved=moved, removed=frozenset(self.removed), repaired=frozenset(self.repaired))
 
 
 def make_plan(
@@ -132,24 +132,46 @@ def _remove_absent(draft: _PlanDraft, matrix: Matrix) -> None:
 
 
 def _judge_broken(draft: _PlanDraft, repair: Repair | None, override: Remedy | None) -> None:
-    """Choose a remedy for each newly broken distribution, until no more break directly."""
+    """Choose a remedy for each newly broken distribution, until no more break directly.
+
+    A later move or removal may break a repaired distribution again. It is repaired once more
+    where a version fits. Else its repair stays, and it is listed as one that is left broken.
+    """
     needed = _needed_by_protected(draft) | draft.snapshot.protected
     decided: dict[NormalizedName, Breakage] = {}
+    again: set[NormalizedName] = set()
     while True:
         found = find_broken(draft.snapshot, draft.change(), draft.graph)
-        direct = [item for item in found.values() if item.direct and item.name not in decided]
-        if not direct:
+        pending = [
+            item
+            for item in found.values()
+            if (item.name in draft.repaired and item.name not in again)
+            or (item.name not in decided and item.direct)
+        ]
+        if not pending:
             break
         if repair is not None and override in {None, Remedy.REPAIR}:
-            repair.look_ahead([item.name for item in direct])
-        for item in direct:
-            decided[item.name] = _remedy_for(draft, item, repair, override, needed)
+            repair.look_ahead([item.name for item in pending])
+        for item in pending:
+            if item.name in draft.repaired:
+                again.add(item.name)
+                _repair_again(draft, item.name, repair)
+            else:
+                decided[item.name] = _remedy_for(draft, item, repair, override, needed)
     left = [
         _breakage(item, Remedy.LEAVE, _because(draft, item))
         for item in found.values()
-        if item.name not in decided
+        if item.name not in decided or item.name in draft.repaired
     ]
     draft.breakages = [*decided.values(), *left]
+
+
+def _repair_again(draft: _PlanDraft, name: NormalizedName, repair: Repair | None) -> None:
+    """Replace the repair of *name* by one that fits the state as it is now, if there is one."""
+    reason, pin = draft.repaired.pop(name), draft.pins.pop(name)
+    fixed = repair(name, draft.change().applied_to(draft.snapshot.installed)) if repair else None
+    draft.pins[name] = fixed.pins[name] if fixed is not None else pin
+    draft.repaired[name] = reason
 
 
 def _remedy_for(

@@ -166,6 +166,34 @@ def test_a_repair_fits_the_extras_that_it_asks_for() -> None:
     )
 
 
+SECOND = {"base 1": [], "first 1": ["base<2"], "second 1": ["base<2"]}
+
+
+def test_a_repair_that_needs_what_is_removed_later_is_made_again() -> None:
+    index = {"base 2": [], "first 2": ["second"], "first 1.5": []}
+    plan = plan_for(index, SECOND, "base>=2")
+    assert {step.name: step.version for step in plan.steps} == {"base": "2", "first": "1.5", "second": None}
+    assert remedies(plan) == {"first": (True, Remedy.REPAIR), "second": (True, Remedy.REMOVE)}
+
+
+def test_a_repair_that_a_removal_breaks_is_listed_as_left() -> None:
+    index = {"base 2": [], "first 2": ["second"]}
+    plan = plan_for(index, SECOND, "base>=2")
+    assert {step.name: step.version for step in plan.steps} == {"base": "2", "first": "2", "second": None}
+    assert [(item.name, item.version, item.direct, item.remedy) for item in plan.breakages] == [
+        ("first", "1", True, Remedy.REPAIR),
+        ("second", "1", True, Remedy.REMOVE),
+        ("first", "2", False, Remedy.LEAVE),
+    ]
+    assert plan.breakages[-1].because == ("second 1 is removed", "first needs second")
+
+
+def test_a_repair_that_a_later_repair_breaks_is_made_again() -> None:
+    index = {"base 2": [], "first 2": ["second<2"], "first 1.5": ["second"], "second 2": []}
+    plan = plan_for(index, SECOND, "base>=2")
+    assert {step.name: step.version for step in plan.steps} == {"base": "2", "first": "1.5", "second": "2"}
+
+
 def test_an_extra_of_a_moved_version_that_needs_something_missing_breaks_who_asks() -> None:
     index = {"library 2": ["absent; extra == 'x'"]}
     plan = plan_for(index, EXTRA, "library>=2")
