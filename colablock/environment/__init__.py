@@ -11,8 +11,10 @@ from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
     from colablock.environment.accelerator import Accelerator, Device
+    from colablock.environment.dependency_graph import StateChange, find_broken, newly_unmet
     from colablock.environment.interpreters import Interpreter, find_interpreters
     from colablock.environment.markers_and_tags import Environment, environment_for
+    from colablock.environment.record import read_record, write_record
     from colablock.environment.site import Site, read_site
     from colablock.environment.snapshot import Host, Installed, Snapshot, take_snapshot
 else:
@@ -20,8 +22,10 @@ else:
         __name__,
         {
             "accelerator": "Accelerator Device",
+            "dependency_graph": "StateChange find_broken newly_unmet",
             "interpreters": "Interpreter find_interpreters",
             "markers_and_tags": "Environment environment_for",
+            "record": "read_record write_record",
             "site": "Site read_site",
             "snapshot": "Host Installed Snapshot take_snapshot",
         },
@@ -36,8 +40,13 @@ __all__ = [
     "Interpreter",
     "Site",
     "Snapshot",
+    "StateChange",
     "environment_for",
+    "find_broken",
     "find_interpreters",
+    "newly_unmet",
+    "read_record",
     "read_site",
     "take_snapshot",
+    "write_record",
 ]
