@@ -14,7 +14,6 @@ nothing is printed.  TPU images are left out.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import re
@@ -23,11 +22,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from colablock._common.reporter import Reporter
 from colablock._common.urls import redacted
-from colablock.display.runtimes import imported_words, render_diff
+from colablock.display.runtimes_view import diff_document, import_notes
+from colablock.display.text import to_text
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host
 from colablock.errors import ColablockError, InvalidInput
@@ -119,12 +117,11 @@ def record(image: Image, before: Recording, into: Path, releases: Releases | Non
     imported = import_freeze(image.freeze, about, recordings, releases, Reporter())
     path = into / f"{about.name}.json"
     save_recording(imported.recording, path)
-    text = io.StringIO()
     diff = compared(before.about.name, str(path), os.environ)
-    render_diff(diff, Console(file=text, width=100, color_system=None), verbose=True)
-    told = [*imported_words(imported, index), *DRIVER[image.flavour]]
+    text = to_text(diff_document(diff), width=100, verbose=True)
+    told = [*import_notes(imported, index), *DRIVER[image.flavour]]
     notes = "\n".join(f"- {note}" for note in told)
-    return f"## {about.name}\n\n{notes}\n\n```text\n{text.getvalue().rstrip()}\n```\n"
+    return f"## {about.name}\n\n{notes}\n\n```text\n{text}\n```\n"
 
 
 def main() -> int:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from colablock._common.urls import checked_index
+from colablock.display.info_view import undone_document
 from colablock.display.notebook import register_displays, restart_kernel, restart_prompt, show
-from colablock.display.reporters import reporter_for
-from colablock.display.text import undone_text
+from colablock.display.progress import reporter_for
+from colablock.display.text import to_text
 from colablock.environment.notebook_host import in_notebook
 from colablock.errors import InvalidInput
 from colablock.planning.options import ApplyOptions
@@ -138,7 +139,7 @@ def rollback(
     with open_session(quiet=quiet) as session:
         undone = undo_changes(session, _path_text(python), to_first=to_first)
     if not quiet:
-        print(undone_text(undone))  # noqa: T201
+        print(to_text(undone_document(undone)))  # noqa: T201
     restart_after([module for one in undone for module in one.restart])
     return undone
 

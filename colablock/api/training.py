@@ -8,23 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.api.stack import Name, open_session
-from colablock.display.html import sentence_to_html
-from colablock.display.notebook import DisplayForm, add_form, is_ending, is_shown, note_shown
-from colablock.display.reporters import reporter_for
-from colablock.display.training import summary_headline, summary_text, summary_to_html
-from colablock.display.training_briefing import (
-    briefing_text,
-    briefing_to_html,
-    receipt_text,
-    receipt_title,
-    receipt_to_html,
-)
-from colablock.display.training_follow import view_for
+from colablock.display.briefing_view import briefing_document, receipt_document
+from colablock.display.html import sentence_to_html, to_html
+from colablock.display.notebook import is_ending, is_shown, note_shown, publish, show_as
+from colablock.display.progress import reporter_for
+from colablock.display.run_progress import run_display_for
+from colablock.display.run_view import summary_document, summary_headline
+from colablock.display.text import to_text
 from colablock.environment.notebook_host import current_shell
 from colablock.errors import TrainingFailed
 from colablock.operations.run import proven_environment, run_smoke
 from colablock.training import adapter
-from colablock.training.find_or_start import Briefing, NamedRun, TrainOptions, config_of, values_of
+from colablock.training.find_or_start import NamedRun, TrainOptions, config_of, values_of
 from colablock.training.find_or_start import train as start_or_find
 from colablock.training.receipts import Receipt
 from colablock.training.runs.folder import RunRecord, State, find_run, list_runs, stop_run
@@ -35,11 +30,12 @@ from colablock.training.secrets import find_token, secret_stores
 from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
+    from colablock.display.view import Document
     from colablock.training.runs.config import TrainConfig
 
 __all__ = ["Run", "attach", "runs", "smoke", "train"]
 
-add_form(Receipt, DisplayForm(receipt_to_html, receipt_text, receipt_title))
+show_as(Receipt, receipt_document)
 
 
 class Run:
@@ -83,9 +79,11 @@ class Run:
         waiting and raises KeyboardInterrupt, so that no later code takes the run for finished.
         Raises TrainingFailed, with the known cause, if the run failed.
         """
-        with view_for(self.id, self._folder, environ=self._environ, notebook=True, quiet=quiet) as view:
-            summary = watch(self.id, self._folder, view, is_leaving=is_ending)
-            view.close(summary)
+        with run_display_for(
+            self.id, self._folder, environ=self._environ, notebook=True, quiet=quiet
+        ) as display:
+            summary = watch(self.id, self._folder, display, is_leaving=is_ending)
+            display.close(summary)
         if summary.state is State.RUNNING:
             raise KeyboardInterrupt(f"the run `{self.id}` is still running; {attach_hint(self.id)}")
         raise_failure(summary)
@@ -157,11 +155,13 @@ class Run:
         return self._environ if token is None else {**self._environ, "HF_TOKEN": token.value}
 
     def __repr__(self) -> str:
-        return summary_text(self.summary)
+        return to_text(summary_document(self.summary))
 
     def _repr_html_(self) -> str:
         summary = self.summary
-        return sentence_to_html(summary_headline(summary)) if is_shown(self) else summary_to_html(summary)
+        if is_shown(self):
+            return sentence_to_html(summary_headline(summary))
+        return to_html(summary_document(summary))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
         del cycle
@@ -222,7 +222,7 @@ def train(
             home=home_folder(os.environ),
             environ=os.environ,
             reporter=session.reporter,
-            show=(lambda _: None) if quiet else _show_briefing,
+            show=(lambda _: None) if quiet else (lambda briefing: _show(briefing_document(briefing))),
         )
     run = Run(named)
     return run.follow(quiet=quiet) if wait else run
@@ -248,7 +248,7 @@ def smoke(name: Name, *, runner: str | None = None, quiet: bool = False) -> Rece
     with open_session(quiet=quiet) as session:
         receipt = run_smoke(session, os.fspath(name), runner=runner)
     if not quiet:
-        _publish(receipt_to_html(receipt), receipt_text(receipt))
+        _show(receipt_document(receipt))
         note_shown(receipt)
     return receipt
 
@@ -276,13 +276,9 @@ def _config(
     return config_of(Path(config) if config is not None else None, runner=runner, values=values)
 
 
-def _show_briefing(briefing: Briefing) -> None:
-    _publish(briefing_to_html(briefing), briefing_text(briefing))
-
-
-def _publish(html: str, text: str) -> None:
+def _show(document: Document) -> None:
     shell = current_shell()
     if shell is None:
-        print(text)  # noqa: T201 - outside a notebook this is where it is read
+        print(to_text(document))  # noqa: T201 - outside a notebook this is where it is read
     else:
-        shell.display_pub.publish({"text/html": html, "text/plain": text})
+        publish(document, shell)

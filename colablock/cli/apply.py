@@ -96,7 +96,8 @@ def _add_why(commands: Any) -> None:
 
 
 def _plan(call: Call) -> int:
-    from colablock.display.text import render_plan
+    from colablock.display.plan_view import plan_document
+    from colablock.display.text import render
     from colablock.operations.plan import plan_change
     from colablock.transaction.serialise import plan_to_json
 
@@ -105,12 +106,13 @@ def _plan(call: Call) -> int:
     if call.args.json:
         print_json(plan_to_json(plan), call.out)
     else:
-        render_plan(plan, call.out, verbose=call.args.verbose)
+        render(plan_document(plan), call.out, verbose=call.args.verbose)
     return ExitCode.DONE
 
 
 def _apply(call: Call) -> int:
-    from colablock.display.text import render_report
+    from colablock.display.report_view import report_document
+    from colablock.display.text import render
     from colablock.transaction.serialise import plan_to_json, report_to_json
     from colablock.transaction.up_to_date import up_to_date_report
 
@@ -122,13 +124,14 @@ def _apply(call: Call) -> int:
         written = {"plan": plan_to_json(plan)} if plan is not None else {}
         print_json({**written, "report": report_to_json(report)}, call.out)
     else:
-        render_report(report, call.out, verbose=call.args.verbose)
+        render(report_document(report), call.out, verbose=call.args.verbose)
     return ExitCode.DONE if report.passed else AppliedNotProven.exit_code
 
 
 def _carried_out(call: Call, options: ApplyOptions) -> tuple[Plan, Report]:
     """Plan, show the plan, ask for consent, and carry the plan out.  Raises Refused without consent."""
-    from colablock.display.text import render_plan
+    from colablock.display.plan_view import plan_document
+    from colablock.display.text import render
     from colablock.operations.apply import carry_out
     from colablock.operations.plan import plan_change
 
@@ -136,7 +139,7 @@ def _carried_out(call: Call, options: ApplyOptions) -> tuple[Plan, Report]:
         planned = plan_change(session, options, recover=True)
     plan = planned.plan
     if plan.steps and not (call.args.quiet or call.args.json):
-        render_plan(plan, call.err, verbose=call.args.verbose)
+        render(plan_document(plan), call.err, verbose=call.args.verbose)
     if plan.steps and plan.target is Target.KERNEL and not agreed(call, "Change this environment?"):
         raise Refused("nothing was changed: the plan was declined", hint="Answer `y`, or pass `--yes`")
     with session_of(call) as session:
@@ -155,7 +158,8 @@ def _run(call: Call) -> int:
 
 
 def _verify(call: Call) -> int:
-    from colablock.display.text import render_report
+    from colablock.display.report_view import report_document
+    from colablock.display.text import render
     from colablock.operations.verify import verify_last_apply
     from colablock.transaction.serialise import report_to_json
 
@@ -164,7 +168,7 @@ def _verify(call: Call) -> int:
     if call.args.json:
         print_json(report_to_json(report), call.out)
     else:
-        render_report(report, call.out, verbose=call.args.verbose)
+        render(report_document(report), call.out, verbose=call.args.verbose)
     return ExitCode.DONE if report.passed else ExitCode.UNMET
 
 

@@ -40,7 +40,8 @@ def add(commands: Any) -> None:
 
 
 def _check(call: Call) -> int:
-    from colablock.display.check import render_checked
+    from colablock.display.check_view import check_document
+    from colablock.display.text import render
     from colablock.matrix.catalog import list_matrices
     from colablock.operations.check import check_matrices
 
@@ -59,7 +60,8 @@ def _check(call: Call) -> int:
         print_json({"checks": [one.facts() for one in checked]}, call.out)
     else:
         for one in checked:
-            render_checked(one, call.out, updated=args.update, verbose=args.verbose)
+            render(check_document(one, updated=args.update), call.out, verbose=args.verbose)
+            call.out.print()
     is_current = args.update or not any(one.drift for one in checked)
     return ExitCode.DONE if is_current else ExitCode.UNMET
 

@@ -28,7 +28,8 @@ def add(commands: Any) -> None:
 
 
 def _list_envs(call: Call) -> int:
-    from colablock.display.text import render_envs
+    from colablock.display.info_view import envs_document
+    from colablock.display.text import render
     from colablock.transaction.apply_record import home_folder
     from colablock.transaction.isolated_envs import list_envs
     from colablock.transaction.serialise import built_to_json
@@ -37,7 +38,7 @@ def _list_envs(call: Call) -> int:
     if call.args.json:
         print_json({"environments": [built_to_json(one) for one in built]}, call.out)
     else:
-        render_envs(built, call.out)
+        render(envs_document(built), call.out)
     return ExitCode.DONE
 
 

@@ -23,36 +23,39 @@ def add(commands: Any) -> None:
 
 
 def _list(call: Call) -> int:
-    from colablock.display.text import render_listing
+    from colablock.display.info_view import facts_document
+    from colablock.display.text import render
     from colablock.operations.info import list_facts
 
     found = list_facts(call.environ)
     if call.args.json:
         print_json(found, call.out)
     else:
-        render_listing(found, call.out)
+        render(facts_document(found), call.out)
     return ExitCode.DONE
 
 
 def _show(call: Call) -> int:
-    from colablock.display.text import render_matrix
+    from colablock.display.info_view import facts_document
+    from colablock.display.text import render
     from colablock.operations.info import matrix_facts
 
     facts = matrix_facts(call.args.name, call.environ)
     if call.args.json:
         print_json(facts, call.out)
     else:
-        render_matrix(facts, call.out)
+        render(facts_document(facts), call.out)
     return ExitCode.DONE
 
 
 def _info(call: Call) -> int:
-    from colablock.display.text import render_info
+    from colablock.display.info_view import facts_document
+    from colablock.display.text import render
     from colablock.operations.info import machine_facts
 
     facts = machine_facts(call.environ, python=call.args.python)
     if call.args.json:
         print_json(facts, call.out)
     else:
-        render_info(facts, call.out)
+        render(facts_document(facts), call.out)
     return ExitCode.DONE

@@ -45,7 +45,8 @@ def _add_history(commands: Any) -> None:
 
 
 def _rollback(call: Call) -> int:
-    from colablock.display.text import render_history, render_undone
+    from colablock.display.info_view import history_document, undone_document
+    from colablock.display.text import render
     from colablock.operations.rollback import list_changes, recover_interrupted, undo_changes
     from colablock.transaction.journal import RecoveryOutcome
     from colablock.transaction.serialise import undone_to_json
@@ -56,7 +57,7 @@ def _rollback(call: Call) -> int:
         is_recovered = outcome is RecoveryOutcome.UNDONE and args.to == "last"
         changes = () if is_recovered else list_changes(session, args.python)
     if changes and not (args.quiet or args.json):
-        render_history(changes if args.to == "first" else changes[-1:], call.err)
+        render(history_document(changes if args.to == "first" else changes[-1:]), call.err)
     if changes and not agreed(call, "Undo this?" if args.to == "last" else "Undo all of this?"):
         raise Refused("nothing was changed: the rollback was declined", hint="Answer `y`, or pass `--yes`")
     with session_of(call) as session:
@@ -65,12 +66,13 @@ def _rollback(call: Call) -> int:
         written = [undone_to_json(one) for one in undone]
         print_json({"undone": written, "interrupted": is_recovered}, call.out)
     else:
-        render_undone(undone, call.out)
+        render(undone_document(undone), call.out)
     return ExitCode.DONE
 
 
 def _history(call: Call) -> int:
-    from colablock.display.text import render_history
+    from colablock.display.info_view import history_document
+    from colablock.display.text import render
     from colablock.operations.rollback import drop_stashes, list_changes
     from colablock.transaction.serialise import change_to_json
 
@@ -82,5 +84,5 @@ def _history(call: Call) -> int:
     if args.json:
         print_json({"changes": [change_to_json(change) for change in changes]}, call.out)
     else:
-        render_history(changes, call.out)
+        render(history_document(changes), call.out)
     return ExitCode.DONE

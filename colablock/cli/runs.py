@@ -66,7 +66,8 @@ def follow_run(call: Call, run_id: str, folder: RunFolder, *, stops: bool = True
 
 
 def _list(call: Call) -> int:
-    from colablock.display.training import render_runs
+    from colablock.display.run_view import runs_document
+    from colablock.display.text import render
     from colablock.training.runs.summary import summaries, summary_to_json
     from colablock.transaction.apply_record import home_folder
 
@@ -74,19 +75,20 @@ def _list(call: Call) -> int:
     if call.args.json:
         print_json({"runs": [summary_to_json(one) for one in found]}, call.out)
     else:
-        render_runs(found, call.out)
+        render(runs_document(found), call.out)
     return ExitCode.DONE
 
 
 def _show(call: Call) -> int:
-    from colablock.display.training import render_run
+    from colablock.display.run_view import run_document
+    from colablock.display.text import render
     from colablock.training.runs.summary import summary_of, summary_to_json
 
     summary = summary_of(*_chosen(call))
     if call.args.json:
         print_json(summary_to_json(summary), call.out)
     else:
-        render_run(summary, call.out, verbose=call.args.verbose)
+        render(run_document(summary), call.out, verbose=call.args.verbose)
     return ExitCode.DONE
 
 
@@ -143,24 +145,25 @@ def _chosen(call: Call) -> tuple[str, RunFolder]:
 
 
 def _watched(call: Call, run_id: str, folder: RunFolder, *, stops: bool) -> RunSummary:
-    from colablock.display.training_follow import view_for
+    from colablock.display.run_progress import run_display_for
     from colablock.training.runs.summary import watch
 
     quiet = call.args.quiet or call.args.json
-    with view_for(run_id, folder, console=call.err, quiet=quiet, environ=call.environ) as view:
-        return watch(run_id, folder, view, stops=stops)
+    with run_display_for(run_id, folder, console=call.err, quiet=quiet, environ=call.environ) as display:
+        return watch(run_id, folder, display, stops=stops)
 
 
 def _ended(call: Call, summary: RunSummary) -> int:
     """Print the summary of a run; return the exit code, INTERRUPTED for a run that is still running."""
-    from colablock.display.training import render_summary
+    from colablock.display.run_view import summary_document
+    from colablock.display.text import render
     from colablock.training.runs.folder import State
     from colablock.training.runs.summary import summary_to_json
 
     if call.args.json:
         print_json(summary_to_json(summary), call.out)
     elif summary.state is not State.RUNNING:
-        render_summary(summary, call.out, verbose=call.args.verbose)
+        render(summary_document(summary), call.out, verbose=call.args.verbose)
     if summary.state is State.RUNNING:
         return ExitCode.INTERRUPTED
     return ExitCode.DONE if summary.state in (State.DONE, State.STOPPED) else ExitCode.UNMET

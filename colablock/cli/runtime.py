@@ -94,19 +94,21 @@ def _add_result(parser: Any) -> None:
 
 
 def _list(call: Call) -> int:
-    from colablock.display.runtimes import render_runtimes
+    from colablock.display.runtimes_view import runtimes_document
+    from colablock.display.text import render
     from colablock.runtimes.describe import runtime_listing
 
     facts = runtime_listing(call.environ)
     if call.args.json:
         print_json(facts, call.out)
     else:
-        render_runtimes(facts, call.out)
+        render(runtimes_document(facts), call.out)
     return ExitCode.DONE
 
 
 def _show(call: Call) -> int:
-    from colablock.display.runtimes import render_runtime
+    from colablock.display.runtimes_view import runtime_document
+    from colablock.display.text import render
     from colablock.runtimes.describe import runtime_facts
 
     if call.args.freeze and not call.args.json:
@@ -119,25 +121,27 @@ def _show(call: Call) -> int:
     if call.args.json:
         print_json(facts, call.out)
     else:
-        render_runtime(facts, call.out, everything=call.args.all or call.args.verbose)
+        everything = call.args.all or call.args.verbose
+        render(runtime_document(facts, everything=everything), call.out, verbose=everything)
     return ExitCode.DONE
 
 
 def _diff(call: Call) -> int:
-    from colablock.display.runtimes import render_diff
+    from colablock.display.runtimes_view import diff_document
+    from colablock.display.text import render
     from colablock.runtimes.describe import compared, diff_facts
 
     diff = compared(call.args.before, call.args.after, call.environ)
     if call.args.json:
         print_json(diff_facts(diff), call.out)
     else:
-        render_diff(diff, call.out, verbose=call.args.verbose)
+        render(diff_document(diff), call.out, verbose=call.args.verbose)
     return ExitCode.DONE
 
 
 def _import(call: Call) -> int:
-    from colablock.display.reporters import reporter_for
-    from colablock.display.runtimes import imported_words
+    from colablock.display.progress import reporter_for
+    from colablock.display.runtimes_view import import_notes
     from colablock.environment.markers_and_tags import environment_for
     from colablock.environment.snapshot import Host
     from colablock.network.fetcher import Fetcher
@@ -186,7 +190,7 @@ def _import(call: Call) -> int:
         "left_out": list(imported.left_out),
     }
     return _written(
-        call, imported.recording, facts, list(imported_words(imported, redacted(settings.default_index)))
+        call, imported.recording, facts, list(import_notes(imported, redacted(settings.default_index)))
     )
 
 
@@ -209,7 +213,8 @@ def _record(call: Call) -> int:
 
 def _written(call: Call, recording: Recording, facts: dict[str, object], notes: list[str]) -> int:
     """Write the recording to its file, and print a summary."""
-    from colablock.display.text import Section, render_sections
+    from colablock.display.info_view import notes_document
+    from colablock.display.text import render
     from colablock.runtimes.catalog import save_recording
 
     about = recording.about
@@ -220,7 +225,7 @@ def _written(call: Call, recording: Recording, facts: dict[str, object], notes: 
         print_json({"output": str(output), "name": about.name, **counts, **facts}, call.out)
     elif not call.args.quiet:
         title = f"wrote {output}: {about.name}, {about.distributions} distributions"
-        render_sections(title, [Section(title="", pairs=[("note:", note) for note in notes])], call.err)
+        render(notes_document(title, notes), call.err)
     return ExitCode.DONE
 
 

@@ -76,7 +76,8 @@ def _add_smoke(commands: Any) -> None:
 
 
 def _train(call: Call) -> int:
-    from colablock.display.training_briefing import render_briefing
+    from colablock.display.briefing_view import briefing_document
+    from colablock.display.text import render
     from colablock.operations.run import proven_environment
     from colablock.training.find_or_start import train
     from colablock.transaction.apply_record import home_folder
@@ -91,7 +92,7 @@ def _train(call: Call) -> int:
             home=home_folder(call.environ),
             environ=call.environ,
             reporter=session.reporter,
-            show=lambda briefing: None if is_quiet else render_briefing(briefing, call.err),
+            show=lambda briefing: None if is_quiet else render(briefing_document(briefing), call.err),
         )
     return _follow(call, run) if args.wait else _print_started(call, run)
 
@@ -131,7 +132,8 @@ def _print_started(call: Call, run: NamedRun) -> int:
 
 
 def _smoke(call: Call) -> int:
-    from colablock.display.training_briefing import render_receipt
+    from colablock.display.briefing_view import receipt_document
+    from colablock.display.text import render
     from colablock.operations.run import run_smoke
     from colablock.training.receipts import receipt_to, write_receipt
 
@@ -143,7 +145,7 @@ def _smoke(call: Call) -> int:
     if args.json:
         print_json(receipt_to(receipt), call.out)
     else:
-        render_receipt(receipt, call.out, path=args.receipt)
+        render(receipt_document(receipt, path=args.receipt), call.out)
     if not receipt.passed and args.json:  # the receipt says so, and is the only output
         return TrainingFailed.exit_code
     if not receipt.passed:

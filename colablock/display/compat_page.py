@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from colablock._common.text import count, size_text
 from colablock.display.html import text_to_html
-from colablock.display.words import clean, one_line
+from colablock.display.view import clean, one_line
 from colablock.runtimes.document import RecordedRuntime
 
 __all__ = ["render_page"]

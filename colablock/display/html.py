@@ -1,46 +1,50 @@
-"""Plans and reports as self-contained HTML for a notebook, light or dark, wide or narrow.
+"""Paint a `Document` as self-contained HTML for a notebook, light or dark, wide or narrow.
 
-Nothing is loaded from outside, everything that is shown is escaped, and the
-text takes the colours of the page: only tints of it are set.  Where a viewer
-strips the styles, headings, lists and `<details>` remain readable.
+Nothing is loaded from outside, and everything that is shown is escaped.  Text has the colour of the
+page, and only tints are set.  If a viewer strips the styles, headings, lists, tables and `<details>`
+still read well.
 """
 
 from __future__ import annotations
 
+import base64
 import re
+from collections.abc import Iterable
+from functools import singledispatch
 from html import escape
 from typing import TYPE_CHECKING
 
-from colablock._common.text import count, seconds_text
-from colablock.display.words import (
-    FOLD,
-    breakage_heading,
-    breakage_text,
-    chain_text,
-    checks_in_short,
+from colablock.display.view import (
+    Bar,
+    Bullets,
+    Document,
+    FactLine,
+    Grid,
+    GridRow,
+    Headline,
+    Item,
+    Items,
+    Names,
+    Note,
+    Pair,
+    Pairs,
+    Picture,
+    Preformatted,
+    Sample,
+    Section,
+    Span,
+    Tone,
+    Words,
     clean,
-    cost_text,
     one_line,
-    plan_notes,
-    plan_title,
-    remedy_text,
-    report_headline,
-    rest_heading,
-    restart_text,
-    run_command,
-    split_steps,
-    step_extras,
-    step_reason,
+    plain,
+    spans_of,
 )
-from colablock.planning.plan import Action, Remedy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from colablock.display.view import Block
 
-    from colablock.planning.plan import Breakage, Kept, Plan, Step
-    from colablock.verification.verify import Check, Report
-
-__all__ = ["STYLE", "page", "plan_to_html", "report_to_html", "sentence_to_html", "text_to_html"]
+__all__ = ["STYLE", "sentence_to_html", "text_to_html", "to_html"]
 
 # Every rule starts at our own class.  Doubling it outweighs the rules that notebooks have for lists and code.
 STYLE = """
@@ -48,18 +52,31 @@ STYLE = """
 .colablock.colablock p{margin:.2em 0}
 .colablock.colablock .cl-head{font-size:15px;font-weight:600;margin:.1em 0}
 .colablock.colablock .cl-soft{opacity:.75}
+.colablock.colablock .cl-head .cl-soft{font-weight:400}
 .colablock.colablock code{font-size:12px;background:rgba(127,127,127,.14);color:inherit;padding:.1em .35em;\
 border-radius:3px}
 .colablock.colablock pre{font-size:12px;line-height:1.45;background:rgba(127,127,127,.12);color:inherit;\
 padding:.5em .7em;margin:.3em 0 .5em;border-radius:4px;white-space:pre-wrap;overflow-wrap:anywhere}
+.colablock.colablock mark{background:rgba(46,160,67,.28);color:inherit;border-radius:3px}
 .colablock.colablock details{border-top:1px solid rgba(127,127,127,.3);padding:.25em 0;margin:.35em 0 0}
 .colablock.colablock details details{border:0;margin-left:1.1em}
 .colablock.colablock summary{cursor:pointer;font-weight:600;padding:.15em 0}
 .colablock.colablock details details>summary{font-weight:400}
+.colablock.colablock details>p,.colablock.colablock details>table{margin-left:1.1em}
 .colablock.colablock ul{list-style:none;margin:.1em 0 .4em;padding:0 0 0 1.1em}
 .colablock.colablock li{display:flex;flex-wrap:wrap;gap:0 1em;margin:0;padding:.12em 0}
 .colablock.colablock li>:first-child{flex:2 1 19em;max-width:100%}
 .colablock.colablock li>:nth-child(2){flex:3 1 20em;max-width:100%}
+.colablock.colablock>.cl-short{padding-left:0}
+.colablock.colablock .cl-short>li>:first-child{flex:0 0 7.5em}
+.colablock.colablock .cl-short>li>:nth-child(2){flex:1 1 14em}
+.colablock.colablock .cl-bullets{list-style:disc;padding-left:2.5em}
+.colablock.colablock .cl-bullets>li{display:list-item}
+.colablock.colablock table{border-collapse:collapse;border:0;margin:.2em 0 .4em}
+.colablock.colablock tr{background:none}
+.colablock.colablock td,.colablock.colablock th{text-align:left;vertical-align:baseline;border:0;\
+padding:.12em .9em .12em 0;font-size:13px;max-width:none;white-space:normal}
+.colablock.colablock td:not(:last-child){width:1px;overflow-wrap:normal;white-space:nowrap}
 .colablock.colablock .cl-tag{display:inline-block;padding:0 .5em;margin:.1em .4em .1em 0;border-radius:3px;\
 font-size:12px;font-weight:600;background:rgba(127,127,127,.18)}
 .colablock.colablock .cl-good{background:rgba(46,160,67,.28)}
@@ -67,190 +84,186 @@ font-size:12px;font-weight:600;background:rgba(127,127,127,.18)}
 .colablock.colablock .cl-bad{background:rgba(229,83,75,.36)}
 .colablock.colablock .cl-many{column-width:15em;column-gap:1.2em;padding-left:1.1em}
 .colablock.colablock .cl-many>span{display:block;break-inside:avoid}
+.colablock.colablock .cl-facts{display:flex;flex-wrap:wrap;align-items:center;gap:.1em 1.5em;margin:.3em 0}
+.colablock.colablock .cl-facts>span{font-variant-numeric:tabular-nums}
+.colablock.colablock progress{width:min(34em,100%)}
+.colablock.colablock .cl-picture{margin:.5em 0}
+.colablock.colablock img{display:block;width:100%;max-width:560px;height:auto;border-radius:4px}
 """.strip()
 
-_TRACEBACK = 30
-_TINT = {Action.REMOVE: "cl-bad", Action.REPLACE: "cl-warn", Action.INSTALL: "cl-good"}
-_REMEDY_TINT = {Remedy.REPAIR: "cl-good", Remedy.REMOVE: "cl-bad", Remedy.LEAVE: "cl-warn"}
+_SHORT = 16  # characters; leads of at most as many get a narrow column
+_TINTS = {Tone.GOOD: "cl-tag cl-good", Tone.WARN: "cl-tag cl-warn", Tone.BAD: "cl-tag cl-bad"}
 
 
-def plan_to_html(plan: Plan) -> str:
-    """Return *plan* as one block of HTML: what changes and what breaks open, long parts folded."""
-    parts = [_plan_head(plan)]
-    for action in Action:
-        steps = [step for step in plan.steps if step.action is action]
-        if steps:
-            parts.append(_steps(action, steps))
-    for direct in (True, False):
-        broken = [breakage for breakage in plan.breakages if breakage.direct is direct]
-        if broken:
-            parts.append(_breakages(broken, direct=direct))
-    if plan.kept:
-        parts.append(_kept(plan.kept))
-    if plan.restart:
-        parts.append(_restart(plan))
-    parts.extend(_notes(plan_notes(plan)))
-    return page(parts)
-
-
-def report_to_html(report: Report) -> str:
-    """Return *report* as one block of HTML: failures with their traceback open, what passed folded."""
-    parts = [_report_head(report)]
-    failed = [check for check in report.checks if not check.passed]
-    if failed:
-        rows = "".join(map(_failed_check, failed))
-        parts.append(_fold(f"{count(len(failed), 'check')} failed", rows, is_open=True))
-    passed = [check for check in report.checks if check.passed]
-    if passed:
-        parts.append(_passed_checks(report, passed))
-    parts.extend(_notes(report.notes))
-    parts.append(_next(report))
-    return page(parts)
-
-
-def page(parts: Iterable[str]) -> str:
-    """Return *parts*, already HTML, as one block with the styles beside it."""
-    return f'<div class="colablock"><style>{STYLE}</style>{"".join(parts)}</div>'
+def to_html(document: Document) -> str:
+    """Return *document* as one block of HTML, with its styles."""
+    head = "" if document.headline is None else _headline(document.headline)
+    return f'<div class="colablock"><style>{STYLE}</style>{head}{_all(document.blocks)}</div>'
 
 
 def sentence_to_html(text: str) -> str:
     """Return *text* as a block of its own."""
-    return page([f"<p>{text_to_html(text)}</p>"])
+    return to_html(Document(blocks=(Note(text=text),)))
 
 
 def text_to_html(value: str) -> str:
-    """Return *value* escaped, its words in backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(one_line(value)))
+    """Return *value* in one line and escaped; words in backticks become code, and ``->`` an arrow."""
+    return _marked_up(one_line(value))
 
 
-def _fold(title: str, body: str, *, is_open: bool = False, tint: str = "") -> str:
-    head = _tag(title, tint) if tint else text_to_html(title)
-    return f"<details{' open' if is_open else ''}><summary>{head}</summary>{body}</details>"
-
-
-def _tag(word: str, tint: str = "") -> str:
-    return (
-        f'<span class="cl-tag {tint}">{text_to_html(word)}</span>'
-        if tint
-        else f'<span class="cl-tag">{text_to_html(word)}</span>'
+def _marked_up(text: str) -> str:
+    parts = re.split(r"`([^`]+)`", text)
+    return "".join(
+        f"<code>{escape(part)}</code>" if at % 2 else escape(part.replace(" -> ", " \N{RIGHTWARDS ARROW} "))
+        for at, part in enumerate(parts)
     )
 
 
-def _row(left: str, right: str) -> str:
-    return f"<li><span>{left}</span><span>{right}</span></li>"
+def _words(words: Words) -> str:
+    return "".join(map(_span, spans_of(words)))
 
 
-def _many(items: Iterable[str]) -> str:
-    return f'<div class="cl-many">{" ".join(f"<span>{text_to_html(item)}</span>" for item in items)}</div>'
+def _span(span: Span) -> str:
+    if span.tone is Tone.CODE:
+        return f"<code>{escape(span.text)}</code>"
+    text = _marked_up(span.text)
+    if span.tone is Tone.PLAIN:
+        return text
+    if span.tone is Tone.STRONG:
+        return f"<b>{text}</b>"
+    return f'<span class="{_TINTS.get(span.tone, "cl-soft")}">{text}</span>'
 
 
-# The plan
+def _headline(headline: Headline) -> str:
+    tag = _span(Span(headline.badge, headline.tone)) if headline.badge else ""
+    aside = _span(Span(headline.aside, Tone.SOFT)) if headline.aside else ""
+    text = " ".join(filter(None, [text_to_html(headline.text), aside]))
+    return f'<p class="cl-head">{tag}{text}</p>'
 
 
-def _plan_head(plan: Plan) -> str:
-    parts = [f'<p class="cl-head">{text_to_html(plan_title(plan))}: {text_to_html(cost_text(plan))}</p>']
-    if plan.why_target:
-        parts.append(f"<p>Why there: {text_to_html(plan.why_target)}</p>")
-    if plan.python:
-        version, path = text_to_html(plan.python_version), text_to_html(plan.python)
-        parts.append(f'<p class="cl-soft">Python {version}: <code>{path}</code></p>')
-    return "".join(parts)
+def _all(blocks: Iterable[Block]) -> str:
+    return "".join(map(_block, blocks))
 
 
-def _steps(action: Action, steps: Sequence[Step]) -> str:
-    shown, compact = split_steps(steps, verbose=False)
-    body = f"<ul>{''.join(map(_step, shown))}</ul>" if shown else ""
-    if compact:
-        body += _fold(rest_heading(shown, compact), f"<ul>{''.join(map(_step, compact))}</ul>")
-    title = f"{action.value.capitalize()} ({len(steps)})"
-    return _fold(title, body, is_open=len(shown) <= 2 * FOLD, tint=_TINT[action])
+@singledispatch
+def _block(block: Block) -> str:
+    """Return *block* as HTML."""
+    raise TypeError(block)
 
 
-def _step(step: Step) -> str:
-    versions = " \N{RIGHTWARDS ARROW} ".join(
-        text_to_html(one) for one in (step.previous, step.version) if one
+@_block.register
+def _(block: Note) -> str:
+    tag = f'<span class="{_TINTS.get(block.tone, "cl-tag")}">{text_to_html(block.label)}</span>'
+    kind = ' class="cl-soft"' if block.tone is Tone.SOFT else ""
+    return f"<p{kind}>{tag if block.label else ''}{_words(block.text)}</p>"
+
+
+@_block.register
+def _(block: Pairs) -> str:
+    is_short = all(len(plain(pair.lead)) <= _SHORT for pair in block.pairs)
+    kind = ' class="cl-short"' if is_short else ""
+    return f"<ul{kind}>{''.join(_pair(pair, is_short=is_short) for pair in block.pairs)}</ul>"
+
+
+def _pair(pair: Pair, *, is_short: bool) -> str:
+    lead = f"<span>{_words(pair.lead)}</span>"
+    if pair.tone in _TINTS or is_short:
+        kind = _TINTS.get(pair.tone, "cl-soft")
+        lead = f'<span><span class="{kind}">{_words(pair.lead)}</span></span>'
+    text = (
+        f"<span>{_words(pair.text)}</span>"
+        if is_short
+        else f'<span class="cl-soft">{_words(pair.text)}</span>'
     )
-    name = f"<b>{text_to_html(step.name)}</b>" if step.requested else text_to_html(step.name)
-    extras = step_extras(step, least=1_000_000)
-    reason = text_to_html(step_reason(step, verbose=True) + (f" ({extras})" if extras else ""))
-    return _row(f"{name} {versions}", f'<span class="cl-soft">{reason}</span>')
+    return f"<li>{lead}{text}</li>"
 
 
-def _kept(kept: Sequence[Kept]) -> str:
-    names = (f"{one.name} {one.version}" for one in kept)
-    return _fold(f"Stays as it is ({len(kept)})", _many(names), is_open=len(kept) <= FOLD)
+@_block.register
+def _(block: Items) -> str:
+    return f"<ul>{''.join(map(_item, block.items))}</ul>"
 
 
-def _breakages(broken: Sequence[Breakage], *, direct: bool) -> str:
-    rows = "".join(map(_breakage, broken))
-    return _fold(
-        breakage_heading(direct=direct, number=len(broken)), f"<ul>{rows}</ul>", is_open=len(broken) <= FOLD
+def _item(item: Item) -> str:
+    outcome = _span(item.outcome) if item.outcome is not None else ""
+    notes = " ".join(map(_words, item.notes))
+    return f"<li><span>{_words(item.text)}</span><span>{outcome}{notes}</span></li>"
+
+
+@_block.register
+def _(block: Names) -> str:
+    names = " ".join(f"<span>{text_to_html(name)}</span>" for name in block.names)
+    return f'<div class="cl-many">{names}</div>'
+
+
+@_block.register
+def _(block: Grid) -> str:
+    rows = [row.cells for row in block.rows]
+    columns = [at for at in range(len(rows[0]) if rows else 0) if any(plain(row[at]) for row in rows)]
+    head = "".join(f"<th>{text_to_html(block.header[at])}</th>" for at in columns if block.header)
+    body = "".join(_row(row, columns) for row in block.rows)
+    return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+
+
+def _row(row: GridRow, columns: list[int]) -> str:
+    cells = "".join(f"<td>{_words(row.cells[at])}</td>" for at in columns)
+    below = f'<tr><td colspan="{len(columns)}">{_block(row.below)}</td></tr>' if row.below is not None else ""
+    return f"<tr>{cells}</tr>{below}"
+
+
+@_block.register
+def _(block: Preformatted) -> str:
+    return f"<pre>{escape(clean(chr(10).join(line.rstrip() for line in block.lines)))}</pre>"
+
+
+@_block.register
+def _(block: Bullets) -> str:
+    bullets = "".join(f"<li>{text_to_html(text)}</li>" for text in block.bullets)
+    return f'<p><b>{text_to_html(block.title)}:</b></p><ul class="cl-bullets">{bullets}</ul>'
+
+
+@_block.register
+def _(block: FactLine) -> str:
+    facts = (
+        f"<span>{_span(Span(label, Tone.SOFT))} {text_to_html(text)}</span>"
+        if label
+        else f"<span>{text_to_html(text)}</span>"
+        for label, text in block.facts
     )
+    return f'<div class="cl-facts">{"".join(facts)}</div>'
 
 
-def _breakage(breakage: Breakage) -> str:
-    chain = chain_text(breakage)
-    because = f' <span class="cl-soft">because {text_to_html(chain)}</span>' if chain else ""
-    tag = _tag(remedy_text(breakage.remedy), _REMEDY_TINT[breakage.remedy])
-    return _row(text_to_html(breakage_text(breakage)), f"{tag}{because}")
+@_block.register
+def _(block: Bar) -> str:
+    value = "" if block.share is None else f' max="1" value="{block.share:.3f}"'
+    return f"<progress{value}></progress>"
 
 
-def _restart(plan: Plan) -> str:
-    loaded = ", ".join(restart_text(plan, verbose=False))
-    title = (
-        f"Restart needed: the kernel holds modules of {count(len(plan.restart), 'distribution')} that change"
-    )
-    return _fold(title, f"<ul><li><span>{text_to_html(loaded)}</span></li></ul>", is_open=True)
+@_block.register
+def _(block: Picture) -> str:
+    if block.png is None:
+        return f'<div class="cl-picture">{block.svg}</div>'
+    data = base64.b64encode(block.png).decode()
+    alt = escape(one_line(block.alt), quote=True)
+    return f'<div class="cl-picture"><img alt="{alt}" src="data:image/png;base64,{data}"></div>'
 
 
-def _notes(notes: Sequence[str]) -> list[str]:
-    return [f"<p>{_tag('note')}{text_to_html(note)}</p>" for note in notes]
+@_block.register
+def _(block: Sample) -> str:
+    labels = dict.fromkeys(label for label, _ in block.pieces)
+    legend = " ".join(_piece(label, is_marked=label == block.marked) for label in labels)
+    pieces = "".join(_piece(text, is_marked=label == block.marked) for label, text in block.pieces)
+    return f"<p>{legend}</p><pre>{pieces}</pre>"
 
 
-# The report
+def _piece(text: str, *, is_marked: bool) -> str:
+    tag = "mark" if is_marked else "span"
+    return f"<{tag}>{escape(clean(text))}</{tag}>"
 
 
-def _report_head(report: Report) -> str:
-    word, tint = ("PASS", "cl-good") if report.passed else ("FAIL", "cl-bad")
-    tag = _tag(word, tint) if report.checks else ""
-    return f'<p class="cl-head">{tag}{text_to_html(report_headline(report))}</p>'
-
-
-def _failed_check(check: Check) -> str:
-    lines = [line.rstrip() for line in clean(check.detail).splitlines() if line.strip()]
-    trace = f"<pre>{escape(chr(10).join(lines[-_TRACEBACK:]))}</pre>" if lines else ""
-    return f"<p>{_tag('FAIL', 'cl-bad')}{_check_name(check)}</p>{trace}"
-
-
-def _check_name(check: Check) -> str:
-    taken = f' <span class="cl-soft">{seconds_text(check.seconds)}</span>' if check.seconds else ""
-    return f"{text_to_html(check.kind)} <b>{text_to_html(check.subject)}</b>{taken}"
-
-
-def _passed_checks(report: Report, passed: Sequence[Check]) -> str:
-    shown, versions = checks_in_short(report, verbose=False)
-    rows = "".join(
-        _row(f"{_tag('PASS', 'cl-good')}{_check_name(check)}", text_to_html(check.detail))
-        for check in shown
-        if check.passed
-    )
-    body = f"<ul>{rows}</ul>" if rows else ""
-    if versions:
-        names = (f"{check.subject} {check.detail}" for check in versions)
-        body += _fold(f"{len(versions)} versions are as they should be", _many(names))
-    is_open = report.passed and len(shown) <= 2 * FOLD
-    return _fold(f"{count(len(passed), 'check')} passed", body, is_open=is_open)
-
-
-def _next(report: Report) -> str:
-    parts = []
-    if report.needs_restart:
-        held = "Restart the kernel before you go on: it holds modules of what changed"
-        parts.append(f"<p>{_tag('restart', 'cl-warn')}{held}</p>")
-    python = f"Python {text_to_html(report.python_version)}: <code>{text_to_html(report.python)}</code>"
-    parts.append(f'<p class="cl-soft">{python}</p>')
-    if report.passed:
-        parts.append(f"<p>next: <code>{text_to_html(run_command(report))}</code></p>")
-    if report.changed and report.undo:
-        parts.append(f"<p>undo: <code>{text_to_html(report.undo)}</code></p>")
-    return "".join(parts)
+@_block.register
+def _(block: Section) -> str:
+    title = text_to_html(block.title)
+    if block.tone in _TINTS:
+        title = f'<span class="{_TINTS[block.tone]}">{title}</span>'
+    is_open = " open" if block.is_open else ""
+    return f"<details{is_open}><summary>{title}</summary>{_all(block.body)}</details>"

@@ -1,15 +1,20 @@
-"""Progress in the terminal: a live region, plain lines where nothing can be redrawn, or silence."""
+"""Show the progress of the work: on a terminal, in the output of a cell, as plain lines, or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
+import uuid
 from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.reporter import Reporter
 from colablock._common.text import count, seconds_text, size_text
-from colablock.display.words import one_line
+from colablock.display.html import to_html
+from colablock.display.text import to_text
+from colablock.display.view import Bar, Document, Headline, Note, one_line
+from colablock.environment.notebook_host import current_shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -18,23 +23,37 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from colablock.environment.notebook_host import Shell
+
     Clock = Callable[[], float]
 
-__all__ = ["DrawingReporter", "LiveReporter", "PlainReporter", "TerminalReporter", "WorkState", "can_animate"]
+__all__ = [
+    "DrawingReporter",
+    "LiveReporter",
+    "NotebookReporter",
+    "PlainReporter",
+    "TerminalReporter",
+    "WorkState",
+    "can_animate",
+    "live_bar",
+    "reporter_for",
+]
 
 R = TypeVar("R", bound="LiveReporter")
 
 _BEAT = 5.0  # seconds between two plain lines of one stage
+_PAUSE = 0.2  # seconds between two updates of a cell
+_WIDTH = 100  # columns of the plain text beside the HTML
 
 
 def can_animate(console: Console, environ: Mapping[str, str]) -> bool:
-    """Return whether *console* can be redrawn: a terminal, and nobody's build log."""
+    """Return whether *console* can be redrawn: it is a terminal, and not the log of a CI job."""
     in_ci = environ.get("CI", "").lower() not in ("", "0", "false")
     return console.is_terminal and not console.is_dumb_terminal and not in_ci
 
 
 class WorkState:
-    """What is going on now, and what was done: the state that reporters draw.  Not thread-safe."""
+    """The current stage of the work and the finished ones, which reporters draw.  Not thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -47,7 +66,7 @@ class WorkState:
         self.is_bytes = False
         self.pinned = 0
         self.files = 0
-        self.past: list[str] = []  # what was done, in short
+        self.past: list[str] = []  # a line for each finished stage
 
     def start(self, text: str) -> None:
         """Begin a stage."""
@@ -58,7 +77,7 @@ class WorkState:
         self._stage_began = self._clock()
 
     def end_stage(self, *, failed: bool = False) -> tuple[str, str]:
-        """Return the stage and what it came to, and note both; two empty strings when there was none."""
+        """End the stage; return its name and its result, or two empty strings if there is none."""
         if not self.stage:
             return "", ""
         taken = seconds_text(self._clock() - self._stage_began)
@@ -70,39 +89,39 @@ class WorkState:
         return ended
 
     def resolve(self, name: str, pinned: int) -> None:
-        """Note what is being decided."""
+        """Note the project *name* that is being resolved, and how many are pinned."""
         self.detail, self.pinned = name, pinned
 
     def start_fetch(self, files: int, size: int) -> None:
-        """Begin a stage that is counted in bytes."""
+        """Begin a stage whose progress is counted in bytes."""
         self.start(f"Fetching {count(files, 'file')}")
         self.files, self.total, self.is_bytes = files, size, True
         self._fetch_began = self._clock()
 
     def fetch(self, filename: str, size: int) -> None:
-        """Count bytes that arrived; outside a fetching stage only the name is of use."""
+        """Count bytes that have arrived; outside a stage in bytes, only note the name."""
         self.detail = filename
         if self.is_bytes:
             self.done += size
 
     def advance(self, text: str, done: int, total: int) -> None:
-        """Count a step; one that belongs to no stage opens its own."""
+        """Note that *done* of *total* steps are done; begin a stage if there is none."""
         if self.is_bytes or not self.stage:
             self.start("Changing")
         self.detail, self.done, self.total = one_line(text), done, total
 
     def rate(self) -> float:
-        """Bytes a second since the fetching began."""
+        """Return the bytes per second since the stage began."""
         taken = self._clock() - (self._fetch_began or self._stage_began)
         return self.done / taken if taken > 0 else 0.0
 
     def amount(self, *, is_over: bool = False) -> str:
-        """Return how far the stage is: ``12 decided``, ``1.2 GB of 2.9 GB, 45 MB/s``, ``3 of 14``."""
+        """Return the progress of the stage: ``12 resolved``, ``1.2 GB of 2.9 GB, 45 MB/s``, ``3 of 14``."""
         if self.is_bytes:
             return self._bytes(is_over=is_over)
         if self.total:
             return f"{self.done} of {self.total}"
-        return f"{self.pinned} decided" if self.pinned else ""
+        return f"{self.pinned} resolved" if self.pinned else ""
 
     def _bytes(self, *, is_over: bool) -> str:
         if not self.done and not is_over:
@@ -112,15 +131,15 @@ class WorkState:
         return f"{size_text(self.done)}{total}{rate}"
 
     def line(self) -> str:
-        """Return what is going on in one line."""
+        """Return the stage and its progress in one line."""
         return " - ".join(part for part in (self.stage, self.amount(), self.detail) if part)
 
 
 class LiveReporter(Reporter):
-    """A reporter that ends: used in a ``with`` statement.  This one is silent."""
+    """A reporter for a ``with`` statement.  This base class is silent."""
 
     def close(self, *, failed: bool = False) -> None:
-        """Leave the final state; may be called twice."""
+        """Leave the final state.  May be called twice."""
 
     def __enter__(self: R) -> R:  # noqa: PYI019  # typing.Self came with 3.11
         return self
@@ -132,7 +151,7 @@ class LiveReporter(Reporter):
 
 
 class DrawingReporter(LiveReporter):
-    """Keeps the state under a lock and draws it; drawing never stops the work."""
+    """Keeps the state under a lock and draws it.  An error while drawing does not stop the work."""
 
     def __init__(self, clock: Clock) -> None:
         self._lock = threading.RLock()
@@ -140,78 +159,78 @@ class DrawingReporter(LiveReporter):
         self._work = WorkState(clock)
 
     def stage(self, text: str) -> None:
-        """Close the stage before, open this one."""
+        """End the last stage and begin this one."""
         with self._drawing():
             self._ended(*self._work.end_stage())
             self._work.start(text)
             self._started()
 
     def resolving(self, name: str, pinned: int) -> None:
-        """Show the name."""
+        """Show the project that is being resolved."""
         with self._drawing():
             self._work.resolve(name, pinned)
             self._moved()
 
     def fetch_started(self, files: int, size: int) -> None:
-        """Close the stage before, open one in bytes."""
+        """End the last stage and begin one in bytes."""
         with self._drawing():
             self._ended(*self._work.end_stage())
             self._work.start_fetch(files, size)
             self._started()
 
     def fetched(self, filename: str, size: int) -> None:
-        """Show bytes and rate."""
+        """Show the bytes and the rate."""
         with self._drawing():
             self._work.fetch(filename, size)
             self._moved()
 
     def fetch_finished(self) -> None:
-        """Close the stage."""
+        """End the stage."""
         with self._drawing():
             self._ended(*self._work.end_stage())
 
     def step(self, text: str, done: int, total: int) -> None:
-        """Show how many are done."""
+        """Show how many steps are done."""
         with self._drawing():
             self._work.advance(text, done, total)
             self._moved()
 
     def note(self, text: str) -> None:
-        """Leave a line that stays."""
+        """Show a note that stays visible."""
         with self._drawing():
-            self._noted(f"note: {one_line(text)}")
+            self._noted(one_line(text))
 
     def close(self, *, failed: bool = False) -> None:
-        """Close the stage that is open, as stopped if *failed*."""
+        """End the stage, as stopped if *failed*."""
         with self._drawing():
             self._ended(*self._work.end_stage(failed=failed))
             self._closed(failed=failed)
 
     @contextlib.contextmanager
     def _drawing(self) -> Iterator[None]:
-        # A closed stream or a lost connection to the notebook is no reason to
-        # stop a change half way, whatever its client library raises.
+        # A closed stream or a lost connection to the notebook must not stop a change halfway,
+        # whatever the client library raises.
         with self._lock, contextlib.suppress(Exception):
             yield
 
     def _started(self) -> None:
-        """A stage begins."""
+        """Draw a stage that begins."""
 
     def _moved(self) -> None:
-        """The stage went on: called often."""
+        """Draw the progress of the stage.  Called often."""
 
     def _ended(self, stage: str, outcome: str) -> None:
-        """A stage is over, with what it came to; both "" when there was none."""
+        """Draw a stage that ended, with its result; both are "" if there was no stage."""
 
     def _noted(self, text: str) -> None:
-        """A note for the user."""
+        """Draw a note."""
 
     def _closed(self, *, failed: bool) -> None:
-        """The last call."""
+        """Draw the final state."""
 
 
 class PlainReporter(DrawingReporter):
-    """Single lines for logs and pipes: a stage begins, is still at it, is over."""
+    """Plain lines for logs and pipes: a stage begins, goes on, ends."""
 
     def __init__(self, console: Console, *, clock: Clock = time.monotonic) -> None:
         super().__init__(clock)
@@ -234,11 +253,11 @@ class PlainReporter(DrawingReporter):
             self._write(f"  {outcome}")
 
     def _noted(self, text: str) -> None:
-        self._write(text)
+        self._write(f"note: {text}")
 
 
 class TerminalReporter(DrawingReporter):
-    """A live region on a terminal; what a stage came to stays as a line above it."""
+    """A live line on a terminal; the result of each finished stage stays as a line above it."""
 
     def __init__(self, console: Console, *, clock: Clock = time.monotonic) -> None:
         super().__init__(clock)
@@ -248,7 +267,7 @@ class TerminalReporter(DrawingReporter):
 
     def _begin(self) -> Progress:
         if self._progress is None:
-            self._progress = _progress(self._console)
+            self._progress = live_bar(self._console, columns=16)
             self._progress.start()
         return self._progress
 
@@ -279,10 +298,10 @@ class TerminalReporter(DrawingReporter):
             self._console.out(f"{stage}: {outcome}", highlight=False)
 
     def _noted(self, text: str) -> None:
-        self._console.out(text, highlight=False)
+        self._console.out(f"note: {text}", highlight=False)
 
     def _closed(self, *, failed: bool) -> None:
-        del failed  # the error that follows says it
+        del failed  # the error that follows says so
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -293,22 +312,97 @@ class TerminalReporter(DrawingReporter):
         self._task = None
 
 
-def _progress(console: Console) -> Progress:
-    # Imported where it draws: a plain log and a notebook do without this part of rich.
+class NotebookReporter(DrawingReporter):
+    """One output of a cell, updated in place at most five times a second; at the end one line is left."""
+
+    def __init__(self, shell: Shell, *, clock: Clock = time.monotonic, display_id: str | None = None) -> None:
+        super().__init__(clock)
+        self._publisher = shell.display_pub
+        self._display_id = display_id or f"colablock-{uuid.uuid4().hex}"
+        self._shown_at: float | None = None
+        self._notes: list[str] = []
+        self._is_closed = False
+
+    def _started(self) -> None:
+        self._show()
+
+    def _moved(self) -> None:
+        if self._shown_at is None or self._clock() - self._shown_at >= _PAUSE:
+            self._show()
+
+    def _noted(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+        self._show()
+
+    def _closed(self, *, failed: bool) -> None:
+        if self._is_closed or self._shown_at is None:
+            return
+        self._is_closed = True
+        taken = seconds_text(self._clock() - self._work.began)
+        self._publish(f"{'Stopped' if failed else 'Done'} in {taken}", "; ".join(self._work.past))
+
+    def _show(self) -> None:
+        work = self._work
+        self._publish(work.stage, " - ".join(part for part in (work.amount(), work.detail) if part))
+
+    def _publish(self, text: str, aside: str) -> None:
+        is_update = self._shown_at is not None
+        self._shown_at = self._clock()
+        share = self._work.done / self._work.total if self._work.total and not self._is_closed else None
+        bar = [] if share is None else [Bar(min(share, 1))]
+        document = Document(
+            headline=Headline(text=text, aside=aside) if text else None,
+            blocks=(*bar, *(Note(label="note", text=note) for note in self._notes)),
+        )
+        self._publisher.publish(
+            {"text/html": to_html(document), "text/plain": to_text(document, width=_WIDTH)},
+            transient={"display_id": self._display_id},
+            update=is_update,
+        )
+
+
+def live_bar(console: Console, *, columns: int) -> Progress:
+    """Return a live line for *console*: a description, a bar of *columns*, an ``amount`` and a ``detail``."""
+    # Imported where it is drawn: a plain log and a notebook do not need this part of rich.
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
     from rich.table import Column  # noqa: PLC0415
 
-    quiet = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    whole = Column(no_wrap=True, overflow="ellipsis")
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     return Progress(
         SpinnerColumn(),
-        TextColumn(
-            "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
-        ),
-        BarColumn(bar_width=16),
-        TextColumn("{task.fields[amount]}", markup=False, table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[detail]}", markup=False, style="dim", table_column=quiet),
+        TextColumn("{task.description}", markup=False, table_column=whole),
+        BarColumn(bar_width=columns),
+        TextColumn("{task.fields[amount]}", markup=False, table_column=whole),
+        TextColumn("{task.fields[detail]}", markup=False, style="dim", table_column=rest),
         console=console,
         transient=True,
         expand=True,
         refresh_per_second=8,
     )
+
+
+def reporter_for(
+    console: Console | None = None,
+    *,
+    quiet: bool = False,
+    notebook: bool = False,
+    progress: bool = True,
+    environ: Mapping[str, str] = os.environ,
+) -> LiveReporter:
+    """Return the reporter for the place where the work is watched; use it in a ``with`` statement.
+
+    With *notebook* that is the output of a cell if a kernel runs.  With *progress* False nothing is
+    redrawn (``--no-progress``).  Without a console and outside a notebook, or with *quiet*, it is silent.
+    """
+    if quiet:
+        return LiveReporter()
+    shell = current_shell() if notebook else None
+    if shell is not None:
+        return NotebookReporter(shell)
+    if console is None:
+        return LiveReporter()
+    if progress and can_animate(console, environ):
+        return TerminalReporter(console)
+    return PlainReporter(console)

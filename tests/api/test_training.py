@@ -57,7 +57,7 @@ def test_a_run_is_followed_to_its_end_and_at_hand_afterwards(
     run = colablock.train("tiny", **asked(applied))
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("QLoRA of ")
-    assert "one row as it is trained on:" in said
+    assert "One training row; " in said
     assert isinstance(run, Run)
     assert (run.id, run.state, run.folder) == ("run", "done", applied.folder / "run")
     assert run.record is not None
@@ -175,15 +175,15 @@ def test_what_a_cell_has_shown_is_a_line_as_its_result(tmp_path: Path, shell: No
 @pytest.mark.usefixtures("applied")
 def test_a_receipt_that_a_cell_has_shown_is_a_line_as_its_result(shell: NotebookShell) -> None:
     receipt = colablock.smoke("tiny")
-    assert "a fixed loss falls" in shell.sent[-1]["text/html"]
+    assert "the loss of fixed rows falls" in shell.sent[-1]["text/html"]
     formats = shell.formatters["text/html"], shell.formatters["text/plain"]
     html, printer = formats[0][Receipt](receipt), Printer()
     formats[1][Receipt](receipt, printer, cycle=False)
     assert "tiny trains: 10 steps" in html
-    assert "a fixed loss falls" not in html
+    assert "the loss of fixed rows falls" not in html
     assert printer.said.startswith("tiny trains: 10 steps")
     other = replace(receipt, matrix="another")
-    assert "a fixed loss falls" in formats[0][Receipt](other)
+    assert "the loss of fixed rows falls" in formats[0][Receipt](other)
 
 
 def test_what_was_passed_over_is_said(tmp_path: Path, shell: NotebookShell) -> None:

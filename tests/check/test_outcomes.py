@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from colablock.check.capabilities import CAPABILITIES as RULES
 from colablock.check.capabilities import HOLDS, judge_capability
 from colablock.check.outcomes import Outcome, Verdict, broken_since, differences
-from colablock.check.results_file import MatrixCheck
-from colablock.display.check import render_checked
 from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.errors import ExitCode
 from colablock.matrix.schema import CAPABILITIES
@@ -224,15 +220,6 @@ def test_check_compares_with_the_committed_results(world: World, copy: Path) -> 
     assert moved.code == ExitCode.UNMET
     assert "image-1-cpu: no longer recorded" in " ".join(moved.out.split())
     assert (copy / "matrices/good.checks.json").read_bytes() == written
-
-
-def test_the_path_of_the_results_is_printed_whole() -> None:
-    path = Path("/home/of-somebody/with-a-long-name/matrices-of-a-team/that-keeps-many/good.checks.json")
-    checked = MatrixCheck(matrix="good", summary="", digest="d", path=path, outcomes=(), drift=("a drift",))
-    to = Console(file=StringIO(), width=60)
-    render_checked(checked, to, updated=True)
-    assert isinstance(to.file, StringIO)
-    assert f"\n  written to\n  {path}:\n    a drift\n" in to.file.getvalue()
 
 
 def test_without_locks_the_verdict_is_unknown_with_a_hint(world: World, copy: Path) -> None:

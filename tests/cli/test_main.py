@@ -491,7 +491,7 @@ def test_isolated_environments_are_listed_and_taken_away(world: World, tmp_path:
     assert (one["matrix"], one["is_whole"], one["current_of"]) == ("tiny", True, ["tiny"])
     said = world.run("env", "list", COLABLOCK_HOME=home).out
     assert said.startswith(
-        f"tiny, Python {one['python_version']}, current\n   lock {one['lock'][:12]}, built "
+        f"tiny, Python {one['python_version']}, current\n  lock {one['lock'][:12]}, built "
     )
     planned = world.run("plan", "tiny", "--into", "env", COLABLOCK_HOME=home)
     assert "exists already: nothing has to be fetched" in " ".join(planned.out.split())

@@ -28,7 +28,7 @@ from tests.support.wheels import make_wheel
 
 pytestmark = pytest.mark.slow  # against servers, and nothing in it depends on the Python
 
-PROGRESS = re.compile(r"Resolving tiny |  (stopped after )?(1 decided, )?[0-9.]+ s$")
+PROGRESS = re.compile(r"Resolving tiny |  (stopped after )?(1 resolved, )?[0-9.]+ s$")
 PAGE = "/simple/demo/"
 NEWEST = "demo-2.0-py3-none-any.whl"
 FILE = f"/files/{NEWEST}"

@@ -41,7 +41,7 @@ def test_the_list_is_newest_first_and_tells_what_is_gone(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(environ, "list") == 0
-    assert capsys.readouterr().out == "no run was started here\n"
+    assert capsys.readouterr().out == "no runs yet\n"
     a_run(tmp_path / "old", home=home, events=events_of([5.0, 4.0]), end={"state": "done", "step": 2})
     register(home, "lost", tmp_path / "lost")
     failed(tmp_path / "new", home)
@@ -89,7 +89,7 @@ def test_one_run_is_shown_by_name_or_by_its_folder(
     failed(tmp_path / "tiny", home)
     assert run(environ, "show", "tiny") == 0
     text = capsys.readouterr().out
-    assert "why: the disk is full" in text
+    assert "Why: the disk is full" in text
     assert run(environ, "show", str(tmp_path / "tiny")) == 0
     assert capsys.readouterr().out == text
     assert run(environ, "show", "tiny", "--json") == 0
@@ -117,7 +117,7 @@ def test_a_run_is_followed_to_its_end(
         assert run(environ, "follow") == 0
     said = capsys.readouterr()
     assert said.out.startswith("tiny: done, 60 steps")
-    assert "what was learnt: " in said.out
+    assert "adapter: " in said.out
     assert "saved checkpoint-" in said.err
     assert run(environ, "follow", "tiny", "--json") == 0
     assert json.loads(capsys.readouterr().out)["state"] == "done"
@@ -136,7 +136,7 @@ def test_a_run_is_stopped_at_a_checkpoint(
 ) -> None:
     with train(tmp_path / "tiny", steps=100_000, home=home):
         assert run(environ, "stop", "--wait") == 0
-    assert "the same call again goes on from checkpoint-" in capsys.readouterr().out
+    assert "the same call continues from checkpoint-" in capsys.readouterr().out
     assert run(environ, "stop") == 1
     assert "the run `tiny` is not running: it is stopped" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "tiny")

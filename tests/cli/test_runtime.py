@@ -284,7 +284,7 @@ def test_show_tells_what_matrices_say_what_is_protected_and_what_is_unmet(
     assert found["all"][0]["freeze"] == "one @ git+https://x.example/one@abc"
     code, out, _ = ran(capsys, "runtime", "show", "mine-1")
     assert code == 0
-    for words in ("not m (>=3)", "must be absent for m (<2)", "needs three: nothing of it is there"):
+    for words in ("not m (>=3)", "must be absent for m (<2)", "needs three: not installed"):
         assert words in " ".join(out.split())
     assert "Installed (4)" not in out
     assert "Installed (4)" in ran(capsys, "runtime", "show", "mine-1", "--all")[1]
@@ -304,7 +304,7 @@ def test_the_diff_of_two_images_reads_well_in_80_columns(capsys: pytest.CaptureF
     code, out, _ = ran(capsys, "runtime", "diff", "colab-2026.07-gpu", NEW)
     text = " ".join(out.split())
     assert code == 0
-    assert "117 moved, 5 added, 6 removed, 581 the same" in text
+    assert "117 changed, 5 added, 6 removed, 581 unchanged" in text
     assert "transformers 5.13.1 -> 5.15.0 still within >=5.13,<6" in text
     assert "Python 3.12.13 -> 3.13.15 leaves >=3.10,<3.13" in text
     assert "and 93 more (-v)" in text
@@ -471,7 +471,7 @@ def test_a_freeze_from_standard_input_is_told_of_on_standard_error(
     text = " ".join(err.split())
     assert "wrote sub/mine.json: mine, 2 distributions" in text
     assert "known for 1 of 2 distributions: 1 from recorded runtimes" in text
-    assert "nothing is known of unheard-of" in text
+    assert "the requirements of unheard-of are not known" in text
     assert load_recording("sub/mine.json").about.host is Host.PLAIN
 
 

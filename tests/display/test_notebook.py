@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from colablock.cli.notebook_magics import CommandFailed, Magic
-from colablock.display.notebook import KernelRestarts, NotebookReporter, restart_kernel, restart_prompt, show
+from colablock.display.notebook import KernelRestarts, restart_kernel, restart_prompt, show
 from colablock.environment.notebook_host import in_colab, in_notebook
 from colablock.errors import ColablockError, InvalidInput
 from colablock.transaction.serialise import report_from_json
 from tests.support.paths import DATA
-from tests.support.screens import Clock, FakeShell
+from tests.support.screens import FakeShell
 
 CASES = DATA / "display"
 
@@ -23,7 +23,7 @@ CASES = DATA / "display"
 # Outside a notebook
 
 
-def test_a_plain_interpreter_is_no_notebook() -> None:
+def test_plain_interpreter_is_not_a_notebook() -> None:
     assert not in_notebook()
     report = report_from_json(json.loads((CASES / "report-proven.json").read_text(encoding="utf-8")))
     show(report)
@@ -31,7 +31,7 @@ def test_a_plain_interpreter_is_no_notebook() -> None:
     restart_kernel(["numpy"])
 
 
-def test_ipython_in_a_terminal_is_no_notebook() -> None:
+def test_ipython_in_a_terminal_is_not_a_notebook() -> None:
     pytest.importorskip("IPython")
     code = (
         "from IPython.core.interactiveshell import InteractiveShell; InteractiveShell.instance();"
@@ -41,92 +41,25 @@ def test_ipython_in_a_terminal_is_no_notebook() -> None:
     assert ran.stdout == "False\n"
 
 
-def test_colab_is_known_by_its_variable() -> None:
+def test_colab_is_recognised_by_its_variable() -> None:
     assert in_colab({"COLAB_RELEASE_TAG": "release-colab"})
     assert not in_colab({})
-
-
-# Progress
-
-
-def test_one_display_is_updated_and_left_short() -> None:
-    shell, clock = FakeShell(), Clock()
-    with NotebookReporter(shell, clock=clock, display_id="x") as reporter:
-        reporter.stage("Resolving <demo>")
-        clock.now = 1.0
-        reporter.resolving("torch", 3)
-        reporter.note("a note")
-        reporter.fetch_started(1, 100)
-        clock.now = 2.0
-        reporter.fetched("torch.whl", 50)
-    sent = shell.display_pub.sent
-    assert [update for _, _, update in sent] == [False] + [True] * (len(sent) - 1)
-    assert {str(transient["display_id"]) for _, transient, _ in sent} == {"x"}
-    fetched = "Fetching 1 file: 50 bytes, 50 bytes/s, 1.0 s"
-    assert shell.display_pub.plain() == [
-        "Resolving <demo>",
-        "Resolving <demo>: 3 decided - torch",
-        "Resolving <demo>: 3 decided - torch\nnote: a note",
-        "Fetching 1 file: 100 bytes\nnote: a note",
-        "Fetching 1 file: 50 bytes of 100 bytes, 50 bytes/s - torch.whl\nnote: a note",
-        f"Done in 2.0 s: Resolving <demo>: 3 decided, 1.0 s; {fetched}\nnote: a note",
-    ]
-    assert "Resolving &lt;demo&gt;" in sent[0][0]["text/html"]
-    assert 'value="0.500"' in sent[-2][0]["text/html"]
-    assert "<progress" not in sent[-1][0]["text/html"]
-
-
-def test_updates_come_at_most_five_times_a_second() -> None:
-    shell, clock = FakeShell(), Clock()
-    with NotebookReporter(shell, clock=clock) as reporter:
-        reporter.fetch_started(1, 1000)
-        for _ in range(1000):
-            clock.now += 0.002
-            reporter.fetched("x.whl", 1)
-    assert 10 <= len(shell.display_pub.sent) <= 12
-
-
-def test_a_failure_leaves_what_stopped() -> None:
-    shell, clock = FakeShell(), Clock()
-    reporter = NotebookReporter(shell, clock=clock)
-    reporter.stage("Proving demo")
-    clock.now = 3.0
-    with pytest.raises(KeyError), reporter:
-        raise KeyError
-    assert shell.display_pub.plain()[-1] == "Stopped in 3.0 s: Proving demo: stopped after 3.0 s"
-
-
-def test_a_lost_notebook_stops_no_work() -> None:
-    shell = FakeShell()
-    with NotebookReporter(shell, clock=Clock()) as reporter:
-        reporter.stage("one")
-        shell.display_pub.is_broken = True
-        reporter.stage("two")
-        reporter.note("three")
-    assert shell.display_pub.plain() == ["one"]
-
-
-def test_nothing_is_left_where_nothing_was_done() -> None:
-    shell = FakeShell()
-    with NotebookReporter(shell, clock=Clock()):
-        pass
-    assert shell.display_pub.sent == []
 
 
 # The restart prompt
 
 
-def test_a_restart_is_asked_for_in_a_sentence() -> None:
+def test_restart_prompt_is_a_sentence() -> None:
     shell = FakeShell()
     restart_prompt(["numpy", "numpy.linalg", "PIL._imaging"], shell=shell, colab=False)
     assert shell.display_pub.plain() == [
-        "Restart the kernel before you go on: it still holds the old PIL, numpy"
+        "Restart the kernel before you go on: it has loaded the old PIL, numpy"
     ]
     restart_prompt([], shell=shell, colab=True)
     assert len(shell.display_pub.sent) == 1
 
 
-def test_on_colab_its_own_button_follows_the_sentence() -> None:
+def test_on_colab_a_button_follows_the_sentence() -> None:
     shell = FakeShell()
     restart_prompt(["numpy", "numpy.linalg", "PIL._imaging"], shell=shell, colab=True)
     (sentence, _, _), (button, _, _) = shell.display_pub.sent
@@ -136,11 +69,11 @@ def test_on_colab_its_own_button_follows_the_sentence() -> None:
     assert warning["pip_warning"] == {"packages": ["PIL", "numpy"]}
 
 
-def test_a_kernel_is_restarted_only_where_it_holds_something_old() -> None:
+def test_kernel_restarts_only_if_it_has_loaded_old_modules() -> None:
     shell = FakeShell()
     restart_kernel([], shell=shell)
     assert shell.kernel.ends == []
-    with pytest.raises(KernelRestarts, match="holds the old PIL, numpy: go on below"):
+    with pytest.raises(KernelRestarts, match="has loaded the old PIL, numpy: go on below"):
         restart_kernel(["numpy", "numpy.linalg", "PIL._imaging"], then="go on below", shell=shell)
     assert shell.kernel.ends == [True]
 
@@ -164,20 +97,20 @@ class Called:
         return subprocess.run([sys.executable, *argv[1:]], check=False).returncode
 
 
-def test_a_line_goes_to_the_command_line() -> None:
+def test_line_magic_runs_a_command() -> None:
     called = Called()
     Magic(main=called.main)("plan 'my matrix' --json")
     assert called.calls == [("plan", "my matrix", "--json")]
 
 
-def test_another_exit_code_than_0_fails_the_cell() -> None:
+def test_nonzero_exit_code_fails_the_cell() -> None:
     with pytest.raises(CommandFailed, match="`colablock plan demo` ended with exit code 1") as caught:
         Magic(main=Called(1).main)("plan demo")
     assert caught.value.code == 1
 
 
 @pytest.mark.parametrize(("ended", "code"), [(SystemExit(2), 2), (SystemExit("message"), 1)])
-def test_a_command_line_that_exits_is_a_failure_too(ended: SystemExit, code: int) -> None:
+def test_command_line_that_exits_fails_the_cell(ended: SystemExit, code: int) -> None:
     def main(_: Sequence[str]) -> int:
         raise ended
 
@@ -186,14 +119,14 @@ def test_a_command_line_that_exits_is_a_failure_too(ended: SystemExit, code: int
     assert caught.value.code == code
 
 
-def test_help_is_no_failure() -> None:
+def test_help_does_not_fail_the_cell() -> None:
     def main(_: Sequence[str]) -> int:
         raise SystemExit
 
     Magic(main=main)("--help")
 
 
-def test_a_cell_runs_as_a_script_beside_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cell_runs_as_a_script_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "helper.py").write_text("value = 'from beside'\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     cell = (
@@ -210,7 +143,7 @@ def test_a_cell_runs_as_a_script_beside_the_notebook(tmp_path: Path, monkeypatch
     assert not Path(str(called.calls[0][4])).exists()
 
 
-def test_a_cell_that_fails_fails_here_too() -> None:
+def test_failing_script_fails_the_cell() -> None:
     with pytest.raises(CommandFailed, match="`colablock run demo` ended with exit code 3"):
         Magic(run=Called().run)("run demo", "raise SystemExit(3)\n")
 
@@ -224,7 +157,7 @@ def test_a_cell_that_fails_fails_here_too() -> None:
         ("run 'one", "cannot be split into words"),
     ],
 )
-def test_a_cell_that_cannot_be_run(line: str, message: str) -> None:
+def test_invalid_cell_magic_is_refused(line: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         Magic(run=Called().run)(line, "pass\n")
 
@@ -236,7 +169,7 @@ import json, sys
 from pathlib import Path
 from colablock.cli.notebook_magics import load_ipython_extension
 from colablock.display.notebook import show
-from colablock.display.reporters import reporter_for
+from colablock.display.progress import reporter_for
 from colablock.environment.notebook_host import in_notebook
 from colablock.planning.plan import Plan
 from colablock.transaction.serialise import read_form, report_from_json
@@ -276,7 +209,7 @@ raise NoSolution("`x` fits no candidate", because=("because a needs b",), hint="
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """Return what each cell put out in a real kernel."""
+    """Return the outputs of each cell, run in a real kernel."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
@@ -302,19 +235,19 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
 Outputs = dict[str, list[dict[str, Any]]]
 
 
-def test_a_plan_shows_itself_in_a_cell(outputs: Outputs) -> None:
+def test_plan_shows_itself_in_a_cell(outputs: Outputs) -> None:
     (shown,) = outputs["plan"]
     assert shown["data"]["text/html"].startswith('<div class="colablock">')
     assert shown["data"]["text/plain"].startswith("qlora-2024 (cu121) into the kernel: remove 8")
 
 
-def test_progress_is_one_output_in_its_final_state(outputs: Outputs) -> None:
+def test_progress_leaves_one_output(outputs: Outputs) -> None:
     (shown,) = outputs["progress"]
     assert shown["data"]["text/plain"].startswith("Done in ")
     assert "Resolving demo: 1 of 1" in shown["data"]["text/html"]
 
 
-def test_what_was_just_shown_is_not_shown_twice(outputs: Outputs) -> None:
+def test_value_that_was_just_shown_is_only_a_line(outputs: Outputs) -> None:
     shown, result = outputs["shown and returned"]
     assert "OSError: libcudart.so.12" in shown["data"]["text/html"]
     assert "OSError" not in result["data"]["text/html"]
@@ -323,13 +256,13 @@ def test_what_was_just_shown_is_not_shown_twice(outputs: Outputs) -> None:
     )
 
 
-def test_a_cell_without_a_name_runs_in_what_was_shown_last(outputs: Outputs) -> None:
+def test_cell_without_a_name_runs_in_the_last_environment(outputs: Outputs) -> None:
     assert outputs["magic"] == []
     text = "".join(output["text"] for output in outputs["cell of the last report"])
     assert text.split() == ["qlora-2024", "42"]
 
 
-def test_a_failed_command_and_an_error_show_no_traceback(outputs: Outputs) -> None:
+def test_failed_command_and_error_show_no_traceback(outputs: Outputs) -> None:
     (failed,) = outputs["line that fails"]
     assert failed["traceback"] == ["`colablock plan demo` ended with exit code 2"]
     (error,) = outputs["error"]
@@ -338,5 +271,5 @@ def test_a_failed_command_and_an_error_show_no_traceback(outputs: Outputs) -> No
     assert others == ["  because a needs b", "", "hint: Ask for `c`"]
 
 
-def test_errors_know_nothing_of_a_notebook_before_it_is_set_up() -> None:
+def test_errors_are_unchanged_until_displays_are_registered() -> None:
     assert not hasattr(ColablockError, "_render_traceback_")

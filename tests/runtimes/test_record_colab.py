@@ -64,7 +64,7 @@ def test_a_new_image_gives_a_document_and_a_pull_request_body(into: Path) -> Non
     assert about.unknown == load_recording("colab-2026.08-gpu").about.unknown + 2
     assert done.stdout.startswith("## colab-2026.09-gpu\n")
     for words in (
-        "colab-2026.08-gpu -> colab-2026.09-gpu: 1 moved, 1 added, 1 removed",
+        "colab-2026.08-gpu -> colab-2026.09-gpu: 1 changed, 1 added, 1 removed",
         "transformers 5.15.0 -> 6.0.0  leaves >=5.13,<6",
         "brand-new 1",
     ):

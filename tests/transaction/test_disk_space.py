@@ -16,8 +16,9 @@ import pytest
 
 from colablock._common.fs import free_space
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.display.html import plan_to_html
-from colablock.display.text import plan_text
+from colablock.display.html import to_html
+from colablock.display.plan_view import plan_document
+from colablock.display.text import to_text
 from colablock.environment._probe import interpreter_facts
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.snapshot import Installed, Snapshot
@@ -223,9 +224,9 @@ def test_it_is_told_at_once(costs: Any) -> None:
 
 def test_a_plan_says_what_an_undo_costs() -> None:
     plan = replace(removing("one"), undo_cost=UndoCost(files=24000, bytes=6_800_000_000, seconds=15.2))
-    words = "24,000 files (6.8 GB) that came with the image are copied to keep them for an undo: about 15 s;"
-    assert words in " ".join(plan_text(plan).split())
-    assert words in plan_to_html(plan)
-    assert "<code>--no-undo</code>" in plan_to_html(plan)
+    words = "colablock copies 24,000 files of the image (6.8 GB), which takes about 15 s;"
+    assert words in " ".join(to_text(plan_document(plan)).split())
+    assert words in to_html(plan_document(plan))
+    assert "<code>--no-undo</code>" in to_html(plan_document(plan))
     assert plan_from_json(plan_to_json(plan)) == plan
     assert plan_to_json(plan)["undo_cost"] == asdict(plan.undo_cost or UndoCost(files=0, bytes=0))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from colablock.display.training import progress_line
+from colablock.display.run_view import progress_line
 from colablock.training.runs.folder import RunFolder, State, start_time_of
 from colablock.training.runs.progress import LOADING, Progress, ProgressTotals, follow, last_line
 from colablock.training.runs.summary import summary_of, watch

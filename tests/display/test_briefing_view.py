@@ -6,14 +6,9 @@ from typing import Any
 
 import pytest
 
-from colablock.display.training_briefing import (
-    briefing_text,
-    briefing_to_html,
-    receipt_text,
-    receipt_to_html,
-    render_briefing,
-    render_receipt,
-)
+from colablock.display.briefing_view import briefing_document, receipt_document
+from colablock.display.html import to_html
+from colablock.display.text import render, to_text
 from colablock.training.find_or_start import Briefing
 from colablock.training.preflight.checks import Preflight
 from colablock.training.preflight.facts import Finding, Level
@@ -88,32 +83,33 @@ def a_briefing(*findings: Finding, model: str = "some/tiny", **facts: Any) -> Br
 # Text
 
 
-def test_a_briefing_as_text() -> None:
+def test_briefing_as_text() -> None:
     note = Finding(level=Level.NOTE, what="trains in fp16", why="the Tesla T4 has no units for bf16")
     briefing = a_briefing(TIGHT, note, workarounds=("gqa-before-ampere",), resumed_from="checkpoint-40")
     to = console()
-    render_briefing(briefing, to)
+    render(briefing_document(briefing), to)
     assert written(to).splitlines() == [
-        "QLoRA of some/tiny with trl, fp16, on Tesla T4, going on from checkpoint-40",
+        "QLoRA of some/tiny with trl, fp16, on Tesla T4, resuming from checkpoint-40",
         "  memory       about 2.4 GiB: loss 1.8 GiB, weights 600 MiB",
-        "  data         1,204 rows (messages), 412,118 tokens, 230,440 of them learnt; 31",
-        "               rows (3 %) are longer than 1,024 tokens and lose 2 % of all",
-        "               tokens; 2 rows have nothing left to learn and are left out",
+        "  data         1,204 rows (messages), 412,118 tokens, 230,440 of them trained;",
+        "               31 rows (3 %) are longer than 1,024 tokens and are cut, which",
+        "               loses 2 % of all tokens; 2 rows have no trained token left and",
+        "               are dropped",
         "  workarounds  gqa-before-ampere",
         "  output       /content/outputs/tiny",
         "  warning      it is tight: about 14.1 GiB of the card's memory are needed, and",
         "               14.6 GiB are free; set `micro_batch_size: 1`",
         "  note         trains in fp16: the Tesla T4 has no units for bf16",
         "",
-        "one row as it is trained on:",
-        "  given   <|im_start|>user",
-        "          Write f.<|im_end|>",
-        "  learnt  def f(x):",
-        "              return x",
-        "          ",
-        "          [31mdone<|im_end|>",
+        "One training row; the loss counts only what is trained",
+        "  masked   <|im_start|>user",
+        "           Write f.<|im_end|>",
+        "  trained  def f(x):",
+        "               return x",
+        "",
+        "           [31mdone<|im_end|>",
     ]
-    assert briefing_text(briefing).splitlines() == [line.rstrip() for line in written(to).splitlines()]
+    assert to_text(briefing_document(briefing)) + "\n" == written(to)
 
 
 @pytest.mark.parametrize(
@@ -128,20 +124,20 @@ def test_a_briefing_as_text() -> None:
 def test_the_title_names_the_cards(cards: tuple[str, ...], processes: int, where: str) -> None:
     briefing = a_briefing(cards=cards, preflight=a_preflight(processes=processes, precision=FP32))
     title = f"QLoRA of some/tiny with trl, fp32, {where}"
-    assert briefing_text(briefing).splitlines()[0] == title
-    assert body(briefing_to_html(briefing)).one("p", "cl-head").text == title
+    assert to_text(briefing_document(briefing)).splitlines()[0] == title
+    assert body(to_html(briefing_document(briefing))).one("p", "cl-head").text == title
 
 
-def test_what_is_not_known_is_not_said() -> None:
-    text = briefing_text(a_briefing(preflight=a_preflight(estimate=None), prepared=None))
+def test_unknown_facts_are_left_out() -> None:
+    text = to_text(briefing_document(a_briefing(preflight=a_preflight(estimate=None), prepared=None)))
     assert [line.split()[0] for line in text.splitlines()[1:]] == ["output"]
 
 
-def test_paths_and_addresses_stay_whole() -> None:
+def test_paths_and_urls_are_not_broken() -> None:
     gated = Finding(level=Level.REFUSE, what="the model is gated", why=f"accept its licence at {URL}")
     sample = [(f"See {URL} and say what is there.", False)]
     briefing = a_briefing(gated, model=str(FOLDER), folder=FOLDER, prepared={**PREPARED, "sample": sample})
-    lines = briefing_text(briefing).splitlines()
+    lines = to_text(briefing_document(briefing)).splitlines()
     assert f"  model    {FOLDER}" in lines
     assert f"  output   {FOLDER}" in lines
     assert [line.strip() for line in lines].count(URL) == 2
@@ -149,22 +145,22 @@ def test_paths_and_addresses_stay_whole() -> None:
     assert max(map(len, others)) <= 80
 
 
-def test_a_receipt_as_text(tmp_path: Path) -> None:
-    assert receipt_text(RECEIPT).splitlines() == [
+def test_receipt_as_text(tmp_path: Path) -> None:
+    assert to_text(receipt_document(RECEIPT)).splitlines() == [
         "qlora-2026 trains: 10 steps of QLoRA with trl on NVIDIA L4, bf16, in 1 min 10 s",
-        "  PASS         a fixed loss falls: 6.255 → 6.084 over 10 steps",
-        "  PASS         and stays with learning rate 0: 6.255 → 6.255",
+        "  PASS         the loss of fixed rows falls: 6.255 -> 6.084 in 10 steps",
+        "  PASS         with learning rate 0 it stays: 6.255 -> 6.255",
         "  memory       at most 66 MiB",
         "  workarounds  gqa-before-ampere",
     ]
     failed = replace(RECEIPT, after=6.254, card="cpu", notes=(f"see {URL}",), workarounds=())
     to = console()
-    render_receipt(failed, to, path=tmp_path / "receipt.json")
+    render(receipt_document(failed, path=tmp_path / "receipt.json"), to)
     assert written(to).splitlines() == [
         "qlora-2026 does not train: 10 steps of QLoRA with trl on the CPU, bf16, in 1 min",
         "  10 s",
-        "  FAIL     a fixed loss falls: 6.255 → 6.254 over 10 steps",
-        "  PASS     and stays with learning rate 0: 6.255 → 6.255",
+        "  FAIL     the loss of fixed rows falls: 6.255 -> 6.254 in 10 steps",
+        "  PASS     with learning rate 0 it stays: 6.255 -> 6.255",
         "  memory   at most 66 MiB",
         "  note     see",
         f"           {URL}",
@@ -172,36 +168,37 @@ def test_a_receipt_as_text(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_wrong_stands_out_where_there_is_colour() -> None:
+def test_warnings_and_failures_are_coloured() -> None:
     to = console(colour=True)
-    render_briefing(a_briefing(TIGHT), to)
-    render_receipt(replace(RECEIPT, after=7.0), to)
+    render(briefing_document(a_briefing(TIGHT)), to)
+    render(receipt_document(replace(RECEIPT, after=7.0)), to)
     text = written(to)
     assert "\x1b[33mwarning\x1b[0m  it is tight" in text
-    assert "\x1b[1;31mFAIL\x1b[0m" in text
+    assert "\x1b[31mFAIL\x1b[0m" in text
     assert "\x1b[32mPASS\x1b[0m" in text
 
 
 # HTML
 
 
-def test_a_briefing_as_html() -> None:
-    block = body(briefing_to_html(a_briefing(TIGHT)))
+def test_briefing_as_html() -> None:
+    block = body(to_html(briefing_document(a_briefing(TIGHT))))
     assert block.one("span", "cl-warn").text == "warning"
-    assert block.one("code").text == "micro_batch_size: 1"
-    assert block.one("mark").text.startswith("def f(x):\n    return x\n")
+    assert [one.text for one in block.all("code")] == ["/content/outputs/tiny", "micro_batch_size: 1"]
+    assert block.one("pre").one("mark").text.startswith("def f(x):\n    return x\n")
+    assert block.all("mark")[0].text == "trained"
     assert "<|im_start|>user\nWrite f.<|im_end|>\n" in block.one("pre").text
-    assert not body(briefing_to_html(a_briefing(prepared=None))).all("details")
+    assert not body(to_html(briefing_document(a_briefing(prepared=None)))).all("details")
 
 
-def test_a_receipt_as_html() -> None:
-    block = body(receipt_to_html(replace(RECEIPT, after=7.0)))
+def test_receipt_as_html() -> None:
+    block = body(to_html(receipt_document(replace(RECEIPT, after=7.0))))
     assert [one.text for one in block.all("span", "cl-bad")] == ["FAIL"]
     assert [one.text for one in block.all("span", "cl-good")] == ["PASS"]
     assert "at most 66 MiB" in block.text
 
 
-def test_nothing_that_comes_from_data_is_taken_for_html() -> None:
+def test_text_from_data_is_escaped() -> None:
     finding = Finding(level=Level.REFUSE, what=EVIL, why=EVIL, fix=EVIL)
     prepared = {**PREPARED, "forms": [EVIL], "sample": [(EVIL, False), (EVIL, True)]}
     briefing = a_briefing(
@@ -215,7 +212,8 @@ def test_nothing_that_comes_from_data_is_taken_for_html() -> None:
         resumed_from=EVIL,
     )
     receipt = replace(RECEIPT, matrix=EVIL, runner=EVIL, card=EVIL, workarounds=(EVIL,), notes=(EVIL,))
-    for html, times in ((briefing_to_html(briefing), 12), (receipt_to_html(receipt), 5)):
+    for view, times in ((briefing_document(briefing), 12), (receipt_document(receipt), 5)):
+        html = to_html(view)
         assert "<script" not in html.lower()
         block = body(html)
         assert not block.all("script")

@@ -1,0 +1,136 @@
+"""The view of a check: which runtime takes a matrix on which accelerator, why, and what has drifted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from colablock._common.text import size_text
+from colablock.check.capabilities import HOLDS
+from colablock.check.outcomes import Verdict, broken_since
+from colablock.display.view import (
+    Document,
+    Grid,
+    GridRow,
+    Headline,
+    Item,
+    Items,
+    Section,
+    Span,
+    Tone,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from colablock.check.outcomes import Outcome
+    from colablock.check.results_file import MatrixCheck
+    from colablock.display.view import Block
+
+__all__ = ["check_document"]
+
+_WORDS = {
+    Verdict.KERNEL: Span("kernel", Tone.GOOD),
+    Verdict.ENV: Span("env", Tone.WARN),
+    Verdict.NONE: Span("no", Tone.BAD),
+    Verdict.UNKNOWN: Span("?", Tone.SOFT),
+}
+
+
+def check_document(checked: MatrixCheck, *, updated: bool = False) -> Document:
+    """Return the check of one matrix; *updated* says that the drift was written to the results file."""
+    title = f"{checked.matrix}: {checked.summary}".rstrip(": ")
+    blocks: list[Block] = [_grid(checked.outcomes)] if checked.outcomes else []
+    blocks += _reasons(checked.outcomes)
+    blocks += _worse(checked.outcomes)
+    imports = tuple(
+        Item(text=f"{finding['severity']}: imports of {finding['package']}: {finding['detail']}")
+        for finding in checked.imports or ()
+    )
+    if imports:
+        blocks.append(Section(title="Imports", body=(Items(imports),)))
+    if checked.drift:
+        drift = f"Written to {checked.path}" if updated else "Drift"
+        lines = Items(tuple(Item(text=_joined(line)) for line in checked.drift))
+        blocks.append(Section(title=drift, body=(lines,)))
+    return Document(headline=Headline(text=title), blocks=tuple(blocks))
+
+
+def _grid(outcomes: Sequence[Outcome]) -> Grid:
+    """Return the verdicts by runtime, newest first; cards with the same verdicts share a column."""
+    by_card: defaultdict[str, dict[str, Verdict]] = defaultdict(dict)
+    for one in outcomes:
+        by_card[one.accelerator][one.runtime] = one.verdict
+    columns: dict[tuple[tuple[str, Verdict], ...], list[str]] = {}
+    for card, verdicts in by_card.items():
+        columns.setdefault(tuple(sorted(verdicts.items())), []).append(card)
+    rows = []
+    for runtime in reversed(list(dict.fromkeys(one.runtime for one in outcomes))):
+        verdicts_here = (by_card[cards[0]].get(runtime) for cards in columns.values())
+        rows.append(GridRow(cells=(runtime, *(_WORDS[one] if one else "" for one in verdicts_here))))
+    header = ("runtime", *("no GPU" if cards == ["none"] else " ".join(cards) for cards in columns.values()))
+    return Grid(rows=tuple(rows), header=header)
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> Iterator[Section]:
+    """Yield each reason once, with the runtimes and cards that it applies to."""
+    groups: dict[tuple[Verdict, str], list[Outcome]] = {}
+    for one in outcomes:
+        groups.setdefault((one.verdict, one.reason), []).append(one)
+    if groups:
+        body, brief = (
+            Items(
+                tuple(
+                    _reason(verdict, reason, alike, in_brief=in_brief)
+                    for (verdict, reason), alike in groups.items()
+                )
+            )
+            for in_brief in (False, True)
+        )
+        yield Section(title="Reasons", body=(body,), brief=(brief,))
+
+
+def _reason(verdict: Verdict, reason: str, alike: Sequence[Outcome], *, in_brief: bool) -> Item:
+    where = ", ".join(dict.fromkeys(one.runtime.removeprefix("colab-") for one in alike))
+    cards = " ".join(dict.fromkeys(one.accelerator for one in alike if one.accelerator != "none"))
+    sizes = [one.fetch_bytes for one in alike if one.fetch_bytes is not None]
+    pythons = sorted({one.python for one in alike if one.python and verdict is Verdict.ENV})
+    facts = [
+        f"{where} ({cards})" if cards else where,
+        f"Python {', '.join(pythons)}" if pythons else "",
+        f"fetch {size_text(max(sizes))}" if sizes else "",
+    ]
+    lines = [_joined(reason)] if in_brief else reason.splitlines()
+    return Item(
+        text=(_WORDS[verdict], f": {'; '.join(filter(None, facts))}"), notes=(*lines, *_failing(alike))
+    )
+
+
+def _joined(text: str) -> str:
+    return "; ".join(text.splitlines())
+
+
+def _failing(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """Yield each capability that does not hold once, with the cards unless it fails on all of them."""
+    everywhere: set[str] = set()
+    cards: defaultdict[str, list[str]] = defaultdict(list)
+    for one in outcomes:
+        everywhere.add(one.accelerator)
+        for claim, outcome in one.claims.items():
+            if outcome != HOLDS and one.accelerator not in cards[f"{claim}: {outcome}"]:
+                cards[f"{claim}: {outcome}"].append(one.accelerator)
+    for line, where in cards.items():
+        named = " ".join("no GPU" if card == "none" else card for card in where)
+        yield line if set(where) == everywhere else f"{line} ({named})"
+
+
+def _worse(outcomes: Sequence[Outcome]) -> Iterator[Section]:
+    """Yield since which runtime a matrix works worse than before."""
+    cards: defaultdict[str, list[str]] = defaultdict(list)
+    for broke in broken_since(outcomes):
+        cards[f"{broke.runtime}, {broke.was.value} -> {broke.now.value}"].append(broke.accelerator)
+    items = tuple(
+        Item(text=change if on == ["none"] else f"{change} ({' '.join(on)})") for change, on in cards.items()
+    )
+    if items:
+        yield Section(title="Worse since", body=(Items(items),), tone=Tone.WARN)

@@ -1,0 +1,146 @@
+"""The views of what is there: matrices, one matrix, this machine, the history, isolated environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from colablock._common.text import size_text
+from colablock.display.view import Document, Headline, Item, Items, Note, Pair, Pairs, Section, Span, Tone
+from colablock.planning.plan import Action
+
+if TYPE_CHECKING:
+    from colablock.display.view import Block
+    from colablock.transaction.history import Change
+    from colablock.transaction.isolated_envs import BuiltEnvironment
+    from colablock.transaction.rollback import UndoneChange
+
+__all__ = ["envs_document", "facts_document", "history_document", "notes_document", "undone_document"]
+
+
+def facts_document(facts: Mapping[str, object]) -> Document:
+    """Return *facts*: first those of one value, then each one with parts as a section."""
+    simple = [(key, value) for key, value in facts.items() if not _has_parts(value)]
+    blocks: list[Block] = []
+    if simple:
+        blocks.append(
+            Pairs(tuple(Pair(lead=_label(key), text=_value(value) or "none") for key, value in simple))
+        )
+    for key, value in facts.items():
+        if _has_parts(value):
+            parts = _parts(value)
+            pairs = tuple(Pair(lead=Span(name, Tone.STRONG), text=about) for name, about in parts)
+            title = f"{_label(key).capitalize()} ({len(parts)})"
+            blocks.append(Section(title=title, body=(Pairs(pairs),)))
+    return Document(blocks=tuple(blocks))
+
+
+def notes_document(title: str, notes: Sequence[str]) -> Document:
+    """Return the sentence *title*, and *notes* below it."""
+    return Document(
+        headline=Headline(text=title), blocks=tuple(Note(label="note", text=note) for note in notes)
+    )
+
+
+def history_document(changes: Sequence[Change]) -> Document:
+    """Return the changes of an environment, and what is kept to undo each."""
+    if not changes:
+        return Document(blocks=(Note(text="colablock has changed nothing in this environment"),))
+    return Document(blocks=(Items(tuple(map(_change, changes))),))
+
+
+def _change(change: Change) -> Item:
+    numbers = {action: sum(done.action is action for done in change.steps) for action in Action}
+    steps = ", ".join(f"{action.value} {number}" for action, number in numbers.items() if number)
+    title = f"change {change.number}, {_minute(change.when)}, {change.matrix}: {steps}"
+    by = f"lock {change.lock[:12]}" if change.lock else f"stack {change.stack[:12]}"
+    kept = (
+        "its stash was dropped: it cannot be undone"
+        if change.is_dropped
+        else f"{size_text(change.size)} are kept to undo it"
+    )
+    before = (f"before it, the environment was {change.runtime} as recorded",) if change.runtime else ()
+    return Item(text=Span(title, Tone.STRONG), notes=(f"{by}; {kept}", *before))
+
+
+def undone_document(undone: Sequence[UndoneChange]) -> Document:
+    """Return what was undone, and what still differs from the state before it."""
+    return Document(blocks=(Items(tuple(map(_undone, undone))),))
+
+
+def _undone(undone: UndoneChange) -> Item:
+    change = undone.change
+    if not undone.differences:
+        state = f" It is {change.runtime} again, as recorded." if change.runtime else ""
+        title = f"The environment is as it was before change {change.number} ({change.matrix}).{state}"
+    else:
+        title = f"Change {change.number} ({change.matrix}) is undone. Still different from before it:"
+    return Item(text=Span(title, Tone.STRONG), notes=tuple(undone.differences))
+
+
+def envs_document(built: Sequence[BuiltEnvironment]) -> Document:
+    """Return the isolated environments."""
+    if not built:
+        return Document(blocks=(Note(text="there is no isolated environment"),))
+    return Document(blocks=(Items(tuple(map(_env, built))),))
+
+
+def _env(built: BuiltEnvironment) -> Item:
+    manifest = built.manifest
+    created = manifest.created if manifest else ""
+    when = f", built {_minute(created)}" if created else ""
+    others = [matrix for matrix in built.current_of if matrix != built.matrix]
+    also = f", current for {', '.join(others)}" if others else ""
+    if manifest is None:
+        title = f"{built.matrix or 'an environment'}, incomplete"
+    else:
+        variant = f" ({manifest.variant})" if manifest.variant else ""
+        current = ", current" if built.matrix in built.current_of else ""
+        title = f"{built.matrix}{variant}, Python {manifest.python_version}{current}"
+    note = (
+        f"lock {built.lock[:12]}{when}{also}; {size_text(built.size)} in ",
+        Span(str(built.folder), Tone.CODE),
+    )
+    return Item(text=Span(title, Tone.STRONG), notes=(note,))
+
+
+def _minute(time: str) -> str:
+    """Return an ISO 8601 time in UTC down to its minute."""
+    return f"{time[:10]} {time[11:16]} UTC"
+
+
+def _has_parts(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(item, Mapping) for item in value)
+    return isinstance(value, Mapping) and bool(value)
+
+
+def _parts(value: object) -> list[tuple[str, str]]:
+    """Return name and text of each part; the name is its ``name`` if it has one."""
+    if isinstance(value, Mapping):
+        return [(str(key), _value(item)) for key, item in value.items()]
+    if not isinstance(value, (list, tuple)):
+        return []
+    found = []
+    for item in value:
+        rest = dict(item) if isinstance(item, Mapping) else {"name": item}
+        found.append((str(rest.pop("name", "-")), _value(rest)))
+    return found
+
+
+def _label(key: str) -> str:
+    return str(key).replace("_", " ").replace("-", " ")
+
+
+def _value(value: object) -> str:
+    """Return *value* in one line, its own parts as ``key: value``; empty parts are left out."""
+    if isinstance(value, Mapping):
+        parts = {str(key): _value(item) for key, item in value.items() if item not in (None, "", [], (), {})}
+        summary = parts.pop("summary", "")
+        return "; ".join(part for part in (summary, *(f"{_label(k)}: {v}" for k, v in parts.items())) if part)
+    if isinstance(value, (list, tuple)):
+        words = (" ".join(map(str, item)) if isinstance(item, (list, tuple)) else item for item in value)
+        return ", ".join(map(_value, words)) or "none"  # a list within is a command
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)

@@ -1,0 +1,287 @@
+"""The view of a plan: what changes and why, what breaks, what asks for a restart."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from colablock._common.text import count, seconds_text, size_text, some_of
+from colablock.display.view import (
+    FOLD,
+    Document,
+    Headline,
+    Item,
+    Items,
+    Names,
+    Note,
+    Pair,
+    Pairs,
+    Section,
+    Span,
+    Tone,
+    first_of,
+    one_line,
+)
+from colablock.planning.plan import Action, Remedy, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from colablock.display.view import Block, Words
+    from colablock.planning.plan import Breakage, Kept, Plan, Step
+
+__all__ = ["plan_document"]
+
+_FOLD_REMOVALS = 40  # a removal keeps its reason in a longer list
+_LARGE = 10_000_000  # bytes from which on a download is worth its size in a short list
+_MODULES = 3  # of a distribution that the kernel has loaded
+_MARKER = re.compile(
+    r"\s*;\s*\(*(?:(?:python|platform|implementation)_\w+|os_name|sys_platform|extra)\s*(?:[<>=!~]|not|in\b)"
+    r".*?(?=: |, |$)"
+)
+_ACTION_TONES = {Action.REMOVE: Tone.BAD, Action.REPLACE: Tone.WARN, Action.INSTALL: Tone.GOOD}
+_REMEDIES = {
+    Remedy.REPAIR: Span("another version is installed", Tone.GOOD),
+    Remedy.REMOVE: Span("removed", Tone.BAD),
+    Remedy.LEAVE: Span("left broken", Tone.WARN),
+}
+
+
+def plan_document(plan: Plan) -> Document:
+    """Return what is shown of *plan*; steps and breakages that are many are folded."""
+    return Document(headline=Headline(text=f"{_title(plan)}: {_cost(plan)}"), blocks=tuple(_blocks(plan)))
+
+
+def _blocks(plan: Plan) -> Iterator[Block]:
+    facts = [Pair(lead="target", text=f"{_place(plan)} ({plan.why_target})")] if plan.why_target else []
+    if plan.python:
+        facts.append(Pair(lead="Python", text=(f"{plan.python_version}, ", Span(plan.python, Tone.CODE))))
+    if facts:
+        yield Pairs(tuple(facts))
+    for action in Action:
+        steps = [step for step in plan.steps if step.action is action]
+        if steps:
+            yield _steps(action, steps)
+    for direct in (True, False):
+        broken = [breakage for breakage in plan.breakages if breakage.direct is direct]
+        if broken:
+            yield _breakages(broken, direct=direct)
+    if plan.restart:
+        yield _restart(plan)
+    if plan.kept:
+        yield _kept(plan.kept)
+    for note in (*_undo_notes(plan), *plan.beforehand, *plan.notes):
+        yield Note(label="note", text=note)
+
+
+# What it does, in numbers
+
+
+def _title(plan: Plan) -> str:
+    variant = f" ({plan.variant})" if plan.variant else ""
+    into = "the kernel" if plan.target is Target.KERNEL else "an isolated environment"
+    return f"{plan.matrix}{variant} into {into}"
+
+
+def _place(plan: Plan) -> str:
+    return "the kernel" if plan.target is Target.KERNEL else "isolated environment"
+
+
+def _cost(plan: Plan) -> str:
+    """Return the changes, the bytes to fetch, and whether the kernel has to restart."""
+    if not plan.steps:
+        return "nothing to do"
+    numbers = {action: sum(step.action is action for step in plan.steps) for action in Action}
+    parts = [", ".join(f"{action.value} {number}" for action, number in numbers.items() if number)]
+    parts.append(_fetch(plan))
+    if plan.target is Target.KERNEL:
+        parts.append("then restart the kernel" if plan.needs_restart else "no restart")
+    return "; ".join(filter(None, parts))
+
+
+def _fetch(plan: Plan) -> str:
+    artifacts = [step.artifact for step in plan.steps if step.artifact]
+    unknown = sum(artifact.size is None for artifact in artifacts)
+    if not artifacts:
+        return ""
+    if unknown == len(artifacts):
+        return f"fetch {count(unknown, 'file')} of unknown size"
+    least = f"at least {size_text(plan.fetch_size)} ({count(unknown, 'file')} of unknown size)"
+    return f"fetch {least if unknown else size_text(plan.fetch_size)}"
+
+
+# Steps
+
+
+def _steps(action: Action, steps: Sequence[Step]) -> Section:
+    """Return the steps of one kind: each with its reason, and dependencies that are many folded."""
+    named = [step for step in steps if step.requested]
+    others = [step for step in steps if not step.requested]
+    shown = [*named, *others]
+    folded: list[Block] = []
+    if len(others) > (_FOLD_REMOVALS if action is Action.REMOVE else FOLD):
+        shown, others = named, sorted(others, key=lambda step: step.name)
+        folded = [
+            Section(
+                title=_rest_title(action, named, others),
+                body=(_step_pairs(others),),
+                brief=(Names(tuple(map(_step_text, others))),),
+                is_open=False,
+            )
+        ]
+    return Section(
+        title=f"{action.value.capitalize()} ({len(steps)})",
+        body=(*([_step_pairs(shown)] if shown else []), *folded),
+        brief=(*([_step_pairs(shown, in_brief=True)] if shown else []), *folded),
+        is_open=len(shown) <= 2 * FOLD,
+        tone=_ACTION_TONES[action],
+    )
+
+
+def _rest_title(action: Action, shown: Sequence[Step], others: Sequence[Step]) -> str:
+    """Return the title over the steps without a reason: ``and 157 dependencies (2.1 GB)``."""
+    size = sum(step.artifact.size or 0 for step in others if step.artifact)
+    cost = f" ({size_text(size)})" if size else ""
+    if not shown:
+        return f"{len(others)} distributions{cost}"
+    return f"and {len(others)} {'dependencies' if action is Action.INSTALL else 'more'}{cost}"
+
+
+def _step_pairs(steps: Sequence[Step], *, in_brief: bool = False) -> Pairs:
+    return Pairs(tuple(_step_pair(step, in_brief=in_brief) for step in steps))
+
+
+def _step_pair(step: Step, *, in_brief: bool) -> Pair:
+    extras = _extras(step, least=_LARGE if in_brief else 0)
+    return Pair(
+        lead=(Span(step.name, Tone.STRONG if step.requested else Tone.PLAIN), f" {_versions(step)}"),
+        text=_reason(step, in_brief=in_brief) + (f" ({extras})" if extras else ""),
+        more=_source(step),
+    )
+
+
+def _step_text(step: Step) -> str:
+    return f"{step.name} {_versions(step)}"
+
+
+def _versions(step: Step) -> str:
+    return " -> ".join(version for version in (step.previous, step.version) if version)
+
+
+def _reason(step: Step, *, in_brief: bool) -> str:
+    """Return the reason, without the distribution's own name and version at its beginning.
+
+    A brief reason has no marker (PEP 508): it holds, or the step would not be there.
+    """
+    reason = one_line(step.reason)
+    for version in (step.previous, step.version):
+        reason = reason.removeprefix(f"{step.name} {version} ")
+    return _MARKER.sub("", reason) if in_brief else reason
+
+
+def _extras(step: Step, *, least: int) -> str:
+    """Return the size, from *least* bytes on, and how the file is made: ``797 MB, built from source``."""
+    artifact = step.artifact
+    if artifact is None:
+        return ""
+    size = artifact.size
+    extras = [
+        size_text(size) if size is not None and size >= least else "",
+        "built from source" if artifact.build else "",
+        f"rebuilt as declared in `{one_line(artifact.rebuilt)}`" if artifact.rebuilt else "",
+    ]
+    return ", ".join(filter(None, extras))
+
+
+def _source(step: Step) -> tuple[str, ...]:
+    if step.artifact is None:
+        return ()
+    index = f" from {step.artifact.index}" if step.artifact.index else ""
+    return (f"{step.artifact.filename}{index}",)
+
+
+# What is beside the steps
+
+
+def _kept(kept: Sequence[Kept]) -> Section:
+    names = tuple(f"{one.name} {one.version}" for one in kept)
+    return Section(
+        title=f"Keep ({len(kept)})",
+        body=(Pairs(tuple(Pair(lead=name, text=one.reason) for name, one in zip(names, kept, strict=True))),),
+        brief=(Names(first_of(names, 2 * FOLD)),),
+        is_open=len(kept) <= FOLD,
+    )
+
+
+def _breakages(broken: Sequence[Breakage], *, direct: bool) -> Section:
+    """Return what breaks and what is done about it.
+
+    In brief, many that only a removal breaks are grouped by what is done about them.
+    """
+    cause = "by a version change" if direct else "only by a removal"
+    brief: Block = Items(tuple(_breakage(one, in_brief=True) for one in broken))
+    if not direct and len(broken) > FOLD:
+        groups = {remedy: [one for one in broken if one.remedy is remedy] for remedy in Remedy}
+        brief_blocks: tuple[Block, ...] = tuple(
+            Section(
+                title=f"{_REMEDIES[remedy].text} ({len(group)})",
+                body=(Names(tuple(_broken_text(one, in_brief=True) for one in group), separator="; "),),
+            )
+            for remedy, group in groups.items()
+            if group
+        )
+    else:
+        brief_blocks = (brief,)
+    return Section(
+        title=f"Broken {cause} ({len(broken)})",
+        body=(Items(tuple(_breakage(one, in_brief=False) for one in broken)),),
+        brief=brief_blocks,
+        is_open=len(broken) <= FOLD,
+        tone=Tone.WARN,
+    )
+
+
+def _breakage(breakage: Breakage, *, in_brief: bool) -> Item:
+    chain = _chain(breakage)
+    is_told = bool(chain) and not (in_brief and breakage.direct)
+    notes: tuple[Words, ...] = (Span(f"because {chain}", Tone.SOFT),) if is_told else ()
+    text = _broken_text(breakage, in_brief=in_brief)
+    return Item(text=text, outcome=_REMEDIES[breakage.remedy], notes=notes)
+
+
+def _broken_text(breakage: Breakage, *, in_brief: bool) -> str:
+    text = one_line(f"{breakage.name} {breakage.version} needs {breakage.requirement}")
+    return _MARKER.sub("", text) if in_brief else text
+
+
+def _chain(breakage: Breakage) -> str:
+    """Return the links from the change to this breakage, without the last one if it only repeats it."""
+    links = [one_line(link) for link in breakage.because]
+    if links and links[-1].startswith(breakage.name) and links[-1].endswith(one_line(breakage.requirement)):
+        links.pop()
+    return "; ".join(links)
+
+
+def _restart(plan: Plan) -> Section:
+    loaded = count(len(plan.restart), "distribution")
+    pairs = []
+    for name, modules in plan.restart.items():
+        more = (", ".join(modules),) if len(modules) > _MODULES else ()
+        pairs.append(Pair(lead=name, text=some_of(modules, _MODULES), more=more))
+    return Section(
+        title=f"Restart needed: the kernel has loaded modules of {loaded} that change",
+        body=(Pairs(tuple(pairs)),),
+        tone=Tone.WARN,
+    )
+
+
+def _undo_notes(plan: Plan) -> Iterator[str]:
+    """Yield what it costs to keep the files of an image, so that the change can be undone."""
+    cost = plan.undo_cost
+    if cost is not None:
+        seconds = f", which takes about {seconds_text(cost.seconds)}" if cost.seconds else ""
+        files = "1 file" if cost.files == 1 else f"{cost.files:,} files"
+        yield (
+            f"to be able to undo this change, colablock copies {files} of the image ({size_text(cost.bytes)})"
+            f"{seconds}; `--no-undo` deletes them instead"
+        )

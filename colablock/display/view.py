@@ -1,0 +1,273 @@
+"""The view model: what a display shows, as plain values.
+
+The modules `plan_view`, `report_view`, `run_view` and so on turn a plan, a report or a run into a
+`Document`.  They decide what is shown, in which order, in which words, and what is folded.
+`text` and `html` paint a document; they decide nothing but the layout.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+__all__ = [
+    "FOLD",
+    "Bar",
+    "Block",
+    "Bullets",
+    "Document",
+    "FactLine",
+    "Grid",
+    "GridRow",
+    "Headline",
+    "Item",
+    "Items",
+    "Names",
+    "Note",
+    "Pair",
+    "Pairs",
+    "Picture",
+    "Preformatted",
+    "Sample",
+    "Section",
+    "Span",
+    "Tone",
+    "Words",
+    "clean",
+    "cut",
+    "first_of",
+    "one_line",
+    "plain",
+    "spans_of",
+]
+
+FOLD = 12  # a list with more entries than this is folded, or shown in short
+
+_CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
+_SPACE = re.compile(r"[^\S\N{NO-BREAK SPACE}]+")  # painters glue words with no-break spaces
+
+
+class Tone(Enum):
+    """What a piece of text means; each painter has its own style for it."""
+
+    PLAIN = "plain"
+    STRONG = "strong"  # stands out
+    SOFT = "soft"  # a detail
+    CODE = "code"  # a command or a path, which is copied: text never breaks it
+    GOOD = "good"
+    WARN = "warn"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of text with its meaning."""
+
+    text: str
+    tone: Tone = Tone.PLAIN
+
+
+#: Running text.  A word in backticks is code, as in Markdown.
+Words: TypeAlias = str | Span | tuple[str | Span, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """The result in one sentence.
+
+    *tone* colours it.  *badge* says the tone in one word, for HTML; the sentence says it too.
+    *aside* is a detail after it.
+    """
+
+    text: str
+    tone: Tone = Tone.PLAIN
+    badge: str = ""
+    aside: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A paragraph, with a *label* such as ``note`` or ``next`` before it."""
+
+    text: Words
+    label: str = ""
+    tone: Tone = Tone.PLAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A short *lead*, and the *text* that belongs to it.
+
+    *tone* is that of the lead.  *more* are further lines, which only verbose text shows.
+    """
+
+    lead: Words
+    text: Words
+    tone: Tone = Tone.PLAIN
+    more: tuple[Words, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs, with their texts aligned."""
+
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """An entry of a list: a line of *text*, its *outcome*, and *notes* below it."""
+
+    text: Words
+    outcome: Span | None = None
+    notes: tuple[Words, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list of entries that need a line each, or more."""
+
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Short texts, one after the other; no line of text ends within one."""
+
+    names: tuple[str, ...]
+    separator: str = ", "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridRow:
+    """The cells of one row, and a block *below* it."""
+
+    cells: tuple[Words, ...]
+    below: Preformatted | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """A table.  Columns without a word are left out.
+
+    The columns with an index in *right* are aligned to the right.  If the last column has too
+    little room in text, it is cut if *may_cut* is true, and wrapped otherwise.
+    """
+
+    rows: tuple[GridRow, ...]
+    header: tuple[str, ...] = ()
+    right: frozenset[int] = frozenset()
+    may_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preformatted:
+    """Lines that keep their spaces.  Text that is not verbose shows only the last *tail* of them."""
+
+    lines: tuple[str, ...]
+    tone: Tone = Tone.PLAIN
+    tail: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bullets:
+    """What can be done, or what belongs together: a *title* and bullets."""
+
+    title: str
+    bullets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FactLine:
+    """Short facts as label and text, side by side as far as there is room; a label may be empty."""
+
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A progress bar, for HTML only.  *share* is between 0 and 1; None if the end is not known."""
+
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture, for HTML only: trusted *svg* markup, or the bytes of a *png*."""
+
+    alt: str
+    svg: str = ""
+    png: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Text in pieces, each with its label; a piece with the label *marked* is highlighted in HTML."""
+
+    pieces: tuple[tuple[str, str], ...]
+    marked: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Blocks under a *title*.
+
+    HTML shows *body*, folded unless *is_open*.  Text cannot fold: it shows *brief* instead of *body*
+    if there is one, and the whole *body* if it is verbose.  An empty *brief* leaves only the title.
+    Text that is not verbose leaves a section with *is_extra* out.
+    """
+
+    title: str
+    body: tuple[Block, ...]
+    brief: tuple[Block, ...] | None = None
+    is_open: bool = True
+    is_extra: bool = False
+    tone: Tone = Tone.PLAIN
+
+
+Block: TypeAlias = (
+    Bar | Bullets | FactLine | Grid | Items | Names | Note | Pairs | Picture | Preformatted | Sample | Section
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What is shown of one value: a headline, then blocks from top to bottom."""
+
+    headline: Headline | None = None
+    blocks: tuple[Block, ...] = ()
+
+
+def clean(text: str) -> str:
+    """Return *text* without control characters: metadata and tracebacks must not steer a terminal."""
+    return text.translate(_CONTROL).expandtabs(4)
+
+
+def one_line(text: str) -> str:
+    """Return *text* in one line, with single spaces."""
+    return " ".join(clean(text).split())
+
+
+def spans_of(words: Words) -> tuple[Span, ...]:
+    """Return *words* as spans, without control characters and with single spaces."""
+    parts = words if isinstance(words, tuple) else (words,)
+    spans = (part if isinstance(part, Span) else Span(part) for part in parts)
+    return tuple(Span(_SPACE.sub(" ", clean(span.text)), span.tone) for span in spans)
+
+
+def plain(words: Words) -> str:
+    """Return *words* as one string."""
+    return "".join(span.text for span in spans_of(words))
+
+
+def first_of(names: tuple[str, ...], limit: int, *, more: str = "and {} more") -> tuple[str, ...]:
+    """Return the first *limit* of *names*, then how many are left out."""
+    left = len(names) - limit
+    return (*names[:limit], more.format(left)) if left > 0 else names
+
+
+def cut(text: str, width: int) -> str:
+    """Return *text* with at most *width* characters; an ellipsis ends a text that is cut."""
+    return text if len(text) <= width else text[: max(width - 1, 1)].rstrip() + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from colablock.check.outcomes import Outcome, Verdict
+from colablock.check.results_file import MatrixCheck
+from colablock.display.check_view import check_document
+from colablock.display.text import to_text
+
+LONG = Path("/home/of-somebody/with-a-long-name/matrices-of-a-team/that-keeps-many/good.checks.json")
+
+
+def outcome(runtime: str, verdict: str, accelerator: str = "T4", **facts: Any) -> Outcome:
+    usual = {"variant": None, "reason": f"because {verdict}\nand so on"}
+    return Outcome(runtime=runtime, accelerator=accelerator, verdict=Verdict(verdict), **{**usual, **facts})
+
+
+def check(*outcomes: Outcome, **facts: Any) -> MatrixCheck:
+    usual: dict[str, Any] = {"matrix": "good", "summary": "Shapes", "digest": "d", "path": LONG}
+    return MatrixCheck(outcomes=outcomes, **{**usual, **facts})
+
+
+def test_check_as_text() -> None:
+    checked = check(
+        outcome("colab-1-cpu", "kernel", "none"),
+        outcome("colab-1-gpu", "kernel", fetch_bytes=44_000_000),
+        outcome("colab-1-gpu", "kernel", "L4", fetch_bytes=43_000_000),
+        outcome("colab-1-gpu", "none", "P100"),
+        outcome("colab-2-gpu", "env", python="3.12.1", claims={"nf4": "holds", "rope": "too old"}),
+        outcome("colab-2-gpu", "env", "L4", python="3.11.9", claims={"rope": "holds"}),
+        outcome("colab-2-gpu", "none", "P100"),
+        imports=[{"severity": "error", "package": "own", "detail": "imports colours"}],
+        drift=("colab-1-cpu: new\nand more",),
+    )
+    assert to_text(check_document(checked)).splitlines() == [
+        "good: Shapes",
+        "runtime      no GPU  T4 L4   P100",
+        "colab-2-gpu          env     no",
+        "colab-1-gpu          kernel  no",
+        "colab-1-cpu  kernel",
+        "",
+        "Reasons",
+        "  kernel: 1-cpu, 1-gpu (T4 L4); fetch 44 MB",
+        "    because kernel; and so on",
+        "  no: 1-gpu, 2-gpu (P100)",
+        "    because none; and so on",
+        "  env: 2-gpu (T4 L4); Python 3.11.9, 3.12.1",
+        "    because env; and so on",
+        "    rope: too old (T4)",
+        "",
+        "Worse since",
+        "  colab-2-gpu, kernel -> env (T4 L4)",
+        "",
+        "Imports",
+        "  error: imports of own: imports colours",
+        "",
+        "Drift",
+        "  colab-1-cpu: new; and more",
+    ]
+    assert "    because env\n    and so on\n" in to_text(check_document(checked), verbose=True)
+
+
+def test_path_of_the_results_is_not_broken() -> None:
+    text = to_text(check_document(check(drift=("a drift",)), updated=True), width=60)
+    assert f"\nWritten to\n  {LONG}\n  a drift" in text
