@@ -366,7 +366,7 @@ def test_data_and_folders_that_are_no_use_are_said(bench: Bench) -> None:
     with pytest.raises(InvalidInput, match=r"cannot use the output folder `.*/run`: Not a directory"):
         Call(bench, bench.config(output_dir=str(bench.folder / "file/run")))
     bench.data.write_text('{"question": "a"}\n')
-    with pytest.raises(InvalidInput, match="the data cannot be trained on"):
+    with pytest.raises(InvalidInput, match="cannot train on this data"):
         Call(bench)
     assert RunFolder(bench.folder / "run").state() is State.PREPARED
 

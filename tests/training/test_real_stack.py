@@ -155,7 +155,7 @@ def test_a_rank_with_another_lock_is_refused(stack: Stack, uninterrupted: RunFol
         while folder.is_alive():
             time.sleep(0.1)
         assert folder.state() is State.FAILED
-        assert "rank 1 has another stack than rank 0: its lock is other-1, not" in folder.end()["error"]
+        assert "rank 1 has a different lock than rank 0: other-1 instead of" in folder.end()["error"]
         assert not folder.metrics()
 
 

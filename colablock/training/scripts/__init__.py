@@ -1,4 +1,4 @@
-"""Scripts that run in the target environment: they import nothing of colablock.
+"""Scripts that run in the target environment.  They import nothing from colablock.
 
 In: a JSON file or arguments.  Out: files in the run folder, or JSON lines on standard output.
 """

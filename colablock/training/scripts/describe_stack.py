@@ -1,8 +1,8 @@
-"""Tell what a training stack holds: run in the target's interpreter, by its text (see `target_child`).
+"""Report the training stack of the target.
 
-The standard library and what the target has are all that may be used here.  No
-model is imported and no card is asked: the driver may be in the hands of a
-kernel, and torch tells nothing of its kernels through `get_arch_list` without one.
+`ask_target` passes the source of this file to ``python -c``.  It needs the standard library, torch
+and transformers.  It does not use the card: a kernel may occupy it, and
+``torch.cuda.get_arch_list()`` is empty without one.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any
 
 
 def stack() -> dict[str, Any]:
-    """Return the versions, and what torch and transformers know; ``error`` where one does not import."""
+    """Return the versions, and what torch and transformers support; ``error`` if one cannot be imported."""
     projects = {
         "trl": "trl",
         "bitsandbytes": "bitsandbytes",
         "axolotl": "axolotl",
         "flash_attn": "flash-attn",
     }
-    told: dict[str, Any] = {name: _version(project) for name, project in projects.items()}
+    answer: dict[str, Any] = {name: _version(project) for name, project in projects.items()}
     reporters = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
-    told["reporters"] = [name for name, any_of in reporters.items() if any(map(_version, any_of))]
+    answer["reporters"] = [name for name, any_of in reporters.items() if any(map(_version, any_of))]
     name = "torch"
     try:
-        told.update(_torch())
+        answer.update(_torch())
         name = "transformers"
-        told.update(_transformers())
-    except Exception as error:  # noqa: BLE001 - whatever a library's import may raise
-        told["error"] = f"{name} cannot be imported: {type(error).__name__}: {error}"
-    return told
+        answer.update(_transformers())
+    except Exception as error:  # noqa: BLE001 - imports of libraries raise anything
+        answer["error"] = f"{name} cannot be imported: {type(error).__name__}: {error}"
+    return answer
 
 
 def _torch() -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _transformers() -> dict[str, Any]:
     types = importlib.import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING_NAMES
     try:
         known: Iterable[str] = importlib.import_module("transformers.modeling_rope_utils").ROPE_INIT_FUNCTIONS
-    except ImportError:  # before 4.43 each model had the two forms itself
+    except ImportError:  # before 4.43 each model implemented these two types itself
         known = ("linear", "dynamic")
     return {
         "transformers": transformers.__version__,

@@ -1,15 +1,16 @@
-"""Rows → tokens, run in the target: the standard library and the target's own datasets and transformers.
+"""Tokenise the data of a run, in the target.
 
-Its source is given to ``python -c`` (see `target_child`).  The job's ``data`` becomes
-``train.parquet`` (and ``eval.parquet``) with the columns ``input_ids``, ``attention_mask``
-and ``labels``; the answer is numbers, and one row as it is trained on.  Both
-runners read these files, so that what preflight shows is what is learnt.
+`ask_target` passes the source of this file to ``python -c``.  It needs the standard library,
+datasets and transformers.  The data of the job's ``data`` is written to ``train.parquet`` (and
+``eval.parquet``) with the columns ``input_ids``, ``attention_mask`` and ``labels``.  The answer has
+counts, and one row as it is trained on.  Both runners read these files, so that training uses
+exactly the data that preflight shows.
 
-Before that, the job's ``toy`` is made: a tiny Llama with random weights and a
-tokenizer of its own, a byte-level BPE trained on a text, without a network.
+If the job has ``toy``, a tiny model is made first, offline: a Llama with random weights, and a
+tokenizer (byte-level BPE) trained on a text.
 """
 
-# What is used is the target's, and not there where this is checked.
+# Modules of the target are imported where they are used.  They are not installed where this is checked.
 # ruff: noqa: PLC0415
 # mypy: disable-error-code="import-not-found"
 
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-IGNORED = -100  # the label of a token that does not count for the loss
+IGNORED = -100  # the label of a token that the loss ignores
 FORMS = {
     "messages": ("messages",),
     "completion": ("prompt", "completion"),
@@ -33,7 +34,7 @@ CHATML = (
     "+ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-# The prompts of the Stanford Alpaca project, as axolotl has them.
+# The prompts of the Stanford Alpaca project, as in axolotl.
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the "
     "request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
@@ -57,26 +58,26 @@ SHAPE = {
 
 
 class UnusableData(Exception):
-    """The data cannot be trained on; the message says why and what to do."""
+    """The data cannot be trained on.  The message says why and what to do."""
 
 
 def main(asked: str, answered: str) -> None:
-    """Make what the job in the file *asked* names, and write what is to be said of the data to *answered*."""
+    """Do the job in the file *asked*, and write the answer to the file *answered*."""
     job = json.loads(Path(asked).read_text(encoding="utf-8"))
     try:
         if job["toy"]:
             make_model(**job["toy"])
         answer: dict[str, Any] = {"answer": prepare(job["data"]) if job["data"] else None}
     except UnusableData as error:
-        answer = {"invalid": f"the data cannot be trained on: {error}"}
-    except Exception as error:  # noqa: BLE001 (whatever it is, it is told)
+        answer = {"invalid": f"cannot train on this data: {error}"}
+    except Exception as error:  # noqa: BLE001 (every error is reported)
         traceback.print_exc()
         answer = {"error": f"{type(error).__name__}: {error}"}
     Path(answered).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the files of tokens and return what is to be said of them."""
+    """Write the tokenised data, and return the answer."""
     from datasets import concatenate_datasets
     from transformers import AutoTokenizer
 
@@ -107,7 +108,7 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     counts["dropped"] = len(rows) - len(kept)
     if not len(kept):
         raise UnusableData(
-            f"no row has a token left to learn from within `sequence_len` {limit}: raise it, or set "
+            f"within `sequence_len: {limit}` no row has a token to learn: raise it, or set "
             "`train_on_inputs: true`"
         )
     counts["trained"] = sum(label != IGNORED for labels in kept["labels"] for label in labels)
@@ -141,40 +142,43 @@ def load(source: Mapping[str, Any]) -> Any:
         reader = READERS.get(path.suffix.lower())
         if reader is None:
             known = ", ".join(READERS)
-            raise UnusableData(f"`{path}` has no ending that says how to read it: known ones are {known}")
+            raise UnusableData(f"the format of `{path}` is unknown: supported suffixes are {known}")
         try:
             return load_dataset(reader, data_files=str(path), split="train")
         except Exception as error:
             raise UnusableData(f"`{path}` cannot be read as {reader}: {cause_of(error)}") from error
-    if not path.is_dir() and path.suffix.lower() in READERS:  # no dataset of the hub is called so
-        raise UnusableData(f"there is no file `{path}`")
+    if not path.is_dir() and path.suffix.lower() in READERS:  # not the name of a dataset on the hub
+        raise UnusableData(f"the file `{path}` does not exist")
     return load_dataset(str(path) if path.is_dir() else source["path"], source["name"], split=source["split"])
 
 
 def cause_of(error: BaseException) -> str:
-    """Return the first cause in a line: what datasets raises itself says only that it failed."""
+    """Return the root cause in one line: the exceptions of datasets only say that it failed."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())[:300]
 
 
 def form_of(columns: list[str], path: str) -> str:
-    """Return the form that the columns of a dataset tell."""
+    """Return the format of a dataset by its columns."""
     for form, needed in FORMS.items():
         if all(name in columns for name in needed):
             return form
     shown = ", ".join(f"`{name}`" for name in columns)
     hint = ""
     if "conversations" in columns:
-        hint = "; rows with `conversations` become `messages` with `role` and `content` in each"
+        hint = "; convert `conversations` to `messages`, each with `role` and `content`"
     raise UnusableData(
-        f"`{path}` has the columns {shown}, and none of the forms: `text`; `prompt` and `completion`; "
+        f"the columns of `{path}` ({shown}) match no format: `text`; `prompt` and `completion`; "
         f"`messages`; `instruction` and `output`{hint}"
     )
 
 
 class RowTokenizer:
-    """One row → its tokens, and which of them count."""
+    """Tokenises a row, and labels the tokens that the loss includes.
+
+    With *whole*, the loss includes all of them.
+    """
 
     def __init__(self, tokenizer: Any, form: str, *, whole: bool, source: str) -> None:
         self._tokenizer, self._form, self._whole, self._source = tokenizer, form, whole, source
@@ -207,7 +211,9 @@ class RowTokenizer:
     def _first(self, text: str) -> list[int]:
         ids = list(self._tokenizer(text)["input_ids"])
         end = self._tokenizer.eos_token_id
-        return ids[:-1] if ids and ids[-1] == end and end is not None else ids  # some close every text
+        return (
+            ids[:-1] if ids and ids[-1] == end and end is not None else ids
+        )  # some tokenizers append it to every text
 
     def _more(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -216,10 +222,10 @@ class RowTokenizer:
         return [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else []
 
     def _turns(self, messages: Any, at: int) -> list[tuple[list[int], bool]]:
-        """Return what the template makes of each turn: the assistant's words and what closes them count."""
+        """Return the tokens of each turn.  The loss includes the assistant's text and what ends its turn."""
         if not self._tokenizer.chat_template:
             raise UnusableData(
-                "the model's tokenizer has no chat template: take the instruction-tuned model, or set "
+                "the model's tokenizer has no chat template: use the instruction-tuned model, or set "
                 "`chat_template: chatml`"
             )
         pieces: list[tuple[list[int], bool]] = []
@@ -234,8 +240,8 @@ class RowTokenizer:
             rendered = self._render(messages[: number + 1], prompts=False)
             if not rendered.startswith(before):
                 raise UnusableData(
-                    f"row {at + 1} of `{self._source}`: the chat template writes earlier turns anew with "
-                    "each turn, so what counts cannot be told: set another `chat_template`"
+                    f"row {at + 1} of `{self._source}`: the chat template changes earlier turns when a turn "
+                    "is added, so the tokens of answers cannot be found: set another `chat_template`"
                 )
             pieces.append((self._more(rendered[len(before) :]), is_answer))
             before = rendered
@@ -254,7 +260,7 @@ class RowTokenizer:
 
 
 def sample(tokenizer: Any, row: Mapping[str, Any]) -> list[list[Any]]:
-    """Return a row as texts, each with whether its tokens count for the loss."""
+    """Return a row as texts, each with whether the loss includes its tokens."""
     pieces: list[list[Any]] = []
     for token, label in zip(row["input_ids"], row["labels"]):  # noqa: B905 (Python 3.9 has no strict)
         counts = label != IGNORED

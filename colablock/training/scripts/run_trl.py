@@ -1,10 +1,10 @@
-"""QLoRA and LoRA with trl's SFTTrainer, run in the target by the shim; no module of colablock.
+"""Train QLoRA and LoRA adapters with trl's SFTTrainer.  The shim runs this file in the target.
 
-``job.json`` holds the config as it was read, with what preflight decided:
-precision, attention, number of warm-up steps.
+``job.json`` has the config and the decisions of preflight: precision, attention, number of warm-up
+steps.
 """
 
-# What is trained with is the target's, and not there where this is checked.
+# Modules of the target are imported where they are used.  They are not installed where this is checked.
 # ruff: noqa: PLC0415
 # mypy: disable-error-code="import-not-found"
 
@@ -19,7 +19,7 @@ IGNORED = -100
 
 
 def main(folder: Path) -> None:
-    """Train as ``job.json`` says, and leave the adapter in ``adapter/``."""
+    """Train the job in ``job.json``, and save the adapter to ``adapter/``."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -53,14 +53,14 @@ def main(folder: Path) -> None:
         peft_config=lora,
         **{key: tokenizer},
     )
-    trainer.train()  # the shim names the checkpoint to go on from
+    trainer.train()  # the shim passes the checkpoint to resume from
     if trainer.is_world_process_zero():
         trainer.save_model(str(folder / "adapter"))
         tokenizer.save_pretrained(str(folder / "adapter"))
 
 
 def load_model(job: dict[str, Any], torch: Any) -> Any:
-    """Return the model on this rank's card, its linear layers in NF4 for QLoRA."""
+    """Return the model on this rank's card, with its linear layers in NF4 for QLoRA."""
     import transformers
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -85,7 +85,7 @@ def load_model(job: dict[str, Any], torch: Any) -> Any:
 
 
 def arguments(job: dict[str, Any], folder: Path, torch: Any) -> Any:
-    """Return the trainer's arguments: of those below, the ones that this trl knows."""
+    """Return the trainer's arguments, those of the values below that the installed trl supports."""
     from trl import SFTConfig
 
     config = job["config"]
@@ -104,7 +104,7 @@ def arguments(job: dict[str, Any], folder: Path, torch: Any) -> Any:
         "optim": config["optimizer"],
         "gradient_checkpointing": config["gradient_checkpointing"],
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "bf16": job["precision"] == "bf16",  # left alone, trl takes it for granted
+        "bf16": job["precision"] == "bf16",  # the default of trl is true
         "fp16": job["precision"] == "fp16",
         "logging_steps": config["logging_steps"],
         "save_strategy": "steps",
@@ -119,7 +119,7 @@ def arguments(job: dict[str, Any], folder: Path, torch: Any) -> Any:
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "ddp_find_unused_parameters": False,
-        "dataset_kwargs": {"skip_prepare_dataset": True},  # `_prepare` has made the tokens
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # `prepare.py` has tokenised the data
         "max_length": config["sequence_len"],
         "max_seq_length": config["sequence_len"],
         "disable_tqdm": True,
@@ -131,7 +131,7 @@ def arguments(job: dict[str, Any], folder: Path, torch: Any) -> Any:
 
 
 class Collator:
-    """Rows of tokens → a batch, padded at the right to its longest row."""
+    """Collates rows of tokens into a batch, padded on the right to its longest row."""
 
     def __init__(self, pad: int, torch: Any) -> None:
         self._pad, self._torch = pad, torch

@@ -1,18 +1,17 @@
-"""What every rank of a run starts with: the standard library only, and no module of colablock.
+"""The entry point of every rank of a run.  It needs only the standard library.
 
-``accelerate launch ... shim.py RUN_FOLDER`` reads ``job.json`` there, applies
-the named mends, adds a callback to the trainer of whatever runner it starts,
-and says in ``end.json`` how it ended.  The files and their fields are those of
-`colablock.training.runs.folder`.
+``accelerate launch ... shim.py RUN_FOLDER`` reads ``job.json``, applies the workarounds of the run,
+adds a callback to the trainer of the runner, starts the runner, and writes to ``end.json`` how it
+ended.  `colablock.training.runs.folder` describes the files.
 """
 
-# What is trained with is imported where it is, and not there where this is checked.
+# Modules of the target are imported where they are used.  They are not installed where this is checked.
 # ruff: noqa: PLC0415, E402
 # mypy: disable-error-code="import-not-found,misc"
 
 import sys
 
-# The folder of this file holds modules of colablock, some with names of the standard library's.
+# The folder of this file has modules of colablock, which could hide those of the target.
 del sys.path[0]
 
 import functools
@@ -30,40 +29,40 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "colablock.json"
-BEAT = 0.5  # seconds between two events of steps that log nothing
+STEP_EVENT_SECONDS = 0.5  # the least time between events of steps without a log event
 BLOCK = 1 << 20
 
 
 def main(folder: Path) -> None:
-    """Run the job of *folder* in this rank."""
+    """Run the job in *folder* in this rank."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    ending = Ending(folder)
+    end = RunEnd(folder)
     stop_on_signals(folder)
     try:
-        agree(job, rank, world)
+        check_ranks(job, rank, world)
         for name in job["mends"]:
             WORKAROUNDS[name]()
-        watch = Watch(folder, job, rank, world)
-        hook(watch, job)
+        watch = TrainingWatch(folder, job, rank, world)
+        hook_trainer(watch, job)
         try:
-            start(job, folder)
-        except SystemExit as left:
-            if left.code not in (None, 0):
+            run_entry(job, folder)
+        except SystemExit as exit_:
+            if exit_.code not in (None, 0):
                 raise
-        state = "stopped" if watch.was_stopped else "done"
+        state = "stopped" if watch.stopped_early else "done"
         if rank == 0:
-            gather_adapter(folder)
-            watch.tell("end", step=watch.step, state=state)
+            collect_adapter(folder)
+            watch.write_event("end", step=watch.step, state=state)
     except BaseException as error:
-        ending.failed(error)
+        end.failed(error)
         raise
-    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # another host has a folder of its own
-        ending.ended(state, watch.step)
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # each host has a run folder of its own
+        end.ended(state, watch.step)
 
 
-def start(job: dict[str, Any], folder: Path) -> None:
-    """Start the runner as its own command would."""
+def run_entry(job: dict[str, Any], folder: Path) -> None:
+    """Run the runner's file or module, like its own command."""
     sys.argv = [job["entry"], *job["arguments"]]
     os.chdir(folder)
     if job["entry"].endswith(".py"):
@@ -73,48 +72,49 @@ def start(job: dict[str, Any], folder: Path) -> None:
 
 
 def stop_on_signals(folder: Path) -> None:
-    """Have whoever ends this process from outside get a checkpoint, as who asks for a stop does.
+    """Treat SIGINT and SIGTERM as a request to save a checkpoint and stop.
 
-    A process that is forked off ends as it would: a pool of workers is ended by this very signal.
-    It waits until the new process has its own way with it: Python forgets what arrives before.
+    Forked processes get the default handlers back, since pools end their workers with these signals.
+    The signals are blocked during a fork, because Python would lose one that arrives before the
+    child has reset its handlers.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     masks: list[Any] = []
 
-    def ask(_number: int, _frame: Any) -> None:
+    def request_stop(_number: int, _frame: Any) -> None:
         (folder / "stop").touch()
 
-    def hold() -> None:
+    def block() -> None:
         masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, numbers))
 
-    def let_go() -> None:
+    def unblock() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
 
-    def be_plain() -> None:
+    def reset() -> None:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
-        let_go()
+        unblock()
 
     for number in numbers:
-        signal.signal(number, ask)
-    os.register_at_fork(before=hold, after_in_parent=let_go, after_in_child=be_plain)
+        signal.signal(number, request_stop)
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=reset)
 
 
-def gather_adapter(folder: Path) -> None:
-    """Have what was learnt in ``adapter/``: axolotl leaves it beside its checkpoints."""
-    learnt = [*folder.glob("adapter_*"), *folder.glob("*token*"), *folder.glob("chat_template*")]
-    if not any(path.name == "adapter_config.json" for path in learnt):
+def collect_adapter(folder: Path) -> None:
+    """Move the adapter to ``adapter/``: axolotl saves it beside its checkpoints."""
+    files = [*folder.glob("adapter_*"), *folder.glob("*token*"), *folder.glob("chat_template*")]
+    if not any(path.name == "adapter_config.json" for path in files):
         return
     new = folder / ".adapter"
     new.mkdir(exist_ok=True)
-    for path in learnt:
+    for path in files:
         path.replace(new / path.name)
-    shutil.rmtree(folder / "adapter", ignore_errors=True)  # of a start before, that was stopped
+    shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier start that was stopped
     new.rename(folder / "adapter")
 
 
-class Ending:
-    """Writes ``end.json`` once: the first word of any rank counts."""
+class RunEnd:
+    """Writes ``end.json`` once: the first rank that ends writes it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -123,9 +123,9 @@ class Ending:
         self._write({"state": state, "step": step, "time": time.time()})
 
     def failed(self, error: BaseException) -> None:
-        told = traceback.format_exc()
-        words = "".join(traceback.format_exception_only(type(error), error)).strip()
-        self._write({"state": "failed", "error": words, "traceback": told, "time": time.time()})
+        trace = traceback.format_exc()
+        message = "".join(traceback.format_exception_only(type(error), error)).strip()
+        self._write({"state": "failed", "error": message, "traceback": trace, "time": time.time()})
 
     def _write(self, value: dict[str, Any]) -> None:
         new = self._folder / f".end-{os.getpid()}"
@@ -135,17 +135,17 @@ class Ending:
             os.link(new, end)
         except FileExistsError:
             pass
-        except OSError:  # no links here: a drive that is mounted
+        except OSError:  # a file system without links, such as a mounted drive
             if not end.exists():
                 new.replace(end)
         finally:
             new.unlink(missing_ok=True)
 
 
-def agree(job: Mapping[str, Any], rank: int, world: int) -> None:
-    """Leave unless every rank has the stack and the checkpoint of rank 0.
+def check_ranks(job: Mapping[str, Any], rank: int, world: int) -> None:
+    """Exit unless every rank has the lock and the checkpoint of rank 0.
 
-    Else their gradients would be of different programs, or of different steps.
+    Otherwise their gradients would come from different programs or from different steps.
     """
     if world == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return
@@ -157,26 +157,26 @@ def agree(job: Mapping[str, Any], rank: int, world: int) -> None:
     store = TCPStore(host, port, is_master=False, timeout=timedelta(minutes=10))
     checkpoint = Path(job["resume"]).name if job["resume"] else "none"
     store.set(f"colablock/{rank}", json.dumps([job["lock"], checkpoint]))
-    told = [json.loads(store.get(f"colablock/{one}")) for one in range(world)]
-    for at, words in enumerate(
+    facts = [json.loads(store.get(f"colablock/{one}")) for one in range(world)]
+    for at, message in enumerate(
         (
-            "has another stack than rank 0: its lock is {:.12}, not {:.12}",
-            "begins at another checkpoint than rank 0: at {}, not {}",
+            "has a different lock than rank 0: {:.12} instead of {:.12}",
+            "resumes from a different checkpoint than rank 0: {} instead of {}",
         )
     ):
-        odd = [one for one in range(world) if told[one][at] != told[0][at]]
+        odd = [one for one in range(world) if facts[one][at] != facts[0][at]]
         if odd:
             ranks = ", ".join(str(one) for one in odd)
-            raise SystemExit(f"rank {ranks} {words.format(told[odd[0]][at], told[0][at])}")
+            raise SystemExit(f"rank {ranks} {message.format(facts[odd[0]][at], facts[0][at])}")
 
 
-# -- mends: corrections of known clashes, by name
+# Workarounds: named fixes for known conflicts between versions
 
 
 def load_in_4bit_twice() -> None:
-    """Drop `load_in_4bit` beside a `quantization_config` that says it.
+    """Drop `load_in_4bit` if there is a `quantization_config`.
 
-    axolotl 0.4.0 passes both; transformers refuses that since 4.38.
+    axolotl 0.4.0 passes both, and transformers rejects that since 4.38.
     """
     from transformers.modeling_utils import PreTrainedModel
 
@@ -193,15 +193,15 @@ def load_in_4bit_twice() -> None:
 
 
 def gqa_before_ampere() -> None:
-    """Have transformers repeat keys and values itself on cards that lack flash kernels.
+    """Have transformers repeat keys and values itself on cards without flash kernels.
 
-    Asked to share them (`enable_gqa`), torch takes its plain kernel there, which keeps the scores
-    of all heads: 34 GiB in place of 4 for 8,192 tokens of a 1B model.
+    With `enable_gqa`, torch uses its unfused kernel there, which stores the scores of all heads:
+    34 GiB instead of 4 GiB for 8,192 tokens of a 1B model.
     """
     try:
         from transformers.integrations import sdpa_attention
     except ImportError:
-        return  # an older one, which always repeats them
+        return  # an older version, which always repeats them
     if hasattr(sdpa_attention, "use_gqa_in_sdpa"):
         sdpa_attention.use_gqa_in_sdpa = lambda *_, **__: False
 
@@ -212,22 +212,22 @@ WORKAROUNDS: dict[str, Callable[[], None]] = {
 }
 
 
-# -- the hooks of the trainer
+# Hooks of the trainer
 
 
-def hook(watch: "Watch", job: dict[str, Any]) -> None:
-    """Have every trainer of transformers, or one derived from it, be watched.
+def hook_trainer(watch: "TrainingWatch", job: dict[str, Any]) -> None:
+    """Patch transformers' Trainer, and so every class derived from it, to report to *watch*.
 
-    A trainer takes callbacks when it is made; its `train` is given the
-    checkpoint, by its path: asked to find one, it takes the highest number unread.
-    Some draw the adapters before a trainer sets its seed, so it is set here.
+    The callback is added when a trainer is created.  `train` gets the path of the checkpoint to
+    resume from: left to itself, it would take the one with the highest step without verifying it.
+    Some runners initialise the adapters before a trainer sets its seed, so the seed is set here.
     """
     import torch
     from transformers import Trainer
 
     torch.manual_seed(job["config"]["seed"])
     make, train, training_step = Trainer.__init__, Trainer.train, Trainer.training_step
-    load = getattr(Trainer, "_load_from_checkpoint", None)  # no event tells of it
+    load = getattr(Trainer, "_load_from_checkpoint", None)  # there is no callback for it
 
     @functools.wraps(make)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -235,7 +235,7 @@ def hook(watch: "Watch", job: dict[str, Any]) -> None:
         self.add_callback(watch.callback())
 
     @functools.wraps(train)
-    def train_from(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def train_resumed(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         del resume_from_checkpoint
         if job["cast_trainable"]:
             cast_trainable(self.model)
@@ -244,11 +244,11 @@ def hook(watch: "Watch", job: dict[str, Any]) -> None:
         watch.evaluate(self, "after")
         return found
 
-    def load_as_it_was(self: Any, *args: Any, **kwargs: Any) -> None:
+    def load_in_same_type(self: Any, *args: Any, **kwargs: Any) -> None:
         types = {name: one.dtype for name, one in self.model.named_parameters() if one.requires_grad}
         load(self, *args, **kwargs)
         for name, one in self.model.named_parameters():
-            if name in types:  # peft makes what it loads float32
+            if name in types:  # peft loads everything as float32
                 one.data = one.data.to(types[name])
 
     @functools.wraps(training_step)
@@ -257,16 +257,16 @@ def hook(watch: "Watch", job: dict[str, Any]) -> None:
         watch.tokens += ids.numel() if ids is not None else 0
         return training_step(self, model, inputs, *args, **kwargs)
 
-    Trainer.__init__, Trainer.train, Trainer.training_step = init, train_from, counted_step
+    Trainer.__init__, Trainer.train, Trainer.training_step = init, train_resumed, counted_step
     if load is not None:
-        Trainer._load_from_checkpoint = load_as_it_was  # noqa: SLF001
+        Trainer._load_from_checkpoint = load_in_same_type  # noqa: SLF001
 
 
 def cast_trainable(model: Any) -> None:
-    """Make what is trained float32, where it is not trained in bf16.
+    """Cast trainable parameters to float32, for runs that do not train in bf16.
 
-    trl casts the adapters of a model in 4 bits to bf16 (trl#4901), whatever the card, and the
-    scaler of fp16 refuses their gradients.
+    trl casts the adapters of a 4-bit model to bf16 on any card (trl#4901), and the gradient scaler
+    of fp16 does not support their gradients.
     """
     import torch
 
@@ -275,26 +275,26 @@ def cast_trainable(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-class Watch:
-    """Tells how the training goes, stops it when asked to, and seals its checkpoints."""
+class TrainingWatch:
+    """Writes events of the training, stops it on request, and writes manifests of checkpoints."""
 
     def __init__(self, folder: Path, job: dict[str, Any], rank: int, world: int) -> None:
         self.tokens = 0
         self.step = 0
-        self.was_stopped = False
+        self.stopped_early = False
         self._folder, self._job = folder, job
         self._rank, self._world = rank, world
-        self._file = open_lines(folder / "metrics.jsonl") if rank == 0 else None
-        self._began = self._told = self._saved = self._last_step = time.monotonic()
+        self._file = open_jsonl(folder / "metrics.jsonl") if rank == 0 else None
+        self._began = self._last_event = self._saved = self._last_step = time.monotonic()
         self._longest = 0.0
 
-    def tell(self, event: str, **facts: Any) -> None:
+    def write_event(self, event: str, **facts: Any) -> None:
         if self._file is not None:
             self._file.write(json.dumps({"event": event, "time": time.time(), **facts}) + "\n")
             self._file.flush()
 
     def callback(self) -> Any:
-        """Return the callback: its base class is the target's own."""
+        """Return the callback.  Its base class is the target's."""
         from transformers import TrainerCallback
 
         watch = self
@@ -315,8 +315,8 @@ class Watch:
         return Callback()
 
     def begin(self, state: Any) -> None:
-        self._began = self._told = self._saved = self._last_step = time.monotonic()
-        self.tell(
+        self._began = self._last_event = self._saved = self._last_step = time.monotonic()
+        self.write_event(
             "start",
             step=state.global_step,
             total_steps=state.max_steps,
@@ -325,25 +325,25 @@ class Watch:
         )
 
     def stepped(self, state: Any, control: Any) -> None:
-        """Go on, save or stop; every rank does the same, as rank 0 sees it."""
+        """Continue, save or stop.  Every rank follows the decision of rank 0."""
         now = time.monotonic()
         self.step = state.global_step
         self._longest = max(self._longest, now - self._last_step)
         self._last_step = now
-        if now - self._told >= BEAT:
-            self._told = now
-            self.tell("step", step=self.step, tokens=self.tokens, seconds=now - self._began)
-        wants_stop = (self._folder / "stop").exists()
-        is_due = now - self._saved + self._longest >= self._job["save_seconds"]
-        wants_stop, is_due = self._as_rank_0(wants_stop, is_due)
-        if wants_stop and self.step < state.max_steps:
-            self.was_stopped = True
+        if now - self._last_event >= STEP_EVENT_SECONDS:
+            self._last_event = now
+            self.write_event("step", step=self.step, tokens=self.tokens, seconds=now - self._began)
+        stop_requested = (self._folder / "stop").exists()
+        save_due = now - self._saved + self._longest >= self._job["save_seconds"]
+        stop_requested, save_due = self._from_rank_0(stop_requested, save_due)
+        if stop_requested and self.step < state.max_steps:
+            self.stopped_early = True
             control.should_training_stop = True
-        if wants_stop or is_due:
+        if stop_requested or save_due:
             control.should_save = True
 
-    def _as_rank_0(self, *flags: bool) -> tuple[bool, ...]:
-        """Return the flags of rank 0: a save is a meeting of all ranks, and clocks differ."""
+    def _from_rank_0(self, *flags: bool) -> tuple[bool, ...]:
+        """Return the flags of rank 0: all ranks have to save together, and their clocks differ."""
         if self._world == 1:
             return flags
         import torch
@@ -356,25 +356,25 @@ class Watch:
     def logged(self, state: Any, logs: dict[str, Any]) -> None:
         numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
         facts: dict[str, Any] = {"tokens": self.tokens, "seconds": time.monotonic() - self._began}
-        self.tell("log", **{**numbers, **facts, "step": state.global_step, **memory()})
-        self._told = time.monotonic()
+        self.write_event("log", **{**numbers, **facts, "step": state.global_step, **peak_memory()})
+        self._last_event = time.monotonic()
 
     def saved(self, args: Any, state: Any) -> None:
-        """Seal the checkpoint: from here on it counts."""
+        """Write the manifest of the checkpoint, which makes it valid."""
         started = time.monotonic()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self._world > 1:  # each rank writes files of its own
+        if self._world > 1:  # each rank writes its own files
             import torch
 
             torch.distributed.barrier()
         if self._rank == 0 and folder.is_dir():
-            size = seal(folder, state.global_step)
+            size = write_manifest(folder, state.global_step)
             seconds = time.monotonic() - started
-            self.tell("save", step=state.global_step, path=folder.name, bytes=size, seconds=seconds)
+            self.write_event("save", step=state.global_step, path=folder.name, bytes=size, seconds=seconds)
         self._saved = self._last_step = time.monotonic()
 
     def evaluate(self, trainer: Any, when: str) -> None:
-        """Tell the loss over the job's fixed rows, when it has some."""
+        """Write the loss over the job's evaluation rows, if it has any."""
         rows = self._job.get("evaluate") or []
         if not rows:
             return
@@ -393,24 +393,24 @@ class Watch:
                     torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100).item()
                 )
         model.train(was_training)
-        self.tell("evaluation", step=self.step, when=when, loss=sum(losses) / len(losses))
+        self.write_event("evaluation", step=self.step, when=when, loss=sum(losses) / len(losses))
 
 
-def open_lines(path: Path) -> Any:
-    """Return a file to add lines to; one that was cut off there does not take the next with it."""
-    is_cut = False
+def open_jsonl(path: Path) -> Any:
+    """Open a file to append lines; an incomplete last line is ended, so that the next one is intact."""
+    is_incomplete = False
     if path.is_file() and (size := path.stat().st_size):
         with path.open("rb") as before:
             before.seek(size - 1)
-            is_cut = before.read() != b"\n"
+            is_incomplete = before.read() != b"\n"
     file = path.open("a", encoding="utf-8")
-    if is_cut:
+    if is_incomplete:
         file.write("\n")
     return file
 
 
-def memory() -> dict[str, int]:
-    """Return the peak bytes of this rank: of its card, or of this process where there is none."""
+def peak_memory() -> dict[str, int]:
+    """Return the peak memory of this rank in bytes: on its card or, without one, of the process."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return {
@@ -420,8 +420,8 @@ def memory() -> dict[str, int]:
     return {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
-def seal(folder: Path, step: int) -> int:
-    """Write the manifest of a checkpoint, last and synced; return the bytes that it covers."""
+def write_manifest(folder: Path, step: int) -> int:
+    """Write the manifest of a checkpoint, after syncing its files; return their total size in bytes."""
     files, total = {}, 0
     for path in files_below(folder):
         with path.open("rb") as file:
@@ -442,7 +442,7 @@ def seal(folder: Path, step: int) -> int:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of a checkpoint but its manifest."""
+    """Yield the files of a checkpoint except its manifest."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in (MANIFEST, f".{MANIFEST}"):
             yield path

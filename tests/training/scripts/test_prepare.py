@@ -171,7 +171,7 @@ UNUSABLE: list[tuple[str | None, str, dict[str, Any], str]] = [
         "forgetful",
         "messages",
         {"messages": [TALK[1], {"role": "assistant", "content": "think/hi"}, *TALK[3:]]},
-        r"row 1 of `d`: the chat template writes earlier turns anew",
+        r"row 1 of `d`: the chat template changes earlier turns",
     ),
 ]
 
@@ -202,9 +202,9 @@ def test_columns_tell_the_form(prepare: ModuleType, columns: list[str], form: st
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        (["question", "answer"], r"`d` has the columns `question`, `answer`, and none of the forms: `text`;"),
-        (["conversations"], r"rows with `conversations` become `messages` with `role` and `content`"),
-        (["prompt"], "none of the forms"),
+        (["question", "answer"], r"the columns of `d` \(`question`, `answer`\) match no format: `text`;"),
+        (["conversations"], r"convert `conversations` to `messages`, each with `role` and `content`"),
+        (["prompt"], "match no format"),
     ],
 )
 def test_columns_that_tell_none(prepare: ModuleType, columns: list[str], words: str) -> None:
@@ -278,7 +278,7 @@ def test_what_is_cut_off_may_be_all_that_counts(bench: Bench) -> None:
     rows = [{"prompt": "p" * 30, "completion": "c"}, {"prompt": "p", "completion": "c"}]
     said = prepared(bench, rows, sequence_len=16)
     assert (said["rows"], said["dropped"], said["train_rows"]) == (2, 1, 1)
-    with pytest.raises(InvalidInput, match="no row has a token left to learn from within `sequence_len` 16"):
+    with pytest.raises(InvalidInput, match="within `sequence_len: 16` no row has a token to learn"):
         prepared(bench, rows[:1], sequence_len=16)
     assert prepared(bench, rows[:1], sequence_len=16, train_on_inputs=True)["trained"] == 16
 
@@ -310,8 +310,8 @@ def test_several_sources_come_one_after_the_other(bench: Bench) -> None:
 
 FAULTY: list[tuple[dict[str, Any], str]] = [
     ({"rows": "{\n"}, r"`.*rows\.jsonl` cannot be read as json: Expecting property name"),
-    ({"rows": "a", "name": "rows.doc"}, r"has no ending that says how to read it: known ones are \.jsonl"),
-    ({"rows": [{"question": "a"}]}, "and none of the forms"),
+    ({"rows": "a", "name": "rows.doc"}, r"is unknown: supported suffixes are \.jsonl"),
+    ({"rows": [{"question": "a"}]}, "match no format"),
     ({"rows": [{"text": "a"}, {"text": None}]}, r"row 2 of `.*rows\.jsonl` has no text in `text`"),
     ({"rows": [{"text": "a"}], "form": DataFormat.ALPACA}, r"row 1 of .* has no text in `output`"),
 ]
@@ -319,7 +319,7 @@ FAULTY: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("given", "words"), FAULTY)
 def test_data_that_cannot_be_trained_on(bench: Bench, given: dict[str, Any], words: str) -> None:
-    with pytest.raises(InvalidInput, match=f"the data cannot be trained on: .*{words}"):
+    with pytest.raises(InvalidInput, match=f"cannot train on this data: .*{words}"):
         prepared(bench, **given)
 
 

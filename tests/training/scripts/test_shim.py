@@ -317,11 +317,11 @@ def test_several_ranks_train_save_and_stop_together(bench: Bench) -> None:
         ({}, ""),
         (
             {"lock": "0ther" + "l" * 59},
-            "rank 1 has another stack than rank 0: its lock is 0therlllllll, not llllllllllll",
+            "rank 1 has a different lock than rank 0: 0therlllllll instead of llllllllllll",
         ),
         (
             {"resume": Path("checkpoint-4")},
-            "rank 1 begins at another checkpoint than rank 0: at checkpoint-4, not none",
+            "rank 1 resumes from a different checkpoint than rank 0: checkpoint-4 instead of none",
         ),
     ],
 )
