@@ -1,4 +1,4 @@
-"""The chores of the project.  Plain ``nox`` runs what CI runs; ``nox --list`` names them all."""
+"""The chores of the project.  Plain ``nox`` runs the same as CI; ``nox --list`` lists all."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from packaging.utils import parse_wheel_filename
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 QUICK = ("-m", "not network and not browser and not slow and not stack")
-STACK = "qlora-2026"  # what is trained in
+STACK = "qlora-2026"  # the stack of the session `training`
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
-# Of the settings of this machine, those that say where things are fetched from; the others (a target
-# folder, a constraints file, "use the system's Python") would change what the chores do.
+# The settings of pip and uv that say where to download from are kept.  Others (a target folder, a constraints
+# file, "use the system's Python") would change what the chores do.
 FETCHING = re.compile(
     r"(PIP|UV)_(\w*INDEX\w*|FIND_LINKS|CERT|TRUSTED_HOST|PROXY|\w*TIMEOUT|RETRIES|CACHE_DIR|LINK_MODE"
     r"|INSECURE_HOST|NATIVE_TLS|SYSTEM_CERTS|KEYRING_PROVIDER|PYTHON_INSTALL_DIR)"
@@ -29,8 +29,8 @@ FETCHING = re.compile(
 for variable in list(os.environ):
     if variable.startswith(("PIP_", "UV_")) and not FETCHING.fullmatch(variable):
         del os.environ[variable]
-# Without bytecode each of the many commands that tests start takes half as long again, and a training stack
-# three times as long.
+# Without bytecode the commands that tests start take half as long again, and a training stack takes three
+# times as long.
 for variable in ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"):
     os.environ.pop(variable, None)
 
@@ -51,7 +51,7 @@ nox.options.sessions = [
 
 
 def pythons() -> list[str]:
-    """Return the Pythons that the classifiers promise, and the running one."""
+    """Return the Pythons of the classifiers, and the running one."""
     promised = nox.project.python_versions(PYPROJECT)
     return promised if RUNNING in promised else [*promised, RUNNING]
 
@@ -62,9 +62,9 @@ def group(name: str) -> tuple[str, ...]:
 
 
 def files_with(pattern: str) -> list[str]:
-    """Return the test files in which *pattern* is found.
+    """Return the test files that *pattern* matches.
 
-    pytest would import all others, too, to find the few tests with a mark.
+    To select tests by a mark, pytest would import all files.
     """
     files = sorted(ROOT.glob("tests/**/test_*.py"))
     found = (path for path in files if re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
@@ -72,19 +72,19 @@ def files_with(pattern: str) -> list[str]:
 
 
 def files_marked(*marks: str) -> list[str]:
-    """Return the test files that carry one of *marks* as a whole, see ``markers`` in pyproject.toml."""
+    """Return the test files whose ``pytestmark`` has one of *marks* (``markers`` in pyproject.toml)."""
     return files_with(rf"^pytestmark = [^=]*\bpytest\.mark\.({'|'.join(marks)})\b")
 
 
 def has_chromium() -> bool:
-    """Whether there is a Chromium here for the tests of the compatibility page."""
+    """Whether Chromium is installed, for the tests of the compatibility page."""
     return any(map(shutil.which, CHROMIUM))
 
 
 def follow_pip() -> None:
-    """Let uv ask the index that pip is set up for, where nobody told uv of another.
+    """Let uv use the index of pip's configuration, unless uv has one of its own.
 
-    uv reads none of pip's settings, and on many machines only pip was told where the registry is.
+    uv does not read pip's configuration, and on many machines only pip knows the index.
     """
     if any(name in os.environ for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL")):
         return
@@ -98,7 +98,7 @@ def follow_pip() -> None:
 
 
 def follow_pyenv() -> None:
-    """Let every Python that pyenv has count as being here, after those that are chosen."""
+    """Make all Pythons of pyenv available, after the selected ones."""
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     chosen = root / "version"
     if "PYENV_VERSION" in os.environ or not chosen.is_file():
@@ -114,7 +114,7 @@ follow_pyenv()
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format, spelling, and that imports keep to the layers."""
+    """Check style, format, spelling and import layers."""
     session.install(*group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -131,11 +131,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=pythons())
 def tests(session: nox.Session) -> None:
-    """Run the tests: all of them on the newest Python, those that depend on the interpreter on the others.
+    """Run all tests on the newest Python, and those that depend on the interpreter on the others.
 
-    The newest Python tries many examples of each property, and looks at the compatibility page in
-    Chromium where there is one.  The oldest runs more than those between: what is new or gone in
-    one of them shows at an end, too.
+    The newest Python tries many examples of each property, and tests the compatibility page if Chromium is
+    installed.  The oldest Python runs more than those between, since a difference in one of those shows
+    in the oldest or the newest, too.
     """
     here = [python for python in pythons() if python == RUNNING or shutil.which(f"python{python}")]
     is_newest = session.python == here[-1]
@@ -148,7 +148,7 @@ def tests(session: nox.Session) -> None:
         if looks:
             chosen += ["-m", "not network and not stack"]
         else:
-            session.log("there is no Chromium here: the compatibility page is not looked at")
+            session.log("there is no Chromium here: the tests of the compatibility page are skipped")
     else:
         marks = ("interpreter", "stdlib") if session.python == here[0] else ("interpreter",)
         chosen = [*QUICK, *files_marked(*marks)]
@@ -157,18 +157,18 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def minimums(session: nox.Session) -> None:
-    """Run the tests that depend on our requirements with the lowest versions that the bounds allow."""
+    """Run the tests that depend on our requirements with the lowest allowed versions."""
     session.install("--resolution", "lowest-direct", "-e", ".")
-    session.install(*group("test"))  # leaves alone what is installed
+    session.install(*group("test"))  # keeps the installed versions
     session.run("uv", "pip", "list", external=True)
-    # uv's own answers are what ours are compared with, and its newest ones at that.
+    # These tests compare our resolver with the newest uv.
     chosen = session.posargs or files_marked("requirements")
     session.run("pytest", "-n", "auto", "-k", "not uv_finds", *QUICK, *chosen)
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
-    """Try 400 examples of each property, `tests` tries 150 (not among the default chores)."""
+    """Try 400 examples of each property; `tests` tries 150 (not run by default)."""
     session.install("-e", ".", *group("test"))
     chosen = ("-m", "hypothesis and not network", "--hypothesis-profile", "exhaustive")
     session.run("pytest", "-n", "auto", *chosen, *files_with("^from hypothesis import"), *session.posargs)
@@ -176,7 +176,7 @@ def properties(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Look at the compatibility page in Chromium, as `tests` does too (not among the default chores)."""
+    """Test the compatibility page in Chromium, as `tests` does too (not run by default)."""
     if not has_chromium():
         session.skip(f"there is no Chromium here (none of {', '.join(CHROMIUM)})")
     session.install("-e", ".", *group("browser"))
@@ -184,7 +184,7 @@ def browser(session: nox.Session) -> None:
 
 
 def python_with_torch() -> tuple[str, str] | None:
-    """Return a Python and a folder of pip's find-links that holds a CPU build of torch for it."""
+    """Return a Python, and a folder of pip's find-links with a CPU build of torch for it."""
     asked = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
     said = re.findall(r"^\S*\.find-links='(.*)'$", listed, re.MULTILINE)
@@ -201,7 +201,7 @@ def python_with_torch() -> tuple[str, str] | None:
 
 
 def interpreter(tag: str) -> str | None:
-    """Return the Python that a tag like ``cp311`` means; None where it does not run here."""
+    """Return the interpreter for a tag like ``cp311``; None if it is not here."""
     python = shutil.which(f"python3.{tag.removeprefix('cp3')}")
     if python is None:
         return None
@@ -211,10 +211,10 @@ def interpreter(tag: str) -> str | None:
 
 @nox.session
 def training(session: nox.Session) -> None:
-    """Apply a stack and train in it on the CPU (``-- --whole``: all of it); without a `+cpu` torch, skip."""
+    """Apply a stack and train in it on the CPU (``-- --whole``: all tests); needs a `+cpu` torch."""
     found = python_with_torch()
     if found is None:
-        session.skip("no folder of pip's find-links has a `+cpu` build of torch: nothing was trained")
+        session.skip("no folder of pip's find-links has a `+cpu` build of torch")
     python, folder = found
     session.install("-e", ".", *group("test"))
     home = Path(session.create_tmp()).resolve() / "home"
@@ -229,16 +229,16 @@ def training(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Stop a change at every operation of it, and print how often (not among the default chores)."""
+    """Interrupt a change at each of its operations, and print how often (not run by default)."""
     session.install("-e", ".", *group("test"))
-    # Some take a quarter of an hour, and are best spread by what is left.
+    # Some tests take a quarter of an hour.
     chosen = ("-n", "auto", "--dist", "worksteal", "tests/transaction/test_faults.py", "--every-fault")
     session.run("pytest", *chosen, *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation; a warning is an error, and so is a stale generated page."""
+    """Build the documentation; a warning or a stale generated page is an error."""
     session.install("-e", ".", *group("docs"))
     session.run("python", "docs/generate.py", "--check")
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html")
@@ -246,14 +246,14 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure whole processes beside uv and pip-tools (not among the default chores)."""
+    """Compare the run time with uv and pip-tools (not run by default)."""
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "benchmarks.bench", *session.posargs)
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build sdist and wheel, check their metadata, and start the wheel from outside the repository."""
+    """Build sdist and wheel, check their metadata, and run the installed wheel."""
     session.install(*group("build"))
     dist = Path(session.create_tmp()).resolve() / "dist"
     shutil.rmtree(dist, ignore_errors=True)
@@ -267,9 +267,9 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def vendor(session: nox.Session) -> None:
-    """Vendor what colablock/_vendor/vendor.txt names, and fail on a difference (``-- --update``: take it)."""
+    """Vendor what colablock/_vendor/vendor.txt lists; a difference is an error (``-- --update``: take it)."""
     session.install("pip", *group("vendor"))
-    # Beside the sources, not in place: a failed download must not leave the package without its parts.
+    # In a copy: a failed download must not leave the package without its vendored parts.
     scratch = Path(session.create_tmp()).resolve() / "vendor"
     shutil.rmtree(scratch, ignore_errors=True)
     vendored = Path("colablock", "_vendor")

@@ -1,4 +1,4 @@
-"""The ground every test stands on: no setting of this machine reaches it, and it leaves none behind."""
+"""Isolation of every test from the settings of this machine, and fixtures that are the same everywhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.training_stack import Bench, TrainingStack, build_training_st
 
 # A shared runner may stall in the middle of an example, so no example has a deadline.
 settings.register_profile("default", deadline=None, max_examples=40)
-# `thorough` is what a run of CI has the minutes for, `exhaustive` a longer look at what a change was of.
+# `thorough` is for CI, `exhaustive` for the properties of code that has just changed.
 for _profile, _examples in {"thorough": 150, "exhaustive": 400}.items():
     settings.register_profile(
         _profile, deadline=None, max_examples=_examples, suppress_health_check=[HealthCheck.too_slow]
@@ -51,27 +51,27 @@ def _has_room_in_memory() -> bool:
     return available is not None and min(free, int(available[1]) << 10) >= ROOM
 
 
-# The tests write many small files, and what they test flushes each to the disk: in memory this takes
-# a third of the time.  pytest asks for the variable when the first temporary folder is made.
+# The tests write many small files, and the transaction flushes each to the disk: in memory this takes a
+# third of the time.  pytest reads the variable when it makes the first temporary folder.
 if _has_room_in_memory():
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the fault injection be asked for whole."""
-    parser.addoption(EVERY_FAULT, action="store_true", help="stop a change at every operation, not at some")
+    """Add the option for the complete fault injection."""
+    parser.addoption(EVERY_FAULT, action="store_true", help="interrupt a change at every operation")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs whole commands in a world of its own as slow, before what is slow is left out."""
+    """Mark tests that run commands in a world as slow, before slow tests are deselected."""
     for item in items:
         if not WORLDS.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what was measured, and how often a change was stopped when all of that was asked for."""
+    """Print measured figures, and with ``--every-fault`` how often a change was interrupted."""
     counts: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
@@ -87,19 +87,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give the whole session an empty home and none of the settings of pip, uv and colablock.
+    """Give the session an empty home, without the settings of pip, uv and colablock.
 
-    Proxies stay as they are, but for the servers that the tests themselves start.
+    Proxies stay, except for the servers of the tests.
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(SETTINGS_OF_OTHERS) or name in OTHERS:
                 patch.delenv(name)
-        # Interpreters are no setting: those that the home of this machine holds stay in reach.
+        # Interpreters in the home of this machine are still found.
         for name, folder in INTERPRETERS.items():
             patch.setenv(name, os.environ.get(name, str(Path.home() / folder)))
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        # pip would still read the machine's own files, in /etc for example.
+        # pip would still read the files of this machine, in /etc for example.
         patch.setenv("PIP_CONFIG_FILE", os.devnull)
         patch.setenv("UV_NO_CONFIG", "1")
         for name in ("NO_PROXY", "no_proxy"):
@@ -110,7 +110,7 @@ def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test its own place for environments and for what is fetched."""
+    """Give each test its own home and cache of colablock."""
     monkeypatch.setenv("COLABLOCK_HOME", str(tmp_path / "colablock-home"))
     monkeypatch.setenv("COLABLOCK_CACHE_DIR", str(tmp_path / "colablock-cache"))
 
@@ -134,7 +134,7 @@ def fetcher(tmp_path: Path, waits: list[float]) -> Fetcher:
 
 @pytest.fixture(scope="session")
 def training_stack(tmp_path_factory: pytest.TempPathFactory) -> TrainingStack:
-    """Give an environment of stand-ins that trains."""
+    """Give an environment with stand-ins of the training libraries."""
     return build_training_stack(tmp_path_factory.mktemp("stack") / "env")
 
 
@@ -146,5 +146,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
 
 @pytest.fixture
 def bench(training_stack: TrainingStack, tmp_path: Path) -> Bench:
-    """Give a place of its own for the runs of a test."""
+    """Give a folder for the runs of a test."""
     return Bench(stack=training_stack, folder=tmp_path)

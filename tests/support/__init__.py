@@ -1,1 +1,1 @@
-"""What several test modules share: real wheels, a local index, recorded listings."""
+"""Shared helpers of the tests: real wheels, a local index, stand-ins of recorded runtimes."""

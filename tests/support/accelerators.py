@@ -1,4 +1,4 @@
-"""Accelerators as a driver tells of them."""
+"""NVIDIA GPUs: a declared one, and a driver library that is compiled for a test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["card", "compile_nvml"]
 
 
 def card(capability: str = "7.5", *, driver: str | None = "580.82.07") -> Accelerator:
-    """Return an accelerator of one card with 16 GiB."""
+    """Return an accelerator with one GPU of 16 GiB."""
     device = Device(name="T4", compute_capability=capability, memory=16 << 30)
     return Accelerator(kind="cuda", driver=driver, devices=(device,))
 

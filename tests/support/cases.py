@@ -1,4 +1,4 @@
-"""A resolver case: one TOML file under ``tests/cases``, and the small world that it describes.
+"""A resolver case: one TOML file under ``tests/cases`` with an index and the expected result.
 
 ::
 
@@ -58,7 +58,7 @@ __all__ = ["Expected", "Release", "ResolverCase", "ServedCase", "load_case"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """One version of one project, and how the index tells of it."""
+    """One version of a project, and what the index says about it."""
 
     name: str
     version: str
@@ -98,7 +98,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What must come out: pins, or a report that contains *names*."""
+    """The expected result: pins, or a conflict report that contains *names*."""
 
     unsatisfiable: bool = False
     names: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ class ResolverCase:
 
     @contextmanager
     def world(self, folder: Path) -> Iterator[ServedCase]:
-        """Serve the case's files, which are written under *folder*."""
+        """Write the files of the case under *folder*, and serve them."""
         remote, local = folder / "index", folder / "local"
         for place in (remote, local):
             place.mkdir()
@@ -152,7 +152,7 @@ class ResolverCase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedCase:
-    """A case with its index running; *require* has the local folder put in."""
+    """A case whose index is served.  The paths in *require* are those of the local folder."""
 
     case: ResolverCase
     server: IndexServer
@@ -161,7 +161,7 @@ class ServedCase:
 
 
 def load_case(path: Path) -> ResolverCase:
-    """Read a case file; a key that nobody knows is an error."""
+    """Read a case file.  An unknown key is an error."""
     table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     index = [*_releases(table.pop("index", {})), *_series(table.pop("versions", {}))]
     local = _releases(table.pop("local", {}))

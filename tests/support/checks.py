@@ -1,4 +1,4 @@
-"""What `colablock check` could write of some matrices on the recorded runtimes, every verdict among it."""
+"""Results as `colablock check` writes them for some matrices and runtimes, with every verdict."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def checks(
 
 
 def check_of(matrix: str, runtimes: tuple[RecordedRuntime, ...] = RUNTIMES) -> dict[str, Any]:
-    """Return the check of one matrix; a name that is none of ours is answered as `qlora-2024` is."""
+    """Return the check of one matrix.  An unknown name gets the results of `qlora-2024`."""
     kind = matrix if matrix in MATRICES else "qlora-2024"
     found: dict[str, Any] = {
         "schema": 1,

@@ -1,4 +1,4 @@
-"""A CandidateSource from a dictionary: the seam of the resolver, faked."""
+"""A fake CandidateSource for the resolver: candidates from a dictionary."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def constraints(*lines: str) -> tuple[Constraint, ...]:
 
 
 def installed(distributions: Mapping[str, Sequence[str]]) -> dict[NormalizedName, Installed]:
-    """Return what is installed from ``{"torch 2.8.0": ["triton==3.4.0"]}``."""
+    """Return installed distributions from ``{"torch 2.8.0": ["triton==3.4.0"]}``."""
     pairs = ((*_split(key), needs) for key, needs in distributions.items())
     return {
         name: Installed(name=name, version=str(version), requires=tuple(needs))
@@ -121,7 +121,7 @@ def installed(distributions: Mapping[str, Sequence[str]]) -> dict[NormalizedName
 
 
 def pins_of(resolution: Resolution) -> dict[str, str]:
-    """Return the versions that were chosen, by name."""
+    """Return the pinned version of each name."""
     return {str(name): str(pin.version) for name, pin in resolution.pins.items()}
 
 

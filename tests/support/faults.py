@@ -1,4 +1,4 @@
-"""A disk that fails, processes that die at it, and mounts of a test's own."""
+"""Failing file operations, killed processes, and mounts that only a test sees."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ __all__ = [
 T = TypeVar("T")
 
 _CLONE_NEWNS = 0x00020000
-_TEMPORARY = ".colablock-new"  # the end of the name of a file that is copied, until it is whole
-WRITING = frozenset({"copy", "mkdir", "write"})  # what takes room on the disk
+_TEMPORARY = ".colablock-new"  # ends the name of an unfinished copy
+WRITING = frozenset({"copy", "mkdir", "write"})  # they take disk space
 
 
 class Moment(Enum):
-    """When an operation is stopped: those that are several system calls can be stopped between them."""
+    """When an operation fails.  One that makes several system calls can fail midway, between them."""
 
     BEFORE = "before"
     MIDWAY = "midway"
@@ -48,9 +48,9 @@ class Moment(Enum):
 
 
 class Faulty(Operations):
-    """Fails at one operation, counted from nought, before, midway or after it is done.
+    """Fail one operation, counted from 0: before, midway or after it is done.
 
-    With *stays* every later one fails too, of those that *only* names (default: all of them).
+    With *stays* every later operation that *only* names (default: each) fails too.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Faulty(Operations):
         self.moment = moment
         self.stays = stays
         self.only = None if only is None else frozenset(only)
-        self.names: list[str] = []  # of the operations so far
+        self.names: list[str] = []  # the operations so far
 
     @property
     def count(self) -> int:
@@ -81,7 +81,7 @@ class Faulty(Operations):
             done()
             return
         if self.moment is Moment.AFTER:
-            with suppress(OSError):  # one that the system refuses has come to its end, too
+            with suppress(OSError):  # an operation that the system refuses has ended, too
                 done()
         elif self.moment is Moment.MIDWAY and half is not None:
             half()
@@ -114,7 +114,7 @@ class Faulty(Operations):
 
 
 class FaultyAndStuck(Faulty):
-    """Refuses besides to rename *what*: nothing, folders (overlayfs), or everything (another mount)."""
+    """Refuse renames too: of nothing, of folders (overlayfs) or of everything (another mount)."""
 
     def __init__(self, what: str, at: int, error: Callable[[], BaseException], **more: Any) -> None:
         super().__init__(at, error, **more)
@@ -129,7 +129,7 @@ class FaultyAndStuck(Faulty):
 
 
 def error_of(number: int) -> Callable[[], OSError]:
-    """Return what raises the error of the system with that number."""
+    """Return a function that makes the OSError with that number."""
     return lambda: OSError(number, os.strerror(number))
 
 
@@ -139,13 +139,13 @@ def full() -> OSError:
 
 
 def die() -> BaseException:
-    """End this process as a kernel restart or the lack of memory would."""
+    """Kill this process, as a kernel restart or a lack of memory does."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError  # the signal comes first
 
 
 def in_a_child(work: Callable[[], object]) -> int:
-    """Do *work* in a process of its own, and return how that ended: 0, or less than 0 by a signal."""
+    """Run *work* in a child process, and return its exit code: negative for a signal."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -160,7 +160,7 @@ def in_a_child(work: Callable[[], object]) -> int:
 
 
 def in_own_mounts(work: Callable[[], T]) -> T:
-    """Return what *work* returns in a process whose mounts nobody else sees; they end with it."""
+    """Run *work* in a child process with private mounts, and return its result."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -185,7 +185,7 @@ def in_own_mounts(work: Callable[[], T]) -> T:
 
 @cache
 def has_own_mounts() -> bool:
-    """Whether a process here may have mounts of its own, as root may outside of most containers."""
+    """Whether a process here may have private mounts: root may, but not in most containers."""
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]  # gone with the process
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -203,7 +203,7 @@ def _leave_mounts() -> None:
 
 @contextmanager
 def mounted(kind: str, at: Path, options: str) -> Iterator[None]:
-    """Mount a new *kind* of file system at *at* while the block lasts."""
+    """Mount a file system of *kind* at *at* for the block."""
     _run("mount", "-t", kind, "-o", options, kind, str(at))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Fetchers with a cache of their own, what they are asked for, and index sources over them."""
+"""Fetchers with their own cache, the files that they fetch, and index sources over them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def wanted(server: IndexServer, wheel: Path, **changes: Any) -> Wanted:
 
 
 def fetcher_in(folder: Path, environ: Mapping[str, str] | None = None, **options: Any) -> Fetcher:
-    """Return a fetcher that never sleeps, with its cache in *folder* and *environ* beside all variables."""
+    """Return a fetcher that never sleeps, with its cache in *folder*; *environ* is added to the variables."""
     options = {"sleep": lambda _: None, **options}
     return Fetcher({**os.environ, **(environ or {})}, cache=folder / "cache", **options)
 

@@ -1,4 +1,4 @@
-"""A runtime of 671 distributions with all that is awkward to move, and a change of many of them."""
+"""A runtime of 671 distributions with files that are hard to move, and a change of many of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.support.wheels import make_wheel
 __all__ = ["RUNTIME", "Ground", "copy_tree", "make_ground"]
 
 RUNTIME = "colab-2025.09-gpu"
-NEWER = "9999.0"  # than any release, those counted by the year among them
-# What Debian changes in its interpreters, as far as it concerns where things are installed.
+NEWER = "9999.0"  # than any release, even one with a calendar version
+# Debian's changes to its interpreters, as far as they concern install locations.
 _DEBIAN = """\
 import site, sys, sysconfig
 
@@ -38,19 +38,19 @@ sysconfig.get_paths.__defaults__ = ("posix_local", *sysconfig.get_paths.__defaul
 sysconfig.get_path.__defaults__ = ("posix_local", *sysconfig.get_path.__defaults__[1:])
 site.addsitedir(packages)
 """
-_LONG_AGO = 1_500_000_000_123_456_789  # ns: a copy that loses times is seen
+_LONG_AGO = 1_500_000_000_123_456_789  # ns: shows whether a copy keeps times
 
-# Of each family some are removed, some replaced, and the others stay beside them.
+# Of each family some are removed, some are replaced, and some stay.
 _FAMILIES = ("google-cloud-", "nvidia-", "opencv-", "jaraco-", "sphinxcontrib-", "opentelemetry-")
-_EACH = 18  # removed and replaced ones of no family
+_EACH = 18  # so many of no family are removed, and as many replaced
 _NEW = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """An environment in *folder*, and the change that it is to undergo.
+    """An environment in *folder*, and the change to apply to it.
 
-    *real* is the folder that the change is made in, *python* the interpreter that installs into it.
+    *real* is the folder that changes, *python* the interpreter of the environment.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class Ground:
 
     @property
     def pristine(self) -> Path:
-        """A copy of what the change is made in, as it was built."""
+        """A copy of *real* as it was built."""
         return self.folder / "pristine"
 
     @cached_property
@@ -82,7 +82,7 @@ class Ground:
         return snapshot_of(Path(self.python), environ=os.environ)
 
     def write_matrix(self) -> Path:
-        """Write a matrix for as much of the change as breaks nothing else of the runtime."""
+        """Write a matrix for the part of the change that breaks nothing else of the runtime."""
         held = _held_back()
         asked = [f'{s.name} = "=={s.version}"' for s in self.steps if s.version and s.name not in held]
         unwanted = [s.name for s in self.steps if s.version is None and s.name not in held]
@@ -103,7 +103,7 @@ class Ground:
 
 
 def _held_back() -> set[NormalizedName]:
-    """Return what something in the runtime needs in another version than the newer one, or at all there."""
+    """Return the names whose newer version some requirement of the runtime excludes."""
     held: set[NormalizedName] = set()
     for item in recorded_distributions(RUNTIME):
         for requirement in map(Requirement, item.installed.requires):
@@ -114,9 +114,9 @@ def _held_back() -> set[NormalizedName]:
 
 
 def make_ground(folder: Path, *, debian: bool = False) -> Ground:
-    """Build the runtime, spoil it as years of use would, and make the wheels of the change.
+    """Build the runtime, add leftovers and odd permissions, and make the wheels of the change.
 
-    It stands in a virtual environment that is reached by a link, or where Debian's interpreters keep it.
+    It is a virtual environment behind a symbolic link, or is installed as Debian's interpreters do.
     """
     folder.mkdir(parents=True, exist_ok=True)
     real, python, site = (_debian if debian else _linked_venv)(folder)
@@ -142,7 +142,7 @@ def make_ground(folder: Path, *, debian: bool = False) -> Ground:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Let the folder *target* hold what *source* holds, and nothing else: owners, times and all."""
+    """Make the folder *target* an exact copy of *source*, owners and times included."""
     target.mkdir(exist_ok=True)
     for path in target.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -156,7 +156,7 @@ def _linked_venv(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def _debian(folder: Path) -> tuple[Path, Path, Path]:
-    """Copy an interpreter, and let it install into ``local/lib/python3.X/dist-packages`` below its prefix."""
+    """Copy an interpreter that installs into ``local/lib/python3.X/dist-packages`` below its prefix."""
     usr = folder / "usr"
     library = Path(sysconfig.get_path("stdlib"))
     ours = usr / "lib" / library.name
@@ -187,7 +187,7 @@ def _chosen(names: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _portion(name: str) -> str:
-    """Return the folder of the package: below a shared namespace for those of a family."""
+    """Return the folder of the package: for one of a family, it is below a shared namespace."""
     family = next((family for family in _FAMILIES if name.startswith(family)), None)
     own = name.replace("-", "_").replace(".", "_").lower()
     if family is None:
@@ -198,7 +198,7 @@ def _portion(name: str) -> str:
 
 
 def _enrich(site: Path, name: str, version: str, number: int) -> None:
-    """Write a recorded distribution again, with more files than one module."""
+    """Rewrite a recorded distribution with more files than one module."""
     package = _portion(name)
     top = package.partition("/")[0]
     files = {
@@ -246,7 +246,7 @@ def _editable(site: Path, folder: Path) -> None:
 
 
 def _spoil(site: Path, removed: Sequence[str], replaced: Sequence[str]) -> None:
-    """Add what no RECORD lists, and what a RECORD lists but is no plain file; give odd permissions."""
+    """Add files that no RECORD lists, and listed links and odd names; set odd permissions."""
     for number, name in enumerate([*removed, *replaced]):
         package = site / _portion(name)
         if not package.is_dir() or (package / "latest").is_symlink():

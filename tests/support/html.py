@@ -1,4 +1,4 @@
-"""Reads HTML into a tree, and fails where an end tag does not close what is open."""
+"""Read HTML into a tree.  An end tag that does not match the open element is a failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Element:
 
     @property
     def text(self) -> str:
-        """All text below, as it stands."""
+        """All text below."""
         return "".join(child if isinstance(child, str) else child.text for child in self.children)
 
     def has(self, name: str, word: str) -> bool:
@@ -77,7 +77,7 @@ class _Reader(HTMLParser):
 
 
 def read(text: str) -> Element:
-    """Return the root of *text*, which has to be well nested."""
+    """Return the root of *text*.  Fails where it is not well nested."""
     reader = _Reader()
     reader.feed(text)
     reader.close()
@@ -86,7 +86,7 @@ def read(text: str) -> Element:
 
 
 def body(html: str) -> Element:
-    """Return the only block of ours in *html*, without its styles."""
+    """Return the only block of colablock in *html*, without its styles."""
     (block,) = read(html).all("div", "colablock")
     block.children = [one for one in block.children if isinstance(one, str) or one.tag != "style"]
     return block

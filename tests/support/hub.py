@@ -1,4 +1,4 @@
-"""A model hub on 127.0.0.1 that answers as the real one does, as far as we ask it.
+"""A model hub on 127.0.0.1 that answers our requests like the real one.
 
 ::
 
@@ -27,7 +27,7 @@ TOKEN = "hf_goodtoken"
 
 @dataclass(frozen=True, kw_only=True)
 class Repo:
-    """One model.  *sizes* are those of files whose bytes nobody asks for; *renamed* leads elsewhere."""
+    """One model.  *sizes* are those of files that no test downloads; *renamed* redirects to another name."""
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -47,12 +47,12 @@ class Seen:
 
 
 def digest(name: str) -> str:
-    """Return what the cache calls the content of a file."""
+    """Return the name of a file's content in the cache."""
     return hashlib.sha256(name.encode()).hexdigest()
 
 
 class HubServer(Serving):
-    """Answers HEAD and GET of files, and of the page that lists them; *statuses* spoil paths."""
+    """Answer HEAD and GET of files, and the list of files.  *statuses* replace the answers of paths."""
 
     def __init__(self, repos: Mapping[str, Repo]) -> None:
         super().__init__(_handler(self))
@@ -105,7 +105,7 @@ class HubServer(Serving):
 
 
 def fill_cache(folder: Path, repo: str, files: Mapping[str, bytes | None], *, commit: str = COMMIT) -> None:
-    """Write *files* as huggingface_hub keeps them in its cache; None is a download that was cut off."""
+    """Write *files* as huggingface_hub caches them.  None is an interrupted download."""
     model = folder / f"models--{repo.replace('/', '--')}"
     snapshot = model / "snapshots" / commit
     for path in (model / "refs", model / "blobs", snapshot):

@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 that answers with given bytes: no index, just pages."""
+"""A server on 127.0.0.1 for given pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PageServer"]
 
 
 class PageServer(Serving):
-    """Serves *pages*, bytes by path; any other path is not there (404)."""
+    """Serve *pages*, bytes by path.  Any other path is a 404."""
 
     def __init__(self, pages: Mapping[str, bytes]) -> None:
         class Handler(BaseHTTPRequestHandler):

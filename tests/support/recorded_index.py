@@ -59,7 +59,7 @@ class RecordedIndex:
 
     @cached_property
     def recorded(self) -> dict[str, dict[str, Any]]:
-        """What was recorded of each project: ``versions``, ``imports`` and ``scripts``."""
+        """The recorded ``versions``, ``imports`` and ``scripts`` of each project."""
         projects: dict[str, dict[str, Any]] = {}
         for path in self._paths:
             with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -70,13 +70,13 @@ class RecordedIndex:
 
     @cached_property
     def shared(self) -> frozenset[str]:
-        """Import names that several projects have: their stubs are empty, as those of namespaces are."""
+        """Import names of several projects.  Their stubs are empty, like those of namespace packages."""
         counted = Counter(top for project in self.recorded.values() for top in project["imports"])
         return frozenset(top for top, count in counted.items() if count > 1)
 
     @cached_property
     def cutoff(self) -> str | None:
-        """The moment that the first recording is of; None: the day it was made."""
+        """The cutoff of the first recording.  None: it has none, and shows the day it was made."""
         with gzip.open(self._paths[0], "rt", encoding="utf-8") as file:
             cutoff: str | None = json.load(file)["cutoff"]
         return cutoff
@@ -187,7 +187,7 @@ def _is_for_linux(filename: str) -> bool:
 
 
 def _add_script(modules: dict[str, str], script: str, target: str) -> None:
-    """Put the function of a console script where its entry point says."""
+    """Add the function that the entry point of a console script names."""
     module, _, attribute = target.partition(":")
     parts = module.split(".")
     top = parts[0]

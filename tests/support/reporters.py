@@ -1,4 +1,4 @@
-"""Reporters that keep what they are told."""
+"""Reporters that record their calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Notes"]
 
 
 class Notes(Reporter):
-    """Keeps the notes."""
+    """Record the notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

@@ -1,4 +1,4 @@
-"""Folders of runs as training leaves them, and what was said about them."""
+"""Run folders as training leaves them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_manifest(checkpoint: Path) -> None:
 
 
 def make_run(folder: Path, *, process: int | None = None, **facts: Any) -> RunFolder:
-    """Write the record of a run that *process* (default: this one) is."""
+    """Write the record of a run whose process is *process* (default: this one)."""
     process = os.getpid() if process is None else process
     run = RunFolder(folder)
     known: dict[str, Any] = {
@@ -68,7 +68,7 @@ def make_run(folder: Path, *, process: int | None = None, **facts: Any) -> RunFo
 
 
 def end(run: RunFolder, state: str = "done") -> None:
-    """Have the run end, as the shim writes it."""
+    """End the run as the shim does."""
     record = run.record()
     assert record is not None
     make_run(run.path, process=2**22 + 1, process_started=1, id=record.id)  # no process has that number

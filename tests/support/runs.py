@@ -1,4 +1,4 @@
-"""Folders of runs: built as a whole, or written by a real child as the shim writes them."""
+"""Run folders: written whole, or by a child process as the shim writes them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ end("done", steps)
 
 
 def record_of(**facts: Any) -> RunRecord:
-    """Return the record of a run of a small Llama, with *facts* in place of what is usual."""
+    """Return the record of a run of a small Llama; *facts* replace the defaults."""
     usual: dict[str, Any] = {
         "id": "tiny",
         "matrix": "qlora-2026",
@@ -96,7 +96,7 @@ def a_run(
     home: Path | None = None,
     **facts: Any,
 ) -> RunFolder:
-    """Return the folder of a run as it was left at *path*; known by its id at *home*."""
+    """Write the folder of an ended run at *path*, and register it at *home*."""
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     record = record_of(**({"id": path.name} | facts))
@@ -151,7 +151,7 @@ def train(
     home: Path | None = None,
     waits: bool = False,
 ) -> Iterator[tuple[RunFolder, subprocess.Popen[bytes]]]:
-    """Give the folder of a run that a child writes; with *waits* it tells nothing until `go` is there."""
+    """Give the folder of a run that a child process writes.  With *waits* it waits for the file ``go``."""
     folder = a_run(path, home=home)
     folder.log.unlink()
     folder.metrics_file.unlink()
@@ -172,7 +172,7 @@ def train(
 
 @contextmanager
 def a_sleeper() -> Iterator[dict[str, Any]]:
-    """Give what a record says of a process that runs, and does nothing."""
+    """Give the fields of a record for a process that runs and does nothing."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         try:
             yield {"process": child.pid, "process_started": start_time_of(child.pid)}

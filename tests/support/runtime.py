@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Stub:
-    """One distribution to write.  *files* come beside (or replace) its one-line packages."""
+    """One distribution to write.  *files* are added to its one-line packages, or replace them."""
 
     name: str
     version: str
@@ -84,7 +84,7 @@ class Venv:
 
 
 def build_runtime(name: str, into: Path, python: str | None = None) -> Path:
-    """Write the distributions of a recorded runtime, and return the site that they are in.
+    """Write the distributions of a recorded runtime, and return their site folder.
 
     With *python*, an interpreter of the runtime's minor version, *into*
     becomes a virtual environment; else it is the site itself.
@@ -118,9 +118,9 @@ def make_venv(into: Path, python: str) -> Path:
 
 
 def make_system_python(into: Path, marker: str) -> Path:
-    """Make a Python of its own, no virtual environment, that is externally managed; return its interpreter.
+    """Make an externally managed Python that is no virtual environment, and return its interpreter.
 
-    Its standard library is that of the Python which runs this, by links.
+    Its standard library is symbolic links to that of the running Python.
     """
     home = Path(sysconfig.get_path("stdlib"))
     library = into / "lib" / home.name
@@ -143,7 +143,7 @@ def site_of(folder: Path) -> Path:
 
 @cache
 def find_python(version: str) -> str | None:
-    """Return an interpreter of the minor *version* (``3.12``) that runs, or None: then skip the test."""
+    """Return a working interpreter of the minor *version* (``3.12``); None where there is none."""
     for candidate in _candidates(version):
         command = [candidate, "-I", "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"]
         try:

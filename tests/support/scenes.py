@@ -1,4 +1,4 @@
-"""A change of a whole runtime that is stopped again and again, and the ways to stop it."""
+"""A change of a whole runtime that is interrupted again and again, and the ways to interrupt it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Interruption:
-    """A way to be stopped.  With *stays* everything later fails too, of what *only* names."""
+    """A way to interrupt a change.  With *stays* every later operation that *only* names fails too."""
 
     error: Callable[[], BaseException]
     moment: Moment = Moment.BEFORE
@@ -69,12 +69,12 @@ class Interruption:
     only: frozenset[str] | None = None
 
     def places(self, operations: Sequence[str]) -> list[int]:
-        """Return the positions at which it can happen."""
+        """Return the positions at which it applies."""
         only = self.only if self.moment is Moment.MIDWAY else None
         return [at for at, name in enumerate(operations) if only is None or name in only]
 
     def disk(self, at: int) -> Faulty:
-        """Return a disk to which it happens at that position."""
+        """Return operations that fail at that position."""
         return Faulty(at, self.error, moment=self.moment, stays=self.stays, only=self.only)
 
 
@@ -93,25 +93,25 @@ FAULTS = {
 OFTEN = ("killed", "ENOSPC", "EACCES")
 
 
-# Where the environment stands
+# File systems
 
 
 class Base(Protocol):
-    """Where the environment stands, and how it gets back to where every point starts."""
+    """The file system of the environment, and the way back to the initial state."""
 
     def keep(self) -> None:
-        """Take what stands now as the start."""
+        """Keep the current state as the initial one."""
 
     def reset(self, *, moved: bool) -> None:
-        """Go back to the start; unless *moved*, everything stands as it did, by its listing."""
+        """Restore the initial state.  Unless *moved*, the listing says that nothing changed."""
 
 
 class Plain:
-    """On a plain file system, where a folder is renamed as a whole."""
+    """A plain file system: a folder is renamed as a whole."""
 
     def __init__(self, ground: Ground, mounts: ExitStack) -> None:
         self._real, self._start = ground.real, ground.folder / "start"
-        if has_own_mounts():  # in memory: faster, and the one on disk stays as it was built
+        if has_own_mounts():  # in memory: faster, and the original stays as it was built
             for folder in (self._real, self._start):
                 folder.mkdir(exist_ok=True)
                 mounts.enter_context(mounted("tmpfs", folder, "size=1g,mode=755"))
@@ -126,7 +126,7 @@ class Plain:
 
 
 class Overlay:
-    """As the lower layer of a mount, where a folder cannot be renamed and a file is copied up."""
+    """The lower layer of an overlay: a folder cannot be renamed, and a file is copied up."""
 
     def __init__(self, ground: Ground, mounts: ExitStack) -> None:
         self._real, self._layers = ground.real, ground.folder / "layers"
@@ -138,7 +138,7 @@ class Overlay:
     def keep(self) -> None:
         copy_tree(self._layers / "upper", self._layers / "start")
 
-    def reset(self, *, moved: bool) -> None:  # noqa: ARG002 (what was copied up is there even so)
+    def reset(self, *, moved: bool) -> None:  # noqa: ARG002 (files are copied up in any case)
         self._mount.close()
         shutil.rmtree(self._layers / "work", ignore_errors=True)
         for name in ("start", "upper", "work"):
@@ -149,16 +149,16 @@ class Overlay:
         self._mount.enter_context(mounted("overlay", self._real, options))
 
 
-# What is done there
+# Changes
 
 
 class Change(Protocol):
     def __call__(self, disk: Operations) -> None:
-        """Change the environment from the start to the end."""
+        """Change the environment."""
 
 
 class Applying:
-    """All of an apply: staged by uv each time."""
+    """A whole apply, staged by uv each time."""
 
     def __init__(self, ground: Ground, _site: Site) -> None:
         self._ground = ground
@@ -185,7 +185,7 @@ class Applying:
 
 
 class Swapping:
-    """What an apply does once it has staged, with a stage that is copied; *undo* as in `Journal`."""
+    """The part of an apply after staging, with a copied stage; *undo* as in `Journal`."""
 
     def __init__(self, ground: Ground, site: Site, *, undo: bool = True) -> None:
         self._site = site
@@ -219,7 +219,7 @@ class Swapping:
 
 
 class RollingBack:
-    """All of a rollback."""
+    """A whole rollback."""
 
     def __init__(self, ground: Ground, site: Site) -> None:
         self._site = site
@@ -239,7 +239,7 @@ CHANGES: Mapping[str, Callable[[Ground, Site], Change]] = {
 
 
 class Watch:
-    """What an environment holds before a change and after it, each path with its bytes, owner and times."""
+    """The listing of an environment before a change and after it, with bytes, owners and times."""
 
     def __init__(self, ground: Ground, base: Base, change: Callable[[], object]) -> None:
         self._base = base
@@ -253,7 +253,7 @@ class Watch:
         base.reset(moved=True)
 
     def check(self, *, forward: bool, about: object) -> None:
-        """Compare every path with what is to be there, and go back to the start."""
+        """Compare every path with the expected state, and restore the initial one."""
         expected, found = self.before, self._tree.listing()
         if forward:
             expected, found = self._without_new_times(self.after), self._without_new_times(found)
@@ -262,12 +262,12 @@ class Watch:
         self._base.reset(moved=forward)
 
     def _without_new_times(self, found: StrictListing) -> StrictListing:
-        """Leave out when a file was made that the change brought: that is another time each time."""
+        """Drop the times of the files that the change brought: they differ each time."""
         return {path: what if self.before.get(path) == what else what[:4] for path, what in found.items()}
 
 
 class Scene:
-    """A change that is stopped again and again, each time from the same start."""
+    """A change that is interrupted again and again, each time from the same initial state."""
 
     def __init__(self, ground: Ground, base: Base, change: str) -> None:
         self.site = read_site(ground.python, os.environ)
@@ -275,12 +275,12 @@ class Scene:
         disk = Faulty(-1, die)
         self.watch = Watch(ground, base, partial(self.change, disk))
         self.operations = tuple(disk.names)
-        # From where a change for good is finished in place of being undone: its record is written again.
+        # From this operation on, a change without undo is finished instead: its record is written again.
         writes = [at for at, name in enumerate(self.operations) if name == "write"]
         self._turns = writes[1] if change == "for good" else len(self.operations)
 
     def stop(self, name: str, at: int) -> bool:
-        """Stop the change at one operation and do as the next call does; whether the change was made."""
+        """Interrupt the change at one operation, and recover; return whether the change was made."""
         fault = FAULTS[name]
         is_made = self._is_made(fault, at)
         about = f"{name} at operation {at} of {len(self.operations)}, {self.operations[at]}"
@@ -294,7 +294,7 @@ class Scene:
 
     def _is_made(self, fault: Interruption, at: int) -> bool:
         if at == self._turns and fault.moment is Moment.AFTER:
-            return fault.error is die  # written, but whoever lives on can still go back
+            return fault.error is die  # written, but a living process can still go back
         return at > self._turns or (at == len(self.operations) - 1 and fault.moment is Moment.AFTER)
 
     def _recover(self, *, is_made: bool) -> None:
@@ -315,14 +315,14 @@ class Scene:
             assert is_made
 
     def _mend(self, disk: Faulty, stash: Path, *, is_made: bool) -> None:
-        """Recover from a failed undo, when the cause is mended and not before."""
+        """Recover from a failed undo, which works only once the cause is gone."""
         assert stash.is_dir() or is_made
         with pytest.raises(NotRestored):
             recover(self.site, disk=disk)
         self._recover(is_made=is_made)
 
     def recovery(self, first: int) -> tuple[str, ...]:
-        """Return the operations of the recovery after the change was killed at the one of that number."""
+        """Return the operations of the recovery after a kill at the operation *first*."""
         disk = Faulty(-1, die)
         self._kill(first)
         assert recover(self.site, disk=disk) is not None
@@ -330,7 +330,7 @@ class Scene:
         return tuple(disk.names)
 
     def stop_recovery(self, first: int, name: str, at: int) -> None:
-        """Kill the change at *first*, stop its recovery at one operation, and do as the next call does."""
+        """Kill the change at *first*, interrupt its recovery at one operation, and recover again."""
         fault = FAULTS[name]
         self._kill(first)
         if fault.error is die:
@@ -348,7 +348,7 @@ class Scene:
 
 
 def on(ground: Ground, base: str, work: Callable[[Base], T]) -> T:
-    """Do *work* where the environment stands on a *base* of that name."""
+    """Run *work* with the environment on the *base* of that name."""
     if base == "overlay" and not has_own_mounts():
         pytest.skip("a process here may not mount anything")
 
@@ -360,7 +360,7 @@ def on(ground: Ground, base: str, work: Callable[[Base], T]) -> T:
 
 
 def points(operations: Sequence[str], every: int | None, turn: int) -> Iterator[tuple[str, int]]:
-    """Yield faults and positions: every so many of all, or without *every* one each of some faults.
+    """Yield faults and positions: one in *every* of all, or without it one each of some faults.
 
     Those of OFTEN come at *every* position in turn, the others at 40 of them.
     Which faults a sample has goes by *turn*.

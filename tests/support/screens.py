@@ -1,4 +1,4 @@
-"""Where display tests have things drawn: consoles in memory, a notebook's shell, and a clock for both."""
+"""Targets of display tests: consoles in memory, the shell of a notebook, and a clock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stripped(to: Console) -> str:
 
 
 class Clock:
-    """A clock that stands still until a test sets it."""
+    """A clock that a test sets."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -43,7 +43,7 @@ class Clock:
 
 
 class Publisher:
-    """Keeps what is sent to a notebook: the data, the transient part and whether it is an update."""
+    """Record what is sent to a notebook: the data, the transient part, and whether it is an update."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[Mapping[str, Any], Mapping[str, object], bool]] = []
@@ -63,12 +63,12 @@ class Publisher:
         self.sent.append((data, transient or {}, update))
 
     def plain(self) -> list[str]:
-        """Return the plain texts, of what has one."""
+        """Return the plain texts."""
         return [str(data["text/plain"]) for data, _, _ in self.sent if "text/plain" in data]
 
 
 class FakeKernel:
-    """Keeps how it was ended."""
+    """Record how it was shut down."""
 
     def __init__(self) -> None:
         self.ends: list[bool] = []
@@ -78,7 +78,7 @@ class FakeKernel:
 
 
 class FakeShell:
-    """What the views of a notebook use of its shell."""
+    """The part of a notebook's shell that our views use."""
 
     def __init__(self) -> None:
         self.display_pub = Publisher()

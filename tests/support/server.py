@@ -58,7 +58,7 @@ FROM_FILE = "from the file"  # Facts.requires_python: what the file's own metada
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the index tells of one file beside its name, hash and size."""
+    """What the index says about a file besides its name, hash and size."""
 
     upload_time: str | None = UPLOAD_TIME  # None: this file has none
     requires_python: str | None = FROM_FILE
@@ -69,7 +69,7 @@ class Facts:
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """What goes wrong with a path, *times* times (None: always)."""
+    """A failure of a path, *times* times (None: always)."""
 
     status: int | None = None
     times: int | None = None
@@ -95,7 +95,7 @@ class Request:
 
 
 class Source(Protocol):
-    """Where the server's files come from; asked anew at each request, from several threads."""
+    """The files of the server.  Asked at each request, from several threads."""
 
     def projects(self) -> Iterable[str]:
         """Return the normalized names of what there is."""
@@ -108,7 +108,7 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """Wheels and sdists of one folder, as they are at the time of asking."""
+    """The wheels and sdists in a folder at the time of the request."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -212,7 +212,7 @@ class IndexServer(Serving):
         return f"{self.root}{self.files}{quote(filename)}"
 
     def set(self, filename: str, **facts: Any) -> None:
-        """Change what the index tells of one file (fields of `Facts`)."""
+        """Change what the index says about a file (fields of `Facts`)."""
         with self._lock:
             self._facts[filename] = replace(self._facts.get(filename, Facts()), **facts)
 
@@ -225,15 +225,15 @@ class IndexServer(Serving):
         self._redirects[path] = to
 
     def status(self, project: str, status: str, reason: str) -> None:
-        """Say of a project that it is not simply active (PEP 792)."""
+        """Set the status of a project (PEP 792)."""
         self._statuses[project] = (status, reason)
 
     def forget_requests(self) -> None:
-        """Start the log anew."""
+        """Clear the log."""
         self.requests.clear()
 
     def take_fault(self, method: str, path: str) -> Fault | None:
-        """Return the fault due for a request, and count it."""
+        """Return the fault for a request, and count it."""
         with self._lock:
             fault = self._faults.get(path)
             if fault is None or (fault.method is not None and fault.method != method):
@@ -245,7 +245,7 @@ class IndexServer(Serving):
             return fault
 
     def answer(self, path: str, accept: str) -> _Answer:
-        """Return what a whole, faultless GET of *path* gives."""
+        """Return the answer to a GET of *path* without faults."""
         if path in self._redirects:
             return _Answer(status=302, headers={"Location": self._redirects[path]})
         if path.startswith(self.files):

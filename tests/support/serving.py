@@ -1,4 +1,4 @@
-"""A server on 127.0.0.1 that answers while a block lasts."""
+"""A server on 127.0.0.1 for the time of a block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ S = TypeVar("S", bound="Serving")
 
 
 class Serving:
-    """Has *handler* answer each request in a thread of its own, on a port that is free.
+    """Answer each request with *handler* in a thread of its own, on a free port.
 
     *server* is the class that listens, where the usual one does not do.
     """

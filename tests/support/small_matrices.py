@@ -1,4 +1,4 @@
-"""Matrices made in memory, and what prepares the wheels of their solve."""
+"""Matrices in memory, and the preparer of the wheels of their resolution."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["entry", "matrix_of", "prepared"]
 
 
 def entry(name: str, **facts: Any) -> PackageEntry:
-    """Return the entry of a project, with *facts* of it."""
+    """Return the matrix entry of a project."""
     return PackageEntry(name=canonicalize_name(name), path=f"packages.{name}", **facts)
 
 
 def matrix_of(*packages: PackageEntry, **facts: Any) -> Matrix:
-    """Return a matrix that asks for *packages*."""
+    """Return a matrix with the entries *packages*."""
     return Matrix(name="demo", source="demo.toml", digest="0", packages=packages, **facts)
 
 
@@ -38,9 +38,9 @@ def prepared(
     index: str | None = None,
     source: Any = None,
 ) -> tuple[WheelPreparer, Resolution]:
-    """Solve *matrix* over the wheels in the folder *links* or over an index; return what prepares them too.
+    """Resolve *matrix* over the folder *links* or an index; return the preparer of the wheels, too.
 
-    Without an index everything is offline.
+    Without an index the resolution is offline.
     """
     find_links = [] if links is None else [str(links)]
     fetcher = Fetcher(os.environ, offline=index is None)

@@ -1,4 +1,4 @@
-"""A real training stack, which colablock applied in the home that COLABLOCK_TEST_HOME names; a tiny model."""
+"""A real training stack that colablock applied in COLABLOCK_TEST_HOME, and a tiny model for it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def needs_stack(test: Callable[..., None]) -> Callable[..., None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """The stack, with a home that knows of it and of no run; all that is written goes below *folder*."""
+    """The stack with a home of its own that has no runs.  All files are written below *folder*."""
 
     folder: Path
     python: str
@@ -80,7 +80,7 @@ class Stack:
         return self.folder / "home"
 
     def environ(self, **more: str) -> dict[str, str]:
-        """Return the variables of a process of colablock, which finds no network."""
+        """Return the environment variables of a colablock process that is offline."""
         mine = {
             "COLABLOCK_HOME": str(self.home),
             "COLUMNS": "100",
@@ -106,7 +106,7 @@ class Stack:
     def train(
         self, out: str, *argv: str | Path, model: Path | None = None, data: Path = TEXT, **settings: Any
     ) -> Done:
-        """Train the tiny model into the folder *out*, with *settings* in place of what is usual."""
+        """Train the tiny model into the folder *out*; *settings* replace the defaults."""
         pairs = [f"--set={key}={json.dumps(value)}" for key, value in {**USUAL, **settings}.items()]
         where = ("--model", model or self.model, "--dataset", data, "--output-dir", self.folder / out)
         return self.run("train", NAME, *where, *pairs, *argv)
@@ -128,7 +128,7 @@ def stack_python() -> str:
 
 
 def make_stack(folders: pytest.TempPathFactory) -> Stack:
-    """Return the stack of `TEST_HOME` in a folder of its own; the model is made once for all workers."""
+    """Return the stack of `TEST_HOME` with a folder of its own.  The model is made once for all workers."""
     folder, shared = folders.mktemp("stack"), folders.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -154,13 +154,13 @@ def take_own_cores() -> None:
 
 
 def losses_of(folder: RunFolder) -> dict[int, tuple[float, float]]:
-    """Return the loss and the norm of the gradients by step; where a step was done again, the later one."""
+    """Return the loss and the gradient norm of each step.  Of a repeated step the later one counts."""
     logs = [event for event in folder.metrics() if event["event"] == "log" and "loss" in event]
     return {event["step"]: (event["loss"], event["grad_norm"]) for event in logs}
 
 
 def wait_for(folder: RunFolder, holds: Callable[[list[dict[str, Any]]], object]) -> None:
-    """Wait until *holds* does of the events of a run."""
+    """Wait until *holds* is true of the events of a run."""
 
     def it_holds() -> object:
         if holds(folder.metrics()):
@@ -175,7 +175,7 @@ def wait_for(folder: RunFolder, holds: Callable[[list[dict[str, Any]]], object])
 
 
 def kill(folder: RunFolder) -> None:
-    """End every process of a run at once, as a runtime does that is taken away."""
+    """Kill every process of a run, as the loss of the runtime does."""
     record = folder.record()
     assert record is not None
     os.killpg(record.process, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""What the stub of a project holds beside its version: enough for imports and for the proofs to run.
+"""The contents of stub projects beside their version: enough for imports and for the proofs.
 
-Nothing here quantises or trains.  The stubs stand for the libraries where a test is about choosing,
-changing and proving an environment, and not about what the libraries compute.
+Nothing here quantises or trains.  The stubs replace the libraries in tests that resolve, change and prove an
+environment.
 """
 
 from __future__ import annotations

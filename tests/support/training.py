@@ -1,4 +1,4 @@
-"""Values that tests of the training hand-off start from: stacks, machines, configs and models' shapes."""
+"""Default values of the training tests: stacks, machines, configs and model shapes."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def a_config(**changes: Any) -> TrainConfig:
 
 
 def a_card(name: str = "Tesla T4", capability: str = "7.5", memory: float = 15, **more: Any) -> Card:
-    """Return a card; *memory* in GiB."""
+    """Return a GPU; *memory* in GiB."""
     major, minor = capability.split(".")
     return Card(name=name, compute_capability=(int(major), int(minor)), memory=round(memory * GIB), **more)
 
 
 def a_machine(*cards: Card, **changes: Any) -> Machine:
-    """Return a machine with plenty of everything but cards."""
+    """Return a machine with plenty of memory and disk, and the GPUs *cards*."""
     whole = Machine(cards=cards, ram=64 * GIB, ram_free=60 * GIB, disk_free=500 * 10**9)
     return replace(whole, **changes)
 

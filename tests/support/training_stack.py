@@ -1,4 +1,4 @@
-"""A virtual environment that trains with stand-ins, and runs in it: see ``tests/data/training_stack``."""
+"""An environment with stand-ins of the training libraries (``tests/data/training_stack``), and its runs."""
 
 from __future__ import annotations
 
@@ -74,21 +74,21 @@ _PATIENCE = 30.0  # seconds, on a busy machine
 
 @dataclass(frozen=True, slots=True)
 class TrainingStack(Venv):
-    """An environment that trains, and the tiny model that it trains."""
+    """An environment with stand-ins of the training libraries, and a tiny model."""
 
     @property
     def model(self) -> Path:
         return self.folder / "model"
 
     def proven(self, **changes: Any) -> ProvenEnvironment:
-        """Return what the solver would hand over."""
+        """Return the environment as preflight gets it."""
         usual = ProvenEnvironment(
             matrix="tiny", python=self.python, lock="l" * 64, runner="trl", versions=VERSIONS
         )
         return replace(usual, **changes)
 
     def apply(self, home: Path, matrix: Path) -> None:
-        """Write the record of an apply of *matrix*, with this as its environment, to *home*."""
+        """Record at *home* that *matrix* was applied to this environment."""
         found = find_matrix(str(matrix))
         versions = installed_versions([str(self.site)])
         version = ".".join(map(str, sys.version_info[:3]))
@@ -120,7 +120,7 @@ class TrainingStack(Venv):
 
 
 def build_training_stack(folder: Path, *, without: Iterable[str] = ()) -> TrainingStack:
-    """Make the environment in *folder*, the distributions *without* left out."""
+    """Make the environment in *folder*, without the distributions *without*."""
     make_venv(folder, sys.executable)
     stack = TrainingStack(folder)
     stubs = [
@@ -148,7 +148,7 @@ def _files_of(name: str) -> Iterable[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where runs of one stack lie; *extra* variables reach every process."""
+    """The folder of the runs of a stack.  *extra* variables are set in every process."""
 
     stack: TrainingStack
     folder: Path
@@ -166,7 +166,7 @@ class Bench:
         return path
 
     def environ(self, **more: str) -> dict[str, str]:
-        """Return the variables of a process here."""
+        """Return the environment variables of a process."""
         own = {"COLABLOCK_HOME": str(self.home), "COLUMNS": "80", "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
         return {**os.environ, **own, **self.extra, **more}
 
@@ -185,7 +185,7 @@ class Bench:
         return replace(usual, **changes)
 
     def job(self, *, proven: ProvenEnvironment | None = None, **changes: Any) -> Job:
-        """Return a start as preflight would have decided it on a machine without a card."""
+        """Return a job as preflight makes it on a machine without a GPU."""
         proven = proven or self.stack.proven()
         usual = Job(
             proven=proven,
@@ -199,7 +199,7 @@ class Bench:
         return job if job.data_digest else replace(job, data_digest=data_digest(job.config.datasets))
 
     def begin(self, job: Job, name: str = "run", **more: str) -> RunFolder:
-        """Start *job* in the folder *name* and return that; tokens that stand there are taken."""
+        """Start *job* in the folder *name*, and return the folder.  Existing tokens are reused."""
         folder, environ = RunFolder(self.folder / name), self.environ(**more)
         prepared = prepare_data(job, folder, environ, Reporter())
         start_job(job, prepared, folder, home=self.home, environ=environ)
@@ -216,7 +216,7 @@ def until(
     patience: float = _PATIENCE,
     told: Callable[[], str] = lambda: "it did not come to pass",
 ) -> None:
-    """Wait until *holds*; where it takes too long, *told* says more of it."""
+    """Wait until *holds* is true.  *told* is the message of the failure after *patience* seconds."""
     deadline = time.monotonic() + patience
     while not holds():
         assert time.monotonic() < deadline, told()
@@ -238,13 +238,13 @@ def record_of(folder: RunFolder) -> RunRecord:
 
 
 def kill(folder: RunFolder) -> None:
-    """End every process of the run at once, as a runtime that is taken away does."""
+    """Kill every process of the run, as the loss of the runtime does."""
     os.killpg(record_of(folder).process, signal.SIGKILL)
     end_of(folder)
 
 
 def again(folder: RunFolder, environ: Mapping[str, str], **job: Any) -> RunFolder:
-    """Start the command of an ended run anew, with other values in its job, and return the folder."""
+    """Start the command of an ended run again with changed values in its job; return the folder."""
     known = json.loads(folder.job_file.read_text())
     folder.job_file.write_text(json.dumps({**known, **job}))
     record = record_of(folder)
@@ -255,7 +255,7 @@ def again(folder: RunFolder, environ: Mapping[str, str], **job: Any) -> RunFolde
 
 
 def losses_of(folder: RunFolder) -> dict[int, float]:
-    """Return the loss of each step; the later event of a step wins."""
+    """Return the loss of each step.  Of a repeated step the later event counts."""
     return {
         event["step"]: event["loss"]
         for event in folder.metrics()
@@ -264,5 +264,5 @@ def losses_of(folder: RunFolder) -> dict[int, float]:
 
 
 def steps_of(folder: RunFolder, event: str = "log") -> list[int]:
-    """Return the steps of all events of one kind, in their order."""
+    """Return the steps of all events of one kind, in order."""
     return [one["step"] for one in folder.metrics() if one["event"] == event]

@@ -1,4 +1,4 @@
-"""Folders compared as a whole: paths, bytes, modes and links."""
+"""Whole folders to compare: paths, bytes, modes and links."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ StrictListing = dict[str, tuple[object, ...]]
 
 
 def listing(root: Path) -> Listing:
-    """Return everything below *root*: kind, permissions, and content or where a link points.
+    """Return everything below *root*: kind, permissions, and the content or the target of a link.
 
-    What a change is still deleting is waited for.
+    Waits for the background process that deletes the trash of a change.
     """
     _wait_for_deletion(root / ".colablock")
     found: Listing = {}
@@ -38,7 +38,7 @@ def listing(root: Path) -> Listing:
 
 
 def _is_deleting(paths: Collection[str]) -> bool:
-    """Whether a change is still deleting, in a process of its own, what it took out."""
+    """Whether a background process still deletes the trash of a change."""
     states = [path for path in paths if path.rpartition("/")[2] == ".colablock"]
     inside = {state: [path for path in paths if path.startswith(f"{state}/")] for state in states}
     return any(not below or f"{state}/trash" in below for state, below in inside.items())
@@ -53,14 +53,14 @@ def _wait_for_deletion(state: Path, seconds: float = 60.0) -> None:
 
 
 def installed_listing(root: Path) -> Listing:
-    """Return the listing without what colablock keeps beside the environment for the way back."""
+    """Return the listing without the stashes that colablock keeps for a rollback."""
     return {path: what for path, what in listing(root).items() if ".colablock" not in Path(path).parts}
 
 
 class Tree:
-    """The folder *root*, listed again and again: a file is read anew only where its inode has changed.
+    """The folder *root*, listed repeatedly.  A file is read again only if its inode has changed.
 
-    Stricter than `listing`: owners count too, and the times of all but folders.
+    Stricter than `listing`: it has owners, and the times of all but folders.
     """
 
     def __init__(self, root: Path) -> None:
@@ -68,7 +68,7 @@ class Tree:
         self._known: dict[tuple[int, int, int], bytes] = {}
 
     def listing(self) -> StrictListing:
-        """Return what stands at each path.  Of the record of a change, what differs each time is left out."""
+        """Return the state of each path, without the fields of a change record that differ each time."""
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -105,7 +105,7 @@ class Tree:
 
 
 def differences(expected: StrictListing, found: StrictListing) -> list[str]:
-    """Return how *found* differs from what was expected, a line for each path."""
+    """Return the differences of *found* from *expected*, a line for each path."""
     paths = sorted(expected.keys() | found.keys())
     return [
         f"{path!r}: {expected.get(path)} became {found.get(path)}"

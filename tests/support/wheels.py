@@ -1,4 +1,4 @@
-"""Real wheels and sdists, made in memory and the same bytes each time."""
+"""Real wheels and sdists, made in memory, with the same bytes each time."""
 
 from __future__ import annotations
 

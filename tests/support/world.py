@@ -1,4 +1,4 @@
-"""A whole world for one test module: an index, a source archive, interpreters, and a home for colablock.
+"""A world for tests: an index, a source archive, interpreters, and a home for colablock.
 
 ::
 
@@ -76,20 +76,20 @@ class Done:
 
     @property
     def json(self) -> Any:
-        """Standard output as JSON; fails where anything else is on it."""
+        """Standard output as JSON."""
         return json.loads(self.out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Where a module's tests happen.  *extra* variables stand beside those of every command."""
+    """An index, and folders for commands.  *extra* variables are set for every command."""
 
     folder: Path
     server: IndexServer
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def environ(self, **more: str) -> dict[str, str]:
-        """Return the variables of a process in this world."""
+        """Return the environment variables of a process in this world."""
         archives = self.folder / "archives"
         mine = {
             "COLABLOCK_CACHE_DIR": str(self.folder / "cache"),
@@ -118,9 +118,9 @@ class World:
         return Done(code=done.returncode, out=done.stdout, err=done.stderr)
 
     def stand_in(self, runtime: str) -> Venv:
-        """Return the stand-in of a recorded runtime, to be read and copied, not to be changed.
+        """Return the stand-in of a recorded runtime.  Copy it to change it.
 
-        Skips the test where the runtime's Python is missing.
+        Skips the test if the runtime's Python is missing.
         """
         folder = self.folder / runtime
         short = load_runtime(runtime).environment.short
@@ -133,7 +133,7 @@ class World:
         return Venv(folder)
 
     def uv(self, *argv: str) -> Done:
-        """Run uv, with no configuration but this world's."""
+        """Run uv with the configuration of this world only."""
         done = subprocess.run(
             [uv.find_uv_bin(), *argv],
             env={**self.environ(), "NO_COLOR": "1"},
@@ -146,16 +146,16 @@ class World:
 
 @contextmanager
 def open_world(folder: Path, source: Path | Source, **extra: str) -> Iterator[World]:
-    """Serve *source* on 127.0.0.1 while the block lasts, with all else below *folder*."""
+    """Serve *source* on 127.0.0.1 for the block.  All files are below *folder*."""
     axolotl_archive(folder / "archives")
     with IndexServer(source) as server:
         yield World(folder=folder, server=server, extra=extra)
 
 
 def _living(site: Path, runtime: str, venv: Path, only: Collection[str] | None = None) -> None:
-    """Give the stack's stubs in *site* what the proofs import, and ``accelerate`` its command.
+    """Write stubs with all that the proofs import into *site*, and the command ``accelerate``.
 
-    *only* these distributions of the runtime, where given, are written, others among them.
+    With *only*, write these distributions of the runtime instead of those of the stack.
     """
     stubs = []
     for item in recorded_distributions(runtime):
@@ -185,7 +185,7 @@ def _living(site: Path, runtime: str, venv: Path, only: Collection[str] | None =
 
 
 def new_complaints(before: Done, after: Done) -> set[str]:
-    """Return the names of which ``uv pip check`` complains after a change and did not before."""
+    """Return the names that ``uv pip check`` reports after a change and did not before."""
     return _complaints(after) - _complaints(before)
 
 
@@ -209,7 +209,7 @@ def notebook_venv(folder: Path, runtime: str, names: Collection[str]) -> Venv:
 
 
 def _needed_by(*names: str) -> set[str]:
-    """Return *names* and what they need, as far as it is installed beside the tests."""
+    """Return *names* and all their dependencies that are installed with the tests."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -227,7 +227,7 @@ def _needed_by(*names: str) -> set[str]:
 
 
 def run_cells(world: World, venv: Venv, folder: Path, *cells: str) -> list[list[dict[str, Any]]]:
-    """Run *cells* as a notebook in a kernel of *venv*, and return the outputs of each."""
+    """Run *cells* as a notebook in a kernel of *venv*, and return the outputs of each cell."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     jupyter_client = pytest.importorskip("jupyter_client")
@@ -239,7 +239,7 @@ def run_cells(world: World, venv: Venv, folder: Path, *cells: str) -> list[list[
 
 
 def kernel_options(venv: Venv, folder: Path) -> dict[str, Any]:
-    """Return what a kernel manager needs to start a kernel in *venv*."""
+    """Return the options of a kernel manager for a kernel in *venv*."""
     jupyter_client = pytest.importorskip("jupyter_client")
     spec = {
         "argv": [venv.python, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
@@ -253,7 +253,7 @@ def kernel_options(venv: Venv, folder: Path) -> dict[str, Any]:
 
 
 def shown(outputs: list[dict[str, Any]], kind: str = "text/plain") -> str:
-    """Return what a cell shows, of one kind; streams and errors count as plain text."""
+    """Return the output of a cell of one kind.  Streams and errors are plain text."""
     parts = []
     for output in outputs:
         if output["output_type"] in {"display_data", "execute_result"}:

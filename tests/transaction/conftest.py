@@ -11,5 +11,5 @@ from tests.support.small_ground import SmallGround
 
 @pytest.fixture
 def place(tmp_path: Path) -> SmallGround:
-    """Give a small environment, and the wheels of a change of it."""
+    """Give a small environment, and a change of it."""
     return SmallGround(tmp_path)
