@@ -1,4 +1,4 @@
-"""What resolvelib asks, answered from a request and a source."""
+"""The provider that resolvelib asks for candidates, dependencies and preferences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from resolvelib import AbstractProvider
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.requirements import applies, parse_requirement
 from colablock.errors import BadDistribution
@@ -21,7 +20,8 @@ from colablock.index.candidates import (
     Reason,
     Rejection,
 )
-from colablock.resolver.constraints import constraints_of, installed_candidate, protected_extras
+from colablock.resolver.constraints import constraints_of, protected_extras
+from colablock.resolver.matching import CandidateMatcher
 from colablock.resolver.model import (
     ANY,
     PYTHON,
@@ -34,14 +34,12 @@ from colablock.resolver.model import (
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
-    from colablock.environment.snapshot import Installed
-    from colablock.matrix.model import Constraint, PackageEntry
 
 __all__ = ["Provider"]
 
 
 class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[NormalizedName, "str | None"]]):
-    """What resolvelib asks; the answers come from the request and the source."""
+    """Answers the questions of resolvelib from a request and a source of candidates."""
 
     def __init__(
         self,
@@ -64,13 +62,12 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         )
         self._constraints = constraints_of(request, self.graph, self._held)
         self._protected_extras = protected_extras(request, self.graph, self._held)
-        self._excluded = {absent.name: absent for absent in request.absent}
+        self.matcher = CandidateMatcher(
+            request, source, graph=self.graph, constraints=self._constraints, held=self._held
+        )
         self._entries = request.asked
-        narrowed: tuple[PackageEntry | Constraint, ...] = (*self._entries, *request.constraints)
-        self._explicit_pre = {one.name for one in narrowed if any(s.prereleases for s in one.specifier)}
         self._roots = frozenset(entry.name for entry in self._entries)
         self._direct = {entry.name: entry for entry in self._entries if entry.url}
-        self._indexed = {entry.name for entry in self._entries if entry.index}
         self._must_hold = {(name, parse_requirement(line)) for name, line in request.must_hold}
         self._python = ResolverCandidate(
             Candidate(
@@ -81,14 +78,12 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         self._edges: defaultdict[
             NormalizedName, dict[tuple[ResolverRequirement, ResolverCandidate | None], None]
         ] = defaultdict(dict)
-        self._matching: dict[tuple[NormalizedName, frozenset[SpecifierSet], Any], tuple[Candidate, ...]] = {}
         self._blamed: Counter[tuple[ResolverRequirement, ResolverCandidate | None]] = Counter()
         self._satisfied: dict[tuple[int, int], tuple[ResolverRequirement, ResolverCandidate, bool]] = {}
         self._asked: set[NormalizedName] = set()
-        self._unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
 
     def roots(self) -> list[ResolverRequirement]:
-        """Return what the user asks for, where the markers hold."""
+        """Return the root requirements whose markers hold."""
         wants = [ResolverRequirement(PYTHON, self._request.requires_python, path="requires-python")]
         for entry in self._entries:
             wants += _wants(entry.name, entry.specifier, entry.extras, entry.url, entry.path)
@@ -115,9 +110,9 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         information: Mapping[Any, Iterator[Any]],
         backtrack_causes: Sequence[Any],  # noqa: ARG002
     ) -> tuple[Any, ...]:
-        """Order decisions the way pip documents it: direct, pinned, bounded, the user's own, name.
+        """Order decisions as pip documents it: direct, pinned, bounded, the user's own, name.
 
-        Not in the order of the user's lines: to sort a matrix must not change its lock.
+        The order of the lines in the matrix does not count: sorting a matrix must not change its lock.
         """
         name, extra = identifier
         wants = [info.requirement for info in information[identifier]]
@@ -145,7 +140,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         information: Mapping[Any, Iterator[Any]],  # noqa: ARG002
         backtrack_causes: Sequence[Any],
     ) -> Iterable[tuple[NormalizedName, str | None]]:
-        """Decide first about what the last conflict was about."""
+        """Decide the names of the last conflict first."""
         identifiers = list(identifiers)
         if any(name == PYTHON for name, _ in identifiers):
             return [identifier for identifier in identifiers if identifier[0] == PYTHON]
@@ -157,7 +152,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         return [identifier for identifier in identifiers if identifier[0] in causes] or identifiers
 
     def _blame(self, causes: Iterable[Any]) -> None:
-        """Count what asks for another version of a distribution that is held where it is."""
+        """Count the requirements that exclude the installed version of a held distribution."""
         for info in causes:
             want = info.requirement
             held = self._request.installed.get(want.name) if want.name in self._held else None
@@ -167,7 +162,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
                 self._blamed[want, info.parent] += 1
 
     def most_blamed(self) -> tuple[ResolverRequirement, ResolverCandidate | None] | None:
-        """Return who asked most often for another version of what is held; None where nobody did."""
+        """Return the requirement that excluded a held distribution most often; None if none did."""
         return self._blamed.most_common(1)[0][0] if self._blamed else None
 
     def find_matches(
@@ -186,10 +181,12 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             return [self._python] if fits else []
         self._reporter.resolving(name, len(self._asked))
         self._asked.add(name)
-        return [ResolverCandidate(c, extra) for c in self.matching(name, wants) if c.version not in bad]
+        return [
+            ResolverCandidate(c, extra) for c in self.matcher.matching(name, wants) if c.version not in bad
+        ]
 
     def is_satisfied_by(self, requirement: ResolverRequirement, candidate: ResolverCandidate) -> bool:
-        # resolvelib asks this of every pin in every round, of the same objects.
+        # resolvelib asks this for every pin in every round, with the same objects.
         key = id(requirement), id(candidate)
         known = self._satisfied.get(key)
         if known is None or known[0] is not requirement or known[1] is not candidate:
@@ -199,7 +196,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
     def _satisfies(self, requirement: ResolverRequirement, candidate: ResolverCandidate) -> bool:
         if requirement.exact is not None:
             return candidate.version == requirement.exact
-        if requirement.url and not self._follows(requirement, candidate.candidate):
+        if requirement.url and not self.matcher.follows(requirement, candidate.candidate):
             return False
         return requirement.specifier.contains(candidate.version, prereleases=True)
 
@@ -211,132 +208,6 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         self._record(known, candidate)
         return known
 
-    def matching(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> tuple[Candidate, ...]:
-        """Return the candidates that meet *wants* and every guard, best first."""
-        exact = frozenset(want.exact for want in wants if want.exact is not None)
-        urls = frozenset(want.url for want in wants if want.url)
-        specifiers = frozenset(want.specifier for want in wants)
-        key = (name, specifiers, (exact, urls))
-        if key not in self._matching:
-            self._matching[key] = tuple(self._match(name, wants))
-        return self._matching[key]
-
-    def installed_serves(self, installed: Installed, wants: Iterable[ResolverRequirement]) -> bool:
-        """Whether what is installed meets *wants*, the guards and the asked provenance."""
-        version = Version(installed.version)
-        fits = installed.name not in self._request.unfit
-        fits = fits and self._request.fixed.get(installed.name, version) == version
-        fits = fits and all(self._meets(want, version) for want in wants)
-        fits = fits and all(
-            guard.specifier.contains(version, prereleases=True)
-            for guard in self._constraints.get(installed.name, ())
-        )
-        return fits and self._allowed(installed.name, version) and self._provenance_fits(installed)
-
-    def _match(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> Iterator[Candidate]:
-        """Yield candidates in order: what is installed, then what breaks least, then the newest."""
-        installed = self._request.installed.get(name)
-        if installed is not None and self.installed_serves(installed, wants):
-            yield installed_candidate(installed)
-            if name in self._held:
-                return
-        elif name in self._held:
-            return
-        candidates = [c for c in self._source.judge(name).candidates if self._fits(c, wants)]
-        candidates = self._without_prereleases(name, candidates)
-        if installed is not None:
-            candidates = [c for c in candidates if self._is_another_build(c, installed)]
-            if len(candidates) > 1:
-                candidates.sort(key=lambda c: self._breaks(name, c.version))
-        preferred = self._request.preferred.get(name)
-        if preferred is not None:
-            candidates.sort(key=lambda c: c.version != preferred)
-        yield from candidates
-
-    def _is_another_build(self, candidate: Candidate, installed: Installed) -> bool:
-        if candidate.version != Version(installed.version):
-            return True
-        return installed.name not in self._request.unfit and not self._provenance_fits(installed)
-
-    def _fits(self, candidate: Candidate, wants: Sequence[ResolverRequirement]) -> bool:
-        version = candidate.version
-        key = (candidate.name, version)
-        if key in self._unusable or not self._allowed(candidate.name, version):
-            return False
-        fixed = self._request.fixed.get(candidate.name)
-        if fixed is not None and version != fixed:
-            return False
-        if not all(self._meets(want, version) and self._follows(want, candidate) for want in wants):
-            return False
-        if candidate.files and all(file.yanked is not None for file in candidate.files):
-            pinned = (s for want in wants for s in want.specifier)
-            if not any(s.operator in {"==", "==="} and not s.version.endswith(".*") for s in pinned):
-                return False
-        return all(
-            guard.specifier.contains(version, prereleases=True)
-            for guard in self._constraints.get(candidate.name, ())
-        )
-
-    @staticmethod
-    def _meets(want: ResolverRequirement, version: Version) -> bool:
-        if want.exact is not None:
-            return version == want.exact
-        return want.specifier.contains(version, prereleases=True)
-
-    def _follows(self, want: ResolverRequirement, candidate: Candidate) -> bool:
-        """Whether *candidate* is what a direct reference names; only the user's are followed."""
-        if not want.url:
-            return True
-        if want.path:
-            return candidate.origin in {
-                CandidateOrigin.DIRECT,
-                CandidateOrigin.INSTALLED,
-                CandidateOrigin.LOCK,
-            }
-        entry = self._direct.get(want.name)
-        return entry is not None and entry.url == want.url
-
-    def _allowed(self, name: NormalizedName, version: Version) -> bool:
-        absent = self._excluded.get(name)
-        return absent is None or not absent.specifier.contains(version, prereleases=True)
-
-    def _provenance_fits(self, installed: Installed) -> bool:
-        """Whether the installed build is the one asked for (PEP 610, PEP 440 local versions).
-
-        A direct reference has to be the one that was installed, or our own
-        rebuild of it.  Where the matrix names an index, an equal public version
-        is not enough: the same hash, or a local label that the index lists.
-        """
-        name, version = installed.name, Version(installed.version)
-        entry = self._direct.get(name)
-        if entry is not None:
-            recorded = str((installed.direct_url or {}).get("url", ""))
-            ours = entry.is_rebuilt and any(c.version == version for c in self._source.judge(name).candidates)
-            return ours or (not entry.is_rebuilt and recorded == entry.url)
-        if name not in self._indexed:
-            return True
-        same = [c for c in self._source.judge(name).candidates if c.version == version]
-        if installed.sha256 is not None:
-            return any(installed.sha256 == file.hashes.get("sha256") for c in same for file in c.all_files)
-        return version.local is not None and bool(same)
-
-    def _without_prereleases(self, name: NormalizedName, candidates: list[Candidate]) -> list[Candidate]:
-        """Leave pre-releases out unless the mode lets them in; the modes are uv's.
-
-        ``explicit``: the user's own specifier names one.  ``if-necessary``: no
-        final release meets what is asked (PEP 440, handling of pre-releases).
-        """
-        mode = self._request.prerelease
-        if mode == "allow" or ("explicit" in mode and name in self._explicit_pre):
-            return candidates
-        stable = [candidate for candidate in candidates if not candidate.version.is_prerelease]
-        return candidates if not stable and "if-necessary" in mode else stable
-
-    def _breaks(self, name: NormalizedName, version: Version) -> int:
-        """Count the installed distributions whose holding requirement *version* would break."""
-        demands = filter(self.graph.is_met, self.graph.demands_on(name))
-        return sum(not d.requirement.specifier.contains(version, prereleases=True) for d in demands)
-
     def _dependencies(self, choice: ResolverCandidate) -> Iterator[ResolverRequirement]:
         if choice.name == PYTHON:
             return
@@ -347,14 +218,14 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         try:
             metadata = self._source.metadata(candidate)
         except BadDistribution as error:
-            self._unusable[candidate.name, candidate.version] = Rejection(
+            self.matcher.unusable[candidate.name, candidate.version] = Rejection(
                 name=candidate.name,
                 version=candidate.version,
                 filename=candidate.file.filename if candidate.file else "",
                 reason=Reason.UNUSABLE,
                 detail=str(error),
             )
-            # Nothing can meet this one: resolvelib then goes on to the next candidate.
+            # No candidate meets this requirement, so resolvelib tries the next version.
             yield ResolverRequirement(candidate.name, SpecifierSet("<0.dev0"), extra=UNUSABLE)
             return
         if metadata.requires_python:
@@ -400,16 +271,16 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             self._edges[want.name][want, parent] = None
 
     def refused(self) -> Iterator[Rejection]:
-        """Yield what was refused of the names that were asked for."""
-        yield from self._unusable.values()
+        """Yield the versions that were rejected for invalid metadata."""
+        yield from self.matcher.unusable.values()
 
     def conflict(self, causes: Sequence[Any]) -> Conflict:
-        """Return why there is no solution, as data."""
+        """Return the reason why there is no solution, as data."""
         pairs = tuple(dict.fromkeys((info.requirement, info.parent) for info in causes))
         names = {want.name for want, _ in pairs} - {PYTHON}
         asked = [name for name in sorted(names) if name not in self._held]
         judged = {name: self._source.judge(name) for name in asked}
-        refused = [*self._unusable.values(), *(r for name in asked for r in judged[name].rejections)]
+        refused = [*self.matcher.unusable.values(), *(r for name in asked for r in judged[name].rejections)]
         missing = frozenset(name for name in asked if not judged[name].found)
         return Conflict(
             request=self._request,
@@ -426,7 +297,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
 def _wants(
     name: NormalizedName, specifier: SpecifierSet, extras: Iterable[str], url: str | None, path: str
 ) -> list[ResolverRequirement]:
-    """Return the want of a distribution, then one for each extra asked of it."""
+    """Return the requirement of a distribution, then one for each of its requested extras."""
     base = ResolverRequirement(name, specifier, None, url, path)
     return [
         base,

@@ -148,7 +148,7 @@ def _forced_releases(request: Request, source: CandidateSource) -> dict[Normaliz
             continue
         installed = request.installed.get(want.name)
         if installed is not None and want.name not in forced:
-            if provider.installed_serves(installed, known[want.name]):
+            if provider.matcher.installed_serves(installed, known[want.name]):
                 continue
             forced[want.name] = _needs(want, parent)
         exact = want.name in request.fixed or any(
@@ -159,7 +159,7 @@ def _forced_releases(request: Request, source: CandidateSource) -> dict[Normaliz
         expanded.add((want.name, want.extra))
         fitting = [
             c
-            for c in provider.matching(want.name, known[want.name])
+            for c in provider.matcher.matching(want.name, known[want.name])
             if c.origin is not CandidateOrigin.INSTALLED
         ]
         if len({c.version.public for c in fitting}) == 1:

@@ -1,0 +1,174 @@
+"""Match candidates: which versions of a project meet its requirements, and in which order they are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock._vendor.packaging.version import Version
+from colablock.environment.dependency_graph import DependencyGraph
+from colablock.environment.snapshot import Installed
+from colablock.index.candidates import Candidate, CandidateOrigin, CandidateSource, Rejection
+from colablock.matrix.model import Constraint, PackageEntry
+from colablock.resolver.constraints import installed_candidate
+from colablock.resolver.model import Request, ResolverRequirement
+
+__all__ = ["CandidateMatcher"]
+
+
+class CandidateMatcher:
+    """The candidates of a request that meet given requirements; results are cached.
+
+    *held* names stay at their installed version.  *unusable* collects the
+    versions whose metadata is invalid; they match nothing from then on.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        source: CandidateSource,
+        *,
+        graph: DependencyGraph,
+        constraints: Mapping[NormalizedName, Sequence[Any]],
+        held: frozenset[NormalizedName],
+    ) -> None:
+        self._request = request
+        self._source = source
+        self._graph = graph
+        self._constraints = constraints
+        self._held = held
+        self._excluded = {absent.name: absent for absent in request.absent}
+        self._direct = {entry.name: entry for entry in request.asked if entry.url}
+        self._indexed = {entry.name for entry in request.asked if entry.index}
+        narrowed: tuple[PackageEntry | Constraint, ...] = (*request.asked, *request.constraints)
+        self._explicit_pre = {one.name for one in narrowed if any(s.prereleases for s in one.specifier)}
+        self._matching: dict[tuple[NormalizedName, frozenset[SpecifierSet], Any], tuple[Candidate, ...]] = {}
+        self.unusable: dict[tuple[NormalizedName, Version], Rejection] = {}
+
+    def matching(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> tuple[Candidate, ...]:
+        """Return the candidates of *name* that meet *wants* and every constraint, best first."""
+        exact = frozenset(want.exact for want in wants if want.exact is not None)
+        urls = frozenset(want.url for want in wants if want.url)
+        specifiers = frozenset(want.specifier for want in wants)
+        key = (name, specifiers, (exact, urls))
+        if key not in self._matching:
+            self._matching[key] = tuple(self._match(name, wants))
+        return self._matching[key]
+
+    def installed_serves(self, installed: Installed, wants: Iterable[ResolverRequirement]) -> bool:
+        """Whether *installed* meets *wants* and every constraint, and is the requested build."""
+        version = Version(installed.version)
+        fits = installed.name not in self._request.unfit
+        fits = fits and self._request.fixed.get(installed.name, version) == version
+        fits = fits and all(self._meets(want, version) for want in wants)
+        fits = fits and all(
+            constraint.specifier.contains(version, prereleases=True)
+            for constraint in self._constraints.get(installed.name, ())
+        )
+        return fits and self._allowed(installed.name, version) and self._provenance_fits(installed)
+
+    def _match(self, name: NormalizedName, wants: Sequence[ResolverRequirement]) -> Iterator[Candidate]:
+        """Yield candidates: the installed one, then those that break the fewest others, the newest first."""
+        installed = self._request.installed.get(name)
+        if installed is not None and self.installed_serves(installed, wants):
+            yield installed_candidate(installed)
+            if name in self._held:
+                return
+        elif name in self._held:
+            return
+        candidates = [c for c in self._source.judge(name).candidates if self._fits(c, wants)]
+        candidates = self._without_prereleases(name, candidates)
+        if installed is not None:
+            candidates = [c for c in candidates if self._is_another_build(c, installed)]
+            if len(candidates) > 1:
+                candidates.sort(key=lambda c: self._breaks(name, c.version))
+        preferred = self._request.preferred.get(name)
+        if preferred is not None:
+            candidates.sort(key=lambda c: c.version != preferred)
+        yield from candidates
+
+    def _is_another_build(self, candidate: Candidate, installed: Installed) -> bool:
+        if candidate.version != Version(installed.version):
+            return True
+        return installed.name not in self._request.unfit and not self._provenance_fits(installed)
+
+    def _fits(self, candidate: Candidate, wants: Sequence[ResolverRequirement]) -> bool:
+        version = candidate.version
+        key = (candidate.name, version)
+        if key in self.unusable or not self._allowed(candidate.name, version):
+            return False
+        fixed = self._request.fixed.get(candidate.name)
+        if fixed is not None and version != fixed:
+            return False
+        if not all(self._meets(want, version) and self.follows(want, candidate) for want in wants):
+            return False
+        if candidate.files and all(file.yanked is not None for file in candidate.files):
+            pinned = (s for want in wants for s in want.specifier)
+            if not any(s.operator in {"==", "==="} and not s.version.endswith(".*") for s in pinned):
+                return False
+        return all(
+            constraint.specifier.contains(version, prereleases=True)
+            for constraint in self._constraints.get(candidate.name, ())
+        )
+
+    @staticmethod
+    def _meets(want: ResolverRequirement, version: Version) -> bool:
+        if want.exact is not None:
+            return version == want.exact
+        return want.specifier.contains(version, prereleases=True)
+
+    def follows(self, want: ResolverRequirement, candidate: Candidate) -> bool:
+        """Whether *candidate* comes from the direct reference of *want*; only the user's references count."""
+        if not want.url:
+            return True
+        if want.path:
+            return candidate.origin in {
+                CandidateOrigin.DIRECT,
+                CandidateOrigin.INSTALLED,
+                CandidateOrigin.LOCK,
+            }
+        entry = self._direct.get(want.name)
+        return entry is not None and entry.url == want.url
+
+    def _allowed(self, name: NormalizedName, version: Version) -> bool:
+        absent = self._excluded.get(name)
+        return absent is None or not absent.specifier.contains(version, prereleases=True)
+
+    def _provenance_fits(self, installed: Installed) -> bool:
+        """Whether the installed build is the requested one (PEP 610, PEP 440 local versions).
+
+        A direct reference must be the one that was installed, or a rebuilt wheel of
+        it.  If the matrix names an index, an equal public version is not enough: the
+        hash must match, or the index must list the local label.
+        """
+        name, version = installed.name, Version(installed.version)
+        entry = self._direct.get(name)
+        if entry is not None:
+            recorded = str((installed.direct_url or {}).get("url", ""))
+            ours = entry.is_rebuilt and any(c.version == version for c in self._source.judge(name).candidates)
+            return ours or (not entry.is_rebuilt and recorded == entry.url)
+        if name not in self._indexed:
+            return True
+        same = [c for c in self._source.judge(name).candidates if c.version == version]
+        if installed.sha256 is not None:
+            return any(installed.sha256 == file.hashes.get("sha256") for c in same for file in c.all_files)
+        return version.local is not None and bool(same)
+
+    def _without_prereleases(self, name: NormalizedName, candidates: list[Candidate]) -> list[Candidate]:
+        """Drop pre-releases unless the mode admits them; the modes are those of uv.
+
+        ``explicit``: the user's specifier names one.  ``if-necessary``: no final
+        release meets the requirements (PEP 440, handling of pre-releases).
+        """
+        mode = self._request.prerelease
+        if mode == "allow" or ("explicit" in mode and name in self._explicit_pre):
+            return candidates
+        stable = [candidate for candidate in candidates if not candidate.version.is_prerelease]
+        return candidates if not stable and "if-necessary" in mode else stable
+
+    def _breaks(self, name: NormalizedName, version: Version) -> int:
+        """Count the installed distributions whose holding requirement *version* would break."""
+        demands = filter(self._graph.is_met, self._graph.demands_on(name))
+        return sum(not d.requirement.specifier.contains(version, prereleases=True) for d in demands)
