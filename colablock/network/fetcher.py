@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import re
 import threading
 import time
@@ -23,30 +22,13 @@ from colablock.network.download import IDENTITY, Download, Fetchable, HashChecke
 
 if TYPE_CHECKING:
     from colablock.network.http import HttpClient, HttpResponse
-    from colablock.network.settings import Settings
+    from colablock.network.page_cache import LONGEST_PAGE, Page, PageCache
+from colablock.network.settings import Settings
 
 __all__ = ["ByteRange", "Fetcher", "Page"]
 
 T = TypeVar("T")
-_LONGEST_FRESH = 3600.0  # seconds: limit for the max-age of a page
-_LONGEST_PAGE = 1 << 27  # bytes, decompressed: several times the largest page of PyPI
 _GO_ONLINE = "Run this once without `--offline` and COLABLOCK_OFFLINE, or name a folder with `--find-links`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """One page of an index.
-
-    *url* is canonical, after redirects.  *base* is the URL that the page came
-    from, which may be a mirror; relative links start there.  *digest* is the
-    SHA-256 of the body.
-    """
-
-    url: str
-    base: str
-    content_type: str
-    body: bytes
-    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +66,7 @@ class Fetcher:
         self.offline = offline
         self._environ = environ
         self._sleep = sleep
-        self._now = now
+        self._pages = PageCache(self.cache, now)
         self._mirrors = Mirrors.parse(environ.get("COLABLOCK_MIRRORS", "")).and_indexes(mirrors)
         self._credentials = Credentials(environ, keyring=keyring)
         for _, place_of_mirror in self._mirrors.pairs:
@@ -142,19 +124,11 @@ class Fetcher:
             return _local_page(path, url, self._mirrors.to_mirror(url))
         # A mirror may have another page than the index, although both have the same canonical URL.
         key = f"{redacted(self._mirrors.to_mirror(url))}\n{accept}"
-        kept = self._kept_page(key)
-        if kept is not None and (self.offline or self._is_fresh(kept[0])):
-            return kept[1]
-
-        def headers() -> dict[str, str]:
-            validators: dict[str, str] = {}
-            if kept is not None:
-                etag, modified = kept[0].get("etag"), kept[0].get("modified")
-                validators |= {"If-None-Match": etag} if etag else {}
-                validators |= {"If-Modified-Since": modified} if modified else {}
-            return {"Accept": accept, "Accept-Encoding": "gzip", **validators}
-
-        return self._exchange(url, headers, lambda answer: self._page(key, answer, kept))
+        cached = self._pages.read(key)
+        if cached is not None and (self.offline or self._pages.is_fresh(cached)):
+            return cached.page
+        headers = {"Accept": accept, "Accept-Encoding": "gzip", **(cached.validators if cached else {})}
+        return self._exchange(url, lambda: headers, lambda answer: self._pages.store(key, answer, cached))
 
     def get_bytes(self, url: str, hashes: Mapping[str, str] | None = None) -> bytes:
         """Return the content of a small file after checking its hashes; it is not cached."""
@@ -245,50 +219,6 @@ class Fetcher:
             raise _disk(named, error) from error
         return named
 
-    # -- pages
-
-    def _kept_page(self, key: str) -> tuple[dict[str, str], Page] | None:
-        data = self.cache.read("pages", key)
-        if data is None:
-            return None
-        head, _, body = data.partition(b"\n")
-        try:
-            facts = {str(name): str(value) for name, value in json.loads(head).items()}
-            digest = facts["sha256"]
-            return facts, Page(
-                url=facts["url"], base=facts["base"], content_type=facts["type"], body=body, digest=digest
-            )
-        except (ValueError, KeyError, AttributeError):
-            return None  # written by another release of colablock
-
-    def _is_fresh(self, facts: Mapping[str, str]) -> bool:
-        age = self._now() - float(facts.get("stored", "0"))
-        return 0 <= age < min(float(facts.get("max-age", "0")), _LONGEST_FRESH)
-
-    def _page(self, key: str, answer: HttpResponse, kept: tuple[dict[str, str], Page] | None) -> Page | None:
-        if answer.status == 304 and kept is not None:  # noqa: PLR2004 - HTTP says so
-            page = kept[1]
-        elif answer.status == 200:  # noqa: PLR2004
-            body = answer.read(_LONGEST_PAGE)
-            content_type = answer.headers.get("content-type", "")
-            digest = hashlib.sha256(body).hexdigest()
-            page = Page(url=answer.url, base=answer.base, content_type=content_type, body=body, digest=digest)
-        else:
-            return None
-        facts = {
-            "url": page.url,
-            "base": page.base,
-            "type": page.content_type,
-            "sha256": page.digest,
-            "stored": str(self._now()),
-            "max-age": _max_age(answer.headers.get("cache-control", "")),
-            "etag": answer.headers.get("etag") or (kept[0].get("etag", "") if kept else ""),
-            "modified": answer.headers.get("last-modified") or (kept[0].get("modified", "") if kept else ""),
-        }
-        if "no-store" not in answer.headers.get("cache-control", ""):
-            self.cache.write("pages", key, json.dumps(facts).encode() + b"\n" + page.body)
-        return page
-
     # -- whole files
 
     def _cached(self, file: Fetchable) -> Path | None:
@@ -370,7 +300,7 @@ def _check_name(filename: str) -> None:
 
 
 def _whole(answer: HttpResponse) -> bytes | None:
-    return answer.read(_LONGEST_PAGE) if answer.status == 200 else None  # noqa: PLR2004 - HTTP says so
+    return answer.read(LONGEST_PAGE) if answer.status == 200 else None  # noqa: PLR2004 - HTTP says so
 
 
 def _span(answer: HttpResponse) -> ByteRange | None:
@@ -380,11 +310,6 @@ def _span(answer: HttpResponse) -> ByteRange | None:
     if answer.status != 206 or match is None:  # noqa: PLR2004
         return None
     return ByteRange(data=answer.read(), start=int(match[1]), total=int(match[3]))
-
-
-def _max_age(control: str) -> str:
-    match = re.search(r"(?:^|[\s,])max-age=(\d+)", control)
-    return match[1] if match and "no-cache" not in control else "0"
 
 
 def _of_index(error: FetchFailed, file: Fetchable) -> FetchFailed:
