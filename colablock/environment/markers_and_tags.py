@@ -19,7 +19,7 @@ from colablock._vendor.packaging.tags import (
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import InvalidInput
 
-__all__ = ["Environment", "environment_for"]
+__all__ = ["Environment", "environment_for", "platform_family"]
 
 #: The glibc that a bare ``linux_<arch>`` stands for: what wheels are commonly built for.
 _COMMON_GLIBC = (2, 28)
@@ -120,6 +120,15 @@ def environment_for(python_version: str, platform: str) -> Environment:
     }
     facts |= {"version": [3, minor], "free_threaded": match[4] is not None, "debug": False}
     return Environment.from_facts(facts)
+
+
+def platform_family(platform: str) -> tuple[str, str]:
+    """Return the system or C library and the machine that a platform tag names, without a version.
+
+    ``manylinux_2_35_x86_64`` gives ``("manylinux", "x86_64")`` (PEP 600, PEP 656).
+    """
+    match = re.fullmatch(r"([a-z]+)(?:_\d+_\d+_|_)?(\w*)", platform)
+    return (match[1], match[2]) if match else (platform, "")
 
 
 def _tags(facts: Mapping[str, Any]) -> Iterator[Tag]:

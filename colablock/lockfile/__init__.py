@@ -1,4 +1,4 @@
-"""Lock files (PEP 751): written, read, stored beside their matrix, and exported to other formats.
+"""Write lock files (PEP 751), read them, find the one that fits, and export them to other formats.
 
 In: a `Resolution` or a lock file.  Out: a lock file, exact pins, or a requirements file with hashes.
 """

@@ -1,4 +1,4 @@
-"""Lock → what other installers read: hashed requirements, constraints, a script's metadata.  No I/O here."""
+"""Export a lock: requirements with hashes, constraints, or the metadata block of a script.  No I/O here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Format", "export_text", "files_beside"]
 
 
 class Format(Enum):
-    """What a lock can be written as."""
+    """The formats that a lock can be exported to."""
 
     REQUIREMENTS = "requirements"
     CONSTRAINTS = "constraints"
@@ -34,17 +34,17 @@ class Format(Enum):
 
 
 def export_text(lock: Pylock, form: Format, *, source: str, find_links: Sequence[str] = ()) -> str:
-    """Return *lock* as *form*.
+    """Return *lock* in the format *form*.
 
-    *source* names the lock in messages, and *find_links* are the folders of
-    what lies beside it, as the new file has to name them.  Raises
-    InvalidRequirements for what is no exact pin of a release, InvalidInput for
-    what *form* cannot say.
+    *source* names the lock in messages.  *find_links* are the folders of the
+    wheels beside the lock, as the new file has to name them.  Raises
+    InvalidRequirements if a package is not an exact pin of a release,
+    InvalidInput if *form* cannot express the lock.
     """
     pins, faults = pins_of(lock, source)
     if form is Format.REQUIREMENTS:
-        unproven = (pin for pin in pins if not pin.hashes)
-        faults += [Fault(path=pin.where, message=f"{pin.package.name} has no sha256") for pin in unproven]
+        unhashed = (pin for pin in pins if not pin.hashes)
+        faults += [Fault(path=pin.where, message=f"{pin.package.name} has no sha256") for pin in unhashed]
     if faults:
         raise InvalidRequirements(source, faults)
     pins.sort(key=lambda pin: _by_name(_line(pin)))
@@ -63,11 +63,11 @@ def files_beside(lock: Pylock) -> dict[str, list[str]]:
     return dict(sorted((file.path, hash_texts(file.hashes)) for file in files if file.path and not file.url))
 
 
-# -- the forms
+# -- the formats
 
 
 def _requirements(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) -> Iterator[str]:
-    """Yield a requirements file as pip-compile writes it: sorted, each with its hashes and who needs it."""
+    """Yield a requirements file in the layout of pip-compile: sorted pins, with hashes and comments."""
     default, extra = _indexes(pins)
     options = [f"--index-url {default}"] if default else []
     options += [f"--extra-index-url {url}" for url in extra]
@@ -82,7 +82,7 @@ def _requirements(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[
 
 
 def _constraints(lock: Pylock, pins: Sequence[LockedPin], _find_links: Sequence[str]) -> Iterator[str]:
-    """Yield the versions, those that the lock assumes to be there among them."""
+    """Yield the versions, including those of the distributions that a delta assumes."""
     assumed = [
         f"{canonicalize_name(name)}=={version}" for name, version in _about(lock, "assumes", {}).items()
     ]
@@ -93,8 +93,10 @@ def _script(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) 
     """Yield a block of inline script metadata (PEP 723)."""
     if assumed := _about(lock, "assumes", {}):
         count = len(assumed)
-        message = f"a script gets an environment of its own, and the lock assumes {count} distributions in it"
-        raise InvalidInput(message, hint="A complete lock assumes none")
+        message = (
+            f"the lock assumes {count} installed distributions, and a script gets an environment of its own"
+        )
+        raise InvalidInput(message, hint="Use a complete lock, which assumes none")
     data: dict[str, Any] = {}
     if lock.requires_python:
         data["requires-python"] = str(lock.requires_python)
@@ -108,17 +110,17 @@ def _script(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) 
 
 
 def _uv_settings(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) -> dict[str, Any]:
-    """Return what uv has to be told to find the same files: nothing where it would anyway."""
+    """Return the settings with which uv finds the same files; empty if its defaults do."""
     settings: dict[str, Any] = {}
     cutoff = _about(lock, "exclude-newer", None)
-    # uv takes a file without an upload time for a newer one.
+    # uv treats a file without an upload time as newer than the cutoff.
     if cutoff and all(file.upload_time for pin in pins for file in _files(pin.package)):
-        settings["exclude-newer"] = _zulu(cutoff)
+        settings["exclude-newer"] = _rfc3339(cutoff)
     if find_links:
         settings["find-links"] = list(dict.fromkeys(find_links))
     default, extra = _indexes(pins)
     indexes: list[dict[str, Any]] = [{"url": default, "default": True}] if default else []
-    # An index that is named for a package is asked for nothing else.
+    # `explicit`: the index is used only for the packages that name it.
     indexes += [{"name": _slug(url), "url": url, "explicit": True} for url in extra]
     if indexes:
         settings["index"] = indexes
@@ -129,11 +131,11 @@ def _uv_settings(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[s
     return settings
 
 
-# -- their parts
+# -- parts of the formats
 
 
 def _header(lock: Pylock, pins: Sequence[LockedPin], form: Format) -> Iterator[str]:
-    """Yield what the file says of itself: how it is made, for what, and what it assumes."""
+    """Yield the comments at the top: how the file is made, for which target, and what it assumes."""
     keys = ("matrix", "variant", "python", "platform", "runtime")
     matrix, variant, python, platform, runtime = (_about(lock, key, None) for key in keys)
     if matrix is None:
@@ -144,10 +146,10 @@ def _header(lock: Pylock, pins: Sequence[LockedPin], form: Format) -> Iterator[s
         words += [] if form is Format.REQUIREMENTS else ["--format", form.value]
         yield f"# Made by `{shlex.join(words)}`"
         yield f"# matrix {matrix}{f' ({variant})' if variant else ''}, Python {python}, {platform}"
-        for name in map(str, filter(None, map(_unlisted, pins))):
+        for name in map(str, filter(None, map(_off_index, pins))):
             yield f"# {name} is on no index: name the page of its files with `--find-links`"
     if cutoff := _about(lock, "exclude-newer", None):
-        yield f"# nothing that was uploaded after {_zulu(cutoff)}"
+        yield f"# without files uploaded after {_rfc3339(cutoff)}"
     where = f" in {runtime}" if runtime else ""
     for name, version in sorted(_about(lock, "assumes", {}).items()):
         yield f"# assumes {name}=={version}, already installed{where}"
@@ -155,12 +157,12 @@ def _header(lock: Pylock, pins: Sequence[LockedPin], form: Format) -> Iterator[s
 
 
 def _about(lock: Pylock, key: str, otherwise: Any) -> Any:
-    """Return what a lock of ours says of itself; *otherwise* where it does not, or is another tool's."""
+    """Return the value of *key* in the table of the lock, *otherwise* if it is not there."""
     return table_of(lock).get(key, otherwise)
 
 
 def _by_name(line: str) -> tuple[str, str]:
-    """Return the sort key of a line: `pydantic` comes before `pydantic-core`."""
+    """Return the sort key of a line: by name first, so that `pydantic` comes before `pydantic-core`."""
     return _name(line), line
 
 
@@ -169,7 +171,7 @@ def _line(pin: LockedPin) -> str:
 
 
 def _version_line(pin: LockedPin) -> str:
-    """Return the pin as a constraint: its version wherever that is known."""
+    """Return the pin as a constraint: its version, if that is known."""
     package, marker = pin.package, pin.requirement.marker
     if package.version is None:
         return _line(pin)
@@ -191,16 +193,16 @@ def _via(names: Sequence[str]) -> Iterator[str]:
 
 
 def _parents(lock: Pylock) -> defaultdict[str, set[str]]:
-    """Return who asks for each name: other packages, and the matrix for its roots."""
+    """Return who requires each name: the packages, and the matrix for the roots."""
     parents: defaultdict[str, set[str]] = defaultdict(set)
     matrix = _about(lock, "matrix", None)
     for line in _about(lock, "requirements", ()) if matrix else ():
         parents[_name(line)].add(matrix)
     for package in lock.packages:
-        ours = table_of(package).get("requires-dist")
-        others = (str(needed.get("name", "")) for needed in package.dependencies or ())
-        for name in map(_name, others if ours is None else ours):
-            if name != package.name:  # an extra of its own
+        lines = table_of(package).get("requires-dist")
+        names = (str(needed.get("name", "")) for needed in package.dependencies or ())
+        for name in map(_name, names if lines is None else lines):
+            if name != package.name:  # a package may require its own extra
                 parents[name].add(package.name)
     return parents
 
@@ -216,14 +218,14 @@ def _files(package: Package) -> list[PackageWheel | PackageSdist | PackageArchiv
 
 
 def _local_folders(pins: Iterable[LockedPin]) -> list[str]:
-    """Return the folders of this machine that files of the lock come from, sorted."""
+    """Return the local folders of the files that the lock lists, sorted."""
     files = (file for pin in pins if pin.package.archive is None for file in _files(pin.package))
     paths = (local_path(file.url) for file in files if file.url)
     return sorted({str(path.parent) for path in paths if path is not None})
 
 
-def _unlisted(pin: LockedPin) -> str | None:
-    """Return the name of a package whose files come from a page that is no index."""
+def _off_index(pin: LockedPin) -> str | None:
+    """Return the name of a package whose files come from a page of links, not from an index."""
     package = pin.package
     remote = [file for file in _files(package) if file.url and local_path(file.url) is None]
     return package.name if remote and package.index is None and package.archive is None else None
@@ -234,7 +236,7 @@ def _index(pin: LockedPin) -> str | None:
 
 
 def _indexes(pins: Sequence[LockedPin]) -> tuple[str | None, tuple[str, ...]]:
-    """Return the index in place of the one that every installer knows, if any, and those beside it."""
+    """Return the index that replaces PyPI, if any, and the additional indexes."""
     used = {url for url in map(_index, pins) if url}
     known = {url for url in used if url.rstrip("/") == DEFAULT_INDEX.rstrip("/")}
     if known or not used:
@@ -247,5 +249,5 @@ def _slug(url: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", url.partition("://")[2].lower()))
 
 
-def _zulu(moment: datetime) -> str:
+def _rfc3339(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")

@@ -11,6 +11,7 @@ from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageS
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
+from colablock.environment.markers_and_tags import platform_family
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import InvalidInput, NoSolution
 from colablock.index.candidates import (
@@ -78,12 +79,12 @@ class LockSource:
 
     @property
     def versions(self) -> dict[NormalizedName, Version]:
-        """The version of each package: a lock's pins are exact."""
+        """The locked version of each package that has a file for this environment."""
         judged = {name: self.judge(name).candidates for name in self._packages}
         return {name: candidates[0].version for name, candidates in judged.items() if candidates}
 
     def entries(self) -> tuple[PackageEntry, ...]:
-        """Return roots for all that another tool's lock lists; a lock of ours needs none."""
+        """Return roots for all packages of another tool's lock; none for a lock of colablock."""
         if self.is_ours:
             return ()
         return tuple(
@@ -96,7 +97,7 @@ class LockSource:
         )
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
-        """Return the locked version of *name*, with the files that fit here, best first."""
+        """Return the locked version of *name*, with the files that fit this environment, best first."""
         if name not in self._judged:
             self._judged[name] = self._judge(name)
         return self._judged[name]
@@ -137,7 +138,7 @@ class LockSource:
         return replace(rejection, detail=f"{rejection.detail}; {target}")
 
     def metadata(self, candidate: Candidate) -> Metadata:
-        """Return what the lock says that *candidate* needs."""
+        """Return the requirements of *candidate* in the lock."""
         package = self._packages[candidate.name]
         table = table_of(package)
         lines = table.get("requires-dist", ()) if self.is_ours else self._dependencies(package)
@@ -149,16 +150,16 @@ class LockSource:
         )
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
-        """Everything is here already."""
+        """Do nothing: the lock has everything."""
 
     def wheel(self, name: NormalizedName) -> PackageWheel | None:
-        """Return our own wheel of *name* as the lock lists it, be it beside the lock or not."""
+        """Return the rebuilt wheel of *name* that the lock lists, whether or not the file is there."""
         package = self._packages.get(name)
         is_rebuilt = "made-from" in table_of(package)
         return package.wheels[0] if package is not None and package.wheels and is_rebuilt else None
 
     def _source_of(self, package: Package) -> File | None:
-        """Return what our wheel of *package* is made from, where the wheel does not lie beside the lock."""
+        """Return the file that a rebuilt wheel is made from, if the wheel is not beside the lock."""
         wheel = self.wheel(package.name) if self.is_ours else None
         if wheel is None or (self.folder / (wheel.path or "")).is_file():
             return None
@@ -167,14 +168,14 @@ class LockSource:
         return File(filename=basename(url), url=url, hashes=dict(made_from.get("hashes", {})))
 
     def _dependencies(self, package: Package) -> Iterator[str]:
-        """Yield the names that another tool's lock says *package* needs, as far as it lists them here."""
+        """Yield the dependencies of *package* in another tool's lock that apply here."""
         for dependency in package.dependencies or ():
             name = canonicalize_name(str(dependency.get("name", "")))
             if name in self._packages:
                 yield name
 
     def _archive(self, package: Package, archive: PackageArchive) -> ProjectCandidates:
-        """Return the one candidate of a direct reference."""
+        """Return the candidate of a direct reference."""
         name, filename = package.name, basename(archive.url or archive.path or "")
         file = self._file(package, archive, filename)
         if file.is_wheel:
@@ -196,7 +197,7 @@ class LockSource:
     def _file(self, package: Package, file: _Listed, filename: str) -> File:
         return File(
             filename=filename,
-            # "If both are given, the path is preferred" (PEP 751), as it is nearer.
+            # "If both are given, the path is preferred" (PEP 751).
             url=(self.folder / file.path).resolve().as_uri() if file.path else file.url or "",
             hashes=dict(file.hashes),
             size=file.size,
@@ -226,18 +227,13 @@ def _check_environment(lock: Pylock, environment: Environment, name: str) -> Non
         raise NoSolution(f"{name} is for {wanted_text}, and this is {here} on {system}")
     platform = str(table_of(lock).get("platform", environment.platform))
     # No marker tells glibc from musl, and a lock with the files of its target has wheels for one of them.
-    if lists_target_files(lock) and _libc(platform) != _libc(environment.platform):
+    if lists_target_files(lock) and platform_family(platform) != platform_family(environment.platform):
         hint = "Lock for this platform, or list the files of every platform with `colablock lock --all-files`"
         raise NoSolution(f"{name} is for {platform}, and this is {environment.platform}", hint=hint)
 
 
-def _libc(platform: str) -> str:
-    """Return the part of a platform tag that names the C library or the system (PEP 600, PEP 656)."""
-    return platform.partition("_")[0]
-
-
 def _selected(lock: Pylock, environment: Environment, name: str) -> dict[NormalizedName, Package]:
-    """Return the packages whose markers hold here, no extra asked for (PEP 751, installing)."""
+    """Return the packages whose markers hold here, without extras (PEP 751, installing)."""
     groups = frozenset(lock.default_groups or ())
     markers: Any = {**environment.markers, "extras": frozenset(), "dependency_groups": groups}
     found: dict[NormalizedName, Package] = {}

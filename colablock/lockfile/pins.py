@@ -1,4 +1,4 @@
-"""The pins of a lock: exact requirements with their hashes, read from a PEP 751 file."""
+"""Read the pins of a lock (PEP 751): exact requirements with their hashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["LockedPin", "default_index_of", "hash_texts", "pins_of"]
 
 
 class LockedPin(NamedTuple):
-    """A *package* of a lock as an exact *requirement*; see `FoundRequirement` for the rest."""
+    """A *package* of a lock as an exact *requirement*; *where* is its place in the file, for messages."""
 
     package: Package
     requirement: Requirement
@@ -24,14 +24,14 @@ class LockedPin(NamedTuple):
 
     @property
     def hashes(self) -> tuple[str, ...]:
-        """The sha256 of each file, or its stronger hashes where the lock gives no such one; sorted."""
+        """The sha256 of each file, sorted.  A file without a sha256 has its sha384 and sha512 instead."""
         package = self.package
         files = [*(package.wheels or ()), package.sdist, package.archive]
         return tuple(sorted({text for file in files if file for text in hash_texts(file.hashes)}))
 
 
 def pins_of(lock: Pylock, source: str) -> tuple[list[LockedPin], list[Fault]]:
-    """Return what a lock pins, no extra and only its default groups asked for, and what cannot be a pin."""
+    """Return the pins of a lock for no extra and its default groups, and the packages that are no pins."""
     pins, faults = [], []
     for place, package in enumerate(lock.packages):
         where = f"{source}:packages[{place}]"
@@ -63,22 +63,25 @@ def _pinned(package: Package) -> str:
 
 
 def hash_texts(hashes: Mapping[str, str]) -> list[str]:
-    """Return the sha256 of a file as ``sha256:...``, its stronger hashes where there is none; sorted."""
+    """Return the sha256 of a file as ``sha256:...``; its sha384 and sha512 if it has none."""
     names = ["sha256"] if "sha256" in hashes else sorted({"sha384", "sha512"} & hashes.keys())
     return [f"{name}:{hashes[name]}" for name in names]
 
 
 def _reduced(marker: Marker | None, lock: Pylock) -> Marker | bool:
-    """Return *marker* with what it says of extras and groups decided; those PEP 508 does not know."""
+    """Return *marker* without its clauses about extras and groups, which PEP 508 does not define."""
     if marker is None:
         return True
     asked = {"extras": frozenset[str](), "dependency_groups": frozenset(lock.default_groups or ())}
-    reduced = _decided(marker._markers, asked)  # noqa: SLF001 - no public way leads into a marker
+    reduced = _decided(marker._markers, asked)  # noqa: SLF001 - packaging has no public access to the clauses
     return reduced if isinstance(reduced, bool) else Marker._from_markers(reduced)  # noqa: SLF001
 
 
 def _decided(markers: list[Any], asked: Mapping[str, frozenset[str]]) -> list[Any] | bool:
-    """Return a marker's parsed form, alternatives of conjunctions, without what *asked* decides."""
+    """Evaluate the clauses about extras and groups in a parsed marker (alternatives of conjunctions).
+
+    Returns the clauses that are left, or True or False if none is.
+    """
     alternatives: list[list[Any]] = []
     for alternative in _split(markers):
         terms = [_decided(t, asked) if isinstance(t, list) else _clause(t, asked) for t in alternative]

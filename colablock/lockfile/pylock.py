@@ -66,10 +66,12 @@ def make_lock(
     """
     environment = resolution.request.environment
     pins = {name: pin for name, pin in resolution.pins.items() if not pin.is_installed}
-    mended = {pin.name: pin for pin in repairs}
-    listed = {**pins, **mended}
+    repaired = {pin.name: pin for pin in repairs}
+    listed = {**pins, **repaired}
     packages = [
-        _package(pin, (wheels or {}).get(name), listed.keys(), is_repair=name in mended, all_files=all_files)
+        _package(
+            pin, (wheels or {}).get(name), listed.keys(), is_repair=name in repaired, all_files=all_files
+        )
         for name, pin in sorted(listed.items())
     ]
     version = environment.python_version
@@ -86,25 +88,25 @@ def make_lock(
 
 
 def write_lock(lock: Pylock) -> bytes:
-    """Return the bytes of the lock file, the same for the same lock."""
+    """Return the bytes of the lock file.  The same lock gives the same bytes."""
     text = tomli_w.dumps(dict(lock.to_dict()), multiline_strings=False)
-    return _STRING.sub(_plainer, text).encode()
+    return _STRING.sub(_unescaped, text).encode()
 
 
-def _plainer(match: re.Match[str]) -> str:
-    """Return a string without its escaped quotes (TOML, literal strings): markers are full of them."""
+def _unescaped(match: re.Match[str]) -> str:
+    """Return a string as a TOML literal string if that spares escaped quotes, which markers have many of."""
     inner = match[0][1:-1].replace('\\"', '"')
     plain = '"' in inner and "'" not in inner and "\\" not in inner
     return f"'{inner}'" if plain else match[0]
 
 
 def lock_digest(lock: Pylock) -> str:
-    """Return the sha256 (hex) of the lock's bytes: the name of the environment made from it."""
+    """Return the sha256 (hex) of the bytes of the lock, which names the environment made from it."""
     return hashlib.sha256(write_lock(lock)).hexdigest()
 
 
 def read_lock(path: LockFile) -> Pylock:
-    """Return the lock in *path*.  Raises InvalidInput when it is none (PEP 751)."""
+    """Return the lock in *path*.  Raises InvalidInput if it is not a lock (PEP 751)."""
     try:
         return Pylock.from_dict(tomllib.loads(path.read_bytes().decode()))
     except OSError as error:
@@ -116,7 +118,7 @@ def read_lock(path: LockFile) -> Pylock:
 
 
 def check_lock_name(path: Path) -> None:
-    """Refuse a file name that installers do not take for a lock (PEP 751, file name)."""
+    """Raise InvalidInput for a file name that installers do not accept (PEP 751, file name)."""
     if not is_valid_pylock_path(path):
         hint = "Name it `pylock.toml`, or `pylock.NAME.toml` with no dot in NAME"
         raise InvalidInput(f"`{path.name}` is not a name for a lock file", hint=hint)

@@ -1,4 +1,4 @@
-"""Why a target has no lock: kept beside the matrix, so that `colablock check` asks no index again."""
+"""Why a target has no lock: recorded beside the matrix, so that `colablock check` needs no index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _refusals_path(folder: Path, matrix: Matrix) -> Path:
 
 
 def write_refusals(folder: Path, matrix: Matrix, refused: Sequence[Mapping[str, str | None]]) -> None:
-    """Write *refused* (target, variant, reason) beside the matrix; remove the file if there is none."""
+    """Write *refused* (target, variant, reason) beside the matrix; delete the file if it is empty."""
     path = _refusals_path(folder, matrix)
     if refused:
         value = {"schema": 1, "matrix": matrix.name, "matrix-digest": matrix.digest, _REFUSED: refused}
@@ -33,7 +33,7 @@ def write_refusals(folder: Path, matrix: Matrix, refused: Sequence[Mapping[str, 
 
 
 def read_refusals(folders: Iterable[Path], matrix: Matrix) -> dict[tuple[str, str | None], str]:
-    """Return why there is no lock, by target and variant, as far as that was found of this very matrix."""
+    """Return the reasons by target and variant; none if the matrix has changed since."""
     for folder in folders:
         try:
             value = json.loads(_refusals_path(folder, matrix).read_text(encoding="utf-8"))

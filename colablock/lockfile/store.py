@@ -1,4 +1,4 @@
-"""Lock files beside a matrix: how they are called, what their heads say, and which one fits."""
+"""The lock files of a matrix: their names, their heads, and which one fits a target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.environment.markers_and_tags import Environment
+from colablock.environment.markers_and_tags import Environment, platform_family
 from colablock.environment.snapshot import Snapshot
 from colablock.lockfile.tool_table import ALL_FILES, COMPLETE, DELTA
 from colablock.matrix.model import Matrix
@@ -26,21 +26,21 @@ __all__ = [
     "PLATFORM",
     "LockHead",
     "LockStore",
-    "assumed_otherwise",
+    "assumption_failures",
     "environment_target",
     "lock_file_name",
     "read_head",
     "runtime_target",
 ]
 
-#: What locks for no runtime are made for when nothing else is asked: the images' glibc (Ubuntu 22.04).
+#: The default platform of complete locks: the glibc of the images (Ubuntu 22.04).
 PLATFORM = "manylinux_2_35_x86_64"
 _HEAD = b"\n[tool.colablock]\n"
-_SHOWN = 3  # differences that are worth reading
+_SHOWN = 3  # differences in a message
 
 
 def lock_file_name(matrix: str, target: str, variant: str | None = None) -> str:
-    """Return the name of a lock file by the rules of PEP 751: no dot but those around NAME.
+    """Return the name of a lock file.  PEP 751 allows no dot in the part between ``pylock.`` and ``.toml``.
 
     ``pylock.qlora-2024--colab-2026_07-gpu.toml``, or with a *variant* that is not
     the target's own choice ``pylock.qlora-2024--colab-2026_07-gpu--cu118.toml``.
@@ -50,19 +50,22 @@ def lock_file_name(matrix: str, target: str, variant: str | None = None) -> str:
 
 
 def runtime_target(runtime: str) -> str:
-    """Return what the lock of a recorded runtime is called by."""
+    """Return the part of a lock's name that stands for a recorded runtime."""
     return runtime.replace(".", "_")
 
 
 def environment_target(environment: Environment) -> str:
-    """Return what a complete lock is called by: ``py312``, with the platform where it is another one."""
+    """Return the part of a complete lock's name that stands for its target.
+
+    That is ``py312``, with the platform if it is not the default one.
+    """
     short = f"py{environment.short.replace('.', '')}"
     return short if environment.platform == PLATFORM else f"{short}-{environment.platform}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockHead:
-    """What a lock of ours says of itself, without the packages that it lists."""
+    """The table ``[tool.colablock]`` of a lock, without its packages."""
 
     path: LockFile
     kind: str
@@ -85,9 +88,9 @@ class LockHead:
 
 
 def read_head(path: LockFile) -> LockHead | None:
-    """Return the head of a lock of ours; None for what is none, or cannot be read.
+    """Return the head of a lock of colablock; None for another file, or one that cannot be read.
 
-    It stands at the end of the file, and is read without the megabyte before it.
+    The table is at the end of the file, and only that part is parsed.
     """
     try:
         text = path.read_bytes()
@@ -113,24 +116,25 @@ def read_head(path: LockFile) -> LockHead | None:
         return None
 
 
-def assumed_otherwise(head: LockHead, snapshot: Snapshot) -> list[str]:
-    """Return how *snapshot* differs from what the lock assumes to be installed, a sentence for each name."""
+def assumption_failures(head: LockHead, snapshot: Snapshot) -> list[str]:
+    """Return how *snapshot* differs from the assumptions of a delta, one clause for each distribution."""
     differing = []
     for name, version in head.assumes.items():
         there = snapshot.installed.get(name)
         if there is None:
-            differing.append(f"{name} {version} is not here")
+            differing.append(f"{name} {version} is not installed")
         elif there.version != version:
-            differing.append(f"{name} is {there.version} here, not {version}")
+            differing.append(f"{name} is {there.version}, not {version}")
     return differing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockStore:
-    """The lock files that stand beside one matrix (its variant selected), nearest first.
+    """The lock files of one matrix (its variant selected), nearest first.
 
-    *with_* are the user's additions and *index* the default index in force: a lock
-    that was made with others does not fit.  Why one that is meant for the target does not fit is noted.
+    *with_* are the user's additions and *index* is the default index in force.  A
+    lock that was made with others does not fit.  If a lock is for the target but
+    does not fit, the reason is noted.
     """
 
     paths: Sequence[LockFile]
@@ -138,34 +142,46 @@ class LockStore:
     with_: Sequence[str] = ()
     index: str | None = None
     reporter: Reporter = field(default_factory=Reporter)
-    _told: set[str] = field(default_factory=set)
+    _noted: set[str] = field(default_factory=set)
 
     def for_kernel(self, snapshot: Snapshot) -> LockHead | None:
-        """Return the runtime delta for the state of *snapshot*, None where no lock fits it."""
+        """Return the delta whose assumptions hold in *snapshot*, None if there is none."""
         nearest: tuple[int, str] | None = None
         for head in self._heads(DELTA, snapshot.environment):
             if not snapshot.python and head.runtime != snapshot.source:
-                continue  # a recorded runtime has its own
-            differing = assumed_otherwise(head, snapshot)
+                continue  # another recorded runtime
+            differing = assumption_failures(head, snapshot)
             if not differing and self._is_fresh(head):
                 return head
             if differing and (nearest is None or len(differing) < nearest[0]):
-                nearest = len(differing), _told(head, differing)
+                nearest = len(differing), _difference(head, differing)
         if nearest is not None:
             self._note(nearest[1])
         return None
 
     def for_environment(self, environment: Environment) -> LockHead | None:
-        """Return the complete lock for *environment*, None where there is none."""
-        heads = self._heads(COMPLETE, environment)
-        return next((head for head in heads if self._is_fresh(head)), None)
+        """Return the complete lock for *environment*, None if there is none."""
+        other: LockHead | None = None
+        for head in self._heads(COMPLETE, environment):
+            is_here = platform_family(head.platform) == platform_family(environment.platform)
+            # With all files it may fit another C library: the markers and the files decide.
+            if not (is_here or head.all_files):
+                other = other or head
+            elif self._is_fresh(head):
+                return head
+        if other is not None:
+            self._note(
+                f"not using the lock `{other.path.name}`: it is for {other.platform},"
+                f" and this is {environment.platform}"
+            )
+        return None
 
     def _heads(self, kind: str, environment: Environment) -> Iterable[LockHead]:
         short = f"py{environment.short.replace('.', '')}"
         for path in self.paths:
             other = re.search(r"--py(\d+)", path.name)
             if other and (kind == DELTA or f"py{other[1]}" != short):
-                continue  # told by its name: not worth opening
+                continue  # the name says that it is for another target
             head = read_head(path)
             if head is None or (head.kind, head.short) != (kind, environment.short):
                 continue
@@ -173,28 +189,30 @@ class LockStore:
                 yield head
 
     def _is_fresh(self, head: LockHead) -> bool:
-        """Whether the lock was made from this matrix, asked the same way; says so where it was not."""
+        """Whether the lock was made from this matrix with the same options; notes the reason if not."""
         if head.matrix_digest != self.matrix.digest:
-            again = "make it anew with `colablock lock`"
+            again = "run `colablock lock` again"
             self._note(f"the lock `{head.path.name}` is stale: {self.matrix.name} has changed since; {again}")
             return False
         if head.with_ != frozenset(self.with_):
             return False
         if head.index is not None and self.index is not None and head.index != self.index:
             self._note(
-                f"the lock `{head.path.name}` is left aside: it was made from {head.index},"
-                f" and {self.index} is the default index here"
+                f"not using the lock `{head.path.name}`: it was made from {head.index},"
+                f" and the default index is {self.index}"
             )
             return False
         return True
 
     def _note(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._noted:
+            self._noted.add(text)
             self.reporter.note(text)
 
 
-def _told(head: LockHead, differing: Sequence[str]) -> str:
+def _difference(head: LockHead, differing: Sequence[str]) -> str:
     more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
     shown = "; ".join(differing[:_SHOWN])
-    return f"no lock is for what is installed here; the nearest, `{head.path.name}`, differs: {shown}{more}"
+    return (
+        f"no lock fits the installed distributions; the nearest, `{head.path.name}`, differs: {shown}{more}"
+    )

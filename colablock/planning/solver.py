@@ -20,7 +20,7 @@ from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.pylock import read_lock
-from colablock.lockfile.store import LockHead, LockStore, assumed_otherwise, read_head
+from colablock.lockfile.store import LockHead, LockStore, assumption_failures, read_head
 from colablock.lockfile.tool_table import DELTA
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
@@ -458,7 +458,7 @@ def _check_assumed(head: LockHead | None, kernel: Snapshot | None) -> None:
     if kernel is None:
         hint = "Use it with `--into kernel`, or make a complete lock with `--python-version`"
         raise NoSolution(f"{what}, and nothing is installed in an isolated environment", hint=hint)
-    differing = assumed_otherwise(head, kernel)
+    differing = assumption_failures(head, kernel)
     if differing:
         hint = "Make a lock for this state, or call without `--lock`"
         raise NoSolution("\n  ".join([f"{what}, and this is another state", *differing]), hint=hint)

@@ -1,4 +1,4 @@
-"""Exports: what they say, that they are the same each time, and that other installers take them."""
+"""Exports: their content, that it is reproducible, and that other installers accept it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ A, B, C = "a" * 64, "b" * 64, "c" * 64
 
 
 def package(name: str, version: str | None = "1.0", **keys: Any) -> dict[str, Any]:
-    """Return a package of a lock; without files of its own it has a wheel and an sdist."""
+    """Return a package of a lock, by default with a wheel and an sdist."""
     if not keys.keys() & {"wheels", "archive", "vcs", "directory"}:
         url = f"https://files.example/{name.replace('-', '_')}-{version}"
         keys["wheels"] = [{"url": f"{url}-py3-none-any.whl", "hashes": {"md5": "1", "sha256": B}}]
@@ -49,7 +49,7 @@ def package(name: str, version: str | None = "1.0", **keys: Any) -> dict[str, An
 def lock_of(
     *packages: Mapping[str, Any], ours: Mapping[str, Any] | None = None, python: str | None = None
 ) -> Pylock:
-    """Return a lock; with what *ours* says of it, one of colablock."""
+    """Return a lock of another tool; with the table *ours*, a lock of colablock."""
     about: dict[str, Any] = {"created-by": "another tool"}
     if ours is not None:
         facts = {
@@ -73,7 +73,7 @@ def exported(lock: Pylock, form: Format = Format.REQUIREMENTS, **options: Any) -
 
 
 def body(text: str) -> list[str]:
-    """Return the lines that are no comment of the head."""
+    """Return the lines below the comments at the top."""
     return text.partition("\n\n")[2].splitlines()
 
 
@@ -93,7 +93,7 @@ def test_a_requirements_file_whole() -> None:
         == f"""\
 # Made by `colablock export demo --variant cpu --python-version 3.12.4 --platform manylinux_2_35_x86_64`
 # matrix demo (cpu), Python 3.12.4, manylinux_2_35_x86_64
-# nothing that was uploaded after 2026-08-01T00:00:00Z
+# without files uploaded after 2026-08-01T00:00:00Z
 
 colours==1.0 \\
     --hash=sha256:{A} \\
@@ -114,7 +114,7 @@ shapes==1.0 \\
     )
 
 
-def test_the_order_in_a_lock_does_not_matter() -> None:
+def test_the_order_of_the_packages_in_a_lock_does_not_matter() -> None:
     one, two = package("a", index="https://y.example/simple"), package("a-b")
     three = package("b", index="https://x.example/simple")
     for form in Format:
@@ -122,7 +122,7 @@ def test_the_order_in_a_lock_does_not_matter() -> None:
         assert len(texts) == 1
 
 
-def test_another_tools_lock_says_less() -> None:
+def test_a_lock_of_another_tool_is_exported_without_its_target() -> None:
     lock = lock_of(
         package("a", dependencies=[{"name": "b"}]),
         package("b", marker="sys_platform == 'linux'"),
@@ -141,7 +141,7 @@ def test_another_tools_lock_says_less() -> None:
     ]
 
 
-def test_a_direct_reference_stays_one() -> None:
+def test_a_direct_reference_is_exported_as_a_direct_reference() -> None:
     url = "https://me:secret@files.example/v1.tar.gz"
     lock = lock_of(package("a", archive={"url": url, "hashes": {"sha384": "d" * 96, "sha512": C * 2}}))
     line = "a @ https://files.example/v1.tar.gz"
@@ -171,7 +171,7 @@ OTHER = "https://other.example/whl/cu128"
         ),
     ],
 )
-def test_indexes_are_named_where_an_installer_would_not_ask_them(
+def test_indexes_are_named_unless_they_are_the_default(
     indexes: list[str | None], expected: list[str]
 ) -> None:
     named = [{"index": index} if index else {} for index in indexes]
@@ -182,7 +182,7 @@ def test_indexes_are_named_where_an_installer_would_not_ask_them(
     assert not [line for line in exported(lock, Format.CONSTRAINTS).splitlines() if line.startswith("--")]
 
 
-def test_files_of_this_machine_come_by_their_folder(tmp_path: Path) -> None:
+def test_local_files_are_found_by_their_folder(tmp_path: Path) -> None:
     local = tmp_path / "my wheels" / "a-1.0-py3-none-any.whl"
     lock = lock_of(
         package("a", wheels=[{"url": local.as_uri(), "hashes": {"sha256": A}}]),
@@ -194,14 +194,14 @@ def test_files_of_this_machine_come_by_their_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", Format)
-def test_what_is_no_release_is_refused(form: Format) -> None:
+def test_a_package_that_is_not_a_release_is_refused(form: Format) -> None:
     lock = lock_of(package("a", None, directory={"path": "."}), package("b", None, directory={"path": "."}))
     with pytest.raises(InvalidRequirements) as caught:
         exported(lock, form)
     assert len(caught.value.faults) == 2
 
 
-def test_what_no_hash_proves_is_no_line_of_a_hashed_file() -> None:
+def test_requirements_with_hashes_need_a_hash_of_every_package() -> None:
     weak = [{"url": "https://files.example/a-1.0-py3-none-any.whl", "hashes": {"md5": "1"}}]
     lock = lock_of(package("a", wheels=weak))
     with pytest.raises(InvalidRequirements, match=r"pylock.toml:packages\[0\]: a has no sha256"):
@@ -209,8 +209,8 @@ def test_what_no_hash_proves_is_no_line_of_a_hashed_file() -> None:
     assert body(exported(lock, Format.CONSTRAINTS)) == ["a==1.0"]
 
 
-def test_the_files_of_a_page_are_told_of() -> None:
-    """A lock of ours does not hold the page that they were found on."""
+def test_the_header_names_packages_from_a_page_of_links() -> None:
+    """A lock does not record the page of links."""
     head, _, _ = exported(lock_of(package("a"), package("b", index=PYPI), ours={})).partition("\n\n")
     note = "# a is on no index: name the page of its files with `--find-links`"
     assert head.splitlines()[2:] == [note]
@@ -225,7 +225,7 @@ DELTA = {
 }
 
 
-def test_a_delta_says_what_it_assumes() -> None:
+def test_the_export_of_a_delta_lists_its_assumptions() -> None:
     lock = lock_of(package("shapes", index=PYPI, needs=["torch"]), ours=DELTA)
     head, _, rest = exported(lock).partition("\n\n")
     assert head.splitlines() == [
@@ -239,8 +239,8 @@ def test_a_delta_says_what_it_assumes() -> None:
     assert body(text) == ["numpy==2.0.2", "shapes==1.0", "torch==2.11.0+cu128"]
 
 
-def test_a_script_has_nothing_to_assume() -> None:
-    with pytest.raises(InvalidInput, match="the lock assumes 2 distributions"):
+def test_a_delta_cannot_be_exported_as_a_script() -> None:
+    with pytest.raises(InvalidInput, match="the lock assumes 2 installed distributions"):
         exported(lock_of(package("shapes"), ours=DELTA), Format.NOTEBOOK)
 
 
@@ -250,7 +250,7 @@ BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$
 
 
 def metadata_of(text: str) -> dict[str, Any]:
-    """Return the metadata of a script as the reference implementation of PEP 723 reads it."""
+    """Return the metadata of a script, parsed as in the reference implementation of PEP 723."""
     (match,) = BLOCK.finditer(text)
     assert match["type"] == "script"
     assert text.endswith("# ///\n")
@@ -270,20 +270,20 @@ def dated(name: str, **keys: Any) -> dict[str, Any]:
     )
 
 
-def test_a_script_pins_everything() -> None:
+def test_a_script_has_every_pin() -> None:
     lock = lock_of(package("b"), package("a"), python="==3.12.*")
     assert script(lock) == {"requires-python": "==3.12.*", "dependencies": ["a==1.0", "b==1.0"]}
 
 
-def test_a_cutoff_is_kept_where_every_file_has_a_time() -> None:
-    """For uv a file without one is too new, so one such file leaves the cutoff out."""
+def test_a_script_has_the_cutoff_if_every_file_has_an_upload_time() -> None:
+    """uv treats a file without an upload time as too new, so one such file is enough to omit the cutoff."""
     ours = {"exclude-newer": _moment("2026-08-01T02:00:00+02:00")}
     kept = script(lock_of(dated("a"), ours=ours))
     assert kept["tool"]["uv"] == {"exclude-newer": "2026-08-01T00:00:00Z"}
     assert "tool" not in script(lock_of(dated("a"), package("b"), ours=ours))
 
 
-def test_uv_is_told_of_indexes_and_folders() -> None:
+def test_a_script_has_the_indexes_and_folders_for_uv() -> None:
     lock = lock_of(package("a", index=MIRROR), package("b", index=MIRROR), package("torch", index=OTHER))
     assert script(lock, find_links=["house"])["tool"]["uv"] == {
         "find-links": ["house"],
@@ -393,7 +393,9 @@ def succeeds(done: Done) -> Done:
     return done
 
 
-def test_an_export_is_that_of_its_lock(world: World, tmp_path: Path, plain_lock: Path) -> None:
+def test_an_export_of_a_lock_equals_an_export_that_resolves(
+    world: World, tmp_path: Path, plain_lock: Path
+) -> None:
     solved = succeeds(world.run("export", "plain"))
     output = tmp_path / "new" / "requirements.txt"
     done = succeeds(world.run("export", "plain", "--lock", str(plain_lock), "-o", str(output)))
@@ -465,7 +467,7 @@ def test_an_export_names_the_packages_that_no_index_lists(world: World, tmp_path
 
 
 @pytest.mark.usefixtures("stack")
-def test_an_export_reads_back_as_what_it_was_made_from(world: World, tmp_path: Path) -> None:
+def test_reading_an_export_gives_the_same_as_reading_its_lock(world: World, tmp_path: Path) -> None:
     lock, output = tmp_path / "pylock.toml", tmp_path / "requirements.txt"
     succeeds(world.run("lock", "stack", "--all-files", "--output", str(lock)))
     succeeds(world.run("export", "--lock", str(lock), "-o", str(output)))
@@ -478,7 +480,7 @@ def test_an_export_reads_back_as_what_it_was_made_from(world: World, tmp_path: P
     assert len(from_text.indexes) == 1
 
 
-def test_json_holds_the_text_or_says_where_it_is(world: World, tmp_path: Path, plain_lock: Path) -> None:
+def test_json_has_the_text_or_the_path_of_the_output(world: World, tmp_path: Path, plain_lock: Path) -> None:
     command = ("export", "--lock", str(plain_lock), "--format", "constraints", "--json")
     answer = succeeds(world.run(*command)).json
     assert answer["format"] == "constraints"
@@ -489,7 +491,7 @@ def test_json_holds_the_text_or_says_where_it_is(world: World, tmp_path: Path, p
     assert output.read_text() == answer["text"]
 
 
-def test_a_recorded_runtime_stands_for_its_python_and_platform(world: World) -> None:
+def test_a_recorded_runtime_gives_the_python_and_the_platform(world: World) -> None:
     done = succeeds(world.run("export", "bare", "--runtime", "colab-2025.07-gpu"))
     assert done.out.splitlines()[1] == "# matrix bare, Python 3.11.13, manylinux_2_35_x86_64"
 
@@ -508,7 +510,7 @@ def test_a_recorded_runtime_stands_for_its_python_and_platform(world: World) -> 
         (["owned"], "no index has `own-1.0"),
     ],
 )
-def test_what_cannot_be_exported_is_said(
+def test_the_reason_is_reported_if_an_export_is_impossible(
     world: World, tmp_path: Path, plain_lock: Path, argv: list[str], words: str
 ) -> None:
     (tmp_path / "pylock.toml").symlink_to(plain_lock)
@@ -519,7 +521,7 @@ def test_what_cannot_be_exported_is_said(
     assert done.out == ""
 
 
-def test_the_front_door_exports(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_exports(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world.folder)
     options: dict[str, Any] = {"default_index": world.server.url, "quiet": True}
     text = colablock.export("plain", format="constraints", output=tmp_path / "c.txt", **options)
@@ -529,10 +531,10 @@ def test_the_front_door_exports(world: World, tmp_path: Path, monkeypatch: pytes
         colablock.export("plain", format="poetry")
 
 
-# -- a wheel of our own
+# -- a rebuilt wheel
 
 
-def test_the_wheelhouse_holds_what_no_index_has(world: World, tmp_path: Path) -> None:
+def test_the_wheelhouse_has_the_wheels_that_no_index_has(world: World, tmp_path: Path) -> None:
     output, house = tmp_path / "deploy" / "requirements.txt", tmp_path / "house"
     done = succeeds(world.run("export", "owned", "-o", str(output), "--wheelhouse", str(house), "--json"))
     (wheel,) = house.iterdir()
@@ -542,7 +544,7 @@ def test_the_wheelhouse_holds_what_no_index_has(world: World, tmp_path: Path) ->
     assert re.fullmatch(r"own==1\.0\+colablock\.[0-9a-f]+", line)
 
 
-def test_a_lock_has_its_wheels_beside_it(world: World, tmp_path: Path) -> None:
+def test_an_export_uses_the_wheels_beside_the_lock(world: World, tmp_path: Path) -> None:
     lock = tmp_path / "locks" / "pylock.owned.toml"
     succeeds(world.run("lock", "owned", "--output", str(lock)))
     text = succeeds(world.run("export", "--lock", str(lock), cwd=tmp_path)).out
@@ -567,7 +569,7 @@ def test_a_lock_has_its_wheels_beside_it(world: World, tmp_path: Path) -> None:
 
 
 def installed_by(tool: str, world: World, file: Path, *more: str) -> list[str]:
-    """Return what *tool* installs into an empty environment from *file*, which gives all there is to know."""
+    """Return the distributions that *tool* installs from *file* alone into an empty environment."""
     if tool == "pip":
         pytest.importorskip("pip")
     venv = file.parent / f"venv-{tool}"
@@ -605,7 +607,7 @@ def test_an_export_is_installed(world: World, tmp_path: Path, tool: str) -> None
 def test_an_export_of_two_indexes_is_installed(
     world: World, tmp_path: Path, tool: str, more: tuple[str, ...]
 ) -> None:
-    """Left to itself uv takes all that a further index has from there, whatever its versions."""
+    """By default, uv takes every version of a name from the first index that has the name."""
     output = tmp_path / "requirements.txt"
     succeeds(world.run("export", "stack", "-o", str(output)))
     assert "sauce==1.5" in pins(output.read_text())
@@ -614,7 +616,7 @@ def test_an_export_of_two_indexes_is_installed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", ["pip", "uv"])
-def test_another_file_than_the_locks_is_refused(
+def test_installers_refuse_a_file_with_another_hash(
     world: World, tmp_path: Path, plain_lock: Path, tool: str
 ) -> None:
     output = tmp_path / "requirements.txt"
@@ -642,8 +644,8 @@ def test_uv_runs_a_script_with_the_block(world: World, tmp_path: Path, name: str
 
 
 @pytest.mark.slow
-def test_pip_compile_has_nothing_to_add(world: World, tmp_path: Path, plain_lock: Path) -> None:
-    """Neither from the export itself nor from the roots with the pins as constraints."""
+def test_pip_compile_changes_nothing_in_an_export(world: World, tmp_path: Path, plain_lock: Path) -> None:
+    """It gives the same from the export itself, and from the roots with the pins as constraints."""
     pytest.importorskip("piptools")
     export = ("export", "--lock", str(plain_lock))
     succeeds(world.run(*export, "-o", str(tmp_path / "export.txt")))

@@ -128,8 +128,8 @@ def test_an_sdist_is_listed_only_if_it_is_built(
     assert listed(make_lock(resolved(list(map(file, names)), build=build, binary=binary), MATRIX)) == expected
 
 
-def test_the_files_of_other_platforms_are_no_difference() -> None:
-    """A wheel that somebody uploads later for another platform leaves the lock as it is."""
+def test_the_files_of_other_platforms_do_not_change_a_lock() -> None:
+    """This includes a wheel that is uploaded later for another platform."""
     later = file("native-1.0-cp314-cp314-macosx_11_0_arm64.whl", NEW)
     files = list(map(file, LISTED))
     locks = [make_lock(resolved(found), MATRIX) for found in (files, [*files, later], files[::-1])]
@@ -140,7 +140,7 @@ def test_the_files_of_other_platforms_are_no_difference() -> None:
 
 
 @pytest.mark.parametrize("build", [False, True])
-def test_an_index_completes_a_lock_to_what_all_files_gives(*, build: bool) -> None:
+def test_a_completed_lock_equals_a_lock_with_all_files(*, build: bool) -> None:
     files = [*map(file, LISTED), file("native-1.0.zip")]
     others = [file(name, version="1.1") for name in LISTED]
     resolution = resolved(files, build=build, binary=not build)
@@ -164,7 +164,7 @@ def test_the_cutoff_does_not_apply_to_an_index_that_is_exempt(uploaded: datetime
     assert listed(with_all_files(lock, {NAME: files})) == [LISTED[2], LISTED[7]]
 
 
-def test_the_files_of_the_lock_stay_whatever_the_index_lists() -> None:
+def test_the_files_of_the_lock_stay_as_they_are() -> None:
     lock = make_lock(resolved([file(LISTED[2]), file(LISTED[3])]), MATRIX)
     other = replace(file(LISTED[2]), hashes={"sha256": "f" * 64})
     hashless = replace(file(LISTED[7]), hashes={"md5": "0" * 32})
@@ -173,13 +173,13 @@ def test_the_files_of_the_lock_stay_whatever_the_index_lists() -> None:
     assert (completed.packages[0].wheels or ())[1:] == lock.packages[0].wheels
 
 
-def test_a_package_that_the_index_no_longer_has_is_left_alone() -> None:
+def test_a_package_that_the_index_no_longer_lists_stays_as_it_is() -> None:
     lock = make_lock(resolved([file(LISTED[2])]), MATRIX)
     assert with_all_files(lock, {}) == lock
     assert with_all_files(lock, {NAME: [file(LISTED[2], version="2.0")]}) == lock
 
 
-def test_a_direct_reference_is_left_alone() -> None:
+def test_a_package_without_files_of_an_index_stays_as_it_is() -> None:
     lock = make_lock(resolved([file(LISTED[2])]), MATRIX)
     (package,) = lock.packages
     direct = replace(lock, packages=[replace(package, wheels=None, version=Version("1.0"))])

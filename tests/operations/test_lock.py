@@ -1,4 +1,4 @@
-"""Locks for runtimes, and the lock that stands beside a matrix: made, found, used, and no longer fitting."""
+"""Locks of recorded runtimes and locks beside a matrix: how they are made, and when they are used."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def recorded(world: World, venv: Venv) -> Venv:
 
 
 def locked(world: World, *options: str) -> dict[str, Any]:
-    """Make the lock of the runtime, and return what it says."""
+    """Make the lock of the runtime, and return its content."""
     done = world.run("lock", "tiny", "--runtime", "small-1", *options)
     assert done.code == ExitCode.DONE, done.err
     return tomllib.loads((world.folder / "matrices" / LOCK).read_text())
@@ -88,18 +88,18 @@ def planned(world: World, venv: Venv, *options: str) -> Done:
 
 
 def move_lines(venv: Venv) -> None:
-    """Put another version of what the lock assumes in its place, as somebody else would."""
+    """Replace a distribution that the lock assumes by another version."""
     shutil.rmtree(venv.site / "lines-1.0.dist-info")
     build_site(venv.site, [Stub(name="lines", version="2.0")])
 
 
 def pages(world: World) -> list[str]:
-    """Return the index pages that were asked for so far."""
+    """Return the index pages that were requested so far."""
     return [path for path in world.server.paths if not re.search(r"\.(whl|metadata)$", path)]
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_lock_of_a_runtime_lists_what_comes_and_says_what_it_assumes(world: World) -> None:
+def test_a_delta_lists_what_is_installed_and_what_it_assumes(world: World) -> None:
     lock = locked(world)
     Pylock.from_dict(lock).validate()
     assert [package["name"] for package in lock["packages"]] == ["colours", "other", "shapes"]
@@ -112,7 +112,7 @@ def test_a_lock_of_a_runtime_lists_what_comes_and_says_what_it_assumes(world: Wo
     assert by_name["shapes"]["dependencies"] == [{"name": "colours"}]
 
 
-def test_an_apply_goes_by_the_lock_and_asks_no_index(world: World, recorded: Venv, tmp_path: Path) -> None:
+def test_an_apply_uses_the_lock_and_no_index(world: World, recorded: Venv, tmp_path: Path) -> None:
     locked(world)
     make_wheel(world.folder / "index", "colours", "2.1")
     asked = pages(world)
@@ -128,7 +128,7 @@ def test_an_apply_goes_by_the_lock_and_asks_no_index(world: World, recorded: Ven
     assert again.json["report"]["changed"] is False
 
 
-def test_a_lock_may_be_left_aside(world: World, recorded: Venv) -> None:
+def test_no_lock_ignores_the_lock(world: World, recorded: Venv) -> None:
     locked(world)
     make_wheel(world.folder / "index", "colours", "2.1")
     assert "colours 2.1" not in planned(world, recorded).out
@@ -143,12 +143,12 @@ def test_a_lock_may_be_left_aside(world: World, recorded: Venv) -> None:
         ("matrix", f"the lock `{LOCK}` is stale: tiny has changed since"),
         (
             "state",
-            f"no lock is for what is installed here; the nearest, `{LOCK}`, differs: lines is 2.0 here",
+            f"no lock fits the installed distributions; the nearest, `{LOCK}`, differs: lines is 2.0",
         ),
-        ("index", f"the lock `{LOCK}` is left aside: it was made from"),
+        ("index", f"not using the lock `{LOCK}`: it was made from"),
     ],
 )
-def test_a_lock_that_does_not_fit_is_left_aside_and_said_so(
+def test_a_lock_that_does_not_fit_is_not_used_and_the_reason_is_noted(
     change: str, said: str, world: World, recorded: Venv
 ) -> None:
     locked(world)
@@ -164,7 +164,7 @@ def test_a_lock_that_does_not_fit_is_left_aside_and_said_so(
     assert said in " ".join(done.err.split())
 
 
-def test_a_lock_asked_for_by_name_is_refused_over_another_state(world: World, recorded: Venv) -> None:
+def test_a_named_lock_is_refused_for_another_state(world: World, recorded: Venv) -> None:
     locked(world)
     move_lines(recorded)
     lock = str(world.folder / "matrices" / LOCK)
@@ -173,14 +173,14 @@ def test_a_lock_asked_for_by_name_is_refused_over_another_state(world: World, re
     text = " ".join(done.err.split())
     assert f"the lock `{LOCK}` is a delta" in text
     assert "small-1, and this is another state" in text
-    assert "lines is 2.0 here, not 1.0" in text
+    assert "lines is 2.0, not 1.0" in text
     env = world.run("plan", "tiny", "--into", "env", "--python", recorded.python, "--lock", lock)
     assert env.code == ExitCode.UNMET
     assert "nothing is installed in an isolated environment" in " ".join(env.err.split())
 
 
 @pytest.mark.usefixtures("recorded")
-def test_versions_of_a_lock_stay_until_they_are_let_go(world: World) -> None:
+def test_the_versions_of_a_lock_stay_until_they_are_upgraded(world: World) -> None:
     first = locked(world)
     make_wheel(world.folder / "index", "colours", "2.1")
     make_wheel(world.folder / "index", "shapes", "2.1", requires=["colours>=2", "lines"])
@@ -201,7 +201,7 @@ def test_versions_of_a_lock_stay_until_they_are_let_go(world: World) -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_lock_keeps_listing_what_it_was_asked_to_list(world: World) -> None:
+def test_a_lock_made_again_lists_the_files_of_the_same_platforms(world: World) -> None:
     index = world.folder / "index"
     make_sdist(index, "colours", "2.0")
     make_wheel(index, "colours", "2.0", tag="cp39-cp39-win_amd64")
@@ -243,7 +243,7 @@ def test_a_lock_has_the_same_bytes_under_any_python(short: str, world: World) ->
     assert path.read_bytes() == first
 
 
-def test_a_complete_lock_beside_the_matrix_makes_the_environment(world: World) -> None:
+def test_an_environment_uses_the_complete_lock_beside_the_matrix(world: World) -> None:
     short = f"{sys.version_info[0]}.{sys.version_info[1]}"
     done = world.run("lock", "tiny", "--python-version", short, "--platform", "manylinux_2_35_x86_64")
     assert done.code == ExitCode.DONE, done.err
@@ -264,14 +264,14 @@ def test_a_complete_lock_beside_the_matrix_makes_the_environment(world: World) -
         (["--exclude-newer", "yesterday"], "`yesterday` is not a date"),
     ],
 )
-def test_what_cannot_be_asked_of_a_lock(argv: list[str], said: str, world: World) -> None:
+def test_options_that_a_lock_does_not_accept(argv: list[str], said: str, world: World) -> None:
     done = world.run("lock", "tiny", *argv)
     assert done.code == ExitCode.USAGE
     assert said in " ".join(done.err.split())
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_cutoff_is_asked_for_and_stands_in_the_lock(world: World) -> None:
+def test_a_lock_has_the_cutoff_that_was_asked_for(world: World) -> None:
     done = world.run("lock", "tiny", "--runtime", "small-1", "--exclude-newer", "2000-01-01")
     assert done.code == ExitCode.UNMET
     lock = locked(world, "--exclude-newer", "2099-01-01T12:00:00Z")
