@@ -261,8 +261,6 @@ def _describe(path: str, names: set[str], headers: dict[str, Any], name: str, ve
     requires, extras = headers["requires-dist"], headers["provides-extra"]
     if not requires and "requires.txt" in names:  # setuptools before it wrote Requires-Dist
         requires, extras = _requires_txt(_text(path, "requires.txt"))
-    direct_url = _json(path, "direct_url.json") if "direct_url.json" in names else None
-    provenance = _json(path, "provenance_url.json") if "provenance_url.json" in names else None
     return {
         "name": re.sub(r"[-_.]+", "-", name).lower(),
         "version": version,
@@ -270,11 +268,11 @@ def _describe(path: str, names: set[str], headers: dict[str, Any], name: str, ve
         "requires_python": headers["requires-python"],
         "extras": extras,
         "import_names": _import_names(path, names, headers, data),
-        "direct_url": direct_url,
+        "direct_url": _text(path, "direct_url.json") if "direct_url.json" in names else None,
+        "provenance_url": _text(path, "provenance_url.json") if "provenance_url.json" in names else None,
         "installer": _text(path, "INSTALLER").strip() or None if "INSTALLER" in names else None,
         "requested": "REQUESTED" in names,
         "size": sum(map(int, _FILE_SIZE.findall(data))) if data else None,
-        "sha256": _archive_hash(provenance) or _archive_hash(direct_url),
         "path": path,
     }
 
@@ -367,27 +365,6 @@ def _requires_txt(text: str) -> tuple[list[str], list[str]]:
             joined = f" ; {' and '.join(conditions)}" if conditions else ""
             requires.append(line + joined)
     return requires, extras
-
-
-def _archive_hash(origin: Any) -> str | None:
-    """Return the sha256 of the file installed from (PEP 710 and PEP 610 write it alike)."""
-    try:
-        archive = origin["archive_info"]
-        value = archive.get("hashes", {}).get("sha256")
-        if value is None and str(archive.get("hash", "")).startswith("sha256="):
-            value = archive["hash"][len("sha256=") :]
-    except (AttributeError, KeyError, TypeError):
-        return None
-    return value if isinstance(value, str) else None
-
-
-def _json(path: str, name: str) -> Any:
-    """Return the object in a JSON file, or None when there is none to be had."""
-    try:
-        value = json.loads(_read(os.path.join(path, name)).decode("utf-8"))
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _text(path: str, name: str) -> str:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -13,22 +12,22 @@ import shutil
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from colablock._common.process import ChildFailed
-from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator, detect
+from colablock.environment.direct_url import DirectUrl, archive_sha256, editable_folder, read_direct_url
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.probe import ask_interpreter
+from colablock.environment.record import read_record
+from colablock.environment.requirements import applies, parse_requirement
 from colablock.errors import InvalidInput, NotFound
 
 __all__ = [
@@ -88,7 +87,7 @@ class Installed:
     requires_python: str | None = None
     extras: tuple[str, ...] = ()  # Provides-Extra
     import_names: tuple[str, ...] = ()  # top-level
-    direct_url: Mapping[str, object] | None = None  # PEP 610, as read
+    direct_url: DirectUrl | None = None  # PEP 610
     installer: str | None = None
     requested: bool = False
     size: int | None = None  # bytes on disk, from RECORD
@@ -196,7 +195,7 @@ def fingerprint(snapshot: Snapshot) -> str:
     lines = []
     for name in sorted(snapshot.installed):
         installed = snapshot.installed[name]
-        origin = json.dumps(installed.direct_url, sort_keys=True) if installed.direct_url else ""
+        origin = json.dumps(installed.direct_url.to_dict(), sort_keys=True) if installed.direct_url else ""
         lines.append(f"{name}=={installed.version} {origin}\n")
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -232,7 +231,10 @@ def _installed(records: Iterable[Mapping[str, Any]]) -> dict[NormalizedName, Ins
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
         }
-        installed = Installed(**values)
+        origin = read_direct_url(values.pop("direct_url"))
+        provenance = read_direct_url(values.pop("provenance_url"))  # PEP 710: of the same form
+        sha256 = archive_sha256(provenance) or archive_sha256(origin)
+        installed = Installed(**values, direct_url=origin, sha256=sha256)
         found[installed.name] = installed
     return found
 
@@ -293,13 +295,9 @@ def is_version(text: str) -> bool:
 
 def _direct_requirements(installed: Installed, environment: Environment) -> Iterator[NormalizedName]:
     """Yield the names that *installed* requires without an extra; a broken line requires nothing."""
-    markers = {**environment.markers, "extra": ""}
     for line in installed.requires:
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
-            continue
-        if requirement.marker is None or requirement.marker.evaluate(markers):
+        requirement = parse_requirement(line)
+        if requirement is not None and applies(requirement, environment):
             yield canonicalize_name(requirement.name)
 
 
@@ -327,19 +325,15 @@ def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _rows(path: str) -> Iterator[tuple[str, str]]:
-    """Yield path and hash of each file in a distribution's record; nothing when it has none."""
+    """Yield path and hash of each file that a distribution records; nothing if it has no record."""
     try:
-        text = Path(path, "RECORD").read_text("utf-8", "surrogateescape")
+        rows = read_record(Path(path))
     except OSError:
+        rows = None
+    if rows is None:
         yield from _legacy_rows(path)
-        return
-    for line in text.splitlines():
-        row = line.rsplit(",", 2)
-        if '"' in line:
-            with suppress(csv.Error):  # a broken row stays as it is split
-                row = next(csv.reader([line]))
-        if row and row[0]:
-            yield row[0], row[1] if len(row) > 1 else ""
+    else:
+        yield from (row[:2] for row in rows if row.path)
 
 
 def _legacy_rows(path: str) -> Iterator[tuple[str, str]]:
@@ -418,7 +412,7 @@ def _modules_by_file(
     homes: set[str] = set()
     for distribution in installed:
         homes.add(os.path.dirname(distribution.path or ""))
-        homes.add(_editable_root(distribution) or "")
+        homes.add(editable_folder(distribution.direct_url) or "")
     below = tuple(os.path.realpath(home) + os.sep for home in homes - {""})
     names_of: dict[str, list[str]] = defaultdict(list)
     real: dict[str, str] = {}
@@ -448,7 +442,7 @@ def _owned(installed: Installed, files: AbstractSet[str]) -> AbstractSet[str]:
     folder = os.path.realpath(os.path.dirname(installed.path))
     # No module is imported from where a path with `..` leads: those are scripts and data.
     recorded = {os.path.join(folder, path) for path, _ in _rows(installed.path)}
-    if root := _editable_root(installed):
+    if root := editable_folder(installed.direct_url):
         below: tuple[str, ...] = (root + os.sep,)
     elif not recorded:
         stems = [os.path.join(folder, name) for name in installed.import_names]
@@ -456,14 +450,3 @@ def _owned(installed: Installed, files: AbstractSet[str]) -> AbstractSet[str]:
     else:
         return recorded & files
     return {file for file in files if file in recorded or file.startswith(below)}
-
-
-def _editable_root(installed: Installed) -> str | None:
-    """Return the folder of the project that *installed* points to, when it is editable (PEP 610)."""
-    origin = installed.direct_url or {}
-    info, url = origin.get("dir_info"), origin.get("url")
-    if not isinstance(info, dict) or not info.get("editable") or not isinstance(url, str):
-        return None
-    path = unquote(urlsplit(url).path)
-    # `file:///C:/project`; urllib.request knows this too, and takes 20 ms to import.
-    return os.path.realpath(path.lstrip("/") if os.name == "nt" else path)

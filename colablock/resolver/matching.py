@@ -146,7 +146,7 @@ class CandidateMatcher:
         name, version = installed.name, Version(installed.version)
         entry = self._direct.get(name)
         if entry is not None:
-            recorded = str((installed.direct_url or {}).get("url", ""))
+            recorded = installed.direct_url.url if installed.direct_url is not None else ""
             ours = entry.is_rebuilt and any(c.version == version for c in self._source.judge(name).candidates)
             return ours or (not entry.is_rebuilt and recorded == entry.url)
         if name not in self._indexed:

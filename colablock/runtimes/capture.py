@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from urllib.parse import urlencode
-
-from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.dependency_graph import DependencyGraph
+from colablock.environment.direct_url import from_freeze, is_editable, to_freeze
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import InvalidInput
@@ -15,7 +12,6 @@ from colablock.runtimes.document import (
     RecordedDistribution,
     RecordedRuntime,
     Recording,
-    direct_url_of,
     recording_of,
 )
 
@@ -44,7 +40,7 @@ def record_snapshot(
             message, hint="Free-threaded builds, debug builds and PyPy have wheel tags of their own"
         )
     ours = _came_with_colablock(snapshot)
-    editable = {name for name, one in snapshot.installed.items() if _is_editable(one)} - ours
+    editable = {name for name, one in snapshot.installed.items() if is_editable(one.direct_url)} - ours
     kept = [one for name, one in snapshot.installed.items() if name not in ours | editable]
     about = RecordedRuntime(
         name=name,
@@ -66,7 +62,7 @@ def record_snapshot(
 
 def _recorded(installed: Installed) -> RecordedDistribution:
     """Return the part of *installed* that a document keeps, without paths of this machine."""
-    url = _url_of(installed.direct_url)
+    url = to_freeze(installed.direct_url) if installed.direct_url is not None else None
     kept = Installed(
         name=installed.name,
         version=installed.version,
@@ -74,7 +70,7 @@ def _recorded(installed: Installed) -> RecordedDistribution:
         requires_python=installed.requires_python,
         extras=installed.extras,
         import_names=installed.import_names,
-        direct_url=direct_url_of(url) if url else None,
+        direct_url=from_freeze(url) if url else None,
         installer="pip",
         size=installed.size,
     )
@@ -97,26 +93,3 @@ def _came_with_colablock(snapshot: Snapshot) -> frozenset[NormalizedName]:
         if not more:
             return frozenset(ours)
         ours |= more
-
-
-def _is_editable(installed: Installed) -> bool:
-    info = (installed.direct_url or {}).get("dir_info")
-    return isinstance(info, dict) and bool(info.get("editable"))
-
-
-def _url_of(origin: Mapping[str, object] | None) -> str | None:
-    """Return *origin* (PEP 610) as ``pip freeze`` shows it; None if there is none to show."""
-    url = (origin or {}).get("url")
-    if origin is None or not isinstance(url, str):
-        return None
-    url = redacted(url)
-    vcs, archive, below = origin.get("vcs_info"), origin.get("archive_info"), origin.get("subdirectory")
-    if isinstance(vcs, dict):
-        url = f"{vcs.get('vcs')}+{url}@{vcs.get('commit_id')}"
-    fragment = {}
-    hashes = archive.get("hashes") if isinstance(archive, dict) else None
-    if isinstance(hashes, dict) and isinstance(hashes.get("sha256"), str):
-        fragment["sha256"] = hashes["sha256"]
-    if isinstance(below, str):
-        fragment["subdirectory"] = below
-    return f"{url}#{urlencode(fragment, safe='/')}" if fragment else url

@@ -14,6 +14,7 @@ from datetime import date
 from typing import Any
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
+from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host, Installed, is_version
 from colablock.errors import Fault, InvalidInput
@@ -24,7 +25,6 @@ __all__ = [
     "RecordedRuntime",
     "Recording",
     "check_name",
-    "direct_url_of",
     "is_date",
     "read_document",
     "recording_of",
@@ -155,18 +155,6 @@ def is_date(text: str) -> bool:
         return False
 
 
-def direct_url_of(url: str) -> dict[str, object]:
-    """Return the origin (PEP 610) that ``pip freeze`` showed as *url*."""
-    if match := re.match(r"(git|hg|svn|bzr)\+", url):
-        repository, _, commit = url[match.end() :].partition("#")[0].rpartition("@")
-        return {"url": repository, "vcs_info": {"vcs": match[1], "commit_id": commit}}
-    base, _, fragment = url.partition("#")
-    if base.startswith("file:") and not re.search(r"\.(whl|zip|tar\.\w+|tgz)$", base):
-        return {"url": base, "dir_info": {}}
-    digest = re.fullmatch(r"sha256=([0-9a-f]{64})", fragment)
-    return {"url": base, "archive_info": {"hashes": {"sha256": digest[1]}} if digest else {}}
-
-
 # Writing
 
 
@@ -280,7 +268,7 @@ def _distribution(line: Mapping[str, Any]) -> RecordedDistribution:
             requires_python=line.get("requires_python"),
             extras=tuple(line.get("extras", ())),
             import_names=tuple(line.get("import_names", ())),
-            direct_url=direct_url_of(url) if url else None,
+            direct_url=from_freeze(url) if url else None,
             installer="pip",
             size=line.get("size"),
             is_known=is_known,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
+from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host, Installed, is_version
 from colablock.errors import InvalidInput
@@ -15,7 +16,6 @@ from colablock.runtimes.document import (
     RecordedDistribution,
     RecordedRuntime,
     Recording,
-    direct_url_of,
     recording_of,
 )
 from colablock.runtimes.freeze import Freeze, Frozen
@@ -119,7 +119,7 @@ def _learnt(line: Frozen, learnt: ReleaseMetadata) -> RecordedDistribution:
     installed = Installed(
         name=line.name,
         version=line.version or "",
-        direct_url=direct_url_of(line.url) if line.url else None,
+        direct_url=from_freeze(line.url) if line.url else None,
         installer="pip",
         is_known=learnt.metadata is not None,
     )

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.environment.direct_url import from_freeze
 from colablock.environment.snapshot import Installed
 from colablock.runtimes.document import (
     RecordedDistribution,
     RecordedRuntime,
     Recording,
-    direct_url_of,
     recording_of,
 )
 
@@ -107,7 +107,7 @@ def _distribution(line: str, version: str, label: str) -> RecordedDistribution:
             requires_python=record.get("requires_python"),
             extras=tuple(record.get("provides_extra", ())),
             import_names=tuple(record.get("import_names", ())),
-            direct_url=direct_url_of(url) if at else None,
+            direct_url=from_freeze(url) if at else None,
             installer="pip",
             size=record.get("size"),
             is_known=known is not None,

@@ -13,6 +13,7 @@ from colablock._common.fs import file_digest
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
+from colablock._vendor.packaging.direct_url import ArchiveInfo, DirectUrl
 from colablock._vendor.packaging.utils import (
     InvalidWheelFilename,
     NormalizedName,
@@ -183,11 +184,9 @@ def _finish_one(dist_info: Path, step: Step) -> Sequence[Row]:
 
 def _direct_url(artifact: Artifact) -> str:
     """Return the text of direct_url.json (PEP 610) for an archive."""
-    archive: dict[str, object] = {}
-    if artifact.hashes:
-        algorithm, value = next(iter(sorted(artifact.hashes.items(), key=lambda item: item[0] != "sha256")))
-        archive = {"hash": f"{algorithm}={value}", "hashes": dict(artifact.hashes)}
-    return json.dumps({"archive_info": archive, "url": artifact.url}, sort_keys=True)
+    hashes = dict(sorted(artifact.hashes.items(), key=lambda item: item[0] != "sha256"))
+    origin = DirectUrl(url=artifact.url, archive_info=ArchiveInfo(hashes=hashes or None))
+    return json.dumps(origin.to_dict(generate_legacy_hash=True), sort_keys=True)
 
 
 def _places(prefix: Path, site: Site) -> tuple[tuple[str, str], ...]:

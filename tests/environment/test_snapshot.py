@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -16,6 +17,7 @@ import pytest
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator
+from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import (
     Host,
@@ -29,7 +31,7 @@ from colablock.environment.snapshot import (
     take_snapshot,
 )
 from colablock.errors import InvalidInput, NotFound
-from tests.support.runtime import Stub, Venv, build_site, find_python, make_venv
+from tests.support.runtime import Stub, Venv, build_site, find_python, make_venv, site_of
 
 pytestmark = pytest.mark.interpreter
 
@@ -50,6 +52,9 @@ def read(*folders: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     notes: list[str] = []
     found = _probe.distributions(map(str, folders), notes)
     return {item["name"]: item for item in found}, notes
+
+
+ARCHIVE = b'{"url": "https://x.example/a.whl", "archive_info": {"hashes": {"sha256": "%s"}}}'
 
 
 def only(folder: Path) -> dict[str, Any]:
@@ -89,10 +94,10 @@ def test_a_distribution_with_all_that_can_be_told(tmp_path: Path) -> None:
         "requires_python": ">=3.8",
         "extras": ["cli"],
         "import_names": ["other", "some"],
-        "direct_url": origin,
+        "direct_url": json.dumps(origin),
+        "provenance_url": None,
         "installer": "pip",
         "requested": True,
-        "sha256": "ab" * 32,
         "path": str(tmp_path / "Some_Dist-1.0+cpu.dist-info"),
     }
 
@@ -205,26 +210,30 @@ def test_metadata_that_may_not_be_read_is_noted(tmp_path: Path) -> None:
     assert "cannot be read" in notes[0]
 
 
-BROKEN_ORIGINS: list[str | bytes] = ["", "{", "[]", b"\xff", '"text"', '{"archive_info": 1}', '{"url": 5}']
+ORIGINS: dict[str, tuple[dict[str, bytes], str | None, str | None]] = {
+    "none": ({}, None, None),
+    "not valid": ({"direct_url.json": b"\xff", "provenance_url.json": b"{"}, None, None),
+    "a direct reference": ({"direct_url.json": ARCHIVE % b"00ff"}, "https://x.example/a.whl", "00ff"),
+    # An index, and so no direct reference (PEP 710).
+    "a provenance": ({"provenance_url.json": ARCHIVE % b"00ff"}, None, "00ff"),
+    "both": (
+        {"direct_url.json": ARCHIVE % b"11", "provenance_url.json": ARCHIVE % b"00ff"},
+        "https://x.example/a.whl",
+        "00ff",
+    ),
+}
 
 
-@pytest.mark.parametrize("content", BROKEN_ORIGINS)
-def test_an_origin_that_cannot_be_read_is_none(tmp_path: Path, content: str | bytes) -> None:
-    dist_info(tmp_path, {"METADATA": HEAD, "direct_url.json": content, "provenance_url.json": content})
-    assert only(tmp_path)["sha256"] is None
-
-
-HASHES: list[tuple[str, dict[str, Any]]] = [
-    ("provenance_url.json", {"url": "u", "archive_info": {"hashes": {"sha256": "00ff"}}}),
-    ("direct_url.json", {"url": "u", "archive_info": {"hashes": {"sha256": "00ff"}}}),
-    ("direct_url.json", {"url": "u", "archive_info": {"hash": "sha256=00ff"}}),
-]
-
-
-@pytest.mark.parametrize(("file", "content"), HASHES)
-def test_the_hash_of_what_was_installed(tmp_path: Path, file: str, content: dict[str, Any]) -> None:
-    dist_info(tmp_path, {"METADATA": HEAD, file: json.dumps(content)})
-    assert only(tmp_path)["sha256"] == "00ff"
+@pytest.mark.parametrize(("files", "url", "sha256"), ORIGINS.values(), ids=ORIGINS.keys())
+def test_the_url_and_the_hash_of_what_was_installed(
+    empty_venv: Path, tmp_path: Path, files: dict[str, bytes], url: str | None, sha256: str | None
+) -> None:
+    venv = tmp_path / "venv"
+    shutil.copytree(empty_venv, venv, symlinks=True)
+    dist_info(site_of(venv), {"METADATA": HEAD, **files})
+    installed = snapshot_of(venv, environ=PLAIN, accelerator=NONE).installed[canonicalize_name("some-dist")]
+    assert (installed.direct_url.url if installed.direct_url else None) == url
+    assert installed.sha256 == sha256
 
 
 def test_the_first_folder_wins_and_the_hidden_one_is_noted(tmp_path: Path) -> None:
@@ -624,7 +633,7 @@ def test_the_fingerprint_follows_versions_and_origins_alone() -> None:
     assert fingerprint(snapshot_with(same)) == first
     others = [
         {**installed, torch.name: replace(torch, version="2.9")},
-        {**installed, torch.name: replace(torch, direct_url={"url": "https://files.example/torch.whl"})},
+        {**installed, torch.name: replace(torch, direct_url=from_freeze("https://files.example/torch.whl"))},
         installed_of(numpy="2"),
     ]
     assert len({first, *(fingerprint(snapshot_with(other)) for other in others)}) == 4

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from colablock._vendor.packaging.direct_url import VcsInfo
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.tags import Tag
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
+from colablock.environment.direct_url import archive_sha256
 from colablock.environment.snapshot import Host, Installed, fingerprint, snapshot_of
 from colablock.errors import NotFound
 from colablock.runtimes.catalog import (
@@ -120,14 +122,13 @@ def test_an_unchanged_image_is_identified(name: str) -> None:
 
 def test_direct_urls_are_kept() -> None:
     installed = load_runtime("colab-2026.08-gpu").installed
-    gateway = installed[canonicalize_name("jupyter-kernel-gateway")].direct_url or {}
-    assert gateway["vcs_info"] == {"vcs": "git", "commit_id": "b134e9945df25c2dcb98ade9129399be10788671"}
-    assert gateway["url"] == "https://github.com/googlecolab/kernel_gateway"
+    gateway = installed[canonicalize_name("jupyter-kernel-gateway")].direct_url
+    assert gateway is not None
+    assert gateway.vcs_info == VcsInfo(vcs="git", commit_id="b134e9945df25c2dcb98ade9129399be10788671")
+    assert gateway.url == "https://github.com/googlecolab/kernel_gateway"
     model = installed[canonicalize_name("en-core-web-sm")]
     assert model.version == "3.8.0"
-    archive = (model.direct_url or {})["archive_info"]
-    assert isinstance(archive, dict)
-    assert archive["hashes"]["sha256"].startswith("1932429d")
+    assert (archive_sha256(model.direct_url) or "").startswith("1932429d")
     assert installed[canonicalize_name("numpy")].direct_url is None
 
 

@@ -182,7 +182,7 @@ def _stub(item: RecordedDistribution, sharing: Iterable[object]) -> Stub:
         requires_python=known.requires_python,
         extras=known.extras,
         import_names=names,
-        direct_url=known.direct_url,
+        direct_url=known.direct_url.to_dict() if known.direct_url is not None else None,
         files=build,
     )
 
