@@ -51,7 +51,7 @@ def asked(bench: Bench, **more: Any) -> dict[str, Any]:
     }
 
 
-def test_a_run_is_followed_to_its_end_and_at_hand_afterwards(
+def test_a_run_is_followed_to_its_end_and_returned(
     applied: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = colablock.train("tiny", **asked(applied))
@@ -75,7 +75,7 @@ def test_a_run_is_followed_to_its_end_and_at_hand_afterwards(
     assert archive.stat().st_size > 0
 
 
-def test_one_that_is_left_is_attached_to_and_stopped(applied: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_left_is_attached_and_stopped(applied: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_PAUSE", "0.05")
     run = colablock.train("tiny", wait=False, quiet=True, **asked(applied, max_steps=100))
     assert run.state == "running"
@@ -91,7 +91,7 @@ def test_one_that_is_left_is_attached_to_and_stopped(applied: Bench, monkeypatch
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_one_that_is_not_over_ends_the_cell_that_waits_for_it(
+def test_leaving_a_running_run_ends_the_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: bool
 ) -> None:
     def interrupt(_: float) -> None:
@@ -108,7 +108,7 @@ def test_one_that_is_not_over_ends_the_cell_that_waits_for_it(
         assert folder.is_alive()
 
 
-def test_only_one_that_runs_is_asked_to_stop(tmp_path: Path) -> None:
+def test_only_a_running_run_can_be_stopped(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "tiny", end={"state": "done"})
     run = Run(NamedRun("tiny", folder))
     with pytest.raises(Refused, match="the run `tiny` is not running: it is done"):
@@ -153,7 +153,7 @@ class Printer:
         self.said += text
 
 
-def test_what_a_cell_has_shown_is_a_line_as_its_result(tmp_path: Path, shell: NotebookShell) -> None:
+def test_a_run_that_a_cell_has_shown_is_one_line_as_its_result(tmp_path: Path, shell: NotebookShell) -> None:
     folder = a_run(tmp_path / "tiny", events=events_of([5.0, 4.0]), end={"state": "done"})
     run = Run(NamedRun("tiny", folder))
     whole = run._repr_html_()
@@ -173,7 +173,7 @@ def test_what_a_cell_has_shown_is_a_line_as_its_result(tmp_path: Path, shell: No
 
 
 @pytest.mark.usefixtures("applied")
-def test_a_receipt_that_a_cell_has_shown_is_a_line_as_its_result(shell: NotebookShell) -> None:
+def test_a_receipt_that_a_cell_has_shown_is_one_line_as_its_result(shell: NotebookShell) -> None:
     receipt = colablock.smoke("tiny")
     assert "the loss of fixed rows falls" in shell.sent[-1]["text/html"]
     formats = shell.formatters["text/html"], shell.formatters["text/plain"]
@@ -186,7 +186,7 @@ def test_a_receipt_that_a_cell_has_shown_is_a_line_as_its_result(shell: Notebook
     assert "the loss of fixed rows falls" in formats[0][Receipt](other)
 
 
-def test_what_was_passed_over_is_said(tmp_path: Path, shell: NotebookShell) -> None:
+def test_skipped_checkpoints_are_reported(tmp_path: Path, shell: NotebookShell) -> None:
     folder = make_run(tmp_path / "run", process=0, python=sys.executable)
     checkpoint = make_checkpoint(folder.path, 20)
     (checkpoint / "adapter_config.json").write_text("{}")
@@ -210,7 +210,7 @@ def test_a_failure_is_raised_with_its_reason(applied: Bench, monkeypatch: pytest
         run.follow()
 
 
-def test_one_that_was_killed_is_a_failure(applied: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_is_a_failure(applied: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_PAUSE", "0.05")
     run = colablock.train("tiny", wait=False, quiet=True, **asked(applied, max_steps=1000))
     until(lambda: steps_of(run._folder))
@@ -237,7 +237,7 @@ def test_a_config_is_a_file_or_a_mapping(applied: Bench, as_file: bool) -> None:
     assert list(losses_of(run._folder)) == [1, 2]
 
 
-def test_several_files_and_launcher_arguments_are_taken(applied: Bench) -> None:
+def test_several_files_and_launcher_arguments_are_accepted(applied: Bench) -> None:
     other = applied.folder / "other.csv"
     other.write_text("prompt,completion\na,b\n")
     run = colablock.train(
@@ -252,7 +252,7 @@ def test_several_files_and_launcher_arguments_are_taken(applied: Bench) -> None:
     end_of(run._folder)
 
 
-def test_what_cannot_be_is_raised(applied: Bench) -> None:
+def test_invalid_calls_raise(applied: Bench) -> None:
     with pytest.raises(InvalidConfig, match="seedd: unknown key"):
         colablock.train("tiny", quiet=True, **asked(applied, seedd=1))
     with pytest.raises(NotFound):

@@ -37,7 +37,7 @@ def failed(path: Path, home: Path) -> None:
     a_run(path, home=home, events=events_of([5.0, 4.0]), end={"state": "failed", "error": error})
 
 
-def test_the_list_is_newest_first_and_tells_what_is_gone(
+def test_the_list_is_newest_first_and_includes_deleted_runs(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(environ, "list") == 0
@@ -61,7 +61,7 @@ def test_the_list_is_newest_first_and_tells_what_is_gone(
     assert found[2]["progress"]["step"] == 2
 
 
-def test_for_the_list_each_file_is_read_once_and_no_log(
+def test_the_list_reads_each_file_once_and_no_log(
     tmp_path: Path, home: Path, environ: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed(tmp_path / "tiny", home)
@@ -83,7 +83,7 @@ def test_for_the_list_each_file_is_read_once_and_no_log(
     ]
 
 
-def test_one_run_is_shown_by_name_or_by_its_folder(
+def test_a_run_is_shown_by_id_or_by_folder(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed(tmp_path / "tiny", home)
@@ -100,7 +100,7 @@ def test_one_run_is_shown_by_name_or_by_its_folder(
     assert "did you mean `tiny`?" in capsys.readouterr().err
 
 
-def test_what_is_no_number_is_null_in_json(
+def test_nan_is_null_in_json(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     a_run(tmp_path / "tiny", home=home, events=events_of([5.0, float("nan")]), end={"state": "done"})
@@ -123,7 +123,7 @@ def test_a_run_is_followed_to_its_end(
     assert json.loads(capsys.readouterr().out)["state"] == "done"
 
 
-def test_one_that_failed_is_an_answer_with_its_own_exit_code(
+def test_a_failed_run_has_its_own_exit_code(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed(tmp_path / "tiny", home)
@@ -144,7 +144,7 @@ def test_a_run_is_stopped_at_a_checkpoint(
     assert "the run `tiny` is not running: its folder is gone" in capsys.readouterr().err
 
 
-def test_asking_is_enough(
+def test_a_stop_can_be_requested_without_waiting(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with a_sleeper() as process:
@@ -162,9 +162,7 @@ def test_asking_is_enough(
     assert "`tiny`" in said
 
 
-def test_an_interrupt_leaves_the_run_to_itself(
-    tmp_path: Path, home: Path, environ: Mapping[str, str]
-) -> None:
+def test_an_interrupt_leaves_the_run_running(tmp_path: Path, home: Path, environ: Mapping[str, str]) -> None:
     with a_sleeper() as process:
         folder = a_run(tmp_path / "tiny", home=home, events=events_of([5.0], total=3), **process)
         command = [sys.executable, "-m", "colablock", "runs", "follow"]
@@ -181,7 +179,7 @@ def test_an_interrupt_leaves_the_run_to_itself(
         assert folder.is_alive()
 
 
-def test_the_curve_is_drawn_to_a_file(
+def test_the_curve_is_written_to_a_file(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     a_run(tmp_path / "tiny", home=home, events=events_of([5.0, 4.0]), end={"state": "done"})

@@ -85,7 +85,7 @@ def shell(bench: Bench, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     return CommandLine(bench, capsys)
 
 
-def test_a_run_is_briefed_followed_and_told(shell: CommandLine) -> None:
+def test_a_run_is_briefed_followed_and_summarised(shell: CommandLine) -> None:
     assert shell.train() == 0
     (title,) = (line for line in shell.err.splitlines() if line.startswith("QLoRA of "))
     assert title == "QLoRA of model with trl, fp32, on the CPU"
@@ -105,14 +105,14 @@ def test_a_run_is_briefed_followed_and_told(shell: CommandLine) -> None:
     assert RunFolder(shell.bench.folder / "run.1").state() is State.DONE
 
 
-def test_a_result_is_json_alone(shell: CommandLine) -> None:
+def test_the_json_result_is_the_only_output(shell: CommandLine) -> None:
     assert shell.train("--json") == 0
     assert (shell.json["id"], shell.json["state"], shell.json["progress"]["step"]) == ("run", "done", 6)
     assert shell.json["adapter"] == str(shell.folder.adapter)
     assert shell.err == ""
 
 
-def test_a_run_is_started_and_left(shell: CommandLine) -> None:
+def test_a_run_is_started_without_waiting(shell: CommandLine) -> None:
     asked = ("--no-wait", "--set", "max_steps=1000")
     assert shell.train(*asked, "--json", STAND_IN_PAUSE="0.05") == 0
     assert shell.json == {"id": "run", "folder": str(shell.folder.path), "state": "running"}
@@ -126,7 +126,7 @@ def test_a_run_is_started_and_left(shell: CommandLine) -> None:
     assert shell.folder.state() is State.STOPPED
 
 
-def test_a_failure_has_an_exit_code_and_a_reason(shell: CommandLine) -> None:
+def test_a_failed_run_has_an_exit_code_and_a_reason(shell: CommandLine) -> None:
     assert shell.train("--set", "save_steps=2", STAND_IN_FAILS_AT="4") == 1
     assert "the disk is full" in shell.told
     assert shell.train("--set", "save_steps=2", "--json") == 0  # it goes on from what was saved before
@@ -134,7 +134,7 @@ def test_a_failure_has_an_exit_code_and_a_reason(shell: CommandLine) -> None:
     assert shell.json["record"]["resumed_from"] == "checkpoint-2"
 
 
-def test_what_changed_has_to_be_allowed(shell: CommandLine) -> None:
+def test_changes_have_to_be_allowed(shell: CommandLine) -> None:
     assert shell.train("--set", "save_steps=2", STAND_IN_FAILS_AT="4") == 1
     assert shell.train("--set", "seed=7") == 1
     said = shell.said
@@ -143,7 +143,7 @@ def test_what_changed_has_to_be_allowed(shell: CommandLine) -> None:
     assert shell.train("--set", "seed=7", "--resume-anyway") == 0
 
 
-def test_a_file_holds_the_config_and_options_come_before_it(shell: CommandLine) -> None:
+def test_options_override_the_config_file(shell: CommandLine) -> None:
     config = shell.bench.folder / "train.yaml"
     config.write_text("base_model: other/model\ndatasets: [none.jsonl]\nmax_steps: 9\nlora_r: 4\nseed: 3\n")
     assert shell.train("--config", str(config), "--set", "seed=5", "--json") == 0
@@ -152,7 +152,7 @@ def test_a_file_holds_the_config_and_options_come_before_it(shell: CommandLine) 
     assert found["base_model"] == str(shell.bench.stack.model)
 
 
-def test_what_follows_two_dashes_goes_to_the_launcher(shell: CommandLine) -> None:
+def test_arguments_after_two_dashes_go_to_the_launcher(shell: CommandLine) -> None:
     assert shell.train("--json", "--", "--num_cpu_threads_per_process", "3") == 0
     command = shell.json["record"]["command"]
     assert command[-4:-2] == ["--num_cpu_threads_per_process", "3"]
@@ -176,14 +176,14 @@ USAGE: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("argv", "words"), USAGE)
-def test_what_cannot_be_used_is_exit_2(shell: CommandLine, argv: list[str], words: str) -> None:
+def test_unusable_arguments_exit_with_2(shell: CommandLine, argv: list[str], words: str) -> None:
     assert shell(*argv) == 2
     assert words in shell.said
     assert shell(*argv, "--json") == 2
     assert shell.json["exit_code"] == 2
 
 
-def test_a_stack_that_moved_since_its_proof_trains_nothing(shell: CommandLine) -> None:
+def test_a_stack_that_changed_since_its_proof_is_refused(shell: CommandLine) -> None:
     stack = shell.bench.stack
     info = stack.site / "peft-0.21.2.dist-info"
     moved = info.with_name("peft-0.22.0.dist-info")
@@ -197,7 +197,7 @@ def test_a_stack_that_moved_since_its_proof_trains_nothing(shell: CommandLine) -
         moved.rename(info)
 
 
-def test_a_refusal_names_every_reason_and_may_be_overruled(shell: CommandLine) -> None:
+def test_a_refusal_lists_every_reason_and_can_be_overridden(shell: CommandLine) -> None:
     asked = ("--set", "optimizer=paged_adamw_8bit", "--set", "adapter=qlora")
     assert shell.train(*asked) == 1
     said = shell.said
@@ -227,7 +227,7 @@ def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:
     kill(shell.folder)
 
 
-def test_smoke_proves_and_leaves_a_receipt(shell: CommandLine) -> None:
+def test_smoke_writes_a_receipt(shell: CommandLine) -> None:
     receipt = shell.bench.folder / "receipt.json"
     assert shell("smoke", "tiny", "--receipt", str(receipt)) == 0
     said = shell.told
@@ -249,7 +249,7 @@ def test_smoke_with_another_runner_may_fail(shell: CommandLine) -> None:
     assert "You can't pass `load_in_4bit`" in shell.said
 
 
-def test_a_loss_that_does_not_fall_is_no_proof(shell: CommandLine) -> None:
+def test_a_loss_that_does_not_fall_fails_the_smoke_run(shell: CommandLine) -> None:
     assert shell("smoke", "tiny", STAND_IN_SPEED="0") == 1
     assert shell.told.startswith("tiny does not train: 10 steps")
     assert "FAIL the loss of fixed rows falls: " in shell.told

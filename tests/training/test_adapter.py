@@ -44,7 +44,7 @@ def run(tmp_path: Path) -> Path:
     return made.path
 
 
-def test_the_adapter_of_a_run_that_is_not_done_is_that_of_its_newest_checkpoint(tmp_path: Path) -> None:
+def test_an_unfinished_run_has_the_adapter_of_its_newest_checkpoint(tmp_path: Path) -> None:
     told = Notes()
     with pytest.raises(NotFound, match="has no adapter"):
         adapter_of(tmp_path, reporter=told)
@@ -60,7 +60,7 @@ def test_the_adapter_of_a_run_that_is_not_done_is_that_of_its_newest_checkpoint(
     ("state", "found"),
     [("stopped", "adapter"), ("done", "adapter"), ("failed", "checkpoint-30"), (None, "checkpoint-30")],
 )
-def test_the_adapter_of_an_earlier_stop_is_an_old_one(state: str | None, found: str, tmp_path: Path) -> None:
+def test_the_adapter_of_an_earlier_stop_is_outdated(state: str | None, found: str, tmp_path: Path) -> None:
     run = make_run(tmp_path)  # running
     make_adapter(run.adapter)
     assert adapter_of(tmp_path, reporter=Notes()) == run.adapter  # there is no other yet
@@ -119,7 +119,7 @@ def test_colab_offers_the_file_to_the_browser(run: Path, tmp_path: Path) -> None
     )
 
 
-def test_what_cannot_be_is_said_before_anything_starts(run: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_before_a_process_starts(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="must be a list of strings"):
         generate(run, "one")
     with pytest.raises(InvalidInput, match="already exists"):
@@ -137,7 +137,7 @@ def test_what_cannot_be_is_said_before_anything_starts(run: Path, tmp_path: Path
     assert not (run / "run-1.zip").exists()
 
 
-def test_what_the_child_dies_of_is_worded_and_nothing_is_left(run: Path, tmp_path: Path) -> None:
+def test_a_failing_process_is_reported_and_leaves_no_files(run: Path, tmp_path: Path) -> None:
     said: list[str] = []
     environ = {"PATH": os.defpath}
     python = make_venv(tmp_path / "env", sys.executable)
@@ -157,7 +157,7 @@ def test_what_the_child_dies_of_is_worded_and_nothing_is_left(run: Path, tmp_pat
         generate(run, ["one"], environ=environ)
 
 
-def test_another_base_may_be_named_as_seen_from_here(
+def test_a_relative_path_of_another_base_is_resolved(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = make_venv(tmp_path / "env", sys.executable)
@@ -191,7 +191,7 @@ class HfApi:
 """
 
 
-def test_a_push_is_private_and_holds_no_token(run: Path, tmp_path: Path) -> None:
+def test_a_push_is_private_and_has_no_token(run: Path, tmp_path: Path) -> None:
     python = make_venv(tmp_path / "env", sys.executable)
     (site_of(tmp_path / "env") / "huggingface_hub.py").write_text(HUB)
     make_run(run, process=0, python=str(python), config=CONFIG)

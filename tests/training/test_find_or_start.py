@@ -79,7 +79,7 @@ def cut_off(bench: Bench, config: TrainConfig, *, at: int = 4, **asked: Any) -> 
     return folder
 
 
-def test_a_run_is_started_recorded_and_then_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_started_recorded_and_registered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     git = shutil.which("git") or pytest.skip("there is no git here")
     clone = bench.folder / "clone"
     clone.mkdir()
@@ -112,7 +112,7 @@ def test_a_run_is_started_recorded_and_then_known(bench: Bench, monkeypatch: pyt
     assert [event for event in call.folder.metrics() if "eval_loss" in event]  # about ten times
 
 
-def test_a_run_knows_the_cards_that_it_trains_on(bench: Bench) -> None:
+def test_a_run_records_its_cards(bench: Bench) -> None:
     devices = declared("T4").devices + declared("H100").devices
     accelerator = Accelerator(kind="cuda", driver="580.82.07", devices=devices)
     call = Call(
@@ -128,7 +128,7 @@ def test_a_run_knows_the_cards_that_it_trains_on(bench: Bench) -> None:
     assert (record.precision, record.workarounds) == ("bf16", [])
 
 
-def test_one_that_is_done_is_found(bench: Bench) -> None:
+def test_a_finished_run_is_found(bench: Bench) -> None:
     first = Call(bench)
     end_of(first.folder)
     before = record_of(first.folder)
@@ -142,7 +142,7 @@ def test_one_that_is_done_is_found(bench: Bench) -> None:
     assert steps_of(third.folder, "start") == [0]
 
 
-def test_one_that_is_done_is_no_place_to_go_on_from(bench: Bench) -> None:
+def test_a_finished_run_cannot_be_resumed_with_changes(bench: Bench) -> None:
     end_of(Call(bench).folder)
     other = bench.config(max_steps=3)
     with pytest.raises(
@@ -160,7 +160,7 @@ def test_one_that_is_done_is_no_place_to_go_on_from(bench: Bench) -> None:
     assert [path.name for path in list_checkpoints(call.folder.path)] == ["checkpoint-3"]
 
 
-def test_one_that_runs_is_found_and_not_disturbed(bench: Bench) -> None:
+def test_a_running_run_is_found_and_not_disturbed(bench: Bench) -> None:
     config = bench.config(max_steps=1000)
     first = Call(bench, config, environ=SLOW)
     second = Call(bench, bench.config(seed=7))  # whatever it would be started with
@@ -174,7 +174,7 @@ def test_one_that_runs_is_found_and_not_disturbed(bench: Bench) -> None:
     kill(first.folder)
 
 
-def test_one_that_was_killed_goes_on(bench: Bench) -> None:
+def test_a_killed_run_is_resumed(bench: Bench) -> None:
     config = bench.config(max_steps=8, save_steps=2)
     folder = cut_off(bench, config)
     made = (folder.data / "train.parquet").stat().st_mtime_ns
@@ -189,7 +189,7 @@ def test_one_that_was_killed_goes_on(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("damaged", "taken"), [(1, 2), (2, 0)])
-def test_a_damaged_checkpoint_is_passed_over(bench: Bench, damaged: int, taken: int) -> None:
+def test_a_damaged_checkpoint_is_skipped(bench: Bench, damaged: int, taken: int) -> None:
     config = bench.config(max_steps=8, save_steps=2)
     folder = cut_off(bench, config)
     for path in list_checkpoints(folder.path):
@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_is_passed_over(bench: Bench, damaged: int, taken: 
     assert steps_of(folder, "start") == [0, taken]
 
 
-def test_damaged_checkpoints_do_not_drive_out_new_ones(bench: Bench) -> None:
+def test_damaged_checkpoints_do_not_displace_new_ones(bench: Bench) -> None:
     config = bench.config(max_steps=8, save_steps=2, save_total_limit=3)
     folder = cut_off(bench, config, at=6)
     for path in list_checkpoints(folder.path):
@@ -222,7 +222,7 @@ def test_damaged_checkpoints_do_not_drive_out_new_ones(bench: Bench) -> None:
     assert {path.name for path in folder.path.glob("unused-*")} >= {"unused-checkpoint-4"}
 
 
-def test_one_that_was_stopped_goes_on(bench: Bench) -> None:
+def test_a_stopped_run_is_resumed(bench: Bench) -> None:
     config = bench.config(max_steps=30)
     first = Call(bench, config, environ=SLOW)
     until(lambda: 2 in steps_of(first.folder))
@@ -235,7 +235,7 @@ def test_one_that_was_stopped_goes_on(bench: Bench) -> None:
     assert not call.folder.stop_file.exists()
 
 
-def test_what_changed_is_refused_unless_it_is_allowed(bench: Bench) -> None:
+def test_changes_are_refused_unless_allowed(bench: Bench) -> None:
     config = bench.config(max_steps=8, save_steps=2)
     folder = cut_off(bench, config)
     bench.data.write_text('{"text": "something else"}\n')
@@ -267,7 +267,7 @@ def test_what_changed_is_refused_unless_it_is_allowed(bench: Bench) -> None:
     ]
 
 
-def test_another_runner_is_another_run(bench: Bench) -> None:
+def test_another_runner_is_refused_unless_allowed(bench: Bench) -> None:
     config = bench.config(max_steps=8, save_steps=2)
     folder = cut_off(bench, config)
     mended = bench.stack.proven(runner="axolotl", workarounds=("load-in-4bit-twice",))
@@ -283,7 +283,7 @@ def test_another_runner_is_another_run(bench: Bench) -> None:
     assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
 
 
-def test_tokens_are_those_of_what_is_asked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_made_for_the_current_data(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     config = bench.config(max_steps=8, save_steps=2, val_set_size=0.2)
     proven = bench.stack.proven(runner="axolotl", workarounds=("load-in-4bit-twice",))
     cut_off(bench, config, proven=proven)  # which holds rows back by itself
@@ -302,7 +302,7 @@ def test_tokens_are_those_of_what_is_asked_for(bench: Bench, monkeypatch: pytest
     assert (call.folder.data / "result.json").read_bytes() == made
 
 
-def test_a_run_comes_back_from_its_mirror(bench: Bench) -> None:
+def test_a_run_is_restored_from_its_mirror(bench: Bench) -> None:
     config, drive = bench.config(max_steps=8, save_steps=2), bench.folder / "drive"
     folder = cut_off(bench, config)
     Mirror(folder, FolderStore(drive), lambda _: None).mirror_newest()
@@ -317,14 +317,14 @@ def test_a_run_comes_back_from_its_mirror(bench: Bench) -> None:
 
 
 @pytest.mark.slow  # it looks every five seconds
-def test_a_run_that_is_over_is_mirrored_when_asked_for(bench: Bench) -> None:
+def test_a_finished_run_is_mirrored_on_request(bench: Bench) -> None:
     drive = bench.folder / "drive"
     end_of(Call(bench).folder)
     assert Call(bench, mirror=str(drive)).notes == ["the run `run` is already done: `--fresh` trains again"]
     until(lambda: [path.name for path in drive.glob("*.tar")] == ["run-checkpoint-6.tar"])
 
 
-def test_a_mirror_is_fed_while_a_run_goes_on(bench: Bench) -> None:
+def test_checkpoints_are_mirrored_while_a_run_trains(bench: Bench) -> None:
     drive = bench.folder / "drive"
     call = Call(bench, bench.config(max_steps=40, save_steps=10), mirror=str(drive), environ=SLOW)
     until(lambda: list(drive.glob("run-checkpoint-*.tar.sha256")))  # of a first start nothing is restored
@@ -333,7 +333,7 @@ def test_a_mirror_is_fed_while_a_run_goes_on(bench: Bench) -> None:
         Call(bench, mirror="hf://nobody")
 
 
-def test_two_calls_at_once_are_one_too_many(bench: Bench) -> None:
+def test_a_second_concurrent_call_is_refused(bench: Bench) -> None:
     with (
         lock_run_folder(bench.folder / "run"),
         pytest.raises(Refused, match="another call is starting a run in `"),
@@ -344,7 +344,7 @@ def test_two_calls_at_once_are_one_too_many(bench: Bench) -> None:
         Call(bench, fresh=True)
 
 
-def test_what_would_fail_is_not_started_unless_it_has_to_be(tmp_path: Path) -> None:
+def test_a_run_that_would_fail_is_refused_unless_forced(tmp_path: Path) -> None:
     stack: TrainingStack = build_training_stack(tmp_path / "env", without=["bitsandbytes"])
     bench = Bench(stack=stack, folder=tmp_path)
     with pytest.raises(Refused) as caught:
@@ -361,7 +361,7 @@ def test_what_would_fail_is_not_started_unless_it_has_to_be(tmp_path: Path) -> N
     assert not call.briefings[0].preflight.passed
 
 
-def test_data_and_folders_that_are_no_use_are_said(bench: Bench) -> None:
+def test_unusable_data_and_folders_are_refused(bench: Bench) -> None:
     (bench.folder / "file").write_text("")
     with pytest.raises(InvalidInput, match=r"cannot use the output folder `.*/run`: Not a directory"):
         Call(bench, bench.config(output_dir=str(bench.folder / "file/run")))
@@ -372,13 +372,13 @@ def test_data_and_folders_that_are_no_use_are_said(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("anyway", [False, True])
-def test_a_folder_that_is_not_there_is_said_as_one(bench: Bench, anyway: bool) -> None:
+def test_a_missing_model_folder_is_reported_as_such(bench: Bench, anyway: bool) -> None:
     with pytest.raises(NotFound, match=r"`\./none` is neither a folder nor a valid name"):
         Call(bench, bench.config(base_model="./none"), anyway=anyway)
     assert RunFolder(bench.folder / "run").state() is State.PREPARED
 
 
-def test_a_model_whose_shape_is_unknown_is_tried(bench: Bench) -> None:
+def test_a_model_of_unknown_shape_is_trained(bench: Bench) -> None:
     model = bench.folder / "model"
     shutil.copytree(bench.stack.model, model)
     shape = json.loads((model / "config.json").read_text())
@@ -389,7 +389,7 @@ def test_a_model_whose_shape_is_unknown_is_tried(bench: Bench) -> None:
     assert end_of(call.folder).state() is State.DONE
 
 
-def test_runs_of_one_name_are_told_apart(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_with_one_folder_name_get_different_ids(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     names = []
     for place in ("a", "b", "a"):
         (bench.folder / place).mkdir(exist_ok=True)

@@ -70,26 +70,26 @@ def uncommented(text: str) -> str:
     return "\n".join(lines)
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_the_config_text_round_trips(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text_for(), encoding="utf-8")
     assert read_config(path) == size_config("owner/model", "data.jsonl", T4).config
 
 
-def test_every_key_is_there_once_with_its_words() -> None:
+def test_every_key_appears_once_with_its_help() -> None:
     lines = [line for line in text_for().splitlines() if not line.startswith(("# ", "  ")) and line]
     keys = [line.lstrip("#").partition(":")[0] for line in lines]
     assert keys == [one.name for one in fields(TrainConfig) if one.name != "extra"]
     assert all(line.partition(" # ")[2] for line in lines)
 
 
-def test_every_example_counts_without_its_mark() -> None:
+def test_every_example_is_valid_without_its_mark() -> None:
     value = yaml.safe_load(uncommented(text_for()))
     assert value.keys() == {one.name for one in fields(TrainConfig)} - {"extra"}
     assert config_to(config_from(value)).keys() == value.keys()
 
 
-def test_keys_of_the_runner_are_told_of_where_it_takes_them() -> None:
+def test_extra_keys_are_mentioned_for_axolotl() -> None:
     assert "Further keys are passed to axolotl" in text_for(runner="axolotl")
     assert "axolotl's go" not in text_for(runner="trl")
 
@@ -111,13 +111,13 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_survives(name: str) -> None:
+def test_any_name_round_trips(name: str) -> None:
     found = config_from(yaml.safe_load(text_for(name, f"{name}.jsonl")))
     assert (found.base_model, found.datasets) == (name, (DataSource(path=f"{name}.jsonl"),))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_any_text_survives(name: str) -> None:
+def test_any_text_round_trips(name: str) -> None:
     assert config_from(yaml.safe_load(text_for(name))).base_model == name
 
 
@@ -149,7 +149,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("most", "without", "longest", "expected"), SIZES)
-def test_the_longest_rows_come_first_then_the_largest_batch(
+def test_the_longest_rows_are_chosen_before_the_largest_batch(
     most: int, without: int, longest: int | None, expected: tuple[int, int, int, bool, bool]
 ) -> None:
     shape = replace(from_config(LLAMA_1B), max_positions=longest)
@@ -164,13 +164,13 @@ def test_the_longest_rows_come_first_then_the_largest_batch(
     ) == expected
 
 
-def test_without_a_card_rows_are_short_and_one_at_a_time() -> None:
+def test_without_a_card_rows_are_short_and_batches_have_one_row() -> None:
     config = size_config("m", "d", None, None, fits=tokens(1 << 20)).config
     assert (config.sequence_len, config.micro_batch_size) == (512, 1)
 
 
 @pytest.mark.parametrize(("longest", "length"), [(None, 1024), (131_072, 1024), (512, 512)])
-def test_where_nobody_can_tell_it_is_cautious(longest: int | None, length: int) -> None:
+def test_without_an_estimate_the_config_is_cautious(longest: int | None, length: int) -> None:
     found = size_config("m", "d", T4, replace(from_config(LLAMA_1B), max_positions=longest))
     config = found.config
     assert (config.sequence_len, config.micro_batch_size, found.fits) == (length, 1, None)
@@ -185,7 +185,9 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("fits", "words"), WORDS)
-def test_the_head_says_what_it_is_sized_by(fits: Callable[[TrainConfig], bool] | None, words: str) -> None:
+def test_the_header_says_how_the_config_was_sized(
+    fits: Callable[[TrainConfig], bool] | None, words: str
+) -> None:
     assert words in config_text("m", "d", T4, None, "trl", fits=fits)
     assert "for a machine without a card:" in config_text("m", "d", None, None, "trl", fits=fits)
 
@@ -204,7 +206,7 @@ def test_every_card_of_a_notebook_trains_a_small_model(
     assert found.config.micro_batch_size * found.config.gradient_accumulation_steps == 16
 
 
-def test_a_larger_card_takes_no_less() -> None:
+def test_a_larger_card_gets_at_least_as_large_a_config() -> None:
     shape = from_config(LLAMA_8B)
     found = [
         size_config("m", "d", card(name), shape, fits=fits_on(card(name), 0, shape, "trl")).config
@@ -216,12 +218,12 @@ def test_a_larger_card_takes_no_less() -> None:
 
 
 @pytest.mark.parametrize("name", ["T4", "L4", "A100"])
-def test_a_model_that_is_too_large_fits_in_no_size(name: str) -> None:
+def test_a_model_that_is_too_large_does_not_fit(name: str) -> None:
     shape = from_config(LLAMA_70B)
     assert size_config("m", "d", card(name), shape, fits=fits_on(card(name), 0, shape, "trl")).fits is False
 
 
-def test_what_a_card_has_free_now_does_not_count() -> None:
+def test_free_memory_of_the_card_is_ignored() -> None:
     shape = from_config(LLAMA_1B)
     full = replace(T4, free=GIB) if T4 else None
     fits = fits_on(full, 0, shape, "trl")
@@ -229,7 +231,7 @@ def test_what_a_card_has_free_now_does_not_count() -> None:
     assert fits(size_config("m", "d", T4).config)
 
 
-def test_without_a_card_memory_counts() -> None:
+def test_without_a_card_the_memory_of_the_machine_counts() -> None:
     shape = from_config(LLAMA_8B)
     config = size_config("m", "d", None).config
     answers = [fits(config) for ram in (4, 64) if (fits := fits_on(None, ram * GIB, shape, "trl"))]
@@ -237,7 +239,7 @@ def test_without_a_card_memory_counts() -> None:
 
 
 @pytest.mark.parametrize("shape", [None, from_config({**LLAMA_1B, "num_local_experts": 8})])
-def test_of_a_shape_that_cannot_be_reckoned_with_nobody_can_tell(shape: ModelShape | None) -> None:
+def test_an_unsupported_shape_has_no_estimate(shape: ModelShape | None) -> None:
     assert fits_on(T4, 0, shape, "trl") is None
 
 
@@ -253,7 +255,7 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path / "model")
 
 
-def test_the_command_writes_a_config_that_is_sized(
+def test_the_command_writes_a_sized_config(
     model: str, environ: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "new" / "config.yaml"
@@ -280,7 +282,7 @@ def test_without_a_file_the_config_goes_to_standard_output(
     assert config_from(yaml.safe_load(out)).base_model == model
 
 
-def test_a_model_that_is_not_known_gives_a_cautious_config(
+def test_an_unknown_model_gives_a_cautious_config(
     environ: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["new-config", "--card", "L4"], environ) == ExitCode.DONE
@@ -290,7 +292,7 @@ def test_a_model_that_is_not_known_gives_a_cautious_config(
     assert "HF_HUB_OFFLINE" in err
 
 
-def test_the_result_can_be_had_as_json(
+def test_the_result_can_be_json(
     model: str, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["new-config", "--model", model, "--card", "A100", "--json"], environ) == ExitCode.DONE

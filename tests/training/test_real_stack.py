@@ -63,7 +63,7 @@ def damaged(killed: RunFolder) -> RunFolder:
     return copy
 
 
-def test_a_run_tells_its_steps_and_seals_its_checkpoints(uninterrupted: RunFolder) -> None:
+def test_a_run_writes_events_and_manifests(uninterrupted: RunFolder) -> None:
     assert uninterrupted.state() is State.DONE
     assert list(losses_of(uninterrupted)) == list(range(1, 9))
     assert [path.name for path in list_checkpoints(uninterrupted.path)] == ["checkpoint-8", "checkpoint-6"]
@@ -74,7 +74,7 @@ def test_a_run_tells_its_steps_and_seals_its_checkpoints(uninterrupted: RunFolde
     assert (record.runner, record.processes, record.total_steps) == ("trl", 1, 8)
 
 
-def test_a_checkpoint_with_any_file_damaged_is_passed_over(killed: RunFolder, tmp_path: Path) -> None:
+def test_a_checkpoint_with_any_damaged_file_is_skipped(killed: RunFolder, tmp_path: Path) -> None:
     newest = newest_valid(killed.path, Notes())
     assert newest is not None
     before = next(path for path in list_checkpoints(killed.path) if path.name < newest.name)
@@ -105,7 +105,7 @@ def damage(file: Path, how: str) -> None:
         file.write_bytes(bytes(size))
 
 
-def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
+def test_a_killed_run_resumes_with_the_same_losses(
     stack: Stack, uninterrupted: RunFolder, damaged: RunFolder, killed: RunFolder
 ) -> None:
     del damaged  # copied before it goes on
@@ -115,7 +115,7 @@ def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+def test_a_damaged_checkpoint_resumes_from_the_one_before(
     stack: Stack, uninterrupted: RunFolder, damaged: RunFolder
 ) -> None:
     (newest, *_), whole = list_checkpoints(damaged.path), newest_valid(damaged.path, Notes())
@@ -148,7 +148,7 @@ def goes_on_from(stack: Stack, folder: RunFolder, checkpoint: str, *, as_in: Run
 
 
 @pytest.mark.slow
-def test_a_rank_with_another_lock_is_refused(stack: Stack, uninterrupted: RunFolder) -> None:
+def test_a_rank_with_another_lock_fails(stack: Stack, uninterrupted: RunFolder) -> None:
     port = str(free_port())
     hosts = [share(stack, uninterrupted, f"host-{rank}", rank=rank, port=port) for rank in range(2)]
     for folder in hosts:

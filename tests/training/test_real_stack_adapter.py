@@ -121,7 +121,7 @@ def in_stack(*args: str) -> str:
 @needs_stack
 @pytest.mark.slow
 @pytest.mark.slow
-def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
+def test_a_merged_model_equals_the_one_that_peft_merges(tmp_path: Path) -> None:
     in_stack("-c", MAKE, str(tmp_path), json.dumps(CASES))
     runs = {}
     for name in CASES:
@@ -154,7 +154,7 @@ def test_a_merged_model_is_what_peft_makes_of_it(tmp_path: Path) -> None:
 @needs_stack
 @pytest.mark.slow
 @pytest.mark.slow
-def test_an_adapter_of_another_model_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_adapter_of_another_model_is_refused_and_leaves_no_files(tmp_path: Path) -> None:
     cases = {"four": {}, "other": {"lora": {"target_modules": ["q_proj"]}}}
     in_stack("-c", MAKE, str(tmp_path), json.dumps(cases))
     config = {"base_model": str(tmp_path / "four" / "base"), "adapter": "qlora"}
@@ -181,7 +181,7 @@ def test_an_adapter_of_another_model_is_named_and_leaves_nothing(tmp_path: Path)
 @needs_stack
 @pytest.mark.slow
 @pytest.mark.slow
-def test_the_hub_of_the_stack_takes_what_is_asked_of_it() -> None:
+def test_the_installed_hub_library_has_the_functions_that_are_used() -> None:
     code = """if True:
     import inspect
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download

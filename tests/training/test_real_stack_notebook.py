@@ -119,7 +119,7 @@ def kernel_manager(stack: Stack) -> Any:
 
 
 @pytest.mark.slow
-def test_nothing_of_the_kernel_reaches_a_run(notebook: Notebook) -> None:
+def test_variables_of_the_kernel_do_not_reach_a_run(notebook: Notebook) -> None:
     assert "matplotlib_inline" in shown(notebook.outputs[0])
     names = {variable.partition("=")[0] for variable in notebook.variables}
     assert names.isdisjoint({"MPLBACKEND", "PYTHONPATH", "PYTHONHOME"})
@@ -128,7 +128,7 @@ def test_nothing_of_the_kernel_reaches_a_run(notebook: Notebook) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupt_of_the_cell_ends_in_a_checkpoint(notebook: Notebook) -> None:
+def test_an_interrupted_cell_saves_a_checkpoint(notebook: Notebook) -> None:
     briefing, *progress = after(notebook.sent[1], "One row as it is trained on")
     assert "<mark" in briefing
     assert any("<progress" in html for html in progress)
@@ -148,7 +148,7 @@ def after(sent: list[str], words: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_run_outlives_its_kernel_and_is_followed_again(notebook: Notebook) -> None:
+def test_a_run_outlives_its_kernel_and_can_be_attached(notebook: Notebook) -> None:
     assert notebook.outlived
     assert any("<progress" in html for html in notebook.sent[3])
     last = notebook.sent[3][-1]

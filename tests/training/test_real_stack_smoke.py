@@ -119,7 +119,7 @@ def prepare(stack: Stack, out: str, model: Path, **rows: list[dict[str, Any]]) -
 
 
 @pytest.mark.slow
-def test_what_is_learnt_is_marked_token_by_token(stack: Stack) -> None:
+def test_labels_mark_the_tokens_of_answers(stack: Stack) -> None:
     model = stack.folder / "chat-model"
     shutil.copytree(stack.model, model)
     (model / "chat_template.jinja").write_text(TEMPLATE)
@@ -144,7 +144,7 @@ def pieces_of(row: Mapping[str, list[int]]) -> Iterator[tuple[list[int], bool]]:
 
 
 @pytest.mark.slow
-def test_a_chat_without_a_template_is_refused_with_the_way_out(stack: Stack) -> None:
+def test_messages_without_a_chat_template_are_refused_with_a_fix(stack: Stack) -> None:
     with pytest.raises(InvalidInput) as caught:
         prepare(stack, "chat", stack.model, messages=ROWS["messages"])
     assert "the model's tokenizer has no chat template" in caught.value.message
@@ -170,7 +170,7 @@ def test_a_crash_is_explained(stack: Stack) -> None:
     assert told.advice
 
 
-def test_two_processes_learn_what_one_does_from_twice_the_batch(stack: Stack) -> None:
+def test_two_processes_learn_like_one_with_twice_the_batch(stack: Stack) -> None:
     steady: dict[str, Any] = {"lr_scheduler": "constant", "warmup_ratio": 0.0, "save_steps": 1000}
     once = stack.train("once", **steady)
     assert once.code == 0, once.err

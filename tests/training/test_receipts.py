@@ -29,7 +29,7 @@ CPU = replace(T4, card="cpu", compute_capability=None, driver=None, cuda=None, p
 
 
 @pytest.mark.parametrize("receipt", [T4, CPU])
-def test_a_receipt_survives_being_written(receipt: Receipt, tmp_path: Path) -> None:
+def test_a_receipt_round_trips(receipt: Receipt, tmp_path: Path) -> None:
     path = tmp_path / "m.receipts" / "a.json"
     path.parent.mkdir()
     write_receipt(receipt, path)
@@ -52,7 +52,7 @@ def test_a_receipt_survives_being_written(receipt: Receipt, tmp_path: Path) -> N
         ({"held": (5.75, float("nan"))}, True, False),
     ],
 )
-def test_two_claims_make_it_pass(changes: dict[str, Any], fell: bool, held_still: bool) -> None:
+def test_a_receipt_passes_if_both_checks_pass(changes: dict[str, Any], fell: bool, held_still: bool) -> None:
     receipt = replace(T4, **changes)
     assert (receipt.fell, receipt.held_still) == (fell, held_still)
     assert receipt.passed == (fell and held_still)
@@ -68,13 +68,13 @@ def test_two_claims_make_it_pass(changes: dict[str, Any], fell: bool, held_still
         ({"schema": 1, "matrix": "m"}, "`r.json` is not a complete receipt: .*missing"),
     ],
 )
-def test_what_is_no_receipt(value: object, words: str) -> None:
+def test_an_invalid_receipt_is_refused(value: object, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         receipt_from(value, source="r.json")
     assert receipt_from({**receipt_to(T4), "of_a_later_version": 1}, source="r.json") == T4
 
 
-def test_evidence_lies_beside_the_matrix(tmp_path: Path) -> None:
+def test_receipts_are_read_beside_the_matrix(tmp_path: Path) -> None:
     matrix = tmp_path / "my.matrix.toml"
     folder = receipts_folder(str(matrix))
     assert folder == tmp_path / "my.matrix.receipts"
@@ -92,12 +92,12 @@ def test_evidence_lies_beside_the_matrix(tmp_path: Path) -> None:
     ("cards", "key"),
     [([], "cpu"), (["T4"], "7.5"), (["H100", "T4"], "7.5"), (["G4"], "12.0"), (["A100", "G4"], "8.0")],
 )
-def test_a_machine_is_known_by_its_oldest_card(cards: list[str], key: str) -> None:
+def test_the_key_of_a_machine_is_that_of_its_oldest_card(cards: list[str], key: str) -> None:
     devices = tuple(device for name in cards for device in declared(name).devices)
     assert card_key(Accelerator(kind="cuda", devices=devices)) == key
 
 
-def test_a_card_that_tells_no_capability_is_like_no_other() -> None:
+def test_a_card_of_unknown_capability_has_no_key() -> None:
     unknown = Accelerator(kind="cuda", devices=(Device(name="GRID", compute_capability="", memory=1),))
     its_own = replace(T4, card="GRID", compute_capability="")
     assert covering_receipt([T4, CPU, its_own], unknown, digest="d") is None
@@ -117,7 +117,7 @@ def test_a_card_that_tells_no_capability_is_like_no_other() -> None:
         ([], "T4", "d", None),
     ],
 )
-def test_a_receipt_covers_such_a_card_and_the_matrix_as_it_is(
+def test_a_receipt_covers_its_capability_and_the_current_matrix(
     receipts: list[Receipt], card: str, digest: str, found: Receipt | None
 ) -> None:
     assert covering_receipt(receipts, declared(card), digest=digest) == found
@@ -135,7 +135,7 @@ def test_a_receipt_covers_such_a_card_and_the_matrix_as_it_is(
         (Accelerator(kind="cuda"), "training with it is proven on NVIDIA H100 80GB HBM3; `colablock smoke"),
     ],
 )
-def test_what_a_plan_says_of_the_cards_that_receipts_cover(
+def test_the_proof_note_says_which_cards_receipts_cover(
     tmp_path: Path, accelerator: Accelerator, said: str
 ) -> None:
     matrix = tmp_path / "tiny.toml"
@@ -151,7 +151,7 @@ def test_what_a_plan_says_of_the_cards_that_receipts_cover(
     assert proven_on(str(matrix), digest="since") == ()
 
 
-def test_each_matrix_of_one_name_is_listed_with_its_own_proofs(
+def test_matrices_with_one_name_are_listed_with_their_own_proofs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

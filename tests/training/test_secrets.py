@@ -61,7 +61,7 @@ def config(*reports: MetricsTarget) -> TrainConfig:
     return TrainConfig(base_model="m", datasets=(DataSource(path="d"),), report_to=reports)
 
 
-def test_a_secret_shows_where_it_is_from_and_not_itself() -> None:
+def test_a_secret_shows_its_source_and_not_its_value() -> None:
     secret = Secret("hf_hidden", "the shelf")
     assert "hf_hidden" not in f"{secret} {secret!r} {[secret]}"
     assert str(secret) == "the token of the shelf"
@@ -86,7 +86,7 @@ ENVIRONMENTS: list[tuple[str, dict[str, str], str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "variables", "value", "source"), ENVIRONMENTS)
-def test_a_token_is_where_its_library_looks_for_it_and_then_in_a_vault(
+def test_tokens_are_looked_up_in_variables_then_files_then_stores(
     name: str, variables: dict[str, str], value: str, source: str, tmp_path: Path
 ) -> None:
     environ = home(tmp_path)
@@ -102,7 +102,7 @@ def test_a_token_is_where_its_library_looks_for_it_and_then_in_a_vault(
 
 
 @pytest.mark.parametrize("spoilt", ["netrc", "folder", "token"])
-def test_a_file_that_cannot_be_read_holds_nothing(spoilt: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_has_no_token(spoilt: str, tmp_path: Path) -> None:
     environ = home(tmp_path)
     token = tmp_path / ".cache" / "huggingface" / "token"
     for path in (tmp_path / ".netrc", token):
@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_read_holds_nothing(spoilt: str, tmp_path: Path) -
     assert find_token("WANDB_API_KEY", environ) == (None, ())
 
 
-def test_a_vault_that_gives_nothing_is_passed_by_and_said(tmp_path: Path) -> None:
+def test_an_unavailable_store_is_skipped_with_a_note(tmp_path: Path) -> None:
     closed = Shelf(HF_TOKEN=SecretUnavailable("it is locked: open it"))
     environ = {"HOME": str(tmp_path)}
     assert find_token("HF_TOKEN", environ, [closed, Shelf()]) == (None, ("it is locked: open it",))
@@ -136,7 +136,7 @@ PASSED: list[tuple[str, tuple[MetricsTarget, ...], dict[str, str], dict[str, str
 
 
 @pytest.mark.parametrize("case", PASSED, ids=[case[0] for case in PASSED])
-def test_a_run_gets_the_secrets_that_it_needs(
+def test_a_run_gets_only_the_secrets_that_it_needs(
     case: tuple[str, tuple[MetricsTarget, ...], Mapping[str, str], Mapping[str, str], Mapping[str, str], int],
     tmp_path: Path,
 ) -> None:
@@ -167,7 +167,7 @@ def kaggle(get: Callable[[str], Any]) -> SecretStore:
 
 
 @pytest.mark.parametrize("vault", [colab, kaggle])
-def test_a_hosted_vault_gives_what_it_holds(vault: Callable[[Callable[[str], Any]], SecretStore]) -> None:
+def test_a_store_returns_its_secrets(vault: Callable[[Callable[[str], Any]], SecretStore]) -> None:
     assert vault(lambda name: f"of {name}").read("HF_TOKEN") == "of HF_TOKEN"
     assert vault(lambda _: None).read("HF_TOKEN") is None
 
@@ -179,11 +179,11 @@ def test_a_hosted_vault_gives_what_it_holds(vault: Callable[[Callable[[str], Any
         kaggle(raising("NotFoundError")),
     ],
 )
-def test_a_secret_that_does_not_exist_is_none(vault: SecretStore) -> None:
+def test_a_missing_secret_is_none(vault: SecretStore) -> None:
     assert vault.read("HF_TOKEN") is None
 
 
-def test_a_kernel_of_kaggle_without_secrets_has_none() -> None:
+def test_a_kaggle_kernel_without_secrets_has_none() -> None:
     def get(name: str) -> str:
         raise RuntimeError(f"No user secrets exist for kernel id 1 and label {name}.")
 
@@ -199,7 +199,7 @@ def test_a_kernel_of_kaggle_without_secrets_has_none() -> None:
         (kaggle(raising("BackendError")), "BackendError: attach it to this notebook"),
     ],
 )
-def test_a_secret_that_is_not_given_says_what_to_do(vault: SecretStore, words: str) -> None:
+def test_an_unavailable_secret_says_what_to_do(vault: SecretStore, words: str) -> None:
     with pytest.raises(SecretUnavailable, match=words):
         vault.read("HF_TOKEN")
     secret, notes = find_token("HF_TOKEN", {}, [vault])
@@ -207,7 +207,7 @@ def test_a_secret_that_is_not_given_says_what_to_do(vault: SecretStore, words: s
     assert words in notes[0]
 
 
-def test_a_plain_interpreter_has_no_vaults() -> None:
+def test_a_plain_interpreter_has_no_stores() -> None:
     assert secret_stores({}) == ()
     assert secret_stores({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}) == ()
 
@@ -232,7 +232,7 @@ HOSTS = [
 
 
 @pytest.mark.parametrize(("place", "variables", "expected"), HOSTS)
-def test_vaults_are_asked_where_they_answer(
+def test_stores_are_found_in_their_own_kernels(
     place: str, variables: dict[str, str], expected: str, tmp_path: Path
 ) -> None:
     for path, text in {
@@ -250,7 +250,7 @@ def test_vaults_are_asked_where_they_answer(
     assert done.stdout.strip() == expected
 
 
-def test_no_file_of_the_folder_hides_a_module_of_the_standard_library() -> None:
+def test_no_module_hides_one_of_the_standard_library() -> None:
     # Scripts of it are run as files by other interpreters: the folder is then the first that is searched.
     folder = SCRIPTS
     assert {path.stem for path in folder.glob("*.py")} & sys.stdlib_module_names == set()

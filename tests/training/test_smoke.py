@@ -37,7 +37,7 @@ def smoked(
     )
 
 
-def test_ten_steps_prove_that_it_trains(bench: Bench) -> None:
+def test_a_smoke_run_proves_that_a_stack_trains(bench: Bench) -> None:
     reporter = Stages()
     receipt = smoked(bench, reporter=reporter, environ={"COLAB_RELEASE_TAG": "release-colab_20260825"})
     assert receipt.passed
@@ -60,7 +60,7 @@ def test_ten_steps_prove_that_it_trains(bench: Bench) -> None:
     assert not (bench.folder / "home").exists()  # no run of the user's
 
 
-def test_a_card_and_an_old_bitsandbytes_decide_what_is_trained(bench: Bench) -> None:
+def test_card_and_bitsandbytes_decide_between_lora_and_qlora(bench: Bench) -> None:
     receipt = smoked(bench, versions={"bitsandbytes": "0.45.5"})
     assert not receipt.quantized
     assert receipt.notes == (
@@ -74,7 +74,7 @@ def test_a_card_and_an_old_bitsandbytes_decide_what_is_trained(bench: Bench) -> 
     assert receipt.passed  # its adapters are cast, or the scaler would refuse them
 
 
-def test_axolotl_needs_its_mend(bench: Bench) -> None:
+def test_axolotl_needs_its_workaround(bench: Bench) -> None:
     receipt = smoked(bench, runner="axolotl", workarounds=("load-in-4bit-twice",))
     assert receipt.passed
     assert len(receipt.losses) == receipt.steps == STEPS  # the epochs do not end it
@@ -85,13 +85,13 @@ def test_axolotl_needs_its_mend(bench: Bench) -> None:
     assert rest[-1].startswith("  ValueError: You can't pass `load_in_4bit`or `load_in_8bit` as a kwarg")
 
 
-def test_a_stack_without_bitsandbytes_trains_on_whole_weights(bench: Bench) -> None:
+def test_a_stack_without_bitsandbytes_trains_lora(bench: Bench) -> None:
     receipt = smoked(bench, versions={})
     assert receipt.notes == ("this stack has no bitsandbytes: trained LoRA without quantisation",)
     assert receipt.passed
 
 
-def test_a_stack_that_cannot_make_the_model_is_said(tmp_path: Path) -> None:
+def test_a_stack_that_cannot_make_the_model_is_an_error(tmp_path: Path) -> None:
     stack: TrainingStack = build_training_stack(tmp_path / "env", without=["tokenizers"])
     message = "could not make a tiny model and its data: ModuleNotFoundError: No module named 'tokenizers'"
     with pytest.raises(Unmet, match=message):
@@ -105,7 +105,7 @@ def read(path: Path) -> bytes:
         return b""
 
 
-def test_one_that_takes_too_long_is_stopped(bench: Bench) -> None:
+def test_a_smoke_run_times_out(bench: Bench) -> None:
     with pytest.raises(TrainingFailed, match="the smoke run timed out"):
         smoke(
             bench.stack.proven(),

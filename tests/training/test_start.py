@@ -46,7 +46,7 @@ WITH_WORKAROUND = ProvenEnvironment(
         ("trl", ["G4"], ()),  # 12.0 is no less than 8.0
     ],
 )
-def test_mends_are_those_of_the_matrix_and_of_the_card(
+def test_workarounds_come_from_the_matrix_and_the_card(
     runner: str, cards: list[str], workarounds: tuple[str, ...]
 ) -> None:
     devices = tuple(device for name in cards for device in declared(name).devices)
@@ -72,12 +72,12 @@ def test_a_card_of_unknown_capability_gets_the_workaround_of_an_old_one() -> Non
         ({"output_dir": "~/out"}, "{home}/out"),
     ],
 )
-def test_where_a_run_goes(changes: dict[str, Any], folder: str) -> None:
+def test_the_default_folder_is_named_after_model_and_data(changes: dict[str, Any], folder: str) -> None:
     expected = Path.cwd() / folder.replace("{home}", os.environ["HOME"])
     assert default_folder(a_config(**changes)) == expected
 
 
-def test_a_name_that_another_folder_has_gets_a_number(tmp_path: Path) -> None:
+def test_an_id_that_is_in_use_gets_a_number(tmp_path: Path) -> None:
     home, folders = tmp_path / "home", [tmp_path / name / "run" for name in "abcd"]
     for folder in folders[:3]:
         folder.mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_a_name_that_another_folder_has_gets_a_number(tmp_path: Path) -> None:
     assert unused_run_id(home, folders[3]) == "run"
 
 
-def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
+def test_a_run_folder_is_locked_once(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "run"
     for _ in range(2):  # it is given back
         with lock_run_folder(folder):
@@ -109,9 +109,7 @@ def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
         pass
 
 
-def test_a_file_system_without_locks_is_taken_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_locks_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(_descriptor: int, _how: int) -> None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
@@ -120,7 +118,7 @@ def test_a_file_system_without_locks_is_taken_as_it_is(
         assert (tmp_path / "run").is_dir()
 
 
-def test_what_stands_is_put_aside(tmp_path: Path) -> None:
+def test_the_contents_of_a_folder_are_moved_aside(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert move_aside(folder) is None
     folder.mkdir()
@@ -133,7 +131,7 @@ def test_what_stands_is_put_aside(tmp_path: Path) -> None:
     assert [(tmp_path / f"run.{number}/log.txt").read_text() for number in (1, 2)] == ["1", "2"]
 
 
-def test_the_revision_is_that_of_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_revision_is_the_commit_of_the_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git = shutil.which("git") or pytest.skip("there is no git here")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     environ = dict(os.environ)
@@ -157,7 +155,7 @@ def test_the_revision_is_that_of_the_clone(tmp_path: Path, monkeypatch: pytest.M
     assert git_revision(tmp_path, {"PATH": "/none"}) is None
 
 
-def test_only_what_exists_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_existing_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     assert local_path("model") == str(tmp_path / "model")
@@ -167,7 +165,7 @@ def test_only_what_exists_is_made_absolute(tmp_path: Path, monkeypatch: pytest.M
     assert local_path("~/model") == str(tmp_path / "model")
 
 
-def test_what_the_shim_is_told(bench: Bench) -> None:
+def test_the_job_file_has_everything_for_the_shim(bench: Bench) -> None:
     job = bench.job(config=bench.config(max_steps=None, num_epochs=3, warmup_ratio=0.1), evaluate=2)
     folder = bench.begin(job)
     told = json.loads(folder.job_file.read_text())

@@ -61,7 +61,7 @@ def refusal(found: Preflight) -> Finding:
 
 
 @pytest.mark.parametrize(("case", "model", "checkpointing", "length", "verdict"), ROWS)
-def test_the_verdict_is_that_of_the_table(
+def test_verdicts_match_the_table(
     case: Mapping[str, Any], model: str, checkpointing: bool, length: int, verdict: str
 ) -> None:
     machine = a_machine(
@@ -109,7 +109,7 @@ def test_precision_follows_from_compute_capability(
     assert precision_for(capabilities) is precision
 
 
-def test_a_precision_is_one_for_everything() -> None:
+def test_a_precision_sets_every_type_and_flag() -> None:
     assert (BF16.compute, BF16.adapters) == ("bfloat16", "bfloat16")
     assert (BF16.bf16, BF16.fp16, BF16.cast_trainable, BF16.size) == (True, False, False, 2)
     assert (FP16.compute, FP16.adapters) == ("float16", "float32")
@@ -137,13 +137,13 @@ def test_a_precision_is_one_for_everything() -> None:
         ((9, 0), ["gfx90a"], False),
     ],
 )
-def test_wheels_run_on_the_cards_that_they_are_built_for(
+def test_builds_run_on_the_cards_of_their_arch_list(
     capability: tuple[int, int], arch_list: list[str], runs: bool
 ) -> None:
     assert runs_on(capability, arch_list) is runs
 
 
-def test_a_card_that_torch_is_not_built_for_is_refused_with_the_builds_that_are() -> None:
+def test_a_card_without_kernels_is_refused_with_the_builds_that_have_them() -> None:
     p100 = a_card("Tesla P100-PCIE-16GB", "6.0", 16)
     one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(p100), TODAY, OPEN, "trl"))
     assert one.what == "torch 2.11.0+cu130 has no kernels for the Tesla P100-PCIE-16GB"
@@ -161,20 +161,20 @@ def test_a_card_that_torch_is_not_built_for_is_refused_with_the_builds_that_are(
     assert "`qlora-2026`" in one.fix
 
 
-def test_a_build_without_cuda_beside_a_card_is_refused() -> None:
+def test_a_build_without_cuda_is_refused_on_a_machine_with_a_card() -> None:
     stack = replace(TODAY, torch="2.11.0+cpu", arch_list=())
     one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(T4), stack, OPEN, "trl"))
     assert "is built without CUDA" in one.what
 
 
-def test_a_card_without_kernels_is_left_out_where_another_has_them() -> None:
+def test_a_card_without_kernels_is_not_used_if_another_has_them() -> None:
     old = a_card("Tesla P100-PCIE-16GB", "6.0", 16)
     found = check_run(a_config(), SHAPES["1B"], a_machine(old, H100), TODAY, OPEN, "trl")
     assert (found.passed, found.cards, found.precision) == (True, (1,), BF16)
     assert any(one.what == "not using Tesla P100-PCIE-16GB" for one in found.findings)
 
 
-def test_one_process_is_left_where_not_every_card_has_room() -> None:
+def test_one_process_runs_if_the_model_does_not_fit_on_every_card() -> None:
     small = a_card(memory=15, free=3 * GIB)
     config = a_config(sequence_len=2048)
     found = check_run(
@@ -192,12 +192,12 @@ def test_one_process_is_left_where_not_every_card_has_room() -> None:
     assert "which fits on only some of the cards" in note.why
 
 
-def test_cards_of_two_kinds_train_in_the_precision_of_the_older() -> None:
+def test_mixed_cards_train_in_the_precision_of_the_older() -> None:
     found = check_run(a_config(), SHAPES["1B"], a_machine(T4, H100), TODAY, OPEN, "trl")
     assert (found.processes, found.precision) == (2, FP16)
 
 
-def test_what_this_kernel_holds_is_named_with_the_ways_out() -> None:
+def test_memory_of_this_kernel_is_reported_with_fixes() -> None:
     config = a_config(sequence_len=2048)
     busy = a_machine(replace(H100, free=5 * GIB), kernel_memory=60 * GIB)
     one = refusal(check_run(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
@@ -210,7 +210,7 @@ def test_what_this_kernel_holds_is_named_with_the_ways_out() -> None:
     assert any("this kernel uses 20.0 GiB" in note.what for note in of_level(found, Level.NOTE))
 
 
-def test_what_others_hold_is_named() -> None:
+def test_memory_of_other_processes_is_reported() -> None:
     config = a_config(sequence_len=2048)
     busy = a_machine(replace(H100, free=GIB), other_processes=("python (pid 123)",))
     one = refusal(check_run(config, SHAPES["8B"], busy, TODAY, OPEN, "trl"))
@@ -224,7 +224,7 @@ def test_what_others_hold_is_named() -> None:
     assert one.fix.startswith("end them")
 
 
-def test_a_model_that_is_too_big_is_refused_with_what_would_fit() -> None:
+def test_a_model_that_is_too_large_is_refused_with_changes_that_fit() -> None:
     config = a_config(sequence_len=8192, micro_batch_size=2, gradient_checkpointing=False)
     l4 = a_machine(a_card("NVIDIA L4", "8.9", 22))
     one = refusal(check_run(config, SHAPES["8B"], l4, TODAY, OPEN, "trl"))
@@ -252,7 +252,7 @@ def test_a_tight_fit_is_a_warning() -> None:
     assert one.fix == "run nothing else on this card"
 
 
-def test_room_is_what_is_free_or_what_a_card_can_give() -> None:
+def test_usable_memory_is_limited_by_free_memory_and_by_the_card() -> None:
     assert 14.5 < usable_memory(T4) / GIB < 14.6
     assert usable_memory(replace(T4, free=GIB)) == GIB
 
@@ -267,7 +267,7 @@ def test_room_is_what_is_free_or_what_a_card_can_give() -> None:
         (Access(status="unreachable"), "did not answer", "try again"),
     ],
 )
-def test_the_hub_is_listened_to(access: Access, what: str, fix: str) -> None:
+def test_access_problems_are_reported(access: Access, what: str, fix: str) -> None:
     access = replace(access, repo="a/b", url="https://huggingface.co/a/b")
     found = check_run(a_config(), SHAPES["1B"], a_machine(H100), TODAY, access, "trl")
     (one,) = [one for one in found.findings if one.level is not Level.NOTE]
@@ -326,12 +326,12 @@ def test_a_model_that_the_stack_cannot_train_is_refused(
     assert fix in one.fix
 
 
-def test_phi_3_had_its_rotary_embeddings_before_transformers_shared_them() -> None:
+def test_phi_3_has_its_own_rotary_embeddings_in_old_transformers() -> None:
     stack = replace(OLD, model_types=frozenset({"phi3"}))
     assert check_run(a_config(), from_config(PHI_3), a_machine(H100), stack, OPEN, "trl").passed
 
 
-def test_weights_in_4_bits_are_taken_as_they_are() -> None:
+def test_prequantized_weights_need_bitsandbytes() -> None:
     shape = from_config({**LLAMA_8B, "quantization_config": {"quant_method": "bitsandbytes"}})
     lora, qlora = a_config(adapter=Adapter.LORA), a_config()
     found = check_run(lora, shape, a_machine(H100), TODAY, OPEN, "trl")
@@ -343,7 +343,7 @@ def test_weights_in_4_bits_are_taken_as_they_are() -> None:
     assert verdict_of(check_run(lora, gptq, a_machine(H100), TODAY, OPEN, "trl")) == "warn"
 
 
-def test_a_sequence_beyond_the_positions_is_a_warning() -> None:
+def test_a_sequence_longer_than_the_model_supports_is_a_warning() -> None:
     shape = replace(SHAPES["1B"], max_positions=2048)
     (one,) = of_level(
         check_run(a_config(sequence_len=4096), shape, a_machine(H100), TODAY, OPEN, "trl"), Level.WARN
@@ -365,7 +365,7 @@ def test_a_sequence_beyond_the_positions_is_a_warning() -> None:
         ),
     ],
 )
-def test_what_the_runner_needs_is_asked_for(
+def test_missing_projects_are_refused(
     stack: Mapping[str, Any], config: TrainConfig, what: str, fix: str
 ) -> None:
     one = refusal(check_run(config, SHAPES["1B"], a_machine(H100), replace(TODAY, **stack), OPEN, "trl"))
@@ -373,7 +373,7 @@ def test_what_the_runner_needs_is_asked_for(
     assert fix in one.fix
 
 
-def test_a_cpu_wants_another_bitsandbytes_and_another_optimizer() -> None:
+def test_a_cpu_needs_a_newer_bitsandbytes_and_another_optimizer() -> None:
     older = replace(TODAY, bitsandbytes="0.45.5")
     one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(), older, OPEN, "trl"))
     assert one.what == "bitsandbytes 0.45.5 has no 4-bit layers for CPUs"
@@ -394,7 +394,7 @@ def test_a_cpu_wants_another_bitsandbytes_and_another_optimizer() -> None:
         ({"model_type": "gemma2"}, "2.8.3", H100, "flash_attention_2"),
     ],
 )
-def test_attention_is_one_that_runs(
+def test_attention_is_an_implementation_that_runs(
     model: Mapping[str, Any], flash_attn: str | None, card: Card | None, attention: str
 ) -> None:
     shape = from_config({**LLAMA_1B, "rope_scaling": None, **model})
@@ -405,7 +405,7 @@ def test_attention_is_one_that_runs(
     assert bool(left) is (card is T4 and flash_attn is not None)
 
 
-def test_scores_are_reckoned_with_where_no_kernel_shares_keys() -> None:
+def test_scores_count_if_no_kernel_shares_keys() -> None:
     config = a_config(sequence_len=8192)
 
     def total(stack: Stack, *workarounds: str, kv_heads: int = 8, card: Card = T4) -> int:
@@ -424,7 +424,7 @@ def test_scores_are_reckoned_with_where_no_kernel_shares_keys() -> None:
     assert total(replace(TODAY, torch="2.4.1")) < 5 * GIB
 
 
-def test_gemma_3_is_warned_of_in_fp16() -> None:
+def test_gemma_3_in_fp16_is_a_warning() -> None:
     shape = from_config({**LLAMA_1B, "model_type": "gemma3_text", "rope_scaling": None})
     stack = replace(TODAY, model_types=frozenset())
     (one,) = of_level(check_run(a_config(), shape, a_machine(T4), stack, OPEN, "trl"), Level.WARN)
@@ -432,7 +432,7 @@ def test_gemma_3_is_warned_of_in_fp16() -> None:
     assert check_run(a_config(), shape, a_machine(H100), stack, OPEN, "trl").findings == ()
 
 
-def test_a_model_that_cannot_be_reckoned_is_a_warning() -> None:
+def test_a_run_without_an_estimate_is_a_warning() -> None:
     shape = from_config({**LLAMA_1B, "model_type": "mixtral", "num_local_experts": 8})
     for one, why in ((shape, "a mixture of 8 experts"), (None, "could not be read")):
         found = check_run(a_config(), one, a_machine(H100, H100), TODAY, OPEN, "trl")
@@ -442,7 +442,7 @@ def test_a_model_that_cannot_be_reckoned_is_a_warning() -> None:
         assert "`max_steps: 2`" in warning.fix
 
 
-def test_an_estimate_for_unknown_layers_says_so() -> None:
+def test_an_estimate_for_unknown_layers_has_a_note() -> None:
     shape = from_config({**LLAMA_1B, "model_type": "newcomer"})
     stack = replace(TODAY, model_types=frozenset())
     found = check_run(a_config(), shape, a_machine(H100), stack, OPEN, "trl")
@@ -450,7 +450,7 @@ def test_an_estimate_for_unknown_layers_says_so() -> None:
     assert any("are like Llama's" in one.what for one in found.findings)
 
 
-def test_memory_for_loading_and_disk_are_asked_for() -> None:
+def test_memory_for_loading_and_disk_space_are_checked() -> None:
     poor = a_machine(T4, ram=4 * GIB, ram_free=2 * GIB, disk_free=10**9)
     access = replace(OPEN, weights=2_500_000_000)
     found = check_run(a_config(), SHAPES["1B"], poor, TODAY, access, "trl")
@@ -472,7 +472,7 @@ DISKS: list[tuple[int, int, list[tuple[str, str]]]] = [  # free for the run, for
 
 
 @pytest.mark.parametrize(("for_run", "for_cache", "said"), DISKS)
-def test_weights_go_to_the_disk_of_the_hubs_cache(
+def test_weights_need_space_on_the_disk_of_the_hubs_cache(
     for_run: int, for_cache: int, said: list[tuple[str, str]]
 ) -> None:
     machine = a_machine(H100, disk_free=for_run * 10**9, cache_free=for_cache * 10**9)
@@ -482,13 +482,13 @@ def test_weights_go_to_the_disk_of_the_hubs_cache(
     assert all(fix in one.fix for one, (_, fix) in zip(found, said, strict=True))
 
 
-def test_weights_need_their_disk_though_the_model_cannot_be_reckoned() -> None:
+def test_weights_need_disk_space_without_an_estimate() -> None:
     machine = a_machine(H100, disk_free=10**9)
     found = check_run(a_config(), None, machine, TODAY, replace(OPEN, weights=90 * 10**9), "trl")
     assert refusal(found).what == "90 GB of disk space are needed, and 1.0 GB are free"
 
 
-def test_a_card_that_tells_no_capability_trains_with_a_warning() -> None:
+def test_a_card_of_unknown_capability_is_a_warning() -> None:
     card = replace(T4, compute_capability=None)
     found = check_run(
         a_config(), SHAPES["1B"], a_machine(card), TODAY, OPEN, "trl", workarounds=frozenset({GQA_WORKAROUND})
@@ -502,7 +502,7 @@ def test_a_card_that_tells_no_capability_trains_with_a_warning() -> None:
     assert "built without CUDA" in refusal(without_cuda).what
 
 
-def test_a_part_of_a_card_is_said_to_be_smaller() -> None:
+def test_a_slice_of_a_card_is_a_warning() -> None:
     found = check_run(a_config(), SHAPES["1B"], a_machine(H100, has_slices=True), TODAY, OPEN, "trl")
     (warned,) = of_level(found, Level.WARN)
     assert warned.what.startswith(f"training on a slice of the {H100.name}")
@@ -521,7 +521,7 @@ def test_a_part_of_a_card_is_said_to_be_smaller() -> None:
         ),
     ],
 )
-def test_metrics_go_only_where_something_takes_them(
+def test_reporters_have_to_be_installed(
     report_to: tuple[MetricsTarget, ...], installed: set[str], said: str | None
 ) -> None:
     stack = replace(TODAY, reporters=frozenset(installed))
@@ -534,7 +534,7 @@ def test_a_small_model_on_a_cpu_has_no_warning() -> None:
     assert verdict_of(check_run(a_config(), shape, a_machine(), TODAY, OPEN, "trl")) == "pass"
 
 
-def test_a_machine_and_a_stack_need_few_facts() -> None:
+def test_unknown_facts_of_machine_and_stack_are_accepted() -> None:
     stack = Stack(torch="2.4.0", transformers="unknown", trl="0.29.1", bitsandbytes="0.50.2")
     machine = Machine(cards=(), ram=64 * GIB, ram_free=60 * GIB, disk_free=10**12)
     found = check_run(a_config(), SHAPES["1B"], machine, stack, Access(status="local"), "trl")

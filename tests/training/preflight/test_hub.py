@@ -64,7 +64,7 @@ def access(hub: HubServer, repo: str, status: str, weights: int = 0, *, token: b
     return Access(status=status, weights=weights, repo=repo, url=f"{hub.root}/{repo}", has_token=token)
 
 
-def test_a_folder_is_read_as_it_is(hub: HubServer, environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_folder_is_read_without_the_hub(hub: HubServer, environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_bytes(CONFIG)
     model = str(tmp_path / "model")
@@ -75,13 +75,15 @@ def test_a_folder_is_read_as_it_is(hub: HubServer, environ: dict[str, str], tmp_
 
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b"\xff\xfe"])
-def test_a_config_that_is_no_object_is_refused(data: bytes, environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_config_that_is_not_an_object_is_refused(
+    data: bytes, environ: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "config.json").write_bytes(data)
     with pytest.raises(InvalidInput, match=r"config\.json"):
         read_model_config(str(tmp_path), None, None, environ)
 
 
-def test_a_folder_without_a_config_is_no_model(environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_folder_without_a_config_is_not_a_model(environ: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="is not a model") as raised:
         read_model_config(str(tmp_path), None, None, environ)
     facts = query_model(str(tmp_path), None, None, environ)
@@ -89,9 +91,7 @@ def test_a_folder_without_a_config_is_no_model(environ: dict[str, str], tmp_path
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./none", "a/b/c", "two words"])
-def test_what_is_neither_a_folder_nor_a_name_is_said(
-    name: str, hub: HubServer, environ: dict[str, str]
-) -> None:
+def test_an_invalid_model_name_is_refused(name: str, hub: HubServer, environ: dict[str, str]) -> None:
     for ask in (query_model, read_model_config):
         with pytest.raises(NotFound, match=f"`{name}` is neither a folder nor a valid name") as raised:
             ask(name, None, None, environ)
@@ -99,7 +99,7 @@ def test_what_is_neither_a_folder_nor_a_name_is_said(
     assert hub.requests == []
 
 
-def test_three_requests_tell_all_of_an_open_model(hub: HubServer, environ: dict[str, str]) -> None:
+def test_an_open_model_takes_three_requests(hub: HubServer, environ: dict[str, str]) -> None:
     facts = query_model("open/model", None, None, environ)
     assert facts == ModelFacts(access=access(hub, "open/model", "open", 7_000), config=TOLD)
     assert hub.asked == [
@@ -122,7 +122,7 @@ WEIGHTS: list[tuple[str, dict[str, int], int]] = [
 
 
 @pytest.mark.parametrize(("sizes", "weights"), [case[1:] for case in WEIGHTS], ids=[c[0] for c in WEIGHTS])
-def test_what_would_be_loaded_is_what_is_counted(
+def test_only_weights_that_transformers_loads_are_counted(
     sizes: dict[str, int], weights: int, hub: HubServer, environ: dict[str, str]
 ) -> None:
     hub.repos["some/model"] = Repo(files={"config.json": CONFIG}, sizes=sizes)
@@ -145,7 +145,7 @@ STATUSES = [
 
 
 @pytest.mark.parametrize("case", STATUSES)
-def test_the_hub_says_who_may_read_a_model(
+def test_the_access_status_follows_from_the_response(
     case: tuple[str, str | None, str | None, str, int], hub: HubServer, environ: dict[str, str]
 ) -> None:
     repo, revision, token, status, weights = case
@@ -155,14 +155,14 @@ def test_the_hub_says_who_may_read_a_model(
     assert sum(seen.method == "HEAD" for seen in hub.requests) == (2 if repo == "old/name" else 1)
 
 
-def test_a_token_that_the_hub_does_not_know_is_said(environ: dict[str, str]) -> None:
+def test_a_rejected_token_is_an_error(environ: dict[str, str]) -> None:
     for ask in (query_model, read_model_config):
         with pytest.raises(InvalidInput, match="rejects the token") as raised:
             ask("open/model", None, "hf_withdrawn", environ)
         assert "hf_withdrawn" not in f"{raised.value} {raised.value.hint}"
 
 
-def test_access_that_is_forbidden_counts_as_gated(hub: HubServer, environ: dict[str, str]) -> None:
+def test_forbidden_access_counts_as_gated(hub: HubServer, environ: dict[str, str]) -> None:
     hub.statuses["/open/model"] = 403
     assert query_model("open/model", None, TOKEN, environ).access == access(
         hub, "open/model", "gated", token=True
@@ -170,7 +170,7 @@ def test_access_that_is_forbidden_counts_as_gated(hub: HubServer, environ: dict[
 
 
 @pytest.mark.parametrize("status", [500, 503, 429, 418])
-def test_a_hub_that_fails_is_not_reached(
+def test_a_failing_hub_is_unreachable_and_not_queried_again(
     status: int, hub: HubServer, environ: dict[str, str], cache: Path
 ) -> None:
     hub.statuses["/"] = status
@@ -186,12 +186,12 @@ def test_a_hub_that_fails_is_not_reached(
     assert (facts.access.status, facts.config) == ("unreachable", {"kept": 1})
 
 
-def test_a_hub_that_tells_no_sizes_is_open_all_the_same(hub: HubServer, environ: dict[str, str]) -> None:
+def test_a_hub_without_file_sizes_is_open(hub: HubServer, environ: dict[str, str]) -> None:
     hub.repos["open/model"] = Repo(files={"config.json": CONFIG}, sizes=SHARDED, has_api=False)
     assert query_model("open/model", None, None, environ).access == access(hub, "open/model", "open")
 
 
-def test_a_failure_that_passes_is_asked_through(hub: HubServer, environ: dict[str, str]) -> None:
+def test_a_temporary_failure_is_retried(hub: HubServer, environ: dict[str, str]) -> None:
     hub.statuses["/open"] = 503
 
     ended = []
@@ -205,7 +205,7 @@ def test_a_failure_that_passes_is_asked_through(hub: HubServer, environ: dict[st
     assert len(ended) == 1
 
 
-def test_no_network_is_no_answer(nowhere: dict[str, str]) -> None:
+def test_without_a_network_the_hub_is_unreachable(nowhere: dict[str, str]) -> None:
     assert query_model("open/model", None, None, nowhere).access.status == "unreachable"
     with pytest.raises(FetchFailed, match=r"no connection to `127\.0\.0\.1`"):
         read_model_config("open/model", None, None, nowhere)
@@ -217,9 +217,7 @@ def test_the_config_is_read_from_the_hub(repo: str, hub: HubServer, environ: dic
     assert {seen.method for seen in hub.requests} == {"GET"}
 
 
-def test_a_config_that_another_host_keeps_is_fetched_there_without_the_token(
-    hub: HubServer, environ: dict[str, str]
-) -> None:
+def test_a_redirect_to_another_host_drops_the_token(hub: HubServer, environ: dict[str, str]) -> None:
     files = Repo(files={"config.json": CONFIG})
     with HubServer({"far/model": files}) as other:
         hub.repos["far/model"] = Repo(sizes={"model.safetensors": 5}, elsewhere=other.root)
@@ -229,13 +227,15 @@ def test_a_config_that_another_host_keeps_is_fetched_there_without_the_token(
         assert [(seen.method, seen.token) for seen in other.requests] == [("GET", None)] * 2
 
 
-def test_redirects_in_a_circle_end(hub: HubServer, environ: dict[str, str]) -> None:
+def test_circular_redirects_end(hub: HubServer, environ: dict[str, str]) -> None:
     hub.repos |= {"a/one": Repo(renamed="a/two"), "a/two": Repo(renamed="a/one")}
     with pytest.raises(FetchFailed, match="redirects more than"):
         read_model_config("a/one", None, None, environ)
 
 
-def test_a_gated_config_is_refused_with_the_way_in(hub: HubServer, environ: dict[str, str]) -> None:
+def test_a_gated_config_is_refused_with_the_page_to_request_access(
+    hub: HubServer, environ: dict[str, str]
+) -> None:
     with pytest.raises(Refused, match="is gated") as raised:
         read_model_config("gated/model", None, None, environ)
     assert f"{hub.root}/gated/model" in (raised.value.hint or "")
@@ -250,7 +250,7 @@ def test_a_gated_config_is_refused_with_the_way_in(hub: HubServer, environ: dict
         ("gguf/model", None, r"has no `config\.json`"),
     ],
 )
-def test_what_is_not_there_is_said(
+def test_a_missing_model_revision_or_config_is_an_error(
     repo: str, revision: str | None, words: str, environ: dict[str, str]
 ) -> None:
     with pytest.raises(NotFound, match=words):
@@ -282,7 +282,7 @@ KEPT: list[tuple[str, Mapping[str, bytes | None], bool]] = [
 
 @pytest.mark.parametrize(("files", "is_whole"), [case[1:] for case in KEPT], ids=[case[0] for case in KEPT])
 @pytest.mark.parametrize("way", ["offline", "unreachable"])
-def test_a_model_that_is_kept_whole_needs_no_hub(
+def test_a_completely_cached_model_needs_no_hub(
     files: Mapping[str, bytes | None], is_whole: bool, way: str, nowhere: dict[str, str], cache: Path
 ) -> None:
     environ = {**nowhere, "HF_HUB_OFFLINE": "1" if way == "offline" else ""}
@@ -294,7 +294,7 @@ def test_a_model_that_is_kept_whole_needs_no_hub(
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_offline_nothing_is_asked(variable: str, hub: HubServer, environ: dict[str, str]) -> None:
+def test_offline_the_hub_is_not_queried(variable: str, hub: HubServer, environ: dict[str, str]) -> None:
     environ[variable] = "true"
     assert query_model("open/model", None, None, environ).access.status == "unreachable"
     with pytest.raises(FetchFailed, match="HF_HUB_OFFLINE forbids"):
@@ -302,12 +302,12 @@ def test_offline_nothing_is_asked(variable: str, hub: HubServer, environ: dict[s
     assert hub.requests == []
 
 
-def test_what_is_kept_is_not_fetched_again(hub: HubServer, environ: dict[str, str], cache: Path) -> None:
+def test_cached_weights_are_not_counted(hub: HubServer, environ: dict[str, str], cache: Path) -> None:
     fill_cache(cache, "open/model", {**SHARDS, "model-00002-of-00002.safetensors": None})
     assert query_model("open/model", None, None, environ).access == access(hub, "open/model", "open", 3_000)
 
 
-def test_a_branch_is_asked_for_again_and_a_commit_is_not(
+def test_a_branch_is_queried_again_and_a_commit_is_not(
     hub: HubServer, environ: dict[str, str], cache: Path
 ) -> None:
     fill_cache(cache, "open/model", WHOLE)
@@ -317,7 +317,7 @@ def test_a_branch_is_asked_for_again_and_a_commit_is_not(
 
 
 @pytest.mark.parametrize("repo", ["gated/model", "gone/model"])
-def test_what_the_hub_no_longer_gives_is_taken_from_the_cache(
+def test_a_model_that_the_hub_removed_is_read_from_the_cache(
     repo: str, environ: dict[str, str], cache: Path
 ) -> None:
     fill_cache(cache, repo, WHOLE)
@@ -337,7 +337,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize(("environ", "folder"), PLACES)
-def test_the_cache_is_where_huggingface_hub_has_it(environ: dict[str, str], folder: str) -> None:
+def test_the_cache_folder_is_that_of_huggingface_hub(environ: dict[str, str], folder: str) -> None:
     assert HubCache.from_environ(environ).folder == Path(folder)
     if "CACHE" not in " ".join(environ).replace("XDG_CACHE_HOME", ""):
         assert hub_home(environ) == Path(folder).parent

@@ -68,7 +68,7 @@ def test_a_machine_without_a_card(tmp_path: Path) -> None:
 
 
 @without_nvml
-def test_a_card_tells_what_is_free_and_who_has_the_rest(tmp_path: Path) -> None:
+def test_free_memory_and_processes_of_a_card_are_read(tmp_path: Path) -> None:
     root = tree(tmp_path / "root", {"proc/7/comm": "python\n"})
     processes = f"GPU-a, {os.getpid()}, 300\\nGPU-b, {os.getpid()}, 200\\nGPU-a, 7, 4000\\nGPU-b, 8, [N/A]\\n"
     environ = nvidia_smi(tmp_path, "GPU-a, 10000\\nGPU-b, [N/A]\\n", processes)
@@ -101,7 +101,7 @@ VISIBLE = [
 
 @without_nvml
 @pytest.mark.parametrize(("value", "expected"), VISIBLE)
-def test_hidden_cards_are_none(value: str | None, expected: str, tmp_path: Path) -> None:
+def test_hidden_cards_are_not_included(value: str | None, expected: str, tmp_path: Path) -> None:
     environ = nvidia_smi(tmp_path, "GPU-a, 1\\nGPU-b, 2\\n", "GPU-a, 7, 4000\\n")
     environ |= {"CUDA_VISIBLE_DEVICES": value} if value is not None else {}
     machine = read_machine(environ, tmp_path, modules={})
@@ -113,7 +113,7 @@ def test_hidden_cards_are_none(value: str | None, expected: str, tmp_path: Path)
 
 
 @without_nvml
-def test_what_is_known_already_is_not_asked_again(tmp_path: Path) -> None:
+def test_a_known_accelerator_is_not_detected_again(tmp_path: Path) -> None:
     environ = nvidia_smi(tmp_path, "GPU-a, 1\\nGPU-b, 2\\n") | {"CUDA_VISIBLE_DEVICES": "1"}
     known = Accelerator(kind="cuda", devices=declared("T4").devices + declared("L4").devices, driver="580.1")
     machine = read_machine(environ, tmp_path, accelerator=known, modules={})
@@ -122,7 +122,7 @@ def test_what_is_known_already_is_not_asked_again(tmp_path: Path) -> None:
 
 
 @without_nvml
-def test_the_hubs_cache_may_be_on_a_disk_of_its_own(tmp_path: Path) -> None:
+def test_the_hubs_cache_may_be_on_another_disk(tmp_path: Path) -> None:
     environ = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
     assert read_machine(environ, tmp_path, modules={}).cache_free is None
     if (shared := Path("/dev/shm")).stat().st_dev == tmp_path.stat().st_dev:  # noqa: S108
@@ -134,7 +134,7 @@ def test_the_hubs_cache_may_be_on_a_disk_of_its_own(tmp_path: Path) -> None:
 
 @without_nvml
 @pytest.mark.parametrize("cards", ["GPU-a, 1, what\\n", "garbage\\nGPU-a\\n"])
-def test_an_answer_that_does_not_fit_the_cards_leaves_them_as_they_are(cards: str, tmp_path: Path) -> None:
+def test_an_answer_for_other_cards_is_ignored(cards: str, tmp_path: Path) -> None:
     machine = read_machine(nvidia_smi(tmp_path, cards), tmp_path, modules={})
     assert machine.cards == (t4(None),)
 
@@ -171,12 +171,14 @@ TORCHES: list[tuple[Mapping[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("modules", "held"), TORCHES)
-def test_a_kernel_knows_what_its_torch_holds(modules: Mapping[str, Any], held: int, tmp_path: Path) -> None:
+def test_reserved_memory_of_the_kernels_torch_is_read(
+    modules: Mapping[str, Any], held: int, tmp_path: Path
+) -> None:
     assert read_machine({"PATH": str(tmp_path)}, tmp_path, modules=modules).kernel_memory == held
 
 
 @without_nvml
-def test_the_larger_of_two_answers_counts(tmp_path: Path) -> None:
+def test_the_larger_of_driver_and_torch_counts(tmp_path: Path) -> None:
     environ = nvidia_smi(tmp_path, "GPU-a, 1\\n", f"GPU-a, {os.getpid()}, 300\\n")
     modules = {"torch": SimpleNamespace(cuda=Cuda(5))}
     assert read_machine(environ, tmp_path, modules=modules).kernel_memory == 300 * MIB
@@ -235,7 +237,7 @@ def l4(free: int | None) -> Card:
 
 
 @pytest.mark.parametrize("version", ["v2", "v3"])
-def test_the_driver_is_asked_itself(version: str, tmp_path: Path) -> None:
+def test_the_driver_library_is_queried(version: str, tmp_path: Path) -> None:
     environ = library(tmp_path, VERSION=f"nvmlDeviceGetComputeRunningProcesses_{version}")
     machine = read_machine(environ, tmp_path, modules={}, root=tmp_path)
     assert machine.cards == (l4(GIB), l4(2 * GIB))
@@ -245,17 +247,17 @@ def test_the_driver_is_asked_itself(version: str, tmp_path: Path) -> None:
     assert (machine.cards, machine.kernel_memory, machine.other_processes) == ((l4(2 * GIB),), 0, ())
 
 
-def test_a_driver_that_knows_no_processes_tells_what_is_free(tmp_path: Path) -> None:
+def test_a_driver_without_process_lists_reports_free_memory(tmp_path: Path) -> None:
     machine = read_machine(library(tmp_path), tmp_path, modules={})
     assert (machine.cards, machine.kernel_memory, machine.other_processes) == ((l4(GIB), l4(2 * GIB)), 0, ())
 
 
-def test_a_driver_that_fails_leaves_the_cards_as_they_are(tmp_path: Path) -> None:
+def test_a_failing_driver_leaves_free_memory_unknown(tmp_path: Path) -> None:
     machine = read_machine(library(tmp_path, UUID=999), tmp_path, modules={})
     assert machine.cards == (l4(None), l4(None))
 
 
-def test_a_capability_that_nobody_tells_is_none() -> None:
+def test_an_unknown_capability_is_none() -> None:
     device = Device(name="?", compute_capability="", memory=5)
     assert card_of(device) == Card(name="?", compute_capability=None, memory=5, free=None)
 
@@ -340,7 +342,7 @@ MEMORY: list[tuple[str, dict[str, str], tuple[int, int]]] = [
 
 
 @pytest.mark.parametrize(("files", "expected"), [case[1:] for case in MEMORY], ids=[c[0] for c in MEMORY])
-def test_memory_is_what_the_container_leaves_of_the_machine(
+def test_memory_is_limited_by_the_container(
     files: dict[str, str], expected: tuple[int, int], tmp_path: Path
 ) -> None:
     meminfo = {"proc/meminfo": MEMINFO} if files else {}
@@ -385,7 +387,7 @@ def install(python: Path, torch: Mapping[str, str], transformers: Mapping[str, s
     build_site(site_of(python.parents[1]), [*stubs, *more])
 
 
-def test_a_stack_is_what_the_target_says_itself(
+def test_the_stack_is_reported_by_the_target(
     python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = [("trl", "1.8.0"), ("bitsandbytes", "0.50.2"), ("flash-attn", "2.8.3"), ("tensorboardX", "2.6")]
@@ -395,7 +397,7 @@ def test_a_stack_is_what_the_target_says_itself(
     assert read_stack(python, {"PATH": "/bin", "PYTHONPATH": str(tmp_path)}) == WHOLE
 
 
-def test_an_old_stack_without_cuda_is_a_stack_too(python: Path) -> None:
+def test_an_old_stack_without_cuda_is_read(python: Path) -> None:
     build = {"torch/__init__.py": "from torch import _C\n__version__ = '2.4.0+cpu'\n"}
     old = {**TORCH, **build, "torch/_C.py": ""}
     install(python, old, TRANSFORMERS)
@@ -433,7 +435,7 @@ BROKEN: list[tuple[dict[str, str], dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("torch", "transformers", "words"), BROKEN)
-def test_a_stack_that_cannot_train_says_why(
+def test_a_stack_that_cannot_train_is_an_error(
     torch: dict[str, str], transformers: dict[str, str], words: str, python: Path
 ) -> None:
     install(python, torch, transformers)
@@ -441,6 +443,6 @@ def test_a_stack_that_cannot_train_says_why(
         read_stack(python, {})
 
 
-def test_no_interpreter_is_no_stack(tmp_path: Path) -> None:
+def test_a_missing_interpreter_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Unmet, match="could not report its stack: No such file"):
         read_stack(tmp_path / "none", {})

@@ -45,7 +45,7 @@ def config_of(point: Mapping[str, Any]) -> TrainConfig:
 
 
 @pytest.mark.parametrize("point", MEASURED["by-hand"], ids=lambda point: str(point["allocated"]))
-def test_the_estimate_is_what_was_measured(point: Mapping[str, Any]) -> None:
+def test_estimates_match_measurements(point: Mapping[str, Any]) -> None:
     allocated, on_device = point["allocated"], point["on_device"]
     found = estimate(config_of(point), SHAPES["1B"], BY_HAND)
     assert found.allocated / GIB == pytest.approx(allocated, rel=0.03)
@@ -53,7 +53,7 @@ def test_the_estimate_is_what_was_measured(point: Mapping[str, Any]) -> None:
     assert found.total / GIB == pytest.approx(on_device, rel=0.15)
 
 
-def test_single_parts_are_what_was_measured() -> None:
+def test_single_parts_match_measurements() -> None:
     parts = estimate(a_config(sequence_len=2048), SHAPES["1B"], BY_HAND).parts
     in_16_bits = SHAPES["1B"].embedding_parameters * 2
     assert (parts["embeddings"] - in_16_bits) / GIB == pytest.approx(0.5, abs=0.02)  # what the cast adds
@@ -61,7 +61,7 @@ def test_single_parts_are_what_was_measured() -> None:
     assert static / GIB == pytest.approx(1.55, rel=0.05)
 
 
-def test_the_logits_of_a_batch_are_there_as_often_as_the_runner_has_them() -> None:
+def test_logits_count_once_per_copy_of_the_runner() -> None:
     logits = 2048 * 128256 * 4
     config = a_config(sequence_len=2048)
     for version, copies in (("0.29.1", 3.0), ("1.0.0", 3.0)):
@@ -88,17 +88,17 @@ def test_the_logits_of_a_batch_are_there_as_often_as_the_runner_has_them() -> No
         ("axolotl", None, "0"),
     ],
 )
-def test_habits_are_those_of_the_installed_version(runner: str, version: str | None, since: str) -> None:
+def test_the_profile_is_that_of_the_installed_version(runner: str, version: str | None, since: str) -> None:
     assert runner_profile(runner, version).since == since
 
 
-def test_every_habit_says_where_it_is_from() -> None:
+def test_every_profile_names_its_source() -> None:
     for known in RUNNER_PROFILES.values():
         assert all(profile.source for profile in known)
         assert known[-1].since == "0"
 
 
-def test_embeddings_stay_in_float32_where_the_runner_leaves_them_so() -> None:
+def test_embeddings_count_in_float32_if_the_runner_casts_them() -> None:
     older = runner_profile("trl", "0.21.0")
     shape, config = SHAPES["1B"], a_config()
     sizes = {
@@ -113,7 +113,7 @@ def test_embeddings_stay_in_float32_where_the_runner_leaves_them_so() -> None:
     assert estimate(lora, shape, Setting(precision=FP16, profile=older)).parts["embeddings"] == 2 * whole
 
 
-def test_adapters_are_of_the_type_that_they_are_trained_in() -> None:
+def test_adapters_count_in_the_type_that_they_are_trained_in() -> None:
     shape, config = SHAPES["1B"], a_config()
     count = adapter_parameters(config, shape)
     assert count == 11_272_192  # as peft counts them for r = 16 on all seven layers
@@ -140,13 +140,13 @@ def test_adapters_are_of_the_type_that_they_are_trained_in() -> None:
     ("optimizer", "of_each"),
     [("adamw_torch", 8), ("adamw_8bit", 2), ("paged_adamw_8bit", 2), ("lion_32bit", 4), ("sgd", 0)],
 )
-def test_an_optimizer_keeps_its_states(optimizer: str, of_each: int) -> None:
+def test_optimizer_states_are_counted(optimizer: str, of_each: int) -> None:
     config = a_config(optimizer=optimizer)
     found = estimate(config, SHAPES["1B"], replace(TRL, precision=FP16))
     assert found.parts["optimizer"] == of_each * adapter_parameters(config, SHAPES["1B"])
 
 
-def test_only_layers_with_an_adapter_keep_what_it_reads() -> None:
+def test_only_layers_with_adapters_store_their_inputs() -> None:
     without: dict[str, Any] = {"gradient_checkpointing": False, "sequence_len": 2048}
     names = [one.name for one in SHAPES["1B"].linears]
     totals = [
@@ -160,7 +160,7 @@ def test_only_layers_with_an_adapter_keep_what_it_reads() -> None:
     assert dropped.total > every.total
 
 
-def test_norms_of_heads_are_reckoned_with() -> None:
+def test_head_norms_are_counted() -> None:
     config = a_config(gradient_checkpointing=False)
     sizes = {**LLAMA_1B, "rope_scaling": None}
     qwen2, qwen3 = (from_config({**sizes, "model_type": name}) for name in ("qwen2", "qwen3"))
@@ -180,7 +180,7 @@ def test_scores_grow_with_the_square_of_the_sequence() -> None:
     assert total(eager, 8192) - total(TRL, 8192) > 10 * (total(eager, 2048) - total(TRL, 2048))
 
 
-def test_a_cpu_has_an_interpreter_where_a_card_has_a_context() -> None:
+def test_a_cpu_run_counts_the_interpreter_instead_of_the_context() -> None:
     cpu = Setting(precision=FP32, profile=TRL.profile, on_card=False)
     assert estimate(a_config(), SHAPES["1B"], cpu).parts["context"] == COEFFICIENTS.interpreter
     assert estimate(a_config(), SHAPES["1B"], TRL).parts["context"] == COEFFICIENTS.context
@@ -193,7 +193,7 @@ def test_the_total_is_the_sum_of_its_parts() -> None:
     assert all(size >= 0 for size in found.parts.values())
 
 
-def test_the_largest_sequence_fits_and_the_next_does_not() -> None:
+def test_the_largest_sequence_fits_and_a_longer_one_does_not() -> None:
     room = 14 * GIB
     config = a_config(micro_batch_size=2)
     length = largest_sequence(config, SHAPES["8B"], TRL, room)
@@ -242,7 +242,7 @@ def test_the_largest_sequence_fits_and_the_next_does_not() -> None:
         ("70B", {"sequence_len": 8192}, 22, ()),
     ],
 )
-def test_ways_to_fit_are_settings(
+def test_changes_to_fit_are_settings_of_the_config(
     model: str, changes: Mapping[str, Any], room: int, ways: tuple[str, ...]
 ) -> None:
     found = changes_to_fit(a_config(**changes), SHAPES[model], TRL, room * GIB)
@@ -260,7 +260,7 @@ def test_ways_to_fit_are_settings(
     ),
     version=st.sampled_from(["0.21.0", "0.29.1", "1.8.0", "1.16.0"]),
 )
-def test_more_takes_more(model: str, config: TrainConfig, version: str) -> None:
+def test_larger_settings_need_more_memory(model: str, config: TrainConfig, version: str) -> None:
     shape, setting = SHAPES[model], replace(TRL, profile=runner_profile("trl", version))
     total = estimate(config, shape, setting).total
     for more in (
@@ -280,7 +280,7 @@ def test_more_takes_more(model: str, config: TrainConfig, version: str) -> None:
         str(point[key]) for key in ("shape", "vocabulary", "sequence_len", "smallest")
     ),
 )
-def test_the_estimate_is_a_little_more_than_a_card_needs(point: Mapping[str, Any]) -> None:
+def test_the_estimate_is_slightly_above_the_measured_need(point: Mapping[str, Any]) -> None:
     shape = replace(SHAPES[point["shape"]], vocabulary=point["vocabulary"])
     found = estimate(config_of(point), shape, TRL)
     assert point["smallest"] <= found.total / GIB <= point["smallest"] * 1.15

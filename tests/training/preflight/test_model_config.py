@@ -126,7 +126,7 @@ PUBLISHED: Mapping[str, tuple[dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_parameters_are_those_of_the_published_files(name: str) -> None:
+def test_parameter_counts_match_the_published_files(name: str) -> None:
     config, parameters = PUBLISHED[name]
     shape = from_config(config)
     assert shape.parameters == parameters
@@ -134,7 +134,7 @@ def test_the_parameters_are_those_of_the_published_files(name: str) -> None:
     assert shape.unsupported is None
 
 
-def test_linear_layers_have_the_names_that_adapters_take() -> None:
+def test_linear_layers_have_the_names_of_adapter_targets() -> None:
     llama, phi = from_config(LLAMA_8B), from_config(PUBLISHED["Phi-3-mini-4k"][0])
     assert [(one.name, one.inputs, one.outputs) for one in llama.linears] == [
         ("q_proj", 4096, 4096),
@@ -150,7 +150,7 @@ def test_linear_layers_have_the_names_that_adapters_take() -> None:
     assert from_config(LLAMA_1B).embedding_parameters == 128256 * 2048
 
 
-def test_what_a_config_leaves_unsaid_is_the_model_types_default() -> None:
+def test_missing_keys_have_the_defaults_of_the_model_type() -> None:
     gemma = {  # as published for gemma-3-4b: the text's own config holds what differs from the defaults
         "architectures": ["Gemma3ForConditionalGeneration"],
         "model_type": "gemma3",
@@ -172,7 +172,7 @@ def test_what_a_config_leaves_unsaid_is_the_model_types_default() -> None:
     assert from_config({**gemma, "vision_config": {"model_type": "siglip"}}).image_parameters == 0
 
 
-def test_heads_are_shared_and_as_wide_as_the_config_says() -> None:
+def test_head_counts_and_widths_come_from_the_config() -> None:
     sizes = {key: value for key, value in LLAMA_1B.items() if key not in ("head_dim", "num_key_value_heads")}
     shape = from_config({**sizes, "num_key_value_heads": None})
     assert (shape.kv_heads, shape.head_dim) == (32, 64)
@@ -202,7 +202,7 @@ def test_heads_are_shared_and_as_wide_as_the_config_says() -> None:
         ),
     ],
 )
-def test_the_type_of_rotary_embeddings_is_read_under_old_and_new_keys(
+def test_the_type_of_rotary_embeddings_is_read_from_old_and_new_keys(
     given: Mapping[str, Any], rope_type: str | None
 ) -> None:
     assert from_config({**LLAMA_1B, **given}).rope_type == rope_type
@@ -230,11 +230,11 @@ def test_the_type_of_rotary_embeddings_is_read_under_old_and_new_keys(
         ({"something": {"else": [1]}}, "model_type", "llama"),
     ],
 )
-def test_other_keys_are_read_where_they_matter(given: Mapping[str, Any], field: str, value: object) -> None:
+def test_other_keys_set_their_fields(given: Mapping[str, Any], field: str, value: object) -> None:
     assert getattr(from_config({**LLAMA_1B, **given}), field) == value
 
 
-def test_what_is_missing_is_named_all_at_once() -> None:
+def test_all_missing_keys_are_reported_at_once() -> None:
     with pytest.raises(InvalidInput) as caught:
         from_config({"hidden_size": 768.5, "num_attention_heads": True, "vocab_size": 100})
     message = caught.value.message

@@ -32,7 +32,7 @@ MANIFEST = "colablock.json"
 # Mirroring
 
 
-def test_a_whole_checkpoint_is_mirrored_once_and_comes_back_as_it_was(
+def test_a_checkpoint_is_mirrored_once_and_restored_unchanged(
     run: RunFolder, drive: Path, tmp_path: Path
 ) -> None:
     mirrored = NotedMirror(run, drive)
@@ -58,7 +58,7 @@ def test_a_whole_checkpoint_is_mirrored_once_and_comes_back_as_it_was(
     assert names_in(back.path) == ["checkpoint-20", "metrics.jsonl", "mirror.json", "run.json"]
 
 
-def test_only_whole_checkpoints_are_mirrored(run: RunFolder, drive: Path) -> None:
+def test_only_valid_checkpoints_are_mirrored(run: RunFolder, drive: Path) -> None:
     make_checkpoint(run.path, 40, is_whole=False)
     (make_checkpoint(run.path, 60) / "optimizer.pt").unlink()
     mirrored = NotedMirror(run, drive)
@@ -71,7 +71,7 @@ def test_only_whole_checkpoints_are_mirrored(run: RunFolder, drive: Path) -> Non
     assert archived_steps(drive) == [20]
 
 
-def test_the_newest_two_are_kept_and_other_runs_left_alone(run: RunFolder, drive: Path) -> None:
+def test_the_newest_two_are_kept_and_other_runs_are_untouched(run: RunFolder, drive: Path) -> None:
     (drive / "other-checkpoint-1.tar").write_text("another run's")
     (drive / "run-1-checkpoint-5.tar").write_text("cut off before its hash")
     (drive / ".run-1-checkpoint-6.tar.partial").write_text("cut off before its name")
@@ -88,7 +88,9 @@ def test_the_newest_two_are_kept_and_other_runs_left_alone(run: RunFolder, drive
     ]
 
 
-def test_a_checkpoint_that_is_made_anew_is_mirrored_anew(run: RunFolder, drive: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_saved_again_is_mirrored_again(
+    run: RunFolder, drive: Path, tmp_path: Path
+) -> None:
     mirrored = NotedMirror(run, drive)
     mirrored.mirror_newest()
     shutil.rmtree(run.path / "checkpoint-20")
@@ -99,9 +101,7 @@ def test_a_checkpoint_that_is_made_anew_is_mirrored_anew(run: RunFolder, drive: 
     assert (found / "adapter_model.safetensors").read_bytes().endswith(b"other")
 
 
-def test_another_process_knows_what_is_mirrored_and_where(
-    run: RunFolder, drive: Path, tmp_path: Path
-) -> None:
+def test_mirrored_archives_are_recorded_per_store(run: RunFolder, drive: Path, tmp_path: Path) -> None:
     NotedMirror(run, drive).mirror_newest()
     again = NotedMirror(run, drive)
     again.mirror_newest()
@@ -114,7 +114,7 @@ def test_another_process_knows_what_is_mirrored_and_where(
     assert again.notes == ["checkpoint-20 is mirrored, not confirmed"]
 
 
-def test_a_step_before_older_ones_is_kept_with_them(run: RunFolder, drive: Path) -> None:
+def test_an_earlier_step_is_kept_beside_later_ones(run: RunFolder, drive: Path) -> None:
     mirrored = NotedMirror(run, drive)
     for step in (60, 80):
         make_checkpoint(run.path, step)
@@ -127,7 +127,7 @@ def test_a_step_before_older_ones_is_kept_with_them(run: RunFolder, drive: Path)
     assert archived_steps(drive) == [80, 60, 40]
 
 
-def test_without_a_record_nothing_is_mirrored(tmp_path: Path, drive: Path) -> None:
+def test_a_run_without_a_record_is_not_mirrored(tmp_path: Path, drive: Path) -> None:
     make_checkpoint(tmp_path / "run", 20)
     assert NotedMirror(RunFolder(tmp_path / "run"), drive).mirror_newest()
     assert names_in(drive) == []
@@ -189,7 +189,7 @@ def each_operation(run: RunFolder, drive: Path, kept: Path) -> Iterator[int]:
         yield at
 
 
-def test_wherever_a_copy_fails_what_is_there_is_whole_and_it_is_tried_again(
+def test_after_any_failed_operation_archives_are_valid_and_the_copy_is_retried(
     run: RunFolder, drive: Path, tmp_path: Path
 ) -> None:
     for at in each_operation(run, drive, tmp_path / "kept"):
@@ -213,7 +213,7 @@ def test_wherever_a_copy_fails_what_is_there_is_whole_and_it_is_tried_again(
         assert restore_from(drive, tmp_path / f"after-{at}")[0].name == "checkpoint-60"
 
 
-def test_wherever_the_process_is_killed_what_is_there_is_whole(
+def test_after_a_kill_at_any_operation_archives_are_valid(
     run: RunFolder, drive: Path, tmp_path: Path
 ) -> None:
     for at in each_operation(run, drive, tmp_path / "kept"):
@@ -231,7 +231,7 @@ def test_wherever_the_process_is_killed_what_is_there_is_whole(
         shutil.rmtree(run.path / "checkpoint-80")
 
 
-def test_what_is_said_about_a_failure_is_said_once(run: RunFolder, drive: Path) -> None:
+def test_a_repeated_failure_is_noted_once(run: RunFolder, drive: Path) -> None:
     mirrored = NotedMirror(run, drive / "not" / "there")
     assert not mirrored.mirror_newest()
     assert not mirrored.mirror_newest()
@@ -250,7 +250,7 @@ class Lying(FileOperations):
         file.flush()
 
 
-def test_what_cannot_be_read_back_is_no_copy(run: RunFolder, drive: Path) -> None:
+def test_a_copy_that_reads_back_differently_is_discarded(run: RunFolder, drive: Path) -> None:
     mirrored = NotedMirror(run, drive, Lying())
     assert not mirrored.mirror_newest()
     assert "returns other data than was written to it" in mirrored.notes[0]
@@ -258,7 +258,7 @@ def test_what_cannot_be_read_back_is_no_copy(run: RunFolder, drive: Path) -> Non
 
 
 @pytest.mark.skipif(not has_own_mounts(), reason="no mounts of one's own here")
-def test_a_full_drive_keeps_what_it_has(run: RunFolder, drive: Path) -> None:
+def test_a_full_drive_keeps_its_archives(run: RunFolder, drive: Path) -> None:
     def work() -> tuple[list[str], list[str], list[str]]:
         with mounted("tmpfs", drive, "size=128k"):
             mirrored = NotedMirror(run, drive)
@@ -285,9 +285,7 @@ def test_a_full_drive_keeps_what_it_has(run: RunFolder, drive: Path) -> None:
 # The process
 
 
-def test_a_mirror_ends_once_the_run_has_ended_and_its_last_checkpoint_is_there(
-    run: RunFolder, drive: Path
-) -> None:
+def test_a_mirror_ends_after_the_last_checkpoint_of_an_ended_run(run: RunFolder, drive: Path) -> None:
     naps: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -305,7 +303,7 @@ def test_a_mirror_ends_once_the_run_has_ended_and_its_last_checkpoint_is_there(
     ]
 
 
-def test_a_drive_that_takes_nothing_is_asked_ever_less_and_it_is_said(run: RunFolder, drive: Path) -> None:
+def test_a_failing_drive_is_retried_with_growing_pauses(run: RunFolder, drive: Path) -> None:
     naps: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -319,7 +317,7 @@ def test_a_drive_that_takes_nothing_is_asked_ever_less_and_it_is_said(run: RunFo
     assert mirrored.notes[-1] == "the run has ended, but its last checkpoint could not be mirrored"
 
 
-def test_a_run_that_never_starts_is_not_waited_for_for_ever(tmp_path: Path, drive: Path) -> None:
+def test_a_mirror_stops_waiting_for_a_run_that_does_not_start(tmp_path: Path, drive: Path) -> None:
     naps: list[float] = []
     watch(NotedMirror(make_run(tmp_path / "run", process=0), drive).mirror, pause=60, sleep=naps.append)
     assert naps == [60] * 10
@@ -332,7 +330,7 @@ def trained() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_a_mirror_is_a_process_of_its_own_and_outlives_who_started_it(
+def test_a_mirror_is_a_process_that_outlives_its_starter(
     tmp_path: Path, drive: Path, trained: subprocess.Popen[bytes]
 ) -> None:
     run = make_run(tmp_path / "run", process=trained.pid)
@@ -361,7 +359,7 @@ def test_a_mirror_is_a_process_of_its_own_and_outlives_who_started_it(
     assert (run.path / "mirror-errors.txt").read_text() == ""
 
 
-def test_a_target_that_cannot_be_is_named_before_anything_starts(tmp_path: Path, run: RunFolder) -> None:
+def test_an_unusable_target_is_refused_before_a_process_starts(tmp_path: Path, run: RunFolder) -> None:
     (tmp_path / "file").write_text("")
     cases = {
         str(tmp_path / "drive" / "runs" / "mine"): NotFound,

@@ -46,7 +46,7 @@ def two(run: RunFolder, drive: Path) -> Path:
 
 
 @pytest.mark.parametrize("how", DAMAGES.values(), ids=DAMAGES)
-def test_an_archive_with_another_hash_is_passed_over_and_said(
+def test_an_archive_with_a_wrong_hash_is_skipped_with_a_note(
     two: Path, how: Callable[[Path], object], tmp_path: Path
 ) -> None:
     how(two / "run-1-checkpoint-40.tar")
@@ -58,7 +58,7 @@ def test_an_archive_with_another_hash_is_passed_over_and_said(
     assert not (tmp_path / "new" / "checkpoint-40").exists()
 
 
-def test_an_archive_without_a_hash_is_none(two: Path, tmp_path: Path) -> None:
+def test_an_archive_without_a_hash_file_is_ignored(two: Path, tmp_path: Path) -> None:
     (two / "run-1-checkpoint-40.tar.sha256").unlink()
     assert restore_from(two, tmp_path / "new") == (tmp_path / "new" / "checkpoint-20", [])
 
@@ -103,7 +103,7 @@ OF_OTHERS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
 
 
 @pytest.mark.parametrize(("members", "said"), OF_OTHERS.values(), ids=OF_OTHERS)
-def test_an_archive_that_is_not_ours_writes_nothing(
+def test_an_archive_with_other_members_writes_no_files(
     two: Path, members: list[tuple[tarfile.TarInfo, bytes]], said: str, tmp_path: Path
 ) -> None:
     repack(two / "run-1-checkpoint-40.tar", *members)
@@ -115,7 +115,7 @@ def test_an_archive_that_is_not_ours_writes_nothing(
     assert not (tmp_path / "x").exists()
 
 
-def test_what_is_there_whole_stays_and_what_is_damaged_is_replaced(
+def test_valid_checkpoints_are_kept_and_damaged_ones_replaced(
     run: RunFolder, two: Path, tmp_path: Path
 ) -> None:
     (run.path / "checkpoint-40" / "optimizer.pt").write_bytes(b"damaged")
@@ -138,7 +138,7 @@ def test_what_is_there_whole_stays_and_what_is_damaged_is_replaced(
     assert not (run.path / ".restore-left").exists()
 
 
-def test_where_nothing_of_it_can_be_used_each_reason_is_said(two: Path, tmp_path: Path) -> None:
+def test_without_a_valid_archive_every_reason_is_reported(two: Path, tmp_path: Path) -> None:
     for step in (20, 40):
         (two / f"run-1-checkpoint-{step}.tar").write_bytes(b"")
     with pytest.raises(Unmet, match="no mirrored checkpoint can be used") as caught:
@@ -147,7 +147,7 @@ def test_where_nothing_of_it_can_be_used_each_reason_is_said(two: Path, tmp_path
     assert names_in(tmp_path / "new") == []
 
 
-def test_another_run_is_not_taken_for_this_one(two: Path, tmp_path: Path) -> None:
+def test_archives_of_other_runs_are_not_restored(two: Path, tmp_path: Path) -> None:
     for run_id in ("run", "run-1-checkpoint-40", "other"):
         with pytest.raises(NotFound, match=f"the mirror has no checkpoint of the run `{run_id}`") as caught:
             restore_checkpoint(FolderStore(two), run_id, tmp_path / "new", reporter=Notes())
@@ -157,7 +157,7 @@ def test_another_run_is_not_taken_for_this_one(two: Path, tmp_path: Path) -> Non
     assert caught.value.hint is None
 
 
-def test_archives_are_told_by_their_name() -> None:
+def test_archives_are_recognised_by_name() -> None:
     assert CheckpointArchive.of("run-1-checkpoint-40.tar") == CheckpointArchive("run-1", 40)
     for name in ("run-1-checkpoint-40.tar.sha256", ".run-checkpoint-1.tar", "checkpoint-4.tar", "x.tar"):
         assert CheckpointArchive.of(name) is None

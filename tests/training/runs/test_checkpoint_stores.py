@@ -154,13 +154,13 @@ def test_the_hub_keeps_the_newest_two_in_a_private_repository(
     assert not list(run.path.glob(".mirror-*"))
 
 
-def test_what_the_hub_has_otherwise_is_not_confirmed(run: RunFolder, stub: str, tmp_path: Path) -> None:
+def test_a_different_hash_on_the_hub_is_not_confirmed(run: RunFolder, stub: str, tmp_path: Path) -> None:
     said: list[str] = []
     Mirror(run, hub_store(tmp_path, stub, LIES="0" * 64), said.append).mirror_newest()
     assert said == ["checkpoint-20 is mirrored, not confirmed"]
 
 
-def test_a_hub_that_refuses_is_worded_in_one_line(run: RunFolder, stub: str, tmp_path: Path) -> None:
+def test_a_refusal_of_the_hub_is_a_note_of_one_line(run: RunFolder, stub: str, tmp_path: Path) -> None:
     said: list[str] = []
     assert not Mirror(run, hub_store(tmp_path, stub, HF_TOKEN="other"), said.append).mirror_newest()
     reason = f"`{stub}` could not reach `hf://org/name`: HfHubHTTPError: 401 Client Error: Unauthorized"

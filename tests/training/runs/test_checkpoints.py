@@ -55,7 +55,7 @@ def replace_by_a_link(path: Path) -> None:
     path.symlink_to(path.with_suffix(".aside"))
 
 
-def test_checkpoints_are_listed_by_their_step_the_latest_first(run: Path) -> None:
+def test_checkpoints_are_listed_latest_first(run: Path) -> None:
     make_checkpoint(run, 100, is_whole=False)
     (run / "checkpoint-best").mkdir()
     (run / "checkpoint-7").write_text("no folder")
@@ -64,7 +64,7 @@ def test_checkpoints_are_listed_by_their_step_the_latest_first(run: Path) -> Non
     assert list_checkpoints(run / "none") == ()
 
 
-def test_the_newest_whole_one_is_taken_and_nothing_is_said(run: Path) -> None:
+def test_the_newest_valid_checkpoint_is_used_without_a_note(run: Path) -> None:
     told = Notes()
     assert newest_valid(run, told) == run / "checkpoint-40"
     assert told.notes == []
@@ -76,7 +76,7 @@ DAMAGES = [Path.unlink, truncate, zero, replace_by_a_folder, replace_by_a_link]
 @pytest.mark.parametrize(
     ("name", "damage"), [*itertools.product(CHECKPOINT, DAMAGES), *((MANIFEST, one) for one in DAMAGES[:-1])]
 )
-def test_whichever_file_is_damaged_the_one_before_is_taken(
+def test_with_any_damaged_file_the_checkpoint_before_is_used(
     run: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     damage(run / "checkpoint-40" / name)
@@ -88,7 +88,7 @@ def test_whichever_file_is_damaged_the_one_before_is_taken(
     assert note.endswith("; using checkpoint-20 instead")
 
 
-def test_what_is_wrong_is_said_in_numbers(run: Path) -> None:
+def test_the_note_has_the_sizes_of_a_damaged_file(run: Path) -> None:
     truncate(run / "checkpoint-40" / "optimizer.pt")
     told = Notes()
     newest_valid(run, told)
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said_in_numbers(run: Path) -> None:
     ]
 
 
-def test_where_none_is_whole_none_is_taken(run: Path) -> None:
+def test_without_a_valid_checkpoint_none_is_used(run: Path) -> None:
     (run / "checkpoint-40" / MANIFEST).unlink()
     for path in (run / "checkpoint-20").glob("*.*"):
         path.unlink() if path.name != MANIFEST else None
@@ -112,7 +112,7 @@ def test_where_none_is_whole_none_is_taken(run: Path) -> None:
     assert newest_valid(run / "none", told) is None
 
 
-def test_more_files_than_the_manifest_names_are_fine(run: Path) -> None:
+def test_files_that_the_manifest_does_not_list_are_ignored(run: Path) -> None:
     (run / "checkpoint-40" / "README.md").write_text("more")
     assert verify_checkpoint(run / "checkpoint-40") == ()
 
@@ -131,13 +131,13 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize(("text", "said"), MANIFESTS.items())
-def test_a_manifest_that_is_none_does_not_hold(run: Path, text: str, said: str) -> None:
+def test_an_invalid_manifest_is_a_fault(run: Path, text: str, said: str) -> None:
     (run / "checkpoint-40" / MANIFEST).write_text(text)
     (fault,) = verify_checkpoint(run / "checkpoint-40")
     assert said in fault
 
 
-def test_a_manifest_names_sizes_and_hashes(run: Path) -> None:
+def test_a_manifest_lists_sizes_and_hashes(run: Path) -> None:
     manifest = json.loads((run / "checkpoint-40" / MANIFEST).read_text())
     assert manifest == {
         "schema": 1,
@@ -197,7 +197,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize(("keys", "record", "said"), CHANGED.values(), ids=CHANGED)
-def test_what_changed_is_named_and_refused(
+def test_changes_are_listed_and_refused(
     keys: dict[str, Any], record: dict[str, Any], said: list[str]
 ) -> None:
     config = {**CONFIG, **keys}
@@ -214,7 +214,7 @@ def test_what_changed_is_named_and_refused(
     assert len(accepted) == len(set(keys) & {"learning_rate", "max_steps", "lora_fan"}) + len(record)
 
 
-def test_a_config_of_another_version_is_told_apart_as_well() -> None:
+def test_changes_to_a_config_of_another_version_are_listed() -> None:
     old = {"base_model": "a/b", "datasets": [], "sequence_len": 7, "adapter": "x" * 100}
     with pytest.raises(Refused, match=r"base_model: .a/b. → .c/d.") as caught:
         accepted_changes(replace(RECORD, config=old), "c", "d", "l", config={**CONFIG, "base_model": "c/d"})
@@ -227,7 +227,7 @@ def test_a_config_of_another_version_is_told_apart_as_well() -> None:
 # The data
 
 
-def test_the_digest_of_local_data_is_that_of_its_contents(tmp_path: Path) -> None:
+def test_the_digest_of_local_data_covers_its_contents(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("1")
     (tmp_path / "folder" / "below").mkdir(parents=True)
     (tmp_path / "folder" / "below" / "b.jsonl").write_text("2")
@@ -242,7 +242,9 @@ def test_the_digest_of_local_data_is_that_of_its_contents(tmp_path: Path) -> Non
     assert data_digest([DataSource(path="moved.jsonl"), first[1]], folder=tmp_path) != found
 
 
-def test_data_at_home_and_behind_links_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_in_the_home_folder_and_behind_links_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     blob = tmp_path / "blob"
     blob.write_text("1")
@@ -255,7 +257,7 @@ def test_data_at_home_and_behind_links_are_read_too(tmp_path: Path, monkeypatch:
     assert not set(before) & {data_digest([one]) for one in sources}
 
 
-def test_the_digest_of_data_of_the_hub_is_that_of_its_names() -> None:
+def test_the_digest_of_data_on_the_hub_covers_its_names() -> None:
     one = DataSource(path="org/data")
     variants = [
         data_digest([one]),
@@ -267,7 +269,7 @@ def test_the_digest_of_data_of_the_hub_is_that_of_its_names() -> None:
     assert data_digest([one], revisions={"other": "abc"}) == variants[0]
 
 
-def test_data_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_data_is_an_error(tmp_path: Path) -> None:
     os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
     with pytest.raises(NotFound, match=r"cannot read the data in `.*/socket`: No such device"):
         data_digest([DataSource(path="socket")], folder=tmp_path)

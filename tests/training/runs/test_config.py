@@ -75,12 +75,12 @@ def faults_of(value: object, *, passes_through: bool = False) -> dict[str, tuple
     return {fault.path: (fault.message, fault.hint) for fault in caught.value.faults}
 
 
-def test_every_key_is_tried_here() -> None:
+def test_every_key_has_a_case() -> None:
     assert KEYS.keys() | {"extra"} == {one.name for one in fields(TrainConfig)}
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_each_key_is_read_written_and_counted(key: str) -> None:
+def test_each_key_round_trips_and_affects_the_digest(key: str) -> None:
     written, read = KEYS[key]
     usual = config_from(LEAST)
     config = config_from({**LEAST, key: written})
@@ -92,7 +92,7 @@ def test_each_key_is_read_written_and_counted(key: str) -> None:
     assert (config.digest() == usual.digest()) == (key in WHERE)
 
 
-def test_what_is_not_said_has_a_default() -> None:
+def test_unset_keys_have_defaults() -> None:
     config = config_from(LEAST)
     assert config == TrainConfig(base_model="someone/model", datasets=(DataSource(path="data.jsonl"),))
     assert config_from({**LEAST, "max_steps": None, "seed": None}) == config
@@ -116,7 +116,7 @@ def test_what_is_not_said_has_a_default() -> None:
         ({"num_epochs": 2}, {"num_epochs": 2.0}),
     ],
 )
-def test_what_means_the_same_is_the_same(value: dict[str, Any], alike: dict[str, Any]) -> None:
+def test_equivalent_values_give_equal_configs(value: dict[str, Any], alike: dict[str, Any]) -> None:
     one, other = config_from({**LEAST, **value}), config_from({**LEAST, **alike})
     assert one == other
     assert one.digest() == other.digest()
@@ -161,7 +161,9 @@ FAULTS: list[tuple[str, Any, str, str, str | None]] = [
 
 
 @pytest.mark.parametrize(("key", "value", "path", "message", "hint"), FAULTS)
-def test_what_is_wrong_is_named(key: str, value: Any, path: str, message: str, hint: str | None) -> None:
+def test_every_fault_has_a_path_and_a_message(
+    key: str, value: Any, path: str, message: str, hint: str | None
+) -> None:
     faults = faults_of({**LEAST, key: value})
     assert list(faults) == [path]
     said, hinted = faults[path]
@@ -170,7 +172,7 @@ def test_what_is_wrong_is_named(key: str, value: Any, path: str, message: str, h
     assert hint is None or hinted is not None
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     found = {"learning_rat": 1, "seed": -1, "datasets": [{"type": "x"}, {"path": "a", "type": "x"}]}
     with pytest.raises(InvalidConfig) as caught:
         config_from(found, source="train.yaml")
@@ -185,7 +187,7 @@ def test_a_config_is_a_mapping(value: object) -> None:
     assert faults_of(value) == {"": ("must be a mapping of keys to values", None)}
 
 
-def test_a_runner_may_take_keys_that_are_not_ours() -> None:
+def test_unknown_keys_are_passed_to_a_runner_that_takes_them() -> None:
     config = config_from({**LEAST, "sample_packing": True, "plugins": ["a"]}, passes_through=True)
     assert config.extra == {"sample_packing": True, "plugins": ["a"]}
     assert config_to(config)["sample_packing"] is True
@@ -198,7 +200,7 @@ def test_a_runner_may_take_keys_that_are_not_ours() -> None:
         assert faults["since"][0] == "is not a value of JSON"
 
 
-def test_a_file_is_read(tmp_path: Path) -> None:
+def test_a_config_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     path.write_text("base_model: a/b\ndatasets:\n  - path: data.jsonl\nlearning_rate: 2e-4\n")
     assert read_config(path) == TrainConfig(base_model="a/b", datasets=(DataSource(path="data.jsonl"),))
@@ -223,7 +225,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         (b"", InvalidConfig, "must be a mapping"),
     ],
 )
-def test_a_file_that_is_no_config(
+def test_an_invalid_config_file_is_an_error(
     content: bytes | None, kind: type[InvalidInput], words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "train.yaml"
@@ -247,11 +249,11 @@ def test_a_file_that_is_no_config(
         ("", None),
     ],
 )
-def test_a_value_of_the_command_line_is_yaml(text: str, value: object) -> None:
+def test_values_of_the_command_line_are_yaml(text: str, value: object) -> None:
     assert yaml_value(text) == value
 
 
-def test_what_is_said_beside_a_file_comes_before_it(tmp_path: Path) -> None:
+def test_arguments_override_the_config_file(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     path.write_text("base_model: a/b\ndatasets: [d]\nseed: 1\nlora_r: 4\noutput_dir: out\n")
     config = config_of(
@@ -271,7 +273,7 @@ def test_what_is_said_beside_a_file_comes_before_it(tmp_path: Path) -> None:
     assert [one.path for one in config.datasets] == ["e", "f"]
 
 
-def test_what_is_said_may_be_wrong() -> None:
+def test_invalid_arguments_are_faults() -> None:
     with pytest.raises(InvalidInput, match=r"`--set seed` has no value: write `--set key=value`"):
         values_from(["seed"])
     values = values_of("a", "d", None, {"sample_packing": True})

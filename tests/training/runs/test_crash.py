@@ -33,7 +33,7 @@ def machine(path: Path, case: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["about"] for case in CASES])
-def test_a_cause_is_known(case: dict[str, Any], tmp_path: Path) -> None:
+def test_known_causes_are_recognised(case: dict[str, Any], tmp_path: Path) -> None:
     facts = {name: case[name] for name in RECORD if name in case}
     config = {**record_of().config, **case.get("config", {})}
     end = None
@@ -60,13 +60,13 @@ def test_a_cause_is_known(case: dict[str, Any], tmp_path: Path) -> None:
         assert found.advice
 
 
-def test_each_cause_that_a_traceback_tells_has_a_case() -> None:
+def test_every_cause_with_a_pattern_has_a_case() -> None:
     told = {cause.name for cause in known_causes() if cause.pattern is not None}
     assert told - {case["cause"] for case in CASES} == set()
     assert len({cause.name for cause in known_causes()}) == len(known_causes())
 
 
-def test_every_text_is_one_that_a_person_can_follow() -> None:
+def test_every_text_follows_the_style() -> None:
     for cause in known_causes():
         texts = [cause.means, *(one.text for one in cause.advice), *(one.text for one in cause.details)]
         assert not any(text.endswith(".") or "  " in text for text in texts), cause.name
@@ -77,7 +77,7 @@ def test_every_text_is_one_that_a_person_can_follow() -> None:
     assert cause_of_signal(0) is None
 
 
-def test_what_is_not_known_speaks_for_itself(tmp_path: Path) -> None:
+def test_an_unknown_failure_shows_its_exception(tmp_path: Path) -> None:
     frames = "".join(f'  File "/x/{number}.py", line 1, in f\n    f()\n' for number in range(40))
     text = f"Traceback (most recent call last):\n{frames}pkg.Strange: it\nwas so\n"
     end = {"state": "failed", "error": "pkg.Strange: it\nwas so", "traceback": text}
@@ -94,11 +94,11 @@ def test_what_is_not_known_speaks_for_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["done", "stopped"])
-def test_a_run_that_is_well_needs_no_explanation(tmp_path: Path, state: str) -> None:
+def test_a_successful_run_has_no_explanation(tmp_path: Path, state: str) -> None:
     assert explain(a_run(tmp_path / "run", events=events_of([5.0]), end={"state": state})) is None
 
 
-def test_a_run_that_goes_on_or_never_began_needs_none(tmp_path: Path) -> None:
+def test_an_unfinished_run_has_no_explanation(tmp_path: Path) -> None:
     with a_sleeper() as process:
         assert explain(a_run(tmp_path / "run", log="MemoryError", **process)) is None
     assert explain(a_run(tmp_path / "other", process=0)) is None
@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_or_never_began_needs_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "end", [{"state": "done"}, {"state": "failed", "error": "SomeError: x", "traceback": ""}]
 )
-def test_a_loss_that_became_no_number(tmp_path: Path, precision: str, end: dict[str, str]) -> None:
+def test_a_nan_loss_is_explained(tmp_path: Path, precision: str, end: dict[str, str]) -> None:
     events = events_of([5.0, math.nan, 4.0, math.inf, math.nan])
     found = explain(a_run(tmp_path / "run", events=events, end=end, precision=precision))
     assert found is not None
@@ -118,14 +118,14 @@ def test_a_loss_that_became_no_number(tmp_path: Path, precision: str, end: dict[
     assert any("fp16" in one for one in found.advice) == (precision == "fp16")
 
 
-def test_what_is_known_of_a_failure_comes_before_a_loss_that_is_no_number(tmp_path: Path) -> None:
+def test_a_known_failure_takes_precedence_over_a_nan_loss(tmp_path: Path) -> None:
     end = {"state": "failed", "error": "OSError: [Errno 28] No space left on device", "traceback": ""}
     found = explain(a_run(tmp_path / "run", events=events_of([math.nan]), end=end))
     assert found is not None
     assert found.cause == "disk-full"
 
 
-def test_the_last_checkpoint_is_one_that_is_still_there(tmp_path: Path) -> None:
+def test_the_last_checkpoint_has_to_exist(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "run", events=events_of([5.0] * 6, save_every=2))
     (folder.path / "checkpoint-4").mkdir()
     found = explain(folder, system=tmp_path)
@@ -157,7 +157,7 @@ something else
 """
 
 
-def test_a_chain_is_one_failure() -> None:
+def test_chained_exceptions_are_one_failure() -> None:
     (found,) = tracebacks(CHAIN)
     assert found.line == "ValueError: first line"
     assert found.messages.splitlines() == [
@@ -171,7 +171,7 @@ def test_a_chain_is_one_failure() -> None:
     assert found.at == 1
 
 
-def test_failures_of_ranks_that_write_at_once_are_told_apart() -> None:
+def test_interleaved_failures_of_ranks_are_separated() -> None:
     lines = CHAIN.splitlines()[1:]
     mixed = "\n".join(f"[rank{rank}]: {line}" for line in lines for rank in (1, 0))
     found = tracebacks(mixed)
@@ -180,7 +180,7 @@ def test_failures_of_ranks_that_write_at_once_are_told_apart() -> None:
     assert found[0].messages == found[1].messages
 
 
-def test_of_several_without_a_mark_the_first_of_the_last_counts(tmp_path: Path) -> None:
+def test_without_rank_prefixes_the_first_of_the_last_failures_counts(tmp_path: Path) -> None:
     one = "Traceback (most recent call last):\n  File 'x'\n{}\n\n"
     errors = ["Handled: long ago", "OSError: [Errno 28] No space left on device", "ValueError: later"]
     folder = a_run(tmp_path / "run", log="".join(one.format(error) for error in errors), processes=2)
@@ -196,7 +196,7 @@ def test_of_several_without_a_mark_the_first_of_the_last_counts(tmp_path: Path) 
 @pytest.mark.parametrize(
     "log", ["", "Traceback (most recent call last):", "Traceback (most recent call last):\n  x\n"]
 )
-def test_a_log_that_ends_in_the_middle(tmp_path: Path, log: str) -> None:
+def test_a_truncated_log_is_accepted(tmp_path: Path, log: str) -> None:
     assert all(one.line == "" for one in tracebacks(log))
     assert explain(a_run(tmp_path / "run", log=log), system=tmp_path) is not None
 
@@ -214,7 +214,7 @@ def test_a_log_that_ends_in_the_middle(tmp_path: Path, log: str) -> None:
         ("proc/vmstat", "oom_kill 3\n", "3 processes on this machine"),
     ],
 )
-def test_where_the_kernel_counts(tmp_path: Path, file: str, text: str, words: str) -> None:
+def test_the_oom_counter_is_read_from_several_files(tmp_path: Path, file: str, text: str, words: str) -> None:
     place = tmp_path / "root" / file
     place.parent.mkdir(parents=True)
     place.write_text(text)

@@ -33,7 +33,7 @@ ENDS: list[tuple[dict[str, Any] | None, State]] = [
 ]
 
 
-def test_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_record_and_no_events(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "none")
     assert folder.state() is State.PREPARED
     assert folder.record() is None
@@ -47,13 +47,13 @@ def test_a_record_without_a_process_was_not_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("end", "state"), ENDS)
-def test_a_run_whose_process_is_gone_is_as_it_said(
+def test_a_run_without_a_process_has_the_state_of_its_end_file(
     end: dict[str, Any] | None, state: State, tmp_path: Path
 ) -> None:
     assert a_run(tmp_path, end=end).state() is state
 
 
-def test_a_run_is_alive_while_its_own_process_is(tmp_path: Path) -> None:
+def test_a_run_is_running_while_its_process_is(tmp_path: Path) -> None:
     with a_sleeper() as process:
         folder = a_run(tmp_path, end={"state": "done"}, **process)
         assert folder.state() is State.RUNNING
@@ -67,7 +67,7 @@ def test_a_run_is_alive_while_its_own_process_is(tmp_path: Path) -> None:
     assert folder.state() is State.FAILED
 
 
-def test_a_session_of_another_machine_is_not_the_runs(tmp_path: Path) -> None:
+def test_a_session_of_another_machine_is_ignored(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as other:
         folder = a_run(tmp_path, process=other.pid, process_started=start_time_of(other.pid) + 1)
@@ -75,7 +75,7 @@ def test_a_session_of_another_machine_is_not_the_runs(tmp_path: Path) -> None:
         other.kill()
 
 
-def test_a_process_that_nobody_waits_for_is_gone(tmp_path: Path) -> None:
+def test_a_zombie_process_is_gone(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         started = start_time_of(child.pid)
         folder = a_run(tmp_path, process=child.pid, process_started=started)
@@ -87,7 +87,7 @@ def test_a_process_that_nobody_waits_for_is_gone(tmp_path: Path) -> None:
     assert start_time_of(child.pid) == 0
 
 
-def test_a_start_is_told_by_the_kernel(tmp_path: Path) -> None:
+def test_the_start_time_comes_from_the_kernel(tmp_path: Path) -> None:
     command = tmp_path / "a) b (c"  # the name of a command may hold anything
     command.symlink_to("/bin/sleep")
     ticks = os.sysconf("SC_CLK_TCK")
@@ -97,7 +97,7 @@ def test_a_start_is_told_by_the_kernel(tmp_path: Path) -> None:
         child.kill()
 
 
-def test_a_record_is_kept(tmp_path: Path) -> None:
+def test_a_record_round_trips(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     record = record_of(workarounds=("a",), versions={"torch": "2.4.0"}, total_steps=9)
     folder.write_record(record)
@@ -112,14 +112,14 @@ def test_a_record_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"id": "a"}'])
-def test_a_record_that_cannot_be_read_is_none(content: bytes, tmp_path: Path) -> None:
+def test_an_unreadable_record_is_none(content: bytes, tmp_path: Path) -> None:
     folder = a_run(tmp_path)
     folder.record_file.write_bytes(content)
     assert folder.record() is None
     assert folder.state() is State.PREPARED
 
 
-def test_events_are_read_as_far_as_they_are_whole(tmp_path: Path) -> None:
+def test_incomplete_events_are_not_read(tmp_path: Path) -> None:
     folder = a_run(tmp_path)
     add_events(folder, {"event": "start", "step": 0}, {"event": "log", "step": 1})
     with folder.metrics_file.open("ab") as file:
@@ -127,14 +127,14 @@ def test_events_are_read_as_far_as_they_are_whole(tmp_path: Path) -> None:
     assert [event["step"] for event in folder.metrics()] == [0, 1, 2]
 
 
-def test_a_stop_is_a_file(tmp_path: Path) -> None:
+def test_a_stop_request_is_a_file(tmp_path: Path) -> None:
     folder = a_run(tmp_path)
     folder.request_stop()
     folder.request_stop()
     assert folder.stop_file.exists()
 
 
-def test_runs_are_found_by_name_by_folder_and_as_the_newest(tmp_path: Path) -> None:
+def test_runs_are_found_by_id_by_folder_or_as_the_newest(tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert list(list_runs(home)) == []
     with pytest.raises(NotFound, match="there are no runs") as caught:
@@ -157,7 +157,7 @@ def test_runs_are_found_by_name_by_folder_and_as_the_newest(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"folder": 3}'])
-def test_a_note_that_cannot_be_read_names_no_run(content: str, tmp_path: Path) -> None:
+def test_an_unreadable_registration_is_ignored(content: str, tmp_path: Path) -> None:
     register(tmp_path, "whole", tmp_path / "whole")
     (tmp_path / "runs" / "broken.json").write_text(content)
     assert [name for name, _ in list_runs(tmp_path)] == ["whole"]

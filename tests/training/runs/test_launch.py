@@ -97,13 +97,13 @@ def test_ranks_are_counted_over_all_hosts(processes: int, extra: str, expected: 
     assert (found.total, found.hosts, found.per_host) == expected
 
 
-def test_a_number_of_ranks_that_is_none_is_refused() -> None:
+def test_an_invalid_number_of_ranks_is_refused() -> None:
     with pytest.raises(InvalidInput, match="--num_processes"):
         ranks_of(1, ["--num_processes", "many"])
 
 
 @pytest.mark.parametrize(("asked", "arguments"), COMMANDS)
-def test_the_command_says_everything(asked: Mapping[str, Any], arguments: str) -> None:
+def test_the_command_has_every_argument(asked: Mapping[str, Any], arguments: str) -> None:
     head = ["/env/bin/python", "-m", "accelerate.commands.launch", "--config_file", "/out/accelerate.yaml"]
     assert launch_command("/env/bin/python", OUT, **asked) == [*head, *arguments.split(), SHIM, "/out"]
 
@@ -112,7 +112,7 @@ def test_the_command_says_everything(asked: Mapping[str, Any], arguments: str) -
     ("processes", "has_card", "kind"),
     [(1, True, "NO"), (1, False, "NO"), (2, True, "MULTI_GPU"), (2, False, "MULTI_CPU")],
 )
-def test_a_config_of_our_own_stands_in_for_the_users(processes: int, has_card: bool, kind: str) -> None:
+def test_the_users_accelerate_config_is_replaced(processes: int, has_card: bool, kind: str) -> None:
     text = accelerate_config(precision="fp16", processes=processes, has_card=has_card)
     found = yaml.safe_load(text)
     assert (found["distributed_type"], found["use_cpu"]) == (kind, not has_card)
@@ -171,7 +171,7 @@ HUB_OFF = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
         ({"reports": True, "secrets": {"HF_TOKEN": "hf_a", "WANDB_API_KEY": "b"}}, {"HF_TOKEN": "hf_a"}),
     ],
 )
-def test_what_a_child_gets_of_a_notebooks_variables(asked: dict[str, Any], more: dict[str, str]) -> None:
+def test_notebook_variables_are_cleaned_for_a_child(asked: dict[str, Any], more: dict[str, str]) -> None:
     environ = {**NOTEBOOK, **KEPT, "PATH": "/usr/bin", "GRADIO_ANALYTICS_ENABLED": "True"}
     found = launch_environment("/env/bin/python", environ, **asked)
     expected = {**KEPT, **TOLD, "PATH": "/env/bin:/usr/bin", **asked.get("secrets", {}), **more}
@@ -179,7 +179,7 @@ def test_what_a_child_gets_of_a_notebooks_variables(asked: dict[str, Any], more:
     assert "HF_TOKEN" not in environ
 
 
-def test_a_user_who_wants_wandb_offline_has_it_so() -> None:
+def test_the_users_wandb_mode_is_kept() -> None:
     environ = {"WANDB_MODE": "offline"}
     assert launch_environment("/env/bin/python", environ, reports=True)["WANDB_MODE"] == "offline"
     assert launch_environment("/env/bin/python", environ, reports=False)["WANDB_MODE"] == "disabled"
@@ -200,7 +200,7 @@ sys.exit(7)
 """
 
 
-def test_a_run_has_a_session_and_a_log_of_its_own(tmp_path: Path) -> None:
+def test_a_run_has_its_own_session_and_log(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.request_stop()
     folder.end_file.write_text("{}")
@@ -227,16 +227,16 @@ def test_a_run_has_a_session_and_a_log_of_its_own(tmp_path: Path) -> None:
     assert folder.log.read_text().count("--- colablock: started ") == 2
 
 
-def test_one_that_cannot_be_started_is_said(tmp_path: Path) -> None:
+def test_a_failed_start_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Unmet, match=r"could not start the run: .*No such file"):
         start_process([str(tmp_path / "none")], RunFolder(tmp_path), {})
 
 
-def test_of_another_processs_run_no_exit_code_is_known() -> None:
+def test_the_exit_code_of_a_run_of_another_process_is_unknown() -> None:
     assert exit_code_of(os.getpid(), start_time_of(os.getpid())) is None
 
 
-def test_what_is_secret_reaches_the_child_and_no_file(bench: Bench) -> None:
+def test_secrets_reach_the_child_and_no_file(bench: Bench) -> None:
     entry = bench.folder / "entry.py"
     entry.write_text("import json, os; print(json.dumps(dict(os.environ)))")
     job = bench.job(secrets={"HF_TOKEN": "hf_secret"})
@@ -266,7 +266,7 @@ def test_what_is_secret_reaches_the_child_and_no_file(bench: Bench) -> None:
     assert found["ACCELERATE_USE_CPU"] == "True"
 
 
-def test_ports_and_threads_are_those_of_this_host() -> None:
+def test_ports_and_threads_come_from_this_host() -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", free_port()))
     whole = threads_for(1)

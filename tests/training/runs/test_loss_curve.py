@@ -80,20 +80,20 @@ def test_the_later_event_of_a_step_counts() -> None:
     assert loss_points(events) == (Point(1, 5.0), Point(2, 3.0))
 
 
-def test_a_resume_undoes_what_was_trained_behind_it() -> None:
+def test_a_resume_removes_the_points_after_its_step() -> None:
     events = [*events_of([5.0, 4.0, 3.0, 2.0]), *events_of([3.5], first=2)]
     assert loss_points(events) == (Point(1, 5.0), Point(2, 4.0), Point(3, 3.5))
     again = [*events, *events_of([6.0])]
     assert loss_points(again) == (Point(1, 6.0),)
 
 
-def test_evaluations_are_points_of_their_own() -> None:
+def test_evaluation_losses_are_separate_points() -> None:
     events = [*events_of([5.0, 4.0]), {"event": "log", "step": 2, "eval_loss": 4.5}]
     assert evaluation_points(events) == (Point(2, 4.5),)
     assert loss_points(events) == (Point(1, 5.0), Point(2, 4.0))
 
 
-def test_what_is_no_number_is_no_point() -> None:
+def test_nan_losses_are_not_points() -> None:
     values = [math.nan, math.inf, "5", None, True]
     events = [{"event": "log", "step": at, "loss": value} for at, value in enumerate(values)]
     assert (
@@ -102,7 +102,7 @@ def test_what_is_no_number_is_no_point() -> None:
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=60))
-def test_a_smoothed_curve_stays_within_what_it_smooths(losses: list[float]) -> None:
+def test_a_smoothed_curve_stays_within_its_points(losses: list[float]) -> None:
     points = [Point(at, loss) for at, loss in enumerate(losses)]
     smooth = smoothed(points)
     assert [point.step for point in smooth] == [point.step for point in points]
@@ -140,12 +140,12 @@ def test_the_axes_have_round_numbers() -> None:
         ([12_000.0, 50_000.0], ["10000", "20000", "30000", "40000", "50000"]),
     ],
 )
-def test_any_range_has_an_axis(losses: list[float], labels: list[str]) -> None:
+def test_any_range_gets_an_axis(losses: list[float], labels: list[str]) -> None:
     assert texts(curve(losses))[: len(labels)] == labels
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.integers(0, 10**6))
-def test_everything_lies_on_the_picture(losses: list[float], first: int) -> None:
+def test_everything_is_inside_the_picture(losses: list[float], first: int) -> None:
     points = [Point(first + at, loss) for at, loss in enumerate(losses)]
     root = ET.fromstring(curve_svg(points, title="A run", evaluations=points[:1]))  # noqa: S314
     width, height = (float(one) for one in root.attrib["viewBox"].split()[2:])
@@ -165,7 +165,7 @@ def test_a_long_run_is_thinned_and_keeps_its_peaks() -> None:
     assert len({corner.split(",")[1] for corner in raw}) == 2
 
 
-def test_titles_are_escaped_and_nothing_is_loaded() -> None:
+def test_titles_are_escaped_and_the_svg_loads_no_resources() -> None:
     svg = curve_svg([Point(1, 2.0), Point(2, 1.0)], title='<b>"&', is_file=True)
     root = ET.fromstring(svg)  # noqa: S314
     assert root.attrib["aria-label"] == '<b>"&'
@@ -175,7 +175,7 @@ def test_titles_are_escaped_and_nothing_is_loaded() -> None:
     assert "<style>" not in curve_svg([Point(1, 2.0)])
 
 
-def test_without_points_there_is_no_picture() -> None:
+def test_without_points_there_is_no_svg() -> None:
     assert curve_svg([]) == ""
     assert sparkline_svg([Point(1, 2.0)]) == ""
     assert "loss from 2 to 1" in sparkline_svg([Point(1, 2.0), Point(2, 1.0)])
@@ -199,21 +199,21 @@ def test_the_first_interpreter_that_has_matplotlib_draws(
     assert "matplotlib" not in sys.modules
 
 
-def test_nobody_can_draw(tmp_path: Path, without: str) -> None:
+def test_without_matplotlib_png_is_an_error(tmp_path: Path, without: str) -> None:
     folder = a_run(tmp_path / "run", events=events_of([5.0]))
     with pytest.raises(Unmet, match="none of these interpreters") as caught:
         curve_png(folder, [without])
     assert caught.value.hint == "Use a file name that ends in `.svg`, which does not need matplotlib"
 
 
-def test_what_kept_matplotlib_from_drawing_is_said(tmp_path: Path) -> None:
+def test_the_error_of_matplotlib_is_reported(tmp_path: Path) -> None:
     python = interpreter(tmp_path / "bad", modules={"matplotlib.py": "raise ValueError('no fonts')"})
     folder = a_run(tmp_path / "run", events=events_of([5.0]))
     with pytest.raises(Unmet, match="no fonts"):
         curve_png(folder, [python])
 
 
-def test_the_kernels_own_backend_does_not_reach_it(tmp_path: Path) -> None:
+def test_the_kernels_backend_is_not_passed_to_matplotlib(tmp_path: Path) -> None:
     text = "import os\nassert 'MPLBACKEND' not in os.environ, 'backend'\nraise ValueError('clean')"
     python = interpreter(tmp_path / "python", modules={"matplotlib.py": text})
     folder = a_run(tmp_path / "run", events=events_of([5.0]))
@@ -223,14 +223,14 @@ def test_the_kernels_own_backend_does_not_reach_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["curve.svg", "curve.png"])
-def test_a_run_that_logged_nothing_has_no_curve(tmp_path: Path, name: str) -> None:
+def test_a_run_without_losses_has_no_curve(tmp_path: Path, name: str) -> None:
     folder = a_run(tmp_path / "run", events=events_of([]))
     with pytest.raises(Unmet, match="no loss has been logged"):
         write_curve(folder, tmp_path / name, [sys.executable])
     assert not (tmp_path / name).exists()
 
 
-def test_an_svg_needs_nobody(tmp_path: Path) -> None:
+def test_an_svg_needs_no_matplotlib(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "run", events=events_of([5.0, 4.0]))
     write_curve(folder, tmp_path / "curve.SVG", [])
     assert (tmp_path / "curve.SVG").read_text().startswith("<svg")
@@ -239,12 +239,12 @@ def test_an_svg_needs_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("losses", [[5.0], [5.0, 4.0, 3.0]])
-def test_matplotlib_itself_draws(tmp_path: Path, losses: list[float]) -> None:
+def test_matplotlib_draws_a_png(tmp_path: Path, losses: list[float]) -> None:
     folder = a_run(tmp_path / "run", events=events_of(losses))
     assert curve_png(folder, [sys.executable], title="a $ b").startswith(b"\x89PNG")
 
 
-def test_importing_the_curve_loads_no_matplotlib() -> None:
+def test_importing_the_module_does_not_import_matplotlib() -> None:
     code = "import sys, colablock.training.runs.loss_curve; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -57,7 +57,7 @@ def progress_of(events: list[dict[str, Any]], state: State = State.RUNNING, **op
 # A run of a real child
 
 
-def test_a_run_is_followed_from_before_its_first_event_to_its_end(tmp_path: Path) -> None:
+def test_a_run_is_followed_until_its_end(tmp_path: Path) -> None:
     with train(tmp_path / "run", waits=True) as (folder, _):
         seen = []
         for progress in follow(folder, poll=SOON):
@@ -79,7 +79,7 @@ def test_a_run_is_followed_from_before_its_first_event_to_its_end(tmp_path: Path
     assert last.seconds_left is None
 
 
-def test_one_that_is_killed_ends_what_follows_it(tmp_path: Path) -> None:
+def test_following_ends_when_a_run_is_killed(tmp_path: Path) -> None:
     with train(tmp_path / "run", steps=100_000) as (folder, child):
         for progress in follow(folder, poll=SOON):
             if progress.step >= 2:
@@ -88,7 +88,7 @@ def test_one_that_is_killed_ends_what_follows_it(tmp_path: Path) -> None:
     assert progress.step >= 2
 
 
-def test_an_interrupt_asks_it_to_stop_at_a_checkpoint(tmp_path: Path) -> None:
+def test_an_interrupt_requests_a_stop(tmp_path: Path) -> None:
     view = KeptView()
 
     def update(progress: Progress) -> None:
@@ -108,7 +108,7 @@ def test_an_interrupt_asks_it_to_stop_at_a_checkpoint(tmp_path: Path) -> None:
     assert "interrupt again" in note
 
 
-def test_a_second_interrupt_leaves_it_to_itself(running: RunFolder) -> None:
+def test_a_second_interrupt_stops_waiting(running: RunFolder) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
@@ -121,7 +121,7 @@ def test_a_second_interrupt_leaves_it_to_itself(running: RunFolder) -> None:
     assert "`colablock.attach('tiny')`" in left
 
 
-def test_an_interrupt_of_one_that_has_just_ended_leaves_no_request(running: RunFolder) -> None:
+def test_an_interrupt_after_the_end_leaves_no_stop_request(running: RunFolder) -> None:
     def end(_: float) -> None:
         running.end_file.write_text('{"state": "done"}')
         running.write_record(record_of(id="run"))
@@ -133,7 +133,7 @@ def test_an_interrupt_of_one_that_has_just_ended_leaves_no_request(running: RunF
     assert view.notes == []
 
 
-def test_an_interrupt_where_the_folder_is_gone_ends_it(running: RunFolder) -> None:
+def test_an_interrupt_after_the_folder_is_deleted_ends_the_watch(running: RunFolder) -> None:
     def clear(_: float) -> None:
         shutil.rmtree(running.path)
         raise KeyboardInterrupt
@@ -141,7 +141,7 @@ def test_an_interrupt_where_the_folder_is_gone_ends_it(running: RunFolder) -> No
     assert watch("tiny", running, KeptView(), sleep=clear).state is State.PREPARED
 
 
-def test_an_interrupt_by_which_a_kernel_is_restarted_asks_for_nothing(running: RunFolder) -> None:
+def test_an_interrupt_by_a_kernel_restart_requests_no_stop(running: RunFolder) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
@@ -152,7 +152,7 @@ def test_an_interrupt_by_which_a_kernel_is_restarted_asks_for_nothing(running: R
     assert "the run continues" in view.notes[-1]
 
 
-def test_an_interrupt_meanwhile_is_one_of_the_user(running: RunFolder) -> None:
+def test_a_second_interrupt_during_the_check_comes_from_the_user(running: RunFolder) -> None:
     def interrupt(_: float = 0.0) -> bool:
         raise KeyboardInterrupt
 
@@ -160,7 +160,7 @@ def test_an_interrupt_meanwhile_is_one_of_the_user(running: RunFolder) -> None:
     assert running.stop_file.exists()
 
 
-def test_an_interrupt_of_one_who_only_watches_asks_for_nothing(running: RunFolder) -> None:
+def test_an_interrupt_of_a_watch_without_stops_requests_no_stop(running: RunFolder) -> None:
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
@@ -171,7 +171,7 @@ def test_an_interrupt_of_one_who_only_watches_asks_for_nothing(running: RunFolde
     assert "continues" in view.notes[-1]
 
 
-def test_what_its_mirror_says_meanwhile_is_said(running: RunFolder) -> None:
+def test_notes_of_the_mirror_are_shown(running: RunFolder) -> None:
     mirrored = running.path / "mirror.txt"
     mirrored.write_text("checkpoint-10 is mirrored, not confirmed\n", encoding="utf-8")
 
@@ -187,7 +187,7 @@ def test_what_its_mirror_says_meanwhile_is_said(running: RunFolder) -> None:
     assert summary.mirror == "checkpoint-20 is mirrored, not confirmed"
 
 
-def test_what_its_mirror_says_while_it_stops_is_said(running: RunFolder) -> None:
+def test_notes_of_the_mirror_are_shown_while_the_run_stops(running: RunFolder) -> None:
     mirrored = running.path / "mirror.txt"
 
     def sleep(_: float) -> None:
@@ -203,7 +203,7 @@ def test_what_its_mirror_says_while_it_stops_is_said(running: RunFolder) -> None
 # The file
 
 
-def test_a_line_that_is_half_written_counts_once_it_is_whole(running: RunFolder) -> None:
+def test_an_incomplete_line_is_read_once_it_is_complete(running: RunFolder) -> None:
     following = told(running)
     add_events(running, *events_of([5.0], total=4))
     assert next(following).step == 1
@@ -215,7 +215,7 @@ def test_a_line_that_is_half_written_counts_once_it_is_whole(running: RunFolder)
     assert [point.loss for point in next(following).points] == [5.0, 4.0, 3.5]
 
 
-def test_only_what_is_new_is_read(running: RunFolder) -> None:
+def test_only_new_lines_are_read(running: RunFolder) -> None:
     add_events(running, *events_of([5.0, 4.0], total=4))
     following = told(running)
     assert next(following).step == 2
@@ -228,7 +228,7 @@ def test_only_what_is_new_is_read(running: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("way", ["moved", "cut"])
-def test_a_file_that_another_takes_the_place_of_is_read_from_its_start(running: RunFolder, way: str) -> None:
+def test_a_replaced_file_is_read_from_its_start(running: RunFolder, way: str) -> None:
     add_events(running, *events_of([5.0, 4.0, 3.0], total=4))
     following = told(running)
     assert next(following).step == 3
@@ -242,7 +242,7 @@ def test_a_file_that_another_takes_the_place_of_is_read_from_its_start(running: 
     assert [point.loss for point in progress.points] == [2.0]
 
 
-def test_a_run_that_was_not_started_is_not_waited_for(tmp_path: Path) -> None:
+def test_following_a_run_that_was_not_started_ends_at_once(tmp_path: Path) -> None:
     folder = a_run(tmp_path / "run", process=0)
     (progress,) = follow(folder, sleep=lambda _: pytest.fail("it waited"))
     assert (progress.state, progress.stage) == (State.PREPARED, "not started")
@@ -265,14 +265,14 @@ def test_a_resumed_run_loads_before_it_trains_again(running: RunFolder) -> None:
     assert (progress.stage, progress.step, progress.first_step) == ("training", 3, 2)
 
 
-def test_what_is_said_between_the_last_step_and_the_end(running: RunFolder) -> None:
+def test_the_stage_between_the_last_step_and_the_end(running: RunFolder) -> None:
     add_events(running, *events_of([5.0, 4.0]))
     assert next(told(running)).stage == "finishing: saving the adapter"
     running.stop_file.touch()
     assert next(told(running)).stage == "stopping at a checkpoint"
 
 
-def test_of_one_that_stops_nobody_says_how_long_all_of_it_would_take(running: RunFolder) -> None:
+def test_a_stopping_run_has_no_remaining_time(running: RunFolder) -> None:
     add_events(running, *events_of([5.0, 4.0], total=9))
     assert next(told(running)).seconds_left == pytest.approx(7 * 2.0 - 2.0)
     running.stop_file.touch()
@@ -301,7 +301,7 @@ def test_the_last_line_of_a_log(tmp_path: Path, log: str, line: str) -> None:
 # What events add up to
 
 
-def test_rates_are_those_of_lately() -> None:
+def test_rates_are_those_of_recent_steps() -> None:
     slow, fast = events_of([5.0], total=100, seconds=100), events_of([4.0] * 40, total=100)
     later = [
         event
@@ -316,7 +316,7 @@ def test_rates_are_those_of_lately() -> None:
     assert ended.tokens_per_second == pytest.approx(41_000 / 180)
 
 
-def test_the_clock_goes_on_between_two_events() -> None:
+def test_seconds_advance_between_events() -> None:
     events = events_of([5.0] * 10, total=20)
     last = events[-1]["time"]
     assert progress_of(events, now=last).seconds_left == pytest.approx(20.0)
@@ -326,14 +326,14 @@ def test_the_clock_goes_on_between_two_events() -> None:
     assert progress_of(events, now=last + 600).seconds_left == pytest.approx(18.0)  # a long step is one
 
 
-def test_tokens_are_those_of_every_rank() -> None:
+def test_tokens_include_every_rank() -> None:
     events = events_of([5.0] * 10)
     events[0]["world_size"] = 2
     assert progress_of(events).tokens == 20_000
     assert progress_of(events).tokens_per_second == pytest.approx(1000)
 
 
-def test_a_resumed_run_goes_on_from_its_checkpoint() -> None:
+def test_a_resumed_run_starts_at_its_checkpoint() -> None:
     first = events_of([5.0, 4.0, 3.0, 2.0], total=6, save_every=2)
     second = events_of([3.1, 2.1], total=6, first=2, began=STARTED + 100)
     progress = progress_of([*first, *second])
@@ -342,7 +342,7 @@ def test_a_resumed_run_goes_on_from_its_checkpoint() -> None:
     assert progress.checkpoint == "checkpoint-4"
 
 
-def test_a_loss_that_is_no_number_is_told_and_not_drawn() -> None:
+def test_a_nan_loss_is_reported_and_not_drawn() -> None:
     progress = progress_of(events_of([5.0, math.nan]))
     assert progress.loss is not None
     assert math.isnan(progress.loss)
@@ -362,12 +362,12 @@ def test_a_loss_that_is_no_number_is_told_and_not_drawn() -> None:
         {"event": "of a later version", "step": None},
     ],
 )
-def test_what_is_not_as_it_should_be_is_left_out(event: dict[str, Any]) -> None:
+def test_invalid_values_of_events_are_ignored(event: dict[str, Any]) -> None:
     progress = progress_of([event])
     assert (progress.step, progress.total, progress.loss or 1.0, progress.checkpoint) == (0, None, 1.0, None)
 
 
-def test_the_fixed_evaluation_loss_and_that_on_kept_rows() -> None:
+def test_the_losses_of_both_kinds_of_evaluation() -> None:
     events = [
         {"event": "evaluation", "when": "before", "step": 0, "loss": 6.0},
         *events_of([5.0]),
@@ -380,7 +380,7 @@ def test_the_fixed_evaluation_loss_and_that_on_kept_rows() -> None:
     assert progress.step == 1
 
 
-def test_a_summary_says_what_there_is(tmp_path: Path) -> None:
+def test_a_summary_has_the_facts_of_its_run(tmp_path: Path) -> None:
     events = events_of([5.0, 4.0], save_every=1)
     folder = a_run(tmp_path / "run", events=events, end={"state": "done", "step": 2})
     folder.adapter.mkdir()
@@ -391,7 +391,7 @@ def test_a_summary_says_what_there_is(tmp_path: Path) -> None:
     assert summary.progress.smooth_loss == pytest.approx(4.46, abs=0.01)
 
 
-def test_a_rank_that_a_killed_launcher_left_behind_is_the_run_still(tmp_path: Path) -> None:
+def test_a_rank_left_behind_by_a_killed_launcher_is_still_running(tmp_path: Path) -> None:
     command = ["sh", "-c", "sleep 600 & echo $!; wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as launcher:
         assert launcher.stdout is not None

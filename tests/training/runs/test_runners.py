@@ -163,14 +163,14 @@ CASES: list[tuple[str, TrainConfig, RunDecisions, dict[str, Any]]] = [
 @pytest.mark.parametrize(
     ("config", "decided", "different"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_a_config_in_axolotls_words(
+def test_the_config_for_axolotl(
     config: TrainConfig, decided: RunDecisions, different: dict[str, Any]
 ) -> None:
     expected = {key: value for key, value in (USUAL | different).items() if value is not GONE}
     assert axolotl_config(config, decided, OUT) == expected
 
 
-def test_axolotl_reads_a_file(tmp_path: Path) -> None:
+def test_axolotl_gets_a_config_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     config = a_config(chat_template="ü")
     entry = runner_of("axolotl").write(config, CARD, folder)
@@ -178,7 +178,7 @@ def test_axolotl_reads_a_file(tmp_path: Path) -> None:
     assert yaml.safe_load(folder.config_file.read_text()) == axolotl_config(config, CARD, folder)
 
 
-def test_trl_reads_what_is_written_anyway(tmp_path: Path) -> None:
+def test_trl_reads_the_job_file(tmp_path: Path) -> None:
     entry = runner_of("trl").write(a_config(), CARD, RunFolder(tmp_path))
     assert Path(entry.entry).name == "run_trl.py"
     assert Path(entry.entry).is_file()
@@ -186,7 +186,7 @@ def test_trl_reads_what_is_written_anyway(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_runners_are_two() -> None:
+def test_there_are_two_runners() -> None:
     assert {name: (one.name, one.passes_through, one.splits) for name, one in RUNNERS.items()} == {
         "axolotl": ("axolotl", True, False),
         "trl": ("trl", False, True),
@@ -200,12 +200,12 @@ def test_the_runners_are_two() -> None:
         (None, r"the matrix has no `runner` under `\[train\]`"),
     ],
 )
-def test_another_runner_is_no_runner(name: str | None, words: str) -> None:
+def test_an_unknown_runner_is_refused(name: str | None, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
         runner_of(name)
     assert caught.value.hint == "`--runner` takes one of `axolotl`, `trl`"
 
 
 @pytest.mark.parametrize(("has_eval", "total", "steps"), [(False, 95, 0), (True, 95, 9), (True, 3, 1)])
-def test_evaluations_are_about_ten(has_eval: bool, total: int, steps: int) -> None:
+def test_there_are_about_ten_evaluations_by_default(has_eval: bool, total: int, steps: int) -> None:
     assert replace(CARD, has_eval=has_eval, total_steps=total).eval_steps == steps

@@ -17,7 +17,7 @@ from colablock.training.scripts.merge import MergeRefusal, StoredTensor
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
-def test_the_tensors_of_an_adapter_are_told_apart() -> None:
+def test_the_tensors_of_an_adapter_are_sorted() -> None:
     found = script.sort_adapter(
         {},
         [
@@ -59,7 +59,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 @pytest.mark.parametrize(("config", "keys", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_merged_is_refused(config: dict[str, Any], keys: list[str], said: str) -> None:
+def test_unsupported_adapters_are_refused(config: dict[str, Any], keys: list[str], said: str) -> None:
     with pytest.raises(MergeRefusal) as caught:
         script.sort_adapter(config, keys)
     assert said in str(caught.value)
@@ -75,7 +75,7 @@ SCALINGS: dict[str, tuple[dict[str, Any], str, int, float]] = {
 
 
 @pytest.mark.parametrize(("config", "module", "rank", "factor"), SCALINGS.values(), ids=SCALINGS)
-def test_the_factor_is_that_of_peft(config: dict[str, Any], module: str, rank: int, factor: float) -> None:
+def test_the_scaling_is_that_of_peft(config: dict[str, Any], module: str, rank: int, factor: float) -> None:
     assert math.isclose(script.AdapterTensors(config).scaling(module, rank), factor)
 
 
@@ -93,7 +93,7 @@ NAMES = dict.fromkeys(["model.layers.0.q.weight", "model.layers.10.q.weight", "m
         ("model.layers.1.q.weight", None),
     ],
 )
-def test_a_name_means_one_tensor_or_none(wanted: str, found: str | None) -> None:
+def test_a_name_matches_one_tensor_or_none(wanted: str, found: str | None) -> None:
     assert script.find_tensor(wanted, NAMES) == found
 
 
@@ -102,7 +102,7 @@ def sorted_of(*modules: str, full: tuple[str, ...] = ()) -> script.AdapterTensor
     return script.sort_adapter({}, keys + [f"base_model.model.{name}" for name in full])
 
 
-def test_every_tensor_of_the_adapter_has_a_place_or_is_named() -> None:
+def test_tensors_of_the_adapter_without_a_match_are_reported() -> None:
     adapter = sorted_of("model.layers.0.q", full=("model.embed_tokens.weight", "lm_head.weight"))
     added, replaced = script.match_tensors(adapter, NAMES)
     assert added == {"model.layers.0.q.weight": "model.layers.0.q"}
@@ -121,7 +121,7 @@ def test_every_tensor_of_the_adapter_has_a_place_or_is_named() -> None:
 # Files
 
 
-def test_a_header_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_safetensors_header_round_trips(tmp_path: Path) -> None:
     tensors = {
         "b": StoredTensor("F32", (2, 3), 0, 24),
         "a": StoredTensor("BF16", (4,), 24, 32),
@@ -146,7 +146,7 @@ def test_a_header_is_read_as_it_was_written(tmp_path: Path) -> None:
             script.read_header(path)
 
 
-def test_the_files_of_a_base_are_its_index_or_the_one_file(tmp_path: Path) -> None:
+def test_the_shards_of_a_base_come_from_its_index(tmp_path: Path) -> None:
     with pytest.raises(MergeRefusal, match=r"it has no `model.safetensors`"):
         script.find_shards(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
@@ -159,7 +159,7 @@ def test_the_files_of_a_base_are_its_index_or_the_one_file(tmp_path: Path) -> No
     assert script.find_shards(tmp_path) == ["1.st", "2.st"]
 
 
-def test_what_lies_beside_the_weights_comes_along_and_the_adapters_tokenizer(tmp_path: Path) -> None:
+def test_other_files_of_the_base_and_the_adapters_tokenizer_are_copied(tmp_path: Path) -> None:
     base, adapter, into = (tmp_path / name for name in ("base", "adapter", "into"))
     for folder in (base, adapter, into):
         folder.mkdir()

@@ -122,7 +122,7 @@ FORMS: list[tuple[str, dict[str, Any], list[tuple[str, bool]]]] = [
 
 
 @pytest.mark.parametrize(("form", "row", "pieces"), FORMS)
-def test_each_form_and_what_counts_of_it(
+def test_each_format_labels_the_answers(
     prepare: ModuleType, form: str, row: dict[str, Any], pieces: list[tuple[str, bool]]
 ) -> None:
     found = made(prepare, Words(template="plain"), form, row)
@@ -134,7 +134,7 @@ def test_each_form_and_what_counts_of_it(
     assert whole == ([(text, True)] if text else [])
 
 
-def test_the_input_of_alpaca_has_a_place_of_its_own(prepare: ModuleType) -> None:
+def test_the_input_of_alpaca_is_in_the_prompt(prepare: ModuleType) -> None:
     row = {"instruction": "add", "input": "1 1", "output": "2"}
     (given, _), _ = made(prepare, Words(), "alpaca", row)
     assert "provides further context" in given
@@ -150,13 +150,13 @@ def test_the_input_of_alpaca_has_a_place_of_its_own(prepare: ModuleType) -> None
         (Words(eos=None, closes=True), [("<s>a</s>", False), ("b", True)]),
     ],
 )
-def test_tokenizers_that_open_or_close_a_text(
+def test_tokenizers_may_add_tokens_at_start_and_end(
     prepare: ModuleType, tokenizer: Words, pieces: list[tuple[str, bool]]
 ) -> None:
     assert made(prepare, tokenizer, "completion", {"prompt": "a", "completion": "b"}) == pieces
 
 
-def test_a_template_without_a_prompt_for_answers(prepare: ModuleType) -> None:
+def test_a_template_may_ignore_the_generation_prompt(prepare: ModuleType) -> None:
     found = made(prepare, Words(template="promptless"), "messages", {"messages": TALK[1:3]})
     assert found == [("<user>hello<end>", False), ("<assistant>hi<end>", True)]
 
@@ -177,7 +177,7 @@ UNUSABLE: list[tuple[str | None, str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("template", "form", "row", "words"), UNUSABLE)
-def test_a_row_that_is_no_use_is_named(
+def test_an_unusable_row_is_reported(
     prepare: ModuleType, template: str | None, form: str, row: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(prepare.UnusableData, match=words):
@@ -195,7 +195,7 @@ def test_a_row_that_is_no_use_is_named(
         (["messages", "prompt", "completion"], "messages"),
     ],
 )
-def test_columns_tell_the_form(prepare: ModuleType, columns: list[str], form: str) -> None:
+def test_the_format_follows_from_the_columns(prepare: ModuleType, columns: list[str], form: str) -> None:
     assert prepare.form_of(columns, "d") == form
 
 
@@ -207,12 +207,14 @@ def test_columns_tell_the_form(prepare: ModuleType, columns: list[str], form: st
         (["prompt"], "match no format"),
     ],
 )
-def test_columns_that_tell_none(prepare: ModuleType, columns: list[str], words: str) -> None:
+def test_columns_that_match_no_format_are_refused(
+    prepare: ModuleType, columns: list[str], words: str
+) -> None:
     with pytest.raises(prepare.UnusableData, match=words):
         prepare.form_of(columns, "d")
 
 
-def test_the_first_cause_is_told_in_a_line(prepare: ModuleType) -> None:
+def test_the_root_cause_is_one_line(prepare: ModuleType) -> None:
     outer = ValueError("it failed")
     outer.__cause__ = KeyError("a\n  b")
     assert prepare.cause_of(outer) == r"'a\n b'"
@@ -241,7 +243,7 @@ def rows_of(bench: Bench, name: str = "train") -> list[dict[str, list[int]]]:
     return found
 
 
-def test_rows_become_tokens_and_what_is_said_of_them(bench: Bench) -> None:
+def test_data_is_tokenised_and_counted(bench: Bench) -> None:
     rows = [{"text": "a" * length} for length in (3, 10, 30)]
     said = prepared(bench, rows, sequence_len=20, evaluate=2)
     assert said == said | {
@@ -267,14 +269,14 @@ def test_rows_become_tokens_and_what_is_said_of_them(bench: Bench) -> None:
     assert json.loads((bench.folder / "run/data/result.json").read_text()) == said
 
 
-def test_the_targets_own_datasets_is_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_targets_datasets_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     (bench.folder / "datasets").mkdir()
     (bench.folder / "datasets" / "__init__.py").write_text("raise RuntimeError('not the one')")
     monkeypatch.chdir(bench.folder)
     assert prepared(bench, [{"text": "a"}])["rows"] == 1
 
 
-def test_what_is_cut_off_may_be_all_that_counts(bench: Bench) -> None:
+def test_truncation_may_remove_all_answers(bench: Bench) -> None:
     rows = [{"prompt": "p" * 30, "completion": "c"}, {"prompt": "p", "completion": "c"}]
     said = prepared(bench, rows, sequence_len=16)
     assert (said["rows"], said["dropped"], said["train_rows"]) == (2, 1, 1)
@@ -283,13 +285,13 @@ def test_what_is_cut_off_may_be_all_that_counts(bench: Bench) -> None:
     assert prepared(bench, rows[:1], sequence_len=16, train_on_inputs=True)["trained"] == 16
 
 
-def test_rows_are_held_back_for_evaluation(bench: Bench) -> None:
+def test_rows_are_split_off_for_evaluation(bench: Bench) -> None:
     said = prepared(bench, [{"text": str(at)} for at in range(10)], val_set_size=0.2)
     assert (said["train_rows"], said["eval_rows"]) == (8, 2)
     assert (len(rows_of(bench)), len(rows_of(bench, "eval"))) == (8, 2)
 
 
-def test_a_template_is_the_users_or_chatml(bench: Bench) -> None:
+def test_the_chat_template_is_the_users_or_chatml(bench: Bench) -> None:
     rows = [{"messages": TALK[1:3]}]
     said = prepared(bench, rows, chat_template="chatml", sequence_len=128)
     assert said["sample"] == [
@@ -299,7 +301,7 @@ def test_a_template_is_the_users_or_chatml(bench: Bench) -> None:
     assert said["forms"] == ["messages"]
 
 
-def test_several_sources_come_one_after_the_other(bench: Bench) -> None:
+def test_several_datasets_are_concatenated(bench: Bench) -> None:
     other = bench.folder / "other.csv"
     other.write_text("prompt,completion\na,b\n")
     first = DataSource(path=str(bench.folder / "rows.jsonl"))
@@ -318,17 +320,17 @@ FAULTY: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("given", "words"), FAULTY)
-def test_data_that_cannot_be_trained_on(bench: Bench, given: dict[str, Any], words: str) -> None:
+def test_unusable_data_is_refused(bench: Bench, given: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=f"cannot train on this data: .*{words}"):
         prepared(bench, **given)
 
 
-def test_a_tokenizer_that_is_not_there_is_no_fault_of_the_data(bench: Bench) -> None:
+def test_a_missing_tokenizer_is_not_a_fault_of_the_data(bench: Bench) -> None:
     with pytest.raises(Unmet, match=r"could not prepare the data: OSError: Can't load tokenizer for"):
         prepared(bench, [{"text": "a"}], base_model="someone/model")
 
 
-def test_tokens_that_stand_are_taken_when_they_are_of_the_same(bench: Bench) -> None:
+def test_cached_tokens_are_reused_only_for_the_same_data(bench: Bench) -> None:
     said = prepared(bench, [{"text": "a"}])
     tokens = bench.folder / "run" / "data" / "train.parquet"
     made = tokens.stat().st_mtime_ns
@@ -337,7 +339,7 @@ def test_tokens_that_stand_are_taken_when_they_are_of_the_same(bench: Bench) -> 
     assert prepared(bench, [{"text": "longer"}])["tokens"] == said["tokens"] + 5
 
 
-def test_a_stack_without_datasets_is_said(tmp_path: Path) -> None:
+def test_a_stack_without_datasets_is_an_error(tmp_path: Path) -> None:
     stack: TrainingStack = build_training_stack(tmp_path / "env", without=["datasets"])
     with pytest.raises(
         Unmet, match="could not prepare the data: ModuleNotFoundError: No module named 'datasets'"

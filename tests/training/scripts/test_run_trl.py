@@ -52,7 +52,7 @@ TODAY: dict[str, Any] = {
 }
 
 
-def test_the_trainer_is_told_everything(bench: Bench) -> None:
+def test_the_trainer_gets_every_argument(bench: Bench) -> None:
     config = bench.config(max_steps=2, val_set_size=0.2, lora_dropout=0.1, lora_target_modules=("q_proj",))
     folder = bench.train(bench.job(config=config, precision=BF16))
     told = json.loads((folder.path / "checkpoint-2" / "training_args.bin").read_text())
@@ -94,7 +94,7 @@ def arguments(monkeypatch: pytest.MonkeyPatch, known: list[str], **changes: Any)
     return _trl.arguments(job(**changes), Path("/out"), NO_CARD)
 
 
-def test_an_older_trl_is_told_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_trl_gets_only_arguments_that_it_supports(monkeypatch: pytest.MonkeyPatch) -> None:
     known = ["output_dir", "max_seq_length", "evaluation_strategy", "max_steps", "report_to", "fp16", "bf16"]
     found = arguments(monkeypatch, known)
     assert vars(found) == {
@@ -143,7 +143,7 @@ NF4 = {"quantization_config": Quantised(True, "nf4", True, "half")}
         ("5.17.0.dev0", Adapter.LORA, NO_CARD, None, {"dtype": "half"}),
     ],
 )
-def test_the_model_is_loaded_onto_the_card_of_its_rank(
+def test_the_model_is_loaded_on_the_card_of_its_rank(
     *,
     version: str,
     adapter: Adapter,

@@ -53,7 +53,7 @@ def at_step(folder: RunFolder, step: int) -> None:
     until(lambda: step in steps_of(folder))
 
 
-def test_a_run_tells_how_it_goes(whole: RunFolder) -> None:
+def test_a_run_writes_its_events(whole: RunFolder) -> None:
     assert whole.state() is State.DONE
     assert whole.end()["state"] == "done"
     assert whole.end()["step"] == 6
@@ -75,7 +75,7 @@ def test_a_run_tells_how_it_goes(whole: RunFolder) -> None:
     assert after < before - 0.3
 
 
-def test_checkpoints_are_sealed_and_rotate(whole: RunFolder) -> None:
+def test_checkpoints_get_manifests_and_rotate(whole: RunFolder) -> None:
     assert [path.name for path in list_checkpoints(whole.path)] == ["checkpoint-6", "checkpoint-4"]
     for path in list_checkpoints(whole.path):
         assert verify_checkpoint(path) == ()
@@ -91,7 +91,7 @@ def test_checkpoints_are_sealed_and_rotate(whole: RunFolder) -> None:
     assert {"adapter_config.json", "tokenizer_config.json"} <= {path.name for path in whole.adapter.iterdir()}
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(whole: RunFolder, bench: Bench) -> None:
+def test_a_killed_run_resumes_with_the_same_result(whole: RunFolder, bench: Bench) -> None:
     job = bench.job(config=bench.config(save_steps=2), evaluate=4)
     folder = bench.begin(job, STAND_IN_PAUSE="0.1")
     until(lambda: 4 in steps_of(folder, "save"))
@@ -110,7 +110,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(whole: RunFolder, b
     assert learnt[0] == learnt[1]
 
 
-def test_who_asks_for_a_stop_gets_a_checkpoint(bench: Bench) -> None:
+def test_a_stop_request_saves_a_checkpoint(bench: Bench) -> None:
     folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), STAND_IN_PAUSE="0.02")
     at_step(folder, 2)
     folder.request_stop()
@@ -126,7 +126,7 @@ def test_who_asks_for_a_stop_gets_a_checkpoint(bench: Bench) -> None:
     }
 
 
-def test_asking_after_the_last_step_leaves_it_done(bench: Bench) -> None:
+def test_a_stop_request_after_the_last_step_has_no_effect(bench: Bench) -> None:
     job = bench.job(config=bench.config(max_steps=1))
     folder = bench.begin(job, STAND_IN_PAUSE="0.4")
     until(lambda: steps_of(folder, "start"))
@@ -135,7 +135,7 @@ def test_asking_after_the_last_step_leaves_it_done(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_from_outside_asks_for_a_stop(bench: Bench, number: signal.Signals) -> None:
+def test_a_signal_is_a_stop_request(bench: Bench, number: signal.Signals) -> None:
     folder = bench.begin(bench.job(config=bench.config(max_steps=1000)), STAND_IN_PAUSE="0.02")
     at_step(folder, 2)
     os.kill(shim_of(folder), number)
@@ -144,7 +144,7 @@ def test_a_signal_from_outside_asks_for_a_stop(bench: Bench, number: signal.Sign
     assert verify_checkpoint(folder.path / f"checkpoint-{folder.end()['step']}") == ()
 
 
-def test_a_pool_of_workers_ends_by_the_signal(bench: Bench) -> None:
+def test_a_signal_ends_a_pool_of_workers(bench: Bench) -> None:
     folder = bench.begin(bench.job(), STAND_IN_POOL="1")
     record = record_of(folder)
     until(lambda: exit_code_of(record.process, record.process_started) is not None, patience=15)
@@ -152,7 +152,7 @@ def test_a_pool_of_workers_ends_by_the_signal(bench: Bench) -> None:
     assert len(losses_of(folder)) == 6  # the signal to the workers was no wish to stop
 
 
-def test_a_failure_is_kept_and_explained(bench: Bench) -> None:
+def test_a_failure_is_recorded_and_explained(bench: Bench) -> None:
     job = bench.job(config=bench.config(save_steps=2))
     folder = bench.train(job, STAND_IN_FAILS_AT="4")
     assert folder.state() is State.FAILED
@@ -169,7 +169,7 @@ def test_a_failure_is_kept_and_explained(bench: Bench) -> None:
     assert folder.state() is State.DONE  # and the old end is gone
 
 
-def test_checkpoints_come_by_the_clock(bench: Bench) -> None:
+def test_checkpoints_are_saved_by_time(bench: Bench) -> None:
     folder = bench.train(bench.job(config=bench.config(max_steps=8, logging_steps=100)))
     assert steps_of(folder, "save") == [8]  # the usual interval is ten minutes
     folder.metrics_file.unlink()
@@ -179,7 +179,7 @@ def test_checkpoints_come_by_the_clock(bench: Bench) -> None:
     assert "step" in {event["event"] for event in folder.metrics()}  # a beat where nothing is logged
 
 
-def test_what_is_trained_is_float32_where_the_scaler_wants_it(bench: Bench) -> None:
+def test_trainable_parameters_are_float32_for_the_scaler(bench: Bench) -> None:
     folder = bench.train(bench.job(precision=FP16))
     assert folder.state() is State.DONE
     end_of(again(folder, bench.environ(), cast_trainable=False))
@@ -189,7 +189,7 @@ def test_what_is_trained_is_float32_where_the_scaler_wants_it(bench: Bench) -> N
     assert found.cause == "fp16-scaler-meets-bf16"
 
 
-def test_axolotl_trains_with_the_mend_and_not_without(bench: Bench) -> None:
+def test_axolotl_trains_only_with_its_workaround(bench: Bench) -> None:
     proven = bench.stack.proven(runner="axolotl")
     folder = bench.train(bench.job(proven=proven))
     assert folder.state() is State.FAILED
@@ -253,7 +253,7 @@ ENDINGS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("script", "job", "code", "end"), ENDINGS)
-def test_how_what_it_starts_ends_is_how_it_ends(
+def test_the_shim_ends_like_the_runner(
     bench: Bench, script: str, job: dict[str, Any], code: int, end: dict[str, Any]
 ) -> None:
     entry = bench.folder / "entry.py"
@@ -274,7 +274,7 @@ def test_how_what_it_starts_ends_is_how_it_ends(
         assert RunFolder(bench.folder).end() == found
 
 
-def test_a_line_that_was_cut_off_takes_no_other_with_it(bench: Bench) -> None:
+def test_an_incomplete_line_does_not_damage_the_next(bench: Bench) -> None:
     config = bench.config(save_steps=2)
     folder = bench.begin(bench.job(config=config), STAND_IN_PAUSE="0.05")
     until(lambda: 2 in steps_of(folder, "save"))
@@ -325,7 +325,7 @@ def test_several_ranks_train_save_and_stop_together(bench: Bench) -> None:
         ),
     ],
 )
-def test_a_rank_that_would_train_something_else_is_refused(
+def test_a_rank_with_another_lock_or_checkpoint_fails(
     bench: Bench, other: dict[str, Any], words: str
 ) -> None:
     store, port = bench.folder / "store", str(free_port())
