@@ -19,11 +19,11 @@ from colablock.errors import BadDistribution, FetchFailed
 from colablock.network.auth import Credentials
 from colablock.network.cache import Cache, cache_folder, link_or_copy
 from colablock.network.download import IDENTITY, Download, Fetchable, HashChecker, missing_file, open_partial
+from colablock.network.page_cache import LONGEST_PAGE, Page, PageCache
 
 if TYPE_CHECKING:
     from colablock.network.http import HttpClient, HttpResponse
-    from colablock.network.page_cache import LONGEST_PAGE, Page, PageCache
-from colablock.network.settings import Settings
+    from colablock.network.settings import Settings
 
 __all__ = ["ByteRange", "Fetcher", "Page"]
 

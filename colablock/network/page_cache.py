@@ -7,9 +7,12 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from colablock.network.cache import Cache
-from colablock.network.http import HttpResponse
+
+if TYPE_CHECKING:
+    from colablock.network.http import HttpResponse
 
 __all__ = ["LONGEST_PAGE", "Page", "PageCache"]
 
