@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.environment.accelerator import Accelerator
+from colablock.environment.accelerator import NF4_ON_CPU, Accelerator, has_nf4
 
 __all__ = ["CAPABILITIES", "HOLDS", "judge_capability"]
 
@@ -14,7 +14,6 @@ HOLDS = "holds"
 
 _BITSANDBYTES = canonicalize_name("bitsandbytes")
 _TRANSFORMERS = canonicalize_name("transformers")
-_NF4_ON_CPU = Version("0.46")  # registers kernels of `quantize_4bit` for the CPU; 0.45 asks for CUDA
 _NF4_CAPABILITY = (6, 0)  # bitsandbytes, installation guide: NF4 and FP4 from Pascal on
 _LLAMA3_ROPE = Version("4.43")  # transformers 4.43.0, release notes: Llama 3.1
 
@@ -35,9 +34,10 @@ def _nf4(versions: Versions, accelerator: Accelerator) -> str:
     if there is None:
         return "does not hold: bitsandbytes is no part of the stack"
     if accelerator.kind != "cuda":
-        if Version(there) >= _NF4_ON_CPU:
+        if has_nf4(there, has_gpu=False):
             return HOLDS
-        return f"does not hold: bitsandbytes {there} quantises on CUDA only, 0.46 on the CPU too"
+        first = ".".join(map(str, NF4_ON_CPU))
+        return f"does not hold: bitsandbytes {there} quantises on CUDA only, {first} on the CPU too"
     for device in accelerator.devices:
         if device.capability is None:
             return f"not known: nobody tells the compute capability of the {device.name}"

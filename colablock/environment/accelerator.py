@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 
 from colablock._common.process import ChildFailed, clean_environment, run_child
 from colablock._common.text import near
+from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import NotFound
 
 __all__ = [
     "CARDS",
+    "NF4_ON_CPU",
     "Accelerator",
     "Device",
     "DriverError",
@@ -27,12 +29,16 @@ __all__ = [
     "cuda_of_driver",
     "declared",
     "detect",
+    "has_nf4",
     "nvml_devices",
     "open_nvml",
     "parse_nvidia_smi",
     "run_nvidia_smi",
 ]
 
+#: The first bitsandbytes that quantises to 4 bits (NF4) without a GPU, as a release: it registers the kernels
+#: of ``quantize_4bit`` for CPUs, and 0.45 asks for CUDA.  A script in a target gets this with its job.
+NF4_ON_CPU = (0, 46)
 _GIB = 2**30
 _QUERY = "name,driver_version,memory.total,compute_cap"
 _SECONDS = 20.0  # a sick driver can keep nvidia-smi waiting for minutes
@@ -307,3 +313,14 @@ def accelerators_of(recorded: Accelerator) -> dict[str, Accelerator]:
     if recorded.kind != "cuda":
         return {"none": Accelerator()}
     return {card: replace(declared(card), driver=recorded.driver, cuda=recorded.cuda) for card in CARDS}
+
+
+def has_nf4(bitsandbytes: str, *, has_gpu: bool) -> bool:
+    """Whether this version of bitsandbytes quantises to 4 bits (NF4) on a machine with or without a GPU.
+
+    True for what is not a valid version (PEP 440): nothing is known against it.
+    """
+    try:
+        return has_gpu or Version(bitsandbytes).release >= NF4_ON_CPU
+    except InvalidVersion:
+        return True

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.reporter import Reporter
+from colablock.environment.accelerator import NF4_ON_CPU
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.training.runs.checkpoints import newest_valid
@@ -93,6 +94,7 @@ def generate(
             revision=record.config.get("revision"),
             prompts=list(prompts),
             quantize=record.config.get("adapter", "qlora") == "qlora",
+            nf4_on_cpu=NF4_ON_CPU,
             precision=record.precision,
             chat=_is_chat(record) if chat is None else chat,
             max_new_tokens=max_new_tokens,

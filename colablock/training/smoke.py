@@ -22,7 +22,7 @@ from typing import Any
 from colablock._common.process import last_lines
 from colablock._common.reporter import Reporter
 from colablock._version import __version__
-from colablock.environment.accelerator import Accelerator
+from colablock.environment.accelerator import Accelerator, has_nf4
 from colablock.errors import TrainingFailed, Unmet
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.preflight.precision import Precision, precision_for
@@ -38,7 +38,6 @@ STEPS = 10
 _RATE = 1e-2
 _SEED = 0
 _ROWS = 8  # for the evaluation loss
-_CPU_NF4 = (0, 46)  # the first bitsandbytes that quantises to 4 bits on a CPU
 _HERE = Path(__file__).parent
 _TEXT = _HERE / "toy.jsonl"
 _PAUSE = 0.1
@@ -235,11 +234,6 @@ def _can_quantize(proven: ProvenEnvironment, *, has_card: bool) -> tuple[bool, l
     version = proven.versions.get("bitsandbytes")
     if version is None:
         return False, ["this stack has no bitsandbytes: trained LoRA without quantisation"]
-    if has_card or _numbers(version) >= _CPU_NF4:
+    if has_nf4(version, has_gpu=has_card):
         return True, []
     return False, [f"bitsandbytes {version} needs a card to quantise: trained LoRA without quantisation"]
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)

@@ -1,7 +1,8 @@
 """The proofs themselves, run in the target: the standard library only, and no module of colablock.
 
-Its source is given to ``python -c`` with two arguments: the number of an open
-file descriptor for the answers, and a JSON list of jobs ``[kind, subject]``.
+Its source is given to ``python -c`` with three arguments: the number of an open
+file descriptor for the answers, a JSON list of jobs ``[kind, subject]``, and a JSON
+object of what colablock knows about versions (``nf4_on_cpu``: a release of bitsandbytes).
 Each job says so when it starts and when it ends, one JSON line each, so that
 one that takes the whole process down is known by name.  Standard output
 belongs to whatever is imported.
@@ -26,11 +27,10 @@ from collections.abc import Iterator
 from typing import Any
 
 LINES = 8  # of a traceback: its end says what went wrong
-CPU_NF4 = (0, 46)  # the first bitsandbytes that quantises to 4 bits without a GPU
 NF4_ERROR = 0.12  # 4 bits of a standard normal value are off by 0.07 in the mean
 
 
-def main(descriptor: int, jobs: list[list[str]]) -> None:
+def main(descriptor: int, jobs: list[list[str]], known: dict[str, Any]) -> None:
     """Run *jobs* in order and leave without the exit handlers of what was imported."""
     os.set_inheritable(descriptor, False)
     with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as answers:
@@ -42,21 +42,21 @@ def main(descriptor: int, jobs: list[list[str]]) -> None:
         for kind, subject in jobs:
             tell(event="start", kind=kind, subject=subject)
             started = time.monotonic()
-            result = run(kind, subject)
+            result = run(kind, subject, known)
             tell(event="end", kind=kind, subject=subject, seconds=time.monotonic() - started, **result)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
-def run(kind: str, subject: str) -> dict[str, Any]:
+def run(kind: str, subject: str, known: dict[str, Any]) -> dict[str, Any]:
     """Return the answer of one job; an exception of any kind is a failed one."""
     try:
         if kind == "facts":
             return {"passed": True, "facts": facts()}
         if kind == "import":
             return {"passed": True, "detail": import_one(subject)}
-        return CAPABILITIES[subject]()
+        return CAPABILITIES[subject](known)
     except BaseException:  # noqa: BLE001 (SystemExit too: some modules leave when something is missing)
         lines = traceback.format_exc().rstrip().splitlines()
         return {"passed": False, "detail": "\n".join(lines[-LINES:])}
@@ -112,13 +112,13 @@ def import_one(subject: str) -> str:
     return version if isinstance(version, str) else ""
 
 
-def nf4() -> dict[str, Any]:
+def nf4(known: dict[str, Any]) -> dict[str, Any]:
     """Quantise to NF4 and back: what comes back is near what went in."""
     import torch
 
     version = importlib.metadata.version("bitsandbytes")
     has_gpu = torch.cuda.is_available()
-    if not has_gpu and tuple(map(int, version.split(".")[:2])) < CPU_NF4:
+    if not has_gpu and [int(part) for part in version.split(".")[:2]] < known["nf4_on_cpu"]:
         detail = (
             f"not tried: there is no GPU here, and bitsandbytes {version} quantises to 4 bits on a GPU only"
         )
@@ -136,7 +136,7 @@ def nf4() -> dict[str, Any]:
     return {"passed": packed.numel() == original.numel() // 2 and error < NF4_ERROR, "detail": detail}
 
 
-def llama3_rope() -> dict[str, Any]:
+def llama3_rope(known: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
     """Take the rope scaling that Llama 3.1 and later ship with."""
     from transformers import LlamaConfig
     from transformers import __version__ as version
@@ -151,12 +151,12 @@ def llama3_rope() -> dict[str, Any]:
     LlamaConfig(rope_scaling=scaling, rope_theta=500000.0, max_position_embeddings=131072)
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    known = "llama3" in ROPE_INIT_FUNCTIONS
-    detail = f"transformers {version}" if known else f"transformers {version} does not know `llama3`"
-    return {"passed": known, "detail": detail}
+    is_known = "llama3" in ROPE_INIT_FUNCTIONS
+    detail = f"transformers {version}" if is_known else f"transformers {version} does not know `llama3`"
+    return {"passed": is_known, "detail": detail}
 
 
 CAPABILITIES = {"llama3-rope": llama3_rope, "nf4": nf4}
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), json.loads(sys.argv[2]))
+    main(int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3]))

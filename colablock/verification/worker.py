@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from colablock._common.process import exit_words, kill_session, last_lines, source_command, start_session
+from colablock.environment.accelerator import NF4_ON_CPU
 
 __all__ = ["Child", "Job", "JobResult", "is_python", "run_jobs"]
 
@@ -78,7 +79,8 @@ class Child:
             .joinpath("_worker_script.py")
             .read_text(encoding="utf-8")
         )
-        command = source_command(self.python, script, str(descriptor), json.dumps(jobs))
+        known = json.dumps({"nf4_on_cpu": NF4_ON_CPU})
+        command = source_command(self.python, script, str(descriptor), json.dumps(jobs), known)
         return self._start(command, output, descriptor)
 
     def _start(self, command: Sequence[str], output: BinaryIO, *descriptors: int) -> subprocess.Popen[bytes]:

@@ -10,6 +10,7 @@ from colablock.environment.accelerator import (
     cuda_of_driver,
     declared,
     detect,
+    has_nf4,
     parse_nvidia_smi,
 )
 from colablock.errors import NotFound
@@ -245,3 +246,12 @@ def test_a_file_that_is_no_library_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "libnvidia-ml.so.1").write_text("stub")
     environ = {"LD_LIBRARY_PATH": str(tmp_path), "PATH": str(tmp_path)}
     assert detect(environ) == detect({"PATH": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("version", "on_cpu"),
+    [("0.43.3", False), ("0.45.5", False), ("0.46.0.dev0", True), ("0.46", True), ("1", True), ("odd", True)],
+)
+def test_bitsandbytes_quantises_on_a_gpu_and_later_on_a_cpu(version: str, *, on_cpu: bool) -> None:
+    assert has_nf4(version, has_gpu=True)
+    assert has_nf4(version, has_gpu=False) is on_cpu

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from colablock._common.text import near
+from colablock.environment.accelerator import NF4_ON_CPU, has_nf4
 from colablock.training.preflight.facts import Access, Card, Finding, Level, Stack, is_older
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.runs.config import Adapter, TrainConfig
@@ -30,7 +31,6 @@ _FIRST_WITH_MODEL = {
 #: The first transformers with a type of scaled rotary embeddings (``modeling_rope_utils.py``).
 _FIRST_WITH_ROPE = {"llama3": "4.43", "yarn": "4.43", "longrope": "4.43"}
 
-_NF4_ON_CPU = "0.46"  # the first bitsandbytes with 4-bit layers for CPUs
 _TOKENS = "https://huggingface.co/settings/tokens"
 
 
@@ -151,12 +151,17 @@ def runner_findings(
             why=f"{' and '.join(users)} {'needs' if len(users) == 1 else 'need'} it",
             fix=fix,
         )
-    elif not has_card and config.adapter is Adapter.QLORA and is_older(stack.bitsandbytes, _NF4_ON_CPU):
+    elif (
+        config.adapter is Adapter.QLORA
+        and stack.bitsandbytes is not None
+        and not has_nf4(stack.bitsandbytes, has_gpu=has_card)
+    ):
+        first = ".".join(map(str, NF4_ON_CPU))
         yield Finding(
             level=Level.REFUSE,
             what=f"bitsandbytes {stack.bitsandbytes} has no 4-bit layers for CPUs",
-            why=f"they are new in {_NF4_ON_CPU}",
-            fix=f"use a matrix with bitsandbytes {_NF4_ON_CPU} or later, `adapter: lora`, or a card",
+            why=f"they are new in {first}",
+            fix=f"use a matrix with bitsandbytes {first} or later, `adapter: lora`, or a card",
         )
     missing = [one.value for one in config.report_to if one.value not in stack.reporters]
     if missing:

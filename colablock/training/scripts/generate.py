@@ -17,7 +17,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-CPU_NF4 = (0, 46)  # the first bitsandbytes with 4-bit layers for CPUs
 DTYPE_KEYWORD = (4, 56)  # the first transformers that takes `dtype` instead of `torch_dtype`
 BF16_MAJOR = 8  # the major compute capability from which cards compute in bfloat16
 
@@ -40,6 +39,7 @@ def generate(
     prompts: list[str],
     *,
     quantize: bool,
+    nf4_on_cpu: list[int],
     precision: str,
     chat: bool,
     max_new_tokens: int,
@@ -47,10 +47,17 @@ def generate(
     top_p: float,
     seed: int,
 ) -> list[str]:
-    """Return the text that the trained model adds to each prompt."""
+    """Return the text that the trained model adds to each prompt.
+
+    With *quantize* the base is loaded in 4 bits if this machine can.  *nf4_on_cpu* is the first
+    release of bitsandbytes that can without a GPU.
+    """
     import torch
     from transformers import set_seed
 
+    if quantize and not has_nf4(tuple(nf4_on_cpu)):
+        print("loading the base without 4-bit quantisation: bitsandbytes cannot do it here", flush=True)  # noqa: T201
+        quantize = False
     model, tokenizer = load_trained(Path(adapter), base, revision, quantize=quantize, precision=precision)
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if temperature > 0:
@@ -78,10 +85,7 @@ def generate(
 def load_trained(
     adapter: Path, base: str | None, revision: str | None, *, quantize: bool, precision: str
 ) -> tuple[Any, Any]:
-    """Return the base model with *adapter* and its tokenizer.
-
-    With *quantize* the base is loaded in 4 bits if this machine can.
-    """
+    """Return the base model with *adapter* and its tokenizer; with *quantize* the base is in 4 bits."""
     import torch
     import transformers
     from peft import PeftModel
@@ -93,15 +97,13 @@ def load_trained(
     options: dict[str, Any] = {"dtype" if version >= DTYPE_KEYWORD else "torch_dtype": dtype}
     if torch.cuda.is_available():
         options["device_map"] = {"": 0}
-    if quantize and has_nf4():
+    if quantize:
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    elif quantize:
-        print("loading the base without 4-bit quantisation: bitsandbytes cannot do it here", flush=True)  # noqa: T201
     model = transformers.AutoModelForCausalLM.from_pretrained(name, revision=revision, **options)
     has_own = (adapter / "tokenizer_config.json").is_file()
     tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -121,8 +123,8 @@ def compute_type(precision: str) -> Any:
     return torch.float16
 
 
-def has_nf4() -> bool:
-    """Whether bitsandbytes is installed and has 4-bit layers for this machine."""
+def has_nf4(on_cpu: tuple[int, ...]) -> bool:
+    """Whether bitsandbytes is installed and has 4-bit layers for this machine: for CPUs from *on_cpu* on."""
     import importlib.metadata
 
     import torch
@@ -131,7 +133,7 @@ def has_nf4() -> bool:
         version = importlib.metadata.version("bitsandbytes")
     except importlib.metadata.PackageNotFoundError:
         return False
-    return torch.cuda.is_available() or tuple(int(part) for part in version.split(".")[:2]) >= CPU_NF4
+    return torch.cuda.is_available() or tuple(int(part) for part in version.split(".")[:2]) >= on_cpu
 
 
 if __name__ == "__main__":
