@@ -191,7 +191,8 @@ def lock(
     its target can install; *all_files* lists the files of every platform.  None
     keeps the choice of the existing lock.
     """
-    from colablock.operations.lock import LockOptions, lock_matrix
+    from colablock.operations.lock import lock_matrix
+    from colablock.planning.options import LockOptions
 
     wanted = LockOptions(
         python_version=python_version,

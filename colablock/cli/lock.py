@@ -81,8 +81,8 @@ def add(commands: Any) -> None:
 
 def _lock(call: Call) -> int:
     from colablock.errors import InvalidInput
-    from colablock.operations.lock import LockOptions, lock_all, lock_matrix
-    from colablock.planning.options import ApplyOptions
+    from colablock.operations.lock import lock_all, lock_matrix
+    from colablock.planning.options import ApplyOptions, LockOptions
 
     args = call.args
     of_one = ("runtime", "python_version", "platform", "output", "variant")

@@ -18,7 +18,6 @@ from colablock.cli import (
     export,
     lock,
     new,
-    new_config,
     rollback,
     runs,
     runtime,
@@ -59,7 +58,6 @@ def build_parser() -> argparse.ArgumentParser:
         env,
         runtime,
         new,
-        new_config,
         cache,
         list_command,
     )

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from colablock._common.once_map import OnceMap
 from colablock._common.urls import redacted
@@ -30,7 +32,6 @@ from colablock.index.direct_reference import direct_file
 from colablock.index.evaluator import Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
-from colablock.index.project_page import project_url, read_page
 from colablock.index.rebuilt_wheel import (
     archive_version,
     pinned_sha256,
@@ -38,11 +39,18 @@ from colablock.index.rebuilt_wheel import (
     replaced_metadata,
     source_identity,
 )
+from colablock.index.simple_api import ACCEPT, Listing, parse_page
 from colablock.matrix.model import Index, Matrix, PackageEntry
+from colablock.network.cache import ROWS
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import mirror_variable
 
-__all__ = ["IndexSource"]
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.index.candidates import File
+    from colablock.network.fetcher import Fetcher
+
+__all__ = ["IndexSource", "project_files", "project_url", "read_page"]
 
 _WORKERS = 16  # threads; most of them wait for the network
 
@@ -426,3 +434,35 @@ def _without_card(candidate: Candidate) -> Rejection:
         reason=Reason.EXCLUDED,
         detail=f"{candidate} is a CPU build, and this variant is for a GPU",
     )
+
+
+def project_url(index: str, name: NormalizedName) -> str:
+    """Return the URL of a project's page (PEP 503).  A query of the index's URL stays at the end."""
+    head, mark, query = index.partition("?")
+    return f"{head.rstrip('/')}/{quote(name)}/{mark}{query}"
+
+
+def project_files(fetcher: Fetcher, index: str, name: NormalizedName) -> list[File]:
+    """Return the files of every version that the index at the URL *index* lists; none if it has no page.
+
+    Raises FetchFailed.
+    """
+    url = project_url(fetcher.learn_credentials(index), name)
+    page = read_page(fetcher, url, redacted(index))
+    return page[0] if page is not None else []
+
+
+def read_page(fetcher: Fetcher, url: str, index: str | None) -> tuple[list[File], str | None] | None:
+    """Return the files that a page lists and the status of its project (PEP 792); None if there is no page.
+
+    *index* is the URL that the files name as their index.  Raises FetchFailed.
+    """
+    page = fetcher.get_page(url, ACCEPT)
+    if page is None:
+        return None
+    key = f"{page.base}\n{page.digest}"
+    listing = Listing.from_json(fetcher.cache.read_json(ROWS, key))
+    if listing is None:
+        listing = parse_page(page.body, page.content_type, page.url, base=page.base)
+        fetcher.cache.write_json(ROWS, key, listing.to_json())
+    return listing.files(index, fetcher.naming(page)), listing.status

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from colablock._common.fs import write_atomic
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.markers_and_tags import Environment, platform_family
@@ -16,6 +19,9 @@ from colablock.environment.snapshot import Snapshot
 from colablock.lockfile.tool_table import ALL_FILES, COMPLETE, DELTA
 from colablock.matrix.model import Matrix
 from colablock.matrix.packed_locks import LockFile
+
+if TYPE_CHECKING:
+    from colablock.matrix.model import Matrix
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,7 +36,9 @@ __all__ = [
     "environment_target",
     "lock_file_name",
     "read_head",
+    "read_refusals",
     "runtime_target",
+    "write_refusals",
 ]
 
 #: The default platform of complete locks: the glibc of the images (Ubuntu 22.04).
@@ -216,3 +224,32 @@ def _difference(head: LockHead, differing: Sequence[str]) -> str:
     return (
         f"no lock fits the installed distributions; the nearest, `{head.path.name}`, differs: {shown}{more}"
     )
+
+
+_REFUSED = "refused"
+
+
+def _refusals_path(folder: Path, matrix: Matrix) -> Path:
+    return folder / f"{matrix.name}.{_REFUSED}.json"
+
+
+def write_refusals(folder: Path, matrix: Matrix, refused: Sequence[Mapping[str, str | None]]) -> None:
+    """Write *refused* (target, variant, reason) beside the matrix; delete the file if it is empty."""
+    path = _refusals_path(folder, matrix)
+    if refused:
+        value = {"schema": 1, "matrix": matrix.name, "matrix-digest": matrix.digest, _REFUSED: refused}
+        write_atomic(path, f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_refusals(folders: Iterable[Path], matrix: Matrix) -> dict[tuple[str, str | None], str]:
+    """Return the reasons by target and variant; none if the matrix has changed since."""
+    for folder in folders:
+        try:
+            value = json.loads(_refusals_path(folder, matrix).read_text(encoding="utf-8"))
+            if value["matrix-digest"] == matrix.digest:
+                return {(row["target"], row["variant"]): row["reason"] for row in value[_REFUSED]}
+        except (OSError, ValueError, LookupError, TypeError):  # noqa: PERF203 - a folder or two
+            continue
+    return {}

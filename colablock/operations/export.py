@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 
 from colablock._common.fs import write_atomic
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, InvalidMatrix, NotFound
-from colablock.index.project_page import project_files
+from colablock.index.finder import project_files
 from colablock.lockfile.export import Format, export_text, files_beside
 from colablock.lockfile.package_files import with_all_files
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
 from colablock.lockfile.tool_table import lists_target_files, table_of
 from colablock.network.fetcher import Fetcher
-from colablock.operations.lock import LockOptions, lock_matrix, up_to_date_lock, write_wheels
+from colablock.operations.lock import lock_matrix, up_to_date_lock, write_wheels
 from colablock.operations.session import Session
+from colablock.planning.options import LockOptions
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Pylock

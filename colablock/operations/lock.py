@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ from colablock.environment.requirements import applies
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import InvalidInput, NoSolution, Refused
 from colablock.lockfile.pylock import check_lock_name, make_lock, read_lock, write_lock
-from colablock.lockfile.refusals import write_refusals
 from colablock.lockfile.store import (
     PLATFORM,
     LockHead,
@@ -29,13 +27,14 @@ from colablock.lockfile.store import (
     lock_file_name,
     read_head,
     runtime_target,
+    write_refusals,
 )
 from colablock.lockfile.tool_table import LockOrigin
 from colablock.matrix.catalog import lock_folder
 from colablock.matrix.model import select_variant
 from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
-from colablock.planning.options import ApplyOptions
+from colablock.planning.options import ApplyOptions, LockOptions
 from colablock.planning.solver import PlannedChange
 from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
@@ -47,38 +46,9 @@ if TYPE_CHECKING:
     from colablock.planning.wheels import WheelPreparer
     from colablock.resolver.model import Resolution
 
-__all__ = [
-    "LockOptions",
-    "LockResult",
-    "lock_all",
-    "lock_matrix",
-    "nothing_installed",
-    "up_to_date_lock",
-    "write_wheels",
-]
+__all__ = ["LockResult", "lock_all", "lock_matrix", "nothing_installed", "up_to_date_lock", "write_wheels"]
 
 _STDOUT = Path("-")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockOptions:
-    """The options of a lock that a plan does not have.
-
-    The versions of an existing lock are preferred, unless *upgrade* is set or
-    *upgrade_packages* has the name.  *exclude_newer* replaces the matrix's own.
-    With *all_files* the lock lists the files of every platform, with False those
-    of its target; None keeps what an existing lock lists, by default those of its
-    target.  With *dry* nothing is written.
-    """
-
-    python_version: str | None = None
-    platform: str | None = None
-    output: Path | None = None  # default: beside the matrix
-    upgrade: bool = False
-    upgrade_packages: frozenset[NormalizedName] = frozenset()
-    exclude_newer: datetime | None = None
-    all_files: bool | None = None
-    dry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

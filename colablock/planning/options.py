@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from colablock._vendor.packaging.utils import NormalizedName
 from colablock.planning.plan import Remedy, Target
 
-__all__ = ["ApplyOptions"]
+__all__ = ["ApplyOptions", "LockOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,3 +32,24 @@ class ApplyOptions:
     keep: bool = False
     undo: bool = True
     break_system_packages: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockOptions:
+    """The options of a lock that a plan does not have.
+
+    The versions of an existing lock are preferred, unless *upgrade* is set or
+    *upgrade_packages* has the name.  *exclude_newer* replaces the matrix's own.
+    With *all_files* the lock lists the files of every platform, with False those
+    of its target; None keeps what an existing lock lists, by default those of its
+    target.  With *dry* nothing is written.
+    """
+
+    python_version: str | None = None
+    platform: str | None = None
+    output: Path | None = None  # default: beside the matrix
+    upgrade: bool = False
+    upgrade_packages: frozenset[NormalizedName] = frozenset()
+    exclude_newer: datetime | None = None
+    all_files: bool | None = None
+    dry: bool = False

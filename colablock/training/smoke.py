@@ -24,8 +24,7 @@ from colablock._common.reporter import Reporter
 from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, has_nf4
 from colablock.errors import TrainingFailed, Unmet
-from colablock.training.preflight.facts import ProvenEnvironment
-from colablock.training.preflight.precision import Precision, precision_for
+from colablock.training.preflight.facts import Precision, ProvenEnvironment, precision_for
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord, State
@@ -72,9 +71,7 @@ def smoke(
             reporter=reporter,
             deadline=started + timeout,
         )
-        prepared = attempt.prepare()
-        learning = attempt.train("learning", prepared, learning_rate=_RATE)
-        holding = attempt.train("holding", prepared, learning_rate=0.0)
+        learning, holding = attempt.train_twice()
     device = accelerator.devices[0] if has_card else None
     before, after = _evaluations(learning)
     return Receipt(
@@ -136,6 +133,12 @@ class _Attempt:
         """The environment variables of a run, with every cache in the scratch folder."""
         caches = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton"}
         return {**self.environ, **{name: str(self.scratch / folder) for name, folder in caches.items()}}
+
+    def train_twice(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Train with the learning rate and without one; return the events of both."""
+        prepared = self.prepare()
+        learning = self.train("learning", prepared, learning_rate=_RATE)
+        return learning, self.train("holding", prepared, learning_rate=0.0)
 
     def prepare(self) -> dict[str, Any]:
         """Make the tiny model, its tokenizer and the tokenised data; return the result of ``prepare.py``."""

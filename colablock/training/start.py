@@ -21,8 +21,7 @@ from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, Refused
 from colablock.training.preflight.checks import GQA_WORKAROUND
-from colablock.training.preflight.facts import ProvenEnvironment
-from colablock.training.preflight.precision import Precision, has_bf16
+from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
 from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, list_runs, register
 from colablock.training.runs.launch import (

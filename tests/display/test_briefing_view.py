@@ -11,9 +11,8 @@ from colablock.display.html import to_html
 from colablock.display.text import render, to_text
 from colablock.training.find_or_start import Briefing
 from colablock.training.preflight.checks import Preflight
-from colablock.training.preflight.facts import Finding, Level
+from colablock.training.preflight.facts import FP16, FP32, Finding, Level
 from colablock.training.preflight.memory import Estimate
-from colablock.training.preflight.precision import FP16, FP32
 from colablock.training.runs.config import config_from
 from tests.support.html import body
 from tests.support.screens import console, written

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from colablock.training.preflight.facts import Access, Card, Machine, Stack
+from colablock.training.preflight.facts import BF16, Access, Card, Machine, Stack
 from colablock.training.preflight.memory import RunnerProfile, Setting, runner_profile
 from colablock.training.preflight.model_config import ModelShape, from_config
-from colablock.training.preflight.precision import BF16
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import DataSource, TrainConfig
 

@@ -20,8 +20,7 @@ from colablock.environment.accelerator import Accelerator
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
 from colablock.planning.plan import Target
-from colablock.training.preflight.facts import ProvenEnvironment
-from colablock.training.preflight.precision import FP32
+from colablock.training.preflight.facts import FP32, ProvenEnvironment
 from colablock.training.runs.checkpoints import data_digest
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from colablock.errors import ExitCode, InvalidInput
-from colablock.training.preflight.facts import ProvenEnvironment
-from colablock.training.preflight.precision import precision_for
+from colablock.training.preflight.facts import ProvenEnvironment, precision_for
 from colablock.training.receipts import receipt_from, receipt_to
 from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.config import DataSource, TrainConfig

@@ -16,8 +16,11 @@ from colablock.training.preflight.facts import (
     Finding,
     Level,
     Machine,
+    Precision,
     Stack,
+    has_bf16,
     is_older,
+    precision_for,
 )
 from colablock.training.preflight.memory import (
     Estimate,
@@ -29,7 +32,6 @@ from colablock.training.preflight.memory import (
     runner_profile,
 )
 from colablock.training.preflight.model_config import ModelShape
-from colablock.training.preflight.precision import Precision, has_bf16, precision_for
 from colablock.training.preflight.stack_rules import (
     access_findings,
     model_findings,

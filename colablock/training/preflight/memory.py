@@ -50,8 +50,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.training.preflight.facts import Precision
 from colablock.training.preflight.model_config import ModelShape
-from colablock.training.preflight.precision import Precision
 from colablock.training.runs.config import Adapter, TrainConfig
 
 __all__ = [

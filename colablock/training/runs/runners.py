@@ -119,12 +119,16 @@ def axolotl_config(config: TrainConfig, decisions: RunDecisions, folder: RunFold
     axolotl takes the tokenised data unchanged.  Its defaults that download, pack or patch are
     switched off.  The user's further keys come last and so override the others.
     """
-    wandb = (
-        {"wandb_project": config.wandb_project or "colablock"}
-        if MetricsTarget.WANDB in config.report_to
-        else {}
-    )
-    values: dict[str, Any] = {
+    return {
+        **_axolotl_always(config, decisions, folder),
+        **_axolotl_where_set(config, decisions),
+        **dict(config.extra),
+    }
+
+
+def _axolotl_always(config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> dict[str, Any]:
+    """Return the keys that every config has."""
+    return {
         "base_model": config.base_model,
         "base_model_config": config.base_model,
         "model_type": "AutoModelForCausalLM",
@@ -166,8 +170,14 @@ def axolotl_config(config: TrainConfig, decisions: RunDecisions, folder: RunFold
         "flash_attention": decisions.attention == "flash_attention_2",
         "sdp_attention": decisions.attention == "sdpa",
         "seed": config.seed,
-        **wandb,
     }
+
+
+def _axolotl_where_set(config: TrainConfig, decisions: RunDecisions) -> dict[str, Any]:
+    """Return the keys that depend on an option or on the card."""
+    values: dict[str, Any] = {}
+    if MetricsTarget.WANDB in config.report_to:
+        values["wandb_project"] = config.wandb_project or "colablock"
     if config.gradient_checkpointing:
         values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     if config.revision:
@@ -186,4 +196,4 @@ def axolotl_config(config: TrainConfig, decisions: RunDecisions, folder: RunFold
     if not decisions.has_card:
         # These call into CUDA on any device (`getCurrentStream`).
         values |= dict.fromkeys(("lora_qkv_kernel", "lora_mlp_kernel", "lora_o_kernel"), False)
-    return values | dict(config.extra)
+    return values

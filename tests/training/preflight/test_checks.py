@@ -8,9 +8,19 @@ from typing import Any
 import pytest
 
 from colablock.training.preflight.checks import GQA_WORKAROUND, Preflight, check_run, usable_memory
-from colablock.training.preflight.facts import Access, Card, Finding, Level, Machine, Stack
+from colablock.training.preflight.facts import (
+    BF16,
+    FP16,
+    FP32,
+    Access,
+    Card,
+    Finding,
+    Level,
+    Machine,
+    Stack,
+    precision_for,
+)
 from colablock.training.preflight.model_config import from_config
-from colablock.training.preflight.precision import BF16, FP16, FP32, precision_for
 from colablock.training.preflight.stack_rules import runs_on
 from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
 from tests.support.paths import CASES

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from colablock.training.preflight.facts import BF16, FP16, FP32
 from colablock.training.preflight.memory import (
     COEFFICIENTS,
     RUNNER_PROFILES,
@@ -23,7 +24,6 @@ from colablock.training.preflight.memory import (
     runner_profile,
 )
 from colablock.training.preflight.model_config import from_config
-from colablock.training.preflight.precision import BF16, FP16, FP32
 from colablock.training.runs.config import Adapter, TrainConfig
 from tests.support.paths import DATA
 from tests.support.training import BY_HAND, GIB, LLAMA_1B, SHAPES, TRL, a_config

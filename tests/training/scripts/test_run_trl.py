@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from colablock.training.preflight.precision import BF16
+from colablock.training.preflight.facts import BF16
 from colablock.training.runs.config import Adapter, MetricsTarget, config_to
 from colablock.training.scripts import run_trl as _trl
 from tests.support.training import a_config
