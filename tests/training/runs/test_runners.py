@@ -203,7 +203,7 @@ def test_there_are_two_runners() -> None:
 def test_an_unknown_runner_is_refused(name: str | None, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
         runner_of(name)
-    assert caught.value.hint == "`--runner` takes one of `axolotl`, `trl`"
+    assert caught.value.hint == "Set `--runner` to one of `axolotl`, `trl`"
 
 
 @pytest.mark.parametrize(("has_eval", "total", "steps"), [(False, 95, 0), (True, 95, 9), (True, 3, 1)])
