@@ -48,7 +48,7 @@ def _rollback(call: Call) -> int:
     from colablock.display.info_view import history_document, undone_document
     from colablock.display.text import render
     from colablock.operations.rollback import list_changes, recover_interrupted, undo_changes
-    from colablock.transaction.journal import RecoveryOutcome
+    from colablock.transaction.recovery import RecoveryOutcome
     from colablock.transaction.serialise import undone_to_json
 
     args = call.args

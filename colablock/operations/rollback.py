@@ -7,7 +7,7 @@ from colablock.errors import NotFound
 from colablock.operations.session import Session
 from colablock.transaction import apply_record as applied
 from colablock.transaction.history import Change, drop, read_history
-from colablock.transaction.journal import RecoveryOutcome, recover
+from colablock.transaction.recovery import RecoveryOutcome, recover
 from colablock.transaction.rollback import UndoneChange, roll_back
 from colablock.transaction.site_lock import locked
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from colablock.transaction.apply import apply_plan
     from colablock.transaction.history import Change, read_history
     from colablock.transaction.isolated_envs import BuiltEnvironment, build_env
-    from colablock.transaction.journal import RecoveryOutcome, recover
+    from colablock.transaction.recovery import RecoveryOutcome, recover
     from colablock.transaction.rollback import UndoneChange, roll_back
 else:
     __getattr__, __dir__ = lazy_surface(
@@ -22,7 +22,7 @@ else:
             "apply": "apply_plan",
             "history": "Change read_history",
             "isolated_envs": "BuiltEnvironment build_env",
-            "journal": "RecoveryOutcome recover",
+            "recovery": "RecoveryOutcome recover",
             "rollback": "UndoneChange roll_back",
         },
     )

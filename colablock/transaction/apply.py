@@ -1,4 +1,4 @@
-"""A plan carried out in an interpreter's own site: staged outside, then swapped in as one transaction."""
+"""Apply a plan to the site of an interpreter: stage the files, then change the site in one transaction."""
 
 from __future__ import annotations
 
@@ -20,32 +20,24 @@ from colablock.environment.snapshot import Installed, Snapshot, installed_versio
 from colablock.errors import AppliedNotProven, ColablockError, NotRestored, Refused, RolledBack
 from colablock.planning.plan import Action, Plan
 from colablock.runtimes.catalog import runtime_of
+from colablock.transaction.disk_operations import Operation, OperationKind, Operations
 from colablock.transaction.disk_space import check_room, unpacked_size
 from colablock.transaction.file_moves import listed_among, moves_in, moves_out, owned_files, source_of
 from colablock.transaction.history import differences, facts_of, next_folder
-from colablock.transaction.journal import (
-    CHANGES,
-    RECORD,
-    STASH,
-    Journal,
-    Operation,
-    OperationKind,
-    Operations,
-    preparing,
-    settle_unfinished,
-)
+from colablock.transaction.journal import Journal, preparing
+from colablock.transaction.recovery import CHANGES, RECORD, STASH, recover_locked
 from colablock.transaction.site_lock import locked
 from colablock.transaction.staging import Staged, stage
 from colablock.verification.verify import Check
 
 __all__ = ["ChangeOrigin", "apply_plan", "refuse_externally_managed"]
 
-_MORE_ROOM = "`colablock history --drop` frees what is kept to undo earlier changes"
+_MORE_ROOM = "`colablock history --drop` deletes the stashes of earlier changes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeOrigin:
-    """Where a plan comes from, as the history tells it: see `history.Change`."""
+    """The origin of a plan, for the history; see `history.Change`."""
 
     stack: str = ""
     lock: str | None = None
@@ -54,7 +46,7 @@ class ChangeOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Change:
-    """What apply_plan was asked for, for the functions below it."""
+    """The arguments of apply_plan that other functions need."""
 
     plan: Plan
     snapshot: Snapshot
@@ -80,19 +72,19 @@ def apply_plan(
     wait: float = 10.0,
     disk: Operations | None = None,
 ) -> tuple[Check, ...]:
-    """Carry out *plan* in the site of ``plan.python`` and return the proofs, all of them passed.
+    """Apply *plan* to the site of ``plan.python`` and return the checks, all of them passed.
 
-    *files* holds the wheel of each step that installs.  *prove* is called
-    once, when the new files are in place.  With *keep*, failed proofs are
-    returned too, and the change stands.  So they are without *undo*, where what
-    is replaced could only be kept by copying it (see `journal.Journal`).
-    *origin* is kept in the environment's history, with what is needed to undo
-    the change.  With *break_system_packages* an environment is changed that is
-    marked as externally managed (PEP 668).  *fingerprint* gives that of the
-    environment as it is after staging.
+    *files* has the wheel of each step that installs.  *prove* is called once the
+    new files are in place.  If a check fails, the change is undone, with two
+    exceptions: with *keep*, and if the change cannot be undone because without
+    *undo* it has deleted folders (see `journal.Journal`).  Failed checks are
+    returned then, too.  *origin* is recorded in the history of the environment.
+    *break_system_packages* allows a change of an externally managed environment
+    (PEP 668).  *fingerprint* returns the fingerprint of the current environment;
+    it is called after staging.
 
-    Raises Refused (and BadDistribution, Unmet) before anything is changed,
-    RolledBack when the change was undone, NotRestored when that failed too.
+    Raises Refused, BadDistribution or Unmet before anything is changed,
+    RolledBack if the change was undone, and NotRestored if that failed.
     """
     reporter = reporter or Reporter()
     if not break_system_packages:
@@ -107,11 +99,11 @@ def apply_plan(
         disk=disk or Operations(),
     )
     with locked(site, wait=wait, reporter=reporter) as state:
-        settled = settle_unfinished(state, change.disk)
-        if settled is not None:
+        outcome = recover_locked(state, change.disk)
+        if outcome is not None:
             raise Refused(
-                f"a change that was interrupted {settled.value}, so this plan was made for another state",
-                hint="Call again: the plan is then made anew",
+                f"an interrupted change {outcome.value}, so this plan is for another state",
+                hint="Run the command again to make a new plan",
             )
         with preparing(state):
             copied = plan.undo_cost.bytes if undo and plan.undo_cost is not None else 0
@@ -137,17 +129,17 @@ def apply_plan(
                 disk=change.disk,
                 progress=partial(reporter.step, "Moving files"),
             )
-        return _swap(change, journal, prove, keep=keep)
+        return _run(change, journal, prove, keep=keep)
 
 
-def _swap(
+def _run(
     change: _Change, journal: Journal, prove: Callable[[], tuple[Check, ...]], *, keep: bool
 ) -> tuple[Check, ...]:
     distributions = count(len(change.plan.steps), "distribution")
     change.reporter.stage(f"Changing {distributions} in {change.site.prefix}")
     try:
         with journal:
-            journal.swap()
+            journal.run()
             checks = prove()
             failed = [check for check in checks if not check.passed]
             if not failed or keep or journal.is_forward:
@@ -156,11 +148,11 @@ def _swap(
         raise
     except (OSError, ColablockError) as error:
         if journal.is_forward:
-            raise AppliedNotProven(f"the change was made for good, but not proven: {error}") from error
+            raise AppliedNotProven(f"the change cannot be undone, and it is not proven: {error}") from error
         raise RolledBack(f"the change failed and was undone: {error}") from error
     if failed and not (keep or journal.is_forward):
-        raise RolledBack(_word_failures(failed), hint="Call with `--keep` to keep the change all the same")
-    importlib.invalidate_caches()  # this interpreter may be the one that changed
+        raise RolledBack(_word_failures(failed), hint="`--keep` keeps a change whose proof fails")
+    importlib.invalidate_caches()  # the change may concern this interpreter
     return checks
 
 
@@ -170,44 +162,45 @@ def _operations(change: _Change, staged: Staged, stash: Path) -> list[Operation]
     staying = [found for found in change.snapshot.installed.values() if found.name not in names]
     stash.mkdir(parents=True)
     outs = moves_out(change.site, owned_files(change.site, removed, staying), stash)
-    return [*outs, *_beside(change, staged, staying, moves_in(staged.tree, outs, stash))]
+    return [*outs, *_without_shared(change, staged, staying, moves_in(staged.tree, outs, stash))]
 
 
-def _beside(
+def _without_shared(
     change: _Change, staged: Staged, staying: Sequence[Installed], ins: list[Operation]
 ) -> list[Operation]:
-    """Return *ins* without what would only replace a protected file by its like; tell whose files go.
+    """Return *ins* without moves that would replace a file of a protected distribution by an identical one.
 
-    Raises Refused where a protected distribution would not stay whole.
+    Notes the files of other distributions that are replaced.  Raises Refused if
+    a file of a protected distribution would change.
     """
-    ways = {operation.source for operation in ins if operation.kind is OperationKind.OUT}
+    outs = {operation.source for operation in ins if operation.kind is OperationKind.OUT}
     comes = {
         operation.destination: operation.source for operation in ins if operation.kind is OperationKind.IN
     }
     whole: set[str] = set()
     replaced: list[str] = []
-    for installed in staying if ways else ():
-        listed = listed_among(change.site, installed, ways)
-        others = sorted(path for path in listed & comes.keys() if not _is_alike(comes[path], path))
+    for installed in staying if outs else ():
+        listed = listed_among(change.site, installed, outs)
+        others = sorted(path for path in listed & comes.keys() if not _is_same(comes[path], path))
         if installed.name not in change.snapshot.protected:
             replaced += [f"`{path}` of `{installed.name}`" for path in others]
         elif others:
             raise Refused(
-                f"`{others[0]}` of `{installed.name}`, which is protected, would be replaced"
-                f" by that of {staged.owner(comes[others[0]])}",
+                f"`{others[0]}` of the protected distribution `{installed.name}` would be replaced"
+                f" by the one of {staged.owner(comes[others[0]])}",
                 hint="Use an isolated environment, with `--into env`",
             )
         else:
             whole |= listed
     if replaced:
         more = f" and {len(replaced) - 1} more" if len(replaced) > 1 else ""
-        change.reporter.note(f"{replaced[0]}{more}: replaced by what the plan brings to the same place")
-    whole |= {path for path in ways if source_of(path) in whole}
+        change.reporter.note(f"{replaced[0]}{more}: replaced by a file of the plan with the same path")
+    whole |= {path for path in outs if source_of(path) in whole}
     return [one for one in ins if not {one.source, one.destination} & whole]
 
 
-def _is_alike(staged: str, standing: str) -> bool:
-    """Whether two files are the same; what is no file is like nothing."""
+def _is_same(staged: str, standing: str) -> bool:
+    """Return whether two paths are regular files with the same content."""
     are_files = all(Path(path).is_file() and not Path(path).is_symlink() for path in (staged, standing))
     return are_files and filecmp.cmp(staged, standing, shallow=False)
 
@@ -227,7 +220,7 @@ def _facts(change: _Change, operations: Sequence[Operation], state: Path) -> dic
 
 
 def _removed(change: _Change) -> list[Installed]:
-    """Return the distributions whose files go.  One that stands in another site is shadowed, as pip does."""
+    """Return the distributions to remove.  One in another site is shadowed instead, as pip does."""
     removed = []
     for step in change.plan.steps:
         installed = change.snapshot.installed.get(step.name)
@@ -236,23 +229,23 @@ def _removed(change: _Change) -> list[Installed]:
         if installed.path is None or change.site.holds(os.path.realpath(installed.path)):
             removed.append(installed)
         elif step.action is Action.REPLACE:
-            change.reporter.note(f"`{installed.path}` stays where it is; the new one comes before it")
+            change.reporter.note(f"`{installed.path}` stays; the new version precedes it on the import path")
         else:
             raise Refused(
-                f"`{installed.name}` {installed.version} stands in `{Path(installed.path).parent}`, "
-                f"which is not part of `{change.site.data}`",
+                f"`{installed.name}` {installed.version} is installed in `{Path(installed.path).parent}`, "
+                f"outside of `{change.site.data}`",
                 hint="Use an isolated environment, with `--into env`",
             )
     return removed
 
 
 def refuse_externally_managed(plan: Plan, snapshot: Snapshot) -> None:
-    """Raise Refused where a plan would change what another installer manages (PEP 668)."""
+    """Raise Refused if a plan would change an externally managed environment (PEP 668)."""
     if plan.steps and snapshot.externally_managed is not None:
         raise Refused(
             f"`{snapshot.prefix}` is externally managed (PEP 668): {snapshot.externally_managed.strip()}",
             hint="Use an isolated environment, with `--into env`; `--break-system-packages` "
-            "(`break_system_packages=True`) changes it all the same",
+            "(`break_system_packages=True`) overrides this",
         )
 
 
@@ -260,12 +253,12 @@ def _refuse_changed(change: _Change, fingerprint: Callable[[], str] | None) -> N
     if fingerprint is None or fingerprint() == change.plan.fingerprint:
         return
     found = _differences(change)
-    lines = [f"`{change.site.prefix}` is no longer as it was when the plan was made", *found]
-    raise Refused("\n  ".join(lines), hint="Call again: the plan is then made anew")
+    lines = [f"`{change.site.prefix}` has changed since the plan was made", *found]
+    raise Refused("\n  ".join(lines), hint="Run the command again to make a new plan")
 
 
 def _differences(change: _Change) -> list[str]:
-    """Return what differs from the snapshot, by the names of the .dist-info folders."""
+    """Return the differences to the snapshot, according to the names of the .dist-info folders."""
     folders = (change.site.purelib, change.site.platlib)
     before = {
         name: installed.version

@@ -1,4 +1,4 @@
-"""What was applied last, per matrix: so that a second apply, verify and run know where to look."""
+"""The record of the last apply of each matrix, for later calls of apply, verify and run."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplyRecord:
-    """One finished apply.
+    """One completed apply.
 
-    *key* digests everything that was asked for; *state* the names and versions
-    of the environment afterwards, so that a later change by somebody else is
-    noticed; *pins* the stack itself; *report* is in the written form.  *source*
-    finds the matrix again: the name, or the absolute path, that was asked for.
+    *key* is a digest of the request.  *state* is a digest of the names and
+    versions in the environment afterwards, which shows later changes by others.
+    *pins* are the versions of the stack, *report* is the report in its written
+    form, and *source* is the name or absolute path of the matrix.
     """
 
     name: str
@@ -44,23 +44,23 @@ class ApplyRecord:
     target: str
     python: str
     prefix: str
-    sites: tuple[str, ...]  # the folders whose dist-info names make up *state*
+    sites: tuple[str, ...]  # the folders with the .dist-info folders for *state*
     state: str
     matrix_digest: str
     variant: str | None
     pins: Mapping[NormalizedName, str] = field(default_factory=dict)
-    unmet: tuple[tuple[str, str], ...] = ()  # requirements of the stack that nobody met before either
+    unmet: tuple[tuple[str, str], ...] = ()  # requirements of the stack that were unmet before, too
     report: Mapping[str, object] = field(default_factory=dict)
     source: str = ""
-    process: int = 0  # the one that applied it
-    versions: Mapping[NormalizedName, str] = field(default_factory=dict)  # what *state* digests
+    process: int = 0  # the process that applied it
+    versions: Mapping[NormalizedName, str] = field(default_factory=dict)  # the versions in *state*
 
 
 def home_folder(environ: Mapping[str, str]) -> Path:
-    """Return where environments and records are kept: ``COLABLOCK_HOME``, else the XDG data folder.
+    """Return the folder of environments and records: ``COLABLOCK_HOME``, or in the XDG data folder.
 
-    Absolute, since environments hold their own place; a relative XDG folder is
-    none (XDG base directory specification).
+    The path is absolute, since environments contain their own path.  A relative
+    XDG folder is ignored (XDG base directory specification).
     """
     own = environ.get("COLABLOCK_HOME")
     if own:
@@ -72,7 +72,7 @@ def home_folder(environ: Mapping[str, str]) -> Path:
 
 
 def key_of(facts: Mapping[str, object]) -> str:
-    """Return a digest of what was asked for."""
+    """Return a digest of the facts of a request."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -83,7 +83,7 @@ def versions_digest(versions: Mapping[NormalizedName, str]) -> str:
 
 
 def save(applied: ApplyRecord, home: Path) -> None:
-    """Keep *applied* as the last one of its name, by one rename."""
+    """Write *applied* as the last apply of its matrix, atomically."""
     _write(_path(applied.name, home), json.dumps(asdict(applied)))
 
 
@@ -93,7 +93,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def read_text(name: str, home: Path) -> str | None:
-    """Return the record of *name* as it is written, to be put back later; None where there is none."""
+    """Return the text of the record of *name*, for `put_back`, or None if there is none."""
     try:
         return _path(name, home).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -101,7 +101,7 @@ def read_text(name: str, home: Path) -> str | None:
 
 
 def put_back(name: str, home: Path, text: str | None, *, prefix: str) -> None:
-    """Make *text*, or nothing, the record of *name* again, where the last apply was in place at *prefix*."""
+    """Restore the record *text* of *name* (None: remove it) if its last apply was in place at *prefix*."""
     last = load(name, home)
     if last is None or last.target != Target.KERNEL.value or os.path.realpath(last.prefix) != prefix:
         return
@@ -112,7 +112,7 @@ def put_back(name: str, home: Path, text: str | None, *, prefix: str) -> None:
 
 
 def forget(home: Path, *, python: str) -> None:
-    """Take away the records of what was applied in the environment of the interpreter *python*."""
+    """Remove the records of applies in the environment of the interpreter *python*."""
     for path in (home / "applied").glob("[!.]*.json"):
         last = load(path.stem, home)
         if last is not None and last.python == python:
@@ -120,18 +120,18 @@ def forget(home: Path, *, python: str) -> None:
 
 
 def check_home(home: Path) -> None:
-    """Raise Unmet where nothing could be kept in *home*: better before a change than after it."""
+    """Raise Unmet if *home* is not writable.  Called before a change, since a record is written after it."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
             pass
     except OSError as error:
-        message = f"`{home}` cannot be written, and what is applied is recorded there: {error.strerror}"
-        raise Unmet(message, hint="Name another folder in `COLABLOCK_HOME`") from error
+        message = f"`{home}`, the folder for records of applies, cannot be written: {error.strerror}"
+        raise Unmet(message, hint="Set `COLABLOCK_HOME` to another folder") from error
 
 
 def load(name: str, home: Path) -> ApplyRecord | None:
-    """Return the last apply of *name*; None when there is none that can be read."""
+    """Return the last apply of *name*, or None if there is no valid record."""
     try:
         value = json.loads(_path(name, home).read_text(encoding="utf-8"))
         unmet = tuple((name, line) for name, line in value["unmet"])
@@ -141,7 +141,7 @@ def load(name: str, home: Path) -> ApplyRecord | None:
 
 
 def require(name: str, home: Path) -> ApplyRecord:
-    """Return the last apply of *name*.  Raises NotFound when nothing was applied."""
+    """Return the last apply of *name*.  Raises NotFound if there is none."""
     found = load(name, home)
     if found is None:
         raise NotFound(f"`{name}` has not been applied here", hint=f"Run `colablock apply {name}` first")

@@ -1,4 +1,4 @@
-"""What a change takes of the disk: sizes, free space, and what it costs to keep an image's files."""
+"""The disk space of a change: sizes, free space, and the cost of keeping files of the image for an undo."""
 
 # Paths are strings here: a change of a whole stack has 30,000 of them.
 
@@ -24,14 +24,14 @@ from colablock.planning.plan import Action, Plan, UndoCost
 
 __all__ = ["check_room", "room_note", "tree_size", "undo_cost", "unpacked_size"]
 
-_BLOCK = 4096  # bytes: what a file takes is a multiple of it on nearly every file system
-_UNPACKED = 2.0  # a stack's unpacked size over that of its wheels: 2.1 for torch and its CUDA libraries
-_LOOKED_AT = 4000  # files: a tenth of a second of stats
+_BLOCK = 4096  # bytes: files occupy a multiple of this on nearly every file system
+_UNPACKED = 2.0  # unpacked size of a stack divided by the size of its wheels; 2.1 for torch with CUDA
+_LOOKED_AT = 4000  # files to check: 0.1 s of stat calls
 _WORTH_MEASURING = 100_000_000  # bytes
-_SMALL = 65536  # bytes: a file whose copy costs what any file costs
-_FEW = 20  # files that tell what one costs
-_SAMPLE = 32 << 20  # bytes that tell the rate
-_PATIENCE = 0.2  # seconds for each of the two measurements
+_SMALL = 65536  # bytes: copying a smaller file costs as much as copying an empty one
+_FEW = 20  # files to measure the cost of one
+_SAMPLE = 32 << 20  # bytes to measure the copy rate
+_PATIENCE = 0.2  # seconds, limit for each of the two measurements
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class _Mount:
 
     @property
     def upper(self) -> str | None:
-        """The folder of an overlay's own layer, where it can be seen from here."""
-        found = re.search(r"(?:^|,)upperdir=(/(?:\\.|[^,\\])+)", self.options)  # a relative one leads nowhere
+        """The upper folder of an overlay, if it is visible from here."""
+        found = re.search(r"(?:^|,)upperdir=(/(?:\\.|[^,\\])+)", self.options)  # not a relative one
         path = found[1].replace("\\,", ",") if found else None
         return path if path is not None and os.access(path, os.R_OK | os.X_OK) else None
 
 
 def tree_size(folder: Path) -> int:
-    """Return the bytes of all files below *folder*."""
+    """Return the total size in bytes of the files below *folder*."""
     size, pending = 0, [str(folder)]
     while pending:
         with suppress(OSError), os.scandir(pending.pop()) as entries:
@@ -62,37 +62,37 @@ def tree_size(folder: Path) -> int:
 
 
 def unpacked_size(wheels: Iterable[Path]) -> int:
-    """Return the bytes of disk that *wheels* take unpacked, as their zip directories say."""
+    """Return the bytes that *wheels* occupy when unpacked, according to their zip directories."""
     size = 0
     for wheel in wheels:
         try:
             with zipfile.ZipFile(wheel) as archive:
                 size += sum(-(-member.file_size // _BLOCK) * _BLOCK for member in archive.infolist())
-        except (OSError, zipfile.BadZipFile):  # noqa: PERF203 - there are a hundred of them
-            continue  # who unpacks it says what is wrong with it
+        except (OSError, zipfile.BadZipFile):  # noqa: PERF203 - about a hundred wheels
+            continue  # unpacking it reports the fault
     return size
 
 
 def check_room(need: int, folder: Path, *, hint: str) -> None:
-    """Raise Unmet, with *hint*, where less than *need* bytes are free in *folder*."""
+    """Raise Unmet, with *hint*, if *folder* has less than *need* free bytes."""
     free = free_space(folder)
     if need > free:
         raise Unmet(
-            f"{size_text(need)} are needed in `{folder}`, and {size_text(free)} are free there; "
+            f"`{folder}` needs {size_text(need)} of free space and has {size_text(free)}; "
             "nothing was changed",
             hint=hint,
         )
 
 
 def room_note(plan: Plan, folder: Path) -> str | None:
-    """Return that the disk of *folder* looks too small for *plan*, by the sizes that the indexes give."""
+    """Return a warning if *folder* probably has too little space for *plan*, by the sizes on the indexes."""
     copied = plan.undo_cost.bytes if plan.undo_cost is not None else 0
     need, free = round(plan.fetch_size * _UNPACKED) + copied, free_space(folder)
     if need <= free:
         return None
     return (
-        f"the disk looks too small: by an estimate {size_text(need)} are needed in `{folder}`, "
-        f"and {size_text(free)} are free"
+        f"the disk is probably too small: `{folder}` needs about {size_text(need)} of free space "
+        f"and has {size_text(free)}"
     )
 
 
@@ -103,26 +103,26 @@ def undo_cost(
     mountinfo: Path = Path("/proc/self/mountinfo"),
     started: float | None = None,
 ) -> UndoCost | None:
-    """Return what it costs to keep the files of an image that *plan* takes away; None where it costs nothing.
+    """Return the cost of keeping the files of the image that *plan* removes, or None if there is none.
 
-    An overlay moves a file of its lower layers by copying it.  Which files lie
-    there is looked up in a sample of them: in the overlay's own layer where that
-    can be seen, else by their time of change, which is before *started* (default:
-    the start of process 1, with which a container begins).
+    An overlay moves a file of a lower layer by copying it.  A sample of the files
+    shows how many these are: those not in the upper layer, if that is visible,
+    or else those with a ctime before *started* (default: the start of process 1,
+    the first process of a container).
     """
     site = os.path.realpath(snapshot.site)
     mount = _mount_of(site, mountinfo)
     if mount is None or mount.kind != "overlay":
         return None
-    gone = [
+    removed = [
         installed
         for step in plan.steps
         if step.action is not Action.INSTALL and (installed := snapshot.installed.get(step.name)) is not None
     ]
     image = _Image(mount, _boot() if started is None else started)
-    each = max(_LOOKED_AT // max(len(gone), 1), 1)
+    each = max(_LOOKED_AT // max(len(removed), 1), 1)
     files, size, sample = 0.0, 0.0, []
-    for installed in gone:
+    for installed in removed:
         rows = _rows(installed)
         looked_at = rows[:: max(len(rows) // each, 1)]
         found = [path for path, _ in looked_at if image.holds(path)]
@@ -137,7 +137,7 @@ def undo_cost(
 
 
 def _mount_of(path: str, mountinfo: Path) -> _Mount | None:
-    """Return the mount that *path* lies on: the longest mount point that leads to it, the last one there."""
+    """Return the mount of *path*: the longest mount point above it, and the last mount at that point."""
     try:
         lines = mountinfo.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -154,12 +154,12 @@ def _mount_of(path: str, mountinfo: Path) -> _Mount | None:
 
 
 def _plain(text: str) -> str:
-    """Return a field with its octal escapes resolved."""
+    """Return a field without octal escapes."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def _boot() -> float:
-    """Return when process 1 started, in seconds since the epoch; infinity where that is not known."""
+    """Return the start of process 1 in seconds since the epoch, or infinity if it is unknown."""
     try:
         ticks = int(Path("/proc/1/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
         found = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(encoding="utf-8"), re.MULTILINE)
@@ -169,7 +169,7 @@ def _boot() -> float:
 
 
 class _Image:
-    """Tells the files of an overlay's lower layers from those of its own."""
+    """Distinguishes files in the lower layers of an overlay from those in the upper layer."""
 
     def __init__(self, mount: _Mount, started: float) -> None:
         self._point = mount.point.rstrip("/")
@@ -197,7 +197,7 @@ def _rows(installed: Installed) -> list[tuple[str, Row]]:
 
 
 def _copy_time(sample: Sequence[str], files: int, size: float, folder: str) -> float:
-    """Return the seconds to copy *files* of *size* bytes, by what some of *sample* take in *folder*."""
+    """Return the estimated seconds to copy *files* of *size* bytes, from copies of some of *sample*."""
     sizes = sorted((os.lstat(path).st_size, path) for path in sample if not os.path.islink(path))  # noqa: PTH114
     try:
         with tempfile.TemporaryFile(dir=folder) as target:
@@ -206,24 +206,24 @@ def _copy_time(sample: Sequence[str], files: int, size: float, folder: str) -> f
             large = [path for _, path in reversed(sizes)]
             _, done, spent = _copy(large, target, each=False)
     except OSError:
-        return 0.0  # the change says what is wrong with it
+        return 0.0  # the change reports the fault
     return files * taken / max(copied, 1) + size * spent / max(done, 1)
 
 
 def _copy(paths: Iterable[str], target: IO[bytes], *, each: bool) -> tuple[int, int, float]:
-    """Copy up to the sample's size or time; return files, bytes and seconds.  *each* file is synced."""
-    begun = time.monotonic()
+    """Copy until a limit of size or time; return files, bytes and seconds.  With *each*, sync every file."""
+    start = time.monotonic()
     files = done = 0
     for path in paths:
         target.seek(0)
         with open(path, "rb") as source:  # noqa: PTH123
-            while done < _SAMPLE and time.monotonic() - begun < _PATIENCE and (data := source.read(1 << 20)):
+            while done < _SAMPLE and time.monotonic() - start < _PATIENCE and (data := source.read(1 << 20)):
                 done += target.write(data)
         files += 1
         if each:
             os.fsync(target.fileno())
-        if done >= _SAMPLE or time.monotonic() - begun >= _PATIENCE:
+        if done >= _SAMPLE or time.monotonic() - start >= _PATIENCE:
             break
     target.flush()
     os.fsync(target.fileno())
-    return files, done, time.monotonic() - begun
+    return files, done, time.monotonic() - start

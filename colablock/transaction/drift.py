@@ -1,4 +1,4 @@
-"""What has changed since an apply, by which installer, and on whose account."""
+"""Changes to an environment since an apply, with the installer and the reason of each."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["SINCE", "Drift", "find_drifts", "notes_of"]
 
 SINCE = "since it was applied: "
-_MOST = 10  # of the stack: what was upgraded as a whole is not told one by one
+_MOST = 10  # notes about the stack, for the case that all of it was upgraded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """One name that came, went or has another version, told in *text*.
+    """One distribution that was added, removed or changed, described in *text*.
 
-    *because* are the other ones that *text* names.  *is_pin*: it is of the
-    stack; *breaks*: it is not, but the stack requires it otherwise.
+    *because* are the other distributions in *text*.  With *is_pin* it belongs to
+    the stack.  With *breaks* it does not, but no longer meets a requirement of
+    the stack.
     """
 
     name: NormalizedName
@@ -40,10 +41,10 @@ def find_drifts(
     snapshot: Snapshot,
     pins: Iterable[NormalizedName],
 ) -> tuple[Drift, ...]:
-    """Return what differs between the versions *before* and *now*, by name.
+    """Return the differences between the versions *before* and *now*, sorted by name.
 
-    *snapshot* is the environment as it is now: it tells who installed what, what
-    was asked for by name (``REQUESTED``, PEP 376), and what requires what.
+    *snapshot* is the current environment: its installers, the distributions that
+    were requested by name (``REQUESTED``, PEP 376), and requirements.
     """
     changes = _Changes(
         before=before,
@@ -55,7 +56,7 @@ def find_drifts(
     stack = frozenset(pins)
     found = []
     for name in sorted(changes.names):
-        clauses, because = changes.told(name)
+        clauses, because = changes.describe(name)
         found.append(
             Drift(
                 name=name,
@@ -69,19 +70,19 @@ def find_drifts(
 
 
 def notes_of(drifts: Sequence[Drift], *, with_pins: bool = True) -> list[str]:
-    """Return a sentence for each change that concerns the stack, and one that counts the others.
+    """Return one sentence for each drift that concerns the stack, and one with the number of the others.
 
-    Without *with_pins* those of the stack's own versions are left out: told elsewhere.
+    Without *with_pins*, changes of the versions of the stack are left out.
     """
     telling = [drift for drift in drifts if drift.is_pin or drift.breaks]
     named = {name for drift in telling for name in (drift.name, *drift.because)}
     shown = [drift.text for drift in telling if with_pins or not drift.is_pin]
     notes = [f"{SINCE}{text}" for text in shown[:_MOST]]
     if len(shown) > _MOST:
-        notes.append(f"{SINCE}{len(shown) - _MOST} more of the stack have changed")
+        notes.append(f"{SINCE}{len(shown) - _MOST} more distributions of the stack have changed")
     if others := sum(drift.name not in named for drift in drifts):
         count = "1 distribution" if others == 1 else f"{others} distributions"
-        notes.append(f"{SINCE}{count} beside the stack changed; what it requires of them holds")
+        notes.append(f"{SINCE}{count} outside of the stack changed; its requirements are still met")
     return notes
 
 
@@ -93,8 +94,8 @@ class _Changes:
     names: frozenset[NormalizedName]
     graph: DependencyGraph
 
-    def told(self, name: NormalizedName) -> tuple[list[str], frozenset[NormalizedName]]:
-        """Return how *name* differs and on whose account, a clause for each link of that chain."""
+    def describe(self, name: NormalizedName) -> tuple[list[str], frozenset[NormalizedName]]:
+        """Return the change of *name* and its reasons, a clause each, and the names in the reasons."""
         clauses: list[str] = []
         seen = {name}
         link: NormalizedName | None = name
@@ -110,7 +111,7 @@ class _Changes:
         return clauses, frozenset(seen - {name})
 
     def is_missed(self, name: NormalizedName, stack: frozenset[NormalizedName]) -> bool:
-        """Whether one of *stack* requires *name* as it was, and not as it is now."""
+        """Return whether the old version of *name* met a requirement of *stack* that the new one does not."""
         return any(
             not stack.isdisjoint(self.graph.roots(demand.node))
             and _holds(demand, self.before.get(name))
@@ -124,13 +125,13 @@ class _Changes:
         if name not in self.now or installed is None:
             return sentence
         by = [f"by {installed.installer}"] if installed.installer else []
-        by += ["asked for by name"] if _is_asked_for(installed) else []
+        by += ["requested by name"] if _is_requested(installed) else []
         return f"{sentence} ({', '.join(by)})" if by else sentence
 
     def _cause(self, name: NormalizedName, seen: set[NormalizedName]) -> tuple[NormalizedName, str] | None:
-        """Return who of the changed ones requires *name* as it is now and not as it was, and how."""
+        """Return the changed distribution whose requirement only the new version of *name* meets."""
         installed = self.snapshot.installed
-        if name not in self.now or (name in installed and _is_asked_for(installed[name])):
+        if name not in self.now or (name in installed and _is_requested(installed[name])):
             return None
         found = [
             demand
@@ -143,12 +144,12 @@ class _Changes:
         ]
         if not found:
             return None
-        first = min(found, key=lambda one: (not _is_asked_for(installed[one.owner]), one.owner))
+        first = min(found, key=lambda one: (not _is_requested(installed[one.owner]), one.owner))
         return first.owner, str(first.requirement)
 
 
-def _is_asked_for(installed: Installed) -> bool:
-    """Whether the user named it.  uv writes ``REQUESTED`` for all that it installs, which tells nothing."""
+def _is_requested(installed: Installed) -> bool:
+    """Return whether the user requested it.  uv marks everything as ``REQUESTED``, so that does not count."""
     return installed.requested and installed.installer != "uv"
 
 

@@ -1,4 +1,4 @@
-"""Which files a change moves out and in: the operations of its journal."""
+"""Plan the file moves of a change: the operations of its journal."""
 
 # Paths are strings here: a change of a whole stack has 30,000 of them, and Path objects would take seconds.
 # ruff: noqa: PTH112, PTH114, PTH116, PTH118, PTH120, PTH208
@@ -15,7 +15,7 @@ from colablock.environment.record import read_record, recorded_paths
 from colablock.environment.site import Site
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
-from colablock.transaction.journal import Operation, OperationKind
+from colablock.transaction.disk_operations import Operation, OperationKind
 
 __all__ = [
     "StagedTree",
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagedTree:
-    """A staged prefix and where its folders go, the most specific first."""
+    """A staged prefix and the destinations of its folders, the most specific first."""
 
     folder: Path
     places: tuple[tuple[str, str], ...]  # (staged folder, folder of the site)
@@ -41,7 +41,7 @@ class StagedTree:
 
 @dataclass(slots=True)
 class _Folders:
-    """The content of folders, each read once."""
+    """Caches the content of folders and resolved paths."""
 
     site: Site
     _files: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class _Folders:
     _held: dict[str, bool] = field(default_factory=dict)
 
     def files(self, folder: str) -> frozenset[str]:
-        """Return the names of what is in *folder* and no folder itself; links count."""
+        """Return the names of the files and links in *folder*, without its subfolders."""
         if folder not in self._files:
             try:
                 with os.scandir(folder) as entries:
@@ -60,19 +60,19 @@ class _Folders:
         return self._files[folder]
 
     def resolve(self, path: str) -> str:
-        """Return *path* with the symbolic links of its folder, not its own, resolved."""
+        """Return *path* with the symbolic links of its folder resolved, but not its own."""
         folder, _, name = path.rpartition("/")
         return f"{self._resolved(folder)}/{name}"
 
     def holds(self, path: str) -> bool:
-        """Whether *path* (resolved) lies in the site; asked once for each folder."""
+        """Return whether *path* (resolved) is in the site; computed once for each folder."""
         folder = path.rpartition("/")[0]
         if folder not in self._held:
             self._held[folder] = self.site.holds(f"{folder}/")
         return self._held[folder]
 
     def _resolved(self, folder: str) -> str:
-        """Return *folder* (normalised) with all links resolved; a parent that is known is not asked again."""
+        """Return *folder* (normalised) with all links resolved; known parents are not resolved again."""
         if folder and folder not in self._real:
             parent, _, name = folder.rpartition("/")
             above = self._resolved(parent)
@@ -84,11 +84,11 @@ class _Folders:
 def owned_files(
     site: Site, removed: Sequence[Installed], staying: Iterable[Installed], *, left_over: bool = True
 ) -> frozenset[str]:
-    """Return the files of *removed*: those recorded, less what *staying* ones list too, and bytecode.
+    """Return the files to remove with *removed*: recorded files that no *staying* one lists, and bytecode.
 
-    *left_over*: so is bytecode beside theirs whose source is gone.  Raises
-    Refused where a distribution does not say which files are its own, or
-    claims files outside the site.
+    With *left_over*, this includes bytecode in the same folders whose source
+    does not exist.  Raises Refused if a distribution has no RECORD or lists
+    files outside of the site.
     """
     folders = _Folders(site)
     owned: set[str] = set()
@@ -101,13 +101,13 @@ def owned_files(
 
 
 def listed_among(site: Site, installed: Installed, paths: Collection[str]) -> frozenset[str]:
-    """Return those of *paths* (absolute, folders resolved) that *installed* lists as its own."""
+    """Return those of *paths* (absolute, folders resolved) that *installed* lists."""
     names = frozenset(map(os.path.basename, paths))
     return frozenset(_listed(installed, names, _Folders(site))).intersection(paths)
 
 
 def placed_among(paths: Iterable[str], placed: Collection[str]) -> frozenset[str]:
-    """Return those of *paths* that are *placed* or lie below what is, and the bytecode of such sources."""
+    """Return the *paths* that are *placed* or in a placed folder, and the bytecode of such sources."""
     is_below = _below(placed)
 
     def is_placed(path: str) -> bool:
@@ -123,9 +123,9 @@ def moves_out(
     *,
     may_go: Callable[[str], bool] = lambda _folder: True,
 ) -> list[Operation]:
-    """Return the moves of *owned* into *stash*, of folders that hold nothing else or of single files.
+    """Return the moves of the files *owned* to *stash*: whole folders without other files, else single files.
 
-    A folder goes as a whole only where it *may_go*.
+    A folder is moved as a whole only if *may_go* is true for it.
     """
     whole = frozenset(filter(may_go, _whole_folders(site, owned)))
     is_below = _below(whole)
@@ -138,10 +138,10 @@ def moves_out(
 
 
 def moves_in(tree: StagedTree, outs: Sequence[Operation], stash: Path) -> list[Operation]:
-    """Return the moves of a staged tree into the site, whole folders where nothing stands there.
+    """Return the moves of a staged tree to the site: whole folders if they are new, else single files.
 
-    What stands in the way and belongs to no removed distribution goes to the
-    stash before anything comes in, so that it comes back with everything else.
+    An existing file of no removed distribution is moved to the stash first, so
+    that an undo restores it.
     """
     placement = _Placement(tree=tree, gone={move.source for move in outs}, stash=stash, count=len(outs))
     for staged, destination in tree.places:
@@ -153,9 +153,9 @@ def moves_in(tree: StagedTree, outs: Sequence[Operation], stash: Path) -> list[O
 def removable_folders(
     created: Iterable[str], outs: Sequence[Operation], needed: Iterable[str]
 ) -> list[Operation]:
-    """Return the removals of the *created* folders, and those in them, that *outs* leave empty.
+    """Return the removals of the *created* folders, and their subfolders, that are empty after *outs*.
 
-    A folder that leads to one of the paths *needed* stays.
+    A folder that contains one of the paths *needed* stays.
     """
     gone = {move.source for move in outs}
     needed = tuple(needed)
@@ -176,10 +176,10 @@ def removable_folders(
 def moves_back(
     old: Path, stashed: Mapping[str, str], before: Sequence[Operation], stash: Path
 ) -> list[Operation]:
-    """Return the moves of what the stash *old* holds to where each thing came from.
+    """Return the moves from the stash *old* to the original paths.
 
-    *before* are the operations that run first.  What others put in the way
-    goes to the new *stash*.
+    *before* are the operations that run first.  Files of others at these paths
+    are moved to the new *stash*.
     """
     placement = _Placement(
         tree=StagedTree(folder=old, places=()),
@@ -202,24 +202,24 @@ class _Placement:
     made: set[str] = field(default_factory=set)
 
     def fill(self, staged: str, destination: str) -> None:
-        """Place what is in the folder *staged* into *destination*."""
+        """Move the content of the folder *staged* into *destination*."""
         places = [place for place, _ in self.tree.places]
         with os.scandir(staged) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 target = f"{destination}/{entry.name}"
                 if entry.path in places:
-                    continue  # goes elsewhere, in its own turn
+                    continue  # has another destination
                 if any(place.startswith(entry.path + "/") for place in places):
                     self.fill(entry.path, target)
                 else:
                     self.put(entry.path, target)
 
     def ordered(self) -> list[Operation]:
-        """Return the operations, what goes out first."""
+        """Return the operations, moves out first."""
         return sorted(self.operations, key=lambda operation: operation.kind is not OperationKind.OUT)
 
     def put(self, staged: str, target: str) -> None:
-        """Place the file or folder *staged* at *target*, merged into a folder that stands there."""
+        """Move the file or folder *staged* to *target*; merge it into an existing folder."""
         if os.path.isdir(staged) and not os.path.islink(staged) and self._is_folder(target):
             self.fill(staged, target)
         else:
@@ -227,11 +227,11 @@ class _Placement:
 
     def _place(self, staged: str, target: str) -> None:
         self._make(os.path.dirname(target))
-        if self._stands(target):
+        if self._remains(target):
             if os.path.isdir(target) and not os.path.islink(target):
-                raise Refused(f"the folder `{target}` stands where a file is to go")
+                raise Refused(f"`{target}` is a folder, but the plan has a file with this path")
             self._stash(target)
-        for cached in self._bytecode_of(target):  # of the file which goes, or of one that went long ago
+        for cached in self._bytecode_of(target):  # also of a source that no longer exists
             self._stash(cached)
         self.operations.append(Operation(kind=OperationKind.IN, source=staged, destination=target))
 
@@ -240,7 +240,7 @@ class _Placement:
         if not path.endswith(".py") or not os.path.isdir(cache):
             return []
         found = (os.path.join(cache, name) for name in os.listdir(cache))
-        return sorted(one for one in found if source_of(one) == path and self._stands(one))
+        return sorted(one for one in found if source_of(one) == path and self._remains(one))
 
     def _stash(self, path: str) -> None:
         destination = str(self.stash / f"{self.count}")
@@ -255,19 +255,19 @@ class _Placement:
         self.operations.append(Operation(kind=OperationKind.MKDIR, destination=folder))
         self.made.add(folder)
 
-    def _stands(self, path: str) -> bool:
+    def _remains(self, path: str) -> bool:
         return os.path.lexists(path) and path not in self.gone and not has_ancestor(path, self.gone)
 
     def _is_folder(self, path: str) -> bool:
-        return os.path.isdir(path) and self._stands(path)
+        return os.path.isdir(path) and self._remains(path)
 
 
 def _recorded(installed: Installed, folders: _Folders) -> Iterator[str]:
     rows = read_record(Path(installed.path)) if installed.path else None
     if rows is None or installed.path is None:
         raise Refused(
-            f"`{installed.name}` {installed.version} has no RECORD, so nobody knows which files are its own",
-            hint=_way_out(installed),
+            f"`{installed.name}` {installed.version} has no RECORD, so its files are not known",
+            hint=_removal_hint(installed),
         )
     for path in recorded_paths(os.path.dirname(installed.path), rows):
         folder, _, name = path.rpartition("/")
@@ -281,19 +281,19 @@ def _recorded(installed: Installed, folders: _Folders) -> Iterator[str]:
         yield resolved
 
 
-def _way_out(installed: Installed) -> str | None:
+def _removal_hint(installed: Installed) -> str | None:
     if installed.installer and installed.installer not in ("pip", "uv", "colablock"):
-        return f"`{installed.installer}` installed it: take it away with that"
+        return f"Remove it with `{installed.installer}`, which installed it"
     if installed.path and installed.path.endswith(".dist-info"):
         return (
-            f"`pip install --ignore-installed --no-deps {installed.name}=={installed.version}` writes one; "
-            "then call again"
+            f"Run `pip install --ignore-installed --no-deps {installed.name}=={installed.version}`, "
+            "which writes a RECORD, and try again"
         )
     return "Use an isolated environment, with `--into env`"
 
 
 def _listed(installed: Installed, names: frozenset[str], folders: _Folders) -> Iterator[str]:
-    """Yield what a staying distribution lists, as far as the file has one of *names* (few have)."""
+    """Yield the paths that a staying distribution lists, only those with one of the file *names*."""
     if installed.path is None:
         return
     rows = read_record(Path(installed.path)) or ()
@@ -303,7 +303,7 @@ def _listed(installed: Installed, names: frozenset[str], folders: _Folders) -> I
 
 
 def source_of(path: str) -> str | None:
-    """Return the source file whose bytecode *path* is (PEP 3147); None for another file."""
+    """Return the source file of the bytecode file *path* (PEP 3147), or None for another file."""
     if not path.endswith(".pyc"):
         return None
     folder, _, name = path.rpartition("/")
@@ -312,7 +312,7 @@ def source_of(path: str) -> str | None:
 
 
 def _bytecode(owned: Iterable[str], folders: _Folders, *, left_over: bool) -> Iterator[str]:
-    """Yield the bytecode of each owned source file, and what is left of sources that are gone (PEP 3147)."""
+    """Yield the bytecode of each owned source and, with *left_over*, bytecode without source (PEP 3147)."""
     stems: dict[str, set[str]] = {}
     for path in owned:
         if path.endswith(".py"):
@@ -328,7 +328,7 @@ def _bytecode(owned: Iterable[str], folders: _Folders, *, left_over: bool) -> It
 
 
 def _whole_folders(site: Site, owned: frozenset[str]) -> frozenset[str]:
-    """Return the folders in which all is owned; a root of the site never, nor what is right below data."""
+    """Return the folders with only owned files, but no root of the site and no direct child of data."""
     whole: set[str] = set()
     within: dict[str, set[str]] = {}
     for path in owned:
@@ -336,9 +336,7 @@ def _whole_folders(site: Site, owned: frozenset[str]) -> frozenset[str]:
     pending = [(-len(folder), folder) for folder in within]
     heapify(pending)
     while pending:
-        _, folder = heappop(
-            pending
-        )  # the longest path first: the answer for a folder is part of its parent's
+        _, folder = heappop(pending)  # the longest path first, since a parent depends on its children
         if folder in whole or _is_fixed(site, folder) or not _is_whole(folder, within.get(folder, set())):
             continue
         whole.add(folder)
@@ -365,7 +363,7 @@ def _is_fixed(site: Site, folder: str) -> bool:
 
 
 def has_ancestor(path: str, folders: Collection[str]) -> bool:
-    """Whether one of *folders* is above *path* (absolute)."""
+    """Return whether one of *folders* is an ancestor of *path* (absolute)."""
     parent = path.rpartition("/")[0]
     while parent:
         if parent in folders:
@@ -375,7 +373,7 @@ def has_ancestor(path: str, folders: Collection[str]) -> bool:
 
 
 def _below(folders: Collection[str]) -> Callable[[str], bool]:
-    """Return `has_ancestor` for many paths of few folders; *folders* do not change meanwhile."""
+    """Return a cached `has_ancestor` for *folders*, which must not change meanwhile."""
     known: dict[str, bool] = {}
 
     def is_below(path: str) -> bool:

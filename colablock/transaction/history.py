@@ -1,4 +1,4 @@
-"""What colablock has changed in an environment, oldest first, and what is kept to undo it."""
+"""The changes that colablock has made to an environment, and their stashes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,16 @@ from typing import Any
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.planning.plan import Action, Step
+from colablock.transaction.disk_operations import Operation, OperationKind, Operations, remove_tree
 from colablock.transaction.disk_space import tree_size
-from colablock.transaction.journal import (
-    CHANGES,
-    RECORD,
-    STASH,
-    UNDONE,
-    Operation,
-    OperationKind,
-    Operations,
-    remove_tree,
-)
+from colablock.transaction.recovery import CHANGES, RECORD, STASH, UNDONE
 
 __all__ = ["Change", "DoneStep", "differences", "drop", "facts_of", "next_folder", "read_history"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoneStep:
-    """One step that was carried out."""
+    """One step of a committed change."""
 
     action: Action
     name: NormalizedName
@@ -41,10 +33,10 @@ class DoneStep:
 class Change:
     """One committed change of an environment.
 
-    *before* holds the versions that stood before it; *runtime* names the
-    recorded image that this state was, where it was one.  *stashed* says where
-    each thing in the stash came from, *placed* what the change put where, *created*
-    which folders it made.
+    *before* are the versions before the change.  *runtime* is the recorded
+    runtime with this state, if there is one.  *stashed* maps each entry of the
+    stash to its original path.  *placed* are the paths of new files and folders,
+    *created* the folders that the change created.
     """
 
     number: int
@@ -59,22 +51,22 @@ class Change:
     stashed: Mapping[str, str] = field(repr=False)
     placed: tuple[str, ...] = field(repr=False)
     created: tuple[str, ...] = field(repr=False)
-    applied_before: str | None = field(repr=False)  # the record of the matrix's apply before this one
+    applied_before: str | None = field(repr=False)  # the apply record of the matrix before this change
     is_dropped: bool
 
     @property
     def stash(self) -> Path:
-        """Where the files are that the change moved away."""
+        """The folder of the old files."""
         return self.folder / STASH
 
     @property
     def size(self) -> int:
-        """Bytes that the stash holds."""
+        """The bytes in the stash."""
         return tree_size(self.stash)
 
 
 def next_folder(state: Path) -> Path:
-    """Return the folder of the next change, which does not exist yet."""
+    """Return the path for the folder of the next change, which does not exist yet."""
     numbers = [int(path.name) for path in state.glob(f"{CHANGES}/*") if path.name.isdecimal()]
     return state / CHANGES / f"{max(numbers, default=0) + 1:04}"
 
@@ -84,9 +76,9 @@ def facts_of(
     operations: Sequence[Operation],
     **more: object,
 ) -> dict[str, object]:
-    """Return what a journal has to record for the change to be told of and undone later.
+    """Return the facts that the journal records for the history and for a later undo.
 
-    *more* are the other fields of `Change`, as they are written.
+    *more* are the other fields of `Change` in their written form.
     """
     return {
         **more,
@@ -114,32 +106,32 @@ def facts_of(
 
 
 def read_history(state: Path) -> tuple[Change, ...]:
-    """Return the changes that stand, oldest first.  Raises InvalidInput for a record that is none."""
+    """Return the changes that are in effect, oldest first.  Raises InvalidInput for an invalid record."""
     return tuple(_read(folder) for folder in _folders(state))
 
 
 def drop(state: Path, number: int | None, disk: Operations | None = None) -> tuple[Change, ...]:
-    """Give up the way back over change *number* and those before it (default: all); return them.
+    """Drop the stashes up to change *number* (default: all), and return these changes.
 
-    Their stashes are taken away; that they were made stays known.  Raises
-    NotFound where there is no such change.
+    They stay in the history but cannot be undone any more.  Raises NotFound if
+    there is no such change.
     """
     found = read_history(state)
     if number is not None and number not in {change.number for change in found}:
-        raise NotFound(f"there is no change {number} here", hint="`colablock history` lists them")
+        raise NotFound(f"there is no change {number}", hint="`colablock history` lists them")
     dropped = [change for change in found if number is None or change.number <= number]
     for change in dropped:
         try:
             record = {**_json(change.folder / RECORD), "operations": [], "stashed": {}, "is_dropped": True}
             (disk or Operations()).write(str(change.folder / RECORD), json.dumps(record))
         except OSError as error:
-            raise Refused(f"`{change.folder}` cannot be changed: {error.strerror}") from error
+            raise Refused(f"`{change.folder}` cannot be written: {error.strerror}") from error
         remove_tree(change.stash)
     return tuple(dropped)
 
 
 def differences(before: Mapping[NormalizedName, str], now: Mapping[NormalizedName, str]) -> list[str]:
-    """Return how the versions *now* differ from those *before*, a sentence each."""
+    """Return the differences between the versions *before* and *now*, one sentence each."""
     gone = [f"`{name}` {before[name]} is gone" for name in sorted(before.keys() - now.keys())]
     moved = [
         f"`{name}` is {now[name]}, and was {before[name]}"
@@ -178,8 +170,8 @@ def _read(folder: Path) -> Change:
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InvalidInput(
-            f"`{folder / RECORD}` is not the record of a change: {error}",
-            hint=f"What that change moved away is in `{folder / STASH}`",
+            f"`{folder / RECORD}` is not a valid record of a change: {error}",
+            hint=f"The old files of that change are in `{folder / STASH}`",
         ) from error
 
 

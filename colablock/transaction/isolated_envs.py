@@ -1,10 +1,10 @@
-"""Isolated environments, one per lock, built where they stay.
+"""Isolated environments, one per lock, built at their final path.
 
 ::
 
     HOME/envs/<lock hash>/                  a virtual environment
-    HOME/envs/<lock hash>/colablock.json    its manifest: written last, so what has one is whole
-    HOME/current/<matrix name>              a link to the one that was applied last
+    HOME/envs/<lock hash>/colablock.json    its manifest, written last: only a complete environment has one
+    HOME/current/<matrix name>              a link to the environment that was applied last
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ __all__ = [
 ]
 
 _MANIFEST = "colablock.json"
-_MORE_ROOM = "`colablock env list` shows what stands; `colablock env remove NAME` frees its size"
+_MORE_ROOM = "`colablock env list` shows the environments, and `colablock env remove NAME` removes one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What an environment was built from, and what it holds.  *python* is what to run things with."""
+    """The origin and content of an environment.  *python* is its interpreter."""
 
     lock: str
     matrix: str
@@ -57,7 +57,7 @@ class Manifest:
     variant: str | None
     python: str
     python_version: str
-    interpreter: str  # the one it was made with
+    interpreter: str  # the base interpreter
     site: str
     created: str  # UTC, ISO 8601
     installed: Mapping[str, str] = field(default_factory=dict)
@@ -66,11 +66,11 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltEnvironment:
-    """One environment that stands in a home, whole or not.
+    """One environment in a home folder, complete or not.
 
-    *manifest* is None where it is not whole: its build or its removal was
-    interrupted, or somebody changed it.  *size* in bytes.  *current_of* names
-    the matrices that lead to it.
+    *manifest* is None for an incomplete one: its build or removal was
+    interrupted, or others have changed it.  *size* in bytes.  *current_of* are
+    the matrices whose current environment it is.
     """
 
     lock: str
@@ -85,12 +85,12 @@ class BuiltEnvironment:
 
     @property
     def matrix(self) -> str | None:
-        """The matrix that it was built for, as far as that is known."""
+        """The matrix of the environment, or None if it is not known."""
         return self.manifest.matrix if self.manifest is not None else next(iter(self.current_of), None)
 
 
 def env_folder(home: Path, lock_hash: str) -> Path:
-    """Return where the environment of a lock stands, or would."""
+    """Return the path of the environment for a lock, whether it exists or not."""
     return home / "envs" / lock_hash
 
 
@@ -105,16 +105,16 @@ def build_env(
     reporter: Reporter | None = None,
     now: datetime | None = None,
 ) -> Path:
-    """Return the interpreter of the environment of a lock, built unless it stands whole.
+    """Return the interpreter of the environment for a lock, which is built unless it is complete.
 
-    Made with *interpreter* (default: ``plan.python``), it holds exactly the
-    wheels in *files* of the plan's steps.  A failure leaves nothing behind.
+    It is created with *interpreter* (default: ``plan.python``) and has exactly
+    the wheels in *files* of the steps of the plan.  A failure leaves no files.
     """
     folder = env_folder(home, lock_hash)
     with _building(folder):
-        standing = read_env(home, lock_hash)
-        if standing is not None:
-            return Path(standing.python)
+        existing = read_env(home, lock_hash)
+        if existing is not None:
+            return Path(existing.python)
         _clear(folder)
         steps = [step for step in plan.steps if step.action is not Action.REMOVE]
         (reporter or Reporter()).stage(f"Building an environment of {count(len(steps), 'distribution')}")
@@ -133,12 +133,12 @@ def build_env(
 
 
 def read_env(home: Path, lock_hash: str) -> Manifest | None:
-    """Return the manifest of the environment of a lock; None when there is none, or it is not whole."""
+    """Return the manifest of the environment for a lock, or None if it is missing or incomplete."""
     return _read(env_folder(home, lock_hash))
 
 
 def select_env(home: Path, matrix: str, lock_hash: str) -> None:
-    """Make the environment of a lock the current one of a matrix, by one rename."""
+    """Make the environment for a lock the current one of a matrix, atomically."""
     pointer = _pointer(home, matrix)
     pointer.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(pointer) as new:
@@ -146,7 +146,7 @@ def select_env(home: Path, matrix: str, lock_hash: str) -> None:
 
 
 def list_envs(home: Path) -> tuple[BuiltEnvironment, ...]:
-    """Return the environments in *home*, by matrix, the oldest first; those that are not whole come last."""
+    """Return the environments in *home* by matrix, the oldest first, and incomplete ones last."""
     pointers = _pointers(home)
     built = [
         BuiltEnvironment(
@@ -162,10 +162,10 @@ def list_envs(home: Path) -> tuple[BuiltEnvironment, ...]:
 
 
 def remove_env(home: Path, name: str) -> BuiltEnvironment:
-    """Take away the current environment of a matrix, or that whose lock hash begins with *name*; return it.
+    """Remove the current environment of the matrix *name*, or the one whose lock hash starts with *name*.
 
-    Raises NotFound where there is none, InvalidInput where the hash leaves
-    several, Refused where it cannot be taken away whole.
+    Returns it.  Raises NotFound if there is none, InvalidInput if several match,
+    and Refused if it cannot be removed completely.
     """
     built = list_envs(home)
     found = [one for one in built if name in one.current_of]
@@ -173,20 +173,20 @@ def remove_env(home: Path, name: str) -> BuiltEnvironment:
     if not found:
         raise NotFound(
             f"there is no isolated environment of `{name}` in `{home}`",
-            hint="`colablock env list` shows those that there are",
+            hint="`colablock env list` shows all of them",
         )
     if len(found) > 1:
         hashes = ", ".join(f"`{one.lock[: len(name) + 12]}`" for one in found)
-        raise InvalidInput(f"`{name}` is the beginning of {len(found)} lock hashes: {hashes}")
+        raise InvalidInput(f"`{name}` matches {len(found)} lock hashes: {hashes}")
     discard_env(home, found[0].lock)
     return found[0]
 
 
 def discard_env(home: Path, lock_hash: str) -> None:
-    """Take away the environment of a lock, its manifest first, and what leads to it.
+    """Remove the environment for a lock: its manifest first, then its records and links, then its files.
 
-    Wherever it is stopped, what is left counts as not whole and can be
-    discarded again.  Raises Refused where something of it cannot be taken away.
+    If this is interrupted, the rest counts as incomplete and can be removed
+    again.  Raises Refused if a file cannot be removed.
     """
     folder = env_folder(home, lock_hash)
     with _building(folder):
@@ -200,8 +200,8 @@ def discard_env(home: Path, lock_hash: str) -> None:
                 shutil.rmtree(folder)
         except OSError as error:
             raise Refused(
-                f"`{error.filename or folder}` cannot be taken away: {error.strerror}",
-                hint=f"The rest of `{folder}` is of no use any more: remove it once you may",
+                f"`{error.filename or folder}` cannot be removed: {error.strerror}",
+                hint=f"The rest of `{folder}` is no longer used. Remove it by hand",
             ) from error
 
 
@@ -225,7 +225,7 @@ def _pointer(home: Path, matrix: str) -> Path:
 
 
 def _pointers(home: Path) -> dict[str, str]:
-    """Return the lock hash that each matrix leads to."""
+    """Return the lock hash of the current environment of each matrix."""
     links = [path for path in sorted((home / "current").glob("[!.]*")) if path.is_symlink()]
     return {unquote(link.name): link.readlink().name for link in links}
 
@@ -239,7 +239,9 @@ def _read(folder: Path) -> Manifest | None:
         manifest = Manifest(**json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    if manifest.schema != 1 or not Path(manifest.python).exists():  # a link to an interpreter that is gone
+    if (
+        manifest.schema != 1 or not Path(manifest.python).exists()
+    ):  # a link to an interpreter that was removed
         return None
     return manifest if installed_versions([manifest.site]) == manifest.installed else None
 
@@ -300,7 +302,7 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def _building(folder: Path) -> Iterator[None]:
-    """Hold an environment while it is built; a second builder waits, and then finds it whole."""
+    """Lock an environment during its build; another build of it waits, and then finds it complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked_file(folder.with_name(f".{folder.name}.lock")):
         yield

@@ -1,4 +1,4 @@
-"""The way back over a committed change: a transaction of its own, in the other direction."""
+"""Undo a committed change, as a transaction of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from colablock._common.text import count
 from colablock.environment.site import Site
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import ColablockError, NotFound, NotRestored, Refused, RolledBack
+from colablock.transaction.disk_operations import Operation, Operations
 from colablock.transaction.file_moves import (
     has_ancestor,
     moves_back,
@@ -22,15 +23,8 @@ from colablock.transaction.file_moves import (
     removable_folders,
 )
 from colablock.transaction.history import Change, differences, next_folder, read_history
-from colablock.transaction.journal import (
-    STASH,
-    UNDONE,
-    Journal,
-    Operation,
-    Operations,
-    preparing,
-    settle_unfinished,
-)
+from colablock.transaction.journal import Journal, preparing
+from colablock.transaction.recovery import STASH, UNDONE, recover_locked
 from colablock.transaction.site_lock import locked
 
 __all__ = ["UndoneChange", "roll_back"]
@@ -38,9 +32,9 @@ __all__ = ["UndoneChange", "roll_back"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UndoneChange:
-    """One change that was undone, and what is still not as it was before it.
+    """One change that was undone, and the differences that are left to the state before it.
 
-    *restart* names the modules that the kernel holds as they were.
+    *restart* are the modules that the kernel still holds in the old version.
     """
 
     change: Change
@@ -57,23 +51,23 @@ def roll_back(
     disk: Operations | None = None,
     wait: float = 10.0,
 ) -> tuple[UndoneChange, ...]:
-    """Undo the last change of *site*, or with *to_first* every one, newest first.
+    """Undo the last change of *site*, or with *to_first* all changes, newest first.
 
-    *look* takes the snapshot of the environment as it stands.  What was
-    installed since by others stays, unless it goes by the name of something
-    that the change concerned.  Each change is undone as a whole or not at all.
+    *look* returns a snapshot of the environment.  Distributions that others have
+    installed since stay, unless the change concerned the same name.  Each change
+    is undone atomically.
 
-    Raises NotFound where there is nothing to undo; Refused where the stash was
-    dropped, or a rule forbids it; RolledBack when it failed and all is as it
-    was; NotRestored when that failed too.
+    Raises NotFound if there is nothing to undo, Refused if the stash was dropped
+    or a rule forbids the change, RolledBack if the undo failed and the
+    environment is unchanged, and NotRestored if that failed, too.
     """
-    way = _Rollback(site=site, reporter=reporter or Reporter(), disk=disk or Operations())
-    if not site.state.is_dir():  # the lock would make the folder, only to take it away again
+    rollback = _Rollback(site=site, reporter=reporter or Reporter(), disk=disk or Operations())
+    if not site.state.is_dir():  # do not create the folder just for the lock
         raise _nothing(site)
-    with locked(site, wait=wait, reporter=way.reporter) as state:
-        settled = settle_unfinished(state, way.disk)
-        if settled is not None:
-            way.reporter.note(f"a change that was interrupted {settled.value} first")
+    with locked(site, wait=wait, reporter=rollback.reporter) as state:
+        outcome = recover_locked(state, rollback.disk)
+        if outcome is not None:
+            rollback.reporter.note(f"an interrupted change {outcome.value} first")
         changes = read_history(state)
         if not changes:
             raise _nothing(site)
@@ -82,13 +76,13 @@ def roll_back(
             if change.is_dropped:
                 raise Refused(
                     f"change {change.number} of `{site.prefix}` cannot be undone: its stash was dropped",
-                    hint="A hosted notebook has its image back in a new runtime (delete this one)",
+                    hint="In a hosted notebook, delete the runtime: a new one starts from the image",
                 )
-        return tuple(way.undo(change, look()) for change in chosen)
+        return tuple(rollback.undo(change, look()) for change in chosen)
 
 
 def _nothing(site: Site) -> NotFound:
-    return NotFound(f"colablock has changed nothing in `{site.prefix}`, so there is nothing to undo")
+    return NotFound(f"there is nothing to undo: colablock has not changed `{site.prefix}`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +92,7 @@ class _Rollback:
     disk: Operations
 
     def undo(self, change: Change, snapshot: Snapshot) -> UndoneChange:
-        """Undo one change as a whole, or not at all."""
+        """Undo one change atomically."""
         distributions = count(len(change.steps), "distribution")
         self.reporter.stage(f"Undoing change {change.number} of {distributions} in {self.site.prefix}")
         state = self.site.state
@@ -106,15 +100,15 @@ class _Rollback:
             operations = _operations(change, self.site, snapshot, next_folder(state) / STASH)
         try:
             with Journal(state, operations, becomes=change.folder / UNDONE, disk=self.disk) as journal:
-                journal.swap()
+                journal.run()
                 journal.commit()
         except (RolledBack, NotRestored):
             raise
         except (OSError, ColablockError) as error:
-            message = f"undoing change {change.number} failed, and the environment is as it was: {error}"
+            message = f"change {change.number} could not be undone, and the environment is unchanged: {error}"
             raise RolledBack(message) from error
         self.reporter.step(f"Undid change {change.number}", 1, 1)
-        importlib.invalidate_caches()  # this interpreter may be the one that changed
+        importlib.invalidate_caches()  # the change may concern this interpreter
         names = {done.name for done in change.steps}
         loaded = [modules for name, modules in sorted(snapshot.loaded.items()) if name in names]
         now = installed_versions((self.site.purelib, self.site.platlib))
@@ -127,12 +121,12 @@ class _Rollback:
 
 def _operations(change: Change, site: Site, snapshot: Snapshot, stash: Path) -> list[Operation]:
     stash.mkdir(parents=True)
-    ours, theirs = _goes(change, site, snapshot)
+    ours, theirs = _files_to_remove(change, site, snapshot)
     created = frozenset(change.created)
     of_others = {str(folder) for path in theirs for folder in Path(path).parents}
 
     def may_go(folder: str) -> bool:
-        """Whether a folder was made by the change, or since: another one may have stood empty before."""
+        """Return whether the change, or others since, created a folder: others may have existed, empty."""
         return folder in of_others or folder in created or has_ancestor(folder, created)
 
     outs = moves_out(site, ours | theirs, stash, may_go=may_go)
@@ -140,12 +134,12 @@ def _operations(change: Change, site: Site, snapshot: Snapshot, stash: Path) -> 
     return [*outs, *emptied, *moves_back(change.stash, change.stashed, [*outs, *emptied], stash)]
 
 
-def _goes(change: Change, site: Site, snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the files of what stands now under the names that the change concerned: its own, and others'.
+def _files_to_remove(change: Change, site: Site, snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the current files of the distributions that the change concerned: ours, and those of others.
 
-    What the change placed goes even where a distribution lists it that stood
-    there before: then either the stash has the file of before, or there was none.
-    What it found alike and left there stays.
+    A file that the change has placed is removed even if another, older
+    distribution lists it: the stash has the previous file, or there was none.  A
+    file that was the same before, and was therefore left in place, stays.
     """
     versions = {done.name: done.version for done in change.steps}
     installed = snapshot.installed.values()
@@ -164,5 +158,5 @@ def _is_ours(found: Installed, version: str | None) -> bool:
 
 
 def _owned(site: Site, removed: Sequence[Installed], staying: Sequence[Installed]) -> frozenset[str]:
-    # Bytecode of sources that are gone may have stood before the change, and nobody would put it back.
+    # Bytecode without a source may be older than the change, and an undo could not restore it.
     return owned_files(site, removed, staying, left_over=False) if removed else frozenset()

@@ -1,10 +1,10 @@
-"""Plans and reports as JSON-ready dictionaries, and back again without loss.
+"""Convert plans, reports and other results to plain values for JSON, and read reports back.
 
-The written form follows the fields of the dataclasses, with enums by value.
-``version`` names the form: a reader refuses another one.  Keys may be added
-within a version, so a reader skips those that it does not know.  Derived facts
-(``fetch_size``, ``needs_restart``, ``passed``) are written for other programs
-and not read.
+The written form has the fields of the dataclasses, with enums by value.
+``version`` is the version of the form; a reader refuses other versions.  New
+keys may be added without a new version, so a reader ignores unknown keys.
+Derived values (``fetch_size``, ``needs_restart``, ``passed``) are written for
+other programs and ignored on reading.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ T = TypeVar("T")
 
 
 def plan_to_json(plan: Plan) -> dict[str, object]:
-    """Return *plan* as values that `json.dump` takes."""
+    """Return *plan* as plain values for `json.dump`."""
     derived = {"fetch_size": plan.fetch_size, "needs_restart": plan.needs_restart}
     return {"version": FORM_VERSION, **_written_record(plan), **derived}
 
 
 def report_to_json(report: Report) -> dict[str, object]:
-    """Return *report* as values that `json.dump` takes."""
+    """Return *report* as plain values for `json.dump`."""
     return {"version": FORM_VERSION, **_written_record(report), "passed": report.passed}
 
 
 def report_from_json(value: Mapping[str, object]) -> Report:
-    """Return the report that `report_to_json` wrote; raise `InvalidInput` with the path of a fault."""
+    """Return the report in the form of `report_to_json`.  Raises InvalidInput with the path of the fault."""
     return read_form(Report, value, "report")
 
 
 def change_to_json(change: Change) -> dict[str, object]:
-    """Return what the history has of one change, the files that it moved left out."""
+    """Return one change of the history as plain values, without its files."""
     left_out = {"folder", "before", "stashed", "created", "applied_before"}
     written = {key: value for key, value in _written_record(change).items() if key not in left_out}
     return {**written, "stash": str(change.stash), "size": change.size}
 
 
 def built_to_json(built: BuiltEnvironment) -> dict[str, object]:
-    """Return what is known of an isolated environment."""
+    """Return an isolated environment as plain values."""
     manifest = built.manifest
     return {
         "lock": built.lock,
@@ -83,7 +83,7 @@ def built_to_json(built: BuiltEnvironment) -> dict[str, object]:
 
 
 def undone_to_json(undone: UndoneChange) -> dict[str, object]:
-    """Return what was undone, and what is still not as it was."""
+    """Return an undone change and the remaining differences as plain values."""
     return {
         "number": undone.change.number,
         "matrix": undone.change.matrix,
@@ -111,17 +111,17 @@ def _written(value: object) -> object:
 
 
 def read_form(kind: type[T], value: object, path: str) -> T:
-    """Return the record of *kind* that was written; raise `InvalidInput` with the path of a fault."""
+    """Return a written *value* as the dataclass *kind*.  Raises InvalidInput with the path of the fault."""
     version = value.get("version") if isinstance(value, Mapping) else None
     if version != FORM_VERSION:
-        message = f"{path}: version {version!r} of its written form is not known, only {FORM_VERSION}"
+        message = f"{path}: version {version!r} of its written form is unknown, expected {FORM_VERSION}"
         raise InvalidInput(message)
     return cast("T", _read_record(kind, value, path))
 
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)  # slow, and a report has a check for every pin
+    return get_type_hints(kind)  # slow, and a report has many checks
 
 
 def _read_record(kind: Any, value: object, path: str) -> object:
@@ -140,7 +140,7 @@ def _read_record(kind: Any, value: object, path: str) -> object:
 
 
 def _read(kind: Any, value: object, path: str) -> object:
-    """Return *value* as the field type *kind*, the few shapes that the records use."""
+    """Return *value* as the field type *kind*, one of the types that the dataclasses use."""
     kind = getattr(kind, "__supertype__", kind)  # NewType
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
@@ -192,4 +192,4 @@ def _read_plain(kind: Any, value: object, path: str) -> object:
 
 
 def _unreadable(path: str, expected: str, value: object) -> InvalidInput:
-    return InvalidInput(f"{path} should be {expected}, not {value!r}")
+    return InvalidInput(f"{path} must be {expected}, not {value!r}")

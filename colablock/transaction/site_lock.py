@@ -1,4 +1,4 @@
-"""One change at a time per environment."""
+"""The lock of an environment: one change at a time."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ _MADE = "made-uv-lock"
 
 @contextmanager
 def locked(site: Site, *, wait: float = 10.0, reporter: Reporter | None = None) -> Iterator[Path]:
-    """Hold *site* for this change and give its state folder, made if need be.
+    """Lock *site* for a change and yield its state folder, which is created if missing.
 
-    The lock is on the folder itself, so it leaves no file, and it ends with
-    the process however that ends.  In a virtual environment uv's own lock is
-    held too.  *reporter* is told whom we wait for.  Raises Refused when another
-    process holds it for longer than *wait* seconds, or when the folder cannot
-    be written.
+    The lock is on the data folder itself, so it leaves no file, and it ends with
+    the process.  In a virtual environment, the lock of uv is held, too.  While
+    another process holds the lock, *reporter* gets a note.  Raises Refused if
+    this lasts longer than *wait* seconds, or if the folder is not writable.
     """
-    waiting = _Waiting(site=site, deadline=time.monotonic() + wait, reporter=reporter or Reporter())
+    attempt = _Attempt(site=site, deadline=time.monotonic() + wait, reporter=reporter or Reporter())
     with ExitStack() as held:
-        held.enter_context(waiting.held(Path(site.data)))
+        held.enter_context(attempt.held(Path(site.data)))
         state = _make_state(site)
         held.callback(_leave, state)
-        with suppress(OSError):  # a full disk must not keep a change from being put back
+        with suppress(OSError):  # a full disk must not prevent recovery
             (state / _PID).write_text(f"{os.getpid()}\n", encoding="ascii")
         if site.is_venv:
-            held.enter_context(_uv_lock(Path(site.prefix) / ".lock", state, waiting))
+            held.enter_context(_uv_lock(Path(site.prefix) / ".lock", state, attempt))
         yield state
 
 
 def _leave(state: Path) -> None:
     with suppress(OSError):
         (state / _PID).unlink(missing_ok=True)
-        state.rmdir()  # stays while it holds an unfinished change, or what leads back over a finished one
+        state.rmdir()  # fails while it has an interrupted change or a stash
 
 
 @contextmanager
-def _uv_lock(path: Path, state: Path, waiting: _Waiting) -> Iterator[None]:
-    """Hold uv's lock on a virtual environment: a file that it makes when it first needs it.
+def _uv_lock(path: Path, state: Path, attempt: _Attempt) -> Iterator[None]:
+    """Hold the lock of uv on a virtual environment, a file that uv creates on first use.
 
-    One that we made goes again.  The mark beside the journal says so to the
-    next call, should this one be killed.  A uv that has opened the file and waits
-    then holds a lock that no later one sees, but never one that we hold.
+    If it was missing, it is created and removed again.  A mark in the state
+    folder lets the next call remove it if this one is killed.  A uv that waits
+    on the removed file gets a lock that later processes do not see, but never
+    while we hold it.
     """
     mark = state / _MADE
     with suppress(OSError):
         if not path.exists():
             mark.touch()
             path.touch()
-    if not path.exists():  # a full disk again
+    if not path.exists():  # a full disk
         with suppress(OSError):
             mark.unlink(missing_ok=True)
         yield
         return
-    with waiting.held(path):
+    with attempt.held(path):
         try:
             yield
         finally:
@@ -78,8 +78,8 @@ def _uv_lock(path: Path, state: Path, waiting: _Waiting) -> Iterator[None]:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Waiting:
-    """A wait for locks: until when, and who is told of it."""
+class _Attempt:
+    """The attempt to take locks until a deadline."""
 
     site: Site
     deadline: float
@@ -88,7 +88,7 @@ class _Waiting:
 
     @contextmanager
     def held(self, path: Path) -> Iterator[None]:
-        """Hold the lock of *path*."""
+        """Hold the lock of *path* during the block."""
         descriptor = os.open(path, os.O_RDONLY)
         try:
             while not flock(descriptor, wait=False):
@@ -101,7 +101,7 @@ class _Waiting:
         if time.monotonic() >= self.deadline:
             raise Refused(
                 f"{_holder(self.site)} is changing `{self.site.prefix}`",
-                hint="Wait until it has ended, then call again",
+                hint="Wait until it has finished, then try again",
             )
         if not self.is_told:
             self.is_told = True

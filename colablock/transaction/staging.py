@@ -1,4 +1,4 @@
-"""The wheels of a plan unpacked in a prefix of their own, made ours, and checked before anything moves."""
+"""Stage the wheels of a plan: install them into a separate prefix, mark them as ours, and check them."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from colablock.transaction.file_moves import StagedTree
 
 __all__ = ["Staged", "finish", "install_wheels", "stage"]
 
-# What uv writes for itself: when it last looked at the local file, which means nothing elsewhere.
+# Written by uv for itself: the time of the local file, which has no meaning elsewhere.
 _UV_OWN = "uv_cache.json"
-_SHOWN = 10  # faults of one change that are worth reading
+_SHOWN = 10  # faults in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
-    """Distributions that stand installed in a prefix of their own, checked and finished."""
+    """Distributions in a separate prefix, checked and complete."""
 
     tree: StagedTree
     names: tuple[NormalizedName, ...] = ()
     size: int = 0  # bytes, from their RECORDs
 
     def owner(self, path: str) -> str:
-        """Return the name and version, as a person reads it, of who brings the staged file *path*."""
+        """Return name and version of the distribution that has the staged file *path*, as text."""
         for folder, _ in self.tree.places:
             for dist_info in Path(folder).glob("*.dist-info"):
                 listed = recorded_paths(folder, read_record(dist_info) or ())
@@ -71,10 +71,10 @@ def stage(
     reporter: Reporter | None = None,
     site: Site | None = None,
 ) -> Staged:
-    """Install the wheels of *plan* into the empty prefix *into*, finish and check them.
+    """Install the wheels of *plan* into the empty prefix *into*, complete and check them.
 
-    Nothing outside of *into* changes.  The result says where in *python*'s
-    site each folder of the prefix belongs.
+    Nothing outside of *into* changes.  The result maps each folder of the prefix
+    to its place in the site of *python*.
     """
     site = site or read_site(python, environ)
     steps = [step for step in plan.steps if step.action is not Action.REMOVE]
@@ -107,9 +107,9 @@ def install_wheels(
     scratch: Path,
     environ: Mapping[str, str],
 ) -> None:
-    """Let uv install exactly these local wheels, hashes required, where the options *target* say.
+    """Install exactly these local wheels with uv, with hash checks; the options *target* say where.
 
-    They are offered in one folder, by name and version: uv records no direct URL for what it finds so.
+    uv gets them as names and versions with ``--find-links``, so it records no direct URL.
     """
     links = scratch / "wheels"
     links.mkdir()
@@ -121,9 +121,9 @@ def install_wheels(
     requirements = scratch / "requirements.txt"
     requirements.write_text("\n".join(sorted(lines)) + "\n", encoding="utf-8")
     options = ["--no-deps", "--no-index", "--find-links", str(links), "--require-hashes"]
-    # uv unpacks into a cache and makes hard links from there.  In the user's own cache all of it would stay,
-    # not to be used again (the folder of wheels is another one each time), and taking away an environment, or
-    # the stash of a change, would free nothing.
+    # uv unpacks into its cache and makes hard links from there.  In the user's cache, these files would stay
+    # and never be used again, since the folder of wheels is a new one each time.  Deleting an environment or
+    # a stash would then free no space.
     cache = scratch / "uv-cache"
     options += ["--cache-dir", str(cache)]
     run_uv(
@@ -135,11 +135,11 @@ def install_wheels(
 
 
 def finish(folders: Iterable[Path], steps: Iterable[Step]) -> int:
-    """Make the distributions of *steps* in the site-packages *folders* ours, and return their bytes.
+    """Mark the distributions of *steps* in the site-packages *folders* as ours; return their bytes.
 
-    Installer, REQUESTED and direct URL are written, and RECORD says so.
-    Raises BadDistribution where a distribution or a file is missing, or a
-    file is not as recorded.
+    Writes INSTALLER, REQUESTED and direct_url.json, and updates RECORD.  Raises
+    BadDistribution if a distribution or a file is missing, or a file differs
+    from its RECORD.
     """
     by_name = {step.name: step for step in steps}
     faults: list[str] = []
@@ -156,7 +156,7 @@ def finish(folders: Iterable[Path], steps: Iterable[Step]) -> int:
     if faults:
         more = [f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
         raise BadDistribution(
-            "\n  ".join(["what was unpacked is not what its RECORD promises", *faults[:_SHOWN], *more])
+            "\n  ".join(["the unpacked files differ from their RECORD", *faults[:_SHOWN], *more])
         )
     return size
 
@@ -190,7 +190,7 @@ def _direct_url(artifact: Artifact) -> str:
 
 
 def _places(prefix: Path, site: Site) -> tuple[tuple[str, str], ...]:
-    """Return where each folder of a staged prefix goes; uv lays it out like a virtual environment."""
+    """Return the destinations of the folders of a prefix, which uv lays out like a virtual environment."""
     places = [(str(path), site.purelib) for path in prefix.glob("lib/python*/site-packages")]
     places += [(str(path), site.platlib) for path in prefix.glob("lib64/python*/site-packages")]
     places += [(str(prefix / "bin"), site.scripts)]
@@ -198,10 +198,10 @@ def _places(prefix: Path, site: Site) -> tuple[tuple[str, str], ...]:
 
 
 def _list_all(folder: Path) -> None:
-    """Add to the RECORDs what a wheel brought without listing it, so that it can be taken away again.
+    """Add unlisted files of wheels to their RECORDs, so that they can be removed later.
 
-    The wheel as a whole is what its hash promises, and such wheels are published; only what lies in a
-    top-level folder of a single distribution can be told whose it is.
+    There are published wheels with such files, and their hash covers the whole wheel.  A file belongs to the
+    distribution that owns its top-level folder alone; any other unlisted file raises BadDistribution.
     """
     records = {path: list(read_record(path) or ()) for path in sorted(folder.glob("*.dist-info"))}
     owners: dict[str, set[Path]] = {}
@@ -217,7 +217,7 @@ def _list_all(folder: Path) -> None:
             continue
         owner = owners.get(relative.partition("/")[0], set())
         if len(owner) != 1:
-            raise BadDistribution(f"no RECORD of what was unpacked lists `{relative}`")
+            raise BadDistribution(f"no RECORD lists the unpacked file `{relative}`")
         (dist_info,) = owner
         records[dist_info].append(row_of(path, folder))
         grown.add(dist_info)
@@ -226,7 +226,7 @@ def _list_all(folder: Path) -> None:
 
 
 def _relocate(folder: Path, tree: StagedTree) -> None:
-    """Make the rows of files outside of site-packages right for where everything goes."""
+    """Adapt the rows of files outside of site-packages to the layout of the site."""
     goes = dict(tree.places)[str(folder)]
     for dist_info in folder.glob("*.dist-info"):
         rows = read_record(dist_info) or ()
@@ -240,7 +240,7 @@ def _moved(row: Row, folder: Path, goes: str, tree: StagedTree) -> Row:
     for place, target in tree.places:
         if staged.startswith(place + os.sep):
             return row._replace(path=os.path.relpath(target + staged[len(place) :], goes))
-    raise BadDistribution(f"`{row.path}` lies outside of what was unpacked")
+    raise BadDistribution(f"`{row.path}` is outside of the staged prefix")
 
 
 def _name_of(dist_info: Path) -> NormalizedName:
@@ -256,7 +256,7 @@ def _wheel_identity(path: Path) -> tuple[NormalizedName, Version]:
 
 
 def _sha256(artifact: Artifact | None, path: Path) -> str:
-    """Return the hash to require: what the index promises of this very file, else the file's own."""
+    """Return the SHA-256 to require: the one that the index has for this file, or else the file's own."""
     if artifact is not None and artifact.filename == path.name and not (artifact.build or artifact.rebuilt):
         promised = artifact.hashes.get("sha256")
         if promised:

@@ -1,4 +1,4 @@
-"""Whether the last apply still holds: what is asked first, before any station of the solve is loaded."""
+"""No-op check: is the last apply still up to date?  It runs before anything of the solver is imported."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from colablock.transaction import apply_record as applied
 from colablock.transaction.serialise import report_from_json
 from colablock.verification.verify import Report
 
-# What an apply does not depend on: how it is done.
-_UNASKED = frozenset({"break_system_packages", "keep", "offline", "undo"})
+# Options that do not change the result of an apply.
+_IRRELEVANT = frozenset({"break_system_packages", "keep", "offline", "undo"})
 
 __all__ = ["digest_of", "request_key", "up_to_date_report"]
 
 
 def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Report | None:
-    """Return the report of the last apply where it still holds: same request, same state on disk.
+    """Return the report of the last apply if the request and the state on disk are the same, else None.
 
-    Names and versions are read from directory names: no solve, no network, no metadata opened.
+    Names and versions are read from directory names, without a solve, the network or metadata files.
     """
     matrix = find_matrix(options.name, environ=environ)
     last = applied.load(matrix.name, applied.home_folder(environ))
@@ -41,17 +41,17 @@ def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Repo
     report = report_from_json(last.report)
     if not report.passed:
         return None
-    # The process that held the old modules when they were replaced still does.
+    # A process that had loaded the old modules still has them.
     waits = report.needs_restart and last.process == os.getpid()
     restart = report.restart if waits else ()
     return replace(report, changed=False, needs_restart=waits, restart=restart, seconds=0.0)
 
 
 def request_key(options: ApplyOptions, matrix: Matrix, environ: Mapping[str, str] | None = None) -> str:
-    """Return a digest of all that an apply depends on, apart from what the indexes have.
+    """Return a digest of everything that determines the result of an apply, except the indexes.
 
-    Paths count as the places they name, a lock as what it holds; what does not
-    change the result (``_UNASKED``) does not count.
+    Paths are made absolute, and a lock counts by its content.  Options that do
+    not change the result (``_IRRELEVANT``) are left out.
     """
     facts = {
         **asdict(options),
@@ -65,23 +65,23 @@ def request_key(options: ApplyOptions, matrix: Matrix, environ: Mapping[str, str
         if options.use_locks and not options.lock
         else None,
     }
-    return applied.key_of({key: value for key, value in facts.items() if key not in _UNASKED})
+    return applied.key_of({key: value for key, value in facts.items() if key not in _IRRELEVANT})
 
 
 def _stamps(paths: Iterable[LockFile]) -> list[tuple[str, int, int]]:
-    """Return what tells that files have changed without reading them: their times and sizes."""
+    """Return names, mtimes and sizes of files, which show whether they have changed."""
     found = ((path.name, path.stat()) for path in paths)
     return [(name, status.st_mtime_ns, status.st_size) for name, status in found]
 
 
 def _place(text: str) -> str:
-    """Return a path as an absolute one, its links kept: a virtual environment's python is one."""
+    """Return an existing path as an absolute one.  Links are kept: the python of an environment is one."""
     return str(Path(text).absolute()) if os.path.lexists(text) else text
 
 
 def digest_of(path: Path) -> str | None:
-    """Return the sha256 (hex) of a file, None where it cannot be read."""
+    """Return the SHA-256 (hex) of a file, or None if it cannot be read."""
     try:
         return file_digest(path)
     except OSError:
-        return None  # who reads the lock says what is wrong with it
+        return None  # the reader of the lock reports the fault

@@ -146,7 +146,7 @@ def test_a_pipe_that_the_user_names_is_written_to(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_a_file_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> None:
+def test_an_unwritable_output_is_invalid_input(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "below"):
         with pytest.raises(InvalidInput, match="cannot be written"):

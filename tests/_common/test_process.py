@@ -49,7 +49,7 @@ NOTEBOOK = {
 }
 
 
-def test_what_steers_uv_pip_and_interpreters_is_dropped_and_the_rest_stays() -> None:
+def test_variables_for_uv_pip_and_interpreters_are_dropped() -> None:
     assert set(clean_environment(NOTEBOOK)) == {
         "CUDA_VISIBLE_DEVICES",
         "HF_TOKEN",
@@ -64,36 +64,36 @@ def test_what_steers_uv_pip_and_interpreters_is_dropped_and_the_rest_stays() -> 
     }
 
 
-def test_additions_come_last() -> None:
+def test_extra_variables_win() -> None:
     assert clean_environment({"A": "1", "MPLBACKEND": "x"}, A="2", MPLBACKEND="agg") == {
         "A": "2",
         "MPLBACKEND": "agg",
     }
 
 
-def test_a_child_of_an_environment_finds_its_commands_first(tmp_path: Path) -> None:
+def test_the_scripts_of_an_environment_come_first_on_path(tmp_path: Path) -> None:
     python = make_venv(tmp_path / "env", sys.executable)
     found = environment_of(python, NOTEBOOK)
     assert found["PATH"] == f"{python.parent}{os.pathsep}/usr/bin"
     assert found["VIRTUAL_ENV"] == str(tmp_path / "env")
 
 
-def test_a_plain_interpreter_is_no_virtual_environment() -> None:
+def test_a_base_interpreter_has_no_virtual_env_variable() -> None:
     assert "VIRTUAL_ENV" not in environment_of(Path(sys.base_prefix) / "bin" / "python3", NOTEBOOK)
 
 
-def test_uv_runs_without_what_the_environment_presets() -> None:
+def test_uv_ignores_preset_variables() -> None:
     environ = {**os.environ, "UV_CONFIG_FILE": "/nowhere/uv.toml", "UV_OFFLINE": "nonsense"}
     assert run_uv(["--version"], environ=environ).startswith("uv ")
 
 
-def test_uv_is_quoted_when_it_fails() -> None:
+def test_the_error_of_uv_is_quoted() -> None:
     with pytest.raises(Unmet, match=r"uv could not list: it\n(.*\n)*.*unrecognized subcommand") as caught:
         run_uv(["no-such-thing"], environ=os.environ, doing="list: it")
     assert "Traceback" not in str(caught.value)
 
 
-def test_uv_does_not_run_for_ever(tmp_path: Path) -> None:
+def test_uv_is_stopped_at_its_timeout(tmp_path: Path) -> None:
     fifo = tmp_path / "requirements.txt"
     os.mkfifo(fifo)
     with pytest.raises(Unmet, match=r"within 0\.2 seconds"):
@@ -101,11 +101,11 @@ def test_uv_does_not_run_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "last"), [("a\n\nb\n \nc\n", "b\nc"), ("", ""), ("a", "a")])
-def test_the_last_lines_leave_blank_ones_out(text: str, last: str) -> None:
+def test_last_lines_are_not_blank(text: str, last: str) -> None:
     assert last_lines(text, 2) == last
 
 
-def test_an_interpreter_is_asked_in_isolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_python_isolates_the_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
     code = "import json, sys; print(json.dumps([sys.flags.isolated, sys.stdin.read()]))"
@@ -113,7 +113,7 @@ def test_an_interpreter_is_asked_in_isolation(tmp_path: Path, monkeypatch: pytes
     assert run_python(sys.executable, ["-c", code], environ=environ, timeout=60).text == '[1, ""]\n'
 
 
-def test_a_child_reads_what_it_is_given(tmp_path: Path) -> None:
+def test_run_child_passes_data_and_returns_output(tmp_path: Path) -> None:
     code = "import os, sys; sys.stdout.write(sys.stdin.read() + os.getcwd()); print('aside', file=sys.stderr)"
     command = source_command(sys.executable, code)
     output = run_child(command, environ=os.environ, folder=tmp_path, data="é ".encode())
@@ -129,20 +129,22 @@ def test_a_child_reads_what_it_is_given(tmp_path: Path) -> None:
         ("import time; print('x', flush=True); time.sleep(60)", "it did not end within 0.5 seconds", None),
     ],
 )
-def test_the_failure_of_a_child_is_told_in_one_way(code: str, reason: str, status: int | None) -> None:
+def test_each_failure_of_a_child_has_a_reason_and_a_status(
+    code: str, reason: str, status: int | None
+) -> None:
     with pytest.raises(ChildFailed) as caught:
         run_child([sys.executable, "-c", code], environ=os.environ, timeout=60 if status else 0.5)
     assert str(caught.value) == reason
     assert caught.value.status == status
 
 
-def test_a_child_that_cannot_be_started_has_failed(tmp_path: Path) -> None:
+def test_a_child_that_cannot_start_has_no_status(tmp_path: Path) -> None:
     with pytest.raises(ChildFailed, match="No such file or directory") as caught:
         run_child([tmp_path / "missing"], environ={})
     assert caught.value.status is None
 
 
-def test_a_session_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+def test_kill_session_kills_descendants(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, sys; assert os.getsid(0) == os.getpid()\n"
         "child = subprocess.Popen(['sleep', '60']); print(child.pid, flush=True); child.wait()"
@@ -156,13 +158,13 @@ def test_a_session_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
         child = int(told.readline())
         kill_session(process)
         assert process.wait() == -signal.SIGKILL
-        assert told.read() == ""  # nobody holds the other end any more, so the child has ended too
+        assert told.read() == ""  # no process has the other end open, so the child has ended, too
     with pytest.raises(ProcessLookupError):
         os.kill(process.pid, 0)
     assert child != process.pid
 
 
-def test_how_a_process_ended_is_told_in_words() -> None:
+def test_exit_words() -> None:
     assert exit_words(0) == "ended with status 0"
     assert exit_words(-15) == "was ended by SIGTERM"
     assert exit_words(-99) == "was ended by signal 99"

@@ -310,7 +310,7 @@ def test_what_was_done_is_told_and_undone(world: World, venv: Venv, tmp_path: Pa
     assert nothing.out == "colablock has changed nothing in this environment\n"
     refused = world.run("rollback", "--python", venv.python)
     assert refused.code == ExitCode.USAGE
-    assert "has changed nothing in" in refused.err
+    assert "there is nothing to undo" in refused.err
     assert listing(venv.folder) == before
 
     assert world.run("apply", "unproven", *options, "--keep", COLABLOCK_HOME=home).code == ExitCode.NOT_PROVEN
@@ -382,7 +382,7 @@ def test_after_a_crash_the_next_call_puts_back_what_was_interrupted_and_no_more(
     ):
         back = world.run(*command)
         assert back.code == ExitCode.DONE, back.err
-        note = f"an interrupted change of {venv.folder} has been put back"
+        note = f"an interrupted change of {venv.folder} was undone"
         assert note in " ".join(back.err.split()), command
         assert listing(venv.folder) == before, command
         shutil.rmtree(venv.folder)
@@ -401,7 +401,7 @@ def test_an_undo_that_cannot_be_is_exit_code_four(world: World, venv: Venv, tmp_
     done = world.run("apply", str(matrix), "--into", "kernel", "--python", venv.python)
     assert done.code == ExitCode.NOT_RESTORED
     assert str(stash) in done.err
-    assert "put back but what is no longer in" in " ".join(done.err.split())
+    assert "restored except those missing in" in " ".join(done.err.split())
     assert str(venv.site / "colours") in done.err
     assert venv.versions() == dict.fromkeys(("colours", "monochrome", "other", "beside"), "1.0")
     assert not (venv.folder / ".colablock" / "journal.json").exists()

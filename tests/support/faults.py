@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from colablock._common.fs import NEW
-from colablock.transaction.journal import Operations
+from colablock.transaction.disk_operations import TEMPORARY, Operations
 
 __all__ = [
     "Faulty",
@@ -35,7 +35,6 @@ __all__ = [
 T = TypeVar("T")
 
 _CLONE_NEWNS = 0x00020000
-_TEMPORARY = ".colablock-new"  # ends the name of an unfinished copy
 WRITING = frozenset({"copy", "mkdir", "write"})  # they take disk space
 
 
@@ -122,7 +121,7 @@ class FaultyAndStuck(Faulty):
 
     def rename(self, source: str, destination: str) -> None:
         is_folder = Path(source).is_dir() and not Path(source).is_symlink()
-        is_ours = source.endswith((_TEMPORARY, ".json"))
+        is_ours = source.endswith((TEMPORARY, ".json"))
         if (self._what == "everything" and not is_ours) or (self._what == "folders" and is_folder):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source)
         super().rename(source, destination)

@@ -19,14 +19,9 @@ from colablock._common.reporter import Reporter
 from colablock.environment.site import Site, read_site
 from colablock.errors import AppliedNotProven, NotRestored, RolledBack
 from colablock.transaction.apply import apply_plan
-from colablock.transaction.journal import (
-    Journal,
-    Operation,
-    OperationKind,
-    Operations,
-    RecoveryOutcome,
-    recover,
-)
+from colablock.transaction.disk_operations import Operation, OperationKind, Operations
+from colablock.transaction.journal import Journal
+from colablock.transaction.recovery import RecoveryOutcome, recover
 from colablock.transaction.rollback import roll_back
 from colablock.transaction.site_lock import locked
 from colablock.transaction.staging import stage
@@ -214,7 +209,7 @@ class Swapping:
                 undo=self._undo,
                 disk=disk,
             ) as journal:
-                journal.swap()
+                journal.run()
                 journal.commit()
 
 

@@ -22,7 +22,7 @@ from colablock.environment.snapshot import fingerprint, installed_versions
 from colablock.errors import BadDistribution, NotRestored, Refused, RolledBack, Unmet
 from colablock.planning.plan import UndoCost
 from colablock.transaction.apply import apply_plan
-from colablock.transaction.journal import Operations
+from colablock.transaction.disk_operations import Operations
 from colablock.transaction.staging import stage
 from colablock.verification.verify import Check
 from tests.support.runtime import Stub, build_site, site_of
@@ -36,7 +36,7 @@ FAILED = (*PASSED, Check(kind="import", subject="other", passed=False, detail="I
 
 
 def grown(wheel: Path) -> Path:
-    """Make *wheel* say that it unpacks to more than any disk holds."""
+    """Let *wheel* claim an unpacked size larger than any disk."""
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("large/weights.bin", b"")
         archive.infolist()[-1].file_size = 10**18
@@ -60,7 +60,7 @@ def _hex(recorded: str) -> str:
     return base64.urlsafe_b64decode(recorded.partition("=")[2] + "=").hex()
 
 
-def test_a_change_of_all_kinds_is_carried_out(place: SmallGround) -> None:
+def test_a_plan_with_steps_of_every_kind_is_applied(place: SmallGround) -> None:
     assert place.apply(*place.steps()) == PASSED
     assert installed_versions([place.site]) == {"moved": "2.0+cpu", "new": "2.0", "stays": "1.0"}
     found = {
@@ -90,7 +90,7 @@ def test_a_change_of_all_kinds_is_carried_out(place: SmallGround) -> None:
     assert_records_hold(place.site)
 
 
-def test_a_script_starts_the_interpreter_of_the_site(place: SmallGround) -> None:
+def test_an_installed_script_uses_the_interpreter_of_the_site(place: SmallGround) -> None:
     wheel = make_wheel(
         place.folder,
         "tool",
@@ -103,7 +103,7 @@ def test_a_script_starts_the_interpreter_of_the_site(place: SmallGround) -> None
     assert done.stdout.strip() == str(place.venv)
 
 
-def test_the_installer_the_request_and_the_direct_url_are_recorded(place: SmallGround) -> None:
+def test_installer_requested_and_direct_url_are_recorded(place: SmallGround) -> None:
     wheels = {name: make_wheel(place.folder, name, "1.0") for name in ("asked", "brought", "archive")}
     steps = (
         place.put(wheels["asked"], requested=True),
@@ -132,8 +132,8 @@ def test_the_installer_the_request_and_the_direct_url_are_recorded(place: SmallG
     assert_records_hold(place.site)
 
 
-def test_a_distribution_taken_away_again_leaves_the_site_as_it_was(place: SmallGround) -> None:
-    (place.venv / "share").mkdir()  # one of the folders that stay even when empty
+def test_installing_and_removing_a_distribution_restores_the_site(place: SmallGround) -> None:
+    (place.venv / "share").mkdir()  # a folder that is kept when it is empty
     before = listing(place.venv)
     wheel = make_wheel(
         place.folder, "new", "1.0", scripts={"n": "new:main"}, data_files={"data/share/n/x": "x"}
@@ -144,7 +144,7 @@ def test_a_distribution_taken_away_again_leaves_the_site_as_it_was(place: SmallG
 
 
 @pytest.mark.parametrize("checks", [FAILED], ids=["a failed proof"])
-def test_a_failed_proof_rolls_back_and_is_named(place: SmallGround, checks: tuple[Check, ...]) -> None:
+def test_a_failed_check_rolls_back_and_is_named(place: SmallGround, checks: tuple[Check, ...]) -> None:
     steps = place.steps()
     before = listing(place.venv)
     with pytest.raises(RolledBack, match=r"import `other`\n\s+ImportError: no such thing"):
@@ -152,13 +152,13 @@ def test_a_failed_proof_rolls_back_and_is_named(place: SmallGround, checks: tupl
     assert listing(place.venv) == before
 
 
-def test_a_failed_proof_can_be_kept(place: SmallGround) -> None:
+def test_a_change_with_a_failed_check_can_be_kept(place: SmallGround) -> None:
     assert place.apply(*place.steps(), checks=FAILED, keep=True) == FAILED
     assert "new" in installed_versions([place.site])
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), Unmet("no interpreter")])
-def test_an_error_of_the_proofs_rolls_back(place: SmallGround, error: Exception) -> None:
+def test_an_error_during_the_checks_rolls_back(place: SmallGround, error: Exception) -> None:
     steps = place.steps()
     before = listing(place.venv)
 
@@ -170,7 +170,7 @@ def test_an_error_of_the_proofs_rolls_back(place: SmallGround, error: Exception)
     assert listing(place.venv) == before
 
 
-def test_an_interrupt_during_the_proofs_rolls_back_and_goes_on(place: SmallGround) -> None:
+def test_an_interrupt_during_the_checks_rolls_back_and_propagates(place: SmallGround) -> None:
     steps = place.steps()
     before = listing(place.venv)
 
@@ -183,7 +183,7 @@ def test_an_interrupt_during_the_proofs_rolls_back_and_goes_on(place: SmallGroun
 
 
 class FullDisk(Operations):
-    """No rename works from the given one on; with *forever* none after it either."""
+    """Fails the given rename, and with *forever* all later ones, too."""
 
     def __init__(self, at: int, *, forever: bool) -> None:
         self.left = at
@@ -196,7 +196,7 @@ class FullDisk(Operations):
         super().rename(source, destination)
 
 
-def test_a_disk_that_fails_in_the_middle_rolls_back(place: SmallGround) -> None:
+def test_a_disk_error_rolls_back(place: SmallGround) -> None:
     steps = place.steps()
     before = listing(place.venv)
     with pytest.raises(RolledBack, match="No space left"):
@@ -204,13 +204,13 @@ def test_a_disk_that_fails_in_the_middle_rolls_back(place: SmallGround) -> None:
     assert listing(place.venv) == before
 
 
-def test_a_disk_that_goes_on_failing_is_not_restored_until_the_next_call(place: SmallGround) -> None:
+def test_if_the_rollback_fails_the_next_call_restores(place: SmallGround) -> None:
     steps = place.steps()
     before = listing(place.venv)
     with pytest.raises(NotRestored) as caught:
         place.apply(*steps, disk=FullDisk(5, forever=True))
     assert Path(caught.value.stash).is_dir()
-    with pytest.raises(Refused, match="put back"):
+    with pytest.raises(Refused, match="was undone"):
         place.apply(*steps)
     assert listing(place.venv) == before
     place.apply(*steps)
@@ -233,7 +233,7 @@ def test_an_environment_that_changed_after_the_plan_is_refused(place: SmallGroun
     assert listing(place.venv) == before
 
 
-def test_only_what_differs_is_told_where_a_link_leads_to_the_environment(place: SmallGround) -> None:
+def test_only_differences_are_listed_if_the_environment_is_a_link(place: SmallGround) -> None:
     (place.folder / "link").symlink_to("env")
     place.python = str(place.folder / "link" / "bin" / "python")
     plan, snapshot = place.plan(remove("gone")), place.snapshot()
@@ -254,7 +254,7 @@ def test_a_wheel_whose_hash_differs_is_refused(place: SmallGround) -> None:
 
 
 def rewrite(wheel: Path, change: Mapping[str, str], drop: Iterable[str] = ()) -> Path:
-    """Replace members of a wheel without telling its RECORD."""
+    """Replace members of a wheel without updating its RECORD."""
     with zipfile.ZipFile(wheel) as source:
         members = {name: source.read(name) for name in source.namelist() if name not in drop}
     with zipfile.ZipFile(wheel, "w") as out:
@@ -263,7 +263,7 @@ def rewrite(wheel: Path, change: Mapping[str, str], drop: Iterable[str] = ()) ->
     return wheel
 
 
-def test_a_file_that_is_not_as_recorded_is_refused(place: SmallGround) -> None:
+def test_a_file_that_differs_from_its_record_is_refused(place: SmallGround) -> None:
     wheel = rewrite(make_wheel(place.folder, "new", "1.0"), {"new/__init__.py": "evil()"})
     before = listing(place.venv)
     with pytest.raises(BadDistribution, match=r"`new/__init__\.py` is not as recorded"):
@@ -271,7 +271,7 @@ def test_a_file_that_is_not_as_recorded_is_refused(place: SmallGround) -> None:
     assert listing(place.venv) == before
 
 
-def test_a_file_that_no_record_lists_is_added_to_it(place: SmallGround) -> None:
+def test_an_unlisted_file_is_added_to_the_record(place: SmallGround) -> None:
     before = listing(place.venv)
     place.apply(place.put(rewrite(make_wheel(place.folder, "new", "1.0"), {"new/more.py": ""})))
     assert_records_hold(place.site)
@@ -279,7 +279,7 @@ def test_a_file_that_no_record_lists_is_added_to_it(place: SmallGround) -> None:
     assert installed_listing(place.venv) == before
 
 
-def test_a_file_in_the_way_comes_back_with_an_undo(place: SmallGround) -> None:
+def test_a_replaced_file_of_nobody_is_restored_by_an_undo(place: SmallGround) -> None:
     (place.site / "new").mkdir()
     (place.site / "new" / "__init__.py").write_text("mine")
     before = listing(place.venv)
@@ -291,7 +291,7 @@ def test_a_file_in_the_way_comes_back_with_an_undo(place: SmallGround) -> None:
     assert (place.site / "new" / "__init__.py").read_text() != "mine"
 
 
-def test_a_distribution_without_record_is_refused_with_a_way_out(place: SmallGround) -> None:
+def test_a_distribution_without_record_is_refused_with_a_hint(place: SmallGround) -> None:
     (place.site / "gone-1.0.dist-info" / "RECORD").unlink()
     before = listing(place.venv)
     with pytest.raises(Refused, match="has no RECORD") as caught:
@@ -301,7 +301,7 @@ def test_a_distribution_without_record_is_refused_with_a_way_out(place: SmallGro
     assert listing(place.venv) == before
 
 
-def test_one_that_conda_installed_is_left_to_conda(place: SmallGround) -> None:
+def test_a_distribution_of_conda_is_refused(place: SmallGround) -> None:
     (place.site / "gone-1.0.dist-info" / "RECORD").unlink()
     (place.site / "gone-1.0.dist-info" / "INSTALLER").write_text("conda\n")
     with pytest.raises(Refused) as caught:
@@ -310,7 +310,7 @@ def test_one_that_conda_installed_is_left_to_conda(place: SmallGround) -> None:
     assert "conda" in caught.value.hint
 
 
-def test_paths_that_leave_the_environment_are_refused(place: SmallGround) -> None:
+def test_recorded_paths_outside_of_the_environment_are_refused(place: SmallGround) -> None:
     outside = place.folder / "precious.txt"
     outside.write_text("p")
     with (place.site / "gone-1.0.dist-info" / "RECORD").open("a") as record:
@@ -321,7 +321,7 @@ def test_paths_that_leave_the_environment_are_refused(place: SmallGround) -> Non
     assert listing(place.folder) == before
 
 
-def test_a_link_that_leads_outside_is_no_way_out_of_the_environment(place: SmallGround) -> None:
+def test_recorded_paths_through_a_link_to_outside_are_refused(place: SmallGround) -> None:
     (place.folder / "elsewhere").mkdir()
     (place.folder / "elsewhere" / "x.py").write_text("")
     (place.site / "linked").symlink_to(place.folder / "elsewhere")
@@ -332,7 +332,7 @@ def test_a_link_that_leads_outside_is_no_way_out_of_the_environment(place: Small
     assert (place.folder / "elsewhere" / "x.py").exists()
 
 
-def test_an_editable_installation_goes_by_its_record(place: SmallGround) -> None:
+def test_an_editable_installation_is_removed_by_its_record(place: SmallGround) -> None:
     source = place.folder / "source" / "ed"
     source.mkdir(parents=True)
     (source / "__init__.py").write_text("")
@@ -344,7 +344,7 @@ def test_an_editable_installation_goes_by_its_record(place: SmallGround) -> None
     assert source.is_dir()
 
 
-def test_what_stands_in_another_site_is_shadowed_but_not_removed(tmp_path: Path) -> None:
+def test_a_distribution_in_another_site_is_shadowed_but_not_removed(tmp_path: Path) -> None:
     base = SmallGround(tmp_path / "base")
     child = tmp_path / "child"
     subprocess.run([base.python, "-m", "venv", "--without-pip", str(child)], check=True)
@@ -355,7 +355,7 @@ def test_what_stands_in_another_site_is_shadowed_but_not_removed(tmp_path: Path)
     before = listing(base.venv)
     place.apply(place.put(make_wheel(tmp_path, "moved", "2.0"), previous="1.0"))
     assert place.snapshot().installed[canonicalize_name("moved")].version == "2.0"
-    with pytest.raises(Refused, match="not part of"):
+    with pytest.raises(Refused, match="outside of"):
         place.apply(remove("gone"))
     assert listing(base.venv) == before
 
@@ -369,19 +369,19 @@ def test_an_externally_managed_environment_is_refused(place: SmallGround) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_environment_that_cannot_be_written_is_refused(place: SmallGround) -> None:
+def test_a_read_only_environment_is_refused(place: SmallGround) -> None:
     place.venv.chmod(0o555)
     with pytest.raises(Refused, match="cannot be changed"):
         place.apply(remove("gone"))
 
 
-def test_settings_for_uv_and_pip_do_not_reach_the_staging(place: SmallGround) -> None:
+def test_variables_of_uv_and_pip_do_not_affect_staging(place: SmallGround) -> None:
     environ = {**os.environ, "UV_CONSTRAINT": "/nowhere", "UV_SYSTEM_PYTHON": "1", "PIP_TARGET": "/nowhere"}
     place.apply(place.put(make_wheel(place.folder, "new", "1.0")), environ=environ)
     assert "new" in installed_versions([place.site])
 
 
-def test_the_stage_follows_the_layout_of_a_debian_site(place: SmallGround, tmp_path: Path) -> None:
+def test_staging_supports_the_layout_of_debian(place: SmallGround, tmp_path: Path) -> None:
     wheel = make_wheel(
         tmp_path,
         "new",
@@ -414,13 +414,13 @@ def test_the_stage_follows_the_layout_of_a_debian_site(place: SmallGround, tmp_p
     assert staged.size > 0
 
 
-def test_the_site_of_an_interpreter_is_read_from_itself(place: SmallGround) -> None:
+def test_read_site_asks_the_interpreter(place: SmallGround) -> None:
     site = read_site(place.python, os.environ)
     assert site.is_venv
     assert (site.purelib, site.data) == (str(place.site), str(place.venv))
 
 
-def test_a_protected_distribution_stays_whole(place: SmallGround) -> None:
+def test_files_of_a_protected_distribution_are_not_replaced(place: SmallGround) -> None:
     snapshot = replace(place.snapshot(), protected=frozenset({canonicalize_name("stays")}))
     before = listing(place.venv)
 
@@ -428,7 +428,7 @@ def test_a_protected_distribution_stays_whole(place: SmallGround) -> None:
         step = place.put(make_wheel(place.folder, "new", version, modules=modules))
         apply_plan(place.plan(step), snapshot, place.files, prove=lambda: PASSED, environ=os.environ)
 
-    with pytest.raises(Refused, match=r"of `stays`, which is protected, .* that of `new` 2.0"):
+    with pytest.raises(Refused, match=r"of the protected distribution `stays` .* the one of `new` 2.0"):
         apply("2.0", {"shared/stays.py": "other"})
     assert listing(place.venv) == before
     apply("3.0", {"shared/both.py": "both", "shared/stays.py": "", "shared/more.py": "m"})
@@ -437,7 +437,7 @@ def test_a_protected_distribution_stays_whole(place: SmallGround) -> None:
     assert (place.site / "shared" / "more.py").read_text() == "m"
 
 
-def test_what_is_replaced_of_others_is_told(place: SmallGround) -> None:
+def test_replaced_files_of_other_distributions_are_noted(place: SmallGround) -> None:
     notes: list[str] = []
 
     class Notes(Reporter):
@@ -452,27 +452,27 @@ def test_what_is_replaced_of_others_is_told(place: SmallGround) -> None:
     assert f"`{place.site / 'shared' / 'stays.py'}` of `stays`: replaced" in note
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_changes(place: SmallGround) -> None:
+def test_too_little_disk_space_is_refused_before_a_change(place: SmallGround) -> None:
     before = listing(place.venv)
     wheel = grown(make_wheel(place.folder, "large", "1.0"))
-    with pytest.raises(Unmet, match=r"1000000 TB are needed") as caught:
+    with pytest.raises(Unmet, match=r"needs 1000000 TB") as caught:
         place.apply(remove("gone"), place.put(wheel))
     assert str(place.venv) in str(caught.value)
     assert "history --drop" in (caught.value.hint or "")
     assert listing(place.venv) == before
 
 
-def test_what_is_copied_for_an_undo_needs_room_too(place: SmallGround) -> None:
+def test_copies_for_an_undo_count_as_disk_space(place: SmallGround) -> None:
     before = listing(place.venv)
     plan = replace(place.plan(remove("gone")), undo_cost=UndoCost(files=3, bytes=10**18))
     options = {"prove": lambda: PASSED, "environ": os.environ}
-    with pytest.raises(Unmet, match=r"1000000 TB are needed"):
+    with pytest.raises(Unmet, match=r"needs 1000000 TB"):
         apply_plan(plan, place.snapshot(), {}, **options)  # type: ignore[arg-type]
     assert listing(place.venv) == before
     assert apply_plan(plan, place.snapshot(), {}, undo=False, **options) == PASSED  # type: ignore[arg-type]
 
 
-def test_what_is_installed_shares_no_file_with_a_cache(place: SmallGround) -> None:
+def test_installed_files_are_not_hard_links_into_a_cache(place: SmallGround) -> None:
     cache = place.folder / "uv-cache"
     place.apply(
         place.put(make_wheel(place.folder, "new", "1.0")), environ={**os.environ, "UV_CACHE_DIR": str(cache)}

@@ -45,7 +45,7 @@ RECORD = ApplyRecord(
 )
 
 
-def test_what_is_kept_is_found(tmp_path: Path) -> None:
+def test_a_saved_record_is_loaded(tmp_path: Path) -> None:
     home = tmp_path / "not" / "yet"
     assert load("demo", home) is None
     save(RECORD, home)
@@ -54,7 +54,7 @@ def test_what_is_kept_is_found(tmp_path: Path) -> None:
     assert load("other", home) is None
 
 
-def test_the_last_one_counts_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_a_new_record_replaces_the_old_one(tmp_path: Path) -> None:
     save(RECORD, tmp_path)
     save(replace(RECORD, key="new"), tmp_path)
     found = load("demo", tmp_path)
@@ -63,7 +63,7 @@ def test_the_last_one_counts_and_nothing_else_is_left(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "applied").iterdir()] == ["demo.json"]
 
 
-def test_what_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_record(tmp_path: Path) -> None:
     save(RECORD, tmp_path)
     with pytest.raises(TypeError):
         save(replace(RECORD, report={"odd": object()}), tmp_path)
@@ -88,13 +88,13 @@ WRITTEN: dict[str, Any] = json.loads(json.dumps(asdict(RECORD)))
         json.dumps({name: value for name, value in WRITTEN.items() if name != "python"}).encode(),
     ],
 )
-def test_a_record_that_cannot_be_read_is_none(content: bytes, tmp_path: Path) -> None:
+def test_an_invalid_record_counts_as_missing(content: bytes, tmp_path: Path) -> None:
     save(RECORD, tmp_path)
     (tmp_path / "applied" / "demo.json").write_bytes(content)
     assert load("demo", tmp_path) is None
 
 
-def test_without_a_record_the_way_to_one_is_said(tmp_path: Path) -> None:
+def test_a_missing_record_is_reported_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="`demo` has not been applied here") as caught:
         require("demo", tmp_path)
     assert caught.value.hint == "Run `colablock apply demo` first"
@@ -109,12 +109,12 @@ def test_without_a_record_the_way_to_one_is_said(tmp_path: Path) -> None:
         ({"HOME": "/c"}, "/c/.local/share/colablock"),
     ],
 )
-def test_where_records_are_kept(environ: dict[str, str], expected: str) -> None:
+def test_the_home_folder(environ: dict[str, str], expected: str) -> None:
     assert home_folder(environ) == Path(expected)
 
 
 @pytest.mark.parametrize("environ", [{}, {"COLABLOCK_HOME": "here"}, {"COLABLOCK_HOME": "~/here"}])
-def test_it_is_absolute_in_any_case(environ: dict[str, str]) -> None:
+def test_the_home_folder_is_absolute(environ: dict[str, str]) -> None:
     assert home_folder(environ).is_absolute()
     assert "~" not in str(home_folder(environ))
 
@@ -136,7 +136,7 @@ CHANGED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("field", CHANGED)
-def test_the_key_changes_with_what_is_asked_for(field: str) -> None:
+def test_the_key_changes_with_each_option(field: str) -> None:
     ask = ApplyOptions(name="demo")
     name = "other" if field == "name" else "demo"
     changed = request_key(replace(ask, **{field: CHANGED[field]}), replace(MATRIX, name=name))
@@ -144,7 +144,7 @@ def test_the_key_changes_with_what_is_asked_for(field: str) -> None:
     assert request_key(ask, MATRIX) == request_key(ApplyOptions(name="demo"), MATRIX)
 
 
-def test_the_key_changes_with_what_a_lock_holds(tmp_path: Path) -> None:
+def test_the_key_changes_with_the_content_of_a_lock(tmp_path: Path) -> None:
     lock = tmp_path / "pylock.toml"
     keys = set()
     for text in ("one", "two", "one"):
@@ -153,7 +153,9 @@ def test_the_key_changes_with_what_a_lock_holds(tmp_path: Path) -> None:
     assert len(keys) == 2
 
 
-def test_the_key_stays_where_the_result_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_ignores_options_that_do_not_change_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wheels").mkdir()
     near, far = (
@@ -169,19 +171,19 @@ def test_the_key_changes_with_the_matrix() -> None:
     )
 
 
-def test_every_field_of_an_ask_is_known_to_these_tests() -> None:
+def test_these_tests_cover_every_option() -> None:
     rest = {"break_system_packages", "keep", "offline", "runtime", "undo"}
     assert {field.name for field in fields(ApplyOptions)} <= CHANGED.keys() | rest
 
 
-def test_digests_do_not_depend_on_order() -> None:
+def test_digests_are_independent_of_order() -> None:
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
     a, b = NormalizedName("a"), NormalizedName("b")
     assert versions_digest({a: "1", b: "2"}) == versions_digest({b: "2", a: "1"})
     assert versions_digest({a: "1", b: "2"}) != versions_digest({a: "1", b: "2.0"})
 
 
-def test_a_record_of_before_the_versions_were_kept_is_read(tmp_path: Path) -> None:
+def test_an_older_record_without_versions_is_loaded(tmp_path: Path) -> None:
     save(RECORD, tmp_path)
     path = tmp_path / "applied" / "demo.json"
     value = json.loads(path.read_text())

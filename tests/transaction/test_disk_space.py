@@ -1,4 +1,4 @@
-"""Free space, and what keeping an image's files costs: on a real overlay where one may be mounted."""
+"""Free space, and the undo cost for files of an image: on a real overlay if one can be mounted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def removing(*names: str) -> Plan:
 
 
 def standing(site: Path) -> Snapshot:
-    """Return the state of the folder *site*."""
+    """Return a snapshot with the folder *site*."""
     installed = {}
     for info in site.glob("*.dist-info"):
         name = canonicalize_name(info.name.split("-")[0])
@@ -70,14 +70,14 @@ def large(name: str) -> Stub:
 # Space
 
 
-def test_the_size_of_wheels_is_that_of_their_files(tmp_path: Path) -> None:
+def test_the_unpacked_size_of_wheels_is_that_of_their_files(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, "one", "1.0", modules={"one.py": "#" * 100_000})
     assert 100_000 < unpacked_size([wheel]) < 150_000
     wheel.write_bytes(b"not a zip file")
     assert unpacked_size([wheel]) == 0
 
 
-def test_room_is_looked_for_where_a_folder_will_be(tmp_path: Path) -> None:
+def test_free_space_works_for_a_folder_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert free_space(tmp_path / "not" / "yet") == pytest.approx(free_space(tmp_path), rel=0.1)
     check_room(1, tmp_path, hint="")
     with pytest.raises(Unmet) as caught:
@@ -85,11 +85,11 @@ def test_room_is_looked_for_where_a_folder_will_be(tmp_path: Path) -> None:
     assert (caught.value.hint, str(tmp_path) in str(caught.value)) == ("Take something away", True)
 
 
-def test_a_plan_tells_beforehand_that_the_disk_looks_too_small(tmp_path: Path) -> None:
+def test_a_plan_warns_of_too_little_disk_space(tmp_path: Path) -> None:
     artifact = Artifact(name=canonicalize_name("one"), version="1", filename="", url="", size=10**18)
     step = Step(action=Action.INSTALL, name=artifact.name, reason="", artifact=artifact)
     assert room_note(PLAN, tmp_path) is None
-    assert "by an estimate" in (room_note(replace(PLAN, steps=(step,)), tmp_path) or "")
+    assert "needs about" in (room_note(replace(PLAN, steps=(step,)), tmp_path) or "")
     copied = UndoCost(files=1, bytes=10**18)
     assert room_note(replace(PLAN, undo_cost=copied), tmp_path) is not None
 
@@ -98,7 +98,7 @@ def test_a_plan_tells_beforehand_that_the_disk_looks_too_small(tmp_path: Path) -
 
 
 def mounted(tmp_path: Path, point: Path, kind: str, options: str = "rw") -> Path:
-    """Return a list of mounts (proc_pid_mountinfo(5)) in which *point* is the deepest one."""
+    """Return a mountinfo (proc_pid_mountinfo(5)) in which *point* is the deepest mount."""
     escaped = str(point).replace(" ", r"\040")
     lines = [
         "21 1 8:1 / / rw - ext4 /dev/sda rw",
@@ -111,7 +111,7 @@ def mounted(tmp_path: Path, point: Path, kind: str, options: str = "rw") -> Path
 
 
 @pytest.mark.parametrize("kind", ["ext4", "overlay"])
-def test_only_an_overlay_copies_the_files_of_an_image(tmp_path: Path, kind: str) -> None:
+def test_only_an_overlay_has_an_undo_cost(tmp_path: Path, kind: str) -> None:
     site = build_site(tmp_path / "a site", [Stub(name="one", version="1.0"), Stub(name="two", version="1.0")])
     mounts = mounted(tmp_path, site, kind)
     later = time.time() + 10
@@ -126,11 +126,11 @@ def test_only_an_overlay_copies_the_files_of_an_image(tmp_path: Path, kind: str)
     assert undo_cost(removing("one"), standing(site), mountinfo=mounts, started=0.0) is None
 
 
-def test_mounts_that_cannot_be_read_cost_nothing(tmp_path: Path) -> None:
+def test_unreadable_mounts_have_no_undo_cost(tmp_path: Path) -> None:
     assert undo_cost(removing("one"), standing(tmp_path), mountinfo=tmp_path / "none") is None
 
 
-def test_a_size_that_is_none_counts_as_nothing(tmp_path: Path) -> None:
+def test_an_invalid_size_in_a_record_counts_as_zero(tmp_path: Path) -> None:
     site = build_site(tmp_path / "site", [Stub(name="one", version="1.0")])
     with (site / "one-1.0.dist-info" / "RECORD").open("a") as record:
         record.write("one/x.py,,many\n")
@@ -140,9 +140,7 @@ def test_a_size_that_is_none_counts_as_nothing(tmp_path: Path) -> None:
     assert found.files == 6
 
 
-def test_an_upper_layer_by_a_relative_path_is_not_looked_for_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_upper_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "diff").mkdir()
     monkeypatch.chdir(tmp_path)
     site = build_site(tmp_path / "site", [Stub(name="one", version="1.0")])
@@ -178,7 +176,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def costs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What removals cost on an overlay, its own layer seen or not; skips where none may be mounted."""
+    """Costs of removals on an overlay, with its upper layer visible or not; skips if none can be mounted."""
     folder = tmp_path_factory.mktemp("overlay")
     lower, upper, work, merged = (folder / name for name in ("lower", "upper", "work", "merged"))
     for one in (lower, upper, work, merged):
@@ -204,7 +202,7 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("names", ["old", "old new"])
-def test_the_files_of_the_image_are_told_by_either_sign(costs: Any, names: str) -> None:
+def test_files_of_the_image_are_found_by_upper_folder_or_ctime(costs: Any, names: str) -> None:
     seen, blind, _ = costs[names]
     for found in (seen, blind):
         assert found["files"] == 27  # 22 of the package, 5 of its .dist-info
@@ -214,15 +212,15 @@ def test_the_files_of_the_image_are_told_by_either_sign(costs: Any, names: str) 
 
 
 @pytest.mark.parametrize("names", ["new", "both"])
-def test_what_was_written_over_the_image_costs_nothing(costs: Any, names: str) -> None:
+def test_files_in_the_upper_layer_cost_nothing(costs: Any, names: str) -> None:
     assert costs[names][:2] == [None, None]
 
 
-def test_it_is_told_at_once(costs: Any) -> None:
+def test_the_undo_cost_is_computed_quickly(costs: Any) -> None:
     assert all(told < 2 for _, _, told in costs.values())
 
 
-def test_a_plan_says_what_an_undo_costs() -> None:
+def test_a_plan_contains_its_undo_cost() -> None:
     plan = replace(removing("one"), undo_cost=UndoCost(files=24000, bytes=6_800_000_000, seconds=15.2))
     words = "colablock copies 24,000 files of the image (6.8 GB), which takes about 15 s;"
     assert words in " ".join(to_text(plan_document(plan)).split())

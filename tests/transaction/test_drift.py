@@ -1,4 +1,4 @@
-"""What has changed since an apply, and on whose account."""
+"""Drift since an apply, with the reasons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PINS = ("numpy", "torch")
 
 @dataclass(frozen=True)
 class DriftCase:
-    """*now* by name: version, installer, whether asked for by name, requirements."""
+    """*now* by name: version, installer, requested by name or not, requirements."""
 
     now: Mapping[str, tuple[str, str, bool, tuple[str, ...]]]
     notes: tuple[str, ...] = ()
@@ -48,16 +48,16 @@ CASES = {
         (
             (
                 "`numpy` is 1.26.4, and was 2.2.0 (by pip), because `foo` 1.0 requires `numpy<2`; "
-                "`foo` 1.0 is new (by pip, asked for by name)"
+                "`foo` 1.0 is new (by pip, requested by name)"
             ),
-            "1 distribution beside the stack changed; what it requires of them holds",
+            "1 distribution outside of the stack changed; its requirements are still met",
         ),
     ),
     "a chain": DriftCase(
         {
             **stands("torch", "beside"),
-            "numpy": ("1.26.4", "uv", True, ()),  # uv says so of everything
-            "aaa": ("3.0", "uv", True, ("numpy<2", "zoo")),  # and back again
+            "numpy": ("1.26.4", "uv", True, ()),  # uv marks everything as requested
+            "aaa": ("3.0", "uv", True, ("numpy<2", "zoo")),  # a cycle
             "zoo": ("1.0", "uv", True, ("aaa>=3",)),
         },
         (
@@ -77,7 +77,7 @@ CASES = {
         (
             (
                 "`numpy` is 1.0, and was 2.2.0 (by pip), because `beside` 2.0 requires `numpy==1`; "
-                "`beside` is 2.0, and was 1.0 (by pip, asked for by name)"
+                "`beside` is 2.0, and was 1.0 (by pip, requested by name)"
             ),
         ),
     ),
@@ -88,8 +88,8 @@ CASES = {
             "foo": ("1.0", "pip", False, ("numpy<2",)),
         },
         (
-            "`numpy` is 1.26.4, and was 2.2.0 (by pip, asked for by name)",
-            "1 distribution beside the stack changed; what it requires of them holds",
+            "`numpy` is 1.26.4, and was 2.2.0 (by pip, requested by name)",
+            "1 distribution outside of the stack changed; its requirements are still met",
         ),
     ),
     "nobody says why": DriftCase(
@@ -99,17 +99,17 @@ CASES = {
     "gone": DriftCase(stands("torch", "beside"), ("`numpy` 2.2.0 is gone",)),
     "what the stack requires": DriftCase(
         {**stands("numpy", "torch"), "beside": ("0.9", "pip", True, ())},
-        ("`beside` is 0.9, and was 1.0 (by pip, asked for by name)",),
+        ("`beside` is 0.9, and was 1.0 (by pip, requested by name)",),
     ),
     "only others": DriftCase(
         {**stands("numpy", "torch"), "beside": ("1.1", "pip", True, ()), "new": ("1", "pip", True, ())},
-        ("2 distributions beside the stack changed; what it requires of them holds",),
+        ("2 distributions outside of the stack changed; its requirements are still met",),
     ),
     "a whole stack": DriftCase(
         {f"p{number}": ("2", "pip", False, ()) for number in range(12)},
         (
             *[f"`p{n}` is 2, and was 1 (by pip)" for n in (0, 1, 10, 11, *range(2, 8))],
-            "2 more of the stack have changed",
+            "2 more distributions of the stack have changed",
         ),
         before={f"p{number}": "1" for number in range(12)},
     ),
@@ -117,7 +117,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_what_changed_is_told_with_its_cause(case: DriftCase) -> None:
+def test_a_drift_is_described_with_its_reasons(case: DriftCase) -> None:
     installed = {
         canonicalize_name(name): Installed(
             name=canonicalize_name(name),
@@ -135,9 +135,9 @@ def test_what_changed_is_told_with_its_cause(case: DriftCase) -> None:
     drifts = find_drifts(before, now, snapshot, pins)
     assert notes_of(drifts) == [f"since it was applied: {note}" for note in case.notes]
     beside = [note for note in notes_of(drifts) if not any(f": `{name}` " in note for name in pins)]
-    assert [note for note in notes_of(drifts, with_pins=False) if "more of the stack" not in note] == [
-        note for note in beside if "more of the stack" not in note
-    ]
+    assert [
+        note for note in notes_of(drifts, with_pins=False) if "distributions of the stack" not in note
+    ] == [note for note in beside if "distributions of the stack" not in note]
 
 
 MATRIX = """\
@@ -169,7 +169,7 @@ CULPRIT = (
 
 
 @pytest.mark.slow
-def test_a_later_installation_is_named_and_repaired(world: World, venv: Venv) -> None:
+def test_a_later_installation_is_reported_and_repaired(world: World, venv: Venv) -> None:
     options = ("tiny.toml", "--into", "kernel", "--python", venv.python, "--json")
     first = world.run("apply", *options)
     assert first.code == ExitCode.DONE, first.err
@@ -192,7 +192,7 @@ def test_a_later_installation_is_named_and_repaired(world: World, venv: Venv) ->
     assert (mended.code, mended.json["notes"]) == (ExitCode.DONE, [])
     assert world.run("apply", *options).json["report"]["notes"] == []
 
-    # The way back is a change since too, to what was broken; one more, and nothing is applied.
+    # The rollback restores the broken state, which is a drift, too.  After another one nothing is applied.
     assert world.run("rollback", "--python", venv.python).code == ExitCode.DONE
     back = world.run("verify", "tiny", "--json")
     details = {check["kind"]: check["detail"] for check in back.json["checks"] if not check["passed"]}

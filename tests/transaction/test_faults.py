@@ -1,4 +1,4 @@
-"""A change of a whole runtime, stopped at every operation in every way: it leads back, or it was made."""
+"""A change of a whole runtime, stopped at every operation: it is undone, or it is complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.site import read_site
 from colablock.errors import ExitCode, Refused, RolledBack, Unmet
-from colablock.transaction.journal import Operations, recover
+from colablock.transaction.disk_operations import Operations
+from colablock.transaction.recovery import recover
 from colablock.transaction.rollback import roll_back
 from tests.conftest import EVERY_FAULT
 from tests.support.faults import Faulty, die, has_own_mounts, in_a_child, in_own_mounts, mounted
@@ -29,7 +30,7 @@ from tests.support.paths import ROOT
 from tests.support.scenes import FAULTS, Applying, Base, Scene, Watch, on, points
 from tests.support.trees import Tree, differences
 
-pytestmark = pytest.mark.slow  # hundreds of stops: on the newest Python
+pytestmark = pytest.mark.slow  # hundreds of stops; runs on the newest Python only
 
 Record = Callable[[str, object], None]
 
@@ -51,7 +52,7 @@ def is_thorough(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption(EVERY_FAULT))
 
 
-# Of all operations each one, but where it takes long each third by one fault, the next by another.
+# Every operation is stopped.  Where this takes long, each of the three faults stops every third operation.
 EVERY = {
     ("overlay", "swap"): 3,
     ("overlay", "rollback"): 3,
@@ -64,7 +65,7 @@ EVERY = {
 
 
 @pytest.mark.parametrize(("base", "change"), EVERY)
-def test_a_change_that_is_stopped_leads_back_or_was_made(
+def test_a_stopped_change_is_undone_or_complete(
     *, base: str, change: str, ground: Ground, is_thorough: bool, record_property: Record
 ) -> None:
     every = EVERY[base, change] if is_thorough else None
@@ -91,7 +92,7 @@ def test_a_change_that_is_stopped_leads_back_or_was_made(
         ("overlay", "for good"),
     ],
 )
-def test_a_recovery_that_is_stopped_is_ended_by_the_next(
+def test_the_next_recovery_completes_a_stopped_one(
     *, base: str, change: str, ground: Ground, is_thorough: bool, record_property: Record
 ) -> None:
     def stop(base: Base) -> Counter[str]:
@@ -113,14 +114,12 @@ def test_a_recovery_that_is_stopped_is_ended_by_the_next(
 
 
 @pytest.mark.parametrize("base", ["plain", "overlay"])
-def test_a_recovery_that_is_killed_again_and_again_gets_there(
-    base: str, ground: Ground, is_thorough: bool
-) -> None:
+def test_a_recovery_that_is_killed_repeatedly_completes(base: str, ground: Ground, is_thorough: bool) -> None:
     def stop(base: Base) -> int:
         scene = Scene(ground, base, "swap")
         last = len(scene.operations) - 1
         in_a_child(partial(scene.change, Faulty(last, die)))
-        each = 10 if is_thorough else 100  # operations that a recovery gets done
+        each = 10 if is_thorough else 100  # operations that a recovery can run
         recoveries = 1
         while in_a_child(partial(recover, scene.site, disk=Faulty(each, die))) != 0:
             recoveries += 1
@@ -134,7 +133,7 @@ def test_a_recovery_that_is_killed_again_and_again_gets_there(
 
 
 class Commands:
-    """The command line on the ground, each call in a process group of its own."""
+    """Runs the command line on the ground, each call in its own process group."""
 
     def __init__(self, ground: Ground, home: Path) -> None:
         self._ground = ground
@@ -144,7 +143,7 @@ class Commands:
         self._number = 0
 
     def forget(self) -> None:
-        """Let the next commands know nothing of what was applied before."""
+        """Let the next commands forget all applies."""
         self._number += 1
 
     def start(self, command: str, *argv: str) -> subprocess.Popen[str]:
@@ -175,13 +174,13 @@ class Commands:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for a command, and return its exit code and what it said."""
+    """Wait for a command, and return its exit code and output."""
     _, said = process.communicate()
     return process.returncode, said
 
 
 def killed_after(process: subprocess.Popen[str], seconds: float, *, file: Path | None = None) -> None:
-    """Kill a command and its children some seconds after it began, or after *file* was written."""
+    """Kill a command and its children some seconds after its start, or after *file* was written."""
     while file is not None and not file.exists() and process.poll() is None:
         time.sleep(0.0005)
     time.sleep(seconds)
@@ -189,7 +188,7 @@ def killed_after(process: subprocess.Popen[str], seconds: float, *, file: Path |
     process.communicate()
 
 
-def test_a_command_killed_at_any_time_is_put_back_by_the_next(
+def test_the_next_command_recovers_from_a_killed_one(
     ground: Ground, is_thorough: bool, record_property: Record, tmp_path: Path
 ) -> None:
     commands = Commands(ground, tmp_path)
@@ -210,12 +209,12 @@ def test_a_command_killed_at_any_time_is_put_back_by_the_next(
             commands.forget()
             if number % 2:
                 killed_after(commands.apply(), seeded.uniform(0, times[0]))
-            else:  # during the swap and the proofs
+            else:  # during the moves and the checks
                 killed_after(commands.apply(), seeded.uniform(0, times[0] / 4), file=record)
             was = "in the change" if record.exists() else "before it"
             if any(ground.real.glob(".colablock/changes/*/record.json")):
                 was = "after it"
-            if number % 4 < 2:  # what was made is undone, what was not is put back
+            if number % 4 < 2:  # roll back a committed change, recover an interrupted one
                 code, said = ended(commands.rollback())
                 assert code == (ExitCode.USAGE if was == "before it" else ExitCode.DONE), said
             else:
@@ -229,7 +228,7 @@ def test_a_command_killed_at_any_time_is_put_back_by_the_next(
         record_property(f"stopped: by the clock, {name}", count)
 
 
-def test_of_two_applies_at_once_one_wins(ground: Ground, tmp_path: Path) -> None:
+def test_one_of_two_concurrent_applies_wins(ground: Ground, tmp_path: Path) -> None:
     def run(base: Base) -> None:
         commands = Commands(ground, tmp_path)
         watch = Watch(ground, base, lambda: ended(commands.apply()))
@@ -239,7 +238,9 @@ def test_of_two_applies_at_once_one_wins(ground: Ground, tmp_path: Path) -> None
         assert any(code == ExitCode.DONE for code, _ in results), results
         for code, said in results:
             if code == ExitCode.UNMET:
-                assert re.search(r"is no longer as it was|another process \(\d+\) is changing", said), said
+                assert re.search(
+                    r"has changed since the plan was made|another process \(\d+\) is changing", said
+                ), said
         code, said = ended(commands.start("verify", "big"))
         assert code == ExitCode.DONE, said
         watch.check(forward=True, about="two at once")
@@ -247,7 +248,7 @@ def test_of_two_applies_at_once_one_wins(ground: Ground, tmp_path: Path) -> None
     on(ground, "plain", run)
 
 
-def test_while_one_changes_another_is_told_who(ground: Ground) -> None:
+def test_a_concurrent_call_names_the_process_that_holds_the_lock(ground: Ground) -> None:
     def run(_: Base) -> None:
         applying = Applying(ground, read_site(ground.python, os.environ))
         begun, goes_on = ground.real / "begun", ground.real / "goes-on"
@@ -275,7 +276,7 @@ def test_while_one_changes_another_is_told_who(ground: Ground) -> None:
 
 
 class Filling(Reporter):
-    """Fills the disk when a part of the work begins, but for some bytes."""
+    """Fills the disk up to some bytes when a stage of the work starts."""
 
     def __init__(self, disk: Path, *parts: str, leave: int = 0) -> None:
         self._disk = disk
@@ -288,7 +289,7 @@ class Filling(Reporter):
 
 
 def fill(disk: Path, leave: int) -> None:
-    """Leave so many bytes of a mount free."""
+    """Fill a mount up to some free bytes."""
     status = os.statvfs(disk)
     free = status.f_bavail * status.f_frsize
     with (disk / "filler").open("wb") as file:
@@ -296,7 +297,7 @@ def fill(disk: Path, leave: int) -> None:
 
 
 @pytest.mark.skipif(not has_own_mounts(), reason="a process here may not mount anything")
-def test_a_disk_that_fills_up_leaves_the_state_before(ground: Ground, is_thorough: bool) -> None:
+def test_a_disk_that_fills_up_leaves_the_old_state(ground: Ground, is_thorough: bool) -> None:
     def run() -> tuple[int, int]:
         with mounted("tmpfs", ground.real, "size=64m,mode=755"):
             copy_tree(ground.pristine, ground.real)
@@ -308,7 +309,7 @@ def test_a_disk_that_fills_up_leaves_the_state_before(ground: Ground, is_thoroug
 
 
 def fill_up(ground: Ground, steps: int) -> tuple[int, int]:
-    """Apply, with more and more room to stage in, until it is enough; how often it failed, and was made."""
+    """Apply with more and more free space until it works; return how often it failed, and worked."""
     tree = Tree(ground.real)
     before = tree.listing()
     applying = Applying(ground, read_site(ground.python, os.environ))
@@ -326,7 +327,7 @@ def fill_up(ground: Ground, steps: int) -> tuple[int, int]:
 
 
 @pytest.mark.skipif(not has_own_mounts(), reason="a process here may not mount anything")
-def test_a_disk_that_is_full_once_all_is_staged_leaves_the_state_before(ground: Ground) -> None:
+def test_a_disk_that_is_full_after_staging_leaves_the_old_state(ground: Ground) -> None:
     def run() -> None:
         with mounted("tmpfs", ground.real, "size=64m,mode=755"):
             copy_tree(ground.pristine, ground.real)
@@ -336,7 +337,7 @@ def test_a_disk_that_is_full_once_all_is_staged_leaves_the_state_before(ground: 
 
 
 def stop_when_full(ground: Ground) -> None:
-    """Fill the disk before the first move of an apply and of a rollback, and before a recovery."""
+    """Fill the disk before the first move of an apply, of a rollback, and of a recovery."""
     tree = Tree(ground.real)
     filler = ground.real / "filler"
     site = read_site(ground.python, os.environ)
@@ -361,12 +362,12 @@ def stop_when_full(ground: Ground) -> None:
     assert not differences(before, tree.listing())
 
 
-# There and back, in both layouts
+# Apply and rollback in both layouts
 
 
 @pytest.mark.parametrize("base", ["plain", "overlay"])
 @pytest.mark.parametrize("layout", ["ground", "debian"])
-def test_an_apply_and_its_rollback_leave_all_as_it_was(
+def test_an_apply_and_its_rollback_restore_everything(
     base: str, layout: str, request: pytest.FixtureRequest
 ) -> None:
     there: Ground = request.getfixturevalue(layout)
@@ -383,7 +384,7 @@ def test_an_apply_and_its_rollback_leave_all_as_it_was(
     on(there, base, run)
 
 
-def test_a_site_as_on_debian_is_where_a_hosted_notebook_has_it(debian: Ground) -> None:
+def test_the_debian_layout_is_that_of_a_hosted_notebook(debian: Ground) -> None:
     site = read_site(debian.python, os.environ)
     python = Path(debian.python).name
     assert (site.is_venv, site.data) == (False, str(debian.real))

@@ -81,7 +81,7 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
-def test_an_environment_stands_at_its_final_path_and_runs(shop: Shop) -> None:
+def test_an_environment_is_built_at_its_final_path_and_works(shop: Shop) -> None:
     python = shop.build()
     folder = env_folder(shop.home, "abc")
     assert python == folder / "bin" / "python"
@@ -93,7 +93,7 @@ def test_an_environment_stands_at_its_final_path_and_runs(shop: Shop) -> None:
     assert not (info / "direct_url.json").exists()
 
 
-def test_its_manifest_says_what_it_is(shop: Shop) -> None:
+def test_the_manifest_describes_the_environment(shop: Shop) -> None:
     shop.build()
     manifest = read_env(shop.home, "abc")
     assert manifest is not None
@@ -103,10 +103,10 @@ def test_its_manifest_says_what_it_is(shop: Shop) -> None:
     assert manifest.created == "2026-01-02T03:04:05+00:00"
 
 
-def test_one_that_is_whole_is_used_again(shop: Shop) -> None:
+def test_a_complete_environment_is_reused(shop: Shop) -> None:
     shop.build()
     before = listing(env_folder(shop.home, "abc"))
-    shop.files.clear()  # nothing could be built from
+    shop.files.clear()  # so nothing can be built
     shop.build()
     assert listing(env_folder(shop.home, "abc")) == before
 
@@ -136,7 +136,7 @@ def _interpreter_gone(folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage", [_no_manifest, _torn_manifest, _of_the_future, _one_missing, _interpreter_gone]
 )
-def test_one_that_is_not_whole_is_built_anew(shop: Shop, damage: Callable[[Path], None]) -> None:
+def test_an_incomplete_environment_is_built_again(shop: Shop, damage: Callable[[Path], None]) -> None:
     shop.build()
     damage(env_folder(shop.home, "abc"))
     assert read_env(shop.home, "abc") is None
@@ -144,7 +144,7 @@ def test_one_that_is_not_whole_is_built_anew(shop: Shop, damage: Callable[[Path]
     assert read_env(shop.home, "abc") is not None
 
 
-def test_a_failure_leaves_no_half_environment(shop: Shop) -> None:
+def test_a_failed_build_leaves_no_environment(shop: Shop) -> None:
     path = shop.files[canonicalize_name("tool")]
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(Unmet):
@@ -153,7 +153,7 @@ def test_a_failure_leaves_no_half_environment(shop: Shop) -> None:
     assert [path.name for path in (shop.home / "envs").iterdir() if not path.name.endswith(".lock")] == []
 
 
-def test_a_wheel_that_is_not_there_leaves_none_either(shop: Shop) -> None:
+def test_a_missing_wheel_leaves_no_environment(shop: Shop) -> None:
     name = canonicalize_name("tool")
     shop.files[name] = shop.files[name].rename(shop.home.parent / "wrongly named.whl")
     with pytest.raises(BadDistribution, match="wrongly named"):
@@ -161,13 +161,13 @@ def test_a_wheel_that_is_not_there_leaves_none_either(shop: Shop) -> None:
     assert not env_folder(shop.home, "abc").exists()
 
 
-def test_an_interpreter_that_does_not_run_is_named(shop: Shop) -> None:
+def test_a_missing_interpreter_is_named(shop: Shop) -> None:
     with pytest.raises(Unmet, match="/no/such/python"):
         shop.build(plan=replace(shop.plan, python="/no/such/python"))
     assert not env_folder(shop.home, "abc").exists()
 
 
-def test_an_environment_may_be_empty(shop: Shop) -> None:
+def test_an_environment_can_be_empty(shop: Shop) -> None:
     python = shop.build(plan=replace(shop.plan, steps=()))
     assert python.exists()
 
@@ -176,7 +176,7 @@ def current(home: Path) -> dict[str, tuple[str, ...]]:
     return {one.lock: one.current_of for one in list_envs(home)}
 
 
-def test_the_current_one_is_switched(shop: Shop) -> None:
+def test_the_current_environment_is_switched(shop: Shop) -> None:
     assert list_envs(shop.home) == ()
     for lock_hash in ("abc", "def"):
         shop.build(lock_hash)
@@ -186,7 +186,7 @@ def test_the_current_one_is_switched(shop: Shop) -> None:
     assert current(shop.home) == {"abc": ("tiny",), "def": ()}
 
 
-def test_a_kill_while_the_current_one_is_switched_leaves_the_old_or_the_new(shop: Shop) -> None:
+def test_a_kill_during_the_switch_leaves_the_old_or_the_new_link(shop: Shop) -> None:
     for lock_hash in ("abc", "def"):
         shop.build(lock_hash)
     ends = []
@@ -202,14 +202,14 @@ def test_a_kill_while_the_current_one_is_switched_leaves_the_old_or_the_new(shop
     assert len(ends) > 3
 
 
-@pytest.mark.slow  # a process for each operation
-def test_a_kill_while_one_is_taken_away_leaves_it_whole_or_to_be_taken_away_again(shop: Shop) -> None:
+@pytest.mark.slow  # one process per operation
+def test_a_kill_during_a_removal_leaves_it_complete_or_removable(shop: Shop) -> None:
     for at in range(100):
         shop.build()
         select_env(shop.home, "tiny", "abc")
         is_over = _stopped_at(at, lambda: discard_env(shop.home, "abc"))
         for one in list_envs(shop.home):
-            # What leads to it leads to something, and what is not whole does not pass for whole.
+            # A link to it is never dangling, and an incomplete one never counts as complete.
             assert one.is_whole == (read_env(shop.home, "abc") is not None)
             assert one.is_whole <= (one.current_of == ("tiny",))
             remove_env(shop.home, "abc")
@@ -221,7 +221,7 @@ def test_a_kill_while_one_is_taken_away_leaves_it_whole_or_to_be_taken_away_agai
 
 
 def _stopped_at(at: int, call: Callable[[], object]) -> bool:
-    """Run *call* in a child that ends before its file operation number *at*; whether it came to its end."""
+    """Run *call* in a child that dies before file operation number *at*; return whether it completed."""
     pid = os.fork()
     if pid == 0:
         seen = 0
@@ -244,7 +244,7 @@ def _stopped_at(at: int, call: Callable[[], object]) -> bool:
 _CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.rmtree"}
 
 
-def test_what_stands_is_listed(shop: Shop) -> None:
+def test_environments_are_listed(shop: Shop) -> None:
     for lock_hash in ("abc", "def", "123"):
         shop.build(lock_hash)
     select_env(shop.home, "tiny", "def")
@@ -260,7 +260,7 @@ def test_what_stands_is_listed(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(("name", "goes"), [("tiny", "abf"), ("ab1", "ab1"), ("abf", "abf"), ("f", "f00")])
-def test_one_is_taken_away_by_its_matrix_or_its_hash(shop: Shop, name: str, goes: str) -> None:
+def test_an_environment_is_removed_by_matrix_or_hash(shop: Shop, name: str, goes: str) -> None:
     for lock_hash in ("ab1", "abf", "f00"):
         python = shop.build(lock_hash)
         save(_applied(f"m-{lock_hash}", python), shop.home)
@@ -286,7 +286,7 @@ def _applied(name: str, python: Path) -> ApplyRecord:
     )
 
 
-def test_one_that_is_not_whole_is_taken_away_too(shop: Shop) -> None:
+def test_an_incomplete_environment_is_removed(shop: Shop) -> None:
     shop.build()
     select_env(shop.home, "tiny", "abc")
     _no_manifest(env_folder(shop.home, "abc"))
@@ -297,7 +297,7 @@ def test_one_that_is_not_whole_is_taken_away_too(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("name", "error"), [("nothing", NotFound), ("", NotFound), ("../envs", NotFound), ("ab", InvalidInput)]
 )
-def test_what_names_none_or_several_takes_nothing_away(shop: Shop, name: str, error: type[Exception]) -> None:
+def test_an_unknown_or_ambiguous_name_removes_nothing(shop: Shop, name: str, error: type[Exception]) -> None:
     for lock_hash in ("ab1", "abf"):
         env_folder(shop.home, lock_hash).mkdir(parents=True)
     with pytest.raises(error):
@@ -305,7 +305,7 @@ def test_what_names_none_or_several_takes_nothing_away(shop: Shop, name: str, er
     assert len(list_envs(shop.home)) == 2
 
 
-def test_what_cannot_be_taken_away_is_said(shop: Shop) -> None:
+def test_a_failed_removal_is_reported(shop: Shop) -> None:
     shop.build()
     (shop.home / "current").mkdir()
     (shop.home / "applied").mkdir()
@@ -316,7 +316,7 @@ def test_what_cannot_be_taken_away_is_said(shop: Shop) -> None:
         remove_env(shop.home, "abc")
 
 
-def test_two_builders_build_it_once(shop: Shop) -> None:
+def test_two_concurrent_builds_build_it_once(shop: Shop) -> None:
     answers: list[Path] = []
     threads = [threading.Thread(target=lambda: answers.append(shop.build())) for _ in range(2)]
     for thread in threads:

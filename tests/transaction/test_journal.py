@@ -16,7 +16,9 @@ import pytest
 
 from colablock.environment.site import Site
 from colablock.errors import NotRestored, Refused
-from colablock.transaction.journal import Journal, Operation, OperationKind, Operations, recover
+from colablock.transaction.disk_operations import Operation, OperationKind, Operations
+from colablock.transaction.journal import Journal
+from colablock.transaction.recovery import recover
 from colablock.transaction.site_lock import locked
 from tests.support.faults import Faulty, FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.trees import Listing, listing
@@ -59,12 +61,12 @@ def journal(site: Site, state: Path, disk: Operations | None = None) -> Journal:
 
 
 def without_record(root: Path) -> Listing:
-    """Return all, the stash included, but the record of a change, which has its operations."""
+    """Return a listing of everything, except the record of a change, which differs in its operations."""
     return {path: what for path, what in listing(root).items() if not path.endswith("/record.json")}
 
 
 def operations(site: Site) -> list[Operation]:
-    """Stage the new files, and return a change with every kind of operation."""
+    """Stage new files, and return a change with operations of every kind."""
     pure, state = site.purelib, site.state
     write(state / "stage", new__a="new a", new__deep__c="new c", single="new s", goes="new y")
     stash = stash_of(site)
@@ -88,11 +90,11 @@ def operations(site: Site) -> list[Operation]:
 
 def change(site: Site, disk: Operations) -> None:
     with locked(site) as state, journal(site, state, disk) as change:
-        change.swap()
+        change.run()
         change.commit()
 
 
-def test_a_change_is_done_and_only_the_way_back_is_kept(site: Site) -> None:
+def test_a_committed_change_keeps_only_its_record_and_stash(site: Site) -> None:
     change(site, Operations())
     pure = Path(site.purelib)
     found = {
@@ -110,7 +112,7 @@ def test_a_change_is_done_and_only_the_way_back_is_kept(site: Site) -> None:
 
 
 @pytest.mark.parametrize("what", ["folders", "everything"])
-def test_a_mount_that_refuses_renames_gives_the_same(site: Site, what: str, tmp_path: Path) -> None:
+def test_without_renames_the_result_is_the_same(site: Site, what: str, tmp_path: Path) -> None:
     (tmp_path / "env").rename(tmp_path / "kept")
     shutil.copytree(tmp_path / "kept", tmp_path / "env", symlinks=True)
     change(site, Operations())
@@ -124,7 +126,7 @@ def test_a_mount_that_refuses_renames_gives_the_same(site: Site, what: str, tmp_
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 @pytest.mark.parametrize("error", [full, KeyboardInterrupt], ids=["disk full", "interrupt"])
 @pytest.mark.parametrize("what", ["nothing", "folders", "everything"])
-def test_a_failure_at_any_operation_leads_back(
+def test_a_failure_of_any_operation_restores_the_old_state(
     site: Site, tmp_path: Path, what: str, error: Callable[[], BaseException], moment: Moment
 ) -> None:
     before = listing(tmp_path)
@@ -138,14 +140,14 @@ def test_a_failure_at_any_operation_leads_back(
                 break
         else:
             break
-    # The rename of the record is the commit: what comes right after it comes too late to undo.
+    # The rename of the journal is the commit: a failure after it does not undo the change.
     assert failures >= 8
     assert stash_of(site).with_name("record.json").is_file()
     assert Path(site.purelib, "made", "goes").read_text() == "new y"
 
 
 @pytest.mark.parametrize("what", ["nothing", "folders", "everything"])
-def test_a_process_that_dies_at_any_operation_is_put_back_by_the_next(
+def test_the_next_call_undoes_the_change_of_a_process_that_died(
     site: Site, tmp_path: Path, what: str
 ) -> None:
     before = listing(tmp_path)
@@ -157,7 +159,7 @@ def test_a_process_that_dies_at_any_operation_is_put_back_by_the_next(
     assert at >= 8
 
 
-def test_dying_while_putting_back_is_put_back_by_the_next_too(site: Site, tmp_path: Path) -> None:
+def test_the_next_call_continues_a_recovery_that_died(site: Site, tmp_path: Path) -> None:
     before = listing(tmp_path)
     for first in (6, 17, 30):
         for at in range(200):
@@ -169,7 +171,7 @@ def test_dying_while_putting_back_is_put_back_by_the_next_too(site: Site, tmp_pa
         assert listing(tmp_path) == before
 
 
-def test_a_folder_whose_making_was_cut_short_gets_its_permissions(site: Site, tmp_path: Path) -> None:
+def test_recovery_sets_the_permissions_of_a_folder_that_was_just_created(site: Site, tmp_path: Path) -> None:
     Path(site.purelib, "old").chmod(0o700)
     before = listing(tmp_path)
     stop = partial(change, site, FaultyAndStuck("folders", 12, die))
@@ -183,7 +185,7 @@ def test_a_folder_whose_making_was_cut_short_gets_its_permissions(site: Site, tm
     assert listing(tmp_path) == before
 
 
-def test_a_full_disk_does_not_hinder_the_lock(site: Site) -> None:
+def test_the_lock_works_on_a_full_disk(site: Site) -> None:
     site.state.mkdir()
     (site.state / "pid").symlink_to("/dev/full")
     with locked(site):
@@ -194,21 +196,21 @@ def test_a_full_disk_does_not_hinder_the_lock(site: Site) -> None:
 def test_without_commit_the_change_is_undone(site: Site, tmp_path: Path) -> None:
     before = listing(tmp_path)
     with locked(site) as state, journal(site, state) as change:
-        change.swap()
+        change.run()
     assert listing(tmp_path) == before
 
 
-def test_what_others_wrote_meanwhile_does_not_hinder_the_way_back(site: Site, tmp_path: Path) -> None:
+def test_files_of_others_do_not_prevent_an_undo(site: Site, tmp_path: Path) -> None:
     before = listing(tmp_path)
     with locked(site) as state, journal(site, state) as change:
-        change.swap()
+        change.run()
         write(Path(site.purelib), made____pycache____goes="bytecode", old__more="m")
         write(Path(site.purelib, "shared"), goes="in the way")
     assert listing(tmp_path) == before
 
 
 class Image(Faulty):
-    """A disk on which the folders that came with the image cannot be renamed, as on overlayfs."""
+    """A disk on which folders of the image cannot be renamed, as on overlayfs."""
 
     def __init__(
         self, at: int = -1, error: Callable[[], BaseException] = full, *, moment: Moment = Moment.BEFORE
@@ -221,18 +223,18 @@ class Image(Faulty):
         super().rename(source, destination)
 
 
-def change_for_good(site: Site, disk: Operations) -> None:
+def change_without_undo(site: Site, disk: Operations) -> None:
     becomes = stash_of(site).with_name("record.json")
     with (
         locked(site) as state,
         Journal(state, operations(site), becomes=becomes, undo=False, disk=disk) as change,
     ):
-        change.swap()
+        change.run()
         change.commit()
 
 
-def test_a_change_for_good_takes_away_what_it_cannot_move(site: Site) -> None:
-    change_for_good(site, Image())
+def test_without_undo_folders_that_cannot_be_renamed_are_deleted(site: Site) -> None:
+    change_without_undo(site, Image())
     pure = Path(site.purelib)
     assert (pure / "old" / "a").read_text() == "new a"
     assert not (pure / "old" / "empty").exists()
@@ -241,21 +243,39 @@ def test_a_change_for_good_takes_away_what_it_cannot_move(site: Site) -> None:
     assert not stash_of(site).exists()
 
 
-def test_a_change_for_good_that_takes_nothing_away_can_be_undone(site: Site) -> None:
-    change_for_good(site, Operations())
+def test_without_undo_a_change_that_deletes_nothing_can_be_undone(site: Site) -> None:
+    change_without_undo(site, Operations())
     assert not json.loads(stash_of(site).with_name("record.json").read_text())["is_dropped"]
     assert (stash_of(site) / "1").read_text() == "s"
 
 
+class Written(FaultyAndStuck):
+    """Cannot rename any folder, and records for each journal whether recovery would finish the change."""
+
+    def __init__(self) -> None:
+        super().__init__("folders", -1, full)
+        self.forward: list[bool] = []
+
+    def write(self, path: str, text: str) -> None:
+        self.forward.append(json.loads(text)["forward"])
+        super().write(path, text)
+
+
+def test_a_change_that_cannot_be_undone_is_marked_in_every_later_journal(site: Site) -> None:
+    disk = Written()
+    change_without_undo(site, disk)
+    assert disk.forward == [False, True, True]
+
+
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
 @pytest.mark.parametrize("dies", [False, True], ids=["disk full", "killed"])
-def test_a_change_for_good_ends_before_or_after_wherever_it_is_stopped(
+def test_without_undo_a_stopped_change_is_undone_or_finished(
     site: Site, tmp_path: Path, moment: Moment, dies: bool
 ) -> None:
     before = listing(tmp_path)
     kept = tmp_path.with_name(f"{tmp_path.name}-kept")
     shutil.copytree(tmp_path, kept, symlinks=True)
-    change_for_good(site, Image())
+    change_without_undo(site, Image())
     done = without_record(tmp_path)
     ends = []
     for at in range(200):
@@ -263,10 +283,10 @@ def test_a_change_for_good_ends_before_or_after_wherever_it_is_stopped(
         shutil.copytree(kept, tmp_path, symlinks=True)
         disk = Image(at, die if dies else full, moment=moment)
         if dies:
-            is_over = in_a_child(partial(change_for_good, site, disk)) == 0
+            is_over = in_a_child(partial(change_without_undo, site, disk)) == 0
         else:
             with suppress(OSError):
-                change_for_good(site, disk)
+                change_without_undo(site, disk)
             is_over = disk.count <= at
         recover(site)
         ends.append(listing(tmp_path) == before)
@@ -278,7 +298,7 @@ def test_a_change_for_good_ends_before_or_after_wherever_it_is_stopped(
 
 
 class Broken(Operations):
-    """Goes well until it is broken, and then fails always."""
+    """Works until it is broken, and always fails then."""
 
     broken = False
 
@@ -288,7 +308,7 @@ class Broken(Operations):
         super().rename(source, destination)
 
 
-def test_a_failed_undo_keeps_the_stash_and_the_next_call_ends_it(site: Site, tmp_path: Path) -> None:
+def test_a_failed_undo_keeps_the_stash_and_the_next_call_completes_it(site: Site, tmp_path: Path) -> None:
     before = listing(tmp_path)
     disk = Broken()
     with (
@@ -296,7 +316,7 @@ def test_a_failed_undo_keeps_the_stash_and_the_next_call_ends_it(site: Site, tmp
         locked(site) as state,
         journal(site, state, disk) as change,
     ):
-        change.swap()
+        change.run()
         disk.broken = True
     assert caught.value.stash == str(stash_of(site))
     assert Path(caught.value.stash, "1").read_text() == "s"
@@ -306,15 +326,15 @@ def test_a_failed_undo_keeps_the_stash_and_the_next_call_ends_it(site: Site, tmp
     assert not recover(site)
 
 
-def test_something_in_the_way_is_never_overwritten(site: Site, tmp_path: Path) -> None:
+def test_an_existing_file_is_never_overwritten(site: Site, tmp_path: Path) -> None:
     write(Path(site.purelib, "made"), goes="mine")
     before = listing(tmp_path / "env" / "lib")
     with pytest.raises(FileExistsError), locked(site) as state, journal(site, state) as change:
-        change.swap()
+        change.run()
     assert listing(tmp_path / "env" / "lib") == before
 
 
-def test_recover_has_nothing_to_do_in_a_site_that_was_never_changed(site: Site) -> None:
+def test_recover_does_nothing_in_an_unchanged_site(site: Site) -> None:
     assert not recover(site)
 
 
@@ -338,7 +358,7 @@ def other_process(site: Site) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_a_second_change_waits_a_little_and_names_the_first(
+def test_a_second_change_waits_and_then_names_the_first(
     site: Site, other_process: subprocess.Popen[bytes]
 ) -> None:
     started = time.monotonic()
@@ -356,22 +376,20 @@ def test_a_lock_ends_with_its_process(site: Site, other_process: subprocess.Pope
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"operations": [{"kind": "sideways"}]}', '{"operations": 1}'])
-def test_a_damaged_record_is_told_with_the_stash(text: str, site: Site) -> None:
+def test_a_damaged_journal_is_reported_with_the_stash(text: str, site: Site) -> None:
     stash_of(site).mkdir(parents=True)
     (stash_of(site) / "kept").touch()
     (site.state / "journal.json").write_text(text)
-    with pytest.raises(NotRestored, match="its record cannot be read") as caught:
+    with pytest.raises(NotRestored, match="its journal is damaged") as caught:
         recover(site)
     assert caught.value.stash == str(stash_of(site))
     assert (stash_of(site) / "kept").exists()
 
 
-def test_what_takes_long_to_delete_is_deleted_by_another_process(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_process_deletes_large_leftovers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3000):
         write(site.state / "stage" / str(number), file="x")
-    monkeypatch.setattr("colablock.transaction.journal._PATIENCE", 0)
+    monkeypatch.setattr("colablock.transaction.recovery._PATIENCE", 0)
     recover(site)
     assert not (site.state / "stage").exists()
     until = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""Laws of a change and of its undoing, over small random environments and small random plans."""
+"""Properties of a change and its undo, with small random environments and plans."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from colablock.environment.site import Site
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import Refused, RolledBack, Unmet
 from colablock.planning.plan import Action, Step
+from colablock.transaction.disk_operations import Operations
 from colablock.transaction.file_moves import StagedTree, moves_in, moves_out, owned_files
 from colablock.transaction.history import facts_of, next_folder
-from colablock.transaction.journal import RECORD, STASH, Journal, Operations, preparing, recover
+from colablock.transaction.journal import Journal, preparing
+from colablock.transaction.recovery import RECORD, STASH, recover
 from colablock.transaction.rollback import roll_back
 from colablock.transaction.site_lock import locked
 from tests.support.dict_source import PYTHON_312
@@ -27,7 +29,7 @@ from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.runtime import Stub, build_site
 from tests.support.trees import StrictListing, Tree, differences
 
-# Each change is synced to its disk, which takes a while on a real one.
+# Each change is synced, which takes a while on a real disk.
 IN_MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)  # noqa: S108
 NAMES = ("a", "b", "c", "d")
 PATHS = (
@@ -63,13 +65,13 @@ def some(of: tuple[str, ...]) -> st.SearchStrategy[frozenset[str]]:
 
 @dataclass(frozen=True)
 class DrawnChange:
-    """What is installed, what stands beside it, and what a change removes and brings."""
+    """Installed distributions, other files, and what a change removes and adds."""
 
     installed: Mapping[str, frozenset[str]]
     of_nobody: frozenset[str]
     empty: frozenset[str]
     links: frozenset[str]
-    closed: frozenset[str]  # folders that are not to be written
+    closed: frozenset[str]  # read-only folders
     removed: frozenset[str]
     brought: Mapping[str, frozenset[str]]
 
@@ -123,7 +125,7 @@ class DrawnPlace:
             (self._pure / name).parent.mkdir(parents=True, exist_ok=True)
             (self._pure / name).symlink_to(LINKS[name])
         for name in self._world.closed:
-            if (self._pure / name).is_dir() and os.geteuid() == 0:  # another user could not change it
+            if (self._pure / name).is_dir() and os.geteuid() == 0:  # other users could not change it
                 (self._pure / name).chmod(0o555)
 
     def look(self) -> Snapshot:
@@ -136,7 +138,7 @@ class DrawnPlace:
         )
 
     def apply(self, disk: Operations) -> None:
-        """Do as `apply_plan` does, with a stage that is written by hand."""
+        """Do what `apply_plan` does, with a stage that is written here."""
         world, there = self._world, self.look().installed
         gone = {*world.removed, *(name for name in world.brought if name in there)}
         with locked(self.site, wait=0) as state:
@@ -156,7 +158,7 @@ class DrawnPlace:
                     **dict.fromkeys(("lock", "runtime", "applied_before")),
                 )
             with Journal(state, operations, becomes=folder / RECORD, facts=facts, disk=disk) as journal:
-                journal.swap()
+                journal.run()
                 journal.commit()
 
     def roll_back(self, disk: Operations) -> None:
@@ -210,7 +212,7 @@ def place_of(world: DrawnChange) -> Iterator[DrawnPlace]:
 
 @dataclass(frozen=True)
 class Stop:
-    """A fault, on a disk that refuses to rename some things."""
+    """A fault on a disk that cannot rename some paths."""
 
     what: str
     at: int
@@ -229,7 +231,7 @@ stops = st.builds(
 
 
 def brought(listing: StrictListing) -> dict[str, tuple[object, ...]]:
-    """Return the files beside the way back, without times: what a change brings is made each time.
+    """Return the files outside of the state folder, without times: the files of a change are new each time.
 
     Empty folders and bytecode of no source may go with what stands beside them.
     """
@@ -249,7 +251,7 @@ def test_a_change_that_fails_is_the_identity(world: DrawnChange, stop: Stop) -> 
 
 
 @given(worlds(), stops)
-def test_a_change_that_dies_is_put_back(world: DrawnChange, stop: Stop) -> None:
+def test_a_change_that_dies_is_undone(world: DrawnChange, stop: Stop) -> None:
     with place_of(world) as place:
         before = place.tree.listing()
         disk = stop.disk()
@@ -257,12 +259,12 @@ def test_a_change_that_dies_is_put_back(world: DrawnChange, stop: Stop) -> None:
         code = in_a_child(lambda: place.apply(disk))
         if code < 0:
             recover(place.site)
-            if not (place.site.state / "changes").exists():  # it was not the commit after which it died
+            if not (place.site.state / "changes").exists():  # it did not die after the commit
                 assert not differences(before, place.tree.listing())
 
 
 @given(worlds(), st.sampled_from(["nothing", "folders", "everything"]))
-def test_a_change_and_its_undoing_are_the_identity(world: DrawnChange, what: str) -> None:
+def test_a_change_and_its_undo_are_the_identity(world: DrawnChange, what: str) -> None:
     with place_of(world) as place:
         before = place.tree.listing()
         try:
@@ -274,7 +276,7 @@ def test_a_change_and_its_undoing_are_the_identity(world: DrawnChange, what: str
 
 
 @given(worlds(), stops)
-def test_an_undoing_that_fails_is_the_identity(world: DrawnChange, stop: Stop) -> None:
+def test_an_undo_that_fails_is_the_identity(world: DrawnChange, stop: Stop) -> None:
     with place_of(world) as place:
         try:
             place.apply(Operations())
@@ -288,7 +290,7 @@ def test_an_undoing_that_fails_is_the_identity(world: DrawnChange, stop: Stop) -
 
 
 @given(worlds())
-def test_a_change_made_twice_is_the_change_made_once(world: DrawnChange) -> None:
+def test_a_second_identical_change_is_a_no_op(world: DrawnChange) -> None:
     with place_of(world) as place:
         try:
             place.apply(Operations())

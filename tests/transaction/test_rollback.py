@@ -12,7 +12,7 @@ from colablock.environment.site import read_site
 from colablock.errors import NotFound, Refused, RolledBack
 from colablock.transaction.apply import apply_plan
 from colablock.transaction.history import drop, read_history
-from colablock.transaction.journal import recover
+from colablock.transaction.recovery import recover
 from colablock.transaction.rollback import UndoneChange, roll_back
 from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.runtime import Stub, build_site
@@ -32,7 +32,7 @@ def state(place: SmallGround) -> Path:
     return place.venv / ".colablock"
 
 
-def test_a_rollback_leaves_everything_as_it_was_before_the_apply(place: SmallGround) -> None:
+def test_a_rollback_restores_everything(place: SmallGround) -> None:
     before = listing(place.venv)
     place.apply(*place.steps())
     (change,) = read_history(state(place))
@@ -49,13 +49,13 @@ def test_a_rollback_leaves_everything_as_it_was_before_the_apply(place: SmallGro
     assert listing(place.venv) == before
 
 
-def test_there_is_nothing_to_undo_where_nothing_was_changed(place: SmallGround) -> None:
+def test_a_rollback_without_a_change_is_an_error(place: SmallGround) -> None:
     before = listing(place.venv)
-    with pytest.raises(NotFound, match="has changed nothing"):
+    with pytest.raises(NotFound, match="there is nothing to undo"):
         undo(place)
     place.apply(*place.steps())
     undo(place)
-    with pytest.raises(NotFound, match="has changed nothing"):
+    with pytest.raises(NotFound, match="there is nothing to undo"):
         undo(place)
     assert listing(place.venv) == before
 
@@ -69,7 +69,7 @@ def two_changes(place: SmallGround) -> list[dict[str, tuple[str, int, str | byte
     return [*states, installed_listing(place.venv)]
 
 
-def test_changes_are_undone_one_by_one_the_newest_first(place: SmallGround) -> None:
+def test_changes_are_undone_one_by_one_newest_first(place: SmallGround) -> None:
     states = two_changes(place)
     assert [change.number for change in read_history(state(place))] == [1, 2]
     for number in (1, 0):
@@ -78,13 +78,13 @@ def test_changes_are_undone_one_by_one_the_newest_first(place: SmallGround) -> N
     assert not state(place).exists()
 
 
-def test_to_first_undoes_them_all(place: SmallGround) -> None:
+def test_to_first_undoes_all_changes(place: SmallGround) -> None:
     states = two_changes(place)
     assert [undone.change.number for undone in undo(place, to_first=True)] == [2, 1]
     assert listing(place.venv) == states[0]
 
 
-def test_what_was_installed_since_stays_and_is_told(place: SmallGround) -> None:
+def test_later_installations_are_kept_and_listed(place: SmallGround) -> None:
     place.apply(*place.steps())
     build_site(place.site, [Stub(name="since", version="1.0", files={"shared/since.py": "s"})])
     (undone,) = undo(place)
@@ -93,7 +93,7 @@ def test_what_was_installed_since_stays_and_is_told(place: SmallGround) -> None:
     assert (place.site / "shared" / "gone.py").exists()
 
 
-def test_what_others_put_in_place_of_ours_goes(place: SmallGround) -> None:
+def test_a_later_version_of_a_changed_distribution_is_removed(place: SmallGround) -> None:
     before = listing(place.venv)
     place.apply(*place.steps())
     build_site(
@@ -103,7 +103,7 @@ def test_what_others_put_in_place_of_ours_goes(place: SmallGround) -> None:
     assert listing(place.venv) == before
 
 
-def test_files_of_nobody_stay_where_they_are(place: SmallGround) -> None:
+def test_files_without_a_distribution_stay(place: SmallGround) -> None:
     place.apply(*place.steps())
     (place.site / "moved" / "mine.txt").write_text("mine")
     (place.site / "gone").write_text("in the way")
@@ -114,7 +114,7 @@ def test_files_of_nobody_stay_where_they_are(place: SmallGround) -> None:
     assert (place.site / "gone" / "data.txt").read_text() == "d"
 
 
-def test_bytecode_written_since_goes_with_its_source(place: SmallGround) -> None:
+def test_later_bytecode_is_removed_with_its_source(place: SmallGround) -> None:
     before = listing(place.venv)
     place.apply(*place.steps())
     for folder in ("moved", "new", "shared"):
@@ -125,7 +125,7 @@ def test_bytecode_written_since_goes_with_its_source(place: SmallGround) -> None
     assert listing(place.venv) == before
 
 
-def test_bytecode_of_nobody_that_stood_there_stays(place: SmallGround) -> None:
+def test_older_bytecode_without_a_source_stays(place: SmallGround) -> None:
     (place.site / "stays" / "__pycache__").mkdir()
     for module in ("long_gone", "new"):
         (place.site / "stays" / "__pycache__" / f"{module}.cpython-311.pyc").write_bytes(b"x")
@@ -135,7 +135,7 @@ def test_bytecode_of_nobody_that_stood_there_stays(place: SmallGround) -> None:
     assert listing(place.venv) == before
 
 
-def test_an_empty_folder_that_stood_there_stays(place: SmallGround) -> None:
+def test_an_older_empty_folder_stays(place: SmallGround) -> None:
     (place.site / "new" / "empty").mkdir(parents=True)
     before = listing(place.venv)
     place.apply(*place.steps())
@@ -143,7 +143,7 @@ def test_an_empty_folder_that_stood_there_stays(place: SmallGround) -> None:
     assert listing(place.venv) == before
 
 
-def test_an_overlapping_file_that_stood_goes_back_to_its_bytes(place: SmallGround) -> None:
+def test_a_replaced_file_of_another_distribution_is_restored(place: SmallGround) -> None:
     before = listing(place.venv)
     wheel = make_wheel(place.folder, "new", "2.0", modules={"shared/both.py": "new", "shared/stays.py": "n"})
     place.apply(place.put(wheel))
@@ -152,7 +152,7 @@ def test_an_overlapping_file_that_stood_goes_back_to_its_bytes(place: SmallGroun
     assert listing(place.venv) == before
 
 
-def test_a_protected_file_that_was_left_in_its_place_stays(place: SmallGround) -> None:
+def test_a_protected_file_that_was_not_replaced_stays(place: SmallGround) -> None:
     before = listing(place.venv)
     snapshot = replace(place.snapshot(), protected=frozenset({canonicalize_name("stays")}))
     modules = {"shared/__init__.py": "", "shared/more.py": ""}
@@ -182,10 +182,10 @@ def test_a_dropped_stash_cannot_be_undone(place: SmallGround) -> None:
 
 @pytest.mark.parametrize("what", ["nothing", "folders", pytest.param("everything", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("moment", [Moment.BEFORE, Moment.AFTER])
-def test_a_rollback_that_fails_anywhere_leads_back(place: SmallGround, what: str, moment: Moment) -> None:
+def test_a_rollback_that_fails_changes_nothing(place: SmallGround, what: str, moment: Moment) -> None:
     place.apply(*place.steps())
     before = listing(place.venv)
-    site, snapshot = read_site(place.python, os.environ), place.snapshot()  # it is put back each time
+    site, snapshot = read_site(place.python, os.environ), place.snapshot()  # restored each time
     for at in range(500):
         try:
             roll_back(site, look=lambda: snapshot, disk=FaultyAndStuck(what, at, full, moment=moment))
@@ -197,11 +197,11 @@ def test_a_rollback_that_fails_anywhere_leads_back(place: SmallGround, what: str
 
 
 @pytest.mark.parametrize("what", ["nothing", "folders"])
-def test_a_rollback_that_dies_anywhere_is_put_back_by_the_next_call(place: SmallGround, what: str) -> None:
+def test_the_next_call_undoes_a_rollback_that_died(place: SmallGround, what: str) -> None:
     first = listing(place.venv)
     place.apply(*place.steps())
     before = listing(place.venv)
-    site, snapshot = read_site(place.python, os.environ), place.snapshot()  # it is put back each time
+    site, snapshot = read_site(place.python, os.environ), place.snapshot()  # restored each time
 
     def dies(at: int) -> None:
         roll_back(site, look=lambda: snapshot, disk=FaultyAndStuck(what, at, die))
@@ -215,7 +215,7 @@ def test_a_rollback_that_dies_anywhere_is_put_back_by_the_next_call(place: Small
     assert listing(place.venv) == first
 
 
-def test_a_record_that_cannot_be_read_is_named(place: SmallGround) -> None:
+def test_an_invalid_record_is_named(place: SmallGround) -> None:
     place.apply(*place.steps())
     record = state(place) / "changes" / "0001" / "record.json"
     record.write_text("{}")

@@ -114,14 +114,14 @@ def smallest_plan() -> dict[str, Any]:
     return plan_to_json(plan)
 
 
-def test_what_is_written_says_its_version_and_the_facts_that_others_want() -> None:
+def test_the_written_form_has_its_version_and_derived_values() -> None:
     written = smallest_plan()
     assert (written["version"], written["fetch_size"], written["needs_restart"]) == (1, 7, True)
     report = Report(matrix="m", variant=None, target="env", python="p", python_version="3", checks=())
     assert report_to_json(report)["passed"] is True
 
 
-def test_unknown_keys_are_skipped_and_optional_ones_may_lack() -> None:
+def test_unknown_keys_are_ignored_and_optional_keys_can_be_missing() -> None:
     written = {**smallest_plan(), "added-later": 1}
     del written["notes"]
     assert plan_from_json(written).notes == ()
@@ -138,12 +138,12 @@ def with_step(**changes: object) -> dict[str, Any]:
     [
         ({**smallest_plan(), "version": 2}, "plan: version 2"),
         ({}, "plan: version None"),
-        ({**smallest_plan(), "matrix": 3}, "plan.matrix should be a str, not 3"),
-        ({**smallest_plan(), "target": "moon"}, "plan.target should be one of `kernel`, `env`, not 'moon'"),
-        ({**smallest_plan(), "steps": {}}, "plan.steps should be a list"),
-        ({**smallest_plan(), "steps": ["x"]}, "plan.steps[0] should be a table"),
-        ({**smallest_plan(), "restart": []}, "plan.restart should be a table"),
-        (with_step(requested=1), "plan.steps[0].requested should be a bool"),
+        ({**smallest_plan(), "matrix": 3}, "plan.matrix must be a str, not 3"),
+        ({**smallest_plan(), "target": "moon"}, "plan.target must be one of `kernel`, `env`, not 'moon'"),
+        ({**smallest_plan(), "steps": {}}, "plan.steps must be a list"),
+        ({**smallest_plan(), "steps": ["x"]}, "plan.steps[0] must be a table"),
+        ({**smallest_plan(), "restart": []}, "plan.restart must be a table"),
+        (with_step(requested=1), "plan.steps[0].requested must be a bool"),
         (with_step(artifact={"name": "a"}), "plan.steps[0].artifact.version is missing"),
         ({"version": 1}, "plan.matrix is missing"),
     ],
@@ -154,7 +154,7 @@ def test_a_fault_is_named_with_its_path(written: dict[str, Any], path: str) -> N
     assert path in str(caught.value)
 
 
-def test_a_whole_number_of_seconds_is_read() -> None:
+def test_an_integer_is_read_as_a_float() -> None:
     report = Report(matrix="m", variant=None, target="env", python="p", python_version="3", checks=())
     read = report_from_json({**report_to_json(report), "seconds": 3})
     assert read == Report(**{**{n: getattr(report, n) for n in report.__slots__}, "seconds": 3.0})

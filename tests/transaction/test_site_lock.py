@@ -1,4 +1,4 @@
-"""One change at a time: of ours, and of uv's."""
+"""The locks of an environment: ours and that of uv."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.trees import listing
 from tests.support.wheels import make_wheel
 
 
-def test_uv_waits_while_a_change_is_under_way_and_a_change_for_uv(venv: Venv, tmp_path: Path) -> None:
+def test_uv_and_a_change_wait_for_each_other(venv: Venv, tmp_path: Path) -> None:
     python = venv.python
     before = listing(venv.folder)
     wheel = make_wheel(tmp_path, "colours", "1.0")
@@ -32,7 +32,7 @@ def test_uv_waits_while_a_change_is_under_way_and_a_change_for_uv(venv: Venv, tm
         assert uv.poll() is None  # it waits
         assert not venv.site.joinpath("colours").exists()
         uv.kill()
-    assert listing(venv.folder) == before  # uv's lock was of our making
+    assert listing(venv.folder) == before  # the lock file of uv did not exist before
 
     script = (
         "import fcntl, sys, time\n"
@@ -47,10 +47,10 @@ def test_uv_waits_while_a_change_is_under_way_and_a_change_for_uv(venv: Venv, tm
         with pytest.raises(Refused, match="is changing"), locked(site, wait=0.2):
             pass
         other.kill()
-    assert (venv.folder / ".lock").is_file()  # that one was not
+    assert (venv.folder / ".lock").is_file()  # this one did
 
 
-def test_a_lock_of_our_making_goes_after_a_kill_too(venv: Venv) -> None:
+def test_a_created_uv_lock_is_removed_after_a_kill(venv: Venv) -> None:
     site = read_site(venv.python, os.environ)
     before = listing(venv.folder)
 
@@ -65,7 +65,7 @@ def test_a_lock_of_our_making_goes_after_a_kill_too(venv: Venv) -> None:
     assert listing(venv.folder) == before
 
 
-def test_who_waits_is_told_for_whom(venv: Venv) -> None:
+def test_a_waiting_call_names_the_other_process(venv: Venv) -> None:
     site = read_site(venv.python, os.environ)
     notes: list[str] = []
 

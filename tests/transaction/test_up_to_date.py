@@ -1,4 +1,4 @@
-"""Whether an apply still holds is asked before anything heavy is loaded."""
+"""The no-op check: is the last apply still up to date?"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
 from colablock.planning.options import ApplyOptions
-from colablock.transaction import apply_record as applied
+from colablock.transaction import apply_record
 from colablock.transaction.apply_record import ApplyRecord
 from colablock.transaction.serialise import report_to_json
 from colablock.transaction.up_to_date import request_key, up_to_date_report
@@ -23,8 +23,8 @@ MATRIX = 'schema = 1\nname = "demo"\nrequirements = ["demo"]\n'
 
 
 @pytest.fixture
-def stands(tmp_path: Path) -> ApplyOptions:
-    """A request whose apply is on record, with one distribution in its site."""
+def applied(tmp_path: Path) -> ApplyOptions:
+    """A request with a record of its apply, and one distribution in the site."""
     path = tmp_path / "demo.toml"
     path.write_text(MATRIX)
     (tmp_path / "site" / "demo-1.0.dist-info").mkdir(parents=True)
@@ -54,42 +54,42 @@ def remember(ask: ApplyOptions, site: Path) -> None:
         python=sys.executable,
         prefix=str(site),
         sites=(str(site),),
-        state=applied.versions_digest(installed_versions([site])),
+        state=apply_record.versions_digest(installed_versions([site])),
         matrix_digest=matrix.digest,
         variant=None,
         report=report_to_json(report),
     )
-    applied.save(record, applied.home_folder(os.environ))
+    apply_record.save(record, apply_record.home_folder(os.environ))
 
 
-def test_what_holds_is_reported_as_unchanged(stands: ApplyOptions) -> None:
-    report = up_to_date_report(stands, os.environ)
+def test_an_up_to_date_apply_is_reported_as_unchanged(applied: ApplyOptions) -> None:
+    report = up_to_date_report(applied, os.environ)
     assert report is not None
     assert report.passed
     assert (report.changed, report.needs_restart, report.seconds) == (False, False, 0.0)
 
 
-def test_another_state_no_longer_holds(stands: ApplyOptions, tmp_path: Path) -> None:
+def test_a_changed_environment_is_not_up_to_date(applied: ApplyOptions, tmp_path: Path) -> None:
     (tmp_path / "site" / "demo-1.0.dist-info").rename(tmp_path / "site" / "demo-2.0.dist-info")
-    assert up_to_date_report(stands, os.environ) is None
+    assert up_to_date_report(applied, os.environ) is None
 
 
 @pytest.mark.parametrize(
     "change", [{"with_": ("more",)}, {"protect": ("demo",)}, {"runtime": "colab-2026.08-gpu"}]
 )
-def test_another_request_is_not_answered(stands: ApplyOptions, change: dict[str, object]) -> None:
-    assert up_to_date_report(replace(stands, **change), os.environ) is None  # type: ignore[arg-type]
+def test_another_request_is_not_up_to_date(applied: ApplyOptions, change: dict[str, object]) -> None:
+    assert up_to_date_report(replace(applied, **change), os.environ) is None  # type: ignore[arg-type]
 
 
-def test_another_matrix_is_not_answered(stands: ApplyOptions) -> None:
-    Path(stands.name).write_text(MATRIX.replace('["demo"]', '["demo>1"]'))
-    assert up_to_date_report(stands, os.environ) is None
+def test_another_matrix_is_not_up_to_date(applied: ApplyOptions) -> None:
+    Path(applied.name).write_text(MATRIX.replace('["demo"]', '["demo>1"]'))
+    assert up_to_date_report(applied, os.environ) is None
 
 
-def test_another_lock_under_the_same_name_is_not_answered(stands: ApplyOptions, tmp_path: Path) -> None:
+def test_another_lock_with_the_same_name_is_not_up_to_date(applied: ApplyOptions, tmp_path: Path) -> None:
     lock = tmp_path / "pylock.toml"
     lock.write_text("one")
-    ask = replace(stands, lock=lock)
+    ask = replace(applied, lock=lock)
     remember(ask, tmp_path / "site")
     assert up_to_date_report(ask, os.environ) is not None
     lock.write_text("two")
@@ -98,7 +98,7 @@ def test_another_lock_under_the_same_name_is_not_answered(stands: ApplyOptions, 
     assert up_to_date_report(ask, os.environ) is None
 
 
-def test_the_question_loads_nothing_heavy() -> None:
+def test_the_no_op_check_imports_nothing_heavy() -> None:
     heavy = {"colablock.planning.solver", "colablock.resolver.resolver", "resolvelib", "rich", "urllib3"}
     code = "import sys, colablock.transaction.up_to_date; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
