@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["error_text", "render", "render_error", "to_text"]
 
-_LEAD = 24  # columns that the leads of pairs take at most; a longer one moves only its own text
+_LEAD = 24  # columns for the leads of pairs whose texts are wrapped; a longer lead moves only its own text
 _LEAST = 12  # columns; a cell that is cut to fewer tells nothing
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kKMGT]i?B)(?!\w))")
@@ -120,18 +120,19 @@ def _joined(lines: Iterable[Sequence[TextSpan]]) -> str:
 
 
 def _document_lines(document: Document, canvas: _Canvas) -> Lines:
-    is_first = True
+    parts = [(_stands_apart(block), list(_lines(block, canvas))) for block in document.blocks]
     if document.headline is not None:
-        yield from _headline_lines(document.headline, canvas)
-        is_first = False
-    after_section = False
-    for block in document.blocks:
-        lines = list(_lines(block, canvas))
-        is_section = isinstance(block, Section)
-        if lines and not is_first and (is_section or after_section):
-            yield []  # a section stands apart
+        parts.insert(0, (False, list(_headline_lines(document.headline, canvas))))
+    parts = [part for part in parts if part[1]]
+    for at, (is_apart, lines) in enumerate(parts):
+        if at and (is_apart or parts[at - 1][0]):
+            yield []
         yield from lines
-        is_first, after_section = is_first and not lines, is_section if lines else after_section
+
+
+def _stands_apart(block: Block) -> bool:
+    """Whether a blank line is before and after *block*."""
+    return isinstance(block, Section) or (isinstance(block, Grid) and bool(block.header))
 
 
 def _headline_lines(headline: Headline, canvas: _Canvas) -> Lines:
@@ -158,9 +159,10 @@ def _(block: Note, canvas: _Canvas) -> Lines:
 
 @_lines.register
 def _(block: Pairs, canvas: _Canvas) -> Lines:
-    leads = [_length(pair.lead) for pair in block.pairs]
-    column = min(max(leads, default=0), _LEAD)
     indent = max(canvas.indent, 2)
+    column = max((_length(pair.lead) for pair in block.pairs), default=0)
+    if indent + column + 2 + max((_length(pair.text) for pair in block.pairs), default=0) > canvas.width:
+        column = min(column, _LEAD)
     for pair in block.pairs:
         yield from _pair_lines(pair, canvas.width, indent=indent, column=column)
         for words in pair.more if canvas.verbose else ():

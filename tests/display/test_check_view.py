@@ -35,6 +35,7 @@ def test_check_as_text() -> None:
     )
     assert to_text(check_document(checked)).splitlines() == [
         "good: Shapes",
+        "",
         "runtime      no GPU  T4 L4   P100",
         "colab-2-gpu          env     no",
         "colab-1-gpu          kernel  no",

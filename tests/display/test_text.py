@@ -57,8 +57,12 @@ def lines(*blocks: Block, width: int = 40, verbose: bool = False) -> list[str]:
             ["  one    1", "  three  words that go on and", "         on"],
         ),
         (
-            Pairs((Pair(lead="a", text="1"), Pair(lead="a-lead-longer-than-the-column", text="2"))),
-            ["  a                         1", "  a-lead-longer-than-the-column  2"],
+            Pairs((Pair(lead="a", text="1"), Pair(lead="a-name-longer-than-24", text="2"))),
+            ["  a                      1", "  a-name-longer-than-24  2"],
+        ),
+        (
+            Pairs((Pair(lead="a", text="1"), Pair(lead="a-name-longer-than-24-columns", text="2"))),
+            ["  a                         1", "  a-name-longer-than-24-columns  2"],
         ),
         (
             Items((Item(text="it needs x", outcome=Span("removed", Tone.BAD), notes=("because y",)),)),
@@ -94,13 +98,15 @@ def test_block_as_text(block: Block, shown: list[str]) -> None:
     assert lines(block, width=30) == shown
 
 
-def test_sections_stand_apart() -> None:
+def test_sections_and_tables_with_a_header_stand_apart() -> None:
     section = Section(title="Title", body=(Note(text="in it"),))
     document = Document(
         headline=Headline(text="Head", aside="aside"), blocks=(section, section, Note(text="end"))
     )
     shown = ["Head: aside", "", "Title", "  in it", "", "Title", "  in it", "", "end"]
     assert to_text(document).splitlines() == shown
+    grid = Grid(rows=(GridRow(cells=("x",)),), header=("head",))
+    assert lines(grid, Bar(None), Note(text="end")) == ["head", "x", "", "end"]
 
 
 def test_brief_text_shows_the_brief_of_a_section() -> None:
