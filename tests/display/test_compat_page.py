@@ -29,12 +29,12 @@ def results_of(matrix: str, runtime: str = NEWEST) -> list[dict[str, Any]]:
 
 
 def only(*results: Mapping[str, Any], **more: object) -> Element:
-    """Return a page that has nothing but these results, of one cell."""
+    """Return a page with these results of one cell, and no others."""
     return read(rendered([{"matrix": "qlora-2026", "results": results, **more}]))
 
 
 def one_cell(**values: object) -> Element:
-    """Return the details of one result, changed in *values*."""
+    """Return the details of one result, with *values* in it."""
     return only({**results_of("qlora-2026")[0], **values}).named(f"qlora-2026/{NEWEST}")
 
 
@@ -50,7 +50,7 @@ def page() -> Element:
 # The grid
 
 
-def test_the_newest_runtime_comes_first(page: Element) -> None:
+def test_newest_runtime_is_the_first_column(page: Element) -> None:
     heads = page.one("thead").all("th")[1:]
     assert [head.one("b").text for head in heads] == [
         f"{one.label} {one.flavour.upper()}" for one in reversed(RUNTIMES)
@@ -66,8 +66,8 @@ def test_each_matrix_has_a_row_with_its_summary(page: Element) -> None:
     assert {len(row.all("td")) for row in rows} == {len(RUNTIMES)}
 
 
-def test_every_result_can_be_read_without_a_script(page: Element) -> None:
-    """From the cell by its link, which is to `<details>`; each with the verdict as a word."""
+def test_every_result_is_readable_without_a_script(page: Element) -> None:
+    """Each cell links to its `<details>`, and each verdict is a word."""
     links = {
         unquote(link.attributes["href"]).removeprefix("#"): link
         for cell in page.one("tbody").all("td")
@@ -86,7 +86,7 @@ def test_every_result_can_be_read_without_a_script(page: Element) -> None:
 
 
 def shown_for(accelerator: str, part: Element) -> str:
-    """Return the verdict that a cell shows for one accelerator, as its word and its colour agree."""
+    """Return the verdict that a cell shows for one accelerator; its word and its colour must agree."""
     (shown,) = (one for one in part.all("b") if one.has("data-on", accelerator))
     (verdict,) = (verdict for verdict, word in WORDS.items() if shown.text.split()[0] == word)
     assert shown.has("class", verdict)
@@ -94,7 +94,7 @@ def shown_for(accelerator: str, part: Element) -> str:
 
 
 def reason(page: Element, group: Element) -> str:
-    """Return the reason of a group, from where the page has the whole of it."""
+    """Return the full reason of a group, which may be in another group."""
     shown = group.one("p")
     whole = shown.attributes.get("data-as")
     if whole is None:
@@ -112,9 +112,7 @@ def reason(page: Element, group: Element) -> str:
         ({"L4": "none", "A100": "none", "H100": "none"}, ["Kernel", "No 3 of 7"]),
     ],
 )
-def test_a_cell_shows_the_best_verdict_and_where_it_is_another(
-    verdicts: dict[str, str], shown: list[str]
-) -> None:
+def test_cell_shows_the_best_verdict_and_the_exceptions(verdicts: dict[str, str], shown: list[str]) -> None:
     results = [{**one, "verdict": "kernel"} for one in results_of("qlora-2026")]
     for result in results:
         result["verdict"] = verdicts.get(result["accelerator"], "kernel")
@@ -122,22 +120,22 @@ def test_a_cell_shows_the_best_verdict_and_where_it_is_another(
     assert [word.text for word in link.all("b")] == shown
 
 
-def test_a_cell_without_a_result_says_so() -> None:
+def test_cell_without_a_result_is_marked() -> None:
     cells = only(results_of("qlora-2026")[0]).one("tbody").all("td")
     assert Counter(cell.text for cell in cells) == {"Kernel": 1, "not checked": len(RUNTIMES) - 1}
 
 
-def test_a_runtime_that_only_the_check_knows_comes_last() -> None:
+def test_unknown_runtime_is_the_last_column() -> None:
     page = only({**results_of("qlora-2026")[0], "runtime": "colab-2020.01-gpu"})
     assert page.one("thead").all("th")[-1].text == "colab-2020.01-gpu"
     assert page.one("tbody").all("td")[-1].text == "Kernel"
     assert "colab-2020.01-gpu" in page.named("qlora-2026/colab-2020.01-gpu").text
 
 
-# What a cell has to say
+# The details of a cell
 
 
-def test_a_result_is_told_whole() -> None:
+def test_details_show_every_fact() -> None:
     details = one_cell(
         removes=["torchao 0.10.0", "ray 2.4"],
         breaks=["tensorflow: tensorboard~=2.19.0", "a: b"],
@@ -155,12 +153,12 @@ def test_a_result_is_told_whole() -> None:
             "dd",
             (
                 "installs 2, replaces 3, removes torchao 0.10.0, ray 2.4; 45 MB to fetch; "
-                "restart if the kernel has loaded what is replaced"
+                "restart if the kernel has loaded a replaced package"
             ),
         ),
         ("dt", "Breaks"),
         ("dd", "tensorflow: tensorboard~=2.19.0a: b"),
-        ("dt", "Claims"),
+        ("dt", "Capabilities"),
         ("dd", "nf4 holdsbf16 not known: no cardllama3-rope does not hold: too old"),
         ("dt", "Lock file"),
         ("dd", "pylock.qlora-2026--colab-2026_08-gpu.toml"),
@@ -169,7 +167,7 @@ def test_a_result_is_told_whole() -> None:
     ]
 
 
-def test_what_is_not_known_is_not_told() -> None:
+def test_unknown_facts_are_left_out() -> None:
     details = one_cell(
         verdict="none", variant=None, lock=None, claims={}, removes=[], **{"fetch-bytes": None}
     )
@@ -185,11 +183,11 @@ def test_what_is_not_known_is_not_told() -> None:
         ({"fetch-bytes": None}, "installs 2, removes torchao 0.10.0; no restart"),
     ],
 )
-def test_the_changes_in_one_line(values: dict[str, object], changes: str) -> None:
+def test_changes_are_one_line(values: dict[str, object], changes: str) -> None:
     assert entries(one_cell(**values))["Changes"] == changes
 
 
-def test_what_accelerators_share_is_told_once() -> None:
+def test_shared_facts_of_accelerators_are_shown_once() -> None:
     first, second, third = results_of("qlora-2026")[:3]
     page = only(first, second, {**third, "variant": "cu121"})
     (group,) = page.named(f"qlora-2026/{NEWEST}").all("div", "group")
@@ -203,7 +201,7 @@ def test_what_accelerators_share_is_told_once() -> None:
     assert entries(same)["Command"] == "colablock apply qlora-2026"
 
 
-def test_what_differs_without_a_fact_to_tell_is_no_part_of_its_own() -> None:
+def test_results_without_different_facts_share_a_part() -> None:
     refused = {**results_of("qlora-2026")[5], "verdict": "none", "variant": None}
     page = only(refused, {**refused, "accelerator": "T4", "variant": "cuda"})
     (group,) = page.named(f"qlora-2026/{NEWEST}").all("div", "group")
@@ -211,7 +209,7 @@ def test_what_differs_without_a_fact_to_tell_is_no_part_of_its_own() -> None:
     assert group.all("dl") == []
 
 
-def test_a_long_reason_stands_there_once_for_each_matrix() -> None:
+def test_long_reason_is_written_once_per_matrix() -> None:
     long = " ".join(["because this needs that;"] * 20)
     found = [
         {**check, "results": [{**one, "reason": long} for one in check["results"]]} for check in checks()
@@ -219,7 +217,7 @@ def test_a_long_reason_stands_there_once_for_each_matrix() -> None:
     assert rendered(found).count(long) == len(MATRICES)
 
 
-def test_findings_about_imports_are_linked_from_the_row(page: Element) -> None:
+def test_row_links_to_the_import_findings(page: Element) -> None:
     links = {link.text: link.attributes["href"] for link in page.one("tbody").all("a")}
     assert links["2 import findings, 1 error"] == "#qlora-2024/imports"
     first, second = page.named("qlora-2024/imports").all("li")
@@ -245,7 +243,7 @@ def test_the_same_arguments_give_the_same_bytes() -> None:
     assert rendered() == rendered(shuffled)
 
 
-def test_it_has_a_language_a_title_and_headings(page: Element) -> None:
+def test_page_has_a_language_a_title_and_headings(page: Element) -> None:
     assert page.one("html").attributes["lang"] == "en"
     assert page.one("title").text == "colablock: what works on which runtime"
     assert page.one("h1").text == "What works on which runtime"
@@ -268,19 +266,19 @@ def test_controls_that_need_the_script_are_hidden_without_it(page: Element) -> N
     ]
 
 
-def test_every_id_is_there_once_and_every_link_leads_to_one(page: Element) -> None:
+def test_ids_are_unique_and_every_link_has_a_target(page: Element) -> None:
     ids = [one.attributes["id"] for one in page.all() if "id" in one.attributes]
     assert max(Counter(ids).values()) == 1
     assert {unquote(link.attributes["href"]) for link in page.all("a")} <= {f"#{name}" for name in ids}
 
 
-def test_nothing_is_loaded_from_elsewhere(page: Element) -> None:
+def test_page_loads_nothing(page: Element) -> None:
     assert not re.search(r"https?:|url\(|@import", rendered())
     assert [link.attributes["href"] for link in page.all("link")] == ["data:,"]
     assert not [one for one in page.all() if one.attributes.keys() & {"src", "srcset", "style", "onclick"}]
 
 
-def test_the_policy_allows_the_one_style_and_the_one_script(page: Element) -> None:
+def test_policy_allows_only_our_style_and_script(page: Element) -> None:
     policy = next(one for one in page.all("meta") if "http-equiv" in one.attributes).attributes["content"]
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
@@ -299,7 +297,7 @@ def test_the_policy_allows_the_one_style_and_the_one_script(page: Element) -> No
         "&#60;b>",
     ],
 )
-def test_what_the_checks_say_cannot_break_out(hostile: str) -> None:
+def test_text_of_the_checks_is_escaped(hostile: str) -> None:
     def worse(value: object, key: str = "") -> object:
         if isinstance(value, dict):
             return {name: worse(one, name) for name, one in value.items()}
@@ -326,7 +324,7 @@ def script() -> str:
 
 
 def shape(page: Element) -> set[tuple[str, tuple[str, ...]]]:
-    """Return which elements there are, with which attributes."""
+    """Return the elements of a page, each with the names of its attributes."""
     return {(one.tag, tuple(one.attributes)) for one in page.all()}
 
 
@@ -334,7 +332,7 @@ def test_control_characters_do_not_reach_the_page() -> None:
     assert "\x1b" not in rendered([{**check_of("qlora-2026"), "matrix": "a\x1b[31m"}])
 
 
-def test_ten_matrices_on_twenty_runtimes_stay_below_300_kilobytes() -> None:
+def test_ten_matrices_on_twenty_runtimes_take_less_than_300_kilobytes() -> None:
     runtimes = tuple(
         replace(one, name=f"colab-20{number}.01-gpu", label=f"20{number}.01", flavour="gpu")
         for number, one in enumerate([*RUNTIMES, *RUNTIMES[:6]], start=10)
@@ -365,8 +363,8 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(scheme: str) -> None:
-    """At least 4.5 to 1 (WCAG 2.2, 1.4.3, level AA)."""
+def test_text_has_enough_contrast(scheme: str) -> None:
+    """The contrast is at least 4.5 to 1 (WCAG 2.2, 1.4.3, level AA)."""
     palette = colours(scheme)
     pairs = [(ink, ground) for ink in ("ink", "soft", "accent") for ground in ("page", "surface")]
     pairs += [(verdict, f"{verdict}-paper") for verdict in WORDS]

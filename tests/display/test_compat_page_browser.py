@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# The sandbox wants user namespaces, which a container mostly has not; the rest keeps it off the network.
+# The sandbox needs user namespaces, which most containers lack; the other options prevent network traffic.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason=reason)
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
-        pytest.skip(f"there is no Chromium here: none of {', '.join(NAMES)}")
+        pytest.skip(f"no Chromium found: none of {', '.join(NAMES)}")
     with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield started
@@ -56,7 +56,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def open_page(browser: Browser, address: str) -> Iterator[Open]:
-    """Open the page at a fragment; at the end, nothing was asked of a network and nothing complained."""
+    """Open the page at a fragment; at the end, check that it made no request and logged no error."""
     said: list[str] = []
     asked: list[str] = []
     contexts = []
@@ -94,7 +94,7 @@ def fragment(page: Page) -> str:
     return url.partition("#")[2]
 
 
-def test_a_red_cell_is_clicked_and_its_reason_is_read(open_page: Open) -> None:
+def test_click_on_a_cell_shows_its_reason(open_page: Open) -> None:
     page = open_page()
     page.locator("#grid td .none:visible").first.click()
     panel = page.locator(".panel")
@@ -108,13 +108,13 @@ def test_a_red_cell_is_clicked_and_its_reason_is_read(open_page: Open) -> None:
     assert "#" not in page.url
 
 
-def test_a_long_reason_is_whole_wherever_it_is_said(open_page: Open) -> None:
+def test_script_shows_every_long_reason_in_full(open_page: Open) -> None:
     page = open_page("#qlora-2024/colab-2025.07-cpu")
     assert page.locator(".panel").get_by_text("and 31 distributions that work would break").is_visible()
-    assert page.get_by_text("the whole reason").count() == 0
+    assert page.get_by_text("full reason").count() == 0
 
 
-def test_the_accelerator_changes_cells_columns_and_the_panel(open_page: Open) -> None:
+def test_accelerator_filter_changes_cells_columns_and_the_panel(open_page: Open) -> None:
     page = open_page("#qlora-2024/colab-2026.08-gpu")
     here = page.locator(cell("qlora-2024", "colab-2026.08-gpu"))
     assert here.inner_text().split() == ["Env", "No", "G4"]
@@ -129,7 +129,7 @@ def test_the_accelerator_changes_cells_columns_and_the_panel(open_page: Open) ->
     assert page.locator("thead th:visible").count() == 1 + len(RUNTIMES)
 
 
-def test_a_cell_that_a_filter_takes_away_is_closed(open_page: Open) -> None:
+def test_panel_closes_if_a_filter_hides_its_cell(open_page: Open) -> None:
     page = open_page("#qlora-2024/colab-2026.08-cpu")
     assert page.locator(".panel").count() == 1
     page.get_by_label("Accelerator").select_option("T4")
@@ -137,7 +137,7 @@ def test_a_cell_that_a_filter_takes_away_is_closed(open_page: Open) -> None:
     assert "#" not in page.url
 
 
-def test_a_link_with_an_accelerator_opens_its_cell(open_page: Open) -> None:
+def test_link_with_an_accelerator_opens_its_cell(open_page: Open) -> None:
     page = open_page("#qlora-2026/colab-2026.08-gpu/P100")
     assert page.get_by_label("Accelerator").input_value() == "P100"
     assert page.locator(cell("qlora-2026", "colab-2026.08-gpu")).inner_text() == "No"
@@ -147,7 +147,7 @@ def test_a_link_with_an_accelerator_opens_its_cell(open_page: Open) -> None:
 @pytest.mark.parametrize(
     "wrong", ["#none/of-these", "#qlora-2026/colab-2026.08-gpu/V100", "#/", "#a/b/c/d", "#%", "#%ff/a"]
 )
-def test_a_wrong_link_leaves_the_page_whole(open_page: Open, wrong: str) -> None:
+def test_invalid_link_is_ignored(open_page: Open, wrong: str) -> None:
     page = open_page(wrong)
     assert page.get_by_label("Accelerator").input_value() == ""
     assert page.locator("output").inner_text() == "56 cells"
@@ -170,7 +170,7 @@ def test_search(open_page: Open, words: str, rows: list[str], count: str) -> Non
     assert page.get_by_text("Nothing matches.").is_visible() is (not rows)
 
 
-def test_the_verdict_filter_asks_about_the_chosen_accelerator(open_page: Open) -> None:
+def test_verdict_filter_applies_to_the_selected_accelerator(open_page: Open) -> None:
     page = open_page()
     page.get_by_label("Verdict").select_option("none")
     assert page.locator("output").inner_text() == "26 of 56 cells match"
@@ -181,12 +181,12 @@ def test_the_verdict_filter_asks_about_the_chosen_accelerator(open_page: Open) -
 
 
 @pytest.mark.parametrize("size", [PHONE, (320, 640), (600, 900), (768, 1024), DESKTOP])
-def test_the_page_never_scrolls_sideways(open_page: Open, size: tuple[int, int]) -> None:
+def test_page_never_scrolls_horizontally(open_page: Open, size: tuple[int, int]) -> None:
     page = open_page("#qlora-2024/colab-2025.07-gpu", size=size)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
-def test_a_phone_has_a_card_for_each_matrix(open_page: Open) -> None:
+def test_phone_shows_a_card_for_each_matrix(open_page: Open) -> None:
     page = open_page(size=PHONE)
     assert not page.locator("#grid").is_visible()
     assert page.locator("article:visible h3").all_inner_texts() == list(MATRICES)
@@ -202,7 +202,7 @@ def test_a_phone_has_a_card_for_each_matrix(open_page: Open) -> None:
     assert tall["height"] >= 44  # a finger's breadth (WCAG 2.2, 2.5.5)
 
 
-def test_a_phone_opens_what_a_link_is_about(open_page: Open) -> None:
+def test_phone_opens_the_target_of_a_link(open_page: Open) -> None:
     page = open_page("#qlora-2024/colab-2025.07-gpu/G4", size=PHONE)
     reason = page.get_by_text("no variant takes a G4").filter(visible=True)
     assert reason.count() == 1
@@ -212,7 +212,7 @@ def test_a_phone_opens_what_a_link_is_about(open_page: Open) -> None:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
-def test_without_a_script_the_reason_is_reached(open_page: Open, size: tuple[int, int]) -> None:
+def test_reason_is_reachable_without_a_script(open_page: Open, size: tuple[int, int]) -> None:
     page = open_page(size=size, script=False)
     assert not page.locator("#filters").is_visible()
     details = page.locator('details[id="qlora-2026/colab-2026.08-gpu"]')
@@ -226,7 +226,7 @@ def test_without_a_script_the_reason_is_reached(open_page: Open, size: tuple[int
     assert details.get_by_text("bitsandbytes and trl come, torchao goes").is_visible()
 
 
-def test_the_keyboard_is_enough(open_page: Open) -> None:
+def test_keyboard_reaches_everything(open_page: Open) -> None:
     page = open_page()
     page.locator(cell("qlora-2024", "colab-2026.08-gpu")).focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowDown", "Enter"):
@@ -239,7 +239,7 @@ def test_the_keyboard_is_enough(open_page: Open) -> None:
     assert page.evaluate("document.activeElement.hash") == "#qlora-2026/colab-2026.08-gpu"
 
 
-def test_the_arrows_pass_over_hidden_columns(open_page: Open) -> None:
+def test_arrow_keys_skip_hidden_columns(open_page: Open) -> None:
     page = open_page()
     page.get_by_label("Accelerator").select_option("T4")
     page.locator(cell("qlora-2024", "colab-2026.08-gpu")).focus()
@@ -247,20 +247,20 @@ def test_the_arrows_pass_over_hidden_columns(open_page: Open) -> None:
     assert page.evaluate("document.activeElement.hash") == "#qlora-2024/colab-2026.07-gpu"
 
 
-def test_findings_about_imports_open_in_the_panel(open_page: Open) -> None:
+def test_import_findings_open_in_the_panel(open_page: Open) -> None:
     page = open_page()
     page.get_by_role("link", name="2 import findings, 1 error").click()
     assert page.locator(".panel h3").inner_text() == "qlora-2024: 2 import findings, 1 error"
     assert page.locator(".panel").get_by_text("no requirement of axolotl leads to gradio").is_visible()
 
 
-def test_dark_follows_the_reader(open_page: Open) -> None:
+def test_dark_mode_follows_the_browser(open_page: Open) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     assert open_page(dark=True).evaluate(ground) == "rgb(20, 22, 26)"
     assert open_page().evaluate(ground) == "rgb(247, 248, 249)"
 
 
-def test_paper_has_every_verdict_and_what_is_opened(open_page: Open) -> None:
+def test_print_has_every_verdict_and_the_open_details(open_page: Open) -> None:
     page = open_page("#qlora-2024/colab-2026.08-gpu", dark=True)
     page.emulate_media(media="print")
     assert page.locator("details.cell > summary:visible").count() == len(MATRICES) * len(RUNTIMES)
