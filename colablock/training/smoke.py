@@ -72,35 +72,8 @@ def smoke(
             deadline=started + timeout,
         )
         learning, holding = attempt.train_twice()
-    device = accelerator.devices[0] if has_card else None
-    before, after = _evaluations(learning)
-    return Receipt(
-        matrix=proven.matrix,
-        matrix_digest=proven.matrix_digest,
-        variant=proven.variant,
-        runner=runner,
-        workarounds=attempt.workarounds,
-        lock=proven.lock,
-        python_version=proven.python_version,
-        card=device.name if device else "cpu",
-        compute_capability=device.compute_capability if device else None,
-        driver=accelerator.driver if has_card else None,
-        cuda=accelerator.cuda if has_card else None,
-        precision=attempt.precision.name,
-        quantized=quantized,
-        steps=max(event["step"] for event in learning if event["event"] == "end"),
-        losses=tuple(event["loss"] for event in learning if event["event"] == "log" and "loss" in event),
-        before=before,
-        after=after,
-        held=_evaluations(holding),
-        seconds=round(time.monotonic() - started, 1),
-        memory=max((event["memory"] for event in learning if "memory" in event), default=0),
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        colablock=__version__,
-        versions=dict(proven.versions),
-        runtime=environ.get("COLAB_RELEASE_TAG"),
-        notes=tuple(notes),
-    )
+    receipt = attempt.receipt(learning, holding, seconds=round(time.monotonic() - started, 1))
+    return replace(receipt, notes=tuple(notes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +108,7 @@ class _Attempt:
         return {**self.environ, **{name: str(self.scratch / folder) for name, folder in caches.items()}}
 
     def train_twice(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Train with the learning rate and without one; return the events of both."""
+        """Train with the learning rate and with 0; return the events of both."""
         prepared = self.prepare()
         learning = self.train("learning", prepared, learning_rate=_RATE)
         return learning, self.train("holding", prepared, learning_rate=0.0)
@@ -169,6 +142,40 @@ class _Attempt:
         if folder.state() is not State.DONE:
             raise _failed(folder)
         return folder.metrics()
+
+    def receipt(
+        self, learning: list[dict[str, Any]], holding: list[dict[str, Any]], *, seconds: float
+    ) -> Receipt:
+        """Return the receipt for the events of the run that learns and of the one with learning rate 0."""
+        has_card = self.accelerator.kind == "cuda"
+        device = self.accelerator.devices[0] if has_card else None
+        before, after = _evaluations(learning)
+        return Receipt(
+            matrix=self.proven.matrix,
+            matrix_digest=self.proven.matrix_digest,
+            variant=self.proven.variant,
+            runner=self.runner,
+            workarounds=self.workarounds,
+            lock=self.proven.lock,
+            python_version=self.proven.python_version,
+            card=device.name if device else "cpu",
+            compute_capability=device.compute_capability if device else None,
+            driver=self.accelerator.driver if has_card else None,
+            cuda=self.accelerator.cuda if has_card else None,
+            precision=self.precision.name,
+            quantized=self.adapter is Adapter.QLORA,
+            steps=max(event["step"] for event in learning if event["event"] == "end"),
+            losses=tuple(event["loss"] for event in learning if event["event"] == "log" and "loss" in event),
+            before=before,
+            after=after,
+            held=_evaluations(holding),
+            seconds=seconds,
+            memory=max((event["memory"] for event in learning if "memory" in event), default=0),
+            date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            colablock=__version__,
+            versions=dict(self.proven.versions),
+            runtime=self.environ.get("COLAB_RELEASE_TAG"),
+        )
 
     def _job(self, learning_rate: float) -> Job:
         return Job(

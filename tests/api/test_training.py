@@ -1,4 +1,4 @@
-"""The front door of training, outside a notebook, in the environment of stand-ins."""
+"""The public training API outside a notebook, in the environment of stand-ins."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from colablock.errors import ColablockError, InvalidConfig, NotFound, Refused, T
 from colablock.training.find_or_start import NamedRun
 from colablock.training.receipts import Receipt
 from colablock.training.runs.summary import watch
-from tests.support.run_folders import make_checkpoint, make_run, write_manifest
-from tests.support.runs import a_run, a_sleeper, events_of
+from tests.support.checkpoints import make_checkpoint, write_manifest
+from tests.support.runs import events_of, make_run, sleeping_process
 from tests.support.training_stack import Bench, end_of, kill, losses_of, steps_of, until
 
 
 @pytest.fixture
 def applied(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Give a place where `tiny` was applied; this process has its variables."""
+    """Return a bench where `tiny` was applied; this process has its variables."""
     matrix = bench.folder / "tiny.toml"
     matrix.write_text('schema = 1\nname = "tiny"\n[train]\nrunner = "trl"\n')
     bench.stack.apply(bench.home, matrix)
@@ -98,8 +98,8 @@ def test_leaving_a_running_run_ends_the_cell(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("colablock.api.training.watch", partial(watch, sleep=interrupt))
-    with a_sleeper() as process:
-        folder = a_run(tmp_path / "tiny", **process)
+    with sleeping_process() as process:
+        folder = make_run(tmp_path / "tiny", **process)
         with pytest.raises(
             KeyboardInterrupt, match=r"the run `tiny` is still running; `colablock\.attach\('tiny'\)`"
         ):
@@ -109,7 +109,7 @@ def test_leaving_a_running_run_ends_the_cell(
 
 
 def test_only_a_running_run_can_be_stopped(tmp_path: Path) -> None:
-    folder = a_run(tmp_path / "tiny", end={"state": "done"})
+    folder = make_run(tmp_path / "tiny", end={"state": "done"})
     run = Run(NamedRun("tiny", folder))
     with pytest.raises(Refused, match="the run `tiny` is not running: it is done"):
         run.stop()
@@ -120,7 +120,7 @@ def test_only_a_running_run_can_be_stopped(tmp_path: Path) -> None:
 
 
 class NotebookShell:
-    """What is used of the shell of a notebook's kernel: keeps what it shows."""
+    """A stand-in for the shell of a notebook's kernel, which records what it shows."""
 
     def __init__(self) -> None:
         self.kernel = object()
@@ -154,7 +154,7 @@ class Printer:
 
 
 def test_a_run_that_a_cell_has_shown_is_one_line_as_its_result(tmp_path: Path, shell: NotebookShell) -> None:
-    folder = a_run(tmp_path / "tiny", events=events_of([5.0, 4.0]), end={"state": "done"})
+    folder = make_run(tmp_path / "tiny", events=events_of([5.0, 4.0]), end={"state": "done"})
     run = Run(NamedRun("tiny", folder))
     whole = run._repr_html_()
     assert "<svg" in whole
@@ -191,7 +191,7 @@ def test_skipped_checkpoints_are_reported(tmp_path: Path, shell: NotebookShell) 
     checkpoint = make_checkpoint(folder.path, 20)
     (checkpoint / "adapter_config.json").write_text("{}")
     write_manifest(checkpoint)
-    make_checkpoint(folder.path, 40, is_whole=False)
+    make_checkpoint(folder.path, 40, is_valid=False)
     Run(NamedRun("run", folder)).download(tmp_path / "learnt.zip")
     said = str(shell.sent[-1]["text/plain"])
     assert "the run is not done: using the adapter of checkpoint-20" in said

@@ -15,7 +15,7 @@ import pytest
 
 from colablock.cli.main import main
 from colablock.training.runs.folder import register
-from tests.support.runs import a_run, a_sleeper, events_of, train
+from tests.support.runs import events_of, make_run, sleeping_process, train
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def run(environ: Mapping[str, str], *args: str) -> int:
 
 def failed(path: Path, home: Path) -> None:
     error = "OSError: [Errno 28] No space left on device"
-    a_run(path, home=home, events=events_of([5.0, 4.0]), end={"state": "failed", "error": error})
+    make_run(path, home=home, events=events_of([5.0, 4.0]), end={"state": "failed", "error": error})
 
 
 def test_the_list_is_newest_first_and_includes_deleted_runs(
@@ -42,7 +42,7 @@ def test_the_list_is_newest_first_and_includes_deleted_runs(
 ) -> None:
     assert run(environ, "list") == 0
     assert capsys.readouterr().out == "no runs yet\n"
-    a_run(tmp_path / "old", home=home, events=events_of([5.0, 4.0]), end={"state": "done", "step": 2})
+    make_run(tmp_path / "old", home=home, events=events_of([5.0, 4.0]), end={"state": "done", "step": 2})
     register(home, "lost", tmp_path / "lost")
     failed(tmp_path / "new", home)
     for at, name in enumerate(("old", "lost", "new")):
@@ -103,7 +103,7 @@ def test_a_run_is_shown_by_id_or_by_folder(
 def test_nan_is_null_in_json(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a_run(tmp_path / "tiny", home=home, events=events_of([5.0, float("nan")]), end={"state": "done"})
+    make_run(tmp_path / "tiny", home=home, events=events_of([5.0, float("nan")]), end={"state": "done"})
     assert run(environ, "show", "--json") == 0
     text = capsys.readouterr().out
     assert "NaN" not in text
@@ -147,15 +147,15 @@ def test_a_run_is_stopped_at_a_checkpoint(
 def test_a_stop_can_be_requested_without_waiting(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with a_sleeper() as process:
-        folder = a_run(tmp_path / "tiny", home=home, **process)
-        a_run(tmp_path / "newer", home=home, end={"state": "done"})
+    with sleeping_process() as process:
+        folder = make_run(tmp_path / "tiny", home=home, **process)
+        make_run(tmp_path / "newer", home=home, end={"state": "done"})
         assert run(environ, "stop", "--json") == 0  # the one that runs, though another is newer
         assert json.loads(capsys.readouterr().out) == {"id": "tiny", "asked_to_stop": True}
         assert folder.stop_file.exists()
         assert run(environ, "stop") == 0
         assert capsys.readouterr().err.startswith("asked tiny to stop")
-        a_run(tmp_path / "other", home=home, **process)
+        make_run(tmp_path / "other", home=home, **process)
         assert run(environ, "stop") == 2
         said = capsys.readouterr().err
     assert "2 runs are in progress" in said
@@ -163,8 +163,8 @@ def test_a_stop_can_be_requested_without_waiting(
 
 
 def test_an_interrupt_leaves_the_run_running(tmp_path: Path, home: Path, environ: Mapping[str, str]) -> None:
-    with a_sleeper() as process:
-        folder = a_run(tmp_path / "tiny", home=home, events=events_of([5.0], total=3), **process)
+    with sleeping_process() as process:
+        folder = make_run(tmp_path / "tiny", home=home, events=events_of([5.0], total=3), **process)
         command = [sys.executable, "-m", "colablock", "runs", "follow"]
         with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as following:
             assert following.stderr is not None
@@ -182,7 +182,7 @@ def test_an_interrupt_leaves_the_run_running(tmp_path: Path, home: Path, environ
 def test_the_curve_is_written_to_a_file(
     tmp_path: Path, home: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a_run(tmp_path / "tiny", home=home, events=events_of([5.0, 4.0]), end={"state": "done"})
+    make_run(tmp_path / "tiny", home=home, events=events_of([5.0, 4.0]), end={"state": "done"})
     output = tmp_path / "curve.svg"
     assert run(environ, "plot", "tiny", "-o", str(output)) == 0
     assert "tiny: tiny-llama" in output.read_text()

@@ -20,14 +20,14 @@ from tests.support.training_stack import (
     Bench,
     kill,
     losses_of,
-    record_of,
+    read_record,
     steps_of,
     until,
 )
 
 
 class CommandLine:
-    """Calls the command line; keeps what it printed."""
+    """Calls the command line, and keeps its output."""
 
     def __init__(self, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
         self.bench = bench
@@ -67,12 +67,12 @@ class CommandLine:
 
     @property
     def said(self) -> str:
-        """What is on standard error as one line, the references of errors left out."""
+        """Standard error as one line, without the references of errors."""
         return " ".join(re.sub(r" +\[[a-z-]+\]$", "", self.err, flags=re.MULTILINE).split())
 
     @property
     def told(self) -> str:
-        """What is on standard output as one line."""
+        """Standard output as one line."""
         return " ".join(self.out.split())
 
     @property
@@ -96,7 +96,7 @@ def test_a_run_is_briefed_followed_and_summarised(shell: CommandLine) -> None:
     assert shell.out.startswith("run: done, 6 steps")
     assert f"adapter: {shell.folder.adapter}" in shell.told.replace("- ", "-")
     assert list(losses_of(shell.folder)) == [1, 2, 3, 4, 5, 6]
-    assert record_of(shell.folder).matrix == "tiny"
+    assert read_record(shell.folder).matrix == "tiny"
     assert shell.train() == 0
     assert "the run `run` is already done: `--fresh` trains again" in shell.said
     assert shell.out.startswith("run: done, 6 steps")
@@ -210,12 +210,12 @@ def test_a_refusal_lists_every_reason_and_can_be_overridden(shell: CommandLine) 
 
 
 def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:
-    """A second call goes on from it."""
+    """A second call resumes from it."""
     argv = [sys.executable, "-m", "colablock", *shell.argv("--set", "max_steps=1000")]
     environ = shell.environ(STAND_IN_PAUSE="0.05", PYTHONPATH=str(ROOT))
     with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as call:
         until(lambda: 2 in steps_of(shell.folder))
-        assert os.getsid(record_of(shell.folder).process) == record_of(shell.folder).process
+        assert os.getsid(read_record(shell.folder).process) == read_record(shell.folder).process
         call.send_signal(signal.SIGINT)
         out, _ = call.communicate(timeout=30)
     assert call.returncode == 0
@@ -223,7 +223,7 @@ def test_an_interrupt_stops_at_a_checkpoint(shell: CommandLine) -> None:
     assert shell.folder.state() is State.STOPPED
     stopped = shell.folder.end()["step"]
     assert shell.train("--set", "max_steps=1000", "--no-wait") == 0
-    assert record_of(shell.folder).resumed_from == f"checkpoint-{stopped}"
+    assert read_record(shell.folder).resumed_from == f"checkpoint-{stopped}"
     kill(shell.folder)
 
 

@@ -27,7 +27,7 @@ from colablock.training.runs.progress import Progress
 from colablock.training.runs.summary import RunSummary, summary_of
 from tests.support.html import body
 from tests.support.run_summaries import LOADING, TRAINING, summary
-from tests.support.runs import a_run, events_of, record_of
+from tests.support.runs import events_of, make_record, make_run
 from tests.support.screens import console, written
 
 PNG = b"\x89PNG picture"
@@ -39,7 +39,7 @@ def failed(tmp_path: Path) -> RunSummary:
     text = f"Traceback (most recent call last):\n  File 'x'\n{error}"
     end = {"state": "failed", "error": error, "traceback": text}
     events = events_of([6.0, 5.0], total=9, save_every=2)
-    folder = a_run(tmp_path / "tiny", events=events, end=end)
+    folder = make_run(tmp_path / "tiny", events=events, end=end)
     (folder.path / "checkpoint-2").mkdir()
     return summary_of("tiny", folder)
 
@@ -48,7 +48,7 @@ def failed(tmp_path: Path) -> RunSummary:
 def strange(tmp_path: Path) -> RunSummary:
     text = "Traceback (most recent call last):\n  File '<x>'\nSomeError: <b>`why`\x1b[31m</b>"
     end = {"state": "failed", "error": text.splitlines()[-1], "traceback": text}
-    return summary_of("<i>tiny</i>", a_run(tmp_path / "tiny", end=end, model="<script>"))
+    return summary_of("<i>tiny</i>", make_run(tmp_path / "tiny", end=end, model="<script>"))
 
 
 # Numbers and lines
@@ -187,7 +187,7 @@ def test_unknown_failure_as_text_shows_its_traceback(strange: RunSummary) -> Non
 
 
 def test_view_of_one_run(tmp_path: Path) -> None:
-    ended = summary(State.DONE, a_run(tmp_path / "tiny", log="x").path)
+    ended = summary(State.DONE, make_run(tmp_path / "tiny", log="x").path)
     to = console()
     render(run_document(ended), to)
     text = written(to)
@@ -201,7 +201,7 @@ def test_view_of_one_run(tmp_path: Path) -> None:
 
 
 def test_list_of_runs_fits_the_terminal(tmp_path: Path) -> None:
-    long = record_of(model="some/a-model-whose-name-is-much-too-long-for-a-terminal-of-eighty-columns")
+    long = make_record(model="some/a-model-whose-name-is-much-too-long-for-a-terminal-of-eighty-columns")
     found = [
         summary(State.DONE, tmp_path, record=long),
         summary(State.PREPARED, tmp_path, id="gone", record=None),

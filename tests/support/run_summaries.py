@@ -9,7 +9,7 @@ from colablock.training.runs.folder import State
 from colablock.training.runs.loss_curve import Point
 from colablock.training.runs.progress import Progress
 from colablock.training.runs.summary import RunSummary
-from tests.support.runs import record_of
+from tests.support.runs import make_record
 
 __all__ = ["LOADING", "TRAINING", "summary"]
 
@@ -43,7 +43,7 @@ def summary(state: State, path: Path, **facts: object) -> RunSummary:
     usual: dict[str, object] = {
         "id": "tiny",
         "folder": path,
-        "record": record_of(estimate=11_200_000_000),
+        "record": make_record(estimate=11_200_000_000),
         "progress": progress,
     }
     return RunSummary(**(usual | facts))  # type: ignore[arg-type]

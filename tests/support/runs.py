@@ -8,12 +8,23 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from colablock.training.runs.folder import RunFolder, RunRecord, register, start_time_of
 
-__all__ = ["STARTED", "a_run", "a_sleeper", "add_events", "events_of", "record_of", "train"]
+__all__ = [
+    "STARTED",
+    "add_events",
+    "end_run",
+    "events_of",
+    "make_record",
+    "make_run",
+    "process_facts",
+    "sleeping_process",
+    "train",
+]
 
 STARTED = 1_790_000_000.0
 
@@ -57,7 +68,7 @@ end("done", steps)
 """
 
 
-def record_of(**facts: Any) -> RunRecord:
+def make_record(**facts: Any) -> RunRecord:
     """Return the record of a run of a small Llama; *facts* replace the defaults."""
     usual: dict[str, Any] = {
         "id": "tiny",
@@ -87,7 +98,7 @@ def record_of(**facts: Any) -> RunRecord:
     return RunRecord(**(usual | facts))
 
 
-def a_run(
+def make_run(
     path: Path,
     *,
     events: Sequence[Mapping[str, Any]] = (),
@@ -99,7 +110,7 @@ def a_run(
     """Write the folder of an ended run at *path*, and register it at *home*."""
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
-    record = record_of(**({"id": path.name} | facts))
+    record = make_record(**({"id": path.name} | facts))
     folder.write_record(record)
     add_events(folder, *events)
     folder.log.write_text(log, encoding="utf-8")
@@ -108,6 +119,20 @@ def a_run(
     if home is not None:
         register(home, record.id, path)
     return folder
+
+
+def process_facts(process: int | None = None) -> dict[str, Any]:
+    """Return the fields of a record for a running process (default: this one)."""
+    process = os.getpid() if process is None else process
+    return {"process": process, "process_started": start_time_of(process)}
+
+
+def end_run(run: RunFolder, state: str = "done") -> None:
+    """End the run as the shim does: its process is gone, and ``end.json`` is written."""
+    record = run.record()
+    assert record is not None
+    run.write_record(replace(record, process=2**22 + 1, process_started=1))  # no process has this id
+    run.end_file.write_text(json.dumps({"state": state, "step": 40, "time": 0.0}))
 
 
 def add_events(folder: RunFolder, *events: Mapping[str, Any]) -> None:
@@ -152,7 +177,7 @@ def train(
     waits: bool = False,
 ) -> Iterator[tuple[RunFolder, subprocess.Popen[bytes]]]:
     """Give the folder of a run that a child process writes.  With *waits* it waits for the file ``go``."""
-    folder = a_run(path, home=home)
+    folder = make_run(path, home=home)
     folder.log.unlink()
     folder.metrics_file.unlink()
     if not waits:
@@ -163,7 +188,7 @@ def train(
         subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as child,
     ):
         started = start_time_of(child.pid)
-        folder.write_record(record_of(id=path.name, process=child.pid, process_started=started))
+        folder.write_record(make_record(id=path.name, process=child.pid, process_started=started))
         try:
             yield folder, child
         finally:
@@ -171,10 +196,10 @@ def train(
 
 
 @contextmanager
-def a_sleeper() -> Iterator[dict[str, Any]]:
+def sleeping_process() -> Iterator[dict[str, Any]]:
     """Give the fields of a record for a process that runs and does nothing."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         try:
-            yield {"process": child.pid, "process_started": start_time_of(child.pid)}
+            yield process_facts(child.pid)
         finally:
             child.kill()

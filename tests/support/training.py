@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from colablock.training.preflight.facts import BF16, Access, Card, Machine, Stack
+from colablock.training.preflight.checks import Preflight
+from colablock.training.preflight.facts import BF16, Access, Card, Finding, Level, Machine, Stack
 from colablock.training.preflight.memory import RunnerProfile, Setting, runner_profile
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.receipts import Receipt
@@ -127,3 +128,21 @@ T4_RECEIPT = Receipt(
     versions={"torch": "2.11.0"},
     notes=("a note",),
 )
+
+H100 = a_card("NVIDIA H100 80GB HBM3", "9.0", 80)
+T4 = a_card()
+TODAY = STACKS["2026"]
+
+
+def verdict_of(found: Preflight) -> str:
+    levels = {finding.level for finding in found.findings}
+    return "refuse" if Level.REFUSE in levels else "warn" if Level.WARN in levels else "pass"
+
+
+def of_level(found: Preflight, level: Level) -> list[Finding]:
+    return [finding for finding in found.findings if finding.level is level]
+
+
+def refusal(found: Preflight) -> Finding:
+    (one,) = of_level(found, Level.REFUSE)
+    return one

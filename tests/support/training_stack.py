@@ -40,7 +40,7 @@ __all__ = [
     "end_of",
     "kill",
     "losses_of",
-    "record_of",
+    "read_record",
     "steps_of",
     "until",
 ]
@@ -224,13 +224,13 @@ def until(
 
 def end_of(folder: RunFolder) -> RunFolder:
     """Wait until the launcher of the run has ended, and return the folder."""
-    record = record_of(folder)
+    record = read_record(folder)
     until(lambda: exit_code_of(record.process, record.process_started) is not None)
     until(lambda: not folder.is_alive())  # its ranks may take a moment longer
     return folder
 
 
-def record_of(folder: RunFolder) -> RunRecord:
+def read_record(folder: RunFolder) -> RunRecord:
     record = folder.record()
     assert record is not None
     return record
@@ -238,7 +238,7 @@ def record_of(folder: RunFolder) -> RunRecord:
 
 def kill(folder: RunFolder) -> None:
     """Kill every process of the run, as the loss of the runtime does."""
-    os.killpg(record_of(folder).process, signal.SIGKILL)
+    os.killpg(read_record(folder).process, signal.SIGKILL)
     end_of(folder)
 
 
@@ -246,7 +246,7 @@ def again(folder: RunFolder, environ: Mapping[str, str], **job: Any) -> RunFolde
     """Start the command of an ended run again with changed values in its job; return the folder."""
     known = json.loads(folder.job_file.read_text())
     folder.job_file.write_text(json.dumps({**known, **job}))
-    record = record_of(folder)
+    record = read_record(folder)
     started = start_process(record.command, folder, environ)
     known_as = replace(record, process=started.process, process_started=started.process_started)
     folder.write_record(known_as)

@@ -14,8 +14,9 @@ import pytest
 
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.training.adapter import adapter_of, download, generate, merge, push
+from tests.support.checkpoints import make_checkpoint, write_manifest
 from tests.support.reporters import Notes
-from tests.support.run_folders import end, make_checkpoint, make_run, write_manifest
+from tests.support.runs import end_run, make_run, process_facts
 from tests.support.runtime import make_venv, site_of
 
 
@@ -61,21 +62,21 @@ def test_an_unfinished_run_has_the_adapter_of_its_newest_checkpoint(tmp_path: Pa
     [("stopped", "adapter"), ("done", "adapter"), ("failed", "checkpoint-30"), (None, "checkpoint-30")],
 )
 def test_the_adapter_of_an_earlier_stop_is_outdated(state: str | None, found: str, tmp_path: Path) -> None:
-    run = make_run(tmp_path)  # running
+    run = make_run(tmp_path, **process_facts())
     make_adapter(run.adapter)
     assert adapter_of(tmp_path, reporter=Notes()) == run.adapter  # there is no other yet
     make_adapter(make_checkpoint(tmp_path, 30))
     write_manifest(tmp_path / "checkpoint-30")
     assert adapter_of(tmp_path, reporter=Notes()) == tmp_path / "checkpoint-30"
     if state is not None:
-        end(run, state)
+        end_run(run, state)
     assert adapter_of(tmp_path, reporter=Notes()) == tmp_path / found
 
 
 def test_a_zip_holds_the_adapter_and_the_record_without_tokens(run: Path, tmp_path: Path) -> None:
     handed: list[str] = []
     path = download(run, offer=handed.append)
-    assert path == run / "run-1.zip"
+    assert path == run / "run.zip"
     assert handed == [str(path)]
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
@@ -134,7 +135,7 @@ def test_invalid_arguments_are_refused_before_a_process_starts(run: Path, tmp_pa
         download(run, merged=tmp_path / "none")
     with pytest.raises(Unmet, match=r"cannot write `.*there.zip`: No such file"):
         download(run, tmp_path / "not" / "there.zip")
-    assert not (run / "run-1.zip").exists()
+    assert not (run / "run.zip").exists()
 
 
 def test_a_failing_process_is_reported_and_leaves_no_files(run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run is started, found or gone on with: real processes of the stack of stand-ins."""
+"""Runs are started, found and resumed, in the environment of stand-ins."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from tests.support.training_stack import (
     end_of,
     kill,
     losses_of,
-    record_of,
+    read_record,
     steps_of,
     until,
 )
 
 
 class Call:
-    """One call of `train`, and what it said."""
+    """One call of `train`, with its notes and briefings."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class Call:
         return self.run.folder
 
 
-SLOW = {"STAND_IN_PAUSE": "0.05"}
+SLOW = {"STAND_IN_PAUSE": "0.1"}  # seconds a step, so that a run is still training when a test acts
 
 
 def cut_off(bench: Bench, config: TrainConfig, *, at: int = 4, **asked: Any) -> RunFolder:
-    """Return the folder of a run that was killed once it had saved at the step *at*."""
+    """Return the folder of a run that was killed after it saved step *at*."""
     folder = Call(bench, config, environ=SLOW, **asked).folder
     until(lambda: at in steps_of(folder, "save"))
     kill(folder)
@@ -98,7 +98,7 @@ def test_a_run_is_started_recorded_and_registered(bench: Bench, monkeypatch: pyt
     assert briefing.prepared is not None
     assert briefing.prepared["train_rows"] == 10
     assert end_of(call.folder).state() is State.DONE
-    record = record_of(call.folder)
+    record = read_record(call.folder)
     assert record.config == json.loads(json.dumps(config_to(config)))
     assert (record.id, record.matrix, record.runner, record.python) == ("run", "tiny", "trl", proven.python)
     assert (record.lock, record.workarounds, record.forms) == (proven.lock, ["load-in-4bit-twice"], ["text"])
@@ -121,7 +121,7 @@ def test_a_run_records_its_cards(bench: Bench) -> None:
         environ={"CUDA_VISIBLE_DEVICES": "1"},
         anyway=True,  # the stack's torch is built without CUDA
     )
-    record = record_of(call.folder)
+    record = read_record(call.folder)
     kill(call.folder)
     assert (record.cards, record.driver) == ([devices[1].name], "580.82.07")
     assert [briefing.cards for briefing in call.briefings] == [(devices[1].name,)]
@@ -131,14 +131,14 @@ def test_a_run_records_its_cards(bench: Bench) -> None:
 def test_a_finished_run_is_found(bench: Bench) -> None:
     first = Call(bench)
     end_of(first.folder)
-    before = record_of(first.folder)
+    before = read_record(first.folder)
     second = Call(bench, bench.config(logging_steps=2, save_total_limit=5))  # changes nothing that is learnt
     assert second.notes == ["the run `run` is already done: `--fresh` trains again"]
-    assert (second.briefings, record_of(second.folder)) == ([], before)
+    assert (second.briefings, read_record(second.folder)) == ([], before)
     third = Call(bench, fresh=True)
     assert third.notes == [f"moved the contents of `{bench.folder}/run` to `{bench.folder}/run.1`"]
     assert end_of(third.folder).state() is State.DONE
-    assert record_of(RunFolder(bench.folder / "run.1")) == before
+    assert read_record(RunFolder(bench.folder / "run.1")) == before
     assert steps_of(third.folder, "start") == [0]
 
 
@@ -182,7 +182,7 @@ def test_a_killed_run_is_resumed(bench: Bench) -> None:
     assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
     assert call.notes == []
     assert end_of(folder).state() is State.DONE
-    assert record_of(folder).resumed_from == "checkpoint-4"
+    assert read_record(folder).resumed_from == "checkpoint-4"
     assert list(losses_of(folder)) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert steps_of(folder, "start") == [0, 4]
     assert (folder.data / "train.parquet").stat().st_mtime_ns == made  # the same tokens
@@ -260,7 +260,7 @@ def test_changes_are_refused_unless_allowed(bench: Bench) -> None:
     assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
     assert [(one.prepared or {})["rows"] for one in call.briefings] == [1]  # the tokens are made anew
     end_of(folder)
-    record = record_of(folder)
+    record = read_record(folder)
     assert (record.lock, record.config["learning_rate"]) == ("another", 1e-3)
     assert Call(bench, changed, proven=proven).notes == [
         "the run `run` is already done: `--fresh` trains again"
@@ -279,7 +279,7 @@ def test_another_runner_is_refused_unless_allowed(bench: Bench) -> None:
         Call(bench, config, runner="axolotl")
     call = Call(bench, config, proven=mended, resume_anyway=True)
     assert end_of(folder).state() is State.DONE
-    assert record_of(folder).runner == "axolotl"
+    assert read_record(folder).runner == "axolotl"
     assert [one.resumed_from for one in call.briefings] == ["checkpoint-4"]
 
 
@@ -385,7 +385,7 @@ def test_a_model_of_unknown_shape_is_trained(bench: Bench) -> None:
     (model / "config.json").write_text(json.dumps({**shape, "hidden_size": None}))
     call = Call(bench, bench.config(base_model=str(model)))
     assert [note for note in call.notes if "cannot read the model's config" in note]
-    assert record_of(call.folder).estimate is None
+    assert read_record(call.folder).estimate is None
     assert end_of(call.folder).state() is State.DONE
 
 

@@ -63,7 +63,7 @@ def text_for(model: str = "owner/model", dataset: str = "data.jsonl", runner: st
 
 
 def uncommented(text: str) -> str:
-    """Return *text* with its examples counting."""
+    """Return *text* with its examples uncommented."""
     lines = (
         line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in text.splitlines()
     )
@@ -122,7 +122,7 @@ def test_any_text_round_trips(name: str) -> None:
 
 
 def tokens(most: int, *, without: int = 0) -> Callable[[TrainConfig], bool]:
-    """Return what takes *most* tokens at a time, and *without* checkpointing fewer."""
+    """Return a check that accepts *most* tokens per batch, and *without* tokens without checkpointing."""
 
     def fits(config: TrainConfig) -> bool:
         room = most if config.gradient_checkpointing else without

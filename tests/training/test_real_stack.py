@@ -1,4 +1,4 @@
-"""A run that is cut off in the middle, for real: `nox -s training` applies a stack and runs this in it.
+"""Interrupted runs in a real stack: `nox -s training` applies a stack and runs this in it.
 
 A start of a training process takes half a minute, so tests share runs and each looks at much of one.
 """
@@ -40,7 +40,7 @@ def uninterrupted(stack: Stack) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def killed(stack: Stack) -> RunFolder:
-    """A run as SIGKILL left it, after its second checkpoint."""
+    """Return a run that was killed (SIGKILL) after its second checkpoint."""
     done = stack.train("killed", "--no-wait", lora_dropout=0.1)
     assert done.code == 0, done.err
     folder = stack.run_folder("killed")
@@ -53,7 +53,7 @@ def killed(stack: Stack) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def damaged(killed: RunFolder) -> RunFolder:
-    """A copy of that run in which a file of the newest whole checkpoint holds nothing but zeros."""
+    """Return a copy of that run with a file of the newest valid checkpoint overwritten by zeros."""
     copy = RunFolder(killed.path.with_name("damaged"))
     shutil.copytree(killed.path, copy.path)
     newest = newest_valid(copy.path, Notes())
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_resumes_from_the_one_before(
 
 
 def goes_on_from(stack: Stack, folder: RunFolder, checkpoint: str, *, as_in: RunFolder) -> str:
-    """Assert that the same call ends the run as the other one ended; return what was said."""
+    """Assert that the same call ends the run like the uninterrupted one; return its output."""
     done = stack.train(folder.path.name, lora_dropout=0.1)
     assert done.code == 0, done.err
     assert f"going on from {checkpoint}" in done.err
@@ -160,7 +160,7 @@ def test_a_rank_with_another_lock_fails(stack: Stack, uninterrupted: RunFolder) 
 
 
 def share(stack: Stack, of: RunFolder, name: str, *, rank: int, port: str) -> RunFolder:
-    """Start one host's share of a run as it was prepared once, the second with another lock."""
+    """Start one host's ranks of a prepared run, the second host with another lock."""
     folder = stack.run_folder(name)
     folder.path.mkdir()
     job = json.loads(of.job_file.read_text().replace(str(of.path), str(folder.path)))

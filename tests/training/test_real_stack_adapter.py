@@ -1,4 +1,4 @@
-"""Merging and generating in the real stack of the home that COLABLOCK_TEST_HOME names."""
+"""Merge and generate in the real stack of COLABLOCK_TEST_HOME."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 
 from colablock.errors import Unmet
 from colablock.training.adapter import generate, merge
-from tests.support.run_folders import make_run
+from tests.support.runs import make_run
 from tests.support.stack import needs_stack, stack_python
 
 MAKE = '''\
-"""Write tiny bases and adapters below a folder, and the logits of what peft makes of them."""
+"""Write tiny bases and adapters below a folder, and the logits of peft's models."""
 import json, pathlib, sys
 import torch
 from peft import LoraConfig, get_peft_model
@@ -62,7 +62,7 @@ for name, case in CASES.items():
     torch.save({"adapter": before, "merged": merged}, folder / "logits.pt")
 '''
 CHECK = '''\
-"""Load each merged model, and print how far its logits are off, and what it says."""
+"""Load each merged model, and print the error of its logits, and its text."""
 import json, pathlib, sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer

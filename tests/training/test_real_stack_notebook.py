@@ -1,4 +1,4 @@
-"""A run that is started in a notebook, for real: `nox -s training` applies a stack and runs this in it."""
+"""Runs that are started in a notebook, in a real stack: `nox -s training` applies one and runs this."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CELLS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notebook:
-    """What happened in one: the outputs of each cell, and all that was sent meanwhile."""
+    """An executed notebook: the outputs of each cell, and all messages in between."""
 
     run: RunFolder
     outputs: list[list[dict[str, Any]]]
@@ -48,7 +48,7 @@ def notebook(stack: Stack) -> Notebook:
 
 
 async def in_a_notebook(stack: Stack) -> Notebook:
-    """Train in a cell, interrupt it, call it again, restart the kernel meanwhile, and follow the run."""
+    """Train in a cell, interrupt it, call it again, restart the kernel, and follow the run."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat").v4
     folder = stack.run_folder("notebook")
@@ -143,7 +143,7 @@ def test_an_interrupted_cell_saves_a_checkpoint(notebook: Notebook) -> None:
 
 
 def after(sent: list[str], words: str) -> list[str]:
-    """Return what was sent from the first display with *words* on."""
+    """Return the messages from the first display with *words* on."""
     return sent[next(at for at, html in enumerate(sent) if words in html) :]
 
 

@@ -1,4 +1,4 @@
-"""A stack that trains, what it learns, and how it fails, for real: `nox -s training` runs this in one."""
+"""Training, its data and its failures in a real stack: `nox -s training` runs this in one."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ json.dump(told, sys.stdout)
 
 
 def prepare(stack: Stack, out: str, model: Path, **rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the rows come to as tokens, with all of them in ``evaluate``."""
+    """Return the answer for the rows, with all of them in ``evaluate``."""
     sources = []
     for name, these in rows.items():
         path = stack.folder / f"{out}-{name}.jsonl"
@@ -135,7 +135,7 @@ def test_labels_mark_the_tokens_of_answers(stack: Stack) -> None:
 
 
 def pieces_of(row: Mapping[str, list[int]]) -> Iterator[tuple[list[int], bool]]:
-    """Yield the tokens of a row in pieces that are learnt as a whole, or not at all."""
+    """Yield the tokens of a row in pieces that the loss includes, or does not."""
     pairs = list(zip(row["input_ids"], row["labels"], strict=True))
     assert all(label in (token, -100) for token, label in pairs)
     for is_learnt, piece in groupby(pairs, key=lambda pair: pair[1] != -100):

@@ -31,7 +31,7 @@ default login anybody password of-nobody
 
 
 class Shelf:
-    """A vault that holds what it is given, and raises what it is given."""
+    """A secret store with given secrets, which raises a given error."""
 
     name = "the shelf"
 
@@ -48,7 +48,7 @@ class Shelf:
 
 
 def home(folder: Path) -> dict[str, str]:
-    """Return the variables of somebody who has logged in to both."""
+    """Return the variables of a user who has logged in to both services."""
     (folder / ".netrc").write_text(NETRC)
     (folder / ".netrc").chmod(0o600)
     path = folder / ".cache" / "huggingface" / "token"
@@ -150,7 +150,7 @@ def test_a_run_gets_only_the_secrets_that_it_needs(
 
 
 def raising(name: str, base: type[Exception] = Exception) -> Callable[[str], Any]:
-    """Return a function that raises an error of that name, as google.colab and Kaggle have them."""
+    """Return a function that raises an error with that class name, like google.colab and Kaggle."""
 
     def get(key: str) -> Any:
         raise type(name, (base,), {})(f"about {key}")

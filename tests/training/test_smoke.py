@@ -1,4 +1,4 @@
-"""The tiny run, in the environment of stand-ins: the whole way, with nothing learnt that is worth it."""
+"""The smoke run in the environment of stand-ins."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from colablock.training.start import (
     workarounds_for,
 )
 from tests.support.training import a_config
-from tests.support.training_stack import Bench, end_of, record_of
+from tests.support.training_stack import Bench, end_of, read_record
 
 WITH_WORKAROUND = ProvenEnvironment(
     matrix="m", python="p", lock="l", runner="axolotl", workarounds=("load-in-4bit-twice",)
@@ -185,7 +185,7 @@ def test_the_job_file_has_everything_for_the_shim(bench: Bench) -> None:
         "eval_steps": 0,
     }
     assert len(told["evaluate"]) == 2
-    assert record_of(folder).total_steps == 9  # 12 rows, 4 a step, 3 times
+    assert read_record(folder).total_steps == 9  # 12 rows, 4 a step, 3 times
     end_of(folder)
     assert folder.metrics()[-1]["step"] == 9
     bench.begin(bench.job(config=bench.config(save_steps=3, max_steps=3)))

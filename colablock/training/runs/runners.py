@@ -6,7 +6,7 @@ launch, metrics, checkpoints, resuming) is the same for all runners.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -120,14 +120,15 @@ def axolotl_config(config: TrainConfig, decisions: RunDecisions, folder: RunFold
     switched off.  The user's further keys come last and so override the others.
     """
     return {
-        **_axolotl_always(config, decisions, folder),
-        **_axolotl_where_set(config, decisions),
-        **dict(config.extra),
+        **_model_keys(config, folder),
+        **_trainer_keys(config, decisions),
+        **dict(_conditional_keys(config, decisions)),
+        **config.extra,
     }
 
 
-def _axolotl_always(config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> dict[str, Any]:
-    """Return the keys that every config has."""
+def _model_keys(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
+    """Return axolotl's keys about model, data and adapter."""
     return {
         "base_model": config.base_model,
         "base_model_config": config.base_model,
@@ -148,6 +149,12 @@ def _axolotl_always(config: TrainConfig, decisions: RunDecisions, folder: RunFol
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
         "lora_target_linear": not config.lora_target_modules,
+    }
+
+
+def _trainer_keys(config: TrainConfig, decisions: RunDecisions) -> dict[str, Any]:
+    """Return axolotl's keys about the training."""
+    return {
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "micro_batch_size": config.micro_batch_size,
         "num_epochs": config.num_epochs,
@@ -173,27 +180,26 @@ def _axolotl_always(config: TrainConfig, decisions: RunDecisions, folder: RunFol
     }
 
 
-def _axolotl_where_set(config: TrainConfig, decisions: RunDecisions) -> dict[str, Any]:
-    """Return the keys that depend on an option or on the card."""
-    values: dict[str, Any] = {}
+def _conditional_keys(config: TrainConfig, decisions: RunDecisions) -> Iterator[tuple[str, Any]]:
+    """Yield axolotl's keys that apply only to some runs."""
     if MetricsTarget.WANDB in config.report_to:
-        values["wandb_project"] = config.wandb_project or "colablock"
+        yield "wandb_project", config.wandb_project or "colablock"
     if config.gradient_checkpointing:
-        values["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+        yield "gradient_checkpointing_kwargs", {"use_reentrant": False}
     if config.revision:
-        values["revision_of_model"] = config.revision
+        yield "revision_of_model", config.revision
     if config.lora_target_modules:
-        values["lora_target_modules"] = list(config.lora_target_modules)
+        yield "lora_target_modules", list(config.lora_target_modules)
     if config.max_steps:
         # axolotl stops at whichever comes first, trl at the steps.  Enough epochs make both equal.
-        values |= {"max_steps": config.max_steps, "num_epochs": max(config.num_epochs, config.max_steps)}
+        yield "max_steps", config.max_steps
+        yield "num_epochs", max(config.num_epochs, config.max_steps)
     if config.val_set_size:
-        values["eval_steps"] = config.eval_steps or decisions.eval_steps
+        yield "eval_steps", config.eval_steps or decisions.eval_steps
     if MetricsTarget.TENSORBOARD in config.report_to:
-        values["use_tensorboard"] = True
+        yield "use_tensorboard", True
     if decisions.pads_with_eos and decisions.eos_token:
-        values["special_tokens"] = {"pad_token": decisions.eos_token}
+        yield "special_tokens", {"pad_token": decisions.eos_token}
     if not decisions.has_card:
         # These call into CUDA on any device (`getCurrentStream`).
-        values |= dict.fromkeys(("lora_qkv_kernel", "lora_mlp_kernel", "lora_o_kernel"), False)
-    return values
+        yield from dict.fromkeys(("lora_qkv_kernel", "lora_mlp_kernel", "lora_o_kernel"), False).items()

@@ -7,33 +7,25 @@ from typing import Any
 
 import pytest
 
-from colablock.training.preflight.checks import GQA_WORKAROUND, Preflight, check_run, usable_memory
-from colablock.training.preflight.facts import (
-    BF16,
-    FP16,
-    FP32,
-    Access,
-    Card,
-    Finding,
-    Level,
-    Machine,
-    Stack,
-    precision_for,
-)
+from colablock.training.preflight.checks import GQA_WORKAROUND, check_run, usable_memory
+from colablock.training.preflight.facts import BF16, FP16, Access, Card, Level, Machine, Stack
 from colablock.training.preflight.model_config import from_config
-from colablock.training.preflight.stack_rules import runs_on
-from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
 from tests.support.paths import CASES
 from tests.support.training import (
     GIB,
+    H100,
     LLAMA_1B,
-    LLAMA_8B,
     OPEN,
     SHAPES,
     STACKS,
+    T4,
+    TODAY,
     a_card,
     a_config,
     a_machine,
+    of_level,
+    refusal,
+    verdict_of,
 )
 
 if sys.version_info >= (3, 11):
@@ -50,24 +42,6 @@ ROWS = [
     for key, checkpointing in (("checkpointing", True), ("without", False))
     for length, verdict in zip(LENGTHS, row[key], strict=True)
 ]
-
-H100 = a_card("NVIDIA H100 80GB HBM3", "9.0", 80)
-T4 = a_card()
-TODAY = STACKS["2026"]
-
-
-def verdict_of(found: Preflight) -> str:
-    levels = {finding.level for finding in found.findings}
-    return "refuse" if Level.REFUSE in levels else "warn" if Level.WARN in levels else "pass"
-
-
-def of_level(found: Preflight, level: Level) -> list[Finding]:
-    return [finding for finding in found.findings if finding.level is level]
-
-
-def refusal(found: Preflight) -> Finding:
-    (one,) = of_level(found, Level.REFUSE)
-    return one
 
 
 @pytest.mark.parametrize(("case", "model", "checkpointing", "length", "verdict"), ROWS)
@@ -97,84 +71,6 @@ def test_verdicts_match_the_table(
         assert any(reason in one.what for one in of_level(found, Level.REFUSE)), found.findings
     if verdict == "refuse":
         assert all(one.why for one in of_level(found, Level.REFUSE)), found.findings
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "precision"),
-    [
-        ([], FP32),
-        ([(6, 0)], FP16),
-        ([(7, 5)], FP16),
-        ([(7, 5), (8, 0)], FP16),
-        ([(8, 0)], BF16),
-        ([(8, 9)], BF16),
-        ([(12, 0)], BF16),
-        ([None], FP16),  # what every card can
-        ([(9, 0), None], FP16),
-    ],
-)
-def test_precision_follows_from_compute_capability(
-    capabilities: list[tuple[int, int] | None], precision: object
-) -> None:
-    assert precision_for(capabilities) is precision
-
-
-def test_a_precision_sets_every_type_and_flag() -> None:
-    assert (BF16.compute, BF16.adapters) == ("bfloat16", "bfloat16")
-    assert (BF16.bf16, BF16.fp16, BF16.cast_trainable, BF16.size) == (True, False, False, 2)
-    assert (FP16.compute, FP16.adapters) == ("float16", "float32")
-    assert (FP16.bf16, FP16.fp16, FP16.cast_trainable, FP16.size) == (False, True, True, 2)
-    assert (FP32.bf16, FP32.fp16, FP32.cast_trainable, FP32.size) == (False, False, True, 4)
-
-
-@pytest.mark.parametrize(
-    ("capability", "arch_list", "runs"),
-    [
-        ((6, 0), ["sm_75", "sm_80"], False),
-        ((6, 1), ["sm_60"], True),  # machine code of the same major version
-        ((6, 0), ["sm_61"], False),
-        ((8, 9), ["sm_86"], True),
-        ((9, 0), ["sm_86"], False),
-        ((9, 0), ["sm_86", "compute_86"], True),  # PTX is compiled for any later card
-        ((7, 5), ["compute_86"], False),
-        ((12, 0), ["sm_90", "sm_100"], False),
-        ((12, 0), ["sm_120"], True),
-        ((9, 0), ["sm_90a"], True),
-        ((9, 1), ["sm_90a"], False),
-        ((10, 3), ["sm_100f"], True),
-        ((11, 0), ["compute_100f"], False),
-        ((7, 5), [], False),
-        ((9, 0), ["gfx90a"], False),
-    ],
-)
-def test_builds_run_on_the_cards_of_their_arch_list(
-    capability: tuple[int, int], arch_list: list[str], runs: bool
-) -> None:
-    assert runs_on(capability, arch_list) is runs
-
-
-def test_a_card_without_kernels_is_refused_with_the_builds_that_have_them() -> None:
-    p100 = a_card("Tesla P100-PCIE-16GB", "6.0", 16)
-    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(p100), TODAY, OPEN, "trl"))
-    assert one.what == "torch 2.11.0+cu130 has no kernels for the Tesla P100-PCIE-16GB"
-    assert one.why.startswith("the card is sm_60, and the build has sm_75, sm_80")
-    assert "CUDA 12.6 or earlier" in one.fix
-    assert "`qlora-2025`" in one.fix
-    g4 = a_card("RTX PRO 6000", "12.0", 95)
-    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(g4), STACKS["2025"], OPEN, "trl"))
-    assert "built for CUDA 12.8 or later" in one.fix
-    kepler = a_card("Tesla K80", "3.7", 12)
-    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(kepler), TODAY, OPEN, "trl"))
-    assert one.fix == "use a runtime with another card"
-    odd = replace(TODAY, arch_list=("sm_75",))
-    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(H100), odd, OPEN, "trl"))
-    assert "`qlora-2026`" in one.fix
-
-
-def test_a_build_without_cuda_is_refused_on_a_machine_with_a_card() -> None:
-    stack = replace(TODAY, torch="2.11.0+cpu", arch_list=())
-    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(T4), stack, OPEN, "trl"))
-    assert "is built without CUDA" in one.what
 
 
 def test_a_card_without_kernels_is_not_used_if_another_has_them() -> None:
@@ -265,132 +161,6 @@ def test_a_tight_fit_is_a_warning() -> None:
 def test_usable_memory_is_limited_by_free_memory_and_by_the_card() -> None:
     assert 14.5 < usable_memory(T4) / GIB < 14.6
     assert usable_memory(replace(T4, free=GIB)) == GIB
-
-
-@pytest.mark.parametrize(
-    ("access", "what", "fix"),
-    [
-        (Access(status="gated"), "gated", "and set `HF_TOKEN` to it"),
-        (Access(status="gated", has_token=True), "gated", "with the account of the token"),
-        (Access(status="missing"), "has no model", "for a private model, set `HF_TOKEN`"),
-        (Access(status="missing", has_token=True), "has no model", "check the spelling of `base_model`"),
-        (Access(status="unreachable"), "did not answer", "try again"),
-    ],
-)
-def test_access_problems_are_reported(access: Access, what: str, fix: str) -> None:
-    access = replace(access, repo="a/b", url="https://huggingface.co/a/b")
-    found = check_run(a_config(), SHAPES["1B"], a_machine(H100), TODAY, access, "trl")
-    (one,) = [one for one in found.findings if one.level is not Level.NOTE]
-    assert (one.level is Level.WARN) is (access.status == "unreachable")
-    assert what in one.what
-    assert fix in one.fix
-
-
-OLD = replace(
-    TODAY,
-    transformers="4.41.0",
-    model_types=frozenset({"llama", "qwen2"}),
-    rope_types=frozenset({"linear", "dynamic"}),
-)
-QWEN_3 = {**LLAMA_1B, "model_type": "qwen3", "rope_scaling": None}
-PHI_3 = {**LLAMA_1B, "model_type": "phi3", "rope_scaling": {"type": "su"}}
-
-
-@pytest.mark.parametrize(
-    ("stack", "model", "why", "fix"),
-    [
-        (OLD, LLAMA_1B, "which is new in transformers 4.43", "a matrix with transformers 4.43 or later"),
-        (OLD, QWEN_3, "the type is new in transformers 4.51", "a matrix with transformers 4.51 or later"),
-        (
-            TODAY,
-            {**LLAMA_1B, "model_type": "quen2"},
-            "did you mean `qwen2`?",
-            "a model of a supported type",
-        ),
-        (TODAY, {**LLAMA_1B, "model_type": "olmo3"}, "4.57", "a model of a supported type"),
-        (
-            OLD,
-            {**QWEN_3, "model_type": "unheard"},
-            "it is not among the 2 types",
-            "a model of a supported type",
-        ),
-        (
-            TODAY,
-            {**LLAMA_1B, "rope_scaling": {"type": "new"}},
-            "their type is `new`",
-            "a model with another type of rotary embeddings",
-        ),
-        (
-            TODAY,
-            {**LLAMA_1B, "quantization_config": {"quant_method": "gptq"}},
-            "QLoRA itself quantises full-precision weights",
-            "set `base_model` to the model that it was quantised from",
-        ),
-    ],
-)
-def test_a_model_that_the_stack_cannot_train_is_refused(
-    stack: Stack, model: Mapping[str, Any], why: str, fix: str
-) -> None:
-    one = refusal(check_run(a_config(), from_config(model), a_machine(H100), stack, OPEN, "trl"))
-    assert why in one.why
-    assert fix in one.fix
-
-
-def test_phi_3_has_its_own_rotary_embeddings_in_old_transformers() -> None:
-    stack = replace(OLD, model_types=frozenset({"phi3"}))
-    assert check_run(a_config(), from_config(PHI_3), a_machine(H100), stack, OPEN, "trl").passed
-
-
-def test_prequantized_weights_need_bitsandbytes() -> None:
-    shape = from_config({**LLAMA_8B, "quantization_config": {"quant_method": "bitsandbytes"}})
-    lora, qlora = a_config(adapter=Adapter.LORA), a_config()
-    found = check_run(lora, shape, a_machine(H100), TODAY, OPEN, "trl")
-    assert found.passed
-    assert found.estimate == check_run(qlora, shape, a_machine(H100), TODAY, OPEN, "trl").estimate
-    one = refusal(check_run(lora, shape, a_machine(H100), replace(TODAY, bitsandbytes=None), OPEN, "trl"))
-    assert one.why == "a 4-bit model needs it"
-    gptq = replace(shape, quantized="gptq")
-    assert verdict_of(check_run(lora, gptq, a_machine(H100), TODAY, OPEN, "trl")) == "warn"
-
-
-def test_a_sequence_longer_than_the_model_supports_is_a_warning() -> None:
-    shape = replace(SHAPES["1B"], max_positions=2048)
-    (one,) = of_level(
-        check_run(a_config(sequence_len=4096), shape, a_machine(H100), TODAY, OPEN, "trl"), Level.WARN
-    )
-    assert one.fix == "set `sequence_len: 2048`"
-
-
-@pytest.mark.parametrize(
-    ("stack", "config", "what", "fix"),
-    [
-        ({"trl": None}, a_config(), "`trl` is not installed", "apply a matrix that has trl"),
-        ({"trl": None, "axolotl": "0.18.0"}, a_config(), "`trl` is not", "or use `--runner axolotl`"),
-        ({"bitsandbytes": None}, a_config(), "bitsandbytes is not installed", "`adapter: lora`"),
-        (
-            {"bitsandbytes": None},
-            a_config(optimizer="adamw_8bit"),
-            "bitsandbytes is not",
-            "apply a QLoRA matrix",
-        ),
-    ],
-)
-def test_missing_projects_are_refused(
-    stack: Mapping[str, Any], config: TrainConfig, what: str, fix: str
-) -> None:
-    one = refusal(check_run(config, SHAPES["1B"], a_machine(H100), replace(TODAY, **stack), OPEN, "trl"))
-    assert what in one.what
-    assert fix in one.fix
-
-
-def test_a_cpu_needs_a_newer_bitsandbytes_and_another_optimizer() -> None:
-    older = replace(TODAY, bitsandbytes="0.45.5")
-    one = refusal(check_run(a_config(), SHAPES["1B"], a_machine(), older, OPEN, "trl"))
-    assert one.what == "bitsandbytes 0.45.5 has no 4-bit layers for CPUs"
-    assert check_run(a_config(adapter=Adapter.LORA), SHAPES["1B"], a_machine(), older, OPEN, "trl").passed
-    paged = a_config(optimizer="paged_adamw_8bit")
-    one = refusal(check_run(paged, SHAPES["1B"], a_machine(), TODAY, OPEN, "trl"))
-    assert one.fix == "set `optimizer: adamw_torch`"
 
 
 @pytest.mark.parametrize(
@@ -517,26 +287,6 @@ def test_a_slice_of_a_card_is_a_warning() -> None:
     (warned,) = of_level(found, Level.WARN)
     assert warned.what.startswith(f"training on a slice of the {H100.name}")
     assert "nvidia-smi -L" in warned.fix
-
-
-@pytest.mark.parametrize(
-    ("report_to", "installed", "said"),
-    [
-        ((MetricsTarget.WANDB,), {"wandb"}, None),
-        ((MetricsTarget.WANDB,), {"tensorboard"}, "wandb is not installed in the target"),
-        (
-            (MetricsTarget.WANDB, MetricsTarget.TENSORBOARD),
-            set(),
-            "wandb and tensorboard are not installed in the target",
-        ),
-    ],
-)
-def test_reporters_have_to_be_installed(
-    report_to: tuple[MetricsTarget, ...], installed: set[str], said: str | None
-) -> None:
-    stack = replace(TODAY, reporters=frozenset(installed))
-    found = check_run(a_config(report_to=report_to), SHAPES["1B"], a_machine(H100), stack, OPEN, "trl")
-    assert [one.what for one in of_level(found, Level.REFUSE)] == ([said] if said else [])
 
 
 def test_a_small_model_on_a_cpu_has_no_warning() -> None:

@@ -53,7 +53,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nowhere(tmp_path: Path) -> dict[str, str]:
-    """The variables of a machine whose hub does not answer."""
+    """Return variables with a hub that does not respond."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

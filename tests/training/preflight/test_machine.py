@@ -30,7 +30,7 @@ without_nvml = pytest.mark.skipif(has_nvml, reason="this machine's own driver an
 
 
 def nvidia_smi(folder: Path, cards: str, processes: str = "") -> dict[str, str]:
-    """Put an nvidia-smi into *folder*, and return an environment that finds it before all others."""
+    """Write an nvidia-smi to *folder*, and return variables that find it first."""
     listed = "Tesla T4, 580.82.07, 15360, 7.5\\n" * cards.count("GPU-")
     script = f"""#!/bin/sh
 case "$1" in

@@ -21,9 +21,10 @@ from colablock.training.runs.checkpoint_stores import (
 )
 from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.folder import RunFolder, State
+from tests.support.checkpoints import CHECKPOINT, make_checkpoint
 from tests.support.faults import die, full, has_own_mounts, in_a_child, in_own_mounts, mounted
 from tests.support.mirrors import NotedMirror, archived_steps, names_in, restore_from
-from tests.support.run_folders import CHECKPOINT, end, make_checkpoint, make_run
+from tests.support.runs import end_run, make_run, process_facts
 from tests.support.training_stack import until
 
 MANIFEST = "colablock.json"
@@ -59,7 +60,7 @@ def test_a_checkpoint_is_mirrored_once_and_restored_unchanged(
 
 
 def test_only_valid_checkpoints_are_mirrored(run: RunFolder, drive: Path) -> None:
-    make_checkpoint(run.path, 40, is_whole=False)
+    make_checkpoint(run.path, 40, is_valid=False)
     (make_checkpoint(run.path, 60) / "optimizer.pt").unlink()
     mirrored = NotedMirror(run, drive)
     for _ in range(2):
@@ -137,7 +138,7 @@ def test_a_run_without_a_record_is_not_mirrored(tmp_path: Path, drive: Path) -> 
 
 
 class Failing(FileOperations):
-    """Fails at the operation *at*, counted from nought; a file that is to be synced is then half there."""
+    """Fails at the operation *at*, counted from 0.  A file that fails to sync is left half written."""
 
     def __init__(self, at: int, error: Callable[[], BaseException]) -> None:
         self.at = at
@@ -169,9 +170,9 @@ class Failing(FileOperations):
 
 
 def each_operation(run: RunFolder, drive: Path, kept: Path) -> Iterator[int]:
-    """Mirror two checkpoints, have a third one wait, and count what is done to mirror it.
+    """Mirror two checkpoints, save a third, and count the operations to mirror it.
 
-    Yields each operation's position, the drive and the run's memory as they were before the first one.
+    Yields the index of each operation, with drive and ``mirror.json`` restored to the state before.
     """
     for step in (20, 40, 60):
         make_checkpoint(run.path, step)
@@ -241,7 +242,7 @@ def test_a_repeated_failure_is_noted_once(run: RunFolder, drive: Path) -> None:
 
 
 class Lying(FileOperations):
-    """A drive that keeps something else than what it is given."""
+    """A drive that stores other data than was written."""
 
     def sync(self, file: IO[bytes]) -> None:
         super().sync(file)
@@ -292,7 +293,7 @@ def test_a_mirror_ends_after_the_last_checkpoint_of_an_ended_run(run: RunFolder,
         naps.append(seconds)
         if len(naps) == 3:
             make_checkpoint(run.path, 40)
-            end(run)
+            end_run(run)
 
     mirrored = NotedMirror(run, drive)
     watch(mirrored.mirror, pause=1, sleep=sleep)
@@ -309,7 +310,7 @@ def test_a_failing_drive_is_retried_with_growing_pauses(run: RunFolder, drive: P
     def sleep(seconds: float) -> None:
         naps.append(seconds)
         if len(naps) == 5:
-            end(run)
+            end_run(run)
 
     mirrored = NotedMirror(run, drive / "not" / "there")
     watch(mirrored.mirror, pause=1, sleep=sleep)
@@ -333,7 +334,7 @@ def trained() -> Iterator[subprocess.Popen[bytes]]:
 def test_a_mirror_is_a_process_that_outlives_its_starter(
     tmp_path: Path, drive: Path, trained: subprocess.Popen[bytes]
 ) -> None:
-    run = make_run(tmp_path / "run", process=trained.pid)
+    run = make_run(tmp_path / "run", id="run-1", **process_facts(trained.pid))
     (run.path / ".mirror-left").mkdir()
     make_checkpoint(run.path, 20)
     starter = (

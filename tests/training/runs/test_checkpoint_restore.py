@@ -19,9 +19,9 @@ from colablock.training.runs.checkpoint_stores import (
 )
 from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.folder import RunFolder
+from tests.support.checkpoints import make_checkpoint
 from tests.support.mirrors import NotedMirror, archived_steps, flip_bit, names_in, restore_from
 from tests.support.reporters import Notes
-from tests.support.run_folders import make_checkpoint
 
 MANIFEST = "colablock.json"
 
@@ -64,7 +64,7 @@ def test_an_archive_without_a_hash_file_is_ignored(two: Path, tmp_path: Path) ->
 
 
 def repack(archive: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:
-    """Write another archive, with a hash that holds."""
+    """Write an archive of *members* with a matching hash file."""
     with tarfile.open(archive, "w") as packed:
         for member, data in members:
             member.size = len(data) if member.isreg() else 0
@@ -119,7 +119,7 @@ def test_valid_checkpoints_are_kept_and_damaged_ones_replaced(
     run: RunFolder, two: Path, tmp_path: Path
 ) -> None:
     (run.path / "checkpoint-40" / "optimizer.pt").write_bytes(b"damaged")
-    (run.path / "run.json").write_text((run.path / "run.json").read_text().replace("a/b", "c/d"))
+    (run.path / "run.json").write_text((run.path / "run.json").read_text().replace("some/tiny-llama", "c/d"))
     found, _ = restore_from(two, run.path)
     assert verify_checkpoint(found) == ()
     record = run.record()

@@ -18,16 +18,16 @@ from colablock.training.runs.checkpoint_stores import (
 )
 from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.folder import RunFolder
+from tests.support.checkpoints import make_checkpoint
 from tests.support.mirrors import flip_bit
 from tests.support.reporters import Notes
-from tests.support.run_folders import make_checkpoint
 from tests.support.runtime import make_venv, site_of
 
 MANIFEST = "colablock.json"
 
 
 HUB = '''\
-"""A stand-in for the hub's library: repositories are folders below HUB."""
+"""A stand-in for huggingface_hub: repositories are folders below HUB."""
 import hashlib, os, pathlib, shutil
 from dataclasses import dataclass
 
@@ -108,7 +108,7 @@ HUB_UTILS = "class HfHubHTTPError(OSError): pass\n\n\nclass RepositoryNotFoundEr
 
 @pytest.fixture
 def stub(tmp_path: Path) -> str:
-    """Return an interpreter that has a stand-in of the hub's library."""
+    """Return an interpreter with a stand-in for huggingface_hub."""
     python = make_venv(tmp_path / "env", sys.executable)
     package = site_of(tmp_path / "env") / "huggingface_hub"
     package.mkdir()

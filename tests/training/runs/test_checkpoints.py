@@ -1,4 +1,4 @@
-"""The newest whole checkpoint is taken; a run that changed does not go on unasked."""
+"""The newest valid checkpoint is used, and changes are refused unless allowed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from colablock.training.runs.checkpoints import (
 )
 from colablock.training.runs.config import DataSource, config_from, config_to
 from colablock.training.runs.folder import RunRecord
+from tests.support.checkpoints import CHECKPOINT, make_checkpoint
 from tests.support.reporters import Notes
-from tests.support.run_folders import CHECKPOINT, make_checkpoint
 
 MANIFEST = "colablock.json"
 
@@ -56,7 +56,7 @@ def replace_by_a_link(path: Path) -> None:
 
 
 def test_checkpoints_are_listed_latest_first(run: Path) -> None:
-    make_checkpoint(run, 100, is_whole=False)
+    make_checkpoint(run, 100, is_valid=False)
     (run / "checkpoint-best").mkdir()
     (run / "checkpoint-7").write_text("no folder")
     names = [path.name for path in list_checkpoints(run)]

@@ -10,7 +10,7 @@ import pytest
 from colablock.training.runs.crash import explain, tracebacks
 from colablock.training.runs.known_crashes import cause_of_signal, known_causes
 from tests.support.paths import DATA
-from tests.support.runs import a_run, a_sleeper, events_of, record_of
+from tests.support.runs import events_of, make_record, make_run, sleeping_process
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,7 +22,7 @@ RECORD = ("model", "precision", "processes", "runner")
 
 
 def machine(path: Path, case: dict[str, Any]) -> Path:
-    """Return the root of a machine whose kernel says what *case* does."""
+    """Return the root of a machine whose kernel reports the facts of *case*."""
     (path / "sys/fs/cgroup").mkdir(parents=True)
     (path / "proc").mkdir()
     if "oom_kill" in case:
@@ -35,14 +35,14 @@ def machine(path: Path, case: dict[str, Any]) -> Path:
 @pytest.mark.parametrize("case", CASES, ids=[case["about"] for case in CASES])
 def test_known_causes_are_recognised(case: dict[str, Any], tmp_path: Path) -> None:
     facts = {name: case[name] for name in RECORD if name in case}
-    config = {**record_of().config, **case.get("config", {})}
+    config = {**make_record().config, **case.get("config", {})}
     end = None
     if "error" in case:
         frames = '  File "/x/_shim.py", line 99, in main\n    train()\n'
         text = f"Traceback (most recent call last):\n{frames}{case['error']}\n"
         line = case["error"] if not case["error"].startswith(" ") else case["error"].splitlines()[-1]
         end = {"state": "failed", "error": line, "traceback": text}
-    folder = a_run(tmp_path / "run", log=case.get("log", ""), end=end, config=config, **facts)
+    folder = make_run(tmp_path / "run", log=case.get("log", ""), end=end, config=config, **facts)
     system = machine(tmp_path / "root", case)
     found = explain(folder, exit_code=case.get("exit_code"), system=system)
     assert found is not None
@@ -82,7 +82,7 @@ def test_an_unknown_failure_shows_its_exception(tmp_path: Path) -> None:
     text = f"Traceback (most recent call last):\n{frames}pkg.Strange: it\nwas so\n"
     end = {"state": "failed", "error": "pkg.Strange: it\nwas so", "traceback": text}
     events = events_of([5.0, 4.0, 3.0], total=9, save_every=2)
-    folder = a_run(tmp_path / "run", end=end, events=events)
+    folder = make_run(tmp_path / "run", end=end, events=events)
     (folder.path / "checkpoint-2").mkdir()
     found = explain(folder)
     assert found is not None
@@ -95,13 +95,13 @@ def test_an_unknown_failure_shows_its_exception(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["done", "stopped"])
 def test_a_successful_run_has_no_explanation(tmp_path: Path, state: str) -> None:
-    assert explain(a_run(tmp_path / "run", events=events_of([5.0]), end={"state": state})) is None
+    assert explain(make_run(tmp_path / "run", events=events_of([5.0]), end={"state": state})) is None
 
 
 def test_an_unfinished_run_has_no_explanation(tmp_path: Path) -> None:
-    with a_sleeper() as process:
-        assert explain(a_run(tmp_path / "run", log="MemoryError", **process)) is None
-    assert explain(a_run(tmp_path / "other", process=0)) is None
+    with sleeping_process() as process:
+        assert explain(make_run(tmp_path / "run", log="MemoryError", **process)) is None
+    assert explain(make_run(tmp_path / "other", process=0)) is None
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -110,7 +110,7 @@ def test_an_unfinished_run_has_no_explanation(tmp_path: Path) -> None:
 )
 def test_a_nan_loss_is_explained(tmp_path: Path, precision: str, end: dict[str, str]) -> None:
     events = events_of([5.0, math.nan, 4.0, math.inf, math.nan])
-    found = explain(a_run(tmp_path / "run", events=events, end=end, precision=precision))
+    found = explain(make_run(tmp_path / "run", events=events, end=end, precision=precision))
     assert found is not None
     assert found.cause == "loss-not-finite"
     assert "nan from step 4 on" in found.means
@@ -120,13 +120,13 @@ def test_a_nan_loss_is_explained(tmp_path: Path, precision: str, end: dict[str, 
 
 def test_a_known_failure_takes_precedence_over_a_nan_loss(tmp_path: Path) -> None:
     end = {"state": "failed", "error": "OSError: [Errno 28] No space left on device", "traceback": ""}
-    found = explain(a_run(tmp_path / "run", events=events_of([math.nan]), end=end))
+    found = explain(make_run(tmp_path / "run", events=events_of([math.nan]), end=end))
     assert found is not None
     assert found.cause == "disk-full"
 
 
 def test_the_last_checkpoint_has_to_exist(tmp_path: Path) -> None:
-    folder = a_run(tmp_path / "run", events=events_of([5.0] * 6, save_every=2))
+    folder = make_run(tmp_path / "run", events=events_of([5.0] * 6, save_every=2))
     (folder.path / "checkpoint-4").mkdir()
     found = explain(folder, system=tmp_path)
     assert found is not None
@@ -183,11 +183,11 @@ def test_interleaved_failures_of_ranks_are_separated() -> None:
 def test_without_rank_prefixes_the_first_of_the_last_failures_counts(tmp_path: Path) -> None:
     one = "Traceback (most recent call last):\n  File 'x'\n{}\n\n"
     errors = ["Handled: long ago", "OSError: [Errno 28] No space left on device", "ValueError: later"]
-    folder = a_run(tmp_path / "run", log="".join(one.format(error) for error in errors), processes=2)
+    folder = make_run(tmp_path / "run", log="".join(one.format(error) for error in errors), processes=2)
     found = explain(folder)
     assert found is not None
     assert found.line == errors[1]
-    folder.write_record(record_of(processes=1))
+    folder.write_record(make_record(processes=1))
     found = explain(folder)
     assert found is not None
     assert found.line == errors[2]
@@ -198,7 +198,7 @@ def test_without_rank_prefixes_the_first_of_the_last_failures_counts(tmp_path: P
 )
 def test_a_truncated_log_is_accepted(tmp_path: Path, log: str) -> None:
     assert all(one.line == "" for one in tracebacks(log))
-    assert explain(a_run(tmp_path / "run", log=log), system=tmp_path) is not None
+    assert explain(make_run(tmp_path / "run", log=log), system=tmp_path) is not None
 
 
 @pytest.mark.parametrize(
@@ -218,6 +218,6 @@ def test_the_oom_counter_is_read_from_several_files(tmp_path: Path, file: str, t
     place = tmp_path / "root" / file
     place.parent.mkdir(parents=True)
     place.write_text(text)
-    found = explain(a_run(tmp_path / "run"), system=tmp_path / "root")
+    found = explain(make_run(tmp_path / "run"), system=tmp_path / "root")
     assert found is not None
     assert any(words in one for one in found.details), found.details

@@ -19,7 +19,7 @@ from colablock.training.runs.folder import (
     register,
     start_time_of,
 )
-from tests.support.runs import a_run, a_sleeper, add_events, record_of
+from tests.support.runs import add_events, make_record, make_run, sleeping_process
 
 pytestmark = pytest.mark.stdlib
 
@@ -43,26 +43,26 @@ def test_an_empty_folder_has_no_record_and_no_events(tmp_path: Path) -> None:
 
 
 def test_a_record_without_a_process_was_not_started(tmp_path: Path) -> None:
-    assert a_run(tmp_path, process=0, process_started=0).state() is State.PREPARED
+    assert make_run(tmp_path, process=0, process_started=0).state() is State.PREPARED
 
 
 @pytest.mark.parametrize(("end", "state"), ENDS)
 def test_a_run_without_a_process_has_the_state_of_its_end_file(
     end: dict[str, Any] | None, state: State, tmp_path: Path
 ) -> None:
-    assert a_run(tmp_path, end=end).state() is state
+    assert make_run(tmp_path, end=end).state() is state
 
 
 def test_a_run_is_running_while_its_process_is(tmp_path: Path) -> None:
-    with a_sleeper() as process:
-        folder = a_run(tmp_path, end={"state": "done"}, **process)
+    with sleeping_process() as process:
+        folder = make_run(tmp_path, end={"state": "done"}, **process)
         assert folder.state() is State.RUNNING
         other = {**process, "process_started": process["process_started"] + 1}
-        a_run(tmp_path, end={"state": "failed"}, **other)  # the number was given to somebody else since
+        make_run(tmp_path, end={"state": "failed"}, **other)  # the number was given to somebody else since
         assert folder.state() is State.FAILED
-        a_run(tmp_path, **{**process, "process_started": 0})
+        make_run(tmp_path, **{**process, "process_started": 0})
         assert folder.state() is State.FAILED
-        a_run(tmp_path, **process)
+        make_run(tmp_path, **process)
         assert folder.state() is State.RUNNING
     assert folder.state() is State.FAILED
 
@@ -70,7 +70,7 @@ def test_a_run_is_running_while_its_process_is(tmp_path: Path) -> None:
 def test_a_session_of_another_machine_is_ignored(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as other:
-        folder = a_run(tmp_path, process=other.pid, process_started=start_time_of(other.pid) + 1)
+        folder = make_run(tmp_path, process=other.pid, process_started=start_time_of(other.pid) + 1)
         assert folder.state() is State.KILLED
         other.kill()
 
@@ -78,7 +78,7 @@ def test_a_session_of_another_machine_is_ignored(tmp_path: Path) -> None:
 def test_a_zombie_process_is_gone(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         started = start_time_of(child.pid)
-        folder = a_run(tmp_path, process=child.pid, process_started=started)
+        folder = make_run(tmp_path, process=child.pid, process_started=started)
         child.kill()
         while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
             time.sleep(0.005)
@@ -99,7 +99,7 @@ def test_the_start_time_comes_from_the_kernel(tmp_path: Path) -> None:
 
 def test_a_record_round_trips(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    record = record_of(workarounds=("a",), versions={"torch": "2.4.0"}, total_steps=9)
+    record = make_record(workarounds=("a",), versions={"torch": "2.4.0"}, total_steps=9)
     folder.write_record(record)
     found = folder.record()
     assert found is not None
@@ -113,14 +113,14 @@ def test_a_record_round_trips(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"id": "a"}'])
 def test_an_unreadable_record_is_none(content: bytes, tmp_path: Path) -> None:
-    folder = a_run(tmp_path)
+    folder = make_run(tmp_path)
     folder.record_file.write_bytes(content)
     assert folder.record() is None
     assert folder.state() is State.PREPARED
 
 
 def test_incomplete_events_are_not_read(tmp_path: Path) -> None:
-    folder = a_run(tmp_path)
+    folder = make_run(tmp_path)
     add_events(folder, {"event": "start", "step": 0}, {"event": "log", "step": 1})
     with folder.metrics_file.open("ab") as file:
         file.write(b'[1]\nnot json\n\xff\xfe\n{"event": "log", "step": 2}\n{"event": "log", "st')
@@ -128,7 +128,7 @@ def test_incomplete_events_are_not_read(tmp_path: Path) -> None:
 
 
 def test_a_stop_request_is_a_file(tmp_path: Path) -> None:
-    folder = a_run(tmp_path)
+    folder = make_run(tmp_path)
     folder.request_stop()
     folder.request_stop()
     assert folder.stop_file.exists()
@@ -141,14 +141,14 @@ def test_runs_are_found_by_id_by_folder_or_as_the_newest(tmp_path: Path) -> None
         find_run(home)
     assert caught.value.hint == "`colablock train NAME` starts one"
     for at, name in enumerate(("first", "second", "third")):
-        a_run(tmp_path / name, home=home)
+        make_run(tmp_path / name, home=home)
         os.utime(home / "runs" / f"{name}.json", (at, at))
     register(home, "gone", tmp_path / "gone")
     os.utime(home / "runs" / "gone.json", (9, 9))
     assert [name for name, _ in list_runs(home)] == ["gone", "third", "second", "first"]
     assert find_run(home) == ("gone", RunFolder(tmp_path / "gone"))
     assert find_run(home, "second") == ("second", RunFolder(tmp_path / "second"))
-    a_run(tmp_path / "elsewhere", id="its-own")  # registered in another home
+    make_run(tmp_path / "elsewhere", id="its-own")  # registered in another home
     assert find_run(home, str(tmp_path / "elsewhere")) == ("its-own", RunFolder(tmp_path / "elsewhere"))
     for asked, hint in (("secnod", "did you mean `second`?"), ("x", "`colablock runs list` lists them")):
         with pytest.raises(NotFound, match=f"there is no run `{asked}`") as caught:

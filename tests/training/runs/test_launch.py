@@ -25,7 +25,7 @@ from colablock.training.runs.launch import (
     write_job,
 )
 from colablock.training.scripts import FOLDER as SCRIPTS
-from tests.support.training_stack import Bench, record_of, until
+from tests.support.training_stack import Bench, read_record, until
 
 pytestmark = pytest.mark.stdlib
 
@@ -256,7 +256,7 @@ def test_secrets_reach_the_child_and_no_file(bench: Bench) -> None:
         reports=False,
         secrets=job.secrets,
     )
-    started = start_process(record_of(folder).command, folder, environment)
+    started = start_process(read_record(folder).command, folder, environment)
     until(lambda: exit_code_of(started.process, started.process_started) is not None)
     (line,) = [one for one in folder.log.read_text().splitlines() if one.startswith("{")]
     found = json.loads(line)

@@ -24,7 +24,7 @@ from colablock.training.runs.loss_curve import (
     sparkline_svg,
     write_curve,
 )
-from tests.support.runs import a_run, events_of
+from tests.support.runs import events_of, make_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -53,7 +53,7 @@ def subplots(**keywords): return Figure(), Any()
 
 
 def interpreter(folder: Path, *, modules: dict[str, str], prelude: str = "") -> str:
-    """Return an interpreter that has *modules*, and no other of ours."""
+    """Return an interpreter with only *modules*."""
     site = folder / "site"
     site.mkdir(parents=True)
     for name, text in modules.items():
@@ -188,7 +188,7 @@ def test_the_first_interpreter_that_has_matplotlib_draws(
     tmp_path: Path, with_matplotlib: str, without: str
 ) -> None:
     events = [*events_of([5.0, 4.0]), {"event": "log", "step": 2, "eval_loss": 4.5}]
-    folder = a_run(tmp_path / "run", events=events)
+    folder = make_run(tmp_path / "run", events=events)
     output = tmp_path / "new" / "curve.png"
     write_curve(folder, output, [str(tmp_path / "gone"), without, with_matplotlib], title="cost in $")
     calls = json.loads(output.read_bytes().removeprefix(b"\x89PNG"))
@@ -200,7 +200,7 @@ def test_the_first_interpreter_that_has_matplotlib_draws(
 
 
 def test_without_matplotlib_png_is_an_error(tmp_path: Path, without: str) -> None:
-    folder = a_run(tmp_path / "run", events=events_of([5.0]))
+    folder = make_run(tmp_path / "run", events=events_of([5.0]))
     with pytest.raises(Unmet, match="none of these interpreters") as caught:
         curve_png(folder, [without])
     assert caught.value.hint == "Use a file name that ends in `.svg`, which does not need matplotlib"
@@ -208,7 +208,7 @@ def test_without_matplotlib_png_is_an_error(tmp_path: Path, without: str) -> Non
 
 def test_the_error_of_matplotlib_is_reported(tmp_path: Path) -> None:
     python = interpreter(tmp_path / "bad", modules={"matplotlib.py": "raise ValueError('no fonts')"})
-    folder = a_run(tmp_path / "run", events=events_of([5.0]))
+    folder = make_run(tmp_path / "run", events=events_of([5.0]))
     with pytest.raises(Unmet, match="no fonts"):
         curve_png(folder, [python])
 
@@ -216,7 +216,7 @@ def test_the_error_of_matplotlib_is_reported(tmp_path: Path) -> None:
 def test_the_kernels_backend_is_not_passed_to_matplotlib(tmp_path: Path) -> None:
     text = "import os\nassert 'MPLBACKEND' not in os.environ, 'backend'\nraise ValueError('clean')"
     python = interpreter(tmp_path / "python", modules={"matplotlib.py": text})
-    folder = a_run(tmp_path / "run", events=events_of([5.0]))
+    folder = make_run(tmp_path / "run", events=events_of([5.0]))
     environ = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     with pytest.raises(Unmet, match="clean"):
         curve_png(folder, [python], environ=environ)
@@ -224,14 +224,14 @@ def test_the_kernels_backend_is_not_passed_to_matplotlib(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["curve.svg", "curve.png"])
 def test_a_run_without_losses_has_no_curve(tmp_path: Path, name: str) -> None:
-    folder = a_run(tmp_path / "run", events=events_of([]))
+    folder = make_run(tmp_path / "run", events=events_of([]))
     with pytest.raises(Unmet, match="no loss has been logged"):
         write_curve(folder, tmp_path / name, [sys.executable])
     assert not (tmp_path / name).exists()
 
 
 def test_an_svg_needs_no_matplotlib(tmp_path: Path) -> None:
-    folder = a_run(tmp_path / "run", events=events_of([5.0, 4.0]))
+    folder = make_run(tmp_path / "run", events=events_of([5.0, 4.0]))
     write_curve(folder, tmp_path / "curve.SVG", [])
     assert (tmp_path / "curve.SVG").read_text().startswith("<svg")
     with pytest.raises(InvalidInput, match=r"must end in `\.png` or `\.svg`"):
@@ -240,7 +240,7 @@ def test_an_svg_needs_no_matplotlib(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("losses", [[5.0], [5.0, 4.0, 3.0]])
 def test_matplotlib_draws_a_png(tmp_path: Path, losses: list[float]) -> None:
-    folder = a_run(tmp_path / "run", events=events_of(losses))
+    folder = make_run(tmp_path / "run", events=events_of(losses))
     assert curve_png(folder, [sys.executable], title="a $ b").startswith(b"\x89PNG")
 
 

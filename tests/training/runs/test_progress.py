@@ -16,13 +16,13 @@ from colablock.display.run_view import progress_line
 from colablock.training.runs.folder import RunFolder, State, start_time_of
 from colablock.training.runs.progress import LOADING, Progress, ProgressTotals, follow, last_line
 from colablock.training.runs.summary import summary_of, watch
-from tests.support.runs import STARTED, a_run, a_sleeper, add_events, events_of, record_of, train
+from tests.support.runs import STARTED, add_events, events_of, make_record, make_run, sleeping_process, train
 
 SOON = 0.01
 
 
 class KeptView:
-    """A view that keeps what it was shown."""
+    """A view that records what it shows."""
 
     def __init__(self) -> None:
         self.shown: list[Progress] = []
@@ -37,13 +37,13 @@ class KeptView:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[RunFolder]:
-    """A run whose process is there, and that has told nothing yet."""
-    with a_sleeper() as process:
-        yield a_run(tmp_path / "run", **process)
+    """Return a running run without events."""
+    with sleeping_process() as process:
+        yield make_run(tmp_path / "run", **process)
 
 
 def told(folder: RunFolder) -> Iterator[Progress]:
-    """Follow without waiting, at a fixed time."""
+    """Follow the run without waiting, at a fixed time."""
     return follow(folder, clock=lambda: STARTED + 30, sleep=lambda _: None)
 
 
@@ -124,7 +124,7 @@ def test_a_second_interrupt_stops_waiting(running: RunFolder) -> None:
 def test_an_interrupt_after_the_end_leaves_no_stop_request(running: RunFolder) -> None:
     def end(_: float) -> None:
         running.end_file.write_text('{"state": "done"}')
-        running.write_record(record_of(id="run"))
+        running.write_record(make_record(id="run"))
         raise KeyboardInterrupt
 
     view = KeptView()
@@ -243,7 +243,7 @@ def test_a_replaced_file_is_read_from_its_start(running: RunFolder, way: str) ->
 
 
 def test_following_a_run_that_was_not_started_ends_at_once(tmp_path: Path) -> None:
-    folder = a_run(tmp_path / "run", process=0)
+    folder = make_run(tmp_path / "run", process=0)
     (progress,) = follow(folder, sleep=lambda _: pytest.fail("it waited"))
     assert (progress.state, progress.stage) == (State.PREPARED, "not started")
     assert summary_of("none", RunFolder(tmp_path / "nothing")).state is State.PREPARED
@@ -382,7 +382,7 @@ def test_the_losses_of_both_kinds_of_evaluation() -> None:
 
 def test_a_summary_has_the_facts_of_its_run(tmp_path: Path) -> None:
     events = events_of([5.0, 4.0], save_every=1)
-    folder = a_run(tmp_path / "run", events=events, end={"state": "done", "step": 2})
+    folder = make_run(tmp_path / "run", events=events, end={"state": "done", "step": 2})
     folder.adapter.mkdir()
     assert summary_of("run", folder).adapter is None  # nothing is in it
     (folder.adapter / "adapter_config.json").write_text("{}")
@@ -397,7 +397,7 @@ def test_a_rank_left_behind_by_a_killed_launcher_is_still_running(tmp_path: Path
         assert launcher.stdout is not None
         rank = int(launcher.stdout.readline())
         since = start_time_of(launcher.pid)
-        folder = a_run(tmp_path / "tiny", process=launcher.pid, process_started=since)
+        folder = make_run(tmp_path / "tiny", process=launcher.pid, process_started=since)
         launcher.kill()
     try:
         assert folder.state() is State.RUNNING

@@ -1,4 +1,4 @@
-"""Which tensor of an adapter belongs to which tensor of the base, and the files of a merge."""
+"""Match the tensors of adapter and base, and read and write the files of a merge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows → tokens: the pure parts with a tokenizer of words, the whole way in the environment of stand-ins."""
+"""Tokenised data: single functions with a tokenizer of words, the script in the environment of stand-ins."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.training_stack import Bench, TrainingStack, build_training_st
 
 @pytest.fixture(scope="module")
 def prepare() -> Iterator[ModuleType]:
-    """Give the script as a module."""
+    """Return the script as a module."""
     return importlib.import_module("colablock.training.scripts.prepare")
 
 
 class Words:
-    """A tokenizer whose tokens are words, and what is between them."""
+    """A tokenizer whose tokens are words and the characters between them."""
 
     def __init__(
         self, *, template: str | None = None, bos: bool = True, closes: bool = False, eos: str | None = "</s>"
@@ -61,7 +61,7 @@ def plain_template(messages: list[Mapping[str, str]], opens: bool) -> str:
 
 
 def forgetful_template(messages: list[Mapping[str, str]], opens: bool) -> str:
-    """Leave the thoughts of earlier turns out, as some templates do."""
+    """A template that omits the thoughts of earlier turns."""
     texts = [one["content"] for one in messages]
     kept = [text.split("/")[-1] for text in texts[:-1]] + texts[-1:]
     return plain_template([{**one, "content": text} for one, text in zip(messages, kept, strict=True)], opens)
@@ -81,7 +81,7 @@ TEMPLATES: Mapping[str, Callable[[list[Mapping[str, str]], bool], str]] = {
 def made(
     prepare: ModuleType, tokenizer: Words, form: str, row: Mapping[str, Any], *, whole: bool = False
 ) -> list[tuple[str, bool]]:
-    """Return what is made of a row: each piece, and whether it is learnt."""
+    """Return the pieces of a tokenised row, each with whether the loss includes it."""
     found = prepare.RowTokenizer(tokenizer, form, whole=whole, source="d")(row, 0)
     assert found.keys() == {"input_ids", "attention_mask", "labels"}
     assert found["attention_mask"] == [1] * len(found["input_ids"]) == [1] * len(found["labels"])
@@ -225,7 +225,7 @@ def test_the_root_cause_is_one_line(prepare: ModuleType) -> None:
 
 
 def prepared(bench: Bench, rows: Sequence[Mapping[str, Any]] | str, **changes: Any) -> dict[str, Any]:
-    """Return what is said of *rows* as the only file of data."""
+    """Return the answer for *rows* as the only data file."""
     name = changes.pop("name", "rows.jsonl")
     path = bench.folder / name
     text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)

@@ -1,4 +1,4 @@
-"""What our script asks of trl: today's in a real run, older ones by stand-ins of a few lines."""
+"""The arguments for trl: the current version in a real run, older versions with small stand-ins."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ CARD = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True), float16=
 
 
 def arguments(monkeypatch: pytest.MonkeyPatch, known: list[str], **changes: Any) -> Any:
-    """Return what a trl that knows the arguments *known* is given."""
+    """Return the arguments for a trl that supports *known*."""
     module = ModuleType("trl")
     fields = [(name, object, None) for name in known]
     module.SFTConfig = make_dataclass("SFTConfig", fields)  # type: ignore[attr-defined]

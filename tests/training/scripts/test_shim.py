@@ -1,4 +1,4 @@
-"""What every rank starts with: real runs of a stack of stand-ins."""
+"""The entry point of every rank, in runs in the environment of stand-ins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.training_stack import (
     end_of,
     kill,
     losses_of,
-    record_of,
+    read_record,
     steps_of,
     until,
 )
@@ -35,21 +35,21 @@ SHIM = SCRIPTS / "shim.py"
 
 @pytest.fixture(scope="module")
 def whole(training_stack: TrainingStack, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Give a run of six steps that nothing interrupted, saved every second step."""
+    """Return an uninterrupted run of six steps, saved every second step."""
     bench = Bench(stack=training_stack, folder=tmp_path_factory.mktemp("whole"))
     return bench.train(bench.job(config=bench.config(save_steps=2), evaluate=4))
 
 
 def shim_of(folder: RunFolder) -> int:
-    """Return the number of the process that trains, below the launcher."""
-    launcher = record_of(folder).process
+    """Return the id of the training process, a child of the launcher."""
+    launcher = read_record(folder).process
     children = Path(f"/proc/{launcher}/task/{launcher}/children")
     until(lambda: children.read_text().split())
     return int(children.read_text().split()[0])
 
 
 def at_step(folder: RunFolder, step: int) -> None:
-    """Wait until a run has told of a step."""
+    """Wait until a run has written an event of a step."""
     until(lambda: step in steps_of(folder))
 
 
@@ -146,7 +146,7 @@ def test_a_signal_is_a_stop_request(bench: Bench, number: signal.Signals) -> Non
 
 def test_a_signal_ends_a_pool_of_workers(bench: Bench) -> None:
     folder = bench.begin(bench.job(), STAND_IN_POOL="1")
-    record = record_of(folder)
+    record = read_record(folder)
     until(lambda: exit_code_of(record.process, record.process_started) is not None, patience=15)
     assert folder.state() is State.DONE
     assert len(losses_of(folder)) == 6  # the signal to the workers was no wish to stop
