@@ -149,8 +149,8 @@ class Precision:
     """The types of a run, by their names in torch.
 
     *compute* is the type of weights that are not quantised, and the type that 4-bit weights are
-    dequantised to.
-    *adapters* is the type of trainable parameters.  *bf16* and *fp16* are flags of the trainer.
+    dequantised to.  *adapters* is the type of trainable parameters.  *bf16* and *fp16* are flags of
+    the trainer.
     """
 
     name: str
@@ -175,16 +175,15 @@ class Precision:
 
 
 BF16 = Precision(name="bf16", compute="bfloat16", adapters="bfloat16", bf16=True)
-
-
 FP16 = Precision(name="fp16", compute="float16", adapters="float32", fp16=True)
-
-
 FP32 = Precision(name="fp32", compute="float32", adapters="float32")
 
 
 def has_bf16(capability: tuple[int, int] | None) -> bool:
-    """Whether a card has hardware for bfloat16, and so runs flash attention; false if unknown."""
+    """Whether a card has hardware for bfloat16, and so runs flash attention; false if unknown.
+
+    ``torch.cuda.is_bf16_supported()`` is not used, because it counts emulation and is true on a T4.
+    """
     return capability is not None and capability >= _FIRST_WITH_BF16
 
 
