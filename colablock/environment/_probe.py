@@ -1,13 +1,12 @@
-"""Tell one interpreter's facts and what is installed for it, as one JSON line.
+"""Print the facts of an interpreter and its installed distributions as one line of JSON.
 
-Run by other interpreters as ``EXE -I _probe.py``, or ``EXE -I _probe.py facts``
-for the facts alone: only the standard library of Python 3.8 may be used here,
-and nothing of colablock.  The running interpreter is read by the same
-functions, in process.
+Another interpreter runs this file as ``EXE -I _probe.py``, or as ``EXE -I _probe.py facts``
+for the facts only.  So it uses the standard library of Python 3.8 and nothing of colablock.
+For the running interpreter the same functions are called in process.
 """
 
-# Paths stay strings: seven hundred folders are read, and objects double the time.  What few interpreters
-# need is imported where it is needed: every interpreter at hand runs this.
+# Paths stay strings: seven hundred folders are read, and path objects double the time.  Modules that few
+# interpreters need are imported where they are used, because every interpreter found runs this file.
 # ruff: noqa: PLC0415, PTH100, PTH110, PTH112, PTH113, PTH118, PTH119, PTH120, PTH123, PTH207, PTH208
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "MARK", "ONLY_FACTS", "distributions", "interpreter_facts", "missing_modules", "probe"]
 
 FORMAT = 1
-#: What the one line that counts begins with: a `.pth` file may print lines of its own.
+#: The start of the line with the answer.  Other lines may come from a `.pth` file.
 MARK = "colablock-probe "
-#: The argument that asks for the facts, and for what the interpreter was built without.
+#: The argument for the facts only, with the modules that the interpreter was built without.
 ONLY_FACTS = "facts"
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
@@ -43,13 +42,13 @@ _TOP_FILE = re.compile(rb'^"?([^/\\,"\r\n]+\.(?:py|so|pyd|pth))"?,', re.MULTILIN
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _SECTION = re.compile(r"\[([^:\]]*):?([^\]]*)\]")
 _SINGLE = ("name", "version", "requires-python")
-# Without these an interpreter runs no training stack.
+# Every training stack needs these modules.
 _NEEDED = ("ctypes", "ssl", "zlib")
 _MANY = ("requires-dist", "provides-extra", "import-name", "import-namespace")
 
 
 def probe(search_path: Iterable[str] | None = None) -> dict[str, Any]:
-    """Return everything: the facts, the distributions on *search_path* (sys.path), and notes."""
+    """Return the facts, the distributions on *search_path* (default: ``sys.path``), and notes."""
     notes: list[str] = []
     facts = interpreter_facts()
     found = distributions(sys.path if search_path is None else search_path, notes)
@@ -57,7 +56,7 @@ def probe(search_path: Iterable[str] | None = None) -> dict[str, Any]:
 
 
 def interpreter_facts() -> dict[str, Any]:
-    """Return what decides which wheels fit, where files go, and what may be done here."""
+    """Return the facts that determine compatible wheels, installation folders and permitted changes."""
     paths = sysconfig.get_paths()
     glibc = _glibc()
     return {
@@ -83,7 +82,7 @@ def interpreter_facts() -> dict[str, Any]:
 
 
 def missing_modules() -> list[str]:
-    """Return why modules that every stack needs cannot be imported; they depend on how Python was built."""
+    """Return the import errors of modules that every stack needs and that a build of Python may lack."""
     return [fault for fault in map(_import_fault, _NEEDED) if fault]
 
 
@@ -96,9 +95,9 @@ def _import_fault(name: str) -> str | None:
 
 
 def _base_executable() -> str:
-    """Return the real file of this interpreter, or of the one that its virtual environment was made with."""
+    """Return the real path of the base interpreter: of this one, if it is not in a virtual environment."""
     base = getattr(sys, "_base_executable", "") or sys.executable
-    if sys.prefix != sys.base_prefix:  # before 3.11 a copy in a virtual environment takes itself for its base
+    if sys.prefix != sys.base_prefix:  # before 3.11 a copied executable names itself as its base
         likely = os.path.join(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info))
         base = likely if os.path.isfile(likely) else base
     return os.path.realpath(base)
@@ -142,7 +141,7 @@ def _glibc() -> list[int] | None:
 
 
 def _musl() -> list[int] | None:
-    """Return the version that musl's loader gives of itself; it has no other way to ask."""
+    """Return the version that the loader of musl prints.  musl has no function for it."""
     if not sys.platform.startswith("linux"):
         return None
     import subprocess
@@ -159,12 +158,12 @@ def _musl() -> list[int] | None:
 
 
 def _macos() -> list[Any]:
-    """Return major, minor and machine, as ``packaging.tags`` finds them."""
+    """Return the major version, the minor version and the machine, as ``packaging.tags`` does."""
     version, _, machine = platform.mac_ver()
     if version.startswith("10.16"):
         import subprocess
 
-        # Built against an old SDK, this Python is told 10.16 on every newer system.
+        # A Python built with an old SDK gets 10.16 on every newer system.
         command = [sys.executable, "-sS", "-c", "import platform; print(platform.mac_ver()[0])"]
         environ = dict(os.environ, SYSTEM_VERSION_COMPAT="0")
         version = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True).stdout.decode()
@@ -173,7 +172,7 @@ def _macos() -> list[Any]:
 
 
 def _externally_managed(stdlib: str) -> str | None:
-    """Return the message of an environment that its distributor manages (PEP 668), outside a venv."""
+    """Return the message of an externally managed environment (PEP 668); None in a virtual environment."""
     marker = os.path.join(stdlib, "EXTERNALLY-MANAGED")
     if sys.prefix != sys.base_prefix or not os.path.isfile(marker):
         return None
@@ -188,9 +187,10 @@ def _externally_managed(stdlib: str) -> str | None:
 
 
 def distributions(search_path: Iterable[str], notes: list[str]) -> list[dict[str, Any]]:
-    """Return what is installed on *search_path*; of one name the first counts, as for imports.
+    """Return the installed distributions on *search_path*.
 
-    What cannot be read, and what is hidden by an earlier one, goes to *notes*.
+    Of two with the same name the first counts, as for imports.  *notes* gets a line for each
+    hidden one, and for each that cannot be read.
     """
     found: dict[str, dict[str, Any]] = {}
     for folder in _folders(search_path):
@@ -206,13 +206,13 @@ def distributions(search_path: Iterable[str], notes: list[str]) -> list[dict[str
 
 
 def _folders(search_path: Iterable[Any]) -> Iterator[str]:
-    """Yield the folders of a search path, each once, however it is spelled (`lib64` is often a link)."""
+    """Yield the folders of a search path, each real folder once (`lib64` is often a link)."""
     seen = set()
     for item in search_path:
-        if not isinstance(item, str):  # imports take no notice of such an entry either
+        if not isinstance(item, str):  # imports ignore such an entry too
             continue
         try:
-            folder = os.path.abspath(item)  # "" is the working directory, which may be gone
+            folder = os.path.abspath(item)  # "" is the working directory, which may not exist any more
         except OSError:
             continue
         real = os.path.realpath(folder)
@@ -222,7 +222,7 @@ def _folders(search_path: Iterable[Any]) -> Iterator[str]:
 
 
 def _entries(folder: str, notes: list[str]) -> Iterator[str]:
-    """Yield the metadata entries of a folder, in the order in which importlib.metadata sees them."""
+    """Yield the metadata entries of a folder, in the order of importlib.metadata."""
     try:
         names = os.listdir(folder)
     except OSError as error:
@@ -236,7 +236,7 @@ def _entries(folder: str, notes: list[str]) -> Iterator[str]:
 
 
 def _read_distribution(path: str, notes: list[str]) -> dict[str, Any] | None:
-    """Return one distribution, or None, with a note, for what is none."""
+    """Return one distribution; None, with a note, if *path* holds none."""
     try:
         is_folder = os.path.isdir(path)
         names = set(os.listdir(path)) if is_folder else set()
@@ -245,13 +245,13 @@ def _read_distribution(path: str, notes: list[str]) -> dict[str, Any] | None:
         notes.append(f"{path} cannot be read: {error.strerror}")
         return None
     if headers is None:
-        notes.append(f"{path} holds no metadata and is left out")
+        notes.append(f"ignoring {path}: it has no metadata")
         return None
     stem = os.path.basename(path).rsplit(".", 1)[0].split("-")
     name = headers["name"] or (stem[0] if stem[0] != "EGG" else "")
     version = headers["version"] or (stem[1] if len(stem) > 1 else "")
     if not _NAME.match(name) or not version:
-        notes.append(f"{path} is left out: `{name}` `{version}` is no name and version")
+        notes.append(f"ignoring {path}: `{name}` `{version}` is not a valid name and version")
         return None
     return _describe(path, names, headers, name, version)
 
@@ -285,7 +285,7 @@ def _headers(path: str, names: set[str]) -> dict[str, Any] | None:
 
 
 def _read_headers(path: str) -> dict[str, Any]:
-    """Return the wanted headers of core metadata; reading stops at the blank line before the body."""
+    """Return the headers of core metadata that are used.  The body after the blank line is not read."""
     with open(path, "rb") as file:
         data = file.read(8192)
         while not _BLANK_LINE.search(data):
@@ -312,7 +312,7 @@ def _read_headers(path: str) -> dict[str, Any]:
 
 
 def _import_names(path: str, names: set[str], headers: dict[str, Any], data: bytes) -> list[str]:
-    """Return top-level names: as declared (PEP 794), else as setuptools lists them, else of the files."""
+    """Return the top-level import names: declared (PEP 794), else of ``top_level.txt``, else of the files."""
     declared = headers["import-name"] + headers["import-namespace"]
     if declared:
         tops = {item.split(";")[0].split(".")[0].strip() for item in declared}
@@ -335,7 +335,7 @@ def _names_of_files(folder: str, data: bytes) -> set[str]:
 
 
 def _names_of_pth(path: str) -> set[str]:
-    """Return what an editable installation's `.pth` file makes importable."""
+    """Return the names that the `.pth` file of an editable installation makes importable."""
     tops = set()
     for line in _read(path).decode("utf-8", "replace").splitlines():
         if line.startswith(("#", "import ", "import\t")) or not os.path.isdir(line.strip()):
@@ -348,7 +348,7 @@ def _names_of_pth(path: str) -> set[str]:
 
 
 def _requires_txt(text: str) -> tuple[list[str], list[str]]:
-    """Return the requirements and extras of an `.egg-info`: `[extra:marker]` heads the lines below it."""
+    """Return the requirements and extras of an `.egg-info`.  `[extra:marker]` is for the lines below it."""
     requires, extras = [], []
     extra = marker = ""
     for raw in text.splitlines():

@@ -1,4 +1,4 @@
-"""The accelerator of this machine as facts: driver, CUDA, compute capability, memory."""
+"""The accelerator of this machine: driver, CUDA version, compute capability and memory."""
 
 # The loader of shared libraries takes strings.
 # ruff: noqa: PTH110, PTH118
@@ -36,12 +36,12 @@ __all__ = [
     "run_nvidia_smi",
 ]
 
-#: The first bitsandbytes that quantises to 4 bits (NF4) without a GPU, as a release: it registers the kernels
-#: of ``quantize_4bit`` for CPUs, and 0.45 asks for CUDA.  A script in a target gets this with its job.
+#: The first release of bitsandbytes that quantises to 4 bits (NF4) without a GPU: it registers CPU kernels
+#: for ``quantize_4bit``; 0.45 needs CUDA.  Scripts that run in a target receive this value with their job.
 NF4_ON_CPU = (0, 46)
 _GIB = 2**30
 _QUERY = "name,driver_version,memory.total,compute_cap"
-_SECONDS = 20.0  # a sick driver can keep nvidia-smi waiting for minutes
+_SECONDS = 20.0  # with a faulty driver nvidia-smi can take minutes
 
 #: The first driver of each CUDA release on Linux, newest first (NVIDIA's CUDA release notes, table 3).
 _CUDA_OF_DRIVER = (
@@ -66,7 +66,7 @@ _CUDA_OF_DRIVER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One card.  *compute_capability* as in ``"7.5"``, empty where nobody tells; *memory* in bytes."""
+    """One card.  *compute_capability* is like ``"7.5"``, or empty if unknown; *memory* is in bytes."""
 
     name: str
     compute_capability: str
@@ -74,18 +74,18 @@ class Device:
 
     @property
     def capability(self) -> tuple[int, int] | None:
-        """The compute capability as numbers that compare; None where nobody tells."""
+        """The compute capability as a pair of numbers; None if it is unknown."""
         major, _, minor = self.compute_capability.partition(".")
         return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """What a training stack has to fit; ``kind == "none"`` is a fact too.
+    """The accelerator that a training stack must support; ``kind == "none"`` means that there is none.
 
-    *driver* is the driver's version, *cuda* the newest CUDA version that the
-    driver supports.  *source* says how it was learnt: ``nvml``,
-    ``nvidia-smi``, ``recorded``, ``declared`` or ``none``.
+    *driver* is the version of the driver, *cuda* the newest CUDA version that the
+    driver supports.  *source* is ``nvml``, ``nvidia-smi``, ``recorded``, ``declared``
+    or ``none``.
     """
 
     kind: str = "none"  # "cuda", "tpu" or "none"
@@ -96,7 +96,7 @@ class Accelerator:
     note: str | None = None
 
 
-#: The cards that hosted notebooks give out, by the name in their menus.
+#: The cards that hosted notebooks offer, by their name in the menu.
 _DECLARED = {
     "T4": Device(name="Tesla T4", compute_capability="7.5", memory=15 * _GIB),
     "L4": Device(name="NVIDIA L4", compute_capability="8.9", memory=22 * _GIB),
@@ -109,25 +109,25 @@ _DECLARED = {
 }
 
 
-#: Their names, in the order in which tables show them.
+#: The names of the cards, in the order of the tables.
 CARDS = tuple(_DECLARED)
 
 
 def declared(name: str) -> Accelerator:
-    """Return the accelerator that *name* (``T4``, ``none``, ...) stands for.  Raises NotFound."""
+    """Return the accelerator with this *name* (``T4``, ``none``, ...).  Raises NotFound."""
     wanted = name.strip().upper()
     if wanted == "NONE":
         return Accelerator(source="declared")
     if wanted in _DECLARED:
         return Accelerator(kind="cuda", devices=(_DECLARED[wanted],), source="declared")
     known = [*_DECLARED, "none"]
-    hint = near(wanted, known) or f"known ones are {', '.join(known)}"
-    message = f"no accelerator is known as `{name}`"
+    hint = near(wanted, known) or f"the known accelerators are {', '.join(known)}"
+    message = f"the accelerator `{name}` is unknown"
     raise NotFound(message, hint=hint)
 
 
 def detect(environ: Mapping[str, str]) -> Accelerator:
-    """Return what accelerator this machine has; never raises, and says in *note* why there is none."""
+    """Return the accelerator of this machine.  Never raises; *note* says why there is none."""
     found = _ask_nvml(environ)
     if isinstance(found, str):
         why = found
@@ -137,7 +137,7 @@ def detect(environ: Mapping[str, str]) -> Accelerator:
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return found
-    return replace(found, note=f"CUDA_VISIBLE_DEVICES is `{visible}`: a process may see fewer of the cards")
+    return replace(found, note=f"CUDA_VISIBLE_DEVICES is `{visible}`, so a process may see fewer cards")
 
 
 def _without_gpu(environ: Mapping[str, str], note: str) -> Accelerator:
@@ -148,7 +148,7 @@ def _without_gpu(environ: Mapping[str, str], note: str) -> Accelerator:
 
 
 def cuda_of_driver(driver: str) -> str | None:
-    """Return the newest CUDA version that a Linux *driver* supports, as NVIDIA's release notes say."""
+    """Return the newest CUDA version that a Linux *driver* supports, by NVIDIA's release notes."""
     try:
         major, minor = (int(part) for part in driver.split(".")[:2])
     except ValueError:
@@ -160,7 +160,7 @@ def cuda_of_driver(driver: str) -> str | None:
 
 
 def parse_nvidia_smi(output: str) -> Accelerator | str:
-    """Return the accelerator of ``nvidia-smi --format=csv,noheader,nounits``, or why it shows none."""
+    """Parse the output of ``nvidia-smi --format=csv,noheader,nounits``; return why if it lists no card."""
     devices, driver = [], None
     for line in output.splitlines():
         fields = [field.strip() for field in line.split(",")]
@@ -187,7 +187,7 @@ def _ask_nvidia_smi(environ: Mapping[str, str]) -> Accelerator | str:
 
 
 def run_nvidia_smi(environ: Mapping[str, str], question: str) -> str:
-    """Return what nvidia-smi answers to *question*, a row for each line.  Raises DriverError."""
+    """Return the output of nvidia-smi for the option *question*, one row per line.  Raises DriverError."""
     program = shutil.which("nvidia-smi", path=environ.get("PATH"))
     if program is None:
         message = "there is no nvidia-smi"
@@ -201,7 +201,7 @@ def run_nvidia_smi(environ: Mapping[str, str], question: str) -> str:
 
 
 class DriverError(Exception):
-    """A question that the driver, its library or its program, did not answer."""
+    """NVML or nvidia-smi failed."""
 
 
 class NvmlMemory(ctypes.Structure):
@@ -211,7 +211,7 @@ class NvmlMemory(ctypes.Structure):
 
 
 def _ask_nvml(environ: Mapping[str, str]) -> Accelerator | str:
-    """Return what the driver's own library says, or why it says nothing."""
+    """Return the accelerator that NVML reports, or the reason why it reports none."""
     try:
         with open_nvml(environ) as library:
             return _read_nvml(library)
@@ -221,7 +221,7 @@ def _ask_nvml(environ: Mapping[str, str]) -> Accelerator | str:
 
 @contextmanager
 def open_nvml(environ: Mapping[str, str]) -> Iterator[ctypes.CDLL]:
-    """Give the driver's own library, ready to be asked.  Raises DriverError."""
+    """Load and initialise NVML, the library of the driver.  Raises DriverError."""
     library = _load_nvml(environ)
     if library is None:
         message = "there is no NVML library"
@@ -234,8 +234,8 @@ def open_nvml(environ: Mapping[str, str]) -> Iterator[ctypes.CDLL]:
 
 
 def _load_nvml(environ: Mapping[str, str]) -> ctypes.CDLL | None:
-    """Return the driver's own library, None where there is none."""
-    # The loader has read LD_LIBRARY_PATH when this process began; *environ* may know better.
+    """Return the NVML library; None if it is not found."""
+    # The loader read LD_LIBRARY_PATH when this process started; *environ* may have another value.
     folders = [folder for folder in environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if folder]
     for folder in [*folders, "", "/usr/lib64-nvidia"]:
         path = os.path.join(folder, "libnvidia-ml.so.1")
@@ -249,14 +249,14 @@ def _load_nvml(environ: Mapping[str, str]) -> ctypes.CDLL | None:
 
 
 def call_nvml(library: ctypes.CDLL, function: str, *arguments: object) -> None:
-    """Call a function of the driver's library.  Raises DriverError where it does not succeed."""
+    """Call a function of NVML.  Raises DriverError if it fails."""
     try:
         status = getattr(library, function)(*arguments)
     except AttributeError as error:
-        message = f"NVML did not answer: it has no {function}"
+        message = f"NVML failed: it has no function {function}"
         raise DriverError(message) from error
     if status != 0:
-        message = f"NVML did not answer: {function} returned {status}"
+        message = f"NVML failed: {function} returned {status}"
         raise DriverError(message)
 
 
@@ -278,7 +278,7 @@ def _read_nvml(library: ctypes.CDLL) -> Accelerator | str:
 
 
 def nvml_devices(library: ctypes.CDLL) -> Iterator[ctypes.c_void_p]:
-    """Yield the driver's handle of each card, in its order.  Raises DriverError."""
+    """Yield the NVML handle of each card, in the order of the driver.  Raises DriverError."""
     count = ctypes.c_uint()
     call_nvml(library, "nvmlDeviceGetCount_v2", ctypes.byref(count))
     for index in range(count.value):
@@ -309,7 +309,7 @@ def _read_devices(library: ctypes.CDLL) -> Iterator[Device]:
 
 
 def accelerators_of(recorded: Accelerator) -> dict[str, Accelerator]:
-    """Return the accelerators that a runtime recorded with *recorded* may have, by their menu names."""
+    """Return the accelerators that a recorded runtime may have, by their menu names."""
     if recorded.kind != "cuda":
         return {"none": Accelerator()}
     return {card: replace(declared(card), driver=recorded.driver, cuda=recorded.cuda) for card in CARDS}
@@ -318,7 +318,7 @@ def accelerators_of(recorded: Accelerator) -> dict[str, Accelerator]:
 def has_nf4(bitsandbytes: str, *, has_gpu: bool) -> bool:
     """Whether this version of bitsandbytes quantises to 4 bits (NF4) on a machine with or without a GPU.
 
-    True for what is not a valid version (PEP 440): nothing is known against it.
+    True if the version is not valid (PEP 440), because then nothing is known about it.
     """
     try:
         return has_gpu or Version(bitsandbytes).release >= NF4_ON_CPU

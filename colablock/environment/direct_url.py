@@ -7,7 +7,6 @@ import os
 import re
 from urllib.parse import unquote, urlencode, urlsplit
 
-from colablock._common.urls import redacted
 from colablock._vendor.packaging.direct_url import (
     ArchiveInfo,
     DirectUrl,
@@ -72,8 +71,8 @@ def from_freeze(url: str) -> DirectUrl:
 
 
 def to_freeze(origin: DirectUrl) -> str:
-    """Return the URL that ``pip freeze`` shows for *origin*, without user and password."""
-    url = redacted(origin.url)
+    """Return the URL that ``pip freeze`` shows for *origin*.  It may hold a user and a password."""
+    url = origin.url
     if origin.vcs_info is not None:
         url = f"{origin.vcs_info.vcs}+{url}@{origin.vcs_info.commit_id}"
     fragment = {"sha256": archive_sha256(origin), "subdirectory": origin.subdirectory}

@@ -1,4 +1,4 @@
-"""The interpreters at hand that an isolated environment could be made with, and fetching one that is not."""
+"""Find the interpreters on this machine that an isolated environment can be made with, or fetch one."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _TIMEOUT = 20.0  # seconds; a cold start on a busy notebook takes a few
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interpreter:
-    """A CPython that runs.  *source*: ``running``, ``path``, ``pyenv``, ``uv`` or ``fetched``."""
+    """A working CPython.  *source* is ``running``, ``path``, ``pyenv``, ``uv`` or ``fetched``."""
 
-    path: str  # of the base interpreter, never one of a virtual environment
+    path: str  # of the base interpreter, never of one in a virtual environment
     version: str  # full, such as "3.12.11"
     has_headers: bool
     implementation: str = "cpython"
@@ -41,22 +41,22 @@ class Interpreter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundInterpreters:
-    """The interpreters that run, newest first, and a line for each that is there but broken."""
+    """The working interpreters, newest first, and a line for each broken one."""
 
     interpreters: tuple[Interpreter, ...] = ()
     broken: tuple[str, ...] = ()
 
 
 def find_interpreters(environ: Mapping[str, str]) -> list[Interpreter]:
-    """Return every CPython at hand, newest first; each real file once."""
+    """Return every CPython on this machine, newest first; each real file once."""
     return list(look_for_interpreters(environ).interpreters)
 
 
 def look_for_interpreters(environ: Mapping[str, str]) -> FoundInterpreters:
-    """Return what find_interpreters() does, with what is there but does not run.
+    """Return what `find_interpreters` returns, and the broken interpreters.
 
-    Asked for: the base of the running interpreter, the names on PATH, the
-    versions of pyenv and those that uv manages.
+    It searches the base of the running interpreter, PATH, the versions of pyenv and
+    the interpreters that uv manages.
     """
     candidates = _unique(_candidates(environ))
     with ThreadPoolExecutor(max_workers=min(8, len(candidates))) as pool:
@@ -75,10 +75,10 @@ def look_for_interpreters(environ: Mapping[str, str]) -> FoundInterpreters:
 def fetch_interpreter(
     version: str, environ: Mapping[str, str], reporter: Reporter | None = None
 ) -> Interpreter:
-    """Return a CPython of *version* (``3.12`` or ``3.12.11``) that uv fetches and keeps.
+    """Return a CPython of *version* (``3.12`` or ``3.12.11``), which uv downloads and keeps.
 
-    ``UV_PYTHON_INSTALL_MIRROR`` and ``UV_PYTHON_INSTALL_DIR`` are honoured.
-    Raises Unmet with uv's own words when it cannot be had.
+    ``UV_PYTHON_INSTALL_MIRROR`` and ``UV_PYTHON_INSTALL_DIR`` apply.  Raises Unmet with
+    the message of uv if the download fails.
     """
     (reporter or Reporter()).stage(f"Fetching Python {version}")
     try:
@@ -97,22 +97,22 @@ def fetch_interpreter(
     )
     answer = _ask(found.strip(), "fetched", environ)
     if not isinstance(answer, Interpreter):
-        raise NotFound(answer or f"the Python {version} that uv fetched does not run")
+        raise NotFound(answer or f"the Python {version} that uv downloaded does not run")
     return answer
 
 
 def _fetch_hint(environ: Mapping[str, str]) -> str | None:
     if environ.get("UV_PYTHON_INSTALL_MIRROR"):
-        return "`UV_PYTHON_INSTALL_MIRROR` says where it was looked for"
+        return "`UV_PYTHON_INSTALL_MIRROR` sets where Python is downloaded from"
     return None
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield paths with their source, the best source first: it names an interpreter found twice."""
+    """Yield paths with their source, the best source first: an interpreter found twice keeps the first."""
     yield getattr(sys, "_base_executable", None) or sys.executable, "running"
     for path in _pyenv(environ):
         yield path, "pyenv"
-    # A shim of pyenv is a shell script that leads to one of its versions, or to none: 0.25 s for each.
+    # A shim of pyenv is a shell script that starts one of its versions, or none.  Each takes 0.25 s.
     shims = os.path.realpath(_pyenv_root(environ) / "shims")
     for folder in environ.get("PATH", "").split(os.pathsep):
         if os.path.realpath(folder) == shims:
@@ -124,10 +124,10 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _unique(candidates: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return *candidates* with each real file once; a shim's real file is the shim itself."""
+    """Return *candidates* with each real file once.  The real file of a shim is the shim itself."""
     seen: dict[str, tuple[str, str]] = {}
     for path, source in candidates:
-        # A virtual environment's python links to its base: what is asked for is the base.
+        # The python of a virtual environment links to its base, and the base is wanted.
         seen.setdefault(os.path.realpath(path), (path, source))
     return list(seen.values())
 
@@ -149,24 +149,24 @@ def _pyenv(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _managed_by_uv(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield those in uv's folder; `uv python list` would ask every interpreter on PATH, too."""
+    """Yield the interpreters in the folder of uv.  `uv python list` would also start every one on PATH."""
     try:
         folder = run_uv(["python", "dir"], environ=environ, doing="name its folder", timeout=_TIMEOUT)
     except Unmet:
-        return  # without uv there are none of uv's
+        return  # without uv it manages none
     for scripts in sorted(Path(folder.strip()).glob("cpython-*/bin")):
         for name in _names(str(scripts)):
             yield str(scripts / name)
 
 
 def _ask(path: str, source: str, environ: Mapping[str, str]) -> Interpreter | str | None:
-    """Return the base interpreter behind *path*, a line when it is broken, None for an idle shim."""
+    """Return the base interpreter of *path*, a line if it is broken, None for a shim without a version."""
     try:
         answer = ask_interpreter(path, environ, timeout=_TIMEOUT, distributions=False)
     except ChildFailed as error:
         return None if is_no_interpreter(error) else f"`{path}` does not run: {error}"
     if answer["missing"]:
-        return f"`{path}` was built without what a training stack needs: {'; '.join(answer['missing'])}"
+        return f"`{path}` lacks modules that a training stack needs: {'; '.join(answer['missing'])}"
     facts = answer["facts"]
     return Interpreter(
         path=facts["base_executable"],

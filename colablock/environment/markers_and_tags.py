@@ -1,4 +1,4 @@
-"""What of an interpreter a solve depends on: markers (PEP 508) and tags (PEP 425)."""
+"""The environment of a Python that a solve depends on: markers (PEP 508) and wheel tags (PEP 425)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from colablock.errors import InvalidInput
 
 __all__ = ["Environment", "environment_for", "platform_family"]
 
-#: The glibc that a bare ``linux_<arch>`` stands for: what wheels are commonly built for.
+#: The glibc that a bare ``linux_<arch>`` stands for.  Most wheels are built for it.
 _COMMON_GLIBC = (2, 28)
 #: The older names of three glibc versions (PEP 600).
 _LEGACY_MANYLINUX = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
@@ -66,45 +66,46 @@ class Environment:
 
     @property
     def platform(self) -> str:
-        """The newest platform tag that it is compatible with (PEP 600, PEP 656)."""
+        """The newest compatible platform tag (PEP 600, PEP 656)."""
         platforms = [tag.platform for tag in self.tags]
         named = (one for one in platforms if one.startswith(("manylinux_", "musllinux_")))
         return next(named, platforms[0])
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Environment:
-        """Return the environment of the interpreter that gave these *facts* (see ``_probe.py``)."""
+        """Return the environment of an interpreter from its *facts* (see ``_probe.py``)."""
         try:
             markers = {name: str(facts["markers"][name]) for name in _MARKER_NAMES}
-            # CPython built from a checkout calls itself `3.14.0a1+`, which is no version (PEP 440).
+            # CPython built from a checkout has the version `3.14.0a1+`, which is not valid (PEP 440).
             if markers["python_full_version"].endswith("+"):
                 markers["python_full_version"] += "local"
             Version(markers["python_full_version"])
             return cls(markers=markers, tags=_one(tuple(_tags(facts))))
         except (KeyError, TypeError, ValueError, InvalidVersion) as error:
-            message = f"what the interpreter says of itself cannot be used: {error!r}"
+            message = f"the interpreter reports invalid facts: {error!r}"
             raise InvalidInput(message) from error
 
 
 @lru_cache(maxsize=64)
 def _one(tags: tuple[Tag, ...]) -> tuple[Tag, ...]:
-    """Return the same object for the same tags: equal ones are compared one by one, a thousand of them."""
+    """Return the same object for equal tags, so that comparing a thousand tags takes no time."""
     return tags
 
 
-@lru_cache(maxsize=64)  # a thousand tags each, and the same one is asked for again and again
+@lru_cache(maxsize=64)  # each has a thousand tags, and few are used, many times
 def environment_for(python_version: str, platform: str) -> Environment:
-    """Return the environment of CPython *python_version* on *platform*, with no interpreter at hand.
+    """Return the environment of CPython *python_version* on *platform*, without an interpreter.
 
     *python_version* is ``3.12``, ``3.12.4`` or, free-threaded, ``3.13t``;
-    without a micro part it stands for ``.0``.  *platform* is a wheel tag: a
-    manylinux or musllinux one covers every older one of its kind,
-    ``linux_x86_64`` stands for ``manylinux_2_28_x86_64``.  What depends on the
-    running machine (``platform_release``, ``platform_version``) is empty.
+    without a micro part it means ``.0``.  *platform* is a wheel tag: a
+    manylinux or musllinux tag includes every older one of its kind, and
+    ``linux_x86_64`` means ``manylinux_2_28_x86_64``.  The markers of the
+    running machine (``platform_release``, ``platform_version``) are empty.
+    Raises InvalidInput for any other version or platform.
     """
     match = re.fullmatch(r"3\.(\d{1,2})(?:\.(\d{1,3}))?((?:a|b|rc)\d+)?(t)?", python_version.strip())
     if match is None:
-        message = f"`{python_version}` is no Python version that can be solved for"
+        message = f"`{python_version}` is not a supported Python version"
         raise InvalidInput(message, hint="write it as `3.12` or `3.12.4`")
     minor, micro, pre = int(match[1]), int(match[2] or 0), match[3] or ""
     facts = _platform_facts(platform)
@@ -123,7 +124,7 @@ def environment_for(python_version: str, platform: str) -> Environment:
 
 
 def platform_family(platform: str) -> tuple[str, str]:
-    """Return the system or C library and the machine that a platform tag names, without a version.
+    """Return the system or C library of a platform tag, without a version, and its machine.
 
     ``manylinux_2_35_x86_64`` gives ``("manylinux", "x86_64")`` (PEP 600, PEP 656).
     """
@@ -132,7 +133,7 @@ def platform_family(platform: str) -> tuple[str, str]:
 
 
 def _tags(facts: Mapping[str, Any]) -> Iterator[Tag]:
-    """Yield what ``packaging.tags.sys_tags`` yields in the interpreter of *facts*, in its order."""
+    """Yield the tags of ``packaging.tags.sys_tags`` in the interpreter of *facts*, in the same order."""
     version = [int(part) for part in facts["version"][:2]]
     platforms = list(_platforms(facts))
     implementation = facts["markers"]["implementation_name"]
@@ -147,12 +148,12 @@ def _tags(facts: Mapping[str, Any]) -> Iterator[Tag]:
 
 def _cpython_abis(interpreter: str, facts: Mapping[str, Any]) -> list[str]:
     abi = f"{interpreter}t" if facts.get("free_threaded") else interpreter
-    # A debug build loads extension modules of a normal one too (since Python 3.8).
+    # Since Python 3.8 a debug build also loads the extension modules of a release build.
     return [f"{abi}d", abi] if facts.get("debug") else [abi]
 
 
 def _generic_abis(ext_suffix: str) -> list[str]:
-    """Return the ABI that an extension module's suffix names: ``.pypy310-pp73-...so`` is ``pypy310_pp73``."""
+    """Return the ABI in the suffix of extension modules: ``.pypy310-pp73-...so`` gives ``pypy310_pp73``."""
     soabi = ext_suffix.lstrip(".").rpartition(".")[0]
     if not soabi:
         return []
@@ -162,7 +163,7 @@ def _generic_abis(ext_suffix: str) -> list[str]:
 
 
 def _platforms(facts: Mapping[str, Any]) -> Iterable[str]:
-    """Return the platform tags, best first, in the order that ``packaging.tags`` has."""
+    """Return the platform tags, best first, in the order of ``packaging.tags``."""
     name = re.sub(r"[-. ]", "_", facts["platform"])
     if facts["markers"]["platform_system"] == "Darwin":
         major, minor, machine = facts["macos"]
@@ -191,12 +192,12 @@ def _linux_platforms(machines: list[str], glibc: list[int] | None, musl: list[in
 
 
 def _oldest_glibc(machine: str) -> int:
-    """Return the minor version of the oldest glibc that manylinux knows (PEP 600; PEP 513 for x86)."""
+    """Return the minor version of the oldest glibc of a manylinux tag (PEP 600; PEP 513 for x86)."""
     return 5 if machine in {"x86_64", "i686"} else 17
 
 
 def _platform_facts(platform: str) -> dict[str, Any]:
-    """Return the facts that follow from a platform tag alone.  Raises InvalidInput."""
+    """Return the facts that a platform tag determines.  Raises InvalidInput."""
     name = re.sub(r"[-. ]", "_", platform.strip().lower())
     if name in _WINDOWS_MACHINES:
         markers = _platform_markers("nt", "win32", "Windows", _WINDOWS_MACHINES[name])
@@ -210,7 +211,7 @@ def _platform_facts(platform: str) -> dict[str, Any]:
 def _linux_facts(name: str, platform: str) -> dict[str, Any]:
     match = re.fullmatch(r"(linux|manylinux1|manylinux20\d\d|(?:many|musl)linux_\d+_\d+)_(\w+)", name)
     if match is None or match[2] not in _LINUX_MACHINES:
-        message = f"`{platform}` is no platform that can be solved for"
+        message = f"`{platform}` is not a supported platform"
         raise InvalidInput(message, hint=_PLATFORM_HINT)
     kind, machine = match[1], match[2]
     markers = _platform_markers("posix", "linux", "Linux", machine)
@@ -223,7 +224,7 @@ def _linux_facts(name: str, platform: str) -> dict[str, Any]:
         _, major, minor = kind.split("_")
         glibc = (int(major), int(minor))
     if not (2, _oldest_glibc(machine)) <= glibc < (2, 100):
-        message = f"`{platform}` names no glibc from 2.{_oldest_glibc(machine)} on"
+        message = f"the glibc of `{platform}` must be 2.{_oldest_glibc(machine)} or newer"
         raise InvalidInput(message, hint=_PLATFORM_HINT)
     return {**facts, "glibc": list(glibc)}
 

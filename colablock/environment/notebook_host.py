@@ -1,6 +1,6 @@
-"""The notebook that this process runs in, if any: its shell, and whether it is Colab.
+"""Detect the notebook that this process runs in: its shell, and whether it is Colab.
 
-Nothing of IPython is imported: what the kernel has loaded is looked up.
+IPython is not imported.  If this process is a kernel, it has loaded IPython already.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ class Kernel(Protocol):
     """The process that runs the cells."""
 
     def do_shutdown(self, restart: bool) -> object:  # noqa: FBT001  # ipykernel's signature
-        """End once nothing runs."""
+        """End the kernel when no cell runs."""
 
 
 class Shell(Protocol):
-    """What is used of IPython's shell here."""
+    """The part of IPython's shell that colablock uses."""
 
     @property
     def display_pub(self) -> Publisher:
-        """Where display messages go."""
+        """The publisher of display messages."""
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel that it is the shell of."""
+        """The kernel of this shell."""
 
 
 def current_shell() -> Shell | None:
-    """Return the running notebook shell, or None: a plain interpreter, or IPython in a terminal."""
+    """Return the running notebook shell; None in a plain interpreter and in IPython in a terminal."""
     ipython = sys.modules.get("IPython")
     get: Any = getattr(ipython, "get_ipython", None)
     shell = get() if get is not None else None
@@ -56,10 +56,10 @@ def current_shell() -> Shell | None:
 
 
 def in_notebook() -> bool:
-    """Return whether this code runs in a notebook kernel."""
+    """Whether this code runs in a notebook kernel."""
     return current_shell() is not None
 
 
 def in_colab(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether the notebook's front end is Colab's."""
+    """Whether the notebook runs in Colab."""
     return "COLAB_RELEASE_TAG" in environ or "google.colab" in sys.modules

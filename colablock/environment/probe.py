@@ -1,4 +1,4 @@
-"""Ask another interpreter for what ``_probe.py`` tells."""
+"""Run ``_probe.py`` in another interpreter."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from colablock.environment import _probe
 
 __all__ = ["ask_interpreter", "is_no_interpreter"]
 
-_NO_SUCH_COMMAND = 127  # the status of a pyenv shim whose version is not chosen
+_NO_SUCH_COMMAND = 127  # the status of a pyenv shim for which no version is selected
 _TOO_OLD = ("Unknown option: -I", "future feature annotations")  # Python 2; Python 3 before 3.7
 
 
 def ask_interpreter(
     python: str | Path, environ: Mapping[str, str], *, timeout: float, distributions: bool = True
 ) -> dict[str, Any]:
-    """Return the answer of the probe, run by *python*: with what is installed, or with its facts alone.
+    """Return the answer of the probe run by *python*: facts and installed distributions, or facts only.
 
-    Raises ChildFailed where there is no answer; ``str()`` of that says why in one line, and its
-    *status* is None where *python* cannot be run at all.
+    Raises ChildFailed if there is no answer.  ``str()`` of the error gives the reason in one line,
+    and its *status* is None if *python* cannot be started.
     """
     arguments = [_probe.__file__] if distributions else [_probe.__file__, _probe.ONLY_FACTS]
     try:
@@ -31,7 +31,7 @@ def ask_interpreter(
     except ChildFailed as error:
         if error.status is None:
             raise
-        output, status = error.output, error.status  # it may have answered before something else failed
+        output, status = error.output, error.status  # the answer may precede the failure
     for line in reversed(output.text.splitlines()):
         if line.startswith(_probe.MARK):
             with suppress(ValueError):  # cut off
@@ -42,5 +42,5 @@ def ask_interpreter(
 
 
 def is_no_interpreter(error: ChildFailed) -> bool:
-    """Whether *error* is that of a pyenv shim that leads nowhere, or of a Python too old to be asked."""
+    """Whether *error* comes from a pyenv shim without a version, or from a Python too old for the probe."""
     return error.status == _NO_SUCH_COMMAND or any(text in error.output.error_text for text in _TOO_OLD)

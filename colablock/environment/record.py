@@ -1,4 +1,4 @@
-"""RECORD: which files belong to a distribution, and whether they are as recorded."""
+"""RECORD: the files of a distribution, and whether they are unchanged (Recording installed projects)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ __all__ = [
     "write_record",
 ]
 
-
 _FIELDS = 3  # of a row: path, hash, size
 
 
-class Row(NamedTuple):  # not a dataclass: 60,000 of them are made at a time
-    """One line of a RECORD: *path* as written, *hash* as ``sha256=...`` or empty."""
+class Row(NamedTuple):  # not a dataclass, because 60,000 of them are made at a time
+    """One line of a RECORD: *path* as written, *hash* as ``sha256=...`` or empty, *size* in bytes."""
 
     path: str
     hash: str = ""
@@ -39,7 +38,7 @@ class Row(NamedTuple):  # not a dataclass: 60,000 of them are made at a time
 
 
 def read_record(dist_info: Path) -> tuple[Row, ...] | None:
-    """Return the rows of the RECORD in *dist_info*; None when it has none."""
+    """Return the rows of the RECORD in *dist_info*; None if there is no RECORD."""
     try:
         text = (dist_info / "RECORD").read_text(encoding="utf-8", errors="surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
@@ -56,19 +55,19 @@ def write_record(dist_info: Path, rows: Iterable[Row]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write *text* to a new file in place of *path*, which may be a hard link into uv's cache."""
+    """Replace *path* by a new file with *text*.  The old file may be a hard link into the cache of uv."""
     path.unlink(missing_ok=True)
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def recorded_paths(site: str, rows: Sequence[Row]) -> Iterator[str]:
-    """Return the absolute path of each row of a distribution in the folder *site*."""
+    """Yield the absolute path of each row of a distribution in the folder *site*."""
     site = os.path.normpath(site)
     for row in rows:
         path = row.path
         if path.startswith(("/", ".")) or "/." in path or "//" in path or path.endswith("/"):
             yield os.path.normpath(os.path.join(site, path))  # noqa: PTH118 (hot: every file of a runtime)
-        else:  # nothing to normalise, as in almost every row
+        else:  # as in almost every row, there is nothing to normalise
             yield f"{site}/{path}"
 
 
@@ -79,16 +78,16 @@ def digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def row_of(path: Path, site: Path) -> Row:
-    """Return the row of a file that stands, relative to *site*."""
+    """Return the row of an existing file, with its path relative to *site*."""
     relative = Path(os.path.relpath(path, site)).as_posix()
     return Row(path=relative, hash=digest(path), size=str(path.stat().st_size))
 
 
 def differences(site: Path, records: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return what is missing or not as recorded, one line each; *records* by dist-info name.
+    """Return a line for each file that is missing or changed; *records* are by dist-info name.
 
-    Distributions that share a file (the builds of opencv) may each have another
-    one in mind; it is then as one of them recorded it.
+    Distributions that share a file, such as the builds of opencv, may record different
+    contents.  The file is unchanged if it is as one of them recorded it.
     """
     claims: dict[str, list[tuple[str, Row]]] = {}
     for name, rows in records.items():
@@ -104,9 +103,10 @@ def differences(site: Path, records: Mapping[str, Sequence[Row]]) -> list[str]:
 
 
 def lost_files(site: str, records: Mapping[str, Sequence[Row]]) -> dict[str, list[str]]:
-    """Return what is missing or of another size, by dist-info name; bytecode is left out.
+    """Return the files that are missing or have another size, by dist-info name, without bytecode.
 
-    Nothing is read.  A file that several list has the size that one of them recorded.
+    The contents are not read.  A file that several distributions list must have the size that
+    one of them recorded.
     """
     lost: dict[str, list[str]] = {}
     resized: list[tuple[str, Row, str]] = []
@@ -124,18 +124,18 @@ def lost_files(site: str, records: Mapping[str, Sequence[Row]]) -> dict[str, lis
     claims = {(row.path, row.size) for rows in records.values() for row in rows} if resized else set()
     for name, row, size in resized:
         if (row.path, size) not in claims:
-            lost.setdefault(name, []).append(f"`{row.path}` has {size} bytes, and had {row.size}")
+            lost.setdefault(name, []).append(f"`{row.path}` has {size} bytes instead of {row.size}")
     return lost
 
 
 def _difference(site: Path, rows: Sequence[Row]) -> str | None:
-    """Return what is wrong with a file that all of *rows* list."""
+    """Return what is wrong with the file that *rows* list; None if nothing is."""
     path = site / rows[0].path
     if not path.exists():
         return f"`{rows[0].path}` is missing"
     if any(_agrees(path, row) for row in rows):
         return None
-    return f"`{rows[0].path}` is not as recorded"
+    return f"`{rows[0].path}` differs from its RECORD"
 
 
 def _agrees(path: Path, row: Row) -> bool:
@@ -146,8 +146,8 @@ def _agrees(path: Path, row: Row) -> bool:
 def _rows(text: str) -> Iterator[Row]:
     """Yield the rows of a RECORD, which is CSV (Binary distribution format, "The .dist-info directory").
 
-    Where nothing is quoted, or the quotes make no valid CSV, the lines are split. That takes half
-    the time, and reads a path with a comma that should have been quoted.
+    If nothing is quoted, or the CSV is not valid, each line is split at its last two commas.  That
+    takes half the time, and reads a path with a comma that should have been quoted.
     """
     if '"' in text:
         try:

@@ -1,4 +1,4 @@
-"""Where an interpreter keeps what is installed."""
+"""The folders that an interpreter installs into."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Site:
 
     @property
     def state(self) -> Path:
-        """Where the stage, the stash and the journal of a change stand: on the site's own mount."""
+        """The folder for the stage, the stash and the journal of a change, on the same mount as the site."""
         return Path(self.data) / STATE
 
     @property
@@ -49,13 +49,13 @@ class Site:
 
 
 def is_unfinished(prefix: str, purelib: str) -> bool:
-    """Whether a change of an environment left its journal behind, as far as these two folders tell."""
-    folders = {Path(prefix), *Path(purelib).parents[:4]}  # one of them is the data folder
+    """Whether an interrupted change left a journal in an environment with these two folders."""
+    folders = {Path(prefix), *Path(purelib).parents[:4]}  # one of these is the data folder
     return any((folder / STATE / JOURNAL).exists() for folder in folders)
 
 
 def read_site(python: str | Path, environ: Mapping[str, str], *, timeout: float = 60) -> Site:
-    """Return the site of *python*, as it says itself.  Raises NotFound when it does not run."""
+    """Return the site that *python* reports.  Raises NotFound if it does not run."""
     try:
         facts = ask_interpreter(python, environ, timeout=timeout, distributions=False)["facts"]
     except ChildFailed as error:

@@ -1,6 +1,6 @@
-"""One interpreter as it stands: everything a decision may depend on."""
+"""Read one interpreter into a `Snapshot`, which holds all facts that a plan depends on."""
 
-# Paths of 150,000 recorded files stay strings: as objects they take seconds.
+# The paths of 150,000 recorded files stay strings, because path objects take seconds.
 # ruff: noqa: PTH100, PTH112, PTH118, PTH119, PTH120, PTH208
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ __all__ = [
     "take_snapshot",
 ]
 
-_PROBE_SECONDS = 120.0  # a cold network disk may be slow; a hang must end
+_PROBE_SECONDS = 120.0  # a cold network disk may be slow, but a hang must end
 _GOOGLE_COLAB = canonicalize_name("google-colab")
 _COLABLOCK = canonicalize_name("colablock")
-#: What a running kernel or its server has loaded, or loads at its next start.
+#: The distributions that a running kernel or its server has loaded, or loads at its next start.
 _KERNEL = frozenset(
     canonicalize_name(name)
     for name in (
@@ -69,7 +69,7 @@ _KERNEL = frozenset(
 
 
 class Host(Enum):
-    """Where the interpreter runs."""
+    """The kind of notebook that the interpreter runs in."""
 
     COLAB = "colab"
     KAGGLE = "kaggle"
@@ -79,7 +79,7 @@ class Host(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """One installed distribution, its requirement lines unparsed."""
+    """One installed distribution.  Its requirement lines are not parsed."""
 
     name: NormalizedName
     version: str
@@ -91,19 +91,19 @@ class Installed:
     installer: str | None = None
     requested: bool = False
     size: int | None = None  # bytes on disk, from RECORD
-    sha256: str | None = None  # of the file it was installed from, where recorded (PEP 710)
-    path: str | None = None  # the .dist-info (or .egg-info) directory; None when recorded
-    is_known: bool = True  # whether its requirements are recorded; installed ones always are
+    sha256: str | None = None  # of the file that it was installed from, if recorded (PEP 710)
+    path: str | None = None  # the .dist-info (or .egg-info) folder; None in a recorded runtime
+    is_known: bool = True  # false if a recorded runtime does not tell its requirements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One interpreter as it stands, live or recorded.
+    """The state of one interpreter, live or recorded.
 
-    *loaded* maps a distribution to the modules of it that the kernel holds.
-    *shared* maps a distribution to the others that own some of the same files
-    with other contents (a top-level ``__init__.py`` left out: portions of old
-    namespace packages each ship one).  *protected* stay as they are.
+    *loaded* maps a distribution to those of its modules that the kernel has loaded.
+    *shared* maps a distribution to others that own some of the same files with
+    different contents.  A top-level ``__init__.py`` does not count, because the portions
+    of old namespace packages each ship one.  *protected* distributions must not change.
     """
 
     environment: Environment
@@ -116,12 +116,12 @@ class Snapshot:
     protected: frozenset[NormalizedName] = frozenset()
     accelerator: Accelerator = field(default_factory=Accelerator)
     host: Host = Host.PLAIN
-    externally_managed: str | None = None  # PEP 668: the message, when marked so
-    has_headers: bool = True  # Python.h is there, as Triton needs it
+    externally_managed: str | None = None  # the message of an externally managed environment (PEP 668)
+    has_headers: bool = True  # whether Python.h exists, which Triton needs
     source: str = "live"  # or the name of a recorded runtime
     date: str | None = None  # of a recorded runtime
-    notes: tuple[str, ...] = ()  # what could not be read, and why
-    unreadable: frozenset[NormalizedName] = frozenset()  # installed with a version of no known form
+    notes: tuple[str, ...] = ()  # for the user: what could not be read, and why
+    unreadable: frozenset[NormalizedName] = frozenset()  # installed with an invalid version (PEP 440)
 
 
 def take_snapshot(
@@ -131,12 +131,12 @@ def take_snapshot(
     environ: Mapping[str, str],
     accelerator: Accelerator | None = None,
 ) -> Snapshot:
-    """Return the running interpreter as it stands.
+    """Return the snapshot of the running interpreter.
 
-    *loaded_modules* is ``sys.modules`` where this process is the notebook's
-    kernel, else None.  *accelerator* is asked for unless it is given.
+    *loaded_modules* is ``sys.modules`` if this process is the kernel of the notebook,
+    else None.  The accelerator is detected unless it is given.
     """
-    modules = dict(loaded_modules or {})  # another thread may import while we look
+    modules = dict(loaded_modules or {})  # a copy, because another thread may import at the same time
     snapshot = _assemble(
         _probe.probe(), environ=environ, modules=modules, protect=protect, accelerator=accelerator
     )
@@ -150,10 +150,10 @@ def snapshot_of(
     environ: Mapping[str, str],
     accelerator: Accelerator | None = None,
 ) -> Snapshot:
-    """Return the interpreter *python* (or the environment of that folder) as it stands.
+    """Return the snapshot of the interpreter *python*, or of the environment in that folder.
 
-    Raises NotFound when there is none, and InvalidInput when it is no Python
-    that can be asked.
+    Raises NotFound if there is no interpreter, and InvalidInput if it does not run as a
+    supported Python.
     """
     executable = find_executable(python, environ)
     answer = _ask(executable, environ)
@@ -161,10 +161,11 @@ def snapshot_of(
 
 
 def installed_versions(site_paths: Iterable[str | Path]) -> dict[NormalizedName, str]:
-    """Return name and version of what is installed, from directory names alone; the first path wins.
+    """Return the installed versions by name, read from the names of ``.dist-info`` folders only.
 
-    The quick answer to "has anything changed": no file is opened.  What has no
-    ``.dist-info`` (legacy installations) is not seen.
+    It opens no file, so it is a fast check whether anything has changed.  Of two with the
+    same name the first on *site_paths* counts.  Legacy installations without a ``.dist-info``
+    folder are not included.
     """
     found: dict[NormalizedName, str] = {}
     for folder in site_paths:
@@ -180,7 +181,7 @@ def installed_versions(site_paths: Iterable[str | Path]) -> dict[NormalizedName,
 
 
 def detect_host(environ: Mapping[str, str], modules: Container[str]) -> Host:
-    """Return where this process runs, from the variables and modules that each host is known by."""
+    """Return the host of this process, from the variables and modules that each host sets."""
     if "COLAB_RELEASE_TAG" in environ or "google.colab" in modules:
         return Host.COLAB
     if "KAGGLE_KERNEL_RUN_TYPE" in environ:
@@ -191,7 +192,7 @@ def detect_host(environ: Mapping[str, str], modules: Container[str]) -> Host:
 
 
 def fingerprint(snapshot: Snapshot) -> str:
-    """Return a digest of what is installed: the same for the same versions from the same places."""
+    """Return a digest of the installed versions and their direct references."""
     lines = []
     for name in sorted(snapshot.installed):
         installed = snapshot.installed[name]
@@ -206,15 +207,16 @@ def protected_names(
     host: Host,
     protect: Iterable[str] = (),
 ) -> frozenset[NormalizedName]:
-    """Return what must stay: the host's own, a running kernel's, colablock, and what the user names.
+    """Return the installed distributions that must not change.
 
-    Names of *protect* that are not installed are left out; one that is no
-    project name raises InvalidInput.
+    These are colablock, google-colab and its direct requirements, the distributions of a
+    running kernel, and *protect*.  Names that are not installed are omitted.  Raises
+    InvalidInput if a name in *protect* is not a valid project name.
     """
     wanted = {_COLABLOCK, _GOOGLE_COLAB}
     for text in protect:
         if not is_normalized_name(canonicalize_name(text)):
-            message = f"`{text}` cannot be protected: it is no project name"
+            message = f"`{text}` cannot be protected: it is not a valid project name"
             raise InvalidInput(message)
         wanted.add(canonicalize_name(text))
     if host is not Host.PLAIN:
@@ -232,7 +234,7 @@ def _installed(records: Iterable[Mapping[str, Any]]) -> dict[NormalizedName, Ins
             key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
         }
         origin = read_direct_url(values.pop("direct_url"))
-        provenance = read_direct_url(values.pop("provenance_url"))  # PEP 710: of the same form
+        provenance = read_direct_url(values.pop("provenance_url"))  # it has the same format (PEP 710)
         sha256 = archive_sha256(provenance) or archive_sha256(origin)
         installed = Installed(**values, direct_url=origin, sha256=sha256)
         found[installed.name] = installed
@@ -247,7 +249,7 @@ def _assemble(
     protect: Iterable[str],
     accelerator: Accelerator | None,
 ) -> Snapshot:
-    """Return the snapshot of a probe's *answer*, without what is loaded."""
+    """Return the snapshot of a probe's *answer*, without the loaded modules."""
     facts = answer["facts"]
     environment = Environment.from_facts(facts)
     installed = _installed(answer["distributions"])
@@ -272,20 +274,20 @@ def _assemble(
 def _remarks(
     facts: Mapping[str, Any], installed: Mapping[NormalizedName, Installed], protect: Iterable[str]
 ) -> Iterator[str]:
-    """Yield what a reader of the snapshot should know."""
+    """Yield the notes for the user."""
     for name, distribution in installed.items():
         if not is_version(distribution.version):
-            yield f"{name} has the version `{distribution.version}`, which is none (PEP 440)"
+            yield f"{name} has the version `{distribution.version}`, which is not valid (PEP 440)"
     for text in protect:
         if canonicalize_name(text) not in installed:
-            yield f"{text} is to be protected but not installed"
+            yield f"{text} cannot be protected, because it is not installed"
     user_site = facts["user_site"]
     if user_site and facts["prefix"] == facts["base_prefix"] and os.path.isdir(user_site):
-        yield f"the user's own packages in {user_site} are left out"
+        yield f"ignoring the user site-packages in {user_site}"
 
 
 def is_version(text: str) -> bool:
-    """Whether *text* is a version that can be compared (PEP 440); what is installed may have any."""
+    """Whether *text* is a valid version (PEP 440).  An installed distribution may have any text."""
     try:
         Version(text)
     except InvalidVersion:
@@ -294,7 +296,7 @@ def is_version(text: str) -> bool:
 
 
 def _direct_requirements(installed: Installed, environment: Environment) -> Iterator[NormalizedName]:
-    """Yield the names that *installed* requires without an extra; a broken line requires nothing."""
+    """Yield the names that *installed* itself requires, without its extras."""
     for line in installed.requires:
         requirement = parse_requirement(line)
         if requirement is not None and applies(requirement, environment):
@@ -302,13 +304,13 @@ def _direct_requirements(installed: Installed, environment: Environment) -> Iter
 
 
 def find_executable(python: Path, environ: Mapping[str, str]) -> Path:
-    """Return the file to run for a path, an environment's folder or a bare name.  Raises NotFound."""
+    """Return the executable of a path, of the folder of an environment, or of a command.  Raises NotFound."""
     for candidate in (python, python / "bin" / "python", python / "Scripts" / "python.exe"):
-        if os.path.isfile(candidate):  # noqa: PTH113 - Path raises of a long name
+        if os.path.isfile(candidate):  # noqa: PTH113 - Path raises an error for a long name
             return candidate.absolute()
     found = shutil.which(str(python), path=environ.get("PATH")) if len(python.parts) == 1 else None
     if found is None:
-        message = f"there is no interpreter at `{python}`"
+        message = f"no interpreter found at `{python}`"
         raise NotFound(message)
     return Path(found).absolute()
 
@@ -320,12 +322,12 @@ def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     except ChildFailed as error:
         if error.status is None:
             raise InvalidInput(f"`{executable}` cannot be run: {error}") from error
-        message = f"`{executable}` does not answer as a Python does: {error}"
-        raise InvalidInput(message, hint="an interpreter of Python 3.8 or newer is needed") from error
+        message = f"`{executable}` does not run as Python: {error}"
+        raise InvalidInput(message, hint="use an interpreter of Python 3.8 or newer") from error
 
 
 def _rows(path: str) -> Iterator[tuple[str, str]]:
-    """Yield path and hash of each file that a distribution records; nothing if it has no record."""
+    """Yield the path and the hash of each file that a distribution records."""
     try:
         rows = read_record(Path(path))
     except OSError:
@@ -337,7 +339,7 @@ def _rows(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _legacy_rows(path: str) -> Iterator[tuple[str, str]]:
-    """Yield the files of an ``.egg-info``, which names them relative to itself and without hashes."""
+    """Yield the files of an ``.egg-info``, which lists them relative to itself and without hashes."""
     try:
         text = Path(path, "installed-files.txt").read_text("utf-8", "surrogateescape")
     except OSError:
@@ -351,9 +353,9 @@ def _legacy_rows(path: str) -> Iterator[tuple[str, str]]:
 def _shared(
     installed: Mapping[NormalizedName, Installed],
 ) -> dict[NormalizedName, frozenset[NormalizedName]]:
-    """Return who owns a file that another one owns with other contents (see Snapshot).
+    """Return the distributions that share files with different contents (see Snapshot).
 
-    Only distributions of one import name can, so most records stay unread.
+    Only distributions with the same import name can share files, so most records are not read.
     """
     by_import: dict[str, list[Installed]] = defaultdict(list)
     for distribution in installed.values():
@@ -370,10 +372,10 @@ def _shared(
 
 
 def _contested_files(record: str, contested: Container[str]) -> Iterator[tuple[str, str]]:
-    """Yield path and hash of the files in a package of which there are several portions."""
+    """Yield the path and the hash of each file below an import name that several distributions have."""
     for path, digest in _rows(record):
         top, slash, rest = path.partition("/")
-        # Portions of an old namespace package each ship its `__init__.py`.
+        # Each portion of an old namespace package ships its `__init__.py`.
         if digest and rest != "__init__.py" and (top if slash else top.split(".")[0]) in contested:
             yield path, digest
 
@@ -391,10 +393,10 @@ def _rivals(
 def _loaded(
     modules: Mapping[str, ModuleType], installed: Mapping[NormalizedName, Installed]
 ) -> dict[NormalizedName, tuple[str, ...]]:
-    """Return which loaded modules belong to which distribution, by the file that each came from."""
+    """Return the loaded modules of each distribution, found by the files of the modules."""
     names_of = _modules_by_file(modules, installed.values())
     tops = {name.partition(".")[0] for names in names_of.values() for name in names}
-    # Those whose import names are loaded come first: the others are rarely needed.
+    # Distributions whose import names are loaded come first, so that few other records are read.
     likely = sorted(installed.values(), key=lambda item: tops.isdisjoint(item.import_names))
     found: dict[NormalizedName, list[str]] = defaultdict(list)
     for distribution in likely:
@@ -408,7 +410,7 @@ def _loaded(
 def _modules_by_file(
     modules: Mapping[str, ModuleType], installed: Iterable[Installed]
 ) -> dict[str, list[str]]:
-    """Return the names of the modules that came from each file, of those that an installation may own."""
+    """Return the names of the modules of each file that an installed distribution may own."""
     homes: set[str] = set()
     for distribution in installed:
         homes.add(os.path.dirname(distribution.path or ""))
@@ -427,20 +429,20 @@ def _modules_by_file(
 
 
 def _file_of(module: object) -> str | None:
-    """Return the file of a module; not by attribute access, which wakes lazy modules."""
+    """Return the file of a module.  It reads no attribute, because that would import lazy modules."""
     try:
         file = vars(module).get("__file__")
-    except Exception:  # noqa: BLE001  # anything may stand in sys.modules
+    except Exception:  # noqa: BLE001  # sys.modules may hold any object
         return None
     return os.path.abspath(file) if isinstance(file, str) else None
 
 
 def _owned(installed: Installed, files: AbstractSet[str]) -> AbstractSet[str]:
-    """Return those of *files* that are of *installed*: recorded, or in the folders that it imports from."""
+    """Return those of *files* that *installed* records, or that lie in the folders of its modules."""
     if installed.path is None:
         return frozenset()
     folder = os.path.realpath(os.path.dirname(installed.path))
-    # No module is imported from where a path with `..` leads: those are scripts and data.
+    # Paths with `..` lead to scripts and data, not to modules.
     recorded = {os.path.join(folder, path) for path, _ in _rows(installed.path)}
     if root := editable_folder(installed.direct_url):
         below: tuple[str, ...] = (root + os.sep,)

@@ -1,11 +1,12 @@
-"""Having one of our scripts do a job in the target's own interpreter.
+"""Run one of colablock's scripts in the interpreter of the target.
 
-A script is given two paths: of the job, in JSON, and of the file for its answer, an object with one of
+A script gets two paths: of the job (JSON) to read, and of the answer to write.  The answer is a
+JSON object with one of these keys:
 
-- ``answer``: what came of the job
-- ``refused``: why it cannot be done, in words for a user (with a ``hint``, or without)
-- ``invalid``: what of the job is no use, likewise
-- ``error``: the exception that it did not expect; its traceback is printed
+- ``answer``: the result of the job
+- ``refused``: a message for the user why the job cannot be done; a ``hint`` may stand beside it
+- ``invalid``: a message for the user which part of the job is invalid; a ``hint`` may stand beside it
+- ``error``: an unexpected exception, whose traceback the script prints
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from colablock.errors import InvalidInput, Unmet
 
 __all__ = ["ask_target"]
 
-_KEPT = 200  # lines of output: the last of them say what went wrong
+_KEPT = 200  # lines of output, of which the last say what went wrong
 _SHOWN = 8
-_NO: Mapping[str, type[Unmet | InvalidInput]] = {"refused": Unmet, "invalid": InvalidInput}
+_ERRORS: Mapping[str, type[Unmet | InvalidInput]] = {"refused": Unmet, "invalid": InvalidInput}
 
 
 def ask_target(
@@ -50,21 +51,22 @@ def ask_target(
     said: Callable[[str], None] | None = None,
     timeout: float | None = None,
 ) -> Any:
-    """Return what *script* answers to *job* in the environment of *python*.
+    """Run *script* with *job* in the environment of *python*, and return its answer.
 
-    It works in an empty folder, so paths in *job* are absolute.  *said* gets each
-    line that it prints, as it does.  Tokens belong into *environ*, never into
-    *job*.  Raises Unmet and InvalidInput, worded by the script where it knows
-    better than a traceback; *doing* completes "... could not".  An exception
-    here, Ctrl-C among them, ends the script with all that it has started, and so
-    does the end of *timeout*, in seconds.
+    The script runs in an empty folder, so paths in *job* must be absolute.  *said* gets
+    each line when the script prints it.  Tokens belong in *environ*, never in *job*.
+    *doing* completes "... could not".  An exception in this process, such as Ctrl-C, and
+    the end of *timeout* (seconds) kill the script and every process that it started.
+
+    Raises Unmet if the job cannot be done or the script fails, InvalidInput if the job is
+    invalid.  The message is the script's own if it has one.
     """
     source = script.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
         asked, answered = Path(folder) / "job.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps(job), encoding="utf-8")
         try:
-            process = start_session(  # its own, so that what it starts ends with it
+            process = start_session(  # a session of its own, so that its child processes end with it
                 source_command(python, source, str(asked), str(answered)),
                 environ=environment_of(python, environ, **OPT_OUTS),
                 folder=Path(folder),
@@ -74,7 +76,7 @@ def ask_target(
             raise Unmet(f"`{python}` could not {doing}: {error.strerror}") from error
         end, lines = _wait(process, said, timeout)
         answer = read_object(answered)
-    for key, kind in _NO.items():
+    for key, kind in _ERRORS.items():
         if key in answer:
             raise kind(str(answer[key]), hint=answer.get("hint"))
     if "answer" not in answer:
@@ -86,12 +88,12 @@ def ask_target(
 def _wait(
     process: subprocess.Popen[bytes], said: Callable[[str], None] | None, timeout: float | None
 ) -> tuple[str, str]:
-    """Return how *process* ended, and the last lines that it printed."""
+    """Return how *process* ended, and its last lines of output."""
     lines: deque[str] = deque(maxlen=_KEPT)
     late: list[str] = []
 
     def give_up() -> None:
-        late.append(f"it was not done within {timeout:g} seconds")
+        late.append(f"it did not finish within {timeout:g} seconds")
         kill_session(process)
 
     timer = threading.Timer(timeout or 0.0, give_up)
@@ -99,11 +101,11 @@ def _wait(
         timer.start()
     try:
         with io.TextIOWrapper(cast("IO[bytes]", process.stdout), "utf-8", "replace") as output:
-            for line in output:  # a carriage return ends one, too: progress bars
+            for line in output:  # a carriage return ends a line too, as progress bars use it
                 lines.append(line.rstrip("\n"))
                 if said is not None:
                     said(lines[-1])
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its number is its own until it is reaped
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # until it is reaped, its pid is not reused
     finally:
         timer.cancel()
         kill_session(process)

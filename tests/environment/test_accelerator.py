@@ -56,12 +56,12 @@ PARSED = [
 
 
 @pytest.mark.parametrize(("output", "expected"), PARSED)
-def test_what_nvidia_smi_prints_is_read(output: str, expected: Accelerator) -> None:
+def test_the_output_of_nvidia_smi_is_parsed(output: str, expected: Accelerator) -> None:
     assert parse_nvidia_smi(output) == expected
 
 
 @pytest.mark.parametrize("output", ["", "\n", "No devices were found\n", "a, b\n"])
-def test_what_is_no_list_of_cards_is_said(output: str) -> None:
+def test_output_without_cards_gives_a_reason(output: str) -> None:
     assert parse_nvidia_smi(output) == "nvidia-smi lists no card"
 
 
@@ -94,25 +94,25 @@ def test_a_driver_supports_a_cuda_version(driver: str, cuda: str | None) -> None
         ("P100", "6.0", 16),
     ],
 )
-def test_a_card_can_be_declared(name: str, capability: str, gib: int) -> None:
+def test_a_declared_card_has_its_capability_and_memory(name: str, capability: str, gib: int) -> None:
     accelerator = declared(name)
     assert (accelerator.kind, accelerator.source) == ("cuda", "declared")
     (device,) = accelerator.devices
     assert (device.compute_capability, device.memory) == (capability, gib * GIB)
 
 
-def test_no_card_can_be_declared() -> None:
+def test_no_card_is_declared_as_none() -> None:
     assert declared("none") == Accelerator(source="declared")
 
 
-def test_an_unknown_card_is_refused_with_a_near_name() -> None:
+def test_an_unknown_card_is_rejected_with_a_suggestion() -> None:
     with pytest.raises(NotFound) as raised:
         declared("A10")
     assert "`A100`" in (raised.value.hint or "")
 
 
 def program(folder: Path, script: str) -> dict[str, str]:
-    """Put an nvidia-smi into *folder*, and return an environment that finds it before all others."""
+    """Put an nvidia-smi into *folder*, and return variables with which it is found first."""
     folder.mkdir(exist_ok=True)
     path = folder / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{script}\n")
@@ -125,7 +125,7 @@ without_nvml = pytest.mark.skipif(has_nvml, reason="this machine's own driver an
 
 
 @without_nvml
-def test_nvidia_smi_is_asked_where_there_is_no_library(tmp_path: Path) -> None:
+def test_nvidia_smi_is_used_without_nvml(tmp_path: Path) -> None:
     environ = program(tmp_path, 'echo "$1" > "$0.asked"; echo "Tesla T4, 580.82.07, 15360, 7.5"')
     assert detect(environ) == PARSED[0][1]
     asked = (tmp_path / "nvidia-smi.asked").read_text().strip()
@@ -151,7 +151,7 @@ FAILURES = [
 
 @without_nvml
 @pytest.mark.parametrize(("script", "why"), FAILURES)
-def test_a_failing_nvidia_smi_is_no_accelerator_with_the_reason(
+def test_a_failing_nvidia_smi_gives_no_accelerator_and_the_reason(
     tmp_path: Path, script: str, why: str
 ) -> None:
     accelerator = detect(program(tmp_path, script))
@@ -160,21 +160,21 @@ def test_a_failing_nvidia_smi_is_no_accelerator_with_the_reason(
 
 
 @without_nvml
-def test_a_program_that_cannot_be_run_is_no_accelerator(tmp_path: Path) -> None:
+def test_an_nvidia_smi_that_cannot_be_run_gives_no_accelerator(tmp_path: Path) -> None:
     environ = program(tmp_path, "")
     (tmp_path / "nvidia-smi").write_bytes(b"\x7fELF nonsense")
     assert detect(environ).kind == "none"
 
 
 @without_nvml
-def test_nothing_at_all_is_a_fact_too(tmp_path: Path) -> None:
+def test_no_accelerator_has_a_note_with_the_reasons(tmp_path: Path) -> None:
     accelerator = detect({"PATH": str(tmp_path)})
     assert accelerator.kind == "none"
     assert accelerator.note == "there is no NVML library; there is no nvidia-smi"
 
 
 @without_nvml
-def test_a_tpu_is_seen_by_what_its_host_sets(tmp_path: Path) -> None:
+def test_a_tpu_is_detected_by_the_variables_of_its_host(tmp_path: Path) -> None:
     assert detect({"PATH": str(tmp_path), "TPU_ACCELERATOR_TYPE": "v5litepod-1"}).kind == "tpu"
 
 
@@ -216,7 +216,7 @@ def library(folder: Path, **macros: object) -> dict[str, str]:
     return compile_nvml(folder, LIBRARY, **{"INIT": 0, "COUNT": 2, **macros})
 
 
-def test_the_drivers_library_is_asked_first(tmp_path: Path) -> None:
+def test_nvml_is_used_first(tmp_path: Path) -> None:
     environ = library(tmp_path)
     program(tmp_path, "exit 1")
     card = Device(name="NVIDIA L4", compute_capability="8.9", memory=22 * GIB)
@@ -230,19 +230,17 @@ def test_the_drivers_library_is_asked_first(tmp_path: Path) -> None:
     [
         ({"INIT": 9}, "nvmlInit_v2 returned 9"),  # the driver is not loaded
         ({"COUNT": 0}, "the driver lists no card"),
-        ({"OLD": 1}, "it has no nvmlDeviceGetCudaComputeCapability"),
+        ({"OLD": 1}, "it has no function nvmlDeviceGetCudaComputeCapability"),
     ],
 )
-def test_a_library_that_does_not_answer_leaves_it_to_nvidia_smi(
-    tmp_path: Path, macros: dict[str, object], why: str
-) -> None:
+def test_nvidia_smi_is_used_if_nvml_fails(tmp_path: Path, macros: dict[str, object], why: str) -> None:
     environ = library(tmp_path, **macros)
     assert why in (detect(environ).note or "")
     program(tmp_path, 'echo "Tesla T4, 580.82.07, 15360, 7.5"')
     assert detect({**environ, "PATH": f"{tmp_path}:/bin"}) == PARSED[0][1]
 
 
-def test_a_file_that_is_no_library_is_passed_over(tmp_path: Path) -> None:
+def test_a_file_that_is_no_library_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "libnvidia-ml.so.1").write_text("stub")
     environ = {"LD_LIBRARY_PATH": str(tmp_path), "PATH": str(tmp_path)}
     assert detect(environ) == detect({"PATH": str(tmp_path)})

@@ -315,7 +315,7 @@ def test_unmet_requirements_with_the_extras_that_are_asked_for(
     assert graph_of(image).unmet_lines(names("a", "c", "not-here")) == found
 
 
-def test_an_unmet_requirement_tells_who_needs_it_and_how() -> None:
+def test_an_unmet_requirement_has_the_chain_that_leads_to_it() -> None:
     graph = graph_of({"a 1": ["b[all]"], "b 1": ["b[x]; extra == 'all'", "gone; extra == 'x'"]})
     (unmet,) = graph.unmet(names("a", "b"))
     assert unmet.name == "a"
@@ -326,7 +326,7 @@ def test_an_unmet_requirement_tells_who_needs_it_and_how() -> None:
     ]
 
 
-def test_a_version_that_cannot_be_read_meets_only_a_requirement_without_a_range() -> None:
+def test_an_invalid_version_meets_only_a_requirement_without_a_range() -> None:
     image = installed({"a 1": ["odd", "odd>=1"]})
     odd = canonicalize_name("odd")
     image[odd] = Installed(name=odd, version="of no form")
@@ -359,7 +359,7 @@ def test_only_what_changed_can_make_a_requirement_unmet() -> None:
     assert len(newly_unmet(names("a"), before, after, names("b"))) == 1
 
 
-def test_an_extra_that_is_asked_for_only_now_must_be_met() -> None:
+def test_an_extra_that_is_newly_asked_for_must_be_met() -> None:
     library = {"library 1": ["helper>=2; extra == 'x'"], "helper 1": []}
     before, after = graph_of(library), graph_of({**library, "asker 1": ["library[x]"]})
     (unmet,) = newly_unmet(names("asker"), before, after, names("asker"))
@@ -369,7 +369,7 @@ def test_an_extra_that_is_asked_for_only_now_must_be_met() -> None:
     assert newly_unmet(names("asker"), asked, both, names("asker")) == []
 
 
-def test_demands_on_a_name_are_found_by_any_spelling() -> None:
+def test_demands_on_a_name_are_found_in_any_spelling() -> None:
     graph = graph_of(
         {
             "a 1": ["B-b>=1", "c<2", "gone", "not a line (", "c; extra == 'x'"],
@@ -389,7 +389,7 @@ def on(graph: DependencyGraph, name: str) -> list[Demand]:
     return list(graph.demands_on(canonicalize_name(name)))
 
 
-def test_met_requirements_are_those_of_an_installed_version() -> None:
+def test_a_requirement_is_met_by_an_installed_version() -> None:
     graph = graph_of({"a 1": ["B-b>=1", "c<2", "gone", "not a line ("], "b-b 2": [], "c 3rc1": []})
     demands = graph.demands_of((canonicalize_name("a"), ""))
     assert [str(demand.requirement) for demand in filter(graph.is_met, demands)] == ["B-b>=1"]

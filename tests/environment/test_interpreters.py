@@ -26,7 +26,7 @@ MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @pytest.fixture
 def bare(tmp_path: Path) -> dict[str, str]:
-    """Return variables under which nothing but the running interpreter is at hand."""
+    """Return variables with which only the running interpreter is found."""
     folders = {name: str(tmp_path / name) for name in ("HOME", "PYENV_ROOT", "UV_PYTHON_INSTALL_DIR")}
     return {**os.environ, **folders, "PATH": ""}
 
@@ -38,7 +38,7 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_running_interpreter_is_found_by_its_base(bare: dict[str, str]) -> None:
+def test_the_base_of_the_running_interpreter_is_found(bare: dict[str, str]) -> None:
     (found,) = find_interpreters(bare)
     assert found.source == "running"
     assert found.implementation == "cpython"
@@ -52,9 +52,7 @@ def test_the_running_interpreter_is_found_by_its_base(bare: dict[str, str]) -> N
     assert asked.stdout == "True\n"
 
 
-def test_each_interpreter_is_found_once_however_many_names_it_has(
-    bare: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_interpreter_with_several_names_is_found_once(bare: dict[str, str], tmp_path: Path) -> None:
     python = make_venv(tmp_path / "env", sys.executable)
     copies = tmp_path / "copies"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--copies", str(copies)], check=True)
@@ -66,7 +64,7 @@ def test_each_interpreter_is_found_once_however_many_names_it_has(
     assert len(find_interpreters({**bare, "PATH": path})) == 1
 
 
-def test_shims_are_skipped_and_broken_ones_noted(bare: dict[str, str], tmp_path: Path) -> None:
+def test_shims_are_skipped_and_broken_interpreters_noted(bare: dict[str, str], tmp_path: Path) -> None:
     script(tmp_path / "shims" / "python3", "echo 'pyenv: python3: command not found' >&2; exit 127")
     script(tmp_path / "broken" / "python3.12", "echo 'error while loading shared libraries' >&2; exit 1")
     script(tmp_path / "other" / "python-config", "exit 1")
@@ -79,14 +77,14 @@ def test_shims_are_skipped_and_broken_ones_noted(bare: dict[str, str], tmp_path:
     assert any("shared libraries" in line and "python3.12" in line for line in found.broken)
 
 
-def test_shims_of_pyenv_are_not_even_asked(bare: dict[str, str], tmp_path: Path) -> None:
+def test_shims_of_pyenv_are_not_started(bare: dict[str, str], tmp_path: Path) -> None:
     script(tmp_path / "PYENV_ROOT" / "shims" / "python3", f"touch {tmp_path / 'asked'}")
     found = look_for_interpreters({**bare, "PATH": str(tmp_path / "PYENV_ROOT" / "shims")})
     assert [item.source for item in found.interpreters] == ["running"]
     assert not (tmp_path / "asked").exists()
 
 
-def test_other_implementations_are_left_out(bare: dict[str, str], tmp_path: Path) -> None:
+def test_other_implementations_are_ignored(bare: dict[str, str], tmp_path: Path) -> None:
     script(tmp_path / "bin" / "python3", f"echo '{answer_of('pypy')}'")
     assert len(find_interpreters({**bare, "PATH": str(tmp_path / "bin")})) == 1
 
@@ -98,7 +96,7 @@ def answer_of(implementation: str, missing: Sequence[str] = ()) -> str:
     return _probe.MARK + json.dumps({"facts": facts, "missing": missing})
 
 
-def test_an_interpreter_built_without_ssl_counts_as_broken(bare: dict[str, str], tmp_path: Path) -> None:
+def test_an_interpreter_without_ssl_counts_as_broken(bare: dict[str, str], tmp_path: Path) -> None:
     answer = answer_of("cpython", ["No module named _ssl"])
     script(tmp_path / "bin" / "python3", f"echo '{answer}'")
     found = look_for_interpreters({**bare, "PATH": str(tmp_path / "bin")})
@@ -110,7 +108,7 @@ def test_an_interpreter_built_without_ssl_counts_as_broken(bare: dict[str, str],
 @pytest.mark.parametrize(
     "said", ["Unknown option: -I", "SyntaxError: future feature annotations is not defined"]
 )
-def test_an_interpreter_too_old_to_be_asked_is_skipped(
+def test_an_interpreter_too_old_for_the_probe_is_skipped(
     bare: dict[str, str], tmp_path: Path, said: str
 ) -> None:
     script(tmp_path / "bin" / "python", f"echo '{said}' >&2; exit 2")
@@ -138,7 +136,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
-    """Serve a folder; its address, the folder, and the paths asked for."""
+    """Serve a folder; return its address, the folder, and the requested paths."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     asked: list[str] = []
@@ -176,7 +174,7 @@ STANDALONE = Path(os.path.realpath(sys.base_prefix), "lib", f"python{MINOR}", "o
 
 
 @pytest.mark.skipif(not STANDALONE, reason="this interpreter's library is not in its prefix")
-def test_an_interpreter_is_fetched_from_a_mirror(
+def test_an_interpreter_is_downloaded_from_a_mirror(
     bare: dict[str, str], mirror: tuple[str, Path, list[str]], tmp_path: Path
 ) -> None:
     url, folder, asked = mirror
@@ -217,7 +215,7 @@ def test_an_interpreter_is_fetched_from_a_mirror(
     assert sorted(item.source for item in found) == ["running", "uv"]
 
 
-def test_the_mirror_is_asked_for_the_build_of_this_platform_and_quoted_when_it_has_none(
+def test_a_mirror_without_the_build_of_this_platform_is_named_in_the_error(
     bare: dict[str, str], mirror: tuple[str, Path, list[str]]
 ) -> None:
     url, _, asked = mirror

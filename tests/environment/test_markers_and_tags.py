@@ -32,14 +32,14 @@ def tag_names(environment: Environment) -> list[str]:
     return [str(tag) for tag in environment.tags]
 
 
-def test_the_running_interpreter_is_seen_as_packaging_sees_it() -> None:
+def test_tags_and_markers_agree_with_packaging() -> None:
     environment = Environment.from_facts(_probe.interpreter_facts())
     assert environment.markers == {**default_environment()}
     assert list(environment.tags) == list(sys_tags())
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13", "3.14"])
-def test_another_interpreter_is_seen_as_packaging_sees_it_there(version: str) -> None:
+def test_tags_and_markers_of_another_interpreter_agree_with_packaging(version: str) -> None:
     python = find_python(version)
     if python is None:
         pytest.skip(f"there is no Python {version} here")
@@ -79,7 +79,7 @@ TARGETS: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize(("platform", "expected"), TARGETS.items())
-def test_a_platform_decides_its_markers(platform: str, expected: dict[str, str]) -> None:
+def test_a_platform_determines_its_markers(platform: str, expected: dict[str, str]) -> None:
     markers = environment_for("3.12.4", platform).markers
     assert expected.items() <= markers.items()
     assert set(markers) == set(default_environment())
@@ -116,7 +116,7 @@ TAGS = [
 
 
 @pytest.mark.parametrize(("platform", "tag", "fits"), TAGS)
-def test_a_platform_takes_wheels_of_the_older_ones(platform: str, tag: str, fits: bool) -> None:
+def test_a_platform_accepts_the_wheels_of_older_ones(platform: str, tag: str, fits: bool) -> None:
     environment = environment_for("3.12", platform)
     assert (Tag("cp312", "cp312", tag) in environment.tags) is fits
     assert (Tag("cp38", "abi3", tag) in environment.tags) is fits
@@ -146,14 +146,14 @@ VERSIONS = [
 
 
 @pytest.mark.parametrize(("written", "full", "short"), VERSIONS)
-def test_versions_as_they_are_written(written: str, full: str, short: str) -> None:
+def test_accepted_forms_of_a_python_version(written: str, full: str, short: str) -> None:
     environment = environment_for(written, "win_amd64")
     assert environment.markers["python_full_version"] == full
     assert environment.python_version == Version(full)
     assert environment.short == environment.markers["python_version"] == short
 
 
-def test_a_free_threaded_python_takes_its_own_abi_only() -> None:
+def test_a_free_threaded_python_accepts_only_its_own_abi() -> None:
     tags = environment_for("3.13t", "win_amd64").tags
     assert Tag("cp313", "cp313t", "win_amd64") in tags
     assert Tag("cp313", "cp313", "win_amd64") not in tags
@@ -161,7 +161,7 @@ def test_a_free_threaded_python_takes_its_own_abi_only() -> None:
 
 
 @pytest.mark.parametrize("version", ["", "3", "312", "2.7", "4.0", "3.12.x", "three", "3.12.4.5", ">=3.12"])
-def test_a_version_that_is_none_is_refused(version: str) -> None:
+def test_an_unsupported_python_version_is_rejected(version: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         environment_for(version, "win_amd64")
     assert f"`{version}`" in str(raised.value)
@@ -187,14 +187,14 @@ def test_a_version_that_is_none_is_refused(version: str) -> None:
         "any",
     ],
 )
-def test_a_platform_that_is_none_is_refused(platform: str) -> None:
+def test_an_unsupported_platform_is_rejected(platform: str) -> None:
     with pytest.raises(InvalidInput) as raised:
         environment_for("3.12", platform)
     assert f"`{platform}`" in str(raised.value)
     assert "manylinux_2_35_x86_64" in (raised.value.hint or "")
 
 
-def test_markers_are_judged_with_what_is_known() -> None:
+def test_markers_are_evaluated_for_the_environment() -> None:
     markers = {**environment_for("3.12", "manylinux_2_35_x86_64").markers, "extra": ""}
     assert Marker("sys_platform == 'linux' and python_version >= '3.10'").evaluate(markers)
     assert not Marker("platform_release >= '5'").evaluate(markers)
@@ -246,13 +246,13 @@ FACTS: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("told", "first", "also"), FACTS)
-def test_facts_of_other_interpreters_give_their_tags(told: dict[str, Any], first: str, also: str) -> None:
+def test_tags_follow_from_the_facts_of_an_interpreter(told: dict[str, Any], first: str, also: str) -> None:
     names = tag_names(Environment.from_facts(told))
     assert names[0] == first
     assert also in names
 
 
-def test_a_python_built_from_a_checkout_has_a_version() -> None:
+def test_a_python_built_from_a_checkout_has_a_valid_version() -> None:
     told = facts(markers={"python_full_version": "3.15.0a1+"})
     assert Environment.from_facts(told).python_version == Version("3.15.0a1+local")
 
@@ -260,6 +260,6 @@ def test_a_python_built_from_a_checkout_has_a_version() -> None:
 @pytest.mark.parametrize(
     "told", [{}, {"markers": {}}, facts(version=None), facts(markers={"python_full_version": "x"})]
 )
-def test_facts_that_are_none_are_refused(told: dict[str, Any]) -> None:
+def test_invalid_facts_are_rejected(told: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         Environment.from_facts(told)

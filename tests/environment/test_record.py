@@ -1,4 +1,4 @@
-"""RECORD: read and written, and what is not as recorded."""
+"""Reading and writing RECORD."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_a_path_that_is_not_text_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "RECORD").read_bytes() == b"\xe9t\xe9.txt,,\n"
 
 
-def test_no_record_is_not_an_empty_one(tmp_path: Path) -> None:
+def test_a_missing_record_differs_from_an_empty_one(tmp_path: Path) -> None:
     assert read_record(tmp_path) is None
     assert read_record(tmp_path / "missing") is None
     (tmp_path / "RECORD").touch()
     assert read_record(tmp_path) == ()
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_record_is_read_back(tmp_path: Path) -> None:
     rows = (Row("b.py", "sha256=x", "1"), Row('a, "b"\nc.py'))
     write_record(tmp_path, rows)
     assert read_record(tmp_path) == tuple(sorted(rows))

@@ -1,4 +1,4 @@
-"""Requirement lines, read when their name matters."""
+"""Requirement lines: parsed, and judged by markers and extras."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.dict_source import PYTHON_312
 
 
 @pytest.mark.parametrize("line", ["a>=1", "A.b_c[x] (>=1)", "a @ https://x.example/a.whl", "a; sys_platform"])
-def test_a_line_is_a_requirement_or_nothing(line: str) -> None:
+def test_an_invalid_line_gives_no_requirement(line: str) -> None:
     found = parse_requirement(line)
     assert found is None or str(found)
     assert (found is None) == line.endswith("sys_platform")
@@ -43,7 +43,7 @@ def test_a_line_is_a_requirement_or_nothing(line: str) -> None:
         ("a; platform_machine == 'x86_64'", "", True),
     ],
 )
-def test_markers_are_judged_for_the_target(line: str, extra: str, *, expected: bool) -> None:
+def test_a_requirement_applies_to_the_project_or_an_extra(line: str, extra: str, *, expected: bool) -> None:
     requirement = parse_requirement(line)
     assert requirement is not None
     assert applies(requirement, PYTHON_312, extra) is expected
@@ -72,7 +72,7 @@ def test_the_required_name_is_read_from_the_text(line: str, name: str | None) ->
         ("a>=1", False),
     ],
 )
-def test_extras_that_are_asked_for_show_in_the_text(line: str, *, expected: bool) -> None:
+def test_a_line_that_asks_for_extras_is_recognised_by_its_text(line: str, *, expected: bool) -> None:
     assert asks_for_extras(line) is expected
 
 
@@ -91,11 +91,11 @@ def test_extras_that_are_asked_for_show_in_the_text(line: str, *, expected: bool
         ("a", None),
     ],
 )
-def test_the_extra_of_a_line_is_told_from_its_text(line: str, expected: str | None) -> None:
+def test_the_extra_of_a_line_is_read_from_its_text(line: str, expected: str | None) -> None:
     assert only_with(line) == expected
 
 
-def test_what_the_text_tells_is_what_the_marker_says() -> None:
+def test_the_extra_read_from_the_text_agrees_with_the_marker() -> None:
     lines = {line for one in recorded_distributions("colab-2026.08-gpu") for line in one.installed.requires}
     told = [line for line in lines if only_with(line)]
     assert len(told) > len(lines) / 2

@@ -41,14 +41,14 @@ PLAIN = {"PATH": os.environ["PATH"]}
 
 @pytest.fixture(scope="module")
 def empty_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an environment that nothing may be written to."""
+    """Return an environment that tests must not change."""
     folder = tmp_path_factory.mktemp("empty") / "venv"
     make_venv(folder, sys.executable)
     return folder
 
 
 def read(*folders: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return what the probe finds on a search path, by name, and its notes."""
+    """Return the distributions that the probe finds on a search path, by name, and its notes."""
     notes: list[str] = []
     found = _probe.distributions(map(str, folders), notes)
     return {item["name"]: item for item in found}, notes
@@ -70,7 +70,7 @@ def dist_info(site: Path, files: Mapping[str, str | bytes], name: str = "some_di
     return info
 
 
-def test_a_distribution_with_all_that_can_be_told(tmp_path: Path) -> None:
+def test_all_facts_of_a_distribution_are_read(tmp_path: Path) -> None:
     origin = {"url": "https://files.example/a.whl", "archive_info": {"hashes": {"sha256": "ab" * 32}}}
     stub = Stub(
         name="Some.Dist",
@@ -172,12 +172,12 @@ METADATA: list[tuple[str, bytes, list[str]]] = [
 @pytest.mark.parametrize(
     ("data", "expected"), [case[1:] for case in METADATA], ids=[case[0] for case in METADATA]
 )
-def test_metadata_headers_however_they_are_written(tmp_path: Path, data: bytes, expected: list[str]) -> None:
+def test_metadata_headers_in_every_form(tmp_path: Path, data: bytes, expected: list[str]) -> None:
     dist_info(tmp_path, {"METADATA": data})
     assert only(tmp_path)["requires"] == expected
 
 
-def test_name_and_version_come_from_the_folder_when_the_metadata_lacks_them(tmp_path: Path) -> None:
+def test_the_folder_gives_the_name_and_version_that_the_metadata_lacks(tmp_path: Path) -> None:
     dist_info(tmp_path, {"METADATA": "Metadata-Version: 2.1\n"}, "some_dist-1.5.dist-info")
     found = only(tmp_path)
     assert (found["name"], found["version"]) == ("some-dist", "1.5")
@@ -193,7 +193,7 @@ NO_DISTRIBUTION: list[tuple[str, dict[str, str | bytes]]] = [
 
 
 @pytest.mark.parametrize(("name", "files"), NO_DISTRIBUTION)
-def test_what_is_no_distribution_is_left_out_with_a_note(
+def test_an_invalid_distribution_is_ignored_with_a_note(
     tmp_path: Path, name: str, files: dict[str, str | bytes]
 ) -> None:
     dist_info(tmp_path, files, name)
@@ -202,7 +202,7 @@ def test_what_is_no_distribution_is_left_out_with_a_note(
     assert name in notes[0]
 
 
-def test_metadata_that_may_not_be_read_is_noted(tmp_path: Path) -> None:
+def test_unreadable_metadata_is_noted(tmp_path: Path) -> None:
     info = dist_info(tmp_path, {})
     (info / "METADATA").mkdir()  # even for root
     found, notes = read(tmp_path)
@@ -225,7 +225,7 @@ ORIGINS: dict[str, tuple[dict[str, bytes], str | None, str | None]] = {
 
 
 @pytest.mark.parametrize(("files", "url", "sha256"), ORIGINS.values(), ids=ORIGINS.keys())
-def test_the_url_and_the_hash_of_what_was_installed(
+def test_the_direct_url_and_the_hash_are_read(
     empty_venv: Path, tmp_path: Path, files: dict[str, bytes], url: str | None, sha256: str | None
 ) -> None:
     venv = tmp_path / "venv"
@@ -236,7 +236,7 @@ def test_the_url_and_the_hash_of_what_was_installed(
     assert installed.sha256 == sha256
 
 
-def test_the_first_folder_wins_and_the_hidden_one_is_noted(tmp_path: Path) -> None:
+def test_the_first_folder_counts_and_the_hidden_one_is_noted(tmp_path: Path) -> None:
     first = build_site(tmp_path / "first", [Stub(name="numpy", version="2.0")])
     second = build_site(
         tmp_path / "second", [Stub(name="NumPy", version="1.0"), Stub(name="rich", version="13")]
@@ -248,7 +248,7 @@ def test_the_first_folder_wins_and_the_hidden_one_is_noted(tmp_path: Path) -> No
     assert "hidden by 2.0" in note
 
 
-def test_of_two_records_in_one_folder_the_one_counts_that_importlib_finds(tmp_path: Path) -> None:
+def test_of_two_versions_in_a_folder_the_one_counts_that_importlib_finds(tmp_path: Path) -> None:
     build_site(tmp_path, [Stub(name="numpy", version=version) for version in ("1.0", "2.0", "3.0")])
     found, notes = read(tmp_path)
     expected = next(iter(metadata.distributions(path=[str(tmp_path)]))).version
@@ -256,7 +256,7 @@ def test_of_two_records_in_one_folder_the_one_counts_that_importlib_finds(tmp_pa
     assert len(notes) == 2
 
 
-def test_a_folder_reached_twice_counts_once(tmp_path: Path) -> None:
+def test_a_folder_listed_twice_counts_once(tmp_path: Path) -> None:
     site = build_site(tmp_path / "lib", [Stub(name="numpy", version="2.0")])
     (tmp_path / "lib64").symlink_to("lib")
     found, notes = read(site, tmp_path / "lib64", site)
@@ -264,13 +264,13 @@ def test_a_folder_reached_twice_counts_once(tmp_path: Path) -> None:
     assert notes == []
 
 
-def test_a_site_that_is_a_link_keeps_its_spelling(tmp_path: Path) -> None:
+def test_a_linked_site_keeps_its_path(tmp_path: Path) -> None:
     build_site(tmp_path / "real", [Stub(name="numpy", version="2.0")])
     (tmp_path / "link").symlink_to("real")
     assert only(tmp_path / "link")["path"] == str(tmp_path / "link" / "numpy-2.0.dist-info")
 
 
-def test_a_working_directory_that_is_gone_is_no_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_working_directory_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = build_site(tmp_path / "site", [Stub(name="numpy", version="2.0")])
     gone = tmp_path / "gone"
     gone.mkdir()
@@ -282,12 +282,12 @@ def test_a_working_directory_that_is_gone_is_no_site(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
 
 
-def test_files_on_the_search_path_are_passed_over(tmp_path: Path) -> None:
+def test_files_on_the_search_path_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "python312.zip").write_bytes(b"PK")
     assert read(tmp_path / "python312.zip") == ({}, [])
 
 
-def test_an_egg_info_folder_of_setuptools(tmp_path: Path) -> None:
+def test_an_egg_info_folder_of_setuptools_is_read(tmp_path: Path) -> None:
     files = {
         "PKG-INFO": "Metadata-Version: 1.1\nName: some-dist\nVersion: 1.0\n",
         "requires.txt": "numpy>=1\n\n[cli]\nrich\n\n[cli:python_version < '3.11']\ntomli\n"
@@ -307,13 +307,13 @@ def test_an_egg_info_folder_of_setuptools(tmp_path: Path) -> None:
     assert found["size"] is None
 
 
-def test_an_egg_info_file_of_distutils(tmp_path: Path) -> None:
+def test_an_egg_info_file_of_distutils_is_read(tmp_path: Path) -> None:
     (tmp_path / "some_dist-1.0.egg-info").write_text("Metadata-Version: 1.1\nName: some-dist\nVersion: 1.0\n")
     found = only(tmp_path)
     assert (found["name"], found["version"], found["size"]) == ("some-dist", "1.0", None)
 
 
-def test_an_egg_on_the_search_path(tmp_path: Path) -> None:
+def test_an_egg_on_the_search_path_is_read(tmp_path: Path) -> None:
     egg = tmp_path / "some_dist-1.0-py3.12.egg"
     dist_info(egg, {"PKG-INFO": "Name: some-dist\nVersion: 1.0\n"}, "EGG-INFO")
     assert only(egg)["version"] == "1.0"
@@ -339,7 +339,7 @@ def test_an_editable_installation_has_the_import_names_of_its_project(tmp_path: 
     assert only(site)["import_names"] == ["spam"]
 
 
-def test_this_interpreter_as_importlib_sees_it() -> None:
+def test_the_snapshot_agrees_with_importlib() -> None:
     snapshot = take_snapshot(environ=PLAIN, accelerator=NONE)
     seen = {canonicalize_name(item.metadata["Name"]) for item in metadata.distributions()}
     assert set(snapshot.installed) == seen
@@ -351,7 +351,7 @@ def test_this_interpreter_as_importlib_sees_it() -> None:
     assert snapshot.accelerator is NONE
 
 
-def test_another_interpreter_by_its_path_folder_or_name(venv: Venv) -> None:
+def test_an_interpreter_is_found_by_path_folder_or_name(venv: Venv) -> None:
     build_site(venv.site, [Stub(name="numpy", version="2.0")])
     spellings = [
         (Path(venv.python), PLAIN),
@@ -375,25 +375,25 @@ def test_the_probe_runs_in_every_supported_interpreter(version: str) -> None:
     assert snapshot_of(Path(python), environ=PLAIN, accelerator=NONE).environment.short == version
 
 
-def test_what_the_host_presets_does_not_reach_the_probe(venv: Venv, tmp_path: Path) -> None:
+def test_variables_of_the_host_do_not_reach_the_probe(venv: Venv, tmp_path: Path) -> None:
     other = build_site(tmp_path / "other", [Stub(name="rich", version="13")])
     environ = {**PLAIN, "PYTHONPATH": str(other), "PYTHONHOME": "/nowhere", "PYTHONSTARTUP": "/nowhere"}
     assert snapshot_of(venv.folder, environ=environ, accelerator=NONE).installed == {}
 
 
-def test_a_site_that_speaks_at_start_does_not_disturb(venv: Venv) -> None:
+def test_output_of_a_pth_file_does_not_disturb_the_probe(venv: Venv) -> None:
     (venv.site / "loud.pth").write_text("import sys; sys.stdout.write('hello'); print('{}')\n")
     assert snapshot_of(venv.folder, environ=PLAIN, accelerator=NONE).installed == {}
 
 
 @pytest.mark.parametrize("path", ["missing", "no/such/python", "/no/such/python"])
-def test_no_interpreter_at_all(path: str) -> None:
+def test_a_missing_interpreter_is_an_error(path: str) -> None:
     with pytest.raises(NotFound) as raised:
         snapshot_of(Path(path), environ={"PATH": ""}, accelerator=NONE)
     assert path in str(raised.value)
 
 
-def test_a_folder_that_is_no_environment(tmp_path: Path) -> None:
+def test_a_folder_without_an_environment_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         snapshot_of(tmp_path, environ=PLAIN, accelerator=NONE)
 
@@ -408,7 +408,7 @@ IMPOSTORS = [
 
 
 @pytest.mark.parametrize(("content", "mode", "why"), IMPOSTORS)
-def test_a_program_that_is_no_python(tmp_path: Path, content: str, mode: int, why: str) -> None:
+def test_a_program_other_than_python_is_an_error(tmp_path: Path, content: str, mode: int, why: str) -> None:
     program = tmp_path / "python"
     program.write_text(content)
     program.chmod(mode)
@@ -418,7 +418,7 @@ def test_a_program_that_is_no_python(tmp_path: Path, content: str, mode: int, wh
     assert why in str(raised.value)
 
 
-def test_an_environment_that_its_system_manages_says_so(tmp_path: Path) -> None:
+def test_an_externally_managed_environment_has_its_message(tmp_path: Path) -> None:
     marker = tmp_path / "EXTERNALLY-MANAGED"
     marker.write_text("[externally-managed]\nError=To install 100% of it,\n use apt.\n")
     outside = sys.prefix == sys.base_prefix
@@ -427,7 +427,7 @@ def test_an_environment_that_its_system_manages_says_so(tmp_path: Path) -> None:
     )
 
 
-def test_an_environment_in_a_managed_python_is_free(empty_venv: Path) -> None:
+def test_a_virtual_environment_of_a_managed_python_is_not_managed(empty_venv: Path) -> None:
     answer = subprocess.run(
         [empty_venv / "bin" / "python", "-I", _probe.__file__], capture_output=True, text=True, check=True
     )
@@ -437,14 +437,14 @@ def test_an_environment_in_a_managed_python_is_free(empty_venv: Path) -> None:
     assert told["facts"]["base_prefix"] == sys.base_prefix
 
 
-def test_versions_that_are_none_are_noted(venv: Venv) -> None:
+def test_invalid_versions_are_noted(venv: Venv) -> None:
     build_site(venv.site, [Stub(name="pytz", version="2004d")])
     snapshot = snapshot_of(venv.folder, protect=["torch"], environ=PLAIN, accelerator=NONE)
     assert any("pytz" in note and "2004d" in note for note in snapshot.notes)
     assert any("torch" in note and "not installed" in note for note in snapshot.notes)
 
 
-def test_the_quick_listing_agrees_with_the_snapshot(venv: Venv) -> None:
+def test_installed_versions_agree_with_the_snapshot(venv: Venv) -> None:
     stubs = [Stub(name="Some.Dist", version="1.0+cpu"), Stub(name="numpy", version="2.0.2")]
     site = build_site(venv.site, stubs)
     (site / "~umpy-1.0.dist-info").mkdir()
@@ -454,7 +454,7 @@ def test_the_quick_listing_agrees_with_the_snapshot(venv: Venv) -> None:
     assert installed_versions([site.parent / "missing", site]) == expected
 
 
-def test_the_quick_listing_takes_the_first_of_two(tmp_path: Path) -> None:
+def test_installed_versions_take_the_first_of_two(tmp_path: Path) -> None:
     for folder, version in (("first", "2.0"), ("second", "1.0")):
         build_site(tmp_path / folder, [Stub(name="numpy", version=version)])
     assert installed_versions([tmp_path / "first", tmp_path / "second"]) == {"numpy": "2.0"}
@@ -471,7 +471,7 @@ HOSTS: list[tuple[dict[str, str], set[str], Host]] = [
 
 
 @pytest.mark.parametrize(("environ", "modules", "host"), HOSTS)
-def test_where_a_process_runs(environ: dict[str, str], modules: set[str], host: Host) -> None:
+def test_the_host_of_a_process(environ: dict[str, str], modules: set[str], host: Host) -> None:
     assert detect_host(environ, modules) is host
 
 
@@ -480,14 +480,14 @@ def installed_of(**versions: str) -> dict[NormalizedName, Installed]:
     return {name: Installed(name=name, version=version) for name, version in names.items()}
 
 
-def test_a_plain_interpreter_protects_what_the_user_names() -> None:
+def test_a_plain_interpreter_protects_the_names_of_the_user() -> None:
     installed = installed_of(ipykernel="6", numpy="2", rich="13")
     environment = environment_for("3.12", "manylinux_2_35_x86_64")
     assert protected_names(installed, environment, Host.PLAIN) == frozenset()
     assert protected_names(installed, environment, Host.PLAIN, ["NumPy", "absent"]) == {"numpy"}
 
 
-def test_a_notebook_protects_its_kernel() -> None:
+def test_a_notebook_protects_the_distributions_of_its_kernel() -> None:
     installed = installed_of(ipykernel="6", jupyter_client="8", matplotlib_inline="0.1", pip="24", numpy="2")
     environment = environment_for("3.12", "manylinux_2_35_x86_64")
     for host in (Host.COLAB, Host.KAGGLE, Host.JUPYTER):
@@ -495,7 +495,7 @@ def test_a_notebook_protects_its_kernel() -> None:
         assert names == {"ipykernel", "jupyter-client", "matplotlib-inline"}
 
 
-def test_google_colab_protects_what_it_requires_wherever_it_is_installed() -> None:
+def test_an_installed_google_colab_protects_its_requirements() -> None:
     installed = installed_of(google_colab="1.0.0", pandas="2.2", requests="2.32", numpy="2", colablock="0.1")
     lines = ("pandas==2.2", "Requests==2.32", "numpy; extra == 'x'", "rich; sys_platform == 'win32'", "???")
     name = canonicalize_name("google-colab")
@@ -505,7 +505,7 @@ def test_google_colab_protects_what_it_requires_wherever_it_is_installed() -> No
     assert protected_names(installed, environment, Host.PLAIN) == expected
 
 
-def test_what_is_no_name_cannot_be_protected() -> None:
+def test_an_invalid_name_cannot_be_protected() -> None:
     with pytest.raises(InvalidInput, match="`torch>=2`"):
         protected_names({}, environment_for("3.12", "win_amd64"), Host.PLAIN, ["torch>=2"])
 
@@ -518,7 +518,7 @@ def module(name: str, file: Path | str | None) -> types.ModuleType:
 
 
 class Lazy(types.ModuleType):
-    """A module that must not be touched: asking it for anything would import it."""
+    """A lazy module.  Reading any attribute would import it, and is an error here."""
 
     def __getattr__(self, name: str) -> object:
         raise AssertionError(name)
@@ -531,7 +531,7 @@ def loaded_in(site: Path, monkeypatch: pytest.MonkeyPatch, **modules: object) ->
     return {str(name): names for name, names in snapshot.loaded.items()}
 
 
-def test_a_module_belongs_to_who_owns_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_belongs_to_the_owner_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stubs = [
         Stub(name="pillow", version="11", import_names=("PIL",), files={"PIL/Image.py": ""}),
         Stub(name="ns-one", version="1", import_names=("ns",), files={"ns/one.py": ""}),
@@ -565,7 +565,9 @@ def test_links_in_a_path_do_not_hide_the_owner(tmp_path: Path, monkeypatch: pyte
     assert loaded_in(tmp_path / "link", monkeypatch, numpy=numpy) == {"numpy": ("numpy",)}
 
 
-def test_an_editable_project_owns_what_is_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_editable_project_owns_files_in_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = tmp_path / "my project"
     origin = {"url": project.as_uri(), "dir_info": {"editable": True}}
     site = build_site(tmp_path / "site", [Stub(name="spam", version="1", import_names=(), direct_url=origin)])
@@ -573,7 +575,7 @@ def test_an_editable_project_owns_what_is_below_it(tmp_path: Path, monkeypatch: 
     assert loaded_in(site, monkeypatch, spam=spam) == {"spam": ("spam",)}
 
 
-def test_without_a_record_the_import_names_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_record_the_import_names_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = tmp_path / "dist-packages"
     dist_info(site, {"METADATA": HEAD, "top_level.txt": "spam\n_native\n"})
     loaded = loaded_in(
@@ -624,7 +626,7 @@ def snapshot_with(installed: dict[NormalizedName, Installed]) -> Snapshot:
     return Snapshot(environment=environment, python="", prefix="/p", site="/p/s", installed=installed)
 
 
-def test_the_fingerprint_follows_versions_and_origins_alone() -> None:
+def test_the_fingerprint_depends_on_versions_and_direct_urls_only() -> None:
     installed = installed_of(numpy="2", torch="2.8")
     first = fingerprint(snapshot_with(installed))
     assert fingerprint(snapshot_with(dict(reversed(installed.items())))) == first

@@ -1,4 +1,4 @@
-"""A script in the target's interpreter: what it may import, and how it is ended."""
+"""Scripts in the interpreter of the target: which modules they import, and how they end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLOW = "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, fl
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an interpreter whose torch starts a process, tells its number, and takes a minute."""
+    """Return an interpreter whose torch starts a process, prints its pid, and takes a minute."""
     folder = tmp_path_factory.mktemp("target") / "env"
     made = make_venv(folder, sys.executable)
     (site_of(folder) / "torch.py").write_text(SLOW)
@@ -36,7 +36,7 @@ def is_gone(process: int) -> bool:
     return stat.rpartition(")")[2].split()[0] == "Z"
 
 
-def test_modules_of_the_users_folder_are_not_taken(
+def test_modules_of_the_working_directory_are_not_imported(
     python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "huggingface_hub.py").write_text("raise RuntimeError('not the one')")
@@ -54,10 +54,10 @@ def test_a_relative_interpreter_is_found(python: Path, monkeypatch: pytest.Monke
         )
 
 
-def test_one_that_takes_too_long_is_ended_with_all_it_started(python: Path) -> None:
+def test_a_timeout_ends_the_script_and_its_child_processes(python: Path) -> None:
     started = time.monotonic()
     said: list[str] = []
-    with pytest.raises(Unmet, match=r"could not tell: it was not done within 2 seconds\n  \d+$"):
+    with pytest.raises(Unmet, match=r"could not tell: it did not finish within 2 seconds\n  \d+$"):
         ask_target(
             python,
             SCRIPTS / "describe_stack.py",
@@ -71,7 +71,7 @@ def test_one_that_takes_too_long_is_ended_with_all_it_started(python: Path) -> N
     until(lambda: is_gone(int(said[0])))
 
 
-def test_an_error_here_ends_it_at_once(python: Path) -> None:
+def test_an_error_in_this_process_ends_the_script(python: Path) -> None:
     said: list[str] = []
 
     def hear(line: str) -> None:

@@ -338,7 +338,7 @@ def test_files_that_are_gone_or_replaced_are_named(tmp_path: Path) -> None:
     lost, replaced = files_checks([str(site)], stack)  # type: ignore[arg-type]
     assert (lost.subject, lost.passed, replaced.passed) == ("mine-own", False, False)
     assert lost.detail.splitlines() == [*[f"`mine/{n}.py` is missing" for n in range(5)], "and 3 more"]
-    assert (replaced.subject, replaced.detail) == ("too", "`too/__init__.py` has 0 bytes, and had 18")
+    assert (replaced.subject, replaced.detail) == ("too", "`too/__init__.py` has 0 bytes instead of 18")
 
 
 TORCH = """\
