@@ -78,7 +78,11 @@ def replace_file(path: Path, data: bytes, *, synced: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
     if synced:
-        sync(path.parent)
+        try:
+            sync(path.parent)
+        except OSError as error:  # some network file systems cannot sync a folder
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                raise
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -63,7 +63,11 @@ def run(kind: str, subject: str, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def facts() -> dict[str, Any]:
-    """Return what is installed here, and what markers and commands depend on."""
+    """Return the installed distributions, the markers and the folder of scripts.
+
+    It does not use the probe of ``environment/_probe.py``: a proof sees the environment as importlib.metadata
+    and the variables of a training child show it, and the probe runs isolated from those.
+    """
     return {
         "distributions": list(distributions()),
         "scripts": sysconfig.get_path("scripts"),

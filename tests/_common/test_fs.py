@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,23 @@ def test_a_synced_file_is_on_the_disk_before_it_gets_its_name(
     replace_file(path, b"new", synced=True)
     replace_file(path, b"newer")
     assert done == ["file", "rename", "folder", "rename"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_file_system_need_not_sync_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="nput/output error") if number == errno.EIO else nullcontext():
+        replace_file(tmp_path / "file", b"new", synced=True)
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_a_link_is_replaced_without_touching_its_target(tmp_path: Path) -> None:
