@@ -238,9 +238,10 @@ class Watch:
 
     def __init__(self, ground: Ground, base: Base, change: Callable[[], object]) -> None:
         self._base = base
+        self._tree = Tree(ground.real)
+        self._tree.listing()  # waits for a background deletion, which must not be part of the initial state
         base.keep()
         base.reset(moved=True)
-        self._tree = Tree(ground.real)
         self.before = self._tree.listing()
         change()
         self.after = self._tree.listing()
