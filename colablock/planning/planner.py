@@ -127,7 +127,7 @@ def _remove_absent(draft: _PlanDraft, matrix: Matrix) -> None:
                 message = f"{absent.path} wants {absent.name} {there.version} away, and {why} here"
                 raise Refused(message, hint="`--into env` makes an environment without it")
             draft.removed[absent.name] = (
-                absent.why or f"{absent.path} keeps out {absent.name}{absent.specifier}"
+                absent.why or f"{absent.path} excludes {absent.name}{absent.specifier}"
             )
 
 

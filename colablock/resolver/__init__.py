@@ -1,6 +1,6 @@
-"""Version resolution: resolvelib over the candidates, with as few changes to the environment as possible.
+"""Version resolution with resolvelib, which changes as little in the environment as possible.
 
-In: a `Request` and a source of candidates.  Out: a `Resolution`, or `NoSolution` with the conflict report.
+Input: a `Request` and a source of candidates.  Output: a `Resolution`, or `NoSolution` with a report.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Because-chains: a conflict as sentences that end at what the user wrote."""
+"""Word a conflict as a chain of reasons ("because ... and ...") that ends at the user's requirements."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["explain", "misfits"]
 
-_MOST_REFUSALS = 4  # of one name: the newest are enough to see why
-_MOST_SENTENCES = 3  # about what the versions of one asker need
-_MOST_VERSIONS = 5  # listed one by one
+_MOST_REFUSALS = 4  # per name; the newest are enough to see the reason
+_MOST_SENTENCES = 3  # per parent, about the requirements of its versions
+_MOST_VERSIONS = 5  # that are listed one by one
 _MOST_PLACES = 3
 
 
-# A build may fail for one Python only; an sdist stands where another Python has a wheel.
+# A build may fail for one Python only, and where one Python has only an sdist, another may have a wheel.
 _OF_PYTHON = {Reason.TAGS, Reason.REQUIRES_PYTHON, Reason.SDIST, Reason.UNUSABLE}
 
 
@@ -43,10 +43,10 @@ def explain(
     misfits: Mapping[NormalizedName, str] | None = None,
     hint: str | None = None,
 ) -> NoSolution:
-    """Return the error that words *conflict*; *asker* is the matrix as the user knows it.
+    """Return the error for *conflict*; *asker* is the name of the matrix.
 
-    *misfits* are all the names that have no file for this Python, not only the
-    one that the solve met first.
+    *misfits* (see `misfits`) are all requested names without a file for this Python.  The
+    conflict itself has only the one that the solve met first.
     """
     lines = [*_causes(conflict, asker), *_facts(conflict), *(misfits or {}).values()]
     names = sorted({*conflict.names, *(misfits or {})} - {PYTHON})
@@ -81,10 +81,10 @@ def _is(names: Collection[str]) -> str:
 
 
 def misfits(request: Request, source: CandidateSource) -> dict[NormalizedName, str]:
-    """Return what the user asks for that no file fits here, with the reason of each, sorted by name.
+    """Return the requested names without a file for this Python or platform, each with the reason.
 
-    A solve stops at the first conflict; whoever has to choose another Python
-    wants to know all of them.
+    They are sorted by name.  A solve stops at the first conflict, but to choose another Python
+    a user must know all of these names.
     """
     found = {}
     for entry in request.asked:
@@ -108,7 +108,7 @@ def _judged(source: CandidateSource, name: NormalizedName) -> ProjectCandidates 
     try:
         return source.judge(name)
     except FetchFailed:
-        return None  # this explains another error; that one is the user's to read
+        return None  # the report is about another error
 
 
 def _headline(conflict: Conflict) -> str:
@@ -116,20 +116,20 @@ def _headline(conflict: Conflict) -> str:
         names = _and(f"`{name}`" for name in sorted(conflict.missing))
         if conflict.where == (LOCK,):
             return f"{names} {_is(conflict.missing)} not in the lock"
-        return f"no index knows {names}"
+        return f"no index has {names}"
     if PYTHON in conflict.names:
         return f"Python {conflict.request.environment.python_version} does not fit"
     wants = dict.fromkeys(str(want) for want, _ in conflict.causes if want.extra is None)
     if not wants:
         names = _and(f"`{name}`" for name in conflict.names)
-        return f"no version of {names} has metadata that can be read"
+        return f"no version of {names} has valid metadata"
     if len(wants) == 1:
-        return f"`{next(iter(wants))}` fits no candidate"
+        return f"no candidate fits `{next(iter(wants))}`"
     return "no version of " + _and(f"`{name}`" for name in conflict.names) + " meets every requirement"
 
 
 def _causes(conflict: Conflict, asker: str) -> Iterator[str]:
-    """Yield who asks for what, and for each asker why it is there."""
+    """Yield the requirements in conflict, each with the chain from its parent up to the user."""
     askers: defaultdict[
         tuple[NormalizedName, str | None, NormalizedName], dict[ResolverCandidate, ResolverRequirement]
     ]
@@ -147,10 +147,11 @@ def _causes(conflict: Conflict, asker: str) -> Iterator[str]:
 
 
 def _pairs(conflict: Conflict) -> Iterator[tuple[ResolverRequirement, ResolverCandidate | None]]:
-    """Yield the causes, and what else was asked of the names in conflict where that is part of it.
+    """Yield the causes, and other requirements on the same names that take part in the conflict.
 
-    The search ends at the last of many dead ends.  Those before it were other
-    versions of the same askers, and of another asker where one alone is no conflict.
+    The last conflict of a search shows only one version of each parent.  Other versions of the
+    same parents failed before.  If the causes have a single parent, another parent must take
+    part, because one alone is no conflict.
     """
     yield from conflict.causes
     for name in conflict.names:
@@ -175,30 +176,30 @@ def _takes(want: ResolverRequirement, version: Version) -> bool:
 def _asks(want: ResolverRequirement, asker: str, conflict: Conflict) -> str:
     if want.name == PYTHON:
         here = conflict.request.environment.python_version
-        return f"{asker} needs {_spoken(want)}, and this is Python {here}"
-    return f"{asker} asks for {_spoken(want)} ({want.path})"
+        return f"{asker} needs {_text_of(want)}, and this is Python {here}"
+    return f"{asker} asks for {_text_of(want)} ({want.path})"
 
 
-def _spoken(want: ResolverRequirement) -> str:
+def _text_of(want: ResolverRequirement) -> str:
     return f"Python {want.specifier}" if want.name == PYTHON else f"`{want}`"
 
 
 def _needs(wants: Mapping[ResolverCandidate, ResolverRequirement]) -> Iterator[str]:
-    """Yield what the versions of one asker need: one sentence where it is the same, or too much to list."""
+    """Yield the requirements of the versions of one parent.  Equal ones, or many, share one sentence."""
     by_need: defaultdict[str, list[ResolverCandidate]] = defaultdict(list)
     for parent in sorted(wants, key=lambda choice: choice.version, reverse=True):
-        by_need[_spoken(wants[parent])].append(parent)
+        by_need[_text_of(wants[parent])].append(parent)
     if len(by_need) <= _MOST_SENTENCES:
         for spoken, parents in by_need.items():
             yield f"{_range(parents)} {'needs' if len(parents) == 1 else 'need'} {spoken}"
         return
     first, *_, last = by_need
-    yield f"{_range([*wants])} need one version each: from {first} to {last}"
+    yield f"{_range([*wants])} each need one version: from {first} to {last}"
 
 
 def _range(parents: list[ResolverCandidate]) -> str:
     versions = sorted({parent.version for parent in parents})
-    name = _called(parents[0])
+    name = _name_of(parents[0])
     if len(versions) == 1:
         return f"{name} {versions[0]}"
     if len(versions) == 2:  # noqa: PLR2004 - a pair has nothing between
@@ -206,14 +207,14 @@ def _range(parents: list[ResolverCandidate]) -> str:
     return f"{name} {versions[0]} to {versions[-1]} ({len(versions)} versions tried)"
 
 
-def _called(choice: ResolverCandidate) -> str:
+def _name_of(choice: ResolverCandidate) -> str:
     return f"{choice.name}[{choice.extra}]" if choice.extra else choice.name
 
 
 def _origin(
     conflict: Conflict, choice: ResolverCandidate, asker: str, seen: set[tuple[NormalizedName, str | None]]
 ) -> Iterator[str]:
-    """Yield the chain from *choice* up to the user, one sentence a link."""
+    """Yield the chain from *choice* up to the user, one sentence per link."""
     seen.add((choice.name, choice.extra))
     edges = [edge for edge in conflict.edges.get(choice.name, ()) if edge[0].extra == choice.extra]
     for want, parent in edges:
@@ -222,64 +223,64 @@ def _origin(
             return
     for want, parent in edges:
         if parent is not None and (parent.name, parent.extra) not in seen:
-            yield f"{_range([parent])} needs {_spoken(want)}"
+            yield f"{_range([parent])} needs {_text_of(want)}"
             yield from _origin(conflict, parent, asker, seen)
             return
 
 
 def _facts(conflict: Conflict) -> Iterator[str]:
-    """Yield what stands in the way: protected ones, constraints, refused files."""
+    """Yield the facts that exclude candidates: protected distributions, constraints, rejected files."""
     request = conflict.request
     if PYTHON in conflict.names and any(parent for want, parent in conflict.causes if want.name == PYTHON):
         yield f"this is Python {request.environment.python_version}"
     for want, parent in conflict.causes:
         if want.url and parent is not None:
-            yield f"a direct reference is followed only where the matrix itself names it ({want.name})"
+            yield f"a direct reference counts only if the matrix itself has it ({want.name})"
     for name in conflict.names:
         installed = request.installed.get(name)
         if installed is not None and name in request.protected:
             yield f"{name} {installed.version} is installed and protected"
-        for guard in _guards(conflict, name):
-            yield guard.text
+        for constraint in _constraints(conflict, name):
+            yield constraint.text
         for absent in request.absent:
             if absent.name == name and any(map(absent.specifier.contains, _fitting(conflict, name))):
-                yield f"{absent.path} keeps out `{name}{absent.specifier}`"
+                yield f"{absent.path} excludes `{name}{absent.specifier}`"
         fixed = request.fixed.get(name)
         if fixed is not None:
             yield f"{name} is locked at {fixed}"
         for rejection in _refusals(conflict, name):
-            only = ", and only `==` takes a yanked version" if rejection.reason is Reason.YANKED else ""
+            only = ", and only `==` selects a yanked version" if rejection.reason is Reason.YANKED else ""
             yield f"{rejection}{only}"
-        yield from _there_is(conflict, name)
+        yield from _available_versions(conflict, name)
     if conflict.missing and conflict.where and conflict.where != (LOCK,):
-        yield f"it was looked for in {_and(conflict.where[:_MOST_PLACES])}"
+        yield f"it was searched for in {_and(conflict.where[:_MOST_PLACES])}"
 
 
-def _guards(conflict: Conflict, name: NormalizedName) -> Iterator[ResolverConstraint]:
-    """Yield the narrowings that leave out a version which the requirements take."""
+def _constraints(conflict: Conflict, name: NormalizedName) -> Iterator[ResolverConstraint]:
+    """Yield the constraints that exclude a version which meets the requirements."""
     fitting = _fitting(conflict, name)
-    for guard in conflict.guards.get(name, ()):
-        left_out = not all(guard.specifier.contains(version, prereleases=True) for version in fitting)
-        if left_out or name in conflict.request.protected:
-            yield guard
+    for constraint in conflict.constraints.get(name, ()):
+        excludes = not all(constraint.specifier.contains(version, prereleases=True) for version in fitting)
+        if excludes or name in conflict.request.protected:
+            yield constraint
 
 
-def _there_is(conflict: Conflict, name: NormalizedName) -> Iterator[str]:
-    """Yield which versions there are, where one requirement alone takes none of them."""
+def _available_versions(conflict: Conflict, name: NormalizedName) -> Iterator[str]:
+    """Yield the available versions, if a single requirement excludes all of them."""
     versions = conflict.available.get(name, ())
     wants = _wants(conflict, name)
     mode = conflict.request.prerelease
     fitting = _fitting(conflict, name)
     if fitting and "if-necessary" not in mode and all(version.is_prerelease for version in fitting):
-        yield f"{name} {fitting[0]} is a pre-release, and those are left out (`prerelease`)"
+        yield f"{name} {fitting[0]} is a pre-release, and pre-releases are excluded (`prerelease`)"
     alone = all(any(_takes(want, v) for v in versions) for want in wants)
     if versions and wants and not alone:
         few = len(versions) <= _MOST_VERSIONS
         listed = _and(map(str, sorted(versions))) if few else f"{min(versions)} to {max(versions)}"
         yield (
-            f"the versions of {name} to be had are {listed}"
+            f"the available versions of {name} are {listed}"
             if len(versions) > 1
-            else (f"the one version of {name} to be had is {listed}")
+            else (f"the only available version of {name} is {listed}")
         )
 
 
@@ -288,14 +289,14 @@ def _wants(conflict: Conflict, name: NormalizedName) -> list[ResolverRequirement
 
 
 def _fitting(conflict: Conflict, name: NormalizedName) -> list[Version]:
-    """Return the versions to be had that meet all that is asked of *name*."""
+    """Return the available versions of *name* that meet all requirements in conflict."""
     wants = _wants(conflict, name)
     versions = conflict.available.get(name, ())
     return [v for v in versions if all(_takes(want, v) for want in wants)]
 
 
 def _refusals(conflict: Conflict, name: NormalizedName) -> Iterator[Rejection]:
-    """Yield the refusals of versions that would have met the requirements, the newest first."""
+    """Yield the rejections of versions that meet the requirements otherwise, the newest first."""
     wants = _wants(conflict, name)
     by_version: dict[Version | None, Rejection] = {}
     for rejection in conflict.refused:

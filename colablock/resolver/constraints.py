@@ -1,4 +1,4 @@
-"""What narrows the candidates of a name without asking for it: constraints, and what is protected."""
+"""The ranges that limit candidates without requiring them: constraints, and protected distributions."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ __all__ = ["constraints_of", "installed_candidate", "protected_extras"]
 def constraints_of(
     request: Request, graph: DependencyGraph, held: Container[NormalizedName]
 ) -> dict[NormalizedName, list[ResolverConstraint]]:
-    """Return the constraints on each name: those of *request*, and what protected distributions require.
+    """Return the constraints on each name: of *request*, and the requirements of protected distributions.
 
-    *graph* is that of the installed distributions. A requirement that is unmet constrains
-    nothing: it may stay unmet. A requirement that an extra of another distribution adds
-    constrains only while that distribution is *held* at its installed version:
-    `protected_extras` covers the others.
+    *graph* is the graph of the installed distributions.  A requirement that is unmet is no
+    constraint, because it may stay unmet.  A requirement that an extra of another distribution
+    adds is a constraint only while that distribution is *held* at its installed version.
+    `protected_extras` returns the other extras.
     """
     found: defaultdict[NormalizedName, list[ResolverConstraint]] = defaultdict(list)
     for constraint in request.constraints:
         if constraint.marker is None or constraint.marker.evaluate(dict(request.environment.markers)):
-            text = f"{constraint.path} takes only `{constraint.name}{constraint.specifier}`"
+            text = f"{constraint.path} allows only `{constraint.name}{constraint.specifier}`"
             found[constraint.name].append(ResolverConstraint(constraint.specifier, text))
     for keeper, node in _protected_nodes(request, graph, held):
         owner, extra = node
@@ -56,10 +56,10 @@ def constraints_of(
 def protected_extras(
     request: Request, graph: DependencyGraph, held: Container[NormalizedName]
 ) -> dict[ResolverRequirement, ResolverCandidate]:
-    """Return the extras that protected distributions ask of what is not *held*, each with who asks.
+    """Return the extras of distributions that are not *held*, each with the protected one that asks for it.
 
-    Whatever version such a distribution gets, the solve must also meet what the extra requires
-    in that version. An extra whose requirements are not all met now may stay as it is.
+    In the version that the solve selects, the requirements of the extra must be met too.  Extras
+    whose requirements are not all met now are omitted, because they may stay unmet.
     """
     found: dict[ResolverRequirement, ResolverCandidate] = {}
     for keeper, node in _protected_nodes(request, graph, held):
@@ -84,10 +84,10 @@ def installed_candidate(installed: Installed) -> Candidate:
 def _protected_nodes(
     request: Request, graph: DependencyGraph, held: Container[NormalizedName]
 ) -> Iterator[tuple[Installed, Node]]:
-    """Yield each protected distribution with itself and with each extra that it needs.
+    """Yield pairs of a protected distribution and a node that it needs: itself, and extras of others.
 
-    Left out are extras that an extra of a distribution asks for which is not *held*: another
-    version of that one may ask for others.
+    An extra that an extra of another distribution asks for is omitted if that distribution is
+    not *held*, because another version may ask for other extras.
     """
     for name in sorted(request.protected & request.installed.keys()):
         for node in graph.nodes([name]):

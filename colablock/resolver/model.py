@@ -1,4 +1,4 @@
-"""The values of a solve: what is asked, what was found, and why there is nothing to find."""
+"""The values of a solve: the request, the resolution, and the conflict if there is no solution."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ __all__ = [
     "Unsolvable",
 ]
 
-PYTHON = NormalizedName("python")  # the interpreter, as a candidate like any other
+PYTHON = NormalizedName("python")  # the interpreter, which is a candidate too
 ANY = SpecifierSet()
-UNUSABLE = "unusable metadata"  # as an extra: what no candidate has
-LOCK = "the lock"  # as a place that was asked
+UNUSABLE = "unusable metadata"  # an extra that no candidate has
+LOCK = "the lock"  # the name of a lock among the places that were searched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """All that a solve depends on, apart from what the source can offer.
+    """The input of a solve, except the candidates of the source.
 
-    *roots* and *constraints* are taken as they stand; their markers are judged
-    here.  *installed* are facts (empty for a solve from nothing), *protected*
-    the names among them that never move, *fixed* versions that a lock or an
-    earlier solve has decided, *preferred* ones that are tried first.  *must_hold* are
-    requirements of installed ones that do not hold and have to: elsewhere, what
-    was unmet before may stay so.
+    *roots* and *constraints* have markers, which the solve evaluates.  *installed* are the
+    installed distributions, empty for a solve from nothing.  *protected* are those that must
+    not change, and *released* those that may, with the reason.  *fixed* are the versions of a
+    lock or of an earlier solve, *preferred* the versions that are tried first.
+
+    A requirement of an installed distribution that is unmet may stay unmet, except
+    those in *must_hold*.
     """
 
     environment: Environment
@@ -62,12 +63,12 @@ class Request:
     released: Mapping[NormalizedName, str] = field(default_factory=dict)
     fixed: Mapping[NormalizedName, Version] = field(default_factory=dict)
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)
-    unfit: frozenset[NormalizedName] = frozenset()  # their installed version is no candidate
-    must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # name and line
+    unfit: frozenset[NormalizedName] = frozenset()  # names whose installed version is not a candidate
+    must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # the owner and the line of each
 
     @property
     def asked(self) -> tuple[PackageEntry, ...]:
-        """The roots whose markers hold here (PEP 508)."""
+        """The roots whose markers hold in the environment (PEP 508)."""
         markers = dict(self.environment.markers)
         return tuple(one for one in self.roots if one.marker is None or one.marker.evaluate(markers))
 
@@ -75,8 +76,9 @@ class Request:
 class ResolverRequirement(NamedTuple):
     """One requirement inside the solve.
 
-    *extra* None asks for the distribution itself; else for what that extra adds.
-    *path* is where the user wrote it, for roots.  *exact* ties an extra to its base.
+    With *extra* None it is on the distribution itself, else on what that extra adds.
+    *path* is the place in the matrix, for roots.  *exact* ties an extra to the version
+    of its distribution.
     """
 
     name: NormalizedName
@@ -96,7 +98,7 @@ class ResolverRequirement(NamedTuple):
 class ResolverCandidate:
     """A candidate in the solve: a distribution, or what one of its extras adds.
 
-    Two are the same when name, version, origin and extra are.
+    Two are equal if their names, versions, origins and extras are equal.
     """
 
     candidate: Candidate
@@ -121,12 +123,12 @@ class ResolverCandidate:
         return hash(self._key)
 
     def __repr__(self) -> str:
-        return f"Choice({self.candidate}{f'[{self.extra}]' if self.extra else ''})"
+        return f"ResolverCandidate({self.candidate}{f'[{self.extra}]' if self.extra else ''})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """Who asked for a pin: another name, or (name None) the user at *path*."""
+    """What requires a pin: another name, or the user at *path* if *name* is None."""
 
     name: NormalizedName | None
     requirement: str
@@ -135,12 +137,12 @@ class Parent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """One name at one version, what it needs and who asked for it."""
+    """One name at one version, with its requirements and what requires it."""
 
     name: NormalizedName
     candidate: Candidate
-    requires: tuple[str, ...] = ()  # what applies here, markers judged
-    optional: tuple[str, ...] = ()  # what only its extras require, if installed ones ask for extras of it
+    requires: tuple[str, ...] = ()  # the requirements that apply here, without markers
+    optional: tuple[str, ...] = ()  # requirements of its extras, if installed distributions ask for extras
     extras: frozenset[str] = frozenset()
     parents: tuple[Parent, ...] = ()
 
@@ -150,22 +152,22 @@ class Pin:
 
     @property
     def is_installed(self) -> bool:
-        """Whether what is installed serves as it is."""
+        """Whether the installed version stays."""
         return self.candidate.origin is CandidateOrigin.INSTALLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """What the solve found: a pin for every name, sorted by name."""
+    """The result of a solve: a pin for every name, sorted by name."""
 
     request: Request
     pins: Mapping[NormalizedName, Pin]
-    released: Mapping[NormalizedName, str]  # installed ones that had to move, and why
+    released: Mapping[NormalizedName, str]  # installed distributions that may change, with the reason
     rejections: tuple[Rejection, ...] = ()
     rounds: int = 1
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what indexes hold against the chosen files (PEP 592, 792), one sentence each."""
+        """Return a sentence for each yanked file, inactive project (PEP 592, 792) and unusable version."""
         files = [(pin.candidate, pin.candidate.file) for pin in self.pins.values()]
         said = [
             f"{chosen} was yanked from its index" + (f": {file.yanked}" if file.yanked else "")
@@ -173,7 +175,7 @@ class Resolution:
             if file is not None and file.yanked is not None
         ]
         said += [
-            f"{chosen.name} is no active project of its index: {file.status}"
+            f"the index marks {chosen.name} as not active: {file.status}"
             for chosen, file in files
             if file is not None and file.status is not None
         ]
@@ -181,18 +183,18 @@ class Resolution:
             pin = self.pins.get(refused.name)
             is_newer = pin is not None and refused.version is not None and refused.version > pin.version
             if refused.reason is Reason.UNUSABLE and is_newer:
-                said.append(f"{refused.name} {refused.version} was passed over: {refused}")
+                said.append(f"not using {refused.name} {refused.version}: {refused}")
         return tuple(said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:
-    """Why there is no solution: the last conflict, and how each part came up.
+    """The reason why there is no solution: the last conflict, and how each part of it arose.
 
-    *causes* are (want, parent choice or None); *edges* map a name to the wants
-    that brought it in; *refused* the rejections of the names concerned;
-    *available* their versions that can be had, newest first; *where* the
-    places that were asked for the missing.
+    *causes* are pairs of a requirement and the candidate that has it (None for a root).
+    *edges* map a name to all such pairs that require it.  *refused* are the rejections of
+    the names in conflict, *available* their available versions, newest first.  *missing*
+    names are in no index, and *where* are the places that were searched for them.
     """
 
     request: Request
@@ -200,7 +202,7 @@ class Conflict:
     edges: Mapping[NormalizedName, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]
     refused: tuple[Rejection, ...]
     missing: frozenset[NormalizedName]
-    guards: Mapping[NormalizedName, tuple[ResolverConstraint, ...]]
+    constraints: Mapping[NormalizedName, tuple[ResolverConstraint, ...]]
     available: Mapping[NormalizedName, tuple[Version, ...]] = field(default_factory=dict)
     where: tuple[str, ...] = ()
 
@@ -210,15 +212,15 @@ class Conflict:
 
 
 class ResolverConstraint(NamedTuple):
-    """A narrowing that asks for nothing: a constraint, or what a protected one needs."""
+    """A range for a name that does not require the name: of the user, or of a protected distribution."""
 
     specifier: SpecifierSet
-    text: str  # "google-colab keeps `pandas==2.2.2`"
-    owner: NormalizedName | None = None  # whose extra requires it, unless that is protected itself
+    text: str  # "google-colab 1.0 is protected and needs `pandas==2.2.2`"
+    owner: NormalizedName | None = None  # the unprotected distribution whose extra requires it
 
 
 class Unsolvable(NoSolution):
-    """No solution, with the conflict as data: explain.py words it."""
+    """No solution.  *conflict* is the reason as data, and ``conflict_report.explain`` turns it into text."""
 
     def __init__(self, conflict: Conflict) -> None:
         self.conflict = conflict

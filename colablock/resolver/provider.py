@@ -56,7 +56,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             frozenset(request.installed) - request.released.keys()
             | request.protected & request.installed.keys()
         )
-        # The graph does not depend on what is released: a round *before* may have built it.
+        # The graph does not depend on the released names, so the provider of the round before has built it.
         self.graph: DependencyGraph = (
             before.graph if before else DependencyGraph(request.installed, request.environment)
         )
@@ -237,11 +237,11 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
                 yield from _wants(canonicalize_name(one.name), one.specifier, one.extras, one.url, "")
 
     def _installed_needs(self, choice: ResolverCandidate) -> Iterator[ResolverRequirement]:
-        """Yield what an installed distribution, or one of its extras, needs.
+        """Yield the requirements of an installed distribution, or of one of its extras.
 
-        A requirement on an installed distribution that is unmet already may stay unmet, unless
-        the request says that it must hold. Of an extra that nothing installed asks for,
-        everything must be met.
+        A requirement for which an installed version is too old or too new may stay unmet, unless
+        it is in `Request.must_hold`.  All requirements of an extra must be met if no installed
+        distribution asks for that extra.
         """
         if choice.extra is not None:
             yield ResolverRequirement(choice.name, ANY, exact=choice.version)
@@ -254,7 +254,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
                 yield from _wants(demand.target, requirement.specifier, requirement.extras, None, "")
 
     def optional(self, candidate: Candidate) -> tuple[str, ...]:
-        """Return what only extras of *candidate* require, if installed distributions ask for its extras."""
+        """Return the requirements of the extras of *candidate*, if installed distributions ask for extras."""
         is_asked = any(name == candidate.name for name, _ in self.graph.asked)
         if candidate.installed is not None or not is_asked:
             return ()
@@ -288,7 +288,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             edges={name: tuple(edges) for name, edges in self._edges.items()},
             refused=tuple(refused),
             missing=missing,
-            guards={n: tuple(self._constraints[n]) for n in sorted(names) if n in self._constraints},
+            constraints={n: tuple(self._constraints[n]) for n in sorted(names) if n in self._constraints},
             available={name: tuple(c.version for c in judged[name].candidates) for name in asked},
             where=tuple(dict.fromkeys(place for name in sorted(missing) for place in judged[name].where)),
         )

@@ -1,4 +1,4 @@
-"""A version of one broken distribution that fits a new state, moving nothing else."""
+"""Repair one broken distribution: find a version that fits the new state, and change nothing else."""
 
 from __future__ import annotations
 
@@ -20,32 +20,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Repairer"]
 
-# An older release of the last year or two may be what the user had in mind; one of a decade ago is not.
+# A release of the last year or two may serve the user, one of a decade ago does not.
 _VERSIONS = 10
-_AHEAD = 3  # of these, as many as are fetched before they are asked for
+_AHEAD = 3  # the number of versions that are prefetched
 _WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Repairer:
-    """Asks for one name again, with everything else held where the plan puts it.
+    """Solves for one name again, with everything else held at the version of the plan.
 
-    A repair takes one of the newest versions, and brings nothing that is not
-    there: what needs more than that is not a repair.
+    A repair selects one of the newest versions and installs no new distribution.
     """
 
     request: Request
     source: CandidateSource
 
     def look_ahead(self, names: Iterable[NormalizedName]) -> None:
-        """Fetch what repairing *names* will likely ask for, all at once; with a lock all is here."""
+        """Prefetch the metadata that repairs of *names* are likely to need.  A lock has all of it."""
         if self.request.fixed:
             return
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
             list(pool.map(self._fetch, names))
 
     def __call__(self, name: NormalizedName, after: Mapping[NormalizedName, Installed]) -> Resolution | None:
-        """Return a resolution in which *name* fits *after*; None where no version does."""
+        """Return a resolution in which *name* fits the state *after*; None if no version does."""
         asked = replace(
             self.request,
             roots=(PackageEntry(name=name, path=f"repair of {name}"),),
@@ -57,16 +56,16 @@ class Repairer:
         try:
             found = resolve(asked, _Newest(self.source, name), may_release=False)
         except (NoSolution, FetchFailed):
-            return None  # a repair is a favour: where none can be had, the plan says what happens instead
+            return None  # without a repair the plan removes or keeps the broken distribution
         return found if not found.pins.keys() - after.keys() else None
 
     def _broken_extras(
         self, after: Mapping[NormalizedName, Installed]
     ) -> frozenset[tuple[NormalizedName, str]]:
-        """Return the requirements of extras that were met before, and are not met in the state *after*.
+        """Return the requirements of extras that were met before and are not met in the state *after*.
 
-        A distribution whose extra is broken is not repaired itself, so a repaired one that asks
-        for the extra needs a version for which the extra is met.
+        A distribution with a broken extra is not repaired itself.  So a repaired distribution must
+        not ask for that extra.
         """
         installed = self.request.installed
         before = DependencyGraph(installed, self.request.environment)
@@ -79,12 +78,12 @@ class Repairer:
             for candidate in self.source.judge(name).candidates[:_AHEAD]:
                 self.source.metadata(candidate)
         except ColablockError:
-            return  # it is asked again where the answer counts
+            return  # the repair itself asks again and handles the error
 
 
 @dataclass(frozen=True, slots=True)
 class _Newest:
-    """A source that offers the newest versions of one name only."""
+    """A source that limits one name to its newest versions."""
 
     source: CandidateSource
     name: NormalizedName

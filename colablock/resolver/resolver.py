@@ -1,9 +1,9 @@
-"""The resolvelib provider, and the least-change rule around it.
+"""Solve with resolvelib, by the rule of least change.
 
-Without facts this is a plain solve: newest first, wheel tags, Requires-Python
-and yanked judged inside it.  With installed distributions it is asked for the
-least change first: every one of them stays where it is; where that has no
-solution, what the conflict names is released, and the solve is asked again.
+Without installed distributions this is a plain solve that prefers the newest versions.
+With installed distributions, the first round holds each of them at its version.  If that
+round has no solution, the distributions in the conflict are released, and the next round
+may change them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from colablock.resolver.provider import Provider
 __all__ = ["resolve"]
 
 _MAX_ROUNDS = 200_000
-# Rounds in which a way around what is installed is looked for: beyond, what was most in the way is released.
+# After this many rounds of resolvelib, the held distribution that caused the most conflicts is released.
 _HELD_ROUNDS = 1_000
 
 
@@ -45,9 +45,9 @@ def resolve(
 ) -> Resolution:
     """Return a pin for every name that *request* needs.
 
-    With *may_release* False nothing installed moves but what *request* has
-    released.  Raises Unsolvable (a NoSolution) when there is no solution, even
-    with everything released that may be; FetchFailed when an index cannot be read.
+    With *may_release* False only the installed distributions that *request* has released
+    may change.  Raises Unsolvable (a NoSolution) if there is no solution even with every
+    unprotected distribution released, and FetchFailed if an index cannot be read.
     """
     reporter = reporter or Reporter()
     released = dict(request.released)
@@ -61,8 +61,8 @@ def resolve(
         provider = Provider(replace(request, released=released), source, reporter, before=provider)
         try:
             roots = provider.roots()
-            # Not `Resolver`: it walks from each pin up to the roots, and never ends where two that were
-            # left over from an abandoned branch need each other.
+            # `Resolver` is not used: it walks from each pin up to the roots, and never ends if two pins that
+            # remain from an abandoned branch need each other.
             state: Any = Search(provider, BaseReporter()).resolve(roots, max_rounds=patience)
         except ResolutionImpossible as error:
             conflict = provider.conflict(tuple(error.causes))
@@ -79,14 +79,13 @@ def resolve(
             if patience < _MAX_ROUNDS:
                 patience = _MAX_ROUNDS
                 continue
-            message = f"no solution was found in {_MAX_ROUNDS} rounds"
-            raise NoSolution(
-                message, hint="Narrow the ranges of the matrix, or pin what it backtracks on"
-            ) from error
+            message = f"no solution found in {_MAX_ROUNDS} rounds"
+            hint = "Narrow the ranges of the matrix, or pin the packages that it backtracks on"
+            raise NoSolution(message, hint=hint) from error
         else:
             return Resolution(
                 request=request,
-                pins=_pins(_reached(state.mapping, roots, provider), provider),
+                pins=_pins(_required(state.mapping, roots, provider), provider),
                 released=released,
                 rejections=tuple(provider.refused()),
                 rounds=rounds,
@@ -94,7 +93,11 @@ def resolve(
 
 
 def _release(conflict: Conflict, released: Mapping[NormalizedName, str]) -> dict[NormalizedName, str]:
-    """Return what the conflict asks to be released: what is excluded, else what hangs on it."""
+    """Return the distributions to release because of *conflict*, each with the reason.
+
+    These are the held distributions whose version is excluded.  If there are none, they are the
+    others in the conflict, then those with requirements in it, then those with such extras.
+    """
     request = conflict.request
     held = {name for name in request.installed if name not in released and name not in request.protected}
     excluded: dict[NormalizedName, str] = {}
@@ -105,19 +108,19 @@ def _release(conflict: Conflict, released: Mapping[NormalizedName, str]) -> dict
             excluded[want.name] = _needs(want, parent)
     if excluded:
         return excluded
-    guarded = {
+    narrowed = {
         want.name: "its installed version is excluded" for want, _ in conflict.causes if want.name in held
     }
     parents = {
         parent.name: f"it needs {want}" for want, parent in conflict.causes if parent and parent.name in held
     }
     owners = {
-        guard.owner: f"one of its extras takes only `{want.name}{guard.specifier}`"
+        constraint.owner: f"one of its extras allows only `{want.name}{constraint.specifier}`"
         for want, _ in conflict.causes
-        for guard in conflict.guards.get(want.name, ())
-        if guard.owner in held
+        for constraint in conflict.constraints.get(want.name, ())
+        if constraint.owner in held
     }
-    return guarded or parents or owners
+    return narrowed or parents or owners
 
 
 def _needs(want: ResolverRequirement, parent: ResolverCandidate | None) -> str:
@@ -125,14 +128,14 @@ def _needs(want: ResolverRequirement, parent: ResolverCandidate | None) -> str:
 
 
 def _forced_releases(request: Request, source: CandidateSource) -> dict[NormalizedName, str]:
-    """Return the installed names that exact pins leave no choice about.
+    """Return the installed distributions that must change because of exact pins, each with the reason.
 
-    Unit propagation: where the roots or a lock leave one version of a name, what
-    that version needs is needed for certain.  It saves a round for each of them.
+    This is unit propagation: if the roots or a lock allow only one version of a name, the
+    requirements of that version hold in every solution.  It saves a round for each name.
     """
     if not request.installed:
         return {}
-    # With a lock all may be looked at as if it moved: what is fixed is known, and costs no request.
+    # With a lock every name counts as movable, because the fixed versions are known without a request.
     movable = dict.fromkeys(request.installed, "") if request.fixed else request.released
     provider = Provider(replace(request, released=movable), source, Reporter())
     forced: dict[NormalizedName, str] = {}
@@ -173,12 +176,12 @@ _Edges = dict[
 ]
 
 
-def _reached(
+def _required(
     mapping: Mapping[tuple[NormalizedName, str | None], ResolverCandidate],
     roots: Iterable[ResolverRequirement],
     provider: Provider,
 ) -> list[tuple[ResolverCandidate, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]]:
-    """Return what the roots lead to in *mapping*, with the wants that led there, sorted by name."""
+    """Return the candidates of *mapping* that the roots require, sorted by name, each with its parents."""
     edges: _Edges = {}
     queue: deque[tuple[ResolverRequirement, ResolverCandidate | None]] = deque(
         (want, provider.asker(want)) for want in roots
@@ -195,17 +198,17 @@ def _reached(
 
 
 def _pins(
-    reached: Iterable[
+    required: Iterable[
         tuple[ResolverCandidate, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]
     ],
     provider: Provider,
 ) -> dict[NormalizedName, Pin]:
-    """Return the pins of a finished solve, sorted by name; extras joined to their base."""
+    """Return the pins of a finished solve, sorted by name.  An extra is part of the pin of its name."""
     chosen: dict[NormalizedName, ResolverCandidate] = {}
     extras: defaultdict[NormalizedName, set[str]] = defaultdict(set)
     requires: defaultdict[NormalizedName, dict[str, None]] = defaultdict(dict)
     parents: defaultdict[NormalizedName, dict[Parent, None]] = defaultdict(dict)
-    for choice, wants in reached:
+    for choice, wants in required:
         name = choice.name
         if choice.extra is None:
             chosen[name] = choice

@@ -127,7 +127,7 @@ def test_a_cell_runs_as_a_script_in_what_was_applied(cells: dict[str, list[dict[
 def test_what_stands_in_the_way_is_said_without_a_traceback(cells: dict[str, list[dict[str, Any]]]) -> None:
     assert "did you mean `qlora-2026`?" in shown(cells["typo"])
     refused = shown(cells["refused"])
-    assert "error: `trl>=99` fits no candidate" in refused
+    assert "error: no candidate fits `trl>=99`" in refused
     assert "Traceback" not in shown(cells["typo"]) + refused
 
 

@@ -94,7 +94,7 @@ def unknown(says: str, hint: str = "", **facts: Any) -> IndexCase:
 
 def unsolved(says: str, asks: str = "demo>=1", **facts: Any) -> IndexCase:
     """Return a case in which no candidate is left."""
-    whole = f"`{asks}` fits no candidate because tiny asks for `{asks}` (packages.demo) and {says}"
+    whole = f"no candidate fits `{asks}` because tiny asks for `{asks}` (packages.demo) and {says}"
     return failed(whole, tag="no-solution", **facts)
 
 
@@ -194,7 +194,7 @@ CASES: Mapping[str, IndexCase] = {
         "`{url}demo/` answered 407 (Proxy Authentication Required)", faults={PAGE: Fault(status=407)}
     ),
     "404": failed(
-        "no index knows `demo` because tiny asks for `demo>=1` (packages.demo) and it was looked for in"
+        "no index has `demo` because tiny asks for `demo>=1` (packages.demo) and it was searched for in"
         " {url}",
         tag="no-solution",
         faults={PAGE: Fault(status=404)},
@@ -309,19 +309,19 @@ CASES: Mapping[str, IndexCase] = {
     ),
     "wrong hash of the metadata": done(
         "1.0",
-        f"demo 2.0 was passed over: `{NEWEST}.metadata` from `{{root}}{METADATA}` has the sha256"
+        f"not using demo 2.0: `{NEWEST}.metadata` from `{{root}}{METADATA}` has the sha256"
         f" hash {hashlib.sha256(b'Name: demo').hexdigest()}, expected {{metadata}}",
         faults={METADATA: Fault(body=b"Name: demo")},
     ),
     "wrong hash of a file": done(
         "1.0",
-        f"demo 2.0 was passed over: `{NEWEST}` from `{{root}}{FILE}` has the sha256 hash {{file}}, expected"
+        f"not using demo 2.0: `{NEWEST}` from `{{root}}{FILE}` has the sha256 hash {{file}}, expected"
         f" {'0' * 64}",
         server={"announce_metadata": False, "ranges": False},
         facts={NEWEST: {"sha256": "0" * 64}},
     ),
     "wrong hash of the only file": failed(
-        "no version of `demo` has metadata that can be read because tiny asks for `demo==2.0` (packages.demo)"
+        "no version of `demo` has valid metadata because tiny asks for `demo==2.0` (packages.demo)"
         f" and `{NEWEST}` from `{{root}}{FILE}` has the sha256 hash {{file}}, expected {'0' * 64}",
         tag="no-solution",
         specifier="==2.0",
@@ -336,7 +336,7 @@ CASES: Mapping[str, IndexCase] = {
     ),
     "no wheel under the name of one": done(
         "1.0",
-        f"demo 2.0 was passed over: `{NEWEST}` cannot be read as a wheel: File is not a zip file",
+        f"not using demo 2.0: `{NEWEST}` cannot be read as a wheel: File is not a zip file",
         server={"announce_metadata": False},
         faults={FILE: Fault(body=b"no wheel")},
     ),
@@ -348,7 +348,7 @@ CASES: Mapping[str, IndexCase] = {
         specifier="==2.0",
     ),
     "yanked and needed": unsolved(
-        "demo 2.0 was yanked: broken on Sundays, and only `==` takes a yanked version",
+        "demo 2.0 was yanked: broken on Sundays, and only `==` selects a yanked version",
         asks="demo>=2",
         facts={NEWEST: {"yanked": "broken on Sundays"}},
         specifier=">=2",
@@ -358,11 +358,11 @@ CASES: Mapping[str, IndexCase] = {
         status=("quarantined", "looks like malware"),
     ),
     "archived": done(
-        says="demo is no active project of its index: archived: use `other`",
+        says="the index marks demo as not active: archived: use `other`",
         status=("archived", "use `other`"),
     ),
     "deprecated, in HTML": done(
-        says="demo is no active project of its index: deprecated: use `other`",
+        says="the index marks demo as not active: deprecated: use `other`",
         server={"formats": ["html"]},
         status=("deprecated", "use `other`"),
     ),

@@ -202,7 +202,7 @@ get_ipython().register_magic_function(Magic(run=run, main=lambda argv: 2), "line
     "line that fails": "%colablock plan demo",
     "error": """
 from colablock.errors import NoSolution
-raise NoSolution("`x` fits no candidate", because=("because a needs b",), hint="Ask for `c`")
+raise NoSolution("no candidate fits `x`", because=("because a needs b",), hint="Ask for `c`")
 """,
 }
 
@@ -267,7 +267,7 @@ def test_failed_command_and_error_show_no_traceback(outputs: Outputs) -> None:
     assert failed["traceback"] == ["`colablock plan demo` ended with exit code 2"]
     (error,) = outputs["error"]
     first, *others = error["traceback"]
-    assert first.split() == ["error:", "`x`", "fits", "no", "candidate", "[no-solution]"]
+    assert first.split() == ["error:", "no", "candidate", "fits", "`x`", "[no-solution]"]
     assert others == ["  because a needs b", "", "hint: Ask for `c`"]
 
 

@@ -181,7 +181,7 @@ def test_colour_adds_nothing_else() -> None:
 ERRORS: list[tuple[ColablockError, str]] = [
     (
         NoSolution(
-            "`example-kernels>=0.4` fits no candidate",
+            "no candidate fits `example-kernels>=0.4`",
             because=(
                 "because example-kernels 0.4.0 and 0.4.1 need torch>=2.8",
                 "and the matrix keeps the preinstalled torch 2.6.0+cu124",
@@ -189,7 +189,7 @@ ERRORS: list[tuple[ColablockError, str]] = [
             hint="Let `torch` be replaced with `--replace torch`, or ask for `example-kernels<0.4`",
         ),
         """\
-error: `example-kernels>=0.4` fits no candidate                    [no-solution]
+error: no candidate fits `example-kernels>=0.4`                    [no-solution]
   because example-kernels 0.4.0 and 0.4.1 need torch>=2.8
   and the matrix keeps the preinstalled torch 2.6.0+cu124
 

@@ -1,4 +1,4 @@
-"""Every case under ``tests/cases``, solved by colablock and by uv over the same index of real files."""
+"""Solve every case in ``tests/cases`` with colablock and with uv, from the same index of real files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NO_ANSWER = ("No solution found", "Failed to", "not found", "Requested package n
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_colablock_finds_what_the_case_expects(case: ResolverCase, tmp_path: Path) -> None:
+def test_colablock_finds_the_expected_pins(case: ResolverCase, tmp_path: Path) -> None:
     with case.world(tmp_path) as world:
         pins, report = own_pins(world, tmp_path / "cache")
     if case.expect.unsatisfiable:
@@ -49,7 +49,7 @@ def test_colablock_finds_what_the_case_expects(case: ResolverCase, tmp_path: Pat
 
 
 @pytest.mark.parametrize("case", UV_CASES.values(), ids=UV_CASES)
-def test_uv_finds_what_the_case_expects(case: ResolverCase, tmp_path: Path) -> None:
+def test_uv_finds_the_expected_pins(case: ResolverCase, tmp_path: Path) -> None:
     with case.world(tmp_path) as world:
         pins = uv_pins(world, tmp_path / "cache")
     if case.expect.unsatisfiable:
@@ -61,7 +61,7 @@ def test_uv_finds_what_the_case_expects(case: ResolverCase, tmp_path: Path) -> N
 
 
 def own_pins(world: ServedCase, cache: Path) -> tuple[Mapping[str, str] | None, str]:
-    """Return what colablock pins in *world*; None and the report when it finds no solution."""
+    """Return the pins of colablock in *world*; None and the report if it finds no solution."""
     matrix, environment = _matrix(world), environment_for(world.case.python, world.case.platform)
     fetcher = Fetcher(os.environ, cache=cache)
     source = IndexSource.for_matrix(
@@ -93,7 +93,7 @@ def own_pins(world: ServedCase, cache: Path) -> tuple[Mapping[str, str] | None, 
 
 
 def _matrix(world: ServedCase) -> Matrix:
-    """Return the matrix that asks for what the case asks for."""
+    """Return a matrix with the requirements of the case."""
     case = world.case
     constraints = map(Requirement, case.constraints)
     return Matrix(
@@ -118,7 +118,7 @@ def _matrix(world: ServedCase) -> Matrix:
 
 
 def uv_pins(world: ServedCase, cache: Path) -> Mapping[str, str] | None:
-    """Return what ``uv pip compile`` pins in *world*; None when it finds no solution."""
+    """Return the pins of ``uv pip compile`` in *world*; None if it finds no solution."""
     process = subprocess.run(
         [uv.find_uv_bin(), *_uv_arguments(world, cache)],
         input="\n".join(world.require),
@@ -160,7 +160,7 @@ def _uv_platform(tag: str) -> str:
 
 
 def _pin(line: str) -> tuple[str, str]:
-    """Return name and version of a line of uv's output; of a direct reference by its file name."""
+    """Return the name and the version in a line of uv's output, of a direct reference by its file name."""
     if " @ " in line:
         name, url = line.split(" @ ")
         return name, _version(url.rpartition("/")[2])

@@ -1,4 +1,4 @@
-"""The whole text of each kind of conflict: read them as a user would."""
+"""The whole report of each kind of conflict."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OLD_TORCHAO = Absent(
 
 @dataclass(frozen=True)
 class ConflictCase:
-    """A request that cannot be met, and the whole report of it."""
+    """A request without a solution, and its whole report."""
 
     roots: Sequence[str]
     index: Mapping[str, Sequence[str]]
@@ -107,7 +107,7 @@ CASES = {
         ["stack"],
         {"stack 1": ["pandas>=3"], "pandas 3": []},
         """
-        `pandas>=3` fits no candidate
+        no candidate fits `pandas>=3`
           because stack 1 needs `pandas>=3`
           and demo asks for `stack` (packages.stack)
           and pandas 2.2.2 is installed and protected
@@ -119,7 +119,7 @@ CASES = {
         ["stack"],
         {"stack 1": ["numpy<1.26"], "numpy 1.25": []},
         """
-        `numpy<1.26` fits no candidate
+        no candidate fits `numpy<1.26`
           because stack 1 needs `numpy<1.26`
           and demo asks for `stack` (packages.stack)
           and pandas 2.2.2 is protected and needs `numpy>=1.26`
@@ -130,10 +130,10 @@ CASES = {
         ["stack"],
         {"stack 1": ["numpy>=9"], "numpy 2.0.2": []},
         """
-        `numpy>=9` fits no candidate
+        no candidate fits `numpy>=9`
           because stack 1 needs `numpy>=9`
           and demo asks for `stack` (packages.stack)
-          and the one version of numpy to be had is 2.0.2
+          and the only available version of numpy is 2.0.2
         """,
         facts={"installed": COLAB, "protected": PROTECTED},
     ),
@@ -141,10 +141,10 @@ CASES = {
         ["stack"],
         {"stack 1": ["setuptools>=81"], "setuptools 81": [], "setuptools 80": []},
         """
-        `setuptools>=81` fits no candidate
+        no candidate fits `setuptools>=81`
           because stack 1 needs `setuptools>=81`
           and demo asks for `stack` (packages.stack)
-          and constraints.setuptools takes only `setuptools<81`
+          and constraints.setuptools allows only `setuptools<81`
         """,
         facts={"constraints": constraints("setuptools<81")},
     ),
@@ -152,10 +152,10 @@ CASES = {
         ["peft"],
         {"peft 1": ["torchao"], "torchao 0.10": []},
         """
-        `torchao` fits no candidate
+        no candidate fits `torchao`
           because peft 1 needs `torchao`
           and demo asks for `peft` (packages.peft)
-          and absent.torchao keeps out `torchao<0.16`
+          and absent.torchao excludes `torchao<0.16`
         """,
         facts={"absent": (OLD_TORCHAO,)},
     ),
@@ -163,29 +163,29 @@ CASES = {
         ["a"],
         {"a 1": ["b"], "b 1": ["tranformers>=1"]},
         """
-        no index knows `tranformers`
+        no index has `tranformers`
           because b 1 needs `tranformers>=1`
           and a 1 needs `b`
           and demo asks for `a` (packages.a)
-          and it was looked for in http://127.0.0.1/simple/
+          and it was searched for in http://127.0.0.1/simple/
         """,
     ),
     "no such version": ConflictCase(
         ["a>=3"],
         {"a 1": [], "a 2": []},
         """
-        `a>=3` fits no candidate
+        no candidate fits `a>=3`
           because demo asks for `a>=3` (packages.a)
-          and the versions of a to be had are 1 and 2
+          and the available versions of a are 1 and 2
         """,
     ),
     "no such version among many": ConflictCase(
         ["a>=30"],
         {f"a {version}": [] for version in range(1, 30)},
         """
-        `a>=30` fits no candidate
+        no candidate fits `a>=30`
           because demo asks for `a>=30` (packages.a)
-          and the versions of a to be had are 1 to 29
+          and the available versions of a are 1 to 29
         """,
     ),
     "no wheel": ConflictCase(
@@ -213,7 +213,7 @@ CASES = {
         ["a"],
         {"a 1": ["torch==2.4.0"]},
         """
-        `torch==2.4.0` fits no candidate
+        no candidate fits `torch==2.4.0`
           because a 1 needs `torch==2.4.0`
           and demo asks for `a` (packages.a)
           and torch 2.4.0 has no wheel for Python 3.12: cp311 only
@@ -224,9 +224,9 @@ CASES = {
         ["a>=2"],
         {"a 2": [], "a 1": []},
         """
-        `a>=2` fits no candidate
+        no candidate fits `a>=2`
           because demo asks for `a>=2` (packages.a)
-          and a 2 was yanked, and only `==` takes a yanked version
+          and a 2 was yanked, and only `==` selects a yanked version
         """,
         yanked=["a 2"],
     ),
@@ -234,10 +234,10 @@ CASES = {
         ["b"],
         {"b 1": ["a>1"], "a 2rc1": [], "a 1": []},
         """
-        `a>1` fits no candidate
+        no candidate fits `a>1`
           because b 1 needs `a>1`
           and demo asks for `b` (packages.b)
-          and a 2rc1 is a pre-release, and those are left out (`prerelease`)
+          and a 2rc1 is a pre-release, and pre-releases are excluded (`prerelease`)
         """,
         facts={"prerelease": "disallow"},
     ),
@@ -254,7 +254,7 @@ CASES = {
         ["b"],
         {"b 1": ["a"], "a 1": ["unreadable"], "a 2": ["unreadable"]},
         """
-        no version of `a` has metadata that can be read
+        no version of `a` has valid metadata
           because b 1 needs `a`
           and demo asks for `b` (packages.b)
           and the metadata of a 2 cannot be read
@@ -265,7 +265,7 @@ CASES = {
         ["a>=2"],
         {"a 1": [], "a 2": []},
         """
-        `a>=2` fits no candidate
+        no candidate fits `a>=2`
           because demo asks for `a>=2` (packages.a)
           and a is locked at 1
         """,
@@ -285,38 +285,38 @@ CASES = {
         ["a"],
         {"a 1": ["b[x]"], "b 1": ["c>=3; extra == 'x'"], "c 2": []},
         """
-        `c>=3` fits no candidate
+        no candidate fits `c>=3`
           because b[x] 1 needs `c>=3`
           and a 1 needs `b[x]`
           and demo asks for `a` (packages.a)
-          and the one version of c to be had is 2
+          and the only available version of c is 2
         """,
     ),
     "a direct reference of somebody else": ConflictCase(
         ["a"],
         {"a 1": ["b @ https://files.example/b-1-py3-none-any.whl"], "b 1": []},
         """
-        `b @ https://files.example/b-1-py3-none-any.whl` fits no candidate
+        no candidate fits `b @ https://files.example/b-1-py3-none-any.whl`
           because a 1 needs `b @ https://files.example/b-1-py3-none-any.whl`
           and demo asks for `a` (packages.a)
-          and a direct reference is followed only where the matrix itself names it (b)
+          and a direct reference counts only if the matrix itself has it (b)
         """,
     ),
 }
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_report_says_what_what_for_and_what_the_user_wrote(case: ConflictCase) -> None:
+def test_the_whole_report_of_a_conflict(case: ConflictCase) -> None:
     assert str(report(case)) == dedent(case.report).strip()
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_no_sentence_is_said_twice(case: ConflictCase) -> None:
+def test_no_sentence_appears_twice(case: ConflictCase) -> None:
     lines = [line.removeprefix("because ").removeprefix("and ") for line in report(case).because]
     assert len(set(lines)) == len(lines)
 
 
-def test_the_error_carries_its_facts() -> None:
+def test_the_error_has_its_facts_as_attributes() -> None:
     error = report(CASES["diamond"], hint="Ask for less")
     assert error.names == ("c",)
     assert error.hint == "Ask for less"
@@ -324,16 +324,16 @@ def test_the_error_carries_its_facts() -> None:
     assert error.exit_code is ExitCode.UNMET
 
 
-def test_an_asker_of_many_versions_takes_one_sentence() -> None:
+def test_a_parent_with_many_versions_gets_one_sentence() -> None:
     index = {f"a 1.{i}": [f"c==1.{i}"] for i in range(9)} | {f"c 1.{i}": [] for i in range(9)}
     error = report(ConflictCase(["a", "c>=2"], {**index, "c 2": []}, ""))
-    assert "and a 1.0 to 1.8 (9 versions tried) need one version each: from `c==1.8` to `c==1.0`" in (
+    assert "and a 1.0 to 1.8 (9 versions tried) each need one version: from `c==1.8` to `c==1.0`" in (
         error.because
     )
 
 
-def test_the_other_asker_is_named_though_the_last_dead_end_was_of_one() -> None:
-    """Of the many releases of `back` all but one need what does not exist; `front` excludes that one."""
+def test_both_parents_are_named_if_the_last_conflict_shows_one() -> None:
+    """All releases of `back` but one need a version that does not exist, and `front` excludes that one."""
     index = {f"front 1.{i}": [f"base==1.{i}"] for i in range(5)} | {f"base 1.{i}": [] for i in range(5)}
     index |= {f"back 1.{i}": [f"base==2.{i}"] for i in range(5)} | {"base 2.0": []}
     text = str(report(ConflictCase(["front", "back"], index, "")))
@@ -341,12 +341,12 @@ def test_the_other_asker_is_named_though_the_last_dead_end_was_of_one() -> None:
         assert words in text
 
 
-def test_what_a_lock_lacks_is_not_said_to_be_in_no_index() -> None:
+def test_a_name_missing_in_a_lock_is_not_reported_as_missing_in_indexes() -> None:
     error = report(ConflictCase(["a"], {}, ""), source=EmptyLock())
     assert str(error) == "`a` is not in the lock\n  because demo asks for `a` (packages.a)"
 
 
-def test_what_is_installed_and_fits_is_no_misfit() -> None:
+def test_a_fitting_installed_version_is_no_misfit() -> None:
     source = DictSource({}, refused={"torch 2.4.0": "no wheel"})
     request = Request(
         environment=PYTHON_312, roots=entries("torch"), installed=installed({"torch 2.8.0": []})
@@ -356,17 +356,17 @@ def test_what_is_installed_and_fits_is_no_misfit() -> None:
 
 
 @pytest.mark.parametrize("root", ["torch>=3", "torch; python_version < '3'"])
-def test_what_nobody_asks_for_is_no_misfit(root: str) -> None:
+def test_a_version_that_is_not_requested_is_no_misfit(root: str) -> None:
     source = DictSource({}, refused={"torch 2.4.0": "no wheel"})
     assert misfits(Request(environment=PYTHON_312, roots=entries(root)), source) == {}
 
 
-def test_an_index_that_cannot_be_read_leaves_the_report_to_others() -> None:
+def test_an_unreadable_index_gives_no_misfits() -> None:
     assert misfits(Request(environment=PYTHON_312, roots=entries("torch")), Unreachable()) == {}
 
 
 class EmptyLock:
-    """A lock with nothing in it."""
+    """An empty lock."""
 
     def judge(self, name: str) -> ProjectCandidates:  # noqa: ARG002
         return ProjectCandidates(found=False, where=(LOCK,))

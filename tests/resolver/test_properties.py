@@ -1,4 +1,4 @@
-"""Laws of the solve and of the plan, over small random indexes and small random environments."""
+"""Properties of the solve and of the plan, for small random indexes and environments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXTRA = "; extra == 'x'"
 
 @st.composite
 def needs_of(draw: st.DrawFn, name: str) -> list[str]:
-    """Draw what one version of *name* needs: few requirements, some of them behind its extra."""
+    """Draw a few requirements for one version of *name*, some of them for its extra."""
     lines = []
     for needed in draw(st.lists(st.sampled_from(NAMES), max_size=2, unique=True)):
         if needed != name:
@@ -42,7 +42,7 @@ def needs_of(draw: st.DrawFn, name: str) -> list[str]:
 
 @dataclass(frozen=True)
 class DrawnProblem:
-    """An index, what is installed, and what is asked for."""
+    """An index, installed distributions, and root requirements."""
 
     index: Mapping[str, Sequence[str]]
     image: Mapping[str, Sequence[str]]
@@ -62,7 +62,7 @@ class DrawnProblem:
         )
 
     def solve(self) -> Resolution:
-        """Return the resolution; a world without one is no example of a law about resolutions."""
+        """Return the resolution.  A problem without a solution is no example for a property of solutions."""
         try:
             return resolve(self.request(), DictSource(self.index))
         except NoSolution:
@@ -103,7 +103,7 @@ def worlds(draw: st.DrawFn, *, with_image: bool = True) -> DrawnProblem:
 
 
 def applying(lines: Sequence[str], extras: frozenset[str]) -> list[Requirement]:
-    """Return the requirements among *lines* that hold with *extras* asked for."""
+    """Return the requirements among *lines* that apply with *extras*."""
     parsed = [Requirement(line) for line in lines]
     return [
         r
@@ -113,7 +113,7 @@ def applying(lines: Sequence[str], extras: frozenset[str]) -> list[Requirement]:
 
 
 @given(worlds())
-def test_the_pins_satisfy_each_other_and_the_user(world: DrawnProblem) -> None:
+def test_the_pins_meet_all_requirements(world: DrawnProblem) -> None:
     found = world.solve()
     state = pins_of(found)
     before = {key.split()[0]: key.split()[1] for key in world.image}
@@ -151,7 +151,7 @@ LEFT_OVERS = DrawnProblem(  # `c` and `d` need each other, and are left over fro
 
 @given(worlds(with_image=False))
 @example(LEFT_OVERS)
-def test_every_pin_was_asked_for(world: DrawnProblem) -> None:
+def test_every_pin_is_required(world: DrawnProblem) -> None:
     found = world.solve()
     reached: set[str] = set()
     queue = [Requirement(root).name for root in world.roots]
@@ -186,7 +186,7 @@ def outcome(world: DrawnProblem, roots: Sequence[str]) -> dict[str, str] | None:
 
 
 @given(worlds())
-def test_where_everything_may_stay_nothing_moves(world: DrawnProblem) -> None:
+def test_nothing_moves_if_everything_may_stay(world: DrawnProblem) -> None:
     try:
         held = resolve(world.request(), DictSource(world.index), may_release=False)
     except NoSolution:
@@ -200,7 +200,7 @@ def test_where_everything_may_stay_nothing_moves(world: DrawnProblem) -> None:
 
 
 @given(worlds())
-def test_what_stays_is_not_asked_for(world: DrawnProblem) -> None:
+def test_held_names_are_not_looked_up(world: DrawnProblem) -> None:
     source = DictSource(world.index)
     try:
         found = resolve(world.request(), source)
@@ -212,7 +212,7 @@ def test_what_stays_is_not_asked_for(world: DrawnProblem) -> None:
 
 
 @given(worlds(with_image=False))
-def test_what_was_solved_once_is_found_again_without_a_question(world: DrawnProblem) -> None:
+def test_an_installed_solution_is_found_again_without_lookups(world: DrawnProblem) -> None:
     once = world.solve()
     keys = [f"{name} {pin.version}" for name, pin in once.pins.items()]
     there = replace(world, image={key: world.index[key] for key in keys})
@@ -224,19 +224,19 @@ def test_what_was_solved_once_is_found_again_without_a_question(world: DrawnProb
 
 
 @given(worlds())
-def test_the_protected_stay(world: DrawnProblem) -> None:
+def test_protected_distributions_stay(world: DrawnProblem) -> None:
     found = world.solve()
     for name in world.request().protected & found.pins.keys():
         assert found.pins[name].is_installed
 
 
 @given(worlds(with_image=False))
-def test_a_solution_is_found_where_there_is_one(world: DrawnProblem) -> None:
+def test_a_solution_is_found_if_one_exists(world: DrawnProblem) -> None:
     assert (outcome(world, world.roots) is not None) == brute_force(world)
 
 
 def brute_force(world: DrawnProblem) -> bool:
-    """Whether some choice of versions meets everything: every one is tried."""
+    """Whether some choice of versions meets all requirements.  It tries every choice."""
 
     def works(chosen: Mapping[str, str], asked: list[Requirement], done: frozenset[str]) -> bool:
         decided = [want for want in asked if want.name in chosen]
@@ -285,7 +285,7 @@ def replay(plan: Plan, world: DrawnProblem) -> dict[str, Sequence[str]]:
 
 
 @given(worlds(), st.sampled_from([None, *Remedy]))
-def test_after_the_steps_the_stack_stands(world: DrawnProblem, broken: Remedy | None) -> None:
+def test_the_steps_install_every_pin(world: DrawnProblem, broken: Remedy | None) -> None:
     found = world.solve()
     after = replay(planned(world, found, world.snapshot(), broken), world)
     for name, pin in found.pins.items():
@@ -293,7 +293,7 @@ def test_after_the_steps_the_stack_stands(world: DrawnProblem, broken: Remedy | 
 
 
 @given(worlds(), st.sampled_from([None, *Remedy]))
-def test_what_newly_breaks_is_in_the_plan(world: DrawnProblem, broken: Remedy | None) -> None:
+def test_every_newly_broken_distribution_is_in_the_plan(world: DrawnProblem, broken: Remedy | None) -> None:
     found, snapshot = world.solve(), world.snapshot()
     plan = planned(world, found, snapshot, broken)
     before = DependencyGraph.of(snapshot)
@@ -329,7 +329,7 @@ def test_a_protected_distribution_is_not_broken_by_a_version_that_moves(world: D
 
 
 @given(worlds(), st.sampled_from([None, *Remedy]))
-def test_what_the_plan_calls_broken_is_broken(world: DrawnProblem, broken: Remedy | None) -> None:
+def test_broken_distributions_are_removed_or_changed(world: DrawnProblem, broken: Remedy | None) -> None:
     found, snapshot = world.solve(), world.snapshot()
     plan = planned(world, found, snapshot, broken)
     after = installed(replay(plan, world))
