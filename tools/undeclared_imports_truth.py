@@ -32,10 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from colablock._vendor.packaging.utils import NormalizedName  # noqa: E402 - run as a script
-from colablock.check.findings import ExaminedDistribution, Severity, judge  # noqa: E402
+from colablock.check.findings import ExaminedDistribution, Severity, import_findings  # noqa: E402
 from colablock.check.import_names import ImportProvider, ImportProviders, modules_of  # noqa: E402
 from colablock.check.import_statements import ImportTime  # noqa: E402
-from colablock.check.reachable_imports import Import, ReachableImports, reached_imports  # noqa: E402
+from colablock.check.reachable_imports import Import, ReachableImports, find_reachable_imports  # noqa: E402
 
 FACTS = """
 import importlib.metadata, json, os, platform, sys
@@ -174,7 +174,7 @@ class Case:
             name: Path(path).read_bytes() if name.endswith(".py") else b""
             for name, path in self.facts["files"].items()
         }
-        return reached_imports(files, self.entries, self.facts["markers"])
+        return find_reachable_imports(files, self.entries, self.facts["markers"])
 
     def errors(self, reached: ReachableImports) -> set[str]:
         """Return the names that are errors where nothing provides them and everything else is as it is."""
@@ -188,9 +188,9 @@ class Case:
             named = NormalizedName(name)
             providers[named] = ImportProvider(name=named, version=version, modules=modules_of(paths))
         examined = ExaminedDistribution(
-            name=NormalizedName(self.name), version="", reached=reached, declared=frozenset(providers)
+            name=NormalizedName(self.name), version="", reachable=reached, declared=frozenset(providers)
         )
-        findings = judge(examined, ImportProviders(providers), {})
+        findings = import_findings(examined, ImportProviders(providers), {})
         return {one.name.partition(".")[0] for one in findings if one.severity is Severity.ERROR}
 
     def run(self) -> dict[str, tuple[str, dict[str, str]]]:

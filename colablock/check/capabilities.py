@@ -1,4 +1,4 @@
-"""What a matrix claims to be capable of, judged from versions and cards alone: a live proof says more."""
+"""Check the capabilities that a matrix declares, by versions and cards alone.  A live proof is stronger."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.accelerator import NF4_ON_CPU, Accelerator, has_nf4
 
-__all__ = ["CAPABILITIES", "HOLDS", "judge_capability"]
+__all__ = ["CAPABILITIES", "HOLDS", "check_capability"]
 
 HOLDS = "holds"
 
@@ -20,27 +20,27 @@ _LLAMA3_ROPE = Version("4.43")  # transformers 4.43.0, release notes: Llama 3.1
 Versions = Mapping[NormalizedName, str]
 
 
-def judge_capability(claim: str, versions: Versions, accelerator: Accelerator) -> str:
-    """Return ``holds``, ``does not hold: ...`` or ``not known: ...`` for one of a matrix's capabilities.
+def check_capability(capability: str, versions: Versions, accelerator: Accelerator) -> str:
+    """Return ``holds``, ``does not hold: ...`` or ``not known: ...`` for a declared capability.
 
     *versions* are those of the stack, by name.
     """
-    judge = CAPABILITIES.get(claim)
-    return judge(versions, accelerator) if judge else f"not known: no rule for `{claim}`"
+    rule = CAPABILITIES.get(capability)
+    return rule(versions, accelerator) if rule else f"not known: no rule for `{capability}`"
 
 
 def _nf4(versions: Versions, accelerator: Accelerator) -> str:
-    there = versions.get(_BITSANDBYTES)
-    if there is None:
-        return "does not hold: bitsandbytes is no part of the stack"
+    installed = versions.get(_BITSANDBYTES)
+    if installed is None:
+        return "does not hold: the stack has no bitsandbytes"
     if accelerator.kind != "cuda":
-        if has_nf4(there, has_gpu=False):
+        if has_nf4(installed, has_gpu=False):
             return HOLDS
         first = ".".join(map(str, NF4_ON_CPU))
-        return f"does not hold: bitsandbytes {there} quantises on CUDA only, {first} on the CPU too"
+        return f"does not hold: bitsandbytes {installed} needs CUDA; version {first} also quantises on CPUs"
     for device in accelerator.devices:
         if device.capability is None:
-            return f"not known: nobody tells the compute capability of the {device.name}"
+            return f"not known: the compute capability of the {device.name} is unknown"
         if device.capability < _NF4_CAPABILITY:
             return (
                 f"does not hold: {device.name} has compute capability {device.compute_capability}, below 6.0"
@@ -48,13 +48,13 @@ def _nf4(versions: Versions, accelerator: Accelerator) -> str:
     return HOLDS
 
 
-def _llama3_rope(versions: Versions, accelerator: Accelerator) -> str:  # noqa: ARG001 - as the others
-    there = versions.get(_TRANSFORMERS)
-    if there is None:
-        return "does not hold: transformers is no part of the stack"
-    if Version(there) >= _LLAMA3_ROPE:
+def _llama3_rope(versions: Versions, accelerator: Accelerator) -> str:  # noqa: ARG001 - every rule has the same arguments
+    installed = versions.get(_TRANSFORMERS)
+    if installed is None:
+        return "does not hold: the stack has no transformers"
+    if Version(installed) >= _LLAMA3_ROPE:
         return HOLDS
-    return f"does not hold: transformers {there} reads no llama3 rope scaling, 4.43 does"
+    return f"does not hold: transformers {installed} does not support llama3 RoPE scaling; 4.43 does"
 
 
 CAPABILITIES: Mapping[str, Callable[[Versions, Accelerator], str]] = {

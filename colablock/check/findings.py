@@ -1,4 +1,4 @@
-"""Phantom imports: what a distribution imports and does not declare, and what it declares in vain."""
+"""Findings about the imports of a distribution: undeclared, missing, and declared but unused."""
 
 from __future__ import annotations
 
@@ -8,25 +8,32 @@ from enum import Enum
 from typing import Any
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.check.import_names import ImportProviders, Supply
+from colablock.check.import_names import ImportProviders, ProviderMatch
 from colablock.check.import_statements import ImportTime
 from colablock.check.reachable_imports import Import, ReachableImports
 
-__all__ = ["ExaminedDistribution", "ImportFault", "ImportFinding", "Severity", "judge", "no_modules"]
+__all__ = [
+    "ExaminedDistribution",
+    "ImportFault",
+    "ImportFinding",
+    "Severity",
+    "import_findings",
+    "no_modules",
+]
 
 
 class ImportFault(Enum):
-    """What is wrong."""
+    """The kind of a finding."""
 
-    MISSING = "missing"  # imported, and nothing in the stack provides it
-    UNDECLARED = "undeclared"  # imported, and there on somebody else's account
-    IN_VAIN = "in-vain"  # declared, and not imported by anything that is reached
-    NO_MODULES = "no-modules"  # it installs nothing that can be imported
-    UNREAD = "unread"  # a source that cannot be parsed
+    MISSING = "missing"  # imported, but nothing in the stack provides it
+    UNDECLARED = "undeclared"  # imported and installed, but not declared
+    UNUSED = "in-vain"  # declared, but no reachable module imports it
+    NO_MODULES = "no-modules"  # the distribution installs no modules
+    UNREAD = "unread"  # a source file that cannot be parsed
 
 
 class Severity(Enum):
-    """Whether it stops the entry points, or is worth knowing."""
+    """Whether a finding breaks the entry points, or is only a notice."""
 
     ERROR = "error"
     NOTICE = "notice"
@@ -34,11 +41,10 @@ class Severity(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportFinding:
-    """One fault of one distribution.
+    """One finding about one distribution.
 
-    *name* is the module, the requirement or the file that it is about, *where*
-    a line of the distribution ("" for none), *detail* the rest of a sentence that
-    begins with the distribution.
+    *name* is the module, requirement or file concerned, *where* the line in the distribution, or
+    "".  *detail* is the rest of a sentence that starts with the distribution.
     """
 
     package: NormalizedName
@@ -51,11 +57,11 @@ class ImportFinding:
 
     @property
     def text(self) -> str:
-        """The finding in one sentence, without its severity."""
+        """The finding in one sentence, without the severity."""
         return f"{self.package} {self.version} {self.detail}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the finding as the result file of a check has it."""
+        """Return the finding as in the results file."""
         return {
             "package": str(self.package),
             "version": self.version,
@@ -69,32 +75,32 @@ class ImportFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExaminedDistribution:
-    """One distribution of a stack: what of it is reached, and what it declares that is in force here."""
+    """One distribution: its reachable imports, and the requirements that it declares for this environment."""
 
     name: NormalizedName
     version: str
-    reached: ReachableImports
+    reachable: ReachableImports
     declared: frozenset[NormalizedName]
 
 
-def judge(
+def import_findings(
     examined: ExaminedDistribution,
     providers: ImportProviders,
     requires: Mapping[NormalizedName, Iterable[NormalizedName]],
 ) -> tuple[ImportFinding, ...]:
-    """Return what is wrong with the requirements of one distribution, errors first.
+    """Return the findings about the requirements of one distribution, errors first.
 
-    *providers* are the other distributions of the stack, and *requires* says
-    which of them each one asks for.  A name that several imports lack is told
-    once, at the place where it is most certain to be missed.
+    *providers* are the other distributions of the stack, and *requires* maps each to its own
+    requirements.  A name that several imports miss is reported once, at the import that is most
+    certain to run.
     """
     case = _DistributionImports(examined, providers, requires)
-    findings = [*case.missing(), *case.undeclared(), *case.in_vain(), *case.unread()]
+    findings = [*case.missing(), *case.undeclared(), *case.unused(), *case.unread()]
     return tuple(sorted(findings, key=lambda finding: finding.severity is Severity.NOTICE))
 
 
 def no_modules(package: NormalizedName, version: str, reason: str) -> ImportFinding:
-    """Return the finding that a distribution holds nothing that can be imported."""
+    """Return the finding that a distribution installs no modules."""
     return ImportFinding(
         package=package,
         version=version,
@@ -102,12 +108,12 @@ def no_modules(package: NormalizedName, version: str, reason: str) -> ImportFind
         severity=Severity.ERROR,
         name=str(package),
         where="",
-        detail=f"installs nothing that can be imported: {reason}",
+        detail=f"installs no modules: {reason}",
     )
 
 
 class _DistributionImports:
-    """The imports of one distribution, each with who provides it."""
+    """The imports of one distribution, each with its providers."""
 
     def __init__(
         self,
@@ -117,73 +123,72 @@ class _DistributionImports:
     ) -> None:
         self._examined = examined
         self._providers = providers
-        self._supplies = [(one, self._supply(one)) for one in examined.reached.imports]
-        self._through = _ways(examined.declared, requires)
+        self._matches = [(one, self._match(one)) for one in examined.reachable.imports]
+        self._through = _required_through(examined.declared, requires)
 
     def missing(self) -> Iterator[ImportFinding]:
-        """Yield what nobody provides, and what those who should have do not hold."""
-        told = set()
-        for one, supply in self._supplies:
-            if (supply is not None and supply.lacking is None) or self._is_replaced(one):
+        """Yield imports without a provider, and modules that their providers do not have."""
+        reported = set()
+        for one, match in self._matches:
+            if (match is not None and match.missing is None) or self._is_replaced(one):
                 continue
             name = self._name(one)
-            part = name if one.own or supply is not None else self._providers.gap(one.name, one.member)
-            if part in told:
+            part = name if one.own or match is not None else self._providers.gap(one.name, one.member)
+            if part in reported:
                 continue
-            told.add(part)
+            reported.add(part)
             if one.own:
-                reason = "which it does not hold itself"
-            elif supply is not None:
-                reason = f"which {self._listed(supply.providers)} does not hold"
+                reason = "which it does not have itself"
+            elif match is not None:
+                reason = f"which {self._listed(match.providers)} does not have"
             else:
                 reason = "which nothing in the stack provides"
             yield self._finding(ImportFault.MISSING, one, name, reason)
 
     def undeclared(self) -> Iterator[ImportFinding]:
-        """Yield what is there though the distribution does not ask for it."""
-        told: set[NormalizedName] = set()
-        for one, supply in self._supplies:
-            others = supply.providers if supply is not None else frozenset()
-            if not others or others & self._examined.declared or self._is_replaced(one) or others <= told:
+        """Yield imports of installed distributions that are not declared."""
+        reported: set[NormalizedName] = set()
+        for one, match in self._matches:
+            others = match.providers if match is not None else frozenset()
+            if not others or others & self._examined.declared or self._is_replaced(one) or others <= reported:
                 continue
-            told |= others
-            ways = sorted({self._through[other] for other in others if other in self._through})
-            held = self._listed(others)
-            only = f"only through {ways[0]}" if ways else "only because the stack has it"
-            yield self._finding(
-                ImportFault.UNDECLARED, one, self._name(one), f"undeclared: {held} comes {only}", notice=True
-            )
+            reported |= others
+            through = sorted({self._through[other] for other in others if other in self._through})
+            names = self._listed(others)
+            reason = f"undeclared: no declared requirement brings in {names}"
+            if through:
+                reason = f"undeclared: {names} is installed only because {through[0]} requires it"
+            yield self._finding(ImportFault.UNDECLARED, one, self._name(one), reason, notice=True)
 
-    def in_vain(self) -> Iterator[ImportFinding]:
-        """Yield what is declared and holds modules, of which nothing that is reached imports any."""
-        used = {name for _, supply in self._supplies if supply is not None for name in supply.providers}
+    def unused(self) -> Iterator[ImportFinding]:
+        """Yield declared requirements with modules that no reachable module imports."""
+        used = {name for _, match in self._matches if match is not None for name in match.providers}
         for name in sorted(self._examined.declared - used):
             provider = self._providers.providers.get(name)
             if provider is not None and provider.modules.names:
-                yield self._plain(
-                    ImportFault.IN_VAIN, name, f"declares {name}, which nothing that is reached imports"
-                )
+                detail = f"declares {name}, but no reachable module imports it"
+                yield self._plain(ImportFault.UNUSED, name, detail)
 
     def unread(self) -> Iterator[ImportFinding]:
-        """Yield the sources that this Python cannot parse."""
-        for one in self._examined.reached.unread:
+        """Yield the source files that this Python cannot parse."""
+        for one in self._examined.reachable.unread:
             where = f"{one.path}:{one.line}"
-            detail = f"holds a source that this Python cannot parse ({where}): {one.reason}"
+            detail = f"has a source file that this Python cannot parse ({where}): {one.reason}"
             yield self._plain(ImportFault.UNREAD, one.path, detail, where)
 
-    def _supply(self, one: Import) -> Supply | None:
+    def _match(self, one: Import) -> ProviderMatch | None:
         return None if one.own else self._providers.find(one.name, one.member)
 
     def _is_replaced(self, one: Import) -> bool:
-        """Whether an import does not run, since all that it stands in for is there."""
+        """Whether an import does not run, because every module that it replaces is installed."""
         return any(all(map(self._is_there, group)) for group in one.unless)
 
     def _is_there(self, name: str) -> bool:
-        supply = self._providers.find(name)
-        return supply is not None and supply.lacking is None
+        match = self._providers.find(name)
+        return match is not None and match.missing is None
 
     def _name(self, one: Import) -> str:
-        """Return the module that is meant: of ``from a import b`` it is ``a.b`` where that is one."""
+        """Return the imported module: for ``from a import b`` it is ``a.b`` if that is a module."""
         full = f"{one.name}.{one.member}" if one.member and one.member != "*" else one.name
         return full if self._providers.is_module(full) or self._providers.is_namespace(one.name) else one.name
 
@@ -223,13 +228,13 @@ class _DistributionImports:
         )
 
 
-def _ways(
+def _required_through(
     declared: Iterable[NormalizedName], requires: Mapping[NormalizedName, Iterable[NormalizedName]]
 ) -> dict[NormalizedName, NormalizedName]:
-    """Return for all that comes with the *declared* which of these asks for it, on the shortest way."""
+    """Map each distribution to the one of *declared* that brings it in, by the shortest path."""
     through = {name: name for name in sorted(declared)}
     queue = list(through)
-    for name in queue:  # grows
+    for name in queue:  # it grows during the loop
         for needed in sorted(requires.get(name, ())):
             if needed not in through:
                 through[needed] = through[name]

@@ -1,4 +1,4 @@
-"""Import names: which files are modules, whose they are, and which come with Python."""
+"""Import names: which files are modules, which distribution provides them, which belong to Python."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = [
     "ImportProviders",
     "ModuleFile",
     "Modules",
-    "Supply",
+    "ProviderMatch",
     "installed_path",
     "modules_of",
     "standard_library",
 ]
 
-# The two folders of a wheel's .data that are installed among the modules (binary distribution format).
+# The two folders of a wheel's .data that are installed beside the modules (binary distribution format).
 _INSTALLED = re.compile(r"^[^/]+\.data/(?:pure|plat)lib/")
 _MODULE = re.compile(r"(?P<stem>[^.]+)\.(?:(?P<source>py)|pyc|(?:[\w-]+\.)?(?:so|pyd))")
-_DISTUTILS = "distutils-precedence.pth"  # of setuptools: gives ``distutils`` where Python has none
-#: Modules that Python gained and lost, by the minor version that made the change.
+_DISTUTILS = "distutils-precedence.pth"  # of setuptools: provides ``distutils`` if Python does not
+#: Modules that were added to and removed from Python, by minor version.
 _ADDED = {11: {"tomllib"}, 14: {"annotationlib", "compression"}}
 _REMOVED = {
     11: {"binhex"},
@@ -54,14 +54,14 @@ _REMOVED = {
 
 @lru_cache
 def standard_library(python: Version) -> frozenset[str]:
-    """Return the top-level modules of that Python's standard library.
+    """Return the top-level modules of the standard library of *python*.
 
-    What this Python knows of, with what is known to differ.
+    They are those of this Python, corrected by the known differences.
     """
     names = set(sys.stdlib_module_names)
-    for changes, is_there in ((_ADDED, True), (_REMOVED, False)):
+    for changes, is_added in ((_ADDED, True), (_REMOVED, False)):
         for minor, changed in changes.items():
-            if (python.minor >= minor) is is_there:
+            if (python.minor >= minor) is is_added:
                 names |= changed
             else:
                 names -= changed
@@ -70,7 +70,7 @@ def standard_library(python: Version) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleFile:
-    """A file that can be imported, under the dotted *name*; one that is no source is compiled."""
+    """A file that can be imported by the dotted *name*: a source file, or a compiled one."""
 
     name: str
     is_package: bool
@@ -78,7 +78,7 @@ class ModuleFile:
 
     @classmethod
     def of(cls, path: str) -> ModuleFile | None:
-        """Return what the file at *path*, relative to where modules are installed, is imported as."""
+        """Return the module of the file at *path*, relative to the folder of modules; None if it is none."""
         match = _MODULE.fullmatch(path)
         parts = match["stem"].split("/") if match is not None else []
         if match is None or not all(part.isidentifier() and part != "__pycache__" for part in parts):
@@ -92,8 +92,8 @@ class ModuleFile:
 class Modules:
     """The modules of a distribution by their dotted names.
 
-    *packages* are those that have an ``__init__`` in Python, so that what they
-    lack can be told.  *partial*: there may be more below each than is listed.
+    *packages* are those with an ``__init__`` in Python, so that a missing submodule can be
+    recognised.  With *partial*, each may have more submodules than are listed.
     """
 
     names: frozenset[str] = frozenset()
@@ -102,12 +102,12 @@ class Modules:
 
 
 def installed_path(path: str) -> str:
-    """Return where a file of a wheel is installed, relative to the other modules."""
+    """Return the path at which a file of a wheel is installed, relative to the folder of modules."""
     return _INSTALLED.sub("", path)
 
 
 def modules_of(paths: Iterable[str], *, partial: bool = False) -> Modules:
-    """Return the modules among the files of a distribution, as a wheel or the site has them."""
+    """Return the modules among the files of a wheel or of an installed distribution."""
     names, packages = set(), set()
     for path in paths:
         file = ModuleFile.of(installed_path(path))
@@ -122,73 +122,75 @@ def modules_of(paths: Iterable[str], *, partial: bool = False) -> Modules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportProvider:
-    """One distribution of a stack, and the modules that it brings."""
+    """One distribution of a stack, and its modules."""
 
     name: NormalizedName
     version: str
     modules: Modules
 
 
-class Supply(NamedTuple):
-    """Who provides an imported name; *lacking* is the part of it that they turn out not to have."""
+class ProviderMatch(NamedTuple):
+    """The providers of an imported name; *missing* is the part of it that they do not have."""
 
     providers: frozenset[NormalizedName]
-    lacking: str | None = None
+    missing: str | None = None
 
 
 @dataclass(slots=True)
 class ImportProviders:
-    """Looks up who provides what.  Portions of one namespace may come from many (PEP 420)."""
+    """Looks up the providers of modules.  A namespace may have portions from several (PEP 420)."""
 
     providers: Mapping[NormalizedName, ImportProvider]
-    _holding: dict[str, set[NormalizedName]] = field(init=False)
+    _owners: dict[str, set[NormalizedName]] = field(init=False)
     _namespaces: dict[str, set[NormalizedName]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._holding, self._namespaces = defaultdict(set), defaultdict(set)
+        self._owners, self._namespaces = defaultdict(set), defaultdict(set)
         for provider in self.providers.values():
             for module in provider.modules.names:
-                self._holding[module].add(provider.name)
+                self._owners[module].add(provider.name)
                 for parent in _parents(module):
                     self._namespaces[parent].add(provider.name)
 
-    def find(self, base: str, member: str | None = None) -> Supply | None:
-        """Return who provides ``import base`` or ``from base import member``; None when nobody does.
+    def find(self, base: str, member: str | None = None) -> ProviderMatch | None:
+        """Return the providers of ``import base`` or ``from base import member``; None if there are none.
 
-        The longest part of the name that is somebody's module decides.
+        The longest part of the name that is a module decides.
         """
         full = f"{base}.{member}" if member and member != "*" else base
         for name in dict.fromkeys((full, base)):
-            if name in self._holding:
-                return Supply(frozenset(self._holding[name]))
+            if name in self._owners:
+                return ProviderMatch(frozenset(self._owners[name]))
         if self.is_namespace(base):
-            return None if full != base else Supply(frozenset(self._namespaces[base]))
+            return None if full != base else ProviderMatch(frozenset(self._namespaces[base]))
         for parent in _parents(base):
-            if parent in self._holding:
-                return Supply(frozenset(self._holding[parent]), base if self._is_known(parent) else None)
+            if parent in self._owners:
+                return ProviderMatch(
+                    frozenset(self._owners[parent]), base if self._is_known(parent) else None
+                )
         return None
 
     def is_module(self, name: str) -> bool:
-        """Whether somebody has a module of that name."""
-        return name in self._holding
+        """Whether a distribution has a module with that name."""
+        return name in self._owners
 
     def is_namespace(self, name: str) -> bool:
-        """Whether *name* is no module itself, and holds some."""
-        return name in self._namespaces and name not in self._holding
+        """Whether *name* is not a module itself, but has modules below it."""
+        return name in self._namespaces and name not in self._owners
 
     def gap(self, base: str, member: str | None = None) -> str:
-        """Return the shortest part of a name that nobody provides: what has to come from somewhere."""
+        """Return the shortest part of a name without a provider."""
         full = f"{base}.{member}" if member and member != "*" else base
         known = next((parent for parent in _parents(full) if parent in self._namespaces), "")
         return ".".join(full.split(".")[: known.count(".") + 2 if known else 1])
 
     def _is_known(self, package: str) -> bool:
-        """Whether all that is below *package* is listed: no part of it is compiled or left out."""
-        owners = [self.providers[name].modules for name in self._holding[package]]
+        """Whether all submodules of *package* are listed, because no owner is compiled or partial."""
+        owners = [self.providers[name].modules for name in self._owners[package]]
         return all(package in modules.packages and not modules.partial for modules in owners)
 
 
 def _parents(module: str) -> list[str]:
-    """Return what *module* lies in, the innermost first."""
+    """Return the parents of *module*, the innermost first."""
     parts = module.split(".")
     return [".".join(parts[:depth]) for depth in range(len(parts) - 1, 0, -1)]

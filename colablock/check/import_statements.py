@@ -1,4 +1,4 @@
-"""The import statements of one module, read from its source: nothing is run."""
+"""Read the import statements of a module from its source, without running it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ __all__ = ["ImportTime", "Statement", "read_statements"]
 
 
 class ImportTime(IntEnum):
-    """When an import runs.  Of two that follow each other the greater counts."""
+    """When an import runs.  For nested imports, the greater value applies."""
 
-    HARD = 0  # whenever the module is imported, and a failure goes up
-    GUARDED = 1  # under a condition that the source does not decide, or where a failure is caught
-    DEFERRED = 2  # inside a function, or when the module is run as a script
+    HARD = 0  # whenever the module is imported; a failure is not caught
+    GUARDED = 1  # under a condition that is unknown, or with a failure that is caught
+    DEFERRED = 2  # inside a function, or when the module runs as a script
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """One name of one import statement, made absolute (PEP 328).
+    """One name of one import statement, with an absolute base (PEP 328).
 
-    ``from base import member as bound``; *member* is None for ``import base``
-    and ``*`` for all.  *unless* are groups of modules: the statement runs only
-    if of each group one cannot be imported (``except ImportError``).  A *lazy*
-    one runs when the module is asked for *bound*: it stands in the module's
-    ``__getattr__`` (PEP 562), or is for type checkers what that does.
+    ``from base import member as bound``: *member* is None for ``import base``, and ``*`` for all
+    names.  *unless* are groups of modules; the statement runs only if one module of each group
+    cannot be imported (``except ImportError``).  A *lazy* statement runs when the attribute *bound*
+    of the module is accessed: it is in the module's ``__getattr__`` (PEP 562), or in the
+    ``TYPE_CHECKING`` block that mirrors it.
     """
 
     base: str
@@ -45,22 +45,22 @@ class Statement:
 def read_statements(
     source: bytes, module: str, *, is_package: bool, markers: Mapping[str, str]
 ) -> tuple[Statement, ...]:
-    """Return what *module* imports, line by line, on the Python that *markers* describe (PEP 508).
+    """Return the imports of *module*, in order of lines, for the environment of *markers* (PEP 508).
 
-    Raises SyntaxError where the Python that runs this cannot parse it.
+    Raises SyntaxError if the running Python cannot parse *source*.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an invalid escape is its author's affair
+        warnings.simplefilter("ignore")  # such as invalid escapes in the source
         reader = _StatementReader(module if is_package else module.rpartition(".")[0], markers)
         try:
             reader.visit(ast.parse(source))
-        except (ValueError, RecursionError) as error:  # a null byte, or nested without end
+        except (ValueError, RecursionError) as error:  # a null byte, or too deep nesting
             raise SyntaxError(str(error)) from error
     return tuple(reader.found)
 
 
 class _StatementReader(ast.NodeVisitor):
-    """Collects statements; what it is inside of stands in its fields."""
+    """Collects statements.  Its fields hold the context of the current node."""
 
     def __init__(self, package: str, markers: Mapping[str, str]) -> None:
         self.found: list[Statement] = []
@@ -85,8 +85,6 @@ class _StatementReader(ast.NodeVisitor):
         for node in nodes:
             self.visit(node)
 
-    # -- what imports
-
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
             bound = alias.asname or alias.name.partition(".")[0]
@@ -98,7 +96,7 @@ class _StatementReader(ast.NodeVisitor):
             self._add(base, alias.name, alias.asname or alias.name, node.lineno)
 
     def visit(self, node: ast.AST) -> None:
-        """Visit a statement with all that is in it; expressions, which nest deeply, take no recursion."""
+        """Visit a statement and its children.  Expressions may nest deeply, so no recursion visits them."""
         if not isinstance(node, ast.expr):
             super().visit(node)
             return
@@ -115,7 +113,7 @@ class _StatementReader(ast.NodeVisitor):
             nodes += ast.iter_child_nodes(one)
 
     def _call(self, node: ast.Call) -> None:
-        """Take ``importlib.import_module`` and ``__import__`` of a literal for statements."""
+        """Treat ``importlib.import_module`` and ``__import__`` with a literal as import statements."""
         name = _dotted(node.func).rpartition(".")[2]
         if name not in {"import_module", "__import__"}:
             return
@@ -141,7 +139,7 @@ class _StatementReader(ast.NodeVisitor):
 
     @staticmethod
     def _absolute(name: str, package: str) -> str:
-        """Return the full name of a relative one; "" where it leads out of the top-level package."""
+        """Return the absolute name of a relative one; "" if it leaves the top-level package."""
         tail = name.lstrip(".")
         level = len(name) - len(tail)
         if not level:
@@ -151,11 +149,9 @@ class _StatementReader(ast.NodeVisitor):
             return ""
         return ".".join([*parts[: len(parts) - level + 1], *([tail] if tail else [])])
 
-    # -- what decides when
-
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._visit_all(node.decorator_list)
-        self.visit(node.args)  # defaults are computed where the function is defined
+        self.visit(node.args)  # defaults are evaluated at the definition
         with self._inside(
             ImportTime.DEFERRED, lazy=node.name == "__getattr__" and self._kind is not ImportTime.DEFERRED
         ):
@@ -166,7 +162,7 @@ class _StatementReader(ast.NodeVisitor):
     def visit_If(self, node: ast.If) -> None:
         for_types = _names_type_checking(node.test)
         as_script = _dotted(node.test.left) == "__name__" if isinstance(node.test, ast.Compare) else False
-        holds = None if as_script else _truth(node.test, self._facts)
+        holds = None if as_script else _condition(node.test, self._facts)
         if as_script:
             with self._inside(ImportTime.DEFERRED):
                 self._visit_all(node.body)
@@ -183,7 +179,7 @@ class _StatementReader(ast.NodeVisitor):
 
     def visit_Try(self, node: Any) -> None:
         catching = next((handler for handler in node.handlers if _catches(handler.type)), None)
-        guard = ImportTime.HARD if catching is None or _leaves(catching) else ImportTime.GUARDED
+        guard = ImportTime.HARD if catching is None or _exits(catching) else ImportTime.GUARDED
         first = len(self.found)
         with self._inside(guard):
             self._visit_all(node.body)
@@ -210,7 +206,7 @@ class _StatementReader(ast.NodeVisitor):
 
 
 def _dotted(node: ast.AST) -> str:
-    """Return ``a.b.c`` of a name or attribute, "" of anything else."""
+    """Return ``a.b.c`` for a name or attribute, "" for anything else."""
     parts = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -229,8 +225,8 @@ def _catches(node: ast.expr | None) -> bool:
     return any(_dotted(one).rpartition(".")[2] in _IMPORT_ERRORS for one in types)
 
 
-def _leaves(handler: ast.ExceptHandler) -> bool:
-    """Whether a handler ends the import all the same: it raises, or ends the process."""
+def _exits(handler: ast.ExceptHandler) -> bool:
+    """Whether a handler ends the import anyway: it raises, or exits the process."""
     for node in handler.body:
         call = node.value if isinstance(node, ast.Expr) else None
         name = _dotted(call.func) if isinstance(call, ast.Call) else ""
@@ -240,7 +236,7 @@ def _leaves(handler: ast.ExceptHandler) -> bool:
 
 
 def _suppresses(item: ast.withitem) -> bool:
-    """Whether a context manager swallows failed imports: ``suppress``, or one named after importing."""
+    """Whether a context manager catches failed imports: ``suppress``, or one with ``import`` in its name."""
     if not isinstance(item.context_expr, ast.Call):
         return False
     name = _dotted(item.context_expr.func).rpartition(".")[2]
@@ -251,15 +247,12 @@ def _names_type_checking(node: ast.expr) -> bool:
     return _dotted(node).rpartition(".")[2] == "TYPE_CHECKING"
 
 
-# -- what a condition comes to
-
-
 class _UnknownError(Exception):
-    """The source alone does not tell."""
+    """The value does not follow from the source."""
 
 
 def _facts(markers: Mapping[str, str]) -> dict[str, Any]:
-    """Return what an interpreter with these *markers* says of itself, by the names that sources use."""
+    """Return the values of an interpreter with *markers*, by the names in source code."""
     version = tuple(int(part) for part in markers["python_full_version"].split(".")[:3] if part.isdigit())
     return {
         "TYPE_CHECKING": False,
@@ -290,8 +283,8 @@ _COMPARISONS: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
 }
 
 
-def _truth(node: ast.expr, facts: Mapping[str, Any]) -> bool | None:
-    """Return what a condition comes to, None where the source does not tell."""
+def _condition(node: ast.expr, facts: Mapping[str, Any]) -> bool | None:
+    """Return the value of a condition; None if it is unknown."""
     try:
         return bool(_value(node, facts))
     except _UnknownError:
@@ -299,7 +292,7 @@ def _truth(node: ast.expr, facts: Mapping[str, Any]) -> bool | None:
 
 
 def _value(node: ast.expr, facts: Mapping[str, Any]) -> Any:
-    """Return what an expression is, as far as *facts* tell.  Raises _UnknownError."""
+    """Return the value of an expression, with the known *facts*.  Raises _UnknownError."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, (ast.Name, ast.Attribute)):
@@ -309,7 +302,7 @@ def _value(node: ast.expr, facts: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         return not _value(node.operand, facts)
     if isinstance(node, ast.BoolOp):
-        return _joined(node, facts)
+        return _boolean_value(node, facts)
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         compare = _COMPARISONS.get(type(node.ops[0]))
         values = _value(node.left, facts), _value(node.comparators[0], facts)
@@ -317,7 +310,7 @@ def _value(node: ast.expr, facts: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Subscript):
         return _attempt(operator.getitem, _value(node.value, facts), _index(node.slice))
     if isinstance(node, ast.Call):
-        return _called(node, facts)
+        return _call_value(node, facts)
     raise _UnknownError
 
 
@@ -334,25 +327,25 @@ def _attempt(function: Callable[..., Any] | None, *values: Any) -> Any:
         raise _UnknownError from error
 
 
-def _joined(node: ast.BoolOp, facts: Mapping[str, Any]) -> bool:
-    """Return an ``and`` or ``or``: one part that is known may decide it."""
+def _boolean_value(node: ast.BoolOp, facts: Mapping[str, Any]) -> bool:
+    """Return the value of ``and`` or ``or``, which one known part may decide."""
     decides = isinstance(node.op, ast.Or)
-    parts = [_truth(part, facts) for part in node.values]
+    parts = [_condition(part, facts) for part in node.values]
     if decides not in parts and None in parts:
         raise _UnknownError
     return decides if decides in parts else not decides
 
 
 def _index(node: ast.expr) -> Any:
-    """Return a subscript of constants: ``[0]`` or ``[:2]``."""
+    """Return the value of a constant subscript: ``[0]`` or ``[:2]``."""
     if isinstance(node, ast.Slice):
         bounds = [part and _value(part, {}) for part in (node.lower, node.upper, node.step)]
         return slice(*bounds)
     return _value(node, {})
 
 
-def _called(node: ast.Call, facts: Mapping[str, Any]) -> Any:
-    """Return ``platform.system()`` and its like, and ``sys.platform.startswith("win")``."""
+def _call_value(node: ast.Call, facts: Mapping[str, Any]) -> Any:
+    """Return the value of calls such as ``platform.system()`` and ``sys.platform.startswith("win")``."""
     name = _dotted(node.func)
     if not node.args and name.startswith("platform."):
         return _fact(name, facts)

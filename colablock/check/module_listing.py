@@ -1,4 +1,4 @@
-"""Reads which modules a distribution brings, without fetching the whole of it where that can be spared."""
+"""List the modules of distributions, without downloading whole wheels."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ _WORKERS = 8
 
 
 class ModuleSource:
-    """The modules of wheels, sdists and installed distributions; kept on disk for ever by a file's hash.
+    """Lists the modules of wheels, sdists and installed distributions.  Results are cached by file hash.
 
-    Of a wheel the directory at its end is read, by a range request.  An sdist is
-    fetched whole, and what is compiled from it is not seen.  Of what is installed
-    only the top-level names are known.
+    For a wheel, a range request reads the directory at its end.  An sdist is downloaded whole;
+    modules that a build would compile are not found.  For installed distributions only the
+    top-level names are known.
     """
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
 
     def providers(self, pins: Iterable[Pin]) -> list[ImportProvider]:
-        """Return what each pin brings, several read at a time.  Raises FetchFailed and BadDistribution."""
+        """Return the modules of each pin, read concurrently.  Raises FetchFailed, BadDistribution."""
         with ThreadPoolExecutor(_WORKERS) as pool:
             return list(pool.map(self._provider, pins))
 
     def read(self, file: File) -> Modules:
         """Return the modules of *file*."""
         key = contents_key(self._fetcher, file)
-        kept = _from_json(self._fetcher.cache.read_json(_KIND, key)) if key is not None else None
-        if kept is not None:
-            return kept
+        cached = _from_json(self._fetcher.cache.read_json(_KIND, key)) if key is not None else None
+        if cached is not None:
+            return cached
         found = self._of_wheel(file) if file.is_wheel else self._of_sdist(file)
         if key is not None:
             self._fetcher.cache.write_json(_KIND, key, _to_json(found))
@@ -79,10 +79,10 @@ def _directory(stream: IO[bytes]) -> Modules:
 
 
 def _sources(archive: SourceArchive) -> Iterator[str]:
-    """Yield the files of an sdist as they are likely to be installed.
+    """Yield the paths at which the files of an sdist are probably installed.
 
-    A package is taken from wherever its outermost ``__init__.py`` lies; the
-    rest from the top or ``src``.  What ``top_level.txt`` does not list is left out.
+    The root of a package is the parent of its outermost ``__init__.py``; other files are relative
+    to the top folder or ``src``.  Files that ``top_level.txt`` does not list are omitted.
     """
     listed = [path for path in archive.members if path.endswith(".egg-info/top_level.txt")]
     tops = {line for path in listed for line in (archive.read_text(path) or "").split()}

@@ -1,4 +1,4 @@
-"""Whether a matrix holds on every recorded runtime and card, told from its locks: no network is asked."""
+"""Check whether a matrix works on every recorded runtime and card, from its locks, without a network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
-from colablock.check.capabilities import judge_capability
+from colablock.check.capabilities import check_capability
 from colablock.environment.accelerator import accelerators_of
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.errors import NoSolution, Refused
@@ -38,12 +38,12 @@ __all__ = ["MatrixChecker", "Outcome", "Regression", "Verdict", "broken_since", 
 
 
 class Verdict(Enum):
-    """Where a stack goes on a runtime, the best first."""
+    """Where a stack can be installed on a runtime, best first."""
 
-    KERNEL = "kernel"  # harmless in the running kernel
-    ENV = "env"  # an isolated environment takes it
-    NONE = "none"  # nothing that is locked takes it
-    UNKNOWN = "unknown"  # no lock says anything of it
+    KERNEL = "kernel"  # in the running kernel, without harm
+    ENV = "env"  # in an isolated environment
+    NONE = "none"  # nowhere, by the locks
+    UNKNOWN = "unknown"  # there is no lock for it
 
 
 _Refusals = Mapping[tuple[str, "str | None"], str]
@@ -52,11 +52,11 @@ _RANK = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What becomes of a matrix on one runtime with one accelerator.
+    """The result for a matrix on one runtime with one accelerator.
 
-    *fetch_bytes* are to be downloaded, None where not known; *python* is that
-    of the target.  *restart*: a kernel that has loaded what is replaced has to.
-    *claims* maps each capability to ``holds`` or why not.
+    *fetch_bytes* is the size of the download, None if unknown.  *python* is the version of the
+    target.  *restart* is true if a kernel with replaced modules loaded has to restart.
+    *capabilities* maps each declared capability to ``holds`` or the reason why not.
     """
 
     runtime: str
@@ -72,10 +72,10 @@ class Outcome:
     removes: tuple[str, ...] = ()
     breaks: tuple[str, ...] = ()
     restart: bool = False
-    claims: Mapping[str, str] = field(default_factory=dict)
+    capabilities: Mapping[str, str] = field(default_factory=dict)  # "claims" in JSON
 
     def to_json(self) -> dict[str, object]:
-        """Return what stands in the file beside the matrix."""
+        """Return the outcome as in the results file."""
         return {
             "runtime": self.runtime,
             "accelerator": self.accelerator,
@@ -90,26 +90,27 @@ class Outcome:
             "removes": list(self.removes),
             "breaks": list(self.breaks),
             "restart": self.restart,
-            "claims": dict(self.claims),
+            "claims": dict(self.capabilities),
         }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Outcome:
-        """Return the outcome that `to_json` wrote.  Raises LookupError, TypeError or ValueError."""
-        rest = {key.replace("-", "_"): value for key, value in row.items()}
+        """Return the outcome from the value of `to_json`.  Raises LookupError, TypeError or ValueError."""
+        rest = {key.replace("-", "_"): value for key, value in row.items() if key != "claims"}
         return cls(
             **{
                 **rest,
                 "verdict": Verdict(row["verdict"]),
                 "removes": tuple(row["removes"]),
                 "breaks": tuple(row["breaks"]),
+                "capabilities": row.get("claims", {}),
             }
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:
-    """A runtime from which on a card does worse than on the runtime before it."""
+    """The first runtime on which the verdict for a card is worse than on the runtime before it."""
 
     accelerator: str
     runtime: str
@@ -119,11 +120,11 @@ class Regression:
 
 
 def broken_since(outcomes: Iterable[Outcome]) -> tuple[Regression, ...]:
-    """Return for each card the first runtime, in the order given, that did worse than the one before it."""
+    """Return for each card the first runtime with a worse verdict than the runtime before it."""
     last: dict[tuple[str, str], Verdict] = {}
     found: dict[str, Regression] = {}
     for one in outcomes:
-        # Images of one host and kind follow each other: `colab-2026.08-gpu` after `colab-2026.07-gpu`.
+        # Compare images of one host and kind only: `colab-2026.08-gpu` with `colab-2026.07-gpu`.
         line = (one.accelerator, re.sub(r"\d[\d.]*", "", one.runtime))
         was = last.get(line)
         if was is not None and _RANK[one.verdict] > _RANK[was]:
@@ -136,7 +137,7 @@ def broken_since(outcomes: Iterable[Outcome]) -> tuple[Regression, ...]:
 
 
 def differences(before: Sequence[Outcome], now: Sequence[Outcome]) -> tuple[str, ...]:
-    """Return how *now* differs from the outcomes of *before*, a line each, the oldest runtime first."""
+    """Return the differences between the outcomes *before* and *now*, a line each, oldest runtime first."""
     old = {(one.runtime, one.accelerator): one for one in before}
     new = {(one.runtime, one.accelerator): one for one in now}
     lines = []
@@ -170,8 +171,8 @@ def _short(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """What a lock gives on one target: a plan, or the *reason* why there is none (None: no lock)."""
+class _LockedPlan:
+    """The plan by a lock for one target, or the *reason* why there is none (None: there is no lock)."""
 
     head: LockHead | None = None
     planned: PlannedChange | None = None
@@ -181,16 +182,16 @@ class _Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixChecker:
-    """Checks one matrix, no variant chosen.  Of this machine's settings nothing counts."""
+    """Checks one matrix with all its variants.  The settings of this machine are ignored."""
 
     matrix: Matrix
     environ: Mapping[str, str]
     cwd: Path = field(default_factory=Path)
-    _envs: dict[tuple[str | None, str], _Found] = field(default_factory=dict)
+    _envs: dict[tuple[str | None, str], _LockedPlan] = field(default_factory=dict)
     _versions: dict[tuple[str, str | None], Mapping[NormalizedName, str]] = field(default_factory=dict)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Yield what becomes of the matrix on every recorded runtime with each card, oldest runtime first."""
+        """Yield the outcome on every recorded runtime with each of its cards, oldest runtime first."""
         refusals = read_refusals(self._folders(), self.matrix)
         for name in runtime_names(environ=self.environ, cwd=self.cwd):
             runtime = load_runtime(name, environ=self.environ, cwd=self.cwd)
@@ -211,8 +212,8 @@ class MatrixChecker:
                 if variant not in kept:
                     state = replace(runtime, accelerator=accelerator)
                     kept[variant] = self._outcome(state, card, variant, refusals)
-                claims = _claims(self.matrix, self._versions[name, variant], accelerator)
-                yield replace(kept[variant], accelerator=card, claims=claims)
+                capabilities = _capabilities(self.matrix, self._versions[name, variant], accelerator)
+                yield replace(kept[variant], accelerator=card, capabilities=capabilities)
 
     def _outcome(
         self,
@@ -221,7 +222,7 @@ class MatrixChecker:
         variant: str | None,
         refusals: _Refusals,
     ) -> Outcome:
-        """Return the outcome of one variant: in the kernel where that is harmless, else in an environment."""
+        """Return the outcome of one variant: in the kernel if that does no harm, else in an environment."""
         base = Outcome(
             runtime=runtime.source, accelerator=card, variant=variant, verdict=Verdict.UNKNOWN, reason=""
         )
@@ -232,17 +233,17 @@ class MatrixChecker:
             harm = why_not_kernel(kernel.planned.plan)
             if harm is None:
                 self._versions[runtime.source, variant] = kernel.planned.pins()
-                return _told(base, Verdict.KERNEL, kernel, _summary(kernel.planned))
+                return _planned_outcome(base, Verdict.KERNEL, kernel, _summary(kernel.planned))
             harm = f"in the kernel {harm}"
         found = self._in_env(solver, runtime, variant, refusals)
         if found.planned is not None:
             self._versions[runtime.source, variant] = found.planned.pins()
-            why = harm or "no lock is for this kernel"
-            return _told(base, Verdict.ENV, found, why)
+            why = harm or "there is no lock for this kernel"
+            return _planned_outcome(base, Verdict.ENV, found, why)
         self._versions[runtime.source, variant] = {}
         reasons = [harm, found.reason]
         if None in reasons:
-            missing = f"`colablock lock {self.matrix.name} --all` makes the locks that tell"
+            missing = f"`colablock lock {self.matrix.name} --all` writes the missing locks"
             return replace(base, reason="\n".join([*filter(None, reasons), missing]))
         return replace(base, verdict=Verdict.NONE, reason="\n".join(dict.fromkeys(filter(None, reasons))))
 
@@ -259,16 +260,16 @@ class MatrixChecker:
             ),
         )
 
-    def _in_kernel(self, solver: Solver, runtime: Snapshot, refusals: _Refusals) -> _Found:
+    def _in_kernel(self, solver: Solver, runtime: Snapshot, refusals: _Refusals) -> _LockedPlan:
         head = solver.lock_store.for_kernel(runtime) if solver.lock_store else None
         if head is None:
-            return _Found(reason=refusals.get((runtime.source, solver.matrix.variant)))
+            return _LockedPlan(reason=refusals.get((runtime.source, solver.matrix.variant)))
         try:
             planned = replace(solver, lock=head.path, lock_store=None).in_kernel("checked")
         except (NoSolution, Refused) as error:
-            return _Found(head=head, reason=error.message)
+            return _LockedPlan(head=head, reason=error.message)
         python = str(runtime.environment.python_version)
-        return _Found(head=head, planned=planned, python=python)
+        return _LockedPlan(head=head, planned=planned, python=python)
 
     def _in_env(
         self,
@@ -276,11 +277,11 @@ class MatrixChecker:
         runtime: Snapshot,
         variant: str | None,
         refusals: _Refusals,
-    ) -> _Found:
-        """Return what an environment takes: with the runtime's own Python, else with the newest that does."""
+    ) -> _LockedPlan:
+        """Return the plan for an environment with the runtime's Python, else with the newest that works."""
         own = runtime.environment.short
         reasons: list[str | None] = []
-        for short in (own, *(one for one in self._shorts() if one != own)):
+        for short in (own, *(one for one in self._python_versions() if one != own)):
             if not self.matrix.requires_python.contains(f"{short}.0", prereleases=True):
                 continue
             if (variant, short) not in self._envs:
@@ -290,28 +291,28 @@ class MatrixChecker:
             if found.planned is not None:
                 return found
             reasons.append(found.reason)
-        told = [reason for reason in reasons if reason]
-        return _Found(reason="\n".join(dict.fromkeys(told)) if told and None not in reasons else None)
+        known = [reason for reason in reasons if reason]
+        return _LockedPlan(reason="\n".join(dict.fromkeys(known)) if known and None not in reasons else None)
 
     def _locked_env(
         self,
         solver: Solver,
         environment: Environment,
         refusals: _Refusals,
-    ) -> _Found:
+    ) -> _LockedPlan:
         head = solver.lock_store.for_environment(environment) if solver.lock_store else None
         if head is None:
             called = environment_target(environment)
-            return _Found(reason=refusals.get((called, solver.matrix.variant)))
+            return _LockedPlan(reason=refusals.get((called, solver.matrix.variant)))
         try:
             locked = replace(solver, lock=head.path, lock_store=None)
             planned = locked.in_env_of(environment, "checked")
         except (NoSolution, Refused) as error:
-            return _Found(head=head, reason=error.message)
-        return _Found(head=head, planned=planned, python=environment.short)
+            return _LockedPlan(head=head, reason=error.message)
+        return _LockedPlan(head=head, planned=planned, python=environment.short)
 
-    def _shorts(self) -> list[str]:
-        """Return the Pythons of the recorded runtimes, newest first: complete locks are made for these."""
+    def _python_versions(self) -> list[str]:
+        """Return the Python versions of the recorded runtimes, newest first; complete locks are for these."""
         recorded = runtimes(environ=self.environ, cwd=self.cwd)
         newest_first = sorted({Version(one.python_version).release[:2] for one in recorded}, reverse=True)
         return [f"{major}.{minor}" for major, minor in newest_first]
@@ -324,13 +325,13 @@ class MatrixChecker:
 def outcomes_of(
     matrices: Sequence[Matrix], environ: Mapping[str, str], *, cwd: Path | None = None
 ) -> Iterator[tuple[Outcome, ...]]:
-    """Yield the outcomes of each matrix in turn; several are checked side by side, in processes."""
+    """Yield the outcomes of each matrix in order.  Several matrices are checked in parallel processes."""
     job = partial(_outcomes, environ=dict(environ), cwd=cwd or Path())
     workers = min(len(matrices), os.cpu_count() or 1)
-    if workers < 2:  # noqa: PLR2004 - nothing to share the work with
+    if workers < 2:  # noqa: PLR2004 - one process is enough
         yield from map(job, matrices)
         return
-    # Not forked: a progress line may be drawn by a thread of this process.
+    # Not forked: a thread of this process may draw a progress line.
     with ProcessPoolExecutor(max_workers=workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(job, matrices)
 
@@ -339,7 +340,7 @@ def _outcomes(matrix: Matrix, environ: Mapping[str, str], cwd: Path) -> tuple[Ou
     return tuple(MatrixChecker(matrix=matrix, environ=environ, cwd=cwd).outcomes())
 
 
-def _told(base: Outcome, verdict: Verdict, found: _Found, reason: str) -> Outcome:
+def _planned_outcome(base: Outcome, verdict: Verdict, found: _LockedPlan, reason: str) -> Outcome:
     assert found.planned is not None  # noqa: S101 - the callers' case
     plan = found.planned.plan
     count = {action: sum(step.action is action for step in plan.steps) for action in Action}
@@ -362,24 +363,21 @@ def _told(base: Outcome, verdict: Verdict, found: _Found, reason: str) -> Outcom
 
 
 def _summary(planned: PlannedChange) -> str:
-    """Return in a line what a harmless plan does."""
+    """Return in one line what a plan without harm does."""
     parts = []
-    words = {Action.INSTALL: "come", Action.REPLACE: "move", Action.REMOVE: "go"}
+    verbs = {Action.INSTALL: "installs", Action.REPLACE: "replaces", Action.REMOVE: "removes"}
     steps = sorted(planned.plan.steps, key=lambda step: not step.requested)  # the matrix's own first
-    for action, word in words.items():
+    for action, verb in verbs.items():
         names = [str(step.name) for step in steps if step.action is action]
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004 - as many as read well
-            parts.append(f"{shown} {word if len(names) > 1 else _SINGULAR[word]}")
-    return f"{'; '.join(parts) or 'all is there'}; nothing that worked breaks"
+            parts.append(f"{verb} {shown}")
+    return f"{'; '.join(parts) or 'nothing to do'}; breaks nothing"
 
 
-_SINGULAR = {"come": "comes", "move": "moves", "go": "goes"}
-
-
-def _claims(
+def _capabilities(
     matrix: Matrix, versions: Mapping[NormalizedName, str], accelerator: Accelerator
 ) -> dict[str, str]:
     if not versions:
         return {}
-    return {claim: judge_capability(claim, versions, accelerator) for claim in matrix.verify.capabilities}
+    return {name: check_capability(name, versions, accelerator) for name in matrix.verify.capabilities}

@@ -1,4 +1,4 @@
-"""The results of a check as they stand beside the matrix, and what has changed since they were committed."""
+"""The results file of a check, and the differences to the committed results."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixCheck:
-    """What a check found of one matrix, and how it differs from what is committed (*drift*).
+    """The results of a check of one matrix, and the differences to the committed results (*drift*).
 
-    *imports* are findings about imports that no requirement covers, as
-    JSON-ready values; None where nobody has looked.
+    *imports* are the findings about imports, as JSON values; None if imports were not examined.
     """
 
     matrix: str
@@ -35,7 +34,7 @@ class MatrixCheck:
     drift: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of the file, in an order that keeps changes of it small."""
+        """Return the content of the file, in an order that keeps diffs small."""
         imports = {"imports": [dict(one) for one in self.imports]} if self.imports is not None else {}
         return {
             "schema": SCHEMA,
@@ -46,20 +45,20 @@ class MatrixCheck:
         }
 
     def facts(self) -> dict[str, Any]:
-        """Return all that is known, for other programs."""
+        """Return all results as JSON values, for other programs."""
         broke = [
             {**asdict(one), "was": one.was.value, "now": one.now.value} for one in broken_since(self.outcomes)
         ]
         return {**self.to_json(), "file": str(self.path), "broken-since": broke, "drift": list(self.drift)}
 
     def write(self) -> None:
-        """Write the file.  Raises InvalidInput where that fails."""
+        """Write the file.  Raises InvalidInput if that fails."""
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
         write_atomic(self.path, text.encode())
 
 
 def results_path(matrix: Matrix, folder: Path) -> Path:
-    """Return where the results of *matrix* stand in *folder*."""
+    """Return the path of the results file of *matrix* in *folder*."""
     return folder / f"{matrix.name}.checks.json"
 
 
@@ -69,11 +68,10 @@ def compared(
     outcomes: Sequence[Outcome],
     imports: Sequence[Mapping[str, Any]] | None = None,
 ) -> MatrixCheck:
-    """Return *outcomes*, and the findings about *imports*, beside those that are committed in *folder*.
+    """Compare *outcomes* and the findings about *imports* to the results committed in *folder*.
 
-    Where the imports were not examined this time (None) the committed findings
-    stand, as long as they are of this very matrix.  Raises InvalidInput where
-    the committed file cannot be read.
+    If *imports* is None, the committed findings are kept, provided that they are for the same
+    matrix.  Raises InvalidInput if the committed file cannot be read.
     """
     path = results_path(matrix, folder)
     committed = _read(path)
@@ -83,13 +81,13 @@ def compared(
     elif committed is not None and committed.digest == matrix.digest:
         found = committed.imports
     if committed is None:
-        drift: tuple[str, ...] = (f"no results are committed as `{path}`",)
+        drift: tuple[str, ...] = (f"there are no committed results in `{path}`",)
     else:
         drift = differences(committed.outcomes, outcomes)
         if imports is not None and found != committed.imports:
-            drift = (*drift, "the findings about imports are others")
+            drift = (*drift, "the findings about imports differ")
     if found is None and replaces_requirements(matrix):
-        drift = (*drift, "the imports of what the matrix replaces are to be examined: pass `--imports`")
+        drift = (*drift, "the imports of replaced packages have not been examined: pass `--imports`")
     return MatrixCheck(
         matrix=matrix.name,
         summary=matrix.summary or "",
@@ -102,7 +100,7 @@ def compared(
 
 
 def replaces_requirements(matrix: Matrix) -> bool:
-    """Whether *matrix* names something of its own in place of what an index has."""
+    """Whether *matrix* replaces metadata, modules or archives of packages."""
     entries = (*matrix.packages, *(one for variant in matrix.variants.values() for one in variant.packages))
     return any(entry.is_rebuilt or entry.url for entry in entries)
 
@@ -125,6 +123,6 @@ def _read(path: Path) -> _Committed | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as error:
-        hint = "Write it anew with `colablock check NAME --update`"
-        message = f"`{path}` cannot be read as the results of a check: {error}"
+        hint = "Rewrite it with `colablock check NAME --update`"
+        message = f"cannot read the results in `{path}`: {error}"
         raise InvalidInput(message, hint=hint) from error

@@ -1,4 +1,4 @@
-"""Phantom imports of the packages whose requirements or modules a matrix replaces."""
+"""Find undeclared imports in the packages whose requirements or modules a matrix replaces."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock.check.findings import ExaminedDistribution, ImportFinding, judge, no_modules
+from colablock.check.findings import ExaminedDistribution, ImportFinding, import_findings, no_modules
 from colablock.check.import_names import ImportProviders, ModuleFile, installed_path, modules_of
 from colablock.check.module_listing import ModuleSource
-from colablock.check.reachable_imports import reached_imports
+from colablock.check.reachable_imports import find_reachable_imports
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import NoModules
@@ -23,7 +23,7 @@ from colablock.resolver.model import Pin
 
 __all__ = ["undeclared_import_findings"]
 
-#: What a training runner starts.
+#: The module that a training runner starts.
 _RUNNERS = {"axolotl": "axolotl.cli.train"}
 _OUR_LABEL = re.compile(r"[+.]colablock\.[0-9a-f]+$")
 
@@ -31,13 +31,12 @@ _OUR_LABEL = re.compile(r"[+.]colablock\.[0-9a-f]+$")
 def undeclared_import_findings(
     matrix: Matrix, pins: Mapping[NormalizedName, Pin], preparer: WheelPreparer, environment: Environment
 ) -> tuple[ImportFinding, ...]:
-    """Return the undeclared imports of every package of *matrix* whose requirements or modules it replaces.
+    """Return the findings for every package of *matrix* whose requirements or modules it replaces.
 
-    *pins* are those of a solve for *environment* (`Resolution.pins`, of an index
-    or of a lock), and *preparer* what it was solved with.  A package that is
-    named by a URL is looked at too, for whether it holds a module.  Fetches what
-    is examined, and of the others the list of their files, as far as they are
-    needed.  Raises FetchFailed and BadDistribution.
+    *pins* are the pins of a resolution for *environment*, from an index or a lock, and *preparer*
+    the one of that resolution.  A package with a URL is only checked for modules.  Downloads the
+    examined packages and, as far as needed, the file lists of the others.  Raises FetchFailed,
+    BadDistribution.
     """
     findings: list[ImportFinding] = []
     for name, entry in preparer.entries.items():
@@ -52,40 +51,42 @@ def undeclared_import_findings(
             continue
         files = _read(wheel)
         if not modules_of(files).names:
-            held = f"`{wheel.name}` holds {len(files)} files, and no module among them"
-            findings.append(no_modules(name, version, held))
+            reason = f"none of the {len(files)} files of `{wheel.name}` is a module"
+            findings.append(no_modules(name, version, reason))
         elif entry.is_rebuilt:
             points = _entry_points(matrix, files)
             examined = ExaminedDistribution(
                 name=name,
                 version=version,
-                reached=reached_imports(files, points, environment.markers),
+                reachable=find_reachable_imports(files, points, environment.markers),
                 declared=frozenset(_required(pin)),
             )
-            findings += _judged(examined, pins, ModuleSource(preparer.fetcher))
+            findings += _examine(examined, pins, ModuleSource(preparer.fetcher))
     return tuple(findings)
 
 
-def _judged(
+def _examine(
     examined: ExaminedDistribution, pins: Mapping[NormalizedName, Pin], source: ModuleSource
 ) -> tuple[ImportFinding, ...]:
-    """Return the findings; who is not declared is looked at only where the declared do not provide all."""
+    """Return the findings; undeclared distributions are read only if the declared do not provide all."""
     others = {name: pin for name, pin in pins.items() if name != examined.name}
     known = {
         one.name: one for one in source.providers(p for n, p in others.items() if n in examined.declared)
     }
     declared = ImportProviders(known)
-    if any(_is_open(declared, one.name, one.member) for one in examined.reached.imports if not one.own):
+    if any(
+        _is_unresolved(declared, one.name, one.member) for one in examined.reachable.imports if not one.own
+    ):
         rest = source.providers(pin for name, pin in others.items() if name not in known)
         known |= {one.name: one for one in rest}
-    return judge(
+    return import_findings(
         examined, ImportProviders(known), {name: set(_required(pin)) for name, pin in others.items()}
     )
 
 
-def _is_open(providers: ImportProviders, name: str, member: str | None) -> bool:
-    supply = providers.find(name, member)
-    return supply is None or supply.lacking is not None
+def _is_unresolved(providers: ImportProviders, name: str, member: str | None) -> bool:
+    match = providers.find(name, member)
+    return match is None or match.missing is not None
 
 
 def _required(pin: Pin) -> Iterator[NormalizedName]:
@@ -96,7 +97,7 @@ def _required(pin: Pin) -> Iterator[NormalizedName]:
 
 
 def _read(wheel: Path) -> dict[str, bytes]:
-    """Return the files of *wheel* by the paths they are installed at; contents of sources and text only."""
+    """Return the files of *wheel* by installed path; only sources and text files have contents."""
     with zipfile.ZipFile(wheel) as archive:
         return {
             installed_path(name): archive.read(name) if name.endswith((".py", ".txt")) else b""
@@ -106,24 +107,24 @@ def _read(wheel: Path) -> dict[str, bytes]:
 
 
 def _entry_points(matrix: Matrix, files: Mapping[str, bytes]) -> tuple[str, ...]:
-    """Return the modules at which the distribution of *files* is entered.
+    """Return the entry points of the distribution of *files*.
 
-    What the matrix imports, runs and trains with, and the console scripts; its
-    top-level modules where none of these is its own.
+    These are the modules that the matrix imports, runs and trains with, and the console scripts; if
+    none of them belongs to the distribution, its top-level modules.
     """
     tops = {file.name.partition(".")[0] for path in files if (file := ModuleFile.of(path)) is not None}
     scripts = _console_scripts(files)
-    asked = [line.partition(":")[0] for line in matrix.verify.imports]
+    entered = [line.partition(":")[0] for line in matrix.verify.imports]
     for command in matrix.verify.commands:
-        asked += [scripts[word] for word in command[:1] if word in scripts]
-        asked += [word for option, word in pairwise(command) if option == "-m"]
-    asked += [_RUNNERS[matrix.train.runner]] if matrix.train.runner in _RUNNERS else []
-    own = [name for name in (*asked, *scripts.values()) if name.partition(".")[0] in tops]
+        entered += [scripts[word] for word in command[:1] if word in scripts]
+        entered += [word for option, word in pairwise(command) if option == "-m"]
+    entered += [_RUNNERS[matrix.train.runner]] if matrix.train.runner in _RUNNERS else []
+    own = [name for name in (*entered, *scripts.values()) if name.partition(".")[0] in tops]
     return tuple(dict.fromkeys(own)) or tuple(sorted(tops))
 
 
 def _console_scripts(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Return the modules of the console scripts by their names (entry points specification)."""
+    """Return the modules of the console scripts by name (entry points specification)."""
     texts = [data for path, data in files.items() if path.endswith(".dist-info/entry_points.txt")]
     parser = configparser.RawConfigParser(delimiters=("=",), strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]

@@ -116,9 +116,9 @@ def _failing(outcomes: Iterable[Outcome]) -> Iterator[str]:
     cards: defaultdict[str, list[str]] = defaultdict(list)
     for one in outcomes:
         everywhere.add(one.accelerator)
-        for claim, outcome in one.claims.items():
-            if outcome != HOLDS and one.accelerator not in cards[f"{claim}: {outcome}"]:
-                cards[f"{claim}: {outcome}"].append(one.accelerator)
+        for capability, outcome in one.capabilities.items():
+            if outcome != HOLDS and one.accelerator not in cards[f"{capability}: {outcome}"]:
+                cards[f"{capability}: {outcome}"].append(one.accelerator)
     for line, where in cards.items():
         named = " ".join("no GPU" if card == "none" else card for card in where)
         yield line if set(where) == everywhere else f"{line} ({named})"

@@ -1,4 +1,4 @@
-"""Phantom imports: small packages as data, the real case of axolotl 0.4.0, and what lists of files tell."""
+"""Findings about imports: small packages as data."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.check.findings import ExaminedDistribution, ImportFinding, judge
+from colablock.check.findings import ExaminedDistribution, ImportFinding, import_findings
 from colablock.check.import_names import ImportProvider, ImportProviders, modules_of
-from colablock.check.reachable_imports import ReachableImports, reached_imports
+from colablock.check.reachable_imports import ReachableImports, find_reachable_imports
 from colablock.environment.markers_and_tags import environment_for
 from tests.support.paths import DATA
 
@@ -29,7 +29,7 @@ CASES = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in 
 def reached(case: Mapping[str, Any]) -> ReachableImports:
     files = {path: text.removeprefix("\n").encode() for path, text in case["files"].items()}
     markers = environment_for(case.get("python", "3.11.9"), "linux_x86_64").markers
-    return reached_imports(files, case["entry"], markers)
+    return find_reachable_imports(files, case["entry"], markers)
 
 
 def stack(case: Mapping[str, Any]) -> ImportProviders:
@@ -47,14 +47,14 @@ def found(case: Mapping[str, Any]) -> tuple[ImportFinding, ...]:
     examined = ExaminedDistribution(
         name=NormalizedName("pkg"),
         version="1.0",
-        reached=reached(case),
+        reachable=reached(case),
         declared=frozenset(map(NormalizedName, case["declared"])),
     )
     requires = {
         NormalizedName(text.split()[0]): map(NormalizedName, facts.get("requires", ()))
         for text, facts in case.get("stack", {}).items()
     }
-    return judge(examined, stack(case), requires)
+    return import_findings(examined, stack(case), requires)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "imports" in case])

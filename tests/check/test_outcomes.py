@@ -1,4 +1,4 @@
-"""Whether matrices hold on recorded runtimes: what is told, and what counts as drift."""
+"""Outcomes of matrices on recorded runtimes, and the drift from committed results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from colablock.check.capabilities import CAPABILITIES as RULES
-from colablock.check.capabilities import HOLDS, judge_capability
+from colablock.check.capabilities import HOLDS, check_capability
 from colablock.check.outcomes import Outcome, Verdict, broken_since, differences
 from colablock.environment.accelerator import CARDS, Accelerator, declared
 from colablock.errors import ExitCode
@@ -53,7 +53,7 @@ def outcome(runtime: str, verdict: str, accelerator: str = "T4", **facts: Any) -
 
 
 def test_an_outcome_round_trips_through_json() -> None:
-    one = outcome("colab-1-gpu", "kernel", removes=("a 1", "b 2"), claims={"nf4": HOLDS}, fetch_bytes=7)
+    one = outcome("colab-1-gpu", "kernel", removes=("a 1", "b 2"), capabilities={"nf4": HOLDS}, fetch_bytes=7)
     assert Outcome.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
@@ -111,31 +111,31 @@ NO_CARD = Accelerator()
 
 
 @pytest.mark.parametrize(
-    ("claim", "versions", "accelerator", "said"),
+    ("capability", "versions", "accelerator", "said"),
     [
         ("nf4", {"bitsandbytes": "0.43.3"}, declared("T4"), "holds"),
         (
             "nf4",
             {"bitsandbytes": "0.43.3"},
             NO_CARD,
-            "does not hold: bitsandbytes 0.43.3 quantises on CUDA",
+            "does not hold: bitsandbytes 0.43.3 needs CUDA",
         ),
         ("nf4", {"bitsandbytes": "0.50.2"}, NO_CARD, "holds"),
-        ("nf4", {}, NO_CARD, "does not hold: bitsandbytes is no part of the stack"),
+        ("nf4", {}, NO_CARD, "does not hold: the stack has no bitsandbytes"),
         (
             "llama3-rope",
             {"transformers": "4.41.0"},
             NO_CARD,
-            "does not hold: transformers 4.41.0 reads no",
+            "does not hold: transformers 4.41.0 does not support",
         ),
         ("llama3-rope", {"transformers": "4.43.0"}, NO_CARD, "holds"),
         ("flight", {}, NO_CARD, "not known: no rule for `flight`"),
     ],
 )
 def test_capabilities_are_judged_by_versions_and_gpu(
-    claim: str, versions: Any, accelerator: Accelerator, said: str
+    capability: str, versions: Any, accelerator: Accelerator, said: str
 ) -> None:
-    assert judge_capability(claim, versions, accelerator).startswith(said)
+    assert check_capability(capability, versions, accelerator).startswith(said)
 
 
 # The command
@@ -197,7 +197,7 @@ def test_check_covers_every_runtime_and_gpu_without_a_network(world: World, copy
     assert world.server.paths == asked
     good, nowhere = done.json["checks"]
     assert row(good, "image-1-cpu")["verdict"] == "kernel"
-    assert row(good, "image-1-cpu")["reason"] == "shapes, colours come; nothing that worked breaks"
+    assert row(good, "image-1-cpu")["reason"] == "installs shapes, colours; breaks nothing"
     broken = row(good, "image-2-cpu")
     assert (broken["verdict"], broken["reason"]) == ("env", "in the kernel other would break")
     assert broken["lock"].startswith("pylock.good--py3")
@@ -211,7 +211,7 @@ def test_check_covers_every_runtime_and_gpu_without_a_network(world: World, copy
 def test_check_compares_with_the_committed_results(world: World, copy: Path) -> None:
     first = world.run("check", "good", cwd=copy)
     assert first.code == ExitCode.UNMET
-    assert "no results are committed" in " ".join(first.out.split())
+    assert "there are no committed results" in " ".join(first.out.split())
     assert world.run("check", "good", "--update", cwd=copy).code == ExitCode.DONE
     written = (copy / "matrices/good.checks.json").read_bytes()
     assert world.run("check", "good", cwd=copy).code == ExitCode.DONE
@@ -228,13 +228,13 @@ def test_without_locks_the_verdict_is_unknown_with_a_hint(world: World, copy: Pa
     done = world.run("check", "good", "--json", cwd=copy)
     found = row(done.json["checks"][0], "image-1-cpu")
     assert found["verdict"] == "unknown"
-    assert "`colablock lock good --all` makes the locks that tell" in found["reason"]
+    assert "`colablock lock good --all` writes the missing locks" in found["reason"]
 
 
 def test_the_imports_option_examines_rebuilt_packages(world: World, copy: Path) -> None:
     for options in ([], ["--update"], []):
         before = world.run("check", "owned", *options, cwd=copy)
-        assert "are to be examined: pass `--imports`" in " ".join(before.out.split())
+        assert "have not been examined: pass `--imports`" in " ".join(before.out.split())
     assert before.code == ExitCode.UNMET
     assert world.run("check", "owned", "--imports", "--update", cwd=copy).code == ExitCode.DONE
     done = world.run("check", "owned", "--json", cwd=copy)

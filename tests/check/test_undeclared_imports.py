@@ -1,4 +1,4 @@
-"""Phantom imports of what a matrix replaces: from its archive and the stack's files to findings."""
+"""Undeclared imports of replaced packages, from archives and wheels to findings."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.check.findings import ExaminedDistribution, ImportFinding, judge
+from colablock.check.findings import ExaminedDistribution, ImportFinding, import_findings
 from colablock.check.import_names import ImportProvider, ImportProviders, modules_of
-from colablock.check.reachable_imports import reached_imports
+from colablock.check.reachable_imports import find_reachable_imports
 from colablock.check.undeclared_imports import undeclared_import_findings
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
@@ -80,10 +80,10 @@ def judged(declared: Iterable[str]) -> tuple[ImportFinding, ...]:
     examined = ExaminedDistribution(
         name=NormalizedName("axolotl"),
         version="0.4.0",
-        reached=reached_imports(SOURCES, ["axolotl.cli.train"], TARGET.markers),
+        reachable=find_reachable_imports(SOURCES, ["axolotl.cli.train"], TARGET.markers),
         declared=frozenset(map(canonicalize_name, declared)),
     )
-    return judge(examined, ImportProviders(providers), {})
+    return import_findings(examined, ImportProviders(providers), {})
 
 
 def test_the_shipped_matrix_declares_all_that_axolotl_imports(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def recorded() -> Iterator[IndexServer]:
         for top in project["imports"]
     }
     contents: dict[str, dict[str, str]] = {}
-    for one in reached_imports(SOURCES, ["axolotl.cli.train"], TARGET.markers).imports:
+    for one in find_reachable_imports(SOURCES, ["axolotl.cli.train"], TARGET.markers).imports:
         owner = owners.get(one.name.partition(".")[0])
         if owner is not None and "." in one.name:
             contents.setdefault(owner, {})[f"{one.name.replace('.', '/')}/__init__.py"] = ""
@@ -147,7 +147,7 @@ def test_three_requirements_are_not_enough_for_axolotl(recorded: IndexServer, tm
     assert tops(findings, "missing", "notice") == OPTIONAL
     assert tops(findings, "undeclared", "notice") >= UNDECLARED - {"huggingface_hub"}
     told = next(finding for finding in findings if finding.name.startswith("termcolor"))
-    assert told.text.endswith("comes only through fire")
+    assert told.text.endswith("is installed only because fire requires it")
     assert findings[0].to_json() == {
         "package": "axolotl",
         "version": "0.4.0",
@@ -189,7 +189,7 @@ def test_an_archive_without_buildable_modules_is_an_error(tmp_path: Path) -> Non
     (finding,) = undeclared_import_findings(matrix_of(hidden), resolution.pins, preparer, TARGET)
     assert finding.severity.value == "error"
     assert finding.text == (
-        "own 1.0 installs nothing that can be imported: `own-1.0.tar.gz` contains no importable module"
+        "own 1.0 installs no modules: `own-1.0.tar.gz` contains no importable module"
         " at its top (no `source-root` is given)"
     )
     assert told(matrix_of(replace(hidden, source_root="src")), tmp_path) == []
@@ -240,7 +240,7 @@ def test_a_missing_entry_point_is_an_error(tmp_path: Path) -> None:
     matrix = matrix_of(own(tmp_path, {"own/__init__.py": ""}), verify=Verify(imports=("own.gone",)))
     preparer, resolution = prepared(matrix, TARGET, links=tmp_path / "links")
     (finding,) = undeclared_import_findings(matrix, resolution.pins, preparer, TARGET)
-    assert finding.text == "own 1.0 is started at `own.gone`, which it does not hold itself"
+    assert finding.text == "own 1.0 is started at `own.gone`, which it does not have itself"
     assert finding.where == ""
 
 
@@ -302,5 +302,5 @@ def test_installed_distributions_provide_their_top_level_names(tmp_path: Path) -
     texts = [finding.text for finding in undeclared_import_findings(matrix, pins, preparer, TARGET)]
     assert texts == [
         "own 1.0 imports `nowhere` (own.py:1), which nothing in the stack provides",
-        "own 1.0 imports `there.deep` (own.py:1), undeclared: there 2.0 comes only because the stack has it",
+        "own 1.0 imports `there.deep` (own.py:1), undeclared: no declared requirement brings in there 2.0",
     ]

@@ -126,7 +126,7 @@ def _result(
         "restart": kind == "qlora-2025" and verdict == "kernel",
         "claims": {
             "nf4": "holds",
-            "llama3-rope": "does not hold: transformers 4.41.0 reads no such form"
+            "llama3-rope": "does not hold: transformers 4.41.0 does not support such form"
             if kind == "qlora-2024"
             else "holds",
         }
