@@ -291,7 +291,7 @@ def _restart_function(restart: str, *, then: str = "go on below") -> Callable[[S
     }
     if restart not in functions:
         choices = ", ".join(f"`{option}`" for option in functions)
-        raise InvalidInput(f"`restart` is `{restart}`, and has to be one of {choices}")
+        raise InvalidInput(f"`restart` is `{restart}`, but must be one of {choices}")
     return functions[restart]
 
 
@@ -311,4 +311,4 @@ def _choice(kind: type[C], key: str, value: Any) -> C:
         return kind(value)
     except ValueError as error:
         choices = ", ".join(f"`{one.value}`" for one in kind)
-        raise InvalidInput(f"`{key}` is `{value}`, and has to be one of {choices}") from error
+        raise InvalidInput(f"`{key}` is `{value}`, but must be one of {choices}") from error

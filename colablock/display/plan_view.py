@@ -219,32 +219,35 @@ def _breakages(broken: Sequence[Breakage], *, direct: bool) -> Section:
     In brief, many that only a removal breaks are grouped by what is done about them.
     """
     cause = "by a version change" if direct else "only by a removal"
-    brief: Block = Items(tuple(_breakage(one, in_brief=True) for one in broken))
-    if not direct and len(broken) > FOLD:
-        groups = {remedy: [one for one in broken if one.remedy is remedy] for remedy in Remedy}
-        brief_blocks: tuple[Block, ...] = tuple(
-            Section(
-                title=f"{_REMEDIES[remedy].text} ({len(group)})",
-                body=(Names(tuple(_broken_text(one, in_brief=True) for one in group), separator="; "),),
-            )
-            for remedy, group in groups.items()
-            if group
-        )
-    else:
-        brief_blocks = (brief,)
+    is_grouped = not direct and len(broken) > FOLD
+    brief = (
+        _by_remedy(broken) if is_grouped else (Items(tuple(_breakage(one, in_brief=True) for one in broken)),)
+    )
     return Section(
         title=f"Broken {cause} ({len(broken)})",
         body=(Items(tuple(_breakage(one, in_brief=False) for one in broken)),),
-        brief=brief_blocks,
+        brief=brief,
         is_open=len(broken) <= FOLD,
         tone=Tone.WARN,
     )
 
 
+def _by_remedy(broken: Sequence[Breakage]) -> tuple[Block, ...]:
+    groups = {remedy: [one for one in broken if one.remedy is remedy] for remedy in Remedy}
+    return tuple(
+        Section(
+            title=f"{_REMEDIES[remedy].text} ({len(group)})",
+            body=(Names(tuple(_broken_text(one, in_brief=True) for one in group), separator="; "),),
+        )
+        for remedy, group in groups.items()
+        if group
+    )
+
+
 def _breakage(breakage: Breakage, *, in_brief: bool) -> Item:
     chain = _chain(breakage)
-    is_told = bool(chain) and not (in_brief and breakage.direct)
-    notes: tuple[Words, ...] = (Span(f"because {chain}", Tone.SOFT),) if is_told else ()
+    is_shown = bool(chain) and not (in_brief and breakage.direct)
+    notes: tuple[Words, ...] = (Span(f"because {chain}", Tone.SOFT),) if is_shown else ()
     text = _broken_text(breakage, in_brief=in_brief)
     return Item(text=text, outcome=_REMEDIES[breakage.remedy], notes=notes)
 

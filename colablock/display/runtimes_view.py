@@ -32,7 +32,7 @@ __all__ = ["diff_document", "import_notes", "runtime_document", "runtimes_docume
 _LIST = 2 * FOLD  # names in running text; the rest is counted
 _MORE = "and {} more (-v)"
 _COLUMNS = ("name", "Python", "date", "torch", "CUDA", "driver", "known")
-#: The verdict on a version that is asked for, by whether the old and the new one are within the range.
+#: The verdict on a required version, by whether the old and the new one are within the range.
 _ASKED = {
     (True, True): "still within {}",
     (True, False): "leaves {}",
@@ -40,8 +40,8 @@ _ASKED = {
     (False, False): "still outside {}",
     (None, True): "new, within {}",
     (None, False): "new, outside {}",
-    (True, None): "removed, but {} is asked for",
-    (False, None): "removed, but {} is asked for",
+    (True, None): "removed, but {} is required",
+    (False, None): "removed, but {} is required",
 }
 #: The same for a distribution that must be absent.
 _ABSENT = {
