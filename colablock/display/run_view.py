@@ -17,8 +17,6 @@ from colablock.display.view import (
     GridRow,
     Headline,
     Note,
-    Pair,
-    Pairs,
     Picture,
     Preformatted,
     Section,
@@ -26,12 +24,13 @@ from colablock.display.view import (
     Tone,
     cut,
     one_line,
+    pairs_of,
 )
 from colablock.training.runs.folder import State
 from colablock.training.runs.loss_curve import curve_svg, sparkline_svg
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from colablock.display.view import Block
     from colablock.training.runs.crash import Explanation
@@ -311,20 +310,16 @@ def run_document(summary: RunSummary) -> Document:
     blocks: list[Block] = []
     known = dict(_pairs(summary))
     if known:
-        blocks.append(_aligned(known))
+        blocks.append(pairs_of(known))
     if record is not None:
-        blocks.append(Section(title="Started", body=(_aligned(_record_facts(record)),)))
+        blocks.append(Section(title="Started", body=(pairs_of(_record_facts(record)),)))
         blocks += _extra(record)
     files = {"log": "log.txt", "metrics": "metrics.jsonl"}
     found = {label: name for label, name in files.items() if (summary.folder / name).exists()}
-    blocks.append(Section(title="Files", body=(_aligned({"folder": str(summary.folder), **found}),)))
+    blocks.append(Section(title="Files", body=(pairs_of({"folder": str(summary.folder), **found}),)))
     blocks += _why(summary.explanation)
     headline = Headline(text=summary_headline(summary), tone=_tone(summary))
     return Document(headline=headline, blocks=(*blocks, *_next(summary)))
-
-
-def _aligned(facts: Mapping[str, str]) -> Pairs:
-    return Pairs(tuple(Pair(lead=label, text=text) for label, text in facts.items()))
 
 
 def _record_facts(record: RunRecord) -> dict[str, str]:
@@ -351,8 +346,8 @@ def _record_facts(record: RunRecord) -> dict[str, str]:
 def _extra(record: RunRecord) -> Iterator[Section]:
     config = {key: _value(value) for key, value in record.config.items()}
     sections: tuple[tuple[str, Block | None], ...] = (
-        ("Config", _aligned(config) if config else None),
-        ("Versions", _aligned(dict(sorted(record.versions.items()))) if record.versions else None),
+        ("Config", pairs_of(config) if config else None),
+        ("Versions", pairs_of(dict(sorted(record.versions.items()))) if record.versions else None),
         ("Command", Note(text=Span(shlex.join(record.command), Tone.CODE)) if record.command else None),
     )
     for title, body in sections:

@@ -19,6 +19,7 @@ from colablock.display.view import (
     Section,
     first_of,
     one_line,
+    pairs_of,
 )
 
 if TYPE_CHECKING:
@@ -86,11 +87,7 @@ def _source(one: Mapping[str, Any]) -> str:
 
 def _pairs_section(title: str, facts: Mapping[str, str]) -> Iterator[Section]:
     if facts:
-        yield Section(title=title, body=(_aligned(facts),))
-
-
-def _aligned(facts: Mapping[str, str]) -> Pairs:
-    return Pairs(tuple(Pair(lead=lead, text=text) for lead, text in facts.items()))
+        yield Section(title=title, body=(pairs_of(facts),))
 
 
 # One runtime
@@ -112,10 +109,10 @@ def runtime_document(facts: Mapping[str, Any], *, everything: bool = False) -> D
     }
     versions = [f"{one['name']} {one['version']}" for one in facts["all"]]
     strange = [name for name, one in zip(versions, facts["all"], strict=True) if not one["is_known"]]
-    blocks: list[Block] = [_aligned({key: value for key, value in about.items() if value})]
+    blocks: list[Block] = [pairs_of({key: value for key, value in about.items() if value})]
     if facts["named"]:
         said = {f"{one['name']} {one['version']}": _sayings(one["by"]) for one in facts["named"]}
-        blocks.append(Section(title=f"Named by matrices ({len(said)})", body=(_aligned(said),)))
+        blocks.append(Section(title=f"Named by matrices ({len(said)})", body=(pairs_of(said),)))
     blocks += _names("Named by matrices, not installed", [one["name"] for one in facts["missing"]], None)
     blocks += _names("Protected", facts["protected"], None)
     blocks += _unmet(facts["unmet"])
@@ -197,7 +194,7 @@ def _sides(diff: RuntimeDiff) -> Pairs:
         before, after = (read(side) or "not known" for side in (diff.before, diff.after))
         return f"{before}, unchanged" if before == after else f"{before} -> {after}"
 
-    return _aligned(
+    return pairs_of(
         {
             "date": both(lambda side: side.date),
             "Python": both(lambda side: str(side.environment.python_version)),

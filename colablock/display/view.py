@@ -8,6 +8,7 @@ The modules `plan_view`, `report_view`, `run_view` and so on turn a plan, a repo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -39,6 +40,7 @@ __all__ = [
     "cut",
     "first_of",
     "one_line",
+    "pairs_of",
     "plain",
     "spans_of",
 ]
@@ -255,6 +257,11 @@ def spans_of(words: Words) -> tuple[Span, ...]:
     parts = words if isinstance(words, tuple) else (words,)
     spans = (part if isinstance(part, Span) else Span(part) for part in parts)
     return tuple(Span(_SPACE.sub(" ", clean(span.text)), span.tone) for span in spans)
+
+
+def pairs_of(facts: Mapping[str, str]) -> Pairs:
+    """Return *facts* as pairs."""
+    return Pairs(tuple(Pair(lead=lead, text=text) for lead, text in facts.items()))
 
 
 def plain(words: Words) -> str:
