@@ -1,4 +1,4 @@
-"""What another tool's requirements are as parts of a matrix, and what no part of one can say."""
+"""Convert requirements of other tools to parts of a matrix, with notes on what a matrix cannot express."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from colablock.network.settings import DEFAULT_INDEX
 
 __all__ = ["MatrixParts", "matrix_parts"]
 
-# Of several entries for one project each needs a marker; this one holds everywhere.
+# Each of several entries for one project needs a marker.  This one is always true.
 _ALWAYS = Marker("python_version >= '3'")
-_SAYS_NOTHING = {"simple", "whl", "www"}  # of a URL, when an index is named after it
+_GENERIC_WORDS = {"simple", "whl", "www"}  # of a URL, omitted from the name of an index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixParts:
-    """The parts of a matrix that asks for the same.
+    """The parts of a matrix with the same requirements.
 
-    Of a constraint only name, specifier and marker count.  *notes* say what is
-    left out and what is still to be decided, a line each.
+    Constraints have only name, specifier and marker.  *notes* list what is omitted and what the
+    author still has to decide, a line each.
     """
 
     packages: tuple[PackageEntry, ...] = ()
@@ -38,19 +38,21 @@ class MatrixParts:
 
 
 def matrix_parts(file: RequirementFile) -> MatrixParts:
-    """Return what *file* asks for as entries, in its order.
+    """Return the requirements of *file* as parts of a matrix, in the same order.
 
-    Several requirements of one project are one entry where their markers agree,
-    and else entries with a marker each.
+    Requirements of one project with the same marker become one entry.  Otherwise each becomes an
+    entry with a marker.
     """
     indexes = tuple(_indexes(file))
     names = {index.url: index.name for index in indexes}
     narrowing = (found for found in file.constraints if found.requirement.specifier)
     return MatrixParts(
-        packages=tuple(_joined([_entry(found, names) for found in file.requirements])),
-        constraints=tuple(_joined([entry_of(found.requirement, path=found.where) for found in narrowing])),
+        packages=tuple(_merge_entries([_entry(found, names) for found in file.requirements])),
+        constraints=tuple(
+            _merge_entries([entry_of(found.requirement, path=found.where) for found in narrowing])
+        ),
         indexes=indexes,
-        notes=(*file.notes, *_left_out(file)),
+        notes=(*file.notes, *_omissions(file)),
     )
 
 
@@ -62,19 +64,19 @@ def _entry(found: FoundRequirement, index_names: Mapping[str, str]) -> PackageEn
     return replace(entry, index=index_names.get(found.index or ""))
 
 
-def _joined(entries: Sequence[PackageEntry]) -> Iterator[PackageEntry]:
-    """Yield *entries* by name; those that apply together and come from one place are one."""
+def _merge_entries(entries: Sequence[PackageEntry]) -> Iterator[PackageEntry]:
+    """Yield *entries* by name, with those of the same marker and source merged."""
     by_name: dict[NormalizedName, dict[object, PackageEntry]] = {}
     for entry in entries:
         same = by_name.setdefault(entry.name, {})
         key = (str(entry.marker), entry.url, entry.index)
-        same[key] = _both(same[key], entry) if key in same else entry
+        same[key] = _merge(same[key], entry) if key in same else entry
     for same in by_name.values():
         for entry in same.values():
             yield entry if len(same) == 1 else replace(entry, marker=entry.marker or _ALWAYS)
 
 
-def _both(one: PackageEntry, other: PackageEntry) -> PackageEntry:
+def _merge(one: PackageEntry, other: PackageEntry) -> PackageEntry:
     return replace(
         one,
         specifier=one.specifier & other.specifier,
@@ -84,7 +86,7 @@ def _both(one: PackageEntry, other: PackageEntry) -> PackageEntry:
 
 
 def _indexes(file: RequirementFile) -> Iterator[Index]:
-    """Yield the indexes that a matrix has to declare.  The default one of everybody is none of them."""
+    """Yield the indexes that a matrix has to declare, without PyPI."""
     taken: set[str] = set()
     default = file.default_index
     if default is not None and default.rstrip("/") != DEFAULT_INDEX.rstrip("/"):
@@ -95,42 +97,43 @@ def _indexes(file: RequirementFile) -> Iterator[Index]:
 
 
 def _url(place: str) -> str:
-    """Return an index's URL; a folder is one too, by its path."""
+    """Return the URL of an index, which may be the path of a folder."""
     path = local_path(place)
     return place if path is None or place.startswith("file:") else path.absolute().as_uri()
 
 
 def _index_name(url: str, taken: set[str]) -> str:
-    """Return a name for an index after its host and path: ``download-pytorch-org-cu118``."""
+    """Return a name for an index, made of host and path: ``download-pytorch-org-cu118``."""
     parts = urlsplit(url)
     words = re.findall("[a-z0-9]+", f"{parts.hostname or ''}/{parts.path}".lower())
-    stem = "-".join(word for word in words if word not in _SAYS_NOTHING) or "index"
+    stem = "-".join(word for word in words if word not in _GENERIC_WORDS) or "index"
     name = next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, 1000))) if name not in taken)
     taken.add(name)
     return name
 
 
-def _left_out(file: RequirementFile) -> Iterator[str]:
-    """Yield what the file says that no entry can say."""
+def _omissions(file: RequirementFile) -> Iterator[str]:
+    """Yield notes about everything in the file that a matrix cannot express."""
     for found in file.constraints:
         if found.requirement.url is not None:
-            yield f"{found.where}: a constraint names no archive: give `{found.requirement.name}` its `url`"
+            name = found.requirement.name
+            yield f"{found.where}: a constraint cannot have a URL: set `url` of the package `{name}`"
     for found in file.requirements:
         if found.requirement.url is not None:
-            yield from _of_archive(found.requirement, found.where)
+            yield from _archive_notes(found.requirement, found.where)
     if any(found.hashes for found in file.requirements if found.requirement.url is None):
-        yield "the hashes of releases are left out: a lock has those of every file"
+        yield "omitted the hashes of releases: a lock has the hashes of all files"
     for link in file.find_links:
-        yield f"a matrix names no place of files: give `--find-links {link}` where it is used"
+        yield f"a matrix cannot name find-links: pass `--find-links {link}` to the commands"
 
 
-def _of_archive(requirement: Requirement, where: str) -> Iterator[str]:
+def _archive_notes(requirement: Requirement, where: str) -> Iterator[str]:
     plain, hashes = split_fragment(requirement.url or "")
     if "subdirectory=" in (requirement.url or "").partition("#")[2]:
-        yield f"{where}: the `subdirectory` of `{plain}` is left out: `source-root` may say it"
+        yield f"{where}: omitted the `subdirectory` of `{plain}`: `source-root` may replace it"
     if set(hashes) - {"sha256"}:
-        yield f"{where}: of `{plain}` only a SHA-256 can be kept"
+        yield f"{where}: omitted the hashes of `{plain}` other than SHA-256"
     if not plain.endswith(".whl"):
-        yield f"{where}: `{requirement.name}` is built: name it in `options.allow-build`"
+        yield f"{where}: `{requirement.name}` has to be built: add it to `options.allow-build`"
     if plain.startswith("file:"):
-        yield f"{where}: `{plain}` is a file of this machine"
+        yield f"{where}: `{plain}` is a file on this machine"

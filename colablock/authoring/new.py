@@ -1,4 +1,4 @@
-"""A new matrix file: what was asked for → text, checked before it is written."""
+"""Write a new matrix file, which is checked before it is written."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ __all__ = ["NewMatrix", "NewMatrixOptions", "schema_text", "write_file", "write_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMatrixOptions:
-    """What a new matrix is to be.  *requirements* names another tool's file of them.
+    """The options of `write_new`.  *requirements* names a requirements file of another tool.
 
-    *schema_file* asks for the JSON schema beside it; *force* writes over what is there.
+    *schema_file* writes the JSON schema beside the matrix.  *force* overwrites existing files.
     """
 
     name: str
@@ -41,65 +41,69 @@ class NewMatrixOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewMatrix:
-    """The file that was written, what stands in it, what to know about it, and the commands to go on with."""
+    """The written file and its parts, notes about it, and the next commands."""
 
     output: Path
     schema_file: Path | None
     parts: MatrixParts
     notes: tuple[str, ...]
-    following: tuple[str, ...]
+    following: tuple[str, ...]  # commands
 
 
 def schema_text() -> str:
-    """Return the JSON schema as a file holds it."""
+    """Return the content of the JSON schema file."""
     return json.dumps(json_schema(), indent=2) + "\n"
 
 
-def write_new(wish: NewMatrixOptions, environ: Mapping[str, str]) -> NewMatrix:
-    """Write the matrix that *wish* asks for, a file that loads without a fault.
+def write_new(options: NewMatrixOptions, environ: Mapping[str, str]) -> NewMatrix:
+    """Write the matrix for *options*.  The file is valid.
 
-    Nothing is written where that cannot be done: InvalidInput (InvalidMatrix,
-    InvalidRequirements, NotFound) says why.
+    Raises InvalidInput (InvalidMatrix, InvalidRequirements, NotFound) and writes nothing if that is
+    not possible.
     """
-    if is_path(wish.name):
+    if is_path(options.name):
         raise InvalidInput(
-            f"`{wish.name}` is a path, not a name", hint="Give the name alone; `--output` says where it goes"
+            f"`{options.name}` is a path, not a name", hint="Give only the name; `--output` sets the path"
         )
     parts = (
-        matrix_parts(read_requirements(wish.requirements)) if wish.requirements is not None else MatrixParts()
+        matrix_parts(read_requirements(options.requirements))
+        if options.requirements is not None
+        else MatrixParts()
     )
-    start = Start(name=wish.name, summary=wish.summary, requires_python=wish.requires_python, parts=parts)
-    parse_matrix(matrix_text(start), source=wish.name)
-    output = wish.output or Path("matrices") / f"{wish.name}.toml"
+    start = Start(
+        name=options.name, summary=options.summary, requires_python=options.requires_python, parts=parts
+    )
+    parse_matrix(matrix_text(start), source=options.name)
+    output = options.output or Path("matrices") / f"{options.name}.toml"
     schema_file = output.parent / SCHEMA_FILE
-    has_schema_file = wish.schema_file or schema_file.is_file()
-    extends = None if wish.extends is None else _extends(wish.extends, wish.name, output, environ)
+    has_schema_file = options.schema_file or schema_file.is_file()
+    extends = None if options.extends is None else _extends(options.extends, options.name, output, environ)
     text = matrix_text(replace(start, extends=extends, has_schema_file=has_schema_file))
-    write_file(output, text, force=wish.force)
-    if wish.schema_file and (wish.force or not schema_file.exists()):
+    write_file(output, text, force=options.force)
+    if options.schema_file and (options.force or not schema_file.exists()):
         write_file(schema_file, schema_text(), force=True)
-    listed = [one for one in list_matrices(environ=environ) if one.name == wish.name]
+    listed = [one for one in list_matrices(environ=environ) if one.name == options.name]
     return NewMatrix(
         output=output,
         schema_file=schema_file if has_schema_file else None,
         parts=parts,
-        notes=(*parts.notes, *_standing(listed, output)),
-        following=tuple(_following(listed, output, wish.name)),
+        notes=(*parts.notes, *_name_notes(listed, output)),
+        following=tuple(_next_commands(listed, output, options.name)),
     )
 
 
 def write_file(path: Path, text: str, *, force: bool) -> None:
     """Write a file; replace an existing one only with *force*.  Raises InvalidInput."""
     if not force and path.is_file():
-        raise InvalidInput(f"`{path}` exists already", hint="`--force` replaces it")
+        raise InvalidInput(f"`{path}` already exists", hint="`--force` replaces it")
     write_atomic(path, text.encode())
 
 
 def _extends(base: str, name: str, output: Path, environ: Mapping[str, str]) -> str:
-    """Return how the file at *output* names the matrix *base*, which is there and has no fault."""
+    """Return how the file at *output* names the matrix *base*.  Raises the errors of `find_matrix`."""
     if base == name:
-        message = f"a matrix called `{name}` cannot extend `{name}`: it would be found in its place"
-        raise InvalidInput(message, hint="Call the new one otherwise")
+        message = f"a matrix named `{name}` cannot extend `{name}`: the name would refer to itself"
+        raise InvalidInput(message, hint="Use another name for the new matrix")
     find_matrix(base, environ=environ)
     if not is_path(base):
         return base
@@ -111,20 +115,20 @@ def _is_at(one: Listed, output: Path) -> bool:
     return os.path.realpath(one.source) == os.path.realpath(output)
 
 
-def _standing(listed: list[Listed], output: Path) -> Iterator[str]:
-    """Yield what there is to know of the other matrices of that name, and of this one among them."""
+def _name_notes(listed: list[Listed], output: Path) -> Iterator[str]:
+    """Yield notes about the new matrix, and about other matrices with its name."""
     for one in listed:
         if _is_at(one, output):
             if one.fault:
-                yield f"it cannot be used as it is: {one.fault}"
+                yield f"it cannot be used: {one.fault}"
             if one.shadowed_by:
-                yield f"`{one.name}` alone means `{one.shadowed_by}`, which is found first"
+                yield f"the name `{one.name}` refers to `{one.shadowed_by}`, which is found first"
         elif one.shadowed_by and _is_at(listed[0], output):
-            yield f"`{one.name}` alone no longer means `{one.source}`: this one is found first"
+            yield f"the name `{one.name}` no longer refers to `{one.source}`: the new matrix is found first"
 
 
-def _following(listed: list[Listed], output: Path, name: str) -> Iterator[str]:
-    """Yield the commands that come next; by name where the name leads to the new file."""
+def _next_commands(listed: list[Listed], output: Path, name: str) -> Iterator[str]:
+    """Yield the next commands, with the name of the matrix if it refers to the new file, else its path."""
     shown = name if listed and _is_at(listed[0], output) else shlex.quote(str(output))
     newest = max(runtimes(), key=lambda runtime: (runtime.date, runtime.name))
     yield f"colablock lock {shown} --all"

@@ -1,4 +1,4 @@
-"""What a ``pyproject.toml`` (PEP 621, PEP 735) or a lock (PEP 751) asks for, from values alone."""
+"""Read the requirements of a ``pyproject.toml`` (PEP 621, PEP 735) or a lock (PEP 751)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["group_requirements", "locked_requirements", "project_requirements"]
 def project_requirements(
     data: Mapping[str, Any], source: str, folder: Path
 ) -> tuple[list[FoundRequirement], list[Fault]]:
-    """Return ``[project].dependencies``, and what is wrong with them (PEP 621)."""
+    """Return ``[project].dependencies``, and their faults (PEP 621)."""
     project = data.get("project", {})
     where = f"{source}:project.dependencies"
     lines = project.get("dependencies") if isinstance(project, dict) else None
     if lines is None:
         is_dynamic = isinstance(project, dict) and "dependencies" in project.get("dynamic", ())
-        message = "its build decides them (`dynamic`)" if is_dynamic else "there are none"
+        message = "the build sets them (`dynamic`)" if is_dynamic else "is missing"
         groups = data.get("dependency-groups", {})
-        hint = f"a group is named `{source}:{min(groups)}`" if groups else None
+        hint = f"name a dependency group with `{source}:{min(groups)}`" if groups else None
         return [], [Fault(path=where, message=message, hint=hint)]
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         return [], [Fault(path=where, message="must be an array of strings (PEP 621)")]
@@ -39,7 +39,7 @@ def project_requirements(
 def group_requirements(
     data: Mapping[str, Any], group: str, source: str, folder: Path
 ) -> tuple[list[FoundRequirement], list[Fault]]:
-    """Return what the dependency group *group* asks for, those that it includes with it (PEP 735)."""
+    """Return the requirements of the dependency group *group* and the groups it includes (PEP 735)."""
     groups = data.get("dependency-groups", {})
     try:
         resolver = DependencyGroupResolver(groups)
@@ -56,14 +56,14 @@ def _group_fault(error: Exception, group: str, source: str, groups: Mapping[str,
     hint = None
     if isinstance(error, LookupError):
         known = ", ".join(f"`{name}`" for name in groups) or "none"
-        hint = near(group, groups) or f"groups there: {known}"
-    what, *shown = str(error).splitlines()  # of a requirement, the line itself comes next
-    message = f"`{shown[0].strip()}` is no requirement (PEP 508): {what}" if shown else what
+        hint = near(group, groups) or f"the groups are: {known}"
+    what, *shown = str(error).splitlines()  # the second line, if any, is the requirement
+    message = f"`{shown[0].strip()}` is not a valid requirement (PEP 508): {what}" if shown else what
     return Fault(path=f"{source}:dependency-groups", message=message, hint=hint)
 
 
 def _placed(resolver: DependencyGroupResolver, group: str, source: str) -> Iterator[tuple[str, str]]:
-    """Yield each requirement of a group that can be resolved, with the place of its line."""
+    """Yield each requirement of a valid group, with its location."""
     for place, item in enumerate(resolver.lookup(group)):
         if isinstance(item, DependencyGroupInclude):
             yield from _placed(resolver, item.include_group, source)
@@ -76,15 +76,15 @@ def _parsed(lines: Sequence[tuple[str, str]], folder: Path) -> tuple[list[FoundR
     for line, where in lines:
         try:
             found.append(FoundRequirement(requirement=parse_named(line, folder), where=where))
-        except InvalidInput as error:  # noqa: PERF203 - each line has a fault of its own
+        except InvalidInput as error:  # noqa: PERF203 - each line has its own fault
             faults.append(Fault(path=where, message=error.message, hint=error.hint))
     return found, faults
 
 
 def locked_requirements(lock: Pylock, source: str) -> tuple[list[FoundRequirement], list[Fault]]:
-    """Return what a lock pins when no extra and only its default groups are asked for (PEP 751).
+    """Return the pins of a lock without extras and with only its default groups (PEP 751).
 
-    A package that comes from another index than most names it.
+    Packages from another index than most name that index.
     """
     pins, faults = pins_of(lock, source)
     default = default_index_of(lock.packages)

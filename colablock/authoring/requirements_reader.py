@@ -1,7 +1,7 @@
-"""Other tools' requirements, read as one value.
+"""Read requirements files of other tools.
 
-``requirements.txt`` and ``.in`` with what they name, ``pip freeze``, ``pylock.toml`` (PEP 751) and
-``pyproject.toml`` (PEP 621, PEP 735).
+Supported are ``requirements.txt`` and ``.in`` with the files they include, the output of
+``pip freeze``, ``pylock.toml`` (PEP 751) and ``pyproject.toml`` (PEP 621, PEP 735).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = ["RequirementFile", "read_requirements"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequirementFile:
-    """What a file asks for, with the files that it names, in the order in which it stands.
+    """The content of a requirements file and the files it includes, in order.
 
-    *indexes* are asked beside *default_index*, None where the file names no
-    default.  *find_links* are folders and pages of files.  No URL holds user or
-    password.  *notes* say what the file asks for that no field here holds.
+    *indexes* are used in addition to *default_index*, which is None if the file does not set it.
+    *find_links* are folders and pages with files.  URLs have no user and password.  *notes* list
+    everything in the file that has no field here.
     """
 
     requirements: tuple[FoundRequirement, ...] = ()
@@ -53,11 +53,10 @@ class RequirementFile:
 
 
 def read_requirements(path: str) -> RequirementFile:
-    """Return what the file at *path* asks for; ``pyproject.toml:GROUP`` names a dependency group.
+    """Return the content of the file at *path*; ``pyproject.toml:GROUP`` names a dependency group.
 
-    Without a group a ``pyproject.toml`` stands for its ``[project].dependencies``.
-    Raises NotFound where there is no file, InvalidRequirements with all faults
-    of it and of those that it names.
+    A ``pyproject.toml`` without a group means its ``[project].dependencies``.  Raises NotFound if
+    the file does not exist, InvalidRequirements with all faults of the file and its includes.
     """
     file, colon, group = path.rpartition(":")
     if not (colon and file.endswith(".toml")):
@@ -77,17 +76,17 @@ def _content(file: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        there = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise NotFound(f"there is no file `{file}`", hint=near(path.name, there)) from None
+        names = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise NotFound(f"the file `{file}` does not exist", hint=near(path.name, names)) from None
     except OSError as error:
-        raise InvalidInput(f"`{file}` cannot be read: {error.strerror}") from error
+        raise InvalidInput(f"cannot read `{file}`: {error.strerror}") from error
 
 
 def _from_toml(file: str, content: bytes, group: str) -> RequirementFile:
     try:
         data = tomllib.loads(content.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInput(f"`{file}` is not TOML: {error}") from error
+        raise InvalidInput(f"`{file}` is not valid TOML: {error}") from error
     folder = Path(file).parent
     if "lock-version" in data:
         return _from_lock(file)
@@ -117,21 +116,21 @@ def _from_lock(file: str) -> RequirementFile:
 
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
-# What has no field in a RequirementFile, and what does the same here.
-_UNKEPT = {
-    "--config-settings": "building takes no settings here",
-    "--global-option": "building takes no options here",
-    "--no-binary": "`options.no-binary` of a matrix says it",
-    "--no-index": "`--offline` with `--find-links` asks no index",
-    "--pre": '`prerelease = "allow"` of a matrix says it',
-    "--trusted-host": "`SSL_CERT_FILE` names the certificates to trust",
-    "--use-feature": "it is a feature of pip's",
+# Options without a field in a RequirementFile, and what replaces them.
+_UNSUPPORTED = {
+    "--config-settings": "builds have no settings",
+    "--global-option": "builds have no options",
+    "--no-binary": "use `options.no-binary` of the matrix",
+    "--no-index": "use `--offline` with `--find-links`",
+    "--pre": 'use `prerelease = "allow"` in the matrix',
+    "--trusted-host": "set `SSL_CERT_FILE` to the certificates to trust",
+    "--use-feature": "it is a feature of pip",
 }
 
 
 @dataclass
 class _RequirementsReader:
-    """What was found so far in a file and those that it names."""
+    """Collects the content of a file and its includes."""
 
     faults: list[Fault] = field(default_factory=list)
     _requirements: list[FoundRequirement] = field(default_factory=list)
@@ -142,7 +141,7 @@ class _RequirementsReader:
     _notes: list[str] = field(default_factory=list)
 
     def result(self) -> RequirementFile:
-        """Return all that was found."""
+        """Return the collected content."""
         return RequirementFile(
             requirements=tuple(self._requirements),
             constraints=tuple(self._constraints),
@@ -153,11 +152,11 @@ class _RequirementsReader:
         )
 
     def read(self, file: str, data: bytes, *, is_constraint: bool, above: tuple[Path, ...]) -> None:
-        """Add what one file says; *above* are the files that led to it."""
+        """Add the content of one file; *above* are the files that include it."""
         try:
             text = decoded(data)
         except UnicodeDecodeError as error:
-            self.faults.append(Fault(path=file, message=f"is no text: {error}"))
+            self.faults.append(Fault(path=file, message=f"is not text: {error}"))
             return
         for number, content in logical_lines(text):
             where = f"{file}:{number}"
@@ -173,7 +172,7 @@ class _RequirementsReader:
         folder = Path(file).parent
         for option in line.options:
             if option.name == "--editable":
-                message = f"`{option.value}` is installed editable, which is no release to pin"
+                message = f"`{option.value}` is installed in editable mode and cannot be pinned"
                 raise InvalidInput(message, hint=release_hint(option.value))
             if option.name in {"--requirement", "--constraint"}:
                 is_constraint = option.name == "--constraint"
@@ -184,31 +183,29 @@ class _RequirementsReader:
                 self._indexes.append(self._index(option.value, where))
             elif option.name == "--find-links":
                 self._find_links.append(self._place(option.value, folder, where))
-            elif option.name in _UNKEPT:
-                self._notes.append(f"{where}: `{option.name}` is not taken over: {_UNKEPT[option.name]}")
+            elif option.name in _UNSUPPORTED:
+                self._notes.append(f"{where}: omitted `{option.name}`: {_UNSUPPORTED[option.name]}")
 
     def _nested(self, name: str, folder: Path, above: tuple[Path, ...], *, is_constraint: bool) -> None:
         path = local_path(name)
         if path is None:
-            message = f"`{redacted(name)}` is not fetched"
-            raise InvalidInput(message, hint="save it beside this file, and name that")
+            message = f"`{redacted(name)}` is remote and is not downloaded"
+            raise InvalidInput(message, hint="save it beside this file, and name the copy")
         path = folder / path
         if path.resolve() in above:
-            raise InvalidInput(f"`{name}` leads back to itself")
+            raise InvalidInput(f"`{name}` includes itself")
         data = _content(str(path))
         self.read(str(path), data, is_constraint=is_constraint, above=(*above, path.resolve()))
 
     def _index(self, url: str, where: str) -> str:
-        """Return the URL of an index without user and password."""
+        """Return the URL of an index, without user and password."""
         plain = redacted(url)
         if plain != url:
-            self._notes.append(
-                f"{where}: user and password of `{plain}` are left out: a netrc file holds them"
-            )
+            self._notes.append(f"{where}: omitted user and password of `{plain}`: put them into a netrc file")
         return plain
 
     def _place(self, link: str, folder: Path, where: str) -> str:
-        """Return a find-links place; a relative path is one from the file's folder, where that is there."""
+        """Return a find-links location.  A relative path starts in the file's folder if it exists there."""
         path = local_path(link)
         if path is None:
             return self._index(link, where)
@@ -223,7 +220,7 @@ class _RequirementsReader:
         for one in hashes:
             if not _HASH.fullmatch(one):
                 raise InvalidInput(
-                    f"`{one}` is no hash", hint="write `--hash=sha256:` and 64 hexadecimal digits"
+                    f"`{one}` is not a valid hash", hint="write `--hash=sha256:` and 64 hexadecimal digits"
                 )
         found = FoundRequirement(requirement=requirement, where=where, hashes=hashes)
         (self._constraints if is_constraint else self._requirements).append(found)

@@ -1,4 +1,4 @@
-"""The text of a requirements file → its lines (pip's requirements file format).  No file is read here."""
+"""Parse the lines of a requirements file (pip, Requirements File Format), without reading files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "release_hint",
 ]
 
-# Which options a line may have, with the name that stands for all spellings of one.
+# The options of a line, each spelling with its canonical name.
 _WITH_VALUE = {
     "-c": "--constraint",
     "--constraint": "--constraint",
@@ -63,10 +63,10 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundRequirement:
-    """A requirement and *where* it stood: ``a.txt:12``, ``pyproject.toml:project.dependencies[0]``.
+    """A requirement and its location: ``a.txt:12``, ``pyproject.toml:project.dependencies[0]``.
 
-    *hashes* are those it gives of files that may be taken, as ``sha256:...``.
-    *index* is the one that it has to come from, where the file says so.
+    *hashes* are those of the accepted files, as ``sha256:...``.  *index* is the required index, if
+    the file names one.
     """
 
     requirement: Requirement
@@ -77,7 +77,7 @@ class FoundRequirement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """One option of a line under its long name; a flag's *value* is empty."""
+    """One option of a line, by its canonical name.  The *value* of a flag is empty."""
 
     name: str
     value: str = ""
@@ -85,26 +85,26 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line: a *requirement* (which may be a path or a URL) with options, or options alone."""
+    """One line: a *requirement* (a path or URL is possible) with options, or only options."""
 
     requirement: str = ""
     options: tuple[Option, ...] = ()
 
     def values(self, name: str) -> tuple[str, ...]:
-        """Return what the option *name* was given, each time."""
+        """Return every value of the option *name*."""
         return tuple(option.value for option in self.options if option.name == name)
 
 
 def decoded(data: bytes) -> str:
-    """Return the text of a file: UTF-8, or what its byte order mark says.  Raises UnicodeDecodeError."""
+    """Decode a file as UTF-8, or by its byte order mark.  Raises UnicodeDecodeError."""
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     return data.decode(encoding)
 
 
 def logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each line with the number where it starts: continued ones joined, comments and blanks left out.
+    """Yield each line with its number: continued lines are joined, comments and blank lines omitted.
 
-    A comment ends a continuation, as in pip: a backslash of its own continues nothing.
+    As in pip, a comment ends a continuation, and a backslash in a comment does not continue it.
     """
     parts: list[str] = []
     start = 1
@@ -123,9 +123,9 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def parse_line(line: str) -> Line:
-    """Return what one line says.  Raises InvalidInput with what is wrong with it."""
+    """Return the parsed line.  Raises InvalidInput with its fault."""
     if match := _VARIABLE.search(_USER.sub("//", line)):
-        raise InvalidInput(f"`{match[0]}` is not replaced here", hint="write what it stands for")
+        raise InvalidInput(f"the variable `{match[0]}` is not expanded", hint="write its value")
     at = match.start() if (match := _OPTIONS.search(line)) else len(line)
     try:
         words = iter(shlex.split(line[at:]))
@@ -134,12 +134,12 @@ def parse_line(line: str) -> Line:
     parsed = Line(requirement=line[:at].strip(), options=tuple(_option(word, words) for word in words))
     if parsed.values("--hash") and not parsed.requirement:
         hint = "end the line before it with a backslash"
-        raise InvalidInput("a hash belongs to a requirement, and there is none", hint=hint)
+        raise InvalidInput("the hash belongs to no requirement", hint=hint)
     return parsed
 
 
 def _option(word: str, following: Iterator[str]) -> Option:
-    """Return the option that *word* begins."""
+    """Return the option that starts with *word*."""
     if word in _FLAGS:
         return Option(name=word)
     if word.startswith("--"):
@@ -148,7 +148,7 @@ def _option(word: str, following: Iterator[str]) -> Option:
         name, value = word[:2], word[2:].removeprefix("=")
     if name not in _WITH_VALUE:
         hint = near(name, [*_WITH_VALUE, *_FLAGS])
-        raise InvalidInput(f"`{word}` is no option of a requirements file", hint=hint)
+        raise InvalidInput(f"`{word}` is not an option of requirements files", hint=hint)
     value = value or next(following, "")
     if not value:
         raise InvalidInput(f"`{name}` needs a value")
@@ -156,11 +156,10 @@ def _option(word: str, following: Iterator[str]) -> Option:
 
 
 def parse_named(text: str, folder: Path) -> Requirement:
-    """Return the requirement that *text* is: a PEP 508 one, or the URL or path of an archive.
+    """Return the requirement in *text*: a PEP 508 requirement, or the URL or path of an archive.
 
-    Relative paths are those of *folder*.  User and password of a URL are left
-    out.  Raises InvalidInput for what is none, and for what cannot be pinned: a
-    folder, a repository.
+    Relative paths start in *folder*.  User and password of a URL are removed.  Raises InvalidInput
+    for an invalid requirement, and for folders and repositories, which cannot be pinned.
     """
     if not _DIRECT.match(text) and (_is_url(text) or _is_path(text)):
         return _unnamed(text, folder)
@@ -171,16 +170,18 @@ def parse_named(text: str, folder: Path) -> Requirement:
 
 
 def _requirement(line: str, text: str) -> Requirement:
-    """Return the requirement in *line*, which says what *text* does."""
+    """Return the requirement in *line*, which is normalised from *text*."""
     try:
         return Requirement(line)
     except InvalidRequirement as error:
         first_line = str(error).partition("\n")[0]
-        raise InvalidInput(f"`{text}` is no requirement (PEP 508): {first_line}", hint=_meant(text)) from None
+        raise InvalidInput(
+            f"`{text}` is not a valid requirement (PEP 508): {first_line}", hint=_meant(text)
+        ) from None
 
 
 def _meant(text: str) -> str | None:
-    """Return a hint for a single ``=``, as conda writes it."""
+    """Return a hint for a single ``=``, as in conda's format."""
     match = re.fullmatch(r"([A-Za-z0-9._-]+)\s*=\s*([^=\s]+)(=\S+)?", text)
     return f"write `{match[1]}=={match[2]}`" if match else None
 
@@ -195,17 +196,17 @@ def _is_path(text: str) -> bool:
 
 
 def _unnamed(text: str, folder: Path) -> Requirement:
-    """Return the requirement of a bare URL or path, whose name its file name gives."""
+    """Return the requirement of a bare URL or path.  The file name has the project's name."""
     place, semicolon, marker = text.partition(" ;" if _is_url(text) else ";")
     place = place.strip()
     extras = match[0] if (match := _EXTRAS.search(place)) else ""
     place = place.removesuffix(extras)
     egg = re.search(r"[#&]egg=([A-Za-z0-9._-]+)", place)
-    # A name says the same as `egg`; a hash in the fragment stays.
+    # The name replaces `egg`; a hash in the fragment is kept.
     url = _archive_url(re.sub(r"#egg=[^&]+$", "", place), folder, egg[1] if egg else None)
     name = egg[1] if egg else _name_of(basename(url.partition("#")[0]))
     if name is None:
-        raise InvalidInput(f"`{text}` does not say what it is", hint=f"write `NAME @ {url}`")
+        raise InvalidInput(f"`{text}` does not name a project", hint=f"write `NAME @ {url}`")
     return _requirement(f"{name}{extras} @ {url}" + (f" ; {marker}" if semicolon else ""), text)
 
 
@@ -218,7 +219,7 @@ def _name_of(filename: str) -> str | None:
 
 
 def _archive_url(place: str, folder: Path, name: str | None) -> str:
-    """Return the URL of the archive at *place*, which is a URL or a path, as it can be fetched."""
+    """Return the URL of the archive at *place*, which is a URL or a path."""
     if re.match(r"(git|hg|svn|bzr)\+", place):
         raise InvalidInput(
             f"`{_plain(place)}` is a repository, not an archive", hint=release_hint(place, name)
@@ -226,9 +227,9 @@ def _archive_url(place: str, folder: Path, name: str | None) -> str:
     if basename(place.partition("#")[0]).endswith(_ARCHIVE):
         return _plain(place) if _is_url(place) else (folder / Path(place).expanduser()).absolute().as_uri()
     if place.startswith("file:") or not _is_url(place):
-        hint = "build a wheel of it, and name that"
+        hint = "build a wheel from it, and name the wheel"
         raise InvalidInput(f"`{place}` is a folder, not an archive", hint=hint)
-    raise InvalidInput(f"`{_plain(place)}` is no archive")
+    raise InvalidInput(f"`{_plain(place)}` is not an archive")
 
 
 def _plain(url: str) -> str:
@@ -236,10 +237,10 @@ def _plain(url: str) -> str:
 
 
 def release_hint(url: str, name: str | None = None) -> str:
-    """Return how the same state of a repository is named as an archive, as far as that can be told."""
+    """Return a hint with the archive for a revision of a repository, if it is on GitHub."""
     egg = re.search(r"[#&]egg=([A-Za-z0-9._-]+)", url)
     match = _GITHUB.match(url)
     if match is None:
-        return "name an archive or a wheel of it"
+        return "name an archive or a wheel instead"
     name = name or (egg[1] if egg else "NAME")
     return f"write `{name} @ https://github.com/{match[1]}/archive/{match[2]}.tar.gz`"

@@ -1,4 +1,4 @@
-"""The text of a new matrix: every section explained at its place, and what is optional as an example."""
+"""Write the text of a new matrix, with every key explained, and optional keys as examples."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["Start", "matrix_text"]
 
 _WIDTH = 100
 _HEAD = """\
-A matrix: what a stack asks for, and why. Each `why` says what speaks for just these versions; plans and \
-`colablock why` quote it. A line that begins with `#` and no space is an example: it counts without its `#`.\
+A matrix: the requirements of a stack, and the reasons for them. `why` gives the reason for the versions \
+of a package; plans and `colablock why` quote it. A line that starts with `#` and no space is an example; \
+without the `#` it takes effect.\
 """
 _UNNAMED = """\
-No package names this index yet, so nothing is looked up there. Decide which projects come from it, and from \
-nowhere else: `index = "{}"` in their entries.\
+No package uses this index yet. Add `index = "{}"` to the packages that come from this index only.\
 """
 
-# One for each key at the top, in TOML.  Uncommented, all of them together are a valid matrix.
+# An example in TOML for each top-level key.  Uncommented, all of them together are a valid matrix.
 _EXAMPLES: Mapping[str, str] = {
     "summary": 'summary = "QLoRA on the versions of this summer"',
     "extends": 'extends = "qlora-2026"',
@@ -45,17 +45,17 @@ exclude-newer = false # its pages give no upload times""",
 [packages.transformers]
 version = ">=5.13,<6"
 extras = ["torch"]
-why = "the major series that reads Llama 3 rope scaling"
+why = "the major series that supports Llama 3 RoPE scaling"
 [packages.torch]
 version = ">=2.11,<3"
-index = "pytorch-cpu" # the only one that is asked for it
+index = "pytorch-cpu" # the only index for it
 marker = "sys_platform == 'linux'"
-why = "from the series of the summer images on"
+why = "the series of the summer images or later"
 [packages.from-an-archive]
 url = "https://example.org/from-an-archive-1.0.tar.gz"
-version = "1.0" # where the archive does not say so itself
-source-root = "src" # where a plain build would hold no module
-requires-dist = ["numpy>=2"] # replaces what it says it requires
+version = "1.0" # if the archive does not state it
+source-root = "src" # if a plain build would contain no modules
+requires-dist = ["numpy>=2"] # replaces its own requirements
 why = "never released to an index\"""",
     "constraints": """\
 [constraints]
@@ -69,15 +69,15 @@ allow-build = ["from-an-archive"]
 no-binary = []""",
     "variants": """\
 [variants.cuda]
-summary = "on the CUDA build of torch that is there"
+summary = "with the CUDA build of torch"
 system-requirements = { accelerator = "cuda", driver = ">=525", compute-capability = ">=7.5" }
 [variants.cpu]
-summary = "without a card: tests, proofs"
+summary = "without a card, for tests and proofs"
 system-requirements = { accelerator = "none" }
 [variants.cpu.packages.torch]
 version = ">=2.11,<3"
 prefer-local = "cpu" # tried before other builds of the same version
-why = "any build runs without a card; a +cpu wheel at hand spares gigabytes\"""",
+why = "any build runs without a card; a local +cpu wheel saves gigabytes\"""",
     "verify": """\
 [verify]
 imports = ["torch", "transformers:AutoModelForCausalLM"]
@@ -91,7 +91,7 @@ runner = "trl\"""",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """What a new matrix begins with.  *has_schema_file*: the JSON schema stands beside it."""
+    """The content of a new matrix.  *has_schema_file* is true if the JSON schema is beside it."""
 
     name: str
     summary: str | None = None
@@ -102,7 +102,7 @@ class Start:
 
 
 def matrix_text(start: Start) -> str:
-    """Return the file, in the order of the schema: values first, then tables, as TOML wants it."""
+    """Return the text of the file, in the order of the schema, with values before tables (TOML)."""
     values = {
         "schema": SCHEMA_VERSION,
         "name": start.name,
@@ -137,7 +137,7 @@ def _line(key: str, value: object) -> str:
 
 
 def _toml(value: object) -> str:
-    """Return a value in TOML: a string with double quotes in it as a literal one, where it can be one."""
+    """Return a value in TOML.  A string with double quotes becomes a literal string if possible."""
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str) and '"' in value and value.isprintable() and "'" not in value:
@@ -153,11 +153,11 @@ def _indexes(parts: MatrixParts) -> Iterator[str]:
             yield from _comment(_UNNAMED.format(index.name))
         yield from ("[[index]]", _line("name", index.name), _line("url", index.url))
         if index.default:
-            yield "default = true # in place of the default index"
+            yield "default = true # replaces the default index"
 
 
 def _entries(section: str, entries: Sequence[PackageEntry]) -> Iterator[str]:
-    """Yield the tables of *section*: one for each entry, in arrays where a name has several."""
+    """Yield the tables of *section*, one for each entry; several of one name form an array."""
     counts = Counter(entry.name for entry in entries)
     for place, entry in enumerate(entries):
         yield from ("",) if place else ()
@@ -172,11 +172,11 @@ def _entries(section: str, entries: Sequence[PackageEntry]) -> Iterator[str]:
             "sha256": entry.sha256,
         }
         yield from (_line(key, value) for key, value in keys.items() if value)
-        yield '#why = ""'  # for the author to fill: an empty one is a fault, none is a gap
+        yield '#why = ""'  # for the author to fill in; an empty `why` would be a fault
 
 
 def _specifier(specifiers: SpecifierSet) -> str:
-    """Return the clauses as people write them: the lower bound first."""
+    """Return the clauses in the usual order, the lower bound first."""
     order = ["===", "==", "~=", ">", ">=", "<", "<=", "!="]
 
     def place(one: Specifier) -> tuple[int, str]:

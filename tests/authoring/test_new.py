@@ -149,11 +149,13 @@ def test_new_prints_json_in_a_subprocess(tmp_path: Path) -> None:
 def test_shadowing_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     new("qlora-2026", "--json")
     (note,) = json.loads(capsys.readouterr().out)["notes"]
-    assert note.startswith("`qlora-2026` alone no longer means `")
+    assert note.startswith("the name `qlora-2026` no longer refers to `")
     argv = ["new", "qlora-2026", "--output", "more/qlora-2026.toml", "--json"]
     assert main(argv, environ={"COLABLOCK_MATRICES": "more"}) == ExitCode.DONE
     found = json.loads(capsys.readouterr().out)
-    assert found["notes"] == ["`qlora-2026` alone means `matrices/qlora-2026.toml`, which is found first"]
+    assert found["notes"] == [
+        "the name `qlora-2026` refers to `matrices/qlora-2026.toml`, which is found first"
+    ]
     assert found["next"][1] == "colablock check more/qlora-2026.toml"
 
 
@@ -173,8 +175,8 @@ def test_a_file_name_other_than_the_matrix_name_is_noted(capsys: pytest.CaptureF
         (["mine", "--python", "3.11"], "requires-python: `3.11` is no version specifier"),
         (["mine", "--summary", " "], "summary: must not be empty"),
         (["mine", "--extends", "qlora-2025x"], "there is no matrix `qlora-2025x`"),
-        (["mine", "--extends", "mine"], "a matrix called `mine` cannot extend `mine`"),
-        (["mine", "--from-requirements", "nothing.txt"], "there is no file `nothing.txt`"),
+        (["mine", "--extends", "mine"], "a matrix named `mine` cannot extend `mine`"),
+        (["mine", "--from-requirements", "nothing.txt"], "the file `nothing.txt` does not exist"),
         (["mine", "--from-requirements", "bad.txt"], "bad.txt:2"),
         (["mine", "--output", "bad.txt/mine.toml"], "cannot be written"),
         (["mine", "--output", ".", "--force"], "cannot be written: Is a directory"),
@@ -283,10 +285,10 @@ def test_archives_keep_their_hash_and_are_noted(capsys: pytest.CaptureFixture[st
     notes = json.loads(capsys.readouterr().out)["notes"]
     b = "https://example.org/b-1.tar.gz"
     assert notes == [
-        f"r.txt:2: the `subdirectory` of `{b}` is left out: `source-root` may say it",
-        "r.txt:2: `b` is built: name it in `options.allow-build`",
-        "r.txt:3: of `https://example.org/c-1-py3-none-any.whl` only a SHA-256 can be kept",
-        f"r.txt:4: `{Path('d-1-py3-none-any.whl').absolute().as_uri()}` is a file of this machine",
+        f"r.txt:2: omitted the `subdirectory` of `{b}`: `source-root` may replace it",
+        "r.txt:2: `b` has to be built: add it to `options.allow-build`",
+        "r.txt:3: omitted the hashes of `https://example.org/c-1-py3-none-any.whl` other than SHA-256",
+        f"r.txt:4: `{Path('d-1-py3-none-any.whl').absolute().as_uri()}` is a file on this machine",
     ]
     packages = find_matrix("archives", environ={}).packages
     assert [entry.sha256 for entry in packages] == [SHA, SHA, None, None]

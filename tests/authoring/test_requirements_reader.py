@@ -77,23 +77,23 @@ def test_lines_are_read_as_pip_reads_them(text: str, expected: list[str]) -> Non
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("numpy#1", "1: `numpy#1` is no requirement (PEP 508)"),
-        ("foo \\\n# a comment ends a line\n>=1\n", "3: `>=1` is no requirement"),
+        ("numpy#1", "1: `numpy#1` is not a valid requirement (PEP 508)"),
+        ("foo \\\n# a comment ends a line\n>=1\n", "3: `>=1` is not a valid requirement"),
         ("\nnumpy=1.2", "(write `numpy==1.2`)"),
         ("numpy=1.2=py312_0", "(write `numpy==1.2`)"),
-        ("foo; python_version", "1: `foo; python_version` is no requirement"),
-        ("./folder", "`./folder` is a folder, not an archive (build a wheel of it, and name that)"),
+        ("foo; python_version", "1: `foo; python_version` is not a valid requirement"),
+        ("./folder", "`./folder` is a folder, not an archive (build a wheel from it, and name the wheel)"),
         (".[dev]", "`.` is a folder"),
         ("file:///somewhere", "`file:///somewhere` is a folder"),
-        (f"--hash=sha256:{A}", "there is none (end the line before it with a backslash)"),
-        ("foo @ https://h.example/foo", "`https://h.example/foo` is no archive"),
+        (f"--hash=sha256:{A}", "belongs to no requirement (end the line before it with a backslash)"),
+        ("foo @ https://h.example/foo", "`https://h.example/foo` is not an archive"),
         (
             "https://h.example/v1.tar.gz",
-            "does not say what it is (write `NAME @ https://h.example/v1.tar.gz`)",
+            "does not name a project (write `NAME @ https://h.example/v1.tar.gz`)",
         ),
         (
             "-e .",
-            "1: `.` is installed editable, which is no release to pin (name an archive or a wheel of it)",
+            "1: `.` is installed in editable mode and cannot be pinned (name an archive or a wheel instead)",
         ),
         (
             "-e git+https://github.com/o/r.git@abc#egg=foo",
@@ -105,18 +105,21 @@ def test_lines_are_read_as_pip_reads_them(text: str, expected: list[str]) -> Non
         ),
         (
             "foo @ git+https://h.example/r",
-            "is a repository, not an archive (name an archive or a wheel of it)",
+            "is a repository, not an archive (name an archive or a wheel instead)",
         ),
-        ("foo==1 --hash=md5:12", "`md5:12` is no hash"),
-        ("foo==1 --hash=sha256:12", "`sha256:12` is no hash"),
+        ("foo==1 --hash=md5:12", "`md5:12` is not a valid hash"),
+        ("foo==1 --hash=sha256:12", "`sha256:12` is not a valid hash"),
         ("foo==1 --hash", "`--hash` needs a value"),
-        ("--idex-url x", "`--idex-url` is no option of a requirements file (did you mean `--index-url`?)"),
-        ("-z", "`-z` is no option"),
+        ("--idex-url x", "`--idex-url` is not an option of requirements files (did you mean `--index-url`?)"),
+        ("-z", "`-z` is not an option"),
         ("foo --hash='sha256:1", "cannot be split into words"),
-        ("foo==${VERSION}", "`${VERSION}` is not replaced here (write what it stands for)"),
-        ("-r nowhere.txt", "there is no file `nowhere.txt`"),
-        ("-r https://h.example/r.txt", "is not fetched (save it beside this file, and name that)"),
-        ("-r requirements.txt", "leads back to itself"),
+        ("foo==${VERSION}", "the variable `${VERSION}` is not expanded (write its value)"),
+        ("-r nowhere.txt", "the file `nowhere.txt` does not exist"),
+        (
+            "-r https://h.example/r.txt",
+            "is remote and is not downloaded (save it beside this file, and name the copy)",
+        ),
+        ("-r requirements.txt", "includes itself"),
     ],
 )
 def test_unsupported_lines_are_reported_with_their_number(text: str, expected: str) -> None:
@@ -175,11 +178,11 @@ torch==2.4.0 ; python_version < "3.13" \\
     assert [note.partition(": ")[::2] for note in found.notes] == [
         ("requirements.txt:2", NETRC.format("index")),
         ("requirements.txt:3", NETRC.format("other")),
-        ("requirements.txt:5", '`--pre` is not taken over: `prerelease = "allow"` of a matrix says it'),
+        ("requirements.txt:5", 'omitted `--pre`: use `prerelease = "allow"` in the matrix'),
     ]
 
 
-NETRC = "user and password of `https://{}.example/simple` are left out: a netrc file holds them"
+NETRC = "omitted user and password of `https://{}.example/simple`: put them into a netrc file"
 
 
 def test_a_requirements_file_within_constraints_adds_requirements() -> None:
@@ -206,12 +209,12 @@ def test_a_freeze_in_any_shell_encoding_is_read(encoding: str) -> None:
 
 def test_binary_and_missing_files_are_refused(tmp_path: Path) -> None:
     Path("binary.txt").write_bytes(b"\xff\x00\xfe")
-    with pytest.raises(InvalidRequirements, match=r"binary.txt: is no text"):
+    with pytest.raises(InvalidRequirements, match=r"binary.txt: is not text"):
         read_requirements("binary.txt")
     with pytest.raises(NotFound) as caught:
         read_requirements("binry.txt")
     assert caught.value.hint == "did you mean `binary.txt`?"
-    with pytest.raises(InvalidInput, match="cannot be read: Is a directory"):
+    with pytest.raises(InvalidInput, match=r"cannot read `.*`: Is a directory"):
         read_requirements(os.fspath(tmp_path))
 
 
@@ -246,16 +249,20 @@ def test_dependencies_and_groups_of_pyproject_are_read() -> None:
     ("text", "group", "expected"),
     [
         (PYPROJECT, "tset", ["not found (did you mean `test`?)"]),
-        (PYPROJECT, "zzz", ["not found (groups there: `dev`, `test`)"]),
-        ("[tool.x]\n", "", ["project.dependencies: there are none"]),
-        ("[dependency-groups]\ndev = []\n", "", ["there are none (a group is named `pyproject.toml:dev`)"]),
-        ('[project]\ndynamic = ["dependencies"]\n', "", ["its build decides them (`dynamic`)"]),
+        (PYPROJECT, "zzz", ["not found (the groups are: `dev`, `test`)"]),
+        ("[tool.x]\n", "", ["project.dependencies: is missing"]),
+        (
+            "[dependency-groups]\ndev = []\n",
+            "",
+            ["is missing (name a dependency group with `pyproject.toml:dev`)"],
+        ),
+        ('[project]\ndynamic = ["dependencies"]\n', "", ["the build sets them (`dynamic`)"]),
         ('[project]\ndependencies = "a"\n', "", ["must be an array of strings"]),
         ('[project]\ndependencies = ["a=1", "b", "c=1"]\n', "", ["dependencies[0]: `a=1`", "[2]: `c=1`"]),
         (
             '[dependency-groups]\na = ["x=1", 3]\n',
             "a",
-            ["`x=1` is no requirement", "Invalid dependency group"],
+            ["`x=1` is not a valid requirement", "Invalid dependency group"],
         ),
         ('[dependency-groups]\na = [{include-group = "a"}]\n', "a", ["includes itself"]),
         ("dependency-groups = 1\n", "a", ["must be a table of arrays (PEP 735)"]),
@@ -271,7 +278,7 @@ def test_faults_of_pyproject_are_reported(text: str, group: str, expected: list[
 
 def test_invalid_toml_is_reported() -> None:
     write_files({"pyproject.toml": "[["})
-    with pytest.raises(InvalidInput, match=r"`pyproject\.toml` is not TOML"):
+    with pytest.raises(InvalidInput, match=r"`pyproject\.toml` is not valid TOML"):
         read_requirements("pyproject.toml")
 
 

@@ -267,7 +267,7 @@ def test_the_command_writes_a_sized_config(
     assert (found.base_model, found.datasets[0].path) == (model, "mine.jsonl")
     assert "Tesla T4, 15 GiB: it fits by the memory estimate" in path.read_text()
     assert main(argv, environ) == ExitCode.USAGE
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main([*argv, "--force", "-q"], environ) == ExitCode.DONE
     assert capsys.readouterr() == ("", "")
 
