@@ -1,10 +1,11 @@
 """The requirements among installed distributions: which are met, and which a change breaks.
 
-A requirement belongs to a pair of a name and an extra (`Node`). The pair with the extra ""
-is the distribution itself. A pair with an extra counts only if a requirement that counts asks
-for it: ``aaa`` requires ``bbb[x]``, so what ``bbb`` requires under ``x`` counts for ``aaa`` too.
+A requirement belongs to a node (`Node`): a distribution, or one of its extras.  The requirements
+of a distribution always count.  The requirements of an extra count if a requirement that counts
+asks for the extra.  For example, if ``aaa`` requires ``bbb[x]``, the requirements that ``bbb`` has
+for its extra ``x`` count for ``aaa`` too.
 
-The solve, the plan and the proofs judge requirements by this module alone.
+The solve, the plan and the proofs all use this module to decide which requirements are unmet.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ __all__ = [
 ]
 
 Node = tuple[NormalizedName, str]
-"""A distribution (extra "") or one of its extras, normalized."""
+"""The normalized name of a distribution and of one of its extras; "" is the distribution itself."""
 
 
 class Demand(NamedTuple):
-    """One requirement that counts: *owner* has it in its metadata, under *extra* ("" for none)."""
+    """One requirement that counts.  *owner* has it in its metadata, for *extra* ("" for none)."""
 
     owner: NormalizedName
     extra: str
@@ -54,7 +55,7 @@ class Demand(NamedTuple):
 
     @property
     def node(self) -> Node:
-        """The pair that the requirement belongs to."""
+        """The node that the requirement belongs to."""
         return self.owner, self.extra
 
     @property
@@ -64,7 +65,7 @@ class Demand(NamedTuple):
 
     @property
     def targets(self) -> tuple[Node, ...]:
-        """The pairs that are required: the distribution, and each extra that is asked for."""
+        """The required nodes: the distribution, and each extra that is asked for."""
         extras = sorted(canonicalize_name(extra) for extra in self.requirement.extras)
         return ((self.target, ""), *((self.target, extra) for extra in extras))
 
@@ -74,10 +75,10 @@ class Demand(NamedTuple):
 
 
 class UnmetRequirement(NamedTuple):
-    """A requirement of *name* that is not met.
+    """An unmet requirement of *name*, its own or of an extra that it asks for.
 
-    *chain* ends with the requirement that is not met. Each demand before it asks for the
-    extra that the next one belongs to; the first is a requirement of *name* itself.
+    *chain* ends with the unmet requirement.  The first demand is a requirement of *name* itself,
+    and each demand asks for the extra that the next one belongs to.
     """
 
     name: NormalizedName
@@ -85,17 +86,17 @@ class UnmetRequirement(NamedTuple):
 
     @property
     def demand(self) -> Demand:
-        """The requirement that is not met."""
+        """The unmet requirement."""
         return self.chain[-1]
 
     @property
     def key(self) -> tuple[NormalizedName, str]:
-        """The owner of the requirement and its line, whoever needs it."""
+        """The owner and the line of the requirement, which identify it."""
         return self.demand.owner, self.demand.line
 
 
 class DependencyGraph:
-    """The requirements of *installed* that count in *environment*. Lines are parsed when they are needed."""
+    """The requirements of *installed* that count in *environment*.  A line is parsed when it is needed."""
 
     def __init__(self, installed: Mapping[NormalizedName, Installed], environment: Environment) -> None:
         self.installed = installed
@@ -104,11 +105,11 @@ class DependencyGraph:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> DependencyGraph:
-        """Return the graph of what is installed in *snapshot*."""
+        """Return the graph of the installed distributions of *snapshot*."""
         return cls(snapshot.installed, snapshot.environment)
 
     def with_installed(self, installed: Mapping[NormalizedName, Installed]) -> DependencyGraph:
-        """Return the graph of another state of the same environment."""
+        """Return the graph for other installed distributions in the same environment."""
         return DependencyGraph(installed, self._environment)
 
     def demands_of(self, node: Node) -> Iterator[Demand]:
@@ -120,7 +121,7 @@ class DependencyGraph:
                 yield Demand(name, extra, line, requirement)
 
     def demands_on(self, name: NormalizedName) -> Iterator[Demand]:
-        """Yield the requirements on *name* that count, those of the extras that are asked for included."""
+        """Yield the requirements on *name* that count, including those of extras that are asked for."""
         for owner, line in self._lines.get(name, ()):
             for _, extra in self.nodes_of([owner]):
                 requirement = self._counting(line, extra)
@@ -128,7 +129,7 @@ class DependencyGraph:
                     yield Demand(owner, extra, line, requirement)
 
     def is_met(self, demand: Demand) -> bool:
-        """Whether a version that the requirement allows is installed; pre-releases count."""
+        """Whether the installed version is allowed by the requirement.  Pre-releases are allowed."""
         there = self.installed.get(demand.target)
         if there is None:
             return False
@@ -136,13 +137,13 @@ class DependencyGraph:
         return not specifier or specifier.contains(there.version, prereleases=True)
 
     def nodes(self, names: Iterable[NormalizedName]) -> list[Node]:
-        """Return the pairs that *names* need: each installed one itself, and the extras asked for."""
+        """Return the nodes that *names* need: those that are installed, and the extras that they ask for."""
         wanted = {name: None for name in names if name in self.installed}
         extras = [node for node in self.asked if not wanted.keys().isdisjoint(self.roots(node))]
         return [*((name, "") for name in wanted), *extras]
 
     def roots(self, node: Node) -> Mapping[NormalizedName, tuple[Demand, ...]]:
-        """Return the distributions that need *node*, each with the demands that lead from it to *node*."""
+        """Return the distributions that need *node*, each with the chain of demands that leads to *node*."""
         if not node[1]:
             return {node[0]: ()}
         if node not in self._roots:
@@ -150,15 +151,15 @@ class DependencyGraph:
         return self._roots[node]
 
     def nodes_of(self, names: Iterable[NormalizedName]) -> list[Node]:
-        """Return the pairs of *names* whose requirements count: each itself, and its extras asked for."""
+        """Return the nodes with these *names*: the distributions, and their extras that are asked for."""
         return [(name, extra) for name in names for extra in ("", *self._extras.get(name, ()))]
 
     def unmet(
         self, names: Iterable[NormalizedName], demands: Iterable[Demand] | None = None
     ) -> list[UnmetRequirement]:
-        """Return the requirements of *names* that are not met, extras that are asked for included.
+        """Return the unmet requirements of *names*, including those of the extras that they ask for.
 
-        With *demands*, only these are looked at.
+        With *demands*, only these requirements are checked.
         """
         wanted = frozenset(names)
         if demands is None:
@@ -172,11 +173,11 @@ class DependencyGraph:
         ]
 
     def unmet_lines(self, names: Iterable[NormalizedName]) -> frozenset[tuple[NormalizedName, str]]:
-        """Return the requirements of *names* that are not met: the owner and the line of each."""
+        """Return the unmet requirements of *names*: the owner and the line of each."""
         return frozenset(one.key for one in self.unmet(names))
 
     def is_unmet(self, demand: Demand) -> bool:
-        """Whether this very requirement counts here, its extra asked for, and is not met."""
+        """Whether this requirement counts in this graph and is unmet."""
         owner = self.installed.get(demand.owner)
         return (
             owner is not None
@@ -186,11 +187,11 @@ class DependencyGraph:
         )
 
     def is_lacking(self, node: Node) -> bool:
-        """Whether *node* is an extra that is asked for, and is not provided or not all met."""
+        """Whether *node* is an extra that is asked for, but is not provided or has unmet requirements."""
         return node in self.asked and not self.is_whole(node)
 
     def is_whole(self, node: Node) -> bool:
-        """Whether the distribution is installed, provides the extra, and has all that the extra requires."""
+        """Whether the distribution is installed and provides the extra, and its requirements are met."""
         name, extra = node
         if name not in self.installed:
             return False
@@ -202,7 +203,7 @@ class DependencyGraph:
     def asked(self) -> Mapping[Node, tuple[Demand, ...]]:
         """The extras that are asked for, transitively, each with the demands that ask for it.
 
-        A demand that is not met asks for no extra: it is for another version than the installed one.
+        An unmet demand asks for no extra, because it is for another version than the installed one.
         """
         found: defaultdict[Node, list[Demand]] = defaultdict(list)
         queue: deque[Node] = deque((name, "") for name in self.installed)
@@ -251,7 +252,7 @@ class DependencyGraph:
         return requirement if requirement and applies(requirement, self._environment, extra) else None
 
     def _find_roots(self, node: Node) -> dict[NormalizedName, tuple[Demand, ...]]:
-        """Return the roots of an extra, breadth first: of several chains, the shortest."""
+        """Return the roots of an extra, each with its shortest chain."""
         found: dict[NormalizedName, tuple[Demand, ...]] = {}
         seen = {node}
         queue: deque[tuple[Node, tuple[Demand, ...]]] = deque([(node, ())])
@@ -273,11 +274,11 @@ def newly_unmet(
     after: DependencyGraph,
     changed: Collection[NormalizedName],
 ) -> list[UnmetRequirement]:
-    """Return the requirements of *names* that are unmet *after* a change of *changed* and were not *before*.
+    """Return the requirements of *names* that are unmet *after* a change of *changed*, but not *before*.
 
-    A requirement that was unmet before may stay unmet. An extra of a distribution that changed
-    may have other requirements than before. Whoever asked for it before lacks nothing new if it
-    was not provided then, or not all that it required was met.
+    A requirement that was unmet before may stay unmet.  An extra of a changed distribution may
+    have other requirements than before.  These are newly unmet only if the extra was provided
+    before and all its requirements were met.
     """
     return [
         one
@@ -290,7 +291,7 @@ def newly_unmet(
 def _concerned(
     before: DependencyGraph, after: DependencyGraph, changed: Collection[NormalizedName]
 ) -> Iterator[Demand]:
-    """Yield the requirements on *changed*, those that *changed* have, and those of extras newly asked for."""
+    """Yield the requirements on and of *changed* names, and those of extras that are newly asked for."""
     ordered = sorted(changed)
     for name in ordered:
         yield from after.demands_on(name)
@@ -303,10 +304,10 @@ def _concerned(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChange:
-    """What a plan does to a snapshot: the distributions that it installs, and the names that it removes.
+    """The changes of a plan: the distributions that it installs, and the names that it removes.
 
-    The solve vouches for what it moves. Those that are *repaired* were moved one by one, so a
-    later move or removal may break them again.
+    The solve ensures that the requirements of *moved* distributions are met.  This does not hold
+    for those that are *repaired*, because a later move or removal may break them again.
     """
 
     moved: Mapping[NormalizedName, Installed] = field(default_factory=dict)
@@ -320,11 +321,11 @@ class StateChange:
 
     @property
     def settled(self) -> frozenset[NormalizedName]:
-        """The names that change and cannot be broken."""
+        """The names that change and whose requirements the solve ensures."""
         return self.touched - self.repaired
 
     def applied_to(self, installed: Mapping[NormalizedName, Installed]) -> dict[NormalizedName, Installed]:
-        """Return what is installed after the change."""
+        """Return the installed distributions after the change."""
         kept = {name: there for name, there in installed.items() if name not in self.removed}
         return {**kept, **self.moved}
 
@@ -333,9 +334,10 @@ class StateChange:
 class Broken:
     """One installed distribution that a change newly breaks.
 
-    *requirement* is the first of its own requirements that no longer holds, because of *cause*.
-    A *direct* cause is moved or shares files with it. Any other cause is removed, or is itself
-    broken by a removal. *links* lead from *origin*, which is moved or removed, to this one.
+    *requirement* is the first of its own requirements that is no longer met, because of *cause*.
+    A *direct* cause is moved, or shares files with it.  Any other cause is removed, or is itself
+    broken by a removal.  *links* are sentences that lead from *origin*, the moved or removed
+    distribution, to this one.
     """
 
     name: NormalizedName
@@ -352,9 +354,12 @@ def find_broken(
 ) -> dict[NormalizedName, Broken]:
     """Return the distributions that *change* newly breaks, in the order in which they are found.
 
-    *before* is the graph of *snapshot*. What the change has settled is left out. The directly
-    broken come first, then those that need something removed, then those that need these:
-    a distribution that needs a broken one is broken too.
+    *before* is the graph of *snapshot*.  First come the directly broken ones, then those that
+    need a removed distribution, then those that need these, because a distribution that needs
+    a broken one is broken too.
+
+    The requirements of an extra that a lock does not list are unknown, so a plan from a lock may
+    miss a distribution that they break.  The proof after the change finds it.
     """
     broken: dict[NormalizedName, Broken] = {}
     for item in _directly(snapshot, change, before):
@@ -364,7 +369,7 @@ def find_broken(
 
 
 def _directly(snapshot: Snapshot, change: StateChange, before: DependencyGraph) -> Iterator[Broken]:
-    """Yield what moves break: a requirement that is no longer met, or files that are shared."""
+    """Yield the distributions that are broken by a move: by an unmet requirement, or by shared files."""
     touched = change.touched & snapshot.installed.keys()
     after = before.with_installed(change.applied_to(snapshot.installed))
     names = after.installed.keys() & snapshot.installed.keys() - change.settled
@@ -399,8 +404,8 @@ def _broken(
 
 
 def _spread(broken: dict[NormalizedName, Broken], change: StateChange, before: DependencyGraph) -> None:
-    """Add to *broken* what needs something that is removed, and what needs these."""
-    # As if nothing was removed: what a repaired one needs is what its new version requires.
+    """Add to *broken* the distributions that need removed ones, and those that need these."""
+    # The state without the removals: a repaired distribution has the requirements of its new version.
     whole = before.with_installed({**before.installed, **change.moved})
     queue: deque[tuple[Node, NormalizedName, tuple[str, ...]]] = deque(
         ((name, ""), name, ()) for name in sorted(change.removed) if name in before.installed

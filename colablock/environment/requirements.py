@@ -47,7 +47,7 @@ def asks_for_extras(line: str) -> bool:
 def only_with(line: str) -> NormalizedName | None:
     """Return the extra that *line* belongs to; None if the text does not show it.
 
-    Large projects have mostly such lines. Reading the extra from the text takes a
+    Large projects have mostly such lines.  Reading the extra from the text takes a
     tenth of the time that parsing the line takes.
     """
     match = _WITH_EXTRA.match(line)
@@ -57,7 +57,7 @@ def only_with(line: str) -> NormalizedName | None:
 def applies(requirement: Requirement, environment: Environment, extra: str = "") -> bool:
     """Whether *requirement* counts in *environment* for one pair of a distribution and an *extra*.
 
-    For the distribution itself (no *extra*), the marker must hold without an extra. For an
+    For the distribution itself (no *extra*), the marker must hold without an extra.  For an
     extra, only what it adds counts: the marker must hold with it and not without it (PEP 508).
     """
     if requirement.marker is None:

@@ -134,8 +134,8 @@ def _remove_absent(draft: _PlanDraft, matrix: Matrix) -> None:
 def _judge_broken(draft: _PlanDraft, repair: Repair | None, override: Remedy | None) -> None:
     """Choose a remedy for each newly broken distribution, until no more break directly.
 
-    A later move or removal may break a repaired distribution again. It is repaired once more
-    where a version fits. Else its repair stays, and it is listed as one that is left broken.
+    A later move or removal may break a repaired distribution again.  It is repaired once more
+    where a version fits.  Else its repair stays, and it is listed as one that is left broken.
     """
     needed = _needed_by_protected(draft) | draft.snapshot.protected
     decided: dict[NormalizedName, Breakage] = {}

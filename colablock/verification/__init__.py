@@ -1,6 +1,6 @@
 """Proofs in a fresh interpreter: imports, versions, requirements, commands and capabilities.
 
-In: an interpreter and what it must hold.  Out: a `Report` of `Check` values.
+Input: an interpreter, its expected versions, and the proofs of a matrix.  Output: `Check` values.
 """
 
 from __future__ import annotations

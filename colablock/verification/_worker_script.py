@@ -1,14 +1,13 @@
-"""The proofs themselves, run in the target: the standard library only, and no module of colablock.
+"""The proofs, which run in the target with the standard library and nothing of colablock.
 
-Its source is given to ``python -c`` with three arguments: the number of an open
-file descriptor for the answers, a JSON list of jobs ``[kind, subject]``, and a JSON
-object of what colablock knows about versions (``nf4_on_cpu``: a release of bitsandbytes).
-Each job says so when it starts and when it ends, one JSON line each, so that
-one that takes the whole process down is known by name.  Standard output
-belongs to whatever is imported.
+``python -c`` gets the source of this file with three arguments: the number of an open file
+descriptor for the answers, a JSON list of jobs ``[kind, subject]``, and a JSON object of facts
+about versions (``nf4_on_cpu``: a release of bitsandbytes).  Each job writes a line of JSON when
+it starts and when it ends, so that a job that crashes the process can be named.  Standard output
+is for the imported modules.
 """
 
-# What is proven is imported where it is proven, and not there where this is checked.
+# Modules of the target are imported where they are used.  They are not installed where this is checked.
 # ruff: noqa: PLC0415
 # mypy: disable-error-code="import-not-found"
 
@@ -26,12 +25,12 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-LINES = 8  # of a traceback: its end says what went wrong
-NF4_ERROR = 0.12  # 4 bits of a standard normal value are off by 0.07 in the mean
+LINES = 8  # the last lines of a traceback, which say what went wrong
+NF4_ERROR = 0.12  # the mean error of standard normal values in NF4 is 0.07
 
 
 def main(descriptor: int, jobs: list[list[str]], known: dict[str, Any]) -> None:
-    """Run *jobs* in order and leave without the exit handlers of what was imported."""
+    """Run *jobs* in order, and end the process without the exit handlers of imported modules."""
     os.set_inheritable(descriptor, False)
     with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as answers:
 
@@ -50,14 +49,14 @@ def main(descriptor: int, jobs: list[list[str]], known: dict[str, Any]) -> None:
 
 
 def run(kind: str, subject: str, known: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer of one job; an exception of any kind is a failed one."""
+    """Return the answer of one job.  A job that raises any exception has failed."""
     try:
         if kind == "facts":
             return {"passed": True, "facts": facts()}
         if kind == "import":
             return {"passed": True, "detail": import_one(subject)}
         return CAPABILITIES[subject](known)
-    except BaseException:  # noqa: BLE001 (SystemExit too: some modules leave when something is missing)
+    except BaseException:  # noqa: BLE001 (also SystemExit, which some modules raise if something is missing)
         lines = traceback.format_exc().rstrip().splitlines()
         return {"passed": False, "detail": "\n".join(lines[-LINES:])}
 
@@ -88,7 +87,7 @@ def facts() -> dict[str, Any]:
 
 
 def distributions() -> Iterator[dict[str, Any]]:
-    """Yield name, version and requirements of what is installed; the first of a name counts."""
+    """Yield the name, version and requirements of each installed distribution; the first of a name counts."""
     for found in importlib.metadata.distributions():
         metadata = found.metadata
         if metadata["Name"] and metadata["Version"]:
@@ -100,13 +99,13 @@ def distributions() -> Iterator[dict[str, Any]]:
 
 
 def version_of(info: Any) -> str:
-    """Return the version of an implementation as markers write it (PEP 508)."""
+    """Return the version of an implementation in the form of the marker (PEP 508)."""
     version = f"{info.major}.{info.minor}.{info.micro}"
     return version if info.releaselevel == "final" else f"{version}{info.releaselevel[0]}{info.serial}"
 
 
 def import_one(subject: str) -> str:
-    """Import ``module`` or ``module:attribute``, and return the module's version when it says one."""
+    """Import ``module`` or ``module:attribute``, and return the version of the module if it has one."""
     name, _, attribute = subject.partition(":")
     module = importlib.import_module(name)
     found: Any = module
@@ -117,14 +116,14 @@ def import_one(subject: str) -> str:
 
 
 def nf4(known: dict[str, Any]) -> dict[str, Any]:
-    """Quantise to NF4 and back: what comes back is near what went in."""
+    """Quantise values to NF4 and back, and compare them with the original."""
     import torch
 
     version = importlib.metadata.version("bitsandbytes")
     has_gpu = torch.cuda.is_available()
     if not has_gpu and [int(part) for part in version.split(".")[:2]] < known["nf4_on_cpu"]:
         detail = (
-            f"not tried: there is no GPU here, and bitsandbytes {version} quantises to 4 bits on a GPU only"
+            f"skipped: there is no GPU here, and bitsandbytes {version} quantises to 4 bits on a GPU only"
         )
         return {"passed": True, "skipped": True, "detail": detail}
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -141,7 +140,7 @@ def nf4(known: dict[str, Any]) -> dict[str, Any]:
 
 
 def llama3_rope(known: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-    """Take the rope scaling that Llama 3.1 and later ship with."""
+    """Load a config with the rope scaling of Llama 3.1 and later models."""
     from transformers import LlamaConfig
     from transformers import __version__ as version
 

@@ -1,4 +1,4 @@
-"""Proofs in a fresh interpreter of the environment that was changed."""
+"""Prove an environment in fresh interpreters."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.process import OPT_OUTS, environment_of, last_lines
 from colablock._common.reporter import Reporter
+from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.dependency_graph import DependencyGraph, UnmetRequirement, newly_unmet
@@ -30,17 +31,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Report", "files_checks", "prove", "run_in"]
 
-_FILES = 5  # that a failed check names
+_FILES = 5  # listed in a failed check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One proof, of a *kind*.
 
-    ``version``, ``requirements``, ``files``, ``import``, ``command`` and ``capability`` are
-    about the stack; ``breakage`` is about what stands beside it, which a change must not
-    break unless the plan says so.  A *skipped* one could not be tried here,
-    and *detail* says why; it stands as passed, since nothing speaks against it.
+    ``version``, ``requirements``, ``files``, ``import``, ``command`` and ``capability`` concern
+    the stack.  ``breakage`` concerns the other distributions, which a change must not break
+    unless the plan lists them.  A *skipped* check could not run here, and *detail* says why.
+    It counts as passed.
     """
 
     kind: str
@@ -53,7 +54,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Checks and their outcome, kept with the lock's hash."""
+    """The checks of one environment, and what the call changed there."""
 
     matrix: str
     variant: str | None
@@ -65,7 +66,7 @@ class Report:
     changed: bool = False  # whether this call changed anything
     seconds: float = 0.0
     needs_restart: bool = False
-    restart: tuple[str, ...] = ()  # the modules that the kernel still holds as they were
+    restart: tuple[str, ...] = ()  # changed modules that the kernel has loaded in their old version
     notes: tuple[str, ...] = ()
     undo: str = ""  # the command that undoes what this call changed
 
@@ -88,16 +89,17 @@ def prove(
     timeout: float = 300.0,
     reporter: Reporter | None = None,
 ) -> tuple[Check, ...]:
-    """Return the checks of an environment: versions, requirements, imports, capabilities, commands.
+    """Run the checks of an environment: versions, requirements, imports, capabilities, commands.
 
-    They run in fresh interpreters of *python* with the variables that a
-    training child gets, and without the network.  *expected_unmet* holds
-    pairs of a name and a requirement line that are known not to be met.  With
-    *plan*, which has changed the state *before*, a distribution beside *pins*
-    must not be broken by that, unless the plan lists it as one that is left so.
-    With *bytecode* the imports may leave theirs in the environment, which
-    speeds up the next start; without, nothing there changes.  *timeout* is
-    for one import, one capability or one command.
+    They run in fresh interpreters of *python*, with the variables of a training process and
+    without the network.  *expected_unmet* are requirements of the stack that were unmet before:
+    the owner and the line of each.  With *plan*, which has changed the state *before*, the
+    change must not break any distribution outside *pins*, unless the plan lists it as left.
+    With *bytecode* the imports may write bytecode into the environment, which makes the next
+    start faster; otherwise nothing there changes.  *timeout* is in seconds, for one import, one
+    capability or one command.
+
+    Raises Unmet if the interpreter does not run.
     """
     reporter = reporter or Reporter()
     reporter.stage("Proving the environment")
@@ -135,27 +137,27 @@ def prove(
 
 
 def files_checks(sites: Iterable[str], pins: Mapping[NormalizedName, str]) -> tuple[Check, ...]:
-    """Return a failed check for each of *pins* that lacks files, else one that passed.
+    """Return a failed check for each of *pins* with lost files, or one passed check.
 
-    Only what colablock installed is looked at: hosted images leave files out of
-    what they ship.  Existence and size count, contents are not read.
+    Only distributions that colablock installed are checked, because hosted images lack files
+    of others.  A file must exist and have its recorded size; its contents are not read.
     """
     started = time.monotonic()
     lost: dict[str, list[str]] = {}
-    count = 0
+    checked = 0
     for site in sites:
         records = {info.name: read_record(info) or () for info in _ours(Path(site), pins)}
-        count += len(records)
+        checked += len(records)
         lost.update(lost_files(site, records))
-    if not lost and count:
-        subject = "1 distribution" if count == 1 else f"{count} distributions"
+    if not lost and checked:
+        subject = count(checked, "distribution")
         return (Check(kind="files", subject=subject, passed=True, seconds=time.monotonic() - started),)
     return tuple(
         Check(
             kind="files",
             subject=canonicalize_name(info.partition("-")[0]),
             passed=False,
-            detail=_in_short(lines),
+            detail=_first_lines(lines),
         )
         for info, lines in sorted(lost.items())
     )
@@ -171,7 +173,7 @@ def _ours(site: Path, pins: Mapping[NormalizedName, str]) -> Iterator[Path]:
                 yield info
 
 
-def _in_short(lines: Sequence[str]) -> str:
+def _first_lines(lines: Sequence[str]) -> str:
     more = [f"and {len(lines) - _FILES} more"] if len(lines) > _FILES else []
     return "\n".join([*lines[:_FILES], *more])
 
@@ -179,7 +181,7 @@ def _in_short(lines: Sequence[str]) -> str:
 def proof_environment(
     python: str | Path, environ: Mapping[str, str], scratch: Path, *, bytecode: bool = False
 ) -> dict[str, str]:
-    """Return the variables of a proof: a training child's, the network off and every cache in *scratch*."""
+    """Return the variables of a proof: of a training process, offline, with every cache in *scratch*."""
     caches = {
         "HF_HOME": "huggingface",
         "MPLCONFIGDIR": "matplotlib",
@@ -203,44 +205,42 @@ def proof_environment(
 def run_in(python: str | Path, argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run a command in the environment of *python*, on this terminal, and return its exit status.
 
-    ``python`` and ``python3`` are this interpreter, and the environment's commands
-    come first.  One ended by signal n gives 128 + n, as in a shell.  Raises NotFound
-    when there is no such command, InvalidInput when it cannot be run.
+    ``python`` and ``python3`` mean *python*.  Other commands are searched for in the environment
+    first.  The status of a command ended by signal n is 128 + n, as in a shell.  Raises NotFound
+    if there is no such command, and InvalidInput if it cannot be run.
     """
     variables = environment_of(python, environ)
-    # Unlike every other child it has our terminal, process group and standard input: it is the user's own.
+    # It is the user's command, so it shares the terminal, the process group and standard input.
     command = [str(python), *argv[1:]] if is_python(argv[0]) else list(argv)
     try:
         process = subprocess.Popen(command, env=variables)
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        raise NotFound(
-            f"the command `{argv[0]}` is not to be found in the environment of `{python}`"
-        ) from error
+        raise NotFound(f"the environment of `{python}` has no command `{argv[0]}`") from error
     except OSError as error:
         hint = (
-            "Its first line has to name what runs it: `#!/bin/sh`" if error.errno == errno.ENOEXEC else None
+            "Start the file with an interpreter line: `#!/bin/sh`" if error.errno == errno.ENOEXEC else None
         )
         raise InvalidInput(f"the command `{argv[0]}` cannot be run: {error.strerror}", hint=hint) from error
-    status = _outlast(process)
+    status = _wait_for_end(process)
     return status if status >= 0 else 128 - status
 
 
-def _outlast(process: subprocess.Popen[bytes]) -> int:
-    """Return the status of *process* once it ends by itself.
+def _wait_for_end(process: subprocess.Popen[bytes]) -> int:
+    """Return the status of *process* when it has ended by itself.
 
-    Ctrl-C reaches it as well, since it is in the same process group: what it
-    does then (a training saves) is its own affair, and takes as long as it takes.
+    Ctrl-C also reaches the process, because it is in the same process group.  It may take its
+    time to end, as a training run that saves a checkpoint does.
     """
     while True:
         try:
             return process.wait()
-        except KeyboardInterrupt:  # noqa: PERF203 - once for each Ctrl-C
+        except KeyboardInterrupt:  # noqa: PERF203 - it happens once for each Ctrl-C
             continue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
-    """What is installed in the target, by the facts that the target itself reports."""
+    """The installed distributions of the target, which the target itself reports."""
 
     graph: DependencyGraph
     scripts: str
@@ -278,7 +278,7 @@ def _version_check(name: NormalizedName, wanted: str, state: _State) -> Check:
     detail = (
         found
         if passed and found
-        else f"{wanted} is wanted, " + (f"{found} is there" if found else "none is there")
+        else f"expected {wanted}, but " + (f"{found} is installed" if found else "it is not installed")
     )
     return Check(kind="version", subject=name, passed=passed, detail=detail)
 
@@ -295,11 +295,11 @@ def _requirements_check(
 ) -> Check:
     found: dict[tuple[str, str], UnmetRequirement] = {}
     for one in state.graph.unmet(pins):
-        found.setdefault(one.key, one)  # one of those that need it is enough
+        found.setdefault(one.key, one)  # each requirement is listed once, however many need it
     lines = [_unmet_text(one, state) for key, one in found.items() if key not in expected]
     return Check(
         kind="requirements",
-        subject="1 distribution" if len(pins) == 1 else f"{len(pins)} distributions",
+        subject=count(len(pins), "distribution"),
         passed=not lines,
         detail="\n".join(lines),
     )
@@ -308,10 +308,10 @@ def _requirements_check(
 def _breakage_checks(
     state: _State, plan: Plan, before: Snapshot, pins: frozenset[NormalizedName]
 ) -> list[Check]:
-    """Return a failed check for each distribution that is broken unlisted; one that passed if there is none.
+    """Return a failed check for each newly broken distribution that *plan* does not list, or a passed one.
 
-    Only what *plan* has changed can break something: this interpreter may see other
-    distributions than *state* does, because of its ``PYTHONPATH``.
+    Only the changes of *plan* count.  Other differences between *before* and *state* come from
+    the ``PYTHONPATH`` of this interpreter.
     """
     installed = {
         name: there for name, there in state.graph.installed.items() if name not in before.unreadable
@@ -325,8 +325,7 @@ def _breakage_checks(
     for one in sorted(found, key=lambda one: (one.name, one.demand.line)):
         lines.setdefault(one.name, []).append(_unmet_text(one, state))
     if not lines and others:
-        subject = "1 other distribution" if len(others) == 1 else f"{len(others)} other distributions"
-        return [Check(kind="breakage", subject=subject, passed=True)]
+        return [Check(kind="breakage", subject=count(len(others), "other distribution"), passed=True)]
     return [
         Check(kind="breakage", subject=name, passed=False, detail="\n".join(told))
         for name, told in lines.items()
@@ -336,7 +335,7 @@ def _breakage_checks(
 def _unmet_text(unmet: UnmetRequirement, state: _State) -> str:
     lines = ", which requires ".join(f"`{demand.line}`" for demand in unmet.chain)
     there = state.version(unmet.demand.target)
-    found = "none is installed" if there is None else f"{there} is installed"
+    found = "it is not installed" if there is None else f"{there} is installed"
     return f"{unmet.name} {state.version(unmet.name)} requires {lines}, but {found}"
 
 

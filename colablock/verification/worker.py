@@ -1,4 +1,4 @@
-"""Jobs for a fresh interpreter, and what became of each, even when one takes the process down."""
+"""Run jobs in a fresh interpreter, and return the result of each, even if one crashes the process."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from colablock.environment.accelerator import NF4_ON_CPU
 __all__ = ["Child", "Job", "JobResult", "is_python", "run_jobs"]
 
 Job = tuple[str, str]
-"""Kind and subject: ``("import", "torch")``."""
+"""The kind and the subject of a job: ``("import", "torch")``."""
 
 _BLOCK = 1 << 16
-_START = 60.0  # seconds for an interpreter to start and to read what is installed
+_START = 60.0  # seconds for an interpreter to start and to read the installed distributions
 
 
 def is_python(command: str) -> bool:
-    """Whether a command means the interpreter of the environment, whatever it is called there."""
+    """Whether a command means the interpreter of the environment, which may have another name there."""
     return command in {"python", "python3"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """What became of one job."""
+    """The result of one job."""
 
     kind: str
     subject: str
@@ -46,7 +46,7 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """How proofs are run: interpreter, variables, an empty folder to work in, seconds for one job."""
+    """How proofs run: interpreter, variables, an empty working directory, and seconds per job."""
 
     python: str
     environ: Mapping[str, str]
@@ -54,7 +54,7 @@ class Child:
     timeout: float
 
     def command(self, command: Sequence[str], scripts: str) -> tuple[bool, str]:
-        """Run a command of the environment; whether it succeeded, and the last lines it said if not."""
+        """Run a command of the environment; return whether it succeeded, and its last lines if not."""
         own = os.pathsep.join([scripts, str(Path(self.python).parent)])
         program = self.python if is_python(command[0]) else shutil.which(command[0], path=own)
         if program is None:
@@ -67,13 +67,13 @@ class Child:
             try:
                 status = process.wait(self.timeout)
             except subprocess.TimeoutExpired:
-                return False, f"not finished after {self.timeout:g} seconds"
+                return False, f"it did not finish within {self.timeout:g} seconds"
             finally:
                 _end(process)
             return status == 0, "" if status == 0 else _ended(status, output)
 
     def start_jobs(self, jobs: Sequence[Job], output: BinaryIO, descriptor: int) -> subprocess.Popen[bytes]:
-        """Start an interpreter that works through *jobs* and answers to *descriptor*."""
+        """Start an interpreter that runs *jobs* and writes the results to *descriptor*."""
         script = (
             resources.files("colablock.verification")
             .joinpath("_worker_script.py")
@@ -84,17 +84,17 @@ class Child:
         return self._start(command, output, descriptor)
 
     def _start(self, command: Sequence[str], output: BinaryIO, *descriptors: int) -> subprocess.Popen[bytes]:
-        # A session of its own, so that what it starts ends with it.
+        # It has a session of its own, so that its child processes end with it.
         return start_session(
             command, environ=self.environ, folder=self.folder, output=output, descriptors=descriptors
         )
 
 
 def run_jobs(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
-    """Yield the answer of each job, in order.
+    """Yield the result of each job, in order.
 
-    They share one interpreter until one of them crashes or hangs: that one
-    has failed, and the rest goes on in another.
+    The jobs share one interpreter.  If a job crashes it or hangs, that job has failed, and the
+    others run in another interpreter.
     """
     pending = list(jobs)
     while pending:
@@ -104,7 +104,7 @@ def run_jobs(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
 
 
 def _one_process(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
-    """Yield the answers of one process: at least one, at most all."""
+    """Yield the results of one process: at least one, at most all."""
     reading, writing = os.pipe()
     with (child.folder / "output").open("w+b") as output, os.fdopen(reading, "rb", buffering=0) as answers:
         try:
@@ -118,13 +118,13 @@ def _one_process(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
         try:
             for line in _lines(answers, child.timeout):
                 if line is None:
-                    detail = f"not finished after {child.timeout:g} seconds"
+                    detail = f"it did not finish within {child.timeout:g} seconds"
                     break
                 if line["event"] == "end":
                     count += 1
                     yield _answer(line)
                     if count == len(jobs):
-                        return  # what it forked may hold the pipe open
+                        return  # a process that a job forked may keep the pipe open
             else:
                 detail = _ended(process.wait(), output)
         finally:
@@ -146,7 +146,7 @@ def _answer(line: Mapping[str, Any]) -> JobResult:
 
 
 def _lines(answers: Any, timeout: float) -> Iterator[dict[str, Any] | None]:
-    """Yield each answer as it comes, and None when none has come for *timeout* seconds."""
+    """Yield each answer when it arrives, and None if none arrives for *timeout* seconds."""
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(answers, selectors.EVENT_READ)

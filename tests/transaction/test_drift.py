@@ -181,7 +181,7 @@ def test_a_later_installation_is_reported_and_repaired(world: World, venv: Venv)
     broken = world.run("verify", "tiny", "--json")
     assert broken.code == ExitCode.UNMET
     details = {check["kind"]: check["detail"] for check in broken.json["checks"] if not check["passed"]}
-    assert details["version"] == f"2.0 is wanted, 1.0 is there\n{CULPRIT}"
+    assert details["version"] == f"expected 2.0, but 1.0 is installed\n{CULPRIT}"
     assert broken.json["notes"] == []
 
     again = world.run("apply", *options)

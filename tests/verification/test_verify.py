@@ -89,7 +89,7 @@ def proved(
     return {check.subject: check for check in checks}
 
 
-def test_imports_pass_with_their_version_and_attribute(python: Path) -> None:
+def test_imports_pass_with_version_and_attribute(python: Path) -> None:
     checks = proved(python, imports=("good", "good:Thing.inner", "bonus"))
     assert [check.passed for check in checks.values()] == [True, True, True]
     assert checks["good"].detail == "1.5"
@@ -105,14 +105,14 @@ def test_imports_pass_with_their_version_and_attribute(python: Path) -> None:
         ("leaves", "SystemExit: no GPU"),
     ],
 )
-def test_a_failed_import_is_named_with_the_end_of_its_traceback(python: Path, name: str, detail: str) -> None:
+def test_a_failed_import_has_the_end_of_its_traceback(python: Path, name: str, detail: str) -> None:
     check = proved(python, imports=(name, "good"))[name]
     assert not check.passed
     assert detail in check.detail.splitlines()[-1]
     assert len(check.detail.splitlines()) <= 8
 
 
-def test_one_that_takes_the_process_down_is_named_and_the_rest_goes_on(python: Path) -> None:
+def test_an_import_that_crashes_is_named_and_the_others_run(python: Path) -> None:
     checks = proved(python, imports=("good", "crash", "bonus", "vanish", "lib"))
     assert {name: check.passed for name, check in checks.items()} == {
         "good": True,
@@ -125,7 +125,7 @@ def test_one_that_takes_the_process_down_is_named_and_the_rest_goes_on(python: P
     assert checks["vanish"].detail == "the process ended with status 3\noh"
 
 
-def test_one_that_hangs_is_ended(python: Path) -> None:
+def test_an_import_that_hangs_is_ended(python: Path) -> None:
     started = time.monotonic()
     checks = proved(python, imports=("hang", "good"), timeout=1.5)
     assert not checks["hang"].passed
@@ -134,7 +134,7 @@ def test_one_that_hangs_is_ended(python: Path) -> None:
     assert time.monotonic() - started < 20
 
 
-def test_proofs_get_the_variables_of_a_training_child(python: Path) -> None:
+def test_proofs_have_the_variables_of_a_training_process(python: Path) -> None:
     environ = {
         **os.environ,
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -147,7 +147,7 @@ def test_proofs_get_the_variables_of_a_training_child(python: Path) -> None:
     assert check.passed, check.detail
 
 
-def test_no_module_of_colablock_hides_one_of_the_target(python: Path) -> None:
+def test_modules_of_colablock_do_not_hide_modules_of_the_target(python: Path) -> None:
     assert proved(python, imports=("index:mine",))["index:mine"].passed
 
 
@@ -157,7 +157,7 @@ def test_proofs_leave_nothing_in_the_environment(python: Path) -> None:
     assert listing(python.parents[1]) == before
 
 
-def test_bytecode_may_be_left_where_it_is_welcome(tmp_path: Path) -> None:
+def test_bytecode_is_written_if_requested(tmp_path: Path) -> None:
     executable = make_venv(tmp_path / "env", sys.executable)
     site = build_site(site_of(tmp_path / "env"), [Stub(name="good", version="1")])
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -165,7 +165,7 @@ def test_bytecode_may_be_left_where_it_is_welcome(tmp_path: Path) -> None:
     assert list((site / "good" / "__pycache__").glob("*.pyc"))
 
 
-def test_commands_are_those_of_the_environment(python: Path) -> None:
+def test_commands_come_from_the_environment(python: Path) -> None:
     commands = (("fine", "--help"), ("fails",), ("sh", "-c", "true"), ("python", "-c", "import good"))
     checks = proved(python, commands=commands)
     assert {name: check.passed for name, check in checks.items()} == {
@@ -188,13 +188,13 @@ def pins(**versions: str) -> dict[object, str]:
     return {canonicalize_name(name): version for name, version in versions.items()}
 
 
-def test_versions_are_those_of_the_target(python: Path) -> None:
+def test_versions_are_read_in_the_target(python: Path) -> None:
     wanted = pins(good="1.5.0", lib="3.0", nobody="1")
     checks = prove(python, verify=Verify(), pins=wanted, environ=os.environ)  # type: ignore[arg-type]
     found = {check.subject: check for check in checks if check.kind == "version"}
     assert found["good"].passed
-    assert found["lib"].detail == "3.0 is wanted, 2.0 is there"
-    assert found["nobody"].detail == "1 is wanted, none is there"
+    assert found["lib"].detail == "expected 3.0, but 2.0 is installed"
+    assert found["nobody"].detail == "expected 1, but it is not installed"
 
 
 REQUIREMENTS = [
@@ -208,7 +208,7 @@ REQUIREMENTS = [
     pytest.param(
         (Stub(name="good", version="1.5", requires=("lib[less]",)),),
         (),
-        "good 1.5 requires `lib[less]`, which requires `nobody; extra == 'less'`, but none is installed",
+        "good 1.5 requires `lib[less]`, which requires `nobody; extra == 'less'`, but it is not installed",
         id="of an extra",
     ),
     pytest.param(
@@ -274,7 +274,7 @@ BROKEN_EXTRA = [
     ],
     ids=["whole", "broken", "not repaired", "listed", "not by the plan", "broken extra", "unmet extra"],
 )
-def test_a_change_breaks_nothing_beside_the_stack_unlisted(
+def test_a_change_breaks_no_other_distribution_that_is_not_listed(
     tmp_path: Path,
     stub: Stub | None,
     changed: str,
@@ -314,7 +314,7 @@ def test_a_change_breaks_nothing_beside_the_stack_unlisted(
     assert [(check.subject, check.passed, check.detail) for check in told] == found
 
 
-def test_files_that_are_gone_or_replaced_are_named(tmp_path: Path) -> None:
+def test_missing_and_replaced_files_are_named(tmp_path: Path) -> None:
     files = {f"mine/{number}.py": "x" for number in range(8)}
     stubs = [
         Stub(name="Mine.Own", version="1", files={**files, "both.py": "1"}),
@@ -367,7 +367,7 @@ ROPE_KNOWN = "ROPE_INIT_FUNCTIONS = {'llama3': None}\n"
         ((), "telepathy", (False, False), "KeyError: 'telepathy'"),
     ],
 )
-def test_a_capability_is_proven_or_says_why_not(
+def test_a_capability_is_proven_or_has_a_reason(
     tmp_path: Path, stubs: tuple[Stub, ...], capability: str, outcome: tuple[bool, bool], detail: str
 ) -> None:
     executable = make_venv(tmp_path / "env", sys.executable)
@@ -377,7 +377,7 @@ def test_a_capability_is_proven_or_says_why_not(
     assert detail in check.detail
 
 
-def test_progress_is_told(python: Path) -> None:
+def test_progress_is_reported(python: Path) -> None:
     class Notes(Reporter):
         def __init__(self) -> None:
             self.steps: list[tuple[str, int, int]] = []
@@ -395,7 +395,7 @@ def test_an_interpreter_that_does_not_run_is_an_error() -> None:
         prove("/no/such/python", verify=Verify(), pins={}, environ=os.environ)
 
 
-def test_a_report_passes_when_all_its_checks_do() -> None:
+def test_a_report_passes_if_all_its_checks_pass() -> None:
     checks = (Check(kind="import", subject="a", passed=True), Check(kind="import", subject="b", passed=False))
     report = Report(matrix="m", variant=None, target="env", python="p", python_version="3", checks=checks[:1])
     assert report.passed
@@ -417,7 +417,7 @@ def test_a_command_runs_in_the_environment(python: Path, argv: list[str], status
     assert run_in(python, argv, {**os.environ, "MPLBACKEND": "x"}) == status
 
 
-def test_a_command_that_is_not_there_is_named(python: Path) -> None:
+def test_a_missing_command_is_named(python: Path) -> None:
     with pytest.raises(NotFound, match="no-such-command"):
         run_in(python, ["no-such-command"], os.environ)
 
@@ -430,7 +430,7 @@ def test_a_command_that_is_not_there_is_named(python: Path) -> None:
         ("plain", InvalidInput, "Exec format error"),
     ],
 )
-def test_a_command_that_cannot_be_run_says_why(
+def test_a_command_that_cannot_be_run_has_a_reason(
     command: str, error: type[InvalidInput], words: str, python: Path
 ) -> None:
     plain = python.parent / "plain"
@@ -440,7 +440,7 @@ def test_a_command_that_cannot_be_run_says_why(
         run_in(python, [command], os.environ)
 
 
-def test_a_command_ended_by_a_signal_gives_what_a_shell_gives(python: Path) -> None:
+def test_a_command_ended_by_a_signal_has_the_status_of_a_shell(python: Path) -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
     assert run_in(python, ["python3", "-c", code], os.environ) == 128 + signal.SIGTERM
 
