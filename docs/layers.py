@@ -66,9 +66,9 @@ def described(name: str) -> Iterator[Package]:
     if not (ROOT / "colablock" / name.replace(".", "/")).is_dir() or name == "_vendor":
         return
     package = import_module(f"colablock.{name}")
-    found = re.fullmatch(r"(.+)\n\nIn: (.+?)  Out: (.+)\n", package.__doc__ or "")
+    found = re.fullmatch(r"(.+)\n\nIn(?:put)?: (.+?)  Out(?:put)?: (.+)\n", package.__doc__ or "")
     if not found:
-        raise SystemExit(f"the docstring of colablock.{name} has not the three lines: what it is, In, Out")
+        raise SystemExit(f"the docstring of colablock.{name} has not the three lines: what it is, Input, Output")
     summary, takes, gives = found.groups()
     yield Package(name, summary, takes, gives, tuple(getattr(package, "__all__", ())))
 
