@@ -68,7 +68,7 @@ def described(name: str) -> Iterator[Package]:
     package = import_module(f"colablock.{name}")
     found = re.fullmatch(r"(.+)\n\nIn(?:put)?: (.+?)  Out(?:put)?: (.+)\n", package.__doc__ or "")
     if not found:
-        raise SystemExit(f"the docstring of colablock.{name} has not the three lines: what it is, Input, Output")
+        raise SystemExit(f"the docstring of colablock.{name} needs three lines: what it is, Input, Output")
     summary, takes, gives = found.groups()
     yield Package(name, summary, takes, gives, tuple(getattr(package, "__all__", ())))
 

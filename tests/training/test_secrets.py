@@ -30,10 +30,10 @@ default login anybody password of-nobody
 """
 
 
-class Shelf:
+class FakeStore:
     """A secret store with given secrets, which raises a given error."""
 
-    name = "the shelf"
+    name = "the fake store"
 
     def __init__(self, **held: str | Exception) -> None:
         self.held = held
@@ -62,9 +62,9 @@ def config(*reports: MetricsTarget) -> TrainConfig:
 
 
 def test_a_secret_shows_its_source_and_not_its_value() -> None:
-    secret = Secret("hf_hidden", "the shelf")
+    secret = Secret("hf_hidden", "the fake store")
     assert "hf_hidden" not in f"{secret} {secret!r} {[secret]}"
-    assert str(secret) == "the token of the shelf"
+    assert str(secret) == "the token of the fake store"
 
 
 ENVIRONMENTS: list[tuple[str, dict[str, str], str, str]] = [
@@ -78,10 +78,10 @@ ENVIRONMENTS: list[tuple[str, dict[str, str], str, str]] = [
     ("WANDB_API_KEY", {"WANDB_API_KEY": "w", "HF_TOKEN": "a"}, "w", "the variable WANDB_API_KEY"),
     ("WANDB_API_KEY", {}, "wandb-of-netrc", ".netrc"),
     ("WANDB_API_KEY", {"WANDB_BASE_URL": "https://wandb.example/"}, "wandb-of-ours", ".netrc"),
-    ("WANDB_API_KEY", {"NETRC": "{folder}/none"}, "of-the-shelf", "the shelf"),
+    ("WANDB_API_KEY", {"NETRC": "{folder}/none"}, "of-the-store", "the fake store"),
     ("WANDB_API_KEY", {"NETRC": "~/own"}, "wandb-of-own", "{folder}/own"),
-    ("WANDB_API_KEY", {"WANDB_BASE_URL": "https://other.example/"}, "of-the-shelf", "the shelf"),
-    ("HF_TOKEN", {"HF_HOME": "{folder}/none"}, "of-the-shelf", "the shelf"),
+    ("WANDB_API_KEY", {"WANDB_BASE_URL": "https://other.example/"}, "of-the-store", "the fake store"),
+    ("HF_TOKEN", {"HF_HOME": "{folder}/none"}, "of-the-store", "the fake store"),
 ]
 
 
@@ -93,12 +93,12 @@ def test_tokens_are_looked_up_in_variables_then_files_then_stores(
     (tmp_path / "other").write_text("hf_of_other")
     (tmp_path / "own").write_text("machine api.wandb.ai login user password wandb-of-own")
     environ |= {key: text.replace("{folder}", str(tmp_path)) for key, text in variables.items()}
-    vault = Shelf(HF_TOKEN="of-the-shelf", WANDB_API_KEY="of-the-shelf")
-    secret, notes = find_token(name, environ, [Shelf(), vault])
+    store = FakeStore(HF_TOKEN="of-the-store", WANDB_API_KEY="of-the-store")
+    secret, notes = find_token(name, environ, [FakeStore(), store])
     assert secret is not None
     assert (secret.value, notes) == (value, ())
     assert source.replace("{folder}", str(tmp_path)) in secret.source
-    assert vault.asked == ([name] if value == "of-the-shelf" else [])
+    assert store.asked == ([name] if value == "of-the-store" else [])
 
 
 @pytest.mark.parametrize("spoilt", ["netrc", "folder", "token"])
@@ -116,18 +116,18 @@ def test_an_unreadable_file_has_no_token(spoilt: str, tmp_path: Path) -> None:
 
 
 def test_an_unavailable_store_is_skipped_with_a_note(tmp_path: Path) -> None:
-    closed = Shelf(HF_TOKEN=SecretUnavailable("it is locked: open it"))
+    closed = FakeStore(HF_TOKEN=SecretUnavailable("it is locked: open it"))
     environ = {"HOME": str(tmp_path)}
-    assert find_token("HF_TOKEN", environ, [closed, Shelf()]) == (None, ("it is locked: open it",))
-    secret, notes = find_token("HF_TOKEN", environ, [closed, Shelf(HF_TOKEN="found\n")])
-    assert (secret, notes) == (Secret("found", "the shelf"), ())
+    assert find_token("HF_TOKEN", environ, [closed, FakeStore()]) == (None, ("it is locked: open it",))
+    secret, notes = find_token("HF_TOKEN", environ, [closed, FakeStore(HF_TOKEN="found\n")])
+    assert (secret, notes) == (Secret("found", "the fake store"), ())
 
 
 PASSED: list[tuple[str, tuple[MetricsTarget, ...], dict[str, str], dict[str, str], dict[str, str], int]] = [
     ("nothing", (), {}, {}, {}, 0),
     ("a token", (), {"HF_TOKEN": "t"}, {}, {"HF_TOKEN": "t"}, 0),
     ("an old name", (), {"HUGGINGFACE_TOKEN": "t"}, {}, {"HF_TOKEN": "t"}, 0),
-    ("of a vault", (), {}, {"HF_TOKEN": "t", "WANDB_API_KEY": "w"}, {"HF_TOKEN": "t"}, 0),
+    ("of a store", (), {}, {"HF_TOKEN": "t", "WANDB_API_KEY": "w"}, {"HF_TOKEN": "t"}, 0),
     ("no wandb", (MetricsTarget.TENSORBOARD,), {"WANDB_API_KEY": "w"}, {}, {}, 0),
     ("wandb", (MetricsTarget.WANDB,), {}, {"WANDB_API_KEY": "w"}, {"WANDB_API_KEY": "w"}, 0),
     ("no key", (MetricsTarget.WANDB,), {}, {}, {"WANDB_MODE": "offline"}, 1),
@@ -141,11 +141,11 @@ def test_a_run_gets_only_the_secrets_that_it_needs(
     tmp_path: Path,
 ) -> None:
     _, reports, variables, held, passed, count = case
-    vault = Shelf(**held)
+    store = FakeStore(**held)
     environ = {"HOME": str(tmp_path), **variables}
-    mapping, notes = secrets_environment(config(*reports), environ, [vault])
+    mapping, notes = secrets_environment(config(*reports), environ, [store])
     assert (mapping, len(notes)) == (passed, count)
-    assert ("WANDB_API_KEY" in vault.asked) == (MetricsTarget.WANDB in reports)
+    assert ("WANDB_API_KEY" in store.asked) == (MetricsTarget.WANDB in reports)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,21 +166,21 @@ def kaggle(get: Callable[[str], Any]) -> SecretStore:
     return KaggleSecrets(lambda: SimpleNamespace(get_secret=get))
 
 
-@pytest.mark.parametrize("vault", [colab, kaggle])
-def test_a_store_returns_its_secrets(vault: Callable[[Callable[[str], Any]], SecretStore]) -> None:
-    assert vault(lambda name: f"of {name}").read("HF_TOKEN") == "of HF_TOKEN"
-    assert vault(lambda _: None).read("HF_TOKEN") is None
+@pytest.mark.parametrize("store", [colab, kaggle])
+def test_a_store_returns_its_secrets(store: Callable[[Callable[[str], Any]], SecretStore]) -> None:
+    assert store(lambda name: f"of {name}").read("HF_TOKEN") == "of HF_TOKEN"
+    assert store(lambda _: None).read("HF_TOKEN") is None
 
 
 @pytest.mark.parametrize(
-    "vault",
+    "store",
     [
         colab(raising("SecretNotFoundError")),
         kaggle(raising("NotFoundError")),
     ],
 )
-def test_a_missing_secret_is_none(vault: SecretStore) -> None:
-    assert vault.read("HF_TOKEN") is None
+def test_a_missing_secret_is_none(store: SecretStore) -> None:
+    assert store.read("HF_TOKEN") is None
 
 
 def test_a_kaggle_kernel_without_secrets_has_none() -> None:
@@ -191,7 +191,7 @@ def test_a_kaggle_kernel_without_secrets_has_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vault", "words"),
+    ("store", "words"),
     [
         (colab(raising("NotebookAccessError")), "switch on `Notebook access`"),
         (colab(raising("TimeoutException")), "open its page"),
@@ -199,10 +199,10 @@ def test_a_kaggle_kernel_without_secrets_has_none() -> None:
         (kaggle(raising("BackendError")), "BackendError: attach it to this notebook"),
     ],
 )
-def test_an_unavailable_secret_says_what_to_do(vault: SecretStore, words: str) -> None:
+def test_an_unavailable_secret_says_what_to_do(store: SecretStore, words: str) -> None:
     with pytest.raises(SecretUnavailable, match=words):
-        vault.read("HF_TOKEN")
-    secret, notes = find_token("HF_TOKEN", {}, [vault])
+        store.read("HF_TOKEN")
+    secret, notes = find_token("HF_TOKEN", {}, [store])
     assert secret is None
     assert words in notes[0]
 
@@ -221,7 +221,7 @@ if sys.argv[1] == "kernel":
     sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
 from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.secrets import secret_stores
-print([(vault.name, vault.read("X")) for vault in secret_stores(os.environ)])
+print([(store.name, store.read("X")) for store in secret_stores(os.environ)])
 """
 HOSTS = [
     ("script", {}, "[]"),
