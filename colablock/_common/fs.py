@@ -62,16 +62,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
             new.unlink()
 
 
-def replace_file(path: Path, data: bytes, *, synced: bool = False) -> None:
+def replace_file(path: Path, data: bytes, *, private: bool = False, synced: bool = False) -> None:
     """Write *data* to *path* atomically, see ``atomic_path``.  An existing file keeps its permissions.
+
+    With *private*, only the owner may read the file (mode 0600), whatever the umask is.
 
     With *synced*, the content is synced before the rename and the folder after
     it: a crash of the machine leaves the old content or the new.  Without it, a
     crash may leave an empty file.  Raises OSError.
     """
-    with atomic_path(path) as new, new.open("xb") as file:
+    with atomic_path(path) as new, open(new, "xb", opener=_private if private else None) as file:
         with suppress(OSError):  # no such file, or a file system without permissions
-            if stat.S_ISREG(mode := path.lstat().st_mode):
+            if not private and stat.S_ISREG(mode := path.lstat().st_mode):
                 new.chmod(stat.S_IMODE(mode))
         file.write(data)
         if synced:
@@ -83,6 +85,10 @@ def replace_file(path: Path, data: bytes, *, synced: bool = False) -> None:
         except OSError as error:  # some network file systems cannot sync a folder
             if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
                 raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -89,7 +89,7 @@ class Cache:
         """Write an entry.  A full or read-only disk is ignored."""
         path = self.path(kind, key)
         with contextlib.suppress(OSError):
-            replace_file(self.clear_path(path), _checksum(data) + b"\n" + data)
+            replace_file(self.clear_path(path), _checksum(data) + b"\n" + data, private=True)
 
     def read_json(self, kind: str, key: str) -> Any:
         """Return an entry, or None if it is missing or invalid (the caller then writes it again)."""

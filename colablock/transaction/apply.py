@@ -25,7 +25,7 @@ from colablock.transaction.disk_space import check_room, unpacked_size
 from colablock.transaction.file_moves import listed_among, moves_in, moves_out, owned_files, source_of
 from colablock.transaction.history import differences, facts_of, next_folder
 from colablock.transaction.journal import Journal, preparing
-from colablock.transaction.recovery import CHANGES, RECORD, STASH, recover_locked
+from colablock.transaction.recovery import CHANGES, RECORD, STASH, RecoveryOutcome, recover_locked
 from colablock.transaction.site_lock import locked
 from colablock.transaction.staging import Staged, stage
 from colablock.verification.verify import Check
@@ -99,37 +99,41 @@ def apply_plan(
         disk=disk or Operations(),
     )
     with locked(site, wait=wait, reporter=reporter) as state:
-        outcome = recover_locked(state, change.disk)
-        if outcome is not None:
-            raise Refused(
-                f"an interrupted change {outcome.value}, so this plan is for another state",
-                hint="Run the command again to make a new plan",
-            )
+        _refuse_recovered(recover_locked(state, change.disk))
         with preparing(state):
             copied = plan.undo_cost.bytes if undo and plan.undo_cost is not None else 0
             check_room(unpacked_size(files.values()) + copied, state, hint=_MORE_ROOM)
+            into = state / "stage"
             staged = stage(
-                plan,
-                files,
-                python=plan.python,
-                into=state / "stage",
-                environ=environ,
-                reporter=reporter,
-                site=site,
+                plan, files, python=plan.python, into=into, environ=environ, reporter=reporter, site=site
             )
             _refuse_changed(change, fingerprint)
-            folder = next_folder(state)
-            operations = _operations(change, staged, folder / STASH)
-            journal = Journal(
-                state,
-                operations,
-                becomes=folder / RECORD,
-                facts=_facts(change, operations, state),
-                undo=undo,
-                disk=change.disk,
-                progress=partial(reporter.step, "Moving files"),
-            )
+            journal = _journal(change, staged, state, undo=undo)
         return _run(change, journal, prove, keep=keep)
+
+
+def _refuse_recovered(outcome: RecoveryOutcome | None) -> None:
+    """Refuse a plan that was made before an interrupted change was recovered."""
+    if outcome is not None:
+        raise Refused(
+            f"an interrupted change {outcome.value}, so this plan is for another state",
+            hint="Run the command again to make a new plan",
+        )
+
+
+def _journal(change: _Change, staged: Staged, state: Path, *, undo: bool) -> Journal:
+    """Return the journal that moves the staged files in and the old ones to the stash."""
+    folder = next_folder(state)
+    operations = _operations(change, staged, folder / STASH)
+    return Journal(
+        state,
+        operations,
+        becomes=folder / RECORD,
+        facts=_facts(change, operations, state),
+        undo=undo,
+        disk=change.disk,
+        progress=partial(change.reporter.step, "Moving files"),
+    )
 
 
 def _run(

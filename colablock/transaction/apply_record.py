@@ -89,7 +89,7 @@ def save(applied: ApplyRecord, home: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, text.encode(), synced=True)
+    replace_file(path, text.encode(), private=True, synced=True)
 
 
 def read_text(name: str, home: Path) -> str | None:

@@ -30,7 +30,7 @@ def locked(site: Site, *, wait: float = 10.0, reporter: Reporter | None = None) 
     another process holds the lock, *reporter* gets a note.  Raises Refused if
     this lasts longer than *wait* seconds, or if the folder is not writable.
     """
-    attempt = _Attempt(site=site, deadline=time.monotonic() + wait, reporter=reporter or Reporter())
+    attempt = _LockAttempt(site=site, deadline=time.monotonic() + wait, reporter=reporter or Reporter())
     with ExitStack() as held:
         held.enter_context(attempt.held(Path(site.data)))
         state = _make_state(site)
@@ -49,7 +49,7 @@ def _leave(state: Path) -> None:
 
 
 @contextmanager
-def _uv_lock(path: Path, state: Path, attempt: _Attempt) -> Iterator[None]:
+def _uv_lock(path: Path, state: Path, attempt: _LockAttempt) -> Iterator[None]:
     """Hold the lock of uv on a virtual environment, a file that uv creates on first use.
 
     If it was missing, it is created and removed again.  A mark in the state
@@ -78,7 +78,7 @@ def _uv_lock(path: Path, state: Path, attempt: _Attempt) -> Iterator[None]:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Attempt:
+class _LockAttempt:
     """The attempt to take locks until a deadline."""
 
     site: Site

@@ -86,6 +86,20 @@ def test_a_new_file_gets_the_permissions_that_the_umask_leaves(tmp_path: Path) -
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_private_file_is_for_its_owner_whatever_the_umask(tmp_path: Path, is_there: bool) -> None:
+    path = tmp_path / "token"
+    if is_there:
+        path.write_bytes(b"")
+        path.chmod(0o644)
+    umask = os.umask(0)
+    try:
+        replace_file(path, b"secret", private=True)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("mode", [0o400, 0o600, 0o755])
 def test_the_permissions_of_a_replaced_file_are_kept(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "file"

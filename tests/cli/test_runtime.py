@@ -117,8 +117,8 @@ FAULTS = [
     ({"date": "24.12.2025"}, ["date: `24.12.2025` is not a date"]),
     ({"date": "20251224"}, ["date: `20251224` is not a date"]),
     ({"python": "3.13t"}, ["python: `3.13t` is not a Python version"]),
-    ({"python": "2.7"}, ["python: `2.7` is no Python version"]),
-    ({"platform": "moon_x86_64"}, ["platform: `moon_x86_64` is no platform"]),
+    ({"python": "2.7"}, ["python: `2.7` is not a supported Python version"]),
+    ({"platform": "moon_x86_64"}, ["platform: `moon_x86_64` is not a supported platform"]),
     ({"colour": "blue"}, ["colour: is not a key"]),
     ({"shared": ["one"]}, ["shared: must be"]),
     ({"distributions": {}}, ["distributions: must be a list"]),
@@ -477,9 +477,9 @@ def test_a_freeze_from_standard_input_is_told_of_on_standard_error(
 
 USAGE = [
     (("--name", "a/b"), "is not a valid name"),
-    (("--python-version", "2.7"), "no Python version"),
+    (("--python-version", "2.7"), "not a supported Python version"),
     (("--date", "today"), "not a date"),
-    (("--platform", "moon"), "no platform"),
+    (("--platform", "moon"), "not a supported platform"),
 ]
 
 
