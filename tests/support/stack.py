@@ -56,7 +56,6 @@ USUAL: Mapping[str, Any] = {
     "save_steps": 2,
 }
 _OVER = (State.DONE, State.FAILED, State.KILLED)
-_CORES = sorted(os.sched_getaffinity(0))
 _PATIENCE = 240.0
 
 
@@ -87,6 +86,7 @@ class Stack:
             "HF_HUB_OFFLINE": "1",
             "NO_COLOR": "1",
             "PYTHONPATH": str(ROOT),
+            **threads_of_a_worker(),
         }
         return {**os.environ, **mine, **more}
 
@@ -132,7 +132,6 @@ def make_stack(folders: pytest.TempPathFactory) -> Stack:
     folder, shared = folders.mktemp("stack"), folders.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-        take_own_cores()
     shutil.copytree(applied_in_home(), folder / "home" / "applied")
     stack = Stack(folder=folder, python=stack_python(), model=shared / "tiny-model")
     with (shared / "tiny-model.lock").open("w") as lock:
@@ -146,11 +145,15 @@ def make_stack(folders: pytest.TempPathFactory) -> Stack:
     return stack
 
 
-def take_own_cores() -> None:
-    """Keep this worker to its share of the cores: else each child would start threads for all of them."""
-    own, workers = os.environ["PYTEST_XDIST_WORKER"], os.environ["PYTEST_XDIST_WORKER_COUNT"]
-    share = _CORES[int(own.removeprefix("gw")) :: int(workers)]
-    os.sched_setaffinity(0, share or _CORES)
+def threads_of_a_worker() -> dict[str, str]:
+    """Return the variable that keeps this worker to its share of the cores; none without workers.
+
+    The processes may run on every core: a worker with two processes uses what another one leaves idle.
+    """
+    if "PYTEST_XDIST_WORKER_COUNT" not in os.environ:
+        return {}
+    share = len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    return {"OMP_NUM_THREADS": str(max(1, share))}
 
 
 def losses_of(folder: RunFolder) -> dict[int, tuple[float, float]]:
