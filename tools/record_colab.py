@@ -36,7 +36,7 @@ from colablock.runtimes.describe import compared
 from colablock.runtimes.document import PLATFORM, RecordedRuntime, Recording
 from colablock.runtimes.freeze import Freeze, parse_freeze
 from colablock.runtimes.import_freeze import import_freeze
-from colablock.runtimes.releases import Releases
+from colablock.runtimes.package_releases import Releases
 
 REPOSITORY = "googlecolab/backend-info"
 API = "https://api.github.com"

@@ -137,12 +137,12 @@ def _lines(one: LockResult, *, checked: bool) -> Iterator[str]:
     """Yield the lines about one lock: its outcome, and the pins that moved."""
     what = f"{one.target}" + (f" ({one.variant})" if one.variant else "")
     if one.refusal is not None:
-        yield f"no lock    {what}: {one.refusal.splitlines()[0]}"
+        yield f"no lock     {what}: {one.refusal.splitlines()[0]}"
         return
-    changed = "not current" if checked else "wrote      "
+    changed = "not current " if checked else "wrote       "
     count = f"{one.packages} package{'' if one.packages == 1 else 's'}"
-    yield f"{changed if one.is_changed else 'up to date '}{one.path}: {what}, {count}"
-    yield from (f"             {line}" for line in one.moved)
+    yield f"{changed if one.is_changed else 'up to date  '}{one.path}: {what}, {count}"
+    yield from (f"              {line}" for line in one.moved)
 
 
 def _facts(made: Sequence[LockResult], *, whole: bool) -> list[dict[str, object]]:

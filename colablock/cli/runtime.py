@@ -150,7 +150,7 @@ def _import(call: Call) -> int:
     from colablock.runtimes.document import PLATFORM, RecordedRuntime, check_name, is_date
     from colablock.runtimes.freeze import parse_freeze
     from colablock.runtimes.import_freeze import flavour_of, host_of, import_freeze
-    from colablock.runtimes.releases import Releases
+    from colablock.runtimes.package_releases import Releases
 
     args = call.args
     check_name(args.name)

@@ -19,7 +19,7 @@ from colablock.runtimes.document import (
     recording_of,
 )
 from colablock.runtimes.freeze import Freeze, Frozen
-from colablock.runtimes.releases import KnownReleases, ReleaseMetadata, Releases, stand_in
+from colablock.runtimes.package_releases import KnownReleases, ReleaseMetadata, Releases, stand_in
 
 __all__ = ["Imported", "flavour_of", "host_of", "import_freeze"]
 

@@ -192,6 +192,7 @@ def test_the_versions_of_a_lock_stay_until_they_are_upgraded(world: World) -> No
     assert done.err.splitlines()[-1].startswith("up to date")
     checked = world.run("lock", "tiny", "--runtime", "small-1", "--check", "--upgrade")
     assert checked.code == ExitCode.UNMET
+    assert "\nnot current matrices/pylock.tiny" in f"\n{checked.err}"
     assert locked(world) == first
     assert versions(locked(world, "-P", "shapes")) == {**versions(first), "shapes": "2.1"}
     done = world.run("lock", "tiny", "--runtime", "small-1", "--upgrade")
