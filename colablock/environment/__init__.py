@@ -1,6 +1,6 @@
 """The state of one Python environment: its distributions, markers, tags, accelerator and site folders.
 
-Input: an interpreter, this one or another.  Output: a `Snapshot`, which never changes afterwards.
+In: an interpreter, this one or another.  Out: a `Snapshot`, which never changes afterwards.
 """
 
 from __future__ import annotations

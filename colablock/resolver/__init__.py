@@ -1,6 +1,6 @@
 """Version resolution with resolvelib, which changes as little in the environment as possible.
 
-Input: a `Request` and a source of candidates.  Output: a `Resolution`, or `NoSolution` with a report.
+In: a `Request` and a source of candidates.  Out: a `Resolution`, or `NoSolution` with a report.
 """
 
 from __future__ import annotations

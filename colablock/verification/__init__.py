@@ -1,6 +1,6 @@
 """Proofs in a fresh interpreter: imports, versions, requirements, commands and capabilities.
 
-Input: an interpreter, its expected versions, and the proofs of a matrix.  Output: `Check` values.
+In: an interpreter, its expected versions, and the proofs of a matrix.  Out: `Check` values.
 """
 
 from __future__ import annotations
