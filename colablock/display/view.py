@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 __all__ = [
     "FOLD",
@@ -75,8 +75,7 @@ class Span:
 Words: TypeAlias = str | Span | tuple[str | Span, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Headline:
+class Headline(NamedTuple):
     """The result in one sentence.
 
     *tone* colours it.  *badge* says the tone in one word, for HTML; the sentence says it too.
@@ -89,8 +88,7 @@ class Headline:
     aside: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(NamedTuple):
     """A paragraph, with a *label* such as ``note`` or ``next`` before it."""
 
     text: Words
@@ -98,8 +96,7 @@ class Note:
     tone: Tone = Tone.PLAIN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class Pair(NamedTuple):
     """A short *lead*, and the *text* that belongs to it.
 
     *tone* is that of the lead.  *more* are further lines, which only verbose text shows.
@@ -111,15 +108,13 @@ class Pair:
     more: tuple[Words, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
+class Pairs(NamedTuple):
     """Pairs, with their texts aligned."""
 
     pairs: tuple[Pair, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class Item(NamedTuple):
     """An entry of a list: a line of *text*, its *outcome*, and *notes* below it."""
 
     text: Words
@@ -127,31 +122,27 @@ class Item:
     notes: tuple[Words, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Items:
+class Items(NamedTuple):
     """A list of entries that need a line each, or more."""
 
     items: tuple[Item, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(NamedTuple):
     """Short texts, one after the other; no line of text ends within one."""
 
     names: tuple[str, ...]
     separator: str = ", "
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GridRow:
+class GridRow(NamedTuple):
     """The cells of one row, and a block *below* it."""
 
     cells: tuple[Words, ...]
     below: Preformatted | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
+class Grid(NamedTuple):
     """A table.  Columns without a word are left out.
 
     The columns with an index in *right* are aligned to the right.  If the last column has too
@@ -164,8 +155,7 @@ class Grid:
     may_cut: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preformatted:
+class Preformatted(NamedTuple):
     """Lines that keep their spaces.  Text that is not verbose shows only the last *tail* of them."""
 
     lines: tuple[str, ...]
@@ -173,30 +163,26 @@ class Preformatted:
     tail: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bullets:
+class Bullets(NamedTuple):
     """What can be done, or what belongs together: a *title* and bullets."""
 
     title: str
     bullets: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FactLine:
+class FactLine(NamedTuple):
     """Short facts as label and text, side by side as far as there is room; a label may be empty."""
 
     facts: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(NamedTuple):
     """A progress bar, for HTML only.  *share* is between 0 and 1; None if the end is not known."""
 
     share: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class Picture(NamedTuple):
     """A picture, for HTML only: trusted *svg* markup, or the bytes of a *png*."""
 
     alt: str
@@ -204,16 +190,14 @@ class Picture:
     png: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(NamedTuple):
     """Text in pieces, each with its label; a piece with the label *marked* is highlighted in HTML."""
 
     pieces: tuple[tuple[str, str], ...]
     marked: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
+class Section(NamedTuple):
     """Blocks under a *title*.
 
     HTML shows *body*, folded unless *is_open*.  Text cannot fold: it shows *brief* instead of *body*
@@ -234,8 +218,7 @@ Block: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class Document(NamedTuple):
     """What is shown of one value: a headline, then blocks from top to bottom."""
 
     headline: Headline | None = None

@@ -8,7 +8,6 @@ several locks have is written once.  In a checkout the locks are plain files;
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Mapping
@@ -65,21 +64,26 @@ def pack_locks(locks: Mapping[str, str]) -> bytes:
     }
     # The names are in a line of their own, so that they can be listed without the blocks.
     lines = (json.dumps(value, separators=(",", ":")) for value in (places, list(blocks)))
+    import gzip  # noqa: PLC0415 - the no-op check of an apply reads no lock
+
     return gzip.compress("\n".join(lines).encode(), mtime=0)
 
 
 def packed_locks(folder: Path) -> tuple[PackedLock, ...]:
     """Return the locks in the pack of *folder*, sorted by name; none if there is no pack."""
     path = folder / LOCK_PACK
-    try:
-        with gzip.open(path) as file:
-            return tuple(PackedLock(path, name) for name in json.loads(file.readline()))
-    except FileNotFoundError:
+    if not path.is_file():
         return ()
+    import gzip  # noqa: PLC0415 - most folders have no pack
+
+    with gzip.open(path) as file:
+        return tuple(PackedLock(path, name) for name in json.loads(file.readline()))
 
 
 @lru_cache(maxsize=2)
 def _unpacked(pack: Path, _changed: int) -> tuple[list[str], dict[str, list[int]]]:
     """Return the blocks of a pack, and the blocks that make each lock."""
+    import gzip  # noqa: PLC0415 - as above
+
     places, _, blocks = gzip.decompress(pack.read_bytes()).partition(b"\n")
     return json.loads(blocks), json.loads(places)
