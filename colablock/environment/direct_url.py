@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlencode, urlsplit
 
-from colablock._vendor.packaging.direct_url import (
-    ArchiveInfo,
-    DirectUrl,
-    DirectUrlValidationError,
-    DirInfo,
-    VcsInfo,
-)
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.direct_url import DirectUrl
 
 __all__ = [
-    "DirectUrl",
     "archive_sha256",
     "editable_folder",
     "from_freeze",
@@ -31,8 +26,13 @@ def read_direct_url(text: str | None) -> DirectUrl | None:
 
     Installed metadata cannot be corrected here, so an invalid file counts as none.
     """
+    if not text:
+        return None
+    # The no-op check of an apply loads this module, and reads no metadata.
+    from colablock._vendor.packaging.direct_url import DirectUrl, DirectUrlValidationError  # noqa: PLC0415
+
     try:
-        value = json.loads(text or "")
+        value = json.loads(text)
         return DirectUrl.from_dict(value) if isinstance(value, dict) else None
     except (ValueError, DirectUrlValidationError):
         return None
@@ -60,6 +60,13 @@ def editable_folder(origin: DirectUrl | None) -> str | None:
 
 def from_freeze(url: str) -> DirectUrl:
     """Return the direct reference that ``pip freeze`` shows as ``name @ url``."""
+    from colablock._vendor.packaging.direct_url import (  # noqa: PLC0415 - see `read_direct_url`
+        ArchiveInfo,
+        DirectUrl,
+        DirInfo,
+        VcsInfo,
+    )
+
     if match := re.match(r"(git|hg|svn|bzr)\+", url):
         repository, _, commit = url[match.end() :].partition("#")[0].rpartition("@")
         return DirectUrl(url=repository, vcs_info=VcsInfo(vcs=match[1], commit_id=commit))

@@ -16,19 +16,22 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colablock._common.process import ChildFailed
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator, detect
-from colablock.environment.direct_url import DirectUrl, archive_sha256, editable_folder, read_direct_url
+from colablock.environment.direct_url import archive_sha256, editable_folder, read_direct_url
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.probe import ask_interpreter
 from colablock.environment.record import read_record
 from colablock.environment.requirements import applies, parse_requirement
 from colablock.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.direct_url import DirectUrl
 
 __all__ = [
     "Host",
