@@ -139,7 +139,7 @@ def test_an_interrupted_cell_saves_a_checkpoint(notebook: Notebook) -> None:
     stopped = next(event for event in events if event["event"] == "end")
     assert stopped["state"] == "stopped"
     assert [event["step"] for event in events if event["event"] == "start"] == [0, stopped["step"]]
-    assert f"going on from checkpoint-{stopped['step']}" in after(notebook.sent[2], "One row")[0]
+    assert f"resuming from checkpoint-{stopped['step']}" in after(notebook.sent[2], "One row")[0]
 
 
 def after(sent: list[str], words: str) -> list[str]:

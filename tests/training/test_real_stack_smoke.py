@@ -161,7 +161,7 @@ def test_a_crash_is_explained(stack: Stack) -> None:
     os.truncate(weights, weights.stat().st_size // 2)  # as a download that was broken off
     done = stack.train("broken", model=model)
     assert done.code == ExitCode.UNMET, done.err
-    assert "a file of weights is not whole" in done.out + done.err
+    assert "a weights file is damaged" in done.out + done.err
     told = explain(stack.run_folder("broken"))
     assert told is not None
     assert (told.cause, told.step, told.checkpoint) == ("weights-damaged", 0, None)
