@@ -129,7 +129,7 @@ def test_variables_of_the_kernel_do_not_reach_a_run(notebook: Notebook) -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_cell_saves_a_checkpoint(notebook: Notebook) -> None:
-    briefing, *progress = after(notebook.sent[1], "One row as it is trained on")
+    briefing, *progress = after(notebook.sent[1], "One training row")
     assert "<mark" in briefing
     assert any("<progress" in html for html in progress)
     assert any("stopping at a checkpoint" in html for html in progress)
@@ -139,7 +139,7 @@ def test_an_interrupted_cell_saves_a_checkpoint(notebook: Notebook) -> None:
     stopped = next(event for event in events if event["event"] == "end")
     assert stopped["state"] == "stopped"
     assert [event["step"] for event in events if event["event"] == "start"] == [0, stopped["step"]]
-    assert f"resuming from checkpoint-{stopped['step']}" in after(notebook.sent[2], "One row")[0]
+    assert f"resuming from checkpoint-{stopped['step']}" in after(notebook.sent[2], "One training row")[0]
 
 
 def after(sent: list[str], words: str) -> list[str]:
