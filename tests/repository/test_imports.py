@@ -16,7 +16,7 @@ ROOT = Path(colablock.__file__).parent
 
 # What the front door, or the line that only prints help, has no use for.
 HEAVY = frozenset(
-    {"IPython", "asyncio", "resolvelib", "rich", "torch", "transformers", "urllib3", "uv", "yaml"}
+    {"IPython", "asyncio", "msgspec", "resolvelib", "rich", "torch", "transformers", "urllib3", "uv", "yaml"}
 )
 
 

@@ -106,7 +106,7 @@ def test_the_metadata_is_valid_and_short(metadata: Metadata) -> None:
     assert metadata.license_expression == "Apache-2.0"
     assert metadata.description_content_type == "text/markdown"
     required = {requirement.name for requirement in metadata.requires_dist or ()}
-    assert required == {"pyyaml", "resolvelib", "rich", "tomli", "urllib3", "uv"}
+    assert required == {"msgspec", "pyyaml", "resolvelib", "rich", "tomli", "urllib3", "uv"}
 
 
 def closure(requirements: list[Requirement]) -> dict[str, importlib.metadata.Distribution]:
