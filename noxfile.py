@@ -237,6 +237,14 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Try 100,000 hostile inputs on the parsers of foreign bytes (not run by default)."""
+    session.install("-e", ".", *group("test"))
+    jobs = str(os.cpu_count() or 2)
+    session.run("python", "-m", "tests.fuzz", "--jobs", jobs, "--keep", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning or a stale generated page is an error."""
     session.install("-e", ".", *group("docs"))
