@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -9,7 +10,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-__all__ = ["Listing", "StrictListing", "Tree", "differences", "installed_listing", "listing"]
+__all__ = ["Listing", "StrictListing", "Tree", "differences", "installed_listing", "listing", "tree_digest"]
 
 Listing = dict[str, tuple[str, int, str | bytes]]
 StrictListing = dict[str, tuple[object, ...]]
@@ -102,6 +103,11 @@ class Tree:
         if key not in self._known:
             self._known[key] = Path(path).read_bytes()
         return self._known[key]
+
+
+def tree_digest(root: Path) -> str:
+    """Return the SHA-256 of everything below *root*: paths, bytes, modes, owners, links, file times."""
+    return hashlib.sha256(repr(sorted(Tree(root).listing().items())).encode()).hexdigest()
 
 
 def differences(expected: StrictListing, found: StrictListing) -> list[str]:
