@@ -7,21 +7,36 @@ names it: never another exception.  The limits are in `limits`.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from colablock._common.limits import DEPTH, RECORD_FILE, SHOWN
 from colablock.errors import InvalidInput
 
-__all__ = ["Malformed", "decode", "read_bounded", "read_record"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "Malformed",
+    "check_depth",
+    "decode",
+    "fitted",
+    "is_plain_name",
+    "open_regular",
+    "read_bounded",
+    "read_end",
+    "read_record",
+]
 
 T = TypeVar("T")
 
+_PYTHON_ONLY = (b"\\u", b"NaN", b"Infinity")
+_LONGEST_NAME = 255  # bytes, on every common file system
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has none
 
 
@@ -29,44 +44,113 @@ class Malformed(ValueError):
     """Bytes that do not have the expected form.  The text is the reason, in one short line."""
 
 
-def decode(data: bytes | str, type_: type[T]) -> T:
-    """Return the JSON *data* as a *type_*, which is a ``msgspec.Struct`` or another type that msgspec reads.
+def decode(data: bytes | str, type_: type[T], *, by_python: bool = False) -> T:
+    """Return the JSON *data* as a *type_*: a ``msgspec.Struct``, a dataclass or another type of msgspec.
+
+    With *by_python*, the data may be in the dialect of Python's ``json`` module, which writes
+    ``NaN``, ``Infinity``, and a path that is not UTF-8 with lone surrogates (PEP 383).
 
     Unknown fields are ignored, since a newer version may have written them.
     Raises Malformed.
     """
+    import msgspec  # noqa: PLC0415 - its import takes 50 ms
+
     try:
         value = msgspec.json.decode(data, type=type_)
     except RecursionError as error:
         raise Malformed("it is nested too deeply") from error
     except (msgspec.MsgspecError, UnicodeError, ValueError) as error:
+        raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+        if by_python and any(mark in raw for mark in _PYTHON_ONLY):
+            return _decode_dialect(raw, type_)
         raise Malformed(_one_line(str(error))) from error
     if type_ in (Any, dict, list):
-        _check_depth(value)
+        check_depth(value)
     return value
 
 
-def read_bounded(path: Path, limit: int = RECORD_FILE) -> bytes:
-    """Return the content of a regular file of at most *limit* bytes.  Raises OSError and Malformed."""
+def fitted(value: object, type_: type[T], *, renamed: Mapping[str, str] | None = None) -> T:
+    """Return the JSON *value* as a *type_*, like `decode`.  *renamed* maps keys to fields.
+
+    Raises Malformed.
+    """
+    import msgspec  # noqa: PLC0415
+
+    if renamed and isinstance(value, dict):
+        value = {renamed.get(key, key): one for key, one in value.items()}
+    try:
+        return msgspec.convert(value, type_)
+    except RecursionError as error:
+        raise Malformed("it is nested too deeply") from error
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Malformed(_one_line(str(error))) from error
+
+
+def _decode_dialect(data: bytes, type_: type[T]) -> T:
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise Malformed("it is nested too deeply") from error
+    except ValueError as error:
+        raise Malformed(_one_line(str(error))) from error
+    check_depth(value)
+    return fitted(value, type_)
+
+
+def is_plain_name(text: str) -> bool:
+    """Whether *text* can be the name of a file: no separator, no control character, not ``..``."""
+    return (
+        text not in ("", ".", "..")
+        and not any(one in "/\\" or ord(one) < 32 or ord(one) == 127 for one in text)  # noqa: PLR2004
+        and len(text.encode("utf-8", "surrogatepass")) <= _LONGEST_NAME
+    )
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file to read it.  Raises OSError, and Malformed for anything else, such as a FIFO."""
     # Without O_NONBLOCK, opening a FIFO waits for a writer.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise Malformed("it is not a regular file")
+        yield file
+
+
+def read_end(path: Path, limit: int) -> bytes:
+    """Return the last *limit* bytes of a regular file; empty if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - limit, 0))
+            return file.read(limit)
+    except (OSError, ValueError):  # Malformed, and a path with a null character
+        return b""
+
+
+def read_bounded(path: Path, limit: int = RECORD_FILE) -> bytes:
+    """Return the content of a regular file of at most *limit* bytes.  Raises OSError and Malformed."""
+    with open_regular(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise Malformed(f"it is larger than {limit} bytes")
     return data
 
 
-def read_record(path: Path, type_: type[T], *, limit: int = RECORD_FILE, hint: str | None = None) -> T:
+def read_record(
+    path: Path,
+    type_: type[T],
+    *,
+    limit: int = RECORD_FILE,
+    hint: str | None = None,
+    by_python: bool = False,
+) -> T:
     """Return the JSON file *path* as a *type_*.  Raises OSError, and InvalidInput naming the file."""
     try:
-        return decode(read_bounded(path, limit), type_)
+        return decode(read_bounded(path, limit), type_, by_python=by_python)
     except Malformed as error:
         raise InvalidInput(f"`{path}` cannot be read: {error}", hint=hint) from error
 
 
-def _check_depth(value: object) -> None:
+def check_depth(value: object) -> None:
     level, depth = [value], 0
     while level := [inner for one in level for inner in _nested(one)]:
         depth += 1

@@ -111,15 +111,27 @@ class Run:
             options = {"reporter": reporter, **options}
             return adapter.generate(self.folder, asked, environ=self._with_token(), **options)
 
-    def merge(self, output: str | os.PathLike[str] | None = None, *, base: str | None = None) -> Path:
+    def merge(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        base: str | None = None,
+        python: str | os.PathLike[str] | None = None,
+    ) -> Path:
         """Merge the adapter into the base model, shard by shard, into a new folder; return the folder.
 
         *base* replaces the base model of the run, which is needed if that one is quantised.
+        *python* replaces its interpreter: a path, or the name of an applied matrix.
         """
         target = Path(output or self.folder / "merged")
         with reporter_for(notebook=True) as reporter:
             return adapter.merge(
-                self.folder, target, base=base, environ=self._with_token(), reporter=reporter
+                self.folder,
+                target,
+                base=base,
+                python=os.fspath(python) if python is not None else None,
+                environ=self._with_token(),
+                reporter=reporter,
             )
 
     def download(
@@ -133,10 +145,17 @@ class Run:
         with reporter_for(notebook=True) as reporter:
             return adapter.download(self.folder, zipped, merged=model, reporter=reporter)
 
-    def push(self, repo: str, *, private: bool = True, merged: str | os.PathLike[str] | None = None) -> str:
+    def push(
+        self,
+        repo: str,
+        *,
+        private: bool = True,
+        merged: str | os.PathLike[str] | None = None,
+        python: str | os.PathLike[str] | None = None,
+    ) -> str:
         """Upload the adapter, or the folder *merged*, to the Hub and return its URL.
 
-        A public repository is written to only if *private* is false.
+        A public repository is written to only if *private* is false.  *python* as for `merge`.
         """
         model = Path(merged) if merged is not None else None
         with reporter_for(notebook=True) as reporter:
@@ -145,6 +164,7 @@ class Run:
                 repo,
                 private=private,
                 merged=model,
+                python=os.fspath(python) if python is not None else None,
                 environ=self._with_token(),
                 reporter=reporter,
             )

@@ -73,16 +73,18 @@ def _rollback(call: Call) -> int:
 def _history(call: Call) -> int:
     from colablock.display.info_view import history_document
     from colablock.display.text import render
-    from colablock.operations.rollback import drop_stashes, list_changes
+    from colablock.operations.rollback import drop_stashes, list_changes, list_damaged
     from colablock.transaction.serialise import change_to_json
 
     args = call.args
     with session_of(call) as session:
         if args.drop is not None:
             drop_stashes(session, args.python, args.drop or None)
-        changes = list_changes(session, args.python)
+        changes, damaged = list_changes(session, args.python), list_damaged(session, args.python)
     if args.json:
-        print_json({"changes": [change_to_json(change) for change in changes]}, call.out)
+        faults = [{"number": one.number, "file": str(one.file), "fault": one.fault} for one in damaged]
+        more = {"damaged": faults} if faults else {}
+        print_json({"changes": [change_to_json(change) for change in changes], **more}, call.out)
     else:
-        render(history_document(changes), call.out)
+        render(history_document(changes, damaged), call.out)
     return ExitCode.DONE

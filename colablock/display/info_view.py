@@ -11,7 +11,7 @@ from colablock.planning.plan import Action
 
 if TYPE_CHECKING:
     from colablock.display.view import Block
-    from colablock.transaction.history import Change
+    from colablock.transaction.history import Change, DamagedChange
     from colablock.transaction.isolated_envs import BuiltEnvironment
     from colablock.transaction.rollback import UndoneChange
 
@@ -42,11 +42,18 @@ def notes_document(title: str, notes: Sequence[str]) -> Document:
     )
 
 
-def history_document(changes: Sequence[Change]) -> Document:
+def history_document(changes: Sequence[Change], damaged: Sequence[DamagedChange] = ()) -> Document:
     """Return the changes of an environment, and what is kept to undo each."""
-    if not changes:
+    if not changes and not damaged:
         return Document(blocks=(Note(text="colablock has changed nothing in this environment"),))
-    return Document(blocks=(Items(tuple(map(_change, changes))),))
+    items = [(one.number, _change(one)) for one in changes]
+    items += [(one.number, _damaged(one)) for one in damaged]
+    return Document(blocks=(Items(tuple(item for _, item in sorted(items, key=lambda one: one[0]))),))
+
+
+def _damaged(change: DamagedChange) -> Item:
+    note = f"`{change.file}` cannot be read: {change.fault}"
+    return Item(text=Span(f"change {change.number}, damaged", Tone.BAD), notes=(note,))
 
 
 def _change(change: Change) -> Item:

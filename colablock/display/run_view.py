@@ -368,7 +368,7 @@ def _cells(summary: RunSummary) -> tuple[str | Span, ...]:
     step = f"{progress.step}/{progress.total}" if progress.total else str(progress.step or "-")
     return (
         summary.id,
-        Span(summary.state.value if summary.is_there else "gone", _tone(summary)),
+        Span(summary.state_word, _tone(summary)),
         step,
         loss_text(_shown_loss(progress)),
         _when(record.started)[5:] if record is not None and record.started else "-",

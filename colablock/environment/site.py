@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from colablock._common.process import ChildFailed
 from colablock.environment.probe import ask_interpreter
 from colablock.errors import NotFound
 
-__all__ = ["JOURNAL", "STATE", "Site", "is_unfinished", "read_site"]
+__all__ = ["JOURNAL", "STATE", "Site", "SiteBounds", "is_state_path", "is_unfinished", "read_site"]
 
 STATE = ".colablock"
 JOURNAL = "journal.json"
@@ -46,6 +47,55 @@ class Site:
     def holds(self, path: str) -> bool:
         """Whether *path* (absolute, its folder resolved) lies in one of the roots."""
         return any(path.startswith(root.rstrip(os.sep) + os.sep) for root in self.roots)
+
+
+@dataclass(slots=True)
+class SiteBounds:
+    """Says which paths lie in a site or in its state folder.  Resolved folders are cached."""
+
+    site: Site
+    _real: dict[str, str] = field(default_factory=dict)
+
+    def in_site(self, path: str) -> bool:
+        """Whether *path* is the path of a file in the site, outside of the state folder.
+
+        It is absolute and normalised, and so is its folder with all symbolic links resolved.
+        """
+        return self._is_held(path) and self._is_held(self._resolved(path))
+
+    def in_state(self, path: str, *folder: str) -> bool:
+        """Whether *path* lies in this *folder* of the state folder, also with symbolic links resolved."""
+        above = os.path.join(self.site.data, STATE, *folder, "")  # noqa: PTH118 (hot: every file of a change)
+        return path.startswith(above) and self._resolved(path).startswith(above)
+
+    def _is_held(self, path: str) -> bool:
+        root = next((root for root in self.site.roots if path.startswith(root.rstrip("/") + "/")), None)
+        return root is not None and not is_state_path(path[len(root) :].split("/"))
+
+    def _resolved(self, path: str) -> str:
+        """Return *path* with the links of its folder resolved; "" if it is not absolute and normalised."""
+        folder, _, name = path.rpartition("/")
+        is_plain = path.startswith("/") and not path.startswith("//") and "\0" not in path
+        if not is_plain or os.path.normpath(path) != path:
+            return ""
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder or "/").rstrip("/")
+        return f"{self._real[folder]}/{name}"
+
+
+def is_state_path(parts: Iterable[str]) -> bool:
+    """Whether one of the *parts* of a path is the name of the state folder, as any file system may fold it.
+
+    Some file systems ignore case, the Unicode form, or characters that are not visible.
+    """
+    return any(_folded(part) == STATE for part in parts)
+
+
+def _folded(name: str) -> str:
+    if not name.isascii():
+        name = "".join(one for one in name if unicodedata.category(one) != "Cf")
+        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return name.lower().rstrip(" .")
 
 
 def is_unfinished(prefix: str, purelib: str) -> bool:

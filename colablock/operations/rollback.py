@@ -6,12 +6,12 @@ from colablock.environment.accelerator import Accelerator
 from colablock.errors import NotFound
 from colablock.operations.session import Session
 from colablock.transaction import apply_record as applied
-from colablock.transaction.history import Change, drop, read_history
+from colablock.transaction.history import Change, DamagedChange, damaged_changes, drop, read_history
 from colablock.transaction.recovery import RecoveryOutcome, recover
 from colablock.transaction.rollback import UndoneChange, roll_back
 from colablock.transaction.site_lock import locked
 
-__all__ = ["drop_stashes", "list_changes", "recover_interrupted", "undo_changes"]
+__all__ = ["drop_stashes", "list_changes", "list_damaged", "recover_interrupted", "undo_changes"]
 
 
 def undo_changes(
@@ -42,7 +42,12 @@ def undo_changes(
 
 def list_changes(session: Session, python: str | None = None) -> tuple[Change, ...]:
     """Return the committed changes of the environment of *python* (default: this one), oldest first."""
-    return read_history(session.site(python).state)
+    return read_history(session.site(python))
+
+
+def list_damaged(session: Session, python: str | None = None) -> tuple[DamagedChange, ...]:
+    """Return the committed changes of that environment whose record cannot be read, oldest first."""
+    return damaged_changes(session.site(python))
 
 
 def drop_stashes(
@@ -54,10 +59,10 @@ def drop_stashes(
     that does not exist, Refused while another process changes the environment.
     """
     site = session.site(python)
-    if not read_history(site.state):
+    if not read_history(site) and not damaged_changes(site):
         raise NotFound(f"colablock has changed nothing in `{site.prefix}`, so there is no stash to drop")
     with locked(site):
-        return drop(site.state, number)
+        return drop(site, number)
 
 
 def recover_interrupted(session: Session, python: str | None = None) -> RecoveryOutcome | None:

@@ -20,11 +20,13 @@ from typing import Any
 from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import NF4_ON_CPU
 from colablock.environment.target_script import ask_target
-from colablock.errors import InvalidInput, NotFound, Unmet
+from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.training.runs.checkpoints import newest_valid
 from colablock.training.runs.folder import RunFolder, RunRecord, State, record_to_json
 from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.start import local_path
+from colablock.transaction.apply_record import home_folder, load
+from colablock.transaction.isolated_envs import is_own_interpreter
 
 __all__ = ["adapter_of", "download", "generate", "merge", "push"]
 
@@ -67,6 +69,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     chat: bool | None = None,
+    python: str | None = None,
     environ: Mapping[str, str] = os.environ,
     reporter: Reporter | None = None,
     on_line: Callable[[str], None] | None = None,
@@ -75,8 +78,9 @@ def generate(
 
     The base is loaded in 4 bits if the run was QLoRA.  A *temperature* of 0 decodes greedily.
     With *chat*, each prompt is a user's message in the model's chat template.  The default is
-    true if the run trained on messages or had a `chat_template`.  *on_line* gets each line that
-    the process prints.
+    true if the run trained on messages or had a `chat_template`.  *python* replaces the
+    interpreter of the run: a path, or the name of an applied matrix.  *on_line* gets each line
+    that the process prints.  Raises Refused if the run names an interpreter that is not ours.
     """
     if isinstance(prompts, str):
         raise InvalidInput("`prompts` must be a list of strings, not a string")
@@ -84,7 +88,7 @@ def generate(
     return [
         str(text)
         for text in _ask(
-            record,
+            _interpreter_of(folder, record, python, environ),
             "generate",
             doing="generate text",
             environ=environ,
@@ -110,6 +114,7 @@ def merge(
     output: Path,
     *,
     base: str | None = None,
+    python: str | None = None,
     environ: Mapping[str, str] = os.environ,
     reporter: Reporter | None = None,
     on_line: Callable[[str], None] | None = None,
@@ -117,8 +122,9 @@ def merge(
     """Write the base with the adapter merged to the new folder *output*, and return it.
 
     A few blocks of one tensor are in memory at a time, whatever the size of the model.  *base*
-    replaces the base model of the run; it has to have unquantised weights.  Raises Unmet, and
-    leaves no files, if a tensor of the adapter has no match in the base.
+    replaces the base model of the run; it has to have unquantised weights.  *python* as for
+    `generate`.  Raises Unmet, and leaves no files, if a tensor of the adapter has no match in the
+    base.
     """
     output = output.absolute()
     if output.exists():
@@ -127,7 +133,7 @@ def merge(
         raise NotFound(f"the folder `{output.parent}` does not exist")
     record = _record_of(folder)
     _ask(
-        record,
+        _interpreter_of(folder, record, python, environ),
         "merge",
         doing="merge the adapter",
         environ=environ,
@@ -180,23 +186,26 @@ def push(
     token: str | None = None,
     private: bool = True,
     merged: Path | None = None,
+    python: str | None = None,
     environ: Mapping[str, str] = os.environ,
     reporter: Reporter | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> str:
     """Upload the adapter, or the folder *merged*, and the record to a repository on the hub; return its URL.
 
-    The process gets *token* as ``HF_TOKEN`` and by no other way.  Raises Unmet if *private* is
+    The process gets *token* as ``HF_TOKEN`` and by no other way.  *python* as for
+    `generate`.  Raises Unmet if *private* is
     true and the repository exists and is public.
     """
     if not _REPOSITORY.fullmatch(repo):
         raise InvalidInput(f"`{repo}` is not a repository on the hub", hint="Write `user/name`")
     record = _record_of(folder)
+    interpreter = _interpreter_of(folder, record, python, environ)
     environ = environ if token is None else {**environ, "HF_TOKEN": token}
     with _upload_folder(folder, merged, record, reporter or Reporter()) as upload:
         return str(
             _ask(
-                record,
+                interpreter,
                 "hub",
                 doing=f"push to `{repo}`",
                 environ=environ,
@@ -210,15 +219,34 @@ def push(
 
 
 def _ask(
-    record: RunRecord, script: str, *, doing: str, environ: Mapping[str, str], on_line: Any, **job: Any
+    python: str, script: str, *, doing: str, environ: Mapping[str, str], on_line: Any, **job: Any
 ) -> Any:
-    return ask_target(
-        record.python, SCRIPTS / f"{script}.py", job, doing=doing, environ=environ, said=on_line
+    return ask_target(python, SCRIPTS / f"{script}.py", job, doing=doing, environ=environ, said=on_line)
+
+
+def _interpreter_of(folder: Path, record: RunRecord, python: str | None, environ: Mapping[str, str]) -> str:
+    """Return *python*, a path or an applied matrix, or else the interpreter of the run if it is ours.
+
+    The folder may come from somebody else.  Raises Refused if its record names another program.
+    """
+    home = home_folder(environ)
+    if python is not None:
+        last = load(python, home)
+        return last.python if last is not None else python
+    if is_own_interpreter(record.python, home):
+        return record.python
+    raise Refused(
+        f"not starting `{record.python}`, which the record of the run in `{folder}` names:"
+        " it is not an environment that colablock has applied here",
+        hint="Pass `python=` with the name of an applied matrix, or with an interpreter",
     )
 
 
 def _record_of(folder: Path) -> RunRecord:
-    record = RunFolder(folder).record()
+    run = RunFolder(folder)
+    record = run.record()
+    if (fault := run.fault()) is not None:
+        raise InvalidInput(fault)
     if record is None:
         raise NotFound(f"`{folder}` is not the folder of a run", hint="`colablock runs list` lists them")
     return record

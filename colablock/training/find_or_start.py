@@ -157,7 +157,7 @@ def train(
         )
         call.find_or_start()
     if options.mirror:  # also for a run that is done: its last checkpoints may not be mirrored yet
-        start_mirror(folder.path, options.mirror, environ=mirror_environ)
+        start_mirror(folder.path, options.mirror, python=proven.python, environ=mirror_environ)
     return run
 
 
@@ -188,6 +188,8 @@ class _TrainCall:
         if options.fresh:
             self._start_over()
             return
+        if (fault := folder.fault()) is not None:
+            raise InvalidInput(fault, hint="`--fresh` moves the folder aside and starts a new run")
         if options.mirror and record is None:
             record = self._restored(options.mirror)
         if record is None:

@@ -15,7 +15,7 @@ from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
-from colablock.environment.site import Site, read_site
+from colablock.environment.site import Site, SiteBounds, read_site
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import AppliedNotProven, ColablockError, NotRestored, Refused, RolledBack
 from colablock.planning.plan import Action, Plan
@@ -23,9 +23,18 @@ from colablock.runtimes.catalog import runtime_of
 from colablock.transaction.disk_operations import Operation, OperationKind, Operations
 from colablock.transaction.disk_space import check_room, unpacked_size
 from colablock.transaction.file_moves import listed_among, moves_in, moves_out, owned_files, source_of
-from colablock.transaction.history import differences, facts_of, next_folder
+from colablock.transaction.history import (
+    CHANGES,
+    RECORD,
+    STAGE,
+    STASH,
+    differences,
+    facts_of,
+    misplaced,
+    next_folder,
+)
 from colablock.transaction.journal import Journal, preparing
-from colablock.transaction.recovery import CHANGES, RECORD, STASH, RecoveryOutcome, recover_locked
+from colablock.transaction.recovery import RecoveryOutcome, recover_locked
 from colablock.transaction.site_lock import locked
 from colablock.transaction.staging import Staged, stage
 from colablock.verification.verify import Check
@@ -99,11 +108,11 @@ def apply_plan(
         disk=disk or Operations(),
     )
     with locked(site, wait=wait, reporter=reporter) as state:
-        _refuse_recovered(recover_locked(state, change.disk))
+        _refuse_recovered(recover_locked(site, change.disk))
         with preparing(state):
             copied = plan.undo_cost.bytes if undo and plan.undo_cost is not None else 0
             check_room(unpacked_size(files.values()) + copied, state, hint=_MORE_ROOM)
-            into = state / "stage"
+            into = state / STAGE
             staged = stage(
                 plan, files, python=plan.python, into=into, environ=environ, reporter=reporter, site=site
             )
@@ -125,6 +134,12 @@ def _journal(change: _Change, staged: Staged, state: Path, *, undo: bool) -> Jou
     """Return the journal that moves the staged files in and the old ones to the stash."""
     folder = next_folder(state)
     operations = _operations(change, staged, folder / STASH)
+    wrong = misplaced(SiteBounds(change.site), operations)
+    if wrong is not None:
+        raise Refused(
+            f"`{wrong}` is outside of the environment `{change.site.prefix}`: a symbolic link leads there",
+            hint="Remove the link, or use an isolated environment, with `--into env`",
+        )
     return Journal(
         state,
         operations,

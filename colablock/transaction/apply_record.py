@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from colablock._common.decoding import is_plain_name, read_bounded
 from colablock._common.fs import replace_file
+from colablock._common.limits import RUN_FILE
+from colablock._common.plain_values import from_plain
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.errors import NotFound, Unmet
+from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.planning.plan import Target
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "home_folder",
     "key_of",
     "load",
+    "load_all",
     "put_back",
     "read_text",
     "save",
@@ -95,7 +99,7 @@ def _write(path: Path, text: str) -> None:
 def read_text(name: str, home: Path) -> str | None:
     """Return the text of the record of *name*, for `put_back`, or None if there is none."""
     try:
-        return _path(name, home).read_text(encoding="utf-8")
+        return read_bounded(_path(name, home), RUN_FILE).decode()
     except (OSError, ValueError):
         return None
 
@@ -113,10 +117,17 @@ def put_back(name: str, home: Path, text: str | None, *, prefix: str) -> None:
 
 def forget(home: Path, *, python: str) -> None:
     """Remove the records of applies in the environment of the interpreter *python*."""
+    for last in load_all(home):
+        if last.python == python:
+            _path(last.name, home).unlink(missing_ok=True)
+
+
+def load_all(home: Path) -> Iterator[ApplyRecord]:
+    """Yield the last apply of every matrix."""
     for path in (home / "applied").glob("[!.]*.json"):
         last = load(path.stem, home)
-        if last is not None and last.python == python:
-            path.unlink(missing_ok=True)
+        if last is not None:
+            yield last
 
 
 def check_home(home: Path) -> None:
@@ -132,12 +143,22 @@ def check_home(home: Path) -> None:
 
 def load(name: str, home: Path) -> ApplyRecord | None:
     """Return the last apply of *name*, or None if there is no valid record."""
-    try:
-        value = json.loads(_path(name, home).read_text(encoding="utf-8"))
-        unmet = tuple((name, line) for name, line in value["unmet"])
-        return ApplyRecord(**{**value, "sites": tuple(value["sites"]), "unmet": unmet})
-    except (OSError, ValueError, KeyError, TypeError):
+    if not is_plain_name(name):
         return None
+    try:
+        value = json.loads(read_bounded(_path(name, home), RUN_FILE))
+        record = from_plain(ApplyRecord, value, name)
+    except (OSError, ValueError, RecursionError, InvalidInput):
+        return None
+    paths = (record.python, record.prefix, *record.sites)
+    is_valid = (
+        value.keys() <= {one.name for one in fields(ApplyRecord)}
+        and record.name == name
+        and record.sites
+        and all(os.path.isabs(path) and "\0" not in path for path in paths)  # noqa: PTH117 - before each apply
+        and all(len(pair) == 2 for pair in record.unmet)  # noqa: PLR2004
+    )
+    return record if is_valid else None
 
 
 def require(name: str, home: Path) -> ApplyRecord:

@@ -173,7 +173,14 @@ def delete_folder(folder: str, disk: Operations) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder as far as possible, also subfolders without write permission.  Never raises."""
+    """Remove a folder as far as possible, also subfolders without write permission.  Never raises.
+
+    Of a symbolic link, only the link itself is removed.
+    """
+    if os.path.islink(folder):
+        with suppress(OSError):
+            os.unlink(folder)
+        return
     shutil.rmtree(folder, ignore_errors=True)
     if folder.is_dir():
         for path, _, _ in os.walk(folder):

@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 
 from colablock.environment.record import read_record, recorded_paths
-from colablock.environment.site import Site
+from colablock.environment.site import Site, is_state_path
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
 from colablock.transaction.disk_operations import Operation, OperationKind
@@ -68,7 +68,8 @@ class _Folders:
         """Return whether *path* (resolved) is in the site; computed once for each folder."""
         folder = path.rpartition("/")[0]
         if folder not in self._held:
-            self._held[folder] = self.site.holds(f"{folder}/")
+            below = folder[len(self.site.data) :].split("/")
+            self._held[folder] = self.site.holds(f"{folder}/") and not is_state_path(below)
         return self._held[folder]
 
     def _resolved(self, folder: str) -> str:

@@ -1,22 +1,85 @@
-"""The changes that colablock has made to an environment, and their stashes."""
+"""The records of the changes that colablock has made to an environment, and their stashes.
+
+Whoever can write to an environment can write these files, too, and so can a wheel.  A record is
+therefore read only if every path in it lies in that environment.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from colablock._common.decoding import Malformed, decode, is_plain_name, read_bounded
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock.environment.site import Site, SiteBounds
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.planning.plan import Action, Step
 from colablock.transaction.disk_operations import Operation, OperationKind, Operations, remove_tree
 from colablock.transaction.disk_space import tree_size
-from colablock.transaction.recovery import CHANGES, RECORD, STASH, UNDONE
 
-__all__ = ["Change", "DoneStep", "differences", "drop", "facts_of", "next_folder", "read_history"]
+__all__ = [
+    "CHANGES",
+    "RECORD",
+    "STAGE",
+    "STASH",
+    "UNDONE",
+    "Change",
+    "DamagedChange",
+    "DoneStep",
+    "JournalFile",
+    "damaged_changes",
+    "differences",
+    "drop",
+    "facts_of",
+    "misplaced",
+    "next_folder",
+    "read_history",
+    "read_journal",
+]
+
+CHANGES = "changes"
+STAGE = "stage"
+STASH = "stash"
+RECORD = "record.json"
+UNDONE = "undone.json"
+
+_SCHEMA = 1
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_BECOMES = re.compile(rf"{CHANGES}/{_NUMBER.pattern}/(?:{re.escape(RECORD)}|{re.escape(UNDONE)})")
+_LARGEST_MODE = 0o7777
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalFile:
+    """What recovery reads of a journal; see `journal.Journal`."""
+
+    operations: tuple[Operation, ...]
+    becomes: str
+    forward: bool
+    schema: int = _SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ChangeFile:
+    """What the history reads of ``record.json``; see `Change`."""
+
+    when: str
+    matrix: str
+    stack: str
+    lock: str | None
+    steps: tuple[DoneStep, ...]
+    before: Mapping[NormalizedName, str]
+    runtime: str | None
+    stashed: Mapping[str, str]
+    created: tuple[str, ...]
+    operations: tuple[Operation, ...]
+    applied_before: str | None
+    is_dropped: bool = False
+    schema: int = _SCHEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +128,25 @@ class Change:
         return tree_size(self.stash)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedChange:
+    """A committed change whose record cannot be read; *fault* says why."""
+
+    number: int
+    file: Path
+    fault: str
+
+    def error(self) -> InvalidInput:
+        """Return the error that names the file."""
+        return InvalidInput(
+            f"`{self.file}` is not a valid record of a change: {self.fault}",
+            hint=f"The old files of that change are in `{self.file.with_name(STASH)}`",
+        )
+
+
 def next_folder(state: Path) -> Path:
     """Return the path for the folder of the next change, which does not exist yet."""
-    numbers = [int(path.name) for path in state.glob(f"{CHANGES}/*") if path.name.isdecimal()]
+    numbers = [int(path.name) for path in state.glob(f"{CHANGES}/*") if _NUMBER.fullmatch(path.name)]
     return state / CHANGES / f"{max(numbers, default=0) + 1:04}"
 
 
@@ -105,29 +184,77 @@ def facts_of(
     }
 
 
-def read_history(state: Path) -> tuple[Change, ...]:
-    """Return the changes that are in effect, oldest first.  Raises InvalidInput for an invalid record."""
-    return tuple(_read(folder) for folder in _folders(state))
+def read_history(site: Site) -> tuple[Change, ...]:
+    """Return the changes that are in effect, oldest first, without those of `damaged_changes`."""
+    return tuple(one for one in _changes(site) if isinstance(one, Change))
 
 
-def drop(state: Path, number: int | None, disk: Operations | None = None) -> tuple[Change, ...]:
+def damaged_changes(site: Site) -> tuple[DamagedChange, ...]:
+    """Return the changes that are in effect and whose record cannot be read, oldest first."""
+    return tuple(one for one in _changes(site) if isinstance(one, DamagedChange))
+
+
+def drop(site: Site, number: int | None, disk: Operations | None = None) -> tuple[Change, ...]:
     """Drop the stashes up to change *number* (default: all), and return these changes.
 
-    They stay in the history but cannot be undone any more.  Raises NotFound if
-    there is no such change.
+    They stay in the history but cannot be undone any more.  A change whose
+    record is damaged keeps its stash.  Raises NotFound if there is no such change.
     """
-    found = read_history(state)
+    found = read_history(site)
+    for one in damaged_changes(site):
+        if one.number == number:
+            raise one.error()
     if number is not None and number not in {change.number for change in found}:
         raise NotFound(f"there is no change {number}", hint="`colablock history` lists them")
     dropped = [change for change in found if number is None or change.number <= number]
     for change in dropped:
+        file = change.folder / RECORD
         try:
-            record = {**_json(change.folder / RECORD), "operations": [], "stashed": {}, "is_dropped": True}
-            (disk or Operations()).write(str(change.folder / RECORD), json.dumps(record))
+            record = {**decode(read_bounded(file), dict, by_python=True), "operations": [], "stashed": {}}
+            (disk or Operations()).write(str(file), json.dumps({**record, "is_dropped": True}))
         except OSError as error:
             raise Refused(f"`{change.folder}` cannot be written: {error.strerror}") from error
         remove_tree(change.stash)
     return tuple(dropped)
+
+
+def read_journal(path: Path, site: Site) -> JournalFile:
+    """Return the journal in *path*.  Raises OSError, and Malformed also for a path outside of *site*."""
+    journal = decode(read_bounded(path), JournalFile, by_python=True)
+    _check_schema(journal.schema)
+    bounds = SiteBounds(site)
+    record = str(site.state / journal.becomes)
+    if not (_BECOMES.fullmatch(journal.becomes) and bounds.in_state(record, CHANGES)):
+        raise Malformed(f"`{journal.becomes}` is not the path of a record")
+    wrong = misplaced(bounds, journal.operations)
+    if wrong is not None:
+        raise _outside(wrong, site)
+    return journal
+
+
+def misplaced(bounds: SiteBounds, operations: Iterable[Operation]) -> str | None:
+    """Return the first path in *operations* that is not where a change of the site has its files, or None."""
+    for operation in operations:
+        source, destination = operation.source, operation.destination
+        public = source if operation.kind in (OperationKind.OUT, OperationKind.RMDIR) else destination
+        if not 0 <= operation.mode <= _LARGEST_MODE:
+            return public
+        if not operation.is_move and _is_private(bounds, public):
+            continue  # of a folder whose files are moved one by one
+        if not bounds.in_site(public):
+            return public
+        private = destination if operation.kind is OperationKind.OUT else source
+        if operation.is_move and not _is_private(bounds, private):
+            return private
+    return None
+
+
+def _is_private(bounds: SiteBounds, path: str) -> bool:
+    """Whether *path* lies in the stash of a change, or in the stage."""
+    _, _, folder, number, *_ = [*path[len(bounds.site.data) :].split("/"), "", "", ""]
+    if folder == STAGE:
+        return bounds.in_state(path, STAGE)
+    return bool(_NUMBER.fullmatch(number)) and bounds.in_state(path, CHANGES, number, STASH)
 
 
 def differences(before: Mapping[NormalizedName, str], now: Mapping[NormalizedName, str]) -> list[str]:
@@ -141,40 +268,55 @@ def differences(before: Mapping[NormalizedName, str], now: Mapping[NormalizedNam
     return gone + moved + [f"`{name}` {now[name]} is new" for name in sorted(now.keys() - before.keys())]
 
 
-def _folders(state: Path) -> Iterator[Path]:
-    for folder in sorted(state.glob(f"{CHANGES}/*")):
-        if (folder / RECORD).exists() and not (folder / UNDONE).exists():
-            yield folder
+def _changes(site: Site) -> Iterator[Change | DamagedChange]:
+    bounds = SiteBounds(site)
+    for folder in sorted(site.state.glob(f"{CHANGES}/*")):
+        file = folder / RECORD
+        if not _NUMBER.fullmatch(folder.name) or not os.path.lexists(file) or (folder / UNDONE).exists():
+            continue
+        try:
+            if not bounds.in_state(str(file), CHANGES, folder.name):
+                raise _outside(str(file), site)
+            yield _read(folder, bounds)
+        except OSError as error:
+            yield DamagedChange(number=int(folder.name), file=file, fault=error.strerror or str(error))
+        except Malformed as error:
+            yield DamagedChange(number=int(folder.name), file=file, fault=str(error))
 
 
-def _read(folder: Path) -> Change:
-    try:
-        record = _json(folder / RECORD)
-        return Change(
-            number=int(folder.name),
-            folder=folder,
-            when=record["when"],
-            matrix=record["matrix"],
-            stack=record["stack"],
-            lock=record["lock"],
-            steps=tuple(DoneStep(**{**row, "action": Action(row["action"])}) for row in record["steps"]),
-            before={NormalizedName(name): version for name, version in record["before"].items()},
-            runtime=record["runtime"],
-            stashed=dict(record["stashed"]),
-            placed=tuple(
-                row["destination"] for row in record["operations"] if row["kind"] == OperationKind.IN.value
-            ),
-            created=tuple(record["created"]),
-            applied_before=record["applied_before"],
-            is_dropped=record.get("is_dropped", False),
-        )
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InvalidInput(
-            f"`{folder / RECORD}` is not a valid record of a change: {error}",
-            hint=f"The old files of that change are in `{folder / STASH}`",
-        ) from error
+def _read(folder: Path, bounds: SiteBounds) -> Change:
+    """Return the change in *folder*.  Raises OSError and Malformed."""
+    record = decode(read_bounded(folder / RECORD), _ChangeFile, by_python=True)
+    _check_schema(record.schema)
+    placed = tuple(row.destination for row in record.operations if row.kind is OperationKind.IN)
+    for name in record.stashed:
+        if not is_plain_name(name):
+            raise Malformed(f"`{name}` is not the name of a file in its stash")
+    for path in (*record.stashed.values(), *placed, *record.created):
+        if not bounds.in_site(path):
+            raise _outside(path, bounds.site)
+    return Change(
+        number=int(folder.name),
+        folder=folder,
+        when=record.when,
+        matrix=record.matrix,
+        stack=record.stack,
+        lock=record.lock,
+        steps=record.steps,
+        before=record.before,
+        runtime=record.runtime,
+        stashed=record.stashed,
+        placed=placed,
+        created=record.created,
+        applied_before=record.applied_before,
+        is_dropped=record.is_dropped,
+    )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    return dict(value)
+def _check_schema(schema: int) -> None:
+    if schema != _SCHEMA:
+        raise Malformed(f"it has schema {schema}, and this version reads {_SCHEMA}")
+
+
+def _outside(path: str, site: Site) -> Malformed:
+    return Malformed(f"`{path}` is outside of the environment `{site.prefix}`")

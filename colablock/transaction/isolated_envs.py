@@ -10,7 +10,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +21,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from colablock._common.decoding import decode, is_plain_name, read_bounded
 from colablock._common.fs import atomic_path, locked_file, replace_file
+from colablock._common.limits import RUN_FILE
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
@@ -37,6 +41,7 @@ __all__ = [
     "build_env",
     "discard_env",
     "env_folder",
+    "is_own_interpreter",
     "list_envs",
     "read_env",
     "remove_env",
@@ -137,6 +142,30 @@ def read_env(home: Path, lock_hash: str) -> Manifest | None:
     return _read(env_folder(home, lock_hash))
 
 
+def is_own_interpreter(python: str, home: Path) -> bool:
+    """Whether *python* is an interpreter that this user has chosen: no file of a stranger may name another.
+
+    It is the running one, that of an environment that colablock has built in *home*, or that of
+    a recorded apply.
+    """
+    if not Path(python).is_absolute() or "\0" in python:
+        return False
+    place = _place_of(python)
+    if place == _place_of(sys.executable):
+        return True
+    folder = place.parent.parent
+    is_built = folder.parent == Path(os.path.realpath(home / "envs")) and place == Path(_python_of(folder))
+    if is_built and (folder / _MANIFEST).is_file():
+        return True
+    return any(_place_of(one.python) == place for one in applied.load_all(home))
+
+
+def _place_of(python: str) -> Path:
+    """Return the path of an interpreter with the links of its folder resolved, but not its own."""
+    path = Path(os.path.normpath(python))
+    return Path(os.path.realpath(path.parent), path.name)
+
+
 def select_env(home: Path, matrix: str, lock_hash: str) -> None:
     """Make the environment for a lock the current one of a matrix, atomically."""
     pointer = _pointer(home, matrix)
@@ -227,7 +256,8 @@ def _pointer(home: Path, matrix: str) -> Path:
 def _pointers(home: Path) -> dict[str, str]:
     """Return the lock hash of the current environment of each matrix."""
     links = [path for path in sorted((home / "current").glob("[!.]*")) if path.is_symlink()]
-    return {unquote(link.name): link.readlink().name for link in links}
+    found = {unquote(link.name): link.readlink().name for link in links}
+    return {matrix: lock for matrix, lock in found.items() if is_plain_name(lock)}
 
 
 def _python_of(folder: Path) -> str:
@@ -236,12 +266,13 @@ def _python_of(folder: Path) -> str:
 
 def _read(folder: Path) -> Manifest | None:
     try:
-        manifest = Manifest(**json.loads((folder / _MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        manifest = decode(read_bounded(folder / _MANIFEST, RUN_FILE), Manifest, by_python=True)
+        is_here = _place_of(manifest.python) == _place_of(_python_of(folder))
+    except (OSError, ValueError):
         return None
-    if (
-        manifest.schema != 1 or not Path(manifest.python).exists()
-    ):  # a link to an interpreter that was removed
+    if manifest.schema != 1 or not is_here or not Path(manifest.python).exists():
+        return None  # of another folder, or a link to an interpreter that was removed
+    if Path(os.path.realpath(folder)) not in Path(os.path.realpath(manifest.site)).parents:
         return None
     return manifest if installed_versions([manifest.site]) == manifest.installed else None
 

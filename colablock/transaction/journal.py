@@ -42,7 +42,8 @@ from colablock.transaction.disk_operations import (
     move,
     remove_tree,
 )
-from colablock.transaction.recovery import STASH, clean_up, finish, restore
+from colablock.transaction.history import STASH
+from colablock.transaction.recovery import clean_up, finish, restore
 
 __all__ = ["Journal", "preparing"]
 

@@ -11,17 +11,15 @@ and recovery rolls it forward: it runs the remaining operations and commits.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
+from colablock._common.decoding import Malformed
 from colablock._common.fs import NEW
 from colablock._common.process import start_session
 from colablock.environment.site import JOURNAL, Site
@@ -38,13 +36,10 @@ from colablock.transaction.disk_operations import (
     move,
     remove_tree,
 )
+from colablock.transaction.history import CHANGES, RECORD, STAGE, STASH, UNDONE, JournalFile, read_journal
 from colablock.transaction.site_lock import locked
 
 __all__ = [
-    "CHANGES",
-    "RECORD",
-    "STASH",
-    "UNDONE",
     "RecoveryOutcome",
     "clean_up",
     "finish",
@@ -52,11 +47,6 @@ __all__ = [
     "recover_locked",
     "restore",
 ]
-
-CHANGES = "changes"
-STASH = "stash"
-RECORD = "record.json"
-UNDONE = "undone.json"
 
 _FINISHED = "finished.json"
 _TRASH = "trash"
@@ -96,17 +86,18 @@ def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) ->
     if not site.state.is_dir():
         return None
     with locked(site, wait=wait):
-        return recover_locked(site.state, disk or Operations())
+        return recover_locked(site, disk or Operations())
 
 
-def recover_locked(state: Path, disk: Operations) -> RecoveryOutcome | None:
+def recover_locked(site: Site, disk: Operations) -> RecoveryOutcome | None:
     """Recover as ``recover`` does, while the caller holds the lock of the site."""
+    state = site.state
     record = state / JOURNAL
     outcome = None
-    if record.is_file():
-        written = _read(record)
-        outcome = RecoveryOutcome.FINISHED if written.is_forward else RecoveryOutcome.UNDONE
-        if written.is_forward:
+    if os.path.lexists(record):
+        written = _read(record, site)
+        outcome = RecoveryOutcome.FINISHED if written.forward else RecoveryOutcome.UNDONE
+        if written.forward:
             finish(state, written.operations, disk, state / written.becomes, None)
         else:
             restore(state, written.operations, disk, None)
@@ -114,19 +105,10 @@ def recover_locked(state: Path, disk: Operations) -> RecoveryOutcome | None:
     return outcome
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
-    operations: list[Operation]
-    becomes: str
-    is_forward: bool
-
-
-def _read(record: Path) -> _Written:
+def _read(record: Path, site: Site) -> JournalFile:
     try:
-        value: dict[str, Any] = json.loads(record.read_text(encoding="utf-8", errors="surrogateescape"))
-        operations = [Operation(**{**row, "kind": OperationKind(row["kind"])}) for row in value["operations"]]
-        return _Written(operations, value["becomes"], is_forward=value["forward"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        return read_journal(record, site)
+    except (OSError, Malformed) as error:
         stash = _stash_of(record.parent)
         raise NotRestored(
             f"a change of this environment was interrupted, and its journal is damaged: {error}\n"
@@ -290,16 +272,20 @@ def clean_up(state: Path) -> None:
     """
     if (state / JOURNAL).exists():
         return
-    leftovers = [state / "stage", state / "aside"]
-    for change in state.glob(f"{CHANGES}/*"):
+    leftovers = [state / STAGE, state / "aside"]
+    changes = list(state.glob(f"{CHANGES}/*"))
+    for change in changes:
+        if change.is_symlink():  # not ours, and nothing is written through it
+            leftovers.append(change)
+            continue
         if (change / UNDONE).exists():
             (change / RECORD).unlink(missing_ok=True)  # first: without it the folder is a leftover
         if not (change / RECORD).exists():
             leftovers.append(change)
     _discard(state / _TRASH, leftovers)
     with suppress(OSError):
-        for pattern in (f"{NEW}*", f"{CHANGES}/*/{NEW}*"):  # unfinished files of killed processes
-            for left in state.glob(pattern):
+        for folder in (state, *(one for one in changes if not one.is_symlink())):
+            for left in folder.glob(f"{NEW}*"):  # unfinished files of killed processes
                 left.unlink(missing_ok=True)
         (state / _FINISHED).unlink(missing_ok=True)
     with suppress(OSError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
-from colablock.environment.site import Site
+from colablock.environment.site import Site, SiteBounds
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import ColablockError, NotFound, NotRestored, Refused, RolledBack
 from colablock.transaction.disk_operations import Operation, Operations
@@ -22,9 +22,18 @@ from colablock.transaction.file_moves import (
     placed_among,
     removable_folders,
 )
-from colablock.transaction.history import Change, differences, next_folder, read_history
+from colablock.transaction.history import (
+    STASH,
+    UNDONE,
+    Change,
+    damaged_changes,
+    differences,
+    misplaced,
+    next_folder,
+    read_history,
+)
 from colablock.transaction.journal import Journal, preparing
-from colablock.transaction.recovery import STASH, UNDONE, recover_locked
+from colablock.transaction.recovery import recover_locked
 from colablock.transaction.site_lock import locked
 
 __all__ = ["UndoneChange", "roll_back"]
@@ -64,11 +73,15 @@ def roll_back(
     rollback = _Rollback(site=site, reporter=reporter or Reporter(), disk=disk or Operations())
     if not site.state.is_dir():  # do not create the folder just for the lock
         raise _nothing(site)
-    with locked(site, wait=wait, reporter=rollback.reporter) as state:
-        outcome = recover_locked(state, rollback.disk)
+    with locked(site, wait=wait, reporter=rollback.reporter):
+        outcome = recover_locked(site, rollback.disk)
         if outcome is not None:
             rollback.reporter.note(f"an interrupted change {outcome.value} first")
-        changes = read_history(state)
+        changes, damaged = read_history(site), damaged_changes(site)
+        # Older changes can be undone only after this one.
+        for one in damaged:
+            if to_first or not changes or one.number > changes[-1].number:
+                raise one.error()
         if not changes:
             raise _nothing(site)
         chosen = changes[::-1] if to_first else changes[-1:]
@@ -98,6 +111,9 @@ class _Rollback:
         state = self.site.state
         with preparing(state):
             operations = _operations(change, self.site, snapshot, next_folder(state) / STASH)
+            wrong = misplaced(SiteBounds(self.site), operations)
+            if wrong is not None:
+                raise Refused(f"`{wrong}` is outside of the environment `{self.site.prefix}`")
         try:
             with Journal(state, operations, becomes=change.folder / UNDONE, disk=self.disk) as journal:
                 journal.run()

@@ -120,6 +120,11 @@ def _holder(site: Site) -> str:
 def _make_state(site: Site) -> Path:
     try:
         site.state.mkdir(exist_ok=True)
+        if site.state.is_symlink():
+            raise Refused(
+                f"`{site.state}` is a symbolic link, and colablock does not make it one",
+                hint="Remove the link",
+            )
     except OSError as error:
         raise Refused(
             f"`{site.data}` cannot be changed: {error.strerror}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from colablock.environment.record import (
     row_of,
     write_record,
 )
-from colablock.environment.site import Site, read_site
+from colablock.environment.site import STATE, Site, is_state_path, read_site
 from colablock.errors import BadDistribution
 from colablock.planning.plan import Action, Artifact, Plan, Step
 from colablock.transaction.file_moves import StagedTree
@@ -109,8 +110,12 @@ def install_wheels(
 ) -> None:
     """Install exactly these local wheels with uv, with hash checks; the options *target* say where.
 
-    uv gets them as names and versions with ``--find-links``, so it records no direct URL.
+    uv gets them as names and versions with ``--find-links``, so it records no direct URL.  Raises
+    BadDistribution, before anything is unpacked, for a wheel with files for our state folder.
     """
+    wheels = list(wheels)
+    for _, path in wheels:
+        _refuse_state(path)
     links = scratch / "wheels"
     links.mkdir()
     lines = []
@@ -132,6 +137,23 @@ def install_wheels(
         doing=f"unpack {count(len(lines), 'wheel')}",
     )
     shutil.rmtree(cache, ignore_errors=True)
+
+
+def _refuse_state(wheel: Path) -> None:
+    """Raise BadDistribution if *wheel* has files in a folder with the name of our state folder.
+
+    Such a file could say that a change of the environment was made that never was.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return  # uv says what is wrong with it
+    for name in names:
+        if is_state_path(name.replace("\\", "/").split("/")):
+            raise BadDistribution(
+                f"`{wheel.name}` has the file `{name}`, and `{STATE}` is the folder of colablock's own state"
+            )
 
 
 def finish(folders: Iterable[Path], steps: Iterable[Step]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.environment.site import read_site
+from colablock.environment.site import Site, read_site
 from colablock.errors import NotFound, Refused, RolledBack
 from colablock.transaction.apply import apply_plan
 from colablock.transaction.history import drop, read_history
@@ -24,8 +24,11 @@ pytestmark = pytest.mark.stdlib
 
 
 def undo(place: SmallGround, **options: object) -> tuple[UndoneChange, ...]:
-    site = read_site(place.python, os.environ)
-    return roll_back(site, look=place.snapshot, **options)  # type: ignore[arg-type]
+    return roll_back(site_of_ground(place), look=place.snapshot, **options)  # type: ignore[arg-type]
+
+
+def site_of_ground(place: SmallGround) -> Site:
+    return read_site(place.python, os.environ)
 
 
 def state(place: SmallGround) -> Path:
@@ -35,7 +38,7 @@ def state(place: SmallGround) -> Path:
 def test_a_rollback_restores_everything(place: SmallGround) -> None:
     before = listing(place.venv)
     place.apply(*place.steps())
-    (change,) = read_history(state(place))
+    (change,) = read_history(site_of_ground(place))
     assert (change.number, change.matrix, change.runtime) == (1, "tiny", None)
     assert [(done.name, done.previous, done.version) for done in change.steps] == [
         ("gone", "1.0", None),
@@ -71,7 +74,7 @@ def two_changes(place: SmallGround) -> list[dict[str, tuple[str, int, str | byte
 
 def test_changes_are_undone_one_by_one_newest_first(place: SmallGround) -> None:
     states = two_changes(place)
-    assert [change.number for change in read_history(state(place))] == [1, 2]
+    assert [change.number for change in read_history(site_of_ground(place))] == [1, 2]
     for number in (1, 0):
         undo(place)
         assert installed_listing(place.venv) == states[number]
@@ -165,8 +168,8 @@ def test_a_protected_file_that_was_not_replaced_stays(place: SmallGround) -> Non
 def test_a_dropped_stash_cannot_be_undone(place: SmallGround) -> None:
     two_changes(place)
     before = installed_listing(place.venv)
-    assert [change.number for change in drop(state(place), 1)] == [1]
-    assert [(change.is_dropped, change.size > 0) for change in read_history(state(place))] == [
+    assert [change.number for change in drop(site_of_ground(place), 1)] == [1]
+    assert [(change.is_dropped, change.size > 0) for change in read_history(site_of_ground(place))] == [
         (True, False),
         (False, True),
     ]
@@ -177,7 +180,7 @@ def test_a_dropped_stash_cannot_be_undone(place: SmallGround) -> None:
     with pytest.raises(Refused, match="dropped"):
         undo(place)
     with pytest.raises(NotFound, match="no change 7"):
-        drop(state(place), 7)
+        drop(site_of_ground(place), 7)
 
 
 @pytest.mark.parametrize("what", ["nothing", "folders", pytest.param("everything", marks=pytest.mark.slow)])

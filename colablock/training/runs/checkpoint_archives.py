@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from colablock._common.decoding import is_plain_name, read_bounded
+from colablock._common.limits import METRICS_FILE
 from colablock.errors import Unmet
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
 HASH_SUFFIX = ".sha256"
 RUN_FILES = ("run.json", "metrics.jsonl")  # what another machine needs to resume the run
 _BLOCK = 1 << 20  # bytes
+_LARGEST_READ = 4 * _BLOCK
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,8 +60,9 @@ class CheckpointArchive:
     @classmethod
     def of(cls, name: str) -> CheckpointArchive | None:
         """Return the archive with the file name *name*; None if it is not the name of an archive."""
-        found = re.fullmatch(r"(.+)-checkpoint-(\d+)\.tar", name)
-        return cls(found[1], int(found[2])) if found and not name.startswith(".") else None
+        found = re.fullmatch(r"(.+)-checkpoint-([0-9]{1,15})\.tar", name)
+        is_archive = found and is_plain_name(name) and not name.startswith(".")
+        return cls(found[1], int(found[2])) if found and is_archive else None
 
 
 def complete_archives(names: Collection[str], run_id: str | None) -> tuple[CheckpointArchive, ...]:
@@ -77,8 +81,8 @@ def read_run_files(run: Path) -> dict[str, bytes]:
     """Return the contents of those `RUN_FILES` that the folder *run* has."""
     found = {}
     for name in RUN_FILES:
-        with suppress(OSError):
-            found[name] = (run / name).read_bytes()
+        with suppress(OSError, ValueError):
+            found[name] = read_bounded(run / name, METRICS_FILE)
     return found
 
 
@@ -110,17 +114,45 @@ def unpack(packed: Path, into: Path, checkpoint: str) -> None:
     Only regular files with the names that `pack` gives are accepted.  Links, modes and
     owners in the archive are ignored.  Raises Unmet for any other member.
     """
-    with tarfile.open(packed, "r:") as archive:
+    with (
+        packed.open("rb") as source_file,
+        tarfile.open(fileobj=_SmallReads(source_file), mode="r:") as archive,
+    ):
         for member in archive:
             parts = PurePosixPath(member.name).parts
-            is_ours = member.name in RUN_FILES or (len(parts) > 1 and parts[0] == checkpoint)
+            is_plain = all(map(is_plain_name, member.name.split("/")))
+            is_ours = is_plain and (member.name in RUN_FILES or (len(parts) > 1 and parts[0] == checkpoint))
             source = archive.extractfile(member) if member.isreg() and not member.issparse() else None
-            if source is None or not is_ours or ".." in parts:
+            if source is None or not is_ours:
                 raise Unmet(f"it holds `{member.name}`, which colablock does not write")
             path = into.joinpath(*parts)
             path.parent.mkdir(parents=True, exist_ok=True)
             with source, path.open("xb") as file:
                 shutil.copyfileobj(source, file, _BLOCK)
+
+
+class _SmallReads(io.RawIOBase):
+    """Passes reads on to a file, and refuses large ones: tarfile reads the text of a header at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _LARGEST_READ:
+            raise Unmet("a header of it is too large")
+        return self._file.read(size)
 
 
 class _HashingWriter(io.RawIOBase):

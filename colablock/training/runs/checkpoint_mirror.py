@@ -1,12 +1,13 @@
 """Mirror the checkpoints of a run to a `CheckpointStore`, in a process of its own.
 
-``python -m colablock.training.runs.checkpoint_mirror RUN_FOLDER TARGET`` mirrors each
+``python -m colablock.training.runs.checkpoint_mirror RUN_FOLDER TARGET PYTHON`` mirrors each
 new checkpoint until the run has ended.  The process survives a restart of the kernel.
 The store keeps the newest two archives of a run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import colablock
-from colablock._common.fs import file_digest, locked_file, read_object, write_atomic
+from colablock._common.decoding import decode, read_bounded, read_end
+from colablock._common.fs import locked_file, replace_file
+from colablock._common.limits import RUN_FILE
 from colablock._common.process import start_session
 from colablock.errors import ColablockError
 from colablock.training.runs.checkpoint_archives import (
@@ -42,6 +45,7 @@ __all__ = [
     "watch",
 ]
 
+_NOTES = 1 << 20  # bytes that are read of the notes: a run with 1000 checkpoints has 50 kB
 _KEPT = 2  # archives: one may turn out to be damaged
 _PAUSE = 5.0  # seconds between two looks at the run folder
 _LONGEST_PAUSE = 60.0  # seconds, after failures
@@ -151,18 +155,19 @@ def watch(
     mirror.note("the run has ended, but its last checkpoint could not be mirrored")
 
 
-def start_mirror(run: Path, target: str, *, environ: Mapping[str, str]) -> int:
+def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, str]) -> int:
     """Start the process that mirrors *run* to *target*, and return its process id.
 
+    *python* is the interpreter whose huggingface_hub uploads to the hub.
     The process has its own session and ends by itself.  `mirror_notes` returns its notes.
     Raises the errors of `open_store`.
     """
-    open_store(target, python=sys.executable, environ=environ)
+    open_store(target, python=python, environ=environ)
     ours = str(Path(colablock.__file__).parents[1])
     path = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), ours]))
     with (run / "mirror-errors.txt").open("ab") as errors:
         process = start_session(  # this interpreter, so it gets its variables unchanged
-            [sys.executable, "-m", "colablock.training.runs.checkpoint_mirror", str(run), target],
+            [sys.executable, "-m", "colablock.training.runs.checkpoint_mirror", str(run), target, python],
             environ={**environ, "PYTHONPATH": path},
             output=errors,
         )
@@ -173,23 +178,20 @@ def start_mirror(run: Path, target: str, *, environ: Mapping[str, str]) -> int:
 
 def mirror_notes(run: Path) -> tuple[str, ...]:
     """Return the notes of the mirror of *run* so far, oldest first."""
-    try:
-        return tuple((run / "mirror.txt").read_text(encoding="utf-8", errors="replace").splitlines())
-    except OSError:
-        return ()
+    return tuple(read_end(run / "mirror.txt", _NOTES).decode(errors="replace").splitlines())
 
 
 def manifest_digest(checkpoint: Path) -> str | None:
     """Return the SHA-256 of the manifest of *checkpoint*; None if it has no manifest."""
-    with suppress(OSError):
-        return file_digest(checkpoint / MANIFEST)
+    with suppress(OSError, ValueError):
+        return hashlib.sha256(read_bounded(checkpoint / MANIFEST, RUN_FILE)).hexdigest()
     return None
 
 
 def record_mirrored(run: Path, store: CheckpointStore, name: str, digest: str) -> None:
     """Record that *store* has the archive *name* of a checkpoint with the manifest digest *digest*."""
-    value = {**read_object(run / "mirror.json"), store.address: {**_mirrored(run, store), name: digest}}
-    write_atomic(run / "mirror.json", json.dumps(value).encode())
+    value = {**_all_mirrored(run), store.address: {**_mirrored(run, store), name: digest}}
+    replace_file(run / "mirror.json", json.dumps(value).encode())
 
 
 def first_line(error: Exception) -> str:
@@ -200,16 +202,23 @@ def first_line(error: Exception) -> str:
 
 def _mirrored(run: Path, store: CheckpointStore) -> dict[str, str]:
     """Return the archives of *run* in *store*: their names and the digests of the checkpoints' manifests."""
-    found = read_object(run / "mirror.json").get(store.address)
-    return {str(name): str(digest) for name, digest in found.items()} if isinstance(found, dict) else {}
+    return _all_mirrored(run).get(store.address, {})
+
+
+def _all_mirrored(run: Path) -> dict[str, dict[str, str]]:
+    """Return the content of ``mirror.json``: the archives by store.  A damaged file says nothing."""
+    try:
+        return decode(read_bounded(run / "mirror.json", RUN_FILE), dict[str, dict[str, str]], by_python=True)
+    except (OSError, ValueError):
+        return {}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Mirror the run in the folder ``argv[0]`` to ``argv[1]`` until it ends.
+    """Mirror the run in the folder ``argv[0]`` to ``argv[1]`` until it ends; ``argv[2]`` is an interpreter.
 
     A lock lets one process at a time mirror a run.
     """
-    run, target = RunFolder(Path(argv[0])), argv[1]
+    run, target, python = RunFolder(Path(argv[0])), argv[1], argv[2]
 
     def note(text: str) -> None:
         with (run.path / "mirror.txt").open("a", encoding="utf-8") as file:
@@ -219,8 +228,6 @@ def main(argv: Sequence[str]) -> int:
     with locked_file(run.path / "mirror.lock"):
         for left in run.path.glob(".mirror-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        record = run.record()
-        python = record.python if record is not None else sys.executable
         try:
             watch(Mirror(run, open_store(target, python=python, environ=os.environ), note))
         except ColablockError as error:

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from colablock._common.decoding import read_end
 from colablock._common.fs import file_digest
 from colablock._common.reporter import Reporter
 from colablock.errors import ColablockError, NotFound, Unmet
@@ -18,6 +19,8 @@ from colablock.training.runs.checkpoints import verify_checkpoint
 from colablock.training.runs.folder import RunFolder
 
 __all__ = ["restore_checkpoint"]
+
+_HASH_FILE = 4096  # bytes: a hash and the name of a file
 
 
 def restore_checkpoint(store: CheckpointStore, run_id: str, folder: Path, *, reporter: Reporter) -> Path:
@@ -67,7 +70,7 @@ def _restore(store: CheckpointStore, archive: CheckpointArchive, folder: Path, s
     packed, hashes, unpacked = scratch / "archive", scratch / "hash", scratch / "unpacked"
     store.get(f"{archive.name}{HASH_SUFFIX}", hashes)
     store.get(archive.name, packed)
-    expected = hashes.read_text(encoding="ascii", errors="replace").partition(" ")[0]
+    expected = read_end(hashes, _HASH_FILE).decode("ascii", "replace").partition(" ")[0]
     if file_digest(packed) != expected:
         raise Unmet("its SHA-256 differs from the one in its hash file")
     unpack(packed, unpacked, archive.checkpoint)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from colablock._common.decoding import decode, is_plain_name, read_bounded
 from colablock._common.fs import file_digest
+from colablock._common.limits import RUN_FILE
 from colablock._common.reporter import Reporter
 from colablock._common.text import some_of
 from colablock.errors import InvalidConfig, NotFound, Refused
@@ -28,9 +32,27 @@ __all__ = [
 ]
 
 _SCHEMA = 1
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-([0-9]{1,15})")
 _MAX_FAULTS = 3  # of one checkpoint in a message: they tend to have one cause
 _MAX_VALUE = 60  # characters of a value in a message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AnySchema:
+    schema: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ManifestFile:
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Manifest:
+    """The manifest of a checkpoint: the files by name."""
+
+    files: Mapping[str, _ManifestFile]
 
 
 def step_of(name: str) -> int | None:
@@ -42,7 +64,7 @@ def step_of(name: str) -> int | None:
 def list_checkpoints(folder: Path) -> tuple[Path, ...]:
     """Return the checkpoints in *folder*, valid or not, latest step first."""
     found = [(step, path) for path in folder.glob("checkpoint-*") if (step := step_of(path.name)) is not None]
-    return tuple(path for _, path in sorted(found, reverse=True) if path.is_dir())
+    return tuple(path for _, path in sorted(found, reverse=True) if path.is_dir() and not path.is_symlink())
 
 
 def verify_checkpoint(path: Path) -> tuple[str, ...]:
@@ -54,35 +76,36 @@ def verify_checkpoint(path: Path) -> tuple[str, ...]:
     """
     file = path / MANIFEST
     try:
-        manifest = json.loads(file.read_bytes())
-        files = {str(name): (int(row["size"]), str(row["sha256"])) for name, row in manifest["files"].items()}
+        data = read_bounded(file, RUN_FILE)
+        schema = decode(data, _AnySchema).schema
+        if schema != _SCHEMA:
+            return (f"its manifest has schema {schema!r}, and this version reads schema {_SCHEMA}",)
+        files = decode(data, _Manifest, by_python=True).files
     except FileNotFoundError:
         return ("it has no manifest, so the save was interrupted",)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return (f"its manifest `{MANIFEST}` cannot be read",)
-    if manifest.get("schema") != _SCHEMA:
-        return (
-            f"its manifest has schema {manifest.get('schema')!r}, and this version reads schema {_SCHEMA}",
-        )
     if not files:
         return ("its manifest lists no files",)
     return tuple(
-        fault
-        for name, (size, digest) in sorted(files.items())
-        if (fault := _fault(path, name, size, digest)) is not None
+        fault for name, row in sorted(files.items()) if (fault := _fault(path, name, row)) is not None
     )
 
 
-def _fault(folder: Path, name: str, size: int, digest: str) -> str | None:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        return f"its manifest lists `{name}`, which is outside the checkpoint"
+def _fault(folder: Path, name: str, row: _ManifestFile) -> str | None:
     path = folder / name
+    is_inside = all(map(is_plain_name, name.split("/")))
+    if (
+        not is_inside
+        or Path(os.path.realpath(folder)) not in Path(os.path.realpath(path.parent), "x").parents
+    ):
+        return f"its manifest lists `{name}`, which is outside the checkpoint"
     try:
         if path.is_symlink() or not path.is_file():
             return f"`{name}` is missing" if not path.exists() else f"`{name}` is not a regular file"
-        if (found := path.stat().st_size) != size:
-            return f"`{name}` has {found:,} bytes instead of {size:,}"
-        if file_digest(path) != digest:
+        if (found := path.stat().st_size) != row.size:
+            return f"`{name}` has {found:,} bytes instead of {row.size:,}"
+        if file_digest(path) != row.sha256:
             return f"`{name}` has changed since it was saved"
     except OSError as error:
         return f"`{name}` cannot be read: {error.strerror}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import string
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colablock._common.decoding import is_plain_name, read_end
 from colablock._common.text import size_text
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.known_crashes import Advice, Cause, cause_in, cause_of_signal, named_cause
@@ -320,7 +322,9 @@ class _EndedRun:
     def _checkpoint(self) -> str | None:
         saved = (event.get("path") for event in reversed(self.events) if event.get("event") == "save")
         names = (Path(path).name for path in saved if isinstance(path, str))
-        return next((name for name in names if (self.folder.path / name).is_dir()), None)
+        return next(
+            (name for name in names if is_plain_name(name) and (self.folder.path / name).is_dir()), None
+        )
 
 
 def _details(cause: Cause, messages: str) -> tuple[str, ...]:
@@ -349,7 +353,7 @@ def _is_of_hub(record: RunRecord | None) -> bool:
     return (
         record is not None
         and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", record.model))
-        and not Path(record.model).exists()
+        and not os.path.exists(record.model)  # noqa: PTH110 - a name may be too long for a path
     )
 
 
@@ -367,20 +371,14 @@ def _signal_in(text: str) -> int:
     """Return the first signal that a launcher reports to have ended a process; 0 if there is none."""
     for found in _SIGNAL.finditer(text):
         word = next(value for value in found.groups() if value)
-        number = int(word) if word.isdigit() else _SIGNAL_NUMBERS.get(word, 0)
+        number = int(word[:9]) if word.isdigit() else _SIGNAL_NUMBERS.get(word, 0)
         if number:
             return number
     return 0
 
 
 def _read_end(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(file.tell() - _MAX_LOG, 0))
-            text = plain_text(file.read().decode(errors="replace"))
-    except OSError:
-        return ""
+    text = plain_text(read_end(log, _MAX_LOG).decode(errors="replace"))
     return text[max(text.rfind(f"\n{START_MARK}"), 0) :]
 
 

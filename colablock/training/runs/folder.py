@@ -24,20 +24,29 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from colablock._common.fs import read_object, write_atomic
+from colablock._common.decoding import (
+    Malformed,
+    decode,
+    fitted,
+    is_plain_name,
+    read_bounded,
+    read_end,
+)
+from colablock._common.fs import replace_file
+from colablock._common.limits import METRICS_FILE, METRICS_LINE, RUN_FILE
 from colablock._common.text import near
-from colablock.errors import NotFound, Refused
+from colablock.errors import InvalidInput, NotFound, Refused
 
 __all__ = [
     "RunFolder",
     "RunRecord",
     "State",
+    "event_of",
     "find_run",
     "list_runs",
     "record_to_json",
@@ -97,6 +106,26 @@ class RunRecord:
     estimate: int | None = None  # of the memory, by preflight
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """``end.json``, as the shim writes it."""
+
+    state: str
+    step: int | None = None
+    error: str | None = None
+    traceback: str | None = None
+    time: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Registration:
+    """``HOME/runs/ID.json``."""
+
+    folder: str
+
+
+_LAST_SECOND = 253_402_300_799  # of the year 9999, the last that a date can have
+_LARGEST_PROCESS = 1 << 31
 _FIELDS = {"mends": "workarounds"}  # a key of the file → its field
 _KEYS = {name: key for key, name in _FIELDS.items()}
 
@@ -150,21 +179,47 @@ class RunFolder:
 
     def record(self) -> RunRecord | None:
         """Return the record; None if there is none, or it cannot be read."""
-        value = read_object(self.record_file)
-        known = {one.name for one in fields(RunRecord)}
-        found = {_FIELDS.get(key, key): each for key, each in value.items()}
         try:
-            return RunRecord(**{name: each for name, each in found.items() if name in known})
-        except TypeError:
+            return self._read_record()
+        except (OSError, ValueError):  # Malformed, and a folder with a null character in its path
             return None
+
+    def fault(self) -> str | None:
+        """Return why the record cannot be read; None if it can, or there is none."""
+        try:
+            self._read_record()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            return f"`{self.record_file}` cannot be read: {getattr(error, 'strerror', None) or error}"
+        return None
+
+    def _read_record(self) -> RunRecord:
+        value = decode(read_bounded(self.record_file, RUN_FILE), dict, by_python=True)
+        record = fitted(value, RunRecord, renamed=_FIELDS)
+        for name in (record.id, record.resumed_from):
+            if name is not None and not is_plain_name(name):
+                raise Malformed(f"`{name}` is not the name of a run or of a checkpoint")
+        if not 0 <= record.started <= _LAST_SECOND:
+            raise Malformed("the time of its start is not a time")
+        if not (0 <= record.process <= _LARGEST_PROCESS and 0 <= record.processes <= _LARGEST_PROCESS):
+            raise Malformed("the number of a process is out of range")
+        return record
 
     def write_record(self, record: RunRecord) -> None:
         """Write *record* atomically."""
-        write_atomic(self.record_file, (json.dumps(record_to_json(record), indent=2) + "\n").encode())
+        replace_file(self.record_file, (json.dumps(record_to_json(record), indent=2) + "\n").encode())
 
     def end(self) -> Mapping[str, Any]:
-        """Return the content of ``end.json``: ``state``, ``step``, ``error``, ``traceback``, ``time``."""
-        return read_object(self.end_file)
+        """Return the content of ``end.json``: ``state``, ``step``, ``error``, ``traceback``, ``time``.
+
+        It is empty if there is no such file, or it cannot be read.
+        """
+        try:
+            end = decode(read_bounded(self.end_file, RUN_FILE), _End, by_python=True)
+        except (OSError, ValueError):
+            return {}
+        return {name: value for name, value in asdict(end).items() if value is not None}
 
     def is_alive(self, record: RunRecord | None = None) -> bool:
         """Whether the launcher of the latest start is running, or a rank that it left behind.
@@ -172,7 +227,7 @@ class RunFolder:
         *record* is the record of the folder if it was read already.
         """
         record = record or self.record()
-        if record is None or record.process_started <= 0:
+        if record is None or record.process <= 0 or record.process_started <= 0:
             return False
         if began := start_time_of(record.process):  # else the process id is free, or reused
             return began == record.process_started
@@ -192,22 +247,26 @@ class RunFolder:
             return State.KILLED
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return every event so far, oldest first, without a last line that is incomplete."""
-        try:
-            lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return []
-        events = []
-        for line in lines:
-            with suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict):
-                    events.append(event)
-        return events
+        """Return every event so far, oldest first, without a last line that is incomplete.
+
+        Lines that are not events are left out, and so is the beginning of a very large file.
+        """
+        lines = read_end(self.metrics_file, METRICS_FILE).splitlines()
+        return [event for line in lines if (event := event_of(line)) is not None]
 
     def request_stop(self) -> None:
         """Request the run to save a checkpoint after the current step and stop."""
-        self.stop_file.touch()
+        os.close(os.open(self.stop_file, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o666))
+
+
+def event_of(line: bytes) -> dict[str, Any] | None:
+    """Return the event in one line of ``metrics.jsonl``; None for any other line."""
+    if len(line) > METRICS_LINE:
+        return None
+    try:
+        return decode(line, dict, by_python=True)
+    except Malformed:
+        return None
 
 
 def stop_run(run_id: str, folder: RunFolder) -> None:
@@ -243,16 +302,27 @@ def _stat(process: int) -> list[str]:
 
 def register(home: Path, run_id: str, folder: Path) -> None:
     """Register the run for `find_run` and `list_runs`."""
-    write_atomic(home / "runs" / f"{run_id}.json", json.dumps({"folder": os.fspath(folder)}).encode())
+    path = home / "runs" / f"{run_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps({"folder": os.fspath(folder)}).encode())
 
 
 def list_runs(home: Path) -> Iterator[tuple[str, RunFolder]]:
     """Yield every registered run, newest first.  Its folder may be gone."""
-    known = sorted((home / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in known:
-        folder = read_object(path).get("folder")
-        if isinstance(folder, str):
+    for path in sorted((home / "runs").glob("*.json"), key=_modified, reverse=True):
+        try:
+            folder = decode(read_bounded(path, RUN_FILE), _Registration, by_python=True).folder
+        except (OSError, ValueError):
+            continue
+        if Path(folder).is_absolute() and "\0" not in folder:
             yield path.stem, RunFolder(Path(folder))
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # removed meanwhile, or a link to nothing
+        return 0.0
 
 
 def find_run(home: Path, run_id: str | None = None) -> tuple[str, RunFolder]:
@@ -265,6 +335,9 @@ def find_run(home: Path, run_id: str | None = None) -> tuple[str, RunFolder]:
     if run_id in known:
         return run_id, known[run_id]
     folder = RunFolder(Path(run_id))
+    fault = folder.fault()
+    if fault is not None:
+        raise InvalidInput(fault, hint="Name the folder of a run that colablock has written")
     record = folder.record()
     if record is not None:
         return record.id, folder

@@ -24,6 +24,8 @@ from colablock._common.process import (
 )
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder
+from colablock.transaction.apply_record import home_folder
+from colablock.transaction.isolated_envs import is_own_interpreter
 
 __all__ = [
     "GrowingCurve",
@@ -58,7 +60,12 @@ class Point(NamedTuple):
 def number_of(event: Mapping[str, Any], key: str) -> float | None:
     """Return the number under *key* in *event*, which may be nan; None for any other value."""
     value = event.get(key)
-    return None if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer of 400 digits
+        return math.inf if value > 0 else -math.inf
 
 
 def loss_points(events: Iterable[Mapping[str, Any]]) -> tuple[Point, ...]:
@@ -366,12 +373,13 @@ def curve_png(
 ) -> bytes:
     """Return the loss curve of a run as a PNG, drawn by the first of *pythons* that has matplotlib.
 
-    By default that is this interpreter, then the run's.  A child process draws it, so that
-    matplotlib is never imported here.  Raises Unmet if there is no loss, or no interpreter can.
+    By default that is this interpreter, then the run's if colablock has set it up.  A child
+    process draws it, so that matplotlib is never imported here.  Raises Unmet if there is no
+    loss, or no interpreter can.
     """
     job = _job(folder, _title(folder) if title is None else title)
     problem = ""
-    for python in dict.fromkeys(_pythons(folder) if pythons is None else pythons):
+    for python in dict.fromkeys(_pythons(folder, environ) if pythons is None else pythons):
         try:
             output = _draw(python, job, environ)
         except ChildFailed as error:
@@ -418,9 +426,10 @@ def _title(folder: RunFolder) -> str:
     return f"{record.id}: {Path(record.model).name}" if record is not None else folder.path.name
 
 
-def _pythons(folder: RunFolder) -> list[str]:
+def _pythons(folder: RunFolder, environ: Mapping[str, str]) -> list[str]:
     record = folder.record()
-    return [sys.executable, *([record.python] if record is not None and record.python else [])]
+    is_ours = record is not None and is_own_interpreter(record.python, home_folder(environ))
+    return [sys.executable, *([record.python] if record is not None and is_ours else [])]
 
 
 def _job(folder: RunFolder, title: str) -> bytes:

@@ -6,19 +6,18 @@ event.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from colablock.training.runs.folder import RunFolder, RunRecord, State
+from colablock._common.decoding import open_regular, read_end
+from colablock._common.limits import METRICS_FILE, METRICS_LINE
+from colablock.training.runs.folder import RunFolder, RunRecord, State, event_of
 from colablock.training.runs.loss_curve import GrowingCurve, Point, number_of
 
 __all__ = [
@@ -44,6 +43,7 @@ START_MARK = "--- colablock: started"
 
 _WINDOW = 60.0  # seconds over which rates are computed
 _MIN_SAMPLES = 4  # for the rates, however long a step takes
+_LARGEST = 2.0**53  # of steps, tokens, bytes and seconds: a larger number is a mistake
 _MAX_TAIL = 8192  # bytes of the log, from the end
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
@@ -266,12 +266,7 @@ def attach_hint(run_id: str) -> str:
 
 def last_line(log: Path) -> str:
     """Return the last line of *log* that is not blank, as a terminal would show it; "" if there is none."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(os.fstat(file.fileno()).st_size - _MAX_TAIL, 0))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
+    text = read_end(log, _MAX_TAIL).decode(errors="replace")
     lines = [line.strip() for line in plain_text(text).splitlines()]
     last = next((line for line in reversed(lines) if line), "")
     return "" if last.startswith(START_MARK) else last
@@ -321,32 +316,32 @@ class _FileTail:
         """Return whether the file was replaced or truncated, and the new lines."""
         is_new = False
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 status = os.fstat(file.fileno())
                 identity = (status.st_dev, status.st_ino)
                 if identity != self._file or status.st_size < self._offset:
                     is_new = self._file is not None
                     self._file, self._offset, self._rest = identity, 0, b""
                 file.seek(self._offset)
-                new = file.read()
-        except OSError:
+                new = file.read(METRICS_FILE)
+        except (OSError, ValueError):
             return False, []
         self._offset += len(new)
-        *lines, self._rest = (self._rest + new).split(b"\n")
+        *lines, rest = (self._rest + new).split(b"\n")
+        self._rest = rest[: METRICS_LINE + 1]  # a longer line is no event
         return is_new, lines
 
 
 def _events(lines: list[bytes]) -> Iterator[Mapping[str, Any]]:
     for line in lines:
-        with suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict):
-                yield event
+        event = event_of(line)
+        if event is not None:
+            yield event
 
 
 def _finite(event: Mapping[str, Any], key: str) -> float | None:
     value = number_of(event, key)
-    return value if value is not None and math.isfinite(value) else None
+    return value if value is not None and abs(value) <= _LARGEST else None
 
 
 def _whole(value: float | None) -> int | None:

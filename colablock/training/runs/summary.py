@@ -41,6 +41,7 @@ class RunSummary:
     explanation: Explanation | None = None
     adapter: Path | None = None  # the folder of the trained adapter, once it is complete
     mirror: str | None = None  # the last note of its mirror
+    fault: str | None = None  # why its record cannot be read
 
     @property
     def state(self) -> State:
@@ -50,6 +51,13 @@ class RunSummary:
     def is_there(self) -> bool:
         """Whether its folder exists."""
         return self.record is not None
+
+    @property
+    def state_word(self) -> str:
+        """Its state in a word: that of its process, or "gone" or "damaged" without a record."""
+        if self.is_there:
+            return self.state.value
+        return "damaged" if self.fault else "gone"
 
     @property
     def first_loss(self) -> float | None:
@@ -87,6 +95,7 @@ def summary_of(
         explanation=explanation,
         adapter=folder.adapter if is_whole else None,
         mirror=next(reversed(mirror_notes(folder.path)), None),
+        fault=folder.fault() if record is None else None,
     )
 
 
@@ -153,7 +162,8 @@ def summary_to_json(summary: RunSummary) -> dict[str, Any]:
     plain: dict[str, Any] = {
         "id": summary.id,
         "folder": str(summary.folder),
-        "state": summary.state.value if summary.is_there else "gone",
+        "state": summary.state_word,
+        "fault": summary.fault,
         "adapter": str(summary.adapter) if summary.adapter is not None else None,
         "mirror": summary.mirror,
         "first_loss": summary.first_loss,
