@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import stat
 import sys
@@ -27,7 +26,6 @@ __all__ = [
     "is_same_disk",
     "locked_file",
     "open_locked",
-    "read_object",
     "replace_file",
     "sync",
     "write_atomic",
@@ -177,15 +175,6 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty one if the file is missing or invalid."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def free_space(folder: Path) -> int:

@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.decoding import fitted
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
 from colablock.check.capabilities import check_capability
@@ -95,17 +96,8 @@ class Outcome:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Outcome:
-        """Return the outcome from the value of `to_json`.  Raises LookupError, TypeError or ValueError."""
-        rest = {key.replace("-", "_"): value for key, value in row.items() if key != "claims"}
-        return cls(
-            **{
-                **rest,
-                "verdict": Verdict(row["verdict"]),
-                "removes": tuple(row["removes"]),
-                "breaks": tuple(row["breaks"]),
-                "capabilities": row.get("claims", {}),
-            }
-        )
+        """Return the outcome from the value of `to_json`.  Raises Malformed."""
+        return fitted(dict(row), cls, renamed={"fetch-bytes": "fetch_bytes", "claims": "capabilities"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from colablock._common.decoding import Malformed, decode, fitted, read_bounded
 from colablock._common.fs import write_atomic
+from colablock._common.limits import RUN_FILE
 from colablock.check.outcomes import Outcome, broken_since, differences
 from colablock.errors import InvalidInput
 from colablock.matrix.model import Matrix
@@ -112,17 +114,25 @@ class _Committed:
     imports: tuple[Mapping[str, Any], ...] | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ResultsFile:
+    schema: int
+    digest: str
+    results: tuple[dict[str, Any], ...]
+    imports: tuple[dict[str, Any], ...] | None = None
+
+
 def _read(path: Path) -> _Committed | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["schema"] != SCHEMA:
-            raise InvalidInput(f"`{path}` has schema {value['schema']}, and this colablock reads {SCHEMA}")
-        outcomes = [Outcome.from_json(row) for row in value["results"]]
-        imports = tuple(value["imports"]) if "imports" in value else None
-        return _Committed(value["matrix-digest"], outcomes, imports)
+        value = decode(read_bounded(path, RUN_FILE), dict, by_python=True)
+        found = fitted(value, _ResultsFile, renamed={"matrix-digest": "digest"})
+        outcomes = [Outcome.from_json(row) for row in found.results]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, Malformed) as error:
         hint = "Rewrite it with `colablock check NAME --update`"
         message = f"cannot read the results in `{path}`: {error}"
         raise InvalidInput(message, hint=hint) from error
+    if found.schema != SCHEMA:
+        raise InvalidInput(f"`{path}` has schema {found.schema}, and this colablock reads {SCHEMA}")
+    return _Committed(found.digest, outcomes, found.imports)

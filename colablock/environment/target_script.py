@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from colablock._common.fs import read_object
+from colablock._common.decoding import Malformed, decode, read_bounded
+from colablock._common.limits import WORKER_ANSWER
 from colablock._common.process import (
     OPT_OUTS,
     environment_of,
@@ -75,14 +76,23 @@ def ask_target(
         except OSError as error:
             raise Unmet(f"`{python}` could not {doing}: {error.strerror}") from error
         end, lines = _wait(process, said, timeout)
-        answer = read_object(answered)
+        answer = _read(answered)
     for key, kind in _ERRORS.items():
         if key in answer:
-            raise kind(str(answer[key]), hint=answer.get("hint"))
+            hint = answer.get("hint")
+            raise kind(str(answer[key]), hint=hint if isinstance(hint, str) else None)
     if "answer" not in answer:
         why = answer.get("error") or end
         raise Unmet("\n".join(filter(None, [f"`{python}` could not {doing}: {why}", lines])))
     return answer["answer"]
+
+
+def _read(answered: Path) -> dict[str, Any]:
+    """Return the object in the file *answered*, or an empty one: the script may have been killed."""
+    try:
+        return decode(read_bounded(answered, WORKER_ANSWER), dict, by_python=True)
+    except (OSError, Malformed):
+        return {}
 
 
 def _wait(

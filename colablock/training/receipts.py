@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from colablock._common.decoding import Malformed, decode, fitted, read_bounded
 from colablock._common.fs import write_atomic
+from colablock._common.limits import RUN_FILE
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput
 
@@ -101,17 +103,11 @@ def write_receipt(receipt: Receipt, path: Path) -> None:
 
 def receipt_from(value: object, *, source: str) -> Receipt:
     """Return the receipt from the content of its file.  Raises InvalidInput."""
+    if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
+        raise InvalidInput(f"`{source}` is not a receipt with schema {SCHEMA}")
     try:
-        if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
-            raise InvalidInput(f"`{source}` is not a receipt with schema {SCHEMA}")
-        known = {one.name for one in fields(Receipt)}
-        found: dict[str, Any] = {
-            name: tuple(each) if isinstance(each, list) else each
-            for key, each in value.items()
-            if (name := _FIELDS.get(key, key)) in known
-        }
-        return Receipt(**found)
-    except TypeError as error:
+        return fitted(dict(value), Receipt, renamed=_FIELDS)
+    except Malformed as error:
         raise InvalidInput(f"`{source}` is not a complete receipt: {error}") from error
 
 
@@ -126,8 +122,9 @@ def read_receipts(source: str) -> tuple[Receipt, ...]:
     found = []
     for path in sorted(receipts_folder(source).glob("*.json")):
         try:
-            found.append(receipt_from(json.loads(path.read_text(encoding="utf-8")), source=str(path)))
-        except (OSError, ValueError, InvalidInput):  # noqa: PERF203 - a handful of files
+            value = decode(read_bounded(path, RUN_FILE), dict, by_python=True)
+            found.append(receipt_from(value, source=str(path)))
+        except (OSError, Malformed, InvalidInput):  # noqa: PERF203 - a handful of files
             continue
     return tuple(found)
 

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from colablock._common.decoding import Malformed, decode, fitted, read_bounded
 from colablock._common.fs import flock, write_atomic
+from colablock._common.limits import RUN_FILE
 from colablock._common.process import ChildFailed, run_child
 from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
-from colablock.errors import InvalidInput, Refused
+from colablock.errors import InvalidInput, Refused, Unmet
 from colablock.training.preflight.checks import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
 from colablock.training.runs.config import TrainConfig, config_to
@@ -160,10 +162,12 @@ def prepare_data(
     request = _data_request(job)
     made_of = hashlib.sha256(json.dumps([request, job.data_digest]).encode()).hexdigest()
     result_file = folder.data / "result.json"
-    if result_file.is_file():
-        known: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
+    try:
+        known = decode(read_bounded(result_file, RUN_FILE), dict, by_python=True)
         if known.get("made_of") == made_of:
-            return known
+            return _checked(known)
+    except (OSError, Malformed):
+        pass  # not prepared yet, or not by us
     reporter.stage("Tokenising the data" if toy is None else "Making a tiny model and its data")
     shutil.rmtree(folder.data, ignore_errors=True)
     environment = launch_environment(
@@ -177,9 +181,35 @@ def prepare_data(
         environ=environment,
         timeout=timeout,
     )
-    result["made_of"] = made_of
+    try:
+        result = {**_checked(result), "made_of": made_of}
+    except Malformed as error:
+        raise Unmet(f"the result of `{job.proven.python}` cannot be read: {error}") from error
     write_atomic(result_file, json.dumps(result).encode())
     return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """The parts of the result of ``scripts/prepare.py`` that are used."""
+
+    rows: int
+    tokens: int
+    trained: int
+    cut: int
+    lost: int
+    dropped: int
+    longest: int
+    train_rows: int
+    forms: tuple[str, ...]
+    pad_token: str | None
+    eos_token: str | None
+
+
+def _checked(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *result* if it has the parts that are used.  Raises Malformed."""
+    fitted(dict(result), _Prepared)
+    return dict(result)
 
 
 def _data_request(job: Job) -> dict[str, Any]:

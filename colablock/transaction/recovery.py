@@ -280,7 +280,7 @@ def clean_up(state: Path) -> None:
             continue
         if (change / UNDONE).exists():
             (change / RECORD).unlink(missing_ok=True)  # first: without it the folder is a leftover
-        if not (change / RECORD).exists():
+        if not os.path.lexists(change / RECORD):
             leftovers.append(change)
     _discard(state / _TRASH, leftovers)
     with suppress(OSError):

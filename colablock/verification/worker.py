@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from colablock._common.decoding import Malformed, decode
+from colablock._common.limits import WORKER_ANSWER
 from colablock._common.process import exit_words, kill_session, last_lines, source_command, start_session
 from colablock.environment.accelerator import NF4_ON_CPU
 
@@ -117,12 +119,12 @@ def _one_process(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
         count = 0
         try:
             for line in _lines(answers, child.timeout):
-                if line is None:
-                    detail = f"it did not finish within {child.timeout:g} seconds"
+                if isinstance(line, str):
+                    detail = line
                     break
-                if line["event"] == "end":
+                if line.event == "end":
                     count += 1
-                    yield _answer(line)
+                    yield _result(line)
                     if count == len(jobs):
                         return  # a process that a job forked may keep the pipe open
             else:
@@ -133,35 +135,59 @@ def _one_process(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
         yield JobResult(kind=kind, subject=subject, passed=False, detail=detail)
 
 
-def _answer(line: Mapping[str, Any]) -> JobResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """One line of ``_worker_script.py``: a job begins, or ends with a result."""
+
+    kind: str
+    event: str
+    subject: str = ""
+    passed: bool = False
+    detail: str = ""
+    seconds: float = 0.0
+    skipped: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _result(line: _Answer) -> JobResult:
     return JobResult(
-        kind=line["kind"],
-        subject=line["subject"],
-        passed=line["passed"],
-        detail=line.get("detail", ""),
-        seconds=line["seconds"],
-        skipped=line.get("skipped", False),
-        facts=line.get("facts", {}),
+        kind=line.kind,
+        subject=line.subject,
+        passed=line.passed,
+        detail=line.detail,
+        seconds=line.seconds,
+        skipped=line.skipped,
+        facts=line.facts,
     )
 
 
-def _lines(answers: Any, timeout: float) -> Iterator[dict[str, Any] | None]:
-    """Yield each answer when it arrives, and None if none arrives for *timeout* seconds."""
+def _lines(answers: Any, timeout: float) -> Iterator[_Answer | str]:
+    """Yield each answer when it arrives; or why there will be no more, such as *timeout* seconds without one.
+
+    The tested modules run in the process that answers, so they can write anything.
+    """
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(answers, selectors.EVENT_READ)
         deadline = time.monotonic() + max(timeout, _START)
         while True:
             if not selector.select(max(0.0, deadline - time.monotonic())):
-                yield None
+                yield f"it did not finish within {timeout:g} seconds"
                 return
             block = answers.read(_BLOCK)
             if not block:
                 return
             *lines, rest = (rest + block).split(b"\n")
+            if len(rest) > WORKER_ANSWER:
+                yield "its answer is too long"
+                return
             for line in lines:
-                answer = json.loads(line)
-                is_slow = answer["kind"] == "facts"
+                try:
+                    answer = decode(line, _Answer, by_python=True)
+                except Malformed as error:
+                    yield f"its answer cannot be read: {error}"
+                    return
+                is_slow = answer.kind == "facts"
                 deadline = time.monotonic() + (max(timeout, _START) if is_slow else timeout)
                 yield answer
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.training.adapter import adapter_of, download, generate, merge, push
+from colablock.transaction.apply_record import ApplyRecord, save
 from tests.support.checkpoints import make_checkpoint, write_manifest
 from tests.support.reporters import Notes
 from tests.support.runs import end_run, make_run, process_facts
@@ -144,7 +146,7 @@ def test_a_failing_process_is_reported_and_leaves_no_files(run: Path, tmp_path: 
     python = make_venv(tmp_path / "env", sys.executable)
     make_run(run, process=0, python=str(python), config=CONFIG)
     with pytest.raises(Unmet) as caught:
-        merge(run, tmp_path / "merged", environ=environ, on_line=said.append)
+        merge(run, tmp_path / "merged", python=str(python), environ=environ, on_line=said.append)
     assert f"`{python}` could not merge the adapter: ModuleNotFoundError: No module named 'torch'" in str(
         caught.value
     )
@@ -152,10 +154,9 @@ def test_a_failing_process_is_reported_and_leaves_no_files(run: Path, tmp_path: 
     assert not (tmp_path / "merged").exists()
     (site_of(tmp_path / "env") / "torch.py").write_text("import os, signal; os.kill(os.getpid(), 9)")
     with pytest.raises(Unmet, match="could not generate text: the process was ended by SIGKILL"):
-        generate(run, ["one"], environ=environ)
-    make_run(run, process=0, python=str(tmp_path / "none"), config=CONFIG)
+        generate(run, ["one"], python=str(python), environ=environ)
     with pytest.raises(Unmet, match="could not generate text: No such file"):
-        generate(run, ["one"], environ=environ)
+        generate(run, ["one"], python=str(tmp_path / "none"), environ=environ)
 
 
 def test_a_relative_path_of_another_base_is_resolved(
@@ -171,9 +172,20 @@ def test_a_relative_path_of_another_base_is_resolved(
     (tmp_path / "small" / "config.json").write_text('{"quantization_config": {"bits": 4}}')
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Unmet, match=f"cannot merge into `{tmp_path}/small`: its weights are quantised"):
-        merge(run, tmp_path / "merged", base="small", environ={"PATH": os.defpath})
+        merge(run, tmp_path / "merged", base="small", python=str(python), environ={"PATH": os.defpath})
 
 
+APPLIED = ApplyRecord(
+    name="qlora-2026",
+    key="k",
+    target="kernel",
+    python="",
+    prefix="/env",
+    sites=("/env/lib",),
+    state="s",
+    matrix_digest="d",
+    variant=None,
+)
 HUB = """\
 import json, os, pathlib
 class Found:
@@ -195,9 +207,14 @@ class HfApi:
 def test_a_push_is_private_and_has_no_token(run: Path, tmp_path: Path) -> None:
     python = make_venv(tmp_path / "env", sys.executable)
     (site_of(tmp_path / "env") / "huggingface_hub.py").write_text(HUB)
+    save(replace(APPLIED, python=str(python)), tmp_path / "home")
     make_run(run, process=0, python=str(python), config=CONFIG)
     pushed = tmp_path / "pushed"
-    environ: Mapping[str, str] = {"PUSHED": str(pushed), "HF_TOKEN": "another"}
+    environ: Mapping[str, str] = {
+        "PUSHED": str(pushed),
+        "HF_TOKEN": "another",
+        "COLABLOCK_HOME": str(tmp_path / "home"),
+    }
     with pytest.raises(Unmet, match="the repository `org/public` is public") as caught:
         push(run, "org/public", token="secret", environ=environ)
     assert caught.value.hint == "`private=False` pushes to it anyway"

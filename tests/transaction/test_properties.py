@@ -19,9 +19,9 @@ from colablock.errors import Refused, RolledBack, Unmet
 from colablock.planning.plan import Action, Step
 from colablock.transaction.disk_operations import Operations
 from colablock.transaction.file_moves import StagedTree, moves_in, moves_out, owned_files
-from colablock.transaction.history import facts_of, next_folder
+from colablock.transaction.history import RECORD, STASH, facts_of, next_folder
 from colablock.transaction.journal import Journal, preparing
-from colablock.transaction.recovery import RECORD, STASH, recover
+from colablock.transaction.recovery import recover
 from colablock.transaction.rollback import roll_back
 from colablock.transaction.site_lock import locked
 from tests.support.dict_source import PYTHON_312

@@ -7,7 +7,6 @@ A folder is read directly.  For a name on the hub, the cache of huggingface_hub 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urljoin, urlsplit
 
+from colablock._common.decoding import Malformed, decode, is_plain_name, read_bounded
+from colablock._common.limits import RECORD_FILE, RUN_FILE
 from colablock._common.urls import Mirrors
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused, Unmet
 from colablock.network.auth import Credentials
@@ -36,6 +37,7 @@ __all__ = [
     "read_model_config",
 ]
 
+_REF = 4096  # bytes of a file with the name of a commit
 _CONFIG = "config.json"
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})  # the values that huggingface_hub accepts
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)?")
@@ -82,10 +84,10 @@ class HubCache:
         """Return the folder of the revision's files; None if none is cached."""
         model = self._model(repo)
         commit = revision
-        with suppress(OSError, UnicodeDecodeError):
-            commit = (model / "refs" / revision).read_text(encoding="utf-8").strip()
+        with suppress(OSError, ValueError):
+            commit = read_bounded(model / "refs" / revision, _REF).decode().strip()
         found = model / "snapshots" / commit
-        return found if commit and found.is_dir() else None
+        return found if is_plain_name(commit) and found.is_dir() else None
 
     def has_model(self, repo: str, revision: str) -> bool:
         """Whether the config and all weights are cached, so that the model loads without the hub."""
@@ -275,14 +277,14 @@ def _config_in(folder: Path) -> Mapping[str, Any]:
     path = folder / _CONFIG
     if not path.is_file():
         raise NotFound(f"the folder `{folder}` is not a model: it has no `{_CONFIG}`")
-    return _mapping(path.read_bytes(), str(path))
+    return _local_mapping(path)
 
 
 def _config_of(client: HubClient, environ: Mapping[str, str]) -> Mapping[str, Any]:
     snapshot = HubCache.from_environ(environ).snapshot(client.repo, client.revision)
     cached = snapshot / _CONFIG if snapshot is not None and (snapshot / _CONFIG).is_file() else None
     if cached is not None and (is_offline(environ) or cached.parent.name == client.revision):
-        return _mapping(cached.read_bytes(), str(cached))
+        return _local_mapping(cached)
     try:
         if is_offline(environ):
             raise _not_cached(client)
@@ -290,7 +292,7 @@ def _config_of(client: HubClient, environ: Mapping[str, str]) -> Mapping[str, An
     except (Unmet, NotFound):  # transformers falls back to the cache as well
         if cached is None:
             raise
-        return _mapping(cached.read_bytes(), str(cached))
+        return _local_mapping(cached)
 
 
 def is_offline(environ: Mapping[str, str]) -> bool:
@@ -368,15 +370,20 @@ def _weight_files(names: Collection[str]) -> list[str]:
     return []
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WeightIndex:
+    weight_map: Mapping[str, str]
+
+
 def _has_weights(folder: Path) -> bool:
     """Whether a snapshot has all weights; a broken link does not count."""
     for single, _, _ in _WEIGHTS:
         if (folder / single).is_file():
             return True
         with suppress(OSError, ValueError, AttributeError):
-            index = json.loads((folder / f"{single}.index.json").read_text(encoding="utf-8"))
-            shards = set(index["weight_map"].values()) if "weight_map" in index else set()
-            if shards and all((folder / str(shard)).is_file() for shard in shards):
+            data = read_bounded(folder / f"{single}.index.json", RECORD_FILE)
+            shards = set(decode(data, _WeightIndex).weight_map.values())
+            if shards and all(is_plain_name(shard) and (folder / shard).is_file() for shard in shards):
                 return True
     return False
 
@@ -394,10 +401,17 @@ def _files(siblings: object) -> Iterator[_HubFile]:
             )
 
 
+def _local_mapping(path: Path) -> dict[str, Any]:
+    try:
+        return _mapping(read_bounded(path, RUN_FILE), str(path))
+    except (OSError, Malformed) as error:
+        raise InvalidInput(f"`{path}` cannot be read: {error}") from error
+
+
 def _mapping(data: bytes, source: str) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except ValueError as error:
+        value = decode(data, Any, by_python=True)
+    except Malformed as error:
         raise InvalidInput(f"`{source}` is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"`{source}` is not a JSON object")

@@ -339,7 +339,8 @@ def test_a_mirror_is_a_process_that_outlives_its_starter(
     make_checkpoint(run.path, 20)
     starter = (
         "import os, pathlib; from colablock.training.runs.checkpoint_mirror import start_mirror; "
-        f"print(start_mirror(pathlib.Path({str(run.path)!r}), {str(drive)!r}, environ=os.environ))"
+        f"print(start_mirror(pathlib.Path({str(run.path)!r}), {str(drive)!r}, python={sys.executable!r},"
+        " environ=os.environ))"
     )
     started = subprocess.run([sys.executable, "-c", starter], capture_output=True, text=True, check=True)
     process = int(started.stdout)
@@ -347,7 +348,7 @@ def test_a_mirror_is_a_process_that_outlives_its_starter(
     assert os.getsid(process) == process
     assert not (run.path / ".mirror-left").exists()
     # A second one waits for its turn.
-    second = start_mirror(run.path, str(drive), environ=os.environ)
+    second = start_mirror(run.path, str(drive), python=sys.executable, environ=os.environ)
     make_checkpoint(run.path, 40)
     trained.kill()
     trained.wait()
@@ -370,8 +371,8 @@ def test_an_unusable_target_is_refused_before_a_process_starts(tmp_path: Path, r
     }
     for target, kind in cases.items():
         with pytest.raises(kind):
-            start_mirror(run.path, target, environ=os.environ)
-    assert main([str(run.path), str(tmp_path / "file")]) == 2
+            start_mirror(run.path, target, python=sys.executable, environ=os.environ)
+    assert main([str(run.path), str(tmp_path / "file"), sys.executable]) == 2
     assert mirror_notes(run.path) == (
         f"mirroring stopped: cannot mirror to `{tmp_path / 'file'}`: it is not a folder",
     )
