@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from tests.fuzz.file_targets import FILES
 from tests.fuzz.index_targets import INDEX
+from tests.fuzz.state_targets import STATE
 from tests.fuzz.target import Target
 
 __all__ = ["TARGETS"]
 
-TARGETS: tuple[Target, ...] = (*INDEX, *FILES)
+TARGETS: tuple[Target, ...] = (*INDEX, *FILES, *STATE)
 assert len({one.name for one in TARGETS}) == len(TARGETS)
