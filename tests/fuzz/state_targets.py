@@ -88,7 +88,7 @@ _CHANGE = {
     "applied_before": None,
     "before": {"gone": "1.0", "torch": "2.0+cu118"},
     "steps": [{"action": "replace", "name": "torch", "previous": "2.0", "version": "2.1"}],
-    "stashed": {"0": f"{SITE}/gone", "1": f"{SITE}/caf\udce9.py"},
+    "stashed": {"0": f"{SITE}/gone", "1": f"{SITE}/odd\udce9.py"},
     "created": [f"{SITE}/new"],
     "operations": _OPERATIONS,
 }

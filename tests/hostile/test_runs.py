@@ -280,7 +280,7 @@ def test_a_hostile_registration_is_left_out(content: str, tmp_path: Path) -> Non
 
 
 def test_a_run_in_a_folder_whose_name_is_not_text_is_read(tmp_path: Path) -> None:
-    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd = tmp_path / os.fsdecode(b"odd\xe9")
     run = make_run(odd, id="odd", home=tmp_path / "home", python=str(odd / "python"))
     assert dict(list_runs(tmp_path / "home")) == {"odd": run}
     record = run.record()
