@@ -19,7 +19,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.check.capabilities import check_capability
 from colablock.environment.accelerator import accelerators_of
 from colablock.environment.markers_and_tags import Environment, environment_for
-from colablock.errors import NoSolution, Refused
+from colablock.errors import InvalidInput, NoSolution, Refused
 from colablock.lockfile.store import PLATFORM, LockHead, LockStore, environment_target, read_refusals
 from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
@@ -257,8 +257,8 @@ class MatrixChecker:
         if head is None:
             return _LockedPlan(reason=refusals.get((runtime.source, solver.matrix.variant)))
         try:
-            planned = replace(solver, lock=head.path, lock_store=None).in_kernel("checked")
-        except (NoSolution, Refused) as error:
+            planned = _with_lock(solver, head).in_kernel("checked")
+        except (InvalidInput, NoSolution, Refused) as error:
             return _LockedPlan(head=head, reason=error.message)
         python = str(runtime.environment.python_version)
         return _LockedPlan(head=head, planned=planned, python=python)
@@ -297,9 +297,9 @@ class MatrixChecker:
             called = environment_target(environment)
             return _LockedPlan(reason=refusals.get((called, solver.matrix.variant)))
         try:
-            locked = replace(solver, lock=head.path, lock_store=None)
+            locked = _with_lock(solver, head)
             planned = locked.in_env_of(environment, "checked")
-        except (NoSolution, Refused) as error:
+        except (InvalidInput, NoSolution, Refused) as error:
             return _LockedPlan(head=head, reason=error.message)
         return _LockedPlan(head=head, planned=planned, python=environment.short)
 
@@ -312,6 +312,12 @@ class MatrixChecker:
     def _folders(self) -> list[Path]:
         beside = (path.parent for path in lock_files(self.matrix, environ=self.environ, cwd=self.cwd))
         return list(dict.fromkeys([*beside, lock_folder(self.matrix, cwd=self.cwd)]))
+
+
+def _with_lock(solver: Solver, head: LockHead) -> Solver:
+    """Return *solver* for the lock of *head*, which may be for another default index than PyPI."""
+    settings = replace(solver.settings, default_index=head.index or solver.settings.default_index)
+    return replace(solver, lock=head.path, lock_store=None, settings=settings)
 
 
 def outcomes_of(

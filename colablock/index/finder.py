@@ -41,6 +41,7 @@ from colablock.index.rebuilt_wheel import (
 )
 from colablock.index.simple_api import ACCEPT, Listing, parse_page
 from colablock.matrix.model import Index, Matrix, PackageEntry
+from colablock.matrix.package_sources import PackageSources
 from colablock.network.cache import ROWS
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import mirror_variable
@@ -77,6 +78,7 @@ class IndexSource:
         default: Sequence[str],
         indexes: Sequence[Index] = (),
         entries: Mapping[NormalizedName, PackageEntry] | None = None,
+        elsewhere: Mapping[NormalizedName, PackageEntry] | None = None,
         find_links: Sequence[str] = (),
         build: Callable[[Path], Path] | None = None,
         settled: Container[NormalizedName] = (),
@@ -89,6 +91,7 @@ class IndexSource:
         self._default = replacing or [Index(name="default", url=url) for url in default]
         self._named = named
         self._entries = entries or {}
+        self._elsewhere = elsewhere or {}
         self._find_links = FindLinks(find_links, fetcher, self._page_of_links)
         self._settled = settled
         self._unwanted_labels = unwanted_labels
@@ -114,6 +117,7 @@ class IndexSource:
     ) -> IndexSource:
         """Return the source that *matrix* (its variant selected) describes for *environment*."""
         options = matrix.options
+        sources = PackageSources.of(matrix, environment, additions)
         variant = matrix.variants.get(matrix.variant or "")
         for_cards = variant is not None and variant.system.accelerator == "cuda"
         policy = Policy(
@@ -127,7 +131,8 @@ class IndexSource:
             policy=policy,
             default=(default_index,),
             indexes=matrix.indexes,
-            entries=_by_name((*matrix.packages, *additions), environment),
+            entries=sources.entries,
+            elsewhere=sources.elsewhere,
             find_links=find_links,
             build=build,
             settled=settled,
@@ -162,6 +167,8 @@ class IndexSource:
         entry = self._entries.get(name)
         if entry is not None and entry.url is not None:
             return self._direct(name, entry)
+        if entry is None and (other := self._elsewhere.get(name)) is not None and other.url is not None:
+            return ProjectCandidates(rejections=(_not_here(other),))
         policy = self._policy_for(name, entry)
         linked = self._linked(name, policy)
         listed = self._listed_or_offline(name, entry, policy, linked)
@@ -202,6 +209,7 @@ class IndexSource:
     def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> ProjectCandidates:
         """Return the candidates in the entry's own index, else in the first default index that has *name*."""
         indexes = self._default
+        entry = entry or self._elsewhere.get(name)
         if entry is not None and entry.index is not None:
             indexes = [self._index(entry, entry.index)]
         where = []
@@ -324,26 +332,6 @@ class IndexSource:
                 )
 
 
-def _by_name(entries: Iterable[PackageEntry], environment: Environment) -> dict[NormalizedName, PackageEntry]:
-    """Return one entry per name, of those whose markers hold; several entries are intersected."""
-    found: dict[NormalizedName, PackageEntry] = {}
-    for entry in entries:
-        if entry.marker is not None and not entry.marker.evaluate({**environment.markers, "extra": ""}):
-            continue
-        known = found.get(entry.name)
-        if known is None:
-            found[entry.name] = entry
-            continue
-        direct = known if known.url is not None or entry.url is None else entry
-        found[entry.name] = replace(
-            direct,
-            specifier=known.specifier & entry.specifier,
-            index=known.index or entry.index,
-            prefer_local=known.prefer_local or entry.prefer_local,
-        )
-    return found
-
-
 def _cutoff(index: Index, policy: Policy) -> datetime | None:
     """Return the `exclude-newer` of an index: its own, None if it is False, else the matrix's."""
     if isinstance(index.exclude_newer, datetime):
@@ -424,6 +412,14 @@ def _likeliest(candidates: Sequence[Candidate], specifier: SpecifierSet) -> Cand
         if not unwanted and specifier.contains(candidate.version, prereleases=True):
             return candidate
     return None
+
+
+def _not_here(entry: PackageEntry) -> Rejection:
+    detail = (
+        f"{entry.path} takes {entry.name} from `{redacted(entry.url or '')}`, but that entry does not apply"
+        " here, and no index is asked in its place"
+    )
+    return Rejection(name=entry.name, version=None, filename="", reason=Reason.EXCLUDED, detail=detail)
 
 
 def _without_card(candidate: Candidate) -> Rejection:

@@ -7,7 +7,7 @@ from typing import Any
 
 from colablock.matrix.reader import SCHEMA_VERSION
 from colablock.matrix.schema import Key, keys_of
-from colablock.matrix.values import MATRIX_NAME
+from colablock.matrix.values import HOST, MATRIX_NAME
 
 __all__ = ["SCHEMA_FILE", "json_schema"]
 
@@ -51,6 +51,7 @@ _VALUES: Mapping[str, Mapping[str, Any]] = {
 }
 _ELEMENTS: Mapping[str, Mapping[str, Any]] = {
     "names": _string(_NAME),
+    "host names": _string(HOST.pattern),
     "build names": _string(f"(:all:|{_NAME})"),
     "requirements": _REQUIREMENT,
     "import names": _string(f"{_PARTS}(:{_PARTS})?"),

@@ -43,6 +43,7 @@ class Index:
     url: str
     default: bool = False
     exclude_newer: datetime | bool | None = None  # None: as in the matrix
+    file_hosts: tuple[str, ...] = ()  # other hosts on which it keeps its files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

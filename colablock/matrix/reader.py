@@ -222,12 +222,19 @@ def _indexes(top: Table) -> tuple[Index, ...]:
         table = Table(data, section="index[]", path=f"index[{place}]", faults=top.faults)
         name, url = table.get("name", str), table.get("url", str)
         default, newer = table.get("default", bool), table.get("exclude-newer", object)
+        hosts = table.several("file-hosts", str)
         moment = newer if isinstance(newer, (datetime, bool)) else None
         if name in indexes:
             table.fault("name", f"the index `{name}` is declared twice")
         elif name is not None:
             # An index without a valid URL is declared as well: the packages that name it are not at fault.
-            indexes[name] = Index(name=name, url=url or "", default=bool(default), exclude_newer=moment)
+            indexes[name] = Index(
+                name=name,
+                url=url or "",
+                default=bool(default),
+                exclude_newer=moment,
+                file_hosts=hosts or (),
+            )
     return tuple(indexes.values())
 
 

@@ -151,6 +151,13 @@ _INDEX = (
         default="the matrix's own",
         description="Another cut-off for this index; `false` if it provides no upload times.",
     ),
+    Key(
+        path="index[].file-hosts",
+        type="host names",
+        default="[]",
+        description="Other hosts on which the index keeps its files, such as `files.example.com`. A lock may "
+        "name files on the host of the index and on these. Those of PyPI and of the PyTorch index are known.",
+    ),
 )
 
 _PACKAGE = (

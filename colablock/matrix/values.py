@@ -19,12 +19,13 @@ from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import Fault
 from colablock.matrix.schema import Key, keys_of
 
-__all__ = ["MATRIX_NAME", "Table", "join", "project_name", "type_name"]
+__all__ = ["HOST", "MATRIX_NAME", "Table", "join", "project_name", "type_name"]
 
 MATRIX_NAME = re.compile(r"[a-z0-9]+(?:[-_][a-z0-9]+)*")
 _PROJECT_NAME = re.compile(r"[A-Z0-9](?:[A-Z0-9._-]*[A-Z0-9])?", re.IGNORECASE)  # PEP 508
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LOCAL = re.compile(r"[a-z0-9]+(?:[-_.][a-z0-9]+)*", re.IGNORECASE)  # PEP 440
+HOST = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*(?::[0-9]{1,5})?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _TYPE_NAMES: tuple[tuple[type, str], ...] = (
     (bool, "a boolean"),  # before int, of which it is a kind
@@ -296,6 +297,17 @@ def _url(raw: object, _key: Key) -> str:
     return text
 
 
+def _host_name(raw: object, _key: Key) -> str:
+    text = _string(raw)
+    if not HOST.fullmatch(text):
+        host = urlsplit(text).hostname if re.match(r"https?://[^\s\[\]]+$", text) else None
+        hint = f"write `{host}`" if host else None
+        raise _Wrong(
+            f"`{text}` is no host name: lower-case letters, digits, `-` and `.`, with `:port` if needed", hint
+        )
+    return text
+
+
 def _sha256(raw: object, _key: Key) -> str:
     text = _string(raw)
     if not _SHA256.fullmatch(text):
@@ -383,6 +395,7 @@ _CONVERT: Mapping[str, Callable[[object, Key], object]] = {
 }
 _ELEMENT: Mapping[str, Callable[[object, Key], object]] = {
     "names": _name,
+    "host names": _host_name,
     "build names": _build_name,
     "requirements": _requirement,
     "import names": _import_name,

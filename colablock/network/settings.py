@@ -21,6 +21,7 @@ __all__ = ["DEFAULT_INDEX", "MIRROR", "Settings", "mirror_variable", "read_setti
 
 _EXTRA = "extra-index-url"
 MIRROR = "COLABLOCK_INDEX_"  # prefix; the rest is the name of the index whose mirror the variable holds
+FILE_HOSTS = "COLABLOCK_FILE_HOSTS"
 DEFAULT_INDEX = "https://pypi.org/simple/"
 
 
@@ -28,7 +29,8 @@ DEFAULT_INDEX = "https://pypi.org/simple/"
 class Settings:
     """Index and folders.  *notes* name the settings that come from the configuration of another tool.
 
-    *mirrors* are pairs of the URL of an index and the URL of its mirror.  With
+    *mirrors* are pairs of the URL of an index and the URL of its mirror.
+    *file_hosts* are hosts on which the default index keeps its files.  With
     *keyring*, the keyring is queried for credentials.
     """
 
@@ -37,6 +39,7 @@ class Settings:
     offline: bool = False
     keyring: bool = False
     mirrors: tuple[tuple[str, str], ...] = ()
+    file_hosts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -86,8 +89,18 @@ def read_settings(
         offline=offline or environ.get("COLABLOCK_OFFLINE", "") not in {"", "0"},
         keyring=keyring,
         mirrors=mirrors,
+        file_hosts=_file_hosts(environ),
         notes=tuple(notes),
     )
+
+
+def _file_hosts(environ: Mapping[str, str]) -> tuple[str, ...]:
+    hosts = tuple(environ.get(FILE_HOSTS, "").split())
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(?::[0-9]{1,5})?", host):
+            message = f"`{redacted(host)}` in {FILE_HOSTS} is not a host name"
+            raise InvalidInput(message, hint="Write host names with spaces between them: `files.example.com`")
+    return hosts
 
 
 def mirror_variable(name: str) -> str:

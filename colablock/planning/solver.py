@@ -19,13 +19,12 @@ from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.lock_source import LockSource
-from colablock.lockfile.pylock import read_lock
-from colablock.lockfile.store import LockHead, LockStore, assumption_failures, read_head
-from colablock.lockfile.tool_table import DELTA
+from colablock.lockfile.store import LockStore, read_head
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
 from colablock.network.fetcher import Fetcher
 from colablock.planning.hints import alternatives
+from colablock.planning.locks import check_assumed, open_lock
 from colablock.planning.plan import Plan, Remedy, Step, Target
 from colablock.planning.planner import make_plan
 from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
@@ -408,7 +407,7 @@ class Solver:
         assumes distributions that *kernel* does not have.
         """
         if self.lock is not None:
-            _check_assumed(read_head(self.lock), kernel)
+            check_assumed(read_head(self.lock), kernel)
             return self._lock_source(self.lock, environment)
         if self.lock_store is None:
             return None
@@ -420,13 +419,13 @@ class Solver:
             return None
 
     def _lock_source(self, path: LockFile, environment: Environment) -> LockSource:
-        return LockSource(
-            read_lock(path),
-            path.parent,
+        return open_lock(
+            path,
+            self.matrix,
             environment,
-            allow_build=self.matrix.options.allow_build,
-            no_binary=self.matrix.options.no_binary,
-            name=f"the lock `{path.name}`",
+            settings=self.settings,
+            environ=self.environ,
+            additions=roots(self.matrix, self.with_)[len(self.matrix.packages) :],
         )
 
     def _note_unused(self, locked: LockSource, error: NoSolution) -> None:
@@ -448,20 +447,6 @@ class _Tried:
     refusals: dict[str, NoSolution] = field(default_factory=dict)
     minors: set[str] = field(default_factory=set)
     worthwhile: bool = True  # to try another Python: so far only the Python was at fault
-
-
-def _check_assumed(head: LockHead | None, kernel: Snapshot | None) -> None:
-    """Raise NoSolution if a delta lock is for another state than that of *kernel*."""
-    if head is None or head.kind != DELTA:
-        return
-    what = f"the lock `{head.path.name}` is a delta over {head.runtime}"
-    if kernel is None:
-        hint = "Use it with `--into kernel`, or make a complete lock with `--python-version`"
-        raise NoSolution(f"{what}, and nothing is installed in an isolated environment", hint=hint)
-    differing = assumption_failures(head, kernel)
-    if differing:
-        hint = "Make a lock for this state, or call without `--lock`"
-        raise NoSolution("\n  ".join([f"{what}, and this is another state", *differing]), hint=hint)
 
 
 def _managed(kernel: Snapshot) -> Iterator[str]:

@@ -22,6 +22,7 @@ from colablock.errors import InvalidInput, NoSolution
 from colablock.index.candidates import CandidateOrigin, Reason
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.package_files import Wheel
+from colablock.lockfile.pins import default_index_of
 from colablock.lockfile.pylock import make_lock, read_lock, write_lock
 from colablock.matrix.model import Matrix, Options, PackageEntry, entry_of
 from colablock.network.settings import Settings
@@ -38,6 +39,7 @@ pytestmark = [pytest.mark.stdlib, pytest.mark.requirements]
 MUSL = environment_for("3.12.11", "musllinux_1_2_x86_64")
 ARM = environment_for("3.12.11", "manylinux_2_35_aarch64")
 WINDOWS = environment_for("3.12.11", "win_amd64")
+FILES = "https://files.example/simple/"
 PYTHON_310 = environment_for("3.10.4", "manylinux_2_35_x86_64")
 
 
@@ -45,13 +47,20 @@ index = index_fixture(fill_index)
 
 
 def resolved_from(path: Path, *roots: str, environment: Environment = PYTHON_312, **facts: Any) -> Resolution:
-    """Solve *roots* from the lock in *path*, as a plan does."""
+    """Solve *roots* from the lock in *path*, as a plan does.
+
+    The default index is the one at *index*.  With *rebuilt*, the matrix replaces the requirements.
+    """
+    replaced: dict[str, Any] = {"requires_dist": ()} if facts.pop("rebuilt", False) else {}
+    index = facts.pop("index", None) or default_index_of(read_lock(path).packages) or FILES
     solver = Solver(
         matrix=Matrix(
             name="demo",
             source="demo.toml",
             digest="d" * 64,
-            packages=tuple(entry_of(Requirement(root), path="requirements") for root in roots),
+            packages=tuple(
+                replace(entry_of(Requirement(root), path="requirements"), **replaced) for root in roots
+            ),
             options=Options(allow_build=frozenset(facts.pop("allow_build", ()))),
         ),
         kernel=Snapshot(
@@ -62,7 +71,7 @@ def resolved_from(path: Path, *roots: str, environment: Environment = PYTHON_312
             installed=facts.pop("installed", {}),
             protected=facts.pop("protected", frozenset()),
         ),
-        settings=Settings(default_index="http://127.0.0.1:9/simple/", offline=True),
+        settings=Settings(default_index=index, offline=True),
         environ={**os.environ},
         reporter=Reporter(),
         lock=path,
@@ -105,7 +114,11 @@ def test_a_wheel_beside_the_lock_is_found_in_any_folder(server: IndexServer, tmp
     wheel = tmp_path / "moved/own/base-1.5-py3-none-any.whl"
     wheel.parent.mkdir()
     wheel.touch()
-    file = resolved_from(path, "base").pins[canonicalize_name("base")].candidate.file
+    file = (
+        resolved_from(path, "base", index=server.url, rebuilt=True)
+        .pins[canonicalize_name("base")]
+        .candidate.file
+    )
     assert file is not None
     assert file.url == wheel.as_uri()
 
@@ -116,7 +129,9 @@ def test_a_missing_rebuilt_wheel_is_made_again_from_its_source(server: IndexServ
         canonicalize_name("base"): Wheel(path="own/base-1.5-py3-none-any.whl", sha256="a" * 64, size=7)
     }
     path = written_to(make_lock(resolution, matrix, wheels=rebuilt), tmp_path)
-    candidate = resolved_from(path, "base").pins[canonicalize_name("base")].candidate
+    candidate = (
+        resolved_from(path, "base", index=server.url, rebuilt=True).pins[canonicalize_name("base")].candidate
+    )
     assert candidate.file is not None
     assert candidate.origin is CandidateOrigin.DIRECT
     assert candidate.file.url == server.file_url("base-1.5-py3-none-any.whl")
@@ -215,6 +230,7 @@ def test_a_lock_that_lists_a_name_twice_is_refused(tmp_path: Path) -> None:
 
 SDIST = 'sdist = { url = "https://files.example/a-1.0.tar.gz", HASHES }'
 ARCHIVE = 'archive = { url = "https://files.example/v1.0.tar.gz", HASHES }'
+DIRECT = "a @ https://files.example/v1.0.tar.gz"
 NATIVE = 'wheels = [{ url = "https://files.example/a-1.0-cp39-cp39-win_amd64.whl", HASHES }]'
 
 
@@ -234,13 +250,16 @@ def test_the_report_names_files_that_cannot_be_used(
     tmp_path: Path, files: str, version: str | None, words: str
 ) -> None:
     with pytest.raises(NoSolution) as caught:
-        resolved_from(foreign(tmp_path, listed("a", version, files=files)), "a")
+        resolved_from(
+            foreign(tmp_path, listed("a", version, files=files)), DIRECT if files == ARCHIVE else "a"
+        )
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("files", [SDIST, f"{NATIVE}\n{SDIST}", ARCHIVE])
 def test_a_package_that_may_be_built_is_taken_from_its_source(tmp_path: Path, files: str) -> None:
-    found = resolved_from(foreign(tmp_path, listed("a", files=files)), "a", allow_build=["a"])
+    root = DIRECT if files == ARCHIVE else "a"
+    found = resolved_from(foreign(tmp_path, listed("a", files=files)), root, allow_build=["a"])
     file = found.pins[canonicalize_name("a")].candidate.file
     assert file is not None
     assert file.filename.endswith(".tar.gz")
@@ -269,7 +288,7 @@ def test_the_lock_that_uv_writes_can_be_used(server: IndexServer, tmp_path: Path
     command = ["pip", "compile", "-", "--output-file", str(path), "--python-version", "3.12", "--universal"]
     run_uv([*command, "--index-url", server.url, "--only-binary", ":all:"], input_=f"stack\n{root}\n")
     server.forget_requests()
-    found = resolved_from(path, "stack")
+    found = resolved_from(path, "stack", root)
     assert pins_of(found) == {"base": "1.5", "extra": "3.0", "native": "2.0", "stack": "1.0"}
     assert found.pins[canonicalize_name("base")].candidate.origin is (
         CandidateOrigin.DIRECT if direct else CandidateOrigin.LOCK
