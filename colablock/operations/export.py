@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.fs import write_atomic
+from colablock.environment.accelerator import Accelerator
+from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, InvalidMatrix, NotFound
 from colablock.index.finder import project_files
 from colablock.lockfile.export import Format, export_text, files_beside
@@ -20,9 +22,11 @@ from colablock.lockfile.package_files import with_all_files
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
 from colablock.lockfile.tool_table import lists_target_files, table_of
+from colablock.matrix.model import roots, select_variant
 from colablock.network.fetcher import Fetcher
 from colablock.operations.lock import lock_matrix, up_to_date_lock, write_wheels
 from colablock.operations.session import Session
+from colablock.planning.locks import open_lock
 from colablock.planning.options import LockOptions
 
 if TYPE_CHECKING:
@@ -71,6 +75,7 @@ def export_lock(
         lock = read_lock(path)
         if options.lock is not None and options.name:
             _check_matrix(lock, options.lock, session.matrix(options.name).name)
+        _check_sources(session, options, path, lock)
         if form is Format.REQUIREMENTS and lists_target_files(lock):
             lock = _with_all_files(session, options, lock)
         beside = files_beside(lock)
@@ -115,6 +120,21 @@ def _lock_of(
     )
     existing = up_to_date_lock(session, options, wanted)
     return existing if existing is not None else lock_matrix(session, options, wanted).path
+
+
+def _check_sources(session: Session, options: ApplyOptions, path: LockFile, lock: Pylock) -> None:
+    """Raise InvalidInput if a lock of colablock names files of other sources than its matrix."""
+    head, matrix = read_head(path), _matrix_of(session, options, lock)
+    if head is None or matrix is None:
+        return
+    open_lock(
+        path,
+        select_variant(matrix, Accelerator(), head.variant) if head.variant else matrix,
+        environment_for(head.python, head.platform),
+        settings=session.settings(options, matrix),
+        environ=session.environ,
+        additions=roots(matrix, sorted(head.with_))[len(matrix.packages) :],
+    )
 
 
 def _with_all_files(session: Session, options: ApplyOptions, lock: Pylock) -> Pylock:

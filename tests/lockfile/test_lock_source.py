@@ -288,7 +288,7 @@ def test_the_lock_that_uv_writes_can_be_used(server: IndexServer, tmp_path: Path
     command = ["pip", "compile", "-", "--output-file", str(path), "--python-version", "3.12", "--universal"]
     run_uv([*command, "--index-url", server.url, "--only-binary", ":all:"], input_=f"stack\n{root}\n")
     server.forget_requests()
-    found = resolved_from(path, "stack", root)
+    found = resolved_from(path, "stack", root, index=server.url)
     assert pins_of(found) == {"base": "1.5", "extra": "3.0", "native": "2.0", "stack": "1.0"}
     assert found.pins[canonicalize_name("base")].candidate.origin is (
         CandidateOrigin.DIRECT if direct else CandidateOrigin.LOCK
