@@ -25,6 +25,7 @@ __all__ = [
     "Malformed",
     "check_depth",
     "decode",
+    "encode",
     "fitted",
     "is_plain_name",
     "open_regular",
@@ -84,6 +85,13 @@ def fitted(value: object, type_: type[T], *, renamed: Mapping[str, str] | None =
         raise Malformed("it is nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise Malformed(_one_line(str(error))) from error
+
+
+def encode(value: object) -> bytes:
+    """Return *value*, a record or plain values, as JSON that ``decode`` reads."""
+    import msgspec  # noqa: PLC0415
+
+    return msgspec.json.encode(value)
 
 
 def _decode_dialect(data: bytes, type_: type[T]) -> T:

@@ -8,7 +8,35 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["DEPTH", "METRICS_FILE", "METRICS_LINE", "RECORD_FILE", "RUN_FILE", "SHOWN", "WORKER_ANSWER"]
+__all__ = [
+    "ARCHIVE",
+    "DEPTH",
+    "DIGITS",
+    "DIRECTORY",
+    "FIELD",
+    "FILES",
+    "FILE_NAME",
+    "HTML_PAGE",
+    "MARKER_DEPTH",
+    "MEMBER",
+    "MEMBERS",
+    "METADATA",
+    "METRICS_FILE",
+    "METRICS_LINE",
+    "PAGE",
+    "RECORD_FILE",
+    "REQUIREMENT",
+    "REQUIREMENTS",
+    "RUN_FILE",
+    "SETTINGS_FILE",
+    "SHOWN",
+    "SIZE",
+    "TAGS",
+    "TEXT_FILE",
+    "URL",
+    "VERSION",
+    "WORKER_ANSWER",
+]
 
 DEPTH: Final = 64
 """Nested arrays and objects in a JSON value of unknown form (a config, a report).  Real ones have 12."""
@@ -30,3 +58,71 @@ WORKER_ANSWER: Final = 64 << 20
 
 SHOWN: Final = 200
 """Characters of foreign text in a message."""
+
+# Versions and requirements
+
+VERSION: Final = 200
+"""Characters of a version.  The longest in the recorded indexes has 45."""
+
+DIGITS: Final = 1000
+"""Digits in a row, in a specifier or a requirement.  Python converts at most 4300 to a number."""
+
+REQUIREMENT: Final = 10_000
+"""Characters of a requirement, a specifier or a marker.  The longest in the recorded indexes has 600."""
+
+MARKER_DEPTH: Final = 50
+"""Nested parentheses of a marker.  Real ones have 3, and the parser is recursive."""
+
+# Indexes
+
+PAGE: Final = 64 << 20
+"""The page of an index, decompressed.  The largest of the default index has 30 MB as JSON."""
+
+HTML_PAGE: Final = 32 << 20
+"""The page of an index as HTML, which takes longer to read.  The largest of the index of torch has 5 MB."""
+
+FILES: Final = 100_000
+"""Files on one page.  The largest of the default index has 30,000."""
+
+FILE_NAME: Final = 255
+"""Characters of a file name: file systems take no more bytes.  The longest recorded has 130."""
+
+URL: Final = 8192
+"""Characters of the URL of a file.  Signed ones have 1,500."""
+
+FIELD: Final = 1000
+"""Characters of another field of a page: why a file is yanked, which Python it needs.  Real ones have 300."""
+
+SIZE: Final = 1 << 40
+"""The size of a file, in bytes.  The largest wheel has 4 GB."""
+
+TAGS: Final = 1000
+"""Tags of one wheel, all combinations of its tag sets.  Real ones have 80."""
+
+# Archives
+
+MEMBERS: Final = 100_000
+"""Files in a wheel or an archive.  torch has 12,000, and the largest repositories have 60,000."""
+
+DIRECTORY: Final = 16 << 20
+"""The directory of a zip archive.  That of torch has 2 MB."""
+
+MEMBER: Final = 128 << 20
+"""A file of a source archive, unpacked; it is read into memory.  Test data has some of 50 MB."""
+
+ARCHIVE: Final = 2 << 30
+"""All files of a source archive, unpacked.  The largest have 500 MB."""
+
+# Metadata and other files
+
+METADATA: Final = 16 << 20
+"""A METADATA file with its description.  The largest have 2 MB."""
+
+REQUIREMENTS: Final = 512 << 10
+"""Characters of all requirements of a distribution.  The most are 70,000, of 700 requirements."""
+
+TEXT_FILE: Final = 8 << 20
+"""A lock, a matrix, a requirements file or a recorded runtime.  The largest shipped lock has 180 kB."""
+
+SETTINGS_FILE: Final = 1 << 20
+"""A settings file of another tool: pip.conf, netrc.  Real ones have a few lines."""

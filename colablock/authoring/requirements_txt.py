@@ -13,6 +13,7 @@ from colablock._common.text import near
 from colablock._common.urls import basename
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.utils import parse_sdist_filename, parse_wheel_filename
+from colablock.environment.requirements import requirement_of
 from colablock.errors import InvalidInput
 
 __all__ = [
@@ -172,7 +173,7 @@ def parse_named(text: str, folder: Path) -> Requirement:
 def _requirement(line: str, text: str) -> Requirement:
     """Return the requirement in *line*, which is normalised from *text*."""
     try:
-        return Requirement(line)
+        return requirement_of(line)
     except InvalidRequirement as error:
         first_line = str(error).partition("\n")[0]
         raise InvalidInput(

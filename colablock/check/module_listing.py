@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from colablock.check.import_names import ImportProvider, Modules, modules_of
 from colablock.errors import BadDistribution
-from colablock.index.archive import SourceArchive, open_archive
+from colablock.index.archive import UNREADABLE, SourceArchive, open_archive, open_zip
 from colablock.index.candidates import File
 from colablock.index.metadata_fetcher import contents_key, remote_wheel
 from colablock.network.fetcher import Fetcher
@@ -40,12 +39,12 @@ class ModuleSource:
     def read(self, file: File) -> Modules:
         """Return the modules of *file*."""
         key = contents_key(self._fetcher, file)
-        cached = _from_json(self._fetcher.cache.read_json(_KIND, key)) if key is not None else None
+        cached = self._fetcher.cache.read_record(_KIND, key, Modules) if key is not None else None
         if cached is not None:
             return cached
         found = self._of_wheel(file) if file.is_wheel else self._of_sdist(file)
         if key is not None:
-            self._fetcher.cache.write_json(_KIND, key, _to_json(found))
+            self._fetcher.cache.write_record(_KIND, key, found)
         return found
 
     def _provider(self, pin: Pin) -> ImportProvider:
@@ -65,7 +64,7 @@ class ModuleSource:
                 return _directory(cast("IO[bytes]", stream))
             with self._fetcher.fetch(file).open("rb") as whole:
                 return _directory(whole)
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        except UNREADABLE as error:
             raise BadDistribution(f"`{file.filename}` cannot be read as a wheel: {error}") from error
 
     def _of_sdist(self, file: File) -> Modules:
@@ -74,7 +73,7 @@ class ModuleSource:
 
 
 def _directory(stream: IO[bytes]) -> Modules:
-    with zipfile.ZipFile(stream) as wheel:
+    with open_zip(stream) as wheel:
         return modules_of(wheel.namelist())
 
 
@@ -93,22 +92,3 @@ def _sources(archive: SourceArchive) -> Iterator[str]:
         found = "/".join(parts[root - 1 :]) if root else path.removeprefix("src/")
         if not tops or found.split("/")[0].removesuffix(".py") in tops:
             yield found
-
-
-def _to_json(modules: Modules) -> dict[str, Any]:
-    return {
-        "names": sorted(modules.names),
-        "packages": sorted(modules.packages),
-        "partial": modules.partial,
-    }
-
-
-def _from_json(data: Any) -> Modules | None:
-    try:
-        return Modules(
-            names=frozenset(data["names"]),
-            packages=frozenset(data["packages"]),
-            partial=bool(data["partial"]),
-        )
-    except (KeyError, TypeError):
-        return None

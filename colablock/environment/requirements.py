@@ -6,17 +6,86 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from colablock._common import limits
+from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
+from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import InvalidVersion, Version
 
 if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment
 
-__all__ = ["applies", "asks_for_extras", "only_with", "parse_requirement", "required_name"]
+__all__ = [
+    "applies",
+    "asks_for_extras",
+    "marker_of",
+    "only_with",
+    "parse_requirement",
+    "required_name",
+    "requirement_of",
+    "specifier_of",
+    "unfit",
+    "version_of",
+]
 
+_DIGITS = re.compile(r"[0-9]+")
+_BRACKETS = re.compile("[()]")
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 # A marker of one clause, or of clauses joined by "and", one of which names an extra.
 _WITH_EXTRA = re.compile(r"""[^;]*;(?!.*\bor\b).*\bextra\s*==\s*(["'])([^"']+)\1""")
+
+
+def unfit(text: str, limit: int = limits.REQUIREMENT) -> str | None:
+    """Return why packaging must not parse *text*; None if it may.
+
+    Its regular expressions take quadratic time on some texts, its parser of markers is recursive, and
+    Python converts no number of more than 4300 digits.
+    """
+    if len(text) > limit:
+        return f"it has {len(text)} characters, more than {limit}"
+    if len(text) > limits.DIGITS and max(map(len, _DIGITS.findall(text)), default=0) > limits.DIGITS:
+        return f"it has a number of more than {limits.DIGITS} digits"
+    if "(" in text and _depth(text) > limits.MARKER_DEPTH:
+        return "it is nested too deeply"
+    return None
+
+
+def _depth(text: str) -> int:
+    """Return the depth of the parentheses of *text*, those in strings included."""
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(text):
+        depth += 1 if bracket == "(" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def version_of(text: str) -> Version:
+    """Return the version in *text*.  Raises InvalidVersion, also if it is too long."""
+    if why := unfit(text, limits.VERSION):
+        raise InvalidVersion(f"Invalid version: {why}")
+    return Version(text)
+
+
+def specifier_of(text: str) -> SpecifierSet:
+    """Return the specifier in *text*.  Raises InvalidSpecifier, also if it is too long."""
+    if why := unfit(text):
+        raise InvalidSpecifier(f"Invalid specifier: {why}")
+    return SpecifierSet(text)
+
+
+def marker_of(text: str) -> Marker:
+    """Return the marker in *text*.  Raises InvalidMarker, also if it is too long or nested too deeply."""
+    if why := unfit(text):
+        raise InvalidMarker(f"Invalid marker: {why}")
+    return Marker(text)
+
+
+def requirement_of(text: str) -> Requirement:
+    """Return the requirement in *text*.  Raises InvalidRequirement, also if it is too long."""
+    if why := unfit(text):
+        raise InvalidRequirement(f"Invalid requirement: {why}")
+    return Requirement(text)
 
 
 @lru_cache(maxsize=65536)
@@ -26,7 +95,7 @@ def parse_requirement(line: str) -> Requirement | None:
     Installed metadata cannot be corrected here, so an invalid line in it requires nothing.
     """
     try:
-        return Requirement(line)
+        return requirement_of(line)
     except InvalidRequirement:
         return None
 
@@ -34,7 +103,7 @@ def parse_requirement(line: str) -> Requirement | None:
 @lru_cache(maxsize=65536)
 def required_name(line: str) -> NormalizedName | None:
     """Return the name that *line* starts with, without parsing the rest; None if there is none."""
-    match = _NAME.match(line)
+    match = _NAME.match(line[: limits.REQUIREMENT])
     return canonicalize_name(match[1]) if match else None
 
 
@@ -50,7 +119,7 @@ def only_with(line: str) -> NormalizedName | None:
     Large projects have mostly such lines.  Reading the extra from the text takes a
     tenth of the time that parsing the line takes.
     """
-    match = _WITH_EXTRA.match(line)
+    match = _WITH_EXTRA.match(line[: limits.REQUIREMENT])
     return canonicalize_name(match[2]) if match else None
 
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.process import ChildFailed
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
-from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock._vendor.packaging.version import InvalidVersion
 from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.direct_url import archive_sha256, editable_folder, read_direct_url
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.probe import ask_interpreter
 from colablock.environment.record import read_record
-from colablock.environment.requirements import applies, parse_requirement
+from colablock.environment.requirements import applies, parse_requirement, version_of
 from colablock.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def _remarks(
 def is_version(text: str) -> bool:
     """Whether *text* is a valid version (PEP 440).  An installed distribution may have any text."""
     try:
-        Version(text)
+        version_of(text)
     except InvalidVersion:
         return False
     return True

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import io
-import sys
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
+import msgspec
+
+from colablock._common.limits import DIRECTORY, METADATA, REQUIREMENTS, TEXT_FILE
+from colablock._common.toml import NotToml, load_toml
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
-from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
+from colablock._vendor.packaging.specifiers import InvalidSpecifier
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.environment.requirements import requirement_of, specifier_of, version_of
 from colablock.errors import BadDistribution
-from colablock.index.archive import SourceArchive, open_archive
+from colablock.index.archive import UNREADABLE, SourceArchive, open_archive, open_zip, read_member
 from colablock.index.candidates import Metadata
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "CoreMetadata",
@@ -35,6 +33,8 @@ __all__ = [
     "static_metadata",
 ]
 
+_MOST = 20_000  # requirements and extras of a distribution; real ones have 1,000
+_LONGEST_PART = DIRECTORY + METADATA  # bytes that a remote wheel is asked for at once
 _TRUSTED_SINCE = (2, 2)  # PEP 643: an sdist's fields that are not Dynamic are those of its wheels
 
 
@@ -57,6 +57,8 @@ class CoreMetadata:
         Only valid lines are accepted (PEP 508): a legacy line such as ``foo (>=1.0.*)``
         makes the file unusable, and the resolver tries another version.
         """
+        if len(self.requires) + len(self.extras) > _MOST or sum(map(len, self.requires)) > REQUIREMENTS:
+            raise BadDistribution(f"the metadata of `{what}` has too many requirements or extras to be read")
         return Metadata(
             requires=tuple(_requirement(line, what) for line in self.requires),
             requires_python=self.requires_python if _is_specifier(self.requires_python) else None,
@@ -66,42 +68,21 @@ class CoreMetadata:
     def check(self, name: str, version: Version | None, what: str) -> None:
         """Raise BadDistribution if this is the metadata of another project or version."""
         try:
-            agrees = version is None or Version(self.version) == version
+            agrees = version is None or version_of(self.version) == version
         except InvalidVersion:
             agrees = False
         if canonicalize_name(self.name) != canonicalize_name(name) or not agrees:
             message = f"the metadata of `{what}` belongs to {self.name or '?'} {self.version or '?'}"
             raise BadDistribution(message)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what ``from_json`` reads."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "requires": self.requires,
-            "requires_python": self.requires_python,
-            "extras": self.extras,
-            "summary": self.summary,
-        }
-
-    @classmethod
-    def from_json(cls, data: Any) -> CoreMetadata | None:
-        """Return what ``to_json`` gave; None if *data* is anything else."""
-        try:
-            return cls(
-                name=data["name"],
-                version=data["version"],
-                requires=tuple(data["requires"]),
-                requires_python=data["requires_python"],
-                extras=tuple(data["extras"]),
-                summary=data["summary"],
-            )
-        except (KeyError, TypeError):
-            return None
-
 
 def parse_core_metadata(data: bytes) -> CoreMetadata:
-    """Return the header fields of a METADATA or PKG-INFO file; the body is ignored."""
+    """Return the header fields of a METADATA or PKG-INFO file; the body is ignored.
+
+    Raises BadDistribution if it is larger than `METADATA`.
+    """
+    if len(data) > METADATA:
+        raise BadDistribution(f"a METADATA file is larger than {METADATA >> 20} MiB")
     single: dict[str, str] = {}
     several: dict[str, list[str]] = {"requires-dist": [], "provides-extra": [], "dynamic": []}
     for name, value in _headers(data):
@@ -133,7 +114,7 @@ def _headers(data: bytes) -> Iterable[tuple[str, str]]:
 def read_wheel_metadata(stream: IO[bytes] | RemoteFile, filename: str) -> CoreMetadata:
     """Return the metadata of a wheel; *stream* may be a ``RemoteFile``.  Raises BadDistribution."""
     try:
-        with zipfile.ZipFile(cast("IO[bytes]", stream)) as wheel:
+        with open_zip(cast("IO[bytes]", stream)) as wheel:
             found = [entry for entry in wheel.infolist() if _is_metadata(entry.filename)]
             if len(found) != 1:
                 raise BadDistribution(
@@ -142,16 +123,10 @@ def read_wheel_metadata(stream: IO[bytes] | RemoteFile, filename: str) -> CoreMe
             if isinstance(stream, RemoteFile):
                 entry = found[0]
                 # The local header repeats the name and may have a longer extra field.
-                stream.ahead(entry.header_offset, 30 + len(entry.filename) + 256 + entry.compress_size)
-            return parse_core_metadata(wheel.read(found[0]))
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        EOFError,
-        OSError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+                ahead = 30 + len(entry.filename) + 256 + min(entry.compress_size, METADATA)
+                stream.ahead(entry.header_offset, ahead)
+            return parse_core_metadata(read_member(wheel, found[0], METADATA))
+    except UNREADABLE as error:
         raise BadDistribution(f"`{filename}` cannot be read as a wheel: {error}") from error
 
 
@@ -207,6 +182,8 @@ class RemoteFile(io.RawIOBase):
     def ahead(self, start: int, length: int) -> None:
         """Fetch *length* bytes from *start* on in one request, unless they are there."""
         end = min(start + length, self._size)
+        if end - start > _LONGEST_PART:
+            raise OSError(27, f"a part of it has {end - start} bytes, more than {_LONGEST_PART}")
         if not any(first <= start and end <= first + len(part) for first, part in self._parts):
             known = next((p for p in self._parts if start < p[0] <= end <= p[0] + len(p[1])), None)
             # Extend an adjacent part, so that a central directory is not fetched twice.
@@ -222,7 +199,7 @@ def archive_facts(archive: SourceArchive) -> CoreMetadata:
     """
     table = _project_table(archive)
     info = archive.members.get("PKG-INFO")
-    known = parse_core_metadata(info.read()) if info is not None else None
+    known = parse_core_metadata(info.read(METADATA)) if info is not None else None
     if known is not None and _version_of(known.metadata_version) >= _TRUSTED_SINCE:
         return known
     if table is not None:
@@ -238,7 +215,7 @@ def archive_facts(archive: SourceArchive) -> CoreMetadata:
             dynamic=every,
             summary=known.summary,
         )
-    return CoreMetadata(name=str((table or {}).get("name", "")), version="", dynamic=every)
+    return CoreMetadata(name=table.name if table is not None else "", version="", dynamic=every)
 
 
 def static_metadata(path: Path) -> CoreMetadata | None:
@@ -252,12 +229,12 @@ def static_metadata(path: Path) -> CoreMetadata | None:
 def entry_points(archive: SourceArchive) -> str | None:
     """Return the entry_points.txt of a ``[project]`` table; None without a table or if they are dynamic."""
     table = _project_table(archive)
-    if table is None or {"scripts", "gui-scripts", "entry-points"} & set(table.get("dynamic", ())):
+    if table is None or {"scripts", "gui-scripts", "entry-points"} & set(table.dynamic):
         return None
     groups = {
-        "console_scripts": table.get("scripts", {}),
-        "gui_scripts": table.get("gui-scripts", {}),
-        **table.get("entry-points", {}),
+        "console_scripts": table.scripts,
+        "gui_scripts": table.gui_scripts,
+        **table.entry_points,
     }
     lines = []
     for group, points in sorted(groups.items()):
@@ -269,28 +246,43 @@ def entry_points(archive: SourceArchive) -> str | None:
     return "\n".join(lines)
 
 
-def _project_table(archive: SourceArchive) -> Mapping[str, Any] | None:
-    text = archive.read_text("pyproject.toml")
+class _Project(msgspec.Struct, rename="kebab"):
+    """A ``[project]`` table (PEP 621)."""
+
+    name: str = ""
+    version: str = ""
+    description: str | None = None
+    requires_python: str | None = None
+    dependencies: list[str] = []
+    optional_dependencies: dict[str, list[str]] = {}
+    dynamic: list[str] = []
+    scripts: dict[str, str] = {}
+    gui_scripts: dict[str, str] = {}
+    entry_points: dict[str, dict[str, str]] = {}
+
+
+def _project_table(archive: SourceArchive) -> _Project | None:
+    """Return the ``[project]`` table of an archive; None if there is none, or it is malformed."""
+    member = archive.members.get("pyproject.toml")
     try:
-        table = tomllib.loads(text).get("project") if text is not None else None
-    except tomllib.TOMLDecodeError:
+        table = load_toml(member.read(TEXT_FILE)).get("project") if member is not None else None
+        return None if table is None else msgspec.convert(table, _Project)
+    except (NotToml, msgspec.ValidationError):
         return None
-    return table if isinstance(table, dict) else None
 
 
-def _from_table(table: Mapping[str, Any], known: CoreMetadata | None) -> CoreMetadata | None:
-    """Return the metadata of a ``[project]`` table (PEP 621); None if the table is malformed.
+def _from_table(table: _Project, known: CoreMetadata | None) -> CoreMetadata | None:
+    """Return the metadata of a ``[project]`` table (PEP 621); None if a requirement is invalid.
 
     A dynamic version is taken from PKG-INFO, which belongs to the same sdist.
     """
-    dynamic = frozenset(str(field) for field in table.get("dynamic", ()))
-    version = table.get("version") or (known.version if known is not None else "")
+    dynamic = frozenset(table.dynamic)
+    groups = table.optional_dependencies
     try:
-        lines = [str(line) for line in table.get("dependencies", ())]
-        groups = table.get("optional-dependencies", {})
+        lines = list(table.dependencies)
         for extra, needs in groups.items():
-            lines += [_with_extra(str(line), extra) for line in needs]
-    except (TypeError, AttributeError, ValueError):
+            lines += [_with_extra(line, extra) for line in needs]
+    except ValueError:
         return None
     unknown = set()
     if "dependencies" in dynamic or "optional-dependencies" in dynamic:
@@ -298,18 +290,18 @@ def _from_table(table: Mapping[str, Any], known: CoreMetadata | None) -> CoreMet
     if "requires-python" in dynamic:
         unknown.add("requires-python")
     return CoreMetadata(
-        name=str(table.get("name", "")),
-        version=str(version),
+        name=table.name,
+        version=table.version or (known.version if known is not None else ""),
         requires=() if unknown & {"requires-dist"} else tuple(lines),
-        requires_python=cast("str | None", table.get("requires-python")),
+        requires_python=table.requires_python,
         extras=tuple(groups),
         dynamic=frozenset(unknown),
-        summary=cast("str | None", table.get("description")),
+        summary=table.description,
     )
 
 
 def _with_extra(line: str, extra: str) -> str:
-    requirement = Requirement(line)
+    requirement = requirement_of(line)
     own = f'extra == "{canonicalize_name(extra)}"'
     requirement.marker = Marker(f"({requirement.marker}) and {own}" if requirement.marker else own)
     return str(requirement)
@@ -324,7 +316,7 @@ def _version_of(text: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=65536)
 def _parsed(line: str) -> Requirement:
-    return Requirement(line)
+    return requirement_of(line)
 
 
 def _requirement(line: str, what: str) -> Requirement:
@@ -339,7 +331,7 @@ def _requirement(line: str, what: str) -> Requirement:
 
 def _is_specifier(text: str | None) -> bool:
     try:
-        SpecifierSet(text or "")
+        specifier_of(text or "")
     except InvalidSpecifier:
         return False
     return True

@@ -16,11 +16,12 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from typing import NamedTuple
 
-from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
+from colablock._vendor.packaging.specifiers import InvalidSpecifier
 from colablock._vendor.packaging.tags import Tag
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.markers_and_tags import Environment
+from colablock.environment.requirements import specifier_of, version_of
 from colablock.index.candidates import Candidate, CandidateOrigin, File, ProjectCandidates, Reason, Rejection
 
 __all__ = ["Policy", "WheelName", "judge_files", "parse_sdist_stem", "parse_wheel_name"]
@@ -122,7 +123,7 @@ def parse_sdist_stem(name: NormalizedName, filename: str) -> Version | None:
 
 
 _normal = lru_cache(maxsize=4096)(canonicalize_name)
-_version = lru_cache(maxsize=65536)(Version)
+_version = lru_cache(maxsize=65536)(version_of)
 
 
 def _read_name(name: NormalizedName, file: File) -> _NamedFile | Rejection | None:
@@ -192,7 +193,7 @@ class _ProjectEvaluator:
         text = file.requires_python
         if text not in self._fits_python:
             try:
-                self._fits_python[text] = SpecifierSet(text or "").contains(self._python, prereleases=True)
+                self._fits_python[text] = specifier_of(text or "").contains(self._python, prereleases=True)
             except InvalidSpecifier:
                 self._fits_python[text] = None  # pip ignores it as well
         return self._fits_python[text] is not False

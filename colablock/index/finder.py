@@ -457,8 +457,8 @@ def read_page(fetcher: Fetcher, url: str, index: str | None) -> tuple[list[File]
     if page is None:
         return None
     key = f"{page.base}\n{page.digest}"
-    listing = Listing.from_json(fetcher.cache.read_json(ROWS, key))
+    listing = fetcher.cache.read_record(ROWS, key, Listing)
     if listing is None:
         listing = parse_page(page.body, page.content_type, page.url, base=page.base)
-        fetcher.cache.write_json(ROWS, key, listing.to_json())
+        fetcher.cache.write_record(ROWS, key, listing)
     return listing.files(index, fetcher.naming(page)), listing.status

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
@@ -45,12 +44,11 @@ class MetadataSource:
         found = self._read_wheel(file) if file.is_wheel else self._read_sdist(file)
         found.check(name, version, file.filename)
         if key is not None:
-            self._fetcher.cache.write_json("metadata", key, found.to_json())
+            self._fetcher.cache.write_record("metadata", key, found)
         return found
 
     def _cached(self, key: str) -> CoreMetadata | None:
-        data: Any = self._fetcher.cache.read_json("metadata", key)
-        return CoreMetadata.from_json(data) if data is not None else None
+        return self._fetcher.cache.read_record("metadata", key, CoreMetadata)
 
     def _read_wheel(self, file: File) -> CoreMetadata:
         sha256 = file.hashes.get("sha256")

@@ -23,12 +23,21 @@ from pathlib import Path
 from typing import IO
 
 from colablock._common.fs import atomic_path, file_digest
+from colablock._common.limits import METADATA
 from colablock._common.urls import split_fragment
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.environment.requirements import version_of
 from colablock.errors import BadDistribution, NoModules
-from colablock.index.archive import Member, SourceArchive, open_archive
+from colablock.index.archive import (
+    UNREADABLE,
+    Member,
+    SourceArchive,
+    open_archive,
+    open_zip,
+    read_member,
+)
 from colablock.index.candidates import Metadata
 from colablock.index.core_metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
 from colablock.index.evaluator import parse_wheel_name
@@ -168,7 +177,7 @@ def _from_archive(entry: PackageEntry, source: Path, identity: str, cache: Cache
 
 def _version(entry: PackageEntry, facts: CoreMetadata, source: Path) -> Version:
     try:
-        return Version(entry.version or facts.version)
+        return version_of(entry.version or facts.version)
     except InvalidVersion as error:
         message = f"`{source.name}` has no static version"
         raise BadDistribution(message, hint=f"Set `version` in {entry.path}") from error
@@ -284,10 +293,10 @@ def _repacked(entry: PackageEntry, source: Path, identity: str, cache: Cache) ->
     """Return *source* with the requirements of the entry and the label; the rest is unchanged."""
     try:
         stamp = parse_wheel_name(source.name)
-        with zipfile.ZipFile(source) as wheel:
+        with source.open("rb") as stream, open_zip(stream) as wheel:
             names = [entry_.filename for entry_ in wheel.infolist() if not entry_.is_dir()]
             info = _info_folder(names, source.name)
-            old = wheel.read(f"{info}/METADATA")
+            old = read_member(wheel, f"{info}/METADATA", METADATA)
             known = parse_core_metadata(old)
             known.check(entry.name, stamp.version, source.name)
             _check_modules(names, info, source.name, entry)
@@ -297,7 +306,7 @@ def _repacked(entry: PackageEntry, source: Path, identity: str, cache: Cache) ->
             files = list(_wheel_files(wheel, info, stem, text))
             tail = source.name.removesuffix(".whl").split("-")[2:]
             path = _write(cache, "-".join([stem, *tail]) + ".whl", stem, files)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+    except UNREADABLE as error:
         raise BadDistribution(f"`{source.name}` cannot be read as a wheel: {error}") from error
     return path, parse_core_metadata(text).parsed(path.name)
 

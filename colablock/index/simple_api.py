@@ -1,72 +1,142 @@
 """Parse pages of the simple repository API to File records.  Nothing is fetched here.
 
 JSON after PEP 691, 700 and 792; HTML after PEP 503, 592, 629, 658 and 714.
-A parsed page is kept as plain *rows*, which load many times faster than the page.
+A parsed page is kept as plain rows, which load many times faster than the page.
+
+A page without the form of an index page is refused.  A file whose entry does not fit is
+left out: uv and pip skip a file whose name or URL they cannot read, too, and one bad
+upload must not make the whole project unusable.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
-from html.parser import HTMLParser
-from typing import Any
+from typing import Annotated, Generic, TypeAlias, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
 
+import msgspec
+
+from colablock._common import limits
+from colablock._common.decoding import Malformed, decode
 from colablock._common.urls import basename, redacted, split_fragment
 from colablock.errors import FetchFailed
 from colablock.index.candidates import File
+from colablock.index.html_page import start_tags
 
 __all__ = ["ACCEPT", "Listing", "parse_page"]
 
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _NO_INDEX = "Check that the URL is that of a simple index (PEP 503): it often ends with `/simple/`"
 _MAJOR = "1"  # of the API (PEP 629): a page of another one must not be read
+_LAST = 253_402_300_799  # seconds: the end of the year 9999
 
-Row = list[Any]  # filename, url, hashes, size, upload time (epoch), requires-python, yanked, core-metadata
+T = TypeVar("T")
+_Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.FILE_NAME)]
+_Url: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.URL)]
+_Field: TypeAlias = Annotated[str, msgspec.Meta(max_length=limits.FIELD)]
+_Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=limits.SIZE)]
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=_LAST)]
+_Hashes: TypeAlias = Annotated[dict[_Field, _Field], msgspec.Meta(max_length=20)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One file of a page.  *uploaded* is in seconds since the epoch; see `File` for the others."""
+
+    filename: _Name
+    url: _Url
+    hashes: _Hashes
+    size: _Size | None = None
+    uploaded: _Seconds | None = None
+    requires_python: _Field | None = None
+    yanked: _Field | None = None
+    core_metadata: bool | _Hashes = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a name that is no file name, and for a URL that cannot be split."""
+        name, url = self.filename, self.url
+        if not 0 < len(name) <= limits.FILE_NAME or len(url) > limits.URL:
+            message = "the name or the URL of a file is too long"
+            raise ValueError(message)
+        if "/" in name or "\\" in name or not name.isprintable() or name in {".", ".."}:
+            message = "the name of a file is not valid"
+            raise ValueError(message)
+        if not url.isprintable():
+            message = "the URL of a file has control characters"
+            raise ValueError(message)
+        if "[" in url or "]" in url or not url.isascii():  # the URLs that urlsplit may refuse
+            urlsplit(url)
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """The files of one page, as rows.  *status* is the project's (PEP 792), None when active."""
 
-    rows: Sequence[Row]
+    rows: Annotated[list[Row], msgspec.Meta(max_length=limits.FILES)]
     status: str | None = None
 
     def files(self, index: str | None, naming: Callable[[str], str] | None = None) -> list[File]:
         """Return the files, listed by the index of that URL; *naming* tells what a link stands for."""
         return [_file(row, index, naming, self.status) for row in self.rows]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what ``from_json`` reads."""
-        return {"rows": self.rows, "status": self.status}
 
-    @classmethod
-    def from_json(cls, data: Any) -> Listing | None:
-        """Return the listing that ``to_json`` gave; None when *data* is nothing of the kind."""
-        if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
-            return None
-        if any(not isinstance(row, list) or len(row) != 8 for row in data["rows"]):  # noqa: PLR2004 - see Row
-            return None
-        return cls(rows=data["rows"], status=data.get("status"))
+class _Head(msgspec.Struct):
+    api_version: str | int | float = msgspec.field(name="api-version")
+
+
+class _ProjectStatus(msgspec.Struct):
+    status: str = "active"
+    reason: str | None = None
+
+
+class _Entry(msgspec.Struct, gc=False):
+    """A file as a page has it (PEP 691, PEP 700)."""
+
+    filename: _Name
+    url: _Url
+    hashes: _Hashes | None = None
+    size: _Size | None = None
+    upload_time: str | None = msgspec.field(name="upload-time", default=None)
+    requires_python: _Field | None = msgspec.field(name="requires-python", default=None)
+    yanked: bool | str | None = False
+    core_metadata: bool | _Hashes | None = msgspec.field(name="core-metadata", default=None)
+    dist_info_metadata: bool | _Hashes | None = msgspec.field(name="dist-info-metadata", default=None)
+    data_dist_info_metadata: bool | _Hashes | None = msgspec.field(
+        name="data-dist-info-metadata", default=None
+    )
+
+
+class _Page(msgspec.Struct, Generic[T]):
+    """A page; *T* is `_Entry`, or `Raw` to leave out an entry that does not fit."""
+
+    meta: _Head
+    files: Annotated[list[T], msgspec.Meta(max_length=limits.FILES)]
+    project_status: _ProjectStatus | str | None = msgspec.field(name="project-status", default=None)
+
+
+class _AnyPage(msgspec.Struct):
+    meta: _Head
 
 
 def parse_page(body: bytes, content_type: str, url: str, *, base: str | None = None) -> Listing:
     """Return the files of a project page or a page of links.
 
     *url* is where the page came from, *base* what its links are relative to
-    where that is another one.  Raises FetchFailed for a page that cannot be read
-    or is of a later major version.
+    where that is another one.  Raises FetchFailed for a page that cannot be read,
+    is too large or is of a later major version.
     """
     base = base or url
     kind = content_type.partition(";")[0].strip().lower()
-    if kind.endswith("json"):
-        return _parse_json(body, url, base)
-    if kind in {"text/html", "application/vnd.pypi.simple.v1+html", "application/xhtml+xml", ""}:
-        return _parse_html(body, content_type, url, base)
+    try:
+        if kind.endswith("json"):
+            return _parse_json(body, url, base)
+        if kind in {"text/html", "application/vnd.pypi.simple.v1+html", "application/xhtml+xml", ""}:
+            return _parse_html(body, content_type, url, base)
+    except Malformed as error:
+        why = "it is empty" if not body.strip() else str(error)
+        message = f"`{redacted(url)}` is not a page of a simple index: {why}"
+        raise FetchFailed(message, url=redacted(url), hint=_NO_INDEX) from error
     raise FetchFailed(
-        f"`{redacted(url)}` is neither a JSON nor an HTML page but `{kind}`",
+        f"`{redacted(url)}` is neither a JSON nor an HTML page but `{kind[: limits.SHOWN]}`",
         url=redacted(url),
         hint=_NO_INDEX,
     )
@@ -74,117 +144,139 @@ def parse_page(body: bytes, content_type: str, url: str, *, base: str | None = N
 
 def _parse_json(body: bytes, url: str, base: str) -> Listing:
     try:
-        page = json.loads(body)
-        version = str(page["meta"]["api-version"])
-        _check_version(version, url)
-        status = page.get("project-status") or {}
-        rows = [_json_row(entry, base) for entry in page["files"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"`{redacted(url)}` is not a page of a simple index: {_fault(body, error)}"
-        raise FetchFailed(message, url=redacted(url), hint=_NO_INDEX) from error
-    return Listing(rows=rows, status=_status(status))
+        page = decode(body, _Page[_Entry])
+    except Malformed:
+        return _parse_loosely(body, url, base)
+    _check_version(str(page.meta.api_version), url)
+    rows = [row for entry in page.files for row in _row(entry, base)]
+    return Listing(rows=rows, status=_status(page.project_status))
 
 
-def _fault(body: bytes, error: Exception) -> str:
-    if not body.strip():
-        return "it is empty"
-    if isinstance(error, ValueError):
-        return f"it is not JSON ({error})"
-    return f"it has no `{error.args[0]}`" if isinstance(error, KeyError) else f"it has another form ({error})"
+def _parse_loosely(body: bytes, url: str, base: str) -> Listing:
+    """Return the files of a page some of whose entries do not fit."""
+    _check_version(str(decode(body, _AnyPage).meta.api_version), url)
+    page = decode(body, _Page[msgspec.Raw])
+    rows: list[Row] = []
+    faults: list[str] = []
+    for raw in page.files:
+        try:
+            rows += _row(decode(bytes(raw), _Entry), base)
+        except Malformed as error:  # noqa: PERF203 - each entry has its own fault
+            faults.append(str(error))
+    if faults and not rows:
+        raise Malformed(f"none of its {len(faults)} files can be read: {faults[0]}")
+    return Listing(rows=rows, status=_status(page.project_status))
 
 
-def _status(status: Any) -> str | None:
+def _status(status: _ProjectStatus | str | None) -> str | None:
     """Return the status of a project and its reason (PEP 792); None if it is active."""
-    name = status.get("status", "active") if isinstance(status, dict) else str(status)
-    if name == "active":
+    name = status.status if isinstance(status, _ProjectStatus) else status
+    if not name or name == "active":
         return None
-    reason = status.get("reason") if isinstance(status, dict) else None
-    return f"{name}: {reason}" if reason else name
+    reason = status.reason if isinstance(status, _ProjectStatus) else None
+    return (f"{name}: {reason}" if reason else name)[: limits.FIELD]
 
 
-def _json_row(entry: Mapping[str, Any], page: str) -> Row:
-    url = entry["url"]
-    # urljoin is slow, and nearly every link of a large index is absolute.
-    url = url if url.startswith(("https://", "http://")) else urljoin(page, url)
-    url, fragment_hashes = split_fragment(url) if "#" in url else (url, {})
-    announced = entry.get(
-        "core-metadata", entry.get("dist-info-metadata", entry.get("data-dist-info-metadata"))
-    )
-    yanked = entry.get("yanked", False)
-    return [
-        entry["filename"],
-        url,
-        entry.get("hashes") or fragment_hashes,
-        entry.get("size"),
-        _epoch(entry.get("upload-time")),
-        entry.get("requires-python") or None,
-        None if yanked is False else "" if yanked is True else str(yanked),
-        announced if isinstance(announced, dict) else bool(announced),
-    ]
+def _row(entry: _Entry, page: str) -> Iterator[Row]:
+    """Yield the row of *entry*; nothing if its name or URL is invalid."""
+    url = entry.url
+    hashes: Mapping[str, str] = {}
+    try:
+        # urljoin is slow, and nearly every link of a large index is absolute.
+        url = url if url.startswith(("https://", "http://")) else urljoin(page, url)
+        url, hashes = split_fragment(url) if "#" in url else (url, {})
+        announced = next(
+            (
+                one
+                for one in (entry.core_metadata, entry.dist_info_metadata, entry.data_dist_info_metadata)
+                if one is not None
+            ),
+            False,
+        )
+        yanked = entry.yanked
+        yield Row(
+            entry.filename,
+            url,
+            entry.hashes or dict(hashes),
+            entry.size,
+            _epoch(entry.upload_time),
+            entry.requires_python or None,
+            None if yanked is False or yanked is None else "" if yanked is True else yanked[: limits.FIELD],
+            announced,
+        )
+    except ValueError:
+        return
 
 
 def _parse_html(body: bytes, content_type: str, url: str, base: str) -> Listing:
+    if len(body) > limits.HTML_PAGE:
+        raise Malformed(f"it is larger than {limits.HTML_PAGE >> 20} MiB")
     parameters = content_type.lower().partition("charset=")
     charset = parameters[2].split(";")[0].strip().strip("\"'") or "utf-8"
-    parser = _Anchors(url, base)
     try:
-        parser.feed(body.decode(charset, "replace"))
-    except LookupError:
-        parser.feed(body.decode("utf-8", "replace"))
-    parser.close()
-    return Listing(rows=parser.rows, status=parser.status)
+        text = body.decode(charset, "replace")
+    except (
+        LookupError,
+        ValueError,
+    ):  # unknown, no text encoding, or a NUL in its name
+        text = body.decode("utf-8", "replace")
+    return _anchors(text, url, base)
 
 
-class _Anchors(HTMLParser):
-    """Collects the anchors of a page (PEP 503)."""
-
-    def __init__(self, url: str, base: str) -> None:
-        super().__init__()
-        self.rows: list[Row] = []
-        self._status: dict[str, str] = {}
-        self._page = url
-        self._base = base
-
-    @property
-    def status(self) -> str | None:
-        return _status(self._status)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = dict(attrs)
+def _anchors(text: str, page: str, base: str) -> Listing:
+    """Return the anchors of a page (PEP 503)."""
+    rows: list[Row] = []
+    status: dict[str, str] = {}
+    for tag, attributes in start_tags(text, limits.URL):
         if tag == "a" and attributes.get("href"):
-            self.rows.append(self._row(attributes["href"] or "", attributes))
+            rows += _anchor(base, attributes)
+            if len(rows) > limits.FILES:
+                raise Malformed(f"it has more than {limits.FILES} files")
         elif tag == "base" and attributes.get("href"):
-            self._base = urljoin(self._base, attributes["href"] or "")
+            base = _joined(base, attributes["href"]) or base
         elif tag == "meta" and attributes.get("name") == "pypi:repository-version":
-            _check_version(attributes.get("content") or "", self._page)
-        elif tag == "meta" and attributes.get("name") == "pypi:project-status":
-            self._status["status"] = attributes.get("content") or "active"
-        elif tag == "meta" and attributes.get("name") == "pypi:project-status-reason":
-            self._status["reason"] = attributes.get("content") or ""
+            _check_version(attributes.get("content", ""), page)
+        elif tag == "meta":
+            status[attributes.get("name", "")] = attributes.get("content", "")
+    found = _ProjectStatus(
+        status=status.get("pypi:project-status") or "active", reason=status.get("pypi:project-status-reason")
+    )
+    return Listing(rows=rows, status=_status(found))
 
-    def _row(self, href: str, attributes: Mapping[str, str | None]) -> Row:
-        url, hashes = split_fragment(urljoin(self._base, href.strip()))
-        announced = attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata"))
-        name, _, value = (announced or "").partition("=")
-        metadata: Mapping[str, str] | bool = {name: value} if value else announced == "true"
-        yanked = attributes.get("data-yanked") or "" if "data-yanked" in attributes else None
-        filename = unquote(urlsplit(url).path).rpartition("/")[2] or basename(url)
-        return [
-            filename,
+
+def _anchor(base: str, attributes: Mapping[str, str]) -> Iterator[Row]:
+    """Yield the row of an anchor; nothing if its name or URL is invalid."""
+    announced = attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata", ""))
+    announced = announced[: limits.FIELD]
+    name, _, value = announced.partition("=")
+    try:
+        url, hashes = split_fragment(urljoin(base, attributes["href"].strip()))
+        yield Row(
+            unquote(urlsplit(url).path).rpartition("/")[2] or basename(url),
             url,
             hashes,
             None,
             None,
-            attributes.get("data-requires-python") or None,
-            yanked,
-            metadata,
-        ]
+            attributes.get("data-requires-python", "")[: limits.FIELD] or None,
+            attributes["data-yanked"][: limits.FIELD] if "data-yanked" in attributes else None,
+            {name: value} if value else announced == "true",
+        )
+    except ValueError:
+        return
+
+
+def _joined(base: str, href: str) -> str | None:
+    try:
+        return urljoin(base, href)
+    except ValueError:
+        return None
 
 
 def _check_version(version: str, url: str) -> None:
     if version.partition(".")[0] != _MAJOR:
         message = (
-            f"`{redacted(url)}` has version {version} of the simple API, and colablock reads version {_MAJOR}"
+            f"`{redacted(url)}` has version {version[: limits.SHOWN]} of the simple API,"
+            f" and colablock reads version {_MAJOR}"
         )
         raise FetchFailed(message, url=redacted(url), hint="a newer colablock may read it")
 
@@ -197,22 +289,22 @@ def _epoch(text: str | None) -> float | None:
         # Before 3.11 fromisoformat takes no `Z` and only 0, 3 or 6 digits of a second.
         head, _, fraction = text.removesuffix("Z").partition(".")
         moment = datetime.fromisoformat(f"{head}.{fraction[:6]:0<6}" if fraction else head)
-    except ValueError:
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    return seconds if 0 <= seconds <= _LAST else None
 
 
 def _file(row: Row, index: str | None, naming: Callable[[str], str] | None, status: str | None) -> File:
-    filename, url, hashes, size, uploaded, requires_python, yanked, core_metadata = row
     return File(
-        filename=filename,
-        url=naming(url) if naming is not None else url,
-        hashes=hashes,
-        size=size,
-        upload_time=None if uploaded is None else datetime.fromtimestamp(uploaded, timezone.utc),
-        requires_python=requires_python,
-        yanked=yanked,
-        core_metadata=core_metadata,
+        filename=row.filename,
+        url=naming(row.url) if naming is not None else row.url,
+        hashes=row.hashes,
+        size=row.size,
+        upload_time=None if row.uploaded is None else datetime.fromtimestamp(row.uploaded, timezone.utc),
+        requires_python=row.requires_python,
+        yanked=row.yanked,
+        core_metadata=row.core_metadata,
         index=index,
         status=status,
     )

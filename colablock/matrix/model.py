@@ -12,8 +12,9 @@ from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock._vendor.packaging.version import InvalidVersion
 from colablock.environment.accelerator import Accelerator
+from colablock.environment.requirements import requirement_of, version_of
 from colablock.errors import InvalidInput, NotFound, Refused
 
 __all__ = [
@@ -224,7 +225,7 @@ def roots(matrix: Matrix, extra: Sequence[str] = ()) -> tuple[PackageEntry, ...]
 
 def _requirement(line: str, wrong: list[str]) -> Requirement | None:
     try:
-        return Requirement(line)
+        return requirement_of(line)
     except InvalidRequirement as error:
         wrong.append(f"`{line}` is not a valid requirement (PEP 508): {str(error).splitlines()[0]}")
         return None
@@ -290,7 +291,7 @@ def _failing(system: SystemRequirements, accelerator: Accelerator) -> Iterator[s
 def _outside(what: str, value: str, specifier: SpecifierSet) -> Iterator[str]:
     """Yield the first clause of *specifier* that *value* does not meet, in words; nothing if it meets all."""
     try:
-        version = Version(value)
+        version = version_of(value)
     except InvalidVersion:
         return  # a version scheme of the vendor cannot be compared
     for clause in sorted(specifier, key=str):

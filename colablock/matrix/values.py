@@ -15,7 +15,8 @@ from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock._vendor.packaging.version import InvalidVersion
+from colablock.environment.requirements import marker_of, requirement_of, specifier_of, version_of
 from colablock.errors import Fault
 from colablock.matrix.schema import Key, keys_of
 
@@ -217,7 +218,7 @@ def _build_name(raw: object, key: Key) -> str:
 def _specifier(raw: object, _key: Key) -> SpecifierSet:
     text = _string(raw)
     try:
-        return SpecifierSet(text)
+        return specifier_of(text)
     except InvalidSpecifier:
         raise _Wrong(f"`{text}` is no version specifier (PEP 440)", _specifier_hint(text)) from None
 
@@ -228,7 +229,7 @@ def _specifier_hint(text: str) -> str | None:
         return 'any version is `""`'
     sign = "^" if text.startswith("^") else ""
     try:
-        version = Version(text.removeprefix(sign))
+        version = version_of(text.removeprefix(sign))
     except InvalidVersion:
         return None
     if not sign:
@@ -241,7 +242,7 @@ def _specifier_hint(text: str) -> str | None:
 def _version(raw: object, _key: Key) -> str:
     text = _string(raw)
     try:
-        return str(Version(text))
+        return str(version_of(text))
     except InvalidVersion:
         exact = text.strip().lstrip("=").strip()
         hint = f"write `{exact}`" if text.startswith("==") and "*" not in text and "," not in text else None
@@ -265,7 +266,7 @@ def _first_line(error: Exception) -> str:
 def _marker(raw: object, _key: Key) -> Marker:
     text = _string(raw)
     try:
-        return Marker(text)
+        return marker_of(text)
     except InvalidMarker as error:
         raise _Wrong(f"`{text}` is no environment marker (PEP 508): {_first_line(error)}") from None
 
@@ -273,7 +274,7 @@ def _marker(raw: object, _key: Key) -> Marker:
 def _requirement(raw: object, key: Key) -> Requirement:
     text = _string(raw)
     try:
-        requirement = Requirement(text)
+        requirement = requirement_of(text)
     except InvalidRequirement as error:
         raise _Wrong(f"`{text}` is not a valid requirement (PEP 508): {_first_line(error)}") from None
     if requirement.url is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -12,12 +11,14 @@ import weakref
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from colablock._common.decoding import Malformed, decode, encode
 from colablock._common.fs import atomic_path, file_digest, open_locked, replace_file
 
 __all__ = ["ROWS", "Cache", "cache_folder", "decoded", "link_or_copy"]
 
+T = TypeVar("T")
 _SAMPLE = 1 << 16
 
 
@@ -91,17 +92,17 @@ class Cache:
         with contextlib.suppress(OSError):
             replace_file(self.clear_path(path), _checksum(data) + b"\n" + data, private=True)
 
-    def read_json(self, kind: str, key: str) -> Any:
-        """Return an entry, or None if it is missing or invalid (the caller then writes it again)."""
+    def read_record(self, kind: str, key: str, type_: type[T]) -> T | None:
+        """Return an entry as a *type_*; None if it is missing or does not fit and has to be written anew."""
         data = self.read(kind, key)
         try:
-            return None if data is None else json.loads(data)
-        except ValueError:
+            return None if data is None else decode(data, type_)
+        except Malformed:
             return None
 
-    def write_json(self, kind: str, key: str, value: Any) -> None:
-        """Write an entry of plain values."""
-        self.write(kind, key, json.dumps(value, separators=(",", ":")).encode())
+    def write_record(self, kind: str, key: str, value: object) -> None:
+        """Write an entry of a record."""
+        self.write(kind, key, encode(value))
 
     def file(self, sha256: str) -> Path | None:
         """Return the cached file with this hash, or None.
@@ -188,4 +189,4 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and all(c in "0123456789abcdef" for c in text)  # noqa: PLR2004 - SHA-256
 
 
-ROWS = "simple-2"  # the kind of parsed pages; the number changes with the format of their rows
+ROWS = "simple-3"  # the kind of parsed pages; the number changes with the format of their rows

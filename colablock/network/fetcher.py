@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from colablock._common.limits import PAGE
 from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.network.auth import Credentials
 from colablock.network.cache import Cache, cache_folder, link_or_copy
 from colablock.network.download import IDENTITY, Download, Fetchable, HashChecker, missing_file, open_partial
-from colablock.network.page_cache import LONGEST_PAGE, Page, PageCache
+from colablock.network.page_cache import Page, PageCache
 
 if TYPE_CHECKING:
     from colablock.network.http import HttpClient, HttpResponse
@@ -300,7 +301,7 @@ def _check_name(filename: str) -> None:
 
 
 def _whole(answer: HttpResponse) -> bytes | None:
-    return answer.read(LONGEST_PAGE) if answer.status == 200 else None  # noqa: PLR2004 - HTTP says so
+    return answer.read(PAGE) if answer.status == 200 else None  # noqa: PLR2004 - HTTP says so
 
 
 def _span(answer: HttpResponse) -> ByteRange | None:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from colablock._common.limits import PAGE
 from colablock.network.cache import Cache
 
 if TYPE_CHECKING:
     from colablock.network.http import HttpResponse
 
-__all__ = ["LONGEST_PAGE", "Page", "PageCache"]
+__all__ = ["Page", "PageCache"]
 
-LONGEST_PAGE = 1 << 27  # bytes, decompressed: several times the largest page of PyPI
 _LONGEST_FRESH = 3600.0  # seconds: limit for the max-age of a page
 _KIND = "pages"
 
@@ -90,7 +90,7 @@ class PageCache:
         if answer.status == 304 and cached is not None:  # noqa: PLR2004 - HTTP says so
             page = cached.page
         elif answer.status == 200:  # noqa: PLR2004
-            body = answer.read(LONGEST_PAGE)
+            body = answer.read(PAGE)
             page = Page(
                 url=answer.url,
                 base=answer.base,

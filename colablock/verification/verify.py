@@ -16,10 +16,11 @@ from colablock._common.process import OPT_OUTS, environment_of, last_lines
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
-from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock._vendor.packaging.version import InvalidVersion
 from colablock.environment.dependency_graph import DependencyGraph, UnmetRequirement, newly_unmet
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.record import lost_files, read_record
+from colablock.environment.requirements import version_of
 from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
@@ -285,7 +286,7 @@ def _version_check(name: NormalizedName, wanted: str, state: _State) -> Check:
 
 def _same(found: str, wanted: str) -> bool:
     try:
-        return Version(found) == Version(wanted)
+        return version_of(found) == version_of(wanted)
     except InvalidVersion:
         return found == wanted
 
