@@ -10,7 +10,8 @@ upload must not make the whole project unusable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Generic, TypeAlias, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit
@@ -29,6 +30,8 @@ __all__ = ["ACCEPT", "Listing", "parse_page"]
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _NO_INDEX = "Check that the URL is that of a simple index (PEP 503): it often ends with `/simple/`"
 _MAJOR = "1"  # of the API (PEP 629): a page of another one must not be read
+#: Before 3.11 fromisoformat takes no `Z` and only 0, 3 or 6 digits of a second.
+_READS_Z = sys.version_info >= (3, 11)
 _LAST = 253_402_300_799  # seconds: the end of the year 9999
 
 T = TypeVar("T")
@@ -52,27 +55,18 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
     yanked: _Field | None = None
     core_metadata: bool | _Hashes = False
 
-    def __post_init__(self) -> None:
-        """Raise ValueError for a name that is no file name, and for a URL that cannot be split."""
-        name, url = self.filename, self.url
-        if not 0 < len(name) <= limits.FILE_NAME or len(url) > limits.URL:
-            message = "the name or the URL of a file is too long"
-            raise ValueError(message)
-        if "/" in name or "\\" in name or not name.isprintable() or name in {".", ".."}:
-            message = "the name of a file is not valid"
-            raise ValueError(message)
-        if not url.isprintable():
-            message = "the URL of a file has control characters"
-            raise ValueError(message)
-        if "[" in url or "]" in url or not url.isascii():  # the URLs that urlsplit may refuse
-            urlsplit(url)
-
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """The files of one page, as rows.  *status* is the project's (PEP 792), None when active."""
 
     rows: Annotated[list[Row], msgspec.Meta(max_length=limits.FILES)]
     status: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a name that is no file name, and for a URL that cannot be split."""
+        if not _are_valid(self.rows):
+            message = "the name or the URL of a file is not valid"
+            raise ValueError(message)
 
     def files(self, index: str | None, naming: Callable[[str], str] | None = None) -> list[File]:
         """Return the files, listed by the index of that URL; *naming* tells what a link stands for."""
@@ -148,8 +142,8 @@ def _parse_json(body: bytes, url: str, base: str) -> Listing:
     except Malformed:
         return _parse_loosely(body, url, base)
     _check_version(str(page.meta.api_version), url)
-    rows = [row for entry in page.files for row in _row(entry, base)]
-    return Listing(rows=rows, status=_status(page.project_status))
+    rows = [row for entry in page.files if (row := _row(entry, base)) is not None]
+    return _listing(rows, page.project_status)
 
 
 def _parse_loosely(body: bytes, url: str, base: str) -> Listing:
@@ -160,12 +154,13 @@ def _parse_loosely(body: bytes, url: str, base: str) -> Listing:
     faults: list[str] = []
     for raw in page.files:
         try:
-            rows += _row(decode(bytes(raw), _Entry), base)
+            row = _row(decode(bytes(raw), _Entry), base)
+            rows += [row] if row is not None else []
         except Malformed as error:  # noqa: PERF203 - each entry has its own fault
             faults.append(str(error))
     if faults and not rows:
         raise Malformed(f"none of its {len(faults)} files can be read: {faults[0]}")
-    return Listing(rows=rows, status=_status(page.project_status))
+    return _listing(rows, page.project_status)
 
 
 def _status(status: _ProjectStatus | str | None) -> str | None:
@@ -177,35 +172,60 @@ def _status(status: _ProjectStatus | str | None) -> str | None:
     return (f"{name}: {reason}" if reason else name)[: limits.FIELD]
 
 
-def _row(entry: _Entry, page: str) -> Iterator[Row]:
-    """Yield the row of *entry*; nothing if its name or URL is invalid."""
-    url = entry.url
-    hashes: Mapping[str, str] = {}
-    try:
-        # urljoin is slow, and nearly every link of a large index is absolute.
-        url = url if url.startswith(("https://", "http://")) else urljoin(page, url)
-        url, hashes = split_fragment(url) if "#" in url else (url, {})
-        announced = next(
-            (
-                one
-                for one in (entry.core_metadata, entry.dist_info_metadata, entry.data_dist_info_metadata)
-                if one is not None
-            ),
-            False,
-        )
-        yanked = entry.yanked
-        yield Row(
-            entry.filename,
-            url,
-            entry.hashes or dict(hashes),
-            entry.size,
-            _epoch(entry.upload_time),
-            entry.requires_python or None,
-            None if yanked is False or yanked is None else "" if yanked is True else yanked[: limits.FIELD],
-            announced,
-        )
-    except ValueError:
-        return
+def _are_valid(rows: Sequence[Row]) -> bool:
+    """Whether the names of all *rows* are file names, and their URLs can be split.
+
+    They are checked together, since that takes a tenth of the time.
+    """
+    names, urls = "".join(row.filename for row in rows), "".join(row.url for row in rows)
+    if "/" in names or "\\" in names or not names.isprintable() or not urls.isprintable():
+        return False
+    if not urls.isascii() or "[" in urls or "]" in urls:  # the URLs that urlsplit may refuse
+        try:
+            for row in rows:
+                urlsplit(row.url)
+        except ValueError:
+            return False
+    return True
+
+
+def _listing(rows: list[Row], status: _ProjectStatus | str | None) -> Listing:
+    """Return the listing of *rows* without those that are not valid."""
+    kept = rows if _are_valid(rows) else [row for row in rows if _are_valid([row])]
+    kept = [row for row in kept if len(row.filename) <= limits.FILE_NAME and len(row.url) <= limits.URL]
+    return Listing(rows=kept, status=_status(status))
+
+
+def _row(entry: _Entry, page: str) -> Row | None:
+    """Return the row of *entry*; None if its URL is invalid."""
+    url, hashes = entry.url, entry.hashes
+    # urljoin is slow, and nearly every link of a large index is absolute.
+    if not url.startswith(("https://", "http://")):
+        joined = _joined(page, url)
+        if joined is None:
+            return None
+        url = joined
+    if "#" in url:
+        url, named = split_fragment(url)
+        hashes = hashes or named
+    announced = entry.core_metadata
+    if announced is None:
+        announced = entry.dist_info_metadata
+    if announced is None:
+        announced = entry.data_dist_info_metadata or False
+    yanked = entry.yanked
+    if yanked is not None and not isinstance(yanked, str):
+        yanked = "" if yanked else None
+    return Row(
+        entry.filename,
+        url,
+        hashes or {},
+        entry.size,
+        _epoch(entry.upload_time),
+        entry.requires_python or None,
+        yanked[: limits.FIELD] if yanked else yanked,
+        announced,
+    )
 
 
 def _parse_html(body: bytes, content_type: str, url: str, base: str) -> Listing:
@@ -241,7 +261,7 @@ def _anchors(text: str, page: str, base: str) -> Listing:
     found = _ProjectStatus(
         status=status.get("pypi:project-status") or "active", reason=status.get("pypi:project-status-reason")
     )
-    return Listing(rows=rows, status=_status(found))
+    return _listing(rows, found)
 
 
 def _anchor(base: str, attributes: Mapping[str, str]) -> Iterator[Row]:
@@ -261,7 +281,7 @@ def _anchor(base: str, attributes: Mapping[str, str]) -> Iterator[Row]:
             attributes["data-yanked"][: limits.FIELD] if "data-yanked" in attributes else None,
             {name: value} if value else announced == "true",
         )
-    except ValueError:
+    except ValueError:  # an invalid URL
         return
 
 
@@ -286,9 +306,10 @@ def _epoch(text: str | None) -> float | None:
     if not text:
         return None
     try:
-        # Before 3.11 fromisoformat takes no `Z` and only 0, 3 or 6 digits of a second.
-        head, _, fraction = text.removesuffix("Z").partition(".")
-        moment = datetime.fromisoformat(f"{head}.{fraction[:6]:0<6}" if fraction else head)
+        if not _READS_Z:
+            head, _, fraction = text.removesuffix("Z").partition(".")
+            text = f"{head}.{fraction[:6]:0<6}" if fraction else head
+        moment = datetime.fromisoformat(text)
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
     except (ValueError, OverflowError):
         return None
