@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from colablock.errors import InvalidInput
+from colablock._common.ownership import planted
+from colablock.errors import InvalidInput, Refused, Unmet
 
 if sys.platform != "win32":
     import fcntl
@@ -20,20 +22,30 @@ if sys.platform != "win32":
 __all__ = [
     "NEW",
     "atomic_path",
+    "expanded",
     "file_digest",
     "flock",
     "free_space",
     "is_same_disk",
     "locked_file",
+    "machine_error",
+    "make_private",
     "open_locked",
+    "open_private",
+    "remove_unfinished",
     "replace_file",
     "sync",
+    "try_lock_file",
+    "without_locks",
+    "working_folder",
     "write_atomic",
+    "write_private",
 ]
 
 NEW = ".new-"
 """Prefix for the name of a file that is not complete yet."""
 
+_UNFINISHED = re.compile(re.escape(NEW) + "[0-9a-f]{16}")
 _BLOCK = 1 << 20
 
 
@@ -41,8 +53,10 @@ _BLOCK = 1 << 20
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, unfinished: Path | None = None) -> Iterator[Path]:
     """Yield an unused path in the folder of *path*.  What the block creates there becomes *path* atomically.
+
+    With *unfinished*, a folder on the same file system, the unused path is there.
 
     Other processes see the old file or the new one, never a part of it.  If the
     block raises, the new file is removed and *path* is unchanged.  The
@@ -50,7 +64,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     *path* is replaced, and its target is unchanged.  Nothing is synced.  Raises
     OSError.
     """
-    new = path.with_name(f"{NEW}{os.urandom(8).hex()}")
+    folder = path.parent if unfinished is None else make_private(unfinished)
+    new = folder / f"{NEW}{os.urandom(8).hex()}"
     try:
         yield new
         new.replace(path)
@@ -60,8 +75,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
             new.unlink()
 
 
-def replace_file(path: Path, data: bytes, *, private: bool = False, synced: bool = False) -> None:
-    """Write *data* to *path* atomically, see ``atomic_path``.  An existing file keeps its permissions.
+def replace_file(
+    path: Path,
+    data: bytes,
+    *,
+    private: bool = False,
+    synced: bool = False,
+    unfinished: Path | None = None,
+) -> None:
+    """Write *data* to *path* atomically, see ``atomic_path``.  A file of this user keeps its permissions.
 
     With *private*, only the owner may read the file (mode 0600), whatever the umask is.
 
@@ -69,10 +91,12 @@ def replace_file(path: Path, data: bytes, *, private: bool = False, synced: bool
     it: a crash of the machine leaves the old content or the new.  Without it, a
     crash may leave an empty file.  Raises OSError.
     """
-    with atomic_path(path) as new, open(new, "xb", opener=_private if private else None) as file:
+    opener = open_private if private else None
+    with atomic_path(path, unfinished=unfinished) as new, open(new, "xb", opener=opener) as file:
         with suppress(OSError):  # no such file, or a file system without permissions
-            if not private and stat.S_ISREG(mode := path.lstat().st_mode):
-                new.chmod(stat.S_IMODE(mode))
+            before = path.lstat()
+            if not private and stat.S_ISREG(before.st_mode) and before.st_uid == os.geteuid():
+                new.chmod(stat.S_IMODE(before.st_mode))
         file.write(data)
         if synced:
             file.flush()
@@ -85,17 +109,40 @@ def replace_file(path: Path, data: bytes, *, private: bool = False, synced: bool
                 raise
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def open_private(path: str, flags: int) -> int:
+    """Open a file of our own: an opener for ``open``.  A new file has mode 0600, and no link is followed."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def make_private(folder: Path) -> Path:
+    """Create *folder* and the missing folders above it with mode 0700, and return it.  Raises OSError."""
+    if not folder.is_dir():
+        if folder.parent != folder:
+            make_private(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    return folder
+
+
+def write_private(path: Path, data: bytes, *, synced: bool = False) -> None:
+    """Write a file of our own state atomically with mode 0600, and create its folders.  Raises OSError."""
+    with _writing(make_private(path.parent)):
+        replace_file(path, data, private=True, synced=synced)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that the user named, with ``replace_file``, and create its parent folders.
 
     A symbolic link is followed, and its target is replaced.  A device or a pipe
-    such as ``/dev/stdout`` is written in place.  Raises InvalidInput.
+    such as ``/dev/stdout`` is written in place.  In a folder that everybody can
+    write to, neither a link nor a pipe of another user is.  Raises InvalidInput.
     """
     try:
+        why = planted(path)
+        if why is not None:
+            raise InvalidInput(f"`{path}` is not written: {why}", hint="Remove it, or name another file")
         real = Path(os.path.realpath(path))
         if real.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -103,9 +150,38 @@ def write_atomic(path: Path, data: bytes) -> None:
             real.write_bytes(data)
             return
         real.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(real, data)
+        with _writing(real.parent):
+            replace_file(real, data)
     except OSError as error:
         raise InvalidInput(f"`{path}` cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Remove what killed processes were writing in *folder*, and mark it as written to during the block."""
+    remove_unfinished(folder)
+    held = open_locked(folder, shared=True)
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes were writing in *folder*, unless a process writes there."""
+    try:
+        left = [name for name in os.listdir(folder) if _UNFINISHED.fullmatch(name)]  # noqa: PTH208
+    except OSError:
+        return
+    held = open_locked(folder, wait=False) if left else None
+    if held is None:
+        return
+    for name in left:
+        with suppress(OSError):
+            if (folder / name).lstat().st_uid == os.geteuid():
+                (folder / name).unlink()
+    os.close(held)
 
 
 def sync(path: str | Path) -> None:
@@ -154,15 +230,91 @@ def open_locked(path: Path, *, shared: bool = False, wait: bool = True) -> int |
     return None
 
 
-@contextmanager
-def locked_file(path: Path) -> Iterator[None]:
-    """Hold the lock file *path* during the block.  It is created if missing and never removed.
+def try_lock_file(path: Path) -> int | None:
+    """Lock the lock file of ``locked_file`` and return its descriptor; None if another process holds it."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        with suppress(OSError):
+            if flock(descriptor, wait=False) and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)
+    return None
 
-    Waits while another process holds it.  Raises OSError.
+
+@contextmanager
+def locked_file(path: Path, *, required: bool = True) -> Iterator[None]:
+    """Hold the lock file *path* during the block.  It is created if missing, and removed afterwards.
+
+    Waits while another process holds it.  Raises OSError, and if it is *required*,
+    Refused where the file system does not support locks.
     """
-    with path.open("ab") as file:
-        flock(file)
+    descriptor = _lock_new(path, required=required)
+    try:
         yield
+    finally:
+        with suppress(OSError):
+            path.unlink()  # before the lock ends, so that nobody else holds a lock on it
+        os.close(descriptor)
+
+
+def _lock_new(path: Path, *, required: bool) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            flock(descriptor)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass  # its last holder has removed it: lock a new one
+        except OSError as error:
+            if not required:
+                return descriptor
+            os.close(descriptor)
+            raise without_locks(path.parent, error) from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def without_locks(folder: Path, error: OSError) -> Refused:
+    """Return the error for a folder that cannot be locked."""
+    return Refused(
+        f"`{folder}` cannot be locked: {error.strerror}",
+        hint="Two changes at the same time would damage it. Use a folder on a drive that supports locks",
+    )
+
+
+# The machine
+
+
+_REMEDIES = {
+    errno.EACCES: "Correct its owner and permissions, or use another folder",
+    errno.EPERM: "Correct its owner and permissions, or use another folder",
+    errno.EROFS: "The disk is read-only: use a folder on another one",
+    errno.ENOSPC: "Free space on the disk, for example with `colablock cache prune`",
+    errno.EDQUOT: "Free space within your quota, for example with `colablock cache prune`",
+    errno.EMFILE: "Allow more open files (`ulimit -n`)",
+    errno.ENFILE: "Too many files are open on this machine: try again later",
+    errno.ENAMETOOLONG: "Use a folder with a shorter path",
+    errno.ENOLCK: "Use a folder on a drive that supports locks",
+    errno.EIO: "The disk has a fault: use a folder on another one",
+}
+
+
+def machine_error(error: OSError) -> Unmet:
+    """Return the error to show for what the operating system refused, and nothing else has explained."""
+    try:
+        Path.cwd()
+    except OSError:
+        what, hint = "the working folder", "It was deleted or moved. Change to another folder with `cd`"
+    else:
+        named = [
+            os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)
+        ]
+        what = " and ".join(f"`{name}`" for name in named) or "a file"
+        hint = _REMEDIES.get(error.errno or 0, "Check the path, the disk and its permissions")
+    return Unmet(f"{what} cannot be used: {error.strerror or error}", hint=hint)
 
 
 # Content and disk space
@@ -175,6 +327,27 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def expanded(path: str, source: str) -> Path:
+    """Return *path* with ``~`` expanded.  Raises InvalidInput with the *source* if there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"the home folder of `{path}` ({source}) is not known", hint="Set HOME to an absolute path"
+        ) from error
+
+
+def working_folder() -> Path:
+    """Return the working folder.  Raises InvalidInput if it was deleted."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise InvalidInput(
+            f"the working folder cannot be used: {error.strerror}",
+            hint="If it was deleted, change to another folder with `cd`, in a notebook with `%cd`",
+        ) from error
 
 
 def free_space(folder: Path) -> int:

@@ -37,6 +37,7 @@ __all__ = [
     "run_child",
     "run_python",
     "run_uv",
+    "safe_umask",
     "source_command",
     "start_session",
     "uv_command",
@@ -120,6 +121,24 @@ class ChildFailed(Exception):
         self.output = output or ChildOutput()
 
 
+def safe_umask() -> int:
+    """Return the umask for child processes: this process's own, with no write permission for others.
+
+    What a child creates, such as an environment, nobody else can then change.
+    """
+    return _umask() | 0o022
+
+
+def _umask() -> int:
+    try:
+        with Path("/proc/self/status").open(encoding="ascii", errors="replace") as lines:  # Linux
+            return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))
+    except (OSError, StopIteration, ValueError):
+        found = os.umask(0o077)  # the only other way to read it is to set it
+        os.umask(found)
+        return found
+
+
 def run_child(
     command: Sequence[str | Path],
     *,
@@ -145,6 +164,7 @@ def run_child(
             timeout=timeout,
             start_new_session=own_session,
             check=False,
+            umask=safe_umask(),
         )
     except subprocess.TimeoutExpired as error:
         raise ChildFailed(f"it did not end within {timeout:g} seconds") from error
@@ -213,12 +233,14 @@ def start_session(
     folder: Path | None = None,
     output: IO[bytes] | int = subprocess.DEVNULL,
     descriptors: Sequence[int] = (),
+    private: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start *command* in its own session, with exactly the variables *environ*, and do not wait for it.
 
     Ctrl-C does not reach it, and it survives the end of this process, such as
     the restart of a kernel.  Standard output and error go to *output*, and it
-    inherits *descriptors*.  Raises OSError.
+    inherits *descriptors*.  Nobody else can write to its files, or with *private*
+    read them.  Raises OSError.
     """
     return subprocess.Popen(
         command,
@@ -229,6 +251,7 @@ def start_session(
         stderr=subprocess.STDOUT,
         pass_fds=descriptors,
         start_new_session=True,
+        umask=0o077 if private else safe_umask(),
     )
 
 

@@ -254,11 +254,17 @@ def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> lis
 @contextmanager
 def open_session(*, quiet: bool) -> Iterator[Session]:
     """Open a session that shows its progress in the notebook cell, or on the terminal."""
+    from colablock._common.fs import machine_error
+    from colablock._common.scratch import sweep
     from colablock.operations.session import Session
 
     register_displays()
+    sweep()
     with reporter_for(None, quiet=quiet, notebook=True) as reporter:
-        yield Session(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
+        try:
+            yield Session(environ=os.environ, reporter=reporter, in_kernel=in_notebook())
+        except OSError as error:
+            raise machine_error(error) from error
 
 
 def _apply_options(name: Name, **options: Any) -> ApplyOptions:

@@ -76,13 +76,13 @@ def _prune(call: Call) -> int:
     days = call.args.older_than
     if days is not None and not 0 <= days < float("inf"):
         raise InvalidInput("`--older-than` takes a number of days", hint="Write it as `--older-than 30`")
-    return _print_result(call, prune(_folder(call), now=time.time(), days=days))
+    return _print_result(call, prune(_own_folder(call), now=time.time(), days=days))
 
 
 def _clean(call: Call) -> int:
     from colablock.network.cache_prune import clean
 
-    return _print_result(call, clean(_folder(call), call.args.names))
+    return _print_result(call, clean(_own_folder(call), call.args.names))
 
 
 def _print_result(call: Call, removed: PruneResult) -> int:
@@ -105,3 +105,14 @@ def _folder(call: Call) -> Path:
     from colablock.network.cache import cache_folder
 
     return cache_folder(call.environ)
+
+
+def _own_folder(call: Call) -> Path:
+    """Return the folder to delete from.  Raises InvalidInput if other users can change it."""
+    from colablock._common.ownership import require_trusted
+
+    folder = _folder(call)
+    require_trusted(
+        folder, what="the cache", hint="Delete it yourself, or set `COLABLOCK_CACHE_DIR` to another folder"
+    )
+    return folder

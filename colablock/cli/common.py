@@ -177,9 +177,11 @@ def options_of(args: argparse.Namespace) -> ApplyOptions:
 @contextmanager
 def session_of(call: Call) -> Iterator[Session]:
     """Open a session whose progress is shown on standard error."""
+    from colablock._common.scratch import sweep
     from colablock.display.progress import reporter_for
     from colablock.operations.session import Session
 
+    sweep()
     with reporter_for(call.err, quiet=call.args.quiet or call.args.json, environ=call.environ) as reporter:
         yield Session(environ=call.environ, reporter=reporter)
 

@@ -115,6 +115,12 @@ def _run_command(call: Call) -> int:
         code: int = call.args.handler(call)
     except ColablockError as error:
         return _print_error(error, call.args, call.out, call.err)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from colablock._common.fs import machine_error
+
+        return _print_error(machine_error(error), call.args, call.out, call.err)
     return code
 
 

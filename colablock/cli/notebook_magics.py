@@ -13,12 +13,11 @@ import contextlib
 import os
 import shlex
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from colablock._common.scratch import scratch_folder
 from colablock.display.notebook import last_matrix, register_displays
 from colablock.environment.notebook_host import in_notebook
 from colablock.errors import ExitCode, InvalidInput
@@ -101,8 +100,8 @@ class Magic:
         if name is None:
             message = "no matrix was applied in this session"
             raise InvalidInput(message, hint="Name the matrix: `%%colablock run NAME`")
-        with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
-            script = Path(folder) / "cell.py"
+        with scratch_folder() as folder:
+            script = folder / "cell.py"
             script.write_text(cell, encoding="utf-8")
             command = ["python", "-c", _LAUNCH, str(script), *arguments]
             with _cell_output():

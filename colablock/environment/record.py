@@ -55,9 +55,17 @@ def write_record(dist_info: Path, rows: Iterable[Row]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace *path* by a new file with *text*.  The old file may be a hard link into the cache of uv."""
+    """Replace *path* by a new file with *text*.  The old file may be a hard link into the cache of uv.
+
+    Whatever the umask is, only the owner may write to the new file.
+    """
     path.unlink(missing_ok=True)
-    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with open(path, "x", encoding="utf-8", errors="surrogateescape", opener=_guarded) as file:
+        file.write(text)
+
+
+def _guarded(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o644)
 
 
 def recorded_paths(site: str, rows: Sequence[Row]) -> Iterator[str]:

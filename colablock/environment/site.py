@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from colablock._common.fs import open_locked
+from colablock._common.ownership import fault_of, trusted_owners
 from colablock._common.process import ChildFailed
 from colablock.environment.probe import ask_interpreter
-from colablock.errors import NotFound
+from colablock.errors import NotFound, Refused
 
-__all__ = ["JOURNAL", "STATE", "Site", "SiteBounds", "is_state_path", "is_unfinished", "read_site"]
+__all__ = [
+    "JOURNAL",
+    "STATE",
+    "Site",
+    "SiteBounds",
+    "check_state",
+    "is_state_path",
+    "is_unfinished",
+    "read_site",
+]
 
 STATE = ".colablock"
 JOURNAL = "journal.json"
+
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +112,72 @@ def _folded(name: str) -> str:
     return name.lower().rstrip(" .")
 
 
+def check_state(site: Site) -> None:
+    """Raise Refused if other users can change the state folder of *site*, or put one there.
+
+    Its journal and history say which files to move.  It must be a folder, not a
+    link.  The owner of the site is trusted, and so is everybody who can write to
+    the site: they can change the code in it, too.
+    """
+    state = site.state
+    try:
+        data = os.stat(site.data)  # noqa: PTH116
+        found = [(str(state), os.lstat(state))]
+        if stat.S_ISDIR(found[0][1].st_mode):
+            found += _inner(state) + _inner(state / "changes")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Refused(
+            f"`{error.filename or state}` cannot be read: {error.strerror}", hint="Correct its permissions"
+        ) from error
+    owners = trusted_owners() | {data.st_uid}
+    for path, status in found:
+        why = fault_of(status, owners, allowed=data.st_mode & _WRITABLE)
+        if stat.S_ISLNK(status.st_mode):
+            why = "is a symbolic link"
+        elif path == str(state) and not stat.S_ISDIR(status.st_mode):
+            why = "is not a folder"
+        if why:
+            raise Refused(
+                f"the state of `{site.prefix}` is not used: `{path}` {why}",
+                hint="If you trust its content, make yourself the owner (`chown`) and remove the write"
+                " permission of others (`chmod -R go-w`). Otherwise move it away: that ends the history",
+            )
+
+
+def _inner(folder: Path) -> list[tuple[str, os.stat_result]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
+    except FileNotFoundError:
+        return []
+
+
 def is_unfinished(prefix: str, purelib: str) -> bool:
-    """Whether an interrupted change left a journal in an environment with these two folders."""
+    """Whether a change of an environment with these two folders was interrupted, and has left something.
+
+    What the change of another process has there does not count, except for its journal.
+    """
     folders = {Path(prefix), *Path(purelib).parents[:4]}  # one of these is the data folder
-    return any((folder / STATE / JOURNAL).exists() for folder in folders)
+    return any(_has_leftovers(folder) for folder in folders)
+
+
+def _has_leftovers(data: Path) -> bool:
+    try:
+        found = set(os.listdir(data / STATE))  # noqa: PTH208 - every no-op looks here
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if JOURNAL in found:
+        return True
+    if found == {"changes"}:
+        changes = data / STATE / "changes"
+        if all((changes / name / "record.json").exists() for name in os.listdir(changes)):  # noqa: PTH208
+            return False
+    held = open_locked(data, wait=False)
+    if held is not None:
+        os.close(held)
+    return held is not None
 
 
 def read_site(python: str | Path, environ: Mapping[str, str], *, timeout: float = 60) -> Site:

@@ -15,7 +15,6 @@ import io
 import json
 import os
 import subprocess
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -33,6 +32,7 @@ from colablock._common.process import (
     source_command,
     start_session,
 )
+from colablock._common.scratch import scratch_folder
 from colablock.errors import InvalidInput, Unmet
 
 __all__ = ["ask_target"]
@@ -63,14 +63,14 @@ def ask_target(
     invalid.  The message is the script's own if it has one.
     """
     source = script.read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
-        asked, answered = Path(folder) / "job.json", Path(folder) / "answer.json"
+    with scratch_folder() as folder:
+        asked, answered = folder / "job.json", folder / "answer.json"
         asked.write_text(json.dumps(job), encoding="utf-8")
         try:
             process = start_session(  # a session of its own, so that its child processes end with it
                 source_command(python, source, str(asked), str(answered)),
                 environ=environment_of(python, environ, **OPT_OUTS),
-                folder=Path(folder),
+                folder=folder,
                 output=subprocess.PIPE,
             )
         except OSError as error:

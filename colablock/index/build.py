@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from colablock._common.fs import file_digest
+from colablock._common.fs import NEW, file_digest, make_private
 from colablock._common.process import (
     ChildFailed,
     ChildOutput,
@@ -55,8 +55,8 @@ class Builder:
         built = [wheel for wheel in sorted(folder.glob("*.whl")) if zipfile.is_zipfile(wheel)]
         if built:
             return built[0]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as scratch:
+        make_private(folder)
+        with tempfile.TemporaryDirectory(prefix=NEW, dir=make_private(self.cache.unfinished)) as scratch:
             wheel = build_wheel(
                 sdist,
                 self.python if isinstance(self.python, str) else self.python(),

@@ -376,8 +376,9 @@ def _wheel_files(wheel: zipfile.ZipFile, info: str, stem: str, metadata: bytes) 
 def _write(cache: Cache, filename: str, stem: str, files: Iterable[_WheelEntry]) -> Path:
     """Write the wheel into the cache and return its path; its name says all that it was made from."""
     target = cache.path("rebuilt", filename) / filename
-    with atomic_path(cache.clear_path(target)) as temporary:
+    with atomic_path(cache.clear_path(target), unfinished=cache.unfinished) as temporary:
         rows = []
+        temporary.touch(mode=0o600)
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as wheel:
             for file in files:
                 digest, size = _copy(wheel, file)

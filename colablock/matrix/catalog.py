@@ -9,8 +9,10 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Protocol
 
+from colablock._common.fs import working_folder
+from colablock._common.ownership import require_trusted
 from colablock._common.text import near
-from colablock.errors import ColablockError, Fault, InvalidMatrix, NotFound
+from colablock.errors import ColablockError, Fault, InvalidInput, InvalidMatrix, NotFound
 from colablock.matrix.model import Matrix
 from colablock.matrix.packed_locks import LockFile, packed_locks
 from colablock.matrix.reader import MatrixFile, is_path, load_matrix, read_file
@@ -63,7 +65,7 @@ class _MatrixPlace:
         if self.folder is None or not self.folder.is_dir():
             return
         found = {}
-        for entry in self.folder.iterdir():
+        for entry in _entries(self.folder):
             stem, dot, ending = entry.name.rpartition(".")
             if dot and ending == "toml" and stem.partition(".")[0] not in {"", "pylock"} and entry.is_file():
                 found[stem] = entry
@@ -76,6 +78,16 @@ class _MatrixPlace:
         return MatrixFile(source=f"{self.title}/{entry.name}", content=entry.read_bytes())
 
 
+def _entries(folder: Folder) -> list[Folder]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise InvalidInput(
+            f"`{folder}`, a folder of matrices, cannot be read: {error.strerror}",
+            hint="Correct its permissions, or name the path of the matrix from another folder",
+        ) from error
+
+
 def find_matrix(
     name_or_path: str, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Matrix:
@@ -85,7 +97,7 @@ def find_matrix(
     installed packages (entry points of ``colablock.matrices``), the shipped matrices.
     Raises NotFound with similar names, and InvalidMatrix.
     """
-    environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
+    environ, cwd = os.environ if environ is None else environ, cwd or working_folder()
     places = tuple(_places(environ, cwd))
 
     def find(name: str) -> MatrixFile:
@@ -107,7 +119,7 @@ def lock_files(
     The folders: ``./matrices``, those of ``COLABLOCK_MATRICES``, and the folder of the
     matrix itself, which comes first unless an installed package has it.
     """
-    environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
+    environ, cwd = os.environ if environ is None else environ, cwd or working_folder()
     named = [text for text in environ.get(VARIABLE, "").split(os.pathsep) if text]
     folders = [_below(cwd, "matrices"), *(_below(cwd, text) for text in named)]
     beside = Path(matrix.source).parent
@@ -116,6 +128,8 @@ def lock_files(
     start = f"pylock.{matrix.name.replace('.', '_')}--"
     found: dict[str, LockFile] = {}
     for folder in folders:
+        if folder != beside and next(folder.glob(f"{start}*.toml"), None) is not None:
+            _check_owner(folder)
         packed = [lock for lock in packed_locks(folder) if lock.name.startswith(start)]
         locks: list[LockFile] = [*sorted(folder.glob(f"{start}*.toml")), *packed]
         for lock in locks:
@@ -125,7 +139,7 @@ def lock_files(
 
 def lock_folder(matrix: Matrix, *, cwd: Path | None = None) -> Path:
     """Return the folder for new locks of *matrix*: its own, or ``./matrices`` for one of a package."""
-    return _below(cwd or Path.cwd(), "matrices") if _is_packaged(matrix) else Path(matrix.source).parent
+    return _below(cwd or working_folder(), "matrices") if _is_packaged(matrix) else Path(matrix.source).parent
 
 
 def _is_packaged(matrix: Matrix) -> bool:
@@ -136,13 +150,16 @@ def _is_packaged(matrix: Matrix) -> bool:
 
 def list_matrices(*, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[Listed]:
     """Return every matrix on the search path, in its order."""
-    places = tuple(_places(os.environ if environ is None else environ, cwd or Path.cwd()))
+    places = tuple(_places(os.environ if environ is None else environ, cwd or working_folder()))
     first: dict[str, str] = {}
     seen: set[str] = set()
     listed: list[Listed] = []
     for place in places:
-        if place.fault:
-            listed.append(Listed(name=place.title, summary=None, source=place.title, fault=place.fault))
+        fault = place.fault or _owner_fault(place.folder)
+        if fault:
+            listed.append(Listed(name=place.title, summary=None, source=place.title, fault=fault))
+        if fault and fault != place.fault:
+            continue
         for name, entry in place.files():
             identity = os.path.realpath(entry) if isinstance(entry, Path) else f"{place.title}/{entry.name}"
             if identity not in seen:  # a folder may be on the search path twice
@@ -183,6 +200,7 @@ def _find(name: str, places: tuple[_MatrixPlace, ...]) -> MatrixFile:
     for place in places:
         for stem, entry in place.files():
             if stem == name:
+                _check_owner(place.folder)
                 return place.read(entry)
             known.append(stem)
     listed = ", ".join(dict.fromkeys(known))
@@ -191,9 +209,28 @@ def _find(name: str, places: tuple[_MatrixPlace, ...]) -> MatrixFile:
     raise NotFound(f"there is no matrix `{name}`{''.join(faults)}", hint=hint)
 
 
+def _check_owner(folder: Folder | None) -> None:
+    """Refuse a folder of matrices that other users can change."""
+    if isinstance(folder, Path):
+        require_trusted(
+            folder,
+            what="a folder of matrices",
+            below=working_folder(),
+            hint="Correct its owner (`chown`) and permissions (`chmod -R go-w`), or name the file",
+        )
+
+
+def _owner_fault(folder: Folder | None) -> str | None:
+    try:
+        _check_owner(folder)
+    except InvalidInput as error:
+        return str(error)
+    return None
+
+
 def _below(cwd: Path, path: str) -> Path:
     """Return *path* relative to *cwd*, kept short for messages."""
-    return Path(path) if cwd == Path.cwd() else cwd / path
+    return Path(path) if cwd == working_folder() else cwd / path
 
 
 def _places(environ: Mapping[str, str], cwd: Path) -> Iterator[_MatrixPlace]:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import weakref
 import zlib
 from collections.abc import Mapping
@@ -14,9 +13,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from colablock._common.decoding import Malformed, decode, encode
-from colablock._common.fs import atomic_path, file_digest, open_locked, replace_file
+from colablock._common.fs import (
+    atomic_path,
+    expanded,
+    file_digest,
+    make_private,
+    open_locked,
+    replace_file,
+)
+from colablock._common.ownership import distrust
+from colablock._common.scratch import Scratch
 
-__all__ = ["ROWS", "Cache", "cache_folder", "decoded", "link_or_copy"]
+__all__ = ["ROWS", "UNFINISHED", "Cache", "cache_folder", "decoded", "distrusted", "link_or_copy"]
+
+UNFINISHED = "unfinished"
+"""The folder, in the cache, of files that are being written."""
 
 T = TypeVar("T")
 _SAMPLE = 1 << 16
@@ -29,7 +40,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     # XDG base directory specification: ignore a relative path.
     base = Path(environ.get("XDG_CACHE_HOME") or "")
     if not base.is_absolute():
-        base = Path(environ.get("HOME") or Path.home()) / ".cache"
+        base = expanded(environ.get("HOME") or "~", "HOME") / ".cache"
     return base / "colablock"
 
 
@@ -39,24 +50,34 @@ class Cache:
     An entry is written atomically, with a checksum that is verified on reading.
     A damaged entry counts as missing and is written again.  Whatever blocks the
     path of an entry is removed.  If the folder is read-only, new entries go to a
-    temporary folder: the cache saves time, and no result depends on it.
+    temporary folder: the cache saves time, and no result depends on it.  If
+    other users can change the folder, it is not read either, and *distrust* is
+    the reason.
 
     The object holds a shared lock on the folder while it exists.  Other
     processes therefore do not prune the files that it has returned.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.distrust = distrusted(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            writable = os.access(folder, os.W_OK)
+            writable = self.distrust is None and os.access(make_private(folder), os.W_OK)
         except OSError:
             writable = False
-        self._temporary = None if writable else tempfile.TemporaryDirectory(prefix="colablock-")
-        self.folder = Path(self._temporary.name) if self._temporary else folder
-        self._read_only: tuple[Path, ...] = () if writable else (folder,)
+        self._temporary = None if writable else Scratch()
+        self.folder = self._temporary.path if self._temporary else folder
+        self._read_only: tuple[Path, ...] = () if writable or self.distrust else (folder,)
+        if self.distrust is not None:
+            return
+        _remove_unfinished(folder)
         held = open_locked(folder, shared=True)
         if held is not None:
             weakref.finalize(self, os.close, held)
+
+    @property
+    def unfinished(self) -> Path:
+        """The folder for files that are being written.  The next process empties it, if no other uses it."""
+        return self.folder / UNFINISHED
 
     def path(self, kind: str, key: str) -> Path:
         """Return the path of the entry for *key*, whether it exists or not.  Any text can be a key."""
@@ -65,14 +86,14 @@ class Cache:
     def clear_path(self, path: Path) -> Path:
         """Return *path* (in the cache) after removing whatever prevents writing to it.  Raises OSError."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path.parent)
         except (FileExistsError, NotADirectoryError):
             for folder in path.relative_to(self.folder).parents:
                 above = self.folder / folder
                 if above.is_file() or above.is_symlink():
                     with contextlib.suppress(OSError):  # another thread or process has removed it
                         above.unlink()
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path.parent)
         if path.is_dir():
             shutil.rmtree(path)
         return path
@@ -90,7 +111,12 @@ class Cache:
         """Write an entry.  A full or read-only disk is ignored."""
         path = self.path(kind, key)
         with contextlib.suppress(OSError):
-            replace_file(self.clear_path(path), _checksum(data) + b"\n" + data, private=True)
+            replace_file(
+                self.clear_path(path),
+                _checksum(data) + b"\n" + data,
+                private=True,
+                unfinished=self.unfinished,
+            )
 
     def read_record(self, kind: str, key: str, type_: type[T]) -> T | None:
         """Return an entry as a *type_*; None if it is missing or does not fit and has to be written anew."""
@@ -145,9 +171,31 @@ class Cache:
         return digest
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def distrusted(folder: Path) -> str | None:
+    """Return why the cache *folder* is not used, since other users can change it; None if it is used."""
+    with contextlib.suppress(OSError):  # it is not readable either
+        for inner in (folder, *(folder / kind for kind in _KINDS)):
+            why = distrust(inner)
+            if why is not None:
+                return why
+    return None
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes were writing, unless another process uses the cache."""
+    try:
+        is_empty = not os.listdir(folder / UNFINISHED)  # noqa: PTH208 - every call looks here
+    except OSError:
+        return
+    held = None if is_empty else open_locked(folder, wait=False)
+    if held is not None:
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        os.close(held)
+
+
+def link_or_copy(source: Path, target: Path, *, unfinished: Path | None = None) -> None:
     """Hard-link *source* to *target*, or copy it if that fails.  Replaces an existing file."""
-    with atomic_path(target) as temporary:
+    with atomic_path(target, unfinished=unfinished) as temporary:
         try:
             os.link(source.resolve(), temporary)
         except OSError:
@@ -190,3 +238,16 @@ def _is_digest(text: str) -> bool:
 
 
 ROWS = "simple-3"  # the kind of parsed pages; the number changes with the format of their rows
+_KINDS = (
+    "built",
+    "digests",
+    "files",
+    "metadata",
+    "named",
+    "pages",
+    "partial",
+    "rebuilt",
+    ROWS,
+    "stamps",
+    UNFINISHED,
+)

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from colablock._common.fs import NEW, open_locked
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
-from colablock.network.cache import ROWS, decoded
+from colablock.network.cache import ROWS, UNFINISHED, decoded
 from colablock.network.download import try_lock
 
 __all__ = ["KINDS", "CacheKind", "PruneResult", "clean", "contents", "prune"]
@@ -166,6 +166,11 @@ class _Pruner:
                 with suppress(OSError):
                     if self._held is not None or _is_older(leftover, before):
                         self._remove(leftover)
+        for leftover in _listed(self._folder / UNFINISHED):
+            if self._held is not None or _is_older(leftover, before):
+                self._remove(leftover)
+        with suppress(OSError):
+            (self._folder / UNFINISHED).rmdir()
 
     @contextmanager
     def _unused(self, kind: str, entry: Path) -> Iterator[bool]:

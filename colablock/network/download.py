@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from colablock._common.fs import flock
+from colablock._common.fs import flock, open_private
 from colablock._common.reporter import Reporter
 from colablock._common.urls import redacted
 from colablock.errors import BadDistribution, FetchFailed
@@ -142,14 +142,14 @@ class Download:
 @contextlib.contextmanager
 def open_partial(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
     """Open the partial file *path*, or another one beside it if a process or thread is using that."""
-    stream = path.open("a+b")
+    stream = open(path, "a+b", opener=open_private)  # noqa: SIM115 - closed below
     named = path
     for _ in range(_TRIES):
         if try_lock(stream, path):
             break
         stream.close()
         path = named.with_name(f"{named.name}.{time.monotonic_ns():x}.{threading.get_ident():x}")
-        stream = path.open("w+b")
+        stream = open(path, "w+b", opener=open_private)  # noqa: SIM115
     with stream:
         yield path, stream
 

@@ -215,7 +215,7 @@ class Fetcher:
         named = self.cache.path("named", path.name) / file.filename
         try:
             if not (named.exists() and named.samefile(path)):
-                link_or_copy(path, self.cache.clear_path(named))
+                link_or_copy(path, self.cache.clear_path(named), unfinished=self.cache.unfinished)
         except OSError as error:
             raise _disk(named, error) from error
         return named

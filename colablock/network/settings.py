@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from colablock._common.text import near
 from colablock._common.urls import checked_index, redacted
 from colablock.errors import InvalidInput
+from colablock.network.cache import cache_folder, distrusted
 
 if TYPE_CHECKING:
     from colablock.matrix.model import Index
@@ -79,6 +80,8 @@ def read_settings(
         notes.append(f"not using the extra indexes from {said}: a matrix names its own indexes")
     keyring, said = _keyring(environ, pip)
     notes += [f"querying the keyring for passwords, as set in {said}"] if said else []
+    why = distrusted(folder := cache_folder(environ))
+    notes += [f"not using the cache `{folder}`: {why}"] if why else []
     mirrors: tuple[tuple[str, str], ...] = ()
     if indexes is not None:
         mirrors, unknown = _mirrors(environ, indexes, index or DEFAULT_INDEX)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
 from colablock.environment.interpreters import fetch_interpreter
 from colablock.environment.snapshot import fingerprint, installed_versions, snapshot_of
@@ -86,8 +86,8 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
         return _report(planned, plan.python, checks, changed=False)
     if not options.break_system_packages:
         refuse_externally_managed(plan, planned.snapshot)  # before gigabytes are fetched for it
-    with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
-        files = planned.preparer.gather(plan, Path(folder), session.reporter)
+    with scratch_folder() as folder:
+        files = planned.preparer.gather(plan, folder, session.reporter)
         checks = apply_plan(
             plan,
             planned.snapshot,
@@ -140,8 +140,8 @@ def _build_env(session: Session, planned: PlannedChange, digest: str) -> str:
     plan = planned.plan
     short = planned.snapshot.environment.short
     interpreter = plan.python or fetch_interpreter(short, session.environ, session.reporter).path
-    with tempfile.TemporaryDirectory(prefix="colablock-") as folder:
-        files = planned.preparer.gather(plan, Path(folder), session.reporter)
+    with scratch_folder() as folder:
+        files = planned.preparer.gather(plan, folder, session.reporter)
         python = envs.build_env(
             plan,
             files,

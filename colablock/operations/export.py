@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.fs import write_atomic
+from colablock._common.scratch import scratch_folder
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, InvalidMatrix, NotFound
@@ -70,8 +70,8 @@ def export_lock(
     a wheel whose hash is not that of the lock, FetchFailed for an index that
     cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="colablock-") as scratch:
-        path = _lock_of(session, options, Path(scratch), python_version, platform)
+    with scratch_folder() as scratch:
+        path = _lock_of(session, options, scratch, python_version, platform)
         lock = read_lock(path)
         if options.lock is not None and options.name:
             _check_matrix(lock, options.lock, session.matrix(options.name).name)
@@ -81,12 +81,12 @@ def export_lock(
         beside = files_beside(lock)
         folder = path.parent
         if not all((folder / name).is_file() for name in beside) and (head := read_head(path)) is not None:
-            folder = write_wheels(session, head, Path(scratch))
+            folder = write_wheels(session, head, scratch)
         wheels = {folder / name: hashes for name, hashes in beside.items()}
         contents = {wheel.name: _checked(wheel, hashes) for wheel, hashes in wheels.items()}
         if wheelhouse is not None:
             folders = {wheelhouse} if wheels else set()
-        elif wheels and folder == Path(scratch) and form is not Format.CONSTRAINTS:
+        elif wheels and folder == scratch and form is not Format.CONSTRAINTS:
             raise InvalidInput(
                 f"no index has {_listed(contents)}", hint="Pass `--wheelhouse DIR` to have it written there"
             )

@@ -16,7 +16,7 @@ from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry
 from colablock.network.settings import read_settings
 from colablock.runtimes.catalog import runtimes
 from colablock.training.receipts import proven_on
-from colablock.transaction.apply_record import home_folder
+from colablock.transaction.apply_record import home_path
 
 __all__ = ["list_facts", "machine_facts", "matrix_facts"]
 
@@ -106,6 +106,6 @@ def machine_facts(environ: Mapping[str, str], *, python: str | None = None) -> d
         "accelerator": asdict(snapshot.accelerator),
         "default index": redacted(settings.default_index),
         "find-links": [redacted(link) for link in settings.find_links],
-        "home": str(home_folder(environ)),
+        "home": str(home_path(environ)),
         "notes": [*snapshot.notes, *settings.notes],
     }

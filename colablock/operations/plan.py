@@ -93,6 +93,8 @@ def _read_state(session: Session, options: ApplyOptions, *, recover: bool) -> Sn
     """Return the state that a plan would change: a recorded runtime's, a named Python's, or this one's."""
     if options.runtime:
         return comparable(load_runtime(options.runtime, environ=session.environ))
+    if recover:
+        envs.sweep_home(session.home)
     snapshot = session.snapshot(options.python, options.protect)
     if is_unfinished(snapshot.prefix, snapshot.site):
         if recover:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from colablock.environment.accelerator import Accelerator
+from colablock.environment.site import check_state
 from colablock.errors import NotFound
 from colablock.operations.session import Session
 from colablock.transaction import apply_record as applied
 from colablock.transaction.history import Change, DamagedChange, damaged_changes, drop, read_history
+from colablock.transaction.isolated_envs import sweep_home
 from colablock.transaction.recovery import RecoveryOutcome, recover
 from colablock.transaction.rollback import UndoneChange, roll_back
 from colablock.transaction.site_lock import locked
@@ -23,6 +25,7 @@ def undo_changes(
     *to_first* is not set, nothing else is undone and the result is empty.
     Raises what `roll_back` raises: NotFound, Refused, RolledBack, NotRestored.
     """
+    sweep_home(session.home)
     if recover_interrupted(session, python) is RecoveryOutcome.UNDONE and not to_first:
         return ()
     site = session.site(python)
@@ -42,7 +45,9 @@ def undo_changes(
 
 def list_changes(session: Session, python: str | None = None) -> tuple[Change, ...]:
     """Return the committed changes of the environment of *python* (default: this one), oldest first."""
-    return read_history(session.site(python))
+    site = session.site(python)
+    check_state(site)
+    return read_history(site)
 
 
 def list_damaged(session: Session, python: str | None = None) -> tuple[DamagedChange, ...]:
@@ -59,6 +64,7 @@ def drop_stashes(
     that does not exist, Refused while another process changes the environment.
     """
     site = session.site(python)
+    check_state(site)
     if not read_history(site) and not damaged_changes(site):
         raise NotFound(f"colablock has changed nothing in `{site.prefix}`, so there is no stash to drop")
     with locked(site):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from colablock._common.fs import write_atomic
+from colablock._common.fs import working_folder, write_atomic
+from colablock._common.ownership import require_trusted
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.accelerator import Accelerator, cuda_of_driver
 from colablock.environment.markers_and_tags import environment_for
@@ -76,6 +77,13 @@ class _RuntimePlace:
         """Return the whole recording.  Raises InvalidInput, and NotFound if the file no longer exists."""
         if self.path is None:
             return packed(self.name)
+        if not self.is_shipped:
+            require_trusted(
+                self.path.parent,
+                what="a folder of recorded runtimes",
+                below=working_folder(),
+                hint="Correct its owner (`chown`) and permissions (`chmod -R go-w`)",
+            )
         recording = _read_file(self.path, is_shipped=self.is_shipped)
         if recording.about.name != self.name:
             named = recording.about.name
@@ -130,7 +138,7 @@ def load_recording(
     names, and InvalidInput for a file that is none.
     """
     if name_or_path.endswith(_ENDING) or os.sep in name_or_path:
-        return _read_file(_below(cwd or Path.cwd(), name_or_path))
+        return _read_file(_below(cwd or working_folder(), name_or_path))
     for place in _places(environ, cwd):
         if place.name == name_or_path:
             return place.read()
@@ -236,7 +244,7 @@ def _needed_by(name: NormalizedName, snapshot: Snapshot) -> frozenset[Normalized
 
 def _places(environ: Mapping[str, str] | None, cwd: Path | None) -> Iterator[_RuntimePlace]:
     """Yield the locations of runtimes, nearest first."""
-    environ, cwd = os.environ if environ is None else environ, cwd or Path.cwd()
+    environ, cwd = os.environ if environ is None else environ, cwd or working_folder()
     named = [text for text in environ.get(VARIABLE, "").split(os.pathsep) if text]
     seen: set[str] = set()
     for folder in (_below(cwd, text) for text in ("runtimes", *named)):
@@ -257,7 +265,7 @@ def _documents(folder: Path) -> list[Path]:
 
 def _below(cwd: Path, path: str) -> Path:
     """Return *path* relative to *cwd*, kept short for messages."""
-    return Path(path) if cwd == Path.cwd() else cwd / path
+    return Path(path) if cwd == working_folder() else cwd / path
 
 
 def _read_file(path: Path, *, is_shipped: bool = False) -> Recording:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.reporter import Reporter
+from colablock._common.scratch import scratch_folder
 from colablock.environment.accelerator import NF4_ON_CPU
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
@@ -272,13 +272,13 @@ def _upload_folder(
     folder: Path, merged: Path | None, record: RunRecord, reporter: Reporter
 ) -> Iterator[Path]:
     """Yield a temporary folder with links to the files to publish, and the record."""
-    with tempfile.TemporaryDirectory(prefix="colablock-") as scratch:
+    with scratch_folder() as scratch:
         for name, file in _files(folder, merged, reporter):
-            link = Path(scratch) / name
+            link = scratch / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(file.absolute())
-        (Path(scratch) / "run.json").write_text(_public_record(record), encoding="utf-8")
-        yield Path(scratch)
+        (scratch / "run.json").write_text(_public_record(record), encoding="utf-8")
+        yield scratch
 
 
 def _public_record(record: RunRecord) -> str:

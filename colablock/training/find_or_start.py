@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from colablock._common.fs import working_folder
 from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, NotFound, Refused
 from colablock.training.preflight.checks import Preflight, check_run
@@ -285,7 +286,7 @@ class _TrainCall:
             )
         )
         move_aside_later(folder.path, checkpoint)
-        revision = git_revision(Path.cwd(), environ)
+        revision = git_revision(working_folder(), environ)
         start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision)
 
     def _preflight(self, machine: Machine, workarounds: tuple[str, ...], token: str | None) -> Preflight:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from typing import Any
 
 from colablock._common.process import last_lines
 from colablock._common.reporter import Reporter
+from colablock._common.scratch import scratch_folder
 from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, has_nf4
 from colablock.errors import TrainingFailed, Unmet
@@ -59,14 +59,14 @@ def smoke(
     started = time.monotonic()
     has_card = accelerator.kind == "cuda"
     quantized, notes = _can_quantize(proven, has_card=has_card)
-    with tempfile.TemporaryDirectory(prefix="colablock-smoke-") as scratch:
+    with scratch_folder() as scratch:
         attempt = _Attempt(
             proven=proven,
             runner=runner,
             precision=precision_for(device.capability for device in accelerator.devices[:1]),
             accelerator=replace(accelerator, devices=accelerator.devices[:1]),
             adapter=Adapter.QLORA if quantized else Adapter.LORA,
-            scratch=Path(scratch),
+            scratch=scratch,
             environ=environ,
             reporter=reporter,
             deadline=started + timeout,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.decoding import Malformed, decode, fitted, read_bounded
-from colablock._common.fs import flock, write_atomic
+from colablock._common.fs import flock, make_private, write_atomic
 from colablock._common.limits import RUN_FILE
 from colablock._common.process import ChildFailed, run_child
 from colablock._common.reporter import Reporter
@@ -25,7 +25,7 @@ from colablock.errors import InvalidInput, Refused, Unmet
 from colablock.training.preflight.checks import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
 from colablock.training.runs.config import TrainConfig, config_to
-from colablock.training.runs.folder import RunFolder, RunRecord, list_runs, register
+from colablock.training.runs.folder import RunFolder, RunRecord, check_owner, list_runs, register
 from colablock.training.runs.launch import (
     Ranks,
     accelerate_config,
@@ -120,7 +120,7 @@ def unused_run_id(home: Path, folder: Path) -> str:
 def lock_run_folder(folder: Path) -> Iterator[None]:
     """Lock the folder of a run while it is started.  Raises Refused if another call has locked it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        check_owner(make_private(folder))
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise InvalidInput(f"cannot use the output folder `{folder}`: {error.strerror}") from error

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
+from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
@@ -179,7 +180,7 @@ def _operations(change: _Change, staged: Staged, stash: Path) -> list[Operation]
     removed = _removed(change)
     names = {installed.name for installed in removed}
     staying = [found for found in change.snapshot.installed.values() if found.name not in names]
-    stash.mkdir(parents=True)
+    make_private(stash)
     outs = moves_out(change.site, owned_files(change.site, removed, staying), stash)
     return [*outs, *_without_shared(change, staged, staying, moves_in(staged.tree, outs, stash))]
 

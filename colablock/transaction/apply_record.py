@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from colablock._common.decoding import is_plain_name, read_bounded
-from colablock._common.fs import replace_file
+from colablock._common.fs import expanded, make_private, write_private
 from colablock._common.limits import RUN_FILE
+from colablock._common.ownership import require_trusted
 from colablock._common.plain_values import from_plain
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import InvalidInput, NotFound, Unmet
@@ -23,6 +24,7 @@ __all__ = [
     "check_home",
     "forget",
     "home_folder",
+    "home_path",
     "key_of",
     "load",
     "load_all",
@@ -31,6 +33,8 @@ __all__ = [
     "save",
     "versions_digest",
 ]
+
+_FOLDERS = ("applied", "current", "envs", "runs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +68,28 @@ def home_folder(environ: Mapping[str, str]) -> Path:
     """Return the folder of environments and records: ``COLABLOCK_HOME``, or in the XDG data folder.
 
     The path is absolute, since environments contain their own path.  A relative
-    XDG folder is ignored (XDG base directory specification).
+    XDG folder is ignored (XDG base directory specification).  Raises InvalidInput
+    if other users can change the folder or one in it.
     """
+    home = home_path(environ)
+    for folder in (home, *(home / name for name in _FOLDERS)):
+        require_trusted(
+            folder,
+            what="the home of colablock",
+            hint="Make yourself its owner (`chown`) and remove the write permission of others"
+            " (`chmod -R go-w`), or set `COLABLOCK_HOME` to another folder",
+        )
+    return home
+
+
+def home_path(environ: Mapping[str, str]) -> Path:
+    """Return the path of ``home_folder``, which may not be trusted.  Raises InvalidInput."""
     own = environ.get("COLABLOCK_HOME")
     if own:
-        return Path(own).expanduser().absolute()
+        return expanded(own, "COLABLOCK_HOME").absolute()
     data = Path(environ.get("XDG_DATA_HOME", ""))
     if not data.is_absolute():
-        data = Path(environ.get("HOME") or "~").expanduser().absolute() / ".local" / "share"
+        data = expanded(environ.get("HOME") or "~", "HOME").absolute() / ".local" / "share"
     return data / "colablock"
 
 
@@ -88,12 +106,7 @@ def versions_digest(versions: Mapping[NormalizedName, str]) -> str:
 
 def save(applied: ApplyRecord, home: Path) -> None:
     """Write *applied* as the last apply of its matrix, atomically."""
-    _write(_path(applied.name, home), json.dumps(asdict(applied)))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, text.encode(), private=True, synced=True)
+    write_private(_path(applied.name, home), json.dumps(asdict(applied)).encode(), synced=True)
 
 
 def read_text(name: str, home: Path) -> str | None:
@@ -112,7 +125,7 @@ def put_back(name: str, home: Path, text: str | None, *, prefix: str) -> None:
     if text is None:
         _path(name, home).unlink(missing_ok=True)
     else:
-        _write(_path(name, home), text)
+        write_private(_path(name, home), text.encode(), synced=True)
 
 
 def forget(home: Path, *, python: str) -> None:
@@ -133,7 +146,7 @@ def load_all(home: Path) -> Iterator[ApplyRecord]:
 def check_home(home: Path) -> None:
     """Raise Unmet if *home* is not writable.  Called before a change, since a record is written after it."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_private(home)
         with tempfile.TemporaryFile(dir=home):
             pass
     except OSError as error:

@@ -99,7 +99,7 @@ class Operations:
 
     def write(self, path: str, text: str) -> None:
         """Write a whole file atomically and sync it."""
-        replace_file(Path(path), text.encode("utf-8", "surrogateescape"), synced=True)
+        replace_file(Path(path), text.encode("utf-8", "surrogateescape"), private=True, synced=True)
 
 
 def move(source: str, destination: str, disk: Operations, *, suffix: str = TEMPORARY) -> bool:

@@ -22,7 +22,14 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from colablock._common.decoding import decode, is_plain_name, read_bounded
-from colablock._common.fs import atomic_path, locked_file, replace_file
+from colablock._common.fs import (
+    atomic_path,
+    locked_file,
+    make_private,
+    remove_unfinished,
+    try_lock_file,
+    write_private,
+)
 from colablock._common.limits import RUN_FILE
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
@@ -32,6 +39,7 @@ from colablock.environment.snapshot import installed_versions
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.planning.plan import Action, Plan
 from colablock.transaction import apply_record as applied
+from colablock.transaction.disk_operations import remove_tree
 from colablock.transaction.disk_space import check_room, tree_size, unpacked_size
 from colablock.transaction.staging import finish, install_wheels
 
@@ -46,6 +54,7 @@ __all__ = [
     "read_env",
     "remove_env",
     "select_env",
+    "sweep_home",
 ]
 
 _MANIFEST = "colablock.json"
@@ -127,7 +136,7 @@ def build_env(
         try:
             _fill(folder, plan, files, interpreter or plan.python, environ)
             manifest = _manifest_of(folder, plan, lock_hash, interpreter or plan.python, now)
-            replace_file(folder / _MANIFEST, f"{json.dumps(asdict(manifest), indent=2)}\n".encode())
+            write_private(folder / _MANIFEST, f"{json.dumps(asdict(manifest), indent=2)}\n".encode())
         except OSError as error:
             _clear(folder)
             raise Unmet(f"the environment `{folder}` could not be built: {error}") from error
@@ -169,9 +178,35 @@ def _place_of(python: str) -> Path:
 def select_env(home: Path, matrix: str, lock_hash: str) -> None:
     """Make the environment for a lock the current one of a matrix, atomically."""
     pointer = _pointer(home, matrix)
-    pointer.parent.mkdir(parents=True, exist_ok=True)
+    make_private(pointer.parent)
     with atomic_path(pointer) as new:
         new.symlink_to(Path("..", "envs", lock_hash))
+
+
+def sweep_home(home: Path) -> None:
+    """Remove what killed processes have left in *home*: incomplete environments, unfinished files, locks.
+
+    What another process is building stays.  Never raises.
+    """
+    for name in ("applied", "current", "runs"):
+        remove_unfinished(home / name)
+    try:
+        names = os.listdir(home / "envs")  # noqa: PTH208 - every call looks here
+    except OSError:
+        return
+    for name in sorted(names):
+        is_lock = name.startswith(".") and name.endswith(".lock")
+        folder = home / "envs" / (name[1 : -len(".lock")] if is_lock else name)
+        if not is_lock and (name.startswith(".") or os.path.lexists(folder / _MANIFEST)):
+            continue
+        lock = folder.with_name(f".{folder.name}.lock")
+        held = try_lock_file(lock)
+        if held is not None:
+            if folder.is_dir() and not os.path.lexists(folder / _MANIFEST):
+                remove_tree(folder)
+            with suppress(OSError):
+                lock.unlink()
+            os.close(held)
 
 
 def list_envs(home: Path) -> tuple[BuiltEnvironment, ...]:
@@ -300,6 +335,8 @@ def _fill(
             environ=environ,
         )
     finish([_site_of(folder)], steps)
+    with suppress(OSError):
+        (folder / ".lock").unlink()  # of uv, and everybody could write to it
 
 
 def _site_of(folder: Path) -> Path:
@@ -334,6 +371,6 @@ def _clear(folder: Path) -> None:
 @contextmanager
 def _building(folder: Path) -> Iterator[None]:
     """Lock an environment during its build; another build of it waits, and then finds it complete."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_private(folder.parent)
     with locked_file(folder.with_name(f".{folder.name}.lock")):
         yield

@@ -22,7 +22,7 @@ from pathlib import Path
 from colablock._common.decoding import Malformed
 from colablock._common.fs import NEW
 from colablock._common.process import start_session
-from colablock.environment.site import JOURNAL, Site
+from colablock.environment.site import JOURNAL, Site, check_state
 from colablock.errors import NotRestored
 from colablock.transaction.disk_operations import (
     TEMPORARY,
@@ -83,6 +83,7 @@ def recover(site: Site, *, disk: Operations | None = None, wait: float = 0.0) ->
     Raises Refused while another process changes the site, and NotRestored if
     the recovery fails.
     """
+    check_state(site)
     if not site.state.is_dir():
         return None
     with locked(site, wait=wait):
@@ -260,7 +261,7 @@ def _remove_created(path: str, disk: Operations, *, aside: Path | None) -> None:
 
 
 def _set_aside(path: str, aside: Path, disk: Operations) -> None:
-    aside.mkdir(exist_ok=True)
+    aside.mkdir(mode=0o700, exist_ok=True)
     disk.rename(path, str(aside / str(len(list(aside.iterdir())))))
 
 
@@ -297,7 +298,7 @@ def _discard(trash: Path, folders: Iterable[Path]) -> None:
     for folder in folders:
         if folder.is_dir():
             try:
-                trash.mkdir(exist_ok=True)
+                trash.mkdir(mode=0o700, exist_ok=True)
                 os.rename(folder, trash / f"{os.getpid()}-{time.monotonic_ns()}")
             except OSError:
                 remove_tree(folder)

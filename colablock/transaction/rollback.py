@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
-from colablock.environment.site import Site, SiteBounds
+from colablock.environment.site import Site, SiteBounds, check_state
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import ColablockError, NotFound, NotRestored, Refused, RolledBack
 from colablock.transaction.disk_operations import Operation, Operations
@@ -71,6 +72,7 @@ def roll_back(
     environment is unchanged, and NotRestored if that failed, too.
     """
     rollback = _Rollback(site=site, reporter=reporter or Reporter(), disk=disk or Operations())
+    check_state(site)
     if not site.state.is_dir():  # do not create the folder just for the lock
         raise _nothing(site)
     with locked(site, wait=wait, reporter=rollback.reporter):
@@ -136,7 +138,7 @@ class _Rollback:
 
 
 def _operations(change: Change, site: Site, snapshot: Snapshot, stash: Path) -> list[Operation]:
-    stash.mkdir(parents=True)
+    make_private(stash)
     ours, theirs = _files_to_remove(change, site, snapshot)
     created = frozenset(change.created)
     of_others = {str(folder) for path in theirs for folder in Path(path).parents}

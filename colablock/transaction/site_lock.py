@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from colablock._common.fs import flock
+from colablock._common.fs import flock, replace_file, without_locks
 from colablock._common.reporter import Reporter
-from colablock.environment.site import Site
+from colablock.environment.site import Site, check_state
 from colablock.errors import Refused
 
 __all__ = ["locked"]
@@ -36,7 +36,7 @@ def locked(site: Site, *, wait: float = 10.0, reporter: Reporter | None = None) 
         state = _make_state(site)
         held.callback(_leave, state)
         with suppress(OSError):  # a full disk must not prevent recovery
-            (state / _PID).write_text(f"{os.getpid()}\n", encoding="ascii")
+            replace_file(state / _PID, f"{os.getpid()}\n".encode(), private=True)
         if site.is_venv:
             held.enter_context(_uv_lock(Path(site.prefix) / ".lock", state, attempt))
         yield state
@@ -60,8 +60,8 @@ def _uv_lock(path: Path, state: Path, attempt: _LockAttempt) -> Iterator[None]:
     mark = state / _MADE
     with suppress(OSError):
         if not path.exists():
-            mark.touch()
-            path.touch()
+            mark.touch(mode=0o600)
+            path.touch(mode=0o644)
     if not path.exists():  # a full disk
         with suppress(OSError):
             mark.unlink(missing_ok=True)
@@ -89,10 +89,16 @@ class _LockAttempt:
     @contextmanager
     def held(self, path: Path) -> Iterator[None]:
         """Hold the lock of *path* during the block."""
-        descriptor = os.open(path, os.O_RDONLY)
         try:
-            while not flock(descriptor, wait=False):
-                self._wait()
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise Refused(f"`{path}` cannot be locked: {error.strerror}") from error
+        try:
+            try:
+                while not flock(descriptor, wait=False):
+                    self._wait()
+            except OSError as error:
+                raise without_locks(path, error) from error
             yield
         finally:
             os.close(descriptor)
@@ -119,12 +125,11 @@ def _holder(site: Site) -> str:
 
 def _make_state(site: Site) -> Path:
     try:
-        site.state.mkdir(exist_ok=True)
-        if site.state.is_symlink():
-            raise Refused(
-                f"`{site.state}` is a symbolic link, and colablock does not make it one",
-                hint="Remove the link",
-            )
+        with suppress(FileExistsError):
+            site.state.mkdir(mode=0o700)
+        check_state(site)
+        if (status := site.state.stat()).st_uid == os.geteuid() and status.st_mode & 0o077:
+            site.state.chmod(0o700)  # of an earlier release
     except OSError as error:
         raise Refused(
             f"`{site.data}` cannot be changed: {error.strerror}",

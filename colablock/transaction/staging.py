@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from colablock._common.fs import file_digest
+from colablock._common.fs import file_digest, make_private
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
@@ -79,7 +79,7 @@ def stage(
     """
     site = site or read_site(python, environ)
     steps = [step for step in plan.steps if step.action is not Action.REMOVE]
-    into.mkdir(parents=True)
+    make_private(into)
     tree = StagedTree(folder=into, places=())
     if not steps:
         return Staged(tree=tree)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import subprocess
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.process import OPT_OUTS, environment_of, last_lines
 from colablock._common.reporter import Reporter
+from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion
@@ -112,11 +112,11 @@ def prove(
         done = sum(check.kind in ("import", "capability", "command") for check in checks)
         reporter.step(f"{check.kind} {check.subject}", done, total)
 
-    with tempfile.TemporaryDirectory(prefix="colablock-proof-") as scratch:
+    with scratch_folder() as scratch:
         child = Child(
             python=str(python),
-            environ=proof_environment(python, environ, Path(scratch), bytecode=bytecode),
-            folder=Path(scratch),
+            environ=proof_environment(python, environ, scratch, bytecode=bytecode),
+            folder=scratch,
             timeout=timeout,
         )
         jobs = [("import", name) for name in verify.imports]

@@ -185,9 +185,11 @@ def test_recovery_sets_the_permissions_of_a_folder_that_was_just_created(site: S
     assert listing(tmp_path) == before
 
 
-def test_the_lock_works_on_a_full_disk(site: Site) -> None:
-    site.state.mkdir()
-    (site.state / "pid").symlink_to("/dev/full")
+def test_the_lock_works_on_a_full_disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_full(*_: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("colablock.transaction.site_lock.replace_file", is_full)
     with locked(site):
         pass
     assert not site.state.exists()

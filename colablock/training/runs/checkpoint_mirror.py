@@ -21,7 +21,7 @@ from pathlib import Path
 
 import colablock
 from colablock._common.decoding import decode, read_bounded, read_end
-from colablock._common.fs import locked_file, replace_file
+from colablock._common.fs import locked_file, open_private, write_private
 from colablock._common.limits import RUN_FILE
 from colablock._common.process import start_session
 from colablock.errors import ColablockError
@@ -165,11 +165,12 @@ def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, s
     open_store(target, python=python, environ=environ)
     ours = str(Path(colablock.__file__).parents[1])
     path = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), ours]))
-    with (run / "mirror-errors.txt").open("ab") as errors:
+    with open(run / "mirror-errors.txt", "ab", opener=open_private) as errors:
         process = start_session(  # this interpreter, so it gets its variables unchanged
             [sys.executable, "-m", "colablock.training.runs.checkpoint_mirror", str(run), target, python],
             environ={**environ, "PYTHONPATH": path},
             output=errors,
+            private=True,
         )
     # The mirror may outlive this process.  If it ends earlier, this thread reaps it.
     threading.Thread(target=process.wait, daemon=True).start()
@@ -191,7 +192,7 @@ def manifest_digest(checkpoint: Path) -> str | None:
 def record_mirrored(run: Path, store: CheckpointStore, name: str, digest: str) -> None:
     """Record that *store* has the archive *name* of a checkpoint with the manifest digest *digest*."""
     value = {**_all_mirrored(run), store.address: {**_mirrored(run, store), name: digest}}
-    replace_file(run / "mirror.json", json.dumps(value).encode())
+    write_private(run / "mirror.json", json.dumps(value).encode())
 
 
 def first_line(error: Exception) -> str:
@@ -221,11 +222,11 @@ def main(argv: Sequence[str]) -> int:
     run, target, python = RunFolder(Path(argv[0])), argv[1], argv[2]
 
     def note(text: str) -> None:
-        with (run.path / "mirror.txt").open("a", encoding="utf-8") as file:
+        with open(run.path / "mirror.txt", "a", encoding="utf-8", opener=open_private) as file:
             file.write(f"{text}\n")
 
     # The mirror of a resumed run waits for that of the previous start, which may still write an archive.
-    with locked_file(run.path / "mirror.lock"):
+    with locked_file(run.path / "mirror.lock", required=False):
         for left in run.path.glob(".mirror-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         try:

@@ -37,8 +37,9 @@ from colablock._common.decoding import (
     read_bounded,
     read_end,
 )
-from colablock._common.fs import replace_file
+from colablock._common.fs import working_folder, write_private
 from colablock._common.limits import METRICS_FILE, METRICS_LINE, RUN_FILE
+from colablock._common.ownership import require_trusted
 from colablock._common.text import near
 from colablock.errors import InvalidInput, NotFound, Refused
 
@@ -208,7 +209,7 @@ class RunFolder:
 
     def write_record(self, record: RunRecord) -> None:
         """Write *record* atomically."""
-        replace_file(self.record_file, (json.dumps(record_to_json(record), indent=2) + "\n").encode())
+        write_private(self.record_file, (json.dumps(record_to_json(record), indent=2) + "\n").encode())
 
     def end(self) -> Mapping[str, Any]:
         """Return the content of ``end.json``: ``state``, ``step``, ``error``, ``traceback``, ``time``.
@@ -302,9 +303,7 @@ def _stat(process: int) -> list[str]:
 
 def register(home: Path, run_id: str, folder: Path) -> None:
     """Register the run for `find_run` and `list_runs`."""
-    path = home / "runs" / f"{run_id}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps({"folder": os.fspath(folder)}).encode())
+    write_private(home / "runs" / f"{run_id}.json", json.dumps({"folder": os.fspath(folder)}).encode())
 
 
 def list_runs(home: Path) -> Iterator[tuple[str, RunFolder]]:
@@ -325,14 +324,29 @@ def _modified(path: Path) -> float:
         return 0.0
 
 
+def check_owner(folder: Path) -> None:
+    """Raise InvalidInput if other users can change a run folder: its record says what to start."""
+    here = working_folder()
+    full = folder if folder.is_absolute() else here / folder
+    require_trusted(
+        folder,
+        what="a run folder",
+        below=here if full.is_relative_to(here) else None,
+        hint="If you trust its content, make yourself its owner (`chown`) and remove the write permission of"
+        " others (`chmod -R go-w`)",
+    )
+
+
 def find_run(home: Path, run_id: str | None = None) -> tuple[str, RunFolder]:
     """Return the run with that id or folder; without *run_id*, the newest.  Raises NotFound."""
     known = dict(list_runs(home))
     if run_id is None:
         for name, folder in known.items():
+            check_owner(folder.path)
             return name, folder
         raise NotFound("there are no runs", hint="`colablock train NAME` starts one")
     if run_id in known:
+        check_owner(known[run_id].path)
         return run_id, known[run_id]
     folder = RunFolder(Path(run_id))
     fault = folder.fault()
@@ -340,6 +354,7 @@ def find_run(home: Path, run_id: str | None = None) -> tuple[str, RunFolder]:
         raise InvalidInput(fault, hint="Name the folder of a run that colablock has written")
     record = folder.record()
     if record is not None:
+        check_owner(folder.path)
         return record.id, folder
     hint = near(run_id, list(known)) or "`colablock runs list` lists them"
     raise NotFound(f"there is no run `{run_id}`", hint=hint)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from colablock._common.fs import open_private, write_private
 from colablock._common.process import OPT_OUTS, environment_of, start_session
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder, start_time_of
@@ -193,10 +194,12 @@ def start_process(
     with suppress(FileNotFoundError):
         folder.end_file.unlink()
     try:
-        with folder.log.open("ab") as log:
+        with open(folder.log, "ab", opener=open_private) as log:
             log.write(f"\n{START_MARK} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
             log.flush()
-            process = start_session(command, environ=environment, folder=folder.path, output=log)
+            process = start_session(
+                command, environ=environment, folder=folder.path, output=log, private=True
+            )
     except OSError as error:
         raise Unmet(f"could not start the run: {error}") from error
     started = StartedProcess(process.pid, start_time_of(process.pid), tuple(command))
@@ -217,8 +220,8 @@ def exit_code_of(process: int, process_started: int) -> int | None:
 
 def write_job(folder: RunFolder, job: Mapping[str, object], accelerate: str) -> None:
     """Write the files for the shim and the launcher."""
-    folder.job_file.write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
-    (folder.path / "accelerate.yaml").write_text(accelerate, encoding="utf-8")
+    write_private(folder.job_file, f"{json.dumps(job, indent=2)}\n".encode())
+    write_private(folder.path / "accelerate.yaml", accelerate.encode())
 
 
 def free_port() -> int:

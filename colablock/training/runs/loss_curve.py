@@ -6,7 +6,6 @@ import json
 import math
 import os
 import sys
-import tempfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -22,6 +21,7 @@ from colablock._common.process import (
     run_child,
     source_command,
 )
+from colablock._common.scratch import scratch_folder
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder
 from colablock.transaction.apply_record import home_folder
@@ -456,11 +456,11 @@ def _logged(folder: RunFolder) -> list[dict[str, Any]]:
 def _draw(python: str, job: bytes, environ: Mapping[str, str]) -> ChildOutput:
     # Not isolated: matplotlib may be among the user's own packages.  In an empty folder: the current
     # one may have a file named `matplotlib.py`.
-    with tempfile.TemporaryDirectory(prefix="colablock-") as empty:
+    with scratch_folder() as empty:
         return run_child(
             source_command(python, _DRAW),
             environ=environment_of(python, environ, PYTHONDONTWRITEBYTECODE="1"),
-            folder=Path(empty),
+            folder=empty,
             data=job,
             timeout=_TIMEOUT,
         )

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import yaml
 
+from colablock._common.fs import write_private
 from colablock.errors import InvalidInput
 from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
@@ -97,7 +98,7 @@ class Axolotl:
     def write(self, config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> Entry:
         """Write ``config.yaml`` for axolotl."""
         text = yaml.safe_dump(axolotl_config(config, decisions, folder), sort_keys=False, allow_unicode=True)
-        folder.config_file.write_text(text, encoding="utf-8")
+        write_private(folder.config_file, text.encode())
         return Entry(entry="axolotl.cli.train", arguments=(str(folder.config_file),))
 
 

@@ -1,0 +1,93 @@
+"""Every command on a machine that fails ends with a documented exit code and a message."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from colablock.errors import ExitCode
+from tests.support.every_command import CONDITIONS
+from tests.support.machine import UNPRIVILEGED, Machine, is_root
+
+DOCUMENTED = {int(code) for code in ExitCode} - {ExitCode.BUG}
+NO_LOCKS = """\
+#include <errno.h>
+int flock(int descriptor, int operation) { errno = ENOLCK; return -1; }
+"""
+SILENT = {"a closed output", "closed errors", "nothing open", "a full output"}  # a message may be lost
+#: The conditions that the quick tests try, with the commands that use what is spoiled.
+QUICK = {
+    "a deleted working folder": ("list", "apply", "env", "export"),
+    "a home without permission": ("apply", "env", "runs"),
+    "a drive without locks": ("apply", "rollback", "env"),
+    "state without permission": ("apply", "rollback", "history"),
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Machine, Path]:
+    folder = tmp_path_factory.mktemp("machine")
+    made = Machine(folder / "machine").prepare()
+    made.copy(folder / "kept")
+    return made, folder / "kept"
+
+
+@pytest.fixture(scope="module")
+def no_locks(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give a library that makes flock(2) fail as on a drive without locks."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    folder = tmp_path_factory.mktemp("locks")
+    (folder / "locks.c").write_text(NO_LOCKS)
+    library = folder / "locks.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "locks.c"], check=True)
+    return str(library)
+
+
+def failures(
+    prepared: tuple[Machine, Path], no_locks: str, condition: str, commands: Sequence[Sequence[str]]
+) -> list[str]:
+    """Run *commands* under *condition* and return what is wrong with how they ended."""
+    machine, kept = prepared
+    job = {"folder": str(machine.folder), "kept": str(kept), "condition": condition, "no_locks": no_locks}
+    done = subprocess.run(
+        [*(UNPRIVILEGED if is_root() else ()), sys.executable, "-m", "tests.support.every_command"],
+        input=json.dumps({**job, "commands": commands}),
+        env=machine.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(commands)
+    wrong = []
+    for one in found:
+        text = one["out"] + one["err"]
+        is_told = one["code"] in (0, 1) or "error: " in text or condition in SILENT
+        if one["code"] not in DOCUMENTED or "Traceback" in text or not is_told:
+            wrong.append(f"{' '.join(one['argv'][:4])}: {one['code']}\n{text[-1500:]}")
+    return wrong
+
+
+@pytest.mark.parametrize("condition", QUICK)
+def test_commands_on_a_machine_that_fails(
+    prepared: tuple[Machine, Path], no_locks: str, condition: str
+) -> None:
+    commands = [argv for argv in prepared[0].commands if argv[0] in QUICK[condition]]
+    assert failures(prepared, no_locks, condition, commands) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_every_command_on_a_machine_that_fails(
+    prepared: tuple[Machine, Path], no_locks: str, condition: str
+) -> None:
+    assert failures(prepared, no_locks, condition, prepared[0].commands) == []
