@@ -17,6 +17,7 @@ __all__ = [
     "Mirrors",
     "basename",
     "checked_index",
+    "is_loopback",
     "local_path",
     "redacted",
     "split_credentials",
@@ -68,6 +69,12 @@ def local_path(url: str) -> Path | None:
     if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("//"):
         return None
     return Path(url).expanduser()
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the host of *url* is this machine, so that nobody on the network can change the answer."""
+    host = urlsplit(url).hostname or ""
+    return host in {"localhost", "::1"} or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
 
 
 def checked_index(index: str | None, what: str = "the default index") -> str | None:

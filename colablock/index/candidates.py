@@ -14,6 +14,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.snapshot import Installed
 
 __all__ = [
+    "STRONG_HASHES",
     "Candidate",
     "CandidateOrigin",
     "CandidateSource",
@@ -23,6 +24,10 @@ __all__ = [
     "Reason",
     "Rejection",
 ]
+
+
+#: The hash algorithms that prove which file it is.
+STRONG_HASHES = frozenset({"sha256", "sha384", "sha512"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,9 @@ class File:
     yanked: str | None = None  # the reason, "" if none is given; None if not yanked
     core_metadata: Mapping[str, str] | bool = False  # PEP 658 and 714: hashes of the metadata file, or True
     index: str | None = None  # URL of the index that lists it; None for folders and direct references
+    untrusted: str | None = (
+        None  # why it must not be installed: no hash, or a link that its page may not have
+    )
     status: str | None = None  # of its project, with the reason (PEP 792); None if active
 
     @property
@@ -94,6 +102,7 @@ class Reason(Enum):
     SDIST = "sdist"  # only an sdist, and building is not allowed
     NO_BINARY = "no-binary"
     EXCLUDED = "excluded"  # `[absent]` or a constraint
+    UNTRUSTED = "untrusted"  # without a strong hash, or over http from a page over https
     UNUSABLE = "unusable"  # its metadata is unreadable
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from colablock._common.urls import basename, local_path, redacted, split_fragment
+from colablock._common.urls import basename, is_loopback, local_path, redacted, split_fragment
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.index.candidates import File
 from colablock.index.evaluator import parse_wheel_name
@@ -31,6 +31,9 @@ def direct_file(entry: PackageEntry, fetcher: Fetcher) -> File:
         hashes["sha256"] = entry.sha256.lower()
     file = File(filename=basename(plain), url=url, hashes=hashes)
     if "sha256" not in hashes:
+        if urlsplit(url).scheme == "http" and not is_loopback(url) and fetcher.place(url) == url:
+            message = f"{entry.path} names `{redacted(url)}`, which is fetched over http, without a sha256"
+            raise FetchFailed(message, url=redacted(url), hint="add its `sha256`, or use https")
         fetched = fetcher.fetch(file)
         file = replace(file, hashes={**hashes, "sha256": fetcher.cache.local_digest(fetched)})
         return replace(file, size=fetched.stat().st_size)

@@ -79,6 +79,17 @@ def judge_files(
         known = _read_name(name, file)
         if isinstance(known, Rejection):
             rejections.append(known)
+        elif known is not None and known.file.untrusted is not None:
+            detail = f"{name} {known.version}: `{known.file.filename}` {known.file.untrusted}"
+            rejections.append(
+                Rejection(
+                    name=name,
+                    version=known.version,
+                    filename=known.file.filename,
+                    reason=Reason.UNTRUSTED,
+                    detail=detail,
+                )
+            )
         elif known is not None:
             versions.setdefault(known.version, []).append(known)
     candidates = []

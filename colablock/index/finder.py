@@ -9,10 +9,10 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from colablock._common.once_map import OnceMap
-from colablock._common.urls import redacted
+from colablock._common.urls import local_path, redacted
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -20,6 +20,7 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import (
+    STRONG_HASHES,
     Candidate,
     CandidateOrigin,
     File,
@@ -461,4 +462,29 @@ def read_page(fetcher: Fetcher, url: str, index: str | None) -> tuple[list[File]
     if listing is None:
         listing = parse_page(page.body, page.content_type, page.url, base=page.base)
         fetcher.cache.write_record(ROWS, key, listing)
-    return listing.files(index, fetcher.naming(page)), listing.status
+    files = [_judged_link(file, page.base, fetcher) for file in listing.files(index, fetcher.naming(page))]
+    return files, listing.status
+
+
+def _judged_link(file: File, page: str, fetcher: Fetcher) -> File:
+    """Return *file*, marked if what the page at *page* says of it does not suffice to install it.
+
+    A hash proves a file only if it is a strong one, and a page over https must not hand over
+    to http.  A local page, which the user or the matrix names, may list local files without hashes.
+    """
+    if file.url.startswith("https://") and "sha256" in file.hashes:
+        return file  # the usual case, and a page may have thousands of files
+    real = fetcher.place(file.url)
+    is_mapped = real != file.url  # the user has set up a mirror
+    if local_path(real) is not None:
+        if is_mapped or local_path(page) is not None:
+            return file
+        return replace(file, untrusted="is a local file, and its page is remote")
+    scheme = urlsplit(real).scheme
+    if scheme not in {"http", "https"}:
+        return replace(file, untrusted=f"has an address of the scheme `{scheme}`")
+    if scheme == "http" and page.startswith("https:") and not is_mapped:
+        return replace(file, untrusted="would be fetched over http, and its page is over https")
+    if not STRONG_HASHES & file.hashes.keys():
+        return replace(file, untrusted="is listed without a sha256, sha384 or sha512")
+    return file

@@ -17,6 +17,7 @@ from colablock._common.urls import Mirrors, local_path, redacted, split_fragment
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import FetchFailed, InvalidInput
+from colablock.index.candidates import STRONG_HASHES
 from colablock.lockfile.tool_table import COMPLETE, table_of
 from colablock.matrix.package_sources import PackageSources
 
@@ -39,7 +40,6 @@ _FILE_HOSTS: Mapping[str, tuple[str, ...]] = {
     "test.pypi.org": ("test-files.pythonhosted.org",),
     "download.pytorch.org": ("download-r2.pytorch.org", "pypi.nvidia.com"),
 }
-_STRONG = frozenset({"sha256", "sha384", "sha512"})
 _SHOWN = 5  # faults in a message
 _HINT = (
     "Make the lock again with `colablock lock`.  If the index keeps its files on that host, say so with"
@@ -58,6 +58,7 @@ class LockOrigins:
     sources: PackageSources
     settings: Settings
     mirrors: Mirrors
+    allow_local: bool = False  # any local file, since nothing is installed
 
     def check(self, lock: Pylock, folder: Path, name: str) -> None:
         """Raise InvalidInput if a file of *lock* comes from a place that its package does not come from.
@@ -134,12 +135,12 @@ class LockOrigins:
         indexes: Sequence[str],
         folder: Path,
     ) -> str | None:
-        if not _STRONG & file.hashes.keys():
+        if not STRONG_HASHES & file.hashes.keys():
             return f"`{file.filename}` has no sha256, sha384 or sha512"
         url = file.url or ""
         local = folder / file.path if file.path else local_path(url)
         if local is not None:
-            if self._is_offered(local, indexes):
+            if self.allow_local or self._is_offered(local, indexes):
                 return None
             return (
                 f"`{_shown(file.path or url)}` is a local file; name its folder with `--find-links` to use it"
@@ -214,7 +215,7 @@ def _archive_faults(entry: PackageEntry | None, archive: PackageArchive, folder:
         yield f"the lock takes it from `{_shown(place)}`, and the matrix from `{redacted(entry.url)}`"
     elif entry.sha256 is not None and archive.hashes.get("sha256", "").lower() != entry.sha256.lower():
         yield "the lock has another sha256 of it than the matrix"
-    elif not _STRONG & archive.hashes.keys():
+    elif not STRONG_HASHES & archive.hashes.keys():
         yield f"`{_shown(place)}` has no sha256, sha384 or sha512"
 
 

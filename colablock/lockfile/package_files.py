@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.utils import NormalizedName, parse_sdist_filename, parse_wheel_filename
 from colablock.errors import BadDistribution
-from colablock.index.candidates import Candidate, CandidateOrigin
+from colablock.index.candidates import STRONG_HASHES, Candidate, CandidateOrigin
 from colablock.lockfile.tool_table import in_utc, table_of
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Wheel", "package_files", "with_all_files"]
 
-#: The hash algorithms that prove which file it is.
-_STRONG = frozenset({"sha256", "sha384", "sha512"})
 _F = TypeVar("_F", PackageWheel, PackageSdist)
 
 
@@ -160,4 +158,4 @@ def _as_listed(kind: type[_F], file: File) -> _F:
 
 def _hashes(file: File) -> dict[str, str]:
     """Return the hashes of *file* that prove anything, sorted."""
-    return {name: value for name, value in sorted(file.hashes.items()) if name in _STRONG}
+    return {name: value for name, value in sorted(file.hashes.items()) if name in STRONG_HASHES}

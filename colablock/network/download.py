@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["IDENTITY", "Download", "Fetchable", "HashChecker", "missing_file", "open_partial", "try_lock"]
 
-_STRONG = ("sha512", "sha384", "sha256", "sha3_512", "sha3_384", "sha3_256", "blake2b", "blake2s", "sha224")
-_WEAK = ("sha1", "md5")  # used if an index has no other
+_STRONG = ("sha512", "sha384", "sha256")
+# The strongest first.  They find a damaged file, and none of them is enough to install one.
+_OTHERS = ("sha3_512", "sha3_384", "sha3_256", "blake2b", "blake2s", "sha224", "sha1", "md5")
 _TRIES = 8  # pruning may remove a new file before it is locked, but hardly this often
 IDENTITY = {"Accept-Encoding": "identity"}
 
@@ -53,13 +54,18 @@ class Fetchable(Protocol):
 
 
 class HashChecker:
-    """Hashes data with SHA-256, the key of the cache, and with the strongest algorithm of *hashes*."""
+    """Hashes data with SHA-256, the key of the cache, and with the algorithms of *hashes*.
+
+    Every sha256, sha384 and sha512 has to match, without one of them the strongest other hash.
+    """
 
     def __init__(self, hashes: Mapping[str, str]) -> None:
         known = {name.lower(): value.lower() for name, value in hashes.items()}
-        chosen = next((name for name in (*_STRONG, *_WEAK) if name in known), None)
-        self._expected = (chosen, known[chosen]) if chosen else None
-        self._digests = {name: hashlib.new(name) for name in {"sha256", chosen or "sha256"}}
+        chosen = [name for name in _STRONG if name in known] or [name for name in _OTHERS if name in known][
+            :1
+        ]
+        self._expected = {name: known[name] for name in chosen}
+        self._digests = {name: hashlib.new(name) for name in {"sha256", *chosen}}
 
     def update(self, data: bytes) -> None:
         for digest in self._digests.values():
@@ -67,8 +73,7 @@ class HashChecker:
 
     def finish(self, filename: str, url: str) -> str:
         """Return the SHA-256.  Raises BadDistribution if the expected hash does not match."""
-        if self._expected is not None:
-            name, expected = self._expected
+        for name, expected in self._expected.items():
             found = self._digests[name].hexdigest()
             if found != expected:
                 message = (

@@ -90,6 +90,10 @@ class Fetcher:
         """Return the local path of *url*, or None if it needs the network."""
         return local_path(self._mirrors.to_mirror(url))
 
+    def place(self, url: str) -> str:
+        """Return the URL that a request for *url* goes to: that of a mirror, if it has one."""
+        return self._mirrors.to_mirror(url)
+
     def learn_credentials(self, url: str) -> str:
         """Return *url*, an index, without user and password, and use those for its host from now on."""
         return self._credentials.learn(url, is_index=True)

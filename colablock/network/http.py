@@ -191,6 +191,10 @@ class HttpClient:
             response.close()
             response.release_conn()
             further = self._credentials.learn(urljoin(route.target, location))
+            if urlsplit(further).scheme not in {"http", "https"}:
+                message = f"`{route.url}` redirects to an address that is neither http nor https"
+                hint = "Use another index, or ask the operator of this one to correct the redirect"
+                raise FetchFailed(message, url=route.url, hint=hint)
             if urlsplit(route.target).scheme == "https" and urlsplit(further).scheme != "https":
                 message = (
                     f"`{route.url}` redirects to an unencrypted address at `{urlsplit(further).hostname}`"

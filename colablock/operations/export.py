@@ -134,6 +134,7 @@ def _check_sources(session: Session, options: ApplyOptions, path: LockFile, lock
         settings=session.settings(options, matrix),
         environ=session.environ,
         additions=roots(matrix, sorted(head.with_))[len(matrix.packages) :],
+        allow_local=True,
     )
 
 

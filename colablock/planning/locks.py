@@ -32,10 +32,12 @@ def open_lock(
     settings: Settings,
     environ: Mapping[str, str],
     additions: Sequence[PackageEntry] = (),
+    allow_local: bool = False,
 ) -> LockSource:
     """Return the candidates of the lock at *path* for *matrix* (its variant selected) and *environment*.
 
-    *additions* are the requirements of the user.  Raises InvalidInput if a file
+    *additions* are the requirements of the user.  *allow_local* admits local files
+    in any folder, where nothing is installed.  Raises InvalidInput if a file
     of the lock does not come from the source of its package, and NoSolution if
     the lock is for another Python or platform.
     """
@@ -44,6 +46,7 @@ def open_lock(
         sources=PackageSources.of(matrix, environment, additions),
         settings=settings,
         mirrors=Mirrors.parse(environ.get("COLABLOCK_MIRRORS", "")),
+        allow_local=allow_local,
     )
     source = LockSource(
         lock,

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from colablock._common.decoding import decode, encode
+from colablock._common.fs import file_digest
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
@@ -567,7 +568,10 @@ def test_the_cutoff_does_not_apply_to_find_links(fetcher: Fetcher, tmp_path: Pat
 
 
 def test_find_links_may_be_a_page(index: Path, server: IndexServer, fetcher: Fetcher) -> None:
-    links = "".join(f'<a href="/files/{path.name}">{path.name}</a>' for path in sorted(index.iterdir()))
+    links = "".join(
+        f'<a href="/files/{path.name}#sha256={file_digest(path)}">{path.name}</a>'
+        for path in sorted(index.iterdir())
+    )
     page = index.parent / "links.html"
     page.write_text(links.replace("/files/", f"{server.root}/files/"), encoding="utf-8")
     source = source_of(fetcher, find_links=[str(page)])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from colablock._common.fs import file_digest
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.cli.main import main
 from colablock.errors import ExitCode, FetchFailed
@@ -122,7 +123,8 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(index: Path, tmp_p
 def test_credentials_in_links_of_a_page_are_used_but_not_recorded(index: Path, tmp_path: Path) -> None:
     with IndexServer(index, auth=(USER, PASSWORD)) as files, IndexServer(index) as other:
         link = files.file_url("demo-1.0-py3-none-any.whl").replace("://", "://user%40x:s3%3Acret@")
-        page = f'<a href="{link}">demo</a>'.encode()
+        digest = file_digest(index / "demo-1.0-py3-none-any.whl")
+        page = f'<a href="{link}#sha256={digest}">demo</a>'.encode()
         other.fault("/simple/demo/", Fault(body=page, content_type="text/html"))
         source = source_of(fetcher_in(tmp_path, NONE), other.url)
         (candidate,) = source.judge(NormalizedName("demo")).candidates
