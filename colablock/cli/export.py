@@ -19,13 +19,13 @@ from colablock.errors import ExitCode
 
 __all__ = ["add"]
 
-FORMATS = ("requirements", "constraints", "notebook")
+FORMATS = ("requirements", "constraints", "notebook", "cyclonedx")
 
 
 def add(commands: Any) -> None:
     """Add this command to the parser."""
     parser = add_command(
-        commands, "export", "export a lock as hashed requirements, constraints or script metadata"
+        commands, "export", "export a lock as hashed requirements, constraints, script metadata or an SBOM"
     )
     parser.add_argument("name", metavar="NAME", nargs="?", default="", help=MATRIX)
     parser.add_argument(
@@ -38,7 +38,8 @@ def add(commands: Any) -> None:
         "--format",
         choices=FORMATS,
         default=FORMATS[0],
-        help="a hashed requirements.txt (the default), a constraints.txt, or the metadata block of a script",
+        help="a hashed requirements.txt (the default), a constraints.txt, the metadata block of a script,"
+        " or a software bill of materials (CycloneDX 1.6)",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="write to FILE instead of standard output"

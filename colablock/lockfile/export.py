@@ -1,4 +1,7 @@
-"""Export a lock: requirements with hashes, constraints, or the metadata block of a script.  No I/O here."""
+"""Export a lock: requirements with hashes, constraints, a script's metadata block, or a CycloneDX document.
+
+No I/O here.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,12 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import Fault, InvalidInput, InvalidRequirements
+from colablock.lockfile.cyclonedx import cyclonedx_text
 from colablock.lockfile.pins import LockedPin, default_index_of, hash_texts, pins_of
 from colablock.lockfile.tool_table import table_of
 from colablock.network.settings import DEFAULT_INDEX
 
-__all__ = ["Format", "export_text", "files_beside"]
+__all__ = ["Format", "export_text", "files_beside", "parents_of"]
 
 
 class Format(Enum):
@@ -31,16 +35,27 @@ class Format(Enum):
     REQUIREMENTS = "requirements"
     CONSTRAINTS = "constraints"
     NOTEBOOK = "notebook"
+    CYCLONEDX = "cyclonedx"
 
 
-def export_text(lock: Pylock, form: Format, *, source: str, find_links: Sequence[str] = ()) -> str:
+def export_text(
+    lock: Pylock,
+    form: Format,
+    *,
+    source: str,
+    find_links: Sequence[str] = (),
+    moment: datetime | None = None,
+) -> str:
     """Return *lock* in the format *form*.
 
     *source* names the lock in messages.  *find_links* are the folders of the
-    wheels beside the lock, as the new file has to name them.  Raises
-    InvalidRequirements if a package is not an exact pin of a release,
-    InvalidInput if *form* cannot express the lock.
+    wheels beside the lock, as the new file has to name them.  *moment* is the
+    timestamp of a CycloneDX document.  Raises InvalidRequirements if a package
+    is not an exact pin of a release, InvalidInput if *form* cannot express the
+    lock.
     """
+    if form is Format.CYCLONEDX:
+        return cyclonedx_text(lock, moment=moment)
     pins, faults = pins_of(lock, source)
     if form is Format.REQUIREMENTS:
         unhashed = (pin for pin in pins if not pin.hashes)
@@ -74,7 +89,7 @@ def _requirements(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[
     options += [f"--find-links {shlex.quote(folder)}" for folder in dict.fromkeys(find_links)]
     yield from options
     yield from [""] if options else []
-    parents = _parents(lock)
+    parents = parents_of(lock)
     for pin in pins:
         hashes = [f"    --hash={text}" for text in pin.hashes]
         yield " \\\n".join([_line(pin), *hashes])
@@ -192,7 +207,7 @@ def _via(names: Sequence[str]) -> Iterator[str]:
         yield from (f"    #   {name}" for name in names)
 
 
-def _parents(lock: Pylock) -> defaultdict[str, set[str]]:
+def parents_of(lock: Pylock) -> defaultdict[str, set[str]]:
     """Return who requires each name: the packages, and the matrix for the roots."""
     parents: defaultdict[str, set[str]] = defaultdict(set)
     matrix = _about(lock, "matrix", None)

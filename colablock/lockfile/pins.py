@@ -12,7 +12,7 @@ from colablock._vendor.packaging.pylock import Package, Pylock
 from colablock._vendor.packaging.requirements import Requirement
 from colablock.errors import Fault, InvalidInput
 
-__all__ = ["LockedPin", "default_index_of", "hash_texts", "pins_of"]
+__all__ = ["LockedPin", "applicable_packages", "default_index_of", "hash_texts", "pins_of"]
 
 
 class LockedPin(NamedTuple):
@@ -43,6 +43,11 @@ def pins_of(lock: Pylock, source: str) -> tuple[list[LockedPin], list[Fault]]:
         except InvalidInput as error:
             faults.append(Fault(path=where, message=error.message, hint=error.hint))
     return pins, faults
+
+
+def applicable_packages(lock: Pylock) -> list[Package]:
+    """Return the packages of a lock that apply for no extra and its default groups, in their order."""
+    return [package for package in lock.packages if _reduced(package.marker, lock) is not False]
 
 
 def default_index_of(packages: Sequence[Package]) -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from colablock.matrix.packed_locks import LockFile
     from colablock.planning.options import ApplyOptions
 
-__all__ = ["ExportResult", "export_lock"]
+__all__ = ["ExportResult", "export_lock", "lock_of", "matrix_of"]
 
 _WORKERS = 16  # most of them wait for the network
 
@@ -71,14 +72,15 @@ def export_lock(
     cannot be read.
     """
     with scratch_folder() as scratch:
-        path = _lock_of(session, options, scratch, python_version, platform)
+        path = lock_of(session, options, scratch, python_version, platform)
         lock = read_lock(path)
         if options.lock is not None and options.name:
             _check_matrix(lock, options.lock, session.matrix(options.name).name)
         _check_sources(session, options, path, lock)
         if form is Format.REQUIREMENTS and lists_target_files(lock):
             lock = _with_all_files(session, options, lock)
-        beside = files_beside(lock)
+        is_listed_only = form is Format.CYCLONEDX and wheelhouse is None  # the lock has the hashes
+        beside = {} if is_listed_only else files_beside(lock)
         folder = path.parent
         if not all((folder / name).is_file() for name in beside) and (head := read_head(path)) is not None:
             folder = write_wheels(session, head, scratch)
@@ -93,7 +95,9 @@ def export_lock(
         else:
             folders = {wheel.parent for wheel in wheels}
         links = [_from(output, folder) for folder in sorted(folders)]
-        text = export_text(lock, form, source=str(options.lock or options.name), find_links=links)
+        source = str(options.lock or options.name)
+        moment = _build_time(session.environ)
+        text = export_text(lock, form, source=source, find_links=links, moment=moment)
     copied = tuple(wheelhouse / name for name in contents) if wheelhouse is not None else ()
     for destination in copied:
         write_atomic(destination, contents[destination.name])
@@ -102,7 +106,17 @@ def export_lock(
     return ExportResult(text=text, wheels=copied)
 
 
-def _lock_of(
+def _build_time(environ: Mapping[str, str]) -> datetime | None:
+    """Return the time in ``SOURCE_DATE_EPOCH`` (seconds since the epoch), None if it is not set."""
+    text = environ.get("SOURCE_DATE_EPOCH", "")
+    try:
+        return datetime.fromtimestamp(int(text), tz=timezone.utc) if text else None
+    except (ValueError, OverflowError, OSError) as error:
+        message = f"SOURCE_DATE_EPOCH is {text!r}, which is no time"
+        raise InvalidInput(message, hint="Write the seconds since 1970-01-01, or unset it") from error
+
+
+def lock_of(
     session: Session, options: ApplyOptions, scratch: Path, python_version: str | None, platform: str | None
 ) -> LockFile:
     """Return the lock file that *options* name, else the one beside the matrix, else a new one."""
@@ -143,7 +157,7 @@ def _with_all_files(session: Session, options: ApplyOptions, lock: Pylock) -> Py
 
     Offline it is returned as it is, with a note.
     """
-    matrix = _matrix_of(session, options, lock)
+    matrix = matrix_of(session, options, lock)
     settings = session.settings(options, matrix)
     if settings.offline:
         table = table_of(lock)
@@ -182,7 +196,7 @@ def _project_files(fetcher: Fetcher, name: NormalizedName, index: str) -> list[F
         raise FetchFailed(message, url=error.url, status=error.status, hint=hint) from error
 
 
-def _matrix_of(session: Session, options: ApplyOptions, lock: Pylock) -> Matrix | None:
+def matrix_of(session: Session, options: ApplyOptions, lock: Pylock) -> Matrix | None:
     """Return the matrix of *lock*, which names its indexes; None if it cannot be found any more."""
     try:
         return session.matrix(options.name or str(table_of(lock).get("matrix", "")))
