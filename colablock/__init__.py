@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from colablock._version import __version__
 
 if TYPE_CHECKING:
-    from colablock.api.stack import apply, export, history, lock, plan, rollback, run, verify, why
+    from colablock.api.stack import apply, audit, export, history, lock, plan, rollback, run, verify, why
     from colablock.api.training import attach, runs, smoke, train
     from colablock.cli.notebook_magics import load_ipython_extension
 
@@ -22,6 +22,7 @@ __all__ = [
     "__version__",
     "apply",
     "attach",
+    "audit",
     "export",
     "history",
     "load_ipython_extension",
@@ -38,7 +39,7 @@ __all__ = [
 
 
 _HOMES = {
-    "api.stack": "apply export history lock plan rollback run verify why",
+    "api.stack": "apply audit export history lock plan rollback run verify why",
     "api.training": "attach runs smoke train",
     "cli.notebook_magics": "load_ipython_extension",
 }

@@ -207,7 +207,8 @@ DECIDED: Mapping[str, Mapping[str, Any]] = {
 
 EXIT_MEANING = {
     ExitCode.DONE: "Success. This includes an `apply` with nothing to do.",
-    ExitCode.UNMET: "The request cannot be met: no solution, a refusal, a failed check or run. No change.",
+    ExitCode.UNMET: "The request cannot be met: no solution, a refusal, a failed check or run, or an audit"
+    " that found a vulnerability. No change.",
     ExitCode.USAGE: "The command line, a matrix or another input is invalid. Nothing changed.",
     ExitCode.ROLLED_BACK: "The change failed and was rolled back. The environment is as it was before.",
     ExitCode.NOT_RESTORED: "The change failed and was not undone. The message says where the old files are.",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "ADVISORIES",
+    "ADVISORY_PAGE",
     "ARCHIVE",
     "DEPTH",
     "DIGITS",
@@ -126,3 +128,9 @@ TEXT_FILE: Final = 8 << 20
 
 SETTINGS_FILE: Final = 1 << 20
 """A settings file of another tool: pip.conf, netrc.  Real ones have a few lines."""
+
+ADVISORY_PAGE: Final = 16 << 20
+"""The JSON page of one release, with its advisories: tensorflow 2.4.0 has 0.5 MB."""
+
+ADVISORIES: Final = 5_000
+"""Advisories of one release: tensorflow 2.4.0 has 400."""

@@ -24,12 +24,14 @@ from colablock.transaction.up_to_date import up_to_date_report
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
+    from colablock.check.advisories import AuditResult
     from colablock.operations.session import Session
     from colablock.transaction.history import Change
     from colablock.transaction.rollback import UndoneChange
 
 __all__ = [
     "apply",
+    "audit",
     "export",
     "history",
     "lock",
@@ -217,11 +219,12 @@ def export(
     quiet: bool = False,
     **options: Any,
 ) -> str:
-    """Return a lock in the format of another installer, and write it to *output* if given.
+    """Return a lock in the format of another tool, and write it to *output* if given.
 
-    *format* is ``"requirements"``, ``"constraints"`` or ``"notebook"``.  The
-    lock is the file that the option ``lock`` names, else the one beside the
-    matrix, else one that is resolved now.  Requirements have the hashes of the
+    *format* is ``"requirements"``, ``"constraints"``, ``"notebook"`` or
+    ``"cyclonedx"`` (a software bill of materials).  The lock is the file that the
+    option ``lock`` names, else the one beside the matrix, else one that is
+    resolved now.  Requirements have the hashes of the
     files of every platform: those that the lock does not list come from its
     indexes, unless the option ``offline`` is set.  Wheels that no index has are
     copied to the folder *wheelhouse*.
@@ -241,6 +244,39 @@ def export(
             platform=platform,
         )
     return exported.text
+
+
+def audit(
+    name: Name = "",
+    *,
+    every: bool = False,
+    ignore: str | Sequence[str] = (),
+    python_version: str | None = None,
+    platform: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> AuditResult:
+    """Check the pins of a lock against the advisories that its indexes publish; return the result.
+
+    The lock is the one that `export` takes; with *every*, all locks beside the
+    matrix are audited.  *ignore* are ids or aliases of advisories to accept.
+    Raises FetchFailed offline, or if no release could be checked.
+    """
+    from colablock.display.check_view import audit_document
+    from colablock.operations.audit import audit_locks
+
+    with open_session(quiet=quiet) as session:
+        result = audit_locks(
+            session,
+            _apply_options(name, **options),
+            every=every,
+            ignore=_strings(ignore),
+            python_version=python_version,
+            platform=platform,
+        )
+    if not quiet:
+        print(to_text(audit_document(result)))  # noqa: T201
+    return result
 
 
 def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> list[str]:

@@ -1,6 +1,6 @@
-"""Checks of a matrix: whether it holds on every recorded runtime, and which imports it does not declare.
+"""Checks of a matrix: recorded runtimes, imports that it does not declare, and known vulnerabilities.
 
-In: resolutions and the modules of wheels.  Out: outcomes and findings, kept in a results file.
+In: resolutions, the modules of wheels, and pages of an index.  Out: outcomes and findings.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
+    from colablock.check.advisories import Advisory, AuditedRelease, AuditResult, Unchecked
     from colablock.check.findings import ImportFinding, Severity
     from colablock.check.outcomes import Outcome, Verdict
     from colablock.check.undeclared_imports import undeclared_import_findings
@@ -17,10 +18,21 @@ else:
     __getattr__, __dir__ = lazy_surface(
         __name__,
         {
+            "advisories": "Advisory AuditResult AuditedRelease Unchecked",
             "findings": "ImportFinding Severity",
             "outcomes": "Outcome Verdict",
             "undeclared_imports": "undeclared_import_findings",
         },
     )
 
-__all__ = ["ImportFinding", "Outcome", "Severity", "Verdict", "undeclared_import_findings"]
+__all__ = [
+    "Advisory",
+    "AuditResult",
+    "AuditedRelease",
+    "ImportFinding",
+    "Outcome",
+    "Severity",
+    "Unchecked",
+    "Verdict",
+    "undeclared_import_findings",
+]

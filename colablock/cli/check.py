@@ -1,4 +1,4 @@
-"""Check matrices against the recorded runtimes."""
+"""Check matrices against the recorded runtimes, and audit their locks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.cli.common import MATRIX, Call, add_command, print_json, session_of
+from colablock._common.urls import checked_index
+from colablock.cli.common import (
+    MATRIX,
+    Call,
+    add_command,
+    add_lock_target,
+    add_sources,
+    print_json,
+    session_of,
+)
 from colablock.errors import ExitCode, InvalidInput
 
 if TYPE_CHECKING:
@@ -37,6 +46,32 @@ def add(commands: Any) -> None:
         help="write the compatibility page to FILE, which is self-contained",
     )
     parser.set_defaults(handler=_check)
+    _add_audit(commands)
+
+
+def _add_audit(commands: Any) -> None:
+    parser = add_command(
+        commands, "audit", "check the pins of a lock against the advisories that its indexes publish"
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", default="", help=MATRIX)
+    parser.add_argument(
+        "--lock",
+        metavar="FILE",
+        type=Path,
+        help="lock file to audit; default: the one beside the matrix, else a lock that is resolved now",
+    )
+    parser.add_argument("--all", action="store_true", help="audit every lock beside the matrix")
+    parser.add_argument(
+        "--ignore",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="accept the vulnerability with this id or alias (repeatable)",
+    )
+    parser.add_argument("--runtime", metavar="R", help="audit the lock for this recorded runtime")
+    add_lock_target(parser)
+    add_sources(parser)
+    parser.set_defaults(handler=_audit)
 
 
 def _check(call: Call) -> int:
@@ -77,3 +112,40 @@ def _write_page(path: Path, checked: Sequence[MatrixCheck], environ: Mapping[str
         runtimes=runtimes(environ=environ),
     )
     write_atomic(path, text.encode())
+
+
+def _audit(call: Call) -> int:
+    from colablock.display.check_view import audit_document
+    from colablock.display.text import render
+    from colablock.operations.audit import audit_locks
+    from colablock.planning.options import ApplyOptions
+
+    args = call.args
+    if args.all and (not args.name or args.lock is not None):
+        raise InvalidInput(
+            "`--all` takes the locks beside a matrix", hint="Name the matrix, without `--lock`"
+        )
+    options = ApplyOptions(
+        name=args.name,
+        lock=args.lock,
+        runtime=args.runtime,
+        variant=args.variant,
+        with_=tuple(args.with_),
+        default_index=checked_index(args.default_index),
+        find_links=tuple(args.find_links),
+        offline=args.offline,
+    )
+    with session_of(call) as session:
+        result = audit_locks(
+            session,
+            options,
+            every=args.all,
+            ignore=args.ignore,
+            python_version=args.python_version,
+            platform=args.platform,
+        )
+    if args.json:
+        print_json(result.facts(), call.out)
+    else:
+        render(audit_document(result), call.out, verbose=args.verbose)
+    return ExitCode.DONE if result.is_clean else ExitCode.UNMET

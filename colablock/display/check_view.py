@@ -1,11 +1,11 @@
-"""The view of a check: which runtime takes a matrix on which accelerator, why, and what has drifted."""
+"""The views of a check (which runtime takes a matrix on which accelerator, and why) and of an audit."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from colablock._common.text import size_text
+from colablock._common.text import count, size_text, some_of
 from colablock.check.capabilities import HOLDS
 from colablock.check.outcomes import Verdict, broken_since
 from colablock.display.view import (
@@ -15,19 +15,26 @@ from colablock.display.view import (
     Headline,
     Item,
     Items,
+    Note,
     Section,
     Span,
     Tone,
+    cut,
+    one_line,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from colablock.check.advisories import Advisory, AuditedRelease, AuditResult
     from colablock.check.outcomes import Outcome
     from colablock.check.results_file import MatrixCheck
     from colablock.display.view import Block
 
-__all__ = ["check_document"]
+__all__ = ["audit_document", "check_document"]
+
+_FEW = 6  # names in a line
+_SUMMARY = 160  # characters of a summary
 
 _WORDS = {
     Verdict.KERNEL: Span("kernel", Tone.GOOD),
@@ -134,3 +141,78 @@ def _worse(outcomes: Sequence[Outcome]) -> Iterator[Section]:
     )
     if items:
         yield Section(title="Worse since", body=(Items(items),), tone=Tone.WARN)
+
+
+# -- the audit
+
+
+def audit_document(result: AuditResult) -> Document:
+    """Return the audit of locks: the vulnerabilities, then what was not checked and why."""
+    blocks: list[Block] = []
+    vulnerable = [one for one in result.findings if one.advisories]
+    if vulnerable:
+        blocks.append(Section(title="Vulnerabilities", body=(Items(tuple(map(_audited, vulnerable))),)))
+    news = [one for one in result.findings if one.yanked or one.status]
+    if news:
+        items = tuple(Item(text=f"{one.name} {one.version}", notes=tuple(_news(one))) for one in news)
+        blocks.append(Section(title="Yanked releases and closed projects", body=(Items(items),)))
+    blocks += _unchecked(result)
+    ignored = [
+        f"{advisory.id} ({one.name} {one.version})" for one in result.findings for advisory in one.ignored
+    ]
+    if ignored:
+        blocks.append(Note(text=", ".join(ignored), label="ignored"))
+    if result.unused_ignores:
+        blocks.append(Note(text=f"nothing has the id {', '.join(result.unused_ignores)}", label="note"))
+    if result.assumed:
+        assumed = count(result.assumed, "distribution")
+        blocks.append(Note(text=f"not audited: {assumed} of the image, which the lock assumes", label="note"))
+    return Document(headline=_audit_headline(result), blocks=tuple(blocks))
+
+
+def _audit_headline(result: AuditResult) -> Headline:
+    known = sum(len(one.advisories) for one in result.findings)
+    affected = sum(1 for one in result.findings if one.advisories)
+    quarantined = sum(1 for one in result.findings if one.is_quarantined)
+    what = result.matrix or some_of(result.locks, 1)
+    releases = count(result.checked, "release")
+    aside = f"{len(result.unchecked)} not checked" if result.unchecked else ""
+    if known:
+        text = f"{what}: {count(known, 'known vulnerability', 'known vulnerabilities')}"
+        text = f"{text} in {affected} of {releases}"
+    else:
+        text = f"{what}: no known vulnerabilities in {releases}"
+    if quarantined:
+        text += f", {count(quarantined, 'quarantined project')}"
+    tone, badge = (Tone.GOOD, "ok") if result.is_clean else (Tone.BAD, "vulnerable")
+    return Headline(text=text, tone=tone, badge=badge, aside=aside)
+
+
+def _audited(release: AuditedRelease) -> Item:
+    parents = [one for one in release.required_by if not release.is_direct]
+    who = "in the matrix" if release.is_direct else f"required by {some_of(parents, _FEW)}" if parents else ""
+    notes = tuple(_advisory(one) for one in release.advisories)
+    return Item(text=f"{release.name} {release.version}{f' ({who})' if who else ''}", notes=notes)
+
+
+def _advisory(advisory: Advisory) -> str:
+    ids = f"{advisory.id} ({some_of(advisory.aliases, _FEW)})" if advisory.aliases else advisory.id
+    fixed = f"fixed in {some_of(advisory.fixed_in, _FEW)}" if advisory.fixed_in else "no release fixes it"
+    summary = cut(one_line(advisory.summary), _SUMMARY)
+    return f"{ids}: {summary}; {fixed}" if summary else f"{ids}: {fixed}"
+
+
+def _news(release: AuditedRelease) -> Iterator[str]:
+    if release.yanked:
+        yield f"yanked: {cut(one_line(release.yanked), _SUMMARY)}"
+    if release.status:
+        yield f"the project is {cut(one_line(release.status), _SUMMARY)}"
+
+
+def _unchecked(result: AuditResult) -> Iterator[Section]:
+    """Yield the packages that were not checked, in one line each."""
+    if result.unchecked:
+        items = tuple(
+            Item(text=f"{one.name} {one.version}".rstrip(), notes=(one.reason,)) for one in result.unchecked
+        )
+        yield Section(title="Not checked", body=(Items(items),))

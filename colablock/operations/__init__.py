@@ -11,6 +11,7 @@ from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
     from colablock.operations.apply import apply_matrix, carry_out
+    from colablock.operations.audit import audit_locks
     from colablock.operations.check import check_matrices
     from colablock.operations.export import export_lock
     from colablock.operations.info import list_facts, machine_facts, matrix_facts
@@ -25,6 +26,7 @@ else:
         __name__,
         {
             "apply": "apply_matrix carry_out",
+            "audit": "audit_locks",
             "check": "check_matrices",
             "export": "export_lock",
             "info": "list_facts machine_facts matrix_facts",
@@ -40,6 +42,7 @@ else:
 __all__ = [
     "Session",
     "apply_matrix",
+    "audit_locks",
     "carry_out",
     "check_matrices",
     "drop_stashes",

@@ -187,6 +187,7 @@ class IndexServer(Serving):
         self._faults: dict[str, Fault] = {}
         self._redirects: dict[str, str] = {}
         self._statuses: dict[str, tuple[str, str]] = {}
+        self._releases: dict[str, Any] = {}
         self._cache: dict[tuple[str, object], _Cached] = {}
         self._lock = threading.Lock()
         if tls:
@@ -228,6 +229,15 @@ class IndexServer(Serving):
         """Set the status of a project (PEP 792)."""
         self._statuses[project] = (status, reason)
 
+    def release(self, name: str, version: str, *advisories: Mapping[str, Any], **info: Any) -> None:
+        """Have a JSON page about a release, as PyPI has, with *advisories* and facts of it."""
+        path = self.prefix.replace("simple", "pypi") + f"{name}/{version}/json"
+        self._releases[path] = {
+            "info": {"name": name, "version": version, "yanked": False, "yanked_reason": None, **info},
+            "urls": [],
+            "vulnerabilities": list(advisories),
+        }
+
     def forget_requests(self) -> None:
         """Clear the log."""
         self.requests.clear()
@@ -250,6 +260,9 @@ class IndexServer(Serving):
             return _Answer(status=302, headers={"Location": self._redirects[path]})
         if path.startswith(self.files):
             return self._file(unquote(path.removeprefix(self.files)))
+        if path in self._releases:
+            body = json.dumps(self._releases[path]).encode()
+            return _Answer(body=body, headers={"Content-Type": "application/json"})
         if path == self.prefix:
             return self._page(self._root_page, accept)
         if path.startswith(self.prefix):
