@@ -1,7 +1,7 @@
-"""Build hook of hatchling: put the locks of the shipped matrices into a wheel as one file.
+"""Build hook of hatchling: put the locks of the shipped matrices into a wheel as one file, and its SBOM.
 
-See `colablock.matrix.packed_locks` for the reason and the format.  An editable install uses the files of the
-checkout, and an sdist has them as they are.
+See `colablock.matrix.packed_locks` for the reason and the format of the pack, and `tools/sbom.py` for the
+SBOM.  An editable install uses the files of the checkout, and an sdist has them as they are.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class PackLocks(BuildHookInterface[Any]):
-    """Adds the pack; ``exclude`` in `pyproject.toml` leaves the lock files out."""
+    """Adds the pack and the SBOM; ``exclude`` in `pyproject.toml` leaves the lock files out."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write the pack to a temporary file, which the wheel includes."""
+        """Write the pack and the SBOM to temporary files, which the wheel includes."""
         if version == "editable":
             return
         root = Path(self.root)
@@ -29,8 +29,12 @@ class PackLocks(BuildHookInterface[Any]):
         pack = Path(self._folder.name) / module["LOCK_PACK"]
         pack.write_bytes(module["pack_locks"](locks))
         build_data["force_include"][str(pack)] = f"colablock/matrices/{pack.name}"
+        sbom = runpy.run_path(str(root / "tools" / "sbom.py"))
+        bill = Path(self._folder.name) / sbom["NAME"]
+        bill.write_text(sbom["wheel_sbom"](root), encoding="utf-8")
+        build_data["sbom_files"].append(str(bill))
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
-        """Delete the temporary file."""
+        """Delete the temporary files."""
         if version != "editable":
             self._folder.cleanup()
