@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -114,12 +115,14 @@ follow_pyenv()
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, format, spelling and import layers."""
+    """Check style, format, spelling, import layers, and the workflows for security."""
     session.install(*group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")
     session.run("lint-imports", "--no-logo")
+    workflows = ("--offline", "--strict-collection", "--persona", "auditor", "--quiet", ".github")
+    session.run("zizmor", *workflows)
 
 
 @nox.session
@@ -271,6 +274,55 @@ def build(session: nox.Session) -> None:
     session.install(str(wheel))
     with session.chdir(dist):
         session.run("colablock", "list")
+
+
+def resolved(session: nox.Session, resolution: str) -> Path:
+    """Return a requirements file with what the wheel requires, in exact versions."""
+    path = Path(session.create_tmp()).resolve() / f"{resolution}.txt"
+    how = ("--universal", "--resolution", resolution, "--python-version", "3.10", "--quiet", "--no-header")
+    session.run("uv", "pip", "compile", *how, "pyproject.toml", "--output-file", str(path), external=True)
+    return path
+
+
+def pip_audit(session: nox.Session, requirements: Path) -> list[str]:
+    """Return the known vulnerabilities of exact requirements; none too where no service answers."""
+    asked = ("--requirement", str(requirements), "--no-deps", "--disable-pip", "--timeout", "10")
+    quiet = ("--format", "json", "--progress-spinner", "off")
+    said = session.run("pip-audit", *asked, *quiet, silent=True, success_codes=[0, 1], stderr=None)
+    try:
+        found = json.loads(str(said))["dependencies"]
+    except (ValueError, LookupError):
+        return []
+    return [f"{one['name']} {one['version']}: {v['id']}" for one in found for v in one.get("vulns", ())]
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look for known vulnerabilities in what the wheel requires (not run by default); needs advisories.
+
+    Those of the newest versions are an error.  Those of the lowest are printed: SECURITY.md says why some
+    bounds cannot be raised.
+    """
+    session.install(*group("audit"))
+    canary = Path(session.create_tmp()).resolve() / "canary.txt"
+    canary.write_text("urllib3==1.24.1\n", encoding="utf-8")  # it has known vulnerabilities
+    if not pip_audit(session, canary):
+        session.skip("no advisory service answers here")
+    for line in pip_audit(session, resolved(session, "lowest-direct")):
+        session.warn(f"at the lower bounds: {line}")
+    found = pip_audit(session, resolved(session, "highest"))
+    if found:
+        session.error("\n".join(found))
+
+
+@nox.session
+def pins(session: nox.Session) -> None:
+    """Write the hashed requirements of the workflows again (not run by default)."""
+    folder = ROOT / ".github" / "requirements"
+    how = ("--universal", "--python-version", "3.10", "--generate-hashes", "--quiet", "--no-header")
+    for source, name in ((folder / "release.in", "release.txt"), (ROOT / "pyproject.toml", "runtime.txt")):
+        made = ("--upgrade", str(source.relative_to(ROOT)), "--output-file", str(folder / name))
+        session.run("uv", "pip", "compile", *how, *made, external=True)
 
 
 @nox.session

@@ -138,7 +138,7 @@ def lock_of(
 
 def _check_sources(session: Session, options: ApplyOptions, path: LockFile, lock: Pylock) -> None:
     """Raise InvalidInput if a lock of colablock names files of other sources than its matrix."""
-    head, matrix = read_head(path), _matrix_of(session, options, lock)
+    head, matrix = read_head(path), matrix_of(session, options, lock)
     if head is None or matrix is None:
         return
     open_lock(
