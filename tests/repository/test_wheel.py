@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import uv
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from packaging.metadata import Metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -94,6 +96,37 @@ def test_the_wheel_holds_the_licences_of_what_is_vendored(names: set[str]) -> No
     vendored = ("packaging/LICENSE", "packaging/LICENSE.APACHE", "packaging/LICENSE.BSD", "tomli_w/LICENSE")
     base = f"colablock-{__version__}.dist-info/licenses"
     assert licences == {f"{base}/LICENSE", *(f"{base}/colablock/_vendor/{name}" for name in vendored)}
+
+
+def test_the_wheel_holds_a_bill_of_the_vendored_projects(wheel: Path) -> None:
+    """PEP 770.  The schema is that of CycloneDX, and the pins are those of vendor.txt."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if ".dist-info/sboms/" in name]
+        text = archive.read(name).decode()
+    assert name.endswith("/colablock.cdx.json")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    assert bill["metadata"]["component"]["purl"] == f"pkg:pypi/colablock@{__version__}"
+    pins = (ROOT / "colablock" / "_vendor" / "vendor.txt").read_text(encoding="utf-8")
+    listed = {one["name"]: one for one in bill["components"]}
+    folders = {
+        path.name for path in (ROOT / "colablock" / "_vendor").iterdir() if (path / "LICENSE").is_file()
+    }
+    assert {name.replace("-", "_") for name in listed} == folders
+    for component in listed.values():
+        assert f"{component['name'].replace('-', '_')}=={component['version']} " in pins
+        assert component["hashes"][0]["content"] in pins
+        assert component["licenses"]
+
+
+def test_a_second_build_gives_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(REPOSITORY)]
+    subprocess.run(command, capture_output=True, check=True)
+    first, second = (
+        {path.name: path.read_bytes() for path in out.iterdir()} for out in (wheel.parent, tmp_path)
+    )
+    assert {Path(name).suffix for name in first} == {".whl", ".gz"}
+    assert first == second
 
 
 def test_the_wheel_holds_nothing_else(names: set[str]) -> None:
