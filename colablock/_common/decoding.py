@@ -97,11 +97,15 @@ def encode(value: object) -> bytes:
 def _decode_dialect(data: bytes, type_: type[T]) -> T:
     try:
         value = json.loads(data)
+        check_depth(value)
+        # Of the lone surrogates, only those that stand for a byte of a path (PEP 383).
+        json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except Malformed:
+        raise
     except RecursionError as error:
         raise Malformed("it is nested too deeply") from error
     except ValueError as error:
         raise Malformed(_one_line(str(error))) from error
-    check_depth(value)
     return fitted(value, type_)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
@@ -144,6 +145,9 @@ def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would exit with code 1
 
+    for stream in (sys.stdout, sys.stderr):  # a path or a message may have what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     plain = {"NO_COLOR": environ["NO_COLOR"]} if environ.get("NO_COLOR") else {}
     keywords: dict[str, Any] = {"highlight": False, "soft_wrap": False, "no_color": bool(plain) or None}
     return Console(**keywords), Console(stderr=True, **keywords)

@@ -18,8 +18,9 @@ from colablock.transaction import apply_record as applied
 from colablock.transaction.apply_record import ApplyRecord
 from colablock.transaction.drift import Drift, find_drifts
 from colablock.transaction.serialise import report_from_json
+from colablock.verification.verify import Report
 
-__all__ = ["drifts_since", "last_apply", "requirements_to_hold"]
+__all__ = ["drifts_since", "last_apply", "last_report", "requirements_to_hold"]
 
 
 def last_apply(session: Session, name: str) -> ApplyRecord:
@@ -52,9 +53,20 @@ def drifts_since(session: Session, last: ApplyRecord, snapshot: Snapshot | None 
     return find_drifts(last.versions, now, snapshot, last.pins)
 
 
+def last_report(last: ApplyRecord) -> Report:
+    """Return the report of *last*.  Raises InvalidInput if its record is damaged."""
+    try:
+        return report_from_json(last.report)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"the record of the last apply of `{last.name}` is damaged: {error}",
+            hint=f"Run `colablock apply {last.name}` again",
+        ) from error
+
+
 def requirements_to_hold(last: ApplyRecord, kernel: Snapshot) -> frozenset[tuple[NormalizedName, str]]:
     """Return the requirements that *last* proved to hold and that *kernel* no longer meets."""
-    if kernel.site not in last.sites or not report_from_json(last.report).passed:
+    if kernel.site not in last.sites or not last_report(last).passed:
         return frozenset()
     there = kernel.installed
     unchanged = [name for name, pin in last.pins.items() if name in there and there[name].version == pin]

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from colablock.environment.accelerator import detect
 from colablock.errors import Refused
 from colablock.matrix.model import select_variant
-from colablock.operations.last_apply import drifts_since, last_apply
+from colablock.operations.last_apply import drifts_since, last_apply, last_report
 from colablock.operations.session import Session
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.transaction.apply_record import versions_digest
-from colablock.transaction.serialise import report_from_json
 from colablock.verification.verify import run_in
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def proven_environment(session: Session, name: str) -> ProvenEnvironment:
             ),
             hint=f"Run `colablock apply {name}` to restore it",
         )
-    report = report_from_json(last.report)
+    report = last_report(last)
     return ProvenEnvironment(
         matrix=last.name,
         python=last.python,

@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from colablock.environment.accelerator import detect
 from colablock.matrix.model import select_variant
-from colablock.operations.last_apply import drifts_since, last_apply
+from colablock.operations.last_apply import drifts_since, last_apply, last_report
 from colablock.operations.session import Session
 from colablock.transaction.drift import SINCE, notes_of
-from colablock.transaction.serialise import report_from_json
 from colablock.verification.verify import Check, Report, files_checks, prove
 
 __all__ = ["verify_last_apply"]
@@ -37,7 +36,7 @@ def verify_last_apply(session: Session, name: str) -> Report:
     drifts = drifts_since(session, last)
     causes = {str(drift.name): drift.text for drift in drifts if drift.is_pin}
     checks = tuple(_with_cause(check, causes) for check in (*files_checks(last.sites, last.pins), *proofs))
-    recorded = report_from_json(last.report)
+    recorded = last_report(last)
     notes = (*recorded.notes, *notes_of(drifts, with_pins=False))
     if matrix.digest != last.matrix_digest:
         notes = (

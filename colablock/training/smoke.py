@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -29,6 +29,7 @@ from colablock.training.receipts import Receipt
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import exit_code_of
+from colablock.training.runs.loss_curve import number_of
 from colablock.training.start import Job, prepare_data, start_job, workarounds_for
 
 __all__ = ["STEPS", "smoke"]
@@ -164,13 +165,13 @@ class _Attempt:
             cuda=self.accelerator.cuda if has_card else None,
             precision=self.precision.name,
             quantized=self.adapter is Adapter.QLORA,
-            steps=max(event["step"] for event in learning if event["event"] == "end"),
-            losses=tuple(event["loss"] for event in learning if event["event"] == "log" and "loss" in event),
+            steps=int(max(_numbers(learning, "step", of="end"), default=0)),
+            losses=tuple(_numbers(learning, "loss", of="log")),
             before=before,
             after=after,
             held=_evaluations(holding),
             seconds=seconds,
-            memory=max((event["memory"] for event in learning if "memory" in event), default=0),
+            memory=int(max(_numbers(learning, "memory", of="log"), default=0)),
             date=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             colablock=__version__,
             versions=dict(self.proven.versions),
@@ -208,7 +209,8 @@ class _Attempt:
         while exit_code_of(record.process, record.process_started) is None:
             if time.monotonic() > self.deadline:
                 raise _timed_out()
-            steps = [event["step"] for event in folder.metrics() if event["event"] in ("step", "log")]
+            events = (event for event in folder.metrics() if event.get("event") in ("step", "log"))
+            steps = [int(step) for event in events if (step := number_of(event, "step"))]
             if steps:
                 self.reporter.step(f"step {steps[-1]}", min(steps[-1], STEPS), STEPS)
             time.sleep(_PAUSE)
@@ -233,10 +235,19 @@ def _failed(folder: RunFolder) -> TrainingFailed:
     return TrainingFailed(f"the smoke run failed\n{last_lines(output, indent='  ')}")
 
 
+def _numbers(events: Iterable[Mapping[str, Any]], key: str, *, of: str) -> list[float]:
+    found = (number_of(event, key) for event in events if event.get("event") == of)
+    return [value for value in found if value is not None]
+
+
 def _evaluations(events: list[dict[str, Any]]) -> tuple[float, float]:
     """Return the evaluation loss before and after training."""
-    found = {event["when"]: float(event["loss"]) for event in events if event["event"] == "evaluation"}
-    return found["before"], found["after"]
+    told = [event for event in events if event.get("event") == "evaluation"]
+    found = {event.get("when"): number_of(event, "loss") for event in told}
+    before, after = found.get("before"), found.get("after")
+    if before is None or after is None:
+        raise TrainingFailed("the smoke run did not write its evaluation loss before and after training")
+    return before, after
 
 
 def _can_quantize(proven: ProvenEnvironment, *, has_card: bool) -> tuple[bool, list[str]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from colablock._common.decoding import Malformed, decode, fitted, read_bounded
+from colablock._common.decoding import Malformed, decode, fitted, is_plain_name, read_bounded
 from colablock._common.fs import flock, make_private, write_atomic
 from colablock._common.limits import RUN_FILE
 from colablock._common.process import ChildFailed, run_child
@@ -94,16 +94,23 @@ def workarounds_for(proven: ProvenEnvironment, runner: str, accelerator: Acceler
     return (*of_matrix, GQA_WORKAROUND) if is_old else of_matrix
 
 
+def _checked_folder(folder: Path) -> Path:
+    """Return *folder* if a run can have its name.  Raises InvalidInput."""
+    if not is_plain_name(folder.name):
+        raise InvalidInput(f"`{folder}` cannot be the folder of a run", hint="Set another `output_dir`")
+    return folder
+
+
 def default_folder(config: TrainConfig) -> Path:
     """Return the output folder of a run.
 
     Without `output_dir` the name comes from model and data, so that the same call finds the run again.
     """
     if config.output_dir:
-        return Path(config.output_dir).expanduser().absolute()
+        return _checked_folder(Path(config.output_dir).expanduser().absolute())
     model = Path(config.base_model.rstrip("/")).name
     data = Path(config.datasets[0].path.rstrip("/")).name.partition(".")[0]
-    return (Path("outputs") / f"{model}-{data}").absolute()
+    return _checked_folder((Path("outputs") / f"{model}-{data}").absolute())
 
 
 def unused_run_id(home: Path, folder: Path) -> str:

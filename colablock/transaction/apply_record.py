@@ -28,6 +28,7 @@ __all__ = [
     "key_of",
     "load",
     "load_all",
+    "parse",
     "put_back",
     "read_text",
     "save",
@@ -118,14 +119,27 @@ def read_text(name: str, home: Path) -> str | None:
 
 
 def put_back(name: str, home: Path, text: str | None, *, prefix: str) -> None:
-    """Restore the record *text* of *name* (None: remove it) if its last apply was in place at *prefix*."""
+    """Restore the record *text* of *name* if its last apply was in place at *prefix*.
+
+    The record is removed if *text* is None, or is of an apply in an environment that is neither this
+    one nor in *home*.
+    """
     last = load(name, home)
     if last is None or last.target != Target.KERNEL.value or os.path.realpath(last.prefix) != prefix:
         return
     if text is None:
         _path(name, home).unlink(missing_ok=True)
-    else:
+    elif (before := parse(name, text)) is not None and _is_known(before.python, last, home):
         write_private(_path(name, home), text.encode(), synced=True)
+    else:  # an interpreter is taken from the home alone, and the text comes from the environment
+        _path(name, home).unlink(missing_ok=True)
+
+
+def _is_known(python: str, last: ApplyRecord, home: Path) -> bool:
+    """Whether *python* is in the environment of *last*, or in an isolated environment in *home*."""
+    folder = Path(os.path.realpath(Path(python).parent))
+    is_isolated = folder.name == "bin" and folder.parent.parent == Path(os.path.realpath(home / "envs"))
+    return is_isolated or folder == Path(os.path.realpath(Path(last.python).parent))
 
 
 def forget(home: Path, *, python: str) -> None:
@@ -159,9 +173,17 @@ def load(name: str, home: Path) -> ApplyRecord | None:
     if not is_plain_name(name):
         return None
     try:
-        value = json.loads(read_bounded(_path(name, home), RUN_FILE))
+        return parse(name, read_bounded(_path(name, home), RUN_FILE))
+    except (OSError, ValueError):
+        return None
+
+
+def parse(name: str, text: bytes | str) -> ApplyRecord | None:
+    """Return the last apply of *name* from the text of its record, or None if that is not valid."""
+    try:
+        value = json.loads(text)
         record = from_plain(ApplyRecord, value, name)
-    except (OSError, ValueError, RecursionError, InvalidInput):
+    except (ValueError, RecursionError, InvalidInput):
         return None
     paths = (record.python, record.prefix, *record.sites)
     is_valid = (

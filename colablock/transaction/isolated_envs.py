@@ -303,12 +303,11 @@ def _read(folder: Path) -> Manifest | None:
     try:
         manifest = decode(read_bounded(folder / _MANIFEST, RUN_FILE), Manifest, by_python=True)
         is_here = _place_of(manifest.python) == _place_of(_python_of(folder))
+        is_here = is_here and Path(os.path.realpath(folder)) in Path(os.path.realpath(manifest.site)).parents
     except (OSError, ValueError):
         return None
     if manifest.schema != 1 or not is_here or not Path(manifest.python).exists():
         return None  # of another folder, or a link to an interpreter that was removed
-    if Path(os.path.realpath(folder)) not in Path(os.path.realpath(manifest.site)).parents:
-        return None
     return manifest if installed_versions([manifest.site]) == manifest.installed else None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from colablock._common.fs import file_digest
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
+from colablock.errors import InvalidInput
 from colablock.matrix.catalog import find_matrix, lock_files
 from colablock.matrix.model import Matrix
 from colablock.matrix.packed_locks import LockFile
@@ -38,7 +39,10 @@ def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Repo
         return None
     if applied.versions_digest(installed_versions(last.sites)) != last.state:
         return None
-    report = report_from_json(last.report)
+    try:
+        report = report_from_json(last.report)
+    except InvalidInput:
+        return None
     if not report.passed:
         return None
     # A process that had loaded the old modules still has them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 import tarfile
 import time
@@ -286,6 +287,20 @@ def test_a_run_in_a_folder_whose_name_is_not_text_is_read(tmp_path: Path) -> Non
     record = run.record()
     assert record is not None
     assert record.python == str(odd / "python")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict", "utf-8:surrogateescape"])
+def test_text_that_the_terminal_cannot_show_is_escaped(encoding: str, tmp_path: Path, home: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"odd\xe9")
+    make_run(odd, id="odd", home=home, model="\N{SNOWMAN}", end={"state": "failed"})
+    for argv in (["show", "odd"], ["list"], ["show", "odd", "--json"], ["follow", "none"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "colablock", "runs", *argv],
+            env={**os.environ, "COLABLOCK_HOME": str(home), "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode in (0, 1, 2), done.stderr
 
 
 def test_a_request_to_stop_follows_no_link(tmp_path: Path) -> None:
