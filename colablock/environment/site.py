@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +106,8 @@ def is_state_path(parts: Iterable[str]) -> bool:
 
 def _folded(name: str) -> str:
     if not name.isascii():
+        import unicodedata  # noqa: PLC0415 - before each apply, and hardly ever needed
+
         name = "".join(one for one in name if unicodedata.category(one) != "Cf")
         name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return name.lower().rstrip(" .")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from colablock._common.decoding import Malformed, decode, read_bounded, read_record
+from colablock._common.decoding import (
+    Malformed,
+    decode,
+    is_plain_name,
+    read_bounded,
+    read_end,
+    read_record,
+)
 from colablock.errors import InvalidInput
 
 
@@ -61,3 +69,51 @@ def test_a_file_is_regular_and_bounded(tmp_path: Path) -> None:
         read_bounded(tmp_path / "fifo")
     with pytest.raises(FileNotFoundError):
         read_record(tmp_path / "none", Named)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"name": "odd\udce9"}, {"name": "a", "size": 3, "more": float("nan")}, {"name": "x\udcff\udc80"}],
+)
+def test_what_the_json_module_writes_is_read(value: dict[str, Any]) -> None:
+    data = json.dumps(value).encode()
+    assert decode(data, Named, by_python=True) == Named(value["name"], value.get("size", 0))
+    with pytest.raises(Malformed):
+        decode(data, Named)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"name": "\\ud800"}',  # no byte of a path
+        b'{"name": NaN}',
+        b'{"name": "a\\udce9", "more": ' + b"[" * 100 + b"]" * 100 + b"}",
+        b'{"name": "a\\udce9", "more": ' + b"[" * 100_000,
+        b'{"name": "a\\udce9", "size": ' + b"9" * 5000 + b"}",
+        b'{"name": "a\\udce9"',
+    ],
+)
+def test_the_dialect_of_the_json_module_is_bounded_too(data: bytes) -> None:
+    with pytest.raises(Malformed) as raised:
+        decode(data, Named, by_python=True)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["a", "a b", "checkpoint-5", "...", "\N{SNOWMAN}", "a\udce9", "x" * 255])
+def test_a_plain_name_is_the_name_of_a_file(name: str) -> None:
+    assert is_plain_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "/", "a\\b", "a\0", "a\nb", "\x1b", "\x7f", "x" * 256]
+)
+def test_a_path_is_no_plain_name(name: str) -> None:
+    assert not is_plain_name(name)
+
+
+def test_the_end_of_a_file_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"0123456789")
+    assert read_end(tmp_path / "log", 4) == b"6789"
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "none", "a\0b"):
+        assert read_end(tmp_path / name, 4) == b""

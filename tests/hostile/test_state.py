@@ -6,16 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from colablock.cli.main import main
 from colablock.environment.site import Site, read_site
 from colablock.errors import BadDistribution, InvalidInput, NotRestored, Refused
 from colablock.planning.plan import Artifact
-from colablock.transaction.apply_record import load
+from colablock.transaction.apply_record import ApplyRecord, load, put_back, save
 from colablock.transaction.history import damaged_changes, drop, read_history
 from colablock.transaction.isolated_envs import list_envs
 from colablock.transaction.recovery import recover
@@ -305,6 +306,59 @@ def test_a_hostile_record_of_an_apply_counts_as_missing(changes: Mapping[str, An
     assert load("demo", tmp_path) is not None
     file.write_text(json.dumps({**usual, **changes}))
     assert load("demo", tmp_path) is None
+
+
+APPLIED = ApplyRecord(
+    name="demo",
+    key="k",
+    target="kernel",
+    python="/env/bin/python",
+    prefix="/env",
+    sites=("/env/lib",),
+    state="s",
+    matrix_digest="d",
+    variant=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("python", "is_restored"),
+    [
+        ("/env/bin/python", True),
+        ("/env/bin/python3", True),
+        ("{home}/envs/abc/bin/python", True),
+        ("/strange/bin/python", False),
+        ("{home}/envs/abc/strange/bin/python", False),
+        ("{home}/envs/../../strange/bin/python", False),
+        ("python", False),
+    ],
+)
+def test_a_rollback_restores_no_record_with_a_foreign_interpreter(
+    python: str, is_restored: bool, tmp_path: Path
+) -> None:
+    save(APPLIED, tmp_path)
+    before = replace(APPLIED, python=python.format(home=tmp_path), key="before")
+    put_back("demo", tmp_path, json.dumps(asdict(before)), prefix="/env")
+    assert load("demo", tmp_path) == (before if is_restored else None)
+
+
+def test_history_names_a_damaged_record_and_shows_the_others(
+    place: SmallGround, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    place.apply(*place.steps())
+    damaged = place.venv / ".colablock" / "changes" / "0000" / "record.json"
+    damaged.parent.mkdir()
+    damaged.write_text('{"schema": 1, "matrix": "\\u001b[2Jx"}')
+    assert main(["history", "--python", place.python]) == 0
+    shown = capsys.readouterr().out
+    assert f"change 0, damaged\n  `{damaged}` cannot be read: " in shown
+    assert "change 1, " in shown
+    assert main(["history", "--python", place.python, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["number"] for one in found["changes"]] == [1]
+    assert [(one["number"], one["file"]) for one in found["damaged"]] == [(0, str(damaged))]
+    assert main(["rollback", "--python", place.python, "--yes"]) == 0
 
 
 @pytest.mark.parametrize("name", ["../applied/demo", "", ".", "a/b", "a\0b", "x" * 300])
