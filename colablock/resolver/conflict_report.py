@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
 from colablock.errors import FetchFailed, NoSolution
 from colablock.index.candidates import Reason
@@ -20,16 +21,16 @@ from colablock.resolver.model import (
 )
 
 if TYPE_CHECKING:
-    from colablock._vendor.packaging.utils import NormalizedName
     from colablock.index.candidates import CandidateSource, ProjectCandidates, Rejection
-    from colablock.resolver.model import Request
+    from colablock.resolver.model import Edge, Key, Request
 
 __all__ = ["explain", "misfits"]
 
 _MOST_REFUSALS = 4  # per name; the newest are enough to see the reason
-_MOST_SENTENCES = 3  # per parent, about the requirements of its versions
+_MOST_SENTENCES = 4  # per parent, about the requirements of its versions
 _MOST_VERSIONS = 5  # that are listed one by one
 _MOST_PLACES = 3
+_PAIR = 2  # versions, with nothing between
 
 
 # A build may fail for one Python only, and where one Python has only an sdist, another may have a wheel.
@@ -117,60 +118,83 @@ def _headline(conflict: Conflict) -> str:
         if conflict.where == (LOCK,):
             return f"{names} {_is(conflict.missing)} not in the lock"
         return f"no index has {names}"
-    if PYTHON in conflict.names:
+    projects = [name for name in conflict.names if name != PYTHON]
+    if not projects:
         return f"Python {conflict.request.environment.python_version} does not fit"
     wants = dict.fromkeys(str(want) for want, _ in conflict.causes if want.extra is None)
     if not wants:
-        names = _and(f"`{name}`" for name in conflict.names)
+        names = _and(f"`{name}`" for name in projects)
         return f"no version of {names} has valid metadata"
     if len(wants) == 1:
         return f"no candidate fits `{next(iter(wants))}`"
-    return "no version of " + _and(f"`{name}`" for name in conflict.names) + " meets every requirement"
+    return "no version of " + _and(f"`{name}`" for name in projects) + " meets every requirement"
+
+
+_Group = tuple["Key | None", NormalizedName]  # a parent (None: the user), and a name that it requires
 
 
 def _causes(conflict: Conflict, asker: str) -> Iterator[str]:
-    """Yield the requirements in conflict, each with the chain from its parent up to the user."""
-    askers: defaultdict[
-        tuple[NormalizedName, str | None, NormalizedName], dict[ResolverCandidate, ResolverRequirement]
-    ]
-    askers = defaultdict(dict)
-    for want, parent in _pairs(conflict):
+    """Yield every requirement of the conflict: those that cannot be met, each with its chain to the user."""
+    groups: defaultdict[_Group, list[Edge]] = defaultdict(list)
+    for edges in conflict.edges.values():
+        for want, parent in edges:
+            groups[(parent.name, parent.extra) if parent else None, want.name].append((want, parent))
+    depths = _depths(groups)
+    ordered = sorted(groups, key=lambda group: (depths.get(group[0], 0), *_sortable(group)))
+    # The groups of the chain that leads to a parent come before the next group.
+    waiting = [*reversed(ordered), *(one for one in reversed(ordered) if one[1] in conflict.names)]
+    told: set[_Group] = set()
+    while waiting:
+        group = waiting.pop()
+        if group not in told:
+            told.add(group)
+            yield from _lines(groups[group], conflict, asker)
+            waiting += [one for one in reversed(ordered) if group[0] and one[1] == group[0][0]]
+
+
+def _sortable(group: _Group) -> tuple[str, str, str]:
+    parent, name = group
+    return (parent[0], parent[1] or "", name) if parent else ("", "", name)
+
+
+def _depths(groups: Iterable[_Group]) -> dict[Key | None, int]:
+    """Return how many requirements are between the user and each parent."""
+    depths: dict[Key | None, int] = {None: 0}
+    queue: deque[Key | None] = deque([None])
+    while queue:
+        current = queue.popleft()
+        for parent, name in groups:
+            if parent == current:
+                for key in {one for one, _ in groups if one and one[0] == name} - depths.keys():
+                    depths[key] = depths[current] + 1
+                    queue.append(key)
+    return depths
+
+
+def _lines(edges: Iterable[Edge], conflict: Conflict, asker: str) -> Iterator[str]:
+    """Yield the requirements of one group: of the user, or of the versions of one parent."""
+    by_text: dict[str, dict[ResolverCandidate, ResolverRequirement]] = {}
+    for want, parent in edges:
         if parent is None:
             yield _asks(want, asker, conflict)
-        elif want.extra == UNUSABLE:
-            yield from _origin(conflict, parent, asker, set())
-        else:
-            askers[parent.name, parent.extra, want.name][parent] = want
-    for wants in askers.values():
-        yield from _needs(wants)
-        yield from _origin(conflict, next(iter(wants)), asker, set())
-
-
-def _pairs(conflict: Conflict) -> Iterator[tuple[ResolverRequirement, ResolverCandidate | None]]:
-    """Yield the causes, and other requirements on the same names that take part in the conflict.
-
-    The last conflict of a search shows only one version of each parent.  Other versions of the
-    same parents failed before.  If the causes have a single parent, another parent must take
-    part, because one alone is no conflict.
-    """
-    yield from conflict.causes
-    for name in conflict.names:
-        causes = [(want, parent) for want, parent in conflict.causes if want.name == name]
-        askers = {parent.name if parent else None for _, parent in causes}
-        others = [edge for edge in conflict.edges.get(name, ()) if edge not in causes]
-        same = [(want, parent) for want, parent in others if parent and parent.name in askers]
-        yield from same
-        if len(askers) == 1 and name != PYTHON:
-            there = conflict.available.get(name, ())
-            fitting = [v for v in there if any(_takes(want, v) for want, _ in (*causes, *same))]
-            for want, parent in others:
-                known = parent is not None and parent.name in askers
-                if fitting and not known and not any(_takes(want, version) for version in fitting):
-                    yield want, parent
+        elif want.extra != UNUSABLE:
+            by_text.setdefault(_text_of(want), {})[parent] = want
+    yield from _needs(by_text, conflict)
 
 
 def _takes(want: ResolverRequirement, version: Version) -> bool:
     return want.specifier.contains(version, prereleases=True)
+
+
+def _may_take(edges: Iterable[Edge], version: Version) -> bool:
+    """Whether *version* meets what the user asks for, and one requirement of each parent."""
+    by_parent: defaultdict[Key | None, list[bool]] = defaultdict(list)
+    for want, parent in edges:
+        if parent is None and not _takes(want, version):
+            return False
+        if parent is not None:
+            by_parent[parent.name, parent.extra].append(_takes(want, version))
+    return all(map(any, by_parent.values()))
 
 
 def _asks(want: ResolverRequirement, asker: str, conflict: Conflict) -> str:
@@ -184,48 +208,32 @@ def _text_of(want: ResolverRequirement) -> str:
     return f"Python {want.specifier}" if want.name == PYTHON else f"`{want}`"
 
 
-def _needs(wants: Mapping[ResolverCandidate, ResolverRequirement]) -> Iterator[str]:
+def _needs(
+    by_text: Mapping[str, Mapping[ResolverCandidate, ResolverRequirement]], conflict: Conflict
+) -> Iterator[str]:
     """Yield the requirements of the versions of one parent.  Equal ones, or many, share one sentence."""
-    by_need: defaultdict[str, list[ResolverCandidate]] = defaultdict(list)
-    for parent in sorted(wants, key=lambda choice: choice.version, reverse=True):
-        by_need[_text_of(wants[parent])].append(parent)
-    if len(by_need) <= _MOST_SENTENCES:
-        for spoken, parents in by_need.items():
-            yield f"{_range(parents)} {'needs' if len(parents) == 1 else 'need'} {spoken}"
+    newest = {text: max(choice.version for choice in parents) for text, parents in by_text.items()}
+    texts = sorted(by_text, key=lambda text: newest[text], reverse=True)
+    if len(texts) <= _MOST_SENTENCES:
+        for text in texts:
+            parents = [*by_text[text]]
+            yield f"{_range(parents, conflict)} {'needs' if len(parents) == 1 else 'need'} {text}"
         return
-    first, *_, last = by_need
-    yield f"{_range([*wants])} each need one version: from {first} to {last}"
+    everyone = list(dict.fromkeys(parent for text in texts for parent in by_text[text]))
+    yield f"{_range(everyone, conflict)} each need one version: from {texts[0]} to {texts[-1]}"
 
 
-def _range(parents: list[ResolverCandidate]) -> str:
+def _range(parents: Sequence[ResolverCandidate], conflict: Conflict) -> str:
     versions = sorted({parent.version for parent in parents})
     name = _name_of(parents[0])
-    if len(versions) == 1:
-        return f"{name} {versions[0]}"
-    if len(versions) == 2:  # noqa: PLR2004 - a pair has nothing between
-        return f"{name} {versions[0]} and {versions[1]}"
+    between = [v for v in conflict.available.get(parents[0].name, ()) if versions[0] < v < versions[-1]]
+    if len(versions) <= _PAIR or (len(versions) <= _MOST_VERSIONS and not {*between} <= {*versions}):
+        return f"{name} {_and(map(str, versions))}"
     return f"{name} {versions[0]} to {versions[-1]} ({len(versions)} versions tried)"
 
 
 def _name_of(choice: ResolverCandidate) -> str:
     return f"{choice.name}[{choice.extra}]" if choice.extra else choice.name
-
-
-def _origin(
-    conflict: Conflict, choice: ResolverCandidate, asker: str, seen: set[tuple[NormalizedName, str | None]]
-) -> Iterator[str]:
-    """Yield the chain from *choice* up to the user, one sentence per link."""
-    seen.add((choice.name, choice.extra))
-    edges = [edge for edge in conflict.edges.get(choice.name, ()) if edge[0].extra == choice.extra]
-    for want, parent in edges:
-        if parent is None:
-            yield _asks(want, asker, conflict)
-            return
-    for want, parent in edges:
-        if parent is not None and (parent.name, parent.extra) not in seen:
-            yield f"{_range([parent])} needs {_text_of(want)}"
-            yield from _origin(conflict, parent, asker, seen)
-            return
 
 
 def _facts(conflict: Conflict) -> Iterator[str]:
@@ -236,29 +244,48 @@ def _facts(conflict: Conflict) -> Iterator[str]:
     for want, parent in conflict.causes:
         if want.url and parent is not None:
             yield f"a direct reference counts only if the matrix itself has it ({want.name})"
-    for name in conflict.names:
-        installed = request.installed.get(name)
-        if installed is not None and name in request.protected:
-            yield f"{name} {installed.version} is installed and protected"
-        for constraint in _constraints(conflict, name):
-            yield constraint.text
-        for absent in request.absent:
-            if absent.name == name and any(map(absent.specifier.contains, _fitting(conflict, name))):
-                yield f"{absent.path} excludes `{name}{absent.specifier}`"
-        fixed = request.fixed.get(name)
-        if fixed is not None:
-            yield f"{name} is locked at {fixed}"
-        for rejection in _refusals(conflict, name):
-            only = ", and only `==` selects a yanked version" if rejection.reason is Reason.YANKED else ""
-            yield f"{rejection}{only}"
-        yield from _available_versions(conflict, name)
+    for name in (*conflict.names, *sorted(conflict.edges.keys() - {*conflict.names, PYTHON})):
+        yield from _exclusions(conflict, name)
+    for choice in conflict.barred:
+        if choice.version.is_prerelease:
+            text = f"{choice.name} {choice.version} is a pre-release"
+            yield f"{text}, and a final release meets the requirements on it"
     if conflict.missing and conflict.where and conflict.where != (LOCK,):
         yield f"it was searched for in {_and(conflict.where[:_MOST_PLACES])}"
 
 
+def _exclusions(conflict: Conflict, name: NormalizedName) -> Iterator[str]:
+    """Yield the facts that exclude versions of *name*."""
+    request = conflict.request
+    installed = request.installed.get(name)
+    if installed is not None and name in request.protected:
+        yield f"{name} {installed.version} is installed and protected"
+    for constraint in _constraints(conflict, name):
+        yield constraint.text
+    for absent in request.absent:
+        if absent.name == name and any(map(absent.specifier.contains, _fitting(conflict, name))):
+            yield f"{absent.path} excludes `{name}{absent.specifier}`"
+    fixed = request.fixed.get(name)
+    if fixed is not None:
+        yield f"{name} is locked at {fixed}"
+    if name not in conflict.names:
+        for choice in conflict.barred:
+            if choice.name == name and not choice.version.is_prerelease:
+                yield f"{name} {choice.version} was yanked, and only `==` selects a yanked version"
+        return
+    for rejection in _refusals(conflict, name):
+        only = ", and only `==` selects a yanked version" if rejection.reason is Reason.YANKED else ""
+        yield f"{rejection}{only}"
+    yield from _available_versions(conflict, name)
+
+
 def _constraints(conflict: Conflict, name: NormalizedName) -> Iterator[ResolverConstraint]:
-    """Yield the constraints that exclude a version which meets the requirements."""
-    fitting = _fitting(conflict, name)
+    """Yield the constraints that exclude a version which meets the requirements, or those of one parent."""
+    fitting = [
+        version
+        for version in conflict.available.get(name, ())
+        if _may_take(conflict.edges.get(name, ()), version)
+    ]
     for constraint in conflict.constraints.get(name, ()):
         excludes = not all(constraint.specifier.contains(version, prereleases=True) for version in fitting)
         if excludes or name in conflict.request.protected:

@@ -57,6 +57,20 @@ class CandidateMatcher:
             self._matching[key] = tuple(self._match(name, wants))
         return self._matching[key]
 
+    def domain(self, name: NormalizedName) -> tuple[Candidate, ...]:
+        """Return the candidates that `matching` returns for some requirements, in the order of the source.
+
+        Whether a pre-release or a yanked version is one depends on all requirements together.
+        """
+        installed = self._request.installed.get(name)
+        found = [installed_candidate(installed)] if installed and self.installed_serves(installed, ()) else []
+        if name not in self._held:
+            candidates = [c for c in self._source.judge(name).candidates if self._may_fit(c)]
+            if "if-necessary" not in self._request.prerelease:
+                candidates = self._without_prereleases(name, candidates)
+            found += [c for c in candidates if not installed or self._is_another_build(c, installed)]
+        return tuple(found)
+
     def installed_serves(self, installed: Installed, wants: Iterable[ResolverRequirement]) -> bool:
         """Whether *installed* meets *wants* and every constraint, and is the requested build."""
         version = Version(installed.version)
@@ -96,11 +110,7 @@ class CandidateMatcher:
 
     def _fits(self, candidate: Candidate, wants: Sequence[ResolverRequirement]) -> bool:
         version = candidate.version
-        key = (candidate.name, version)
-        if key in self.unusable or not self._allowed(candidate.name, version):
-            return False
-        fixed = self._request.fixed.get(candidate.name)
-        if fixed is not None and version != fixed:
+        if (candidate.name, version) in self.unusable:
             return False
         if not all(self._meets(want, version) and self.follows(want, candidate) for want in wants):
             return False
@@ -108,9 +118,19 @@ class CandidateMatcher:
             pinned = (s for want in wants for s in want.specifier)
             if not any(s.operator in {"==", "==="} and not s.version.endswith(".*") for s in pinned):
                 return False
-        return all(
-            constraint.specifier.contains(version, prereleases=True)
-            for constraint in self._constraints.get(candidate.name, ())
+        return self._may_fit(candidate)
+
+    def _may_fit(self, candidate: Candidate) -> bool:
+        """Whether the matrix, the constraints and a lock allow *candidate*."""
+        version = candidate.version
+        fixed = self._request.fixed.get(candidate.name)
+        return (
+            (fixed is None or version == fixed)
+            and self._allowed(candidate.name, version)
+            and all(
+                constraint.specifier.contains(version, prereleases=True)
+                for constraint in self._constraints.get(candidate.name, ())
+            )
         )
 
     @staticmethod

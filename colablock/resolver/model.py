@@ -23,6 +23,8 @@ __all__ = [
     "PYTHON",
     "UNUSABLE",
     "Conflict",
+    "Edge",
+    "Key",
     "Parent",
     "Pin",
     "Request",
@@ -126,6 +128,10 @@ class ResolverCandidate:
         return f"ResolverCandidate({self.candidate}{f'[{self.extra}]' if self.extra else ''})"
 
 
+Key = tuple[NormalizedName, "str | None"]  # a project, or what one of its extras adds
+Edge = tuple[ResolverRequirement, "ResolverCandidate | None"]  # a requirement, and what has it; None: a root
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
     """What requires a pin: another name, or the user at *path* if *name* is None."""
@@ -189,22 +195,25 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conflict:
-    """The reason why there is no solution: the last conflict, and how each part of it arose.
+    """The reason why there is no solution: requirements that have none alone.
 
-    *causes* are pairs of a requirement and the candidate that has it (None for a root).
-    *edges* map a name to all such pairs that require it.  *refused* are the rejections of
-    the names in conflict, *available* their available versions, newest first.  *missing*
-    names are in no index, and *where* are the places that were searched for them.
+    *edges* map a name to these requirements on it, each with the candidate that has it (None
+    for a root).  *causes* are those of them on names of which no version meets all.  *refused*
+    are the rejections of the names in *causes*.  *available* are the available versions,
+    newest first.  *missing* names are in no index, and *where* are the places that were
+    searched for them.  *barred* are pre-releases and yanked versions that only other
+    requirements would admit.
     """
 
     request: Request
-    causes: tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]
-    edges: Mapping[NormalizedName, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]
+    causes: tuple[Edge, ...]
+    edges: Mapping[NormalizedName, tuple[Edge, ...]]
     refused: tuple[Rejection, ...]
     missing: frozenset[NormalizedName]
     constraints: Mapping[NormalizedName, tuple[ResolverConstraint, ...]]
     available: Mapping[NormalizedName, tuple[Version, ...]] = field(default_factory=dict)
     where: tuple[str, ...] = ()
+    barred: tuple[ResolverCandidate, ...] = ()
 
     @property
     def names(self) -> tuple[NormalizedName, ...]:

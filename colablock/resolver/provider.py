@@ -10,6 +10,7 @@ from resolvelib import AbstractProvider
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.requirements import applies, parse_requirement
 from colablock.errors import BadDistribution
@@ -27,6 +28,8 @@ from colablock.resolver.model import (
     PYTHON,
     UNUSABLE,
     Conflict,
+    Edge,
+    Key,
     Request,
     ResolverCandidate,
     ResolverRequirement,
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
 
 __all__ = ["Provider"]
+
+_PROMOTED = 5  # the conflicts after which a name is decided before the others, as in pip
 
 
 class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[NormalizedName, "str | None"]]):
@@ -75,11 +80,10 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             )
         )
         self._needs: dict[ResolverCandidate, tuple[ResolverRequirement, ...]] = {}
-        self._edges: defaultdict[
-            NormalizedName, dict[tuple[ResolverRequirement, ResolverCandidate | None], None]
-        ] = defaultdict(dict)
-        self._blamed: Counter[tuple[ResolverRequirement, ResolverCandidate | None]] = Counter()
+        self._conflicts: Counter[Key] = Counter()
         self._satisfied: dict[tuple[int, int], tuple[ResolverRequirement, ResolverCandidate, bool]] = {}
+        self._domains: dict[Key, tuple[Sequence[ResolverCandidate], Mapping[Version, int]]] = {}
+        self._fitting: dict[tuple[object, ...], int] = {}
         self._asked: set[NormalizedName] = set()
 
     def roots(self) -> list[ResolverRequirement]:
@@ -88,14 +92,45 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         for entry in self._entries:
             wants += _wants(entry.name, entry.specifier, entry.extras, entry.url, entry.path)
         wants += self._protected_extras
-        for want in wants:
-            self._record([want], self.asker(want))
         self._prefetch(wants)
         return wants
 
     def asker(self, root: ResolverRequirement) -> ResolverCandidate | None:
         """Return the protected distribution that asks for *root*; None if the user does."""
         return self._protected_extras.get(root)
+
+    def domain(self, key: Key) -> tuple[Sequence[ResolverCandidate], Mapping[Version, int]]:
+        """Return the candidates of *key* that some requirements may select, and their numbers by version."""
+        if key not in self._domains:
+            name, extra = key
+            self._tell(name)
+            candidates = [self._python.candidate] if name == PYTHON else self.matcher.domain(name)
+            numbers = {candidate.version: number for number, candidate in enumerate(candidates)}
+            self._domains[key] = [ResolverCandidate(one, extra) for one in candidates], numbers
+        return self._domains[key]
+
+    def fitting(self, key: Key, want: ResolverRequirement) -> int:
+        """Return the candidates of the domain that meet *want*, as the bits of an integer."""
+        known = (key[0], want.specifier, want.url, bool(want.path), want.exact)
+        if known not in self._fitting:
+            candidates, _ = self.domain(key)
+            self._fitting[known] = sum(
+                1 << number for number, one in enumerate(candidates) if self._satisfies(want, one)
+            )
+        return self._fitting[known]
+
+    def matches(self, key: Key, wants: Sequence[ResolverRequirement]) -> Sequence[ResolverCandidate]:
+        """Return the candidates of *key* that *wants* select, best first."""
+        name, extra = key
+        if name == PYTHON:
+            return [self._python] if all(self.is_satisfied_by(want, self._python) for want in wants) else []
+        self._tell(name)
+        return [ResolverCandidate(candidate, extra) for candidate in self.matcher.matching(name, wants)]
+
+    def _tell(self, name: NormalizedName) -> None:
+        """Report that candidates of *name* are looked for."""
+        self._reporter.resolving(name, len(self._asked))
+        self._asked.add(name)
 
     def identify(
         self, requirement_or_candidate: ResolverRequirement | ResolverCandidate
@@ -110,7 +145,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         information: Mapping[Any, Iterator[Any]],
         backtrack_causes: Sequence[Any],  # noqa: ARG002
     ) -> tuple[Any, ...]:
-        """Order decisions as pip documents it: direct, pinned, bounded, the user's own, name.
+        """Order decisions as pip does: often in conflict, direct, pinned, bounded, the user's own, name.
 
         The order of the lines in the matrix does not count: sorting a matrix must not change its lock.
         """
@@ -123,6 +158,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         return (
             name != PYTHON,
             base_undecided,
+            self._conflicts[identifier] < _PROMOTED,
             name not in self._direct,
             not (pinned or name in self._held or name in self._request.fixed),
             not bounded,
@@ -135,35 +171,28 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
     def narrow_requirement_selection(
         self,
         identifiers: Iterable[tuple[NormalizedName, str | None]],
-        resolutions: Mapping[Any, ResolverCandidate],  # noqa: ARG002
+        resolutions: Mapping[Any, ResolverCandidate],
         candidates: Mapping[Any, Iterator[ResolverCandidate]],  # noqa: ARG002
         information: Mapping[Any, Iterator[Any]],  # noqa: ARG002
         backtrack_causes: Sequence[Any],
     ) -> Iterable[tuple[NormalizedName, str | None]]:
-        """Decide the names of the last conflict first."""
+        """Decide the names of the last conflict first, then those that were often in one, as pip does."""
         identifiers = list(identifiers)
         if any(name == PYTHON for name, _ in identifiers):
             return [identifier for identifier in identifiers if identifier[0] == PYTHON]
         if not backtrack_causes:
             return identifiers
-        self._blame(backtrack_causes)
         causes = {info.requirement.name for info in backtrack_causes}
         causes |= {info.parent.name for info in backtrack_causes if info.parent}
-        return [identifier for identifier in identifiers if identifier[0] in causes] or identifiers
-
-    def _blame(self, causes: Iterable[Any]) -> None:
-        """Count the requirements that exclude the installed version of a held distribution."""
-        for info in causes:
-            want = info.requirement
-            held = self._request.installed.get(want.name) if want.name in self._held else None
-            if held is None or want.name in self._request.protected:
-                continue
-            if not want.specifier.contains(held.version, prereleases=True):
-                self._blamed[want, info.parent] += 1
-
-    def most_blamed(self) -> tuple[ResolverRequirement, ResolverCandidate | None] | None:
-        """Return the requirement that excluded a held distribution most often; None if none did."""
-        return self._blamed.most_common(1)[0][0] if self._blamed else None
+        self._conflicts.update(
+            self.identify(one)
+            for info in backtrack_causes
+            for one in (info.requirement, info.parent)
+            if one is not None and self.identify(one) not in resolutions
+        )
+        latest = [identifier for identifier in identifiers if identifier[0] in causes]
+        often = [identifier for identifier in identifiers if self._conflicts[identifier] >= _PROMOTED]
+        return latest or often or identifiers
 
     def find_matches(
         self,
@@ -176,14 +205,7 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         if extra is not None:
             wants += requirements.get((name, None), ())
         bad = {choice.version for choice in incompatibilities[identifier]}
-        if name == PYTHON:
-            fits = all(self.is_satisfied_by(want, self._python) for want in wants) and not bad
-            return [self._python] if fits else []
-        self._reporter.resolving(name, len(self._asked))
-        self._asked.add(name)
-        return [
-            ResolverCandidate(c, extra) for c in self.matcher.matching(name, wants) if c.version not in bad
-        ]
+        return [choice for choice in self.matches(identifier, wants) if choice.version not in bad]
 
     def is_satisfied_by(self, requirement: ResolverRequirement, candidate: ResolverCandidate) -> bool:
         # resolvelib asks this for every pin in every round, with the same objects.
@@ -205,7 +227,6 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         if known is None:
             known = self._needs[candidate] = tuple(self._dependencies(candidate))
             self._prefetch(known)
-        self._record(known, candidate)
         return known
 
     def _dependencies(self, choice: ResolverCandidate) -> Iterator[ResolverRequirement]:
@@ -266,32 +287,50 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         if names:
             self._source.prefetch(sorted(names))
 
-    def _record(self, wants: Iterable[ResolverRequirement], parent: ResolverCandidate | None) -> None:
-        for want in wants:
-            self._edges[want.name][want, parent] = None
-
     def refused(self) -> Iterator[Rejection]:
         """Yield the versions that were rejected for invalid metadata."""
         yield from self.matcher.unusable.values()
 
-    def conflict(self, causes: Sequence[Any]) -> Conflict:
-        """Return the reason why there is no solution, as data."""
-        pairs = tuple(dict.fromkeys((info.requirement, info.parent) for info in causes))
-        names = {want.name for want, _ in pairs} - {PYTHON}
-        asked = [name for name in sorted(names) if name not in self._held]
-        judged = {name: self._source.judge(name) for name in asked}
-        refused = [*self.matcher.unusable.values(), *(r for name in asked for r in judged[name].rejections)]
-        missing = frozenset(name for name in asked if not judged[name].found)
+    def conflict(self, edges: Iterable[Edge], barred: Iterable[ResolverCandidate] = ()) -> Conflict:
+        """Return requirements that have no solution, with the facts that explain them."""
+        by_key: defaultdict[Key, list[Edge]] = defaultdict(list)
+        order = {want: place for place, want in enumerate(self.roots())}
+        for want, parent in sorted(edges, key=lambda edge: order.get(edge[0], len(order))):
+            if want.exact is None:
+                by_key[self.identify(want)].append((want, parent))
+        causes = self._unmeetable(by_key)
+        names = {want.name for want, _ in causes} - {PYTHON}
+        listed = sorted({name for name, _ in by_key} - self._held - {PYTHON})
+        judged = {name: self._source.judge(name) for name in listed}
+        refused = [*self.matcher.unusable.values()]
+        refused += [one for name in listed if name in names for one in judged[name].rejections]
+        missing = frozenset(name for name in listed if name in names and not judged[name].found)
+        by_name: defaultdict[NormalizedName, tuple[Edge, ...]] = defaultdict(tuple)
+        for (name, _), found in by_key.items():
+            by_name[name] += tuple(found)
         return Conflict(
             request=self._request,
-            causes=pairs,
-            edges={name: tuple(edges) for name, edges in self._edges.items()},
+            causes=tuple(causes),
+            edges=by_name,
             refused=tuple(refused),
             missing=missing,
-            constraints={n: tuple(self._constraints[n]) for n in sorted(names) if n in self._constraints},
-            available={name: tuple(c.version for c in judged[name].candidates) for name in asked},
+            constraints={n: tuple(self._constraints[n]) for n in sorted(by_name) if n in self._constraints},
+            available={name: tuple(c.version for c in judged[name].candidates) for name in listed},
             where=tuple(dict.fromkeys(place for name in sorted(missing) for place in judged[name].where)),
+            barred=tuple(barred),
         )
+
+    def _unmeetable(self, by_key: Mapping[Key, Sequence[Edge]]) -> list[Edge]:
+        """Return the edges on the names of which no version meets all of them."""
+        found: list[Edge] = []
+        for key in sorted(by_key, key=lambda key: (key[0], key[1] or "")):
+            name, extra = key
+            base = by_key.get((name, None), ()) if extra not in {None, UNUSABLE} else ()
+            if any(want.name == name for want, _ in found) or not by_key[key]:
+                continue
+            if not self.matches(key, [want for want, _ in (*by_key[key], *base)]):
+                found += [*base, *by_key[key]]
+        return found or [edge for edges in by_key.values() for edge in edges]
 
 
 def _wants(

@@ -9,7 +9,7 @@ may change them.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,16 @@ from resolvelib import BaseReporter, ResolutionImpossible, ResolutionTooDeep
 from resolvelib.resolvers import Resolution as Search
 
 from colablock._common.reporter import Reporter
+from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.errors import NoSolution
 from colablock.index.candidates import CandidateOrigin, CandidateSource
+from colablock.resolver.complete_search import CompleteSearch, Impossible, SearchEnded
 from colablock.resolver.model import (
     PYTHON,
     Conflict,
+    Edge,
+    Key,
     Parent,
     Pin,
     Request,
@@ -31,13 +35,18 @@ from colablock.resolver.model import (
     ResolverRequirement,
     Unsolvable,
 )
+from colablock.resolver.proof import reduced
 from colablock.resolver.provider import Provider
 
 __all__ = ["resolve"]
 
-_MAX_ROUNDS = 200_000
-# After this many rounds of resolvelib, the held distribution that caused the most conflicts is released.
-_HELD_ROUNDS = 1_000
+# The bounds of resolvelib.  A real solve has fewer than ten conflicts and 300 rounds.  One with many meets
+# the same conflicts again and again, and the complete search learns from them.
+_CONFLICTS = 100
+_ROUNDS = 2_000
+_HELD_ROUNDS = 1_000  # with installed distributions, each conflict with a held one needs a search of its own
+_STEPS = 5_000_000  # of the complete search: about a minute
+_MOST_NAMES = 3  # of the projects with the most conflicts
 
 
 def resolve(
@@ -47,49 +56,111 @@ def resolve(
 
     With *may_release* False only the installed distributions that *request* has released
     may change.  Raises Unsolvable (a NoSolution) if there is no solution even with every
-    unprotected distribution released, and FetchFailed if an index cannot be read.
+    unprotected distribution released, NoSolution if the bounded search finds neither a
+    solution nor a proof that there is none, and FetchFailed if an index cannot be read.
     """
     reporter = reporter or Reporter()
     released = dict(request.released)
     if may_release:
         released = {**_forced_releases(request, source), **released}
     rounds = 0
-    patience = _HELD_ROUNDS if may_release and request.installed else _MAX_ROUNDS
     provider: Provider | None = None
     while True:
         rounds += 1
         provider = Provider(replace(request, released=released), source, reporter, before=provider)
+        roots = provider.roots()
+        edges = {(want, provider.asker(want)): None for want in roots}
         try:
-            roots = provider.roots()
-            # `Resolver` is not used: it walks from each pin up to the roots, and never ends if two pins that
-            # remain from an abandoned branch need each other.
-            state: Any = Search(provider, BaseReporter()).resolve(roots, max_rounds=patience)
-        except ResolutionImpossible as error:
-            conflict = provider.conflict(tuple(error.causes))
-            more = _release(conflict, released) if may_release else {}
+            mapping, causes = _search(provider, roots, held=may_release and bool(request.installed))
+            if mapping is None:
+                mapping = CompleteSearch(provider, edges, steps=_STEPS).run()
+        except Impossible as proof:
+            more = _more_released(provider, causes, proof, released) if may_release else {}
             if not more:
-                raise Unsolvable(conflict) from error
+                shortest = reduced(proof, provider, edges) if may_release else proof
+                raise Unsolvable(provider.conflict(shortest.edges, shortest.barred)) from proof
             released = {**released, **more}
-        except ResolutionTooDeep as error:
-            blamed = provider.most_blamed() if may_release else None
-            if blamed is not None:
-                want, parent = blamed
-                released = {**released, want.name: _needs(want, parent)}
-                continue
-            if patience < _MAX_ROUNDS:
-                patience = _MAX_ROUNDS
-                continue
-            message = f"no solution found in {_MAX_ROUNDS} rounds"
-            hint = "Narrow the ranges of the matrix, or pin the packages that it backtracks on"
-            raise NoSolution(message, hint=hint) from error
+        except SearchEnded as ended:
+            raise _unfinished(ended) from ended
         else:
             return Resolution(
                 request=request,
-                pins=_pins(_required(state.mapping, roots, provider), provider),
+                pins=_pins(_required(mapping, roots, provider), provider),
                 released=released,
                 rejections=tuple(provider.refused()),
                 rounds=rounds,
             )
+
+
+_Mapping = Mapping[Key, ResolverCandidate]
+
+
+class _ConflictCounter(BaseReporter[ResolverRequirement, ResolverCandidate, Key]):
+    """Ends a search of resolvelib after too many conflicts."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def resolving_conflicts(self, causes: Collection[Any]) -> None:  # noqa: ARG002
+        self._number += 1
+        if self._number > _CONFLICTS:
+            raise ResolutionTooDeep(self._number)
+
+
+def _search(
+    provider: Provider, roots: Iterable[ResolverRequirement], *, held: bool
+) -> tuple[_Mapping | None, tuple[Edge, ...]]:
+    """Return the candidates that resolvelib selects; None and its last conflict if it finds none.
+
+    resolvelib may miss a solution: it goes back past decisions that its conflict does not name,
+    and a pin that it keeps from an abandoned branch may be one that nothing admits any more.
+    """
+    try:
+        # `Resolver` is not used: it walks from each pin up to the roots, and never ends if two pins that
+        # remain from an abandoned branch need each other.
+        search: Any = Search(provider, _ConflictCounter())
+        mapping = search.resolve(roots, max_rounds=_HELD_ROUNDS if held else _ROUNDS).mapping
+    except ResolutionImpossible as error:
+        return None, tuple(dict.fromkeys((info.requirement, info.parent) for info in error.causes))
+    except ResolutionTooDeep:
+        return None, ()
+    admitted = all(
+        choice in provider.matches(provider.identify(choice), [w for w, _ in wants if w.exact is None])
+        for choice, wants in _required(mapping, roots, provider)
+        if choice.extra is None
+    )
+    return (mapping if admitted else None), ()
+
+
+def _unfinished(ended: SearchEnded) -> NoSolution:
+    """Return the error for a search that its bound has ended."""
+    tried = sum(ended.tried.values())
+    most = [name for name, number in ended.conflicts.most_common(_MOST_NAMES) if number]
+    lines = [f"the search was ended after {ended.steps:,} steps, so a solution may exist"]
+    lines.append(f"{count(tried, 'version')} of {count(len(ended.tried), 'project')} were tried")
+    if most:
+        lines.append(f"most conflicts were about {', '.join(most)}")
+    return NoSolution(
+        "no solution found in a bounded search",
+        because=lines,
+        names=sorted(most),
+        is_about_python=False,
+        hint="Narrow the ranges of the matrix, or pin the projects with the most conflicts",
+    )
+
+
+def _more_released(
+    provider: Provider, causes: Iterable[Edge], proof: Impossible, released: Mapping[NormalizedName, str]
+) -> dict[NormalizedName, str]:
+    """Return the distributions to release, each with the reason; none if the proof needs none that is held.
+
+    *causes* are the last conflict of resolvelib, which names few distributions.
+    """
+    last = _release(replace(provider.conflict(causes), causes=tuple(causes)), released)
+    if last:
+        return last
+    conflict = provider.conflict(proof.edges)
+    return _release(conflict, released) or _release(replace(conflict, causes=proof.edges), released)
 
 
 def _release(conflict: Conflict, released: Mapping[NormalizedName, str]) -> dict[NormalizedName, str]:
@@ -140,9 +211,7 @@ def _forced_releases(request: Request, source: CandidateSource) -> dict[Normaliz
     provider = Provider(replace(request, released=movable), source, Reporter())
     forced: dict[NormalizedName, str] = {}
     known: defaultdict[NormalizedName, list[ResolverRequirement]] = defaultdict(list)
-    queue: list[tuple[ResolverRequirement, ResolverCandidate | None]] = [
-        (want, None) for want in provider.roots()
-    ]
+    queue: list[Edge] = [(want, None) for want in provider.roots()]
     expanded: set[tuple[NormalizedName, str | None]] = set()
     while queue:
         want, parent = queue.pop(0)
@@ -171,21 +240,14 @@ def _forced_releases(request: Request, source: CandidateSource) -> dict[Normaliz
     return forced
 
 
-_Edges = dict[
-    tuple[NormalizedName, "str | None"], dict[tuple[ResolverRequirement, "ResolverCandidate | None"], None]
-]
-
-
 def _required(
-    mapping: Mapping[tuple[NormalizedName, str | None], ResolverCandidate],
+    mapping: _Mapping,
     roots: Iterable[ResolverRequirement],
     provider: Provider,
-) -> list[tuple[ResolverCandidate, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]]:
+) -> list[tuple[ResolverCandidate, tuple[Edge, ...]]]:
     """Return the candidates of *mapping* that the roots require, sorted by name, each with its parents."""
-    edges: _Edges = {}
-    queue: deque[tuple[ResolverRequirement, ResolverCandidate | None]] = deque(
-        (want, provider.asker(want)) for want in roots
-    )
+    edges: dict[Key, dict[Edge, None]] = {}
+    queue: deque[Edge] = deque((want, provider.asker(want)) for want in roots)
     while queue:
         want, parent = queue.popleft()
         identifier = provider.identify(want)
@@ -198,9 +260,7 @@ def _required(
 
 
 def _pins(
-    required: Iterable[
-        tuple[ResolverCandidate, tuple[tuple[ResolverRequirement, ResolverCandidate | None], ...]]
-    ],
+    required: Iterable[tuple[ResolverCandidate, tuple[Edge, ...]]],
     provider: Provider,
 ) -> dict[NormalizedName, Pin]:
     """Return the pins of a finished solve, sorted by name.  An extra is part of the pin of its name."""

@@ -43,9 +43,15 @@ class DictSource:
         self.refused = {_split(key): why for key, why in (refused or {}).items()}
         self.yanked = {_split(key) for key in yanked}
         self.asked: list[NormalizedName] = []
+        self._judged: dict[NormalizedName, ProjectCandidates] = {}
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
         self.asked.append(name)
+        if name not in self._judged:
+            self._judged[name] = self._judge(name)
+        return self._judged[name]
+
+    def _judge(self, name: NormalizedName) -> ProjectCandidates:
         versions = sorted((v for n, v in self.index if n == name), reverse=True)
         rejections = tuple(
             Rejection(name=n, version=v, filename=f"{n}-{v}.whl", reason=Reason.TAGS, detail=why)

@@ -1,0 +1,1 @@
+"""Benchmarks, and hard inputs that the tests use too."""
