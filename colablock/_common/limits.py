@@ -19,6 +19,7 @@ __all__ = [
     "FILES",
     "FILE_NAME",
     "HTML_PAGE",
+    "LARGEST_FILE",
     "MARKER_DEPTH",
     "MEMBER",
     "MEMBERS",
@@ -33,6 +34,7 @@ __all__ = [
     "SETTINGS_FILE",
     "SHOWN",
     "SIZE",
+    "SLOWEST",
     "TAGS",
     "TEXT_FILE",
     "URL",
@@ -100,6 +102,14 @@ SIZE: Final = 1 << 40
 
 TAGS: Final = 1000
 """Tags of one wheel, all combinations of its tag sets.  Real ones have 80."""
+
+# Downloads
+
+SLOWEST: Final = 1024
+"""Bytes per second of a body, on average over two timeouts.  A slow mobile connection has 10,000."""
+
+LARGEST_FILE: Final = 16 << 30
+"""A file whose size no index tells.  The largest wheel has 4 GB."""
 
 # Archives
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, cast
 
+from colablock._common.archives import UNREADABLE, open_zip
 from colablock.check.import_names import ImportProvider, Modules, modules_of
 from colablock.errors import BadDistribution
-from colablock.index.archive import UNREADABLE, SourceArchive, open_archive, open_zip
+from colablock.index.archive import SourceArchive, open_archive
 from colablock.index.candidates import File
 from colablock.index.metadata_fetcher import contents_key, remote_wheel
 from colablock.network.fetcher import Fetcher

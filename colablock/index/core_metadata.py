@@ -11,6 +11,7 @@ from typing import IO, cast
 
 import msgspec
 
+from colablock._common.archives import UNREADABLE, open_zip, read_member
 from colablock._common.limits import DIRECTORY, METADATA, REQUIREMENTS, TEXT_FILE
 from colablock._common.toml import NotToml, load_toml
 from colablock._vendor.packaging.markers import Marker
@@ -20,7 +21,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.requirements import requirement_of, specifier_of, version_of
 from colablock.errors import BadDistribution
-from colablock.index.archive import UNREADABLE, SourceArchive, open_archive, open_zip, read_member
+from colablock.index.archive import SourceArchive, open_archive
 from colablock.index.candidates import Metadata
 
 __all__ = [

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from colablock._common.archives import UNREADABLE, open_zip, read_member
 from colablock._common.fs import atomic_path, file_digest
 from colablock._common.limits import METADATA
 from colablock._common.urls import split_fragment
@@ -30,14 +31,7 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.environment.requirements import version_of
 from colablock.errors import BadDistribution, NoModules
-from colablock.index.archive import (
-    UNREADABLE,
-    Member,
-    SourceArchive,
-    open_archive,
-    open_zip,
-    read_member,
-)
+from colablock.index.archive import Member, SourceArchive, open_archive
 from colablock.index.candidates import Metadata
 from colablock.index.core_metadata import CoreMetadata, archive_facts, entry_points, parse_core_metadata
 from colablock.index.evaluator import parse_wheel_name

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from colablock._common.decoding import Malformed, decode, encode
+from colablock._common.decoding import Malformed, decode, encode, read_bounded
 from colablock._common.fs import (
     atomic_path,
     expanded,
@@ -21,6 +21,7 @@ from colablock._common.fs import (
     open_locked,
     replace_file,
 )
+from colablock._common.limits import PAGE
 from colablock._common.ownership import distrust
 from colablock._common.scratch import Scratch
 
@@ -30,6 +31,7 @@ UNFINISHED = "unfinished"
 """The folder, in the cache, of files that are being written."""
 
 T = TypeVar("T")
+_LONGEST_ENTRY = PAGE + (1 << 20)  # a page with its headers
 _SAMPLE = 1 << 16
 
 
@@ -101,8 +103,8 @@ class Cache:
     def read(self, kind: str, key: str) -> bytes | None:
         """Return an entry, or None if there is no complete one."""
         for folder in (self.folder, *self._read_only):
-            with contextlib.suppress(OSError):
-                data = decoded((folder / _place_of(kind, key)).read_bytes())
+            with contextlib.suppress(OSError, Malformed):
+                data = decoded(read_bounded(folder / _place_of(kind, key), _LONGEST_ENTRY))
                 if data is not None:
                     return data
         return None
@@ -214,7 +216,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _place_of(kind: str, key: str) -> Path:
-    name = key if _is_digest(key) else hashlib.sha256(key.encode()).hexdigest()
+    name = key if _is_digest(key) else hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return Path(kind, name[:2], name)
 
 

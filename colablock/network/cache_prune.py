@@ -8,18 +8,19 @@ removed at any time.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-import tarfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from colablock._common.archives import UNREADABLE, open_tar, open_zip
+from colablock._common.decoding import Malformed, decode, read_bounded
 from colablock._common.fs import NEW, open_locked
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.errors import InvalidInput
@@ -40,6 +41,7 @@ KINDS = {
     "digests": "hashes of local files",
     "stamps": "when each file was last verified",
 }
+T = TypeVar("T")
 _BY_PATH = frozenset({"built", "files", "named", "rebuilt"})
 _FORMER = re.compile(r"simple-[0-9]+")  # kinds of earlier releases
 _DAY = 86_400.0
@@ -260,42 +262,49 @@ def _project(filename: str) -> NormalizedName:
     return canonicalize_name(filename.rpartition("-")[0])
 
 
-def _json_of(entry: Path, *, first_line: bool = False) -> object:
+def _record_of(entry: Path, type_: type[T], *, first_line: bool = False) -> T | None:
     try:
-        data = decoded(entry.read_bytes()) or b""
-        return json.loads(data.partition(b"\n")[0] if first_line else data)
-    except (OSError, ValueError):
+        data = decoded(read_bounded(entry)) or b""
+        return decode(data.partition(b"\n")[0] if first_line else data, type_)
+    except (OSError, Malformed):
         return None
 
 
 def _page_name(entry: Path) -> NormalizedName | None:
-    head = _json_of(entry, first_line=True)
-    if not isinstance(head, dict):
+    head = _record_of(entry, dict[str, str], first_line=True)
+    if head is None:
         return None
-    return canonicalize_name(urlsplit(str(head.get("url", ""))).path.rstrip("/").rpartition("/")[2])
+    try:
+        path = urlsplit(head.get("url", "")).path
+    except ValueError:
+        return None
+    return canonicalize_name(path.rstrip("/").rpartition("/")[2])
 
 
 def _listed_name(entry: Path) -> NormalizedName | None:
-    listing = _json_of(entry)
-    rows = listing.get("rows") if isinstance(listing, dict) else None
-    return _project(str(rows[0][0])) if rows else None
+    listing = _record_of(entry, dict[str, Any])
+    rows = listing.get("rows") if listing is not None else None
+    first = rows[0] if isinstance(rows, list) and rows else None
+    name = first[0] if isinstance(first, list) and first else None
+    return _project(name) if isinstance(name, str) else None
 
 
 def _metadata_name(entry: Path) -> NormalizedName | None:
-    facts = _json_of(entry)
-    return canonicalize_name(str(facts.get("name", ""))) if isinstance(facts, dict) else None
+    facts = _record_of(entry, dict[str, Any])
+    name = facts.get("name") if facts is not None else None
+    return canonicalize_name(name) if isinstance(name, str) else None
 
 
 def _file_name(entry: Path) -> NormalizedName | None:
     """Return the project of a cached file from its content, since its name is a hash."""
     try:
         if zipfile.is_zipfile(entry):
-            with zipfile.ZipFile(entry) as archive:
+            with entry.open("rb") as stream, open_zip(stream) as archive:
                 tops = {name.partition("/")[0] for name in archive.namelist()}
             infos = [top for top in tops if top.endswith(".dist-info")]
             return canonicalize_name((infos or sorted(tops))[0].partition("-")[0])
-        with tarfile.open(entry) as tar:
+        with open_tar(entry) as tar:
             first = tar.next()
             return _project(first.name.partition("/")[0]) if first is not None else None
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, IndexError):
+    except (*UNREADABLE, IndexError):
         return None

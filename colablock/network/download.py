@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from colablock._common.fs import flock, open_private
+from colablock._common.limits import LARGEST_FILE
 from colablock._common.reporter import Reporter
 from colablock._common.urls import redacted
 from colablock.errors import BadDistribution, FetchFailed
@@ -95,6 +96,8 @@ class Download:
         self._stop = stop
         self._etag: str | None = None
         self._done = 0
+        # The size on the page may be wrong, but not by much.
+        self._limit = 2 * file.size + (1 << 20) if file.size else LARGEST_FILE
         self.is_pieced = False  # whether it arrived in several responses
 
     def resume(self) -> None:
@@ -138,6 +141,9 @@ class Download:
         for chunk in answer.chunks():
             if self._stop.is_set():
                 raise FetchFailed("another file could not be fetched", url=redacted(self.file.url))
+            if self._done + len(chunk) > self._limit:
+                message = f"`{redacted(self.file.url)}` sends more than {self._limit} bytes"
+                raise FetchFailed(message, url=redacted(self.file.url), hint="Check the URL of the index")
             self._stream.write(chunk)
             self.checker.update(chunk)
             self._done += len(chunk)
@@ -169,7 +175,7 @@ def try_lock(stream: IO[bytes], path: Path) -> bool:
 
 
 def _first_byte(answer: HttpResponse) -> int | None:
-    match = re.match(r"bytes (\d+)-", answer.headers.get("content-range", ""))
+    match = re.match(r"bytes (\d{1,15})-", answer.headers.get("content-range", ""))
     return int(match[1]) if match else None
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from colablock._common.limits import PAGE
+from colablock._common.decoding import read_bounded
+from colablock._common.limits import METADATA, PAGE
 from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted
 from colablock.errors import BadDistribution, FetchFailed
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ByteRange", "Fetcher", "Page"]
 
 T = TypeVar("T")
+_LONGEST_SPAN = 1 << 20  # bytes: the end of a file
 _GO_ONLINE = "Run this once without `--offline` and COLABLOCK_OFFLINE, or name a folder with `--find-links`"
 
 
@@ -158,7 +160,8 @@ class Fetcher:
         if host in self._rangeless:
             return None
         wanted = f"bytes={start}" if start < 0 else f"bytes={start}-{'' if end is None else end - 1}"
-        span = self._exchange(url, lambda: {"Range": wanted, **IDENTITY}, _span)
+        limit = -start if start < 0 else (_LONGEST_SPAN if end is None else end - start)
+        span = self._exchange(url, lambda: {"Range": wanted, **IDENTITY}, lambda answer: _span(answer, limit))
         if span is None:
             self._rangeless.add(host)
         return span
@@ -305,16 +308,18 @@ def _check_name(filename: str) -> None:
 
 
 def _whole(answer: HttpResponse) -> bytes | None:
-    return answer.read(PAGE) if answer.status == 200 else None  # noqa: PLR2004 - HTTP says so
+    return answer.read(METADATA, "a metadata file") if answer.status == 200 else None  # noqa: PLR2004 - HTTP
 
 
-def _span(answer: HttpResponse) -> ByteRange | None:
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("content-range", ""))
+def _span(answer: HttpResponse, limit: int) -> ByteRange | None:
+    match = re.fullmatch(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})", answer.headers.get("content-range", ""))
     if answer.status == 404:  # noqa: PLR2004 - HTTP says so
         raise missing_file(answer.url)
     if answer.status != 206 or match is None:  # noqa: PLR2004
         return None
-    return ByteRange(data=answer.read(), start=int(match[1]), total=int(match[3]))
+    return ByteRange(
+        data=answer.read(limit, "the part that was asked for"), start=int(match[1]), total=int(match[3])
+    )
 
 
 def _of_index(error: FetchFailed, file: Fetchable) -> FetchFailed:
@@ -342,16 +347,21 @@ def _disk(path: Path, error: OSError) -> FetchFailed:
 
 def _read_local(path: Path, url: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, PAGE)
     except OSError as error:
         raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=url) from error
+    except ValueError as error:  # too large, no regular file, or a name with a null character
+        raise FetchFailed(f"`{path}` cannot be read: {error}", url=url) from error
 
 
 def _local_page(path: Path, url: str, base: str) -> Page | None:
     """Return a page of an index in a folder: its ``index.html``, with the URL *base*."""
-    file = path / "index.html" if path.is_dir() else path
-    if not file.is_file():
-        return None
+    try:
+        file = path / "index.html" if path.is_dir() else path
+        if not file.is_file():
+            return None
+    except OSError as error:  # a name that is too long, before Python 3.14
+        raise FetchFailed(f"`{path}` cannot be read: {error.strerror}", url=url) from error
     body = _read_local(file, url)
     content_type = "application/vnd.pypi.simple.v1+json" if file.suffix == ".json" else "text/html"
     digest = hashlib.sha256(body).hexdigest()

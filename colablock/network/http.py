@@ -7,6 +7,7 @@ first request, so a plan from a lock does not pay for it.
 from __future__ import annotations
 
 import email.utils
+import http.client
 import math
 import re
 import threading
@@ -23,10 +24,12 @@ from urllib.parse import unquote, urljoin, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from colablock._common.limits import PAGE, SHOWN, SLOWEST
 from colablock._common.urls import Mirrors, split_credentials
 from colablock.errors import FetchFailed, InvalidInput
 from colablock.network.auth import Credentials
 from colablock.network.http_errors import TEMPORARY, Route, is_final, no_answer, refusal
+from colablock.network.slow_servers import POOLS, watched
 from colablock.network.tls import ssl_context
 
 __all__ = ["HttpClient", "HttpResponse"]
@@ -36,6 +39,8 @@ _RETRIES = 4
 _REDIRECTS = 10
 _LONGEST_WAIT = 60.0  # seconds: limit for Retry-After
 _CHUNK = 1 << 18
+_LONGEST_BODY = 10  # timeouts for a whole page: no honest index needs ten minutes for one
+_ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})  # those that are asked for
 _MOVED = frozenset({301, 302, 303, 307, 308})
 
 
@@ -53,14 +58,15 @@ class HttpResponse:
     base: str
     chunks: Callable[[], Iterator[bytes]]
 
-    def read(self, limit: int | None = None) -> bytes:
-        """Return the body.  Raises FetchFailed if it has more than *limit* bytes."""
+    def read(self, limit: int, what: str = "the page of an index") -> bytes:
+        """Return the body.  Raises FetchFailed if it has more than *limit* bytes, too much for *what*."""
         parts, size = [], 0
         for chunk in self.chunks():
             parts.append(chunk)
             size += len(chunk)
-            if limit is not None and size > limit:
-                message = f"`{self.url}` sends more than {limit >> 20} MiB, too much for the page of an index"
+            if size > limit:
+                much = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit} bytes"
+                message = f"`{self.url}` sends more than {much}, too much for {what}"
                 raise FetchFailed(message, url=self.url, hint="Check the URL of the index")
         return b"".join(parts)
 
@@ -141,10 +147,15 @@ class HttpClient:
         route = Route(url, target=url)
         for attempt in range(1, self._attempts + 1):
             with self._retried(route, attempt):
-                response = self._pool(route).request(method, url, headers=dict(headers), redirect=False)
+                response = self._request_once(route, method, dict(headers))
+                try:
+                    body = b"".join(_limited(self._chunks(response, url, raw=False), PAGE, url))
+                finally:
+                    response.close()
+                    response.release_conn()
                 if attempt == self._attempts or response.status not in TEMPORARY:
                     head = {name.lower(): value for name, value in response.headers.items()}
-                    return HttpResponse(response.status, head, url, url, partial(iter, (response.data,)))
+                    return HttpResponse(response.status, head, url, url, partial(iter, (body,)))
             self._sleep(min(0.25 * 2**attempt, 8.0))
         raise AssertionError  # unreachable: the last attempt returns or raises
 
@@ -172,7 +183,7 @@ class HttpClient:
             head = {name.lower(): value for name, value in response.headers.items()}
             canonical = self._mirrors.to_canonical(route.at, route.asked)
             answer = HttpResponse(
-                status, head, canonical, route.target, lambda: self._chunks(response, raw=raw)
+                status, head, canonical, route.target, lambda: self._chunks(response, route.url, raw=raw)
             )
             return _Outcome(status, value=(consume(answer),))
         finally:
@@ -190,7 +201,7 @@ class HttpClient:
                 return response
             response.close()
             response.release_conn()
-            further = self._credentials.learn(urljoin(route.target, location))
+            further = self._credentials.learn(_joined(route, location))
             if urlsplit(further).scheme not in {"http", "https"}:
                 message = f"`{route.url}` redirects to an address that is neither http nor https"
                 hint = "Use another index, or ask the operator of this one to correct the redirect"
@@ -219,15 +230,47 @@ class HttpClient:
         self, route: Route, headers: dict[str, str], pair: tuple[str, str] | None
     ) -> urllib3.BaseHTTPResponse:
         own = {"Authorization": _basic(*pair)} if pair is not None else {}
-        return self._pool(route).request(
-            "GET", route.target, headers={**headers, **own}, preload_content=False, redirect=False
-        )
+        return self._request_once(route, "GET", {**headers, **own})
 
-    def _chunks(self, response: urllib3.BaseHTTPResponse, *, raw: bool) -> Iterator[bytes]:
-        for chunk in response.stream(_CHUNK, decode_content=not raw):
-            with self._lock:
-                self.received += len(chunk)
-            yield chunk
+    def _request_once(self, route: Route, method: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
+        """Send one request.  Raises HTTPError, and FetchFailed for a URL or a response that is not HTTP."""
+        try:
+            return self._pool(route).request(
+                method, route.target, headers=headers, preload_content=False, redirect=False
+            )
+        except HTTPError:
+            raise
+        except (ValueError, http.client.HTTPException) as error:  # UnicodeError among them
+            raise FetchFailed(f"`{route.url}` cannot be fetched: {error}", url=route.url) from error
+
+    def _chunks(self, response: urllib3.BaseHTTPResponse, url: str, *, raw: bool) -> Iterator[bytes]:
+        """Yield the body in pieces.  Raises FetchFailed if it is too slow or has another encoding."""
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if not raw and encoding not in _ENCODINGS:
+            raise FetchFailed(f"`{url}` sent a body in the encoding `{encoding[:SHOWN]}`", url=url)
+        received = 0
+        try:
+            fileno = response.fileno()
+        except OSError:  # a response without a body is closed already
+            yield from response.stream(_CHUNK, decode_content=not raw)
+            return
+        longest = math.inf if raw else _LONGEST_BODY * self._timeout
+        with watched(fileno, self._timeout, lambda: received, slowest=SLOWEST, longest=longest) as late:
+            try:
+                # A small piece may be a thousand times larger when it is decompressed.
+                for chunk in response.stream(_CHUNK if raw else _CHUNK >> 3, decode_content=not raw):
+                    received += len(chunk)
+                    with self._lock:
+                        self.received += len(chunk)
+                    yield chunk
+            except (HTTPError, OSError, ValueError, http.client.HTTPException) as error:
+                if late.is_set():
+                    raise _too_slow(url) from error
+                if isinstance(error, (HTTPError, OSError)):
+                    raise
+                raise FetchFailed(f"`{url}` sent a body that is not HTTP: {error}", url=url) from error
+            if late.is_set():
+                raise _too_slow(url)
 
     def _pool(self, route: Route) -> urllib3.PoolManager:
         proxy, variable = _proxy(route.target, self._environ)
@@ -243,13 +286,42 @@ class HttpClient:
         options: dict[str, object] = self._options
         proxy, variable = route.proxy
         if not proxy:
-            return urllib3.PoolManager(**options)  # type: ignore[arg-type]
+            return _timed(urllib3.PoolManager(**options))  # type: ignore[arg-type]
         if urlsplit(proxy).scheme not in {"http", "https"}:
             message = f"the proxy `{proxy}` is not an HTTP proxy"
             hint = f"Set {variable} to an http:// or https:// proxy"
             raise FetchFailed(message, url=route.url, hint=hint)
         headers = {"Proxy-Authorization": _basic(*map(unquote, credentials))} if credentials else None
-        return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)  # type: ignore[arg-type]
+        return _timed(urllib3.ProxyManager(proxy, proxy_headers=headers, **options))  # type: ignore[arg-type]
+
+
+def _timed(pools: urllib3.PoolManager) -> urllib3.PoolManager:
+    """Return *pools*, whose connections end a response whose head takes too long."""
+    pools.pool_classes_by_scheme = POOLS
+    return pools
+
+
+def _joined(route: Route, location: str) -> str:
+    try:
+        return urljoin(route.target, location)
+    except ValueError as error:
+        message = f"`{route.url}` redirects to an invalid URL: {error}"
+        raise FetchFailed(message, url=route.url) from error
+
+
+def _limited(chunks: Iterator[bytes], limit: int, url: str) -> Iterator[bytes]:
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise FetchFailed(f"`{url}` sends more than {limit >> 20} MiB", url=url)
+        yield chunk
+
+
+def _too_slow(url: str) -> FetchFailed:
+    message = f"`{url}` sends its body too slowly"
+    hint = "Try again later, use a mirror, or raise the limit with COLABLOCK_TIMEOUT (in seconds)"
+    return FetchFailed(message, url=url, hint=hint, is_passing=True)
 
 
 def _basic(user: str, password: str) -> str:
@@ -290,9 +362,9 @@ def _seconds(value: str | None) -> float | None:
     """Return the seconds of a Retry-After header, which holds a number of seconds or a date."""
     if value is None:
         return None
-    if re.fullmatch(r"\s*[0-9]+\s*", value):
+    if re.fullmatch(r"[0-9]+", value.strip()):
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):  # not a date, or one of no calendar
         return None

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from colablock._common.limits import PAGE
+from colablock._common.decoding import Malformed, decode
+from colablock._common.limits import PAGE, URL
 from colablock.network.cache import Cache
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class PageCache:
             return None
         head, _, body = data.partition(b"\n")
         try:
-            facts = {str(name): str(value) for name, value in json.loads(head).items()}
+            facts = decode(head, dict[str, str])
             page = Page(
                 url=facts["url"],
                 base=facts["base"],
@@ -73,14 +74,15 @@ class PageCache:
                 body=body,
                 digest=facts["sha256"],
             )
-        except (ValueError, KeyError, AttributeError):
+        except (Malformed, KeyError):
             return None
-        return CachedPage(page=page, facts=facts)
+        is_sound = all(len(value) <= URL and value.isprintable() for value in facts.values())
+        return CachedPage(page=page, facts=facts) if is_sound and len(body) <= PAGE else None
 
     def is_fresh(self, cached: CachedPage) -> bool:
         """Whether the max-age of a page has not passed."""
-        age = self._now() - float(cached.facts.get("stored", "0"))
-        return 0 <= age < min(float(cached.facts.get("max-age", "0")), _LONGEST_FRESH)
+        age = self._now() - _number(cached.facts.get("stored", "0"))
+        return 0 <= age < min(_number(cached.facts.get("max-age", "0")), _LONGEST_FRESH)
 
     def store(self, key: str, answer: HttpResponse, cached: CachedPage | None) -> Page | None:
         """Return the page of a response and store it; None if the page does not exist.
@@ -117,6 +119,15 @@ class PageCache:
         return page
 
 
+def _number(text: str) -> float:
+    """Return the number in *text*; infinity or 0 if it is none, which both make a page stale."""
+    try:
+        number = float(text)
+    except ValueError:
+        return 0.0
+    return number if number == number else 0.0  # noqa: PLR0124 - NaN
+
+
 def _max_age(control: str) -> str:
-    match = re.search(r"(?:^|[\s,])max-age=(\d+)", control)
+    match = re.search(r"(?:^|[\s,])max-age=(\d{1,9})", control)
     return match[1] if match and "no-cache" not in control else "0"
