@@ -12,6 +12,7 @@ __all__ = [
     "ADVISORIES",
     "ADVISORY_PAGE",
     "ARCHIVE",
+    "CONFIG_VALUES",
     "DEPTH",
     "DIGITS",
     "DIRECTORY",
@@ -144,3 +145,6 @@ ADVISORY_PAGE: Final = 16 << 20
 
 ADVISORIES: Final = 5_000
 """Advisories of one release: tensorflow 2.4.0 has 400."""
+
+CONFIG_VALUES: Final = 10_000
+"""Values in a training config: one with every key has 60."""

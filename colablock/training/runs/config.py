@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from colablock._common.limits import CONFIG_VALUES
 from colablock._common.text import near
 from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound
 
@@ -169,22 +170,40 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         raise NotFound(f"cannot read the config `{path}`: {reason}", hint=hint) from error
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise InvalidConfig(str(path), [Fault(path="", message="is nested too deeply")]) from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise InvalidConfig(
             str(path), [Fault(path="", message=f"is not valid YAML: {_one_line(error)}")]
         ) from error
+    if not _is_small(value):
+        raise InvalidConfig(str(path), [Fault(path="", message="has too many values")])
     if not isinstance(value, Mapping):
         message = "must be a mapping of keys to values"
         raise InvalidConfig(str(path), [Fault(path="", message=message)])
     return value
 
 
+def _is_small(value: object) -> bool:
+    """Whether *value* has few enough values, with those of each alias (``*name``) counted again."""
+    level, count = [value], 0
+    while level and count <= CONFIG_VALUES:
+        one = level.pop()
+        count += 1
+        if isinstance(one, Mapping):
+            level += one.values()
+        elif isinstance(one, (list, tuple, set)):
+            level += one
+    return count <= CONFIG_VALUES
+
+
 def yaml_value(text: str) -> Any:
     """Return the value of *text* in YAML, such as a number or a list; invalid YAML is returned as it is."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
+    return value if _is_small(value) else text
 
 
 def values_from(pairs: Iterable[str]) -> dict[str, Any]:

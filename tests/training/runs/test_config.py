@@ -210,12 +210,22 @@ def test_a_config_file_is_read(tmp_path: Path) -> None:
         read_config(path)
 
 
+# Each list has the one before it twice.
+BOMB = b"a0: &b0 [x, x]\n" + b"".join(
+    b"a%d: &b%d [*b%d, *b%d]\n" % (n, n, n - 1, n - 1) for n in range(1, 40)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "words"),
     [
         (None, NotFound, "cannot read the config `.*`: No such file or directory"),
         (b"\xff\xfe", NotFound, "cannot read the config `.*`: it is not UTF-8"),
         (b"a: [", InvalidConfig, "is not valid YAML: while parsing"),
+        (b"a: " + b"{" * 5000, InvalidConfig, "is nested too deeply"),
+        (b"a: 2026-13-45", InvalidConfig, "is not valid YAML: month must be"),
+        (BOMB, InvalidConfig, "has too many values"),
+        (b"a: &a [*a]", InvalidConfig, "has too many values"),
         (
             b"a: !!python/object:os.system {}",
             InvalidConfig,
