@@ -12,6 +12,12 @@ __all__ = [
     "ADVISORIES",
     "ADVISORY_PAGE",
     "ARCHIVE",
+    "ARCHIVE_DEPTH",
+    "ARCHIVE_MEMBER",
+    "ARCHIVE_PATH",
+    "ARCHIVE_RATIO",
+    "ARCHIVE_RATIO_FROM",
+    "ARCHIVE_UNPACKED",
     "CONFIG_VALUES",
     "DEPTH",
     "DIGITS",
@@ -125,6 +131,24 @@ MEMBER: Final = 128 << 20
 
 ARCHIVE: Final = 2 << 30
 """All files of a source archive, unpacked.  The largest have 500 MB."""
+
+ARCHIVE_UNPACKED: Final = 64 << 30
+"""All members, unpacked.  A wheel of torch has 4 GB, a checkpoint of a large model 50 GB."""
+
+ARCHIVE_MEMBER: Final = 16 << 30
+"""One member, unpacked.  The largest libraries of CUDA have 2 GB, a shard of a checkpoint 5 GB."""
+
+ARCHIVE_PATH: Final = 1024
+"""Characters of the path of a member.  The longest in an image of Colab has 220."""
+
+ARCHIVE_DEPTH: Final = 64
+"""Folders in the path of a member.  The deepest in an image of Colab has 16."""
+
+ARCHIVE_RATIO: Final = 200
+"""Unpacked by packed bytes.  Wheels of generated code reach 20, and single sparse files 100."""
+
+ARCHIVE_RATIO_FROM: Final = 128 << 20
+"""Unpacked bytes below which the ratio does not count: less does no harm."""
 
 # Metadata and other files
 

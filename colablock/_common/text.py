@@ -6,14 +6,46 @@ Sizes of files and disks use powers of 1000, sizes of memory powers of 1024.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+from typing import Final
 
-__all__ = ["count", "memory_text", "near", "seconds_text", "size_text", "some_of"]
+__all__ = ["count", "memory_text", "near", "printable", "seconds_text", "size_text", "some_of"]
 
 _STEP = 1000
 _SMALL = 9.95  # smaller numbers are shown with one decimal
 _MINUTE = 60
 _UNITS = ("kB", "MB", "GB", "TB")
+
+
+# Characters that change how others are shown, or that nobody sees: controls, line and paragraph separators,
+# bidirectional controls, zero-width characters, fillers, surrogates and tags.
+_HIDDEN: Final = (
+    r"\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f"
+    r"\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    r"\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+# Emoji, Persian and Indic text have joiners and variation selectors.  Nobody sees them in other text.
+_SCRIPTS: Final = r"\u0300-\u1fff\u2100-\ufdff\U0001f000-\U0001ffff"
+_ESCAPED: Final = re.compile(
+    rf"[{_HIDDEN}]|(?<![{_SCRIPTS}\ufe0f])[\u200c\u200d\ufe00-\ufe0d]|(?<![{_SCRIPTS}\xa9\xae])[\ufe0e\ufe0f](?!\u20e3)"
+)
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""Return *text* on one line, with characters that are not shown as escapes: ``\x1b``, ``\u202e``.
+
+    With *lines*, line feeds and tabs stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    if lines:
+        text = text.replace("\r\n", "\n")
+    return _ESCAPED.sub(lambda found: found[0] if lines and found[0] in "\n\t" else _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def size_text(size: int) -> str:

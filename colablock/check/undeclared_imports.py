@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import configparser
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from colablock._common.archives import open_zip
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.check.findings import ExaminedDistribution, ImportFinding, import_findings, no_modules
 from colablock.check.import_names import ImportProviders, ModuleFile, installed_path, modules_of
@@ -98,7 +98,7 @@ def _required(pin: Pin) -> Iterator[NormalizedName]:
 
 def _read(wheel: Path) -> dict[str, bytes]:
     """Return the files of *wheel* by installed path; only sources and text files have contents."""
-    with zipfile.ZipFile(wheel) as archive:
+    with wheel.open("rb") as stream, open_zip(stream) as archive:
         return {
             installed_path(name): archive.read(name) if name.endswith((".py", ".txt")) else b""
             for name in archive.namelist()

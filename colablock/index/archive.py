@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from colablock._common import limits
+from colablock._common.archive_contents import Contents, UnsafeArchive, check_path
 from colablock._common.archives import UNREADABLE, open_tar, open_zip, read_member
+from colablock._common.text import printable
 from colablock.errors import BadDistribution
 
 __all__ = ["Member", "SourceArchive", "open_archive"]
@@ -50,65 +52,87 @@ class SourceArchive:
 def open_archive(path: Path) -> Iterator[SourceArchive]:
     """Yield the files of a ``.tar.*`` or ``.zip`` archive.
 
-    Raises BadDistribution if the archive is unreadable, or if the path or the link
-    of a member leaves it.
+    Raises BadDistribution if the archive is unreadable or beyond the limits, if two
+    members have one path, or if the path or the link of a member leaves it.
     """
     with contextlib.ExitStack() as stack:
         try:
             if zipfile.is_zipfile(path):
-                archive = open_zip(stack.enter_context(path.open("rb")))
-                found = dict(_zip_members(stack.enter_context(archive), path.name))
+                archive = stack.enter_context(open_zip(stack.enter_context(path.open("rb"))))
+                found = dict(_zip_members(archive, path))
             else:
-                found = dict(_tar_members(stack.enter_context(open_tar(path)), path.name))
+                found = dict(_tar_members(stack.enter_context(open_tar(path)), path))
         except UNREADABLE as error:
-            raise BadDistribution(f"`{path.name}` cannot be read as an archive: {error}") from error
+            reason = printable(str(error))
+            raise BadDistribution(f"`{path.name}` cannot be read as an archive: {reason}") from error
         yield SourceArchive(path.name, _below_top(found))
 
 
-def _zip_members(archive: zipfile.ZipFile, filename: str) -> Iterator[tuple[str, Member]]:
+def _zip_members(archive: zipfile.ZipFile, path: Path) -> Iterator[tuple[str, Member]]:
+    contents = Contents(path.stat().st_size)
     for entry in archive.infolist():
-        path = _checked(entry.filename, filename)
+        inner = _checked(entry.orig_filename)
+        contents.add(inner, entry.file_size)
         mode = entry.external_attr >> 16
         if entry.is_dir():
             continue
         if stat.S_ISLNK(mode):
-            target = read_member(archive, entry, _LONGEST_LINK).decode("utf-8", "replace")
-            _checked(str(PurePosixPath(path).parent / target), filename, link=True)
+            _check_link(inner, read_member(archive, entry, _LONGEST_LINK).decode("utf-8", "replace"))
             continue  # a link inside the archive: its target is listed under its own name
+        contents.claim(inner)
 
         def read(limit: int, entry: zipfile.ZipInfo = entry) -> bytes:
-            return _reading(lambda: read_member(archive, entry, limit), filename)
+            return _reading(lambda: read_member(archive, entry, limit), path.name)
 
-        yield path, Member(path, bool(mode & 0o100), read)
+        yield inner, Member(inner, bool(mode & 0o100), read)
 
 
-def _tar_members(archive: tarfile.TarFile, filename: str) -> Iterator[tuple[str, Member]]:
-    for number, entry in enumerate(archive):
-        if number >= limits.MEMBERS:
-            raise BadDistribution(f"`{filename}` has more than {limits.MEMBERS} members")
-        path = _checked(entry.name, filename)
+def _tar_members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, Member]]:
+    links: list[tuple[str, tarfile.TarInfo]] = []
+    contents = Contents(file.stat().st_size)
+    for entry in archive:
+        contents.add(entry.name, entry.size)
+        path = _checked(entry.name)
         if entry.issym():
-            _checked(str(PurePosixPath(path).parent / entry.linkname), filename, link=True)
+            _check_link(path, entry.linkname)
         elif entry.islnk():
-            _checked(entry.linkname, filename, link=True)
-        elif entry.isdev():
-            raise BadDistribution(f"`{filename}` contains a device, `{entry.name}`")
-        if not (entry.isreg() or entry.islnk() or entry.issym()):
-            continue
+            _checked(entry.linkname)
+        elif not (entry.isreg() or entry.isdir()):
+            raise UnsafeArchive(f"`{printable(path)}` is a device, not a file")
+        if entry.issym() or entry.islnk():
+            links.append((path, entry))
+        elif entry.isreg():
+            contents.claim(path)
+            yield path, _tar_member(archive, path, entry, file.name)
+    _check_below({path for path, entry in links if entry.issym()}, archive.getnames())
+    # A link may point to a later member, so links are followed once all members are known.
+    for path, entry in links:
+        target = _target(archive, entry)
+        if target is not None:
+            contents.claim(path)
+            yield path, _tar_member(archive, path, target, file.name)
 
-        def read(limit: int, entry: tarfile.TarInfo = entry) -> bytes:
-            return _reading(lambda: _extracted(archive, entry, limit), filename)
 
-        if entry.issym() and not _is_file_link(archive, entry):
-            continue
-        yield path, Member(path, bool(entry.mode & 0o100), read)
+def _tar_member(archive: tarfile.TarFile, path: str, entry: tarfile.TarInfo, filename: str) -> Member:
+    def read(limit: int) -> bytes:
+        return _reading(lambda: _extracted(archive, entry, limit), filename)
+
+    return Member(path, bool(entry.mode & 0o100), read)
 
 
-def _is_file_link(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bool:
-    try:
-        return archive.extractfile(entry) is not None
-    except KeyError:  # a link to a folder, or a dangling one
-        return False
+def _target(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Return the file that a link leads to; None for a folder, nothing, or links in a circle."""
+    seen: set[str] = set()
+    while not entry.isreg():
+        if entry.name in seen or not (entry.issym() or entry.islnk()):
+            return None
+        seen.add(entry.name)
+        to = entry.linkname if entry.islnk() else str(PurePosixPath(entry.name).parent / entry.linkname)
+        try:
+            entry = archive.getmember(_normal(to))
+        except KeyError:
+            return None
+    return entry
 
 
 def _extracted(archive: tarfile.TarFile, entry: tarfile.TarInfo, limit: int) -> bytes:
@@ -125,23 +149,48 @@ def _reading(read: Callable[[], bytes], filename: str) -> bytes:
     try:
         return read()
     except UNREADABLE as error:
-        raise BadDistribution(f"`{filename}` is damaged: {error}") from error
+        raise BadDistribution(f"`{filename}` is damaged: {printable(str(error))}") from error
 
 
-def _checked(name: str, filename: str, *, link: bool = False) -> str:
-    """Return the normalized path *name*.  Raises BadDistribution if it leaves the archive."""
+def _checked(name: str) -> str:
+    """Return the normalized path *name*.  Raises UnsafeArchive if it leaves the archive."""
+    if name.startswith("/") or ".." in name.split("/"):
+        raise UnsafeArchive(f"it contains the path `{printable(name)}`, which leaves the archive")
+    path = _normal(name)
+    return check_path(path) if path else path
+
+
+def _check_link(path: str, target: str) -> None:
+    """Check that the symbolic link *path* stays in the archive."""
+    inside = path.split("/")[:-1]
+    outside = target.startswith(("/", "\\")) or target[1:2] == ":" or "\0" in target
+    went_down = False
+    for part in target.replace("\\", "/").split("/"):
+        if part == "..":
+            # Behind a folder, which may be another link, nobody knows where `..` leads.
+            outside = outside or went_down or not inside
+            del inside[-1:]
+        elif part not in {"", "."}:
+            went_down = True
+    if outside:
+        raise UnsafeArchive(f"it contains a link to `{printable(target)}`, which leaves the archive")
+
+
+def _check_below(links: set[str], names: list[str]) -> None:
+    """Check that no member is written through a symbolic link of the archive."""
+    for name in names if links else ():
+        parts = _normal(name).split("/")
+        if any("/".join(parts[:end]) in links for end in range(1, len(parts))):
+            raise UnsafeArchive(f"it contains the path `{printable(name)}`, which is below a link")
+
+
+def _normal(name: str) -> str:
     parts: list[str] = []
-    outside = name.startswith(("/", "\\")) or "\0" in name or name[1:3] in {":\\", ":/"}
-    for part in name.replace("\\", "/").split("/"):
-        if part == ".." and link and parts:
+    for part in name.split("/"):
+        if part == ".." and parts:
             parts.pop()
-        elif part == "..":
-            outside = True
         elif part not in {"", "."}:
             parts.append(part)
-    if outside:
-        kind = "a link to" if link else "the path"
-        raise BadDistribution(f"`{filename}` contains {kind} `{name}`, which leaves the archive")
     return "/".join(parts)
 
 

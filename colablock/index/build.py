@@ -21,6 +21,7 @@ from colablock._common.process import (
 )
 from colablock.environment.markers_and_tags import Environment
 from colablock.errors import BadDistribution
+from colablock.index.archive import open_archive
 from colablock.network.cache import Cache
 
 __all__ = ["Builder", "build_wheel"]
@@ -55,6 +56,8 @@ class Builder:
         built = [wheel for wheel in sorted(folder.glob("*.whl")) if zipfile.is_zipfile(wheel)]
         if built:
             return built[0]
+        with open_archive(sdist):
+            pass  # uv unpacks it, so it must be safe
         make_private(folder)
         with tempfile.TemporaryDirectory(prefix=NEW, dir=make_private(self.cache.unfinished)) as scratch:
             wheel = build_wheel(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from colablock._common.archives import open_zip
 from colablock._common.fs import free_space
 from colablock._common.text import size_text
 from colablock.environment.record import Row, read_record, recorded_paths
@@ -66,7 +67,7 @@ def unpacked_size(wheels: Iterable[Path]) -> int:
     size = 0
     for wheel in wheels:
         try:
-            with zipfile.ZipFile(wheel) as archive:
+            with wheel.open("rb") as stream, open_zip(stream) as archive:
                 size += sum(-(-member.file_size // _BLOCK) * _BLOCK for member in archive.infolist())
         except (OSError, zipfile.BadZipFile):  # noqa: PERF203 - about a hundred wheels
             continue  # unpacking it reports the fault

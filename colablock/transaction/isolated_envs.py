@@ -134,7 +134,7 @@ def build_env(
         (reporter or Reporter()).stage(f"Building an environment of {count(len(steps), 'distribution')}")
         check_room(unpacked_size(files.values()), folder.parent, hint=_MORE_ROOM)
         try:
-            _fill(folder, plan, files, interpreter or plan.python, environ)
+            _fill(folder, plan, files, interpreter or plan.python, environ=environ, reporter=reporter)
             manifest = _manifest_of(folder, plan, lock_hash, interpreter or plan.python, now)
             write_private(folder / _MANIFEST, f"{json.dumps(asdict(manifest), indent=2)}\n".encode())
         except OSError as error:
@@ -316,7 +316,9 @@ def _fill(
     plan: Plan,
     files: Mapping[NormalizedName, Path],
     interpreter: str,
+    *,
     environ: Mapping[str, str],
+    reporter: Reporter | None,
 ) -> None:
     run_uv(
         ["venv", "--no-project", "--prompt", plan.matrix, "--python", interpreter, str(folder)],
@@ -332,6 +334,7 @@ def _fill(
             ["--python", _python_of(folder)],
             scratch=Path(scratch),
             environ=environ,
+            reporter=reporter,
         )
     finish([_site_of(folder)], steps)
     with suppress(OSError):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.archives import open_zip
 from colablock._common.fs import file_digest, make_private
 from colablock._common.process import run_uv
 from colablock._common.reporter import Reporter
@@ -33,6 +34,7 @@ from colablock.environment.record import (
 )
 from colablock.environment.site import STATE, Site, is_state_path, read_site
 from colablock.errors import BadDistribution
+from colablock.index.wheel_check import check_wheel
 from colablock.planning.plan import Action, Artifact, Plan, Step
 from colablock.transaction.file_moves import StagedTree
 
@@ -90,6 +92,7 @@ def stage(
         ["--python", str(python), "--prefix", str(prefix)],
         scratch=into,
         environ=environ,
+        reporter=reporter,
     )
     (prefix / ".lock").unlink(missing_ok=True)
     tree = StagedTree(folder=prefix, places=_places(prefix, site))
@@ -107,11 +110,12 @@ def install_wheels(
     *,
     scratch: Path,
     environ: Mapping[str, str],
+    reporter: Reporter | None = None,
 ) -> None:
     """Install exactly these local wheels with uv, with hash checks; the options *target* say where.
 
-    uv gets them as names and versions with ``--find-links``, so it records no direct URL.  Raises
-    BadDistribution, before anything is unpacked, for a wheel with files for our state folder.
+    Each is checked before uv reads it, see `check_wheel`; *reporter* gets the notes.
+    uv gets them as names and versions with ``--find-links``, so it records no direct URL.
     """
     wheels = list(wheels)
     for _, path in wheels:
@@ -120,6 +124,8 @@ def install_wheels(
     links.mkdir()
     lines = []
     for artifact, path in wheels:
+        for note in check_wheel(path):
+            (reporter or Reporter()).note(note)
         (links / path.name).symlink_to(path.absolute())
         name, version = _wheel_identity(path)
         lines.append(f"{name}=={version} --hash=sha256:{_sha256(artifact, path)}")
@@ -145,7 +151,7 @@ def _refuse_state(wheel: Path) -> None:
     Such a file could say that a change of the environment was made that never was.
     """
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with wheel.open("rb") as stream, open_zip(stream) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError):
         return  # uv says what is wrong with it

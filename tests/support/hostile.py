@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -101,7 +102,7 @@ def make_target(folder: Path, stubs: Sequence[Stub] = STANDING) -> Target:
 
 def refused(done: Done, *words: str) -> None:
     """Expect a refusal that says *words* and no bug: exit code 1 or 2, one error, no traceback."""
-    said = " ".join(done.err.split())
+    said = " ".join(re.sub(r" +\[[a-z-]+\]$", "", done.err, flags=re.MULTILINE).split())
     assert done.code in (ExitCode.UNMET, ExitCode.USAGE), said
     assert "Traceback" not in said
     for word in words:

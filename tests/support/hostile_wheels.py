@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,8 +72,10 @@ class HostileWheel:
         with zipfile.ZipFile(buffer, "w") as archive:
             for path, content in {**listed, **self.unlisted}.items():
                 archive.writestr(entry(path), _bytes(content))
-            for member, data in self.members:
-                archive.writestr(member, data)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a name that is there twice
+                for member, data in self.members:
+                    archive.writestr(member, data)
         return buffer.getvalue()
 
 
