@@ -46,12 +46,21 @@ class Builder:
     offline: bool = False
 
     def __call__(self, sdist: Path) -> Path:
-        """Return the wheel of *sdist*, built once per sdist, Python, platform and cutoff.
+        """Return the wheel of *sdist*, built once per sdist, Python, platform, cutoff and index.
 
         Raises BadDistribution with the last lines of output if the build fails.
         """
         tag = self.environment.tags[0]
-        parts = (file_digest(sdist), tag.interpreter, tag.abi, tag.platform, str(self.exclude_newer))
+        # The index counts too: the build requirements come from it.
+        sources = (self.index or "", *self.find_links)
+        parts = (
+            file_digest(sdist),
+            tag.interpreter,
+            tag.abi,
+            tag.platform,
+            str(self.exclude_newer),
+            *sources,
+        )
         folder = self.cache.path("built", "\n".join(parts))
         built = [wheel for wheel in sorted(folder.glob("*.whl")) if zipfile.is_zipfile(wheel)]
         if built:

@@ -24,7 +24,7 @@ _TAIL = 1 << 16  # holds the directory and the metadata of all but the largest w
 
 
 class MetadataSource:
-    """The core metadata of wheels and sdists, cached on disk by the hash of the file.
+    """The core metadata of wheels and sdists, cached on disk by index, URL and hash.
 
     For a wheel: the cached wheel, else its metadata file (PEP 658), else a range
     request for its end, else the whole wheel.  For an sdist: its static metadata,
@@ -89,14 +89,19 @@ class MetadataSource:
 
 
 def contents_key(fetcher: Fetcher, file: File) -> str | None:
-    """Return the cache key of the contents of *file*; None if they may change under the same name."""
+    """Return the cache key of the metadata of *file*; None if its contents may change under the same name.
+
+    The hash alone is not enough: an index may list the hash of a file of another
+    index beside metadata of its own.
+    """
+    where = f"{file.index or ''}\n{fetcher.place(file.url)}\n{file.filename}"
     sha256 = file.hashes.get("sha256")
     if sha256:
         # The metadata that a build gives depends on the interpreter: it is cached with the built wheel.
-        return sha256.lower() if file.is_wheel else f"sdist {sha256}"
+        return f"{where}\nsha256 {sha256.lower()}"
     if fetcher.local(file.url) is not None or file.size is None:
         return None
-    return f"{file.url}\n{file.size}"
+    return f"{where}\n{file.size}"
 
 
 def remote_wheel(fetcher: Fetcher, file: File) -> RemoteFile | None:

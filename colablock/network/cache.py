@@ -120,6 +120,11 @@ class Cache:
                 unfinished=self.unfinished,
             )
 
+    def remove(self, kind: str, key: str) -> None:
+        """Remove an entry, if there is one."""
+        with contextlib.suppress(OSError):
+            self.path(kind, key).unlink()
+
     def read_record(self, kind: str, key: str, type_: type[T]) -> T | None:
         """Return an entry as a *type_*; None if it is missing or does not fit and has to be written anew."""
         data = self.read(kind, key)

@@ -43,6 +43,8 @@ class Artifact:
     before it is staged.  *rebuilt* is the path of the matrix entry that replaces
     the metadata or the modules of this file; None for a file installed as
     published.  *direct* files are recorded in ``direct_url.json`` (PEP 610).
+    *requires* are the requirements that the plan relies on, with those of the
+    *extras* in use.
     """
 
     name: NormalizedName
@@ -55,6 +57,8 @@ class Artifact:
     build: bool = False
     rebuilt: str | None = None
     direct: bool = False
+    requires: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -323,6 +323,8 @@ def _artifact(pin: Pin, entry: PackageEntry | None) -> Artifact | None:
         build=not file.is_wheel and rebuilt is None,
         rebuilt=rebuilt,
         direct=pin.candidate.origin is CandidateOrigin.DIRECT,
+        requires=tuple(pin.requires),
+        extras=tuple(sorted(pin.extras)),
     )
 
 

@@ -14,6 +14,7 @@ from colablock.index.candidates import CandidateOrigin
 from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.package_files import Wheel
+from colablock.planning.believed import check_believed
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
@@ -42,14 +43,24 @@ class WheelPreparer:
     def gather(self, plan: Plan, into: Path, reporter: Reporter) -> dict[NormalizedName, Path]:
         """Return a wheel for every step that installs, hash-checked, in the folder *into*.
 
+        The metadata of each wheel is compared with what the plan was made from.
         Raises FetchFailed and BadDistribution; nothing outside of *into* and the cache changes.
         """
         artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
         paths = self.fetcher.download(artifacts, into, reporter)
-        return {
+        wheels = {
             artifact.name: self._wheel(artifact, path)
             for artifact, path in zip(artifacts, paths, strict=True)
         }
+        for artifact in artifacts:
+            check_believed(
+                artifact,
+                wheels[artifact.name],
+                fetcher=self.fetcher,
+                environment=self.builder.environment,
+                states_requires=not isinstance(self.source, LockSource) or self.source.is_ours,
+            )
+        return wheels
 
     def wheel_of(self, pin: Pin) -> Path:
         """Return the wheel that installs *pin*: rebuilt, built, or as published.  Raises BadDistribution."""

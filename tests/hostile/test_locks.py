@@ -80,7 +80,10 @@ def _at(template: str) -> Callable[[Lock], str]:
 
 
 def _archive(lock: Lock) -> str:
-    text = lock.with_url(f"{lock.evil}/files/{WHEEL}").replace("[[packages.wheels]]", "[packages.archive]")
+    text = lock.with_url(f"{lock.evil}/files/{WHEEL}")
+    text = text.replace("[[packages.wheels]]", "[packages.archive]").replace(
+        "packages.wheels.", "packages.archive."
+    )
     return text.replace(f'name = "{WHEEL}"\n', "")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,9 +65,8 @@ def apply(target: Target, into: str, *more: str) -> int:
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
-    return " ".join(
-        capsys.readouterr().err.replace("[no-solution]", "").replace("[fetch-failed]", "").split()
-    )
+    """Return what standard error says, on one line and without the tag at its edge."""
+    return " ".join(re.sub(r"\[[a-z-]+\]\n", "\n", capsys.readouterr().err).split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,3 +189,81 @@ def test_an_archive_over_http_needs_a_hash(in_target: Target, capsys: pytest.Cap
     with in_target.unchanged():
         assert apply(in_target, "kernel") == ExitCode.UNMET
     assert "which is fetched over http, without a sha256" in said(capsys)
+
+
+# -- metadata that is not the wheel's own
+
+
+def test_metadata_of_one_index_is_not_believed_for_another(in_target: Target, servers: Servers) -> None:
+    """Another index lists the true hash of the wheel, and metadata that plants a requirement."""
+    lying = b"Metadata-Version: 2.1\nName: demo\nVersion: 1.0\nRequires-Dist: planted\n"
+    with IndexServer(servers.folder) as other:
+        other.fault(f"/files/{WHEEL}.metadata", Fault(status=200, body=lying))
+        entry = {
+            "filename": WHEEL,
+            "url": other.file_url(WHEEL),
+            "hashes": {"sha256": servers.hashes("sha256")},
+            "core-metadata": {"sha256": hashlib.sha256(lying).hexdigest()},
+        }
+        other.fault(PAGE, _json(entry))
+        argv = ["plan", "tiny.toml", "--into", "kernel", "--python", in_target.venv.python]
+        assert main([*argv, "--default-index", other.url]) == ExitCode.UNMET  # `planted` is nowhere
+    assert apply(in_target, "kernel") == ExitCode.DONE
+
+
+LIES = {
+    "a requirement that is not there": ("Requires-Dist: other\n", "Requires-Dist has `other`"),
+    "a requirement less": ("", "Requires-Dist has `dep`"),
+    "another Python": ("Requires-Dist: dep\nRequires-Python: >=3\n", "Requires-Python has `>=3`"),
+    "an extra that is not there": ("Requires-Dist: dep\nProvides-Extra: x\n", "Provides-Extra has `x`"),
+}
+
+
+@pytest.mark.parametrize("into", INTO)
+@pytest.mark.parametrize("lie", LIES)
+def test_a_wheel_that_differs_from_its_metadata_file_is_refused(
+    lie: str, into: str, in_target: Target, servers: Servers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The metadata is that of the page, hash included, but not that of the wheel."""
+    fields, says = LIES[lie]
+    make_wheel(servers.folder, "demo", "2.0", requires=["dep"])
+    make_wheel(servers.folder, "dep", "1.0")
+    make_wheel(servers.folder, "other", "1.0")
+    wheel = "demo-2.0-py3-none-any.whl"
+    lying = f"Metadata-Version: 2.1\nName: demo\nVersion: 2.0\n{fields}".encode()
+    entry = {
+        "filename": wheel,
+        "url": servers.index.file_url(wheel),
+        "hashes": {"sha256": hashlib.sha256((servers.folder / wheel).read_bytes()).hexdigest()},
+        "core-metadata": {"sha256": hashlib.sha256(lying).hexdigest()},
+    }
+    servers.index.fault(PAGE, _json(entry))
+    servers.index.fault(f"/files/{wheel}.metadata", Fault(status=200, body=lying))
+    with in_target.unchanged():
+        code = apply(in_target, into)
+    text = said(capsys)
+    assert code == ExitCode.UNMET, text
+    assert f"`{wheel}` is not what the plan was made for" in text
+    assert says in text
+    servers.index.fault(f"/files/{wheel}.metadata", Fault(status=404))
+    assert apply(in_target, into) == ExitCode.DONE  # the lie is not kept
+
+
+def test_a_metadata_file_with_another_hash_is_refused(
+    in_target: Target, servers: Servers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {
+        "filename": WHEEL,
+        "url": servers.index.file_url(WHEEL),
+        "hashes": {"sha256": servers.hashes("sha256")},
+        "core-metadata": {"sha256": "0" * 64},
+    }
+    servers.index.fault(PAGE, _json(entry))
+    with in_target.unchanged():
+        assert apply(in_target, "kernel") == ExitCode.UNMET
+    assert f"`{WHEEL}.metadata`" in said(capsys)
+
+
+def _json(entry: Mapping[str, object]) -> Fault:
+    body = json.dumps({"meta": {"api-version": "1.1"}, "name": "demo", "files": [entry]})
+    return Fault(body=body.encode(), content_type="application/vnd.pypi.simple.v1+json")

@@ -1,0 +1,141 @@
+"""Compare the metadata that a plan was made from with the METADATA of the wheels that were fetched.
+
+A solve reads the metadata that an index or a lock states, long before the wheel is
+here.  What is installed has to be what was believed, or nothing is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock._vendor.packaging.version import Version
+from colablock.environment.requirements import applies, parse_requirement
+from colablock.errors import BadDistribution
+from colablock.index.candidates import File
+from colablock.index.core_metadata import CoreMetadata, read_wheel_metadata
+from colablock.index.metadata_fetcher import contents_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from colablock._vendor.packaging.requirements import Requirement
+    from colablock.environment.markers_and_tags import Environment
+    from colablock.index.candidates import Metadata
+    from colablock.network.fetcher import Fetcher
+    from colablock.planning.plan import Artifact
+
+__all__ = ["check_believed"]
+
+_SHOWN = 5  # requirements in a message
+
+
+def check_believed(
+    artifact: Artifact, wheel: Path, *, fetcher: Fetcher, environment: Environment, states_requires: bool
+) -> None:
+    """Raise BadDistribution if *wheel* is not what the plan believed it to be.
+
+    With *states_requires* False, the source does not tell the requirements (a lock of
+    another tool).  If the cache has other metadata of the file than the wheel, the
+    entry is removed.
+    """
+    with wheel.open("rb") as stream:
+        found = read_wheel_metadata(stream, wheel.name)
+    found.check(artifact.name, Version(artifact.version), wheel.name)
+    if not (artifact.build or artifact.rebuilt):
+        _check_cached(artifact, found, fetcher)
+    python = found.requires_python
+    if python and not _admits(python, environment):
+        believed = f"it fits Python {environment.python_version}"
+        raise _differs(artifact, wheel.name, believed, f"it needs Python {python}")
+    if states_requires:
+        _check_requires(artifact, wheel.name, found.parsed(wheel.name), environment)
+
+
+def _admits(python: str, environment: Environment) -> bool:
+    try:
+        return SpecifierSet(python).contains(environment.python_version, prereleases=True)
+    except InvalidSpecifier:
+        return True  # pip ignores it as well
+
+
+def _check_cached(artifact: Artifact, found: CoreMetadata, fetcher: Fetcher) -> None:
+    """Compare with the metadata that the index gave when the plan was made."""
+    file = File(
+        filename=artifact.filename,
+        url=artifact.url,
+        hashes=artifact.hashes,
+        size=artifact.size,
+        index=artifact.index,
+    )
+    key = contents_key(fetcher, file)
+    known = fetcher.cache.read_record("metadata", key, CoreMetadata) if key is not None else None
+    if key is None or known is None:
+        return
+    for what, believed, true in (
+        ("the project", canonicalize_name(known.name), canonicalize_name(found.name)),
+        ("the version", known.version, found.version),
+        ("Requires-Python", known.requires_python or "", found.requires_python or ""),
+        ("Requires-Dist", frozenset(known.requires), frozenset(found.requires)),
+        ("Provides-Extra", frozenset(known.extras), frozenset(found.extras)),
+    ):
+        if believed != true:
+            fetcher.cache.remove("metadata", key)
+            told, own = _only(believed, true), _only(true, believed)
+            raise _differs(artifact, artifact.filename, f"{what} has {told}", f"{what} has {own}")
+
+
+def _check_requires(artifact: Artifact, filename: str, found: Metadata, environment: Environment) -> None:
+    """Compare the requirements that apply in *environment*, with those of the extras in use."""
+    parsed = (parse_requirement(line) for line in artifact.requires)
+    believed = {text for one in parsed if one is not None for text in _as_wanted(one)}
+    true = {
+        text
+        for extra in ("", *artifact.extras)
+        for one in found.requires
+        if applies(one, environment, extra)
+        for text in _as_wanted(one)
+    }
+    if believed != true:
+        raise _differs(
+            artifact,
+            filename,
+            f"it requires {_listed(believed - true) or 'nothing else'}",
+            f"it requires {_listed(true - believed) or 'nothing else'}",
+        )
+
+
+def _as_wanted(requirement: Requirement) -> list[str]:
+    """Return a requirement as the resolver writes it: the distribution, then each extra."""
+    name, tail = canonicalize_name(requirement.name), str(requirement.specifier)
+    if requirement.url:
+        tail = " @ direct"  # only the references of the matrix count
+    extras = sorted(canonicalize_name(extra) for extra in requirement.extras)
+    return [f"{name}{tail}", *(f"{name}[{extra}]{tail}" for extra in extras)]
+
+
+def _only(one: str | frozenset[str], other: str | frozenset[str]) -> str:
+    """Return what only *one* of two values of a field has."""
+    if isinstance(one, frozenset) and isinstance(other, frozenset):
+        return _listed(f"`{line}`" for line in one - other) or "no other line"
+    return f"`{one}`" if one else "no value"
+
+
+def _listed(lines: Iterable[str]) -> str:
+    ordered = sorted(lines)
+    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return ", ".join(ordered[:_SHOWN]) + more
+
+
+def _differs(artifact: Artifact, filename: str, believed: str, true: str) -> BadDistribution:
+    source = f"`{artifact.index}`" if artifact.index else "its source"
+    message = (
+        f"`{filename}` is not what the plan was made for\n  according to {source} or the lock: {believed}\n"
+        f"  according to the wheel itself: {true}"
+    )
+    hint = (
+        "Nothing was installed.  Plan again; if it happens again, the index or the lock is not to be trusted"
+    )
+    return BadDistribution(message, hint=hint)
