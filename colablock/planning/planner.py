@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +33,9 @@ class Repair(Protocol):
 
     def __call__(self, name: NormalizedName, after: Mapping[NormalizedName, Installed]) -> Resolution | None:
         """Return the resolution with *name* repaired; None where nothing fits."""
+
+    def tried(self, name: NormalizedName) -> str | None:
+        """Return a sentence about the versions that do not repair *name*; None if none was tried."""
 
 
 @dataclass
@@ -101,9 +104,17 @@ def make_plan(
         unknown=_unknown(snapshot, steps),
         restart={name: modules for name, modules in sorted(snapshot.loaded.items()) if name in changed},
         fingerprint=fingerprint,
-        notes=tuple(notes),
+        notes=(*notes, *_tried(draft, repair)),
         requirements=tuple(entry.requirement for entry in resolution.request.asked),
     )
+
+
+def _tried(draft: _PlanDraft, repair: Repair | None) -> Iterator[str]:
+    """Yield what was tried to repair the distributions that are removed or left broken."""
+    for item in draft.breakages:
+        told = repair.tried(item.name) if repair is not None and item.remedy is not Remedy.REPAIR else None
+        if told is not None and item.direct:
+            yield told
 
 
 def _unknown(snapshot: Snapshot, steps: Iterable[Step]) -> tuple[NormalizedName, ...]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from colablock._common.text import count
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import DependencyGraph, newly_unmet
-from colablock.errors import ColablockError, FetchFailed, NoSolution
+from colablock.environment.requirements import applies
+from colablock.errors import BadDistribution, ColablockError, FetchFailed, NoSolution
 from colablock.matrix.model import PackageEntry
 from colablock.resolver.resolver import resolve
 
 if TYPE_CHECKING:
+    from colablock._vendor.packaging.specifiers import Specifier
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Installed
     from colablock.index.candidates import Candidate, CandidateSource, Metadata, ProjectCandidates
@@ -20,21 +26,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Repairer"]
 
-# A release of the last year or two may serve the user, one of a decade ago does not.
+# A release of the last year or two may serve the user, one of a decade ago does not, unless it names a
+# version that moved: torchvision 0.22.1 needs torch==2.7.1, and is the only one that does.
 _VERSIONS = 10
+_PARTNERS = 4  # the versions from the newest on that is not too new
 _AHEAD = 3  # the number of versions that are prefetched
 _WORKERS = 8
+_BOUNDING = {"==", "~=", "<", "<="}
 
 
 @dataclass(frozen=True, slots=True)
 class Repairer:
     """Solves for one name again, with everything else held at the version of the plan.
 
-    A repair selects one of the newest versions and installs no new distribution.
+    A repair selects one of the newest versions, or one whose requirements name the versions that
+    moved.  It installs no new distribution.
     """
 
     request: Request
     source: CandidateSource
+    _tried: dict[NormalizedName, str] = field(default_factory=dict)
 
     def look_ahead(self, names: Iterable[NormalizedName]) -> None:
         """Prefetch the metadata that repairs of *names* are likely to need.  A lock has all of it."""
@@ -53,11 +64,84 @@ class Repairer:
             unfit=frozenset({name}),
             must_hold=self.request.must_hold | self._broken_extras(after),
         )
+        self._tried.pop(name, None)
         try:
-            found = resolve(asked, _Newest(self.source, name), may_release=False)
-        except (NoSolution, FetchFailed):
+            candidates = self.source.judge(name).candidates
+            newest = candidates[:_VERSIONS]
+            found = self._resolved(asked, name, newest)
+            if found is not None or len(candidates) <= _VERSIONS:
+                partners: tuple[Candidate, ...] = ()
+            else:
+                partners = tuple(self._partners(candidates, after))
+                found = self._resolved(asked, name, partners) if partners else None
+        except FetchFailed:
             return None  # without a repair the plan removes or keeps the broken distribution
-        return found if not found.pins.keys() - after.keys() else None
+        if found is None and candidates:
+            self._tried[name] = _told(name, (*newest, *partners), len(candidates))
+        return found
+
+    def tried(self, name: NormalizedName) -> str | None:
+        """Return a sentence about the versions that do not repair *name*; None if none was tried."""
+        return self._tried.get(name)
+
+    def _resolved(
+        self, asked: Request, name: NormalizedName, candidates: tuple[Candidate, ...]
+    ) -> Resolution | None:
+        try:
+            found = resolve(asked, _Limited(self.source, name, candidates), may_release=False)
+        except NoSolution:
+            return None
+        return found if not found.pins.keys() - asked.installed.keys() else None
+
+    def _partners(
+        self, candidates: Sequence[Candidate], after: Mapping[NormalizedName, Installed]
+    ) -> Iterator[Candidate]:
+        """Yield the candidates whose requirements name a version that moved, newest first.
+
+        A bisection finds them by the metadata of a few, since newer versions of a project need
+        newer versions of others.
+        """
+        before = self.request.installed
+        moved = {
+            name: Version(there.version)
+            for name, there in after.items()
+            if name not in before or before[name].version != there.version
+        }
+        low, high = _VERSIONS, len(candidates)
+        while low < high:
+            middle = (low + high) // 2
+            if self._is_too_new(candidates[middle], moved):
+                low = middle + 1
+            else:
+                high = middle
+        for candidate in candidates[low : low + _PARTNERS]:
+            bounds = self._bounds(candidate, moved).values()
+            if any(one.operator in _BOUNDING for specifiers in bounds for one in specifiers):
+                yield candidate
+
+    def _is_too_new(self, candidate: Candidate, moved: Mapping[NormalizedName, Version]) -> bool:
+        """Whether *candidate* needs a newer version of a name than the one that the name moved to."""
+        return any(
+            Version(specifier.version.removesuffix(".*")) > moved[name]
+            for name, specifiers in self._bounds(candidate, moved).items()
+            for specifier in specifiers
+            if specifier.operator in {"==", "~=", ">=", ">"}
+        )
+
+    def _bounds(
+        self, candidate: Candidate, moved: Container[NormalizedName]
+    ) -> dict[NormalizedName, list[Specifier]]:
+        """Return the specifiers of *candidate* on the names that moved; none if it has no valid metadata."""
+        found: defaultdict[NormalizedName, list[Specifier]] = defaultdict(list)
+        try:
+            requires = self.source.metadata(candidate).requires
+        except BadDistribution:
+            return found
+        for one in requires:
+            name = canonicalize_name(one.name)
+            if name in moved and applies(one, self.request.environment):
+                found[name] += one.specifier
+        return found
 
     def _broken_extras(
         self, after: Mapping[NormalizedName, Installed]
@@ -81,16 +165,23 @@ class Repairer:
             return  # the repair itself asks again and handles the error
 
 
+def _told(name: NormalizedName, tried: Sequence[Candidate], number: int) -> str:
+    versions = sorted({candidate.version for candidate in tried})
+    which = f"{versions[0]} to {versions[-1]}" if len(versions) > 1 else str(versions[0])
+    return f"no repair of {name}: none of {len(versions)} of its {count(number, 'version')} fits ({which})"
+
+
 @dataclass(frozen=True, slots=True)
-class _Newest:
-    """A source that limits one name to its newest versions."""
+class _Limited:
+    """A source that limits one name to some of its versions."""
 
     source: CandidateSource
     name: NormalizedName
+    candidates: tuple[Candidate, ...]
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
         judged = self.source.judge(name)
-        return replace(judged, candidates=judged.candidates[:_VERSIONS]) if name == self.name else judged
+        return replace(judged, candidates=self.candidates) if name == self.name else judged
 
     def metadata(self, candidate: Candidate) -> Metadata:
         return self.source.metadata(candidate)

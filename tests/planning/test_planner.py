@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import Refused
+from colablock.index.candidates import Candidate, Metadata
 from colablock.matrix.model import Absent, Matrix
 from colablock.planning.plan import Action, Plan, Remedy, Target
 from colablock.planning.planner import make_plan
@@ -21,7 +22,7 @@ from tests.support.dict_source import PYTHON_312, DictSource, entries, installed
 
 
 def plan_for(
-    index: Mapping[str, list[str]],
+    index: Mapping[str, list[str]] | DictSource,
     image: Mapping[str, list[str]],
     *roots: str,
     protected: tuple[str, ...] = (),
@@ -46,7 +47,7 @@ def plan_for(
         protected=snapshot.protected,
         absent=absent,
     )
-    source = DictSource(index)
+    source = index if isinstance(index, DictSource) else DictSource(index)
     return make_plan(
         matrix=Matrix(name="m", source="m.toml", digest="0", absent=absent),
         resolution=resolve(request, source),
@@ -128,10 +129,45 @@ def test_a_repair_installs_nothing_new() -> None:
 
 
 def test_a_repair_tries_only_recent_versions() -> None:
-    fitting = {"torch 2.4.0": [], "torchvision 0.1": ["torch==2.4.0"]}
-    newer = {f"torchvision 0.{minor}": ["torch==2.5.0"] for minor in range(2, 14)}
-    plan = plan_for({**fitting, **newer}, VISION, "torch==2.4.0")
+    """Unless they name the version that moved: then their age does not count."""
+    index: dict[str, list[str]] = {"torch 2.4.0": []}
+    index |= {f"torchvision 0.{minor}": ["torch==2.5.0"] for minor in range(10, 22)}
+    index |= {f"torchvision 0.{minor}": [] for minor in range(10)}
+    plan = plan_for(index, VISION, "torch==2.4.0")
     assert remedies(plan)["torchvision"] == (True, Remedy.REMOVE)
+    assert plan.notes == ("no repair of torchvision: none of 10 of its 22 versions fits (0.12 to 0.21)",)
+
+
+# Releases of torch and the torchvision of each, as they are: 2.7.1 has 0.22.1.
+PARTNERS = {
+    f"torchvision 0.{minor}.{patch}": [f"torch==2.{minor - 15}.{patch}"]
+    for minor in range(15, 31)
+    for patch in range(2)
+}
+
+
+@pytest.mark.parametrize(
+    ("torch", "partner"), [("2.7.1", "0.22.1"), ("2.0.0", "0.15.0"), ("2.9.0", "0.24.0")]
+)
+def test_a_repair_finds_the_partner_of_the_version_that_moved(torch: str, partner: str) -> None:
+    image = {"torch 2.11.0": [], "torchvision 0.26.0": ["torch==2.11.0"]}
+    source = CountingSource({f"torch {torch}": [], **PARTNERS})
+    plan = plan_for(source, image, f"torch=={torch}")
+    assert {step.name: step.version for step in plan.steps} == {"torch": torch, "torchvision": partner}
+    assert plan.notes == ()
+    assert len(source.read) < 20
+
+
+class CountingSource(DictSource):
+    """A source that keeps which metadata was read."""
+
+    def __init__(self, index: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(index)
+        self.read: set[str] = set()
+
+    def metadata(self, candidate: Candidate) -> Metadata:
+        self.read.add(str(candidate))
+        return super().metadata(candidate)
 
 
 def test_earlier_breakages_are_ignored() -> None:
