@@ -25,7 +25,8 @@ def alternatives(
     """Return alternatives for a matrix that *python* does not fit; None if none is known.
 
     Only ``requires-python`` is compared, which is necessary but not sufficient.
-    Only *runtimes* with a label count, since the host's menu offers those.
+    Only *runtimes* with a label count, since the host's menu offers those.  Of *others*, only
+    matrices that ask for at least half of the same packages count.
     *pythons* are the available versions (``X.Y``), newest first.
     """
     found = []
@@ -48,6 +49,7 @@ def alternatives(
         other.name
         for other in others
         if other.name != matrix.name
+        and _is_related(matrix, other)
         and len(other.requires_python)
         and other.requires_python.contains(python, prereleases=True)
     ]
@@ -55,6 +57,12 @@ def alternatives(
         names = _either(f"`{name}`" for name in sorted(admitting))
         found.append(f"{names} admits Python {own}")
     return "; ".join(found) or None
+
+
+def _is_related(matrix: Matrix, other: Matrix) -> bool:
+    """Whether *other* asks for at least half of the packages of *matrix*."""
+    own = {entry.name for entry in matrix.packages}
+    return 2 * len(own & {entry.name for entry in other.packages}) >= len(own)
 
 
 def _either(words: Iterable[str]) -> str:

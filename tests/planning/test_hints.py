@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
@@ -9,6 +11,7 @@ from colablock._vendor.packaging.version import Version
 from colablock.matrix.model import Matrix
 from colablock.planning.hints import alternatives
 from colablock.runtimes.document import RecordedRuntime
+from tests.support.dict_source import entries
 
 PYTHONS = ("3.13", "3.12", "3.11", "3.10")
 
@@ -96,6 +99,25 @@ def test_an_isolated_environment_gets_no_advice_about_kernels() -> None:
         asked, Version("3.13.0"), in_kernel=False, pythons=PYTHONS, runtimes=IMAGES, others=[NEWER]
     )
     assert said == "`newer` admits Python 3.13"
+
+
+@pytest.mark.parametrize(
+    ("other", "is_named"),
+    [
+        (("torch", "trl"), True),
+        (("torch", "scipy"), True),
+        (("torch",), False),
+        (("pandas",), False),
+        ((), False),
+    ],
+)
+def test_a_matrix_that_asks_for_other_packages_is_no_alternative(
+    other: tuple[str, ...], is_named: bool
+) -> None:
+    asked = replace(matrix("asked", "<3.13"), packages=entries("torch", "trl", "scipy"))
+    newer = replace(NEWER, packages=entries(*other))
+    said = alternatives(asked, Version("3.13.0"), in_kernel=False, pythons=PYTHONS, others=[newer])
+    assert (said is not None) is is_named
 
 
 def test_a_pre_release_of_python_counts_as_its_series() -> None:
