@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from colablock._common.decoding import Malformed, decode, read_bounded
+from colablock._common.decoding import Malformed, decode, fitted, read_bounded
 from colablock._common.limits import WORKER_ANSWER
 from colablock._common.process import (
     OPT_OUTS,
@@ -51,8 +51,9 @@ def ask_target(
     environ: Mapping[str, str],
     said: Callable[[str], None] | None = None,
     timeout: float | None = None,
+    answers: Any = object,
 ) -> Any:
-    """Run *script* with *job* in the environment of *python*, and return its answer.
+    """Run *script* with *job* in the environment of *python*, and return its answer as an *answers*.
 
     The script runs in an empty folder, so paths in *job* must be absolute.  *said* gets
     each line when the script prints it.  Tokens belong in *environ*, never in *job*.
@@ -62,6 +63,23 @@ def ask_target(
     Raises Unmet if the job cannot be done or the script fails, InvalidInput if the job is
     invalid.  The message is the script's own if it has one.
     """
+    answer = _answered(python, script, job, doing=doing, environ=environ, said=said, timeout=timeout)
+    try:
+        return answer if answers is object else fitted(answer, answers)
+    except Malformed as error:
+        raise Unmet(f"`{python}` could not {doing}: its answer cannot be read: {error}") from error
+
+
+def _answered(
+    python: str | Path,
+    script: Path,
+    job: Mapping[str, Any],
+    *,
+    doing: str,
+    environ: Mapping[str, str],
+    said: Callable[[str], None] | None,
+    timeout: float | None,
+) -> Any:
     source = script.read_text(encoding="utf-8")
     with scratch_folder() as folder:
         asked, answered = folder / "job.json", folder / "answer.json"

@@ -90,6 +90,7 @@ def generate(
         for text in _ask(
             _interpreter_of(folder, record, python, environ),
             "generate",
+            answers=list[str],
             doing="generate text",
             environ=environ,
             on_line=on_line,
@@ -219,9 +220,18 @@ def push(
 
 
 def _ask(
-    python: str, script: str, *, doing: str, environ: Mapping[str, str], on_line: Any, **job: Any
+    python: str,
+    script: str,
+    *,
+    doing: str,
+    environ: Mapping[str, str],
+    on_line: Any,
+    answers: Any = object,
+    **job: Any,
 ) -> Any:
-    return ask_target(python, SCRIPTS / f"{script}.py", job, doing=doing, environ=environ, said=on_line)
+    return ask_target(
+        python, SCRIPTS / f"{script}.py", job, doing=doing, environ=environ, said=on_line, answers=answers
+    )
 
 
 def _interpreter_of(folder: Path, record: RunRecord, python: str | None, environ: Mapping[str, str]) -> str:

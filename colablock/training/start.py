@@ -187,6 +187,7 @@ def prepare_data(
         doing="prepare the data" if toy is None else "make a tiny model and its data",
         environ=environment,
         timeout=timeout,
+        answers=dict,
     )
     try:
         result = {**_checked(result), "made_of": made_of}

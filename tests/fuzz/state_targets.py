@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -37,6 +38,7 @@ from colablock.transaction.apply_record import ApplyRecord, load
 from colablock.transaction.history import damaged_changes, read_history, read_journal
 from colablock.transaction.isolated_envs import list_envs
 from colablock.transaction.serialise import change_to_json, report_from_json
+from colablock.verification.worker import _lines
 from tests.fuzz.target import ROOT, Target, json_bytes, target
 from tests.support.runs import events_of, make_record
 
@@ -327,6 +329,25 @@ _LLAMA = {
 }
 
 
+def _proofs(data: bytes, _folder: Path) -> object:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb", buffering=0) as answers:
+        with os.fdopen(writing, "wb") as file:
+            file.write(data[:_PIPE])
+        return list(_lines(answers, 1.0))
+
+
+_PIPE = 60_000  # bytes that a pipe holds
+_PROOF = {
+    "event": "end",
+    "kind": "import",
+    "subject": "torch",
+    "passed": True,
+    "seconds": 0.5,
+    "facts": {"a": 1},
+}
+
+
 def _model(data: bytes, _folder: Path) -> object:
     return from_config(decode(data, dict, by_python=True))
 
@@ -365,6 +386,7 @@ STATE: tuple[Target, ...] = (
         documented=_ERRORS,
     ),
     Target(name="results of a check", form="json", samples=_matrix_file("*.checks.json"), call=_results),
+    target("answers of proofs", "lines", _proofs, json_bytes(_PROOF) + b"\n" + json_bytes(_PROOF) + b"\n"),
     target("training config", "lines", _config, _TRAIN),
     target("config of a model", "json", _model, json_bytes(_LLAMA), documented=_ERRORS),
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from colablock._common.decoding import Malformed, fitted
 from colablock._common.fs import free_space, is_same_disk
 from colablock.environment.accelerator import (
     Accelerator,
@@ -119,22 +120,15 @@ def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
         doing="report its stack",
         environ=environ,
         timeout=_STACK_TIMEOUT,
+        answers=dict,
     )
     if "error" in answer:
         hint = "`colablock verify` checks the rest of the environment"
         raise Unmet(f"the environment of `{python}` cannot train: {answer['error']}", hint=hint)
-    return Stack(
-        torch=answer["torch"],
-        arch_list=tuple(answer["arch_list"]),
-        transformers=answer["transformers"],
-        trl=answer["trl"],
-        bitsandbytes=answer["bitsandbytes"],
-        axolotl=answer["axolotl"],
-        flash_attn=answer["flash_attn"],
-        model_types=frozenset(answer["model_types"]),
-        rope_types=frozenset(answer["rope_types"]),
-        reporters=frozenset(answer["reporters"]),
-    )
+    try:
+        return fitted(answer, Stack)
+    except Malformed as error:
+        raise Unmet(f"`{python}` could not report its stack: {error}") from error
 
 
 def system_memory(root: Path = Path("/")) -> tuple[int, int]:

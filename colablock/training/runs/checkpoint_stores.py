@@ -149,7 +149,7 @@ class HubStore:
         return f"{_HUB}{self.repo}"
 
     def names(self) -> Collection[str]:
-        return {str(name) for name in self._ask("names")}
+        return set(self._ask("names", answers=list[str]))
 
     def put(self, checkpoint: Path, name: str, run_files: Mapping[str, bytes]) -> bool:
         with tempfile.TemporaryDirectory(prefix=".mirror-", dir=checkpoint.parent) as folder:
@@ -166,13 +166,14 @@ class HubStore:
     def remove(self, names: Sequence[str]) -> None:
         self._ask("remove", files=list(names))
 
-    def _ask(self, job: str, **arguments: Any) -> Any:
+    def _ask(self, job: str, *, answers: Any = object, **arguments: Any) -> Any:
         return ask_target(
             self.python,
             SCRIPTS / "hub.py",
             {"do": job, "repo": self.repo, **arguments},
             doing=f"reach `{self.address}`",
             environ=self.environ,
+            answers=answers,
         )
 
 
