@@ -160,7 +160,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 def _writing(folder: Path) -> Iterator[None]:
     """Remove what killed processes were writing in *folder*, and mark it as written to during the block."""
     remove_unfinished(folder)
-    held = open_locked(folder, shared=True)
+    # Without waiting: this process may hold the lock of the folder, as that of a run while it is started.
+    # Another one that removes files holds it only after it has listed them, and so without the new file.
+    held = open_locked(folder, shared=True, wait=False)
     try:
         yield
     finally:
