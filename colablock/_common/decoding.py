@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from colablock._common.limits import DEPTH, RECORD_FILE, SHOWN
+from colablock._common.text import printable
 from colablock.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -177,5 +178,5 @@ def _nested(value: object) -> Iterable[object]:
 
 
 def _one_line(text: str) -> str:
-    shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    shown = printable(text)
     return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."

@@ -28,7 +28,7 @@ _HIDDEN: Final = (
 # Emoji, Persian and Indic text have joiners and variation selectors.  Nobody sees them in other text.
 _SCRIPTS: Final = r"\u0300-\u1fff\u2100-\ufdff\U0001f000-\U0001ffff"
 _ESCAPED: Final = re.compile(
-    rf"[{_HIDDEN}]|(?<![{_SCRIPTS}\ufe0f])[\u200c\u200d\ufe00-\ufe0d]|(?<![{_SCRIPTS}\xa9\xae])[\ufe0e\ufe0f](?!\u20e3)"
+    rf"[{_HIDDEN}]|(?<![{_SCRIPTS}\ufe0f])\u200d|(?<![{_SCRIPTS}])[\u200c\ufe00-\ufe0d]|(?<![{_SCRIPTS}\xa9\xae])[\ufe0e\ufe0f](?!\u20e3)"
 )
 
 

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.text import printable
 from colablock._version import __version__
 from colablock.cli import (
     apply,
@@ -145,12 +146,23 @@ def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # rich would exit with code 1
 
+        # Every line of every command comes through here, and may quote names and messages of others.
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*map(_shown, objects), **{"markup": False, **options})
+
+        def out(self, *objects: Any, **options: Any) -> None:
+            super().out(*map(_shown, objects), **options)
+
     for stream in (sys.stdout, sys.stderr):  # a path or a message may have what the terminal cannot show
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     plain = {"NO_COLOR": environ["NO_COLOR"]} if environ.get("NO_COLOR") else {}
     keywords: dict[str, Any] = {"highlight": False, "soft_wrap": False, "no_color": bool(plain) or None}
     return Console(**keywords), Console(stderr=True, **keywords)
+
+
+def _shown(value: object) -> object:
+    return printable(value, lines=True) if isinstance(value, str) else value
 
 
 def _print_error(error: ColablockError, args: argparse.Namespace, out: Console, err: Console) -> int:

@@ -49,6 +49,7 @@ __all__ = ["STYLE", "sentence_to_html", "text_to_html", "to_html"]
 # Every rule starts at our own class.  Doubling it outweighs the rules that notebooks have for lists and code.
 STYLE = """
 .colablock.colablock{font-size:13px;line-height:1.5;max-width:68em;overflow-wrap:anywhere;text-align:left}
+.colablock.colablock :is(p,li,td,th,summary,b,code,span){unicode-bidi:isolate}
 .colablock.colablock p{margin:.2em 0}
 .colablock.colablock .cl-head{font-size:15px;font-weight:600;margin:.1em 0}
 .colablock.colablock .cl-soft{opacity:.75}

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
+from colablock._common.text import printable
+
 __all__ = [
     "FOLD",
     "Bar",
@@ -47,7 +49,6 @@ __all__ = [
 
 FOLD = 12  # a list with more entries than this is folded, or shown in short
 
-_CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 _SPACE = re.compile(r"[^\S\N{NO-BREAK SPACE}]+")  # painters glue words with no-break spaces
 
 
@@ -226,8 +227,8 @@ class Document(NamedTuple):
 
 
 def clean(text: str) -> str:
-    """Return *text* without control characters: metadata and tracebacks must not steer a terminal."""
-    return text.translate(_CONTROL).expandtabs(4)
+    """Return *text* with its lines, and what must not steer a terminal as escapes, see `printable`."""
+    return printable(text, lines=True).expandtabs(4)
 
 
 def one_line(text: str) -> str:
@@ -236,7 +237,7 @@ def one_line(text: str) -> str:
 
 
 def spans_of(words: Words) -> tuple[Span, ...]:
-    """Return *words* as spans, without control characters and with single spaces."""
+    """Return *words* as spans, cleaned and with single spaces."""
     parts = words if isinstance(words, tuple) else (words,)
     spans = (part if isinstance(part, Span) else Span(part) for part in parts)
     return tuple(Span(_SPACE.sub(" ", clean(span.text)), span.tone) for span in spans)

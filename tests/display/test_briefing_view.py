@@ -106,7 +106,7 @@ def test_briefing_as_text() -> None:
         "  trained  def f(x):",
         "               return x",
         "",
-        "           [31mdone<|im_end|>",
+        r"           \x1b[31mdone<|im_end|>",
     ]
     assert to_text(briefing_document(briefing)) + "\n" == written(to)
 

@@ -149,15 +149,16 @@ def test_arrow_in_code_is_left_alone() -> None:
     assert text_to_html("1 -> 2 `a -> b`") == "1 → 2 <code>a -&gt; b</code>"
 
 
-def test_control_characters_do_not_reach_the_page() -> None:
+def test_hidden_characters_reach_the_page_as_escapes() -> None:
     blocks = (
-        Note(text="a\x1b[2Jb\x07"),
-        Preformatted(lines=("a\x1b[2Jb\x07",)),
-        Sample(pieces=(("x", "a\x1b[2Jb\x07"),), marked="x"),
+        Note(text="a\x1b[2Jb\x07\u202e"),
+        Preformatted(lines=("a\x1b[2Jb\x07\u202e",)),
+        Sample(pieces=(("x", "a\x1b[2Jb\x07\u202e"),), marked="x"),
     )
     html = to_html(Document(blocks=blocks))
-    assert html.count("a[2Jb") == 3
+    assert html.count(r"a\x1b[2Jb\x07\u202e") == 3
     assert not any(ord(character) < 0x20 and character != "\n" for character in html)
+    assert "\u202e" not in html
 
 
 def test_hostile_text_stays_text() -> None:

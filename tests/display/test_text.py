@@ -138,8 +138,8 @@ def test_unit_stays_with_its_number() -> None:
     ]
 
 
-def test_control_characters_do_not_reach_the_terminal() -> None:
-    evil = "a\x1b[2Jb\x07\x9b"
+def test_hidden_characters_reach_the_terminal_as_escapes() -> None:
+    evil = "a\x1b[2Jb\x07\x9b\u202e\u200b"
     document = Document(
         headline=Headline(text=evil, aside=evil),
         blocks=(
@@ -155,7 +155,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
         ),
     )
     shown = to_text(document, verbose=True)
-    assert shown.count("a[2Jb") == 22
+    assert shown.count(r"a\x1b[2Jb\x07\x9b\u202e\u200b") == 22
     assert not any(
         ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in shown.replace("\n", "")
     )

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from colablock._common.text import printable
+
+HIDDEN = {
+    "an escape sequence": ("\x1b[31mred", r"\x1b[31mred"),
+    "a link of a terminal": ("\x1b]8;;https://example.org\x07x", r"\x1b]8;;https://example.org\x07x"),
+    "a carriage return": ("safe\revil", r"safe\revil"),
+    "a backspace": ("ab\x08c", r"ab\x08c"),
+    "a C1 control": ("\x9b31m", r"\x9b31m"),
+    "a line feed": ("a\nb", r"a\nb"),
+    "a tab": ("a\tb", r"a\tb"),
+    "other line breaks": ("\x0b\x0c\x1c\x1e\x85\u2028\u2029", r"\x0b\x0c\x1c\x1e\x85\u2028\u2029"),
+    "overrides of the direction": ("\u202a\u202b\u202c\u202d\u202e", r"\u202a\u202b\u202c\u202d\u202e"),
+    "isolates of the direction": ("\u2066\u2067\u2068\u2069", r"\u2066\u2067\u2068\u2069"),
+    "marks of the direction": ("\u200e\u200f\u061c", r"\u200e\u200f\u061c"),
+    "a zero-width space": ("num\u200bpy", r"num\u200bpy"),
+    "joiners in Latin text": ("num\u200c\u200dpy", r"num\u200c\u200dpy"),
+    "a row of joiners": ("\u6f22\u200d\u200d", "\u6f22\u200d" + r"\u200d"),
+    "a word joiner and a byte order mark": ("\u2060x\ufeff", r"\u2060x\ufeff"),
+    "a soft hyphen": ("num\xadpy", r"num\xadpy"),
+    "tags": ("x\U000e0041\U000e007f", r"x\U000e0041\U000e007f"),
+    "a variation selector in Latin text": ("x\ufe0f\ufe00", r"x\ufe0f\ufe00"),
+    "fillers": ("\u115f\u3164\uffa0", r"\u115f\u3164\uffa0"),
+    "a surrogate": ("x\udc80", r"x\udc80"),
+}
+READABLE = {
+    "accents": "\u00e9t\u00e9 na\u00efve \u0141\u00f3d\u017a e\u0301",
+    "Chinese": "\u6f22\u5b57\u3001\u304b\u306a",
+    "Arabic": "\u0645\u0631\u062d\u0628\u0627",
+    "Persian with a joiner": "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "Hindi with a joiner": "\u0915\u094d\u200d\u0937",
+    "emoji": "\U0001f469\u200d\U0001f469\u200d\u2764\ufe0f\u200d\U0001f525 #\ufe0f\u20e3 \xa9\ufe0f",
+    "markup of rich": "[red]not red[/red]",
+    "HTML": "<b>&amp;</b>",
+    "a no-break space": "10\xa0GB",
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), HIDDEN.values(), ids=HIDDEN)
+def test_hidden_characters_become_escapes(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(shown) == shown
+
+
+@pytest.mark.parametrize("text", READABLE.values(), ids=READABLE)
+def test_other_text_stays_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+def test_text_of_several_lines_keeps_them() -> None:
+    assert printable("a\n\tb\r\nc\rd\x1b", lines=True) == "a\n\tb\nc" + r"\rd\x1b"
