@@ -1,0 +1,44 @@
+"""Commands that are killed at random times: the next call recovers, and nothing of ours is left behind."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.conftest import EVERY_FAULT
+from tests.support.killing import COUNT, JOBS, Killing, make_wheels
+from tests.support.server import IndexServer
+
+pytestmark = pytest.mark.slow
+
+SEED = 13
+SHARES = {"apply": 20, "rollback": 16, "env": 10, "lock": 7, "cache": 7}  # sixty
+
+
+@pytest.fixture(scope="module")
+def killing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killing]:
+    folder = tmp_path_factory.mktemp("killing")
+    (folder / "wheels").mkdir()
+    make_wheels(folder / "wheels")
+    with IndexServer(folder / "wheels") as server:
+        made = Killing(folder, server, random.Random(SEED))
+        made.prepare()
+        yield made
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_killed_command_leaves_nothing_behind(
+    job: str, killing: Killing, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> None:
+    kills = SHARES[job] if request.config.getoption(EVERY_FAULT) else 2
+    outcomes = [killing.kill(job) for _ in range(kills)]
+    states = Counter(f"{one.state} state" for one in outcomes if one.was_running)
+    record_property(
+        "figures",
+        f"{job}: {sum(one.was_running for one in outcomes)} of {kills} kills while it ran"
+        f" ({killing.seconds[job]:.1f} s without a kill), {COUNT} distributions, then {dict(states)}",
+    )
+    assert [one for one in outcomes if one.wrong] == []
