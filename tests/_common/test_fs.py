@@ -7,19 +7,23 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from colablock._common.fs import (
+    NEW,
     atomic_path,
     file_digest,
     flock,
     locked_file,
+    machine_error,
     open_locked,
     replace_file,
     write_atomic,
+    write_private,
 )
 from colablock.errors import InvalidInput
 
@@ -230,3 +234,50 @@ def test_a_file_is_hashed_in_blocks(tmp_path: Path) -> None:
     path.write_bytes(data)
     assert file_digest(path) == hashlib.sha256(data).hexdigest()
     assert file_digest(path, "blake2b") == hashlib.blake2b(data).hexdigest()
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    left, foreign = tmp_path / f"{NEW}0123456789abcdef", tmp_path / f"{NEW}notes"
+    left.touch()
+    foreign.touch()
+    with open_lock(tmp_path):
+        write_private(tmp_path / "state.json", b"1")
+        assert left.exists(), "another process writes there"
+    write_atomic(tmp_path / "output.txt", b"1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [foreign.name, "output.txt", "state.json"]
+
+
+@contextmanager
+def open_lock(folder: Path) -> Iterator[None]:
+    descriptor = open_locked(folder, shared=True)
+    assert descriptor is not None
+    yield
+    os.close(descriptor)
+
+
+def test_own_files_and_folders_are_private_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_private(tmp_path / "a" / "b" / "state.json", b"1")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"a": 0o700, "b": 0o700, "state.json": 0o600}
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "says"),
+    [
+        (errno.EACCES, "/data/x", "Correct its owner and permissions"),
+        (errno.EROFS, "/data/x", "The disk is read-only"),
+        (errno.ENOSPC, "/data/x", "Free space on the disk"),
+        (errno.EMFILE, None, "ulimit -n"),
+        (errno.EINVAL, b"/data/\xff", "Check the path"),
+    ],
+)
+def test_an_error_of_the_machine_says_what_to_do(number: int, name: str | bytes | None, says: str) -> None:
+    error = OSError(number, os.strerror(number))
+    error.filename = name
+    found = machine_error(error)
+    assert os.strerror(number) in str(found)
+    assert says in (found.hint or "")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from colablock._common.fs import locked_file
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.errors import BadDistribution, InvalidInput, NotFound, Refused, Unmet
 from colablock.planning.plan import Action, Artifact, Plan, Step, Target
@@ -25,6 +26,7 @@ from colablock.transaction.isolated_envs import (
     read_env,
     remove_env,
     select_env,
+    sweep_home,
 )
 from tests.support.runtime import site_of
 from tests.support.trees import listing
@@ -325,3 +327,19 @@ def test_two_concurrent_builds_build_it_once(shop: Shop) -> None:
         thread.join()
     assert len(answers) == 2
     assert read_env(shop.home, "abc") is not None
+
+
+def test_what_killed_processes_left_in_the_home_is_swept(tmp_path: Path) -> None:
+    envs = tmp_path / "envs"
+    for name in ("half", "whole", "built-now"):
+        (envs / name / "lib").mkdir(parents=True)
+    (envs / "whole" / "colablock.json").write_text("{}")
+    (envs / ".half.lock").touch()
+    (envs / ".gone.lock").touch()
+    (tmp_path / "applied").mkdir()
+    (tmp_path / "applied" / ".new-0123456789abcdef").touch()
+    with locked_file(envs / ".built-now.lock"):
+        sweep_home(tmp_path)
+        assert sorted(path.name for path in envs.iterdir()) == [".built-now.lock", "built-now", "whole"]
+    assert list((tmp_path / "applied").iterdir()) == []
+    sweep_home(tmp_path / "missing")
