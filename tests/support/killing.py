@@ -43,7 +43,6 @@ class Outcome:
     job: str
     after: float  # seconds
     of: float  # seconds that the command takes without a kill
-    was_running: bool
     alone: bool  # only the command, not the processes that it had started
     state: str
     wrong: tuple[str, ...] = ()
@@ -119,24 +118,8 @@ class Killing:
 
     def kill(self, job: str) -> Outcome:
         """Kill *job* at a random time, let the next call recover, and check what is there."""
-        if job in ("apply", "rollback"):
-            self._go_to("old" if job == "apply" else "new")
-        self._forget(job)
-        after, alone = self.random.uniform(0, self.seconds[job]), self.random.random() < 0.5
-        process = subprocess.Popen(
-            self._command(job),
-            env=self._environ(),
-            cwd=self.folder / "work",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(after)
-        was_running = process.poll() is None
-        if was_running:
-            os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        alone = self.random.random() < 0.5
+        after = next(filter(None, iter(lambda: self._killed(job, alone=alone), 0.0)))
         wrong: list[str] = []
         for one in ("look", *([job] if job in ("env", "lock", "cache") else [])):
             done = self._run(one)
@@ -148,17 +131,37 @@ class Killing:
             wrong.append("the tree is neither the one before nor the one after")
         wrong += self._left()
         return Outcome(
-            job=job,
-            after=after,
-            of=self.seconds[job],
-            was_running=was_running,
-            alone=alone,
-            state=state,
-            wrong=tuple(wrong),
+            job=job, after=after, of=self.seconds[job], alone=alone, state=state, wrong=tuple(wrong)
         )
 
+    def _killed(self, job: str, *, alone: bool) -> float | None:
+        """Return after how many seconds *job* was killed; None if it had ended before, and is to be repeated."""
+        if job in ("apply", "rollback"):
+            self._go_to("old" if job == "apply" else "new")
+        self._forget(job)
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            self._command(job),
+            env=self._environ(),
+            cwd=self.folder / "work",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.wait(self.random.uniform(0, self.seconds[job]))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return time.monotonic() - begun
+        self.seconds[job] = time.monotonic() - begun  # the machine has less to do than before
+        return None
+
     def _environ(self) -> dict[str, str]:
-        return self.machine.environ(COLABLOCK_DEFAULT_INDEX=self.server.url, NO_PROXY="127.0.0.1")
+        return self.machine.environ(
+            COLABLOCK_DEFAULT_INDEX=self.server.url, NO_PROXY="127.0.0.1", PYTHONFAULTHANDLER="1"
+        )
 
     def _command(self, job: str) -> list[str]:
         kernel = ["--python", self.machine.python]
