@@ -240,6 +240,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def kills(session: nox.Session) -> None:
+    """Kill commands sixty times over an environment of fifty distributions (not run by default)."""
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", "tests/hostile/test_kills.py", "--every-fault", *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Try 100,000 hostile inputs on the parsers of foreign bytes (not run by default)."""
     session.install("-e", ".", *group("test"))

@@ -135,7 +135,7 @@ class Killing:
         )
 
     def _killed(self, job: str, *, alone: bool) -> float | None:
-        """Return after how many seconds *job* was killed; None if it had ended before, and is to be repeated."""
+        """Return after how many seconds *job* was killed; None if it had ended before."""
         if job in ("apply", "rollback"):
             self._go_to("old" if job == "apply" else "new")
         self._forget(job)
@@ -159,9 +159,8 @@ class Killing:
         return None
 
     def _environ(self) -> dict[str, str]:
-        return self.machine.environ(
-            COLABLOCK_DEFAULT_INDEX=self.server.url, NO_PROXY="127.0.0.1", PYTHONFAULTHANDLER="1"
-        )
+        ours = {"COLABLOCK_DEFAULT_INDEX": self.server.url, "NO_PROXY": "127.0.0.1"}
+        return self.machine.environ(**ours, PYTHONFAULTHANDLER="1")
 
     def _command(self, job: str) -> list[str]:
         kernel = ["--python", self.machine.python]
