@@ -21,7 +21,8 @@
     └── AppliedNotProven        exit 5: a proof failed, and the change was kept (``--keep``)
 
 A leaf has its facts as attributes; ``str()`` gives the message.  ``hint`` says what the
-user can do; it is absent unless it helps in this very case.
+user can do; it is absent unless it helps in this very case.  Texts that quote foreign text
+have no credentials: each error masks them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from colablock._masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,9 +79,9 @@ class ColablockError(Exception):
     reference: str = "error"
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = masked(message)
+        self.hint = masked(hint) if hint is not None else None
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message
@@ -99,6 +102,12 @@ class Fault:
     message: str
     hint: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("path", "message", "hint"):
+            text = getattr(self, name)
+            if text is not None:
+                object.__setattr__(self, name, masked(text))
+
     def __str__(self) -> str:
         text = f"{self.path}: {self.message}" if self.path else self.message
         return f"{text} ({self.hint})" if self.hint else text
@@ -110,7 +119,7 @@ class InvalidMatrix(InvalidInput):
     reference = "invalid-matrix"
 
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
-        self.source = source
+        self.source = masked(source)
         self.faults = tuple(faults)
         super().__init__(_counted(f"the matrix `{source}`", self.faults))
 
@@ -121,7 +130,7 @@ class InvalidConfig(InvalidInput):
     reference = "invalid-config"
 
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
-        self.source = source
+        self.source = masked(source)
         self.faults = tuple(faults)
         super().__init__(_counted(f"the config `{source}`" if source else "the config", self.faults))
 
@@ -132,7 +141,7 @@ class InvalidRequirements(InvalidInput):
     reference = "invalid-requirements"
 
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
-        self.source = source
+        self.source = masked(source)
         self.faults = tuple(faults)
         super().__init__(_counted(f"`{source}`", self.faults))
 
@@ -175,7 +184,7 @@ class NoSolution(Unmet):
         hint: str | None = None,
     ) -> None:
         self.is_about_python = is_about_python
-        self.because = tuple(because)
+        self.because = tuple(map(masked, because))
         self.names = tuple(names)
         super().__init__("\n".join([message, *(f"  {line}" for line in self.because)]), hint=hint)
 
@@ -197,7 +206,7 @@ class FetchFailed(Unmet):
         hint: str | None = None,
         is_passing: bool = False,
     ) -> None:
-        self.url = url
+        self.url = masked(url)
         self.status = status
         self.is_passing = is_passing
         super().__init__(message, hint=hint)

@@ -1,4 +1,4 @@
-"""Child processes: their environment variables, how they start, and how their failures are reported.
+"""Child processes: how they start, and how their failures are reported.  See also `child_environment`.
 
 There are four ways to start one:
 
@@ -7,6 +7,9 @@ There are four ways to start one:
 - ``start_session`` starts a process in its own session.  It outlives this
   process, or ``kill_session`` kills it and its descendants
 - ``verification.verify.run_in`` alone runs a command on the user's terminal
+
+A child does not work in the folder of the user, where a file may have the name of a module, and no
+program is taken from there.
 """
 
 from __future__ import annotations
@@ -23,15 +26,15 @@ from typing import IO
 
 import uv
 
+from colablock._common.child_environment import Purpose, absolute_path, child_environment
+from colablock._masking import masked
 from colablock.errors import Unmet
 
 __all__ = [
-    "OPT_OUTS",
     "ChildFailed",
     "ChildOutput",
-    "clean_environment",
-    "environment_of",
     "exit_words",
+    "find_program",
     "kill_session",
     "last_lines",
     "run_child",
@@ -42,52 +45,6 @@ __all__ = [
     "start_session",
     "uv_command",
 ]
-
-# Variables that change the behaviour of uv, pip or an interpreter.  Notebooks preset some of them:
-# ipykernel sets an MPLBACKEND that only its kernel has, hosted runtimes UV_SYSTEM_PYTHON and UV_CONSTRAINT.
-_DROPPED_PREFIXES = ("UV_", "PIP_", "CONDA_")
-_DROPPED = frozenset(
-    {
-        "MPLBACKEND",
-        "PYTHONEXECUTABLE",
-        "PYTHONHOME",
-        "PYTHONINSPECT",
-        "PYTHONPATH",
-        "PYTHONSTARTUP",
-        "VIRTUAL_ENV",
-        "VIRTUAL_ENV_PROMPT",
-        "_CONDA_EXE",
-        "__PYVENV_LAUNCHER__",
-    }
-)
-# Where uv stores and finds files is the user's choice and does not change results.
-_KEPT = frozenset(
-    {"UV_CACHE_DIR", "UV_PYTHON_DOWNLOADS_JSON_URL", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_INSTALL_MIRROR"}
-)
-
-OPT_OUTS: Mapping[str, str] = {
-    "AXOLOTL_DO_NOT_TRACK": "1",
-    "DO_NOT_TRACK": "1",
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
-"""Variables that turn off the telemetry of the stack's libraries, for proofs and training."""
-
-
-def clean_environment(environ: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """Return *environ* without the variables that affect uv, pip or an interpreter, and with *extra*."""
-    kept = {name: value for name, value in environ.items() if not _is_dropped(name)}
-    return kept | extra
-
-
-def environment_of(python: str | Path, environ: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """Return cleaned variables for a child in the environment of *python*, with its scripts first on PATH."""
-    folder = Path(python).absolute().parent
-    path = os.pathsep.join([str(folder), *filter(None, [environ.get("PATH")])])
-    cleaned = clean_environment(environ, PATH=path)
-    if (folder.parent / "pyvenv.cfg").is_file():
-        cleaned["VIRTUAL_ENV"] = str(folder.parent)
-    return cleaned | extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +96,11 @@ def _umask() -> int:
         return found
 
 
+def find_program(name: str, environ: Mapping[str, str]) -> str | None:
+    """Return the path of a program on PATH, or None.  Relative folders on PATH are not searched."""
+    return shutil.which(name, path=absolute_path(environ))
+
+
 def run_child(
     command: Sequence[str | Path],
     *,
@@ -151,14 +113,14 @@ def run_child(
     """Run *command* with exactly the variables *environ* and return its output.
 
     *data* is its standard input, and *folder* its working folder (default: the
-    current one).  With *own_session* it has no terminal and cannot prompt for a
+    root, never that of the user).  With *own_session* it has no terminal and cannot prompt for a
     password.  After *timeout* seconds it is killed.  Raises ChildFailed.
     """
     try:
         done = subprocess.run(
             command,
             env=dict(environ),
-            cwd=folder,
+            cwd=folder or os.sep,
             input=data,
             capture_output=True,
             timeout=timeout,
@@ -181,10 +143,11 @@ def run_python(
 ) -> ChildOutput:
     """Run an interpreter in isolation and return its output.  Raises ChildFailed.
 
-    The environment variables are cleaned.  ``-I`` makes it ignore ``PYTHON*``
+    It gets only the variables of the allow-list.  ``-I`` makes it ignore ``PYTHON*``
     variables, the user site and the current folder.
     """
-    return run_child([python, "-I", *arguments], environ=clean_environment(environ), timeout=timeout)
+    command = [os.path.abspath(python) if os.sep in str(python) else python, "-I", *arguments]  # noqa: PTH100
+    return run_child(command, environ=child_environment(Purpose.LOCAL, environ), timeout=timeout)
 
 
 def run_uv(
@@ -195,25 +158,30 @@ def run_uv(
     timeout: float | None = None,
     downloads: bool = False,
 ) -> str:
-    """Run uv and return its standard output; see ``uv_command``.
+    """Run uv and return its standard output; see ``uv_command``.  Paths in *args* have to be absolute.
 
     Raises Unmet with the last lines of what uv wrote; *doing* completes "uv could not ...".
     """
     command = uv_command(args, environ, downloads=downloads)
     try:
-        return run_child(command, environ=clean_environment(environ), timeout=timeout).text
+        purpose = Purpose.DOWNLOAD if downloads else Purpose.LOCAL
+        return run_child(command, environ=child_environment(purpose, environ), timeout=timeout).text
     except ChildFailed as error:
         lines = last_lines(error.output.error_text, indent="  ")
         raise Unmet(f"uv could not {doing}" + (f"\n{lines}" if lines else f": {error}")) from error
 
 
-def uv_command(args: Sequence[str], environ: Mapping[str, str], *, downloads: bool = False) -> list[str]:
+def uv_command(
+    args: Sequence[str], environ: Mapping[str, str], *, downloads: bool = False, configured: bool = False
+) -> list[str]:
     """Return the uv command for *args*: no configuration files, and no Python downloads by default.
 
+    With *configured*, the configuration is its standard input, which no child of uv can read again.
     Raises Unmet if there is no uv.
     """
     fetching = () if downloads else ("--no-python-downloads",)
-    return [_find_uv(environ), "--no-config", "--color=never", "--no-progress", *fetching, *args]
+    config = ("--config-file", "/dev/stdin") if configured else ("--no-config",)
+    return [_find_uv(environ), *config, "--color=never", "--no-progress", *fetching, *args]
 
 
 def source_command(python: str | Path, source: str, *arguments: str) -> list[str]:
@@ -272,22 +240,16 @@ def exit_words(status: int) -> str:
 
 
 def last_lines(text: str, count: int = 12, *, indent: str = "") -> str:
-    """Return the last *count* non-blank lines of *text*."""
+    """Return the last *count* non-blank lines of *text*, the output of a child, with secrets masked."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    return "\n".join(indent + line for line in lines[-count:])
-
-
-def _is_dropped(name: str) -> bool:
-    if name in _KEPT:
-        return False
-    return name in _DROPPED or name.upper().startswith(_DROPPED_PREFIXES)
+    return masked("\n".join(indent + line for line in lines[-count:]))
 
 
 def _find_uv(environ: Mapping[str, str]) -> str:
     try:
         return os.fsdecode(uv.find_uv_bin())
     except FileNotFoundError as error:
-        found = shutil.which("uv", path=environ.get("PATH"))
+        found = find_program("uv", environ)
         if found is None:
             raise Unmet("uv is not installed", hint="Install it with `pip install uv`") from error
         return found

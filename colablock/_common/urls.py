@@ -6,15 +6,16 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
+from colablock._masking import MASK, is_secret_parameter, masked
 from colablock.errors import FetchFailed, InvalidInput
 
 __all__ = [
     "Mirrors",
+    "Url",
     "basename",
     "checked_index",
     "is_loopback",
@@ -25,23 +26,77 @@ __all__ = [
 ]
 
 
-def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
-    """Return *url* without user and password, and the pair of them (percent-encoded), or None without any."""
+class Url(str):
+    """A URL whose text has no credentials: no user, no password, no secret parameter of a query.
+
+    Every URL that enters the program becomes one.  Only ``with_credentials`` gives the whole URL, and
+    only a request, or the child process that sends it, may call that.  Copies and pickles have no
+    credentials, and neither has what is made of the text.
+    """
+
+    __slots__ = ("_whole",)
+
+    _whole: str
+
+    def __new__(cls, url: str) -> Url:  # noqa: PYI034 - never of a subclass
+        """Return *url* without its credentials, or *url* itself if it is a ``Url``."""
+        if isinstance(url, Url):
+            return url
+        is_path = url.startswith(("/", "./", "../", "~")) and not url.startswith("//")
+        has_none = is_path or not ("@" in url or "=" in url)  # the usual case
+        self = super().__new__(cls, url if has_none else _plain_text(url))
+        self._whole = url
+        return self
+
+    def with_credentials(self) -> str:
+        """Return the URL as it was given."""
+        return self._whole
+
+    def __reduce__(self) -> tuple[type[Url], tuple[str]]:
+        return Url, (str(self),)
+
+
+def _plain_text(url: str) -> str:
     try:
         parts = urlsplit(url)
+    except ValueError:
+        return _without_marks(url)
+    netloc, query = parts.netloc, parts.query
+    user, at, host = netloc.rpartition("@")
+    if at and (":" in user or not parts.scheme.endswith("ssh")):  # `git` in `git+ssh://git@` is no secret
+        netloc = host
+    if "=" in query:
+        query = "&".join(one for one in query.split("&") if not is_secret_parameter(one.partition("=")[0]))
+    if (netloc, query) != (parts.netloc, parts.query):
+        url = urlunsplit(parts._replace(netloc=netloc, query=query))
+    return _without_marks(url)
+
+
+def _without_marks(url: str) -> str:
+    """Return *url*, which may be invalid, without what looks like user and password in it."""
+    return masked(url).replace(f"{MASK}@", "")
+
+
+def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
+    """Return *url* without credentials, and user and password (percent-encoded), or None without any.
+
+    Raises FetchFailed for an invalid URL.
+    """
+    plain = Url(url)
+    try:
+        parts = urlsplit(plain.with_credentials())
     except ValueError as error:
-        shown = re.sub(r"//[^/]*@", "//", url)
-        raise FetchFailed(f"`{shown}` is not a valid URL: {error}", url=shown) from error
-    userinfo, at, host = parts.netloc.rpartition("@")
+        raise FetchFailed(f"`{plain}` is not a valid URL: {error}", url=plain) from error
+    userinfo, at, _ = parts.netloc.rpartition("@")
     if not at:
-        return url, None
+        return str(plain), None
     user, _, password = userinfo.partition(":")
-    return urlunsplit(parts._replace(netloc=host)), (user, password)
+    return str(plain), (user, password)
 
 
 def redacted(url: str) -> str:
-    """Return *url* without user and password, as it may be shown."""
-    return split_credentials(url)[0]
+    """Return *url* without credentials, as it may be shown and kept."""
+    return str(Url(url))
 
 
 def split_fragment(url: str) -> tuple[str, dict[str, str]]:
@@ -90,7 +145,7 @@ def checked_index(index: str | None, what: str = "the default index") -> str | N
 class Mirrors:
     """URL prefixes and the mirrors that requests go to.  Locks and messages keep the canonical URLs."""
 
-    pairs: tuple[tuple[str, str], ...] = ()
+    pairs: tuple[tuple[str, Url], ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Mirrors:
@@ -103,16 +158,18 @@ class Mirrors:
                 raise InvalidInput(
                     message, hint="Write it as `https://index.example/=http://mirror.example/`"
                 )
-            pairs.append((prefix, replacement))
+            pairs.append((redacted(prefix), Url(replacement)))
         return cls(_longest_first(pairs))
 
     def and_indexes(self, places: Iterable[tuple[str, str]]) -> Mirrors:
         """Return these mirrors and the mirrors of whole indexes: pairs of canonical URL and mirror URL."""
-        pairs = [(_folder(redacted(url)), _folder(place)) for url, place in places]
+        pairs = [
+            (_folder(redacted(url)), Url(_folder(Url(place).with_credentials()))) for url, place in places
+        ]
         return Mirrors(_longest_first([*pairs, *self.pairs]))
 
     def to_mirror(self, url: str) -> str:
-        """Return the URL that a request for *url* goes to."""
+        """Return the URL that a request for *url* goes to, without credentials."""
         for prefix, replacement in self.pairs:
             if url.startswith(prefix):
                 return replacement + url[len(prefix) :]
@@ -125,20 +182,16 @@ class Mirrors:
         several indexes: the prefix of *asked*, the canonical URL of the page,
         is then preferred.
         """
-        found = [(prefix, _plain(place)) for prefix, place in self.pairs]
-        found = [(prefix, place) for prefix, place in found if url.startswith(place)]
+        found = [(prefix, place) for prefix, place in self.pairs if url.startswith(place)]
         if not found or "/../" in url:  # `..` may lead out of the mirror
             return url
         prefix, place = max(found, key=lambda pair: (len(pair[1]), asked.startswith(pair[0])))
         return prefix + url[len(place) :]
 
 
-_plain = lru_cache(maxsize=64)(redacted)
-
-
 def _folder(url: str) -> str:
     return f"{url.rstrip('/')}/"
 
 
-def _longest_first(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _longest_first(pairs: Iterable[tuple[str, Url]]) -> tuple[tuple[str, Url], ...]:
     return tuple(sorted(pairs, key=lambda pair: -len(pair[0])))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from colablock._common.urls import local_path, split_fragment
+from colablock._common.urls import Url, local_path, split_fragment
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
@@ -44,7 +44,7 @@ def matrix_parts(file: RequirementFile) -> MatrixParts:
     entry with a marker.
     """
     indexes = tuple(_indexes(file))
-    names = {index.url: index.name for index in indexes}
+    names = {str(index.url): index.name for index in indexes}
     narrowing = (found for found in file.constraints if found.requirement.specifier)
     return MatrixParts(
         packages=tuple(_merge_entries([_entry(found, names) for found in file.requirements])),
@@ -90,10 +90,10 @@ def _indexes(file: RequirementFile) -> Iterator[Index]:
     taken: set[str] = set()
     default = file.default_index
     if default is not None and default.rstrip("/") != DEFAULT_INDEX.rstrip("/"):
-        yield Index(name=_index_name(default, taken), url=_url(default), default=True)
+        yield Index(name=_index_name(default, taken), url=Url(_url(default)), default=True)
     for url in file.indexes:
         if url.rstrip("/") not in {(default or "").rstrip("/"), DEFAULT_INDEX.rstrip("/")}:
-            yield Index(name=_index_name(url, taken), url=_url(url))
+            yield Index(name=_index_name(url, taken), url=Url(_url(url)))
 
 
 def _url(place: str) -> str:

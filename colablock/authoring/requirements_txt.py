@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colablock._common.text import near
-from colablock._common.urls import basename
+from colablock._common.urls import basename, redacted
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.utils import parse_sdist_filename, parse_wheel_filename
 from colablock.environment.requirements import requirement_of
@@ -234,7 +234,7 @@ def _archive_url(place: str, folder: Path, name: str | None) -> str:
 
 
 def _plain(url: str) -> str:
-    return _USER.sub("//", url, count=1)
+    return redacted(url)
 
 
 def release_hint(url: str, name: str | None = None) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from colablock._common.decoding import fitted
 from colablock._common.reporter import Reporter
+from colablock._common.urls import Url
 from colablock._vendor.packaging.version import Version
 from colablock.check.capabilities import check_capability
 from colablock.environment.accelerator import accelerators_of
@@ -244,7 +245,7 @@ class MatrixChecker:
         return Solver(
             matrix=matrix,
             kernel=runtime,
-            settings=Settings(default_index=DEFAULT_INDEX, offline=True),
+            settings=Settings(default_index=Url(DEFAULT_INDEX), offline=True),
             environ=self.environ,
             reporter=Reporter(),
             lock_store=LockStore(
@@ -316,7 +317,7 @@ class MatrixChecker:
 
 def _with_lock(solver: Solver, head: LockHead) -> Solver:
     """Return *solver* for the lock of *head*, which may be for another default index than PyPI."""
-    settings = replace(solver.settings, default_index=head.index or solver.settings.default_index)
+    settings = replace(solver.settings, default_index=Url(head.index or solver.settings.default_index))
     return replace(solver, lock=head.path, lock_store=None, settings=settings)
 
 

@@ -8,9 +8,10 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from colablock._common.text import printable
+from colablock._masking import masked
 from colablock._version import __version__
 from colablock.cli import (
     apply,
@@ -39,9 +40,16 @@ EPILOG = """exit codes: 0 done; 1 the request cannot be met and nothing changed;
 70 a bug in colablock; 130 interrupted"""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages quote the command line without passwords."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(masked(message))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser.  `docs/generate.py` writes the reference page of the command line from it."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="colablock",
         description="Resolve, install and prove a QLoRA training stack on a hosted notebook.",
         epilog=EPILOG,
@@ -85,7 +93,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         _discard_output()
         return ExitCode.DONE
     except Exception:  # noqa: BLE001 - a bug in colablock has its own exit code
-        err.print(traceback.format_exc(), markup=False, highlight=False)
+        err.print(masked(traceback.format_exc()), markup=False, highlight=False)
         err.print(
             "This is a bug in colablock. Please report it with the output of `colablock info`.", markup=False
         )
@@ -169,7 +177,7 @@ def _print_error(error: ColablockError, args: argparse.Namespace, out: Console, 
     from colablock.display.text import render_error
 
     if args.verbose:
-        err.print(traceback.format_exc(), markup=False)
+        err.print(masked(traceback.format_exc()), markup=False)
     if args.json:
         value = {"error": {"reference": error.reference, "message": str(error), "hint": error.hint}}
         print_json({**value, "exit_code": int(error.exit_code)}, out)

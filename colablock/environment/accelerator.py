@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from colablock._common.process import ChildFailed, clean_environment, run_child
+from colablock._common.child_environment import Purpose, child_environment
+from colablock._common.process import ChildFailed, find_program, run_child
 from colablock._common.text import near
 from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import NotFound
@@ -188,13 +188,13 @@ def _ask_nvidia_smi(environ: Mapping[str, str]) -> Accelerator | str:
 
 def run_nvidia_smi(environ: Mapping[str, str], question: str) -> str:
     """Return the output of nvidia-smi for the option *question*, one row per line.  Raises DriverError."""
-    program = shutil.which("nvidia-smi", path=environ.get("PATH"))
+    program = find_program("nvidia-smi", environ)
     if program is None:
         message = "there is no nvidia-smi"
         raise DriverError(message)
     command = [program, question, "--format=csv,noheader,nounits"]
     try:
-        return run_child(command, environ=clean_environment(environ), timeout=_SECONDS).text
+        return run_child(command, environ=child_environment(Purpose.LOCAL, environ), timeout=_SECONDS).text
     except ChildFailed as error:
         said = (error.output.error_text or error.output.text).strip().splitlines()
         raise DriverError(f"nvidia-smi failed: {said[0] if said else error}") from error

@@ -8,6 +8,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlencode, urlsplit
 
+from colablock._common.urls import redacted
+
 if TYPE_CHECKING:
     from colablock._vendor.packaging.direct_url import DirectUrl
 
@@ -33,7 +35,11 @@ def read_direct_url(text: str | None) -> DirectUrl | None:
 
     try:
         value = json.loads(text)
-        return DirectUrl.from_dict(value) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return None
+        if isinstance(value.get("url"), str):
+            value["url"] = redacted(value["url"])  # pip leaves passwords out, other installers may not
+        return DirectUrl.from_dict(value)
     except (ValueError, DirectUrlValidationError):
         return None
 
@@ -67,6 +73,7 @@ def from_freeze(url: str) -> DirectUrl:
         VcsInfo,
     )
 
+    url = redacted(url)
     if match := re.match(r"(git|hg|svn|bzr)\+", url):
         repository, _, commit = url[match.end() :].partition("#")[0].rpartition("@")
         return DirectUrl(url=repository, vcs_info=VcsInfo(vcs=match[1], commit_id=commit))
@@ -78,8 +85,8 @@ def from_freeze(url: str) -> DirectUrl:
 
 
 def to_freeze(origin: DirectUrl) -> str:
-    """Return the URL that ``pip freeze`` shows for *origin*.  It may hold a user and a password."""
-    url = origin.url
+    """Return the URL that ``pip freeze`` shows for *origin*, without credentials."""
+    url = redacted(origin.url)
     if origin.vcs_info is not None:
         url = f"{origin.vcs_info.vcs}+{url}@{origin.vcs_info.commit_id}"
     fragment = {"sha256": archive_sha256(origin), "subdirectory": origin.subdirectory}

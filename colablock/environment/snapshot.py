@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from colablock._common.process import ChildFailed
+from colablock._common.process import ChildFailed, find_program
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock._vendor.packaging.version import InvalidVersion
 from colablock.environment import _probe
@@ -311,7 +310,7 @@ def find_executable(python: Path, environ: Mapping[str, str]) -> Path:
     for candidate in (python, python / "bin" / "python", python / "Scripts" / "python.exe"):
         if os.path.isfile(candidate):  # noqa: PTH113 - Path raises an error for a long name
             return candidate.absolute()
-    found = shutil.which(str(python), path=environ.get("PATH")) if len(python.parts) == 1 else None
+    found = find_program(str(python), environ) if len(python.parts) == 1 else None
     if found is None:
         message = f"no interpreter found at `{python}`"
         raise NotFound(message)

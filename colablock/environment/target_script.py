@@ -21,11 +21,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
+from colablock._common.child_environment import Purpose, environment_of, opt_outs
 from colablock._common.decoding import Malformed, decode, fitted, read_bounded
 from colablock._common.limits import WORKER_ANSWER
 from colablock._common.process import (
-    OPT_OUTS,
-    environment_of,
     exit_words,
     kill_session,
     last_lines,
@@ -49,6 +48,8 @@ def ask_target(
     *,
     doing: str,
     environ: Mapping[str, str],
+    purpose: Purpose = Purpose.TRAINING,
+    secrets: Mapping[str, str] | None = None,
     said: Callable[[str], None] | None = None,
     timeout: float | None = None,
     answers: Any = object,
@@ -56,14 +57,16 @@ def ask_target(
     """Run *script* with *job* in the environment of *python*, and return its answer as an *answers*.
 
     The script runs in an empty folder, so paths in *job* must be absolute.  *said* gets
-    each line when the script prints it.  Tokens belong in *environ*, never in *job*.
+    each line when the script prints it.  It gets the variables of *environ* for *purpose*, none
+    of which is a secret, and *secrets*, such as a token, which never belongs in *job*.
     *doing* completes "... could not".  An exception in this process, such as Ctrl-C, and
     the end of *timeout* (seconds) kill the script and every process that it started.
 
     Raises Unmet if the job cannot be done or the script fails, InvalidInput if the job is
     invalid.  The message is the script's own if it has one.
     """
-    answer = _answered(python, script, job, doing=doing, environ=environ, said=said, timeout=timeout)
+    variables = environment_of(python, environ, purpose, **opt_outs(environ), **(secrets or {}))
+    answer = _answered(python, script, job, doing=doing, environ=variables, said=said, timeout=timeout)
     try:
         return answer if answers is object else fitted(answer, answers)
     except Malformed as error:
@@ -87,7 +90,7 @@ def _answered(
         try:
             process = start_session(  # a session of its own, so that its child processes end with it
                 source_command(python, source, str(asked), str(answered)),
-                environ=environment_of(python, environ, **OPT_OUTS),
+                environ=environ,
                 folder=folder,
                 output=subprocess.PIPE,
             )

@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from colablock._common.child_environment import Purpose, child_environment
 from colablock._common.fs import NEW, file_digest, make_private
-from colablock._common.process import (
-    ChildFailed,
-    ChildOutput,
-    clean_environment,
-    last_lines,
-    run_child,
-    uv_command,
-)
+from colablock._common.process import ChildFailed, ChildOutput, last_lines, run_child, uv_command
+from colablock._common.scratch import scratch_folder
+from colablock._common.urls import Url
+from colablock._vendor import tomli_w
 from colablock.environment.markers_and_tags import Environment
 from colablock.errors import BadDistribution
 from colablock.index.archive import open_archive
@@ -33,7 +30,8 @@ class Builder:
 
     *python* is its executable, or a function that finds one when it is needed; "" if
     nothing can be built (a recorded runtime, another platform).  *index*,
-    *find_links* and *exclude_newer* select the build requirements.
+    *find_links* and *exclude_newer* select the build requirements.  *address* gives
+    the URL of an index or of find-links with its credentials.
     """
 
     python: str | Callable[[], str]
@@ -44,6 +42,7 @@ class Builder:
     find_links: Sequence[str] = ()
     exclude_newer: datetime | None = None
     offline: bool = False
+    address: Callable[[str], str] = str
 
     def __call__(self, sdist: Path) -> Path:
         """Return the wheel of *sdist*, built once per sdist, Python, platform, cutoff and index.
@@ -74,8 +73,8 @@ class Builder:
                 self.python if isinstance(self.python, str) else self.python(),
                 Path(scratch),
                 environ=self.environ,
-                index=self.index,
-                find_links=self.find_links,
+                index=self.address(self.index) if self.index else None,
+                find_links=[self.address(link) for link in self.find_links],
                 exclude_newer=self.exclude_newer,
                 offline=self.offline,
             )
@@ -100,21 +99,47 @@ def build_wheel(
         raise BadDistribution(message, hint=hint)
     environ = environ or os.environ
     words = ["build", "--wheel", "--python", python, "--out-dir", str(into)]
-    words += [f"--find-links={link}" for link in find_links]
     words += ["--exclude-newer", exclude_newer.isoformat()] if exclude_newer else []
     words += ["--offline"] if offline else []
-    command = uv_command([*words, str(sdist.resolve())], environ)
-    # The URL may contain a password, and every user can read a command line.
-    own = {"UV_DEFAULT_INDEX": index} if index else {}
+    command = uv_command([*words, str(sdist.resolve())], environ, configured=True)
+    # Of what uv starts, the build, nothing may see a password: not on the command line, not in a variable,
+    # not in a file.  uv reads its standard input once.
+    config = tomli_w.dumps(_configuration(index, find_links, environ)).encode()
     # The working folder is empty, so that uv finds no foreign project or settings.
     try:
-        output = run_child(command, environ=clean_environment(environ, **own), folder=into)
+        with scratch_folder() as home:
+            variables = _build_environment(environ, home)
+            output = run_child(command, environ=variables, folder=into, data=config)
     except ChildFailed as error:
         raise _not_built(sdist, error.output, str(error)) from error
     wheels = sorted(into.glob("*.whl"))
     if len(wheels) != 1:
         raise _not_built(sdist, output, f"there are {len(wheels)} wheels")
     return wheels[0]
+
+
+def _configuration(
+    index: str | None, find_links: Sequence[str], environ: Mapping[str, str]
+) -> dict[str, object]:
+    """Return the configuration of uv: where build requirements come from, with every password."""
+    found: dict[str, object] = {"find-links": list(find_links)} if find_links else {}
+    if index:
+        found["index"] = [{"url": index, "default": True}]
+    for name in ("http", "https"):
+        spelled = (f"{name}_proxy", f"{name}_proxy".upper(), "all_proxy", "ALL_PROXY")
+        proxy = next((environ[one] for one in spelled if environ.get(one)), "")
+        if Url(proxy) != proxy:  # others are variables, which older versions of uv know as well
+            found[f"{name}-proxy"] = proxy
+    return found
+
+
+def _build_environment(environ: Mapping[str, str], home: Path) -> dict[str, str]:
+    """Return the variables of a build: an empty home folder, and uv's cache where it always is."""
+    user = environ.get("HOME") or str(home)
+    variables = child_environment(Purpose.BUILD, environ, HOME=str(home))
+    variables.setdefault("UV_CACHE_DIR", f"{environ.get('XDG_CACHE_HOME') or f'{user}/.cache'}/uv")
+    variables.setdefault("RUSTUP_HOME", f"{user}/.rustup")
+    return variables
 
 
 def _not_built(sdist: Path, output: ChildOutput, why: str) -> BadDistribution:

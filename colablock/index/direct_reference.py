@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from colablock._common.urls import basename, is_loopback, local_path, redacted, split_fragment
+from colablock._common.urls import Url, basename, is_loopback, local_path, redacted, split_fragment
 from colablock.errors import BadDistribution, FetchFailed
 from colablock.index.candidates import File
 from colablock.index.evaluator import parse_wheel_name
@@ -24,9 +24,9 @@ def direct_file(entry: PackageEntry, fetcher: Fetcher) -> File:
     """
     assert entry.url is not None  # noqa: S101 - the caller's case
     _check_direct(entry, entry.url)
-    plain, hashes = split_fragment(entry.url)
-    path = local_path(plain)
-    url = path.resolve().as_uri() if path is not None else fetcher.learn_credentials(plain)
+    whole, hashes = split_fragment(Url(entry.url).with_credentials())
+    plain, path = redacted(whole), local_path(whole)
+    url = path.resolve().as_uri() if path is not None else fetcher.learn_credentials(whole)
     if entry.sha256:
         hashes["sha256"] = entry.sha256.lower()
     file = File(filename=basename(plain), url=url, hashes=hashes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from colablock._common.once_map import OnceMap
-from colablock._common.urls import local_path, redacted
+from colablock._common.urls import Url, local_path, redacted
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -89,7 +89,7 @@ class IndexSource:
         self._policy = policy
         named = {index.name: index for index in indexes}
         replacing = [index for index in indexes if index.default]
-        self._default = replacing or [Index(name="default", url=url) for url in default]
+        self._default = replacing or [Index(name="default", url=Url(url)) for url in default]
         self._named = named
         self._entries = entries or {}
         self._elsewhere = elsewhere or {}

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-
-from colablock._common.urls import redacted
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.pylock import Package, Pylock
@@ -112,5 +110,4 @@ def in_utc(moment: datetime) -> datetime:
 
 def _requirements(resolution: Resolution) -> list[str]:
     """Return the roots whose markers hold, as PEP 508 lines without the markers, sorted."""
-    entries = (replace(one, url=redacted(one.url) if one.url else None) for one in resolution.request.asked)
-    return sorted({entry.requirement for entry in entries})
+    return sorted({entry.requirement for entry in resolution.request.asked})

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from colablock._common.text import near
+from colablock._common.urls import Url
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
@@ -41,7 +42,7 @@ class Index:
     """A package index.  *exclude_newer* is False for an index without upload times."""
 
     name: str
-    url: str
+    url: Url
     default: bool = False
     exclude_newer: datetime | bool | None = None  # None: as in the matrix
     file_hosts: tuple[str, ...] = ()  # other hosts on which it keeps its files
@@ -58,7 +59,7 @@ class PackageEntry:
     marker: Marker | None = None
     index: str | None = None  # name of an [[index]]
     prefer_local: str | None = None  # preferred local version label, such as "cpu"
-    url: str | None = None  # direct reference (PEP 508 `name @ url`)
+    url: Url | None = None  # direct reference (PEP 508 `name @ url`)
     version: str | None = None  # only with url: for an archive without a static version
     sha256: str | None = None  # only with url
     source_root: str | None = None
@@ -197,7 +198,7 @@ def merged(base: Sequence[N], nearer: Sequence[N]) -> tuple[N, ...]:
 
 def entry_of(requirement: Requirement, *, path: str) -> PackageEntry:
     """Return the entry of a PEP 508 requirement; *path* is its place."""
-    url, _, fragment = (requirement.url or "").partition("#")
+    url, _, fragment = Url(requirement.url or "").with_credentials().partition("#")
     hashes = dict(part.partition("=")[::2] for part in fragment.split("&"))
     return PackageEntry(
         name=canonicalize_name(requirement.name),
@@ -205,7 +206,7 @@ def entry_of(requirement: Requirement, *, path: str) -> PackageEntry:
         specifier=requirement.specifier,
         extras=frozenset(canonicalize_name(extra) for extra in requirement.extras),
         marker=requirement.marker,
-        url=url or None,
+        url=Url(url) if url else None,
         sha256=hashes.get("sha256"),
     )
 

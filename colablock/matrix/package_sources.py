@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from colablock._common.urls import Url
 from colablock.matrix.model import Index
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class PackageSources:
     def default(self, url: str) -> tuple[Index, ...]:
         """Return the indexes of the other names: those of the matrix that replace the one at *url*."""
         replacing = tuple(index for index in self.indexes if index.default)
-        return replacing or (Index(name="default", url=url, default=True),)
+        return replacing or (Index(name="default", url=Url(url), default=True),)
 
 
 def _by_name(entries: Iterable[PackageEntry]) -> dict[NormalizedName, PackageEntry]:

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from colablock._common.text import near
+from colablock._common.urls import Url
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
@@ -230,7 +231,7 @@ def _indexes(top: Table) -> tuple[Index, ...]:
             # An index without a valid URL is declared as well: the packages that name it are not at fault.
             indexes[name] = Index(
                 name=name,
-                url=url or "",
+                url=Url(url or ""),
                 default=bool(default),
                 exclude_newer=moment,
                 file_hosts=hosts or (),
@@ -310,7 +311,7 @@ def _package_entries(table: Table) -> Iterator[PackageEntry]:
             marker=marker,
             index=entry.get("index", str),
             prefer_local=entry.get("prefer-local", str),
-            url=url,
+            url=Url(url) if url is not None else None,
             version=version,
             sha256=entry.get("sha256", str),
             source_root=entry.get("source-root", str),

@@ -11,6 +11,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from colablock._common.text import near
+from colablock._common.urls import Url
 from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -279,6 +280,7 @@ def _requirement(raw: object, key: Key) -> Requirement:
         raise _Wrong(f"`{text}` is not a valid requirement (PEP 508): {_first_line(error)}") from None
     if requirement.url is not None:
         _url(requirement.url, key)
+        requirement.url = Url(requirement.url)
         _, named, digest = requirement.url.partition("#sha256=")
         if named and not _SHA256.fullmatch(digest):
             raise _Wrong(f"`{text}`: the hash after `#sha256=` must be 64 hexadecimal digits")

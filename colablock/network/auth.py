@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import netrc
-import os
-import shutil
 import threading
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from colablock._common.process import ChildFailed, run_child
-from colablock._common.urls import split_credentials
+from colablock._common.child_environment import Purpose, child_environment
+from colablock._common.process import ChildFailed, find_program, run_child
+from colablock._common.urls import Url, split_credentials
 
 __all__ = ["Credentials"]
 
@@ -40,6 +39,8 @@ class Credentials:
         self._known: dict[str, dict[str, Pair | None]] = {}
         self._answers: dict[tuple[str, str | None], Pair | None] = {}
         self._refusing: set[str] = set()
+        self._own: set[str] = set()  # origins of the indexes and mirrors that the user names
+        self._queries: dict[str, str] = {}
         self._fault = ""
 
     def learn(self, url: str, *, is_index: bool = False) -> str:
@@ -49,7 +50,10 @@ class Credentials:
         queried for it.
         """
         plain, found = split_credentials(url)
+        self._learn_query(plain, url)
         pair = (unquote(found[0]), unquote(found[1])) if found is not None else None
+        if is_index:
+            self._own.add(_origin(plain))
         if is_index or (pair is not None and self._from_urls(plain) != pair):
             with self._lock:
                 known = self._known.setdefault(_origin(plain), {})
@@ -57,10 +61,34 @@ class Credentials:
                 known[path] = pair or known.get(path)
         return plain
 
+    def with_query(self, url: str) -> str:
+        """Return *url*, which has no credentials, with the secret parameters that a URL gave for it."""
+        return self._queries.get(url.partition("#")[0], url) if self._queries else url
+
+    def with_credentials(self, url: str) -> str:
+        """Return *url*, which has no credentials, with those known for it."""
+        pair, whole = self.find(url), self.with_query(url)
+        if pair is None:
+            return whole
+        parts = urlsplit(whole)
+        user = ":".join(quote(one, safe="") for one in pair)
+        return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc}"))
+
+    def _learn_query(self, plain: str, url: str) -> None:
+        """Record the secret parameters of *url*, whose text without credentials is *plain*."""
+        parts = urlsplit(Url(url).with_credentials())
+        bare = plain.partition("#")[0]
+        if parts.query and parts.query != urlsplit(bare).query:
+            netloc = parts.netloc.rpartition("@")[2]
+            with self._lock:
+                self._queries[bare] = urlunsplit(parts._replace(netloc=netloc, fragment=""))
+
     def find(self, url: str) -> Pair | None:
         """Return user and password for *url*, or None if there are none."""
         pair = self._from_urls(url)
         if pair is not None and (pair[1] or not self._keyring):
+            return pair
+        if not self._is_trusted(url):
             return pair
         if pair is None:
             pair = self._from_netrc(url)
@@ -83,11 +111,22 @@ class Credentials:
         if self.find(url) is not None:
             return f"Correct the user and password for `{host}`: the server does not accept them"
         text = f"Give a user and password for `{host}` in the URL of the index or in netrc{self._fault}"
+        if not self._is_trusted(url) and self._from_netrc(url):
+            return f"{text}: netrc is not used for `{_origin(url)}`, which is no address of your indexes"
         if not self._keyring:
             return f"{text}, or query the keyring with `COLABLOCK_KEYRING_PROVIDER=subprocess`"
         if self._command is None:
             return f"{text}, or install `keyring`: it is enabled, but there is no such command"
         return f"{text}, or add them to the keyring: it has none for this host"
+
+    def _is_trusted(self, url: str) -> bool:
+        """Return whether *url* may get a password of netrc or of the keyring, which know hosts only.
+
+        It may with https on the usual port, and at the addresses that the user names.  A link or a
+        redirect to another port, or to http, gets none.
+        """
+        parts = urlsplit(url)
+        return (parts.scheme == "https" and parts.port in {None, 443}) or _origin(url) in self._own
 
     def _from_urls(self, url: str) -> Pair | None:
         """Return the credentials in a URL of the same host, the one that shares most of its path."""
@@ -110,7 +149,7 @@ class Credentials:
             key = (index, user)
             if key not in self._answers:
                 services = (index, urlsplit(url).netloc)
-                found = (self._ask_keyring(service, user) for service in services)
+                found = (self._ask_keyring(one, user) for one in services if not one.startswith("-"))
                 self._answers[key] = next((pair for pair in found if pair is not None), None)
             return self._answers[key]
 
@@ -122,7 +161,7 @@ class Credentials:
         try:
             output = run_child(
                 [self._command, *question],
-                environ={**self._environ, "PYTHONIOENCODING": "utf-8"},
+                environ=child_environment(Purpose.KEYRING, self._environ, PYTHONIOENCODING="utf-8"),
                 timeout=_KEYRING_SECONDS,
                 own_session=True,  # without a terminal it cannot prompt for a password
             )
@@ -135,7 +174,7 @@ class Credentials:
 
     @cached_property
     def _command(self) -> str | None:
-        return shutil.which("keyring", path=self._environ.get("PATH", os.defpath))
+        return find_program("keyring", self._environ)
 
     @cached_property
     def _netrc(self) -> netrc.netrc | None:

@@ -101,21 +101,32 @@ class Fetcher:
         return self._credentials.learn(url, is_index=True)
 
     def address(self, index: str) -> str:
-        """Return the URL of *index* for other programs: that of its mirror, if it has one."""
+        """Return the URL of *index*, or of its mirror if it has one, without credentials."""
         plain = f"{redacted(index).rstrip('/')}/"
         found = self._mirrors.to_mirror(plain)
-        return index if found == plain else found
+        return redacted(index) if found == plain else found
+
+    def for_child(self, place: str) -> str:
+        """Return the URL of an index or of find-links with its credentials.
+
+        It is for the process that downloads from there, which must not get it on its command line.
+        """
+        path = self.local(place)
+        if path is not None:
+            return str(path.absolute())
+        self.learn_credentials(place)
+        return self._credentials.with_credentials(self.address(place))
 
     def naming(self, page: Page) -> Callable[[str], str] | None:
         """Return a function from a link of *page* to its canonical URL, or None if all links are canonical.
 
         The function uses credentials in a link for its host.
         """
-        if not self._mirrors.pairs and b"@" not in page.body:
+        if not self._mirrors.pairs and b"@" not in page.body and b"?" not in page.body:
             return None  # the usual case, and a page may have thousands of links
 
         def name(url: str) -> str:
-            plain = self._credentials.learn(url) if "@" in url else url
+            plain = self._credentials.learn(url) if "@" in url or "?" in url else url
             return self._mirrors.to_canonical(plain, page.url)
 
         return name

@@ -236,7 +236,11 @@ class HttpClient:
         """Send one request.  Raises HTTPError, and FetchFailed for a URL or a response that is not HTTP."""
         try:
             return self._pool(route).request(
-                method, route.target, headers=headers, preload_content=False, redirect=False
+                method,
+                self._credentials.with_query(route.target),
+                headers=headers,
+                preload_content=False,
+                redirect=False,
             )
         except HTTPError:
             raise

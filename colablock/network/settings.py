@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.text import near
-from colablock._common.urls import checked_index, redacted
+from colablock._common.urls import Url, checked_index, redacted
 from colablock.errors import InvalidInput
 from colablock.network.cache import cache_folder, distrusted
 
@@ -35,11 +35,11 @@ class Settings:
     *keyring*, the keyring is queried for credentials.
     """
 
-    default_index: str
-    find_links: tuple[str, ...] = ()
+    default_index: Url
+    find_links: tuple[Url, ...] = ()
     offline: bool = False
     keyring: bool = False
-    mirrors: tuple[tuple[str, str], ...] = ()
+    mirrors: tuple[tuple[str, Url], ...] = ()
     file_hosts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -82,13 +82,13 @@ def read_settings(
     notes += [f"querying the keyring for passwords, as set in {said}"] if said else []
     why = distrusted(folder := cache_folder(environ))
     notes += [f"not using the cache `{folder}`: {why}"] if why else []
-    mirrors: tuple[tuple[str, str], ...] = ()
+    mirrors: tuple[tuple[str, Url], ...] = ()
     if indexes is not None:
         mirrors, unknown = _mirrors(environ, indexes, index or DEFAULT_INDEX)
         notes += unknown
     return Settings(
-        default_index=index or DEFAULT_INDEX,
-        find_links=links,
+        default_index=Url(index or DEFAULT_INDEX),
+        find_links=tuple(map(Url, links)),
         offline=offline or environ.get("COLABLOCK_OFFLINE", "") not in {"", "0"},
         keyring=keyring,
         mirrors=mirrors,
@@ -113,7 +113,7 @@ def mirror_variable(name: str) -> str:
 
 def _mirrors(
     environ: Mapping[str, str], indexes: Sequence[Index], default: str
-) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+) -> tuple[tuple[tuple[str, Url], ...], list[str]]:
     """Return the mirrors, and a note for each variable whose index does not exist.
 
     The name `default` stands for the default index, unless the matrix declares an index of that name.
@@ -130,7 +130,7 @@ def _mirrors(
     places, notes = [], []
     for variable in sorted(name for name in environ if name.startswith(MIRROR) and environ[name]):
         if variable in known:
-            places.append((redacted(named[known[variable]]), _place(variable, environ[variable])))
+            places.append((str(named[known[variable]]), Url(_place(variable, environ[variable]))))
         else:
             notes.append(f"{variable} does not name an index of this matrix: {_near(variable, known)}")
     return tuple(places), notes

@@ -350,12 +350,16 @@ class Solver:
     ) -> WheelPreparer:
         """Return the source of candidates for *environment*, with the means to prepare their wheels."""
         fetcher = Fetcher.for_settings(self.settings, self.environ)
+        # A lock names no credentials, and its files come from these places.
+        for url in (self.settings.default_index, *(one.url for one in self.matrix.indexes)):
+            fetcher.learn_credentials(url)
         builder = Builder(
             python=python or partial(self._builder_for, environment),
             environment=environment,
             cache=fetcher.cache,
             environ=self.environ,
-            index=fetcher.address(self.settings.default_index),
+            index=self.settings.default_index,
+            address=fetcher.for_child,
             find_links=self.settings.find_links,
             exclude_newer=self.matrix.exclude_newer,
             offline=self.settings.offline,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.direct_url import from_freeze, is_editable, to_freeze
@@ -63,7 +62,7 @@ def record_snapshot(
 
 def _recorded(installed: Installed) -> RecordedDistribution:
     """Return the part of *installed* that a document keeps, without paths of this machine."""
-    url = redacted(to_freeze(installed.direct_url)) if installed.direct_url is not None else None
+    url = to_freeze(installed.direct_url) if installed.direct_url is not None else None
     kept = Installed(
         name=installed.name,
         version=installed.version,

@@ -24,6 +24,7 @@ from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.training.runs.checkpoints import newest_valid
 from colablock.training.runs.folder import RunFolder, RunRecord, State, record_to_json
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.training.secrets import find_token, is_on_hub
 from colablock.training.start import local_path
 from colablock.transaction.apply_record import home_folder, load
 from colablock.transaction.isolated_envs import is_own_interpreter
@@ -93,6 +94,7 @@ def generate(
             answers=list[str],
             doing="generate text",
             environ=environ,
+            needs_hub=is_on_hub(record.config.get("base_model")),
             on_line=on_line,
             adapter=str(adapter_of(folder, reporter=reporter or Reporter()).absolute()),
             base=record.config.get("base_model"),
@@ -133,15 +135,17 @@ def merge(
     if not output.parent.is_dir():
         raise NotFound(f"the folder `{output.parent}` does not exist")
     record = _record_of(folder)
+    source = local_path(base) if base else record.config.get("base_model")
     _ask(
         _interpreter_of(folder, record, python, environ),
         "merge",
         doing="merge the adapter",
         environ=environ,
+        needs_hub=is_on_hub(source),
         on_line=on_line,
         adapter=str(adapter_of(folder, reporter=reporter or Reporter()).absolute()),
         output=str(output),
-        base=local_path(base) if base else record.config.get("base_model"),
+        base=source,
         revision=record.config.get("revision") if base is None else None,
     )
     return output
@@ -210,6 +214,7 @@ def push(
                 "hub",
                 doing=f"push to `{repo}`",
                 environ=environ,
+                needs_hub=True,
                 on_line=on_line,
                 do="push",
                 folder=str(upload),
@@ -225,12 +230,21 @@ def _ask(
     *,
     doing: str,
     environ: Mapping[str, str],
+    needs_hub: bool,
     on_line: Any,
     answers: Any = object,
     **job: Any,
 ) -> Any:
+    """Run a script in the environment of the run.  It gets the token of the hub only if it *needs_hub*."""
     return ask_target(
-        python, SCRIPTS / f"{script}.py", job, doing=doing, environ=environ, said=on_line, answers=answers
+        python,
+        SCRIPTS / f"{script}.py",
+        job,
+        doing=doing,
+        environ=environ,
+        secrets=_hub_token(environ) if needs_hub else {},
+        said=on_line,
+        answers=answers,
     )
 
 
@@ -250,6 +264,11 @@ def _interpreter_of(folder: Path, record: RunRecord, python: str | None, environ
         " it is not an environment that colablock has applied here",
         hint="Pass `python=` with the name of an applied matrix, or with an interpreter",
     )
+
+
+def _hub_token(environ: Mapping[str, str]) -> dict[str, str]:
+    found, _ = find_token("HF_TOKEN", environ)
+    return {"HF_TOKEN": found.value} if found is not None else {}
 
 
 def _record_of(folder: Path) -> RunRecord:

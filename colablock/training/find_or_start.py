@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from colablock._common.fs import working_folder
 from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.training.git import git_revision
 from colablock.training.preflight.checks import Preflight, check_run
 from colablock.training.preflight.facts import Level, Machine, ProvenEnvironment
 from colablock.training.preflight.hub import ModelFacts, is_offline, query_model
@@ -18,16 +19,15 @@ from colablock.training.preflight.machine import read_machine, read_stack
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.runs.checkpoint_mirror import start_mirror
 from colablock.training.runs.checkpoint_restore import restore_checkpoint
-from colablock.training.runs.checkpoint_stores import list_archives, open_store
+from colablock.training.runs.checkpoint_stores import HUB, list_archives, open_store
 from colablock.training.runs.checkpoints import accepted_changes, data_digest, move_aside_later, newest_valid
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.runners import runner_of
-from colablock.training.secrets import secret_stores, secrets_environment
+from colablock.training.secrets import find_token, secret_stores, secrets_environment
 from colablock.training.start import (
     Job,
     default_folder,
-    git_revision,
     local_path,
     lock_run_folder,
     move_aside,
@@ -134,7 +134,7 @@ def train(
     secrets, notes = secrets_environment(config, environ, secret_stores(environ))
     for note in notes:
         reporter.note(note)
-    mirror_environ = {**environ, **secrets}
+    mirror_environ = _mirror_variables(options.mirror or "", environ)
     # Open the mirror first: an unusable target is reported now and not after hours.
     store = None
     if options.mirror:
@@ -160,6 +160,14 @@ def train(
     if options.mirror:  # also for a run that is done: its last checkpoints may not be mirrored yet
         start_mirror(folder.path, options.mirror, python=proven.python, environ=mirror_environ)
     return run
+
+
+def _mirror_variables(mirror: str, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return *environ*, with the token of the hub if the mirror is there."""
+    if not mirror.startswith(HUB):
+        return environ
+    token, _ = find_token("HF_TOKEN", environ, secret_stores(environ))
+    return environ if token is None else {**environ, "HF_TOKEN": token.value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +227,8 @@ class _TrainCall:
     def _restored(self, mirror: str) -> RunRecord | None:
         """Restore the run from its mirror and return its record; None if the mirror has no checkpoint."""
         folder = self.run.folder
-        store = open_store(mirror, python=self.proven.python, environ={**self.environ, **self.secrets})
+        variables = _mirror_variables(mirror, self.environ)
+        store = open_store(mirror, python=self.proven.python, environ=variables)
         try:
             restore_checkpoint(store, self.run.id, folder.path, reporter=self.reporter)
         except NotFound:  # the first start

@@ -27,6 +27,7 @@ __all__ = [
     "SecretStore",
     "SecretUnavailable",
     "find_token",
+    "is_on_hub",
     "secret_stores",
     "secrets_environment",
 ]
@@ -36,6 +37,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "HF_TOKEN": ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN"),
     "WANDB_API_KEY": ("WANDB_API_KEY",),
 }
+# Trackers that axolotl can report to, by a part of its keys, and the start of their variables.
+_TRACKERS = (("comet", "COMET_"), ("mlflow", "MLFLOW_"), ("swanlab", "SWANLAB_"), ("trackio", "TRACKIO_"))
 _LOOKUP = threading.Lock()  # Colab answers one thread at a time, and two may deadlock
 
 
@@ -154,11 +157,15 @@ def secrets_environment(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the variables with secrets for the processes of a run, and notes about missing ones.
 
-    The hub's token is included if there is one, the API key of wandb only if `report_to` has wandb.
-    Without a key, wandb writes to disk (``WANDB_MODE=offline``) unless a mode is set.
+    The hub's token is included only if the run needs the hub: its model or data are not on this
+    machine, or a key for axolotl names the hub.  The API key of wandb is included only if `report_to`
+    has wandb.  Without a key, wandb writes to disk (``WANDB_MODE=offline``) unless a mode is set.
+    Variables of other trackers are included if a key for axolotl names the tracker.
     """
-    variables: dict[str, str] = {}
-    secret, notes = find_token("HF_TOKEN", environ, stores)
+    keys = "\n".join(config.extra)
+    trackers = tuple(prefix for tracker, prefix in _TRACKERS if tracker in keys)
+    variables = {name: value for name, value in environ.items() if trackers and name.startswith(trackers)}
+    secret, notes = find_token("HF_TOKEN", environ, stores) if _needs_hub(config) else (None, ())
     if secret is not None:
         variables["HF_TOKEN"] = secret.value
     if MetricsTarget.WANDB not in config.report_to:
@@ -171,6 +178,16 @@ def secrets_environment(
         variables["WANDB_MODE"] = "offline"
         notes += ("wandb has no API key and works offline: set WANDB_API_KEY, or run `wandb sync` later",)
     return variables, notes
+
+
+def is_on_hub(name: object) -> bool:
+    """Return whether the model or dataset *name* is one of the hub, and not a path of this machine."""
+    return isinstance(name, str) and not Path(name).expanduser().exists()
+
+
+def _needs_hub(config: TrainConfig) -> bool:
+    names = (config.base_model, *(one.path for one in config.datasets))
+    return any(map(is_on_hub, names)) or any("hub" in key or "dataset" in key for key in config.extra)
 
 
 def _clean(text: str) -> str:

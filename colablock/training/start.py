@@ -17,7 +17,6 @@ from typing import Any
 from colablock._common.decoding import Malformed, decode, fitted, is_plain_name, read_bounded
 from colablock._common.fs import flock, make_private, write_atomic
 from colablock._common.limits import RUN_FILE
-from colablock._common.process import ChildFailed, run_child
 from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
@@ -42,7 +41,6 @@ from colablock.training.scripts import FOLDER as SCRIPTS
 __all__ = [
     "Job",
     "default_folder",
-    "git_revision",
     "local_path",
     "lock_run_folder",
     "move_aside",
@@ -366,20 +364,6 @@ def _record(job: Job, run_id: str, decisions: RunDecisions, prepared: Mapping[st
         total_steps=decisions.total_steps,
         estimate=job.estimate,
     )
-
-
-def git_revision(folder: Path, environ: Mapping[str, str]) -> str | None:
-    """Return the commit of the clone *folder*, with ``+`` if files changed; None if it is no clone."""
-    git = shutil.which("git", path=environ.get("PATH"))
-    if git is None:
-        return None
-    with suppress(ChildFailed):
-
-        def ask(*words: str) -> str:
-            return run_child([git, "-C", str(folder), *words], environ=environ, timeout=10).text.strip()
-
-        return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "-uno") else "")
-    return None
 
 
 def local_path(path: str) -> str:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
+from colablock._common.child_environment import Purpose, child_environment
 from colablock._common.decoding import Malformed
 from colablock._common.fs import NEW
 from colablock._common.process import start_session
@@ -308,7 +309,9 @@ def _discard(trash: Path, folders: Iterable[Path]) -> None:
         remove_tree(trash)
     else:
         with suppress(OSError):
-            start_session([sys.executable, "-I", "-c", _DELETE, str(trash)], environ=os.environ)
+            variables = child_environment(Purpose.LOCAL, os.environ)
+            command = [sys.executable, "-I", "-c", _DELETE, str(trash.absolute())]
+            start_session(command, environ=variables, folder=Path(os.sep))
 
 
 def _emptied(folder: Path, deadline: float) -> bool:

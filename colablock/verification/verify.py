@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock._common.process import OPT_OUTS, environment_of, last_lines
+from colablock._common.child_environment import Purpose, environment_of, opt_outs
+from colablock._common.process import last_lines
 from colablock._common.reporter import Reporter
 from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
@@ -197,10 +198,11 @@ def proof_environment(
         "TRANSFORMERS_OFFLINE": "1",
         "WANDB_MODE": "offline",
     }
-    extra = {**OPT_OUTS, **offline, **{name: str(scratch / folder) for name, folder in caches.items()}}
+    folders = {name: str(scratch / folder) for name, folder in caches.items()}
+    extra = {**opt_outs(environ), **offline, **folders}
     if not bytecode:
         extra["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
-    return environment_of(python, environ, **extra)
+    return environment_of(python, environ, Purpose.LOCAL, **extra)
 
 
 def run_in(python: str | Path, argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -210,7 +212,7 @@ def run_in(python: str | Path, argv: Sequence[str], environ: Mapping[str, str]) 
     first.  The status of a command ended by signal n is 128 + n, as in a shell.  Raises NotFound
     if there is no such command, and InvalidInput if it cannot be run.
     """
-    variables = environment_of(python, environ)
+    variables = environment_of(python, environ, Purpose.COMMAND, **opt_outs(environ))
     # It is the user's command, so it shares the terminal, the process group and standard input.
     command = [str(python), *argv[1:]] if is_python(argv[0]) else list(argv)
     try:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from colablock._common.decoding import Malformed, decode
 from colablock._common.limits import WORKER_ANSWER
 from colablock._common.process import exit_words, kill_session, last_lines, source_command, start_session
+from colablock._masking import masked
 from colablock.environment.accelerator import NF4_ON_CPU
 
 __all__ = ["Child", "Job", "JobResult", "is_python", "run_jobs"]
@@ -154,7 +155,7 @@ def _result(line: _Answer) -> JobResult:
         kind=line.kind,
         subject=line.subject,
         passed=line.passed,
-        detail=line.detail,
+        detail=masked(line.detail),
         seconds=line.seconds,
         skipped=line.skipped,
         facts=line.facts,

@@ -9,8 +9,6 @@ import pytest
 
 from colablock._common.process import (
     ChildFailed,
-    clean_environment,
-    environment_of,
     exit_words,
     kill_session,
     last_lines,
@@ -21,65 +19,8 @@ from colablock._common.process import (
     start_session,
 )
 from colablock.errors import Unmet
-from tests.support.runtime import make_venv
 
 pytestmark = pytest.mark.stdlib
-
-NOTEBOOK = {
-    "CONDA_PREFIX": "/opt/conda",
-    "CUDA_VISIBLE_DEVICES": "0",
-    "HF_TOKEN": "t",
-    "HTTPS_PROXY": "http://proxy",
-    "LD_LIBRARY_PATH": "/usr/lib64-nvidia",
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-    "NVIDIA_VISIBLE_DEVICES": "all",
-    "PATH": "/usr/bin",
-    "PIP_INDEX_URL": "http://pip",
-    "pip_no_deps": "1",
-    "PYTHONHOME": "/nowhere",
-    "PYTHONPATH": "/env/python",
-    "PYTHONSTARTUP": "x.py",
-    "SSL_CERT_FILE": "ca.pem",
-    "UV_CACHE_DIR": "/cache",
-    "UV_CONSTRAINT": "/nowhere",
-    "UV_PYTHON_INSTALL_DIR": "/pythons",
-    "UV_PYTHON_INSTALL_MIRROR": "http://mirror",
-    "UV_SYSTEM_PYTHON": "1",
-    "VIRTUAL_ENV": "/env",
-}
-
-
-def test_variables_for_uv_pip_and_interpreters_are_dropped() -> None:
-    assert set(clean_environment(NOTEBOOK)) == {
-        "CUDA_VISIBLE_DEVICES",
-        "HF_TOKEN",
-        "HTTPS_PROXY",
-        "LD_LIBRARY_PATH",
-        "NVIDIA_VISIBLE_DEVICES",
-        "PATH",
-        "SSL_CERT_FILE",
-        "UV_CACHE_DIR",
-        "UV_PYTHON_INSTALL_DIR",
-        "UV_PYTHON_INSTALL_MIRROR",
-    }
-
-
-def test_extra_variables_win() -> None:
-    assert clean_environment({"A": "1", "MPLBACKEND": "x"}, A="2", MPLBACKEND="agg") == {
-        "A": "2",
-        "MPLBACKEND": "agg",
-    }
-
-
-def test_the_scripts_of_an_environment_come_first_on_path(tmp_path: Path) -> None:
-    python = make_venv(tmp_path / "env", sys.executable)
-    found = environment_of(python, NOTEBOOK)
-    assert found["PATH"] == f"{python.parent}{os.pathsep}/usr/bin"
-    assert found["VIRTUAL_ENV"] == str(tmp_path / "env")
-
-
-def test_a_base_interpreter_has_no_virtual_env_variable() -> None:
-    assert "VIRTUAL_ENV" not in environment_of(Path(sys.base_prefix) / "bin" / "python3", NOTEBOOK)
 
 
 def test_uv_ignores_preset_variables() -> None:

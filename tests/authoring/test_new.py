@@ -349,7 +349,7 @@ def of_entries(entries: Iterable[PackageEntry | Constraint]) -> Mapping[str, obj
     asked = []
     for entry in entries:
         origin = entry if isinstance(entry, PackageEntry) else None
-        url = origin.url if origin else None
+        url: str | None = origin.url if origin else None
         url = f"{url}#sha256={origin.sha256}" if origin and origin.sha256 else url
         extras = origin.extras if origin else frozenset[str]()
         asked.append((str(entry.name), extras, entry.specifier, entry.marker, url))

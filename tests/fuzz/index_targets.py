@@ -7,6 +7,7 @@ import zipfile
 from functools import cache, partial
 from pathlib import Path
 
+from colablock._common.urls import Url
 from colablock.index.candidates import File
 from colablock.index.core_metadata import parse_core_metadata, read_wheel_metadata, static_metadata
 from colablock.index.evaluator import judge_files, parse_wheel_name
@@ -210,7 +211,7 @@ def _sdist_project(data: bytes, folder: Path) -> object:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("demo-1.0/pyproject.toml", data)
         archive.writestr("demo-1.0/demo/__init__.py", "x = 1\n")
-    entry = PackageEntry(name=DEMO, path="packages.demo", url="https://h/demo-1.0.zip", source_root=".")
+    entry = PackageEntry(name=DEMO, path="packages.demo", url=Url("https://h/demo-1.0.zip"), source_root=".")
     return rebuild(entry, path, cache=Cache(folder / "cache"))
 
 
@@ -219,7 +220,7 @@ def _rebuilt(data: bytes, folder: Path, name: str = "demo-1.0-py3-none-any.whl")
     path.write_bytes(data)
     root = None if name.endswith(".whl") else "."
     entry = PackageEntry(
-        name=DEMO, path="packages.demo", url=f"https://h/{name}", requires_dist=(), source_root=root
+        name=DEMO, path="packages.demo", url=Url(f"https://h/{name}"), requires_dist=(), source_root=root
     )
     return rebuild(entry, path, cache=Cache(folder / "cache"))
 

@@ -17,6 +17,7 @@ import pytest
 
 from colablock._common.decoding import decode, encode
 from colablock._common.fs import file_digest
+from colablock._common.urls import Url
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
@@ -441,7 +442,7 @@ def test_an_index_named_for_a_package_is_the_only_one_asked(
         source = source_of(
             fetcher,
             server.url,
-            indexes=[Index(name="own", url=own.url)],
+            indexes=[Index(name="own", url=Url(own.url))],
             entries={**entries_of("demo", index="own"), **entries_of("dep", index="own")},
         )
         result = source.judge(DEMO)
@@ -464,7 +465,7 @@ def test_the_first_default_index_that_knows_a_name_is_used(
 
 
 def test_an_index_marked_default_replaces_the_default(server: IndexServer, fetcher: Fetcher) -> None:
-    own = Index(name="own", url=server.url, default=True)
+    own = Index(name="own", url=Url(server.url), default=True)
     source = source_of(fetcher, "http://127.0.0.1:9/simple/", indexes=[own])
     assert source.judge(DEMO).found
 
@@ -474,13 +475,13 @@ def test_an_index_without_upload_times_needs_to_say_so(index: Path, fetcher: Fet
     with IndexServer(index, upload_times=False) as server:
         refused = source_of(fetcher, server.url, policy=policy).judge(DEMO)
         assert {rejection.reason for rejection in refused.rejections} == {Reason.NO_UPLOAD_TIME}
-        own = Index(name="own", url=server.url, default=True, exclude_newer=False)
+        own = Index(name="own", url=Url(server.url), default=True, exclude_newer=False)
         assert source_of(fetcher, indexes=[own], policy=policy).judge(DEMO).candidates
 
 
 def test_an_index_may_have_a_cutoff_of_its_own(server: IndexServer, fetcher: Fetcher) -> None:
     later = datetime(2024, 6, 1, tzinfo=timezone.utc)
-    index = Index(name="own", url=server.url, default=True, exclude_newer=later)
+    index = Index(name="own", url=Url(server.url), default=True, exclude_newer=later)
     policy = Policy(environment=PY312, exclude_newer=NEW_YEAR)
     assert source_of(fetcher, indexes=[index], policy=policy).judge(DEMO).candidates
     assert not source_of(fetcher, server.url, policy=policy).judge(DEMO).candidates
@@ -744,7 +745,7 @@ def test_the_source_of_a_matrix_follows_markers_and_options(
             name="m",
             source="<text>",
             digest="",
-            indexes=(Index(name="own", url=own.url),),
+            indexes=(Index(name="own", url=Url(own.url)),),
             packages=(
                 *replace_all(entries_of("demo", index="own", marker=marked)),
                 *replace_all(entries_of("demo", specifier=SpecifierSet("<2"))),

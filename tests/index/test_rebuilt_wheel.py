@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 import uv
 
-from colablock._common.process import clean_environment
+from colablock._common.child_environment import Purpose, child_environment
+from colablock._common.urls import Url
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, parse_wheel_filename
 from colablock._vendor.packaging.version import Version
@@ -92,7 +93,7 @@ def assert_record_holds(wheel: Path) -> None:
 
 
 def test_an_archive_is_identified_by_its_content_or_its_pinned_hash(tmp_path: Path, cache: Cache) -> None:
-    entry = replace(ENTRY, url="https://host.example/archive/v0.4.0.tar.gz")
+    entry = replace(ENTRY, url=Url("https://host.example/archive/v0.4.0.tar.gz"))
     first, second = tarball(tmp_path / "a.tar.gz", TREE), zipball(tmp_path / "b.zip", TREE)
     assert first.read_bytes() != second.read_bytes()
     wheels = [rebuild(entry, archive, cache=cache)[0] for archive in (first, second)]
@@ -135,7 +136,7 @@ def test_the_wheel_installs_and_imports(tmp_path: Path, cache: Cache) -> None:
     site = tmp_path / "site"
     install = [uv.find_uv_bin(), "pip", "install", "--no-config", "--offline", "--no-deps", "--quiet"]
     command = [*install, "--python", sys.executable, "--target", str(site), str(wheel)]
-    environ = {**clean_environment(os.environ), "UV_CACHE_DIR": str(tmp_path / "uv")}
+    environ = {**child_environment(Purpose.DOWNLOAD, os.environ), "UV_CACHE_DIR": str(tmp_path / "uv")}
     subprocess.run(command, check=True, env=environ)
     code = (
         "from axolotl.cli.train import answer; import single; from importlib.metadata import version as v; "

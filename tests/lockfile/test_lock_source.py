@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from colablock._common.reporter import Reporter
+from colablock._common.urls import Url
 from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.specifiers import SpecifierSet
@@ -71,7 +72,7 @@ def resolved_from(path: Path, *roots: str, environment: Environment = PYTHON_312
             installed=facts.pop("installed", {}),
             protected=facts.pop("protected", frozenset()),
         ),
-        settings=Settings(default_index=index, offline=True),
+        settings=Settings(default_index=Url(index), offline=True),
         environ={**os.environ},
         reporter=Reporter(),
         lock=path,
@@ -312,7 +313,7 @@ def test_an_environment_uses_the_python_of_the_lock(server: IndexServer, tmp_pat
     solver = Solver(
         matrix=Matrix(name="m", source="m.toml", digest="0", packages=entries("base")),
         kernel=Snapshot(environment=PYTHON_310, python="", prefix="/usr", site="/usr/lib", installed={}),
-        settings=Settings(default_index=server.url, offline=True),
+        settings=Settings(default_index=Url(server.url), offline=True),
         environ={**os.environ},
         reporter=Reporter(),
         lock=path,

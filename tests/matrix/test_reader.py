@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from colablock._common.urls import Url
 from colablock._vendor import tomli_w
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import ExitCode, Fault, InvalidInput, InvalidMatrix, NotFound, Refused
@@ -135,10 +136,10 @@ def test_a_whole_matrix_is_read() -> None:
     assert "3.12" in matrix.requires_python
     assert "3.13" not in matrix.requires_python
     assert matrix.indexes == (
-        Index(name="pytorch-cu118", url="https://example.com/whl/cu118", exclude_newer=False),
+        Index(name="pytorch-cu118", url=Url("https://example.com/whl/cu118"), exclude_newer=False),
         Index(
             name="mirror",
-            url="https://example.com/simple",
+            url=Url("https://example.com/simple"),
             default=True,
             exclude_newer=datetime(2025, 1, 1, tzinfo=timezone.utc),
         ),

@@ -139,9 +139,51 @@ def test_credentials_in_links_of_a_page_are_used_but_not_recorded(index: Path, t
 def test_an_invalid_netrc_is_reported_when_a_request_is_refused(server: IndexServer, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login user passwort secret\n", encoding="utf-8")
+    ours = fetcher_in(tmp_path, {"NETRC": str(netrc)})
+    ours.learn_credentials(server.url)
     with pytest.raises(FetchFailed) as caught:
-        fetcher_in(tmp_path, {"NETRC": str(netrc)}).get_page(f"{server.url}demo/")
+        ours.get_page(f"{server.url}demo/")
     assert f"`{netrc}` is invalid: bad follower token 'passwort'" in (caught.value.hint or "")
+
+
+def test_a_password_of_netrc_goes_only_to_the_addresses_of_the_user(tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine index.example login user password secret\n", encoding="utf-8")
+    known = Credentials({"NETRC": str(netrc)})
+    known.learn("http://index.example:8080/simple/", is_index=True)
+    assert known.find("https://index.example/x") == ("user", "secret")
+    assert known.find("https://index.example:443/x") == ("user", "secret")
+    assert known.find("http://index.example:8080/files/x") == ("user", "secret")
+    for other in ("http://index.example", "http://index.example:81", "https://index.example:8443"):
+        known.learn(f"{other}/x")  # a link or a redirect, not the index of the user
+        assert known.find(f"{other}/x") is None
+        assert f"not used for `{other}`" in known.advice(f"{other}/x")
+
+
+def test_a_netrc_password_does_not_follow_a_redirect_to_another_port(index: Path, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login {USER} password {PASSWORD}\n", encoding="utf-8")
+    with IndexServer(index) as other, IndexServer(index, auth=(USER, PASSWORD)) as server:
+        server.redirect("/simple/demo/", f"{other.url}demo/")
+        ours = fetcher_in(tmp_path, {"NETRC": str(netrc)})
+        ours.learn_credentials(server.url)
+        assert ours.get_page(f"{server.url}demo/") is not None
+    assert (sent(server)[-1:], sent(other)) == ([True], [False])
+
+
+# -- secret parameters
+
+
+def test_a_secret_parameter_is_sent_to_its_url_only_and_not_kept(index: Path, tmp_path: Path) -> None:
+    with IndexServer(index) as server:
+        ours = fetcher_in(tmp_path, NONE)
+        page = ours.get_page(f"{server.url}demo/?a=1&X-Amz-Signature=s3cret")
+        assert page is not None
+        assert page.url == f"{server.url}demo/?a=1"
+        ours.get_page(f"{server.url}dep/?a=1")
+        assert [one.query for one in server.requests] == ["a=1&X-Amz-Signature=s3cret", "a=1"]
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+    assert kept == []
 
 
 # -- the keyring
@@ -197,6 +239,7 @@ def test_the_keyring_is_not_queried_if_a_password_is_known(
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1 login {USER} password {PASSWORD}\n", encoding="utf-8")
     again = fetcher_in(tmp_path / "again", {**environ, "NETRC": str(netrc)}, keyring=True)
+    again.learn_credentials(server.url)
     assert again.get_page(f"{server.url}demo/") is not None
     assert keyring.asked == []
 
@@ -214,6 +257,7 @@ def test_a_keyring_without_an_entry_is_not_queried_again(
     server: IndexServer, keyring: Keyring, tmp_path: Path, *, silent: bool
 ) -> None:
     ours = fetcher_in(tmp_path, keyring.knows({}, silent=silent), keyring=True)
+    ours.learn_credentials(server.url)
     for _ in range(2):
         with pytest.raises(FetchFailed) as caught:
             ours.get_page(f"{server.url}demo/")

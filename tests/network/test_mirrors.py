@@ -186,8 +186,11 @@ def test_a_mirror_of_several_indexes_maps_links_to_the_requested_one() -> None:
 @pytest.mark.parametrize("index", [OWN, f"{OWN}/", f"{OWN}/".replace("://", "://a:b@")])
 def test_builds_use_the_mirror(index: str, tmp_path: Path) -> None:
     mirrored = Fetcher(os.environ, cache=tmp_path, mirrors=[(OWN, "https://me:secret@m.invalid/x")])
-    assert mirrored.address(index) == "https://me:secret@m.invalid/x/"
-    assert mirrored.address("https://a:b@other.invalid/simple") == "https://a:b@other.invalid/simple"
+    assert mirrored.address(index) == "https://m.invalid/x/"
+    assert mirrored.for_child(index) == "https://me:secret@m.invalid/x/"
+    other = "https://a:b%2F@other.invalid/simple"
+    assert mirrored.address(other) == "https://other.invalid/simple"
+    assert mirrored.for_child(other) == other
 
 
 # -- messages

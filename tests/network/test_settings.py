@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from colablock._common.urls import Url
 from colablock.network.settings import DEFAULT_INDEX, Settings, read_settings
 from colablock.operations.info import machine_facts
 
@@ -150,8 +151,8 @@ CASES = {
 def test_the_setting_with_the_highest_precedence_wins(case: SettingsCase, tmp_path: Path) -> None:
     found = read_settings(environ_of(case, tmp_path), **case.arguments)
     assert found == Settings(
-        default_index=case.index,
-        find_links=tuple(case.links),
+        default_index=Url(case.index),
+        find_links=tuple(map(Url, case.links)),
         offline=case.offline,
         keyring=case.keyring,
         notes=tuple(case.notes),
@@ -180,7 +181,9 @@ PRIVATE = f"https://me:{SECRET}@a.example/simple/"
 def test_passwords_are_used_and_not_shown(name: str, tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path), name: PRIVATE, "COLABLOCK_FIND_LINKS": PRIVATE}
     found = read_settings(environ)
-    assert found.default_index == PRIVATE
+    assert found.default_index.with_credentials() == PRIVATE
+    assert [link.with_credentials() for link in found.find_links] == [PRIVATE]
+    assert SECRET not in repr(found)
     assert SECRET not in " ".join(found.notes)
     shown = machine_facts(environ)
     assert shown["default index"] == "https://a.example/simple/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from colablock._common.urls import Url
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -102,7 +103,7 @@ def entries(*lines: str) -> tuple[PackageEntry, ...]:
             specifier=r.specifier,
             extras=frozenset(r.extras),
             marker=r.marker,
-            url=r.url,
+            url=Url(r.url) if r.url else None,
         )
         for r in parsed
     )

@@ -92,6 +92,7 @@ class Request:
     path: str
     headers: Mapping[str, str]
     status: int
+    query: str = ""
 
 
 class Source(Protocol):
@@ -373,7 +374,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, *, body: bool) -> None:
         index = self.index
-        path = urlsplit(self.path).path
+        path, query = urlsplit(self.path)[2:4]
         fault = index.take_fault(self.command, path)
         if fault is not None and fault.delay:
             time.sleep(fault.delay)
@@ -386,7 +387,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         answer = self._answer(path, fault)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        index.requests.append(Request(method=self.command, path=path, headers=headers, status=answer.status))
+        index.requests.append(
+            Request(method=self.command, path=path, headers=headers, status=answer.status, query=query)
+        )
         self._send(answer, fault or Fault(), body=body)
 
     def _answer(self, path: str, fault: Fault | None) -> _Answer:

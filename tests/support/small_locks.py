@@ -10,7 +10,7 @@ from typing import Any
 
 import uv
 
-from colablock._common.process import clean_environment
+from colablock._common.child_environment import Purpose, child_environment
 from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.requirements import Requirement
 from colablock.environment.markers_and_tags import Environment
@@ -78,7 +78,12 @@ def run_uv(arguments: Sequence[str], *, input_: str | None = None) -> str:
     """Run uv without configuration, and return its output.  Fails if uv does."""
     command = [uv.find_uv_bin(), *arguments, "--no-config", "--no-python-downloads"]
     done = subprocess.run(
-        command, input=input_, capture_output=True, text=True, check=False, env=clean_environment(os.environ)
+        command,
+        input=input_,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=child_environment(Purpose.DOWNLOAD, os.environ),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

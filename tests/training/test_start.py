@@ -13,13 +13,13 @@ import pytest
 
 from colablock.environment.accelerator import Accelerator, Device, declared
 from colablock.errors import InvalidInput, Refused
+from colablock.training.git import git_revision
 from colablock.training.preflight.checks import GQA_WORKAROUND
 from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.runs.config import DataSource
 from colablock.training.runs.folder import register
 from colablock.training.start import (
     default_folder,
-    git_revision,
     local_path,
     lock_run_folder,
     move_aside,

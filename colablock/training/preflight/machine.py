@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from colablock._common.child_environment import Purpose
 from colablock._common.decoding import Malformed, fitted
 from colablock._common.fs import free_space, is_same_disk
 from colablock.environment.accelerator import (
@@ -119,6 +120,7 @@ def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
         {},
         doing="report its stack",
         environ=environ,
+        purpose=Purpose.LOCAL,
         timeout=_STACK_TIMEOUT,
         answers=dict,
     )

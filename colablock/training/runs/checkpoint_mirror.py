@@ -1,7 +1,7 @@
 """Mirror the checkpoints of a run to a `CheckpointStore`, in a process of its own.
 
-``python -m colablock.training.runs.checkpoint_mirror RUN_FOLDER TARGET PYTHON`` mirrors each
-new checkpoint until the run has ended.  The process survives a restart of the kernel.
+``main([RUN_FOLDER, TARGET, PYTHON])`` runs in that process and mirrors each new checkpoint until
+the run has ended.  The process survives a restart of the kernel.
 The store keeps the newest two archives of a run.
 """
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import colablock
+from colablock._common.child_environment import Purpose, child_environment, opt_outs
 from colablock._common.decoding import decode, read_bounded, read_end
 from colablock._common.fs import locked_file, open_private, write_private
 from colablock._common.limits import RUN_FILE
@@ -31,7 +32,7 @@ from colablock.training.runs.checkpoint_archives import (
     complete_archives,
     read_run_files,
 )
-from colablock.training.runs.checkpoint_stores import CheckpointStore, open_store
+from colablock.training.runs.checkpoint_stores import HUB, CheckpointStore, open_store
 from colablock.training.runs.checkpoints import list_checkpoints, verify_checkpoint
 from colablock.training.runs.folder import MANIFEST, RunFolder, State
 
@@ -52,6 +53,11 @@ _LONGEST_PAUSE = 60.0  # seconds, after failures
 _LAST_ATTEMPTS = 6  # once the run has ended
 _START_TIMEOUT = 600.0  # seconds for a run to start
 _UNFINISHED = frozenset({State.RUNNING, State.PREPARED})
+# The process imports from where this one does, but not from its working folder, as `-m` would.
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from colablock.training.runs.checkpoint_mirror import main; sys.exit(main(sys.argv[2:]))"
+)
 
 
 @dataclass(slots=True)
@@ -163,18 +169,37 @@ def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, s
     Raises the errors of `open_store`.
     """
     open_store(target, python=python, environ=environ)
-    ours = str(Path(colablock.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), ours]))
+    run = run.absolute()
+    token = environ.get("HF_TOKEN") if target.startswith(HUB) else None
     with open(run / "mirror-errors.txt", "ab", opener=open_private) as errors:
-        process = start_session(  # this interpreter, so it gets its variables unchanged
-            [sys.executable, "-m", "colablock.training.runs.checkpoint_mirror", str(run), target, python],
-            environ={**environ, "PYTHONPATH": path},
+        arguments = [json.dumps(_import_path()), str(run), _absolute(target), str(Path(python).absolute())]
+        process = start_session(
+            [sys.executable, "-I", "-c", _START, *arguments],
+            environ=child_environment(
+                Purpose.TRAINING, environ, **opt_outs(environ), **({"HF_TOKEN": token} if token else {})
+            ),
+            folder=run,
             output=errors,
             private=True,
         )
     # The mirror may outlive this process.  If it ends earlier, this thread reaps it.
     threading.Thread(target=process.wait, daemon=True).start()
     return process.pid
+
+
+def _import_path() -> list[str]:
+    """Return where this process imports from, without the folder that it works in."""
+    ours = str(Path(colablock.__file__).parents[1])
+    here = ""
+    with suppress(OSError):  # it was deleted
+        here = os.path.realpath(Path.cwd())
+    found = [path for path in sys.path if Path(path).is_absolute() and os.path.realpath(path) != here]
+    return [*found, ours]
+
+
+def _absolute(target: str) -> str:
+    """Return *target* for a process in another folder."""
+    return target if target.startswith(HUB) else str(Path(target).expanduser().absolute())
 
 
 def mirror_notes(run: Path) -> tuple[str, ...]:
@@ -235,7 +260,3 @@ def main(argv: Sequence[str]) -> int:
             note(f"mirroring stopped: {error}")
             return int(error.exit_code)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

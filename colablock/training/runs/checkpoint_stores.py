@@ -25,6 +25,7 @@ from colablock.training.runs.checkpoint_archives import (
 from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = [
+    "HUB",
     "CheckpointStore",
     "FileOperations",
     "FolderStore",
@@ -33,7 +34,7 @@ __all__ = [
     "open_store",
 ]
 
-_HUB = "hf://"
+HUB = "hf://"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCK = 1 << 20  # bytes
 
@@ -143,10 +144,11 @@ class HubStore:
     repo: str
     python: str
     environ: Mapping[str, str] = field(repr=False)
+    token: str | None = field(default=None, repr=False)
 
     @property
     def address(self) -> str:
-        return f"{_HUB}{self.repo}"
+        return f"{HUB}{self.repo}"
 
     def names(self) -> Collection[str]:
         return set(self._ask("names", answers=list[str]))
@@ -174,6 +176,7 @@ class HubStore:
             doing=f"reach `{self.address}`",
             environ=self.environ,
             answers=answers,
+            secrets={"HF_TOKEN": self.token} if self.token else {},
         )
 
 
@@ -181,14 +184,15 @@ def open_store(target: str, *, python: str, environ: Mapping[str, str]) -> Check
     """Return the store that *target* names: ``hf://org/name``, or a folder.
 
     *python* is the interpreter whose huggingface_hub is used, *environ* the variables that it
-    gets.  The parent of a new folder has to exist: if a drive is not mounted, it does not.
+    gets, and of the secrets among them HF_TOKEN.  The parent of a new folder has to exist: if a
+    drive is not mounted, it does not.
     Raises InvalidInput or NotFound for a target that cannot be used.
     """
-    if target.startswith(_HUB):
-        repo = target.removeprefix(_HUB).rstrip("/")
+    if target.startswith(HUB):
+        repo = target.removeprefix(HUB).rstrip("/")
         if not _REPOSITORY.fullmatch(repo):
-            raise InvalidInput(f"`{target}` is not a repository on the hub", hint=f"Write `{_HUB}user/name`")
-        return HubStore(repo, python, environ)
+            raise InvalidInput(f"`{target}` is not a repository on the hub", hint=f"Write `{HUB}user/name`")
+        return HubStore(repo, python, environ, environ.get("HF_TOKEN"))
     folder = Path(target).expanduser().absolute()
     if not folder.parent.is_dir():
         message = f"cannot mirror to `{folder}`: `{folder.parent}` does not exist"

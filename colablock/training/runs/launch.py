@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 import yaml
 
+from colablock._common.child_environment import Purpose, environment_of, opt_outs
 from colablock._common.fs import open_private, write_private
-from colablock._common.process import OPT_OUTS, environment_of, start_session
+from colablock._common.process import start_session
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder, start_time_of
 from colablock.training.runs.progress import START_MARK
@@ -27,6 +28,7 @@ from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = ["Ranks", "StartedProcess", "launch_command", "launch_environment", "ranks_of", "start_process"]
 
+_LAUNCHER = SCRIPTS / "launcher.py"
 _SHIM = SCRIPTS / "shim.py"
 
 
@@ -111,8 +113,7 @@ def launch_command(
         arguments.append("--cpu")
     return [
         python,
-        "-m",
-        "accelerate.commands.launch",
+        str(_LAUNCHER),
         *arguments,
         *extra,
         str(_SHIM),
@@ -153,12 +154,12 @@ def launch_environment(
 ) -> dict[str, str]:
     """Return the environment variables of a training process.
 
-    They are the cleaned variables of this process, opt-outs of telemetry, and *secrets*, which
-    are passed in no other way.  *cards* are those that the process may see; None leaves
+    They are the variables of this process without secrets, opt-outs of telemetry, and *secrets*,
+    which are passed in no other way.  *cards* are those that the process may see; None leaves
     CUDA_VISIBLE_DEVICES as it is.  Without *reports*, wandb is disabled even if it is installed.
     """
     extra = {
-        **OPT_OUTS,
+        **opt_outs(environ),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         "TOKENIZERS_PARALLELISM": "false",  # otherwise forked data loaders print warnings
@@ -173,7 +174,7 @@ def launch_environment(
         extra["CUDA_VISIBLE_DEVICES"] = ",".join(_card_names(cards, environ))
         # The driver numbers cards by slot, CUDA by default from the fastest.
         extra["CUDA_DEVICE_ORDER"] = environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    return environment_of(python, environ, **extra, **(secrets or {}))
+    return environment_of(python, environ, Purpose.TRAINING, **extra, **(secrets or {}))
 
 
 def _card_names(cards: Sequence[int], environ: Mapping[str, str]) -> list[str]:

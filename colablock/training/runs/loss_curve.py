@@ -12,11 +12,11 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from colablock._common.child_environment import environment_of
 from colablock._common.fs import write_atomic
 from colablock._common.process import (
     ChildFailed,
     ChildOutput,
-    environment_of,
     last_lines,
     run_child,
     source_command,

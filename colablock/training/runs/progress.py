@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from colablock._common.decoding import open_regular, read_end
 from colablock._common.limits import METRICS_FILE, METRICS_LINE
+from colablock._masking import masked
 from colablock.training.runs.folder import RunFolder, RunRecord, State, event_of
 from colablock.training.runs.loss_curve import GrowingCurve, Point, number_of
 
@@ -273,8 +274,11 @@ def last_line(log: Path) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return *text* without terminal control sequences; each redraw of a progress bar becomes a line."""
-    return _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    """Return *text* without terminal control sequences and with secrets masked, as it may be shown.
+
+    Each redraw of a progress bar becomes a line.
+    """
+    return masked(_ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _progress(

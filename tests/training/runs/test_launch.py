@@ -104,7 +104,7 @@ def test_an_invalid_number_of_ranks_is_refused() -> None:
 
 @pytest.mark.parametrize(("asked", "arguments"), COMMANDS)
 def test_the_command_has_every_argument(asked: Mapping[str, Any], arguments: str) -> None:
-    head = ["/env/bin/python", "-m", "accelerate.commands.launch", "--config_file", "/out/accelerate.yaml"]
+    head = ["/env/bin/python", str(SCRIPTS / "launcher.py"), "--config_file", "/out/accelerate.yaml"]
     assert launch_command("/env/bin/python", OUT, **asked) == [*head, *arguments.split(), SHIM, "/out"]
 
 
