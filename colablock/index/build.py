@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -130,6 +131,9 @@ def _configuration(
         proxy = next((environ[one] for one in spelled if environ.get(one)), "")
         if Url(proxy) != proxy:  # others are variables, which older versions of uv know as well
             found[f"{name}-proxy"] = proxy
+            # With a proxy in the configuration, uv does not read this variable.
+            excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+            found["no-proxy"] = [one for one in re.split(r"[,\s]+", excepted) if one]
     return found
 
 
