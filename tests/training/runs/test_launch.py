@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from colablock._common.child_environment import OPT_OUTS
 from colablock.errors import InvalidInput, Unmet
 from colablock.training.runs.folder import RunFolder, start_time_of
 from colablock.training.runs.launch import (
@@ -148,13 +150,18 @@ KEPT = {
     "LANG": "C.UTF-8",
 }
 TOLD = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "AXOLOTL_DO_NOT_TRACK": "1",
-    "GRADIO_ANALYTICS_ENABLED": "False",
+    **OPT_OUTS,
+    "GRADIO_ANALYTICS_ENABLED": "True",  # as the user sets it
     "PYTHONUNBUFFERED": "1",
     "PYTHONFAULTHANDLER": "1",
     "TOKENIZERS_PARALLELISM": "false",
+}
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "s",
+    "HF_TOKEN": "s",
+    "MY_PASSWORD": "s",
+    "DATABASE_URL": "postgres://me:s@db.example/x",
+    "WANDB_API_KEY": "s",
 }
 OFF = {"WANDB_MODE": "disabled", "WANDB_DISABLED": "true"}
 HUB_OFF = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -172,11 +179,10 @@ HUB_OFF = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
     ],
 )
 def test_notebook_variables_are_cleaned_for_a_child(asked: dict[str, Any], more: dict[str, str]) -> None:
-    environ = {**NOTEBOOK, **KEPT, "PATH": "/usr/bin", "GRADIO_ANALYTICS_ENABLED": "True"}
+    environ = {**NOTEBOOK, **KEPT, **SECRETS, "PATH": "/usr/bin", "GRADIO_ANALYTICS_ENABLED": "True"}
     found = launch_environment("/env/bin/python", environ, **asked)
     expected = {**KEPT, **TOLD, "PATH": "/env/bin:/usr/bin", **asked.get("secrets", {}), **more}
     assert found == expected
-    assert "HF_TOKEN" not in environ
 
 
 def test_the_users_wandb_mode_is_kept() -> None:
@@ -273,3 +279,19 @@ def test_ports_and_threads_come_from_this_host() -> None:
     assert whole == len(os.sched_getaffinity(0))
     assert threads_for(10_000) == 1
     assert threads_for(0) == whole
+
+
+def test_a_file_in_the_run_folder_cannot_hide_the_launcher(tmp_path: Path) -> None:
+    package = tmp_path / "site" / "accelerate" / "commands"
+    package.mkdir(parents=True)
+    (package / "launch.py").write_text("import sys; print('launched', *sys.argv[1:])")
+    run = tmp_path / "run"
+    (run / "accelerate").mkdir(parents=True)
+    (run / "accelerate" / "__init__.py").write_text("raise SystemExit('hidden')")
+    (run / "runpy.py").write_text("raise SystemExit('hidden')")
+    command = launch_command(
+        sys.executable, RunFolder(run), precision="fp32", processes=1, has_card=False, threads=1
+    )
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=run, env=environ, capture_output=True, text=True, check=False)
+    assert (done.stdout.partition(" ")[0], done.stderr) == ("launched", "")
