@@ -81,16 +81,22 @@ def _next_at(text: str, at: int, end: int) -> int:
 
 
 def _without_bare_users(text: str) -> str:
-    """Mask ``user:password@host`` without a scheme."""
+    """Mask ``user:password@host`` and ``token@host/`` without a scheme."""
     parts, done = [], 0
     for found in re.finditer(r"@(?=[\w\[])", text):
         at = found.start()
         word = _words().split(text[max(done, at - _LOOK) : at])[-1]
         user, colon, password = word.partition(":")
         user = user.rpartition("=")[2]
-        if not colon or not password or "/" in password or text.startswith("sha256:", at + 1):
+        if not colon:  # half of a URL with a space in it
+            if not user or "/" in user or not _address().match(text, at + 1):
+                continue
+            size = len(user)
+        elif not password or "/" in password or text.startswith("sha256:", at + 1):
             continue
-        parts += [text[done : at - len(user) - 1 - len(password)], MASK]
+        else:
+            size = len(user) + 1 + len(password)
+        parts += [text[done : at - size], MASK]
         done = at
     return "".join([*parts, text[done:]])
 
@@ -113,6 +119,11 @@ def _host_end() -> re.Pattern[str]:
 @cache
 def _words() -> re.Pattern[str]:
     return re.compile(rf"[\s,;(\[{{{_ENDS}]")
+
+
+@cache
+def _address() -> re.Pattern[str]:
+    return re.compile(r"[\w.-]{1,253}(?::\d{1,5})?/")
 
 
 @cache

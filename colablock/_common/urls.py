@@ -110,18 +110,28 @@ def split_fragment(url: str) -> tuple[str, dict[str, str]]:
 def basename(url: str) -> str:
     """Return the file name at the end of a URL or path."""
     local = local_path(url)
-    path = local.as_posix() if local is not None else unquote(urlsplit(url).path)
+    path = local.as_posix() if local is not None else unquote(_path_of(url))
     return path.rstrip("/").rpartition("/")[2]
+
+
+def _path_of(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError:  # whoever requests it reports that
+        return url.partition("?")[0].partition("#")[0]
 
 
 def local_path(url: str) -> Path | None:
     """Return the local path of a ``file:`` URL or a plain path, or None for a remote URL."""
     scheme, colon, rest = url.partition(":")
     if colon and scheme.lower() == "file":
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return None
         return Path(url2pathname(parts.path)) if parts.netloc in {"", "localhost"} else None
     # A single letter before the colon is a drive, not a scheme.
-    if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("//"):
+    if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("/"):
         return None
     return Path(url).expanduser()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colablock._common.text import near
-from colablock._common.urls import local_path, redacted
+from colablock._common.urls import local_path, redacted, split_credentials
 from colablock.authoring.pyproject import group_requirements, locked_requirements, project_requirements
 from colablock.authoring.requirements_txt import (
     FoundRequirement,
@@ -23,7 +23,7 @@ from colablock.authoring.requirements_txt import (
     parse_named,
     release_hint,
 )
-from colablock.errors import Fault, InvalidInput, InvalidRequirements, NotFound
+from colablock.errors import Fault, FetchFailed, InvalidInput, InvalidRequirements, NotFound
 from colablock.lockfile.pins import default_index_of
 from colablock.lockfile.pylock import read_lock
 
@@ -199,7 +199,10 @@ class _RequirementsReader:
 
     def _index(self, url: str, where: str) -> str:
         """Return the URL of an index, without user and password."""
-        plain = redacted(url)
+        try:
+            plain, _ = split_credentials(url)
+        except FetchFailed as error:
+            raise InvalidInput(error.message) from error
         if plain != url:
             self._notes.append(f"{where}: omitted user and password of `{plain}`: put them into a netrc file")
         return plain

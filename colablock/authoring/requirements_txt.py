@@ -193,6 +193,8 @@ def _is_url(text: str) -> bool:
 
 def _is_path(text: str) -> bool:
     plain = text.partition(";")[0].strip()
+    if "://" in plain:
+        return False  # `demo==https://...`: no path, and no requirement
     return plain.startswith((".", "/", "~")) or _EXTRAS.sub("", plain).endswith(_ARCHIVE)
 
 

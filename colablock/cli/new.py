@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.urls import redacted
 from colablock.cli.common import Call, add_command, print_json
 from colablock.errors import ColablockError, ExitCode
 
@@ -63,12 +64,14 @@ def _add_new_config(commands: Any) -> None:
     parser.add_argument(
         "--model",
         metavar="M",
+        type=redacted,
         default=_MODEL,
         help=f"base model: a folder, or a name on the Hub; default: {_MODEL}",
     )
     parser.add_argument(
         "--dataset",
         metavar="D",
+        type=redacted,
         default=_DATASET,
         help=f"training data: a JSON Lines file, or a name on the Hub; default: {_DATASET}",
     )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.urls import Url
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.pylock import (
@@ -108,13 +109,23 @@ def lock_digest(lock: Pylock) -> str:
 def read_lock(path: LockFile) -> Pylock:
     """Return the lock in *path*.  Raises InvalidInput if it is not a lock (PEP 751)."""
     try:
-        return Pylock.from_dict(tomllib.loads(path.read_bytes().decode()))
+        return Pylock.from_dict(_with_urls(tomllib.loads(path.read_bytes().decode())))
     except OSError as error:
         raise InvalidInput(f"`{path}` cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInput(f"`{path}` is not TOML: {error}") from error
     except (PylockValidationError, PylockUnsupportedVersionError) as error:
         raise InvalidInput(f"`{path}` is not a lock file (PEP 751): {error}") from error
+
+
+def _with_urls(value: Any) -> Any:
+    """Return the content of a lock whose URLs have no credentials in their text."""
+    if isinstance(value, dict):
+        return {
+            key: Url(one) if key in {"index", "url"} and isinstance(one, str) else _with_urls(one)
+            for key, one in value.items()
+        }
+    return [_with_urls(one) for one in value] if isinstance(value, list) else value
 
 
 def check_lock_name(path: Path) -> None:

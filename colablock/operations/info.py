@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from colablock._common.urls import redacted
+from colablock._masking import masked
 from colablock._version import __version__
 from colablock.environment.snapshot import snapshot_of, take_snapshot
 from colablock.matrix.catalog import Listed, find_matrix, list_matrices
@@ -105,7 +106,7 @@ def machine_facts(environ: Mapping[str, str], *, python: str | None = None) -> d
         "externally managed": snapshot.externally_managed is not None,
         "accelerator": asdict(snapshot.accelerator),
         "default index": redacted(settings.default_index),
-        "find-links": [redacted(link) for link in settings.find_links],
+        "find-links": [masked(redacted(link)) for link in settings.find_links],
         "home": str(home_path(environ)),
         "notes": [*snapshot.notes, *settings.notes],
     }

@@ -322,14 +322,15 @@ def test_a_full_run_keeps_every_secret(scene: Scene) -> None:
     (scene.folder / "served" / "url" / "none").mkdir()
     kernel = ("--into", "kernel", "--python", scene.venv.python)
     scene.run("lock", "./painting.toml", "--python", PYTHON)
-    for argv in (("plan",), ("plan", "--json"), ("plan", "--no-lock", "-v"), ("why", "colours")):
-        scene.run(*argv[:1], "./painting.toml", *argv[1:], *(() if argv[0] == "why" else kernel), code=None)
+    for options in ((), ("--json",), ("--no-lock", "-v")):
+        scene.run("plan", "./painting.toml", *options, *kernel, code=None)
+    scene.run("why", "./painting.toml", "colours", *kernel, code=None)
     scene.run("apply", "./painting.toml", *kernel, "--yes")
     scene.run("apply", "./painting.toml", "--into", "env", "--python", scene.venv.python)
     scene.run("verify", code=None)
     for form in ("requirements", "constraints", "notebook"):
         scene.run("export", "./painting.toml", "--format", form, "-o", f"{form}.out", code=None)
-    for argv in (
+    others: list[tuple[str, ...]] = [
         ("history", "--python", scene.venv.python),
         ("history", "--json", "--python", scene.venv.python),
         ("show", "./painting.toml"),
@@ -343,7 +344,8 @@ def test_a_full_run_keeps_every_secret(scene: Scene) -> None:
         ("runtime", "record", "--name", "mine", "--python", scene.venv.python),
         ("run", "--", "python", "-c", "pass"),
         ("rollback", "--python", scene.venv.python, "--yes"),
-    ):
+    ]
+    for argv in others:
         scene.run(*argv, code=None)
     assert scene.written() == []
     seen = scene.seen()

@@ -19,7 +19,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from colablock._common.decoding import Malformed, decode, is_plain_name, read_bounded
 from colablock._common.limits import RECORD_FILE, RUN_FILE
-from colablock._common.urls import Mirrors
+from colablock._common.urls import Mirrors, redacted
 from colablock.errors import FetchFailed, InvalidInput, NotFound, Refused, Unmet
 from colablock.network.auth import Credentials
 from colablock.network.http import HttpClient, HttpResponse
@@ -328,12 +328,26 @@ def _client(
     if not _NAME.fullmatch(base_model):
         message = f"`{base_model}` is neither a folder nor a valid name of a model on the hub"
         raise NotFound(message, hint="Give the path of a model, or a name such as `owner/model`")
-    endpoint = (environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    endpoint = _endpoint(environ)
     if transport is None:
         # Preflight waits less than a download would: it reports what it could not query.
         settings = {"COLABLOCK_TIMEOUT": "15", "COLABLOCK_RETRIES": "1", **environ}
         transport = HttpClient(settings, Mirrors(()), Credentials({}), connections=1)
     return HubClient(base_model, revision or "main", endpoint=endpoint, token=token, transport=transport)
+
+
+def _endpoint(environ: Mapping[str, str]) -> str:
+    """Return the URL of the hub, without credentials: the token is all that is sent."""
+    endpoint = redacted(environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        is_valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        message = f"`{endpoint}` in HF_ENDPOINT is not the URL of a hub"
+        raise InvalidInput(message, hint="Write for example `https://huggingface.co`, or unset it")
+    return endpoint
 
 
 def _missing(repo: str, revision: str, page: str) -> NotFound:
