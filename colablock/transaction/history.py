@@ -37,6 +37,7 @@ __all__ = [
     "facts_of",
     "misplaced",
     "next_folder",
+    "read_changes",
     "read_history",
     "read_journal",
 ]
@@ -186,12 +187,19 @@ def facts_of(
 
 def read_history(site: Site) -> tuple[Change, ...]:
     """Return the changes that are in effect, oldest first, without those of `damaged_changes`."""
-    return tuple(one for one in _changes(site) if isinstance(one, Change))
+    return read_changes(site)[0]
 
 
 def damaged_changes(site: Site) -> tuple[DamagedChange, ...]:
     """Return the changes that are in effect and whose record cannot be read, oldest first."""
-    return tuple(one for one in _changes(site) if isinstance(one, DamagedChange))
+    return read_changes(site)[1]
+
+
+def read_changes(site: Site) -> tuple[tuple[Change, ...], tuple[DamagedChange, ...]]:
+    """Return what `read_history` and `damaged_changes` return."""
+    found = tuple(_changes(site))
+    changes = tuple(one for one in found if isinstance(one, Change))
+    return changes, tuple(one for one in found if isinstance(one, DamagedChange))
 
 
 def drop(site: Site, number: int | None, disk: Operations | None = None) -> tuple[Change, ...]:
@@ -200,8 +208,8 @@ def drop(site: Site, number: int | None, disk: Operations | None = None) -> tupl
     They stay in the history but cannot be undone any more.  A change whose
     record is damaged keeps its stash.  Raises NotFound if there is no such change.
     """
-    found = read_history(site)
-    for one in damaged_changes(site):
+    found, damaged = read_changes(site)
+    for one in damaged:
         if one.number == number:
             raise one.error()
     if number is not None and number not in {change.number for change in found}:

@@ -27,11 +27,10 @@ from colablock.transaction.history import (
     STASH,
     UNDONE,
     Change,
-    damaged_changes,
     differences,
     misplaced,
     next_folder,
-    read_history,
+    read_changes,
 )
 from colablock.transaction.journal import Journal, preparing
 from colablock.transaction.recovery import recover_locked
@@ -79,7 +78,7 @@ def roll_back(
         outcome = recover_locked(site, rollback.disk)
         if outcome is not None:
             rollback.reporter.note(f"an interrupted change {outcome.value} first")
-        changes, damaged = read_history(site), damaged_changes(site)
+        changes, damaged = read_changes(site)
         # Older changes can be undone only after this one.
         for one in damaged:
             if to_first or not changes or one.number > changes[-1].number:

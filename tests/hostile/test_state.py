@@ -109,6 +109,7 @@ def test_a_hostile_journal_is_refused(changes: Change, place: SmallGround) -> No
 def _refuse_journal(place: SmallGround, journal: Mapping[str, Any]) -> None:
     file = place.venv / ".colablock" / "journal.json"
     file.parent.mkdir(exist_ok=True)
+    file.parent.chmod(0o700)
     file.write_text(json.dumps(journal))
     before = tree_digest(place.venv), tree_digest(place.folder / "outside")
     with pytest.raises(NotRestored, match=r"its journal is damaged") as caught:
@@ -149,7 +150,9 @@ def test_something_else_in_place_of_a_journal_is_refused(
     file = place.venv / ".colablock" / "journal.json"
     file.parent.mkdir()
     make(file)
-    with pytest.raises(NotRestored, match="its journal is damaged"):
+    with pytest.raises(
+        (NotRestored, Refused), match=r"its journal is damaged|journal\.json` is a symbolic link"
+    ):
         recover(site_of_ground(place))
 
 
