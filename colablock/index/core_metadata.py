@@ -12,7 +12,8 @@ from typing import IO, cast
 import msgspec
 
 from colablock._common.archives import UNREADABLE, open_zip, read_member
-from colablock._common.limits import DIRECTORY, METADATA, REQUIREMENTS, TEXT_FILE
+from colablock._common.limits import DIRECTORY, METADATA, REQUIREMENTS, SHOWN, TEXT_FILE
+from colablock._common.text import printable
 from colablock._common.toml import NotToml, load_toml
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
@@ -237,8 +238,10 @@ def entry_points(archive: SourceArchive) -> str | None:
         "gui_scripts": table.gui_scripts,
         **table.entry_points,
     }
-    lines = []
+    lines: list[str] = []
     for group, points in sorted(groups.items()):
+        if any(printable(text) != text for point in points.items() for text in (group, *point)):
+            raise BadDistribution(f"an entry point of `{printable(group)[:SHOWN]}` has a control character")
         lines += (
             [f"[{group}]", *(f"{name} = {value}" for name, value in sorted(points.items())), ""]
             if points

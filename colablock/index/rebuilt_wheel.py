@@ -24,7 +24,8 @@ from typing import IO
 
 from colablock._common.archives import UNREADABLE, open_zip, read_member
 from colablock._common.fs import atomic_path, file_digest
-from colablock._common.limits import METADATA
+from colablock._common.limits import METADATA, SHOWN
+from colablock._common.text import printable
 from colablock._common.urls import split_fragment
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
@@ -191,12 +192,20 @@ def _fields(entry: PackageEntry, version: Version, known: CoreMetadata) -> CoreM
 
 
 def _metadata_text(fields: CoreMetadata) -> str:
+    """Return the METADATA of *fields*.  Raises BadDistribution if a value would add a line to it."""
     lines = ["Metadata-Version: 2.1", f"Name: {fields.name}", f"Version: {fields.version}"]
     lines += [f"Summary: {' '.join(fields.summary.split())}"] if fields.summary else []
     lines += [f"Requires-Python: {fields.requires_python}"] if fields.requires_python else []
     lines += [f"Provides-Extra: {extra}" for extra in fields.extras]
     lines += [f"Requires-Dist: {line}" for line in fields.requires]
+    _refuse_more_lines(lines)
     return "\n".join(lines) + "\n"
+
+
+def _refuse_more_lines(lines: Iterable[str]) -> None:
+    odd = next((line for line in lines if printable(line) != line), None)
+    if odd is not None:
+        raise BadDistribution(f"its metadata has a control character: `{printable(odd)[:SHOWN]}`")
 
 
 def _extras(requirements: Iterable[Requirement]) -> set[str]:

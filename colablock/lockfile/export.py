@@ -14,6 +14,8 @@ from enum import Enum
 from itertools import chain
 from typing import Any
 
+from colablock._common.limits import SHOWN
+from colablock._common.text import printable
 from colablock._common.urls import local_path, redacted
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
@@ -27,6 +29,11 @@ from colablock.lockfile.tool_table import table_of
 from colablock.network.settings import DEFAULT_INDEX
 
 __all__ = ["Format", "export_text", "files_beside", "parents_of"]
+
+_CONTINUED = " \\"
+_COMMENT = re.compile(r"(^|\s)#")
+_VARIABLE = re.compile(r"\$\{[^}]*\}")
+_PLAIN_URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&()*+,;=%-]+")
 
 
 class Format(Enum):
@@ -52,7 +59,7 @@ def export_text(
     wheels beside the lock, as the new file has to name them.  *moment* is the
     timestamp of a CycloneDX document.  Raises InvalidRequirements if a package
     is not an exact pin of a release, InvalidInput if *form* cannot express the
-    lock.
+    lock, or if a value of the lock would add a line or an option to the text.
     """
     if form is Format.CYCLONEDX:
         return cyclonedx_text(lock, moment=moment)
@@ -69,7 +76,7 @@ def export_text(
         Format.NOTEBOOK: _script,
     }[form]
     lines = chain(_header(lock, pins, form), write(lock, pins, (*find_links, *_local_folders(pins))))
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{_checked(line, source)}\n" for line in lines)
 
 
 def files_beside(lock: Pylock) -> dict[str, list[str]]:
@@ -84,23 +91,22 @@ def files_beside(lock: Pylock) -> dict[str, list[str]]:
 def _requirements(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[str]) -> Iterator[str]:
     """Yield a requirements file in the layout of pip-compile: sorted pins, with hashes and comments."""
     default, extra = _indexes(pins)
-    options = [f"--index-url {default}"] if default else []
-    options += [f"--extra-index-url {url}" for url in extra]
+    options = [f"--index-url {_word(default)}"] if default else []
+    options += [f"--extra-index-url {_word(url)}" for url in extra]
     options += [f"--find-links {shlex.quote(folder)}" for folder in dict.fromkeys(find_links)]
     yield from options
     yield from [""] if options else []
     parents = parents_of(lock)
     for pin in pins:
-        hashes = [f"    --hash={text}" for text in pin.hashes]
-        yield " \\\n".join([_line(pin), *hashes])
+        *others, last = [_line(pin), *(f"    --hash={text}" for text in pin.hashes)]
+        yield from (f"{line}{_CONTINUED}" for line in others)
+        yield last
         yield from _via(sorted(parents[pin.package.name]))
 
 
 def _constraints(lock: Pylock, pins: Sequence[LockedPin], _find_links: Sequence[str]) -> Iterator[str]:
     """Yield the versions, including those of the distributions that a delta assumes."""
-    assumed = [
-        f"{canonicalize_name(name)}=={version}" for name, version in _about(lock, "assumes", {}).items()
-    ]
+    assumed = [_assumed(name, version) for name, version in _about(lock, "assumes", {}).items()]
     yield from sorted(dict.fromkeys([*map(_version_line, pins), *assumed]), key=_by_name)
 
 
@@ -147,6 +153,44 @@ def _uv_settings(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[s
 
 
 # -- parts of the formats
+
+
+def _checked(line: str, source: str) -> str:
+    """Return one line of an export.  Raises InvalidInput if a reader would take it for another one.
+
+    Its values come from the lock *source*, which somebody else may have written.
+    """
+    value = line.removesuffix(_CONTINUED)
+    # pip cuts a line at ` #`, joins it with the next one after a backslash, and replaces `${NAME}` by the
+    # variable of that name: a token, for example.
+    is_comment = value.lstrip().startswith("#")
+    odd = not is_comment and (value.endswith("\\") or _COMMENT.search(value) or _VARIABLE.search(value))
+    if odd or printable(value) != value:
+        shown = printable(value)[:SHOWN]
+        raise InvalidInput(
+            f"`{source}` has a value that would change the meaning of a line of the export: {shown}",
+            hint="Make the lock again from its matrix",
+        )
+    return line
+
+
+def _word(value: str) -> str:
+    """Return the argument of an option.  Raises InvalidInput if it would be more than one."""
+    if shlex.quote(value) != value and not _PLAIN_URL.fullmatch(value):
+        raise InvalidInput(
+            f"the lock names the index `{printable(value)[:SHOWN]}`, which is no plain URL",
+            hint="Make the lock again from its matrix",
+        )
+    return value
+
+
+def _assumed(name: str, version: str) -> str:
+    """Return the constraint of an assumed distribution.  Raises InvalidInput if it is another requirement."""
+    requirement = parse_requirement(f"{name}=={version}")
+    if requirement is None or requirement.url or requirement.marker or len(requirement.specifier) != 1:
+        shown = printable(f"{name}=={version}")[:SHOWN]
+        raise InvalidInput(f"the lock assumes `{shown}`, which is no name and version")
+    return f"{canonicalize_name(name)}=={version}"
 
 
 def _header(lock: Pylock, pins: Sequence[LockedPin], form: Format) -> Iterator[str]:

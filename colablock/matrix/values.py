@@ -10,7 +10,8 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from colablock._common.text import near
+from colablock._common.limits import SHOWN
+from colablock._common.text import near, printable
 from colablock._common.urls import Url
 from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
@@ -161,13 +162,24 @@ def _as_array(raw: object) -> str | None:
 
 
 def _string(raw: object) -> str:
+    text = _foreign(raw)
+    if printable(text) != text:
+        raise _Wrong(f"`{printable(text)[:SHOWN]}` has a control character or one that is not shown")
+    return text
+
+
+def _foreign(raw: object) -> str:
     if not isinstance(raw, str):
         raise _Wrong(f"must be a string, not {type_name(raw)}")
     return raw
 
 
 def _text(raw: object, _key: Key) -> str:
-    text = _string(raw)
+    text = _foreign(raw)
+    # A reason may have several lines; where it is written or shown, they become one.
+    if printable(text, lines=True) != text.replace("\r\n", "\n"):
+        shown = printable(text, lines=True)[:SHOWN]
+        raise _Wrong(f"`{shown}` has a control character or one that is not shown")
     if not text.strip():
         raise _Wrong("must not be empty")
     return text
@@ -376,7 +388,7 @@ def _command(raw: object, _key: Key) -> tuple[str, ...]:
         raise _Wrong(
             "must be an array of strings, the program first", f"write `[{split}]`" if split else None
         )
-    return tuple(raw)
+    return tuple(map(_string, raw))
 
 
 _CONVERT: Mapping[str, Callable[[object, Key], object]] = {

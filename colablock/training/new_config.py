@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from colablock._common.text import printable
 from colablock.training.preflight.checks import TIGHT_SHARE, setting_for, usable_memory
 from colablock.training.preflight.facts import Card, Stack
 from colablock.training.preflight.memory import estimate
@@ -156,7 +157,7 @@ def config_text(
 def _head(found: SizedConfig, card: Card | None, runner: str) -> Iterator[str]:
     yield "# A training config: `colablock train NAME --config FILE` runs it."
     yield "# A line that starts with `#` and no space is an example; without the `#` it takes effect."
-    where = f"{card.name}, {card.memory / 2**30:.0f} GiB" if card else "a machine without a card"
+    where = f"{printable(card.name)}, {card.memory / 2**30:.0f} GiB" if card else "a machine without a card"
     notes = {
         True: "it fits by the memory estimate",
         False: "even this does not fit by the memory estimate; use a smaller model or a larger card",
