@@ -270,6 +270,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def differential(session: nox.Session) -> None:
+    """Resolve 300 random problems beside uv and an oracle (not run by default; ``-- --first SEED``)."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "-m", "benchmarks.differential", *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build sdist and wheel, check their metadata, and run the installed wheel."""
     session.install(*group("build"))

@@ -30,9 +30,9 @@ from colablock.planning.planner import make_plan
 from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
+from colablock.resolver.members import resolve_members
 from colablock.resolver.model import PYTHON, Request, Unsolvable
 from colablock.resolver.repair import Repairer
-from colablock.resolver.resolver import resolve
 from colablock.runtimes.catalog import runtimes
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ class Solver:
 
     def _resolve(self, request: Request, source: CandidateSource) -> Resolution:
         try:
-            return resolve(request, source, self.reporter)
+            return resolve_members(request, source, self.reporter)
         except Unsolvable as error:
             found = misfits(request, source)
             hint = self._alternatives(request) if found or PYTHON in error.conflict.names else None

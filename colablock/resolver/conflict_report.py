@@ -186,15 +186,16 @@ def _takes(want: ResolverRequirement, version: Version) -> bool:
     return want.specifier.contains(version, prereleases=True)
 
 
+def _candidates(conflict: Conflict, name: NormalizedName) -> list[Version]:
+    """Return the available versions that a choice of the other projects may need."""
+    edges = conflict.edges.get(name, ())
+    return [version for version in conflict.available.get(name, ()) if _may_take(edges, version)]
+
+
 def _may_take(edges: Iterable[Edge], version: Version) -> bool:
-    """Whether *version* meets what the user asks for, and one requirement of each parent."""
-    by_parent: defaultdict[Key | None, list[bool]] = defaultdict(list)
-    for want, parent in edges:
-        if parent is None and not _takes(want, version):
-            return False
-        if parent is not None:
-            by_parent[parent.name, parent.extra].append(_takes(want, version))
-    return all(map(any, by_parent.values()))
+    """Whether *version* meets what the user asks for, and some requirement at all."""
+    takes = [(parent, _takes(want, version)) for want, parent in edges]
+    return any(fits for _, fits in takes) and all(fits for parent, fits in takes if parent is None)
 
 
 def _asks(want: ResolverRequirement, asker: str, conflict: Conflict) -> str:
@@ -263,7 +264,7 @@ def _exclusions(conflict: Conflict, name: NormalizedName) -> Iterator[str]:
     for constraint in _constraints(conflict, name):
         yield constraint.text
     for absent in request.absent:
-        if absent.name == name and any(map(absent.specifier.contains, _fitting(conflict, name))):
+        if absent.name == name and any(map(absent.specifier.contains, _candidates(conflict, name))):
             yield f"{absent.path} excludes `{name}{absent.specifier}`"
     fixed = request.fixed.get(name)
     if fixed is not None:
@@ -280,12 +281,8 @@ def _exclusions(conflict: Conflict, name: NormalizedName) -> Iterator[str]:
 
 
 def _constraints(conflict: Conflict, name: NormalizedName) -> Iterator[ResolverConstraint]:
-    """Yield the constraints that exclude a version which meets the requirements, or those of one parent."""
-    fitting = [
-        version
-        for version in conflict.available.get(name, ())
-        if _may_take(conflict.edges.get(name, ()), version)
-    ]
+    """Yield the constraints that exclude a version which may meet the requirements."""
+    fitting = _candidates(conflict, name)
     for constraint in conflict.constraints.get(name, ()):
         excludes = not all(constraint.specifier.contains(version, prereleases=True) for version in fitting)
         if excludes or name in conflict.request.protected:

@@ -171,6 +171,7 @@ class Resolution:
     released: Mapping[NormalizedName, str]  # installed distributions that may change, with the reason
     rejections: tuple[Rejection, ...] = ()
     rounds: int = 1
+    left: tuple[str, ...] = ()  # sentences about requirements of kept distributions that nothing meets
 
     def remarks(self) -> tuple[str, ...]:
         """Return a sentence for each yanked file, inactive project (PEP 592, 792) and unusable version."""
@@ -180,6 +181,7 @@ class Resolution:
             for chosen, file in files
             if file is not None and file.yanked is not None
         ]
+        said += self.left
         said += [
             f"the index marks {chosen.name} as not active: {file.status}"
             for chosen, file in files
