@@ -199,6 +199,7 @@ def test_the_2025_stack_is_pinned_and_has_a_cutoff(tmp_path: Path) -> None:
         select_variant(matrix, card("12.0"))  # its build of torch has no kernels for Blackwell
 
 
+spring = world_fixture(source=lambda: RecordedIndex("qlora-2024"), scope="module")
 summer = world_fixture(source=lambda: RecordedIndex("qlora-2025"), scope="module")
 
 
@@ -212,6 +213,31 @@ def test_the_2025_stack_locks_for_each_supported_python(python: str, summer: Wor
     assert {name: f"=={pins[name]}" for name in SUMMER_2025} == SUMMER_2025
     # The cut-off decides what the matrix does not pin.
     assert (pins["numpy"], pins["pyarrow"], pins["tokenizers"]) == ("2.3.2", "21.0.0", "0.21.4")
+
+
+@pytest.mark.parametrize(
+    ("world", "variant", "lock"),
+    [
+        ("spring", "cu121", "qlora-2024--py311"),
+        ("spring", "cpu", "qlora-2024--py312--cpu"),
+        ("summer", "cuda", "qlora-2025--py312"),
+        ("summer", "cpu", "qlora-2025--py313--cpu"),
+    ],
+)
+def test_a_solve_from_nothing_finds_the_pins_of_the_shipped_lock(
+    world: str, variant: str, lock: str, request: pytest.FixtureRequest
+) -> None:
+    name, python, *_ = lock.split("--")
+    target = ("--python-version", f"3.{python[3:]}", "--platform", "manylinux_2_35_x86_64")
+    options = ("--variant", variant, "--upgrade", "--output", "-")
+    done = request.getfixturevalue(world).run("lock", name, *target, *options)
+    assert done.code == ExitCode.DONE, done.err
+    assert pins_in(done.out) == pins_in((ROOT / "matrices" / f"pylock.{lock}.toml").read_text("utf-8"))
+
+
+def pins_in(lock: str) -> dict[str, str]:
+    """Return the public versions: the label of a rebuilt wheel depends on the archive that is served."""
+    return {one["name"]: one["version"].partition("+")[0] for one in tomllib.loads(lock)["packages"]}
 
 
 def test_the_2025_stack_has_no_solution_on_python_3_10(summer: World) -> None:
