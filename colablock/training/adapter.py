@@ -32,6 +32,7 @@ from colablock.transaction.isolated_envs import is_own_interpreter
 __all__ = ["adapter_of", "download", "generate", "merge", "push"]
 
 _CONFIG = "adapter_config.json"
+_WEIGHTS, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 _ADAPTER_FILES = re.compile(
     r"adapter_.*|README\.md|tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt"
     r"|chat_template.*|.*\.model"
@@ -81,22 +82,30 @@ def generate(
     With *chat*, each prompt is a user's message in the model's chat template.  The default is
     true if the run trained on messages or had a `chat_template`.  *python* replaces the
     interpreter of the run: a path, or the name of an applied matrix.  *on_line* gets each line
-    that the process prints.  Raises Refused if the run names an interpreter that is not ours.
+    that the process prints.  Raises Refused if the run names an interpreter that is not ours,
+    or its adapter is a pickle.
     """
     if isinstance(prompts, str):
         raise InvalidInput("`prompts` must be a list of strings, not a string")
     record = _record_of(folder)
+    interpreter = _interpreter_of(folder, record, python, environ)
+    adapter = adapter_of(folder, reporter=reporter or Reporter())
+    if not (adapter / _WEIGHTS).is_file() and (adapter / _PICKLED).exists():
+        raise Refused(
+            f"`{adapter / _PICKLED}` is a pickle, which can run code when it is loaded",
+            hint=f"Convert it to `{_WEIGHTS}` if you trust it. A run of colablock writes no pickle there",
+        )
     return [
         str(text)
         for text in _ask(
-            _interpreter_of(folder, record, python, environ),
+            interpreter,
             "generate",
             answers=list[str],
             doing="generate text",
             environ=environ,
             needs_hub=is_on_hub(record.config.get("base_model")),
             on_line=on_line,
-            adapter=str(adapter_of(folder, reporter=reporter or Reporter()).absolute()),
+            adapter=str(adapter.absolute()),
             base=record.config.get("base_model"),
             revision=record.config.get("revision"),
             prompts=list(prompts),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -134,6 +135,16 @@ def test_an_environment_in_the_home_is_ours(home: Path, tmp_path: Path) -> None:
     run = strangers_run(tmp_path / "run", python)
     with pytest.raises(Unmet, match="could not generate text"):  # it has no torch
         generate(run.path, ["one"])
+
+
+def test_an_adapter_that_is_a_pickle_is_not_loaded(planted: Path, tmp_path: Path) -> None:
+    run = strangers_run(tmp_path / "run", planted)
+    (run.adapter / "adapter_model.safetensors").unlink()
+    (run.adapter / "adapter_model.bin").write_bytes(pickle.dumps({}))
+    run.end_file.write_text('{"state": "done"}')
+    with pytest.raises(Refused, match="is a pickle, which can run code"):
+        generate(run.path, ["one"], python=str(planted))
+    assert not (planted.parent / "started").exists()
 
 
 # Records
