@@ -20,7 +20,7 @@ from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import FetchFailed
 from colablock.network.fetcher import Fetcher
 
-__all__ = ["Advisory", "AuditResult", "AuditedRelease", "ReleaseNews", "Unchecked", "news_of"]
+__all__ = ["Advisory", "AuditResult", "AuditedRelease", "ReleaseNews", "Unchecked", "news_of", "read_news"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,13 +149,21 @@ def news_of(fetcher: Fetcher, index: str, name: NormalizedName, version: str) ->
     page = fetcher.get_page(url, "application/json")
     if page is None:
         return None
+    return read_news(page.body, page.url)
+
+
+def read_news(data: bytes, url: str) -> ReleaseNews | None:
+    """Return what the JSON page *data* at *url* says of a release; None if it has no advisories.
+
+    Raises FetchFailed for a page of another form.
+    """
     try:
-        if len(page.body) > ADVISORY_PAGE:
+        if len(data) > ADVISORY_PAGE:
             raise Malformed(f"it is larger than {ADVISORY_PAGE} bytes")  # noqa: TRY301 - one place words it
-        found = decode(page.body, _Page)
+        found = decode(data, _Page)
     except Malformed as error:
         hint = "If the index has no JSON API, audit on a machine that reaches PyPI"
-        raise FetchFailed(f"`{page.url}` has no advisories: {error}", url=page.url, hint=hint) from error
+        raise FetchFailed(f"`{url}` has no advisories: {error}", url=url, hint=hint) from error
     if found.vulnerabilities is None or len(found.vulnerabilities) > ADVISORIES:
         return None
     entries = [_advisory(entry) for entry in found.vulnerabilities if not entry.withdrawn]

@@ -8,6 +8,9 @@ from functools import cache, partial
 from pathlib import Path
 
 from colablock._common.urls import Url
+from colablock.check.advisories import AuditedRelease, AuditResult, read_news
+from colablock.display.check_view import audit_document
+from colablock.display.text import to_text
 from colablock.index.candidates import File
 from colablock.index.core_metadata import parse_core_metadata, read_wheel_metadata, static_metadata
 from colablock.index.evaluator import judge_files, parse_wheel_name
@@ -72,6 +75,39 @@ def _page(data: bytes, _folder: Path, content_type: str = "application/vnd.pypi.
     files = listing.files(_PAGE_URL)
     judged = judge_files(DEMO, files, POLICY)
     return [str(one) for one in (*judged.candidates, *judged.rejections)]
+
+
+_ADVISORIES = {
+    "info": {"name": "demo", "yanked": True, "yanked_reason": "broken"},
+    "vulnerabilities": [
+        {
+            "id": "GHSA-48p4-8xcf-vxj5",
+            "aliases": ["CVE-2025-50182"],
+            "summary": None,
+            "details": "One line.\nAnother.",
+            "fixed_in": ["2.5.0", "1.26.20"],
+            "link": "https://osv.example/x",
+            "withdrawn": None,
+        },
+        {"id": "PYSEC-1", "aliases": ["CVE-2025-50182"], "withdrawn": "2025-01-01T00:00:00Z"},
+    ],
+}
+
+
+def _advisories(data: bytes, _folder: Path) -> object:
+    news = read_news(data, _PAGE_URL)
+    if news is None:
+        return None
+    release = AuditedRelease(
+        name="demo",
+        version="1.0",
+        asked="1.0",
+        index=_PAGE_URL,
+        advisories=news.advisories,
+        yanked=news.yanked,
+    )
+    result = AuditResult(matrix="demo", locks=("x",), checked=1, findings=(release,))
+    return result.facts(), to_text(audit_document(result))
 
 
 def _content_type(data: bytes, folder: Path) -> object:
@@ -237,6 +273,7 @@ INDEX: tuple[Target, ...] = (
     target("index-page-html", "lines", partial(_page, content_type="text/html"), _HTML, weight=3),
     target("content-type", "lines", _content_type, b"text/html; charset=utf-8", b"application/json"),
     Target(name="cached-listing", form="json", samples=_listing_samples, call=_cached_listing, weight=2),
+    target("advisories", "json", _advisories, json_bytes(_ADVISORIES)),
     target("cached-page", "lines", _cached_page, json_bytes(_HEAD) + b"\n<html>", weight=2),
     target("cached-page-head", "json", _cached_page, json_bytes(_HEAD)),
     target(

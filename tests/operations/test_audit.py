@@ -96,10 +96,10 @@ def test_a_vulnerability_is_told_with_its_ids_its_fix_and_who_requires_the_packa
         "\n"
         "Vulnerabilities\n"
         "  colours 2.0 (in the matrix)\n"
-        "    GHSA-two: redirects are not controlled [31min browsers; no release fixes it\n"
+        "    GHSA-two: redirects are not controlled \\x1b[31min browsers; no release fixes it\n"
         "  shapes 1.0+cu121 (required by colours)\n"
         "    GHSA-48p4-8xcf-vxj5 (CVE-2025-50182, PYSEC-2025-9): "
-        "redirects are not controlled [31min browsers; fixed in 2.5.0, 2.10.0\n"
+        "redirects are not controlled \\x1b[31min browsers; fixed in 2.5.0, 2.10.0\n"
     )
     colours, shapes = audit(world, code=1)["findings"]
     assert (colours["is_direct"], shapes["is_direct"]) == (True, False)
