@@ -9,10 +9,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
 
 from colablock._common.once_map import OnceMap
-from colablock._common.urls import Url, local_path, redacted
+from colablock._common.urls import Url, redacted
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -20,7 +19,6 @@ from colablock.environment.markers_and_tags import Environment
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import (
-    STRONG_HASHES,
     Candidate,
     CandidateOrigin,
     File,
@@ -33,6 +31,7 @@ from colablock.index.direct_reference import direct_file
 from colablock.index.evaluator import Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
+from colablock.index.project_pages import project_url, read_page
 from colablock.index.rebuilt_wheel import (
     archive_version,
     pinned_sha256,
@@ -40,10 +39,8 @@ from colablock.index.rebuilt_wheel import (
     replaced_metadata,
     source_identity,
 )
-from colablock.index.simple_api import ACCEPT, Listing, parse_page
 from colablock.matrix.model import Index, Matrix, PackageEntry
 from colablock.matrix.package_sources import PackageSources
-from colablock.network.cache import ROWS
 from colablock.network.fetcher import Fetcher
 from colablock.network.settings import mirror_variable
 
@@ -52,7 +49,7 @@ if TYPE_CHECKING:
     from colablock.index.candidates import File
     from colablock.network.fetcher import Fetcher
 
-__all__ = ["IndexSource", "project_files", "project_url", "read_page"]
+__all__ = ["IndexSource"]
 
 _WORKERS = 16  # threads; most of them wait for the network
 
@@ -97,7 +94,9 @@ class IndexSource:
         self._settled = settled
         self._unwanted_labels = unwanted_labels
         self._reader = MetadataSource(fetcher, build)
-        self._judged: OnceMap[NormalizedName, ProjectCandidates] = OnceMap()
+        self._claims: dict[NormalizedName, str] = {}  # names that packages of a named index require
+        self._bound: dict[NormalizedName, str] = {}  # undeclared names and their indexes
+        self._judged: OnceMap[tuple[NormalizedName, str | None], ProjectCandidates] = OnceMap()
         self._metadata: OnceMap[tuple[object, ...], Metadata] = OnceMap()
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: set[NormalizedName] = set()
@@ -142,13 +141,36 @@ class IndexSource:
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
         """Return the candidates of *name*, best first, and its rejections.  Raises FetchFailed."""
-        return self._judged.get(name, lambda: self._judge(name))
+        return self._judged.get((name, self._bound.get(name)), lambda: self._judge(name))
+
+    def bind(self, names: Mapping[NormalizedName, str]) -> None:
+        """Take undeclared *names* from the named index that each comes in through, and from no other."""
+        self._bound.update(names)
+
+    def bind_missing(self, names: Iterable[NormalizedName]) -> bool:
+        """Bind those of *names* that a package of a named index requires; return whether there are any."""
+        found = {
+            name: self._claims[name] for name in names if name in self._claims and name not in self._bound
+        }
+        self.bind(found)
+        return bool(found)
 
     def metadata(self, candidate: Candidate) -> Metadata:
         """Return the metadata of *candidate*.  Raises BadDistribution or FetchFailed."""
         file = candidate.file.url if candidate.file else None
         key = (candidate.name, candidate.version, candidate.origin, file)
-        return self._metadata.get(key, lambda: self._read(candidate))
+        return self._metadata.get(key, lambda: self._claimed(candidate, self._read(candidate)))
+
+    def _claimed(self, candidate: Candidate, metadata: Metadata) -> Metadata:
+        """Note the requirements of a package of a named index."""
+        entry = self._entries.get(candidate.name)
+        index = entry.index if entry is not None else self._bound.get(candidate.name)
+        if index is not None and not (entry is not None and entry.requires_dist is not None):
+            for requirement in metadata.requires:
+                name = canonicalize_name(requirement.name)
+                if name not in self._entries and name not in self._elsewhere:
+                    self._claims.setdefault(name, index)
+        return metadata
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:
         """Fetch the pages and the likely metadata of *names* and of their requirements in the background."""
@@ -210,9 +232,12 @@ class IndexSource:
     def _listed(self, name: NormalizedName, entry: PackageEntry | None, policy: Policy) -> ProjectCandidates:
         """Return the candidates in the entry's own index, else in the first default index that has *name*."""
         indexes = self._default
+        bound = self._bound.get(name)
         entry = entry or self._elsewhere.get(name)
         if entry is not None and entry.index is not None:
             indexes = [self._index(entry, entry.index)]
+        elif entry is None and bound is not None:
+            indexes = [self._named[bound]]
         where = []
         for index in indexes:
             url = project_url(self._fetcher.learn_credentials(index.url), name)
@@ -431,60 +456,3 @@ def _without_card(candidate: Candidate) -> Rejection:
         reason=Reason.EXCLUDED,
         detail=f"{candidate} is a CPU build, and this variant is for a GPU",
     )
-
-
-def project_url(index: str, name: NormalizedName) -> str:
-    """Return the URL of a project's page (PEP 503).  A query of the index's URL stays at the end."""
-    head, mark, query = index.partition("?")
-    return f"{head.rstrip('/')}/{quote(name)}/{mark}{query}"
-
-
-def project_files(fetcher: Fetcher, index: str, name: NormalizedName) -> list[File]:
-    """Return the files of every version that the index at the URL *index* lists; none if it has no page.
-
-    Raises FetchFailed.
-    """
-    url = project_url(fetcher.learn_credentials(index), name)
-    page = read_page(fetcher, url, redacted(index))
-    return page[0] if page is not None else []
-
-
-def read_page(fetcher: Fetcher, url: str, index: str | None) -> tuple[list[File], str | None] | None:
-    """Return the files that a page lists and the status of its project (PEP 792); None if there is no page.
-
-    *index* is the URL that the files name as their index.  Raises FetchFailed.
-    """
-    page = fetcher.get_page(url, ACCEPT)
-    if page is None:
-        return None
-    key = f"{page.base}\n{page.digest}"
-    listing = fetcher.cache.read_record(ROWS, key, Listing)
-    if listing is None:
-        listing = parse_page(page.body, page.content_type, page.url, base=page.base)
-        fetcher.cache.write_record(ROWS, key, listing)
-    files = [_judged_link(file, page.base, fetcher) for file in listing.files(index, fetcher.naming(page))]
-    return files, listing.status
-
-
-def _judged_link(file: File, page: str, fetcher: Fetcher) -> File:
-    """Return *file*, marked if what the page at *page* says of it does not suffice to install it.
-
-    A hash proves a file only if it is a strong one, and a page over https must not hand over
-    to http.  A local page, which the user or the matrix names, may list local files without hashes.
-    """
-    if file.url.startswith("https://") and "sha256" in file.hashes:
-        return file  # the usual case, and a page may have thousands of files
-    real = fetcher.place(file.url)
-    is_mapped = real != file.url  # the user has set up a mirror
-    if local_path(real) is not None:
-        if is_mapped or local_path(page) is not None:
-            return file
-        return replace(file, untrusted="is a local file, and its page is remote")
-    scheme = urlsplit(real).scheme
-    if scheme not in {"http", "https"}:
-        return replace(file, untrusted=f"has an address of the scheme `{scheme}`")
-    if scheme == "http" and page.startswith("https:") and not is_mapped:
-        return replace(file, untrusted="would be fetched over http, and its page is over https")
-    if not STRONG_HASHES & file.hashes.keys():
-        return replace(file, untrusted="is listed without a sha256, sha384 or sha512")
-    return file

@@ -177,7 +177,8 @@ _PACKAGE = (
     Key(
         path="packages.<name>.index",
         type="text",
-        description="The only index that is asked for the project, by its name in `[[index]]`.",
+        description="The only index that is asked for the project, by its name in `[[index]]`. Projects that "
+        "only it requires come from there too, unless they have an entry of their own.",
     ),
     Key(
         path="packages.<name>.prefer-local",

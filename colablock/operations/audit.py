@@ -12,7 +12,7 @@ from colablock._common.text import count
 from colablock._common.urls import redacted
 from colablock.check.advisories import AuditedRelease, AuditResult, Unchecked, news_of
 from colablock.errors import FetchFailed, NotFound
-from colablock.index.finder import project_url, read_page
+from colablock.index.project_pages import project_url, read_page
 from colablock.lockfile.export import parents_of
 from colablock.lockfile.pins import applicable_packages
 from colablock.lockfile.pylock import read_lock

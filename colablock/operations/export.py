@@ -17,7 +17,7 @@ from colablock._common.scratch import scratch_folder
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput, InvalidMatrix, NotFound
-from colablock.index.finder import project_files
+from colablock.index.project_pages import project_files
 from colablock.lockfile.export import Format, export_text, files_beside
 from colablock.lockfile.package_files import with_all_files
 from colablock.lockfile.pylock import read_lock

@@ -31,6 +31,9 @@ class Repair(Protocol):
     def look_ahead(self, names: Iterable[NormalizedName]) -> None:
         """Prefetch what repairing *names* is likely to need."""
 
+    def refusal(self, name: NormalizedName) -> str | None:
+        """Return why *name* must not be replaced; None if it may be."""
+
     def __call__(self, name: NormalizedName, after: Mapping[NormalizedName, Installed]) -> Resolution | None:
         """Return the resolution with *name* repaired; None where nothing fits."""
 
@@ -197,6 +200,12 @@ def _remedy_for(
     reason = ", ".join(reversed(because))
     if override is Remedy.LEAVE or (override is Remedy.REMOVE and item.name in needed):
         return _breakage(item, Remedy.LEAVE, because)
+    if (
+        override is not Remedy.REMOVE
+        and repair is not None
+        and (why := repair.refusal(item.name)) is not None
+    ):
+        return _breakage(item, Remedy.LEAVE, (*because, why))
     fixed = None
     if override is not Remedy.REMOVE and repair is not None:
         fixed = repair(item.name, draft.change().applied_to(draft.snapshot.installed))

@@ -22,7 +22,9 @@ from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.store import LockStore, read_head
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
+from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
+from colablock.planning.bound_names import resolve_bound
 from colablock.planning.hints import alternatives
 from colablock.planning.locks import check_assumed, open_lock
 from colablock.planning.plan import Plan, Remedy, Step, Target
@@ -322,7 +324,11 @@ class Solver:
 
     def _resolve(self, request: Request, source: CandidateSource) -> Resolution:
         try:
-            return resolve_members(request, source, self.reporter)
+            if not isinstance(source, IndexSource):
+                return resolve_members(request, source, self.reporter)
+            additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
+            sources = PackageSources.of(self.matrix, request.environment, additions)
+            return resolve_bound(request, source, sources, self.reporter)
         except Unsolvable as error:
             found = misfits(request, source)
             hint = self._alternatives(request) if found or PYTHON in error.conflict.names else None

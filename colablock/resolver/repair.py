@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from colablock._common.text import count
+from colablock._common.urls import redacted
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import DependencyGraph, newly_unmet
@@ -33,6 +35,7 @@ _PARTNERS = 4  # the versions from the newest on that is not too new
 _AHEAD = 3  # the number of versions that are prefetched
 _WORKERS = 8
 _BOUNDING = {"==", "~=", "<", "<="}
+_BUILD = r"cpu|cu[0-9]+|rocm[0-9.]+|xpu"  # local labels of the builds of one public version
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,43 @@ class Repairer:
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
             list(pool.map(self._fetch, names))
 
+    def refusal(self, name: NormalizedName) -> str | None:
+        """Return why *name* must not be replaced: it was not installed from the source; None if it may be.
+
+        A project of the same name in an index may be another one.  The version that is
+        installed has to be listed there, and a direct reference (PEP 610) belongs to no
+        index.  A build for an accelerator (``2.8.0+cu128``) counts as its public version.
+        """
+        there = self.request.installed.get(name)
+        if there is None:
+            return None
+        if there.direct_url is not None:
+            origin = redacted(there.direct_url.url)
+            return f"{name} was installed from `{origin}`, and a repair takes it from nowhere else"
+        if self.request.fixed:
+            return None  # the solve that made the lock has asked the index
+        try:
+            judged = self.source.judge(name)
+        except FetchFailed:
+            return None  # the repair itself asks again and handles the error
+        if not judged.candidates:
+            return None
+        listed = {str(one.version) for one in judged.candidates} | {
+            str(one.version) for one in judged.rejections
+        }
+        version = Version(there.version)
+        known = {str(version)}
+        if re.fullmatch(_BUILD, version.local or ""):
+            known.add(version.public)
+        if known & listed:
+            return None
+        where = " or ".join(f"`{place}`" for place in judged.where) or "its source"
+        return f"{where} does not list {name} {version}, so it may be another project of that name"
+
     def __call__(self, name: NormalizedName, after: Mapping[NormalizedName, Installed]) -> Resolution | None:
         """Return a resolution in which *name* fits the state *after*; None if no version does."""
+        if self.refusal(name) is not None:
+            return None
         asked = replace(
             self.request,
             roots=(PackageEntry(name=name, path=f"repair of {name}"),),
@@ -158,6 +196,9 @@ class Repairer:
         return frozenset(one.key for one in found if one.demand.extra)
 
     def _fetch(self, name: NormalizedName) -> None:
+        there = self.request.installed.get(name)
+        if there is not None and there.direct_url is not None:
+            return  # its name is nobody's business
         try:
             for candidate in self.source.judge(name).candidates[:_AHEAD]:
                 self.source.metadata(candidate)

@@ -15,7 +15,7 @@ from colablock.environment.direct_url import archive_sha256, editable_folder, re
 from colablock.environment.record import lost_files, read_record, recorded_paths
 from colablock.environment.requirements import asks_for_extras, only_with, parse_requirement, required_name
 from colablock.errors import ColablockError
-from colablock.index.finder import read_page
+from colablock.index.project_pages import read_page
 from colablock.lockfile.export import Format, export_text
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.pins import pins_of

@@ -14,8 +14,8 @@ from colablock.display.text import to_text
 from colablock.index.candidates import File
 from colablock.index.core_metadata import parse_core_metadata, read_wheel_metadata, static_metadata
 from colablock.index.evaluator import judge_files, parse_wheel_name
-from colablock.index.finder import read_page
 from colablock.index.metadata_fetcher import MetadataSource
+from colablock.index.project_pages import read_page
 from colablock.index.rebuilt_wheel import rebuild
 from colablock.index.simple_api import parse_page
 from colablock.matrix.model import PackageEntry

@@ -9,6 +9,7 @@ import pytest
 
 from colablock._vendor.packaging.specifiers import SpecifierSet
 from colablock._vendor.packaging.utils import NormalizedName
+from colablock._vendor.packaging.version import Version
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import Refused
 from colablock.index.candidates import Candidate, Metadata
@@ -48,6 +49,10 @@ def plan_for(
         absent=absent,
     )
     source = index if isinstance(index, DictSource) else DictSource(index)
+    # An index lists what was installed from it, here without a file that fits.
+    projects = {name for name, _ in source.index}
+    standing = {(one.name, Version(one.version)) for one in there.values() if one.name in projects}
+    source.refused.update(dict.fromkeys(standing - source.index.keys(), "no file fits"))
     return make_plan(
         matrix=Matrix(name="m", source="m.toml", digest="0", absent=absent),
         resolution=resolve(request, source),

@@ -1,0 +1,76 @@
+"""Read the page of a project, and judge what its links prove."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from colablock._common.urls import local_path, redacted
+from colablock.index.candidates import STRONG_HASHES
+from colablock.index.simple_api import ACCEPT, Listing, parse_page
+from colablock.network.cache import ROWS
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.index.candidates import File
+    from colablock.network.fetcher import Fetcher
+
+__all__ = ["project_files", "project_url", "read_page"]
+
+
+def project_url(index: str, name: NormalizedName) -> str:
+    """Return the URL of a project's page (PEP 503).  A query of the index's URL stays at the end."""
+    head, mark, query = index.partition("?")
+    return f"{head.rstrip('/')}/{quote(name)}/{mark}{query}"
+
+
+def project_files(fetcher: Fetcher, index: str, name: NormalizedName) -> list[File]:
+    """Return the files of every version that the index at the URL *index* lists; none if it has no page.
+
+    Raises FetchFailed.
+    """
+    url = project_url(fetcher.learn_credentials(index), name)
+    page = read_page(fetcher, url, redacted(index))
+    return page[0] if page is not None else []
+
+
+def read_page(fetcher: Fetcher, url: str, index: str | None) -> tuple[list[File], str | None] | None:
+    """Return the files that a page lists and the status of its project (PEP 792); None if there is no page.
+
+    *index* is the URL that the files name as their index.  Raises FetchFailed.
+    """
+    page = fetcher.get_page(url, ACCEPT)
+    if page is None:
+        return None
+    key = f"{page.base}\n{page.digest}"
+    listing = fetcher.cache.read_record(ROWS, key, Listing)
+    if listing is None:
+        listing = parse_page(page.body, page.content_type, page.url, base=page.base)
+        fetcher.cache.write_record(ROWS, key, listing)
+    files = [_judged_link(file, page.base, fetcher) for file in listing.files(index, fetcher.naming(page))]
+    return files, listing.status
+
+
+def _judged_link(file: File, page: str, fetcher: Fetcher) -> File:
+    """Return *file*, marked if what the page at *page* says of it does not suffice to install it.
+
+    A hash proves a file only if it is a strong one, and a page over https must not hand over
+    to http.  A local page, which the user or the matrix names, may list local files without hashes.
+    """
+    if file.url.startswith("https://") and "sha256" in file.hashes:
+        return file  # the usual case, and a page may have thousands of files
+    real = fetcher.place(file.url)
+    is_mapped = real != file.url  # the user has set up a mirror
+    if local_path(real) is not None:
+        if is_mapped or local_path(page) is not None:
+            return file
+        return replace(file, untrusted="is a local file, and its page is remote")
+    scheme = urlsplit(real).scheme
+    if scheme not in {"http", "https"}:
+        return replace(file, untrusted=f"has an address of the scheme `{scheme}`")
+    if scheme == "http" and page.startswith("https:") and not is_mapped:
+        return replace(file, untrusted="would be fetched over http, and its page is over https")
+    if not STRONG_HASHES & file.hashes.keys():
+        return replace(file, untrusted="is listed without a sha256, sha384 or sha512")
+    return file
