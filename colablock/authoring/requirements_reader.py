@@ -7,11 +7,11 @@ Supported are ``requirements.txt`` and ``.in`` with the files they include, the 
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from colablock._common.text import near
+from colablock._common.toml import NotToml, load_toml, read_text_file
 from colablock._common.urls import local_path, redacted, split_credentials
 from colablock.authoring.pyproject import group_requirements, locked_requirements, project_requirements
 from colablock.authoring.requirements_txt import (
@@ -26,11 +26,6 @@ from colablock.authoring.requirements_txt import (
 from colablock.errors import Fault, FetchFailed, InvalidInput, InvalidRequirements, NotFound
 from colablock.lockfile.pins import default_index_of
 from colablock.lockfile.pylock import read_lock
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["RequirementFile", "read_requirements"]
 
@@ -74,18 +69,20 @@ def read_requirements(path: str) -> RequirementFile:
 def _content(file: str) -> bytes:
     path = Path(file)
     try:
-        return path.read_bytes()
+        return read_text_file(path)
     except FileNotFoundError:
         names = [other.name for other in path.parent.glob("*")] if path.parent.is_dir() else []
         raise NotFound(f"the file `{file}` does not exist", hint=near(path.name, names)) from None
     except OSError as error:
         raise InvalidInput(f"cannot read `{file}`: {error.strerror}") from error
+    except ValueError as error:  # a null character
+        raise InvalidInput(f"`{file!r}` is not a path: {error}") from error
 
 
 def _from_toml(file: str, content: bytes, group: str) -> RequirementFile:
     try:
-        data = tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = load_toml(content)
+    except NotToml as error:
         raise InvalidInput(f"`{file}` is not valid TOML: {error}") from error
     folder = Path(file).parent
     if "lock-version" in data:

@@ -51,12 +51,12 @@ _WITH_VALUE = {
     "--use-feature": "--use-feature",
 }
 _FLAGS = frozenset({"--no-index", "--pre", "--prefer-binary", "--require-hashes"})
-_COMMENT = re.compile(r"(^|\s+)#.*$")
+_COMMENT = re.compile(r"(?:^|(?<=\s))#.*$")
 _OPTIONS = re.compile(r"(?:^|\s)(?=-)")
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 _USER = re.compile(r"//[^/\s]*@")
 _ARCHIVE = (".whl", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
-_DIRECT = re.compile(r"[A-Za-z0-9._-]+\s*(\[[^\]]*\])?\s*@")  # PEP 508, `name @ url`
+_DIRECT = re.compile(r"[A-Za-z0-9._-]+\s*(?:\[[^\]]*\]\s*)?@")  # PEP 508, `name @ url`
 _EXTRAS = re.compile(r"\[[A-Za-z0-9._, -]+\]$")
 _GITHUB = re.compile(r"git\+[a-z]+://(?:[^/@]*@)?github\.com/([^/]+/[^/@#]+?)(?:\.git)?@([^#]+)")
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

@@ -165,7 +165,7 @@ def _ask(path: str, source: str, environ: Mapping[str, str]) -> Interpreter | st
         answer = ask_interpreter(path, environ, timeout=_TIMEOUT, distributions=False)
     except ChildFailed as error:
         return None if is_no_interpreter(error) else f"`{path}` does not run: {error}"
-    if answer["missing"]:
+    if answer.get("missing"):
         return f"`{path}` lacks modules that a training stack needs: {'; '.join(answer['missing'])}"
     facts = answer["facts"]
     return Interpreter(

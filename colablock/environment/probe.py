@@ -2,19 +2,75 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from colablock._common.decoding import Malformed, decode
 from colablock._common.process import ChildFailed, exit_words, last_lines, run_python
 from colablock.environment import _probe
 
-__all__ = ["ask_interpreter", "is_no_interpreter"]
+__all__ = ["ask_interpreter", "is_no_interpreter", "read_answer"]
 
 _NO_SUCH_COMMAND = 127  # the status of a pyenv shim for which no version is selected
+_PATHS = frozenset({"purelib", "platlib", "scripts", "data"})
+_MARKERS = frozenset(
+    {
+        *("implementation_name", "implementation_version", "os_name", "platform_machine"),
+        *("platform_python_implementation", "platform_release", "platform_system", "platform_version"),
+        *("python_full_version", "python_version", "sys_platform"),
+    }
+)
 _TOO_OLD = ("Unknown option: -I", "future feature annotations")  # Python 2; Python 3 before 3.7
+
+
+class _Facts(TypedDict):
+    markers: dict[str, str]
+    version: list[int]
+    ext_suffix: str | None
+    free_threaded: bool
+    debug: bool
+    is_32bit: bool
+    platform: str
+    glibc: list[int] | None
+    musl: list[int] | None
+    macos: list[int | str] | None
+    executable: str
+    prefix: str
+    base_prefix: str
+    base_executable: str
+    paths: dict[str, str]
+    has_headers: bool
+    externally_managed: str | None
+    user_site: str | None
+
+
+class _Distribution(TypedDict):
+    name: str
+    version: str
+    requires: list[str]
+    requires_python: str | None
+    extras: list[str]
+    import_names: list[str]
+    direct_url: str | None
+    provenance_url: str | None
+    installer: str | None
+    requested: bool
+    size: int | None
+    path: str
+
+
+class _FactsOnly(TypedDict):
+    facts: _Facts
+
+
+class _Answer(_FactsOnly, total=False):
+    """The answer of the probe: the facts, and what was asked for besides."""
+
+    distributions: list[_Distribution]
+    notes: list[str]
+    missing: list[str]
 
 
 def ask_interpreter(
@@ -34,11 +90,24 @@ def ask_interpreter(
         output, status = error.output, error.status  # the answer may precede the failure
     for line in reversed(output.text.splitlines()):
         if line.startswith(_probe.MARK):
-            with suppress(ValueError):  # cut off
-                answer: dict[str, Any] = json.loads(line.removeprefix(_probe.MARK))
-                return answer
+            with suppress(Malformed):  # cut off, or printed by a module of that interpreter
+                return read_answer(line.removeprefix(_probe.MARK), distributions=distributions)
     said = last_lines(output.error_text, 1) or f"it {exit_words(status)} and said nothing"
     raise ChildFailed(said, status=status, output=output)
+
+
+def read_answer(text: str, *, distributions: bool = True) -> dict[str, Any]:
+    """Return the answer of the probe in *text*, which is JSON.  Raises Malformed if it has another form."""
+    answer: Any = decode(text, _Answer)
+    facts: Any = answer["facts"]
+    if distributions and not ("distributions" in answer and "notes" in answer):
+        raise Malformed("it has no distributions")
+    missing = [*(_MARKERS - facts["markers"].keys()), *(_PATHS - facts["paths"].keys())]
+    pairs = [facts[key] for key in ("version", "glibc", "musl") if facts[key] is not None]
+    if missing or any(len(pair) != 2 for pair in pairs) or len(facts["macos"] or "abc") != 3:  # noqa: PLR2004
+        raise Malformed("its facts are not complete")
+    found: dict[str, Any] = answer
+    return found
 
 
 def is_no_interpreter(error: ChildFailed) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from colablock._common.decoding import Malformed, read_bounded
 from colablock._common.fs import file_digest
 
 __all__ = [
@@ -40,9 +42,13 @@ class Row(NamedTuple):  # not a dataclass, because 60,000 of them are made at a 
 def read_record(dist_info: Path) -> tuple[Row, ...] | None:
     """Return the rows of the RECORD in *dist_info*; None if there is no RECORD."""
     try:
-        text = (dist_info / "RECORD").read_text(encoding="utf-8", errors="surrogateescape")
+        text = read_bounded(dist_info / "RECORD").decode("utf-8", "surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except Malformed as error:
+        raise OSError(errno.EINVAL, str(error), str(dist_info / "RECORD")) from error
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     return tuple(_rows(text))
 
 
@@ -124,7 +130,7 @@ def lost_files(site: str, records: Mapping[str, Sequence[Row]]) -> dict[str, lis
                 continue
             try:
                 size = str(os.stat(os.path.join(site, row.path)).st_size)  # noqa: PTH116, PTH118 (hot: every file)
-            except OSError:
+            except (OSError, ValueError):  # a null character in a path
                 lost.setdefault(name, []).append(f"`{row.path}` is missing")
                 continue
             if row.size not in ("", size):
@@ -139,7 +145,7 @@ def lost_files(site: str, records: Mapping[str, Sequence[Row]]) -> dict[str, lis
 def _difference(site: Path, rows: Sequence[Row]) -> str | None:
     """Return what is wrong with the file that *rows* list; None if nothing is."""
     path = site / rows[0].path
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - Path raises for a null character
         return f"`{rows[0].path}` is missing"
     if any(_agrees(path, row) for row in rows):
         return None

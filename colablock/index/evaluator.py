@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
+from colablock._common.limits import FILE_NAME, TAGS
 from colablock._vendor.packaging.specifiers import InvalidSpecifier
 from colablock._vendor.packaging.tags import Tag
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
@@ -105,13 +107,19 @@ def judge_files(
 
 def parse_wheel_name(filename: str) -> WheelName:
     """Parse the file name of a wheel (PEP 427).  Raises ValueError."""
+    if len(filename) > FILE_NAME:
+        message = f"the name of a file has at most {FILE_NAME} characters"
+        raise ValueError(message)
     parts = filename.removesuffix(".whl").split("-")
+    if prod(part.count(".") + 1 for part in parts[-3:]) > TAGS:
+        message = f"a wheel has at most {TAGS} tags"
+        raise ValueError(message)
     if len(parts) not in {5, 6}:
         message = "the name of a wheel has five or six parts"
         raise ValueError(message)
     build = (-1, "")
     if len(parts) == 6:  # noqa: PLR2004 - with a build tag
-        match = re.fullmatch(r"(\d+)(.*)", parts[2])
+        match = re.fullmatch(r"([0-9]{1,18})(.*)", parts[2])
         if match is None:
             message = f"`{parts[2]}` is not a build tag"
             raise ValueError(message)
@@ -122,6 +130,8 @@ def parse_wheel_name(filename: str) -> WheelName:
 
 def parse_sdist_stem(name: NormalizedName, filename: str) -> Version | None:
     """Return the version in the file name of an sdist; None if it belongs to another project."""
+    if len(filename) > FILE_NAME:
+        return None
     suffix = next(suffix for suffix in _ARCHIVES if filename.endswith(suffix))
     stem = filename.removesuffix(suffix)
     for match in re.finditer("-", stem):  # before PEP 625 the name of an sdist may contain `-`

@@ -383,7 +383,11 @@ def _write(cache: Cache, filename: str, stem: str, files: Iterable[_WheelEntry])
         rows = []
         temporary.touch(mode=0o600)
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as wheel:
+            written: set[str] = set()
             for file in files:
+                if file.path in written:
+                    raise BadDistribution(f"the wheel that `{filename}` is made from has `{file.path}` twice")
+                written.add(file.path)
                 digest, size = _copy(wheel, file)
                 rows.append(f"{_quoted(file.path)},sha256={digest},{size}")
             record = f"{stem}.dist-info/RECORD"

@@ -16,6 +16,7 @@ from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageS
 from colablock._vendor.packaging.utils import NormalizedName, parse_sdist_filename, parse_wheel_filename
 from colablock.errors import BadDistribution
 from colablock.index.candidates import STRONG_HASHES, Candidate, CandidateOrigin
+from colablock.index.evaluator import parse_wheel_name
 from colablock.lockfile.tool_table import in_utc, table_of
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ def _refuse(candidate: Candidate) -> NoReturn:
 def _is_named(file: File, name: NormalizedName, version: Version) -> bool:
     """Whether the name of *file* tells project and version in the form that a lock needs (PEP 751)."""
     try:
+        if file.is_wheel:
+            parse_wheel_name(file.filename)  # packaging lists every tag, however many there are
         parts = (
             parse_wheel_filename(file.filename)[:2] if file.is_wheel else parse_sdist_filename(file.filename)
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Container, Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.limits import SHOWN
+from colablock._common.toml import NotToml, load_toml, read_text_file
 from colablock._common.urls import Url
 from colablock._vendor import tomli_w
 from colablock._vendor.packaging.markers import Marker
@@ -24,13 +26,10 @@ from colablock._vendor.packaging.version import Version
 from colablock.environment.requirements import parse_requirement
 from colablock.errors import InvalidInput
 from colablock.index.candidates import Candidate, CandidateOrigin
+from colablock.lockfile.fields import field_faults
 from colablock.lockfile.package_files import Wheel, package_files
 from colablock.lockfile.tool_table import CREATED_BY, LockOrigin, lock_table
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from colablock.matrix.packed_locks import PackedLock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_lock_name", "lock_digest", "make_lock", "read_lock", "write_lock"]
 
+_SHOWN_FAULTS = 5
 _STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"')
 
 
@@ -109,13 +109,20 @@ def lock_digest(lock: Pylock) -> str:
 def read_lock(path: LockFile) -> Pylock:
     """Return the lock in *path*.  Raises InvalidInput if it is not a lock (PEP 751)."""
     try:
-        return Pylock.from_dict(_with_urls(tomllib.loads(path.read_bytes().decode())))
+        data = load_toml(path.read_bytes() if isinstance(path, PackedLock) else read_text_file(path))
+        faults = list(islice(field_faults(data), _SHOWN_FAULTS))
+        if faults:
+            hint = "Make the lock again, for example with `colablock lock`"
+            raise InvalidInput(
+                "\n".join([f"the lock `{path}` is not valid", *map("  {}".format, faults)]), hint=hint
+            )
+        return Pylock.from_dict(_with_urls(data))
     except OSError as error:
         raise InvalidInput(f"`{path}` cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except NotToml as error:
         raise InvalidInput(f"`{path}` is not TOML: {error}") from error
-    except (PylockValidationError, PylockUnsupportedVersionError) as error:
-        raise InvalidInput(f"`{path}` is not a lock file (PEP 751): {error}") from error
+    except (PylockValidationError, PylockUnsupportedVersionError, ValueError, TypeError) as error:
+        raise InvalidInput(f"`{path}` is not a lock file (PEP 751): {str(error)[:SHOWN]}") from error
 
 
 def _with_urls(value: Any) -> Any:

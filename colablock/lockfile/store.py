@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from colablock._common.decoding import read_bounded
 from colablock._common.fs import write_atomic
+from colablock._common.limits import TEXT_FILE
 from colablock._common.reporter import Reporter
+from colablock._common.toml import load_toml, read_text_file
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.markers_and_tags import Environment, platform_family
 from colablock.environment.snapshot import Snapshot
+from colablock.lockfile.fields import table_faults
 from colablock.lockfile.tool_table import ALL_FILES, COMPLETE, DELTA
 from colablock.matrix.model import Matrix
-from colablock.matrix.packed_locks import LockFile
+from colablock.matrix.packed_locks import LockFile, PackedLock
 
 if TYPE_CHECKING:
     from colablock.matrix.model import Matrix
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "PLATFORM",
@@ -101,8 +99,10 @@ def read_head(path: LockFile) -> LockHead | None:
     The table is at the end of the file, and only that part is parsed.
     """
     try:
-        text = path.read_bytes()
-        table: dict[str, Any] = tomllib.loads(text[text.rindex(_HEAD) :].decode())["tool"]["colablock"]
+        text = path.read_bytes() if isinstance(path, PackedLock) else read_text_file(path)
+        table: dict[str, Any] = load_toml(text[text.rindex(_HEAD) :])["tool"]["colablock"]
+        if any(table_faults(table)):
+            return None
         return LockHead(
             path=path,
             kind=str(table["kind"]),
@@ -120,7 +120,7 @@ def read_head(path: LockFile) -> LockHead | None:
                 NormalizedName(name): str(version) for name, version in table.get("assumes", {}).items()
             },
         )
-    except (OSError, ValueError, LookupError, AttributeError):
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return None
 
 
@@ -247,9 +247,12 @@ def read_refusals(folders: Iterable[Path], matrix: Matrix) -> dict[tuple[str, st
     """Return the reasons by target and variant; none if the matrix has changed since."""
     for folder in folders:
         try:
-            value = json.loads(_refusals_path(folder, matrix).read_text(encoding="utf-8"))
-            if value["matrix-digest"] == matrix.digest:
-                return {(row["target"], row["variant"]): row["reason"] for row in value[_REFUSED]}
-        except (OSError, ValueError, LookupError, TypeError):  # noqa: PERF203 - a folder or two
+            value = json.loads(read_bounded(_refusals_path(folder, matrix), TEXT_FILE))
+            if value["matrix-digest"] != matrix.digest:
+                continue
+            found = {(row["target"], row["variant"]): row["reason"] for row in value[_REFUSED]}
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             continue
+        if all(isinstance(text, str) for (target, _), reason in found.items() for text in (target, reason)):
+            return found
     return {}

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
+from colablock._common.decoding import is_plain_name
+from colablock._common.limits import RECORD_FILE, SHOWN, TEXT_FILE
+from colablock.errors import InvalidInput
+
 __all__ = ["LOCK_PACK", "LockFile", "PackedLock", "pack_locks", "packed_locks"]
 
 LOCK_PACK = "locks.json.gz"
+#: What reading a damaged pack raises: of the file, of its compression, of its JSON.
+_DAMAGED = (OSError, EOFError, ValueError, RecursionError, zlib.error)
 #: A lock is cut before each of its packages.
 _MARK = "\n[[packages]]\n"
 
@@ -36,9 +43,12 @@ class PackedLock:
         return self.pack.parent
 
     def read_bytes(self) -> bytes:
-        """Return the content.  Raises OSError."""
+        """Return the content.  Raises OSError, and InvalidInput if the pack is damaged."""
         blocks, places = _unpacked(self.pack, self.stat().st_mtime_ns)
-        return _MARK.join(blocks[place] for place in places[self.name]).encode()
+        try:
+            return _MARK.join(blocks[place] for place in places[self.name]).encode("utf-8", "surrogatepass")
+        except (LookupError, TypeError) as error:
+            raise _invalid(self.pack, "its lists do not belong together") from error
 
     def is_file(self) -> bool:
         """Whether the pack is still there."""
@@ -76,8 +86,18 @@ def packed_locks(folder: Path) -> tuple[PackedLock, ...]:
         return ()
     import gzip  # noqa: PLC0415 - most folders have no pack
 
-    with gzip.open(path) as file:
-        return tuple(PackedLock(path, name) for name in json.loads(file.readline()))
+    try:
+        with gzip.open(path) as file:
+            names = json.loads(file.readline(TEXT_FILE))
+    except _DAMAGED as error:
+        raise _invalid(path, str(error)) from error
+    if not isinstance(names, dict) or not all(map(is_plain_name, names)):
+        raise _invalid(path, "its first line does not list the names of locks")
+    return tuple(PackedLock(path, name) for name in names)
+
+
+def _invalid(path: Path, why: str) -> InvalidInput:
+    return InvalidInput(f"the locks in `{path}` cannot be read: {why[:SHOWN]}", hint="Remove the file")
 
 
 @lru_cache(maxsize=2)
@@ -85,5 +105,15 @@ def _unpacked(pack: Path, _changed: int) -> tuple[list[str], dict[str, list[int]
     """Return the blocks of a pack, and the blocks that make each lock."""
     import gzip  # noqa: PLC0415 - as above
 
-    places, _, blocks = gzip.decompress(pack.read_bytes()).partition(b"\n")
-    return json.loads(blocks), json.loads(places)
+    try:
+        with gzip.open(pack) as file:
+            data = file.read(RECORD_FILE + 1)
+        if len(data) > RECORD_FILE:
+            raise _invalid(pack, f"they have more than {RECORD_FILE >> 20} MiB")
+        places, _, blocks = data.partition(b"\n")
+        found = json.loads(blocks), json.loads(places)
+    except _DAMAGED as error:
+        raise _invalid(pack, str(error)) from error
+    if not isinstance(found[0], list) or not isinstance(found[1], dict):
+        raise _invalid(pack, "it has another form")
+    return found

@@ -10,7 +10,9 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
+from colablock._common.limits import SHOWN
 from colablock._common.text import near
+from colablock._common.toml import read_text_file
 from colablock._common.urls import Url
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
@@ -78,7 +80,7 @@ def parse_matrix(text: str, source: str = "<text>", *, find: Find | None = None)
 def read_file(path: Path) -> MatrixFile:
     """Read the file at *path*.  Raises NotFound if it does not exist, InvalidInput if it is unreadable."""
     try:
-        return MatrixFile(source=str(path), content=path.read_bytes(), path=path)
+        return MatrixFile(source=str(path), content=read_text_file(path), path=path)
     except FileNotFoundError:
         raise NotFound(f"there is no matrix file `{path}`", hint=_near_file(path)) from None
     except OSError as error:
@@ -156,6 +158,8 @@ def _toml(content: bytes, faults: list[Fault]) -> Mapping[str, object] | None:
     except tomllib.TOMLDecodeError as error:
         message = str(error).replace("end of document", f"end of document, line {content.count(10) + 1}")
         faults.append(Fault(path="", message=f"is not TOML: {message}"))
+    except ValueError as error:  # a number with thousands of digits
+        faults.append(Fault(path="", message=f"is not TOML: {str(error)[:SHOWN]}"))
     except RecursionError:
         faults.append(Fault(path="", message="is nested too deeply to be read"))
     else:

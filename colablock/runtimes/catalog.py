@@ -11,6 +11,7 @@ from pathlib import Path
 
 from colablock._common.fs import working_folder, write_atomic
 from colablock._common.ownership import require_trusted
+from colablock._common.toml import read_text_file
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.accelerator import Accelerator, cuda_of_driver
 from colablock.environment.markers_and_tags import environment_for
@@ -281,7 +282,7 @@ def _read_file(path: Path, *, is_shipped: bool = False) -> Recording:
 @lru_cache(maxsize=16)
 def _read_document(path: Path, _stamp: tuple[int, int, int], *, is_shipped: bool) -> Recording:
     try:
-        text = path.read_text("utf-8")
+        text = read_text_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         message = f"`{path}` cannot be read: {error}"
         raise InvalidInput(message) from error

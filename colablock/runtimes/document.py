@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+from colablock._common.limits import SHOWN
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name, is_normalized_name
 from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for
@@ -215,8 +216,8 @@ def read_document(text: str, file: str | None) -> Recording:
     what = file or "a shipped runtime"
     try:
         data = json.loads(text)
-    except ValueError as error:
-        message = f"`{what}` is not JSON: {error}"
+    except (ValueError, RecursionError) as error:
+        message = f"`{what}` is not JSON: {str(error)[:SHOWN]}"
         raise InvalidInput(message) from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         schema = data.get("schema") if isinstance(data, dict) else None

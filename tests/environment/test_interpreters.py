@@ -91,8 +91,9 @@ def test_other_implementations_are_ignored(bare: dict[str, str], tmp_path: Path)
 
 def answer_of(implementation: str, missing: Sequence[str] = ()) -> str:
     """Return what the probe prints in an interpreter called ``/other``."""
-    markers = {"python_full_version": "3.11.1", "implementation_name": implementation}
-    facts = {"base_executable": "/other", "has_headers": True, "markers": markers}
+    known = _probe.interpreter_facts()
+    markers = {**known["markers"], "python_full_version": "3.11.1", "implementation_name": implementation}
+    facts = {**known, "base_executable": "/other", "has_headers": True, "markers": markers}
     return _probe.MARK + json.dumps({"facts": facts, "missing": missing})
 
 

@@ -7,13 +7,16 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
+from colablock._common.decoding import Malformed
 from colablock._common.urls import Mirrors, basename, checked_index, local_path, redacted, split_fragment
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.environment import _probe
-from colablock.environment.accelerator import parse_nvidia_smi
+from colablock.environment.accelerator import Accelerator, parse_nvidia_smi
 from colablock.environment.direct_url import archive_sha256, editable_folder, read_direct_url, to_freeze
+from colablock.environment.probe import read_answer
 from colablock.environment.record import lost_files, read_record, recorded_paths
 from colablock.environment.requirements import asks_for_extras, only_with, parse_requirement, required_name
+from colablock.environment.snapshot import _assemble
 from colablock.errors import ColablockError
 from colablock.index.project_pages import read_page
 from colablock.lockfile.export import Format, export_text
@@ -96,6 +99,23 @@ def _requirement(data: bytes, _folder: Path) -> object:
     return required_name(line), only_with(line), asks_for_extras(line), str(requirement)
 
 
+@cache
+def _answers() -> tuple[bytes, ...]:
+    return (json_bytes({**_probe.probe([]), "distributions": [_DISTRIBUTION]}),)
+
+
+_DISTRIBUTION = {
+    "name": "demo", "version": "1.0", "requires": ["x>=1"], "requires_python": ">=3.9", "extras": ["fast"],
+    "import_names": ["demo"], "direct_url": None, "provenance_url": None, "installer": "pip",
+    "requested": True, "size": 10, "path": "/site/demo-1.0.dist-info",
+}  # fmt: skip
+
+
+def _probe_answer(data: bytes, _folder: Path) -> object:
+    answer = read_answer(data.decode("utf-8", "replace"))
+    return _assemble(answer, environ={}, modules={}, protect=(), accelerator=Accelerator())
+
+
 def _smi(data: bytes, _folder: Path) -> object:
     return parse_nvidia_smi(data.decode("utf-8", "replace"))
 
@@ -125,7 +145,7 @@ marker = "'x' in extras or python_version > '3.8'"
 requires-python = ">=3.9"
 dependencies = [{name = "base"}]
 index = "https://index.example/simple/"
-sdist = {name = "demo-1.0.tar.gz", url = "https://h/demo-1.0.tar.gz", size = 10, hashes = {sha256 = "00"}}
+sdist = {name = "demo-1.0.tar.gz", url = "https://h/demo-1.0.tar.gz", size = 10, hashes = {md5 = "00"}}
 [[packages.wheels]]
 name = "demo-1.0-py3-none-any.whl"
 url = "https://h/demo-1.0-py3-none-any.whl"
@@ -134,7 +154,7 @@ size = 10
 hashes = {sha256 = "0000000000000000000000000000000000000000000000000000000000000000"}
 [[packages]]
 name = "base"
-archive = {url = "https://h/base-1.0.zip", size = 1, hashes = {sha256 = "00"}}
+archive = {url = "https://h/base-1.0.zip", size = 1, hashes = {md5 = "00"}}
 [[packages]]
 name = "repo"
 vcs = {type = "git", url = "https://h/repo.git", commit-id = "0000000000000000000000000000000000000000"}
@@ -368,6 +388,14 @@ FILES: tuple[Target, ...] = (
         _MARKED.encode(),
         b"a @ https://h/a.whl ; os_name == 'x'",
         weight=4,
+    ),
+    Target(
+        name="probe-answer",
+        form="json",
+        samples=_answers,
+        call=_probe_answer,
+        documented=(ColablockError, Malformed),
+        weight=3,
     ),
     target("nvidia-smi", "lines", _smi, b"Tesla T4, 550.54.15, 15360, 7.5\n"),
     Target(name="lock", form="toml", samples=_locks, call=_lock, weight=6),
