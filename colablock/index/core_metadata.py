@@ -241,7 +241,10 @@ def entry_points(archive: SourceArchive) -> str | None:
     lines: list[str] = []
     for group, points in sorted(groups.items()):
         if any(printable(text) != text for point in points.items() for text in (group, *point)):
-            raise BadDistribution(f"an entry point of `{printable(group)[:SHOWN]}` has a control character")
+            shown = printable(group)[:SHOWN]
+            raise BadDistribution(
+                f"`{archive.filename}` has a control character in its entry points `{shown}`"
+            )
         lines += (
             [f"[{group}]", *(f"{name} = {value}" for name, value in sorted(points.items())), ""]
             if points

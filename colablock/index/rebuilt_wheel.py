@@ -198,14 +198,15 @@ def _metadata_text(fields: CoreMetadata) -> str:
     lines += [f"Requires-Python: {fields.requires_python}"] if fields.requires_python else []
     lines += [f"Provides-Extra: {extra}" for extra in fields.extras]
     lines += [f"Requires-Dist: {line}" for line in fields.requires]
-    _refuse_more_lines(lines)
+    _refuse_more_lines(lines, fields.name)
     return "\n".join(lines) + "\n"
 
 
-def _refuse_more_lines(lines: Iterable[str]) -> None:
+def _refuse_more_lines(lines: Iterable[str], name: str) -> None:
     odd = next((line for line in lines if printable(line) != line), None)
     if odd is not None:
-        raise BadDistribution(f"its metadata has a control character: `{printable(odd)[:SHOWN]}`")
+        shown = printable(odd)[:SHOWN]
+        raise BadDistribution(f"the metadata of `{printable(name)}` has a control character: `{shown}`")
 
 
 def _extras(requirements: Iterable[Requirement]) -> set[str]:
