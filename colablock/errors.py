@@ -27,6 +27,7 @@ have no credentials: each error masks them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ __all__ = [
     "TrainingFailed",
     "Unmet",
 ]
+
+_BREAK = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
 
 class ExitCode(IntEnum):
@@ -109,8 +112,10 @@ class Fault:
                 object.__setattr__(self, name, masked(text))
 
     def __str__(self) -> str:
+        """Return the fault in one line: a value of the file must not add lines of its own to a message."""
         text = f"{self.path}: {self.message}" if self.path else self.message
-        return f"{text} ({self.hint})" if self.hint else text
+        text = f"{text} ({self.hint})" if self.hint else text
+        return _BREAK.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class InvalidMatrix(InvalidInput):

@@ -137,6 +137,17 @@ def test_only_reasons_have_several_lines(key: str, tmp_path: Path) -> None:
         find_matrix(str(_write(tmp_path, **{key: f"{GOOD[key][:-2]}\\n{GOOD[key][-2:]}"})))
 
 
+def test_a_key_of_a_matrix_adds_no_line_to_a_message(tmp_path: Path) -> None:
+    path = tmp_path / "demo.toml"
+    path.write_text(
+        'schema = 1\nname = "demo"\n[packages."a\\nhint: run this"]\nversion = ">=1"\n', encoding="utf-8"
+    )
+    with pytest.raises(InvalidMatrix) as caught:
+        find_matrix(str(path))
+    assert not any(line.startswith("hint") for line in str(caught.value).splitlines())
+    assert r"a\nhint: run this" in str(caught.value)
+
+
 PROJECT = '[project]\nname = "demo"\nversion = "1.0"\n{more}\n'
 PROJECTS = {
     "a Python that adds a requirement": 'requires-python = ">=3\\nRequires-Dist: evil"',
