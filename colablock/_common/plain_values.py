@@ -1,8 +1,8 @@
 """Plain values of JSON, read as dataclasses with the standard library alone.
 
-An apply that finds nothing to do takes 0.2 s, and importing msgspec 0.05 s.  The two values that
-such an apply reads, the record of the last apply and its report, are therefore read here; every
-other file is read by `decoding`.
+An apply that finds nothing to do takes 0.2 s, and importing msgspec 0.05 s.  What such an apply and
+`colablock list` read is therefore read here: the record of the last apply, its report, and receipts.
+Every other file is read by `decoding`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from colablock._common.limits import SHOWN
 from colablock.errors import InvalidInput
 
 __all__ = ["from_plain"]
@@ -98,11 +99,14 @@ def _read_plain(kind: Any, value: object, path: str) -> object:
     if kind is object:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise _unreadable(path, "a float", value) from error
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise _unreadable(path, f"a {kind.__name__}", value)
     return value
 
 
 def _unreadable(path: str, expected: str, value: object) -> InvalidInput:
-    return InvalidInput(f"{path} must be {expected}, not {value!r}")
+    return InvalidInput(f"{path} must be {expected}, not {repr(value)[:SHOWN]}")

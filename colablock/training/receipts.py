@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from colablock._common.decoding import Malformed, decode, fitted, read_bounded
+from colablock._common.decoding import read_bounded
 from colablock._common.fs import write_atomic
 from colablock._common.limits import RUN_FILE
+from colablock._common.plain_values import from_plain
 from colablock.environment.accelerator import Accelerator
 from colablock.errors import InvalidInput
 
@@ -106,9 +107,11 @@ def receipt_from(value: object, *, source: str) -> Receipt:
     if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
         raise InvalidInput(f"`{source}` is not a receipt with schema {SCHEMA}")
     try:
-        return fitted(dict(value), Receipt, renamed=_FIELDS)
-    except Malformed as error:
+        receipt = from_plain(Receipt, {_FIELDS.get(key, key): each for key, each in value.items()}, "receipt")
+        _, _ = receipt.held
+    except (InvalidInput, ValueError) as error:
         raise InvalidInput(f"`{source}` is not a complete receipt: {error}") from error
+    return receipt
 
 
 def receipts_folder(source: str) -> Path:
@@ -122,9 +125,9 @@ def read_receipts(source: str) -> tuple[Receipt, ...]:
     found = []
     for path in sorted(receipts_folder(source).glob("*.json")):
         try:
-            value = decode(read_bounded(path, RUN_FILE), dict, by_python=True)
+            value = json.loads(read_bounded(path, RUN_FILE))
             found.append(receipt_from(value, source=str(path)))
-        except (OSError, Malformed, InvalidInput):  # noqa: PERF203 - a handful of files
+        except (OSError, ValueError, RecursionError, InvalidInput):  # noqa: PERF203 - a handful of files
             continue
     return tuple(found)
 

@@ -20,7 +20,7 @@ import colablock
 from colablock.cli.main import main
 from colablock.errors import InvalidInput, Refused, Unmet
 from colablock.training.adapter import download, generate, merge, push
-from colablock.training.receipts import read_receipts
+from colablock.training.receipts import read_receipts, receipt_to
 from colablock.training.runs.checkpoint_archives import CheckpointArchive, unpack
 from colablock.training.runs.checkpoint_restore import restore_checkpoint
 from colablock.training.runs.checkpoint_stores import FolderStore
@@ -31,6 +31,7 @@ from colablock.training.runs.summary import summary_of
 from tests.support.checkpoints import make_checkpoint
 from tests.support.reporters import Notes
 from tests.support.runs import events_of, make_run, process_facts
+from tests.support.training import T4_RECEIPT as T4
 from tests.support.trees import tree_digest
 
 
@@ -451,6 +452,27 @@ def test_a_mirror_with_a_hostile_archive_changes_nothing(tmp_path: Path) -> None
 def test_what_is_no_receipt_is_left_out(make: Callable[[Path], None], tmp_path: Path) -> None:
     (tmp_path / "m.receipts").mkdir()
     make(tmp_path / "m.receipts" / "T4.json")
+    assert read_receipts(str(tmp_path / "m.toml")) == ()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"after": 10**400},
+        {"held": [1.0]},
+        {"held": "12"},
+        {"losses": [None]},
+        {"matrix": 3},
+        {"versions": []},
+    ],
+    ids=str,
+)
+def test_a_hostile_receipt_is_left_out(changes: Mapping[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "m.receipts").mkdir()
+    file = tmp_path / "m.receipts" / "T4.json"
+    file.write_text(json.dumps(receipt_to(T4)))
+    assert read_receipts(str(tmp_path / "m.toml")) == (T4,)
+    file.write_text(json.dumps({**receipt_to(T4), **changes}))
     assert read_receipts(str(tmp_path / "m.toml")) == ()
 
 

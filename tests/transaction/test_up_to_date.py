@@ -74,6 +74,17 @@ def test_a_changed_environment_is_not_up_to_date(applied: ApplyOptions, tmp_path
     assert up_to_date_report(applied, os.environ) is None
 
 
+@pytest.mark.parametrize("report", [{}, {"version": 1}, {"version": 9}, {"version": 1, "checks": 10**400}])
+def test_a_record_with_a_damaged_report_is_not_up_to_date(
+    applied: ApplyOptions, report: dict[str, object]
+) -> None:
+    home = apply_record.home_folder(os.environ)
+    last = apply_record.load("demo", home)
+    assert last is not None
+    apply_record.save(replace(last, report=report), home)
+    assert up_to_date_report(applied, os.environ) is None
+
+
 @pytest.mark.parametrize(
     "change", [{"with_": ("more",)}, {"protect": ("demo",)}, {"runtime": "colab-2026.08-gpu"}]
 )
