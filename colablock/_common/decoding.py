@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from colablock.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import msgspec
 
 __all__ = [
     "Malformed",
@@ -37,6 +40,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+_DECODERS: dict[object, msgspec.json.Decoder[Any]] = {}
+_MAKING = threading.Lock()
 _PYTHON_ONLY = (b"\\u", b"NaN", b"Infinity")
 _LONGEST_NAME = 255  # bytes, on every common file system
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # Windows has none
@@ -58,7 +63,7 @@ def decode(data: bytes | str, type_: type[T], *, by_python: bool = False) -> T:
     import msgspec  # noqa: PLC0415 - its import takes 50 ms
 
     try:
-        value = msgspec.json.decode(data, type=type_)
+        value = _decoder_of(type_).decode(data)
     except RecursionError as error:
         raise Malformed("it is nested too deeply") from error
     except (msgspec.MsgspecError, UnicodeError, ValueError) as error:
@@ -81,11 +86,26 @@ def fitted(value: object, type_: type[T], *, renamed: Mapping[str, str] | None =
     if renamed and isinstance(value, dict):
         value = {renamed.get(key, key): one for key, one in value.items()}
     try:
+        _decoder_of(type_)
         return msgspec.convert(value, type_)
     except RecursionError as error:
         raise Malformed("it is nested too deeply") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise Malformed(_one_line(str(error))) from error
+
+
+def _decoder_of(type_: type[T]) -> msgspec.json.Decoder[T]:
+    """Return the decoder of a type, made once.
+
+    The first use of a type makes tables that all decoders share, and two threads that make them at the same
+    time crash the interpreter (msgspec 0.22).
+    """
+    import msgspec  # noqa: PLC0415
+
+    with _MAKING:
+        if type_ not in _DECODERS:
+            _DECODERS[type_] = msgspec.json.Decoder(type_)
+        return _DECODERS[type_]
 
 
 def encode(value: object) -> bytes:

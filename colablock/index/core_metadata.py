@@ -12,6 +12,7 @@ from typing import IO, cast
 import msgspec
 
 from colablock._common.archives import UNREADABLE, open_zip, read_member
+from colablock._common.decoding import Malformed, fitted
 from colablock._common.limits import DIRECTORY, METADATA, REQUIREMENTS, SHOWN, TEXT_FILE
 from colablock._common.text import printable
 from colablock._common.toml import NotToml, load_toml
@@ -273,8 +274,8 @@ def _project_table(archive: SourceArchive) -> _Project | None:
     member = archive.members.get("pyproject.toml")
     try:
         table = load_toml(member.read(TEXT_FILE)).get("project") if member is not None else None
-        return None if table is None else msgspec.convert(table, _Project)
-    except (NotToml, msgspec.ValidationError):
+        return None if table is None else fitted(table, _Project)
+    except (NotToml, Malformed):
         return None
 
 

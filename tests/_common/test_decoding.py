@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,32 @@ def test_the_end_of_a_file_is_bounded(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ("fifo", "none", "a\0b"):
         assert read_end(tmp_path / name, 4) == b""
+
+
+RACE = """\
+import sys, threading
+import msgspec
+from colablock._common.decoding import decode
+
+sys.setswitchinterval(1e-6)
+for round in range(60):
+    types = {"S0": msgspec.defstruct("S0", [("a", str), ("b", list[int] | None, None)])}
+    for number in range(1, 12):
+        below = types[f"S{number - 1}"]
+        fields = [("a", str), ("b", below | None, None), ("c", list[below] | None, None)]
+        types[f"S{number}"] = msgspec.defstruct(f"S{number}", fields)
+    barrier, found = threading.Barrier(8), []
+
+    def read():
+        barrier.wait()
+        found.append(decode(b'{"a": "x", "b": {"a": "y"}, "c": [{"a": "z"}]}', types["S11"]))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert [one.c[0].a for one in found] == ["z"] * 8
+"""
+
+
+def test_threads_may_read_a_type_for_the_first_time_together() -> None:
+    subprocess.run([sys.executable, "-c", RACE], check=True)
