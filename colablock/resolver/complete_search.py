@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CompleteSearch", "Impossible", "Questions", "SearchEnded"]
 
 _ABSENT = 1  # the bit of "not selected"
+_READ_STEPS = 1_000  # that reading the metadata of one version counts as
 _PROMOTED = 5  # the conflicts after which a project is decided before the others, as in pip
 _MOST_READ = 500  # the versions that are read only to find what may want a pre-release or a yanked version
 
@@ -132,9 +133,9 @@ class _Step:
 
 
 class CompleteSearch:
-    """One search.  *steps* bounds the incompatibilities that it looks at, and so its time.
+    """One search.  *steps* bounds the incompatibilities that it looks at, and the metadata that it reads.
 
-    *dependencies* are those of the provider, or a part of them.
+    With *dependencies*, these are the requirements, and no metadata is read.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class CompleteSearch:
         self._dependencies = dependencies or questions.get_dependencies
         self._roots = tuple(roots)
         self._left = self.steps = steps
+        self._read_steps = 0 if dependencies else _READ_STEPS
         self._to_read = _MOST_READ
         self._projects: list[_Project] = []
         self._places: dict[Key, int] = {}
@@ -206,6 +208,7 @@ class CompleteSearch:
         if project.read & bit:
             return False
         project.read |= bit
+        self._left -= self._read_steps
         candidate = project.candidates[bit.bit_length() - 2]
         for want in self._dependencies(candidate):
             target = self._place(self._questions.identify(want))

@@ -107,6 +107,7 @@ def test_a_json_page_is_read_whole() -> None:
     [
         ({}, (None, False, None)),
         ({"yanked": False, "core-metadata": False}, (None, False, None)),
+        ({"yanked": None, "core-metadata": None}, (None, False, None)),
         ({"yanked": True, "core-metadata": True}, ("", True, None)),
         ({"dist-info-metadata": {"sha256": "ab"}}, (None, {"sha256": "ab"}, None)),
         ({"upload-time": "2024-05-06T07:08:09Z"}, (None, False, 1714979289.0)),

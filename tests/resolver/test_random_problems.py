@@ -16,7 +16,7 @@ from tests.support.random_problems import RandomProblem, random_problem
 
 pytestmark = pytest.mark.requirements
 
-# With resolvelib alone, the first have no solution, and the others have pins that nothing admits.
+# With resolvelib alone, the first have no solution, and the others have pre-releases that nothing admits.
 MISSED = (1127, 1248, 2068, 2224, 2926, 3071, 3322, 3483, 3833, 4163, 5878, 6021, 6989, 7936, 8389)
 WRONG = (14, 57, 8997, 12775, 15516)
 EXPLAINED = (580, 1051, 1169)  # by a constraint on a project in the middle
