@@ -194,7 +194,7 @@ def test_no_value_breaks_out_of_the_document() -> None:
         package("shapes", wheels=[wheel("shapes", hashes={"sha256": A, "odd\n": 'x"', "sha512": "no hex"})]),
         matrix=odd,
         variant=odd,
-        assumes={odd: odd},
+        assumes={"numpy": odd},
     )
     assert properties(bill["metadata"])["variant"] == odd
     (hashed,) = [one for one in bill["components"] if one["name"] == "shapes"]
