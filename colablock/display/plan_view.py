@@ -56,6 +56,11 @@ def _blocks(plan: Plan) -> Iterator[Block]:
     facts = [Pair(lead="target", text=f"{_place(plan)} ({plan.why_target})")] if plan.why_target else []
     if plan.python:
         facts.append(Pair(lead="Python", text=(f"{plan.python_version}, ", Span(plan.python, Tone.CODE))))
+    if plan.lock:
+        hosts = f" (files from {', '.join(plan.lock_hosts)})" if plan.lock_hosts else ""
+        facts.append(Pair(lead="lock", text=f"{plan.lock}{hosts}"))
+    if plan.shadow:
+        yield Note(label="note", text=plan.shadow)
     if facts:
         yield Pairs(tuple(facts))
     for action in Action:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
 
 from colablock._common.urls import basename
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
@@ -57,6 +58,7 @@ class LockSource:
     allow_build: frozenset[str] = frozenset()
     no_binary: frozenset[str] = frozenset()
     name: str = LOCK
+    path: str = ""
     _packages: dict[NormalizedName, Package] = field(init=False)
     _policy: Policy = field(init=False)
     _judged: dict[NormalizedName, ProjectCandidates] = field(init=False, default_factory=dict)
@@ -71,6 +73,13 @@ class LockSource:
     @property
     def _any_wheel(self) -> Policy:
         return replace(self._policy, no_binary=frozenset())
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts of the files that it lists for this environment, sorted."""
+        files = (file for name in self._packages for one in self.judge(name).candidates for file in one.files)
+        hosts = {urlsplit(file.url).netloc.rpartition("@")[2] for file in files}
+        return tuple(sorted(hosts - {""}))
 
     @property
     def is_ours(self) -> bool:

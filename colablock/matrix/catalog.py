@@ -20,6 +20,7 @@ from colablock.matrix.reader import MatrixFile, is_path, load_matrix, read_file
 __all__ = ["ENTRY_POINTS", "Listed", "find_matrix", "list_matrices", "lock_files", "lock_folder"]
 
 ENTRY_POINTS = "colablock.matrices"
+_SHIPPED = "colablock/matrices"
 VARIABLE = "COLABLOCK_MATRICES"
 
 
@@ -108,7 +109,7 @@ def find_matrix(
     file = find(name_or_path)
     matrix = load_matrix(file, find=find)
     _check_name(matrix, name_or_path)
-    return matrix
+    return replace(matrix, replaces_shipped=_replaces_shipped(matrix))
 
 
 def lock_files(
@@ -195,6 +196,15 @@ def _check_name(matrix: Matrix, name: str) -> None:
         raise InvalidMatrix(matrix.source, [fault])
 
 
+def _replaces_shipped(matrix: Matrix) -> bool:
+    """Whether a matrix of the same name is shipped, and *matrix* is another file."""
+    shipped = dict(_MatrixPlace(title=_SHIPPED, folder=_shipped()).files()).get(matrix.name)
+    if shipped is None:
+        return False
+    path = str(shipped) if isinstance(shipped, Path) else f"{_SHIPPED}/{shipped.name}"
+    return os.path.realpath(path) != os.path.realpath(matrix.source) and path != matrix.source
+
+
 def _find(name: str, places: tuple[_MatrixPlace, ...]) -> MatrixFile:
     known: list[str] = []
     for place in places:
@@ -241,7 +251,7 @@ def _places(environ: Mapping[str, str], cwd: Path) -> Iterator[_MatrixPlace]:
             yield _MatrixPlace(title=text, folder=_below(cwd, text))
     for entry_point in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda found: found.name):
         yield _package(entry_point.value)
-    yield _MatrixPlace(title="colablock/matrices", folder=_shipped())
+    yield _MatrixPlace(title=_SHIPPED, folder=_shipped())
 
 
 def _package(module: str) -> _MatrixPlace:

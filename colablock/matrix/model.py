@@ -34,6 +34,7 @@ __all__ = [
     "merged",
     "roots",
     "select_variant",
+    "shadow_text",
 ]
 
 
@@ -163,8 +164,17 @@ class Matrix:
     options: Options = field(default_factory=Options)
     variants: Mapping[str, Variant] = field(default_factory=dict)
     variant: str | None = None  # the variant that select_variant() merged in
+    replaces_shipped: bool = False  # a matrix of this name is shipped, and this is another one
     verify: Verify = field(default_factory=Verify)
     train: Train = field(default_factory=Train)
+
+
+def shadow_text(matrix: Matrix) -> str | None:
+    """Return the sentence that *matrix* is used in place of the shipped one; None if it is not."""
+    if not matrix.replaces_shipped:
+        return None
+    source = matrix.source if matrix.source.startswith(("/", ".")) else f"./{matrix.source}"
+    return f"using {source}, which replaces the shipped {matrix.name}"
 
 
 class HasName(Protocol):

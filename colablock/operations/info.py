@@ -13,7 +13,7 @@ from colablock._masking import masked
 from colablock._version import __version__
 from colablock.environment.snapshot import snapshot_of, take_snapshot
 from colablock.matrix.catalog import Listed, find_matrix, list_matrices
-from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry
+from colablock.matrix.model import Absent, Constraint, Matrix, PackageEntry, shadow_text
 from colablock.network.settings import read_settings
 from colablock.runtimes.catalog import runtimes
 from colablock.training.receipts import proven_on
@@ -59,7 +59,9 @@ def _listed(one: Listed) -> dict[str, object]:
 def matrix_facts(name: str, environ: Mapping[str, str]) -> dict[str, object]:
     """Return one matrix as declared, with the reason for every entry."""
     matrix = find_matrix(name, environ=environ)
+    shadow = shadow_text(matrix)
     return {
+        **({"note": shadow} if shadow else {}),
         "name": matrix.name,
         "summary": matrix.summary,
         "source": matrix.source,

@@ -48,8 +48,8 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     recovered first.  Without it the plan only notes that there is one.
     Raises NoSolution, FetchFailed and Refused (exit 1), InvalidInput (exit 2).
     """
-    kernel = _read_state(session, options, recover=recover)
     matrix = session.matrix(options.name)
+    kernel = _read_state(session, options, recover=recover)
     last = None if options.runtime else applied.load(matrix.name, session.home)
     must_hold = requirements_to_hold(last, kernel) if last else frozenset()
     solver = replace(solver_for(session, options, kernel), must_hold=must_hold)

@@ -13,6 +13,7 @@ from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Snapshot, find_executable, is_version, snapshot_of, take_snapshot
 from colablock.matrix.catalog import find_matrix
+from colablock.matrix.model import shadow_text
 from colablock.network.settings import Settings, read_settings
 from colablock.transaction.apply_record import home_folder
 
@@ -45,7 +46,12 @@ class Session:
 
     def matrix(self, name: str) -> Matrix:
         """Return the matrix with that name or path, no variant selected.  Raises NotFound, InvalidMatrix."""
-        return find_matrix(name, environ=self.environ)
+        matrix = find_matrix(name, environ=self.environ)
+        text = shadow_text(matrix)
+        if text is not None and text not in self._noted:
+            self._noted.add(text)
+            self.reporter.note(text)
+        return matrix
 
     def settings(self, options: ApplyOptions, matrix: Matrix | None) -> Settings:
         """Return the indexes and folders in force.  A note about another tool's settings is given once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from colablock._common.urls import Mirrors
@@ -12,16 +13,27 @@ from colablock.lockfile.origins import LockOrigins
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import LockHead, assumption_failures
 from colablock.lockfile.tool_table import DELTA
+from colablock.matrix.model import shadow_text
 from colablock.matrix.package_sources import PackageSources
 
 if TYPE_CHECKING:
     from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Snapshot
+    from colablock.index.candidates import CandidateSource
     from colablock.matrix.model import Matrix, PackageEntry
     from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
+    from colablock.planning.plan import Plan
 
-__all__ = ["check_assumed", "open_lock"]
+__all__ = ["check_assumed", "open_lock", "with_origin"]
+
+
+def with_origin(plan: Plan, matrix: Matrix, source: CandidateSource | None) -> Plan:
+    """Return *plan* with what it comes from: the lock, the hosts of its files, and a matrix that shadows."""
+    plan = replace(plan, shadow=shadow_text(matrix))
+    if not isinstance(source, LockSource):
+        return plan
+    return replace(plan, lock=source.path, lock_hosts=source.hosts)
 
 
 def open_lock(
@@ -55,6 +67,7 @@ def open_lock(
         allow_build=matrix.options.allow_build,
         no_binary=matrix.options.no_binary,
         name=name,
+        path=str(path),
     )
     origins.check(lock, path.parent, name)
     return source

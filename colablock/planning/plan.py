@@ -134,6 +134,9 @@ class Plan:
     notes: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()  # the requested requirements (PEP 508)
     undo_cost: UndoCost | None = None
+    shadow: str | None = None  # the matrix is used in place of a shipped one
+    lock: str | None = None  # the lock that the versions are from
+    lock_hosts: tuple[str, ...] = ()  # the hosts that its files are on
     beforehand: tuple[str, ...] = ()  # notes that only matter before the plan is applied
 
     @property

@@ -26,7 +26,7 @@ from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
 from colablock.planning.bound_names import resolve_bound
 from colablock.planning.hints import alternatives
-from colablock.planning.locks import check_assumed, open_lock
+from colablock.planning.locks import check_assumed, open_lock, with_origin
 from colablock.planning.plan import Plan, Remedy, Step, Target
 from colablock.planning.planner import make_plan
 from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
@@ -167,6 +167,7 @@ class Solver:
             fingerprint=fingerprint(kernel),
             notes=(*kernel.notes, *_managed(kernel), *self._notes(resolution, locked)),
         )
+        plan = with_origin(plan, self.matrix, locked)
         return PlannedChange(
             plan=plan, matrix=self.matrix, resolution=resolution, snapshot=kernel, preparer=preparer
         )
@@ -230,6 +231,7 @@ class Solver:
             why_target=why,
             notes=self._notes(candidate.resolution, preparer.source),
         )
+        plan = with_origin(plan, self.matrix, preparer.source)
         return PlannedChange(
             plan=plan, matrix=self.matrix, resolution=candidate.resolution, snapshot=empty, preparer=preparer
         )

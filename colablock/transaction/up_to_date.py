@@ -13,7 +13,7 @@ from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import installed_versions
 from colablock.errors import InvalidInput
 from colablock.matrix.catalog import find_matrix, lock_files
-from colablock.matrix.model import Matrix
+from colablock.matrix.model import Matrix, shadow_text
 from colablock.matrix.packed_locks import LockFile
 from colablock.planning.options import ApplyOptions
 from colablock.transaction import apply_record as applied
@@ -48,7 +48,9 @@ def up_to_date_report(options: ApplyOptions, environ: Mapping[str, str]) -> Repo
     # A process that had loaded the old modules still has them.
     waits = report.needs_restart and last.process == os.getpid()
     restart = report.restart if waits else ()
-    return replace(report, changed=False, needs_restart=waits, restart=restart, seconds=0.0)
+    shadow = shadow_text(matrix)
+    notes = (shadow, *report.notes) if shadow else report.notes
+    return replace(report, notes=notes, changed=False, needs_restart=waits, restart=restart, seconds=0.0)
 
 
 def request_key(options: ApplyOptions, matrix: Matrix, environ: Mapping[str, str] | None = None) -> str:

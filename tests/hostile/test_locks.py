@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,3 +268,40 @@ def test_a_malformed_host_of_the_user_is_an_error(
     monkeypatch.setenv("COLABLOCK_FILE_HOSTS", "https://files.example/")
     assert _main("plan", "tiny") == ExitCode.USAGE
     assert "`https://files.example/` in COLABLOCK_FILE_HOSTS is not a host name" in _said(capsys)
+
+
+def test_a_plan_names_its_lock_and_the_hosts_of_the_files(
+    target: Target, lock: Lock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("plan", "tiny", "--lock", str(_path(target)), "--into", "kernel", "--python", target.venv.python)
+    capsys.readouterr()
+    assert _main(*argv) == ExitCode.DONE
+    host = lock.url.split("/")[2]
+    assert f"pylock.toml (files from {host})" in " ".join(capsys.readouterr().out.split())
+    assert _main(*argv, "--json") == ExitCode.DONE
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["lock"], plan["lock_hosts"], plan["shadow"]) == (str(_path(target)), [host], None)
+
+
+SHADOW = "using ./matrices/qlora-2024.toml, which replaces the shipped qlora-2024"
+
+
+@pytest.mark.parametrize(
+    "command", [("plan", "--into", "kernel"), ("apply", "--into", "kernel", "--yes"), ("lock",)]
+)
+def test_a_matrix_in_place_of_a_shipped_one_is_said_first(
+    command: tuple[str, ...], target: Target, lock: Lock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = _matrix(target).read_text(encoding="utf-8").replace('"tiny"', '"qlora-2024"')
+    (target.folder / "matrices" / "qlora-2024.toml").write_text(text, encoding="utf-8")
+    assert lock.url
+    capsys.readouterr()
+    where = ("--python", target.venv.python) if command[0] != "lock" else ()
+    assert _main(command[0], "qlora-2024", *command[1:], *where) == ExitCode.DONE
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.removeprefix("note: ").startswith(SHADOW), said
+    if command[0] == "plan":
+        assert _main("plan", "qlora-2024", *command[1:], *where, "--json") == ExitCode.DONE
+        assert json.loads(capsys.readouterr().out)["shadow"] == SHADOW
+        assert _main("show", "qlora-2024", "--json") == ExitCode.DONE
+        assert json.loads(capsys.readouterr().out)["note"] == SHADOW
