@@ -114,10 +114,12 @@ def prove(
         reporter.step(f"{check.kind} {check.subject}", done, total)
 
     with scratch_folder() as scratch:
+        work = scratch / "work"  # what is in it can be imported, so it has none of the caches
+        work.mkdir()
         child = Child(
             python=str(python),
             environ=proof_environment(python, environ, scratch, bytecode=bytecode),
-            folder=scratch,
+            folder=work,
             timeout=timeout,
         )
         jobs = [("import", name) for name in verify.imports]

@@ -155,6 +155,59 @@ def test_the_revision_is_the_commit_of_the_clone(tmp_path: Path, monkeypatch: py
     assert git_revision(tmp_path, {"PATH": "/none"}) is None
 
 
+def test_reading_the_revision_runs_nothing_of_the_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = shutil.which("git") or pytest.skip("there is no git here")
+    clone, trap, bad = tmp_path / "clone", tmp_path / "trap", tmp_path / "bad"
+    bad.write_text(f"#!/bin/sh\necho $0 >> '{trap}'\n")
+    bad.chmod(0o755)
+    clone.mkdir()
+
+    def run(*words: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always")
+        subprocess.run([git, *identity, "-C", str(clone), *words], check=True)
+
+    run("init", "-q")
+    for name in ("a", "b"):
+        (clone / name).write_text("1")
+    (clone / ".gitattributes").write_text("a filter=evil\nb filter=x=y.z diff=evil\n")
+    run("add", ".")
+    run("commit", "-q", "-m", "first")
+    for key in (
+        "core.fsmonitor",
+        "core.sshCommand",
+        "core.pager",
+        "credential.helper",
+        "diff.evil.textconv",
+        "diff.evil.command",
+        "diff.external",
+        "filter.evil.clean",
+        "filter.evil.process",
+        "filter.x=y.z.clean",
+        "filter.x=y.z.smudge",
+    ):
+        run("config", key, str(bad))
+    run("config", "filter.evil.required", "true")
+    included = tmp_path / "included"
+    included.write_text(f'[filter "x=y.z"]\nprocess = {bad}\n')
+    run("config", "include.path", str(included))
+    for hook in ("post-index-change", "pre-commit", "fsmonitor-watchman", "post-checkout"):
+        (clone / ".git/hooks" / hook).write_text(bad.read_text())
+        (clone / ".git/hooks" / hook).chmod(0o755)
+    monkeypatch.chdir(clone)  # `git` is in the working folder as well
+    bad.rename(clone / "git")
+    shutil.copy(clone / "git", bad)
+    assert not trap.exists()
+    for name in ("a", "b"):
+        (clone / name).write_text("2")
+    trapped = {"GIT_SSH_COMMAND": str(bad), "GIT_PAGER": str(bad), "GIT_EXTERNAL_DIFF": str(bad)}
+    found = git_revision(clone, {**os.environ, **trapped, "PATH": f".:{os.environ['PATH']}"})
+    assert found is not None
+    assert found.endswith("+")
+    assert not trap.exists()
+
+
 def test_only_existing_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
