@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.child_environment import absolute_path
 from colablock._common.process import ChildFailed, run_uv
 from colablock._common.reporter import Reporter
 from colablock._vendor.packaging.version import Version
@@ -114,7 +115,7 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         yield path, "pyenv"
     # A shim of pyenv is a shell script that starts one of its versions, or none.  Each takes 0.25 s.
     shims = os.path.realpath(_pyenv_root(environ) / "shims")
-    for folder in environ.get("PATH", "").split(os.pathsep):
+    for folder in absolute_path(environ).split(os.pathsep):
         if os.path.realpath(folder) == shims:
             continue
         for name in _names(folder):

@@ -146,7 +146,7 @@ def take_snapshot(
 
 
 def snapshot_of(
-    python: Path,
+    python: str | Path,
     *,
     protect: Iterable[str] = (),
     environ: Mapping[str, str],
@@ -305,8 +305,16 @@ def _direct_requirements(installed: Installed, environment: Environment) -> Iter
             yield canonicalize_name(requirement.name)
 
 
-def find_executable(python: Path, environ: Mapping[str, str]) -> Path:
-    """Return the executable of a path, of the folder of an environment, or of a command.  Raises NotFound."""
+def find_executable(python: str | Path, environ: Mapping[str, str]) -> Path:
+    """Return the executable of a path, of the folder of an environment, or of a command.  Raises NotFound.
+
+    A name without a slash is a command first: a file of the working folder may have that name.
+    """
+    is_command = isinstance(python, str) and os.sep not in python
+    python = Path(python)
+    found = find_program(str(python), environ) if is_command else None
+    if found is not None:
+        return Path(found).absolute()
     for candidate in (python, python / "bin" / "python", python / "Scripts" / "python.exe"):
         if os.path.isfile(candidate):  # noqa: PTH113 - Path raises an error for a long name
             return candidate.absolute()

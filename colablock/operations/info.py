@@ -6,7 +6,6 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 from colablock._common.urls import redacted
 from colablock._masking import masked
@@ -92,7 +91,7 @@ def _title(entry: PackageEntry | Constraint | Absent) -> str:
 
 def machine_facts(environ: Mapping[str, str], *, python: str | None = None) -> dict[str, object]:
     """Return what colablock detects on this machine, without credentials, for a bug report."""
-    snapshot = snapshot_of(Path(python), environ=environ) if python else take_snapshot(environ=environ)
+    snapshot = snapshot_of(python, environ=environ) if python else take_snapshot(environ=environ)
     settings = read_settings(environ)
     return {
         "colablock": __version__,

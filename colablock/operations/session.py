@@ -74,7 +74,7 @@ class Session:
         An interpreter has to be started to read its site, so the result is cached.
         """
         if python not in self._sites:
-            executable = find_executable(Path(python), self.environ) if python else sys.executable
+            executable = find_executable(python, self.environ) if python else sys.executable
             self._sites[python] = read_site(executable, self.environ)
         return self._sites[python]
 
@@ -86,7 +86,7 @@ class Session:
         Without *accelerator* the machine's own is detected.
         """
         if python:
-            return snapshot_of(Path(python), protect=protect, environ=self.environ, accelerator=accelerator)
+            return snapshot_of(python, protect=protect, environ=self.environ, accelerator=accelerator)
         modules = sys.modules if self.in_kernel else None
         return take_snapshot(
             protect=protect, loaded_modules=modules, environ=self.environ, accelerator=accelerator

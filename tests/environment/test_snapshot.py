@@ -24,6 +24,7 @@ from colablock.environment.snapshot import (
     Installed,
     Snapshot,
     detect_host,
+    find_executable,
     fingerprint,
     installed_versions,
     protected_names,
@@ -639,3 +640,16 @@ def test_the_fingerprint_depends_on_versions_and_direct_urls_only() -> None:
         installed_of(numpy="2"),
     ]
     assert len({first, *(fingerprint(snapshot_with(other)) for other in others)}) == 4
+
+
+def test_a_command_is_not_taken_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("work", "bin"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "python9").write_text("#!/bin/sh\n")
+        (tmp_path / folder / "python9").chmod(0o755)
+    monkeypatch.chdir(tmp_path / "work")
+    environ = {"PATH": f".::{tmp_path / 'bin'}"}
+    assert find_executable("python9", environ) == tmp_path / "bin" / "python9"
+    assert find_executable("./python9", environ) == tmp_path / "work" / "python9"
