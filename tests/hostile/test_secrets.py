@@ -49,18 +49,24 @@ def _seen():
 _seen()
 """
 BACKEND = """
-import zipfile, pathlib
+import base64, hashlib, pathlib, zipfile
 def get_requires_for_build_wheel(config_settings=None):
     return []
 def build_wheel(folder, config_settings=None, metadata_directory=None):
     import helper
-    name = "canvas-1.0-py3-none-any.whl"
+    name, info = "canvas-1.0-py3-none-any.whl", "canvas-1.0.dist-info"
+    files = {
+        "canvas.py": "",
+        f"{info}/METADATA": "Metadata-Version: 2.1\\nName: canvas\\nVersion: 1.0\\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    }
+    record = f"{info}/RECORD,,\\n"
     with zipfile.ZipFile(pathlib.Path(folder, name), "w") as made:
-        made.writestr("canvas.py", "")
-        info = "canvas-1.0.dist-info"
-        made.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\\nName: canvas\\nVersion: 1.0\\n")
-        made.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-        made.writestr(f"{info}/RECORD", "")
+        for path, text in files.items():
+            digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+            record += f"{path},sha256={digest},{len(text)}\\n"
+            made.writestr(path, text)
+        made.writestr(f"{info}/RECORD", record)
     return name
 """
 PYPROJECT = """\
