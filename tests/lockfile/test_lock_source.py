@@ -311,7 +311,7 @@ def test_an_environment_uses_the_python_of_the_lock(server: IndexServer, tmp_pat
     """The lock does not fit the other Pythons that are tried."""
     path = written_to(lock_of(server, "base"), tmp_path)
     solver = Solver(
-        matrix=Matrix(name="m", source="m.toml", digest="0", packages=entries("base")),
+        matrix=Matrix(name="m", source="m.toml", digest="0" * 64, packages=entries("base")),
         kernel=Snapshot(environment=PYTHON_310, python="", prefix="/usr", site="/usr/lib", installed={}),
         settings=Settings(default_index=Url(server.url), offline=True),
         environ={**os.environ},

@@ -26,7 +26,7 @@ NAME = canonicalize_name("native")
 INDEX = "https://index.example/simple/"
 OLD, NEW = datetime(2024, 5, 1, tzinfo=timezone.utc), datetime(2024, 7, 1, tzinfo=timezone.utc)
 CUTOFF = datetime(2024, 6, 1, tzinfo=timezone.utc)
-MATRIX = Matrix(name="m", source="m.toml", digest="0")
+MATRIX = Matrix(name="m", source="m.toml", digest="0" * 64)
 FREE_THREADED = environment_for("3.13t", "manylinux_2_35_x86_64")
 MUSL = environment_for("3.12.11", "musllinux_1_2_x86_64")
 

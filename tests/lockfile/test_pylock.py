@@ -119,7 +119,7 @@ def test_a_direct_reference_is_an_archive(server: IndexServer) -> None:
 
 def test_a_lock_without_packages_has_an_empty_list() -> None:
     resolution = resolve(Request(environment=PYTHON_312, roots=()), DictSource({}))
-    lock = make_lock(resolution, Matrix(name="none", source="none.toml", digest="0"))
+    lock = make_lock(resolution, Matrix(name="none", source="none.toml", digest="0" * 64))
     assert b"packages = []\n" in write_lock(lock)
     assert Pylock.from_dict(as_table(lock)).packages == []
 
@@ -158,7 +158,7 @@ def wheel_file(name: str = "a-1.0-py3-none-any.whl", **facts: Any) -> File:
     return File(filename=name, url=f"https://files.example/{name}", **facts)
 
 
-PLAIN = Matrix(name="m", source="m.toml", digest="0")
+PLAIN = Matrix(name="m", source="m.toml", digest="0" * 64)
 
 
 @pytest.mark.parametrize("hashes", [{}, {"md5": "0" * 32}, {"sha1": "0" * 40}], ids=["none", "md5", "sha1"])

@@ -27,7 +27,7 @@ def entry(name: str, **facts: Any) -> PackageEntry:
 
 def matrix_of(*packages: PackageEntry, **facts: Any) -> Matrix:
     """Return a matrix with the entries *packages*."""
-    return Matrix(name="demo", source="demo.toml", digest="0", packages=packages, **facts)
+    return Matrix(name="demo", source="demo.toml", digest="0" * 64, packages=packages, **facts)
 
 
 def prepared(
