@@ -317,7 +317,7 @@ def _rank(tags: str, ranks: Mapping[str, int]) -> int | None:
     whole = ranks.get(tags)
     if whole is not None or "." not in tags:
         return whole
-    pythons, abis, platforms = (part.split(".") for part in tags.split("-"))
+    pythons, abis, platforms = (set(part.split(".")) for part in tags.split("-"))
     found = [ranks.get(f"{p}-{a}-{f}") for p in pythons for a in abis for f in platforms]
     return min((rank for rank in found if rank is not None), default=None)
 
