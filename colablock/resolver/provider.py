@@ -124,7 +124,6 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         name, extra = key
         if name == PYTHON:
             return [self._python] if all(self.is_satisfied_by(want, self._python) for want in wants) else []
-        self._tell(name)
         return [ResolverCandidate(candidate, extra) for candidate in self.matcher.matching(name, wants)]
 
     def _tell(self, name: NormalizedName) -> None:
@@ -205,6 +204,8 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         if extra is not None:
             wants += requirements.get((name, None), ())
         bad = {choice.version for choice in incompatibilities[identifier]}
+        if name != PYTHON:
+            self._tell(name)
         return [choice for choice in self.matches(identifier, wants) if choice.version not in bad]
 
     def is_satisfied_by(self, requirement: ResolverRequirement, candidate: ResolverCandidate) -> bool:
