@@ -88,7 +88,6 @@ CONDITIONS: Mapping[str, Condition] = {
     "a read-only working folder": Condition(spoil=_read_only("work")),
     "no temporary folder": Condition(spoil=lambda machine: shutil.rmtree(machine.folder / "tmp")),
     "a read-only temporary folder": Condition(spoil=_read_only("tmp")),
-    "an unknown home": Condition(without=(*_OWN, "HOME"), environ={"XDG_DATA_HOME": "relative"}),
     "a relative home": Condition(without=_OWN, environ={"HOME": "relative"}),
     "a home of nobody": Condition(environ=_places("~nobody-of-this-name/")),
     "names that are too long": Condition(environ=_places("/tmp/" + "x" * 300)),  # noqa: S108
