@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from colablock._common.text import printable
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> int:
     """Run one command and return its exit code."""
     environ = os.environ if environ is None else environ
+    _open_missing_streams()
     args = _parsed(list(sys.argv[1:] if argv is None else argv))
     out, err = _consoles(environ)
     try:
@@ -92,6 +94,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     except BrokenPipeError:
         _discard_output()
         return ExitCode.DONE
+    except OSError as error:  # the output cannot be written: its disk is full
+        from colablock._common.fs import machine_error
+
+        _discard_output()
+        return _print_error(machine_error(error), args, out, err)
     except Exception:  # noqa: BLE001 - a bug in colablock has its own exit code
         err.print(masked(traceback.format_exc()), markup=False, highlight=False)
         err.print(
@@ -138,6 +145,21 @@ def _leave(code: ExitCode) -> None:
     """End this process without joining the threads that still wait for the network."""
     sys.stderr.flush()
     os._exit(code)
+
+
+def _open_missing_streams() -> None:
+    """Open the null device for each standard stream that is closed.
+
+    Otherwise the next file that is opened would get its number, and output of a child would go there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                descriptor = os.open(os.devnull, os.O_RDWR)
+                if descriptor != number:
+                    os.dup2(descriptor, number)
+                    os.close(descriptor)
+                setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8"))
 
 
 def _discard_output() -> None:
