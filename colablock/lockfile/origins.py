@@ -8,7 +8,7 @@ package, and a path only if the matrix or the user names the file or its folder.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -59,6 +59,7 @@ class LockOrigins:
     settings: Settings
     mirrors: Mirrors
     allow_local: bool = False  # any local file, since nothing is installed
+    _known: dict[Index, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def check(self, lock: Pylock, folder: Path, name: str) -> None:
         """Raise InvalidInput if a file of *lock* comes from a place that its package does not come from.
@@ -86,7 +87,8 @@ class LockOrigins:
         by_url = {_plain(index.url): index for index in self.sources.indexes}
         of_package = {package.name: by_url.get(_plain(package.index or "")) for package in lock.packages}
         askers: dict[NormalizedName, set[str | None]] = {}
-        for package in lock.packages:
+        # Without a named index, no package can come in through one.
+        for package in lock.packages if self.sources.indexes else ():
             named = of_package[package.name]
             is_rebuilt = self.sources.is_rebuilt(package.name)
             asker = named.name if named is not None and not named.default and not is_rebuilt else None
@@ -122,7 +124,7 @@ class LockOrigins:
         if package.index is not None and _plain(package.index) not in known:
             yield f"it is from the index `{_shown(package.index)}`, and the matrix takes it from {_or(known)}"
             return
-        allowed = tuple(prefix for index in indexes for prefix in self._prefixes(index))
+        allowed = self._allowed(indexes)
         for file in (*(package.wheels or ()), *([package.sdist] if package.sdist else ())):
             fault = self._file_fault(file, allowed, known, folder)
             if fault is not None:
@@ -169,7 +171,7 @@ class LockOrigins:
             if url != _canonical(entry.url):
                 yield f"it is made from `{_shown(url)}`, and the matrix names `{redacted(entry.url)}`"
         else:
-            allowed = tuple(prefix for index in indexes for prefix in self._prefixes(index))
+            allowed = self._allowed(indexes)
             if local_path(url) is not None or not url.startswith(allowed):
                 yield f"it is made from `{_shown(url)}`, which does not belong to its index"
         for wheel in package.wheels or ():
@@ -183,6 +185,12 @@ class LockOrigins:
         pages = [local.parent for local in map(local_path, indexes) if local is not None]
         resolved = path.resolve()
         return any(resolved.is_relative_to(one.resolve()) for one in (*links, *pages) if one is not None)
+
+    def _allowed(self, indexes: Sequence[Index]) -> tuple[str, ...]:
+        for index in indexes:
+            if index not in self._known:
+                self._known[index] = tuple(self._prefixes(index))
+        return tuple(prefix for index in indexes for prefix in self._known[index])
 
     def _prefixes(self, index: Index) -> list[str]:
         """Return what the URLs of the files of *index* begin with: the scheme and the host."""
