@@ -103,7 +103,6 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         """Return the candidates of *key* that some requirements may select, and their numbers by version."""
         if key not in self._domains:
             name, extra = key
-            self._tell(name)
             candidates = [self._python.candidate] if name == PYTHON else self.matcher.domain(name)
             numbers = {candidate.version: number for number, candidate in enumerate(candidates)}
             self._domains[key] = [ResolverCandidate(one, extra) for one in candidates], numbers
@@ -125,11 +124,6 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
         if name == PYTHON:
             return [self._python] if all(self.is_satisfied_by(want, self._python) for want in wants) else []
         return [ResolverCandidate(candidate, extra) for candidate in self.matcher.matching(name, wants)]
-
-    def _tell(self, name: NormalizedName) -> None:
-        """Report that candidates of *name* are looked for."""
-        self._reporter.resolving(name, len(self._asked))
-        self._asked.add(name)
 
     def identify(
         self, requirement_or_candidate: ResolverRequirement | ResolverCandidate
@@ -205,7 +199,8 @@ class Provider(AbstractProvider[ResolverRequirement, ResolverCandidate, tuple[No
             wants += requirements.get((name, None), ())
         bad = {choice.version for choice in incompatibilities[identifier]}
         if name != PYTHON:
-            self._tell(name)
+            self._reporter.resolving(name, len(self._asked))
+            self._asked.add(name)
         return [choice for choice in self.matches(identifier, wants) if choice.version not in bad]
 
     def is_satisfied_by(self, requirement: ResolverRequirement, candidate: ResolverCandidate) -> bool:
