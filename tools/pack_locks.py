@@ -1,6 +1,6 @@
 """Build hook of hatchling: put the locks of the shipped matrices into a wheel as one file, and its SBOM.
 
-See `colablock.matrix.packed_locks` for the reason and the format of the pack, and `tools/sbom.py` for the
+See `colablock.matrix.lock_pack` for the reason and the format of the pack, and `tools/sbom.py` for the
 SBOM.  An editable install uses the files of the checkout, and an sdist has them as they are.
 """
 
@@ -23,7 +23,7 @@ class PackLocks(BuildHookInterface[Any]):
             return
         root = Path(self.root)
         # The module needs nothing else of colablock, which need not be importable here.
-        module = runpy.run_path(str(root / "colablock" / "matrix" / "packed_locks.py"))
+        module = runpy.run_path(str(root / "colablock" / "matrix" / "lock_pack.py"))
         locks = {path.name: path.read_bytes().decode() for path in (root / "matrices").glob("pylock.*.toml")}
         self._folder = tempfile.TemporaryDirectory(prefix="colablock-")
         pack = Path(self._folder.name) / module["LOCK_PACK"]

@@ -1,8 +1,6 @@
 """The locks that colablock ships, in the one file that an installed wheel has in their place.
 
-The locks of one matrix share most of their packages, but a wheel compresses
-each file alone.  In the pack, a lock is a list of blocks, and a block that
-several locks have is written once.  In a checkout the locks are plain files;
+``lock_pack`` has the format.  In a checkout the locks are plain files;
 ``tools/pack_locks.py`` packs them when a wheel is built.
 """
 
@@ -11,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +17,12 @@ from typing import TypeAlias
 from colablock._common.decoding import is_plain_name
 from colablock._common.limits import RECORD_FILE, SHOWN, TEXT_FILE
 from colablock.errors import InvalidInput
+from colablock.matrix.lock_pack import LOCK_PACK, MARK
 
-__all__ = ["LOCK_PACK", "LockFile", "PackedLock", "pack_locks", "packed_locks"]
+__all__ = ["LockFile", "PackedLock", "packed_locks"]
 
-LOCK_PACK = "locks.json.gz"
 #: What reading a damaged pack raises: of the file, of its compression, of its JSON.
 _DAMAGED = (OSError, EOFError, ValueError, RecursionError, zlib.error)
-#: A lock is cut before each of its packages.
-_MARK = "\n[[packages]]\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +41,7 @@ class PackedLock:
         """Return the content.  Raises OSError, and InvalidInput if the pack is damaged."""
         blocks, places = _unpacked(self.pack, self.stat().st_mtime_ns)
         try:
-            return _MARK.join(blocks[place] for place in places[self.name]).encode("utf-8", "surrogatepass")
+            return MARK.join(blocks[place] for place in places[self.name]).encode("utf-8", "surrogatepass")
         except (LookupError, TypeError) as error:
             raise _invalid(self.pack, "its lists do not belong together") from error
 
@@ -63,20 +58,6 @@ class PackedLock:
 
 
 LockFile: TypeAlias = Path | PackedLock
-
-
-def pack_locks(locks: Mapping[str, str]) -> bytes:
-    """Return the content of a pack of *locks*, texts by file name.  The same locks give the same bytes."""
-    blocks: dict[str, int] = {}
-    places = {
-        name: [blocks.setdefault(block, len(blocks)) for block in text.split(_MARK)]
-        for name, text in sorted(locks.items())
-    }
-    # The names are in a line of their own, so that they can be listed without the blocks.
-    lines = (json.dumps(value, separators=(",", ":")) for value in (places, list(blocks)))
-    import gzip  # noqa: PLC0415 - the no-op check of an apply reads no lock
-
-    return gzip.compress("\n".join(lines).encode(), mtime=0)
 
 
 def packed_locks(folder: Path) -> tuple[PackedLock, ...]:

@@ -25,8 +25,9 @@ from colablock.lockfile.pins import pins_of
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head, read_refusals
 from colablock.matrix.catalog import lock_files
+from colablock.matrix.lock_pack import LOCK_PACK, pack_locks
 from colablock.matrix.model import Matrix
-from colablock.matrix.packed_locks import LOCK_PACK, pack_locks, packed_locks
+from colablock.matrix.packed_locks import packed_locks
 from colablock.matrix.reader import MatrixFile, load_matrix
 from colablock.network.auth import Credentials
 from colablock.network.settings import read_settings

@@ -12,7 +12,8 @@ from colablock._vendor import tomli_w
 from colablock.errors import InvalidInput
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
-from colablock.matrix.packed_locks import LOCK_PACK, packed_locks
+from colablock.matrix.lock_pack import LOCK_PACK
+from colablock.matrix.packed_locks import packed_locks
 
 WHEEL = {
     "name": "demo-1.0-py3-none-any.whl",

@@ -10,7 +10,8 @@ import pytest
 from colablock.lockfile.pylock import read_lock
 from colablock.lockfile.store import read_head
 from colablock.matrix.catalog import find_matrix, lock_files
-from colablock.matrix.packed_locks import LOCK_PACK, pack_locks, packed_locks
+from colablock.matrix.lock_pack import LOCK_PACK, pack_locks
+from colablock.matrix.packed_locks import packed_locks
 from tests.support.paths import ROOT
 
 SHIPPED = {path.name: path for path in (ROOT / "matrices").glob("pylock.*.toml")}

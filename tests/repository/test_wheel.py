@@ -24,7 +24,8 @@ from packaging.utils import canonicalize_name
 
 from colablock._version import __version__
 from colablock.errors import ExitCode
-from colablock.matrix.packed_locks import LOCK_PACK, packed_locks
+from colablock.matrix.lock_pack import LOCK_PACK
+from colablock.matrix.packed_locks import packed_locks
 from colablock.runtimes.catalog import load_runtime, recorded_distributions, runtime_names, runtimes
 from colablock.runtimes.document import RecordedDistribution
 from tests.support.paths import ROOT
@@ -265,7 +266,7 @@ def test_installing_the_wheel_changes_and_breaks_nothing(
     assert done.returncode == 0, done.stderr
     after, unmet_after = fake.installed()
     assert {key: after.get(key) for key in before} == before
-    assert after.keys() - before.keys() == {"colablock", "resolvelib", "uv"}
+    assert after.keys() - before.keys() == {"colablock", "msgspec", "resolvelib", "uv"}
     assert unmet_after == unmet
 
 

@@ -1,0 +1,34 @@
+"""The format of the file that has all shipped locks in an installed wheel.
+
+The locks of one matrix share most of their packages, but a wheel compresses
+each file alone.  In the pack, a lock is a list of blocks, and a block that
+several locks have is written once.
+
+The build of a wheel runs this module where nothing of colablock and none of its
+requirements can be imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+__all__ = ["LOCK_PACK", "MARK", "pack_locks"]
+
+LOCK_PACK = "locks.json.gz"
+MARK = "\n[[packages]]\n"
+"""A lock is cut before each of its packages."""
+
+
+def pack_locks(locks: Mapping[str, str]) -> bytes:
+    """Return the content of a pack of *locks*, texts by file name.  The same locks give the same bytes."""
+    blocks: dict[str, int] = {}
+    places = {
+        name: [blocks.setdefault(block, len(blocks)) for block in text.split(MARK)]
+        for name, text in sorted(locks.items())
+    }
+    # The names are in a line of their own, so that they can be listed without the blocks.
+    lines = (json.dumps(value, separators=(",", ":")) for value in (places, list(blocks)))
+    import gzip  # noqa: PLC0415 - the no-op check of an apply reads no lock
+
+    return gzip.compress("\n".join(lines).encode(), mtime=0)
