@@ -117,7 +117,7 @@ class AuditResult:
 # -- the page
 
 
-class _Entry(msgspec.Struct):
+class _AdvisoryEntry(msgspec.Struct):
     id: str
     aliases: list[str] = []
     summary: str | None = None
@@ -132,9 +132,9 @@ class _Info(msgspec.Struct):
     yanked_reason: str | None = None
 
 
-class _Page(msgspec.Struct):
+class _ReleasePage(msgspec.Struct):
     info: _Info = msgspec.field(default_factory=_Info)
-    vulnerabilities: list[_Entry] | None = None
+    vulnerabilities: list[_AdvisoryEntry] | None = None
 
 
 def news_of(fetcher: Fetcher, index: str, name: NormalizedName, version: str) -> ReleaseNews | None:
@@ -160,7 +160,7 @@ def read_news(data: bytes, url: str) -> ReleaseNews | None:
     try:
         if len(data) > ADVISORY_PAGE:
             raise Malformed(f"it is larger than {ADVISORY_PAGE} bytes")  # noqa: TRY301 - one place words it
-        found = decode(data, _Page)
+        found = decode(data, _ReleasePage)
     except Malformed as error:
         hint = "If the index has no JSON API, audit on a machine that reaches PyPI"
         raise FetchFailed(f"`{url}` has no advisories: {error}", url=url, hint=hint) from error
@@ -184,7 +184,7 @@ def _page_url(index: str, name: str, version: str) -> str | None:
     return urlunsplit(parts._replace(path=path))
 
 
-def _advisory(entry: _Entry) -> Advisory:
+def _advisory(entry: _AdvisoryEntry) -> Advisory:
     summary = entry.summary or (entry.details or "").strip().partition("\n")[0]
     return Advisory(
         id=entry.id,

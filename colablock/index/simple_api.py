@@ -43,7 +43,7 @@ _Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=_LAST)]
 _Hashes: TypeAlias = Annotated[dict[_Field, _Field], msgspec.Meta(max_length=20)]
 
 
-class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class FileRow(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One file of a page.  *uploaded* is in seconds since the epoch; see `File` for the others."""
 
     filename: _Name
@@ -59,7 +59,7 @@ class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """The files of one page, as rows.  *status* is the project's (PEP 792), None when active."""
 
-    rows: Annotated[list[Row], msgspec.Meta(max_length=limits.FILES)]
+    rows: Annotated[list[FileRow], msgspec.Meta(max_length=limits.FILES)]
     status: str | None = None
 
     def __post_init__(self) -> None:
@@ -150,7 +150,7 @@ def _parse_loosely(body: bytes, url: str, base: str) -> Listing:
     """Return the files of a page some of whose entries do not fit."""
     _check_version(str(decode(body, _AnyPage).meta.api_version), url)
     page = decode(body, _Page[msgspec.Raw])
-    rows: list[Row] = []
+    rows: list[FileRow] = []
     faults: list[str] = []
     for raw in page.files:
         try:
@@ -172,7 +172,7 @@ def _status(status: _ProjectStatus | str | None) -> str | None:
     return (f"{name}: {reason}" if reason else name)[: limits.FIELD]
 
 
-def _are_valid(rows: Sequence[Row]) -> bool:
+def _are_valid(rows: Sequence[FileRow]) -> bool:
     """Whether the names of all *rows* are file names, and their URLs can be split.
 
     They are checked together, since that takes a tenth of the time.
@@ -189,14 +189,14 @@ def _are_valid(rows: Sequence[Row]) -> bool:
     return True
 
 
-def _listing(rows: list[Row], status: _ProjectStatus | str | None) -> Listing:
+def _listing(rows: list[FileRow], status: _ProjectStatus | str | None) -> Listing:
     """Return the listing of *rows* without those that are not valid."""
     kept = rows if _are_valid(rows) else [row for row in rows if _are_valid([row])]
     kept = [row for row in kept if len(row.filename) <= limits.FILE_NAME and len(row.url) <= limits.URL]
     return Listing(rows=kept, status=_status(status))
 
 
-def _row(entry: _Entry, page: str) -> Row | None:
+def _row(entry: _Entry, page: str) -> FileRow | None:
     """Return the row of *entry*; None if its URL is invalid."""
     url, hashes = entry.url, entry.hashes
     # urljoin is slow, and nearly every link of a large index is absolute.
@@ -216,7 +216,7 @@ def _row(entry: _Entry, page: str) -> Row | None:
     yanked = entry.yanked
     if yanked is not None and not isinstance(yanked, str):
         yanked = "" if yanked else None
-    return Row(
+    return FileRow(
         entry.filename,
         url,
         hashes or {},
@@ -245,7 +245,7 @@ def _parse_html(body: bytes, content_type: str, url: str, base: str) -> Listing:
 
 def _anchors(text: str, page: str, base: str) -> Listing:
     """Return the anchors of a page (PEP 503)."""
-    rows: list[Row] = []
+    rows: list[FileRow] = []
     status: dict[str, str] = {}
     for tag, attributes in start_tags(text, limits.URL):
         if tag == "a" and attributes.get("href"):
@@ -264,14 +264,14 @@ def _anchors(text: str, page: str, base: str) -> Listing:
     return _listing(rows, found)
 
 
-def _anchor(base: str, attributes: Mapping[str, str]) -> Iterator[Row]:
+def _anchor(base: str, attributes: Mapping[str, str]) -> Iterator[FileRow]:
     """Yield the row of an anchor; nothing if its name or URL is invalid."""
     announced = attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata", ""))
     announced = announced[: limits.FIELD]
     name, _, value = announced.partition("=")
     try:
         url, hashes = split_fragment(urljoin(base, attributes["href"].strip()))
-        yield Row(
+        yield FileRow(
             unquote(urlsplit(url).path).rpartition("/")[2] or basename(url),
             url,
             hashes,
@@ -316,7 +316,7 @@ def _epoch(text: str | None) -> float | None:
     return seconds if 0 <= seconds <= _LAST else None
 
 
-def _file(row: Row, index: str | None, naming: Callable[[str], str] | None, status: str | None) -> File:
+def _file(row: FileRow, index: str | None, naming: Callable[[str], str] | None, status: str | None) -> File:
     return File(
         filename=row.filename,
         url=naming(row.url) if naming is not None else row.url,

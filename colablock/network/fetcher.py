@@ -83,11 +83,6 @@ class Fetcher:
         """Return a fetcher with these settings."""
         return cls(environ, offline=settings.offline, keyring=settings.keyring, mirrors=settings.mirrors)
 
-    @property
-    def bytes_fetched(self) -> int:
-        """The number of bytes of all response bodies so far."""
-        return self._client.received if self._client is not None else 0
-
     def local(self, url: str) -> Path | None:
         """Return the local path of *url*, or None if it needs the network."""
         return local_path(self._mirrors.to_mirror(url))

@@ -92,7 +92,7 @@ class _Incompatibility:
 
 
 @dataclass(slots=True, eq=False)
-class _Project:
+class _ProjectState:
     """A project, or an extra of one: its candidates, and which of them are still possible."""
 
     key: Key
@@ -152,7 +152,7 @@ class CompleteSearch:
         self._left = self.steps = steps
         self._read_steps = 0 if dependencies else _READ_STEPS
         self._to_read = _MOST_READ
-        self._projects: list[_Project] = []
+        self._projects: list[_ProjectState] = []
         self._places: dict[Key, int] = {}
         self._trail: list[_Step] = []
         self._level = 0
@@ -194,7 +194,7 @@ class CompleteSearch:
             place = self._places[key] = len(self._projects)
             candidates, numbers = self._questions.domain(key)
             every = (2 << len(candidates)) - 1
-            self._projects.append(_Project(key, candidates, numbers, every, every))
+            self._projects.append(_ProjectState(key, candidates, numbers, every, every))
         return place
 
     def _unfit(self, place: int, want: ResolverRequirement) -> int:
@@ -311,7 +311,7 @@ class CompleteSearch:
                     return one
             self._left -= len(watching)
             if self._left <= 0:
-                raise SearchEnded(self.steps, *self._tried())
+                raise SearchEnded(self.steps, *_tried(self._projects))
         return None
 
     def _look_at(self, one: _Incompatibility, place: int) -> bool:
@@ -377,16 +377,6 @@ class CompleteSearch:
                 return
             conflict = _resolved(conflict, step.reason, place, self._projects[place].every)
 
-    def _tried(self) -> tuple[Counter[NormalizedName], Counter[NormalizedName]]:
-        tried: Counter[NormalizedName] = Counter()
-        conflicts: Counter[NormalizedName] = Counter()
-        for project in self._projects:
-            name, extra = project.key
-            conflicts[name] += project.conflicts
-            if extra is None and name != PYTHON:
-                tried[name] += project.read.bit_count()
-        return tried, conflicts
-
     # -- pre-releases and yanked versions
 
     def _is_admitted(self, place: int) -> bool:
@@ -402,7 +392,7 @@ class CompleteSearch:
         if project.choice in self._questions.matches(project.key, wants):
             return True
         if not self._read_more():
-            places = {place, *self._wanters(place)}
+            places = {place, *_wanters(self._projects, place)}
             terms = {one: self._projects[one].possible for one in places}
             self._add(_Incompatibility(terms, barred=project.choice))
         return False
@@ -417,21 +407,32 @@ class CompleteSearch:
                     found = True
         return found
 
-    def _wanters(self, place: int) -> set[int]:
-        """Return the selected projects of which another version may lead to a requirement on *place*."""
-        leads: defaultdict[int, set[int]] = defaultdict(set)  # from a project to those that want it
-        for one, project in enumerate(self._projects):
-            leads[one].update(parent for parent, _, _ in project.wanted)
-        unread = {
-            one for one, project in enumerate(self._projects) if project.read | _ABSENT != project.every
-        }
-        found = set(unread)
-        queue = [place, *unread]
-        while queue:
-            fresh = leads[queue.pop()] - found
-            found |= fresh
-            queue += fresh
-        return {one for one in found if self._projects[one].is_selected}
+
+def _tried(projects: Sequence[_ProjectState]) -> tuple[Counter[NormalizedName], Counter[NormalizedName]]:
+    """Return the number of versions that were read, and of conflicts, by name."""
+    tried: Counter[NormalizedName] = Counter()
+    conflicts: Counter[NormalizedName] = Counter()
+    for project in projects:
+        name, extra = project.key
+        conflicts[name] += project.conflicts
+        if extra is None and name != PYTHON:
+            tried[name] += project.read.bit_count()
+    return tried, conflicts
+
+
+def _wanters(projects: Sequence[_ProjectState], place: int) -> set[int]:
+    """Return the selected projects of which another version may lead to a requirement on *place*."""
+    leads: defaultdict[int, set[int]] = defaultdict(set)  # from a project to those that want it
+    for one, project in enumerate(projects):
+        leads[one].update(parent for parent, _, _ in project.wanted)
+    unread = {one for one, project in enumerate(projects) if project.read | _ABSENT != project.every}
+    found = set(unread)
+    queue = [place, *unread]
+    while queue:
+        fresh = leads[queue.pop()] - found
+        found |= fresh
+        queue += fresh
+    return {one for one in found if projects[one].is_selected}
 
 
 def _resolved(

@@ -137,7 +137,7 @@ def _one_process(child: Child, jobs: Sequence[Job]) -> Iterator[JobResult]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
+class _WorkerAnswer:
     """One line of ``_worker_script.py``: a job begins, or ends with a result."""
 
     kind: str
@@ -150,7 +150,7 @@ class _Answer:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _result(line: _Answer) -> JobResult:
+def _result(line: _WorkerAnswer) -> JobResult:
     return JobResult(
         kind=line.kind,
         subject=line.subject,
@@ -162,7 +162,7 @@ def _result(line: _Answer) -> JobResult:
     )
 
 
-def _lines(answers: Any, timeout: float) -> Iterator[_Answer | str]:
+def _lines(answers: Any, timeout: float) -> Iterator[_WorkerAnswer | str]:
     """Yield each answer when it arrives; or why there will be no more, such as *timeout* seconds without one.
 
     The tested modules run in the process that answers, so they can write anything.
@@ -184,7 +184,7 @@ def _lines(answers: Any, timeout: float) -> Iterator[_Answer | str]:
                 return
             for line in lines:
                 try:
-                    answer = decode(line, _Answer, by_python=True)
+                    answer = decode(line, _WorkerAnswer, by_python=True)
                 except Malformed as error:
                     yield f"its answer cannot be read: {error}"
                     return

@@ -30,6 +30,7 @@ from colablock.matrix.model import Matrix, PackageEntry, Train, Verify, select_v
 from colablock.network.settings import read_settings
 from colablock.planning.solver import Solver
 from colablock.resolver.model import Pin
+from tests.support.fetching import received
 from tests.support.paths import DATA
 from tests.support.recorded_index import IMPORT_NAMES, RecordedIndex
 from tests.support.server import IndexServer
@@ -266,12 +267,12 @@ def test_only_the_file_list_of_a_remote_wheel_is_fetched(tmp_path: Path) -> None
     with IndexServer(links) as server:
         preparer, resolution = prepared(matrix, TARGET, index=server.url)
         before = len(server.requests)
-        fetched = preparer.fetcher.bytes_fetched
+        fetched = received(preparer.fetcher)
         assert undeclared_import_findings(matrix, resolution.pins, preparer, TARGET) == ()
         asked = [request.path for request in server.requests[before:]]
         assert asked
         assert all(path.endswith(wheel.name) for path in asked)  # `aside` is not looked at: nothing is open
-        assert preparer.fetcher.bytes_fetched - fetched < wheel.stat().st_size / 2
+        assert received(preparer.fetcher) - fetched < wheel.stat().st_size / 2
         before = len(server.requests)
         assert undeclared_import_findings(matrix, resolution.pins, preparer, TARGET) == ()
         assert len(server.requests) == before

@@ -16,7 +16,7 @@ from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted, split_fragment
 from colablock.errors import BadDistribution, FetchFailed, InvalidInput
 from colablock.network.fetcher import Fetcher
-from tests.support.fetching import DEMO_WHEEL, Wanted, fetcher_in, wanted
+from tests.support.fetching import DEMO_WHEEL, Wanted, fetcher_in, received, wanted
 from tests.support.fixtures import index_fixture
 from tests.support.paths import ROOT
 from tests.support.server import Fault, IndexServer
@@ -298,7 +298,7 @@ def test_a_server_without_ranges_is_asked_for_one_only_once(wheel: Path, fetcher
         assert fetcher.get_range(server.file_url(DEMO_WHEEL), 0, 20) is None
         assert len(server.requests) == 1
     # The body was not read to its end.
-    assert fetcher.bytes_fetched < wheel.stat().st_size
+    assert received(fetcher) < wheel.stat().st_size
 
 
 # -- downloads
@@ -313,7 +313,7 @@ def test_a_download_gets_its_file_name_and_is_cached(
     assert path == tmp_path / "one" / DEMO_WHEEL
     assert path.read_bytes() == wheel.read_bytes()
     assert (log.started, log.bytes, log.finished) == ([(1, file.size)], file.size, 1)
-    assert fetcher.bytes_fetched == file.size
+    assert received(fetcher) == file.size
     again = Log()
     (path,) = fresh(tmp_path).download([file], tmp_path / "two", again)
     assert path.read_bytes() == wheel.read_bytes()

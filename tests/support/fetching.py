@@ -15,7 +15,7 @@ from colablock.network.fetcher import Fetcher
 from tests.support.dict_source import PYTHON_312
 from tests.support.server import IndexServer
 
-__all__ = ["DEMO_WHEEL", "Wanted", "fetcher_in", "source_of", "wanted"]
+__all__ = ["DEMO_WHEEL", "Wanted", "fetcher_in", "received", "source_of", "wanted"]
 
 DEMO_WHEEL = "demo-1.0-py3-none-any.whl"
 
@@ -53,3 +53,8 @@ def source_of(fetcher: Fetcher, *default: str, **more: Any) -> IndexSource:
     """Return a source over the indexes *default*, for Python 3.12."""
     policy = more.pop("policy", Policy(environment=PYTHON_312))
     return IndexSource(fetcher=fetcher, policy=policy, default=default, **more)
+
+
+def received(fetcher: Fetcher) -> int:
+    """Return the bytes of all response bodies that *fetcher* has read over HTTP."""
+    return fetcher._client.received if fetcher._client is not None else 0
