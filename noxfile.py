@@ -232,11 +232,11 @@ def training(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Interrupt a change at each of its operations, and print how often (not run by default)."""
+    """Interrupt a change at each operation; try every command on machines that fail (not run by default)."""
     session.install("-e", ".", *group("test"))
     # Some tests take a quarter of an hour.
-    chosen = ("-n", "auto", "--dist", "worksteal", "tests/transaction/test_faults.py", "--every-fault")
-    session.run("pytest", *chosen, *session.posargs)
+    files = ("tests/transaction/test_faults.py", "tests/hostile/test_machine.py")
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *files, "--every-fault", *session.posargs)
 
 
 @nox.session
