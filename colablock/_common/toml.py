@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,5 +37,5 @@ def read_text_file(path: Path, limit: int = TEXT_FILE) -> bytes:
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise OSError(27, f"it is larger than {limit >> 20} MiB", str(path))
+        raise OSError(errno.EFBIG, f"it is larger than {limit >> 20} MiB", str(path))
     return data
