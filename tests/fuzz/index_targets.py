@@ -14,7 +14,7 @@ from colablock.display.text import to_text
 from colablock.index.candidates import File
 from colablock.index.core_metadata import parse_core_metadata, read_wheel_metadata, static_metadata
 from colablock.index.evaluator import judge_files, parse_wheel_name
-from colablock.index.metadata_fetcher import MetadataSource
+from colablock.index.metadata_fetcher import MetadataSource, contents_key
 from colablock.index.project_pages import read_page
 from colablock.index.rebuilt_wheel import rebuild
 from colablock.index.simple_api import parse_page
@@ -174,8 +174,10 @@ def _cached_metadata(data: bytes, folder: Path) -> object:
     wheel = folder / "demo-1.0-py3-none-any.whl"
     if not wheel.exists():
         make_wheel(folder, "demo", "1.0", requires=["x>=1"])
-    fetcher.cache.write("metadata", "a" * 64, data)
     file = File(filename=wheel.name, url=wheel.as_uri(), hashes={"sha256": "a" * 64})
+    key = contents_key(fetcher, file)
+    assert key is not None
+    fetcher.cache.write("metadata", key, data)
     return MetadataSource(fetcher).read(DEMO, None, file).parsed(wheel.name)
 
 
