@@ -19,11 +19,17 @@ __all__ = [
     "basename",
     "checked_index",
     "is_loopback",
+    "is_unclear",
     "local_path",
     "redacted",
     "split_credentials",
     "split_fragment",
 ]
+
+#: Scheme, at most one ``user:password@``, and a host with its port.  Readers of URLs differ on other texts.
+_HOST = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^@/?#\s]*@)?(?:\[[^@/?#\s]*\]|[^@/?#\s%\[\]])*(?:[/?#]|\Z)"
+)
 
 
 class Url(str):
@@ -83,10 +89,15 @@ def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
     Raises FetchFailed for an invalid URL.
     """
     plain = Url(url)
+    whole = plain.with_credentials()
     try:
-        parts = urlsplit(plain.with_credentials())
+        parts = urlsplit(whole)
     except ValueError as error:
         raise FetchFailed(f"`{plain}` is not a valid URL: {error}", url=plain) from error
+    if parts.scheme in {"http", "https"} and (
+        "\\" in whole or not whole.isprintable() or is_unclear(str(plain))
+    ):
+        raise FetchFailed(f"`{plain}` is not a valid URL: it is not clear which host it names", url=plain)
     userinfo, at, _ = parts.netloc.rpartition("@")
     if not at:
         return str(plain), None
@@ -134,6 +145,30 @@ def local_path(url: str) -> Path | None:
     if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("/"):
         return None
     return Path(url).expanduser()
+
+
+def is_unclear(url: str) -> bool:
+    """Return whether two programs may find different hosts in *url*, which has a scheme.
+
+    A backslash ends the host for a browser and urllib3 (WHATWG URL), and not for `urllib.parse`
+    (RFC 3986), which also drops tabs and line ends.  A valid URL has none of these, one ``@`` at most
+    before its host, and no password with a ``#``, a ``?`` or a slash.
+    """
+    if "\\" in url or not url.isprintable():
+        return True
+    if "//" in url and _HOST.match(url) is None:
+        return True
+    return ("@" in url or "=" in url) and not _keeps_host(url)
+
+
+def _keeps_host(url: str) -> bool:
+    """Whether *url* without what looks like credentials has the host that *url* has."""
+    plain = str(Url(url))
+    try:
+        host = urlsplit(url).netloc.rpartition("@")[2]
+        return urlsplit(plain).netloc == host and str(Url(plain)) == plain
+    except ValueError:
+        return False
 
 
 def is_loopback(url: str) -> bool:

@@ -20,7 +20,7 @@ import msgspec
 
 from colablock._common import limits
 from colablock._common.decoding import Malformed, decode
-from colablock._common.urls import basename, redacted, split_fragment
+from colablock._common.urls import basename, is_unclear, redacted, split_fragment
 from colablock.errors import FetchFailed
 from colablock.index.candidates import File
 from colablock.index.html_page import start_tags
@@ -180,13 +180,18 @@ def _are_valid(rows: Sequence[FileRow]) -> bool:
     names, urls = "".join(row.filename for row in rows), "".join(row.url for row in rows)
     if "/" in names or "\\" in names or not names.isprintable() or not urls.isprintable():
         return False
-    if not urls.isascii() or "[" in urls or "]" in urls:  # the URLs that urlsplit may refuse
-        try:
-            for row in rows:
-                urlsplit(row.url)
-        except ValueError:
-            return False
+    if not urls.isascii() or any(
+        mark in urls for mark in "[]@\\"
+    ):  # those that urlsplit may refuse or misread
+        return all(map(_has_clear_host, rows))
     return True
+
+
+def _has_clear_host(row: FileRow) -> bool:
+    try:
+        return not (urlsplit(row.url).scheme in {"http", "https"} and is_unclear(row.url))
+    except ValueError:
+        return False
 
 
 def _listing(rows: list[FileRow], status: _ProjectStatus | str | None) -> Listing:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from colablock._common import limits
 from colablock._common.decoding import is_plain_name
+from colablock._common.urls import is_unclear
 from colablock._vendor.packaging.utils import canonicalize_name, is_normalized_name
 from colablock.environment.requirements import parse_requirement, unfit
 from colablock.environment.snapshot import is_version
@@ -146,6 +147,8 @@ def _is_url(value: object) -> bool:
         parts = urlsplit(value)
         _ = parts.port  # raises ValueError for a port that is none
     except ValueError:
+        return False
+    if is_unclear(value):
         return False
     return bool(_SCHEME.fullmatch(parts.scheme) and (parts.hostname or parts.path))
 

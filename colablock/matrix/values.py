@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from colablock._common.limits import SHOWN
 from colablock._common.text import near, printable
-from colablock._common.urls import Url
+from colablock._common.urls import Url, is_unclear
 from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -307,7 +307,7 @@ def _url(raw: object, _key: Key) -> str:
         raise _Wrong(f"`{text}` is no URL: {error}") from None
     local = parts.scheme == "file" and parts.path
     remote = parts.scheme in {"http", "https"} and parts.hostname
-    if not (local or remote) or re.search(r"\s", text):
+    if not (local or remote) or re.search(r"\s", text) or is_unclear(text):
         raise _Wrong(f"`{text}` is no URL that can be fetched: `https:`, `http:` or `file:`")
     return text
 

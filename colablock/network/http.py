@@ -234,10 +234,12 @@ class HttpClient:
 
     def _request_once(self, route: Route, method: str, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """Send one request.  Raises HTTPError, and FetchFailed for a URL or a response that is not HTTP."""
+        url = self._credentials.with_query(route.target)
+        _check_host(route, url)
         try:
             return self._pool(route).request(
                 method,
-                self._credentials.with_query(route.target),
+                url,
                 headers=headers,
                 preload_content=False,
                 redirect=False,
@@ -306,11 +308,38 @@ def _timed(pools: urllib3.PoolManager) -> urllib3.PoolManager:
 
 
 def _joined(route: Route, location: str) -> str:
+    """Return the URL of a redirect.  Raises FetchFailed if it is invalid."""
     try:
-        return urljoin(route.target, location)
-    except ValueError as error:
+        further = urljoin(route.target, location)
+        split_credentials(further)
+    except (ValueError, FetchFailed) as error:
         message = f"`{route.url}` redirects to an invalid URL: {error}"
         raise FetchFailed(message, url=route.url) from error
+    return further
+
+
+def _place(url: str) -> tuple[str, str | None, int | None] | None:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        return None
+    return parts.scheme, parts.hostname, port
+
+
+def _check_host(route: Route, url: str) -> None:
+    """Raise FetchFailed if urllib3 would send the request for *url* to another host than `urlsplit` finds.
+
+    What a URL may name is decided by the host that `urlsplit` finds: sources, credentials, proxies.
+    """
+    try:
+        found = urllib3.util.parse_url(url)
+    except HTTPError:
+        return  # nothing is sent to an invalid URL
+    host = (found.host or "").strip("[]").lower() or None
+    if (found.scheme, host, found.port) != _place(url):
+        message = f"`{route.url}` is not a valid URL: it is not clear which host it names"
+        raise FetchFailed(message, url=route.url)
 
 
 def _limited(chunks: Iterator[bytes], limit: int, url: str) -> Iterator[bytes]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import random
 import time
+from urllib.parse import urlsplit
 
 import pytest
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
-from colablock._common.urls import Url, redacted, split_credentials
+from colablock._common.urls import Url, is_unclear, redacted, split_credentials
 from colablock._masking import MASK, masked
 from colablock.errors import Fault, FetchFailed, InvalidInput, InvalidMatrix, NoSolution
 
@@ -166,3 +170,84 @@ def test_an_invalid_url_is_reported_without_its_password() -> None:
     with pytest.raises(FetchFailed) as caught:
         split_credentials(URLS["bad brackets"][0])
     assert str(caught.value) == "`https://[bad` is not a valid URL: Invalid IPv6 URL"
+
+
+PIECES = [
+    *(
+        "https://",
+        "http://",
+        "https:",
+        "git+ssh://",
+        "//",
+        "/",
+        "\\",
+        "@",
+        ":",
+        "?",
+        "#",
+        "[",
+        "]",
+        "..",
+        ";",
+    ),
+    *("%2f", "%40", "%5c", "\t", "\n", " ", "\u3002", "\uff0f", "\uff20", "\u2100", "token=", "&", "443"),
+    *("files.example", "files.example", "evil.example", "evil.example", "a"),
+]
+
+
+def test_a_url_with_a_clear_host_has_the_same_host_for_every_reader() -> None:
+    """The check of sources and urllib3, which sends the request, find one host in what passes."""
+    draw = random.Random(13)
+    passed = 0
+    for _ in range(60_000):
+        url = "https://" * draw.randint(0, 1) + "".join(draw.choices(PIECES, k=draw.randint(1, 8)))
+        try:
+            plain = split_credentials(url)[0]
+            clear = not is_unclear(url) and urlsplit(url).netloc
+            found = parse_url(plain).host if plain.startswith("http") else None
+        except (FetchFailed, ValueError, LocationParseError):
+            continue
+        if found:
+            assert found == urlsplit(plain).hostname, url
+        if clear and found:
+            assert found == urlsplit(url).hostname, url
+            assert redacted(plain) == plain, url
+            passed += 1
+    assert passed > 1000
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example\\@files.example/a",
+        "https://evil.example\\\\@files.example/a",
+        "https://files.example\\.evil.example/a",
+        "https://a@evil.example@files.example/a",
+        "https://evil.example:1#@files.example/a",
+        "https://evil.example:1?@files.example/a",
+        "https://files.example%2f.evil.example/a",
+        "https://files.\texample/a",
+        "https://files.example\n/a",
+        "https://files.example /a",
+        " https://files.example/a",
+        "ht\ttps://files.example/a",
+    ],
+)
+def test_a_url_without_a_clear_host_is_known(url: str) -> None:
+    assert is_unclear(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://files.example/a b/%40",
+        "https://evil.example?@files.example/a",
+        "https://files.example:8443",
+        "http://[::1]:8080/a",
+        "https://user:word@files.example/a?b=c@d",
+        "https://files.example/a@1/b.tar.gz",
+        "file:///srv/a%20b.whl",
+    ],
+)
+def test_a_url_with_a_clear_host_is_used(url: str) -> None:
+    assert not is_unclear(url)

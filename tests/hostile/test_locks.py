@@ -68,7 +68,6 @@ class Case:
 
     change: Callable[[Lock], str]
     says: str
-    code: ExitCode = ExitCode.USAGE
 
 
 def _at(template: str) -> Callable[[Lock], str]:
@@ -89,28 +88,33 @@ def _archive(lock: Lock) -> str:
     return text.replace(f'name = "{WHEEL}"\n', "")
 
 
+NO_URL = "packages[0].wheels[0].url is not a URL"
 CASES = {
     "another host": Case(change=_at("http://{evil}/files/{wheel}"), says="is on `http://127.0.0.1:"),
     "another scheme": Case(change=_at("ftp://{host}/files/{wheel}"), says="is on `ftp://"),
     "the host as a user": Case(change=_at("http://{host}@{evil}/files/{wheel}"), says="demo: "),
     "the host as a password": Case(change=_at("http://a:{host}@{evil}/files/{wheel}"), says="demo: "),
-    "a longer host": Case(
-        change=_at("http://{host}.evil.example/{wheel}"), says="packages[0].wheels[0].url is not a URL"
-    ),
+    "a longer host": Case(change=_at("http://{host}.evil.example/{wheel}"), says=NO_URL),
     "a dot behind the host": Case(change=_at("http://127.0.0.1.:1/{wheel}"), says="demo: "),
-    "a backslash": Case(
-        change=_at("http://{evil}\\\\@{host}/files/{wheel}"), says="has the sha256 hash", code=ExitCode.UNMET
+    "a backslash": Case(change=_at("http://{evil}\\\\@{host}/files/{wheel}"), says=NO_URL),
+    "two backslashes": Case(change=_at("http://{evil}\\\\\\\\@{host}/files/{wheel}"), says=NO_URL),
+    "a backslash behind the host": Case(change=_at("http://{host}\\\\@{evil}/files/{wheel}"), says=NO_URL),
+    "two users": Case(change=_at("http://{host}@{evil}@{host}/files/{wheel}"), says=NO_URL),
+    "a fragment as a host": Case(change=_at("http://{evil}#@{host}/files/{wheel}"), says=NO_URL),
+    "a query as a host": Case(change=_at("http://{evil}?@{host}/files/{wheel}"), says=NO_URL),
+    "a quoted slash behind the host": Case(
+        change=_at("http://{host}%2f@{evil}/files/{wheel}"), says="is on `http://127"
     ),
-    "no scheme": Case(change=_at("//{evil}/files/{wheel}"), says="packages[0].wheels[0].url is not a URL"),
-    "a tab in the scheme": Case(
-        change=_at("ht\\ttp://{evil}/files/{wheel}"), says="packages[0].wheels[0].url is not a URL"
-    ),
+    "a quoted slash in the host": Case(change=_at("http://{host}%2f.{evil}/{wheel}"), says=NO_URL),
+    "a tab in the host": Case(change=_at("http://{evil}\\t@{host}/files/{wheel}"), says=NO_URL),
+    "a line end in the host": Case(change=_at("http://{evil}\\n@{host}/files/{wheel}"), says=NO_URL),
+    "a space in the host": Case(change=_at("http://{evil} @{host}/files/{wheel}"), says=NO_URL),
+    "no scheme": Case(change=_at("//{evil}/files/{wheel}"), says=NO_URL),
+    "a tab in the scheme": Case(change=_at("ht\\ttp://{evil}/files/{wheel}"), says=NO_URL),
     "another alphabet": Case(change=_at("http://\uff11\uff12\uff17.0.0.1:1/{wheel}"), says="demo: "),
     "a local file": Case(change=_at("file:///srv/{wheel}"), says="is a local file"),
-    "a plain path": Case(change=_at("/srv/{wheel}"), says="packages[0].wheels[0].url is not a URL"),
-    "an open bracket": Case(
-        change=_at("http://[{host}/{wheel}"), says="packages[0].wheels[0].url is not a URL"
-    ),
+    "a plain path": Case(change=_at("/srv/{wheel}"), says=NO_URL),
+    "an open bracket": Case(change=_at("http://[{host}/{wheel}"), says=NO_URL),
     "a path": Case(
         change=lambda lock: lock.text.replace(f'url = "{lock.url}"', f'path = "evil/{WHEEL}"'),
         says="is a local file",
@@ -200,10 +204,16 @@ def _said(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_lock_with_files_of_another_source_is_refused(
-    case: Case, target: Target, lock: Lock, capsys: pytest.CaptureFixture[str]
+    case: Case,
+    target: Target,
+    lock: Lock,
+    servers: tuple[IndexServer, IndexServer],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     changed = case.change(lock)
     assert changed != lock.text
+    for server in servers:
+        server.forget_requests()
     _path(target).write_text(changed, encoding="utf-8")
     for into in ("kernel", "env"):
         with target.unchanged():
@@ -219,8 +229,9 @@ def test_a_lock_with_files_of_another_source_is_refused(
                 "--yes",
             )
         said = _said(capsys)
-        assert code == case.code, said
+        assert code == ExitCode.USAGE, said
         assert case.says in said
+    assert [server.requests for server in servers] == [[], []]
 
 
 def test_the_lock_of_the_index_itself_is_used(target: Target, lock: Lock) -> None:

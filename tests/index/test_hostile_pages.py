@@ -50,6 +50,8 @@ ROWS = {
     "no name": {"filename": None},
     "half an address": {"url": "https://[::1/demo.whl"},
     "a line in its URL": {"url": "https://h/x\r\nEvil: y"},
+    "two hosts in its URL": {"url": "https://evil.example\\@h/demo-2.0-py3-none-any.whl"},
+    "two users in its URL": {"url": "https://h@evil.example@h/demo-2.0-py3-none-any.whl"},
     "a URL that is no text": {"url": {}},
     "a Python that is no text": {"requires-python": 3},
     "a time that is no text": {"upload-time": 5},

@@ -90,6 +90,9 @@ BAD = {
         b"HTTP/1.1 302 Found\r\nLocation: http://\xff\r\nContent-Length: 0\r\n\r\n"
     ),
     "a redirect to no port": send(b"HTTP/1.1 302 Found\r\nLocation: //h:99999/\r\nContent-Length: 0\r\n\r\n"),
+    "a redirect to two hosts": send(
+        b"HTTP/1.1 302 Found\r\nLocation: http://a.example\\@127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+    ),
     "a date of no calendar": send(
         b"HTTP/1.1 429 Wait\r\nRetry-After: Mon, 99 Foo 99999 99:99:99\r\nContent-Length: 0\r\n\r\n"
     ),
