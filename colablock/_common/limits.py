@@ -18,6 +18,7 @@ __all__ = [
     "ARCHIVE_RATIO",
     "ARCHIVE_RATIO_FROM",
     "ARCHIVE_UNPACKED",
+    "CONFIG_FILE",
     "CONFIG_VALUES",
     "DEPTH",
     "DIGITS",
@@ -169,6 +170,9 @@ ADVISORY_PAGE: Final = 16 << 20
 
 ADVISORIES: Final = 5_000
 """Advisories of one release: tensorflow 2.4.0 has 400."""
+
+CONFIG_FILE: Final = 128 << 10
+"""A training config, which the reader of YAML takes a second for.  One with every key has 4 kB."""
 
 CONFIG_VALUES: Final = 10_000
 """Values in a training config: one with every key has 60."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,18 @@ def load_toml(data: bytes) -> dict[str, Any]:
 
 
 def read_text_file(path: Path, limit: int = TEXT_FILE) -> bytes:
-    """Return the content of a file that a user names.  Raises OSError, also if it is larger than *limit*."""
-    with path.open("rb") as file:
+    """Return the content of a file that a user names.
+
+    Raises OSError, also if it is larger than *limit* or a FIFO.  A pipe of this process, such as
+    ``/dev/stdin`` or ``<(...)`` of a shell, is read.
+    """
+    # Without O_NONBLOCK, opening a FIFO waits for a writer.
+    flags = 0 if str(path).startswith("/dev/") else getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, given: os.open(name, given | flags)) as file:
+        if flags and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is a FIFO", str(path))
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise OSError(errno.EFBIG, f"it is larger than {limit >> 20} MiB", str(path))
+        size = f"{limit >> 20} MiB" if limit >> 20 else f"{limit >> 10} KiB"
+        raise OSError(errno.EFBIG, f"it is larger than {size}", str(path))
     return data

@@ -475,6 +475,31 @@ def test_a_freeze_from_standard_input_is_told_of_on_standard_error(
     assert load_recording("sub/mine.json").about.host is Host.PLAIN
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("fifo", "it is a FIFO"), ("/dev/zero", "it is larger than 8 MiB")]
+)
+def test_a_freeze_that_never_ends_is_an_error(
+    name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    code, _, err = ran(
+        capsys, "runtime", "import", name, "--name", "x", "--python-version", "3.12", "--offline"
+    )
+    assert code == 2
+    assert f"`{name}` cannot be read: {words}" in " ".join(err.split())
+
+
+def test_a_freeze_from_standard_input_is_bounded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open("/dev/zero", encoding="utf-8") as stream:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdin", stream)
+        code, _, err = ran(capsys, "runtime", "import", "-", "--name", "x", "--python-version", "3.12")
+    assert code == 2
+    assert "the freeze on standard input is larger than 8 MiB" in " ".join(err.split())
+
+
 USAGE = [
     (("--name", "a/b"), "is not a valid name"),
     (("--python-version", "2.7"), "not a supported Python version"),

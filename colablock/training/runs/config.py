@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from colablock._common.limits import CONFIG_VALUES
+from colablock._common.limits import CONFIG_FILE, CONFIG_VALUES, DIGITS
 from colablock._common.text import near
+from colablock._common.toml import read_text_file
 from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound
 
 __all__ = [
@@ -163,47 +164,69 @@ def read_config(path: Path, *, passes_through: bool = False) -> TrainConfig:
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """Return the content of a YAML file without checks.  Raises NotFound, InvalidConfig."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text_file(path, CONFIG_FILE).decode("utf-8")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null character
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         hint = "`colablock new-config` writes a config"
         raise NotFound(f"cannot read the config `{path}`: {reason}", hint=hint) from error
     try:
-        value = yaml.safe_load(text)
-    except RecursionError as error:
-        raise InvalidConfig(str(path), [Fault(path="", message="is nested too deeply")]) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise InvalidConfig(
-            str(path), [Fault(path="", message=f"is not valid YAML: {_one_line(error)}")]
-        ) from error
-    if not _is_small(value):
-        raise InvalidConfig(str(path), [Fault(path="", message="has too many values")])
+        value = _load(text)
+    except ValueError as error:
+        raise InvalidConfig(str(path), [Fault(path="", message=str(error))]) from error
     if not isinstance(value, Mapping):
         message = "must be a mapping of keys to values"
         raise InvalidConfig(str(path), [Fault(path="", message=message)])
     return value
 
 
+def _load(text: str) -> Any:
+    """Return the value of *text* in YAML.  Raises ValueError with the reason, and no other exception."""
+    try:
+        value = yaml.safe_load(text)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise ValueError(f"is not valid YAML: {_one_line(error)}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        # PyYAML does not check the text behind an explicit tag, such as `!!bool maybe`.
+        raise ValueError("is not valid YAML: a value does not fit its tag") from error
+    if not _is_small(value):
+        raise ValueError("has too many values")
+    return value
+
+
 def _is_small(value: object) -> bool:
-    """Whether *value* has few enough values, with those of each alias (``*name``) counted again."""
+    """Whether *value* has few enough values, with those of each alias (``*name``) counted again.
+
+    Raises ValueError for a value that can neither be shown nor written: a number of thousands of
+    digits, half a surrogate pair.
+    """
     level, count = [value], 0
     while level and count <= CONFIG_VALUES:
         one = level.pop()
         count += 1
         if isinstance(one, Mapping):
+            level += one.keys()
             level += one.values()
         elif isinstance(one, (list, tuple, set)):
             level += one
+        elif isinstance(one, int) and one.bit_length() > DIGITS:
+            raise ValueError("has a number of too many digits")
+        elif isinstance(one, str):
+            try:
+                # A lone surrogate is allowed if it stands for a byte of a path (PEP 383).
+                one.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError as error:
+                raise ValueError("has half a surrogate pair, which is no text") from error
     return count <= CONFIG_VALUES
 
 
 def yaml_value(text: str) -> Any:
     """Return the value of *text* in YAML, such as a number or a list; invalid YAML is returned as it is."""
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return _load(text)
+    except ValueError:
         return text
-    return value if _is_small(value) else text
 
 
 def values_from(pairs: Iterable[str]) -> dict[str, Any]:

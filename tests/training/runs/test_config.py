@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
@@ -231,6 +232,14 @@ BOMB = b"a0: &b0 [x, x]\n" + b"".join(
             InvalidConfig,
             "is not valid YAML: could not determine a constructor",
         ),
+        (b"a: !!bool maybe", InvalidConfig, "a value does not fit its tag"),
+        (b'a: !!int ""', InvalidConfig, "a value does not fit its tag"),
+        (b'a: !!float ""', InvalidConfig, "a value does not fit its tag"),
+        (b"a: !!timestamp x", InvalidConfig, "a value does not fit its tag"),
+        (b"lora_r: 0x" + b"f" * 10_000, InvalidConfig, "has a number of too many digits"),
+        (b"? 0x" + b"f" * 10_000 + b"\n: 1", InvalidConfig, "has a number of too many digits"),
+        (b'base_model: "\\ud800"', InvalidConfig, "has half a surrogate pair"),
+        (b"#" * 200_000, NotFound, "it is larger than 128 KiB"),
         (b"- a\n", InvalidConfig, "must be a mapping"),
         (b"", InvalidConfig, "must be a mapping"),
     ],
@@ -245,6 +254,21 @@ def test_an_invalid_config_file_is_an_error(
         read_config(path)
     assert "\n" not in str(caught.value).split("\n  ", 1)[-1]
     assert kind is InvalidConfig or caught.value.hint == "`colablock new-config` writes a config"
+
+
+@pytest.mark.parametrize("path", ["fifo", "/dev/zero"])
+def test_a_config_that_never_ends_is_an_error(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo")
+    with pytest.raises(NotFound, match="cannot read the config"):
+        read_config(Path(path))
+
+
+@pytest.mark.parametrize("text", ["!!bool maybe", '!!int ""', '"\\ud800"', "0x" + "f" * 10_000])
+def test_a_value_that_is_not_yaml_is_taken_as_text(text: str) -> None:
+    assert values_from([f"model={text}"]) == {"model": text}
 
 
 @pytest.mark.parametrize(
