@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
+from colablock._common.limits import SHOWN
 from colablock._masking import MASK, is_secret_parameter, masked
 from colablock.errors import FetchFailed, InvalidInput
 
@@ -144,7 +145,10 @@ def local_path(url: str) -> Path | None:
     # A single letter before the colon is a drive, not a scheme.
     if colon and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("/"):
         return None
-    return Path(url).expanduser()
+    try:
+        return Path(url).expanduser()
+    except RuntimeError as error:
+        raise InvalidInput(f"the home folder of `{url[:SHOWN]}` is not known") from error
 
 
 def is_unclear(url: str) -> bool:

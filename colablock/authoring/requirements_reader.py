@@ -6,6 +6,7 @@ Supported are ``requirements.txt`` and ``.in`` with the files they include, the 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,6 +190,8 @@ class _RequirementsReader:
             message = f"`{redacted(name)}` is remote and is not downloaded"
             raise InvalidInput(message, hint="save it beside this file, and name the copy")
         path = folder / path
+        if "\0" in name:
+            raise InvalidInput(f"{name!r} is not a path")
         if path.resolve() in above:
             raise InvalidInput(f"`{name}` includes itself")
         data = _content(str(path))
@@ -210,7 +213,7 @@ class _RequirementsReader:
         if path is None:
             return self._index(link, where)
         beside = folder / path
-        return str(beside if beside.exists() else path)
+        return str(beside if os.path.exists(beside) else path)  # noqa: PTH110 - Path raises of a long name
 
     def _add(self, line: Line, folder: Path, where: str, *, is_constraint: bool) -> None:
         requirement = parse_named(line.requirement, folder)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from colablock._common.fs import expanded
 from colablock._common.text import near
 from colablock._common.urls import basename, redacted
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
@@ -228,7 +229,11 @@ def _archive_url(place: str, folder: Path, name: str | None) -> str:
             f"`{_plain(place)}` is a repository, not an archive", hint=release_hint(place, name)
         )
     if basename(place.partition("#")[0]).endswith(_ARCHIVE):
-        return _plain(place) if _is_url(place) else (folder / Path(place).expanduser()).absolute().as_uri()
+        return (
+            _plain(place)
+            if _is_url(place)
+            else (folder / expanded(place, "a requirement")).absolute().as_uri()
+        )
     if place.startswith("file:") or not _is_url(place):
         hint = "build a wheel from it, and name the wheel"
         raise InvalidInput(f"`{place}` is a folder, not an archive", hint=hint)

@@ -168,7 +168,7 @@ def parse_nvidia_smi(output: str) -> Accelerator | str:
             continue
         try:
             memory = int(float(fields[2]) * 2**20)
-        except ValueError:  # "[N/A]" where memory is shared with the host
+        except (ValueError, OverflowError):  # "[N/A]" where memory is shared with the host
             memory = 0
         driver = fields[1]
         capability = fields[3] if fields[3][:1].isdigit() else ""

@@ -22,6 +22,7 @@ _MARKERS = frozenset(
         *("python_full_version", "python_version", "sys_platform"),
     }
 )
+_MOST = 1000  # of a part of a version of Python, glibc, musl or macOS
 _TOO_OLD = ("Unknown option: -I", "future feature annotations")  # Python 2; Python 3 before 3.7
 
 
@@ -104,7 +105,10 @@ def read_answer(text: str, *, distributions: bool = True) -> dict[str, Any]:
         raise Malformed("it has no distributions")
     missing = [*(_MARKERS - facts["markers"].keys()), *(_PATHS - facts["paths"].keys())]
     pairs = [facts[key] for key in ("version", "glibc", "musl") if facts[key] is not None]
-    if missing or any(len(pair) != 2 for pair in pairs) or len(facts["macos"] or "abc") != 3:  # noqa: PLR2004
+    numbers = [*(part for pair in pairs for part in pair), *(facts["macos"] or ())[:2]]
+    # A tag is made for each version up to these.
+    is_far = not all(isinstance(number, int) and 0 <= number < _MOST for number in numbers)
+    if missing or is_far or any(len(pair) != 2 for pair in pairs) or len(facts["macos"] or "abc") != 3:  # noqa: PLR2004
         raise Malformed("its facts are not complete")
     found: dict[str, Any] = answer
     return found

@@ -132,7 +132,7 @@ def parse_sdist_stem(name: NormalizedName, filename: str) -> Version | None:
     """Return the version in the file name of an sdist; None if it belongs to another project."""
     if len(filename) > FILE_NAME:
         return None
-    suffix = next(suffix for suffix in _ARCHIVES if filename.endswith(suffix))
+    suffix = next((suffix for suffix in _ARCHIVES if filename.endswith(suffix)), "")
     stem = filename.removesuffix(suffix)
     for match in re.finditer("-", stem):  # before PEP 625 the name of an sdist may contain `-`
         if _normal(stem[: match.start()]) == name:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.decoding import read_bounded
-from colablock._common.limits import METADATA, PAGE
+from colablock._common.limits import METADATA, PAGE, URL
 from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted
 from colablock.errors import BadDistribution, FetchFailed
@@ -85,6 +85,8 @@ class Fetcher:
 
     def local(self, url: str) -> Path | None:
         """Return the local path of *url*, or None if it needs the network."""
+        if len(url) > URL:
+            raise FetchFailed(f"a URL has {len(url)} characters, more than {URL}", url="")
         return local_path(self._mirrors.to_mirror(url))
 
     def place(self, url: str) -> str:
