@@ -150,7 +150,8 @@ WATCHED = """\
 import sys
 late, is_changed = [], []
 def watch(event, facts):
-    if event == "os.rename" and any("/.colablock/" in str(path) for path in facts[:2]):
+    # A move between the environment and the state; files of the state itself are renamed before.
+    if event == "os.rename" and ["/.colablock/" in str(path) for path in facts[:2]].count(True) == 1:
         is_changed.append(True)
     if event == "import" and is_changed and facts[0].partition(".")[0] not in sys.stdlib_module_names:
         late.append(facts[0])
