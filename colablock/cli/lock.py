@@ -141,7 +141,8 @@ def _lines(one: LockResult, *, checked: bool) -> Iterator[str]:
         return
     changed = "not current " if checked else "wrote       "
     count = f"{one.packages} package{'' if one.packages == 1 else 's'}"
-    yield f"{changed if one.is_changed else 'up to date  '}{one.path}: {what}, {count}"
+    hosts = f", files from {', '.join(one.hosts)}" if one.hosts else ""
+    yield f"{changed if one.is_changed else 'up to date  '}{one.path}: {what}, {count}{hosts}"
     yield from (f"              {line}" for line in one.moved)
 
 

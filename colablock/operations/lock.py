@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from colablock._common.fs import write_atomic
 from colablock._common.urls import local_path, redacted
@@ -40,6 +41,7 @@ from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
 
 if TYPE_CHECKING:
+    from colablock._vendor.packaging.pylock import Pylock
     from colablock.matrix.model import Matrix
     from colablock.matrix.packed_locks import LockFile
     from colablock.planning.solver import Solver
@@ -62,6 +64,7 @@ class LockResult:
     packages: int = 0
     moved: tuple[str, ...] = ()
     is_changed: bool = False
+    hosts: tuple[str, ...] = ()  # of the files, sorted
     refusal: str | None = None
 
 
@@ -288,7 +291,14 @@ def _write(
         packages=len(lock.packages),
         moved=moved,
         is_changed=text != before,
+        hosts=tuple(sorted(_hosts(lock))),
     )
+
+
+def _hosts(lock: Pylock) -> set[str]:
+    """Return the hosts of the files that *lock* lists."""
+    files = [one for p in lock.packages for one in (*(p.wheels or ()), p.sdist, p.archive) if one is not None]
+    return {urlsplit(one.url or "").netloc for one in files} - {""}
 
 
 def _target_of(matrix: Matrix, target: Snapshot | Environment) -> _LockTarget:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.reporter import Reporter
+from colablock._common.urls import Mirrors, is_loopback, redacted
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Snapshot, find_executable, is_version, snapshot_of, take_snapshot
@@ -62,11 +63,24 @@ class Session:
             offline=options.offline,
             indexes=matrix.indexes if matrix is not None else (),
         )
-        for note in settings.notes:
+        for note in (*settings.notes, *self._unencrypted(settings, matrix)):
             if note not in self._noted:
                 self._noted.add(note)
                 self.reporter.note(note)
         return settings
+
+    def _unencrypted(self, settings: Settings, matrix: Matrix | None) -> Iterator[str]:
+        """Yield a note for each index and find-links that another machine answers without TLS."""
+        mirrors = Mirrors.parse(self.environ.get("COLABLOCK_MIRRORS", "")).and_indexes(settings.mirrors)
+        places = (
+            settings.default_index,
+            *settings.find_links,
+            *(one.url for one in (matrix.indexes if matrix else ())),
+        )
+        for place in places:
+            url = mirrors.to_mirror(f"{str(place).rstrip('/')}/")
+            if url.lower().startswith("http:") and not is_loopback(url):
+                yield f"`{redacted(url)}` is read over http: others on the network can change what it lists"
 
     def site(self, python: str | None) -> Site:
         """Return the site of the interpreter *python*, by default this one's.

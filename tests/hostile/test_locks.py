@@ -302,25 +302,88 @@ def test_a_plan_names_its_lock_and_the_hosts_of_the_files(
     assert (plan["lock"], plan["lock_hosts"], plan["shadow"]) == (str(_path(target)), [host], None)
 
 
+NAME = "qlora-2024"
 SHADOW = "using ./matrices/qlora-2024.toml, which replaces the shipped qlora-2024"
 
 
-@pytest.mark.parametrize(
-    "command", [("plan", "--into", "kernel"), ("apply", "--into", "kernel", "--yes"), ("lock",)]
-)
+SHADOWING = {
+    "plan": ("plan", NAME, "--into", "kernel", "--python", "{python}"),
+    "apply": ("apply", NAME, "--into", "kernel", "--yes", "--python", "{python}"),
+    "lock": ("lock", NAME),
+    "show": ("show", NAME),
+    "export": ("export", NAME),
+    "export of a file": ("export", "--lock", "matrices/pylock.{lock}.toml"),
+    "export of a file and a name": ("export", NAME, "--lock", "matrices/pylock.{lock}.toml"),
+    "verify": ("verify", NAME),
+}
+
+
+@pytest.mark.parametrize("argv", SHADOWING.values(), ids=SHADOWING)
 def test_a_matrix_in_place_of_a_shipped_one_is_said_first(
-    command: tuple[str, ...], target: Target, lock: Lock, capsys: pytest.CaptureFixture[str]
+    argv: tuple[str, ...], target: Target, lock: Lock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = _matrix(target).read_text(encoding="utf-8").replace('"tiny"', '"qlora-2024"')
-    (target.folder / "matrices" / "qlora-2024.toml").write_text(text, encoding="utf-8")
+    text = _matrix(target).read_text(encoding="utf-8").replace('"tiny"', f'"{NAME}"')
+    (target.folder / "matrices" / f"{NAME}.toml").write_text(text, encoding="utf-8")
+    assert lock.url
+    if argv[0] == "verify":
+        assert (
+            _main("apply", NAME, "--into", "kernel", "--yes", "--python", target.venv.python) == ExitCode.DONE
+        )
+    elif "--lock" in argv:
+        assert _main("lock", NAME, "--output", "matrices/pylock.own.toml") == ExitCode.DONE
+    capsys.readouterr()
+    given = [part.format(python=target.venv.python, lock="own") for part in argv]
+    assert _main(*given) == ExitCode.DONE
+    out, err = capsys.readouterr()
+    said = " ".join((err if argv[0] != "show" else err + out).split())
+    assert said.removeprefix("note").removeprefix(":").lstrip().startswith(SHADOW), said
+
+
+@pytest.mark.parametrize(("argv", "key"), [(SHADOWING["plan"], "shadow"), (SHADOWING["show"], "note")])
+def test_a_matrix_in_place_of_a_shipped_one_is_in_the_facts(
+    argv: tuple[str, ...], key: str, target: Target, lock: Lock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = _matrix(target).read_text(encoding="utf-8").replace('"tiny"', f'"{NAME}"')
+    (target.folder / "matrices" / f"{NAME}.toml").write_text(text, encoding="utf-8")
     assert lock.url
     capsys.readouterr()
-    where = ("--python", target.venv.python) if command[0] != "lock" else ()
-    assert _main(command[0], "qlora-2024", *command[1:], *where) == ExitCode.DONE
-    said = " ".join(capsys.readouterr().err.split())
-    assert said.removeprefix("note: ").startswith(SHADOW), said
-    if command[0] == "plan":
-        assert _main("plan", "qlora-2024", *command[1:], *where, "--json") == ExitCode.DONE
-        assert json.loads(capsys.readouterr().out)["shadow"] == SHADOW
-        assert _main("show", "qlora-2024", "--json") == ExitCode.DONE
-        assert json.loads(capsys.readouterr().out)["note"] == SHADOW
+    assert _main(*(part.format(python=target.venv.python) for part in argv), "--json") == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)[key] == SHADOW
+
+
+def test_a_lock_is_written_with_the_hosts_of_its_files(
+    target: Target, lock: Lock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main("lock", "tiny", "--output", str(_path(target))) == ExitCode.DONE
+    host = lock.url.split("/")[2]
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"1 package, files from {host}")
+
+
+@pytest.mark.parametrize("where", ["the default index", "an index of the matrix", "a mirror", "this machine"])
+def test_an_index_over_http_is_said(
+    where: str,
+    target: Target,
+    lock: Lock,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain = "http://index.example/simple/"
+    text, own = _matrix(target).read_text(encoding="utf-8"), lock.index
+    if where == "the default index":
+        monkeypatch.setenv("COLABLOCK_DEFAULT_INDEX", f"http://user:word@{plain[7:]}")
+    elif where == "an index of the matrix":
+        _matrix(target).write_text(f'{text}\n[[index]]\nname = "far"\nurl = "{plain}"\n', encoding="utf-8")
+    elif where == "a mirror":
+        _matrix(target).write_text(
+            f'{text}\n[[index]]\nname = "far"\nurl = "https://far.example/"\n', encoding="utf-8"
+        )
+        monkeypatch.setenv("COLABLOCK_INDEX_FAR", plain)
+    assert own.startswith("http://127.0.0.1")
+    capsys.readouterr()
+    note = f"`{plain}` is read over http: others on the network can change what it lists"
+    kernel = ("--into", "kernel", "--python", target.venv.python, "--no-lock")
+    for argv in (("lock", "tiny"), ("plan", "tiny", *kernel), ("apply", "tiny", *kernel, "--yes")):
+        assert _main(*argv) == ExitCode.DONE
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.count("is read over http") == (0 if where == "this machine" else 1), said
+        assert (note in said) == (where != "this machine")
