@@ -57,8 +57,13 @@ __all__ = [
     "RolledBack",
     "TrainingFailed",
     "Unmet",
+    "fault_lines",
 ]
 
+# What a message quotes has no limit of its own, and a terminal takes seconds for a megabyte.
+_MESSAGE = 100_000  # characters; the longest chain of reasons has 20,000
+_FAULT = 2000  # characters; real ones have 500
+_FAULTS = 100
 _BREAK = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
 
@@ -82,7 +87,7 @@ class ColablockError(Exception):
     reference: str = "error"
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        self.message = masked(message)
+        self.message = _cut(masked(message), _MESSAGE)
         self.hint = masked(hint) if hint is not None else None
         super().__init__(self.message)
 
@@ -109,7 +114,7 @@ class Fault:
         for name in ("path", "message", "hint"):
             text = getattr(self, name)
             if text is not None:
-                object.__setattr__(self, name, masked(text))
+                object.__setattr__(self, name, _cut(masked(text), _FAULT))
 
     def __str__(self) -> str:
         """Return the fault in one line: a value of the file must not add lines of its own to a message."""
@@ -153,7 +158,17 @@ class InvalidRequirements(InvalidInput):
 
 def _counted(subject: str, faults: Sequence[Fault]) -> str:
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return "\n".join([f"{subject} has {count}", *(f"  {fault}" for fault in faults)])
+    return "\n".join([f"{subject} has {count}", *fault_lines(faults)])
+
+
+def fault_lines(faults: Sequence[Fault]) -> list[str]:
+    """Return the lines of a message about *faults*, the first hundred of them."""
+    more = [f"  and {len(faults) - _FAULTS} more"] if len(faults) > _FAULTS else []
+    return [*(f"  {fault}" for fault in faults[:_FAULTS]), *more]
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 class NotFound(InvalidInput):

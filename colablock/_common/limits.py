@@ -27,6 +27,7 @@ __all__ = [
     "FILES",
     "FILE_NAME",
     "HTML_PAGE",
+    "INCLUDE_DEPTH",
     "LARGEST_FILE",
     "MARKER_DEPTH",
     "MEMBER",
@@ -38,6 +39,8 @@ __all__ = [
     "RECORD_FILE",
     "REQUIREMENT",
     "REQUIREMENTS",
+    "REQUIREMENT_LINE",
+    "REQUIREMENT_LINES",
     "RUN_FILE",
     "SETTINGS_FILE",
     "SHOWN",
@@ -81,6 +84,15 @@ DIGITS: Final = 1000
 
 REQUIREMENT: Final = 10_000
 """Characters of a requirement, a specifier or a marker.  The longest in the recorded indexes has 600."""
+
+REQUIREMENT_LINE: Final = 256 << 10
+"""Characters of a line of a requirements file, with its hashes.  500 hashes have 36,000."""
+
+REQUIREMENT_LINES: Final = 10_000
+"""Lines of a requirements file and the files it includes.  The freeze of an image has 700."""
+
+INCLUDE_DEPTH: Final = 20
+"""Requirements files that include each other in a row.  Real ones have 3."""
 
 MARKER_DEPTH: Final = 50
 """Nested parentheses of a marker.  Real ones have 3, and the parser is recursive."""

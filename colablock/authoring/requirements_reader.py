@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from colablock._common.limits import INCLUDE_DEPTH, REQUIREMENT_LINES, TEXT_FILE
 from colablock._common.text import near
 from colablock._common.toml import NotToml, load_toml, read_text_file
 from colablock._common.urls import local_path, redacted, split_credentials
@@ -137,6 +138,8 @@ class _RequirementsReader:
     _default: str | None = None
     _find_links: list[str] = field(default_factory=list)
     _notes: list[str] = field(default_factory=list)
+    _bytes: int = 0  # of all files, with those of a file that is included twice counted twice
+    _lines: int = 0
 
     def result(self) -> RequirementFile:
         """Return the collected content."""
@@ -150,7 +153,11 @@ class _RequirementsReader:
         )
 
     def read(self, file: str, data: bytes, *, is_constraint: bool, above: tuple[Path, ...]) -> None:
-        """Add the content of one file; *above* are the files that include it."""
+        """Add the content of one file; *above* are the files that include it, and itself."""
+        self._bytes += len(data)
+        if self._bytes > TEXT_FILE or len(above) > INCLUDE_DEPTH:
+            reason = "are too large" if self._bytes > TEXT_FILE else "are nested too deeply"
+            raise InvalidInput(f"the files that `{above[0].name}` includes {reason}")
         try:
             text = decoded(data)
         except UnicodeDecodeError as error:
@@ -158,6 +165,9 @@ class _RequirementsReader:
             return
         for number, content in logical_lines(text):
             where = f"{file}:{number}"
+            self._lines += 1
+            if self._lines > REQUIREMENT_LINES:
+                raise InvalidRequirements(where, [Fault(path=where, message="there are too many lines")])
             try:
                 line = parse_line(content)
                 self._options(line, file, where, above)

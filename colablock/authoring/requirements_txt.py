@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colablock._common.fs import expanded
+from colablock._common.limits import REQUIREMENT, REQUIREMENT_LINE, SHOWN
 from colablock._common.text import near
 from colablock._common.urls import basename, redacted
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
@@ -126,6 +127,8 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def parse_line(line: str) -> Line:
     """Return the parsed line.  Raises InvalidInput with its fault."""
+    if len(line) > REQUIREMENT_LINE:
+        raise InvalidInput(f"`{line[:SHOWN]}...` is longer than {REQUIREMENT_LINE:,} characters")
     if match := _VARIABLE.search(_USER.sub("//", line)):
         raise InvalidInput(f"the variable `{match[0]}` is not expanded", hint="write its value")
     at = match.start() if (match := _OPTIONS.search(line)) else len(line)
@@ -163,6 +166,8 @@ def parse_named(text: str, folder: Path) -> Requirement:
     Relative paths start in *folder*.  User and password of a URL are removed.  Raises InvalidInput
     for an invalid requirement, and for folders and repositories, which cannot be pinned.
     """
+    if len(text) > REQUIREMENT:
+        raise InvalidInput(f"`{text[:SHOWN]}...` is longer than {REQUIREMENT:,} characters")
     if not _DIRECT.match(text) and (_is_url(text) or _is_path(text)):
         return _unnamed(text, folder)
     requirement = _requirement(text, text)

@@ -18,7 +18,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name,
 from colablock.environment.direct_url import from_freeze
 from colablock.environment.markers_and_tags import environment_for
 from colablock.environment.snapshot import Host, Installed, is_version
-from colablock.errors import Fault, InvalidInput
+from colablock.errors import Fault, InvalidInput, fault_lines
 
 __all__ = [
     "PLATFORM",
@@ -227,7 +227,7 @@ def read_document(text: str, file: str | None) -> Recording:
     faults = list(_faults(data))
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        lines = [f"the recorded runtime `{what}` has {count}", *(f"  {fault}" for fault in faults)]
+        lines = [f"the recorded runtime `{what}` has {count}", *fault_lines(faults)]
         raise InvalidInput("\n".join(lines), hint="`colablock runtime import` and `record` write such files")
     return _recording(data, file)
 

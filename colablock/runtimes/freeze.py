@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from colablock._common.limits import REQUIREMENT, REQUIREMENT_LINES
 from colablock._common.urls import basename, redacted, split_fragment
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.snapshot import is_version
-from colablock.errors import Fault, FetchFailed, InvalidInput
+from colablock.errors import Fault, FetchFailed, InvalidInput, fault_lines
 from colablock.index.evaluator import parse_sdist_stem, parse_wheel_name
 
 __all__ = ["Freeze", "Frozen", "parse_freeze"]
@@ -50,8 +51,12 @@ def parse_freeze(text: str, source: str) -> Freeze:
     editable: list[str] = []
     faults: list[Fault] = []
     first: dict[NormalizedName, int] = {}
-    for number, line in _lines(text):
+    for count, (number, line) in enumerate(_lines(text)):
+        if count == REQUIREMENT_LINES:
+            raise InvalidInput(f"`{source}` has more than {REQUIREMENT_LINES:,} lines", hint=_HINT)
         where = f"line {number}"
+        if len(line) > REQUIREMENT:
+            raise InvalidInput(f"{where} of `{source}` is longer than {REQUIREMENT:,} characters", hint=_HINT)
         if match := _EDITABLE.fullmatch(line):
             editable.append(match["what"])
             continue
@@ -66,7 +71,7 @@ def parse_freeze(text: str, source: str) -> Freeze:
         lines.append(found)
     if faults:
         count = "1 line" if len(faults) == 1 else f"{len(faults)} lines"
-        told = "\n".join(f"  {fault}" for fault in faults)
+        told = "\n".join(fault_lines(faults))
         raise InvalidInput(f"`{source}` has {count} that a freeze cannot contain\n{told}", hint=_HINT)
     if not lines:
         raise InvalidInput(f"`{source}` lists no distribution", hint="it is the output of `pip freeze`")

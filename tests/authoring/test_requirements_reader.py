@@ -128,6 +128,38 @@ def test_unsupported_lines_are_reported_with_their_number(text: str, expected: s
     assert expected in fault
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("foo==1" + "0" * 20_000, "0000...` is longer than 10,000 characters"),
+        (f"foo==1 {'--hash=sha256:' + A + ' '}" * 4000, "...` is longer than 262,144 characters"),
+        ("foo\n" * 20_000, "there are too many lines"),
+    ],
+)
+def test_a_file_of_absurd_length_is_an_error(text: str, words: str) -> None:
+    (fault,) = faults(text)
+    assert words in fault
+    assert len(fault) < 500
+
+
+def test_a_chain_of_thousands_of_files_is_an_error() -> None:
+    chain = {f"r{number}.txt": f"-r r{number + 1}.txt\n" for number in range(2000)}
+    write_files(chain)
+    (fault,) = faults("-r r0.txt\n")
+    assert fault == "r18.txt:1: the files that `requirements.txt` includes are nested too deeply"
+
+
+def test_files_that_multiply_are_an_error() -> None:
+    write_files({f"r{number}.txt": f"-r r{number + 1}.txt\n" * 2 for number in range(15)})
+    write_files({"r15.txt": "foo\n"})
+    assert "there are too many lines" in faults("-r r0.txt\n-r r0.txt\n")[0]
+
+
+def test_a_fifo_is_an_error() -> None:
+    os.mkfifo("fifo")
+    assert faults("-r fifo\n") == ["requirements.txt:1: cannot read `fifo`: it is a FIFO"]
+
+
 def test_faults_of_all_files_are_reported_together() -> None:
     found = faults("a=1\nb\n-r other.txt\n-c narrow.txt\nc=1\n", other="\nd=1\n", narrow="e[x]<1\n")
     assert [fault.partition(": ")[0] for fault in found] == [
@@ -368,3 +400,12 @@ def test_unpinned_packages_of_a_lock_are_reported_together() -> None:
         "pylock.toml:packages[1]: b is locked to a folder, not to an archive",
         "pylock.toml:packages[2]: c is locked to a repository, not to an archive",
     ]
+
+
+def test_a_message_has_the_first_hundred_faults_cut_to_a_sane_length() -> None:
+    with pytest.raises(InvalidRequirements) as caught:
+        read("foo==a" + "a" * 9_000 + "\n" + "-z\n" * 200)
+    text = str(caught.value)
+    assert "`requirements.txt` has 201 faults" in text
+    assert text.splitlines()[-1] == "  and 101 more"
+    assert len(text) < 20_000

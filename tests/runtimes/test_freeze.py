@@ -51,6 +51,18 @@ def test_comments_blank_and_editable_lines_are_skipped() -> None:
     assert found.editable[1].startswith("git+https://x.example/there@main")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a==1\n" * 20_000, "`f.txt` has more than 10,000 lines"),
+        ("\na" * 3 + "==" + "1" * 20_000, "line 4 of `f.txt` is longer than 10,000 characters"),
+    ],
+)
+def test_a_freeze_of_absurd_length_is_an_error(text: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        parse_freeze(text, "f.txt")
+
+
 def test_credentials_of_a_url_are_dropped() -> None:
     (line,) = parse_freeze("a @ https://me:secret@x.example/a-1-py3-none-any.whl", "f").lines
     assert line.url == "https://x.example/a-1-py3-none-any.whl"
