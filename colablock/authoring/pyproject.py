@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from colablock._common.limits import INCLUDE_DEPTH, REQUIREMENT, REQUIREMENT_LINES, SHOWN
 from colablock._common.text import near
 from colablock._common.urls import redacted
 from colablock._vendor.packaging.dependency_groups import DependencyGroupInclude, DependencyGroupResolver
 from colablock._vendor.packaging.errors import ExceptionGroup
 from colablock._vendor.packaging.pylock import Pylock
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.authoring.requirements_txt import FoundRequirement, parse_named
 from colablock.errors import Fault, InvalidInput
 from colablock.lockfile.pins import default_index_of, pins_of
@@ -26,10 +28,12 @@ def project_requirements(
     where = f"{source}:project.dependencies"
     lines = project.get("dependencies") if isinstance(project, dict) else None
     if lines is None:
-        is_dynamic = isinstance(project, dict) and "dependencies" in project.get("dynamic", ())
+        dynamic = project.get("dynamic") if isinstance(project, dict) else None
+        is_dynamic = isinstance(dynamic, list) and "dependencies" in dynamic
         message = "the build sets them (`dynamic`)" if is_dynamic else "is missing"
-        groups = data.get("dependency-groups", {})
-        hint = f"name a dependency group with `{source}:{min(groups)}`" if groups else None
+        groups = data.get("dependency-groups")
+        is_named = isinstance(groups, dict) and bool(groups)
+        hint = f"name a dependency group with `{source}:{min(groups)}`" if is_named else None
         return [], [Fault(path=where, message=message, hint=hint)]
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         return [], [Fault(path=where, message="must be an array of strings (PEP 621)")]
@@ -42,14 +46,40 @@ def group_requirements(
     """Return the requirements of the dependency group *group* and the groups it includes (PEP 735)."""
     groups = data.get("dependency-groups", {})
     try:
+        _check_size(groups, group)
         resolver = DependencyGroupResolver(groups)
         resolver.resolve(group)
     except ExceptionGroup as error:
         return [], [_group_fault(one, group, source, groups) for one in error.exceptions]
-    except (AttributeError, TypeError) as error:
+    except InvalidInput as error:
+        return [], [Fault(path=f"{source}:dependency-groups", message=error.message)]
+    except RecursionError:
+        return [], [Fault(path=f"{source}:dependency-groups", message="its groups are nested too deeply")]
+    except (AttributeError, TypeError, ValueError) as error:
         message = f"must be a table of arrays (PEP 735): {error}"
         return [], [Fault(path=f"{source}:dependency-groups", message=message)]
     return _parsed(list(_placed(resolver, group, source)), folder)
+
+
+def _check_size(groups: Mapping[str, Any], group: str) -> None:
+    """Check how many requirements the group has, with those of the groups it includes.
+
+    Raises InvalidInput.  The resolver expands every include again.
+    """
+    items = {canonicalize_name(name): value for name, value in groups.items()}
+    waiting, count = [(canonicalize_name(group), 0)], 0
+    while waiting:
+        name, depth = waiting.pop()
+        found = items.get(name)
+        for item in found if isinstance(found, list) else ():
+            count += 1
+            if count > REQUIREMENT_LINES:
+                raise InvalidInput("its groups include too many requirements")
+            if isinstance(item, str) and len(item) > REQUIREMENT:
+                raise InvalidInput(f"`{item[:SHOWN]}...` is longer than {REQUIREMENT:,} characters")
+            included = item.get("include-group") if isinstance(item, dict) else None
+            if isinstance(included, str) and depth <= INCLUDE_DEPTH:
+                waiting.append((canonicalize_name(included), depth + 1))
 
 
 def _group_fault(error: Exception, group: str, source: str, groups: Mapping[str, Any]) -> Fault:

@@ -263,6 +263,13 @@ test = ["y>1"]
 """
 
 
+def chain(length: int, times: int) -> str:
+    """Return groups that include the next one, each of them *times*."""
+    item = '{include-group="g%d"}'
+    lines = [f"g{at}=[{', '.join([item % (at + 1)] * times)}]" for at in range(length)]
+    return "\n".join(["[dependency-groups]", *lines, f"g{length}=[]"])
+
+
 def test_dependencies_and_groups_of_pyproject_are_read() -> None:
     write_files({"pyproject.toml": PYPROJECT})
     found = read_requirements("pyproject.toml").requirements
@@ -297,6 +304,18 @@ def test_dependencies_and_groups_of_pyproject_are_read() -> None:
             ["`x=1` is not a valid requirement", "Invalid dependency group"],
         ),
         ('[dependency-groups]\na = [{include-group = "a"}]\n', "a", ["includes itself"]),
+        ("dependency-groups = 1\n", "", ["project.dependencies: is missing"]),
+        ("[project]\ndynamic = 1\n", "", ["project.dependencies: is missing"]),
+        (chain(5000, 1), "g0", ["its groups are nested too deeply"]),
+        (chain(40, 2), "g0", ["its groups include too many requirements"]),
+        (
+            chain(40, 2).replace("g40=[]", 'g40=[{include-group="g0"}]'),
+            "g0",
+            ["its groups include too many requirements"],
+        ),
+        (f'[dependency-groups]\na = ["{"a" * 20_000}"]\n', "a", ["aaa...` is longer than 10,000 characters"]),
+        (f'[dependency-groups]\na = ["a==1{"0" * 5_000}"]\n', "a", [""]),
+        (f'[dependency-groups]\na = ["a; {"(" * 5_000}"]\n', "a", [""]),
         ("dependency-groups = 1\n", "a", ["must be a table of arrays (PEP 735)"]),
     ],
 )
