@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 from pathlib import Path
 from typing import Any
 
-from colablock._common.limits import SHOWN, TEXT_FILE
+from colablock._common.limits import DEPTH, SHOWN, TEXT_FILE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,12 +20,19 @@ else:
 __all__ = ["NotToml", "load_toml", "read_text_file"]
 
 
+# A string that does not end takes the rest of the line: with every `"` tried again, time is quadratic.
+_STRING = re.compile(rb""""(?:[^"\\]|\\.)*(?:"|\\?$)|'[^']*(?:'|$)""")
+_BETWEEN_KEYS = re.compile(rb"[=,{}\[\]#]")
+
+
 class NotToml(ValueError):
     """The text is no TOML document.  ``str()`` gives the reason in one line."""
 
 
 def load_toml(data: bytes) -> dict[str, Any]:
     """Return the top table of a TOML document in UTF-8.  Raises NotToml, and no other exception."""
+    if any(line.count(b".") > DEPTH and _is_deep(line) for line in data.split(b"\n")):
+        raise NotToml("it is nested too deeply")
     try:
         return tomllib.loads(data.decode("utf-8"))
     except RecursionError as error:
@@ -32,6 +40,12 @@ def load_toml(data: bytes) -> dict[str, Any]:
     except ValueError as error:  # also UnicodeDecodeError, and a number of thousands of digits
         text = str(error)
         raise NotToml(text if len(text) <= SHOWN else f"{text[:SHOWN]}...") from error
+
+
+def _is_deep(line: bytes) -> bool:
+    """Whether a key of *line* has too many parts, ``a.b.c``: the parser takes the square of their number."""
+    plain = _STRING.sub(b"", line)
+    return any(part.count(b".") > DEPTH for part in _BETWEEN_KEYS.split(plain))
 
 
 def read_text_file(path: Path, limit: int = TEXT_FILE) -> bytes:

@@ -32,8 +32,8 @@ def project_requirements(
         is_dynamic = isinstance(dynamic, list) and "dependencies" in dynamic
         message = "the build sets them (`dynamic`)" if is_dynamic else "is missing"
         groups = data.get("dependency-groups")
-        is_named = isinstance(groups, dict) and bool(groups)
-        hint = f"name a dependency group with `{source}:{min(groups)}`" if is_named else None
+        named = min(groups) if groups and isinstance(groups, dict) else None
+        hint = f"name a dependency group with `{source}:{named}`" if named else None
         return [], [Fault(path=where, message=message, hint=hint)]
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         return [], [Fault(path=where, message="must be an array of strings (PEP 621)")]

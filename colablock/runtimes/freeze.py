@@ -51,8 +51,8 @@ def parse_freeze(text: str, source: str) -> Freeze:
     editable: list[str] = []
     faults: list[Fault] = []
     first: dict[NormalizedName, int] = {}
-    for count, (number, line) in enumerate(_lines(text)):
-        if count == REQUIREMENT_LINES:
+    for at, (number, line) in enumerate(_lines(text)):
+        if at == REQUIREMENT_LINES:
             raise InvalidInput(f"`{source}` has more than {REQUIREMENT_LINES:,} lines", hint=_HINT)
         where = f"line {number}"
         if len(line) > REQUIREMENT:
