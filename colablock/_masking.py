@@ -25,6 +25,8 @@ def masked(text: str) -> str:
     if "@" in text:
         text = _without_users(text)
         text = _without_bare_users(text)
+    if "://" in text or "netloc '" in text:
+        text = _odd_port().sub(rf"\1{MASK}", text)
     if "=" in text:
         text = _parameter().sub(_mask_parameter, text)
     return _token().sub(lambda found: f"{found[1] or ''}{MASK}", text)
@@ -33,7 +35,8 @@ def masked(text: str) -> str:
 @cache
 def is_secret_parameter(name: str) -> bool:
     """Return whether the parameter *name* of a query holds a secret: ``token``, ``X-Amz-Signature``."""
-    return _secret_name().search(name) is not None
+    decoded = re.sub(r"%([0-9A-Fa-f]{2})", lambda found: chr(int(found[1], 16)), name)
+    return _secret_name().search(decoded) is not None
 
 
 def _without_users(text: str) -> str:
@@ -117,6 +120,18 @@ def _host_end() -> re.Pattern[str]:
 
 
 @cache
+def _odd_port() -> re.Pattern[str]:
+    """Return a pattern for what stands in the place of a port: a password, if the ``@`` is not there.
+
+    Examples are ``http://user:password/``, and an ``@`` that is percent-encoded or of another alphabet.
+    """
+    user = rf"[^\s/\\?#@:\[{_ENDS}]{{1,256}}"
+    password = rf"[^\s/\\?#@{_ENDS}]{{1,256}}"
+    before = rf"(?<!ssh)://{user}:(?!PASSWORD@)|\bnetloc '(?=[^']*:)"  # the latter in words of urllib
+    return re.compile(rf"({before})(?!\d{{1,5}}(?:[\s/\\?#,;.)\]:}}{_ENDS}]|$)){password}")
+
+
+@cache
 def _words() -> re.Pattern[str]:
     return re.compile(rf"[\s,;(\[{{{_ENDS}]")
 
@@ -128,13 +143,14 @@ def _address() -> re.Pattern[str]:
 
 @cache
 def _parameter() -> re.Pattern[str]:
-    return re.compile(rf"(?<=[?&;#])([\w.%~-]{{1,64}})=([^\s&#;{_ENDS}]+)")
+    return re.compile(rf"(?<=[?&;#])([\w.%~-]{{1,64}})=([^\s&#{_ENDS}]+)")
 
 
 @cache
 def _secret_name() -> re.Pattern[str]:
     return re.compile(
-        r"(?i)token|secret|passw|pwd|signature|credential|api.?key|access.?key|^(sig|key|auth|jwt|sas)$"
+        r"(?i)token|secret|passw|pwd|signature|credential|api.?key|access.?key|bearer"
+        r"|^(sig|key|auth|jwt|sas|pass|pat|code)$"
     )
 
 

@@ -50,7 +50,8 @@ class Url(str):
         if isinstance(url, Url):
             return url
         is_path = url.startswith(("/", "./", "../", "~")) and not url.startswith("//")
-        has_none = is_path or not ("@" in url or "=" in url)  # the usual case
+        # The usual case.  A second colon is a port, or a password without its `@`.
+        has_none = is_path or not ("@" in url or "=" in url or url.count(":") > 1)
         self = super().__new__(cls, url if has_none else _plain_text(url))
         self._whole = url
         return self

@@ -55,6 +55,12 @@ URLS = {
     "no scheme": (f"u:{SECRET}@host.example/x", "host.example/x"),
     "no scheme, two slashes": (f"//u:{SECRET}@host.example/x", "//host.example/x"),
     "no user": (f"https://:{SECRET}@host.example/x", "https://host.example/x"),
+    "no at": (f"https://u:{SECRET}/simple/", "https://u:****/simple/"),
+    "an at that is percent-encoded": (f"https://u:{SECRET}%40host.example/x", "https://u:****/x"),
+    "an at of another alphabet": (f"https://u:{SECRET}\uff20host.example/x", "https://u:****/x"),
+    "a name that is percent-encoded": (f"https://host.example/x?%74oken={SECRET}", "https://host.example/x"),
+    "a semicolon in a token": (f"https://host.example/x?token=a;{SECRET}", "https://host.example/x"),
+    "a personal token": (f"https://host.example/x?pat={SECRET}", "https://host.example/x"),
     "hub": (f"hf://{SECRET}@org/name", "hf://org/name"),
 }
 # Nothing secret: the text is the URL.
@@ -106,10 +112,18 @@ def test_credentials_in_any_text_are_masked(case: str) -> None:
         assert MASK in shown
 
 
+def test_the_host_in_a_message_of_urllib_is_masked() -> None:
+    with pytest.raises(FetchFailed) as caught:
+        split_credentials(f"https://u:{SECRET}\uff20host.example/x")
+    assert SECRET not in str(caught.value)
+    assert SECRET not in masked(f"netloc 'u:{SECRET}\uff20host' contains invalid characters")
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *PLAIN[4:],
+        "https://host.example:81, then http://127.0.0.1:8080.",
         "Write it as `http://USER:PASSWORD@proxy.example:3128`",
         "git@host.example:o/r.git",
         "image:latest@sha256:00ff",
