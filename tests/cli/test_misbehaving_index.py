@@ -81,7 +81,11 @@ def unread(says: str, hint: str = "", **facts: Any) -> IndexCase:
 
 def unreached(url: str, says: str, hint: str, **facts: Any) -> IndexCase:
     """Return a case in which nobody answers at the index *url*."""
-    return failed(f"demo cannot be looked up in the index `default` at `{url}`: {says}", hint, **facts)
+    case = failed(f"demo cannot be looked up in the index `default` at `{url}`: {says}", hint, **facts)
+    if not url.startswith("http://index."):
+        return case
+    note = f"note: `{url}` is read over http: others on the network can change what it lists"
+    return replace(case, says=f"{note} {case.says}")
 
 
 def unknown(says: str, hint: str = "", **facts: Any) -> IndexCase:
