@@ -188,6 +188,13 @@ def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
             stream.reconfigure(errors="backslashreplace")
     plain = {"NO_COLOR": environ["NO_COLOR"]} if environ.get("NO_COLOR") else {}
     keywords: dict[str, Any] = {"highlight": False, "soft_wrap": False, "no_color": bool(plain) or None}
+    # rich converts any string of digits, and Python refuses one of thousands.
+    sizes = {"COLUMNS", "LINES"}
+    keywords["_environ"] = {
+        name: value
+        for name, value in environ.items()
+        if name not in sizes or (value.isascii() and value.isdigit() and len(value) < 6)  # noqa: PLR2004
+    }
     return Console(**keywords), Console(stderr=True, **keywords)
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.limits import SETTINGS_FILE
 from colablock._common.text import near
+from colablock._common.toml import read_text_file
 from colablock._common.urls import Url, checked_index, redacted
 from colablock.errors import InvalidInput
 from colablock.network.cache import cache_folder, distrusted
@@ -196,8 +198,12 @@ def _pip_configuration(environ: Mapping[str, str]) -> dict[str, str]:
     for path in _pip_files(environ):
         parser = configparser.RawConfigParser()
         try:
-            parser.read(path, encoding="utf-8")
-        except (OSError, configparser.Error, UnicodeDecodeError):
+            parser.read_string(read_text_file(path, SETTINGS_FILE).decode("utf-8"))
+        except (
+            OSError,
+            configparser.Error,
+            ValueError,
+        ):  # ValueError: no UTF-8, a path with a null character
             continue  # pip reports the faults of its own files
         for section in ("global", "install"):
             if parser.has_section(section):

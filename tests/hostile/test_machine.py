@@ -102,3 +102,10 @@ def test_every_command_on_a_machine_that_fails(
     if not request.config.getoption(EVERY_FAULT):  # then each condition tries others
         commands = commands[number % SAMPLE :: SAMPLE]
     assert failures(prepared, no_locks, condition, commands) == []
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "99999999999", "²", "-1", "\x1b[2J"])
+def test_an_absurd_size_of_the_terminal_is_ignored(size: str, prepared: tuple[Machine, Path]) -> None:
+    done = prepared[0].run("list", environ=prepared[0].environ(COLUMNS=size, LINES=size))
+    assert done.code == 0, done
+    assert "tiny" in done.out

@@ -193,3 +193,17 @@ def test_passwords_are_used_and_not_shown(name: str, tmp_path: Path) -> None:
 
 def test_a_password_in_extra_indexes_is_not_shown(tmp_path: Path) -> None:
     assert SECRET not in repr(machine_facts({"HOME": str(tmp_path), "PIP_EXTRA_INDEX_URL": PRIVATE}))
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "endless"])
+def test_a_configuration_of_pip_that_never_ends_is_not_used(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / ".config" / "pip"
+    folder.mkdir(parents=True)
+    if kind == "a pipe":
+        os.mkfifo(folder / "pip.conf")
+    else:
+        (folder / "pip.conf").symlink_to("/dev/zero")
+    assert (
+        str(read_settings({"HOME": str(tmp_path), "XDG_CONFIG_DIRS": "/nowhere"}).default_index)
+        == DEFAULT_INDEX
+    )
