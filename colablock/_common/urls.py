@@ -178,7 +178,10 @@ def _keeps_host(url: str) -> bool:
 
 def is_loopback(url: str) -> bool:
     """Whether the host of *url* is this machine, so that nobody on the network can change the answer."""
-    host = urlsplit(url).hostname or ""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # an invalid URL is reported where it is used
+        return False
     return host in {"localhost", "::1"} or re.fullmatch(r"127(\.[0-9]{1,3}){3}", host) is not None
 
 

@@ -109,3 +109,11 @@ def test_an_absurd_size_of_the_terminal_is_ignored(size: str, prepared: tuple[Ma
     done = prepared[0].run("list", environ=prepared[0].environ(COLUMNS=size, LINES=size))
     assert done.code == 0, done
     assert "tiny" in done.out
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://[x]/simple/"])
+def test_a_malformed_default_index_is_an_error(url: str, prepared: tuple[Machine, Path]) -> None:
+    machine = prepared[0]
+    done = machine.run("plan", "tiny", "--into", "env", environ=machine.environ(COLABLOCK_DEFAULT_INDEX=url))
+    assert done.code in (ExitCode.UNMET, ExitCode.USAGE), done
+    assert "error: " in done.err
