@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from colablock.errors import InvalidInput
 from colablock.index.candidates import CandidateOrigin
 from colablock.resolver.members import resolve_members
 from colablock.resolver.model import Unsolvable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from colablock.matrix.package_sources import PackageSources
     from colablock.resolver.model import Pin, Request, Resolution
 
-__all__ = ["resolve_bound"]
+__all__ = ["check_bound", "resolve_bound"]
 
 
 def resolve_bound(
@@ -41,6 +42,15 @@ def resolve_bound(
         if not astray:
             return resolution
         source.bind(astray)
+
+
+def check_bound(resolution: Resolution, sources: PackageSources) -> None:
+    """Raise InvalidInput if a lock has a name from another index than the one it has to come from."""
+    astray = _astray(resolution, sources)
+    if astray:
+        names = ", ".join(f"`{name}` (index `{index}`)" for name, index in sorted(astray.items()))
+        message = f"the lock takes names from an index that they do not belong to: {names}"
+        raise InvalidInput(message, hint="Make the lock again with `colablock lock`")
 
 
 def _astray(resolution: Resolution, sources: PackageSources) -> dict[NormalizedName, str]:
@@ -88,7 +98,12 @@ def _reached(
 def _is_astray(pin: Pin, url: str) -> bool:
     file = pin.candidate.file
     return (
-        pin.candidate.origin is CandidateOrigin.INDEX
-        and file is not None
+        file is not None
+        and (pin.candidate.origin is CandidateOrigin.INDEX or _is_of_lock(pin))
         and (file.index or "").rstrip("/") != url.rstrip("/")
     )
+
+
+def _is_of_lock(pin: Pin) -> bool:
+    file = pin.candidate.file
+    return pin.candidate.origin is CandidateOrigin.LOCK and file is not None and file.index is not None

@@ -24,7 +24,7 @@ from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
 from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
-from colablock.planning.bound_names import resolve_bound
+from colablock.planning.bound_names import check_bound, resolve_bound
 from colablock.planning.hints import alternatives
 from colablock.planning.locks import check_assumed, open_lock, with_origin
 from colablock.planning.plan import Plan, Remedy, Step, Target
@@ -326,10 +326,12 @@ class Solver:
 
     def _resolve(self, request: Request, source: CandidateSource) -> Resolution:
         try:
-            if not isinstance(source, IndexSource):
-                return resolve_members(request, source, self.reporter)
             additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
             sources = PackageSources.of(self.matrix, request.environment, additions)
+            if not isinstance(source, IndexSource):
+                resolution = resolve_members(request, source, self.reporter)
+                check_bound(resolution, sources)
+                return resolution
             return resolve_bound(request, source, sources, self.reporter)
         except Unsolvable as error:
             found = misfits(request, source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from colablock._vendor import tomli_w
 from colablock.api import stack
 from colablock.cli.main import main
 from colablock.errors import ExitCode
@@ -17,6 +20,11 @@ from tests.support.hostile import Target, make_target
 from tests.support.runtime import Stub
 from tests.support.server import IndexServer
 from tests.support.wheels import make_wheel
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 HEAD = 'schema = 1\nname = "tiny"\n[[index]]\nname = "corp"\nurl = "{corp}"\n'
 
@@ -134,6 +142,27 @@ def test_a_direct_reference_whose_marker_does_not_hold_is_not_found_elsewhere(
     path.write_text(f"{HEAD.format(corp=servers.corp.url)}[packages]\nasks = ''\n{entry}\n", encoding="utf-8")
     assert main(["plan", str(path), "--into", "kernel", "--python", target.venv.python]) == ExitCode.UNMET
     assert "no index is asked in its place" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_delta_lock_takes_no_name_from_another_index(
+    target: Target, servers: Servers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, lock = target.folder / "tiny.toml", target.folder / "pylock.toml"
+    text = HEAD.format(corp=servers.corp.url) + '[packages]\ncorp-app = { index = "corp" }\n'
+    path.write_text(text, encoding="utf-8")
+    assert main(["lock", str(path), "--output", str(lock)]) == ExitCode.DONE
+    data = tomllib.loads(lock.read_text(encoding="utf-8"))
+    data["tool"]["colablock"]["kind"] = "delta"
+    (shared,) = (one for one in data["packages"] if one["name"] == "shared")
+    wheel = target.folder.parent / "public" / "shared-99.0-py3-none-any.whl"
+    hashes = {"sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()}
+    files = [{"url": servers.public.file_url(wheel.name), "hashes": hashes}]
+    shared.update(version="99.0", index=servers.public.url, wheels=files)
+    lock.write_text(tomli_w.dumps(data), encoding="utf-8")
+    with target.unchanged():
+        argv = ["apply", str(path), "--lock", str(lock), "--into", "kernel", "--python", target.venv.python]
+        assert main([*argv, "--yes"]) == ExitCode.USAGE
+    assert "`shared` (index `corp`)" in " ".join(capsys.readouterr().err.split())
 
 
 # -- repairs
