@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,7 @@ class IndexSource:
         self._named = named
         self._entries = entries or {}
         self._elsewhere = elsewhere or {}
-        self._find_links = FindLinks(find_links, fetcher, self._page_of_links)
+        self._find_links = FindLinks(find_links, fetcher, partial(_page_of_links, fetcher))
         self._settled = settled
         self._unwanted_labels = unwanted_labels
         self._reader = MetadataSource(fetcher, build)
@@ -268,10 +269,6 @@ class IndexSource:
         judged = judge_files(name, files, replace(policy, exclude_newer=None), origin=origin)
         return replace(judged, found=bool(files), where=self._find_links.places)
 
-    def _page_of_links(self, link: str) -> Sequence[File] | None:
-        found = read_page(self._fetcher, self._fetcher.learn_credentials(link), None)
-        return found[0] if found is not None else None
-
     def _direct(self, name: NormalizedName, entry: PackageEntry) -> ProjectCandidates:
         """Return the single candidate of a direct reference (PEP 508, PEP 610)."""
         file = direct_file(entry, self._fetcher)
@@ -356,6 +353,12 @@ class IndexSource:
                 self._prefetch(
                     further, requirement.specifier & own.specifier if own else requirement.specifier
                 )
+
+
+def _page_of_links(fetcher: Fetcher, link: str) -> Sequence[File] | None:
+    # No method: a reference of the source to itself would keep the cache locked until a garbage collection.
+    found = read_page(fetcher, fetcher.learn_credentials(link), None)
+    return found[0] if found is not None else None
 
 
 def _cutoff(index: Index, policy: Policy) -> datetime | None:

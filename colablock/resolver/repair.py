@@ -208,8 +208,11 @@ class Repairer:
 
 def _told(name: NormalizedName, tried: Sequence[Candidate], number: int) -> str:
     versions = sorted({candidate.version for candidate in tried})
+    if number == 1:
+        return f"no repair of {name}: its only version, {versions[0]}, does not fit"
     which = f"{versions[0]} to {versions[-1]}" if len(versions) > 1 else str(versions[0])
-    return f"no repair of {name}: none of {len(versions)} of its {count(number, 'version')} fits ({which})"
+    tried = "" if len(versions) == number else f"{len(versions)} of "
+    return f"no repair of {name}: none of {tried}its {count(number, 'version')} fits ({which})"
 
 
 @dataclass(frozen=True, slots=True)

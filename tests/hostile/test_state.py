@@ -215,12 +215,12 @@ def test_a_state_folder_that_is_a_link_is_refused(place: SmallGround) -> None:
     moved = place.folder / "outside" / "state"
     site.state.rename(moved)
     site.state.symlink_to(moved)
-    before = tree_digest(place.venv), tree_digest(moved)
+    before = tree_digest(place.site), tree_digest(moved)
     with pytest.raises(Refused, match="is a symbolic link"):
         roll_back(site, look=place.snapshot)
     assert read_history(site) == ()
     assert "outside of the environment" in damaged_changes(site)[0].fault
-    assert (tree_digest(place.venv), tree_digest(moved)) == before
+    assert (tree_digest(place.site), tree_digest(moved)) == before
 
 
 def test_cleaning_up_follows_no_link(place: SmallGround) -> None:
