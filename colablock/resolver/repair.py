@@ -211,8 +211,8 @@ def _told(name: NormalizedName, tried: Sequence[Candidate], number: int) -> str:
     if number == 1:
         return f"no repair of {name}: its only version, {versions[0]}, does not fit"
     which = f"{versions[0]} to {versions[-1]}" if len(versions) > 1 else str(versions[0])
-    tried = "" if len(versions) == number else f"{len(versions)} of "
-    return f"no repair of {name}: none of {tried}its {count(number, 'version')} fits ({which})"
+    some = "" if len(versions) == number else f"{len(versions)} of "
+    return f"no repair of {name}: none of {some}its {count(number, 'version')} fits ({which})"
 
 
 @dataclass(frozen=True, slots=True)

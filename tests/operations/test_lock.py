@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 from colablock._vendor.packaging.pylock import Pylock
 from colablock.errors import ExitCode
 from tests.support.fixtures import venv_fixture, world_fixture
-from tests.support.runtime import Stub, Venv, build_site, find_python
+from tests.support.runtime import Stub, Venv, build_site
 from tests.support.wheels import make_sdist, make_wheel
 from tests.support.world import Done, World
 
@@ -220,28 +218,6 @@ def test_a_lock_made_again_lists_the_files_of_the_same_platforms(world: World) -
     assert locked(world) == whole
     assert world.run("lock", "tiny", "--runtime", "small-1", "--check").code == ExitCode.DONE
     assert files(locked(world, "--no-all-files")) == (1, False)
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize("short", ["3.10", "3.11", "3.12", "3.13"])
-def test_a_lock_has_the_same_bytes_under_any_python(short: str, world: World) -> None:
-    python = find_python(short)
-    if python is None:
-        pytest.skip(f"there is no Python {short} here")
-    if short == "3.10" and sys.version_info >= (3, 11):
-        pytest.skip("tomli is not here for Python 3.10")
-    locked(world)
-    path = world.folder / "matrices" / LOCK
-    first = path.read_bytes()
-    path.unlink()
-    ours = f"{world.environ()['PYTHONPATH']}:{sysconfig.get_path('purelib')}"
-    subprocess.run(
-        [python, "-m", "colablock", "lock", "tiny", "--runtime", "small-1", "-q"],
-        env=world.environ(PYTHONPATH=ours, COLABLOCK_CACHE_DIR=str(world.folder / short)),
-        cwd=world.folder,
-        check=True,
-    )
-    assert path.read_bytes() == first
 
 
 def test_an_environment_uses_the_complete_lock_beside_the_matrix(world: World) -> None:
