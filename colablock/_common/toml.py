@@ -22,6 +22,7 @@ __all__ = ["NotToml", "load_toml", "read_text_file"]
 
 # A string that does not end takes the rest of the line: with every `"` tried again, time is quadratic.
 _STRING = re.compile(rb""""(?:[^"\\]|\\.)*(?:"|\\?$)|'[^']*(?:'|$)""")
+_OWN_PIPE = re.compile(r"/dev/(stdin|fd/[0-9]+)|/proc/self/fd/[0-9]+")
 _BETWEEN_KEYS = re.compile(rb"[=,{}\[\]#]")
 
 
@@ -55,7 +56,7 @@ def read_text_file(path: Path, limit: int = TEXT_FILE) -> bytes:
     ``/dev/stdin`` or ``<(...)`` of a shell, is read.
     """
     # Without O_NONBLOCK, opening a FIFO waits for a writer.
-    flags = 0 if str(path).startswith("/dev/") else getattr(os, "O_NONBLOCK", 0)
+    flags = 0 if _OWN_PIPE.fullmatch(str(path)) else getattr(os, "O_NONBLOCK", 0)
     with open(path, "rb", opener=lambda name, given: os.open(name, given | flags)) as file:
         if flags and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is a FIFO", str(path))
