@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from colablock._common.limits import SETTINGS_FILE
+from colablock._common.toml import read_text_file
 from colablock.environment.notebook_host import in_notebook
 from colablock.training.preflight.hub import expand_path, hub_home
 from colablock.training.runs.config import MetricsTarget, TrainConfig
@@ -200,8 +202,8 @@ def _in_token_file(environ: Mapping[str, str]) -> Secret | None:
     named = environ.get("HF_TOKEN_PATH")
     path = Path(expand_path(named, environ)) if named else hub_home(environ) / "token"
     value = ""
-    with suppress(OSError, UnicodeDecodeError):
-        value = _clean(path.read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):  # a path may have a null character, and the bytes may be no text
+        value = _clean(read_text_file(path, SETTINGS_FILE).decode("utf-8"))
     return Secret(value, f"the file {path}") if value else None
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -254,3 +255,10 @@ def test_no_module_hides_one_of_the_standard_library() -> None:
     # Scripts of it are run as files by other interpreters: the folder is then the first that is searched.
     folder = SCRIPTS
     assert {path.stem for path in folder.glob("*.py")} & sys.stdlib_module_names == set()
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "{folder}/fifo"])
+def test_a_token_file_without_an_end_is_not_read(place: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    environ = {"HOME": str(tmp_path), "HF_TOKEN_PATH": place.format(folder=tmp_path)}
+    assert find_token("HF_TOKEN", environ) == (None, ())
