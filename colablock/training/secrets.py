@@ -216,7 +216,8 @@ def _in_netrc(environ: Mapping[str, str]) -> Secret | None:
     )
     known = None
     with suppress(OSError, UnicodeDecodeError, netrc.NetrcParseError):
-        known = netrc.netrc(str(path)).hosts.get(host)  # not `default`: it has another password
+        if path.is_file():  # opening a FIFO waits for a writer
+            known = netrc.netrc(str(path)).hosts.get(host)  # not `default`: it has another password
     value = _clean(known[2] or "") if known is not None else ""
     return Secret(value, f"the file {path}") if value else None
 

@@ -260,5 +260,7 @@ def test_no_module_hides_one_of_the_standard_library() -> None:
 @pytest.mark.parametrize("place", ["/dev/zero", "{folder}/fifo"])
 def test_a_token_file_without_an_end_is_not_read(place: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    environ = {"HOME": str(tmp_path), "HF_TOKEN_PATH": place.format(folder=tmp_path)}
-    assert find_token("HF_TOKEN", environ) == (None, ())
+    named = place.format(folder=tmp_path)
+    environ = {"HOME": str(tmp_path), "HF_TOKEN_PATH": named, "NETRC": named}
+    for name in ("HF_TOKEN", "WANDB_API_KEY"):
+        assert find_token(name, environ) == (None, ())
