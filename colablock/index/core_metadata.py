@@ -16,6 +16,7 @@ from colablock._common.decoding import Malformed, fitted
 from colablock._common.limits import DIRECTORY, METADATA, REQUIREMENTS, SHOWN, TEXT_FILE
 from colablock._common.text import printable
 from colablock._common.toml import NotToml, load_toml
+from colablock._masking import masked
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
 from colablock._vendor.packaging.specifiers import InvalidSpecifier
@@ -332,8 +333,11 @@ def _requirement(line: str, what: str) -> Requirement:
         return _parsed(line)
     except InvalidRequirement as error:
         reason = str(error).splitlines()[0]
+        shown = (
+            line if len(line) <= SHOWN else f"{masked(line)[:SHOWN]}..."
+        )  # a cut may hide that it is a URL
         raise BadDistribution(
-            f"the metadata of `{what}` has `{line}`, which is not a valid requirement: {reason}"
+            f"the metadata of `{what}` has `{shown}`, which is not a valid requirement: {reason}"
         ) from error
 
 
