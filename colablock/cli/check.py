@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock._common.urls import checked_index
 from colablock.cli.common import (
     MATRIX,
     Call,
     add_command,
     add_lock_target,
     add_sources,
+    lock_options_of,
     print_json,
     session_of,
 )
@@ -118,23 +118,13 @@ def _audit(call: Call) -> int:
     from colablock.display.check_view import audit_document
     from colablock.display.text import render
     from colablock.operations.audit import audit_locks
-    from colablock.planning.options import ApplyOptions
 
     args = call.args
     if args.all and (not args.name or args.lock is not None):
         raise InvalidInput(
             "`--all` takes the locks beside a matrix", hint="Name the matrix, without `--lock`"
         )
-    options = ApplyOptions(
-        name=args.name,
-        lock=args.lock,
-        runtime=args.runtime,
-        variant=args.variant,
-        with_=tuple(args.with_),
-        default_index=checked_index(args.default_index),
-        find_links=tuple(args.find_links),
-        offline=args.offline,
-    )
+    options = lock_options_of(args)
     with session_of(call) as session:
         result = audit_locks(
             session,

@@ -28,6 +28,7 @@ __all__ = [
     "add_sources",
     "add_target",
     "agreed",
+    "lock_options_of",
     "options_of",
     "print_json",
     "session_of",
@@ -171,6 +172,22 @@ def options_of(args: argparse.Namespace) -> ApplyOptions:
         keep=getattr(args, "keep", False),
         undo=getattr(args, "undo", True),
         break_system_packages=getattr(args, "break_system_packages", False),
+    )
+
+
+def lock_options_of(args: argparse.Namespace) -> ApplyOptions:
+    """Return the options of a command that uses a lock and changes nothing."""
+    from colablock.planning.options import ApplyOptions
+
+    return ApplyOptions(
+        name=args.name,
+        lock=args.lock,
+        runtime=args.runtime,
+        variant=args.variant,
+        with_=tuple(args.with_),
+        default_index=checked_index(args.default_index),
+        find_links=tuple(args.find_links),
+        offline=args.offline,
     )
 
 

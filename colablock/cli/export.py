@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from colablock._common.urls import checked_index
 from colablock.cli.common import (
     MATRIX,
     Call,
     add_command,
     add_lock_target,
     add_sources,
+    lock_options_of,
     print_json,
     session_of,
 )
@@ -56,19 +56,9 @@ def add(commands: Any) -> None:
 def _export(call: Call) -> int:
     from colablock.lockfile.export import Format
     from colablock.operations.export import export_lock
-    from colablock.planning.options import ApplyOptions
 
     args = call.args
-    options = ApplyOptions(
-        name=args.name,
-        lock=args.lock,
-        runtime=args.runtime,
-        variant=args.variant,
-        with_=tuple(args.with_),
-        default_index=checked_index(args.default_index),
-        find_links=tuple(args.find_links),
-        offline=args.offline,
-    )
+    options = lock_options_of(args)
     with session_of(call) as session:
         exported = export_lock(
             session,
