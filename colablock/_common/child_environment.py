@@ -156,13 +156,11 @@ _ALLOWED_PREFIXES = (
 _ALLOWED_OF_PYTHON = frozenset(
     [
         "PYTHONDEVMODE",
-        "PYTHONDONTWRITEBYTECODE",
         "PYTHONFAULTHANDLER",
         "PYTHONHASHSEED",
         "PYTHONIOENCODING",
         "PYTHONMALLOC",
         "PYTHONNOUSERSITE",
-        "PYTHONPYCACHEPREFIX",
         "PYTHONUNBUFFERED",
         "PYTHONUSERBASE",
         "PYTHONUTF8",
@@ -261,8 +259,15 @@ def is_secret_variable(name: str) -> bool:
 
 
 def child_environment(purpose: Purpose, environ: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """Return the variables of *environ* that a child for *purpose* gets, and *extra*."""
+    """Return the variables of *environ* that a child for *purpose* gets, and *extra*.
+
+    Only the user's own command writes bytecode, and reads it from a folder of the user.
+    """
     found = {name: value for name, value in environ.items() if _passes(purpose, name, value)}
+    if purpose is not Purpose.COMMAND:
+        # Bytecode in the environment would be a change of it, which no journal lists.
+        found["PYTHONDONTWRITEBYTECODE"] = "1"
+        found.pop("PYTHONPYCACHEPREFIX", None)
     if "PATH" in found and purpose is not Purpose.COMMAND:
         found["PATH"] = absolute_path(environ)
     return found | extra

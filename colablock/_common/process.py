@@ -31,6 +31,7 @@ from colablock._masking import masked
 from colablock.errors import Unmet
 
 __all__ = [
+    "ISOLATED",
     "ChildFailed",
     "ChildOutput",
     "exit_words",
@@ -45,6 +46,9 @@ __all__ = [
     "start_session",
     "uv_command",
 ]
+
+ISOLATED = ("-I", "-B")
+"""The options of an isolated interpreter: it ignores the variable that forbids writing bytecode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,8 @@ def run_python(
     It gets only the variables of the allow-list.  ``-I`` makes it ignore ``PYTHON*``
     variables, the user site and the current folder.
     """
-    command = [os.path.abspath(python) if os.sep in str(python) else python, "-I", *arguments]  # noqa: PTH100
+    program = os.path.abspath(python) if os.sep in str(python) else python  # noqa: PTH100
+    command = [program, *ISOLATED, *arguments]
     return run_child(command, environ=child_environment(Purpose.LOCAL, environ), timeout=timeout)
 
 
@@ -184,14 +189,18 @@ def uv_command(
     return [_find_uv(environ), *config, "--color=never", "--no-progress", *fetching, *args]
 
 
-def source_command(python: str | Path, source: str, *arguments: str) -> list[str]:
+def source_command(
+    python: str | Path, source: str, *arguments: str, options: Sequence[str] = ()
+) -> list[str]:
     """Return the command that runs the text *source* as a script with *arguments*.
+
+    *options* are those of the interpreter.
 
     The script is passed as text (``-c``).  Run as a file, its folder would come
     first on the import path, and other files there would shadow modules.  With
     ``-c`` the working folder comes first, so it has to be empty.
     """
-    return [str(Path(python).absolute()), "-c", source, *arguments]
+    return [str(Path(python).absolute()), "-B", *options, "-c", source, *arguments]
 
 
 def start_session(

@@ -164,7 +164,7 @@ def _macos() -> list[Any]:
         import subprocess
 
         # A Python built with an old SDK gets 10.16 on every newer system.
-        command = [sys.executable, "-sS", "-c", "import platform; print(platform.mac_ver()[0])"]
+        command = [sys.executable, "-sSB", "-c", "import platform; print(platform.mac_ver()[0])"]
         environ = dict(os.environ, SYSTEM_VERSION_COMPAT="0")
         version = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True).stdout.decode()
     major, minor = [*version.strip().split("."), "0"][:2]

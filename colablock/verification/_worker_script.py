@@ -1,8 +1,9 @@
 """The proofs, which run in the target with the standard library and nothing of colablock.
 
 ``python -c`` gets the source of this file with three arguments: the number of an open file
-descriptor for the answers, a JSON list of jobs ``[kind, subject]``, and a JSON object of facts
-about versions (``nf4_on_cpu``: a release of bitsandbytes).  Each job writes a line of JSON when
+descriptor for the answers, a JSON list of jobs ``[kind, subject]``, and a JSON object: facts about
+versions (``nf4_on_cpu``: a release of bitsandbytes), and ``bytecode``: whether imports may write
+bytecode into the environment.  Each job writes a line of JSON when
 it starts and when it ends, so that a job that crashes the process can be named.  Standard output
 is for the imported modules.
 """
@@ -23,6 +24,7 @@ import sysconfig
 import time
 import traceback
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from typing import Any
 
 LINES = 8  # the last lines of a traceback, which say what went wrong
@@ -32,6 +34,8 @@ NF4_ERROR = 0.12  # the mean error of standard normal values in NF4 is 0.07
 def main(descriptor: int, jobs: list[list[str]], known: dict[str, Any]) -> None:
     """Run *jobs* in order, and end the process without the exit handlers of imported modules."""
     os.set_inheritable(descriptor, False)
+    if known["bytecode"]:
+        write_bytecode_below(sys.prefix)
     with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as answers:
 
         def tell(**answer: Any) -> None:
@@ -46,6 +50,18 @@ def main(descriptor: int, jobs: list[list[str]], known: dict[str, Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def write_bytecode_below(folder: str) -> None:
+    """Let imports write bytecode into *folder* only: not beside the standard library of the base."""
+    write = SourceFileLoader.set_data
+
+    def set_data(self: SourceFileLoader, path: str, data: bytes, **options: Any) -> None:
+        if path.startswith(folder + os.sep):
+            write(self, path, data, **options)
+
+    SourceFileLoader.set_data = set_data  # type: ignore[method-assign,assignment]
+    sys.dont_write_bytecode = False
 
 
 def run(kind: str, subject: str, known: dict[str, Any]) -> dict[str, Any]:

@@ -118,9 +118,10 @@ def prove(
         work.mkdir()
         child = Child(
             python=str(python),
-            environ=proof_environment(python, environ, scratch, bytecode=bytecode),
+            environ=proof_environment(python, environ, scratch),
             folder=work,
             timeout=timeout,
+            bytecode=bytecode,
         )
         jobs = [("import", name) for name in verify.imports]
         jobs += [("capability", name) for name in verify.capabilities]
@@ -182,9 +183,7 @@ def _first_lines(lines: Sequence[str]) -> str:
     return "\n".join([*lines[:_FILES], *more])
 
 
-def proof_environment(
-    python: str | Path, environ: Mapping[str, str], scratch: Path, *, bytecode: bool = False
-) -> dict[str, str]:
+def proof_environment(python: str | Path, environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
     """Return the variables of a proof: of a training process, offline, with every cache in *scratch*."""
     caches = {
         "HF_HOME": "huggingface",
@@ -202,8 +201,6 @@ def proof_environment(
     }
     folders = {name: str(scratch / folder) for name, folder in caches.items()}
     extra = {**opt_outs(environ), **offline, **folders}
-    if not bytecode:
-        extra["PYTHONPYCACHEPREFIX"] = str(scratch / "bytecode")
     return environment_of(python, environ, Purpose.LOCAL, **extra)
 
 

@@ -25,6 +25,8 @@ __all__ = ["Child", "Job", "JobResult", "is_python", "run_jobs"]
 Job = tuple[str, str]
 """The kind and the subject of a job: ``("import", "torch")``."""
 
+# Bytecode that says that it need not be compared with its source (PEP 552) must not hide what is installed.
+_CHECKED = ("--check-hash-based-pycs", "always")
 _BLOCK = 1 << 16
 _START = 60.0  # seconds for an interpreter to start and to read the installed distributions
 
@@ -49,12 +51,16 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """How proofs run: interpreter, variables, an empty working directory, and seconds per job."""
+    """How proofs run: interpreter, variables, an empty working directory, and seconds per job.
+
+    With *bytecode* the jobs write bytecode into the environment, but commands never do.
+    """
 
     python: str
     environ: Mapping[str, str]
     folder: Path
     timeout: float
+    bytecode: bool = False
 
     def command(self, command: Sequence[str], scripts: str) -> tuple[bool, str]:
         """Run a command of the environment; return whether it succeeded, and its last lines if not."""
@@ -82,8 +88,9 @@ class Child:
             .joinpath("_worker_script.py")
             .read_text(encoding="utf-8")
         )
-        known = json.dumps({"nf4_on_cpu": NF4_ON_CPU})
-        command = source_command(self.python, script, str(descriptor), json.dumps(jobs), known)
+        known = json.dumps({"nf4_on_cpu": NF4_ON_CPU, "bytecode": self.bytecode})
+        arguments = (str(descriptor), json.dumps(jobs), known)
+        command = source_command(self.python, script, *arguments, options=_CHECKED)
         return self._start(command, output, descriptor)
 
     def _start(self, command: Sequence[str], output: BinaryIO, *descriptors: int) -> subprocess.Popen[bytes]:

@@ -86,6 +86,7 @@ DOWNLOADS = {
     "UV_PYTHON_INSTALL_MIRROR": "https://a:b@m.example/",
 }
 NOTEBOOK = {**SECRETS, **DROPPED, **MACHINE, **OTHERS, **DOWNLOADS}
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @pytest.mark.parametrize(
@@ -108,13 +109,21 @@ NOTEBOOK = {**SECRETS, **DROPPED, **MACHINE, **OTHERS, **DOWNLOADS}
     ids=lambda value: value.value if isinstance(value, Purpose) else "",
 )
 def test_each_child_gets_what_its_purpose_needs(purpose: Purpose, expected: dict[str, str]) -> None:
-    assert child_environment(purpose, NOTEBOOK) == expected
+    more = {} if purpose is Purpose.COMMAND else NO_BYTECODE
+    assert child_environment(purpose, NOTEBOOK) == {**expected, **more}
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+def test_only_the_users_command_writes_bytecode(purpose: Purpose) -> None:
+    environ = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "/bytecode"}
+    expected = environ if purpose is Purpose.COMMAND else NO_BYTECODE
+    assert child_environment(purpose, environ) == expected
 
 
 @pytest.mark.parametrize("proxy", ["http://proxy.example:3128", "proxy.example:3128"])
 def test_a_build_gets_a_proxy_without_a_password(proxy: str) -> None:
     environ = {"HTTP_PROXY": "me:secret@proxy.example:3128", "https_proxy": proxy}
-    assert child_environment(Purpose.BUILD, environ) == {"https_proxy": proxy}
+    assert child_environment(Purpose.BUILD, environ) == {"https_proxy": proxy, **NO_BYTECODE}
 
 
 @pytest.mark.parametrize("name", SECRETS)
@@ -129,12 +138,12 @@ def test_other_names_are_no_secrets(name: str) -> None:
 
 def test_extra_variables_win() -> None:
     made = child_environment(Purpose.LOCAL, {"PATH": "/a", "MPLBACKEND": "x"}, PATH="/b", MPLBACKEND="agg")
-    assert made == {"PATH": "/b", "MPLBACKEND": "agg"}
+    assert made == {"PATH": "/b", "MPLBACKEND": "agg", **NO_BYTECODE}
 
 
 def test_programs_are_not_taken_from_the_working_folder() -> None:
     assert absolute_path({"PATH": ":/usr/bin::.:bin:/bin:"}) == "/usr/bin:/bin"
-    assert child_environment(Purpose.LOCAL, {"PATH": ".:/usr/bin"}) == {"PATH": "/usr/bin"}
+    assert child_environment(Purpose.LOCAL, {"PATH": ".:/usr/bin"}) == {"PATH": "/usr/bin", **NO_BYTECODE}
     assert child_environment(Purpose.COMMAND, {"PATH": ".:/usr/bin"}) == {"PATH": ".:/usr/bin"}
 
 
@@ -149,7 +158,7 @@ def test_the_scripts_of_an_environment_come_first_on_path(tmp_path: Path) -> Non
     found = environment_of(python, NOTEBOOK)
     assert found["PATH"] == f"{python.parent}{os.pathsep}/usr/bin"
     assert found["VIRTUAL_ENV"] == str(tmp_path / "env")
-    assert set(found) == {*MACHINE, "VIRTUAL_ENV"}
+    assert set(found) == {*MACHINE, *NO_BYTECODE, "VIRTUAL_ENV"}
 
 
 def test_a_base_interpreter_has_no_virtual_env_variable() -> None:

@@ -24,7 +24,7 @@ from colablock._common.child_environment import Purpose, child_environment, opt_
 from colablock._common.decoding import decode, read_bounded, read_end
 from colablock._common.fs import locked_file, open_private, write_private
 from colablock._common.limits import RUN_FILE
-from colablock._common.process import start_session
+from colablock._common.process import ISOLATED, start_session
 from colablock.errors import ColablockError
 from colablock.training.runs.checkpoint_archives import (
     HASH_SUFFIX,
@@ -174,7 +174,7 @@ def start_mirror(run: Path, target: str, *, python: str, environ: Mapping[str, s
     with open(run / "mirror-errors.txt", "ab", opener=open_private) as errors:
         arguments = [json.dumps(_import_path()), str(run), _absolute(target), str(Path(python).absolute())]
         process = start_session(
-            [sys.executable, "-I", "-c", _START, *arguments],
+            [sys.executable, *ISOLATED, "-c", _START, *arguments],
             environ=child_environment(
                 Purpose.TRAINING, environ, **opt_outs(environ), **({"HF_TOKEN": token} if token else {})
             ),

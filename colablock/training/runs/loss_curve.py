@@ -459,7 +459,7 @@ def _draw(python: str, job: bytes, environ: Mapping[str, str]) -> ChildOutput:
     with scratch_folder() as empty:
         return run_child(
             source_command(python, _DRAW),
-            environ=environment_of(python, environ, PYTHONDONTWRITEBYTECODE="1"),
+            environ=environment_of(python, environ),
             folder=empty,
             data=job,
             timeout=_TIMEOUT,
