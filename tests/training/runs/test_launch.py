@@ -153,6 +153,7 @@ TOLD = {
     **OPT_OUTS,
     "GRADIO_ANALYTICS_ENABLED": "True",  # as the user sets it
     "PYTHONUNBUFFERED": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONFAULTHANDLER": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
