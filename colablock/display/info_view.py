@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from colablock._common.text import size_text
+from colablock._common.text import count, size_text, some_of
 from colablock.display.view import Document, Headline, Item, Items, Note, Pair, Pairs, Section, Span, Tone
 from colablock.planning.plan import Action
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from colablock.transaction.rollback import UndoneChange
 
 __all__ = ["envs_document", "facts_document", "history_document", "notes_document", "undone_document"]
+
+_SHOWN = 5  # files
 
 
 def facts_document(facts: Mapping[str, object]) -> Document:
@@ -82,7 +84,17 @@ def _undone(undone: UndoneChange) -> Item:
         title = f"The environment is as it was before change {change.number} ({change.matrix}).{state}"
     else:
         title = f"Change {change.number} ({change.matrix}) is undone. Still different from before it:"
-    return Item(text=Span(title, Tone.STRONG), notes=tuple(undone.differences))
+    return Item(text=Span(title, Tone.STRONG), notes=(*undone.differences, *_leftovers(undone)))
+
+
+def _leftovers(undone: UndoneChange) -> Iterator[str]:
+    """Yield what became of the files that appeared since in folders of the change."""
+    if undone.set_aside:
+        files = count(len(undone.set_aside), "file")
+        yield f"moved {files} of no distribution to `{undone.aside}`: {some_of(undone.set_aside, _SHOWN)}"
+    if undone.left:
+        files = count(len(undone.left), "file")
+        yield f"left {files} of no distribution beside the restored ones: {some_of(undone.left, _SHOWN)}"
 
 
 def envs_document(built: Sequence[BuiltEnvironment]) -> Document:

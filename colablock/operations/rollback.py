@@ -33,6 +33,7 @@ def undo_changes(
         site,
         look=lambda: session.snapshot(python, accelerator=Accelerator()),
         to_first=to_first,
+        aside=session.home / applied.SET_ASIDE,
         reporter=session.reporter,
     )
     try:

@@ -20,6 +20,7 @@ from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.planning.plan import Target
 
 __all__ = [
+    "SET_ASIDE",
     "ApplyRecord",
     "check_home",
     "forget",
@@ -35,7 +36,10 @@ __all__ = [
     "versions_digest",
 ]
 
-_FOLDERS = ("applied", "current", "envs", "runs")
+SET_ASIDE = "set-aside"
+"""The folder of the files that a rollback found in folders that a change had created."""
+
+_FOLDERS = ("applied", "current", "envs", "runs", SET_ASIDE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

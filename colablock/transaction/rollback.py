@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 from colablock._common.fs import make_private
@@ -35,6 +36,7 @@ from colablock.transaction.history import (
 from colablock.transaction.journal import Journal, preparing
 from colablock.transaction.recovery import recover_locked
 from colablock.transaction.site_lock import locked
+from colablock.transaction.undo.leftovers import find_leftovers, setting_aside
 
 __all__ = ["UndoneChange", "roll_back"]
 
@@ -43,12 +45,17 @@ __all__ = ["UndoneChange", "roll_back"]
 class UndoneChange:
     """One change that was undone, and the differences that are left to the state before it.
 
-    *restart* are the modules that the kernel still holds in the old version.
+    *restart* are the modules that the kernel still holds in the old version.  *set_aside* are the
+    paths of files that appeared since in folders that the change created, and that are now in the
+    folder *aside*.  *left* are such files in folders that existed before the change: they stay.
     """
 
     change: Change
     differences: tuple[str, ...] = ()
     restart: tuple[str, ...] = ()
+    set_aside: tuple[str, ...] = ()
+    aside: str = ""
+    left: tuple[str, ...] = ()
 
 
 def roll_back(
@@ -56,6 +63,7 @@ def roll_back(
     *,
     look: Callable[[], Snapshot],
     to_first: bool = False,
+    aside: Path | None = None,
     reporter: Reporter | None = None,
     disk: Operations | None = None,
     wait: float = 10.0,
@@ -64,13 +72,14 @@ def roll_back(
 
     *look* returns a snapshot of the environment.  Distributions that others have
     installed since stay, unless the change concerned the same name.  Each change
-    is undone atomically.
+    is undone atomically.  Files of no distribution, in folders that the change
+    created, are moved to a new folder in *aside*; without it, they stay.
 
     Raises NotFound if there is nothing to undo, Refused if the stash was dropped
     or a rule forbids the change, RolledBack if the undo failed and the
     environment is unchanged, and NotRestored if that failed, too.
     """
-    rollback = _Rollback(site=site, reporter=reporter or Reporter(), disk=disk or Operations())
+    rollback = _Rollback(site=site, aside=aside, reporter=reporter or Reporter(), disk=disk or Operations())
     check_state(site)
     if not site.state.is_dir():  # do not create the folder just for the lock
         raise _nothing(site)
@@ -102,6 +111,7 @@ def _nothing(site: Site) -> NotFound:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rollback:
     site: Site
+    aside: Path | None
     reporter: Reporter
     disk: Operations
 
@@ -111,19 +121,17 @@ class _Rollback:
         self.reporter.stage(f"Undoing change {change.number} of {distributions} in {self.site.prefix}")
         state = self.site.state
         with preparing(state):
-            operations = _operations(change, self.site, snapshot, next_folder(state) / STASH)
-            wrong = misplaced(SiteBounds(self.site), operations)
-            if wrong is not None:
-                raise Refused(f"`{wrong}` is outside of the environment `{self.site.prefix}`")
-        try:
-            with Journal(state, operations, becomes=change.folder / UNDONE, disk=self.disk) as journal:
-                journal.run()
-                journal.commit()
-        except (RolledBack, NotRestored):
-            raise
-        except (OSError, ColablockError) as error:
-            message = f"change {change.number} could not be undone, and the environment is unchanged: {error}"
-            raise RolledBack(message) from error
+            removal = _files_to_remove(change, self.site, snapshot)
+            leftovers = find_leftovers(change, self.site, removal.all, removal.since)
+            moved = leftovers.unknown if self.aside is not None else frozenset()
+            into = _new_folder(self.aside, change) if self.aside is not None and moved else Path()
+            with setting_aside(moved, self.site, into):
+                removal = replace(removal, left=leftovers.caches | moved)
+                operations = _operations(change, self.site, removal, next_folder(state) / STASH)
+                wrong = misplaced(SiteBounds(self.site), operations)
+                if wrong is not None:
+                    raise Refused(f"`{wrong}` is outside of the environment `{self.site.prefix}`")
+                self._run(change, operations)
         self.reporter.step(f"Undid change {change.number}", 1, 1)
         importlib.invalidate_caches()  # the change may concern this interpreter
         names = {done.name for done in change.steps}
@@ -133,25 +141,64 @@ class _Rollback:
             change=change,
             differences=tuple(differences(change.before, now)),
             restart=tuple(module for modules in loaded for module in modules),
+            set_aside=tuple(sorted(moved)),
+            aside=str(into) if moved else "",
+            left=tuple(sorted(leftovers.beside | (leftovers.unknown - moved))),
         )
 
+    def _run(self, change: Change, operations: Sequence[Operation]) -> None:
+        state = self.site.state
+        try:
+            with Journal(state, operations, becomes=change.folder / UNDONE, disk=self.disk) as journal:
+                journal.run()
+                journal.commit()
+        except (RolledBack, NotRestored):
+            raise
+        except (OSError, ColablockError) as error:
+            message = f"change {change.number} could not be undone, and the environment is unchanged: {error}"
+            raise RolledBack(message) from error
 
-def _operations(change: Change, site: Site, snapshot: Snapshot, stash: Path) -> list[Operation]:
+
+def _new_folder(aside: Path, change: Change) -> Path:
+    """Return the path of a folder in *aside* that does not exist yet."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f")
+    return aside / f"{stamp}-change-{change.number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Removal:
+    """The files that an undo removes: ours, those of others, and those *left* in folders of the change.
+
+    *since* are the distributions that others have installed since, and that stay.
+    """
+
+    ours: frozenset[str]
+    theirs: frozenset[str]
+    since: tuple[Installed, ...] = ()
+    left: frozenset[str] = frozenset()
+
+    @property
+    def all(self) -> frozenset[str]:
+        return self.ours | self.theirs | self.left
+
+
+def _operations(change: Change, site: Site, removal: _Removal, stash: Path) -> list[Operation]:
     make_private(stash)
-    ours, theirs = _files_to_remove(change, site, snapshot)
     created = frozenset(change.created)
-    of_others = {str(folder) for path in theirs for folder in Path(path).parents}
+    of_others = {str(folder) for path in removal.theirs for folder in Path(path).parents}
+    full = {path.rpartition("/")[0] for path in change.stashed.values()}
 
     def may_go(folder: str) -> bool:
         """Return whether the change, or others since, created a folder: others may have existed, empty."""
-        return folder in of_others or folder in created or has_ancestor(folder, created)
+        is_cache = folder.endswith("/__pycache__") and folder not in full
+        return is_cache or folder in of_others or folder in created or has_ancestor(folder, created)
 
-    outs = moves_out(site, ours | theirs, stash, may_go=may_go)
+    outs = moves_out(site, removal.all, stash, may_go=may_go)
     emptied = removable_folders(change.created, outs, change.stashed.values())
     return [*outs, *emptied, *moves_back(change.stash, change.stashed, [*outs, *emptied], stash)]
 
 
-def _files_to_remove(change: Change, site: Site, snapshot: Snapshot) -> tuple[frozenset[str], frozenset[str]]:
+def _files_to_remove(change: Change, site: Site, snapshot: Snapshot) -> _Removal:
     """Return the current files of the distributions that the change concerned: ours, and those of others.
 
     A file that the change has placed is removed even if another, older
@@ -167,7 +214,11 @@ def _files_to_remove(change: Change, site: Site, snapshot: Snapshot) -> tuple[fr
     theirs = [found for found in concerned if found not in ours]
     since = [found for found in staying if change.before.get(found.name) != found.version]
     placed = [str(Path(os.path.realpath(path.parent), path.name)) for path in map(Path, change.placed)]
-    return placed_among(_owned(site, ours, since), frozenset(placed)), _owned(site, theirs, staying)
+    return _Removal(
+        ours=placed_among(_owned(site, ours, since), frozenset(placed)),
+        theirs=_owned(site, theirs, staying),
+        since=tuple(since),
+    )
 
 
 def _is_ours(found: Installed, version: str | None) -> bool:

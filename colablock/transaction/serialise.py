@@ -89,6 +89,9 @@ def undone_to_json(undone: UndoneChange) -> dict[str, object]:
         "runtime": undone.change.runtime,
         "differences": list(undone.differences),
         "restart": list(undone.restart),
+        "set_aside": list(undone.set_aside),
+        "aside": undone.aside or None,
+        "left": list(undone.left),
     }
 
 
