@@ -3,18 +3,76 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from colablock._common.urls import Url, basename, is_loopback, local_path, redacted, split_fragment
+from colablock._vendor.packaging.version import Version
 from colablock.errors import BadDistribution, FetchFailed
-from colablock.index.candidates import File
-from colablock.index.evaluator import parse_wheel_name
+from colablock.index.candidates import (
+    Candidate,
+    CandidateOrigin,
+    File,
+    Metadata,
+    ProjectCandidates,
+    Reason,
+    Rejection,
+)
+from colablock.index.evaluator import Policy, judge_files, parse_wheel_name
 from colablock.index.find_links import WHEELS_AND_SDISTS
+from colablock.index.rebuilt_wheel import archive_version, pinned_sha256, rebuilt_version, source_identity
 from colablock.matrix.model import PackageEntry
 from colablock.network.fetcher import Fetcher
 
-__all__ = ["direct_file"]
+__all__ = ["KnownArchive", "direct_candidates", "direct_file", "relabelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownArchive:
+    """What a lock knows about the file of a direct reference."""
+
+    candidate: Candidate
+    metadata: Metadata
+
+
+def direct_candidates(entry: PackageEntry, fetcher: Fetcher, policy: Policy) -> ProjectCandidates:
+    """Return the single candidate of a direct reference (PEP 508, PEP 610).
+
+    Raises FetchFailed and BadDistribution as `direct_file`, and if a version has to be read and cannot.
+    """
+    name, file = entry.name, direct_file(entry, fetcher)
+    where = (redacted(file.url),)
+    if file.is_wheel:
+        any_wheel = replace(policy, exclude_newer=None, no_binary=frozenset())
+        judged = judge_files(name, [file], any_wheel, origin=CandidateOrigin.DIRECT)
+        candidates = judged.candidates
+        if entry.is_rebuilt:
+            candidates = tuple(relabelled(candidate, entry) for candidate in candidates)
+        return replace(judged, candidates=candidates, where=where)
+    if not entry.is_rebuilt and not policy.may_build(name):
+        detail = f"{name} is a source archive, and building is not allowed (options.allow-build)"
+        rejection = Rejection(
+            name=name, version=None, filename=file.filename, reason=Reason.SDIST, detail=detail
+        )
+        return ProjectCandidates(rejections=(rejection,), where=where)
+    version = Version(entry.version) if entry.version else archive_version(fetcher.fetch_named(file), entry)
+    if entry.is_rebuilt:
+        identity = pinned_sha256(entry) or source_identity(entry, fetcher.fetch_named(file))
+        version = rebuilt_version(entry, version, identity)
+    candidate = Candidate(
+        name=name, version=version, origin=CandidateOrigin.DIRECT, files=(file,), all_files=(file,)
+    )
+    return ProjectCandidates(candidates=(candidate,), where=where)
+
+
+def relabelled(candidate: Candidate, entry: PackageEntry) -> Candidate:
+    """Return the candidate with the version of its rebuilt wheel."""
+    file = candidate.file
+    if file is None or "sha256" not in file.hashes:
+        where = file.filename if file else str(candidate)
+        raise BadDistribution(f"`{where}` is listed without a sha256, which a rebuilt wheel needs")
+    version = rebuilt_version(entry, candidate.version, file.hashes["sha256"])
+    return replace(candidate, version=version, files=(file,))
 
 
 def direct_file(entry: PackageEntry, fetcher: Fetcher) -> File:

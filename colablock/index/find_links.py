@@ -24,14 +24,21 @@ class FindLinks:
     """The files of folders and pages of links.  Each *link* is read once; safe to use from several threads.
 
     *list_page* returns the files that the page at a URL lists, None if there is no page.
+    With *may_be_missing* a folder or a page that is not there has no files.
     """
 
     def __init__(
-        self, links: Sequence[str], fetcher: Fetcher, list_page: Callable[[str], Sequence[File] | None]
+        self,
+        links: Sequence[str],
+        fetcher: Fetcher,
+        list_page: Callable[[str], Sequence[File] | None],
+        *,
+        may_be_missing: bool = False,
     ) -> None:
         self._links = tuple(links)
         self._fetcher = fetcher
         self._list_page = list_page
+        self._may_be_missing = may_be_missing
         self._read_once: OnceMap[str, Mapping[NormalizedName, Sequence[File]]] = OnceMap()
 
     @property
@@ -64,6 +71,8 @@ class FindLinks:
     def _listed(self, link: str) -> Sequence[File]:
         path = self._fetcher.local(link)
         if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path raises if a name is too long
+            if self._may_be_missing:
+                return ()
             message = f"there is no folder `{path}` to find files in"
             raise FetchFailed(message, url=link, hint=_NO_LINKS)
         if path is not None and path.is_dir():
@@ -73,6 +82,8 @@ class FindLinks:
                 if file.name.endswith(WHEELS_AND_SDISTS) and file.is_file()
             ]
         listed = self._list_page(link)
+        if listed is None and self._may_be_missing:
+            return ()
         if listed is None:
             message = f"the page of files `{redacted(link)}` is not there (404)"
             raise FetchFailed(message, url=redacted(link), status=404, hint=_NO_LINKS)

@@ -28,18 +28,12 @@ from colablock.index.candidates import (
     Reason,
     Rejection,
 )
-from colablock.index.direct_reference import direct_file
+from colablock.index.direct_reference import KnownArchive, direct_candidates, relabelled
 from colablock.index.evaluator import Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
 from colablock.index.project_pages import project_url, read_page
-from colablock.index.rebuilt_wheel import (
-    archive_version,
-    pinned_sha256,
-    rebuilt_version,
-    replaced_metadata,
-    source_identity,
-)
+from colablock.index.rebuilt_wheel import replaced_metadata
 from colablock.matrix.model import Index, Matrix, PackageEntry
 from colablock.matrix.package_sources import PackageSources
 from colablock.network.fetcher import Fetcher
@@ -63,7 +57,10 @@ class IndexSource:
     its wheel is rebuilt.  The first of the *default* indexes that has a project is
     the only one used for it.  *find_links* take precedence over indexes: their
     candidates come first, and an index's candidate of the same version is dropped.
-    Names in *settled* are installed, so nothing is prefetched for them.
+    With *links_override* False it is the other way round, except that offline a
+    file that is at hand comes before one that is not.  *known* tells what a lock
+    knows about the archive of an entry, for when its host cannot be reached.  Names
+    in *settled* are installed, so nothing is prefetched for them.
 
     Otherwise candidates are ordered newest first, those with the preferred local
     label before the others.
@@ -79,9 +76,11 @@ class IndexSource:
         entries: Mapping[NormalizedName, PackageEntry] | None = None,
         elsewhere: Mapping[NormalizedName, PackageEntry] | None = None,
         find_links: Sequence[str] = (),
+        links_override: bool = True,
         build: Callable[[Path], Path] | None = None,
         settled: Container[NormalizedName] = (),
         unwanted_labels: frozenset[str] = frozenset(),
+        known: Callable[[PackageEntry], KnownArchive | None] = lambda _entry: None,
     ) -> None:
         self._fetcher = fetcher
         self._policy = policy
@@ -91,10 +90,14 @@ class IndexSource:
         self._named = named
         self._entries = entries or {}
         self._elsewhere = elsewhere or {}
-        self._find_links = FindLinks(find_links, fetcher, partial(_page_of_links, fetcher))
+        self._links_override = links_override
+        self._find_links = FindLinks(
+            find_links, fetcher, partial(_page_of_links, fetcher), may_be_missing=not links_override
+        )
         self._settled = settled
         self._unwanted_labels = unwanted_labels
         self._reader = MetadataSource(fetcher, build)
+        self._known = known
         self._claims: dict[NormalizedName, str] = {}  # names that packages of a named index require
         self._bound: dict[NormalizedName, str] = {}  # undeclared names and their indexes
         self._judged: OnceMap[tuple[NormalizedName, str | None], ProjectCandidates] = OnceMap()
@@ -112,9 +115,11 @@ class IndexSource:
         fetcher: Fetcher,
         default_index: str,
         find_links: Sequence[str] = (),
+        links_override: bool = True,
         additions: Sequence[PackageEntry] = (),
         build: Callable[[Path], Path] | None = None,
         settled: Container[NormalizedName] = (),
+        known: Callable[[PackageEntry], KnownArchive | None] = lambda _entry: None,
     ) -> IndexSource:
         """Return the source that *matrix* (its variant selected) describes for *environment*."""
         options = matrix.options
@@ -135,9 +140,11 @@ class IndexSource:
             entries=sources.entries,
             elsewhere=sources.elsewhere,
             find_links=find_links,
+            links_override=links_override,
             build=build,
             settled=settled,
             unwanted_labels=frozenset({"cpu"}) if for_cards else frozenset(),
+            known=known,
         )
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
@@ -190,18 +197,30 @@ class IndexSource:
     def _judge(self, name: NormalizedName) -> ProjectCandidates:
         entry = self._entries.get(name)
         if entry is not None and entry.url is not None:
-            return self._direct(name, entry)
+            return self._direct(entry)
         if entry is None and (other := self._elsewhere.get(name)) is not None and other.url is not None:
             return ProjectCandidates(rejections=(_not_here(other),))
         policy = self._policy_for(name, entry)
         linked = self._linked(name, policy)
-        listed = self._listed_or_offline(name, entry, policy, linked)
-        there = {candidate.version for candidate in linked.candidates}
-        candidates = [*linked.candidates, *(c for c in listed.candidates if c.version not in there)]
+        return self._chosen(entry, linked, self._listed_or_offline(name, entry, policy, linked))
+
+    def linked(self, name: NormalizedName) -> ProjectCandidates:
+        """Return the candidates of *name* in find-links alone; none if the matrix takes it from a URL."""
+        entry = self._entries.get(name)
+        if (entry or self._elsewhere.get(name) or PackageEntry(name=name, path="")).url is not None:
+            return ProjectCandidates(found=False)
+        linked = self._linked(name, self._policy_for(name, entry))
+        return self._chosen(entry, linked, ProjectCandidates(found=False))
+
+    def _chosen(
+        self, entry: PackageEntry | None, linked: ProjectCandidates, listed: ProjectCandidates
+    ) -> ProjectCandidates:
+        """Return the candidates of find-links and of an index in the order in which they are tried."""
+        candidates = self._in_order(linked.candidates, listed.candidates)
         if entry is not None and entry.prefer_local:
             candidates.sort(key=lambda candidate: not _has_label(candidate.version, entry.prefer_local or ""))
         if entry is not None and entry.is_rebuilt:
-            candidates = [_relabelled(candidate, entry) for candidate in candidates]
+            candidates = [relabelled(candidate, entry) for candidate in candidates]
         unwanted = [
             c for c in candidates if any(_has_label(c.version, label) for label in self._unwanted_labels)
         ]
@@ -211,6 +230,15 @@ class IndexSource:
             found=linked.found or listed.found,
             where=(*linked.where, *listed.where),
         )
+
+    def _in_order(self, linked: Sequence[Candidate], listed: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates of two sources, of a version in both that of the source that comes first."""
+        first, second = (linked, listed) if self._links_override else (listed, linked)
+        if not self._links_override and self._fetcher.offline:
+            there = {candidate.version for candidate in linked}
+            first = [c for c in first if c.version not in there or self._fetcher.at_hand(c.files[0])]
+        versions = {candidate.version for candidate in first}
+        return [*first, *(c for c in second if c.version not in versions)]
 
     def _listed_or_offline(
         self, name: NormalizedName, entry: PackageEntry | None, policy: Policy, linked: ProjectCandidates
@@ -269,36 +297,21 @@ class IndexSource:
         judged = judge_files(name, files, replace(policy, exclude_newer=None), origin=origin)
         return replace(judged, found=bool(files), where=self._find_links.places)
 
-    def _direct(self, name: NormalizedName, entry: PackageEntry) -> ProjectCandidates:
-        """Return the single candidate of a direct reference (PEP 508, PEP 610)."""
-        file = direct_file(entry, self._fetcher)
-        where = (redacted(file.url),)
-        if file.is_wheel:
-            policy = replace(self._policy, exclude_newer=None, no_binary=frozenset())
-            judged = judge_files(name, [file], policy, origin=CandidateOrigin.DIRECT)
-            candidates = judged.candidates
-            if entry.is_rebuilt:
-                candidates = tuple(_relabelled(candidate, entry) for candidate in candidates)
-            return replace(judged, candidates=candidates, where=where)
-        if not entry.is_rebuilt and not self._policy.may_build(name):
-            detail = f"{name} is a source archive, and building is not allowed (options.allow-build)"
-            rejection = Rejection(
-                name=name, version=None, filename=file.filename, reason=Reason.SDIST, detail=detail
-            )
-            return ProjectCandidates(rejections=(rejection,), where=where)
-        version = (
-            Version(entry.version)
-            if entry.version
-            else archive_version(self._fetcher.fetch_named(file), entry)
-        )
-        if entry.is_rebuilt:
-            pinned = pinned_sha256(entry)
-            identity = pinned or source_identity(entry, self._fetcher.fetch_named(file))
-            version = rebuilt_version(entry, version, identity)
-        candidate = Candidate(
-            name=name, version=version, origin=CandidateOrigin.DIRECT, files=(file,), all_files=(file,)
-        )
-        return ProjectCandidates(candidates=(candidate,), where=where)
+    def _direct(self, entry: PackageEntry) -> ProjectCandidates:
+        """Return the single candidate of a direct reference, or what a lock knows about it."""
+        try:
+            return direct_candidates(entry, self._fetcher, self._policy)
+        except FetchFailed as error:
+            known = self._recall(entry, error)
+            if known is None:
+                raise
+            return ProjectCandidates(candidates=(known.candidate,), where=(redacted(entry.url or ""),))
+
+    def _recall(self, entry: PackageEntry, error: FetchFailed) -> KnownArchive | None:
+        """Return what a lock knows about the archive of *entry*, if its host cannot be reached now."""
+        if entry.url is None or not (error.is_passing or self._fetcher.offline):
+            return None
+        return self._known(entry)
 
     # -- metadata
 
@@ -309,11 +322,17 @@ class IndexSource:
         if file is None:
             raise BadDistribution(f"{candidate} has no file that could be read")
         entry = self._entries.get(candidate.name)
+        try:
+            return self._read_file(candidate, file, entry)
+        except FetchFailed as error:
+            known = self._recall(entry, error) if entry is not None else None
+            if known is not None and known.candidate.version == candidate.version:
+                return known.metadata
+            raise _unread(error, candidate, file) from error
+
+    def _read_file(self, candidate: Candidate, file: File, entry: PackageEntry | None) -> Metadata:
         if entry is None or not entry.is_rebuilt:
-            try:
-                return self._reader.read(candidate.name, candidate.version, file).parsed(file.filename)
-            except FetchFailed as error:
-                raise _unread(error, candidate, file) from error
+            return self._reader.read(candidate.name, candidate.version, file).parsed(file.filename)
         if entry.requires_dist is not None:
             return replaced_metadata(entry, Metadata(requires_python=file.requires_python))
         # Only the modules are replaced: the archive has to state its requirements statically.
@@ -409,16 +428,6 @@ def _has_label(version: Version, label: str) -> bool:
     """Whether *version* has the local label, such as ``cpu`` or ``cu118`` (``cu118.1`` counts)."""
     local = version.local or ""
     return local == label or local.startswith(f"{label}.")
-
-
-def _relabelled(candidate: Candidate, entry: PackageEntry) -> Candidate:
-    """Return the candidate with the version of its rebuilt wheel."""
-    file = candidate.file
-    if file is None or "sha256" not in file.hashes:
-        where = file.filename if file else str(candidate)
-        raise BadDistribution(f"`{where}` is listed without a sha256, which a rebuilt wheel needs")
-    version = rebuilt_version(entry, candidate.version, file.hashes["sha256"])
-    return replace(candidate, version=version, files=(file,))
 
 
 def _installed_metadata(candidate: Candidate) -> Metadata:

@@ -26,7 +26,7 @@ _TAIL = 1 << 16  # holds the directory and the metadata of all but the largest w
 class MetadataSource:
     """The core metadata of wheels and sdists, cached on disk by index, URL and hash.
 
-    For a wheel: the cached wheel, else its metadata file (PEP 658), else a range
+    For a wheel: the wheel if it is at hand, else its metadata file (PEP 658), else a range
     request for its end, else the whole wheel.  For an sdist: its static metadata,
     else the result of *build*, if given.
     """
@@ -51,8 +51,7 @@ class MetadataSource:
         return self._fetcher.cache.read_record("metadata", key, CoreMetadata)
 
     def _read_wheel(self, file: File) -> CoreMetadata:
-        sha256 = file.hashes.get("sha256")
-        is_here = sha256 is not None and self._fetcher.cache.file(sha256) is not None
+        is_here = self._fetcher.at_hand(file) is not None
         if file.core_metadata is not False and not is_here:
             announced = self._announced(file)
             if announced is not None:
@@ -107,10 +106,9 @@ def contents_key(fetcher: Fetcher, file: File) -> str | None:
 def remote_wheel(fetcher: Fetcher, file: File) -> RemoteFile | None:
     """Return a wheel that is fetched in parts; None if its server does not support range requests.
 
-    Also None for a wheel that is in the cache.
+    Also None for a wheel that is in the cache, or in a folder of find-links.
     """
-    sha256 = file.hashes.get("sha256")
-    if sha256 and fetcher.cache.file(sha256) is not None:
+    if fetcher.at_hand(file) is not None:
         return None
     start = -_TAIL if file.size is None else max(0, file.size - _TAIL)
     tail = fetcher.get_range(file.url, start)

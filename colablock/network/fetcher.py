@@ -49,8 +49,10 @@ class Fetcher:
     It reads these variables of *environ*: ``COLABLOCK_CACHE_DIR``,
     ``COLABLOCK_MIRRORS``, ``COLABLOCK_TIMEOUT``, ``COLABLOCK_RETRIES``, those for
     proxies and certificates, ``NETRC``.  *mirrors* are additional mirrors of
-    whole indexes.  With *offline*, only the cache and local paths are read.  With
-    *keyring*, the keyring is queried for passwords.  Raises FetchFailed if a URL
+    whole indexes.  *folders* may have copies of files: one with the name and the
+    SHA-256 of a file is taken in place of a download.  With *offline*, only the
+    cache and local paths are read.  With *keyring*, the keyring is queried for
+    passwords.  Raises FetchFailed if a URL
     cannot be read, and BadDistribution if a hash does not match.
     """
 
@@ -62,6 +64,7 @@ class Fetcher:
         offline: bool = False,
         keyring: bool = False,
         mirrors: Iterable[tuple[str, str]] = (),
+        folders: Iterable[str] = (),
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -77,11 +80,18 @@ class Fetcher:
         self._lock = threading.Lock()
         self._client: HttpClient | None = None
         self._rangeless: set[str] = set()
+        self._folders = [path for path in map(local_path, folders) if path is not None]
 
     @classmethod
     def for_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Fetcher:
         """Return a fetcher with these settings."""
-        return cls(environ, offline=settings.offline, keyring=settings.keyring, mirrors=settings.mirrors)
+        return cls(
+            environ,
+            offline=settings.offline,
+            keyring=settings.keyring,
+            mirrors=settings.mirrors,
+            folders=settings.find_links,
+        )
 
     def local(self, url: str) -> Path | None:
         """Return the local path of *url*, or None if it needs the network."""
@@ -189,7 +199,7 @@ class Fetcher:
         """
         reporter = reporter or Reporter()
         into.mkdir(parents=True, exist_ok=True)
-        missing = [file for file in files if self.local(file.url) is None and self._cached(file) is None]
+        missing = [file for file in files if self.local(file.url) is None and self.at_hand(file) is None]
         if self.offline and missing:
             raise _not_cached(missing)
         stop = threading.Event()
@@ -219,7 +229,12 @@ class Fetcher:
         if path is not None:
             _check_local(path, file)
             return path
-        return self._cached(file) or self._stream(file, reporter or Reporter(), stop or threading.Event())
+        return self.at_hand(file) or self._stream(file, reporter or Reporter(), stop or threading.Event())
+
+    def at_hand(self, file: Fetchable) -> Path | None:
+        """Return the cached file, or its copy in a folder; None if it has to be downloaded."""
+        sha256 = file.hashes.get("sha256", "").lower()
+        return (self.cache.file(sha256) or self._copy(file, sha256)) if sha256 else None
 
     def fetch_named(self, file: Fetchable) -> Path:
         """Return a path as ``fetch`` does, with the file's own name: builds need its extension."""
@@ -237,9 +252,16 @@ class Fetcher:
 
     # -- whole files
 
-    def _cached(self, file: Fetchable) -> Path | None:
-        sha256 = file.hashes.get("sha256", "").lower()
-        return self.cache.file(sha256) if sha256 else None
+    def _copy(self, file: Fetchable, sha256: str) -> Path | None:
+        _check_name(file.filename)
+        for folder in self._folders:
+            path = folder / file.filename
+            try:
+                if path.is_file() and self.cache.local_digest(path) == sha256:
+                    return path
+            except (OSError, ValueError):  # unreadable, or no valid path
+                continue
+        return None
 
     def _obtain(self, file: Fetchable, into: Path, reporter: Reporter, stop: threading.Event) -> Path:
         _check_name(file.filename)
@@ -390,7 +412,7 @@ def _local_span(path: Path, url: str, start: int, end: int | None) -> ByteRange:
 
 def _check_local(path: Path, file: Fetchable) -> None:
     if not path.is_file():
-        raise FetchFailed(f"the file `{path}` does not exist", url=file.url)
+        raise FetchFailed(f"the file `{path}` does not exist", url=file.url, is_passing=True)
     checker = HashChecker(file.hashes)
     try:
         with path.open("rb") as stream:

@@ -32,13 +32,16 @@ DEFAULT_INDEX = "https://pypi.org/simple/"
 class Settings:
     """Index and folders.  *notes* name the settings that come from the configuration of another tool.
 
-    *mirrors* are pairs of the URL of an index and the URL of its mirror.
+    With *links_override* the find-links are those of this call, and their files come first.
+    Without it they are those of the machine, and change no version that a lock or an index
+    has.  *mirrors* are pairs of the URL of an index and the URL of its mirror.
     *file_hosts* are hosts on which the default index keeps its files.  With
     *keyring*, the keyring is queried for credentials.
     """
 
     default_index: Url
     find_links: tuple[Url, ...] = ()
+    links_override: bool = False
     offline: bool = False
     keyring: bool = False
     mirrors: tuple[tuple[str, Url], ...] = ()
@@ -91,6 +94,7 @@ def read_settings(
     return Settings(
         default_index=Url(index or DEFAULT_INDEX),
         find_links=tuple(map(Url, links)),
+        links_override=bool(find_links),
         offline=offline or environ.get("COLABLOCK_OFFLINE", "") not in {"", "0"},
         keyring=keyring,
         mirrors=mirrors,

@@ -31,7 +31,7 @@ from colablock.lockfile.store import (
     write_refusals,
 )
 from colablock.lockfile.tool_table import LockOrigin
-from colablock.matrix.catalog import lock_folder
+from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
@@ -102,6 +102,8 @@ def lock_all(session: Session, options: ApplyOptions, wanted: LockOptions) -> It
 
 def up_to_date_lock(session: Session, options: ApplyOptions, wanted: LockOptions) -> LockFile | None:
     """Return the lock beside the matrix that `lock_matrix` would make again; None if missing or stale."""
+    if options.find_links:
+        return None
     if options.runtime is not None:
         runtime = load_runtime(options.runtime, environ=session.environ)
         lock_store = solver_for(session, options, runtime).lock_store
@@ -240,7 +242,10 @@ def _solver(run: _LockRun, kernel: Snapshot, path: Path) -> Solver:
     matrix = solver.matrix
     if run.wanted.exclude_newer is not None:
         matrix = replace(matrix, exclude_newer=run.wanted.exclude_newer)
-    return replace(solver, matrix=matrix, lock_store=None, preferred=_preferred(path, run.wanted))
+    beside = lock_files(matrix, environ=run.session.environ)
+    standing = (path, *beside) if path.is_file() else beside
+    preferred = _preferred(path, run.wanted)
+    return replace(solver, matrix=matrix, lock_store=None, standing=standing, preferred=preferred)
 
 
 def _write(

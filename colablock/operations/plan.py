@@ -32,6 +32,7 @@ from colablock.transaction.up_to_date import request_key
 if TYPE_CHECKING:
     from colablock.environment.accelerator import Accelerator
     from colablock.matrix.model import Matrix
+    from colablock.matrix.packed_locks import LockFile
     from colablock.network.settings import Settings
 
 __all__ = ["ENV_EXISTS", "env_digest", "plan_change", "solver_for"]
@@ -75,6 +76,7 @@ def solver_for(session: Session, options: ApplyOptions, kernel: Snapshot) -> Sol
         broken=options.broken,
         lock=options.lock,
         lock_store=_lock_store(session, options, matrix, settings),
+        standing=_lock_paths(session, options, matrix),
         # Without `into` it names the kernel: where that cannot take the stack, any Python may.
         python=options.python if options.into is Target.ENV else None,
     )
@@ -113,21 +115,19 @@ def _with_note(snapshot: Snapshot, note: str) -> Snapshot:
     return replace(snapshot, notes=(*snapshot.notes, note))
 
 
-def _lock_store(
-    session: Session, options: ApplyOptions, matrix: Matrix, settings: Settings
-) -> LockStore | None:
+def _lock_store(session: Session, options: ApplyOptions, matrix: Matrix, settings: Settings) -> LockStore:
     """Return the locks beside *matrix*, as far as *options* allow them."""
-    paths = lock_files(matrix, environ=session.environ) if options.use_locks and options.lock is None else ()
-    if paths and settings.find_links:
-        session.reporter.note(f"not using the locks of {matrix.name}: find-links override them")
-        return None
     return LockStore(
-        paths=paths,
+        paths=_lock_paths(session, options, matrix),
         matrix=matrix,
         with_=options.with_,
         index=redacted(settings.default_index),
         reporter=session.reporter,
     )
+
+
+def _lock_paths(session: Session, options: ApplyOptions, matrix: Matrix) -> tuple[LockFile, ...]:
+    return lock_files(matrix, environ=session.environ) if options.use_locks and options.lock is None else ()
 
 
 def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) -> PlannedChange:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.reporter import Reporter
-from colablock._common.urls import Mirrors, is_loopback, redacted
+from colablock._common.urls import Mirrors, is_loopback, local_path, redacted
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Snapshot, find_executable, is_version, snapshot_of, take_snapshot
@@ -63,7 +64,7 @@ class Session:
             offline=options.offline,
             indexes=matrix.indexes if matrix is not None else (),
         )
-        for note in (*settings.notes, *self._unencrypted(settings, matrix)):
+        for note in (*settings.notes, *_missing_links(settings), *self._unencrypted(settings, matrix)):
             if note not in self._noted:
                 self._noted.add(note)
                 self.reporter.note(note)
@@ -105,6 +106,14 @@ class Session:
         return take_snapshot(
             protect=protect, loaded_modules=modules, environ=self.environ, accelerator=accelerator
         )
+
+
+def _missing_links(settings: Settings) -> Iterator[str]:
+    """Yield a note for each folder of find-links in the settings of the machine that is not there."""
+    for link in () if settings.links_override else settings.find_links:
+        path = local_path(link)
+        if path is not None and not os.path.exists(path):  # noqa: PTH110 - Path raises of a long name
+            yield f"not using the find-links `{redacted(link)}`: there is no such folder"
 
 
 def comparable(snapshot: Snapshot) -> Snapshot:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.index.finder import IndexSource
+    from colablock.lockfile.overridden_lock import OverriddenLock
     from colablock.matrix.package_sources import PackageSources
     from colablock.resolver.model import Pin, Request, Resolution
 
@@ -25,7 +26,7 @@ __all__ = ["check_bound", "resolve_bound"]
 
 
 def resolve_bound(
-    request: Request, source: IndexSource, sources: PackageSources, reporter: Reporter
+    request: Request, source: IndexSource | OverriddenLock, sources: PackageSources, reporter: Reporter
 ) -> Resolution:
     """Solve until no name that comes in through a named index alone is from the default index.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.lock_source import LockSource
+from colablock.lockfile.overridden_lock import OverriddenLock
+from colablock.lockfile.standing import StandingLocks
 from colablock.lockfile.store import LockStore, read_head
 from colablock.matrix.catalog import find_matrix, list_matrices
 from colablock.matrix.model import roots
@@ -29,6 +31,7 @@ from colablock.planning.hints import alternatives
 from colablock.planning.locks import check_assumed, open_lock, with_origin
 from colablock.planning.plan import Plan, Remedy, Step, Target
 from colablock.planning.planner import make_plan
+from colablock.planning.sources import candidate_source, linked_note, managed_note
 from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
@@ -128,6 +131,7 @@ class Solver:
     broken: Remedy | None = None
     lock: LockFile | None = None  # named by the user
     lock_store: LockStore | None = None  # the lock files beside the matrix
+    standing: Sequence[LockFile] = ()  # locks that may know an archive whose host cannot be reached
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # the pins of an earlier lock
     python: str | None = None  # named by the user
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
@@ -152,10 +156,7 @@ class Solver:
         try:
             resolution = self._resolve(request, preparer.source)
         except NoSolution as error:
-            if locked is None or self.lock is not None:
-                raise
-            self._note_unused(locked, error)
-            return replace(self, lock_store=None).in_kernel(why)
+            return self._without_locks(preparer.source, error).in_kernel(why)
         plan = make_plan(
             matrix=self.matrix,
             resolution=resolution,
@@ -165,7 +166,7 @@ class Solver:
             repair=Repairer(request, preparer.source),
             broken=self.broken,
             fingerprint=fingerprint(kernel),
-            notes=(*kernel.notes, *_managed(kernel), *self._notes(resolution, locked)),
+            notes=(*kernel.notes, *managed_note(kernel), *self._notes(resolution, locked)),
         )
         plan = with_origin(plan, self.matrix, locked)
         return PlannedChange(
@@ -185,10 +186,7 @@ class Solver:
         try:
             return self._resolve(self._request(environment, preparer.source), preparer.source), preparer
         except NoSolution as error:
-            if locked is None or self.lock is not None:
-                raise
-            self._note_unused(locked, error)
-            return replace(self, lock_store=None).from_nothing(environment, python)
+            return self._without_locks(preparer.source, error).from_nothing(environment, python)
 
     def in_env(self, why: str) -> PlannedChange:
         """Return the plan for an isolated environment with the available Python that fits best.
@@ -328,7 +326,7 @@ class Solver:
         try:
             additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
             sources = PackageSources.of(self.matrix, request.environment, additions)
-            if not isinstance(source, IndexSource):
+            if not isinstance(source, (IndexSource, OverriddenLock)):
                 resolution = resolve_members(request, source, self.reporter)
                 check_bound(resolution, sources)
                 return resolution
@@ -374,24 +372,24 @@ class Solver:
             exclude_newer=self.matrix.exclude_newer,
             offline=self.settings.offline,
         )
-        asked = roots(self.matrix, self.with_)
-        source: CandidateSource
-        if locked is not None:
-            source = locked
-        else:
-            source = IndexSource.for_matrix(
-                self.matrix,
-                environment=environment,
-                fetcher=fetcher,
-                default_index=self.settings.default_index,
-                find_links=self.settings.find_links,
-                additions=asked[len(self.matrix.packages) :],
-                build=builder,
-                settled=settled,
-            )
+        standing = StandingLocks(
+            paths=self.standing, matrix=self.matrix.name, environment=environment, reporter=self.reporter
+        )
+        source = candidate_source(
+            self.matrix,
+            environment,
+            settings=self.settings,
+            fetcher=fetcher,
+            builder=builder,
+            with_=self.with_,
+            settled=settled,
+            standing=standing,
+            locked=locked,
+            is_named=self.lock is not None,
+        )
         entries = {
             entry.name: entry
-            for entry in asked
+            for entry in roots(self.matrix, self.with_)
             if entry.marker is None or entry.marker.evaluate(dict(environment.markers))
         }
         return WheelPreparer(
@@ -399,6 +397,7 @@ class Solver:
             fetcher=fetcher,
             builder=builder,
             entries=entries,
+            standing=standing,
             allow_build=self.matrix.options.allow_build,
         )
 
@@ -442,13 +441,19 @@ class Solver:
             additions=roots(self.matrix, self.with_)[len(self.matrix.packages) :],
         )
 
-    def _note_unused(self, locked: LockSource, error: NoSolution) -> None:
-        self.reporter.note(f"not using {locked.name}: {error.message.splitlines()[0]}")
+    def _without_locks(self, source: CandidateSource, error: NoSolution) -> Solver:
+        """Return the solver to go on with; raises *error* if no lock of the matrix led to it."""
+        if not isinstance(source, LockSource) or self.lock is not None:
+            raise error
+        self.reporter.note(f"not using {source.name}: {error.message.splitlines()[0]}")
+        # Find-links change the versions of the names that they have, and of others only if they must.
+        kept = source.versions if isinstance(source, OverriddenLock) else {}
+        return replace(self, lock_store=None, preferred={**kept, **self.preferred})
 
     def _notes(self, resolution: Resolution, source: CandidateSource | None) -> tuple[str, ...]:
         builds = filter(None, (build_note(resolution, entry) for entry in self.matrix.packages))
         if self.lock is None and isinstance(source, LockSource):
-            return (*builds, f"the versions are those of {source.name}")
+            return (*builds, f"the versions are those of {source.name}", *linked_note(resolution))
         return (*builds, *resolution.remarks())
 
 
@@ -461,14 +466,6 @@ class _Tried:
     refusals: dict[str, NoSolution] = field(default_factory=dict)
     minors: set[str] = field(default_factory=set)
     worthwhile: bool = True  # to try another Python: so far only the Python was at fault
-
-
-def _managed(kernel: Snapshot) -> Iterator[str]:
-    if kernel.externally_managed is not None:
-        yield (
-            f"{kernel.prefix or 'this runtime'} is externally managed (PEP 668): "
-            "`apply` changes it with `--break-system-packages` only"
-        )
 
 
 def _empty(candidate: PythonCandidate, kernel: Snapshot) -> Snapshot:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.fs import atomic_path, file_digest
-from colablock.errors import BadDistribution
+from colablock.errors import BadDistribution, FetchFailed
 from colablock.index.candidates import CandidateOrigin
 from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lockfile.lock_source import LockSource
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.index.build import Builder
     from colablock.index.candidates import Candidate, CandidateSource, File
+    from colablock.lockfile.standing import StandingLocks
     from colablock.matrix.model import PackageEntry
     from colablock.network.fetcher import Fetcher
     from colablock.planning.plan import Artifact, Plan
@@ -38,6 +39,7 @@ class WheelPreparer:
     fetcher: Fetcher
     builder: Builder
     entries: Mapping[NormalizedName, PackageEntry]
+    standing: StandingLocks | None = None
     allow_build: frozenset[str] = frozenset()
 
     def gather(self, plan: Plan, into: Path, reporter: Reporter) -> dict[NormalizedName, Path]:
@@ -80,7 +82,7 @@ class WheelPreparer:
                 continue
             if self._cached(entry) is not None:
                 continue
-            is_cached = self.fetcher.cache.file(file.hashes.get("sha256", "")) is not None
+            is_cached = self.fetcher.at_hand(file) is not None
             if not (is_cached and (file.is_wheel or entry.source_root)):
                 return False
         return True
@@ -95,8 +97,11 @@ class WheelPreparer:
             entry = self.entries.get(name)
             if entry is None or not entry.is_rebuilt or pin.candidate.file is None:
                 continue
-            made = self._rebuilt(entry, pin.candidate, pin.candidate.file)
             folder = f"{lock.name.removesuffix('.toml')}.wheels" if lock is not None else "wheels"
+            made = self._made(entry, pin.candidate, pin.candidate.file)
+            if isinstance(made, Wheel):
+                wheels[name] = replace(made, path=f"{folder}/{made.path.rpartition('/')[2]}")
+                continue
             if lock is not None:
                 _place(made, lock.parent / folder / made.name)
             is_promised = entry.url is None or pinned_sha256(entry) is not None
@@ -107,6 +112,22 @@ class WheelPreparer:
                 promised=pin.candidate.file.hashes if is_promised else {},
             )
         return wheels
+
+    def _made(self, entry: PackageEntry, candidate: Candidate, file: File) -> Path | Wheel:
+        """Return the rebuilt wheel; if its archive cannot be reached, what a lock knows about the wheel."""
+        standing = self.standing
+        if standing is not None and standing.is_recalled(entry.name):
+            known = standing.wheel(entry, candidate.version)
+            if known is not None:
+                return known
+        try:
+            return self._rebuilt(entry, candidate, file)
+        except FetchFailed as error:
+            is_away = error.is_passing or self.fetcher.offline
+            known = standing.wheel(entry, candidate.version) if standing is not None and is_away else None
+            if known is None:
+                raise
+            return known
 
     def _wheel(self, artifact: Artifact, path: Path) -> Path:
         if artifact.rebuilt is not None:

@@ -153,6 +153,7 @@ def test_the_setting_with_the_highest_precedence_wins(case: SettingsCase, tmp_pa
     assert found == Settings(
         default_index=Url(case.index),
         find_links=tuple(map(Url, case.links)),
+        links_override="find_links" in case.arguments,
         offline=case.offline,
         keyring=case.keyring,
         notes=tuple(case.notes),

@@ -1,0 +1,76 @@
+"""The sources of candidates of one request: a lock, an index, or a lock whose packages find-links replace."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING
+
+from colablock.index.candidates import CandidateOrigin
+from colablock.index.finder import IndexSource
+from colablock.lockfile.overridden_lock import OverriddenLock
+from colablock.matrix.model import roots
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.environment.markers_and_tags import Environment
+    from colablock.environment.snapshot import Snapshot
+    from colablock.index.build import Builder
+    from colablock.lockfile.lock_source import LockSource
+    from colablock.lockfile.standing import StandingLocks
+    from colablock.matrix.model import Matrix
+    from colablock.network.fetcher import Fetcher
+    from colablock.network.settings import Settings
+    from colablock.resolver.model import Resolution
+
+__all__ = ["candidate_source", "linked_note", "managed_note"]
+
+
+def candidate_source(
+    matrix: Matrix,
+    environment: Environment,
+    *,
+    settings: Settings,
+    fetcher: Fetcher,
+    builder: Builder,
+    with_: Sequence[str],
+    settled: Container[NormalizedName],
+    standing: StandingLocks,
+    locked: LockSource | None,
+    is_named: bool,
+) -> IndexSource | LockSource:
+    """Return the source of the candidates: the lock *locked*, or the indexes without one.
+
+    Find-links of this call replace packages of the lock, unless the user has named the lock (*is_named*).
+    """
+    if locked is not None and (is_named or not settings.links_override):
+        return locked
+    index = IndexSource.for_matrix(
+        matrix,
+        environment=environment,
+        fetcher=fetcher,
+        default_index=settings.default_index,
+        find_links=settings.find_links,
+        links_override=settings.links_override,
+        additions=roots(matrix, with_)[len(matrix.packages) :],
+        build=builder,
+        settled=settled,
+        known=standing.archive,
+    )
+    return OverriddenLock(locked, index) if locked is not None else index
+
+
+def linked_note(resolution: Resolution) -> tuple[str, ...]:
+    """Return a sentence that names the pins that are from find-links; nothing without any."""
+    pins = resolution.pins.values()
+    linked = [str(pin.candidate) for pin in pins if pin.candidate.origin is CandidateOrigin.FIND_LINKS]
+    return (f"from find-links, not from the lock: {', '.join(linked)}",) if linked else ()
+
+
+def managed_note(kernel: Snapshot) -> tuple[str, ...]:
+    """Return a note if the environment is externally managed."""
+    if kernel.externally_managed is None:
+        return ()
+    where = kernel.prefix or "this runtime"
+    return (
+        f"{where} is externally managed (PEP 668): `apply` changes it with `--break-system-packages` only",
+    )

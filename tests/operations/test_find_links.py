@@ -1,0 +1,227 @@
+"""Find-links beside a lock: those of the machine change no version, those of a call only their names."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from colablock.errors import FetchFailed
+from colablock.network.settings import read_settings
+from colablock.operations.lock import lock_matrix
+from colablock.operations.plan import plan_change
+from colablock.operations.session import Session
+from colablock.planning.options import ApplyOptions, LockOptions
+from colablock.planning.plan import Target
+from tests.support.fixtures import world_fixture
+from tests.support.reporters import Notes
+from tests.support.wheels import make_wheel
+from tests.support.world import World
+
+MATRIX = """\
+schema = 1
+name = "tiny"
+requirements = ["shapes", "lines"]
+"""
+
+
+def fill(folder: Path) -> None:
+    """Write an index of three projects, and a matrix that asks for two of them."""
+    index = folder / "index"
+    make_wheel(index, "shapes", "1.0", requires=["colours"])
+    make_wheel(index, "colours", "1.0")
+    make_wheel(index, "lines", "1.0")
+    (folder / "matrices").mkdir()
+    (folder / "matrices" / "tiny.toml").write_text(MATRIX)
+
+
+world = world_fixture(fill, scope="module")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with the matrix and its lock.  Its index has got newer versions since."""
+
+    world: World
+    folder: Path
+    matrix: str
+
+    def session(self, **variables: str) -> Session:
+        cache = str(self.folder / "cache")
+        return Session(
+            environ=self.world.environ(HOME=str(self.folder), COLABLOCK_CACHE_DIR=cache, **variables),
+            reporter=Notes(),
+        )
+
+    def links(self, *wheels: tuple[str, str] | tuple[str, str, list[str]], name: str = "links") -> Path:
+        """Return a folder of wheels."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        for project, version, *requires in wheels:
+            make_wheel(folder, project, version, requires=requires[0] if requires else ())
+        return folder
+
+
+@pytest.fixture(scope="module")
+def locked(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lock the matrix for this Python, then publish newer versions; return the folder of both."""
+    folder = tmp_path_factory.mktemp("locked")
+    shutil.copy(world.folder / "matrices" / "tiny.toml", folder)
+    session = Session(environ=world.environ(COLABLOCK_CACHE_DIR=str(folder / "cache")))
+    made = lock_matrix(session, ApplyOptions(name=str(folder / "tiny.toml")), LockOptions())
+    assert made.packages == 3
+    shutil.rmtree(folder / "cache")
+    for name in ("shapes", "colours", "lines"):
+        make_wheel(world.folder / "index", name, "2.0", requires=["colours"] if name == "shapes" else ())
+    return folder
+
+
+@pytest.fixture
+def place(world: World, locked: Path, tmp_path: Path) -> Place:
+    shutil.copytree(locked, tmp_path / "here")
+    return Place(world, tmp_path, str(tmp_path / "here" / "tiny.toml"))
+
+
+def planned(place: Place, *links: Path, **variables: str) -> tuple[dict[str, str], str]:
+    """Return the versions of a plan with ``--find-links`` *links*, and its notes as one text."""
+    session = place.session(**variables)
+    options = ApplyOptions(
+        name=place.matrix,
+        into=Target.ENV,
+        python=sys.executable,
+        find_links=tuple(map(str, links)),
+    )
+    found = plan_change(session, options)
+    assert isinstance(session.reporter, Notes)
+    return {str(k): v for k, v in found.pins().items()}, "\n".join(
+        (*session.reporter.notes, *found.plan.notes)
+    )
+
+
+ONES = {"shapes": "1.0", "lines": "1.0", "colours": "1.0"}
+
+
+@dataclass(frozen=True)
+class Configured:
+    """Settings of the machine, with the folder of links as ``{links}``."""
+
+    environ: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+CONFIGURED = {
+    "PIP_FIND_LINKS": Configured({"PIP_FIND_LINKS": "{links}"}),
+    "two folders": Configured({"PIP_FIND_LINKS": "{links} {links}"}),
+    "UV_FIND_LINKS": Configured({"UV_FIND_LINKS": "{links}"}),
+    "COLABLOCK_FIND_LINKS": Configured({"COLABLOCK_FIND_LINKS": "{links}"}),
+    "pip.conf": Configured(files={".config/pip/pip.conf": "[global]\nfind-links = {links}\n"}),
+    "[install] of pip.conf": Configured(files={".pip/pip.conf": "[install]\nfind-links =\n  {links}\n"}),
+    "PIP_CONFIG_FILE": Configured(
+        {"PIP_CONFIG_FILE": "{home}/my.conf"}, {"my.conf": "[global]\nfind-links = {links}\n"}
+    ),
+    "a folder that is not there": Configured({"PIP_FIND_LINKS": "{links}/gone"}),
+    "a URL": Configured({"PIP_FIND_LINKS": "file://{links}"}),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGURED.values(), ids=CONFIGURED)
+def test_links_of_the_machine_leave_the_lock_in_force(case: Configured, place: Place) -> None:
+    links = place.links(("colours", "3.0"), ("lines", "1.0+local"), ("shapes", "0.5"))
+    words = {"links": str(links), "home": str(place.folder)}
+    for name, text in case.files.items():
+        (place.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (place.folder / name).write_text(text.format(**words))
+    found, notes = planned(place, **{name: text.format(**words) for name, text in case.environ.items()})
+    assert found == ONES
+    assert "the versions are those of the lock" in notes
+    assert "override" not in notes
+    assert ("there is no such folder" in notes) == ("gone" in str(case))
+
+
+def fetched(place: Place, *, offline: bool, **variables: str) -> list[str]:
+    """Fetch the wheels of a plan from the lock, and return the paths that the index was asked for."""
+    session = place.session(**variables)
+    options = ApplyOptions(name=place.matrix, into=Target.ENV, python=sys.executable, offline=offline)
+    found = plan_change(session, options)
+    place.world.server.forget_requests()
+    wheels = found.preparer.gather(found.plan, place.folder / "wheels", session.reporter)
+    assert sorted(wheels) == sorted(ONES)
+    return [path for path in place.world.server.paths if path.endswith(".whl")]
+
+
+@pytest.mark.parametrize("variable", ["PIP_FIND_LINKS", "UV_FIND_LINKS", "COLABLOCK_FIND_LINKS"])
+def test_a_file_with_the_hash_of_the_lock_is_taken_from_there(variable: str, place: Place) -> None:
+    folder = place.folder / "copies"
+    shutil.copytree(place.world.folder / "index", folder)
+    assert fetched(place, offline=True, **{variable: str(folder)}) == []
+
+
+def test_a_file_of_the_same_name_with_another_hash_is_not(place: Place) -> None:
+    folder = place.folder / "copies"
+    shutil.copytree(place.world.folder / "index", folder)
+    (folder / "lines-1.0-py3-none-any.whl").write_bytes(b"another")
+    asked = fetched(place, offline=False, PIP_FIND_LINKS=str(folder))
+    assert [path.rpartition("/")[2] for path in asked] == ["lines-1.0-py3-none-any.whl"]
+    shutil.rmtree(place.folder / "cache")
+    with pytest.raises(FetchFailed, match=r"lines-1\.0-py3-none-any\.whl"):
+        fetched(place, offline=True, PIP_FIND_LINKS=str(folder))
+
+
+OVERRIDES = {
+    "another version of a requirement": ([("colours", "1.5")], {"colours": "1.5"}),
+    "a version of a root": ([("lines", "0.9")], {"lines": "0.9"}),
+    "the newest of several": ([("lines", "0.9"), ("lines", "3.0")], {"lines": "3.0"}),
+    "a local label": ([("lines", "1.0+mine")], {"lines": "1.0+mine"}),
+    "a name that nobody asks for": ([("other", "1.0")], {}),
+    "a wheel with a requirement that the index has": (
+        [("lines", "3.0", ["dots"])],
+        {"lines": "3.0", "dots": "1.0"},
+    ),
+    "a wheel whose requirement is with it": (
+        [("lines", "3.0", ["points"]), ("points", "7")],
+        {"lines": "3.0", "points": "7"},
+    ),
+    "a wheel that does not fit the lock's other versions": (
+        [("lines", "3.0", ["colours>=2"])],
+        {"lines": "1.0"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("wheels", "moved"), OVERRIDES.values(), ids=OVERRIDES)
+def test_links_of_the_call_change_the_names_that_they_have_only(
+    wheels: list[tuple[str, str]], moved: dict[str, str], place: Place
+) -> None:
+    make_wheel(place.world.folder / "index", "dots", "1.0")
+    found, notes = planned(place, place.links(*wheels))
+    assert found == {**ONES, **moved}
+    assert "the versions are those of the lock" in notes
+    changed = [name for name, version in moved.items() if version != ONES.get(name) and name != "dots"]
+    assert ("from find-links, not from the lock" in notes) == bool(changed)
+    for name in changed:
+        assert f"{name} {moved[name]}" in notes
+
+
+def test_links_of_the_machine_do_not_change_what_an_index_has(place: Place) -> None:
+    links = place.links(("colours", "3.0"), ("lines", "2.0"))
+    session = place.session(PIP_FIND_LINKS=str(links))
+    made = lock_matrix(session, ApplyOptions(name=place.matrix), LockOptions(upgrade=True))
+    text = made.text.decode()
+    assert "file:" not in text
+    assert made.moved == ("colours 1.0 -> 2.0", "lines 1.0 -> 2.0", "shapes 1.0 -> 2.0")
+
+
+def test_links_of_the_machine_have_what_the_index_has_not(place: Place) -> None:
+    links = place.links(("crayons", "1.0"))
+    Path(place.matrix).write_text(MATRIX.replace('"lines"', '"crayons"'))
+    found, _ = planned(place, PIP_FIND_LINKS=str(links))
+    assert found["crayons"] == "1.0"
+
+
+def test_only_arguments_override(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "XDG_CONFIG_DIRS": str(tmp_path), "PIP_FIND_LINKS": "a"}
+    assert not read_settings(environ).links_override
+    assert read_settings(environ, find_links=["b"]).links_override
