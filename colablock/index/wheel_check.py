@@ -145,7 +145,9 @@ class _Wheel:
         if len(versions) != 1 or not re.fullmatch(r"1\.[0-9]{1,3}", versions[0]):
             shown = printable(", ".join(versions))[:40] or "none"
             raise UnsafeArchive(f"its Wheel-Version is {shown}, and versions 1.x can be installed")
-        tags = {_comparable(value.strip()) for key, _, value in fields if key.strip().lower() == "tag"}
+        # Some build backends write the tags of the file name in one line, compressed as there.
+        lines = (value.strip() for key, _, value in fields if key.strip().lower() == "tag")
+        tags = {_comparable(tag) for line in lines for tag in _expanded(line)}
         if tags and not tags & {_comparable(tag) for tag in _expanded(self._name.tags)}:
             shown = printable(", ".join("-".join(tag) for tag in sorted(tags))[:100])
             raise UnsafeArchive(f"its WHEEL says that it is for {shown}, which contradicts the file name")
@@ -229,7 +231,8 @@ def _rows(text: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _expanded(tag: str) -> Iterator[str]:
-    pythons, abis, platforms = tag.split("-")
+    """Yield the tags of a compressed tag set (PEP 425)."""
+    pythons, abis, platforms = (*tag.split("-"), "", "")[:3]
     for python in pythons.split("."):
         for abi in abis.split("."):
             for platform in platforms.split("."):

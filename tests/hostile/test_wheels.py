@@ -285,6 +285,12 @@ GOOD = {
         filename="evil-1.0-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
         info={"WHEEL": WHEEL.format(version="1.0", tag="cp310-abi3-linux_x86_64")},
     ),
+    "tags in one line, as build backends of Rust write them": HostileWheel(
+        filename="evil-1.0-cp39-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        info={
+            "WHEEL": WHEEL.format(version="1.0", tag="cp39-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64")
+        },
+    ),
     "a sparse file": HostileWheel(files={"evil/zeros.bin": bytes(30 << 20)}),
     "folders": HostileWheel(members=[(entry("evil/", stat.S_IFDIR | 0o755), b"")]),
 }
