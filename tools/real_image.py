@@ -25,7 +25,6 @@ The exit code is 1 if anything differs from what the plan said.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -39,6 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from colablock._common.fs import file_digest
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.markers_and_tags import Environment
@@ -157,8 +157,7 @@ def _state(path: Path) -> str:
     if stat.S_ISLNK(status.st_mode):
         return f"{mode} -> {path.readlink()}"
     if stat.S_ISREG(status.st_mode):
-        with path.open("rb") as file:
-            return f"{mode} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return f"{mode} {file_digest(path)}"
     return mode
 
 
@@ -228,14 +227,17 @@ def there_and_back(python: Path, matrix: str, into: Sequence[str], seen: Before)
     steps = {step["name"]: step["action"] for step in plan["steps"]}
     kernel = plan["target"] == "kernel"
     print(f"  into the {plan['target']}: {len(steps)} steps", flush=True)
-    commands = [("apply", matrix, *of_image, *into, "--yes"), ("verify", matrix)]
+    commands: list[tuple[str | Path, ...]] = [
+        ("apply", matrix, *of_image, *into, "--yes"),
+        ("verify", matrix),
+    ]
     faults = [f"{command[0]} failed" for command in commands if colablock(*command)[0]]
     faults += unkept_promises(python, steps if kernel else {}, seen.usable)
     if seen.failing is not None:
         failing = failing_imports(python)
         lines = [f"{name}: {failing[name]}" for name in sorted(failing.keys() - seen.failing.keys())]
         print(f"  imports that fail only now: {len(lines)}", *lines, sep="\n    ", flush=True)
-    undo = ("rollback", *of_image, "--yes") if kernel else ("env", "remove", matrix)
+    undo: tuple[str | Path, ...] = ("rollback", *of_image, "--yes") if kernel else ("env", "remove", matrix)
     if colablock(*undo)[0]:
         faults.append(f"{undo[0]} failed")
     left = differences(seen.tree, tree(python.parent.parent))
