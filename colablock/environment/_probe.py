@@ -40,6 +40,9 @@ _FILE_SIZE = re.compile(rb",(\d+)\r?$", re.MULTILINE)
 _IN_PACKAGE = re.compile(rb'^"?([^/\\,"\r\n]+)/[^,"\n]*\.(?:py|so|pyd)"?,', re.MULTILINE)
 _TOP_FILE = re.compile(rb'^"?([^/\\,"\r\n]+\.(?:py|so|pyd|pth))"?,', re.MULTILINE)
 _BLANK_LINE = re.compile(rb"\n\r?\n")
+#: The folders in which an installer works.
+_SITES = ("site-packages", "dist-packages")
+_SHOWN = 10  # names in a note
 _SECTION = re.compile(r"\[([^:\]]*):?([^\]]*)\]")
 _SINGLE = ("name", "version", "requires-python")
 # Every training stack needs these modules.
@@ -50,9 +53,18 @@ _MANY = ("requires-dist", "provides-extra", "import-name", "import-namespace")
 def probe(search_path: Iterable[str] | None = None) -> dict[str, Any]:
     """Return the facts, the distributions on *search_path* (default: ``sys.path``), and notes."""
     notes: list[str] = []
+    remains: dict[str, list[str]] = {}
     facts = interpreter_facts()
-    found = distributions(sys.path if search_path is None else search_path, notes)
-    return {"format": FORMAT, "facts": facts, "distributions": found, "notes": notes}
+    folders = list(_folders(sys.path if search_path is None else search_path))
+    found = distributions(folders, notes, remains)
+    return {
+        "format": FORMAT,
+        "facts": facts,
+        "search_path": folders,
+        "distributions": found,
+        "remains": remains,
+        "notes": notes,
+    }
 
 
 def interpreter_facts() -> dict[str, Any]:
@@ -186,22 +198,29 @@ def _externally_managed(stdlib: str) -> str | None:
         return "this Python is managed by the system that installed it"
 
 
-def distributions(search_path: Iterable[str], notes: list[str]) -> list[dict[str, Any]]:
+def distributions(
+    search_path: Iterable[str], notes: list[str], remains: dict[str, list[str]] | None = None
+) -> list[dict[str, Any]]:
     """Return the installed distributions on *search_path*.
 
     Of two with the same name the first counts, as for imports.  *notes* gets a line for each
-    hidden one, and for each that cannot be read.
+    hidden one, and for each that cannot be read.  *remains* gets the paths of these by name:
+    `importlib.metadata` may find them in place of a new version.
     """
     found: dict[str, dict[str, Any]] = {}
+    remains = {} if remains is None else remains
     for folder in _folders(search_path):
         for entry in _entries(folder, notes):
-            record = _read_distribution(os.path.join(folder, entry), notes)
+            path = os.path.join(folder, entry)
+            record = _read_distribution(path, notes)
             if record is None:
+                remains.setdefault(_normalized(_stem(path)[0]), []).append(path)
                 continue
             first = found.setdefault(record["name"], record)
             if first is not record:
                 other = f"{record['version']} in {folder}"
                 notes.append(f"{record['name']} {other} is hidden by {first['version']} in {first['path']}")
+                remains.setdefault(record["name"], []).append(path)
     return list(found.values())
 
 
@@ -229,10 +248,45 @@ def _entries(folder: str, notes: list[str]) -> Iterator[str]:
         notes.append(f"{folder} cannot be read: {error.strerror}")
         return
     is_egg = folder.lower().endswith(".egg")
+    leftovers = []
     for name in names:
         lowered = name.lower()
-        if lowered.endswith((".dist-info", ".egg-info")) or (is_egg and lowered == "egg-info"):
+        is_entry = lowered.endswith((".dist-info", ".egg-info")) or (is_egg and lowered == "egg-info")
+        if _is_leftover(folder, name, is_entry=is_entry):
+            leftovers.append(name)
+        elif is_entry:
             yield name
+    if leftovers:
+        notes.append(_leftovers_note(folder, sorted(leftovers)))
+
+
+def _is_leftover(folder: str, name: str, *, is_entry: bool) -> bool:
+    """Whether pip was killed when it had renamed this entry to remove it: ``demo`` to ``~emo``."""
+    if not is_entry:
+        return name.startswith("~") and os.path.basename(folder) in _SITES
+    return _NAME.match(_stem(name)[0]) is None
+
+
+def _leftovers_note(folder: str, names: list[str]) -> str:
+    import shlex
+
+    shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    is_one = len(names) == 1
+    paths = " ".join(shlex.quote(os.path.join(folder, name)) for name in names[:_SHOWN])
+    return (
+        f"ignoring {shown}{more} in {folder}: {'it is left' if is_one else 'they are left'} from an"
+        f" uninstallation that was interrupted; to delete {'it' if is_one else 'them'}: `rm -r {paths}`"
+    )
+
+
+def _stem(path: str) -> list[str]:
+    """Return the parts of the name of a metadata entry: the project, the version, and what follows."""
+    return os.path.basename(path).rsplit(".", 1)[0].split("-")
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _read_distribution(path: str, notes: list[str]) -> dict[str, Any] | None:
@@ -247,11 +301,17 @@ def _read_distribution(path: str, notes: list[str]) -> dict[str, Any] | None:
     if headers is None:
         notes.append(f"ignoring {path}: it has no metadata")
         return None
-    stem = os.path.basename(path).rsplit(".", 1)[0].split("-")
+    stem = _stem(path)
     name = headers["name"] or (stem[0] if stem[0] != "EGG" else "")
     version = headers["version"] or (stem[1] if len(stem) > 1 else "")
     if not _NAME.match(name) or not version:
         notes.append(f"ignoring {path}: `{name}` `{version}` is not a valid name and version")
+        return None
+    # importlib.metadata, pip and uv find a distribution by the name of its folder.
+    own, called = _normalized(name), _normalized("-".join(stem))
+    is_spelled_out = called.startswith(f"{own}-{_normalized(version)}")  # `my-project-1.0`
+    if stem[0] != "EGG" and own != _normalized(stem[0]) and not is_spelled_out:
+        notes.append(f"ignoring {path}: it was renamed, because its metadata names `{name}`")
         return None
     return _describe(path, names, headers, name, version)
 
@@ -262,7 +322,7 @@ def _describe(path: str, names: set[str], headers: dict[str, Any], name: str, ve
     if not requires and "requires.txt" in names:  # setuptools before it wrote Requires-Dist
         requires, extras = _requires_txt(_text(path, "requires.txt"))
     return {
-        "name": re.sub(r"[-_.]+", "-", name).lower(),
+        "name": _normalized(name),
         "version": version,
         "requires": requires,
         "requires_python": headers["requires-python"],

@@ -70,6 +70,8 @@ class _Answer(_FactsOnly, total=False):
     """The answer of the probe: the facts, and what was asked for besides."""
 
     distributions: list[_Distribution]
+    remains: dict[str, list[str]]
+    search_path: list[str]
     notes: list[str]
     missing: list[str]
 
@@ -101,7 +103,7 @@ def read_answer(text: str, *, distributions: bool = True) -> dict[str, Any]:
     """Return the answer of the probe in *text*, which is JSON.  Raises Malformed if it has another form."""
     answer: Any = decode(text, _Answer)
     facts: Any = answer["facts"]
-    if distributions and not ("distributions" in answer and "notes" in answer):
+    if distributions and not answer.keys() >= {"distributions", "remains", "search_path", "notes"}:
         raise Malformed("it has no distributions")
     missing = [*(_MARKERS - facts["markers"].keys()), *(_PATHS - facts["paths"].keys())]
     pairs = [facts[key] for key in ("version", "glibc", "musl") if facts[key] is not None]

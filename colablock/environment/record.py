@@ -22,6 +22,7 @@ __all__ = [
     "digest",
     "lost_files",
     "read_record",
+    "readable_rows",
     "recorded_paths",
     "replace_text",
     "row_of",
@@ -40,16 +41,26 @@ class Row(NamedTuple):  # not a dataclass, because 60,000 of them are made at a 
 
 
 def read_record(dist_info: Path) -> tuple[Row, ...] | None:
-    """Return the rows of the RECORD in *dist_info*; None if there is no RECORD."""
+    """Return the rows of the RECORD in *dist_info*; None if there is no RECORD.  Raises OSError."""
     try:
         text = read_bounded(dist_info / "RECORD").decode("utf-8", "surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Malformed as error:
         raise OSError(errno.EINVAL, str(error), str(dist_info / "RECORD")) from error
+    if "\0" in text:
+        raise OSError(errno.EINVAL, "it has a null character", str(dist_info / "RECORD"))
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return tuple(_rows(text))
+
+
+def readable_rows(dist_info: Path) -> tuple[Row, ...]:
+    """Return the rows of the RECORD in *dist_info*; none if it is missing or cannot be read."""
+    try:
+        return read_record(dist_info) or ()
+    except OSError:
+        return ()
 
 
 def write_record(dist_info: Path, rows: Iterable[Row]) -> None:

@@ -25,7 +25,7 @@ from colablock.environment.accelerator import Accelerator, detect
 from colablock.environment.direct_url import archive_sha256, editable_folder, read_direct_url
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.probe import ask_interpreter
-from colablock.environment.record import read_record
+from colablock.environment.record import readable_rows
 from colablock.environment.requirements import applies, parse_requirement, version_of
 from colablock.errors import InvalidInput, NotFound
 
@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 _PROBE_SECONDS = 120.0  # a cold network disk may be slow, but a hang must end
+_ROOTS = ("data", "purelib", "platlib", "scripts")
 _GOOGLE_COLAB = canonicalize_name("google-colab")
 _COLABLOCK = canonicalize_name("colablock")
 #: The distributions that a running kernel or its server has loaded, or loads at its next start.
@@ -106,6 +107,10 @@ class Snapshot:
     *shared* maps a distribution to others that own some of the same files with
     different contents.  A top-level ``__init__.py`` does not count, because the portions
     of old namespace packages each ship one.  *protected* distributions must not change.
+    *remains* maps a name to its metadata folders that do not count: hidden by another one, or
+    without metadata.  `importlib.metadata` may find them in place of a new version.  *roots* are the
+    folders that the interpreter installs into, links resolved, and *search_path* those that it imports
+    from; both are empty for a recorded runtime.
     """
 
     environment: Environment
@@ -124,6 +129,19 @@ class Snapshot:
     date: str | None = None  # of a recorded runtime
     notes: tuple[str, ...] = ()  # for the user: what could not be read, and why
     unreadable: frozenset[NormalizedName] = frozenset()  # installed with an invalid version (PEP 440)
+    remains: Mapping[NormalizedName, tuple[str, ...]] = field(default_factory=dict)
+    roots: tuple[str, ...] = ()
+    search_path: tuple[str, ...] = ()
+
+    def other_records(self) -> Iterator[Installed]:
+        """Yield the metadata folders that do not count (*remains*), each without version and requirements."""
+        for name, paths in self.remains.items():
+            yield from (Installed(name=name, version="", path=path) for path in paths)
+
+    def every_record(self) -> Iterator[Installed]:
+        """Yield the installed distributions, then `other_records`."""
+        yield from self.installed.values()
+        yield from self.other_records()
 
 
 def take_snapshot(
@@ -166,8 +184,8 @@ def installed_versions(site_paths: Iterable[str | Path]) -> dict[NormalizedName,
     """Return the installed versions by name, read from the names of ``.dist-info`` folders only.
 
     It opens no file, so it is a fast check whether anything has changed.  Of two with the
-    same name the first on *site_paths* counts.  Legacy installations without a ``.dist-info``
-    folder are not included.
+    same name the first on *site_paths* counts, in one folder the first by name.
+    Legacy installations without a ``.dist-info`` folder are not included.
     """
     found: dict[NormalizedName, str] = {}
     for folder in site_paths:
@@ -175,7 +193,7 @@ def installed_versions(site_paths: Iterable[str | Path]) -> dict[NormalizedName,
             names = os.listdir(folder)
         except OSError:
             continue
-        for entry in names:
+        for entry in sorted(names):
             name, _, version = entry.removesuffix(".dist-info").partition("-")
             if entry.endswith(".dist-info") and version and is_normalized_name(canonicalize_name(name)):
                 found.setdefault(canonicalize_name(name), version)
@@ -269,6 +287,9 @@ def _assemble(
         host=host,
         externally_managed=facts["externally_managed"],
         has_headers=facts["has_headers"],
+        roots=tuple(dict.fromkeys(os.path.realpath(facts["paths"][kind]) for kind in _ROOTS)),
+        search_path=tuple(answer["search_path"]),
+        remains={canonicalize_name(name): tuple(paths) for name, paths in answer["remains"].items()},
         notes=(*answer["notes"], *_remarks(facts, installed, protect)),
     )
 
@@ -338,14 +359,11 @@ def _ask(executable: Path, environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _rows(path: str) -> Iterator[tuple[str, str]]:
     """Yield the path and the hash of each file that a distribution records."""
-    try:
-        rows = read_record(Path(path))
-    except OSError:
-        rows = None
-    if rows is None:
-        yield from _legacy_rows(path)
-    else:
+    rows = readable_rows(Path(path))
+    if rows:
         yield from (row[:2] for row in rows if row.path)
+    else:
+        yield from _legacy_rows(path)
 
 
 def _legacy_rows(path: str) -> Iterator[tuple[str, str]]:

@@ -138,9 +138,11 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
         return solver.in_env("not in a notebook")
     try:
         planned = solver.in_kernel("harmless: no loaded module changes and nothing breaks")
-    except (NoSolution, Refused) as error:
+    except NoSolution as error:
         session.reporter.note(f"not using the kernel: {error.message.splitlines()[0]}")
         return solver.in_env("the stack does not fit the kernel")
+    except Refused as error:
+        return solver.in_env(f"not in the kernel, because {error.message.splitlines()[0]}")
     harm = why_not_kernel(planned.plan)
     is_closed = planned.snapshot.externally_managed is not None and not options.break_system_packages
     if harm is None and planned.plan.steps and is_closed:

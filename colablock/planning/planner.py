@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import Broken, DependencyGraph, StateChange, find_broken
+from colablock.environment.removable import (
+    is_out_of_reach,
+    precedes_site,
+    removal_hint,
+    why_irremovable,
+)
 from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
@@ -52,6 +58,7 @@ class _PlanDraft:
     removed: dict[NormalizedName, str] = field(default_factory=dict)  # name → reason
     repaired: dict[NormalizedName, str] = field(default_factory=dict)
     breakages: list[Breakage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def change(self) -> StateChange:
         """Return the change so far."""
@@ -107,7 +114,7 @@ def make_plan(
         unknown=_unknown(snapshot, steps),
         restart={name: modules for name, modules in sorted(snapshot.loaded.items()) if name in changed},
         fingerprint=fingerprint,
-        notes=(*notes, *_tried(draft, repair)),
+        notes=(*notes, *draft.notes, *_tried(draft, repair)),
         requirements=tuple(entry.requirement for entry in resolution.request.asked),
     )
 
@@ -136,6 +143,9 @@ def _remove_absent(draft: _PlanDraft, matrix: Matrix) -> None:
             continue
         if absent.specifier.contains(Version(there.version), prereleases=True):
             is_protected = absent.name in draft.snapshot.protected
+            if fixed := _why_kept(draft, absent.name):
+                message = f"{absent.path} wants {absent.name} {there.version} away, but {fixed}"
+                raise Refused(message, hint="`--into env` makes an environment without it")
             if is_protected or absent.name in needed:
                 why = "it is protected" if is_protected else "what is protected needs it"
                 message = f"{absent.path} wants {absent.name} {there.version} away, and {why} here"
@@ -200,6 +210,8 @@ def _remedy_for(
     reason = ", ".join(reversed(because))
     if override is Remedy.LEAVE or (override is Remedy.REMOVE and item.name in needed):
         return _breakage(item, Remedy.LEAVE, because)
+    if (kept := _why_kept(draft, item.name)) is not None:
+        return _breakage(item, Remedy.LEAVE, (*because, kept))
     if (
         override is not Remedy.REMOVE
         and repair is not None
@@ -217,6 +229,31 @@ def _remedy_for(
         return _breakage(item, Remedy.LEAVE, because)
     draft.removed[item.name] = reason
     return _breakage(item, Remedy.REMOVE, because)
+
+
+def _why_kept(draft: _PlanDraft, name: NormalizedName) -> str | None:
+    """Return why *name* can be neither removed nor replaced where it is; None if it can be."""
+    there = draft.snapshot.installed.get(name)
+    if there is not None and is_out_of_reach(draft.snapshot, there):
+        return f"it is out of reach: `{there.path}` is outside of `{draft.snapshot.prefix}`"
+    why = why_irremovable(draft.snapshot, name)
+    return None if why is None else f"{name} cannot be removed: {why}"
+
+
+def _refuse_irremovable(draft: _PlanDraft, name: NormalizedName) -> None:
+    """Raise Refused if a new version of *name* would not take the place of the installed one."""
+    snapshot = draft.snapshot
+    there = snapshot.installed.get(name) or Installed(name=name, version="")
+    if (why := why_irremovable(snapshot, name)) is not None:
+        what = f"`{name}` {there.version}".rstrip()
+        message = f"{what} cannot be replaced in `{snapshot.prefix}`: {why}"
+        raise Refused(message, hint=f"{removal_hint(there)}; `--into env` needs no change here")
+    if is_out_of_reach(snapshot, there) and precedes_site(snapshot, there):
+        raise Refused(
+            f"`{name}` {there.version} is out of reach, and would hide a new version: `{there.path}` comes"
+            f" before `{snapshot.site}` on the import path",
+            hint="Remove it with what installed it, or use an isolated environment, with `--into env`",
+        )
 
 
 def _breakage(item: Broken, remedy: Remedy, because: tuple[str, ...]) -> Breakage:
@@ -274,8 +311,12 @@ def _installations(draft: _PlanDraft, resolution: Resolution) -> list[Step]:
                 f"{name} is installed with a version that cannot be read, so it cannot be replaced safely"
             )
             raise Refused(message, hint=f"Remove it by hand: `uv pip uninstall {name}`")
+        _refuse_irremovable(draft, name)
         pin = draft.pins[name]
         before = draft.snapshot.installed.get(name)
+        if before is not None and is_out_of_reach(draft.snapshot, before):
+            draft.notes.append(f"{name} {before.version} is out of reach, and stays in `{before.path}`")
+            before = None
         steps.append(
             Step(
                 action=Action.REPLACE if before else Action.INSTALL,

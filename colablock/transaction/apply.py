@@ -178,8 +178,7 @@ def _run(
 
 def _operations(change: _Change, staged: Staged, stash: Path) -> list[Operation]:
     removed = _removed(change)
-    names = {installed.name for installed in removed}
-    staying = [found for found in change.snapshot.installed.values() if found.name not in names]
+    staying = [found for found in change.snapshot.installed.values() if found not in removed]
     make_private(stash)
     outs = moves_out(change.site, owned_files(change.site, removed, staying), stash)
     return [*outs, *_without_shared(change, staged, staying, moves_in(staged.tree, outs, stash))]
@@ -240,13 +239,21 @@ def _facts(change: _Change, operations: Sequence[Operation], state: Path) -> dic
 
 
 def _removed(change: _Change) -> list[Installed]:
-    """Return the distributions to remove.  One in another site is shadowed instead, as pip does."""
-    removed = []
+    """Return the distributions to remove, with every other record in the site that has one of their names.
+
+    One in another site is shadowed instead, as pip does.
+    """
+    names = {step.name for step in change.plan.steps}
+    removed = [
+        found
+        for found in change.snapshot.other_records()
+        if found.name in names and _is_in_site(change.site, found)
+    ]
     for step in change.plan.steps:
         installed = change.snapshot.installed.get(step.name)
         if step.action is Action.INSTALL or installed is None:
             continue
-        if installed.path is None or change.site.holds(os.path.realpath(installed.path)):
+        if installed.path is None or _is_in_site(change.site, installed):
             removed.append(installed)
         elif step.action is Action.REPLACE:
             change.reporter.note(f"`{installed.path}` stays; the new version precedes it on the import path")
@@ -257,6 +264,11 @@ def _removed(change: _Change) -> list[Installed]:
                 hint="Use an isolated environment, with `--into env`",
             )
     return removed
+
+
+def _is_in_site(site: Site, installed: Installed) -> bool:
+    """Whether the metadata folder of *installed* stands in a folder of *site*, as a folder or as a link."""
+    return bool(installed.path) and site.holds(os.path.realpath(Path(str(installed.path)).parent) + os.sep)
 
 
 def refuse_externally_managed(plan: Plan, snapshot: Snapshot) -> None:

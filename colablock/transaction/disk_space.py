@@ -18,7 +18,7 @@ from typing import IO
 from colablock._common.archives import open_zip
 from colablock._common.fs import free_space
 from colablock._common.text import size_text
-from colablock.environment.record import Row, read_record, recorded_paths
+from colablock.environment.record import Row, readable_rows, recorded_paths
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Unmet
 from colablock.planning.plan import Action, Plan, UndoCost
@@ -190,7 +190,7 @@ class _Image:
 
 
 def _rows(installed: Installed) -> list[tuple[str, Row]]:
-    rows = read_record(Path(installed.path)) if installed.path else None
+    rows = readable_rows(Path(installed.path)) if installed.path else None
     if rows is None or installed.path is None:
         return []
     site = os.path.realpath(os.path.dirname(installed.path))  # noqa: PTH120

@@ -9,9 +9,11 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from itertools import chain
 from pathlib import Path
 
-from colablock.environment.record import read_record, recorded_paths
+from colablock.environment.record import readable_rows, recorded_paths
+from colablock.environment.removable import own_files, removable_rows, removal_hint
 from colablock.environment.site import Site, is_state_path
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
@@ -264,15 +266,14 @@ class _Placement:
 
 
 def _recorded(installed: Installed, folders: _Folders) -> Iterator[str]:
-    rows = read_record(Path(installed.path)) if installed.path else None
-    if rows is None or installed.path is None:
+    rows, why = removable_rows(installed.path)
+    if why is not None or installed.path is None:
         raise Refused(
-            f"`{installed.name}` {installed.version} has no RECORD, so its files are not known",
-            hint=_removal_hint(installed),
+            f"`{installed.name}` {installed.version} cannot be removed: {why}", hint=removal_hint(installed)
         )
-    for path in recorded_paths(os.path.dirname(installed.path), rows):
+    for path in chain(recorded_paths(os.path.dirname(installed.path), rows), own_files(installed.path)):
         folder, _, name = path.rpartition("/")
-        if name not in folders.files(folder):
+        if name not in folders.files(folder) and path != installed.path:
             continue
         resolved = folders.resolve(path)
         if not folders.holds(resolved):
@@ -282,22 +283,11 @@ def _recorded(installed: Installed, folders: _Folders) -> Iterator[str]:
         yield resolved
 
 
-def _removal_hint(installed: Installed) -> str | None:
-    if installed.installer and installed.installer not in ("pip", "uv", "colablock"):
-        return f"Remove it with `{installed.installer}`, which installed it"
-    if installed.path and installed.path.endswith(".dist-info"):
-        return (
-            f"Run `pip install --ignore-installed --no-deps {installed.name}=={installed.version}`, "
-            "which writes a RECORD, and try again"
-        )
-    return "Use an isolated environment, with `--into env`"
-
-
 def _listed(installed: Installed, names: frozenset[str], folders: _Folders) -> Iterator[str]:
     """Yield the paths that a staying distribution lists, only those with one of the file *names*."""
     if installed.path is None:
         return
-    rows = read_record(Path(installed.path)) or ()
+    rows = readable_rows(Path(installed.path))
     alike = [row for row in rows if row.path.rpartition("/")[2] in names]
     for path in recorded_paths(os.path.dirname(installed.path), alike):
         yield folders.resolve(path)

@@ -18,6 +18,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import sys
 import sysconfig
@@ -68,7 +69,7 @@ def run(kind: str, subject: str, known: dict[str, Any]) -> dict[str, Any]:
     """Return the answer of one job.  A job that raises any exception has failed."""
     try:
         if kind == "facts":
-            return {"passed": True, "facts": facts()}
+            return {"passed": True, "facts": facts(json.loads(subject or "[]"))}
         if kind == "import":
             return {"passed": True, "detail": import_one(subject)}
         return CAPABILITIES[subject](known)
@@ -77,13 +78,14 @@ def run(kind: str, subject: str, known: dict[str, Any]) -> dict[str, Any]:
         return {"passed": False, "detail": "\n".join(lines[-LINES:])}
 
 
-def facts() -> dict[str, Any]:
-    """Return the installed distributions, the markers and the folder of scripts.
+def facts(names: list[str]) -> dict[str, Any]:
+    """Return the versions of *names*, the installed distributions, the markers and the folder of scripts.
 
     It does not use the probe of ``environment/_probe.py``: a proof sees the environment as importlib.metadata
     and the variables of a training child show it, and the probe runs isolated from those.
     """
     return {
+        "versions": {name: version(name) for name in names},
         "distributions": list(distributions()),
         "scripts": sysconfig.get_path("scripts"),
         "markers": {
@@ -102,10 +104,29 @@ def facts() -> dict[str, Any]:
     }
 
 
+def version(name: str) -> str | None:
+    """Return what programs get that ask for the version of *name*: "" if the folder found has no metadata.
+
+    None: nothing is found.  Python 3.9 finds `a.b` only by that name, not by `a-b`.
+    """
+    try:
+        return importlib.metadata.version(name) or ""
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    except Exception:  # noqa: BLE001 (of newer versions, for a folder without metadata)
+        return ""
+
+
 def distributions() -> Iterator[dict[str, Any]]:
     """Yield the name, version and requirements of each installed distribution; the first of a name counts."""
     for found in importlib.metadata.distributions():
-        metadata = found.metadata
+        folder = pathlib.PurePath(str(getattr(found, "_path", "")))
+        if folder.name.startswith(("~", "-")):
+            continue  # left by an uninstallation that was interrupted: no name leads to it
+        try:
+            metadata = found.metadata
+        except Exception:  # noqa: BLE001, S112 (of newer versions, for a folder without metadata)
+            continue
         if metadata["Name"] and metadata["Version"]:
             yield {
                 "name": metadata["Name"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion
 from colablock.environment.dependency_graph import DependencyGraph, UnmetRequirement, newly_unmet
 from colablock.environment.markers_and_tags import Environment
-from colablock.environment.record import lost_files, read_record
+from colablock.environment.record import lost_files, readable_rows
 from colablock.environment.requirements import version_of
 from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
@@ -125,7 +126,7 @@ def prove(
         )
         jobs = [("import", name) for name in verify.imports]
         jobs += [("capability", name) for name in verify.capabilities]
-        answers = run_jobs(child, [("facts", ""), *jobs])
+        answers = run_jobs(child, [("facts", json.dumps(sorted(pins))), *jobs])
         found = next(answers)
         if not found.passed:
             raise Unmet(f"the interpreter `{python}` does not run\n{last_lines(found.detail, indent='  ')}")
@@ -151,7 +152,7 @@ def files_checks(sites: Iterable[str], pins: Mapping[NormalizedName, str]) -> tu
     lost: dict[str, list[str]] = {}
     checked = 0
     for site in sites:
-        records = {info.name: read_record(info) or () for info in _ours(Path(site), pins)}
+        records = {info.name: readable_rows(info) for info in _ours(Path(site), pins)}
         checked += len(records)
         lost.update(lost_files(site, records))
     if not lost and checked:
@@ -246,6 +247,7 @@ class _State:
 
     graph: DependencyGraph
     scripts: str
+    versions: Mapping[str, str | None]  # what `importlib.metadata.version` returns for the pins
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> _State:
@@ -255,7 +257,8 @@ class _State:
             one = Installed(name=name, version=row["version"], requires=tuple(row["requires"]))
             installed.setdefault(name, one)
         environment = Environment(markers=facts["markers"], tags=())
-        return cls(graph=DependencyGraph(installed, environment), scripts=facts["scripts"])
+        graph = DependencyGraph(installed, environment)
+        return cls(graph=graph, scripts=facts["scripts"], versions=facts["versions"])
 
     def version(self, name: NormalizedName) -> str | None:
         """Return the installed version of *name*; None if it is not installed."""
@@ -275,13 +278,15 @@ def _check_of(answer: JobResult) -> Check:
 
 
 def _version_check(name: NormalizedName, wanted: str, state: _State) -> Check:
-    found = state.version(name)
+    told = state.versions.get(name)
+    found = state.version(name) if told is None else told
     passed = found is not None and _same(found, wanted)
-    detail = (
-        found
-        if passed and found
-        else f"expected {wanted}, but " + (f"{found} is installed" if found else "it is not installed")
-    )
+    if passed:
+        detail = str(found)
+    elif found == "":
+        detail = f"expected {wanted}, but the folder that importlib.metadata finds for it has no metadata"
+    else:
+        detail = f"expected {wanted}, but " + (f"{found} is installed" if found else "it is not installed")
     return Check(kind="version", subject=name, passed=passed, detail=detail)
 
 

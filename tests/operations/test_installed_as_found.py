@@ -1,0 +1,369 @@
+"""Environments as people have them: leftovers, several records of a name, no RECORD, links, other places."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from colablock.errors import Refused
+from colablock.operations.apply import carry_out
+from colablock.operations.plan import plan_change
+from colablock.operations.rollback import undo_changes
+from colablock.operations.session import Session
+from colablock.planning.options import ApplyOptions
+from colablock.planning.plan import Action, Plan, Remedy, Target
+from colablock.verification.verify import Report
+from tests.support.hostile import Target as Place
+from tests.support.hostile import make_target
+from tests.support.reporters import Notes
+from tests.support.runtime import Stub, build_site
+from tests.support.trees import installed_listing
+from tests.support.wheels import make_wheel
+
+DEMO = Stub(name="demo", version="1.0", files={"demo/old.py": "x = 1\n"})
+MATRIX = """\
+schema = 1
+name = "tiny"
+[packages]
+demo = "==2.0"
+[verify]
+imports = ["demo"]
+"""
+ASK = """\
+import importlib.metadata, json
+version = importlib.metadata.version("demo")
+import demo
+print("\\n" + json.dumps([version, demo.__version__]))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """An environment with `demo` 1.0, and a matrix that asks for 2.0 of the folder of wheels."""
+
+    place: Place
+    environ: dict[str, str] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
+
+    @property
+    def site(self) -> Path:
+        return self.place.venv.site
+
+    @property
+    def info(self) -> Path:
+        return self.site / "demo-1.0.dist-info"
+
+    def session(self) -> Session:
+        folders = {
+            "COLABLOCK_HOME": str(self.place.home),
+            "COLABLOCK_CACHE_DIR": str(self.place.folder / "cache"),
+        }
+        return Session(environ={**os.environ, **folders, **self.environ}, reporter=self.notes)
+
+    def options(self, into: Target | None = Target.KERNEL) -> ApplyOptions:
+        return ApplyOptions(
+            name=str(self.place.folder / "tiny.toml"),
+            python=self.place.venv.python,
+            into=into,
+            find_links=(str(self.place.wheels),),
+            offline=True,
+        )
+
+    def plan(self, into: Target | None = Target.KERNEL) -> Plan:
+        return plan_change(self.session(), self.options(into)).plan
+
+    def apply(self, into: Target | None = Target.KERNEL) -> Report:
+        session, options = self.session(), self.options(into)
+        return carry_out(session, options, plan_change(session, options))
+
+    def answers(self) -> list[str]:
+        """Return what a fresh interpreter says: the version of the metadata, and that of the module."""
+        command = [self.place.venv.python, "-B", "-c", ASK]
+        done = subprocess.run(
+            command, cwd="/", env={"PATH": "/bin"}, capture_output=True, text=True, check=True
+        )
+        found: list[str] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    def copy_info(self, name: str, version: str) -> Path:
+        """Copy the metadata folder of `demo`, with another *version* in it, to the folder *name*."""
+        shutil.copytree(self.info, self.site / name)
+        metadata = self.site / name / "METADATA"
+        metadata.write_text(metadata.read_text().replace("Version: 1.0", f"Version: {version}"))
+        return self.site / name
+
+
+@pytest.fixture
+def standing(tmp_path: Path) -> Standing:
+    place = make_target(tmp_path, [DEMO])
+    make_wheel(place.wheels, "demo", "2.0")
+    (tmp_path / "tiny.toml").write_text(MATRIX)
+    return Standing(place=place)
+
+
+Spoil = Callable[[Standing], object]
+
+
+def interrupted(version: str) -> Spoil:
+    """Leave what pip leaves when it is killed: everything of `demo` is renamed."""
+
+    def spoil(standing: Standing) -> None:
+        standing.copy_info(f"~emo-{version}.dist-info", version)
+        shutil.rmtree(standing.info)
+        (standing.site / "demo").rename(standing.site / "~emo")
+
+    return spoil
+
+
+def husk(name: str, file: str) -> Spoil:
+    """Leave a metadata folder without metadata, with one empty *file*."""
+
+    def spoil(standing: Standing) -> None:
+        (standing.site / name).mkdir()
+        if file:
+            (standing.site / name / file).touch()
+
+    return spoil
+
+
+def metadata_folder(standing: Standing) -> None:
+    (standing.info / "METADATA").unlink()
+    (standing.info / "METADATA").mkdir()
+
+
+def second_copy(standing: Standing) -> None:
+    copy = build_site(standing.place.folder / "copy", [Stub(name="demo", version="2.0")])
+    standing.environ["PYTHONPATH"] = str(copy)
+
+
+RECORDS: Mapping[str, Spoil] = {
+    "a leftover of another version": lambda one: one.copy_info("~emo-0.5.dist-info", "0.5"),
+    "a leftover of the wanted version": lambda one: one.copy_info("~emo-2.0.dist-info", "2.0"),
+    "a leftover of pip before 20": lambda one: one.copy_info("-emo-2.0.dist-info", "2.0"),
+    "only leftovers of the wanted version": interrupted("2.0"),
+    "only leftovers of another version": interrupted("1.0"),
+    "a renamed folder": lambda one: one.copy_info("demo_old-2.0.dist-info", "2.0"),
+    "a signature": lambda one: (one.info / "RECORD.jws").write_text("{}"),
+    "an unlisted folder": lambda one: shutil.copytree(one.info, one.info / "licenses"),
+    "an unlisted link": lambda one: (one.info / "link").symlink_to(one.site / "demo"),
+    "two records": lambda one: build_site(one.site, [Stub(name="demo", version="1.1")]),
+    "four records, spelled differently": lambda one: build_site(
+        one.site, [Stub(name="DEMO", version=version) for version in ("0.1", "0.2", "3.0")]
+    ),
+    "a folder without metadata": husk("demo-0.9.dist-info", ""),
+    "an empty RECORD without metadata": husk("demo-0.9.dist-info", "RECORD"),
+    "a folder without metadata, in another spelling": husk("DEMO-3.dist-info", "WHEEL"),
+    "only a record without metadata": lambda one: (one.info / "METADATA").unlink(),
+    "metadata that is a folder": metadata_folder,
+    "a copy on PYTHONPATH": second_copy,
+    "package files without any record": lambda one: shutil.rmtree(one.info),
+}
+
+
+@pytest.mark.parametrize("spoil", RECORDS.values(), ids=RECORDS)
+def test_no_record_of_what_was_replaced_survives(spoil: Spoil, standing: Standing) -> None:
+    spoil(standing)
+    before = installed_listing(standing.place.venv.folder)
+    report = standing.apply()
+    assert (report.passed, report.changed) == (True, True)
+    assert standing.answers() == ["2.0", "2.0"]
+    found = [path.name for path in standing.site.glob("*.dist-info") if path.name[:4].lower() == "demo"]
+    assert [name for name in found if "old" not in name] == ["demo-2.0.dist-info"]
+    session = standing.session()
+    undo_changes(session, standing.place.venv.python)
+    assert installed_listing(standing.place.venv.folder) == before
+
+
+def test_leftovers_are_noted_with_the_command_that_deletes_them(standing: Standing) -> None:
+    standing.copy_info("~emo-0.5.dist-info", "0.5")
+    (standing.site / "~emo").mkdir()
+    (note,) = (note for note in standing.plan().notes if "~emo" in note)
+    assert "`~emo`, `~emo-0.5.dist-info`" in note
+    command = note.partition("to delete them: `")[2].rstrip("`")
+    subprocess.run(["sh", "-c", command], check=True)  # noqa: S607
+    assert not list(standing.site.glob("~*"))
+    assert not [note for note in standing.plan().notes if "~emo" in note]
+
+
+def rewrite_record(change: Callable[[str], str]) -> Spoil:
+    def spoil(standing: Standing) -> None:
+        record = standing.info / "RECORD"
+        record.write_text(change(record.read_text()))
+
+    return spoil
+
+
+def as_egg(name: str) -> Spoil:
+    def spoil(standing: Standing) -> None:
+        shutil.rmtree(standing.info)
+        text = "Metadata-Version: 1.1\nName: demo\nVersion: 1.0\n"
+        path = standing.site / name
+        if name.endswith("py3.egg-info"):
+            path.mkdir()
+            path = path / "PKG-INFO"
+        path.write_text(text)
+
+    return spoil
+
+
+def as_egg_link(standing: Standing) -> None:
+    """Install `demo` by `setup.py develop` from a folder in the environment, as `pip install -e git+...`."""
+    project = standing.place.venv.folder / "src" / "demo"
+    (project / "demo.egg-info").mkdir(parents=True)
+    (project / "demo.egg-info" / "PKG-INFO").write_text("Metadata-Version: 1.1\nName: demo\nVersion: 1.0\n")
+    shutil.rmtree(standing.info)
+    (standing.site / "demo").rename(project / "demo")
+    (standing.site / "easy-install.pth").write_text(f"{project}\n")
+    (standing.site / "demo.egg-link").write_text(f"{project}\n.")
+
+
+def as_conda(standing: Standing) -> None:
+    (standing.info / "RECORD").unlink()
+    (standing.info / "INSTALLER").write_text("conda\n")
+
+
+def as_editable(standing: Standing) -> None:
+    """Install `demo` in editable mode, and lose its RECORD."""
+    (standing.site / "demo").rename(standing.place.folder / "demo")
+    (standing.site / "__editable__.demo.pth").write_text(f"{standing.place.folder}\n")
+    origin = {"url": standing.place.folder.as_uri(), "dir_info": {"editable": True}}
+    (standing.info / "direct_url.json").write_text(json.dumps(origin))
+    (standing.info / "RECORD").unlink()
+
+
+def linked(to: Callable[[Standing], Path]) -> Spoil:
+    def spoil(standing: Standing) -> None:
+        elsewhere = to(standing)
+        elsewhere.parent.mkdir(exist_ok=True)
+        (standing.site / "demo").rename(elsewhere)
+        (standing.site / "demo").symlink_to(elsewhere)
+
+    return spoil
+
+
+def linked_of_nobody(standing: Standing) -> None:
+    linked(lambda one: one.place.venv.folder / "src" / "demo")(standing)
+    shutil.rmtree(standing.info)
+
+
+def linked_info(standing: Standing) -> None:
+    standing.info.rename(standing.place.folder / "info")
+    standing.info.symlink_to(standing.place.folder / "info")
+
+
+def without_both(standing: Standing) -> None:
+    (standing.info / "RECORD").unlink()
+    (standing.info / "METADATA").unlink()
+
+
+def unreadable(standing: Standing) -> None:
+    (standing.info / "RECORD").unlink()
+    (standing.info / "RECORD").mkdir()
+
+
+FIXED: Mapping[str, tuple[Spoil, str]] = {
+    "no RECORD": (lambda one: (one.info / "RECORD").unlink(), "it has no RECORD"),
+    "an empty RECORD": (rewrite_record(lambda _: ""), "its RECORD is empty"),
+    "a RECORD of blank lines": (rewrite_record(lambda _: "\n\n"), "its RECORD is empty"),
+    "a RECORD that is a folder": (unreadable, "its RECORD cannot be read"),
+    "a RECORD of null characters": (rewrite_record(lambda text: "\0" * len(text)), "cannot be read"),
+    "a RECORD that was cut": (rewrite_record(lambda text: text[:60]), "its RECORD is not complete"),
+    "a RECORD of something else": (rewrite_record(lambda _: "{}\n"), "its RECORD is not complete"),
+    "neither RECORD nor metadata": (without_both, "has no RECORD"),
+    "a folder of setuptools": (as_egg("demo-1.0-py3.egg-info"), "installed by `setup.py`"),
+    "a file of distutils": (as_egg("demo-1.0.egg-info"), "installed by `setup.py`"),
+    "an egg-link": (as_egg_link, "installed by `setup.py`"),
+    "an editable installation": (as_editable, "it has no RECORD"),
+    "conda": (as_conda, "it has no RECORD"),
+    "a linked package": (linked(lambda one: one.place.folder / "clone" / "demo"), "is a symbolic link to"),
+    "a linked package in the environment": (
+        linked(lambda one: one.place.venv.folder / "src" / "demo"),
+        "is a symbolic link to",
+    ),
+    "a linked package of nobody": (linked_of_nobody, "is a symbolic link to"),
+    "a linked metadata folder": (linked_info, "is a symbolic link to"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "why"), FIXED.values(), ids=FIXED)
+def test_the_plan_says_what_cannot_be_replaced_and_chooses_another_target(
+    spoil: Spoil, why: str, standing: Standing
+) -> None:
+    spoil(standing)
+    before = installed_listing(standing.place.folder)
+    plan = standing.plan(into=None)
+    assert plan.target is Target.ENV
+    assert why in plan.why_target
+    with pytest.raises(Refused, match=r"`demo`.* cannot be replaced in") as caught:
+        standing.apply()
+    assert why in caught.value.message
+    assert "`--into env`" in str(caught.value.hint)
+    after = installed_listing(standing.place.folder)
+    assert {path: after[path] for path in before} == before
+
+
+def test_a_damaged_record_of_a_bystander_changes_nothing(standing: Standing) -> None:
+    build_site(standing.site, [Stub(name="beside", version="1")])
+    record = standing.site / "beside-1.dist-info" / "RECORD"
+    record.write_bytes(b"beside/__init__.py,\0\xff,\n\0")
+    assert standing.apply().passed
+    assert standing.answers() == ["2.0", "2.0"]
+
+
+UNWANTED = '[absent]\nbeside = { version = "<9", why = "it is in the way" }\n'
+
+
+@pytest.mark.parametrize("name", ["RECORD", "METADATA"])
+def test_what_has_no_record_is_not_planned_to_be_removed(name: str, standing: Standing) -> None:
+    build_site(standing.site, [Stub(name="beside", version="1", requires=("demo<2",))])
+    (standing.site / "beside-1.dist-info" / name).unlink()
+    found = {item.name: item for item in standing.plan().breakages}
+    if name == "METADATA":  # it is not installed
+        assert found == {}
+        return
+    (item,) = found.values()
+    assert item.remedy is Remedy.LEAVE
+    assert "cannot be removed: it has no RECORD" in item.because[-1]
+    (standing.place.folder / "tiny.toml").write_text(MATRIX.replace("[verify]", f"{UNWANTED}[verify]"))
+    with pytest.raises(Refused, match="wants beside 1 away, but beside cannot be removed: it has no RECORD"):
+        standing.plan()
+
+
+def test_what_is_in_the_base_is_out_of_reach(tmp_path: Path, standing: Standing) -> None:
+    base = build_site(
+        tmp_path / "base",
+        [DEMO, Stub(name="beside", version="1", requires=("demo<2",)), Stub(name="third", version="1")],
+    )
+    shutil.rmtree(standing.info)
+    shutil.rmtree(standing.site / "demo")
+    (standing.site / "base.pth").write_text(f"{base}\n")
+    before = installed_listing(base)
+    plan = standing.plan()
+    (step,) = plan.steps
+    assert (step.action, step.name, step.previous) == (Action.INSTALL, "demo", None)
+    assert [note for note in plan.notes if note.startswith("demo 1.0 is out of reach")]
+    (item,) = plan.breakages
+    assert (item.name, item.remedy) == ("beside", Remedy.LEAVE)
+    assert "it is out of reach" in item.because[-1]
+    assert standing.apply().passed
+    assert standing.answers() == ["2.0", "2.0"]
+    assert installed_listing(base) == before
+    undo_changes(standing.session(), standing.place.venv.python)
+    assert standing.answers() == ["1.0", "1.0"]
+
+
+def test_what_hides_the_site_sends_the_plan_elsewhere(tmp_path: Path, standing: Standing) -> None:
+    first = build_site(tmp_path / "first", [Stub(name="demo", version="1.5")])
+    (standing.site / "first.pth").write_text(f"import sys; sys.path.insert(0, {str(first)!r})\n")
+    plan = standing.plan(into=None)
+    assert plan.target is Target.ENV
+    assert f"`{first / 'demo-1.5.dist-info'}` comes before" in plan.why_target
+    with pytest.raises(Refused, match="out of reach, and would hide a new version"):
+        standing.plan()
