@@ -14,15 +14,30 @@ from typing import TYPE_CHECKING
 from colablock._version import __version__
 
 if TYPE_CHECKING:
-    from colablock.api.stack import apply, audit, export, history, lock, plan, rollback, run, verify, why
+    from colablock.api.stack import (
+        apply,
+        audit,
+        explain,
+        export,
+        history,
+        lock,
+        plan,
+        rollback,
+        run,
+        verify,
+        why,
+    )
     from colablock.api.training import attach, runs, smoke, train
     from colablock.cli.notebook_magics import load_ipython_extension
+    from colablock.errors import ColablockError
 
 __all__ = [
+    "ColablockError",
     "__version__",
     "apply",
     "attach",
     "audit",
+    "explain",
     "export",
     "history",
     "load_ipython_extension",
@@ -39,9 +54,10 @@ __all__ = [
 
 
 _HOMES = {
-    "api.stack": "apply audit export history lock plan rollback run verify why",
+    "api.stack": "apply audit explain export history lock plan rollback run verify why",
     "api.training": "attach runs smoke train",
     "cli.notebook_magics": "load_ipython_extension",
+    "errors": "ColablockError",
 }
 
 

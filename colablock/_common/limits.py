@@ -20,6 +20,7 @@ __all__ = [
     "ARCHIVE_UNPACKED",
     "CONFIG_FILE",
     "CONFIG_VALUES",
+    "CRASH_TEXT",
     "DEPTH",
     "DIGITS",
     "DIRECTORY",
@@ -188,3 +189,6 @@ CONFIG_FILE: Final = 128 << 10
 
 CONFIG_VALUES: Final = 10_000
 """Values in a training config: one with every key has 60."""
+
+CRASH_TEXT: Final = 512 << 10
+"""The end of a log in which the cause of a failure is searched: a traceback of four ranks has 100 kB."""

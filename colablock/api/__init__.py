@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
-    from colablock.api.stack import apply, export, history, lock, plan, rollback, run, verify, why
+    from colablock.api.stack import apply, explain, export, history, lock, plan, rollback, run, verify, why
     from colablock.api.training import Run, attach, runs, smoke, train
 else:
     __getattr__, __dir__ = lazy_surface(
         __name__,
         {
-            "stack": "apply export history lock plan rollback run verify why",
+            "stack": "apply explain export history lock plan rollback run verify why",
             "training": "Run attach runs smoke train",
         },
     )
@@ -25,6 +25,7 @@ __all__ = [
     "Run",
     "apply",
     "attach",
+    "explain",
     "export",
     "history",
     "lock",

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from colablock._common.urls import checked_index
 from colablock.display.info_view import undone_document
-from colablock.display.notebook import register_displays, restart_kernel, restart_prompt, show
+from colablock.display.notebook import register_displays, restart_kernel, restart_prompt, show, show_as
 from colablock.display.progress import reporter_for
 from colablock.display.text import to_text
 from colablock.environment.notebook_host import in_notebook
-from colablock.errors import InvalidInput
+from colablock.errors import ColablockError, InvalidInput
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Plan, Remedy, Target
 from colablock.transaction.up_to_date import up_to_date_report
@@ -26,12 +26,14 @@ from colablock.verification.verify import Report
 if TYPE_CHECKING:
     from colablock.check.advisories import AuditResult
     from colablock.operations.session import Session
+    from colablock.training.runs.crash import Explanation
     from colablock.transaction.history import Change
     from colablock.transaction.rollback import UndoneChange
 
 __all__ = [
     "apply",
     "audit",
+    "explain",
     "export",
     "history",
     "lock",
@@ -152,6 +154,31 @@ def history(*, python: str | os.PathLike[str] | None = None) -> tuple[Change, ..
 
     with open_session(quiet=True) as session:
         return list_changes(session, _path_text(python))
+
+
+def explain(
+    failure: str | BaseException, *, python: str | os.PathLike[str] | None = None, quiet: bool = False
+) -> Explanation:
+    """Return why a program that trains failed: the cause, what it means here, and what to do.
+
+    *failure* is an exception, or the text of a traceback or of a log, of colablock's own runs or
+    not.  *python* names the interpreter that it ran in, by default this one: the explanation names
+    the versions there, and the matrix that has others.  Uses no network.
+    """
+    from colablock.display.run_view import explanation_document
+    from colablock.operations.failure import explain_failure
+    from colablock.training.failures import explain_error, text_of
+    from colablock.training.runs.crash import Explanation
+
+    show_as(Explanation, explanation_document)
+    if isinstance(failure, ColablockError):
+        found = explain_error(failure)
+    else:
+        with open_session(quiet=True) as session:
+            found = explain_failure(session, text_of(failure), python=_path_text(python))
+    if not quiet:
+        show(found)
+    return found
 
 
 def run(name: Name, argv: str | Sequence[str]) -> int:

@@ -16,15 +16,15 @@ from colablock._masking import masked
 from colablock._version import __version__
 from colablock.cli import (
     apply,
-    cache,
     check,
-    env,
+    explain,
     export,
     lock,
     new,
     rollback,
     runs,
     runtime,
+    storage,
     train,
 )
 from colablock.cli import list as list_command
@@ -62,14 +62,14 @@ def build_parser() -> argparse.ArgumentParser:
         apply,
         train,
         runs,
+        explain,
         lock,
         export,
         check,
         rollback,
-        env,
         runtime,
         new,
-        cache,
+        storage,
         list_command,
     )
     for group in groups:

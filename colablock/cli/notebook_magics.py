@@ -4,6 +4,7 @@
 
     %colablock plan qlora-2026          any command of the command line
     %%colablock run qlora-2026          run the cell in the environment of the last apply
+    %colablock explain                  explain the last exception of this notebook
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Magic:
         except ValueError as error:
             message = f"the line `{line}` cannot be split into words: {error}"
             raise InvalidInput(message) from error
-        if cell is None:
+        if cell is None and argv in (["explain"], ["explain", "-"]):
+            _explain_last()
+        elif cell is None:
             self._check_exit(line, self._call_main(argv))
         else:
             self._run_cell(argv, cell)
@@ -147,6 +150,23 @@ def _pump(reader: int) -> None:
             sys.stdout.write(decoder.decode(data))
     finally:
         os.close(reader)
+
+
+def _explain_last() -> None:
+    """Show why the last exception of this notebook was raised.  Raises InvalidInput if there was none."""
+    last = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # until Python 3.12
+    if not isinstance(last, BaseException):
+        hint = "`%colablock explain FILE` reads a log"
+        raise InvalidInput("no cell of this notebook has raised an exception yet", hint=hint)
+    # Deferred, as below.
+    from colablock.api.stack import explain
+
+    found = explain(last)
+    if not in_notebook():
+        from colablock.display.run_view import explanation_document
+        from colablock.display.text import to_text
+
+        print(to_text(explanation_document(found)))  # noqa: T201
 
 
 def _cli_main(argv: Sequence[str]) -> int:

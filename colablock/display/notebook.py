@@ -108,8 +108,8 @@ class _Session:
     matrix: str | None = None
 
 
-def show(value: Plan | Report, *, shell: Shell | None = None) -> None:
-    """Show a plan or a report as the output of a cell; do nothing outside a notebook."""
+def show(value: object, *, shell: Shell | None = None) -> None:
+    """Show a plan, a report or another value of `show_as` as the output of a cell, if there is a notebook."""
     shell = shell or current_shell()
     if shell is None:
         return

@@ -258,6 +258,11 @@ def _why(explanation: Explanation | None) -> Iterator[Section]:
     if explanation is None:
         return
     rank = f" (rank {explanation.rank})" if explanation.rank is not None else ""
+    yield Section(title=f"Why: {explanation.means}{rank}", body=tuple(_reasons(explanation)))
+
+
+def _reasons(explanation: Explanation) -> list[Block]:
+    """Return the exception, what is known of it, and what to do."""
     body: list[Block] = []
     trace = explanation.trace or ((explanation.line,) if explanation.line else ())
     if trace:
@@ -274,8 +279,15 @@ def _why(explanation: Explanation | None) -> Iterator[Section]:
     body += [Note(text=detail) for detail in explanation.details]
     if explanation.advice:
         body.append(Bullets(title="what to do", bullets=explanation.advice))
-    body.append(Note(label="log", text=Span(explanation.log, Tone.CODE), tone=Tone.SOFT))
-    yield Section(title=f"Why: {explanation.means}{rank}", body=tuple(body))
+    if explanation.log:
+        body.append(Note(label="log", text=Span(explanation.log, Tone.CODE), tone=Tone.SOFT))
+    return body
+
+
+def explanation_document(explanation: Explanation) -> Document:
+    """Lay out the explanation of a failure that is no run of colablock."""
+    headline = Headline(text=explanation.title, tone=Tone.BAD if explanation.is_known else Tone.WARN)
+    return Document(headline=headline, blocks=tuple(_reasons(explanation)))
 
 
 def _curve(summary: RunSummary, png: bytes | None) -> Iterator[Picture]:

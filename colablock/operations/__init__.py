@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from colablock.operations.audit import audit_locks
     from colablock.operations.check import check_matrices
     from colablock.operations.export import export_lock
+    from colablock.operations.failure import explain_failure
     from colablock.operations.info import list_facts, machine_facts, matrix_facts
     from colablock.operations.lock import lock_all, lock_matrix
     from colablock.operations.plan import plan_change
@@ -29,6 +30,7 @@ else:
             "audit": "audit_locks",
             "check": "check_matrices",
             "export": "export_lock",
+            "failure": "explain_failure",
             "info": "list_facts machine_facts matrix_facts",
             "lock": "lock_all lock_matrix",
             "plan": "plan_change",
@@ -46,6 +48,7 @@ __all__ = [
     "carry_out",
     "check_matrices",
     "drop_stashes",
+    "explain_failure",
     "export_lock",
     "list_changes",
     "list_facts",

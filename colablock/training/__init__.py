@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from colablock.training.find_or_start import Briefing, TrainOptions, train
     from colablock.training.receipts import Receipt
     from colablock.training.runs.config import TrainConfig
+    from colablock.training.runs.crash import Explanation
     from colablock.training.runs.folder import RunFolder, RunRecord
     from colablock.training.runs.summary import RunSummary
 else:
@@ -22,6 +23,7 @@ else:
             "find_or_start": "Briefing TrainOptions train",
             "receipts": "Receipt",
             "runs.config": "TrainConfig",
+            "runs.crash": "Explanation",
             "runs.folder": "RunFolder RunRecord",
             "runs.summary": "RunSummary",
         },
@@ -29,6 +31,7 @@ else:
 
 __all__ = [
     "Briefing",
+    "Explanation",
     "Receipt",
     "RunFolder",
     "RunRecord",

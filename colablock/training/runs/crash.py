@@ -5,23 +5,43 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from colablock._common.decoding import is_plain_name, read_end
-from colablock._common.text import size_text
+from colablock._common.limits import CRASH_TEXT
+from colablock.training.runs.crash_facts import (
+    advice_for,
+    boot_time,
+    details_of,
+    fill_in,
+    found_matrices,
+    machine_facts,
+    newer_release,
+    oom_kills,
+    signal_in,
+    stack_details,
+)
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.known_crashes import Advice, Cause, cause_in, cause_of_signal, named_cause
 from colablock.training.runs.loss_curve import number_of
 from colablock.training.runs.progress import START_MARK, plain_text
 
-__all__ = ["Explanation", "Traceback", "explain", "tracebacks"]
+if TYPE_CHECKING:
+    from colablock.matrix.model import Matrix
 
-_MAX_LOG = 512 * 1024  # bytes, from the end
+__all__ = [
+    "Explanation",
+    "Traceback",
+    "explain",
+    "first_failure",
+    "last_trace_lines",
+    "matching_line",
+    "tracebacks",
+]
+
 _LAST_LINES = 80  # of a log without a traceback, in which a cause is searched
 _RECORD_FACTS = ("matrix", "model", "precision", "runner")
 _MAX_TRACE = 12  # lines of a traceback in an explanation
@@ -35,20 +55,6 @@ _RANK = re.compile(r"^\[(?:rank|default)(\d+)\]:? ?")
 _LAUNCHER = re.compile(
     r"ChildFailedError|CalledProcessError|ProcessExitedException|accelerate/commands/launch\.py"
 )
-_SIGNAL = re.compile(
-    r"died with <Signals\.\w+: (?P<a>\d+)>|[Ss]ignal (?P<b>\d+) \(SIG|exitcode\s*: -(?P<c>\d+)"
-    r"|terminated with signal (?P<d>SIG\w+)|Fatal Python error: (?P<e>Segmentation fault|Bus error|Aborted)"
-)
-_SIGNAL_NUMBERS = {
-    "SIGKILL": 9,
-    "SIGSEGV": 11,
-    "Segmentation fault": 11,
-    "SIGBUS": 7,
-    "Bus error": 7,
-    "SIGABRT": 6,
-    "Aborted": 6,
-    "SIGTERM": 15,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +207,7 @@ def _failure(folder: RunFolder, record: RunRecord | None, log: str) -> Traceback
     line = plain_text(str(end.get("error") or ""))
     processes = record.processes if record is not None else 1
     if not trace and not line:
-        return _first_failure(tracebacks(log), processes)
+        return first_failure(tracebacks(log), processes)
     of_end = tracebacks(trace)
     own = Traceback(
         text=trace or line,
@@ -210,14 +216,14 @@ def _failure(folder: RunFolder, record: RunRecord | None, log: str) -> Traceback
     )
     cause = cause_in(own.messages)
     if processes > 1 and (cause is None or cause.is_consequence):
-        first = _first_failure(tracebacks(log), processes)
+        first = first_failure(tracebacks(log), processes)
         other = cause_in(first.messages) if first is not None else None
         if first is not None and other is not None and not other.is_consequence:
             return first
     return own
 
 
-def _first_failure(found: Sequence[Traceback], processes: int) -> Traceback | None:
+def first_failure(found: Sequence[Traceback], processes: int) -> Traceback | None:
     """Return the last failure; of several ranks with one each, that of the rank that failed first."""
     last: dict[int, Traceback] = {one.rank: one for one in found if one.rank is not None}
     if last:
@@ -238,17 +244,22 @@ class _EndedRun:
         """Return the explanation for *cause*, with details from the messages and the machine."""
         facts = self.facts() | {key: str(value) for key, value in more.items()}
         facts["checkpoint"] = self._checkpoint() or "the start"
-        facts["killer"] = "idle" if _oom_kills(self.system)[0] == 0 else ""
+        facts["killer"] = "idle" if oom_kills(self.system)[0] == 0 else ""
+        facts["newer"] = newer_release(cause, self.versions, self.matrices)
         messages = failure.messages if failure is not None else ""
         return Explanation(
             cause=cause.name,
-            means=_fill_in(cause.means, facts),
+            means=fill_in(cause.means, facts),
             line=failure.line if failure is not None else "",
-            details=(*_details(cause, messages), *_machine_facts(cause.look_up, self.folder, self.system)),
+            details=(
+                *details_of(cause, messages),
+                *stack_details(cause, messages, self.versions, self.matrices, facts.get("matrix", "")),
+                *machine_facts(cause.look_up, self.folder.path, self.system),
+            ),
             advice=tuple(self._advice(cause.advice, facts)),
-            trace=_last_trace_lines(failure.text)
+            trace=last_trace_lines(failure.text)
             if failure is not None
-            else _last_trace_lines(_read_end(self.folder.log)),
+            else last_trace_lines(_read_end(self.folder.log)),
             log=str(self.folder.log),
             step=self._step(),
             checkpoint=self._checkpoint(),
@@ -281,18 +292,28 @@ class _EndedRun:
     def killed(self, log: str, exit_code: int | None) -> Explanation:
         """Return the explanation for processes that ended without a traceback."""
         tail = "\n".join(log.splitlines()[-_LAST_LINES:])
-        by_signal = cause_of_signal(_signal_in(tail) or max(-(exit_code or 0), 0))
+        by_signal = cause_of_signal(signal_in(tail) or max(-(exit_code or 0), 0))
         cause = cause_in(tail, is_log=True)
         record = self.record
         if cause is not None and not (cause.is_consequence and by_signal is not None):
             return self.explanation(
-                cause, Traceback(text=tail, line=_matching_line(cause, tail), messages=tail)
+                cause, Traceback(text=tail, line=matching_line(cause, tail), messages=tail)
             )
         if by_signal is not None:
             return self.explanation(by_signal, None)
-        if record is not None and _boot_time(self.system) > record.started > 0:
+        if record is not None and boot_time(self.system) > record.started > 0:
             return self.explanation(named_cause("machine-restarted"), None)
         return self.explanation(named_cause("gone"), None)
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The versions of the stack that the run was started with."""
+        return self.record.versions if self.record is not None else {}
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrices that are found; none if the versions are unknown, since nothing compares with them."""
+        return found_matrices(os.environ) if self.versions else ()
 
     def facts(self) -> dict[str, str]:
         """Return the values that texts may contain."""
@@ -303,17 +324,9 @@ class _EndedRun:
         return facts | {name: getattr(record, name) for name in _RECORD_FACTS}
 
     def _advice(self, advice: Sequence[Advice], facts: Mapping[str, str]) -> Iterator[str]:
-        record = self.record
-        settings = dict(record.config) if record is not None else {}
+        settings = dict(self.record.config) if self.record is not None else {}
         settings |= {name: facts.get(name, "") for name in (*_RECORD_FACTS, "killer")}
-        for one in advice:
-            if any(_is_value_of(settings.get(key), value) for key, value in one.unless.items()):
-                continue
-            if one.for_hub and not _is_of_hub(record):
-                continue
-            text = _fill_in(one.text, facts)
-            if text:
-                yield text
+        return advice_for(advice, facts, settings, for_hub=_is_of_hub(self.record))
 
     def _step(self) -> int:
         steps = [step for event in self.events if (step := number_of(event, "step")) is not None]
@@ -327,28 +340,6 @@ class _EndedRun:
         )
 
 
-def _details(cause: Cause, messages: str) -> tuple[str, ...]:
-    found = ((detail.text, detail.pattern.search(messages)) for detail in cause.details)
-    filled = (_fill_in(text, match.groupdict()) for text, match in found if match)
-    return tuple(dict.fromkeys(text for text in filled if text))
-
-
-def _fill_in(text: str, facts: Mapping[str, str | None]) -> str:
-    """Return *text* with its values filled in; "" if one is unknown.
-
-    An unknown ``(now ...)`` alone is omitted from the text.
-    """
-    short = re.sub(r" \(now \{(\w+)\}\)", lambda found: found[0] if facts.get(found[1]) else "", text)
-    names = [name for _, name, _, _ in string.Formatter().parse(short) if name]
-    if not all(facts.get(name) for name in names):
-        return ""
-    return short.format_map({name: facts[name] for name in names})
-
-
-def _is_value_of(value: object, unwanted: object) -> bool:
-    return value in unwanted if isinstance(unwanted, list) else value == unwanted
-
-
 def _is_of_hub(record: RunRecord | None) -> bool:
     return (
         record is not None
@@ -357,87 +348,18 @@ def _is_of_hub(record: RunRecord | None) -> bool:
     )
 
 
-def _matching_line(cause: Cause, text: str) -> str:
+def matching_line(cause: Cause, text: str) -> str:
+    """Return the first line of *text* in which *cause* is recognised."""
     pattern = cause.pattern
     return next((line.strip() for line in text.splitlines() if pattern and pattern.search(line)), "")
 
 
-def _last_trace_lines(text: str) -> tuple[str, ...]:
+def last_trace_lines(text: str) -> tuple[str, ...]:
+    """Return the end of a traceback or of a log, as an explanation shows it."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return tuple(lines[-_MAX_TRACE:])
 
 
-def _signal_in(text: str) -> int:
-    """Return the first signal that a launcher reports to have ended a process; 0 if there is none."""
-    for found in _SIGNAL.finditer(text):
-        word = next(value for value in found.groups() if value)
-        number = int(word[:9]) if word.isdigit() else _SIGNAL_NUMBERS.get(word, 0)
-        if number:
-            return number
-    return 0
-
-
 def _read_end(log: Path) -> str:
-    text = plain_text(read_end(log, _MAX_LOG).decode(errors="replace"))
+    text = plain_text(read_end(log, CRASH_TEXT).decode(errors="replace"))
     return text[max(text.rfind(f"\n{START_MARK}"), 0) :]
-
-
-# Facts of the machine
-
-
-def _machine_facts(what: str, folder: RunFolder, system: Path) -> Iterator[str]:
-    if what == "disk":
-        yield from _free_space(folder.path, "there")
-    elif what == "shared-memory":
-        yield from _free_space(system / "dev/shm", "in /dev/shm")
-    elif what == "memory":
-        yield from _oom_facts(system)
-
-
-def _free_space(path: Path, where: str) -> Iterator[str]:
-    try:
-        usage = shutil.disk_usage(path)
-    except OSError:
-        return
-    yield f"{size_text(usage.free)} of {size_text(usage.total)} are free {where} now"
-
-
-def _oom_facts(system: Path) -> Iterator[str]:
-    """Yield what the kernel's out-of-memory killer has done."""
-    killed, where = _oom_kills(system)
-    if killed is None:
-        yield "most often the kernel does that because memory runs out; this machine does not count it"
-    elif killed:
-        processes = "1 process" if killed == 1 else f"{killed} processes"
-        yield (
-            f"since its start, the kernel has killed {processes} {where} because memory ran out,"
-            " most likely including this one"
-        )
-    else:
-        yield f"memory did not run out: the kernel has not killed any process {where} for that"
-
-
-def _oom_kills(system: Path) -> tuple[int | None, str]:
-    """Return how many processes the kernel has killed because memory ran out (None if unknown), and where."""
-    for path, where in (
-        ("sys/fs/cgroup/memory.events", "in this container"),
-        ("sys/fs/cgroup/memory/memory.oom_control", "in this container"),
-        ("proc/vmstat", "on this machine"),
-    ):
-        found = re.search(r"^oom_kill (\d+)$", _read(system / path), re.MULTILINE)
-        # Version 1 does not count nested groups, so 0 is not conclusive.
-        if found and (found[1] != "0" or not path.endswith("oom_control")):
-            return int(found[1]), where
-    return None, ""
-
-
-def _boot_time(system: Path) -> float:
-    found = re.search(r"^btime (\d+)$", _read(system / "proc/stat"), re.MULTILINE)
-    return float(found[1]) if found else 0.0
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

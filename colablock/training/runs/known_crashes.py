@@ -50,6 +50,7 @@ class Cause:
     is_consequence: bool = False
     is_in_log: bool = False
     look_up: str = ""  # "disk", "memory" or "shared-memory"
+    packages: tuple[str, ...] = ()  # the distributions that matter, the one at fault first
 
 
 @cache
@@ -96,6 +97,7 @@ def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice]) -> Cause:
         is_consequence=value.get("consequence", False),
         is_in_log=value.get("log", False),
         look_up=value.get("look-up", ""),
+        packages=tuple(value.get("packages", ())),
     )
 
 

@@ -1,4 +1,4 @@
-"""Show and prune the cache of downloads."""
+"""What colablock keeps on this machine: isolated environments, and the cache of downloads."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = ["add"]
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
+    _add_env(commands)
     parser = commands.add_parser(
         "cache", help="show and prune the cache", description="Show and prune the cache of downloads."
     )
@@ -41,6 +42,22 @@ def add(commands: Any) -> None:
         "names", metavar="PROJECT", nargs="*", help="delete only the entries of this project (repeatable)"
     )
     parser.set_defaults(handler=_clean)
+
+
+def _add_env(commands: Any) -> None:
+    parser = commands.add_parser(
+        "env", help="isolated environments", description="List and remove isolated environments."
+    )
+    below = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    parser = add_command(below, "list", "list the isolated environments, and show which are current")
+    parser.set_defaults(handler=_list_envs)
+    parser = add_command(below, "remove", "remove an isolated environment")
+    parser.add_argument(
+        "name",
+        metavar="NAME|HASH",
+        help="the current environment of a matrix, or the first characters of a lock's hash",
+    )
+    parser.set_defaults(handler=_remove_env)
 
 
 def _dir(call: Call) -> int:
@@ -116,3 +133,32 @@ def _own_folder(call: Call) -> Path:
         folder, what="the cache", hint="Delete it yourself, or set `COLABLOCK_CACHE_DIR` to another folder"
     )
     return folder
+
+
+def _list_envs(call: Call) -> int:
+    from colablock.display.info_view import envs_document
+    from colablock.display.text import render
+    from colablock.transaction.apply_record import home_folder
+    from colablock.transaction.isolated_envs import list_envs
+    from colablock.transaction.serialise import built_to_json
+
+    built = list_envs(home_folder(call.environ))
+    if call.args.json:
+        print_json({"environments": [built_to_json(one) for one in built]}, call.out)
+    else:
+        render(envs_document(built), call.out)
+    return ExitCode.DONE
+
+
+def _remove_env(call: Call) -> int:
+    from colablock._common.text import size_text
+    from colablock.transaction.apply_record import home_folder
+    from colablock.transaction.isolated_envs import remove_env
+    from colablock.transaction.serialise import built_to_json
+
+    removed = remove_env(home_folder(call.environ), call.args.name)
+    if call.args.json:
+        print_json({"removed": built_to_json(removed)}, call.out)
+    elif not call.args.quiet:
+        call.err.print(f"removed {removed.folder}: {size_text(removed.size)}", markup=False)
+    return ExitCode.DONE

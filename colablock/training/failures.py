@@ -1,0 +1,136 @@
+"""Explain any traceback or log, of colablock's own runs or not, by the table of known causes."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from colablock.errors import ColablockError
+from colablock.matrix.model import Matrix
+from colablock.training.runs.crash import (
+    Explanation,
+    Traceback,
+    first_failure,
+    last_trace_lines,
+    matching_line,
+    tracebacks,
+)
+from colablock.training.runs.crash_facts import (
+    advice_for,
+    details_of,
+    fill_in,
+    likely_matrix,
+    machine_facts,
+    newer_release,
+    oom_kills,
+    signal_in,
+    stack_details,
+)
+from colablock.training.runs.known_crashes import Cause, cause_in, cause_of_signal, named_cause
+from colablock.training.runs.progress import plain_text
+
+__all__ = ["explain_error", "explain_text", "text_of"]
+
+_FEW_LINES = 8  # of a text that is taken for a message, not for a log
+_LAST_LINES = 80  # of a log without a traceback
+_MAX_MESSAGE = 20  # lines of an exception's message
+# An exception as Python, IPython and rich end a traceback; a warning is none.
+_EXCEPTION = re.compile(
+    r"^(?:\[\w+\]:? ?)?(?:[A-Za-z_]\w*\.)*[A-Z]\w*"
+    r"(?:Error|Exception|Interrupt|Exit|Failed|Unsupported)(?:: .*|:)?$"
+)
+_LOOKS_WRONG = re.compile(r"error|exception|fatal|fail|not found|cannot|killed", re.IGNORECASE)
+_WARNING = re.compile(r"\w*Warning: |^\s*(?:\[?\W*(?:WARNING|INFO|DEBUG)\b)", re.IGNORECASE)
+
+
+def text_of(failure: str | BaseException) -> str:
+    """Return the text of a failure: of an exception, its traceback with all that it was raised from."""
+    if isinstance(failure, BaseException):
+        return "".join(traceback.format_exception(failure))
+    return failure
+
+
+def explain_error(error: ColablockError) -> Explanation:
+    """Return the explanation of an error of colablock, which says itself what is wrong and what to do."""
+    advice = (error.hint,) if error.hint else ()
+    return Explanation(cause=error.reference, means=str(error), advice=advice)
+
+
+def explain_text(
+    text: str,
+    *,
+    versions: Mapping[str, str],
+    matrices: Sequence[Matrix] = (),
+    applied: str | None = None,
+    system: Path = Path("/"),
+) -> Explanation:
+    """Return why the process that wrote *text* failed.
+
+    *versions* are those of the environment in which it ran, *matrices* those that could mend it,
+    *applied* is the name of the one that was applied there.  *system* is the folder with ``proc``
+    and ``sys``.  Nothing is asked of a network.
+    """
+    plain = plain_text(text).strip("\n")
+    failure, cause = _recognised(plain)
+    likely = likely_matrix(matrices, versions)
+    facts = {
+        "matrix": applied or (likely.name if likely is not None else "NAME"),
+        "checkpoint": "the newest checkpoint",
+        "killer": "idle" if oom_kills(system)[0] == 0 else "",
+    }
+    facts["newer"] = newer_release(cause, versions, matrices)
+    return Explanation(
+        cause=cause.name,
+        means=fill_in(cause.means, facts) or "the loss was not finite, so the model did not learn",
+        line=failure.line,
+        details=(
+            *details_of(cause, failure.messages),
+            *stack_details(cause, failure.messages, versions, matrices, facts["matrix"]),
+            *machine_facts(cause.look_up, None, system),
+        ),
+        advice=tuple(advice_for(cause.advice, facts, {"killer": facts["killer"]}, for_hub=False)),
+        trace=last_trace_lines(failure.text),
+        rank=failure.rank,
+    )
+
+
+def _recognised(text: str) -> tuple[Traceback, Cause]:
+    """Return the failure in *text*, and its cause: that of its exceptions, else that of its last lines."""
+    found = [first_failure(tracebacks(text), 1), *_raised(text)]
+    failures = [one for one in found if one is not None and one.line]
+    for one in failures:
+        cause = cause_in(one.messages)
+        if cause is not None:
+            return one, cause
+    lines = text.splitlines()
+    tail = "\n".join(lines[-_LAST_LINES:])
+    whole = Traceback(text=tail, line="", messages=tail)
+    cause = _cause_of_lines(lines, tail)
+    if cause is not None:
+        return Traceback(text=tail, line=matching_line(cause, tail), messages=tail), cause
+    return (failures[0] if failures else whole), named_cause("unknown")
+
+
+def _raised(text: str) -> Iterator[Traceback]:
+    """Yield the exceptions of *text* that no plain traceback leads to, the last one first."""
+    lines = text.splitlines()
+    starts = [at for at, line in enumerate(lines) if _EXCEPTION.match(line.strip())]
+    for at in reversed(starts):
+        end = at + 1
+        while end < min(len(lines), at + _MAX_MESSAGE) and lines[end].strip():
+            end += 1
+        message = "\n".join(lines[at:end])
+        yield Traceback(text="\n".join(lines[:end]), line=lines[at].strip(), messages=message, at=at)
+
+
+def _cause_of_lines(lines: Sequence[str], tail: str) -> Cause | None:
+    """Return the cause that the lines themselves tell: all of a short text, else those that say an error."""
+    told = [line for line in lines[-_LAST_LINES:] if not _WARNING.search(line)]
+    if len(lines) > _FEW_LINES:
+        told = [line for line in told if _LOOKS_WRONG.search(line)]
+    found = cause_in("\n".join(told))
+    if found is not None and not found.is_consequence:
+        return found
+    return cause_in(tail, is_log=True) or cause_of_signal(signal_in(tail)) or found

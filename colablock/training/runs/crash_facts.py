@@ -1,0 +1,255 @@
+"""Facts that belong to a known cause: from its message, from the installed stack, and from the machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from colablock._common.text import size_text
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock._vendor.packaging.version import InvalidVersion, Version
+from colablock.errors import ColablockError
+from colablock.matrix.catalog import list_matrices
+from colablock.matrix.model import Matrix
+from colablock.training.runs.known_crashes import Advice, Cause
+
+__all__ = [
+    "advice_for",
+    "boot_time",
+    "details_of",
+    "fill_in",
+    "found_matrices",
+    "likely_matrix",
+    "machine_facts",
+    "newer_release",
+    "oom_kills",
+    "signal_in",
+    "stack_details",
+]
+
+_MAX_PACKAGES = 3  # installed versions in an explanation
+_SIGNAL = re.compile(
+    r"died with <Signals\.\w+: (?P<a>\d+)>|[Ss]ignal (?P<b>\d+) \(SIG|exitcode\s*: -(?P<c>\d+)"
+    r"|terminated with signal (?P<d>SIG\w+)|Fatal Python error: (?P<e>Segmentation fault|Bus error|Aborted)"
+)
+_SIGNAL_NUMBERS = {
+    "SIGKILL": 9,
+    "SIGSEGV": 11,
+    "Segmentation fault": 11,
+    "SIGBUS": 7,
+    "Bus error": 7,
+    "SIGABRT": 6,
+    "Aborted": 6,
+    "SIGTERM": 15,
+}
+
+
+def details_of(cause: Cause, messages: str) -> tuple[str, ...]:
+    """Return the sentences of *cause* with what its patterns find in *messages*."""
+    found = ((detail.text, detail.pattern.search(messages)) for detail in cause.details)
+    filled = (fill_in(text, match.groupdict()) for text, match in found if match)
+    return tuple(dict.fromkeys(text for text in filled if text))
+
+
+def fill_in(text: str, facts: Mapping[str, str | None]) -> str:
+    """Return *text* with its values filled in; "" if one is unknown.
+
+    An unknown value in parentheses of its own, ``(now ...)``, is omitted alone.
+    """
+    short = re.sub(r" \((?:now )?\{(\w+)\}\)", lambda found: found[0] if facts.get(found[1]) else "", text)
+    names = [name for _, name, _, _ in string.Formatter().parse(short) if name]
+    if not all(facts.get(name) for name in names):
+        return ""
+    return short.format_map({name: facts[name] for name in names})
+
+
+def advice_for(
+    advice: Sequence[Advice], facts: Mapping[str, str], settings: Mapping[str, object], *, for_hub: bool
+) -> Iterator[str]:
+    """Yield the texts of *advice* that help with these *settings*, with the values of *facts*.
+
+    *for_hub* tells whether the model is a name on the hub.
+    """
+    for one in advice:
+        if any(_is_value_of(settings.get(key), value) for key, value in one.unless.items()):
+            continue
+        if one.for_hub and not for_hub:
+            continue
+        text = fill_in(one.text, facts)
+        if text:
+            yield text
+
+
+def _is_value_of(value: object, unwanted: object) -> bool:
+    return value in unwanted if isinstance(unwanted, list) else value == unwanted
+
+
+def signal_in(text: str) -> int:
+    """Return the first signal that a launcher reports to have ended a process; 0 if there is none."""
+    for found in _SIGNAL.finditer(text):
+        word = next(value for value in found.groups() if value)
+        number = int(word[:9]) if word.isdigit() else _SIGNAL_NUMBERS.get(word, 0)
+        if number:
+            return number
+    return 0
+
+
+# Facts of the installed stack
+
+
+def found_matrices(environ: Mapping[str, str]) -> tuple[Matrix, ...]:
+    """Return the matrices of the search path that train; an unreadable one is left out."""
+    with suppress(ColablockError, OSError):
+        found = list_matrices(environ=environ)
+        return tuple(
+            one.matrix
+            for one in found
+            if one.matrix is not None and one.shadowed_by is None and one.matrix.train.runner is not None
+        )
+    return ()
+
+
+def likely_matrix(matrices: Sequence[Matrix], versions: Mapping[str, str]) -> Matrix | None:
+    """Return the matrix that replaces least of what is installed; of equal ones the newest."""
+
+    def rank(matrix: Matrix) -> tuple[int, bool, Version]:
+        there = {name: wanted for name, wanted in _ranges(matrix).items() if name in versions}
+        kept = sum(1 if _is_accepted(versions[name], wanted) else -1 for name, wanted in there.items())
+        newest = _lowest(_ranges(matrix).get("transformers", SpecifierSet())) or Version("0")
+        return kept, matrix.train.runner == "trl", newest
+
+    return max(matrices, key=rank, default=None)
+
+
+def stack_details(
+    cause: Cause, messages: str, versions: Mapping[str, str], matrices: Sequence[Matrix], matrix: str
+) -> Iterator[str]:
+    """Yield the installed versions of the packages of *cause*, and what *matrix* has instead.
+
+    A package that the message names comes first, also if it is not installed.
+    """
+    ranges = _ranges(next((one for one in matrices if one.name == matrix), None))
+    named = [name for name in _named(cause, messages) if name in versions or name in ranges]
+    shown = [name for name in dict.fromkeys((*named, *cause.packages)) if name in versions or name in named]
+    if not versions:
+        return
+    for name in shown[:_MAX_PACKAGES]:
+        wanted = ranges.get(name)
+        if name not in versions:
+            yield f"{name} is not installed; the matrix `{matrix}` has it"
+        elif wanted is None or _is_accepted(versions[name], wanted):
+            yield f"{name} {versions[name]} is installed"
+        else:
+            yield f"{name} {versions[name]} is installed; the matrix `{matrix}` has {name} {wanted}"
+
+
+def newer_release(cause: Cause, versions: Mapping[str, str], matrices: Sequence[Matrix]) -> str:
+    """Return which of *matrices* has a newer version of the first package of *cause*; "" if none.
+
+    The first that is installed counts; if none is, any version is newer.
+    """
+    name = next((one for one in cause.packages if one in versions), next(iter(cause.packages), ""))
+    found = []
+    for matrix in matrices:
+        wanted = _ranges(matrix).get(name, SpecifierSet())
+        lowest = _lowest(wanted)
+        with suppress(InvalidVersion):
+            if lowest is not None and lowest > Version(versions.get(name, "0")):
+                found.append((lowest, f"the matrix `{matrix.name}` has {name} {wanted}"))
+    return max(found, default=(None, ""))[1]
+
+
+def _named(cause: Cause, messages: str) -> Iterator[str]:
+    """Yield the projects that the message names, as far as *cause* finds a name in it."""
+    for detail in cause.details:
+        match = detail.pattern.search(messages)
+        for group in ("name", "module", "call"):
+            text = match.groupdict().get(group) if match is not None else None
+            if text:
+                yield canonicalize_name(re.split(r"[.<>=!~ ]", text)[0])
+
+
+def _ranges(matrix: Matrix | None) -> dict[str, SpecifierSet]:
+    return {str(entry.name): entry.specifier for entry in (matrix.packages if matrix is not None else ())}
+
+
+def _is_accepted(version: str, wanted: SpecifierSet) -> bool:
+    try:
+        return wanted.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return False
+
+
+def _lowest(wanted: SpecifierSet) -> Version | None:
+    bounds = [one.version for one in wanted if one.operator in (">=", "==", "~=", ">")]
+    with suppress(InvalidVersion):
+        return max(Version(bound) for bound in bounds) if bounds else None
+    return None
+
+
+# Facts of the machine
+
+
+def machine_facts(what: str, folder: Path | None, system: Path) -> Iterator[str]:
+    """Yield the facts of *what*: "disk" (that of *folder*), "shared-memory" or "memory"."""
+    if what == "disk":
+        yield from _free_space(folder, "there") if folder is not None else ()
+    elif what == "shared-memory":
+        yield from _free_space(system / "dev/shm", "in /dev/shm")
+    elif what == "memory":
+        yield from _oom_facts(system)
+
+
+def _free_space(path: Path, where: str) -> Iterator[str]:
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return
+    yield f"{size_text(usage.free)} of {size_text(usage.total)} are free {where} now"
+
+
+def _oom_facts(system: Path) -> Iterator[str]:
+    """Yield what the kernel's out-of-memory killer has done."""
+    killed, where = oom_kills(system)
+    if killed is None:
+        yield "most often the kernel does that because memory runs out; this machine does not count it"
+    elif killed:
+        processes = "1 process" if killed == 1 else f"{killed} processes"
+        yield (
+            f"since its start, the kernel has killed {processes} {where} because memory ran out,"
+            " most likely including this one"
+        )
+    else:
+        yield f"memory did not run out: the kernel has not killed any process {where} for that"
+
+
+def oom_kills(system: Path) -> tuple[int | None, str]:
+    """Return how many processes the kernel has killed because memory ran out (None if unknown), and where."""
+    for path, where in (
+        ("sys/fs/cgroup/memory.events", "in this container"),
+        ("sys/fs/cgroup/memory/memory.oom_control", "in this container"),
+        ("proc/vmstat", "on this machine"),
+    ):
+        found = re.search(r"^oom_kill (\d+)$", _read(system / path), re.MULTILINE)
+        # Version 1 does not count nested groups, so 0 is not conclusive.
+        if found and (found[1] != "0" or not path.endswith("oom_control")):
+            return int(found[1]), where
+    return None, ""
+
+
+def boot_time(system: Path) -> float:
+    """Return when the machine was started, in seconds since the epoch; 0 if unknown."""
+    found = re.search(r"^btime (\d+)$", _read(system / "proc/stat"), re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import colablock
+from colablock.cli.main import main
+from colablock.cli.notebook_magics import Magic
+from colablock.errors import InvalidInput
+from colablock.training.runs.crash import Explanation
+
+TEXT = """step 1
+Traceback (most recent call last):
+  File "/x/train.py", line 9, in <module>
+    main()
+KeyError: 'qwen3'
+"""
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> Mapping[str, str]:
+    return {**os.environ, "COLABLOCK_HOME": str(tmp_path / "home"), "COLUMNS": "100", "CI": "true"}
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_a_file_is_explained(
+    tmp_path: Path, environ: Mapping[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "train.log"
+    log.write_text(TEXT)
+    assert main(["explain", str(log)], environ) == 0
+    shown = capsys.readouterr().out
+    assert "the installed transformers does not support this model" in shown
+    assert "its type is `qwen3`" in shown
+    assert "Use a matrix with a newer transformers (the matrix `qlora-2026` has" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("argv", [[], ["-"]])
+def test_standard_input_is_explained(
+    argv: list[str],
+    environ: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    typed(monkeypatch, b"x\n" * 400_000 + TEXT.encode() + b"\xff")
+    assert main(["explain", "--json", *argv], environ) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["cause"], found["line"]) == ("unknown-architecture", "KeyError: 'qwen3'")
+    assert found["details"] == ["its type is `qwen3`"]
+
+
+def test_the_versions_are_those_where_the_program_ran(
+    environ: Mapping[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "site" / "transformers-4.46.3.dist-info").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    typed(monkeypatch, TEXT.encode())
+    assert main(["explain"], environ) == 0
+    assert "transformers 4.46.3 is installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("none.log", "cannot read `none.log`"), (".", "Is a directory"), ("empty.log", "it is empty")],
+)
+def test_what_cannot_be_read_is_said(
+    name: str,
+    words: str,
+    environ: Mapping[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(environ["COLABLOCK_HOME"]).parent
+    monkeypatch.chdir(folder)
+    (folder / "empty.log").write_text("\n")
+    assert main(["explain", name], environ) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_function_takes_text_and_exceptions() -> None:
+    found = colablock.explain("ValueError: Attempting to unscale FP16 gradients.", quiet=True)
+    assert isinstance(found, Explanation)
+    assert found.cause == "fp16-parameters"
+    assert colablock.explain(ValueError("Attempting to unscale FP16 gradients.")).cause == found.cause
+    own = colablock.explain(colablock.ColablockError("no", hint="Do it"), quiet=True)
+    assert (own.means, own.advice) == ("no", ("Do it",))
+
+
+def test_the_magic_explains_the_last_exception(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("last_exc", "last_value"):
+        monkeypatch.delattr(sys, name, raising=False)
+    with pytest.raises(InvalidInput, match="no cell of this notebook"):
+        Magic()("explain")
+    monkeypatch.setattr(sys, "last_value", KeyError("qwen3"), raising=False)
+    Magic()("explain")
+    assert "does not support this model" in capsys.readouterr().out

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from colablock.matrix.model import Matrix
+from colablock.training.failures import explain_error, explain_text, text_of
+from colablock.training.runs.crash_facts import found_matrices
+from colablock.training.runs.known_crashes import cause_in
+from tests.support.paths import DATA, ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from colablock.errors import Refused
+
+LINES: dict[str, list[str]] = tomllib.loads((DATA / "crash_lines.toml").read_text(encoding="utf-8"))["lines"]
+TRACEBACK = 'Traceback (most recent call last):\n  File "/x/train.py", line 9, in <module>\n    main()\n'
+IPYTHON = """\
+---------------------------------------------------------------------------
+{kind}                                 Traceback (most recent call last)
+Cell In[4], line 20
+     18 if load_4_bit:
+---> 20 model = AutoModelForCausalLM.from_pretrained(model_name)
+
+File /usr/local/lib/python3.12/dist-packages/x.py:7, in f()
+      5 weights_only = True  # CUDA out of memory
+
+{line}
+"""
+BOXED = """\
+╭───────────────────── Traceback (most recent call last) ──────────────────────╮
+│ /content/server.py:308 in <module>                                           │
+│ ❱ 308 shared.model = load_model(shared.model_name)                           │
+╰──────────────────────────────────────────────────────────────────────────────╯
+{line}
+"""
+
+
+def cases() -> Iterator[tuple[str, str]]:
+    for cause, lines in LINES.items():
+        for line in lines:
+            yield cause, line
+
+
+def test_the_lines_are_many() -> None:
+    known = [line for cause, line in cases() if cause != "unknown"]
+    assert len(known) == len(set(known)) > 200
+    assert len(LINES["unknown"]) > 60
+
+
+@pytest.mark.parametrize("form", ["{}", TRACEBACK + "{}\n", "step 1\n" * 20 + TRACEBACK + "{}\n\nbye\n" * 1])
+def test_real_lines_have_their_cause(form: str) -> None:
+    found = {line: explain_text(form.replace("{}", line), versions={}).cause for _, line in cases()}
+    wrong = [(line, found[line], cause) for cause, line in cases() if found[line] != cause]
+    assert wrong == []
+
+
+def test_a_line_alone_has_the_same_cause() -> None:
+    wrong = [line for cause, line in cases() if getattr(cause_in(line), "name", "unknown") != cause]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("form", [IPYTHON, BOXED])
+@pytest.mark.parametrize(
+    "cause", sorted({"flash-attention", "fp16-parameters", "no-gradient", "tokenizers-too-old"})
+)
+def test_tracebacks_of_notebooks_are_read(form: str, cause: str) -> None:
+    line = LINES[cause][0]
+    found = explain_text(form.format(line=line, kind=line.partition(":")[0]), versions={})
+    assert (found.cause, found.line) == (cause, line.splitlines()[0])
+
+
+def test_warnings_before_a_failure_do_not_count() -> None:
+    text = "\n".join([*LINES["unknown"][:7], *["step"] * 9, TRACEBACK + "SomeError: what nobody knows"])
+    found = explain_text(text, versions={})
+    assert (found.cause, found.line, found.advice) == ("unknown", "SomeError: what nobody knows", ())
+
+
+@pytest.mark.parametrize(
+    ("log", "cause"),
+    [
+        ("step 1\n" * 30 + "Killed\n", "killed"),
+        ("step 1\n" * 30 + "bash: line 1: 4242 Killed                  python train.py\n", "killed"),
+        ("step 1\n" * 30 + "Segmentation fault (core dumped)\n", "segmentation-fault"),
+        ("step 1\n" * 30 + "RuntimeError: CUDA error: out of memory\n", "cuda-out-of-memory"),
+        ("step 1\n" * 30, "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_a_log_without_a_traceback_is_read_from_its_end(log: str, cause: str) -> None:
+    found = explain_text(log, versions={})
+    assert found.cause == cause
+    assert found.means
+
+
+def test_of_several_ranks_the_first_that_failed_is_explained() -> None:
+    lines = [(1, "OSError: [Errno 28] No space left on device"), (0, "RuntimeError: NCCL error in: x")]
+    text = "".join(
+        f"[rank{rank}]: {one}\n" for rank, line in lines for one in (*TRACEBACK.splitlines(), line)
+    )
+    found = explain_text(text, versions={})
+    assert (found.cause, found.rank) == ("disk-full", 1)
+
+
+# What is installed
+
+
+def matrices() -> tuple[Matrix, ...]:
+    return found_matrices({"COLABLOCK_MATRICES": str(ROOT / "matrices")})
+
+
+@pytest.mark.parametrize(
+    ("line", "versions", "details", "advice"),
+    [
+        (
+            "KeyError: 'qwen3'",
+            {"transformers": "4.46.3", "tokenizers": "0.20.3"},
+            ["transformers 4.46.3 is installed", "tokenizers 0.20.3 is installed"],
+            ["(the matrix `qlora-2026` has transformers <6,>=5.13)"],
+        ),
+        (
+            "importlib.metadata.PackageNotFoundError: No package metadata was found for bitsandbytes",
+            {"transformers": "5.13.0", "torch": "2.11.0", "peft": "0.19.1"},
+            ["bitsandbytes is not installed; the matrix `qlora-2026` has it"],
+            ["colablock apply qlora-2026"],
+        ),
+        (
+            "TypeError: SFTTrainer.__init__() got an unexpected keyword argument 'max_seq_length'",
+            {"trl": "0.21.0", "transformers": "4.55.2", "peft": "0.17.0"},
+            [
+                "the installed `SFTTrainer.__init__` has no argument `max_seq_length`",
+                "trl 0.21.0 is installed",
+            ],
+            ["colablock apply qlora-2025"],
+        ),
+        ("KeyError: 'qwen3'", {"transformers": "a.b"}, ["transformers a.b is installed"], []),
+    ],
+)
+def test_an_explanation_names_versions_and_the_matrix_that_has_others(
+    line: str, versions: dict[str, str], details: list[str], advice: list[str]
+) -> None:
+    found = explain_text(line, versions=versions, matrices=matrices())
+    for words in details:
+        assert any(one.startswith(words) for one in found.details), found.details
+    for words in advice:
+        assert any(words in one for one in found.advice), found.advice
+
+
+def test_the_applied_matrix_comes_before_the_likely_one() -> None:
+    line = LINES["numpy-of-another-abi"][0]
+    found = explain_text(line, versions={"numpy": "2.1"}, matrices=matrices(), applied="mine")
+    assert "Run `colablock apply mine`" in found.advice[0]
+
+
+def test_every_advice_of_the_table_can_be_shown_without_a_run() -> None:
+    for cause, line in cases():
+        found = explain_text(line, versions={}, matrices=matrices())
+        assert found.advice or cause == "unknown", cause
+        assert "{" not in "".join((found.means, *found.advice)).replace("{'", "").replace("{use_", ""), cause
+
+
+# Exceptions
+
+
+def test_an_exception_is_explained_with_what_it_was_raised_from() -> None:
+    def fail() -> None:
+        raise RuntimeError("saving failed") from OSError("[Errno 28] No space left on device")
+
+    with pytest.raises(RuntimeError) as caught:
+        fail()
+    assert explain_text(text_of(caught.value), versions={}).cause == "disk-full"
+    assert text_of("KeyError: 1") == "KeyError: 1"
+
+
+def test_an_error_of_colablock_explains_itself() -> None:
+    found: Any = explain_error(Refused("no room", hint="Free some"))
+    assert (found.cause, found.means, found.advice) == ("refused", "no room", ("Free some",))
