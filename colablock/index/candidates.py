@@ -69,8 +69,8 @@ class Candidate:
     """One version of one project.  Creating one needs no I/O.
 
     *files* are the usable files, best first (wheels by tag order, then the
-    sdist if it may be built); *all_files* are all files of this version, for
-    the lock.  Both are empty for an installed distribution.
+    sdist if it may be built); *all_files* are all files of this version that some
+    target may use, for the lock: no wheels with ``no-binary``.  Both are empty for an installed distribution.
     """
 
     name: NormalizedName

@@ -202,7 +202,11 @@ class _ProjectEvaluator:
             version=version,
             origin=self._origin,
             files=tuple(self._with_valid_python(item.file) for item in chosen),
-            all_files=tuple(self._with_valid_python(item.file) for item in old),
+            all_files=tuple(
+                self._with_valid_python(item.file)
+                for item in old
+                if item.wheel_name is None or self._policy.may_use_wheels(self._name)
+            ),
         )
         why = chosen[0].file.yanked
         return candidate, None if why is None else self._yanked(version, chosen[0].file, why)

@@ -32,7 +32,7 @@ from colablock.index.direct_reference import KnownArchive, direct_candidates, re
 from colablock.index.evaluator import Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
-from colablock.index.project_pages import project_url, read_page
+from colablock.index.project_pages import UNHASHED, project_url, read_page
 from colablock.index.rebuilt_wheel import replaced_metadata
 from colablock.matrix.model import Index, Matrix, PackageEntry
 from colablock.matrix.package_sources import PackageSources
@@ -60,7 +60,9 @@ class IndexSource:
     With *links_override* False it is the other way round, except that offline a
     file that is at hand comes before one that is not.  *known* tells what a lock
     knows about the archive of an entry, for when its host cannot be reached.  Names
-    in *settled* are installed, so nothing is prefetched for them.
+    in *settled* are installed, so nothing is prefetched for them.  With
+    *takes_unhashed* a file that its page lists without a strong hash is a
+    candidate; whoever locks it has to fetch and hash it.
 
     Otherwise candidates are ordered newest first, those with the preferred local
     label before the others.
@@ -81,6 +83,7 @@ class IndexSource:
         settled: Container[NormalizedName] = (),
         unwanted_labels: frozenset[str] = frozenset(),
         known: Callable[[PackageEntry], KnownArchive | None] = lambda _entry: None,
+        takes_unhashed: bool = False,
     ) -> None:
         self._fetcher = fetcher
         self._policy = policy
@@ -98,6 +101,7 @@ class IndexSource:
         self._unwanted_labels = unwanted_labels
         self._reader = MetadataSource(fetcher, build)
         self._known = known
+        self._takes_unhashed = takes_unhashed
         self._claims: dict[NormalizedName, str] = {}  # names that packages of a named index require
         self._bound: dict[NormalizedName, str] = {}  # undeclared names and their indexes
         self._judged: OnceMap[tuple[NormalizedName, str | None], ProjectCandidates] = OnceMap()
@@ -120,6 +124,7 @@ class IndexSource:
         build: Callable[[Path], Path] | None = None,
         settled: Container[NormalizedName] = (),
         known: Callable[[PackageEntry], KnownArchive | None] = lambda _entry: None,
+        takes_unhashed: bool = False,
     ) -> IndexSource:
         """Return the source that *matrix* (its variant selected) describes for *environment*."""
         options = matrix.options
@@ -145,6 +150,7 @@ class IndexSource:
             settled=settled,
             unwanted_labels=frozenset({"cpu"}) if for_cards else frozenset(),
             known=known,
+            takes_unhashed=takes_unhashed,
         )
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
@@ -278,9 +284,15 @@ class IndexSource:
             if found is None:
                 continue
             files, status = found
+            files = self._acceptable(files)
             judged = judge_files(name, files, replace(policy, exclude_newer=_cutoff(index, policy)))
             return _with_status(name, status, replace(judged, where=tuple(where)), url)
         return ProjectCandidates(found=False, where=tuple(where))
+
+    def _acceptable(self, files: list[File]) -> list[File]:
+        if not self._takes_unhashed:
+            return files
+        return [replace(one, untrusted=None) if one.untrusted == UNHASHED else one for one in files]
 
     def _index(self, entry: PackageEntry, name: str) -> Index:
         try:
@@ -292,7 +304,7 @@ class IndexSource:
 
     def _linked(self, name: NormalizedName, policy: Policy) -> ProjectCandidates:
         """Return the candidates in find-links, to which `exclude-newer` does not apply."""
-        files = self._find_links.files(name)
+        files = self._acceptable(self._find_links.files(name))
         origin = CandidateOrigin.FIND_LINKS
         judged = judge_files(name, files, replace(policy, exclude_newer=None), origin=origin)
         return replace(judged, found=bool(files), where=self._find_links.places)

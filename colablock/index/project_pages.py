@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from colablock.index.candidates import File
     from colablock.network.fetcher import Fetcher
 
-__all__ = ["project_files", "project_url", "read_page"]
+__all__ = ["UNHASHED", "project_files", "project_url", "read_page"]
+
+#: Why a file without a strong hash is not installed.  A lock may record the hash of the file that it fetched.
+UNHASHED = "is listed without a sha256, sha384 or sha512 (`colablock lock` can fetch it and record its hash)"
 
 
 def project_url(index: str, name: NormalizedName) -> str:
@@ -72,5 +75,5 @@ def _judged_link(file: File, page: str, fetcher: Fetcher) -> File:
     if scheme == "http" and page.startswith("https:") and not is_mapped:
         return replace(file, untrusted="would be fetched over http, and its page is over https")
     if not STRONG_HASHES & file.hashes.keys():
-        return replace(file, untrusted="is listed without a sha256, sha384 or sha512")
+        return replace(file, untrusted=UNHASHED)
     return file

@@ -7,20 +7,22 @@ An export adds the others again: see `with_all_files`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from colablock._vendor.packaging.pylock import Package, PackageArchive, PackageSdist, PackageWheel, Pylock
 from colablock._vendor.packaging.utils import NormalizedName, parse_sdist_filename, parse_wheel_filename
+from colablock.environment.markers_and_tags import environment_for
 from colablock.errors import BadDistribution
 from colablock.index.candidates import STRONG_HASHES, Candidate, CandidateOrigin
-from colablock.index.evaluator import parse_wheel_name
+from colablock.index.evaluator import Policy, judge_files, parse_wheel_name
 from colablock.lockfile.tool_table import in_utc, table_of
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.version import Version
+    from colablock.environment.markers_and_tags import Environment
     from colablock.index.candidates import File
 
 __all__ = ["Wheel", "package_files", "with_all_files"]
@@ -76,11 +78,27 @@ def with_all_files(lock: Pylock, files: Mapping[NormalizedName, Iterable[File]])
     *files* may have other versions, which are ignored.  The cutoff of the lock
     applies, except to a package for which the lock itself lists a later file or
     one of unknown age: its index is exempt from it.  The files that the lock
-    lists stay as they are.
+    lists stay as they are.  No wheel is added to a package of which the lock lists
+    the sdist although a wheel fits its target: `options.no-binary` forbids them.
     """
     cutoff = table_of(lock).get("exclude-newer")
-    packages = [_completed(package, files.get(package.name, ()), cutoff) for package in lock.packages]
+    table = table_of(lock)
+    target = environment_for(str(table["python"]), str(table["platform"])) if "python" in table else None
+    packages = [
+        _completed(package, _allowed(package, list(files.get(package.name, ())), target), cutoff)
+        for package in lock.packages
+    ]
     return replace(lock, packages=packages)
+
+
+def _allowed(package: Package, files: Sequence[File], target: Environment | None) -> Sequence[File]:
+    """Return *files*, without wheels if the lock has none of those that fit its target."""
+    if package.wheels or package.sdist is None or target is None:
+        return files
+    judged = judge_files(package.name, files, Policy(environment=target)).candidates
+    if any(candidate.version == package.version for candidate in judged):
+        return [file for file in files if not file.is_wheel]
+    return files
 
 
 def _completed(package: Package, files: Iterable[File], cutoff: datetime | None) -> Package:

@@ -79,6 +79,7 @@ def _by_name(entries: Iterable[PackageEntry]) -> dict[NormalizedName, PackageEnt
         found[entry.name] = replace(
             direct,
             specifier=known.specifier & entry.specifier,
+            extras=known.extras | entry.extras,
             index=known.index or entry.index,
             prefer_local=known.prefer_local or entry.prefer_local,
         )

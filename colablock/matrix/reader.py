@@ -284,16 +284,26 @@ def _tables_of(raw: object, section: str, path: str, faults: list[Fault]) -> Ite
 
 
 def _packages(top: Table) -> tuple[PackageEntry, ...]:
-    """Return the entries of ``[packages]``, then those of ``requirements``."""
+    """Return the entries of ``[packages]``, then those of ``requirements``.
+
+    The list may name a project several times: the versions have to meet every line, and the
+    extras are those of all lines.
+    """
     entries = list(_package_entries(top))
-    seen = {entry.name: entry for entry in entries}
+    tables = {entry.name: entry for entry in entries}
+    urls: dict[tuple[NormalizedName, str], PackageEntry] = {}
     for place, requirement in top.numbered("requirements", Requirement):
         entry = entry_of(requirement, path=f"requirements[{place}]")
-        other = seen.setdefault(entry.name, entry)
+        other = tables.get(entry.name, entry)
         if other is not entry and (entry.marker is None or other.marker is None):
             message = f"`{entry.name}` is declared twice: `{other.path}` is the same project"
             hint = "several entries for one project need a marker each"
             top.faults.append(Fault(path=entry.path, message=message, hint=hint))
+        elif entry.url is not None:
+            first = urls.setdefault((entry.name, str(entry.marker)), entry)
+            if first.url != entry.url:
+                message = f"`{entry.name}` has two URLs: `{first.path}` names `{first.url}`"
+                top.faults.append(Fault(path=entry.path, message=message, hint="leave one of them out"))
         entries.append(entry)
     return tuple(entries)
 

@@ -95,7 +95,8 @@ _TOP = (
         path="requirements",
         type="requirements",
         default="[]",
-        description="Requirements as strings (PEP 508), beside or instead of `[packages]`.",
+        description="Requirements as strings (PEP 508), beside or instead of `[packages]`. A project may "
+        "have several lines, which all have to hold.",
     ),
     Key(
         path="packages",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.requirements import applies
 from colablock.environment.snapshot import Snapshot
 from colablock.errors import InvalidInput, NoSolution, Refused
+from colablock.index.candidates import STRONG_HASHES, CandidateOrigin
 from colablock.lockfile.pylock import check_lock_name, make_lock, read_lock, write_lock
 from colablock.lockfile.store import (
     PLATFORM,
@@ -245,7 +246,14 @@ def _solver(run: _LockRun, kernel: Snapshot, path: Path) -> Solver:
     beside = lock_files(matrix, environ=run.session.environ)
     standing = (path, *beside) if path.is_file() else beside
     preferred = _preferred(path, run.wanted)
-    return replace(solver, matrix=matrix, lock_store=None, standing=standing, preferred=preferred)
+    return replace(
+        solver,
+        matrix=matrix,
+        lock_store=None,
+        standing=standing,
+        preferred=preferred,
+        takes_unhashed=True,
+    )
 
 
 def _write(
@@ -262,6 +270,9 @@ def _write(
     wanted, note = run.wanted, run.session.reporter.note
     for remark in resolution.remarks():
         note(remark)
+    pins = {name: _with_hash(pin, preparer, note) for name, pin in resolution.pins.items()}
+    resolution = replace(resolution, pins=pins)
+    repairs = [_with_hash(pin, preparer, note) for pin in repairs]
     is_kept = wanted.output != _STDOUT and not wanted.dry
     wheels = preparer.wheels_beside(resolution, path if is_kept else None)
     if wheels and wanted.output == _STDOUT:
@@ -298,6 +309,29 @@ def _write(
         is_changed=text != before,
         hosts=tuple(sorted(_hosts(lock))),
     )
+
+
+def _with_hash(pin: Pin, preparer: WheelPreparer, note: Callable[[str], None]) -> Pin:
+    """Return *pin* with the SHA-256 of its file: if its page lists no strong hash, the file is fetched.
+
+    Raises FetchFailed.
+    """
+    file = pin.candidate.file
+    if (
+        file is None
+        or pin.candidate.origin not in {CandidateOrigin.INDEX, CandidateOrigin.FIND_LINKS}
+        or not STRONG_HASHES.isdisjoint(file.hashes)
+    ):
+        return pin
+    path = preparer.fetcher.fetch(file)
+    sha256 = preparer.fetcher.cache.local_digest(path)
+    hashed = replace(file, hashes={**file.hashes, "sha256": sha256}, size=path.stat().st_size)
+    others = [one for one in pin.candidate.all_files if one.filename != file.filename]
+    note(
+        f"`{file.filename}` is listed without a sha256, sha384 or sha512: the lock has the hash of the file"
+        f" that was fetched from `{redacted(file.url)}`"
+    )
+    return replace(pin, candidate=replace(pin.candidate, files=(hashed,), all_files=(hashed, *others)))
 
 
 def _hosts(lock: Pylock) -> set[str]:

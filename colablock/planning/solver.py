@@ -135,6 +135,7 @@ class Solver:
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # the pins of an earlier lock
     python: str | None = None  # named by the user
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
+    takes_unhashed: bool = False  # files without a strong hash, for a lock that hashes what it fetches
 
     # -- in the kernel
 
@@ -386,17 +387,14 @@ class Solver:
             standing=standing,
             locked=locked,
             is_named=self.lock is not None,
+            takes_unhashed=self.takes_unhashed,
         )
-        entries = {
-            entry.name: entry
-            for entry in roots(self.matrix, self.with_)
-            if entry.marker is None or entry.marker.evaluate(dict(environment.markers))
-        }
+        additions = roots(self.matrix, self.with_)[len(self.matrix.packages) :]
         return WheelPreparer(
             source=source,
             fetcher=fetcher,
             builder=builder,
-            entries=entries,
+            entries=PackageSources.of(self.matrix, environment, additions).entries,
             standing=standing,
             allow_build=self.matrix.options.allow_build,
         )

@@ -37,6 +37,7 @@ def candidate_source(
     standing: StandingLocks,
     locked: LockSource | None,
     is_named: bool,
+    takes_unhashed: bool = False,
 ) -> IndexSource | LockSource:
     """Return the source of the candidates: the lock *locked*, or the indexes without one.
 
@@ -55,6 +56,7 @@ def candidate_source(
         build=builder,
         settled=settled,
         known=standing.archive,
+        takes_unhashed=takes_unhashed,
     )
     return OverriddenLock(locked, index) if locked is not None else index
 

@@ -331,8 +331,9 @@ CASES: Mapping[str, IndexCase] = {
         server={"announce_metadata": False, "ranges": False},
         facts={NEWEST: {"sha256": "0" * 64}},
     ),
-    "no hash": unsolved(
-        f"demo 2.0: `{NEWEST}` is listed without a sha256, sha384 or sha512",
+    "no hash": done(
+        says=f"`{NEWEST}` is listed without a sha256, sha384 or sha512: the lock has the hash of the file"
+        f" that was fetched from `{{root}}{FILE}`",
         faults={PAGE: Fault(body=f'<a href="{FILE}">demo</a>'.encode(), content_type="text/html")},
     ),
     "no wheel under the name of one": done(

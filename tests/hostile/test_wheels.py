@@ -293,7 +293,9 @@ GOOD = {
     ),
     "a sparse file": HostileWheel(files={"evil/zeros.bin": bytes(30 << 20)}),
     "folders": HostileWheel(members=[(entry("evil/", stat.S_IFDIR | 0o755), b"")]),
-    "an empty folder that ends in a dot": HostileWheel(members=[(entry("evil./", stat.S_IFDIR | 0o755), b"")]),
+    "an empty folder that ends in a dot": HostileWheel(
+        members=[(entry("evil./", stat.S_IFDIR | 0o755), b"")]
+    ),
 }
 
 

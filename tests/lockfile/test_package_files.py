@@ -148,6 +148,20 @@ def test_a_completed_lock_equals_a_lock_with_all_files(*, build: bool) -> None:
     assert completed.packages == make_lock(resolution, MATRIX, all_files=True).packages
 
 
+def test_no_wheel_of_a_project_that_must_be_built_is_listed() -> None:
+    files = list(map(file, LISTED))
+    resolution = resolved(files, build=True, binary=False)
+    for lock in (
+        make_lock(resolution, MATRIX),
+        make_lock(resolution, MATRIX, all_files=True),
+        with_all_files(make_lock(resolution, MATRIX), {NAME: files}),
+    ):
+        assert listed(lock) == [LISTED[-1]]
+    # No wheel of the target, so those of other platforms are listed.
+    resolution = resolved([file(LISTED[1]), file(LISTED[-1])], build=True)
+    assert listed(make_lock(resolution, MATRIX, all_files=True)) == [LISTED[1], LISTED[-1]]
+
+
 def test_the_cutoff_of_the_lock_applies_to_the_files_of_other_platforms() -> None:
     files = [file(LISTED[2]), file(LISTED[7], NEW), file(LISTED[1], None), file(LISTED[0])]
     matrix = replace(MATRIX, exclude_newer=CUTOFF)
