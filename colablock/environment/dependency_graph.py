@@ -11,7 +11,7 @@ The solve, the plan and the proofs all use this module to decide which requireme
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -308,11 +308,16 @@ class StateChange:
 
     The solve ensures that the requirements of *moved* distributions are met.  This does not hold
     for those that are *repaired*, because a later move or removal may break them again.
+
+    *stack* are the names whose files win over those of other distributions.  *is_whole* tells
+    whether a distribution has all its files, although another that shares them is removed.
     """
 
     moved: Mapping[NormalizedName, Installed] = field(default_factory=dict)
     removed: frozenset[NormalizedName] = frozenset()
     repaired: frozenset[NormalizedName] = frozenset()
+    stack: frozenset[NormalizedName] = frozenset()
+    is_whole: Callable[[NormalizedName, NormalizedName], bool] = lambda _name, _removed: False
 
     @property
     def touched(self) -> frozenset[NormalizedName]:
@@ -329,14 +334,28 @@ class StateChange:
         kept = {name: there for name, there in installed.items() if name not in self.removed}
         return {**kept, **self.moved}
 
+    def spoils(self, cause: NormalizedName, other: Installed) -> bool:
+        """Whether the change of *cause* leaves *other*, which shares files with it, without its own files.
+
+        Two that share files have one version, or only one of them stays.
+        """
+        name = other.name
+        if name in self.removed or (name in self.moved and name not in self.repaired):
+            return False
+        if cause not in self.moved:
+            return name not in self.moved and not self.is_whole(name, cause)
+        if self.moved[cause].version != self.moved.get(name, other).version:
+            return True
+        return name not in self.moved and name in self.stack and cause not in self.stack
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
     """One installed distribution that a change newly breaks.
 
     *requirement* is the first of its own requirements that is no longer met, because of *cause*.
-    A *direct* cause is moved, or shares files with it.  Any other cause is removed, or is itself
-    broken by a removal.  *links* are sentences that lead from *origin*, the moved or removed
+    A *direct* cause is moved, or shares files with it (*by_files*).  Any other cause is removed, or
+    is itself broken by a removal.  *links* are sentences that lead from *origin*, the moved or removed
     distribution, to this one.
     """
 
@@ -347,6 +366,7 @@ class Broken:
     direct: bool
     origin: NormalizedName
     links: tuple[str, ...]
+    by_files: bool = False
 
 
 def find_broken(
@@ -380,17 +400,24 @@ def _directly(snapshot: Snapshot, change: StateChange, before: DependencyGraph) 
             found[target].append(one)
         elif owner in change.settled or target not in change.removed:
             found[owner].append(one)
-    for cause in sorted(touched):
+    for cause in sorted(change.touched):
         for one in found[cause]:
             first, *more = one.chain
             yield _broken(after.installed[one.name], str(first.requirement), cause, map(str, reversed(more)))
         for other in sorted(snapshot.shared.get(cause, ())):
-            if other not in change.touched and other in snapshot.installed:
-                yield _broken(snapshot.installed[other], f"files that it shares with {cause}", cause)
+            there = snapshot.installed.get(other)
+            if there is not None and change.spoils(cause, there):
+                there = after.installed[other]
+                yield _broken(there, f"files that it shares with {cause}", cause, by_files=True)
 
 
 def _broken(
-    installed: Installed, requirement: str, cause: NormalizedName, links: Iterable[str] = ()
+    installed: Installed,
+    requirement: str,
+    cause: NormalizedName,
+    links: Iterable[str] = (),
+    *,
+    by_files: bool = False,
 ) -> Broken:
     return Broken(
         name=installed.name,
@@ -400,6 +427,7 @@ def _broken(
         direct=True,
         origin=cause,
         links=(*links, f"{installed.name} {installed.version} needs {requirement}"),
+        by_files=by_files,
     )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "readable_rows",
     "recorded_paths",
     "replace_text",
+    "row_differs",
     "row_of",
     "write_record",
 ]
@@ -161,6 +162,11 @@ def _difference(site: Path, rows: Sequence[Row]) -> str | None:
     if any(_agrees(path, row) for row in rows):
         return None
     return f"`{rows[0].path}` differs from its RECORD"
+
+
+def row_differs(path: Path, row: Row) -> bool:
+    """Whether the existing file *path* has another size or hash than *row* states."""
+    return row.size not in ("", str(path.stat().st_size)) or not _agrees(path, row)
 
 
 def _agrees(path: Path, row: Row) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
-from colablock.environment.dependency_graph import Broken, DependencyGraph, StateChange, find_broken
+from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.removable import (
     is_out_of_reach,
     precedes_site,
@@ -20,54 +20,18 @@ from colablock.environment.requirements import parse_requirement
 from colablock.environment.snapshot import Installed
 from colablock.errors import Refused
 from colablock.index.candidates import CandidateOrigin
-from colablock.planning.plan import Action, Artifact, Breakage, Kept, Plan, Remedy, Step, Target
+from colablock.planning.plan import Action, Artifact, Kept, Plan, Remedy, Step, Target
+from colablock.planning.remedies import PlanDraft, Repair, judge_broken, needed_by_protected, why_kept
+from colablock.planning.shared_files import builds_in
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix, PackageEntry
+    from colablock.planning.shared_files import Claim
     from colablock.resolver.model import Pin, Resolution
 
-__all__ = ["Repair", "make_plan"]
-
-
-class Repair(Protocol):
-    """Finds a version of one broken distribution that fits a state.  Nothing else moves."""
-
-    def look_ahead(self, names: Iterable[NormalizedName]) -> None:
-        """Prefetch what repairing *names* is likely to need."""
-
-    def refusal(self, name: NormalizedName) -> str | None:
-        """Return why *name* must not be replaced; None if it may be."""
-
-    def __call__(self, name: NormalizedName, after: Mapping[NormalizedName, Installed]) -> Resolution | None:
-        """Return the resolution with *name* repaired; None where nothing fits."""
-
-    def tried(self, name: NormalizedName) -> str | None:
-        """Return a sentence about the versions that do not repair *name*; None if none was tried."""
-
-
-@dataclass
-class _PlanDraft:
-    """A plan in the making: pins by name (the stack's, then those of repairs), and the removals."""
-
-    snapshot: Snapshot
-    graph: DependencyGraph  # of the snapshot
-    pins: dict[NormalizedName, Pin]
-    entries: Mapping[NormalizedName, PackageEntry]
-    removed: dict[NormalizedName, str] = field(default_factory=dict)  # name → reason
-    repaired: dict[NormalizedName, str] = field(default_factory=dict)
-    breakages: list[Breakage] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def change(self) -> StateChange:
-        """Return the change so far."""
-        moved = {
-            name: Installed(name=name, version=str(pin.version), requires=(*pin.requires, *pin.optional))
-            for name, pin in self.pins.items()
-            if not pin.is_installed
-        }
-        return StateChange(moved=moved, removed=frozenset(self.removed), repaired=frozenset(self.repaired))
+__all__ = ["make_plan"]
 
 
 def make_plan(
@@ -81,23 +45,30 @@ def make_plan(
     broken: Remedy | None = None,
     fingerprint: str = "",
     notes: Iterable[str] = (),
+    claims: Iterable[Claim] = (),
 ) -> Plan:
     """Return the ordered steps from *snapshot* to *resolution*, each with its reason.
 
     By default a directly broken distribution is repaired if *repair* finds a
     version, and removed otherwise; one that only a removal breaks is left and
     listed.  *broken* overrides the remedy of every directly broken distribution.
+    *claims* are the modules of the wheels to install, as far as they are known.
     Raises Refused when a rule forbids the change.
     """
     entries = {entry.name: entry for entry in resolution.request.asked}
-    draft = _PlanDraft(
+    claims = tuple(claims)
+    if matrix.absent or any(not pin.is_installed for pin in resolution.pins.values()):
+        snapshot = replace(snapshot, shared=builds_in(snapshot, claims))
+    draft = PlanDraft(
         snapshot=snapshot,
         graph=DependencyGraph.of(snapshot),
         pins=dict(resolution.pins),
         entries=entries,
+        stack=frozenset(resolution.pins),
     )
     _remove_absent(draft, matrix)
-    _judge_broken(draft, repair, broken)
+    judge_broken(draft, repair, broken)
+    _refuse_mixed(draft, {claim.name for claim in claims})
     steps = [*_removals(draft), *_installations(draft, resolution)]
     changed = {step.name for step in steps}
     return Plan(
@@ -119,7 +90,7 @@ def make_plan(
     )
 
 
-def _tried(draft: _PlanDraft, repair: Repair | None) -> Iterator[str]:
+def _tried(draft: PlanDraft, repair: Repair | None) -> Iterator[str]:
     """Yield what was tried to repair the distributions that are removed or left broken."""
     for item in draft.breakages:
         told = repair.tried(item.name) if repair is not None and item.remedy is not Remedy.REPAIR else None
@@ -134,16 +105,16 @@ def _unknown(snapshot: Snapshot, steps: Iterable[Step]) -> tuple[NormalizedName,
     return tuple(sorted(name for name, there in snapshot.installed.items() if not there.is_known))
 
 
-def _remove_absent(draft: _PlanDraft, matrix: Matrix) -> None:
+def _remove_absent(draft: PlanDraft, matrix: Matrix) -> None:
     """Remove the installed distributions that ``[absent]`` excludes, unless the resolution moves them."""
-    needed = _needed_by_protected(draft)
+    needed = needed_by_protected(draft)
     for absent in matrix.absent:
         there = draft.snapshot.installed.get(absent.name)
         if there is None or absent.name in draft.pins:
             continue
         if absent.specifier.contains(Version(there.version), prereleases=True):
             is_protected = absent.name in draft.snapshot.protected
-            if fixed := _why_kept(draft, absent.name):
+            if fixed := why_kept(draft, absent.name):
                 message = f"{absent.path} wants {absent.name} {there.version} away, but {fixed}"
                 raise Refused(message, hint="`--into env` makes an environment without it")
             if is_protected or absent.name in needed:
@@ -155,92 +126,24 @@ def _remove_absent(draft: _PlanDraft, matrix: Matrix) -> None:
             )
 
 
-def _judge_broken(draft: _PlanDraft, repair: Repair | None, override: Remedy | None) -> None:
-    """Choose a remedy for each newly broken distribution, until no more break directly.
+def _refuse_mixed(draft: PlanDraft, known: Collection[NormalizedName]) -> None:
+    """Raise Refused if the stack has two builds of one package at different versions.
 
-    A later move or removal may break a repaired distribution again.  It is repaired once more
-    where a version fits.  Else its repair stays, and it is listed as one that is left broken.
+    The files of a new version count if they are *known*: a later one may no longer have those of another.
     """
-    needed = _needed_by_protected(draft) | draft.snapshot.protected
-    decided: dict[NormalizedName, Breakage] = {}
-    again: set[NormalizedName] = set()
-    while True:
-        found = find_broken(draft.snapshot, draft.change(), draft.graph)
-        pending = [
-            item
-            for item in found.values()
-            if (item.name in draft.repaired and item.name not in again)
-            or (item.name not in decided and item.direct)
-        ]
-        if not pending:
-            break
-        if repair is not None and override in {None, Remedy.REPAIR}:
-            repair.look_ahead([item.name for item in pending])
-        for item in pending:
-            if item.name in draft.repaired:
-                again.add(item.name)
-                _repair_again(draft, item.name, repair)
-            else:
-                decided[item.name] = _remedy_for(draft, item, repair, override, needed)
-    left = [
-        _breakage(item, Remedy.LEAVE, _because(draft, item))
-        for item in found.values()
-        if item.name not in decided or item.name in draft.repaired
-    ]
-    draft.breakages = [*decided.values(), *left]
+    for name in sorted(draft.stack):
+        for other in sorted(draft.snapshot.shared.get(name, frozenset()) & draft.stack):
+            mine, its = draft.pins[name], draft.pins[other]
+            kept = [pin for pin in (mine, its) if pin.is_installed]
+            if mine.version != its.version and (len(kept) == 1 or (not kept and {name, other} <= {*known})):
+                raise Refused(
+                    f"{name} {mine.version} and {other} {its.version} own the same files, and the stack needs"
+                    " both",
+                    hint="Give them one version in the matrix, or exclude one of them with `[absent]`",
+                )
 
 
-def _repair_again(draft: _PlanDraft, name: NormalizedName, repair: Repair | None) -> None:
-    """Replace the repair of *name* by one that fits the state as it is now, if there is one."""
-    reason, pin = draft.repaired.pop(name), draft.pins.pop(name)
-    fixed = repair(name, draft.change().applied_to(draft.snapshot.installed)) if repair else None
-    draft.pins[name] = fixed.pins[name] if fixed is not None else pin
-    draft.repaired[name] = reason
-
-
-def _remedy_for(
-    draft: _PlanDraft,
-    item: Broken,
-    repair: Repair | None,
-    override: Remedy | None,
-    needed: frozenset[NormalizedName],
-) -> Breakage:
-    """Repair, remove or leave one directly broken distribution; return the remedy with its reasons."""
-    because = _because(draft, item)
-    reason = ", ".join(reversed(because))
-    if override is Remedy.LEAVE or (override is Remedy.REMOVE and item.name in needed):
-        return _breakage(item, Remedy.LEAVE, because)
-    if (kept := _why_kept(draft, item.name)) is not None:
-        return _breakage(item, Remedy.LEAVE, (*because, kept))
-    if (
-        override is not Remedy.REMOVE
-        and repair is not None
-        and (why := repair.refusal(item.name)) is not None
-    ):
-        return _breakage(item, Remedy.LEAVE, (*because, why))
-    fixed = None
-    if override is not Remedy.REMOVE and repair is not None:
-        fixed = repair(item.name, draft.change().applied_to(draft.snapshot.installed))
-    if fixed is not None:
-        draft.repaired[item.name] = reason
-        draft.pins.update({name: pin for name, pin in fixed.pins.items() if not pin.is_installed})
-        return _breakage(item, Remedy.REPAIR, because)
-    if override is Remedy.REPAIR or item.name in needed:
-        return _breakage(item, Remedy.LEAVE, because)
-    draft.removed[item.name] = reason
-    return _breakage(item, Remedy.REMOVE, because)
-
-
-def _why_kept(draft: _PlanDraft, name: NormalizedName) -> str | None:
-    """Return why *name* can be neither removed nor replaced where it is; None if it can be."""
-    there = draft.snapshot.installed.get(name)
-    if there is not None and is_out_of_reach(draft.snapshot, there):
-        return f"it is out of reach: `{there.path}` is outside of `{draft.snapshot.prefix}`"
-    why = why_irremovable(draft.snapshot, name)
-    return None if why is None else f"{name} cannot be removed: {why}"
-
-
-def _refuse_irremovable(draft: _PlanDraft, name: NormalizedName) -> None:
+def _refuse_irremovable(draft: PlanDraft, name: NormalizedName) -> None:
     """Raise Refused if a new version of *name* would not take the place of the installed one."""
     snapshot = draft.snapshot
     there = snapshot.installed.get(name) or Installed(name=name, version="")
@@ -256,37 +159,7 @@ def _refuse_irremovable(draft: _PlanDraft, name: NormalizedName) -> None:
         )
 
 
-def _breakage(item: Broken, remedy: Remedy, because: tuple[str, ...]) -> Breakage:
-    return Breakage(
-        name=item.name,
-        version=item.version,
-        requirement=item.requirement,
-        direct=item.direct,
-        because=because,
-        remedy=remedy,
-    )
-
-
-def _moved(draft: _PlanDraft, name: NormalizedName) -> str:
-    before = draft.snapshot.installed[name].version
-    pin = draft.pins.get(name)
-    if name in draft.removed or pin is None:
-        return f"{name} {before} is removed"
-    return f"{name} {before} becomes {pin.version}"
-
-
-def _because(draft: _PlanDraft, item: Broken) -> tuple[str, ...]:
-    """Return the chain from the moved or removed distribution down to *item*, one sentence per link."""
-    return (_moved(draft, item.origin), *item.links)
-
-
-def _needed_by_protected(draft: _PlanDraft) -> frozenset[NormalizedName]:
-    """Return what protected distributions require, by the extras that they ask for too: never removed."""
-    nodes = draft.graph.nodes(sorted(draft.snapshot.protected))
-    return frozenset(demand.target for node in nodes for demand in draft.graph.demands_of(node))
-
-
-def _removals(draft: _PlanDraft) -> list[Step]:
+def _removals(draft: PlanDraft) -> list[Step]:
     """Return the removals: dependents before their dependencies."""
     names = _in_order(draft.removed, lambda name: _required_names(draft.snapshot.installed[name].requires))
     return [
@@ -300,12 +173,12 @@ def _removals(draft: _PlanDraft) -> list[Step]:
     ]
 
 
-def _installations(draft: _PlanDraft, resolution: Resolution) -> list[Step]:
+def _installations(draft: PlanDraft, resolution: Resolution) -> list[Step]:
     """Return the replacements and installations: dependencies before their dependents."""
     names = [name for name, pin in draft.pins.items() if not pin.is_installed]
     ordered = _in_order(names, lambda name: _required_names(draft.pins[name].requires))
     steps = []
-    for name in ordered:
+    for name in _owners_last(draft, ordered):
         if name in draft.snapshot.unreadable:
             message = (
                 f"{name} is installed with a version that cannot be read, so it cannot be replaced safely"
@@ -331,7 +204,31 @@ def _installations(draft: _PlanDraft, resolution: Resolution) -> list[Step]:
     return steps
 
 
-def _reason(draft: _PlanDraft, pin: Pin, resolution: Resolution) -> str:
+def _owners_last(draft: PlanDraft, names: list[NormalizedName]) -> list[NormalizedName]:
+    """Return *names* with the builds of one package ordered: the files of the last one win.
+
+    It is the one of the stack, the requested one first, else the one that has its files now.
+    """
+
+    def rank(name: NormalizedName) -> tuple[bool, bool, bool, str]:
+        is_requested = any(parent.name is None for parent in draft.pins[name].parents)
+        others = draft.snapshot.shared.get(name, ())
+        has_its_files = all(draft.is_whole(name, other) for other in others)
+        return name in draft.stack, name in draft.stack and is_requested, has_its_files, name
+
+    ordered = list(names)
+    seen: set[NormalizedName] = set()
+    for name in names:
+        group = {name, *draft.snapshot.shared.get(name, ())}.intersection(names) - seen
+        if len(group) > 1:
+            seen |= group
+            places = sorted(map(names.index, group))
+            for place, one in zip(places, sorted(group, key=rank), strict=True):
+                ordered[place] = one
+    return ordered
+
+
+def _reason(draft: PlanDraft, pin: Pin, resolution: Resolution) -> str:
     """Return the reason for this version: the matrix entry, the dependent, or the repair."""
     if pin.name in draft.repaired:
         return f"{draft.repaired[pin.name]}; {pin.version} fits"
@@ -355,7 +252,7 @@ def _excludes(line: str, version: str) -> bool:
     return requirement is not None and not requirement.specifier.contains(version, prereleases=True)
 
 
-def _kept(draft: _PlanDraft) -> list[Kept]:
+def _kept(draft: PlanDraft) -> list[Kept]:
     kept = []
     for name, pin in sorted(draft.pins.items()):
         if pin.is_installed and pin.candidate.installed is not None:

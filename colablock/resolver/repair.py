@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -90,10 +90,30 @@ class Repairer:
         where = " or ".join(f"`{place}`" for place in judged.where) or "its source"
         return f"{where} does not list {name} {version}, so it may be another project of that name"
 
-    def __call__(self, name: NormalizedName, after: Mapping[NormalizedName, Installed]) -> Resolution | None:
-        """Return a resolution in which *name* fits the state *after*; None if no version does."""
+    def versions(self, name: NormalizedName) -> frozenset[Version]:
+        """Return the versions of *name* that the source has; none if it cannot be read."""
+        try:
+            return frozenset(candidate.version for candidate in self.source.judge(name).candidates)
+        except FetchFailed:
+            return frozenset()
+
+    def __call__(
+        self,
+        name: NormalizedName,
+        after: Mapping[NormalizedName, Installed],
+        *,
+        versions: Collection[Version] | None = None,
+    ) -> Resolution | None:
+        """Return a resolution in which *name* fits the state *after*; None if no version does.
+
+        With *versions*, only these are tried.  The installed version may be one of them: its files
+        are then installed once more.
+        """
         if self.refusal(name) is not None:
             return None
+        there = self.request.installed.get(name)
+        if versions is not None and there is not None and Version(there.version) in versions:
+            after = {other: one for other, one in after.items() if other != name}
         asked = replace(
             self.request,
             roots=(PackageEntry(name=name, path=f"repair of {name}"),),
@@ -105,6 +125,8 @@ class Repairer:
         self._tried.pop(name, None)
         try:
             candidates = self.source.judge(name).candidates
+            if versions is not None:
+                candidates = tuple(one for one in candidates if one.version in versions)
             newest = candidates[:_VERSIONS]
             found = self._resolved(asked, name, newest)
             if found is not None or len(candidates) <= _VERSIONS:
@@ -129,7 +151,7 @@ class Repairer:
             found = resolve(asked, _Limited(self.source, name, candidates), may_release=False)
         except NoSolution:
             return None
-        return found if not found.pins.keys() - asked.installed.keys() else None
+        return found if not found.pins.keys() - asked.installed.keys() - {name} else None
 
     def _partners(
         self, candidates: Sequence[Candidate], after: Mapping[NormalizedName, Installed]

@@ -336,7 +336,7 @@ def _fill(
             environ=environ,
             reporter=reporter,
         )
-    finish([_site_of(folder)], steps)
+    finish([_site_of(folder)], steps, files)
     with suppress(OSError):
         (folder / ".lock").unlink()  # of uv, and everybody could write to it
 

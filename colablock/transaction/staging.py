@@ -29,13 +29,15 @@ from colablock.environment.record import (
     read_record,
     recorded_paths,
     replace_text,
+    row_differs,
     row_of,
     write_record,
 )
 from colablock.environment.site import STATE, Site, is_state_path, read_site
-from colablock.errors import BadDistribution
+from colablock.errors import BadDistribution, Refused
 from colablock.index.wheel_check import check_wheel
 from colablock.planning.plan import Action, Artifact, Plan, Step
+from colablock.planning.shared_files import families, modules_of
 from colablock.transaction.file_moves import StagedTree
 
 __all__ = ["Staged", "finish", "install_wheels", "stage"]
@@ -97,7 +99,7 @@ def stage(
     (prefix / ".lock").unlink(missing_ok=True)
     tree = StagedTree(folder=prefix, places=_places(prefix, site))
     sites = [Path(folder) for folder, _ in tree.places if folder.endswith("site-packages")]
-    size = finish(sites, steps)
+    size = finish(sites, steps, files)
     for folder in sites:
         _list_all(folder)
         _relocate(folder, tree)
@@ -162,13 +164,15 @@ def _refuse_state(wheel: Path) -> None:
             )
 
 
-def finish(folders: Iterable[Path], steps: Iterable[Step]) -> int:
+def finish(folders: Iterable[Path], steps: Iterable[Step], wheels: Mapping[NormalizedName, Path]) -> int:
     """Mark the distributions of *steps* in the site-packages *folders* as ours; return their bytes.
 
-    Writes INSTALLER, REQUESTED and direct_url.json, and updates RECORD.  Raises
-    BadDistribution if a distribution or a file is missing, or a file differs
-    from its RECORD.
+    Writes INSTALLER, REQUESTED and direct_url.json, and updates RECORD.  A file that several
+    distributions have is the one in the wheel of the last step.  Raises BadDistribution if a
+    distribution or a file is missing, or a file differs from its RECORD, and Refused for builds
+    of one package at different versions.
     """
+    steps = list(steps)
     by_name = {step.name: step for step in steps}
     faults: list[str] = []
     size = 0
@@ -178,6 +182,7 @@ def finish(folders: Iterable[Path], steps: Iterable[Step]) -> int:
             step = by_name.pop(_name_of(dist_info), None)
             if step is not None:
                 records[dist_info.name] = _finish_one(dist_info, step)
+        _lay_shared(folder, records, steps, wheels)
         faults += differences(folder, records)
         size += sum(int(row.size or 0) for rows in records.values() for row in rows)
     faults += [f"`{name}` was not unpacked" for name in by_name]
@@ -187,6 +192,69 @@ def finish(folders: Iterable[Path], steps: Iterable[Step]) -> int:
             "\n  ".join(["the unpacked files differ from their RECORD", *faults[:_SHOWN], *more])
         )
     return size
+
+
+def _lay_shared(
+    folder: Path,
+    records: Mapping[str, Sequence[Row]],
+    steps: Sequence[Step],
+    wheels: Mapping[NormalizedName, Path],
+) -> None:
+    """Take each file that several distributions have from the wheel of the last step that has it.
+
+    uv unpacks wheels at the same time, so without this the files would be of any of them.
+    """
+    order = {step.name: number for number, step in enumerate(steps)}
+    claims: dict[str, dict[int, Row]] = {}
+    for dist_info, rows in records.items():
+        number = order[_name_of(folder / dist_info)]
+        for row in rows:
+            claims.setdefault(row.path, {})[number] = row
+    shared = {path: by for path, by in claims.items() if len({row.hash for row in by.values()}) > 1}
+    if not shared:
+        return
+    _refuse_mixed(folder, records, [steps[number] for by in shared.values() for number in by])
+    for path, by in shared.items():
+        last = max(by)
+        if row_differs(folder / path, by[last]):
+            _take(path, wheels[steps[last].name], folder)
+
+
+def _refuse_mixed(folder: Path, records: Mapping[str, Sequence[Row]], steps: Iterable[Step]) -> None:
+    """Raise Refused if two of *steps* are builds of one package at different versions."""
+    versions = {step.name: step.version for step in steps}
+    claims = [
+        modules_of(name, str(folder), (row.path for row in rows))
+        for dist_info, rows in records.items()
+        if (name := _name_of(folder / dist_info)) in versions
+    ]
+    for name, others in sorted(families((), claims).items()):
+        for other in sorted(others):
+            if versions[name] != versions[other]:
+                raise Refused(
+                    f"`{name}` {versions[name]} and `{other}` {versions[other]} own the same files, and the"
+                    " plan installs both",
+                    hint="Give them one version in the matrix, or exclude one of them with `[absent]`",
+                )
+
+
+def _take(path: str, wheel: Path, folder: Path) -> None:
+    """Replace the unpacked file *path* by that of *wheel*.  A script or a data file stays as it is."""
+    with wheel.open("rb") as stream, open_zip(stream) as archive:
+        places = (name for name in archive.namelist() if name.partition(".data/")[2] in _of_site(path))
+        member = path if path in archive.NameToInfo else next(places, None)
+        if member is None:
+            return
+        content = archive.read(member)
+    file = folder / path
+    mode = file.stat().st_mode
+    file.unlink()  # it may be a hard link into the cache of uv
+    file.write_bytes(content)
+    file.chmod(mode)
+
+
+def _of_site(path: str) -> tuple[str, str]:
+    return f"purelib/{path}", f"platlib/{path}"
 
 
 def _finish_one(dist_info: Path, step: Step) -> Sequence[Row]:

@@ -1,0 +1,210 @@
+"""Builds of one package: distributions that own the same files of an import package.
+
+The RECORDs tell it, so no list of such projects is needed: the builds of OpenCV all own
+``cv2/__init__.py``, and `pillow` and `pillow-simd` own ``PIL/Image.py``.  The portions of a namespace
+package own different files in the same folders.  Two projects that each install a folder ``tests`` are
+no builds of one package either.
+"""
+
+# The paths of all files of a package stay strings: path objects would take seconds.
+# ruff: noqa: PTH120
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from colablock._common.decoding import Malformed, read_bounded
+from colablock.environment.record import Row, lost_files, read_record, recorded_paths, row_differs
+
+if TYPE_CHECKING:
+    from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.environment.snapshot import Installed, Snapshot
+
+__all__ = ["Claim", "builds_in", "families", "is_code", "is_whole", "modules_of", "shared_paths"]
+
+_CODE = re.compile(r"\.(py|pyd|dll|dylib|so(\.[0-9]+)*)\Z")
+_NAMESPACE = re.compile(r"extend_path\(|declare_namespace\(")
+# Folders that many projects install beside their package, by mistake.
+_BY_CATCH = frozenset({"benchmarks", "docs", "examples", "scripts", "test", "testing", "tests", "tools"})
+_MAIN = 3  # a package with a third of the files of a distribution is one of its main packages
+
+
+class Claim(NamedTuple):
+    """The modules of one distribution: their absolute paths, and the folder that they are relative to."""
+
+    name: NormalizedName
+    folder: str
+    paths: frozenset[str]
+
+
+def builds_in(
+    snapshot: Snapshot, claims: Iterable[Claim] = ()
+) -> dict[NormalizedName, frozenset[NormalizedName]]:
+    """Return the other builds of each distribution of *snapshot*, and of those in *claims*.
+
+    A recorded runtime has no RECORDs, so its own list of distributions that share files counts.
+    """
+    found = families(snapshot.installed.values(), claims)
+    for name, others in snapshot.shared.items():
+        unread = {
+            other
+            for other in others & snapshot.installed.keys()
+            if name in snapshot.installed
+            and None in (snapshot.installed[name].path, snapshot.installed[other].path)
+        }
+        if unread:
+            found[name] = found.get(name, frozenset()) | unread
+    return found
+
+
+def claim_of(installed: Installed) -> Claim | None:
+    """Return the modules that the RECORD of *installed* lists; None without a readable one."""
+    if installed.path is None:
+        return None
+    try:
+        rows = read_record(Path(installed.path))
+    except OSError:
+        rows = None
+    folder = os.path.dirname(installed.path)
+    return modules_of(installed.name, folder, [row.path for row in rows]) if rows is not None else None
+
+
+def modules_of(name: NormalizedName, folder: str, paths: Iterable[str]) -> Claim:
+    """Return the claim of a distribution that installs *paths*, relative to *folder*."""
+    own = frozenset(f"{folder}/{path}" for path in paths if not path.startswith((".", "/")) and is_code(path))
+    return Claim(name, folder, own)
+
+
+def is_code(path: str) -> bool:
+    """Whether *path* is a module of Python, or a library that one loads."""
+    return _CODE.search(path) is not None and ".dist-info/" not in path
+
+
+def families(
+    installed: Iterable[Installed], more: Iterable[Claim] = ()
+) -> dict[NormalizedName, frozenset[NormalizedName]]:
+    """Return the other builds of each distribution.  *more* are distributions that are yet to be installed.
+
+    Only the RECORDs of distributions with the same import names are read.
+    """
+    more = tuple(more)
+    here = tuple(installed)
+    tops = Counter(top for one in here for top in set(one.import_names))
+    tops.update(top for claim in more for top in _tops(claim))
+    contested = {top for top, number in tops.items() if number > 1}
+    claims = [claim_of(one) for one in here if contested.intersection(one.import_names)]
+    found = _Packages([claim for claim in (*claims, *more) if claim is not None])
+    result: defaultdict[NormalizedName, set[NormalizedName]] = defaultdict(set)
+    for one, other in combinations(found.claims, 2):
+        if one.name != other.name and found.are_builds(one, other):
+            result[one.name].add(other.name)
+            result[other.name].add(one.name)
+    return {name: frozenset(others) for name, others in result.items()}
+
+
+def _tops(claim: Claim) -> set[str]:
+    start = len(claim.folder) + 1
+    return {path[start:].partition("/")[0].partition(".")[0] for path in claim.paths}
+
+
+@dataclass(slots=True)
+class _Packages:
+    """The packages of several distributions, and which of them are namespaces."""
+
+    claims: list[Claim]
+    _regular: dict[str, bool] = field(default_factory=dict)
+    _main: dict[Claim, frozenset[str]] = field(default_factory=dict)
+
+    def are_builds(self, one: Claim, other: Claim) -> bool:
+        """Whether two distributions own the same modules of a main package of one of them."""
+        both = one.paths & other.paths
+        if not both:
+            return False
+        plain = {path for path in both if os.path.basename(path) != "__init__.py"}  # noqa: PTH119
+        main = self._mains(one) | self._mains(other)
+        if any(self._package(path, one.folder) in main for path in plain):
+            return True
+        starts = [path for path in both - plain if self._is_regular(os.path.dirname(path))]
+        return 2 * len(starts) > min(len(one.paths), len(other.paths))
+
+    def _mains(self, claim: Claim) -> frozenset[str]:
+        """Return the packages that have a third of the modules of a distribution, without by-catch."""
+        if claim not in self._main:
+            numbers = Counter(self._package(path, claim.folder) for path in claim.paths)
+            wanted = {
+                package: number
+                for package, number in numbers.items()
+                if os.path.relpath(package, claim.folder) not in _BY_CATCH
+            } or numbers
+            least = sum(wanted.values()) / _MAIN
+            self._main[claim] = frozenset(package for package, number in wanted.items() if number >= least)
+        return self._main[claim]
+
+    def _package(self, path: str, folder: str) -> str:
+        """Return the topmost regular package of a module; its folder if it is below namespaces only.
+
+        For a module in *folder* itself, it is the module.
+        """
+        parts = path[len(folder) + 1 :].split("/")
+        if len(parts) == 1:
+            return path
+        package = folder
+        for part in parts[:-1]:
+            package = f"{package}/{part}"
+            if self._is_regular(package):
+                return package
+        return package
+
+    def _is_regular(self, package: str) -> bool:
+        """Whether *package* is no namespace: it has an ``__init__.py`` that does something of its own."""
+        if package not in self._regular:
+            self._regular[package] = _has_code(Path(package, "__init__.py"))
+        return self._regular[package]
+
+
+def _has_code(start: Path) -> bool:
+    try:
+        text = read_bounded(start).decode("utf-8", "replace")
+    except Malformed:
+        return True  # no namespace is that large
+    except OSError:
+        return False
+    lines = (line.strip() for line in text.splitlines())
+    return not _NAMESPACE.search(text) and any(line and not line.startswith("#") for line in lines)
+
+
+def shared_paths(one: Installed, other: Installed) -> frozenset[str]:
+    """Return the paths that the RECORDs of both list."""
+    return frozenset(_rows(one)) & frozenset(_rows(other))
+
+
+def is_whole(installed: Installed, beside: Collection[str]) -> bool:
+    """Whether all files of *installed* are there, and those of *beside* are as its RECORD says.
+
+    False if its RECORD cannot be read.
+    """
+    if installed.path is None:
+        return False
+    rows = _rows(installed)
+    site = os.path.dirname(installed.path)
+    if not rows or lost_files(site, {"": tuple(rows.values())}):
+        return False
+    return not any(path in rows and row_differs(Path(path), rows[path]) for path in beside)
+
+
+def _rows(installed: Installed) -> Mapping[str, Row]:
+    """Return the rows of a RECORD by absolute path, without bytecode."""
+    if installed.path is None:
+        return {}
+    try:
+        rows = [row for row in read_record(Path(installed.path)) or () if not row.path.endswith(".pyc")]
+    except OSError:
+        return {}
+    return dict(zip(recorded_paths(os.path.dirname(installed.path), rows), rows, strict=True))

@@ -1,0 +1,250 @@
+"""Several builds of one package: they own the same files, so they have one version or only one of them stays."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.environment.record import differences, read_record
+from colablock.errors import Refused
+from colablock.operations.apply import carry_out
+from colablock.operations.plan import plan_change
+from colablock.operations.rollback import undo_changes
+from colablock.operations.session import Session
+from colablock.operations.verify import verify_last_apply
+from colablock.planning.options import ApplyOptions
+from colablock.planning.plan import Target
+from tests.support.reporters import Notes
+from tests.support.runtime import Stub, build_site, make_venv, site_of
+from tests.support.trees import listing
+from tests.support.wheels import make_wheel
+from tests.support.world import World, open_world
+
+pytestmark = pytest.mark.slow  # a change of a whole environment for each case
+
+CV2 = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
+MATRIX = """\
+schema = 1
+name = "painting"
+[packages]
+{packages}
+{more}
+[verify]
+imports = [{imports}]
+"""
+
+
+def files_of(name: str, version: str, package: str = "cv2") -> dict[str, str]:
+    """Return the modules of a build: some are the same in all builds of a version, some in no other."""
+    return {
+        f"{package}/__init__.py": f"__version__ = '{version}'\nfrom {package} import core, build\n",
+        f"{package}/core.py": f"OF = '{version}'\n",
+        f"{package}/build.py": f"NAME = '{name}'\nOF = '{version}'\nfrom {package}.core import OF as core\n"
+        "assert OF == core, (OF, core)\n",
+        f"{package}/only_{name.replace('-', '_')}.py": "",
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """*index* and *site* are ``name version`` with requirements; the *builds* own one package.
+
+    *after* are all versions after the apply, and *owner* the build whose files are there.
+    """
+
+    site: Mapping[str, Sequence[str]]
+    index: Mapping[str, Sequence[str]]
+    packages: str
+    after: Mapping[str, str]
+    owner: str
+    more: str = ""
+    builds: Sequence[str] = CV2
+    package: str = "cv2"
+    is_gone: bool = False  # the index has nothing of what is installed
+
+
+def plain(*keys: str) -> dict[str, Sequence[str]]:
+    return dict.fromkeys(keys, ())
+
+
+TWO = plain("opencv-python 4.8", "opencv-python-headless 4.8")  # the files are those of the last one
+NUMPY = {"numpy 2.0": (), **{f"{name} 4.12": ["numpy>=2"] for name in CV2}}
+CASES = {
+    "they move together": Case(
+        site=TWO,
+        index=plain("opencv-python 4.10", "opencv-python-headless 4.10", "opencv-python-headless 4.12"),
+        packages='opencv-python = "==4.10"',
+        after={"opencv-python": "4.10", "opencv-python-headless": "4.10"},
+        owner="opencv-python",
+    ),
+    "a build without that version goes": Case(
+        site=TWO,
+        index=plain("opencv-python 4.10", "opencv-python-headless 4.12"),
+        packages='opencv-python = "==4.10"',
+        after={"opencv-python": "4.10"},
+        owner="opencv-python",
+    ),
+    "a repair finds a version that all builds have": Case(
+        site=NUMPY,
+        index=plain(
+            "numpy 1.26",
+            *(f"{name} 4.10" for name in CV2),
+            *(f"{name} 4.12" for name in CV2),
+            "opencv-python 4.11",
+            "opencv-contrib-python 4.11",
+        ),
+        packages='numpy = "<2"',
+        after={"numpy": "1.26", **dict.fromkeys(CV2, "4.10")},
+        owner="opencv-contrib-python",
+    ),
+    "the one that stays gets its files back": Case(
+        site=TWO,
+        index=plain("opencv-python 4.8", "opencv-python 4.12", "left 1"),
+        packages='left = ""',
+        more="[absent]\nopencv-python-headless = {}",
+        after={"opencv-python": "4.8", "left": "1"},
+        owner="opencv-python",
+    ),
+    "without its wheel it goes too": Case(
+        site=TWO,
+        index=plain("opencv-python 4.12", "left 1"),
+        packages='left = ""',
+        more="[absent]\nopencv-python-headless = {}",
+        after={"left": "1"},
+        owner="",
+        is_gone=True,
+    ),
+    "the one whose files are there stays as it is": Case(
+        site=TWO,
+        index=plain("left 1"),
+        packages='left = ""',
+        more="[absent]\nopencv-python = {}",
+        after={"opencv-python-headless": "4.8", "left": "1"},
+        owner="opencv-python-headless",
+    ),
+    "a new build takes the other along": Case(
+        site=plain("opencv-python 4.8"),
+        index=plain("opencv-python-headless 4.10", "opencv-python 4.10", "opencv-python 4.12"),
+        packages='opencv-python-headless = "==4.10"',
+        after={"opencv-python": "4.10", "opencv-python-headless": "4.10"},
+        owner="opencv-python-headless",
+    ),
+    "a new build sends the other away": Case(
+        site=plain("opencv-python 4.8"),
+        index=plain("opencv-python-headless 4.10", "opencv-python 4.12"),
+        packages='opencv-python-headless = "==4.10"',
+        after={"opencv-python-headless": "4.10"},
+        owner="opencv-python-headless",
+    ),
+    "a pin that stands is not overruled": Case(
+        site={"numpy 2.0": (), "opencv-python 4.8": (), "opencv-python-headless 4.12": ["numpy>=2"]},
+        index=plain("numpy 1.26", *(f"{n} {v}" for n in CV2 for v in ("4.8", "4.10", "4.12"))),
+        packages='numpy = "<2"\nopencv-python = "==4.8"',
+        after={"numpy": "1.26", "opencv-python": "4.8", "opencv-python-headless": "4.8"},
+        owner="opencv-python",
+    ),
+    "a pin that stands gets its files back": Case(
+        site={"numpy 2.0": (), "opencv-python 4.8": (), "opencv-python-headless 4.12": ["numpy>=2"]},
+        index=plain("numpy 1.26", "opencv-python 4.8", "opencv-python-headless 4.12"),
+        packages='numpy = "<2"\nopencv-python = "==4.8"',
+        after={"numpy": "1.26", "opencv-python": "4.8"},
+        owner="opencv-python",
+    ),
+    "builds with other version numbers": Case(
+        site=plain("pillow 10.0", "pillow-simd 9.5"),
+        index=plain("pillow 11.0", "pillow-simd 9.6"),
+        packages='pillow = "==11.0"',
+        after={"pillow": "11.0"},
+        owner="pillow",
+        builds=("pillow", "pillow-simd"),
+        package="PIL",
+    ),
+    "who needs the other build": Case(
+        site={**TWO, "albumentations 1": ["opencv-python-headless>=4.8"]},
+        index=plain("opencv-python 4.10", "opencv-python-headless 4.10"),
+        packages='opencv-python = "==4.10"',
+        after={"opencv-python": "4.10", "opencv-python-headless": "4.10", "albumentations": "1"},
+        owner="opencv-python",
+    ),
+    "the stack needs both builds": Case(
+        site={**TWO, "albumentations 1": ["opencv-python-headless>=4.8"]},
+        index=plain("opencv-python 4.10", "opencv-python-headless 4.10", "opencv-python-headless 4.12"),
+        packages='opencv-python = "==4.10"\nalbumentations = ""',
+        after={"opencv-python": "4.10", "opencv-python-headless": "4.10", "albumentations": "1"},
+        owner="opencv-python",
+    ),
+}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with open_world(tmp_path, tmp_path / "index") as found:
+        yield found
+
+
+def set_up(world: World, case: Case) -> tuple[Session, ApplyOptions, Path]:
+    """Make the index, the environment and the matrix of *case*."""
+    # The index has what is installed, too, unless the case is about a wheel that is not there.
+    standing = {} if case.is_gone else {key: case.site[key] for key in case.site}
+    for key, requires in {**standing, **case.index}.items():
+        name, version = key.split()
+        modules = files_of(name, version, case.package) if name in case.builds else None
+        make_wheel(world.folder / "index", name, version, modules=modules, requires=requires)
+    folder = world.folder / "env"
+    make_venv(folder, sys.executable)
+    stubs = []
+    for key, requires in case.site.items():
+        name, version = key.split()
+        is_build = name in case.builds
+        names = (case.package,) if is_build else None
+        files = files_of(name, version, case.package) if is_build else {}
+        requires = tuple(requires)
+        stubs.append(Stub(name=name, version=version, requires=requires, import_names=names, files=files))
+    build_site(site_of(folder), stubs)
+    imports = f'"{case.package}"' if case.owner else ""
+    text = MATRIX.format(packages=case.packages, more=case.more, imports=imports)
+    (world.folder / "painting.toml").write_text(text)
+    options = ApplyOptions(
+        name=str(world.folder / "painting.toml"), into=Target.KERNEL, python=str(folder / "bin" / "python")
+    )
+    return Session(environ=world.environ(PIP_CONFIG_FILE="/dev/null"), reporter=Notes()), options, folder
+
+
+def faults(site: Path) -> dict[str, list[str]]:
+    """Return what differs from its RECORD, by distribution."""
+    found = {}
+    for info in site.glob("*.dist-info"):
+        wrong = differences(site, {info.name: read_record(info) or ()})
+        if wrong:
+            found[str(canonicalize_name(info.name.split("-")[0]))] = wrong
+    return found
+
+
+def versions(site: Path) -> dict[str, str]:
+    pairs = (info.name.removesuffix(".dist-info").split("-") for info in site.glob("*.dist-info"))
+    return {str(canonicalize_name(name)): version for name, version in pairs}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_builds_of_one_package(case: Case, world: World) -> None:
+    session, options, folder = set_up(world, case)
+    site, before = site_of(folder), listing(folder)
+    planned = plan_change(session, options)
+    report = carry_out(session, options, planned)
+    assert (report.passed, report.changed) == (True, True)
+    assert versions(site) == case.after
+    if case.owner:
+        assert (site / case.package / "build.py").read_text().startswith(f"NAME = '{case.owner}'")
+    wrong = faults(site)
+    assert case.owner not in wrong
+    assert all("/build.py" in line for lines in wrong.values() for line in lines)
+    names = {name for name in case.after if name in case.builds}
+    assert len({case.after[name] for name in names}) <= 1
+    assert verify_last_apply(session, options.name).passed
+    undo_changes(session, options.python)
+    assert listing(folder) == before
