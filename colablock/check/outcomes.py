@@ -26,7 +26,8 @@ from colablock.matrix.catalog import lock_files, lock_folder
 from colablock.matrix.model import select_variant
 from colablock.network.settings import DEFAULT_INDEX, Settings
 from colablock.planning.plan import Action, Remedy
-from colablock.planning.solver import PlannedChange, Solver
+from colablock.planning.planned import PlannedChange
+from colablock.planning.solver import Solver
 from colablock.planning.target import why_not_kernel
 from colablock.runtimes.catalog import load_runtime, runtime_names, runtimes
 

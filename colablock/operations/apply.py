@@ -20,7 +20,7 @@ from colablock.operations.plan import ENV_EXISTS, env_digest, plan_change
 from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Plan, Target
-from colablock.planning.solver import PlannedChange
+from colablock.planning.planned import PlannedChange
 from colablock.transaction import apply_record as applied
 from colablock.transaction import isolated_envs as envs
 from colablock.transaction.apply import ChangeOrigin, apply_plan, refuse_externally_managed

@@ -37,7 +37,7 @@ from colablock.matrix.model import select_variant
 from colablock.operations.plan import solver_for
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions, LockOptions
-from colablock.planning.solver import PlannedChange
+from colablock.planning.planned import PlannedChange
 from colablock.resolver.model import Pin
 from colablock.runtimes.catalog import load_runtime, runtime_names
 

@@ -19,7 +19,8 @@ from colablock.operations.rollback import recover_interrupted
 from colablock.operations.session import Session, comparable
 from colablock.planning.options import ApplyOptions
 from colablock.planning.plan import Target
-from colablock.planning.solver import PlannedChange, Solver
+from colablock.planning.planned import PlannedChange
+from colablock.planning.solver import Solver
 from colablock.planning.target import is_kernel, why_not_kernel
 from colablock.runtimes.catalog import load_runtime
 from colablock.training.receipts import proof_note

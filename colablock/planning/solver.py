@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
+from colablock._vendor.packaging.utils import NormalizedName
 from colablock._vendor.packaging.version import Version
-from colablock.environment.dependency_graph import DependencyGraph
 from colablock.environment.interpreters import Interpreter, find_interpreters
 from colablock.environment.markers_and_tags import Environment, environment_for
 from colablock.environment.snapshot import Snapshot, fingerprint, snapshot_of
-from colablock.errors import InvalidInput, NoSolution, NotFound, Refused, Unmet
+from colablock.errors import InvalidInput, NoSolution, Refused, Unmet
 from colablock.index.build import Builder
 from colablock.index.finder import IndexSource
 from colablock.lockfile.lock_source import LockSource
@@ -29,8 +28,10 @@ from colablock.network.fetcher import Fetcher
 from colablock.planning.bound_names import check_bound, resolve_bound
 from colablock.planning.hints import alternatives
 from colablock.planning.locks import check_assumed, open_lock, with_origin
-from colablock.planning.plan import Plan, Remedy, Step, Target
+from colablock.planning.plan import Remedy, Target
+from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
+from colablock.planning.shared_files import builds_in
 from colablock.planning.sources import candidate_source, linked_note, managed_note
 from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
 from colablock.planning.wheels import WheelPreparer
@@ -54,68 +55,6 @@ _OLDEST = Version("3.9")  # no current training stack supports an older Python
 _ENOUGH = 2  # Pythons that fail with a conflict that is not about Python
 # If no available interpreter fits a stack, the newest of these that does is fetched.
 FETCHABLE = ("3.13", "3.12", "3.11", "3.10")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedChange:
-    """A plan with everything needed to apply it.
-
-    *snapshot* is the state of the target, empty for an environment that is yet to be created.
-    """
-
-    plan: Plan
-    matrix: Matrix
-    resolution: Resolution
-    snapshot: Snapshot
-    preparer: WheelPreparer
-
-    def pins(self) -> dict[NormalizedName, str]:
-        """Return the versions of the stack, by name."""
-        return {name: str(pin.version) for name, pin in self.resolution.pins.items()}
-
-    def unmet_before(self) -> frozenset[tuple[NormalizedName, str]]:
-        """Return the requirements of kept distributions that were already unmet: owner and line.
-
-        Those of an extra are included where something installed asks for the extra.
-        """
-        kept = [name for name, pin in self.resolution.pins.items() if pin.is_installed]
-        graph = DependencyGraph.of(self.snapshot)
-        demands = (demand for node in graph.nodes_of(kept) for demand in graph.demands_of(node))
-        unmet = frozenset((one.owner, one.line) for one in demands if not graph.is_met(one))
-        return unmet - self.resolution.request.must_hold
-
-    def why(self, package: str) -> list[str]:
-        """Return the reasons why *package* has its version, is removed, or stays; one sentence each.
-
-        Raises InvalidInput if *package* is no valid name, NotFound if it is neither
-        installed nor part of the stack.
-        """
-        try:
-            name = canonicalize_name(package, validate=True)
-        except InvalidName as error:
-            raise InvalidInput(f"`{package}` is no name of a project") from error
-        lines = [_told(step) for step in self.plan.steps if step.name == name]
-        lines += [
-            f"keep {name} {kept.version}: {kept.reason}" for kept in self.plan.kept if kept.name == name
-        ]
-        pin = self.resolution.pins.get(name)
-        for parent in pin.parents if pin is not None else ():
-            lines.append(f"{parent.name or parent.path} asks for {parent.requirement}")
-        for breakage in self.plan.breakages:
-            if breakage.name == name:
-                lines += [f"{link}" for link in breakage.because]
-                lines.append(f"so it is broken by this plan; what is done: {breakage.remedy.value}")
-        there = self.snapshot.installed.get(name)
-        if not lines and there is not None:
-            lines = [f"{name} {there.version} is installed, and this plan does not concern it"]
-        if not lines:
-            raise NotFound(f"{name} is neither installed nor part of {self.matrix.name}")
-        return list(dict.fromkeys(lines))
-
-
-def _told(step: Step) -> str:
-    versions = " -> ".join(filter(None, (step.previous, step.version)))
-    return f"{step.action.value} {step.name} {versions}: {step.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +92,7 @@ class Solver:
             installed=kernel.installed,
             protected=kernel.protected,
             must_hold=self.must_hold,
+            builds=builds_in(kernel),
         )
         try:
             resolution = self._resolve(request, preparer.source)
@@ -164,10 +104,11 @@ class Solver:
             snapshot=kernel,
             target=Target.KERNEL,
             why_target=why,
-            repair=Repairer(request, preparer.source),
+            repair=Repairer(resolution.request, preparer.source),
             broken=self.broken,
             fingerprint=fingerprint(kernel),
             notes=(*kernel.notes, *managed_note(kernel), *self._notes(resolution, locked)),
+            claims=preparer.claims(resolution, kernel),
         )
         plan = with_origin(plan, self.matrix, locked)
         return PlannedChange(

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
+from colablock._common.archives import UNREADABLE, open_zip
 from colablock._common.fs import atomic_path, file_digest
-from colablock.errors import BadDistribution, FetchFailed
+from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import CandidateOrigin
+from colablock.index.metadata_fetcher import remote_wheel
 from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.package_files import Wheel
 from colablock.planning.believed import check_believed
+from colablock.planning.shared_files import modules_of
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
     from colablock._vendor.packaging.pylock import PackageWheel
     from colablock._vendor.packaging.utils import NormalizedName
+    from colablock.environment.snapshot import Snapshot
     from colablock.index.build import Builder
     from colablock.index.candidates import Candidate, CandidateSource, File
     from colablock.lockfile.standing import StandingLocks
     from colablock.matrix.model import PackageEntry
     from colablock.network.fetcher import Fetcher
     from colablock.planning.plan import Artifact, Plan
+    from colablock.planning.shared_files import Claim
     from colablock.resolver.model import Pin, Resolution
 
 __all__ = ["WheelPreparer"]
+
+_WORKERS = 8
+_SMALL = 1 << 20  # bytes of a wheel that is fetched whole to list it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +73,44 @@ class WheelPreparer:
                 states_requires=not isinstance(self.source, LockSource) or self.source.is_ours,
             )
         return wheels
+
+    def claims(self, resolution: Resolution, snapshot: Snapshot) -> list[Claim]:
+        """Return the modules of the wheels of *resolution* that no installed distribution precedes.
+
+        A wheel is listed if it is at hand, or if the end of it can be fetched alone.
+        """
+        new = [pin for name, pin in resolution.pins.items() if name not in snapshot.installed]
+        if not any(one.path for one in snapshot.installed.values()):
+            return []
+        with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
+            listed = pool.map(self._paths, new)
+            return [
+                modules_of(pin.name, snapshot.site, paths)
+                for pin, paths in zip(new, listed, strict=True)
+                if paths is not None
+            ]
+
+    def _paths(self, pin: Pin) -> list[str] | None:
+        """Return the paths of the modules of a wheel, relative to the site; None if it cannot be listed."""
+        file, entry = pin.candidate.file, self.entries.get(pin.name)
+        if file is None or not file.is_wheel or (entry is not None and entry.is_rebuilt):
+            return None
+        try:
+            with self._listable(file) as stream, open_zip(stream) as archive:
+                return [re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", one) for one in archive.namelist()]
+        except (ColablockError, *UNREADABLE):
+            return None  # the wheel is checked after it has been fetched
+
+    def _listable(self, file: File) -> IO[bytes]:
+        """Return a wheel to read its directory from.  Raises FetchFailed if it would have to be fetched."""
+        path = self.fetcher.local(file.url) or self.fetcher.cache.file(file.hashes.get("sha256", ""))
+        if path is None and isinstance(self.source, LockSource):
+            raise FetchFailed(f"`{file.filename}` is not in the cache", url=file.url)
+        if path is None and (partly := remote_wheel(self.fetcher, file)) is not None:
+            return cast("IO[bytes]", partly)
+        if path is None and (file.size is None or file.size > _SMALL):
+            raise FetchFailed(f"`{file.filename}` cannot be fetched in parts", url=file.url)
+        return (path or self.fetcher.fetch(file)).open("rb")
 
     def wheel_of(self, pin: Pin) -> Path:
         """Return the wheel that installs *pin*: rebuilt, built, or as published.  Raises BadDistribution."""

@@ -51,7 +51,8 @@ class Request:
     lock or of an earlier solve, *preferred* the versions that are tried first.
 
     A requirement of an installed distribution that is unmet may stay unmet, except
-    those in *must_hold*.
+    those in *must_hold*.  *builds* maps an installed distribution to others that own the same
+    files, so that two of them have one version.
     """
 
     environment: Environment
@@ -67,6 +68,7 @@ class Request:
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)
     unfit: frozenset[NormalizedName] = frozenset()  # names whose installed version is not a candidate
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # the owner and the line of each
+    builds: Mapping[NormalizedName, frozenset[NormalizedName]] = field(default_factory=dict)
 
     @property
     def asked(self) -> tuple[PackageEntry, ...]:

@@ -1,4 +1,4 @@
-"""Several builds of one package: they own the same files, so they have one version or only one of them stays."""
+"""Builds of one package own the same files: they have one version, or only one of them stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.record import differences, read_record
-from colablock.errors import Refused
 from colablock.operations.apply import carry_out
 from colablock.operations.plan import plan_change
 from colablock.operations.rollback import undo_changes
@@ -94,7 +93,6 @@ CASES = {
         index=plain(
             "numpy 1.26",
             *(f"{name} 4.10" for name in CV2),
-            *(f"{name} 4.12" for name in CV2),
             "opencv-python 4.11",
             "opencv-contrib-python 4.11",
         ),
@@ -203,8 +201,9 @@ def set_up(world: World, case: Case) -> tuple[Session, ApplyOptions, Path]:
         is_build = name in case.builds
         names = (case.package,) if is_build else None
         files = files_of(name, version, case.package) if is_build else {}
-        requires = tuple(requires)
-        stubs.append(Stub(name=name, version=version, requires=requires, import_names=names, files=files))
+        stubs.append(
+            Stub(name=name, version=version, requires=tuple(requires), import_names=names, files=files)
+        )
     build_site(site_of(folder), stubs)
     imports = f'"{case.package}"' if case.owner else ""
     text = MATRIX.format(packages=case.packages, more=case.more, imports=imports)

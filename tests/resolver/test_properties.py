@@ -15,8 +15,8 @@ from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import NoSolution
 from colablock.matrix.model import Matrix
 from colablock.planning.plan import Action, Plan, Remedy, Target
+from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
-from colablock.planning.solver import PlannedChange
 from colablock.resolver.model import Request, Resolution
 from colablock.resolver.repair import Repairer
 from colablock.resolver.resolver import resolve

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -97,7 +98,10 @@ def build_runtime(name: str, into: Path, python: str | None = None) -> Path:
         if site.parent.name != f"python{snapshot.environment.short}":
             message = f"{name} has Python {snapshot.environment.short}, not that of {python}"
             raise ValueError(message)
-    stubs = [_stub(item, snapshot.shared.keys()) for item in recorded_distributions(name)]
+    recorded = list(recorded_distributions(name))
+    tops = Counter(top for item in recorded for top in item.installed.import_names)
+    namespaces = {top for top, number in tops.items() if number > 1}
+    stubs = [_stub(item, snapshot.shared.keys(), namespaces) for item in recorded]
     return build_site(site, stubs)
 
 
@@ -169,12 +173,15 @@ def _candidates(version: str) -> Iterator[str]:
             yield done.stdout.strip()
 
 
-def _stub(item: RecordedDistribution, sharing: Iterable[object]) -> Stub:
+def _stub(item: RecordedDistribution, sharing: Iterable[object], namespaces: Collection[str]) -> Stub:
     known = item.installed
     names = known.import_names or (re.sub(r"[-.]+", "_", item.spelled),)
     # A stub that hid a module of the standard library would break the interpreter.
     names = tuple(f"{name}_dist" if name in sys.stdlib_module_names else name for name in names)
-    build = {f"{names[0]}/_build.py": f'OF = "{known.name}"\n'} if known.name in sharing else {}
+    if known.name in sharing:  # a build of a package that has others
+        files = {f"{names[0]}/_build.py": f'OF = "{known.name}"\n'}
+    else:  # as in real wheels, the start of a namespace is empty
+        files = {f"{top}/__init__.py": "" for top in names if top in namespaces}
     return Stub(
         name=item.spelled,
         version=known.version,
@@ -183,7 +190,7 @@ def _stub(item: RecordedDistribution, sharing: Iterable[object]) -> Stub:
         extras=known.extras,
         import_names=names,
         direct_url=known.direct_url.to_dict() if known.direct_url is not None else None,
-        files=build,
+        files=files,
     )
 
 

@@ -1,0 +1,81 @@
+"""A plan with everything that is needed to apply it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
+from colablock.environment.dependency_graph import DependencyGraph
+from colablock.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from colablock.environment.snapshot import Snapshot
+    from colablock.matrix.model import Matrix
+    from colablock.planning.plan import Plan, Step
+    from colablock.planning.wheels import WheelPreparer
+    from colablock.resolver.model import Resolution
+
+__all__ = ["PlannedChange"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedChange:
+    """A plan with everything needed to apply it.
+
+    *snapshot* is the state of the target, empty for an environment that is yet to be created.
+    """
+
+    plan: Plan
+    matrix: Matrix
+    resolution: Resolution
+    snapshot: Snapshot
+    preparer: WheelPreparer
+
+    def pins(self) -> dict[NormalizedName, str]:
+        """Return the versions of the stack, by name."""
+        return {name: str(pin.version) for name, pin in self.resolution.pins.items()}
+
+    def unmet_before(self) -> frozenset[tuple[NormalizedName, str]]:
+        """Return the requirements of kept distributions that were already unmet: owner and line.
+
+        Those of an extra are included where something installed asks for the extra.
+        """
+        kept = [name for name, pin in self.resolution.pins.items() if pin.is_installed]
+        graph = DependencyGraph.of(self.snapshot)
+        demands = (demand for node in graph.nodes_of(kept) for demand in graph.demands_of(node))
+        unmet = frozenset((one.owner, one.line) for one in demands if not graph.is_met(one))
+        return unmet - self.resolution.request.must_hold
+
+    def why(self, package: str) -> list[str]:
+        """Return the reasons why *package* has its version, is removed, or stays; one sentence each.
+
+        Raises InvalidInput if *package* is no valid name, NotFound if it is neither
+        installed nor part of the stack.
+        """
+        try:
+            name = canonicalize_name(package, validate=True)
+        except InvalidName as error:
+            raise InvalidInput(f"`{package}` is no name of a project") from error
+        lines = [_told(step) for step in self.plan.steps if step.name == name]
+        lines += [
+            f"keep {name} {kept.version}: {kept.reason}" for kept in self.plan.kept if kept.name == name
+        ]
+        pin = self.resolution.pins.get(name)
+        for parent in pin.parents if pin is not None else ():
+            lines.append(f"{parent.name or parent.path} asks for {parent.requirement}")
+        for breakage in self.plan.breakages:
+            if breakage.name == name:
+                lines += [f"{link}" for link in breakage.because]
+                lines.append(f"so it is broken by this plan; what is done: {breakage.remedy.value}")
+        there = self.snapshot.installed.get(name)
+        if not lines and there is not None:
+            lines = [f"{name} {there.version} is installed, and this plan does not concern it"]
+        if not lines:
+            raise NotFound(f"{name} is neither installed nor part of {self.matrix.name}")
+        return list(dict.fromkeys(lines))
+
+
+def _told(step: Step) -> str:
+    versions = " -> ".join(filter(None, (step.previous, step.version)))
+    return f"{step.action.value} {step.name} {versions}: {step.reason}"
