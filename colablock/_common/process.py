@@ -15,6 +15,7 @@ program is taken from there.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,27 @@ from colablock._common.child_environment import Purpose, absolute_path, child_en
 from colablock._masking import masked
 from colablock.errors import Unmet
 
+_START = 60.0  # seconds for an interpreter to start
+_COUNT_THREADS = "import sys; t = sys.modules.get('threading'); print(t.active_count() if t else 1)"
+# Only the code of the caller writes to the real standard output, and nothing follows its answer.
+_ANSWER_ON_3 = """\
+import _thread, os, sys
+class Answer:
+    file, caller = os.fdopen(3, "w", encoding="utf-8"), _thread.get_ident()
+    def write(self, text):
+        return self.file.write(text) if _thread.get_ident() == self.caller else len(text)
+    def flush(self):
+        self.file.flush()
+sys.stdout = Answer()
+status = 0
+try:
+    exec(sys.argv.pop(), {"__name__": "__main__"})
+except SystemExit as error:
+    status = error.code if isinstance(error.code, int) else int(error.code is not None)
+sys.stdout.flush()
+os._exit(status)
+"""
+
 __all__ = [
     "ISOLATED",
     "ChildFailed",
@@ -38,6 +60,7 @@ __all__ = [
     "find_program",
     "kill_session",
     "last_lines",
+    "quiet_python",
     "run_child",
     "run_python",
     "run_uv",
@@ -153,6 +176,27 @@ def run_python(
     program = os.path.abspath(python) if os.sep in str(python) else python  # noqa: PTH100
     command = [program, *ISOLATED, *arguments]
     return run_child(command, environ=child_environment(Purpose.LOCAL, environ), timeout=timeout)
+
+
+def quiet_python(python: str | Path, environ: Mapping[str, str], folder: Path) -> str:
+    """Return *python*, or if something that runs at its start prints, a script in *folder* that is silent.
+
+    uv asks an interpreter with ``-c`` and reads all of its standard output, so a `sitecustomize` or a
+    ``.pth`` file that prints would make the answer unreadable.
+    """
+    try:
+        said = run_python(python, ["-c", _COUNT_THREADS], environ=environ, timeout=_START)
+    except ChildFailed:
+        return str(python)  # uv says what is wrong with it
+    if said.text == "1\n":
+        return str(python)
+    script = folder / "quiet-python"
+    command = shlex.join([str(python), "-I", "-B", "-c", _ANSWER_ON_3])
+    script.write_text(
+        f'#!/bin/sh\nfor code in "$@"; do :; done\nexec 3>&1 >/dev/null\nexec {command} "$code"\n', "utf-8"
+    )
+    script.chmod(0o700)
+    return str(script)
 
 
 def run_uv(

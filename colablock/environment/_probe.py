@@ -444,4 +444,8 @@ if __name__ == "__main__":
         answer = {"format": FORMAT, "facts": interpreter_facts(), "missing": missing_modules()}
     else:
         answer = probe()
-    sys.stdout.write("\n" + MARK + json.dumps(answer) + "\n")
+    # Something that has run at start-up may have replaced sys.stdout, and has perhaps not flushed it.
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    with open(1, "wb", closefd=False) as output:
+        output.write(("\n" + MARK + json.dumps(answer) + "\n").encode())

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from colablock._common.child_environment import Purpose, child_environment
 from colablock._common.fs import NEW, file_digest, make_private
-from colablock._common.process import ChildFailed, ChildOutput, last_lines, run_child, uv_command
+from colablock._common.process import (
+    ChildFailed,
+    ChildOutput,
+    last_lines,
+    quiet_python,
+    run_child,
+    uv_command,
+)
 from colablock._common.scratch import scratch_folder
 from colablock._common.urls import Url
 from colablock._vendor import tomli_w
@@ -99,16 +106,17 @@ def build_wheel(
         hint = "Run this where the target's Python is installed, or choose a version that has a wheel"
         raise BadDistribution(message, hint=hint)
     environ = environ or os.environ
-    words = ["build", "--wheel", "--python", python, "--out-dir", str(into)]
+    words = ["build", "--wheel", "--out-dir", str(into)]
     words += ["--exclude-newer", exclude_newer.isoformat()] if exclude_newer else []
     words += ["--offline"] if offline else []
-    command = uv_command([*words, str(sdist.resolve())], environ, configured=True)
     # Of what uv starts, the build, nothing may see a password: not on the command line, not in a variable,
     # not in a file.  uv reads its standard input once.
     config = tomli_w.dumps(_configuration(index, find_links, environ)).encode()
     # The working folder is empty, so that uv finds no foreign project or settings.
     try:
         with scratch_folder() as home:
+            words += ["--python", quiet_python(python, environ, home), str(sdist.resolve())]
+            command = uv_command(words, environ, configured=True)
             variables = _build_environment(environ, home)
             output = run_child(command, environ=variables, folder=into, data=config)
     except ChildFailed as error:

@@ -31,8 +31,9 @@ from colablock._common.fs import (
     write_private,
 )
 from colablock._common.limits import RUN_FILE
-from colablock._common.process import run_uv
+from colablock._common.process import quiet_python, run_uv
 from colablock._common.reporter import Reporter
+from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.snapshot import installed_versions
@@ -320,18 +321,20 @@ def _fill(
     environ: Mapping[str, str],
     reporter: Reporter | None,
 ) -> None:
-    run_uv(
-        ["venv", "--no-project", "--prompt", plan.matrix, "--python", interpreter, str(folder)],
-        environ=environ,
-        doing=f"make an environment with `{interpreter}`",
-    )
+    with scratch_folder() as outside:
+        base = quiet_python(interpreter, environ, outside)
+        run_uv(
+            ["venv", "--no-project", "--prompt", plan.matrix, "--python", base, str(folder)],
+            environ=environ,
+            doing=f"make an environment with `{interpreter}`",
+        )
     steps = [step for step in plan.steps if step.action is not Action.REMOVE]
     if not steps:
         return
     with tempfile.TemporaryDirectory(prefix=".colablock-", dir=folder) as scratch:
         install_wheels(
             [(step.artifact, files[step.name]) for step in steps],
-            ["--python", _python_of(folder)],
+            ["--python", quiet_python(_python_of(folder), environ, Path(scratch))],
             scratch=Path(scratch),
             environ=environ,
             reporter=reporter,

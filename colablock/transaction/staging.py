@@ -12,7 +12,7 @@ from pathlib import Path
 
 from colablock._common.archives import open_zip
 from colablock._common.fs import file_digest, make_private
-from colablock._common.process import run_uv
+from colablock._common.process import quiet_python, run_uv
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._vendor.packaging.direct_url import ArchiveInfo, DirectUrl
@@ -91,7 +91,7 @@ def stage(
     prefix = into / "prefix"
     install_wheels(
         [(step.artifact, files[step.name]) for step in steps],
-        ["--python", str(python), "--prefix", str(prefix)],
+        ["--python", quiet_python(python, environ, into), "--prefix", str(prefix)],
         scratch=into,
         environ=environ,
         reporter=reporter,
