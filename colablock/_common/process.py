@@ -186,9 +186,9 @@ def quiet_python(python: str | Path, environ: Mapping[str, str], folder: Path) -
     """
     try:
         said = run_python(python, ["-c", _COUNT_THREADS], environ=environ, timeout=_START)
-    except ChildFailed:
-        return str(python)  # uv says what is wrong with it
-    if said.text == "1\n":
+    except ChildFailed as error:
+        said = error.output
+    if said.text in ("1\n", ""):  # if it did not start, uv says what is wrong with it
         return str(python)
     script = folder / "quiet-python"
     command = shlex.join([str(python), "-I", "-B", "-c", _ANSWER_ON_3])
