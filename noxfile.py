@@ -235,7 +235,8 @@ def faults(session: nox.Session) -> None:
     """Interrupt a change at each operation; try every command on machines that fail (not run by default)."""
     session.install("-e", ".", *group("test"))
     # Some tests take a quarter of an hour.
-    files = ("tests/transaction/test_faults.py", "tests/hostile/test_machine.py")
+    files = [f"tests/transaction/test_{name}.py" for name in ("faults", "undo_over_others")]
+    files += ["tests/hostile/test_machine.py"]
     session.run("pytest", "-n", "auto", "--dist", "worksteal", *files, "--every-fault", *session.posargs)
 
 

@@ -212,7 +212,8 @@ EXIT_MEANING = {
     ExitCode.USAGE: "The command line, a matrix or another input is invalid. Nothing changed.",
     ExitCode.ROLLED_BACK: "The change failed and was rolled back. The environment is as it was before.",
     ExitCode.NOT_RESTORED: "The change failed and was not undone. The message says where the old files are.",
-    ExitCode.NOT_PROVEN: "A proof failed, and the change was kept because of `--keep`.",
+    ExitCode.NOT_PROVEN: "A proof failed, and the change was kept because of `--keep`; or"
+    " `rollback --leave-broken` left requirements unmet.",
     ExitCode.BUG: "A bug in colablock. Please report it.",
     ExitCode.INTERRUPTED: "Interrupted from the keyboard.",
 }

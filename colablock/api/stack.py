@@ -18,7 +18,7 @@ from colablock.display.progress import reporter_for
 from colablock.display.text import to_text
 from colablock.environment.notebook_host import in_notebook
 from colablock.errors import ColablockError, InvalidInput
-from colablock.planning.options import ApplyOptions
+from colablock.planning.options import ApplyOptions, UndoOptions
 from colablock.planning.plan import Plan, Remedy, Target
 from colablock.transaction.up_to_date import up_to_date_report
 from colablock.verification.verify import Report
@@ -124,7 +124,12 @@ def verify(name: Name, *, quiet: bool = False) -> Report:
 def rollback(
     *,
     to_first: bool = False,
+    with_companions: bool = False,
+    leave_broken: bool = False,
     python: str | os.PathLike[str] | None = None,
+    find_links: Any = (),
+    default_index: str | None = None,
+    offline: bool = False,
     quiet: bool = False,
     restart: str = "ask",
 ) -> tuple[UndoneChange, ...]:
@@ -134,14 +139,30 @@ def rollback(
     one.  *restart* is that of `apply`.  Distributions that others have installed
     since stay, and are reported.  If the last change was interrupted, it is
     recovered and nothing else is undone.
+
+    Where others have moved distributions since, the undo may leave requirements
+    unmet that are met now.  It is refused then.  *with_companions* puts those
+    distributions back as well, in the versions before the change; they come from
+    the index, or from *find_links* and *default_index*, and with *offline* from
+    the cache alone.  *leave_broken* undoes the change anyway: the ``broken``
+    of the result says what is unmet.
+
     Raises NotFound where there is nothing to undo, Refused where the stash of a
-    change was dropped.
+    change was dropped or requirements would be left unmet.
     """
     from colablock.operations.rollback import undo_changes
 
     restart_after = _restart_function(restart)
+    options = UndoOptions(
+        to_first=to_first,
+        companions=with_companions,
+        leave_broken=leave_broken,
+        default_index=checked_index(default_index),
+        find_links=_strings(find_links),
+        offline=offline,
+    )
     with open_session(quiet=quiet) as session:
-        undone = undo_changes(session, _path_text(python), to_first=to_first)
+        undone = undo_changes(session, _path_text(python), options)
     if not quiet:
         print(to_text(undone_document(undone)))  # noqa: T201
     restart_after([module for one in undone for module in one.restart])

@@ -203,12 +203,18 @@ def session_of(call: Call) -> Iterator[Session]:
         yield Session(environ=call.environ, reporter=reporter)
 
 
+def can_ask(call: Call) -> bool:
+    """Whether somebody can answer: on a terminal, without ``--yes`` and ``--json``."""
+    is_silent = call.args.yes or call.args.json
+    return not is_silent and sys.stdin.isatty() and call.err.is_terminal
+
+
 def agreed(call: Call, question: str) -> bool:
     """Ask for consent on a terminal.
 
     Without a terminal, and with ``--yes`` or ``--json``, running the command is consent.
     """
-    if call.args.yes or call.args.json or not (sys.stdin.isatty() and call.err.is_terminal):
+    if not can_ask(call):
         return True
     call.err.print(f"{question} [y/N] ", end="", markup=False)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from colablock.cli.common import Call, add_command, agreed, print_json, session_of
+from colablock._common.urls import checked_index
+from colablock.cli.common import (
+    Call,
+    add_command,
+    add_sources,
+    agreed,
+    can_ask,
+    print_json,
+    session_of,
+)
 from colablock.errors import ExitCode, Refused
+
+if TYPE_CHECKING:
+    from colablock.planning.options import UndoOptions
 
 __all__ = ["add"]
 
@@ -25,7 +38,19 @@ def _add_rollback(commands: Any) -> None:
         default="last",
         help="undo the last change, or all changes back to the first",
     )
+    parser.add_argument(
+        "--with-companions",
+        action="store_true",
+        help="where others have moved distributions since, put back those that would break or be broken, in"
+        " the versions before the change; they come from the index",
+    )
+    parser.add_argument(
+        "--leave-broken",
+        action="store_true",
+        help="undo the change even if it leaves requirements unmet that are met now (exit code 5)",
+    )
     parser.add_argument("--yes", "-y", action="store_true", help="change the environment without asking")
+    add_sources(parser)
     parser.set_defaults(handler=_rollback)
 
 
@@ -45,29 +70,62 @@ def _add_history(commands: Any) -> None:
 
 
 def _rollback(call: Call) -> int:
-    from colablock.display.info_view import history_document, undone_document
+    from colablock.display.info_view import undone_document
     from colablock.display.text import render
-    from colablock.operations.rollback import list_changes, recover_interrupted, undo_changes
+    from colablock.operations.rollback import recover_interrupted, undo_changes
     from colablock.transaction.recovery import RecoveryOutcome
     from colablock.transaction.serialise import undone_to_json
 
     args = call.args
+    options = _options(args)
     with session_of(call) as session:
         outcome = recover_interrupted(session, args.python)
-        is_recovered = outcome is RecoveryOutcome.UNDONE and args.to == "last"
-        changes = () if is_recovered else list_changes(session, args.python)
-    if changes and not (args.quiet or args.json):
-        render(history_document(changes if args.to == "first" else changes[-1:]), call.err)
-    if changes and not agreed(call, "Undo this?" if args.to == "last" else "Undo all of this?"):
-        raise Refused("nothing was changed: the rollback was declined", hint="Answer `y`, or pass `--yes`")
+    is_recovered = outcome is RecoveryOutcome.UNDONE and not options.to_first
+    if not is_recovered:
+        options = _agreed(call, options)
     with session_of(call) as session:
-        undone = () if is_recovered else undo_changes(session, args.python, to_first=args.to == "first")
+        undone = () if is_recovered else undo_changes(session, args.python, options)
     if args.json:
         written = [undone_to_json(one) for one in undone]
         print_json({"undone": written, "interrupted": is_recovered}, call.out)
     else:
         render(undone_document(undone), call.out)
-    return ExitCode.DONE
+    return ExitCode.NOT_PROVEN if any(one.broken for one in undone) else ExitCode.DONE
+
+
+def _options(args: Any) -> UndoOptions:
+    from colablock.planning.options import UndoOptions
+
+    return UndoOptions(
+        to_first=args.to == "first",
+        companions=args.with_companions,
+        leave_broken=args.leave_broken,
+        default_index=checked_index(args.default_index),
+        find_links=tuple(args.find_links),
+        offline=args.offline,
+    )
+
+
+def _agreed(call: Call, options: UndoOptions) -> UndoOptions:
+    """Show what would be undone, and ask for consent.  Raises Refused without it."""
+    from colablock.display.info_view import history_document, preview_document
+    from colablock.display.text import render
+    from colablock.operations.rollback import list_changes, preview_changes
+
+    args = call.args
+    with session_of(call) as session:
+        changes = list_changes(session, args.python)
+        if not changes:
+            return options  # the undo says why
+        preview = preview_changes(session, args.python, to_first=options.to_first)
+    if not (args.quiet or args.json):
+        render(history_document(changes if options.to_first else changes[-1:]), call.err)
+        render(preview_document(preview), call.err)
+    if preview.companions and not (options.companions or options.leave_broken) and can_ask(call):
+        options = replace(options, companions=agreed(call, "Put these back as well?"))
+    if not agreed(call, "Undo all of this?" if options.to_first else "Undo this?"):
+        raise Refused("nothing was changed: the rollback was declined", hint="Answer `y`, or pass `--yes`")
+    return options
 
 
 def _history(call: Call) -> int:

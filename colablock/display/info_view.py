@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from colablock.transaction.history import Change, DamagedChange
     from colablock.transaction.isolated_envs import BuiltEnvironment
     from colablock.transaction.rollback import UndoneChange
+    from colablock.transaction.undo.preview import UndoPreview
 
 __all__ = ["envs_document", "facts_document", "history_document", "notes_document", "undone_document"]
 
@@ -77,6 +78,20 @@ def undone_document(undone: Sequence[UndoneChange]) -> Document:
     return Document(blocks=(Items(tuple(map(_undone, undone))),))
 
 
+def preview_document(preview: UndoPreview) -> Document:
+    """Return what an undo would break because others have changed the environment since."""
+    if not preview.broken:
+        return Document()
+    lines = [Item(text=line) for line in preview.broken]
+    if preview.companions:
+        back = ", ".join(f"{name} {version}" for name, version in preview.companions.items())
+        lines.append(Item(text=f"`--with-companions` puts back {back}, which others moved since"))
+    lines += [Item(text=f"even then: {line}") for line in preview.beyond if preview.companions]
+    unmet = count(len(preview.broken), "requirement")
+    title = f"Since others have changed it, the undo would leave {unmet} unmet"
+    return Document(blocks=(Section(title=title, body=(Items(tuple(lines)),)),))
+
+
 def _undone(undone: UndoneChange) -> Item:
     change = undone.change
     if not undone.differences:
@@ -84,7 +99,16 @@ def _undone(undone: UndoneChange) -> Item:
         title = f"The environment is as it was before change {change.number} ({change.matrix}).{state}"
     else:
         title = f"Change {change.number} ({change.matrix}) is undone. Still different from before it:"
-    return Item(text=Span(title, Tone.STRONG), notes=(*undone.differences, *_leftovers(undone)))
+    notes = (*undone.differences, *_companions(undone), *_leftovers(undone))
+    return Item(text=Span(title, Tone.STRONG), notes=notes)
+
+
+def _companions(undone: UndoneChange) -> Iterator[str]:
+    """Yield what was put back besides, and what is broken now."""
+    if undone.companions:
+        yield f"put back as well: {', '.join(f'{name} {text}' for name, text in undone.companions.items())}"
+    for line in undone.broken:
+        yield f"broken now: {line}"
 
 
 def _leftovers(undone: UndoneChange) -> Iterator[str]:

@@ -39,6 +39,7 @@ __all__ = [
     "UnmetRequirement",
     "find_broken",
     "newly_unmet",
+    "unmet_text",
 ]
 
 Node = tuple[NormalizedName, str]
@@ -286,6 +287,14 @@ def newly_unmet(
         if not any(map(before.is_unmet, one.chain))
         and not (one.demand.owner in changed and before.is_lacking(one.demand.node))
     ]
+
+
+def unmet_text(unmet: UnmetRequirement, installed: Mapping[NormalizedName, Installed]) -> str:
+    """Return a sentence about an unmet requirement in the state *installed*."""
+    lines = ", which requires ".join(f"`{demand.line}`" for demand in unmet.chain)
+    there = installed.get(unmet.demand.target)
+    found = "it is not installed" if there is None else f"{there.version} is installed"
+    return f"{unmet.name} {installed[unmet.name].version} requires {lines}, but {found}"
 
 
 def _concerned(

@@ -2,46 +2,97 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
+from colablock._common.scratch import scratch_folder
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import check_state
 from colablock.errors import NotFound
 from colablock.operations.session import Session
+from colablock.planning.options import UndoOptions
 from colablock.transaction import apply_record as applied
 from colablock.transaction.history import Change, DamagedChange, damaged_changes, drop, read_history
 from colablock.transaction.isolated_envs import sweep_home
 from colablock.transaction.recovery import RecoveryOutcome, recover
-from colablock.transaction.rollback import UndoneChange, roll_back
+from colablock.transaction.rollback import UndoneChange, changes_to_undo, roll_back
 from colablock.transaction.site_lock import locked
+from colablock.transaction.undo.preview import UndoPreview, preview_undo
 
-__all__ = ["drop_stashes", "list_changes", "list_damaged", "recover_interrupted", "undo_changes"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from colablock.transaction.undo.companions import Companions
+
+__all__ = [
+    "drop_stashes",
+    "list_changes",
+    "list_damaged",
+    "preview_changes",
+    "recover_interrupted",
+    "undo_changes",
+]
 
 
 def undo_changes(
-    session: Session, python: str | None = None, *, to_first: bool = False
+    session: Session, python: str | None = None, options: UndoOptions | None = None
 ) -> tuple[UndoneChange, ...]:
-    """Undo the last change of the environment of *python* (default: this one), or with *to_first* every one.
+    """Undo the last change of the environment of *python* (default: this one), or as *options* say.
 
-    An interrupted change is recovered first.  Where that undoes it and
-    *to_first* is not set, nothing else is undone and the result is empty.
-    Raises what `roll_back` raises: NotFound, Refused, RolledBack, NotRestored.
+    An interrupted change is recovered first.  Where that undoes it and all changes
+    are not asked for, nothing else is undone and the result is empty.
+    Raises what `roll_back` and `fetch_companions` raise: NotFound, Refused,
+    FetchFailed, BadDistribution, RolledBack, NotRestored.
     """
+    options = options or UndoOptions()
     sweep_home(session.home)
-    if recover_interrupted(session, python) is RecoveryOutcome.UNDONE and not to_first:
+    if recover_interrupted(session, python) is RecoveryOutcome.UNDONE and not options.to_first:
         return ()
     site = session.site(python)
-    undone = roll_back(
-        site,
-        look=lambda: session.snapshot(python, accelerator=Accelerator()),
-        to_first=to_first,
-        aside=session.home / applied.SET_ASIDE,
-        reporter=session.reporter,
-    )
+    with scratch_folder() as folder:
+        undone = roll_back(
+            site,
+            look=lambda: session.snapshot(python, accelerator=Accelerator()),
+            environ=session.environ,
+            to_first=options.to_first,
+            companions=_companions(session, python, options, folder) if options.companions else None,
+            leave_broken=options.leave_broken,
+            aside=session.home / applied.SET_ASIDE,
+            reporter=session.reporter,
+        )
     try:
         for change in (one.change for one in undone):
             applied.put_back(change.matrix, session.home, change.applied_before, prefix=site.prefix)
     except OSError as error:
         session.reporter.note(f"undone, but not recorded in {session.home}: {error.strerror}")
     return undone
+
+
+def preview_changes(session: Session, python: str | None = None, *, to_first: bool = False) -> UndoPreview:
+    """Return what an undo would break because others have changed the environment since.
+
+    Raises NotFound, InvalidInput and Refused as `roll_back` does.
+    """
+    site = session.site(python)
+    check_state(site)
+    snapshot = session.snapshot(python, accelerator=Accelerator())
+    return preview_undo(changes_to_undo(site, to_first=to_first), site, snapshot)
+
+
+def _companions(
+    session: Session, python: str | None, options: UndoOptions, folder: Path
+) -> Companions | None:
+    """Fetch what others moved since and an undo would break or be broken by; None if there is nothing."""
+    from colablock.operations.companions import fetch_companions  # noqa: PLC0415 - it loads the HTTP client
+
+    site = session.site(python)
+    check_state(site)
+    changes = changes_to_undo(site, to_first=options.to_first)
+    snapshot = session.snapshot(python, accelerator=Accelerator())
+    preview = partial(preview_undo, changes, site, snapshot)
+    if not preview().companions:
+        return None
+    return fetch_companions(session, options, preview, environment=snapshot.environment, folder=folder)
 
 
 def list_changes(session: Session, python: str | None = None) -> tuple[Change, ...]:

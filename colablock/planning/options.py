@@ -1,4 +1,4 @@
-"""The options of `plan` and `apply`."""
+"""The options of `plan`, `apply`, `lock` and `rollback`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock.planning.plan import Remedy, Target
 
-__all__ = ["ApplyOptions", "LockOptions"]
+__all__ = ["ApplyOptions", "LockOptions", "UndoOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +53,20 @@ class LockOptions:
     exclude_newer: datetime | None = None
     all_files: bool | None = None
     dry: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoOptions:
+    """The options of a rollback.
+
+    With *companions* the distributions that others moved since, and that would break or be broken,
+    are put back as well; they come from the index or folders given here.  With *leave_broken* the
+    change is undone although it leaves requirements unmet.
+    """
+
+    to_first: bool = False
+    companions: bool = False
+    leave_broken: bool = False
+    default_index: str | None = None
+    find_links: tuple[str, ...] = ()
+    offline: bool = False

@@ -147,9 +147,7 @@ def moves_in(tree: StagedTree, outs: Sequence[Operation], stash: Path) -> list[O
     that an undo restores it.
     """
     placement = _Placement(tree=tree, gone={move.source for move in outs}, stash=stash, count=len(outs))
-    for staged, destination in tree.places:
-        if os.path.isdir(staged):
-            placement.fill(staged, destination)
+    placement.fill_all()
     return placement.ordered()
 
 
@@ -177,21 +175,27 @@ def removable_folders(
 
 
 def moves_back(
-    old: Path, stashed: Mapping[str, str], before: Sequence[Operation], stash: Path
+    old: Path,
+    stashed: Mapping[str, str],
+    before: Sequence[Operation],
+    stash: Path,
+    *,
+    beside: StagedTree | None = None,
 ) -> list[Operation]:
-    """Return the moves from the stash *old* to the original paths.
+    """Return the moves from the stash *old* to the original paths, and those of the staged tree *beside*.
 
     *before* are the operations that run first.  Files of others at these paths
-    are moved to the new *stash*.
+    are moved to the new *stash*.  Of a path in both, the stashed file is moved.
     """
     placement = _Placement(
-        tree=StagedTree(folder=old, places=()),
+        tree=beside or StagedTree(folder=old, places=()),
         gone={operation.source for operation in before},
         stash=stash,
         count=sum(operation.kind is OperationKind.OUT for operation in before),
     )
     for name, path in stashed.items():
         placement.put(f"{old}/{name}", path)
+    placement.fill_all()
     return placement.ordered()
 
 
@@ -203,6 +207,13 @@ class _Placement:
     count: int
     operations: list[Operation] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
+    placed: dict[str, str] = field(default_factory=dict)  # destinations → sources
+
+    def fill_all(self) -> None:
+        """Move the content of the tree into the site."""
+        for staged, destination in self.tree.places:
+            if os.path.isdir(staged):
+                self.fill(staged, destination)
 
     def fill(self, staged: str, destination: str) -> None:
         """Move the content of the folder *staged* into *destination*."""
@@ -225,10 +236,23 @@ class _Placement:
         """Move the file or folder *staged* to *target*; merge it into an existing folder."""
         if os.path.isdir(staged) and not os.path.islink(staged) and self._is_folder(target):
             self.fill(staged, target)
-        else:
+        elif self._coming(target) is None:
             self._place(staged, target)
 
+    def _coming(self, path: str) -> str | None:
+        """Return the source of what an earlier move puts at *path*; None if there is none."""
+        if path in self.placed:
+            return self.placed[path]
+        if not self.placed or not has_ancestor(path, self.placed):
+            return None
+        top = path
+        while top not in self.placed:
+            top = top.rpartition("/")[0]
+        source = self.placed[top] + path[len(top) :]
+        return source if os.path.lexists(source) else None
+
     def _place(self, staged: str, target: str) -> None:
+        self.placed[target] = staged
         self._make(os.path.dirname(target))
         if self._remains(target):
             if os.path.isdir(target) and not os.path.islink(target):
@@ -252,7 +276,7 @@ class _Placement:
         self.count += 1
 
     def _make(self, folder: str) -> None:
-        if self._is_folder(folder) or folder in self.made:
+        if self._is_folder(folder):
             return
         self._make(os.path.dirname(folder))
         self.operations.append(Operation(kind=OperationKind.MKDIR, destination=folder))
@@ -262,7 +286,11 @@ class _Placement:
         return os.path.lexists(path) and path not in self.gone and not has_ancestor(path, self.gone)
 
     def _is_folder(self, path: str) -> bool:
-        return os.path.isdir(path) and self._remains(path)
+        """Whether *path* is a folder when the next operation runs."""
+        if path in self.made or (os.path.isdir(path) and self._remains(path)):
+            return True
+        coming = self._coming(path)
+        return coming is not None and os.path.isdir(coming) and not os.path.islink(coming)
 
 
 def _recorded(installed: Installed, folders: _Folders) -> Iterator[str]:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from colablock._common.fs import make_private
 from colablock._common.reporter import Reporter
 from colablock._common.text import count
+from colablock._vendor.packaging.utils import NormalizedName
+from colablock.environment.dependency_graph import unmet_text
 from colablock.environment.site import Site, SiteBounds, check_state
-from colablock.environment.snapshot import Installed, Snapshot, installed_versions
+from colablock.environment.snapshot import Snapshot, installed_versions
 from colablock.errors import ColablockError, NotFound, NotRestored, Refused, RolledBack
 from colablock.transaction.disk_operations import Operation, Operations
-from colablock.transaction.file_moves import (
-    has_ancestor,
-    moves_back,
-    moves_out,
-    owned_files,
-    placed_among,
-    removable_folders,
-)
 from colablock.transaction.history import (
     STASH,
     UNDONE,
@@ -36,9 +28,12 @@ from colablock.transaction.history import (
 from colablock.transaction.journal import Journal, preparing
 from colablock.transaction.recovery import recover_locked
 from colablock.transaction.site_lock import locked
+from colablock.transaction.undo.companions import Companions, current_of, stage_companions
 from colablock.transaction.undo.leftovers import find_leftovers, setting_aside
+from colablock.transaction.undo.moves import files_to_remove, undo_operations
+from colablock.transaction.undo.preview import UndoPreview, newly_broken, preview_undo
 
-__all__ = ["UndoneChange", "roll_back"]
+__all__ = ["UndoneChange", "changes_to_undo", "roll_back"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +43,8 @@ class UndoneChange:
     *restart* are the modules that the kernel still holds in the old version.  *set_aside* are the
     paths of files that appeared since in folders that the change created, and that are now in the
     folder *aside*.  *left* are such files in folders that existed before the change: they stay.
+    *companions* are the distributions that were put back as well, and *broken* says which
+    requirements the undo left unmet that were met before it.
     """
 
     change: Change
@@ -56,13 +53,18 @@ class UndoneChange:
     set_aside: tuple[str, ...] = ()
     aside: str = ""
     left: tuple[str, ...] = ()
+    companions: Mapping[NormalizedName, str] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
 
 
 def roll_back(
     site: Site,
     *,
     look: Callable[[], Snapshot],
+    environ: Mapping[str, str] | None = None,
     to_first: bool = False,
+    companions: Companions | None = None,
+    leave_broken: bool = False,
     aside: Path | None = None,
     reporter: Reporter | None = None,
     disk: Operations | None = None,
@@ -75,11 +77,25 @@ def roll_back(
     is undone atomically.  Files of no distribution, in folders that the change
     created, are moved to a new folder in *aside*; without it, they stay.
 
-    Raises NotFound if there is nothing to undo, Refused if the stash was dropped
-    or a rule forbids the change, RolledBack if the undo failed and the
-    environment is unchanged, and NotRestored if that failed, too.
+    Where others have moved distributions since, the undo may leave requirements
+    unmet that are met now.  Those of *companions* that repair this are put back
+    in the same transaction, in an environment of the variables *environ*.
+
+    Raises NotFound if there is nothing to undo, Refused if the stash was dropped,
+    a rule forbids the change or, without *leave_broken*, if requirements would be
+    left unmet, RolledBack if the undo failed and the environment is unchanged,
+    and NotRestored if that failed, too.
     """
-    rollback = _Rollback(site=site, aside=aside, reporter=reporter or Reporter(), disk=disk or Operations())
+    rollback = _Rollback(
+        site=site,
+        look=look,
+        environ=environ or {},
+        companions=companions or Companions(),
+        leave_broken=leave_broken,
+        aside=aside,
+        reporter=reporter or Reporter(),
+        disk=disk or Operations(),
+    )
     check_state(site)
     if not site.state.is_dir():  # do not create the folder just for the lock
         raise _nothing(site)
@@ -87,21 +103,30 @@ def roll_back(
         outcome = recover_locked(site, rollback.disk)
         if outcome is not None:
             rollback.reporter.note(f"an interrupted change {outcome.value} first")
-        changes, damaged = read_changes(site)
-        # Older changes can be undone only after this one.
-        for one in damaged:
-            if to_first or not changes or one.number > changes[-1].number:
-                raise one.error()
-        if not changes:
-            raise _nothing(site)
-        chosen = changes[::-1] if to_first else changes[-1:]
-        for change in chosen:
-            if change.is_dropped:
-                raise Refused(
-                    f"change {change.number} of `{site.prefix}` cannot be undone: its stash was dropped",
-                    hint="In a hosted notebook, delete the runtime: a new one starts from the image",
-                )
-        return tuple(rollback.undo(change, look()) for change in chosen)
+        return rollback.undo_all(changes_to_undo(site, to_first=to_first))
+
+
+def changes_to_undo(site: Site, *, to_first: bool = False) -> tuple[Change, ...]:
+    """Return the last change of *site*, or with *to_first* all changes, newest first.
+
+    Raises NotFound if there is none, InvalidInput for a damaged record, and
+    Refused if the stash of one was dropped.
+    """
+    changes, damaged = read_changes(site)
+    # Older changes can be undone only after this one.
+    for one in damaged:
+        if to_first or not changes or one.number > changes[-1].number:
+            raise one.error()
+    if not changes:
+        raise _nothing(site)
+    chosen = changes[::-1] if to_first else changes[-1:]
+    for change in chosen:
+        if change.is_dropped:
+            raise Refused(
+                f"change {change.number} of `{site.prefix}` cannot be undone: its stash was dropped",
+                hint="In a hosted notebook, delete the runtime: a new one starts from the image",
+            )
+    return chosen
 
 
 def _nothing(site: Site) -> NotFound:
@@ -111,30 +136,94 @@ def _nothing(site: Site) -> NotFound:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rollback:
     site: Site
+    look: Callable[[], Snapshot]
+    environ: Mapping[str, str]
+    companions: Companions
+    leave_broken: bool
     aside: Path | None
     reporter: Reporter
     disk: Operations
 
-    def undo(self, change: Change, snapshot: Snapshot) -> UndoneChange:
-        """Undo one change atomically."""
+    def undo_all(self, changes: Sequence[Change]) -> tuple[UndoneChange, ...]:
+        """Undo *changes*, newest first; the companions are put back with the oldest."""
+        snapshot = self.look()
+        preview = preview_undo(changes, self.site, snapshot, self.companions.installed)
+        chosen = preview.companions.keys() & self.companions.wheels.keys()
+        if self.companions.wheels and chosen != preview.companions.keys():
+            raise Refused(
+                f"`{self.site.prefix}` has changed since the rollback was prepared",
+                hint="Run the command again",
+            )
+        left = preview.beyond if chosen else preview.broken
+        if left and not self.leave_broken:
+            raise _would_break(self.site, preview, left, is_rest=bool(chosen))
+        first, undone = snapshot, []
+        for change in changes:
+            is_last = change is changes[-1]
+            check = (lambda: self._check(preview, first, chosen, left)) if is_last else tuple
+            undone.append(self._undo(change, snapshot, chosen if is_last else frozenset(), check))
+            snapshot = snapshot if is_last else self.look()
+        return tuple(undone)
+
+    def _check(
+        self,
+        preview: UndoPreview,
+        before: Snapshot,
+        companions: Collection[NormalizedName],
+        expected: Collection[str],
+    ) -> tuple[str, ...]:
+        """Return the requirements that the undo left unmet.  Raises RolledBack for any not *expected*."""
+        if not preview.drifted:
+            return ()
+        importlib.invalidate_caches()
+        after = self.look().installed
+        found = newly_broken(before, after, preview.drifted - set(companions))
+        texts = tuple(sorted({unmet_text(one, after) for one in found}))
+        if not (self.leave_broken or set(texts) <= set(expected)):
+            lines = "\n  ".join(texts)
+            raise RolledBack(f"the undo would leave requirements unmet, and nothing was changed:\n  {lines}")
+        return texts
+
+    def _undo(
+        self,
+        change: Change,
+        snapshot: Snapshot,
+        companions: Collection[NormalizedName],
+        check: Callable[[], tuple[str, ...]],
+    ) -> UndoneChange:
+        """Undo one change atomically, and put *companions* back."""
         distributions = count(len(change.steps), "distribution")
         self.reporter.stage(f"Undoing change {change.number} of {distributions} in {self.site.prefix}")
         state = self.site.state
         with preparing(state):
-            removal = _files_to_remove(change, self.site, snapshot)
+            current = current_of(companions, self.site, snapshot)
+            removal = files_to_remove(change, self.site, snapshot, current)
             leftovers = find_leftovers(change, self.site, removal.all, removal.since)
             moved = leftovers.unknown if self.aside is not None else frozenset()
             into = _new_folder(self.aside, change) if self.aside is not None and moved else Path()
+            staged = stage_companions(
+                self.companions,
+                companions,
+                site=self.site,
+                state=state,
+                environ=self.environ,
+                reporter=self.reporter,
+            )
             with setting_aside(moved, self.site, into):
-                removal = replace(removal, left=leftovers.caches | moved)
-                operations = _operations(change, self.site, removal, next_folder(state) / STASH)
+                operations = undo_operations(
+                    change,
+                    self.site,
+                    replace(removal, left=leftovers.caches | moved),
+                    next_folder(state) / STASH,
+                    beside=staged.tree if staged is not None else None,
+                )
                 wrong = misplaced(SiteBounds(self.site), operations)
                 if wrong is not None:
                     raise Refused(f"`{wrong}` is outside of the environment `{self.site.prefix}`")
-                self._run(change, operations)
+                broken = self._run(change, operations, check)
         self.reporter.step(f"Undid change {change.number}", 1, 1)
         importlib.invalidate_caches()  # the change may concern this interpreter
-        names = {done.name for done in change.steps}
+        names = {done.name for done in change.steps} | set(companions)
         loaded = [modules for name, modules in sorted(snapshot.loaded.items()) if name in names]
         now = installed_versions((self.site.purelib, self.site.platlib))
         return UndoneChange(
@@ -144,87 +233,42 @@ class _Rollback:
             set_aside=tuple(sorted(moved)),
             aside=str(into) if moved else "",
             left=tuple(sorted(leftovers.beside | (leftovers.unknown - moved))),
+            companions={name: self.companions.artifacts[name].version for name in sorted(companions)},
+            broken=broken,
         )
 
-    def _run(self, change: Change, operations: Sequence[Operation]) -> None:
+    def _run(
+        self, change: Change, operations: Sequence[Operation], check: Callable[[], tuple[str, ...]]
+    ) -> tuple[str, ...]:
         state = self.site.state
         try:
             with Journal(state, operations, becomes=change.folder / UNDONE, disk=self.disk) as journal:
                 journal.run()
+                broken = check()
                 journal.commit()
         except (RolledBack, NotRestored):
             raise
         except (OSError, ColablockError) as error:
             message = f"change {change.number} could not be undone, and the environment is unchanged: {error}"
             raise RolledBack(message) from error
+        return broken
+
+
+def _would_break(site: Site, preview: UndoPreview, left: Sequence[str], *, is_rest: bool) -> Refused:
+    """Return why the undo is refused: it would leave the requirements *left* unmet."""
+    one = preview.changes[-1].number
+    what = f"undoing change {one}" if len(preview.changes) == 1 else "undoing all changes"
+    lines = [
+        f"{what} would leave {count(len(left), 'requirement')} unmet, since others changed `{site.prefix}`"
+    ]
+    back = ", ".join(f"{name} {version}" for name, version in preview.companions.items())
+    anyway = "`--leave-broken` (`leave_broken=True`) undoes it anyway, with exit code 5"
+    if back and not is_rest and not preview.beyond:
+        anyway = f"`--with-companions` (`with_companions=True`) also puts back {back}. {anyway}"
+    return Refused("\n  ".join([*lines, *left]), hint=anyway)
 
 
 def _new_folder(aside: Path, change: Change) -> Path:
     """Return the path of a folder in *aside* that does not exist yet."""
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f")
     return aside / f"{stamp}-change-{change.number}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Removal:
-    """The files that an undo removes: ours, those of others, and those *left* in folders of the change.
-
-    *since* are the distributions that others have installed since, and that stay.
-    """
-
-    ours: frozenset[str]
-    theirs: frozenset[str]
-    since: tuple[Installed, ...] = ()
-    left: frozenset[str] = frozenset()
-
-    @property
-    def all(self) -> frozenset[str]:
-        return self.ours | self.theirs | self.left
-
-
-def _operations(change: Change, site: Site, removal: _Removal, stash: Path) -> list[Operation]:
-    make_private(stash)
-    created = frozenset(change.created)
-    of_others = {str(folder) for path in removal.theirs for folder in Path(path).parents}
-    full = {path.rpartition("/")[0] for path in change.stashed.values()}
-
-    def may_go(folder: str) -> bool:
-        """Return whether the change, or others since, created a folder: others may have existed, empty."""
-        is_cache = folder.endswith("/__pycache__") and folder not in full
-        return is_cache or folder in of_others or folder in created or has_ancestor(folder, created)
-
-    outs = moves_out(site, removal.all, stash, may_go=may_go)
-    emptied = removable_folders(change.created, outs, change.stashed.values())
-    return [*outs, *emptied, *moves_back(change.stash, change.stashed, [*outs, *emptied], stash)]
-
-
-def _files_to_remove(change: Change, site: Site, snapshot: Snapshot) -> _Removal:
-    """Return the current files of the distributions that the change concerned: ours, and those of others.
-
-    A file that the change has placed is removed even if another, older
-    distribution lists it: the stash has the previous file, or there was none.  A
-    file that was the same before, and was therefore left in place, stays.
-    """
-    versions = {done.name: done.version for done in change.steps}
-    installed = snapshot.installed.values()
-    here = [found for found in installed if found.path and site.holds(os.path.realpath(found.path))]
-    concerned = [found for found in here if found.name in versions]
-    staying = [found for found in here if found.name not in versions]
-    ours = [found for found in concerned if _is_ours(found, versions[found.name])]
-    theirs = [found for found in concerned if found not in ours]
-    since = [found for found in staying if change.before.get(found.name) != found.version]
-    placed = [str(Path(os.path.realpath(path.parent), path.name)) for path in map(Path, change.placed)]
-    return _Removal(
-        ours=placed_among(_owned(site, ours, since), frozenset(placed)),
-        theirs=_owned(site, theirs, staying),
-        since=tuple(since),
-    )
-
-
-def _is_ours(found: Installed, version: str | None) -> bool:
-    return found.version == version and found.installer == "colablock"
-
-
-def _owned(site: Site, removed: Sequence[Installed], staying: Sequence[Installed]) -> frozenset[str]:
-    # Bytecode without a source may be older than the change, and an undo could not restore it.
-    return owned_files(site, removed, staying, left_over=False) if removed else frozenset()

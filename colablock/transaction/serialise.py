@@ -92,6 +92,8 @@ def undone_to_json(undone: UndoneChange) -> dict[str, object]:
         "set_aside": list(undone.set_aside),
         "aside": undone.aside or None,
         "left": list(undone.left),
+        "companions": dict(undone.companions),
+        "broken": list(undone.broken),
     }
 
 

@@ -19,7 +19,7 @@ from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock._vendor.packaging.version import InvalidVersion
-from colablock.environment.dependency_graph import DependencyGraph, UnmetRequirement, newly_unmet
+from colablock.environment.dependency_graph import DependencyGraph, UnmetRequirement, newly_unmet, unmet_text
 from colablock.environment.markers_and_tags import Environment
 from colablock.environment.record import lost_files, readable_rows
 from colablock.environment.requirements import version_of
@@ -303,7 +303,7 @@ def _requirements_check(
     found: dict[tuple[str, str], UnmetRequirement] = {}
     for one in state.graph.unmet(pins):
         found.setdefault(one.key, one)  # each requirement is listed once, however many need it
-    lines = [_unmet_text(one, state) for key, one in found.items() if key not in expected]
+    lines = [unmet_text(one, state.graph.installed) for key, one in found.items() if key not in expected]
     return Check(
         kind="requirements",
         subject=count(len(pins), "distribution"),
@@ -330,20 +330,13 @@ def _breakage_checks(
     lines: dict[NormalizedName, list[str]] = {}
     found = newly_unmet(others, graph, graph.with_installed(installed), changed)
     for one in sorted(found, key=lambda one: (one.name, one.demand.line)):
-        lines.setdefault(one.name, []).append(_unmet_text(one, state))
+        lines.setdefault(one.name, []).append(unmet_text(one, state.graph.installed))
     if not lines and others:
         return [Check(kind="breakage", subject=count(len(others), "other distribution"), passed=True)]
     return [
         Check(kind="breakage", subject=name, passed=False, detail="\n".join(told))
         for name, told in lines.items()
     ]
-
-
-def _unmet_text(unmet: UnmetRequirement, state: _State) -> str:
-    lines = ", which requires ".join(f"`{demand.line}`" for demand in unmet.chain)
-    there = state.version(unmet.demand.target)
-    found = "it is not installed" if there is None else f"{there} is installed"
-    return f"{unmet.name} {state.version(unmet.name)} requires {lines}, but {found}"
 
 
 def _command_check(command: Sequence[str], child: Child, scripts: str) -> Check:
