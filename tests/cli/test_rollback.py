@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.errors import ExitCode
 from tests.support.runtime import Stub, Venv
 from tests.support.trees import installed_listing, listing
@@ -138,7 +139,7 @@ def test_a_terminal_is_asked(world: World, venv: Venv, answers: str, code: ExitC
     os.close(ours)
     assert done.returncode == code, said
     assert "Put these back as well? [y/N]" in said
-    assert venv.versions()["core"] == core
+    assert venv.versions()[canonicalize_name("core")] == core
 
 
 CALL = """\

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from colablock._vendor.packaging.utils import canonicalize_name
+from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.site import Site, read_site
 from colablock.environment.snapshot import Installed, Snapshot
 from colablock.errors import Refused, RolledBack
@@ -189,7 +189,7 @@ class Others:
         )
 
     @staticmethod
-    def _key(pair: tuple[str, str]) -> tuple[str, str]:
+    def _key(pair: tuple[str, str]) -> tuple[NormalizedName, str]:
         return canonicalize_name(pair[0]), pair[1]
 
     def undo(self, **options: object) -> UndoneChange:
