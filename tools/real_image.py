@@ -240,9 +240,17 @@ def there_and_back(python: Path, matrix: str, into: Sequence[str], seen: Before)
     undo: tuple[str | Path, ...] = ("rollback", *of_image, "--yes") if kernel else ("env", "remove", matrix)
     if colablock(*undo)[0]:
         faults.append(f"{undo[0]} failed")
+    _await_deletion(python.parent.parent / ".colablock" / "trash")
     left = differences(seen.tree, tree(python.parent.parent))
     print(f"  {len(left)} differences in {len(seen.tree)} paths", *left[:20], sep="\n    ", flush=True)
     return faults + left[:20]
+
+
+def _await_deletion(trash: Path) -> None:
+    """Wait for the process that deletes the old files after a command has ended."""
+    latest = time.monotonic() + _SECONDS
+    while trash.exists() and time.monotonic() < latest:
+        time.sleep(0.2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
