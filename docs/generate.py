@@ -191,7 +191,32 @@ These keys always have the same value, so that the defaults of a version have no
 
 CONFIG_TAIL = """\
 Other keys of axolotl in the config are added last and take precedence, so most of these values can be
-changed.
+changed. `sample_packing: true` applies only with flash attention: with another attention, the tokens of one
+row would see those of another.
+
+## Configs of axolotl
+
+A config that was written for axolotl can be used as it is, with either runner:
+
+```sh
+colablock train qlora-2026 --config examples/llama-3/qlora-1b.yml
+```
+
+- A key that agrees with what colablock does anyway is accepted: `load_in_4bit: true` beside `adapter:
+  qlora`, `bf16: auto`, `strict: false`, an empty key.
+- Types of datasets are mapped: `chat_template` and `sharegpt` to `messages`, `alpaca` to `alpaca`,
+  `completion` to `text`, since it means raw text there. `field_messages`, `message_property_mappings` and
+  others are accepted if they describe rows that colablock reads.
+- With the runner `axolotl`, keys that axolotl knows are passed on. Data that colablock does not read (other
+  prompt formats, images) are left to axolotl: preflight then shows no row of them.
+- With the runner `trl`, what trl does not do is a note: `not as written: sample_packing: true: rows are not
+  packed`. `--strict` refuses such a config.
+- The defaults are those of axolotl where they differ: `gradient_accumulation_steps: 1`, `max_grad_norm:
+  1.0`.
+
+Training of all weights, on preferences, or on a stream of text is refused.
+
+`tools/count_configs.py` counts which configs of a folder each runner accepts.
 """
 
 BEYOND = 10_000_000  # an upper bound that is there for slips of the pen only

@@ -64,9 +64,12 @@ def memory_text(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def near(word: str, known: Iterable[str]) -> str | None:
-    """Return a hint that suggests the word of *known* closest to *word*, or None if none is close."""
-    found = difflib.get_close_matches(word, list(known), n=1)
+def near(word: str, known: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """Return a hint that suggests the word of *known* closest to *word*, or None if none is close.
+
+    *likeness* is the least share of equal characters, from 0 to 1.
+    """
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
     return f"did you mean `{found[0]}`?" if found else None
 
 

@@ -31,7 +31,6 @@ from colablock.transaction.apply_record import home_folder
 
 if TYPE_CHECKING:
     from colablock.display.view import Document
-    from colablock.training.runs.config import TrainConfig
 
 __all__ = ["Run", "attach", "runs", "smoke", "train"]
 
@@ -200,6 +199,7 @@ def train(
     fresh: bool = False,
     resume_anyway: bool = False,
     anyway: bool = False,
+    strict: bool = False,
     mirror: str | os.PathLike[str] | None = None,
     launch_arguments: Sequence[str] = (),
     quiet: bool = False,
@@ -216,6 +216,7 @@ def train(
     - ``fresh``: move an existing run aside and start a new one
     - ``resume_anyway``: resume even if config, data or lock have changed
     - ``anyway``: start even if a preflight check refuses
+    - ``strict``: refuse a config with a setting that the runner does not do as written
     - ``mirror``: a mounted folder or ``hf://name/repository`` to copy complete checkpoints to
     - ``launch_arguments``: arguments of accelerate, for several hosts
 
@@ -223,12 +224,19 @@ def train(
     """
     with open_session(quiet=quiet) as session:
         proven = proven_environment(session, os.fspath(name))
+        notes: list[str] = []
         asked = TrainOptions(
-            config=_config(
-                config,
+            config=config_of(
+                Path(config) if isinstance(config, (str, os.PathLike)) else None,
                 runner=runner or proven.runner,
-                values=values_of(model, dataset, output_dir, settings),
+                values={
+                    **(config if isinstance(config, Mapping) else {}),
+                    **values_of(model, dataset, output_dir, settings),
+                },
+                strict=strict,
+                tell=notes.append,
             ),
+            notes=tuple(notes),
             runner=runner,
             fresh=fresh,
             resume_anyway=resume_anyway,
@@ -283,17 +291,6 @@ def raise_failure(summary: RunSummary) -> None:
     hint = explanation.advice[0] if explanation.advice else None
     message = f"the run `{summary.id}` failed: {explanation.title}"
     raise TrainingFailed(message, folder=str(summary.folder), hint=hint)
-
-
-def _config(
-    config: str | os.PathLike[str] | Mapping[str, Any] | None,
-    *,
-    runner: str | None,
-    values: Mapping[str, Any],
-) -> TrainConfig:
-    if isinstance(config, Mapping):
-        return config_of(None, runner=runner, values={**config, **values})
-    return config_of(Path(config) if config is not None else None, runner=runner, values=values)
 
 
 def _show(document: Document) -> None:

@@ -53,6 +53,9 @@ def _add_train(commands: Any) -> None:
     )
     parser.add_argument("--anyway", action="store_true", help="start even if a preflight check refuses")
     parser.add_argument(
+        "--strict", action="store_true", help="refuse a config with a setting that is not done as written"
+    )
+    parser.add_argument(
         "--no-wait", dest="wait", action="store_false", help="start the run, and do not follow it"
     )
     parser.epilog = (
@@ -102,8 +105,16 @@ def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions
     from colablock.training.runs.config import values_from
 
     values = values_of(args.model, args.dataset or None, args.output_dir, values_from(args.set))
+    notes: list[str] = []
     return TrainOptions(
-        config=config_of(args.config, runner=args.runner or runner, values=values),
+        config=config_of(
+            args.config,
+            runner=args.runner or runner,
+            values=values,
+            strict=args.strict,
+            tell=notes.append,
+        ),
+        notes=tuple(notes),
         runner=args.runner,
         fresh=args.fresh,
         resume_anyway=args.resume_anyway,

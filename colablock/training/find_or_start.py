@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from colablock._common.fs import working_folder
 from colablock._common.reporter import Reporter
-from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound, Refused
+from colablock.training.foreign_config import translate
 from colablock.training.git import git_revision
 from colablock.training.preflight.checks import Preflight, check_run
 from colablock.training.preflight.facts import Level, Machine, ProvenEnvironment
@@ -47,7 +48,7 @@ class TrainOptions:
     *anyway* starts the run although preflight refuses it.  *fresh* moves the contents of the
     output folder aside.  *resume_anyway* resumes although config, data or lock have changed.
     *mirror* is where checkpoints are mirrored: a folder, or ``hf://name/repository``.
-    *launch_arguments* are appended to those of accelerate.
+    *launch_arguments* are appended to those of accelerate.  *notes* are shown before the start.
     """
 
     config: TrainConfig
@@ -57,6 +58,7 @@ class TrainOptions:
     anyway: bool = False
     mirror: str | None = None
     launch_arguments: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +86,34 @@ class NamedRun(NamedTuple):
     folder: RunFolder
 
 
-def config_of(path: Path | None, *, runner: str | None, values: Mapping[str, Any]) -> TrainConfig:
+def config_of(
+    path: Path | None,
+    *,
+    runner: str | None,
+    values: Mapping[str, Any],
+    strict: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> TrainConfig:
     """Return the config in the file *path*, if given, with *values* in place of its own.
 
-    Raises InvalidConfig, NotFound.
+    The file may be one of axolotl.  *tell* gets each setting that is not done as written, with what
+    is done instead; with *strict* they are faults.  Raises InvalidConfig, NotFound.
     """
-    found = {**(read_yaml(path) if path is not None else {}), **values}
     source = str(path) if path is not None else ""
-    return config_from(found, source=source, passes_through=runner_of(runner).passes_through)
+    chosen = runner_of(runner)
+    found = translate({**(read_yaml(path) if path is not None else {}), **values}, chosen.name)
+    faults = list(found.faults)
+    if strict:
+        faults += [Fault(path="", message=f"is not done as written: {words}") for words in found.instead]
+    try:
+        config = config_from(found.values, source=source, passes_through=chosen.passes_through)
+    except InvalidConfig as error:
+        raise InvalidConfig(source, [*faults, *error.faults]) from error
+    if faults:
+        raise InvalidConfig(source, faults)
+    for words in found.instead:
+        tell(f"not as written: {words}")
+    return replace(config, extra={**config.extra, **found.extra}) if found.extra else config
 
 
 def values_of(
@@ -132,7 +154,7 @@ def train(
     options = replace(options, config=config)
     folder = RunFolder(default_folder(config))
     secrets, notes = secrets_environment(config, environ, secret_stores(environ))
-    for note in notes:
+    for note in (*options.notes, *notes):
         reporter.note(note)
     mirror_environ = _mirror_variables(options.mirror or "", environ)
     # Open the mirror first: an unusable target is reported now and not after hours.
@@ -290,7 +312,7 @@ class _TrainCall:
                 folder=folder.path,
                 cards=tuple(device.name for device in devices),
                 workarounds=workarounds,
-                prepared=prepared,
+                prepared=prepared if prepared["rows"] else None,
                 resumed_from=checkpoint.name if checkpoint else None,
             )
         )

@@ -40,6 +40,7 @@ KEY_HELP: Mapping[str, str] = {
     "learning_rate": "2e-4 is usual for QLoRA up to 13B, 1e-4 above",
     "lr_scheduler": "schedule of the learning rate: cosine, linear, constant",
     "warmup_ratio": "fraction of the steps in which the learning rate rises",
+    "warmup_steps": "number of those steps; overrides warmup_ratio",
     "weight_decay": "adapters rarely need it",
     "max_grad_norm": "gradients are clipped to this norm",
     "optimizer": "adamw_torch; adamw_8bit and paged_adamw_8bit need less memory",
@@ -64,6 +65,7 @@ KEY_HELP: Mapping[str, str] = {
 KEY_EXAMPLES: Mapping[str, Any] = {
     "revision": "main",
     "max_steps": 200,
+    "warmup_steps": 10,
     "lora_target_modules": ["q_proj", "v_proj"],
     "chat_template": "chatml",
     "eval_steps": 50,

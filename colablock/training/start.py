@@ -23,7 +23,7 @@ from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, Refused, Unmet
 from colablock.training.preflight.checks import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
-from colablock.training.runs.config import TrainConfig, config_to
+from colablock.training.runs.config import OWN_DATA, TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, check_owner, list_runs, register
 from colablock.training.runs.launch import (
     Ranks,
@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 _SAVE_SECONDS = 600.0  # between two checkpoints: the most that a run loses when its runtime is cut off
+_EVALUATIONS = 10  # in all, by default
 _NEVER = 1_000_000_000  # steps: checkpoints are due by time, not by step
 
 
@@ -160,10 +161,13 @@ def prepare_data(
 ) -> dict[str, Any]:
     """Tokenise the data of *job* and return the result of ``scripts/prepare.py``.
 
-    Cached tokens are reused only for the same data and the same settings.  With *toy* the same
+    Data that axolotl reads itself are left alone: the result then has no rows.  Cached tokens are
+    reused only for the same data and the same settings.  With *toy* the same
     process first makes a tiny model.  Raises InvalidInput for data that cannot be trained on,
     Unmet if the process failed.
     """
+    if OWN_DATA in job.config.extra:
+        return dict(_UNREAD)
     request = _data_request(job)
     made_of = hashlib.sha256(json.dumps([request, job.data_digest]).encode()).hexdigest()
     result_file = folder.data / "result.json"
@@ -193,6 +197,14 @@ def prepare_data(
         raise Unmet(f"the result of `{job.proven.python}` cannot be read: {error}") from error
     write_atomic(result_file, json.dumps(result).encode())
     return result
+
+
+_UNREAD: Mapping[str, Any] = {
+    **dict.fromkeys(("rows", "tokens", "trained", "cut", "lost", "dropped", "longest", "train_rows"), 0),
+    "forms": ["axolotl"],
+    "pad_token": "",
+    "eos_token": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,12 +319,23 @@ def _decide(job: Job, prepared: Mapping[str, Any], ranks: Ranks) -> RunDecisions
         dtype=job.precision.compute,
         attention=job.attention,
         has_card=job.has_card,
-        warmup_steps=math.ceil(config.warmup_ratio * total),
+        warmup_steps=math.ceil(config.warmup_ratio * total)
+        if config.warmup_steps is None
+        else config.warmup_steps,
         total_steps=total,
         has_eval=bool(config.val_set_size),
+        evaluations=_evaluations(config),
         pads_with_eos=prepared["pad_token"] is None,
         eos_token=prepared["eos_token"],
     )
+
+
+def _evaluations(config: TrainConfig) -> int:
+    """Return the number of evaluations: ten in all, or as many for each epoch as axolotl's key says."""
+    per_epoch = config.extra.get("evals_per_epoch")
+    if not isinstance(per_epoch, (int, float)) or isinstance(per_epoch, bool) or not 0 < per_epoch < _NEVER:
+        return _EVALUATIONS
+    return max(1, round(per_epoch * max(config.num_epochs, 1)))
 
 
 def _job_file(
@@ -361,7 +384,7 @@ def _record(job: Job, run_id: str, decisions: RunDecisions, prepared: Mapping[st
         seed=job.config.seed,
         versions=dict(job.proven.versions),
         resumed_from=job.resume.name if job.resume else None,
-        total_steps=decisions.total_steps,
+        total_steps=decisions.total_steps if prepared["rows"] else job.config.max_steps,
         estimate=job.estimate,
     )
 

@@ -106,6 +106,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
         *_slice_findings(machine),
         *_precision_findings(shape, cards, precision),
         *_flash_findings(cards, stack, attention),
+        *_packing_findings(config, attention),
     ]
     checkpoint = 0
     if shape is None or choice.estimate is None:
@@ -319,6 +320,17 @@ def _flash_findings(cards: list[Card], stack: Stack, attention: str) -> Iterator
             level=Level.NOTE,
             what=f"not using flash-attn {stack.flash_attn}",
             why="its kernels need compute capability 8.0",
+        )
+
+
+def _packing_findings(config: TrainConfig, attention: str) -> Iterator[Finding]:
+    if config.extra.get("sample_packing") and attention != "flash_attention_2":
+        yield Finding(
+            level=Level.WARN,
+            what="not packing rows, although the config has `sample_packing: true`",
+            why="without flash attention, the tokens of one row would see those of another",
+            fix="raise `micro_batch_size` for the same number of tokens in a step, or add flash-attn to the "
+            "stack on a card with compute capability 8.0 or later",
         )
 
 

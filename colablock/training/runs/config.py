@@ -19,6 +19,7 @@ from colablock._common.toml import read_text_file
 from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound
 
 __all__ = [
+    "OWN_DATA",
     "RANGES",
     "Adapter",
     "DataFormat",
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=Enum)
+#: The further key with the settings of data that axolotl reads itself, in place of our tokens.
+OWN_DATA = "axolotl_data"
+_ALL_LINEAR = "all-linear"  # peft's name of our default for `lora_target_modules`
 
 
 class Adapter(Enum):
@@ -92,13 +96,14 @@ class TrainConfig:
     learning_rate: float = 2e-4
     lr_scheduler: str = "cosine"
     warmup_ratio: float = 0.03
+    warmup_steps: int | None = None  # overrides the ratio
     weight_decay: float = 0.0
     max_grad_norm: float = 0.3
     optimizer: str = "adamw_torch"
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.0
-    lora_target_modules: tuple[str, ...] = ()  # empty: every linear layer but the head
+    lora_target_modules: tuple[str, ...] = ()  # empty: every linear layer but the head; or one pattern
     gradient_checkpointing: bool = True
     train_on_inputs: bool = False  # whether the loss includes the tokens of prompts
     chat_template: str | None = None  # None: the tokenizer's; "chatml" for a tokenizer without one
@@ -112,6 +117,12 @@ class TrainConfig:
     report_to: tuple[MetricsTarget, ...] = ()
     wandb_project: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)  # further keys for axolotl
+
+    @property
+    def target_pattern(self) -> str | None:
+        """The pattern that `lora_target_modules` is, which peft takes as a text; None for names."""
+        only = self.lora_target_modules[0] if len(self.lora_target_modules) == 1 else ""
+        return only if set(only) & set("\\*+[](|)^$?") else None
 
     def digest(self) -> str:
         """Return a SHA-256 of the keys that affect the training, not of those about output and reporting."""
@@ -136,6 +147,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "max_steps": (1, 1 << 40),
     "learning_rate": (0, 10),
     "warmup_ratio": (0, 1),
+    "warmup_steps": (0, 1 << 40),
     "weight_decay": (0, 10),
     "max_grad_norm": (0, 1_000_000),
     "lora_r": (1, 4096),
@@ -148,7 +160,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "save_total_limit": (2, 1000),  # if the newest is damaged, a run resumes from the one before
     "seed": (0, (1 << 32) - 1),
 }
-_DERIVED = ("bf16", "fp16", "tf32", "load_in_4bit", "load_in_8bit", "flash_attention", "sdp_attention")
+_SLIP = 0.8  # of the characters of a key are right in a slip; `deepspeed` has 0.6 of `seed`
+_DERIVED = ("bf16", "fp16", "load_in_4bit", "flash_attention", "sdp_attention")
 _HINTS = dict.fromkeys(_DERIVED, "it follows from the card and from `adapter`: remove it") | {
     "batch_size": "use `micro_batch_size` and `gradient_accumulation_steps`",
     "model": "use `base_model`",
@@ -259,7 +272,7 @@ def config_from(value: object, *, source: str = "", passes_through: bool = False
         elif passes_through and key not in _HINTS:
             extra[str(key)] = reading.plain(str(key), given)
         else:
-            hint = _HINTS.get(str(key)) or near(str(key), list(known))
+            hint = _HINTS.get(str(key)) or near(str(key), known, likeness=_SLIP)
             reading.fault(str(key), "unknown key", hint=hint)
     for key in ("base_model", "datasets"):
         if not found.get(key) and not any(fault.path.startswith(key) for fault in reading.faults):
@@ -321,7 +334,8 @@ class _ConfigReader:
         if kind.startswith("tuple[MetricsTarget"):
             return tuple(self._choice(MetricsTarget, key, one) for one in _listed(given) if one != "none")
         if kind.startswith("tuple[str"):
-            return tuple(self._text(f"{key}[{at}]", one) for at, one in enumerate(_listed(given)))
+            listed = [one for one in _listed(given) if one != _ALL_LINEAR]
+            return tuple(self._text(f"{key}[{at}]", one) for at, one in enumerate(listed))
         if kind.startswith("str"):
             return self._text(key, given)
         if kind.startswith("bool"):

@@ -14,7 +14,7 @@ import yaml
 
 from colablock._common.fs import write_private
 from colablock.errors import InvalidInput
-from colablock.training.runs.config import Adapter, MetricsTarget, TrainConfig
+from colablock.training.runs.config import OWN_DATA, Adapter, MetricsTarget, TrainConfig
 from colablock.training.runs.folder import RunFolder
 from colablock.training.scripts import FOLDER as SCRIPTS
 
@@ -40,10 +40,17 @@ class RunDecisions:
     pads_with_eos: bool = False  # because the tokenizer has no padding token
     eos_token: str | None = None
 
+    evaluations: int = 10  # in total, by default
+
     @property
     def eval_steps(self) -> int:
-        """The default number of steps between evaluations, for about ten in total."""
-        return max(1, self.total_steps // 10) if self.has_eval else 0
+        """The default number of steps between evaluations."""
+        return max(1, self.total_steps // self.evaluations) if self.has_eval else 0
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows can be packed: without flash attention, tokens of one row would see another's."""
+        return self.attention == "flash_attention_2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,15 +124,31 @@ def runner_of(name: str | None) -> Runner:
 def axolotl_config(config: TrainConfig, decisions: RunDecisions, folder: RunFolder) -> dict[str, Any]:
     """Return *config* with axolotl's keys.
 
-    axolotl takes the tokenised data unchanged.  Its defaults that download, pack or patch are
-    switched off.  The user's further keys come last and so override the others.
+    axolotl takes the tokenised data unchanged, unless it reads the data itself (`OWN_DATA`).  Its
+    defaults that download, pack or patch are switched off.  The user's further keys come last and
+    so override the others.
     """
-    return {
+    keys = {
         **_model_keys(config, folder),
         **_trainer_keys(config, decisions),
         **dict(_conditional_keys(config, decisions)),
         **config.extra,
     }
+    data = keys.pop(OWN_DATA, None)
+    if keys["sample_packing"] and not decisions.packs:
+        keys |= {"sample_packing": False, "eval_sample_packing": False}
+    if keys["tf32"] and decisions.precision != "bf16":  # older cards refuse it
+        keys["tf32"] = False
+    if data is None and not keys["sample_packing"]:
+        keys.pop("evals_per_epoch", None)  # `eval_steps` has the steps of it
+        return keys
+    # The number of steps is known to axolotl only.
+    if config.warmup_steps is None:
+        del keys["warmup_steps"]
+        keys["warmup_ratio"] = config.warmup_ratio
+    if not config.eval_steps and keys.pop("eval_steps", None):
+        keys.setdefault("evals_per_epoch", 1)
+    return {**keys, **(data or {})}
 
 
 def _model_keys(config: TrainConfig, folder: RunFolder) -> dict[str, Any]:
@@ -190,7 +213,7 @@ def _conditional_keys(config: TrainConfig, decisions: RunDecisions) -> Iterator[
     if config.revision:
         yield "revision_of_model", config.revision
     if config.lora_target_modules:
-        yield "lora_target_modules", list(config.lora_target_modules)
+        yield "lora_target_modules", config.target_pattern or list(config.lora_target_modules)
     if config.max_steps:
         # axolotl stops at whichever comes first, trl at the steps.  Enough epochs make both equal.
         yield "max_steps", config.max_steps

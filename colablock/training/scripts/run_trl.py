@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 IGNORED = -100
+# Further keys of a config that are arguments of the trainer, by the same name.
+FURTHER = ("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "neftune_noise_alpha")
 
 
 def main(folder: Path) -> None:
@@ -39,7 +41,8 @@ def main(folder: Path) -> None:
         r=config["lora_r"],
         lora_alpha=config["lora_alpha"],
         lora_dropout=config["lora_dropout"],
-        target_modules=config.get("lora_target_modules") or "all-linear",
+        target_modules=targets(config.get("lora_target_modules")),
+        **{name: True for name in ("use_dora", "use_rslora") if config.get(f"peft_{name}")},
     )
     key = (
         "processing_class" if "processing_class" in SFTTrainer.__init__.__code__.co_varnames else "tokenizer"
@@ -57,6 +60,13 @@ def main(folder: Path) -> None:
     if trainer.is_world_process_zero():
         trainer.save_model(str(folder / "adapter"))
         tokenizer.save_pretrained(str(folder / "adapter"))
+
+
+def targets(modules: Any) -> Any:
+    """Return the layers with adapters as peft takes them: names, one pattern, or all linear layers."""
+    if modules and len(modules) == 1 and set(modules[0]) & set("\\*+[](|)^$?"):
+        return modules[0]
+    return modules or "all-linear"
 
 
 def load_model(job: dict[str, Any], torch: Any) -> Any:
@@ -124,6 +134,9 @@ def arguments(job: dict[str, Any], folder: Path, torch: Any) -> Any:
         "max_seq_length": config["sequence_len"],
         "disable_tqdm": True,
     }
+    values.update({name: config[name] for name in FURTHER if name in config})
+    if config.get("tf32") and job["precision"] == "bf16":  # older cards refuse it
+        values["tf32"] = True
     known = {one.name for one in fields(SFTConfig)}
     if "eval_strategy" not in known:  # transformers before 4.41
         values["evaluation_strategy"] = values["eval_strategy"]

@@ -47,6 +47,7 @@ KEYS: dict[str, tuple[Any, Any]] = {
     "learning_rate": (1e-4, 1e-4),
     "lr_scheduler": ("linear", "linear"),
     "warmup_ratio": (0.1, 0.1),
+    "warmup_steps": (7, 7),
     "weight_decay": (0.01, 0.01),
     "max_grad_norm": (1.0, 1.0),
     "optimizer": ("adamw_8bit", "adamw_8bit"),
@@ -310,7 +311,7 @@ def test_arguments_override_the_config_file(tmp_path: Path) -> None:
 def test_invalid_arguments_are_faults() -> None:
     with pytest.raises(InvalidInput, match=r"`--set seed` has no value: write `--set key=value`"):
         values_from(["seed"])
-    values = values_of("a", "d", None, {"sample_packing": True})
+    values = values_of("a", "d", None, {"sample_packin": True})
     with pytest.raises(InvalidConfig, match="the config has"):
         config_of(None, runner="trl", values=values)
     assert config_of(None, runner="axolotl", values=values).extra

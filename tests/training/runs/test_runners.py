@@ -153,9 +153,27 @@ CASES: list[tuple[str, TrainConfig, RunDecisions, dict[str, Any]]] = [
     ("nor end a text", a_config(), replace(CARD, pads_with_eos=True), {}),
     (
         "the user's own keys win",
-        a_config(extra={"sample_packing": True, "plugins": ["a"], "strict": True}),
+        a_config(extra={"group_by_length": True, "plugins": ["a"], "strict": True}),
         CARD,
-        {"sample_packing": True, "plugins": ["a"], "strict": True},
+        {"group_by_length": True, "plugins": ["a"], "strict": True},
+    ),
+    (
+        "rows are packed with flash attention, and then only axolotl knows the number of steps",
+        a_config(extra={"sample_packing": True}),
+        replace(CARD, attention="flash_attention_2"),
+        {
+            "sample_packing": True,
+            "flash_attention": True,
+            "sdp_attention": False,
+            "warmup_steps": GONE,
+            "warmup_ratio": 0.03,
+        },
+    ),
+    (
+        "rows are not packed with another attention",
+        a_config(extra={"sample_packing": True}),
+        CARD,
+        {"sample_packing": False, "eval_sample_packing": False},
     ),
 ]
 

@@ -1,0 +1,406 @@
+"""Read configs that were written for axolotl, and name the keys of trl, transformers and peft.
+
+A key that agrees with what colablock does anyway is dropped.  A key of axolotl goes to axolotl if
+that is the runner.  What a runner cannot do as the config says is told, with what it does instead.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from colablock.errors import Fault
+from colablock.training.runs.config import OWN_DATA, DataFormat, TrainConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Translation", "translate"]
+
+_TABLE = Path(__file__).with_name("foreign_keys.toml")
+_SHOWN = 60  # characters of a value in a note
+_ATTENTION = (
+    "attn_implementation",
+    "flash_attention",
+    "sdp_attention",
+    "xformers_attention",
+    "eager_attention",
+)
+_SAME_ATTENTION = re.compile(
+    r"flash_attention_[23]|sdpa|eager|xformers|flex_attention|kernels-community/.+|True"
+)
+_PRECISION = ("bf16", "fp16", "bfloat16", "float16", "float32", "fp8")
+#: Keys that say what is trained, and that change with it.
+_OTHER_TRAINING = ("rl", "reward_model", "process_reward_model", "pretraining_dataset", "trl", "kd_trainer")
+#: Arguments of the trainer and of the adapter that the script for trl passes on.
+_PASSED_BY_TRL = {
+    "adam_beta1": "adam_beta1",
+    "adam_beta2": "adam_beta2",
+    "adam_epsilon": "adam_epsilon",
+    "adam_eps": "adam_epsilon",
+    "lr_scheduler_kwargs": "lr_scheduler_kwargs",
+    "neftune_noise_alpha": "neftune_noise_alpha",
+    "noisy_embedding_alpha": "neftune_noise_alpha",
+    "peft_use_dora": "peft_use_dora",
+    "peft_use_rslora": "peft_use_rslora",
+    "tf32": "tf32",
+}
+#: The defaults of axolotl where ours are others.
+_AXOLOTL_DEFAULTS = {"gradient_accumulation_steps": 1, "max_grad_norm": 1.0}
+_FORMS = {
+    "alpaca": DataFormat.ALPACA,
+    "chat_template": DataFormat.MESSAGES,
+    "completion": DataFormat.TEXT,
+    "messages": DataFormat.MESSAGES,
+    "sharegpt": DataFormat.MESSAGES,
+    "text": DataFormat.TEXT,
+}
+#: The keys of a dataset that ask for what is done anyway, with the values that do.
+_USUAL: Mapping[str, Sequence[Any]] = {
+    "ds_type": ("json", "jsonl", "parquet", "csv", "text"),
+    "field": ("text",),
+    "field_messages": ("messages", "conversations", "conversation"),
+    "field_instruction": ("instruction",),
+    "field_input": ("input",),
+    "field_output": ("output",),
+    "message_field_role": ("role", "from"),
+    "message_field_content": ("content", "value"),
+    "message_property_mappings": (
+        {"role": "role", "content": "content"},
+        {"role": "from", "content": "value"},
+    ),
+    "roles_to_train": (["assistant"], ["gpt"], ["assistant", "gpt"], ["gpt", "assistant"]),
+    "train_on_eos": ("turn",),
+    "train_on_eot": ("turn",),
+    "trust_remote_code": (False,),
+    "roles": (
+        {"user": ["human", "user"], "assistant": ["gpt", "assistant"]},
+        {"user": ["human", "user"], "assistant": ["gpt", "assistant"], "system": ["system"]},
+        {"user": ["user"], "assistant": ["assistant"]},
+        {"user": ["user"], "assistant": ["assistant"], "system": ["system"]},
+        {"assistant": ["assistant"], "user": ["user"]},
+        {"assistant": ["gpt", "model", "assistant"], "user": ["human", "user"]},
+    ),
+}
+_FEW = 3  # keys of axolotl that a config of ours may have
+#: Keys that every config of axolotl has, and ours do not need.
+_MARKS = ("load_in_4bit", "load_in_8bit", "strict", "bf16", "dataset_prepared_path", "saves_per_epoch")
+_OF_DATA = ("path", "type", "split", "name")
+#: Settings of the data, which axolotl gets beside data that it reads itself.
+_DATA_SETTINGS = (
+    "chat_template",
+    "chat_template_jinja",
+    "default_system_message",
+    "processor_type",
+    "processor_kwargs",
+    "skip_prepare_dataset",
+    "remove_unused_columns",
+    "special_tokens",
+    "tokens",
+    "eot_tokens",
+    "image_size",
+    "image_resize_algorithm",
+    "test_datasets",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Translation:
+    """A config in colablock's keys.
+
+    *values* are for `config_from`.  *extra* are further keys for the runner.  *instead* has the
+    settings that are not done as written, each with what is done instead.
+    """
+
+    values: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    instead: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+def translate(given: Mapping[Any, Any], runner: str) -> Translation:
+    """Return the keys and values of a config file, and of arguments, in colablock's keys.
+
+    A config with colablock's own keys is returned as it is; one of colablock with a few keys of
+    axolotl keeps our defaults.
+    """
+    reading = _Translator(dict(given), runner)
+    if not reading.foreign:
+        reading.unknown_keys()
+        return reading.done()
+    reading.training()
+    reading.precision()
+    reading.adapter()
+    reading.batch()
+    reading.schedule()
+    reading.reports()
+    reading.data()
+    reading.rest()
+    return reading.done()
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    return tomllib.loads(_TABLE.read_text(encoding="utf-8"))
+
+
+@cache
+def _names(kind: str) -> frozenset[str]:
+    return frozenset(_table()["names"][kind].split())
+
+
+@cache
+def _own_names() -> frozenset[str]:
+    return frozenset(one.name for one in fields(TrainConfig) if one.name != "extra")
+
+
+def _asks_nothing(value: object) -> bool:
+    return value is None or value is False or value in (0, "", [], {})
+
+
+class _Translator:
+    """Takes the keys of axolotl out of *values*, one subject after the other."""
+
+    def __init__(self, values: dict[Any, Any], runner: str) -> None:
+        self.values = {key: value for key, value in values.items() if value is not None or key == "adapter"}
+        self.runner = runner
+        self.extra: dict[str, Any] = {}
+        self.instead: list[str] = []
+        self.faults: list[Fault] = []
+        self.foreign = [key for key in values if key in _names("axolotl")]
+        # Whether all of it was written for axolotl, so that its defaults apply.
+        self.is_of_axolotl = len(self.foreign) > _FEW or any(key in _MARKS for key in self.foreign)
+
+    def done(self) -> Translation:
+        return Translation(
+            values=self.values, extra=self.extra, instead=tuple(self.instead), faults=tuple(self.faults)
+        )
+
+    def take(self, key: str) -> Any:
+        """Return the value of *key* and leave it out; None if it is not there or asks for nothing."""
+        value = self.values.pop(key, None)
+        return None if _asks_nothing(value) else value
+
+    def tell(self, key: str, value: object, words: str) -> None:
+        shown = value if isinstance(value, str) else str(value).lower() if value is True else repr(value)
+        cut = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        self.instead.append(f"`{key}: {cut}`: {words}")
+
+    @property
+    def is_axolotl(self) -> bool:
+        return self.runner == "axolotl"
+
+    def training(self) -> None:
+        """Refuse what is no supervised training of an adapter."""
+        for key in _OTHER_TRAINING:
+            if (value := self.take(key)) is not None:
+                message = f"is {value!r}" if isinstance(value, (str, bool)) else "is set"
+                hint = "colablock trains adapters on texts and conversations; use axolotl itself for this"
+                self.faults.append(
+                    Fault(path=key, message=f"{message}, which is another training", hint=hint)
+                )
+        if (value := self.take("resume_from_checkpoint")) is not None:
+            hint = "remove it: the same call resumes from the newest valid checkpoint of `output_dir`"
+            self.faults.append(Fault(path="resume_from_checkpoint", message=f"is {value!r}", hint=hint))
+        if "adapter" in self.values and _asks_nothing(self.values["adapter"]):
+            hint = "set `adapter: qlora` or `lora`: colablock does not train all weights of a model"
+            self.faults.append(Fault(path="adapter", message="is empty", hint=hint))
+        elif "adapter" not in self.values and self.is_of_axolotl:
+            kind = "qlora" if self.values.get("load_in_4bit") else "lora"
+            self.values["adapter"] = kind
+            self.instead.append(
+                f"no `adapter`: a LoRA adapter is trained (`adapter: {kind}`), not all weights"
+            )
+        for key, value in _AXOLOTL_DEFAULTS.items() if self.is_of_axolotl else ():
+            if key != "gradient_accumulation_steps" or not self.values.get("batch_size"):
+                self.values.setdefault(key, value)
+
+    def precision(self) -> None:
+        """Drop what follows from the card: precision and attention."""
+        for key in _PRECISION:
+            value = self.values.pop(key, None)
+            if (value is False and key in ("bf16", "bfloat16")) or (
+                value is True and key in ("fp16", "float16")
+            ):
+                if not any("precision" in one for one in self.instead):
+                    self.tell(key, value, "the precision follows from the card (bf16 where it has it)")
+            elif value in ("fp8", "float8") or (key in ("fp8", "float32") and value):
+                self.tell(key, value, "the precision follows from the card")
+        for key in _ATTENTION:
+            value = self.take(key)
+            if value is not None and not _SAME_ATTENTION.fullmatch(str(value)):
+                self.tell(key, value, "the attention follows from the card and from what is installed")
+
+    def adapter(self) -> None:
+        """Read what says how the model is loaded and where adapters are."""
+        in_4bit = self.values.pop("load_in_4bit", None)
+        kind = self.values.get("adapter")
+        if kind == "lora" and in_4bit is True:
+            self.values["adapter"] = "qlora"
+        elif kind == "qlora" and in_4bit is False:
+            self.tell("load_in_4bit", False, "`adapter: qlora` loads the weights in 4 bits")
+        is_linear = self.values.pop("lora_target_linear", None)
+        if is_linear and self.values.get("lora_target_modules"):
+            self.values.pop("lora_target_modules")  # linear layers include those that are named
+        checkpointing = self.values.get("gradient_checkpointing")
+        if isinstance(checkpointing, str):
+            self.values["gradient_checkpointing"] = True
+            self.tell(
+                "gradient_checkpointing", checkpointing, "activations are recomputed, and not offloaded"
+            )
+        if self.values.get("gradient_checkpointing_kwargs") in (None, {"use_reentrant": False}):
+            self.values.pop("gradient_checkpointing_kwargs", None)
+        if (revision := self.take("revision_of_model") or self.take("model_revision")) is not None:
+            self.values.setdefault("revision", revision)
+        if self.values.get("base_model_config") == self.values.get("base_model"):
+            self.values.pop("base_model_config", None)
+        model = self.values.get("model_type")
+        is_causal = isinstance(model, str) and model.endswith("ForCausalLM")
+        if model == "AutoModelForCausalLM" or (is_causal and not self.is_axolotl):
+            self.values.pop("model_type")
+        if self.values.get("tokenizer_type") == "AutoTokenizer":
+            self.values.pop("tokenizer_type")
+        if (value := self.take("trust_remote_code")) is not None:
+            self.tell("trust_remote_code", value, _table()["instead"]["trust_remote_code"])
+
+    def batch(self) -> None:
+        """Read `batch_size`, which is that of a step."""
+        rows = self.take("batch_size")
+        per_card = self.values.get("micro_batch_size") or 1
+        if isinstance(rows, int) and isinstance(per_card, int) and per_card > 0:
+            self.values.setdefault("gradient_accumulation_steps", max(1, rows // per_card))
+
+    def schedule(self) -> None:
+        """Read the steps between checkpoints and between evaluations."""
+        for key in ("saves_per_epoch", "save_strategy"):
+            if (value := self.take(key)) is not None and not self.values.get("save_steps"):
+                self.tell(key, value, _table()["instead"][key])
+        for key in ("eval_strategy", "evaluation_strategy"):
+            value = self.take(key)
+            if value is not None and value != "steps":
+                self.tell(key, value, _table()["instead"]["evals_per_epoch"])
+        steps = self.values.get("eval_steps")
+        if isinstance(steps, float) and not steps.is_integer():
+            self.values.pop("eval_steps")
+            self.tell("eval_steps", steps, _table()["instead"]["evals_per_epoch"])
+        if not self.values.get("lr_scheduler"):
+            self.values.pop("lr_scheduler", None)
+
+    def reports(self) -> None:
+        """Read where metrics go."""
+        is_off = self.values.pop("use_wandb", None) is False
+        if self.values.get("wandb_project") and not is_off:
+            self.values.setdefault("report_to", ["wandb"])
+        if self.take("use_tensorboard") is not None:
+            given = self.values.get("report_to") or []
+            self.values["report_to"] = [*([given] if isinstance(given, str) else given), "tensorboard"]
+
+    def data(self) -> None:
+        """Map the forms of the datasets to ours, or leave the data to axolotl."""
+        given = self.values.get("datasets")
+        sources = list(given) if isinstance(given, list) else []
+        mapped = [self._source(one) for one in sources if isinstance(one, Mapping)]
+        others = [words for _, problems in mapped for words in problems]
+        images = self.take("processor_type")
+        if images is not None:
+            others.append(f"`processor_type: {images}`: rows may have images or audio")
+        if len(mapped) != len(sources) or not mapped:
+            return
+        if others and self.is_axolotl:
+            self._leave_data(sources, images, others)
+            return
+        if images is not None:
+            hint = "use the runner axolotl (`--runner axolotl`), which reads such data itself"
+            self.faults.append(
+                Fault(path="processor_type", message="trl's runner trains on text only", hint=hint)
+            )
+        for at, (source, problems) in enumerate(mapped):
+            for words in problems:
+                hint = "use the runner axolotl, or convert the data to one of our forms"
+                self.faults.append(Fault(path=f"datasets[{at}]", message=words, hint=hint))
+            if sources[at].get("type") == "completion" and self.is_of_axolotl:
+                self.tell(f"datasets[{at}].type", "completion", "raw text, as axolotl means it")
+            sources[at] = source
+        self.values["datasets"] = sources
+        jinja = self.take("chat_template_jinja")
+        if jinja is not None and self.values.get("chat_template") in (None, "jinja"):
+            self.values["chat_template"] = jinja
+        self.values.pop("skip_prepare_dataset", None)
+
+    def _source(self, one: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return a dataset in our keys, and what of it we cannot read."""
+        found = {key: one[key] for key in _OF_DATA if one.get(key) is not None}
+        problems = []
+        kind = found.pop("type", None)
+        if kind == "completion" and not self.is_of_axolotl:
+            found["type"] = kind
+        elif isinstance(kind, str) and kind in _FORMS:
+            found["type"] = _FORMS[kind].value
+        elif kind is not None:
+            shown = kind if isinstance(kind, str) else "of its own"
+            problems.append(f"has the type `{shown}`, which is a prompt format of axolotl")
+        template = one.get("conversation") or one.get("chat_template")
+        if template and self.values.get("chat_template") in (None, template):
+            self.values["chat_template"] = template
+        elif template:
+            problems.append(f"has a chat template of its own (`{template}`)")
+        if (files := one.get("data_files")) is not None and isinstance(files, (str, list)):
+            listed = [files] if isinstance(files, str) else files
+            if len(listed) == 1 and Path(str(found.get("path"))).suffix == "":
+                found["path"] = str(Path(str(found.get("path"))) / str(listed[0]))
+            else:
+                problems.append("has `data_files`")
+        known = (*_OF_DATA, "conversation", "chat_template", "data_files")
+        for key, value in one.items():
+            if key not in known and not _asks_nothing(value) and value not in _USUAL.get(key, ()):
+                problems.append(f"has `{key}`")
+        return found, problems
+
+    def _leave_data(self, sources: Sequence[Any], images: object, why: Sequence[str]) -> None:
+        """Let axolotl read the data: they are left as they are, beside the settings that are about data."""
+        settings = {
+            key: self.values.pop(key) for key in _DATA_SETTINGS if not _asks_nothing(self.values.get(key))
+        }
+        settings |= {"processor_type": images} if images is not None else {}
+        self.extra[OWN_DATA] = {"datasets": [dict(one) for one in sources], **settings}
+        self.values["datasets"] = [str(one.get("path") or "data") for one in sources]
+        self.instead.append(f"axolotl reads the data itself, so that preflight shows no row: {why[0]}")
+
+    def rest(self) -> None:
+        """Pass on what axolotl knows; tell what trl does not do."""
+        for key in [key for key in self.values if key not in _own_names()]:
+            if key in _names("silent") and (
+                not self.is_axolotl or key in ("strict", "dataset_prepared_path")
+            ):
+                self.values.pop(key)
+            elif key in _names("axolotl"):
+                self._one(str(key), self.values.pop(key))
+        self.unknown_keys()
+
+    def _one(self, key: str, value: Any) -> None:
+        if _asks_nothing(value):
+            return
+        if self.is_axolotl:
+            self.extra[key] = value
+        elif key in _PASSED_BY_TRL:
+            self.extra[_PASSED_BY_TRL[key]] = value
+        elif key == "special_tokens" and isinstance(value, Mapping) and value.keys() <= {"pad_token"}:
+            return  # padding is masked, whatever its token is
+        else:
+            self.tell(key, value, _table()["instead"].get(key, "trl has nothing like it"))
+
+    def unknown_keys(self) -> None:
+        """Report names of other libraries, with ours, and for trl every other unknown key."""
+        renamed: Mapping[str, str] = _table()["renamed"]
+        for key in [key for key in self.values if key not in _own_names()]:
+            if key in renamed:
+                self.values.pop(key)
+                hint = f"use `{renamed[key]}`"
+                self.faults.append(Fault(path=str(key), message="is a key of another library", hint=hint))

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from colablock.errors import InvalidConfig
+from colablock.training.find_or_start import config_of
+from colablock.training.foreign_config import translate
+from colablock.training.runs.config import (
+    OWN_DATA,
+    Adapter,
+    DataFormat,
+    MetricsTarget,
+    TrainConfig,
+    config_from,
+    config_to,
+)
+from colablock.training.runs.folder import RunFolder
+from colablock.training.runs.runners import RunDecisions, axolotl_config
+
+# A config as axolotl's examples are written, typed anew.
+EXAMPLE = """
+base_model: someone/model
+model_type: AutoModelForCausalLM
+tokenizer_type: AutoTokenizer
+load_in_8bit: false
+load_in_4bit: true
+strict: false
+datasets:
+  - path: someone/conversations
+    type: chat_template
+    split: train[:20%]
+    field_messages: conversations
+    message_property_mappings:
+      role: from
+      content: value
+chat_template: chatml
+dataset_prepared_path: last_run_prepared
+val_set_size: 0.05
+output_dir: ./outputs/out
+adapter: qlora
+lora_model_dir:
+sequence_len: 2048
+pad_to_sequence_len: true
+lora_r: 32
+lora_alpha: 16
+lora_dropout: 0.05
+lora_target_linear: true
+wandb_project:
+wandb_entity:
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+num_epochs: 1
+optimizer: adamw_bnb_8bit
+lr_scheduler: cosine
+learning_rate: 0.0002
+bf16: auto
+tf32: false
+gradient_checkpointing: true
+gradient_checkpointing_kwargs:
+  use_reentrant: false
+resume_from_checkpoint:
+logging_steps: 1
+attn_implementation: flash_attention_2
+warmup_ratio: 0.1
+weight_decay: 0.0
+special_tokens:
+"""
+LEAST: dict[str, Any] = {"base_model": "a/b", "datasets": [{"path": "d.jsonl"}], "adapter": "qlora"}
+
+
+def read(runner: str, **changed: Any) -> tuple[TrainConfig, list[str]]:
+    told: list[str] = []
+    values = {**yaml.safe_load(EXAMPLE), **changed}
+    return config_of(None, runner=runner, values=values, tell=told.append), told
+
+
+def faults(runner: str, **changed: Any) -> dict[str, tuple[str, str | None]]:
+    with pytest.raises(InvalidConfig) as caught:
+        read(runner, **changed)
+    return {fault.path: (fault.message, fault.hint) for fault in caught.value.faults}
+
+
+@pytest.mark.parametrize("runner", ["axolotl", "trl"])
+def test_a_config_that_agrees_with_what_is_done_is_read_without_a_word(runner: str) -> None:
+    config, told = read(runner)
+    assert told == []
+    assert config.extra == ({"pad_to_sequence_len": True} if runner == "axolotl" else {})
+    (source,) = config.datasets
+    assert (source.path, source.form, source.split) == (
+        "someone/conversations",
+        DataFormat.MESSAGES,
+        "train[:20%]",
+    )
+    assert (config.adapter, config.lora_r, config.lora_target_modules) == (Adapter.QLORA, 32, ())
+    assert (config.micro_batch_size, config.gradient_accumulation_steps) == (2, 4)
+    assert (config.max_grad_norm, config.warmup_ratio) == (1.0, 0.1)  # axolotl's default, and as written
+    assert (config.chat_template, config.optimizer) == ("chatml", "adamw_bnb_8bit")
+    assert config_from(config_to(config), passes_through=True) == config
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"adapter": "lora", "load_in_4bit": False}, {"adapter": Adapter.LORA}),
+        ({"adapter": "lora", "load_in_4bit": True}, {"adapter": Adapter.QLORA}),
+        ({"gradient_accumulation_steps": None, "batch_size": 8}, {"gradient_accumulation_steps": 4}),
+        ({"warmup_steps": 20}, {"warmup_steps": 20}),
+        ({"lora_target_modules": "all-linear", "lora_target_linear": None}, {"lora_target_modules": ()}),
+        ({"lora_target_modules": ["q_proj"]}, {"lora_target_modules": ()}),  # beside lora_target_linear
+        (
+            {"lora_target_modules": ["q_proj"], "lora_target_linear": None},
+            {"lora_target_modules": ("q_proj",)},
+        ),
+        ({"wandb_project": "mine"}, {"report_to": (MetricsTarget.WANDB,), "wandb_project": "mine"}),
+        ({"wandb_project": "mine", "use_wandb": False}, {"report_to": ()}),
+        ({"use_tensorboard": True}, {"report_to": (MetricsTarget.TENSORBOARD,)}),
+        ({"revision_of_model": "v2"}, {"revision": "v2"}),
+        ({"chat_template_jinja": "{{ x }}", "chat_template": "jinja"}, {"chat_template": "{{ x }}"}),
+        ({"lr_scheduler": None}, {"lr_scheduler": "cosine"}),
+    ],
+)
+@pytest.mark.parametrize("runner", ["axolotl", "trl"])
+def test_keys_of_axolotl_have_their_meaning(
+    runner: str, changed: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    config, told = read(runner, **changed)
+    assert {key: getattr(config, key) for key in expected} == expected
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("source", "form"),
+    [
+        ({"type": "alpaca"}, DataFormat.ALPACA),
+        ({"type": "completion", "field": "text"}, DataFormat.TEXT),
+        ({"type": "sharegpt", "conversation": "chatml"}, DataFormat.MESSAGES),
+        (
+            {"type": "chat_template", "roles_to_train": ["assistant"], "train_on_eos": "turn"},
+            DataFormat.MESSAGES,
+        ),
+        ({"type": None, "ds_type": "json"}, None),
+    ],
+)
+@pytest.mark.parametrize("runner", ["axolotl", "trl"])
+def test_types_of_datasets_are_mapped(runner: str, source: dict[str, Any], form: DataFormat | None) -> None:
+    config, _ = read(runner, datasets=[{"path": "d", **source}])
+    assert [one.form for one in config.datasets] == [form]
+    assert OWN_DATA not in config.extra
+
+
+def test_completion_means_raw_text_only_in_a_config_of_axolotl() -> None:
+    ours = {**LEAST, "datasets": [{"path": "d", "type": "completion"}], "sample_packing": True}
+    config = config_of(None, runner="axolotl", values=ours)
+    assert config.datasets[0].form is DataFormat.COMPLETION
+    assert (config.max_grad_norm, config.extra) == (0.3, {"sample_packing": True})
+    _, told = read("trl", datasets=[{"path": "d", "type": "completion"}])
+    assert told == ["not as written: `datasets[0].type: completion`: raw text, as axolotl means it"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"type": "alpaca:phi"},
+        {"type": {"system_prompt": "", "field_instruction": "q", "field_output": "a"}},
+        {"type": "chat_template", "field_messages": "dialogue"},
+        {"type": "chat_template", "roles_to_train": ["assistant", "user"]},
+        {"type": "chat_template", "drop_system_message": True},
+        {"type": "chat_template", "chat_template": "llama3"},
+        {"type": "completion", "field": "content"},
+    ],
+)
+def test_data_that_only_axolotl_reads_are_left_to_it(source: dict[str, Any]) -> None:
+    given = [{"path": "someone/rows", **source}]
+    config, told = read("axolotl", datasets=given)
+    assert config.extra[OWN_DATA] == {"datasets": given, "chat_template": "chatml"}
+    assert [one.path for one in config.datasets] == ["someone/rows"]
+    assert len(told) == 1
+    assert "axolotl reads the data itself" in told[0]
+    (path,) = faults("trl", datasets=given)
+    assert path == "datasets[0]"
+
+
+def test_rows_with_images_need_axolotl() -> None:
+    config, _ = read("axolotl", processor_type="AutoProcessor", skip_prepare_dataset=True)
+    assert config.extra[OWN_DATA]["processor_type"] == "AutoProcessor"
+    assert config.extra[OWN_DATA]["skip_prepare_dataset"] is True
+    assert "--runner axolotl" in str(faults("trl", processor_type="AutoProcessor")["processor_type"][1])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("sample_packing", True, "rows are not packed"),
+        ("load_in_8bit", True, "loaded in 16 bits"),
+        ("lora_modules_to_save", ["embed_tokens"], "only the adapter is trained"),
+        ("special_tokens", {"eos_token": "<|im_end|>"}, "keeps its own special tokens"),
+        ("deepspeed", "zero3.json", "without DeepSpeed"),
+        ("plugins", ["axolotl.integrations.liger.LigerPlugin"], "no plugin is loaded"),
+        ("early_stopping_patience", 3, "trains all its steps"),
+        ("liger_rope", True, "trl has nothing like it"),
+    ],
+)
+def test_what_trl_does_not_do_is_told_and_refused_if_strict(key: str, value: Any, words: str) -> None:
+    config, told = read("trl", **{key: value})
+    assert config.extra == {}
+    assert len(told) == 1
+    assert told[0].startswith(f"not as written: `{key}: ")
+    assert words in told[0]
+    values = {**yaml.safe_load(EXAMPLE), key: value}
+    with pytest.raises(InvalidConfig, match="is not done as written"):
+        config_of(None, runner="trl", values=values, strict=True)
+    assert read("axolotl", **{key: value})[0].extra[key] == value
+
+
+@pytest.mark.parametrize("value", [None, False, 0, "", [], {}])
+def test_a_key_that_asks_for_nothing_is_dropped(value: object) -> None:
+    config, told = read("trl", sample_packing=value, deepspeed=value, gptq=value, liger_rope=value)
+    assert (config.extra, told) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("bf16", False, "`bf16: False`: the precision follows from the card"),
+        ("fp16", True, "`fp16: true`: the precision follows from the card"),
+        ("attn_implementation", "fp8", "`attn_implementation: fp8`: the attention follows"),
+        ("gradient_checkpointing", "offload", "activations are recomputed, and not offloaded"),
+        ("saves_per_epoch", 1, "checkpoints are saved by time"),
+        ("trust_remote_code", True, "code from the model's repository is never run"),
+        ("load_in_4bit", False, "`adapter: qlora` loads the weights in 4 bits"),
+        ("eval_steps", 0.25, "about ten evaluations in all"),
+    ],
+)
+@pytest.mark.parametrize("runner", ["axolotl", "trl"])
+def test_what_colablock_decides_is_told(runner: str, key: str, value: Any, told: str) -> None:
+    config, found = read(runner, **{key: value})
+    assert key not in config.extra
+    assert len(found) == 1
+    assert told in found[0]
+
+
+@pytest.mark.parametrize("key", ["rl", "reward_model", "pretraining_dataset", "resume_from_checkpoint"])
+@pytest.mark.parametrize("runner", ["axolotl", "trl"])
+def test_another_training_is_refused(runner: str, key: str) -> None:
+    assert list(faults(runner, **{key: "x"})) == [key]
+
+
+def test_training_all_weights_is_refused_and_a_missing_adapter_told() -> None:
+    assert faults("axolotl", adapter=None)["adapter"][0] == "is empty"
+    values = yaml.safe_load(EXAMPLE)
+    del values["adapter"]
+    told: list[str] = []
+    config = config_of(None, runner="trl", values={**values, "load_in_4bit": False}, tell=told.append)
+    assert config.adapter is Adapter.LORA
+    assert "no `adapter`" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [
+        ("max_seq_length", "sequence_len"),
+        ("model_name_or_path", "base_model"),
+        ("per_device_train_batch_size", "micro_batch_size"),
+        ("num_train_epochs", "num_epochs"),
+        ("lr_scheduler_type", "lr_scheduler"),
+        ("optim", "optimizer"),
+        ("r", "lora_r"),
+        ("target_modules", "lora_target_modules"),
+        ("dataset_name", "datasets"),
+    ],
+)
+@pytest.mark.parametrize("runner", ["axolotl", "trl"])
+def test_names_of_trl_and_peft_lead_to_ours(runner: str, key: str, ours: str) -> None:
+    assert ours in {one.name for one in fields(TrainConfig)}
+    for values in (LEAST, yaml.safe_load(EXAMPLE)):
+        with pytest.raises(InvalidConfig) as caught:
+            config_of(None, runner=runner, values={**values, key: "x"})
+        assert {fault.path: fault.hint for fault in caught.value.faults} == {key: f"use `{ours}`"}
+
+
+@pytest.mark.parametrize("key", ["deep_speed", "hub_model_ids", "eot_tokenz", "qqqq"])
+def test_a_hint_is_given_only_for_a_slip(key: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        config_of(None, runner="trl", values={**LEAST, key: 1})
+    assert [(fault.path, fault.hint) for fault in caught.value.faults] == [(key, None)]
+
+
+def test_arguments_of_the_trainer_reach_trl() -> None:
+    config, told = read("trl", adam_beta2=0.95, adam_eps=1e-5, peft_use_rslora=True, tf32=True)
+    assert told == []
+    assert config.extra == {"adam_beta2": 0.95, "adam_epsilon": 1e-5, "peft_use_rslora": True, "tf32": True}
+
+
+@pytest.mark.parametrize("value", [[], 3, None, "x", [1], [[]], {"a": 1}])
+@pytest.mark.parametrize(
+    "key", ["datasets", "lora_target_modules", "batch_size", "eval_steps", "wandb_project"]
+)
+def test_values_of_any_type_are_faults_or_read(key: str, value: Any) -> None:
+    for runner in ("axolotl", "trl"):
+        with suppress(InvalidConfig):
+            read(runner, **{key: value})
+        assert translate({**yaml.safe_load(EXAMPLE), key: value, 3: value}, runner).values
+
+
+# What axolotl gets
+
+
+def decisions(attention: str = "flash_attention_2", precision: str = "bf16") -> RunDecisions:
+    return RunDecisions(
+        precision=precision,
+        dtype="bfloat16",
+        attention=attention,
+        has_card=True,
+        warmup_steps=3,
+        total_steps=100,
+        has_eval=True,
+    )
+
+
+def written(tmp_path: Path, config: TrainConfig, **chosen: str) -> dict[str, Any]:
+    return axolotl_config(config, decisions(**chosen), RunFolder(tmp_path))
+
+
+def test_data_that_axolotl_reads_are_in_its_config_as_written(tmp_path: Path) -> None:
+    given = [{"path": "someone/rows", "type": "alpaca:phi"}]
+    config, _ = read("axolotl", datasets=given, evals_per_epoch=4)
+    found = written(tmp_path, config)
+    assert (found["datasets"], found["chat_template"]) == (given, "chatml")
+    assert OWN_DATA not in found
+    assert (found["warmup_ratio"], found["evals_per_epoch"]) == (0.1, 4)
+    assert not found.keys() & {"warmup_steps", "eval_steps"}
+
+
+@pytest.mark.parametrize(("attention", "packs"), [("flash_attention_2", True), ("sdpa", False)])
+def test_rows_are_packed_only_with_flash_attention(tmp_path: Path, attention: str, packs: bool) -> None:
+    config, _ = read("axolotl", sample_packing=True, evals_per_epoch=2)
+    found = written(tmp_path, config, attention=attention)
+    assert found["sample_packing"] is packs
+    assert ("warmup_ratio" in found, "evals_per_epoch" in found) == (packs, packs)
+    assert ("warmup_steps" in found, "eval_steps" in found) == (not packs, not packs)
+
+
+def test_tf32_is_for_cards_that_have_it(tmp_path: Path) -> None:
+    config, _ = read("axolotl", tf32=True)
+    assert written(tmp_path, config)["tf32"] is True
+    assert written(tmp_path, config, precision="fp16")["tf32"] is False
+
+
+def test_a_pattern_of_layers_stays_one_text(tmp_path: Path) -> None:
+    pattern = r"model\.layers\.[\d]+\.mlp\..*"
+    config, _ = read("axolotl", lora_target_modules=pattern, lora_target_linear=None)
+    assert written(tmp_path, config)["lora_target_modules"] == pattern
