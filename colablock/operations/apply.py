@@ -26,6 +26,7 @@ from colablock.transaction import isolated_envs as envs
 from colablock.transaction.apply import ChangeOrigin, apply_plan, refuse_externally_managed
 from colablock.transaction.serialise import report_to_json
 from colablock.transaction.up_to_date import digest_of, request_key
+from colablock.verification.records import record_checks
 from colablock.verification.verify import Check, Report, prove
 
 __all__ = ["apply_matrix", "carry_out"]
@@ -88,11 +89,13 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
         refuse_externally_managed(plan, planned.snapshot)  # before gigabytes are fetched for it
     with scratch_folder() as folder:
         files = planned.preparer.gather(plan, folder, session.reporter)
+        planned.check_wheels(files)
         checks = apply_plan(
             plan,
             planned.snapshot,
             files,
             prove=prove_kernel,
+            check_files=partial(record_checks, plan=plan),
             origin=ChangeOrigin(
                 stack=applied.versions_digest(pins),
                 lock=digest_of(options.lock) if options.lock else None,

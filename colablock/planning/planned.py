@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.environment.dependency_graph import DependencyGraph
-from colablock.errors import InvalidInput, NotFound
+from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.planning.shared_files import families, wheel_claim
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix
     from colablock.planning.plan import Plan, Step
@@ -46,6 +50,29 @@ class PlannedChange:
         demands = (demand for node in graph.nodes_of(kept) for demand in graph.demands_of(node))
         unmet = frozenset((one.owner, one.line) for one in demands if not graph.is_met(one))
         return unmet - self.resolution.request.must_hold
+
+    def check_wheels(self, wheels: Mapping[NormalizedName, Path]) -> None:
+        """Raise Refused if a wheel has the modules of a distribution that the plan leaves at another version.
+
+        The plan knows the files of what is installed, but not always those of a new wheel.
+        """
+        changed = {step.name: step for step in self.plan.steps}
+        left = {item.name for item in self.plan.breakages}
+        staying = {
+            name: one
+            for name, one in self.snapshot.installed.items()
+            if name not in changed and name not in left
+        }
+        claims = [wheel_claim(name, self.snapshot.site, wheel) for name, wheel in wheels.items()]
+        builds = families(staying.values(), claims)
+        for name in sorted(wheels.keys() & builds.keys()):
+            for other in sorted(builds[name] & staying.keys()):
+                if staying[other].version != changed[name].version:
+                    raise Refused(
+                        f"{name} {changed[name].version} has the same files as {other}"
+                        f" {staying[other].version}, which this plan does not change",
+                        hint="Nothing was changed. Run the command again: the next plan knows these files",
+                    )
 
     def why(self, package: str) -> list[str]:
         """Return the reasons why *package* has its version, is removed, or stays; one sentence each.

@@ -18,18 +18,20 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
+from colablock._common.archives import open_zip
 from colablock._common.decoding import Malformed, read_bounded
-from colablock.environment.record import Row, lost_files, read_record, recorded_paths, row_differs
+from colablock.environment.record import Row, read_record, recorded_paths, row_differs
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Installed, Snapshot
 
-__all__ = ["Claim", "builds_in", "families", "is_code", "is_whole", "modules_of", "shared_paths"]
+__all__ = ["Claim", "builds_in", "families", "is_whole", "modules_of", "shared_paths", "wheel_claim"]
 
 _CODE = re.compile(r"\.(py|pyd|dll|dylib|so(\.[0-9]+)*)\Z")
+_IN_DATA = re.compile(r"\A[^/]+\.data/(purelib|platlib)/")
 _NAMESPACE = re.compile(r"extend_path\(|declare_namespace\(")
 # Folders that many projects install beside their package, by mistake.
 _BY_CATCH = frozenset({"benchmarks", "docs", "examples", "scripts", "test", "testing", "tests", "tools"})
@@ -80,6 +82,13 @@ def modules_of(name: NormalizedName, folder: str, paths: Iterable[str]) -> Claim
     """Return the claim of a distribution that installs *paths*, relative to *folder*."""
     own = frozenset(f"{folder}/{path}" for path in paths if not path.startswith((".", "/")) and is_code(path))
     return Claim(name, folder, own)
+
+
+def wheel_claim(name: NormalizedName, folder: str, wheel: Path | IO[bytes]) -> Claim:
+    """Return the claim of a *wheel* that is to be installed into *folder*.  Raises `UNREADABLE`."""
+    with wheel.open("rb") if isinstance(wheel, Path) else wheel as stream, open_zip(stream) as archive:
+        listed = archive.namelist()
+    return modules_of(name, folder, (_IN_DATA.sub("", path) for path in listed))
 
 
 def is_code(path: str) -> bool:
@@ -185,18 +194,13 @@ def shared_paths(one: Installed, other: Installed) -> frozenset[str]:
     return frozenset(_rows(one)) & frozenset(_rows(other))
 
 
-def is_whole(installed: Installed, beside: Collection[str]) -> bool:
-    """Whether all files of *installed* are there, and those of *beside* are as its RECORD says.
-
-    False if its RECORD cannot be read.
-    """
-    if installed.path is None:
-        return False
+def is_whole(installed: Installed, shared: Collection[str]) -> bool:
+    """Whether the files *shared* with another distribution are there as the RECORD of *installed* says."""
     rows = _rows(installed)
-    site = os.path.dirname(installed.path)
-    if not rows or lost_files(site, {"": tuple(rows.values())}):
+    try:
+        return bool(rows) and not any(row_differs(Path(path), rows[path]) for path in shared if path in rows)
+    except OSError:
         return False
-    return not any(path in rows and row_differs(Path(path), rows[path]) for path in beside)
 
 
 def _rows(installed: Installed) -> Mapping[str, Row]:

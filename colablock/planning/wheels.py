@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from colablock._common.archives import UNREADABLE, open_zip
+from colablock._common.archives import UNREADABLE
 from colablock._common.fs import atomic_path, file_digest
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
 from colablock.index.candidates import CandidateOrigin
@@ -19,7 +19,7 @@ from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lockfile.lock_source import LockSource
 from colablock.lockfile.package_files import Wheel
 from colablock.planning.believed import check_believed
-from colablock.planning.shared_files import modules_of
+from colablock.planning.shared_files import wheel_claim
 
 if TYPE_CHECKING:
     from colablock._common.reporter import Reporter
@@ -83,21 +83,16 @@ class WheelPreparer:
         if not any(one.path for one in snapshot.installed.values()):
             return []
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-            listed = pool.map(self._paths, new)
-            return [
-                modules_of(pin.name, snapshot.site, paths)
-                for pin, paths in zip(new, listed, strict=True)
-                if paths is not None
-            ]
+            claims = list(pool.map(partial(self._claim, snapshot.site), new))
+        return [claim for claim in claims if claim is not None]
 
-    def _paths(self, pin: Pin) -> list[str] | None:
-        """Return the paths of the modules of a wheel, relative to the site; None if it cannot be listed."""
+    def _claim(self, site: str, pin: Pin) -> Claim | None:
+        """Return the modules of a wheel; None if it cannot be listed."""
         file, entry = pin.candidate.file, self.entries.get(pin.name)
         if file is None or not file.is_wheel or (entry is not None and entry.is_rebuilt):
             return None
         try:
-            with self._listable(file) as stream, open_zip(stream) as archive:
-                return [re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", one) for one in archive.namelist()]
+            return wheel_claim(pin.name, site, self._listable(file))
         except (ColablockError, *UNREADABLE):
             return None  # the wheel is checked after it has been fetched
 

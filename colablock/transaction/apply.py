@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -42,6 +42,8 @@ from colablock.verification.verify import Check
 
 __all__ = ["ChangeOrigin", "apply_plan", "refuse_externally_managed"]
 
+FilesCheck = Callable[[Iterable[str], Iterable[str]], tuple[Check, ...]]
+
 _MORE_ROOM = "`colablock history --drop` deletes the stashes of earlier changes"
 
 
@@ -72,6 +74,7 @@ def apply_plan(
     files: Mapping[NormalizedName, Path],
     *,
     prove: Callable[[], tuple[Check, ...]],
+    check_files: FilesCheck | None = None,
     origin: ChangeOrigin | None = None,
     keep: bool = False,
     undo: bool = True,
@@ -85,7 +88,8 @@ def apply_plan(
     """Apply *plan* to the site of ``plan.python`` and return the checks, all of them passed.
 
     *files* has the wheel of each step that installs.  *prove* is called once the
-    new files are in place.  If a check fails, the change is undone, with two
+    new files are in place, and before it *check_files* with the folders of the site and the paths
+    that have changed.  If a check fails, the change is undone, with two
     exceptions: with *keep*, and if the change cannot be undone because without
     *undo* it has deleted folders (see `journal.Journal`).  Failed checks are
     returned then, too.  *origin* is recorded in the history of the environment.
@@ -119,7 +123,25 @@ def apply_plan(
             )
             _refuse_changed(change, fingerprint)
             journal = _journal(change, staged, state, undo=undo)
+        if check_files is not None:
+            prove = partial(_with_files, prove, partial(check_files, *_touched(change, journal)))
         return _run(change, journal, prove, keep=keep)
+
+
+def _touched(change: _Change, journal: Journal) -> tuple[tuple[str, str], frozenset[str]]:
+    """Return the folders of the site, and the paths that *journal* moves away or puts in place."""
+    ends = (
+        one.source if one.kind is OperationKind.OUT else one.destination
+        for one in journal.operations
+        if one.is_move
+    )
+    return (change.site.purelib, change.site.platlib), frozenset(ends)
+
+
+def _with_files(
+    prove: Callable[[], tuple[Check, ...]], check_files: Callable[[], tuple[Check, ...]]
+) -> tuple[Check, ...]:
+    return (*check_files(), *prove())
 
 
 def _refuse_recovered(outcome: RecoveryOutcome | None) -> None:

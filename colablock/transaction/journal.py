@@ -71,7 +71,7 @@ class Journal:
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self._state = state
-        self._operations = list(operations)
+        self.operations = list(operations)
         self._becomes = becomes
         self._facts = dict(facts or {})
         self._has_undo = undo
@@ -87,19 +87,19 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._committed and self.is_forward:
-            finish(self._state, self._operations, self._disk, self._becomes, error)
+            finish(self._state, self.operations, self._disk, self._becomes, error)
         elif not self._committed:
-            restore(self._state, self._operations, self._disk, error)
+            restore(self._state, self.operations, self._disk, error)
         clean_up(self._state)
 
     def run(self) -> None:
         """Write the journal, then run all operations in order."""
         self._write()
         position = 0
-        while position < len(self._operations):
+        while position < len(self.operations):
             self._run_one(position)
             position += 1
-            self._progress(position, len(self._operations))
+            self._progress(position, len(self.operations))
 
     def commit(self) -> None:
         """Make the change final by renaming the journal."""
@@ -114,14 +114,14 @@ class Journal:
         self._committed = True
 
     def _write(self, *, is_forward: bool = False) -> None:
-        rows = [asdict(operation) | {"kind": operation.kind.value} for operation in self._operations]
+        rows = [asdict(operation) | {"kind": operation.kind.value} for operation in self.operations]
         own = {"schema": 1, "pid": os.getpid(), "forward": is_forward, "is_dropped": is_forward}
         becomes = self._becomes.relative_to(self._state).as_posix()
         record = {**own, "becomes": becomes, **self._facts, "operations": rows}
         self._disk.write(str(self._state / JOURNAL), json.dumps(record))
 
     def _run_one(self, position: int) -> None:
-        operation = self._operations[position]
+        operation = self.operations[position]
         if operation.kind is OperationKind.MKDIR:
             self._disk.mkdir(operation.destination, operation.mode)
         elif operation.kind is OperationKind.RMDIR:
@@ -134,8 +134,8 @@ class Journal:
                 return
             # Move its files one by one, and those of the folders after it, which are mostly alike.  The new
             # operations are written to the journal first.
-            rest = self._operations[position:]
-            self._operations[position:] = [
+            rest = self.operations[position:]
+            self.operations[position:] = [
                 step for one in rest for step in (expand(one) if one.kind is operation.kind else [one])
             ]
             self._write(is_forward=self.is_forward)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.record import differences, read_record
+from colablock.errors import Refused
 from colablock.operations.apply import carry_out
 from colablock.operations.plan import plan_change
 from colablock.operations.rollback import undo_changes
@@ -179,10 +180,42 @@ CASES = {
 }
 
 
+ALIKE = {  # projects with a folder of the same name
+    "one": {"one/__init__.py": "", "one/more.py": "", "tests/helper.py": "OF = 'one {version}'"},
+    "two": {"two/__init__.py": "", "two/more.py": "", "tests/helper.py": "OF = 'two {version}'"},
+}
+OTHERS = {
+    "tests of two projects": Case(
+        site=plain("one 1", "two 1"),
+        index=plain("one 2", "two 2"),
+        packages='one = "==2"',
+        after={"one": "2", "two": "1"},
+        owner="",
+        builds=(),
+    ),
+    "two new builds of one version": Case(
+        site={},
+        index=plain("opencv-python 4.10", "opencv-python-headless 4.10"),
+        packages='opencv-python = "==4.10"\nopencv-python-headless = "==4.10"',
+        after={"opencv-python": "4.10", "opencv-python-headless": "4.10"},
+        owner="opencv-python-headless",
+    ),
+}
+CASES |= OTHERS
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with open_world(tmp_path, tmp_path / "index") as found:
         yield found
+
+
+def modules_of(case: Case, name: str, version: str) -> dict[str, str] | None:
+    """Return the modules of a release; None for a project with a stub of its own."""
+    if name in case.builds:
+        return files_of(name, version, case.package)
+    alike = ALIKE.get(name)
+    return alike and {path: text.format(version=version) for path, text in alike.items()}
 
 
 def set_up(world: World, case: Case) -> tuple[Session, ApplyOptions, Path]:
@@ -191,16 +224,15 @@ def set_up(world: World, case: Case) -> tuple[Session, ApplyOptions, Path]:
     standing = {} if case.is_gone else {key: case.site[key] for key in case.site}
     for key, requires in {**standing, **case.index}.items():
         name, version = key.split()
-        modules = files_of(name, version, case.package) if name in case.builds else None
+        modules = modules_of(case, name, version)
         make_wheel(world.folder / "index", name, version, modules=modules, requires=requires)
     folder = world.folder / "env"
     make_venv(folder, sys.executable)
     stubs = []
     for key, requires in case.site.items():
         name, version = key.split()
-        is_build = name in case.builds
-        names = (case.package,) if is_build else None
-        files = files_of(name, version, case.package) if is_build else {}
+        files = modules_of(case, name, version) or {}
+        names = tuple({path.partition("/")[0] for path in files}) or None
         stubs.append(
             Stub(name=name, version=version, requires=tuple(requires), import_names=names, files=files)
         )
@@ -241,9 +273,39 @@ def test_builds_of_one_package(case: Case, world: World) -> None:
         assert (site / case.package / "build.py").read_text().startswith(f"NAME = '{case.owner}'")
     wrong = faults(site)
     assert case.owner not in wrong
-    assert all("/build.py" in line for lines in wrong.values() for line in lines)
+    assert all("/build.py" in line or "tests/helper" in line for lines in wrong.values() for line in lines)
     names = {name for name in case.after if name in case.builds}
     assert len({case.after[name] for name in names}) <= 1
     assert verify_last_apply(session, options.name).passed
     undo_changes(session, options.python)
     assert listing(folder) == before
+
+
+def test_a_wheel_that_cannot_be_listed_is_noticed_before_anything_changes(world: World) -> None:
+    case = CASES["a new build takes the other along"]
+    session, options, folder = set_up(world, case)
+    world.server.ranges = world.server.sizes = False  # the end of a wheel cannot be fetched alone
+    before = listing(folder)
+    planned = plan_change(session, options)
+    assert [step.name for step in planned.plan.steps] == ["opencv-python-headless"]
+    with pytest.raises(Refused, match=r"headless 4.10 has the same files as opencv-python 4.8"):
+        carry_out(session, options, planned)
+    assert listing(folder) == before
+    carry_out(session, options, plan_change(session, options))
+    assert versions(site_of(folder)) == case.after
+
+
+def test_builds_of_different_versions_are_not_mixed(world: World) -> None:
+    case = replace(
+        CASES["two new builds of one version"],
+        index=plain("opencv-python 4.10", "opencv-python-headless 4.8"),
+        packages='opencv-python = "==4.10"\nopencv-python-headless = "==4.8"',
+    )
+    session, options, folder = set_up(world, case)
+    before = listing(folder)
+    with pytest.raises(Refused, match=r"own the same files, and the (stack needs both|plan installs both)"):
+        carry_out(session, options, plan_change(session, options))
+    assert listing(folder) == before
+    with pytest.raises(Refused, match="own the same files, and the plan installs both"):
+        apart = replace(options, into=Target.ENV)
+        carry_out(session, apart, plan_change(session, apart))
