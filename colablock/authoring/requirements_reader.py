@@ -209,6 +209,7 @@ class _RequirementsReader:
 
     def _index(self, url: str, where: str) -> str:
         """Return the URL of an index, without user and password."""
+        local_path(url)  # an index may be a folder, and raises if the home folder in its path is not known
         try:
             plain, _ = split_credentials(url)
         except FetchFailed as error:

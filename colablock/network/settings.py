@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from colablock._common.fs import expanded
 from colablock._common.limits import SETTINGS_FILE
 from colablock._common.text import near
 from colablock._common.toml import read_text_file
@@ -154,7 +155,7 @@ def _place(variable: str, text: str) -> str:
     """Return the URL of a mirror, also for a folder."""
     checked_index(text, f"{variable}:")
     if "://" not in text:
-        return Path(text).expanduser().resolve().as_uri()
+        return expanded(text, variable).resolve().as_uri()
     if "?" in text or "#" in text:
         message = f"`{redacted(text)}` in {variable} is not a valid mirror: the URL has a query or a fragment"
         raise InvalidInput(message, hint="Write the URL of the folder of projects, without `?` and `#`")

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
+from colablock._common.fs import expanded
 from colablock.errors import InvalidInput
 
 __all__ = ["ssl_context", "trust_advice"]
@@ -50,7 +51,7 @@ def trust_advice(environ: Mapping[str, str]) -> str:
 def _paths(environ: Mapping[str, str], variable: str) -> list[Path]:
     text = environ.get(variable, "")
     parts = text.split(os.pathsep) if variable == "SSL_CERT_DIR" else [text]
-    return [Path(part).expanduser() for part in parts if part]
+    return [expanded(part, variable) for part in parts if part]
 
 
 def _load(context: ssl.SSLContext, variable: str, path: Path) -> None:

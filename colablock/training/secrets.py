@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from colablock._common.fs import expanded
 from colablock._common.limits import SETTINGS_FILE
 from colablock._common.toml import read_text_file
 from colablock.environment.notebook_host import in_notebook
@@ -184,7 +185,7 @@ def secrets_environment(
 
 def is_on_hub(name: object) -> bool:
     """Return whether the model or dataset *name* is one of the hub, and not a path of this machine."""
-    return isinstance(name, str) and not Path(name).expanduser().exists()
+    return isinstance(name, str) and not expanded(name, "a model or dataset").exists()
 
 
 def _needs_hub(config: TrainConfig) -> bool:

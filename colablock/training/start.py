@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.decoding import Malformed, decode, fitted, is_plain_name, read_bounded
-from colablock._common.fs import flock, make_private, write_atomic
+from colablock._common.fs import expanded, flock, make_private, write_atomic
 from colablock._common.limits import RUN_FILE
 from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
@@ -106,7 +106,7 @@ def default_folder(config: TrainConfig) -> Path:
     Without `output_dir` the name comes from model and data, so that the same call finds the run again.
     """
     if config.output_dir:
-        return _checked_folder(Path(config.output_dir).expanduser().absolute())
+        return _checked_folder(expanded(config.output_dir, "output_dir").absolute())
     model = Path(config.base_model.rstrip("/")).name
     data = Path(config.datasets[0].path.rstrip("/")).name.partition(".")[0]
     return _checked_folder((Path("outputs") / f"{model}-{data}").absolute())
@@ -394,5 +394,5 @@ def local_path(path: str) -> str:
 
     Any other value is a name on the hub and is returned unchanged.
     """
-    found = Path(path).expanduser()
+    found = expanded(path, "a model or dataset")
     return str(found.absolute()) if found.exists() else path

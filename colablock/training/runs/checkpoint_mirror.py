@@ -22,7 +22,7 @@ from pathlib import Path
 import colablock
 from colablock._common.child_environment import Purpose, child_environment, opt_outs
 from colablock._common.decoding import decode, read_bounded, read_end
-from colablock._common.fs import locked_file, open_private, write_private
+from colablock._common.fs import expanded, locked_file, open_private, write_private
 from colablock._common.limits import RUN_FILE
 from colablock._common.process import ISOLATED, start_session
 from colablock.errors import ColablockError
@@ -199,7 +199,7 @@ def _import_path() -> list[str]:
 
 def _absolute(target: str) -> str:
     """Return *target* for a process in another folder."""
-    return target if target.startswith(HUB) else str(Path(target).expanduser().absolute())
+    return target if target.startswith(HUB) else str(expanded(target, "the mirror").absolute())
 
 
 def mirror_notes(run: Path) -> tuple[str, ...]:

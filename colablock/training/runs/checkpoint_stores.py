@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from colablock._common.fs import file_digest
+from colablock._common.fs import expanded, file_digest
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.training.runs.checkpoint_archives import (
@@ -193,7 +193,7 @@ def open_store(target: str, *, python: str, environ: Mapping[str, str]) -> Check
         if not _REPOSITORY.fullmatch(repo):
             raise InvalidInput(f"`{target}` is not a repository on the hub", hint=f"Write `{HUB}user/name`")
         return HubStore(repo, python, environ, environ.get("HF_TOKEN"))
-    folder = Path(target).expanduser().absolute()
+    folder = expanded(target, "the mirror").absolute()
     if not folder.parent.is_dir():
         message = f"cannot mirror to `{folder}`: `{folder.parent}` does not exist"
         raise NotFound(message, hint="Create that folder, or mount the drive")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from colablock._common.decoding import decode, is_plain_name, read_bounded
-from colablock._common.fs import file_digest
+from colablock._common.fs import expanded, file_digest
 from colablock._common.limits import RUN_FILE
 from colablock._common.reporter import Reporter
 from colablock._common.text import some_of
@@ -156,7 +156,7 @@ def data_digest(
     local file that cannot be read.
     """
     identities = [
-        _identity(source, folder / Path(source.path).expanduser(), (revisions or {}).get(source.path))
+        _identity(source, folder / expanded(source.path, "a dataset"), (revisions or {}).get(source.path))
         for source in sources
     ]
     return hashlib.sha256(json.dumps(identities).encode()).hexdigest()
