@@ -325,6 +325,8 @@ class _TrainCall:
         config, environ = self.options.config, self.environ
         self.reporter.stage("Checking the model, the card and the stack")
         facts = query_model(config.base_model, config.revision, token, environ)
+        if facts.config is None and Path(config.base_model).is_dir():
+            raise InvalidInput(facts.problem, hint=_no_model_hint(Path(config.base_model)))
         shape, problem = _shape_of(facts)
         if problem:
             self.reporter.note(problem)
@@ -336,10 +338,17 @@ class _TrainCall:
             facts.access,
             self.runner,
             workarounds=frozenset(workarounds),
+            model_config=facts.config,
         )
         if not (preflight.passed or self.options.anyway):
             raise Refused(_refusal(preflight), hint="`--anyway` starts the run despite these findings")
         return preflight
+
+
+def _no_model_hint(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "It has an adapter: set `base_model` to the model that the adapter was trained on"
+    return "Set `base_model` to the folder that has `config.json`, or to a name on the hub"
 
 
 def _shape_of(facts: ModelFacts) -> tuple[ModelShape | None, str]:

@@ -378,6 +378,19 @@ def test_a_missing_model_folder_is_reported_as_such(bench: Bench, anyway: bool) 
     assert RunFolder(bench.folder / "run").state() is State.PREPARED
 
 
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [("README.md", "the folder that has `config.json`"), ("adapter_config.json", "an adapter")],
+)
+def test_a_folder_without_a_config_is_no_model(bench: Bench, file: str, hint: str) -> None:
+    model = bench.folder / "model"
+    model.mkdir()
+    (model / file).write_text("{}")
+    with pytest.raises(InvalidInput, match=r"is not a model: it has no `config\.json`") as caught:
+        Call(bench, bench.config(base_model=str(model)), anyway=True)
+    assert hint in str(caught.value.hint)
+
+
 def test_a_model_of_unknown_shape_is_trained(bench: Bench) -> None:
     model = bench.folder / "model"
     shutil.copytree(bench.stack.model, model)

@@ -6,8 +6,9 @@ are read elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from colablock._common.text import memory_text, size_text
 from colablock.training.preflight.facts import (
@@ -34,9 +35,11 @@ from colablock.training.preflight.memory import (
 from colablock.training.preflight.model_config import ModelShape
 from colablock.training.preflight.stack_rules import (
     access_findings,
+    architecture_findings,
     model_findings,
     runner_findings,
     runs_on,
+    weights_findings,
     wrong_build,
 )
 from colablock.training.runs.config import TrainConfig
@@ -84,11 +87,12 @@ def check_run(  # noqa: PLR0917 - each has its own type
     runner: str,
     *,
     workarounds: frozenset[str] = frozenset(),
+    model_config: Mapping[str, Any] | None = None,
 ) -> Preflight:
     """Return the findings for *config* with *runner* on this machine, and the decisions for the run.
 
-    *shape* is None if the model's config could not be read.  *workarounds* are those that the run
-    will apply.
+    *shape* is None if the model's config could not be read; *model_config* is that config.
+    *workarounds* are those that the run will apply.
     """
     case = _PreflightCase(config=config, machine=machine, stack=stack, runner=runner, workarounds=workarounds)
     choice = case.choose_cards(shape)
@@ -98,6 +102,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
     is_prequantized = shape is not None and shape.quantized == "bitsandbytes"
     findings = [
         *access_findings(access),
+        *architecture_findings(model_config, config, stack),
         *([] if shape is None else model_findings(config, shape, stack)),
         *runner_findings(
             config, stack, runner, has_card=bool(machine.cards), is_prequantized=is_prequantized
@@ -111,6 +116,9 @@ def check_run(  # noqa: PLR0917 - each has its own type
     checkpoint = 0
     if shape is None or choice.estimate is None:
         findings.append(_no_estimate(shape))
+        room = min((usable_memory(card) for card in cards), default=machine.ram_free)
+        where = "the card's memory" if cards else "memory"
+        findings += weights_findings(config, access, model_config, room, where)
     else:
         findings += _attention_findings(shape, cards, case.setting(shape, cards))
         findings += _memory_findings(case, shape, cards, choice.estimate)

@@ -69,8 +69,9 @@ class Stack:
     """The versions in the target environment; None for projects that are not installed.
 
     *arch_list* is ``torch.cuda.get_arch_list()``, empty for a build without CUDA.  *model_types*
-    and *rope_types* are those that transformers supports; empty if unknown.  *reporters* are the
-    values of `report_to` whose project is installed.
+    and *rope_types* are those that transformers supports, *causal_types* the model types with a
+    causal language model, *optimizers* and *schedulers* the names that its trainer accepts; each is
+    empty if unknown.  *reporters* are the values of `report_to` whose project is installed.
     """
 
     torch: str
@@ -80,6 +81,10 @@ class Stack:
     bitsandbytes: str | None = None
     axolotl: str | None = None
     flash_attn: str | None = None
+    torchao: str | None = None
+    causal_types: frozenset[str] = field(default_factory=frozenset)
+    optimizers: frozenset[str] = field(default_factory=frozenset)
+    schedulers: frozenset[str] = field(default_factory=frozenset)
     model_types: frozenset[str] = field(default_factory=frozenset)
     rope_types: frozenset[str] = field(default_factory=frozenset)
     reporters: frozenset[str] = field(default_factory=frozenset)
@@ -106,10 +111,15 @@ class ProvenEnvironment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Whether the model can be read.  *weights* is the size of the download in bytes, 0 if it is local."""
+    """Whether the model can be read.
+
+    *weights* is the size of the download in bytes, 0 if it is local.  *size* is that of all weights
+    of the model, 0 if it is unknown.
+    """
 
     status: str  # "open", "gated", "missing", "unreachable" or "local"
     weights: int = 0
+    size: int = 0
     repo: str = ""
     url: str = ""
     has_token: bool = False

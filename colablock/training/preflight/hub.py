@@ -227,7 +227,8 @@ def query_model(
     has_token = bool(token)
     if Path(base_model).is_dir():
         client = None
-        access = Access(status="local", weights=0, repo=base_model, url="", has_token=has_token)
+        size = _local_bytes(Path(base_model))
+        access = Access(status="local", size=size, repo=base_model, url="", has_token=has_token)
     else:
         client = _client(base_model, revision, token, environ, transport)
         access = _access(client, environ, has_token=has_token)
@@ -260,17 +261,19 @@ def read_model_config(
 
 def _access(client: HubClient, environ: Mapping[str, str], *, has_token: bool) -> Access:
     cache = HubCache.from_environ(environ)
-    status, weights = "unreachable", 0
+    status, weights, size = "unreachable", 0, 0
     if not is_offline(environ):
         try:
             status = client.status()
             if status == "open":
-                weights = _missing_bytes(client, cache)
+                weights, size = _weight_bytes(client, cache)
         except FetchFailed as error:
             client.failure = error
     if status != "open" and cache.has_model(client.repo, client.revision):
         status = "local"
-    return Access(status=status, weights=weights, repo=client.repo, url=client.page, has_token=has_token)
+    return Access(
+        status=status, weights=weights, size=size, repo=client.repo, url=client.page, has_token=has_token
+    )
 
 
 def _config_in(folder: Path) -> Mapping[str, Any]:
@@ -361,10 +364,21 @@ def _not_cached(client: HubClient) -> FetchFailed:
     return FetchFailed(message, url=client.page, hint="unset HF_HUB_OFFLINE, or give the path of the model")
 
 
-def _missing_bytes(client: HubClient, cache: HubCache) -> int:
+def _weight_bytes(client: HubClient, cache: HubCache) -> tuple[int, int]:
+    """Return the bytes of the weights that are not cached, and of all."""
     files = {file.name: file for file in client.files()}
-    names = _weight_files(files)
-    return sum(file.size for name in names if not cache.has_blob(client.repo, (file := files[name]).digest))
+    weights = [files[name] for name in _weight_files(files)]
+    missing = sum(file.size for file in weights if not cache.has_blob(client.repo, file.digest))
+    return missing, sum(file.size for file in weights)
+
+
+def _local_bytes(folder: Path) -> int:
+    """Return the bytes of the weights in a folder; 0 if it cannot be read."""
+    try:
+        sizes = {entry.name: entry.stat().st_size for entry in folder.iterdir() if entry.is_file()}
+    except OSError:
+        return 0
+    return sum(sizes[name] for name in _weight_files(sizes))
 
 
 def _weight_files(names: Collection[str]) -> list[str]:

@@ -35,7 +35,7 @@ loss
     of one tile if the runner computes the loss in tiles.  A head in float32 adds a cast copy in c.
 one layer
     With checkpointing, the activations of the layer.  The gradients in flight, s·(3f + 2h) per
-    token.  The largest linear layer, dequantised to c.  The attention scores, if no fused kernel
+    token (2f, here and above, for an MLP of two matrices).  The largest linear layer, dequantised to c.  The attention scores, if no fused kernel
     computes the attention.
 slack
     Memory that the allocator cannot reuse: gaps between blocks.
@@ -301,19 +301,19 @@ def _layer_activations(config: TrainConfig, shape: ModelShape, setting: Setting)
     targets = _targets(config, shape)
     norms = 4 * h * shape.norms + (4 * (q + shape.key) if shape.has_head_norms else 0)
     attention = c * 4 * q
-    mlp = 3 * s * f
+    mlp = (3 if shape.has_gate else 2) * s * f
     read: float = 0
     shared = set()
     for one in shape.linears:
         if one.name not in targets:
             continue
-        from_attention, from_mlp = one.name == "o_proj", one.name == "down_proj"
+        from_attention, from_mlp = one.reads == "mixed", one.reads == "activated"
         if config.lora_dropout > 0:
             read += one.inputs * (c + 1)  # the values after dropout, and the mask
         elif from_attention:
             continue  # its input is the attention's output, which is counted already
         elif s == c and not from_mlp:
-            shared.add(one.name in ("gate_proj", "up_proj", "gate_up_proj"))
+            shared.add(one.reads)
         else:
             read += c * one.inputs
     read += len(shared) * c * h
@@ -323,7 +323,7 @@ def _layer_activations(config: TrainConfig, shape: ModelShape, setting: Setting)
 
 def _layer_working(config: TrainConfig, shape: ModelShape, setting: Setting, s: int) -> float:
     tokens = config.micro_batch_size * config.sequence_len
-    gradients = tokens * s * (3 * shape.intermediate + 2 * shape.hidden)
+    gradients = tokens * s * ((3 if shape.has_gate else 2) * shape.intermediate + 2 * shape.hidden)
     unpacked = setting.precision.size * max(one.parameters for one in shape.linears)
     return (
         gradients

@@ -13,11 +13,16 @@ __all__ = ["Linear", "ModelShape", "from_config"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """A linear layer of every decoder layer, by its name in ``lora_target_modules``."""
+    """A linear layer of every decoder layer, by its name in ``lora_target_modules``.
+
+    *reads* is what its input is: the output of a norm ("attention" or "mlp", by the block that it
+    belongs to), of the attention ("mixed") or of the activation in the MLP ("activated").
+    """
 
     name: str
     inputs: int
     outputs: int
+    reads: str
 
     @property
     def parameters(self) -> int:
@@ -43,6 +48,9 @@ class _Family:
     has_head_norms: bool = False
     has_biases: bool = False
     has_fused_projections: bool = False  # one projection for query, key and value, one for gate and up
+    has_gate: bool = True  # the MLP has three matrices, and else two
+    names: tuple[str, ...] = ()  # of the linear layers, if they are not Llama's
+    width: int = 0  # of the MLP, in hidden sizes, if the config does not have it
 
 
 _GEMMA = _Family(tied=True, head_dim=256, max_positions=8192)
@@ -59,6 +67,8 @@ _GEMMA_3 = _Family(
     norms=4,
     has_head_norms=True,
 )
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_NEOX = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 _FAMILIES: Mapping[str, _Family] = {  # transformers 5.24, models/*/configuration_*.py and modeling_*.py
     "llama": _Family(),
     "mistral": _Family(vocabulary=32_000, kv_heads=8),
@@ -69,8 +79,26 @@ _FAMILIES: Mapping[str, _Family] = {  # transformers 5.24, models/*/configuratio
     "gemma3": _GEMMA_3,
     "gemma3_text": _GEMMA_3,
     "phi3": _Family(has_fused_projections=True),
+    # MLPs of two matrices.  In gpt_neox, falcon and phi, attention and MLP read the same norm.
+    "arcee": _Family(has_gate=False, names=(*_ATTENTION, "up_proj", "down_proj")),
+    "falcon": _Family(tied=True, norms=1, has_gate=False, names=_NEOX, width=4),
+    "gpt_neox": _Family(norms=4, has_gate=False, has_biases=True, names=_NEOX),
+    "nemotron": _Family(norms=4, has_gate=False, names=(*_ATTENTION, "up_proj", "down_proj")),
+    "phi": _Family(
+        norms=2,
+        has_gate=False,
+        has_biases=True,
+        names=("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
+    ),
+    "starcoder2": _Family(
+        tied=True, has_gate=False, has_biases=True, norms=4, names=(*_ATTENTION, "c_fc", "c_proj")
+    ),
+    # One norm before attention and MLP, which run side by side.
+    "cohere": _Family(tied=True, norms=1, vocabulary=256_000),
+    "lfm2": _Family(tied=True, vocabulary=65_536),
 }
 
+_FUSED = 4  # linear layers, if one projects query, key and value
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _OTHER_LAYERS = {  # a key that only such a model has → what differs in its layers
     "kv_lora_rank": "compressed attention",
@@ -88,7 +116,7 @@ class ModelShape:
     *quantized* is ``quantization_config.quant_method``.  *rope_type* is None for plain rotary
     embeddings.  *unsupported* describes layers of another kind; if it is set, the counts here do
     not hold for the model.  *image_parameters* is the number of parameters of an image tower
-    besides the decoder.
+    besides the decoder, and those that convolution blocks have more than attention.
     """
 
     model_type: str
@@ -107,6 +135,8 @@ class ModelShape:
     has_head_norms: bool = False
     has_biases: bool = False
     has_fused_projections: bool = False
+    has_gate: bool = True
+    names: tuple[str, ...] = ()
     has_softcapping: bool = False  # attn_logit_softcapping, which sdpa does not support
     is_known: bool = True  # the layers of this model type have been verified
     unsupported: str | None = None
@@ -125,21 +155,24 @@ class ModelShape:
     @property
     def linears(self) -> tuple[Linear, ...]:
         """The linear layers of one decoder layer."""
+        h, q, k, f = self.hidden, self.query, self.key, self.intermediate
         if self.has_fused_projections:
-            return (
-                Linear(name="qkv_proj", inputs=self.hidden, outputs=self.query + 2 * self.key),
-                Linear(name="o_proj", inputs=self.query, outputs=self.hidden),
-                Linear(name="gate_up_proj", inputs=self.hidden, outputs=2 * self.intermediate),
-                Linear(name="down_proj", inputs=self.intermediate, outputs=self.hidden),
-            )
-        return (
-            Linear(name="q_proj", inputs=self.hidden, outputs=self.query),
-            Linear(name="k_proj", inputs=self.hidden, outputs=self.key),
-            Linear(name="v_proj", inputs=self.hidden, outputs=self.key),
-            Linear(name="o_proj", inputs=self.query, outputs=self.hidden),
-            Linear(name="gate_proj", inputs=self.hidden, outputs=self.intermediate),
-            Linear(name="up_proj", inputs=self.hidden, outputs=self.intermediate),
-            Linear(name="down_proj", inputs=self.intermediate, outputs=self.hidden),
+            names: tuple[str, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+            up = [2 * f]
+        else:
+            names = self.names or (*_ATTENTION, "gate_proj", "up_proj", "down_proj")
+            up = [f, f] if self.has_gate else [f]
+        is_fused = len(names) == _FUSED
+        projections = [q + 2 * k] if is_fused else [q, k, k]
+        sizes = (
+            *((h, size, "attention") for size in projections),
+            (q, h, "mixed"),
+            *((h, size, "mlp") for size in up),
+            (f, h, "activated"),
+        )
+        return tuple(
+            Linear(name=name, inputs=inputs, outputs=outputs, reads=reads)
+            for name, (inputs, outputs, reads) in zip(names, sizes, strict=True)
         )
 
     @property
@@ -177,10 +210,14 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
     hidden = reading.number("hidden_size")
     layers = reading.number("num_hidden_layers")
     heads = reading.number("num_attention_heads", family.heads)
-    intermediate = reading.number("intermediate_size")
+    intermediate = reading.number("intermediate_size", family.width * hidden or None)
     vocabulary = reading.number("vocab_size", family.vocabulary)
-    kv_heads = reading.number("num_key_value_heads", family.kv_heads or heads)
+    kv_heads = reading.number("num_key_value_heads", _other_kv_heads(kind, text) or family.kv_heads or heads)
     head_dim = reading.number("head_dim", family.head_dim or hidden // max(heads, 1))
+    if kind == "lfm2" and text.get("block_auto_adjust_ff_dim", True):
+        # `Lfm2MLP`: two thirds, rounded up to a multiple.
+        multiple = _positive(text.get("block_multiple_of")) or 256
+        intermediate = -(-(2 * intermediate // 3) // multiple) * multiple
     if reading.faults:
         faults = "; ".join(reading.faults)
         raise InvalidInput(
@@ -204,10 +241,13 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
         has_head_norms=family.has_head_norms,
         has_biases=family.has_biases or bool(text.get("attention_bias")),
         has_fused_projections=family.has_fused_projections,
+        has_gate=family.has_gate,
+        names=family.names,
         has_softcapping=text.get("attn_logit_softcapping", 50.0 if kind == "gemma2" else None) is not None,
         is_known=kind in _FAMILIES or model_type in _FAMILIES,
         unsupported=_unsupported(text),
-        image_parameters=_image_parameters(config.get("vision_config")),
+        image_parameters=_image_parameters(config.get("vision_config"))
+        + _convolution_parameters(text, hidden, heads * head_dim, kv_heads * head_dim),
     )
 
 
@@ -233,6 +273,15 @@ def _positive(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else None
+
+
+def _other_kv_heads(kind: str, text: Mapping[str, Any]) -> int | None:
+    """Return the number of key heads of falcon, which has other keys for it."""
+    if kind != "falcon":
+        return None
+    if text.get("new_decoder_architecture"):
+        return _positive(text.get("num_kv_heads"))
+    return 1 if text.get("multi_query", True) else None
 
 
 def _tied(config: Mapping[str, Any], text: Mapping[str, Any], *, default: bool) -> bool:
@@ -283,3 +332,10 @@ def _image_parameters(vision: object) -> int:
     if hidden is None or layers is None or intermediate is None:
         return 0
     return layers * (4 * hidden * hidden + 2 * hidden * intermediate)
+
+
+def _convolution_parameters(text: Mapping[str, Any], hidden: int, query: int, key: int) -> int:
+    """Return what convolution blocks (lfm2) have more than attention: projections in threes, and back."""
+    kinds = text.get("layer_types")
+    blocks = kinds.count("conv") if isinstance(kinds, list) else 0
+    return blocks * (4 * hidden * hidden - 2 * hidden * (query + key))

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from colablock._common.text import near
+from colablock._common.text import memory_text, near, size_text
 from colablock.environment.accelerator import NF4_ON_CPU, has_nf4
 from colablock.training.preflight.facts import Access, Card, Finding, Level, Stack, is_older
 from colablock.training.preflight.model_config import ModelShape
-from colablock.training.runs.config import Adapter, TrainConfig
+from colablock.training.runs.config import OWN_DATA, Adapter, TrainConfig
 
-__all__ = ["access_findings", "model_findings", "runner_findings", "runs_on", "wrong_build"]
+__all__ = [
+    "access_findings",
+    "architecture_findings",
+    "model_findings",
+    "runner_findings",
+    "runs_on",
+    "weights_findings",
+    "wrong_build",
+]
 
 #: The first transformers with a model type, from the ``models/`` folder of its releases since 4.41.
 _FIRST_WITH_MODEL = {
@@ -31,6 +40,31 @@ _FIRST_WITH_MODEL = {
 #: The first transformers with a type of scaled rotary embeddings (``modeling_rope_utils.py``).
 _FIRST_WITH_ROPE = {"llama3": "4.43", "yarn": "4.43", "longrope": "4.43"}
 
+_BITS_OF_QLORA = 4.5  # of a quantised number, with its constants
+# Names of axolotl besides those of transformers' trainer.
+_AXOLOTL_OPTIMIZERS = frozenset(
+    (
+        "optimi_adamw",
+        "ao_adamw_4bit",
+        "ao_adamw_8bit",
+        "ao_adamw_fp8",
+        "adopt_adamw",
+        "came_pytorch",
+        "muon",
+        "dion",
+        "sinkgd",
+        "flash_adamw",
+        "flash_adam",
+        "flash_sgd",
+        "flash_sgdw",
+        "flash_lion",
+        "q_galore_adamw8bit",
+        "lion_pytorch",
+    )
+)
+_AXOLOTL_SCHEDULERS = frozenset(("one_cycle", "rex", "log_sweep"))
+_USUAL = {"optimizer": "adamw_torch", "lr_scheduler": "cosine"}
+_OTHER_LAYERS = ("lm_head", "embed_tokens", "embed_out", "embed_in")
 _TOKENS = "https://huggingface.co/settings/tokens"
 
 
@@ -69,6 +103,55 @@ def access_findings(access: Access) -> Iterator[Finding]:
         )
 
 
+def architecture_findings(
+    model_config: Mapping[str, Any] | None, config: TrainConfig, stack: Stack
+) -> Iterator[Finding]:
+    """Yield a refusal for a model that is no causal language model; *model_config* is its ``config.json``.
+
+    Data that axolotl reads itself may be for such a model.
+    """
+    kind = str((model_config or {}).get("model_type") or "")
+    is_pair = (model_config or {}).get("is_encoder_decoder") is True
+    is_causal = not stack.causal_types or kind in stack.causal_types
+    if OWN_DATA in config.extra or (is_causal and not is_pair):
+        return
+    if kind in stack.model_types:
+        yield Finding(
+            level=Level.REFUSE,
+            what=f"transformers {stack.transformers} has no causal language model of type `{kind}`",
+            why="it is an encoder with a decoder"
+            if is_pair
+            else "the type is for other tasks, or for images",
+            fix="use a decoder model, such as one of Llama, Qwen, Mistral or Gemma",
+        )
+
+
+def weights_findings(
+    config: TrainConfig, access: Access, model_config: Mapping[str, Any] | None, room: int, where: str
+) -> Iterator[Finding]:
+    """Yield a refusal if the weights alone exceed *room*, for a model that is not estimated.
+
+    The size of the files is a lower bound: QLoRA stores at least 4.5 of each 16 bits, and weights in
+    float32 are loaded in half of their size.
+    """
+    values = model_config or {}
+    is_quantised = isinstance(values.get("quantization_config"), Mapping)
+    is_wide = str(values.get("dtype") or values.get("torch_dtype")) == "float32"
+    share = 1.0 if is_quantised else (0.5 if is_wide else 1.0)
+    if config.adapter is Adapter.QLORA and not is_quantised:
+        share *= _BITS_OF_QLORA / 16
+    least = round(access.size * share)
+    if least > room:
+        yield Finding(
+            level=Level.REFUSE,
+            what=f"the weights alone need at least {memory_text(least)} of {where}, "
+            f"and {memory_text(room)} are free",
+            why=f"the files of the model have {size_text(access.size)}",
+            fix="use a smaller model, or a card with more memory"
+            + ("" if config.adapter is Adapter.QLORA else "; `adapter: qlora` needs about a quarter"),
+        )
+
+
 def model_findings(config: TrainConfig, shape: ModelShape, stack: Stack) -> Iterator[Finding]:
     """Yield findings about the model: its type, rotary embeddings, quantisation and maximum length."""
     if stack.model_types and shape.model_type not in stack.model_types:
@@ -93,6 +176,7 @@ def model_findings(config: TrainConfig, shape: ModelShape, stack: Stack) -> Iter
             else "the memory estimate does not cover such weights",
             fix="set `base_model` to the model that it was quantised from",
         )
+    yield from _target_findings(config, shape)
     if shape.max_positions is not None and config.sequence_len > shape.max_positions:
         yield Finding(
             level=Level.WARN,
@@ -100,6 +184,49 @@ def model_findings(config: TrainConfig, shape: ModelShape, stack: Stack) -> Iter
             why="the model was not trained on longer sequences",
             fix=f"set `sequence_len: {shape.max_positions}`",
         )
+
+
+def _target_findings(config: TrainConfig, shape: ModelShape) -> Iterator[Finding]:
+    """Yield a refusal for layers in `lora_target_modules` that the model does not have.
+
+    peft fails only if it finds none of them, and leaves the others without an adapter.
+    """
+    if not shape.is_known or shape.unsupported or shape.image_parameters or config.target_pattern:
+        return
+    own = [one.name for one in shape.linears]
+    known = {*own, *_OTHER_LAYERS}
+    missing = [name for name in config.lora_target_modules if name.rpartition(".")[2] not in known]
+    if missing:
+        hint = near(missing[0], own)
+        yield Finding(
+            level=Level.REFUSE,
+            what=f"the model has no layer {' and no layer '.join(f'`{name}`' for name in missing)}",
+            why=f"the linear layers of `{shape.model_type}` are {', '.join(own)}",
+            fix=f"correct `lora_target_modules`{f' ({hint})' if hint else ''}, or remove it for all of them",
+        )
+
+
+def _name_findings(config: TrainConfig, stack: Stack, runner: str) -> Iterator[Finding]:
+    """Yield a refusal for a name of an optimizer or a schedule that the runner does not know."""
+    is_axolotl = runner == "axolotl"
+    for key, given, names, further in (
+        ("optimizer", config.optimizer, stack.optimizers, _AXOLOTL_OPTIMIZERS),
+        ("lr_scheduler", config.lr_scheduler, stack.schedulers, _AXOLOTL_SCHEDULERS),
+    ):
+        known = {*names, *(further if is_axolotl else ())}
+        if names and given not in known:
+            hint = near(given, sorted(known))
+            is_other = given in further
+            yield Finding(
+                level=Level.REFUSE,
+                what=f"`{key}: {given}` is unknown to {runner if is_axolotl else 'the trainer'}",
+                why="it is one of axolotl"
+                if is_other
+                else f"transformers {stack.transformers} has {len(names)} of them",
+                fix="use `--runner axolotl`, or another"
+                if is_other
+                else hint or f"for example `{_USUAL[key]}`",
+            )
 
 
 def _unknown_model(model_type: str, stack: Stack) -> Finding:
@@ -138,7 +265,18 @@ def runner_findings(
     users = []  # of bitsandbytes
     if config.adapter is Adapter.QLORA or is_prequantized:
         users.append("`adapter: qlora`" if config.adapter is Adapter.QLORA else "a 4-bit model")
-    is_paged = "8bit" in config.optimizer or config.optimizer.startswith("paged_")
+    yield from _name_findings(config, stack, runner)
+    is_torchao = config.optimizer in ("adamw_torch_8bit", "adamw_torch_4bit")
+    if is_torchao and stack.torchao is None:
+        yield Finding(
+            level=Level.REFUSE,
+            what="torchao is not installed in the target",
+            why=f"`optimizer: {config.optimizer}` needs it",
+            fix="set `optimizer: adamw_8bit`, which bitsandbytes has",
+        )
+    name = config.optimizer
+    is_paged = ("8bit" in name or "bnb" in name or name.startswith("paged_")) and not is_torchao
+    is_paged = is_paged and name not in _AXOLOTL_OPTIMIZERS
     if is_paged:
         users.append(f"`optimizer: {config.optimizer}`")
     if users and stack.bitsandbytes is None:

@@ -7,11 +7,12 @@ and transformers.  It does not use the card: a kernel may occupy it, and
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def stack() -> dict[str, Any]:
         "bitsandbytes": "bitsandbytes",
         "axolotl": "axolotl",
         "flash_attn": "flash-attn",
+        "torchao": "torchao",
     }
     answer: dict[str, Any] = {name: _version(project) for name, project in projects.items()}
     reporters = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
@@ -57,7 +59,53 @@ def _transformers() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "model_types": sorted(types),
         "rope_types": sorted({"default", *known}),
+        **_read_names(Path(str(transformers.__file__)).parent),
     }
+
+
+def _read_names(folder: Path) -> dict[str, list[str]]:
+    """Return the names that transformers accepts, from its sources: an import would take seconds.
+
+    A list is empty if the sources have another form.
+    """
+    return {
+        "causal_types": _keys_of(
+            folder / "models" / "auto" / "modeling_auto.py", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+        ),
+        "optimizers": _values_of(folder / "training_args.py", "OptimizerNames"),
+        "schedulers": _values_of(folder / "trainer_utils.py", "SchedulerType"),
+    }
+
+
+def _keys_of(file: Path, name: str) -> list[str]:
+    """Return the first words of the pairs in the assignment to *name*."""
+    for node in _body(file):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(one, ast.Name) and one.id == name for one in targets):
+            pairs = (one for one in ast.walk(node) if isinstance(one, ast.Tuple) and one.elts)
+            return list(_texts(one.elts[0] for one in pairs))
+    return []
+
+
+def _values_of(file: Path, name: str) -> list[str]:
+    """Return the values of the members of the enumeration *name*."""
+    for node in _body(file):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return list(_texts(one.value for one in node.body if isinstance(one, ast.Assign)))
+    return []
+
+
+def _body(file: Path) -> list[Any]:
+    try:
+        return ast.parse(file.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError):
+        return []
+
+
+def _texts(nodes: Iterable[ast.expr]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 def _version(distribution: str) -> str | None:

@@ -60,8 +60,17 @@ def nowhere(tmp_path: Path) -> dict[str, str]:
     return {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "COLABLOCK_RETRIES": "0"}
 
 
-def access(hub: HubServer, repo: str, status: str, weights: int = 0, *, token: bool = False) -> Access:
-    return Access(status=status, weights=weights, repo=repo, url=f"{hub.root}/{repo}", has_token=token)
+def access(
+    hub: HubServer, repo: str, status: str, weights: int = 0, *, token: bool = False, size: int | None = None
+) -> Access:
+    return Access(
+        status=status,
+        weights=weights,
+        size=weights if size is None else size,
+        repo=repo,
+        url=f"{hub.root}/{repo}",
+        has_token=token,
+    )
 
 
 def test_a_folder_is_read_without_the_hub(hub: HubServer, environ: dict[str, str], tmp_path: Path) -> None:
@@ -69,7 +78,8 @@ def test_a_folder_is_read_without_the_hub(hub: HubServer, environ: dict[str, str
     (tmp_path / "model" / "config.json").write_bytes(CONFIG)
     model = str(tmp_path / "model")
     assert read_model_config(model, None, None, environ) == TOLD
-    access = Access(status="local", weights=0, repo=model, url="", has_token=True)
+    (tmp_path / "model" / "model.safetensors").write_bytes(bytes(9))
+    access = Access(status="local", size=9, repo=model, url="", has_token=True)
     assert query_model(model, None, TOKEN, environ) == ModelFacts(access=access, config=TOLD)
     assert hub.requests == []
 
@@ -304,7 +314,9 @@ def test_offline_the_hub_is_not_queried(variable: str, hub: HubServer, environ: 
 
 def test_cached_weights_are_not_counted(hub: HubServer, environ: dict[str, str], cache: Path) -> None:
     fill_cache(cache, "open/model", {**SHARDS, "model-00002-of-00002.safetensors": None})
-    assert query_model("open/model", None, None, environ).access == access(hub, "open/model", "open", 3_000)
+    assert query_model("open/model", None, None, environ).access == access(
+        hub, "open/model", "open", 3_000, size=7_000
+    )
 
 
 def test_a_branch_is_queried_again_and_a_commit_is_not(

@@ -397,6 +397,29 @@ def test_the_stack_is_reported_by_the_target(
     assert read_stack(python, {"PATH": "/bin", "PYTHONPATH": str(tmp_path)}) == WHOLE
 
 
+def test_names_of_the_trainer_are_read_from_its_sources(python: Path) -> None:
+    auto = """from collections import OrderedDict
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict([("llama", "LlamaForCausalLM"), ("gpt2", "GPT2LMHeadModel")])
+MODEL_FOR_OTHERS: OrderedDict = OrderedDict([("t5", "T5ForConditionalGeneration")])
+"""
+    names = """import torch
+class OptimizerNames(ExplicitEnum):
+    '''Names.'''
+    ADAMW_TORCH = "adamw_torch"
+    SGD = "sgd"
+"""
+    files = {
+        "transformers/models/auto/modeling_auto.py": auto,
+        "transformers/training_args.py": names,
+        "transformers/trainer_utils.py": "class SchedulerType(:\n",
+    }
+    install(python, TORCH, TRANSFORMERS | files)
+    stack = read_stack(python, {})
+    assert stack.causal_types == {"llama", "gpt2"}
+    assert stack.optimizers == {"adamw_torch", "sgd"}
+    assert stack.schedulers == frozenset()
+
+
 def test_an_old_stack_without_cuda_is_read(python: Path) -> None:
     build = {"torch/__init__.py": "from torch import _C\n__version__ = '2.4.0+cpu'\n"}
     old = {**TORCH, **build, "torch/_C.py": ""}

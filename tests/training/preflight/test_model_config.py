@@ -125,6 +125,109 @@ PUBLISHED: Mapping[str, tuple[dict[str, Any], int]] = {
 }
 
 
+# Families with other layers than Llama's.  Biases of their MLPs and norms are not counted.
+OTHERS: Mapping[str, tuple[dict[str, Any], int]] = {
+    "phi-2": (
+        {
+            "model_type": "phi",
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "tie_word_embeddings": False,
+            "vocab_size": 51200,
+        },
+        2_779_683_840,
+    ),
+    "pythia-1.4b": (
+        {
+            "model_type": "gpt_neox",
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 24,
+            "tie_word_embeddings": False,
+            "vocab_size": 50304,
+        },
+        1_414_647_808,
+    ),
+    "starcoder2-3b": (
+        {
+            "model_type": "starcoder2",
+            "hidden_size": 3072,
+            "intermediate_size": 12288,
+            "num_attention_heads": 24,
+            "num_hidden_layers": 30,
+            "num_key_value_heads": 2,
+            "vocab_size": 49152,
+        },
+        3_030_371_328,
+    ),
+    "falcon-7b": (
+        {
+            "model_type": "falcon",
+            "hidden_size": 4544,
+            "multi_query": True,
+            "new_decoder_architecture": False,
+            "num_attention_heads": 71,
+            "num_hidden_layers": 32,
+            "vocab_size": 65024,
+        },
+        6_921_720_704,
+    ),
+    "c4ai-command-r-v01": (
+        {
+            "model_type": "cohere",
+            "hidden_size": 8192,
+            "intermediate_size": 22528,
+            "num_attention_heads": 64,
+            "num_hidden_layers": 40,
+            "num_key_value_heads": 64,
+            "vocab_size": 256000,
+        },
+        34_980_831_232,
+    ),
+    "Minitron-4B-Base": (
+        {
+            "model_type": "nemotron",
+            "head_dim": 128,
+            "hidden_size": 3072,
+            "intermediate_size": 9216,
+            "num_attention_heads": 24,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 8,
+            "tie_word_embeddings": False,
+            "vocab_size": 256000,
+        },
+        4_190_723_072,
+    ),
+    "LFM2-1.2B": (
+        {
+            "model_type": "lfm2",
+            "block_auto_adjust_ff_dim": True,
+            "block_multiple_of": 256,
+            "hidden_size": 2048,
+            "intermediate_size": 12288,
+            "layer_types": ["conv"] * 10 + ["full_attention"] * 6,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 16,
+            "num_key_value_heads": 8,
+            "vocab_size": 65536,
+        },
+        1_170_340_608,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_layers_of_other_families_are_counted(name: str) -> None:
+    config, parameters = OTHERS[name]
+    shape = from_config(config)
+    assert shape.parameters == pytest.approx(parameters, rel=0.001)
+    assert shape.is_known
+    assert len({one.name for one in shape.linears}) == len(shape.linears)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_match_the_published_files(name: str) -> None:
     config, parameters = PUBLISHED[name]

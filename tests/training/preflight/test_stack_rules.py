@@ -229,3 +229,126 @@ def test_reporters_have_to_be_installed(
     stack = replace(TODAY, reporters=frozenset(installed))
     found = check_run(a_config(report_to=report_to), SHAPES["1B"], a_machine(H100), stack, OPEN, "trl")
     assert [one.what for one in of_level(found, Level.REFUSE)] == ([said] if said else [])
+
+
+# Values of the config
+
+
+@pytest.mark.parametrize(
+    ("shape", "modules", "missing"),
+    [
+        ("1B", ["q_proj", "v_proj"], None),
+        ("1B", ["model.layers.0.self_attn.q_proj", "lm_head"], None),
+        ("1B", [], None),
+        ("1B", [r".*\\.mlp\\..*"], None),  # a pattern, which peft applies
+        ("1B", ["query_key_value"], "the model has no layer `query_key_value`"),
+        ("1B", ["q_proj", "wq"], "the model has no layer `wq`"),  # peft would leave it out silently
+        ("1B", ["a", "b"], "the model has no layer `a` and no layer `b`"),
+    ],
+)
+def test_layers_that_the_model_does_not_have_are_refused(
+    shape: str, modules: list[str], missing: str | None
+) -> None:
+    config = a_config(lora_target_modules=tuple(modules))
+    found = check_run(config, SHAPES[shape], a_machine(H100), TODAY, OPEN, "trl")
+    assert [one.what for one in of_level(found, Level.REFUSE)] == ([missing] if missing else [])
+    if missing:
+        assert "q_proj, k_proj, v_proj, o_proj, gate_proj" in refusal(found).why
+
+
+def test_layers_of_an_unknown_model_are_not_judged() -> None:
+    shape = from_config({**LLAMA_1B, "model_type": "newcomer"})
+    config = a_config(lora_target_modules=("wq",))
+    stack = replace(TODAY, model_types=frozenset())
+    assert check_run(config, shape, a_machine(H100), stack, OPEN, "trl").passed
+
+
+NAMED = replace(
+    TODAY,
+    optimizers=frozenset({"adamw_torch", "adamw_torch_fused", "adamw_torch_8bit", "adamw_bnb_8bit", "sgd"}),
+    schedulers=frozenset({"cosine", "linear", "constant_with_warmup"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "runner", "what", "fix"),
+    [
+        ({"optimizer": "adamw_bnb_8bit"}, "trl", None, ""),
+        (
+            {"optimizer": "adam_torch"},
+            "trl",
+            "`optimizer: adam_torch` is unknown",
+            "did you mean `adamw_torch`?",
+        ),
+        ({"optimizer": "zzz"}, "trl", "`optimizer: zzz` is unknown", "for example `adamw_torch`"),
+        ({"optimizer": "muon"}, "trl", "`optimizer: muon` is unknown", "use `--runner axolotl`"),
+        ({"optimizer": "muon"}, "axolotl", None, ""),
+        ({"optimizer": "adamw_torch_8bit"}, "trl", "torchao is not installed", "set `optimizer: adamw_8bit`"),
+        ({"lr_scheduler": "cosin"}, "trl", "`lr_scheduler: cosin` is unknown", "did you mean `cosine`?"),
+        ({"lr_scheduler": "rex"}, "trl", "`lr_scheduler: rex` is unknown", "use `--runner axolotl`"),
+        ({"lr_scheduler": "rex"}, "axolotl", None, ""),
+    ],
+)
+def test_names_of_optimizers_and_schedules_are_those_of_the_target(
+    changes: dict[str, Any], runner: str, what: str | None, fix: str
+) -> None:
+    stack = replace(NAMED, axolotl="0.18.0")
+    found = check_run(a_config(**changes), SHAPES["1B"], a_machine(H100), stack, OPEN, runner)
+    refused = of_level(found, Level.REFUSE)
+    assert len(refused) == (what is not None)
+    if what:
+        assert refused[0].what.startswith(what)
+        assert refused[0].fix.startswith(fix)
+    unknown = check_run(a_config(optimizer="zzz"), SHAPES["1B"], a_machine(H100), TODAY, OPEN, "trl")
+    assert unknown.passed  # the target could not tell its names
+
+
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [
+        ({"model_type": "llama"}, False),
+        ({"model_type": "t5", "is_encoder_decoder": True}, True),
+        ({"model_type": "bart", "is_encoder_decoder": True}, True),  # with a decoder that is a causal model
+        ({"model_type": "qwen2_vl"}, True),
+        ({"model_type": "unheard-of"}, False),  # told as an unknown type
+        (None, False),
+    ],
+)
+def test_models_that_are_no_causal_language_models_are_refused(
+    model: dict[str, Any] | None, refused: bool
+) -> None:
+    types = frozenset({"llama", "t5", "bart", "qwen2_vl"})
+    stack = replace(TODAY, model_types=types, causal_types=frozenset({"llama", "bart"}))
+    found = check_run(a_config(), None, a_machine(H100), stack, OPEN, "trl", model_config=model)
+    assert found.passed is not refused
+    if refused:
+        assert "no causal language model" in refusal(found).what
+    own = a_config(extra={"axolotl_data": {}})
+    stack = replace(stack, axolotl="0.18.0")
+    assert check_run(own, None, a_machine(H100), stack, OPEN, "axolotl", model_config=model).passed
+
+
+@pytest.mark.parametrize(
+    ("adapter", "size", "model", "fits"),
+    [
+        (Adapter.QLORA, 45, {}, True),
+        (Adapter.QLORA, 60, {}, False),  # 4.5 bits of 16
+        (Adapter.LORA, 14, {}, True),
+        (Adapter.LORA, 16, {}, False),
+        (Adapter.LORA, 28, {"torch_dtype": "float32"}, True),
+        (Adapter.QLORA, 16, {"quantization_config": {"quant_method": "mxfp4"}}, False),
+        (Adapter.QLORA, 0, {}, True),  # unknown
+    ],
+)
+def test_weights_that_exceed_the_card_are_refused_without_an_estimate(
+    adapter: Adapter, size: int, model: dict[str, Any], fits: bool
+) -> None:
+    shape = from_config({**LLAMA_1B, "model_type": "mixtral", "num_local_experts": 8})
+    access = replace(OPEN, size=size * 2**30)
+    found = check_run(
+        a_config(adapter=adapter), shape, a_machine(T4), TODAY, access, "trl", model_config=model
+    )
+    assert found.passed is fits
+    if not fits:
+        assert refusal(found).what.startswith("the weights alone need at least")
+        assert f"{size * 2**30 / 1e9:.0f} GB" in refusal(found).why
