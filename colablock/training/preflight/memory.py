@@ -35,8 +35,8 @@ loss
     of one tile if the runner computes the loss in tiles.  A head in float32 adds a cast copy in c.
 one layer
     With checkpointing, the activations of the layer.  The gradients in flight, s·(3f + 2h) per
-    token (2f, here and above, for an MLP of two matrices).  The largest linear layer, dequantised to c.  The attention scores, if no fused kernel
-    computes the attention.
+    token (2f, here and above, for an MLP of two matrices).  The largest linear layer, dequantised
+    to c.  The attention scores, if no fused kernel computes the attention.
 slack
     Memory that the allocator cannot reuse: gaps between blocks.
 context
