@@ -224,7 +224,7 @@ class MatrixChecker:
         kernel = self._in_kernel(solver, runtime, refusals)
         harm = kernel.reason
         if kernel.planned is not None:
-            harm = why_not_kernel(kernel.planned.plan)
+            harm = why_not_kernel(kernel.planned.plan, kernel.planned.resolution.left)
             if harm is None:
                 self._versions[runtime.source, variant] = kernel.planned.pins()
                 return _planned_outcome(base, Verdict.KERNEL, kernel, _summary(kernel.planned))

@@ -22,6 +22,7 @@ from colablock.display.view import (
     first_of,
     one_line,
 )
+from colablock.environment.dependency_graph import SHARED_FILES
 from colablock.planning.plan import Action, Remedy, Target
 
 if TYPE_CHECKING:
@@ -254,7 +255,9 @@ def _breakage(breakage: Breakage, *, in_brief: bool) -> Item:
     is_shown = bool(chain) and not (in_brief and breakage.direct)
     notes: tuple[Words, ...] = (Span(f"because {chain}", Tone.SOFT),) if is_shown else ()
     text = _broken_text(breakage, in_brief=in_brief)
-    return Item(text=text, outcome=_REMEDIES[breakage.remedy], notes=notes)
+    by_files = breakage.remedy is Remedy.REPAIR and breakage.requirement.startswith(SHARED_FILES)
+    outcome = Span("it is installed with them", Tone.GOOD) if by_files else _REMEDIES[breakage.remedy]
+    return Item(text=text, outcome=outcome, notes=notes)
 
 
 def _broken_text(breakage: Breakage, *, in_brief: bool) -> str:

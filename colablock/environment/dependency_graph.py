@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from colablock.environment.snapshot import Installed, Snapshot
 
 __all__ = [
+    "SHARED_FILES",
     "Broken",
     "Demand",
     "DependencyGraph",
@@ -41,6 +42,8 @@ __all__ = [
     "newly_unmet",
     "unmet_text",
 ]
+
+SHARED_FILES = "files that it shares with"  # what a build of a package needs, and the name of the other one
 
 Node = tuple[NormalizedName, str]
 """The normalized name of a distribution and of one of its extras; "" is the distribution itself."""
@@ -417,7 +420,7 @@ def _directly(snapshot: Snapshot, change: StateChange, before: DependencyGraph) 
             there = snapshot.installed.get(other)
             if there is not None and change.spoils(cause, there):
                 there = after.installed[other]
-                yield _broken(there, f"files that it shares with {cause}", cause, by_files=True)
+                yield _broken(there, f"{SHARED_FILES} {cause}", cause, by_files=True)
 
 
 def _broken(

@@ -144,7 +144,7 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
         return solver.in_env("the stack does not fit the kernel")
     except Refused as error:
         return solver.in_env(f"not in the kernel, because {error.message.splitlines()[0]}")
-    harm = why_not_kernel(planned.plan)
+    harm = why_not_kernel(planned.plan, planned.resolution.left)
     is_closed = planned.snapshot.externally_managed is not None and not options.break_system_packages
     if harm is None and planned.plan.steps and is_closed:
         harm = "the environment is externally managed"

@@ -95,6 +95,7 @@ class PlannedChange:
             if breakage.name == name:
                 lines += [f"{link}" for link in breakage.because]
                 lines.append(f"so it is broken by this plan; what is done: {breakage.remedy.value}")
+                lines += [note for note in self.plan.notes if note.startswith(f"no repair of {name}:")]
         there = self.snapshot.installed.get(name)
         if not lines and there is not None:
             lines = [f"{name} {there.version} is installed, and this plan does not concern it"]

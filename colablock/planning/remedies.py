@@ -233,13 +233,14 @@ class _Judge:
         builds = draft.builds(name)
         there = draft.snapshot.installed[name]
         wanted = {draft.pins[builds[0]].version} if builds else _versions_of(there)
-        is_ours = self.repair is None or self.repair.refusal(name) is None
+        refusal = self.repair.refusal(name) if self.repair is not None else None
         fixed = None
-        if self.repair is not None and self.override is not Remedy.REMOVE and is_ours and wanted:
+        if self.repair is not None and self.override is not Remedy.REMOVE:
             fixed = self.repair(name, draft.after(), versions=wanted)
+            because = (*because, refusal or f"no wheel of {name} {_text(wanted) or there.version} fits")
         if fixed is not None:
             self._install(name, fixed, f"it owns the same files as {item.cause}")
-            return _breakage(item, Remedy.REPAIR, because)
+            return _breakage(item, Remedy.REPAIR, self.because(item))
         if name not in draft.stack:
             return self._without(item, because)
         loose = [other for other in builds if other not in draft.stack and other not in self.needed]
@@ -298,6 +299,10 @@ class _Judge:
 
 def _versions_of(installed: Installed) -> frozenset[Version]:
     return frozenset({Version(installed.version)} if is_version(installed.version) else ())
+
+
+def _text(versions: Iterable[Version]) -> str:
+    return " or ".join(map(str, versions))
 
 
 def _breakage(item: Broken, remedy: Remedy, because: tuple[str, ...]) -> Breakage:

@@ -40,14 +40,18 @@ def is_kernel(snapshot: Snapshot, *, named: bool) -> bool:
     return named or snapshot.host is not Host.PLAIN
 
 
-def why_not_kernel(plan: Plan) -> str | None:
+def why_not_kernel(plan: Plan, left: Sequence[str] = ()) -> str | None:
     """Return the harm that *plan* does to a kernel; None if it is harmless.
+
+    *left* are sentences about requirements of the stack that nothing meets there.
 
     A plan is harmless if no loaded module changes and nothing is newly broken.
     It may remove a distribution that no other requires.
     """
     if plan.restart:
         return f"{_some(sorted(plan.restart))} would change while loaded, which takes a restart"
+    if left:
+        return left[0]
     names = sorted(item.name for item in plan.breakages if item.remedy is not Remedy.REPAIR)
     if names:
         return f"{_some(names)} would break"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from colablock._common.text import count
 from colablock._common.urls import redacted
+from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import DependencyGraph, newly_unmet
@@ -32,6 +33,7 @@ __all__ = ["Repairer"]
 # version that moved: torchvision 0.22.1 needs torch==2.7.1, and is the only one that does.
 _VERSIONS = 10
 _PARTNERS = 4  # the versions from the newest on that is not too new
+_CLAUSES = 3  # requirements in the reason why no version fits
 _AHEAD = 3  # the number of versions that are prefetched
 _WORKERS = 8
 _BOUNDING = {"==", "~=", "<", "<="}
@@ -136,8 +138,10 @@ class Repairer:
                 found = self._resolved(asked, name, partners) if partners else None
         except FetchFailed:
             return None  # without a repair the plan removes or keeps the broken distribution
-        if found is None and candidates:
-            self._tried[name] = _told(name, (*newest, *partners), len(candidates))
+        if found is None and candidates and versions is None:
+            tried = (*newest, *partners)
+            why = self._obstacles(tried, after)
+            self._tried[name] = _told(name, tried, len(candidates)) + (f": {why}" if why else "")
         return found
 
     def tried(self, name: NormalizedName) -> str | None:
@@ -203,6 +207,30 @@ class Repairer:
                 found[name] += one.specifier
         return found
 
+    def _obstacles(self, tried: Sequence[Candidate], after: Mapping[NormalizedName, Installed]) -> str:
+        """Return the requirements that the versions *tried* have and the state *after* does not meet.
+
+        The one that excludes the most versions comes first, then the one that excludes the most others.
+        """
+        by_target: defaultdict[NormalizedName, dict[Version, str]] = defaultdict(dict)
+        for candidate in tried:
+            for target, specifiers in self._bounds(candidate, _Every()).items():
+                unmet = _unmet(target, specifiers, after)
+                if unmet is not None:
+                    by_target[target][candidate.version] = unmet
+        clauses: list[str] = []
+        left = {candidate.version for candidate in tried}
+        while by_target and len(clauses) < _CLAUSES:
+            target = max(by_target, key=lambda name: (len(left & by_target[name].keys()), name))
+            found = {version: line for version, line in by_target.pop(target).items() if version in left}
+            if not found:
+                break
+            left -= found.keys()
+            there = after.get(target)
+            state = f"{target} is {there.version}" if there else f"a repair installs no {target}"
+            clauses.append(f"{_needs(found)}, and {state}")
+        return "; ".join(clauses)
+
     def _broken_extras(
         self, after: Mapping[NormalizedName, Installed]
     ) -> frozenset[tuple[NormalizedName, str]]:
@@ -226,6 +254,35 @@ class Repairer:
                 self.source.metadata(candidate)
         except ColablockError:
             return  # the repair itself asks again and handles the error
+
+
+class _Every:
+    """Contains everything."""
+
+    def __contains__(self, _one: object) -> bool:
+        return True
+
+
+def _unmet(
+    target: NormalizedName, specifiers: Sequence[Specifier], after: Mapping[NormalizedName, Installed]
+) -> str | None:
+    """Return the requirement on *target* that *after* does not meet; None if it is met."""
+    there = after.get(target)
+    excluding = [one for one in specifiers if there and not one.contains(there.version, prereleases=True)]
+    if there is not None and not excluding:
+        return None
+    return f"{target}{','.join(sorted(map(str, excluding or specifiers)))}"
+
+
+def _needs(found: Mapping[Version, str]) -> str:
+    """Return which versions have which requirements: each if all have the same, else that of the newest."""
+    oldest, newest = min(found), max(found)
+    which = f"{oldest} to {newest} need" if len(found) > 1 else f"{newest} needs"
+    lines = set(found.values())
+    if len(lines) == 1:
+        return f"{which} {lines.pop()}"
+    target = canonicalize_name(Requirement(found[newest]).name)
+    return f"{which} another {target} ({newest}: {found[newest]})"
 
 
 def _told(name: NormalizedName, tried: Sequence[Candidate], number: int) -> str:

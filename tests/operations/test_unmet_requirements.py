@@ -20,7 +20,7 @@ MATRIX = """\
 schema = 1
 name = "painting"
 [packages]
-colours = "==2.0"
+colours = "{version}"
 [verify]
 imports = ["colours"]
 """
@@ -46,8 +46,8 @@ def environment(world: World, stubs: Sequence[Stub]) -> Path:
     return folder
 
 
-def call(world: World, command: str, folder: Path, *more: str) -> Done:
-    (world.folder / "painting.toml").write_text(MATRIX)
+def call(world: World, command: str, folder: Path, *more: str, version: str = "==2.0") -> Done:
+    (world.folder / "painting.toml").write_text(MATRIX.format(version=version))
     python = str(folder / "bin" / "python")
     return world.run(command, "painting.toml", "--into", "kernel", "--python", python, *more)
 
@@ -89,3 +89,73 @@ def test_an_extra_of_the_matrix_that_is_unmet_is_met_by_the_plan(world: World) -
     done = call(world, "apply", folder)
     assert done.code == ExitCode.DONE, done.err
     assert (site_of(folder) / "ccc-2.dist-info").is_dir()
+
+
+# Members of the stack that were installed before, with a requirement that a user has since made unmet: the
+# stack has `colours` and what it needs.  `beside` is no member.
+STANDS = Stub(name="beside", version="1", requires=("old-thing>=2",))
+OLD = Stub(name="old-thing", version="1")
+MEMBERS = {
+    "of the requested one": (
+        (Stub(name="colours", version="2.0", requires=("shades>=0.8",)), Stub(name="shades", version="0.7")),
+        {"shades": "0.8"},
+    ),
+    "of one that it needs": (
+        (
+            Stub(name="colours", version="2.0", requires=("palette",)),
+            Stub(name="palette", version="1", requires=("shades>=0.8", "colours>=2")),
+            Stub(name="shades", version="0.7"),
+        ),
+        {"shades": "0.8"},
+    ),
+    "of an extra that it asks for": (
+        (
+            Stub(name="colours", version="2.0", requires=("palette[fine]",)),
+            Stub(name="palette", version="1", requires=('shades>=0.8; extra == "fine"',), extras=("fine",)),
+            Stub(name="shades", version="0.7"),
+        ),
+        {"shades": "0.8"},
+    ),
+    "of two that exclude each other": (
+        (
+            Stub(name="colours", version="2.0", requires=("palette", "shades>=0.8")),
+            Stub(name="palette", version="1", requires=("shades<0.8",)),
+            Stub(name="shades", version="0.7"),
+        ),
+        {"shades": "0.8", "palette": "2"},
+    ),
+    "of nobody in the stack": ((Stub(name="colours", version="2.0"),), {}),
+}
+
+
+@pytest.mark.parametrize(("stubs", "moved"), MEMBERS.values(), ids=MEMBERS)
+def test_the_members_of_a_stack_get_what_they_need(
+    stubs: Sequence[Stub], moved: dict[str, str], world: World
+) -> None:
+    index = world.folder / "index"
+    for name, version in (("shades", "0.7"), ("shades", "0.8"), ("palette", "2"), ("old-thing", "2")):
+        make_wheel(index, name, version)
+    folder = environment(world, (*stubs, STANDS, OLD))
+    before = listing(folder)
+    done = call(world, "apply", folder, "--json", version=">=2")
+    assert done.code == ExitCode.DONE, done.err
+    assert {step["name"]: step["version"] for step in done.json["plan"]["steps"]} == moved
+    if moved:
+        assert world.run("rollback", "--python", str(folder / "bin" / "python")).code == ExitCode.DONE
+    assert listing(folder) == before
+
+
+def test_a_kernel_in_which_the_stack_lacks_something_is_not_taken(world: World) -> None:
+    """Without a version that would do, the stack gets an environment of its own."""
+    index = world.folder / "index"
+    make_wheel(index, "colours", "2.0", requires=["shades>=0.8"])
+    folder = environment(world, MEMBERS["of the requested one"][0])
+    (world.folder / "painting.toml").write_text(MATRIX.format(version=">=2"))
+    make_wheel(index, "shades", "0.9", requires=["colours>=3"])
+    python = str(folder / "bin" / "python")
+    done = world.run("plan", "painting.toml", "--python", python, "--into", "kernel", "--json")
+    left = "colours 2.0 needs shades>=0.8, shades 0.7 is installed, and no version can replace it"
+    assert left in done.json["notes"]
+    refused = world.run("plan", "painting.toml", "--python", python)
+    assert refused.code == ExitCode.UNMET
+    assert "shades" in refused.err

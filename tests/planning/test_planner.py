@@ -140,7 +140,8 @@ def test_a_repair_tries_only_recent_versions() -> None:
     index |= {f"torchvision 0.{minor}": [] for minor in range(10)}
     plan = plan_for(index, VISION, "torch==2.4.0")
     assert remedies(plan)["torchvision"] == (True, Remedy.REMOVE)
-    assert plan.notes == ("no repair of torchvision: none of 10 of its 22 versions fits (0.12 to 0.21)",)
+    tried = "no repair of torchvision: none of 10 of its 22 versions fits (0.12 to 0.21)"
+    assert plan.notes == (f"{tried}: 0.12 to 0.21 need torch==2.5.0, and torch is 2.4.0",)
 
 
 # Releases of torch and the torchvision of each, as they are: 2.7.1 has 0.22.1.

@@ -187,6 +187,8 @@ REMOVAL = Step(action=Action.REMOVE, name=canonicalize_name("torchao"), reason="
 )
 def test_reasons_keep_a_plan_out_of_the_kernel(made: Plan, harm: str | None) -> None:
     assert why_not_kernel(made) == harm
+    need = "torch 2 needs cuda-toolkit==13, and no version can replace it"
+    assert why_not_kernel(made, (need,)) == (harm if made.restart else need)
 
 
 @pytest.mark.parametrize(

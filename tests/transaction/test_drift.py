@@ -189,7 +189,8 @@ def test_a_later_installation_is_reported_and_repaired(world: World, venv: Venv)
     assert again.json["plan"]["beforehand"] == [CULPRIT]
     assert venv.versions() == {"colours": "2.0", "shapes": "2.0"}, (again.out, again.err)
     mended = world.run("verify", "tiny", "--json")
-    notes = ["no repair of painter: its only version, 1.0, does not fit"]
+    tried = "no repair of painter: its only version, 1.0, does not fit"
+    notes = [f"{tried}: 1.0 needs colours<2, and colours is 2.0"]
     assert (mended.code, mended.json["notes"]) == (ExitCode.DONE, notes)
     assert world.run("apply", *options).json["report"]["notes"] == notes
 
