@@ -38,7 +38,8 @@ class PlannedChange:
 
     def pins(self) -> dict[NormalizedName, str]:
         """Return the versions of the stack, by name."""
-        return {name: str(pin.version) for name, pin in self.resolution.pins.items()}
+        changed = {step.name: step.version for step in self.plan.steps if step.version is not None}
+        return {name: changed.get(name, str(pin.version)) for name, pin in self.resolution.pins.items()}
 
     def unmet_before(self) -> frozenset[tuple[NormalizedName, str]]:
         """Return the requirements of kept distributions that were already unmet: owner and line.
@@ -52,7 +53,7 @@ class PlannedChange:
         return unmet - self.resolution.request.must_hold
 
     def check_wheels(self, wheels: Mapping[NormalizedName, Path]) -> None:
-        """Raise Refused if a wheel has the modules of a distribution that the plan leaves at another version.
+        """Raise Refused if the stack has a wheel with the modules of another version that the plan leaves.
 
         The plan knows the files of what is installed, but not always those of a new wheel.
         """
@@ -63,7 +64,8 @@ class PlannedChange:
             for name, one in self.snapshot.installed.items()
             if name not in changed and name not in left
         }
-        claims = [wheel_claim(name, self.snapshot.site, wheel) for name, wheel in wheels.items()]
+        site, stack = self.snapshot.site, self.resolution.pins
+        claims = [wheel_claim(name, site, wheel) for name, wheel in wheels.items() if name in stack]
         builds = families(staying.values(), claims)
         for name in sorted(wheels.keys() & builds.keys()):
             for other in sorted(builds[name] & staying.keys()):

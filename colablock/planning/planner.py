@@ -57,8 +57,7 @@ def make_plan(
     """
     entries = {entry.name: entry for entry in resolution.request.asked}
     claims = tuple(claims)
-    if matrix.absent or any(not pin.is_installed for pin in resolution.pins.values()):
-        snapshot = replace(snapshot, shared=builds_in(snapshot, claims))
+    snapshot = replace(snapshot, shared=builds_in(snapshot, claims))
     draft = PlanDraft(
         snapshot=snapshot,
         graph=DependencyGraph.of(snapshot),

@@ -6,13 +6,19 @@ have one version or only one of them stays, and no version of the stack is chang
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from colablock._vendor.packaging.version import Version
-from colablock.environment.dependency_graph import Broken, DependencyGraph, StateChange, find_broken
+from colablock.environment.dependency_graph import (
+    SHARED_FILES,
+    Broken,
+    DependencyGraph,
+    StateChange,
+    find_broken,
+)
 from colablock.environment.removable import is_out_of_reach, why_irremovable
 from colablock.environment.snapshot import Installed, is_version
 from colablock.errors import Refused
@@ -118,6 +124,8 @@ def judge_broken(draft: PlanDraft, repair: Repair | None, override: Remedy | Non
     where a version fits.  Else its repair stays, and it is listed as one that is left broken.
     """
     judge = _Judge(draft, repair, override)
+    for item in _mixed(draft):
+        judge.decide(item)
     while True:
         found = find_broken(draft.snapshot, draft.change(), draft.graph)
         pending = judge.pending(found.values())
@@ -132,6 +140,28 @@ def judge_broken(draft: PlanDraft, repair: Repair | None, override: Remedy | Non
         if item.name not in judge.decided or item.name in draft.repaired
     ]
     draft.breakages = [*judge.decided.values(), *left]
+
+
+def _mixed(draft: PlanDraft) -> Iterator[Broken]:
+    """Yield each kept distribution of the stack whose files another version of its package has replaced."""
+    installed = draft.snapshot.installed
+    for name in sorted(draft.stack & installed.keys()):
+        there = installed[name]
+        for other in draft.standing(name) if draft.pins[name].is_installed else ():
+            are_known = None not in (there.path, installed[other].path)
+            if are_known and there.version != installed[other].version and not draft.is_whole(name, other):
+                requirement = f"{SHARED_FILES} {other}"
+                yield Broken(
+                    name=name,
+                    version=there.version,
+                    requirement=requirement,
+                    cause=other,
+                    direct=True,
+                    origin=other,
+                    links=(f"{name} {there.version} needs {requirement}",),
+                    by_files=True,
+                )
+                break
 
 
 @dataclass
@@ -244,6 +274,8 @@ class _Judge:
         if name not in draft.stack:
             return self._without(item, because)
         loose = [other for other in builds if other not in draft.stack and other not in self.needed]
+        if item.cause not in draft.change().touched:
+            return _breakage(item, Remedy.LEAVE, because)  # as it was before
         if not loose:
             raise Refused(
                 f"{name} {there.version} owns the same files as {item.cause}, and there is no wheel to lay"
@@ -318,6 +350,8 @@ def _breakage(item: Broken, remedy: Remedy, because: tuple[str, ...]) -> Breakag
 
 def _moved(draft: PlanDraft, name: NormalizedName) -> str:
     there, pin = draft.snapshot.installed.get(name), draft.pins.get(name)
+    if there is not None and name not in draft.change().touched:
+        return f"{name} {there.version} was installed over it"
     if there is None:
         return f"{name} {pin.version} is installed" if pin is not None else f"{name} is removed"
     if name in draft.removed or pin is None:

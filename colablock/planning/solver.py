@@ -92,10 +92,13 @@ class Solver:
             installed=kernel.installed,
             protected=kernel.protected,
             must_hold=self.must_hold,
-            builds=builds_in(kernel),
         )
         try:
             resolution = self._resolve(request, preparer.source)
+            claims = preparer.claims(resolution, kernel)
+            builds = builds_in(kernel, claims)
+            if any(not others.isdisjoint(resolution.pins) for others in _of(builds, resolution)):
+                resolution = self._resolve(replace(request, builds=builds), preparer.source)
         except NoSolution as error:
             return self._without_locks(preparer.source, error).in_kernel(why)
         plan = make_plan(
@@ -108,7 +111,7 @@ class Solver:
             broken=self.broken,
             fingerprint=fingerprint(kernel),
             notes=(*kernel.notes, *managed_note(kernel), *self._notes(resolution, locked)),
-            claims=preparer.claims(resolution, kernel),
+            claims=claims,
         )
         plan = with_origin(plan, self.matrix, locked)
         return PlannedChange(
@@ -405,6 +408,12 @@ class _Tried:
     refusals: dict[str, NoSolution] = field(default_factory=dict)
     minors: set[str] = field(default_factory=set)
     worthwhile: bool = True  # to try another Python: so far only the Python was at fault
+
+
+def _of(
+    builds: Mapping[NormalizedName, frozenset[NormalizedName]], resolution: Resolution
+) -> Iterator[frozenset[NormalizedName]]:
+    return (builds[name] for name in resolution.pins if name in builds)
 
 
 def _empty(candidate: PythonCandidate, kernel: Snapshot) -> Snapshot:

@@ -75,31 +75,36 @@ class WheelPreparer:
         return wheels
 
     def claims(self, resolution: Resolution, snapshot: Snapshot) -> list[Claim]:
-        """Return the modules of the wheels of *resolution* that no installed distribution precedes.
+        """Return the modules of the wheels of *resolution*, as far as they are known.
 
-        A wheel is listed if it is at hand, or if the end of it can be fetched alone.
+        A wheel is listed if it is at hand.  That of a new project is listed also if the end of it
+        can be fetched alone; another version of a project mostly has the same modules.
         """
-        new = [pin for name, pin in resolution.pins.items() if name not in snapshot.installed]
+        new = [pin for pin in resolution.pins.values() if not pin.is_installed]
         if not any(one.path for one in snapshot.installed.values()):
             return []
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-            claims = list(pool.map(partial(self._claim, snapshot.site), new))
+            claims = list(pool.map(partial(self._claim, snapshot), new))
         return [claim for claim in claims if claim is not None]
 
-    def _claim(self, site: str, pin: Pin) -> Claim | None:
+    def _claim(self, snapshot: Snapshot, pin: Pin) -> Claim | None:
         """Return the modules of a wheel; None if it cannot be listed."""
         file, entry = pin.candidate.file, self.entries.get(pin.name)
         if file is None or not file.is_wheel or (entry is not None and entry.is_rebuilt):
             return None
         try:
-            return wheel_claim(pin.name, site, self._listable(file))
+            stream = self._listable(file, at_hand=pin.name in snapshot.installed)
+            return wheel_claim(pin.name, snapshot.site, stream)
         except (ColablockError, *UNREADABLE):
             return None  # the wheel is checked after it has been fetched
 
-    def _listable(self, file: File) -> IO[bytes]:
-        """Return a wheel to read its directory from.  Raises FetchFailed if it would have to be fetched."""
+    def _listable(self, file: File, *, at_hand: bool) -> IO[bytes]:
+        """Return a wheel to read its directory from.  Raises FetchFailed if it would have to be fetched.
+
+        With *at_hand*, nothing of it is fetched.
+        """
         path = self.fetcher.local(file.url) or self.fetcher.cache.file(file.hashes.get("sha256", ""))
-        if path is None and isinstance(self.source, LockSource):
+        if path is None and (at_hand or isinstance(self.source, LockSource)):
             raise FetchFailed(f"`{file.filename}` is not in the cache", url=file.url)
         if path is None and (partly := remote_wheel(self.fetcher, file)) is not None:
             return cast("IO[bytes]", partly)

@@ -185,6 +185,29 @@ ALIKE = {  # projects with a folder of the same name
     "two": {"two/__init__.py": "", "two/more.py": "", "tests/helper.py": "OF = 'two {version}'"},
 }
 OTHERS = {
+    "a pin that stands below another version": Case(
+        site=plain("opencv-python 4.8", "opencv-python-headless 4.10"),
+        index=plain("left 1"),
+        packages='opencv-python = "==4.8"',
+        after={"opencv-python": "4.8"},
+        owner="opencv-python",
+    ),
+    "a new build that the stack needs beside one that stands": Case(
+        site={"opencv-python-headless 4.8": (), "albumentations 1": ["opencv-python-headless"]},
+        index=plain("opencv-python 4.10", "opencv-python-headless 4.10", "opencv-python-headless 4.12"),
+        packages='opencv-python = "==4.10"\nalbumentations = ""',
+        after={"opencv-python": "4.10", "opencv-python-headless": "4.10", "albumentations": "1"},
+        owner="opencv-python",
+    ),
+    "a build that comes to the version of another": Case(
+        site=plain("psycopg2 2.8", "psycopg2-binary 2.9"),
+        index=plain("psycopg2 2.9"),
+        packages='psycopg2 = "==2.9"',
+        after={"psycopg2": "2.9", "psycopg2-binary": "2.9"},
+        owner="psycopg2",
+        builds=("psycopg2", "psycopg2-binary"),
+        package="psycopg2",
+    ),
     "tests of two projects": Case(
         site=plain("one 1", "two 1"),
         index=plain("one 2", "two 2"),
