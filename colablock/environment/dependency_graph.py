@@ -109,8 +109,8 @@ class DependencyGraph:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> DependencyGraph:
-        """Return the graph of the installed distributions of *snapshot*."""
-        return cls(snapshot.installed, snapshot.environment)
+        """Return the graph of everything installed in *snapshot*, also with an invalid version."""
+        return cls(snapshot.everything, snapshot.environment)
 
     def with_installed(self, installed: Mapping[NormalizedName, Installed]) -> DependencyGraph:
         """Return the graph for other installed distributions in the same environment."""
@@ -402,9 +402,9 @@ def find_broken(
 
 def _directly(snapshot: Snapshot, change: StateChange, before: DependencyGraph) -> Iterator[Broken]:
     """Yield the distributions that are broken by a move: by an unmet requirement, or by shared files."""
-    touched = change.touched & snapshot.installed.keys()
-    after = before.with_installed(change.applied_to(snapshot.installed))
-    names = after.installed.keys() & snapshot.installed.keys() - change.settled
+    touched = change.touched & before.installed.keys()
+    after = before.with_installed(change.applied_to(before.installed))
+    names = after.installed.keys() & before.installed.keys() - change.settled
     found: defaultdict[NormalizedName, list[UnmetRequirement]] = defaultdict(list)
     for one in newly_unmet(names, before, after, touched):
         target, owner = one.demand.target, one.demand.owner

@@ -107,6 +107,8 @@ class Snapshot:
     *shared* maps a distribution to others that own some of the same files with
     different contents.  A top-level ``__init__.py`` does not count, because the portions
     of old namespace packages each ship one.  *protected* distributions must not change.
+    *unreadable* are distributions with an invalid version (PEP 440): no specifier allows it, and their
+    requirements count as those of *installed*, see `everything`.
     *remains* maps a name to its metadata folders that do not count: hidden by another one, or
     without metadata.  `importlib.metadata` may find them in place of a new version.  *roots* are the
     folders that the interpreter installs into, links resolved, and *search_path* those that it imports
@@ -128,7 +130,7 @@ class Snapshot:
     source: str = "live"  # or the name of a recorded runtime
     date: str | None = None  # of a recorded runtime
     notes: tuple[str, ...] = ()  # for the user: what could not be read, and why
-    unreadable: frozenset[NormalizedName] = frozenset()  # installed with an invalid version (PEP 440)
+    unreadable: Mapping[NormalizedName, Installed] = field(default_factory=dict)
     remains: Mapping[NormalizedName, tuple[str, ...]] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
     search_path: tuple[str, ...] = ()
@@ -138,9 +140,14 @@ class Snapshot:
         for name, paths in self.remains.items():
             yield from (Installed(name=name, version="", path=path) for path in paths)
 
+    @property
+    def everything(self) -> Mapping[NormalizedName, Installed]:
+        """What is *installed*, and what is *unreadable*."""
+        return {**self.installed, **self.unreadable}
+
     def every_record(self) -> Iterator[Installed]:
         """Yield the installed distributions, then `other_records`."""
-        yield from self.installed.values()
+        yield from self.everything.values()
         yield from self.other_records()
 
 
@@ -214,8 +221,7 @@ def detect_host(environ: Mapping[str, str], modules: Container[str]) -> Host:
 def fingerprint(snapshot: Snapshot) -> str:
     """Return a digest of the installed versions and their direct references."""
     lines = []
-    for name in sorted(snapshot.installed):
-        installed = snapshot.installed[name]
+    for name, installed in sorted(snapshot.everything.items()):
         origin = json.dumps(installed.direct_url.to_dict(), sort_keys=True) if installed.direct_url else ""
         lines.append(f"{name}=={installed.version} {origin}\n")
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()

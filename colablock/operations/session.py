@@ -119,11 +119,11 @@ def _missing_links(settings: Settings) -> Iterator[str]:
 def comparable(snapshot: Snapshot) -> Snapshot:
     """Return *snapshot* without the distributions whose version is not one of PEP 440.
 
-    No specifier can be compared with such a version.  Their names are kept in
-    ``unreadable``.
+    No specifier can be compared with such a version.  They are
+    ``unreadable`` there.
     """
-    odd = sorted(name for name, there in snapshot.installed.items() if not is_version(there.version))
+    odd = {name: there for name, there in snapshot.installed.items() if not is_version(there.version)}
     if not odd:
         return snapshot
     installed = {name: there for name, there in snapshot.installed.items() if name not in odd}
-    return replace(snapshot, installed=installed, unreadable=frozenset(odd))
+    return replace(snapshot, installed=installed, unreadable=odd)

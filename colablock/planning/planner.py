@@ -145,7 +145,7 @@ def _refuse_mixed(draft: PlanDraft, known: Collection[NormalizedName]) -> None:
 def _refuse_irremovable(draft: PlanDraft, name: NormalizedName) -> None:
     """Raise Refused if a new version of *name* would not take the place of the installed one."""
     snapshot = draft.snapshot
-    there = snapshot.installed.get(name) or Installed(name=name, version="")
+    there = snapshot.everything.get(name) or Installed(name=name, version="")
     if (why := why_irremovable(snapshot, name)) is not None:
         what = f"`{name}` {there.version}".rstrip()
         message = f"{what} cannot be replaced in `{snapshot.prefix}`: {why}"
@@ -178,14 +178,9 @@ def _installations(draft: PlanDraft, resolution: Resolution) -> list[Step]:
     ordered = _in_order(names, lambda name: _required_names(draft.pins[name].requires))
     steps = []
     for name in _owners_last(draft, ordered):
-        if name in draft.snapshot.unreadable:
-            message = (
-                f"{name} is installed with a version that cannot be read, so it cannot be replaced safely"
-            )
-            raise Refused(message, hint=f"Remove it by hand: `uv pip uninstall {name}`")
         _refuse_irremovable(draft, name)
         pin = draft.pins[name]
-        before = draft.snapshot.installed.get(name)
+        before = draft.snapshot.everything.get(name)
         if before is not None and is_out_of_reach(draft.snapshot, before):
             draft.notes.append(f"{name} {before.version} is out of reach, and stays in `{before.path}`")
             before = None

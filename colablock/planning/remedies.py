@@ -349,7 +349,7 @@ def _breakage(item: Broken, remedy: Remedy, because: tuple[str, ...]) -> Breakag
 
 
 def _moved(draft: PlanDraft, name: NormalizedName) -> str:
-    there, pin = draft.snapshot.installed.get(name), draft.pins.get(name)
+    there, pin = draft.snapshot.everything.get(name), draft.pins.get(name)
     if there is not None and name not in draft.change().touched:
         return f"{name} {there.version} was installed over it"
     if there is None:
@@ -361,7 +361,9 @@ def _moved(draft: PlanDraft, name: NormalizedName) -> str:
 
 def why_kept(draft: PlanDraft, name: NormalizedName) -> str | None:
     """Return why *name* can be neither removed nor replaced where it is; None if it can be."""
-    there = draft.snapshot.installed.get(name)
+    there = draft.snapshot.everything.get(name)
+    if name in draft.snapshot.unreadable:
+        return f"its version is not valid (PEP 440), so no other one is sought for {name}"
     if there is not None and is_out_of_reach(draft.snapshot, there):
         return f"it is out of reach: `{there.path}` is outside of `{draft.snapshot.prefix}`"
     why = why_irremovable(draft.snapshot, name)

@@ -39,16 +39,22 @@ class Frozen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freeze:
-    """A whole freeze: *lines* in their order; *editable* installations are left out."""
+    """A whole freeze: *lines* in their order; *editable* installations are left out.
+
+    *odd* are the lines that are left out because of a version that is not valid (PEP 440), as
+    Debian's `1.1build1`.
+    """
 
     lines: tuple[Frozen, ...]
     editable: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
 
 
 def parse_freeze(text: str, source: str) -> Freeze:
     """Parse *text*, the contents of *source*.  Raises InvalidInput with every invalid line."""
     lines: list[Frozen] = []
     editable: list[str] = []
+    odd: list[str] = []
     faults: list[Fault] = []
     first: dict[NormalizedName, int] = {}
     for at, (number, line) in enumerate(_lines(text)):
@@ -68,14 +74,17 @@ def parse_freeze(text: str, source: str) -> Freeze:
         if first.setdefault(found.name, number) != number:
             message = f"`{found.name}` is on line {first[found.name]} already: `{line}`"
             faults.append(Fault(path=where, message=message))
-        lines.append(found)
+        if found.version is not None and "===" not in line and not is_version(found.version):
+            odd.append(line)
+        else:
+            lines.append(found)
     if faults:
         count = "1 line" if len(faults) == 1 else f"{len(faults)} lines"
         told = "\n".join(fault_lines(faults))
         raise InvalidInput(f"`{source}` has {count} that a freeze cannot contain\n{told}", hint=_HINT)
     if not lines:
         raise InvalidInput(f"`{source}` lists no distribution", hint="it is the output of `pip freeze`")
-    return Freeze(lines=tuple(lines), editable=tuple(editable))
+    return Freeze(lines=tuple(lines), editable=tuple(editable), odd=tuple(odd))
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -89,9 +98,6 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _frozen(line: str) -> Frozen:
     """Return the distribution of one line.  Raises ValueError."""
     if match := _PINNED.fullmatch(line):
-        if match["equals"] == "==" and not is_version(match["version"]):
-            message = f"`{match['version']}` is not a version (PEP 440)"
-            raise ValueError(message)
         return Frozen(spelled=match["name"], version=match["version"])
     match = _DIRECT.fullmatch(line)
     if match is None:

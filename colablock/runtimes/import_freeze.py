@@ -99,6 +99,7 @@ def _with_versions(freeze: Freeze, known: KnownReleases) -> tuple[list[Frozen], 
     """Return the lines with a known version, and what is left out with the reason."""
     lines = []
     left_out = [f"`{what}` is installed in editable mode" for what in freeze.editable]
+    left_out += [f"the version of `{line}` is not valid (PEP 440)" for line in freeze.odd]
     for line in freeze.lines:
         version = line.version or known.versions.get(f"{line.name} @ {line.url}")
         if version is None:

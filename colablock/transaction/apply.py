@@ -200,7 +200,7 @@ def _run(
 
 def _operations(change: _Change, staged: Staged, stash: Path) -> list[Operation]:
     removed = _removed(change)
-    staying = [found for found in change.snapshot.installed.values() if found not in removed]
+    staying = [found for found in change.snapshot.everything.values() if found not in removed]
     make_private(stash)
     outs = moves_out(change.site, owned_files(change.site, removed, staying), stash)
     return [*outs, *_without_shared(change, staged, staying, moves_in(staged.tree, outs, stash))]
@@ -272,7 +272,7 @@ def _removed(change: _Change) -> list[Installed]:
         if found.name in names and _is_in_site(change.site, found)
     ]
     for step in change.plan.steps:
-        installed = change.snapshot.installed.get(step.name)
+        installed = change.snapshot.everything.get(step.name)
         if step.action is Action.INSTALL or installed is None:
             continue
         if installed.path is None or _is_in_site(change.site, installed):

@@ -118,7 +118,7 @@ def undo_cost(
     removed = [
         installed
         for step in plan.steps
-        if step.action is not Action.INSTALL and (installed := snapshot.installed.get(step.name)) is not None
+        if step.action is not Action.INSTALL and (installed := snapshot.everything.get(step.name)) is not None
     ]
     image = _Image(mount, _boot() if started is None else started)
     each = max(_LOOKED_AT // max(len(removed), 1), 1)

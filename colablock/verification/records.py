@@ -145,6 +145,8 @@ def _listing(site: str, touched: _Touched) -> Iterator[_Recorded]:
             rows = [row for row in read_record(info) or () if not row.path.endswith(".pyc")]
         except OSError:
             continue
+        if not any(row.path == f"{info.name}/METADATA" for row in rows):
+            continue  # renamed, by pip to remove it (`~emo-1.0.dist-info`) or by hand: its files have gone
         paths = list(recorded_paths(site, rows))
         if any(path in touched for path in paths):
             name, _, version = info.name.removesuffix(".dist-info").partition("-")

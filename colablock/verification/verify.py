@@ -320,9 +320,7 @@ def _breakage_checks(
     Only the changes of *plan* count.  Other differences between *before* and *state* come from
     the ``PYTHONPATH`` of this interpreter.
     """
-    installed = {
-        name: there for name, there in state.graph.installed.items() if name not in before.unreadable
-    }
+    installed = state.graph.installed
     listed = {item.name for item in plan.breakages if item.remedy is Remedy.LEAVE}
     others = installed.keys() - pins - listed
     graph = DependencyGraph.of(before)

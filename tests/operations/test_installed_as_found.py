@@ -282,3 +282,29 @@ def test_what_hides_the_site_sends_the_plan_elsewhere(tmp_path: Path, standing: 
     assert f"`{first / 'demo-1.5.dist-info'}` comes before" in plan.why_target
     with pytest.raises(Refused, match="out of reach, and would hide a new version"):
         standing.plan()
+
+
+def test_a_version_that_is_not_valid_is_replaced_and_put_back(standing: Standing) -> None:
+    shutil.rmtree(standing.info)
+    build_site(standing.site, [Stub(name="demo", version="1.1build1")])
+    before = installed_listing(standing.place.venv.folder)
+    (step,) = standing.plan().steps
+    assert (step.action, step.previous, step.version) == (Action.REPLACE, "1.1build1", "2.0")
+    assert standing.apply().passed
+    assert standing.answers() == ["2.0", "2.0"]
+    undo_changes(standing.session(), standing.place.venv.python)
+    assert installed_listing(standing.place.venv.folder) == before
+
+
+def test_the_requirements_of_a_version_that_is_not_valid_are_judged(standing: Standing) -> None:
+    odd = Stub(name="odd", version="1.1build1", requires=("demo<2",))
+    fine = Stub(name="fine", version="2004d", requires=("demo", "odd>=1"))
+    build_site(standing.site, [odd, fine])
+    plan = standing.plan()
+    (item,) = plan.breakages
+    assert (item.name, item.version, item.remedy) == ("odd", "1.1build1", Remedy.LEAVE)
+    assert item.because[:2] == ("demo 1.0 becomes 2.0", "odd 1.1build1 needs demo<2")
+    assert "not valid (PEP 440)" in item.because[2]
+    assert standing.plan(into=None).target is Target.ENV
+    assert standing.apply().passed
+    assert standing.answers() == ["2.0", "2.0"]
