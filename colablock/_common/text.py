@@ -5,12 +5,22 @@ Sizes of files and disks use powers of 1000, sizes of memory powers of 1024.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-__all__ = ["count", "memory_text", "near", "printable", "seconds_text", "size_text", "some_of"]
+__all__ = [
+    "count",
+    "decoded",
+    "memory_text",
+    "near",
+    "printable",
+    "seconds_text",
+    "size_text",
+    "some_of",
+]
 
 _STEP = 1000
 _SMALL = 9.95  # smaller numbers are shown with one decimal
@@ -90,3 +100,55 @@ def some_of(items: Sequence[str], limit: int) -> str:
     """Return the first *limit* of *items* and the number of the others: ``a, b and 3 more``."""
     shown = ", ".join(items[:limit])
     return f"{shown} and {len(items) - limit} more" if len(items) > limit else shown
+
+
+#: The marks of a whole text.  That of UTF-32 starts with that of UTF-16, so it comes first.
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_COOKIE: Final = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.ASCII)
+_ENCODING: Final = re.compile(r"(ascii|big5|cp|euc|gb|hp|iso8859|koi8|latin|mac|ptcp|shift|tis|utf|johab|hz)")
+
+
+def decoded(data: bytes) -> str:
+    """Decode a text file: by its byte order mark, its coding cookie (PEP 263), as UTF-8, or as Latin-1.
+
+    Latin-1 is for files with an accent in a comment.  Raises ValueError, in one line, for what is no
+    text, and for a cookie that names no known encoding.
+    """
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return _decoded(data, name)
+    for line in data.split(b"\n", 2)[:2]:
+        if match := _COOKIE.match(line):
+            return _decoded(data, match[1].decode("ascii"))
+    if data[:2].count(0) == 1 and len(data) % 2 == 0:  # UTF-16 without its mark
+        return _decoded(data, "utf-16-le" if data[1] == 0 else "utf-16-be")
+    if b"\0" in data:
+        number = data.count(b"\n", 0, data.index(0)) + 1
+        message = f"line {number} has a null byte"
+        raise ValueError(message)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        encoding = codecs.lookup(name).name
+        # Others are no encodings of characters, such as `hex`.
+        text = data.decode(encoding) if _ENCODING.match(encoding) else None
+    except LookupError:
+        text = None
+    except UnicodeError as error:
+        message = f"it is not {name}: {error.reason if isinstance(error, UnicodeDecodeError) else error}"
+        raise ValueError(message) from error
+    if text is None:
+        message = f"it names the encoding `{name}`, which is not known"
+        raise ValueError(message)
+    return text

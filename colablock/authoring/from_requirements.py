@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from colablock._common.urls import Url, local_path, split_fragment
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.authoring.requirements_reader import RequirementFile
-from colablock.authoring.requirements_txt import FoundRequirement
+from colablock.authoring.local_labels import LabelBinding, bind_labels, label_bindings, with_pypi_as_default
+from colablock.authoring.requirement_file import FoundRequirement, RequirementFile
 from colablock.matrix.model import Index, PackageEntry, entry_of
 from colablock.network.settings import DEFAULT_INDEX
 
@@ -34,25 +35,40 @@ class MatrixParts:
     packages: tuple[PackageEntry, ...] = ()
     constraints: tuple[PackageEntry, ...] = ()
     indexes: tuple[Index, ...] = ()
+    requires_python: str | None = None
+    prerelease: str | None = None
+    exclude_newer: datetime | None = None
+    no_binary: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def matrix_parts(file: RequirementFile) -> MatrixParts:
+def matrix_parts(
+    file: RequirementFile, agrees: Callable[[LabelBinding], bool] = lambda _binding: True
+) -> MatrixParts:
     """Return the requirements of *file* as parts of a matrix, in the same order.
 
     Requirements of one project with the same marker become one entry.  Otherwise each becomes an
-    entry with a marker.
+    entry with a marker.  *agrees* is asked whether packages come from the index that alone serves
+    their local label; a note says what is bound.
     """
-    indexes = tuple(_indexes(file))
-    names = {str(index.url): index.name for index in indexes}
+    file = with_pypi_as_default(file)
+    proposed, unclear = label_bindings(file)
+    bindings = [binding for binding in proposed if agrees(binding)]
+    file = bind_labels(file, bindings)
+    by_url = dict(_indexes(file))
+    names = {url: index.name for url, index in by_url.items()}
     narrowing = (found for found in file.constraints if found.requirement.specifier)
     return MatrixParts(
         packages=tuple(_merge_entries([_entry(found, names) for found in file.requirements])),
         constraints=tuple(
             _merge_entries([entry_of(found.requirement, path=found.where) for found in narrowing])
         ),
-        indexes=indexes,
-        notes=(*file.notes, *_omissions(file)),
+        indexes=tuple(by_url.values()),
+        requires_python=file.requires_python,
+        prerelease=file.prerelease,
+        exclude_newer=file.exclude_newer,
+        no_binary=file.no_binary,
+        notes=(*file.notes, *_omissions(file), *_binding_notes(bindings, names), *unclear),
     )
 
 
@@ -62,6 +78,14 @@ def _entry(found: FoundRequirement, index_names: Mapping[str, str]) -> PackageEn
     if entry.url is not None and entry.sha256 is None and len(hashes) == 1:
         entry = replace(entry, sha256=hashes[0])
     return replace(entry, index=index_names.get(found.index or ""))
+
+
+def _binding_notes(bindings: Iterable[LabelBinding], names: Mapping[str, str]) -> Iterator[str]:
+    for binding in bindings:
+        yield (
+            f"{', '.join(binding.names)}: from the index `{names[binding.index]}` only, which alone serves"
+            " the local label"
+        )
 
 
 def _merge_entries(entries: Sequence[PackageEntry]) -> Iterator[PackageEntry]:
@@ -85,15 +109,26 @@ def _merge(one: PackageEntry, other: PackageEntry) -> PackageEntry:
     )
 
 
-def _indexes(file: RequirementFile) -> Iterator[Index]:
-    """Yield the indexes that a matrix has to declare, without PyPI."""
+def _indexes(file: RequirementFile) -> Iterator[tuple[str, Index]]:
+    """Yield the indexes that a matrix has to declare, each with its URL in the file, without PyPI."""
     taken: set[str] = set()
     default = file.default_index
-    if default is not None and default.rstrip("/") != DEFAULT_INDEX.rstrip("/"):
-        yield Index(name=_index_name(default, taken), url=Url(_url(default)), default=True)
+    named = {one.index for one in file.requirements}
+    known = set() if DEFAULT_INDEX in named else {DEFAULT_INDEX.rstrip("/")}
+    if default is not None and default.rstrip("/") not in known:
+        yield default, Index(name=_name_of(default, file, taken), url=Url(_url(default)), default=True)
     for url in file.indexes:
-        if url.rstrip("/") not in {(default or "").rstrip("/"), DEFAULT_INDEX.rstrip("/")}:
-            yield Index(name=_index_name(url, taken), url=Url(_url(url)))
+        if url.rstrip("/") not in {(default or "").rstrip("/"), *known}:
+            yield url, Index(name=_name_of(url, file, taken), url=Url(_url(url)))
+
+
+def _name_of(url: str, file: RequirementFile, taken: set[str]) -> str:
+    """Return the name of an index: the one that the file gives it, if there is one."""
+    own = file.index_names.get(url)
+    if own is None or own in taken:
+        return _index_name(url, taken)
+    taken.add(own)
+    return own
 
 
 def _url(place: str) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colablock._common.fs import write_atomic
 from colablock.authoring.from_requirements import MatrixParts, matrix_parts
+from colablock.authoring.local_labels import LabelBinding
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.authoring.template import Start, matrix_text
 from colablock.errors import InvalidInput
@@ -27,6 +28,7 @@ class NewMatrixOptions:
     """The options of `write_new`.  *requirements* names a requirements file of another tool.
 
     *schema_file* writes the JSON schema beside the matrix.  *force* overwrites existing files.
+    *agrees* is asked once for each index whether packages with a local label come from it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class NewMatrixOptions:
     requirements: str | None = None
     schema_file: bool = False
     force: bool = False
+    agrees: Callable[[LabelBinding], bool] = lambda _binding: True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ def write_new(options: NewMatrixOptions, environ: Mapping[str, str]) -> NewMatri
             f"`{options.name}` is a path, not a name", hint="Give only the name; `--output` sets the path"
         )
     parts = (
-        matrix_parts(read_requirements(options.requirements))
+        matrix_parts(read_requirements(options.requirements), options.agrees)
         if options.requirements is not None
         else MatrixParts()
     )

@@ -13,7 +13,8 @@ from colablock._vendor.packaging.dependency_groups import DependencyGroupInclude
 from colablock._vendor.packaging.errors import ExceptionGroup
 from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.authoring.requirements_txt import FoundRequirement, parse_named
+from colablock.authoring.requirement_file import FoundRequirement
+from colablock.authoring.requirements_txt import parse_named
 from colablock.errors import Fault, InvalidInput
 from colablock.lockfile.pins import default_index_of, pins_of
 

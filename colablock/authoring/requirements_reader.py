@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from bisect import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from colablock._common.limits import INCLUDE_DEPTH, REQUIREMENT_LINES, TEXT_FILE
-from colablock._common.text import near
+from colablock._common.text import decoded, near, some_of
 from colablock._common.toml import NotToml, load_toml, read_text_file
 from colablock._common.urls import local_path, redacted, split_credentials
 from colablock.authoring.pyproject import group_requirements, locked_requirements, project_requirements
+from colablock.authoring.requirement_file import FoundRequirement, RequirementFile
 from colablock.authoring.requirements_txt import (
-    FoundRequirement,
     Line,
-    decoded,
+    index_annotations,
     logical_lines,
+    parse_built_elsewhere,
     parse_line,
     parse_named,
     release_hint,
@@ -30,23 +33,6 @@ from colablock.lockfile.pins import default_index_of
 from colablock.lockfile.pylock import read_lock
 
 __all__ = ["RequirementFile", "read_requirements"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequirementFile:
-    """The content of a requirements file and the files it includes, in order.
-
-    *indexes* are used in addition to *default_index*, which is None if the file does not set it.
-    *find_links* are folders and pages with files.  URLs have no user and password.  *notes* list
-    everything in the file that has no field here.
-    """
-
-    requirements: tuple[FoundRequirement, ...] = ()
-    constraints: tuple[FoundRequirement, ...] = ()
-    indexes: tuple[str, ...] = ()
-    default_index: str | None = None
-    find_links: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def read_requirements(path: str) -> RequirementFile:
@@ -114,6 +100,7 @@ def _from_lock(file: str) -> RequirementFile:
     )
 
 
+_SHOWN = 10  # names in a note
 _HASH = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
 # Options without a field in a RequirementFile, and what replaces them.
 _UNSUPPORTED = {
@@ -138,19 +125,33 @@ class _RequirementsReader:
     _default: str | None = None
     _find_links: list[str] = field(default_factory=list)
     _notes: list[str] = field(default_factory=list)
+    _elsewhere: list[str] = field(default_factory=list)  # requirements that were built on another machine
     _bytes: int = 0  # of all files, with those of a file that is included twice counted twice
     _lines: int = 0
 
     def result(self) -> RequirementFile:
         """Return the collected content."""
         return RequirementFile(
-            requirements=tuple(self._requirements),
+            requirements=tuple(map(self._with_known_index, self._requirements)),
             constraints=tuple(self._constraints),
             indexes=tuple(dict.fromkeys(self._indexes)),
             default_index=self._default,
             find_links=tuple(dict.fromkeys(self._find_links)),
-            notes=tuple(self._notes),
+            notes=(*self._notes, *self._elsewhere_notes()),
         )
+
+    def _with_known_index(self, found: FoundRequirement) -> FoundRequirement:
+        """Return *found* without an index that no option of the file names: a comment adds none."""
+        return found if found.index in self._indexes else replace(found, index=None)
+
+    def _elsewhere_notes(self) -> Iterator[str]:
+        """Yield one note about the builds on other machines."""
+        if self._elsewhere:
+            names = some_of(self._elsewhere, _SHOWN)
+            yield (
+                f"read the builds of another machine (`@ file:`) as names: {names};"
+                " `pip list --format=freeze` prints their versions"
+            )
 
     def read(self, file: str, data: bytes, *, is_constraint: bool, above: tuple[Path, ...]) -> None:
         """Add the content of one file; *above* are the files that include it, and itself."""
@@ -160,10 +161,13 @@ class _RequirementsReader:
             raise InvalidInput(f"the files that `{above[0].name}` includes {reason}")
         try:
             text = decoded(data)
-        except UnicodeDecodeError as error:
-            self.faults.append(Fault(path=file, message=f"is not text: {error}"))
+        except ValueError as error:
+            self.faults.append(Fault(path=file, message=f"is not text: {error}", hint="save it as UTF-8"))
             return
-        for number, content in logical_lines(text):
+        lines = list(logical_lines(text))
+        starts = [number for number, _ in lines]
+        annotated = {bisect(starts, at): url for at, url in index_annotations(text).items()}
+        for place, (number, content) in enumerate(lines, start=1):
             where = f"{file}:{number}"
             self._lines += 1
             if self._lines > REQUIREMENT_LINES:
@@ -172,7 +176,8 @@ class _RequirementsReader:
                 line = parse_line(content)
                 self._options(line, file, where, above)
                 if line.requirement:
-                    self._add(line, Path(file).parent, where, is_constraint=is_constraint)
+                    index = annotated.get(place)
+                    self._add(line, Path(file).parent, where, is_constraint=is_constraint, index=index)
             except InvalidInput as error:
                 self.faults.append(Fault(path=where, message=error.message, hint=error.hint))
 
@@ -226,8 +231,11 @@ class _RequirementsReader:
         beside = folder / path
         return str(beside if os.path.exists(beside) else path)  # noqa: PTH110 - Path raises of a long name
 
-    def _add(self, line: Line, folder: Path, where: str, *, is_constraint: bool) -> None:
-        requirement = parse_named(line.requirement, folder)
+    def _add(self, line: Line, folder: Path, where: str, *, is_constraint: bool, index: str | None) -> None:
+        elsewhere = parse_built_elsewhere(line.requirement)
+        if elsewhere is not None:
+            self._elsewhere.append(str(elsewhere))
+        requirement = elsewhere or parse_named(line.requirement, folder)
         if is_constraint and requirement.extras:
             raise InvalidInput(f"the constraint `{line.requirement}` cannot have extras")
         hashes = tuple(sorted(line.values("--hash")))
@@ -236,5 +244,5 @@ class _RequirementsReader:
                 raise InvalidInput(
                     f"`{one}` is not a valid hash", hint="write `--hash=sha256:` and 64 hexadecimal digits"
                 )
-        found = FoundRequirement(requirement=requirement, where=where, hashes=hashes)
+        found = FoundRequirement(requirement=requirement, where=where, hashes=hashes, index=index)
         (self._constraints if is_constraint else self._requirements).append(found)

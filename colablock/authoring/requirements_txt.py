@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,9 +11,12 @@ from pathlib import Path
 from colablock._common.fs import expanded
 from colablock._common.limits import REQUIREMENT, REQUIREMENT_LINE, SHOWN
 from colablock._common.text import near
-from colablock._common.urls import basename, redacted
+from colablock._common.urls import basename, local_path, redacted
 from colablock._vendor.packaging.requirements import InvalidRequirement, Requirement
-from colablock._vendor.packaging.utils import parse_sdist_filename, parse_wheel_filename
+from colablock._vendor.packaging.specifiers import SpecifierSet
+from colablock._vendor.packaging.utils import NormalizedName, parse_sdist_filename, parse_wheel_filename
+from colablock._vendor.packaging.version import Version
+from colablock.authoring.requirement_file import FoundRequirement
 from colablock.environment.requirements import requirement_of
 from colablock.errors import InvalidInput
 
@@ -22,8 +24,9 @@ __all__ = [
     "FoundRequirement",
     "Line",
     "Option",
-    "decoded",
+    "index_annotations",
     "logical_lines",
+    "parse_built_elsewhere",
     "parse_line",
     "parse_named",
     "release_hint",
@@ -54,28 +57,19 @@ _WITH_VALUE = {
 }
 _FLAGS = frozenset({"--no-index", "--pre", "--prefer-binary", "--require-hashes"})
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$")
+_FROM = re.compile(r"\s+# from ((?:https?|file)://\S+)\s*")
 _OPTIONS = re.compile(r"(?:^|\s)(?=-)")
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 _USER = re.compile(r"//[^/\s]*@")
 _ARCHIVE = (".whl", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 _DIRECT = re.compile(r"[A-Za-z0-9._-]+\s*(?:\[[^\]]*\]\s*)?@")  # PEP 508, `name @ url`
+# The folders in which conda-build and conda-forge build.
+_CONDA = re.compile(
+    r"/(croot|feedstock_root|build_artifacts|conda-bld|80754af9|perseverance-python-buildout)/"
+    r"|/ci(_[a-z0-9]+)?/|/abs_[a-z0-9]+/|_\d{10,13}/work(/|$)",
+)
 _EXTRAS = re.compile(r"\[[A-Za-z0-9._, -]+\]$")
 _GITHUB = re.compile(r"git\+[a-z]+://(?:[^/@]*@)?github\.com/([^/]+/[^/@#]+?)(?:\.git)?@([^#]+)")
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundRequirement:
-    """A requirement and its location: ``a.txt:12``, ``pyproject.toml:project.dependencies[0]``.
-
-    *hashes* are those of the accepted files, as ``sha256:...``.  *index* is the required index, if
-    the file names one.
-    """
-
-    requirement: Requirement
-    where: str
-    hashes: tuple[str, ...] = ()
-    index: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +92,6 @@ class Line:
         return tuple(option.value for option in self.options if option.name == name)
 
 
-def decoded(data: bytes) -> str:
-    """Decode a file as UTF-8, or by its byte order mark.  Raises UnicodeDecodeError."""
-    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
-    return data.decode(encoding)
-
-
 def logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield each line with its number: continued lines are joined, comments and blank lines omitted.
 
@@ -123,6 +111,15 @@ def logical_lines(text: str) -> Iterator[tuple[int, str]]:
         parts.clear()
     if line := _COMMENT.sub("", "".join(parts)).strip():
         yield start, line
+
+
+def index_annotations(text: str) -> dict[int, str]:
+    """Return the index that a comment names for a requirement, by the number of the comment's line.
+
+    ``uv pip compile --emit-index-annotation`` and ``colablock export`` write ``# from URL`` below a pin.
+    """
+    lines = enumerate(text.splitlines(), start=1)
+    return {number: match[1] for number, line in lines if (match := _FROM.fullmatch(line))}
 
 
 def parse_line(line: str) -> Line:
@@ -158,6 +155,39 @@ def _option(word: str, following: Iterator[str]) -> Option:
     if not value:
         raise InvalidInput(f"`{name}` needs a value")
     return Option(name=_WITH_VALUE[name], value=value)
+
+
+def parse_built_elsewhere(text: str) -> Requirement | None:
+    """Return the project of a line that names a build on another machine; None for any other line.
+
+    conda writes such lines (``numpy @ file:///croot/numpy_1668593735768/work``).  The folder of the
+    build is not here, so only the name counts, and the version if the line names a wheel or an sdist.
+    """
+    match = _DIRECT.match(text)
+    if match is None:
+        return None
+    try:
+        requirement = _requirement(text, text)
+    except InvalidInput:
+        return None
+    place = (requirement.url or "").partition("#")[0]
+    path = local_path(place) if place.lower().startswith("file:") else None
+    if path is None or _exists(path):
+        return None
+    is_archive = path.name.endswith(_ARCHIVE)
+    if is_archive and _CONDA.search(place) is None:
+        return None  # the user may have the file elsewhere
+    version = _version_of(path.name) if is_archive else None
+    requirement.url = None
+    requirement.specifier = SpecifierSet(f"=={version}" if version else "")
+    return requirement
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long or has a null character
+        return False
 
 
 def parse_named(text: str, folder: Path) -> Requirement:
@@ -220,9 +250,20 @@ def _unnamed(text: str, folder: Path) -> Requirement:
 
 
 def _name_of(filename: str) -> str | None:
+    parts = _parts_of(filename)
+    return str(parts[0]) if parts is not None else None
+
+
+def _version_of(filename: str) -> str | None:
+    parts = _parts_of(filename)
+    return str(parts[1]) if parts is not None else None
+
+
+def _parts_of(filename: str) -> tuple[NormalizedName, Version] | None:
+    """Return name and version in the name of a wheel or an sdist."""
     try:
         is_wheel = filename.endswith(".whl")
-        return str(parse_wheel_filename(filename)[0] if is_wheel else parse_sdist_filename(filename)[0])
+        return parse_wheel_filename(filename)[:2] if is_wheel else parse_sdist_filename(filename)
     except ValueError:
         return None
 

@@ -103,15 +103,20 @@ class Start:
 
 def matrix_text(start: Start) -> str:
     """Return the text of the file, in the order of the schema, with values before tables (TOML)."""
-    values = {
+    values: dict[str, object] = {
         "schema": SCHEMA_VERSION,
         "name": start.name,
         "summary": start.summary,
         "extends": start.extends,
-        "requires-python": start.requires_python,
+        "requires-python": start.requires_python or start.parts.requires_python,
+        "prerelease": start.parts.prerelease,
     }
+    parts = start.parts
+    if parts.exclude_newer is not None:
+        values["exclude-newer"] = parts.exclude_newer
     given = {
         **{key: [_line(key, value)] for key, value in values.items() if value is not None},
+        "options": ["[options]", _line("no-binary", list(parts.no_binary))] if parts.no_binary else [],
         "index": list(_indexes(start.parts)),
         "packages": list(_entries("packages", start.parts.packages)),
         "constraints": list(_entries("constraints", start.parts.constraints)),

@@ -205,7 +205,7 @@ def session_of(call: Call) -> Iterator[Session]:
 
 def can_ask(call: Call) -> bool:
     """Whether somebody can answer: on a terminal, without ``--yes`` and ``--json``."""
-    is_silent = call.args.yes or call.args.json
+    is_silent = getattr(call.args, "yes", False) or call.args.json
     return not is_silent and sys.stdin.isatty() and call.err.is_terminal
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import redacted
-from colablock.cli.common import Call, add_command, print_json
+from colablock.cli.common import Call, add_command, agreed, print_json
 from colablock.errors import ColablockError, ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from colablock.authoring.local_labels import LabelBinding
     from colablock.authoring.new import NewMatrix
     from colablock.training.preflight.facts import Card
     from colablock.training.preflight.model_config import ModelShape
@@ -103,6 +104,7 @@ def _new(call: Call) -> int:
         requirements=args.from_requirements,
         schema_file=args.schema_file,
         force=args.force,
+        agrees=lambda binding: _agrees(call, binding),
     )
     written = write_new(options, call.environ)
     if args.json:
@@ -115,6 +117,11 @@ def _new(call: Call) -> int:
         for command in written.following:
             call.err.print(f"  {command}", markup=False, soft_wrap=True)
     return ExitCode.DONE
+
+
+def _agrees(call: Call, binding: LabelBinding) -> bool:
+    names = ", ".join(binding.names)
+    return agreed(call, f"Take {names} from {binding.index} only, which serves their local label?")
 
 
 def _counts(written: NewMatrix) -> dict[str, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.limits import TEXT_FILE
+from colablock._common.text import decoded
 from colablock._common.toml import read_text_file
 from colablock._common.urls import checked_index, redacted
 from colablock.cli.common import Call, add_command, print_json
@@ -235,12 +236,12 @@ def _read(freeze: str) -> str:
     """Return the text of a freeze.  Raises InvalidInput for a file that cannot be read."""
     try:
         if freeze != "-":
-            return read_text_file(Path(freeze)).decode("utf-8")
+            return decoded(read_text_file(Path(freeze)))
         text = sys.stdin.read(TEXT_FILE + 1)
     except OSError as error:
         raise InvalidInput(f"`{freeze}` cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"`{freeze}` is not UTF-8: {error}") from error
+    except ValueError as error:
+        raise InvalidInput(f"`{freeze}` is not text: {error}", hint="Save it as UTF-8") from error
     if len(text) > TEXT_FILE:
         raise InvalidInput(f"the freeze on standard input is larger than {TEXT_FILE >> 20} MiB")
     return text

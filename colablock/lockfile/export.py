@@ -102,6 +102,8 @@ def _requirements(lock: Pylock, pins: Sequence[LockedPin], find_links: Sequence[
         yield from (f"{line}{_CONTINUED}" for line in others)
         yield last
         yield from _via(sorted(parents[pin.package.name]))
+        if (index := _index(pin)) in extra:
+            yield f"    # from {_word(index or '')}"  # as `uv pip compile --emit-index-annotation` writes it
 
 
 def _constraints(lock: Pylock, pins: Sequence[LockedPin], _find_links: Sequence[str]) -> Iterator[str]:
