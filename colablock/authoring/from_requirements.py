@@ -12,7 +12,7 @@ from colablock._common.urls import Url, local_path, split_fragment
 from colablock._vendor.packaging.markers import Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName
-from colablock.authoring.local_labels import LabelBinding, bind_labels, label_bindings, with_pypi_as_default
+from colablock.authoring.local_labels import LabelBinding, bind_labels, label_bindings
 from colablock.authoring.requirement_file import FoundRequirement, RequirementFile
 from colablock.matrix.model import Index, PackageEntry, entry_of
 from colablock.network.settings import DEFAULT_INDEX
@@ -51,7 +51,6 @@ def matrix_parts(
     entry with a marker.  *agrees* is asked whether packages come from the index that alone serves
     their local label; a note says what is bound.
     """
-    file = with_pypi_as_default(file)
     proposed, unclear = label_bindings(file)
     bindings = [binding for binding in proposed if agrees(binding)]
     file = bind_labels(file, bindings)
@@ -113,8 +112,9 @@ def _indexes(file: RequirementFile) -> Iterator[tuple[str, Index]]:
     """Yield the indexes that a matrix has to declare, each with its URL in the file, without PyPI."""
     taken: set[str] = set()
     default = file.default_index
-    named = {one.index for one in file.requirements}
-    known = set() if DEFAULT_INDEX in named else {DEFAULT_INDEX.rstrip("/")}
+    pypi = DEFAULT_INDEX.rstrip("/")
+    is_named = any((one.index or "").rstrip("/") == pypi for one in file.requirements)
+    known = set() if is_named else {pypi}
     if default is not None and default.rstrip("/") not in known:
         yield default, Index(name=_name_of(default, file, taken), url=Url(_url(default)), default=True)
     for url in file.indexes:

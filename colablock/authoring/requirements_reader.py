@@ -6,6 +6,7 @@ Supported are ``requirements.txt`` and ``.in`` with the files they include, the 
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from bisect import bisect
@@ -17,7 +18,9 @@ from colablock._common.limits import INCLUDE_DEPTH, REQUIREMENT_LINES, TEXT_FILE
 from colablock._common.text import decoded, near, some_of
 from colablock._common.toml import NotToml, load_toml, read_text_file
 from colablock._common.urls import local_path, redacted, split_credentials
-from colablock.authoring.pyproject import group_requirements, locked_requirements, project_requirements
+from colablock._vendor.packaging.utils import canonicalize_name
+from colablock.authoring.local_labels import with_pypi_as_default
+from colablock.authoring.pyproject import default_of, locked_requirements, project_file, script_file
 from colablock.authoring.requirement_file import FoundRequirement, RequirementFile
 from colablock.authoring.requirements_txt import (
     Line,
@@ -29,7 +32,6 @@ from colablock.authoring.requirements_txt import (
     release_hint,
 )
 from colablock.errors import Fault, FetchFailed, InvalidInput, InvalidRequirements, NotFound
-from colablock.lockfile.pins import default_index_of
 from colablock.lockfile.pylock import read_lock
 
 __all__ = ["RequirementFile", "read_requirements"]
@@ -47,11 +49,25 @@ def read_requirements(path: str) -> RequirementFile:
     data = _content(file)
     if file.endswith(".toml"):
         return _from_toml(file, data, group)
+    _check_kind(file, data)
+    script = _from_script(file, data) if b"# /// script" in data else None
+    if script is not None:
+        return script
     reader = _RequirementsReader()
     reader.read(file, data, is_constraint=False, above=(Path(file).resolve(),))
     if reader.faults:
         raise InvalidRequirements(file, reader.faults)
     return reader.result()
+
+
+def _check_kind(file: str, data: bytes) -> None:
+    """Raise InvalidInput, with what to do, for a file of another tool whose form is not read."""
+    name = Path(file).name
+    hint = next((hint for pattern, hint in _FOREIGN.items() if re.fullmatch(pattern, name)), None)
+    if hint is None and _CONDA_LIST.search(data[:4096]):
+        hint = _CONDA
+    if hint is not None:
+        raise InvalidInput(f"`{file}` is not a requirements file", hint=hint)
 
 
 def _content(file: str) -> bytes:
@@ -69,19 +85,31 @@ def _content(file: str) -> bytes:
 
 def _from_toml(file: str, content: bytes, group: str) -> RequirementFile:
     try:
-        data = load_toml(content)
+        data = load_toml(content.removeprefix(codecs.BOM_UTF8))
     except NotToml as error:
         raise InvalidInput(f"`{file}` is not valid TOML: {error}") from error
     folder = Path(file).parent
     if "lock-version" in data:
         return _from_lock(file)
-    if group:
-        found, faults = group_requirements(data, group, file, folder)
-    else:
-        found, faults = project_requirements(data, file, folder)
+    return _without_faults(file, project_file(data, group, file, folder))
+
+
+def _without_faults(file: str, found: tuple[RequirementFile, list[Fault]]) -> RequirementFile:
+    content, faults = found
     if faults:
         raise InvalidRequirements(file, faults)
-    return RequirementFile(requirements=tuple(found))
+    return content
+
+
+def _from_script(file: str, content: bytes) -> RequirementFile | None:
+    """Return the requirements of a script (PEP 723); None if it has no metadata block."""
+    try:
+        found = script_file(decoded(content), file, Path(file).parent)
+    except NotToml as error:
+        raise InvalidInput(f"the metadata block of `{file}` is not valid TOML: {error}") from error
+    except ValueError:
+        return None  # no text, which is reported elsewhere
+    return _without_faults(file, found) if found is not None else None
 
 
 def _from_lock(file: str) -> RequirementFile:
@@ -95,18 +123,31 @@ def _from_lock(file: str) -> RequirementFile:
     return RequirementFile(
         requirements=tuple(found),
         indexes=tuple(sorted({one.index for one in found if one.index})),
-        default_index=default_index_of(lock.packages),
+        default_index=default_of(lock),
+        requires_python=str(lock.requires_python) if lock.requires_python else None,
         find_links=tuple(sorted({str(path.parent) for path in beside})),
     )
 
 
+_CONDA = "Run `pip list --format=freeze` in that environment: conda has other names and builds"
+_FOREIGN = {
+    r"uv\.lock": "Run `uv export --format pylock.toml -o pylock.toml`, and name that file",
+    r"poetry\.lock": "Run `poetry export -o requirements.txt`, and name that file",
+    r"pdm\.lock": "Run `pdm export -o requirements.txt`, and name that file",
+    r"Pipfile(\.lock)?": "Run `pipenv requirements > requirements.txt`, and name that file",
+    r"(environment|conda).*\.ya?ml|conda-lock\.yml|pixi\.lock": _CONDA,
+    r"setup\.(py|cfg)": "Build a wheel from it, or write its requirements into a requirements file",
+    r".*\.(cdx\.)?json": "Name a requirements file, a pylock.toml or a pyproject.toml",
+}
+_CONDA_LIST = re.compile(
+    rb"^@EXPLICIT\s*$|^# This file may be used to create an environment using", re.MULTILINE
+)
 _SHOWN = 10  # names in a note
 _HASH = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
 # Options without a field in a RequirementFile, and what replaces them.
 _UNSUPPORTED = {
     "--config-settings": "builds have no settings",
     "--global-option": "builds have no options",
-    "--no-binary": "use `options.no-binary` of the matrix",
     "--no-index": "use `--offline` with `--find-links`",
     "--pre": 'use `prerelease = "allow"` in the matrix',
     "--trusted-host": "set `SSL_CERT_FILE` to the certificates to trust",
@@ -124,6 +165,7 @@ class _RequirementsReader:
     _indexes: list[str] = field(default_factory=list)
     _default: str | None = None
     _find_links: list[str] = field(default_factory=list)
+    _no_binary: list[str] = field(default_factory=list)
     _notes: list[str] = field(default_factory=list)
     _elsewhere: list[str] = field(default_factory=list)  # requirements that were built on another machine
     _bytes: int = 0  # of all files, with those of a file that is included twice counted twice
@@ -131,14 +173,16 @@ class _RequirementsReader:
 
     def result(self) -> RequirementFile:
         """Return the collected content."""
-        return RequirementFile(
+        file = RequirementFile(
             requirements=tuple(map(self._with_known_index, self._requirements)),
             constraints=tuple(self._constraints),
             indexes=tuple(dict.fromkeys(self._indexes)),
             default_index=self._default,
             find_links=tuple(dict.fromkeys(self._find_links)),
+            no_binary=tuple(dict.fromkeys(self._no_binary)),
             notes=(*self._notes, *self._elsewhere_notes()),
         )
+        return with_pypi_as_default(file)
 
     def _with_known_index(self, found: FoundRequirement) -> FoundRequirement:
         """Return *found* without an index that no option of the file names: a comment adds none."""
@@ -196,8 +240,21 @@ class _RequirementsReader:
                 self._indexes.append(self._index(option.value, where))
             elif option.name == "--find-links":
                 self._find_links.append(self._place(option.value, folder, where))
+            elif option.name == "--no-binary":
+                self._source_only(option.value, where)
             elif option.name in _UNSUPPORTED:
                 self._notes.append(f"{where}: omitted `{option.name}`: {_UNSUPPORTED[option.name]}")
+
+    def _source_only(self, names: str, where: str) -> None:
+        """Add the names of ``--no-binary``; ``:none:`` forgets the ones before, as in pip."""
+        for name in names.split(","):
+            if name == ":none:":
+                self._no_binary.clear()
+            elif name == ":all:":
+                self._no_binary.append(name)
+            elif name:
+                self._no_binary.append(canonicalize_name(name))
+                self._notes.append(f"{where}: {name} has to be built: add it to `options.allow-build`")
 
     def _nested(self, name: str, folder: Path, above: tuple[Path, ...], *, is_constraint: bool) -> None:
         path = local_path(name)

@@ -24,6 +24,7 @@ __all__ = [
     "FoundRequirement",
     "Line",
     "Option",
+    "archive_of",
     "index_annotations",
     "logical_lines",
     "parse_built_elsewhere",
@@ -57,6 +58,9 @@ _WITH_VALUE = {
 }
 _FLAGS = frozenset({"--no-index", "--pre", "--prefer-binary", "--require-hashes"})
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$")
+_GITHUB_REPOSITORY = re.compile(
+    r"(?:git\+)?(?:https|ssh)://(?:[^/@]*@)?github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?$"
+)
 _FROM = re.compile(r"\s+# from ((?:https?|file)://\S+)\s*")
 _OPTIONS = re.compile(r"(?:^|\s)(?=-)")
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
@@ -288,6 +292,12 @@ def _archive_url(place: str, folder: Path, name: str | None) -> str:
 
 def _plain(url: str) -> str:
     return redacted(url)
+
+
+def archive_of(repository: str, revision: str) -> str | None:
+    """Return the URL of the archive of a revision of a repository on GitHub; None for another host."""
+    match = _GITHUB_REPOSITORY.match(repository)
+    return f"https://github.com/{match[1]}/archive/{revision}.tar.gz" if match else None
 
 
 def release_hint(url: str, name: str | None = None) -> str:

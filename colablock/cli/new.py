@@ -37,7 +37,7 @@ def _add_new(commands: Any) -> None:
         "--from-requirements",
         metavar="FILE",
         help="start with the requirements of FILE: a requirements.txt, the output of pip freeze,"
-        " a pylock.toml or a pyproject.toml[:GROUP]",
+        " a pylock.toml, a script (PEP 723) or a pyproject.toml[:GROUP or EXTRA]",
     )
     parser.add_argument("--summary", metavar="TEXT", help="summary of the matrix, one line")
     parser.add_argument("--python", metavar="SPEC", help="supported Python versions, such as >=3.11,<3.14")
