@@ -28,6 +28,7 @@ from colablock.cli.main import build_parser
 from colablock.errors import ColablockError, ExitCode
 from colablock.matrix.json_schema import SCHEMA_FILE
 from colablock.matrix.schema import SCHEMA, Key
+from colablock.training.chat_templates import TEMPLATES
 from colablock.training.new_config import KEY_EXAMPLES, KEY_HELP
 from colablock.training.preflight.memory import RUNNER_PROFILES, RunnerProfile, estimate
 from colablock.training.runs.config import RANGES, Adapter, DataFormat, DataSource, MetricsTarget, TrainConfig
@@ -153,7 +154,7 @@ A list. Each entry is a path, a name on the hub, or a mapping with these keys:
 
 | key | value | meaning |
 | --- | --- | --- |
-| `path` | text; required | a file (JSON lines, JSON, CSV, Parquet, text), a folder, or a name on the hub |
+| `path` | text; required | a file, a folder (also of `save_to_disk`), or a name on the hub |
 | `type` | {forms} | the form of a row; default: determined by its columns |
 | `split` | text; default `train` | the split of a dataset on the hub |
 | `name` | text | the configuration of a dataset on the hub |
@@ -161,13 +162,27 @@ A list. Each entry is a path, a name on the hub, or a mapping with these keys:
 | form | columns | what counts for the loss |
 | --- | --- | --- |
 | `text` | `text` | all of it |
-| `completion` | `prompt`, `completion` | the completion |
-| `messages` | `messages`: a list of `role` and `content` | the messages of the assistant |
-| `alpaca` | `instruction`, `output`, and optionally `input` | the output |
+| `completion` | `prompt`, `completion`: texts, or lists of messages | the completion |
+| `messages` | `messages` or `conversations`; `tools`, `system`, `chat_template_kwargs` if there | the messages of the assistant |
+| `alpaca` | `instruction`, `output`; `input`, `system`, `history` if there | the outputs |
+
+Files are JSON lines (`.jsonl`, `.ndjson`), JSON, CSV, TSV, Parquet, or text whose paragraphs are rows. All but Parquet may
+be compressed (`.gz`). Every cell of a table is text.
+
+A message has `role` and `content`, or `from` and `value`. Its `tool_calls` are learnt with it. With `weight: 0` or
+`train: false` it is not learnt. Contents of several parts are joined if all are text. Rows that `label: false` marks as bad
+are left out. Columns that are not used are named before the run.
 
 If there are columns of several forms, the first of `messages`, `completion`, `alpaca`, `text` is used. With
 `train_on_inputs: true`, everything counts for the loss. The token that ends a text is added and trained on.
 In `messages`, the chat template ends each turn, and the end of a turn of the assistant is trained on.
+
+## `chat_template`
+
+- `tokenizer`, or nothing: the template of the model's tokenizer. `tokenizer_default_fallback_NAME` replaces a missing one.
+- A name, as in axolotl: {names}.
+- A file, such as `chat_template.jinja`.
+- The text of a template, which has a Jinja tag.
 """
 
 CONFIG_AXOLOTL = """\
@@ -356,7 +371,7 @@ def config_page() -> str:
         NOTICE,
         CONFIG_HEAD,
         table("key", "value", "default", "meaning", rows=map(config_row, keys)),
-        CONFIG_DATASETS.format(forms=forms),
+        CONFIG_DATASETS.format(forms=forms, names=", ".join(f"`{name}`" for name in TEMPLATES)),
         CONFIG_AXOLOTL + table("key", "key of axolotl", rows=told),
         CONFIG_DECIDED + table("value", "key of axolotl", rows=decided),
         CONFIG_FIXED + table("key of axolotl", "value", rows=fixed),

@@ -68,6 +68,8 @@ def _briefing_pairs(briefing: Briefing) -> Iterator[Pair]:
         )
     if briefing.prepared is not None:
         yield Pair(lead="data", text=_data_text(briefing))
+    for note in (briefing.prepared or {}).get("notes", ()):
+        yield Pair(lead="note", text=str(note), tone=Tone.SOFT)
     if briefing.workarounds:
         yield Pair(lead="workarounds", text=", ".join(briefing.workarounds))
     yield Pair(lead="output", text=Span(str(briefing.folder), Tone.CODE))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import threading
 from collections import deque
@@ -38,6 +39,7 @@ __all__ = ["ask_target"]
 
 _KEPT = 200  # lines of output, of which the last say what went wrong
 _SHOWN = 8
+_IMPORT = re.compile(r"^from (colablock(?:\.\w+)+)\.(\w+) import ", re.MULTILINE)
 _ERRORS: Mapping[str, type[Unmet | InvalidInput]] = {"refused": Unmet, "invalid": InvalidInput}
 
 
@@ -56,9 +58,10 @@ def ask_target(
 ) -> Any:
     """Run *script* with *job* in the environment of *python*, and return its answer as an *answers*.
 
-    The script runs in an empty folder, so paths in *job* must be absolute.  *said* gets
-    each line when the script prints it.  It gets the variables of *environ* for *purpose*, none
-    of which is a secret, and *secrets*, such as a token, which never belongs in *job*.
+    The script runs in a folder with nothing but the modules beside it that it imports, so paths in
+    *job* must be absolute.  *said* gets each line when the script prints it.  It gets the
+    variables of *environ* for *purpose*, none of which is a secret, and *secrets*, such as a token,
+    which never belongs in *job*.
     *doing* completes "... could not".  An exception in this process, such as Ctrl-C, and
     the end of *timeout* (seconds) kill the script and every process that it started.
 
@@ -85,6 +88,7 @@ def _answered(
 ) -> Any:
     source = script.read_text(encoding="utf-8")
     with scratch_folder() as folder:
+        _write_imported(script.parent, source, folder)
         asked, answered = folder / "job.json", folder / "answer.json"
         asked.write_text(json.dumps(job), encoding="utf-8")
         try:
@@ -106,6 +110,26 @@ def _answered(
         why = answer.get("error") or end
         raise Unmet("\n".join(filter(None, [f"`{python}` could not {doing}: {why}", lines])))
     return answer["answer"]
+
+
+def _write_imported(beside: Path, source: str, folder: Path) -> None:
+    """Write the modules in the folder *beside* that *source* imports to *folder*, and what they import.
+
+    The script runs there, so that it finds them by their full names, also if colablock is not installed
+    in the target.
+    """
+    for package, name in _IMPORT.findall(source):
+        place = folder.joinpath(*package.split("."))
+        if package.rpartition(".")[2] != beside.name or (place / f"{name}.py").exists():
+            continue
+        imported = (beside / f"{name}.py").read_text(encoding="utf-8")
+        place.mkdir(parents=True, exist_ok=True)
+        for parent in [place, *place.parents]:
+            if parent == folder:
+                break
+            (parent / "__init__.py").touch()
+        (place / f"{name}.py").write_text(imported, encoding="utf-8")
+        _write_imported(beside, imported, folder)
 
 
 def _read(answered: Path) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from colablock._common.scratch import scratch_folder
 from colablock.environment.accelerator import NF4_ON_CPU
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
+from colablock.training.chat_templates import chosen_template
 from colablock.training.runs.checkpoints import newest_valid
 from colablock.training.runs.folder import RunFolder, RunRecord, State, record_to_json
 from colablock.training.scripts import FOLDER as SCRIPTS
+from colablock.training.scripts.conversations import alpaca_prompt
 from colablock.training.secrets import find_token, is_on_hub
 from colablock.training.start import local_path
 from colablock.transaction.apply_record import home_folder, load
@@ -79,8 +81,9 @@ def generate(
     """Return the text that the trained model generates for each prompt.
 
     The base is loaded in 4 bits if the run was QLoRA.  A *temperature* of 0 decodes greedily.
-    With *chat*, each prompt is a user's message in the model's chat template.  The default is
-    true if the run trained on messages or had a `chat_template`.  *python* replaces the
+    Each prompt is wrapped as in training: after messages it is a user's message in the chat template,
+    after Alpaca's rows an instruction in their prompt, after other rows it is used as it is.  With
+    *chat* it is always a message, with ``chat=False`` always used as it is.  *python* replaces the
     interpreter of the run: a path, or the name of an applied matrix.  *on_line* gets each line
     that the process prints.  Raises Refused if the run names an interpreter that is not ours,
     or its adapter is a pickle.
@@ -90,6 +93,7 @@ def generate(
     record = _record_of(folder)
     interpreter = _interpreter_of(folder, record, python, environ)
     adapter = adapter_of(folder, reporter=reporter or Reporter())
+    style = _style_of(record) if chat is None else "messages" if chat else "text"
     if not (adapter / _WEIGHTS).is_file() and (adapter / _PICKLED).exists():
         raise Refused(
             f"`{adapter / _PICKLED}` is a pickle, which can run code when it is loaded",
@@ -108,11 +112,13 @@ def generate(
             adapter=str(adapter.absolute()),
             base=record.config.get("base_model"),
             revision=record.config.get("revision"),
-            prompts=list(prompts),
+            prompts=[alpaca_prompt(prompt) if style == "alpaca" else prompt for prompt in prompts],
             quantize=record.config.get("adapter", "qlora") == "qlora",
             nf4_on_cpu=NF4_ON_CPU,
             precision=record.precision,
-            chat=_is_chat(record) if chat is None else chat,
+            chat=style == "messages",
+            thinks=record.thinks,
+            **_template_of(record),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -156,6 +162,7 @@ def merge(
         output=str(output),
         base=source,
         revision=record.config.get("revision") if base is None else None,
+        **_template_of(record),
     )
     return output
 
@@ -290,8 +297,24 @@ def _record_of(folder: Path) -> RunRecord:
     return record
 
 
-def _is_chat(record: RunRecord) -> bool:
-    return "messages" in record.forms or bool(record.config.get("chat_template"))
+def _style_of(record: RunRecord) -> str:
+    """Return the form whose prompts the run has learnt to answer: "messages", "alpaca" or "text"."""
+    if not record.forms:  # of an early version
+        return "messages" if record.config.get("chat_template") else "text"
+    return next((form for form in ("messages", "alpaca") if form in record.forms), "text")
+
+
+def _template_of(record: RunRecord) -> dict[str, Any]:
+    """Return the chat template of the run, as the scripts take it.
+
+    The record may come from somebody else, so that it names no file.
+    """
+    value = record.config.get("chat_template")
+    try:
+        chosen = chosen_template(value if isinstance(value, str) else None, reads_files=False)
+    except InvalidInput:  # a name of another version: the adapter has the template too
+        return {}
+    return {"chat_template": chosen.text, "keeps_template": chosen.is_fallback}
 
 
 def _files(folder: Path, merged: Path | None, reporter: Reporter) -> Iterator[tuple[str, Path]]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from colablock._common.fs import working_folder
 from colablock._common.reporter import Reporter
 from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound, Refused
+from colablock.training.chat_templates import template_value
 from colablock.training.foreign_config import translate
 from colablock.training.git import git_revision
 from colablock.training.preflight.checks import Preflight, check_run
@@ -150,7 +151,9 @@ def train(
     Raises Refused if preflight or a changed input forbids the run, InvalidInput for data or
     settings that cannot be used.
     """
-    config = replace(options.config, base_model=local_path(options.config.base_model))
+    given = options.config
+    template = template_value(given.chat_template, jinja=given.extra.get("chat_template_jinja"))
+    config = replace(given, base_model=local_path(given.base_model), chat_template=template)
     options = replace(options, config=config)
     folder = RunFolder(default_folder(config))
     secrets, notes = secrets_environment(config, environ, secret_stores(environ))

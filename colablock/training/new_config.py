@@ -50,7 +50,7 @@ KEY_HELP: Mapping[str, str] = {
     "lora_target_modules": "default: every linear layer except the head",
     "gradient_checkpointing": "recomputes activations: slower, needs far less memory",
     "train_on_inputs": "whether the tokens of the prompt count for the loss too",
-    "chat_template": "default: that of the tokenizer; use chatml if it has none",
+    "chat_template": "a name (chatml, llama3, qwen_25), a file or a text; default: that of the tokenizer",
     "val_set_size": "fraction of the rows used for evaluation, such as 0.05",
     "eval_steps": "steps between two evaluations",
     "logging_steps": "steps between two points of the loss curve",

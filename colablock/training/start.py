@@ -21,6 +21,7 @@ from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, Refused, Unmet
+from colablock.training.chat_templates import chosen_template
 from colablock.training.preflight.checks import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
 from colablock.training.runs.config import OWN_DATA, TrainConfig, config_to
@@ -233,6 +234,7 @@ def _checked(result: Mapping[str, Any]) -> dict[str, Any]:
 def _data_request(job: Job) -> dict[str, Any]:
     """Return everything that the tokens depend on, except the contents of the data."""
     config = job.config
+    template = chosen_template(config.chat_template, jinja=config.extra.get("chat_template_jinja"))
     sources = [
         {
             "path": local_path(one.path),
@@ -245,7 +247,8 @@ def _data_request(job: Job) -> dict[str, Any]:
     return {
         "base_model": config.base_model,
         "revision": config.revision,
-        "chat_template": config.chat_template,
+        "chat_template": template.text,
+        "keeps_template": template.is_fallback,
         "datasets": sources,
         "sequence_len": config.sequence_len,
         "train_on_inputs": config.train_on_inputs,
@@ -361,6 +364,7 @@ def _job_file(
         "attention": decisions.attention,
         "warmup_steps": decisions.warmup_steps,
         "eval_steps": config.eval_steps or decisions.eval_steps,
+        **({"chat_template": prepared["chat_template"]} if prepared.get("chat_template") else {}),
     }
 
 
@@ -374,6 +378,7 @@ def _record(job: Job, run_id: str, decisions: RunDecisions, prepared: Mapping[st
         lock=job.proven.lock,
         config=config_to(job.config),
         forms=tuple(prepared["forms"]),
+        thinks=bool(prepared.get("thinks")),
         config_digest=job.config.digest(),
         data_digest=job.data_digest,
         model=job.config.base_model,

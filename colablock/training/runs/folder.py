@@ -89,6 +89,7 @@ class RunRecord:
     data_digest: str
     model: str
     forms: Sequence[str] = ()  # the format of each dataset
+    thinks: bool = False  # whether thinking is learnt
     workarounds: Sequence[str] = ()
     precision: str = ""  # "bf16", "fp16" or "fp32"
     processes: int = 1

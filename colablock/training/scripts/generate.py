@@ -42,6 +42,9 @@ def generate(
     nf4_on_cpu: list[int],
     precision: str,
     chat: bool,
+    thinks: bool = False,
+    chat_template: str | None = None,
+    keeps_template: bool = False,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
@@ -49,8 +52,11 @@ def generate(
 ) -> list[str]:
     """Return the text that the trained model adds to each prompt.
 
-    With *quantize* the base is loaded in 4 bits if this machine can.  *nf4_on_cpu* is the first
-    release of bitsandbytes that can without a GPU.
+    With *chat* each prompt is a message of a user.  The answer begins as those that were learnt:
+    with *thinks* after the prompt of the template, else where the template writes an answer.  The
+    tokenizer gets *chat_template*; with *keeps_template* only if it has none.  With *quantize* the
+    base is loaded in 4 bits if this machine can.  *nf4_on_cpu* is the first release
+    of bitsandbytes that can without a GPU.
     """
     import torch
     from transformers import set_seed
@@ -59,27 +65,70 @@ def generate(
         print("loading the base without 4-bit quantisation: bitsandbytes cannot do it here", flush=True)  # noqa: T201
         quantize = False
     model, tokenizer = load_trained(Path(adapter), base, revision, quantize=quantize, precision=precision)
+    if chat_template and not (keeps_template and tokenizer.chat_template):
+        tokenizer.chat_template = chat_template
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
     set_seed(seed)
     texts = []
     for prompt in prompts:
-        text = prompt
-        if chat:
-            message = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not chat).to(model.device)
+        text, end = chat_prompt(tokenizer, prompt, thinks=thinks) if chat else (prompt, "")
+        begins = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+        inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not (chat or begins))
+        inputs = inputs.to(model.device)
         inputs.pop("token_type_ids", None)
         with torch.no_grad():
             output = model.generate(
                 **inputs,
                 **sampling,
+                **stops(tokenizer, model.generation_config.eos_token_id, end),
                 max_new_tokens=max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
             )
-        texts.append(tokenizer.decode(output[0][inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        new = output[0][inputs["input_ids"].shape[1] :]
+        answer = tokenizer.decode(new, skip_special_tokens=True)
+        if end:
+            answer = answer.partition(end)[0].lstrip(" ")
+        texts.append(answer)
     return texts
+
+
+def chat_prompt(tokenizer: Any, prompt: str, *, thinks: bool) -> tuple[str, str]:
+    """Return the text before the answer to a message, and the text that ends an answer.
+
+    A template may write more before an answer than its prompt has, such as an empty thought.  The
+    answers were learnt after that text.
+    """
+    mark = "\ue010answer\ue011"
+    asked = [{"role": "user", "content": prompt}]
+    opened = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    try:
+        answered = [*asked, {"role": "assistant", "content": mark}]
+        text = str(tokenizer.apply_chat_template(answered, tokenize=False, add_generation_prompt=False))
+    except Exception:  # noqa: BLE001 (a template may refuse an answer that is not of its form)
+        return opened, ""
+    before, found, after = text.partition(mark)
+    if not found:
+        return opened, ""
+    if not opened.endswith(" "):
+        before = before.rstrip(" ")  # most tokenizers join a space with the word after it
+    return (opened if thinks else before), (after.split() or [""])[0]
+
+
+def stops(tokenizer: Any, of_model: Any, end: str) -> dict[str, Any]:
+    """Return the arguments that end a text: at the tokens of the model and the tokenizer, and at *end*."""
+    ids = list(of_model) if isinstance(of_model, (list, tuple)) else [of_model]
+    ids.append(tokenizer.eos_token_id)
+    found: dict[str, Any] = {}
+    if end:
+        tokens = tokenizer(end, add_special_tokens=False)["input_ids"]
+        if len(tokens) == 1:
+            ids.append(tokens[0])
+        else:
+            found = {"stop_strings": [end], "tokenizer": tokenizer}
+    known = list(dict.fromkeys(one for one in ids if one is not None))
+    return {**found, **({"eos_token_id": known} if known else {})}
 
 
 def load_trained(

@@ -207,10 +207,19 @@ def match_tensors(adapter: AdapterTensors, names: Mapping[str, Any]) -> tuple[di
 # The merge
 
 
-def merge(adapter: str, output: str, base: str | None, revision: str | None) -> dict[str, Any]:
+def merge(
+    adapter: str,
+    output: str,
+    base: str | None,
+    revision: str | None,
+    chat_template: str | None = None,
+    *,
+    keeps_template: bool = False,
+) -> dict[str, Any]:
     """Write the base with *adapter* merged to the folder *output*.
 
-    At most `BLOCK` bytes of one tensor are in memory at a time.
+    The tokenizer gets *chat_template*; with *keeps_template* only if it has none.  At most `BLOCK`
+    bytes of one tensor are in memory at a time.
     """
     source = Path(adapter)
     config = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
@@ -242,6 +251,10 @@ def merge(adapter: str, output: str, base: str | None, revision: str | None) -> 
         untied = _write_shards(work, folder, headers, partial)
         write_config(base_config, work, untied=untied, into=partial)
         copy_other_files(folder, source, partial)
+        template = template_of(source)
+        if chat_template and not (keeps_template and (template or template_of(partial))):
+            template = chat_template
+        write_template(partial, template)
         partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -439,6 +452,32 @@ def copy_other_files(base: Path, adapter: Path, into: Path) -> None:
     for path in sorted(adapter.iterdir()):
         if path.is_file() and TOKENIZER.fullmatch(path.name):
             shutil.copyfile(path, into / path.name)
+
+
+def template_of(folder: Path) -> str | None:
+    """Return the chat template of the tokenizer in *folder*, if it has one as a single text."""
+    own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    found = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    template = found.get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def write_template(folder: Path, template: str | None) -> None:
+    """Write *template*, if not None, to the tokenizer in *folder*.
+
+    Transformers reads the file ``chat_template.jinja`` first, and old releases read only the settings.
+    """
+    own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if template is None or template_of(folder) == template:
+        return
+    if own.is_file():
+        own.write_text(template, encoding="utf-8")
+    if settings.is_file():
+        known = json.loads(settings.read_text(encoding="utf-8"))
+        known["chat_template"] = template
+        settings.write_text(json.dumps(known, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 if __name__ == "__main__":

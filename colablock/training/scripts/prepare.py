@@ -1,10 +1,10 @@
 """Tokenise the data of a run, in the target.
 
-`ask_target` passes the source of this file to ``python -c``.  It needs the standard library,
-datasets and transformers.  The data of the job's ``data`` is written to ``train.parquet`` (and
-``eval.parquet``) with the columns ``input_ids``, ``attention_mask`` and ``labels``.  The answer has
-counts, and one row as it is trained on.  Both runners read these files, so that training uses
-exactly the data that preflight shows.
+`ask_target` passes the source of this file to ``python -c``, with the modules beside it that it imports.
+They need the standard library, datasets and transformers.  The data of the job's ``data`` is written to
+``train.parquet`` (and ``eval.parquet``) with the columns ``input_ids``, ``attention_mask`` and ``labels``.
+The answer has counts, and one row as it is trained on.  Both runners read these files, so that training
+uses exactly the data that preflight shows.
 
 If the job has ``toy``, a tiny model is made first, offline: a Llama with random weights, and a
 tokenizer (byte-level BPE) trained on a text.
@@ -14,37 +14,34 @@ tokenizer (byte-level BPE) trained on a text.
 # ruff: noqa: PLC0415
 # mypy: disable-error-code="import-not-found"
 
+from __future__ import annotations
+
 import json
+import math
+import shutil
 import sys
 import traceback
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-IGNORED = -100  # the label of a token that the loss ignores
-FORMS = {
-    "messages": ("messages",),
-    "completion": ("prompt", "completion"),
-    "alpaca": ("instruction", "output"),
-    "text": ("text",),
-}
-READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
-    "+ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+from colablock.training.scripts.conversations import (
+    Place,
+    alpaca_turns,
+    conversation_of,
+    form_of,
+    is_conversational,
+    judgement_of,
+    text_of,
+    unused_columns,
 )
-# The prompts of the Stanford Alpaca project, as in axolotl.
-ALPACA = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the "
-    "request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
-)
-ALPACA_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
-    "### Input:\n{input}\n\n### Response:\n"
-)
+from colablock.training.scripts.messages import UnusableData
+from colablock.training.scripts.sources import Unreachable, cause_of, rows_of
+from colablock.training.scripts.tokens import IGNORED, tokenised
+from colablock.training.scripts.turns import Rendered, TemplateFault, TurnFinder
 
+__all__ = ["RowTokenizer", "UnusableData", "cause_of", "form_of", "main", "make_model", "prepare", "sample"]
 
 VOCABULARY = 512  # of the tiny model
 SHAPE = {
@@ -55,10 +52,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
-
-
-class UnusableData(Exception):
-    """The data cannot be trained on.  The message says why and what to do."""
+_COLUMNS_FROM = 100  # rows, whose columns together tell the form of a file
 
 
 def main(asked: str, answered: str) -> None:
@@ -70,6 +64,8 @@ def main(asked: str, answered: str) -> None:
         answer: dict[str, Any] = {"answer": prepare(job["data"]) if job["data"] else None}
     except UnusableData as error:
         answer = {"invalid": f"cannot train on this data: {error}"}
+    except Unreachable as error:
+        answer = {"refused": str(error)}
     except Exception as error:  # noqa: BLE001 (every error is reported)
         traceback.print_exc()
         answer = {"error": f"{type(error).__name__}: {error}"}
@@ -78,54 +74,45 @@ def main(asked: str, answered: str) -> None:
 
 def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     """Write the tokenised data, and return the answer."""
-    from datasets import concatenate_datasets
+    from datasets import Dataset
     from transformers import AutoTokenizer
 
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(job["base_model"], revision=job["revision"])
-    if job["chat_template"] == "chatml":
-        tokenizer.chat_template = CHATML
-    elif job["chat_template"]:
-        tokenizer.chat_template = job["chat_template"]
-    parts, forms, counts = [], [], {}
-    limit = job["sequence_len"]
-    for source in job["datasets"]:
-        rows = load(source)
-        form = source["type"] or form_of(rows.column_names, source["path"])
-        maker = RowTokenizer(tokenizer, form, whole=job["train_on_inputs"], source=source["path"])
-        rows = rows.map(maker, remove_columns=rows.column_names, with_indices=True, desc="tokens")
-        parts.append(rows)
-        forms.append(form)
-    rows = concatenate_datasets(parts)
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    counts["rows"], counts["tokens"] = len(rows), sum(lengths)
-    counts["cut"] = sum(length > limit for length in lengths)
-    counts["lost"] = sum(max(0, length - limit) for length in lengths)
-    if counts["cut"]:
-        rows = rows.map(lambda row: {name: values[:limit] for name, values in row.items()}, desc="cut")
-    kept = rows.filter(lambda row: any(label != IGNORED for label in row["labels"]), desc="kept")
-    counts["dropped"] = len(rows) - len(kept)
-    if not len(kept):
-        raise UnusableData(
-            f"within `sequence_len: {limit}` no row has a token to learn: raise it, or set "
-            "`train_on_inputs: true`"
-        )
-    counts["trained"] = sum(label != IGNORED for labels in kept["labels"] for label in labels)
-    evaluated = None
-    if job["val_set_size"]:
-        both = kept.train_test_split(test_size=job["val_set_size"], seed=job["seed"])
-        kept, evaluated = both["train"], both["test"]
-        evaluated.to_parquet(folder / "eval.parquet")
-    kept.to_parquet(folder / "train.parquet")
-    fixed = kept.select(range(min(job["evaluate"], len(kept))))
+    template = job["chat_template"]
+    if template and job.get("keeps_template") and tokenizer.chat_template:
+        template = None
+    if template:
+        tokenizer.chat_template = template
+    tokens = DataTokens(tokenizer, job)
+    try:
+        kept = Dataset.from_generator(tokens.rows, cache_dir=str(folder / "cache"))
+        if job["val_set_size"]:
+            require_rows(len(kept), job["val_set_size"])
+            both = kept.train_test_split(test_size=job["val_set_size"], seed=job["seed"])
+            kept, evaluated = both["train"], both["test"]
+            evaluated.to_parquet(folder / "eval.parquet")
+        else:
+            evaluated = None
+        kept.to_parquet(folder / "train.parquet")
+        fixed = [kept[at] for at in range(min(job["evaluate"], len(kept)))]
+        first = kept[0]
+    except Exception:
+        if tokens.fault is not None:  # `datasets` hides it behind an error of its own
+            raise tokens.fault from None
+        raise
+    finally:
+        shutil.rmtree(folder / "cache", ignore_errors=True)
     return {
-        **counts,
-        "forms": forms,
+        **tokens.counts,
+        "forms": tokens.forms,
+        "notes": tokens.notes(),
+        "thinks": tokens.thinks,
+        "chat_template": template,
         "train_rows": len(kept),
         "eval_rows": len(evaluated) if evaluated is not None else 0,
-        "longest": max(lengths),
-        "sample": sample(tokenizer, kept[0]),
+        "sample": sample(tokenizer, first),
         "evaluate": [{name: row[name] for name in ("input_ids", "labels")} for row in fixed],
         "pad_token": tokenizer.pad_token,
         "eos_token": tokenizer.eos_token,
@@ -133,45 +120,130 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def load(source: Mapping[str, Any]) -> Any:
-    """Return the rows of a local file or folder, or of a dataset on the hub."""
-    from datasets import load_dataset
+def require_rows(count: int, share: float) -> None:
+    """Raise UnusableData if the rows cannot be split: `train_test_split` takes at least one for each part."""
+    held = math.ceil(share * count)
+    if held < 1 or held >= count:
+        raise UnusableData(
+            f"with `val_set_size: {share:g}` {held} of {count} rows are for evaluation, and "
+            f"{count - held} for training: set a smaller share, or 0"
+        )
 
-    path = Path(source["path"]).expanduser()
-    if path.is_file():
-        reader = READERS.get(path.suffix.lower())
-        if reader is None:
-            known = ", ".join(READERS)
-            raise UnusableData(f"the format of `{path}` is unknown: supported suffixes are {known}")
+
+class DataTokens:
+    """The tokens of all sources of a job, row by row, and what is counted on the way.
+
+    *fault* is the exception that ended the rows.  *thinks* is whether thinking is learnt.
+    """
+
+    def __init__(self, tokenizer: Any, job: Mapping[str, Any]) -> None:
+        self._tokenizer, self._job = tokenizer, dict(job)
+        self._notes: list[str] = []
+        self._sources = [(source, rows_of(source, self._notes)) for source in job["datasets"]]
+        self.counts = dict.fromkeys(("rows", "tokens", "cut", "lost", "dropped", "trained", "longest"), 0)
+        self.forms: list[str] = []
+        self.fault: Exception | None = None
+        self.thinks = False
+        self._used_template = False
+
+    def rows(self) -> Iterator[dict[str, list[int]]]:
+        """Yield the rows that have a token to learn, cut to the longest length."""
+        kept = 0
         try:
-            return load_dataset(reader, data_files=str(path), split="train")
+            for source, rows in self._sources:
+                for row in self._source_rows(source, rows):
+                    cut = self._cut(row)
+                    if cut is not None:
+                        kept += 1
+                        yield cut
+            self._require(kept)
         except Exception as error:
-            raise UnusableData(f"`{path}` cannot be read as {reader}: {cause_of(error)}") from error
-    if not path.is_dir() and path.suffix.lower() in READERS:  # not the name of a dataset on the hub
-        raise UnusableData(f"the file `{path}` does not exist")
-    return load_dataset(str(path) if path.is_dir() else source["path"], source["name"], split=source["split"])
+            self.fault = error
+            raise
+
+    def _require(self, kept: int) -> None:
+        """Raise UnusableData if no row is kept."""
+        limit = self._job["sequence_len"]
+        if kept:
+            return
+        if not self.counts["rows"]:
+            raise UnusableData("a label marks every row as bad, and no other is there")
+        if not self.counts["cut"] and not self._job["train_on_inputs"]:
+            raise UnusableData(
+                "no row has an answer to learn: set `train_on_inputs: true` to learn all of it"
+            )
+        raise UnusableData(
+            f"within `sequence_len: {limit}` no row has a token to learn: raise it, or set "
+            "`train_on_inputs: true`"
+        )
+
+    def _cut(self, row: dict[str, list[int]]) -> dict[str, list[int]] | None:
+        """Count *row*, and return it cut to the longest length, or None if it has nothing to learn."""
+        limit, length = self._job["sequence_len"], len(row["input_ids"])
+        self.counts["rows"] += 1
+        self.counts["tokens"] += length
+        self.counts["longest"] = max(self.counts["longest"], length)
+        if length > limit:
+            self.counts["cut"] += 1
+            self.counts["lost"] += length - limit
+            row = {name: values[:limit] for name, values in row.items()}
+        trained = sum(label != IGNORED for label in row["labels"])
+        self.counts["trained"] += trained
+        if not trained:
+            self.counts["dropped"] += 1
+            return None
+        return row
+
+    def _source_rows(
+        self, source: Mapping[str, Any], rows: Iterator[Mapping[str, Any]]
+    ) -> Iterator[dict[str, list[int]]]:
+        notes: list[str] = []
+        first: list[Mapping[str, Any]] = []
+        for row in rows:
+            first.append(row)
+            if len(first) == _COLUMNS_FROM:
+                break
+        columns = dict.fromkeys(name for row in first for name in row)
+        form = source["type"] or form_of(list(columns), source["path"])
+        talks = form == "completion" and bool(first) and is_conversational(first[0])
+        self.forms.append("messages" if talks else form)
+        maker = RowTokenizer(self._tokenizer, form, whole=self._job["train_on_inputs"], source=source["path"])
+        bad, at = 0, 0
+        judged: set[str] = set()
+        for row in _both(first, rows):
+            columns.update(dict.fromkeys(row))
+            at += 1
+            judgement = judgement_of(row, form)
+            if judgement is not None:
+                judged.add(judgement[0])
+                if not judgement[1]:
+                    bad += 1
+                    continue
+            yield from maker.rows(row, at - 1)
+        unused = [name for name in unused_columns(list(columns), form) if name not in judged]
+        if unused:
+            shown = ", ".join(f"`{name}`" for name in unused)
+            notes.append(f"not used: column{'s' * (len(unused) > 1)} {shown}")
+        if bad:
+            notes.append(f"left out: {bad:,} of {at:,} rows, which a label marks as bad")
+        self._notes += [*notes, *maker.notes()]
+        self.thinks |= maker.thinks
+        self._used_template |= maker.used_template
+
+    def notes(self) -> list[str]:
+        """Return what has to be said about the data, a line each."""
+        found = list(dict.fromkeys(self._notes))
+        if self._job["chat_template"] and not self._used_template:
+            found.append("not used: `chat_template`, since no row has messages")
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"job": self._job}  # `datasets` hashes the state, and the folder is of this job alone
 
 
-def cause_of(error: BaseException) -> str:
-    """Return the root cause in one line: the exceptions of datasets only say that it failed."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())[:300]
-
-
-def form_of(columns: list[str], path: str) -> str:
-    """Return the format of a dataset by its columns."""
-    for form, needed in FORMS.items():
-        if all(name in columns for name in needed):
-            return form
-    shown = ", ".join(f"`{name}`" for name in columns)
-    hint = ""
-    if "conversations" in columns:
-        hint = "; convert `conversations` to `messages`, each with `role` and `content`"
-    raise UnusableData(
-        f"the columns of `{path}` ({shown}) match no format: `text`; `prompt` and `completion`; "
-        f"`messages`; `instruction` and `output`{hint}"
-    )
+def _both(first: Sequence[Any], more: Iterator[Any]) -> Iterator[Any]:
+    yield from first
+    yield from more
 
 
 class RowTokenizer:
@@ -182,81 +254,126 @@ class RowTokenizer:
 
     def __init__(self, tokenizer: Any, form: str, *, whole: bool, source: str) -> None:
         self._tokenizer, self._form, self._whole, self._source = tokenizer, form, whole, source
+        self._turns = TurnFinder(tokenizer)
+        self._seen: Counter[str] = Counter()
+        self._ending = ""
+        self.thinks = False
+        self.used_template = False
 
     def __call__(self, row: Mapping[str, Any], at: int) -> dict[str, list[int]]:
-        pieces = self._pieces(row, at)
+        """Return the tokens of a row that is trained as one text."""
+        return next(self.rows(row, at))
+
+    def rows(self, row: Mapping[str, Any], at: int) -> Iterator[dict[str, list[int]]]:
+        """Yield the tokens of the row *at* (from 0).  A conversation may be trained as several texts."""
+        place = Place(at + 1, self._source)
+        if self._form == "messages" or (self._form == "completion" and is_conversational(row)):
+            found = list(self._conversation(row, place))
+            self._seen["parted"] += len(found) > 1
+            yield from found
+            return
+        pieces = list(self._pieces(row, place))
         ids = [one for part, _ in pieces for one in part]
-        labels = [one if counts or self._whole else IGNORED for part, counts in pieces for one in part]
-        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+        yield self._row(ids, [counts or self._whole for part, counts in pieces for _ in part])
 
-    def _pieces(self, row: Mapping[str, Any], at: int) -> list[tuple[list[int], bool]]:
-        if self._form == "messages":
-            return self._turns(row["messages"], at)
+    @staticmethod
+    def _row(ids: Sequence[int], learnt: Sequence[bool]) -> dict[str, list[int]]:
+        labels = [one if counts else IGNORED for one, counts in zip(ids, learnt)]  # noqa: B905 (Python 3.9)
+        return {"input_ids": list(ids), "attention_mask": [1] * len(ids), "labels": labels}
+
+    # Texts
+
+    def _pieces(self, row: Mapping[str, Any], place: Place) -> Iterator[tuple[list[int], bool]]:
         if self._form == "text":
-            return [(self._first(self._text(row, "text", at)), True), (self._end(), True)]
+            ids = self._first(text_of(row, "text", place))
+            yield ids, True
+            yield self._end(ids), True
+            return
         if self._form == "alpaca":
-            template = ALPACA_INPUT if row.get("input") else ALPACA
-            given = {key: row.get(key) or "" for key in ("instruction", "input")}
-            prompt, answer = template.format(**given), self._text(row, "output", at)
+            turns = list(alpaca_turns(row, place))
         else:
-            prompt, answer = self._text(row, "prompt", at), self._text(row, "completion", at)
-        return [(self._first(prompt), False), (self._more(answer), True), (self._end(), True)]
-
-    def _text(self, row: Mapping[str, Any], key: str, at: int) -> str:
-        value = row.get(key)
-        if not isinstance(value, str):
-            raise UnusableData(f"row {at + 1} of `{self._source}` has no text in `{key}`")
-        return value
+            turns = [(text_of(row, "prompt", place), text_of(row, "completion", place))]
+        for number, (prompt, answer) in enumerate(turns):
+            yield (self._more(prompt) if number else self._first(prompt)), False
+            ids = self._more(answer)
+            yield ids, True
+            yield self._end(ids), True
 
     def _first(self, text: str) -> list[int]:
-        ids = list(self._tokenizer(text)["input_ids"])
-        end = self._tokenizer.eos_token_id
-        return (
-            ids[:-1] if ids and ids[-1] == end and end is not None else ids
-        )  # some tokenizers append it to every text
+        """Return the tokens of a text with the special ones that the tokenizer puts before it.
+
+        They are not added to a text that begins with them.  An end that some tokenizers add is left out.
+        """
+        ids, bare = list(self._tokenizer(text)["input_ids"]), self._more(text)
+        for start in range(len(ids) - len(bare) + 1):
+            if ids[start : start + len(bare)] == bare:
+                break
+        else:
+            return ids  # this tokenizer does more than to add tokens
+        before, after = ids[:start], ids[start + len(bare) :]
+        if after == [self._tokenizer.eos_token_id]:
+            after = []
+        has_them = bool(before) and bare[: len(before)] == before
+        return [*([] if has_them else before), *bare, *after]
 
     def _more(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _end(self) -> list[int]:
-        return [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else []
+    def _end(self, ids: Sequence[int]) -> list[int]:
+        """Return the token that ends a text, unless *ids* have it already."""
+        end = self._tokenizer.eos_token_id
+        return [] if end is None or (ids and ids[-1] == end) else [end]
 
-    def _turns(self, messages: Any, at: int) -> list[tuple[list[int], bool]]:
-        """Return the tokens of each turn.  The loss includes the assistant's text and what ends its turn."""
+    # Conversations
+
+    def _conversation(self, row: Mapping[str, Any], place: Place) -> Iterator[dict[str, list[int]]]:
         if not self._tokenizer.chat_template:
             raise UnusableData(
                 "the model's tokenizer has no chat template: use the instruction-tuned model, or set "
                 "`chat_template: chatml`"
             )
-        pieces: list[tuple[list[int], bool]] = []
-        before = ""
-        for number, message in enumerate(messages):
-            is_answer = message.get("role") == "assistant"
-            if is_answer:
-                opened = self._render(messages[:number], prompts=True)
-                if opened.startswith(before):
-                    pieces.append((self._more(opened[len(before) :]), False))
-                    before = opened
-            rendered = self._render(messages[: number + 1], prompts=False)
-            if not rendered.startswith(before):
-                raise UnusableData(
-                    f"row {at + 1} of `{self._source}`: the chat template changes earlier turns when a turn "
-                    "is added, so the tokens of answers cannot be found: set another `chat_template`"
-                )
-            pieces.append((self._more(rendered[len(before) :]), is_answer))
-            before = rendered
-        return pieces
+        self.used_template = True
+        conversation = conversation_of(row, self._form, place, self._turns.template)
+        try:
+            for found in self._turns.rows(conversation, whole=self._whole):
+                self._note(found)
+                ids, learnt = tokenised(self._tokenizer, found.text, found.spans)
+                yield self._row(ids, learnt)
+        except TemplateFault as fault:
+            raise place.fault(f"{fault}{_advice(str(fault))}") from fault
+        if conversation.options.get("tools") and not self._seen["with tools"]:
+            self._seen["with tools"] = 1
+            self._seen["ignores tools"] = self._turns.ignores_tools(conversation)
 
-    def _render(self, messages: Any, *, prompts: bool) -> str:
-        return (
-            str(
-                self._tokenizer.apply_chat_template(
-                    list(messages), tokenize=False, add_generation_prompt=prompts
-                )
+    def _note(self, found: Rendered) -> None:
+        self.thinks |= found.thinks
+        self._seen["forgot"] += found.forgot
+        self._ending = found.ending or self._ending
+
+    def notes(self) -> list[str]:
+        """Return what has to be said about the rows, a line each."""
+        found = []
+        if self._seen["ignores tools"]:
+            found.append("not used: `tools`, which the chat template does not write")
+        if self._seen["forgot"]:
+            found.append(f"the chat template leaves out thinking of answers in {self._seen['forgot']:,} rows")
+        if self._seen["parted"]:
+            found.append(
+                f"{self._seen['parted']:,} conversations are trained as one text for each answer, since "
+                "the chat template writes earlier turns anew"
             )
-            if messages
-            else ""
-        )
+        end = self._ending.strip()
+        if end and len(self._more(end)) > 1:
+            found.append(f"`{end}`, which ends a turn, is {len(self._more(end))} tokens for this tokenizer")
+        return found
+
+
+def _advice(fault: str) -> str:
+    if "alternate" in fault:
+        return "; the roles of this row do not alternate as the template needs"
+    if "system" in fault.lower() and "refuses" in fault:
+        return "; put the system text into the first message of the user, or set another `chat_template`"
+    return ""
 
 
 def sample(tokenizer: Any, row: Mapping[str, Any]) -> list[list[Any]]:

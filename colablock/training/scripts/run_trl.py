@@ -31,6 +31,8 @@ def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     config = job["config"]
     tokenizer = AutoTokenizer.from_pretrained(config["base_model"], revision=config.get("revision"))
+    if job.get("chat_template"):
+        tokenizer.chat_template = job["chat_template"]  # kept with the adapter
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = load_model(job, torch)

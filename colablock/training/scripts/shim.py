@@ -53,6 +53,7 @@ def main(folder: Path) -> None:
         state = "stopped" if watch.stopped_early else "done"
         if rank == 0:
             collect_adapter(folder)
+            keep_template(folder / "adapter", job.get("chat_template"))
             watch.write_event("end", step=watch.step, state=state)
     except BaseException as error:
         end.failed(error)
@@ -111,6 +112,20 @@ def collect_adapter(folder: Path) -> None:
         path.replace(new / path.name)
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # of an earlier start that was stopped
     new.rename(folder / "adapter")
+
+
+def keep_template(folder: Path, template: str | None) -> None:
+    """Write the chat template of the run to the tokenizer in *folder*: a runner may save it without."""
+    settings, own = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    if template is None or not settings.is_file():
+        return
+    if own.is_file():
+        own.write_text(template, encoding="utf-8")
+        return
+    known = json.loads(settings.read_text(encoding="utf-8"))
+    if known.get("chat_template") != template:
+        known["chat_template"] = template
+        settings.write_text(json.dumps(known, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 class RunEnd:
@@ -368,6 +383,7 @@ class TrainingWatch:
 
             torch.distributed.barrier()
         if self._rank == 0 and folder.is_dir():
+            keep_template(folder, self._job.get("chat_template"))
             size = write_manifest(folder, state.global_step)
             seconds = time.monotonic() - started
             self.write_event("save", step=state.global_step, path=folder.name, bytes=size, seconds=seconds)

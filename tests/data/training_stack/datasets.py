@@ -19,6 +19,14 @@ class Dataset:
     def from_parquet(cls, path):
         return cls(json.loads(Path(path).read_text()))
 
+    @classmethod
+    def from_generator(cls, generator, *, cache_dir):
+        del cache_dir
+        try:
+            return cls(generator())
+        except Exception as error:
+            raise DatasetGenerationError("An error occurred while generating the dataset") from error
+
     def to_parquet(self, path):
         Path(path).write_text(json.dumps(self._rows))
 

@@ -116,7 +116,7 @@ FORMS: list[tuple[str, dict[str, Any], list[tuple[str, bool]]]] = [
         ],
     ),
     ("messages", {"messages": TALK[:2]}, [("<system>be kind<end><user>hello<end>", False)]),
-    ("messages", {"messages": TALK[2:3]}, [("<assistant>hi<end>", True)]),
+    ("messages", {"messages": TALK[2:3]}, [("<assistant>", False), ("hi<end>", True)]),
     ("messages", {"messages": []}, []),
 ]
 
@@ -156,9 +156,21 @@ def test_tokenizers_may_add_tokens_at_start_and_end(
     assert made(prepare, tokenizer, "completion", {"prompt": "a", "completion": "b"}) == pieces
 
 
+def test_an_answer_that_is_written_anew_later_is_trained_in_a_text_of_its_own(prepare: ModuleType) -> None:
+    talk = [TALK[1], {"role": "assistant", "content": "think/hi"}, *TALK[3:]]
+    tokenizer = Words(template="forgetful")
+    maker = prepare.RowTokenizer(tokenizer, "messages", whole=False, source="d")
+    rows = [prepare.sample(tokenizer, row) for row in maker.rows({"messages": talk}, 0)]
+    assert rows == [
+        [["<user>hello<end><assistant>", False], ["think/hi<end>", True]],
+        [["<user>hello<end><assistant>hi<end><user>more<end><assistant>", False], ["no<end>", True]],
+    ]
+    assert "1 conversations are trained as one text for each answer" in "".join(maker.notes())
+
+
 def test_a_template_may_ignore_the_generation_prompt(prepare: ModuleType) -> None:
     found = made(prepare, Words(template="promptless"), "messages", {"messages": TALK[1:3]})
-    assert found == [("<user>hello<end>", False), ("<assistant>hi<end>", True)]
+    assert found == [("<user>hello<end><assistant>", False), ("hi<end>", True)]
 
 
 UNUSABLE: list[tuple[str | None, str, dict[str, Any], str]] = [
@@ -167,12 +179,6 @@ UNUSABLE: list[tuple[str | None, str, dict[str, Any], str]] = [
     (None, "completion", {"prompt": "a"}, r"row 1 of `d` has no text in `completion`"),
     (None, "alpaca", {"instruction": "a", "output": 2}, r"row 1 of `d` has no text in `output`"),
     (None, "messages", {"messages": TALK}, r"no chat template: .* or set `chat_template: chatml`"),
-    (
-        "forgetful",
-        "messages",
-        {"messages": [TALK[1], {"role": "assistant", "content": "think/hi"}, *TALK[3:]]},
-        r"row 1 of `d`: the chat template changes earlier turns",
-    ),
 ]
 
 
@@ -193,6 +199,8 @@ def test_an_unusable_row_is_reported(
         (["instruction", "output"], "alpaca"),
         (["instruction", "input", "output", "text"], "alpaca"),
         (["messages", "prompt", "completion"], "messages"),
+        (["conversations"], "messages"),
+        (["text", "conversation"], "messages"),
     ],
 )
 def test_the_format_follows_from_the_columns(prepare: ModuleType, columns: list[str], form: str) -> None:
@@ -203,7 +211,7 @@ def test_the_format_follows_from_the_columns(prepare: ModuleType, columns: list[
     ("columns", "words"),
     [
         (["question", "answer"], r"the columns of `d` \(`question`, `answer`\) match no format: `text`;"),
-        (["conversations"], r"convert `conversations` to `messages`, each with `role` and `content`"),
+        (["prompt", "chosen", "rejected"], r"`d` has preferences .* no training on preferences"),
         (["prompt"], "match no format"),
     ],
 )

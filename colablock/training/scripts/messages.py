@@ -1,0 +1,112 @@
+"""Messages of a conversation, and the texts that chat templates make of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "Conversation",
+    "Message",
+    "UnusableData",
+    "called",
+    "forms_of",
+    "is_thoughtful",
+    "names_of_calls",
+    "thinking_of",
+]
+
+Message = Mapping[str, Any]
+
+THINKING = ("reasoning_content", "reasoning", "thinking", "thought")  # keys of a message
+_OPENS_THINKING = ("<think>", "<thinking>", "[THINK]", "<|channel>thought", "<|channel|>analysis")
+_CLOSES_THINKING = ("</think>", "</thinking>", "[/THINK]", "<channel|>", "<|message|>")
+
+
+class UnusableData(Exception):
+    """The data cannot be trained on.  The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The messages of a row, whether each is learnt, and what else the template gets.
+
+    *learnt* has True for a message that is learnt, False for one that is not.  *kept_out* has the
+    indices of those that the data itself excludes; they are not learnt with `train_on_inputs` either.
+    """
+
+    messages: Sequence[Message]
+    learnt: Sequence[bool]
+    kept_out: frozenset[int] = frozenset()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def until(self, end: int) -> Conversation:
+        """Return the conversation up to the message *end*, which is the only one that is learnt."""
+        learnt = [at == end for at in range(end + 1)]
+        return Conversation(self.messages[: end + 1], learnt, frozenset(), self.options)
+
+    def with_message(self, at: int, message: Message) -> list[Message]:
+        return [*self.messages[:at], message, *self.messages[at + 1 :]]
+
+
+def thinking_of(message: Message) -> str:
+    """Return the thinking in *message*, in a key of its own or in its content; empty if it has none."""
+    for key in THINKING:
+        if isinstance(message.get(key), str) and message[key].strip():
+            return str(message[key]).strip()
+    content = message.get("content")
+    if isinstance(content, str) and message.get("role") == "assistant":
+        for close in _CLOSES_THINKING:
+            if close in content:
+                text = content.rpartition(close)[0]
+                for mark in _OPENS_THINKING:
+                    text = text.rpartition(mark)[2]
+                return text.strip()
+    return ""
+
+
+def is_thoughtful(message: Message) -> bool:
+    """Whether *message* has thinking, also an empty one."""
+    if any(message.get(key) for key in THINKING):
+        return True
+    content = message.get("content")
+    if not isinstance(content, str) or message.get("role") != "assistant":
+        return False
+    return any(mark in content for mark in (*_OPENS_THINKING, *_CLOSES_THINKING))
+
+
+def forms_of(message: Message) -> list[str]:
+    """Return the texts that templates make of a message's content, the most faithful first."""
+    content = message.get("content")
+    if not isinstance(content, str):
+        return [""]
+    found = [content, content.strip(), content.rstrip(), content.lstrip()]
+    if is_thoughtful(message):
+        for close in _CLOSES_THINKING:
+            answer = content.rpartition(close)[2]
+            found += [answer, answer.lstrip("\n"), answer.strip()]
+    return list(dict.fromkeys(found))
+
+
+def called(message: Message, *, as_text: bool, as_null: bool) -> Message:
+    """Return *message* with the arguments of its tool calls as JSON text, or null for an empty content."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    if as_null and not message.get("content"):
+        message = {**message, "content": None}
+    if not as_text:
+        return message
+    changed = []
+    for call in calls:
+        text = json.dumps(call["function"].get("arguments"), ensure_ascii=False)
+        changed.append({**call, "function": {**call["function"], "arguments": text}})
+    return {**message, "tool_calls": changed}
+
+
+def names_of_calls(message: Message) -> list[str]:
+    """Return the names of the functions that *message* calls."""
+    calls = message.get("tool_calls") or []
+    return [str(call["function"]["name"]) for call in calls]

@@ -1,0 +1,349 @@
+"""Read the rows of a dataset: a local file, a folder, or a name on the hub.
+
+Tables and JSON are read here, row by row: pandas and Arrow would turn texts into numbers, dates and
+missing values, and add the keys of one row to all others.
+"""
+
+# Modules of the target are imported where they are used.  They are not installed where this is checked.
+# ruff: noqa: PLC0415
+# mypy: disable-error-code="import-not-found"
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from itertools import zip_longest
+from pathlib import Path
+from typing import IO, Any, cast
+
+from colablock.training.scripts.conversations import Missing
+from colablock.training.scripts.messages import UnusableData
+
+Row = Mapping[str, Any]
+
+# The marks of pandas for a missing value that are no word of any text.
+MISSING = frozenset(
+    {"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NULL", "null", "None", "#NA"}
+)
+FORMATS = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+_KEPT = frozenset({"content", "value", "role", "from"})  # keys whose null is a fault of the row
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_FROM_HUB = (
+    "DatasetNotFoundError",
+    "DataFilesNotFoundError",
+    "DatasetGenerationError",
+    "DatasetGenerationCastError",
+)
+
+
+class Unreachable(Exception):
+    """The data cannot be read now; it may be fine.  The message says why."""
+
+
+def rows_of(source: Mapping[str, Any], notes: list[str]) -> Iterator[Row]:
+    """Return the rows of *source*; what has to be said about it is added to *notes*.
+
+    A file is read row by row; a folder or a dataset on the hub is loaded now.  Raises UnusableData, or
+    Unreachable.
+    """
+    return _some(_rows(source, Path(source["path"]).expanduser(), notes), source["path"])
+
+
+def _some(rows: Iterator[Row], path: str) -> Iterator[Row]:
+    found = False
+    for row in rows:
+        found = True
+        yield row
+    if not found:
+        raise UnusableData(f"`{path}` is empty: it has no row")
+
+
+def _rows(source: Mapping[str, Any], path: Path, notes: list[str]) -> Iterator[Row]:
+    kind = format_of(path)
+    if path.is_file():
+        if kind is None:
+            raise UnusableData(
+                f"the format of `{path}` is unknown: supported suffixes are {', '.join(FORMATS)}, "
+                "also with .gz"
+            )
+        return _READERS[kind](path, notes)
+    if path.is_dir():
+        return _of_folder(source, path)
+    if kind is not None:  # not the name of a dataset on the hub
+        raise UnusableData(f"the file `{path}` does not exist")
+    return _of_library(source, source["path"])
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format of a file by its name."""
+    name = path.name.lower()
+    if name.endswith(".gz"):
+        name = name[: -len(".gz")]
+        return None if name.endswith(".parquet") else FORMATS.get(Path(name).suffix)
+    return FORMATS.get(Path(name).suffix)
+
+
+# Files
+
+
+def _opened(path: Path, kind: str) -> IO[str]:
+    """Return the text of a file, which is UTF-8 or, if its first bytes say so, UTF-16."""
+    with _bytes_of(path) as file:
+        start = file.read(2)
+    encoding = _MARKS.get(start, "utf-8-sig")
+    return io.TextIOWrapper(_bytes_of(path), encoding=encoding, newline="" if kind == "csv" else None)
+
+
+def _bytes_of(path: Path) -> IO[bytes]:
+    if path.name.lower().endswith(".gz"):
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return path.open("rb")
+
+
+def _lines(path: Path, kind: str) -> Iterator[str]:
+    """Yield the lines of a file.  Raises UnusableData if it is not text."""
+    try:
+        with _opened(path, kind) as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise UnusableData(f"`{path}` is not UTF-8{_first_bad_line(path)}: save it as UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnusableData(f"`{path}` cannot be read: {cause_of(error)}") from error
+
+
+def _first_bad_line(path: Path) -> str:
+    with _bytes_of(path) as file:
+        for number, line in enumerate(file, 1):
+            valid = line.decode("utf-8", "surrogateescape").encode("utf-8", "replace")
+            if valid != line:
+                at = next(at for at, byte in enumerate(line) if valid[at : at + 1] != bytes([byte]))
+                return f" (line {number} has the byte 0x{line[at]:02x})"
+    return ""
+
+
+def _json_rows(path: Path, _: list[str]) -> Iterator[Row]:
+    """Yield the rows of JSON lines, or of a list in one JSON document."""
+    lines = _lines(path, "json")
+    first = next((line for line in lines if line.strip()), "")
+    if first.lstrip()[:1] == "[" or path.name.lower().removesuffix(".gz").endswith(".json"):
+        whole = _whole_document(first, lines, path)
+        if whole is not None:
+            for number, row in enumerate(whole, 1):
+                yield _object(row, number, path)
+            return
+        lines = _lines(path, "json")
+        first = ""
+    number = 0
+    for at, line in enumerate(_chained(first, lines), 1):
+        if line.strip():
+            number += 1
+            yield _object(_json(line, path, at), number, path)
+
+
+def _chained(first: str, lines: Iterator[str]) -> Iterator[str]:
+    if first:
+        yield first
+    yield from lines
+
+
+def _whole_document(first: str, lines: Iterator[str], path: Path) -> list[Any] | None:
+    """Return the rows of a document that is a list, or an object with one; None if it is JSON lines."""
+    text = first + "".join(lines)
+    if not text.strip():
+        return []
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise UnusableData(f"`{path}` cannot be read as json: it is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip()[:1] == "{":
+            return None
+        raise _not_json(path, error, error.lineno) from error
+    if isinstance(value, dict):
+        lists = [one for one in value.values() if isinstance(one, list) and one and isinstance(one[0], dict)]
+        return lists[0] if len(value) == 1 and lists else [value]
+    if not isinstance(value, list):
+        raise UnusableData(f"`{path}` cannot be read as json: it is neither a list nor lines of objects")
+    return value
+
+
+def _json(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _not_json(path, error, number) from error
+    except RecursionError as error:
+        raise UnusableData(f"`{path}` cannot be read as json: line {number} is nested too deeply") from error
+
+
+def _not_json(path: Path, error: json.JSONDecodeError, line: int) -> UnusableData:
+    return UnusableData(f"`{path}` cannot be read as json: {error.msg} (line {line}, column {error.colno})")
+
+
+def _object(value: Any, number: int, path: Path) -> Row:
+    if not isinstance(value, dict):
+        raise UnusableData(f"row {number} of `{path}` is no object with named values")
+    return value
+
+
+def _table_rows(path: Path, notes: list[str], separator: str = ",") -> Iterator[Row]:
+    """Yield the rows of a table with a header.  Every cell is text; one without a value is a `Missing`."""
+    csv.field_size_limit(sys.maxsize)
+    rows = csv.reader(_lines(path, "csv"), delimiter=separator)
+    numbers: dict[str, tuple[int, str]] = {}
+    texts: set[str] = set()
+    try:
+        header = next(rows, [])
+        for number, cells in enumerate((row for row in rows if row), 1):
+            if len(cells) > len(header):
+                raise UnusableData(
+                    f"row {number} of `{path}` has {len(cells)} cells, and the header has {len(header)}: "
+                    "put cells with a separator in them into quotes"
+                )
+            row = {
+                name: Missing(cell) if cell in MISSING else cell
+                for name, cell in zip_longest(header, cells, fillvalue="")
+            }
+            for name, cell in row.items():
+                if name not in texts and not isinstance(cell, Missing):
+                    if _is_number(cell):
+                        numbers.setdefault(name, (number, cell))
+                    else:
+                        texts.add(name)
+            yield row
+    except csv.Error as error:
+        raise UnusableData(f"`{path}` cannot be read as csv: {error} (line {rows.line_num})") from error
+    for name, (number, cell) in numbers.items():
+        if name not in texts and name in ("text", "prompt", "completion", "instruction", "output"):
+            notes.append(f"`{name}` has numbers (row {number}: `{cell}`), which are read as text")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _tab_rows(path: Path, notes: list[str]) -> Iterator[Row]:
+    return _table_rows(path, notes, "\t")
+
+
+def _paragraphs(path: Path, notes: list[str]) -> Iterator[Row]:
+    """Yield the paragraphs of a text, which blank lines part."""
+    lines: list[str] = []
+    count = 0
+    for line in _chained("", _lines(path, "text")):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            count += 1
+            yield {"text": "".join(lines).rstrip("\n")}
+            lines = []
+    if lines:
+        count += 1
+        yield {"text": "".join(lines).rstrip("\n")}
+    if count == 1:
+        notes.append(f"`{path.name}` has no blank line between texts: all of it is one row")
+    elif count:
+        notes.append(f"each paragraph of `{path.name}` is a row: blank lines part {count:,} of them")
+
+
+def _parquet_rows(path: Path, _: list[str]) -> Iterator[Row]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(str(path)) as file:
+            for batch in file.iter_batches(batch_size=256):
+                yield from map(without_gaps, batch.to_pylist())
+    except (ArrowException, OSError) as error:
+        raise UnusableData(f"`{path}` cannot be read as parquet: {cause_of(error)}") from error
+
+
+_READERS: Mapping[str, Callable[[Path, list[str]], Iterator[Row]]] = {
+    "json": _json_rows,
+    "csv": _table_rows,
+    "tsv": _tab_rows,
+    "text": _paragraphs,
+    "parquet": _parquet_rows,
+}
+
+
+# Folders and the hub
+
+
+def _of_folder(source: Mapping[str, Any], path: Path) -> Iterator[Row]:
+    """Return the rows of a folder that `save_to_disk` wrote, or of its data files."""
+    if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
+        return _of_library(source, str(path))
+    from datasets import load_from_disk
+
+    try:
+        data = load_from_disk(str(path))
+    except Exception as error:
+        raise UnusableData(f"`{path}` cannot be read: {cause_of(error)}") from error
+    if (path / "dataset_dict.json").is_file():
+        if source["split"] not in data:
+            known = ", ".join(f"`{name}`" for name in data)
+            raise UnusableData(f"`{path}` has no split `{source['split']}`: it has {known}")
+        data = data[source["split"]]
+    return _decoded(data, str(path))
+
+
+def _of_library(source: Mapping[str, Any], path: str) -> Iterator[Row]:
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(path, source["name"], split=source["split"])
+    except Exception as error:
+        words = f"`{source['path']}` cannot be loaded: {cause_of(error)}"
+        kind = type(error).__name__
+        is_fault = isinstance(error, (ValueError, FileNotFoundError, RuntimeError)) or kind in _FROM_HUB
+        raise (UnusableData(words) if is_fault else Unreachable(words)) from error
+    return _decoded(data, source["path"])
+
+
+def _decoded(data: Any, path: str) -> Iterator[Row]:
+    """Yield the rows of a dataset."""
+    try:
+        yield from map(without_gaps, data)
+    except UnusableData:
+        raise
+    except Exception as error:
+        raise UnusableData(f"`{path}` cannot be read: {cause_of(error)}") from error
+
+
+def without_gaps(row: Row) -> Row:
+    """Return a row of Arrow without the keys of other rows, which are null in its nested values."""
+    return {key: _filled(value) if isinstance(value, (list, dict)) else value for key, value in row.items()}
+
+
+def _filled(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_filled(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _filled(one) for key, one in value.items() if one is not None or key in _KEPT}
+    return value
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the root cause in one line: the exceptions of datasets only say that it failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]
