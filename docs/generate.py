@@ -163,15 +163,15 @@ A list. Each entry is a path, a name on the hub, or a mapping with these keys:
 | --- | --- | --- |
 | `text` | `text` | all of it |
 | `completion` | `prompt`, `completion`: texts, or lists of messages | the completion |
-| `messages` | `messages` or `conversations`; `tools`, `system`, `chat_template_kwargs` if there | the messages of the assistant |
+| `messages` | `messages` or `conversations`; `tools`, `system` if there | the messages of the assistant |
 | `alpaca` | `instruction`, `output`; `input`, `system`, `history` if there | the outputs |
 
-Files are JSON lines (`.jsonl`, `.ndjson`), JSON, CSV, TSV, Parquet, or text whose paragraphs are rows. All but Parquet may
-be compressed (`.gz`). Every cell of a table is text.
+Files are JSON lines (`.jsonl`, `.ndjson`), JSON, CSV, TSV, Parquet, or text whose paragraphs are rows. All
+but Parquet may be compressed (`.gz`). Every cell of a table is text.
 
-A message has `role` and `content`, or `from` and `value`. Its `tool_calls` are learnt with it. With `weight: 0` or
-`train: false` it is not learnt. Contents of several parts are joined if all are text. Rows that `label: false` marks as bad
-are left out. Columns that are not used are named before the run.
+A message has `role` and `content`, or `from` and `value`. Its `tool_calls` are learnt with it. With
+`weight: 0` or `train: false` it is not learnt. Contents of several parts are joined if all are text. Rows
+that `label: false` marks as bad are left out. Columns that are not used are named before the run.
 
 If there are columns of several forms, the first of `messages`, `completion`, `alpaca`, `text` is used. With
 `train_on_inputs: true`, everything counts for the loss. The token that ends a text is added and trained on.
@@ -179,8 +179,9 @@ In `messages`, the chat template ends each turn, and the end of a turn of the as
 
 ## `chat_template`
 
-- `tokenizer`, or nothing: the template of the model's tokenizer. `tokenizer_default_fallback_NAME` replaces a missing one.
-- A name, as in axolotl: {names}.
+- `tokenizer`, or nothing: the template of the model's tokenizer. `tokenizer_default_fallback_NAME` names
+  one for a tokenizer without a template.
+- A name: {names}. axolotl's other names are looked up in the installed axolotl.
 - A file, such as `chat_template.jinja`.
 - The text of a template, which has a Jinja tag.
 """

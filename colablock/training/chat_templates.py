@@ -6,7 +6,7 @@ The names are those of axolotl.  The templates write what the models of these fa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colablock._common.limits import CONFIG_FILE
@@ -253,7 +253,7 @@ TEMPLATES: Mapping[str, str] = {
 _OWN = ("tokenizer", "tokenizer_default", "default")
 _FALLBACK = "tokenizer_default_fallback_"
 # Names of axolotl for which there is no template here.
-_ELSEWHERE = frozenset(
+_OF_AXOLOTL = frozenset(
     {
         "aya",
         "command_a",
@@ -264,9 +264,7 @@ _ELSEWHERE = frozenset(
         "gemma3n",
         "gemma4",
         "gemma4_unified",
-        "inst",
         "jamba",
-        "jinja",
         "llama3_2_vision",
         "llava",
         "metharme",
@@ -276,61 +274,78 @@ _ELSEWHERE = frozenset(
         "qwen3_5",
     }
 )
+# Names of FastChat, which old configs of axolotl have, and of Unsloth.
+_ALIASES = {
+    "gemma2": "gemma",
+    "gemma_3": "gemma3",
+    "inst": "mistral_v1",
+    "llama_3": "llama3",
+    "llama_4": "llama4",
+    "mistral": "mistral_v1",
+    "phi3": "phi_3",
+    "phi4": "phi_4",
+    "qwen25": "qwen_25",
+    "qwen2_5": "qwen_25",
+    "qwen_3": "qwen3",
+    "vicuna_v1_1": "vicuna",
+}
 _TAGS = ("{{", "{%")
+_SHOWN = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenTemplate:
     """The text of a template; None for that of the tokenizer.
 
-    With *is_fallback*, a tokenizer that has a template keeps it.
+    With *is_fallback*, a tokenizer that has a template keeps it.  *of_axolotl* is the name of a
+    template that only axolotl has.
     """
 
     text: str | None = None
     is_fallback: bool = False
+    of_axolotl: str | None = None
 
 
-def template_value(value: str | None, *, jinja: object = None) -> str | None:
-    """Return *value* as a run keeps it: a name of `TEMPLATES`, or a text, which may come from a file.
+def template_value(value: str | None) -> str | None:
+    """Return *value* as a run keeps it: a name, or a text, which may come from a file.
 
-    None stands for the template of the tokenizer.  *jinja* as for `chosen_template`.
+    None stands for the template of the tokenizer.  Raises InvalidInput.
     """
-    chosen = chosen_template(value, jinja=jinja)
-    is_name = value is not None and (value in TEMPLATES or value.startswith(_FALLBACK))
-    return value if is_name else chosen.text
+    chosen = chosen_template(value)
+    is_name = value is not None and not any(tag in value for tag in _TAGS)
+    is_known = is_name and (chosen.of_axolotl or chosen.is_fallback or chosen.text in TEMPLATES.values())
+    return value if is_known else chosen.text
 
 
-def chosen_template(value: str | None, *, jinja: object = None, reads_files: bool = True) -> ChosenTemplate:
+def chosen_template(value: str | None, *, reads_files: bool = True) -> ChosenTemplate:
     """Return the template that *value* names or is: a text, a file, or one of `TEMPLATES`.
 
-    *jinja* is the text, or the file, to which axolotl's name `jinja` refers.  Raises InvalidInput.
+    Raises InvalidInput.
     """
     if value is None or value in _OWN:
         return ChosenTemplate()
-    if value == "jinja" and isinstance(jinja, str):
-        value = jinja
     if value.startswith(_FALLBACK):
         fallback = chosen_template(value[len(_FALLBACK) :], reads_files=reads_files)
-        return ChosenTemplate(fallback.text, is_fallback=True)
-    if value in TEMPLATES:
-        return ChosenTemplate(TEMPLATES[value])
+        return replace(fallback, is_fallback=True)
+    name = value.lower().replace("-", "_").replace(".", "_")
+    name = _ALIASES.get(name, name)
+    if name in TEMPLATES:
+        return ChosenTemplate(TEMPLATES[name])
+    if name in _OF_AXOLOTL:
+        return ChosenTemplate(of_axolotl=name)
     if any(tag in value for tag in _TAGS):
         return ChosenTemplate(value)
     path = Path(value).expanduser()
     if reads_files and "\n" not in value and _is_file(path):
         return ChosenTemplate(_read(path))
-    known = ", ".join(f"`{name}`" for name in TEMPLATES)
+    known = ", ".join(f"`{one}`" for one in TEMPLATES)
     hint = f"The names are {known}, and `tokenizer`; or give the text of a template, or the path of a file"
-    if value in _ELSEWHERE:
-        raise InvalidInput(
-            f"`chat_template: {value}` is a template of axolotl that colablock does not have",
-            hint="Use `tokenizer` if the model's tokenizer has it, or give its text or a file",
-        )
-    shown = value if len(value) <= 60 and "\n" not in value else f"{value.splitlines()[0][:60]} ..."  # noqa: PLR2004
-    close = near(value, list(TEMPLATES)) if len(value) <= 60 else None  # noqa: PLR2004
+    is_short = len(value) <= _SHOWN and "\n" not in value
+    shown = value if is_short else f"{value.splitlines()[0][:_SHOWN]} ..."
+    close = near(value, list(TEMPLATES)) if is_short else None
     raise InvalidInput(
         f"`chat_template: {shown}` is neither a name, nor a file, nor a template: it has no Jinja tag",
-        hint=f"{close}. {hint}" if close else hint,
+        hint=f"{close} {hint}" if close else hint,
     )
 
 

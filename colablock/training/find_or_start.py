@@ -152,7 +152,7 @@ def train(
     settings that cannot be used.
     """
     given = options.config
-    template = template_value(given.chat_template, jinja=given.extra.get("chat_template_jinja"))
+    template = template_value(given.chat_template)
     config = replace(given, base_model=local_path(given.base_model), chat_template=template)
     options = replace(options, config=config)
     folder = RunFolder(default_folder(config))

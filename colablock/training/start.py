@@ -234,7 +234,7 @@ def _checked(result: Mapping[str, Any]) -> dict[str, Any]:
 def _data_request(job: Job) -> dict[str, Any]:
     """Return everything that the tokens depend on, except the contents of the data."""
     config = job.config
-    template = chosen_template(config.chat_template, jinja=config.extra.get("chat_template_jinja"))
+    template = chosen_template(config.chat_template)
     sources = [
         {
             "path": local_path(one.path),
@@ -249,6 +249,7 @@ def _data_request(job: Job) -> dict[str, Any]:
         "revision": config.revision,
         "chat_template": template.text,
         "keeps_template": template.is_fallback,
+        "template_of_axolotl": template.of_axolotl,
         "datasets": sources,
         "sequence_len": config.sequence_len,
         "train_on_inputs": config.train_on_inputs,

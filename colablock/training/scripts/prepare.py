@@ -16,6 +16,7 @@ tokenizer (byte-level BPE) trained on a text.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -80,9 +81,7 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(job["base_model"], revision=job["revision"])
-    template = job["chat_template"]
-    if template and job.get("keeps_template") and tokenizer.chat_template:
-        template = None
+    template, note = chosen_template(job, tokenizer.chat_template)
     if template:
         tokenizer.chat_template = template
     tokens = DataTokens(tokenizer, job)
@@ -107,7 +106,7 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **tokens.counts,
         "forms": tokens.forms,
-        "notes": tokens.notes(),
+        "notes": [*note, *tokens.notes()],
         "thinks": tokens.thinks,
         "chat_template": template,
         "train_rows": len(kept),
@@ -118,6 +117,29 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
         "eos_token": tokenizer.eos_token,
         "vocabulary": len(tokenizer),
     }
+
+
+def chosen_template(job: Mapping[str, Any], own: Any) -> tuple[str | None, list[str]]:
+    """Return the template in place of the tokenizer's *own*, or None, and what has to be said about it.
+
+    Templates that only axolotl has are read from its files, if it is installed.
+    """
+    template, name = job["chat_template"], job.get("template_of_axolotl")
+    if job.get("keeps_template") and own:
+        return None, []
+    if not name:
+        return template, []
+    found = importlib.util.find_spec("axolotl")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        path = Path(folder, "utils", "chat_templates", "templates", f"{name}.jinja")
+        if path.is_file():
+            return path.read_text(encoding="utf-8"), []
+    if not own:
+        raise UnusableData(
+            f"`chat_template: {name}` is a template of axolotl, which is not installed or does not have "
+            "it, and the model's tokenizer has none: give the text of a template, or a file"
+        )
+    return None, [f"`chat_template: {name}` is not there: using the template of the model's tokenizer"]
 
 
 def require_rows(count: int, share: float) -> None:
