@@ -1,0 +1,297 @@
+"""The rows of files, what is said about them, and what is wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colablock.training.scripts.messages import UnusableData
+from colablock.training.scripts.prepare import DataTokens, require_rows
+from colablock.training.scripts.sources import rows_of, without_gaps
+
+
+def lines(*rows: object) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def source(path: object, form: str | None = None) -> dict[str, Any]:
+    return {"path": str(path), "type": form, "split": "train", "name": None}
+
+
+TWO = [{"text": "a"}, {"text": "b"}]
+FILES: dict[str, tuple[str, str | bytes, list[dict[str, Any]]]] = {
+    "JSON lines": ("d.jsonl", lines(*TWO), TWO),
+    "newline-delimited": ("d.ndjson", "\n" + lines(*TWO) + "\n", TWO),
+    "a byte order mark": ("d.jsonl", b"\xef\xbb\xbf" + lines(*TWO).encode(), TWO),
+    "a list": ("d.json", json.dumps(TWO, indent=1), TWO),
+    "a list, called lines": ("d.jsonl", json.dumps(TWO), TWO),
+    "lines, called JSON": ("d.json", lines(*TWO), TWO),
+    "an object with a list": ("d.json", json.dumps({"data": TWO}), TWO),
+    "one object": ("d.json", json.dumps(TWO[0], indent=1), TWO[:1]),
+    "compressed": ("d.jsonl.gz", gzip.compress(lines(*TWO).encode()), TWO),
+    "a table": (
+        "d.csv",
+        'text,id\n"a, b\nc",1\nNo,2\n',
+        [{"text": "a, b\nc", "id": "1"}, {"text": "No", "id": "2"}],
+    ),
+    "tabs": ("d.tsv", "text\tid\na, b\t1\n", [{"text": "a, b", "id": "1"}]),
+    "UTF-16": ("d.tsv", "text\nä\n".encode("utf-16"), [{"text": "ä"}]),
+    "paragraphs": ("d.txt", "\na\nb\n\n \n\nc", [{"text": "a\nb"}, {"text": "c"}]),
+    "compressed text": ("d.TXT.gz", gzip.compress(b"a\n\nb\n"), TWO),
+    "a name with *": ("d[1]*?.jsonl", lines(*TWO), TWO),
+    "dates stay texts": ("d.jsonl", lines({"text": "2020-01-01"}), [{"text": "2020-01-01"}]),
+    "rows keep their own keys": (
+        "d.jsonl",
+        lines({"a": {"x": 1}}, {"a": {"y": 2}}),
+        [{"a": {"x": 1}}, {"a": {"y": 2}}],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_read_as_they_are(tmp_path: Path, name: str) -> None:
+    file, content, rows = FILES[name]
+    path = tmp_path / file
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    (tmp_path / "d1xy.jsonl").write_text(lines({"text": "another"}))
+    assert [dict(row) for row in rows_of(source(path), [])] == rows
+
+
+class Characters:
+    """A tokenizer with a token for each character.  Like Llama's it adds one before a text."""
+
+    chat_template, eos_token_id, is_fast = None, 1, False
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        parts = re.findall(r"<s>|</s>|.", text, re.DOTALL)
+        ids = [{"<s>": 0, "</s>": 1}.get(part) or (0 if part == "<s>" else ord(part)) for part in parts]
+        return {"input_ids": [0] * add_special_tokens + ids}
+
+
+def told(path: Path, form: str | None = None, **job: Any) -> tuple[list[str], list[str]]:
+    """Return the texts that are trained, with their labels' texts behind ``|``, and the notes."""
+    usual = {"sequence_len": 999, "train_on_inputs": False, "chat_template": None}
+    tokens = DataTokens(Characters(), {**usual, "datasets": [source(path, form)], **job})
+    texts = []
+    for row in tokens.rows():
+        learnt = [label for label in row["labels"] if label >= 0]
+        texts.append(f"{written(row['input_ids'])}|{written(learnt)}")
+    return texts, tokens.notes()
+
+
+def written(ids: Sequence[int]) -> str:
+    return "".join({0: "<s>", 1: "</s>"}.get(one, chr(one)) for one in ids)
+
+
+ALPACA = "### Instruction:\nq\n\n### Response:\n"
+BELOW = "<s>Below is an instruction that describes a task. "
+BELOW += "Write a response that appropriately completes the request."
+NOTED: dict[str, tuple[str, str, list[str], list[str]]] = {
+    "columns that are not used": (
+        "d.jsonl",
+        lines({"id": 1, "text": "a", "system": "s", "tools": []}),
+        ["<s>a</s>|<s>a</s>"],
+        ["not used: columns `system`, `tools`"],
+    ),
+    "numbers of a table": (
+        "d.csv",
+        "prompt,completion\nq,1\n",
+        ["<s>q1</s>|1</s>"],
+        ["`completion` has numbers (row 1: `1`), which are read as text"],
+    ),
+    "paragraphs": (
+        "d.txt",
+        "a\n\nb",
+        ["<s>a</s>|<s>a</s>", "<s>b</s>|<s>b</s>"],
+        ["each paragraph of `d.txt` is a row: blank lines part 2 of them"],
+    ),
+    "one paragraph": (
+        "d.txt",
+        "a\nb\n",
+        ["<s>a\nb</s>|<s>a\nb</s>"],
+        ["`d.txt` has no blank line between texts: all of it is one row"],
+    ),
+    "labels of KTO": (
+        "d.jsonl",
+        lines(
+            {"prompt": "q", "completion": "a", "label": True},
+            {"prompt": "q", "completion": "b", "label": False},
+        ),
+        ["<s>qa</s>|a</s>"],
+        ["left out: 1 of 2 rows, which a label marks as bad"],
+    ),
+    "numbers of KTO": (
+        "d.csv",
+        "prompt,completion,label\nq,a,1\nq,b,0\n",
+        ["<s>qa</s>|a</s>"],
+        ["left out: 1 of 2 rows, which a label marks as bad"],
+    ),
+    "a class is no judgement": (
+        "d.jsonl",
+        lines({"text": "a", "label": 0}),
+        ["<s>a</s>|<s>a</s>"],
+        ["not used: column `label`"],
+    ),
+    "a system text of Alpaca": (
+        "d.jsonl",
+        lines({"instruction": "q", "output": "a", "system": "S."}),
+        [f"<s>S.\n\n{ALPACA}a</s>|a</s>"],
+        [],
+    ),
+    "a history of Alpaca": (
+        "d.jsonl",
+        lines({"instruction": "q", "input": "", "output": "a", "history": [["q", "b"]]}),
+        [f"{BELOW}\n\n{ALPACA}b</s>\n\n{ALPACA}a</s>|b</s>a</s>"],
+        [],
+    ),
+    "special tokens once": (
+        "d.jsonl",
+        lines({"text": "<s>a</s>"}, {"text": "b"}),
+        ["<s>a</s>|<s>a</s>", "<s>b</s>|<s>b</s>"],
+        [],
+    ),
+    "special tokens once, in a prompt": (
+        "d.jsonl",
+        lines({"prompt": "<s>q", "completion": "a</s>"}),
+        ["<s>qa</s>|a</s>"],
+        [],
+    ),
+    "special tokens once, in Alpaca": (
+        "d.jsonl",
+        lines({"instruction": "q", "output": "a</s>", "system": "<s>S."}),
+        [f"<s>S.\n\n{ALPACA}a</s>|a</s>"],
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOTED)
+def test_what_is_not_used_is_told(tmp_path: Path, name: str) -> None:
+    file, content, texts, notes = NOTED[name]
+    path = tmp_path / file
+    path.write_text(content)
+    assert told(path) == (texts, notes)
+
+
+def test_a_template_without_messages_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text(lines(TWO[0]))
+    assert told(path, chat_template="{{ x }}")[1] == ["not used: `chat_template`, since no row has messages"]
+
+
+FAULTS: dict[str, tuple[str, str | bytes, str]] = {
+    "empty": ("d.jsonl", "", "`PATH` is empty: it has no row"),
+    "white space": ("d.json", " \n", "`PATH` is empty: it has no row"),
+    "only a header": ("d.csv", "text\n", "`PATH` is empty: it has no row"),
+    "empty text": ("d.txt", "\n\n", "`PATH` is empty: it has no row"),
+    "Latin-1": (
+        "d.csv",
+        "text\na\né\n".encode("latin-1"),
+        "`PATH` is not UTF-8 (line 3 has the byte 0xe9): save it as UTF-8",
+    ),
+    "no JSON": (
+        "d.jsonl",
+        '{"text": "a"}\n{"text": a}\n',
+        "`PATH` cannot be read as json: Expecting value (line 2, column 10)",
+    ),
+    "cut off": ("d.json", '[{"text": "a"}', "`PATH` cannot be read as json: Expecting ',' delimiter (line 1"),
+    "deep": ("d.json", "[" * 200_000, "`PATH` cannot be read as json: it is nested too deeply"),
+    "no objects": ("d.jsonl", "3\n", "row 1 of `PATH` is no object with named values"),
+    "a value": ("d.json", "3", "it is neither a list nor lines of objects"),
+    "too many cells": ("d.csv", "text\na,b\n", "row 1 of `PATH` has 2 cells, and the header has 1"),
+    "not compressed": ("d.csv.gz", "text\n", "`PATH` cannot be read: Not a gzipped file"),
+    "cut off while compressed": ("d.csv.gz", gzip.compress(b"text\n" * 999)[:-9], "`PATH` cannot be read: "),
+    "number": (
+        "d.jsonl",
+        lines({"text": "a"}, {"text": 5}),
+        "row 2 of `PATH` has no text in `text`: it is the number 5, not text",
+    ),
+    "null": (
+        "d.jsonl",
+        lines({"text": "a"}, {"text": None}),
+        "row 2 of `PATH` has no text in `text`: it is `null`",
+    ),
+    "truth": (
+        "d.jsonl",
+        lines({"text": True}),
+        "row 1 of `PATH` has no text in `text`: it is `true`, not text",
+    ),
+    "NaN": ("d.jsonl", '{"text": NaN}', "it is `NaN`, which stands for a missing value"),
+    "list": ("d.jsonl", lines({"text": ["a"]}), "it is a list, not text"),
+    "object": ("d.jsonl", lines({"text": {}}), "it is an object, not text"),
+    "no key": (
+        "d.jsonl",
+        lines({"text": "a"}, {"txet": "b"}),
+        "row 2 of `PATH` has no text in `text`: it is not there",
+    ),
+    "NA": (
+        "d.csv",
+        "prompt,completion\nq,a\nq,NA\n",
+        "row 2 of `PATH` has no text in `completion`: it is `NA`, which stands for",
+    ),
+    "null of a table": (
+        "d.tsv",
+        "text\nnull\n",
+        "row 1 of `PATH` has no text in `text`: it is `null`, which stands for",
+    ),
+    "an empty cell": ("d.csv", "text,id\n,3\n", "row 1 of `PATH` has no text in `text`: the cell is empty"),
+    "history": (
+        "d.jsonl",
+        lines({"instruction": "q", "output": "a", "history": ["x"]}),
+        "row 1 of `PATH`: `history` must be a list of pairs",
+    ),
+    "preferences": ("d.jsonl", lines({"chosen": "a", "rejected": "b"}), "`PATH` has preferences"),
+    "all bad": (
+        "d.jsonl",
+        lines({"prompt": "q", "completion": "a", "label": False}),
+        "a label marks every row as bad",
+    ),
+    "no template": (
+        "d.jsonl",
+        lines({"messages": [{"role": "user", "content": "q"}]}),
+        "no chat template: use",
+    ),
+    "suffix": ("d.docx", "x", "the format of `PATH` is unknown: supported suffixes are .jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named_with_its_row_and_cause(tmp_path: Path, name: str) -> None:
+    file, content, words = FAULTS[name]
+    path = tmp_path / file
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UnusableData, match=re.escape(words.replace("PATH", str(path)))):
+        told(path)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UnusableData, match="does not exist"):
+        told(tmp_path / "d.jsonl")
+
+
+def test_gaps_of_arrow_are_left_out() -> None:
+    row = {
+        "a": None,
+        "messages": [{"content": None, "calls": [{"arguments": {"x": 1, "y": None}}], "weight": None}],
+    }
+    assert without_gaps(row) == {
+        "a": None,
+        "messages": [{"content": None, "calls": [{"arguments": {"x": 1}}]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "fits"), [(1, 0.5, False), (2, 0.9, False), (2, 0.5, True), (9, 0.01, True)]
+)
+def test_a_share_leaves_rows_for_both(count: int, share: float, fits: bool) -> None:
+    if fits:
+        require_rows(count, share)
+    else:
+        with pytest.raises(UnusableData, match=r"with `val_set_size: .*` . of . rows are for evaluation"):
+            require_rows(count, share)
