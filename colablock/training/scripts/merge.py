@@ -251,10 +251,7 @@ def merge(
         untied = _write_shards(work, folder, headers, partial)
         write_config(base_config, work, untied=untied, into=partial)
         copy_other_files(folder, source, partial)
-        template = template_of(source)
-        if chat_template and not (keeps_template and (template or template_of(partial))):
-            template = chat_template
-        write_template(partial, template)
+        set_template(partial, source, chat_template, keeps_template=keeps_template)
         partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -464,11 +461,16 @@ def template_of(folder: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def write_template(folder: Path, template: str | None) -> None:
-    """Write *template*, if not None, to the tokenizer in *folder*.
+def set_template(
+    folder: Path, adapter: Path, chat_template: str | None = None, *, keeps_template: bool = False
+) -> None:
+    """Write the template of the run, or of its adapter, to the tokenizer of the merged model in *folder*.
 
     Transformers reads the file ``chat_template.jinja`` first, and old releases read only the settings.
     """
+    template = template_of(adapter)
+    if chat_template and not (keeps_template and (template or template_of(folder))):
+        template = chat_template
     own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if template is None or template_of(folder) == template:
         return
