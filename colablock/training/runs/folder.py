@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -128,6 +129,7 @@ class _Registration:
 
 _LAST_SECOND = 253_402_300_799  # of the year 9999, the last that a date can have
 _LARGEST_PROCESS = 1 << 31
+_RANK_FILE = 64  # bytes: two numbers
 _FIELDS = {"mends": "workarounds"}  # a key of the file → its field
 _KEYS = {name: key for key, name in _FIELDS.items()}
 
@@ -235,6 +237,16 @@ class RunFolder:
             return began == record.process_started
         # A launcher that was killed leaves its ranks running, and they write to this folder.
         return not self.end_file.exists() and _is_session_alive(record.process)
+
+    def lost_ranks(self) -> list[int]:
+        """Return the ranks of this host whose processes were killed: they have ended, and not written how."""
+        lost = []
+        for file in (self.path / "ranks").glob("[0-9]*"):
+            with suppress(OSError, ValueError):  # ValueError: not by us, or being written
+                process, began = map(int, read_bounded(file, _RANK_FILE).split())
+                if start_time_of(process) != began:
+                    lost.append(int(file.name))
+        return sorted(lost)
 
     def state(self, record: RunRecord | None = None) -> State:
         """Return the state of the run; *record* as for `is_alive`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -194,6 +195,7 @@ def start_process(
         folder.stop_file.unlink()
     with suppress(FileNotFoundError):
         folder.end_file.unlink()
+    shutil.rmtree(folder.path / "ranks", ignore_errors=True)
     try:
         with open(folder.log, "ab", opener=open_private) as log:
             log.write(f"\n{START_MARK} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())

@@ -39,13 +39,23 @@ Sleep = Callable[[float], object]
 
 LOADING = "starting: loading the model"
 STOPPING = "stopping at a checkpoint"
+FAILING = "failing: "
 START_MARK = "--- colablock: started"
 """The prefix of the line in the log that separates one start from the next."""
 
 _WINDOW = 60.0  # seconds over which rates are computed
+_STUCK = 30.0  # seconds without an event, besides those of some steps, after which no rest is shown
+_STUCK_STEPS = 5
 _MIN_SAMPLES = 4  # for the rates, however long a step takes
 _LARGEST = 2.0**53  # of steps, tokens, bytes and seconds: a larger number is a mistake
 _MAX_TAIL = 8192  # bytes of the log, from the end
+_OWN_LINE = re.compile(
+    # axolotl's log: the time, the level, the module, the process, and the text.
+    r"(?:\[[^\]]*\] ?)?\[INFO\] ?\[axolotl[^\]]*\] ?(?:\[[^\]]*\] ?)*(?P<text>.+)"
+    # A bar of tqdm: what is done, the percentage, the bar, and counts.
+    r"|[\w][\w ./:()=,-]{0,80}: +\d{1,3}%(?:\|.*)?"
+    r"|(?:Loading|Downloading|Fetching|Generating|Tokenizing|Saving) [\w .,/-]{1,80}(?:\.\.\.)?"
+)
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
@@ -182,9 +192,12 @@ class ProgressTotals:
         since = max(now - self._sampled_at, 0.0) if now is not None and self._sampled_at else 0.0
         per_step, per_token = self._rates(last, is_over=state is not State.RUNNING)
         left = None
+        is_stuck = stage.startswith(FAILING) or since > _STUCK_STEPS * (per_step or 0) + _STUCK
         if per_step and self.total is not None and state is State.RUNNING and stage != STOPPING:
             # The current step counts at most as one average step, even if it takes longer.
             left = max((self.total - last.step) * per_step - min(since, per_step), 0.0)
+        if is_stuck:
+            left = None  # no step ends, so that nothing is known about the rest
         return Progress(
             state=state,
             stage=stage,
@@ -266,11 +279,18 @@ def attach_hint(run_id: str) -> str:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of *log* that is not blank, as a terminal would show it; "" if there is none."""
+    """Return the last line of *log* that tells how far loading is, as a terminal would show it; else "".
+
+    These are the runner's own: progress bars of the hub, of datasets and of transformers, and
+    axolotl's log.  Warnings and other output are no status.
+    """
     text = read_end(log, _MAX_TAIL).decode(errors="replace")
-    lines = [line.strip() for line in plain_text(text).splitlines()]
-    last = next((line for line in reversed(lines) if line), "")
-    return "" if last.startswith(START_MARK) else last
+    for line in reversed(plain_text(text).splitlines()):
+        if line.startswith(START_MARK):
+            break
+        if (found := _OWN_LINE.fullmatch(line.strip())) is not None:
+            return found["text"] or line.strip()
+    return ""
 
 
 def plain_text(text: str) -> str:
@@ -300,6 +320,9 @@ def _stage(folder: RunFolder, record: RunRecord | None, state: State, totals: Pr
         return str(state.value)
     if not totals.newest or (record is not None and totals.newest < record.started):
         return LOADING  # the events are those of an earlier start
+    if record is not None and record.processes > 1 and (lost := folder.lost_ranks()):
+        ranks = ", ".join(map(str, lost))
+        return f"{FAILING}the process of rank {ranks} was killed, and the others wait for it"
     if folder.stop_file.exists():
         return STOPPING
     if totals.total and totals.step >= totals.total:

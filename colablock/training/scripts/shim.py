@@ -39,6 +39,7 @@ def main(folder: Path) -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     end = RunEnd(folder)
     stop_on_signals(folder)
+    alive = note_rank(folder, rank) if world > 1 else None
     try:
         check_ranks(job, rank, world)
         for name in job["mends"]:
@@ -58,8 +59,20 @@ def main(folder: Path) -> None:
     except BaseException as error:
         end.failed(error)
         raise
+    finally:
+        if alive is not None:  # it stays if the process is killed
+            alive.unlink(missing_ok=True)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:  # each host has a run folder of its own
         end.ended(state, watch.step)
+
+
+def note_rank(folder: Path, rank: int) -> Path:
+    """Write the process of this rank to a file, so that a follower sees if it is killed."""
+    began = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    file = folder / "ranks" / str(rank)
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    file.write_text(f"{os.getpid()} {began}", encoding="utf-8")
+    return file
 
 
 def run_entry(job: dict[str, Any], folder: Path) -> None:
@@ -241,6 +254,7 @@ def hook_trainer(watch: "TrainingWatch", job: dict[str, Any]) -> None:
     from transformers import Trainer
 
     torch.manual_seed(job["config"]["seed"])
+    watch.memory.guard(torch)
     make, train, training_step = Trainer.__init__, Trainer.train, Trainer.training_step
     load = getattr(Trainer, "_load_from_checkpoint", None)  # there is no callback for it
 
@@ -297,6 +311,7 @@ class TrainingWatch:
         self.tokens = 0
         self.step = 0
         self.stopped_early = False
+        self.memory = PeakMemory()
         self._folder, self._job = folder, job
         self._rank, self._world = rank, world
         self._file = open_jsonl(folder / "metrics.jsonl") if rank == 0 else None
@@ -371,7 +386,7 @@ class TrainingWatch:
     def logged(self, state: Any, logs: dict[str, Any]) -> None:
         numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
         facts: dict[str, Any] = {"tokens": self.tokens, "seconds": time.monotonic() - self._began}
-        self.write_event("log", **{**numbers, **facts, "step": state.global_step, **peak_memory()})
+        self.write_event("log", **{**numbers, **facts, "step": state.global_step, **self.memory.facts()})
         self._last_event = time.monotonic()
 
     def saved(self, args: Any, state: Any) -> None:
@@ -425,15 +440,26 @@ def open_jsonl(path: Path) -> Any:
     return file
 
 
-def peak_memory() -> dict[str, int]:
-    """Return the peak memory of this rank in bytes: on its card or, without one, of the process."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return {
-            "memory": torch.cuda.max_memory_allocated(),
-            "memory_reserved": torch.cuda.max_memory_reserved(),
-        }
-    return {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+class PeakMemory:
+    """The peak memory of this rank in bytes, kept here because runners reset the counters of torch."""
+
+    def __init__(self) -> None:
+        self._peaks: dict[str, int] = {}
+
+    def guard(self, torch: Any) -> None:
+        """Read the counters before they are reset: every function of torch for it calls one of these."""
+        for name in ("_cuda_resetPeakMemoryStats", "_accelerator_resetPeakStats"):
+            if (reset := getattr(getattr(torch, "_C", None), name, None)) is not None:
+                setattr(torch._C, name, lambda *args, _reset=reset: (self.facts(), _reset(*args))[1])  # noqa: SLF001
+
+    def facts(self) -> dict[str, int]:
+        """Return the peaks so far: on the card or, without one, of the process."""
+        cuda = getattr(sys.modules.get("torch"), "cuda", None)
+        if cuda is None or not cuda.is_available():
+            return {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        now = {"memory": cuda.max_memory_allocated(), "memory_reserved": cuda.max_memory_reserved()}
+        self._peaks = {name: max(value, self._peaks.get(name, 0)) for name, value in now.items()}
+        return self._peaks
 
 
 def write_manifest(folder: Path, step: int) -> int:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -285,11 +286,24 @@ def test_a_stopping_run_has_no_remaining_time(running: RunFolder) -> None:
     ("log", "line"),
     [
         ("", ""),
-        ("one\ntwo\n\n  \n", "two"),
-        (" 1%\r 50%\r 99%", "99%"),
-        ("\x1b]0;title\x07\x1b[1mbold\x1b[0m\n", "bold"),
-        ("x" * 20_000 + "\nlast", "last"),
-        ("of before\n--- colablock: started at noon\n", ""),
+        ("one\ntwo\n\n  \n", ""),
+        ("Loading weights:  1%\rLoading weights:  50%\r Loading weights:  99%", "Loading weights:  99%"),
+        ("\x1b]0;title\x07\x1b[1mLoading weights\x1b[0m\n", "Loading weights"),
+        ("x" * 20_000 + "\nMap:  10%|#    | 1/9 [00:00<00:01]", "Map:  10%|#    | 1/9 [00:00<00:01]"),
+        ("Loading weights\n--- colablock: started at noon\n", ""),
+        (
+            "model-00001.safetensors:  12%|#  | 1.2G/9.9G\nUserWarning: odd",
+            "model-00001.safetensors:  12%|#  | 1.2G/9.9G",
+        ),
+        (
+            "[2026-07-01 12:00:00,000] [INFO] [axolotl.train:89] [PID:7] [RANK:0] loading model...",
+            "loading model...",
+        ),
+        ("wandb: You can find your API key in your browser here: https://wandb.ai/authorize", ""),
+        ("host:12:12 [0] NCCL INFO Bootstrap : Using eth0:10.0.0.1<0>", ""),
+        ("/x/y.py:61: FutureWarning: `torch_dtype` is deprecated\n  warnings.warn(", ""),
+        ("Setting `pad_token_id` to `eos_token_id`:2 for open-end generation.", ""),
+        ("[2026-07-01 12:00:00,000] [WARNING] [axolotl.x:1] [PID:7] sample_packing", ""),
     ],
 )
 def test_the_last_line_of_a_log(tmp_path: Path, log: str, line: str) -> None:
@@ -323,7 +337,24 @@ def test_seconds_advance_between_events() -> None:
     later = progress_of(events, now=last + 1.5)
     assert later.seconds == pytest.approx(21.5)
     assert later.seconds_left == pytest.approx(18.5)
-    assert progress_of(events, now=last + 600).seconds_left == pytest.approx(18.0)  # a long step is one
+    assert progress_of(events, now=last + 20).seconds_left == pytest.approx(18.0)  # a long step is one
+    assert progress_of(events, now=last + 600).seconds_left is None  # nothing is known about the rest
+
+
+def test_a_killed_rank_is_said_while_the_others_wait(running: RunFolder) -> None:
+    add_events(running, *events_of([5.0] * 4, total=20, began=STARTED + 20))
+    record = running.record()
+    assert record is not None
+    running.write_record(replace(record, processes=2))
+    (running.path / "ranks").mkdir()
+    (running.path / "ranks/0").write_text(f"{os.getpid()} {start_time_of(os.getpid())}")
+    (running.path / "ranks/odd").write_text("x")
+    (running.path / "ranks/7").write_text("x")  # being written
+    assert next(told(running)).stage == "training"
+    (running.path / "ranks/1").write_text(f"{os.getpid()} 1")  # the number is another process now
+    progress = next(told(running))
+    assert progress.stage == "failing: the process of rank 1 was killed, and the others wait for it"
+    assert progress.seconds_left is None
 
 
 def test_tokens_include_every_rank() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -309,6 +312,39 @@ def test_several_ranks_train_save_and_stop_together(bench: Bench) -> None:
     assert {path.name for path in checkpoint.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
     (began,) = (event for event in folder.metrics() if event["event"] == "start")  # one rank tells
     assert began["world_size"] == 2
+
+
+def test_a_killed_rank_is_seen_at_once(bench: Bench) -> None:
+    job = bench.job(config=bench.config(max_steps=1000), processes=2)
+    folder = bench.begin(job, STAND_IN_PAUSE="0.02", TMPDIR=str(bench.folder))
+    at_step(folder, 2)
+    assert folder.lost_ranks() == []
+    process = int((folder.path / "ranks" / "1").read_text().split()[0])
+    os.kill(process, signal.SIGKILL)
+    until(lambda: folder.lost_ranks() == [1])
+    end_of(folder)
+    assert folder.state() in (State.KILLED, State.FAILED)
+
+
+def test_the_peak_of_memory_outlives_a_reset_by_the_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"allocated": 7, "reserved": 9}
+    torch = SimpleNamespace(
+        cuda=SimpleNamespace(
+            is_available=lambda: True,
+            max_memory_allocated=lambda: now["allocated"],
+            max_memory_reserved=lambda: now["reserved"],
+        ),
+        _C=SimpleNamespace(_cuda_resetPeakMemoryStats=lambda _device: now.update(allocated=1, reserved=1)),
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(sys, "path", ["the folder of the script", *sys.path])
+    memory = runpy.run_path(str(SHIM), run_name="shim")["PeakMemory"]()
+    memory.guard(torch)
+    torch._C._cuda_resetPeakMemoryStats(0)
+    assert now == {"allocated": 1, "reserved": 1}
+    assert memory.facts() == {"memory": 7, "memory_reserved": 9}
+    now["allocated"] = 8
+    assert memory.facts() == {"memory": 8, "memory_reserved": 9}
 
 
 @pytest.mark.parametrize(
