@@ -253,6 +253,7 @@ def _data_request(job: Job) -> dict[str, Any]:
         "datasets": sources,
         "sequence_len": config.sequence_len,
         "train_on_inputs": config.train_on_inputs,
+        "held_share": config.val_set_size,
         "val_set_size": config.val_set_size if runner_of(job.runner).splits else 0,
         "seed": config.seed,
         "evaluate": job.evaluate,

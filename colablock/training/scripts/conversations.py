@@ -32,8 +32,19 @@ USED = {
     "text": (),
 }
 LABELS = ("label", "is_good", "is_chosen", "accepted", "thumbs_up")  # columns that judge an answer
+_PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 _NO_USE = frozenset({"id", "idx", "index", "uuid", "_id", "__index_level_0__", "Unnamed: 0", ""})
 _JUDGED_TEXT = {"true": True, "false": False}
+_JUDGED_WORDS = {
+    "good": True,
+    "chosen": True,
+    "accepted": True,
+    "desirable": True,
+    "bad": False,
+    "rejected": False,
+    "undesirable": False,
+}
+_FLAGS = (0, 1, "0", "1")
 
 # The prompts of the Stanford Alpaca project, as in axolotl.
 _PREAMBLE = (
@@ -93,7 +104,7 @@ def form_of(columns: Sequence[str], path: str) -> str:
         if all(name in columns for name in needed):
             return form
     shown = ", ".join(f"`{name}`" for name in columns)
-    if "chosen" in columns and "rejected" in columns:
+    if any(set(pair) <= set(columns) for pair in _PREFERENCES):
         raise UnusableData(
             f"`{path}` has preferences (columns {shown}), and this is no training on preferences: "
             "to learn the preferred answers, write them as `prompt` and `completion`, or as `messages`"
@@ -113,20 +124,30 @@ def unused_columns(columns: Sequence[str], form: str) -> list[str]:
 
 
 def judgement_of(row: Row, form: str) -> tuple[str, bool] | None:
-    """Return the label that judges the answer of the row, and whether it is good; None without one.
+    """Return the column that judges the answer of the row, and whether it is learnt; None without one.
 
-    Numbers are judgements only beside `prompt` and `completion`, as in trl's format for KTO.
+    Numbers are judgements only in weights and, as in trl's format for KTO, beside `prompt` and
+    `completion`.  Words are judgements only of answers.
     """
     for name in LABELS:
         value = row.get(name)
         if isinstance(value, str):
-            value = _JUDGED_TEXT.get(value.strip().lower(), value)
+            value = value.strip().lower()
+            value = _JUDGED_TEXT.get(value, _JUDGED_WORDS.get(value, value) if form != "text" else value)
         if isinstance(value, bool):
             return name, value
-        if form == "completion" and name == "label" and value in (0, 1, "0", "1"):
+        if form == "completion" and name == "label" and value in _FLAGS:
             return name, int(value) == 1
     rejected = row.get("rejected")
-    return ("rejected", not rejected) if isinstance(rejected, bool) else None
+    if isinstance(rejected, bool):
+        return "rejected", not rejected
+    for name in _WEIGHTS:
+        value = row.get(name)
+        if value in _FLAGS:
+            return name, int(value) == 1
+        if isinstance(value, str) and value.strip().lower() in _JUDGED_TEXT:
+            return name, _JUDGED_TEXT[value.strip().lower()]
+    return None
 
 
 def described(value: object) -> str:

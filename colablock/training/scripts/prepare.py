@@ -87,8 +87,9 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     tokens = DataTokens(tokenizer, job)
     try:
         kept = Dataset.from_generator(tokens.rows, cache_dir=str(folder / "cache"))
+        if job.get("held_share"):
+            require_rows(len(kept), job["held_share"])
         if job["val_set_size"]:
-            require_rows(len(kept), job["val_set_size"])
             both = kept.train_test_split(test_size=job["val_set_size"], seed=job["seed"])
             kept, evaluated = both["train"], both["test"]
             evaluated.to_parquet(folder / "eval.parquet")
@@ -189,7 +190,7 @@ class DataTokens:
         if kept:
             return
         if not self.counts["rows"]:
-            raise UnusableData("a label marks every row as bad, and no other is there")
+            raise UnusableData("its labels or weights exclude every row")
         if not self.counts["cut"] and not self._job["train_on_inputs"]:
             raise UnusableData(
                 "no row has an answer to learn: set `train_on_inputs: true` to learn all of it"
@@ -230,8 +231,9 @@ class DataTokens:
         talks = form == "completion" and bool(first) and is_conversational(first[0])
         self.forms.append("messages" if talks else form)
         maker = RowTokenizer(self._tokenizer, form, whole=self._job["train_on_inputs"], source=source["path"])
-        bad, at = 0, 0
+        at = 0
         judged: set[str] = set()
+        excluded: Counter[str] = Counter()
         for row in _both(first, rows):
             columns.update(dict.fromkeys(row))
             at += 1
@@ -239,15 +241,15 @@ class DataTokens:
             if judgement is not None:
                 judged.add(judgement[0])
                 if not judgement[1]:
-                    bad += 1
+                    excluded[judgement[0]] += 1
                     continue
             yield from maker.rows(row, at - 1)
         unused = [name for name in unused_columns(list(columns), form) if name not in judged]
         if unused:
             shown = ", ".join(f"`{name}`" for name in unused)
             notes.append(f"not used: column{'s' * (len(unused) > 1)} {shown}")
-        if bad:
-            notes.append(f"left out: {bad:,} of {at:,} rows, which a label marks as bad")
+        for name, number in excluded.items():
+            notes.append(f"left out: {number:,} of {at:,} rows, which `{name}` marks as not to learn")
         self._notes += [*notes, *maker.notes()]
         self.thinks |= maker.thinks
         self._used_template |= maker.used_template
@@ -371,6 +373,7 @@ class RowTokenizer:
         self.thinks |= found.thinks
         self._seen["forgot"] += found.forgot
         self._ending = found.ending or self._ending
+        self._seen["endless"] += found.ending == ""
 
     def notes(self) -> list[str]:
         """Return what has to be said about the rows, a line each."""
@@ -383,6 +386,10 @@ class RowTokenizer:
             found.append(
                 f"{self._seen['parted']:,} conversations are trained as one text for each answer, since "
                 "the chat template writes earlier turns anew"
+            )
+        if self._seen["endless"]:
+            found.append(
+                "the chat template writes nothing that ends an answer: the model does not learn to stop"
             )
         end = self._ending.strip()
         if end and len(self._more(end)) > 1:

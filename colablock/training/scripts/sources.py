@@ -15,10 +15,11 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -41,6 +42,13 @@ FORMATS = {
     ".txt": "text",
 }
 _KEPT = frozenset({"content", "value", "role", "from"})  # keys whose null is a fault of the row
+# The words in names of files that tell their split.
+_SPLITS = {
+    "train": {"train", "training"},
+    "validation": {"validation", "valid", "val", "dev"},
+    "test": {"test", "testing", "eval", "evaluation"},
+}
+_ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "metadata.csv", "metadata.jsonl"})
 _MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FROM_HUB = (
     "DatasetNotFoundError",
@@ -82,7 +90,7 @@ def _rows(source: Mapping[str, Any], path: Path, notes: list[str]) -> Iterator[R
             )
         return _READERS[kind](path, notes)
     if path.is_dir():
-        return _of_folder(source, path)
+        return _of_folder(source, path, notes)
     if kind is not None:  # not the name of a dataset on the hub
         raise UnusableData(f"the file `{path}` does not exist")
     return _of_library(source, source["path"])
@@ -288,10 +296,13 @@ _READERS: Mapping[str, Callable[[Path, list[str]], Iterator[Row]]] = {
 # Folders and the hub
 
 
-def _of_folder(source: Mapping[str, Any], path: Path) -> Iterator[Row]:
+def _of_folder(source: Mapping[str, Any], path: Path, notes: list[str]) -> Iterator[Row]:
     """Return the rows of a folder that `save_to_disk` wrote, or of its data files."""
     if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-        return _of_library(source, str(path))
+        files = None if source["name"] or (path / "README.md").is_file() else _files_of(path, source["split"])
+        if files is None:
+            return _of_library(source, str(path))
+        return chain.from_iterable(_READERS[str(format_of(file))](file, notes) for file in files)
     from datasets import load_from_disk
 
     try:
@@ -304,6 +315,24 @@ def _of_folder(source: Mapping[str, Any], path: Path) -> Iterator[Row]:
             raise UnusableData(f"`{path}` has no split `{source['split']}`: it has {known}")
         data = data[source["split"]]
     return _decoded(data, str(path))
+
+
+def _files_of(folder: Path, split: str) -> list[Path] | None:
+    """Return the data files of a split by their names, as `datasets` does; None if it has to judge.
+
+    Without names of splits, all files are for training.
+    """
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    if split not in _SPLITS or any(format_of(path) is None or path.name in _ABOUT for path in files):
+        return None
+    words = {path: set(re.split(r"[^a-z]+", str(path.relative_to(folder)).lower())) for path in files}
+    named = {path for path in files if any(words[path] & names for names in _SPLITS.values())}
+    chosen = [path for path in files if words[path] & _SPLITS[split]] if named else files
+    return chosen if chosen and (named or split == "train") else None
 
 
 def _of_library(source: Mapping[str, Any], path: str) -> Iterator[Row]:

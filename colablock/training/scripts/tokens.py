@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -40,11 +41,12 @@ def tokenised(tokenizer: Any, text: str, spans: Sequence[Span]) -> tuple[list[in
         )
     ids, offsets = _with_offsets(tokenizer, text)
     # A space before a word is in its token, and the model writes both.
-    edges = [
-        begin
-        for begin, _ in spans
-        if any(first < begin < last and text[first:begin].strip(" ") for first, last in offsets)
-    ]
+    firsts = [first for first, _ in offsets]
+    edges = []
+    for begin, _ in spans:
+        number = bisect_left(firsts, begin) - 1  # the last token that begins before
+        if number >= 0 and offsets[number][1] > begin and text[firsts[number] : begin].strip(" "):
+            edges.append(begin)
     if edges:
         parts = [
             _with_offsets(tokenizer, text[first:last], first)

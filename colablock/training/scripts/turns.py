@@ -42,14 +42,14 @@ class Rendered:
     """A text, and the sorted ranges of it that the loss includes.
 
     *thinks* is whether a learnt range has the thinking of the data, *forgot* whether the template left
-    thinking out, *ending* the text that ends a learnt turn.
+    thinking out, *ending* the text that ends the last learnt turn, None if that is unknown.
     """
 
     text: str
     spans: Sequence[Span]
     thinks: bool = False
     forgot: bool = False
-    ending: str = ""
+    ending: str | None = None
 
 
 def common_start(one: str, other: str) -> int:
@@ -217,18 +217,12 @@ class TurnFinder:
             if is_thoughtful(conversation.messages[at])
         }
         has = {at: thought in text[slice(*spans[at])] for at, thought in thoughts.items() if thought}
-        last = max(spans)
-        ending = text[slice(*spans[last])]
-        for form in forms_of(conversation.messages[last]):
-            if form and form in ending:
-                ending = ending.rpartition(form)[2]
-                break
         return Rendered(
             text,
             [spans[at] for at in sorted(spans)],
             thinks=any(has.values()),
             forgot=not all(has.values()),
-            ending=ending if not conversation.messages[last].get("tool_calls") else "",
+            ending=_ending(conversation.messages[max(spans)], text[slice(*spans[max(spans)])]),
         )
 
     def _require_all(self, conversation: Conversation, text: str) -> None:
@@ -410,6 +404,14 @@ class TurnFinder:
         text = self._attempt(conversation.messages, conversation)
         span = self._differing(conversation, text, at, _mark_for(text, at)) if text is not None else None
         return text[span[1] :] if text is not None and span is not None else ""
+
+
+def _ending(message: Message, learnt: str) -> str | None:
+    """Return what follows the text of *message* in its *learnt* text."""
+    if message.get("tool_calls"):
+        return None
+    ends = (learnt.rpartition(form)[2] for form in forms_of(message) if form and form in learnt)
+    return next(ends, learnt if not message.get("content") else None)
 
 
 # U+E000 and the following are for private use, and not white space, which templates trim.

@@ -124,13 +124,31 @@ NOTED: dict[str, tuple[str, str, list[str], list[str]]] = {
             {"prompt": "q", "completion": "b", "label": False},
         ),
         ["<s>qa</s>|a</s>"],
-        ["left out: 1 of 2 rows, which a label marks as bad"],
+        ["left out: 1 of 2 rows, which `label` marks as not to learn"],
     ),
     "numbers of KTO": (
         "d.csv",
         "prompt,completion,label\nq,a,1\nq,b,0\n",
         ["<s>qa</s>|a</s>"],
-        ["left out: 1 of 2 rows, which a label marks as bad"],
+        ["left out: 1 of 2 rows, which `label` marks as not to learn"],
+    ),
+    "weights of rows": (
+        "d.jsonl",
+        lines({"text": "a", "weight": 1}, {"text": "b", "weight": 0}),
+        ["<s>a</s>|<s>a</s>"],
+        ["left out: 1 of 2 rows, which `weight` marks as not to learn"],
+    ),
+    "words for answers": (
+        "d.csv",
+        "instruction,output,system,label\nq,b,S.,rejected\nq,a,S.,chosen\n",
+        [f"<s>S.\n\n{ALPACA}a</s>|a</s>"],
+        ["left out: 1 of 2 rows, which `label` marks as not to learn"],
+    ),
+    "words for texts": (
+        "d.csv",
+        "text,label\na,bad\n",
+        ["<s>a</s>|<s>a</s>"],
+        ["not used: column `label`"],
     ),
     "a class is no judgement": (
         "d.jsonl",
@@ -250,7 +268,7 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
     "all bad": (
         "d.jsonl",
         lines({"prompt": "q", "completion": "a", "label": False}),
-        "a label marks every row as bad",
+        "its labels or weights exclude every row",
     ),
     "no template": (
         "d.jsonl",
@@ -268,6 +286,18 @@ def test_a_fault_is_named_with_its_row_and_cause(tmp_path: Path, name: str) -> N
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UnusableData, match=re.escape(words.replace("PATH", str(path)))):
         told(path)
+
+
+def test_a_folder_is_read_like_its_files(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "b.txt").write_text("c\n\nd")
+    (tmp_path / "a.jsonl").write_text(lines(*TWO))
+    assert [row["text"] for row in rows_of(source(tmp_path), [])] == ["a", "b", "c", "d"]
+    (tmp_path / "a-test.jsonl").write_text(lines({"text": "t"}))
+    (tmp_path / "train_1.jsonl").write_text(lines({"text": "1"}))
+    for split, texts in (("train", ["1"]), ("test", ["t"])):
+        found = rows_of({**source(tmp_path), "split": split}, [])
+        assert [row["text"] for row in found] == texts
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
