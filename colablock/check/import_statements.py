@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ class Statement:
     names.  *unless* are groups of modules; the statement runs only if one module of each group
     cannot be imported (``except ImportError``).  A *lazy* statement runs when the attribute *bound*
     of the module is accessed: it is in the module's ``__getattr__`` (PEP 562), or in the
-    ``TYPE_CHECKING`` block that mirrors it.
+    ``TYPE_CHECKING`` block that mirrors it.  A *caught* statement does no harm if it fails: the
+    failure is handled, or a condition asks first whether the module is available.
     """
 
     base: str
@@ -40,18 +42,22 @@ class Statement:
     line: int
     unless: tuple[frozenset[str], ...] = ()
     lazy: bool = False
+    caught: bool = False
 
 
 def read_statements(
-    source: bytes, module: str, *, is_package: bool, markers: Mapping[str, str]
+    source: bytes, module: str, *, is_package: bool, markers: Mapping[str, str], deferred: bool = True
 ) -> tuple[Statement, ...]:
     """Return the imports of *module*, in order of lines, for the environment of *markers* (PEP 508).
+
+    Without *deferred*, only statements are read that run with the import of *module*, which is faster.
 
     Raises SyntaxError if the running Python cannot parse *source*.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as invalid escapes in the source
-        reader = _StatementReader(module if is_package else module.rpartition(".")[0], markers)
+        package = module if is_package else module.rpartition(".")[0]
+        reader = _StatementReader(package, markers, deferred=deferred)
         try:
             reader.visit(ast.parse(source))
         except (ValueError, RecursionError) as error:  # a null byte, or too deep nesting
@@ -62,24 +68,32 @@ def read_statements(
 class _StatementReader(ast.NodeVisitor):
     """Collects statements.  Its fields hold the context of the current node."""
 
-    def __init__(self, package: str, markers: Mapping[str, str]) -> None:
+    def __init__(self, package: str, markers: Mapping[str, str], *, deferred: bool = True) -> None:
         self.found: list[Statement] = []
+        self._deferred = deferred
         self._package = package
         self._facts = _facts(markers)
         self._kind = ImportTime.HARD
         self._unless: tuple[frozenset[str], ...] = ()
         self._lazy = False
+        self._caught = False
 
     @contextmanager
     def _inside(
-        self, kind: ImportTime, unless: frozenset[str] = frozenset(), *, lazy: bool = False
+        self,
+        kind: ImportTime,
+        unless: frozenset[str] = frozenset(),
+        *,
+        lazy: bool = False,
+        caught: bool = False,
     ) -> Iterator[None]:
-        before = self._kind, self._unless, self._lazy
+        before = self._kind, self._unless, self._lazy, self._caught
         self._kind = max(self._kind, kind)
         self._unless += (unless,) if unless else ()
         self._lazy = self._lazy or lazy
+        self._caught = self._caught or caught
         yield
-        self._kind, self._unless, self._lazy = before
+        self._kind, self._unless, self._lazy, self._caught = before
 
     def _visit_all(self, nodes: Iterable[ast.AST]) -> None:
         for node in nodes:
@@ -99,6 +113,8 @@ class _StatementReader(ast.NodeVisitor):
         """Visit a statement and its children.  Expressions may nest deeply, so no recursion visits them."""
         if not isinstance(node, ast.expr):
             super().visit(node)
+            return
+        if not self._deferred:
             return
         nodes: list[ast.AST] = [node]
         while nodes:
@@ -134,6 +150,7 @@ class _StatementReader(ast.NodeVisitor):
                 line=line,
                 unless=self._unless,
                 lazy=self._lazy,
+                caught=self._caught,
             )
         )
 
@@ -150,6 +167,8 @@ class _StatementReader(ast.NodeVisitor):
         return ".".join([*parts[: len(parts) - level + 1], *([tail] if tail else [])])
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        if not self._deferred:
+            return
         self._visit_all(node.decorator_list)
         self.visit(node.args)  # defaults are evaluated at the definition
         with self._inside(
@@ -167,7 +186,8 @@ class _StatementReader(ast.NodeVisitor):
             with self._inside(ImportTime.DEFERRED):
                 self._visit_all(node.body)
         elif holds is None or for_types:
-            with self._inside(ImportTime.GUARDED, lazy=for_types):
+            caught = any(map(_is_import, node.body)) and _asks_first(node.test)
+            with self._inside(ImportTime.GUARDED, lazy=for_types, caught=caught):
                 self._visit_all(node.body)
         elif holds:
             self._visit_all(node.body)
@@ -181,7 +201,7 @@ class _StatementReader(ast.NodeVisitor):
         catching = next((handler for handler in node.handlers if _catches(handler.type)), None)
         guard = ImportTime.HARD if catching is None or _exits(catching) else ImportTime.GUARDED
         first = len(self.found)
-        with self._inside(guard):
+        with self._inside(guard, caught=guard is ImportTime.GUARDED):
             self._visit_all(node.body)
             tried = frozenset(one.base for one in self.found[first:] if one.kind <= max(self._kind, guard))
             self._visit_all(node.orelse)
@@ -197,7 +217,8 @@ class _StatementReader(ast.NodeVisitor):
 
     def visit_With(self, node: ast.With) -> None:
         self._visit_all(node.items)
-        with self._inside(ImportTime.GUARDED if any(map(_suppresses, node.items)) else ImportTime.HARD):
+        suppresses = any(map(_suppresses, node.items))
+        with self._inside(ImportTime.GUARDED if suppresses else ImportTime.HARD, caught=suppresses):
             self._visit_all(node.body)
 
     def visit_Match(self, node: Any) -> None:
@@ -245,6 +266,18 @@ def _suppresses(item: ast.withitem) -> bool:
 
 def _names_type_checking(node: ast.expr) -> bool:
     return _dotted(node).rpartition(".")[2] == "TYPE_CHECKING"
+
+
+_AVAILABILITY = re.compile(r"avail|find_spec|install|has_|have_|exist|is not None", re.IGNORECASE)
+
+
+def _is_import(node: ast.AST) -> bool:
+    return isinstance(node, (ast.Import, ast.ImportFrom))
+
+
+def _asks_first(node: ast.expr) -> bool:
+    """Whether a condition looks like one that asks whether a module is available."""
+    return _AVAILABILITY.search(ast.unparse(node)) is not None
 
 
 class _UnknownError(Exception):

@@ -8,7 +8,18 @@ from enum import Enum
 
 from colablock._vendor.packaging.utils import NormalizedName
 
-__all__ = ["Action", "Artifact", "Breakage", "Kept", "Plan", "Remedy", "Step", "Target", "UndoCost"]
+__all__ = [
+    "Action",
+    "Artifact",
+    "Breakage",
+    "ImportRisk",
+    "Kept",
+    "Plan",
+    "Remedy",
+    "Step",
+    "Target",
+    "UndoCost",
+]
 
 
 class Target(Enum):
@@ -101,6 +112,19 @@ class Breakage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRisk:
+    """An installed distribution that stays, and that may no longer import although no requirement says so.
+
+    *modules* are its import names, and *reason* says what it imports that goes or moves.
+    """
+
+    name: NormalizedName
+    version: str
+    modules: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UndoCost:
     """The files of the image that have to be copied so that the change can be undone (overlayfs).
 
@@ -137,6 +161,7 @@ class Plan:
     shadow: str | None = None  # the matrix is used in place of a shipped one
     lock: str | None = None  # the lock that the versions are from
     lock_hosts: tuple[str, ...] = ()  # the hosts that its files are on
+    import_risks: tuple[ImportRisk, ...] = ()
     beforehand: tuple[str, ...] = ()  # notes that only matter before the plan is applied
 
     @property
