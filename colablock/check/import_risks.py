@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from colablock.check.import_names import ModuleFile
 from colablock.check.import_statements import Statement, read_statements
 from colablock.environment.record import read_record
-from colablock.environment.requirements import only_with, parse_requirement, required_name
+from colablock.environment.requirements import applies, only_with, parse_requirement, required_name
 from colablock.environment.snapshot import is_version
 from colablock.planning.plan import Action, ImportRisk, Plan, Step
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["find_import_risks"]
 
 _SMALL = 1500  # bytes of a RECORD; a third of the distributions of an image have a smaller one
-_FILES = 60  # modules of one distribution
+_FILES = 40  # modules of one distribution
 _ALL_FILES = 2000  # modules of all
 _LONGEST = 1 << 20  # bytes of a module; real ones that import others have less
 # The imports at the start of a line, which always run.  Each pattern begins with a literal: that is fast.
@@ -53,7 +53,7 @@ def find_import_risks(plan: Plan, snapshot: Snapshot) -> tuple[ImportRisk, ...]:
     for one in search.likely(asked) if going.modules else ():
         reasons[one.name] = reasons[one.name] or search.reason(one)
     return tuple(
-        ImportRisk(name=one.name, version=one.version, modules=one.import_names, reason=reason)
+        ImportRisk(name=one.name, version=one.version, modules=_modules_of(one), reason=reason)
         for one in sorted(asked, key=lambda one: one.name)
         if (reason := reasons[one.name]) is not None
     )
@@ -70,6 +70,8 @@ def _out_of_range(
             continue
         requirement = parse_requirement(line)
         if requirement is None or not is_version(step.previous or "") or not is_version(step.version):
+            continue
+        if not applies(requirement, snapshot.environment, extra or ""):
             continue
         specifier = requirement.specifier
         if specifier.contains(step.version, prereleases=True) or not specifier.contains(
@@ -105,9 +107,9 @@ class _Going:
         found: dict[str, Step] = {}
         for step in removed:
             installed = snapshot.installed.get(step.name)
-            for name in installed.import_names if installed is not None else ():
-                if installed is None:
-                    continue
+            if installed is None:
+                continue
+            for name in installed.import_names or _tops(installed):
                 if name not in kept and _is_module(installed, name):
                     found[name] = step
                 else:  # a namespace
@@ -143,6 +145,16 @@ def _imports_one(data: bytes, modules: Collection[bytes]) -> bool:
                 return True
             at = data.find(module, at + 1)
     return False
+
+
+def _modules_of(installed: Installed) -> tuple[str, ...]:
+    return tuple(name for name in installed.import_names if _is_module(installed, name))
+
+
+def _tops(installed: Installed) -> frozenset[str]:
+    """Return the folders of modules of *installed*, which has no list of its import names."""
+    rows = (read_record(Path(installed.path)) if installed.path else None) or ()
+    return frozenset(row.path.partition("/")[0] for row in rows if row.path.endswith("/__init__.py"))
 
 
 def _is_module(installed: Installed, name: str) -> bool:
@@ -276,7 +288,7 @@ class _Walk:
                     return path, statement.line, step, statement.base
                 edges += own
             # A module that is named after what goes most likely imports it.
-            stack += reversed(sorted(edges, key=lambda one: not self.search.going.is_mentioned(one.encode())))
+            stack += sorted(edges, key=lambda one: not self.search.going.is_mentioned(one.encode()))[::-1]
         return None
 
     def _path(self, module: str) -> str | None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from colablock.display.view import Block, Words
-    from colablock.planning.plan import Breakage, Kept, Plan, Step
+    from colablock.planning.plan import Breakage, ImportRisk, Kept, Plan, Step
 
 __all__ = ["plan_document"]
 
@@ -72,6 +72,8 @@ def _blocks(plan: Plan) -> Iterator[Block]:
         broken = [breakage for breakage in plan.breakages if breakage.direct is direct]
         if broken:
             yield _breakages(broken, direct=direct)
+    if plan.import_risks:
+        yield _import_risks(plan.import_risks)
     if plan.restart:
         yield _restart(plan)
     if plan.kept:
@@ -234,6 +236,19 @@ def _breakages(broken: Sequence[Breakage], *, direct: bool) -> Section:
         body=(Items(tuple(_breakage(one, in_brief=False) for one in broken)),),
         brief=brief,
         is_open=len(broken) <= FOLD,
+        tone=Tone.WARN,
+    )
+
+
+def _import_risks(risks: Sequence[ImportRisk]) -> Section:
+    """Return what stays and may no longer import, although no requirement says so."""
+    items = tuple(
+        Item(text=(Span(f"{one.name} {one.version}", Tone.STRONG), f": {one.reason}")) for one in risks
+    )
+    return Section(
+        title=f"May no longer import ({len(risks)})",
+        body=(Items(items),),
+        is_open=len(risks) <= FOLD,
         tone=Tone.WARN,
     )
 

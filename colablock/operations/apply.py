@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from colablock.transaction.apply import ChangeOrigin, apply_plan, refuse_externa
 from colablock.transaction.serialise import report_to_json
 from colablock.transaction.up_to_date import digest_of, request_key
 from colablock.verification.records import record_checks
+from colablock.verification.trials import failed_imports, risk_notes
 from colablock.verification.verify import Check, Report, prove
 
 __all__ = ["apply_matrix", "carry_out"]
@@ -87,14 +88,16 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
         return _report(planned, plan.python, checks, changed=False)
     if not options.break_system_packages:
         refuse_externally_managed(plan, planned.snapshot)  # before gigabytes are fetched for it
+    risks = _RiskTrial(session=session, plan=plan)
     with scratch_folder() as folder:
         files = planned.preparer.gather(plan, folder, session.reporter)
         planned.check_wheels(files)
+        risks.before_change()
         checks = apply_plan(
             plan,
             planned.snapshot,
             files,
-            prove=prove_kernel,
+            prove=lambda: risks.after_change(prove_kernel()),
             check_files=partial(record_checks, plan=plan),
             origin=ChangeOrigin(
                 stack=applied.versions_digest(pins),
@@ -109,8 +112,33 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
             fingerprint=lambda: fingerprint(comparable(session.snapshot(options.python, options.protect))),
         )
     report = _report(planned, plan.python, checks, changed=True)
+    report = replace(report, notes=(*report.notes, *risks.notes))
     where = ["--python", options.python] if options.python else []
     return replace(report, undo=shlex.join(["colablock", "rollback", *where]) if options.undo else "")
+
+
+@dataclass(slots=True, kw_only=True)
+class _RiskTrial:
+    """Tries the imports that the plan says may fail, before and after the change; *notes* are the result."""
+
+    session: Session
+    plan: Plan
+    failed: Collection[str] = ()
+    notes: tuple[str, ...] = ()
+
+    def before_change(self) -> None:
+        """Find the modules that fail already."""
+        modules = [name for one in self.plan.import_risks for name in one.modules]
+        if modules:
+            self.session.reporter.stage(f"Trying {count(len(modules), 'import')} that the change may break")
+        self.failed = failed_imports(self.plan.python, modules, self.session.environ)
+
+    def after_change(self, checks: tuple[Check, ...]) -> tuple[Check, ...]:
+        """Find the modules that fail now, unless *checks* have failed; return *checks*."""
+        if all(check.passed for check in checks):
+            risks, environ = self.plan.import_risks, self.session.environ
+            self.notes = risk_notes(self.plan.python, risks, self.failed, environ)
+        return checks
 
 
 def _apply_to_env(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from colablock._common.urls import redacted
+from colablock.check.import_risks import find_import_risks
 from colablock.environment.site import is_unfinished
 from colablock.environment.snapshot import Host, Snapshot
 from colablock.errors import BadDistribution, NoSolution, Refused
@@ -152,7 +153,7 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
 
 
 def _with_costs(session: Session, options: ApplyOptions, planned: PlannedChange) -> PlannedChange:
-    """Add to the plan what it costs on this machine: disk space, and the copies that an undo needs."""
+    """Add to the plan what it costs on this machine: imports, disk space, the copies that an undo needs."""
     if options.runtime:
         return planned
     plan, folder = planned.plan, Path(planned.snapshot.site)
@@ -160,8 +161,10 @@ def _with_costs(session: Session, options: ApplyOptions, planned: PlannedChange)
         if _env_exists(session, planned):
             return replace(planned, plan=replace(plan, beforehand=(ENV_EXISTS,)))
         folder = session.home
-    elif options.undo:
-        plan = replace(plan, undo_cost=undo_cost(plan, planned.snapshot))
+    else:
+        plan = replace(plan, import_risks=find_import_risks(plan, planned.snapshot))
+        if options.undo:
+            plan = replace(plan, undo_cost=undo_cost(plan, planned.snapshot))
     note = room_note(plan, folder)
     return replace(planned, plan=replace(plan, beforehand=(note,) if note else ()))
 

@@ -9,7 +9,7 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.display.html import to_html
 from colablock.display.plan_view import plan_document
 from colablock.display.text import render, to_text
-from colablock.planning.plan import Action, Breakage, Kept, Plan, Remedy, Step, Target, UndoCost
+from colablock.planning.plan import Action, Breakage, ImportRisk, Kept, Plan, Remedy, Step, Target, UndoCost
 from tests.support.html import Element, body
 from tests.support.paths import DATA
 from tests.support.plans import plan_from_json
@@ -55,6 +55,18 @@ def words(text: str) -> str:
 
 
 # Text
+
+
+def test_what_may_no_longer_import_is_listed_with_its_reason() -> None:
+    risk = ImportRisk(
+        name=NormalizedName("keras"),
+        version="3.10.0",
+        modules=("keras",),
+        reason="it imports `flow` (keras/core.py:5), and flow 2.19 is removed",
+    )
+    text = to_text(plan_document(replace(plan(), import_risks=(risk,))))
+    assert "May no longer import (1)" in text
+    assert f"keras 3.10.0: {risk.reason}" in text
 
 
 @pytest.mark.parametrize("verbose", [False, True])
