@@ -45,12 +45,12 @@ def with_pypi_as_default(file: RequirementFile) -> RequirementFile:
 
 
 def label_bindings(file: RequirementFile) -> tuple[tuple[LabelBinding, ...], tuple[str, ...]]:
-    """Return the indexes that alone serve the local label of a pin, and a note for each other such pin."""
+    """Return the indexes that alone serve the local label of a pin, and a note about the other such pins."""
     indexes = [url for url in file.indexes if not _is_pypi(url)]
     if not indexes:
         return (), ()
     found: dict[str, list[NormalizedName]] = {}
-    notes = []
+    unclear = []
     for name, label in _labels(file):
         serving = [url for url in indexes if label in _words(url) or label.partition(".")[0] in _words(url)]
         # Without another source that might have it, the one index is the only one left.
@@ -60,14 +60,13 @@ def label_bindings(file: RequirementFile) -> tuple[tuple[LabelBinding, ...], tup
         if len(serving) == 1:
             found.setdefault(serving[0], []).append(name)
         else:
-            notes.append(
-                f"no index is bound to {name}: the file does not tell which one serves `+{label}`;"
-                f" set `index` of `packages.{name}`"
-            )
+            unclear.append(f"{name} (`+{label}`)")
     bindings = tuple(
         LabelBinding(index=index, names=tuple(dict.fromkeys(names))) for index, names in found.items()
     )
-    return bindings, tuple(dict.fromkeys(notes))
+    listed = ", ".join(dict.fromkeys(unclear))
+    note = f"no index is bound to {listed}: the file does not tell which one serves the label; set `index`"
+    return bindings, (note,) if unclear else ()
 
 
 def bind_labels(file: RequirementFile, bindings: Iterable[LabelBinding]) -> RequirementFile:

@@ -18,6 +18,7 @@ from colablock.errors import Fault, FetchFailed, InvalidInput
 __all__ = ["poetry_file"]
 
 _KEYS = frozenset({"extras", "markers", "optional", "python", "version", "source", "platform"})
+_MICRO = 2  # dots of a version with a micro part
 _CLAUSE = re.compile(r"(\^|~=|~|===|==|!=|>=|<=|>|<|=)?\s*([0-9A-Za-z.*+!_-]+)")
 
 
@@ -80,7 +81,7 @@ class _PoetryReader:
                 continue
             self._named[name] = plain
             names[plain] = name
-            if item.get("default") is True or item.get("priority") in {"default", "primary"}:
+            if item.get("default") is True or item.get("priority") in ("default", "primary"):
                 default = default or plain
             urls.append(plain)
         return RequirementFile(
@@ -113,7 +114,9 @@ class _PoetryReader:
             return None
         index = item.get("source")
         return FoundRequirement(
-            requirement=requirement, where=where, index=self._named.get(index) if index else None
+            requirement=requirement,
+            where=where,
+            index=self._named.get(index) if isinstance(index, str) else None,
         )
 
     def _place(self, item: Mapping[str, Any]) -> str | None:
@@ -134,7 +137,8 @@ class _PoetryReader:
         for clause in (python or "").split(",") if python else ():
             match = re.fullmatch(r"([<>=!~]+)(.*)", clause)
             if match is not None:
-                yield f"python_version {match[1]} '{match[2]}'"
+                name = "python_version" if match[2].count(".") < _MICRO else "python_full_version"
+                yield f"{name} {match[1]} '{match[2]}'"
 
     def _specifier(self, value: object, where: str) -> str | None:
         """Return a version constraint of Poetry as one of PEP 440."""

@@ -142,6 +142,7 @@ _FOREIGN = {
 _CONDA_LIST = re.compile(
     rb"^@EXPLICIT\s*$|^# This file may be used to create an environment using", re.MULTILINE
 )
+_INDEX_OPTIONS = frozenset({"--extra-index-url", "--index-url"})
 _SHOWN = 10  # names in a note
 _HASH = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
 # Options without a field in a RequirementFile, and what replaces them.
@@ -220,7 +221,7 @@ class _RequirementsReader:
                 line = parse_line(content)
                 self._options(line, file, where, above)
                 if line.requirement:
-                    index = annotated.get(place)
+                    index = self._own_index(line, where) or annotated.get(place)
                     self._add(line, Path(file).parent, where, is_constraint=is_constraint, index=index)
             except InvalidInput as error:
                 self.faults.append(Fault(path=where, message=error.message, hint=error.hint))
@@ -234,6 +235,8 @@ class _RequirementsReader:
             if option.name in {"--requirement", "--constraint"}:
                 is_constraint = option.name == "--constraint"
                 self._nested(option.value, folder, above, is_constraint=is_constraint)
+            elif option.name in _INDEX_OPTIONS and line.requirement:
+                continue  # for this requirement
             elif option.name == "--index-url":
                 self._default = self._index(option.value, where)
             elif option.name == "--extra-index-url":
@@ -244,6 +247,16 @@ class _RequirementsReader:
                 self._source_only(option.value, where)
             elif option.name in _UNSUPPORTED:
                 self._notes.append(f"{where}: omitted `{option.name}`: {_UNSUPPORTED[option.name]}")
+
+    def _own_index(self, line: Line, where: str) -> str | None:
+        """Return the index that a requirement has on its own line, which pip ignores."""
+        named = [option.value for option in line.options if option.name in _INDEX_OPTIONS]
+        if not named:
+            return None
+        index = self._index(named[-1], where)
+        self._indexes.append(index)
+        self._notes.append(f"{where}: `{line.requirement}` comes from `{index}` only, which its line names")
+        return index
 
     def _source_only(self, names: str, where: str) -> None:
         """Add the names of ``--no-binary``; ``:none:`` forgets the ones before, as in pip."""

@@ -61,6 +61,7 @@ _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$")
 _GITHUB_REPOSITORY = re.compile(
     r"(?:git\+)?(?:https|ssh)://(?:[^/@]*@)?github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?$"
 )
+_MARKER = re.compile(r";(?=\s)|(?<=\s);")
 _FROM = re.compile(r"\s+# from ((?:https?|file)://\S+)\s*")
 _OPTIONS = re.compile(r"(?:^|\s)(?=-)")
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
@@ -240,7 +241,9 @@ def _is_path(text: str) -> bool:
 
 def _unnamed(text: str, folder: Path) -> Requirement:
     """Return the requirement of a bare URL or path.  The file name has the project's name."""
-    place, semicolon, marker = text.partition(" ;" if _is_url(text) else ";")
+    # A URL may have a semicolon: one beside a space starts the marker.
+    start = _MARKER.search(text) if _is_url(text) else re.search(";", text)
+    place, marker = (text[: start.start()], text[start.end() :]) if start else (text, "")
     place = place.strip()
     extras = match[0] if (match := _EXTRAS.search(place)) else ""
     place = place.removesuffix(extras)
@@ -250,7 +253,7 @@ def _unnamed(text: str, folder: Path) -> Requirement:
     name = egg[1] if egg else _name_of(basename(url.partition("#")[0]))
     if name is None:
         raise InvalidInput(f"`{text}` does not name a project", hint=f"write `NAME @ {url}`")
-    return _requirement(f"{name}{extras} @ {url}" + (f" ; {marker}" if semicolon else ""), text)
+    return _requirement(f"{name}{extras} @ {url}" + (f" ; {marker}" if start else ""), text)
 
 
 def _name_of(filename: str) -> str | None:

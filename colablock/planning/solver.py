@@ -32,7 +32,7 @@ from colablock.planning.plan import Remedy, Target
 from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
 from colablock.planning.shared_files import builds_in
-from colablock.planning.sources import candidate_source, linked_note, managed_note
+from colablock.planning.sources import candidate_source, linked_note, managed_note, without_linked
 from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
@@ -263,7 +263,7 @@ class Solver:
             absent=self.matrix.absent,
             requires_python=self.matrix.requires_python,
             prerelease=self.matrix.prerelease,
-            preferred=self.preferred,
+            preferred=without_linked(self.preferred, source, self.settings),
         )
         return replace(base, **facts)  # type: ignore[arg-type]
 

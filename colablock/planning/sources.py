@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from colablock.index.candidates import CandidateOrigin
@@ -12,9 +12,11 @@ from colablock.matrix.model import roots
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
+    from colablock._vendor.packaging.version import Version
     from colablock.environment.markers_and_tags import Environment
     from colablock.environment.snapshot import Snapshot
     from colablock.index.build import Builder
+    from colablock.index.candidates import CandidateSource
     from colablock.lockfile.lock_source import LockSource
     from colablock.lockfile.standing import StandingLocks
     from colablock.matrix.model import Matrix
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from colablock.network.settings import Settings
     from colablock.resolver.model import Resolution
 
-__all__ = ["candidate_source", "linked_note", "managed_note"]
+__all__ = ["candidate_source", "linked_note", "managed_note", "without_linked"]
 
 
 def candidate_source(
@@ -76,3 +78,12 @@ def managed_note(kernel: Snapshot) -> tuple[str, ...]:
     return (
         f"{where} is externally managed (PEP 668): `apply` changes it with `--break-system-packages` only",
     )
+
+
+def without_linked(
+    versions: Mapping[NormalizedName, Version], source: CandidateSource, settings: Settings
+) -> Mapping[NormalizedName, Version]:
+    """Return the preferred *versions* without the names that find-links of this call replace."""
+    if not (settings.links_override and isinstance(source, IndexSource)):
+        return versions
+    return {name: version for name, version in versions.items() if not source.linked(name).candidates}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from colablock._common.decoding import Malformed
 from colablock._common.urls import Mirrors, basename, checked_index, local_path, redacted, split_fragment
+from colablock.authoring.from_requirements import matrix_parts
 from colablock.authoring.requirements_reader import read_requirements
 from colablock.environment import _probe
 from colablock.environment.accelerator import Accelerator, parse_nvidia_smi
@@ -299,7 +300,7 @@ def _read_file(data: bytes, folder: Path, name: str = "requirements.txt", group:
     (folder / "constraints.txt").write_text("numpy<3\n")
     path = folder / name
     path.write_bytes(data)
-    return read_requirements(f"{path}{group}")
+    return matrix_parts(read_requirements(f"{path}{group}"))
 
 
 _GROUPS = (
@@ -309,6 +310,51 @@ dev = ["x", {include-group = "test"}]
 test = ["pytest>=8"]
 """
 )
+
+_UV = b"""[project]
+name = "demo"
+requires-python = ">=3.11"
+dependencies = ["torch>=2", "a", "b[x]", "torch==2.4.0+cu118"]
+optional-dependencies = { gpu = ["demo[other]", "x"], other = ["y"] }
+[tool.uv]
+constraint-dependencies = ["numpy<2"]
+override-dependencies = ["a==2"]
+prerelease = "allow"
+exclude-newer = "2026-09-01T00:00:00Z"
+no-binary-package = ["a"]
+extra-index-url = ["https://download.pytorch.org/whl/cu118"]
+[tool.uv.sources]
+torch = [{ index = "cpu", marker = "sys_platform == 'linux'" }, { index = "cpu", extra = "gpu" }]
+a = { git = "https://github.com/o/r", rev = "abc", subdirectory = "x" }
+b = { path = "../b" }
+[[tool.uv.index]]
+name = "cpu"
+url = "https://download.pytorch.org/whl/cpu"
+explicit = true
+[[tool.pdm.source]]
+name = "pypi"
+url = "https://u:p@mirror.example/simple"
+"""
+_POETRY = b"""[tool.poetry.dependencies]
+python = "^3.10"
+a = "^1.2.3"
+b = { version = "~1", extras = ["x"], markers = "os_name == 'nt'", python = ">=3.9", source = "s" }
+c = [{ version = "1.*", platform = "linux" }, { git = "https://github.com/o/r", tag = "v1" }]
+[tool.poetry.group.dev.dependencies]
+d = "*"
+[[tool.poetry.source]]
+name = "s"
+url = "https://s.example/simple"
+priority = "explicit"
+"""
+_SCRIPT = b"""# /// script
+# requires-python = ">=3.11"
+# dependencies = ["a>=1"]
+# [tool.uv.sources]
+# a = { url = "https://h.example/a-1.0.tar.gz" }
+# ///
+import a
+"""
 
 _NETRC = b"""machine index.example
   login user
@@ -411,6 +457,10 @@ FILES: tuple[Target, ...] = (
     target(
         "pyproject-group", "toml", partial(_read_file, name="pyproject.toml", group=":dev"), _GROUPS, weight=2
     ),
+    target("pyproject-uv", "toml", partial(_read_file, name="pyproject.toml"), _UV, weight=2),
+    target("pyproject-extra", "toml", partial(_read_file, name="pyproject.toml", group=":gpu"), _UV),
+    target("pyproject-poetry", "toml", partial(_read_file, name="pyproject.toml"), _POETRY),
+    target("script", "lines", partial(_read_file, name="train.py"), _SCRIPT),
     target("pylock-requirements", "toml", partial(_read_file, name="pylock.toml"), _FOREIGN_LOCK, weight=2),
     target("netrc", "lines", _netrc, _NETRC),
     target("pip-conf", "lines", _pip_conf, _PIP_CONF),

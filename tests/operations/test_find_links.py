@@ -214,6 +214,13 @@ def test_links_of_the_machine_do_not_change_what_an_index_has(place: Place) -> N
     assert made.moved == ("colours 1.0 -> 2.0", "lines 1.0 -> 2.0", "shapes 1.0 -> 2.0")
 
 
+def test_a_lock_takes_the_names_of_the_links_of_the_call_and_keeps_the_others(place: Place) -> None:
+    links = place.links(("lines", "3.0"), ("shapes", "0.5"))
+    options = ApplyOptions(name=place.matrix, find_links=(str(links),))
+    made = lock_matrix(place.session(), options, LockOptions())
+    assert made.moved == ("- colours 1.0", "lines 1.0 -> 3.0", "shapes 1.0 -> 0.5")
+
+
 def test_links_of_the_machine_have_what_the_index_has_not(place: Place) -> None:
     links = place.links(("crayons", "1.0"))
     Path(place.matrix).write_text(MATRIX.replace('"lines"', '"crayons"'))
