@@ -15,7 +15,7 @@ from colablock.training.chat_templates import template_value
 from colablock.training.foreign_config import translate
 from colablock.training.git import git_revision
 from colablock.training.preflight.checks import Preflight, check_run
-from colablock.training.preflight.facts import Level, Machine, ProvenEnvironment
+from colablock.training.preflight.facts import Level, Machine, ProvenEnvironment, Stack
 from colablock.training.preflight.hub import ModelFacts, is_offline, query_model
 from colablock.training.preflight.machine import read_machine, read_stack
 from colablock.training.preflight.model_config import ModelShape, from_config
@@ -286,34 +286,25 @@ class _TrainCall:
         config, environ, folder = self.options.config, self.environ, self.run.folder
         machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
         workarounds = workarounds_for(self.proven, self.runner, machine.accelerator)
-        preflight = self._preflight(machine, workarounds, self.secrets.get("HF_TOKEN"))
-        devices = tuple(machine.accelerator.devices[card] for card in preflight.cards)
-        accelerator = replace(machine.accelerator, devices=devices)
-        job = Job(
-            proven=self.proven,
-            config=config,
-            runner=self.runner,
-            workarounds=workarounds,
-            precision=preflight.precision,
-            attention=preflight.attention,
-            accelerator=accelerator,
-            cards=preflight.cards if accelerator.kind == "cuda" else None,
-            processes=preflight.processes,
-            resume=checkpoint,
-            offline=is_offline(environ),
-            estimate=preflight.estimate.total if preflight.estimate else None,
-            data_digest=self.data,
-            secrets=self.secrets,
-            launch_arguments=self.options.launch_arguments,
-        )
-        prepared = prepare_data(job, folder, environ, self.reporter)
+        case = self._case(machine, workarounds)
+        preflight = case.check()
+        if not preflight.passed and not case.check(longest=1).passed:
+            self._refuse(preflight)
+        # Else only the memory for the longest rows is too small: the data may have none of them.
+        prepared = prepare_data(self._job(preflight, case, checkpoint), folder, environ, self.reporter)
+        if prepared["rows"]:
+            case.check_tokens(int(prepared.get("largest") or 0))
+            preflight = case.check(longest=int(prepared["longest"]))
+        if not preflight.passed:
+            self._refuse(preflight)
+        job = self._job(preflight, case, checkpoint)
         self.show(
             Briefing(
                 config=config,
                 runner=self.runner,
                 preflight=preflight,
                 folder=folder.path,
-                cards=tuple(device.name for device in devices),
+                cards=tuple(device.name for device in job.accelerator.devices),
                 workarounds=workarounds,
                 prepared=prepared if prepared["rows"] else None,
                 resumed_from=checkpoint.name if checkpoint else None,
@@ -323,29 +314,88 @@ class _TrainCall:
         revision = git_revision(working_folder(), environ)
         start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision)
 
-    def _preflight(self, machine: Machine, workarounds: tuple[str, ...], token: str | None) -> Preflight:
-        """Return the findings.  Raises Refused if one of them says that the run would fail."""
+    def _job(self, preflight: Preflight, case: _Case, checkpoint: Path | None) -> Job:
+        """Return the job on the cards that *preflight* has chosen."""
+        devices = tuple(case.machine.accelerator.devices[card] for card in preflight.cards)
+        accelerator = replace(case.machine.accelerator, devices=devices)
+        return Job(
+            proven=self.proven,
+            config=self.options.config,
+            runner=self.runner,
+            workarounds=case.workarounds,
+            precision=preflight.precision,
+            attention=preflight.attention,
+            accelerator=accelerator,
+            cards=preflight.cards if accelerator.kind == "cuda" else None,
+            processes=preflight.processes,
+            resume=checkpoint,
+            offline=is_offline(self.environ),
+            estimate=preflight.estimate.total if preflight.estimate else None,
+            data_digest=self.data,
+            secrets=self.secrets,
+            launch_arguments=self.options.launch_arguments,
+        )
+
+    def _refuse(self, preflight: Preflight) -> None:
+        """Raise Refused with the findings that say that the run would fail, unless it is forced."""
+        if not self.options.anyway:
+            raise Refused(_refusal(preflight), hint="`--anyway` starts the run despite these findings")
+
+    def _case(self, machine: Machine, workarounds: tuple[str, ...]) -> _Case:
+        """Read what preflight needs about the model and the stack."""
         config, environ = self.options.config, self.environ
         self.reporter.stage("Checking the model, the card and the stack")
-        facts = query_model(config.base_model, config.revision, token, environ)
+        facts = query_model(config.base_model, config.revision, self.secrets.get("HF_TOKEN"), environ)
         if facts.config is None and Path(config.base_model).is_dir():
             raise InvalidInput(facts.problem, hint=_no_model_hint(Path(config.base_model)))
         shape, problem = _shape_of(facts)
         if problem:
             self.reporter.note(problem)
-        preflight = check_run(
-            config,
-            shape,
-            machine,
-            read_stack(Path(self.proven.python), environ),
-            facts.access,
-            self.runner,
-            workarounds=frozenset(workarounds),
-            model_config=facts.config,
+        return _Case(
+            config=config,
+            runner=self.runner,
+            machine=machine,
+            workarounds=workarounds,
+            facts=facts,
+            shape=shape,
+            stack=read_stack(Path(self.proven.python), environ),
         )
-        if not (preflight.passed or self.options.anyway):
-            raise Refused(_refusal(preflight), hint="`--anyway` starts the run despite these findings")
-        return preflight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """A run before its start: what preflight checks, once before and once after the tokens exist."""
+
+    config: TrainConfig
+    runner: str
+    machine: Machine
+    workarounds: tuple[str, ...]
+    facts: ModelFacts
+    shape: ModelShape | None
+    stack: Stack
+
+    def check(self, *, longest: int | None = None) -> Preflight:
+        """Return the findings; *longest* is the number of tokens of the longest row."""
+        return check_run(
+            self.config,
+            self.shape,
+            self.machine,
+            self.stack,
+            self.facts.access,
+            self.runner,
+            workarounds=frozenset(self.workarounds),
+            model_config=self.facts.config,
+            longest=longest,
+        )
+
+    def check_tokens(self, largest: int) -> None:
+        """Raise InvalidInput if the token with the number *largest* is beyond the model's vocabulary."""
+        if self.shape is None or largest < self.shape.vocabulary:
+            return
+        raise InvalidInput(
+            f"the data have the token {largest}, and the model has embeddings for {self.shape.vocabulary}",
+            hint="Tokens were added to its tokenizer without embeddings: use a model that has them",
+        )
 
 
 def _no_model_hint(folder: Path) -> str:

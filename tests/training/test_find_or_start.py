@@ -391,6 +391,27 @@ def test_a_folder_without_a_config_is_no_model(bench: Bench, file: str, hint: st
     assert hint in str(caught.value.hint)
 
 
+def test_memory_is_reckoned_for_the_longest_row_that_there_is(bench: Bench) -> None:
+    config = bench.config(sequence_len=1 << 20, micro_batch_size=64)  # 128 GiB for the logits alone
+    call = Call(bench, config)
+    estimate = call.briefings[0].preflight.estimate
+    assert estimate is not None
+    assert estimate.total < 2 * 2**30
+    assert read_record(call.folder).estimate == estimate.total
+    end_of(call.folder)
+
+
+def test_a_token_beyond_the_vocabulary_is_refused(bench: Bench) -> None:
+    model = bench.folder / "model"
+    shutil.copytree(bench.stack.model, model)
+    shape = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**shape, "vocab_size": 3}))
+    with pytest.raises(
+        InvalidInput, match=r"the data have the token \d+, and the model has embeddings for 3"
+    ):
+        Call(bench, bench.config(base_model=str(model)))
+
+
 def test_a_model_of_unknown_shape_is_trained(bench: Bench) -> None:
     model = bench.folder / "model"
     shutil.copytree(bench.stack.model, model)

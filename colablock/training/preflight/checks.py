@@ -7,10 +7,10 @@ are read elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from colablock._common.text import memory_text, size_text
+from colablock._common.text import memory_text
 from colablock.training.preflight.facts import (
     Access,
     Card,
@@ -33,6 +33,7 @@ from colablock.training.preflight.memory import (
     runner_profile,
 )
 from colablock.training.preflight.model_config import ModelShape
+from colablock.training.preflight.space_findings import disk_findings, loading_findings
 from colablock.training.preflight.stack_rules import (
     access_findings,
     architecture_findings,
@@ -53,7 +54,7 @@ GQA_WORKAROUND = "gqa-before-ampere"
 TIGHT_SHARE = 0.93
 
 _USABLE = 0.97  # of a card's memory: a T4 of 15 GiB can allocate 14.6
-_PROCESS_RAM = 2 * 2**30  # bytes of a process with torch, CUDA and transformers, without the model
+_MUCH_LARGER = 4  # times as many rows, worth a note
 _SLOW_ON_CPU = 100_000_000  # parameters
 
 
@@ -88,13 +89,22 @@ def check_run(  # noqa: PLR0917 - each has its own type
     *,
     workarounds: frozenset[str] = frozenset(),
     model_config: Mapping[str, Any] | None = None,
+    longest: int | None = None,
 ) -> Preflight:
     """Return the findings for *config* with *runner* on this machine, and the decisions for the run.
 
     *shape* is None if the model's config could not be read; *model_config* is that config.
-    *workarounds* are those that the run will apply.
+    *workarounds* are those that the run will apply.  *longest* is the number of tokens of the longest
+    row, once it is known: the memory is estimated for it if it is less than `sequence_len`.
     """
-    case = _PreflightCase(config=config, machine=machine, stack=stack, runner=runner, workarounds=workarounds)
+    case = _PreflightCase(
+        config=_with_longest(config, longest),
+        machine=machine,
+        stack=stack,
+        runner=runner,
+        workarounds=workarounds,
+        has_tokens=longest is not None,
+    )
     choice = case.choose_cards(shape)
     cards = choice.cards
     precision = precision_for(card.compute_capability for card in cards)
@@ -122,9 +132,10 @@ def check_run(  # noqa: PLR0917 - each has its own type
     else:
         findings += _attention_findings(shape, cards, case.setting(shape, cards))
         findings += _memory_findings(case, shape, cards, choice.estimate)
-        findings += _loading_findings(shape, machine, processes=len(cards))
+        findings += _batch_findings(case, shape, cards)
+        findings += loading_findings(shape, machine, processes=len(cards))
         checkpoint = checkpoint_size(config, shape, case.setting(shape, cards))
-    findings += _disk_findings(config, machine, access, checkpoint)
+    findings += disk_findings(config, machine, access, checkpoint)
     return Preflight(
         findings=tuple(findings),
         precision=precision,
@@ -133,6 +144,13 @@ def check_run(  # noqa: PLR0917 - each has its own type
         attention=attention,
         cards=choice.indices,
     )
+
+
+def _with_longest(config: TrainConfig, longest: int | None) -> TrainConfig:
+    """Return *config* with the length of the rows: a batch is padded to its longest, unless it is packed."""
+    if longest is None or config.extra.get("sample_packing") or config.extra.get("pad_to_sequence_len"):
+        return config
+    return replace(config, sequence_len=max(1, min(config.sequence_len, longest)))
 
 
 def setting_for(
@@ -181,6 +199,7 @@ class _PreflightCase:
     stack: Stack
     runner: str
     workarounds: frozenset[str]
+    has_tokens: bool = False  # *config* has the length of the longest row
 
     def setting(self, shape: ModelShape, cards: list[Card]) -> Setting:
         return setting_for(
@@ -381,7 +400,10 @@ def _memory_findings(
     if not shape.is_known:
         what = f"the estimate assumes that the layers of `{shape.model_type}` are like Llama's"
         yield Finding(level=Level.NOTE, what=what)
-    needed = f"the run needs about {memory_text(found.total)} of {where}, and {memory_text(room)} are free"
+    rows = f" for rows of at most {case.config.sequence_len:,} tokens" if case.has_tokens else ""
+    needed = (
+        f"the run needs about {memory_text(found.total)} of {where}{rows}, and {memory_text(room)} are free"
+    )
     if found.total > room:
         why, fix = _shortage(machine, cards, found, room)
         changes = changes_to_fit(case.config, shape, setting, room)
@@ -413,6 +435,28 @@ def _memory_findings(
             level=Level.NOTE,
             what=f"this kernel uses {memory_text(machine.kernel_memory)} of the card's memory",
             why="the run is a process of its own and has the rest",
+        )
+
+
+def _batch_findings(case: _PreflightCase, shape: ModelShape, cards: list[Card]) -> Iterator[Finding]:
+    """Yield a note if a micro batch fits that is several times as large, for the same batch of a step."""
+    config, setting = case.config, case.setting(shape, cards)
+    if not case.has_tokens or not cards:
+        return
+    room = TIGHT_SHARE * min(map(usable_memory, cards))
+    rows = config.micro_batch_size * config.gradient_accumulation_steps
+    fitting = config.micro_batch_size
+    while rows % (2 * fitting) == 0:
+        larger = replace(config, micro_batch_size=2 * fitting)
+        if estimate(larger, shape, setting).total > room:
+            break
+        fitting *= 2
+    if fitting >= _MUCH_LARGER * config.micro_batch_size:
+        yield Finding(
+            level=Level.NOTE,
+            what=f"`micro_batch_size: {fitting}` fits as well",
+            why=f"it uses the card better; with `gradient_accumulation_steps: {rows // fitting}` a step "
+            f"still has {rows} rows",
         )
 
 
@@ -448,46 +492,3 @@ _PARTS = {
     "optimizer": "optimizer states",
     "context": "the CUDA context",
 }
-
-
-def _loading_findings(shape: ModelShape, machine: Machine, *, processes: int) -> Iterator[Finding]:
-    """Yield whether the machine has enough memory to load the model."""
-    tensor = shape.vocabulary * shape.hidden * 2  # the largest: files are mapped, and tensors read one by one
-    ram = processes * (_PROCESS_RAM + tensor)
-    if ram > machine.ram_free:
-        yield Finding(
-            level=Level.REFUSE,
-            what=f"loading the model needs about {memory_text(ram)} of the machine's memory, "
-            f"and {memory_text(machine.ram_free)} are free",
-            why=f"{'each process' if processes > 1 else 'a process'} needs "
-            f"{memory_text(_PROCESS_RAM)} and the size of the largest tensor",
-            fix="free memory (restarting a kernel frees its own), or use a runtime with more memory",
-        )
-
-
-def _disk_findings(
-    config: TrainConfig, machine: Machine, access: Access, checkpoint: int
-) -> Iterator[Finding]:
-    """Yield whether the disk has space for the model and for checkpoints of *checkpoint* bytes each."""
-    weights, checkpoints = access.weights, (config.save_total_limit + 1) * checkpoint
-    download = f"the weights to download have {size_text(weights)}"
-    saved = f"{config.save_total_limit} checkpoints and the one being saved have {size_text(checkpoints)}"
-    move_cache = "point `HF_HOME` at a larger disk"
-    if machine.cache_free is not None:
-        yield from _disk_shortage(weights, machine.cache_free, " for the hub's cache", download, move_cache)
-        move_run = "set `output_dir` to a larger disk"
-        yield from _disk_shortage(checkpoints, machine.disk_free, " for the run", saved, move_run)
-        return
-    fix = move_cache if checkpoints <= machine.disk_free else ""
-    why = f"{download}, and {saved}" if checkpoints else download
-    yield from _disk_shortage(weights + checkpoints, machine.disk_free, "", why, fix)
-
-
-def _disk_shortage(need: int, free: int, where: str, why: str, fix: str) -> Iterator[Finding]:
-    if need > free:
-        yield Finding(
-            level=Level.REFUSE,
-            what=f"{size_text(need)} of disk space are needed{where}, and {size_text(free)} are free",
-            why=why,
-            fix=f"free {size_text(need - free)}{', or ' + fix if fix else ''}",
-        )

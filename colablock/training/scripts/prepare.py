@@ -163,7 +163,9 @@ class DataTokens:
         self._tokenizer, self._job = tokenizer, dict(job)
         self._notes: list[str] = []
         self._sources = [(source, rows_of(source, self._notes)) for source in job["datasets"]]
-        self.counts = dict.fromkeys(("rows", "tokens", "cut", "lost", "dropped", "trained", "longest"), 0)
+        self.counts = dict.fromkeys(
+            ("rows", "tokens", "cut", "lost", "dropped", "trained", "longest", "largest"), 0
+        )
         self.forms: list[str] = []
         self.fault: Exception | None = None
         self.thinks = False
@@ -206,6 +208,7 @@ class DataTokens:
         self.counts["rows"] += 1
         self.counts["tokens"] += length
         self.counts["longest"] = max(self.counts["longest"], length)
+        self.counts["largest"] = max(self.counts["largest"], max(row["input_ids"], default=0))
         if length > limit:
             self.counts["cut"] += 1
             self.counts["lost"] += length - limit

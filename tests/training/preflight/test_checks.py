@@ -299,3 +299,40 @@ def test_unknown_facts_of_machine_and_stack_are_accepted() -> None:
     machine = Machine(cards=(), ram=64 * GIB, ram_free=60 * GIB, disk_free=10**12)
     found = check_run(a_config(), SHAPES["1B"], machine, stack, Access(status="local"), "trl")
     assert found.passed
+
+
+# Once the tokens exist
+
+
+def test_the_estimate_is_made_for_the_longest_row() -> None:
+    config = a_config(sequence_len=8192, micro_batch_size=4, gradient_accumulation_steps=1)
+    card = a_machine(a_card("NVIDIA L4", "8.9", 22))
+    whole = check_run(config, SHAPES["8B"], card, TODAY, OPEN, "trl")
+    assert not whole.passed
+    short = check_run(config, SHAPES["8B"], card, TODAY, OPEN, "trl", longest=353)
+    assert short.passed
+    assert (
+        short.estimate
+        == check_run(replace(config, sequence_len=353), SHAPES["8B"], card, TODAY, OPEN, "trl").estimate
+    )
+    for longest, extra in ((9000, {}), (353, {"sample_packing": True}), (353, {"pad_to_sequence_len": True})):
+        other = replace(config, extra=extra)
+        found = check_run(other, SHAPES["8B"], card, TODAY, OPEN, "trl", longest=longest)
+        assert found.estimate == whole.estimate
+    assert " for rows of at most 8,192 tokens, and" in refusal(found).what
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "fits"),
+    [((1, 16), 300, 16), ((2, 8), 300, 16), ((1, 2), 300, None), ((1, 16), 8192, 8), ((1, 12), 300, 4)],
+)
+def test_a_much_larger_micro_batch_is_noted(rows: tuple[int, int], length: int, fits: int | None) -> None:
+    config = a_config(sequence_len=8192, micro_batch_size=rows[0], gradient_accumulation_steps=rows[1])
+    machine = a_machine(a_card("NVIDIA L4", "8.9", 22))
+    found = check_run(config, SHAPES["1B"], machine, TODAY, OPEN, "trl", longest=length)
+    notes = [one for one in of_level(found, Level.NOTE) if "fits as well" in one.what]
+    assert [one.what for one in notes] == ([f"`micro_batch_size: {fits}` fits as well"] if fits else [])
+    for one in notes:
+        assert one.why.endswith(f"a step still has {rows[0] * rows[1]} rows")
+    before = check_run(config, SHAPES["1B"], machine, TODAY, OPEN, "trl")
+    assert not any("fits as well" in one.what for one in before.findings)
