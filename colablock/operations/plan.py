@@ -30,6 +30,7 @@ from colablock.transaction import isolated_envs as envs
 from colablock.transaction.disk_space import room_note, undo_cost
 from colablock.transaction.drift import notes_of
 from colablock.transaction.up_to_date import request_key
+from colablock.verification.origins import hidden_imports
 
 if TYPE_CHECKING:
     from colablock.environment.accelerator import Accelerator
@@ -60,7 +61,8 @@ def plan_change(session: Session, options: ApplyOptions, *, recover: bool = Fals
     is_same = last is not None and last.key == request_key(options, matrix, session.environ)
     since = tuple(notes_of(drifts_since(session, last, kernel))) if last and is_same else ()
     proof = _proof(matrix, kernel.accelerator)
-    plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *proof))
+    hidden = _hidden(session, planned).values()
+    plan = replace(planned.plan, beforehand=(*since, *planned.plan.beforehand, *hidden, *proof))
     return replace(planned, plan=plan)
 
 
@@ -145,11 +147,20 @@ def _plan_for_target(session: Session, options: ApplyOptions, solver: Solver) ->
         return solver.in_env("the stack does not fit the kernel")
     except Refused as error:
         return solver.in_env(f"not in the kernel, because {error.message.splitlines()[0]}")
-    harm = why_not_kernel(planned.plan, planned.resolution.left)
+    harm = why_not_kernel(planned.plan, planned.resolution.left) or _hidden(session, planned).get(
+        "PYTHONPATH"
+    )
     is_closed = planned.snapshot.externally_managed is not None and not options.break_system_packages
     if harm is None and planned.plan.steps and is_closed:
         harm = "the environment is externally managed"
     return planned if harm is None else solver.in_env(f"in the kernel {harm}")
+
+
+def _hidden(session: Session, planned: PlannedChange) -> dict[str, str]:
+    """Return what hides the stack in the kernel from programs that are started here."""
+    if planned.plan.target is Target.ENV or not planned.snapshot.python:
+        return {}
+    return hidden_imports(planned.matrix.verify.imports, session.environ, planned.snapshot.site)
 
 
 def _with_costs(session: Session, options: ApplyOptions, planned: PlannedChange) -> PlannedChange:

@@ -10,7 +10,9 @@ from colablock.environment.accelerator import detect
 from colablock.matrix.model import select_variant
 from colablock.operations.last_apply import drifts_since, last_apply, last_report
 from colablock.operations.session import Session
+from colablock.planning.plan import Target
 from colablock.transaction.drift import SINCE, notes_of
+from colablock.verification.origins import hidden_imports
 from colablock.verification.verify import Check, Report, files_checks, prove
 
 __all__ = ["verify_last_apply"]
@@ -33,6 +35,9 @@ def verify_last_apply(session: Session, name: str) -> Report:
         expected_unmet=last.unmet,
         reporter=session.reporter,
     )
+    hidden = hidden_imports(matrix.verify.imports, session.environ, last.sites[0])
+    for told in hidden.values() if last.target == Target.KERNEL.value else ():
+        session.reporter.note(told)
     drifts = drifts_since(session, last)
     causes = {str(drift.name): drift.text for drift in drifts if drift.is_pin}
     checks = tuple(_with_cause(check, causes) for check in (*files_checks(last.sites, last.pins), *proofs))

@@ -71,7 +71,7 @@ def run(kind: str, subject: str, known: dict[str, Any]) -> dict[str, Any]:
         if kind == "facts":
             return {"passed": True, "facts": facts(json.loads(subject or "[]"))}
         if kind == "import":
-            return {"passed": True, "detail": import_one(subject)}
+            return {"passed": True, **import_one(subject)}
         return CAPABILITIES[subject](known)
     except BaseException:  # noqa: BLE001 (also SystemExit, which some modules raise if something is missing)
         lines = traceback.format_exc().rstrip().splitlines()
@@ -131,6 +131,7 @@ def distributions() -> Iterator[dict[str, Any]]:
             yield {
                 "name": metadata["Name"],
                 "version": metadata["Version"],
+                "path": str(folder),
                 "requires": metadata.get_all("Requires-Dist") or [],
             }
 
@@ -141,15 +142,22 @@ def version_of(info: Any) -> str:
     return version if info.releaselevel == "final" else f"{version}{info.releaselevel[0]}{info.serial}"
 
 
-def import_one(subject: str) -> str:
-    """Import ``module`` or ``module:attribute``, and return the version of the module if it has one."""
+def import_one(subject: str) -> dict[str, Any]:
+    """Import ``module`` or ``module:attribute``; return the version of the module, and its file or folder."""
     name, _, attribute = subject.partition(":")
     module = importlib.import_module(name)
     found: Any = module
     for part in filter(None, attribute.split(".")):
         found = getattr(found, part)
     version = getattr(module, "__version__", "")
-    return version if isinstance(version, str) else ""
+    return {"detail": version if isinstance(version, str) else "", "origin": origin_of(module)}
+
+
+def origin_of(module: Any) -> str:
+    """Return the file of a module, or a folder of a namespace package.  It reads no lazy attribute."""
+    known = getattr(module, "__dict__", {})
+    places = [known.get("__file__"), *list(known.get("__path__") or ())]
+    return next((os.path.abspath(place) for place in places if isinstance(place, str)), "")  # noqa: PTH100
 
 
 def nf4(known: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from colablock.environment.snapshot import Installed
 from colablock.errors import InvalidInput, NotFound, Unmet
 from colablock.matrix.model import Verify
 from colablock.planning.plan import Plan, Remedy
+from colablock.verification.origins import misplaced, owner_of
 from colablock.verification.worker import Child, JobResult, is_python, run_jobs
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def prove(
         if plan is not None and plan.steps and before is not None:
             checks += _breakage_checks(state, plan, before, frozenset(pins))
         for answer in answers:
-            add(_check_of(answer))
+            add(_check_of(_compared(answer, pins, state)))
         for command in verify.commands:
             add(_command_check(command, child, state.scripts))
     return tuple(checks)
@@ -248,22 +249,34 @@ class _State:
     graph: DependencyGraph
     scripts: str
     versions: Mapping[str, str | None]  # what `importlib.metadata.version` returns for the pins
+    folders: Mapping[NormalizedName, str]  # of the metadata
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> _State:
         installed: dict[NormalizedName, Installed] = {}
+        folders: dict[NormalizedName, str] = {}
         for row in facts["distributions"]:
             name = canonicalize_name(row["name"])
             one = Installed(name=name, version=row["version"], requires=tuple(row["requires"]))
             installed.setdefault(name, one)
+            folders.setdefault(name, row["path"])
         environment = Environment(markers=facts["markers"], tags=())
         graph = DependencyGraph(installed, environment)
-        return cls(graph=graph, scripts=facts["scripts"], versions=facts["versions"])
+        return cls(graph=graph, scripts=facts["scripts"], versions=facts["versions"], folders=folders)
 
     def version(self, name: NormalizedName) -> str | None:
         """Return the installed version of *name*; None if it is not installed."""
         there = self.graph.installed.get(name)
         return there.version if there is not None else None
+
+
+def _compared(answer: JobResult, pins: Mapping[NormalizedName, str], state: _State) -> JobResult:
+    """Return *answer*, failed if it is an import of the stack that came from another place."""
+    if answer.kind != "import" or not answer.passed:
+        return answer
+    owner = owner_of(answer.subject, pins, state.folders)
+    other = misplaced(answer.subject, answer.origin, owner) if owner is not None else None
+    return answer if other is None else replace(answer, passed=False, detail=other)
 
 
 def _check_of(answer: JobResult) -> Check:

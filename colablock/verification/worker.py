@@ -47,6 +47,7 @@ class JobResult:
     seconds: float = 0.0
     skipped: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""  # of an import: the file or folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +156,7 @@ class _WorkerAnswer:
     seconds: float = 0.0
     skipped: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""  # of an import: the file or folder
 
 
 def _result(line: _WorkerAnswer) -> JobResult:
@@ -166,6 +168,7 @@ def _result(line: _WorkerAnswer) -> JobResult:
         seconds=line.seconds,
         skipped=line.skipped,
         facts=line.facts,
+        origin=line.origin,
     )
 
 
