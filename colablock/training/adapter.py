@@ -23,6 +23,7 @@ from colablock.environment.target_script import ask_target
 from colablock.errors import InvalidInput, NotFound, Refused, Unmet
 from colablock.training.chat_templates import chosen_template
 from colablock.training.runs.checkpoints import newest_valid
+from colablock.training.runs.config import OWN_DATA
 from colablock.training.runs.folder import RunFolder, RunRecord, State, record_to_json
 from colablock.training.scripts import FOLDER as SCRIPTS
 from colablock.training.scripts.conversations import alpaca_prompt
@@ -299,9 +300,20 @@ def _record_of(folder: Path) -> RunRecord:
 
 def _style_of(record: RunRecord) -> str:
     """Return the form whose prompts the run has learnt to answer: "messages", "alpaca" or "text"."""
+    own = record.config.get(OWN_DATA)
+    if isinstance(own, Mapping):  # axolotl has read the data itself
+        return next(filter(None, map(_style_of_axolotl, own.get("datasets") or ())), "text")
     if not record.forms:  # of an early version
         return "messages" if record.config.get("chat_template") else "text"
     return next((form for form in ("messages", "alpaca") if form in record.forms), "text")
+
+
+def _style_of_axolotl(dataset: object) -> str | None:
+    """Return the form of a dataset in axolotl's keys, if its prompts are wrapped."""
+    kind = str(dataset.get("type")) if isinstance(dataset, Mapping) else ""
+    if kind.startswith(("chat_template", "sharegpt")):
+        return "messages"
+    return "alpaca" if kind == "alpaca" else None
 
 
 def _template_of(record: RunRecord) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import pytest
 from colablock.training import adapter
 from colablock.training.adapter import generate
 from colablock.training.chat_templates import TEMPLATES
-from colablock.training.runs.config import DataSource
+from colablock.training.runs.config import OWN_DATA, DataSource
+from colablock.training.runs.folder import RunFolder
 from colablock.training.scripts import generate as script
 from colablock.training.scripts import merge
 from tests.support.runs import make_run
@@ -130,6 +131,28 @@ def test_generation_ends_at_the_end_of_a_turn() -> None:
     assert found == {"eos_token_id": [5, 2], "stop_strings": ["[END]"], "tokenizer": tokenizer}
 
 
+def made(folder: Path, *, forms: Sequence[str], config: Mapping[str, Any]) -> RunFolder:
+    """Return a run with an adapter."""
+    run = make_run(folder / "run", process=0, python=sys.executable, config=config, forms=forms, thinks=True)
+    run.adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (run.adapter / name).write_text("{}")
+    return run
+
+
+def job_of(run: RunFolder, monkeypatch: pytest.MonkeyPatch, *, chat: bool | None = None) -> dict[str, Any]:
+    """Return what the script is asked to do to generate text."""
+    asked: list[dict[str, Any]] = []
+
+    def answer(*_: Any, **job: Any) -> list[str]:
+        asked.append(job)
+        return ["a"]
+
+    monkeypatch.setattr(adapter, "_ask", answer)
+    assert generate(run.path, ["q"], chat=chat, python=sys.executable) == ["a"]
+    return asked[0]
+
+
 @pytest.mark.parametrize(
     ("forms", "chat", "wrapped"),
     [
@@ -153,22 +176,28 @@ def test_a_prompt_is_wrapped_as_in_training(
 ) -> None:
     prompt, is_chat = wrapped
     config = {"base_model": "org/base", "adapter": "lora", "chat_template": "chatml"}
-    run = make_run(
-        tmp_path / "run", process=0, python=sys.executable, config=config, forms=forms, thinks=True
-    )
-    run.adapter.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (run.adapter / name).write_text("{}")
-    asked: list[dict[str, Any]] = []
-
-    def answer(*_: Any, **job: Any) -> list[str]:
-        asked.append(job)
-        return ["a"]
-
-    monkeypatch.setattr(adapter, "_ask", answer)
-    assert generate(run.path, ["q"], chat=chat, python=sys.executable) == ["a"]
-    (job,) = asked
+    job = job_of(made(tmp_path, forms=forms, config=config), monkeypatch, chat=chat)
     assert job["prompts"][0].endswith(prompt)
     assert (job["prompts"][0] == "q") == (prompt == "q")
     assert (job["chat"], job["thinks"]) == (is_chat, True)
     assert (job["chat_template"], job["keeps_template"]) == (TEMPLATES["chatml"], False)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "style"),
+    [
+        (["chat_template"], "messages"),
+        (["completion", "sharegpt.load_role"], "messages"),
+        (["alpaca"], "alpaca"),
+        (["completion", {"field": "x"}], "text"),
+        ([], "text"),
+    ],
+)
+def test_data_that_axolotl_reads_tells_how_prompts_are_wrapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: Sequence[Any], style: str
+) -> None:
+    own = {"datasets": [{"path": "d", "type": kind} for kind in kinds]}
+    run = made(tmp_path, forms=[], config={"base_model": "org/base", "adapter": "lora", OWN_DATA: own})
+    job = job_of(run, monkeypatch)
+    assert job["chat"] == (style == "messages")
+    assert ("### Instruction:" in job["prompts"][0]) == (style == "alpaca")
