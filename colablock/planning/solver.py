@@ -32,7 +32,7 @@ from colablock.planning.plan import Remedy, Target
 from colablock.planning.planned import PlannedChange
 from colablock.planning.planner import make_plan
 from colablock.planning.shared_files import builds_in
-from colablock.planning.sources import candidate_source, linked_note, managed_note, without_linked
+from colablock.planning.sources import candidate_source, linked_notes, managed_note, without_linked
 from colablock.planning.target import PythonCandidate, best_python, build_note, has_preferred_builds
 from colablock.planning.wheels import WheelPreparer
 from colablock.resolver.conflict_report import explain, misfits
@@ -395,7 +395,7 @@ class Solver:
     def _notes(self, resolution: Resolution, source: CandidateSource | None) -> tuple[str, ...]:
         builds = filter(None, (build_note(resolution, entry) for entry in self.matrix.packages))
         if self.lock is None and isinstance(source, LockSource):
-            return (*builds, f"the versions are those of {source.name}", *linked_note(resolution))
+            return (*builds, f"the versions are those of {source.name}", *linked_notes(resolution, source))
         return (*builds, *resolution.remarks())
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from colablock.network.settings import Settings
     from colablock.resolver.model import Resolution
 
-__all__ = ["candidate_source", "linked_note", "managed_note", "without_linked"]
+__all__ = ["candidate_source", "linked_notes", "managed_note", "without_linked"]
 
 
 def candidate_source(
@@ -63,11 +63,21 @@ def candidate_source(
     return OverriddenLock(locked, index) if locked is not None else index
 
 
-def linked_note(resolution: Resolution) -> tuple[str, ...]:
-    """Return a sentence that names the pins that are from find-links; nothing without any."""
-    pins = resolution.pins.values()
-    linked = [str(pin.candidate) for pin in pins if pin.candidate.origin is CandidateOrigin.FIND_LINKS]
-    return (f"from find-links, not from the lock: {', '.join(linked)}",) if linked else ()
+def linked_notes(resolution: Resolution, source: CandidateSource) -> tuple[str, ...]:
+    """Return which pins are from find-links in place of the lock, and which of their files are not used."""
+    if not isinstance(source, OverriddenLock):
+        return ()
+    used, unused = [], []
+    for name, pin in resolution.pins.items():
+        linked = source.links(name)
+        if pin.candidate.origin is CandidateOrigin.FIND_LINKS:
+            used.append(str(pin.candidate))
+        elif linked and linked[0].version != pin.version:
+            unused.append(str(linked[0]))
+    notes = [f"from find-links, not from the lock: {', '.join(used)}"] if used else []
+    if unused:
+        notes.append(f"not using {', '.join(unused)} from find-links: other versions of the lock do not fit")
+    return tuple(notes)
 
 
 def managed_note(kernel: Snapshot) -> tuple[str, ...]:

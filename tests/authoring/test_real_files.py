@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,18 @@ from colablock.authoring.from_requirements import MatrixParts, matrix_parts
 from colablock.authoring.local_labels import LabelBinding
 from colablock.authoring.new import NewMatrixOptions, write_new
 from colablock.authoring.requirements_reader import read_requirements
-from colablock.errors import InvalidInput
+from colablock.cli.main import main
+from colablock.errors import ExitCode, InvalidInput
 from colablock.lockfile.export import Format, export_text
 from colablock.lockfile.pylock import read_lock
 from colablock.matrix.model import PackageEntry
 from colablock.matrix.reader import load_matrix, read_file
+from colablock.operations.lock import lock_matrix
+from colablock.operations.session import Session
+from colablock.planning.options import ApplyOptions, LockOptions
 from tests.support.paths import DATA, ROOT
+from tests.support.server import IndexServer
+from tests.support.wheels import make_wheel
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -113,6 +120,45 @@ def test_a_binding_that_is_declined_is_not_made() -> None:
         "ours==1.0+corp | pypi-corp-example",
         "other==1.0+zzz",
     ]
+
+
+def test_new_asks_once_for_each_index_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("colablock.cli.common.can_ask", lambda _call: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\ny\n"))
+    file = written(CASES["two-further-indexes"])
+    assert main(["new", "mine", "--from-requirements", file], environ={}) == ExitCode.DONE
+    said = " ".join(capsys.readouterr().err.split())
+    asked = "Take {} from {} only, which serves their local label? [y/N]"
+    assert said.count("[y/N]") == 2
+    assert asked.format("torch", "https://download.pytorch.org/whl/cu118") in said
+    assert asked.format("ours", "https://pypi.corp.example/simple") in said
+    matrix = load_matrix(read_file(Path("matrices/mine.toml")))
+    assert {entry.name: entry.index for entry in matrix.packages} == {
+        "torch": None,
+        "ours": "pypi-corp-example",
+        "other": None,
+    }
+
+
+def test_a_bound_package_comes_from_its_index_and_no_other_does(tmp_path: Path) -> None:
+    """The further index offers a higher version of every name, as whoever can upload to it may."""
+    for name, version in {"torch": "2.4.0+cu118", "numpy": "99.0", "plain": "99.0"}.items():
+        make_wheel(tmp_path / "further", name, version, requires=["filelock"] if name == "torch" else [])
+    make_wheel(tmp_path / "further", "filelock", "1.0")
+    for name, version in {"torch": "2.5.0", "numpy": "1.0", "plain": "1.0", "filelock": "99.0"}.items():
+        make_wheel(tmp_path / "public", name, version)
+    with IndexServer(tmp_path / "public") as public, IndexServer(tmp_path / "further") as further:
+        Path("requirements.txt").write_text(
+            f"--extra-index-url {further.url}\ntorch==2.4.0+cu118\nnumpy\nplain>=1\n", encoding="utf-8"
+        )
+        options = NewMatrixOptions(name="mine", requirements="requirements.txt", output=Path("mine.toml"))
+        write_new(options, {})
+        environ = {"COLABLOCK_DEFAULT_INDEX": public.url, "COLABLOCK_CACHE_DIR": str(tmp_path / "cache")}
+        made = lock_matrix(Session(environ=environ), ApplyOptions(name="mine.toml"), LockOptions(dry=True))
+    locked = {one["name"]: one["version"] for one in tomllib.loads(made.text.decode())["packages"]}
+    assert locked == {"torch": "2.4.0+cu118", "filelock": "1.0", "numpy": "1.0", "plain": "1.0"}
 
 
 # -- our own exports

@@ -201,6 +201,8 @@ def test_links_of_the_call_change_the_names_that_they_have_only(
     assert "the versions are those of the lock" in notes
     changed = [name for name, version in moved.items() if version != ONES.get(name) and name != "dots"]
     assert ("from find-links, not from the lock" in notes) == bool(changed)
+    unused = "not using lines 3.0 from find-links: other versions of the lock do not fit"
+    assert (unused in notes) == (moved == {"lines": "1.0"})
     for name in changed:
         assert f"{name} {moved[name]}" in notes
 
