@@ -223,6 +223,9 @@ class _Prepared:
     forms: tuple[str, ...]
     pad_token: str | None
     eos_token: str | None
+    notes: tuple[str, ...] = ()
+    thinks: bool = False
+    chat_template: str | None = None
 
 
 def _checked(result: Mapping[str, Any]) -> dict[str, Any]:

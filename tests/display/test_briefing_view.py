@@ -217,3 +217,9 @@ def test_text_from_data_is_escaped() -> None:
         block = body(html)
         assert not block.all("script")
         assert block.text.count(EVIL) == times
+
+
+def test_notes_about_the_data_are_shown() -> None:
+    prepared = {**PREPARED, "notes": ["not used: column `tools`"]}
+    text = to_text(briefing_document(a_briefing(prepared=prepared)))
+    assert "note not used: column `tools`" in " ".join(text.split())
