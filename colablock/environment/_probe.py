@@ -24,10 +24,19 @@ import sysconfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
-__all__ = ["FORMAT", "MARK", "ONLY_FACTS", "distributions", "interpreter_facts", "missing_modules", "probe"]
+__all__ = [
+    "FORMAT",
+    "MARK",
+    "ONLY_FACTS",
+    "distributions",
+    "import_path",
+    "interpreter_facts",
+    "missing_modules",
+    "probe",
+]
 
 FORMAT = 1
 #: The start of the line with the answer.  Other lines may come from a `.pth` file.
@@ -55,7 +64,7 @@ def probe(search_path: Iterable[str] | None = None) -> dict[str, Any]:
     notes: list[str] = []
     remains: dict[str, list[str]] = {}
     facts = interpreter_facts()
-    folders = list(_folders(sys.path if search_path is None else search_path))
+    folders = list(_folders(import_path(os.environ) if search_path is None else search_path))
     found = distributions(folders, notes, remains)
     return {
         "format": FORMAT,
@@ -89,8 +98,49 @@ def interpreter_facts() -> dict[str, Any]:
         "paths": paths,
         "has_headers": os.path.exists(os.path.join(paths["include"], "Python.h")),
         "externally_managed": _externally_managed(paths["stdlib"]),
-        "user_site": site.getusersitepackages() if sys.flags.no_user_site else None,
     }
+
+
+def import_path(environ: Mapping[str, str]) -> list[str]:
+    """Return the import path of an interpreter that trains: with the user site, as far as it is enabled.
+
+    ``PYTHONPATH`` and the working folder, which this process may have on its path, are left out.
+    """
+    paths = sysconfig.get_paths()
+    sites = [*getattr(site, "getsitepackages", list)(), paths["purelib"], paths["platlib"]]
+    own = set(map(os.path.realpath, sites))
+    callers = {os.path.realpath(item) for item in environ.get("PYTHONPATH", "").split(os.pathsep) if item}
+    path: list[Any] = sys.path  # imports ignore an entry that is not a string
+    found = [item for item in path if isinstance(item, str) and item]
+    if found and os.path.exists(".") and os.path.realpath(found[0]) in {os.path.realpath(".")} - own:
+        del found[0]  # `python -m` puts the working folder there
+    found = [item for item in found if os.path.realpath(item) not in callers - own]
+    user = _user_site()
+    if user is not None and user not in found:
+        outer = own if sys.prefix == sys.base_prefix else own - {os.path.realpath(paths["purelib"])}
+        places = [at for at, item in enumerate(found) if os.path.realpath(item) in outer]
+        found.insert(places[0] if places else len(found), user)
+    return found
+
+
+def _user_site() -> str | None:
+    """Return the user site that an interpreter uses that is not isolated, unlike this one; else None."""
+    is_venv = sys.prefix != sys.base_prefix
+    is_off = not sys.flags.no_user_site or os.environ.get("PYTHONNOUSERSITE")
+    if (
+        is_off
+        or (is_venv and not _has_system_site())
+        or getattr(os, "geteuid", int)() != getattr(os, "getuid", int)()
+    ):
+        return None
+    folder = site.getusersitepackages()
+    return folder if os.path.isdir(folder) else None
+
+
+def _has_system_site() -> bool:
+    """Whether this virtual environment includes the packages of its base."""
+    text = _text(sys.prefix, "pyvenv.cfg").lower()
+    return re.search(r"^include-system-site-packages\s*=\s*true\s*$", text, re.MULTILINE) is not None
 
 
 def missing_modules() -> list[str]:
@@ -272,12 +322,9 @@ def _leftovers_note(folder: str, names: list[str]) -> str:
 
     shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    is_one = len(names) == 1
     paths = " ".join(shlex.quote(os.path.join(folder, name)) for name in names[:_SHOWN])
-    return (
-        f"ignoring {shown}{more} in {folder}: {'it is left' if is_one else 'they are left'} from an"
-        f" uninstallation that was interrupted; to delete {'it' if is_one else 'them'}: `rm -r {paths}`"
-    )
+    why = "left from an uninstallation that was interrupted"
+    return f"ignoring {shown}{more} in {folder}: {why}; to delete: `rm -r {paths}`"
 
 
 def _stem(path: str) -> list[str]:

@@ -44,7 +44,6 @@ class _Facts(TypedDict):
     paths: dict[str, str]
     has_headers: bool
     externally_managed: str | None
-    user_site: str | None
 
 
 class _Distribution(TypedDict):

@@ -1,7 +1,7 @@
 """Read one interpreter into a `Snapshot`, which holds all facts that a plan depends on."""
 
 # The paths of 150,000 recorded files stay strings, because path objects take seconds.
-# ruff: noqa: PTH100, PTH112, PTH118, PTH119, PTH120, PTH208
+# ruff: noqa: PTH100, PTH118, PTH119, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -165,7 +165,11 @@ def take_snapshot(
     """
     modules = dict(loaded_modules or {})  # a copy, because another thread may import at the same time
     snapshot = _assemble(
-        _probe.probe(), environ=environ, modules=modules, protect=protect, accelerator=accelerator
+        _probe.probe(_probe.import_path(environ)),
+        environ=environ,
+        modules=modules,
+        protect=protect,
+        accelerator=accelerator,
     )
     return replace(snapshot, loaded=_loaded(modules, snapshot.installed))
 
@@ -296,13 +300,11 @@ def _assemble(
         roots=tuple(dict.fromkeys(os.path.realpath(facts["paths"][kind]) for kind in _ROOTS)),
         search_path=tuple(answer["search_path"]),
         remains={canonicalize_name(name): tuple(paths) for name, paths in answer["remains"].items()},
-        notes=(*answer["notes"], *_remarks(facts, installed, protect)),
+        notes=(*answer["notes"], *_remarks(installed, protect)),
     )
 
 
-def _remarks(
-    facts: Mapping[str, Any], installed: Mapping[NormalizedName, Installed], protect: Iterable[str]
-) -> Iterator[str]:
+def _remarks(installed: Mapping[NormalizedName, Installed], protect: Iterable[str]) -> Iterator[str]:
     """Yield the notes for the user."""
     for name, distribution in installed.items():
         if not is_version(distribution.version):
@@ -310,9 +312,6 @@ def _remarks(
     for text in protect:
         if canonicalize_name(text) not in installed:
             yield f"{text} cannot be protected, because it is not installed"
-    user_site = facts["user_site"]
-    if user_site and facts["prefix"] == facts["base_prefix"] and os.path.isdir(user_site):
-        yield f"ignoring the user site-packages in {user_site}"
 
 
 def is_version(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from colablock.environment.accelerator import Accelerator
+from colablock.environment.snapshot import take_snapshot
 from colablock.errors import Refused
 from colablock.operations.rollback import undo_changes
 from colablock.planning.plan import Action, Remedy, Target
@@ -101,7 +104,7 @@ def test_leftovers_are_noted_with_the_command_that_deletes_them(standing: Standi
     (standing.site / "~emo").mkdir()
     (note,) = (note for note in standing.plan().notes if "~emo" in note)
     assert "`~emo`, `~emo-0.5.dist-info`" in note
-    command = note.partition("to delete them: `")[2].rstrip("`")
+    command = note.partition("to delete: `")[2].rstrip("`")
     subprocess.run(["sh", "-c", command], check=True)  # noqa: S607
     assert not list(standing.site.glob("~*"))
     assert not [note for note in standing.plan().notes if "~emo" in note]
@@ -308,3 +311,40 @@ def test_the_requirements_of_a_version_that_is_not_valid_are_judged(standing: St
     assert standing.plan(into=None).target is Target.ENV
     assert standing.apply().passed
     assert standing.answers() == ["2.0", "2.0"]
+
+
+@pytest.mark.parametrize("with_base", [True, False], ids=["with the base", "without it"])
+def test_the_user_site_is_out_of_reach(with_base: bool, tmp_path: Path, standing: Standing) -> None:
+    """A virtual environment that includes its base has the user site, too, behind its own."""
+    user = tmp_path / "user" / "lib" / standing.site.parent.name / "site-packages"
+    build_site(
+        user, [Stub(name="beside", version="1", requires=("demo<2",)), Stub(name="demo", version="1.5")]
+    )
+    standing.environ.update(PYTHONUSERBASE=str(tmp_path / "user"), PYTHONNOUSERSITE="")
+    config = standing.place.venv.folder / "pyvenv.cfg"
+    text = config.read_text().replace("packages = false", f"packages = {str(with_base).lower()}")
+    config.write_text(text)
+    plan = standing.plan()
+    assert {(step.name, step.action) for step in plan.steps} == {("demo", Action.REPLACE)}
+    assert [(item.name, item.remedy) for item in plan.breakages] == [("beside", Remedy.LEAVE)] * with_base
+    assert all("out of reach" in item.because[-1] for item in plan.breakages)
+    assert standing.apply().passed
+    shutil.rmtree(standing.site / "demo")
+    shutil.rmtree(standing.site / "demo-2.0.dist-info")
+    (step,) = standing.plan().steps
+    assert (step.name, step.action) == ("demo", Action.INSTALL)
+    assert (user / "demo-1.5.dist-info").is_dir()
+
+
+def test_the_kernel_is_read_as_training_imports(
+    tmp_path: Path, standing: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy on `PYTHONPATH` or in the working folder does not count as what is installed."""
+    folders = {name: build_site(tmp_path / name, [Stub(name=name, version="1")]) for name in ("a", "b", "c")}
+    monkeypatch.chdir(folders["a"])
+    for path in reversed(["", *folders.values(), str(standing.site)]):
+        monkeypatch.syspath_prepend(str(path))
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{folders['b']}{os.pathsep}"}
+    found = take_snapshot(environ=environ, accelerator=Accelerator()).installed.keys()
+    assert found >= {"demo", "c"}
+    assert not found & {"b"}

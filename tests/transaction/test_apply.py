@@ -479,3 +479,25 @@ def test_installed_files_are_not_hard_links_into_a_cache(place: SmallGround) -> 
     )
     assert {path.stat().st_nlink for path in place.site.glob("new*/**/*") if path.is_file()} == {1}
     assert not list(cache.glob("archive-*/*"))
+
+
+@pytest.mark.parametrize(("at", "forever"), [(1, False), (3, False), (6, False), (2, True), (5, True)])
+def test_a_disk_error_brings_every_record_of_a_name_back(
+    place: SmallGround, at: int, *, forever: bool
+) -> None:
+    (place.site / "moved-1.0.dist-info" / "RECORD.jws").write_text("{}")
+    (place.site / "moved-0.9.dist-info").mkdir()
+    build_site(place.site, [Stub(name="Moved", version="0.5")])
+    (place.site / "gone-0.1.dist-info").mkdir()
+    (place.site / "gone-0.1.dist-info" / "WHEEL").touch()
+    steps = place.steps()
+    before = listing(place.venv)
+    with pytest.raises((RolledBack, NotRestored)):
+        place.apply(*steps, disk=FullDisk(at, forever=forever))
+    if forever:
+        with pytest.raises(Refused, match="was undone"):
+            place.apply(*steps)
+    assert listing(place.venv) == before
+    place.apply(*steps)
+    found = {path.name.lower() for path in place.site.glob("*.dist-info")}
+    assert found == {"moved-2.0+cpu.dist-info", "new-2.0.dist-info", "stays-1.0.dist-info"}
