@@ -248,6 +248,10 @@ class Refused(Unmet):
     reference = "refused"
 
 
+class PlanOutdated(Refused):
+    """The files of the fetched wheels contradict the plan, and another plan takes them into account."""
+
+
 class NotProven(Unmet):
     """A proof failed, and this call changed nothing."""
 

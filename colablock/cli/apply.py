@@ -16,7 +16,7 @@ from colablock.cli.common import (
     print_json,
     session_of,
 )
-from colablock.errors import AppliedNotProven, ExitCode, InvalidInput, Refused
+from colablock.errors import AppliedNotProven, ExitCode, InvalidInput, PlanOutdated, Refused
 from colablock.planning.plan import Target
 
 if TYPE_CHECKING:
@@ -128,11 +128,11 @@ def _apply(call: Call) -> int:
     return ExitCode.DONE if report.passed else AppliedNotProven.exit_code
 
 
-def _carried_out(call: Call, options: ApplyOptions) -> tuple[Plan, Report]:
+def _carried_out(call: Call, options: ApplyOptions, *, earlier_plans: int = 0) -> tuple[Plan, Report]:
     """Plan, show the plan, ask for consent, and carry the plan out.  Raises Refused without consent."""
     from colablock.display.plan_view import plan_document
     from colablock.display.text import render
-    from colablock.operations.apply import carry_out
+    from colablock.operations.apply import MOST_PLANS, carry_out
     from colablock.operations.plan import plan_change
 
     with session_of(call) as session:
@@ -143,7 +143,13 @@ def _carried_out(call: Call, options: ApplyOptions) -> tuple[Plan, Report]:
     if plan.steps and plan.target is Target.KERNEL and not agreed(call, "Change this environment?"):
         raise Refused("nothing was changed: the plan was declined", hint="Answer `y`, or pass `--yes`")
     with session_of(call) as session:
-        return plan, carry_out(session, options, planned)
+        try:
+            return plan, carry_out(session, options, planned)
+        except PlanOutdated as error:
+            if earlier_plans + 1 == MOST_PLANS:
+                raise
+            session.reporter.note(f"planning again: {error}")
+    return _carried_out(call, options, earlier_plans=earlier_plans + 1)
 
 
 def _run(call: Call) -> int:

@@ -14,7 +14,7 @@ from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
 from colablock.environment.interpreters import fetch_interpreter
 from colablock.environment.snapshot import fingerprint, installed_versions, snapshot_of
-from colablock.errors import InvalidInput, NotProven, RolledBack
+from colablock.errors import InvalidInput, NotProven, PlanOutdated, RolledBack
 from colablock.matrix.reader import is_path
 from colablock.operations.plan import ENV_EXISTS, env_digest, plan_change
 from colablock.operations.session import Session, comparable
@@ -30,7 +30,10 @@ from colablock.verification.records import record_checks
 from colablock.verification.trials import failed_imports, risk_notes
 from colablock.verification.verify import Check, Report, prove
 
-__all__ = ["apply_matrix", "carry_out"]
+__all__ = ["MOST_PLANS", "apply_matrix", "carry_out"]
+
+#: Each plan but the first knows the files of the wheels that the one before it had fetched.
+MOST_PLANS = 3
 
 
 def apply_matrix(
@@ -38,22 +41,31 @@ def apply_matrix(
 ) -> Report:
     """Plan, carry the plan out, and return the report.
 
-    *on_plan* receives the plan before anything changes.  Callers do the no-op
-    check themselves, with `up_to_date_report`, before they import this module:
-    a no-op then loads no resolver.  Raises what `plan_change` and `carry_out` raise.
+    *on_plan* receives the plan before anything changes, and again one that takes the
+    files of the fetched wheels into account.  Callers do the no-op check themselves,
+    with `up_to_date_report`, before they import this module: a no-op then loads no
+    resolver.  Raises what `plan_change` and `carry_out` raise.
     """
-    planned = plan_change(session, options, recover=True)
-    if on_plan is not None:
-        on_plan(planned.plan)
-    return carry_out(session, options, planned)
+    left = MOST_PLANS
+    while True:
+        planned = plan_change(session, options, recover=True)
+        if on_plan is not None:
+            on_plan(planned.plan)
+        left -= 1
+        try:
+            return carry_out(session, options, planned)
+        except PlanOutdated as error:
+            if not left:
+                raise
+            session.reporter.note(f"planning again: {error}")
 
 
 def carry_out(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:
     """Change the target as planned, prove it, and return the report.
 
-    Raises RolledBack when the change failed and was undone, and Refused or Unmet
-    before anything has changed.  Returns a report with failed checks only where
-    *options* ask to keep the result.
+    Raises RolledBack when the change failed and was undone, PlanOutdated if another plan
+    is needed, and Refused or Unmet, all before anything has changed.  Returns a report with
+    failed checks only where *options* ask to keep the result.
     """
     if options.runtime:
         raise InvalidInput(

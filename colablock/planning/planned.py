@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.environment.dependency_graph import DependencyGraph
-from colablock.errors import InvalidInput, NotFound, Refused
+from colablock.errors import InvalidInput, NotFound, PlanOutdated
 from colablock.planning.shared_files import families, wheel_claim
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class PlannedChange:
         return unmet - self.resolution.request.must_hold
 
     def check_wheels(self, wheels: Mapping[NormalizedName, Path]) -> None:
-        """Raise Refused if the stack has a wheel with the modules of another version that the plan leaves.
+        """Raise PlanOutdated if a wheel of the stack has the modules of another version that the plan leaves.
 
         The plan knows the files of what is installed, but not always those of a new wheel.
         """
@@ -70,7 +70,7 @@ class PlannedChange:
         for name in sorted(wheels.keys() & builds.keys()):
             for other in sorted(builds[name] & staying.keys()):
                 if staying[other].version != changed[name].version:
-                    raise Refused(
+                    raise PlanOutdated(
                         f"{name} {changed[name].version} has the same files as {other}"
                         f" {staying[other].version}, which this plan does not change",
                         hint="Nothing was changed. Run the command again: the next plan knows these files",

@@ -11,14 +11,14 @@ import pytest
 
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.environment.record import differences, read_record
-from colablock.errors import Refused
-from colablock.operations.apply import carry_out
+from colablock.errors import PlanOutdated, Refused
+from colablock.operations.apply import apply_matrix, carry_out
 from colablock.operations.plan import plan_change
 from colablock.operations.rollback import undo_changes
 from colablock.operations.session import Session
 from colablock.operations.verify import verify_last_apply
 from colablock.planning.options import ApplyOptions
-from colablock.planning.plan import Target
+from colablock.planning.plan import Plan, Target
 from tests.support.reporters import Notes
 from tests.support.runtime import Stub, build_site, make_venv, site_of
 from tests.support.trees import listing
@@ -311,10 +311,25 @@ def test_a_wheel_that_cannot_be_listed_is_noticed_before_anything_changes(world:
     before = listing(folder)
     planned = plan_change(session, options)
     assert [step.name for step in planned.plan.steps] == ["opencv-python-headless"]
-    with pytest.raises(Refused, match=r"headless 4.10 has the same files as opencv-python 4.8"):
+    with pytest.raises(PlanOutdated, match=r"headless 4.10 has the same files as opencv-python 4.8"):
         carry_out(session, options, planned)
     assert listing(folder) == before
-    carry_out(session, options, plan_change(session, options))
+
+
+@pytest.mark.parametrize("by", ["library", "command"])
+def test_an_apply_plans_again_with_the_files_of_what_it_fetched(by: str, world: World) -> None:
+    case = CASES["a new build takes the other along"]
+    session, options, folder = set_up(world, case)
+    world.server.ranges = world.server.sizes = False
+    if by == "library":
+        plans: list[Plan] = []
+        assert apply_matrix(session, options, on_plan=plans.append).passed
+        assert [len(plan.steps) for plan in plans] == [1, 2]
+    else:
+        done = world.run("apply", options.name, "--python", str(options.python), "--into", "kernel")
+        assert done.code == 0, done.err
+        again = "planning again: opencv-python-headless 4.10 has the same files"
+        assert again in " ".join(done.err.split())
     assert versions(site_of(folder)) == case.after
 
 
