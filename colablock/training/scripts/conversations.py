@@ -182,7 +182,7 @@ def text_of(row: Row, key: str, place: Place) -> str:
 
 def optional_text(row: Row, key: str, place: Place) -> str:
     """Return the text in a column, empty if it has no value.  Raises UnusableData for other values."""
-    if row.get(key) is None or isinstance(row[key], Missing):
+    if not row.get(key) or (isinstance(row[key], Missing) and key != "instruction"):
         return ""
     return text_of(row, key, place)
 
@@ -272,6 +272,11 @@ def _list_of(value: object, key: str, place: Place, *, required: bool = False) -
     """Return a list, which may stand as text in a cell."""
     if isinstance(value, str) and value.strip()[:1] == "[" and len(value) <= _LARGEST_TEXT:
         value = _parsed(value)
+    if isinstance(value, Mapping) and value and all(isinstance(one, list) for one in value.values()):
+        # Older releases of `datasets` store a list of objects as an object of lists.
+        lengths = {len(one) for one in value.values()}
+        if len(lengths) == 1:
+            return [dict(zip(value, row)) for row in zip(*value.values())]  # noqa: B905 (Python 3.9)
     if isinstance(value, (list, tuple)):
         return list(value)
     if not required and (value is None or isinstance(value, Missing) or value == ""):

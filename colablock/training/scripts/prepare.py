@@ -81,7 +81,7 @@ def prepare(job: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(job["base_model"], revision=job["revision"])
-    template, note = chosen_template(job, tokenizer.chat_template)
+    template, note = chosen_template(job, getattr(tokenizer, "chat_template", None))
     if template:
         tokenizer.chat_template = template
     tokens = DataTokens(tokenizer, job)
@@ -354,7 +354,7 @@ class RowTokenizer:
     # Conversations
 
     def _conversation(self, row: Mapping[str, Any], place: Place) -> Iterator[dict[str, list[int]]]:
-        if not self._tokenizer.chat_template:
+        if not getattr(self._tokenizer, "chat_template", None):  # that of mistral-common has no such key
             raise UnusableData(
                 "the model's tokenizer has no chat template: use the instruction-tuned model, or set "
                 "`chat_template: chatml`"

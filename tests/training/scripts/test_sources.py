@@ -258,6 +258,11 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
         "text\nnull\n",
         "row 1 of `PATH` has no text in `text`: it is `null`, which stands for",
     ),
+    "NA for an instruction": (
+        "d.csv",
+        "instruction,input,output\nq,NA,a\nNA,NA,a\n",
+        "row 2 of `PATH` has no text in `instruction`: it is `NA`, which stands for a missing value",
+    ),
     "an empty cell": ("d.csv", "text,id\n,3\n", "row 1 of `PATH` has no text in `text`: the cell is empty"),
     "history": (
         "d.jsonl",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,20 @@ class Generation(Extension):
         return str(caller())
 
 
+def refuse(message: str) -> None:
+    raise jinja2.exceptions.TemplateError(message)
+
+
+@functools.cache
+def compiled(template: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.globals["raise_exception"] = refuse
+    return environment.from_string(template)
+
+
 class Jinja:
     """A tokenizer that renders as transformers does, with a token for each character."""
 
@@ -46,15 +61,6 @@ class Jinja:
 
     def __init__(self, template: str) -> None:
         self.chat_template = template
-        self._environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-        )
-        self._environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-        self._environment.globals["raise_exception"] = self._refuse
-
-    @staticmethod
-    def _refuse(message: str) -> None:
-        raise jinja2.exceptions.TemplateError(message)
 
     def apply_chat_template(
         self,
@@ -65,7 +71,7 @@ class Jinja:
         **options: Any,
     ) -> str:
         assert not tokenize
-        template = self._environment.from_string(chat_template or self.chat_template)
+        template = compiled(chat_template or self.chat_template)
         return template.render(messages=messages, bos_token="<s>", eos_token="</s>", **options)
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
@@ -220,6 +226,11 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[list[str]]]] = {
     "a list as pandas writes it": (
         CHATML,
         {"messages": str(talk({"content": "a"})["messages"])},
+        [["a" + END]],
+    ),
+    "an object of lists": (
+        CHATML,
+        {"messages": {"role": ["user", "assistant"], "content": ["q", "a"]}},
         [["a" + END]],
     ),
     "a call of ShareGPT": (
