@@ -271,7 +271,7 @@ def _breakage(breakage: Breakage, *, in_brief: bool) -> Item:
     notes: tuple[Words, ...] = (Span(f"because {chain}", Tone.SOFT),) if is_shown else ()
     text = _broken_text(breakage, in_brief=in_brief)
     by_files = breakage.remedy is Remedy.REPAIR and breakage.requirement.startswith(SHARED_FILES)
-    outcome = Span("it is installed with them", Tone.GOOD) if by_files else _REMEDIES[breakage.remedy]
+    outcome = Span("installed at the same version", Tone.GOOD) if by_files else _REMEDIES[breakage.remedy]
     return Item(text=text, outcome=outcome, notes=notes)
 
 

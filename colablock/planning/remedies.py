@@ -198,7 +198,8 @@ class _Judge:
             self.again.add(item.name)
             self._repair_again(item)
         elif item.name not in draft.removed and not self._is_settled(item):
-            remedy = self._of_build(item) if item.by_files else self._remedy(item)
+            is_build = item.by_files or bool(draft.builds(item.name))
+            remedy = self._of_build(item) if is_build else self._remedy(item)
             if remedy is not None:
                 self.decided[item.name] = remedy
 
@@ -235,9 +236,7 @@ class _Judge:
         draft, repair = self.draft, self.repair
         if repair is None or self.override is Remedy.REMOVE:
             return None
-        moved, standing = draft.builds(name), draft.standing(name)
-        if moved:
-            return repair(name, draft.after(), versions={draft.pins[moved[0]].version})
+        standing = draft.standing(name)
         fast = [other for other in standing if other in draft.stack or other in self.needed]
         if fast:
             there = draft.snapshot.installed[fast[0]]
@@ -267,9 +266,10 @@ class _Judge:
         fixed = None
         if self.repair is not None and self.override is not Remedy.REMOVE:
             fixed = self.repair(name, draft.after(), versions=wanted)
-            because = (*because, refusal or f"no wheel of {name} {_text(wanted) or there.version} fits")
+            because = (*because, refusal or f"there is no {name} {_text(wanted) or there.version} that fits")
         if fixed is not None:
-            self._install(name, fixed, f"it owns the same files as {item.cause}")
+            other = builds[0] if builds else item.cause
+            self._install(name, fixed, f"it owns the same files as {other}")
             return _breakage(item, Remedy.REPAIR, self.because(item))
         if name not in draft.stack:
             return self._without(item, because)
