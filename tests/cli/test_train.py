@@ -152,6 +152,19 @@ def test_options_override_the_config_file(shell: CommandLine) -> None:
     assert found["base_model"] == str(shell.bench.stack.model)
 
 
+def test_what_is_not_done_as_written_is_told_or_refused(shell: CommandLine) -> None:
+    config = shell.bench.folder / "axolotl.yaml"
+    text = (
+        "load_in_8bit: true\nstrict: false\nbf16: auto\nsequence_len: 64\nlora_modules_to_save: [lm_head]\n"
+    )
+    config.write_text(text)
+    assert shell.train("--config", str(config), "--strict") == 2
+    assert "lora_modules_to_save" in shell.said
+    assert not shell.folder.path.exists()
+    assert shell.train("--config", str(config)) == 0
+    assert "only the adapter is trained" in shell.told + shell.said
+
+
 def test_arguments_after_two_dashes_go_to_the_launcher(shell: CommandLine) -> None:
     assert shell.train("--json", "--", "--num_cpu_threads_per_process", "3") == 0
     command = shell.json["record"]["command"]

@@ -71,7 +71,8 @@ class Stack:
     *arch_list* is ``torch.cuda.get_arch_list()``, empty for a build without CUDA.  *model_types*
     and *rope_types* are those that transformers supports, *causal_types* the model types with a
     causal language model, *optimizers* and *schedulers* the names that its trainer accepts; each is
-    empty if unknown.  *reporters* are the values of `report_to` whose project is installed.
+    empty if unknown.  *reporters* are the values of `report_to` whose project is installed, and
+    *axolotl_plugins* the plugins of axolotl whose requirements are.
     """
 
     torch: str
@@ -88,6 +89,7 @@ class Stack:
     model_types: frozenset[str] = field(default_factory=frozenset)
     rope_types: frozenset[str] = field(default_factory=frozenset)
     reporters: frozenset[str] = field(default_factory=frozenset)
+    axolotl_plugins: frozenset[str] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

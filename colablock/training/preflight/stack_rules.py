@@ -63,6 +63,15 @@ _AXOLOTL_OPTIMIZERS = frozenset(
     )
 )
 _AXOLOTL_SCHEDULERS = frozenset(("one_cycle", "rex", "log_sweep"))
+#: What plugins of axolotl need besides axolotl, and what is different without them.
+_PLUGIN_NEEDS = {
+    "cut_cross_entropy": (
+        "axolotl's fork of cut-cross-entropy",
+        "the loss has the same values, and needs more memory",
+    ),
+    "liger": ("liger-kernel", "the values are the same, and training needs more memory"),
+    "llm_compressor": ("llmcompressor", "pruned weights do not stay pruned"),
+}
 _USUAL = {"optimizer": "adamw_torch", "lr_scheduler": "cosine"}
 _OTHER_LAYERS = ("lm_head", "embed_tokens", "embed_out", "embed_in")
 _TOKENS = "https://huggingface.co/settings/tokens"
@@ -266,6 +275,8 @@ def runner_findings(
     if config.adapter is Adapter.QLORA or is_prequantized:
         users.append("`adapter: qlora`" if config.adapter is Adapter.QLORA else "a 4-bit model")
     yield from _name_findings(config, stack, runner)
+    if runner == "axolotl" and stack.axolotl is not None:
+        yield from _plugin_findings(config, stack)
     is_torchao = config.optimizer in ("adamw_torch_8bit", "adamw_torch_4bit")
     if is_torchao and stack.torchao is None:
         yield Finding(
@@ -318,6 +329,40 @@ def runner_findings(
             why="its kernels need CUDA",
             fix="set `optimizer: adamw_torch`",
         )
+
+
+def _plugin_findings(config: TrainConfig, stack: Stack) -> Iterator[Finding]:
+    named = config.extra.get("plugins")
+    if not stack.axolotl_plugins or not isinstance(named, Sequence) or isinstance(named, str):
+        return
+    for name in map(str, named):
+        plugin = name.removeprefix("axolotl.integrations.").split(".")[0]
+        is_axolotls = name.startswith("axolotl.integrations.") or plugin in _PLUGIN_NEEDS
+        if not is_axolotls or plugin in stack.axolotl_plugins or _is_idle(plugin, config.extra):
+            continue
+        needs = _PLUGIN_NEEDS.get(plugin)
+        fix = f"remove `{name}` from `plugins`"
+        if needs is None:
+            yield Finding(
+                level=Level.REFUSE,
+                what=f"axolotl {stack.axolotl} has no plugin `{name}`",
+                fix=f"{fix}, or use a matrix with a newer axolotl",
+            )
+            continue
+        project, without = needs
+        yield Finding(
+            level=Level.REFUSE,
+            what=f"{project} is not installed in the target",
+            why=f"the plugin `{name}` needs it, and the run would end while the model is loaded",
+            fix=f"{fix}: {without}",
+        )
+
+
+def _is_idle(plugin: str, extra: Mapping[str, Any]) -> bool:
+    """Whether the settings of a plugin turn it off."""
+    if plugin == "liger":
+        return not any(value for key, value in extra.items() if key.startswith("liger_"))
+    return plugin == "cut_cross_entropy" and extra.get(plugin, True) is False
 
 
 def runs_on(capability: tuple[int, int] | None, arch_list: Sequence[str]) -> bool:

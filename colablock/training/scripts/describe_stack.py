@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,7 @@ def stack() -> dict[str, Any]:
         "torchao": "torchao",
     }
     answer: dict[str, Any] = {name: _version(project) for name, project in projects.items()}
+    answer["axolotl_plugins"] = _plugins() if answer["axolotl"] else []
     reporters = {"wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
     answer["reporters"] = [name for name, any_of in reporters.items() if any(map(_version, any_of))]
     name = "torch"
@@ -37,6 +39,29 @@ def stack() -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - imports of libraries raise anything
         answer["error"] = f"{name} cannot be imported: {type(error).__name__}: {error}"
     return answer
+
+
+def _plugins() -> list[str]:
+    """Return the plugins in axolotl whose own requirements are installed; none of their code is run."""
+    folder = _folder("axolotl")
+    if folder is None:
+        return []
+    found = {file.parent.name for file in folder.glob("integrations/*/__init__.py")}
+    fork = _folder("cut_cross_entropy")  # the project has a fork for axolotl, which marks itself
+    if fork is None or "AXOLOTL_CCE_FORK" not in _source(fork / "transformers" / "patch.py"):
+        found.discard("cut_cross_entropy")
+    for plugin, module in {"liger": "liger_kernel", "llm_compressor": "llmcompressor"}.items():
+        if _folder(module) is None:
+            found.discard(plugin)
+    return sorted(found)
+
+
+def _folder(module: str) -> Path | None:
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(found.origin).parent if found is not None and found.origin else None
 
 
 def _torch() -> dict[str, Any]:
@@ -97,9 +122,16 @@ def _values_of(file: Path, name: str) -> list[str]:
 
 def _body(file: Path) -> list[Any]:
     try:
-        return ast.parse(file.read_text(encoding="utf-8")).body
-    except (OSError, ValueError, SyntaxError):
+        return ast.parse(_source(file)).body
+    except (ValueError, SyntaxError):
         return []
+
+
+def _source(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def _texts(nodes: Iterable[ast.expr]) -> Iterator[str]:

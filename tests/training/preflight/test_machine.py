@@ -420,6 +420,33 @@ class OptimizerNames(ExplicitEnum):
     assert stack.schedulers == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("fork", "liger", "plugins"),
+    [
+        ("AXOLOTL_CCE_FORK = 1\n", True, {"cut_cross_entropy", "grokfast", "liger"}),
+        ("PATCH_FNS = {}\n", True, {"grokfast", "liger"}),  # the original project
+        (None, False, {"grokfast"}),
+    ],
+)
+def test_plugins_of_axolotl_are_found_without_running_them(
+    python: Path, fork: str | None, liger: bool, plugins: set[str]
+) -> None:
+    fails = "raise RuntimeError('imported')\n"
+    names = ("cut_cross_entropy", "grokfast", "liger")
+    files = {f"axolotl/integrations/{name}/__init__.py": fails for name in names}
+    more = [
+        Stub(name="axolotl", version="0.18.0", import_names=(), files={"axolotl/__init__.py": fails} | files)
+    ]
+    if fork is not None:
+        patch = {"cut_cross_entropy/__init__.py": fails, "cut_cross_entropy/transformers/patch.py": fork}
+        more.append(Stub(name="cut-cross-entropy", version="25.5", import_names=(), files=patch))
+    if liger:
+        kernel = {"liger_kernel/__init__.py": fails}
+        more.append(Stub(name="liger-kernel", version="0.8.0", import_names=(), files=kernel))
+    install(python, TORCH, TRANSFORMERS | ROPE, *more)
+    assert read_stack(python, {}).axolotl_plugins == plugins
+
+
 def test_an_old_stack_without_cuda_is_read(python: Path) -> None:
     build = {"torch/__init__.py": "from torch import _C\n__version__ = '2.4.0+cpu'\n"}
     old = {**TORCH, **build, "torch/_C.py": ""}

@@ -328,6 +328,36 @@ def test_models_that_are_no_causal_language_models_are_refused(
     assert check_run(own, None, a_machine(H100), stack, OPEN, "axolotl", model_config=model).passed
 
 
+CCE = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
+LIGER = "axolotl.integrations.liger.LigerPlugin"
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"),
+    [
+        ({"plugins": [CCE]}, "axolotl's fork of cut-cross-entropy is not installed in the target"),
+        ({"plugins": ["cut_cross_entropy.CutCrossEntropyPlugin"]}, "axolotl's fork of cut-cross-entropy"),
+        ({"plugins": [CCE], "cut_cross_entropy": False}, None),
+        ({"plugins": [LIGER], "liger_rope": True}, "liger-kernel is not installed in the target"),
+        ({"plugins": [LIGER], "liger_rope": False}, None),
+        ({"plugins": ["axolotl.integrations.grokfast.GrokfastPlugin"]}, None),
+        ({"plugins": ["axolotl.integrations.mora.MoraPlugin"]}, "axolotl 0.18.0 has no plugin `axolotl."),
+        ({"plugins": ["my_own.Plugin"]}, None),
+        ({"plugins": CCE}, None),  # axolotl tells what is wrong with it
+    ],
+)
+def test_plugins_whose_requirements_are_missing_are_refused(extra: dict[str, Any], what: str | None) -> None:
+    stack = replace(TODAY, axolotl="0.18.0", axolotl_plugins=frozenset({"grokfast"}))
+    config = a_config(extra=extra)
+    found = check_run(config, SHAPES["1B"], a_machine(H100), stack, OPEN, "axolotl")
+    assert found.passed is (what is None)
+    if what is not None:
+        assert refusal(found).what.startswith(what)
+        assert refusal(found).fix.startswith(f"remove `{extra['plugins'][0]}` from `plugins`")
+    unknown = replace(stack, axolotl_plugins=frozenset())
+    assert check_run(config, SHAPES["1B"], a_machine(H100), unknown, OPEN, "axolotl").passed
+
+
 @pytest.mark.parametrize(
     ("adapter", "size", "model", "fits"),
     [
