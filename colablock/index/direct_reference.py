@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from colablock._common.urls import Url, basename, is_loopback, local_path, redacted, split_fragment
@@ -24,7 +25,7 @@ from colablock.index.rebuilt_wheel import archive_version, pinned_sha256, rebuil
 from colablock.matrix.model import PackageEntry
 from colablock.network.fetcher import Fetcher
 
-__all__ = ["KnownArchive", "direct_candidates", "direct_file", "relabelled"]
+__all__ = ["KnownArchive", "KnownArchives", "direct_candidates", "direct_file", "relabelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,16 @@ class KnownArchive:
 
     candidate: Candidate
     metadata: Metadata
+
+
+class KnownArchives(Protocol):
+    """What locks know about the files of direct references."""
+
+    def archive(self, entry: PackageEntry) -> KnownArchive | None:
+        """Return what a lock knows about the file of *entry*, which cannot be reached; None if none does."""
+
+    def is_away(self, entry: PackageEntry) -> bool:
+        """Whether `archive` had to be asked for the file before, so that it need not be tried again."""
 
 
 def direct_candidates(entry: PackageEntry, fetcher: Fetcher, policy: Policy) -> ProjectCandidates:

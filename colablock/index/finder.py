@@ -28,7 +28,7 @@ from colablock.index.candidates import (
     Reason,
     Rejection,
 )
-from colablock.index.direct_reference import KnownArchive, direct_candidates, relabelled
+from colablock.index.direct_reference import KnownArchive, KnownArchives, direct_candidates, relabelled
 from colablock.index.evaluator import Policy, judge_files
 from colablock.index.find_links import FindLinks
 from colablock.index.metadata_fetcher import MetadataSource
@@ -82,7 +82,7 @@ class IndexSource:
         build: Callable[[Path], Path] | None = None,
         settled: Container[NormalizedName] = (),
         unwanted_labels: frozenset[str] = frozenset(),
-        known: Callable[[PackageEntry], KnownArchive | None] = lambda _entry: None,
+        known: KnownArchives | None = None,
         takes_unhashed: bool = False,
     ) -> None:
         self._fetcher = fetcher
@@ -123,7 +123,7 @@ class IndexSource:
         additions: Sequence[PackageEntry] = (),
         build: Callable[[Path], Path] | None = None,
         settled: Container[NormalizedName] = (),
-        known: Callable[[PackageEntry], KnownArchive | None] = lambda _entry: None,
+        known: KnownArchives | None = None,
         takes_unhashed: bool = False,
     ) -> IndexSource:
         """Return the source that *matrix* (its variant selected) describes for *environment*."""
@@ -311,19 +311,20 @@ class IndexSource:
 
     def _direct(self, entry: PackageEntry) -> ProjectCandidates:
         """Return the single candidate of a direct reference, or what a lock knows about it."""
-        try:
-            return direct_candidates(entry, self._fetcher, self._policy)
-        except FetchFailed as error:
-            known = self._recall(entry, error)
-            if known is None:
-                raise
-            return ProjectCandidates(candidates=(known.candidate,), where=(redacted(entry.url or ""),))
+        known = self._known.archive(entry) if self._known and self._known.is_away(entry) else None
+        if known is None:
+            try:
+                return direct_candidates(entry, self._fetcher, self._policy)
+            except FetchFailed as error:
+                known = self._recall(entry, error)
+                if known is None:
+                    raise
+        return ProjectCandidates(candidates=(known.candidate,), where=(redacted(entry.url or ""),))
 
     def _recall(self, entry: PackageEntry, error: FetchFailed) -> KnownArchive | None:
         """Return what a lock knows about the archive of *entry*, if its host cannot be reached now."""
-        if entry.url is None or not (error.is_passing or self._fetcher.offline):
-            return None
-        return self._known(entry)
+        is_away = error.is_passing or self._fetcher.offline
+        return self._known.archive(entry) if self._known and entry.url is not None and is_away else None
 
     # -- metadata
 

@@ -38,19 +38,25 @@ class StandingLocks:
 
     A lock counts only for an archive with the same URL, the same hash if the matrix
     pins one, and the same replaced requirements.  What is downloaded later has to
-    be what the lock says.
+    be what the lock says.  *away* are the URLs that could not be reached, shared by
+    several solves.
     """
 
     paths: Sequence[LockFile]
     matrix: str
     environment: Environment
     reporter: Reporter = field(default_factory=Reporter)
+    away: set[str] = field(default_factory=set)
     _found: dict[NormalizedName, tuple[KnownArchive, Wheel | None]] = field(default_factory=dict, repr=False)
 
     def archive(self, entry: PackageEntry) -> KnownArchive | None:
         """Return what a lock knows about the archive that *entry* names; None if none does."""
         found = self._recalled(entry)
         return found[0] if found is not None else None
+
+    def is_away(self, entry: PackageEntry) -> bool:
+        """Whether an earlier solve could not reach the archive that *entry* names."""
+        return entry.url in self.away
 
     def wheel(self, entry: PackageEntry, version: Version) -> Wheel | None:
         """Return the wheel of that version that was rebuilt from the archive of *entry*."""
@@ -69,6 +75,7 @@ class StandingLocks:
             if archive is None:
                 continue
             self._found[entry.name] = archive, _wheel(package)
+            self.away.add(entry.url)
             self.reporter.note(
                 f"`{redacted(entry.url)}` cannot be reached: using what the lock `{head.path.name}`"
                 f" knows about {entry.name}"

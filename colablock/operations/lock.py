@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -168,6 +168,7 @@ class _LockRun:
     matrix: Matrix
     options: ApplyOptions
     wanted: LockOptions
+    away: set[str] = field(default_factory=set)  # the URLs of archives that cannot be reached
 
     @classmethod
     def of(cls, session: Session, options: ApplyOptions, wanted: LockOptions) -> _LockRun:
@@ -251,6 +252,7 @@ def _solver(run: _LockRun, kernel: Snapshot, path: Path) -> Solver:
         matrix=matrix,
         lock_store=None,
         standing=standing,
+        away=run.away,
         preferred=preferred,
         takes_unhashed=True,
     )

@@ -71,6 +71,7 @@ class Solver:
     lock: LockFile | None = None  # named by the user
     lock_store: LockStore | None = None  # the lock files beside the matrix
     standing: Sequence[LockFile] = ()  # locks that may know an archive whose host cannot be reached
+    away: set[str] = field(default_factory=set)  # the URLs of such archives
     preferred: Mapping[NormalizedName, Version] = field(default_factory=dict)  # the pins of an earlier lock
     python: str | None = None  # named by the user
     must_hold: frozenset[tuple[NormalizedName, str]] = frozenset()  # see Request
@@ -318,7 +319,11 @@ class Solver:
             offline=self.settings.offline,
         )
         standing = StandingLocks(
-            paths=self.standing, matrix=self.matrix.name, environment=environment, reporter=self.reporter
+            paths=self.standing,
+            matrix=self.matrix.name,
+            environment=environment,
+            reporter=self.reporter,
+            away=self.away,
         )
         source = candidate_source(
             self.matrix,

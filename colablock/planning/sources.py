@@ -57,7 +57,7 @@ def candidate_source(
         additions=roots(matrix, with_)[len(matrix.packages) :],
         build=builder,
         settled=settled,
-        known=standing.archive,
+        known=standing,
         takes_unhashed=takes_unhashed,
     )
     return OverriddenLock(locked, index) if locked is not None else index

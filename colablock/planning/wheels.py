@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, cast
 from colablock._common.archives import UNREADABLE
 from colablock._common.fs import atomic_path, file_digest
 from colablock.errors import BadDistribution, ColablockError, FetchFailed
-from colablock.index.candidates import CandidateOrigin
+from colablock.index.candidates import CandidateOrigin, File
 from colablock.index.metadata_fetcher import remote_wheel
 from colablock.index.rebuilt_wheel import pinned_sha256, rebuild
 from colablock.lockfile.lock_source import LockSource
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Snapshot
     from colablock.index.build import Builder
-    from colablock.index.candidates import Candidate, CandidateSource, File
+    from colablock.index.candidates import Candidate, CandidateSource
     from colablock.lockfile.standing import StandingLocks
     from colablock.matrix.model import PackageEntry
     from colablock.network.fetcher import Fetcher
@@ -59,11 +59,16 @@ class WheelPreparer:
         Raises FetchFailed and BadDistribution; nothing outside of *into* and the cache changes.
         """
         artifacts = [step.artifact for step in plan.steps if step.artifact is not None]
-        paths = self.fetcher.download(artifacts, into, reporter)
         wheels = {
-            artifact.name: self._wheel(artifact, path)
-            for artifact, path in zip(artifacts, paths, strict=True)
+            artifact.name: wheel
+            for artifact in artifacts
+            if artifact.rebuilt is not None
+            and (wheel := self._cached(self.entries[artifact.name])) is not None
         }
+        missing = [artifact for artifact in artifacts if artifact.name not in wheels]
+        paths = self.fetcher.download(missing, into, reporter)
+        for artifact, path in zip(missing, paths, strict=True):
+            wheels[artifact.name] = self._wheel(artifact, path)
         for artifact in artifacts:
             check_believed(
                 artifact,
@@ -205,13 +210,16 @@ class WheelPreparer:
         return self.source.wheel(entry.name) if isinstance(self.source, LockSource) else None
 
     def _cached(self, entry: PackageEntry) -> Path | None:
-        """Return the cached copy of the rebuilt wheel that the lock lists, if its hash is right."""
+        """Return the rebuilt wheel that the lock lists from the cache or from find-links, if it is there."""
         promised = self._promised(entry)
         if promised is None:
             return None
         cached = self.fetcher.cache.path("rebuilt", promised.filename) / promised.filename
         is_whole = cached.is_file() and file_digest(cached) == promised.hashes.get("sha256")
-        return cached if is_whole else None
+        if is_whole:
+            return cached
+        hashes = {"sha256": promised.hashes.get("sha256", "")}
+        return self.fetcher.at_hand(File(filename=promised.filename, url="", hashes=hashes))
 
 
 def _place(wheel: Path, destination: Path) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.errors import FetchFailed
-from colablock.operations.lock import LockResult, lock_matrix
-from colablock.operations.plan import plan_change
+from colablock.operations.lock import LockResult, lock_matrix, nothing_installed
+from colablock.operations.plan import plan_change, solver_for
 from colablock.operations.session import Session
 from colablock.planning.options import ApplyOptions, LockOptions
 from colablock.planning.plan import Target
@@ -67,12 +68,15 @@ class Place:
         head = f"schema = 1\nname = 'tiny'\nrequirements = [{requirements}]\n"
         self.matrix.write_text(head + archive.format(host=HOST))
 
-    def session(self, mirror: str) -> Session:
+    def session(self, mirror: str, **variables: str) -> Session:
         """Return a session with an empty cache in which *mirror* answers for the host."""
         cache = self.folder / "cache"
         shutil.rmtree(cache, ignore_errors=True)
         environ = self.world.environ(
-            COLABLOCK_CACHE_DIR=str(cache), COLABLOCK_MIRRORS=f"{HOST}={mirror}", COLABLOCK_RETRIES="0"
+            COLABLOCK_CACHE_DIR=str(cache),
+            COLABLOCK_MIRRORS=f"{HOST}={mirror}",
+            COLABLOCK_RETRIES="0",
+            **variables,
         )
         return Session(environ=environ, reporter=Notes())
 
@@ -133,6 +137,48 @@ def test_a_plan_without_a_lock_that_fits_uses_what_a_lock_knows(
     assert pins.keys() == {"trainer", "lines", "dots"}
     assert isinstance(session.reporter, Notes)
     assert "cannot be reached: using what the lock" in "\n".join(session.reporter.notes)
+
+
+REBUILT = [text for text in ARCHIVES.values() if "requires-dist" in text or "source-root" in text]
+
+
+@pytest.mark.parametrize("archive", REBUILT)
+def test_a_rebuilt_wheel_with_the_hash_of_the_lock_is_taken_from_find_links(
+    archive: str, place: Place, there: str, gone: str
+) -> None:
+    place.write(archive)
+    place.lock(there)
+    (beside,) = place.folder.glob("*.wheels")
+    links = beside.rename(place.folder / "links")
+    shutil.copy(next(place.world.folder.glob("index/lines-2.0*")), links)
+    options = ApplyOptions(name=str(place.matrix), into=Target.ENV, python=sys.executable, offline=True)
+    found = plan_change(place.session(gone), options)
+    with pytest.raises(FetchFailed, match="offline"):
+        found.preparer.gather(found.plan, place.folder / "none", Notes())
+    session = place.session(gone, PIP_FIND_LINKS=str(links))
+    found = plan_change(session, options)
+    wheels = found.preparer.gather(found.plan, place.folder / "wheels", Notes())
+    assert wheels[canonicalize_name("trainer")].parent == links
+    assert found.pins().keys() == {"trainer", "lines"}
+
+
+def test_an_archive_that_is_known_to_be_away_is_not_tried_again(place: Place, there: str, gone: str) -> None:
+    place.write(ARCHIVES["a rebuilt archive"])
+    first, _ = place.lock(there)
+    options = ApplyOptions(name=str(place.matrix), use_locks=False)
+    solver = solver_for(place.session(gone), options, nothing_installed())
+    solver = replace(solver, standing=(first.path,))
+    environment = solver.kernel.environment
+    assert solver.away == set()
+    solver.from_nothing(environment, sys.executable)
+    assert solver.away == {f"{HOST}trainer-1.0.tar.gz"}
+    with IndexServer(place.world.folder / "files") as server:  # the host is back, and nobody asks it
+        back = solver_for(place.session(f"{server.root}/files/"), options, nothing_installed())
+        back = replace(back, standing=(first.path,), away=solver.away)
+        resolution, _ = back.from_nothing(environment, sys.executable)
+        assert server.paths == []
+    trainer = resolution.pins[canonicalize_name("trainer")]
+    assert str(trainer.version).startswith("1.0+colablock.")
 
 
 OTHERS = {
