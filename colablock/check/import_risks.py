@@ -230,10 +230,10 @@ class _Search:
             return ()
 
     def likely(self, installed: Collection[Installed]) -> list[Installed]:
-        """Return those of *installed* that are worth reading: first those that mention what goes."""
-        mentioning = [one for one in installed if self._mentions(one)]
-        names = {one.name for one in mentioning}
-        return [*mentioning, *(one for one in installed if one.name not in names and _is_small(one))]
+        """Return those of *installed* to read: those that mention what goes, and small ones."""
+        small = {one.name for one in installed if _is_small(one)}
+        large = [one for one in installed if one.name not in small and self._mentions(one)]
+        return [*large, *(one for one in installed if one.name in small)]
 
     def _mentions(self, one: Installed) -> bool:
         """Whether the metadata or the first module of *one* names what goes."""
