@@ -5,16 +5,16 @@ over them would leave modules of both.
 """
 
 # Paths stay strings: a distribution records up to 20,000 files.
-# ruff: noqa: PTH110, PTH113, PTH114, PTH115, PTH118, PTH119, PTH120
+# ruff: noqa: PTH110, PTH113, PTH114, PTH115, PTH118, PTH119, PTH120, PTH208
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from colablock.environment.record import Row, read_record, recorded_paths
+from colablock.environment.record import Row, read_record, readable_rows, recorded_paths
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_out_of_reach",
+    "link_above",
     "own_files",
+    "packages_of_nobody",
     "precedes_site",
     "removable_rows",
     "removal_hint",
     "why_irremovable",
 ]
 
+_MODULES = (".py", ".so", ".pyd")
 _UNKNOWN = "so its files are not known"
 
 
@@ -110,6 +113,23 @@ def own_files(path: str) -> Iterator[str]:
         yield from (f"{folder}/{name}" for name in folders if os.path.islink(f"{folder}/{name}"))
 
 
+def packages_of_nobody(folders: Iterable[str], installed: Iterable[Installed]) -> list[str]:
+    """Return those *folders* in a site that have modules of which no RECORD lists one.
+
+    The RECORD of such a package was deleted, and its files were not.
+    """
+    left = {folder for folder in folders if any(name.endswith(_MODULES) for name in os.listdir(folder))}
+    records = [(os.path.realpath(os.path.dirname(one.path)), one) for one in installed if one.path]
+    for site, one in records if left else ():
+        left.difference_update(f"{site}/{name}" for name in one.import_names)
+    for site, one in records:
+        if not left:
+            break
+        rows = readable_rows(Path(str(one.path)))
+        left.difference_update({f"{site}/{row.path.partition('/')[0]}" for row in rows})
+    return sorted(left)
+
+
 def removal_hint(installed: Installed) -> str:
     """Return how the user can make *installed* removable."""
     if installed.installer and installed.installer not in ("pip", "uv", "colablock"):
@@ -129,7 +149,7 @@ def _misplaced(path: str, rows: Sequence[Row], roots: Sequence[str]) -> str | No
     for file in recorded_paths(site, rows):
         folder = file.rpartition("/")[0]
         if folder not in judged:
-            judged[folder] = _link_above(folder, site)
+            judged[folder] = link_above(folder, site)
             if judged[folder] is None and not _is_below(f"{os.path.realpath(folder)}/", roots):
                 judged[folder] = f"it lists `{file}`, outside of `{roots[0]}`"
         if (why := judged[folder]) is not None and os.path.lexists(file):
@@ -137,7 +157,7 @@ def _misplaced(path: str, rows: Sequence[Row], roots: Sequence[str]) -> str | No
     return None
 
 
-def _link_above(folder: str, site: str) -> str | None:
+def link_above(folder: str, site: str) -> str | None:
     """Return the link between *site* and *folder*, as text; None if there is none."""
     while len(folder) > len(site) and folder.startswith(site):
         if os.path.islink(folder):

@@ -16,6 +16,7 @@ from colablock._common.reporter import Reporter
 from colablock._common.text import count
 from colablock._vendor.packaging.utils import NormalizedName
 from colablock._version import __version__
+from colablock.environment.removable import link_above, packages_of_nobody
 from colablock.environment.site import Site, SiteBounds, read_site
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
 from colablock.errors import AppliedNotProven, ColablockError, NotRestored, Refused, RolledBack
@@ -163,6 +164,7 @@ def _journal(change: _Change, staged: Staged, state: Path, *, undo: bool) -> Jou
             f"`{wrong}` is outside of the environment `{change.site.prefix}`: a symbolic link leads there",
             hint="Remove the link, or use an isolated environment, with `--into env`",
         )
+    _refuse_links(change.site, operations)
     return Journal(
         state,
         operations,
@@ -172,6 +174,17 @@ def _journal(change: _Change, staged: Staged, state: Path, *, undo: bool) -> Jou
         disk=change.disk,
         progress=partial(change.reporter.step, "Moving files"),
     )
+
+
+def _refuse_links(site: Site, operations: Iterable[Operation]) -> None:
+    """Raise Refused if a file would be moved through a link in *site*, as to the clone of a package."""
+    for folder in {str(Path(one.destination or one.source).parent) for one in operations}:
+        for root in {site.purelib, site.platlib}:
+            if folder.startswith(f"{root}/") and (link := link_above(folder, root)) is not None:
+                raise Refused(
+                    f"the plan has files in a folder that is a link: {link}",
+                    hint="Remove the link, or use an isolated environment, with `--into env`",
+                )
 
 
 def _run(
@@ -203,7 +216,32 @@ def _operations(change: _Change, staged: Staged, stash: Path) -> list[Operation]
     staying = [found for found in change.snapshot.everything.values() if found not in removed]
     make_private(stash)
     outs = moves_out(change.site, owned_files(change.site, removed, staying), stash)
+    outs += _packages_of_nobody(change, staged, [*removed, *staying], stash, first=len(outs))
     return [*outs, *_without_shared(change, staged, staying, moves_in(staged.tree, outs, stash))]
+
+
+def _packages_of_nobody(
+    change: _Change, staged: Staged, installed: Sequence[Installed], stash: Path, *, first: int
+) -> list[Operation]:
+    """Return the moves of packages that the plan has, too, and no RECORD lists, to the numbers from *first*.
+
+    A new package in the same folder would have modules of both.  A rollback puts them back.
+    """
+    standing = {
+        f"{place}/{entry.name}"
+        for folder, place in staged.tree.places
+        if place in (change.site.purelib, change.site.platlib) and Path(folder).is_dir()
+        for entry in Path(folder).iterdir()
+        if (entry / "__init__.py").is_file()
+    }
+    here = (path for path in map(Path, sorted(standing)) if path.is_dir() and not path.is_symlink())
+    found = packages_of_nobody(map(str, here), installed)
+    for path in found:
+        change.reporter.note(f"`{path}` belongs to no distribution: moved away until a rollback")
+    return [
+        Operation(kind=OperationKind.OUT, source=path, destination=str(stash / f"{number}"))
+        for number, path in enumerate(found, start=first)
+    ]
 
 
 def _without_shared(

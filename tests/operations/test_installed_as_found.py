@@ -19,6 +19,7 @@ from colablock.planning.plan import Action, Remedy, Target
 from tests.support.runtime import Stub, build_site
 from tests.support.standing import DEMO, MATRIX, Standing, make_standing
 from tests.support.trees import installed_listing
+from tests.support.wheels import make_wheel
 
 
 @pytest.fixture
@@ -348,3 +349,34 @@ def test_the_kernel_is_read_as_training_imports(
     found = take_snapshot(environ=environ, accelerator=Accelerator()).installed.keys()
     assert found >= {"demo", "c"}
     assert not found & {"b"}
+
+
+def test_a_package_of_nobody_goes_as_a_whole(standing: Standing) -> None:
+    """Somebody has deleted its RECORD: modules of the old version must not stay beside the new ones."""
+    shutil.rmtree(standing.info)
+    (standing.site / "mine").mkdir()
+    (standing.site / "mine" / "data.txt").write_text("of the user\n")
+    before = installed_listing(standing.place.venv.folder)
+    make_wheel(standing.place.wheels, "demo", "2.0", import_names=["demo", "mine"])
+    assert standing.apply().passed
+    assert not (standing.site / "demo" / "old.py").exists()
+    assert (standing.site / "mine" / "data.txt").exists()
+    assert [note for note in standing.notes.notes if f"`{standing.site / 'demo'}` belongs to no" in note]
+    undo_changes(standing.session(), standing.place.venv.python)
+    assert installed_listing(standing.place.venv.folder) == before
+
+
+@pytest.mark.parametrize("place", ["src", "../clone"])
+def test_a_link_with_another_name_than_the_project_is_named_before_anything_moves(
+    place: str, standing: Standing
+) -> None:
+    make_wheel(standing.place.wheels, "demo", "2.0", import_names=["demo", "other_name"])
+    elsewhere = standing.place.venv.folder / place / "other_name"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "__init__.py").write_text("")
+    (standing.site / "other_name").symlink_to(elsewhere)
+    before = installed_listing(standing.place.folder)
+    with pytest.raises(Refused, match="symbolic link"):
+        standing.apply()
+    after = installed_listing(standing.place.folder)
+    assert {path: after[path] for path in before} == before
