@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from colablock._common.text import printable
+from colablock._common.text import decoded, printable
 
 HIDDEN = {
     "an escape sequence": ("\x1b[31mred", r"\x1b[31mred"),
@@ -52,3 +52,41 @@ def test_other_text_stays_as_it_is(text: str) -> None:
 
 def test_text_of_several_lines_keeps_them() -> None:
     assert printable("a\n\tb\r\nc\rd\x1b", lines=True) == "a\n\tb\nc" + r"\rd\x1b"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", ""),
+        (b"a", "a"),
+        ("é".encode(), "é"),
+        ("é".encode("utf-8-sig"), "é"),
+        ("é\r\n".encode("utf-16"), "é\r\n"),
+        ("aé".encode("utf-16-le"), "aé"),
+        ("aé".encode("utf-16-be"), "aé"),
+        ("é".encode("utf-32"), "é"),
+        ("# é".encode("latin-1"), "# é"),
+        ("# coding: latin-1\n# é".encode("latin-1"), "# coding: latin-1\n# é"),
+        ("#!x\n# -*- coding=cp1252 -*-\n# €".encode("cp1252"), "#!x\n# -*- coding=cp1252 -*-\n# €"),
+        ("#\n#\n# coding: hex\né".encode(), "#\n#\n# coding: hex\né"),  # a cookie is in the first two lines
+    ],
+)
+def test_a_text_is_decoded_by_its_mark_its_cookie_or_as_utf_8(data: bytes, text: str) -> None:
+    assert decoded(data) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"# coding: rot13\n", "it names the encoding `rot13`, which is not known"),
+        (b"# coding: base64\n", "it names the encoding `base64`, which is not known"),
+        (b"# coding: nothing\n", "it names the encoding `nothing`, which is not known"),
+        (b"# coding: ascii\n\xff", "it is not ascii: ordinal not in range"),
+        (b"\xff\xfea", "it is not utf-16: truncated data"),
+        (b"a\nb\0", "line 2 has a null byte"),
+    ],
+)
+def test_what_is_no_text_is_a_fault_in_one_line(data: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        decoded(data)
+    assert len(str(caught.value).splitlines()) == 1

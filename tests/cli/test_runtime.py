@@ -427,6 +427,30 @@ def test_the_pins_of_a_project_that_follows_its_image_are_those_of_the_image(
     assert "accelerate" not in snapshot.protected
 
 
+CONDA = """\
+# le modèle
+anyio @ file:///work/ci_py311/anyio_1676823771847/work/dist
+numpy @ file:///croot/numpy_1668593735768/work/dist/numpy-1.23.5-cp311-cp311-linux_x86_64.whl
+brotlipy==0.7.0
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_a_freeze_of_conda_is_read_in_any_encoding(
+    encoding: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "conda.txt").write_bytes(CONDA.replace("\n", "\r\n").encode(encoding))
+    command = ("runtime", "import", "conda.txt", "--name", "mine", "--python-version", "3.11", "--offline")
+    answer = answered(capsys, *command)
+    found = {
+        one.spelled: one.installed.version for one in load_recording(str(answer["output"])).distributions
+    }
+    assert found == {"brotlipy": "0.7.0", "numpy": "1.23.5"}
+    assert answer["left_out"] == [
+        "the URL of anyio does not tell its version: file:///work/ci_py311/anyio_1676823771847/work/dist"
+    ]
+
+
 def test_offline_nothing_is_asked(
     tmp_path: Path, server: IndexServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
