@@ -233,7 +233,9 @@ def conversation_of(row: Row, form: str, place: Place, template: str) -> Convers
         answer = _side(row, "completion", "assistant", place)
         messages, first = [*given, *answer], len(given)
     else:
-        key = next((name for name in MESSAGES if name in row), "messages")
+        key = next((name for name in MESSAGES if name in row), None)
+        if key is None:
+            raise place.fault("it has no `messages`")
         messages, first = _list_of(row.get(key), key, place, required=True), 0
     roles: list[str] = []
     read = [_Message(one, at, place, template).read(roles) for at, one in enumerate(messages, 1)]

@@ -216,6 +216,9 @@ def _table_rows(path: Path, notes: list[str], separator: str = ",") -> Iterator[
     texts: set[str] = set()
     try:
         header = next(rows, [])
+        twice = [name for at, name in enumerate(header) if name in header[:at]]
+        if twice:
+            raise UnusableData(f"`{path}` has two columns `{twice[0]}`")
         for number, cells in enumerate((row for row in rows if row), 1):
             if len(cells) > len(header):
                 raise UnusableData(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from colablock.training.scripts.messages import UnusableData
 from colablock.training.scripts.prepare import DataTokens, require_rows
-from colablock.training.scripts.sources import rows_of, without_gaps
+from colablock.training.scripts.sources import Unreachable, rows_of, without_gaps
 
 
 def lines(*rows: object) -> str:
@@ -222,6 +224,12 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
     "deep": ("d.json", "[" * 200_000, "`PATH` cannot be read as json: it is nested too deeply"),
     "no objects": ("d.jsonl", "3\n", "row 1 of `PATH` is no object with named values"),
     "a value": ("d.json", "3", "it is neither a list nor lines of objects"),
+    "two columns": ("d.csv", "text,text\na,b\n", "`PATH` has two columns `text`"),
+    "rows of two forms": (
+        "d.jsonl",
+        lines({"messages": []}, {"text": "a"}),
+        "the model's tokenizer has no chat template",
+    ),
     "too many cells": ("d.csv", "text\na,b\n", "row 1 of `PATH` has 2 cells, and the header has 1"),
     "not compressed": ("d.csv.gz", "text\n", "`PATH` cannot be read: Not a gzipped file"),
     "cut off while compressed": ("d.csv.gz", gzip.compress(b"text\n" * 999)[:-9], "`PATH` cannot be read: "),
@@ -303,6 +311,63 @@ def test_a_folder_is_read_like_its_files(tmp_path: Path) -> None:
     for split, texts in (("train", ["1"]), ("test", ["t"])):
         found = rows_of({**source(tmp_path), "split": split}, [])
         assert [row["text"] for row in found] == texts
+
+
+def fails(error: Exception) -> Callable[..., object]:
+    def load(*_: object, **__: object) -> object:
+        raise error
+
+    return load
+
+
+def broken() -> Iterator[dict[str, str]]:
+    yield {"text": "a"}
+    raise OSError("broken image")
+
+
+LIBRARY: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "not on the hub": (
+        {"load_dataset": fails(FileNotFoundError("Couldn't find 'a/b'"))},
+        UnusableData,
+        "`a/b` cannot be loaded: Couldn't find 'a/b'",
+    ),
+    "a script": (
+        {"load_dataset": fails(RuntimeError("Dataset scripts are no longer supported"))},
+        UnusableData,
+        "Dataset scripts are no longer supported",
+    ),
+    "no network": (
+        {"load_dataset": fails(ConnectionError("Couldn't reach the Hub"))},
+        Unreachable,
+        "`a/b` cannot be loaded: Couldn't reach the Hub",
+    ),
+    "a row": (
+        {"load_dataset": lambda *_, **__: broken()},
+        UnusableData,
+        "`a/b` cannot be read: broken image",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_errors_of_the_library_are_told_in_a_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    library, kind, words = LIBRARY[name]
+    monkeypatch.setitem(sys.modules, "datasets", cast("ModuleType", SimpleNamespace(**library)))
+    with pytest.raises(kind, match=re.escape(words)):
+        list(rows_of(source("a/b"), []))
+
+
+def test_a_saved_folder_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    saved: dict[str, Any] = {"load_from_disk": lambda _: {"train": TWO, "test": TWO[:1]}}
+    monkeypatch.setitem(sys.modules, "datasets", cast("ModuleType", SimpleNamespace(**saved)))
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    assert list(rows_of(source(tmp_path), [])) == TWO
+    with pytest.raises(UnusableData, match="has no split `dev`: it has `train`, `test`"):
+        rows_of({**source(tmp_path), "split": "dev"}, [])
+    saved["load_from_disk"] = fails(FileNotFoundError("no arrow file"))
+    monkeypatch.setitem(sys.modules, "datasets", cast("ModuleType", SimpleNamespace(**saved)))
+    with pytest.raises(UnusableData, match="cannot be read: no arrow file"):
+        rows_of(source(tmp_path), [])
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
