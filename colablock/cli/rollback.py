@@ -117,11 +117,13 @@ def _agreed(call: Call, options: UndoOptions) -> UndoOptions:
         changes = list_changes(session, args.python)
         if not changes:
             return options  # the undo says why
+        if not (args.quiet or args.json):
+            render(history_document(changes if options.to_first else changes[-1:]), call.err)
+        if not can_ask(call):
+            return options  # the undo judges it, too
         preview = preview_changes(session, args.python, to_first=options.to_first)
-    if not (args.quiet or args.json):
-        render(history_document(changes if options.to_first else changes[-1:]), call.err)
-        render(preview_document(preview), call.err)
-    if preview.companions and not (options.companions or options.leave_broken) and can_ask(call):
+    render(preview_document(preview), call.err)
+    if preview.companions and not (options.companions or options.leave_broken):
         options = replace(options, companions=agreed(call, "Put these back as well?"))
     if not agreed(call, "Undo all of this?" if options.to_first else "Undo this?"):
         raise Refused("nothing was changed: the rollback was declined", hint="Answer `y`, or pass `--yes`")

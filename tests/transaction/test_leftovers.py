@@ -114,6 +114,7 @@ def test_other_distributions_in_new_folders_stay(place: SmallGround) -> None:
 def test_files_beside_restored_ones_stay_and_are_named(place: SmallGround) -> None:
     place.apply(*place.steps())
     write(place.site / "moved" / "mine.txt")
+    write(place.site / "moved" / "__pycache__" / "mine.cpython-312.pyc")
     undone = undo(place)
     assert (place.site / "moved" / "mine.txt").exists()
     assert undone.left == (str(place.site / "moved" / "mine.txt"),)

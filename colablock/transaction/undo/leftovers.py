@@ -52,9 +52,12 @@ def find_leftovers(
     found = {path for path in found if path not in staying and source_of(path) not in staying}
     before = _FoldersBefore.of(change)
     beside = {path for path in found if before.has(path.rpartition("/")[0])}
-    caches = {path for path in found - beside if _CACHE in path or path.endswith(".pyc")}
+    # Bytecode in folders that existed before is of the interpreter's own starts, and is no change.
+    caches = {path for path in found if _CACHE in path or path.endswith(".pyc")}
     return Leftovers(
-        caches=frozenset(caches), unknown=frozenset(found - beside - caches), beside=frozenset(beside)
+        caches=frozenset(caches - beside),
+        unknown=frozenset(found - beside - caches),
+        beside=frozenset(beside - caches),
     )
 
 
