@@ -111,7 +111,7 @@ class Solver:
             repair=Repairer(resolution.request, preparer.source),
             broken=self.broken,
             fingerprint=fingerprint(kernel),
-            notes=(*kernel.notes, *managed_note(kernel), *self._notes(resolution, locked)),
+            notes=(*kernel.notes, *managed_note(kernel), *self._notes(resolution, preparer.source)),
             claims=claims,
         )
         plan = with_origin(plan, self.matrix, locked)

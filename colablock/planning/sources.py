@@ -76,7 +76,9 @@ def linked_notes(resolution: Resolution, source: CandidateSource) -> tuple[str, 
             unused.append(str(linked[0]))
     notes = [f"from find-links, not from the lock: {', '.join(used)}"] if used else []
     if unused:
-        notes.append(f"not using {', '.join(unused)} from find-links: other versions of the lock do not fit")
+        notes.append(
+            f"not using {', '.join(unused)} from find-links: it does not fit the matrix and the lock"
+        )
     return tuple(notes)
 
 

@@ -201,10 +201,26 @@ def test_links_of_the_call_change_the_names_that_they_have_only(
     assert "the versions are those of the lock" in notes
     changed = [name for name, version in moved.items() if version != ONES.get(name) and name != "dots"]
     assert ("from find-links, not from the lock" in notes) == bool(changed)
-    unused = "not using lines 3.0 from find-links: other versions of the lock do not fit"
+    unused = "not using lines 3.0 from find-links: it does not fit the matrix and the lock"
     assert (unused in notes) == (moved == {"lines": "1.0"})
     for name in changed:
         assert f"{name} {moved[name]}" in notes
+
+
+def test_a_delta_lock_is_overridden_and_noted_likewise(place: Place) -> None:
+    runtime = "colab-2026.08-gpu"
+    lock_matrix(place.session(), ApplyOptions(name=place.matrix, runtime=runtime), LockOptions())
+    links = place.links(("lines", "3.0"), ("shapes", "9.0", ["colours>=9"]))
+    variables = {"PIP_FIND_LINKS": str(links)}
+    plain = plan_change(place.session(**variables), ApplyOptions(name=place.matrix, runtime=runtime))
+    before = {str(name): version for name, version in plain.pins().items()}
+    assert before["lines"] == "2.0"
+    options = ApplyOptions(name=place.matrix, runtime=runtime, find_links=(str(links),))
+    found = plan_change(place.session(), options)
+    assert {str(name): version for name, version in found.pins().items()} == {**before, "lines": "3.0"}
+    notes = "\n".join(found.plan.notes)
+    assert "from find-links, not from the lock: lines 3.0" in notes
+    assert "not using shapes 9.0 from find-links: it does not fit the matrix and the lock" in notes
 
 
 def test_links_of_the_machine_do_not_change_what_an_index_has(place: Place) -> None:
