@@ -242,7 +242,7 @@ def source_command(
 
     The script is passed as text (``-c``).  Run as a file, its folder would come
     first on the import path, and other files there would shadow modules.  With
-    ``-c`` the working folder comes first, so it has to be empty.
+    ``-c`` the working folder comes first, so it has nothing but what the script imports.
     """
     return [str(Path(python).absolute()), "-B", *options, "-c", source, *arguments]
 

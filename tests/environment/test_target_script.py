@@ -83,3 +83,23 @@ def test_an_error_in_this_process_ends_the_script(python: Path) -> None:
         ask_target(python, SCRIPTS / "describe_stack.py", {}, doing="tell", environ=ENVIRON, said=hear)
     assert time.monotonic() - started < 30
     until(lambda: is_gone(int(said[0])))
+
+
+def test_modules_beside_a_script_come_with_it(python: Path, tmp_path: Path) -> None:
+    beside = tmp_path / "extra"
+    beside.mkdir()
+    (beside / "main.py").write_text(
+        "from colablock.extra.first import VALUE\n"
+        "import json, sys\n"
+        "import colablock\n"
+        "json.dump({'answer': [VALUE, colablock.__file__]}, open(sys.argv[2], 'w'))\n"
+    )
+    (beside / "first.py").write_text("from colablock.extra.second import VALUE\n")
+    (beside / "second.py").write_text("from colablock.extra.first import __name__ as name\nVALUE = 3\n")
+    (beside / "other.py").write_text("raise RuntimeError('nobody imports it')")
+    installed = site_of(python.parent.parent) / "colablock"
+    installed.mkdir()
+    (installed / "__init__.py").write_text("raise RuntimeError('not that of the target')")
+    value, file = ask_target(python, beside / "main.py", {}, doing="ask", environ=ENVIRON)
+    assert value == 3
+    assert not file.startswith(str(python.parent.parent))
