@@ -80,8 +80,7 @@ def claim_of(installed: Installed) -> Claim | None:
 
 def modules_of(name: NormalizedName, folder: str, paths: Iterable[str]) -> Claim:
     """Return the claim of a distribution that installs *paths*, relative to *folder*."""
-    own = frozenset(f"{folder}/{path}" for path in paths if not path.startswith((".", "/")) and is_code(path))
-    return Claim(name, folder, own)
+    return Claim(name, folder, frozenset(f"{folder}/{path}" for path in paths if is_module(path)))
 
 
 def wheel_claim(name: NormalizedName, folder: str, wheel: Path | IO[bytes]) -> Claim:
@@ -91,9 +90,13 @@ def wheel_claim(name: NormalizedName, folder: str, wheel: Path | IO[bytes]) -> C
     return modules_of(name, folder, (_IN_DATA.sub("", path) for path in listed))
 
 
-def is_code(path: str) -> bool:
-    """Whether *path* is a module of Python, or a library that one loads."""
-    return _CODE.search(path) is not None and ".dist-info/" not in path
+def is_module(path: str) -> bool:
+    """Whether *path* is a module of Python in a package, or a library there.
+
+    A folder such as ``opencv_python.libs``, with the libraries that a wheel brings along, is no package.
+    """
+    top = path.partition("/")[0] if "/" in path else path.partition(".")[0]
+    return top.isidentifier() and _CODE.search(path) is not None
 
 
 def families(

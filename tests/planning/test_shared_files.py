@@ -40,6 +40,13 @@ CASES = {
         },
         [("psycopg2", "psycopg2-binary")],
     ),
+    "libraries beside the package": Case(
+        {
+            name: ["cv2/__init__.py", "cv2/cv2.abi3.so", *(f"{name}.libs/lib{i}.so.1" for i in range(30))]
+            for name in ("opencv-python", "opencv-contrib-python")
+        },
+        [("opencv-contrib-python", "opencv-python")],
+    ),
     "one package of two": Case(
         {"attrs": ["attr/__init__.py", "attr/_make.py", "attrs/__init__.py"], "attr": ["attr/__init__.py"]},
         [("attr", "attrs")],
