@@ -10,11 +10,12 @@ from __future__ import annotations
 import ast
 import datetime as dt
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from colablock.training.scripts.messages import Conversation, UnusableData
+from colablock.training.scripts.messages import THINKING, Conversation, UnusableData
 
 Row = Mapping[str, Any]
 
@@ -357,7 +358,15 @@ class _Message:
         if calls:
             message["tool_calls"] = calls
             more.pop("function_call", None)
-        return {**message, **more}, weight
+        return self._with_thinking({**message, **more}), weight
+
+    def _with_thinking(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return *message* with its thinking under the key that the template reads, if it reads another."""
+        known = [key for key in THINKING if re.search(rf"\b{key}\b", self.template)]
+        given = next((key for key in THINKING if message.get(key)), None)
+        if given is None or given in known or not known:
+            return message
+        return {known[0] if key == given else key: value for key, value in message.items()}
 
     def _role(self, given: str) -> str | None:
         if f"'{given}'" in self.template or f'"{given}"' in self.template:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "THINKING",
     "Conversation",
     "Message",
     "UnusableData",

@@ -294,6 +294,12 @@ class RowTokenizer:
     def rows(self, row: Mapping[str, Any], at: int) -> Iterator[dict[str, list[int]]]:
         """Yield the tokens of the row *at* (from 0).  A conversation may be trained as several texts."""
         place = Place(at + 1, self._source)
+        try:
+            yield from self._rows(row, place)
+        except UnicodeEncodeError as error:
+            raise place.fault("it has half a surrogate pair, which is no text") from error
+
+    def _rows(self, row: Mapping[str, Any], place: Place) -> Iterator[dict[str, list[int]]]:
         if self._form == "messages" or (self._form == "completion" and is_conversational(row)):
             found = list(self._conversation(row, place))
             self._seen["parted"] += len(found) > 1
@@ -361,6 +367,8 @@ class RowTokenizer:
             )
         self.used_template = True
         conversation = conversation_of(row, self._form, place, self._turns.template)
+        system, first = row.get("system"), conversation.messages[:1]
+        self._seen["two systems"] += bool(system and first and first[0]["content"] != system)
         try:
             for found in self._turns.rows(conversation, whole=self._whole):
                 self._note(found)
@@ -383,6 +391,10 @@ class RowTokenizer:
         found = []
         if self._seen["ignores tools"]:
             found.append("not used: `tools`, which the chat template does not write")
+        if self._seen["two systems"]:
+            found.append(
+                f"not used: `system` in {self._seen['two systems']:,} rows whose messages have their own"
+            )
         if self._seen["forgot"]:
             found.append(f"the chat template leaves out thinking of answers in {self._seen['forgot']:,} rows")
         if self._seen["parted"]:

@@ -168,6 +168,24 @@ def test_an_answer_that_is_written_anew_later_is_trained_in_a_text_of_its_own(pr
     assert "1 conversations are trained as one text for each answer" in "".join(maker.notes())
 
 
+def test_a_second_system_text_is_told(prepare: ModuleType) -> None:
+    maker = prepare.RowTokenizer(Words(template="plain"), "messages", whole=False, source="d")
+    list(maker.rows({"messages": TALK, "system": "be rude"}, 0))
+    list(maker.rows({"messages": TALK[1:], "system": "be rude"}, 1))
+    list(maker.rows({"messages": TALK, "system": "be kind"}, 2))
+    assert maker.notes() == ["not used: `system` in 1 rows whose messages have their own"]
+
+
+def test_half_a_surrogate_pair_is_no_text(prepare: ModuleType) -> None:
+    class Strict(Words):
+        def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            text.encode()
+            return super().__call__(text, add_special_tokens=add_special_tokens)
+
+    with pytest.raises(prepare.UnusableData, match="row 1 of `d`: it has half a surrogate pair"):
+        made(prepare, Strict(), "text", {"text": json.loads(r'"a\ud800"')})
+
+
 def test_a_template_may_ignore_the_generation_prompt(prepare: ModuleType) -> None:
     found = made(prepare, Words(template="promptless"), "messages", {"messages": TALK[1:3]})
     assert found == [("<user>hello<end><assistant>", False), ("hi<end>", True)]

@@ -204,6 +204,11 @@ ROWS: dict[str, tuple[str, dict[str, Any], list[list[str]]]] = {
         talk({"content": "a"}, {"content": "b", "reasoning_content": "t"}),
         [["a" + END, "<think>\nt\n</think>\n\nb" + END]],
     ),
+    "thinking in another key": (
+        QWEN3,
+        talk({"content": "a", "thinking": "t"}),
+        [["<think>\nt\n</think>\n\na" + END]],
+    ),
     "each answer alone": (
         ONE_BY_ONE,
         talk({"content": "first"}, {"content": "second"}),
