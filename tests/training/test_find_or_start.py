@@ -19,7 +19,7 @@ from colablock.training.preflight.facts import ProvenEnvironment
 from colablock.training.runs.checkpoint_mirror import Mirror
 from colablock.training.runs.checkpoint_stores import FolderStore
 from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, step_of
-from colablock.training.runs.config import TrainConfig, config_to
+from colablock.training.runs.config import DataSource, TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run
 from colablock.training.start import lock_run_folder
 from tests.support.reporters import Notes
@@ -433,3 +433,20 @@ def test_runs_with_one_folder_name_get_different_ids(bench: Bench, monkeypatch: 
         end_of(call.folder)
         names.append(call.run.id)
     assert names == ["model-data", "model-data-2", "model-data"]
+
+
+def test_a_changed_file_of_a_template_is_a_changed_config(bench: Bench) -> None:
+    data = bench.folder / "talk.jsonl"
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    data.write_text(f"{json.dumps({'messages': talk})}\n" * 8)
+    template = bench.folder / "mine.jinja"
+    template.write_text("{{ messages[0].content }}")
+    config = bench.config(datasets=(DataSource(path=str(data)),), chat_template=str(template))
+    call = Call(bench, config)
+    assert end_of(call.folder).state() is State.DONE
+    assert read_record(call.folder).config["chat_template"] == "{{ messages[0].content }}"
+    template.write_text("{{ messages[1].content }}")
+    with pytest.raises(Refused, match="the config \\(chat_template: "):
+        Call(bench, config)
+    with pytest.raises(InvalidInput, match="has no Jinja tag"):
+        Call(bench, bench.config(chat_template="a text"))
