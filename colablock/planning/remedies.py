@@ -113,8 +113,7 @@ class PlanDraft:
     def standing(self, name: NormalizedName) -> list[NormalizedName]:
         """Return the other builds of *name* that are installed and stay as they are."""
         others = self.snapshot.shared.get(name, frozenset()) & self.snapshot.installed.keys()
-        touched = self.change().touched
-        return sorted(other for other in others if other not in touched)
+        return sorted(others - self.change().touched) if others else []
 
 
 def judge_broken(draft: PlanDraft, repair: Repair | None, override: Remedy | None) -> None:

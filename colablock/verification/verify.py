@@ -42,9 +42,10 @@ _FILES = 5  # listed in a failed check
 class Check:
     """One proof, of a *kind*.
 
-    ``version``, ``requirements``, ``files``, ``import``, ``command`` and ``capability`` concern
-    the stack.  ``breakage`` concerns the other distributions, which a change must not break
-    unless the plan lists them.  A *skipped* check could not run here, and *detail* says why.
+    ``version``, ``requirements``, ``import``, ``command`` and ``capability`` concern the stack.
+    ``files`` concerns it and, after a change, every other distribution whose files were touched.
+    ``breakage`` concerns the other distributions, which a change must not break unless the plan
+    lists them.  A *skipped* check could not run here, and *detail* says why.
     It counts as passed.
     """
 
