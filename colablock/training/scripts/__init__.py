@@ -1,4 +1,4 @@
-"""Scripts that run in the target environment.  They import nothing from colablock.
+"""Scripts that run in the target environment.  Of colablock they import only modules of this package.
 
 In: a JSON file or arguments.  Out: files in the run folder, or JSON lines on standard output.
 """
