@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from colablock._common.fs import expanded
 from colablock._common.limits import CONFIG_FILE
 from colablock._common.text import near
 from colablock._common.toml import read_text_file
@@ -335,8 +336,7 @@ def chosen_template(value: str | None, *, reads_files: bool = True) -> ChosenTem
         return ChosenTemplate(of_axolotl=name)
     if any(tag in value for tag in _TAGS):
         return ChosenTemplate(value)
-    path = Path(value).expanduser()
-    if reads_files and "\n" not in value and _is_file(path):
+    if reads_files and "\n" not in value and _is_file(path := expanded(value, "chat_template")):
         return ChosenTemplate(_read(path))
     known = ", ".join(f"`{one}`" for one in TEMPLATES)
     hint = f"The names are {known}, and `tokenizer`; or give the text of a template, or the path of a file"

@@ -46,7 +46,7 @@ def test_only_one_function_expands_home_folders() -> None:
         if ".expanduser(" in path.read_text() and "_vendor" not in path.parts
     }
     # The script runs in the target, which has no colablock, with paths that were expanded before.
-    scripts = {"colablock/training/scripts/prepare.py"}
+    scripts = {"colablock/training/scripts/sources.py"}
     assert found == {"colablock/_common/fs.py", "colablock/_common/urls.py", *scripts}
 
 
