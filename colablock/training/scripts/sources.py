@@ -211,11 +211,11 @@ def _object(value: Any, number: int, path: Path) -> Row:
 def _table_rows(path: Path, notes: list[str], separator: str = ",") -> Iterator[Row]:
     """Yield the rows of a table with a header.  Every cell is text; one without a value is a `Missing`."""
     csv.field_size_limit(sys.maxsize)
-    rows = csv.reader(_lines(path, "csv"), delimiter=separator)
+    rows = csv.reader(_lines(path, "csv"), delimiter=separator, strict=True)
     numbers: dict[str, tuple[int, str]] = {}
     texts: set[str] = set()
     try:
-        header = next(rows, [])
+        header = next(filter(None, rows), [])
         twice = [name for at, name in enumerate(header) if name in header[:at]]
         if twice:
             raise UnusableData(f"`{path}` has two columns `{twice[0]}`")

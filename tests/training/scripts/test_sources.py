@@ -43,6 +43,7 @@ FILES: dict[str, tuple[str, str | bytes, list[dict[str, Any]]]] = {
         [{"text": "a, b\nc", "id": "1"}, {"text": "No", "id": "2"}],
     ),
     "tabs": ("d.tsv", "text\tid\na, b\t1\n", [{"text": "a, b", "id": "1"}]),
+    "blank lines of a table": ("d.csv", "\ntext\r\na\r\n\r\nb\r\n", TWO),
     "UTF-16": ("d.tsv", "text\nä\n".encode("utf-16"), [{"text": "ä"}]),
     "paragraphs": ("d.txt", "\na\nb\n\n \n\nc", [{"text": "a\nb"}, {"text": "c"}]),
     "compressed text": ("d.TXT.gz", gzip.compress(b"a\n\nb\n"), TWO),
@@ -224,6 +225,11 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
     "deep": ("d.json", "[" * 200_000, "`PATH` cannot be read as json: it is nested too deeply"),
     "no objects": ("d.jsonl", "3\n", "row 1 of `PATH` is no object with named values"),
     "a value": ("d.json", "3", "it is neither a list nor lines of objects"),
+    "a quote that stays open": (
+        "d.csv",
+        'text\na\n"b\nc\n',
+        "`PATH` cannot be read as csv: unexpected end of data (line 4)",
+    ),
     "two columns": ("d.csv", "text,text\na,b\n", "`PATH` has two columns `text`"),
     "rows of two forms": (
         "d.jsonl",
