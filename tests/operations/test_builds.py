@@ -65,6 +65,7 @@ class Case:
     more: str = ""
     builds: Sequence[str] = CV2
     package: str = "cv2"
+    said: str = ""  # in a note of the apply
     is_gone: bool = False  # the index has nothing of what is installed
 
 
@@ -214,6 +215,7 @@ OTHERS = {
         packages='one = "==2"',
         after={"one": "2", "two": "1"},
         owner="",
+        said="tests/helper.py` of `two`: replaced by a file of the plan",
         builds=(),
     ),
     "two new builds of one version": Case(
@@ -287,10 +289,13 @@ def versions(site: Path) -> dict[str, str]:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_builds_of_one_package(case: Case, world: World) -> None:
     session, options, folder = set_up(world, case)
+    notes = session.reporter
+    assert isinstance(notes, Notes)
     site, before = site_of(folder), listing(folder)
     planned = plan_change(session, options)
     report = carry_out(session, options, planned)
     assert (report.passed, report.changed) == (True, True)
+    assert not case.said or any(case.said in note for note in notes.notes)
     assert versions(site) == case.after
     if case.owner:
         assert (site / case.package / "build.py").read_text().startswith(f"NAME = '{case.owner}'")
