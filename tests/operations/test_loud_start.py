@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from colablock._common.process import run_python
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.snapshot import snapshot_of
 from colablock.index.build import build_wheel
+from colablock.operations.apply import carry_out
+from colablock.operations.plan import plan_change
 from colablock.planning.plan import Target
-from tests.support.runtime import Venv, build_site
+from tests.support.runtime import Venv, build_site, make_system_python
 from tests.support.standing import DEMO, Standing, make_standing
 from tests.support.wheels import make_sdist
 
@@ -73,6 +76,20 @@ def test_an_isolated_environment_can_be_made_with_a_loud_interpreter(standing: S
     assert (report.passed, report.target) == (True, "env")
     asked = ["-c", "import demo; print(demo.__version__)"]
     assert run_python(report.python, asked, environ=os.environ, timeout=30).text == "2.0\n"
+
+
+def test_an_isolated_environment_can_be_made_from_a_base_that_is_loud(standing: Standing) -> None:
+    folder = standing.place.folder / "usr"
+    python = make_system_python(folder, "[externally-managed]\nError=no\n")
+    (library,) = folder.glob("lib/python*")
+    (library / SITE).unlink(missing_ok=True)
+    (library / SITE).write_text("print('welcome')\n")
+    session = standing.session()
+    options = replace(standing.options(Target.ENV), python=str(python))
+    report = carry_out(session, options, plan_change(session, options))
+    assert (report.passed, report.target) == (True, "env")
+    asked = ["-c", "import demo; print(demo.__version__)"]
+    assert run_python(report.python, asked, environ=os.environ, timeout=30).text == "welcome\n2.0\n"
 
 
 def test_a_wheel_can_be_built_with_a_loud_interpreter(tmp_path: Path) -> None:
