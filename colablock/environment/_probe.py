@@ -49,6 +49,7 @@ _FILE_SIZE = re.compile(rb",(\d+)\r?$", re.MULTILINE)
 _IN_PACKAGE = re.compile(rb'^"?([^/\\,"\r\n]+)/[^,"\n]*\.(?:py|so|pyd)"?,', re.MULTILINE)
 _TOP_FILE = re.compile(rb'^"?([^/\\,"\r\n]+\.(?:py|so|pyd|pth))"?,', re.MULTILINE)
 _BLANK_LINE = re.compile(rb"\n\r?\n")
+_SYSTEM_SITE = re.compile(r"^include-system-site-packages\s*=\s*true\s*$", re.MULTILINE)
 #: The folders in which an installer works.
 _SITES = ("site-packages", "dist-packages")
 _SHOWN = 10  # names in a note
@@ -125,22 +126,14 @@ def import_path(environ: Mapping[str, str]) -> list[str]:
 
 def _user_site() -> str | None:
     """Return the user site that an interpreter uses that is not isolated, unlike this one; else None."""
-    is_venv = sys.prefix != sys.base_prefix
-    is_off = not sys.flags.no_user_site or os.environ.get("PYTHONNOUSERSITE")
-    if (
-        is_off
-        or (is_venv and not _has_system_site())
-        or getattr(os, "geteuid", int)() != getattr(os, "getuid", int)()
-    ):
-        return None
+    is_off = not sys.flags.no_user_site or bool(os.environ.get("PYTHONNOUSERSITE"))
+    if sys.prefix != sys.base_prefix:
+        config = _text(sys.prefix, "pyvenv.cfg").lower()
+        is_off = is_off or not re.search(
+            r"^include-system-site-packages\s*=\s*true\s*$", config, re.MULTILINE
+        )
     folder = site.getusersitepackages()
-    return folder if os.path.isdir(folder) else None
-
-
-def _has_system_site() -> bool:
-    """Whether this virtual environment includes the packages of its base."""
-    text = _text(sys.prefix, "pyvenv.cfg").lower()
-    return re.search(r"^include-system-site-packages\s*=\s*true\s*$", text, re.MULTILINE) is not None
+    return folder if not is_off and os.path.isdir(folder) else None
 
 
 def missing_modules() -> list[str]:
@@ -314,7 +307,7 @@ def _is_leftover(folder: str, name: str, *, is_entry: bool) -> bool:
     """Whether pip was killed when it had renamed this entry to remove it: ``demo`` to ``~emo``."""
     if not is_entry:
         return name.startswith("~") and os.path.basename(folder) in _SITES
-    return _NAME.match(_stem(name)[0]) is None
+    return name.startswith(("~", "-"))  # the second is of pip before 20
 
 
 def _leftovers_note(folder: str, names: list[str]) -> str:
@@ -355,12 +348,16 @@ def _read_distribution(path: str, notes: list[str]) -> dict[str, Any] | None:
         notes.append(f"ignoring {path}: `{name}` `{version}` is not a valid name and version")
         return None
     # importlib.metadata, pip and uv find a distribution by the name of its folder.
-    own, called = _normalized(name), _normalized("-".join(stem))
-    is_spelled_out = called.startswith(f"{own}-{_normalized(version)}")  # `my-project-1.0`
-    if stem[0] != "EGG" and own != _normalized(stem[0]) and not is_spelled_out:
+    if stem[0] not in (name, "EGG") and _is_renamed(stem, name, version):
         notes.append(f"ignoring {path}: it was renamed, because its metadata names `{name}`")
         return None
     return _describe(path, names, headers, name, version)
+
+
+def _is_renamed(stem: list[str], name: str, version: str) -> bool:
+    """Whether the name of the folder is not that of the distribution *name*; `my-project-1.0` may be."""
+    own, called = _normalized(name), _normalized("-".join(stem))
+    return own != _normalized(stem[0]) and not called.startswith(f"{own}-{_normalized(version)}")
 
 
 def _describe(path: str, names: set[str], headers: dict[str, Any], name: str, version: str) -> dict[str, Any]:
