@@ -380,3 +380,37 @@ def test_a_link_with_another_name_than_the_project_is_named_before_anything_move
         standing.apply()
     after = installed_listing(standing.place.folder)
     assert {path: after[path] for path in before} == before
+
+
+def as_develop(standing: Standing) -> None:
+    """Install `demo` by `setup.py develop` from a checkout outside of the environment."""
+    as_egg_link(standing)
+    project = standing.place.folder / "checkout"
+    (standing.place.venv.folder / "src" / "demo").rename(project)
+    (standing.site / "easy-install.pth").write_text(f"{project}\n")
+    (standing.site / "demo.egg-link").write_text(f"{project}\n.")
+
+
+def as_editable_with_record(standing: Standing) -> None:
+    """Install `demo` in editable mode (PEP 660)."""
+    shutil.rmtree(standing.info)
+    project = standing.place.folder / "checkout"
+    project.mkdir()
+    (standing.site / "demo").rename(project / "demo")
+    origin = {"url": project.as_uri(), "dir_info": {"editable": True}}
+    path_file = {"__editable__.demo-1.0.pth": f"{project}\n"}
+    stub = Stub(name="demo", version="1.0", import_names=(), files=path_file, direct_url=origin)
+    build_site(standing.site, [stub])
+
+
+@pytest.mark.parametrize("install", [as_develop, as_editable_with_record])
+def test_a_checkout_stays_when_its_installation_is_replaced(install: Spoil, standing: Standing) -> None:
+    install(standing)
+    assert standing.answers() == ["1.0", "1.0"]
+    before = installed_listing(standing.place.folder)
+    assert standing.apply().passed
+    assert standing.answers() == ["2.0", "2.0"]
+    undo_changes(standing.session(), standing.place.venv.python)
+    assert standing.answers() == ["1.0", "1.0"]
+    after = installed_listing(standing.place.folder)
+    assert {path: after.get(path) for path in before} == before
