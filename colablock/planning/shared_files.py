@@ -104,10 +104,11 @@ def families(
 ) -> dict[NormalizedName, frozenset[NormalizedName]]:
     """Return the other builds of each distribution.  *more* are distributions that are yet to be installed.
 
-    Only the RECORDs of distributions with the same import names are read.
+    Only the RECORDs of distributions with the same import names, or without any, are read.
     """
-    more = tuple(more)
     here = tuple(installed)
+    unnamed = (claim_of(one) for one in here if not one.import_names)
+    more = (*more, *(claim for claim in unnamed if claim is not None))
     tops = Counter(top for one in here for top in set(one.import_names))
     tops.update(top for claim in more for top in _tops(claim))
     contested = {top for top, number in tops.items() if number > 1}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +133,8 @@ def pairs(found: Mapping[NormalizedName, frozenset[NormalizedName]]) -> set[tupl
 def test_the_recorded_files_tell_the_builds_of_one_package(case: Case, tmp_path: Path) -> None:
     here = installed_in(tmp_path, stubs_of(case))
     assert pairs(families(here)) == set(case.builds)
+    unnamed = [replace(one, import_names=()) for one in here]  # as with an empty top_level.txt
+    assert pairs(families(unnamed)) == set(case.builds)
     # A wheel that is not installed counts like a distribution that is.
     for new in here:
         info = Path(new.path or "")
