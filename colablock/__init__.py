@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from colablock._version import __version__
@@ -70,3 +71,20 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def _magic(line: str, cell: str | None = None) -> None:
+    """Run the line or the cell as a command of colablock: `%colablock plan NAME`, `%%colablock run NAME`."""
+    from colablock.cli.notebook_magics import Magic
+
+    Magic()(line, cell)
+
+
+def _register_magics() -> None:
+    """Register `%colablock` if this is a notebook, or IPython in a terminal; load nothing for it."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None:
+        shell.register_magic_function(_magic, "line_cell", "colablock")
+
+
+_register_magics()

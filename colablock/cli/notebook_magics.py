@@ -1,4 +1,4 @@
-"""The ``%colablock`` magics, and the IPython extension that registers them.
+"""The ``%colablock`` magics, which `import colablock` registers in a notebook.
 
 ::
 
@@ -49,7 +49,10 @@ class CommandFailed(Exception):
 
 
 def load_ipython_extension(ipython: Any) -> None:
-    """Register the magics, and the displays of plans, reports and errors, for ``%load_ext colablock``."""
+    """Register the magics, and the displays of plans, reports and errors, for ``%load_ext colablock``.
+
+    `import colablock` is enough; the extension is for configuration files of IPython.
+    """
     register_displays(ipython)
     ipython.register_magic_function(Magic(), "line_cell", "colablock")
 

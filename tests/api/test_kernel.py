@@ -45,9 +45,9 @@ def test_what_is_not_loaded_is_replaced_in_the_kernel(world: World, kernel_venv:
 
 def test_what_is_loaded_stays_and_an_environment_is_built(world: World, kernel_venv: Venv) -> None:
     cells = ["import colablock, colours", f"report = colablock.apply('painting.toml')\n{SHOW}"]
-    cells += ["print(colours.__version__)", "%load_ext colablock"]
+    cells += ["print(colours.__version__)"]
     cells += ["%%colablock run\nimport colours\nprint(colours.__version__)"]
-    _, applied, kept, _, ran = run(world, kernel_venv, *cells)
+    _, applied, kept, ran = run(world, kernel_venv, *cells)
     assert shown(applied).endswith("env True False\n")
     assert "colours would change while loaded, which takes a restart" in " ".join(shown(applied).split())
     assert "Restart the kernel" not in shown(applied)

@@ -75,8 +75,8 @@ def cells(world: World) -> dict[str, list[dict[str, Any]]]:
     """The outputs of each cell of one notebook."""
     venv = notebook_venv(world.folder / "venv", RUNTIME, standing())
     (world.folder / "nothing-fits.toml").write_text(REFUSED)
-    outputs = run_cells(world, venv, world.folder, "%load_ext colablock", *CELLS.values())
-    return dict(zip(CELLS, outputs[1:], strict=True))
+    outputs = run_cells(world, venv, world.folder, *CELLS.values())
+    return dict(zip(CELLS, outputs, strict=True))
 
 
 def test_it_starts_with_the_stack_loaded(cells: dict[str, list[dict[str, Any]]]) -> None:

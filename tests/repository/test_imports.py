@@ -44,3 +44,19 @@ def test_the_list_command_loads_only_rich_and_uv() -> None:
     command = "import contextlib, io; from colablock.cli.main import main"
     listing = "with contextlib.redirect_stdout(io.StringIO()): main(['list'])"
     assert loaded_after(f"{command}\n{listing}") & HEAVY == {"rich", "uv"}
+
+
+def test_importing_in_ipython_registers_the_magics_and_loads_no_more() -> None:
+    pytest.importorskip("IPython")
+    code = (
+        "import sys; from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance(); import colablock\n"
+        "print(*(name for name in sys.modules if name.startswith('colablock')))\n"
+        "print(*(kind for kind in ('line', 'cell') if 'colablock' in shell.magics_manager.magics[kind]))\n"
+        "shell.run_line_magic('colablock', '--version'); shell.run_line_magic('load_ext', 'colablock')"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT.parent)
+    modules, kinds, version = ended.stdout.splitlines()[:3]
+    assert (set(modules.split()), kinds) == ({"colablock", "colablock._version"}, "line cell")
+    assert version == f"colablock {colablock.__version__}", ended.stdout
