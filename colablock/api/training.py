@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from colablock.environment.notebook_host import current_shell
 from colablock.errors import TrainingFailed
 from colablock.operations.run import proven_environment, run_smoke
 from colablock.training import adapter
-from colablock.training.find_or_start import NamedRun, TrainOptions, config_of, values_of
+from colablock.training.find_or_start import NamedRun, options_of, values_of
 from colablock.training.find_or_start import train as start_or_find
 from colablock.training.receipts import Receipt
 from colablock.training.runs.folder import RunRecord, State, find_run, list_runs, stop_run
@@ -224,9 +225,8 @@ def train(
     """
     with open_session(quiet=quiet) as session:
         proven = proven_environment(session, os.fspath(name))
-        notes: list[str] = []
-        asked = TrainOptions(
-            config=config_of(
+        asked = replace(
+            options_of(
                 Path(config) if isinstance(config, (str, os.PathLike)) else None,
                 runner=runner or proven.runner,
                 values={
@@ -234,9 +234,7 @@ def train(
                     **values_of(model, dataset, output_dir, settings),
                 },
                 strict=strict,
-                tell=notes.append,
             ),
-            notes=tuple(notes),
             runner=runner,
             fresh=fresh,
             resume_anyway=resume_anyway,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,20 +102,17 @@ def _train(call: Call) -> int:
 
 
 def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions:
-    from colablock.training.find_or_start import TrainOptions, config_of, values_of
+    from colablock.training.find_or_start import options_of, values_of
     from colablock.training.runs.config import values_from
 
-    values = values_of(args.model, args.dataset or None, args.output_dir, values_from(args.set))
-    notes: list[str] = []
-    return TrainOptions(
-        config=config_of(
-            args.config,
-            runner=args.runner or runner,
-            values=values,
-            strict=args.strict,
-            tell=notes.append,
-        ),
-        notes=tuple(notes),
+    asked = options_of(
+        args.config,
+        runner=args.runner or runner,
+        values=values_of(args.model, args.dataset or None, args.output_dir, values_from(args.set)),
+        strict=args.strict,
+    )
+    return replace(
+        asked,
         runner=args.runner,
         fresh=args.fresh,
         resume_anyway=args.resume_anyway,

@@ -14,6 +14,7 @@ from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound, Refus
 from colablock.training.chat_templates import template_value
 from colablock.training.foreign_config import translate
 from colablock.training.git import git_revision
+from colablock.training.preflight.batch_size import with_batch_of
 from colablock.training.preflight.checks import Preflight, check_run
 from colablock.training.preflight.facts import Level, Machine, ProvenEnvironment, Stack
 from colablock.training.preflight.hub import ModelFacts, is_offline, query_model
@@ -25,6 +26,7 @@ from colablock.training.runs.checkpoint_stores import HUB, list_archives, open_s
 from colablock.training.runs.checkpoints import accepted_changes, data_digest, move_aside_later, newest_valid
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
+from colablock.training.runs.launch import ranks_of
 from colablock.training.runs.runners import runner_of
 from colablock.training.secrets import find_token, secret_stores, secrets_environment
 from colablock.training.start import (
@@ -39,7 +41,7 @@ from colablock.training.start import (
     workarounds_for,
 )
 
-__all__ = ["Briefing", "NamedRun", "TrainOptions", "config_of", "train", "values_of"]
+__all__ = ["Briefing", "NamedRun", "TrainOptions", "config_of", "options_of", "train", "values_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,7 @@ class TrainOptions:
     *anyway* starts the run although preflight refuses it.  *fresh* moves the contents of the
     output folder aside.  *resume_anyway* resumes although config, data or lock have changed.
     *mirror* is where checkpoints are mirrored: a folder, or ``hf://name/repository``.
+    *sizes_batch* takes the largest `micro_batch_size` that fits the card, for the same batch of a step.
     *launch_arguments* are appended to those of accelerate.  *notes* are shown before the start.
     """
 
@@ -58,6 +61,7 @@ class TrainOptions:
     resume_anyway: bool = False
     anyway: bool = False
     mirror: str | None = None
+    sizes_batch: bool = False
     launch_arguments: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -100,6 +104,18 @@ def config_of(
     The file may be one of axolotl.  *tell* gets each setting that is not done as written, with what
     is done instead; with *strict* they are faults.  Raises InvalidConfig, NotFound.
     """
+    return _config_of(path, runner=runner, values=values, strict=strict, tell=tell)[0]
+
+
+def _config_of(
+    path: Path | None,
+    *,
+    runner: str | None,
+    values: Mapping[str, Any],
+    strict: bool,
+    tell: Callable[[str], object],
+) -> tuple[TrainConfig, bool]:
+    """Return the config as `config_of` does, and whether it has a `micro_batch_size` of its own."""
     source = str(path) if path is not None else ""
     chosen = runner_of(runner)
     found = translate({**(read_yaml(path) if path is not None else {}), **values}, chosen.name)
@@ -114,7 +130,21 @@ def config_of(
         raise InvalidConfig(source, faults)
     for words in found.instead:
         tell(f"not as written: {words}")
-    return replace(config, extra={**config.extra, **found.extra}) if found.extra else config
+    config = replace(config, extra={**config.extra, **found.extra}) if found.extra else config
+    return config, found.values.get("micro_batch_size") is not None
+
+
+def options_of(
+    path: Path | None,
+    *,
+    runner: str | None,
+    values: Mapping[str, Any],
+    strict: bool = False,
+) -> TrainOptions:
+    """Return the options of a call with the config of `config_of` and its notes."""
+    notes: list[str] = []
+    found, has_size = _config_of(path, runner=runner, values=values, strict=strict, tell=notes.append)
+    return TrainOptions(config=found, sizes_batch=not has_size, notes=tuple(notes))
 
 
 def values_of(
@@ -275,15 +305,22 @@ class _TrainCall:
             options.config.digest(),
             self.data,
             self.proven.lock,
-            config=config_to(options.config),
+            config=config_to(self._sized_as(record)),
             anyway=options.resume_anyway,
         )
         for change in changes:
             self.reporter.note(change)
         return not changes and record.runner == self.runner
 
+    def _sized_as(self, record: RunRecord | None) -> TrainConfig:
+        """Return the config, with the rows at a time that the run of *record* has chosen for it."""
+        config = self.options.config
+        if not self.options.sizes_batch or record is None:
+            return config
+        return with_batch_of(config, record.config)
+
     def _start(self, checkpoint: Path | None) -> None:
-        config, environ, folder = self.options.config, self.environ, self.run.folder
+        environ, folder = self.environ, self.run.folder
         machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
         workarounds = workarounds_for(self.proven, self.runner, machine.accelerator)
         case = self._case(machine, workarounds)
@@ -292,15 +329,16 @@ class _TrainCall:
             self._refuse(preflight)
         # Else only the memory for the longest rows is too small: the data may have none of them.
         prepared = prepare_data(self._job(preflight, case, checkpoint), folder, environ, self.reporter)
-        if prepared["rows"]:
+        longest = int(prepared["longest"]) if prepared["rows"] else None
+        if longest is not None:
             case.check_tokens(int(prepared.get("largest") or 0))
-            preflight = case.check(longest=int(prepared["longest"]))
+        preflight = self._decided(case, longest, is_resumed=checkpoint is not None)
         if not preflight.passed:
             self._refuse(preflight)
         job = self._job(preflight, case, checkpoint)
         self.show(
             Briefing(
-                config=config,
+                config=job.config,
                 runner=self.runner,
                 preflight=preflight,
                 folder=folder.path,
@@ -314,13 +352,25 @@ class _TrainCall:
         revision = git_revision(working_folder(), environ)
         start_job(job, prepared, folder, home=self.home, environ=environ, revision=revision)
 
+    def _decided(self, case: _Case, longest: int | None, *, is_resumed: bool) -> Preflight:
+        """Return the findings and decisions for the tokens; a resumed run keeps its batch if that fits."""
+        recorded = self._sized_as(self.run.folder.record()) if is_resumed else case.config
+        if recorded != case.config:
+            as_before = replace(case, config=recorded).check(longest=longest)
+            if as_before.passed:
+                return as_before
+        # Hosts have to agree on the rows at a time, and their cards may differ.
+        is_one_host = ranks_of(1, self.options.launch_arguments).hosts == 1
+        return case.check(longest=longest, sizes_batch=self.options.sizes_batch and is_one_host)
+
     def _job(self, preflight: Preflight, case: _Case, checkpoint: Path | None) -> Job:
         """Return the job on the cards that *preflight* has chosen."""
         devices = tuple(case.machine.accelerator.devices[card] for card in preflight.cards)
         accelerator = replace(case.machine.accelerator, devices=devices)
         return Job(
             proven=self.proven,
-            config=self.options.config,
+            config=preflight.config,
+            config_digest=self.options.config.digest(),
             runner=self.runner,
             workarounds=case.workarounds,
             precision=preflight.precision,
@@ -374,8 +424,8 @@ class _Case:
     shape: ModelShape | None
     stack: Stack
 
-    def check(self, *, longest: int | None = None) -> Preflight:
-        """Return the findings; *longest* is the number of tokens of the longest row."""
+    def check(self, *, longest: int | None = None, sizes_batch: bool = False) -> Preflight:
+        """Return the findings; *longest* and *sizes_batch* are those of `check_run`."""
         return check_run(
             self.config,
             self.shape,
@@ -386,6 +436,7 @@ class _Case:
             workarounds=frozenset(self.workarounds),
             model_config=self.facts.config,
             longest=longest,
+            sizes_batch=sizes_batch,
         )
 
     def check_tokens(self, largest: int) -> None:

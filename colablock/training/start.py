@@ -61,8 +61,8 @@ class Job:
     """One start of a run: the config, and everything that was decided about it.
 
     *cards* are the indices of the cards that the run may see; None leaves CUDA_VISIBLE_DEVICES
-    as it is.  *estimate* is in bytes.  *evaluate* is the number of rows for the evaluation loss
-    before and after training.
+    as it is.  *config_digest* is that of the config as it was given.  *estimate* is in bytes.
+    *evaluate* is the number of rows for the evaluation loss before and after training.
     """
 
     proven: ProvenEnvironment
@@ -78,6 +78,7 @@ class Job:
     evaluate: int = 0
     offline: bool = False
     estimate: int | None = None
+    config_digest: str = ""
     data_digest: str = ""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     launch_arguments: tuple[str, ...] = ()
@@ -384,7 +385,7 @@ def _record(job: Job, run_id: str, decisions: RunDecisions, prepared: Mapping[st
         config=config_to(job.config),
         forms=tuple(prepared["forms"]),
         thinks=bool(prepared.get("thinks")),
-        config_digest=job.config.digest(),
+        config_digest=job.config_digest or job.config.digest(),
         data_digest=job.data_digest,
         model=job.config.base_model,
         workarounds=job.workarounds,

@@ -62,6 +62,7 @@ def a_preflight(*findings: Finding, **facts: Any) -> Preflight:
         "estimate": Estimate(parts={"weights": 600 << 20, "loss": 1800 << 20, "slack": 10 << 20}),
         "processes": 1,
         "attention": "sdpa",
+        "config": config_from({"base_model": "some/tiny", "datasets": ["x.jsonl"]}, source=""),
     }
     return Preflight(**(usual | facts))
 

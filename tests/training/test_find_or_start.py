@@ -401,6 +401,32 @@ def test_memory_is_reckoned_for_the_longest_row_that_there_is(bench: Bench) -> N
     end_of(call.folder)
 
 
+def test_a_plain_run_takes_the_largest_batch_and_keeps_it(bench: Bench) -> None:
+    on_card = bench.stack.proven(accelerator=Accelerator(kind="cuda", devices=declared("H100").devices))
+    config = bench.config(micro_batch_size=1, gradient_accumulation_steps=8, max_steps=8, save_steps=2)
+    asked: dict[str, Any] = {"proven": on_card, "anyway": True, "sizes_batch": True}  # torch has no CUDA
+    several = Call(bench, config, **asked, launch_arguments=("--num_machines", "2"), environ=SLOW)
+    kill(several.folder)
+    assert read_record(several.folder).config["micro_batch_size"] == 1  # other hosts may not have its card
+    call = Call(bench, config, **asked, fresh=True, environ=SLOW)
+    until(lambda: 4 in steps_of(call.folder, "save"))
+    kill(call.folder)
+    record = read_record(call.folder)
+    assert (record.config["micro_batch_size"], record.config["gradient_accumulation_steps"]) == (8, 1)
+    assert [one.config.micro_batch_size for one in call.briefings] == [8]
+    assert record.config_digest == config.digest()
+    with pytest.raises(Refused, match=r"the config \(learning_rate: 0.01 → 0.001\) changed"):
+        Call(bench, replace(config, learning_rate=1e-3), **asked)
+    for proven, batch in ((bench.stack.proven(), 8), (on_card, 8)):  # also where it would not be chosen
+        resumed = Call(bench, config, **{**asked, "proven": proven}, environ=SLOW)
+        assert resumed.briefings[0].resumed_from is not None
+        assert read_record(resumed.folder).config["micro_batch_size"] == batch
+        kill(resumed.folder)
+    given = Call(bench, config, proven=on_card, anyway=True, environ=SLOW)
+    kill(given.folder)
+    assert read_record(given.folder).config["micro_batch_size"] == 1
+
+
 def test_a_token_beyond_the_vocabulary_is_refused(bench: Bench) -> None:
     model = bench.folder / "model"
     shutil.copytree(bench.stack.model, model)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from colablock._common.text import memory_text
+from colablock.training.preflight.batch_size import batch_findings, largest_batch
 from colablock.training.preflight.facts import (
     Access,
     Card,
@@ -54,7 +55,6 @@ GQA_WORKAROUND = "gqa-before-ampere"
 TIGHT_SHARE = 0.93
 
 _USABLE = 0.97  # of a card's memory: a T4 of 15 GiB can allocate 14.6
-_MUCH_LARGER = 4  # times as many rows, worth a note
 _SLOW_ON_CPU = 100_000_000  # parameters
 
 
@@ -63,7 +63,8 @@ class Preflight:
     """The findings about a run, and the decisions for it.
 
     *processes* is the number of processes, one for each of *cards*, which are indices into the
-    machine's cards.  *estimate* is for one process; None if there is no estimate.
+    machine's cards.  *estimate* is for one process; None if there is no estimate.  *config* is the
+    config of the run: with the rows at a time that fit, if that was asked for.
     """
 
     findings: tuple[Finding, ...]
@@ -71,6 +72,7 @@ class Preflight:
     estimate: Estimate | None
     processes: int
     attention: str  # "sdpa", "flash_attention_2" or "eager"
+    config: TrainConfig
     cards: tuple[int, ...] = ()
 
     @property
@@ -90,12 +92,14 @@ def check_run(  # noqa: PLR0917 - each has its own type
     workarounds: frozenset[str] = frozenset(),
     model_config: Mapping[str, Any] | None = None,
     longest: int | None = None,
+    sizes_batch: bool = False,
 ) -> Preflight:
     """Return the findings for *config* with *runner* on this machine, and the decisions for the run.
 
     *shape* is None if the model's config could not be read; *model_config* is that config.
     *workarounds* are those that the run will apply.  *longest* is the number of tokens of the longest
-    row, once it is known: the memory is estimated for it if it is less than `sequence_len`.
+    row, once it is known: the memory is estimated for it if it is less than `sequence_len`.  With
+    *sizes_batch* the run takes as many rows at a time as fit on its cards.
     """
     case = _PreflightCase(
         config=_with_longest(config, longest),
@@ -106,6 +110,15 @@ def check_run(  # noqa: PLR0917 - each has its own type
         has_tokens=longest is not None,
     )
     choice = case.choose_cards(shape)
+    sized = case.sized(shape, choice, needed=sizes_batch or longest is not None)
+    sizing = [*batch_findings(config, sized.config, is_taken=sizes_batch)]
+    if sizes_batch:
+        case, choice = sized, sized.choose_cards(shape)
+        config = replace(
+            config,
+            micro_batch_size=sized.config.micro_batch_size,
+            gradient_accumulation_steps=sized.config.gradient_accumulation_steps,
+        )
     cards = choice.cards
     precision = precision_for(card.compute_capability for card in cards)
     attention = _attention(shape, cards, stack)
@@ -132,7 +145,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
     else:
         findings += _attention_findings(shape, cards, case.setting(shape, cards))
         findings += _memory_findings(case, shape, cards, choice.estimate)
-        findings += _batch_findings(case, shape, cards)
+        findings += sizing
         findings += loading_findings(shape, machine, processes=len(cards))
         checkpoint = checkpoint_size(config, shape, case.setting(shape, cards))
     findings += disk_findings(config, machine, access, checkpoint)
@@ -143,6 +156,7 @@ def check_run(  # noqa: PLR0917 - each has its own type
         processes=max(len(cards), 1),
         attention=attention,
         cards=choice.indices,
+        config=config,
     )
 
 
@@ -209,6 +223,15 @@ class _PreflightCase:
             self.runner,
             processes=len(cards) or 1,
             workarounds=self.workarounds,
+        )
+
+    def sized(self, shape: ModelShape | None, choice: _CardChoice, *, needed: bool) -> _PreflightCase:
+        """Return the case with the largest batch for the cards; the same without cards or an estimate."""
+        if not needed or shape is None or not shape.is_known or choice.estimate is None or not choice.cards:
+            return self
+        room = TIGHT_SHARE * min(map(usable_memory, choice.cards))
+        return replace(
+            self, config=largest_batch(self.config, shape, self.setting(shape, choice.cards), room)
         )
 
     def choose_cards(self, shape: ModelShape | None) -> _CardChoice:
@@ -435,28 +458,6 @@ def _memory_findings(
             level=Level.NOTE,
             what=f"this kernel uses {memory_text(machine.kernel_memory)} of the card's memory",
             why="the run is a process of its own and has the rest",
-        )
-
-
-def _batch_findings(case: _PreflightCase, shape: ModelShape, cards: list[Card]) -> Iterator[Finding]:
-    """Yield a note if a micro batch fits that is several times as large, for the same batch of a step."""
-    config, setting = case.config, case.setting(shape, cards)
-    if not case.has_tokens or not cards:
-        return
-    room = TIGHT_SHARE * min(map(usable_memory, cards))
-    rows = config.micro_batch_size * config.gradient_accumulation_steps
-    fitting = config.micro_batch_size
-    while rows % (2 * fitting) == 0:
-        larger = replace(config, micro_batch_size=2 * fitting)
-        if estimate(larger, shape, setting).total > room:
-            break
-        fitting *= 2
-    if fitting >= _MUCH_LARGER * config.micro_batch_size:
-        yield Finding(
-            level=Level.NOTE,
-            what=f"`micro_batch_size: {fitting}` fits as well",
-            why=f"it uses the card better; with `gradient_accumulation_steps: {rows // fitting}` a step "
-            f"still has {rows} rows",
         )
 
 

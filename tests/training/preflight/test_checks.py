@@ -9,7 +9,7 @@ import pytest
 
 from colablock.training.preflight.checks import GQA_WORKAROUND, check_run, usable_memory
 from colablock.training.preflight.facts import BF16, FP16, Access, Card, Level, Machine, Stack
-from colablock.training.preflight.model_config import from_config
+from colablock.training.preflight.model_config import ModelShape, from_config
 from tests.support.paths import CASES
 from tests.support.training import (
     GIB,
@@ -336,3 +336,45 @@ def test_a_much_larger_micro_batch_is_noted(rows: tuple[int, int], length: int, 
         assert one.why.endswith(f"a step still has {rows[0] * rows[1]} rows")
     before = check_run(config, SHAPES["1B"], machine, TODAY, OPEN, "trl")
     assert not any("fits as well" in one.what for one in before.findings)
+
+
+# Rows at a time and steps; tokens of the longest row; the card's free GiB; the rows that are taken.
+BATCHES: list[tuple[tuple[int, int], int, float, int]] = [
+    ((1, 8), 300, 22, 8),
+    ((1, 16), 300, 22, 16),
+    ((2, 8), 300, 22, 16),
+    ((1, 12), 300, 22, 4),
+    ((1, 7), 300, 22, 1),
+    ((1, 1), 300, 22, 1),
+    ((1, 16), 8192, 22, 8),
+    ((1, 16), 8192, 3, 1),
+]
+
+
+@pytest.mark.parametrize(("given", "longest", "free", "taken"), BATCHES)
+def test_the_largest_batch_that_fits_is_taken_on_request(
+    given: tuple[int, int], longest: int, free: float, taken: int
+) -> None:
+    config = a_config(sequence_len=8192, micro_batch_size=given[0], gradient_accumulation_steps=given[1])
+    machine = a_machine(replace(a_card("NVIDIA L4", "8.9", 22), free=round(free * GIB)))
+    found = check_run(config, SHAPES["1B"], machine, TODAY, OPEN, "trl", longest=longest, sizes_batch=True)
+    steps = given[0] * given[1] // taken
+    assert found.config == replace(config, micro_batch_size=taken, gradient_accumulation_steps=steps)
+    notes = [one.what for one in found.findings if "rows at a time" in one.what]
+    words = f"training {taken} rows at a time, with `gradient_accumulation_steps: {steps}`"
+    assert notes == ([words] if taken > given[0] else [])
+    assert not any("fits as well" in one.what for one in found.findings)
+    asked = check_run(found.config, SHAPES["1B"], machine, TODAY, OPEN, "trl", longest=longest)
+    assert (asked.config, asked.estimate) == (found.config, found.estimate)
+    assert asked.estimate is not None
+    assert free < 22 or asked.estimate.total <= 0.93 * free * GIB
+
+
+@pytest.mark.parametrize("machine", [a_machine(), a_machine(T4, H100), a_machine(H100)])
+@pytest.mark.parametrize("shape", [None, SHAPES["1B"], replace(SHAPES["1B"], is_known=False)])
+def test_a_batch_is_sized_only_by_an_estimate_for_cards(machine: Machine, shape: ModelShape | None) -> None:
+    config = a_config(sequence_len=512, micro_batch_size=1, gradient_accumulation_steps=8)
+    found = check_run(config, shape, machine, TODAY, OPEN, "trl", sizes_batch=True)
+    is_sized = shape == SHAPES["1B"] and bool(machine.cards)
+    assert found.config.micro_batch_size == (8 if is_sized else 1)
+    assert found.processes == max(1, len(machine.cards) if shape else 1)

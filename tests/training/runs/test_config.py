@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from colablock.errors import InvalidConfig, InvalidInput, NotFound
-from colablock.training.find_or_start import config_of, values_of
+from colablock.training.find_or_start import config_of, options_of, values_of
 from colablock.training.runs.config import (
     Adapter,
     DataFormat,
@@ -306,6 +306,24 @@ def test_arguments_override_the_config_file(tmp_path: Path) -> None:
     assert (config.base_model, config.seed, config.lora_r, config.max_steps) == ("c/d", 2, 4, 3)
     assert (config.learning_rate, config.chat_template, config.output_dir) == (1e-3, "a=b", "elsewhere")
     assert [one.path for one in config.datasets] == ["e", "f"]
+
+
+@pytest.mark.parametrize(
+    ("values", "is_sized"),
+    [
+        ({}, True),
+        ({"micro_batch_size": None}, True),
+        ({"gradient_accumulation_steps": 4}, True),
+        ({"micro_batch_size": 1}, False),
+        ({"micro_batch_size": 2, "sample_packing": False}, False),
+    ],
+)
+def test_a_batch_is_sized_if_it_is_not_given(values: dict[str, Any], is_sized: bool, tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump({**LEAST, **values}))
+    for runner in ("trl", "axolotl"):
+        assert options_of(path, runner=runner, values={}).sizes_batch is is_sized
+        assert options_of(None, runner=runner, values={**LEAST, **values}).sizes_batch is is_sized
 
 
 def test_invalid_arguments_are_faults() -> None:

@@ -1,0 +1,64 @@
+"""The number of rows at a time: the largest that fits a card, for the same batch of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from colablock.training.preflight.facts import Finding, Level
+from colablock.training.preflight.memory import Setting, estimate
+from colablock.training.preflight.model_config import ModelShape
+from colablock.training.runs.config import TrainConfig
+
+__all__ = ["batch_findings", "largest_batch", "with_batch_of"]
+
+_MUCH_LARGER = 4  # times as many rows, worth a note
+
+
+def largest_batch(config: TrainConfig, shape: ModelShape, setting: Setting, room: float) -> TrainConfig:
+    """Return *config* with `micro_batch_size` doubled as often as the run fits into *room* bytes.
+
+    `gradient_accumulation_steps` is divided by as much, so that a step has the same rows.
+    """
+    steps = config.gradient_accumulation_steps
+    while steps % 2 == 0:
+        steps //= 2
+        larger = replace(
+            config, micro_batch_size=2 * config.micro_batch_size, gradient_accumulation_steps=steps
+        )
+        if estimate(larger, shape, setting).total > room:
+            break
+        config = larger
+    return config
+
+
+def with_batch_of(config: TrainConfig, recorded: Mapping[str, Any]) -> TrainConfig:
+    """Return *config* with the rows at a time of the config *recorded*, if a step has as many rows there."""
+    rows, steps = recorded.get("micro_batch_size"), recorded.get("gradient_accumulation_steps")
+    if not isinstance(rows, int) or not isinstance(steps, int):
+        return config
+    if rows * steps != config.micro_batch_size * config.gradient_accumulation_steps:
+        return config
+    return replace(config, micro_batch_size=rows, gradient_accumulation_steps=steps)
+
+
+def batch_findings(given: TrainConfig, largest: TrainConfig, *, is_taken: bool) -> Iterator[Finding]:
+    """Yield a note on the `largest_batch` for the config *given*: that the run takes it, or could.
+
+    If it is not taken, it is worth a note only if it is several times as large.
+    """
+    fitting, steps = largest.micro_batch_size, largest.gradient_accumulation_steps
+    rows = f"a step still has {fitting * steps} rows"
+    if is_taken and fitting > given.micro_batch_size:
+        yield Finding(
+            level=Level.NOTE,
+            what=f"training {fitting} rows at a time, with `gradient_accumulation_steps: {steps}`",
+            why=f"the config has no `micro_batch_size`, and by the memory estimate they fit; {rows}",
+        )
+    elif not is_taken and fitting >= _MUCH_LARGER * given.micro_batch_size:
+        yield Finding(
+            level=Level.NOTE,
+            what=f"`micro_batch_size: {fitting}` fits as well",
+            why=f"it uses the card better; with `gradient_accumulation_steps: {steps}` {rows}",
+        )
