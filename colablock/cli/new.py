@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock._common.urls import redacted
-from colablock.cli.common import Call, add_command, agreed, print_json
+from colablock.cli.common import MATRIX, Call, add_command, agreed, print_json, session_of
 from colablock.errors import ColablockError, ExitCode
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from colablock.authoring.local_labels import LabelBinding
     from colablock.authoring.new import NewMatrix
-    from colablock.training.preflight.facts import Card
     from colablock.training.preflight.model_config import ModelShape
 
 __all__ = ["add"]
@@ -63,6 +62,12 @@ def _add_schema(commands: Any) -> None:
 def _add_new_config(commands: Any) -> None:
     parser = add_command(commands, "new-config", "write a commented training config, sized for a card")
     parser.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help=f"{MATRIX}, whose stack the config is for; default: the stack that was applied last",
+    )
+    parser.add_argument(
         "--model",
         metavar="M",
         type=redacted,
@@ -82,7 +87,7 @@ def _add_new_config(commands: Any) -> None:
         help="card to size the config for, such as T4, or `none`; default: the card of this machine",
     )
     parser.add_argument(
-        "--runner", choices=["axolotl", "trl"], default="trl", help="training library; default: trl"
+        "--runner", choices=["axolotl", "trl"], help="training library; default: the matrix's own, or trl"
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="write to FILE instead of standard output"
@@ -168,18 +173,33 @@ def _new_config(call: Call) -> int:
     import yaml
 
     from colablock.authoring.new import write_file
+    from colablock.environment.accelerator import declared
+    from colablock.operations.training_stack import training_stack
     from colablock.training.new_config import config_text, fits_on
-    from colablock.training.preflight.machine import read_machine, system_memory
+    from colablock.training.preflight.machine import card_of, read_machine, system_memory
 
     args = call.args
     if args.card:
-        card, (ram, _) = _declared(args.card), system_memory()
+        accelerator, (ram, _) = declared(args.card), system_memory()
+        card = next(map(card_of, accelerator.devices), None)
     else:
         machine = read_machine(call.environ, args.output or Path())
-        card, ram = next(iter(machine.cards), None), machine.ram
+        accelerator, card, ram = machine.accelerator, next(iter(machine.cards), None), machine.ram
+    with session_of(call) as session:
+        found = training_stack(session, args.name, accelerator, runner=args.runner)
     shape, notes = _shape(args.model, call.environ)
-    fits = fits_on(card, ram, shape, args.runner)
-    text = config_text(args.model, args.dataset, card, shape, args.runner, fits=fits)
+    if found.matrix is not None and found.trainer is None:
+        notes.append(f"the version of {found.runner} in `{found.matrix}` is unknown: it has no lock with it")
+    text = config_text(
+        args.model,
+        args.dataset,
+        card,
+        shape,
+        found.runner,
+        fits=fits_on(card, ram, shape, found.runner, found.stack),
+        matrix=found.matrix,
+        trainer=found.trainer,
+    )
     if args.output is not None:
         write_file(args.output, text, force=args.force)
     if args.json:
@@ -193,14 +213,6 @@ def _new_config(call: Call) -> int:
     for note in () if args.quiet else notes:
         call.err.print(f"note: {note}", markup=False, soft_wrap=True)
     return ExitCode.DONE
-
-
-def _declared(name: str) -> Card | None:
-    """Return the card of that name; None for ``none``."""
-    from colablock.environment.accelerator import declared
-    from colablock.training.preflight.machine import card_of
-
-    return next(map(card_of, declared(name).devices), None)
 
 
 def _shape(model: str, environ: Mapping[str, str]) -> tuple[ModelShape | None, list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from colablock._common.text import printable
-from colablock.training.preflight.checks import TIGHT_SHARE, setting_for, usable_memory
+from colablock.training.preflight.checks import GQA_WORKAROUND, TIGHT_SHARE, setting_for, usable_memory
 from colablock.training.preflight.facts import Card, Stack
 from colablock.training.preflight.memory import estimate
 from colablock.training.preflight.model_config import ModelShape
@@ -84,16 +84,20 @@ class SizedConfig:
     fits: bool | None
 
 
-def fits_on(card: Card | None, ram: int, shape: ModelShape | None, runner: str) -> FitCheck | None:
+def fits_on(
+    card: Card | None, ram: int, shape: ModelShape | None, runner: str, stack: Stack | None = None
+) -> FitCheck | None:
     """Return a function that tells whether a config fits on *card* when it is empty, or into *ram* bytes.
 
-    The result is None if there is no estimate: the shape is unknown, or not supported.  The
-    versions of the stack are unknown here, so the runner profile with the most memory is used.
+    The result is None if there is no estimate: the shape is unknown, or not supported.  Without
+    the version of the runner in *stack*, the runner profile with the most memory is used.
     """
     if shape is None or shape.unsupported is not None:
         return None
     cards = [] if card is None else [replace(card, free=None)]
-    setting = setting_for(shape, cards, Stack(torch="", transformers=""), runner)
+    known = stack or Stack(torch="", transformers="")
+    # A run applies the workaround on every card that needs it.
+    setting = setting_for(shape, cards, known, runner, workarounds=frozenset({GQA_WORKAROUND}))
     room = TIGHT_SHARE * (usable_memory(cards[0]) if cards else ram)
     return lambda config: estimate(config, shape, setting).total <= room
 
@@ -141,13 +145,17 @@ def config_text(
     runner: str,
     *,
     fits: FitCheck | None = None,
+    matrix: str | None = None,
+    trainer: str | None = None,
 ) -> str:
-    """Return a commented YAML config with the values of `size_config`.
+    """Return a commented YAML config with the values of `size_config`, for the stack of *matrix*.
+
+    *trainer* is the runner with its version, None if that is unknown.
 
     A line that starts with ``#`` and no space is an example; without the ``#`` it takes effect.
     """
     found = size_config(model, dataset, card, shape, fits=fits)
-    lines = [*_head(found, card, runner), ""]
+    lines = [*_head(found, card, runner, matrix, trainer), ""]
     written = config_to(found.config)
     for name in (one.name for one in fields(TrainConfig) if one.name != "extra"):
         key, *rest = _entry(name, written.get(name, KEY_EXAMPLES.get(name)))
@@ -156,8 +164,10 @@ def config_text(
     return "\n".join(lines) + "\n"
 
 
-def _head(found: SizedConfig, card: Card | None, runner: str) -> Iterator[str]:
-    yield "# A training config: `colablock train NAME --config FILE` runs it."
+def _head(
+    found: SizedConfig, card: Card | None, runner: str, matrix: str | None, trainer: str | None
+) -> Iterator[str]:
+    yield f"# A training config: `colablock train {printable(matrix or 'NAME')} --config FILE` runs it."
     yield "# A line that starts with `#` and no space is an example; without the `#` it takes effect."
     where = f"{printable(card.name)}, {card.memory / 2**30:.0f} GiB" if card else "a machine without a card"
     notes = {
@@ -165,6 +175,10 @@ def _head(found: SizedConfig, card: Card | None, runner: str) -> Iterator[str]:
         False: "even this does not fit by the memory estimate; use a smaller model or a larger card",
         None: "without the model's config there is no memory estimate, so the values are cautious",
     }
+    if found.fits is not None:
+        where += (
+            f", with {printable(trainer)}" if trainer else f", with the {runner} that needs the most memory"
+        )
     yield f"# Sized for {where}: {notes[found.fits]}."
     if runner == "axolotl":
         yield "# Further keys are passed to axolotl unchanged."

@@ -154,11 +154,18 @@ def forget(home: Path, *, python: str) -> None:
 
 
 def load_all(home: Path) -> Iterator[ApplyRecord]:
-    """Yield the last apply of every matrix."""
-    for path in (home / "applied").glob("[!.]*.json"):
+    """Yield the last apply of every matrix, the newest first."""
+    for path in sorted((home / "applied").glob("[!.]*.json"), key=_written, reverse=True):
         last = load(path.stem, home)
         if last is not None:
             yield last
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # another process has just removed it
+        return 0.0
 
 
 def check_home(home: Path) -> None:

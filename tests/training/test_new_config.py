@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,14 +12,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from colablock._vendor.packaging.utils import NormalizedName
 from colablock.cli.main import main
 from colablock.environment.accelerator import CARDS, declared
 from colablock.errors import ExitCode
+from colablock.matrix.catalog import find_matrix
 from colablock.training.new_config import config_text, fits_on, size_config
-from colablock.training.preflight.facts import Card
+from colablock.training.preflight.facts import Card, Stack
 from colablock.training.preflight.machine import card_of
 from colablock.training.preflight.model_config import ModelShape, from_config
 from colablock.training.runs.config import DataSource, TrainConfig, config_from, config_to, read_config
+from colablock.transaction.apply_record import ApplyRecord, save
 
 pytestmark = pytest.mark.requirements
 
@@ -178,8 +183,14 @@ def test_without_an_estimate_the_config_is_cautious(longest: int | None, length:
 
 
 WORDS = [
-    (tokens(1 << 20), "# Sized for Tesla T4, 15 GiB: it fits by the memory estimate."),
-    (tokens(0), "# Sized for Tesla T4, 15 GiB: even this does not fit"),
+    (
+        tokens(1 << 20),
+        "# Sized for Tesla T4, 15 GiB, with the trl that needs the most memory: it fits by the memory",
+    ),
+    (
+        tokens(0),
+        "# Sized for Tesla T4, 15 GiB, with the trl that needs the most memory: even this does not fit",
+    ),
     (None, "# Sized for Tesla T4, 15 GiB: without the model's config"),
 ]
 
@@ -189,7 +200,7 @@ def test_the_header_says_how_the_config_was_sized(
     fits: Callable[[TrainConfig], bool] | None, words: str
 ) -> None:
     assert words in config_text("m", "d", T4, None, "trl", fits=fits)
-    assert "for a machine without a card:" in config_text("m", "d", None, None, "trl", fits=fits)
+    assert "for a machine without a card" in config_text("m", "d", None, None, "trl", fits=fits)
 
 
 @pytest.mark.parametrize("runner", ["axolotl", "trl"])
@@ -265,7 +276,8 @@ def test_the_command_writes_a_sized_config(
     assert (out, err) == ("", f"wrote {path}\n")
     found = read_config(path)
     assert (found.base_model, found.datasets[0].path) == (model, "mine.jsonl")
-    assert "Tesla T4, 15 GiB: it fits by the memory estimate" in path.read_text()
+    words = "Tesla T4, 15 GiB, with the trl that needs the most memory: it fits by the memory estimate"
+    assert words in path.read_text()
     assert main(argv, environ) == ExitCode.USAGE
     assert "already exists" in capsys.readouterr().err
     assert main([*argv, "--force", "-q"], environ) == ExitCode.DONE
@@ -304,3 +316,139 @@ def test_the_result_can_be_json(
 def test_an_unknown_card_is_refused(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new-config", "--card", "A10"], environ) == ExitCode.USAGE
     assert "`A100`" in capsys.readouterr().err
+
+
+# The stack that a config is for
+
+LOCK = """lock-version = "1.0"
+created-by = "colablock"
+
+[[packages]]
+name = "trl"
+version = "{trl}"
+index = "https://index.example/simple/"
+wheels = [{{ url = "https://index.example/trl-{trl}-py3-none-any.whl", hashes = {{ sha256 = "{zeros}" }} }}]
+
+[tool.colablock]
+schema = 1
+kind = "complete"
+matrix = "{name}"
+matrix-digest = "{digest}"
+python = "{python}"
+platform = "manylinux_2_35_x86_64"
+"""
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def write_matrix(folder: Path, name: str, *, runner: str = "trl", **locks: str) -> Path:
+    """Write a matrix, and its locks: the version of trl for each Python (``py3_9``)."""
+    path = folder / "matrices" / f"{name}.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'schema = 1\nname = "{name}"\n[train]\nrunner = "{runner}"\n')
+    digest = find_matrix(str(path)).digest
+    for python, trl in locks.items():
+        version = python.removeprefix("py").replace("_", ".")
+        file = path.parent / f"pylock.{name}--py{version.replace('.', '')}.toml"
+        file.write_text(LOCK.format(zeros="0" * 64, trl=trl, name=name, digest=digest, python=f"{version}.1"))
+    return path
+
+
+def record_apply(home: Path, matrix: Path, written: int, **pins: str) -> None:
+    """Record an apply of *matrix* with the versions *pins*; *written* orders the records."""
+    found = find_matrix(str(matrix))
+    record = ApplyRecord(
+        name=found.name,
+        key="k",
+        target="env",
+        python="/python",
+        prefix="/",
+        sites=("/site",),
+        state="s",
+        matrix_digest=found.digest,
+        variant=None,
+        pins={NormalizedName(name): version for name, version in pins.items()},
+        source=str(matrix),
+    )
+    save(record, home)
+    os.utime(home / "applied" / f"{found.name}.json", (written, written))
+
+
+def test_a_config_is_sized_for_the_stack_of_a_matrix_or_of_the_last_apply(
+    model: str,
+    environ: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home"
+    environ["COLABLOCK_HOME"] = str(home)
+    here = f"py{HERE.replace('.', '_')}"
+
+    def head(*argv: str) -> tuple[str, int]:
+        """Return the lines of the header that name the matrix and the runner, and the rows at a time."""
+        assert main(["new-config", *argv, "--model", model, "--card", "T4"], environ) == ExitCode.DONE
+        out = capsys.readouterr().out
+        words = "\n".join(
+            line for line in out.splitlines()[:4] if "colablock train" in line or "Sized" in line
+        )
+        config = yaml.safe_load(out)
+        return words, config["micro_batch_size"] * config["sequence_len"]
+
+    words, least = head()
+    assert "train NAME" in words
+    assert "with the trl that needs the most memory" in words
+    locked = write_matrix(tmp_path, "locked", py3_9="0.9.6", **{here: "1.16.0"})
+    words, room = head("locked")
+    assert "train locked" in words
+    assert "with trl 1.16.0" in words
+    assert room > least
+    assert head(str(locked))[0] == words.replace("train locked", f"train {locked}")
+    assert "with trl 0.29.1" in head(str(write_matrix(tmp_path, "other", py3_9="0.29.1")))[0]
+    bare = write_matrix(tmp_path, "bare", runner="axolotl")
+    assert "train bare" in head("bare")[0]
+    assert "with the axolotl that needs the most memory" in head("bare")[0]
+    record_apply(home, locked, 1, trl="0.20.0")
+    record_apply(home, bare, 2, axolotl="0.18.0", trl="1.7.0")
+    record_apply(home, write_matrix(tmp_path, "tools"), 3, ruff="0.1")
+    assert "with trl 0.20.0" in head("locked")[0]
+    words, _ = head()
+    assert "train bare" in words
+    assert "with axolotl 0.18.0" in words
+    assert "with trl 1.7.0" in head("--runner", "trl")[0]
+    bare.unlink()  # the applied stack is there nevertheless
+    assert "with trl 1.7.0" in head()[0]
+    assert main(["new-config", "nothing", "--card", "T4"], environ) == ExitCode.USAGE
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_a_matrix_without_a_version_is_told(
+    model: str,
+    environ: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_matrix(tmp_path, "bare")
+    assert main(["new-config", "bare", "--model", model, "--card", "T4"], environ) == ExitCode.DONE
+    assert "the version of trl in `bare` is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        (
+            Stack(torch="2.4.0", transformers="4.46.0", trl="0.12.0"),
+            Stack(torch="", transformers="", trl="1.16.0"),
+        ),
+        (Stack(torch="2.9.0", transformers="5.1.0"), Stack(torch="2.9.0", transformers="5.1.0", trl="1.7.0")),
+    ],
+)
+def test_a_thriftier_runner_gets_a_larger_config(older: Stack, newer: Stack) -> None:
+    shape = from_config(LLAMA_1B)
+    sizes = []
+    for stack in (older, newer):
+        config = size_config("m", "d", T4, shape, fits=fits_on(T4, 0, shape, "trl", stack)).config
+        sizes.append(config.micro_batch_size * config.sequence_len)
+    assert sizes[0] < sizes[1]
