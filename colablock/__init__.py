@@ -66,7 +66,12 @@ def __getattr__(name: str) -> object:
     """Import a function when it is first used: `import colablock` itself loads only the version."""
     from colablock._common import lazy_surface
 
-    return lazy_surface(__name__, _HOMES)[0](name)
+    try:
+        return lazy_surface(__name__, _HOMES)[0](name)
+    except KeyboardInterrupt:
+        from colablock.errors import Interrupted
+
+        raise Interrupted("Nothing was changed.") from None
 
 
 def __dir__() -> list[str]:

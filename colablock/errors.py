@@ -20,6 +20,9 @@
     ├── NotRestored             exit 4: the change failed and could not be undone
     └── AppliedNotProven        exit 5: a proof failed, and the change was kept (``--keep``)
 
+    KeyboardInterrupt
+    └── Interrupted             exit 130: the user interrupted the call
+
 A leaf has its facts as attributes; ``str()`` gives the message.  ``hint`` says what the
 user can do; it is absent unless it helps in this very case.  Texts that quote foreign text
 have no credentials: each error masks them.
@@ -28,6 +31,7 @@ have no credentials: each error masks them.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -35,15 +39,17 @@ from typing import TYPE_CHECKING
 from colablock._masking import masked
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
+    "UNCHANGED",
     "AppliedNotProven",
     "BadDistribution",
     "ColablockError",
     "ExitCode",
     "Fault",
     "FetchFailed",
+    "Interrupted",
     "InvalidConfig",
     "InvalidInput",
     "InvalidMatrix",
@@ -58,6 +64,7 @@ __all__ = [
     "TrainingFailed",
     "Unmet",
     "fault_lines",
+    "interrupted_as",
 ]
 
 # What a message quotes has no limit of its own, and a terminal takes seconds for a megabyte.
@@ -291,3 +298,35 @@ class AppliedNotProven(ColablockError):
 
     exit_code = ExitCode.NOT_PROVEN
     reference = "applied-not-proven"
+
+
+#: The state after an interrupt of most calls.
+UNCHANGED = "The environment is as it was."
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user has interrupted a call; the message says which state it has left.
+
+    It is a KeyboardInterrupt, so it ends loops and scripts as one.
+    """
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"Interrupted. {state}")
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks for this: where the call was interrupted tells the reader nothing.
+        return [str(self)]
+
+
+@contextmanager
+def interrupted_as(state: str | Callable[[], str]) -> Iterator[None]:
+    """Raise Interrupted, with *state*, for an interrupt of the block whose state is not said yet.
+
+    A function is asked for the state when the interrupt comes.
+    """
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(state if isinstance(state, str) else state()) from None

@@ -17,7 +17,7 @@ from colablock.display.notebook import register_displays, restart_kernel, restar
 from colablock.display.progress import reporter_for
 from colablock.display.text import to_text
 from colablock.environment.notebook_host import in_notebook
-from colablock.errors import ColablockError, InvalidInput
+from colablock.errors import UNCHANGED, ColablockError, InvalidInput, interrupted_as
 from colablock.planning.options import ApplyOptions, UndoOptions
 from colablock.planning.plan import Plan, Remedy, Target
 from colablock.transaction.up_to_date import up_to_date_report
@@ -45,10 +45,15 @@ __all__ = [
     "why",
 ]
 
+register_displays()  # an error of the first call shows itself, too
+
+_COMPLETE = "Every file is complete: the old one or the new one."
+
 C = TypeVar("C", bound=Enum)
 Name = str | os.PathLike[str]
 
 
+@interrupted_as(UNCHANGED)
 def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
     """Return the changes that `apply` would make, each with its reason.  Nothing is changed.
 
@@ -61,6 +66,7 @@ def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
         return plan_change(session, _apply_options(name, **options)).plan
 
 
+@interrupted_as(UNCHANGED)
 def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: Any) -> Report:
     """Change the environment to match the matrix *name*, prove the result, and return the report.
 
@@ -104,12 +110,14 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
 
         with open_session(quiet=quiet) as session:
             report = apply_matrix(session, asked, on_plan=show_plan)
-    if not quiet:
-        show(report)
-    restart_after(report.restart)
+    with interrupted_as("The change is in place." if report.changed else UNCHANGED):
+        if not quiet:
+            show(report)
+        restart_after(report.restart)
     return report
 
 
+@interrupted_as(UNCHANGED)
 def verify(name: Name, *, quiet: bool = False) -> Report:
     """Prove the environment of the last apply of *name* again and return the report."""
     from colablock.operations.verify import verify_last_apply
@@ -121,6 +129,7 @@ def verify(name: Name, *, quiet: bool = False) -> Report:
     return report
 
 
+@interrupted_as(UNCHANGED)
 def rollback(
     *,
     to_first: bool = False,
@@ -151,6 +160,7 @@ def rollback(
     change was dropped or requirements would be left unmet.
     """
     from colablock.operations.rollback import undo_changes
+    from colablock.transaction.rollback import state_after
 
     restart_after = _restart_function(restart)
     options = UndoOptions(
@@ -163,12 +173,14 @@ def rollback(
     )
     with open_session(quiet=quiet) as session:
         undone = undo_changes(session, _path_text(python), options)
-    if not quiet:
-        print(to_text(undone_document(undone)))  # noqa: T201
-    restart_after([module for one in undone for module in one.restart])
+    with interrupted_as(state_after(undone)):
+        if not quiet:
+            print(to_text(undone_document(undone)))  # noqa: T201
+        restart_after([module for one in undone for module in one.restart])
     return undone
 
 
+@interrupted_as("Nothing was changed.")
 def history(*, python: str | os.PathLike[str] | None = None) -> tuple[Change, ...]:
     """Return the changes that colablock made in place, oldest first."""
     from colablock.operations.rollback import list_changes
@@ -177,6 +189,7 @@ def history(*, python: str | os.PathLike[str] | None = None) -> tuple[Change, ..
         return list_changes(session, _path_text(python))
 
 
+@interrupted_as("Nothing was changed.")
 def explain(
     failure: str | BaseException, *, python: str | os.PathLike[str] | None = None, quiet: bool = False
 ) -> Explanation:
@@ -202,6 +215,7 @@ def explain(
     return found
 
 
+@interrupted_as(UNCHANGED)
 def run(name: Name, argv: str | Sequence[str]) -> int:
     """Run the command *argv* in the environment of the last apply of *name*; return its exit code.
 
@@ -221,6 +235,7 @@ def run(name: Name, argv: str | Sequence[str]) -> int:
         return run_command(session, os.fspath(name), command)
 
 
+@interrupted_as(_COMPLETE)
 def lock(
     name: Name,
     *,
@@ -256,6 +271,7 @@ def lock(
         return lock_matrix(session, asked, wanted).text
 
 
+@interrupted_as(_COMPLETE)
 def export(
     name: Name = "",
     *,
@@ -294,6 +310,7 @@ def export(
     return exported.text
 
 
+@interrupted_as("Nothing was changed.")
 def audit(
     name: Name = "",
     *,
@@ -327,6 +344,7 @@ def audit(
     return result
 
 
+@interrupted_as(UNCHANGED)
 def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> list[str]:
     """Return the reasons for the version of *package* in the plan of *name*, or for its removal."""
     from colablock.operations.plan import plan_change

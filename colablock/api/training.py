@@ -17,7 +17,7 @@ from colablock.display.run_progress import run_display_for
 from colablock.display.run_view import summary_document, summary_headline
 from colablock.display.text import to_text
 from colablock.environment.notebook_host import current_shell
-from colablock.errors import TrainingFailed
+from colablock.errors import UNCHANGED, Interrupted, TrainingFailed, interrupted_as
 from colablock.operations.run import proven_environment, run_smoke
 from colablock.training import adapter
 from colablock.training.find_or_start import NamedRun, options_of, values_of
@@ -72,6 +72,7 @@ class Run:
         """The progress of the run and how it ended."""
         return summary_of(self.id, self._folder)
 
+    @interrupted_as("The run goes on, or has ended by itself: `colablock.runs()` lists it.")
     def follow(self, *, quiet: bool = False) -> Run:
         """Show the progress until the run ends; with *quiet* only wait.
 
@@ -85,7 +86,7 @@ class Run:
             summary = watch(self.id, self._folder, display, is_leaving=is_ending)
             display.close(summary)
         if summary.state is State.RUNNING:
-            raise KeyboardInterrupt(f"the run `{self.id}` is still running; {attach_hint(self.id)}")
+            raise Interrupted(f"The run `{self.id}` is still running; {attach_hint(self.id)}")
         raise_failure(summary)
         if not quiet:
             note_shown(self)
@@ -98,12 +99,14 @@ class Run:
         """
         stop_run(self.id, self._folder)
 
+    @interrupted_as("The run and its adapter are as they were.")
     def plot(self, path: str | os.PathLike[str] = "loss.png") -> Path:
         """Draw the loss curve into a PNG or SVG file and return the path."""
         target = Path(path)
         write_curve(self._folder, target, environ=self._environ)
         return target
 
+    @interrupted_as("The run and its adapter are as they were.")
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
         """Return the answer of the model to each prompt; *options* are those of `adapter.generate`."""
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -111,6 +114,7 @@ class Run:
             options = {"reporter": reporter, **options}
             return adapter.generate(self.folder, asked, environ=self._with_token(), **options)
 
+    @interrupted_as("The run and its adapter are as they were.")
     def merge(
         self,
         output: str | os.PathLike[str] | None = None,
@@ -134,6 +138,7 @@ class Run:
                 reporter=reporter,
             )
 
+    @interrupted_as("The run and its adapter are as they were.")
     def download(
         self, path: str | os.PathLike[str] | None = None, *, merged: str | os.PathLike[str] | None = None
     ) -> Path:
@@ -145,6 +150,7 @@ class Run:
         with reporter_for(notebook=True) as reporter:
             return adapter.download(self.folder, zipped, merged=model, reporter=reporter)
 
+    @interrupted_as("The run and its adapter are as they were.")
     def push(
         self,
         repo: str,
@@ -188,6 +194,7 @@ class Run:
         printer.text(summary_headline(self.summary) if is_shown(self) else repr(self))
 
 
+@interrupted_as("No run was started.")
 def train(
     name: Name,
     *,
@@ -254,6 +261,7 @@ def train(
     return run.follow(quiet=quiet) if wait else run
 
 
+@interrupted_as("Nothing was changed.")
 def attach(run_id: str | os.PathLike[str] | None = None, *, wait: bool = True) -> Run:
     """Return a run by its name or folder, by default the newest, and follow it if it is running."""
     home = home_folder(os.environ)
@@ -261,11 +269,13 @@ def attach(run_id: str | os.PathLike[str] | None = None, *, wait: bool = True) -
     return run.follow() if wait and run.state == State.RUNNING.value else run
 
 
+@interrupted_as("Nothing was changed.")
 def runs() -> list[Run]:
     """Return the runs that were started on this machine, newest first."""
     return [Run(NamedRun(name, folder)) for name, folder in list_runs(home_folder(os.environ))]
 
 
+@interrupted_as(UNCHANGED)
 def smoke(name: Name, *, runner: str | None = None, quiet: bool = False) -> Receipt:
     """Train a tiny model for ten steps, offline, in the environment of the last apply; return the receipt.
 

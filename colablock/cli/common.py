@@ -217,7 +217,11 @@ def agreed(call: Call, question: str) -> bool:
     if not can_ask(call):
         return True
     call.err.print(f"{question} [y/N] ", end="", markup=False)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    try:
+        return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    except KeyboardInterrupt:
+        call.err.print()  # what follows has a line of its own
+        raise
 
 
 def print_json(value: object, out: Console) -> None:

@@ -29,7 +29,7 @@ from colablock.cli import (
 )
 from colablock.cli import list as list_command
 from colablock.cli.common import Call, print_json
-from colablock.errors import ColablockError, ExitCode
+from colablock.errors import UNCHANGED, ColablockError, ExitCode, Interrupted, interrupted_as
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,18 @@ __all__ = ["build_parser", "main"]
 EPILOG = """exit codes: 0 done; 1 the request cannot be met and nothing changed; 2 usage or invalid matrix;
 3 failed and rolled back; 4 failed and not restored; 5 applied but not proven (--keep);
 70 a bug in colablock; 130 interrupted"""
+
+
+#: The state after an interrupt of a command, unless the place of the interrupt knows it better.
+_COMPLETE = "Every file is complete: the old one or the new one."
+_DELETING = "What is not deleted can still be used."
+_STATES = {
+    **dict.fromkeys(("apply", "plan", "rollback", "run", "smoke", "verify", "why"), UNCHANGED),
+    **dict.fromkeys(("check", "export", "lock", "new", "new-config", "runtime"), _COMPLETE),
+    **dict.fromkeys(("cache", "env", "history"), _DELETING),
+    "runs": "A run that was started goes on.",
+    "train": "No run was started.",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,10 +96,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     args = _parsed(list(sys.argv[1:] if argv is None else argv))
     out, err = _consoles(environ)
     try:
-        code = _run_command(Call(args, environ, out, err))
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        err.print("interrupted", markup=False)
+        with interrupted_as(_STATES.get(args.command, "Nothing was changed.")):
+            code = _run_command(Call(args, environ, out, err))
+            sys.stdout.flush()
+    except Interrupted as interrupt:
+        _print_interrupt(interrupt, args, out, err)
         if argv is None:
             _leave(ExitCode.INTERRUPTED)
         return ExitCode.INTERRUPTED
@@ -200,6 +213,16 @@ def _consoles(environ: Mapping[str, str]) -> tuple[Console, Console]:
 
 def _shown(value: object) -> object:
     return printable(value, lines=True) if isinstance(value, str) else value
+
+
+def _print_interrupt(interrupt: Interrupted, args: argparse.Namespace, out: Console, err: Console) -> None:
+    if args.verbose:
+        err.print(masked(traceback.format_exc()))
+    if args.json:
+        error = {"reference": "interrupted", "message": str(interrupt), "hint": None}
+        print_json({"error": error, "exit_code": int(ExitCode.INTERRUPTED)}, out)
+    else:
+        err.print(str(interrupt), soft_wrap=True)
 
 
 def _print_error(error: ColablockError, args: argparse.Namespace, out: Console, err: Console) -> int:

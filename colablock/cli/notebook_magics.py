@@ -45,7 +45,8 @@ class CommandFailed(Exception):
 
     def _render_traceback_(self) -> list[str]:
         # IPython asks for this: the traceback of a magic tells the reader nothing.
-        return [str(self)]
+        # An interrupted command has said so in its own line.
+        return [] if self.code == ExitCode.INTERRUPTED else [str(self)]
 
 
 def load_ipython_extension(ipython: Any) -> None:

@@ -14,7 +14,14 @@ from colablock._common.scratch import scratch_folder
 from colablock._common.text import count
 from colablock.environment.interpreters import fetch_interpreter
 from colablock.environment.snapshot import fingerprint, installed_versions, snapshot_of
-from colablock.errors import InvalidInput, NotProven, PlanOutdated, RolledBack
+from colablock.errors import (
+    UNCHANGED,
+    InvalidInput,
+    NotProven,
+    PlanOutdated,
+    RolledBack,
+    interrupted_as,
+)
 from colablock.matrix.reader import is_path
 from colablock.operations.plan import ENV_EXISTS, env_digest, plan_change
 from colablock.operations.session import Session, comparable
@@ -30,7 +37,10 @@ from colablock.verification.records import record_checks
 from colablock.verification.trials import failed_imports, risk_notes
 from colablock.verification.verify import Check, Report, prove
 
-__all__ = ["MOST_PLANS", "apply_matrix", "carry_out"]
+__all__ = ["CHANGED", "MOST_PLANS", "apply_matrix", "carry_out"]
+
+#: The state after an interrupt between the change and the end of the call.
+CHANGED = "The change is in place; apply again to see its proof."
 
 #: Each plan but the first knows the files of the wheels that the one before it had fetched.
 MOST_PLANS = 3
@@ -76,7 +86,8 @@ def carry_out(session: Session, options: ApplyOptions, planned: PlannedChange) -
     applied.check_home(session.home)
     report = apply_to_target(session, options, planned)
     report = replace(report, seconds=time.monotonic() - started)
-    return _record(session, options, planned, report)
+    with interrupted_as(CHANGED if report.changed else UNCHANGED):
+        return _record(session, options, planned, report)
 
 
 def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedChange) -> Report:
@@ -101,7 +112,8 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
     if not options.break_system_packages:
         refuse_externally_managed(plan, planned.snapshot)  # before gigabytes are fetched for it
     risks = _RiskTrial(session=session, plan=plan)
-    with scratch_folder() as folder:
+    checks = ()
+    with interrupted_as(lambda: CHANGED if checks else UNCHANGED), scratch_folder() as folder:
         files = planned.preparer.gather(plan, folder, session.reporter)
         planned.check_wheels(files)
         risks.before_change()
@@ -123,7 +135,7 @@ def _apply_to_kernel(session: Session, options: ApplyOptions, planned: PlannedCh
             reporter=session.reporter,
             fingerprint=lambda: fingerprint(comparable(session.snapshot(options.python, options.protect))),
         )
-    report = _report(planned, plan.python, checks, changed=True)
+        report = _report(planned, plan.python, checks, changed=True)
     report = replace(report, notes=(*report.notes, *risks.notes))
     where = ["--python", options.python] if options.python else []
     return replace(report, undo=shlex.join(["colablock", "rollback", *where]) if options.undo else "")

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from colablock._common.scratch import scratch_folder
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.site import check_state
-from colablock.errors import NotFound
+from colablock.errors import NotFound, interrupted_as
 from colablock.operations.session import Session
 from colablock.planning.options import UndoOptions
 from colablock.transaction import apply_record as applied
 from colablock.transaction.history import Change, DamagedChange, damaged_changes, drop, read_history
 from colablock.transaction.isolated_envs import sweep_home
 from colablock.transaction.recovery import RecoveryOutcome, recover
-from colablock.transaction.rollback import UndoneChange, changes_to_undo, roll_back
+from colablock.transaction.rollback import UndoneChange, changes_to_undo, roll_back, state_after
 from colablock.transaction.site_lock import locked
 from colablock.transaction.undo.preview import UndoPreview, preview_undo
 
@@ -61,8 +61,9 @@ def undo_changes(
             reporter=session.reporter,
         )
     try:
-        for change in (one.change for one in undone):
-            applied.put_back(change.matrix, session.home, change.applied_before, prefix=site.prefix)
+        with interrupted_as(state_after(undone)):
+            for change in (one.change for one in undone):
+                applied.put_back(change.matrix, session.home, change.applied_before, prefix=site.prefix)
     except OSError as error:
         session.reporter.note(f"undone, but not recorded in {session.home}: {error.strerror}")
     return undone

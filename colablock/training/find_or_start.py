@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from colablock._common.fs import working_folder
 from colablock._common.reporter import Reporter
-from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound, Refused
+from colablock.errors import Fault, InvalidConfig, InvalidInput, NotFound, Refused, interrupted_as
 from colablock.training.chat_templates import template_value
 from colablock.training.foreign_config import translate
 from colablock.training.git import git_revision
@@ -27,6 +27,7 @@ from colablock.training.runs.checkpoints import accepted_changes, data_digest, m
 from colablock.training.runs.config import TrainConfig, config_from, config_to, read_yaml
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import ranks_of
+from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import runner_of
 from colablock.training.secrets import find_token, secret_stores, secrets_environment
 from colablock.training.start import (
@@ -213,7 +214,8 @@ def train(
         )
         call.find_or_start()
     if options.mirror:  # also for a run that is done: its last checkpoints may not be mirrored yet
-        start_mirror(folder.path, options.mirror, python=proven.python, environ=mirror_environ)
+        with interrupted_as(f"The run `{run.id}` goes on, without its mirror; {attach_hint(run.id)}."):
+            start_mirror(folder.path, options.mirror, python=proven.python, environ=mirror_environ)
     return run
 
 

@@ -20,7 +20,7 @@ from colablock._common.limits import RUN_FILE
 from colablock._common.reporter import Reporter
 from colablock.environment.accelerator import Accelerator
 from colablock.environment.target_script import ask_target
-from colablock.errors import InvalidInput, Refused, Unmet
+from colablock.errors import InvalidInput, Refused, Unmet, interrupted_as
 from colablock.training.chat_templates import chosen_template
 from colablock.training.preflight.checks import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
@@ -36,6 +36,7 @@ from colablock.training.runs.launch import (
     threads_for,
     write_job,
 )
+from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import Entry, RunDecisions, runner_of
 from colablock.training.scripts import FOLDER as SCRIPTS
 
@@ -311,9 +312,10 @@ def start_job(
     )
     folder.write_record(record)  # before the start, so that a run that is killed at once has a record
     started = start_process(command, folder, environment)
-    record = replace(record, process=started.process, process_started=started.process_started)
-    folder.write_record(record)
-    register(home, run_id, folder.path)
+    with interrupted_as(f"The run `{run_id}` goes on; {attach_hint(run_id)}."):
+        record = replace(record, process=started.process, process_started=started.process_started)
+        folder.write_record(record)
+        register(home, run_id, folder.path)
     return record
 
 

@@ -19,7 +19,15 @@ from colablock._version import __version__
 from colablock.environment.removable import link_above, packages_of_nobody
 from colablock.environment.site import Site, SiteBounds, read_site
 from colablock.environment.snapshot import Installed, Snapshot, installed_versions
-from colablock.errors import AppliedNotProven, ColablockError, NotRestored, Refused, RolledBack
+from colablock.errors import (
+    AppliedNotProven,
+    ColablockError,
+    Interrupted,
+    NotRestored,
+    Refused,
+    RolledBack,
+    interrupted_as,
+)
 from colablock.planning.plan import Action, Plan
 from colablock.runtimes.catalog import runtime_of
 from colablock.transaction.disk_operations import Operation, OperationKind, Operations
@@ -201,13 +209,16 @@ def _run(
                 journal.commit()
     except (RolledBack, NotRestored):
         raise
+    except KeyboardInterrupt:
+        raise Interrupted(journal.state_after()) from None
     except (OSError, ColablockError) as error:
         if journal.is_forward:
             raise AppliedNotProven(f"the change cannot be undone, and it is not proven: {error}") from error
         raise RolledBack(f"the change failed and was undone: {error}") from error
     if failed and not (keep or journal.is_forward):
         raise RolledBack(_word_failures(failed), hint="`--keep` keeps a change whose proof fails")
-    importlib.invalidate_caches()  # the change may concern this interpreter
+    with interrupted_as("The change is in place."):
+        importlib.invalidate_caches()  # the change may concern this interpreter
     return checks
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 
 from colablock.environment.site import JOURNAL
-from colablock.errors import Unmet
+from colablock.errors import UNCHANGED, Unmet
 from colablock.transaction.disk_operations import (
     Operation,
     OperationKind,
@@ -56,7 +56,7 @@ class Journal:
     renames the journal to *becomes*, a path in *state*.  *facts* are added to
     the record.  Without *undo*, a folder that cannot be renamed is deleted
     instead of copied.  From then on *is_forward* is true, and leaving the block
-    finishes the change instead of undoing it.
+    finishes the change instead of undoing it.  *is_committed* tells whether it was final.
     """
 
     def __init__(
@@ -78,7 +78,15 @@ class Journal:
         self.is_forward = False
         self._disk = disk or Operations()
         self._progress = progress
-        self._committed = False
+        self.is_committed = False
+
+    def state_after(self) -> str:
+        """Return the state of the environment after an interrupt of the block, for `Interrupted`."""
+        if self.is_committed:
+            return "The change is in place."
+        if self.is_forward:
+            return "The change could not be undone, so it was finished, without a proof."
+        return UNCHANGED
 
     def __enter__(self) -> Journal:  # noqa: PYI034 (it has no subclasses)
         return self
@@ -86,9 +94,11 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._committed and self.is_forward:
+        if not os.path.lexists(self._state / JOURNAL) and self._becomes.exists():
+            self.is_committed = True  # also if an interrupt came right after the commit
+        if not self.is_committed and self.is_forward:
             finish(self._state, self.operations, self._disk, self._becomes, error)
-        elif not self._committed:
+        elif not self.is_committed:
             restore(self._state, self.operations, self._disk, error)
         clean_up(self._state)
 
@@ -111,7 +121,7 @@ class Journal:
         except OSError:
             if record.exists():
                 raise
-        self._committed = True
+        self.is_committed = True
 
     def _write(self, *, is_forward: bool = False) -> None:
         rows = [asdict(operation) | {"kind": operation.kind.value} for operation in self.operations]

@@ -14,7 +14,16 @@ from colablock._vendor.packaging.utils import NormalizedName
 from colablock.environment.dependency_graph import unmet_text
 from colablock.environment.site import Site, SiteBounds, check_state
 from colablock.environment.snapshot import Snapshot, installed_versions
-from colablock.errors import ColablockError, NotFound, NotRestored, Refused, RolledBack
+from colablock.errors import (
+    UNCHANGED,
+    ColablockError,
+    Interrupted,
+    NotFound,
+    NotRestored,
+    Refused,
+    RolledBack,
+    interrupted_as,
+)
 from colablock.transaction.disk_operations import Operation, Operations
 from colablock.transaction.history import (
     STASH,
@@ -29,11 +38,11 @@ from colablock.transaction.journal import Journal, preparing
 from colablock.transaction.recovery import recover_locked
 from colablock.transaction.site_lock import locked
 from colablock.transaction.undo.companions import Companions, current_of, stage_companions
-from colablock.transaction.undo.leftovers import find_leftovers, setting_aside
+from colablock.transaction.undo.leftovers import Leftovers, find_leftovers, setting_aside
 from colablock.transaction.undo.moves import files_to_remove, undo_operations
 from colablock.transaction.undo.preview import UndoPreview, newly_broken, preview_undo
 
-__all__ = ["UndoneChange", "changes_to_undo", "roll_back"]
+__all__ = ["UndoneChange", "changes_to_undo", "roll_back", "state_after"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,12 +166,15 @@ class _Rollback:
         left = preview.beyond if chosen else preview.broken
         if left and not self.leave_broken:
             raise _would_break(self.site, preview, left, is_rest=bool(chosen))
-        first, undone = snapshot, []
+        first = snapshot
+        undone: list[UndoneChange] = []
         for change in changes:
             is_last = change is changes[-1]
             check = (lambda: self._check(preview, first, chosen, left)) if is_last else tuple
-            undone.append(self._undo(change, snapshot, chosen if is_last else frozenset(), check))
-            snapshot = snapshot if is_last else self.look()
+            with interrupted_as(state_after(undone)):
+                undone.append(self._undo(change, snapshot, chosen if is_last else frozenset(), check))
+            with interrupted_as(state_after(undone)):
+                snapshot = snapshot if is_last else self.look()
         return tuple(undone)
 
     def _check(
@@ -221,6 +233,21 @@ class _Rollback:
                 if wrong is not None:
                     raise Refused(f"`{wrong}` is outside of the environment `{self.site.prefix}`")
                 broken = self._run(change, operations, check)
+        with interrupted_as(_before(change)):
+            return self._undone(change, snapshot, companions, leftovers, aside=into, broken=broken)
+
+    def _undone(
+        self,
+        change: Change,
+        snapshot: Snapshot,
+        companions: Collection[NormalizedName],
+        leftovers: Leftovers,
+        *,
+        aside: Path,
+        broken: tuple[str, ...],
+    ) -> UndoneChange:
+        """Return the result of an undo that is done, with what differs from the state before the change."""
+        moved = leftovers.unknown if self.aside is not None else frozenset()
         self.reporter.step(f"Undid change {change.number}", 1, 1)
         importlib.invalidate_caches()  # the change may concern this interpreter
         names = {done.name for done in change.steps} | set(companions)
@@ -231,7 +258,7 @@ class _Rollback:
             differences=tuple(differences(change.before, now)),
             restart=tuple(module for modules in loaded for module in modules),
             set_aside=tuple(sorted(moved)),
-            aside=str(into) if moved else "",
+            aside=str(aside) if moved else "",
             left=tuple(sorted(leftovers.beside | (leftovers.unknown - moved))),
             companions={name: self.companions.artifacts[name].version for name in sorted(companions)},
             broken=broken,
@@ -242,16 +269,30 @@ class _Rollback:
     ) -> tuple[str, ...]:
         state = self.site.state
         try:
-            with Journal(state, operations, becomes=change.folder / UNDONE, disk=self.disk) as journal:
+            journal = Journal(state, operations, becomes=change.folder / UNDONE, disk=self.disk)
+            with journal:
                 journal.run()
                 broken = check()
                 journal.commit()
         except (RolledBack, NotRestored):
             raise
+        except KeyboardInterrupt:
+            if journal.is_committed:
+                raise Interrupted(_before(change)) from None
+            raise
         except (OSError, ColablockError) as error:
             message = f"change {change.number} could not be undone, and the environment is unchanged: {error}"
             raise RolledBack(message) from error
         return broken
+
+
+def state_after(undone: Sequence[UndoneChange]) -> str:
+    """Return the state of the environment once the changes *undone* are undone, for `Interrupted`."""
+    return _before(undone[-1].change) if undone else UNCHANGED
+
+
+def _before(change: Change) -> str:
+    return f"The environment is as it was before change {change.number}."
 
 
 def _would_break(site: Site, preview: UndoPreview, left: Sequence[str], *, is_rest: bool) -> Refused:

@@ -101,7 +101,8 @@ def test_leaving_a_running_run_ends_the_cell(
     with sleeping_process() as process:
         folder = make_run(tmp_path / "tiny", **process)
         with pytest.raises(
-            KeyboardInterrupt, match=r"the run `tiny` is still running; `colablock\.attach\('tiny'\)`"
+            KeyboardInterrupt,
+            match=r"Interrupted\. The run `tiny` is still running; `colablock\.attach\('tiny'\)`",
         ):
             Run(NamedRun("tiny", folder)).follow(quiet=quiet)
         assert folder.stop_file.exists()
