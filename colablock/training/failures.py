@@ -28,7 +28,13 @@ from colablock.training.runs.crash_facts import (
     signal_in,
     stack_details,
 )
-from colablock.training.runs.known_crashes import Cause, cause_in, cause_of_signal, named_cause
+from colablock.training.runs.known_crashes import (
+    Cause,
+    cause_in,
+    cause_of_signal,
+    general_cause_in,
+    named_cause,
+)
 from colablock.training.runs.progress import plain_text
 
 __all__ = ["explain_error", "explain_text", "text_of"]
@@ -86,7 +92,7 @@ def explain_text(
         means=fill_in(cause.means, facts) or "the loss was not finite, so the model did not learn",
         line=failure.line,
         details=(
-            *details_of(cause, failure.messages),
+            *details_of(cause, failure.messages, failure.text),
             *stack_details(cause, failure.messages, versions, matrices, facts["matrix"]),
             *machine_facts(cause.look_up, None, system),
         ),
@@ -102,6 +108,10 @@ def _recognised(text: str) -> tuple[Traceback, Cause]:
     failures = [one for one in found if one is not None and one.line]
     for one in failures:
         cause = cause_in(one.messages)
+        if cause is not None:
+            return one, cause
+    for one in failures:
+        cause = general_cause_in(one.messages, one.text)
         if cause is not None:
             return one, cause
     lines = text.splitlines()
@@ -133,4 +143,9 @@ def _cause_of_lines(lines: Sequence[str], tail: str) -> Cause | None:
     found = cause_in("\n".join(told))
     if found is not None and not found.is_consequence:
         return found
-    return cause_in(tail, is_log=True) or cause_of_signal(signal_in(tail)) or found
+    return (
+        cause_in(tail, is_log=True)
+        or cause_of_signal(signal_in(tail))
+        or found
+        or general_cause_in("\n".join(told))
+    )

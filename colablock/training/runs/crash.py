@@ -25,7 +25,14 @@ from colablock.training.runs.crash_facts import (
     stack_details,
 )
 from colablock.training.runs.folder import RunFolder, RunRecord, State
-from colablock.training.runs.known_crashes import Advice, Cause, cause_in, cause_of_signal, named_cause
+from colablock.training.runs.known_crashes import (
+    Advice,
+    Cause,
+    cause_in,
+    cause_of_signal,
+    general_cause_in,
+    named_cause,
+)
 from colablock.training.runs.loss_curve import number_of
 from colablock.training.runs.progress import START_MARK, plain_text
 
@@ -127,7 +134,7 @@ def explain(
     log = _read_end(folder.log)
     failure = _failure(folder, record, log)
     if failure is not None:
-        cause = cause_in(failure.messages)
+        cause = cause_in(failure.messages) or general_cause_in(failure.messages, failure.text)
         if cause is not None:
             return case.explanation(cause, failure)
     return (
@@ -252,7 +259,7 @@ class _EndedRun:
             means=fill_in(cause.means, facts),
             line=failure.line if failure is not None else "",
             details=(
-                *details_of(cause, messages),
+                *details_of(cause, messages, failure.text if failure is not None else ""),
                 *stack_details(cause, messages, self.versions, self.matrices, facts.get("matrix", "")),
                 *machine_facts(cause.look_up, self.folder.path, self.system),
             ),
@@ -350,8 +357,9 @@ def _is_of_hub(record: RunRecord | None) -> bool:
 
 def matching_line(cause: Cause, text: str) -> str:
     """Return the first line of *text* in which *cause* is recognised."""
-    pattern = cause.pattern
-    return next((line.strip() for line in text.splitlines() if pattern and pattern.search(line)), "")
+    patterns = [one for one in (cause.pattern, cause.general) if one is not None]
+    found = (line for one in patterns for line in text.splitlines() if one.search(line))
+    return next(found, "").strip()
 
 
 def last_trace_lines(text: str) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from colablock._vendor.packaging.version import InvalidVersion, Version
 from colablock.errors import ColablockError
 from colablock.matrix.catalog import list_matrices
 from colablock.matrix.model import Matrix
-from colablock.training.runs.known_crashes import Advice, Cause
+from colablock.training.runs.known_crashes import Advice, Cause, Detail, raising_package
 
 __all__ = [
     "advice_for",
@@ -32,6 +31,7 @@ __all__ = [
     "stack_details",
 ]
 
+_VALUE = re.compile(r"\{(\w+)\}")  # of a text
 _MAX_PACKAGES = 3  # installed versions in an explanation
 _SIGNAL = re.compile(
     r"died with <Signals\.\w+: (?P<a>\d+)>|[Ss]ignal (?P<b>\d+) \(SIG|exitcode\s*: -(?P<c>\d+)"
@@ -49,11 +49,25 @@ _SIGNAL_NUMBERS = {
 }
 
 
-def details_of(cause: Cause, messages: str) -> tuple[str, ...]:
-    """Return the sentences of *cause* with what its patterns find in *messages*."""
-    found = ((detail.text, detail.pattern.search(messages)) for detail in cause.details)
-    filled = (fill_in(text, match.groupdict()) for text, match in found if match)
+def details_of(cause: Cause, messages: str, trace: str = "") -> tuple[str, ...]:
+    """Return the sentences of *cause* with what its patterns find in *messages*, and {caller} in *trace*.
+
+    The caller is the installed package whose code raised the exception.
+    """
+    found = ((detail, detail.pattern.search(messages)) for detail in cause.details)
+    filled = (
+        fill_in(detail.text, {**match.groupdict(), "caller": _caller(detail, match, trace)})
+        for detail, match in found
+        if match
+    )
     return tuple(dict.fromkeys(text for text in filled if text))
+
+
+def _caller(detail: Detail, match: re.Match[str], trace: str) -> str:
+    """Return the package that raised the exception; "" if it is the one that lacks something."""
+    caller = raising_package(trace, detail.pattern) if "{caller}" in detail.text else ""
+    module = match.groupdict().get("module") or ""
+    return caller if caller != module.partition(".")[0] else ""
 
 
 def fill_in(text: str, facts: Mapping[str, str | None]) -> str:
@@ -62,10 +76,9 @@ def fill_in(text: str, facts: Mapping[str, str | None]) -> str:
     An unknown value in parentheses of its own, ``(now ...)``, is omitted alone.
     """
     short = re.sub(r" \((?:now )?\{(\w+)\}\)", lambda found: found[0] if facts.get(found[1]) else "", text)
-    names = [name for _, name, _, _ in string.Formatter().parse(short) if name]
-    if not all(facts.get(name) for name in names):
+    if not all(facts.get(name) for name in _VALUE.findall(short)):
         return ""
-    return short.format_map({name: facts[name] for name in names})
+    return _VALUE.sub(lambda found: str(facts[found[1]]), short)
 
 
 def advice_for(

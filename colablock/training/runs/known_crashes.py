@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,9 +15,35 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Advice", "Cause", "Detail", "cause_in", "cause_of_signal", "known_causes", "named_cause"]
+__all__ = [
+    "Advice",
+    "Cause",
+    "Detail",
+    "Framed",
+    "cause_in",
+    "cause_of_signal",
+    "general_cause_in",
+    "known_causes",
+    "named_cause",
+    "raising_package",
+]
 
 _TABLE = Path(__file__).with_name("known_crashes.toml")
+# A line that states an error: an exception, as Python writes it, or a program's own word for one.
+_ERROR_LINE = re.compile(
+    r"^(?:\[\w+\]:? ?)?(?:[A-Za-z_]\w*\.)*"
+    r"(?:[A-Za-z_]*(?:Error|Exception|Interrupt|Exit|Failed|Unsupported)\b|(?<=\.)[A-Z]\w*)(?:: |:?$)"
+    r"|^.{0,80}?(?:\b(?:ERROR|FATAL|CRITICAL)\b|\b(?:error|fatal|fatal error|\w*Error(?: #\d+)?|Exception): )"
+)
+_NO_ERROR_LINE = re.compile(
+    r"\w*Warning: |^\W*(?:WARN|INFO|DEBUG|If|When|Hint|Note|Tip|Avoid)|deprecated", re.IGNORECASE
+)
+# A frame of a traceback: as Python, IPython (two forms), and rich write it.
+_FRAME = re.compile(
+    r"""^[\s│❱]*(?:(?:File )?"?(?P<path>(?!<frozen)[^\s"]+\.py)"?(?:, line \d+|:\d+| in )"""
+    r"""|Cell In|<ipython|File <(?!frozen))"""
+)
+_PACKAGE = re.compile(r"(?:site|dist)-packages/(\w+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +64,25 @@ class Detail:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Framed:
+    """A pattern that applies if *frame* matches the path of the code that raised the exception."""
+
+    pattern: re.Pattern[str]
+    frame: re.Pattern[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """One known cause; *pattern* is None if it is not recognised by text."""
+    """One known cause; *pattern* and *general* are None if it is not recognised by text.
+
+    *general* and *framed* count only in messages of errors for which no *pattern* is found.
+    """
 
     name: str
     means: str
     pattern: re.Pattern[str] | None = None
+    general: re.Pattern[str] | None = None
+    framed: tuple[Framed, ...] = ()
     signal: int | None = None
     advice: tuple[Advice, ...] = ()
     details: tuple[Detail, ...] = ()
@@ -58,7 +97,7 @@ def known_causes() -> tuple[Cause, ...]:
     """Return every known cause, in the order in which they are matched."""
     table = tomllib.loads(_TABLE.read_text(encoding="utf-8"))
     shared = {f"@{name}": _advice(value) for name, value in table["shared"].items()}
-    return tuple(_cause(value, shared) for value in table["cause"])
+    return tuple(_cause(value, shared, table["names"]) for value in table["cause"])
 
 
 def cause_in(text: str, *, is_log: bool = False) -> Cause | None:
@@ -67,6 +106,55 @@ def cause_in(text: str, *, is_log: bool = False) -> Cause | None:
         if one.pattern is not None and (one.is_in_log or not is_log) and one.pattern.search(text):
             return one
     return None
+
+
+def general_cause_in(text: str, trace: str = "") -> Cause | None:
+    """Return the first cause that an error in *text* proves in general; *trace* has the lines of its code.
+
+    It is for errors for which `cause_in` knows nothing more special.
+    """
+    stated = _stated_errors(text)
+    if not stated:
+        return None
+    for one in known_causes():
+        if one.general is not None and one.general.search(stated):
+            return one
+        if any(
+            rule.pattern.search(stated) and rule.frame.search(_raising_frame(trace, rule.pattern))
+            for rule in one.framed
+        ):
+            return one
+    return None
+
+
+def raising_package(trace: str, pattern: re.Pattern[str]) -> str:
+    """Return the installed package whose code raised the exception that *pattern* matches; "" if unknown."""
+    found = _PACKAGE.search(_raising_frame(trace, pattern))
+    return found[1] if found else ""
+
+
+def _raising_frame(trace: str, pattern: re.Pattern[str]) -> str:
+    """Return the path of the last frame before the line that *pattern* matches; "" if there is none."""
+    path: str | None = None  # IPython names the exception also before the first frame
+    for line in trace.splitlines():
+        frame = _FRAME.match(line)
+        if frame:
+            path = frame["path"] or ""
+        elif path is not None and pattern.search(line):
+            return path
+    return ""
+
+
+def _stated_errors(text: str) -> str:
+    """Return the lines of *text* that state an error, each with what follows up to an empty line."""
+    kept, is_error = [], False
+    for line in text.splitlines():
+        is_error = bool(line.strip()) and (is_error or bool(_ERROR_LINE.match(line.strip())))
+        if _NO_ERROR_LINE.search(line):
+            is_error = False
+        if is_error:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def cause_of_signal(number: int) -> Cause | None:
@@ -79,12 +167,18 @@ def named_cause(name: str) -> Cause:
     return next(one for one in known_causes() if one.name == name)
 
 
-def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice]) -> Cause:
-    patterns = value.get("patterns")
+def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice], names: Mapping[str, str]) -> Cause:
+    general = value.get("general", ())
     return Cause(
         name=value["name"],
         means=value["means"],
-        pattern=re.compile("|".join(f"(?:{one})" for one in patterns), re.MULTILINE) if patterns else None,
+        pattern=_any_of(value.get("patterns", ()), names),
+        general=_any_of([one for one in general if isinstance(one, str)], names),
+        framed=tuple(
+            Framed(pattern=re.compile(one["pattern"], re.MULTILINE), frame=re.compile(one["frame"]))
+            for one in general
+            if not isinstance(one, str)
+        ),
         signal=value.get("signal"),
         advice=tuple(
             shared[one] if isinstance(one, str) and one.startswith("@") else _advice(one)
@@ -99,6 +193,13 @@ def _cause(value: Mapping[str, Any], shared: Mapping[str, Advice]) -> Cause:
         look_up=value.get("look-up", ""),
         packages=tuple(value.get("packages", ())),
     )
+
+
+def _any_of(patterns: Sequence[str], names: Mapping[str, str]) -> re.Pattern[str] | None:
+    text = "|".join(f"(?:{one})" for one in patterns)
+    for name, value in names.items():
+        text = text.replace(f"<{name}>", value)
+    return re.compile(text, re.MULTILINE) if text else None
 
 
 def _advice(value: Any) -> Advice:
