@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from colablock._common.text import count
@@ -15,12 +16,13 @@ from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
 from colablock.environment.dependency_graph import DependencyGraph, newly_unmet
-from colablock.environment.requirements import applies
+from colablock.environment.requirements import applies, parse_requirement
 from colablock.errors import BadDistribution, ColablockError, FetchFailed, NoSolution
 from colablock.matrix.model import PackageEntry
 from colablock.resolver.resolver import resolve
 
 if TYPE_CHECKING:
+    from colablock._vendor.packaging.direct_url import DirectUrl
     from colablock._vendor.packaging.specifiers import Specifier
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Installed
@@ -37,7 +39,7 @@ _CLAUSES = 3  # requirements in the reason why no version fits
 _AHEAD = 3  # the number of versions that are prefetched
 _WORKERS = 8
 _BOUNDING = {"==", "~=", "<", "<="}
-_BUILD = r"cpu|cu[0-9]+|rocm[0-9.]+|xpu"  # local labels of the builds of one public version
+_BUILD = re.compile(r"cpu|cu[0-9]+|rocm[0-9.]+|xpu")  # local labels of the builds of one public version
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,13 @@ class Repairer:
 
         A project of the same name in an index may be another one.  The version that is
         installed has to be listed there, and a direct reference (PEP 610) belongs to no
-        index.  A build for an accelerator (``2.8.0+cu128``) counts as its public version.
+        index.  A build for an accelerator (``2.8.0+cu128``) counts as its public version, also
+        if its wheel was installed by its URL, as in the images of Colab.
         """
         there = self.request.installed.get(name)
         if there is None:
             return None
-        if there.direct_url is not None:
+        if there.direct_url is not None and not _is_published_build(there, there.direct_url):
             origin = redacted(there.direct_url.url)
             return f"{name} was installed from `{origin}`, and a repair takes it from nowhere else"
         if self.request.fixed:
@@ -85,7 +88,7 @@ class Repairer:
         }
         version = Version(there.version)
         known = {str(version)}
-        if re.fullmatch(_BUILD, version.local or ""):
+        if _BUILD.fullmatch(version.local or ""):
             known.add(version.public)
         if known & listed:
             return None
@@ -151,11 +154,39 @@ class Repairer:
     def _resolved(
         self, asked: Request, name: NormalizedName, candidates: tuple[Candidate, ...]
     ) -> Resolution | None:
+        source = _Limited(self.source, name, candidates, partial(self._silence, asked.installed))
         try:
-            found = resolve(asked, _Limited(self.source, name, candidates), may_release=False)
+            found = resolve(asked, source, may_release=False)
         except NoSolution:
             return None
         return found if not found.pins.keys() - asked.installed.keys() - {name} else None
+
+    def _silence(self, after: Mapping[NormalizedName, Installed], candidate: Candidate) -> str | None:
+        """Return why nothing says that *candidate* fits the state *after*; None if it may fit.
+
+        The installed version pins one that moved, since it is built for it, and this one does not
+        mention it.  Then only releases of one version belong together: no torchaudio from 2.9 on
+        says which torch it is built for.
+        """
+        before = self.request.installed
+        there = before.get(candidate.name)
+        pinned = [
+            canonicalize_name(one.name)
+            for one in map(parse_requirement, there.requires if there is not None else ())
+            if one is not None
+            and any(specifier.operator in {"==", "==="} for specifier in one.specifier)
+            and applies(one, self.request.environment)
+        ]
+        moved = [
+            name
+            for name in pinned
+            if name in after and (name not in before or before[name].version != after[name].version)
+        ]
+        mentioned = self._bounds(candidate, moved) if moved else {}
+        for name in moved:
+            if name not in mentioned and Version(after[name].version).public != candidate.version.public:
+                return f"{candidate} does not say which {name} it is for"
+        return None
 
     def _partners(
         self, candidates: Sequence[Candidate], after: Mapping[NormalizedName, Installed]
@@ -229,7 +260,8 @@ class Repairer:
             there = after.get(target)
             state = f"{target} is {there.version}" if there else f"a repair installs no {target}"
             clauses.append(f"{_needs(found)}, and {state}")
-        return "; ".join(clauses)
+        silent = (self._silence(after, one) for one in tried if one.version in left)
+        return "; ".join([*clauses, *list(filter(None, silent))[:1]])
 
     def _broken_extras(
         self, after: Mapping[NormalizedName, Installed]
@@ -248,7 +280,7 @@ class Repairer:
     def _fetch(self, name: NormalizedName) -> None:
         there = self.request.installed.get(name)
         if there is not None and there.direct_url is not None:
-            return  # its name is nobody's business
+            return  # its name is nobody's business, unless it turns out to be a published build
         try:
             for candidate in self.source.judge(name).candidates[:_AHEAD]:
                 self.source.metadata(candidate)
@@ -261,6 +293,13 @@ class _Every:
 
     def __contains__(self, _one: object) -> bool:
         return True
+
+
+def _is_published_build(installed: Installed, origin: DirectUrl) -> bool:
+    """Whether *origin* is the wheel of a build for an accelerator on a web server."""
+    label = Version(installed.version).local or ""
+    on_web = origin.url.startswith("https://") and origin.archive_info is not None
+    return on_web and _BUILD.fullmatch(label) is not None
 
 
 def _unmet(
@@ -301,12 +340,15 @@ class _Limited:
     source: CandidateSource
     name: NormalizedName
     candidates: tuple[Candidate, ...]
+    silence: Callable[[Candidate], str | None]
 
     def judge(self, name: NormalizedName) -> ProjectCandidates:
         judged = self.source.judge(name)
         return replace(judged, candidates=self.candidates) if name == self.name else judged
 
     def metadata(self, candidate: Candidate) -> Metadata:
+        if candidate.name == self.name and (why := self.silence(candidate)) is not None:
+            raise BadDistribution(why)
         return self.source.metadata(candidate)
 
     def prefetch(self, names: Iterable[NormalizedName]) -> None:

@@ -193,6 +193,26 @@ REPAIRS = {
     "a version that the index does not list": Installed(),
     "a local version": Installed(version="1.0+corp.3", listed=("1.0", "99.0")),
     "a version that the index lists": Installed(listed=("1.0", "99.0"), remedy=Remedy.REPAIR),
+    "a build for CUDA, by the URL of its wheel": Installed(
+        version="1.0+cu128",
+        listed=("1.0", "99.0"),
+        direct_url='{"url": "https://wheels.example/tool-1.0%2Bcu128-py3-none-any.whl", "archive_info": {}}',
+        remedy=Remedy.REPAIR,
+    ),
+    "a build for CUDA that the index does not list": Installed(
+        version="1.0+cu128",
+        direct_url='{"url": "https://wheels.example/tool-1.0%2Bcu128-py3-none-any.whl", "archive_info": {}}',
+    ),
+    "a build for CUDA from a local wheel": Installed(
+        version="1.0+cu128",
+        listed=("1.0", "99.0"),
+        direct_url='{"url": "file:///srv/tool-1.0%2Bcu128-py3-none-any.whl", "archive_info": {}}',
+    ),
+    "a build for CUDA from a repository": Installed(
+        version="1.0+cu128",
+        listed=("1.0", "99.0"),
+        direct_url='{"url": "https://git.example/tool", "vcs_info": {"vcs": "git", "commit_id": "0"}}',
+    ),
     "a build for CUDA": Installed(version="1.0+cu128", listed=("1.0", "99.0"), remedy=Remedy.REPAIR),
 }
 

@@ -120,6 +120,28 @@ def test_the_remedy_for_breakages_can_be_chosen(broken: Remedy) -> None:
     assert remedies(plan)["torchvision"] == (True, broken)
 
 
+@pytest.mark.parametrize(
+    ("torch", "audio", "remedy"),
+    [
+        ("2.15.0", {"2.11.0": []}, Remedy.REMOVE),  # nothing says that they belong together
+        ("2.11.0", {"2.11.0": []}, Remedy.REPAIR),  # releases of one version do
+        ("2.11.0+cu130", {"2.11.0": []}, Remedy.REPAIR),
+        ("2.15.0", {"2.11.0": ["torch>=2.11"]}, Remedy.REPAIR),
+        ("2.11.0", {"2.12.0": [], "2.11.0": []}, Remedy.REPAIR),
+    ],
+)
+def test_a_release_that_drops_a_pin_fits_its_own_version_only(
+    torch: str, audio: dict[str, list[str]], remedy: Remedy
+) -> None:
+    index = {f"torch {torch}": [], **{f"torchaudio {version}": needs for version, needs in audio.items()}}
+    image = {"torch 2.8.0": [], "torchaudio 2.8.0": ["torch==2.8.0"]}
+    plan = plan_for(index, image, f"torch=={torch}")
+    assert remedies(plan) == {"torchaudio": (True, remedy)}
+    assert {step.version for step in plan.steps if step.name == "torchaudio"} <= {"2.11.0", None}
+    if remedy is Remedy.REMOVE:
+        assert any("torchaudio 2.11.0 does not say which torch it is for" in note for note in plan.notes)
+
+
 def test_a_repair_changes_nothing_else() -> None:
     index = {"torch 2.4.0": [], "torchvision 0.19.0": ["torch==2.4.0", "pillow<10"], "pillow 9": []}
     image = {**VISION, "pillow 11": []}
