@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from colablock.check.import_names import ModuleFile
 from colablock.check.import_statements import Statement, read_statements
-from colablock.environment.record import read_record
+from colablock.environment.record import readable_rows
 from colablock.environment.requirements import applies, only_with, parse_requirement, required_name
 from colablock.environment.snapshot import is_version
 from colablock.planning.plan import Action, ImportRisk, Plan, Step
@@ -153,7 +153,7 @@ def _modules_of(installed: Installed) -> tuple[str, ...]:
 
 def _tops(installed: Installed) -> frozenset[str]:
     """Return the folders of modules of *installed*, which has no list of its import names."""
-    rows = (read_record(Path(installed.path)) if installed.path else None) or ()
+    rows = readable_rows(Path(installed.path)) if installed.path else ()
     return frozenset(row.path.partition("/")[0] for row in rows if row.path.endswith("/__init__.py"))
 
 
@@ -165,7 +165,7 @@ def _is_module(installed: Installed, name: str) -> bool:
 
 def _packages_below(installed: Installed, namespace: str) -> Iterator[str]:
     """Yield the packages of *installed* directly below *namespace*, which others have, too."""
-    for row in (read_record(Path(installed.path)) if installed.path else None) or ():
+    for row in readable_rows(Path(installed.path)) if installed.path else ():
         file = ModuleFile.of(row.path) if row.path.endswith("/__init__.py") else None
         if file is not None and file.name.count(".") == 1 and file.name.startswith(f"{namespace}."):
             yield file.name
@@ -193,7 +193,7 @@ class _Search:
             return None
         folder = os.path.dirname(one.path or "")
         names = [name.encode() for name in modules]
-        rows = read_record(Path(one.path or "")) or ()
+        rows = readable_rows(Path(one.path or ""))
         for row in rows:
             if not row.path.endswith(".py") or self.read >= _ALL_FILES:
                 continue

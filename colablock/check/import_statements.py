@@ -60,7 +60,7 @@ def read_statements(
         reader = _StatementReader(package, markers, deferred=deferred)
         try:
             reader.visit(ast.parse(source))
-        except (ValueError, RecursionError) as error:  # a null byte, or too deep nesting
+        except (ValueError, RecursionError, MemoryError) as error:  # a null byte, or too deep nesting
             raise SyntaxError(str(error)) from error
     return tuple(reader.found)
 

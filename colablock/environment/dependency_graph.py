@@ -24,6 +24,7 @@ from colablock.environment.requirements import (
     only_with,
     parse_requirement,
     required_name,
+    same_version,
 )
 
 if TYPE_CHECKING:
@@ -356,7 +357,7 @@ class StateChange:
             return False
         if cause not in self.moved:
             return name not in self.moved and not self.is_whole(name, cause)
-        if self.moved[cause].version != self.moved.get(name, other).version:
+        if not same_version(self.moved[cause].version, self.moved.get(name, other).version):
             return True
         return name not in self.moved and name in self.stack and cause not in self.stack
 

@@ -24,6 +24,7 @@ __all__ = [
     "parse_requirement",
     "required_name",
     "requirement_of",
+    "same_version",
     "specifier_of",
     "unfit",
     "version_of",
@@ -65,6 +66,14 @@ def version_of(text: str) -> Version:
     if why := unfit(text, limits.VERSION):
         raise InvalidVersion(f"Invalid version: {why}")
     return Version(text)
+
+
+def same_version(one: str, other: str) -> bool:
+    """Whether two texts are the same version: 4.9 and 4.9.0 are (PEP 440)."""
+    try:
+        return one == other or version_of(one) == version_of(other)
+    except InvalidVersion:
+        return False
 
 
 def specifier_of(text: str) -> SpecifierSet:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from colablock._vendor.packaging.utils import InvalidName, NormalizedName, canonicalize_name
 from colablock.environment.dependency_graph import DependencyGraph
+from colablock.environment.requirements import same_version
 from colablock.errors import InvalidInput, NotFound, PlanOutdated
 from colablock.planning.shared_files import families, wheel_claim
 
@@ -69,7 +70,7 @@ class PlannedChange:
         builds = families(staying.values(), claims)
         for name in sorted(wheels.keys() & builds.keys()):
             for other in sorted(builds[name] & staying.keys()):
-                if staying[other].version != changed[name].version:
+                if not same_version(staying[other].version, changed[name].version or ""):
                     raise PlanOutdated(
                         f"{name} {changed[name].version} has the same files as {other}"
                         f" {staying[other].version}, which this plan does not change",

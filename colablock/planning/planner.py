@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Snapshot
     from colablock.matrix.model import Matrix, PackageEntry
-    from colablock.planning.shared_files import Claim
     from colablock.resolver.model import Pin, Resolution
 
 __all__ = ["make_plan"]
@@ -45,19 +44,20 @@ def make_plan(
     broken: Remedy | None = None,
     fingerprint: str = "",
     notes: Iterable[str] = (),
-    claims: Iterable[Claim] = (),
+    builds: Mapping[NormalizedName, frozenset[NormalizedName]] | None = None,
+    listed: Collection[NormalizedName] = (),
 ) -> Plan:
     """Return the ordered steps from *snapshot* to *resolution*, each with its reason.
 
     By default a directly broken distribution is repaired if *repair* finds a
     version, and removed otherwise; one that only a removal breaks is left and
     listed.  *broken* overrides the remedy of every directly broken distribution.
-    *claims* are the modules of the wheels to install, as far as they are known.
+    *builds* are the other builds of each distribution, if they are known already, also with the
+    modules of wheels to install; those of *listed* are.
     Raises Refused when a rule forbids the change.
     """
     entries = {entry.name: entry for entry in resolution.request.asked}
-    claims = tuple(claims)
-    snapshot = replace(snapshot, shared=builds_in(snapshot, claims))
+    snapshot = replace(snapshot, shared=builds_in(snapshot) if builds is None else builds)
     draft = PlanDraft(
         snapshot=snapshot,
         graph=DependencyGraph.of(snapshot),
@@ -67,7 +67,7 @@ def make_plan(
     )
     _remove_absent(draft, matrix)
     judge_broken(draft, repair, broken)
-    _refuse_mixed(draft, {claim.name for claim in claims})
+    _refuse_mixed(draft, listed)
     steps = [*_removals(draft), *_installations(draft, resolution)]
     changed = {step.name for step in steps}
     return Plan(

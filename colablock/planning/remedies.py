@@ -20,6 +20,7 @@ from colablock.environment.dependency_graph import (
     find_broken,
 )
 from colablock.environment.removable import is_out_of_reach, why_irremovable
+from colablock.environment.requirements import same_version
 from colablock.environment.snapshot import Installed, is_version
 from colablock.errors import Refused
 from colablock.planning.plan import Breakage, Remedy
@@ -148,7 +149,8 @@ def _mixed(draft: PlanDraft) -> Iterator[Broken]:
         there = installed[name]
         for other in draft.standing(name) if draft.pins[name].is_installed else ():
             are_known = None not in (there.path, installed[other].path)
-            if are_known and there.version != installed[other].version and not draft.is_whole(name, other):
+            differ = not same_version(there.version, installed[other].version)
+            if are_known and differ and not draft.is_whole(name, other):
                 requirement = f"{SHARED_FILES} {other}"
                 yield Broken(
                     name=name,
@@ -287,8 +289,11 @@ class _Judge:
 
     def _install(self, name: NormalizedName, fixed: Resolution, reason: str) -> None:
         draft = self.draft
+        self._repin(name, fixed, draft.pins.get(name), reason)
+
+    def _repin(self, name: NormalizedName, fixed: Resolution, before: Pin | None, reason: str) -> None:
+        draft = self.draft
         draft.repaired[name] = reason
-        before = draft.pins.get(name)
         draft.pins.update({key: pin for key, pin in fixed.pins.items() if not pin.is_installed})
         if before is not None:  # of the stack: it stays what it was, with its own files
             draft.pins[name] = replace(draft.pins[name], parents=before.parents, extras=before.extras)
@@ -320,8 +325,9 @@ class _Judge:
             draft.removed[name] = f"{reason}; no version {draft.pins[builds[0]].version} of it fits"
             self.decided[name] = replace(self.decided[name], remedy=Remedy.REMOVE)
             return
-        draft.pins[name] = fixed.pins[name] if fixed is not None else pin
-        draft.repaired[name] = reason
+        draft.pins[name], draft.repaired[name] = pin, reason
+        if fixed is not None:
+            self._repin(name, fixed, pin if name in draft.stack else None, reason)
 
     def _is_left(self, item: Broken) -> bool:
         is_needed = item.name in self.needed

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -33,8 +33,9 @@ __all__ = ["Claim", "builds_in", "families", "is_whole", "modules_of", "shared_p
 _CODE = re.compile(r"\.(py|pyd|dll|dylib|so(\.[0-9]+)*)\Z")
 _IN_DATA = re.compile(r"\A[^/]+\.data/(purelib|platlib)/")
 _NAMESPACE = re.compile(r"extend_path\(|declare_namespace\(")
-# Folders that many projects install beside their package, by mistake.
-_BY_CATCH = frozenset({"benchmarks", "docs", "examples", "scripts", "test", "testing", "tests", "tools"})
+# What many projects install beside their package, by mistake.
+_FOLDERS = ("benchmarks", "docs", "examples", "lib", "scripts", "src", "test", "testing", "tests", "tools")
+_BY_CATCH = frozenset({*_FOLDERS, "utils", "conftest.py", "setup.py"})
 _MAIN = 3  # a package with a third of the files of a distribution is one of its main packages
 
 
@@ -115,11 +116,21 @@ def families(
     claims = [claim_of(one) for one in here if contested.intersection(one.import_names)]
     found = _Packages([claim for claim in (*claims, *more) if claim is not None])
     result: defaultdict[NormalizedName, set[NormalizedName]] = defaultdict(set)
-    for one, other in combinations(found.claims, 2):
+    for one, other in _overlapping(found.claims):
         if one.name != other.name and found.are_builds(one, other):
             result[one.name].add(other.name)
             result[other.name].add(one.name)
     return {name: frozenset(others) for name, others in result.items()}
+
+
+def _overlapping(claims: Sequence[Claim]) -> Iterator[tuple[Claim, Claim]]:
+    """Yield the pairs that have a path in common.  There are far fewer of them than pairs."""
+    owners: defaultdict[str, list[int]] = defaultdict(list)
+    for number, claim in enumerate(claims):
+        for path in claim.paths:
+            owners[path].append(number)
+    pairs = {pair for numbers in owners.values() if len(numbers) > 1 for pair in combinations(numbers, 2)}
+    return ((claims[one], claims[other]) for one, other in sorted(pairs))
 
 
 def _tops(claim: Claim) -> set[str]:
@@ -155,7 +166,7 @@ class _Packages:
                 package: number
                 for package, number in numbers.items()
                 if os.path.relpath(package, claim.folder) not in _BY_CATCH
-            } or numbers
+            }
             least = sum(wanted.values()) / _MAIN
             self._main[claim] = frozenset(package for package, number in wanted.items() if number >= least)
         return self._main[claim]

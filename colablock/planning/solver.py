@@ -112,7 +112,8 @@ class Solver:
             broken=self.broken,
             fingerprint=fingerprint(kernel),
             notes=(*kernel.notes, *managed_note(kernel), *self._notes(resolution, preparer.source)),
-            claims=claims,
+            builds=builds,
+            listed={claim.name for claim in claims},
         )
         plan = with_origin(plan, self.matrix, locked)
         return PlannedChange(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from colablock._common.text import count, some_of
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
 from colablock.environment.record import Row, read_record, recorded_paths, row_differs
+from colablock.environment.requirements import same_version
 from colablock.planning.plan import Plan, Remedy
 from colablock.planning.shared_files import families, modules_of
 from colablock.verification.verify import Check
@@ -124,7 +125,8 @@ def _compare(
 
 def _mixed(one: _Recorded, foreign: Mapping[str, _Recorded]) -> list[str]:
     """Return a line for each file that is of another version of the same package."""
-    others = {owner.name: owner for owner in foreign.values() if owner.version != one.version}
+    versions = {owner.name: owner for owner in foreign.values()}
+    others = {name: its for name, its in versions.items() if not same_version(its.version, one.version)}
     builds = families((), [one.claim(), *(other.claim() for other in others.values())]) if others else {}
     return [
         f"`{path}` is that of {owner.name} {owner.version}"

@@ -14,8 +14,9 @@ from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.check.import_risks import find_import_risks
 from colablock.check.import_statements import read_statements
 from colablock.environment.accelerator import Accelerator
-from colablock.environment.snapshot import Snapshot, snapshot_of
+from colablock.environment.snapshot import Installed, Snapshot, snapshot_of
 from colablock.planning.plan import Action, Breakage, ImportRisk, Plan, Remedy, Step, Target
+from tests.support.dict_source import PYTHON_312
 from tests.support.runtime import Stub, Venv
 
 LONG = "x = 1\n" * 50
@@ -223,6 +224,23 @@ def test_a_missing_file_is_no_error(snapshot: Snapshot) -> None:
     )
     state = replace(snapshot, installed={**snapshot.installed, name: lost})
     assert name not in {one.name for one in find_import_risks(PLAN, state)}
+
+
+def test_a_record_with_a_null_character_is_no_error(snapshot: Snapshot, tmp_path: Path) -> None:
+    info = tmp_path / "odd-1.0.dist-info"
+    info.mkdir()
+    (info / "RECORD").write_bytes(b"odd/__init__.py\0,,\n")
+    name = canonicalize_name("odd")
+    extra = ("deft>=2; extra == 'fast'",)
+    odd = Installed(name=name, version="1.0", path=str(info), requires=extra, extras=("fast",))
+    state = replace(snapshot, installed={**snapshot.installed, name: odd})
+    assert name not in {one.name for one in find_import_risks(PLAN, state)}
+
+
+def test_a_module_that_no_parser_takes_has_no_imports() -> None:
+    markers = dict(PYTHON_312.markers)
+    with pytest.raises(SyntaxError):
+        read_statements(b"x=" + b"-" * 100_000 + b"1\n", "m", is_package=False, markers=markers)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from colablock.environment.requirements import (
     only_with,
     parse_requirement,
     required_name,
+    same_version,
 )
 from colablock.runtimes.catalog import recorded_distributions
 from tests.support.dict_source import PYTHON_312
@@ -102,3 +103,17 @@ def test_the_extra_read_from_the_text_agrees_with_the_marker() -> None:
     assert not any(
         requirement and applies(requirement, PYTHON_312) for requirement in map(parse_requirement, told)
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("4.9", "4.9.0", True),
+        ("1.0+cu128", "1.0+CU128", True),
+        ("4.9", "4.10", False),
+        ("1.1build1", "1.1build1", True),
+        ("1.1build1", "1.1", False),
+    ],
+)
+def test_versions_are_compared_as_versions(one: str, other: str, *, same: bool) -> None:
+    assert same_version(one, other) is same

@@ -100,6 +100,12 @@ CASES = {
             "two": ["two/__init__.py", "LICENSE", "share/x.txt"],
         }
     ),
+    "sources and chores at the top": Case(
+        {
+            "one": ["src/main.py", "setup.py", "conftest.py"],
+            "two": ["src/main.py", "setup.py", "conftest.py", "two.py"],
+        }
+    ),
     "a start that two packages add to": Case(
         {"jaraco": ["jaraco/__init__.py", "jaraco/a.py"], "jaraco-b": ["jaraco/__init__.py", "jaraco/b.py"]}
     ),
