@@ -22,6 +22,7 @@ from colablock.operations.run import proven_environment, run_smoke
 from colablock.training import adapter
 from colablock.training.find_or_start import NamedRun, options_of, values_of
 from colablock.training.find_or_start import train as start_or_find
+from colablock.training.given_inputs import check_given
 from colablock.training.receipts import Receipt
 from colablock.training.runs.folder import RunRecord, State, find_run, list_runs, stop_run
 from colablock.training.runs.loss_curve import write_curve
@@ -230,18 +231,18 @@ def train(
 
     Raises Refused with all reasons why the run would fail, TrainingFailed if it failed.
     """
+    file = Path(config) if isinstance(config, (str, os.PathLike)) else None
+    values = {
+        **(config if isinstance(config, Mapping) else {}),
+        **values_of(model, dataset, output_dir, settings),
+    }
+    if not resume_anyway:
+        example = f'colablock.train("{os.fspath(name)}", model="Qwen/Qwen2.5-1.5B", dataset="data.jsonl")'
+        check_given(file, values, example=example)
     with open_session(quiet=quiet) as session:
         proven = proven_environment(session, os.fspath(name))
         asked = replace(
-            options_of(
-                Path(config) if isinstance(config, (str, os.PathLike)) else None,
-                runner=runner or proven.runner,
-                values={
-                    **(config if isinstance(config, Mapping) else {}),
-                    **values_of(model, dataset, output_dir, settings),
-                },
-                strict=strict,
-            ),
+            options_of(file, runner=runner or proven.runner, values=values, strict=strict),
             runner=runner,
             fresh=fresh,
             resume_anyway=resume_anyway,

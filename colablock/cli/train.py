@@ -84,10 +84,14 @@ def _train(call: Call) -> int:
     from colablock.display.text import render
     from colablock.operations.run import proven_environment
     from colablock.training.find_or_start import train
+    from colablock.training.given_inputs import check_given
     from colablock.transaction.apply_record import home_folder
 
     args = call.args
     is_quiet = args.quiet or args.json
+    if not args.resume_anyway:
+        example = f"colablock train {args.name} --model Qwen/Qwen2.5-1.5B --dataset data.jsonl"
+        check_given(args.config, _values(args), example=example)
     with session_of(call) as session:
         proven = proven_environment(session, args.name)
         run = train(
@@ -101,14 +105,21 @@ def _train(call: Call) -> int:
     return _follow(call, run) if args.wait else _print_started(call, run)
 
 
-def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions:
-    from colablock.training.find_or_start import options_of, values_of
+def _values(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options as keys of a config."""
+    from colablock.training.find_or_start import values_of
     from colablock.training.runs.config import values_from
+
+    return values_of(args.model, args.dataset or None, args.output_dir, values_from(args.set))
+
+
+def _train_options(args: argparse.Namespace, runner: str | None) -> TrainOptions:
+    from colablock.training.find_or_start import options_of
 
     asked = options_of(
         args.config,
         runner=args.runner or runner,
-        values=values_of(args.model, args.dataset or None, args.output_dir, values_from(args.set)),
+        values=_values(args),
         strict=args.strict,
     )
     return replace(

@@ -90,7 +90,12 @@ def test_the_functions_of_the_front_door_say_it_too(name: str, monkeypatch: pyte
     if name == "load_ipython_extension":
         return
     monkeypatch.setattr("colablock.operations.session.Session.__init__", interrupt)
-    for function in ("stack.up_to_date_report", "training.find_run", "training.list_runs"):
+    for function in (
+        "stack.up_to_date_report",
+        "training.check_given",
+        "training.find_run",
+        "training.list_runs",
+    ):
         monkeypatch.setattr(f"colablock.api.{function}", interrupt)
     arguments = {"why": ("x", "y"), "run": ("x", ["y"]), "explain": ("x",)}
     positional = arguments.get(name, () if name in {"history", "rollback", "attach", "runs"} else ("x",))

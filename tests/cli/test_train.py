@@ -176,14 +176,14 @@ def test_arguments_after_two_dashes_go_to_the_launcher(shell: CommandLine) -> No
 
 USAGE: list[tuple[list[str], str]] = [
     (["train", "tiny", "--set", "seed"], "`--set seed` has no value: write `--set key=value`"),
-    (["train", "tiny"], "the config has 2 faults base_model: is missing datasets: is missing"),
+    (["train", "tiny"], "no model and no dataset to train with hint: Pass them: `colablock train tiny"),
     (["train", "tiny", "--config", "none.yaml"], "cannot read the config `none.yaml`"),
     (["train", "tiny", "--model", "a", "--dataset", "d", "--set", "seedd=1"], "did you mean `seed`?"),
     (
         ["train", "tiny", "--model", "a/b", "--dataset", "d", "--mirror", "/no/such"],
         "hint: Create that folder, or mount the drive",
     ),
-    (["train", "another"], "there is no matrix `another`"),
+    (["train", "another", "--model", "a/b", "--dataset", "c/d"], "there is no matrix `another`"),
     (["smoke", "another"], "there is no matrix `another`"),
 ]
 

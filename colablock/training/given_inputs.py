@@ -1,0 +1,110 @@
+"""What a call of `train` names, judged before anything else: local paths, then what is missing.
+
+It takes milliseconds.  The environment, the hub and the content of the data come later, and take minutes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from colablock._common.fs import expanded
+from colablock.errors import InvalidInput, NotFound
+from colablock.training.runs.config import read_yaml
+from colablock.training.scripts.sources import FORMATS, format_of
+
+__all__ = ["check_given"]
+
+_MOST = 2000  # files of a folder that a name is compared with
+
+
+def check_given(config: Path | None, values: Mapping[str, Any], *, example: str) -> None:
+    """Raise for a file that is not there or cannot be data, and for a call that names no model or no data.
+
+    *values* are the keys of a config that a call gives beside the file *config*.  *example* is a
+    complete call in the language of the caller.  Raises NotFound, InvalidInput, InvalidConfig.
+    """
+    given = {**(read_yaml(config) if config is not None else {}), **values}
+    for path in _data_of(given):
+        _check_data(path)
+    model = given.get("base_model")
+    if isinstance(model, str) and _is_local(model) and not expanded(model, "the model").exists():
+        raise NotFound(
+            f"the model `{model}` does not exist{_where(model)}",
+            hint=_near(model) or "Name a folder with `config.json`, or a model on the Hub",
+        )
+    # With other keys, one of them may be a slip for the one that is missing: the config says so.
+    if config is None and not given.keys() - {"base_model", "datasets", "output_dir"}:
+        missing = [
+            word for key, word in (("base_model", "model"), ("datasets", "dataset")) if not given.get(key)
+        ]
+        if missing:
+            raise InvalidInput(f"no {' and no '.join(missing)} to train with", hint=f"Pass them: `{example}`")
+
+
+def _data_of(given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the paths and names of the datasets of a config, ours or axolotl's."""
+    sources = given.get("datasets")
+    for source in sources if isinstance(sources, list) else [sources]:
+        path = source.get("path") if isinstance(source, Mapping) else source
+        if isinstance(path, str) and path and "\0" not in path:
+            yield path
+
+
+def _check_data(path: str) -> None:
+    found = expanded(path, "a dataset")
+    try:
+        if found.is_dir():
+            problem = "" if any(found.iterdir()) else "is an empty folder"
+        elif found.exists():
+            problem = _problem_of(found)
+        elif _is_local(path):
+            raise NotFound(
+                f"the dataset `{path}` does not exist{_where(path)}",
+                hint=_near(path) or "Name a file or a folder, or a dataset on the Hub",
+            )
+        else:
+            return  # a name on the hub
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    if problem:
+        raise InvalidInput(f"the dataset `{path}` {problem}")
+
+
+def _problem_of(file: Path) -> str:
+    if file.is_file() and format_of(file) is None:
+        return f"has an unknown format: supported suffixes are {', '.join(FORMATS)}, also with .gz"
+    if file.is_file() and not file.stat().st_size:
+        return "is an empty file"
+    return "" if os.access(file, os.R_OK) else "cannot be read: it belongs to another user"
+
+
+def _is_local(path: str) -> bool:
+    """Whether *path* cannot be a name on the hub, which is `name` or `owner/name`."""
+    if "://" in path:
+        return False
+    starts = path.startswith(("/", "./", "../", "~", "."))
+    return starts or "\\" in path or path.count("/") > 1 or format_of(Path(path)) is not None
+
+
+def _where(path: str) -> str:
+    """Return which folder was looked in, or is missing."""
+    folder = expanded(path, "a path").parent
+    if not folder.is_dir():
+        return f": there is no folder `{folder}`"
+    return f" in `{folder.absolute()}`"
+
+
+def _near(path: str) -> str | None:
+    """Return a hint at the file beside *path* whose name is nearest."""
+    found = expanded(path, "a path")
+    try:
+        names = [one.name for one in islice(found.parent.iterdir(), _MOST)]
+    except OSError:
+        return None
+    matches = difflib.get_close_matches(found.name, names, n=1, cutoff=0.7)
+    return f"did you mean `{Path(path).parent / matches[0]}`?" if matches else None
