@@ -21,7 +21,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model": MODEL, "dataset": "rows.xlsx"}, "has an unknown format: supported suffixes are .jsonl"),
     ({"model": MODEL, "dataset": "empty.jsonl"}, "the dataset `empty.jsonl` is an empty file"),
     ({"model": MODEL, "dataset": "nothing"}, "the dataset `nothing` is an empty folder"),
-    ({"model": "./modle", "dataset": "data.jsonl"}, "the model `./modle` does not exist in"),
+    ({"model": "./mdel", "dataset": "data.jsonl"}, "the model `./mdel` does not exist in"),
     ({"config": "nowhere.yaml"}, "cannot read the config `nowhere.yaml`: No such file"),
     ({"config": "axolotl.yaml"}, "the dataset `lost.jsonl` does not exist in"),
     ({"config": {"base_model": MODEL, "datasets": [{"path": "lost.json"}]}}, "`lost.json` does not exist"),
@@ -70,7 +70,7 @@ def test_what_may_be_right_is_left_to_what_follows(call: dict[str, Any]) -> None
 
 def test_the_nearest_file_is_named() -> None:
     with pytest.raises(NotFound) as found:
-        colablock.train("qlora-2026", model=MODEL, dataset="folder/trian.jsonl")
+        colablock.train("qlora-2026", model=MODEL, dataset="folder/trin.jsonl")
     assert found.value.hint == "did you mean `folder/train.jsonl`?"
 
 
