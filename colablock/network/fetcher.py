@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from colablock._common.decoding import read_bounded
+from colablock._common.fs import file_digest
 from colablock._common.limits import METADATA, PAGE, URL
 from colablock._common.reporter import Reporter
 from colablock._common.urls import Mirrors, basename, local_path, redacted
@@ -229,12 +230,19 @@ class Fetcher:
         if path is not None:
             _check_local(path, file)
             return path
-        return self.at_hand(file) or self._stream(file, reporter or Reporter(), stop or threading.Event())
+        path = self.at_hand(file, hash_again=True)
+        return path or self._stream(file, reporter or Reporter(), stop or threading.Event())
 
-    def at_hand(self, file: Fetchable) -> Path | None:
-        """Return the cached file, or its copy in a folder; None if it has to be downloaded."""
+    def at_hand(self, file: Fetchable, *, hash_again: bool = False) -> Path | None:
+        """Return the cached file, or its copy in a folder; None if it has to be downloaded.
+
+        Without *hash_again*, the hash of a copy may be that of an earlier call, if the size and
+        mtime of the copy are the same.  That is for listing only: other users may write there.
+        """
         sha256 = file.hashes.get("sha256", "").lower()
-        return (self.cache.file(sha256) or self._copy(file, sha256)) if sha256 else None
+        return (
+            (self.cache.file(sha256) or self._copy(file, sha256, hash_again=hash_again)) if sha256 else None
+        )
 
     def fetch_named(self, file: Fetchable) -> Path:
         """Return a path as ``fetch`` does, with the file's own name: builds need its extension."""
@@ -252,12 +260,13 @@ class Fetcher:
 
     # -- whole files
 
-    def _copy(self, file: Fetchable, sha256: str) -> Path | None:
+    def _copy(self, file: Fetchable, sha256: str, *, hash_again: bool) -> Path | None:
         _check_name(file.filename)
+        digest = file_digest if hash_again else self.cache.local_digest
         for folder in self._folders:
             path = folder / file.filename
             try:
-                if path.is_file() and self.cache.local_digest(path) == sha256:
+                if path.is_file() and digest(path) == sha256:
                     return path
             except (OSError, ValueError):  # unreadable, or no valid path
                 continue

@@ -219,7 +219,8 @@ class WheelPreparer:
         if is_whole:
             return cached
         hashes = {"sha256": promised.hashes.get("sha256", "")}
-        return self.fetcher.at_hand(File(filename=promised.filename, url="", hashes=hashes))
+        file = File(filename=promised.filename, url="", hashes=hashes)
+        return self.fetcher.at_hand(file, hash_again=True)
 
 
 def _place(wheel: Path, destination: Path) -> None:

@@ -480,6 +480,25 @@ def test_local_files_are_linked_and_checked(wheel: Path, fetcher: Fetcher, tmp_p
         fetcher.download([Wanted(url=f"{url}.gone")], tmp_path / "into")
 
 
+def test_a_copy_in_a_folder_is_hashed_at_each_fetch(tmp_path: Path) -> None:
+    """The replacement has the size and the mtime of the good file, which may be listed still."""
+    copy = tmp_path / "links" / "demo.bin"
+    copy.parent.mkdir()
+    copy.write_bytes(b"good!")
+    there = copy.stat()
+    file = Wanted(
+        url="https://index.invalid/demo.bin", hashes={"sha256": hashlib.sha256(b"good!").hexdigest()}
+    )
+    fetcher = Fetcher(os.environ, cache=tmp_path / "cache", folders=[str(copy.parent)], offline=True)
+    assert fetcher.at_hand(file) == fetcher.fetch(file) == copy
+    copy.write_bytes(b"evil!")
+    os.utime(copy, ns=(there.st_atime_ns, there.st_mtime_ns))
+    assert fetcher.at_hand(file, hash_again=True) is None
+    for take in (fetcher.fetch, fetcher.fetch_named, lambda one: fetcher.download([one], tmp_path / "into")):
+        with pytest.raises(FetchFailed):
+            take(file)
+
+
 @pytest.mark.parametrize("name", ["../x.whl", "a/b.whl", "..", "", "a\\b.whl"])
 def test_a_file_name_with_a_path_is_refused(wheel: Path, fetcher: Fetcher, tmp_path: Path, name: str) -> None:
     with pytest.raises(BadDistribution, match="not a valid file name"):
