@@ -482,13 +482,12 @@ def test_local_files_are_linked_and_checked(wheel: Path, fetcher: Fetcher, tmp_p
 
 def test_a_copy_in_a_folder_is_hashed_at_each_fetch(tmp_path: Path) -> None:
     """The replacement has the size and the mtime of the good file, which may be listed still."""
-    copy = tmp_path / "links" / "demo.bin"
+    copy = tmp_path / "links" / DEMO_WHEEL
     copy.parent.mkdir()
     copy.write_bytes(b"good!")
     there = copy.stat()
-    file = Wanted(
-        url="https://index.invalid/demo.bin", hashes={"sha256": hashlib.sha256(b"good!").hexdigest()}
-    )
+    digest = hashlib.sha256(b"good!").hexdigest()
+    file = Wanted(url=f"https://index.invalid/{DEMO_WHEEL}", hashes={"sha256": digest})
     fetcher = Fetcher(os.environ, cache=tmp_path / "cache", folders=[str(copy.parent)], offline=True)
     assert fetcher.at_hand(file) == fetcher.fetch(file) == copy
     copy.write_bytes(b"evil!")
