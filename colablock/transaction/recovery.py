@@ -272,6 +272,11 @@ def clean_up(state: Path) -> None:
     Deleting gigabytes takes seconds.  After a fraction of a second, another
     process does the rest, so that the caller need not wait.
     """
+    with suppress(OSError):  # the change itself has succeeded, or was undone
+        _remove_finished(state)
+
+
+def _remove_finished(state: Path) -> None:
     if (state / JOURNAL).exists():
         return
     leftovers = [state / STAGE, state / "aside"]

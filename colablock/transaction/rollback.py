@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from colablock._common.reporter import Reporter
@@ -17,7 +19,6 @@ from colablock.environment.snapshot import Snapshot, installed_versions
 from colablock.errors import (
     UNCHANGED,
     ColablockError,
-    Interrupted,
     NotFound,
     NotRestored,
     Refused,
@@ -26,6 +27,7 @@ from colablock.errors import (
 )
 from colablock.transaction.disk_operations import Operation, Operations
 from colablock.transaction.history import (
+    RECORD,
     STASH,
     UNDONE,
     Change,
@@ -171,8 +173,9 @@ class _Rollback:
         for change in changes:
             is_last = change is changes[-1]
             check = (lambda: self._check(preview, first, chosen, left)) if is_last else tuple
-            with interrupted_as(state_after(undone)):
-                undone.append(self._undo(change, snapshot, chosen if is_last else frozenset(), check))
+            into = _new_folder(self.aside, change) if self.aside is not None else None
+            with interrupted_as(partial(_state, change, into, undone)):
+                undone.append(self._undo(change, snapshot, chosen if is_last else frozenset(), check, into))
             with interrupted_as(state_after(undone)):
                 snapshot = snapshot if is_last else self.look()
         return tuple(undone)
@@ -202,8 +205,9 @@ class _Rollback:
         snapshot: Snapshot,
         companions: Collection[NormalizedName],
         check: Callable[[], tuple[str, ...]],
+        aside: Path | None,
     ) -> UndoneChange:
-        """Undo one change atomically, and put *companions* back."""
+        """Undo one change atomically, put *companions* back, and move the user's files to *aside*."""
         distributions = count(len(change.steps), "distribution")
         self.reporter.stage(f"Undoing change {change.number} of {distributions} in {self.site.prefix}")
         state = self.site.state
@@ -211,8 +215,8 @@ class _Rollback:
             current = current_of(companions, self.site, snapshot)
             removal = files_to_remove(change, self.site, snapshot, current)
             leftovers = find_leftovers(change, self.site, removal.all, removal.since)
-            moved = leftovers.unknown if self.aside is not None else frozenset()
-            into = _new_folder(self.aside, change) if self.aside is not None and moved else Path()
+            moved = leftovers.unknown if aside is not None else frozenset()
+            into = aside or Path()
             staged = stage_companions(
                 self.companions,
                 companions,
@@ -221,7 +225,7 @@ class _Rollback:
                 environ=self.environ,
                 reporter=self.reporter,
             )
-            with setting_aside(moved, self.site, into):
+            with setting_aside(moved, self.site, into, is_done=partial(_is_undone, change)):
                 operations = undo_operations(
                     change,
                     self.site,
@@ -233,8 +237,7 @@ class _Rollback:
                 if wrong is not None:
                     raise Refused(f"`{wrong}` is outside of the environment `{self.site.prefix}`")
                 broken = self._run(change, operations, check)
-        with interrupted_as(_before(change)):
-            return self._undone(change, snapshot, companions, leftovers, aside=into, broken=broken)
+        return self._undone(change, snapshot, companions, leftovers, aside=into, broken=broken)
 
     def _undone(
         self,
@@ -267,20 +270,18 @@ class _Rollback:
     def _run(
         self, change: Change, operations: Sequence[Operation], check: Callable[[], tuple[str, ...]]
     ) -> tuple[str, ...]:
-        state = self.site.state
+        broken: tuple[str, ...] = ()
         try:
-            journal = Journal(state, operations, becomes=change.folder / UNDONE, disk=self.disk)
+            journal = Journal(self.site.state, operations, becomes=change.folder / UNDONE, disk=self.disk)
             with journal:
                 journal.run()
                 broken = check()
                 journal.commit()
         except (RolledBack, NotRestored):
             raise
-        except KeyboardInterrupt:
-            if journal.is_committed:
-                raise Interrupted(_before(change)) from None
-            raise
         except (OSError, ColablockError) as error:
+            if _is_undone(change):  # the next call removes the rest
+                return broken
             message = f"change {change.number} could not be undone, and the environment is unchanged: {error}"
             raise RolledBack(message) from error
         return broken
@@ -289,6 +290,19 @@ class _Rollback:
 def state_after(undone: Sequence[UndoneChange]) -> str:
     """Return the state of the environment once the changes *undone* are undone, for `Interrupted`."""
     return _before(undone[-1].change) if undone else UNCHANGED
+
+
+def _is_undone(change: Change) -> bool:
+    """Whether the undo of *change* is committed."""
+    return os.path.lexists(change.folder / UNDONE) or not os.path.lexists(change.folder / RECORD)
+
+
+def _state(change: Change, aside: Path | None, undone: Sequence[UndoneChange]) -> str:
+    """Return the state after an interrupt of the undo of *change*, after that of the changes *undone*."""
+    if not _is_undone(change):
+        return state_after(undone)
+    is_moved = aside is not None and aside.is_dir()
+    return _before(change) + (f" Files of no distribution were moved to `{aside}`." if is_moved else "")
 
 
 def _before(change: Change) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from colablock.environment.site import read_site
-from colablock.errors import RolledBack, Unmet
-from colablock.transaction.recovery import recover
+from colablock.errors import Interrupted, RolledBack, Unmet
+from colablock.transaction.recovery import clean_up, recover
 from colablock.transaction.rollback import UndoneChange, roll_back
 from tests.support.faults import FaultyAndStuck, Moment, die, full, in_a_child
 from tests.support.runtime import Stub, build_site
@@ -213,3 +213,54 @@ def test_a_failed_change_leaves_nothing_of_its_proof(place: SmallGround) -> None
     with pytest.raises(RolledBack):
         place.apply(*place.steps(), place.put(wheel), prove=prove)
     assert listing(place.venv) == before
+
+
+def stops() -> None:
+    raise KeyboardInterrupt
+
+
+def fails() -> None:
+    raise full()
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("error", [stops, fails])
+def test_an_end_after_the_commit_loses_no_file(
+    place: SmallGround, monkeypatch: pytest.MonkeyPatch, error: Callable[[], None], *, is_done: bool
+) -> None:
+    """The cleanup comes after the commit: an interrupt or an error before it or after it undoes nothing."""
+    place.apply(*place.steps())
+    write(place.site / "new" / "mine.txt", "mine")
+
+    def cleans_up(state: Path) -> None:
+        if is_done:
+            clean_up(state)
+        error()
+
+    monkeypatch.setattr("colablock.transaction.journal.clean_up", cleans_up)
+    if error is fails:
+        assert undo(place).set_aside == (str(place.site / "new" / "mine.txt"),)
+    else:
+        with pytest.raises(Interrupted, match=r"as it was before change 1\. Files .* moved to `.*-change-1`"):
+            undo(place)
+    assert copies(place) == {"mine.txt": "mine"}
+    assert not (place.site / "new").exists()
+    monkeypatch.undo()
+    assert recover(read_site(place.python, os.environ)) is None
+    assert not (place.venv / ".colablock").exists()
+
+
+def test_a_cleanup_that_the_disk_refuses_is_left_to_the_next_call(
+    place: SmallGround, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = listing(place.venv)
+
+    def refused(_: Path) -> None:
+        raise full()
+
+    monkeypatch.setattr("colablock.transaction.recovery._remove_finished", refused)
+    place.apply(*place.steps())
+    undo(place)
+    monkeypatch.undo()
+    assert recover(read_site(place.python, os.environ)) is None
+    assert listing(place.venv) == first

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +47,8 @@ def find_leftovers(
     found = {path for path in _files_below(change.created) if path not in owned}
     if not found:
         return Leftovers()
-    sources = {source for path in found if (source := source_of(path)) is not None}
-    staying = {path for one in since for path in listed_among(site, one, found | sources)}
+    known = found | {source for path in found if (source := source_of(path)) is not None}
+    staying = {path for one in since for path in listed_among(site, one, known)}
     found = {path for path in found if path not in staying and source_of(path) not in staying}
     before = _FoldersBefore.of(change)
     beside = {path for path in found if before.has(path.rpartition("/")[0])}
@@ -62,9 +62,12 @@ def find_leftovers(
 
 
 @contextmanager
-def setting_aside(paths: Collection[str], site: Site, into: Path) -> Iterator[None]:
+def setting_aside(
+    paths: Collection[str], site: Site, into: Path, *, is_done: Callable[[], bool]
+) -> Iterator[None]:
     """Copy *paths* of *site* to the new folder *into*, and remove the copies if the block fails.
 
+    They stay if the change *is_done* nevertheless: they are then all that is left of these files.
     On the same file system the copies are hard links.  Raises OSError.
     """
     try:
@@ -75,7 +78,7 @@ def setting_aside(paths: Collection[str], site: Site, into: Path) -> Iterator[No
             _copy(path, str(copy))
         yield
     except BaseException:
-        if paths:
+        if paths and not is_done():
             shutil.rmtree(into, ignore_errors=True)
         raise
 
