@@ -37,6 +37,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from colablock._masking import masked
+from colablock._python_words import in_python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -100,6 +101,12 @@ class ColablockError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def speak_python(self) -> None:
+        """Say options and commands as Python does: the caller is a notebook or a script."""
+        self.message = in_python(self.message)
+        self.hint = in_python(self.hint) if self.hint is not None else None
+        self.args = (self.message,)
 
 
 class InvalidInput(ColablockError):

@@ -16,6 +16,7 @@ from colablock.display.info_view import undone_document
 from colablock.display.notebook import register_displays, restart_kernel, restart_prompt, show, show_as
 from colablock.display.progress import reporter_for
 from colablock.display.text import to_text
+from colablock.display.view import spoken_in_python
 from colablock.environment.notebook_host import in_notebook
 from colablock.errors import UNCHANGED, ColablockError, InvalidInput, interrupted_as
 from colablock.planning.options import ApplyOptions, UndoOptions
@@ -35,6 +36,7 @@ __all__ = [
     "audit",
     "explain",
     "export",
+    "front_door",
     "history",
     "lock",
     "open_session",
@@ -53,7 +55,18 @@ C = TypeVar("C", bound=Enum)
 Name = str | os.PathLike[str]
 
 
-@interrupted_as(UNCHANGED)
+@contextmanager
+def front_door(state: str) -> Iterator[None]:
+    """Make errors speak Python, and an interrupt say *state*; a decorator of every function here."""
+    try:
+        with interrupted_as(state):
+            yield
+    except ColablockError as error:
+        error.speak_python()
+        raise
+
+
+@front_door(UNCHANGED)
 def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
     """Return the changes that `apply` would make, each with its reason.  Nothing is changed.
 
@@ -66,7 +79,7 @@ def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
         return plan_change(session, _apply_options(name, **options)).plan
 
 
-@interrupted_as(UNCHANGED)
+@front_door(UNCHANGED)
 def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: Any) -> Report:
     """Change the environment to match the matrix *name*, prove the result, and return the report.
 
@@ -117,7 +130,7 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
     return report
 
 
-@interrupted_as(UNCHANGED)
+@front_door(UNCHANGED)
 def verify(name: Name, *, quiet: bool = False) -> Report:
     """Prove the environment of the last apply of *name* again and return the report."""
     from colablock.operations.verify import verify_last_apply
@@ -129,7 +142,7 @@ def verify(name: Name, *, quiet: bool = False) -> Report:
     return report
 
 
-@interrupted_as(UNCHANGED)
+@front_door(UNCHANGED)
 def rollback(
     *,
     to_first: bool = False,
@@ -175,12 +188,12 @@ def rollback(
         undone = undo_changes(session, _path_text(python), options)
     with interrupted_as(state_after(undone)):
         if not quiet:
-            print(to_text(undone_document(undone)))  # noqa: T201
+            print(to_text(spoken_in_python(undone_document(undone))))  # noqa: T201
         restart_after([module for one in undone for module in one.restart])
     return undone
 
 
-@interrupted_as("Nothing was changed.")
+@front_door("Nothing was changed.")
 def history(*, python: str | os.PathLike[str] | None = None) -> tuple[Change, ...]:
     """Return the changes that colablock made in place, oldest first."""
     from colablock.operations.rollback import list_changes
@@ -189,7 +202,7 @@ def history(*, python: str | os.PathLike[str] | None = None) -> tuple[Change, ..
         return list_changes(session, _path_text(python))
 
 
-@interrupted_as("Nothing was changed.")
+@front_door("Nothing was changed.")
 def explain(
     failure: str | BaseException, *, python: str | os.PathLike[str] | None = None, quiet: bool = False
 ) -> Explanation:
@@ -215,7 +228,7 @@ def explain(
     return found
 
 
-@interrupted_as(UNCHANGED)
+@front_door(UNCHANGED)
 def run(name: Name, argv: str | Sequence[str]) -> int:
     """Run the command *argv* in the environment of the last apply of *name*; return its exit code.
 
@@ -235,7 +248,7 @@ def run(name: Name, argv: str | Sequence[str]) -> int:
         return run_command(session, os.fspath(name), command)
 
 
-@interrupted_as(_COMPLETE)
+@front_door(_COMPLETE)
 def lock(
     name: Name,
     *,
@@ -271,7 +284,7 @@ def lock(
         return lock_matrix(session, asked, wanted).text
 
 
-@interrupted_as(_COMPLETE)
+@front_door(_COMPLETE)
 def export(
     name: Name = "",
     *,
@@ -310,7 +323,7 @@ def export(
     return exported.text
 
 
-@interrupted_as("Nothing was changed.")
+@front_door("Nothing was changed.")
 def audit(
     name: Name = "",
     *,
@@ -340,11 +353,11 @@ def audit(
             platform=platform,
         )
     if not quiet:
-        print(to_text(audit_document(result)))  # noqa: T201
+        print(to_text(spoken_in_python(audit_document(result))))  # noqa: T201
     return result
 
 
-@interrupted_as(UNCHANGED)
+@front_door(UNCHANGED)
 def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> list[str]:
     """Return the reasons for the version of *package* in the plan of *name*, or for its removal."""
     from colablock.operations.plan import plan_change

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from colablock.api.stack import Name, open_session
+from colablock.api.stack import Name, front_door, open_session
 from colablock.display.briefing_view import briefing_document, receipt_document
 from colablock.display.html import sentence_to_html, to_html
 from colablock.display.notebook import is_ending, is_shown, note_shown, publish, show_as
@@ -16,8 +16,9 @@ from colablock.display.progress import reporter_for
 from colablock.display.run_progress import run_display_for
 from colablock.display.run_view import summary_document, summary_headline
 from colablock.display.text import to_text
+from colablock.display.view import spoken_in_python
 from colablock.environment.notebook_host import current_shell
-from colablock.errors import UNCHANGED, Interrupted, TrainingFailed, interrupted_as
+from colablock.errors import UNCHANGED, Interrupted, TrainingFailed
 from colablock.operations.run import proven_environment, run_smoke
 from colablock.training import adapter
 from colablock.training.find_or_start import NamedRun, options_of, values_of
@@ -73,7 +74,7 @@ class Run:
         """The progress of the run and how it ended."""
         return summary_of(self.id, self._folder)
 
-    @interrupted_as("The run goes on, or has ended by itself: `colablock.runs()` lists it.")
+    @front_door("The run goes on, or has ended by itself: `colablock.runs()` lists it.")
     def follow(self, *, quiet: bool = False) -> Run:
         """Show the progress until the run ends; with *quiet* only wait.
 
@@ -100,14 +101,14 @@ class Run:
         """
         stop_run(self.id, self._folder)
 
-    @interrupted_as("The run and its adapter are as they were.")
+    @front_door("The run and its adapter are as they were.")
     def plot(self, path: str | os.PathLike[str] = "loss.png") -> Path:
         """Draw the loss curve into a PNG or SVG file and return the path."""
         target = Path(path)
         write_curve(self._folder, target, environ=self._environ)
         return target
 
-    @interrupted_as("The run and its adapter are as they were.")
+    @front_door("The run and its adapter are as they were.")
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[str]:
         """Return the answer of the model to each prompt; *options* are those of `adapter.generate`."""
         asked = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -115,7 +116,7 @@ class Run:
             options = {"reporter": reporter, **options}
             return adapter.generate(self.folder, asked, environ=self._with_token(), **options)
 
-    @interrupted_as("The run and its adapter are as they were.")
+    @front_door("The run and its adapter are as they were.")
     def merge(
         self,
         output: str | os.PathLike[str] | None = None,
@@ -139,7 +140,7 @@ class Run:
                 reporter=reporter,
             )
 
-    @interrupted_as("The run and its adapter are as they were.")
+    @front_door("The run and its adapter are as they were.")
     def download(
         self, path: str | os.PathLike[str] | None = None, *, merged: str | os.PathLike[str] | None = None
     ) -> Path:
@@ -151,7 +152,7 @@ class Run:
         with reporter_for(notebook=True) as reporter:
             return adapter.download(self.folder, zipped, merged=model, reporter=reporter)
 
-    @interrupted_as("The run and its adapter are as they were.")
+    @front_door("The run and its adapter are as they were.")
     def push(
         self,
         repo: str,
@@ -195,7 +196,7 @@ class Run:
         printer.text(summary_headline(self.summary) if is_shown(self) else repr(self))
 
 
-@interrupted_as("No run was started.")
+@front_door("No run was started.")
 def train(
     name: Name,
     *,
@@ -262,7 +263,7 @@ def train(
     return run.follow(quiet=quiet) if wait else run
 
 
-@interrupted_as("Nothing was changed.")
+@front_door("Nothing was changed.")
 def attach(run_id: str | os.PathLike[str] | None = None, *, wait: bool = True) -> Run:
     """Return a run by its name or folder, by default the newest, and follow it if it is running."""
     home = home_folder(os.environ)
@@ -270,13 +271,13 @@ def attach(run_id: str | os.PathLike[str] | None = None, *, wait: bool = True) -
     return run.follow() if wait and run.state == State.RUNNING.value else run
 
 
-@interrupted_as("Nothing was changed.")
+@front_door("Nothing was changed.")
 def runs() -> list[Run]:
     """Return the runs that were started on this machine, newest first."""
     return [Run(NamedRun(name, folder)) for name, folder in list_runs(home_folder(os.environ))]
 
 
-@interrupted_as(UNCHANGED)
+@front_door(UNCHANGED)
 def smoke(name: Name, *, runner: str | None = None, quiet: bool = False) -> Receipt:
     """Train a tiny model for ten steps, offline, in the environment of the last apply; return the receipt.
 
@@ -305,6 +306,6 @@ def raise_failure(summary: RunSummary) -> None:
 def _show(document: Document) -> None:
     shell = current_shell()
     if shell is None:
-        print(to_text(document))  # noqa: T201 - outside a notebook this is where it is read
+        print(to_text(spoken_in_python(document)))  # noqa: T201 - outside a notebook this is where it is read
     else:
         publish(document, shell)

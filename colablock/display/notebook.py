@@ -15,7 +15,7 @@ from colablock.display.html import sentence_to_html, to_html
 from colablock.display.plan_view import plan_document
 from colablock.display.report_view import report_document
 from colablock.display.text import error_text, to_text
-from colablock.display.view import Document, Note, Span, Tone, one_line
+from colablock.display.view import Document, Note, Span, Tone, one_line, spoken_in_python
 from colablock.environment.notebook_host import Shell, current_shell, in_colab
 from colablock.errors import ColablockError
 from colablock.planning.plan import Plan
@@ -120,7 +120,8 @@ def show(value: object, *, shell: Shell | None = None) -> None:
 
 
 def publish(document: Document, shell: Shell) -> None:
-    """Show *document* as an output of the current cell."""
+    """Show *document* as an output of the current cell, in the words of Python."""
+    document = spoken_in_python(document)
     shell.display_pub.publish({"text/html": to_html(document), "text/plain": to_text(document, width=_WIDTH)})
 
 
@@ -141,14 +142,14 @@ def last_matrix() -> str | None:
 
 def _html(value: object) -> str:
     """Return *value* as the result of a cell; if it was just shown, only its headline."""
-    document = _DOCUMENTS[type(value)](value)
+    document = spoken_in_python(_DOCUMENTS[type(value)](value))
     return sentence_to_html(_headline(document)) if is_shown(value) else to_html(document)
 
 
 def _plain(value: object, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
     """Print *value* as the result of a cell; if it was just shown, only its headline."""
     del cycle
-    document = _DOCUMENTS[type(value)](value)
+    document = spoken_in_python(_DOCUMENTS[type(value)](value))
     printer.text(one_line(_headline(document)) if is_shown(value) else to_text(document, width=_WIDTH))
 
 

@@ -13,7 +13,7 @@ from colablock._common.reporter import Reporter
 from colablock._common.text import count, seconds_text, size_text
 from colablock.display.html import to_html
 from colablock.display.text import to_text
-from colablock.display.view import Bar, Document, Headline, Note, one_line
+from colablock.display.view import Bar, Document, Headline, Note, one_line, spoken_in_python
 from colablock.environment.notebook_host import current_shell
 
 if TYPE_CHECKING:
@@ -355,6 +355,7 @@ class NotebookReporter(DrawingReporter):
             headline=Headline(text=text, aside=aside) if text else None,
             blocks=(*bar, *(Note(label="note", text=note) for note in self._notes)),
         )
+        document = spoken_in_python(document)
         self._publisher.publish(
             {"text/html": to_html(document), "text/plain": to_text(document, width=_WIDTH)},
             transient={"display_id": self._display_id},

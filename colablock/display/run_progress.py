@@ -9,6 +9,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from colablock._python_words import in_python
 from colablock.display.html import to_html
 from colablock.display.progress import can_animate, live_bar
 from colablock.display.run_view import (
@@ -107,7 +108,7 @@ class NotebookRunDisplay(RunDisplay):
 
     def note(self, text: str) -> None:
         """Show the sentence below the progress."""
-        self._notes.append(one_line(text))
+        self._notes.append(in_python(one_line(text)))
         self._show()
 
     def close(self, final: RunSummary | None = None) -> None:

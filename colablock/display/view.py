@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from colablock._common.text import printable
+from colablock._python_words import code_in_python, in_python
 
 __all__ = [
     "FOLD",
@@ -45,6 +46,7 @@ __all__ = [
     "pairs_of",
     "plain",
     "spans_of",
+    "spoken_in_python",
 ]
 
 FOLD = 12  # a list with more entries than this is folded, or shown in short
@@ -224,6 +226,24 @@ class Document(NamedTuple):
 
     headline: Headline | None = None
     blocks: tuple[Block, ...] = ()
+
+
+def spoken_in_python(document: Document) -> Document:
+    """Return *document* with options and commands as Python says them; what is quoted stays as it is."""
+    return cast("Document", _spoken(document))
+
+
+def _spoken(value: object) -> object:
+    if isinstance(value, str):
+        return in_python(value)
+    if isinstance(value, Span):
+        is_code = value.tone is Tone.CODE and "`" not in value.text
+        return Span(code_in_python(value.text) if is_code else in_python(value.text), value.tone)
+    if isinstance(value, (Picture, Preformatted, Sample)) or not isinstance(value, tuple):
+        return value
+    parts = tuple(map(_spoken, value))
+    make: Any = type(value) if hasattr(value, "_fields") else lambda *some: some
+    return make(*parts)
 
 
 def clean(text: str) -> str:

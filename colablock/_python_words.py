@@ -1,0 +1,168 @@
+"""Say options and commands of the command line as Python does, for callers of the Python API.
+
+Messages are written once, in the words of the command line: `--keep` and `colablock apply NAME`.  A caller
+in Python writes `keep=True` and `colablock.apply("NAME")`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+__all__ = ["code_in_python", "in_python"]
+
+# Options without a value, where the Python argument is not `name=True`.
+_FLAGS = {"--no-undo": "undo=False", "--no-lock": "use_locks=False", "--no-wait": "wait=False"}
+_SWITCHES = frozenset(
+    {
+        "--all-files",
+        "--anyway",
+        "--break-system-packages",
+        "--fresh",
+        "--keep",
+        "--leave-broken",
+        "--offline",
+        "--resume-anyway",
+        "--strict",
+        "--upgrade",
+        "--with-companions",
+    }
+)
+_VALUED = frozenset(
+    {
+        "--broken",
+        "--config",
+        "--dataset",
+        "--default-index",
+        "--find-links",
+        "--format",
+        "--ignore",
+        "--into",
+        "--lock",
+        "--mirror",
+        "--model",
+        "--output",
+        "--output-dir",
+        "--platform",
+        "--protect",
+        "--python",
+        "--python-version",
+        "--runner",
+        "--runtime",
+        "--variant",
+        "--wheelhouse",
+        "--with",
+    }
+)
+_LISTS = frozenset(
+    {
+        "--find-links",
+        "--ignore",
+        "--protect",
+        "--with",
+    }
+)
+_KEYWORDS = {"--with": "with_"}
+_FUNCTIONS = frozenset(
+    {
+        "apply",
+        "audit",
+        "check",
+        "explain",
+        "export",
+        "history",
+        "info",
+        "list",
+        "lock",
+        "plan",
+        "rollback",
+        "run",
+        "show",
+        "smoke",
+        "train",
+        "verify",
+        "why",
+    }
+)
+_RUNS = {
+    "list": "colablock.runs()",
+    "show": "colablock.attach({}, wait=False)",
+    "follow": "colablock.attach({})",
+    "stop": "colablock.attach({}, wait=False).stop()",
+}
+_CODE = re.compile(r"`([^`\n]+)`")
+# The same thing in both languages becomes the same thing twice.
+_TWICE = re.compile(r"(`[^`\n]+`)(?: or | \()(`[^`\n]+`)(\)?)")
+
+
+def in_python(text: str) -> str:
+    """Return *text* with each option and command in backticks as Python says it; what it cannot say stays."""
+    if "--" not in text and "colablock " not in text:
+        return text
+    return _TWICE.sub(_once, _CODE.sub(lambda found: f"`{_said(found[1])}`", text))
+
+
+def code_in_python(code: str) -> str:
+    """Return one option or command as Python says it."""
+    return _said(code)
+
+
+def _once(found: re.Match[str]) -> str:
+    first, second = (found[at].replace("'", '"') for at in (1, 2))
+    is_same = first == second and (
+        found[0].endswith("`)") == ("(" in found[0][len(found[1]) : -len(found[2])])
+    )
+    return second if is_same else found[0]
+
+
+def _said(code: str) -> str:
+    """Return *code* as Python says it, or as it is."""
+    try:
+        words = shlex.split(code)
+    except ValueError:
+        return code
+    if words[:1] == ["colablock"] and len(words) > 1:
+        return _call(words[1], words[2:]) or code
+    if words[:1] == ["--set"] and len(words) == 2:  # noqa: PLR2004 - the option and its value
+        return words[1]
+    if words and words[0].startswith("--"):
+        arguments = _arguments(words)
+        return ", ".join(arguments) if arguments else code
+    return code
+
+
+def _call(command: str, words: list[str]) -> str | None:
+    if command == "runs" and words and words[0] in _RUNS:
+        return _RUNS[words[0]].format(", ".join(map(_quoted, words[1:])))
+    if command not in _FUNCTIONS or "--" in words:
+        return None
+    arguments = _arguments(words)
+    return f"colablock.{command}({', '.join(arguments)})" if arguments is not None else None
+
+
+def _arguments(words: list[str]) -> list[str] | None:
+    """Return the arguments of a call; None if one of them does not exist in Python."""
+    found: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        keyword = _KEYWORDS.get(word, word[2:].replace("-", "_"))
+        if not word.startswith("-"):
+            found.append(_quoted(word))
+        elif word in _FLAGS:
+            found.append(_FLAGS[word])
+        elif word in _SWITCHES:
+            found.append(f"{keyword}=True")
+        elif word in _VALUED:
+            value = _quoted(waiting.pop(0)) if waiting and not waiting[0].startswith("-") else ""
+            found.append(f"{keyword}={f'[{value}]' if value and word in _LISTS else value}")
+        elif word == "--to" and waiting[:1] == ["first"]:
+            waiting.pop(0)
+            found.append("to_first=True")
+        elif word not in ("-y", "--yes", "-q", "--quiet", "-v", "--verbose"):
+            return None
+    return found
+
+
+def _quoted(word: str) -> str:
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
