@@ -53,7 +53,7 @@ _PASSED_BY_TRL = {
     "tf32": "tf32",
 }
 #: The defaults of axolotl where ours are others.
-_AXOLOTL_DEFAULTS = {"gradient_accumulation_steps": 1, "max_grad_norm": 1.0}
+_AXOLOTL_DEFAULTS = {"sequence_len": 512, "gradient_accumulation_steps": 1, "max_grad_norm": 1.0}
 _FORMS = {
     "alpaca": DataFormat.ALPACA,
     "chat_template": DataFormat.MESSAGES,
@@ -62,33 +62,10 @@ _FORMS = {
     "sharegpt": DataFormat.MESSAGES,
     "text": DataFormat.TEXT,
 }
-#: The keys of a dataset that ask for what is done anyway, with the values that do.
-_USUAL: Mapping[str, Sequence[Any]] = {
-    "ds_type": ("json", "jsonl", "parquet", "csv", "text"),
-    "field": ("text",),
-    "field_messages": ("messages", "conversations", "conversation"),
-    "field_instruction": ("instruction",),
-    "field_input": ("input",),
-    "field_output": ("output",),
-    "message_field_role": ("role", "from"),
-    "message_field_content": ("content", "value"),
-    "message_property_mappings": (
-        {"role": "role", "content": "content"},
-        {"role": "from", "content": "value"},
-    ),
-    "roles_to_train": (["assistant"], ["gpt"], ["assistant", "gpt"], ["gpt", "assistant"]),
-    "train_on_eos": ("turn",),
-    "train_on_eot": ("turn",),
-    "trust_remote_code": (False,),
-    "roles": (
-        {"user": ["human", "user"], "assistant": ["gpt", "assistant"]},
-        {"user": ["human", "user"], "assistant": ["gpt", "assistant"], "system": ["system"]},
-        {"user": ["user"], "assistant": ["assistant"]},
-        {"user": ["user"], "assistant": ["assistant"], "system": ["system"]},
-        {"assistant": ["assistant"], "user": ["user"]},
-        {"assistant": ["gpt", "model", "assistant"], "user": ["human", "user"]},
-    ),
-}
+_REMOTE_CODE = "trust_remote_code"
+#: Types of datasets that are ours, and mean another thing to axolotl, or nothing.
+_OUR_FORMS = ("completion", "messages", "text")
+_SEED = next(one.default for one in fields(TrainConfig) if one.name == "seed")
 _FEW = 3  # keys of axolotl that a config of ours may have
 #: Keys that every config of axolotl has, and ours do not need.
 _MARKS = ("load_in_4bit", "load_in_8bit", "strict", "bf16", "dataset_prepared_path", "saves_per_epoch")
@@ -97,17 +74,12 @@ _OF_DATA = ("path", "type", "split", "name")
 _DATA_SETTINGS = (
     "chat_template",
     "chat_template_jinja",
-    "default_system_message",
     "processor_type",
     "processor_kwargs",
     "skip_prepare_dataset",
     "remove_unused_columns",
-    "special_tokens",
-    "tokens",
-    "eot_tokens",
     "image_size",
     "image_resize_algorithm",
-    "test_datasets",
 )
 
 
@@ -132,6 +104,7 @@ def translate(given: Mapping[Any, Any], runner: str) -> Translation:
     axolotl keeps our defaults.
     """
     reading = _Translator(dict(given), runner)
+    reading.remote_code()
     if not reading.foreign:
         reading.unknown_keys()
         return reading.done()
@@ -161,8 +134,11 @@ def _own_names() -> frozenset[str]:
     return frozenset(one.name for one in fields(TrainConfig) if one.name != "extra")
 
 
-def _asks_nothing(value: object) -> bool:
-    return value is None or value is False or value in (0, "", [], {})
+def _asks_nothing(value: object, key: str = "") -> bool:
+    """Whether the value of *key* asks for nothing that a trainer does not do anyway."""
+    if value is False or (value == 0 and isinstance(value, (int, float))):
+        return key not in _names("on_by_default") and key not in _names("not_zero")
+    return value is None or value in ("", [], {})
 
 
 class _Translator:
@@ -196,6 +172,25 @@ class _Translator:
     @property
     def is_axolotl(self) -> bool:
         return self.runner == "axolotl"
+
+    def remote_code(self) -> None:
+        """Leave out what would run code of a repository, wherever it stands."""
+
+        def without(value: Any, at: str) -> Any:
+            if isinstance(value, Mapping):
+                kept = {}
+                for key, one in value.items():
+                    path = f"{at}.{key}" if at else str(key)
+                    if _REMOTE_CODE not in str(key).replace("-", "_"):
+                        kept[key] = without(one, path)
+                    elif not _asks_nothing(one):
+                        self.tell(path, one, _table()["instead"][_REMOTE_CODE])
+                return kept
+            if isinstance(value, (list, tuple)):
+                return [without(one, f"{at}[{number}]") for number, one in enumerate(value)]
+            return value
+
+        self.values = without(self.values, "")
 
     def training(self) -> None:
         """Refuse what is no supervised training of an adapter."""
@@ -267,8 +262,6 @@ class _Translator:
             self.values.pop("model_type")
         if self.values.get("tokenizer_type") == "AutoTokenizer":
             self.values.pop("tokenizer_type")
-        if (value := self.take("trust_remote_code")) is not None:
-            self.tell("trust_remote_code", value, _table()["instead"]["trust_remote_code"])
 
     def batch(self) -> None:
         """Read `batch_size`, which is that of a step."""
@@ -279,6 +272,18 @@ class _Translator:
 
     def schedule(self) -> None:
         """Read the steps between checkpoints and between evaluations."""
+        for key, usual in (
+            ("save_strategy", "save_steps"),
+            ("eval_strategy", ""),
+            ("evaluation_strategy", ""),
+        ):
+            if self.values.get(key) is False and not self.values.get(usual):
+                self.values[key] = "no"  # which YAML 1.1 reads as false
+        per_epoch = self.values.get("evals_per_epoch")
+        if per_epoch is not None and _asks_nothing(per_epoch) and not self.values.get("eval_steps"):
+            self.values.pop("evals_per_epoch")
+            if self.values.get("val_set_size"):
+                self.tell("evals_per_epoch", per_epoch, _table()["instead"]["evals_per_epoch"])
         for key in ("saves_per_epoch", "save_strategy"):
             if (value := self.take(key)) is not None and not self.values.get("save_steps"):
                 self.tell(key, value, _table()["instead"][key])
@@ -308,6 +313,7 @@ class _Translator:
         sources = list(given) if isinstance(given, list) else []
         mapped = [self._source(one) for one in sources if isinstance(one, Mapping)]
         others = [words for _, problems in mapped for words in problems]
+        others += self._of_tokens(sources)
         images = self.take("processor_type")
         if images is not None:
             others.append(f"`processor_type: {images}`: rows may have images or audio")
@@ -334,6 +340,33 @@ class _Translator:
             self.values["chat_template"] = jinja
         self.values.pop("skip_prepare_dataset", None)
 
+    def _of_tokens(self, sources: Sequence[Any]) -> list[str]:
+        """Return the settings of tokens and rows that only axolotl does, if it can read the data itself.
+
+        Otherwise they are told and left out: our script reads the data.
+        """
+        found = {
+            key: value
+            for key, usual in _table()["tokens"].items()
+            if (value := self.values.get(key)) not in usual and not _asks_nothing(value, key)
+        }
+        tokens = found.get("special_tokens")
+        if isinstance(tokens, Mapping) and tokens.keys() <= {"pad_token"}:
+            del found["special_tokens"]  # padding is masked, whatever its token is
+        if found.get("tokenizer_config") == self.values.get("base_model"):
+            found.pop("tokenizer_config", None)
+        if not self.is_axolotl:
+            return []
+        kinds = [one.get("type") if isinstance(one, Mapping) else None for one in sources]
+        if kinds and all(
+            kind is not None and (self.is_of_axolotl or kind not in _OUR_FORMS) for kind in kinds
+        ):
+            return [f"`{key}` changes the tokens or the rows" for key in found]
+        for key, value in found.items():
+            self.values.pop(key)
+            self.tell(key, value, _table()["instead"][key])
+        return []
+
     def _source(self, one: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Return a dataset in our keys, and what of it we cannot read."""
         found = {key: one[key] for key in _OF_DATA if one.get(key) is not None}
@@ -359,7 +392,7 @@ class _Translator:
                 problems.append("has `data_files`")
         known = (*_OF_DATA, "conversation", "chat_template", "data_files")
         for key, value in one.items():
-            if key not in known and not _asks_nothing(value) and value not in _USUAL.get(key, ()):
+            if key not in known and not _asks_nothing(value) and value not in _table()["usual"].get(key, ()):
                 problems.append(f"has `{key}`")
         return found, problems
 
@@ -376,8 +409,8 @@ class _Translator:
     def rest(self) -> None:
         """Pass on what axolotl knows; tell what trl does not do."""
         for key in [key for key in self.values if key not in _own_names()]:
-            if key in _names("silent") and (
-                not self.is_axolotl or key in ("strict", "dataset_prepared_path")
+            if key in ("strict", "dataset_prepared_path") or (
+                key in _names("silent") and not self.is_axolotl
             ):
                 self.values.pop(key)
             elif key in _names("axolotl"):
@@ -385,14 +418,16 @@ class _Translator:
         self.unknown_keys()
 
     def _one(self, key: str, value: Any) -> None:
-        if _asks_nothing(value):
+        if self.is_axolotl and value is not None and value not in ("", [], {}):
+            self.extra[key] = value  # false too: some keys are true by default, or follow from others
+        elif _asks_nothing(value, key):
             return
-        if self.is_axolotl:
-            self.extra[key] = value
         elif key in _PASSED_BY_TRL:
             self.extra[_PASSED_BY_TRL[key]] = value
         elif key == "special_tokens" and isinstance(value, Mapping) and value.keys() <= {"pad_token"}:
             return  # padding is masked, whatever its token is
+        elif key == "data_seed" and value == self.values.get("seed", _SEED):
+            return
         else:
             self.tell(key, value, _table()["instead"].get(key, "trl has nothing like it"))
 

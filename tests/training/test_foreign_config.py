@@ -90,7 +90,8 @@ def faults(runner: str, **changed: Any) -> dict[str, tuple[str, str | None]]:
 def test_a_config_that_agrees_with_what_is_done_is_read_without_a_word(runner: str) -> None:
     config, told = read(runner)
     assert told == []
-    assert config.extra == ({"pad_to_sequence_len": True} if runner == "axolotl" else {})
+    passed = {"load_in_8bit": False, "pad_to_sequence_len": True, "tf32": False}
+    assert config.extra == (passed if runner == "axolotl" else {})
     (source,) = config.datasets
     assert (source.path, source.form, source.split) == (
         "someone/conversations",
@@ -122,6 +123,9 @@ def test_a_config_that_agrees_with_what_is_done_is_read_without_a_word(runner: s
         ({"use_tensorboard": True}, {"report_to": (MetricsTarget.TENSORBOARD,)}),
         ({"revision_of_model": "v2"}, {"revision": "v2"}),
         ({"chat_template_jinja": "{{ x }}", "chat_template": "jinja"}, {"chat_template": "{{ x }}"}),
+        ({"sequence_len": None}, {"sequence_len": 512}),  # axolotl's default
+        ({"data_seed": 42}, {"seed": 42}),
+        ({"evals_per_epoch": 0, "val_set_size": 0}, {"eval_steps": None}),
         ({"lr_scheduler": None}, {"lr_scheduler": "cosine"}),
     ],
 )
@@ -186,6 +190,67 @@ def test_data_that_only_axolotl_reads_are_left_to_it(source: dict[str, Any]) -> 
     assert path == "datasets[0]"
 
 
+OF_TOKENS: dict[str, Any] = {
+    "added_tokens_overrides": {128041: "<|im_end|>"},
+    "chat_template_kwargs": {"enable_thinking": False},
+    "default_system_message": "Be brief.",
+    "eot_tokens": ["<|im_end|>"],
+    "excess_length_strategy": "drop",
+    "min_sample_len": 8,
+    "special_tokens": {"eos_token": "<|im_end|>"},
+    "test_datasets": [{"path": "other", "type": "alpaca"}],
+    "tokenizer_config": "someone/other",
+    "tokenizer_type": "LlamaTokenizer",
+    "tokenizer_use_fast": False,
+    "tokens": ["<|new|>"],
+}
+
+
+@pytest.mark.parametrize("key", OF_TOKENS)
+def test_settings_of_tokens_and_rows_reach_axolotl_or_are_told(key: str) -> None:
+    value = OF_TOKENS[key]
+    config, told = read("axolotl", **{key: value})
+    assert config.extra[key] == value
+    assert config.extra[OWN_DATA]["datasets"][0]["type"] == "chat_template"
+    assert len(told) == 1
+    assert f"preflight shows no row: `{key}` changes" in told[0]
+    for runner, more in (("trl", {}), ("axolotl", {"datasets": [{"path": "d.jsonl"}]})):
+        config, told = read(runner, **{key: value}, **more)
+        assert OWN_DATA not in config.extra
+        assert [one.partition(": ")[2].partition(":")[0] for one in told] == [f"`{key}"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("special_tokens", {"pad_token": "<pad>"}),
+        ("excess_length_strategy", "truncate"),
+        ("tokenizer_type", "AutoTokenizer"),
+    ],
+)
+def test_settings_of_tokens_that_agree_leave_the_data_to_us(key: str, value: Any) -> None:
+    config, told = read("axolotl", **{key: value})
+    assert (OWN_DATA in config.extra, told) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "where"),
+    [
+        ({"datasets": [{"path": "d", "type": "alpaca", "trust_remote_code": True}]}, "datasets[0]."),
+        ({"datasets": [{"path": "d", "type": "alpaca:phi", "trust_remote_code": True}]}, "datasets[0]."),
+        ({"overrides_of_model_kwargs": {"trust_remote_code": True}}, "overrides_of_model_kwargs."),
+        ({"test_datasets": [{"path": "d", "trust_remote_code": "yes"}]}, "test_datasets[0]."),
+        ({"unknown_key": {"a": [{"trust_remote_code": True}]}}, "unknown_key.a[0]."),
+    ],
+)
+def test_code_of_a_repository_is_never_trusted(changed: dict[str, Any], where: str) -> None:
+    config, told = read("axolotl", **changed)
+    assert "trust_remote_code" not in str(config)
+    assert f"not as written: `{where}trust_remote_code: " in told[0]
+    ours = {**LEAST, "overrides_of_model_config": {"x": {"trust_remote_code": True}}}
+    assert "trust_remote_code" not in str(config_of(None, runner="axolotl", values=ours))
+
+
 def test_rows_with_images_need_axolotl() -> None:
     config, _ = read("axolotl", processor_type="AutoProcessor", skip_prepare_dataset=True)
     assert config.extra[OWN_DATA]["processor_type"] == "AutoProcessor"
@@ -204,6 +269,14 @@ def test_rows_with_images_need_axolotl() -> None:
         ("plugins", ["axolotl.integrations.liger.LigerPlugin"], "no plugin is loaded"),
         ("early_stopping_patience", 3, "trains all its steps"),
         ("liger_rope", True, "trl has nothing like it"),
+        ("shuffle_merged_datasets", False, "rows come in a random order"),
+        ("peft_init_lora_weights", False, "begins with peft's default values"),
+        ("tokenizer_use_fast", False, "the class that the model names"),
+        ("dataloader_drop_last", True, "smaller batch of an epoch is trained on too"),
+        ("data_seed", 7, "`seed` orders the rows"),
+        ("data_seed", 0, "`seed` orders the rows"),
+        ("lora_fan_in_fan_out", True, "peft follows the kind"),
+        ("min_sample_len", 8, "short rows stay"),
     ],
 )
 def test_what_trl_does_not_do_is_told_and_refused_if_strict(key: str, value: Any, words: str) -> None:
@@ -235,6 +308,9 @@ def test_a_key_that_asks_for_nothing_is_dropped(value: object) -> None:
         ("trust_remote_code", True, "code from the model's repository is never run"),
         ("load_in_4bit", False, "`adapter: qlora` loads the weights in 4 bits"),
         ("eval_steps", 0.25, "about ten evaluations in all"),
+        ("evals_per_epoch", 0, "about ten evaluations in all"),
+        ("eval_strategy", False, "about ten evaluations in all"),
+        ("save_strategy", False, "checkpoints are saved by"),
     ],
 )
 @pytest.mark.parametrize("runner", ["axolotl", "trl"])
@@ -291,7 +367,15 @@ def test_a_hint_is_given_only_for_a_slip(key: str) -> None:
     assert [(fault.path, fault.hint) for fault in caught.value.faults] == [(key, None)]
 
 
+def test_false_and_zero_reach_axolotl_but_no_empty_value() -> None:
+    off = {"shuffle_merged_datasets": False, "lora_mlp_kernel": False, "dataloader_num_workers": 0}
+    config, told = read("axolotl", **off, plugins=[], deepspeed="")
+    assert (config.extra.items() >= off.items(), told) == (True, [])
+    assert not config.extra.keys() & {"plugins", "deepspeed"}
+
+
 def test_arguments_of_the_trainer_reach_trl() -> None:
+    assert read("trl", adam_beta1=0.0)[0].extra == {"adam_beta1": 0.0}
     config, told = read("trl", adam_beta2=0.95, adam_eps=1e-5, peft_use_rslora=True, tf32=True)
     assert told == []
     assert config.extra == {"adam_beta2": 0.95, "adam_epsilon": 1e-5, "peft_use_rslora": True, "tf32": True}
