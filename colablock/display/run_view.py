@@ -247,6 +247,9 @@ def _pairs(summary: RunSummary) -> Iterator[tuple[str, str]]:
         estimate = f" (estimated {memory_text(record.estimate)})" if record and record.estimate else ""
         label = "GPU memory" if record is None or record.cards else "memory"
         yield label, f"{memory_text(progress.memory)} at the peak{estimate}"
+    if progress.beginning:
+        parts = ", ".join(f"{part} {seconds_text(taken)}" for part, taken in progress.beginning.items())
+        yield "first step", f"{seconds_text(sum(progress.beginning.values()))} after the call: {parts}"
     if progress.checkpoint:
         yield "checkpoint", f"{progress.checkpoint}, {count(progress.checkpoints, 'save')} in all"
     if summary.mirror:

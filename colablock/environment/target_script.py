@@ -18,7 +18,8 @@ import re
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -35,7 +36,10 @@ from colablock._common.process import (
 from colablock._common.scratch import scratch_folder
 from colablock.errors import InvalidInput, Unmet
 
-__all__ = ["ask_target"]
+__all__ = ["PART_MARK", "TargetProcess", "ask_target", "start_target"]
+
+#: What a script prints, with the name of the part, once it has written a part of its answer to ``NAME.json``.
+PART_MARK = "--- colablock: answered "
 
 _KEPT = 200  # lines of output, of which the last say what went wrong
 _SHOWN = 8
@@ -68,24 +72,24 @@ def ask_target(
     Raises Unmet if the job cannot be done or the script fails, InvalidInput if the job is
     invalid.  The message is the script's own if it has one.
     """
-    variables = environment_of(python, environ, purpose, **opt_outs(environ), **(secrets or {}))
-    answer = _answered(python, script, job, doing=doing, environ=variables, said=said, timeout=timeout)
-    try:
-        return answer if answers is object else fitted(answer, answers)
-    except Malformed as error:
-        raise Unmet(f"`{python}` could not {doing}: its answer cannot be read: {error}") from error
+    started = start_target(python, script, job, environ=environ, purpose=purpose, secrets=secrets, said=said)
+    with started as process:
+        return process.answer(doing=doing, timeout=timeout, answers=answers)
 
 
-def _answered(
+@contextmanager
+def start_target(
     python: str | Path,
     script: Path,
     job: Mapping[str, Any],
     *,
-    doing: str,
     environ: Mapping[str, str],
-    said: Callable[[str], None] | None,
-    timeout: float | None,
-) -> Any:
+    purpose: Purpose = Purpose.TRAINING,
+    secrets: Mapping[str, str] | None = None,
+    said: Callable[[str], None] | None = None,
+) -> Iterator[TargetProcess]:
+    """Start *script* as `ask_target` does, and yield its process; at the end of the block it is killed."""
+    variables = environment_of(python, environ, purpose, **opt_outs(environ), **(secrets or {}))
     source = script.read_text(encoding="utf-8")
     with scratch_folder() as folder:
         _write_imported(script.parent, source, folder)
@@ -94,22 +98,106 @@ def _answered(
         try:
             process = start_session(  # a session of its own, so that its child processes end with it
                 source_command(python, source, str(asked), str(answered)),
-                environ=environ,
+                environ=variables,
                 folder=folder,
                 output=subprocess.PIPE,
             )
         except OSError as error:
-            raise Unmet(f"`{python}` could not {doing}: {error.strerror}") from error
-        end, lines = _wait(process, said, timeout)
-        answer = _read(answered)
-    for key, kind in _ERRORS.items():
-        if key in answer:
-            hint = answer.get("hint")
-            raise kind(str(answer[key]), hint=hint if isinstance(hint, str) else None)
-    if "answer" not in answer:
-        why = answer.get("error") or end
-        raise Unmet("\n".join(filter(None, [f"`{python}` could not {doing}: {why}", lines])))
-    return answer["answer"]
+            fault: str | None = str(error.strerror)
+            yield TargetProcess(python, None, answered, said, fault)
+            return
+        target = TargetProcess(python, process, answered, said)
+        try:
+            yield target
+        finally:
+            target.end()
+
+
+class TargetProcess:
+    """A script that runs in a target, and its answers."""
+
+    def __init__(
+        self,
+        python: str | Path,
+        process: subprocess.Popen[bytes] | None,
+        answered: Path,
+        said: Callable[[str], None] | None,
+        fault: str | None = None,
+    ) -> None:
+        self._python, self._process, self._answered, self._said = python, process, answered, said
+        self._fault = fault  # why it could not be started
+        self._lines: deque[str] = deque(maxlen=_KEPT)
+        self._output = (
+            io.TextIOWrapper(cast("IO[bytes]", process.stdout), "utf-8", "replace") if process else None
+        )
+
+    def part(self, name: str, *, doing: str, timeout: float | None = None, answers: Any = object) -> Any:
+        """Return the part *name* of the answer: the script writes it first, and then prints its mark.
+
+        A script that ends before has one answer only, whose errors are raised as `answer` does.
+        """
+        end = self._read(timeout, until=f"{PART_MARK}{name}")
+        found = _read(self._answered.with_name(f"{name}.json"))
+        return self._checked(found or _read(self._answered), end, doing, answers)
+
+    def answer(self, *, doing: str, timeout: float | None = None, answers: Any = object) -> Any:
+        """Return the answer once the script has ended; see `ask_target`."""
+        end = self._read(timeout)
+        return self._checked(_read(self._answered), end, doing, answers)
+
+    def _checked(self, found: Mapping[str, Any], end: str, doing: str, answers: Any) -> Any:
+        for key, kind in _ERRORS.items():
+            if key in found:
+                hint = found.get("hint")
+                raise kind(str(found[key]), hint=hint if isinstance(hint, str) else None)
+        if "answer" not in found:
+            what = f"`{self._python}` could not {doing}: {found.get('error') or end}"
+            lines = last_lines("\n".join(self._lines), _SHOWN, indent="  ")
+            raise Unmet("\n".join(filter(None, [what, lines])))
+        try:
+            return found["answer"] if answers is object else fitted(found["answer"], answers)
+        except Malformed as error:
+            raise Unmet(f"`{self._python}` could not {doing}: its answer cannot be read: {error}") from error
+
+    def _read(self, timeout: float | None, until: str | None = None) -> str:
+        """Read the output to the line *until*, or else to the end; return how the process has ended."""
+        process, late = self._process, []
+        if process is None or self._output is None:
+            return str(self._fault)
+
+        def give_up() -> None:
+            late.append(f"it did not finish within {timeout:g} seconds")
+            kill_session(process)
+
+        timer = threading.Timer(timeout or 0.0, give_up)
+        if timeout is not None:
+            timer.start()
+        try:
+            for line in (
+                () if self._output.closed else self._output
+            ):  # a carriage return ends a line too, as progress bars use it
+                text = line.rstrip("\n")
+                if text == until:
+                    return ""
+                self._lines.append(text)
+                if self._said is not None:
+                    self._said(text)
+            if process.returncode is None:
+                # Until it is reaped, its pid is not reused.
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        finally:
+            timer.cancel()
+        return (*late, f"the process {exit_words(self.end())}")[0]
+
+    def end(self) -> int:
+        """Kill the script, and every process that it started; return its exit status."""
+        process = self._process
+        if process is None or self._output is None:
+            return 0
+        if process.returncode is None:
+            kill_session(process)
+        self._output.close()
+        return process.wait()
 
 
 def _write_imported(beside: Path, source: str, folder: Path) -> None:
@@ -138,32 +226,3 @@ def _read(answered: Path) -> dict[str, Any]:
         return decode(read_bounded(answered, WORKER_ANSWER), dict, by_python=True)
     except (OSError, Malformed):
         return {}
-
-
-def _wait(
-    process: subprocess.Popen[bytes], said: Callable[[str], None] | None, timeout: float | None
-) -> tuple[str, str]:
-    """Return how *process* ended, and its last lines of output."""
-    lines: deque[str] = deque(maxlen=_KEPT)
-    late: list[str] = []
-
-    def give_up() -> None:
-        late.append(f"it did not finish within {timeout:g} seconds")
-        kill_session(process)
-
-    timer = threading.Timer(timeout or 0.0, give_up)
-    if timeout is not None:
-        timer.start()
-    try:
-        with io.TextIOWrapper(cast("IO[bytes]", process.stdout), "utf-8", "replace") as output:
-            for line in output:  # a carriage return ends a line too, as progress bars use it
-                lines.append(line.rstrip("\n"))
-                if said is not None:
-                    said(lines[-1])
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # until it is reaped, its pid is not reused
-    finally:
-        timer.cancel()
-        kill_session(process)
-        status = process.wait()
-    ended = f"the process {exit_words(status)}"
-    return (*late, ended)[0], last_lines("\n".join(lines), _SHOWN, indent="  ")

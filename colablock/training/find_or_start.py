@@ -18,8 +18,9 @@ from colablock.training.preflight.batch_size import with_batch_of
 from colablock.training.preflight.checks import Preflight, check_run
 from colablock.training.preflight.facts import Level, Machine, ProvenEnvironment, Stack
 from colablock.training.preflight.hub import ModelFacts, is_offline, query_model
-from colablock.training.preflight.machine import read_machine, read_stack
+from colablock.training.preflight.machine import read_machine
 from colablock.training.preflight.model_config import ModelShape, from_config
+from colablock.training.prepared_data import DataJob, Preparation, local_path, start_preparation
 from colablock.training.runs.checkpoint_mirror import start_mirror
 from colablock.training.runs.checkpoint_restore import restore_checkpoint
 from colablock.training.runs.checkpoint_stores import HUB, list_archives, open_store
@@ -33,10 +34,8 @@ from colablock.training.secrets import find_token, secret_stores, secrets_enviro
 from colablock.training.start import (
     Job,
     default_folder,
-    local_path,
     lock_run_folder,
     move_aside,
-    prepare_data,
     start_job,
     unused_run_id,
     workarounds_for,
@@ -322,22 +321,34 @@ class _TrainCall:
         return with_batch_of(config, record.config)
 
     def _start(self, checkpoint: Path | None) -> None:
+        data = DataJob(
+            proven=self.proven,
+            config=self.options.config,
+            runner=self.runner,
+            offline=is_offline(self.environ),
+            data_digest=self.data,
+            secrets=self.secrets,
+        )
+        with start_preparation(data, self.run.folder, self.environ) as preparation:
+            self._start_prepared(checkpoint, preparation)
+
+    def _start_prepared(self, checkpoint: Path | None, preparation: Preparation) -> None:
         environ, folder = self.environ, self.run.folder
         machine = read_machine(environ, folder.path, accelerator=self.proven.accelerator)
         workarounds = workarounds_for(self.proven, self.runner, machine.accelerator)
-        case = self._case(machine, workarounds)
+        case = self._case(machine, workarounds, preparation)
         preflight = case.check()
         if not preflight.passed and not case.check(longest=1).passed:
             self._refuse(preflight)
         # Else only the memory for the longest rows is too small: the data may have none of them.
-        prepared = prepare_data(self._job(preflight, case, checkpoint), folder, environ, self.reporter)
+        prepared = preparation.tokens(self.reporter)
         longest = int(prepared["longest"]) if prepared["rows"] else None
         if longest is not None:
             case.check_tokens(int(prepared.get("largest") or 0))
         preflight = self._decided(case, longest, is_resumed=checkpoint is not None)
         if not preflight.passed:
             self._refuse(preflight)
-        job = self._job(preflight, case, checkpoint)
+        job = replace(self._job(preflight, case, checkpoint), seconds=preparation.seconds)
         self.show(
             Briefing(
                 config=job.config,
@@ -393,7 +404,7 @@ class _TrainCall:
         if not self.options.anyway:
             raise Refused(_refusal(preflight), hint="`--anyway` starts the run despite these findings")
 
-    def _case(self, machine: Machine, workarounds: tuple[str, ...]) -> _Case:
+    def _case(self, machine: Machine, workarounds: tuple[str, ...], preparation: Preparation) -> _Case:
         """Read what preflight needs about the model and the stack."""
         config, environ = self.options.config, self.environ
         self.reporter.stage("Checking the model, the card and the stack")
@@ -410,7 +421,7 @@ class _TrainCall:
             workarounds=workarounds,
             facts=facts,
             shape=shape,
-            stack=read_stack(Path(self.proven.python), environ),
+            stack=preparation.stack(),
         )
 
 

@@ -25,12 +25,13 @@ from colablock._version import __version__
 from colablock.environment.accelerator import Accelerator, has_nf4
 from colablock.errors import TrainingFailed, Unmet
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, precision_for
+from colablock.training.prepared_data import prepare_data
 from colablock.training.receipts import Receipt
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord, State
 from colablock.training.runs.launch import exit_code_of
 from colablock.training.runs.loss_curve import number_of
-from colablock.training.start import Job, prepare_data, start_job, workarounds_for
+from colablock.training.start import Job, start_job, workarounds_for
 
 __all__ = ["STEPS", "smoke"]
 

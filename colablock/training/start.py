@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,17 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from colablock._common.decoding import Malformed, decode, fitted, is_plain_name, read_bounded
-from colablock._common.fs import expanded, flock, make_private, write_atomic
-from colablock._common.limits import RUN_FILE
-from colablock._common.reporter import Reporter
+from colablock._common.decoding import is_plain_name
+from colablock._common.fs import expanded, flock, make_private
 from colablock.environment.accelerator import Accelerator
-from colablock.environment.target_script import ask_target
-from colablock.errors import InvalidInput, Refused, Unmet, interrupted_as
-from colablock.training.chat_templates import chosen_template
+from colablock.errors import InvalidInput, Refused, interrupted_as
 from colablock.training.preflight.checks import GQA_WORKAROUND
 from colablock.training.preflight.facts import Precision, ProvenEnvironment, has_bf16
-from colablock.training.runs.config import OWN_DATA, TrainConfig, config_to
+from colablock.training.prepared_data import DataJob
+from colablock.training.runs.config import TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, RunRecord, check_owner, list_runs, register
 from colablock.training.runs.launch import (
     Ranks,
@@ -38,15 +32,12 @@ from colablock.training.runs.launch import (
 )
 from colablock.training.runs.progress import attach_hint
 from colablock.training.runs.runners import Entry, RunDecisions, runner_of
-from colablock.training.scripts import FOLDER as SCRIPTS
 
 __all__ = [
     "Job",
     "default_folder",
-    "local_path",
     "lock_run_folder",
     "move_aside",
-    "prepare_data",
     "start_job",
     "unused_run_id",
     "workarounds_for",
@@ -58,17 +49,14 @@ _NEVER = 1_000_000_000  # steps: checkpoints are due by time, not by step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(DataJob):
     """One start of a run: the config, and everything that was decided about it.
 
     *cards* are the indices of the cards that the run may see; None leaves CUDA_VISIBLE_DEVICES
     as it is.  *config_digest* is that of the config as it was given.  *estimate* is in bytes.
-    *evaluate* is the number of rows for the evaluation loss before and after training.
+    *seconds* are those from the call to the start, by what they went to.
     """
 
-    proven: ProvenEnvironment
-    config: TrainConfig
-    runner: str
     precision: Precision
     workarounds: tuple[str, ...] = ()
     attention: str = "sdpa"
@@ -76,13 +64,10 @@ class Job:
     cards: tuple[int, ...] | None = None
     processes: int = 1
     resume: Path | None = None
-    evaluate: int = 0
-    offline: bool = False
     estimate: int | None = None
     config_digest: str = ""
-    data_digest: str = ""
-    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     launch_arguments: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def has_card(self) -> bool:
@@ -151,118 +136,6 @@ def move_aside(folder: Path) -> Path | None:
         number += 1
     folder.rename(aside)
     return aside
-
-
-def prepare_data(
-    job: Job,
-    folder: RunFolder,
-    environ: Mapping[str, str],
-    reporter: Reporter,
-    *,
-    toy: Mapping[str, Any] | None = None,
-    timeout: float | None = None,
-) -> dict[str, Any]:
-    """Tokenise the data of *job* and return the result of ``scripts/prepare.py``.
-
-    Data that axolotl reads itself are left alone: the result then has no rows.  Cached tokens are
-    reused only for the same data and the same settings.  With *toy* the same
-    process first makes a tiny model.  Raises InvalidInput for data that cannot be trained on,
-    Unmet if the process failed.
-    """
-    if OWN_DATA in job.config.extra:
-        return dict(_UNREAD)
-    request = _data_request(job)
-    made_of = hashlib.sha256(json.dumps([request, job.data_digest]).encode()).hexdigest()
-    result_file = folder.data / "result.json"
-    try:
-        known = decode(read_bounded(result_file, RUN_FILE), dict, by_python=True)
-        if known.get("made_of") == made_of:
-            return _checked(known)
-    except (OSError, Malformed):
-        pass  # not prepared yet, or not by us
-    reporter.stage("Tokenising the data" if toy is None else "Making a tiny model and its data")
-    shutil.rmtree(folder.data, ignore_errors=True)
-    environment = launch_environment(
-        job.proven.python, environ, reports=False, secrets=job.secrets, offline=job.offline
-    ) | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    result: dict[str, Any] = ask_target(
-        job.proven.python,
-        SCRIPTS / "prepare.py",
-        {"toy": toy, "data": {**request, "folder": str(folder.data.absolute())}},
-        doing="prepare the data" if toy is None else "make a tiny model and its data",
-        environ=environment,
-        timeout=timeout,
-        answers=dict,
-    )
-    try:
-        result = {**_checked(result), "made_of": made_of}
-    except Malformed as error:
-        raise Unmet(f"the result of `{job.proven.python}` cannot be read: {error}") from error
-    write_atomic(result_file, json.dumps(result).encode())
-    return result
-
-
-_UNREAD: Mapping[str, Any] = {
-    **dict.fromkeys(("rows", "tokens", "trained", "cut", "lost", "dropped", "longest", "train_rows"), 0),
-    "forms": ["axolotl"],
-    "pad_token": "",
-    "eos_token": None,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prepared:
-    """The parts of the result of ``scripts/prepare.py`` that are used."""
-
-    rows: int
-    tokens: int
-    trained: int
-    cut: int
-    lost: int
-    dropped: int
-    longest: int
-    train_rows: int
-    forms: tuple[str, ...]
-    pad_token: str | None
-    eos_token: str | None
-    notes: tuple[str, ...] = ()
-    thinks: bool = False
-    chat_template: str | None = None
-
-
-def _checked(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *result* if it has the parts that are used.  Raises Malformed."""
-    fitted(dict(result), _Prepared)
-    return dict(result)
-
-
-def _data_request(job: Job) -> dict[str, Any]:
-    """Return everything that the tokens depend on, except the contents of the data."""
-    config = job.config
-    template = chosen_template(config.chat_template)
-    sources = [
-        {
-            "path": local_path(one.path),
-            "type": one.form.value if one.form else None,
-            "split": one.split,
-            "name": one.name,
-        }
-        for one in config.datasets
-    ]
-    return {
-        "base_model": config.base_model,
-        "revision": config.revision,
-        "chat_template": template.text,
-        "keeps_template": template.is_fallback,
-        "template_of_axolotl": template.of_axolotl,
-        "datasets": sources,
-        "sequence_len": config.sequence_len,
-        "train_on_inputs": config.train_on_inputs,
-        "held_share": config.val_set_size,
-        "val_set_size": config.val_set_size if runner_of(job.runner).splits else 0,
-        "seed": config.seed,
-        "evaluate": job.evaluate,
-    }
 
 
 def start_job(
@@ -399,13 +272,5 @@ def _record(job: Job, run_id: str, decisions: RunDecisions, prepared: Mapping[st
         resumed_from=job.resume.name if job.resume else None,
         total_steps=decisions.total_steps if prepared["rows"] else job.config.max_steps,
         estimate=job.estimate,
+        seconds={name: round(taken, 2) for name, taken in job.seconds.items()},
     )
-
-
-def local_path(path: str) -> str:
-    """Return *path* as an absolute path if it exists, since a run works in its own folder.
-
-    Any other value is a name on the hub and is returned unchanged.
-    """
-    found = expanded(path, "a model or dataset")
-    return str(found.absolute()) if found.exists() else path

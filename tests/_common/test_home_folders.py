@@ -15,9 +15,9 @@ from colablock.errors import InvalidInput, InvalidRequirements
 from colablock.network.settings import read_settings
 from colablock.network.tls import ssl_context
 from colablock.runtimes.freeze import parse_freeze
+from colablock.training.prepared_data import local_path
 from colablock.training.runs.checkpoint_stores import open_store
 from colablock.training.secrets import is_on_hub
-from colablock.training.start import local_path
 from tests.support.paths import ROOT
 
 HOMELESS: Mapping[str, Callable[[str], object]] = {

@@ -21,11 +21,12 @@ from colablock.environment.snapshot import installed_versions
 from colablock.matrix.catalog import find_matrix
 from colablock.planning.plan import Target
 from colablock.training.preflight.facts import FP32, ProvenEnvironment
+from colablock.training.prepared_data import prepare_data
 from colablock.training.runs.checkpoints import data_digest
 from colablock.training.runs.config import Adapter, DataSource, TrainConfig
 from colablock.training.runs.folder import RunFolder, RunRecord
 from colablock.training.runs.launch import exit_code_of, start_process
-from colablock.training.start import Job, prepare_data, start_job
+from colablock.training.start import Job, start_job
 from colablock.transaction.apply_record import ApplyRecord, save, versions_digest
 from colablock.transaction.serialise import report_to_json
 from colablock.verification.verify import Report

@@ -21,6 +21,7 @@ from colablock.training.runs.checkpoint_stores import FolderStore
 from colablock.training.runs.checkpoints import list_checkpoints, newest_valid, step_of
 from colablock.training.runs.config import DataSource, TrainConfig, config_to
 from colablock.training.runs.folder import RunFolder, State, find_run
+from colablock.training.runs.summary import summary_of
 from colablock.training.start import lock_run_folder
 from tests.support.reporters import Notes
 from tests.support.training_stack import (
@@ -399,6 +400,41 @@ def test_memory_is_reckoned_for_the_longest_row_that_there_is(bench: Bench) -> N
     assert estimate.total < 2 * 2**30
     assert read_record(call.folder).estimate == estimate.total
     end_of(call.folder)
+
+
+def test_facts_and_tokens_come_from_one_process(tmp_path: Path) -> None:
+    stack = build_training_stack(tmp_path / "env")
+    bench, called = Bench(stack=stack, folder=tmp_path), tmp_path / "called"
+    torch = stack.site / "torch" / "version.py"
+    torch.write_text(
+        f"{torch.read_text()}\nimport os, sys\n"
+        f"if sys.argv[0] == '-c':\n    print(os.getpid(), file=open({str(called)!r}, 'a'))\n"
+    )
+    config = bench.config(max_steps=2)
+    call = Call(bench, config)
+    end_of(call.folder)
+    assert len(called.read_text().split()) == 1
+    record, progress = read_record(call.folder), summary_of(call.run.id, call.folder).progress
+    assert list(record.seconds) == ["facts", "tokens"]
+    assert list(progress.beginning) == ["facts", "tokens", "launch", "load", "first step"]
+    assert all(0 <= taken < 60 for taken in progress.beginning.values())
+    made = (call.folder.data / "result.json").stat().st_mtime_ns
+    again = Call(bench, replace(config, max_steps=3), resume_anyway=True)  # with the tokens that are there
+    end_of(again.folder)
+    assert (again.folder.data / "result.json").stat().st_mtime_ns > made  # in a folder of its own
+    assert list(read_record(again.folder).seconds) == ["facts", "tokens"]
+    assert len(called.read_text().split()) == 2
+
+
+def test_a_refused_run_keeps_earlier_tokens_and_leaves_no_process(bench: Bench) -> None:
+    config = bench.config(max_steps=8, save_steps=2)
+    folder = cut_off(bench, config)
+    before = (folder.data / "result.json").read_bytes()
+    bench.data.write_text('{"text": "something else"}\n' * 20_000)  # takes a while
+    with pytest.raises(Refused, match="no layer `none`"):
+        Call(bench, replace(config, lora_target_modules=("none",)), resume_anyway=True)
+    assert (folder.data / "result.json").read_bytes() == before
+    assert not list(folder.path.glob(".data"))
 
 
 def test_a_plain_run_takes_the_largest_batch_and_keeps_it(bench: Bench) -> None:

@@ -16,11 +16,11 @@ from colablock.errors import InvalidInput, Refused
 from colablock.training.git import git_revision
 from colablock.training.preflight.checks import GQA_WORKAROUND
 from colablock.training.preflight.facts import ProvenEnvironment
+from colablock.training.prepared_data import local_path
 from colablock.training.runs.config import DataSource
 from colablock.training.runs.folder import register
 from colablock.training.start import (
     default_folder,
-    local_path,
     lock_run_folder,
     move_aside,
     unused_run_id,

@@ -31,9 +31,19 @@ from colablock.training.preflight.facts import Card, Machine, Stack
 from colablock.training.preflight.hub import HubCache
 from colablock.training.scripts import FOLDER as SCRIPTS
 
-__all__ = ["card_of", "read_machine", "read_stack", "system_memory", "visible"]
+__all__ = [
+    "STACK_TIMEOUT",
+    "card_of",
+    "read_machine",
+    "read_stack",
+    "stack_from",
+    "system_memory",
+    "visible",
+]
 
-_STACK_TIMEOUT = 300.0  # seconds: the first import of torch from a cold disk is slow
+#: Seconds for the target to report its stack: the first import of torch from a cold disk is slow.
+STACK_TIMEOUT = 300.0
+
 _UNKNOWN = (1 << 64) - 1  # NVML_VALUE_NOT_AVAILABLE
 
 
@@ -121,14 +131,19 @@ def read_stack(python: Path, environ: Mapping[str, str]) -> Stack:
         doing="report its stack",
         environ=environ,
         purpose=Purpose.LOCAL,
-        timeout=_STACK_TIMEOUT,
+        timeout=STACK_TIMEOUT,
         answers=dict,
     )
+    return stack_from(answer, python)
+
+
+def stack_from(answer: Mapping[str, Any], python: Path | str) -> Stack:
+    """Return the stack that a process of *python* has reported.  Raises Unmet as `read_stack` does."""
     if "error" in answer:
         hint = "`colablock verify` checks the rest of the environment"
         raise Unmet(f"the environment of `{python}` cannot train: {answer['error']}", hint=hint)
     try:
-        return fitted(answer, Stack)
+        return fitted(dict(answer), Stack)
     except Malformed as error:
         raise Unmet(f"`{python}` could not report its stack: {error}") from error
 

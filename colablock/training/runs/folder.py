@@ -107,6 +107,7 @@ class RunRecord:
     process_started: int = 0
     command: Sequence[str] = ()
     estimate: int | None = None  # of the memory, by preflight
+    seconds: Mapping[str, float] = field(default_factory=dict)  # before the start: "facts", "tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +91,7 @@ class Progress:
     checkpoints: int = 0  # the number saved so far
     points: tuple[Point, ...] = ()
     evaluations: tuple[Point, ...] = ()
+    beginning: Mapping[str, float] = field(default_factory=dict)  # seconds to the first step, by parts
     before: float | None = None  # the fixed evaluation loss of a smoke run
     after: float | None = None
 
@@ -125,8 +126,10 @@ class ProgressTotals:
         self._checkpoints = 0
         self._samples: deque[_Sample] = deque()
         self._began = _Sample(0.0, 0, 0)
-        self._sampled_at = 0.0
+        self._sampled_at = self._started_at = 0.0
         self._earlier = 0.0
+        self._loading: float | None = None  # of the latest start
+        self._first_step_seconds: float | None = None
         self._fixed: dict[str, float] = {}
 
     def add(self, event: Mapping[str, Any]) -> None:
@@ -169,12 +172,24 @@ class ProgressTotals:
         self.step = self.first_step = step
         self._began = _Sample(0.0, step, 0)
         self._samples.clear()
-        self._sampled_at = _finite(event, "time") or 0.0
+        self._sampled_at = self._started_at = _finite(event, "time") or 0.0
+        self._loading, self._first_step_seconds = _finite(event, "loading"), None
+
+    def beginning(self, record: RunRecord) -> dict[str, float]:
+        """Return the seconds from the call to the end of the first step; empty before, and if unknown."""
+        is_earlier = self._started_at < record.started  # than the start of the record
+        if self._loading is None or self._first_step_seconds is None or is_earlier or not record.started:
+            return {}
+        launch = self._started_at - self._loading - record.started
+        parts = {**record.seconds, "launch": launch, "load": self._loading}
+        return {**parts, "first step": self._first_step_seconds}
 
     def _sample(self, event: Mapping[str, Any]) -> None:
         seconds = _finite(event, "seconds")
         if seconds is None:
             return
+        if self._first_step_seconds is None:
+            self._first_step_seconds = seconds
         counted = _finite(event, "tokens")
         before = self._samples[-1].tokens if self._samples else 0
         tokens = before if counted is None else int(counted) * self._ranks
@@ -310,7 +325,9 @@ def _progress(
         before = totals.progress(State.RUNNING, stage=LOADING, detail=last_line(folder.log))
         taken = max(now - record.started, 0.0) if record is not None and record.started else 0.0
         return replace(before, seconds=taken, seconds_left=None, tokens_per_second=None)
-    return totals.progress(state, stage=stage, now=now if state is State.RUNNING else None)
+    found = totals.progress(state, stage=stage, now=now if state is State.RUNNING else None)
+    beginning = totals.beginning(record) if record is not None else {}
+    return replace(found, beginning=beginning) if beginning else found
 
 
 def _stage(folder: RunFolder, record: RunRecord | None, state: State, totals: ProgressTotals) -> str:

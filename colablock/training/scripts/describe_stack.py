@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+MARK = "--- colablock: answered "  # of `colablock.environment.target_script`
+
 
 def stack() -> dict[str, Any]:
     """Return the versions, and what torch and transformers support; ``error`` if one cannot be imported."""
@@ -39,6 +41,16 @@ def stack() -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - imports of libraries raise anything
         answer["error"] = f"{name} cannot be imported: {type(error).__name__}: {error}"
     return answer
+
+
+def report_stack(answered: Path) -> bool:
+    """Write the stack beside the file *answered*, and print its mark; return whether all can be imported."""
+    found = stack()
+    new = answered.with_name("stack.json.new")
+    new.write_text(json.dumps({"answer": found}), encoding="utf-8")
+    new.replace(answered.with_name("stack.json"))
+    print(f"{MARK}stack", flush=True)  # noqa: T201 - this is read
+    return "error" not in found
 
 
 def _plugins() -> list[str]:

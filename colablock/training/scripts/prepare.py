@@ -6,7 +6,8 @@ They need the standard library, datasets and transformers.  The data of the job'
 The answer has counts, and one row as it is trained on.  Both runners read these files, so that training
 uses exactly the data that preflight shows.
 
-If the job has ``toy``, a tiny model is made first, offline: a Llama with random weights, and a
+If the job asks for the ``stack``, it is reported first: `describe_stack` writes it, while its reader goes
+on.  If the job has ``toy``, a tiny model is made first, offline: a Llama with random weights, and a
 tokenizer (byte-level BPE) trained on a text.
 """
 
@@ -37,6 +38,7 @@ from colablock.training.scripts.conversations import (
     text_of,
     unused_columns,
 )
+from colablock.training.scripts.describe_stack import report_stack
 from colablock.training.scripts.messages import UnusableData
 from colablock.training.scripts.sources import Unreachable, cause_of, rows_of
 from colablock.training.scripts.tokens import IGNORED, tokenised
@@ -59,6 +61,8 @@ _COLUMNS_FROM = 100  # rows, whose columns together tell the form of a file
 def main(asked: str, answered: str) -> None:
     """Do the job in the file *asked*, and write the answer to the file *answered*."""
     job = json.loads(Path(asked).read_text(encoding="utf-8"))
+    if job.get("stack") and not report_stack(Path(answered)):
+        return
     try:
         if job["toy"]:
             make_model(**job["toy"])

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+BEGAN = time.monotonic()
 MANIFEST = "colablock.json"
 STEP_EVENT_SECONDS = 0.5  # the least time between events of steps without a log event
 BLOCK = 1 << 20
@@ -317,6 +318,7 @@ class TrainingWatch:
         self._file = open_jsonl(folder / "metrics.jsonl") if rank == 0 else None
         self._began = self._last_event = self._saved = self._last_step = time.monotonic()
         self._longest = 0.0
+        self._is_first = True
 
     def write_event(self, event: str, **facts: Any) -> None:
         if self._file is not None:
@@ -352,6 +354,7 @@ class TrainingWatch:
             total_steps=state.max_steps,
             resumed=state.global_step > 0,
             world_size=self._world,
+            loading=self._began - BEGAN,
         )
 
     def stepped(self, state: Any, control: Any) -> None:
@@ -360,7 +363,8 @@ class TrainingWatch:
         self.step = state.global_step
         self._longest = max(self._longest, now - self._last_step)
         self._last_step = now
-        if now - self._last_event >= STEP_EVENT_SECONDS:
+        is_first, self._is_first = self._is_first, False
+        if is_first or now - self._last_event >= STEP_EVENT_SECONDS:
             self._last_event = now
             self.write_event("step", step=self.step, tokens=self.tokens, seconds=now - self._began)
         stop_requested = (self._folder / "stop").exists()

@@ -16,6 +16,7 @@ import pytest
 from colablock.display.run_view import progress_line
 from colablock.training.runs.folder import RunFolder, State, start_time_of
 from colablock.training.runs.progress import LOADING, Progress, ProgressTotals, follow, last_line
+from colablock.training.runs.progress import progress_of as progress_of_events
 from colablock.training.runs.summary import summary_of, watch
 from tests.support.runs import STARTED, add_events, events_of, make_record, make_run, sleeping_process, train
 
@@ -355,6 +356,31 @@ def test_a_killed_rank_is_said_while_the_others_wait(running: RunFolder) -> None
     progress = next(told(running))
     assert progress.stage == "failing: the process of rank 1 was killed, and the others wait for it"
     assert progress.seconds_left is None
+
+
+def test_the_seconds_to_the_first_step_are_told_by_parts(running: RunFolder) -> None:
+    record = make_record(id="run", started=1000.0, seconds={"facts": 4.0, "tokens": 1.5})
+
+    def beginning(*events: dict[str, Any]) -> dict[str, float]:
+        found = progress_of_events(running, record, State.RUNNING, events, clock=lambda: 1100.0)
+        return dict(found.beginning)
+
+    start = {"event": "start", "time": 1012.0, "step": 0, "loading": 9.0}
+    step = {"event": "step", "time": 1013.0, "step": 1, "seconds": 0.75}
+    assert beginning(start) == {}
+    assert beginning({**start, "loading": None}, step) == {}
+    parts = {"facts": 4.0, "tokens": 1.5, "launch": 3.0, "load": 9.0, "first step": 0.75}
+    assert beginning(start, step) == parts
+    assert beginning(start, step, {**step, "step": 2, "seconds": 1.5}) == parts
+    earlier = {**start, "time": 900.0}
+    assert beginning(earlier, {**step, "time": 901.0}) == {}
+    again = {**start, "time": 1030.0, "step": 1}
+    assert beginning(earlier, step, again) == {}
+    assert beginning(earlier, step, again, {**step, "step": 2, "seconds": 0.5}) == {
+        **parts,
+        "launch": 21.0,
+        "first step": 0.5,
+    }
 
 
 def test_tokens_include_every_rank() -> None:

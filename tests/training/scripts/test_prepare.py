@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +16,9 @@ import pytest
 
 from colablock._common.reporter import Reporter
 from colablock.errors import InvalidInput, Unmet
+from colablock.training.prepared_data import prepare_data
 from colablock.training.runs.config import DataFormat, DataSource
 from colablock.training.runs.folder import RunFolder
-from colablock.training.start import prepare_data
 from tests.support.training_stack import Bench, TrainingStack, build_training_stack
 
 
@@ -293,6 +295,18 @@ def test_data_is_tokenised_and_counted(bench: Bench) -> None:
         {name: row[name] for name in ("input_ids", "labels")} for row in rows_of(bench)[:2]
     ]
     assert json.loads((bench.folder / "run/data/result.json").read_text()) == said
+
+
+def test_a_token_reaches_the_process_that_reads_the_tokenizer(bench: Bench) -> None:
+    gated = bench.folder / "gated"
+    shutil.copytree(bench.stack.model, gated)
+    (gated / "gated").touch()
+    job = bench.job(config=bench.config(base_model=str(gated)))
+    folder = RunFolder(bench.folder / "run")
+    with pytest.raises(Unmet, match="gated repo"):
+        prepare_data(job, folder, bench.environ(), Reporter())
+    job = replace(job, secrets={"HF_TOKEN": "hf_secret"})
+    assert prepare_data(job, folder, bench.environ(), Reporter())["rows"] == 12
 
 
 def test_the_targets_datasets_is_used(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

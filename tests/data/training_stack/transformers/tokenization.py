@@ -1,6 +1,7 @@
 """A token for each byte, after three that are special."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -55,4 +56,6 @@ class AutoTokenizer:
         path = Path(name) / "tokenizer_config.json"
         if not path.exists():
             raise OSError(f"Can't load tokenizer for '{name}'")
+        if (Path(name) / "gated").exists() and "HF_TOKEN" not in os.environ:
+            raise OSError(f"401 Client Error: '{name}' is a gated repo")
         return PreTrainedTokenizerFast(**json.loads(path.read_text()))
