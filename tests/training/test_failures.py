@@ -84,6 +84,7 @@ def test_a_line_alone_has_the_same_cause() -> None:
         ),
         ("trl/x.py", "AttributeError: 'NoneType' object has no attribute 'y'", "unknown"),
         ("trl/x.py", "KeyError: 'my_column'", "unknown"),
+        ("trl/x.py", "NameError: name 'is_foo' is not defined", "package-has-a-fault"),
         ("requests/models.py", "json.decoder.JSONDecodeError: Expecting value: line 1 column 1", "unknown"),
     ],
 )
