@@ -87,6 +87,7 @@ def preview_document(preview: UndoPreview) -> Document:
         back = ", ".join(f"{name} {version}" for name, version in preview.companions.items())
         lines.append(Item(text=f"`--with-companions` puts back {back}, which others moved since"))
     lines += [Item(text=f"even then: {line}") for line in preview.beyond if preview.companions]
+    lines += [Item(text=line) for line in preview.refused.values()]
     unmet = count(len(preview.broken), "requirement")
     title = f"Since others have changed it, the undo would leave {unmet} unmet"
     return Document(blocks=(Section(title=title, body=(Items(tuple(lines)),)),))

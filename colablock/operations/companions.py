@@ -11,17 +11,19 @@ from colablock._common.text import count
 from colablock._vendor.packaging.version import Version
 from colablock.environment.snapshot import Installed
 from colablock.errors import Unmet
+from colablock.index.candidates import CandidateOrigin
 from colablock.index.core_metadata import read_wheel_metadata
 from colablock.index.evaluator import Policy
 from colablock.index.finder import IndexSource
 from colablock.network.fetcher import Fetcher
 from colablock.planning.options import ApplyOptions, UndoOptions
 from colablock.planning.plan import Artifact
+from colablock.resolver.origin import refusal_of
 from colablock.transaction.undo.companions import Companions
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
-    from colablock.environment.markers_and_tags import Environment
+    from colablock.environment.snapshot import Snapshot
     from colablock.operations.session import Session
     from colablock.transaction.undo.preview import UndoPreview
 
@@ -31,15 +33,16 @@ __all__ = ["fetch_companions"]
 def fetch_companions(
     session: Session,
     options: UndoOptions,
-    preview: Callable[[Mapping[NormalizedName, Installed]], UndoPreview],
+    preview: Callable[[Mapping[NormalizedName, Installed], Mapping[NormalizedName, str]], UndoPreview],
     *,
-    environment: Environment,
+    snapshot: Snapshot,
     folder: Path,
 ) -> Companions:
     """Fetch the companions that *preview* names into *folder*, and those that these need in turn.
 
-    *preview* gets the metadata of those that are known.  Raises FetchFailed, BadDistribution, and
-    Unmet if a version is not there any more.
+    *preview* gets the metadata of those that are known, and the reasons why others are refused: the
+    rule is that of a repair, see `refusal_of`.  Raises FetchFailed, BadDistribution, and Unmet if a
+    version is not there any more.
     """
     wanted = ApplyOptions(
         name="",
@@ -52,19 +55,44 @@ def fetch_companions(
     fetcher.learn_credentials(settings.default_index)
     source = IndexSource(
         fetcher=fetcher,
-        policy=Policy(environment=environment),
+        policy=Policy(environment=snapshot.environment),
         default=(settings.default_index,),
         find_links=settings.find_links,
     )
     found = Companions()
-    while missing := preview(found.installed).companions.items() - {
+    while missing := preview(found.installed, found.refused).companions.items() - {
         (name, there.version) for name, there in found.installed.items()
     }:
         versions = dict(sorted(missing))
+        refused = _refused(versions, snapshot, source)
+        if refused:
+            found = replace(found, refused={**found.refused, **refused})
+            continue
         session.reporter.stage(f"Fetching {count(len(versions), 'distribution')} to put back")
         artifacts = [_artifact(source, name, version) for name, version in versions.items()]
         wheels = fetcher.download(artifacts, folder, session.reporter)
         found = _with(found, artifacts, wheels, versions)
+    return found
+
+
+def _refused(
+    versions: Mapping[NormalizedName, str], snapshot: Snapshot, source: IndexSource
+) -> dict[NormalizedName, str]:
+    """Return those of *versions* that must not replace what is installed, each with the reason.
+
+    The index has to list the installed version.  A file in a folder that the user names is meant.
+    """
+    found: dict[NormalizedName, str] = {}
+    for name, version in versions.items():
+        there = snapshot.installed.get(name)
+        is_named = any(
+            candidate.origin is CandidateOrigin.FIND_LINKS
+            for candidate in source.judge(name).candidates
+            if candidate.version == Version(version)
+        )
+        refusal = None if there is None or is_named else refusal_of(there, source, by="a rollback")
+        if refusal is not None:
+            found[name] = refusal
     return found
 
 

@@ -93,7 +93,7 @@ def _companions(
     preview = partial(preview_undo, changes, site, snapshot)
     if not preview().companions:
         return None
-    return fetch_companions(session, options, preview, environment=snapshot.environment, folder=folder)
+    return fetch_companions(session, options, preview, snapshot=snapshot, folder=folder)
 
 
 def list_changes(session: Session, python: str | None = None) -> tuple[Change, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from colablock._common.text import count
-from colablock._common.urls import redacted
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock._vendor.packaging.version import Version
@@ -19,10 +17,10 @@ from colablock.environment.dependency_graph import DependencyGraph, newly_unmet
 from colablock.environment.requirements import applies, parse_requirement
 from colablock.errors import BadDistribution, ColablockError, FetchFailed, NoSolution
 from colablock.matrix.model import PackageEntry
+from colablock.resolver.origin import direct_refusal, refusal_of
 from colablock.resolver.resolver import resolve
 
 if TYPE_CHECKING:
-    from colablock._vendor.packaging.direct_url import DirectUrl
     from colablock._vendor.packaging.specifiers import Specifier
     from colablock._vendor.packaging.utils import NormalizedName
     from colablock.environment.snapshot import Installed
@@ -39,7 +37,6 @@ _CLAUSES = 3  # requirements in the reason why no version fits
 _AHEAD = 3  # the number of versions that are prefetched
 _WORKERS = 8
 _BOUNDING = {"==", "~=", "<", "<="}
-_BUILD = re.compile(r"cpu|cu[0-9]+|rocm[0-9.]+|xpu")  # local labels of the builds of one public version
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +61,14 @@ class Repairer:
     def refusal(self, name: NormalizedName) -> str | None:
         """Return why *name* must not be replaced: it was not installed from the source; None if it may be.
 
-        A project of the same name in an index may be another one.  The version that is
-        installed has to be listed there, and a direct reference (PEP 610) belongs to no
-        index.  A build for an accelerator (``2.8.0+cu128``) counts as its public version, also
-        if its wheel was installed by its URL, as in the images of Colab.
+        See `refusal_of`.
         """
         there = self.request.installed.get(name)
         if there is None:
             return None
-        if there.direct_url is not None and not _is_published_build(there, there.direct_url):
-            origin = redacted(there.direct_url.url)
-            return f"{name} was installed from `{origin}`, and a repair takes it from nowhere else"
-        if self.request.fixed:
-            return None  # the solve that made the lock has asked the index
-        try:
-            judged = self.source.judge(name)
-        except FetchFailed:
-            return None  # the repair itself asks again and handles the error
-        if not judged.candidates:
-            return None
-        listed = {str(one.version) for one in judged.candidates} | {
-            str(one.version) for one in judged.rejections
-        }
-        version = Version(there.version)
-        known = {str(version)}
-        if _BUILD.fullmatch(version.local or ""):
-            known.add(version.public)
-        if known & listed:
-            return None
-        where = " or ".join(f"`{place}`" for place in judged.where) or "its source"
-        return f"{where} does not list {name} {version}, so it may be another project of that name"
+        if self.request.fixed:  # the solve that made the lock has asked the index
+            return direct_refusal(there, by="a repair")
+        return refusal_of(there, self.source, by="a repair")
 
     def versions(self, name: NormalizedName) -> frozenset[Version]:
         """Return the versions of *name* that the source has; none if it cannot be read."""
@@ -293,13 +268,6 @@ class _Every:
 
     def __contains__(self, _one: object) -> bool:
         return True
-
-
-def _is_published_build(installed: Installed, origin: DirectUrl) -> bool:
-    """Whether *origin* is the wheel of a build for an accelerator on a web server."""
-    label = Version(installed.version).local or ""
-    on_web = origin.url.startswith("https://") and origin.archive_info is not None
-    return on_web and _BUILD.fullmatch(label) is not None
 
 
 def _unmet(

@@ -29,6 +29,7 @@ from colablock.errors import (
     interrupted_as,
 )
 from colablock.planning.plan import Action, Plan
+from colablock.resolver.origin import direct_origin
 from colablock.runtimes.catalog import runtime_of
 from colablock.transaction.disk_operations import Operation, OperationKind, Operations
 from colablock.transaction.disk_space import check_room, unpacked_size
@@ -303,6 +304,11 @@ def _facts(change: _Change, operations: Sequence[Operation], state: Path) -> dic
         when=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         matrix=change.plan.matrix,
         before=installed_versions((change.site.purelib, change.site.platlib)),
+        origins={
+            name: origin
+            for name, there in change.snapshot.installed.items()
+            if (origin := direct_origin(there)) is not None
+        },
         runtime=runtime_of(change.snapshot) if is_first else None,
         colablock=__version__,
         **asdict(change.origin),

@@ -80,6 +80,7 @@ class _ChangeFile:
     operations: tuple[Operation, ...]
     applied_before: str | None
     is_dropped: bool = False
+    origins: Mapping[NormalizedName, str] = field(default_factory=dict)
     schema: int = _SCHEMA
 
 
@@ -97,7 +98,8 @@ class DoneStep:
 class Change:
     """One committed change of an environment.
 
-    *before* are the versions before the change.  *runtime* is the recorded
+    *before* are the versions before the change, and *origins* the URLs (without credentials) of those
+    distributions that came from a direct reference (PEP 610) then.  *runtime* is the recorded
     runtime with this state, if there is one.  *stashed* maps each entry of the
     stash to its original path.  *placed* are the paths of new files and folders,
     *created* the folders that the change created.
@@ -117,6 +119,7 @@ class Change:
     created: tuple[str, ...] = field(repr=False)
     applied_before: str | None = field(repr=False)  # the apply record of the matrix before this change
     is_dropped: bool
+    origins: Mapping[NormalizedName, str] = field(default_factory=dict, repr=False)
 
     @property
     def stash(self) -> Path:
@@ -318,6 +321,7 @@ def _read(folder: Path, bounds: SiteBounds) -> Change:
         created=record.created,
         applied_before=record.applied_before,
         is_dropped=record.is_dropped,
+        origins=record.origins,
     )
 
 

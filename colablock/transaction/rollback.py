@@ -158,7 +158,9 @@ class _Rollback:
     def undo_all(self, changes: Sequence[Change]) -> tuple[UndoneChange, ...]:
         """Undo *changes*, newest first; the companions are put back with the oldest."""
         snapshot = self.look()
-        preview = preview_undo(changes, self.site, snapshot, self.companions.installed)
+        preview = preview_undo(
+            changes, self.site, snapshot, self.companions.installed, self.companions.refused
+        )
         chosen = preview.companions.keys() & self.companions.wheels.keys()
         if self.companions.wheels and chosen != preview.companions.keys():
             raise Refused(
@@ -320,7 +322,7 @@ def _would_break(site: Site, preview: UndoPreview, left: Sequence[str], *, is_re
     anyway = "`--leave-broken` (`leave_broken=True`) undoes it anyway, with exit code 5"
     if back and not is_rest and not preview.beyond:
         anyway = f"`--with-companions` (`with_companions=True`) also puts back {back}. {anyway}"
-    return Refused("\n  ".join([*lines, *left]), hint=anyway)
+    return Refused("\n  ".join([*lines, *left, *preview.refused.values()]), hint=anyway)
 
 
 def _new_folder(aside: Path, change: Change) -> Path:

@@ -58,7 +58,7 @@ def report_from_json(value: Mapping[str, object]) -> Report:
 
 def change_to_json(change: Change) -> dict[str, object]:
     """Return one change of the history as plain values, without its files."""
-    left_out = {"folder", "before", "stashed", "created", "applied_before"}
+    left_out = {"folder", "before", "stashed", "created", "applied_before", "origins"}
     written = {key: value for key, value in _written_record(change).items() if key not in left_out}
     return {**written, "stash": str(change.stash), "size": change.size}
 

@@ -16,6 +16,7 @@ import pytest
 from colablock._vendor.packaging.utils import canonicalize_name
 from colablock.errors import ExitCode
 from tests.support.runtime import Stub, Venv
+from tests.support.server import IndexServer
 from tests.support.trees import installed_listing, listing
 from tests.support.wheels import make_wheel
 from tests.support.world import World, open_world
@@ -117,6 +118,25 @@ def test_a_version_that_the_index_has_no_more_is_named(world: World, venv: Venv)
     done = world.run("rollback", "--with-companions", "--find-links", str(links), *empty)
     assert done.code == ExitCode.DONE, done.err
     assert "put back as well: core 2.33, deep 1.0" in done.out
+
+
+@pytest.mark.parametrize("name", ["core", "deep"])
+def test_a_name_of_a_private_index_is_not_replaced(world: World, venv: Venv, name: str) -> None:
+    """The default index has a project of that name, but not the version that is installed."""
+    before = installed_listing(venv.folder)
+    public = world.folder / f"public-{name}"
+    fill(public)
+    for newer in public.glob(f"{name}-2.[05]*"):
+        newer.unlink()
+    with IndexServer(public) as server:
+        options = ("--with-companions", "--default-index", server.url, "--python", venv.python)
+        refused = world.run("rollback", *options)
+    assert refused.code == ExitCode.UNMET, refused.err
+    version = {"core": "2.50", "deep": "2.0"}[name]
+    assert f"does not list {name} {version}, so it may be another project of that name" in " ".join(
+        refused.err.split()
+    )
+    assert installed_listing(venv.folder) == before
 
 
 @pytest.mark.parametrize(

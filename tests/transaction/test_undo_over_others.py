@@ -62,9 +62,13 @@ class Case:
     companions: tuple[tuple[str, str], ...] = ()
     beyond: tuple[str, ...] = ()
     protected: tuple[str, ...] = ()
+    refused: str = ""
 
 
 NEEDS_CORE = "dantic 2.11 requires `dantic-core==2.33`, but 2.50 is installed"
+LOCAL = {"url": "file:///src/core", "dir_info": {"editable": True}}
+BUILD = {"url": "https://files.example/core.whl", "archive_info": {}}
+NEEDS_MORE = "dantic 2.11 requires `more<2`, but 2.0 is installed"
 NEEDS_DNS = 'dantic 2.11 requires `mail[all]`, which requires `dns<2; extra == "all"`, but 2.0 is installed'
 CASES = {
     "nothing moved": Case(),
@@ -118,6 +122,41 @@ CASES = {
     "protected": Case(
         since=(NEW_CORE,), broken=(NEEDS_CORE,), beyond=(NEEDS_CORE,), protected=("dantic-core",)
     ),
+    "the newer version is a local project": Case(
+        since=(replace(NEW_CORE, direct_url=LOCAL),),
+        broken=(NEEDS_CORE,),
+        beyond=(NEEDS_CORE,),
+        refused="dantic-core was installed from `file:///src/core`, and a rollback takes it from nowhere"
+        " else",
+    ),
+    "the older version was a local project": Case(
+        before=(DANTIC, replace(CORE, direct_url=LOCAL)),
+        since=(NEW_CORE,),
+        broken=(NEEDS_CORE,),
+        beyond=(NEEDS_CORE,),
+        refused="dantic-core came from `file:///src/core`, and a rollback takes it from nowhere else",
+    ),
+    "a local project is gone": Case(
+        before=(DANTIC, replace(CORE, direct_url=LOCAL)),
+        gone=("dantic_core",),
+        broken=("dantic 2.11 requires `dantic-core==2.33`, but it is not installed",),
+        beyond=("dantic 2.11 requires `dantic-core==2.33`, but it is not installed",),
+        refused="dantic-core came from `file:///src/core`, and a rollback takes it from nowhere else",
+    ),
+    "the newer version is a published build": Case(
+        since=(replace(NEW_CORE, version="2.50+cu128", direct_url=BUILD),),
+        broken=(NEEDS_CORE.replace("2.50", "2.50+cu128"),),
+        companions=(("dantic-core", "2.33"),),
+    ),
+    "a second one is a local project": Case(
+        before=(replace(DANTIC, requires=(*DANTIC.requires, "more<2")), CORE,
+            Stub(name="more", version="1.0", direct_url=LOCAL)),
+        since=(NEW_CORE, Stub(name="more", version="2.0")),
+        broken=(NEEDS_CORE, NEEDS_MORE),
+        companions=(("dantic-core", "2.33"),),
+        beyond=(NEEDS_MORE,),
+        refused="more came from `file:///src/core`, and a rollback takes it from nowhere else",
+    ),
     "one without a version that can be compared": Case(
         before=(DANTIC, CORE, Stub(name="odd", version="1.1build1")),
         since=(NEW_CORE, Stub(name="odd", version="1.2build1")),
@@ -134,6 +173,8 @@ UNDONE = {
     "what the old version needs is gone",
     "a companion breaks what is new",
     "unmet before the change",
+    "the newer version is a local project",
+    "a second one is a local project",
 }
 
 
@@ -216,11 +257,12 @@ def test_an_undo_says_what_it_would_break(tmp_path: Path, name: str) -> None:
     assert preview.broken == case.broken
     assert tuple(preview.companions.items()) == case.companions
     assert preview.beyond == case.beyond
+    assert list(preview.refused.values()) == [case.refused][: bool(case.refused)]
     before = listing(others.place.venv)
     if case.broken:
         with pytest.raises(Refused) as refused:
             others.undo()
-        assert all(line in str(refused.value) for line in case.broken)
+        assert all(line in str(refused.value) for line in (*case.broken, case.refused))
         assert ("--with-companions" in (refused.value.hint or "")) is bool(
             case.companions and not case.beyond
         )

@@ -26,11 +26,15 @@ _MORE_ROOM = "`colablock history --drop` deletes the stashes of earlier changes"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """The distributions to put back: the file of each, the wheel on disk, and its metadata."""
+    """The distributions to put back: the file of each, the wheel on disk, and its metadata.
+
+    *refused* says why others are not: the index may have another project of that name.
+    """
 
     artifacts: Mapping[NormalizedName, Artifact] = field(default_factory=dict)
     wheels: Mapping[NormalizedName, Path] = field(default_factory=dict)
     installed: Mapping[NormalizedName, Installed] = field(default_factory=dict)
+    refused: Mapping[NormalizedName, str] = field(default_factory=dict)
 
 
 def current_of(names: Iterable[NormalizedName], site: Site, snapshot: Snapshot) -> tuple[Installed, ...]:

@@ -7,7 +7,7 @@ change but not the state before it.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from colablock.environment.dependency_graph import DependencyGraph, UnmetRequire
 from colablock.environment.requirements import version_of
 from colablock.environment.snapshot import Installed, is_version
 from colablock.index.core_metadata import parse_core_metadata
+from colablock.resolver.origin import direct_refusal
 
 if TYPE_CHECKING:
     from colablock._vendor.packaging.utils import NormalizedName
@@ -38,7 +39,8 @@ class UndoPreview:
 
     *broken* are sentences, one for each requirement.  *companions* are the distributions that moved
     since and take part in it, with the versions before the changes: put back as well, they leave
-    only *beyond* broken.  *drifted* are all distributions that differ from the state before.
+    only *beyond* broken.  *refused* says why others that take part are no companions: the index is
+    not where they come from.  *drifted* are all distributions that differ from the state before.
     """
 
     changes: tuple[Change, ...]
@@ -46,6 +48,7 @@ class UndoPreview:
     broken: tuple[str, ...] = ()
     companions: Mapping[NormalizedName, str] = field(default_factory=dict)
     beyond: tuple[str, ...] = ()
+    refused: Mapping[NormalizedName, str] = field(default_factory=dict)
 
 
 def preview_undo(
@@ -53,18 +56,23 @@ def preview_undo(
     site: Site,
     snapshot: Snapshot,
     known: Mapping[NormalizedName, Installed] | None = None,
+    refused: Mapping[NormalizedName, str] | None = None,
 ) -> UndoPreview:
     """Return what the undo of *changes* (newest first) in the state *snapshot* would break.
 
     *known* has the metadata of companions; without it, one is believed to require nothing.
+    *refused* are names that must not be companions, each with its reason; those that came from a
+    direct reference, before the changes or since, are known here.
     """
     before = changes[-1].before
     after = _undone(changes, site, _readable(snapshot.installed))
     drifted = _drifted(site, before, after)
     broken = newly_broken(snapshot, after, drifted) if drifted else []
+    refusals = {**dict(_from_elsewhere(drifted, changes[-1], snapshot)), **(refused or {})}
+    may_return = drifted - refusals.keys() - snapshot.protected
     companions: dict[NormalizedName, Installed] = {}
     beyond = broken
-    while more := _companions(beyond, drifted - companions.keys(), before, snapshot):
+    while more := _companions(beyond, may_return - companions.keys(), before):
         for name in more:
             fallback = Installed(name=name, version=before[name])
             companions[name] = (known or {}).get(name, fallback)
@@ -75,6 +83,11 @@ def preview_undo(
         broken=_sentences(broken, after),
         companions={name: before[name] for name in sorted(companions)},
         beyond=_sentences(beyond, {**after, **companions}),
+        refused={
+            name: refusals[name]
+            for name in sorted(refusals)
+            if name in before and any(name in _involved(one) for one in beyond)
+        },
     )
 
 
@@ -104,7 +117,6 @@ def _companions(
     broken: Sequence[UnmetRequirement],
     drifted: Collection[NormalizedName],
     before: Mapping[NormalizedName, str],
-    snapshot: Snapshot,
 ) -> set[NormalizedName]:
     """Return the names to put back: the required ones, else those that require them."""
     found: set[NormalizedName] = set()
@@ -114,8 +126,22 @@ def _companions(
             for name in (one.demand.target, *(demand.owner for demand in reversed(one.chain)))
             if name in drifted and name in before and is_version(before[name])
         ]
-        found.update([name for name in known if name not in snapshot.protected][:1])
+        found.update(known[:1])
     return found
+
+
+def _from_elsewhere(
+    names: Iterable[NormalizedName], change: Change, snapshot: Snapshot
+) -> Iterator[tuple[NormalizedName, str]]:
+    """Yield those of *names* that an index must not replace, each with the reason."""
+    for name in names:
+        there = snapshot.installed.get(name)
+        refusal = direct_refusal(there, by="a rollback") if there is not None else None
+        if refusal is None and name in change.origins:
+            origin = change.origins[name]
+            refusal = f"{name} came from `{origin}`, and a rollback takes it from nowhere else"
+        if refusal is not None:
+            yield name, refusal
 
 
 def _sentences(
