@@ -156,7 +156,7 @@ A list. Each entry is a path, a name on the hub, or a mapping with these keys:
 | --- | --- | --- |
 | `path` | text; required | a file, a folder (also of `save_to_disk`), or a name on the hub |
 | `type` | {forms} | the form of a row; default: determined by its columns |
-| `split` | text; default `train` | the split of a dataset on the hub |
+| `split` | text; default `train` | the split, also a slice such as `train[:10%]`; a file has only `train` |
 | `name` | text | the configuration of a dataset on the hub |
 
 | form | columns | what counts for the loss |
@@ -224,11 +224,11 @@ colablock train qlora-2026 --config examples/llama-3/qlora-1b.yml
   `completion` to `text`, since it means raw text there. `field_messages`, `message_property_mappings` and
   others are accepted if they describe rows that colablock reads.
 - With the runner `axolotl`, keys that axolotl knows are passed on. Data that colablock does not read (other
-  prompt formats, images) are left to axolotl: preflight then shows no row of them.
+  prompt formats, images, settings of tokens) are left to axolotl: preflight then shows no row of them.
 - With the runner `trl`, what trl does not do is a note: `not as written: sample_packing: true: rows are not
   packed`. `--strict` refuses such a config.
 - The defaults are those of axolotl where they differ: `gradient_accumulation_steps: 1`, `max_grad_norm:
-  1.0`.
+  1.0`, `sequence_len: 512`.
 
 Training of all weights, on preferences, or on a stream of text is refused.
 

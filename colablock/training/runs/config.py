@@ -67,8 +67,8 @@ class MetricsTarget(Enum):
 class DataSource:
     """One dataset: a local file or folder, or a name on the hub.
 
-    Without *form*, the format follows from the columns.  *split* and *name* (the configuration)
-    apply to datasets on the hub.
+    Without *form*, the format follows from the columns.  *split* may be a slice (``train[:10%]``).
+    *name*, the configuration, applies to datasets on the hub.
     """
 
     path: str

@@ -15,7 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from colablock.training.scripts.messages import THINKING, Conversation, UnusableData
+from colablock.training.scripts.messages import (
+    THINKING,
+    Conversation,
+    NotJson,
+    UnusableData,
+    parsed_json,
+)
 
 Row = Mapping[str, Any]
 
@@ -293,8 +299,8 @@ def _list_of(value: object, key: str, place: Place, *, required: bool = False) -
 def _parsed(text: str) -> object:
     """Return the value of JSON, or of Python's notation, which pandas writes to tables; else the text."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parsed_json(text)
+    except NotJson:
         pass
     try:
         return ast.literal_eval(text)
@@ -436,10 +442,10 @@ class _Message:
         arguments = function.get("arguments")
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments) if arguments.strip() else {}
-            except ValueError as error:
+                arguments = parsed_json(arguments) if arguments.strip() else {}
+            except NotJson as error:
                 raise self.fault(
-                    f"has a call of `{function['name']}` whose arguments are not JSON"
+                    f"has a call of `{function['name']}` whose arguments are not JSON: {error}"
                 ) from error
         changed = {**function, "arguments": {} if arguments is None else arguments}
         return {**(call if "function" in call else {}), "type": "function", "function": changed}

@@ -11,11 +11,13 @@ __all__ = [
     "THINKING",
     "Conversation",
     "Message",
+    "NotJson",
     "UnusableData",
     "called",
     "forms_of",
     "is_thoughtful",
     "names_of_calls",
+    "parsed_json",
     "thinking_of",
 ]
 
@@ -28,6 +30,26 @@ _CLOSES_THINKING = ("</think>", "</thinking>", "[/THINK]", "<channel|>", "<|mess
 
 class UnusableData(Exception):
     """The data cannot be trained on.  The message says why and what to do."""
+
+
+class NotJson(Exception):
+    """A text is not JSON, or more than Python reads.  *line* and *column* are from 1, or 0 if not known."""
+
+    def __init__(self, reason: str, line: int = 0, column: int = 0) -> None:
+        super().__init__(reason)
+        self.line, self.column = line, column
+
+
+def parsed_json(text: str) -> Any:
+    """Return the value of *text*.  Raises NotJson, and no other exception."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise NotJson(error.msg, error.lineno, error.colno) from error
+    except RecursionError as error:
+        raise NotJson("it is nested too deeply") from error
+    except ValueError as error:  # `sys.get_int_max_str_digits`
+        raise NotJson("a number has too many digits") from error
 
 
 @dataclass(frozen=True)

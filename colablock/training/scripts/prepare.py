@@ -302,6 +302,8 @@ class RowTokenizer:
             yield from self._rows(row, place)
         except UnicodeEncodeError as error:
             raise place.fault("it has half a surrogate pair, which is no text") from error
+        except RecursionError as error:
+            raise place.fault("it is nested too deeply") from error
 
     def _rows(self, row: Mapping[str, Any], place: Place) -> Iterator[dict[str, list[int]]]:
         if self._form == "messages" or (self._form == "completion" and is_conversational(row)):

@@ -14,17 +14,18 @@ import codecs
 import csv
 import gzip
 import io
-import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, zip_longest
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import IO, Any, cast
 
-from colablock.training.scripts.conversations import Missing
-from colablock.training.scripts.messages import UnusableData
+from colablock.training.scripts.conversations import FORMS, MESSAGES, Missing
+from colablock.training.scripts.messages import NotJson, UnusableData, parsed_json
 
 Row = Mapping[str, Any]
 
@@ -49,7 +50,22 @@ _SPLITS = {
     "test": {"test", "testing", "eval", "evaluation"},
 }
 _ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "metadata.csv", "metadata.jsonl"})
-_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# The longest first: that of UTF-32 begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_COLUMNS = frozenset(
+    {*MESSAGES, "tools", "functions", "history", "chosen", "rejected"}.union(*FORMS.values())
+)
+_SPLIT = re.compile(
+    r"(?P<name>\w[\w.-]*)"
+    r"(?:\[(?:(?P<start>-?\d[\d_]*)(?P<of_start>%?))?:(?:(?P<end>-?\d[\d_]*)(?P<of_end>%?))?\])?"
+    r"(?:\(closest\))?"
+)
+_ALL = 100  # percent
 _FROM_HUB = (
     "DatasetNotFoundError",
     "DataFilesNotFoundError",
@@ -88,7 +104,8 @@ def _rows(source: Mapping[str, Any], path: Path, notes: list[str]) -> Iterator[R
                 f"the format of `{path}` is unknown: supported suffixes are {', '.join(FORMATS)}, "
                 "also with .gz"
             )
-        return _READERS[kind](path, notes)
+        parts = _known_parts(source, ("train",), "it is one file")
+        return chain.from_iterable(part.rows(partial(_READERS[kind], path, notes)) for part in parts)
     if path.is_dir():
         return _of_folder(source, path, notes)
     if kind is not None:  # not the name of a dataset on the hub
@@ -105,14 +122,79 @@ def format_of(path: Path) -> str | None:
     return FORMATS.get(Path(name).suffix)
 
 
+# Splits
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A split, or a slice of it in the notation of `datasets`: ``train[10:-5]``, ``train[:10%]``."""
+
+    name: str
+    start: int | None
+    end: int | None
+    in_percent: bool
+
+    @property
+    def is_whole(self) -> bool:
+        return self.start is None and self.end is None
+
+    def within(self, count: int) -> range:
+        """Return the indices of *count* rows that are meant, rounded as `datasets` does."""
+        ends = []
+        for edge, otherwise in ((self.start, 0), (self.end, count)):
+            at = otherwise if edge is None else round(edge * count / _ALL) if self.in_percent else edge
+            ends.append(min(max(at + count, 0) if at < 0 else at, count))
+        return range(ends[0], max(ends))
+
+    def rows(self, read: Callable[[], Iterator[Row]]) -> Iterator[Row]:
+        """Return the rows of the part; where it depends on their number, they are counted first."""
+        if self.is_whole:
+            return read()
+        if self.in_percent or (self.start or 0) < 0 or (self.end or 0) < 0:
+            indices = self.within(sum(1 for _ in read()))
+            return islice(read(), indices.start, indices.stop)
+        return islice(read(), self.start or 0, self.end)
+
+
+def _parts(split: str) -> list[_Part] | None:
+    """Return the parts of a split, which ``+`` joins; None if it is in another notation."""
+    found = []
+    for text in split.split("+"):
+        match = _SPLIT.fullmatch(text.strip())
+        if match is None:
+            return None
+        edges = [None if match[one] is None else int(match[one]) for one in ("start", "end")]
+        units = {match[f"of_{one}"] for one in ("start", "end") if match[one] is not None}
+        if len(units) > 1 or (units == {"%"} and any(abs(edge or 0) > _ALL for edge in edges)):
+            return None
+        found.append(_Part(match["name"], edges[0], edges[1], units == {"%"}))
+    return found
+
+
+def _known_parts(source: Mapping[str, Any], names: Sequence[str], why: str = "") -> list[_Part]:
+    """Return the parts of the split of *source*, which has *names*.  Raises UnusableData."""
+    path, split = source["path"], source["split"]
+    parts = _parts(split)
+    if parts is None:
+        raise UnusableData(
+            f"`split: {split}` of `{path}` is no split: write `train`, `train[:100]` or `train[10%:20%]`"
+        )
+    for part in parts:
+        if part.name not in names:
+            known = ", ".join(f"`{name}`" for name in names)
+            reason = f"{why}, which has only {known}" if why else f"it has {known}"
+            raise UnusableData(f"`{path}` has no split `{part.name}`: {reason}")
+    return parts
+
+
 # Files
 
 
 def _opened(path: Path, kind: str) -> IO[str]:
-    """Return the text of a file, which is UTF-8 or, if its first bytes say so, UTF-16."""
+    """Return the text of a file, which is UTF-8 or, if its first bytes say so, UTF-16 or UTF-32."""
     with _bytes_of(path) as file:
-        start = file.read(2)
-    encoding = _MARKS.get(start, "utf-8-sig")
+        start = file.read(4)
+    encoding = next((_MARKS[mark] for mark in _MARKS if start.startswith(mark)), "utf-8-sig")
     return io.TextIOWrapper(_bytes_of(path), encoding=encoding, newline="" if kind == "csv" else None)
 
 
@@ -126,7 +208,13 @@ def _lines(path: Path, kind: str) -> Iterator[str]:
     """Yield the lines of a file.  Raises UnusableData if it is not text."""
     try:
         with _opened(path, kind) as file:
-            yield from file
+            for number, line in enumerate(file, 1):
+                if "\0" in line:
+                    raise UnusableData(
+                        f"`{path}` is no text (line {number} has a NUL character), or UTF-16 or UTF-32 "
+                        "without a byte order mark: save it as UTF-8"
+                    )
+                yield line
     except UnicodeDecodeError as error:
         raise UnusableData(f"`{path}` is not UTF-8{_first_bad_line(path)}: save it as UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
@@ -174,32 +262,37 @@ def _whole_document(first: str, lines: Iterator[str], path: Path) -> list[Any] |
     if not text.strip():
         return []
     try:
-        value = json.loads(text)
-    except RecursionError as error:
-        raise UnusableData(f"`{path}` cannot be read as json: it is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip()[:1] == "{":
+        value = parsed_json(text)
+    except NotJson as error:
+        if str(error) == "Extra data" and text.lstrip()[:1] == "{":
             return None
-        raise _not_json(path, error, error.lineno) from error
+        raise _not_json(path, error, error.line) from error
     if isinstance(value, dict):
-        lists = [one for one in value.values() if isinstance(one, list) and one and isinstance(one[0], dict)]
-        return lists[0] if len(value) == 1 and lists else [value]
+        return _wrapped(value) or [value]
     if not isinstance(value, list):
         raise UnusableData(f"`{path}` cannot be read as json: it is neither a list nor lines of objects")
     return value
 
 
+def _wrapped(value: Mapping[str, Any]) -> list[Any]:
+    """Return the rows in an object that has nothing else, as ``{"data": [...]}``; empty if it is a row."""
+    ((key, rows), *others) = value.items() if value else [("", None)]
+    if others or not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
+        return []
+    return rows if key not in _COLUMNS or not _COLUMNS.isdisjoint(rows[0]) else []
+
+
 def _json(line: str, path: Path, number: int) -> Any:
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
+        return parsed_json(line)
+    except NotJson as error:
         raise _not_json(path, error, number) from error
-    except RecursionError as error:
-        raise UnusableData(f"`{path}` cannot be read as json: line {number} is nested too deeply") from error
 
 
-def _not_json(path: Path, error: json.JSONDecodeError, line: int) -> UnusableData:
-    return UnusableData(f"`{path}` cannot be read as json: {error.msg} (line {line}, column {error.colno})")
+def _not_json(path: Path, error: NotJson, line: int) -> UnusableData:
+    column = f", column {error.column}" if error.column else ""
+    where = f" (line {line}{column})" if line else ""
+    return UnusableData(f"`{path}` cannot be read as json: {error}{where}")
 
 
 def _object(value: Any, number: int, path: Path) -> Row:
@@ -302,22 +395,31 @@ _READERS: Mapping[str, Callable[[Path, list[str]], Iterator[Row]]] = {
 def _of_folder(source: Mapping[str, Any], path: Path, notes: list[str]) -> Iterator[Row]:
     """Return the rows of a folder that `save_to_disk` wrote, or of its data files."""
     if not ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-        files = None if source["name"] or (path / "README.md").is_file() else _files_of(path, source["split"])
-        if files is None:
+        has_judge = bool(source["name"]) or (path / "README.md").is_file()
+        parts = [] if has_judge else _parts(source["split"]) or []
+        chosen = [(part, _files_of(path, part.name)) for part in parts]
+        if not chosen or any(files is None for _, files in chosen):
             return _of_library(source, str(path))
-        return chain.from_iterable(_READERS[str(format_of(file))](file, notes) for file in files)
+        return chain.from_iterable(
+            part.rows(partial(_of_files, files or [], notes)) for part, files in chosen
+        )
     from datasets import load_from_disk
 
     try:
         data = load_from_disk(str(path))
     except Exception as error:
         raise UnusableData(f"`{path}` cannot be read: {cause_of(error)}") from error
-    if (path / "dataset_dict.json").is_file():
-        if source["split"] not in data:
-            known = ", ".join(f"`{name}`" for name in data)
-            raise UnusableData(f"`{path}` has no split `{source['split']}`: it has {known}")
-        data = data[source["split"]]
-    return _decoded(data, str(path))
+    is_one = not (path / "dataset_dict.json").is_file()
+    names = dict.fromkeys(("train", str(getattr(data, "split", None) or "train"))) if is_one else data
+    found = []
+    for part in _known_parts(source, list(names)):
+        rows = data if is_one else data[part.name]
+        found.append(rows if part.is_whole else rows.select(part.within(len(rows))))
+    return chain.from_iterable(_decoded(rows, str(path)) for rows in found)
+
+
+def _of_files(files: Sequence[Path], notes: list[str]) -> Iterator[Row]:
+    return chain.from_iterable(_READERS[str(format_of(file))](file, notes) for file in files)
 
 
 def _files_of(folder: Path, split: str) -> list[Path] | None:

@@ -26,6 +26,7 @@ def source(path: object, form: str | None = None) -> dict[str, Any]:
     return {"path": str(path), "type": form, "split": "train", "name": None}
 
 
+TALK = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 TWO = [{"text": "a"}, {"text": "b"}]
 FILES: dict[str, tuple[str, str | bytes, list[dict[str, Any]]]] = {
     "JSON lines": ("d.jsonl", lines(*TWO), TWO),
@@ -45,6 +46,16 @@ FILES: dict[str, tuple[str, str | bytes, list[dict[str, Any]]]] = {
     "tabs": ("d.tsv", "text\tid\na, b\t1\n", [{"text": "a, b", "id": "1"}]),
     "blank lines of a table": ("d.csv", "\ntext\r\na\r\n\r\nb\r\n", TWO),
     "UTF-16": ("d.tsv", "text\nä\n".encode("utf-16"), [{"text": "ä"}]),
+    "UTF-32": ("d.jsonl", json.dumps({"text": "ä"}, ensure_ascii=False).encode("utf-32"), [{"text": "ä"}]),
+    "UTF-32, the greater byte first": ("d.txt", b"\0\0\xfe\xff" + "ä".encode("utf-32-be"), [{"text": "ä"}]),
+    "one row with messages": ("d.json", json.dumps({"messages": TALK}), [{"messages": TALK}]),
+    "one row of ShareGPT": ("d.json", json.dumps({"conversations": TALK}), [{"conversations": TALK}]),
+    "rows under the name of a column": (
+        "d.json",
+        json.dumps({"conversations": [{"messages": TALK}]}),
+        [{"messages": TALK}],
+    ),
+    "no rows in an object": ("d.json", json.dumps({"text": []}), [{"text": []}]),
     "paragraphs": ("d.txt", "\na\nb\n\n \n\nc", [{"text": "a\nb"}, {"text": "c"}]),
     "compressed text": ("d.TXT.gz", gzip.compress(b"a\n\nb\n"), TWO),
     "a name with *": ("d[1]*?.jsonl", lines(*TWO), TWO),
@@ -223,6 +234,8 @@ FAULTS: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "cut off": ("d.json", '[{"text": "a"}', "`PATH` cannot be read as json: Expecting ',' delimiter (line 1"),
     "deep": ("d.json", "[" * 200_000, "`PATH` cannot be read as json: it is nested too deeply"),
+    "deep lines": ("d.jsonl", '{"text": "a"}\n' + '{"a":' * 100_000, "it is nested too deeply (line 2)"),
+    "UTF-16 without a mark": ("d.txt", "ab".encode("utf-16-le"), "line 1 has a NUL character"),
     "no objects": ("d.jsonl", "3\n", "row 1 of `PATH` is no object with named values"),
     "a value": ("d.json", "3", "it is neither a list nor lines of objects"),
     "a quote that stays open": (
@@ -307,6 +320,75 @@ def test_a_fault_is_named_with_its_row_and_cause(tmp_path: Path, name: str) -> N
         told(path)
 
 
+DIGITS = "9" * 5000
+
+
+@pytest.mark.skipif(not hasattr(sys, "get_int_max_str_digits"), reason="this Python reads any number")
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("d.json", "cannot be read as json: a number has too many digits"),
+        ("d.jsonl", "cannot be read as json: a number has too many digits (line 1)"),
+    ],
+)
+def test_a_number_of_too_many_digits_is_a_fault(tmp_path: Path, file: str, words: str) -> None:
+    path = tmp_path / file
+    path.write_text(f'{{"text": "a", "n": {DIGITS}}}')
+    with pytest.raises(UnusableData, match=re.escape(words)):
+        told(path)
+
+
+TEN = [{"text": str(number)} for number in range(10)]
+SPLITS = {
+    "train": "0123456789",
+    "train[:1]": "0",
+    "train[2:4]": "23",
+    "train[-2:]": "89",
+    "train[:-8]": "01",
+    "train[:25%]": "01",
+    "train[90%:]": "9",
+    "train[-10%:]": "9",
+    "train[:200]": "0123456789",
+    "train[:10%]+train[-1:]": "09",
+    "train[:1_0]": "0123456789",
+}
+NO_SPLITS = {
+    "test": "has no split `test`: ",
+    "train+validation[:1]": "has no split `validation`: ",
+    "train[:": "is no split: write `train`, `train[:100]`",
+    "train[:110%]": "is no split",
+    "train[5:10%]": "is no split",
+}
+
+
+class Saved(list[dict[str, str]]):
+    """Rows as `load_from_disk` returns them."""
+
+    split = None
+
+    def select(self, indices: Sequence[int]) -> list[dict[str, str]]:
+        return [self[at] for at in indices]
+
+
+@pytest.mark.parametrize("split", [*SPLITS, *NO_SPLITS])
+def test_a_split_of_files_is_taken_or_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, split: str
+) -> None:
+    library: dict[str, Any] = {"load_from_disk": lambda _: Saved(TEN)}
+    monkeypatch.setitem(sys.modules, "datasets", cast("ModuleType", SimpleNamespace(**library)))
+    path, saved = tmp_path / "d.jsonl", tmp_path / "saved"
+    path.write_text(lines(*TEN))
+    saved.mkdir()
+    (saved / "state.json").write_text("{}")
+    for place in (path, saved):
+        given = {**source(place), "split": split}
+        if split in SPLITS:
+            assert "".join(row["text"] for row in rows_of(given, [])) == SPLITS[split]
+        else:
+            with pytest.raises(UnusableData, match=re.escape(NO_SPLITS[split])):
+                rows_of(given, [])
+
+
 def test_a_folder_is_read_like_its_files(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "b.txt").write_text("c\n\nd")
@@ -314,7 +396,12 @@ def test_a_folder_is_read_like_its_files(tmp_path: Path) -> None:
     assert [row["text"] for row in rows_of(source(tmp_path), [])] == ["a", "b", "c", "d"]
     (tmp_path / "a-test.jsonl").write_text(lines({"text": "t"}))
     (tmp_path / "train_1.jsonl").write_text(lines({"text": "1"}))
-    for split, texts in (("train", ["1"]), ("test", ["t"])):
+    for split, texts in (
+        ("train", ["1"]),
+        ("test", ["t"]),
+        ("test+train[:50%]", ["t"]),
+        ("train[-1:]", ["1"]),
+    ):
         found = rows_of({**source(tmp_path), "split": split}, [])
         assert [row["text"] for row in found] == texts
 

@@ -319,6 +319,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         talk({"content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{x"}}]}),
         "message 2 has a call of `f` whose arguments are not JSON",
     ),
+    "deep arguments": (
+        talk({"content": "", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}),
+        "whose arguments are not JSON: it is nested too deeply",
+    ),
     "call": (
         talk({"content": "", "tool_calls": [{"id": 3}]}),
         "a tool call without a `function` and its `name`",
