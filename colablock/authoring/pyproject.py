@@ -16,7 +16,8 @@ from colablock._vendor.packaging.dependency_groups import DependencyGroupInclude
 from colablock._vendor.packaging.errors import ExceptionGroup
 from colablock._vendor.packaging.pylock import Pylock
 from colablock._vendor.packaging.utils import canonicalize_name
-from colablock.authoring.poetry_project import poetry_file
+from colablock.authoring.pdm_project import with_pdm_sources
+from colablock.authoring.poetry_project import poetry_file, poetry_group, with_poetry_tables
 from colablock.authoring.requirement_file import FoundRequirement, RequirementFile
 from colablock.authoring.requirements_txt import parse_named
 from colablock.authoring.uv_project import with_uv_tables
@@ -26,6 +27,7 @@ from colablock.network.settings import DEFAULT_INDEX
 
 __all__ = ["default_of", "locked_requirements", "project_file", "script_file"]
 
+_OF_POETRY = frozenset({"dependencies", "dev-dependencies", "group"})  # tables with requirements
 _SCRIPT = re.compile(r"^# /// script$\s((?:^#(?: .*)?$\s)+)^# ///$", re.MULTILINE)  # PEP 723
 
 
@@ -40,14 +42,16 @@ def project_file(
     tool = tool or {}
     project = data.get("project") if isinstance(data.get("project"), dict) else {}
     project = project or {}
-    poetry = tool.get("poetry")
-    is_poetry = isinstance(poetry, dict) and "dependencies" not in project
-    if isinstance(poetry, dict) and is_poetry and (poetry.get("dependencies") or poetry.get("group")):
-        return poetry_file(poetry, source, folder, group)
     extras = project.get("optional-dependencies")
     extra = next((one for one in extras if _same(one, group)), None) if isinstance(extras, dict) else None
     groups = data.get("dependency-groups")
     has_group = isinstance(groups, dict) and any(_same(one, group) for one in groups)
+    poetry = tool.get("poetry")
+    is_own_group = poetry_group(poetry, group) is not None and not has_group and extra is None
+    is_poetry = isinstance(poetry, dict) and ("dependencies" not in project or is_own_group)
+    if isinstance(poetry, dict) and is_poetry and poetry.keys() & _OF_POETRY:
+        file, faults = poetry_file(poetry, source, folder, group)
+        return replace(file, requires_python=file.requires_python or _python(project)), faults
     if group and (has_group or extra is None):
         found, faults = group_requirements(data, group, source, folder)
     else:
@@ -57,14 +61,16 @@ def project_file(
             found, faults = [*found, *more], [*faults, *further]
     if faults:
         return RequirementFile(), faults
-    python = project.get("requires-python")
     file = RequirementFile(
         requirements=tuple(found),
-        requires_python=python if isinstance(python, str) else None,
+        requires_python=_python(project),
         notes=tuple(_left_out(data, project, tool, source, group)),
     )
     asked = frozenset({canonicalize_name(group)} if group else ())
-    return with_uv_tables(_with_pdm_sources(file, tool), tool, source, folder, asked=asked)
+    file, of_poetry = with_poetry_tables(file, tool, source, folder, group)
+    file, of_pdm = with_pdm_sources(file, tool, source)
+    file, of_uv = with_uv_tables(file, tool, source, folder, asked=asked)
+    return file, [*of_poetry, *of_pdm, *of_uv]
 
 
 def script_file(text: str, source: str, folder: Path) -> tuple[RequirementFile, list[Fault]] | None:
@@ -81,6 +87,11 @@ def script_file(text: str, source: str, folder: Path) -> tuple[RequirementFile, 
     return project_file(
         {"project": {"dependencies": [], **keys}, "tool": data.get("tool", {})}, "", source, folder
     )
+
+
+def _python(project: Mapping[str, Any]) -> str | None:
+    python = project.get("requires-python")
+    return python if isinstance(python, str) else None
 
 
 def _same(one: str, other: str) -> bool:
@@ -129,24 +140,6 @@ def _left_out(
         table = tool.get(name)
         if isinstance(table, dict) and (table.get(key) if key else table):
             yield f"omitted `tool.{name}{'.' if key else ''}{key}`"
-
-
-def _with_pdm_sources(file: RequirementFile, tool: Mapping[str, Any]) -> RequirementFile:
-    """Return *file* with the indexes of ``[[tool.pdm.source]]``; the one named `pypi` replaces PyPI."""
-    pdm = tool.get("pdm")
-    sources = pdm.get("source") if isinstance(pdm, dict) else None
-    for item in sources if isinstance(sources, list) else ():
-        name, url = (item.get("name"), item.get("url")) if isinstance(item, dict) else (None, None)
-        if not isinstance(name, str) or not isinstance(url, str):
-            continue
-        if item.get("type") == "find_links":
-            file = replace(file, find_links=(*file.find_links, redacted(url)))
-        elif name == "pypi":
-            file = replace(file, default_index=redacted(url))
-        else:
-            names = {**file.index_names, redacted(url): name}
-            file = replace(file, indexes=(*file.indexes, redacted(url)), index_names=names)
-    return file
 
 
 def project_requirements(

@@ -9,14 +9,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from colablock._common.urls import redacted
 from colablock._vendor.packaging.markers import InvalidMarker, Marker
 from colablock._vendor.packaging.requirements import Requirement
 from colablock._vendor.packaging.utils import NormalizedName, canonicalize_name
+from colablock.authoring.declared_indexes import DeclaredIndexes, listed
 from colablock.authoring.requirement_file import FoundRequirement, RequirementFile
 from colablock.authoring.requirements_txt import archive_of, parse_named
 from colablock.environment.requirements import marker_of
-from colablock.errors import Fault, FetchFailed, InvalidInput
+from colablock.errors import Fault, InvalidInput
 
 __all__ = ["with_uv_tables"]
 
@@ -61,7 +61,11 @@ class _UvReader:
     asked: frozenset[str]
     notes: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
-    _named: dict[str, str] = field(default_factory=dict)  # the URLs of indexes by their names
+
+    def __post_init__(self) -> None:
+        self.indexes = DeclaredIndexes(
+            tool="uv", source=self.where.removesuffix(":tool.uv"), table="tool.uv.index", faults=self.faults
+        )
 
     def read(self, file: RequirementFile) -> RequirementFile:
         """Return *file* with the content of the table."""
@@ -70,7 +74,7 @@ class _UvReader:
         constraints = [one for one in self._lines("constraint-dependencies") if not self._has_extras(one)]
         omitted = sorted(self.table.keys() - _TAKEN - _IRRELEVANT)
         if omitted:
-            self.notes.append(f"omitted {_listed(f'tool.uv.{key}' for key in omitted)}")
+            self.notes.append(f"omitted {listed(f'tool.uv.{key}' for key in omitted)}")
         return replace(
             file,
             requirements=tuple(requirements),
@@ -85,48 +89,20 @@ class _UvReader:
 
     def _with_indexes(self, file: RequirementFile) -> RequirementFile:
         """Return *file* with the indexes of the table; none is asked for a name that does not name it."""
-        default = file.default_index
-        urls = list(file.indexes)
-        names = dict(file.index_names)
-        searched = []
         for place, index in enumerate(self._tables("index")):
             url, name = index.get("url"), index.get("name")
             if not isinstance(url, str) or not isinstance(name, (str, type(None))):
                 self._fault(f"index[{place}]", "needs a `url`")
-                continue
-            plain = self._plain(url)
-            if index.get("format") == "flat":
-                file = replace(file, find_links=(*file.find_links, plain))
-                continue
-            if name is not None:
-                self._named[name] = plain
-                names[plain] = name
-            if index.get("default") is True:
-                default = plain
+            elif index.get("format") == "flat":
+                self.indexes.find_links.append(self.indexes.plain(url))
             else:
-                urls.append(plain)
-                searched += [name or plain] if index.get("explicit") is not True else []
+                is_searched = index.get("explicit") is not True
+                self.indexes.add(url, name, is_searched=is_searched, is_default=index.get("default") is True)
         for url in self._strings("index-url"):
-            default = self._plain(url)
-        further = [self._plain(url) for url in self._strings("extra-index-url")]
-        searched += further
-        if searched:
-            self.notes.append(
-                f"uv asks {_listed(searched)} for every package, and a matrix only for those that name it:"
-                " set `index` of them"
-            )
-        indexes = tuple(dict.fromkeys([*urls, *further]))
-        return replace(file, indexes=indexes, default_index=default, index_names=names)
-
-    def _plain(self, url: str) -> str:
-        try:
-            plain = redacted(url)
-        except FetchFailed as error:
-            self._fault("index", error.message)
-            return url
-        if plain != url:
-            self.notes.append(f"omitted user and password of `{plain}`: put them into a netrc file")
-        return plain
+            self.indexes.add(url, is_searched=True, is_default=True)
+        for url in self._strings("extra-index-url"):
+            self.indexes.add(url, is_searched=True)
+        return self.indexes.added_to(file)
 
     # -- sources
 
@@ -140,7 +116,7 @@ class _UvReader:
         used = {canonicalize_name(one.requirement.name) for one in found}
         unused = [f"tool.uv.sources.{name}" for key, (name, _) in sources.items() if key not in used]
         if unused:
-            self.notes.append(f"omitted {_listed(unused)}: nothing here asks for it")
+            self.notes.append(f"omitted {listed(unused)}: nothing here asks for it")
         result: list[FoundRequirement] = []
         for one in found:
             name, value = sources.get(canonicalize_name(one.requirement.name), ("", []))
@@ -158,7 +134,7 @@ class _UvReader:
                 continue
             only = [str(item[key]) for key in ("extra", "group") if key in item]
             if only and not {canonicalize_name(one) for one in only} & self.asked:
-                self.notes.append(f"omitted `tool.uv.{where}`: it is for {_listed(only)} only")
+                self.notes.append(f"omitted `tool.uv.{where}`: it is for {listed(only)} only")
                 continue
             marker = self._marker(item, where)
             rest = rest and marker is not None
@@ -175,10 +151,8 @@ class _UvReader:
         name = found.requirement.name
         index, url, git, path = (item.get(key) for key in ("index", "url", "git", "path"))
         if isinstance(index, str):
-            if index not in self._named:
-                self._fault(where, f"names the index `{index}`, and `tool.uv.index` has none of that name")
-                return None
-            return replace(found, index=self._named[index])
+            named = self.indexes.named(index, f"{self.where}.{where}")
+            return replace(found, index=named) if named is not None else None
         if isinstance(git, str):
             revision = item.get("rev") or item.get("tag")
             place = archive_of(git, revision) if isinstance(revision, str) else None
@@ -314,7 +288,3 @@ def _rfc3339(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(value)
     return value.replace("Z", "+00:00")
-
-
-def _listed(names: Iterator[str] | Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)

@@ -317,6 +317,33 @@ def test_dependencies_and_groups_of_pyproject_are_read() -> None:
         (f'[dependency-groups]\na = ["a==1{"0" * 5_000}"]\n', "a", [""]),
         (f'[dependency-groups]\na = ["a; {"(" * 5_000}"]\n', "a", [""]),
         ("dependency-groups = 1\n", "a", ["must be a table of arrays (PEP 735)"]),
+        ("[tool.poetry.group]\ndev = 3\n", "dev", ["pyproject.toml:tool.poetry.group.dev: must be a table"]),
+        ("[tool.poetry.group.dev]\ndependencies = 3\n", "dev", ["group.dev.dependencies: must be a table"]),
+        ("[tool.poetry]\ngroup = 3\n", "dev", ["tool.poetry.group: must be a table"]),
+        ("[tool.poetry]\ndependencies = 3\n", "", ["tool.poetry.dependencies: must be a table"]),
+        ("[tool.poetry]\ndev-dependencies = 3\n", "dev", ["tool.poetry.dev-dependencies: must be a table"]),
+        (
+            '[project]\ndependencies = ["a"]\n[tool.poetry]\ndependencies = 3\n',
+            "",
+            ["tool.poetry.dependencies: must be a table"],
+        ),
+        ("[tool.poetry.group.dev]\n", "devs", ["tool.poetry.group.devs: not found (did you mean `dev`?)"]),
+        (
+            "[tool.poetry]\ndependencies = {}\nsource = 3\n",
+            "",
+            ["tool.poetry.source: must be an array of tables"],
+        ),
+        (
+            '[tool.poetry]\ndependencies = {}\nsource = [{name = "a"}]\n',
+            "",
+            ["tool.poetry.source[0]: needs a `name` and a `url`"],
+        ),
+        ("[project]\ndependencies = []\n[tool.pdm]\nsource = 3\n", "", ["must be an array of tables"]),
+        (
+            '[project]\ndependencies=[]\n[[tool.pdm.source]]\nname="a"\nurl="https://a"\ninclude_packages=3\n',
+            "",
+            ["tool.pdm.source[0].include_packages: must be an array of strings"],
+        ),
     ],
 )
 def test_faults_of_pyproject_are_reported(text: str, group: str, expected: list[str]) -> None:
