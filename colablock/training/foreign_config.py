@@ -66,6 +66,8 @@ _REMOTE_CODE = "trust_remote_code"
 #: Types of datasets that are ours, and mean another thing to axolotl, or nothing.
 _OUR_FORMS = ("completion", "messages", "text")
 _SEED = next(one.default for one in fields(TrainConfig) if one.name == "seed")
+_READERS = ("json", "csv", "parquet")  # names of `datasets` for files of a format
+_TEMPLATE = "tokenizer_default"  # axolotl's name of the template without `chat_template`
 _FEW = 3  # keys of axolotl that a config of ours may have
 #: Keys that every config of axolotl has, and ours do not need.
 _MARKS = ("load_in_4bit", "load_in_8bit", "strict", "bf16", "dataset_prepared_path", "saves_per_epoch")
@@ -139,6 +141,20 @@ def _asks_nothing(value: object, key: str = "") -> bool:
     if value is False or (value == 0 and isinstance(value, (int, float))):
         return key not in _names("on_by_default") and key not in _names("not_zero")
     return value is None or value in ("", [], {})
+
+
+def _only_file(path: object, files: object) -> str | None:
+    """Return the file that `data_files` names in a local folder, or for a reader of files; else None."""
+    listed = [files] if isinstance(files, str) else files
+    if not isinstance(path, str) or not isinstance(listed, list) or len(listed) != 1:
+        return None
+    try:
+        folder = Path() if path in _READERS else Path(path)
+        if (folder.expanduser() / str(listed[0])).is_file():
+            return str(folder / str(listed[0]))
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, an unknown user
+        pass
+    return None
 
 
 class _Translator:
@@ -242,8 +258,16 @@ class _Translator:
         elif kind == "qlora" and in_4bit is False:
             self.tell("load_in_4bit", False, "`adapter: qlora` loads the weights in 4 bits")
         is_linear = self.values.pop("lora_target_linear", None)
-        if is_linear and self.values.get("lora_target_modules"):
-            self.values.pop("lora_target_modules")  # linear layers include those that are named
+        if is_linear and (named := self.values.get("lora_target_modules")):
+            self.values.pop("lora_target_modules")  # linear layers include most of those that are named
+            others = [
+                one
+                for one in (named if isinstance(named, list) else [named])
+                if str(one).rpartition(".")[2] not in _names("linear")
+            ]
+            if others:
+                words = "`lora_target_linear: true` gives adapters to the linear layers, and to no other"
+                self.tell("lora_target_modules", others, words)
         checkpointing = self.values.get("gradient_checkpointing")
         if isinstance(checkpointing, str):
             self.values["gradient_checkpointing"] = True
@@ -311,6 +335,7 @@ class _Translator:
         """Map the forms of the datasets to ours, or leave the data to axolotl."""
         given = self.values.get("datasets")
         sources = list(given) if isinstance(given, list) else []
+        self._lift_template(sources)
         mapped = [self._source(one) for one in sources if isinstance(one, Mapping)]
         others = [words for _, problems in mapped for words in problems]
         others += self._of_tokens(sources)
@@ -367,6 +392,24 @@ class _Translator:
             self.tell(key, value, _table()["instead"][key])
         return []
 
+    def _talks(self, one: object) -> bool:
+        """Whether a dataset may have conversations."""
+        kind = one.get("type") if isinstance(one, Mapping) else None
+        if kind == "completion" and not self.is_of_axolotl:
+            return True
+        return kind is None or (isinstance(kind, str) and _FORMS.get(kind) is DataFormat.MESSAGES)
+
+    def _lift_template(self, sources: Sequence[Any]) -> None:
+        """Make the chat template of datasets that of the run, if all with conversations name the same."""
+        named = [
+            (one.get("conversation") or one.get("chat_template")) if isinstance(one, Mapping) else None
+            for one in sources
+            if self._talks(one)
+        ]
+        agree = bool(named and named[0]) and named.count(named[0]) == len(named)
+        if agree and self.values.get("chat_template") is None:
+            self.values["chat_template"] = named[0]
+
     def _source(self, one: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Return a dataset in our keys, and what of it we cannot read."""
         found = {key: one[key] for key in _OF_DATA if one.get(key) is not None}
@@ -380,14 +423,11 @@ class _Translator:
             shown = kind if isinstance(kind, str) else "of its own"
             problems.append(f"has the type `{shown}`, which is a prompt format of axolotl")
         template = one.get("conversation") or one.get("chat_template")
-        if template and self.values.get("chat_template") in (None, template):
-            self.values["chat_template"] = template
-        elif template:
+        if template and self._talks(one) and template != (self.values.get("chat_template") or _TEMPLATE):
             problems.append(f"has a chat template of its own (`{template}`)")
-        if (files := one.get("data_files")) is not None and isinstance(files, (str, list)):
-            listed = [files] if isinstance(files, str) else files
-            if len(listed) == 1 and Path(str(found.get("path"))).suffix == "":
-                found["path"] = str(Path(str(found.get("path"))) / str(listed[0]))
+        if (files := one.get("data_files")) is not None:
+            if (file := _only_file(found.get("path"), files)) is not None:
+                found["path"] = file
             else:
                 problems.append("has `data_files`")
         known = (*_OF_DATA, "conversation", "chat_template", "data_files")

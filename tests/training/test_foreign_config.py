@@ -251,6 +251,75 @@ def test_code_of_a_repository_is_never_trusted(changed: dict[str, Any], where: s
     assert "trust_remote_code" not in str(config_of(None, runner="axolotl", values=ours))
 
 
+LLAMA = {"type": "chat_template", "chat_template": "llama3"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "lifted"),
+    [
+        ([LLAMA], "llama3"),
+        ([LLAMA, {"type": "sharegpt", "conversation": "llama3"}], "llama3"),
+        ([LLAMA, {"type": "alpaca"}], "llama3"),
+        ([{"type": "alpaca", "chat_template": "llama3"}], None),
+        ([{**LLAMA, "chat_template": "tokenizer_default"}, {"type": "chat_template"}], None),
+        ([LLAMA, {"type": "chat_template"}], ...),
+        ([{"type": "chat_template"}, LLAMA], ...),
+        ([LLAMA, {**LLAMA, "chat_template": "gemma"}], ...),
+        ([LLAMA, {}], ...),
+    ],
+)
+def test_a_template_of_datasets_is_that_of_the_run_if_it_is_that_of_all(
+    sources: list[dict[str, Any]], lifted: object
+) -> None:
+    given = [{"path": "d", **one} for one in sources]
+    if lifted is ...:
+        assert read("axolotl", datasets=given, chat_template=None)[0].extra[OWN_DATA] == {"datasets": given}
+        assert any(
+            "has a chat template of its own" in one for one, _ in faults("trl", datasets=given).values()
+        )
+        return
+    for runner in ("axolotl", "trl"):
+        config, told = read(runner, datasets=given, chat_template=None)
+        assert (config.chat_template, told) == (lifted, [])
+
+
+def test_the_only_file_of_a_local_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "x.json").write_text("[]")
+    for path, files, found in (
+        ("rows", ["x.json"], "rows/x.json"),
+        ("rows", "x.json", "rows/x.json"),
+        ("json", ["rows/x.json"], "rows/x.json"),
+        ("org/name", ["x.json"], None),  # on the hub
+        ("rows", ["y.json"], None),
+        ("rows", ["x.json", "y.json"], None),
+        ("~nobody-here/rows", ["x.json"], None),
+    ):
+        given = [{"path": path, "type": "alpaca", "data_files": files}]
+        if found is None:
+            assert read("axolotl", datasets=given)[0].extra[OWN_DATA]["datasets"] == given
+            assert faults("trl", datasets=given)["datasets[0]"][0] == "has `data_files`"
+        else:
+            assert [one.path for one in read("trl", datasets=given)[0].datasets] == [found]
+
+
+@pytest.mark.parametrize("runner", ["axolotl", "trl"])
+@pytest.mark.parametrize(
+    ("modules", "left"),
+    [
+        (["q_proj", "model.layers.3.self_attn.v_proj"], None),
+        (["q_proj", "lm_head", "embed_tokens"], "['lm_head', 'embed_tokens']"),
+        ("lm_head", "['lm_head']"),
+    ],
+)
+def test_layers_beside_the_linear_ones_are_told(runner: str, modules: Any, left: str | None) -> None:
+    config, told = read(runner, lora_target_modules=modules)
+    assert config.lora_target_modules == ()
+    words = "`lora_target_linear: true` gives adapters to the linear layers, and to no other"
+    assert told == ([f"not as written: `lora_target_modules: {left}`: {words}"] if left else [])
+
+
 def test_rows_with_images_need_axolotl() -> None:
     config, _ = read("axolotl", processor_type="AutoProcessor", skip_prepare_dataset=True)
     assert config.extra[OWN_DATA]["processor_type"] == "AutoProcessor"
