@@ -15,19 +15,11 @@ from typing import TYPE_CHECKING
 from colablock._version import __version__
 
 if TYPE_CHECKING:
-    from colablock.api.stack import (
-        apply,
-        audit,
-        explain,
-        export,
-        history,
-        lock,
-        plan,
-        rollback,
-        run,
-        verify,
-        why,
-    )
+    from collections.abc import Iterable
+
+    from colablock.api.catalog import info, list, show  # noqa: A004 - the words of the command line
+    from colablock.api.locks import audit, export, lock
+    from colablock.api.stack import apply, explain, history, plan, rollback, run, verify, why
     from colablock.api.training import attach, runs, smoke, train
     from colablock.cli.notebook_magics import load_ipython_extension
     from colablock.errors import ColablockError
@@ -41,12 +33,15 @@ __all__ = [
     "explain",
     "export",
     "history",
+    "info",
+    "list",
     "load_ipython_extension",
     "lock",
     "plan",
     "rollback",
     "run",
     "runs",
+    "show",
     "smoke",
     "train",
     "verify",
@@ -55,7 +50,9 @@ __all__ = [
 
 
 _HOMES = {
-    "api.stack": "apply audit explain export history lock plan rollback run verify why",
+    "api.catalog": "info list show",
+    "api.locks": "audit export lock",
+    "api.stack": "apply explain history plan rollback run verify why",
     "api.training": "attach runs smoke train",
     "cli.notebook_magics": "load_ipython_extension",
     "errors": "ColablockError",
@@ -66,6 +63,10 @@ def __getattr__(name: str) -> object:
     """Import a function when it is first used: `import colablock` itself loads only the version."""
     from colablock._common import lazy_surface
 
+    if name == "check":
+        from importlib import import_module
+
+        return import_module("colablock.check")
     try:
         return lazy_surface(__name__, _HOMES)[0](name)
     except KeyboardInterrupt:
@@ -74,8 +75,9 @@ def __getattr__(name: str) -> object:
         raise Interrupted("Nothing was changed.") from None
 
 
-def __dir__() -> list[str]:
-    return __all__
+def __dir__() -> Iterable[str]:
+    # `check` is also the name of a package, which can be called.
+    return [*__all__, "check"]
 
 
 def _magic(line: str, cell: str | None = None) -> None:

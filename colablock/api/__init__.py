@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 from colablock._common import lazy_surface
 
 if TYPE_CHECKING:
-    from colablock.api.stack import apply, explain, export, history, lock, plan, rollback, run, verify, why
+    from colablock.api.catalog import check, info, list, show  # noqa: A004 - the words of the command line
+    from colablock.api.locks import audit, export, lock
+    from colablock.api.stack import apply, explain, history, plan, rollback, run, verify, why
     from colablock.api.training import Run, attach, runs, smoke, train
 else:
     __getattr__, __dir__ = lazy_surface(
         __name__,
         {
-            "stack": "apply explain export history lock plan rollback run verify why",
+            "catalog": "check info list show",
+            "locks": "audit export lock",
+            "stack": "apply explain history plan rollback run verify why",
             "training": "Run attach runs smoke train",
         },
     )
@@ -25,14 +29,19 @@ __all__ = [
     "Run",
     "apply",
     "attach",
+    "audit",
+    "check",
     "explain",
     "export",
     "history",
+    "info",
+    "list",
     "lock",
     "plan",
     "rollback",
     "run",
     "runs",
+    "show",
     "smoke",
     "train",
     "verify",

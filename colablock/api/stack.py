@@ -11,13 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from colablock._common.text import count
 from colablock._common.urls import checked_index
-from colablock.display.info_view import undone_document
-from colablock.display.notebook import register_displays, restart_kernel, restart_prompt, show, show_as
+from colablock.api.values import Lines, Rows
+from colablock.display.info_view import history_document, undone_document
+from colablock.display.notebook import (
+    note_shown,
+    publish,
+    register_displays,
+    restart_kernel,
+    restart_prompt,
+    show,
+    show_as,
+)
 from colablock.display.progress import reporter_for
-from colablock.display.text import to_text
-from colablock.display.view import spoken_in_python
-from colablock.environment.notebook_host import in_notebook
+from colablock.display.view import Document, Note
+from colablock.environment.notebook_host import current_shell, in_notebook
 from colablock.errors import UNCHANGED, ColablockError, InvalidInput, interrupted_as
 from colablock.planning.options import ApplyOptions, UndoOptions
 from colablock.planning.plan import Plan, Remedy, Target
@@ -25,7 +34,6 @@ from colablock.transaction.up_to_date import up_to_date_report
 from colablock.verification.verify import Report
 
 if TYPE_CHECKING:
-    from colablock.check.advisories import AuditResult
     from colablock.operations.session import Session
     from colablock.training.runs.crash import Explanation
     from colablock.transaction.history import Change
@@ -33,23 +41,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "apply",
-    "audit",
+    "apply_options",
+    "choice",
     "explain",
-    "export",
     "front_door",
     "history",
-    "lock",
     "open_session",
     "plan",
     "rollback",
     "run",
+    "strings",
     "verify",
     "why",
 ]
 
 register_displays()  # an error of the first call shows itself, too
-
-_COMPLETE = "Every file is complete: the old one or the new one."
 
 C = TypeVar("C", bound=Enum)
 Name = str | os.PathLike[str]
@@ -67,7 +73,23 @@ def front_door(state: str) -> Iterator[None]:
 
 
 @front_door(UNCHANGED)
-def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
+def plan(
+    name: Name,
+    *,
+    into: str | None = None,
+    python: str | os.PathLike[str] | None = None,
+    runtime: str | None = None,
+    variant: str | None = None,
+    with_: str | Sequence[str] | None = (),
+    lock: str | os.PathLike[str] | None = None,
+    use_locks: bool = True,
+    protect: str | Sequence[str] | None = (),
+    broken: str | None = None,
+    default_index: str | None = None,
+    find_links: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = (),
+    offline: bool = False,
+    quiet: bool = False,
+) -> Plan:
     """Return the changes that `apply` would make, each with its reason.  Nothing is changed.
 
     Takes the options of `apply`, and ``runtime="colab-2026.08-gpu"`` to plan for
@@ -76,11 +98,45 @@ def plan(name: Name, *, quiet: bool = False, **options: Any) -> Plan:
     from colablock.operations.plan import plan_change
 
     with open_session(quiet=quiet) as session:
-        return plan_change(session, _apply_options(name, **options)).plan
+        options = apply_options(
+            name,
+            into=into,
+            python=python,
+            runtime=runtime,
+            variant=variant,
+            with_=with_,
+            lock=lock,
+            use_locks=use_locks,
+            protect=protect,
+            broken=broken,
+            default_index=default_index,
+            find_links=find_links,
+            offline=offline,
+        )
+        return plan_change(session, options).plan
 
 
 @front_door(UNCHANGED)
-def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: Any) -> Report:
+def apply(
+    name: Name,
+    *,
+    into: str | None = None,
+    python: str | os.PathLike[str] | None = None,
+    variant: str | None = None,
+    with_: str | Sequence[str] | None = (),
+    lock: str | os.PathLike[str] | None = None,
+    use_locks: bool = True,
+    protect: str | Sequence[str] | None = (),
+    broken: str | None = None,
+    default_index: str | None = None,
+    find_links: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = (),
+    offline: bool = False,
+    keep: bool = False,
+    undo: bool = True,
+    break_system_packages: bool = False,
+    restart: str = "ask",
+    quiet: bool = False,
+) -> Report:
     """Change the environment to match the matrix *name*, prove the result, and return the report.
 
     *name* is the name of a matrix or the path of its file.  Options:
@@ -110,7 +166,23 @@ def apply(name: Name, *, quiet: bool = False, restart: str = "ask", **options: A
     ``apply`` is idempotent: a second call with the same arguments is a no-op.
     Raises ColablockError, with a hint where a remedy is known.
     """
-    asked = _apply_options(name, **options)
+    asked = apply_options(
+        name,
+        into=into,
+        python=python,
+        variant=variant,
+        with_=with_,
+        lock=lock,
+        use_locks=use_locks,
+        protect=protect,
+        broken=broken,
+        default_index=default_index,
+        find_links=find_links,
+        offline=offline,
+        keep=keep,
+        undo=undo,
+        break_system_packages=break_system_packages,
+    )
     restart_after = _restart_function(restart, then="run this cell again")
     register_displays()
     report = up_to_date_report(asked, os.environ)
@@ -154,7 +226,7 @@ def rollback(
     offline: bool = False,
     quiet: bool = False,
     restart: str = "ask",
-) -> tuple[UndoneChange, ...]:
+) -> Rows[UndoneChange]:
     """Undo the last change that colablock made in place, or with *to_first* every one.
 
     *python* names the interpreter whose environment is meant, by default this
@@ -181,25 +253,26 @@ def rollback(
         companions=with_companions,
         leave_broken=leave_broken,
         default_index=checked_index(default_index),
-        find_links=_strings(find_links),
+        find_links=strings(find_links),
         offline=offline,
     )
     with open_session(quiet=quiet) as session:
         undone = undo_changes(session, _path_text(python), options)
+    undone = Rows(undone).shown_as(undone_document, brief=f"{count(len(undone), 'change')} undone")
     with interrupted_as(state_after(undone)):
         if not quiet:
-            print(to_text(spoken_in_python(undone_document(undone))))  # noqa: T201
+            tell(undone)
         restart_after([module for one in undone for module in one.restart])
     return undone
 
 
 @front_door("Nothing was changed.")
-def history(*, python: str | os.PathLike[str] | None = None) -> tuple[Change, ...]:
+def history(*, python: str | os.PathLike[str] | None = None) -> Rows[Change]:
     """Return the changes that colablock made in place, oldest first."""
     from colablock.operations.rollback import list_changes
 
     with open_session(quiet=True) as session:
-        return list_changes(session, _path_text(python))
+        return Rows(list_changes(session, _path_text(python))).shown_as(history_document)
 
 
 @front_door("Nothing was changed.")
@@ -248,122 +321,56 @@ def run(name: Name, argv: str | Sequence[str]) -> int:
         return run_command(session, os.fspath(name), command)
 
 
-@front_door(_COMPLETE)
-def lock(
-    name: Name,
-    *,
-    runtime: str | None = None,
-    python_version: str | None = None,
-    platform: str | None = None,
-    output: str | Path | None = None,
-    upgrade: bool = False,
-    all_files: bool | None = None,
-    quiet: bool = False,
-    **options: Any,
-) -> bytes:
-    """Return a PEP 751 lock file, and write it to *output*, by default beside the matrix.
-
-    With a recorded *runtime* the lock lists the distributions to install or to
-    replace there, else all that an empty environment needs.  An existing lock's
-    versions are preferred; *upgrade* ignores them.  A lock lists the files that
-    its target can install; *all_files* lists the files of every platform.  None
-    keeps the choice of the existing lock.
-    """
-    from colablock.operations.lock import lock_matrix
-    from colablock.planning.options import LockOptions
-
-    wanted = LockOptions(
-        python_version=python_version,
-        platform=platform,
-        output=Path(output) if output is not None else None,
-        upgrade=upgrade,
-        all_files=all_files,
-    )
-    asked = _apply_options(name, runtime=runtime, use_locks=False, **options)
-    with open_session(quiet=quiet) as session:
-        return lock_matrix(session, asked, wanted).text
-
-
-@front_door(_COMPLETE)
-def export(
-    name: Name = "",
-    *,
-    format: str = "requirements",  # noqa: A002 - the word of the command line
-    output: str | Path | None = None,
-    wheelhouse: str | Path | None = None,
-    python_version: str | None = None,
-    platform: str | None = None,
-    quiet: bool = False,
-    **options: Any,
-) -> str:
-    """Return a lock in the format of another tool, and write it to *output* if given.
-
-    *format* is ``"requirements"``, ``"constraints"``, ``"notebook"`` or
-    ``"cyclonedx"`` (a software bill of materials).  The lock is the file that the
-    option ``lock`` names, else the one beside the matrix, else one that is
-    resolved now.  Requirements have the hashes of the
-    files of every platform: those that the lock does not list come from its
-    indexes, unless the option ``offline`` is set.  Wheels that no index has are
-    copied to the folder *wheelhouse*.
-    """
-    from colablock.lockfile.export import Format
-    from colablock.operations.export import export_lock
-
-    form = _choice(Format, "format", format)
-    with open_session(quiet=quiet) as session:
-        exported = export_lock(
-            session,
-            _apply_options(name, **options),
-            form=form,
-            output=Path(output) if output is not None else None,
-            wheelhouse=Path(wheelhouse) if wheelhouse is not None else None,
-            python_version=python_version,
-            platform=platform,
-        )
-    return exported.text
-
-
-@front_door("Nothing was changed.")
-def audit(
-    name: Name = "",
-    *,
-    every: bool = False,
-    ignore: str | Sequence[str] = (),
-    python_version: str | None = None,
-    platform: str | None = None,
-    quiet: bool = False,
-    **options: Any,
-) -> AuditResult:
-    """Check the pins of a lock against the advisories that its indexes publish; return the result.
-
-    The lock is the one that `export` takes; with *every*, all locks beside the
-    matrix are audited.  *ignore* are ids or aliases of advisories to accept.
-    Raises FetchFailed offline, or if no release could be checked.
-    """
-    from colablock.display.check_view import audit_document
-    from colablock.operations.audit import audit_locks
-
-    with open_session(quiet=quiet) as session:
-        result = audit_locks(
-            session,
-            _apply_options(name, **options),
-            every=every,
-            ignore=_strings(ignore),
-            python_version=python_version,
-            platform=platform,
-        )
-    if not quiet:
-        print(to_text(spoken_in_python(audit_document(result))))  # noqa: T201
-    return result
-
-
 @front_door(UNCHANGED)
-def why(name: Name, package: str, *, quiet: bool = False, **options: Any) -> list[str]:
+def why(
+    name: Name,
+    package: str,
+    *,
+    into: str | None = None,
+    python: str | os.PathLike[str] | None = None,
+    runtime: str | None = None,
+    variant: str | None = None,
+    with_: str | Sequence[str] | None = (),
+    lock: str | os.PathLike[str] | None = None,
+    use_locks: bool = True,
+    protect: str | Sequence[str] | None = (),
+    broken: str | None = None,
+    default_index: str | None = None,
+    find_links: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = (),
+    offline: bool = False,
+    quiet: bool = False,
+) -> Lines[str]:
     """Return the reasons for the version of *package* in the plan of *name*, or for its removal."""
     from colablock.operations.plan import plan_change
 
     with open_session(quiet=quiet) as session:
-        return plan_change(session, _apply_options(name, **options)).why(package)
+        options = apply_options(
+            name,
+            into=into,
+            python=python,
+            runtime=runtime,
+            variant=variant,
+            with_=with_,
+            lock=lock,
+            use_locks=use_locks,
+            protect=protect,
+            broken=broken,
+            default_index=default_index,
+            find_links=find_links,
+            offline=offline,
+        )
+        lines = plan_change(session, options).why(package)
+    return Lines(lines).shown_as(lambda found: Document(blocks=tuple(map(Note, found))))
+
+
+def tell(value: Rows[Any]) -> None:
+    """Show *value* as the output of a cell, or print it."""
+    shell = current_shell()
+    if shell is None:
+        print(value)  # noqa: T201 - this is where it is read
+        return
+    publish(value.document(), shell)
+    note_shown(value)
 
 
 @contextmanager
@@ -382,18 +389,18 @@ def open_session(*, quiet: bool) -> Iterator[Session]:
             raise machine_error(error) from error
 
 
-def _apply_options(name: Name, **options: Any) -> ApplyOptions:
+def apply_options(name: Name, **options: Any) -> ApplyOptions:
     """Return the keyword arguments of a call as ApplyOptions.  Raises TypeError, InvalidInput."""
     unknown = sorted(options.keys() - ApplyOptions.__dataclass_fields__.keys())
     if unknown:
         message = f"no such option: {', '.join(unknown)}"
         raise TypeError(message)
     for key in ("with_", "protect", "find_links"):
-        options[key] = _strings(options.get(key))
+        options[key] = strings(options.get(key))
     if options.get("into") is not None:
-        options["into"] = _choice(Target, "into", options["into"])
+        options["into"] = choice(Target, "into", options["into"])
     if options.get("broken") is not None:
-        options["broken"] = _choice(Remedy, "broken", options["broken"])
+        options["broken"] = choice(Remedy, "broken", options["broken"])
     if options.get("lock") is not None:
         options["lock"] = Path(options["lock"])
     for key in ("python", "default_index"):
@@ -420,14 +427,15 @@ def _path_text(path: str | os.PathLike[str] | None) -> str | None:
     return os.fspath(path) if path is not None else None
 
 
-def _strings(value: Any) -> tuple[str, ...]:
+def strings(value: Any) -> tuple[str, ...]:
     """Return one or several strings or paths as a tuple of strings."""
     if value is None:
         return ()
     return (str(value),) if isinstance(value, (str, os.PathLike)) else tuple(map(str, value))
 
 
-def _choice(kind: type[C], key: str, value: Any) -> C:
+def choice(kind: type[C], key: str, value: Any) -> C:
+    """Return the member of *kind* with that *value*.  Raises InvalidInput, which names the argument *key*."""
     try:
         return kind(value)
     except ValueError as error:

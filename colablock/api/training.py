@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colablock.api.stack import Name, front_door, open_session
+from colablock.api.values import Lines
 from colablock.display.briefing_view import briefing_document, receipt_document
 from colablock.display.html import sentence_to_html, to_html
 from colablock.display.notebook import is_ending, is_shown, note_shown, publish, show_as
 from colablock.display.progress import reporter_for
 from colablock.display.run_progress import run_display_for
-from colablock.display.run_view import summary_document, summary_headline
+from colablock.display.run_view import runs_document, summary_document, summary_headline
 from colablock.display.text import to_text
 from colablock.display.view import spoken_in_python
 from colablock.environment.notebook_host import current_shell
@@ -183,7 +184,10 @@ class Run:
         return self._environ if token is None else {**self._environ, "HF_TOKEN": token.value}
 
     def __repr__(self) -> str:
-        return to_text(summary_document(self.summary))
+        return f"<Run {self.id!r} in {str(self.folder)!r}>"
+
+    def __str__(self) -> str:
+        return to_text(spoken_in_python(summary_document(self.summary)))
 
     def _repr_html_(self) -> str:
         summary = self.summary
@@ -193,7 +197,7 @@ class Run:
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001  # IPython's signature
         del cycle
-        printer.text(summary_headline(self.summary) if is_shown(self) else repr(self))
+        printer.text(summary_headline(self.summary) if is_shown(self) else str(self))
 
 
 @front_door("No run was started.")
@@ -272,9 +276,10 @@ def attach(run_id: str | os.PathLike[str] | None = None, *, wait: bool = True) -
 
 
 @front_door("Nothing was changed.")
-def runs() -> list[Run]:
+def runs() -> Lines[Run]:
     """Return the runs that were started on this machine, newest first."""
-    return [Run(NamedRun(name, folder)) for name, folder in list_runs(home_folder(os.environ))]
+    found = [Run(NamedRun(name, folder)) for name, folder in list_runs(home_folder(os.environ))]
+    return Lines(found).shown_as(lambda some: runs_document([one.summary for one in some]))
 
 
 @front_door(UNCHANGED)

@@ -5,7 +5,10 @@ In: resolutions, the modules of wheels, and pages of an index.  Out: outcomes an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from colablock._common import lazy_surface
 
@@ -36,3 +39,15 @@ __all__ = [
     "Verdict",
     "undeclared_import_findings",
 ]
+
+
+class _Check(ModuleType):
+    """This package, which is also the function `colablock.check`: both have the same name."""
+
+    def __call__(self, *names: Any, update: bool = False, imports: bool = False, quiet: bool = False) -> Any:
+        """Return whether matrices hold on every recorded runtime: see `colablock.api.check`."""
+        check = import_module("colablock.api.catalog").check
+        return check(*names, update=update, imports=imports, quiet=quiet)
+
+
+sys.modules[__name__].__class__ = _Check

@@ -93,12 +93,14 @@ def _short_traceback(error: ColablockError) -> list[str]:
 
 
 #: How a value of each type is shown.
-_DOCUMENTS: dict[type, Callable[[Any], Document]] = {Plan: plan_document, Report: report_document}
+_DOCUMENTS: dict[type, Callable[[Any], Document]] = {}
 
 
 def show_as(kind: type, document_of: Callable[[Any], Document]) -> None:
     """Make `register_displays` show values of *kind* as *document_of* returns them."""
     _DOCUMENTS[kind] = document_of
+    setattr(kind, "__str__", _brief)  # noqa: B010 - the class itself does not know how it is shown
+    setattr(kind, "_repr_html_", _html)  # noqa: B010
 
 
 class _Session:
@@ -153,6 +155,12 @@ def _plain(value: object, printer: Any, cycle: bool) -> None:  # noqa: FBT001  #
     printer.text(one_line(_headline(document)) if is_shown(value) else to_text(document, width=_WIDTH))
 
 
+def _brief(value: object) -> str:
+    """Return *value* in a line, or a few if it has no headline."""
+    document = spoken_in_python(_DOCUMENTS[type(value)](value))
+    return one_line(_headline(document)) or to_text(document, width=_WIDTH)
+
+
 def _headline(document: Document) -> str:
     return document.headline.text if document.headline is not None else ""
 
@@ -190,3 +198,7 @@ def restart_kernel(modules: Sequence[str], *, then: str = "", shell: Shell | Non
 def _packages(modules: Sequence[str]) -> list[str]:
     """Return the top-level names: Colab's message takes no others, and they are enough for a sentence."""
     return sorted({module.partition(".")[0] for module in modules})
+
+
+show_as(Plan, plan_document)
+show_as(Report, report_document)

@@ -64,7 +64,7 @@ def test_a_run_is_followed_to_its_end_and_returned(
     assert (run.record.matrix, run.record.runner) == ("tiny", "trl")
     assert run.metrics[-1]["event"] == "end"
     assert run.summary.progress.step == 6
-    assert repr(run).startswith("run: done, 6 steps")
+    assert str(run).startswith("run: done, 6 steps")
     assert "done" in run._repr_html_()
     assert run.plot(applied.folder / "loss.svg").read_text().lstrip().startswith("<")
     assert [one.id for one in colablock.runs()] == ["run"]
@@ -169,7 +169,7 @@ def test_a_run_that_a_cell_has_shown_is_one_line_as_its_result(tmp_path: Path, s
     assert not any(words in line for words in ("<svg", "data:image/png"))
     printer = Printer()
     run._repr_pretty_(printer, cycle=False)
-    assert printer.said == repr(run).splitlines()[0]
+    assert printer.said == str(run).splitlines()[0]
     assert Run(NamedRun("tiny", folder))._repr_html_() == whole
 
 

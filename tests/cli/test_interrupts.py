@@ -84,7 +84,7 @@ def test_an_interrupted_apply_says_which_state_it_left(
         assert venv.versions()["colours"] == "1.0"  # type: ignore[index]
 
 
-@pytest.mark.parametrize("name", sorted({*colablock.__all__} - {"ColablockError", "__version__"}))
+@pytest.mark.parametrize("name", sorted({*colablock.__all__, "check"} - {"ColablockError", "__version__"}))
 @pytest.mark.usefixtures("environ")
 def test_the_functions_of_the_front_door_say_it_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "load_ipython_extension":
@@ -98,7 +98,8 @@ def test_the_functions_of_the_front_door_say_it_too(name: str, monkeypatch: pyte
     ):
         monkeypatch.setattr(f"colablock.api.{function}", interrupt)
     arguments = {"why": ("x", "y"), "run": ("x", ["y"]), "explain": ("x",)}
-    positional = arguments.get(name, () if name in {"history", "rollback", "attach", "runs"} else ("x",))
+    needs_none = name in {"attach", "history", "info", "list", "rollback", "runs"}
+    positional = arguments.get(name, () if needs_none else ("x",))
     with pytest.raises(Interrupted, match=r"^Interrupted\. [A-Z].*\.$") as found:
         getattr(colablock, name)(*positional)
     assert found.value._render_traceback_() == [str(found.value)]

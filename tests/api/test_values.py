@@ -1,0 +1,102 @@
+"""Every function of the front door has a signature to complete, and returns a value that shows itself."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import colablock
+from colablock.api.values import Exported
+from colablock.check import Verdict
+from tests.support.fixtures import painting, venv_fixture, world_fixture
+from tests.support.runtime import Stub, Venv
+from tests.support.world import World
+
+world = world_fixture(painting, scope="module")
+venv = venv_fixture(Stub(name="colours", version="1.0"))
+
+FUNCTIONS = sorted(
+    {*colablock.__all__, "check"} - {"ColablockError", "__version__", "load_ipython_extension"}
+)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_signature_lists_every_argument(name: str) -> None:
+    function = getattr(colablock, name)
+    found = inspect.signature(function).parameters.values()
+    open_ended = [one.name for one in found if one.kind is inspect.Parameter.VAR_KEYWORD]
+    assert open_ended == (["settings"] if name == "train" else [])  # any key of a config
+    assert inspect.getdoc(function)
+    assert name in dir(colablock)
+    if not open_ended:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+            function(nonsense=1)
+
+
+@pytest.fixture
+def said(world: World, venv: Venv, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Mapping[str, Any]]:
+    """Evaluate Python source with `colablock`, in the world, as a script would."""
+    del venv
+    for name, value in world.environ().items():
+        if name.startswith("COLABLOCK"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(world.folder)
+    return lambda source: {"value": eval(source, {"colablock": colablock})}  # noqa: S307 - ours
+
+
+#: A call, and what its text says.  None may be long.
+VALUES = {
+    "colablock.plan('painting.toml', into='kernel', python=PYTHON)": "painting into the kernel",
+    "colablock.apply('painting.toml', into='kernel', python=PYTHON)": "painting in the kernel is proven",
+    "colablock.verify('painting.toml')": "is proven",
+    "colablock.why('painting.toml', 'colours', into='kernel', python=PYTHON)": "meets colours==2.0",
+    "colablock.history(python=PYTHON)": "change 1",
+    "colablock.lock('painting.toml', output=FOLDER + '/pylock.painting.toml')": "has 1 package",
+    "colablock.check('painting.toml')": "painting",
+    "colablock.rollback(python=PYTHON)": "The environment is as it was before change 1",
+    "colablock.list()": "qlora-2026",
+    "colablock.show('painting.toml')": "colours==2.0",
+    "colablock.info(python=PYTHON)": "executable",
+    "colablock.runs()": "no run",
+    "colablock.explain('CUDA out of memory. Tried to allocate 2 GiB')": "memory",
+}
+
+
+def test_every_value_shows_itself(world: World, venv: Venv, said: Callable[[str], Mapping[str, Any]]) -> None:
+    for source, words in VALUES.items():
+        call = source.replace("PYTHON", repr(str(venv.python))).replace("FOLDER", repr(str(world.folder)))
+        value = said(call)["value"]
+        assert words.lower() in str(value).lower(), (source, str(value))
+        assert len(str(value)) < 3000, source
+        assert str(value) != repr(value)
+        assert value._repr_html_().startswith("<div"), source
+        assert "--" not in str(value).replace("--all`", ""), (source, str(value))
+
+
+def test_the_values_are_plain_ones(said: Callable[[str], Mapping[str, Any]], tmp_path: Path) -> None:
+    facts = said("colablock.list()")["value"]
+    assert isinstance(facts, dict)
+    assert json.loads(json.dumps(facts)) == facts
+    assert said("colablock.runs()")["value"] == []
+    text = said("colablock.export('painting.toml', quiet=True)")["value"]
+    assert isinstance(text, Exported)
+    assert "colours==2.0" in str(text)  # all of it: it is written to files
+    assert text._repr_html_().startswith("<div>requirements of `painting.toml`: ")
+    (tmp_path / "lock").write_bytes(said("colablock.lock('painting.toml')")["value"])
+    assert b"colours" in (tmp_path / "lock").read_bytes()
+
+
+def test_check_is_a_function_whatever_was_imported_before() -> None:
+    code = "import colablock{}; print(callable(colablock.check), callable(colablock.list))"
+    for before in ("", ", colablock.check", ", colablock.check.outcomes", ", colablock.api.catalog"):
+        command = [sys.executable, "-c", code.format(before)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["True", "True"]
+    assert Verdict.__module__ == "colablock.check.outcomes"
