@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -106,7 +106,7 @@ def translate(given: Mapping[Any, Any], runner: str) -> Translation:
     axolotl keeps our defaults.
     """
     reading = _Translator(dict(given), runner)
-    reading.remote_code()
+    reading.values = _without_remote_code(reading.values, "", reading.tell)
     if not reading.foreign:
         reading.unknown_keys()
         return reading.done()
@@ -141,6 +141,22 @@ def _asks_nothing(value: object, key: str = "") -> bool:
     if value is False or (value == 0 and isinstance(value, (int, float))):
         return key not in _names("on_by_default") and key not in _names("not_zero")
     return value is None or value in ("", [], {})
+
+
+def _without_remote_code(value: Any, at: str, tell: Callable[[str, object, str], None]) -> Any:
+    """Return *value*, at the path *at* of a config, without what would run code of a repository."""
+    if isinstance(value, Mapping):
+        kept = {}
+        for key, one in value.items():
+            path = f"{at}.{key}" if at else str(key)
+            if _REMOTE_CODE not in str(key).replace("-", "_"):
+                kept[key] = _without_remote_code(one, path, tell)
+            elif not _asks_nothing(one):
+                tell(path, one, _table()["instead"][_REMOTE_CODE])
+        return kept
+    if isinstance(value, (list, tuple)):
+        return [_without_remote_code(one, f"{at}[{number}]", tell) for number, one in enumerate(value)]
+    return value
 
 
 def _only_file(path: object, files: object) -> str | None:
@@ -188,25 +204,6 @@ class _Translator:
     @property
     def is_axolotl(self) -> bool:
         return self.runner == "axolotl"
-
-    def remote_code(self) -> None:
-        """Leave out what would run code of a repository, wherever it stands."""
-
-        def without(value: Any, at: str) -> Any:
-            if isinstance(value, Mapping):
-                kept = {}
-                for key, one in value.items():
-                    path = f"{at}.{key}" if at else str(key)
-                    if _REMOTE_CODE not in str(key).replace("-", "_"):
-                        kept[key] = without(one, path)
-                    elif not _asks_nothing(one):
-                        self.tell(path, one, _table()["instead"][_REMOTE_CODE])
-                return kept
-            if isinstance(value, (list, tuple)):
-                return [without(one, f"{at}[{number}]") for number, one in enumerate(value)]
-            return value
-
-        self.values = without(self.values, "")
 
     def training(self) -> None:
         """Refuse what is no supervised training of an adapter."""

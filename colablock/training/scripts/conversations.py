@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from colablock.training.scripts.messages import (
@@ -38,21 +39,8 @@ USED = {
     "alpaca": ("input", "system", "history"),
     "text": (),
 }
-LABELS = ("label", "is_good", "is_chosen", "accepted", "thumbs_up")  # columns that judge an answer
 _PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 _NO_USE = frozenset({"id", "idx", "index", "uuid", "_id", "__index_level_0__", "Unnamed: 0", ""})
-_JUDGED_TEXT = {"true": True, "false": False}
-_JUDGED_WORDS = {
-    "good": True,
-    "chosen": True,
-    "accepted": True,
-    "desirable": True,
-    "bad": False,
-    "rejected": False,
-    "undesirable": False,
-}
-_FLAGS = (0, 1, "0", "1")
-
 # The prompts of the Stanford Alpaca project, as in axolotl.
 _PREAMBLE = (
     "Below is an instruction that describes a task. "
@@ -79,7 +67,7 @@ _ROLES = dict.fromkeys(
     "tool_call": "assistant",
 }
 _CALLS = frozenset({"function_call", "tool_call"})
-_WEIGHTS = ("weight", "train", "training")
+WEIGHTS = ("weight", "train", "training")  # columns of a row, and keys of a message
 _LARGEST_TEXT = 1 << 20  # characters of a list that stands as text in a cell
 
 
@@ -128,33 +116,6 @@ def unused_columns(columns: Sequence[str], form: str) -> list[str]:
     if form == "messages":
         used.add(next((name for name in MESSAGES if name in columns), "messages"))
     return [name for name in columns if name not in used and name not in _NO_USE]
-
-
-def judgement_of(row: Row, form: str) -> tuple[str, bool] | None:
-    """Return the column that judges the answer of the row, and whether it is learnt; None without one.
-
-    Numbers are judgements only in weights and, as in trl's format for KTO, beside `prompt` and
-    `completion`.  Words are judgements only of answers.
-    """
-    for name in LABELS:
-        value = row.get(name)
-        if isinstance(value, str):
-            value = value.strip().lower()
-            value = _JUDGED_TEXT.get(value, _JUDGED_WORDS.get(value, value) if form != "text" else value)
-        if isinstance(value, bool):
-            return name, value
-        if form == "completion" and name == "label" and value in _FLAGS:
-            return name, int(value) == 1
-    rejected = row.get("rejected")
-    if isinstance(rejected, bool):
-        return "rejected", not rejected
-    for name in _WEIGHTS:
-        value = row.get(name)
-        if value in _FLAGS:
-            return name, int(value) == 1
-        if isinstance(value, str) and value.strip().lower() in _JUDGED_TEXT:
-            return name, _JUDGED_TEXT[value.strip().lower()]
-    return None
 
 
 def described(value: object) -> str:
@@ -326,6 +287,26 @@ def _options_of(row: Row, place: Place) -> Iterator[tuple[str, Any]]:
         yield from ((str(key), value) for key, value in keywords.items() if key not in known)
 
 
+@lru_cache(maxsize=256)
+def _has_role(template: str, role: str, *, is_known: bool) -> bool:
+    """Whether *template* has a case for *role*.
+
+    It compares the role with the word, or with a list of words.  For a role that we do not know, it is
+    enough that the word is in quotes: the word may be a key of a table.
+    """
+    word = rf"""(?P<quote>["']){re.escape(role)}(?P=quote)"""
+    if not is_known:
+        return re.search(word, template) is not None
+    before = r"""\brole\b["']?(?:[\s\])]|\|\s*\w+)*"""
+    after = r"""[\w.\["']*\brole\b"""
+    listed = r"""[\[(](?:\s*["'][^"']*["']\s*,)*\s*"""
+    return bool(
+        re.search(rf"{before}(?:==|!=|\bis\s+(?:eq|equalto))\s*{word}", template)
+        or re.search(rf"{before}(?:not\s+)?in\s*{listed}{word}", template)
+        or re.search(rf"{word}\s*(?:==|!=)\s*{after}", template)
+    )
+
+
 @dataclass(frozen=True)
 class _Message:
     """A message of a row, with its number from 1."""
@@ -375,13 +356,14 @@ class _Message:
         return {known[0] if key == given else key: value for key, value in message.items()}
 
     def _role(self, given: str) -> str | None:
-        if f"'{given}'" in self.template or f'"{given}"' in self.template:
+        known = _ROLES.get(given.strip().lower())
+        if _has_role(self.template, given, is_known=known is not None):
             return "assistant" if given == "model" else given
-        return _ROLES.get(given.strip().lower())
+        return known
 
     def _weight(self, value: dict[str, Any]) -> bool | None:
         """Return whether the message is learnt by its weight; None if it has none."""
-        for key in _WEIGHTS:
+        for key in WEIGHTS:
             if key in value:
                 weight = value.pop(key)
                 if weight not in (0, 1):

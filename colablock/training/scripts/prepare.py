@@ -34,11 +34,11 @@ from colablock.training.scripts.conversations import (
     conversation_of,
     form_of,
     is_conversational,
-    judgement_of,
     text_of,
     unused_columns,
 )
 from colablock.training.scripts.describe_stack import report_stack
+from colablock.training.scripts.judgements import Judge
 from colablock.training.scripts.messages import UnusableData
 from colablock.training.scripts.sources import Unreachable, cause_of, rows_of
 from colablock.training.scripts.tokens import IGNORED, tokenised
@@ -239,25 +239,17 @@ class DataTokens:
         self.forms.append("messages" if talks else form)
         maker = RowTokenizer(self._tokenizer, form, whole=self._job["train_on_inputs"], source=source["path"])
         at = 0
-        judged: set[str] = set()
-        excluded: Counter[str] = Counter()
+        judge = Judge(form)
         for row in _both(first, rows):
             columns.update(dict.fromkeys(row))
             at += 1
-            judgement = judgement_of(row, form)
-            if judgement is not None:
-                judged.add(judgement[0])
-                if not judgement[1]:
-                    excluded[judgement[0]] += 1
-                    continue
-            yield from maker.rows(row, at - 1)
-        unused = [name for name in unused_columns(list(columns), form) if name not in judged]
+            if judge.learns(row, at):
+                yield from maker.rows(row, at - 1)
+        unused = [name for name in unused_columns(list(columns), form) if name not in judge.columns]
         if unused:
             shown = ", ".join(f"`{name}`" for name in unused)
             notes.append(f"not used: column{'s' * (len(unused) > 1)} {shown}")
-        for name, number in excluded.items():
-            notes.append(f"left out: {number:,} of {at:,} rows, which `{name}` marks as not to learn")
-        self._notes += [*notes, *maker.notes()]
+        self._notes += [*notes, *judge.notes(at), *maker.notes()]
         self.thinks |= maker.thinks
         self._used_template |= maker.used_template
 

@@ -152,6 +152,42 @@ NOTED: dict[str, tuple[str, str, list[str], list[str]]] = {
         ["<s>a</s>|<s>a</s>"],
         ["left out: 1 of 2 rows, which `weight` marks as not to learn"],
     ),
+    "weights between": (
+        "d.jsonl",
+        lines({"text": "a", "weight": 1}, {"text": "b", "weight": 0.5}, {"text": "c", "weight": 0}),
+        ["<s>a</s>|<s>a</s>", "<s>b</s>|<s>b</s>"],
+        [
+            "left out: 1 of 3 rows, which `weight` marks as not to learn",
+            "learnt in full: 1 of 3 rows, whose `weight` does not say whether (row 2: `0.5`)",
+        ],
+    ),
+    "only weights between": (
+        "d.jsonl",
+        lines({"text": "a", "weight": 0.5}),
+        ["<s>a</s>|<s>a</s>"],
+        ["not used: column `weight`"],
+    ),
+    "weights of a table": (
+        "d.csv",
+        "text,weight\na,1.0\nb,0.0\nc,\n",
+        ["<s>a</s>|<s>a</s>", "<s>c</s>|<s>c</s>"],
+        ["left out: 1 of 3 rows, which `weight` marks as not to learn"],
+    ),
+    "a word that is no label": (
+        "d.jsonl",
+        lines(
+            {"prompt": "q", "completion": "a", "label": "meh"},
+            {"prompt": "q", "completion": "b", "label": True},
+        ),
+        ["<s>qa</s>|a</s>", "<s>qb</s>|b</s>"],
+        ["learnt in full: 1 of 2 rows, whose `label` does not say whether (row 1: `meh`)"],
+    ),
+    "a label and a weight": (
+        "d.jsonl",
+        lines({"text": "a", "label": True, "weight": 0}, {"text": "b", "label": True, "weight": 1}),
+        ["<s>b</s>|<s>b</s>"],
+        ["left out: 1 of 2 rows, which `weight` marks as not to learn"],
+    ),
     "words for answers": (
         "d.csv",
         "instruction,output,system,label\nq,b,S.,rejected\nq,a,S.,chosen\n",

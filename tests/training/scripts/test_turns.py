@@ -301,6 +301,30 @@ def test_all_is_learnt_but_what_the_data_excludes() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("template", "role", "read"),
+    [
+        ("{{ tool_call['function'] }}", "function", "tool"),
+        ("""{{ '{"type": "function", "function": ' }}""", "function", "tool"),
+        ("{% if x == 'observation' %}", "observation", "tool"),
+        ("{% if message['role'] == 'function' %}", "function", "function"),
+        ('{% if message.role == "observation" %}', "observation", "observation"),
+        ("{% if (message['role']|trim) != 'function' %}", "function", "function"),
+        ("{% if message.role in ['tool', 'function'] %}", "function", "function"),
+        ("{% if message.get('role') not in ('function',) %}", "function", "function"),
+        ("{% if 'function' == message['role'] %}", "function", "function"),
+        ("{% set role = message.role %}{% if role is eq 'ai' %}", "ai", "ai"),
+        ("{% if message['role'] == 'assistant' %}{% set role = 'model' %}", "model", "assistant"),
+        ("{% if message['role'] == 'model' %}", "model", "assistant"),
+        ("{{ {'narrator': 'N'}[message.role] }}", "narrator", "narrator"),
+    ],
+)
+def test_a_role_is_the_templates_own_if_it_compares_it(template: str, role: str, read: str) -> None:
+    row = {"messages": [{"role": role, "content": "x"}]}
+    found = conversation_of(row, "messages", Place(1, "d"), template)
+    assert [message["role"] for message in found.messages] == [read]
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "roles": (
         {"messages": [{"role": "narrator", "content": "x"}, {"role": "boss", "content": "y"}]},
