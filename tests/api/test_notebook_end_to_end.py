@@ -24,6 +24,11 @@ ROOTS = (
 pytestmark = pytest.mark.slow  # whole commands, in stand-ins of whole runtimes
 # aiohttp of the image needs async-timeout below Python 3.11, where that image has never been.
 ADDED = 2 if sys.version_info >= (3, 11) else 3
+INTERRUPT = (
+    "import signal, unittest.mock\n"
+    "stop = lambda *_, **__: signal.raise_signal(signal.SIGINT)\n"
+    "with unittest.mock.patch('colablock.operations.session.Session.snapshot', stop):\n"
+)
 CELLS = {
     "start": "import torch, transformers, pyarrow\nimport colablock",
     "plan": "plan = colablock.plan('qlora-2026', variant='cuda')\nplan",
@@ -34,9 +39,12 @@ CELLS = {
     "run-named": "%%colablock run qlora-2026 -- 5\nimport sys\nsys.exit(int(sys.argv[1]))",
     "typo": "%colablock plan qlora-2062",
     "refused": "colablock.plan('nothing-fits.toml', into='kernel')",
+    "interrupted": f"{INTERRUPT}    colablock.plan('qlora-2026', variant='cpu')",
+    "interrupted-command": f"{INTERRUPT}    get_ipython().run_line_magic('colablock', 'plan qlora-2026')",
     "told": "%colablock history",
     "back": "undone = colablock.rollback()",
-    "gone": "import importlib.metadata\nprint([one.change.number for one in undone], colablock.history())\n"
+    "gone": "import importlib.metadata\n"
+    "print([one.change.number for one in undone], len(colablock.history()))\n"
     "importlib.metadata.version('trl')",
 }
 REFUSED = """\
@@ -131,10 +139,16 @@ def test_what_stands_in_the_way_is_said_without_a_traceback(cells: dict[str, lis
     assert "Traceback" not in shown(cells["typo"]) + refused
 
 
+def test_an_interrupt_is_one_line(cells: dict[str, list[dict[str, Any]]]) -> None:
+    line = "Interrupted. The environment is as it was."
+    assert [one["traceback"] for one in cells["interrupted"] if one["output_type"] == "error"] == [[line]]
+    assert shown(cells["interrupted-command"]).strip() == line
+
+
 def test_the_way_back_is_one_call(cells: dict[str, list[dict[str, Any]]]) -> None:
     assert f"qlora-2026: remove 1, install {ADDED}" in shown(cells["told"])
     said = shown(cells["back"])
     assert "The environment is as it was before change 1 (qlora-2026)." in said
     assert "Restart the kernel before you go on: it has loaded the old bitsandbytes, trl" in said
-    assert "[1] ()" in shown(cells["gone"])
+    assert "[1] 0" in shown(cells["gone"])
     assert cells["gone"][-1]["ename"] == "PackageNotFoundError"
