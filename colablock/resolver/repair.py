@@ -139,10 +139,12 @@ class Repairer:
     def _silence(self, after: Mapping[NormalizedName, Installed], candidate: Candidate) -> str | None:
         """Return why nothing says that *candidate* fits the state *after*; None if it may fit.
 
-        The installed version pins one that moved, since it is built for it, and this one does not
-        mention it.  Then only releases of one version belong together: no torchaudio from 2.9 on
-        says which torch it is built for.
+        The installed version pins one that moved, since it is built for it, and this one, which is
+        compiled, too, does not mention it.  Then only releases of one version belong together:
+        torchaudio 2.9 to 2.11.0 do not say which torch they are built for.
         """
+        if candidate.file is None or candidate.file.filename.endswith("-none-any.whl"):
+            return None
         before = self.request.installed
         there = before.get(candidate.name)
         pinned = [

@@ -121,21 +121,23 @@ def test_the_remedy_for_breakages_can_be_chosen(broken: Remedy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("torch", "audio", "remedy"),
+    ("torch", "audio", "compiled", "remedy"),
     [
-        ("2.15.0", {"2.11.0": []}, Remedy.REMOVE),  # nothing says that they belong together
-        ("2.11.0", {"2.11.0": []}, Remedy.REPAIR),  # releases of one version do
-        ("2.11.0+cu130", {"2.11.0": []}, Remedy.REPAIR),
-        ("2.15.0", {"2.11.0": ["torch>=2.11"]}, Remedy.REPAIR),
-        ("2.11.0", {"2.12.0": [], "2.11.0": []}, Remedy.REPAIR),
+        ("2.15.0", {"2.11.0": []}, True, Remedy.REMOVE),  # nothing says that they belong together
+        ("2.15.0", {"2.11.0": []}, False, Remedy.REPAIR),  # it is built for nothing
+        ("2.11.0", {"2.11.0": []}, True, Remedy.REPAIR),  # releases of one version do
+        ("2.11.0+cu130", {"2.11.0": []}, True, Remedy.REPAIR),
+        ("2.15.0", {"2.11.0": ["torch>=2.11"]}, True, Remedy.REPAIR),
+        ("2.11.0", {"2.12.0": [], "2.11.0": []}, True, Remedy.REPAIR),
     ],
 )
-def test_a_release_that_drops_a_pin_fits_its_own_version_only(
-    torch: str, audio: dict[str, list[str]], remedy: Remedy
+def test_a_build_that_drops_a_pin_fits_its_own_version_only(
+    torch: str, audio: dict[str, list[str]], *, compiled: bool, remedy: Remedy
 ) -> None:
     index = {f"torch {torch}": [], **{f"torchaudio {version}": needs for version, needs in audio.items()}}
     image = {"torch 2.8.0": [], "torchaudio 2.8.0": ["torch==2.8.0"]}
-    plan = plan_for(index, image, f"torch=={torch}")
+    source = DictSource(index, compiled=["torchaudio"] if compiled else [])
+    plan = plan_for(source, image, f"torch=={torch}")
     assert remedies(plan) == {"torchaudio": (True, remedy)}
     assert {step.version for step in plan.steps if step.name == "torchaudio"} <= {"2.11.0", None}
     if remedy is Remedy.REMOVE:

@@ -32,6 +32,7 @@ class DictSource:
 
     A version in *refused* has no usable file, for the reason given; a
     requirement list of ``["unreadable"]`` stands for metadata that cannot be read.
+    The wheels of *compiled* projects are for one platform.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class DictSource:
         index: Mapping[str, Sequence[str]],
         refused: Mapping[str, str] | None = None,
         yanked: Iterable[str] = (),
+        compiled: Iterable[str] = (),
     ) -> None:
+        self.compiled = frozenset(compiled)
         self.index = {_split(key): list(needs) for key, needs in index.items()}
         self.refused = {_split(key): why for key, why in (refused or {}).items()}
         self.yanked = {_split(key) for key in yanked}
@@ -81,9 +84,10 @@ class DictSource:
         pass
 
     def _candidate(self, name: NormalizedName, version: Version) -> Candidate:
+        filename = f"{name}-{version}-py3-none-{'linux_x86_64' if name in self.compiled else 'any'}.whl"
         file = File(
-            filename=f"{name}-{version}-py3-none-any.whl",
-            url=f"http://127.0.0.1/{name}-{version}-py3-none-any.whl",
+            filename=filename,
+            url=f"http://127.0.0.1/{filename}",
             hashes={"sha256": "0" * 64},
             size=1000,
             yanked="" if (name, version) in self.yanked else None,
